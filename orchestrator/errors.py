@@ -1,0 +1,58 @@
+"""Errors that users meet, each with the exit code its job ends with.
+
+0 done, 1 failed, 2 bad config or input, 3 interrupted and resumable, 4 integrity failure.
+A message says what was wrong (the value), what is allowed, and what to do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class OrchestratorError(Exception):
+    """Base of every error this system raises on purpose."""
+
+    exit_code = 1
+
+
+class StageError(OrchestratorError):
+    """A stage could not do its work although its input was valid."""
+
+
+class InputError(OrchestratorError):
+    """What the user gave (a file, a data set, a package name, a resource request) cannot be used."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a config: where (``a.b.0.c``) and what, allowed values included."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ConfigError(InputError):
+    """A config has problems; all of them are listed, with the file they are in."""
+
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        lines = [f"{source}: {count} problem{'s' if count != 1 else ''}"]
+        super().__init__("\n".join([*lines, *(f"  {problem}" for problem in self.problems)]))
+
+
+class InterruptedRunError(OrchestratorError):
+    """The run was stopped from outside and continues when it is started again."""
+
+    exit_code = 3
+
+
+class IntegrityError(OrchestratorError):
+    """Stored bytes are not what their manifest says, or are of a kind that is never loaded."""
+
+    exit_code = 4
