@@ -1,0 +1,52 @@
+# Two commands matter: `make demo` (the whole life of a model) and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export RAY_USAGE_STATS_ENABLED = 0
+export DS_ACCELERATOR ?= cpu
+
+.PHONY: demo install install-dev test lint type format bench chaos clean help
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: install ## the whole life of a model, on data that needs no download
+	$(BIN)/orchestrator demo
+
+install: $(VENV)/.installed ## create .venv and install
+
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/bin/python:
+	command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@ $(VENV)/.installed
+
+test: install-dev ## the default tests
+	$(BIN)/python -m pytest -m 'not chaos and not load'
+
+chaos: install-dev ## the tests that inject faults
+	$(BIN)/python -m pytest -m chaos
+
+lint: install-dev type ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: install-dev
+	$(BIN)/mypy orchestrator serving jobs
+
+format: install-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install-dev ## side-by-side measurements
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean: ## remove what the commands made (not your zoo)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
