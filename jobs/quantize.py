@@ -1,7 +1,7 @@
 """Choose and apply a mixed-precision INT8 plan: package to package.
 
-python jobs/quantize.py --config jobs/configs/quantize_pydoc.yaml [a.b=c ...]
-ray job submit --working-dir . -- python jobs/quantize.py --config jobs/configs/quantize_pydoc.yaml
+Run it as `python jobs/quantize.py --config jobs/configs/quantize_pydoc.yaml [a.b=c ...]`,
+or as the entrypoint of `ray job submit --working-dir . -- ...`.
 """
 
 import sys
@@ -11,7 +11,7 @@ from os.path import abspath, dirname
 # module of that name; the project root belongs there instead.
 sys.path[0] = dirname(dirname(abspath(__file__)))
 
-from orchestrator.cli import job_main  # noqa: E402
+from orchestrator.cli import job_main
 
 if __name__ == "__main__":
     sys.exit(job_main("quantize"))

@@ -108,8 +108,7 @@ def guarded(work: Callable[[], int], *, json_line: bool = False) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-    except Exception as caught:  # noqa: BLE001 - the last frame: report, then exit 1
-        logging.getLogger(__name__).debug("unexpected error", exc_info=caught)
+    except Exception as caught:  # the last frame: report, then exit 1
         logging.getLogger(__name__).exception("unexpected error")
         error = caught
     sys.stderr.write(f"{error}\n")
