@@ -1,0 +1,180 @@
+"""The pictures of a run, each from plain tables: curves, heat map, bracket, accuracy, Pareto."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.report.style import HEAT, PALETTE, ink_on, render_svg, series_style
+
+
+def learning_curves(
+    histories: Mapping[str, pd.DataFrame], baseline: float | None = None, metric: str = "loss"
+) -> str:
+    """Draw validation (thick) and training (thin) curves of several runs.
+
+    Args:
+        histories: run name to its long-form history (``step split metric value``).
+        baseline: a horizontal line to beat (for language models: the unigram entropy in nats).
+        metric: which metric to draw.
+    """
+
+    def draw(axis: Any) -> None:
+        for index, (name, history) in enumerate(histories.items()):
+            style = series_style(index)
+            rows = history[history["metric"] == metric]
+            for split, width, alpha in (("train", 0.7, 0.45), ("validation", 1.8, 1.0)):
+                part = rows[rows["split"] == split].sort_values("step")
+                label = name if split == "validation" else None
+                axis.plot(part["step"], part["value"], lw=width, alpha=alpha, label=label, **style)
+        if baseline is not None:
+            axis.axhline(baseline, color="#666666", lw=0.8, ls=(0, (6, 3)))
+            axis.annotate(
+                f"unigram entropy {baseline:.2f}", (0.99, baseline), va="bottom", ha="right",
+                xycoords=("axes fraction", "data"), color="#444444", fontsize=8,
+            )  # fmt: skip
+        axis.set_xlabel("optimizer step")
+        axis.set_ylabel(f"{metric} (nats per target)" if metric == "loss" else metric)
+        axis.legend(fontsize=8)
+
+    return render_svg(draw, width=7.2, height=3.4)
+
+
+def matrix_heatmap(matrix: pd.DataFrame, linkage: np.ndarray | None) -> str:
+    """Draw the performance matrix (models x data sets), rows ordered by the dendrogram beside it.
+
+    Args:
+        matrix: final test score, one row a model, one column a benchmark data set.
+        linkage: SciPy linkage over the rows, or None when fewer than two models exist.
+    """
+    from scipy.cluster.hierarchy import dendrogram
+
+    def draw(axes: Any) -> None:
+        tree, heat = axes
+        order = list(range(len(matrix)))
+        if linkage is not None and len(linkage):
+            drawn = dendrogram(
+                linkage, orientation="left", ax=tree, color_threshold=0.0,
+                above_threshold_color=PALETTE[0], no_labels=True,
+            )  # fmt: skip
+            order = list(reversed(drawn["leaves"]))
+        tree.set_xlabel("distance (1 - similarity)")
+        tree.spines["left"].set_visible(False)
+        tree.set_yticks([])
+        _heat(heat, matrix.iloc[order])
+
+    height = 1.3 + 0.36 * len(matrix)
+    return render_svg(draw, width=7.2, height=height, ncols=2, width_ratios=[1, 2.6])
+
+
+def accuracy_matrix(matrix: Sequence[Sequence[float | None]], tasks: Sequence[str]) -> str:
+    """Draw ``R[i, j]``: accuracy on task j after learning task i (empty where not evaluated)."""
+    table = pd.DataFrame(
+        [[np.nan if value is None else value for value in row] for row in matrix],
+        index=[f"after {task}" for task in tasks[: len(matrix)]],
+        columns=list(tasks),
+    )
+    return render_svg(
+        lambda axis: _heat(axis, table), width=1.9 + 1.2 * len(tasks), height=1.3 + 0.4 * len(table)
+    )
+
+
+def _heat(axis: Any, table: pd.DataFrame) -> None:
+    values = table.to_numpy(dtype=float)
+    low, high = (float(np.nanmin(values)), float(np.nanmax(values))) if values.size else (0.0, 1.0)
+    axis.imshow(values, cmap=HEAT, aspect="auto", vmin=low, vmax=high)
+    axis.set_xticks(range(table.shape[1]), [str(name) for name in table.columns], rotation=20)
+    axis.set_yticks(range(table.shape[0]), [str(name) for name in table.index])
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            ink = ink_on(value, low, high)
+            axis.text(column, row, f"{value:.3f}", ha="center", va="center", color=ink, fontsize=8)
+
+
+def halving_bracket(rungs: Sequence[Mapping[str, Any]], metric: str = "accuracy") -> str:
+    """Draw successive halving: real validation curves, predictions, and who was dropped where.
+
+    Args:
+        rungs: one mapping a (model, rung): ``model``, ``rung`` (epochs trained), ``score`` (real
+            validation score or None), ``predicted`` (expected final score or None), ``kept``.
+        metric: name of the score.
+    """
+    table = pd.DataFrame(list(rungs))
+
+    def draw(axis: Any) -> None:
+        by_rung = table.sort_values("rung", kind="stable")
+        for index, (model, rows) in enumerate(by_rung.groupby("model", sort=False)):
+            style = series_style(index)
+            axis.plot(rows["rung"], rows["score"], marker="o", ms=4, label=str(model), **style)
+            axis.plot(
+                rows["rung"], rows["predicted"], marker="x", ms=5, ls="none", color=style["color"]
+            )
+            last = rows.iloc[-1]
+            if not last["kept"]:
+                axis.annotate(
+                    "dropped", (last["rung"], last["score"]), xytext=(5, -3), fontsize=7,
+                    textcoords="offset points", color=style["color"],
+                )  # fmt: skip
+        axis.set_xticks(sorted(table["rung"].unique()))
+        axis.set_xlabel("rung (epochs trained)   ·   o validation, x predicted final")
+        axis.set_ylabel(metric)
+        axis.margins(x=0.12)
+        axis.legend(fontsize=8)
+
+    return render_svg(draw, width=7.2, height=3.2)
+
+
+def pareto_front(points: Sequence[Mapping[str, Any]]) -> str:
+    """Draw accuracy against latency of every measured plan; the chosen one is ringed.
+
+    Args:
+        points: mappings with ``name``, ``latency_ms``, ``accuracy``, ``chosen``, ``on_front``.
+    """
+
+    def draw(axis: Any) -> None:
+        front = sorted((p for p in points if p["on_front"]), key=lambda p: p["latency_ms"])
+        axis.plot(
+            [p["latency_ms"] for p in front], [p["accuracy"] for p in front],
+            color=PALETTE[0], lw=1, drawstyle="steps-post", label="Pareto front",
+        )  # fmt: skip
+        for point in points:
+            place = (point["latency_ms"], point["accuracy"])
+            axis.plot(*place, "o", ms=5, color=PALETTE[0] if point["on_front"] else "#999999")
+            if point["chosen"]:
+                axis.plot(*place, "o", ms=13, mfc="none", color=PALETTE[1], label="chosen")
+        _label_points(axis, points)
+        axis.set_xlabel("latency, one request (ms)")
+        axis.set_ylabel("accuracy of the deployed artefact")
+        axis.margins(0.15)
+        axis.legend(fontsize=8)
+
+    return render_svg(draw, width=7.2, height=3.4)
+
+
+def _label_points(axis: Any, points: Sequence[Mapping[str, Any]]) -> None:
+    named = [point for point in points if point["chosen"] or point.get("label")]
+    for index, point in enumerate(named):
+        axis.annotate(
+            point.get("label") or point["name"], (point["latency_ms"], point["accuracy"]),
+            xytext=(8, 8 if index % 2 else -12), textcoords="offset points", fontsize=7.5,
+        )  # fmt: skip
+
+
+def latency_histogram(latencies_ms: Sequence[float]) -> str:
+    """Draw the latencies of the requests sent, with p50 and p99 marked (milliseconds)."""
+    values = np.asarray(latencies_ms, dtype=float)
+
+    def draw(axis: Any) -> None:
+        axis.hist(values, bins=min(40, max(5, values.size // 4)), color=PALETTE[5])
+        for quantile, colour in ((50, PALETTE[0]), (99, PALETTE[1])):
+            at = float(np.percentile(values, quantile))
+            axis.axvline(at, color=colour, lw=1.2, label=f"p{quantile} {at:.1f} ms")
+        axis.set_xlabel("HTTP round trip (ms)")
+        axis.set_ylabel("requests")
+        axis.legend(fontsize=8)
+
+    return render_svg(draw, width=7.2, height=2.4)
