@@ -155,19 +155,27 @@ def test_configs_load_without_the_heavy_libraries(module):
         f"import sys, {module}; "
         "print(sorted({'torch', 'ray', 'deepspeed', 'transformers'} & set(sys.modules)))"
     )
-    shown = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT
-    )
-    assert shown.stdout.strip() == "[]", shown.stdout + shown.stderr
+    assert fresh_python(code).strip() == "[]"
 
 
-def test_import_orchestrator_is_light():
-    """Under 0.3 s by the design; counted here in modules, because time is not ours on a shared host."""
-    code = "import sys; before = set(sys.modules); import orchestrator; print(len(set(sys.modules) - before))"
-    shown = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT
+def test_import_orchestrator_takes_under_300_ms():
+    """In CPU time of the process, which a busy neighbour does not change."""
+    code = (
+        "import sys, time; start = time.process_time(); import orchestrator; "
+        "print(time.process_time() - start, {'torch', 'ray'} & set(sys.modules) or 'light')"
     )
-    assert int(shown.stdout) <= 5, shown.stderr
+    seconds, light = fresh_python(code).split()
+    assert float(seconds) < 0.3
+    assert light == "light"
+
+
+def fresh_python(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    shown = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
 
 
 def test_job_scripts_are_thin():
