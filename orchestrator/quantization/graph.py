@@ -1,0 +1,173 @@
+"""A small writer of ONNX graphs: names, one initializer cache, one node a call.
+
+Legend: B batch, S length, D width, K inputs and N outputs of a GEMM.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from orchestrator.errors import InputError
+from orchestrator.quantization.kinds import (
+    FLOAT,
+    ROW_FLOOR,
+    ROW_LIMIT,
+    ROW_ZERO_POINT,
+    FloatArray,
+    KindName,
+    QuantizedWeight,
+    quantize_weight,
+)
+from orchestrator.quantization.plans import Plan, Unit
+
+OPSET: Final = 21
+IR_VERSION: Final = 10
+MICROSOFT: Final = "com.microsoft"
+GEMM_KINDS: Final[tuple[KindName, ...]] = ("row_s7", "row_u8", "s7")
+PROTOBUF_LIMIT_BYTES: Final = 2**31 - 2**20
+
+
+class GraphBuilder:
+    """Collects nodes and initializers; every GEMM goes through ``gemm`` and obeys the plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.units: list[Unit] = []
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+        self._rows: dict[str, tuple[str, str]] = {}
+
+    def input(self, name: str, shape: Sequence[str | int]) -> str:
+        """Declare an int32 input; named dimensions are symbolic."""
+        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, list(shape)))
+        return name
+
+    def output(self, name: str, value: str, shape: Sequence[str | int]) -> None:
+        """Declare the float output ``name`` with the content of ``value``."""
+        self._nodes.append(helper.make_node("Identity", [value], [name], name=f"output.{name}"))
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
+        """Store an initializer once under its name and return the name."""
+        if name not in self._initializers:
+            tensor = numpy_helper.from_array(np.ascontiguousarray(array), name)
+            self._initializers[name] = tensor
+        return name
+
+    def scalar(self, value: float, dtype: type[np.generic] = np.float32) -> str:
+        """Store a 0-dimensional constant."""
+        return self.constant(f"scalar.{np.dtype(dtype).name}.{value!r}", np.asarray(value, dtype))
+
+    def shape(self, *dimensions: int) -> str:
+        """Store an int64 vector: a shape for Reshape, or axes."""
+        return self.constant(f"shape.{dimensions}", np.asarray(dimensions, np.int64))
+
+    def op(
+        self, op_type: str, inputs: Sequence[str], *, domain: str = "", name: str = "", **attributes: Any
+    ) -> str:
+        """Append a node with one output and return the name of that output."""
+        return self.ops(op_type, inputs, 1, domain=domain, name=name, **attributes)[0]
+
+    def ops(
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        outputs: int,
+        *,
+        domain: str = "",
+        name: str = "",
+        **attributes: Any,
+    ) -> list[str]:
+        """Append a node with several outputs and return their names."""
+        index = len(self._nodes)
+        names = [f"value.{index}.{position}" for position in range(outputs)]
+        label = name or f"{op_type}.{index}"
+        node = helper.make_node(op_type, list(inputs), names, name=label, domain=domain, **attributes)
+        self._nodes.append(node)
+        return names
+
+    def gemm(self, unit: str, x: str, weight: FloatArray) -> str:
+        """Multiply x [..., K] by a constant weight [K, N] in the kind the plan gives to the unit.
+
+        Returns:
+            The product [..., N], without bias.
+        """
+        self.units.append(Unit(unit, (weight.shape[0], weight.shape[1]), GEMM_KINDS))
+        kind = self.plan.kind(unit)
+        label = f"{unit}.{kind}"
+        if kind == FLOAT:
+            return self.op("MatMul", [x, self.constant(f"{unit}.weight", weight)], name=label)
+        values, scale, zero_point = self._weight(unit, quantize_weight(weight, kind))
+        if kind == "s7":
+            inputs = [x, values, scale, zero_point]
+            return self.op("DynamicQuantizeMatMul", inputs, domain=MICROSOFT, name=label)
+        rows, rescale = self._quantized_rows(x)
+        middle = self.scalar(ROW_ZERO_POINT, np.uint8)
+        inputs = [rows, values, self.scalar(1.0), scale, middle, zero_point]
+        product = self.op("MatMulIntegerToFloat", inputs, domain=MICROSOFT, name=label)
+        return self.op("Mul", [product, rescale])
+
+    def linear(self, unit: str, x: str, weight: FloatArray, bias: FloatArray | None) -> str:
+        """Multiply like ``gemm`` and add a bias [N] where there is one."""
+        product = self.gemm(unit, x, weight)
+        if bias is None:
+            return product
+        return self.op("Add", [product, self.constant(f"{unit}.bias", bias)])
+
+    def model(self) -> onnx.ModelProto:
+        """Return the finished model.
+
+        Raises:
+            InputError: if it exceeds what one protobuf file can hold, or the plan names units that
+                the model does not have.
+        """
+        self._check_plan()
+        size = sum(len(tensor.raw_data) for tensor in self._initializers.values())
+        if size > PROTOBUF_LIMIT_BYTES:
+            raise InputError(
+                f"the model has {size:,} bytes of parameters; one ONNX file holds at most "
+                f"{PROTOBUF_LIMIT_BYTES:,}: quantize more of its units or use a smaller model"
+            )
+        graph = helper.make_graph(
+            self._nodes, "model", self._inputs, self._outputs, list(self._initializers.values())
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        return helper.make_model(
+            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="orchestrator"
+        )
+
+    def _quantized_rows(self, x: str) -> tuple[str, str]:
+        """Quantize each row of x once, however many GEMMs read it; return rows and rescaling."""
+        if x not in self._rows:
+            magnitude = self.op("Abs", [x])
+            largest = self.op("ReduceMax", [magnitude, self.shape(-1)], keepdims=1)
+            largest = self.op("Max", [largest, self.scalar(ROW_FLOOR)])
+            inverse = self.op("Div", [self.scalar(ROW_LIMIT), largest])
+            scaled = self.op("Mul", [x, inverse])
+            middle = self.scalar(ROW_ZERO_POINT, np.uint8)
+            rows = self.op("QuantizeLinear", [scaled, self.scalar(1.0), middle])
+            rescale = self.op("Mul", [largest, self.scalar(1 / ROW_LIMIT)])
+            self._rows[x] = (rows, rescale)
+        return self._rows[x]
+
+    def _weight(self, unit: str, weight: QuantizedWeight) -> tuple[str, str, str]:
+        return (
+            self.constant(f"{unit}.weight.quantized", weight.values),
+            self.constant(f"{unit}.weight.scale", weight.scale),
+            self.constant(f"{unit}.weight.zero_point", weight.zero_point),
+        )
+
+    def _check_plan(self) -> None:
+        offered = {unit.name: unit.kinds for unit in self.units}
+        for name, kind in self.plan.integer.items():
+            if kind not in offered.get(name, ()):
+                raise InputError(
+                    f"the plan wants {name!r} in {kind}; this model offers "
+                    f"{offered.get(name, 'no such unit')}. Units: {', '.join(offered)}"
+                )

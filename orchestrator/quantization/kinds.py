@@ -1,0 +1,141 @@
+"""The kinds a GEMM can be executed in, the weight quantizers, and NumPy references of the arithmetic.
+
+Shapes: M rows, K inputs, N outputs. A weight is [K, N] (the transpose of a torch ``Linear``).
+
+==========  ==================================  =============================  ==================
+kind        activations                         weights (per output channel)   executed by
+==========  ==================================  =============================  ==================
+``fp32``    float                               float                          MatMul / LSTM
+``s7``      u8, one range a tensor              signed 7 bit                   DynamicQuantizeMatMul / -LSTM
+``row_s7``  u8 symmetric, one scale a row       signed 7 bit                   MatMulIntegerToFloat
+``row_u8``  u8 symmetric, one scale a row       unsigned 8 bit with zero point MatMulIntegerToFloat
+==========  ==================================  =============================  ==================
+
+Full-range signed weights do not exist here on purpose: AVX2 adds two u8 x s8 products in 16 bits and
+saturates (255 * 127 * 2 > 32767), so that constant rows come out 50 % wrong while random data look
+fine. With 7-bit weights 255 * 63 * 2 = 32130 always fits; u8 x u8 takes an exact path.
+
+Row scales make every row independent of the other rows of the batch, bit for bit; ``s7`` does not
+(its range is taken over the whole tensor), see ``Plan.batch_invariant``.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+KindName = Literal["fp32", "s7", "row_s7", "row_u8"]
+FloatArray = npt.NDArray[np.float32]
+
+FLOAT: Final[KindName] = "fp32"
+ROW_KINDS: Final[tuple[KindName, ...]] = ("row_s7", "row_u8")
+KIND_NAMES: Final[tuple[KindName, ...]] = ("fp32", "s7", "row_s7", "row_u8")
+
+SIGNED_LIMIT: Final = 63
+ROW_LIMIT: Final = 127
+ROW_ZERO_POINT: Final = 128
+ROW_FLOOR: Final = 1e-12
+UNSIGNED_LEVELS: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedWeight:
+    """An integer weight [K, N] with one scale and one zero point for each output channel [N]."""
+
+    values: npt.NDArray[np.int8] | npt.NDArray[np.uint8]
+    scale: FloatArray
+    zero_point: npt.NDArray[np.int8] | npt.NDArray[np.uint8]
+
+    def dequantized(self) -> FloatArray:
+        """Return the float weight [K, N] which the integers stand for."""
+        centred = self.values.astype(np.float32) - self.zero_point.astype(np.float32)
+        return np.asarray(centred * self.scale, dtype=np.float32)
+
+
+def quantize_signed(weight: FloatArray) -> QuantizedWeight:
+    """Quantize a weight [K, N] to [-63, 63] a column; a column of zeros gets scale 1."""
+    scale = _safe_scale(np.abs(weight).max(axis=0) / np.float32(SIGNED_LIMIT))
+    values = np.clip(np.rint(weight / scale), -SIGNED_LIMIT, SIGNED_LIMIT).astype(np.int8)
+    return QuantizedWeight(values, scale, np.zeros(scale.shape, np.int8))
+
+
+def quantize_unsigned(weight: FloatArray) -> QuantizedWeight:
+    """Quantize a weight [K, N] to u8 with a zero point a column; the range always contains 0."""
+    low = np.minimum(weight.min(axis=0), np.float32(0))
+    high = np.maximum(weight.max(axis=0), np.float32(0))
+    scale = _safe_scale((high - low) / np.float32(UNSIGNED_LEVELS))
+    zero_point = np.clip(np.rint(-low / scale), 0, UNSIGNED_LEVELS)
+    values = np.clip(np.rint(weight / scale) + zero_point, 0, UNSIGNED_LEVELS)
+    return QuantizedWeight(values.astype(np.uint8), scale, zero_point.astype(np.uint8))
+
+
+def quantize_weight(weight: FloatArray, kind: KindName) -> QuantizedWeight:
+    """Quantize a weight [K, N] the way ``kind`` needs it.
+
+    Raises:
+        ValueError: if ``kind`` keeps the weight in float.
+    """
+    if kind == FLOAT:
+        raise ValueError("fp32 keeps its weight in float")
+    return quantize_unsigned(weight) if kind == "row_u8" else quantize_signed(weight)
+
+
+def gemm_reference(x: FloatArray, weight: FloatArray, kind: KindName) -> FloatArray:
+    """Compute ``x @ weight`` in the integer arithmetic of ``kind``.
+
+    Args:
+        x: activations [..., K].
+        weight: float weight [K, N]; quantized here.
+        kind: one of ``KIND_NAMES``.
+
+    Returns:
+        The product [..., N]; integer accumulation is exact, as the runtime's must be.
+    """
+    if kind == FLOAT:
+        return np.asarray(x @ weight, dtype=np.float32)
+    quantized = quantize_weight(weight, kind)
+    if kind == "s7":
+        values, scale, zero_point = quantize_tensor(x)
+        return _accumulate(values, zero_point, quantized) * (scale * quantized.scale)
+    values, row_max = quantize_rows(x)
+    product = _accumulate(values, ROW_ZERO_POINT, quantized) * quantized.scale
+    return np.asarray(product * (row_max * np.float32(1 / ROW_LIMIT)), dtype=np.float32)
+
+
+def quantize_tensor(x: FloatArray) -> tuple[npt.NDArray[np.uint8], np.float32, int]:
+    """Quantize activations with one asymmetric u8 range, as ONNX DynamicQuantizeLinear does.
+
+    Returns:
+        Values like ``x``, the scale and the zero point.
+    """
+    low, high = min(np.float32(x.min()), np.float32(0)), max(np.float32(x.max()), np.float32(0))
+    scale = np.float32((high - low) / np.float32(UNSIGNED_LEVELS)) or np.float32(1)
+    zero_point = int(np.clip(np.rint(-low / scale), 0, UNSIGNED_LEVELS))
+    values = np.clip(np.rint(x / scale) + zero_point, 0, UNSIGNED_LEVELS)
+    return values.astype(np.uint8), scale, zero_point
+
+
+def quantize_rows(x: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+    """Quantize each row of activations [..., K] symmetrically around zero point 128.
+
+    Returns:
+        Values like ``x`` and the largest magnitude of each row [..., 1] (at least ``ROW_FLOOR``, so
+        that a row of zeros does not become NaN).
+    """
+    row_max = np.maximum(np.abs(x).max(axis=-1, keepdims=True), np.float32(ROW_FLOOR))
+    scaled = x * (np.float32(ROW_LIMIT) / row_max)
+    values = np.clip(np.rint(scaled) + ROW_ZERO_POINT, 0, UNSIGNED_LEVELS).astype(np.uint8)
+    return values, np.asarray(row_max, dtype=np.float32)
+
+
+def _accumulate(
+    values: npt.NDArray[np.uint8], zero_point: int, weight: QuantizedWeight
+) -> FloatArray:
+    left = values.astype(np.int32) - np.int32(zero_point)
+    right = weight.values.astype(np.int32) - weight.zero_point.astype(np.int32)
+    return np.asarray(left @ right, dtype=np.float32)
+
+
+def _safe_scale(scale: FloatArray) -> FloatArray:
+    return np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
