@@ -1,0 +1,31 @@
+"""One strict config a job: YAML, then ``a.b=c`` overrides; all problems reported at once."""
+
+from orchestrator.config.job import (
+    NAME_PATTERN,
+    ClusterSection,
+    JobConfig,
+    JobResult,
+    Name,
+    RunSection,
+)
+from orchestrator.config.load import dump_yaml, json_schema, load_config, validate_config
+from orchestrator.config.model import StrictModel, collect_problems, require_no_problems
+from orchestrator.config.suggest import did_you_mean, nearest
+
+__all__ = [
+    "NAME_PATTERN",
+    "ClusterSection",
+    "JobConfig",
+    "JobResult",
+    "Name",
+    "RunSection",
+    "StrictModel",
+    "collect_problems",
+    "did_you_mean",
+    "dump_yaml",
+    "json_schema",
+    "load_config",
+    "nearest",
+    "require_no_problems",
+    "validate_config",
+]

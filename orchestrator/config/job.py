@@ -1,0 +1,72 @@
+"""What every job's config and result have in common."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, field_validator
+
+from orchestrator.config.model import StrictModel
+
+NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
+"""Names of runs, packages and aliases: safe as a folder name on every file system."""
+
+Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
+
+
+class RunSection(StrictModel):
+    """Where a run keeps its state and where its package goes."""
+
+    name: Name
+    """Name of the run; the same name continues where it stopped."""
+    dir: str = Field("runs", min_length=1)
+    """Folder that holds one folder a run."""
+    zoo: str = Field("zoo", min_length=1)
+    """Zoo to read packages from and commit them to: a path, s3://, gs:// or memory://."""
+
+    @field_validator("dir")
+    @classmethod
+    def _local_folder(cls, value: str) -> str:
+        if "://" in value and not value.startswith("file://"):
+            raise ValueError(
+                f"{value!r} is not a local folder. Run folders hold locks and checkpoints: use a "
+                "local or network-mounted path; only run.zoo may be an object store."
+            )
+        return value
+
+
+class ClusterSection(StrictModel):
+    """Which Ray cluster a job runs on and how much of it."""
+
+    address: str | None = None
+    """Address of a running cluster; null takes RAY_ADDRESS, else starts Ray on this machine."""
+    workers: int = Field(1, ge=1)
+    """Number of worker processes."""
+    cpus_per_worker: float = Field(1, ge=0)
+    """CPU cores reserved for each worker."""
+    gpus_per_worker: float = Field(0, ge=0)
+    """GPUs reserved for each worker."""
+    max_failures: int = Field(3, ge=0)
+    """How many worker failures are recovered from before the job gives up."""
+
+
+class JobConfig(StrictModel):
+    """The sections every job has; a stage's config adds its own."""
+
+    run: RunSection
+    """Name and folders of the run."""
+    seed: int = Field(7, ge=0, lt=2**32)
+    """Seed of every random choice."""
+    cluster: ClusterSection = ClusterSection()
+    """The Ray cluster to run on."""
+
+
+class JobResult(StrictModel):
+    """The one JSON line a job prints last."""
+
+    status: Literal["done", "checked", "interrupted", "failed"] = "done"
+    """How the job ended."""
+    package: str | None = None
+    """Reference of the committed package, like ``name/v0001``."""
+    metrics: dict[str, JsonValue] = Field(default_factory=dict)
+    """Figures of the run."""
+    run_dir: str = ""
+    """Folder of the run."""
