@@ -1,0 +1,133 @@
+"""The one contract between training code and hardware.
+
+Everything that trains runs over an :class:`Engine`; clipping, sharpness-aware ascent, importance,
+penalties and clamps are functions over :meth:`Engine.shards` and are therefore written once.
+
+Rules of the interface:
+
+1. ``forward_backward`` takes the whole accumulation window and discards earlier gradients. Calling
+   it twice on the same window gives the same gradients; only ``step`` advances anything.
+2. There are two reductions. ``sum_over_shards`` adds what is cut between ranks (the identity when
+   every rank holds the whole model); ``sum_over_ranks`` adds what each data-parallel rank
+   measured (losses, counts). Using one for the other counts a norm ``world`` times.
+3. ``step`` publishes the masters, so no ``refresh`` is needed between writing masters and
+   ``step``; it is needed when a forward pass follows instead.
+4. A trainable parameter that took no part in the window has gradient 0, in every engine. Heads of
+   targets without a label in the window are stepped with learning rate 0: they do not move.
+5. Every rank calls the collective methods in the same order, also a rank that holds no shard.
+   ``shards`` is local and cheap; call it again after each ``forward_backward``, because gradient
+   tensors may be new each time.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]
+"""``input_ids`` [B, S], ``attention_mask`` [B, S], ``labels.<target>`` ...; B batch, S length."""
+
+
+@dataclass(slots=True)
+class Shard:
+    """This rank's part of one parameter. ``master`` and ``grad`` are views: writing changes them.
+
+    Attributes:
+        name: The parameter's name in the model.
+        master: fp32 [n], elements ``start : start + n`` of the flattened parameter.
+        grad: Reduced gradient [n] of the last ``forward_backward``; None before the first.
+        start: Offset in the flattened parameter.
+        shape: Shape of the whole parameter.
+    """
+
+    name: str
+    master: Tensor
+    grad: Tensor | None
+    start: int
+    shape: torch.Size
+
+
+Projection = Callable[[list[Shard]], None]
+"""Changes masters in place between the optimizer's update and its publication."""
+
+
+class Engine(Protocol):
+    """A model with its optimizer, spread over ``world`` ranks in whatever way.
+
+    Attributes:
+        rank: This process's place among the data-parallel ranks.
+        world: Number of data-parallel ranks.
+        replicated: Whether every rank holds all shards (single process, DDP).
+        module: The model itself, unwrapped.
+    """
+
+    rank: int
+    world: int
+    replicated: bool
+    module: nn.Module
+
+    def forward_backward(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
+        """Clear, run the whole window forward and backward, reduce the gradients.
+
+        The gradient is that of ``sum_t weight_t * sum(loss.t) / count.t`` where sums and counts
+        run over all micro-batches of all ranks (``training/objective.py``).
+
+        Returns:
+            ``loss``, and ``loss.<t>``, ``accuracy.<t>``, ``count.<t>`` of every target with at
+            least one label in the window; the same numbers on every rank.
+
+        Raises:
+            InputError: The window is empty or holds no label of any target.
+        """
+        ...
+
+    def shards(self) -> list[Shard]:
+        """This rank's shards: real elements only, frozen parameters skipped, tied ones once."""
+        ...
+
+    def sum_over_shards(self, value: Tensor) -> Tensor:
+        """Add a quantity computed from this rank's shards to those of the other shard holders."""
+        ...
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Add a quantity that each data-parallel rank measured on its own data."""
+        ...
+
+    def refresh(self) -> None:
+        """Make the weights that the forward pass uses equal to the masters, on every rank."""
+        ...
+
+    def step(self, project: Projection | None = None) -> None:
+        """Update the masters from the gradients, then ``project(shards)``, then publish."""
+        ...
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of the next step."""
+        ...
+
+    def gathered(self) -> dict[str, Tensor]:
+        """Return full fp32 copies of all parameters by name, on every rank."""
+        ...
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Measure loss and accuracy in eval mode; each rank passes its own batches.
+
+        Returns:
+            The same keys as ``forward_backward``, weighted by label counts over all ranks.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the full training state (weights, optimizer) into ``folder``; collective."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Continue from what :meth:`save` wrote; collective."""
+        ...
+
+    def state_dict(self) -> Iterator[tuple[str, Tensor]]:
+        """Stream full parameters (fp32) and persistent buffers one by one; collective."""
+        ...

@@ -1,0 +1,1 @@
+"""Engines that need nothing but torch: one process, and DistributedDataParallel."""

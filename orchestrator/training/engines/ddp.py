@@ -1,0 +1,62 @@
+"""Every rank holds the whole model and a part of the data: torch's DistributedDataParallel."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Literal, cast
+
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from orchestrator.training.config import OptimizerConfig
+from orchestrator.training.engine import Batch
+from orchestrator.training.engines.single import SingleEngine
+
+
+class DDPEngine(SingleEngine):
+    """A single engine on each rank whose gradients are summed over ranks.
+
+    The process group exists already. DDP *averages* gradients while the objective is a sum with
+    global counts, hence the factor ``world`` in ``forward_backward``. Heads without labels in a
+    micro-batch take no part in its graph: ``find_unused_parameters`` lets DDP go on without them.
+
+    Args:
+        model: As in :class:`SingleEngine`; the weights of rank 0 win.
+        optimizer: Settings of AdamW.
+        target_weights: Weight of each target in the objective; 1 where not given.
+        precision: Number format of the forward pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        target_weights: Mapping[str, float] | None = None,
+        *,
+        precision: Literal["fp32", "bf16"] = "fp32",
+    ) -> None:
+        super().__init__(model, optimizer, target_weights, precision=precision)
+        self.rank = distributed.get_rank()
+        self.world = distributed.get_world_size()
+        several_heads = len(self._targets) > 1
+        self._wrapped = DistributedDataParallel(model, find_unused_parameters=several_heads)
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Add ``value`` over all ranks (a new tensor, where ``value`` lies)."""
+        total = value.detach().to(self._device, copy=True)
+        distributed.all_reduce(total)
+        return total.to(value.device)
+
+    def save(self, folder: Path) -> None:
+        """Write the state on rank 0; the others wait."""
+        if self.rank == 0:
+            super().save(folder)
+        distributed.barrier()
+
+    def _reduction(self, *, last: bool) -> AbstractContextManager[None]:
+        if last:
+            return nullcontext()
+        return cast(AbstractContextManager[None], self._wrapped.no_sync())
+
+    def _forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self._run(self._wrapped, batch)

@@ -1,0 +1,162 @@
+"""One process holds the whole model: masters are the parameters, gradients their ``.grad``."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.errors import InputError
+from orchestrator.training.config import OptimizerConfig
+from orchestrator.training.engine import Batch, Projection, Shard
+from orchestrator.training.objective import (
+    MetricSums,
+    evaluate_batches,
+    target_names,
+    window_scales,
+)
+from orchestrator.training.optimizers import apply_lr, build_optimizer, trainable
+from orchestrator.training.state import (
+    load_training_state,
+    persistent_buffers,
+    save_training_state,
+)
+
+
+class SingleEngine:
+    """An :class:`~orchestrator.training.engine.Engine` in one process.
+
+    Args:
+        model: Offers ``targets``, ``count_labels`` and a forward pass that returns loss sums.
+        optimizer: Settings of AdamW.
+        target_weights: Weight of each target in the objective; 1 where not given.
+        precision: Number format of the forward pass (bf16 through autocast); masters stay fp32.
+    """
+
+    rank = 0
+    world = 1
+    replicated = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        target_weights: Mapping[str, float] | None = None,
+        *,
+        precision: Literal["fp32", "bf16"] = "fp32",
+    ) -> None:
+        self.module = model
+        self.optimizer = build_optimizer(model, optimizer)
+        self.target_weights = dict(target_weights or {})
+        self._targets = target_names(model)
+        self._trainable = trainable(model)
+        self._device = next(model.parameters()).device
+        self._precision = precision
+        self._lr = optimizer.learning_rate
+        self._active: frozenset[str] = frozenset(self._targets)
+
+    def forward_backward(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
+        """Clear, run the whole window, leave reduced gradients; see the protocol."""
+        if not micro_batches:
+            raise InputError("the window has no micro-batch. Give each rank at least one")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.module.train()
+        window = window_scales(self.module, micro_batches, self.target_weights, self.sum_over_ranks)
+        sums = MetricSums(self._targets, self.target_weights)
+        for index, batch in enumerate(micro_batches):
+            with self._reduction(last=index == len(micro_batches) - 1):
+                outputs = self._forward(batch)
+                (window.loss(outputs) * self.world).backward()  # type: ignore[no-untyped-call]
+            sums.add(outputs)
+        for _, parameter in self._trainable:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self._active = window.active
+        return sums.reduce(self.sum_over_ranks)
+
+    def shards(self) -> list[Shard]:
+        """Every trainable parameter whole, once."""
+        return [
+            Shard(
+                name,
+                parameter.detach().view(-1),
+                None if parameter.grad is None else parameter.grad.view(-1),
+                0,
+                parameter.shape,
+            )
+            for name, parameter in self._trainable
+        ]
+
+    def sum_over_shards(self, value: Tensor) -> Tensor:
+        """Return ``value``: nothing is cut between ranks."""
+        return value
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Return ``value``: there is one rank."""
+        return value
+
+    def refresh(self) -> None:
+        """Do nothing: the masters are the weights."""
+
+    def step(self, project: Projection | None = None) -> None:
+        """Update the parameters; idle heads with learning rate 0; then ``project``."""
+        apply_lr(self.optimizer, self._lr, self._active)
+        self.optimizer.step()
+        if project is not None:
+            with torch.no_grad():
+                project(self.shards())
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of the next step."""
+        self._lr = lr
+
+    def gathered(self) -> dict[str, Tensor]:
+        """Return fp32 copies of all parameters."""
+        named = self.module.named_parameters()
+        return {name: p.detach().float().clone() for name, p in named}
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Measure in eval mode, then return to the mode the model was in."""
+        training = self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                sums = MetricSums(self._targets, self.target_weights)
+                return evaluate_batches(self._plain_forward, batches, sums, self.sum_over_ranks)
+        finally:
+            self.module.train(training)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and optimizer state."""
+        save_training_state(folder, self.module, self.optimizer)
+
+    def load(self, folder: Path) -> None:
+        """Read weights and optimizer state."""
+        load_training_state(folder, self.module, self.optimizer)
+
+    def state_dict(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield parameters (fp32) and persistent buffers, on the CPU."""
+        for name, parameter in self.module.named_parameters():
+            yield name, parameter.detach().float().cpu()
+        for name, buffer in persistent_buffers(self.module).items():
+            yield name, buffer.detach().cpu()
+
+    def _reduction(self, *, last: bool) -> AbstractContextManager[None]:
+        """Context of one micro-batch; engines with a reduction postpone it to the last."""
+        del last
+        return nullcontext()
+
+    def _forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self._run(self.module, batch)
+
+    def _plain_forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self._run(self.module, batch)
+
+    def _run(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        moved = {key: value.to(self._device) for key, value in batch.items()}
+        enabled = self._precision == "bf16"
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=enabled):
+            outputs: dict[str, Tensor] = model(moved)
+        return outputs

@@ -1,0 +1,243 @@
+"""The training loop: windows in, events out. Knows no hardware and no stage.
+
+Step t uses the samples, the learning rate and the dropout noise of step t, each a function of the
+seed and t alone; a run continued at ``first_step`` is therefore the run that was never stopped.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from orchestrator.errors import StageError
+from orchestrator.training.config import TrainConfig
+from orchestrator.training.engine import Batch, Engine, Projection
+from orchestrator.training.schedules import learning_rate
+from orchestrator.training.seeding import seed_step
+from orchestrator.training.shards import clip_gradients
+
+logger = logging.getLogger(__name__)
+
+Metrics = dict[str, float]
+Observer = Callable[[dict[str, Any]], None]
+"""Gets ``{"step", "epoch", "split", "metrics", "seconds"}``: steps done, epochs done, the split
+("train" or "validation"), and seconds since the loop began. Called on every rank with the same
+numbers."""
+StepFunction = Callable[[Engine, Sequence[Batch], float], Metrics]
+"""``(engine, window, lr) -> metrics``; takes one optimizer step, or skips it (``skipped``: 1)."""
+
+SKIPPED = "skipped"
+
+
+class WindowSource(Protocol):
+    """Which samples make a step (``orchestrator.data``'s ``StepSource`` is one)."""
+
+    def window(self, step: int, rank: int, world: int) -> list[Batch]:
+        """Micro-batches of one rank for global step ``step`` (from 0)."""
+        ...
+
+    def epoch(self, step: int) -> float:
+        """Epoch that ``step`` belongs to."""
+        ...
+
+
+@dataclass(slots=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        steps: Optimizer steps done since step 0, earlier parts of a resumed run included.
+        stopped: Whether ``should_stop`` ended it early.
+        skipped: Steps of this part that the loss guard skipped.
+        train: Last logged training metrics.
+        validation: Last evaluation; empty without one.
+        seconds: Wall time of this part.
+    """
+
+    steps: int
+    stopped: bool = False
+    skipped: int = 0
+    train: Metrics = field(default_factory=dict)
+    validation: Metrics = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def descend(
+    engine: Engine,
+    metrics: Metrics,
+    lr: float,
+    *,
+    max_grad_norm: float | None,
+    project: Projection | None = None,
+) -> Metrics:
+    """Clip, guard, step: the second half of every step function.
+
+    A loss or gradient norm that is not finite skips the step on all ranks alike (both numbers are
+    global) and leaves weights and optimizer untouched.
+
+    Args:
+        engine: After ``forward_backward``.
+        metrics: What that returned.
+        lr: Learning rate of this step.
+        max_grad_norm: Bound of the global gradient norm; None: only measure.
+        project: Passed on to ``engine.step``.
+
+    Returns:
+        ``metrics`` with ``grad_norm`` (before clipping), ``learning_rate`` and ``skipped``.
+    """
+    norm = clip_gradients(engine, max_grad_norm)
+    finite = math.isfinite(metrics["loss"]) and math.isfinite(norm)
+    if finite:
+        engine.set_lr(lr)
+        engine.step(project)
+    return {**metrics, "grad_norm": norm, "learning_rate": lr, SKIPPED: float(not finite)}
+
+
+def plain_step(max_grad_norm: float | None) -> StepFunction:
+    """Return the step function of ordinary training: one gradient, clipped, one update."""
+
+    def step(engine: Engine, window: Sequence[Batch], lr: float) -> Metrics:
+        metrics = engine.forward_backward(window)
+        return descend(engine, metrics, lr, max_grad_norm=max_grad_norm)
+
+    return step
+
+
+def train(  # noqa: PLR0913 - hooks, each optional and named
+    engine: Engine,
+    source: WindowSource,
+    config: TrainConfig,
+    *,
+    first_step: int = 0,
+    until_step: int | None = None,
+    seed: int = 0,
+    observer: Observer | None = None,
+    evaluate: Callable[[], Metrics] | None = None,
+    save: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    step_fn: StepFunction | None = None,
+) -> TrainResult:
+    """Run optimizer steps from ``first_step`` up to ``max_steps``; collective.
+
+    Args:
+        engine: Holds the model; already at ``first_step``.
+        source: Samples by step.
+        config: Length, schedule, intervals.
+        first_step: Steps already done (from a checkpoint).
+        until_step: Return before this step although the schedule goes on to ``max_steps``.
+        seed: Dropout of step t on rank r depends on (seed, t, r) alone.
+        observer: Gets training metrics every ``log_every_steps`` and every evaluation.
+        evaluate: Called every ``eval_every_steps`` and after the last step, on every rank.
+        save: Called with the number of steps done every ``checkpoint_every_steps``, after the
+            last step, and when stopping early.
+        should_stop: Asked after each step on every rank; one rank's yes stops all.
+        step_fn: Replaces the plain step.
+
+    Raises:
+        StageError: More than ``max_skipped_steps`` steps in a row were not finite.
+    """
+    run = _Run(engine, source, config, observer, TrainResult(first_step))
+    step_fn = step_fn or plain_step(config.max_grad_norm)
+    end = min(config.max_steps, config.max_steps if until_step is None else until_step)
+    for step in range(first_step, end):
+        seed_step(seed, step, engine.rank)
+        window = source.window(step, engine.rank, engine.world)
+        run.record(step, step_fn(engine, window, learning_rate(config, step)))
+        done = step + 1
+        stop = should_stop is not None and _any_rank(engine, should_stop())
+        last = stop or done == end
+        if last or done % config.log_every_steps == 0:
+            run.log(done)
+        if evaluate is not None and (last or _due(done, config.eval_every_steps)):
+            run.validated(done, evaluate())
+        if save is not None and (last or _due(done, config.checkpoint_every_steps)):
+            save(done)
+        if stop:
+            run.result.stopped = done < end
+            break
+    run.result.seconds = run.seconds
+    return run.result
+
+
+def _due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
+
+
+def _any_rank(engine: Engine, flag: bool) -> bool:
+    return bool(engine.sum_over_ranks(torch.tensor([float(flag)])).item() > 0)
+
+
+class _Run:
+    """Bookkeeping of one call: interval means, skipped steps, events."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        source: WindowSource,
+        config: TrainConfig,
+        observer: Observer | None,
+        result: TrainResult,
+    ) -> None:
+        self.engine, self.source, self.config = engine, source, config
+        self.observer, self.result = observer, result
+        self._interval: list[Metrics] = []
+        self._skipped_in_a_row = 0
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def record(self, step: int, metrics: Metrics) -> None:
+        """Take one step's metrics; guard against endless non-finite steps."""
+        self._interval.append(metrics)
+        self.result.steps = step + 1
+        if not metrics.get(SKIPPED):
+            self._skipped_in_a_row = 0
+            return
+        self._skipped_in_a_row += 1
+        self.result.skipped += 1
+        logger.warning("step=%d skipped: loss=%s is not finite", step, metrics["loss"])
+        if self._skipped_in_a_row > self.config.max_skipped_steps:
+            raise StageError(
+                f"step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; "
+                f"{self._skipped_in_a_row} steps in a row were not finite "
+                f"(max_skipped_steps: {self.config.max_skipped_steps}). Lower "
+                "optimizer.learning_rate, lengthen schedule.warmup_steps or clip with max_grad_norm"
+            )
+
+    def log(self, done: int) -> None:
+        """Emit the interval's means of everything finite."""
+        metrics = _means(self._interval)
+        self._interval = []
+        self.result.train = metrics
+        self._emit(done, "train", metrics)
+
+    def validated(self, done: int, metrics: Metrics) -> None:
+        """Emit an evaluation."""
+        self.result.validation = metrics
+        self._emit(done, "validation", metrics)
+
+    def _emit(self, done: int, split: str, metrics: Metrics) -> None:
+        if self.observer is not None:
+            epoch = float(self.source.epoch(done))
+            event = {"step": done, "epoch": epoch, "split": split, "metrics": metrics}
+            self.observer({**event, "seconds": self.seconds})
+
+
+def _means(interval: list[Metrics]) -> Metrics:
+    """Mean of each metric over the steps that have it; counts and skipped steps are summed."""
+    values: dict[str, list[float]] = {}
+    for metrics in interval:
+        for key, value in metrics.items():
+            if math.isfinite(value):
+                values.setdefault(key, []).append(value)
+    summed = (SKIPPED, "count.")
+    return {
+        key: sum(found) if key.startswith(summed) else sum(found) / len(found)
+        for key, found in values.items()
+    }

@@ -1,0 +1,89 @@
+"""The optimizer and its parameter groups, the same for every engine.
+
+Groups are cut by two things. **Role**: only weight matrices decay. Norm scales, biases and other
+vectors do not (decay would pull a norm's scale to 0, not to its neutral 1), nor do lookup tables
+(every row decays at every step although few rows are in a batch, so rare words would shrink to
+nothing). **Target**: each head has its own groups, so that a head without labels in the window
+can be stepped with learning rate 0; ZeRO cannot skip a parameter, and AdamW would otherwise move
+an idle head by its momentum and decay.
+"""
+
+from collections.abc import Collection, Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.training.config import OptimizerConfig
+
+TARGET_PREFIX = "targets."
+Role = Literal["matrix", "table", "vector"]
+
+
+def trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Trainable parameters by name in registration order; a tied one once, under its first name."""
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+
+
+def roles(module: nn.Module) -> dict[str, Role]:
+    """Role of every parameter: matrix (decays), table (lookup) or vector."""
+    return {name: _role(owner, p) for name, owner, p in _owned(module)}
+
+
+def target_of(name: str) -> str | None:
+    """Target whose head a parameter belongs to; None for shared parameters."""
+    return name.split(".")[1] if name.startswith(TARGET_PREFIX) else None
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Cut trainable parameters into groups for a torch optimizer.
+
+    Args:
+        module: The model, before any engine wraps it.
+        weight_decay: Decay of matrices.
+
+    Returns:
+        Groups with ``params``, ``weight_decay`` and ``target`` (None: shared), in order of first
+        appearance.
+    """
+    role_of = roles(module)
+    groups: dict[tuple[str | None, bool], dict[str, Any]] = {}
+    for name, parameter in trainable(module):
+        decays = role_of[name] == "matrix"
+        key = (target_of(name), decays)
+        if key not in groups:
+            decay = weight_decay if decays else 0.0
+            groups[key] = {"params": [], "weight_decay": decay, "target": key[0]}
+        groups[key]["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Build fused AdamW over :func:`parameter_groups`; nothing is compiled."""
+    return torch.optim.AdamW(
+        parameter_groups(module, config.weight_decay),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
+    )
+
+
+def apply_lr(optimizer: torch.optim.Optimizer, lr: float, active: Collection[str]) -> None:
+    """Set the learning rate of shared groups and of active heads; idle heads get 0."""
+    for group in optimizer.param_groups:
+        target = group.get("target")
+        group["lr"] = lr if target is None or target in active else 0.0
+
+
+def _owned(module: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Every parameter once with the module that holds it."""
+    owners = dict(module.named_modules())
+    for name, parameter in module.named_parameters():
+        yield name, owners[name.rpartition(".")[0]], parameter
+
+
+def _role(owner: nn.Module, parameter: Tensor) -> Role:
+    if isinstance(owner, nn.Embedding):
+        return "table"
+    return "matrix" if parameter.dim() >= 2 else "vector"

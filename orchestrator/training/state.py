@@ -1,0 +1,80 @@
+"""Full training state of an engine whose ranks hold whole parameters: safetensors and JSON.
+
+``training.safetensors`` holds ``model.<name>`` and ``optimizer.<key>.<name>``; ``training.json``
+describes it. No generator state: noise is drawn by position (``training/seeding.py``).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from orchestrator.errors import IntegrityError
+from orchestrator.training.optimizers import trainable
+
+TENSORS = "training.safetensors"
+DESCRIPTION = "training.json"
+FORMAT = 1
+
+
+def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers that belong to the model's state, by name."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    return {k: v for k, v in module.state_dict(keep_vars=True).items() if k not in parameters}
+
+
+def save_training_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write weights, buffers and optimizer moments. The caller makes the folder atomic."""
+    tensors = {f"model.{name}": p.detach() for name, p in module.named_parameters()}
+    tensors |= {f"model.{name}": b.detach() for name, b in persistent_buffers(module).items()}
+    for name, parameter in trainable(module):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.cpu().contiguous().clone() for k, v in tensors.items()}, folder / TENSORS)
+    description = {"format": FORMAT, "optimizer": type(optimizer).__name__}
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+@torch.no_grad()
+def load_training_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Read back what :func:`save_training_state` wrote, in place.
+
+    Raises:
+        IntegrityError: The state is missing, of another format, or of another model.
+    """
+    path, description = folder / TENSORS, folder / DESCRIPTION
+    if not (path.is_file() and description.is_file()):
+        raise IntegrityError(f"{folder} holds no training state ({TENSORS}, {DESCRIPTION})")
+    if (found := json.loads(description.read_text(encoding="utf-8")).get("format")) != FORMAT:
+        raise IntegrityError(f"{description} has format {found}, this version reads {FORMAT}")
+    tensors = load_file(path)
+    owned = dict(module.named_parameters()) | persistent_buffers(module)
+    _compare({f"model.{k}": v for k, v in owned.items()}, tensors, path)
+    for name, value in owned.items():
+        value.copy_(tensors[f"model.{name}"])
+    states = _optimizer_states(tensors)
+    for name, parameter in trainable(module):
+        optimizer.state[parameter] = {
+            key: value.to(parameter.device) for key, value in states.get(name, {}).items()
+        }
+
+
+def _compare(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
+    stored = {key for key in found if key.startswith("model.")}
+    wrong = sorted(stored ^ set(expected))
+    wrong += [k for k in sorted(stored & set(expected)) if found[k].shape != expected[k].shape]
+    if wrong:
+        raise IntegrityError(f"{path} belongs to another model; these differ: {', '.join(wrong)}")
+
+
+def _optimizer_states(tensors: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
+    states: dict[str, dict[str, Any]] = {}
+    for full_key, value in tensors.items():
+        if full_key.startswith("optimizer."):
+            key, name = full_key.removeprefix("optimizer.").split(".", 1)
+            states.setdefault(name, {})[key] = value
+    return states
