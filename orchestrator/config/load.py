@@ -142,8 +142,10 @@ def _merge(default: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     merged = dict(default)
     for key, value in given.items():
         under = default.get(key)
-        both = isinstance(under, dict) and isinstance(value, dict)
-        merged[key] = _merge(under, value) if both else value
+        if isinstance(under, dict) and isinstance(value, dict):
+            merged[key] = _merge(under, value)
+        else:
+            merged[key] = value
     return merged
 
 

@@ -73,18 +73,22 @@ def _walk(annotation: Any, location: Location) -> Place | None:
         return Place((), secret=kind in (SecretStr, SecretBytes))
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return _walk_model(kind, location)
+    return _walk_items(kind, location)
+
+
+def _walk_items(kind: Any, location: Location) -> Place | None:
+    """Go into a mapping's value or a list's item."""
     origin, items = get_origin(kind), get_args(kind)
     if not isinstance(origin, type) or not items:
         return None
+    if location[1:] == ("[key]",):
+        return Place(location[:1])
+    position = 0
     if issubclass(origin, Mapping):
-        if location[1:] == ("[key]",):
-            return Place(location[:1])
-        found = _walk(items[1], location[1:])
-    elif isinstance(location[0], int):
-        position = location[0] if len(items) > location[0] and Ellipsis not in items else 0
-        found = _walk(items[position], location[1:])
-    else:
-        return None
+        position = 1
+    elif issubclass(origin, tuple) and Ellipsis not in items and isinstance(location[0], int):
+        position = min(location[0], len(items) - 1)
+    found = _walk(items[position], location[1:])
     return found.under(location[0]) if found else None
 
 

@@ -69,7 +69,7 @@ def _set(data: dict[str, Any], keys: list[str], value: Any, defaults: Any) -> No
     for depth, key in enumerate(keys):
         default = _get(defaults, key)
         last = depth == len(keys) - 1
-        index: str | int = key
+        index: Any = key
         if isinstance(here, list):
             index = _index(here, key, ".".join(keys[:depth]))
             if index == len(here):

@@ -54,7 +54,7 @@ def _build(model: type[StrictModel], data: Mapping[str, Any]) -> StrictModel:
     """Build a section from its valid values; the others are `Unreadable`."""
     values: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        key = field.alias if field.alias in data else name
+        key = field.alias if field.alias and field.alias in data else name
         if key in data:
             values[name] = _value(Annotated[field.annotation, field], data[key])
         elif field.is_required():
