@@ -1,0 +1,135 @@
+"""What every component config shares, and the field type that picks a config class by its ``type``.
+
+Imports without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from orchestrator.config import StrictModel
+from orchestrator.config.messages import to_problems
+from orchestrator.errors import InputError, Problem
+from orchestrator.modeling.registry import Registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimensions:
+    """Sizes of the model that its components share."""
+
+    hidden_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+    pad_token_id: int
+
+
+class ComponentConfig(StrictModel):
+    """Options of one component; a subclass has ``type: Literal["<name>"] = "<name>"``."""
+
+    @classmethod
+    def type_name(cls) -> str:
+        """The name under which the component is registered."""
+        return str(cls.model_fields["type"].default)
+
+    def check(self, dimensions: Dimensions) -> Iterable[Problem]:
+        """Yield what does not fit the model's sizes; paths are relative to this component."""
+        del dimensions
+        return ()
+
+
+class EmbeddingConfig(ComponentConfig):
+    """Options of one part of an embedding."""
+
+    def positions(self) -> int | None:
+        """Number of positions this part produces by itself; None: as many as the input has."""
+        return None
+
+
+class EncoderConfig(ComponentConfig):
+    """Options of an encoder."""
+
+
+class DecoderConfig(ComponentConfig):
+    """Options of a decoder."""
+
+
+class Choice:
+    """Annotation of a field that holds one component of a registry.
+
+    The input is a name (``lstm``), a mapping with ``type`` (``{type: lstm, num_layers: 2}``), or a config object.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True),
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        names = self.registry.names()
+        configs = [self.registry.config_class(name) for name in names]
+        options = [handler(config.__pydantic_core_schema__) for config in configs]
+        return {"anyOf": [{"enum": list(names)}, *options]}
+
+    def _validate(self, value: object) -> ComponentConfig:
+        if isinstance(value, str):
+            value = {"type": value}
+        name = getattr(value, "type", None) if isinstance(value, ComponentConfig) else None
+        if isinstance(value, Mapping):
+            name = value.get("type")
+        if not isinstance(name, str):
+            raise _custom(f"must be a name or a mapping with `type`. {self._allowed()}")
+        try:
+            config = self.registry.config_class(name)
+        except InputError as error:
+            raise _at([Problem("type", str(error))], self.registry.kind) from error
+        if isinstance(value, config):
+            return value
+        if isinstance(value, ComponentConfig):
+            raise _custom(f"{type(value).__name__} is not a {self.registry.kind}.")
+        try:
+            return config.model_validate(dict(cast(Mapping[str, Any], value)))
+        except ValidationError as error:
+            raise _at(to_problems(config, error), self.registry.kind) from error
+
+    def _allowed(self) -> str:
+        return f"Registered {self.registry.kind}s: {', '.join(self.registry.names())}."
+
+
+def _custom(message: str) -> PydanticCustomError:
+    return PydanticCustomError("component", "{message}", {"message": message})
+
+
+def _at(problems: Iterable[Problem], title: str) -> ValidationError:
+    """Return one validation error that keeps each problem's own place and text."""
+    lines = [
+        InitErrorDetails(
+            type=_custom(problem.message), loc=tuple(problem.path.split(".")), input=None
+        )
+        for problem in problems
+    ]
+    return ValidationError.from_exception_data(title, lines)
+
+
+def _dump(value: ComponentConfig, info: core_schema.SerializationInfo) -> dict[str, Any]:
+    options = value.model_dump(
+        mode=info.mode,
+        exclude_defaults=info.exclude_defaults,
+        exclude_unset=info.exclude_unset,
+        exclude_none=info.exclude_none,
+    )
+    return {"type": value.type_name(), **options}

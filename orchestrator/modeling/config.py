@@ -1,0 +1,160 @@
+"""The config of a model: sizes and five component slots. Imports without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+
+from orchestrator.config import StrictModel
+from orchestrator.errors import Problem
+from orchestrator.modeling import decoders as _decoders
+from orchestrator.modeling import embeddings as _embeddings
+from orchestrator.modeling import encoders as _encoders
+from orchestrator.modeling import targets as _targets
+from orchestrator.modeling.component import (
+    Choice,
+    ComponentConfig,
+    DecoderConfig,
+    Dimensions,
+    EmbeddingConfig,
+    EncoderConfig,
+)
+from orchestrator.modeling.embeddings.configs import PosConfig, SegConfig, WordConfig
+from orchestrator.modeling.registry import decoders, embeddings, encoders, targets
+from orchestrator.modeling.targets.configs import TargetConfig
+
+Part = Annotated[EmbeddingConfig, Choice(embeddings)]
+"""One part of an embedding: a name or a mapping with ``type``."""
+Target = Annotated[TargetConfig, Choice(targets)]
+"""One target: a name or a mapping with ``type``."""
+
+
+class EmbeddingStackConfig(StrictModel):
+    """Parts that are summed, then normalised, then dropped out."""
+
+    parts: tuple[Part, ...] = (WordConfig(), PosConfig(), SegConfig())
+    """Names or mappings; each type once. The first one decides the number of positions."""
+    layernorm: bool = True
+    """Normalise the sum."""
+    norm_eps: PositiveFloat = 1e-5
+    """Added to the variance inside the LayerNorm (BERT: 1e-12)."""
+    dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Dropout rate on the result."""
+
+    def part(self, name: str) -> EmbeddingConfig | None:
+        """Return the part of that type, if it is listed."""
+        return next((part for part in self.parts if part.type_name() == name), None)
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Yield what is wrong with the parts; paths are relative to this stack."""
+        if not self.parts:
+            yield Problem("parts", "is empty. Name at least one part, for example `word`.")
+        names = [part.type_name() for part in self.parts]
+        for index, part in enumerate(self.parts):
+            if names.index(names[index]) != index:
+                yield Problem(f"parts.{index}", f"{names[index]!r} is listed twice. Keep one.")
+            yield from _inside(f"parts.{index}", part.check(dimensions))
+            needed = part.positions()
+            if needed is not None and needed > dimensions.max_position_embeddings:
+                yield Problem(
+                    f"parts.{index}",
+                    f"{names[index]!r} makes {needed} positions, more than max_position_embeddings "
+                    f"({dimensions.max_position_embeddings}). Set it to {needed} or more.",
+                )
+
+
+class ModelConfig(StrictModel):
+    """A model: embedding, encoder, optional target embedding and decoder, and one or several targets."""
+
+    hidden_size: PositiveInt = 128
+    """Width of every vector between components."""
+    vocab_size: NonNegativeInt = 0
+    """Rows of the word table; 0: filled in from the tokenizer."""
+    max_position_embeddings: PositiveInt = 512
+    """Longest sequence, in positions."""
+    type_vocab_size: PositiveInt = 2
+    """Rows of the segment table."""
+    pad_token_id: NonNegativeInt = 0
+    """Id of the padding token."""
+    initializer_range: PositiveFloat = 0.02
+    """Standard deviation of new weights."""
+    embedding: EmbeddingStackConfig = EmbeddingStackConfig()
+    """What turns the input into vectors."""
+    encoder: Annotated[EncoderConfig, Choice(encoders)]
+    """What reads the whole sequence."""
+    target_embedding: EmbeddingStackConfig | None = None
+    """What turns the decoder's input (`decoder_input_ids`) into vectors."""
+    decoder: Annotated[DecoderConfig, Choice(decoders)] | None = None
+    """What reads the encoder's output and writes the target sequence."""
+    target: tuple[Target, ...] = ()
+    """The heads; a single mapping or name is accepted. None: the model only encodes."""
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _one_target_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, (str, dict, ComponentConfig)) else value
+
+    @property
+    def dimensions(self) -> Dimensions:
+        """The sizes that components share."""
+        return Dimensions(
+            hidden_size=self.hidden_size,
+            vocab_size=self.vocab_size,
+            max_position_embeddings=self.max_position_embeddings,
+            type_vocab_size=self.type_vocab_size,
+            pad_token_id=self.pad_token_id,
+        )
+
+    def with_targets(self, targets: Sequence[TargetConfig]) -> ModelConfig:
+        """Return this config with other targets."""
+        return self.model_copy(update={"target": tuple(targets)})
+
+    def with_vocab(self, size: int) -> ModelConfig:
+        """Return this config with a vocabulary of ``size`` tokens."""
+        return self.model_copy(update={"vocab_size": size})
+
+    def problems(self) -> Iterable[Problem]:
+        """Yield what does not fit together."""
+        sizes = self.dimensions
+        yield from _inside("embedding", self.embedding.check(sizes))
+        yield from _inside("encoder", self.encoder.check(sizes))
+        if self.target_embedding is not None:
+            yield from _inside("target_embedding", self.target_embedding.check(sizes))
+        if self.decoder is not None:
+            yield from _inside("decoder", self.decoder.check(sizes))
+        yield from self._pairing_problems()
+        yield from self._target_problems()
+
+    def _pairing_problems(self) -> Iterator[Problem]:
+        if self.decoder is not None and self.target_embedding is None:
+            yield Problem(
+                "target_embedding",
+                "is missing, but there is a decoder. Add it (for example `{parts: [word, pos]}`), or remove "
+                "the decoder.",
+            )
+        if self.decoder is None and self.target_embedding is not None:
+            yield Problem("target_embedding", "has no decoder to feed. Add one, or remove it.")
+
+    def _target_problems(self) -> Iterator[Problem]:
+        output = self.embedding if self.target_embedding is None else self.target_embedding
+        names = [target.name for target in self.target]
+        for index, target in enumerate(self.target):
+            where = f"target.{index}"
+            if names.index(target.name) != index:
+                yield Problem(f"{where}.name", f"{target.name!r} is used twice. Name each target.")
+            if target.ties_words and output.part("word") is None:
+                yield Problem(
+                    f"{where}.tie", "needs a `word` embedding part. Add one, or set tie to false."
+                )
+            yield from _inside(where, target.check(self.dimensions))
+
+
+def _inside(path: str, problems: Iterable[Problem]) -> Iterator[Problem]:
+    for problem in problems:
+        yield Problem(f"{path}.{problem.path}" if problem.path else path, problem.message)
+
+
+REGISTERING = (_decoders, _embeddings, _encoders, _targets)
+"""Packages whose import fills the registries."""

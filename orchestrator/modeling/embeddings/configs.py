@@ -1,0 +1,84 @@
+"""Options of the embedding parts. Imports without torch."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from orchestrator.errors import Problem
+from orchestrator.modeling.component import Dimensions, EmbeddingConfig
+from orchestrator.modeling.registry import embeddings
+
+_PACKAGE = "orchestrator.modeling.embeddings"
+
+
+@embeddings.register(f"{_PACKAGE}.word:WordEmbedding")
+class WordConfig(EmbeddingConfig):
+    """Look up a learned vector for each token id."""
+
+    type: Literal["word"] = "word"
+    scale: bool = False
+    """Multiply by the square root of the hidden size (the original Transformer, PEGASUS, Marian)."""
+
+
+@embeddings.register(f"{_PACKAGE}.pos:PositionEmbedding")
+class PosConfig(EmbeddingConfig):
+    """Look up a learned vector for each position."""
+
+    type: Literal["pos"] = "pos"
+    offset: int = Field(default=0, ge=0)
+    """Rows of the table before position 0 (BART, RoBERTa: 2); they exist besides max_position_embeddings."""
+    pad_aware: bool = False
+    """Count real tokens only, so that padding on the left moves nothing (RoBERTa)."""
+
+
+@embeddings.register(f"{_PACKAGE}.seg:SegmentEmbedding")
+class SegConfig(EmbeddingConfig):
+    """Look up a learned vector for each segment (`token_type_ids`)."""
+
+    type: Literal["seg"] = "seg"
+
+
+@embeddings.register(f"{_PACKAGE}.sinusoidalpos:SinusoidalPositionEmbedding")
+class SinusoidalPosConfig(EmbeddingConfig):
+    """Add fixed sine and cosine waves of the position."""
+
+    type: Literal["sinusoidalpos"] = "sinusoidalpos"
+    layout: Literal["interleaved", "halves"] = "interleaved"
+    """Sine and cosine alternate (Vaswani et al. 2017), or all sines come first (PEGASUS, Marian)."""
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """The width must split into sine and cosine."""
+        if dimensions.hidden_size % 2:
+            yield Problem("type", f"hidden_size {dimensions.hidden_size} is odd. Use an even one.")
+
+
+@embeddings.register(f"{_PACKAGE}.patch:PatchEmbedding")
+class PatchConfig(EmbeddingConfig):
+    """Cut an image into square patches and project each one."""
+
+    type: Literal["patch"] = "patch"
+    image_size: PositiveInt = 224
+    """Height and width of the image in pixels."""
+    patch_size: PositiveInt = 16
+    """Height and width of a patch in pixels."""
+    channels: PositiveInt = 3
+    """Colour channels of the image."""
+    bias: bool = True
+    """Add a bias to the projection."""
+    class_token: bool = True
+    """Put a learned vector before the patches; pooling `first` reads it."""
+
+    def positions(self) -> int:
+        """Number of patches, and one for the class token."""
+        return (self.image_size // self.patch_size) ** 2 + self.class_token
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Patches must tile the image."""
+        if self.image_size % self.patch_size:
+            sizes = [n for n in range(1, self.image_size + 1) if self.image_size % n == 0]
+            yield Problem(
+                "patch_size",
+                f"{self.patch_size} does not divide image_size ({self.image_size}). "
+                f"Use one of {', '.join(map(str, sizes))}.",
+            )

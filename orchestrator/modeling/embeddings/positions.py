@@ -1,0 +1,33 @@
+"""Position ids of a batch."""
+
+import torch
+from torch import Tensor
+
+from orchestrator.errors import InputError
+from orchestrator.modeling.interfaces import Batch
+
+
+def position_ids(batch: Batch, total: Tensor | None, limit: int) -> Tensor:
+    """Return the position of each element: ``batch["position_ids"]`` if given, else 0, 1, 2, ...
+
+    Args:
+        batch: The inputs.
+        total: Sum of the earlier embedding parts, [B, S, D], which knows the length.
+        limit: Number of positions the model has.
+
+    Returns:
+        int64, [B, S] or [1, S].
+
+    Raises:
+        InputError: The sequence is longer than ``limit``, or there is no earlier part.
+    """
+    if total is None:
+        raise InputError("A position part cannot come first. Put `word` or `patch` before it.")
+    length = total.shape[1]
+    if length > limit:
+        raise InputError(
+            f"The sequence has {length} positions; the model has {limit} (max_position_embeddings). "
+            "Truncate the input."
+        )
+    given = batch.get("position_ids")
+    return torch.arange(length, device=total.device)[None] if given is None else given

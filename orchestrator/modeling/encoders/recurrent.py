@@ -1,0 +1,166 @@
+"""Recurrent encoders on torch's own RNN, LSTM and GRU.
+
+Legend: B batch, S length, D model width.
+
+Real positions are moved to the front before the recurrence and back after it, so that padding anywhere (left, right or
+between) changes nothing; outputs at padding are zero. State dicts are those of ``torch.nn.RNN / LSTM / GRU``.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.encoders.recurrent_configs import (
+    BiGruConfig,
+    BiLstmConfig,
+    BiRnnConfig,
+    GruConfig,
+    LstmConfig,
+    OneStackConfig,
+    RnnConfig,
+    TwoStackConfig,
+)
+from orchestrator.modeling.interfaces import Batch, Encoder
+
+
+def reading_order(mask: Tensor, *, backward: bool = False) -> Tensor:
+    """Return the order in which to read: real positions in sequence (or reversed), then padding; int64, [B, S].
+
+    Args:
+        mask: True at real positions, [B, S].
+        backward: Read the last real position first.
+    """
+    length = mask.shape[1]
+    step = torch.arange(length, device=mask.device)
+    key = torch.where(mask, -step if backward else step, length)
+    return key.argsort(dim=1)
+
+
+def reorder(x: Tensor, order: Tensor) -> Tensor:
+    """Return ``x[b, order[b, s]]`` for x [B, S, D] and order [B, S]."""
+    return x.gather(1, order[..., None].expand_as(x))
+
+
+class OneStackEncoder(Encoder):
+    """One stack of recurrent layers, ``stack.*``; bidirectional layers read packed sequences."""
+
+    cell: ClassVar[type[nn.RNNBase]]
+
+    def __init__(self, config: OneStackConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        width = dimensions.hidden_size
+        self.packed = config.bidirectional
+        self.stack = self.cell(
+            width,
+            width // 2 if config.bidirectional else width,
+            num_layers=config.num_layers,
+            dropout=config.dropout if config.num_layers > 1 else 0.0,
+            bidirectional=config.bidirectional,
+            batch_first=True,
+        )
+
+    def forward(self, hidden: Tensor, mask: Tensor, batch: Batch) -> Tensor:
+        """Encode [B, S, D] to [B, S, D]."""
+        order = reading_order(mask)
+        read = self._read(reorder(hidden, order), mask)
+        return reorder(read, order.argsort(dim=1)) * mask[..., None]
+
+    def _read(self, x: Tensor, mask: Tensor) -> Tensor:
+        if not self.packed:
+            output: Tensor = self.stack(x)[0]
+            return output
+        lengths = mask.sum(1).clamp(min=1).cpu()
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        unpacked = pad_packed_sequence(
+            self.stack(packed)[0], batch_first=True, total_length=x.shape[1]
+        )
+        return unpacked[0]
+
+    def initialize(self, std: float) -> None:
+        """Use torch's own values: uniform within 1/sqrt(hidden size)."""
+        del std
+        self.stack.reset_parameters()
+
+
+class TwoStackEncoder(Encoder):
+    """Stacks ``forward_stack.*`` and ``backward_stack.*`` of half the width, each over all layers (ELMo).
+
+    Output: the forward half, then the backward half. Forward outputs at position s know positions up to s, backward
+    outputs positions from s on, in every layer: a language model on each half never sees its answer.
+    """
+
+    cell: ClassVar[type[nn.RNNBase]]
+
+    def __init__(self, config: TwoStackConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.forward_stack = self._stack(config, dimensions.hidden_size)
+        self.backward_stack = self._stack(config, dimensions.hidden_size)
+
+    def _stack(self, config: TwoStackConfig, width: int) -> nn.RNNBase:
+        return self.cell(
+            width,
+            width // 2,
+            num_layers=config.num_layers,
+            dropout=config.dropout if config.num_layers > 1 else 0.0,
+            batch_first=True,
+        )
+
+    def forward(self, hidden: Tensor, mask: Tensor, batch: Batch) -> Tensor:
+        """Encode [B, S, D] to [B, S, D]."""
+        halves = []
+        for stack, backward in ((self.forward_stack, False), (self.backward_stack, True)):
+            order = reading_order(mask, backward=backward)
+            read = stack(reorder(hidden, order))[0]
+            halves.append(reorder(read, order.argsort(dim=1)))
+        return torch.cat(halves, dim=-1) * mask[..., None]
+
+    def initialize(self, std: float) -> None:
+        """Use torch's own values: uniform within 1/sqrt(hidden size)."""
+        del std
+        self.forward_stack.reset_parameters()
+        self.backward_stack.reset_parameters()
+
+
+class RnnEncoder(OneStackEncoder):
+    """Elman recurrence."""
+
+    Config = RnnConfig
+    cell = nn.RNN
+
+
+class LstmEncoder(OneStackEncoder):
+    """Long short-term memory."""
+
+    Config = LstmConfig
+    cell = nn.LSTM
+
+
+class GruEncoder(OneStackEncoder):
+    """Gated recurrent units."""
+
+    Config = GruConfig
+    cell = nn.GRU
+
+
+class BiRnnEncoder(TwoStackEncoder):
+    """Two Elman stacks."""
+
+    Config = BiRnnConfig
+    cell = nn.RNN
+
+
+class BiLstmEncoder(TwoStackEncoder):
+    """Two LSTM stacks."""
+
+    Config = BiLstmConfig
+    cell = nn.LSTM
+
+
+class BiGruEncoder(TwoStackEncoder):
+    """Two GRU stacks."""
+
+    Config = BiGruConfig
+    cell = nn.GRU

@@ -1,0 +1,1 @@
+"""Tables that relate our parameter names to those of transformers' reference classes."""

@@ -1,0 +1,110 @@
+"""What the model expects of its components.
+
+Legend: B batch, S length, T target length, D model width, V vocabulary, K classes.
+A component module is built as ``Component(config, dimensions)``; see ``registry`` for how it gets its name.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+IGNORED_LABEL = -100
+"""A label at which nothing is predicted."""
+
+Batch = dict[str, Tensor]
+"""Named tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` [B, S], optional ``position_ids``;
+``pixel_values`` [B, C, height, width]; ``decoder_input_ids``, ``decoder_attention_mask`` [B, T];
+``labels.<target name>``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOutput:
+    """The loss of one target, not yet normalised.
+
+    Attributes:
+        loss: SUM over the loss terms, 0-dim.
+        count: Number of loss terms, 0-dim int64.
+        correct: Number of terms whose most probable answer is the label, 0-dim int64, detached.
+    """
+
+    loss: Tensor
+    count: Tensor
+    correct: Tensor
+
+
+class EmbeddingPart(nn.Module, ABC):
+    """One summand of an embedding."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, total: Tensor | None) -> Tensor:
+        """Return this part's summand.
+
+        Args:
+            batch: The inputs.
+            total: Sum of the parts before this one, [B, S, D]; None for the first part, which decides S.
+
+        Returns:
+            [B, S, D], or [1, S, D] from a part that depends on positions alone.
+        """
+
+
+class Encoder(nn.Module, ABC):
+    """Reads the whole sequence."""
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, mask: Tensor, batch: Batch) -> Tensor:
+        """Encode.
+
+        Args:
+            hidden: Embedded input, [B, S, D].
+            mask: True at real positions, [B, S]. Values at other positions must not influence real ones.
+            batch: The inputs, for encoders that need more (``position_ids``).
+
+        Returns:
+            [B, S, D], finite everywhere.
+        """
+
+
+class Decoder(nn.Module, ABC):
+    """Writes a sequence while it reads another one."""
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
+        """Decode.
+
+        Args:
+            hidden: Embedded target-side input, [B, T, D].
+            mask: True at real target positions, [B, T].
+            memory: The encoder's output, [B, S, D].
+            memory_mask: True at real source positions, [B, S].
+
+        Returns:
+            [B, T, D]; position t depends on target positions up to t.
+        """
+
+
+class Target(nn.Module, ABC):
+    """A head with its loss. ``labels`` come from ``batch["labels.<name>"]``."""
+
+    def tied_output(self) -> nn.Linear | None:
+        """Return the output layer whose weight is the word table, if the config ties them."""
+        return None
+
+    @abstractmethod
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of loss terms in ``labels``, 0-dim int64."""
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+        """Return the summed loss.
+
+        Args:
+            hidden: Output of the encoder, or of the decoder if there is one, [B, S, D].
+            mask: True at real positions, [B, S].
+            labels: See the subclass.
+        """
+
+    @abstractmethod
+    def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return logits for every position or sequence; see the subclass for the shape."""

@@ -1,0 +1,141 @@
+"""A model in a folder: ``config.json`` and ``model.safetensors``. Reading and writing are strict."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from orchestrator.config import validate_config
+from orchestrator.errors import ConfigError, IntegrityError
+from orchestrator.modeling.builder import build_on_meta
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.initialization import initialize
+from orchestrator.modeling.model import Model
+from orchestrator.modeling.targets.configs import TargetConfig
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+MODEL_TYPE = "orchestrator"
+"""Value of Hugging Face's ``model_type`` key, so that their tools name the format they cannot open."""
+
+State = Mapping[str, Tensor]
+
+
+def write_model(folder: Path, model_or_state: Model | State, config: ModelConfig) -> None:
+    """Write ``config.json`` and ``model.safetensors``; a tied parameter is stored once.
+
+    Args:
+        folder: An existing folder.
+        model_or_state: A model, or its full state by name (tied names may all be there or only one of them).
+        config: The model's config.
+
+    Raises:
+        IntegrityError: The state is not that of ``config``: missing, unexpected or mis-shaped names.
+    """
+    state = model_or_state.state_dict() if isinstance(model_or_state, Model) else model_or_state
+    skeleton = build_on_meta(config)
+    tied = skeleton.tied_names()
+    stored = {tied.get(name, name): tensor for name, tensor in state.items()}
+    _require_same_keys(stored, _expected(skeleton, tied), "the state to write")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.items()}
+    save_file(tensors, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
+    header = {"model_type": MODEL_TYPE}
+    text = json.dumps(header | config.model_dump(mode="json"), indent=2)
+    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Return the model config of a folder.
+
+    Raises:
+        IntegrityError: There is no config, or it is not one of ours.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = data.pop("model_type", None)
+    except (OSError, ValueError, AttributeError) as error:
+        raise IntegrityError(f"{path} cannot be read: {error}. Restore it.") from error
+    if found != MODEL_TYPE:
+        raise IntegrityError(
+            f"{path}: model_type is {found!r}, only {MODEL_TYPE!r} is read here. "
+            "Import other checkpoints into the zoo first."
+        )
+    try:
+        return validate_config(ModelConfig, data, str(path))
+    except ConfigError as error:
+        raise IntegrityError(str(error)) from error
+
+
+def load_model(
+    folder: Path, targets: Sequence[TargetConfig] | None = None, device: str = "cpu"
+) -> Model:
+    """Read a model.
+
+    Args:
+        folder: What ``write_model`` wrote.
+        targets: The heads wanted instead of the stored ones. A stored head with the same config is kept; the others
+            are new, with values from torch's global generator. Everything below the heads must be stored.
+        device: Where the parameters go.
+
+    Raises:
+        IntegrityError: A file cannot be read, or names are missing, unexpected or mis-shaped.
+    """
+    stored_config = read_config(folder)
+    config = stored_config if targets is None else stored_config.with_targets(targets)
+    state = _read_state(folder / WEIGHTS_FILE, device)
+    _require_stored(state, stored_config, folder)
+    model = build_on_meta(config)
+    kept = {target.name for target in config.target if target in stored_config.target}
+    tied = model.tied_names()
+    wanted = {name for name in _expected(model, tied) if _head(name) in kept | {None}}
+    model.load_state_dict({name: state[name] for name in wanted}, strict=False, assign=True)
+    model.tie_weights()
+    for name, head in model.targets.items():
+        if name not in kept:
+            head.to_empty(device=device)
+            initialize(head, config.initializer_range)
+    model.tie_weights()
+    return model
+
+
+def _head(name: str) -> str | None:
+    """Name of the head a parameter belongs to, if any."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "targets" else None
+
+
+def _expected(skeleton: Model, tied: Mapping[str, str]) -> dict[str, torch.Size]:
+    state = skeleton.state_dict()
+    return {name: tensor.shape for name, tensor in state.items() if name not in tied}
+
+
+def _read_state(path: Path, device: str) -> dict[str, Tensor]:
+    try:
+        return load_file(str(path), device=device)
+    except Exception as error:  # noqa: BLE001 - safetensors raises its own type and OSError
+        raise IntegrityError(f"{path} cannot be read: {error}. Restore it.") from error
+
+
+def _require_stored(state: State, config: ModelConfig, folder: Path) -> None:
+    skeleton = build_on_meta(config)
+    expected = _expected(skeleton, skeleton.tied_names())
+    _require_same_keys(state, expected, str(folder / WEIGHTS_FILE))
+
+
+def _require_same_keys(state: State, expected: Mapping[str, torch.Size], what: str) -> None:
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(state.keys() - expected.keys())
+    shapes = [
+        f"{name} is {list(state[name].shape)}, expected {list(expected[name])}"
+        for name in sorted(expected.keys() & state.keys())
+        if state[name].shape != expected[name]
+    ]
+    lists = {"missing": missing, "unexpected": unexpected, "mis-shaped": shapes}
+    lines = [f"  {kind}: {', '.join(names)}" for kind, names in lists.items() if names]
+    if lines:
+        raise IntegrityError("\n".join([f"{what} does not fit config.json:", *lines]))

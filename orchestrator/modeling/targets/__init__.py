@@ -1,0 +1,3 @@
+"""Targets: heads with their losses. Importing this package registers the built-in ones, without torch."""
+
+from orchestrator.modeling.targets import configs as configs

@@ -1,0 +1,113 @@
+"""Options of the targets. Imports without torch."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from orchestrator.errors import Problem
+from orchestrator.modeling.component import ComponentConfig, Dimensions
+from orchestrator.modeling.encoders.configs import Activation, Rate
+from orchestrator.modeling.registry import targets
+
+Pooling = Literal["mean", "first", "last", "max"]
+"""How the vectors of the real positions become one: their mean, the first, the last, the maximum per channel."""
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+
+
+class TargetConfig(ComponentConfig):
+    """Options of one head with its loss; labels are read from ``batch["labels.<name>"]``."""
+
+    name: str = Field(default="", pattern=_NAME)
+    """Name of the head in labels, metrics and parameters; defaults to the type."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_defaults_to_type(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("name"):
+            return {**data, "name": cls.type_name()}
+        return data
+
+    @property
+    def ties_words(self) -> bool:
+        """Whether the output layer is the word table."""
+        return False
+
+
+class VocabularyConfig(TargetConfig):
+    """Options of the targets that predict tokens."""
+
+    tie: bool = True
+    """Use the word table as output layer (of the target side if there is a decoder)."""
+
+    @property
+    def ties_words(self) -> bool:
+        """Whether the output layer is the word table."""
+        return self.tie
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """There must be a vocabulary (0 is filled in from the tokenizer later)."""
+        if dimensions.vocab_size < 0:
+            yield Problem("type", "vocab_size must not be negative.")
+
+
+@targets.register("orchestrator.modeling.targets.vocabulary:MlmTarget")
+class MlmConfig(VocabularyConfig):
+    """Predict the original tokens at masked positions (BERT)."""
+
+    type: Literal["mlm"] = "mlm"
+    transform: bool = True
+    """Put a linear layer, activation and LayerNorm before the output layer."""
+    activation: Activation = "gelu"
+    """Activation of the transform."""
+    norm_eps: PositiveFloat = 1e-5
+    """Added to the variance inside the transform's LayerNorm (BERT: 1e-12)."""
+    bias: bool = True
+    """Give the output layer a bias."""
+
+
+@targets.register("orchestrator.modeling.targets.vocabulary:LmTarget")
+class LmConfig(VocabularyConfig):
+    """Predict the next token (GPT-2)."""
+
+    type: Literal["lm"] = "lm"
+    bias: bool = False
+    """Give the output layer a bias."""
+
+
+@targets.register("orchestrator.modeling.targets.vocabulary:BilmTarget")
+class BilmConfig(TargetConfig):
+    """Predict the next token from the first half of the width and the previous one from the second (ELMo)."""
+
+    type: Literal["bilm"] = "bilm"
+    bias: bool = True
+    """Give the output layer a bias."""
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """The two directions share the width."""
+        if dimensions.hidden_size % 2:
+            width = dimensions.hidden_size
+            yield Problem("type", f"two directions share hidden_size ({width}). Use an even one.")
+
+
+@targets.register("orchestrator.modeling.targets.sequence:ClsTarget")
+class ClsConfig(TargetConfig):
+    """Classify the whole sequence."""
+
+    type: Literal["cls"] = "cls"
+    num_labels: int = Field(default=2, ge=2)
+    """Number of classes."""
+    pooling: Pooling = "mean"
+    """How the vectors of a sequence become one."""
+    hidden: bool = False
+    """Put a linear layer and tanh before the classifier."""
+    dropout: Rate = 0.1
+    """Dropout rate before the classifier."""
+
+
+@targets.register("orchestrator.modeling.targets.sequence:SpTarget")
+class SpConfig(TargetConfig):
+    """Classify a pair of sentences by the first token: next sentence (BERT) or sentence order (ALBERT)."""
+
+    type: Literal["sp"] = "sp"

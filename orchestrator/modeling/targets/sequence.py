@@ -1,0 +1,76 @@
+"""Targets with one answer for a sequence.
+
+Legend: B batch, S length, D model width, K classes.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
+from orchestrator.modeling.layers.pooling import pool
+from orchestrator.modeling.targets.configs import ClsConfig, SpConfig
+
+SENTENCE_PAIR_LABELS = 2
+"""The second sentence follows the first, or it does not."""
+
+
+class SequenceTarget(Target):
+    """Pool, optional linear layer with tanh, dropout, linear classifier. ``labels`` are [B] int64, -100: none.
+
+    Parameters: ``output`` [K, D] and, if hidden, ``dense`` [D, D].
+    """
+
+    def __init__(
+        self, width: int, labels: int, *, pooling: str, hidden: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.dense = nn.Linear(width, width) if hidden else None
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(width, labels)
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of labelled sequences, 0-dim int64."""
+        return (labels != IGNORED_LABEL).sum()
+
+    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+        """Return the cross entropy summed over labelled sequences of ``hidden`` [B, S, D]."""
+        logits = self.predict(hidden, mask)
+        loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED_LABEL)
+        correct = (logits.detach().argmax(-1) == labels).sum()
+        return TargetOutput(loss, self.count(labels), correct)
+
+    def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return logits of every sequence, [B, K]."""
+        pooled = pool(hidden, mask, self.pooling)
+        if self.dense is not None:
+            pooled = self.dense(pooled).tanh()
+        logits: Tensor = self.output(self.dropout(pooled))
+        return logits
+
+
+class ClsTarget(SequenceTarget):
+    """Classification with free pooling."""
+
+    Config = ClsConfig
+
+    def __init__(self, config: ClsConfig, dimensions: Dimensions) -> None:
+        super().__init__(
+            dimensions.hidden_size,
+            config.num_labels,
+            pooling=config.pooling,
+            hidden=config.hidden,
+            dropout=config.dropout,
+        )
+
+
+class SpTarget(SequenceTarget):
+    """Sentence-pair prediction: first token, linear layer, tanh, two classes (BERT's pooler and NSP head)."""
+
+    Config = SpConfig
+
+    def __init__(self, config: SpConfig, dimensions: Dimensions) -> None:
+        del config
+        width = dimensions.hidden_size
+        super().__init__(width, SENTENCE_PAIR_LABELS, pooling="first", hidden=True, dropout=0.0)

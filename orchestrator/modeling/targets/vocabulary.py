@@ -1,0 +1,131 @@
+"""Targets that predict tokens. Logits are computed only where there is a label: that is most of their cost.
+
+Legend: B batch, S length, N labelled positions, D model width, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
+from orchestrator.modeling.layers.activations import ACTIVATIONS
+from orchestrator.modeling.targets.configs import BilmConfig, LmConfig, MlmConfig
+
+
+def token_loss(logits: Tensor, labels: Tensor) -> TargetOutput:
+    """Return the summed cross entropy of ``logits`` [N, V] against ``labels`` [N]; N may be 0."""
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    correct = (logits.detach().argmax(-1) == labels).sum()
+    return TargetOutput(loss, torch.tensor(len(labels), device=labels.device), correct)
+
+
+class MlmTransform(nn.Module):
+    """Linear layer ``dense``, activation, LayerNorm ``norm`` (BERT's prediction head transform)."""
+
+    def __init__(self, config: MlmConfig, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform [..., D] to [..., D]."""
+        output: Tensor = self.norm(self.activation(self.dense(x)))
+        return output
+
+
+class TokenTarget(Target):
+    """Predict one token per labelled position. ``labels`` are [B, S] int64, -100 where nothing is predicted.
+
+    Parameters: ``output.weight`` [V, D] (the word table if tied), ``output.bias`` [V].
+    """
+
+    def __init__(self, dimensions: Dimensions, *, tie: bool, bias: bool) -> None:
+        super().__init__()
+        self.output = nn.Linear(dimensions.hidden_size, dimensions.vocab_size, bias=bias)
+        self.tie = tie
+
+    def tied_output(self) -> nn.Linear | None:
+        """Return the output layer if its weight is the word table."""
+        return self.output if self.tie else None
+
+    def transform(self, hidden: Tensor) -> Tensor:
+        """Return what the output layer reads, [..., D]."""
+        return hidden
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of labelled positions, 0-dim int64."""
+        return (labels != IGNORED_LABEL).sum()
+
+    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+        """Return the cross entropy summed over labelled positions of ``hidden`` [B, S, D]."""
+        chosen = labels != IGNORED_LABEL
+        return token_loss(self.output(self.transform(hidden[chosen])), labels[chosen])
+
+    def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return logits of every position, [B, S, V]."""
+        logits: Tensor = self.output(self.transform(hidden))
+        return logits
+
+
+class MlmTarget(TokenTarget):
+    """Masked language modelling (Devlin et al. 2019). Parameters: also ``transform_layer.dense``, ``.norm``."""
+
+    Config = MlmConfig
+
+    def __init__(self, config: MlmConfig, dimensions: Dimensions) -> None:
+        super().__init__(dimensions, tie=config.tie, bias=config.bias)
+        width = dimensions.hidden_size
+        self.transform_layer = MlmTransform(config, width) if config.transform else None
+
+    def transform(self, hidden: Tensor) -> Tensor:
+        """Return the transformed vectors, [..., D]."""
+        if self.transform_layer is None:
+            return hidden
+        transformed: Tensor = self.transform_layer(hidden)
+        return transformed
+
+
+class LmTarget(TokenTarget):
+    """Language modelling: ``labels[b, s]`` is the token to predict from position s (already shifted)."""
+
+    Config = LmConfig
+
+    def __init__(self, config: LmConfig, dimensions: Dimensions) -> None:
+        super().__init__(dimensions, tie=config.tie, bias=config.bias)
+
+
+class BilmTarget(Target):
+    """Two language models on the two halves of the width (Peters et al. 2018).
+
+    ``labels`` are [B, S, 2] int64: the token that the first half must predict (the next one) and the one that the
+    second half must predict (the previous one); -100 where nothing is predicted. One output layer serves both
+    directions, as in ELMo. Parameters: ``output.weight`` [V, D/2], ``output.bias`` [V].
+    """
+
+    Config = BilmConfig
+
+    def __init__(self, config: BilmConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.output = nn.Linear(
+            dimensions.hidden_size // 2, dimensions.vocab_size, bias=config.bias
+        )
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of labelled (position, direction) pairs, 0-dim int64."""
+        return (labels != IGNORED_LABEL).sum()
+
+    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+        """Return the cross entropy summed over positions and directions of ``hidden`` [B, S, D]."""
+        chosen = labels != IGNORED_LABEL
+        return token_loss(self.output(_halves(hidden)[chosen]), labels[chosen])
+
+    def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return logits of every position and direction, [B, S, 2, V]."""
+        logits: Tensor = self.output(_halves(hidden))
+        return logits
+
+
+def _halves(hidden: Tensor) -> Tensor:
+    return hidden.unflatten(-1, (2, -1))
