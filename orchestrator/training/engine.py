@@ -17,6 +17,8 @@ Rules of the interface:
 5. Every rank calls the collective methods in the same order, also a rank that holds no shard.
    ``shards`` is local and cheap; call it again after each ``forward_backward``, because gradient
    tensors may be new each time.
+6. Whether the model is in training or evaluation mode is the caller's business: the loop sets
+   training mode once, ``evaluate`` returns to the mode it found, importance uses eval mode.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -94,6 +94,8 @@ def descend(
     if finite:
         engine.set_lr(lr)
         engine.step(project)
+    else:
+        engine.refresh()  # masters may have been restored since the last publication
     return {**metrics, "grad_norm": norm, "learning_rate": lr, SKIPPED: float(not finite)}
 
 
@@ -143,6 +145,7 @@ def train(  # noqa: PLR0913 - hooks, each optional and named
     run = _Run(engine, source, config, observer, TrainResult(first_step))
     step_fn = step_fn or plain_step(config.max_grad_norm)
     end = min(config.max_steps, config.max_steps if until_step is None else until_step)
+    engine.module.train()
     for step in range(first_step, end):
         seed_step(seed, step, engine.rank)
         window = source.window(step, engine.rank, engine.world)

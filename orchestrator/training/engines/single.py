@@ -62,7 +62,6 @@ class SingleEngine:
         if not micro_batches:
             raise InputError("the window has no micro-batch. Give each rank at least one")
         self.optimizer.zero_grad(set_to_none=True)
-        self.module.train()
         window = window_scales(self.module, micro_batches, self.target_weights, self.sum_over_ranks)
         sums = MetricSums(self._targets, self.target_weights)
         for index, batch in enumerate(micro_batches):
