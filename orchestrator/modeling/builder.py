@@ -10,7 +10,7 @@ from orchestrator.modeling.model import Model
 
 
 def build_model(config: ModelConfig) -> Model:
-    """Return a new model on the CPU; values come from torch's global generator (``torch.manual_seed``).
+    """Return a new model on the CPU, with values from torch's global generator.
 
     Raises:
         ConfigError: The config does not fit together, or has no vocabulary size yet.

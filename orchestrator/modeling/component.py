@@ -63,7 +63,8 @@ class DecoderConfig(ComponentConfig):
 class Choice:
     """Annotation of a field that holds one component of a registry.
 
-    The input is a name (``lstm``), a mapping with ``type`` (``{type: lstm, num_layers: 2}``), or a config object.
+    The input is a name (``lstm``), a mapping with ``type`` (``{type: lstm, num_layers: 2}``), or a
+    config object.
     """
 
     def __init__(self, registry: Registry) -> None:

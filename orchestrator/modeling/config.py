@@ -66,7 +66,7 @@ class EmbeddingStackConfig(StrictModel):
 
 
 class ModelConfig(StrictModel):
-    """A model: embedding, encoder, optional target embedding and decoder, and one or several targets."""
+    """A model: embedding, encoder, optional target embedding and decoder, and targets."""
 
     hidden_size: PositiveInt = 128
     """Width of every vector between components."""
@@ -131,8 +131,8 @@ class ModelConfig(StrictModel):
         if self.decoder is not None and self.target_embedding is None:
             yield Problem(
                 "target_embedding",
-                "is missing, but there is a decoder. Add it (for example `{parts: [word, pos]}`), or remove "
-                "the decoder.",
+                "is missing, but there is a decoder. Add it (for example "
+                "`{parts: [word, pos]}`), or remove the decoder.",
             )
         if self.decoder is None and self.target_embedding is not None:
             yield Problem("target_embedding", "has no decoder to feed. Add one, or remove it.")

@@ -1,8 +1,8 @@
 """Values of new parameters, by kind of module.
 
-Norm weights are 1, biases 0, every other weight is normal with ``initializer_range``. A module that wants something
-else has a method ``initialize(std)`` (recurrent and convolution encoders do) and answers for its own parameters.
-A parameter that several modules share is drawn once.
+Norm weights are 1, biases 0, every other weight is normal with ``initializer_range``. A module that
+wants something else has a method ``initialize(std)`` (recurrent and convolution encoders do) and
+answers for its own parameters. A parameter that several modules share is drawn once.
 """
 
 import torch

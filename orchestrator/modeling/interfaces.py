@@ -1,7 +1,8 @@
 """What the model expects of its components.
 
 Legend: B batch, S length, T target length, D model width, V vocabulary, K classes.
-A component module is built as ``Component(config, dimensions)``; see ``registry`` for how it gets its name.
+A component module is built as ``Component(config, dimensions)``; see ``registry`` for how it gets
+its name.
 """
 
 from abc import ABC, abstractmethod
@@ -13,8 +14,9 @@ IGNORED_LABEL = -100
 """A label at which nothing is predicted."""
 
 Batch = dict[str, Tensor]
-"""Named tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` [B, S], optional ``position_ids``;
-``pixel_values`` [B, C, height, width]; ``decoder_input_ids``, ``decoder_attention_mask`` [B, T];
+"""Named tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` [B, S], optional
+``position_ids``; ``pixel_values`` [B, C, height, width]; ``decoder_input_ids``,
+``decoder_attention_mask`` [B, T];
 ``labels.<target name>``."""
 
 
@@ -42,7 +44,8 @@ class EmbeddingPart(nn.Module, ABC):
 
         Args:
             batch: The inputs.
-            total: Sum of the parts before this one, [B, S, D]; None for the first part, which decides S.
+            total: Sum of the parts before this one, [B, S, D]; None for the first part, which
+                decides S.
 
         Returns:
             [B, S, D], or [1, S, D] from a part that depends on positions alone.
@@ -58,7 +61,8 @@ class Encoder(nn.Module, ABC):
 
         Args:
             hidden: Embedded input, [B, S, D].
-            mask: True at real positions, [B, S]. Values at other positions must not influence real ones.
+            mask: True at real positions, [B, S]. Values at other positions must not influence real
+                ones.
             batch: The inputs, for encoders that need more (``position_ids``).
 
         Returns:

@@ -25,11 +25,12 @@ WORD_TABLE = "word"
 
 
 class TargetHeads(nn.ModuleDict):
-    """Heads by name. Any name is allowed, also one that ``ModuleDict`` refuses (``type``, ``train``)."""
+    """Heads by name, also by one that ``ModuleDict`` refuses (``type``, ``train``)."""
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
-        """Add a head; the names of methods stay usable for heads because heads are only reached by key."""
-        self._modules[name] = module
+        """Add a head. Heads are reached by key only, so none can hide a method."""
+        if module is not None:
+            self._modules[name] = module
 
 
 class Model(nn.Module):
@@ -64,7 +65,7 @@ class Model(nn.Module):
                 tied.weight = cast(nn.Parameter, getattr(output_side, WORD_TABLE).weight)
 
     def tied_names(self) -> dict[str, str]:
-        """Return name → name of the same parameter under which it is stored, for the other names of tied ones."""
+        """Return every second name of a tied parameter → the name under which it is stored."""
         first: dict[int, str] = {}
         named = self.named_parameters(remove_duplicate=False)
         pairs = [(name, first.setdefault(id(parameter), name)) for name, parameter in named]
@@ -85,7 +86,7 @@ class Model(nn.Module):
         return pool(hidden, real.bool(), how)
 
     def count_labels(self, batch: Batch) -> dict[str, Tensor]:
-        """Return target name → number of loss terms (0-dim int64), for targets with labels in the batch."""
+        """Return the number of loss terms (0-dim int64) of each target with labels in the batch."""
         return {
             name: cast(Target, head).count(batch[LABELS + name])
             for name, head in self.targets.items()
@@ -97,7 +98,8 @@ class Model(nn.Module):
 
         Returns:
             For each such target: ``loss.<name>`` (SUM over loss terms, 0-dim), ``count.<name>`` and
-            ``correct.<name>`` (0-dim int64). A plain dict of tensors: hooks of training engines walk it.
+            ``correct.<name>`` (0-dim int64). A plain dict of tensors: hooks of training engines
+            walk it.
 
         Raises:
             InputError: The batch lacks an input, or is longer than the model allows.

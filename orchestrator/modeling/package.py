@@ -1,4 +1,4 @@
-"""A model in a folder: ``config.json`` and ``model.safetensors``. Reading and writing are strict."""
+"""A model in a folder: ``config.json`` and ``model.safetensors``, read and written strictly."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from orchestrator.modeling.targets.configs import TargetConfig
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 MODEL_TYPE = "orchestrator"
-"""Value of Hugging Face's ``model_type`` key, so that their tools name the format they cannot open."""
+"""Value of Hugging Face's ``model_type`` key: their tools name the format they cannot open."""
 
 State = Mapping[str, Tensor]
 
@@ -30,11 +30,13 @@ def write_model(folder: Path, model_or_state: Model | State, config: ModelConfig
 
     Args:
         folder: An existing folder.
-        model_or_state: A model, or its full state by name (tied names may all be there or only one of them).
+        model_or_state: A model, or its full state by name (tied names may all be there or only one
+            of them).
         config: The model's config.
 
     Raises:
-        IntegrityError: The state is not that of ``config``: missing, unexpected or mis-shaped names.
+        IntegrityError: The state is not that of ``config``: missing, unexpected or mis-shaped
+            names.
     """
     state = model_or_state.state_dict() if isinstance(model_or_state, Model) else model_or_state
     skeleton = build_on_meta(config)
@@ -78,8 +80,9 @@ def load_model(
 
     Args:
         folder: What ``write_model`` wrote.
-        targets: The heads wanted instead of the stored ones. A stored head with the same config is kept; the others
-            are new, with values from torch's global generator. Everything below the heads must be stored.
+        targets: The heads wanted instead of the stored ones. A stored head with the same config is
+            kept; the others are new, with values from torch's global generator. Everything below
+            the heads must be stored.
         device: Where the parameters go.
 
     Raises:
@@ -116,9 +119,10 @@ def _expected(skeleton: Model, tied: Mapping[str, str]) -> dict[str, torch.Size]
 
 def _read_state(path: Path, device: str) -> dict[str, Tensor]:
     try:
-        return load_file(str(path), device=device)
-    except Exception as error:  # noqa: BLE001 - safetensors raises its own type and OSError
+        state: dict[str, Tensor] = load_file(str(path), device=device)
+    except Exception as error:
         raise IntegrityError(f"{path} cannot be read: {error}. Restore it.") from error
+    return state
 
 
 def _require_stored(state: State, config: ModelConfig, folder: Path) -> None:

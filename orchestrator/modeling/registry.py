@@ -1,9 +1,10 @@
 """Name tables of the component kinds, open to other packages through entry points.
 
-A component has two halves: a config class that imports without torch, and a module class named by a locator
-(``"package.module:Class"``) that is imported when a model is built. Other packages add components through the
-entry point group ``orchestrator.components``; an entry is named ``<kind>.<type>`` and refers to a module class with a
-nested ``Config`` (or to a config class that registers itself when imported). It is imported only when asked for.
+A component has two halves: a config class that imports without torch, and a module class named by a
+locator (``"package.module:Class"``) that is imported when a model is built. Other packages add
+components through the entry point group ``orchestrator.components``; an entry is named
+``<kind>.<type>`` and refers to a module class with a nested ``Config`` (or to a config class that
+registers itself when imported). It is imported only when asked for.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Registry:
         return decorate
 
     def names(self) -> tuple[str, ...]:
-        """All names in alphabetical order: built in and from entry points (which are not imported)."""
+        """All names in alphabetical order; entry points are listed without being imported."""
         return tuple(sorted({*self._entries, *self._plugins()}))
 
     def config_class(self, name: str) -> type[ComponentConfig]:
@@ -110,8 +111,8 @@ class Registry:
             self.register(loaded)(loaded.Config)
         if name not in self._entries:
             raise InputError(
-                f"Entry point {plugin.name} = {plugin.value} does not define the {self.kind} {name!r}: its "
-                f"Config must have `type: Literal[{name!r}]`."
+                f"Entry point {plugin.name} = {plugin.value} does not define the {self.kind} "
+                f"{name!r}: its Config must have `type: Literal[{name!r}]`."
             )
 
 

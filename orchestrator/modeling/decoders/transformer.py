@@ -1,7 +1,8 @@
 """Transformer decoder with cross-attention (BART, PEGASUS, the original Transformer).
 
-Parameter names: as in the transformer encoder, and in every layer ``cross_attention.query / key / value / output`` and
-``cross_norm`` (post: after cross-attention and residual; pre: before cross-attention).
+Parameter names: as in the transformer encoder, and in every layer ``cross_attention.query / key /
+value / output`` and ``cross_norm`` (post: after cross-attention and residual; pre: before
+cross-attention).
 """
 
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from orchestrator.modeling.layers.norms import build_norm
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention, cross-attention and feed-forward, each with a residual connection and a norm."""
+    """Causal self-attention, cross-attention, feed-forward; each with a residual and a norm."""
 
     def __init__(self, config: TransformerDecoderConfig, dimensions: Dimensions) -> None:
         super().__init__()
@@ -37,11 +38,12 @@ class DecoderLayer(nn.Module):
         if self.pre:
             x = x + drop(attend(self.norm1(x), mask))
             x = x + drop(cross(self.cross_norm(x), memory_mask, memory=memory))
-            return x + drop(self.feed_forward(self.norm2(x)))
-        x = self.norm1(x + drop(attend(x, mask)))
-        x = self.cross_norm(x + drop(cross(x, memory_mask, memory=memory)))
-        output: Tensor = self.norm2(x + drop(self.feed_forward(x)))
-        return output
+            x = x + drop(self.feed_forward(self.norm2(x)))
+        else:
+            x = self.norm1(x + drop(attend(x, mask)))
+            x = self.cross_norm(x + drop(cross(x, memory_mask, memory=memory)))
+            x = self.norm2(x + drop(self.feed_forward(x)))
+        return x
 
 
 class TransformerDecoder(Decoder):

@@ -1,3 +1,6 @@
-"""Embeddings: a stack of parts, summed. Importing this package registers the built-in parts, without torch."""
+"""Embeddings: a stack of parts, summed.
+
+Importing this package registers the built-in parts, without torch.
+"""
 
 from orchestrator.modeling.embeddings import configs as configs

@@ -18,7 +18,8 @@ class WordConfig(EmbeddingConfig):
 
     type: Literal["word"] = "word"
     scale: bool = False
-    """Multiply by the square root of the hidden size (the original Transformer, PEGASUS, Marian)."""
+    """Multiply by the square root of the hidden size (the original Transformer, PEGASUS, Marian).
+    """
 
 
 @embeddings.register(f"{_PACKAGE}.pos:PositionEmbedding")
@@ -27,7 +28,8 @@ class PosConfig(EmbeddingConfig):
 
     type: Literal["pos"] = "pos"
     offset: int = Field(default=0, ge=0)
-    """Rows of the table before position 0 (BART, RoBERTa: 2); they exist besides max_position_embeddings."""
+    """Rows of the table before position 0 (BART, RoBERTa: 2); they exist besides
+    max_position_embeddings."""
     pad_aware: bool = False
     """Count real tokens only, so that padding on the left moves nothing (RoBERTa)."""
 
@@ -45,7 +47,8 @@ class SinusoidalPosConfig(EmbeddingConfig):
 
     type: Literal["sinusoidalpos"] = "sinusoidalpos"
     layout: Literal["interleaved", "halves"] = "interleaved"
-    """Sine and cosine alternate (Vaswani et al. 2017), or all sines come first (PEGASUS, Marian)."""
+    """Sine and cosine alternate (Vaswani et al. 2017), or all sines come first (PEGASUS, Marian).
+    """
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """The width must split into sine and cosine."""

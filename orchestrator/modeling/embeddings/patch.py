@@ -10,9 +10,10 @@ from orchestrator.modeling.interfaces import Batch, EmbeddingPart
 
 
 class PatchEmbedding(EmbeddingPart):
-    """Project each patch: ``projection`` is Conv2d(C, D, kernel = stride = patch); ``class_token`` is [D].
+    """Project each patch, a convolution whose stride is its kernel.
 
-    Patches are in reading order, after the class token if there is one.
+    Parameters: ``projection`` (Conv2d from C to D channels), ``class_token`` [D]. Patches are in
+    reading order, after the class token if there is one.
     """
 
     Config = PatchConfig
@@ -40,7 +41,8 @@ class PatchEmbedding(EmbeddingPart):
         if pixels is None or tuple(pixels.shape[1:]) != self.expected:
             found = "none" if pixels is None else tuple(pixels.shape[1:])
             raise InputError(
-                f"The model reads pixel_values of [B, {', '.join(map(str, self.expected))}]; found {found}."
+                f"The model reads pixel_values of [batch, *{self.expected}]; found {found}. "
+                "Resize the images with the model's processor."
             )
         patches: Tensor = self.projection(pixels).flatten(2).transpose(1, 2)
         if self.class_token is None:

@@ -13,8 +13,8 @@ from orchestrator.modeling.interfaces import Batch, EmbeddingPart
 class PositionEmbedding(EmbeddingPart):
     """Row ``offset + position`` of ``weight`` [max_position_embeddings + offset, D].
 
-    Pad-aware counting gives padding row ``offset - 1`` and the n-th real token row ``offset + n`` (RoBERTa with
-    ``offset = pad_token_id + 1``).
+    Pad-aware counting gives padding row ``offset - 1`` and the n-th real token row ``offset + n``
+    (RoBERTa with ``offset = pad_token_id + 1``).
     """
 
     Config = PosConfig

@@ -26,8 +26,8 @@ def position_ids(batch: Batch, total: Tensor | None, limit: int) -> Tensor:
     length = total.shape[1]
     if length > limit:
         raise InputError(
-            f"The sequence has {length} positions; the model has {limit} (max_position_embeddings). "
-            "Truncate the input."
+            f"The sequence has {length} positions; the model has {limit} "
+            "(max_position_embeddings). Truncate the input."
         )
     given = batch.get("position_ids")
     return torch.arange(length, device=total.device)[None] if given is None else given

@@ -10,7 +10,7 @@ from orchestrator.modeling.interfaces import Batch, EmbeddingPart
 
 
 class SegmentEmbedding(EmbeddingPart):
-    """Row ``token_type_ids[b, s]`` of ``weight`` [type_vocab_size, D]; segment 0 if the batch names none."""
+    """Row ``token_type_ids[b, s]`` of ``weight`` [type_vocab_size, D]; row 0 without them."""
 
     Config = SegConfig
 

@@ -15,7 +15,8 @@ BASE = 10000.0
 class SinusoidalPositionEmbedding(EmbeddingPart):
     """Sine and cosine of ``position / BASE^(2i/D)``, interleaved or all sines first. No parameters.
 
-    Computed in fp32 in every forward pass: S x D values, negligible beside the encoder, and nothing to store.
+    Computed in fp32 in every forward pass: S x D values, negligible beside the encoder, and nothing
+    to store.
     """
 
     Config = SinusoidalPosConfig

@@ -33,8 +33,8 @@ class EmbeddingStack(nn.Module):
         """Embed a batch.
 
         Returns:
-            The vectors, [B, S, D], and the mask, True at real positions, [B, S]: ``attention_mask``, or all
-            True if the batch has none.
+            The vectors, [B, S, D], and the mask, True at real positions, [B, S]:
+            ``attention_mask``, or all True if the batch has none.
 
         Raises:
             InputError: The mask does not fit the input, or a part cannot read the batch.

@@ -11,7 +11,8 @@ from orchestrator.modeling.component import Dimensions, EncoderConfig
 from orchestrator.modeling.registry import encoders
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
-"""Names of activation functions: exact GELU, its tanh form, x*sigmoid(1.702x), ReLU, x*sigmoid(x)."""
+"""Names of activation functions: exact GELU, its tanh form, x*sigmoid(1.702x), ReLU, x*sigmoid(x).
+"""
 
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 """A dropout rate."""
@@ -38,7 +39,8 @@ class BlockOptions(StrictModel):
     intermediate_size: PositiveInt | None = None
     """Width inside the feed-forward; null: 4 * hidden_size."""
     norm_position: Literal["post", "pre"] = "post"
-    """Normalise after the residual sum (BERT) or before each sub-layer, with a final norm (GPT-2)."""
+    """Normalise after the residual sum (BERT) or before each sub-layer, with a final norm (GPT-2).
+    """
     norm: Literal["layernorm", "rms"] = "layernorm"
     """LayerNorm or RMSNorm."""
     norm_eps: PositiveFloat = 1e-5

@@ -1,7 +1,9 @@
-"""Gated convolutional encoder (Dauphin et al. 2017, "Language Modeling with Gated Convolutional Networks").
+"""Gated convolutional encoder.
 
-Equation 1: h(X) = (X * W + b) ⊗ σ(X * V + c), one convolution for W and V here. Residual connections span
-``block_size`` layers. Deviations: no weight normalisation; a bidirectional form that reads both sides.
+Dauphin et al. 2017, "Language Modeling with Gated Convolutional Networks".
+Equation 1: h(X) = (X * W + b) ⊗ σ(X * V + c), one convolution for W and V here. Residual
+connections span ``block_size`` layers. Deviations: no weight normalisation; a bidirectional form
+that reads both sides.
 """
 
 import math
@@ -46,9 +48,10 @@ class GatedCnnEncoder(Encoder):
         return x.transpose(1, 2)
 
     def initialize(self, std: float) -> None:
-        """Draw weights that keep the variance of values through the gate (He et al. 2015, gain 2)."""
+        """Draw weights that keep the variance of values through the gate (gain 2, no bias)."""
         del std
-        for convolution in self.layers:
+        for convolution in (layer for layer in self.layers if isinstance(layer, nn.Conv1d)):
             fan_in = math.prod(convolution.weight.shape[1:])
             nn.init.normal_(convolution.weight, std=2.0 / math.sqrt(fan_in))
-            nn.init.zeros_(convolution.bias)
+            if convolution.bias is not None:
+                nn.init.zeros_(convolution.bias)

@@ -2,8 +2,9 @@
 
 Legend: B batch, S length, D model width.
 
-Real positions are moved to the front before the recurrence and back after it, so that padding anywhere (left, right or
-between) changes nothing; outputs at padding are zero. State dicts are those of ``torch.nn.RNN / LSTM / GRU``.
+Real positions are moved to the front before the recurrence and back after it, so that padding
+anywhere (left, right or between) changes nothing; outputs at padding are zero. State dicts are
+those of ``torch.nn.RNN / LSTM / GRU``.
 """
 
 from typing import ClassVar
@@ -25,13 +26,19 @@ from orchestrator.modeling.encoders.recurrent_configs import (
 )
 from orchestrator.modeling.interfaces import Batch, Encoder
 
+Cell = type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]
+"""A recurrent layer of torch."""
+
 
 def reading_order(mask: Tensor, *, backward: bool = False) -> Tensor:
-    """Return the order in which to read: real positions in sequence (or reversed), then padding; int64, [B, S].
+    """Return the order in which to read: real positions, then padding.
 
     Args:
         mask: True at real positions, [B, S].
         backward: Read the last real position first.
+
+    Returns:
+        Positions, int64, [B, S].
     """
     length = mask.shape[1]
     step = torch.arange(length, device=mask.device)
@@ -47,7 +54,7 @@ def reorder(x: Tensor, order: Tensor) -> Tensor:
 class OneStackEncoder(Encoder):
     """One stack of recurrent layers, ``stack.*``; bidirectional layers read packed sequences."""
 
-    cell: ClassVar[type[nn.RNNBase]]
+    cell: ClassVar[Cell]
 
     def __init__(self, config: OneStackConfig, dimensions: Dimensions) -> None:
         super().__init__()
@@ -86,13 +93,14 @@ class OneStackEncoder(Encoder):
 
 
 class TwoStackEncoder(Encoder):
-    """Stacks ``forward_stack.*`` and ``backward_stack.*`` of half the width, each over all layers (ELMo).
+    """Stacks ``forward_stack.*`` and ``backward_stack.*`` of half the width each (ELMo).
 
-    Output: the forward half, then the backward half. Forward outputs at position s know positions up to s, backward
-    outputs positions from s on, in every layer: a language model on each half never sees its answer.
+    The output is the forward half, then the backward half. Forward outputs at position s know the
+    positions up to s, backward outputs those from s on, in every layer: a language model on each
+    half never sees its answer.
     """
 
-    cell: ClassVar[type[nn.RNNBase]]
+    cell: ClassVar[Cell]
 
     def __init__(self, config: TwoStackConfig, dimensions: Dimensions) -> None:
         super().__init__()

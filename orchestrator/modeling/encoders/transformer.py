@@ -2,11 +2,13 @@
 
 Parameter names, the same for every variant (other code relies on them):
 
-    layers.N.attention.query / key / value / output    linear layers, [heads * head size, D] and [D, heads * head size]
-    layers.N.feed_forward.up / down                    linear layers; and ``gate`` if the feed-forward is gated
-    layers.N.norm1                                     post: after attention and residual; pre: before attention
-    layers.N.norm2                                     post: after feed-forward and residual; pre: before feed-forward
-    norm                                               pre only: after the last layer
+    layers.N.attention.query, .key, .value   linear, [heads * head size, D]
+    layers.N.attention.output                linear, [D, heads * head size]
+    layers.N.feed_forward.up, .down          linear, [inner, D] and [D, inner]
+    layers.N.feed_forward.gate               linear, [inner, D]; only if feed_forward is `gated`
+    layers.N.norm1                           post: after attention + residual; pre: before attention
+    layers.N.norm2                           the same for the feed-forward
+    norm                                     pre only: after the last layer
 
 Activation function, eps and positions of the norms are in the config.
 """
@@ -69,10 +71,11 @@ class TransformerLayer(nn.Module):
         """Transform [B, S, D] to [B, S, D]; ``rotation`` is [2, B, 1, S, d] or None."""
         if self.pre:
             x = x + self.dropout(self.attention(self.norm1(x), mask, rotation=rotation))
-            return x + self.dropout(self.feed_forward(self.norm2(x)))
-        x = self.norm1(x + self.dropout(self.attention(x, mask, rotation=rotation)))
-        output: Tensor = self.norm2(x + self.dropout(self.feed_forward(x)))
-        return output
+            x = x + self.dropout(self.feed_forward(self.norm2(x)))
+        else:
+            x = self.norm1(x + self.dropout(self.attention(x, mask, rotation=rotation)))
+            x = self.norm2(x + self.dropout(self.feed_forward(x)))
+        return x
 
 
 class TransformerEncoder(Encoder):

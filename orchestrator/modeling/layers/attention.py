@@ -12,8 +12,9 @@ from orchestrator.modeling.layers.rotary import rotate
 
 
 class Attention(nn.Module):
-    """Scaled dot-product attention (Vaswani et al. 2017, section 3.2) with grouped key and value heads.
+    """Scaled dot-product attention with grouped key and value heads.
 
+    Vaswani et al. 2017, section 3.2; Ainslie et al. 2023 for the groups.
     Parameters: ``query``, ``key``, ``value``, ``output``.
 
     Args:
@@ -26,7 +27,7 @@ class Attention(nn.Module):
         eager: Compute the plain formula instead of the fused kernel.
     """
 
-    def __init__(  # noqa: PLR0913 - independent sizes, all by name
+    def __init__(
         self,
         *,
         width: int,
@@ -65,7 +66,8 @@ class Attention(nn.Module):
             rotation: Rotary cosines and sines for queries and keys, [2, B, 1, S, d].
 
         Returns:
-            [B, S, D]. A query that may read nothing gets the output bias alone: finite, with finite gradients.
+            [B, S, D]. A query that may read nothing gets the output bias alone: finite, with finite
+            gradients.
         """
         source = x if memory is None else memory
         query = self._split(self.query(x))
@@ -90,7 +92,7 @@ class Attention(nn.Module):
         return output
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+        return x.view(*x.shape[:2], -1, self.head_size).transpose(1, 2)
 
 
 def eager_attention(

@@ -12,8 +12,8 @@ class AttentionMask:
 
     Attributes:
         allowed: True where a query may read a key, broadcastable to [B, H, S, S]; None: everywhere.
-        causal: Additionally only keys that are not later than the query. Never set together with ``allowed``
-            (a fused kernel takes one or the other).
+        causal: Additionally only keys that are not later than the query. Never set together with
+            ``allowed`` (a fused kernel takes one or the other).
     """
 
     allowed: Tensor | None
@@ -38,7 +38,7 @@ def attention_mask(mask: Tensor, *, causal: bool) -> AttentionMask:
 
 
 def _known_full(mask: Tensor) -> bool:
-    """Whether no position is padding; asked only where the answer costs no device synchronisation."""
+    """Whether no position is padding; asked only where the answer costs no synchronisation."""
     if mask.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     return bool(mask.all())

@@ -22,9 +22,7 @@ def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
     if how == "max":
         lowest = hidden.masked_fill(~mask[..., None], torch.finfo(hidden.dtype).min).amax(1)
         return lowest.masked_fill(~mask.any(1, keepdim=True), 0.0)
-    order = mask.to(torch.int8)
-    if how == "last":
-        index = mask.shape[1] - 1 - order.flip(1).argmax(1)
-    else:
-        index = order.argmax(1)
+    position = torch.arange(mask.shape[1], device=mask.device)
+    last = how == "last"
+    index = torch.where(mask, position if last else -position, -mask.shape[1]).argmax(1)
     return hidden.gather(1, index[:, None, None].expand(-1, 1, hidden.shape[2])).squeeze(1)

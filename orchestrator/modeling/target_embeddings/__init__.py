@@ -1,3 +1,3 @@
-"""Embeddings of the decoder's input: the same parts, in a slot of their own (see ``embeddings``)."""
+"""Embeddings of the decoder's input: the parts of ``embeddings``, in a slot of their own."""
 
 from orchestrator.modeling import embeddings as embeddings

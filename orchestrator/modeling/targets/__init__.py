@@ -1,3 +1,6 @@
-"""Targets: heads with their losses. Importing this package registers the built-in ones, without torch."""
+"""Targets: heads with their losses.
+
+Importing this package registers the built-in ones, without torch.
+"""
 
 from orchestrator.modeling.targets import configs as configs

@@ -11,7 +11,8 @@ from orchestrator.modeling.encoders.configs import Activation, Rate
 from orchestrator.modeling.registry import targets
 
 Pooling = Literal["mean", "first", "last", "max"]
-"""How the vectors of the real positions become one: their mean, the first, the last, the maximum per channel."""
+"""How the vectors of the real positions become one: their mean, the first, the last, the maximum
+per channel."""
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
@@ -78,7 +79,7 @@ class LmConfig(VocabularyConfig):
 
 @targets.register("orchestrator.modeling.targets.vocabulary:BilmTarget")
 class BilmConfig(TargetConfig):
-    """Predict the next token from the first half of the width and the previous one from the second (ELMo)."""
+    """Predict the next token from one half of the width, the previous one from the other (ELMo)."""
 
     type: Literal["bilm"] = "bilm"
     bias: bool = True
@@ -108,6 +109,6 @@ class ClsConfig(TargetConfig):
 
 @targets.register("orchestrator.modeling.targets.sequence:SpTarget")
 class SpConfig(TargetConfig):
-    """Classify a pair of sentences by the first token: next sentence (BERT) or sentence order (ALBERT)."""
+    """Classify a sentence pair by the first token: next sentence (BERT), order (ALBERT)."""
 
     type: Literal["sp"] = "sp"

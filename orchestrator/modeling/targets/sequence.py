@@ -16,8 +16,9 @@ SENTENCE_PAIR_LABELS = 2
 
 
 class SequenceTarget(Target):
-    """Pool, optional linear layer with tanh, dropout, linear classifier. ``labels`` are [B] int64, -100: none.
+    """Pool, optional linear layer with tanh, dropout, linear classifier.
 
+    ``labels`` are [B] int64, -100 where there is none.
     Parameters: ``output`` [K, D] and, if hidden, ``dense`` [D, D].
     """
 
@@ -66,7 +67,7 @@ class ClsTarget(SequenceTarget):
 
 
 class SpTarget(SequenceTarget):
-    """Sentence-pair prediction: first token, linear layer, tanh, two classes (BERT's pooler and NSP head)."""
+    """First token, linear layer, tanh, two classes: BERT's pooler and sentence-pair head."""
 
     Config = SpConfig
 

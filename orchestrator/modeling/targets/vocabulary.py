@@ -1,4 +1,6 @@
-"""Targets that predict tokens. Logits are computed only where there is a label: that is most of their cost.
+"""Targets that predict tokens.
+
+Logits are computed only where there is a label: that saves most of their cost.
 
 Legend: B batch, S length, N labelled positions, D model width, V vocabulary.
 """
@@ -36,8 +38,9 @@ class MlmTransform(nn.Module):
 
 
 class TokenTarget(Target):
-    """Predict one token per labelled position. ``labels`` are [B, S] int64, -100 where nothing is predicted.
+    """Predict one token per labelled position.
 
+    ``labels`` are [B, S] int64, -100 where nothing is predicted.
     Parameters: ``output.weight`` [V, D] (the word table if tied), ``output.bias`` [V].
     """
 
@@ -70,7 +73,10 @@ class TokenTarget(Target):
 
 
 class MlmTarget(TokenTarget):
-    """Masked language modelling (Devlin et al. 2019). Parameters: also ``transform_layer.dense``, ``.norm``."""
+    """Masked language modelling (Devlin et al. 2019).
+
+    Parameters: also ``transform_layer.dense`` and ``transform_layer.norm``.
+    """
 
     Config = MlmConfig
 
@@ -88,7 +94,7 @@ class MlmTarget(TokenTarget):
 
 
 class LmTarget(TokenTarget):
-    """Language modelling: ``labels[b, s]`` is the token to predict from position s (already shifted)."""
+    """Language modelling: ``labels[b, s]`` is what follows position s (already shifted)."""
 
     Config = LmConfig
 
@@ -99,9 +105,10 @@ class LmTarget(TokenTarget):
 class BilmTarget(Target):
     """Two language models on the two halves of the width (Peters et al. 2018).
 
-    ``labels`` are [B, S, 2] int64: the token that the first half must predict (the next one) and the one that the
-    second half must predict (the previous one); -100 where nothing is predicted. One output layer serves both
-    directions, as in ELMo. Parameters: ``output.weight`` [V, D/2], ``output.bias`` [V].
+    ``labels`` are [B, S, 2] int64: the token that the first half must predict (the next one) and
+    the one that the second half must predict (the previous one); -100 where nothing is predicted.
+    One output layer serves both directions, as in ELMo. Parameters: ``output.weight`` [V, D/2],
+    ``output.bias`` [V].
     """
 
     Config = BilmConfig
@@ -128,4 +135,4 @@ class BilmTarget(Target):
 
 
 def _halves(hidden: Tensor) -> Tensor:
-    return hidden.unflatten(-1, (2, -1))
+    return hidden.view(*hidden.shape[:2], 2, -1)
