@@ -1,0 +1,112 @@
+"""Reading and writing a performance matrix: one Parquet file, or a CSV table of curves."""
+
+import dataclasses
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from orchestrator.errors import InputError, IntegrityError
+from orchestrator.selection.matrix import COLUMNS, DatasetFacts, ModelFacts, PerformanceMatrix
+
+SCHEMA_VERSION = 1
+_METADATA_KEY = b"orchestrator.performance_matrix"
+_CURVE_PREFIX = "val_epoch"
+
+
+def write_matrix(matrix: PerformanceMatrix, path: str | Path) -> None:
+    """Write ``matrix`` to a Parquet file, atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from orchestrator.storage import atomic_write_bytes
+
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "models": {name: dataclasses.asdict(item) for name, item in matrix.models.items()},
+        "datasets": {name: dataclasses.asdict(item) for name, item in matrix.datasets.items()},
+    }
+    ordered = matrix.cells.sort_values(["model", "dataset", "split", "stage"])
+    table = pa.Table.from_pandas(ordered[list(COLUMNS)], preserve_index=False)
+    table = table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), _METADATA_KEY: json.dumps(facts, sort_keys=True).encode()}
+    )
+    buffer = BytesIO()
+    pq.write_table(table, buffer)
+    atomic_write_bytes(path, buffer.getvalue())
+
+
+def read_matrix(path: str | Path) -> PerformanceMatrix:
+    """Read a matrix from ``.parquet`` (ours) or ``.csv`` (the columns `from_curves` wants).
+
+    Raises:
+        InputError: There is no such file, or it has another ending or other columns.
+        IntegrityError: The Parquet file is unreadable or is not a performance matrix.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(
+            f"performance matrix: no file {str(path)!r}. Make one with `orchestrator benchmark`."
+        )
+    if file.suffix == ".csv":
+        return from_curves(pd.read_csv(file), str(path))
+    if file.suffix != ".parquet":
+        raise InputError(f"performance matrix: {str(path)!r} must end in .parquet or .csv.")
+    return _read_parquet(file)
+
+
+def from_curves(table: pd.DataFrame, source: str = "table") -> PerformanceMatrix:
+    """Build a matrix from one row a (model, dataset) with ``val_epoch1..E`` and ``test_final``.
+
+    Raises:
+        InputError: A needed column is missing.
+    """
+    stages = [name for name in table.columns if str(name).startswith(_CURVE_PREFIX)]
+    stages.sort(key=lambda name: int(str(name).removeprefix(_CURVE_PREFIX)))
+    absent = [n for n in ("model", "dataset", "test_final") if n not in table.columns]
+    if absent or not stages:
+        raise InputError(
+            f"{source}: needs the columns model, dataset, val_epoch1 .. val_epochE and test_final; "
+            f"missing: {', '.join(absent) or 'val_epoch1'}."
+        )
+    matrix = PerformanceMatrix(
+        models={str(name): ModelFacts() for name in table["model"].unique()},
+        datasets={str(name): DatasetFacts() for name in table["dataset"].unique()},
+    )
+    complete = table.dropna(subset=[*stages, "test_final"])
+    return matrix.add_cells(
+        (str(row["model"]), str(row["dataset"]), [row[s] for s in stages], row["test_final"])
+        for row in complete.to_dict("records")
+    )
+
+
+def _read_parquet(file: Path) -> PerformanceMatrix:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise IntegrityError(
+            f"performance matrix {file}: not readable as Parquet: {error}"
+        ) from error
+    raw = (table.schema.metadata or {}).get(_METADATA_KEY)
+    if raw is None or set(COLUMNS) - set(table.column_names):
+        raise IntegrityError(f"performance matrix {file}: this Parquet file is not one.")
+    facts: dict[str, Any] = json.loads(raw)
+    if facts["schema_version"] != SCHEMA_VERSION:
+        raise InputError(
+            f"performance matrix {file}: schema version {facts['schema_version']}, this program "
+            f"reads {SCHEMA_VERSION}. Make it again with `orchestrator benchmark`."
+        )
+    return PerformanceMatrix(
+        table.to_pandas()[list(COLUMNS)],
+        {n: ModelFacts(**_tuples(item, "trained_on")) for n, item in facts["models"].items()},
+        {n: DatasetFacts(**_tuples(item, "sketch")) for n, item in facts["datasets"].items()},
+    )
+
+
+def _tuples(item: dict[str, Any], name: str) -> dict[str, Any]:
+    return {**item, name: tuple(item[name])}

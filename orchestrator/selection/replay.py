@@ -1,0 +1,204 @@
+"""Replay: what the same halving would have chosen on stored curves, and at what cost.
+
+Leave-one-dataset-out: each target is a column of the matrix that the history does not contain.
+A value of the target is revealed only when its epoch has been paid for; its test scores are read
+once, after the choice, to compute the regret.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, median
+
+import numpy as np
+
+from orchestrator.errors import InputError
+from orchestrator.selection.convergence import MIN_HISTORY_SETS, KMeansTrend, ShrunkenPredictor
+from orchestrator.selection.halving import (
+    DEFAULT_POOL,
+    FAST_MIN_HISTORY,
+    FAST_POOL,
+    Bracket,
+    Halving,
+    PaperFilter,
+    Policy,
+    PolicyName,
+    Shrunken,
+    fit_to_budget,
+)
+from orchestrator.selection.ledger import Ledger
+from orchestrator.selection.matrix import FloatArray, History, PerformanceMatrix, is_tagged
+from orchestrator.selection.recall import RecallPlan, keep_best, rank_default
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """One target.
+
+    Attributes:
+        target: The data set left out.
+        chosen: The model the halving chose.
+        best: The model with the best final test score.
+        regret: Best test score less the chosen model's.
+        recall_regret: Best test score less the best recalled model's.
+        epochs: Fine-tuning epochs paid.
+        pool_sizes: Models trained at each rung.
+    """
+
+    target: str
+    chosen: str
+    best: str
+    regret: float
+    recall_regret: float
+    epochs: int
+    pool_sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """All targets of one replay."""
+
+    policy: str
+    results: tuple[ReplayResult, ...]
+    brute_force_epochs: float
+
+    def summary(self) -> dict[str, float]:
+        """Mean and median regret, mean and largest cost, recall."""
+        regrets = [result.regret for result in self.results]
+        epochs = [result.epochs for result in self.results]
+        return {
+            "targets": len(regrets),
+            "mean_regret": mean(regrets),
+            "median_regret": median(regrets),
+            "mean_epochs": mean(epochs),
+            "max_epochs": max(epochs),
+            "recall": mean(float(result.recall_regret <= 1e-12) for result in self.results),
+            "mean_recall_regret": mean(result.recall_regret for result in self.results),
+            "brute_force_epochs": self.brute_force_epochs,
+        }
+
+
+def make_policy(
+    name: PolicyName, history: History, tags: Iterable[str] = (), seed: int = 0
+) -> tuple[Policy, ShrunkenPredictor | None, PolicyName]:
+    """The policy, its predictor if it has one, and the name of what was really made.
+
+    ``fast`` becomes ``default`` with fewer than `FAST_MIN_HISTORY` history sets (it is worse
+    there), and both become ``sh`` with fewer than `MIN_HISTORY_SETS`.
+    """
+    measured = int(((~np.isnan(history.curves[:, :, -1])).sum(axis=0) >= 2).sum())
+    predictor: ShrunkenPredictor | None = None
+    if measured >= MIN_HISTORY_SETS:
+        predictor = ShrunkenPredictor.fit(history, set(tags))
+    if name == "paper":
+        return PaperFilter(KMeansTrend(history, seed=seed)), predictor, "paper"
+    if name == "sh" or predictor is None:
+        return Halving(), predictor, "sh"
+    fast = name == "fast" and measured >= FAST_MIN_HISTORY
+    return Shrunken(predictor, keep_only_leader=fast), predictor, "fast" if fast else "default"
+
+
+@dataclass(frozen=True)
+class ReplaySettings:
+    """How to replay.
+
+    Attributes:
+        policy: As in `SelectConfig.halving`.
+        keep: Models recalled; default 10 (8 for ``fast``), 0 for all.
+        never_history: Columns left out of every history (other targets).
+        budget: Hard limit of epochs.
+        use_tags: Leave tagged cells out of the prior and add the tag effect.
+        mean_score_recall: Recall by the plain mean score (the paper's Eq. 2 without a proxy).
+        seed: Of the paper's k-means.
+    """
+
+    policy: PolicyName = "default"
+    keep: int | None = None
+    never_history: tuple[str, ...] = ()
+    budget: int | None = None
+    use_tags: bool = False
+    mean_score_recall: bool = False
+    seed: int = 0
+
+    @property
+    def pool(self) -> int:
+        """Models recalled, 0 for all."""
+        if self.keep is not None:
+            return self.keep
+        return FAST_POOL if self.policy == "fast" else DEFAULT_POOL
+
+
+def replay(
+    matrix: PerformanceMatrix, targets: Sequence[str], settings: ReplaySettings | None = None
+) -> ReplayReport:
+    """Replay the selection on each target in turn.
+
+    Args:
+        matrix: Curves of candidates on the targets and on the history sets.
+        targets: Columns to play; each is left out of its own history.
+        settings: Default: the default policy without tags.
+
+    Raises:
+        InputError: A target is not a column of the matrix.
+    """
+    chosen = settings or ReplaySettings()
+    unknown = sorted(set(targets) - set(matrix.dataset_names))
+    if unknown or not targets:
+        raise InputError(
+            f"replay: target {unknown[0] if unknown else ''!r} is not in the matrix; it has "
+            f"{', '.join(matrix.dataset_names)}."
+        )
+    everything = matrix.history()
+    results, costs = [], []
+    for target in targets:
+        column = everything.curves[:, everything.datasets.index(target)]
+        curves = {
+            model: curve
+            for model, curve in zip(everything.models, column, strict=True)
+            if not np.isnan(curve).any()
+        }
+        results.append(_play(target, curves, _history(matrix, target, chosen), chosen))
+        costs.append(Ledger(len(curves), everything.stages, 0).brute_force_epochs)
+    return ReplayReport(chosen.policy, tuple(results), float(np.mean(costs)))
+
+
+def _history(matrix: PerformanceMatrix, target: str, settings: ReplaySettings) -> History:
+    known = matrix.without({target, *settings.never_history}).history(matrix.stages)
+    return known if settings.use_tags else replace(known, tagged=np.zeros_like(known.tagged))
+
+
+def _play(
+    target: str, curves: dict[str, FloatArray], history: History, settings: ReplaySettings
+) -> ReplayResult:
+    tags = [m for m in curves if settings.use_tags and is_tagged(m, (), target)]
+    policy, predictor, _ = make_policy(settings.policy, history, tags, settings.seed)
+    ranked = _ranked(sorted(curves), history, None if settings.mean_score_recall else predictor)
+    stages, wanted = history.stages, min(settings.pool or len(curves), len(curves))
+    size = fit_to_budget(wanted, stages, policy, settings.budget)
+    pool = tuple(item.model for item in keep_best(ranked, size) if item.kept)
+    bracket = Bracket(pool, stages, policy)
+    sizes = []
+    while not bracket.finished:
+        rung, training = bracket.rung, bracket.pool
+        sizes.append(len(training))
+        for model in training:
+            bracket.record(model, rung, float(curves[model][rung - 1]))
+    finals = {model: float(curve[-1]) for model, curve in curves.items()}
+    best = max(finals, key=lambda model: (finals[model], model))
+    return ReplayResult(
+        target=target,
+        chosen=bracket.winner,
+        best=best,
+        regret=finals[best] - finals[bracket.winner],
+        recall_regret=finals[best] - max(finals[model] for model in pool),
+        epochs=sum(sizes),
+        pool_sizes=tuple(sizes),
+    )
+
+
+def _ranked(
+    candidates: Sequence[str], history: History, predictor: ShrunkenPredictor | None
+) -> dict[str, tuple[float, str]]:
+    if predictor is not None:
+        return rank_default(RecallPlan(tuple(candidates), None, {}, ()), predictor, {})
+    means = np.nanmean(history.with_models(candidates).curves[:, :, -1], axis=1)
+    return {m: (float(v), "mean score") for m, v in zip(candidates, means, strict=True)}
