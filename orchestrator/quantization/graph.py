@@ -28,6 +28,7 @@ OPSET: Final = 21
 IR_VERSION: Final = 10
 MICROSOFT: Final = "com.microsoft"
 GEMM_KINDS: Final[tuple[KindName, ...]] = ("row_s7", "row_u8", "s7")
+LSTM_KINDS: Final[tuple[KindName, ...]] = ("s7",)
 PROTOBUF_LIMIT_BYTES: Final = 2**31 - 2**20
 
 
@@ -113,12 +114,43 @@ class GraphBuilder:
         product = self.op("MatMulIntegerToFloat", inputs, domain=MICROSOFT, name=label)
         return self.op("Mul", [product, rescale])
 
-    def linear(self, unit: str, x: str, weight: FloatArray, bias: FloatArray | None) -> str:
-        """Multiply like ``gemm`` and add a bias [N] where there is one."""
-        product = self.gemm(unit, x, weight)
-        if bias is None:
-            return product
-        return self.op("Add", [product, self.constant(f"{unit}.bias", bias)])
+    def lstm(
+        self,
+        unit: str,
+        x: str,
+        lengths: str,
+        parameters: tuple[FloatArray, FloatArray, str],
+        **attributes: Any,
+    ) -> str:
+        """Run one LSTM layer on x [S, B, K] in the kind the plan gives to the unit.
+
+        Args:
+            unit: name of the layer.
+            x: its input.
+            lengths: number of real positions [B], int32.
+            parameters: input weights [R, N, K] and recurrent weights [R, N, H] of R directions, in
+                ONNX gate order (N = 4 H), and the name of the bias constant [R, 2 N].
+            attributes: ``direction`` and ``hidden_size``.
+
+        Returns:
+            The outputs [S, R, B, H].
+        """
+        inputs, recurrent, bias = parameters
+        directions, outputs, width = inputs.shape
+        shape = (width + recurrent.shape[2], directions * outputs)
+        self.units.append(Unit(unit, shape, LSTM_KINDS))
+        kind = self.plan.kind(unit)
+        label = f"{unit}.{kind}"
+        if kind == FLOAT:
+            weights = [
+                self.constant(f"{unit}.inputs", inputs),
+                self.constant(f"{unit}.recurrent", recurrent),
+            ]
+            return self.op("LSTM", [x, *weights, bias, lengths], name=label, **attributes)
+        first = self._directions(f"{unit}.inputs", inputs, kind)
+        second = self._directions(f"{unit}.recurrent", recurrent, kind)
+        values = [x, first[0], second[0], bias, lengths, "", "", "", *first[1:], *second[1:]]
+        return self.op("DynamicQuantizeLSTM", values, domain=MICROSOFT, name=label, **attributes)
 
     def model(self) -> onnx.ModelProto:
         """Return the finished model.
@@ -155,6 +187,15 @@ class GraphBuilder:
             rescale = self.op("Mul", [largest, self.scalar(1 / ROW_LIMIT)])
             self._rows[x] = (rows, rescale)
         return self._rows[x]
+
+    def _directions(self, name: str, weight: FloatArray, kind: KindName) -> tuple[str, str, str]:
+        """Quantize the weights [R, N, K] of R directions to [R, K, N], as DynamicQuantizeLSTM reads them."""
+        parts = [quantize_weight(np.ascontiguousarray(part.T), kind) for part in weight]
+        return (
+            self.constant(f"{name}.quantized", np.stack([part.values for part in parts])),
+            self.constant(f"{name}.scale", np.stack([part.scale for part in parts])),
+            self.constant(f"{name}.zero_point", np.stack([part.zero_point for part in parts])),
+        )
 
     def _weight(self, unit: str, weight: QuantizedWeight) -> tuple[str, str, str]:
         return (

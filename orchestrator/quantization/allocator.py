@@ -1,0 +1,179 @@
+"""The accuracy-decay-aware allocator: which plan to measure, and which measured plan to deploy.
+
+Role of SAMP's allocator (Tian et al., EMNLP 2023 industry, arXiv 2209.09130): given an accuracy or a
+latency requirement, or none, recommend a mix of precisions. Deliberate differences:
+
+- the search space is a free choice of kind for every GEMM, not a number of leading layers;
+- plans to measure come from an exact multiple-choice knapsack over measured per-unit errors (additive
+  surrogate) and measured per-role time differences, plus SAMP's two pure modes as baselines;
+- the decision is made on measurements of the deployed artefact only. The surrogate proposes, it
+  never decides.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from orchestrator.quantization.accuracy import Divergence, Paired
+from orchestrator.quantization.kinds import FLOAT, KindName
+from orchestrator.quantization.latency import Latency
+from orchestrator.quantization.plans import Plan, Unit
+
+GRID_CELLS: Final = 4096
+EQUAL_SPEED: Final = 0.01
+"""Ratios closer than this are the same speed; then the smaller error wins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One kind for one unit: time difference to float (negative is faster) and error it adds."""
+
+    kind: KindName
+    time: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """A plan with the surrogate's time difference to float and error."""
+
+    plan: Plan
+    time: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What the user asks for; both None: the knee of the front."""
+
+    max_accuracy_drop: float | None = None
+    max_latency_ms: float | None = None
+    allow_float: bool = False
+    """Whether the answer may be to quantize nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A plan and what was measured of it."""
+
+    name: str
+    plan: Plan
+    paired: Paired
+    divergence: Divergence
+    latency: Latency
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the point as it is stored in ``evaluation/pareto.json``."""
+        return {
+            "name": self.name,
+            "digest": self.plan.digest,
+            "integer_units": len(self.plan.integer),
+            "units": len(self.plan.kinds),
+            "accuracy": self.paired.accuracy,
+            "accuracy_drop": self.paired.drop,
+            "paired": self.paired.to_json(),
+            "error": {"kl": self.divergence.kl, "cosine": self.divergence.cosine},
+            "latency": self.latency.to_json(),
+            "plan": dict(self.plan.kinds),
+        }
+
+
+def surrogate_front(
+    units: Sequence[Unit], options: Mapping[str, Sequence[Option]]
+) -> list[Predicted]:
+    """Return the plans no other plan beats in both predicted time and error, fastest first.
+
+    Multiple-choice knapsack by dynamic programming over units: keep the Pareto set of partial sums.
+    Sums that fall into the same of ``GRID_CELLS`` time cells keep the one with the smallest error,
+    which bounds the work and costs at most one cell of time a unit.
+
+    Args:
+        units: the units of the model; unit names not in ``options`` stay in float.
+        options: INT8 options of each unit; float (0, 0) is always added.
+    """
+    span = sum(max((abs(option.time) for option in choices), default=0.0) for choices in options.values())
+    cell = max(span / GRID_CELLS, np.finfo(float).tiny)
+    partial: list[tuple[float, float, tuple[KindName, ...]]] = [(0.0, 0.0, ())]
+    for unit in units:
+        choices = (Option(FLOAT, 0.0, 0.0), *options.get(unit.name, ()))
+        sums = [
+            (time + choice.time, error + choice.error, (*kinds, choice.kind))
+            for time, error, kinds in partial
+            for choice in choices
+        ]
+        partial = _undominated(sums, cell)
+    names = [unit.name for unit in units]
+    return [Predicted(Plan(dict(zip(names, kinds, strict=True))), t, e) for t, e, kinds in partial]
+
+
+def candidates(
+    front: Sequence[Predicted], baselines: Mapping[str, Plan], count: int
+) -> dict[str, Plan]:
+    """Pick plans to measure: all baselines, and up to ``count`` of the front, evenly over time.
+
+    Plans are unique; a plan that is both gets the baseline's name.
+    """
+    chosen = dict(baselines)
+    known = {plan.digest for plan in baselines.values()}
+    fresh = [predicted for predicted in front if predicted.plan.digest not in known]
+    times = np.asarray([predicted.time for predicted in fresh])
+    wanted = np.linspace(times.min(), times.max(), count) if len(fresh) else np.empty(0)
+    indices = sorted({int(np.abs(times - time).argmin()) for time in wanted})
+    for position, index in enumerate(indices):
+        chosen[f"mixed.{position}"] = fresh[index].plan
+    return chosen
+
+
+def ranked(points: Sequence[Point], goal: Goal) -> list[Point]:
+    """Return the measured points that reach the goal, the one to deploy first."""
+    allowed = [point for point in points if _reaches(point, goal)]
+    if goal.max_accuracy_drop is not None:
+        return sorted(allowed, key=_by_speed)
+    if goal.max_latency_ms is not None:
+        return sorted(allowed, key=lambda p: (p.paired.drop, p.divergence.kl, p.latency.ratio))
+    return sorted(allowed, key=lambda point: -_knee_score(point, points))
+
+
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """Return the measured points no other beats in both time and output error, fastest first."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.latency.ratio, p.divergence.kl)):
+        if not front or point.divergence.kl < front[-1].divergence.kl:
+            front.append(point)
+    return front
+
+
+def _reaches(point: Point, goal: Goal) -> bool:
+    accurate = goal.max_accuracy_drop is None or point.paired.drop <= goal.max_accuracy_drop
+    fast = goal.max_latency_ms is None or point.latency.cpu_ms <= goal.max_latency_ms
+    return accurate and fast and (goal.allow_float or bool(point.plan.integer))
+
+
+def _by_speed(point: Point) -> tuple[int, float, float]:
+    return round(point.latency.ratio / EQUAL_SPEED), point.divergence.kl, point.latency.ratio
+
+
+def _knee_score(point: Point, points: Sequence[Point]) -> float:
+    """Share of the possible time saving minus share of the possible error (Kneedle's difference)."""
+    slowest = max(p.latency.ratio for p in points)
+    saving = slowest - min(p.latency.ratio for p in points)
+    worst = max(p.divergence.kl for p in points)
+    saved = (slowest - point.latency.ratio) / saving if saving else 0.0
+    return saved - (point.divergence.kl / worst if worst else 0.0)
+
+
+def _undominated(
+    sums: Sequence[tuple[float, float, tuple[KindName, ...]]], cell: float
+) -> list[tuple[float, float, tuple[KindName, ...]]]:
+    best: dict[int, tuple[float, float, tuple[KindName, ...]]] = {}
+    for entry in sums:
+        index = int(np.floor(entry[0] / cell))
+        if index not in best or (entry[1], entry[0]) < (best[index][1], best[index][0]):
+            best[index] = entry
+    kept: list[tuple[float, float, tuple[KindName, ...]]] = []
+    for entry in sorted(best.values(), key=lambda e: (e[0], e[1])):
+        if not kept or entry[1] < kept[-1][1]:
+            kept.append(entry)
+    return kept

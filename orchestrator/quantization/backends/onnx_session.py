@@ -1,0 +1,163 @@
+"""Execute a quantized package with ONNX Runtime: arrays of token ids in, logits per target out.
+
+Needs NumPy and ONNX Runtime only. Legend: B batch, S length, D width, K classes.
+
+A plan with per-tensor activation ranges (kind ``s7``) would let a text's answer depend on the texts
+it is batched with. Such a model runs each row alone, cut to its own length, so that the answer of
+every package is a function of the text; row-scaled plans run the whole batch in one call.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from orchestrator.errors import InputError, IntegrityError
+
+MODEL_FILE: Final = "model.onnx"
+PLAN_FILE: Final = "plan.json"
+EMBEDDING: Final = "embedding"
+LOGITS_PREFIX: Final = "logits."
+METADATA_VOCAB: Final = "vocab_size"
+METADATA_POSITIONS: Final = "max_position_embeddings"
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class OnnxModel:
+    """An ONNX Runtime session with the batch convention of ``orchestrator.modeling``."""
+
+    def __init__(self, session: ort.InferenceSession, *, batch_invariant: bool) -> None:
+        self.session = session
+        self.batch_invariant = batch_invariant
+        self.inputs: tuple[str, ...] = tuple(value.name for value in session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(value.name for value in session.get_outputs())
+        metadata = session.get_modelmeta().custom_metadata_map
+        self.vocab_size = int(metadata.get(METADATA_VOCAB, 0))
+        self.max_length = int(metadata.get(METADATA_POSITIONS, 0))
+
+    @classmethod
+    def load(cls, folder: str | Path, *, threads: int = 1) -> "OnnxModel":
+        """Open ``model.onnx`` of a package folder.
+
+        Args:
+            folder: a quantized package (``plan.json`` beside the model) or any emitted model.
+            threads: threads within one call; 1 with several replicas serves most requests.
+
+        Raises:
+            InputError: if the folder holds no ``model.onnx``.
+            IntegrityError: if the file is not a model that ONNX Runtime can execute.
+        """
+        path = Path(folder) / MODEL_FILE
+        if not path.is_file():
+            raise InputError(f"{folder} holds no {MODEL_FILE}: give the folder of a quantized package")
+        plan = Path(folder) / PLAN_FILE
+        invariant = True
+        if plan.is_file():
+            invariant = bool(json.loads(plan.read_text(encoding="utf-8"))["batch_invariant"])
+        return cls(open_session(str(path), threads=threads), batch_invariant=invariant)
+
+    @classmethod
+    def from_bytes(cls, model: bytes, *, batch_invariant: bool, threads: int = 1) -> "OnnxModel":
+        """Open a model that is in memory."""
+        return cls(open_session(model, threads=threads), batch_invariant=batch_invariant)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the classification targets."""
+        return tuple(
+            name.removeprefix(LOGITS_PREFIX) for name in self.outputs if name.startswith(LOGITS_PREFIX)
+        )
+
+    def predict(self, batch: Arrays) -> dict[str, npt.NDArray[np.float32]]:
+        """Compute logits [B, K] for each target name, and ``embedding`` [B, D].
+
+        Args:
+            batch: ``input_ids`` [B, S]; optional ``attention_mask`` [B, S] (1 real, 0 padding; all
+                real if absent) and ``token_type_ids`` [B, S] (0 if absent). Other keys are ignored.
+
+        Raises:
+            InputError: if shapes differ, an id is outside the vocabulary, a text has no real token,
+                or it is longer than the model's positions.
+        """
+        feed = self._feed(batch)
+        if self.batch_invariant or len(feed["input_ids"]) == 1:
+            return self._run(_trimmed(feed))
+        rows = [self._run(_trimmed(_row(feed, index))) for index in range(len(feed["input_ids"]))]
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+    def _run(self, feed: dict[str, npt.NDArray[np.int32]]) -> dict[str, npt.NDArray[np.float32]]:
+        values = self.session.run(None, {name: feed[name] for name in self.inputs})
+        names = (name.removeprefix(LOGITS_PREFIX) for name in self.outputs)
+        return dict(zip(names, values, strict=True))
+
+    def _feed(self, batch: Arrays) -> dict[str, npt.NDArray[np.int32]]:
+        ids = np.asarray(batch["input_ids"])
+        self._check_ids(ids)
+        feed = {"input_ids": ids.astype(np.int32)}
+        for name, default in (("attention_mask", 1), ("token_type_ids", 0)):
+            values = np.asarray(batch[name]) if name in batch else np.full(ids.shape, default)
+            if values.shape != ids.shape:
+                raise InputError(f"{name} has shape {values.shape}, input_ids {ids.shape}")
+            feed[name] = values.astype(np.int32)
+        empty = np.flatnonzero(~feed["attention_mask"].any(axis=1))
+        if empty.size:
+            raise InputError(f"rows {empty.tolist()} have no real token: give every text one")
+        return feed
+
+    def _check_ids(self, ids: npt.NDArray[Any]) -> None:
+        if ids.ndim != 2 or 0 in ids.shape:
+            raise InputError(f"input_ids has shape {ids.shape}; it must be [batch, length], not empty")
+        if ids.min() < 0 or (self.vocab_size and ids.max() >= self.vocab_size):
+            raise InputError(
+                f"input_ids range from {ids.min()} to {ids.max()}; the vocabulary has "
+                f"{self.vocab_size} tokens: use the tokenizer of this package"
+            )
+        if self.max_length and ids.shape[1] > self.max_length:
+            raise InputError(
+                f"texts of {ids.shape[1]} tokens; the model has {self.max_length} positions: cut them"
+            )
+
+
+def open_session(
+    model: str | bytes, *, threads: int = 1, optimised: Path | None = None, profile: Path | None = None
+) -> ort.InferenceSession:
+    """Open a CPU session with the options every part of this room measures and serves with.
+
+    Args:
+        model: path or content of an ONNX file.
+        threads: threads within one call.
+        optimised: write the graph after the runtime's optimisations here.
+        profile: record executed nodes into files with this prefix.
+
+    Raises:
+        IntegrityError: if the runtime cannot execute the model.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's own types share no public base class
+        name = model if isinstance(model, str) else "the model in memory"
+        raise IntegrityError(f"{name} is not executable by ONNX Runtime: {error}") from error
+
+
+def _row(feed: dict[str, npt.NDArray[np.int32]], index: int) -> dict[str, npt.NDArray[np.int32]]:
+    return {name: values[index : index + 1] for name, values in feed.items()}
+
+
+def _trimmed(feed: dict[str, npt.NDArray[np.int32]]) -> dict[str, npt.NDArray[np.int32]]:
+    """Drop columns on the right that are padding in every row."""
+    length = int(np.flatnonzero(feed["attention_mask"].any(axis=0))[-1]) + 1
+    return {name: np.ascontiguousarray(values[:, :length]) for name, values in feed.items()}

@@ -1,0 +1,86 @@
+"""Pooling and classification heads as ONNX nodes.
+
+Heads stay in float: one GEMM row a text against hundreds in the encoder, and the most exposed to error.
+
+Legend: B batch, S length, D width, K classes.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from orchestrator.errors import InputError
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.targets.configs import ClsConfig, Pooling, SpConfig, TargetConfig
+from orchestrator.quantization.backends.onnx_session import EMBEDDING, LOGITS_PREFIX
+from orchestrator.quantization.emission.weights import Weights
+from orchestrator.quantization.graph import GraphBuilder
+
+EMBEDDING_POOLING: Final[Pooling] = "mean"
+"""How ``Model.pool`` makes the embedding of a text."""
+LOWEST: Final = float(np.finfo(np.float32).min)
+
+
+class HeadEmitter:
+    """Writes the embedding output and one logits output for each classification target."""
+
+    def __init__(self, graph: GraphBuilder, config: ModelConfig, weights: Weights) -> None:
+        self.graph = graph
+        self.config = config
+        self.weights = weights
+
+    def emit(self, hidden: str, mask: str) -> None:
+        """Declare all outputs, given hidden [B, S, D] and the int32 mask [B, S].
+
+        Raises:
+            InputError: if the model has no classification target.
+        """
+        heads = [target for target in self.config.target if isinstance(target, ClsConfig | SpConfig)]
+        if not heads:
+            raise InputError(
+                f"the package has targets {[target.name for target in self.config.target]}, none of "
+                "type cls or sp: fine-tune it on a classification task first"
+            )
+        pooled = {how: self._pool(hidden, mask, how) for how in _poolings(heads)}
+        self.graph.output(EMBEDDING, pooled[EMBEDDING_POOLING], ["batch", self.config.hidden_size])
+        for head in heads:
+            self._classify(head, pooled[_pooling(head)])
+
+    def _classify(self, head: TargetConfig, pooled: str) -> None:
+        layer = f"targets.{head.name}"
+        if isinstance(head, SpConfig) or (isinstance(head, ClsConfig) and head.hidden):
+            pooled = self.graph.op("Tanh", [self._linear(f"{layer}.dense", pooled)])
+        classes = self.weights.array(f"{layer}.output.bias").shape[0]
+        logits = self._linear(f"{layer}.output", pooled)
+        self.graph.output(f"{LOGITS_PREFIX}{head.name}", logits, ["batch", classes])
+
+    def _linear(self, layer: str, x: str) -> str:
+        weight = self.graph.constant(f"{layer}.weight", self.weights.matrix(layer))
+        bias = self.graph.constant(f"{layer}.bias", self.weights.array(f"{layer}.bias"))
+        return self.graph.op("Add", [self.graph.op("MatMul", [x, weight]), bias])
+
+    def _pool(self, hidden: str, mask: str, how: Pooling) -> str:
+        """Reduce the real positions of hidden [B, S, D] to [B, D]."""
+        if how in ("first", "last"):
+            index = self.graph.op(
+                "ArgMax", [mask], axis=1, keepdims=1, select_last_index=int(how == "last")
+            )
+            return self.graph.op("GatherND", [hidden, index], batch_dims=1)
+        real = self.graph.op("Cast", [mask], to=1)
+        if how == "max":
+            present = self.graph.op("Cast", [mask], to=9)
+            present = self.graph.op("Unsqueeze", [present, self.graph.shape(-1)])
+            kept = self.graph.op("Where", [present, hidden, self.graph.scalar(LOWEST)])
+            return self.graph.op("ReduceMax", [kept, self.graph.shape(1)], keepdims=0)
+        weights = self.graph.op("Unsqueeze", [real, self.graph.shape(1)])
+        total = self.graph.op("Squeeze", [self.graph.op("MatMul", [weights, hidden]), self.graph.shape(1)])
+        count = self.graph.op("ReduceSum", [real, self.graph.shape(1)], keepdims=1)
+        return self.graph.op("Div", [total, count])
+
+
+def _pooling(head: TargetConfig) -> Pooling:
+    return head.pooling if isinstance(head, ClsConfig) else "first"
+
+
+def _poolings(heads: list[TargetConfig]) -> dict[Pooling, None]:
+    return dict.fromkeys([EMBEDDING_POOLING, *(_pooling(head) for head in heads)])

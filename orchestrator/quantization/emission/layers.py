@@ -1,0 +1,74 @@
+"""Norms and activations as ONNX nodes, fused with the bias and residual before them.
+
+Legend: B batch, S length, D width, N outputs of a GEMM.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.quantization.emission.weights import Weights
+from orchestrator.quantization.graph import MICROSOFT, GraphBuilder
+from orchestrator.quantization.kinds import FloatArray
+
+QUICK_GELU_SLOPE = 1.702
+SILU_SLOPE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A LayerNorm or RMSNorm of the model, by the name of its module."""
+
+    graph: GraphBuilder
+    weights: Weights
+    kind: str
+    eps: float
+
+    def plain(self, layer: str, x: str) -> str:
+        """Normalise x [B, S, D]."""
+        op = "SimplifiedLayerNormalization" if self.kind == "rms" else "LayerNormalization"
+        return self.graph.op(op, [x, *self._parameters(layer)], axis=-1, epsilon=self.eps)
+
+    def of_sum(self, layer: str, y: str, residual: str, bias: FloatArray | None) -> tuple[str, str]:
+        """Normalise ``y + bias + residual``, where y [B, S, D] is a GEMM's product without its bias.
+
+        Returns:
+            The normalised sum and the sum itself (the residual stream of pre-norm blocks).
+        """
+        op = "SkipSimplifiedLayerNormalization" if self.kind == "rms" else "SkipLayerNormalization"
+        inputs = [y, residual, *self._parameters(layer)]
+        if bias is not None:
+            inputs.append(self.graph.constant(f"{layer}.bias_before", bias))
+        outputs = self.graph.ops(op, inputs, 4, domain=MICROSOFT, epsilon=self.eps)
+        return outputs[0], outputs[3]
+
+    def _parameters(self, layer: str) -> list[str]:
+        names = [f"{layer}.weight"] if self.kind == "rms" else [f"{layer}.weight", f"{layer}.bias"]
+        return [self.graph.constant(name, self.weights.array(name)) for name in names]
+
+
+def activate(graph: GraphBuilder, name: str, product: str, bias: tuple[str, FloatArray] | None) -> str:
+    """Apply an activation to ``product + bias``.
+
+    Args:
+        graph: where the nodes go.
+        name: one of modeling's ``Activation`` names.
+        product: a GEMM's product [..., N].
+        bias: name and values [N] of its bias.
+    """
+    constant = None if bias is None else graph.constant(*bias)
+    if name in _FUSED:
+        op = _FUSED[name] if constant else _PLAIN[name]
+        return graph.op(op, [product, constant] if constant else [product], domain=MICROSOFT)
+    biased = graph.op("Add", [product, constant]) if constant else product
+    return _SEPARATE[name](graph, biased)
+
+
+_FUSED = {"gelu": "BiasGelu", "gelu_tanh": "FastGelu"}
+_PLAIN = {"gelu": "Gelu", "gelu_tanh": "FastGelu"}
+_SEPARATE: dict[str, Callable[[GraphBuilder, str], str]] = {
+    "relu": lambda graph, x: graph.op("Relu", [x]),
+    "silu": lambda graph, x: graph.op("QuickGelu", [x], domain=MICROSOFT, alpha=SILU_SLOPE),
+    "quick_gelu": lambda graph, x: graph.op(
+        "QuickGelu", [x], domain=MICROSOFT, alpha=QUICK_GELU_SLOPE
+    ),
+}

@@ -1,0 +1,105 @@
+"""From a config and its parameters to an ONNX model.
+
+Inputs, int32: ``input_ids`` [B, S], ``attention_mask`` [B, S] and, if the model has segments,
+``token_type_ids`` [B, S]. Outputs, float32: ``embedding`` [B, D] and ``logits.<target>`` [B, K].
+B and S are symbolic.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+
+from orchestrator.errors import InputError
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.encoders.configs import GatedCnnConfig, TransformerConfig
+from orchestrator.modeling.encoders.recurrent_configs import RecurrentConfig
+from orchestrator.modeling.targets.configs import ClsConfig, SpConfig
+from orchestrator.quantization.backends.onnx_session import METADATA_POSITIONS, METADATA_VOCAB
+from orchestrator.quantization.emission.embeddings import emit_embedding
+from orchestrator.quantization.emission.gatedcnn import GatedCnnEmitter
+from orchestrator.quantization.emission.heads import HeadEmitter
+from orchestrator.quantization.emission.recurrent import CELLS, RecurrentEmitter
+from orchestrator.quantization.emission.transformer import TransformerEmitter
+from orchestrator.quantization.emission.weights import Weights
+from orchestrator.quantization.graph import GraphBuilder
+from orchestrator.quantization.plans import Plan, Unit
+
+SUPPORTED_ENCODERS = ("transformer", "gatedcnn", *CELLS, *(f"bi{cell}" for cell in CELLS))
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """An ONNX model and the units a plan can choose a kind for."""
+
+    model: onnx.ModelProto
+    units: tuple[Unit, ...]
+
+    def to_bytes(self) -> bytes:
+        """Return the content of ``model.onnx``."""
+        return bytes(self.model.SerializeToString())
+
+
+def emit(
+    config: ModelConfig, state: Mapping[str, npt.NDArray[Any]], plan: Plan | None = None
+) -> Emission:
+    """Write a model as an ONNX graph.
+
+    Args:
+        config: the model's config.
+        state: its parameters by name, as in ``model.safetensors``.
+        plan: the kind of every unit; None: float.
+
+    Raises:
+        InputError: if a component has no ONNX form here, a parameter is missing, not finite or of no
+            use, the plan does not fit, or the model is too large for one file.
+    """
+    graph = GraphBuilder(plan or Plan({}))
+    weights = Weights(state)
+    if config.decoder is not None:
+        raise InputError("a model with a decoder cannot be quantized yet; supported: encoder models")
+    mask = graph.input("attention_mask", ["batch", "length"])
+    hidden = emit_embedding(graph, config, weights, mask)
+    hidden = _emit_encoder(graph, config, weights, hidden, mask)
+    HeadEmitter(graph, config, weights).emit(hidden, mask)
+    _require_all_read(weights, config)
+    model = graph.model()
+    onnx.helper.set_model_props(
+        model,
+        {
+            METADATA_VOCAB: str(config.vocab_size),
+            METADATA_POSITIONS: str(config.max_position_embeddings),
+        },
+    )
+    return Emission(model, tuple(graph.units))
+
+
+def _emit_encoder(
+    graph: GraphBuilder, config: ModelConfig, weights: Weights, hidden: str, mask: str
+) -> str:
+    encoder = config.encoder
+    if isinstance(encoder, TransformerConfig):
+        emitter = TransformerEmitter(graph, encoder, config.dimensions, weights)
+        return emitter.emit(hidden, mask)
+    if isinstance(encoder, GatedCnnConfig):
+        return GatedCnnEmitter(graph, encoder, weights).emit(hidden, mask)
+    if isinstance(encoder, RecurrentConfig):
+        return RecurrentEmitter(graph, encoder, weights).emit(hidden, mask)
+    raise InputError(
+        f"encoder {encoder.type_name()!r} cannot be quantized yet; supported: "
+        f"{', '.join(SUPPORTED_ENCODERS)}"
+    )
+
+
+def _require_all_read(weights: Weights, config: ModelConfig) -> None:
+    """Refuse to drop parameters: only heads that do not classify may stay behind."""
+    kept = {target.name for target in config.target if isinstance(target, ClsConfig | SpConfig)}
+    dropped = tuple(f"targets.{target.name}." for target in config.target if target.name not in kept)
+    unread = [name for name in weights.unread() if not name.startswith(dropped)]
+    if unread:
+        raise InputError(
+            f"parameters without a place in the ONNX graph: {', '.join(unread)}; the package's "
+            "config does not describe them"
+        )

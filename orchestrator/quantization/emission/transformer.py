@@ -1,0 +1,137 @@
+"""The transformer encoder as ONNX nodes: post- and pre-norm, both masks, dense and gated.
+
+Units of layer N: ``encoder.layers.N.attention.qkv`` (the three projections side by side),
+``.attention.output``, ``.feed_forward.up``, ``.feed_forward.gate`` (gated only) and ``.feed_forward.down``.
+
+Legend: B batch, S length, D width, H heads, d head size.
+"""
+
+import numpy as np
+
+from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.encoders.configs import RotaryConfig, TransformerConfig
+from orchestrator.quantization.emission.layers import Norm, activate
+from orchestrator.quantization.emission.weights import Weights
+from orchestrator.quantization.graph import MICROSOFT, GraphBuilder
+from orchestrator.quantization.kinds import FloatArray
+
+FINAL_NORM = "encoder.norm"
+
+
+class TransformerEmitter:
+    """Writes one transformer encoder into a graph."""
+
+    def __init__(
+        self, graph: GraphBuilder, config: TransformerConfig, dimensions: Dimensions, weights: Weights
+    ) -> None:
+        self.graph = graph
+        self.config = config
+        self.dimensions = dimensions
+        self.weights = weights
+        self.norm = Norm(graph, weights, config.norm, config.norm_eps)
+        self.head_size = config.size_of_head(dimensions)
+
+    def emit(self, hidden: str, mask: str) -> str:
+        """Encode hidden [B, S, D] under the int32 mask [B, S]."""
+        if self.config.norm_position == "post":
+            return self._emit_post(hidden, mask)
+        return self._emit_pre(hidden, mask)
+
+    def _emit_post(self, x: str, mask: str) -> str:
+        for index in range(self.config.num_layers):
+            layer = f"encoder.layers.{index}"
+            product, bias = self._attention(f"{layer}.attention", x, mask)
+            x, _ = self.norm.of_sum(f"{layer}.norm1", product, x, bias)
+            product, bias = self._feed_forward(f"{layer}.feed_forward", x)
+            x, _ = self.norm.of_sum(f"{layer}.norm2", product, x, bias)
+        return x
+
+    def _emit_pre(self, stream: str, mask: str) -> str:
+        """Carry the un-normalised sum along; each fused norm returns it as its second result."""
+        normed = self.norm.plain("encoder.layers.0.norm1", stream)
+        last = self.config.num_layers - 1
+        for index in range(self.config.num_layers):
+            layer = f"encoder.layers.{index}"
+            product, bias = self._attention(f"{layer}.attention", normed, mask)
+            normed, stream = self.norm.of_sum(f"{layer}.norm2", product, stream, bias)
+            product, bias = self._feed_forward(f"{layer}.feed_forward", normed)
+            following = FINAL_NORM if index == last else f"encoder.layers.{index + 1}.norm1"
+            normed, stream = self.norm.of_sum(following, product, stream, bias)
+        return normed
+
+    def _attention(self, layer: str, x: str, mask: str) -> tuple[str, FloatArray | None]:
+        """Return the output projection's product [B, S, D], and the bias still to be added."""
+        weight, bias = self._joined_projection(layer)
+        projected = self.graph.gemm(f"{layer}.qkv", x, weight)
+        constant = "" if bias is None else self.graph.constant(f"{layer}.qkv.bias", bias)
+        if self.config.rotary is not None and constant:
+            projected, constant = self.graph.op("Add", [projected, constant]), ""
+        query, key, value = self.graph.ops("Split", [projected], 3, axis=-1, num_outputs=3)
+        if self.config.rotary is not None:
+            query, key = (self._rotate(self.config.rotary, part) for part in (query, key))
+        mixed = self.graph.op(
+            "MultiHeadAttention",
+            [query, key, value, constant, mask],
+            domain=MICROSOFT,
+            num_heads=self.config.num_heads,
+            unidirectional=int(self.config.mask == "causal"),
+        )
+        output = self.graph.gemm(f"{layer}.output", mixed, self.weights.matrix(f"{layer}.output"))
+        return output, self.weights.bias(f"{layer}.output")
+
+    def _feed_forward(self, layer: str, x: str) -> tuple[str, FloatArray | None]:
+        """Return the down projection's product [B, S, D], and the bias still to be added."""
+        up = self.graph.gemm(f"{layer}.up", x, self.weights.matrix(f"{layer}.up"))
+        bias = self.weights.bias(f"{layer}.up")
+        named = None if bias is None else (f"{layer}.up.bias", bias)
+        if self.config.feed_forward == "dense":
+            inner = activate(self.graph, self.config.activation, up, named)
+        else:
+            inner = self._gated(layer, x, up, named)
+        down = self.graph.gemm(f"{layer}.down", inner, self.weights.matrix(f"{layer}.down"))
+        return down, self.weights.bias(f"{layer}.down")
+
+    def _gated(self, layer: str, x: str, up: str, up_bias: tuple[str, FloatArray] | None) -> str:
+        gate = self.graph.gemm(f"{layer}.gate", x, self.weights.matrix(f"{layer}.gate"))
+        bias = self.weights.bias(f"{layer}.gate")
+        named = None if bias is None else (f"{layer}.gate.bias", bias)
+        if up_bias is not None:
+            up = self.graph.op("Add", [up, self.graph.constant(*up_bias)])
+        return self.graph.op("Mul", [activate(self.graph, self.config.activation, gate, named), up])
+
+    def _joined_projection(self, layer: str) -> tuple[FloatArray, FloatArray | None]:
+        """Put query, key and value side by side: [D, 3 H d] and [3 H d].
+
+        Heads shared by several queries (grouped-query attention) are repeated; the product is the same.
+        """
+        parts = [self._per_head(f"{layer}.{name}") for name in ("query", "key", "value")]
+        weight = np.concatenate([weight for weight, _ in parts], axis=1)
+        biases = [bias for _, bias in parts if bias is not None]
+        return np.ascontiguousarray(weight), np.concatenate(biases) if biases else None
+
+    def _per_head(self, layer: str) -> tuple[FloatArray, FloatArray | None]:
+        weight, bias = self.weights.matrix(layer), self.weights.bias(layer)
+        repeats = self.config.num_heads * self.head_size // weight.shape[1]
+        if repeats > 1:
+            weight = self._repeat(weight, repeats)
+            bias = None if bias is None else self._repeat(bias[None], repeats)[0]
+        return weight, bias
+
+    def _repeat(self, columns: FloatArray, repeats: int) -> FloatArray:
+        heads = columns.reshape(len(columns), -1, self.head_size)
+        return np.repeat(heads, repeats, axis=1).reshape(len(columns), -1)
+
+    def _rotate(self, rotary: RotaryConfig, x: str) -> str:
+        """Rotate queries or keys [B, S, H d] by their position, half-split layout."""
+        half = np.arange(0, self.head_size, 2, dtype=np.float32) / np.float32(self.head_size)
+        rates = np.power(np.float32(rotary.theta), -half, dtype=np.float32)
+        positions = np.arange(self.dimensions.max_position_embeddings, dtype=np.float32)
+        angles = positions[:, None] * rates
+        inputs = [
+            x,
+            self.graph.shape(0),
+            self.graph.constant("encoder.rotary.cos", np.cos(angles)),
+            self.graph.constant("encoder.rotary.sin", np.sin(angles)),
+        ]
+        heads = self.config.num_heads
+        return self.graph.op("RotaryEmbedding", inputs, domain=MICROSOFT, num_heads=heads)

@@ -1,0 +1,58 @@
+"""Parameters of a package on their way into a graph: checked, counted, transposed.
+
+Legend: K inputs and N outputs of a GEMM.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.errors import InputError
+from orchestrator.quantization.kinds import FloatArray
+
+
+class Weights:
+    """Read parameters by name; know which ones nothing has read.
+
+    INT8 arithmetic turns NaN into ordinary numbers, so non-finite parameters are refused here.
+    """
+
+    def __init__(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        self._state = state
+        self._read: set[str] = set()
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a parameter of that name."""
+        return name in self._state
+
+    def array(self, name: str) -> FloatArray:
+        """Return a parameter in float32.
+
+        Raises:
+            InputError: if it is missing or not finite.
+        """
+        if name not in self._state:
+            raise InputError(f"the package has no parameter {name!r}, which its config asks for")
+        self._read.add(name)
+        values = np.asarray(self._state[name], dtype=np.float32)
+        if not np.isfinite(values).all():
+            count = int((~np.isfinite(values)).sum())
+            raise InputError(
+                f"parameter {name!r} has {count} values that are NaN or infinite; INT8 would hide "
+                "them: train the model again with a smaller learning rate"
+            )
+        return values
+
+    def bias(self, layer: str) -> FloatArray | None:
+        """Return the bias [N] of a layer, or None."""
+        return self.array(f"{layer}.bias") if self.has(f"{layer}.bias") else None
+
+    def matrix(self, layer: str) -> FloatArray:
+        """Return the weight [K, N] of a torch ``Linear``, which stores [N, K]."""
+        return np.ascontiguousarray(self.array(f"{layer}.weight").T)
+
+    def unread(self) -> list[str]:
+        """Return the parameters nothing has read."""
+        return sorted(set(self._state) - self._read)
