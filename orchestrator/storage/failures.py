@@ -1,0 +1,75 @@
+"""From the operating system's errors to messages that say what is intact and what to do."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.errors import OrchestratorError, StageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def explained(path: str | Path, needed_bytes: int | None = None) -> Iterator[None]:
+    """Turn an `OSError` raised while ``path`` is written into a `StageError` that explains it.
+
+    Args:
+        path: What is being written.
+        needed_bytes: Size of what is being written, for the message when the disk is full.
+
+    Raises:
+        StageError: The disk is full, the place is read-only or not ours, or the device failed.
+        FileExistsError: Passed on; the caller knows what a name that is taken means.
+    """
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise StageError(_explain(path, error, needed_bytes)) from error
+
+
+@contextmanager
+def remote_explained(uri: str) -> Iterator[None]:
+    """Turn whatever a remote filesystem raises into a `StageError` that names the address.
+
+    Raises:
+        StageError: Credentials, network or the store itself failed.
+        FileExistsError: Passed on, like FileNotFoundError.
+    """
+    try:
+        yield
+    except (OrchestratorError, FileExistsError, FileNotFoundError):
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        message = f"{uri}: the store failed ({kind}: {error}). Check the address and credentials."
+        raise StageError(message) from error
+
+
+def _explain(path: str | Path, error: OSError, needed_bytes: int | None) -> str:
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        free = _free_bytes(Path(path))
+        need = f"{needed_bytes:,} bytes are needed" if needed_bytes is not None else "no space left"
+        have = f", {free:,} are free" if free is not None else ""
+        return (
+            f"{path}: {reason}: {need}{have}. What was there before is intact; free some space "
+            "or choose another place, and start again."
+        )
+    if error.errno in _REFUSED:
+        return (
+            f"{path}: cannot be written ({reason}). Choose a writable place (run.dir, run.zoo) "
+            "or change its permissions."
+        )
+    return f"{path}: cannot be written ({reason}). What was there before is intact."
+
+
+def _free_bytes(path: Path) -> int | None:
+    for place in (path, *path.parents):
+        if place.exists():
+            return shutil.disk_usage(place).free
+    return None

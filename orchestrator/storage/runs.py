@@ -1,0 +1,199 @@
+"""The folder of a run: one writer, one config, a journal so that nothing finished runs twice."""
+
+import logging
+import re
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+from orchestrator.config import JobConfig, JobResult, dump_yaml, load_config
+from orchestrator.config.model import show
+from orchestrator.config.yaml_files import parse_yaml, read_text
+from orchestrator.errors import ConfigError, InputError, IntegrityError, Problem
+from orchestrator.storage.atomic import atomic_write_json, atomic_write_text
+from orchestrator.storage.files import sha256_bytes
+from orchestrator.storage.json_files import json_bytes, jsonable, read_json
+from orchestrator.storage.locks import FileLock, LockedError
+from orchestrator.storage.temporary import sweep_temporary
+from orchestrator.storage.uris import local_path
+
+CONFIG_NAME = "job.yaml"
+STAGE_NAME = "stage.json"
+RESULT_NAME = "result.json"
+JOURNAL_NAME = "journal"
+LOCK_NAME = ".lock"
+MAX_STEP_BYTES = 180
+"""Longest quoted step name used as a file name; longer ones end in their hash."""
+
+_MAY_DIFFER = re.compile(r"^(?:run\.dir|run\.zoo|cluster(?:\..*)?)$")
+"""Settings that say where a run happens, not what it computes."""
+_log = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """``<run.dir>/<run.name>/``: the state of one run, held by one process at a time.
+
+    Attributes:
+        path: The folder.
+        config: The config of the run.
+        stage: The stage that runs, like ``pretrain``.
+    """
+
+    def __init__(self, path: Path, config: JobConfig, stage: str) -> None:
+        self.path = path
+        self.config = config
+        self.stage = stage
+        self._lock = FileLock(path / LOCK_NAME)
+
+    @classmethod
+    def open(cls, config: JobConfig, stage: str) -> "RunFolder":
+        """Take the folder of a run: a new one, or one that the same config made.
+
+        Args:
+            config: Names the run; written to ``job.yaml``.
+            stage: The stage, like ``pretrain``.
+
+        Raises:
+            ConfigError: The name belongs to another stage or to a run with other settings; lists
+                the settings that differ.
+            InputError: Another process works on this run now.
+            StageError: The folder cannot be written.
+        """
+        folder = local_path(config.run.dir)
+        if folder is None:
+            raise InputError(f"run.dir {config.run.dir!r} is not a local or mounted folder.")
+        run = cls(folder / config.run.name, config, stage)
+        try:
+            run._lock.acquire()
+        except LockedError as error:
+            advice = "Wait for it, or choose another run.name."
+            raise InputError(f"run {config.run.name!r} is in use: {error} {advice}") from error
+        try:
+            run._claim()
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process take the run."""
+        self._lock.release()
+
+    def finished(self) -> JobResult | None:
+        """Return the result when this run is done already; a damaged result counts as none."""
+        stored = self._read(self.path / RESULT_NAME)
+        if stored is None or stored.get("status") != "done":
+            return None
+        result: JobResult = JobResult.model_validate(stored)
+        return result
+
+    def finish(self, result: JobResult) -> None:
+        """Record the result; the same run returns it at once from now on."""
+        self._write(self.path / RESULT_NAME, result.model_dump(mode="json"))
+
+    def done(self, step: str) -> dict[str, Any] | None:
+        """Return what `mark` recorded for a step, or None when it has to run."""
+        stored = self._read(self._step_path(step))
+        return stored["payload"] if stored is not None and stored.get("step") == step else None
+
+    def mark(self, step: str, payload: dict[str, Any]) -> None:
+        """Record that a step is finished, with what the following steps need of it.
+
+        Args:
+            step: Any text; a later mark of the same step replaces this one.
+            payload: JSON data; NumPy values and paths are converted, NaN becomes null.
+        """
+        self._write(self._step_path(step), {"step": step, "payload": payload})
+
+    def _step_path(self, step: str) -> Path:
+        name = quote(step, safe=" ,=@+()").replace(".", "%2E")
+        if len(name) > MAX_STEP_BYTES or not name:
+            name = f"{name[:80]}-{sha256_bytes(step.encode())[:32]}"
+        return self.path / JOURNAL_NAME / f"{name}.json"
+
+    def _write(self, path: Path, content: dict[str, Any]) -> None:
+        plain = jsonable(content)
+        atomic_write_json(path, {**plain, "sha256": sha256_bytes(json_bytes(plain))})
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """Return what `_write` stored; damaged content is logged and counts as not there."""
+        try:
+            stored = read_json(path)
+        except FileNotFoundError:
+            return None
+        except IntegrityError as error:
+            _log.warning("event=damaged_run_state path=%s reason=%r", path, str(error))
+            return None
+        digest = stored.pop("sha256", None) if isinstance(stored, dict) else None
+        if digest is None or digest != sha256_bytes(json_bytes(stored)):
+            _log.warning("event=damaged_run_state path=%s reason='its hash differs'", path)
+            return None
+        return dict(stored)
+
+    def _claim(self) -> None:
+        """Compare with what the folder was made for, then write the config and the stage."""
+        for folder in (self.path, self.path / JOURNAL_NAME):
+            sweep_temporary(folder)
+        stored = self._read(self.path / STAGE_NAME)
+        problems = []
+        if stored is not None and stored.get("stage") != self.stage:
+            made_by = f"belongs to a run of the stage {stored.get('stage')!r}, not {self.stage!r}"
+            problems.append(Problem("run.name", f"{self.config.run.name!r} {made_by}."))
+        if (self.path / CONFIG_NAME).exists():
+            problems += self._differences()
+        if problems:
+            advice = f"Choose another run.name, or delete {self.path} to start again."
+            last = problems[-1]
+            problems[-1] = Problem(last.path, f"{last.message} {advice}")
+            raise ConfigError(f"run {self.config.run.name!r} in {self.path}", problems)
+        self._write(self.path / STAGE_NAME, {"stage": self.stage})
+        atomic_write_text(self.path / CONFIG_NAME, dump_yaml(self.config))
+
+    def _differences(self) -> list[Problem]:
+        before, now = flatten(self._stored_config()), flatten(self.config.model_dump(mode="json"))
+        return [
+            Problem(key, f"is {_shown(now, key)} now, but the run has {_shown(before, key)}.")
+            for key in dict.fromkeys([*now, *before])
+            if now.get(key, _ABSENT) != before.get(key, _ABSENT) and not _MAY_DIFFER.match(key)
+        ]
+
+    def _stored_config(self) -> Any:
+        """Return the config the run was made with, with defaults for settings added since."""
+        path = self.path / CONFIG_NAME
+        try:
+            return load_config(type(self.config), path).model_dump(mode="json")
+        except ConfigError:
+            return parse_yaml(read_text(path), str(path))[0]
+
+
+_ABSENT = object()
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings and lists as ``a.0.b`` → value; empty ones are values."""
+    if isinstance(value, dict) and value:
+        items = list(value.items())
+    elif isinstance(value, list) and value:
+        items = list(enumerate(value))
+    else:
+        return {prefix: value}
+    flat = {}
+    for key, item in items:
+        flat.update(flatten(item, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _shown(flat: dict[str, Any], key: str) -> str:
+    return show(flat[key]) if key in flat else "not set"

@@ -1,0 +1,63 @@
+"""Names of things that are not committed yet, and sweeping what a killed writer left."""
+
+import logging
+import time
+import uuid
+from pathlib import Path
+
+from orchestrator.storage import operations
+
+MARK = ".tmp-"
+"""Part of the name of everything uncommitted; readers skip such names."""
+ASIDE = f"{MARK}old-"
+"""Part of the name of a committed folder that is being replaced."""
+GRACE_S = 24 * 3600.0
+"""Leftovers younger than this may belong to a living writer."""
+
+_log = logging.getLogger(__name__)
+
+
+def temporary_sibling(path: Path, mark: str = MARK) -> Path:
+    """Return an unused name next to ``path``, on the same file system."""
+    return path.with_name(f"{path.name}{mark}{uuid.uuid4().hex[:12]}")
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether a name belongs to something uncommitted."""
+    return MARK in name
+
+
+def sweep_temporary(root: str | Path, grace_s: float = GRACE_S) -> list[Path]:
+    """Remove leftovers of killed writers directly inside a folder.
+
+    A folder that was set aside to be replaced, and whose replacement never came, gets its name
+    back instead.
+
+    Args:
+        root: Folder to sweep; a missing one is fine.
+        grace_s: Leave what was changed less than this many seconds ago.
+
+    Returns:
+        What was removed or put back.
+    """
+    folder = Path(root)
+    swept = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not is_temporary(path.name) or time.time() - _last_change(path) < grace_s:
+            continue
+        original = path.with_name(path.name.split(ASIDE)[0])
+        if ASIDE in path.name and not original.exists():
+            operations.replace(path, original)
+        else:
+            operations.remove(path)
+        _log.info("event=swept path=%s", path)
+        swept.append(path)
+    return swept
+
+
+def _last_change(path: Path) -> float:
+    """Return the newest modification time in a tree, in seconds since the epoch."""
+    times = [path.lstat().st_mtime]
+    if path.is_dir() and not path.is_symlink():
+        times += [child.lstat().st_mtime for child in path.rglob("*")]
+    return max(times)
