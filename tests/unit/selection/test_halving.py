@@ -1,0 +1,160 @@
+import random
+
+import numpy as np
+import pytest
+
+from orchestrator.errors import InputError, StageError
+from orchestrator.selection.convergence import KMeansTrend, ShrunkenPredictor
+from orchestrator.selection.halving import (
+    Bracket,
+    Halving,
+    PaperFilter,
+    Shrunken,
+    fit_to_budget,
+    halving_sizes,
+    replay_rows,
+)
+
+
+def drain(bracket, value):
+    """Run a bracket; return the epochs paid."""
+    cost = 0
+    while not bracket.finished:
+        rung = bracket.rung
+        for model in bracket.waiting():
+            bracket.record(model, rung, value(model, rung))
+            cost += 1
+    return cost
+
+
+def by_number(model, rung):
+    return int(model[1:]) / 100 + rung / 1000
+
+
+@pytest.mark.parametrize(
+    ("models", "stages", "epochs"), [(40, 5, 77), (10, 5, 19), (30, 4, 55), (10, 4, 18)]
+)
+def test_plain_halving_costs_what_the_paper_publishes(models, stages, epochs):
+    pool = tuple(f"m{i}" for i in range(models))
+    bracket = Bracket(pool, stages, Halving())
+    assert drain(bracket, by_number) == epochs
+    assert bracket.winner == f"m{models - 1}"
+    assert sum(halving_sizes(models, stages)) == epochs
+
+
+def test_survivors_do_not_depend_on_the_order_of_arrival(history):
+    policy = Shrunken(ShrunkenPredictor.fit(history))
+    noise = {(m, e): random.Random(f"{m}{e}").random() for m in history.models for e in range(1, 5)}
+    outcomes = set()
+    for seed in range(6):
+        bracket = Bracket(history.models, 4, policy)
+        shuffler = random.Random(seed)
+        while not bracket.finished:
+            rung, order = bracket.rung, list(bracket.waiting())
+            shuffler.shuffle(order)
+            for model in order:
+                bracket.record(model, rung, noise[model, rung])
+        outcomes.add(tuple(verdict.kept for verdict in bracket.verdicts))
+    assert len(outcomes) == 1
+
+
+def test_no_decision_before_the_rung_is_complete():
+    bracket = Bracket(("a", "b", "c"), 2, Halving())
+    bracket.record("a", 1, 0.1)
+    bracket.record("c", 1, 0.3)
+    assert bracket.rung == 1
+    assert bracket.pool == ("a", "b", "c")
+    bracket.record("b", 1, 0.2)
+    assert bracket.rung == 2
+    assert bracket.pool == ("c",)
+    assert set(bracket.dropped) == {"a", "b"}
+
+
+def test_a_failed_trial_closes_the_rung_and_is_ranked_last_with_its_reason():
+    bracket = Bracket(("a", "b", "c"), 2, Halving())
+    bracket.record("a", 1, 0.1)
+    bracket.record("b", 1, 0.2)
+    bracket.fail("c", "out of memory")
+    assert bracket.pool == ("b",)
+    assert bracket.dropped["c"] == (1, "failed: out of memory")
+
+
+def test_a_diverged_model_is_a_failure_not_a_score():
+    bracket = Bracket(("a", "b"), 2, Halving())
+    bracket.record("a", 1, float("nan"))
+    bracket.record("b", 1, 0.2)
+    assert bracket.pool == ("b",)
+    assert "diverged" in bracket.dropped["a"][1]
+
+
+def test_all_failing_is_an_error_that_names_every_reason():
+    bracket = Bracket(("a", "b"), 2, Halving())
+    bracket.fail("a", "disk full")
+    with pytest.raises(StageError, match=r"a: disk full; b: no memory"):
+        bracket.fail("b", "no memory")
+
+
+def test_a_value_of_another_rung_or_a_dropped_model_is_refused():
+    bracket = Bracket(("a", "b"), 3, Halving())
+    with pytest.raises(StageError, match="rung 2, but rung 1"):
+        bracket.record("a", 2, 0.5)
+    bracket.record("a", 1, 0.1)
+    assert not bracket.record("a", 1, 0.9)  # repeated after a resume: the first value stands
+    bracket.record("b", 1, 0.2)
+    with pytest.raises(StageError, match="rung 2 trains b"):
+        bracket.record("a", 2, 0.5)
+    with pytest.raises(StageError, match="no winner yet"):
+        _ = bracket.winner
+
+
+def test_a_bracket_rebuilt_from_rows_goes_on_where_it_was():
+    rows = [("a", 1, 0.4, ""), ("b", 1, None, "lost"), ("c", 1, 0.3, ""), ("a", 2, 0.5, "")]
+    bracket = Bracket(("a", "b", "c"), 3, Halving())
+    replay_rows(bracket, rows)
+    assert bracket.rung == 3
+    assert bracket.waiting() == ("a",)
+
+
+def test_fast_trains_all_once_and_one_to_the_end(history):
+    policy = Shrunken(ShrunkenPredictor.fit(history), keep_only_leader=True)
+    bracket = Bracket(history.models, 4, policy)
+    assert drain(bracket, by_number) == 8 + 3 == sum(policy.sizes(8, 4))
+
+
+def test_hopeless_models_are_dropped_before_half_and_the_leader_never(history):
+    policy = Shrunken(ShrunkenPredictor.fit(history))
+    bracket = Bracket(history.models, 4, policy)
+    cost = drain(bracket, lambda m, e: 0.9 if m == "m3" else 0.3)
+    assert bracket.winner == "m3"
+    assert bracket.verdicts[0].kept == ("m3",)
+    assert cost == 8 + 3
+    assert "chance of beating m3" in bracket.dropped["m0"][1]
+
+
+def test_paper_filter_never_drops_the_best_validated(history):
+    policy = PaperFilter(KMeansTrend(history, clusters=3))
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        observed = {(m, 1): float(rng.uniform(0.4, 0.7)) for m in history.models}
+        verdict = policy.judge(history.models, 1, 4, observed)
+        assert max(observed, key=observed.get)[0] in verdict.kept
+        assert len(verdict.kept) <= 4
+        assert set(verdict.kept) | set(verdict.dropped) == set(history.models)
+
+
+def test_the_budget_is_kept_in_the_worst_case(history):
+    policy = Shrunken(ShrunkenPredictor.fit(history))
+    for budget in range(4, 20):
+        size = fit_to_budget(8, 4, policy, budget)
+        bracket = Bracket(history.models[:size], 4, policy)
+        assert drain(bracket, lambda m, e: 0.5) <= budget
+    with pytest.raises(InputError, match="allow at least 4"):
+        fit_to_budget(8, 4, policy, 3)
+
+
+def test_one_stage_and_one_model():
+    bracket = Bracket(("a", "b"), 1, Halving())
+    assert drain(bracket, lambda m, e: {"a": 0.2, "b": 0.1}[m]) == 2
+    assert bracket.winner == "a"
+    lone = Bracket(("a",), 3, Halving())
+    assert drain(lone, lambda m, e: 0.0) == 3

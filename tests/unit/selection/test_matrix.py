@@ -1,0 +1,107 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from orchestrator.errors import InputError, IntegrityError
+from orchestrator.selection.matrix import (
+    DatasetFacts,
+    ModelFacts,
+    PerformanceMatrix,
+    is_tagged,
+    sketch_rows,
+)
+from orchestrator.selection.matrix_io import from_curves, read_matrix, write_matrix
+
+
+@pytest.fixture
+def matrix():
+    empty = PerformanceMatrix()
+    facts = ModelFacts("bert/v0001", "ab" * 32, ("imdb",))
+    grown = empty.add_model("bert", facts).add_model("lstm").add_dataset("sst")
+    grown = grown.add_dataset("loss", DatasetFacts(metric="loss", higher_is_better=False))
+    return grown.add_cells(
+        [("bert", "sst", [0.6, 0.7], 0.65), ("lstm", "sst", [0.5, 0.6], 0.55)]
+    ).add_cell("bert", "loss", [2.0, 1.5], 1.6)
+
+
+def test_wide_views_and_missing_cells(matrix):
+    assert matrix.final().loc["lstm", "sst"] == 0.55
+    assert matrix.missing() == [("lstm", "loss")]
+    history = matrix.history()
+    assert history.models == ("bert", "lstm")
+    assert history.datasets == ("loss", "sst")
+    np.testing.assert_allclose(history.curves[0, 1], [0.6, 0.7, 0.65])
+    np.testing.assert_allclose(history.curves[0, 0], [-2.0, -1.5, -1.6])  # lower is better
+    assert np.isnan(history.curves[1, 0]).all()
+
+
+def test_history_of_fewer_stages_keeps_the_final_score(matrix):
+    np.testing.assert_allclose(matrix.history(1).curves[0, 1], [0.6, 0.65])
+    with pytest.raises(InputError, match="3 validation stages asked for"):
+        matrix.history(3)
+
+
+def test_a_cell_is_replaced_and_the_old_matrix_is_not_changed(matrix):
+    again = matrix.add_cell("bert", "sst", [0.1, 0.2], 0.3)
+    assert again.final().loc["bert", "sst"] == 0.3
+    assert matrix.final().loc["bert", "sst"] == 0.65
+    assert len(again.cells) == len(matrix.cells)
+
+
+def test_round_trip_through_parquet(matrix, tmp_path):
+    write_matrix(matrix, tmp_path / "m.parquet")
+    back = read_matrix(tmp_path / "m.parquet")
+    assert back.models == matrix.models
+    assert back.datasets == matrix.datasets
+    pd.testing.assert_frame_equal(back.final(), matrix.final())
+
+
+def test_bad_files_are_refused(tmp_path, matrix):
+    with pytest.raises(InputError, match="no file"):
+        read_matrix(tmp_path / "absent.parquet")
+    (tmp_path / "junk.parquet").write_bytes(b"not parquet")
+    with pytest.raises(IntegrityError, match="not readable"):
+        read_matrix(tmp_path / "junk.parquet")
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(IntegrityError, match="is not one"):
+        read_matrix(tmp_path / "other.parquet")
+    with pytest.raises(InputError, match="val_epoch1"):
+        from_curves(pd.DataFrame({"model": ["a"], "dataset": ["b"], "test_final": [0.1]}))
+
+
+def test_bad_cells_are_refused(matrix):
+    with pytest.raises(InputError, match="unknown; add it first"):
+        matrix.add_cell("gru", "sst", [0.1], 0.1)
+    with pytest.raises(InputError, match="not finite"):
+        matrix.add_cell("bert", "sst", [float("nan")], 0.1)
+
+
+def test_leak_guard_by_name_digest_and_rows(matrix):
+    rows = [(f"text {i}", "yes" if i % 2 else "no") for i in range(400)]
+    facts = DatasetFacts(digest="d1", sketch=sketch_rows(rows))
+    known = matrix.add_dataset("reviews", facts)
+    for name in ("SST", "builtin:sst"):
+        with pytest.raises(InputError, match="the same name"):
+            known.guard(name)
+    with pytest.raises(InputError, match="identical rows"):
+        known.guard("other", DatasetFacts(digest="d1"))
+    most = DatasetFacts(digest="d2", sketch=sketch_rows(rows[40:]))
+    with pytest.raises(InputError, match="labelled rows are the same"):
+        known.guard("other", most)
+    relabelled = [(text, label + "?") for text, label in rows]
+    known.guard("other", DatasetFacts(digest="d3", sketch=sketch_rows(relabelled)))
+    known.without(["reviews"]).guard("other", most)
+
+
+def test_tags_are_whole_words_or_declarations(matrix):
+    assert is_tagged("someone--bert_ft_qqp-7", (), "qqp")
+    assert not is_tagged("bert_ft_qqpx-7", (), "qqp")
+    assert is_tagged("plain", ("builtin:Pydoc/kind",), "pydoc-kind")
+    assert matrix.tagged("bert", "imdb")
+
+
+def test_history_can_be_narrowed_and_widened(history):
+    wider = history.with_models(["m3", "new"])
+    np.testing.assert_array_equal(wider.curves[0], history.curves[3])
+    assert np.isnan(wider.curves[1]).all()
+    assert history.without_dataset("d2").datasets == ("d0", "d1", "d3", "d4", "d5")
