@@ -6,7 +6,10 @@ from orchestrator.config import require_no_problems
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.initialization import initialize
+from orchestrator.modeling.interfaces import Target
 from orchestrator.modeling.model import Model
+from orchestrator.modeling.registry import targets
+from orchestrator.modeling.targets.configs import TargetConfig
 
 
 def build_model(config: ModelConfig) -> Model:
@@ -30,6 +33,14 @@ def build_on_meta(config: ModelConfig) -> Model:
     _require_buildable(config)
     with torch.device("meta"):
         return Model(config)
+
+
+def build_target(target: TargetConfig, config: ModelConfig) -> Target:
+    """Return a new head on the CPU for a model of ``config``; ties are made by the model."""
+    component = targets.component_class(target.type_name())
+    head: Target = component(target, config.dimensions)
+    initialize(head, config.initializer_range)
+    return head
 
 
 def _require_buildable(config: ModelConfig) -> None:

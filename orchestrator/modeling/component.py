@@ -18,6 +18,9 @@ from orchestrator.config.messages import to_problems
 from orchestrator.errors import InputError, Problem
 from orchestrator.modeling.registry import Registry
 
+KEPT_VECTORS = 32
+"""Vectors of the hidden size per position that a component keeps which does not say how many."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dimensions:
@@ -55,8 +58,18 @@ class EmbeddingConfig(ComponentConfig):
 class EncoderConfig(ComponentConfig):
     """Options of an encoder."""
 
+    def kept_values(self, dimensions: Dimensions, length: int) -> int:
+        """Values per position that the backward pass keeps, for memory estimates.
 
-class DecoderConfig(ComponentConfig):
+        Args:
+            dimensions: Sizes of the model.
+            length: Positions in a sequence.
+        """
+        del length
+        return KEPT_VECTORS * dimensions.hidden_size
+
+
+class DecoderConfig(EncoderConfig):
     """Options of a decoder."""
 
 

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
+import orchestrator.modeling.decoders
+import orchestrator.modeling.embeddings
+import orchestrator.modeling.encoders
+import orchestrator.modeling.target_embeddings
+import orchestrator.modeling.targets  # noqa: F401 - these five imports fill the registries
 from orchestrator.config import StrictModel
 from orchestrator.errors import Problem
-from orchestrator.modeling import decoders as _decoders
-from orchestrator.modeling import embeddings as _embeddings
-from orchestrator.modeling import encoders as _encoders
-from orchestrator.modeling import targets as _targets
 from orchestrator.modeling.component import (
     Choice,
     ComponentConfig,
@@ -22,7 +23,14 @@ from orchestrator.modeling.component import (
     EncoderConfig,
 )
 from orchestrator.modeling.embeddings.configs import PosConfig, SegConfig, WordConfig
-from orchestrator.modeling.registry import decoders, embeddings, encoders, targets
+from orchestrator.modeling.registry import (
+    Registry,
+    decoders,
+    embeddings,
+    encoders,
+    target_embeddings,
+    targets,
+)
 from orchestrator.modeling.targets.configs import TargetConfig
 
 Part = Annotated[EmbeddingConfig, Choice(embeddings)]
@@ -156,5 +164,11 @@ def _inside(path: str, problems: Iterable[Problem]) -> Iterator[Problem]:
         yield Problem(f"{path}.{problem.path}" if problem.path else path, problem.message)
 
 
-REGISTERING = (_decoders, _embeddings, _encoders, _targets)
-"""Packages whose import fills the registries."""
+REGISTERED: dict[str, Registry] = {
+    "embedding": embeddings,
+    "encoder": encoders,
+    "target_embedding": target_embeddings,
+    "decoder": decoders,
+    "target": targets,
+}
+"""The component table of each slot of a model."""

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError, IntegrityError
-from orchestrator.modeling.builder import build_on_meta
+from orchestrator.modeling.builder import build_on_meta, build_target
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.initialization import initialize
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.targets.configs import TargetConfig
 
@@ -93,15 +92,12 @@ def load_model(
     state = _read_state(folder / WEIGHTS_FILE, device)
     _require_stored(state, stored_config, folder)
     model = build_on_meta(config)
-    kept = {target.name for target in config.target if target in stored_config.target}
-    tied = model.tied_names()
-    wanted = {name for name in _expected(model, tied) if _head(name) in kept | {None}}
+    new = [target for target in config.target if target not in stored_config.target]
+    for target in new:
+        model.targets[target.name] = build_target(target, config).to(device)
+    names = {target.name for target in new}
+    wanted = [name for name in model.state_dict() if name in state and _head(name) not in names]
     model.load_state_dict({name: state[name] for name in wanted}, strict=False, assign=True)
-    model.tie_weights()
-    for name, head in model.targets.items():
-        if name not in kept:
-            head.to_empty(device=device)
-            initialize(head, config.initializer_range)
     model.tie_weights()
     return model
 

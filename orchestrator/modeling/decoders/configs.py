@@ -15,6 +15,11 @@ class TransformerDecoderConfig(BlockOptions, DecoderConfig):
 
     type: Literal["transformer"] = "transformer"
 
+    def kept_values(self, dimensions: Dimensions, length: int) -> int:
+        """Values per position that the backward pass keeps; cross-attention adds 6 vectors."""
+        cross = 6 * dimensions.hidden_size * self.num_layers
+        return self.kept_values_of_blocks(dimensions, length) + cross
+
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Heads must divide the width."""
         yield from self.attention_problems(dimensions)

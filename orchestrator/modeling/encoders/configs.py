@@ -53,8 +53,8 @@ class BlockOptions(StrictModel):
     """Give the linear layers biases."""
     dropout: Rate = 0.1
     """Dropout rate on the output of each sub-layer."""
-    attention_dropout: Rate = 0.1
-    """Dropout rate on attention probabilities."""
+    attention_dropout: Rate = 0.0
+    """Dropout rate on attention probabilities (BERT: 0.1); above 0, CPUs cannot fuse attention."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Fused scaled dot-product attention, or the plain formula (for tests)."""
 
@@ -65,6 +65,20 @@ class BlockOptions(StrictModel):
     def size_of_feed_forward(self, dimensions: Dimensions) -> int:
         """Width inside the feed-forward."""
         return self.intermediate_size or 4 * dimensions.hidden_size
+
+    def kept_values_of_blocks(self, dimensions: Dimensions, length: int) -> int:
+        """Values per position that the backward pass keeps; fitted to what autograd saves.
+
+        Inputs of the linear layers and norms (8 vectors), both sides of the activation, and, when
+        attention is not fused, scores and probabilities.
+        """
+        width, inner = dimensions.hidden_size, self.size_of_feed_forward(dimensions)
+        values = 8 * width + (4 if self.feed_forward == "gated" else 2) * inner
+        if self.dropout:
+            values += 4 * width
+        if self.attention == "eager" or self.attention_dropout:
+            values += 3 * self.num_heads * length + 2 * width
+        return values * self.num_layers
 
     def attention_problems(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Yield what is wrong with the numbers of heads."""
@@ -92,6 +106,11 @@ class TransformerConfig(BlockOptions, EncoderConfig):
     rotary: RotaryConfig | None = None
     """Rotary positions (LLaMA); null: none, positions come from the embedding."""
 
+    def kept_values(self, dimensions: Dimensions, length: int) -> int:
+        """Values per position that the backward pass keeps."""
+        rotated = 2 * dimensions.hidden_size * self.num_layers if self.rotary else 0
+        return self.kept_values_of_blocks(dimensions, length) + rotated
+
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Heads must divide the width; rotary needs an even head."""
         yield from self.attention_problems(dimensions)
@@ -115,3 +134,8 @@ class GatedCnnConfig(EncoderConfig):
     """Read the position itself and earlier ones, or both sides."""
     dropout: Rate = 0.0
     """Dropout rate on the output of each convolution."""
+
+    def kept_values(self, dimensions: Dimensions, length: int) -> int:
+        """Values per position that the backward pass keeps: input, value and gate of each layer."""
+        del length
+        return (4 if self.dropout else 3) * dimensions.hidden_size * self.num_layers

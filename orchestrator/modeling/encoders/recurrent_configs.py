@@ -13,6 +13,10 @@ from orchestrator.modeling.registry import encoders
 _MODULE = "orchestrator.modeling.encoders.recurrent"
 
 
+KEPT_BY_CELL = {"rnn": 2, "gru": 8, "lstm": 17}
+"""Vectors of the hidden size that one layer of each kind keeps per position."""
+
+
 class RecurrentConfig(EncoderConfig):
     """Options that all recurrent encoders share."""
 
@@ -20,6 +24,16 @@ class RecurrentConfig(EncoderConfig):
     """Number of recurrent layers."""
     dropout: Rate = 0.0
     """Dropout rate between layers."""
+
+    @property
+    def gate_vectors(self) -> int:
+        """Vectors per layer and position that torch's kernel keeps (measured)."""
+        return KEPT_BY_CELL[self.type_name().removeprefix("bi")]
+
+    def kept_values(self, dimensions: Dimensions, length: int) -> int:
+        """Values per position that the backward pass keeps."""
+        del length
+        return (self.gate_vectors * self.num_layers + 4) * dimensions.hidden_size
 
 
 class OneStackConfig(RecurrentConfig):

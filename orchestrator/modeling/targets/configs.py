@@ -14,6 +14,9 @@ Pooling = Literal["mean", "first", "last", "max"]
 """How the vectors of the real positions become one: their mean, the first, the last, the maximum
 per channel."""
 
+MASKED_SHARE = 0.15
+"""Share of positions that masked language modelling predicts (Devlin et al. 2019)."""
+
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
@@ -35,6 +38,11 @@ class TargetConfig(ComponentConfig):
         """Whether the output layer is the word table."""
         return False
 
+    def kept_values(self, dimensions: Dimensions) -> int:
+        """Values per position that the backward pass keeps, for memory estimates."""
+        del dimensions
+        return 0
+
 
 class VocabularyConfig(TargetConfig):
     """Options of the targets that predict tokens."""
@@ -47,10 +55,9 @@ class VocabularyConfig(TargetConfig):
         """Whether the output layer is the word table."""
         return self.tie
 
-    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
-        """There must be a vocabulary (0 is filled in from the tokenizer later)."""
-        if dimensions.vocab_size < 0:
-            yield Problem("type", "vocab_size must not be negative.")
+    def kept_values(self, dimensions: Dimensions) -> int:
+        """Values per position that the backward pass keeps: log-probabilities, their gradient."""
+        return 2 * dimensions.vocab_size + dimensions.hidden_size
 
 
 @targets.register("orchestrator.modeling.targets.vocabulary:MlmTarget")
@@ -66,6 +73,11 @@ class MlmConfig(VocabularyConfig):
     """Added to the variance inside the transform's LayerNorm (BERT: 1e-12)."""
     bias: bool = True
     """Give the output layer a bias."""
+
+    def kept_values(self, dimensions: Dimensions) -> int:
+        """Values per position that the backward pass keeps: only masked positions have logits."""
+        transform = 4 * dimensions.hidden_size
+        return round(MASKED_SHARE * (super().kept_values(dimensions) + transform))
 
 
 @targets.register("orchestrator.modeling.targets.vocabulary:LmTarget")
@@ -84,6 +96,10 @@ class BilmConfig(TargetConfig):
     type: Literal["bilm"] = "bilm"
     bias: bool = True
     """Give the output layer a bias."""
+
+    def kept_values(self, dimensions: Dimensions) -> int:
+        """Values per position that the backward pass keeps, for two directions."""
+        return 4 * dimensions.vocab_size + dimensions.hidden_size
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """The two directions share the width."""

@@ -1,0 +1,112 @@
+"""How large a model is, before it is built: parameters by part, bytes to train and to store."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.modeling.builder import build_on_meta
+from orchestrator.modeling.config import ModelConfig
+
+Precision = Literal["fp32", "bf16"]
+
+FP32_BYTES = 4
+BF16_BYTES = 2
+EMBEDDING_VECTORS = 2
+"""Vectors per position that the embedding keeps: the sum and its dropout mask."""
+ADAM_MOMENTS = 2
+"""AdamW keeps the first and second moment of every gradient, in fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Numbers of parameters; a tied one counts once.
+
+    Attributes:
+        by_part: Part (``embedding``, ``encoder``, ``decoder``, ``targets.<name>``, ...) →
+            parameters.
+    """
+
+    by_part: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return sum(self.by_part.values())
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMemory:
+    """Bytes on one worker that parameters and their training state take; activations are not in it.
+
+    Attributes:
+        parameters: What the forward pass reads.
+        gradients: One per trained parameter.
+        optimizer: fp32 master copies (if the parameters are not fp32) and AdamW's moments.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        """All three."""
+        return self.parameters + self.gradients + self.optimizer
+
+
+def count_parameters(config: ModelConfig) -> Parameters:
+    """Return the numbers of parameters by part; builds on the meta device.
+
+    Raises:
+        ConfigError: The config cannot be built.
+    """
+    counts: Counter[str] = Counter()
+    for name, parameter in build_on_meta(config).named_parameters():
+        first, second, *_ = name.split(".")
+        counts[f"{first}.{second}" if first == "targets" else first] += parameter.numel()
+    return Parameters(dict(counts))
+
+
+def training_memory(
+    parameters: int, *, precision: Precision = "fp32", workers: int = 1, zero_stage: int = 0
+) -> TrainingMemory:
+    """Return the bytes one worker needs with AdamW (Rajbhandari et al. 2020, figure 1).
+
+    Args:
+        parameters: Number of parameters.
+        precision: Of parameters and activations; masters and moments are fp32.
+        workers: Data-parallel workers.
+        zero_stage: 1 splits the optimizer state among workers, 2 also gradients, 3 also parameters.
+    """
+    width = FP32_BYTES if precision == "fp32" else BF16_BYTES
+    master = 0 if precision == "fp32" else FP32_BYTES
+    state = parameters * (master + ADAM_MOMENTS * FP32_BYTES)
+    return TrainingMemory(
+        parameters=_share(parameters * width, workers, split=zero_stage >= 3),
+        gradients=_share(parameters * FP32_BYTES, workers, split=zero_stage >= 2),
+        optimizer=_share(state, workers, split=zero_stage >= 1),
+    )
+
+
+def _share(size: int, workers: int, *, split: bool) -> int:
+    return -(-size // workers) if split else size
+
+
+def activation_bytes(
+    config: ModelConfig, *, batch_size: int, length: int, precision: Precision = "fp32"
+) -> int:
+    """Return about what the backward pass of one micro-batch keeps; components say how much.
+
+    Args:
+        config: The model.
+        batch_size: Sequences.
+        length: Positions in each, on both sides of an encoder-decoder.
+        precision: Of activations.
+    """
+    width = FP32_BYTES if precision == "fp32" else BF16_BYTES
+    sizes = config.dimensions
+    values = EMBEDDING_VECTORS * sizes.hidden_size + config.encoder.kept_values(sizes, length)
+    if config.decoder is not None:
+        values += config.decoder.kept_values(sizes, length)
+    values += sum(target.kept_values(sizes) for target in config.target)
+    return width * values * batch_size * length
