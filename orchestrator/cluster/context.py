@@ -1,0 +1,132 @@
+"""What a worker function gets: its rank, engines, checkpoints, and a line to the driver.
+
+A stage's ``worker.py`` is written against this class alone; it imports neither Ray nor DeepSpeed.
+Outside a cluster ``WorkerContext.alone(run_dir)`` runs the same function in one process.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from orchestrator.cluster.checkpoints import Checkpoint, CheckpointFolder
+from orchestrator.cluster.engines import build_engine
+from orchestrator.cluster.mailbox import Event, Line, SilentLine
+from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.engine import Engine
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """One worker of a launch.
+
+    Attributes:
+        rank: This worker's place among ``world``.
+        world: Number of workers.
+        run_dir: The run's folder, on storage that every worker sees.
+        device: Where this worker computes.
+        line: Connection to the driver.
+    """
+
+    rank: int
+    world: int
+    run_dir: Path
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    line: Line = field(default_factory=SilentLine)
+
+    @classmethod
+    def alone(cls, run_dir: Path) -> "WorkerContext":
+        """Return a context for one process without a cluster."""
+        return cls(rank=0, world=1, run_dir=run_dir)
+
+    def build_engine(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        engine: EngineConfig,
+        target_weights: Mapping[str, float] | None = None,
+    ) -> Engine:
+        """Put the model on this worker's device and wrap it in the configured engine; collective.
+
+        Args:
+            model: Built the same way on every rank.
+            optimizer: The optimizer's settings.
+            engine: Which engine; ``auto`` is single on one worker and DDP on more.
+            target_weights: Weight of each target in the objective; 1 where not given.
+
+        Raises:
+            InputError: The engine cannot run with this many workers.
+            StageError: The installed DeepSpeed does not behave as the engine needs.
+        """
+        return build_engine(
+            model.to(self.device), optimizer, engine, target_weights, world=self.world
+        )
+
+    def emit(self, event: Event) -> None:
+        """Send a JSON-able event to the driver; only rank 0's are sent, and none waits."""
+        if self.rank == 0:
+            self.line.post(event)
+
+    def should_stop(self) -> bool:
+        """Whether the driver asked to stop.
+
+        Only rank 0 ever says yes: the training loop turns one rank's yes into everybody's.
+        """
+        return self.rank == 0 and self.line.stop_requested()
+
+    def commit_checkpoint(self, step: int, engine: Engine, extra: Mapping[str, Any]) -> Path:
+        """Write the full training state and commit it atomically; collective.
+
+        Args:
+            step: Optimizer steps done.
+            engine: What to save.
+            extra: JSON-able state of the caller; rank 0's is kept.
+
+        Returns:
+            The committed folder. Older checkpoints beyond the last two are removed.
+        """
+        folder = self.checkpoints.commit(step, engine, extra, self)
+        if self.rank == 0:
+            self.line.progressed(step)
+        return folder
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """Return the newest checkpoint whose files are all intact, or None; collective.
+
+        Damaged ones are passed over with a warning in the log and an event to the driver.
+        """
+        return self.checkpoints.latest(self)
+
+    @property
+    def checkpoints(self) -> CheckpointFolder:
+        """The run's checkpoints."""
+        return CheckpointFolder(self.run_dir / CHECKPOINTS)
+
+    def barrier(self) -> None:
+        """Wait for every worker; collective."""
+        self.agree(0)
+
+    def agree(self, value: int) -> int:
+        """Return rank 0's ``value`` on every rank; collective.
+
+        Args:
+            value: 64-bit integer; only rank 0's counts.
+        """
+        if self.world == 1:
+            return value
+        tensor: Tensor = torch.tensor([value], dtype=torch.int64, device=self.device)
+        distributed.broadcast(tensor, src=0)
+        return int(tensor.item())
+
+    def everybody(self, succeeded: bool) -> bool:
+        """Whether every rank passes True; collective."""
+        if self.world == 1:
+            return succeeded
+        tensor = torch.tensor([float(not succeeded)], device=self.device)
+        distributed.all_reduce(tensor)
+        return not tensor.item()

@@ -1,0 +1,59 @@
+"""Which engine runs the steps: one process, DDP, or DeepSpeed ZeRO."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from orchestrator.errors import InputError
+from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.engine import Engine
+
+
+def resolve(engine: EngineConfig, world: int) -> str:
+    """Return what ``auto`` means for ``world`` workers, or the type that was asked for."""
+    if engine.type != "auto":
+        return engine.type
+    return "single" if world == 1 else "ddp"
+
+
+def build_engine(
+    model: nn.Module,
+    optimizer: OptimizerConfig,
+    engine: EngineConfig,
+    target_weights: Mapping[str, float] | None = None,
+    *,
+    world: int,
+) -> Engine:
+    """Wrap a model in the configured engine; collective.
+
+    Args:
+        model: On its device, built the same way on every rank.
+        optimizer: The optimizer's settings.
+        engine: Type, ZeRO stage, number format.
+        target_weights: Weight of each target in the objective; 1 where not given.
+        world: Number of workers.
+
+    Raises:
+        InputError: ``single`` with more than one worker.
+        StageError: The installed DeepSpeed does not behave as the engine needs.
+    """
+    for problem in engine.problems_with(world):
+        raise InputError(f"train.engine.{problem}")
+    kind = resolve(engine, world)
+    if kind == "single":
+        from orchestrator.training.engines.single import SingleEngine
+
+        return SingleEngine(model, optimizer, target_weights, precision=engine.precision)
+    if kind == "ddp":
+        from orchestrator.training.engines.ddp import DDPEngine
+
+        return DDPEngine(model, optimizer, target_weights, precision=engine.precision)
+    from orchestrator.cluster.engines.deepspeed_zero import ZeroEngine
+
+    return ZeroEngine(
+        model,
+        optimizer,
+        target_weights,
+        stage=engine.zero_stage,
+        precision=engine.precision,
+    )

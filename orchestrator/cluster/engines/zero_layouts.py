@@ -1,0 +1,183 @@
+"""Where DeepSpeed's ZeRO stages keep masters and gradients between backward and step.
+
+Nothing of this is DeepSpeed's public interface. Each class names what it relies on in one place;
+``deepspeed_zero`` proves at construction that it still holds. DeepSpeed itself is not imported:
+what stage 3 needs of it is handed in.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.training.engine import Shard
+
+Named = list[tuple[str, nn.Parameter]]
+
+
+class Layout(Protocol):
+    """Where one family of ZeRO stages keeps masters and gradients."""
+
+    def clear(self) -> None:
+        """Forget all gradients."""
+        ...
+
+    def shards(self) -> Iterator[Shard]:
+        """Yield this rank's shards, as views, without padding."""
+        ...
+
+    def refresh(self) -> None:
+        """Publish masters to the weights of all ranks; collective."""
+        ...
+
+    def flats(self) -> Sequence[Tensor]:
+        """Return the flat tensors that the base optimizer steps, keys of its state."""
+        ...
+
+    def whole(self, parameter: nn.Parameter, *, write: bool) -> AbstractContextManager[Any]:
+        """Hold a whole parameter on every rank for a while; rank 0's writes win; collective."""
+        ...
+
+
+class FlatLayout:
+    """Stages 1 and 2: a group's parameters in one flat tensor, cut into equal ranges.
+
+    A parameter may be whole, cut or absent on a rank. Stage 1 in bf16 is DeepSpeed's
+    ``BF16_Optimizer``, which keeps the whole gradient on every rank.
+
+    Args:
+        zero: DeepSpeed's optimizer.
+        named: Trainable parameters.
+    """
+
+    def __init__(self, zero: Any, named: Named) -> None:
+        self.zero, self.named = zero, named
+        self.gradients_are_cut = hasattr(zero, "averaged_gradients")
+
+    def clear(self) -> None:
+        """Drop the reduced gradients, which DeepSpeed would add to or keep."""
+        if self.gradients_are_cut:
+            for group in range(len(self.zero.bit16_groups)):
+                self.zero.averaged_gradients[group] = None
+                self.zero.all_grad_tensors[group] = None
+            self.zero.micro_step_id = -1
+        self.zero.zero_grad()
+
+    def shards(self) -> Iterator[Shard]:
+        """Yield the fragment that DeepSpeed maps to each parameter."""
+        for name, parameter in self.named:
+            place = parameter._hp_mapping  # type: ignore[attr-defined]
+            if place is None:
+                continue
+            address = place.lp_fragment_address
+            grad = self._gradient(parameter, place)
+            if grad is not None and grad.numel() != address.numel:
+                grad = grad.narrow(0, address.start, address.numel)
+            yield Shard(name, place.hp_fragment.detach(), grad, int(address.start), parameter.shape)
+
+    def _gradient(self, parameter: nn.Parameter, place: Any) -> Tensor | None:
+        if self.gradients_are_cut:
+            if self.zero.averaged_gradients.get(place.param_group_index) is None:
+                return None
+        index = parameter._index_in_param_group  # type: ignore[attr-defined]
+        grad: Tensor | None = place.get_lp_grad_fragment(index)
+        return None if grad is None else grad.view(-1)
+
+    def refresh(self) -> None:
+        """Copy each range into the weights and gather them."""
+        self.zero.update_lp_params()
+
+    def flats(self) -> Sequence[Tensor]:
+        """One range a parameter group."""
+        if self.gradients_are_cut:
+            return list(self.zero.single_partition_of_fp32_groups)
+        return list(self.zero.fp32_groups_flat_partition)
+
+    def whole(self, parameter: nn.Parameter, *, write: bool) -> AbstractContextManager[Any]:
+        """Every rank holds the weights anyway."""
+        del parameter, write
+        return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTools:
+    """DeepSpeed's functions for a parameter that is cut by itself.
+
+    Attributes:
+        master: This rank's fp32 chunk of a parameter, padding included.
+        gradient: This rank's reduced gradient of it, or None.
+        gather: ``(parameters, modifier_rank=...)``: holds whole parameters for a while.
+    """
+
+    master: Callable[[nn.Parameter], Tensor]
+    gradient: Callable[[nn.Parameter], Tensor | None]
+    gather: Callable[..., AbstractContextManager[Any]]
+
+
+class ChunkLayout:
+    """Stage 3: every parameter cut by itself into equal chunks; the last one's tail is padding.
+
+    The padding is uninitialised memory: nothing here reads it.
+
+    Args:
+        zero: DeepSpeed's optimizer.
+        named: Trainable parameters.
+        rank: This process.
+        tools: DeepSpeed's functions.
+    """
+
+    def __init__(self, zero: Any, named: Named, rank: int, tools: ChunkTools) -> None:
+        self.zero, self.named, self.rank, self.tools = zero, named, rank, tools
+
+    def clear(self) -> None:
+        """Drop all gradients, also of parameters that the next pass will not use.
+
+        DeepSpeed overwrites only what a pass has used: an idle head would keep its gradient.
+        """
+        self.zero.zero_grad()
+        self.zero.grad_partitions_flat_buffer.zero_()
+
+    def shards(self) -> Iterator[Shard]:
+        """Yield the real elements of this rank's chunk of each parameter."""
+        for name, parameter in self.named:
+            master = self.tools.master(parameter).detach()
+            chunk, shape = master.numel(), whole_shape(parameter)
+            start = min(self.rank * chunk, shape.numel())
+            real = min(chunk, shape.numel() - start)
+            if real > 0:
+                grad = self.tools.gradient(parameter)
+                yield Shard(
+                    name, master[:real], None if grad is None else grad[:real], start, shape
+                )
+
+    def refresh(self) -> None:
+        """Copy masters to the chunks that the next forward pass gathers."""
+        self.zero._partition_all_parameters()  # drop full copies that are still alive
+        for group in range(len(self.zero.fp16_groups)):
+            self.zero._reassign_or_swap_out_partitioned_parameters(group)
+        if self.zero.persistent_parameters:
+            self.zero.persistent_parameters[0].all_gather(self.zero.persistent_parameters)
+
+    def flats(self) -> Sequence[Tensor]:
+        """One a sub-group of parameters."""
+        return list(self.zero.fp32_partitioned_groups_flat)
+
+    def whole(self, parameter: nn.Parameter, *, write: bool) -> AbstractContextManager[Any]:
+        """Gather the parameter; with ``write`` rank 0's values are cut up again at the end."""
+        return self.tools.gather([parameter], modifier_rank=0 if write else None)
+
+
+def offset_in(part: Tensor, whole: Tensor) -> int | None:
+    """Return where ``part`` begins in the 1-D tensor ``whole``, in elements; None: not inside."""
+    if part.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr():
+        return None
+    offset = int(part.storage_offset() - whole.storage_offset())
+    return offset if 0 <= offset < whole.numel() else None
+
+
+def whole_shape(parameter: nn.Parameter) -> torch.Size:
+    """Shape of the whole parameter, also while only a chunk of it is here."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))

@@ -1,0 +1,93 @@
+"""Save and load a ZeRO engine's training state as fragments (``sharded_state``)."""
+
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orchestrator.cluster.engines.sharded_state import Fragments, save_fragments
+from orchestrator.cluster.engines.zero_layouts import Layout, offset_in
+from orchestrator.errors import StageError
+from orchestrator.training.engine import Engine, Shard
+from orchestrator.training.state import persistent_buffers
+
+OptimizerState = MutableMapping[Any, dict[str, Any]]
+
+
+def save_state(folder: Path, engine: Engine, states: OptimizerState, layout: Layout) -> None:
+    """Write this rank's fragments; rank 0 adds frozen parameters and buffers; collective.
+
+    Args:
+        folder: Shared by all ranks.
+        engine: Whose masters to write.
+        states: The base optimizer's state by flat tensor.
+        layout: Where things lie.
+    """
+    untrained = [(name, value.detach().clone()) for name, value in _untrained(engine, layout)]
+    fragments = list(_fragments(engine, states, layout))
+    if engine.rank == 0:
+        fragments += [(f"model.{name}", 0, value) for name, value in untrained]
+    save_fragments(folder, engine.rank, engine.world, fragments)
+
+
+@torch.no_grad()
+def load_state(folder: Path, engine: Engine, states: OptimizerState, layout: Layout) -> None:
+    """Read masters and optimizer state of this rank's shards; the caller publishes; collective.
+
+    Raises:
+        IntegrityError: The state is missing, incomplete or of another model.
+    """
+    found = Fragments(folder)
+    for shard in engine.shards():
+        shard.master.copy_(found.read(f"model.{shard.name}", shard.start, shard.master.numel()))
+        _restore(shard, states, layout, found)
+    for name, value in _untrained(engine, layout, write=True):
+        value.copy_(found.read(f"model.{name}", 0, value.numel()).view(value.shape))
+
+
+def _fragments(
+    engine: Engine, states: OptimizerState, layout: Layout
+) -> Iterator[tuple[str, int, Tensor]]:
+    for shard in engine.shards():
+        yield f"model.{shard.name}", shard.start, shard.master
+        flat, offset = _home(shard, layout)
+        for key, value in states.get(flat, {}).items():
+            name = f"optimizer.{key}.{shard.name}"
+            if value.dim() == 0:
+                yield name, 0, value
+            else:
+                yield name, shard.start, value[offset : offset + shard.master.numel()]
+
+
+def _restore(shard: Shard, states: OptimizerState, layout: Layout, found: Fragments) -> None:
+    flat, offset = _home(shard, layout)
+    state = states[flat]
+    for short, key in found.optimizer_keys(shard.name).items():
+        if found.is_scalar(key):
+            state[short] = found.scalar(key).to(flat.device)
+            continue
+        whole = state.setdefault(short, torch.zeros_like(flat))
+        numel = shard.master.numel()
+        whole[offset : offset + numel] = found.read(key, shard.start, numel)
+
+
+def _home(shard: Shard, layout: Layout) -> tuple[Tensor, int]:
+    """Return the flat tensor that holds a shard, and the shard's place in it."""
+    for flat in layout.flats():
+        offset = offset_in(shard.master, flat)
+        if offset is not None:
+            return flat, offset
+    raise StageError(f"{shard.name} lies in no optimizer partition: DeepSpeed has changed")
+
+
+def _untrained(
+    engine: Engine, layout: Layout, *, write: bool = False
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield frozen parameters, whole while they are yielded, and persistent buffers."""
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            with layout.whole(parameter, write=write):
+                yield name, parameter.data
+    yield from persistent_buffers(engine.module).items()

@@ -1,0 +1,228 @@
+"""Run a worker function on every worker of a cluster through Ray Train.
+
+The driver waits in the main thread, where signals arrive: the first Ctrl-C or SIGTERM asks the
+workers to save a checkpoint and return, the second one ends at once.
+"""
+
+import json
+import logging
+import shutil
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from orchestrator.cluster.failures import rebuild
+from orchestrator.cluster.mailbox import Event, Mailbox
+from orchestrator.cluster.session import RaySession, ray_session
+from orchestrator.cluster.worker import GAVE_UP, VALUE, train_loop
+from orchestrator.config import ClusterSection
+from orchestrator.errors import InterruptedRunError, StageError
+from orchestrator.training.config import EngineConfig
+
+_LOG = logging.getLogger(__name__)
+
+POLL_S = 0.2  # how often the driver empties the mailbox
+COLLECTIVE_TIMEOUT_S = 300  # a rank that waits longer than this for the others gives up
+OnEvent = Callable[[Event], None]
+
+
+def launch(
+    worker: str,
+    payload: dict[str, Any],
+    *,
+    cluster: ClusterSection,
+    engine: EngineConfig,
+    run_dir: Path,
+    name: str,
+    on_event: OnEvent | None = None,
+) -> dict[str, Any]:
+    """Run ``worker`` on ``cluster.workers`` workers and return rank 0's result.
+
+    Args:
+        worker: ``module:function``; called as ``function(context, payload)`` on every rank with a
+            :class:`~orchestrator.cluster.context.WorkerContext`; returns a JSON-able dict.
+        payload: JSON-able input of the function.
+        cluster: Where to run and with how many workers.
+        engine: The engine the function will build; checked here against the number of workers.
+        run_dir: The run's folder, on storage that all workers share.
+        name: Name of the launch in messages and in Ray's dashboard.
+        on_event: Called in the caller's thread with each event that rank 0 emits.
+
+    Returns:
+        What rank 0 returned.
+
+    Raises:
+        InputError: Not enough resources (at once), or raised by the worker function.
+        OrchestratorError: Whatever error of this system a worker raised, with its exit code.
+        StageError: A worker failed more often than ``cluster.max_failures``.
+        InterruptedRunError: Stopped before the workers had anything to save.
+    """
+    for problem in engine.problems_with(cluster.workers):
+        raise StageError(f"engine.{problem}")
+    with ray_session(
+        cluster,
+        f"cluster.workers: {cluster.workers} × {cluster.cpus_per_worker:g} CPU",
+        cpus=cluster.workers * cluster.cpus_per_worker,
+        gpus=cluster.workers * cluster.gpus_per_worker,
+    ) as session:
+        return _Launch(worker, payload, cluster, run_dir.resolve(), name, on_event, session).run()
+
+
+@dataclass(slots=True)
+class _Launch:
+    worker: str
+    payload: dict[str, Any]
+    cluster: ClusterSection
+    run_dir: Path
+    name: str
+    on_event: OnEvent | None
+    session: RaySession
+    _outcome: dict[str, Any] = field(default_factory=dict)
+    _signals: list[int] = field(default_factory=list)
+    _working: bool = False
+
+    def run(self) -> dict[str, Any]:
+        import ray
+
+        mailbox = _start_mailbox()
+        thread = threading.Thread(target=self._fit, args=(mailbox,), daemon=True, name="fit")
+        started = time.perf_counter()
+        try:
+            with _caught_signals(self._signals):
+                thread.start()
+                self._wait(thread, mailbox)
+            failure = ray.get(mailbox.failure.remote())
+        finally:
+            ray.kill(mailbox)
+        _LOG.info("%s: workers ran for %.1f s", self.name, time.perf_counter() - started)
+        if failure is not None:
+            raise rebuild(failure, self.name)
+        return self._value()
+
+    def _wait(self, thread: threading.Thread, mailbox: Any) -> None:
+        """Hand events on until the fit ends; pass the wish to stop on to the workers."""
+        import ray
+
+        asked = 0
+        while thread.is_alive():
+            thread.join(POLL_S)
+            self._hand_on(ray.get(mailbox.take.remote()))
+            if len(self._signals) > asked:
+                asked = len(self._signals)
+                if asked > 1 or not self._working:
+                    raise InterruptedRunError(
+                        f"{self.name}: stopped. Start the same command again to continue."
+                    )
+                _LOG.warning("stopping after this step; once more to stop at once")
+                ray.get(mailbox.request_stop.remote())
+        self._hand_on(ray.get(mailbox.take.remote()))
+
+    def _hand_on(self, events: list[Event]) -> None:
+        for event in events:
+            self._working = True
+            if self.on_event is not None:
+                self.on_event(event)
+
+    def _value(self) -> dict[str, Any]:
+        error = self._outcome.get("error")
+        if error is not None:
+            _LOG.debug("%s: Ray Train's own report:\n%s", self.name, error)
+            raise StageError(_explain(self.name, error, self.cluster.max_failures)) from error
+        value = self._outcome["value"]
+        if value is None or value.get(GAVE_UP):
+            raise StageError(f"{self.name}: the workers gave up without saying why")
+        result: dict[str, Any] = value[VALUE]
+        return result
+
+    def _fit(self, mailbox: Any) -> None:
+        """Run Ray Train to its end; the outcome is read by the driver's thread."""
+        storage = self.run_dir / f".ray-{uuid.uuid4().hex[:8]}"
+        try:
+            self._outcome["value"] = self._trainer(mailbox, storage).fit().return_value
+        except Exception as error:  # noqa: BLE001 - carried to the driver's thread, raised there
+            self._outcome["error"] = error
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
+
+    def _trainer(self, mailbox: Any, storage: Path) -> Any:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig
+
+        from orchestrator.cluster.trainer import LeanTorchTrainer
+
+        accelerated = self.cluster.gpus_per_worker > 0
+        resources = {"CPU": self.cluster.cpus_per_worker}
+        if accelerated:
+            resources["GPU"] = self.cluster.gpus_per_worker
+        return LeanTorchTrainer(
+            train_loop,
+            private=self.session.private,
+            train_loop_config={
+                "worker": self.worker,
+                "payload": json.dumps(self.payload),
+                "run_dir": str(self.run_dir),
+                "actor": mailbox,
+                "threads": max(1, int(self.cluster.cpus_per_worker)),
+                "accelerated": accelerated,
+            },
+            torch_config=TorchConfig(
+                backend="nccl" if accelerated else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
+            ),
+            scaling_config=ScalingConfig(
+                num_workers=self.cluster.workers,
+                use_gpu=accelerated,
+                resources_per_worker=resources,
+            ),
+            run_config=RunConfig(
+                name=f"{self.name}-{uuid.uuid4().hex[:8]}",
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=self.cluster.max_failures),
+            ),
+        )
+
+
+def _start_mailbox() -> Any:
+    """Start the mailbox actor beside the driver, without a CPU of its own."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=here).remote()
+
+
+@contextmanager
+def _caught_signals(received: list[int]) -> Iterator[None]:
+    """Collect SIGINT and SIGTERM instead of dying of them; only the main thread may."""
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _explain(name: str, error: BaseException, max_failures: int) -> str:
+    """Say in one line what went wrong, without Ray's frames."""
+    failures = getattr(error, "worker_failures", None) or {}
+    reasons = {str(each).strip().splitlines()[0] for each in failures.values() if str(each).strip()}
+    cause = "; ".join(sorted(reasons)) or str(error).strip().splitlines()[0]
+    return (
+        f"{name}: the workers failed more than {max_failures} times (cluster.max_failures); last: "
+        f"{cause}. What was committed is kept: start the same command again to continue."
+    )

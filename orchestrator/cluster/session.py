@@ -1,0 +1,262 @@
+"""A Ray cluster for the length of a ``with`` block: connect to one, or start a private one.
+
+Sessions nest: the inner one reuses the outer one's Ray, and only the session that started Ray
+stops it, also when the block ends with an exception, Ctrl-C or SIGTERM.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cluster.environment import (
+    TRAIN,
+    defaults,
+    ensure_token,
+    extensions_dir,
+    local_cluster_environment,
+)
+from orchestrator.config import ClusterSection
+from orchestrator.errors import InputError, StageError
+
+_LOG = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 200 * 2**20  # models travel through files; the store carries messages
+TEMP_PREFIX = "orch-ray-"
+RELEASE_WAIT_S = 5.0  # an actor that just ended gives its CPUs back within this time
+START_ATTEMPTS = 2  # a loaded host can miss the start window of the control service once
+ABANDONED_AFTER_S = 60.0  # a younger folder may be one that another process is just making
+_PRIVATE = threading.Event()  # set while a cluster that this process started is running
+
+
+@dataclass(frozen=True, slots=True)
+class RaySession:
+    """A connected Ray.
+
+    Attributes:
+        address: Address of the control service (GCS), ``host:port``.
+        cpus: CPUs of the whole cluster.
+        gpus: GPUs of the whole cluster.
+        started: Whether this session started the cluster (and so stops it).
+        private: Whether this process started the cluster, in this session or an outer one.
+    """
+
+    address: str
+    cpus: float
+    gpus: float
+    started: bool
+    private: bool
+
+
+@contextmanager
+def ray_session(
+    cluster: ClusterSection, purpose: str, cpus: float, gpus: float = 0.0
+) -> Iterator[RaySession]:
+    """Connect to the configured cluster or start a private local one.
+
+    Args:
+        cluster: Where (``address``, else ``RAY_ADDRESS``, else this machine).
+        purpose: What the CPUs are for, for messages (``"workers: 2 x 1 CPU"``).
+        cpus: CPUs that must be free at once.
+        gpus: GPUs that must be free at once.
+
+    Yields:
+        The session; nested calls reuse the outer one's Ray.
+
+    Raises:
+        InputError: The resources are not there or the address does not answer; raised before any
+            work starts, and for a private cluster even before Ray does.
+        StageError: A private Ray could not be started.
+    """
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    if not _initialized() and address is None:
+        _require("CPU", purpose, cpus, total=_machine_cpus(), free=_machine_cpus())
+    with ExitStack() as stack:
+        started = False
+        if not _initialized():
+            started = address is None
+            stack.enter_context(_private_ray(gpus > 0) if started else _connection(str(address)))
+        session = _describe(started)
+        _check_free("CPU", purpose, cpus)
+        _check_free("GPU", purpose, gpus)
+        yield session
+
+
+def _initialized() -> bool:
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
+def _describe(started: bool) -> RaySession:
+    import ray
+
+    total = ray.cluster_resources()
+    return RaySession(
+        address=ray.get_runtime_context().gcs_address,
+        cpus=total.get("CPU", 0.0),
+        gpus=total.get("GPU", 0.0),
+        started=started,
+        private=_PRIVATE.is_set(),
+    )
+
+
+# --- starting and connecting ---------------------------------------------------------------------
+
+
+@contextmanager
+def _private_ray(accelerated: bool) -> Iterator[None]:
+    with defaults(local_cluster_environment(accelerated)), _temporary_folder() as folder:
+        ensure_token()
+        extensions_dir().mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
+        _init(
+            address="local",
+            num_cpus=_machine_cpus(),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=str(folder),
+        )
+        _LOG.info(
+            "started a private Ray with %d CPUs in %.1f s",
+            _machine_cpus(),
+            time.perf_counter() - started,
+        )
+        _PRIVATE.set()
+        try:
+            yield
+        finally:
+            _PRIVATE.clear()
+            _shutdown()
+
+
+@contextmanager
+def _connection(address: str) -> Iterator[None]:
+    if address.startswith(("http://", "https://")):
+        raise InputError(
+            f"cluster.address: {address!r} is the address of the dashboard. Give the address of "
+            "the control service (host:6379), or submit with `ray job submit`."
+        )
+    with defaults(TRAIN):
+        try:
+            _init(address=address)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"cluster.address: no Ray cluster answers at {address!r} "
+                f"({_first_line(error)}). Start one with `ray start --head`, or leave "
+                "cluster.address and RAY_ADDRESS unset to run on this machine."
+            ) from error
+        try:
+            yield
+        finally:
+            _shutdown()
+
+
+def _init(**options: Any) -> None:
+    """Call ``ray.init`` quietly and give the signal handlers back to whoever set them."""
+    import ray
+
+    verbose = logging.getLogger("orchestrator").isEnabledFor(logging.DEBUG)
+    attempts = START_ATTEMPTS if options["address"] == "local" else 1
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM) if main else None
+    for attempt in range(1, attempts + 1):
+        try:
+            ray.init(logging_level=logging.ERROR, log_to_driver=verbose, **options)
+            break
+        except (RuntimeError, ConnectionError, TimeoutError) as error:
+            ray.shutdown()
+            if options["address"] != "local":
+                raise
+            if attempt == attempts:
+                raise StageError(
+                    f"Ray did not start on this machine: {_first_line(error)}. "
+                    "`orchestrator doctor` looks for the usual causes."
+                ) from error
+            _LOG.warning("Ray did not start (%s); trying once more", _first_line(error))
+        finally:
+            if main:
+                signal.signal(signal.SIGTERM, handler)
+
+
+def _shutdown() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+# --- resources -----------------------------------------------------------------------------------
+
+
+def _machine_cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _check_free(kind: str, purpose: str, needed: float) -> None:
+    """Raise unless ``needed`` are free now, or within the time a finished actor takes to go."""
+    import ray
+
+    deadline = time.monotonic() + RELEASE_WAIT_S
+    while True:
+        total = ray.cluster_resources().get(kind, 0.0)
+        free = ray.available_resources().get(kind, 0.0)
+        if free >= needed or total < needed or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    _require(kind, purpose, needed, total, free)
+
+
+def _require(kind: str, purpose: str, needed: float, total: float, free: float) -> None:
+    if free >= needed:
+        return
+    raise InputError(
+        f"{purpose} asked, {total:g} {kind}s in the cluster, {free:g} free. Lower cluster.workers "
+        f"or cluster.{kind.lower()}s_per_worker, wait for other jobs to end, or set "
+        "cluster.address to a larger cluster."
+    )
+
+
+# --- temporary folders ---------------------------------------------------------------------------
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Make a short-named folder (socket paths are limited to 107 bytes) that goes at the end.
+
+    The folder holds a lock for as long as its owner lives, so that what a killed process left
+    behind is told from what a running one uses, whatever namespace its process id is in.
+    """
+    root = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())  # noqa: S108
+    _sweep(root)
+    folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=root))
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(root: Path) -> None:
+    for folder in root.glob(f"{TEMP_PREFIX}*"):
+        try:
+            if time.time() - folder.stat().st_mtime < ABANDONED_AFTER_S:
+                continue
+            with (folder / "lock").open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # in use, another user's, or being made at this moment
+            _LOG.debug("left %s alone", folder)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
