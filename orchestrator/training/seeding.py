@@ -5,6 +5,7 @@ and the noise of step t does not depend on whether an evaluation happened in bet
 """
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 
@@ -21,3 +22,20 @@ def derive_seed(seed: int, *purpose: int | str) -> int:
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Make dropout of one optimizer step depend on (seed, step, rank) alone."""
     torch.manual_seed(derive_seed(seed, "step", step, rank))
+
+
+def keep_noise(device: torch.device) -> Callable[[], None]:
+    """Remember where the generators of a device stand.
+
+    Returns:
+        A function that sets them back: what follows draws the same noise again.
+    """
+    state = torch.get_rng_state()
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore() -> None:
+        torch.set_rng_state(state)
+        if on_device is not None:
+            torch.cuda.set_rng_state(on_device, device)
+
+    return restore

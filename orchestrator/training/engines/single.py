@@ -112,9 +112,8 @@ class SingleEngine:
         self._lr = lr
 
     def gathered(self) -> dict[str, Tensor]:
-        """Return fp32 copies of all parameters."""
-        named = self.module.named_parameters()
-        return {name: p.detach().float().clone() for name, p in named}
+        """Return copies of all parameters."""
+        return {name: p.detach().clone() for name, p in self.module.named_parameters()}
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Measure in eval mode, then return to the mode the model was in."""
@@ -136,11 +135,11 @@ class SingleEngine:
         load_training_state(folder, self.module, self.optimizer)
 
     def state_dict(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield parameters (fp32) and persistent buffers, on the CPU."""
+        """Yield copies of parameters and persistent buffers, on the CPU."""
         for name, parameter in self.module.named_parameters():
-            yield name, parameter.detach().float().cpu()
+            yield name, parameter.detach().to("cpu", copy=True)
         for name, buffer in persistent_buffers(self.module).items():
-            yield name, buffer.detach().cpu()
+            yield name, buffer.detach().to("cpu", copy=True)
 
     def _reduction(self, *, last: bool) -> AbstractContextManager[None]:
         """Context of one micro-batch; engines with a reduction postpone it to the last."""

@@ -31,7 +31,7 @@ def run(engine, source, config=CONFIG, **options):
 
 
 def weights(engine):
-    return {name: tensor.clone() for name, tensor in engine.state_dict()}
+    return dict(engine.state_dict())
 
 
 def reference_run():
@@ -241,3 +241,15 @@ def test_missing_state_is_refused(tmp_path):
 def test_an_empty_window_is_refused():
     with pytest.raises(InputError, match="no micro-batch"):
         SingleEngine(ToyModel(), OPTIMIZER).forward_backward([])
+
+
+def test_state_is_a_copy_and_holds_buffers_and_frozen_parameters():
+    engine = SingleEngine(ToyModel(), OPTIMIZER)
+    state, full = dict(engine.state_dict()), engine.gathered()
+    assert set(state) == set(full) | {"encoder.offset"}
+    assert "encoder.frozen" in full
+    kept = {name: tensor.clone() for name, tensor in state.items()}
+    engine.forward_backward(ToySource().window(0, 0, 1))
+    engine.step()
+    assert all(torch.equal(state[name], kept[name]) for name in kept)
+    assert all(torch.equal(full[name], kept[name]) for name in full)

@@ -1,0 +1,146 @@
+"""Find flatness: diagonal empirical Fisher information, per sample, streamed.
+
+    F_i = 1/N * sum_n (d log p(y_n | x_n) / d w_i)^2       true labels, eval mode, at the weights w
+
+(Kirkpatrick et al. 2017; true labels as in the C&F code). Gradients are squared sample by sample:
+squaring a batch's mean gradient gives about 1/B of it. One accumulator is held, not N gradients.
+Over tasks ``F <- gamma * F + F_new`` (online EWC, Schwarz et al. 2018). Deviation: ``F_new`` may
+be divided by its mean first, because its scale follows the loss and the model's size, and one
+lambda would not carry over.
+
+Two ways, equal up to rounding:
+
+- *gathered*: every rank holds the whole model in a skeleton outside the engine and takes every
+  ``world``-th sample; sums over ranks. Fastest; three copies of the model while it runs.
+- *sharded*: all ranks run the same sample through the engine; the mean of equal gradients is that
+  gradient, and its square is born sharded. Memory stays cut; ``world`` times the compute.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.errors import InputError
+from orchestrator.training.engine import Batch, Engine
+from orchestrator.training.optimizers import trainable
+from orchestrator.training.shards import gradient
+
+Importance = dict[str, Tensor]
+"""Full fp32 tensors by parameter name, each shaped like its parameter, all >= 0."""
+
+
+def skeleton_of(model: nn.Module) -> nn.Module:
+    """Copy a model's structure without weights, ties kept; before an engine wraps the model."""
+    memo: dict[int, object] = {}
+    for parameter in model.parameters():
+        bare = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(bare, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return deepcopy(model, memo).eval()
+
+
+def gathered_fisher(engine: Engine, skeleton: nn.Module, samples: Iterable[Batch]) -> Importance:
+    """Importance with each rank taking its share of the samples; collective.
+
+    Args:
+        engine: Holds the weights; not touched.
+        skeleton: From :func:`skeleton_of` of the same model.
+        samples: Batches of one labelled sample, the same on every rank.
+
+    Returns:
+        The full importance of every trainable parameter, on every rank.
+
+    Raises:
+        InputError: There is no sample.
+    """
+    device = next(engine.module.parameters()).device
+    full = {name: value.to(device) for name, value in engine.gathered().items()}
+    weights = {name: full[name].requires_grad_() for name, _ in trainable(skeleton)}
+    state = {**full, **dict(engine.module.named_buffers())}  # buffers are whole on every rank
+    sums = {name: torch.zeros_like(value) for name, value in weights.items()}
+    count = 0
+    for batch in islice(samples, engine.rank, None, engine.world):
+        moved = {key: value.to(device) for key, value in batch.items()}
+        outputs = torch.func.functional_call(skeleton, state, (moved,))
+        loss = sum(value for key, value in outputs.items() if key.startswith("loss."))
+        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        for total, grad in zip(sums.values(), gradients, strict=True):
+            if grad is not None:
+                total.add_(grad.square())
+        count += 1
+    return _mean_over_ranks(engine, sums, count)
+
+
+def sharded_fisher(engine: Engine, samples: Iterable[Batch]) -> Importance:
+    """Importance with every rank running every sample through the engine; collective.
+
+    The engine's gradients are those of the last sample afterwards; its weights, optimizer and mode
+    are as before.
+
+    Args:
+        engine: At the weights to measure.
+        samples: Batches of one labelled sample, the same on every rank.
+
+    Returns:
+        The full importance, assembled from the shards, on every rank.
+
+    Raises:
+        InputError: There is no sample.
+    """
+    training = engine.module.training
+    engine.module.eval()
+    try:
+        mine: dict[str, Tensor] = {}
+        count = 0
+        for batch in samples:
+            engine.forward_backward([batch])
+            for shard in engine.shards():
+                square = gradient(shard).float().square()
+                mine[shard.name] = mine[shard.name] + square if shard.name in mine else square
+            count += 1
+    finally:
+        engine.module.train(training)
+    if not count:
+        raise InputError("importance needs at least one sample. Raise find.fisher_samples")
+    return {name: value / count for name, value in assembled(engine, mine)}
+
+
+def assembled(engine: Engine, parts: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Put shard-shaped values together into full tensors; collective, one parameter at a time.
+
+    Args:
+        engine: Whose layout the parts follow.
+        parts: This rank's part of each parameter it holds a shard of, [n].
+    """
+    mine = {shard.name: shard for shard in engine.shards()}
+    for name, parameter in trainable(engine.module):
+        shape = torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+        flat = torch.zeros(shape.numel(), dtype=torch.float32)
+        if (shard := mine.get(name)) is not None:
+            flat[shard.start : shard.start + shard.master.numel()] = parts[name].cpu()
+        yield name, engine.sum_over_shards(flat).view(shape)
+
+
+def normalised(importance: Importance) -> Importance:
+    """Divide by the mean over all elements; an importance of zero everywhere stays zero."""
+    total = sum(float(value.double().sum()) for value in importance.values())
+    mean = total / max(1, sum(value.numel() for value in importance.values()))
+    return {name: value / mean if mean > 0 else value for name, value in importance.items()}
+
+
+def accumulate(old: Mapping[str, Tensor], new: Importance, gamma: float) -> Importance:
+    """``gamma * old + new``; parameters that are new have no old importance."""
+    return {
+        name: value if name not in old else gamma * old[name] + value for name, value in new.items()
+    }
+
+
+def _mean_over_ranks(engine: Engine, sums: Importance, count: int) -> Importance:
+    total = int(engine.sum_over_ranks(torch.tensor([float(count)])).item())
+    if total == 0:
+        raise InputError("importance needs at least one sample. Raise find.fisher_samples")
+    return {name: (engine.sum_over_ranks(value) / total).cpu() for name, value in sums.items()}
