@@ -1,0 +1,144 @@
+"""Packed token blocks on disk: documents end to end, cut into blocks, read through a memory map.
+
+A document is framed ``[CLS] tokens [SEP]`` and documents follow one another without a gap; only the
+last block is padded, so no token is lost. The three special tokens never come from text, therefore
+they mark the document boundaries and the padding, and nothing else has to be stored.
+
+Shapes: B batch, S block size, V vocabulary.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from orchestrator.data.spec import CLS, PAD, SEP
+from orchestrator.errors import IntegrityError
+
+IntArray = npt.NDArray[np.int64]
+
+BLOCKS_PER_BATCH = 4096
+COLUMN = "input_ids"
+
+
+class BlockWriter:
+    """Frame documents, pack them and write an Arrow file.
+
+    Attributes:
+        documents: number of documents added.
+        tokens: number of tokens written, frames included, padding not.
+    """
+
+    def __init__(self, path: Path, block_size: int, vocab_size: int) -> None:
+        self.documents = 0
+        self.tokens = 0
+        self._block_size = block_size
+        token = pa.uint16() if vocab_size <= 1 << 16 else pa.int32()
+        self._dtype = token.to_pandas_dtype()
+        self._type = pa.list_(token, block_size)
+        self._pending: list[int] = []
+        self._schema = pa.schema([pa.field(COLUMN, self._type)])
+        self._writer = pa.ipc.new_file(str(path), self._schema)
+
+    def __enter__(self) -> "BlockWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None and self._pending:
+            missing = -len(self._pending) % self._block_size
+            self._pending.extend([PAD] * missing)
+            self._write()
+        self._writer.close()
+
+    def add(self, ids: list[int]) -> None:
+        """Append one document, given without special tokens."""
+        self._pending.append(CLS)
+        self._pending.extend(ids)
+        self._pending.append(SEP)
+        self.documents += 1
+        self.tokens += len(ids) + 2
+        if len(self._pending) >= BLOCKS_PER_BATCH * self._block_size:
+            self._write()
+
+    def _write(self) -> None:
+        """Write all full blocks."""
+        whole = len(self._pending) // self._block_size * self._block_size
+        flat = pa.array(np.asarray(self._pending[:whole], dtype=self._dtype))
+        column = pa.FixedSizeListArray.from_arrays(flat, type=self._type)
+        self._writer.write_batch(pa.record_batch([column], schema=self._schema))
+        del self._pending[:whole]
+
+
+class TokenBlocks:
+    """The blocks of one split: [N, S] token ids in a memory map.
+
+    Attributes:
+        block_size: S.
+    """
+
+    def __init__(self, chunks: Iterable[npt.NDArray[np.integer]], block_size: int) -> None:
+        """Wrap arrays of token ids, each [blocks, S]."""
+        self.block_size = block_size
+        self._chunks = list(chunks)
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)])
+
+    @classmethod
+    def open(cls, path: Path) -> "TokenBlocks":
+        """Open a file of :class:`BlockWriter` without reading it into memory.
+
+        Raises:
+            IntegrityError: the file is missing or damaged.
+        """
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            columns = [reader.get_batch(i).column(0) for i in range(reader.num_record_batches)]
+        except (OSError, pa.ArrowInvalid) as error:
+            raise IntegrityError(f"{path} is no readable token file: {error}") from error
+        size = reader.schema.field(COLUMN).type.list_size
+        return cls([_view(column, size) for column in columns], size)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def rows(self, indices: IntArray) -> IntArray:
+        """Return the blocks at these indices: int64 [B, S]."""
+        found = np.empty((len(indices), self.block_size), dtype=np.int64)
+        owner = np.searchsorted(self._starts, indices, side="right") - 1
+        for number in np.unique(owner):
+            mine = owner == number
+            found[mine] = self._chunks[number][indices[mine] - self._starts[number]]
+        return found
+
+    def following(self, indices: IntArray) -> IntArray:
+        """Return the token that comes after each block, [PAD] after the last: int64 [B]."""
+        return self._edge(indices + 1, 0)
+
+    def preceding(self, indices: IntArray) -> IntArray:
+        """Return the token that comes before each block, [PAD] before the first: int64 [B]."""
+        return self._edge(indices - 1, -1)
+
+    def _edge(self, neighbours: IntArray, position: int) -> IntArray:
+        inside = (neighbours >= 0) & (neighbours < len(self))
+        found = np.full(len(neighbours), PAD, dtype=np.int64)
+        found[inside] = self.rows(neighbours[inside])[:, position]
+        return found
+
+    def counts(self, vocab_size: int) -> IntArray:
+        """Return how often each token occurs: int64 [V]."""
+        total = np.zeros(vocab_size, dtype=np.int64)
+        for chunk in self._chunks:
+            total += np.bincount(chunk.ravel(), minlength=vocab_size)
+        return total
+
+
+def _view(column: pa.FixedSizeListArray, block_size: int) -> npt.NDArray[np.integer]:
+    view: npt.NDArray[np.integer] = column.values.to_numpy(zero_copy_only=True)
+    return view.reshape(-1, block_size)

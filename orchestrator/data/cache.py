@@ -1,0 +1,52 @@
+"""The cache folder, and tables in it: Parquet, written atomically, rebuilt when damaged."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.storage import atomic_write_bytes
+
+logger = logging.getLogger(__name__)
+
+ATTRIBUTES = b"orchestrator"
+
+
+def default_cache() -> Path:
+    """Return the user's cache folder: ``ORCHESTRATOR_CACHE``, else below ``XDG_CACHE_HOME``."""
+    own = os.environ.get("ORCHESTRATOR_CACHE")
+    if own:
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "ray-model-orchestrator"
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table and its ``attrs`` (JSON-able); a cache that cannot be written is left out."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    kept = {**(table.schema.metadata or {}), ATTRIBUTES: json.dumps(frame.attrs).encode()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(kept), sink, compression="zstd")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(path, sink.getvalue().to_pybytes())
+    except OSError as error:
+        logger.warning("cache not written path=%s reason=%s", path, error)
+
+
+def read_table(path: Path) -> pd.DataFrame | None:
+    """Read a table with its ``attrs``; None where there is none or it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        table = pq.read_table(path)
+        frame: pd.DataFrame = table.to_pandas()
+        frame.attrs = json.loads((table.schema.metadata or {})[ATTRIBUTES])
+    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+        logger.warning("cache is damaged, building it again path=%s reason=%s", path, error)
+        return None
+    return frame

@@ -1,0 +1,79 @@
+"""Labelled rows in memory, and the task they belong to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of one split: texts (or pairs of texts), or images, and a label each.
+
+    Attributes:
+        texts: N texts; empty for images.
+        pairs: N second texts, or None.
+        labels: class of each row, int64 [N].
+        images: float32 [N, C, height, width] in [0, 1], or None.
+    """
+
+    texts: list[str]
+    pairs: list[str] | None
+    labels: IntArray
+    images: FloatArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Sequence[int] | IntArray) -> "Rows":
+        """Return the rows at these indices, in their order."""
+        index = np.asarray(indices, dtype=np.int64)
+        return Rows(
+            [self.texts[i] for i in index] if self.texts else [],
+            None if self.pairs is None else [self.pairs[i] for i in index],
+            self.labels[index],
+            None if self.images is None else self.images[index],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """One labelled task.
+
+    Attributes:
+        name: name of the task.
+        label_names: name of each class.
+        train: rows to learn from.
+        validation: rows to choose by.
+        test: rows to report on.
+        rejected: number of rows left out, by reason.
+    """
+
+    name: str
+    label_names: tuple[str, ...]
+    train: Rows
+    validation: Rows
+    test: Rows
+    rejected: dict[str, int] = field(default_factory=dict)
+
+    def split(self, name: str) -> Rows:
+        """Return the split called train, validation or test.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        if name not in ("train", "validation", "test"):
+            raise ValueError(f"{name!r} is no split. Use train, validation or test.")
+        rows: Rows = getattr(self, name)
+        return rows
+
+    @cached_property
+    def majority_accuracy(self) -> float:
+        """Test accuracy of always answering the class that is most frequent in training."""
+        answer = np.bincount(self.train.labels, minlength=len(self.label_names)).argmax()
+        return float((self.test.labels == answer).mean())

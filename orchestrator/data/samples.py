@@ -1,0 +1,196 @@
+"""Samples: rows or blocks made into batches, the same whatever batch they are in.
+
+A batch is a dictionary of tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` (int64
+[B, S]) or ``pixel_values`` (float32 [B, C, height, width]), and the labels of a target under
+``labels.<name>``. Label -100 means "not predicted", so that every id can be learnt, 0 included.
+
+Shapes: B batch, S length, K classes.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from orchestrator.data.blocks import TokenBlocks
+from orchestrator.data.masking import IGNORED, Masking, mask_tokens
+from orchestrator.data.processors import TextProcessor
+from orchestrator.data.rows import Rows
+from orchestrator.data.spec import CLS, PAD
+from orchestrator.errors import InputError
+
+Batch = dict[str, Tensor]
+IntArray = npt.NDArray[np.int64]
+
+
+class SampleDataset(Protocol):
+    """Samples by index; every random choice depends on (seed, epoch, index) alone."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        ...
+
+    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
+        """Build a batch.
+
+        Args:
+            indices: which samples, int64 [B].
+            epoch: epoch of all of them, or of each [B].
+        """
+        ...
+
+
+class MlmSamples:
+    """Blocks with tokens masked anew in every epoch: ``labels.<name>`` [B, S]."""
+
+    def __init__(
+        self,
+        blocks: TokenBlocks,
+        processor: TextProcessor,
+        target_name: str = "mlm",
+        seed: int = 7,
+        masking: Masking | None = None,
+    ) -> None:
+        self._blocks = blocks
+        self._continues = processor.continues
+        self._target = target_name
+        self._seed = seed
+        self._masking = masking or Masking()
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
+        """Build a batch of masked blocks."""
+        ids = self._blocks.rows(indices)
+        masked, labels = mask_tokens(
+            ids, indices, epoch, self._seed, self._continues, self._masking
+        )
+        return _block_batch(masked, ids, {self._target: labels})
+
+
+class LmSamples:
+    """Blocks with the next token of each position: ``labels.<name>`` [B, S], already shifted.
+
+    The last position is asked for the first token of the next block, so every token but the first
+    of each document is predicted once. [CLS] and [PAD] are never asked for: nothing before a
+    document's beginning tells it.
+    """
+
+    def __init__(
+        self,
+        blocks: TokenBlocks,
+        processor: TextProcessor | None = None,
+        target_name: str = "lm",
+        seed: int = 7,
+    ) -> None:
+        del processor, seed  # accepted so that all samples of blocks are made alike
+        self._blocks = blocks
+        self._target = target_name
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
+        """Build a batch of blocks with their next tokens."""
+        del epoch
+        ids = self._blocks.rows(indices)
+        return _block_batch(ids, ids, {self._target: _next_tokens(self._blocks, indices, ids)})
+
+
+class BilmSamples:
+    """Blocks with the next and the previous token of each position: ``labels.<name>`` [B, S, 2].
+
+    Documents are read in both directions: forward, [SEP] is asked for and [CLS] is not; backward it
+    is the other way round. Neither direction looks across a document boundary.
+    """
+
+    def __init__(
+        self,
+        blocks: TokenBlocks,
+        processor: TextProcessor | None = None,
+        target_name: str = "bilm",
+        seed: int = 7,
+    ) -> None:
+        del processor, seed
+        self._blocks = blocks
+        self._target = target_name
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
+        """Build a batch of blocks with their neighbours."""
+        del epoch
+        ids = self._blocks.rows(indices)
+        before = np.concatenate([self._blocks.preceding(indices)[:, None], ids[:, :-1]], axis=1)
+        known = (ids != CLS) & (ids != PAD) & (before != PAD)
+        backward = np.where(known, before, IGNORED)
+        forward = _next_tokens(self._blocks, indices, ids)
+        return _block_batch(ids, ids, {self._target: np.stack([forward, backward], axis=-1)})
+
+
+class ClsSamples:
+    """Labelled rows, tokenized once: ``labels.<name>`` [B], int64 in [0, K).
+
+    Rows of images need no processor. A batch is as long as its longest row.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        processor: TextProcessor | None,
+        target_name: str = "cls",
+        max_length: int | None = None,
+    ) -> None:
+        """Tokenize the rows.
+
+        Args:
+            rows: the rows.
+            processor: tokenizer of the texts; None for images.
+            target_name: target that is trained.
+            max_length: limit in tokens; None takes the processor's.
+
+        Raises:
+            InputError: the rows are texts and there is no processor, or there are no rows.
+        """
+        if not len(rows):
+            raise InputError("the data set has no rows. Check the source and its cap.")
+        if rows.images is None and processor is None:
+            raise InputError("rows of texts need a processor. Give the package's TextProcessor.")
+        self._labels = rows.labels
+        self._target = f"labels.{target_name}"
+        self._images = rows.images
+        self._arrays: dict[str, IntArray] = {}
+        if rows.images is None and processor is not None:
+            self._arrays = processor.arrays(rows.texts, rows.pairs, max_length)
+            self._lengths = self._arrays["attention_mask"].sum(axis=1)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
+        """Build a batch, cut to its longest row."""
+        del epoch
+        labels = {self._target: torch.from_numpy(self._labels[indices])}
+        if self._images is not None:
+            return {"pixel_values": torch.from_numpy(self._images[indices])} | labels
+        longest = int(self._lengths[indices].max())
+        cut = {name: array[indices, :longest] for name, array in self._arrays.items()}
+        return {name: torch.from_numpy(array) for name, array in cut.items()} | labels
+
+
+def _next_tokens(blocks: TokenBlocks, indices: IntArray, ids: IntArray) -> IntArray:
+    after = np.concatenate([ids[:, 1:], blocks.following(indices)[:, None]], axis=1)
+    return np.where((after == CLS) | (after == PAD), IGNORED, after)
+
+
+def _block_batch(inputs: IntArray, ids: IntArray, labels: dict[str, IntArray]) -> Batch:
+    batch = {
+        "input_ids": torch.from_numpy(inputs),
+        "attention_mask": torch.from_numpy((ids != PAD).astype(np.int64)),
+        "token_type_ids": torch.zeros(ids.shape, dtype=torch.int64),
+    }
+    return batch | {f"labels.{name}": torch.from_numpy(array) for name, array in labels.items()}

@@ -1,0 +1,159 @@
+"""``builtin:pydoc``: docstrings of the installed libraries, parsed once and cached as Parquet.
+
+Only as many files are parsed as a cap needs. Libraries share a cap equally; what a small one cannot
+fill goes to the others. A second request with the same library versions reads the cache.
+"""
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from orchestrator.data.cache import default_cache, read_table, write_table
+from orchestrator.data.sources.docstrings import read_docstrings
+from orchestrator.data.sources.libraries import (
+    Library,
+    find_library,
+    list_files,
+    usual_libraries,
+    versions,
+)
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # part of the cache key: raise it when the parser or the record changes
+
+
+@dataclass
+class Shelf:
+    """Some files of one library, read on demand.
+
+    Attributes:
+        library: the library.
+        prefixes: relative folders or files that belong to the shelf.
+        label: what its documents are called in a task.
+        rejected: number of files that could not be read, by reason.
+    """
+
+    library: Library
+    prefixes: tuple[str, ...] = ("",)
+    label: str = ""
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._records = self._read()
+
+    def take(self, count: int, seen: set[str]) -> list[dict[str, object]]:
+        """Return at most ``count`` more records whose text is not in ``seen``, and add it."""
+        taken: list[dict[str, object]] = []
+        while len(taken) < count and (record := next(self._records, None)) is not None:
+            if record["text"] not in seen:
+                seen.add(str(record["text"]))
+                taken.append(record)
+        return taken
+
+    def _read(self) -> Iterator[dict[str, object]]:
+        for file in list_files(self.library, self.prefixes):
+            found, reason = read_docstrings(self.library.root / file, self.library.module(file))
+            if reason is not None:
+                self.rejected[reason] += 1
+            origin = {"library": self.library.name, "label": self.label, "file": file}
+            yield from (origin | document._asdict() for document in found)
+
+
+def fill(shelves: Sequence[Shelf], limit: int | None) -> list[dict[str, object]]:
+    """Take ``limit`` records in equal shares; what a small shelf lacks the others give."""
+    seen: set[str] = set()
+    records: list[dict[str, object]] = []
+    active = list(shelves)
+    while active and (limit is None or len(records) < limit):
+        share = 1 << 62 if limit is None else -(-(limit - len(records)) // len(active))
+        still_active = []
+        for shelf in active:
+            room = share if limit is None else min(share, limit - len(records))
+            taken = shelf.take(room, seen)
+            records.extend(taken)
+            if len(taken) == room:
+                still_active.append(shelf)
+        active = still_active
+    return records
+
+
+def cached_records(
+    name: str,
+    request: dict[str, object],
+    build: Callable[[], tuple[list[dict[str, object]], dict[str, int]]],
+    cache: Path | None,
+) -> pd.DataFrame:
+    """Return the records of a request from the cache, or build and cache them.
+
+    Args:
+        name: beginning of the file name.
+        request: everything that decides the records, JSON-able.
+        build: makes the records and the number of rejected files by reason.
+        cache: folder of the cache; None takes the user's.
+
+    Returns:
+        One row a docstring, columns as in :class:`Docstring` and library, label, file;
+        ``attrs["rejected"]`` counts the rejected files.
+    """
+    text = json.dumps({"format": FORMAT, **request}, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = (cache or default_cache()) / "pydoc" / f"{name}-{digest}.parquet"
+    frame = read_table(path)
+    if frame is None:
+        records, rejected = build()
+        frame = pd.DataFrame.from_records(records)
+        if not frame.empty:
+            frame = frame.astype({"returns": "boolean", "raises": "boolean"})
+        frame.attrs["rejected"] = rejected
+        write_table(path, frame)
+        logger.info("parsed docstrings name=%s documents=%d", name, len(frame))
+    return frame
+
+
+def corpus_identity(limit: int | None, libraries: Sequence[str] | None) -> dict[str, object]:
+    """Return what decides the documents of the corpus: the cap and the versions.
+
+    Args:
+        limit: number of documents; None takes all there are.
+        libraries: import names; None takes the usual ones.
+
+    Raises:
+        InputError: a library is not installed.
+    """
+    return {"limit": limit, "versions": versions(_libraries(libraries))}
+
+
+def corpus_records(
+    limit: int | None = None,
+    libraries: Sequence[str] | None = None,
+    cache: Path | None = None,
+) -> pd.DataFrame:
+    """Return the documents of the corpus, the libraries mixed.
+
+    Args:
+        limit: number of documents; None takes all there are.
+        libraries: import names; None takes the usual ones.
+        cache: folder of the cache; None takes the user's.
+
+    Raises:
+        InputError: a library is not installed.
+    """
+
+    def build() -> tuple[list[dict[str, object]], dict[str, int]]:
+        shelves = [Shelf(library) for library in _libraries(libraries)]
+        records = fill(shelves, limit)
+        records.sort(key=lambda r: hashlib.sha256(str(r["text"]).encode()).digest())
+        return records, dict(sum((shelf.rejected for shelf in shelves), Counter()))
+
+    return cached_records("corpus", corpus_identity(limit, libraries), build, cache)
+
+
+def _libraries(names: Sequence[str] | None) -> list[Library]:
+    return usual_libraries() if names is None else [find_library(name) for name in names]

@@ -1,0 +1,90 @@
+"""Train, validation and test: stratified, deterministic, and no text on both sides.
+
+Rows are ordered by the hash of (seed, text), so that a row's split does not depend on the order in
+which rows were read, and adding rows moves few others.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.errors import InputError
+
+IntArray = npt.NDArray[np.int64]
+
+NAME = re.compile(r"[`*]*[A-Za-z_]*(?:[a-z][A-Z]|[A-Z]{2}|[0-9_])\w*[`*]*")
+WORD = re.compile(r"[^\W_]+")
+
+
+def fingerprint(text: str) -> str:
+    """Fold what copies of a text differ in: names with capitals, digits, underscores; case; signs.
+
+    Two texts with the same fingerprint count as one. Empty where a text has no words.
+    """
+    return " ".join(WORD.findall(NAME.sub(" x ", text).lower()))
+
+
+def rank(seed: int, text: str) -> bytes:
+    """Return the place of a text in the order of a seed."""
+    return hashlib.blake2b(f"{seed}\x00{text}".encode(), digest_size=16).digest()
+
+
+def split_indices(
+    labels: IntArray,
+    keys: Sequence[str],
+    fractions: Sequence[float],
+    seed: int,
+    names: Sequence[str] | None = None,
+) -> list[IntArray]:
+    """Split rows class by class.
+
+    Args:
+        labels: class of each row [N].
+        keys: text of each row; decides its place.
+        fractions: shares of the held-out parts.
+        seed: another seed gives another split.
+        names: name of each class, for the message.
+
+    Returns:
+        Indices of what is left for training, then of each held-out part. Every part has at least
+        one row of each class.
+
+    Raises:
+        InputError: a class has fewer rows than there are parts.
+    """
+    parts: list[list[int]] = [[] for _ in range(len(fractions) + 1)]
+    for label in np.unique(labels):
+        rows = sorted(np.flatnonzero(labels == label), key=lambda i: rank(seed, keys[i]))
+        if len(rows) < len(parts):
+            raise InputError(
+                f"class {names[label] if names else str(label)!r} has {len(rows)} row"
+                f"{'s' if len(rows) > 1 else ''}, at least {len(parts)} are needed to put one into "
+                "train and each held-out split. Add rows or drop the class."
+            )
+        sizes = [max(1, round(share * len(rows))) for share in fractions]
+        while sum(sizes) >= len(rows):
+            sizes[int(np.argmax(sizes))] -= 1
+        start = 0
+        for part, size in enumerate(sizes, start=1):
+            parts[part].extend(rows[start : start + size])
+            start += size
+        parts[0].extend(rows[start:])
+    return [np.asarray(sorted(part, key=lambda i: rank(seed, keys[i]))) for part in parts]
+
+
+def cap_indices(labels: IntArray, keys: Sequence[str], limit: int, seed: int) -> IntArray:
+    """Return the rows kept under a cap: the same share of every class, as equal as possible."""
+    rows = sorted(range(len(labels)), key=lambda i: rank(seed, keys[i]))
+    by_class: dict[int, list[int]] = {}
+    for row in rows:
+        by_class.setdefault(int(labels[row]), []).append(row)
+    kept: list[int] = []
+    depth = 0
+    while len(kept) < min(limit, len(labels)):
+        level = [members[depth] for members in by_class.values() if depth < len(members)]
+        kept.extend(level[: limit - len(kept)])
+        depth += 1
+    return np.asarray(sorted(kept), dtype=np.int64)

@@ -1,0 +1,163 @@
+"""Which samples make global step t: a function of (seed, t) alone.
+
+The samples form one endless stream: a permutation of the data set for epoch 0, another for epoch 1,
+and so on, each a function of (seed, epoch). Step t takes positions ``t * G`` to ``(t + 1) * G - 1``
+of it, G being the global batch size. There is no position to save: resuming at step t needs t.
+
+A batch may begin in one epoch and end in the next. So no partial batch is dropped or padded, every
+sample occurs exactly once an epoch, and a data set smaller than a batch works.
+
+The ranks take consecutive equal slices of the batch, whatever their number.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from orchestrator.data.randomness import permutation
+from orchestrator.data.samples import Batch, SampleDataset
+from orchestrator.errors import InputError
+
+IntArray = npt.NDArray[np.int64]
+IGNORED = -100
+
+
+class StepSource:
+    """Windows of micro-batches by global step.
+
+    Attributes:
+        global_batch_size: G, samples of a step over all ranks.
+        micro_batch_size: samples of one forward pass of one rank.
+    """
+
+    def __init__(
+        self, dataset: SampleDataset, global_batch_size: int, micro_batch_size: int, seed: int
+    ) -> None:
+        """Take a data set.
+
+        Raises:
+            InputError: it is empty, or the micro-batch does not divide the global batch.
+        """
+        if not len(dataset):
+            raise InputError("the training set has no samples. Check the source and its caps.")
+        if global_batch_size < 1:
+            raise InputError(f"global_batch_size is {global_batch_size}. Use 1 or more.")
+        self.global_batch_size = global_batch_size
+        self.micro_batch_size = micro_batch_size
+        self._dataset = dataset
+        self._seed = seed
+        self._orders: dict[int, IntArray] = {}
+        self.check(world=1)
+
+    def check(self, world: int) -> None:
+        """Refuse a number of ranks that the batch cannot be shared by.
+
+        Raises:
+            InputError: naming the values and what would fit.
+        """
+        G, m = self.global_batch_size, self.micro_batch_size
+        if world < 1 or G % world:
+            allowed = ", ".join(map(str, _divisors(G)))
+            raise InputError(
+                f"global_batch_size ({G}) is not a multiple of the {world} workers. Use one of "
+                f"{allowed} workers, or another global_batch_size."
+            )
+        share = G // world
+        if m < 1 or share % m:
+            allowed = ", ".join(map(str, _divisors(share)))
+            raise InputError(
+                f"micro_batch_size: {m} does not divide global_batch_size ({G}) / workers "
+                f"({world}) = {share}. Use one of {allowed}."
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps after which every sample was used at least once: ceil(N / G)."""
+        return -(-len(self._dataset) // self.global_batch_size)
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch in which a step begins."""
+        return step * self.global_batch_size // len(self._dataset)
+
+    def indices(self, step: int) -> tuple[IntArray, IntArray]:
+        """Return sample and epoch of each place in the global batch of a step: int64 [G] each."""
+        G, N = self.global_batch_size, len(self._dataset)
+        stream = np.arange(step * G, (step + 1) * G, dtype=np.int64)
+        epochs, places = np.divmod(stream, N)
+        samples = np.empty(G, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            mine = epochs == epoch
+            samples[mine] = self._order(int(epoch))[places[mine]]
+        return samples, epochs
+
+    def window(self, step: int, rank: int = 0, world: int = 1) -> list[Batch]:
+        """Return the micro-batches of a step for one rank.
+
+        Args:
+            step: global step, from 0.
+            rank: this rank.
+            world: number of ranks.
+
+        Raises:
+            InputError: the batch cannot be shared by so many ranks.
+        """
+        self.check(world)
+        if not 0 <= rank < world:
+            raise InputError(f"rank {rank} is not in 0..{world - 1}.")
+        samples, epochs = self.indices(step)
+        share = self.global_batch_size // world
+        starts = range(rank * share, (rank + 1) * share, self.micro_batch_size)
+        return [self._batch(samples, epochs, start) for start in starts]
+
+    def _batch(self, samples: IntArray, epochs: IntArray, start: int) -> Batch:
+        part = slice(start, start + self.micro_batch_size)
+        return self._dataset.collate(samples[part], epochs[part])
+
+    def _order(self, epoch: int) -> IntArray:
+        """Return the permutation of an epoch; the last two are kept, a batch may need both."""
+        if epoch not in self._orders:
+            while len(self._orders) > 1:
+                self._orders.pop(min(self._orders))
+            self._orders[epoch] = permutation(self._seed, epoch, len(self._dataset))
+        return self._orders[epoch]
+
+
+def eval_batches(
+    dataset: SampleDataset, batch_size: int, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """Yield a rank's share of a data set in order, every sample on exactly one rank.
+
+    All ranks get the same number of batches, because sharded engines meet in every forward pass. A
+    rank for which no sample is left gets one sample whose labels are all -100: it counts nothing.
+
+    Args:
+        dataset: samples; random choices are those of epoch 0.
+        batch_size: samples of a batch on one rank.
+        rank: this rank.
+        world: number of ranks.
+
+    Raises:
+        InputError: batch_size is not positive, or the rank does not exist.
+    """
+    if batch_size < 1 or not 0 <= rank < world:
+        raise InputError(
+            f"batch_size {batch_size}, rank {rank} of {world}: use 1 or more, 0..world-1"
+        )
+    for start in range(0, len(dataset), batch_size * world):
+        group = np.arange(start, min(start + batch_size * world, len(dataset)), dtype=np.int64)
+        mine = np.array_split(group, world)[rank]
+        yield dataset.collate(mine, 0) if len(mine) else _uncounted(dataset, start)
+
+
+def _uncounted(dataset: SampleDataset, index: int) -> Batch:
+    batch = dataset.collate(np.asarray([index], dtype=np.int64), 0)
+    return {
+        name: torch.full_like(value, IGNORED) if name.startswith("labels.") else value
+        for name, value in batch.items()
+    }
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
