@@ -5,7 +5,7 @@ gradients, in both directions; what a table does not mention is an error, never 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,17 +24,19 @@ class Row:
         theirs: Name in transformers' state dict.
         ours: Names here; several split the tensor into equal parts along its first axis.
         transposed: Theirs is the transpose ([in, out], GPT-2's Conv1D); split after transposing.
+        leading_axes: Number of axes of size 1 that theirs has in front of ours.
     """
 
     theirs: str
     ours: tuple[str, ...]
     transposed: bool = False
+    leading_axes: int = 0
 
     def at(self, layer: int) -> "Row":
         """Return the row of one layer."""
         number = str(layer)
         ours = tuple(name.replace(LAYER, number) for name in self.ours)
-        return Row(self.theirs.replace(LAYER, number), ours, self.transposed)
+        return replace(self, theirs=self.theirs.replace(LAYER, number), ours=ours)
 
 
 Table = Sequence[Row]
@@ -74,6 +76,7 @@ def to_ours(
     result: dict[str, Tensor] = {}
     for row in rows:
         tensor = state[row.theirs].t() if row.transposed else state[row.theirs]
+        tensor = tensor.reshape(tensor.shape[row.leading_axes :])
         parts = tensor.chunk(len(row.ours)) if len(row.ours) > 1 else (tensor,)
         result.update(zip(row.ours, parts, strict=True))
     return result
@@ -91,6 +94,7 @@ def to_theirs(table: Table, state: Mapping[str, Tensor], *, num_layers: int) -> 
     for row in rows:
         parts = [state[name] for name in row.ours]
         tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+        tensor = tensor.reshape((1,) * row.leading_axes + tensor.shape)
         result[row.theirs] = tensor.t().contiguous() if row.transposed else tensor
     return result
 
