@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.errors import StageError
 from orchestrator.storage import atomic_write_bytes
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,8 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_bytes(path, sink.getvalue().to_pybytes())
-    except OSError as error:
-        logger.warning("cache not written path=%s reason=%s", path, error)
+    except (OSError, StageError) as error:
+        logger.warning("event=cache_not_written path=%s reason=%r", path, str(error))
 
 
 def read_table(path: Path) -> pd.DataFrame | None:
@@ -47,6 +48,6 @@ def read_table(path: Path) -> pd.DataFrame | None:
         frame: pd.DataFrame = table.to_pandas()
         frame.attrs = json.loads((table.schema.metadata or {})[ATTRIBUTES])
     except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
-        logger.warning("cache is damaged, building it again path=%s reason=%s", path, error)
+        logger.warning("event=damaged_cache_rebuilt path=%s reason=%r", path, str(error))
         return None
     return frame

@@ -1,16 +1,13 @@
 """``load_task``: any labelled data set as one :class:`TaskData`, split and checked."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from orchestrator.data.labelled import assemble, split_rows
 from orchestrator.data.rows import Rows, TaskData
 from orchestrator.data.spec import DatasetSpec
-from orchestrator.data.splitting import cap_indices, split_indices
 from orchestrator.errors import InputError
-
-MIN_CLASSES = 2
 
 
 def load_task(spec: DatasetSpec, cache: Path | None = None) -> TaskData:
@@ -32,11 +29,11 @@ def load_task(spec: DatasetSpec, cache: Path | None = None) -> TaskData:
     if spec.source == "builtin:digits":
         return _digits_task(spec)
     if spec.scheme == "files":
-        from orchestrator.data.sources.files import read_labelled
+        from orchestrator.data.sources.files import read_tables
 
-        return assemble(spec, read_labelled(spec))
+        return assemble(spec, read_tables(spec))
     if spec.scheme == "hf":
-        from orchestrator.data.sources.hub import read_labelled as read_hub
+        from orchestrator.data.sources.hub import read_tables as read_hub
 
         return assemble(spec, read_hub(spec))
     raise InputError(
@@ -59,48 +56,3 @@ def _digits_task(spec: DatasetSpec) -> TaskData:
     from orchestrator.data.sources.digits import read_digits
 
     return split_rows(spec, "digits", tuple("0123456789"), read_digits(), {})
-
-
-def split_rows(
-    spec: DatasetSpec, name: str, names: tuple[str, ...], rows: Rows, rejected: dict[str, int]
-) -> TaskData:
-    """Cap rows and split them into train, validation and test.
-
-    Raises:
-        InputError: there are fewer than two classes, or one cannot be split.
-    """
-    require_classes(spec, names)
-    keys = _keys(rows)
-    if spec.max_rows is not None and len(rows) > spec.max_rows:
-        kept = cap_indices(rows.labels, keys, spec.max_rows, spec.seed)
-        rows, keys = rows.take(kept), [keys[i] for i in kept]
-    held_out = (spec.validation_fraction, spec.test_fraction)
-    try:
-        parts = split_indices(rows.labels, keys, held_out, spec.seed, names)
-    except InputError as error:
-        raise InputError(f"{spec.source}: {error}") from None
-    train, validation, test = (rows.take(part) for part in parts)
-    return TaskData(name, names, train, validation, test, rejected)
-
-
-def require_classes(spec: DatasetSpec, names: Sequence[str]) -> None:
-    """Refuse a task that has nothing to tell apart.
-
-    Raises:
-        InputError: there are fewer than two classes.
-    """
-    if len(names) < MIN_CLASSES:
-        shown = ", ".join(map(repr, names)) or "none"
-        raise InputError(
-            f"{spec.source}: {len(names)} class ({shown}); classification needs at least two. "
-            "Check label_column."
-        )
-
-
-def _keys(rows: Rows) -> list[str]:
-    """Return what identifies each row, for hashing."""
-    if rows.images is not None:
-        return [image.tobytes().hex() for image in rows.images]
-    if rows.pairs is None:
-        return rows.texts
-    return [f"{a}\x00{b}" for a, b in zip(rows.texts, rows.pairs, strict=True)]

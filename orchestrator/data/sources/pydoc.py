@@ -113,7 +113,7 @@ def cached_records(
             frame = frame.astype({"returns": "boolean", "raises": "boolean"})
         frame.attrs["rejected"] = rejected
         write_table(path, frame)
-        logger.info("parsed docstrings name=%s documents=%d", name, len(frame))
+        logger.info("event=docstrings_parsed name=%s documents=%d", name, len(frame))
     return frame
 
 
