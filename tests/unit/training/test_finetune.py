@@ -1,0 +1,124 @@
+"""FineTuner on a small package: learns, resumes exactly, writes a package."""
+
+import numpy as np
+import pytest
+import torch
+
+from orchestrator.data.processors import TextProcessor
+from orchestrator.data.rows import Rows, TaskData
+from orchestrator.errors import IntegrityError
+from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.package import load_model, write_model
+from orchestrator.training.finetune import FineTuneConfig, FineTuner
+from orchestrator.training.heads import head_name
+from orchestrator.training.history import History
+
+ANIMALS = "cat dog horse cow sheep goat pig hen".split()
+TOOLS = "hammer saw drill screw nail bolt wrench file".split()
+FILLER = "the a of with and near under over is was has one two three".split()
+CONFIG = FineTuneConfig(epochs=3, global_batch_size=16, learning_rate=5e-3, max_length=16)
+
+
+def rows(count, seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    texts = [
+        " ".join([*rng.choice(FILLER, 2), rng.choice((ANIMALS, TOOLS)[y]), *rng.choice(FILLER, 1)])
+        for y in labels
+    ]
+    return Rows(texts, None, labels.astype(np.int64))
+
+
+@pytest.fixture(scope="module")
+def task():
+    return TaskData("toy/task 1", ("animal", "tool"), rows(150, 1), rows(60, 2), rows(60, 3))
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory, task):
+    folder = tmp_path_factory.mktemp("package")
+    processor = TextProcessor.train(task.train.texts, 400, max_length=32)
+    processor.save(folder)
+    config = ModelConfig(
+        hidden_size=16,
+        vocab_size=processor.vocab_size,
+        max_position_embeddings=32,
+        encoder={"type": "transformer", "num_layers": 1, "num_heads": 2, "intermediate_size": 32},
+        target="mlm",
+    )
+    torch.manual_seed(0)
+    write_model(folder, build_model(config), config)
+    return folder
+
+
+def test_learns_and_counts_its_steps(package, task):
+    tuner = FineTuner(package, task, CONFIG.model_copy(update={"epochs": 6}), seed=1)
+    before = tuner.evaluate("validation")
+    curve = [tuner.train_epoch()["loss"] for _ in range(6)]
+    assert (tuner.steps_per_epoch, tuner.steps_done, tuner.epochs_done) == (10, 60, 6)
+    assert tuner.finished
+    assert curve[-1] < curve[0]
+    after = tuner.evaluate("validation")
+    assert after["loss"] < before["loss"]
+    assert after["accuracy"] > max(0.9, task.majority_accuracy)
+    assert set(after) == {"loss", "accuracy"}
+
+
+def test_continued_elsewhere_is_bit_equal(package, task, tmp_path):
+    whole = FineTuner(package, task, CONFIG, seed=3)
+    expected = [(whole.train_epoch(), whole.evaluate("validation")) for _ in range(3)]
+    first = FineTuner(package, task, CONFIG, seed=3)
+    found = [(first.train_epoch(), first.evaluate("validation"))]
+    first.save(tmp_path)
+    second = FineTuner(package, task, CONFIG, seed=3)
+    second.load(tmp_path)
+    assert (second.steps_done, second.epochs_done) == (10, 1)
+    found += [(second.train_epoch(), second.evaluate("validation")) for _ in range(2)]
+    assert found == expected
+    curves = [t.history.frame().drop(columns="seconds") for t in (whole, second)]
+    assert curves[0].equals(curves[1])
+
+
+def test_the_seed_decides(package, task):
+    losses = [FineTuner(package, task, CONFIG, seed=s).train_epoch()["loss"] for s in (5, 5, 6)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_state_of_another_trial_is_refused(package, task, tmp_path):
+    FineTuner(package, task, CONFIG, seed=1).save(tmp_path)
+    with pytest.raises(IntegrityError, match="another trial"):
+        FineTuner(package, task, CONFIG, seed=2).load(tmp_path)
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        FineTuner(package, task, CONFIG, seed=2).load(tmp_path / "nowhere")
+
+
+def test_writes_a_package_that_predicts_the_same(package, task, tmp_path):
+    tuner = FineTuner(package, task, CONFIG, seed=1)
+    tuner.train_epoch()
+    tuner.evaluate("test")
+    tuner.write(tmp_path)
+    model = load_model(tmp_path).eval()
+    batch = TextProcessor.load(tmp_path)(task.test.texts, max_length=tuner.max_length)
+    with torch.no_grad():
+        logits = model.predict(batch)["toy_task_1"]
+    expected = np.concatenate(list(tuner.predict("test")))
+    np.testing.assert_allclose(torch.softmax(logits, -1).numpy(), expected, atol=1e-5)
+    history = History.from_parquet(tmp_path / "history.parquet").frame()
+    assert set(history["split"]) == {"train", "test"}
+
+
+def test_caps_keep_the_same_rows_for_every_package(package, task):
+    config = CONFIG.model_copy(update={"max_train_rows": 40, "max_eval_rows": 10})
+    one, two = (FineTuner(package, task, config, seed=4) for _ in range(2))
+    assert (one.steps_per_epoch, len(one.samples("validation"))) == (3, 10)
+    pick = np.arange(40)
+    batches = [t.samples("train").collate(pick, 0)["input_ids"] for t in (one, two)]
+    assert torch.equal(*batches)
+
+
+@pytest.mark.parametrize(
+    ("task_name", "expected"), [("a/b c", "a_b_c"), ("--", "task"), ("pydoc-kind", "pydoc-kind")]
+)
+def test_head_names(task_name, expected):
+    assert head_name(task_name) == expected
