@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
@@ -17,6 +17,10 @@ from orchestrator.config import StrictModel
 from orchestrator.config.messages import to_problems
 from orchestrator.errors import InputError, Problem
 from orchestrator.modeling.registry import Registry
+
+Sight = Literal["past", "everything", "halves"]
+"""What an output vector knows: its position and earlier ones; all positions; the past in its first
+half and the future in its second."""
 
 KEPT_VECTORS = 32
 """Vectors of the hidden size per position that a component keeps which does not say how many."""
@@ -50,6 +54,9 @@ class ComponentConfig(StrictModel):
 class EmbeddingConfig(ComponentConfig):
     """Options of one part of an embedding."""
 
+    reads_content: ClassVar[bool] = False
+    """Whether the part reads the input itself; exactly the first part of an embedding does."""
+
     def positions(self) -> int | None:
         """Number of positions this part produces by itself; None: as many as the input has."""
         return None
@@ -57,6 +64,11 @@ class EmbeddingConfig(ComponentConfig):
 
 class EncoderConfig(ComponentConfig):
     """Options of an encoder."""
+
+    @property
+    def sight(self) -> Sight | None:
+        """What an output knows of the sequence; None: not said, nothing is checked."""
+        return None
 
     def kept_values(self, dimensions: Dimensions, length: int) -> int:
         """Values per position that the backward pass keeps, for memory estimates.

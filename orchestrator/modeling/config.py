@@ -21,6 +21,7 @@ from orchestrator.modeling.component import (
     Dimensions,
     EmbeddingConfig,
     EncoderConfig,
+    Sight,
 )
 from orchestrator.modeling.embeddings.configs import PosConfig, SegConfig, WordConfig
 from orchestrator.modeling.registry import (
@@ -37,6 +38,20 @@ Part = Annotated[EmbeddingConfig, Choice(embeddings)]
 """One part of an embedding: a name or a mapping with ``type``."""
 Target = Annotated[TargetConfig, Choice(targets)]
 """One target: a name or a mapping with ``type``."""
+
+
+SIGHTS: dict[Sight | None, str] = {
+    "past": "earlier positions only",
+    "everything": "every position",
+    "halves": "the past in one half and the future in the other",
+}
+"""What an encoder's output knows, in words."""
+
+ADVICE: dict[Sight | None, str] = {
+    "past": "Use `mask: causal`, a recurrent encoder in one direction, or the target `mlm`.",
+    "halves": "Use birnn, bilstm or bigru.",
+}
+"""Where to find an encoder with that sight."""
 
 
 class EmbeddingStackConfig(StrictModel):
@@ -61,6 +76,9 @@ class EmbeddingStackConfig(StrictModel):
             yield Problem("parts", "is empty. Name at least one part, for example `word`.")
         names = [part.type_name() for part in self.parts]
         for index, part in enumerate(self.parts):
+            if part.reads_content != (index == 0):
+                rule = "The first part reads the input (word, patch), the others add to it."
+                yield Problem(f"parts.{index}", f"{names[index]!r} cannot stand here. {rule}")
             if names.index(names[index]) != index:
                 yield Problem(f"parts.{index}", f"{names[index]!r} is listed twice. Keep one.")
             yield from _inside(f"parts.{index}", part.check(dimensions))
@@ -126,6 +144,9 @@ class ModelConfig(StrictModel):
     def problems(self) -> Iterable[Problem]:
         """Yield what does not fit together."""
         sizes = self.dimensions
+        if sizes.vocab_size and sizes.pad_token_id >= sizes.vocab_size:
+            message = f"{sizes.pad_token_id} is not below vocab_size ({sizes.vocab_size})."
+            yield Problem("pad_token_id", message)
         yield from _inside("embedding", self.embedding.check(sizes))
         yield from _inside("encoder", self.encoder.check(sizes))
         if self.target_embedding is not None:
@@ -157,6 +178,18 @@ class ModelConfig(StrictModel):
                     f"{where}.tie", "needs a `word` embedding part. Add one, or set tie to false."
                 )
             yield from _inside(where, target.check(self.dimensions))
+            if self.decoder is None and not _fits(target.needs_sight, self.encoder.sight):
+                yield Problem(
+                    f"{where}.type",
+                    f"{target.type_name()!r} needs an encoder whose outputs know "
+                    f"{SIGHTS[target.needs_sight]}; {self.encoder.type_name()!r} as configured "
+                    f"knows {SIGHTS[self.encoder.sight]}, the answer included. "
+                    f"{ADVICE[target.needs_sight]}",
+                )
+
+
+def _fits(needed: Sight | None, given: Sight | None) -> bool:
+    return needed is None or given is None or needed == given
 
 
 def _inside(path: str, problems: Iterable[Problem]) -> Iterator[Problem]:

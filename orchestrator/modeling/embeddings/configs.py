@@ -1,7 +1,7 @@
 """Options of the embedding parts. Imports without torch."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -16,6 +16,7 @@ _PACKAGE = "orchestrator.modeling.embeddings"
 class WordConfig(EmbeddingConfig):
     """Look up a learned vector for each token id."""
 
+    reads_content: ClassVar[bool] = True
     type: Literal["word"] = "word"
     scale: bool = False
     """Multiply by the square root of the hidden size (the original Transformer, PEGASUS, Marian).
@@ -60,6 +61,7 @@ class SinusoidalPosConfig(EmbeddingConfig):
 class PatchConfig(EmbeddingConfig):
     """Cut an image into square patches and project each one."""
 
+    reads_content: ClassVar[bool] = True
     type: Literal["patch"] = "patch"
     image_size: PositiveInt = 224
     """Height and width of the image in pixels."""

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from orchestrator.config import StrictModel
 from orchestrator.errors import Problem
-from orchestrator.modeling.component import Dimensions, EncoderConfig
+from orchestrator.modeling.component import Dimensions, EncoderConfig, Sight
 from orchestrator.modeling.registry import encoders
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
@@ -106,6 +106,11 @@ class TransformerConfig(BlockOptions, EncoderConfig):
     rotary: RotaryConfig | None = None
     """Rotary positions (LLaMA); null: none, positions come from the embedding."""
 
+    @property
+    def sight(self) -> Sight:
+        """What an output knows of the sequence."""
+        return "past" if self.mask == "causal" else "everything"
+
     def kept_values(self, dimensions: Dimensions, length: int) -> int:
         """Values per position that the backward pass keeps."""
         rotated = 2 * dimensions.hidden_size * self.num_layers if self.rotary else 0
@@ -134,6 +139,11 @@ class GatedCnnConfig(EncoderConfig):
     """Read the position itself and earlier ones, or both sides."""
     dropout: Rate = 0.0
     """Dropout rate on the output of each convolution."""
+
+    @property
+    def sight(self) -> Sight:
+        """What an output knows of the sequence."""
+        return "past" if self.mask == "causal" else "everything"
 
     def kept_values(self, dimensions: Dimensions, length: int) -> int:
         """Values per position that the backward pass keeps: input, value and gate of each layer."""

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from orchestrator.errors import Problem
-from orchestrator.modeling.component import Dimensions, EncoderConfig
+from orchestrator.modeling.component import Dimensions, EncoderConfig, Sight
 from orchestrator.modeling.encoders.configs import Rate
 from orchestrator.modeling.registry import encoders
 
@@ -42,6 +42,11 @@ class OneStackConfig(RecurrentConfig):
     bidirectional: bool = False
     """Read in both directions in every layer; each direction has half the hidden size."""
 
+    @property
+    def sight(self) -> Sight:
+        """What an output knows of the sequence."""
+        return "everything" if self.bidirectional else "past"
+
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Two directions share the width."""
         if self.bidirectional:
@@ -50,6 +55,11 @@ class OneStackConfig(RecurrentConfig):
 
 class TwoStackConfig(RecurrentConfig):
     """Options of the encoders with a forward and a backward stack that never meet (ELMo)."""
+
+    @property
+    def sight(self) -> Sight:
+        """What an output knows of the sequence."""
+        return "halves"
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Two directions share the width."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from orchestrator.errors import Problem
-from orchestrator.modeling.component import ComponentConfig, Dimensions
+from orchestrator.modeling.component import ComponentConfig, Dimensions, Sight
 from orchestrator.modeling.encoders.configs import Activation, Rate
 from orchestrator.modeling.registry import targets
 
@@ -32,6 +32,11 @@ class TargetConfig(ComponentConfig):
         if isinstance(data, dict) and not data.get("name"):
             return {**data, "name": cls.type_name()}
         return data
+
+    @property
+    def needs_sight(self) -> Sight | None:
+        """What the encoder's outputs may know at most, so that they do not contain the answer."""
+        return None
 
     @property
     def ties_words(self) -> bool:
@@ -88,6 +93,11 @@ class LmConfig(VocabularyConfig):
     bias: bool = False
     """Give the output layer a bias."""
 
+    @property
+    def needs_sight(self) -> Sight:
+        """The next token must not have been read."""
+        return "past"
+
 
 @targets.register("orchestrator.modeling.targets.vocabulary:BilmTarget")
 class BilmConfig(TargetConfig):
@@ -96,6 +106,11 @@ class BilmConfig(TargetConfig):
     type: Literal["bilm"] = "bilm"
     bias: bool = True
     """Give the output layer a bias."""
+
+    @property
+    def needs_sight(self) -> Sight:
+        """Each half must not have read what it predicts."""
+        return "halves"
 
     def kept_values(self, dimensions: Dimensions) -> int:
         """Values per position that the backward pass keeps, for two directions."""
