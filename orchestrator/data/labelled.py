@@ -13,6 +13,7 @@ from orchestrator.data.splitting import cap_indices, split_indices
 from orchestrator.errors import InputError
 
 MIN_CLASSES = 2
+MIN_ROWS = 2  # on average; a column of numbers or sentences has one
 HELD_OUT = ("validation", "test")
 
 
@@ -72,7 +73,13 @@ def left_out(rejected: Counter[str]) -> str:
 
 def _classes(spec: DatasetSpec, tables: Tables) -> tuple[list[str], tuple[str, ...]]:
     """Return the label values in class order and the name of each class."""
-    found = set(tables.splits["train"].labels)
+    labels = tables.splits["train"].labels
+    found = set(labels)
+    if len(found) > max(MIN_CLASSES, len(labels) // MIN_ROWS):
+        raise InputError(
+            f"{spec.source}: {len(found)} different labels in {len(labels)} rows, such as "
+            f"{labels[0][:40]!r}: these are no classes. Check label_column."
+        )
     if tables.label_names is None:
         numeric = all(value.removeprefix("-").isdecimal() for value in found)
         values = sorted(found, key=int) if numeric else sorted(found)
@@ -118,7 +125,7 @@ def _number(spec: DatasetSpec, split: str, table: Table, values: list[str]) -> R
 def _separate(rows: dict[str, Rows], rejected: Counter[str]) -> dict[str, Rows]:
     """Drop repeated rows, and from each split those that are also in a later one."""
     seen: set[str] = set()
-    result = {}
+    result: dict[str, Rows] = {}
     for split in [name for name in ("test", "validation", "train") if name in rows]:
         mine: set[str] = set()
         kept = []

@@ -29,6 +29,8 @@ class DatasetSpec(StrictModel):
     """Column of the second text; null takes text_b where it exists."""
     label_column: str | None = None
     """Column of the label; null takes label, labels or class."""
+    document: Literal["line", "paragraph", "file"] = "line"
+    """What a document of a plain text file is: a line, lines up to a blank one, or the file."""
     max_documents: int | None = Field(None, ge=2)
     """Read at most this many documents of a corpus; null reads all."""
     max_rows: int | None = Field(None, ge=6)

@@ -15,6 +15,7 @@ from orchestrator.errors import InputError
 
 IntArray = npt.NDArray[np.int64]
 
+MIN_ROWS = 2  # a class with one row cannot be learnt and checked
 NAME = re.compile(r"[`*]*[A-Za-z_]*(?:[a-z][A-Z]|[A-Z]{2}|[0-9_])\w*[`*]*")
 WORD = re.compile(r"[^\W_]+")
 
@@ -53,16 +54,18 @@ def split_indices(
         one row of each class.
 
     Raises:
-        InputError: a class has fewer rows than there are parts.
+        InputError: a class has a single row, or fewer rows than there are parts.
     """
     parts: list[list[int]] = [[] for _ in range(len(fractions) + 1)]
     for label in np.unique(labels):
-        rows = sorted(np.flatnonzero(labels == label), key=lambda i: rank(seed, keys[i]))
-        if len(rows) < len(parts):
+        members = np.flatnonzero(labels == label).tolist()
+        rows: list[int] = sorted(members, key=lambda i: rank(seed, keys[i]))
+        needed = max(MIN_ROWS, len(parts))
+        if len(rows) < needed:
             raise InputError(
                 f"class {names[label] if names else str(label)!r} has {len(rows)} row"
-                f"{'s' if len(rows) > 1 else ''}, at least {len(parts)} are needed to put one into "
-                "train and each held-out split. Add rows or drop the class."
+                f"{'s' if len(rows) > 1 else ''}, at least {needed} are needed to learn from "
+                "some and test on others. Add rows, raise max_rows or drop the class."
             )
         sizes = [max(1, round(share * len(rows))) for share in fractions]
         while sum(sizes) >= len(rows):

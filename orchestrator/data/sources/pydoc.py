@@ -26,6 +26,8 @@ from orchestrator.data.sources.libraries import (
 
 logger = logging.getLogger(__name__)
 
+Record = dict[str, object]
+
 FORMAT = 1  # part of the cache key: raise it when the parser or the record changes
 
 
@@ -48,28 +50,28 @@ class Shelf:
     def __post_init__(self) -> None:
         self._records = self._read()
 
-    def take(self, count: int, seen: set[str]) -> list[dict[str, object]]:
+    def take(self, count: int, seen: set[str]) -> list[Record]:
         """Return at most ``count`` more records whose text is not in ``seen``, and add it."""
-        taken: list[dict[str, object]] = []
+        taken: list[Record] = []
         while len(taken) < count and (record := next(self._records, None)) is not None:
             if record["text"] not in seen:
                 seen.add(str(record["text"]))
                 taken.append(record)
         return taken
 
-    def _read(self) -> Iterator[dict[str, object]]:
+    def _read(self) -> Iterator[Record]:
         for file in list_files(self.library, self.prefixes):
             found, reason = read_docstrings(self.library.root / file, self.library.module(file))
             if reason is not None:
                 self.rejected[reason] += 1
-            origin = {"library": self.library.name, "label": self.label, "file": file}
+            origin: Record = {"library": self.library.name, "label": self.label, "file": file}
             yield from (origin | document._asdict() for document in found)
 
 
-def fill(shelves: Sequence[Shelf], limit: int | None) -> list[dict[str, object]]:
+def fill(shelves: Sequence[Shelf], limit: int | None) -> list[Record]:
     """Take ``limit`` records in equal shares; what a small shelf lacks the others give."""
     seen: set[str] = set()
-    records: list[dict[str, object]] = []
+    records: list[Record] = []
     active = list(shelves)
     while active and (limit is None or len(records) < limit):
         share = 1 << 62 if limit is None else -(-(limit - len(records)) // len(active))
@@ -87,7 +89,7 @@ def fill(shelves: Sequence[Shelf], limit: int | None) -> list[dict[str, object]]
 def cached_records(
     name: str,
     request: dict[str, object],
-    build: Callable[[], tuple[list[dict[str, object]], dict[str, int]]],
+    build: Callable[[], tuple[list[Record], dict[str, int]]],
     cache: Path | None,
 ) -> pd.DataFrame:
     """Return the records of a request from the cache, or build and cache them.
@@ -146,7 +148,7 @@ def corpus_records(
         InputError: a library is not installed.
     """
 
-    def build() -> tuple[list[dict[str, object]], dict[str, int]]:
+    def build() -> tuple[list[Record], dict[str, int]]:
         shelves = [Shelf(library) for library in _libraries(libraries)]
         records = fill(shelves, limit)
         records.sort(key=lambda r: hashlib.sha256(str(r["text"]).encode()).digest())

@@ -14,7 +14,7 @@ import pandas as pd
 
 from orchestrator.data.sources.docstrings import Docstring
 from orchestrator.data.sources.libraries import Library, find_library, list_files, versions
-from orchestrator.data.sources.pydoc import Shelf, cached_records
+from orchestrator.data.sources.pydoc import Record, Shelf, cached_records
 from orchestrator.data.sources.pydoc_areas import AREAS, LIBRARIES, ROLES
 from orchestrator.data.sources.pydoc_forms import FORMS, without_header
 from orchestrator.data.splitting import fingerprint
@@ -79,7 +79,7 @@ def _form_pairs(task: str, cache: Path | None) -> list[tuple[str, str]]:
     frame = _read("forms", shelves, POOL_DOCUMENTS, cache)
     pairs = []
     for row in frame[list(Docstring._fields)].itertuples(index=False):
-        document = Docstring(*(None if value is pd.NA else value for value in row))
+        document = Docstring._make(None if value is pd.NA else value for value in row)
         label = label_of(document)
         if label is not None:
             pairs.append((text_of(document.text)[:TEXT_CHARACTERS], label))
@@ -112,7 +112,7 @@ def _role_files(library: Library, role: str) -> tuple[str, ...]:
 def _read(name: str, shelves: list[Shelf], each: int, cache: Path | None) -> pd.DataFrame:
     """Read ``each`` documents of every shelf, through the cache."""
 
-    def build() -> tuple[list[dict[str, object]], dict[str, int]]:
+    def build() -> tuple[list[Record], dict[str, int]]:
         records = [record for shelf in shelves for record in shelf.take(each, set())]
         return records, dict(sum((shelf.rejected for shelf in shelves), Counter()))
 

@@ -1,0 +1,232 @@
+"""``files:``: a file or a folder of JSONL, TSV, CSV, Parquet or plain text.
+
+A folder with ``train.*`` is a data set with splits (``validation``, ``valid``, ``val`` or ``dev``,
+and ``test``); a corpus is then read from train alone. Any other folder is all its files in the
+order of their names. ``labels.txt`` beside the files names the classes 0, 1, ... line by line.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from orchestrator.config import did_you_mean
+from orchestrator.data.documents import Reader
+from orchestrator.data.labelled import Table, Tables
+from orchestrator.data.sources.formats import (
+    PLAIN_TEXT,
+    READERS,
+    Row,
+    read_lines,
+    read_plain,
+    read_rows,
+    suffix_of,
+)
+from orchestrator.data.spec import DatasetSpec
+from orchestrator.errors import InputError
+from orchestrator.storage import sha256_file
+
+TEXT_COLUMNS = ("text", "text_a", "sentence", "content", "document")
+PAIR_COLUMNS = ("text_b",)
+LABEL_COLUMNS = ("label", "labels", "class")
+SPLIT_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+LABEL_NAMES = "labels.txt"
+MEDIA = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".wav", ".flac", ".mp3"})
+
+
+def find_files(spec: DatasetSpec) -> dict[str, list[Path]]:
+    """Return the files of each split; a source without splits is all train.
+
+    Raises:
+        InputError: nothing is there, or nothing of a readable format.
+    """
+    place = Path(spec.location).expanduser()
+    if not place.exists():
+        raise InputError(f"{spec.source}: {place} does not exist. {_neighbours(place)}")
+    if place.is_file():
+        if suffix_of(place) not in READERS:
+            raise InputError(f"{spec.source}: {_unreadable(place)}")
+        return {"train": [place]}
+    files = sorted(f for f in place.rglob("*") if f.is_file() and not f.name.startswith("."))
+    readable = [f for f in files if suffix_of(f) in READERS and f.name != LABEL_NAMES]
+    if not readable:
+        media = [f for f in files if suffix_of(f) in MEDIA]
+        shown = _unreadable((media or files)[0]) if files else "the folder is empty."
+        raise InputError(f"{spec.source}: {shown}")
+    return _split_files(place, readable) or {"train": readable}
+
+
+def _split_files(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
+    """Return the files called after a split, or nothing where there is no train file."""
+    stems = {f: f.name.partition(".")[0].lower() for f in files if f.parent == folder}
+    found = {
+        split: [f for f, stem in stems.items() if stem in names]
+        for split, names in SPLIT_NAMES.items()
+    }
+    return {split: part for split, part in found.items() if part} if found["train"] else {}
+
+
+def _neighbours(place: Path) -> str:
+    parent = next(folder for folder in (*place.parents, Path()) if folder.is_dir())
+    missing = place.relative_to(parent).parts[0] if place.is_relative_to(parent) else place.name
+    names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
+    return did_you_mean(missing, names, f"In {parent}") or f"{parent} is empty."
+
+
+def _unreadable(path: Path) -> str:
+    formats = ", ".join(suffix for suffix in READERS)
+    if suffix_of(path) in MEDIA:
+        return f"{path.name} is an image or a sound; files: reads text so far ({formats})."
+    return f"{path.name} is of no format that can be read. Use {formats} (each also as .gz)."
+
+
+def find_column(
+    wanted: str | None, usual: Iterable[str], columns: Iterable[str], what: str, path: Path
+) -> str | None:
+    """Return the column to read, or None where none is asked for and no usual one is there.
+
+    Raises:
+        InputError: the column that is asked for is not there.
+    """
+    names = list(columns)
+    if wanted is None:
+        return next((name for name in usual if name in names), None)
+    if wanted not in names:
+        raise InputError(
+            f"{path}: no column {wanted!r} for the {what}. {did_you_mean(wanted, names, 'Columns')}"
+        )
+    return wanted
+
+
+def file_documents(spec: DatasetSpec) -> tuple[dict[str, object], Reader]:
+    """Return what identifies the documents of files, and their reader.
+
+    Raises:
+        InputError: nothing readable is there.
+    """
+    files = find_files(spec)["train"]
+
+    def read(rejected: Counter[str]) -> Iterator[str]:
+        documents = (text for path in files for text in _texts(spec, path, rejected))
+        yield from islice(documents, spec.max_documents)
+
+    identity: dict[str, object] = {
+        "sha256": [sha256_file(path) for path in files],
+        "text_column": spec.text_column,
+        "document": spec.document,
+        "limit": spec.max_documents,
+    }
+    return identity, read
+
+
+def _texts(spec: DatasetSpec, path: Path, rejected: Counter[str]) -> Iterator[str]:
+    if suffix_of(path) in PLAIN_TEXT:
+        texts: Iterator[object] = iter(read_plain(path, spec.document))
+    else:
+        texts = (row.get(column) for row, column in _with_text(spec, path, rejected))
+    for text in texts:
+        if (usable := usable_text(text, rejected)) is not None:
+            yield usable
+
+
+def _with_text(spec: DatasetSpec, path: Path, rejected: Counter[str]) -> Iterator[tuple[Row, str]]:
+    """Yield rows and the text column, which is decided by the first row."""
+    column = None
+    for row in read_rows(path, rejected):
+        if column is None:
+            column = find_column(spec.text_column, TEXT_COLUMNS, row, "text", path)
+            if column is None:
+                raise InputError(missing_column("text_column", TEXT_COLUMNS, row, path))
+        yield row, column
+
+
+def missing_column(option: str, usual: Iterable[str], row: Iterable[str], path: Path) -> str:
+    """Return the message for a table in which no usual column is found."""
+    return (
+        f"{path}: no column called {', '.join(usual)}. Name one with {option}. "
+        f"Columns: {', '.join(row)}."
+    )
+
+
+def usable_text(text: object, rejected: Counter[str]) -> str | None:
+    """Return a text without outer blanks, or count why it cannot be used."""
+    if text is None:
+        rejected["text missing"] += 1
+    elif not isinstance(text, str):
+        rejected["text is not a string"] += 1
+    elif not (stripped := text.strip()):
+        rejected["empty text"] += 1
+    else:
+        return stripped
+    return None
+
+
+def read_tables(spec: DatasetSpec) -> Tables:
+    """Read labelled rows.
+
+    Raises:
+        InputError: nothing readable is there, or a column is missing.
+    """
+    files = find_files(spec)
+    rejected: Counter[str] = Counter()
+    splits: dict[str, Table] = {}
+    for split, paths in files.items():
+        splits[split] = Table()
+        for path in paths:
+            fill_table(spec, splits[split], read_rows(path, rejected), path, rejected)
+    first = files["train"][0]
+    name = first.parent.name if len(files) > 1 else first.name.partition(".")[0]
+    return Tables(name, splits, _label_names(first.parent / LABEL_NAMES), rejected)
+
+
+def _label_names(path: Path) -> tuple[str, ...] | None:
+    if not path.is_file():
+        return None
+    return tuple(line.strip() for line in read_lines(path) if line.strip())
+
+
+def fill_table(
+    spec: DatasetSpec, table: Table, rows: Iterable[Row], path: Path, rejected: Counter[str]
+) -> None:
+    """Append labelled rows to a table; rows without text or label are counted and left out.
+
+    Raises:
+        InputError: there is no column for the text or the label.
+    """
+    columns: tuple[str, str | None, str] | None = None
+    for row in rows:
+        columns = columns or _columns(spec, row, path)
+        text_column, pair_column, label_column = columns
+        label = _label(row.get(label_column), rejected)
+        text = usable_text(row.get(text_column), rejected) if label is not None else None
+        if label is None or text is None:
+            continue
+        if pair_column is not None:
+            pair = usable_text(row.get(pair_column), rejected)
+            if pair is None:
+                continue
+            table.pairs = table.pairs if table.pairs is not None else []
+            table.pairs.append(pair)
+        table.texts.append(text)
+        table.labels.append(label)
+
+
+def _columns(spec: DatasetSpec, row: Row, path: Path) -> tuple[str, str | None, str]:
+    text = find_column(spec.text_column, TEXT_COLUMNS, row, "text", path)
+    if text is None:
+        raise InputError(missing_column("text_column", TEXT_COLUMNS, row, path))
+    label = find_column(spec.label_column, LABEL_COLUMNS, row, "label", path)
+    if label is None:
+        raise InputError(missing_column("label_column", LABEL_COLUMNS, row, path))
+    return text, find_column(spec.pair_column, PAIR_COLUMNS, row, "second text", path), label
+
+
+def _label(value: object, rejected: Counter[str]) -> str | None:
+    if isinstance(value, bool | int | str) and (text := str(value).strip()):
+        return text
+    rejected["label missing" if value in (None, "") else "label is not a word or whole number"] += 1
+    return None
