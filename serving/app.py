@@ -1,0 +1,94 @@
+"""`serve run serving.app:build model=NAME zoo=DIR`: the application builder Ray Serve calls.
+
+Building resolves and verifies the package in the calling process, so a misspelt name or a damaged
+file is one message within seconds, before any replica starts. What is deployed is pinned to the
+version found: replicas started later serve the same bytes even if the alias moves.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import ray
+from ray.serve import Application
+from ray.serve.config import HTTPOptions
+
+from orchestrator.config import validate_config
+from orchestrator.errors import OrchestratorError
+from serving.config import ServingConfig
+from serving.deployment import deployment
+from serving.ports import answers_as_serve, require_free_port
+from serving.resolve import resolve
+
+
+class Arguments(ServingConfig):
+    """`ServingConfig`, with this project's messages where Serve validates what it was given."""
+
+    @classmethod
+    def model_validate(cls, obj: Any, **_options: Any) -> Any:
+        """Validate arguments of ``serve run`` or of a config file.
+
+        Raises:
+            ConfigError: listing every problem with the nearest names.
+        """
+        try:
+            return validate_config(ServingConfig, obj, "arguments of serving.app:build")
+        except OrchestratorError as error:
+            raise _for_command_line(error) from error
+
+
+def build(args: Arguments) -> Application:
+    """Return the application that serves one package.
+
+    Args:
+        args: a `ServingConfig`; Serve makes it from the command line or a config file.
+
+    Raises:
+        ConfigError: settings contradict each other.
+        InputError: there is no such zoo, package, version or alias, the key file is unusable, or
+            the HTTP port is taken.
+        IntegrityError: the package is damaged.
+    """
+    try:
+        _require_port_of_serve_run()
+        package = resolve(args)
+    except OrchestratorError as error:
+        raise _for_command_line(error) from error
+    pinned = {
+        "model": package.ref,
+        "zoo": absolute(args.zoo),
+        "api_keys_file": None if args.api_keys_file is None else absolute(args.api_keys_file),
+    }
+    return deployment(args.model_copy(update=pinned))
+
+
+def absolute(place: str) -> str:
+    """Return a path that means the same in a replica's working directory; URLs stay."""
+    return place if "://" in place else str(Path(place).resolve())
+
+
+def _in_serve_run() -> bool:
+    """Whether the ``serve run`` command calls, which builds before it connects to Ray."""
+    return not ray.is_initialized() and sys.argv[1:2] == ["run"]
+
+
+def _require_port_of_serve_run() -> None:
+    """Ask for the port now: ``serve run`` would find it taken only after a minute of waiting."""
+    elsewhere = "RAY_ADDRESS" in os.environ or {"-a", "--address"} & set(sys.argv)
+    if not _in_serve_run() or elsewhere:
+        return
+    options = HTTPOptions()
+    host = options.host or "127.0.0.1"
+    if not answers_as_serve(host, options.port):
+        require_free_port(host, options.port)
+
+
+def _for_command_line(error: OrchestratorError) -> Exception:
+    """Return the error as the ``serve`` command prints it: one message, no stack trace."""
+    if not _in_serve_run():
+        return error
+    shown = click.ClickException(str(error))
+    shown.exit_code = error.exit_code
+    return shown

@@ -1,0 +1,1 @@
+"""Runtimes a package can be loaded into."""

@@ -1,0 +1,147 @@
+"""``orchestrator serve``: serve a package on this machine until Ctrl-C or SIGTERM.
+
+A thin wrapper over what ``serve run serving.app:build`` does, that checks everything first: the
+settings, the package, the keys, the port, the CPUs. For a cluster, use ``serve deploy``.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from orchestrator.config import ClusterSection, validate_config
+from orchestrator.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from serving.serve_file import Plan
+
+EXAMPLE_TEXT: Final = "Return the sum of the elements of an array."
+
+
+def register(subparsers: Any) -> None:
+    """Add the ``serve`` verb."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "serve",
+        help="package → HTTP (wraps `serve run serving.app:build`)",
+        description="Serve a package on this machine; Ctrl-C stops it cleanly. `--config` takes a "
+        "file of serving/configs/, the same that `serve deploy` takes.",
+    )
+    parser.add_argument("-c", "--config", help="Serve config file with one application")
+    parser.add_argument("-m", "--model", help="package: NAME, NAME@ALIAS or NAME/v0001")
+    parser.add_argument("--zoo", help="folder or URL of the zoo")
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="HTTP port (default 8000)")
+    parser.add_argument("--address", help="Ray to use; default RAY_ADDRESS, else a private one")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--check", action="store_true", help="check everything, start nothing")
+    action.add_argument("--new-key", metavar="NAME", help="make an API key, print its file line")
+    parser.set_defaults(func=_main)
+
+
+def _main(options: argparse.Namespace) -> int:
+    if options.new_key is not None:
+        return _new_key(options.new_key)
+    plan = _plan(options)
+    if options.check:
+        sys.stdout.write(describe(plan, options.address) + "\n")
+        return 0
+    return _serve(plan, options.address)
+
+
+def _plan(options: argparse.Namespace) -> "Plan":
+    from dataclasses import replace
+
+    from serving.config import ServingConfig
+    from serving.serve_file import Plan, check_plan, read_plan
+
+    named = [("model", options.model), ("zoo", options.zoo)]
+    overrides = [f"{key}={json.dumps(value)}" for key, value in named if value is not None]
+    overrides += options.overrides
+    if options.config is not None:
+        plan = read_plan(options.config, overrides)
+    elif options.model is None:
+        message = "is missing. Give --model NAME[@ALIAS], or --config serving/configs/FILE.yaml."
+        raise ConfigError("orchestrator serve", [Problem("model", message)])
+    else:
+        plan = Plan(validate_config(ServingConfig, {}, "command line", overrides))
+    given = {"host": options.host, "port": options.port}
+    plan = replace(plan, **{key: value for key, value in given.items() if value is not None})
+    check_plan(plan)
+    return plan
+
+
+def describe(plan: "Plan", address: str | None) -> str:
+    """Return what would be served, after checking all that can be checked without starting.
+
+    Args:
+        plan: what to serve and where.
+        address: Ray to use; None takes RAY_ADDRESS, else starts one.
+
+    Raises:
+        InputError: the package, the key file or the port is not usable.
+        IntegrityError: the package is damaged.
+    """
+    from serving.ports import answers_as_serve, require_free_port
+    from serving.resolve import resolve
+
+    package = resolve(plan.config)
+    private = address is None and "RAY_ADDRESS" not in os.environ
+    if private or not answers_as_serve(plan.host, plan.port):
+        require_free_port(plan.host, plan.port)
+    scale, config = plan.config.autoscaling, plan.config
+    rows = {
+        "package": f"{package.ref} ({package.kind})",
+        "address": plan.url,
+        "keys": config.api_keys_file or "none (this machine only)",
+        "replicas": f"{scale.min_replicas} to {scale.max_replicas}, {config.cpus_per_replica:g} CPU"
+        f" and {config.gpus_per_replica:g} GPU each",
+        "limits": f"{config.limits.max_client_batch_size} inputs and "
+        f"{config.limits.max_body_bytes} bytes a request, {config.limits.request_timeout_s:g} s",
+    }
+    return "\n".join(f"{name:9} {value}" for name, value in rows.items())
+
+
+def _serve(plan: "Plan", address: str | None) -> int:
+    describe(plan, address)
+    from orchestrator.cluster.session import ray_session
+    from serving import local
+
+    cpus = plan.config.cpus_per_replica * max(1, plan.config.autoscaling.min_replicas)
+    purpose = f"replicas: {cpus:g} CPU"
+    cluster = ClusterSection(address=address)
+    try:
+        with ray_session(cluster, purpose, cpus, plan.config.gpus_per_replica):
+            served = local.run_plan(plan)
+            try:
+                _announce(served, plan)
+                threading.Event().wait()
+            finally:
+                local.stop(served)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+    return 0
+
+
+def _announce(served: Any, plan: "Plan") -> None:
+    body = json.dumps({"inputs": [EXAMPLE_TEXT]})
+    key = " -H 'Authorization: Bearer KEY'" if plan.config.api_keys_file else ""
+    sys.stdout.write(
+        f"{served.model} answers at {served.url} (documentation: {served.url}/docs)\n"
+        f"  curl {served.url}/predict -H 'Content-Type: application/json'{key} "
+        f"-d {shlex.quote(body)}\n"
+        "Ctrl-C stops it.\n"
+    )
+    sys.stdout.flush()
+
+
+def _new_key(name: str) -> int:
+    from serving.keys import new_key
+
+    secret, line = new_key(name)
+    sys.stdout.write(line + "\n")
+    sys.stderr.write(f"key for {name}, shown once: {secret}\n")
+    return 0

@@ -1,0 +1,144 @@
+"""Settings of a served model.
+
+`ServingConfig` is the typed argument of `serving.app:build`: `serve run serving.app:build
+model=news zoo=zoo limits.max_client_batch_size=8`, the `args` of an application in a Serve config
+file, and `orchestrator serve` all end here. Imports neither ray nor torch.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from orchestrator.config import StrictModel
+from orchestrator.errors import Problem
+
+
+class Limits(StrictModel):
+    """What one replica accepts; names and defaults are those of Text Embeddings Inference."""
+
+    max_concurrent_requests: int = Field(512, ge=1)
+    """Requests in flight and queued; more are answered 429."""
+    max_batch_tokens: int = Field(16384, ge=1)
+    """Tokens, padding included, that the model sees at once."""
+    max_client_batch_size: int = Field(32, ge=1)
+    """Inputs one request may carry."""
+    max_body_bytes: int = Field(2_000_000, ge=1)
+    """Largest request body."""
+    max_json_depth: int = Field(32, ge=2)
+    """Deepest nesting of a request body."""
+    request_timeout_s: float = Field(30.0, gt=0)
+    """From the whole body to the whole answer."""
+    body_timeout_s: float = Field(10.0, gt=0)
+    """From the headers to the whole body."""
+
+
+class Batching(StrictModel):
+    """How requests of several clients share one run of the model."""
+
+    max_batch_size: int = Field(32, ge=1)
+    """Requests in one batch."""
+    wait_s: float = Field(0.002, ge=0)
+    """Longest wait for a batch to fill."""
+
+
+class Autoscaling(StrictModel):
+    """How many replicas there are; passed to Ray Serve's autoscaler."""
+
+    min_replicas: int = Field(1, ge=0)
+    """Fewest replicas; 0 lets an idle service disappear and pay a cold start."""
+    max_replicas: int = Field(2, ge=1)
+    """Most replicas."""
+    target_ongoing_requests: float = Field(8.0, gt=0)
+    """Requests in flight per replica that the autoscaler aims at."""
+    max_ongoing_requests: int = Field(64, ge=1)
+    """Requests in flight per replica; the rest wait at the proxy."""
+    upscale_delay_s: float = Field(5.0, ge=0)
+    """How long the load is high before a replica is added."""
+    downscale_delay_s: float = Field(60.0, ge=0)
+    """How long the load is low before a replica is removed."""
+    look_back_period_s: float = Field(10.0, gt=0)
+    """Window the load is averaged over."""
+
+    def problems(self) -> Iterable[Problem]:
+        """Return bounds that contradict each other."""
+        if self.min_replicas > self.max_replicas:
+            yield Problem(
+                "min_replicas",
+                f"{self.min_replicas} is more than max_replicas ({self.max_replicas}).",
+            )
+        if self.target_ongoing_requests > self.max_ongoing_requests:
+            yield Problem(
+                "target_ongoing_requests",
+                f"{self.target_ongoing_requests:g} is more than max_ongoing_requests "
+                f"({self.max_ongoing_requests}): no replica would ever be added.",
+            )
+
+
+class ServingConfig(StrictModel):
+    """Which package is served, and how."""
+
+    model: str = Field(min_length=1)
+    """Package: ``name``, ``name@alias`` or ``name/v0001``."""
+    zoo: str = Field("zoo", min_length=1)
+    """Zoo that holds the package: a path, s3://, gs://."""
+    target: str | None = None
+    """Classification target answered by default; null takes the package's first."""
+    limits: Limits = Limits()
+    """What a replica accepts."""
+    batching: Batching = Batching()
+    """How requests share a run of the model."""
+    autoscaling: Autoscaling = Autoscaling()
+    """How many replicas there are."""
+    cpus_per_replica: float = Field(1.0, gt=0)
+    """CPU cores reserved for each replica, and the number of threads its model uses."""
+    gpus_per_replica: float = Field(0.0, ge=0)
+    """GPUs reserved for each replica."""
+    api_keys_file: str | None = None
+    """File of hashed API keys; null asks for none, which is right on the loopback address only."""
+    warm_up_requests: int = Field(3, ge=1)
+    """Runs of the model before a replica reports itself ready."""
+    health_check_period_s: float = Field(10.0, gt=0)
+    """Time between two health probes of a replica."""
+    revision: str | None = None
+    """Any text; changed, `serve deploy` of an otherwise equal file resolves the alias again."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_flat_text(cls, data: Any) -> Any:
+        """Accept the flat texts of ``serve run``: ``limits.max_body_bytes=1000`` and ``x=0.5``."""
+        if not isinstance(data, dict):
+            return data
+        nested: dict[str, Any] = {}
+        for key, value in data.items():
+            section, dot, name = str(key).partition(".")
+            if dot:
+                nested[section] = {**_mapping(nested.get(section), key), name: _read(value)}
+            else:
+                text = section in _TEXTS and value != "null"
+                nested[section] = value if text else _read(value)
+        return nested
+
+    def problems(self) -> Iterable[Problem]:
+        """Return limits that contradict each other."""
+        ongoing, most = self.autoscaling.max_ongoing_requests, self.limits.max_concurrent_requests
+        if ongoing > most:
+            yield Problem(
+                "autoscaling.max_ongoing_requests",
+                f"{ongoing} is more than limits.max_concurrent_requests ({most}).",
+            )
+
+
+_TEXTS = frozenset({"model", "zoo", "target", "api_keys_file", "revision"})
+
+
+def _mapping(value: Any, key: str) -> dict[str, Any]:
+    if value is None or isinstance(value, dict):
+        return value or {}
+    raise ValueError(f"{key!r} sets a part of {key.partition('.')[0]!r}, which is no section.")
+
+
+def _read(value: Any) -> Any:
+    import yaml
+
+    return yaml.safe_load(value) if isinstance(value, str) else value

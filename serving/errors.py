@@ -1,0 +1,82 @@
+"""What a client may be told: one error type, one table of status codes.
+
+The body of every error is ``{"error": text, "error_type": name, "request_id": id}``. A message
+never repeats input bytes, file names or stack traces; those are in the log under the same id.
+Names follow Text Embeddings Inference where it has one (empty, validation, tokenizer, overloaded).
+"""
+
+from enum import StrEnum
+from typing import Final
+
+
+class ErrorType(StrEnum):
+    """Everything that can go wrong with a request, as clients see it."""
+
+    MALFORMED = "malformed"
+    EMPTY = "empty"
+    UNSUPPORTED = "unsupported"
+    UNAUTHORIZED = "unauthorized"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    BODY_TIMEOUT = "body_timeout"
+    TOO_LARGE = "too_large"
+    TOO_MANY_INPUTS = "too_many_inputs"
+    MEDIA_TYPE = "media_type"
+    VALIDATION = "validation"
+    TOKENIZER = "tokenizer"
+    OVERLOADED = "overloaded"
+    INTERNAL = "internal"
+    UNHEALTHY = "unhealthy"
+    TIMEOUT = "timeout"
+
+
+STATUS: Final[dict[ErrorType, int]] = {
+    ErrorType.MALFORMED: 400,
+    ErrorType.EMPTY: 400,
+    ErrorType.UNSUPPORTED: 400,
+    ErrorType.UNAUTHORIZED: 401,
+    ErrorType.NOT_FOUND: 404,
+    ErrorType.METHOD_NOT_ALLOWED: 405,
+    ErrorType.BODY_TIMEOUT: 408,
+    ErrorType.TOO_LARGE: 413,
+    ErrorType.TOO_MANY_INPUTS: 413,
+    ErrorType.MEDIA_TYPE: 415,
+    ErrorType.VALIDATION: 422,
+    ErrorType.TOKENIZER: 422,
+    ErrorType.OVERLOADED: 429,
+    ErrorType.INTERNAL: 500,
+    ErrorType.UNHEALTHY: 503,
+    ErrorType.TIMEOUT: 504,
+}
+
+RETRY_AFTER_S: Final = 1
+"""Seconds a client is asked to wait after 429 and 503."""
+
+
+class ServingError(Exception):
+    """A request that is refused, with the reason its sender is told."""
+
+    def __init__(self, error_type: ErrorType, message: str) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+        self.message = message
+
+    @property
+    def status(self) -> int:
+        """HTTP status code."""
+        return STATUS[self.error_type]
+
+    def headers(self) -> dict[str, str]:
+        """Headers the status code calls for."""
+        if self.error_type in (ErrorType.OVERLOADED, ErrorType.UNHEALTHY):
+            return {"retry-after": str(RETRY_AFTER_S)}
+        if self.error_type is ErrorType.UNAUTHORIZED:
+            return {"www-authenticate": "Bearer"}
+        if self.error_type in (ErrorType.TOO_LARGE, ErrorType.BODY_TIMEOUT):
+            # The rest of the body is still on its way: nothing else can use this connection.
+            return {"connection": "close"}
+        return {}
+
+    def body(self, request_id: str) -> dict[str, str]:
+        """JSON body of the response."""
+        return {"error": self.message, "error_type": self.error_type, "request_id": request_id}

@@ -1,0 +1,117 @@
+"""Serve a package from Python, inside the Ray this process is connected to.
+
+`start` returns when a replica is ready to answer; `stop` returns when its requests are finished.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.errors import InputError, StageError
+from serving.config import ServingConfig
+from serving.ports import answers_as_serve, require_free_port
+from serving.serve_file import DEFAULT_HOST, DEFAULT_PORT, Plan, check_plan
+
+TIMEOUT_MARGIN_S: Final = 5.0
+"""The proxy gives up this much later than the replica, whose answer says more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running application.
+
+    Attributes:
+        url: where it answers, without a slash at the end.
+        model: pinned reference of the served package, ``name/v0001``.
+        name: name of the Serve application.
+        started_serve: whether Serve did not run before, so that `stop` ends it.
+    """
+
+    url: str
+    model: str
+    name: str
+    started_serve: bool
+
+
+def start(
+    config: ServingConfig,
+    port: int = DEFAULT_PORT,
+    *,
+    host: str = DEFAULT_HOST,
+    name: str = "default",
+) -> Served:
+    """Start serving on an initialised Ray; called again with the same name, update in place.
+
+    Args:
+        config: what to serve.
+        port: HTTP port.
+        host: address to listen on.
+        name: name of the Serve application.
+
+    Raises:
+        ConfigError, InputError, IntegrityError: nothing was started; the message says why.
+        StageError: a replica could not start.
+    """
+    return run_plan(Plan(config, host=host, port=port, name=name))
+
+
+def run_plan(plan: Plan) -> Served:
+    """Start what a plan describes; see `start`."""
+    import ray
+    from ray import serve
+
+    from serving.app import absolute
+    from serving.deployment import deployment
+    from serving.resolve import resolve
+
+    if not ray.is_initialized():
+        raise InputError("No Ray is connected: call this inside a Ray session.")
+    check_plan(plan)
+    package = resolve(plan.config)
+    started = _start_proxy(plan)
+    pinned = {"model": package.ref, "zoo": absolute(plan.config.zoo)}
+    application = deployment(plan.config.model_copy(update=pinned))
+    try:
+        serve.run(application, name=plan.name, route_prefix=plan.route_prefix)
+    except RuntimeError as error:
+        raise StageError(f"{package.ref} could not be served: {error}") from error
+    return Served(plan.url, package.ref, plan.name, started)
+
+
+def stop(served: Served | None = None) -> None:
+    """Stop serving: replicas finish their requests first. Ray stays.
+
+    Args:
+        served: what `start` returned: only this application ends if Serve ran before it. None ends
+            Serve with all its applications.
+    """
+    from ray import serve
+
+    if served is None or served.started_serve:
+        serve.shutdown()
+    else:
+        serve.delete(served.name)
+
+
+def _start_proxy(plan: Plan) -> bool:
+    """Start Serve at the plan's address, or check that the running one is there.
+
+    Returns:
+        Whether Serve was started.
+    """
+    from ray import serve
+
+    if serve.status().proxies:
+        if not answers_as_serve(plan.host, plan.port):
+            raise InputError(
+                f"port: this Ray already serves, but not at {plan.host}:{plan.port}, and the "
+                "address cannot change while it does. Use the same one, or `serve shutdown` first."
+            )
+        return False
+    require_free_port(plan.host, plan.port)
+    timeout = plan.config.limits.request_timeout_s + TIMEOUT_MARGIN_S
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": plan.host, "port": plan.port, "request_timeout_s": timeout},
+        logging_config={"enable_access_log": False},
+    )
+    return True

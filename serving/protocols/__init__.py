@@ -1,0 +1,1 @@
+"""Wire formats: each file only translates between one protocol and `serving.service`."""

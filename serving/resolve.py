@@ -1,0 +1,26 @@
+"""Find the package a config names, before anything is started."""
+
+from typing import TYPE_CHECKING
+
+from orchestrator.config import require_no_problems
+from serving.config import ServingConfig
+from serving.keys import KeyRing
+
+if TYPE_CHECKING:
+    from orchestrator.zoo import Package
+
+
+def resolve(config: ServingConfig) -> "Package":
+    """Return the verified package a config names.
+
+    Raises:
+        ConfigError: settings contradict each other.
+        InputError: there is no such zoo, package, version or alias, or the key file is unusable.
+        IntegrityError: the package is damaged.
+    """
+    from orchestrator.zoo import Zoo
+
+    require_no_problems(config, "serving config")
+    if config.api_keys_file is not None:
+        KeyRing.load(config.api_keys_file)
+    return Zoo(config.zoo).get(config.model)

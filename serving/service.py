@@ -1,0 +1,174 @@
+"""What every protocol calls: validate, tokenize, run, name the classes.
+
+A protocol adapter only translates; the rules about inputs are here once. The service does not know
+how runs are batched: `execute` is the batched method of a Serve replica, or a direct call.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from serving.batching import Encoded, Outputs, Work
+from serving.card import ModelCard
+from serving.engine import EMBEDDING, Engine, TextInput, TooLongError
+from serving.errors import ErrorType, ServingError
+from serving.guard import Policy
+
+INLINE_CHARACTERS: Final = 20_000
+"""Texts longer than this in sum are tokenized in a thread: the event loop stays responsive."""
+
+Execute = Callable[[Work], Awaitable[Outputs]]
+
+
+@dataclass(slots=True)
+class Health:
+    """What health routes answer; set by the replica that owns the model."""
+
+    ready: bool = False
+    probe_ok: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Classes of one input, most likely first.
+
+    Attributes:
+        labels: K class names.
+        scores: [K] probabilities, or logits when raw scores were asked for.
+    """
+
+    labels: list[str]
+    scores: list[float]
+
+
+@dataclass(slots=True)
+class Service:
+    """Answers of one package.
+
+    Attributes:
+        engine: tokenizer and description of the package.
+        execute: runs encoded inputs, sharing batches with other requests.
+        policy: the limits in force.
+        health: state shown by health routes.
+    """
+
+    engine: Engine
+    execute: Execute
+    policy: Policy
+    health: Health = field(default_factory=Health)
+
+    @property
+    def card(self) -> ModelCard:
+        """Description of the served package."""
+        return self.engine.card
+
+    async def predict(
+        self,
+        inputs: Sequence[TextInput],
+        *,
+        truncate: bool = False,
+        target: str | None = None,
+        raw_scores: bool = False,
+    ) -> list[Ranking]:
+        """Classify each input.
+
+        Raises:
+            ServingError: an input, their number, their length or the target is not acceptable.
+        """
+        name = self.card.target(target)
+        logits = (await self.logits(inputs, truncate=truncate))[name]
+        scores = logits if raw_scores else probabilities(logits)
+        return [_ranking(row, self.card.targets[name]) for row in scores]
+
+    async def logits(self, inputs: Sequence[TextInput], *, truncate: bool = False) -> Outputs:
+        """Return target name -> [B, K] logits, inputs in order.
+
+        Raises:
+            ServingError: as for `predict`.
+        """
+        encoded = await self._encode(inputs, truncate=truncate)
+        return await self.execute(Work("predict", encoded))
+
+    async def embed(
+        self, inputs: Sequence[TextInput], *, truncate: bool = False, normalize: bool = True
+    ) -> tuple[np.ndarray, int]:
+        """Return [B, D] float32 embeddings and the number of tokens they took.
+
+        Raises:
+            ServingError: as for `predict`, or the package gives no embeddings.
+        """
+        if self.card.embedding_size is None:
+            message = f"{self.card.name} gives no embeddings; it offers /predict."
+            raise ServingError(ErrorType.UNSUPPORTED, message)
+        encoded = await self._encode(inputs, truncate=truncate)
+        vectors = (await self.execute(Work("embed", encoded)))[EMBEDDING]
+        if normalize:
+            length = np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors = vectors / np.maximum(length, np.finfo(np.float32).tiny)
+        return vectors, sum(len(item) for item in encoded)
+
+    async def tokenize(
+        self, texts: Sequence[str], *, special: bool = True
+    ) -> list[list[dict[str, Any]]]:
+        """Return the tokens of each text in the shape of Text Embeddings Inference.
+
+        Raises:
+            ServingError: a text or their number is not acceptable.
+        """
+        self._check([TextInput(text) for text in texts])
+        return await asyncio.to_thread(
+            lambda: [self.engine.tokens(text, special=special) for text in texts]
+        )
+
+    async def _encode(self, inputs: Sequence[TextInput], *, truncate: bool) -> list[Encoded]:
+        characters = self._check(inputs)
+        try:
+            if characters <= INLINE_CHARACTERS:
+                encoded = self.engine.encode(inputs, truncate=truncate)
+            else:
+                encoded = await asyncio.to_thread(self.engine.encode, inputs, truncate=truncate)
+        except TooLongError as error:
+            raise ServingError(ErrorType.TOKENIZER, str(error)) from error
+        tokens = sum(len(item) for item in encoded)
+        if tokens > self.policy.limits.max_batch_tokens:
+            message = f"{tokens} tokens in one request; {self.policy.limits.max_batch_tokens} fit."
+            raise ServingError(ErrorType.TOO_MANY_INPUTS, message)
+        return encoded
+
+    def _check(self, inputs: Sequence[TextInput]) -> int:
+        most = self.policy.limits.max_client_batch_size
+        if not inputs:
+            raise ServingError(ErrorType.EMPTY, "`inputs` is empty.")
+        if len(inputs) > most:
+            message = f"{len(inputs)} inputs in one request; {most} are allowed."
+            raise ServingError(ErrorType.TOO_MANY_INPUTS, message)
+        return sum(_check_text(text, index) for index, pair in enumerate(inputs) for text in pair)
+
+
+def _check_text(text: str | None, index: int) -> int:
+    if text is None:
+        return 0
+    if not text.strip():
+        raise ServingError(ErrorType.EMPTY, f"Input {index} is empty.")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # half of a surrogate pair, written as \ud800
+            message = f"Input {index} has a character that is no Unicode text."
+            raise ServingError(ErrorType.VALIDATION, message) from error
+    return len(text)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return the softmax over classes, [B, K] float64."""
+    scores = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    result: np.ndarray = scores / scores.sum(axis=1, keepdims=True)
+    return result
+
+
+def _ranking(scores: np.ndarray, labels: Sequence[str]) -> Ranking:
+    order = np.argsort(-scores, kind="stable")
+    return Ranking([labels[index] for index in order], scores[order].tolist())

@@ -1,0 +1,64 @@
+"""Tiny real packages: a trained tokenizer, a random model, committed into a zoo."""
+
+from pathlib import Path
+
+import torch
+
+from orchestrator.data.processors import TextProcessor
+from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.package import write_model
+
+SENTENCES = (
+    "Return the sum of the elements of an array over the given axis.",
+    "Raised when a file or folder cannot be opened for reading.",
+    "Start a worker process and wait until it is ready to take tasks.",
+    "Compute the mean of a tensor along a dimension, keeping its shape.",
+    "A queue that hands tasks to the workers in the order they came.",
+    "Deprecated alias of the function that joins two tables by a key.",
+)
+LABELS = ("array", "error", "worker")
+MAX_LENGTH = 24
+
+
+def write_tiny(
+    folder: Path, *, seed: int = 0, targets: tuple[dict, ...] | None = None
+) -> tuple[TextProcessor, ModelConfig]:
+    """Write tokenizer and model files: hidden size 16, one layer, ``targets`` or one classifier."""
+    torch.manual_seed(seed)
+    processor = TextProcessor.train(SENTENCES, vocab_size=160, max_length=MAX_LENGTH)
+    processor.save(folder)
+    heads = targets or ({"type": "cls", "name": "topic", "num_labels": len(LABELS)},)
+    config = ModelConfig.model_validate(
+        {
+            "hidden_size": 16,
+            "vocab_size": processor.vocab_size,
+            "max_position_embeddings": 32,
+            "encoder": {"type": "transformer", "num_layers": 1, "num_heads": 2},
+            "target": list(heads),
+        }
+    )
+    model = build_model(config)
+    with torch.no_grad():  # large enough that different texts get clearly different answers
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5)
+    write_model(folder, model, config)
+    return processor, config
+
+
+def commit_tiny(zoo, name: str = "tiny", *, seed: int = 0, files: dict[str, str] | None = None):
+    """Commit a tiny classifier as the next version of ``name``; return the package."""
+    task = {
+        "kind": "classification",
+        "modality": "text",
+        "labels": {"topic": list(LABELS)},
+        "max_length": MAX_LENGTH,
+    }
+    producer = {"stage": "test", "job": "tiny"}
+    with zoo.draft(name, kind="finetuned", producer=producer, parents=[], task=task, metrics={}) as draft:
+        write_tiny(draft.path, seed=seed)
+        for relative, content in (files or {}).items():
+            target = draft.path / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(content, encoding="utf-8")
+        return draft.commit()
