@@ -1,0 +1,172 @@
+"""The store on anything fsspec reaches: S3, GCS, memory."""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import IntegrityError
+from orchestrator.storage import operations
+from orchestrator.storage.commit import CLAIM, MANIFEST_NAME, commit_new_folder
+from orchestrator.storage.failures import explained, remote_explained
+from orchestrator.storage.locks import POLL_S, LockedError
+from orchestrator.storage.temporary import GRACE_S, is_temporary
+from orchestrator.storage.uris import remote_filesystem
+
+LOCK_DEADLINE_S = 60.0
+"""How long a writer waits for another one's lock."""
+LEASE_S = 20.0
+"""A lock object that did not change for this long belongs to a dead process."""
+
+
+class RemoteStore:
+    """A prefix of an object store, through fsspec; see `Store`."""
+
+    def __init__(self, uri: str) -> None:
+        self.root = uri.rstrip("/")
+        self._fs, path = remote_filesystem(self.root)
+        self._prefix = path.rstrip("/")
+
+    def _at(self, path: str) -> str:
+        return f"{self._prefix}/{path}" if path else self._prefix
+
+    def _uri(self, path: str) -> str:
+        return f"{self.root}/{path}" if path else self.root
+
+    def read(self, path: str, limit: int) -> bytes:
+        """See `Store.read`."""
+        with remote_explained(self._uri(path)):
+            size = self._fs.info(self._at(path))["size"]
+            if size > limit:
+                message = f"{size:,} bytes are more than the {limit:,} allowed for this file."
+                raise IntegrityError(f"{self._uri(path)}: {message}")
+            data: bytes = self._fs.cat_file(self._at(path))
+        return data
+
+    def read_many(self, paths: Sequence[str], limit: int) -> dict[str, bytes]:
+        """See `Store.read_many`; the objects are fetched concurrently."""
+        if not paths:
+            return {}
+        places = {self._at(path): path for path in paths}
+        with remote_explained(self.root):
+            found = self._fs.cat(list(places), on_error="omit")
+        if isinstance(found, bytes):  # fsspec returns bare bytes for one path
+            found = {next(iter(places)): found}
+        return {places[place]: data for place, data in found.items() if len(data) <= limit}
+
+    def write(self, path: str, data: bytes) -> None:
+        """See `Store.write`."""
+        with remote_explained(self._uri(path)):
+            operations.put_bytes(self._fs, self._at(path), data)
+
+    def folders(self, path: str = "") -> list[str]:
+        """See `Store.folders`."""
+        names = [entry["name"] for entry in self._entries(path) if entry["type"] == "directory"]
+        return sorted(name for name in map(_last, names) if not is_temporary(name))
+
+    def _entries(self, path: str) -> list[dict[str, Any]]:
+        with remote_explained(self._uri(path)):
+            try:
+                return list(self._fs.ls(self._at(path), detail=True))
+            except FileNotFoundError:
+                return []
+
+    def sizes(self, path: str) -> dict[str, int]:
+        """See `Store.sizes`."""
+        prefix = self._at(path).lstrip("/") + "/"
+        with remote_explained(self._uri(path)):
+            found = self._fs.find(self._at(path), detail=True)
+        return {
+            name.lstrip("/").removeprefix(prefix): int(info["size"])
+            for name, info in sorted(found.items())
+        }
+
+    def commit_new(self, staged: Path, path: str, manifest: Mapping[str, Any]) -> None:
+        """See `Store.commit_new`."""
+        commit_new_folder(staged, self._uri(path), manifest)
+
+    def drop(self, path: str) -> None:
+        """See `Store.drop`: without its manifest a prefix is no package, so that goes first."""
+        names = sorted(self.sizes(path), key=lambda name: name != MANIFEST_NAME)
+        with remote_explained(self._uri(path)):
+            for name in names:
+                operations.delete_object(self._fs, self._at(f"{path}/{name}"))
+
+    @contextmanager
+    def lock(self, path: str) -> Iterator[None]:
+        """See `Store.lock`: an object that only one writer can create, with a lease."""
+        owner = uuid.uuid4().hex.encode()
+        self._take(path, owner)
+        try:
+            yield
+        finally:
+            with remote_explained(self._uri(path)):
+                if self._owner(path) == owner:
+                    operations.delete_object(self._fs, self._at(path))
+
+    def _take(self, path: str, owner: bytes) -> None:
+        end = time.monotonic() + LOCK_DEADLINE_S
+        seen, since = b"", time.monotonic()
+        while time.monotonic() < end:
+            try:
+                with remote_explained(self._uri(path)):
+                    operations.put_new_bytes(self._fs, self._at(path), owner)
+            except FileExistsError:
+                holder = self._owner(path)
+                if holder != seen:
+                    seen, since = holder, time.monotonic()
+                elif time.monotonic() - since > LEASE_S:
+                    operations.delete_object(self._fs, self._at(path))
+                time.sleep(POLL_S)
+            else:
+                return
+        raise LockedError(
+            f"{self._uri(path)}: another writer holds it for {LOCK_DEADLINE_S:.0f} s."
+        )
+
+    def _owner(self, path: str) -> bytes:
+        try:
+            data: bytes = self._fs.cat_file(self._at(path))
+        except FileNotFoundError:
+            return b""
+        return data
+
+    def sweep(self, path: str, grace_s: float = GRACE_S) -> list[str]:
+        """See `Store.sweep`: prefixes that were claimed and never got their manifest."""
+        swept = []
+        for entry in self._entries(path):
+            name = _last(entry["name"])
+            if not name.endswith(CLAIM) or self._age(entry["name"]) < grace_s:
+                continue
+            folder = f"{path}/{name.removesuffix(CLAIM)}"
+            if MANIFEST_NAME not in self.sizes(folder):
+                self.drop(folder)
+                swept.append(self._uri(folder))
+            with remote_explained(self._uri(path)):
+                operations.delete_object(self._fs, entry["name"])
+        return swept
+
+    def _age(self, place: str) -> float:
+        with remote_explained(place):
+            return time.time() - float(self._fs.modified(place).timestamp())
+
+    def local(self, path: str) -> Path | None:
+        """See `Store.local`."""
+        return None
+
+    def fetch(self, path: str, names: Sequence[str], target: Path) -> None:
+        """See `Store.fetch`."""
+        for name in names:
+            operations.make_folder((target / name).parent)
+            with remote_explained(self._uri(f"{path}/{name}")), explained(target):
+                self._fs.get_file(self._at(f"{path}/{name}"), str(target / name))
+
+    def scratch(self, path: str) -> Path | None:
+        """See `Store.scratch`."""
+        return None
+
+
+def _last(place: str) -> str:
+    return place.rstrip("/").rsplit("/", 1)[-1]

@@ -1,0 +1,7 @@
+"""Model packages: manifest, commit, verify, aliases, index, card, history, lineage."""
+
+from orchestrator.zoo.manifest import Manifest
+from orchestrator.zoo.package import Package
+from orchestrator.zoo.zoo import Zoo
+
+__all__ = ["Manifest", "Package", "Zoo"]

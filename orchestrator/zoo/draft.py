@@ -1,0 +1,164 @@
+"""A package in the making: a scratch folder that becomes the next version, or disappears."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from orchestrator.config.messages import to_problems
+from orchestrator.errors import InputError, IntegrityError
+from orchestrator.storage.commit import FolderExistsError
+from orchestrator.storage.failures import explained
+from orchestrator.storage.files import scan
+from orchestrator.storage.json_files import jsonable
+from orchestrator.zoo.cache import cache_folder
+from orchestrator.zoo.card import CARD_NAME, write_card
+from orchestrator.zoo.manifest import MANIFEST_NAME, Kind, Manifest, Parent, build_task, now
+from orchestrator.zoo.names import version_name
+from orchestrator.zoo.package import Package
+from orchestrator.zoo.provenance import complete_producer
+from orchestrator.zoo.safety import require_allowed_names, require_sane_tensors
+
+if TYPE_CHECKING:
+    from orchestrator.zoo.zoo import Zoo
+
+MAX_TRIES = 10_000
+"""Versions tried when other writers keep taking the next one."""
+
+
+class Draft:
+    """Write files into `path`, then call `commit`. Without it nothing remains.
+
+    Attributes:
+        path: Local scratch folder.
+        metrics: Summary figures of the manifest; may be filled until `commit`.
+        task: Task of the manifest; may be set until `commit`.
+    """
+
+    def __init__(
+        self,
+        zoo: "Zoo",
+        name: str,
+        *,
+        kind: Kind,
+        producer: Mapping[str, Any],
+        parents: Sequence[Parent],
+        task: Mapping[str, Any] | None,
+        metrics: Mapping[str, Any],
+        licence: str | None,
+    ) -> None:
+        self._zoo = zoo
+        self._name = name
+        self._fields = {"kind": kind, "parents": list(parents), "licence": licence}
+        self._producer = dict(producer)
+        self.task = dict(task) if task is not None else None
+        self.metrics: dict[str, Any] = dict(metrics)
+        self._require_valid()
+        self.path = self._scratch()
+        self._open = True
+
+    def __enter__(self) -> "Draft":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        used = sum(p.stat().st_size for p in self.path.rglob("*") if p.is_file())
+        self.discard()
+        if isinstance(error, OSError):  # a full disk while the files were written
+            with explained(self.path, used):
+                raise error
+
+    def discard(self) -> None:
+        """Remove the scratch folder; after `commit` there is none."""
+        self._open = False
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def commit(self) -> Package:
+        """Make the files the next version of the package and move the alias ``latest``.
+
+        Writes the model card ``README.md``; a README.md in the draft is its hand-written part.
+        Among concurrent writers each gets a version of its own.
+
+        Returns:
+            The committed package.
+
+        Raises:
+            InputError: Nothing was written, or the draft is closed.
+            IntegrityError: A file of a kind that is never stored, a link, damaged tensors.
+            StageError: Disk full, read-only, or the store failed; nothing was committed.
+        """
+        self._require_ready()
+        card_path = self.path / CARD_NAME
+        written = card_path.read_text("utf-8") if card_path.exists() else None
+        previous = self._zoo.previous_card(self._name) if written is None else None
+        number = 0
+        for _ in range(MAX_TRIES):
+            number = max(number + 1, self._zoo.next_number(self._name))
+            manifest = self._manifest(version_name(number))
+            with explained(self.path):
+                card_path.write_text(write_card(manifest, written, previous), "utf-8")
+            try:
+                self._zoo.store.commit_new(self.path, manifest.ref, _without_files(manifest))
+            except FolderExistsError:
+                continue  # another writer has this version
+            self._open = False
+            return self._zoo.committed(self._name, manifest.version)
+        raise IntegrityError(f"{self._name}: no free version after {MAX_TRIES} tries.")
+
+    def _scratch(self) -> Path:
+        local = self._zoo.store.scratch(f"{self._name}/draft")
+        if local is not None:
+            return local
+        folder = cache_folder() / "drafts"
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=f"{self._name}.tmp-", dir=folder))
+
+    def _require_ready(self) -> None:
+        if not self._open:
+            raise InputError(f"this draft of {self._name!r} is closed. Open another one.")
+        names = [name for name in scan(self.path) if name != MANIFEST_NAME]
+        if not names:
+            raise InputError(f"the draft of {self._name!r} is empty: write files into {self.path}.")
+        require_allowed_names(f"draft of {self._name}", names)
+        for name in names:
+            if name.endswith(".safetensors"):
+                require_sane_tensors(self.path / name)
+
+    def _require_valid(self) -> None:
+        """Refuse wrong metadata now, not after hours of training."""
+        self._manifest(version_name(1))
+
+    def _manifest(self, version: str) -> Manifest:
+        try:
+            manifest: Manifest = Manifest.model_validate(
+                {
+                    "name": self._name,
+                    "version": version,
+                    "created_at": now(),
+                    "producer": complete_producer(jsonable(self._producer)),
+                    "task": build_task(jsonable(self.task)),
+                    "metrics": jsonable(self.metrics),
+                    "files": {},
+                    **self._fields,
+                }
+            )
+        except (ValidationError, TypeError) as error:
+            text = str(error)
+            if isinstance(error, ValidationError):
+                text = "; ".join(str(problem) for problem in to_problems(Manifest, error))
+            raise InputError(f"the package {self._name!r} cannot be described: {text}") from error
+        return manifest
+
+
+def _without_files(manifest: Manifest) -> dict[str, Any]:
+    """Return the manifest's content; the commit fills in the files."""
+    return manifest.model_dump(mode="json", exclude={"files"})

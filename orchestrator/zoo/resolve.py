@@ -1,0 +1,144 @@
+"""From a reference to a verified package: what is asked for, or the newest that is whole."""
+
+import logging
+from collections.abc import Sequence
+
+from orchestrator.config import did_you_mean
+from orchestrator.config.suggest import listing
+from orchestrator.errors import InputError, IntegrityError
+from orchestrator.storage.stores import Store
+from orchestrator.zoo.aliases import Aliases, read_aliases, readable_aliases
+from orchestrator.zoo.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
+from orchestrator.zoo.names import (
+    CHAMPION,
+    LATEST,
+    Reference,
+    is_name,
+    is_version,
+    version_number,
+)
+from orchestrator.zoo.package import Package
+
+_log = logging.getLogger(__name__)
+
+
+def names(store: Store) -> list[str]:
+    """Return the names of all packages, sorted."""
+    return [name for name in store.folders() if is_name(name)]
+
+
+def versions(store: Store, name: str) -> list[str]:
+    """Return the versions of a name, oldest first; on an object store some may be uncommitted."""
+    found = [version for version in store.folders(name) if is_version(version)]
+    return sorted(found, key=version_number)
+
+
+def read_all(store: Store) -> tuple[list[Package], dict[str, str]]:
+    """Read every manifest.
+
+    Returns:
+        The packages by name and version, and reference → reason for those that cannot be read.
+    """
+    refs = [(name, version) for name in names(store) for version in versions(store, name)]
+    paths = {f"{name}/{version}/{MANIFEST_NAME}": (name, version) for name, version in refs}
+    contents = store.read_many(list(paths), MAX_MANIFEST_BYTES)
+    packages, damaged = [], {}
+    for path, (name, version) in paths.items():
+        if path not in contents:
+            if store.local(path) is not None:  # an object store shows uploads in progress
+                damaged[f"{name}/{version}"] = f"{store.root}/{path}: missing or unreadable."
+            continue
+        try:
+            where = f"{store.root}/{path}"
+            packages.append(Package.from_bytes(store, name, version, contents[path], where))
+        except IntegrityError as error:
+            damaged[f"{name}/{version}"] = str(error)
+    return packages, damaged
+
+
+def current_aliases(store: Store, name: str) -> dict[str, str]:
+    """Return alias → version; ``latest`` is the newest committed one, whatever the file says."""
+    aliases = dict(readable_aliases(store, name).aliases)
+    aliases.pop(LATEST, None)
+    newest = _newest_committed(store, name)
+    return {**aliases, LATEST: newest} if newest is not None else aliases
+
+
+def find(store: Store, reference: Reference) -> Package:
+    """Return the package a reference means, completely verified.
+
+    A version is taken literally. An alias is a hint: when what it points to is damaged, the
+    reader falls back, with a warning, to what the alias held before, and for ``latest`` to the
+    newest version that is whole.
+
+    Raises:
+        InputError: No such name, version or alias; lists what there is.
+        IntegrityError: Damaged, and nothing to fall back to.
+    """
+    known = versions(store, reference.name)
+    if not known:
+        raise _unknown_name(store, reference.name)
+    if reference.version is not None:
+        if reference.version not in known:
+            held = f"Versions: {listing(known)}."
+            raise InputError(f"{reference} is not in the zoo {store.root}. {held}")
+        return _verified(store, reference.name, reference.version)
+    return _first_valid(store, reference, _candidates(store, reference, known))
+
+
+def _candidates(store: Store, reference: Reference, known: Sequence[str]) -> list[str]:
+    """Return the versions to try, best first."""
+    newest_first = list(reversed(known))
+    if reference.alias == LATEST:
+        return newest_first
+    if reference.alias is None:
+        aliases = readable_aliases(store, reference.name)
+        if CHAMPION not in aliases.aliases:
+            return newest_first
+        return _held(aliases, CHAMPION)
+    aliases = read_aliases(store, reference.name)
+    if reference.alias not in aliases.aliases:
+        hint = did_you_mean(reference.alias, {**aliases.aliases, LATEST: ""}, "Aliases")
+        raise InputError(f"{reference.name} has no alias {reference.alias!r}. {hint}")
+    return _held(aliases, reference.alias)
+
+
+def _held(aliases: Aliases, alias: str) -> list[str]:
+    return list(dict.fromkeys([aliases.aliases[alias], *reversed(aliases.holders(alias))]))
+
+
+def _first_valid(store: Store, reference: Reference, candidates: Sequence[str]) -> Package:
+    first: IntegrityError | None = None
+    for version in candidates:
+        try:
+            package = _verified(store, reference.name, version)
+        except IntegrityError as error:
+            first = first or error
+            continue
+        if first is not None:
+            message = "event=fell_back asked=%s got=%s reason=%r"
+            _log.warning(message, reference, package.ref, str(first))
+        return package
+    raise first or IntegrityError(f"{reference}: nothing is committed.")
+
+
+def _verified(store: Store, name: str, version: str) -> Package:
+    package = Package.read(store, name, version)
+    package.verify()
+    return package
+
+
+def _newest_committed(store: Store, name: str) -> str | None:
+    for version in reversed(versions(store, name)):
+        if store.read_many([f"{name}/{version}/{MANIFEST_NAME}"], MAX_MANIFEST_BYTES):
+            return version
+    return None
+
+
+def _unknown_name(store: Store, name: str) -> InputError:
+    known = names(store)
+    if not known:
+        return InputError(f"the zoo {store.root} is empty: there is no {name!r} in it.")
+    return InputError(
+        f"the zoo {store.root} has no package {name!r}. {did_you_mean(name, known, 'Packages')}"
+    )
