@@ -1,0 +1,189 @@
+"""Ray Tune for trials that advance epoch by epoch: one class trainable, one call to run them.
+
+A trial is a plain class, named ``module:Class`` and free of Ray, with ``step() -> dict``,
+``save(folder)`` and ``load(folder)``. Actors are reused from trial to trial, so that the price of a
+process with torch in it is paid once per slot and not once per trial or per resume.
+"""
+
+import importlib
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.search import BasicVariantGenerator
+
+from orchestrator.cluster.environment import defaults
+from orchestrator.config import ClusterSection
+
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our journal holds the results
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C must reach the job, which is resumable
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the reason is in the outcome, in one line
+    "TUNE_WARN_THRESHOLD_S": "10",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+OnResult = Callable[[str, dict[str, Any]], None]
+
+
+class EpochTrial(Protocol):
+    """What a trial class offers; it is made from one JSON payload."""
+
+    def step(self) -> dict[str, Any]:
+        """Advance one epoch; ``done`` in the result ends the trial."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` needs to go on from here."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote."""
+        ...
+
+
+class PausingScheduler(Protocol):
+    """A Tune ``TrialScheduler`` that pauses trials and resumes them later."""
+
+    def is_open(self) -> bool:
+        """Whether a paused trial may still be resumed."""
+        ...
+
+
+class EpochTrainable(tune.Trainable):  # type: ignore[misc]
+    """Tune's view of an `EpochTrial`. Its config: ``target`` (``module:Class``) and ``payload``."""
+
+    _trial: EpochTrial
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Make the trial."""
+        module, name = config["target"].split(":")
+        self._trial = getattr(importlib.import_module(module), name)(config["payload"])
+
+    def step(self) -> dict[str, Any]:
+        """One epoch."""
+        return self._trial.step()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Called when the trial is paused."""
+        self._trial.save(Path(checkpoint_dir))
+
+    def load_checkpoint(self, checkpoint: str) -> None:
+        """Called when the trial resumes, here or in another actor."""
+        self._trial.load(Path(checkpoint))
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take over another trial in this process."""
+        self.setup(new_config)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class TrialOutcome:
+    """How a trial ended: its last result, or its error."""
+
+    result: dict[str, Any]
+    error: str | None
+
+
+def run_trials(
+    target: str,
+    payloads: Mapping[str, Mapping[str, Any]],
+    *,
+    storage: Path,
+    cluster: ClusterSection,
+    scheduler: PausingScheduler | None = None,
+    on_result: OnResult | None = None,
+) -> dict[str, TrialOutcome]:
+    """Run trials on the connected cluster, as many at once as fit.
+
+    Args:
+        target: ``module:Class`` of the trial, importable on every worker.
+        payloads: Trial id -> JSON data the class is made from.
+        storage: Folder for Tune's own files, seen by every node.
+        cluster: CPUs and GPUs of one trial, retries after a lost worker.
+        scheduler: Who decides (default: every trial runs to its end); reads ``config["trial"]``
+            and says with ``is_open`` whether paused trials may still be resumed.
+        on_result: Called with (trial id, result) in this process.
+
+    Returns:
+        Trial id -> outcome, for every payload.
+    """
+    trainable = tune.with_resources(
+        EpochTrainable, {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
+    )
+    space = {
+        "target": target,
+        "trial": tune.grid_search(list(payloads)),
+        "payload": tune.sample_from(lambda spec: dict(payloads[spec.config.trial])),
+    }
+    # A failed trial is the caller's to report: here it may be expected, and is in the outcome.
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
+    with defaults(TUNE_ENVIRONMENT):
+        grid = tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                scheduler=scheduler,
+                search_alg=_HeldOpen(scheduler.is_open) if scheduler else None,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=f"tune-{time.time_ns():x}",  # ours is the state to resume from, not Tune's
+                storage_path=str(storage.absolute()),
+                failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
+                callbacks=[_Results(on_result)] if on_result else [],
+                verbose=0,
+            ),
+        ).fit()
+    return {
+        result.config["trial"]: TrialOutcome(dict(result.metrics or {}), _last_line(result.error))
+        for result in grid
+    }
+
+
+class _HeldOpen(BasicVariantGenerator):  # type: ignore[misc]
+    """The grid, not finished while paused trials may go on: else Tune ends their idle actors.
+
+    Without this every rung would start its processes again.
+    """
+
+    def __init__(self, is_open: Callable[[], bool]) -> None:
+        super().__init__()
+        self._is_open = is_open
+
+    def is_finished(self) -> bool:
+        """Finished when the grid is, and nobody is left who could resume a trial."""
+        return bool(super().is_finished()) and not self._is_open()
+
+    def save_to_dir(self, dirpath: str, **_: Any) -> None:
+        """Nothing is saved: a run continues from our journal, never from Tune's snapshot."""
+
+
+class _Results(tune.Callback):  # type: ignore[misc]
+    """Hands every result to the caller."""
+
+    def __init__(self, on_result: OnResult) -> None:
+        self._on_result = on_result
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
+    ) -> None:
+        """Called in the driver's process, after the scheduler saw the result."""
+        self._on_result(trial.config["trial"], result)
+
+
+def _trial_name(trial: Trial) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", str(trial.config["trial"]))
+
+
+def _last_line(error: BaseException | None) -> str | None:
+    return str(error).strip().splitlines()[-1].strip() if error and str(error).strip() else None
