@@ -1,1 +1,1 @@
-"""Mixed-precision INT8: emit, measure, allocate a kind to every GEMM, verify on the artefact itself."""
+"""Mixed-precision INT8: emit, measure, give every GEMM a kind, verify the artefact itself."""

@@ -136,10 +136,13 @@ def paired(reference: FloatArray, candidate: FloatArray, labels: Labels) -> Pair
     )
 
 
-def encode(rows: Sequence[Mapping[str, npt.NDArray[Any]]], order: Labels, labels: Labels) -> Encoded:
+def encode(
+    rows: Sequence[Mapping[str, npt.NDArray[Any]]], order: Labels, labels: Labels
+) -> Encoded:
     """Pack batches of token ids with the position of each row among the texts."""
     batches = tuple(
-        {name: np.asarray(values, dtype=np.int32) for name, values in batch.items()} for batch in rows
+        {name: np.asarray(values, dtype=np.int32) for name, values in batch.items()}
+        for batch in rows
     )
     return Encoded(batches, np.asarray(order, np.int64), np.asarray(labels, np.int64))
 

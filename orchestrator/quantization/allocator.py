@@ -1,10 +1,10 @@
 """The accuracy-decay-aware allocator: which plan to measure, and which measured plan to deploy.
 
-Role of SAMP's allocator (Tian et al., EMNLP 2023 industry, arXiv 2209.09130): given an accuracy or a
-latency requirement, or none, recommend a mix of precisions. Deliberate differences:
+Role of SAMP's allocator (Tian et al., EMNLP 2023 industry, arXiv 2209.09130): given an accuracy or
+a latency requirement, or none, recommend a mix of precisions. Deliberate differences:
 
 - the search space is a free choice of kind for every GEMM, not a number of leading layers;
-- plans to measure come from an exact multiple-choice knapsack over measured per-unit errors (additive
+- plans to measure come from a multiple-choice knapsack over measured per-unit errors (additive
   surrogate) and measured per-role time differences, plus SAMP's two pure modes as baselines;
 - the decision is made on measurements of the deployed artefact only. The surrogate proposes, it
   never decides.
@@ -93,7 +93,9 @@ def surrogate_front(
         units: the units of the model; unit names not in ``options`` stay in float.
         options: INT8 options of each unit; float (0, 0) is always added.
     """
-    span = sum(max((abs(option.time) for option in choices), default=0.0) for choices in options.values())
+    span = sum(
+        max((abs(option.time) for option in choices), default=0.0) for choices in options.values()
+    )
     cell = max(span / GRID_CELLS, np.finfo(float).tiny)
     partial: list[tuple[float, float, tuple[KindName, ...]]] = [(0.0, 0.0, ())]
     for unit in units:
@@ -119,7 +121,7 @@ def candidates(
     known = {plan.digest for plan in baselines.values()}
     fresh = [predicted for predicted in front if predicted.plan.digest not in known]
     times = np.asarray([predicted.time for predicted in fresh])
-    wanted = np.linspace(times.min(), times.max(), count) if len(fresh) else np.empty(0)
+    wanted = np.linspace(times.min(), times.max(), count) if fresh else np.empty(0)
     indices = sorted({int(np.abs(times - time).argmin()) for time in wanted})
     for position, index in enumerate(indices):
         chosen[f"mixed.{position}"] = fresh[index].plan
@@ -156,7 +158,7 @@ def _by_speed(point: Point) -> tuple[int, float, float]:
 
 
 def _knee_score(point: Point, points: Sequence[Point]) -> float:
-    """Share of the possible time saving minus share of the possible error (Kneedle's difference)."""
+    """Share of the possible saving minus share of the possible error (Kneedle's difference)."""
     slowest = max(p.latency.ratio for p in points)
     saving = slowest - min(p.latency.ratio for p in points)
     worst = max(p.divergence.kl for p in points)

@@ -1,8 +1,9 @@
 """Which GEMMs does the runtime really execute, and in what arithmetic?
 
-A file may say INT8 and run in float: runtimes rewrite graphs when they load them. So the audit never
-trusts the emitted graph. It opens the graph *after* the runtime's own optimisations, executes it once
-with the profiler on, and compares the executed GEMM nodes, by name and operator, with the plan.
+A file may say INT8 and run in float: runtimes rewrite graphs when they load them. So the audit
+never trusts the emitted graph. It opens the graph *after* the runtime's own optimisations, executes
+it once with the profiler on, and compares the executed GEMM nodes, by name, operator and weight
+type, with the plan.
 """
 
 import json
@@ -110,7 +111,9 @@ def verify(audited: Audit, plan: Plan) -> None:
     problems = [f"integer GEMM {name} belongs to no unit" for name in audited.unnamed_integer]
     executions = Counter(unit.unit for unit in audited.units)
     problems += [f"{name} is not executed" for name in plan.kinds if not executions[name]]
-    problems += [f"{name} is executed {count} times" for name, count in executions.items() if count > 1]
+    problems += [
+        f"{name} is executed {count} times" for name, count in executions.items() if count > 1
+    ]
     for unit in audited.units:
         planned = plan.kind(unit.unit)
         if unit.kind != planned or unit.operator not in OPS_OF_KIND[planned]:

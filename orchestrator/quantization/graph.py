@@ -70,7 +70,13 @@ class GraphBuilder:
         return self.constant(f"shape.{dimensions}", np.asarray(dimensions, np.int64))
 
     def op(
-        self, op_type: str, inputs: Sequence[str], *, domain: str = "", name: str = "", **attributes: Any
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        *,
+        domain: str = "",
+        name: str = "",
+        **attributes: Any,
     ) -> str:
         """Append a node with one output and return the name of that output."""
         return self.ops(op_type, inputs, 1, domain=domain, name=name, **attributes)[0]
@@ -89,7 +95,9 @@ class GraphBuilder:
         index = len(self._nodes)
         names = [f"value.{index}.{position}" for position in range(outputs)]
         label = name or f"{op_type}.{index}"
-        node = helper.make_node(op_type, list(inputs), names, name=label, domain=domain, **attributes)
+        node = helper.make_node(
+            op_type, list(inputs), names, name=label, domain=domain, **attributes
+        )
         self._nodes.append(node)
         return names
 
@@ -189,7 +197,7 @@ class GraphBuilder:
         return self._rows[x]
 
     def _directions(self, name: str, weight: FloatArray, kind: KindName) -> tuple[str, str, str]:
-        """Quantize the weights [R, N, K] of R directions to [R, K, N], as DynamicQuantizeLSTM reads them."""
+        """Quantize weights [R, N, K] of R directions to [R, K, N], DynamicQuantizeLSTM's order."""
         parts = [quantize_weight(np.ascontiguousarray(part.T), kind) for part in weight]
         return (
             self.constant(f"{name}.quantized", np.stack([part.values for part in parts])),

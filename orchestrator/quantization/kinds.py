@@ -1,19 +1,20 @@
-"""The kinds a GEMM can be executed in, the weight quantizers, and NumPy references of the arithmetic.
+"""The kinds a GEMM can run in, the weight quantizers, and NumPy references of the arithmetic.
 
 Shapes: M rows, K inputs, N outputs. A weight is [K, N] (the transpose of a torch ``Linear``).
 
-==========  ==================================  =============================  ==================
-kind        activations                         weights (per output channel)   executed by
-==========  ==================================  =============================  ==================
-``fp32``    float                               float                          MatMul / LSTM
-``s7``      u8, one range a tensor              signed 7 bit                   DynamicQuantizeMatMul / -LSTM
-``row_s7``  u8 symmetric, one scale a row       signed 7 bit                   MatMulIntegerToFloat
-``row_u8``  u8 symmetric, one scale a row       unsigned 8 bit with zero point MatMulIntegerToFloat
-==========  ==================================  =============================  ==================
+==========  =============================  ==============================  ========================
+kind        activations                    weights, per output channel     executed by
+==========  =============================  ==============================  ========================
+``fp32``    float                          float                           MatMul, LSTM
+``s7``      u8, one range a tensor         signed 7 bit                    DynamicQuantizeMatMul,
+                                                                           DynamicQuantizeLSTM
+``row_s7``  u8 symmetric, one scale a row  signed 7 bit                    MatMulIntegerToFloat
+``row_u8``  u8 symmetric, one scale a row  unsigned 8 bit with zero point  MatMulIntegerToFloat
+==========  =============================  ==============================  ========================
 
-Full-range signed weights do not exist here on purpose: AVX2 adds two u8 x s8 products in 16 bits and
-saturates (255 * 127 * 2 > 32767), so that constant rows come out 50 % wrong while random data look
-fine. With 7-bit weights 255 * 63 * 2 = 32130 always fits; u8 x u8 takes an exact path.
+Full-range signed weights do not exist here on purpose: AVX2 adds two u8 x s8 products in 16 bits
+and saturates (255 * 127 * 2 > 32767), so that constant rows come out 50 % wrong while random data
+look fine. With 7-bit weights 255 * 63 * 2 = 32130 always fits; u8 x u8 takes an exact path.
 
 Row scales make every row independent of the other rows of the batch, bit for bit; ``s7`` does not
 (its range is taken over the whole tensor), see ``Plan.batch_invariant``.

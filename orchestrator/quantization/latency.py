@@ -1,16 +1,16 @@
 """Compare the speed of several callables on a machine that is busy with other things.
 
-Every round calls every candidate, in an order that is reversed every other round; each candidate is
-compared with the reference *of the same round*, and the median of these ratios is reported. Time is
-the calling thread's CPU time (one thread computes everything), which equals wall time on an idle core
-and does not count the time other programs had the core; wall time is reported beside it.
+Every round calls every candidate, in an order that is reversed every other round; each candidate
+is compared with the reference *of the same round*, and the median of these ratios is reported. Time
+is the calling thread's CPU time (one thread computes everything), which equals wall time on an idle
+core and does not count the time other programs had the core; wall time is reported beside it.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +29,15 @@ class Latency:
     spread: tuple[float, float]
     """Smallest and largest ratio over the rounds."""
 
-    def to_json(self) -> dict[str, float | list[float]]:
+    def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
         return {**asdict(self), "spread": list(self.spread)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Latency":
+        """Read what ``to_json`` wrote."""
+        low, high = content["spread"]
+        return cls(**{**content, "spread": (low, high)})
 
 
 def compare(

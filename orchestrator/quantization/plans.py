@@ -1,8 +1,8 @@
 """Plans: which kind each GEMM unit of a model is executed in.
 
 A *unit* is one GEMM with a constant weight (or one recurrent layer), named after its module:
-``encoder.layers.3.feed_forward.down``. The node that executes it is called ``<unit>.<kind>``, so that
-the audit reads the plan back out of the graph the runtime really executes.
+``encoder.layers.3.feed_forward.down``. The node that executes it is called ``<unit>.<kind>``, so
+that the audit reads the plan back out of the graph the runtime really executes.
 """
 
 import hashlib
@@ -106,10 +106,7 @@ def single_plan(units: Iterable[Unit], name: str, kind: KindName) -> Plan:
 def role_plan(units: Iterable[Unit], role: str, kind: KindName) -> Plan:
     """Quantize every unit of a role which has ``kind``."""
     return Plan(
-        {
-            unit.name: kind if unit.role == role and kind in unit.kinds else FLOAT
-            for unit in units
-        }
+        {unit.name: kind if unit.role == role and kind in unit.kinds else FLOAT for unit in units}
     )
 
 

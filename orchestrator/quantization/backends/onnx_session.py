@@ -54,7 +54,9 @@ class OnnxModel:
         """
         path = Path(folder) / MODEL_FILE
         if not path.is_file():
-            raise InputError(f"{folder} holds no {MODEL_FILE}: give the folder of a quantized package")
+            raise InputError(
+                f"{folder} holds no {MODEL_FILE}: give the folder of a quantized package"
+            )
         plan = Path(folder) / PLAN_FILE
         invariant = True
         if plan.is_file():
@@ -70,7 +72,9 @@ class OnnxModel:
     def targets(self) -> tuple[str, ...]:
         """Names of the classification targets."""
         return tuple(
-            name.removeprefix(LOGITS_PREFIX) for name in self.outputs if name.startswith(LOGITS_PREFIX)
+            name.removeprefix(LOGITS_PREFIX)
+            for name in self.outputs
+            if name.startswith(LOGITS_PREFIX)
         )
 
     def predict(self, batch: Arrays) -> dict[str, npt.NDArray[np.float32]]:
@@ -111,7 +115,9 @@ class OnnxModel:
 
     def _check_ids(self, ids: npt.NDArray[Any]) -> None:
         if ids.ndim != 2 or 0 in ids.shape:
-            raise InputError(f"input_ids has shape {ids.shape}; it must be [batch, length], not empty")
+            raise InputError(
+                f"input_ids has shape {ids.shape}; it must be [batch, length], not empty"
+            )
         if ids.min() < 0 or (self.vocab_size and ids.max() >= self.vocab_size):
             raise InputError(
                 f"input_ids range from {ids.min()} to {ids.max()}; the vocabulary has "
@@ -119,12 +125,17 @@ class OnnxModel:
             )
         if self.max_length and ids.shape[1] > self.max_length:
             raise InputError(
-                f"texts of {ids.shape[1]} tokens; the model has {self.max_length} positions: cut them"
+                f"texts of {ids.shape[1]} tokens; the model has {self.max_length} positions: cut"
+                " them"
             )
 
 
 def open_session(
-    model: str | bytes, *, threads: int = 1, optimised: Path | None = None, profile: Path | None = None
+    model: str | bytes,
+    *,
+    threads: int = 1,
+    optimised: Path | None = None,
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """Open a CPU session with the options every part of this room measures and serves with.
 

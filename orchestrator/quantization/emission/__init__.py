@@ -1,1 +1,1 @@
-"""Our models as ONNX graphs, written node by node: no exporter and no pattern matcher in between."""
+"""Our models as ONNX graphs, written node by node: no exporter, no pattern matcher."""

@@ -83,7 +83,7 @@ def _first_rows(graph: GraphBuilder, table: str, length: str, offset: int) -> st
 
 
 def _real_positions(graph: GraphBuilder, mask: str, offset: int) -> str:
-    """Number real tokens from ``offset``; padding gets ``offset - 1`` (RoBERTa), or 0 if there is none."""
+    """Number real tokens from ``offset``; padding gets the row before it (RoBERTa), or row 0."""
     counted = graph.op("Mul", [graph.op("CumSum", [mask, graph.scalar(1, np.int64)]), mask])
     shifted = graph.op("Add", [counted, graph.scalar(offset - 1, np.int32)])
     return graph.op("Max", [shifted, graph.scalar(0, np.int32)])

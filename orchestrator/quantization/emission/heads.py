@@ -1,10 +1,12 @@
 """Pooling and classification heads as ONNX nodes.
 
-Heads stay in float: one GEMM row a text against hundreds in the encoder, and the most exposed to error.
+Heads stay in float: one GEMM row a text against hundreds in the encoder, and the most exposed to
+error.
 
 Legend: B batch, S length, D width, K classes.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -35,11 +37,13 @@ class HeadEmitter:
         Raises:
             InputError: if the model has no classification target.
         """
-        heads = [target for target in self.config.target if isinstance(target, ClsConfig | SpConfig)]
+        heads = [
+            target for target in self.config.target if isinstance(target, ClsConfig | SpConfig)
+        ]
         if not heads:
             raise InputError(
-                f"the package has targets {[target.name for target in self.config.target]}, none of "
-                "type cls or sp: fine-tune it on a classification task first"
+                f"the package has targets {[target.name for target in self.config.target]}, none "
+                "of type cls or sp: fine-tune it on a classification task first"
             )
         pooled = {how: self._pool(hidden, mask, how) for how in _poolings(heads)}
         self.graph.output(EMBEDDING, pooled[EMBEDDING_POOLING], ["batch", self.config.hidden_size])
@@ -73,7 +77,9 @@ class HeadEmitter:
             kept = self.graph.op("Where", [present, hidden, self.graph.scalar(LOWEST)])
             return self.graph.op("ReduceMax", [kept, self.graph.shape(1)], keepdims=0)
         weights = self.graph.op("Unsqueeze", [real, self.graph.shape(1)])
-        total = self.graph.op("Squeeze", [self.graph.op("MatMul", [weights, hidden]), self.graph.shape(1)])
+        total = self.graph.op(
+            "Squeeze", [self.graph.op("MatMul", [weights, hidden]), self.graph.shape(1)]
+        )
         count = self.graph.op("ReduceSum", [real, self.graph.shape(1)], keepdims=1)
         return self.graph.op("Div", [total, count])
 
@@ -82,5 +88,5 @@ def _pooling(head: TargetConfig) -> Pooling:
     return head.pooling if isinstance(head, ClsConfig) else "first"
 
 
-def _poolings(heads: list[TargetConfig]) -> dict[Pooling, None]:
+def _poolings(heads: Sequence[TargetConfig]) -> dict[Pooling, None]:
     return dict.fromkeys([EMBEDDING_POOLING, *(_pooling(head) for head in heads)])

@@ -29,7 +29,7 @@ class Norm:
         return self.graph.op(op, [x, *self._parameters(layer)], axis=-1, epsilon=self.eps)
 
     def of_sum(self, layer: str, y: str, residual: str, bias: FloatArray | None) -> tuple[str, str]:
-        """Normalise ``y + bias + residual``, where y [B, S, D] is a GEMM's product without its bias.
+        """Normalise ``y + bias + residual``; y [B, S, D] is a GEMM's product without its bias.
 
         Returns:
             The normalised sum and the sum itself (the residual stream of pre-norm blocks).
@@ -46,7 +46,9 @@ class Norm:
         return [self.graph.constant(name, self.weights.array(name)) for name in names]
 
 
-def activate(graph: GraphBuilder, name: str, product: str, bias: tuple[str, FloatArray] | None) -> str:
+def activate(
+    graph: GraphBuilder, name: str, product: str, bias: tuple[str, FloatArray] | None
+) -> str:
     """Apply an activation to ``product + bias``.
 
     Args:

@@ -53,13 +53,15 @@ def emit(
         plan: the kind of every unit; None: float.
 
     Raises:
-        InputError: if a component has no ONNX form here, a parameter is missing, not finite or of no
-            use, the plan does not fit, or the model is too large for one file.
+        InputError: if a component has no ONNX form here, a parameter is missing, not finite or of
+            no use, the plan does not fit, or the model is too large for one file.
     """
     graph = GraphBuilder(plan or Plan({}))
     weights = Weights(state)
     if config.decoder is not None:
-        raise InputError("a model with a decoder cannot be quantized yet; supported: encoder models")
+        raise InputError(
+            "a model with a decoder cannot be quantized yet; supported: encoder models"
+        )
     mask = graph.input("attention_mask", ["batch", "length"])
     hidden = emit_embedding(graph, config, weights, mask)
     hidden = _emit_encoder(graph, config, weights, hidden, mask)
@@ -96,7 +98,9 @@ def _emit_encoder(
 def _require_all_read(weights: Weights, config: ModelConfig) -> None:
     """Refuse to drop parameters: only heads that do not classify may stay behind."""
     kept = {target.name for target in config.target if isinstance(target, ClsConfig | SpConfig)}
-    dropped = tuple(f"targets.{target.name}." for target in config.target if target.name not in kept)
+    dropped = tuple(
+        f"targets.{target.name}." for target in config.target if target.name not in kept
+    )
     unread = [name for name in weights.unread() if not name.startswith(dropped)]
     if unread:
         raise InputError(

@@ -1,16 +1,19 @@
 """The recurrent encoders as ONNX nodes: rnn, lstm, gru, birnn, bilstm, bigru.
 
 A layer is one unit, ``encoder.<stack>.<layer>``. LSTM layers exist in ``fp32`` (LSTM) and ``s7``
-(DynamicQuantizeLSTM: both GEMMs in integers, gates in float). There is no kernel with one activation
-scale a row, and an explicit recurrence around an INT8 input projection is several times slower than the
-float operator (the loop costs more than the GEMM), so ``s7`` it is; see ``Plan.batch_invariant``.
+(DynamicQuantizeLSTM: both GEMMs in integers, gates in float). There is no kernel with one
+activation scale a row, and an explicit recurrence around an INT8 input projection is several times
+slower than the float operator (the loop costs more than the GEMM), so ``s7`` it is. The operator
+takes one range over the whole input and one over the states of all texts that share a thread: a
+batch's answers depend on its texts and on the number of threads. Run alone, a text's do not, which
+is how such plans are executed (``Plan.batch_invariant``).
 GRU and RNN have no integer kernel: they are emitted in float and offer no units.
 
 Legend: B batch, S length, D width, H hidden size of one direction, G gates.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,7 +23,7 @@ from orchestrator.modeling.encoders.recurrent_configs import (
     TwoStackConfig,
 )
 from orchestrator.quantization.emission.weights import Weights
-from orchestrator.quantization.graph import MICROSOFT, GraphBuilder
+from orchestrator.quantization.graph import GraphBuilder
 from orchestrator.quantization.kinds import FloatArray
 
 GATES: Final[dict[str, tuple[int, ...]]] = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
@@ -67,13 +70,16 @@ class RecurrentEmitter:
         unpacked = self.graph.op("Transpose", [encoded], perm=[1, 0, 2])
         back = self._reorder(unpacked, self._order(order))
         real = self.graph.op("Cast", [mask], to=1)
-        return self.graph.op("Mul", [back, self.graph.op("Unsqueeze", [real, self.graph.shape(-1)])])
+        return self.graph.op(
+            "Mul", [back, self.graph.op("Unsqueeze", [real, self.graph.shape(-1)])]
+        )
 
     def _stack(self, stack: str, x: str, lengths: str, directions: tuple[str, ...]) -> str:
         """Run all layers of a stack on x [S, B, D]."""
         for index in range(self.config.num_layers):
             names = [
-                f"l{index}_reverse" if position else f"l{index}" for position in range(len(directions))
+                f"l{index}_reverse" if position else f"l{index}"
+                for position in range(len(directions))
             ]
             parameters = [self._parameters(f"encoder.{stack}", name) for name in names]
             direction = directions[0] if len(directions) == 1 else "bidirectional"
@@ -92,7 +98,7 @@ class RecurrentEmitter:
                 unit, x, lengths, (inputs, recurrent, bias), direction=direction, hidden_size=size
             )
         else:
-            extra = {"linear_before_reset": 1} if self.cell == "GRU" else {}
+            extra: dict[str, Any] = {"linear_before_reset": 1} if self.cell == "GRU" else {}
             values = [
                 x,
                 self.graph.constant(f"{unit}.inputs", inputs),
@@ -101,7 +107,12 @@ class RecurrentEmitter:
                 lengths,
             ]
             output = self.graph.op(
-                self.cell, values, direction=direction, hidden_size=size, name=f"{unit}.float", **extra
+                self.cell,
+                values,
+                direction=direction,
+                hidden_size=size,
+                name=f"{unit}.float",
+                **extra,
             )
         side_by_side = self.graph.op("Transpose", [output], perm=[0, 2, 1, 3])
         return self.graph.op("Reshape", [side_by_side, self.graph.shape(0, 0, -1)])

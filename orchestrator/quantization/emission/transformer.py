@@ -1,7 +1,8 @@
 """The transformer encoder as ONNX nodes: post- and pre-norm, both masks, dense and gated.
 
 Units of layer N: ``encoder.layers.N.attention.qkv`` (the three projections side by side),
-``.attention.output``, ``.feed_forward.up``, ``.feed_forward.gate`` (gated only) and ``.feed_forward.down``.
+``.attention.output``, ``.feed_forward.up``, ``.feed_forward.gate`` (gated only) and
+``.feed_forward.down``.
 
 Legend: B batch, S length, D width, H heads, d head size.
 """
@@ -22,7 +23,11 @@ class TransformerEmitter:
     """Writes one transformer encoder into a graph."""
 
     def __init__(
-        self, graph: GraphBuilder, config: TransformerConfig, dimensions: Dimensions, weights: Weights
+        self,
+        graph: GraphBuilder,
+        config: TransformerConfig,
+        dimensions: Dimensions,
+        weights: Weights,
     ) -> None:
         self.graph = graph
         self.config = config
@@ -102,7 +107,7 @@ class TransformerEmitter:
     def _joined_projection(self, layer: str) -> tuple[FloatArray, FloatArray | None]:
         """Put query, key and value side by side: [D, 3 H d] and [3 H d].
 
-        Heads shared by several queries (grouped-query attention) are repeated; the product is the same.
+        Heads shared by several queries (grouped-query attention) are repeated: same product.
         """
         parts = [self._per_head(f"{layer}.{name}") for name in ("query", "key", "value")]
         weight = np.concatenate([weight for weight, _ in parts], axis=1)

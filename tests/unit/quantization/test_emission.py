@@ -110,7 +110,9 @@ def test_answers_are_bitwise_those_of_each_text_alone(name):
             assert np.array_equal(values, alone[key]), (kind, key)
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "gatedcnn", "bilstm", "bidirectional lstm"])
+@pytest.mark.parametrize(
+    "name", ["bert", "gpt2", "llama", "gatedcnn", "bilstm", "bidirectional lstm"]
+)
 def test_int8_moves_answers_a_little_and_row_u8_least(name):
     config = MODELS[name]
     state = state_of(random_model(config, SPREAD.get(name, 0.3)))
@@ -127,9 +129,9 @@ def test_int8_moves_answers_a_little_and_row_u8_least(name):
 
 def predict(config, state, plan, batch):
     emitted = emit(config, state, plan)
-    return OnnxModel.from_bytes(
-        emitted.to_bytes(), batch_invariant=plan.batch_invariant
-    ).predict(batch)
+    return OnnxModel.from_bytes(emitted.to_bytes(), batch_invariant=plan.batch_invariant).predict(
+        batch
+    )
 
 
 def test_units_are_named_after_modules_and_know_their_shapes():

@@ -1,0 +1,88 @@
+"""Settings of a quantization job. Imports neither torch, Ray nor ONNX."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field
+
+from orchestrator.config import JobConfig, Name, StrictModel
+from orchestrator.data.spec import DatasetSpec
+from orchestrator.errors import Problem
+
+IntegerKind = Literal["s7", "row_s7", "row_u8"]
+
+
+class GoalConfig(StrictModel):
+    """What the INT8 package must reach. Without a bound the knee of the measured front is taken."""
+
+    max_accuracy_drop: float | None = Field(None, ge=0, le=1)
+    """Largest drop of accuracy (0.01: one point) against the float model: the fastest plan within
+    it is taken. Holds on the validation rows and again on the test rows."""
+    max_latency_ms: float | None = Field(None, gt=0)
+    """Longest time of one call of `latency.batch_size` x `latency.length` tokens, one thread, this
+    kind of machine: the most accurate plan within it is taken."""
+    allow_float: bool = False
+    """Accept a plan without any INT8 unit when it is the best answer."""
+
+
+class LatencyConfig(StrictModel):
+    """How speed is measured: interleaved rounds, medians of ratios to the float model."""
+
+    batch_size: int = Field(1, ge=1)
+    """Texts of one call."""
+    length: int | None = Field(None, ge=2)
+    """Tokens of each text; null: the longest input of the job."""
+    rounds: int = Field(7, ge=3)
+    """Rounds in which every candidate is called."""
+    calls: int = Field(3, ge=1)
+    """Calls of one candidate in one round, at least."""
+
+
+class QuantizeConfig(JobConfig):
+    """Choose a kind of arithmetic for every GEMM of a fine-tuned package, and verify the choice."""
+
+    package: str = Field("classifier", min_length=1)
+    """Package to quantize: name, name@alias or name/v0001."""
+    output: Name = "classifier-int8"
+    """Name of the package that is committed."""
+    target: str | None = None
+    """Classification target whose accuracy counts; null: the package's only one."""
+    data: DatasetSpec = DatasetSpec(source="builtin:pydoc/library", max_rows=2400)
+    """Labelled data: training rows calibrate, validation rows choose, test rows confirm."""
+    goal: GoalConfig = GoalConfig()
+    """The bound to keep."""
+    kinds: tuple[IntegerKind, ...] = Field(("row_s7", "row_u8"), min_length=1)
+    """INT8 kinds to choose from. s7 has one activation scale for a whole call, so that such
+    packages answer texts one by one; LSTM layers have no other kind."""
+    calibration_rows: int = Field(96, ge=8)
+    """Training rows on which the error of each unit is measured."""
+    evaluation_rows: int = Field(512, ge=8)
+    """Largest number of validation rows, and of test rows."""
+    max_length: int | None = Field(None, ge=4)
+    """Tokens a text is cut to; null: what the package was made for."""
+    batch_size: int = Field(16, ge=1)
+    """Rows of one evaluation call."""
+    mixed_plans: int = Field(6, ge=0)
+    """Plans of the predicted front that are measured, besides the pure modes."""
+    latency: LatencyConfig = LatencyConfig()
+    """How speed is measured."""
+    probe_texts: int = Field(4, ge=1)
+    """Texts stored with their answers, which a server compares before it takes traffic."""
+    cache: str | None = None
+    """Folder for prepared data; null: the user's cache."""
+
+    def problems(self) -> Iterable[Problem]:
+        """Kinds must differ; the INT8 runtime uses CPUs alone."""
+        if len(set(self.kinds)) != len(self.kinds):
+            yield Problem("kinds", f"{list(self.kinds)} names a kind twice. Name each once.")
+        if self.cluster.gpus_per_worker:
+            yield Problem(
+                "cluster.gpus_per_worker",
+                f"{self.cluster.gpus_per_worker:g}: INT8 plans are measured on CPUs. Use 0.",
+            )
+        if self.latency.length is not None and self.max_length is not None:
+            longest = self.max_length
+            if self.latency.length > longest:
+                yield Problem(
+                    "latency.length", f"{self.latency.length} is more than max_length ({longest})."
+                )

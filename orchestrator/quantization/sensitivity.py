@@ -1,0 +1,73 @@
+"""How much error each unit adds, and how much time each role saves: the allocator's price list.
+
+Error: one unit at a time is executed in INT8, on real texts, in the runtime that would serve it.
+Errors of small perturbations add up, so a plan's predicted error is the sum over its units; the
+prediction is stored beside each measured point. Time: units of one role and shape cost the same, so
+all units of a role are switched together, which divides the noise of the clock by their number.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.quantization.allocator import Option
+from orchestrator.quantization.kinds import KindName
+from orchestrator.quantization.plans import Plan, Unit, role_plan, single_plan
+
+SEPARATOR = "@"
+
+
+def error_plans(units: Sequence[Unit], allowed: Sequence[KindName]) -> dict[str, Plan]:
+    """Return the plans with one INT8 unit each, by ``<unit>@<kind>``."""
+    return {
+        f"{unit.name}{SEPARATOR}{kind}": single_plan(units, unit.name, kind)
+        for unit in units
+        for kind in unit.options(allowed)
+    }
+
+
+def latency_plans(units: Sequence[Unit], allowed: Sequence[KindName]) -> dict[str, Plan]:
+    """Return the plans with one INT8 role each, by ``<role>@<kind>``."""
+    return {
+        f"{unit.role}{SEPARATOR}{kind}": role_plan(units, unit.role, kind)
+        for unit in units
+        for kind in unit.options(allowed)
+    }
+
+
+def options(
+    units: Sequence[Unit],
+    allowed: Sequence[KindName],
+    errors: Mapping[str, Mapping[str, float]],
+    latencies: Mapping[str, Mapping[str, Any]],
+) -> dict[str, list[Option]]:
+    """Price every kind of every unit.
+
+    Args:
+        units: the units of the model.
+        allowed: INT8 kinds to choose from.
+        errors: measured divergence (``kl``) by name of ``error_plans``.
+        latencies: measured ``ratio`` to float by name of ``latency_plans``.
+
+    Returns:
+        Options by unit. Times are in units of the float model's call: -0.01 saves one percent.
+    """
+    members = {role: sum(unit.role == role for unit in units) for role in {u.role for u in units}}
+    return {
+        unit.name: [
+            Option(
+                kind,
+                time=(latencies[f"{unit.role}{SEPARATOR}{kind}"]["ratio"] - 1) / members[unit.role],
+                error=max(errors[f"{unit.name}{SEPARATOR}{kind}"]["kl"], 0.0),
+            )
+            for kind in unit.options(allowed)
+        ]
+        for unit in units
+    }
+
+
+def predicted_error(plan: Plan, errors: Mapping[str, Mapping[str, float]]) -> float | None:
+    """Return the sum of the single-unit errors of a plan; None if one of them was not measured."""
+    names = [f"{unit}{SEPARATOR}{kind}" for unit, kind in plan.integer.items()]
+    if any(name not in errors for name in names):
+        return None
+    return float(sum(errors[name]["kl"] for name in names))

@@ -1,0 +1,86 @@
+"""Paired statistics and divergences against SciPy and by hand."""
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+from scipy.stats import entropy
+
+from orchestrator.errors import StageError
+from orchestrator.quantization.accuracy import (
+    Outputs,
+    Paired,
+    divergence,
+    encode,
+    paired,
+    predict_all,
+)
+
+
+def one_hot(answers, classes=3):
+    return np.eye(classes, dtype=np.float32)[answers]
+
+
+def test_paired_counts_gains_and_losses():
+    labels = np.asarray([0, 1, 2, 0, 1, 2, 0, 0])
+    before = one_hot([0, 1, 2, 0, 0, 0, 0, 1])
+    after = one_hot([1, 2, 0, 0, 1, 0, 0, 1])
+    figures = paired(before, after, labels)
+    assert (figures.lost, figures.gained, figures.texts) == (3, 1, 8)
+    assert figures.reference - figures.accuracy == pytest.approx(figures.drop) == 2 / 8
+    # exact McNemar by hand: 2 * (C(4,0) + C(4,1)) / 2^4
+    assert figures.p_value == pytest.approx(2 * (1 + 4) / 16)
+    assert figures.interval[0] < 0 < figures.drop < figures.interval[1]
+    assert Paired.from_json(figures.to_json()) == figures
+
+
+def test_no_change_is_no_evidence():
+    figures = paired(one_hot([0, 1]), one_hot([0, 1]), np.asarray([0, 2]))
+    assert (figures.drop, figures.p_value) == (0.0, 1.0)
+
+
+def test_the_interval_covers_the_true_drop_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    lost, gained, texts, trials, hits = 0.08, 0.03, 200, 2000, 0
+    for _ in range(trials):
+        draw = rng.random(texts)
+        before = np.where(draw < gained, 1, 0)
+        after = np.where((draw >= gained) & (draw < gained + lost), 1, 0)
+        low, high = paired(one_hot(before), one_hot(after), np.zeros(texts, int)).interval
+        hits += low <= lost - gained <= high
+    assert 0.93 < hits / trials < 0.98
+
+
+def test_divergence_is_kl_and_cosine():
+    rng = np.random.default_rng(1)
+    left, right = rng.standard_normal((2, 20, 5)).astype(np.float32)
+    found = divergence(Outputs({"t": left}, left), Outputs({"t": right}, right))
+    p, q = np.exp(log_softmax(left, axis=1)), np.exp(log_softmax(right, axis=1))
+    assert found.kl == pytest.approx(entropy(p, q, axis=1).mean(), rel=1e-5)
+    cosine = (left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+    assert found.cosine == pytest.approx(1 - cosine.mean(), rel=1e-5)
+    assert divergence(Outputs({"t": left}, left), Outputs({"t": left}, left)).kl == 0
+
+
+class Echo:
+    """Answers with the first token of each text."""
+
+    def predict(self, batch):
+        first = batch["input_ids"][:, :1].astype(np.float32)
+        return {"t": first, "embedding": first}
+
+
+def test_answers_come_back_in_the_order_of_the_texts():
+    rows = [{"input_ids": np.asarray([[3], [1]])}, {"input_ids": np.asarray([[2, 9]])}]
+    texts = encode(rows, np.asarray([3, 1, 2]) - 1, np.zeros(3))
+    assert predict_all(Echo(), texts).logits["t"][:, 0].tolist() == [1, 2, 3]
+
+
+def test_answers_that_are_not_finite_are_refused():
+    rows = [{"input_ids": np.asarray([[1]])}]
+
+    class Broken(Echo):
+        def predict(self, batch):
+            return {"t": np.full((1, 2), np.nan), "embedding": np.zeros((1, 2))}
+
+    with pytest.raises(StageError, match="not finite"):
+        predict_all(Broken(), encode(rows, np.zeros(1), np.zeros(1)))

@@ -1,0 +1,66 @@
+"""Plans: modes, JSON, digests, and what they promise about batches."""
+
+import pytest
+
+from orchestrator.errors import InputError
+from orchestrator.quantization.plans import (
+    Plan,
+    Unit,
+    ffn_only,
+    fully_quant,
+    named_plans,
+    role_plan,
+    single_plan,
+)
+
+GEMM = ("row_s7", "row_u8", "s7")
+UNITS = [
+    Unit("encoder.layers.0.attention.qkv", (8, 24), GEMM),
+    Unit("encoder.layers.0.feed_forward.up", (8, 32), GEMM),
+    Unit("encoder.layers.11.attention.qkv", (8, 24), GEMM),
+    Unit("encoder.layers.11.feed_forward.up", (8, 32), GEMM),
+]
+LSTM = Unit("encoder.forward_stack.0", (16, 32), ("s7",))
+
+
+def test_the_modes_of_samp():
+    assert set(fully_quant(UNITS, "row_s7").kinds.values()) == {"row_s7"}
+    assert list(ffn_only(UNITS, "row_u8").integer) == [u.name for u in UNITS if "feed" in u.name]
+
+
+def test_single_units_and_roles():
+    assert single_plan(UNITS, UNITS[2].name, "s7").integer == {UNITS[2].name: "s7"}
+    assert list(role_plan(UNITS, UNITS[0].role, "s7").integer) == [UNITS[0].name, UNITS[2].name]
+    assert UNITS[0].role == UNITS[2].role == "encoder.layers.*.attention.qkv"
+    assert LSTM.role == "encoder.forward_stack.*"
+
+
+def test_a_unit_without_the_wanted_kind_takes_the_one_it_has():
+    assert LSTM.options(("row_s7", "row_u8")) == ("s7",)
+    assert fully_quant([LSTM], "row_s7").kinds == {LSTM.name: "s7"}
+    assert UNITS[0].options(("s7", "row_u8")) == ("row_u8", "s7")
+
+
+def test_named_plans_are_unique():
+    assert set(named_plans([LSTM], ("row_s7", "row_u8"))) == {"float", "fully_quant.row_s7"}
+    assert len(named_plans(UNITS, ("row_s7", "row_u8"))) == 5
+
+
+def test_row_scales_alone_promise_independence_of_batch_mates():
+    assert fully_quant(UNITS, "row_s7").batch_invariant
+    assert not single_plan(UNITS, UNITS[0].name, "s7").batch_invariant
+
+
+def test_json_round_trip_and_digest():
+    plan = ffn_only(UNITS, "row_s7")
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert again.digest == Plan(dict(plan.integer)).digest != fully_quant(UNITS, "row_s7").digest
+
+
+@pytest.mark.parametrize(
+    "content", [{"version": 2, "units": {}}, {"version": 1, "units": {"a": "s8"}}]
+)
+def test_other_plans_are_refused(content):
+    with pytest.raises(InputError):
+        Plan.from_json(content)
