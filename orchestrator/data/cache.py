@@ -1,8 +1,10 @@
 """The cache folder, and tables in it: Parquet, written atomically, rebuilt when damaged."""
 
+import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +26,30 @@ def default_cache() -> Path:
         return Path(own)
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared) if shared else Path.home() / ".cache") / "ray-model-orchestrator"
+
+
+def cached_table(
+    name: str,
+    request: dict[str, object],
+    build: Callable[[], pd.DataFrame],
+    cache: Path | None,
+) -> pd.DataFrame:
+    """Return a table from the cache, or build it and keep it there.
+
+    Args:
+        name: folder and beginning of the file name.
+        request: everything that decides the table, JSON-able.
+        build: makes the table; its ``attrs`` (JSON-able) are kept.
+        cache: folder of the cache; None takes the user's.
+    """
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
+    path = (cache or default_cache()) / f"{name}-{digest}.parquet"
+    frame = read_table(path)
+    if frame is None:
+        frame = build()
+        write_table(path, frame)
+        logger.info("event=table_cached name=%s rows=%d", name, len(frame))
+    return frame
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:

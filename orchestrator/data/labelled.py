@@ -13,7 +13,8 @@ from orchestrator.data.splitting import cap_indices, split_indices
 from orchestrator.errors import InputError
 
 MIN_CLASSES = 2
-MIN_ROWS = 2  # on average; a column of numbers or sentences has one
+MIN_ROWS = 3  # of a class on average; a column of numbers or sentences has one
+FEW_CLASSES = 50  # so few may be classes however small
 HELD_OUT = ("validation", "test")
 
 
@@ -75,7 +76,7 @@ def _classes(spec: DatasetSpec, tables: Tables) -> tuple[list[str], tuple[str, .
     """Return the label values in class order and the name of each class."""
     labels = tables.splits["train"].labels
     found = set(labels)
-    if len(found) > max(MIN_CLASSES, len(labels) // MIN_ROWS):
+    if len(found) > max(FEW_CLASSES, len(labels) // MIN_ROWS):
         raise InputError(
             f"{spec.source}: {len(found)} different labels in {len(labels)} rows, such as "
             f"{labels[0][:40]!r}: these are no classes. Check label_column."

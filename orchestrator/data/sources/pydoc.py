@@ -5,17 +5,15 @@ fill goes to the others. A second request with the same library versions reads t
 """
 
 import hashlib
-import json
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from orchestrator.data.cache import default_cache, read_table, write_table
-from orchestrator.data.sources.docstrings import read_docstrings
+from orchestrator.data.cache import cached_table
+from orchestrator.data.sources.docstrings import Docstring, read_docstrings
 from orchestrator.data.sources.libraries import (
     Library,
     find_library,
@@ -24,11 +22,10 @@ from orchestrator.data.sources.libraries import (
     versions,
 )
 
-logger = logging.getLogger(__name__)
-
 Record = dict[str, object]
 
-FORMAT = 1  # part of the cache key: raise it when the parser or the record changes
+FORMAT = 1  # part of every cache key: raise it when the parser or a task's rule changes
+COLUMNS = ["library", "label", "file", *Docstring._fields]
 
 
 @dataclass
@@ -86,36 +83,16 @@ def fill(shelves: Sequence[Shelf], limit: int | None) -> list[Record]:
     return records
 
 
-def cached_records(
-    name: str,
-    request: dict[str, object],
-    build: Callable[[], tuple[list[Record], dict[str, int]]],
-    cache: Path | None,
-) -> pd.DataFrame:
-    """Return the records of a request from the cache, or build and cache them.
-
-    Args:
-        name: beginning of the file name.
-        request: everything that decides the records, JSON-able.
-        build: makes the records and the number of rejected files by reason.
-        cache: folder of the cache; None takes the user's.
+def to_frame(records: Sequence[Record], shelves: Iterable[Shelf]) -> pd.DataFrame:
+    """Return records as a table.
 
     Returns:
         One row a docstring, columns as in :class:`Docstring` and library, label, file;
-        ``attrs["rejected"]`` counts the rejected files.
+        ``attrs["rejected"]`` counts the files of the shelves that could not be read.
     """
-    text = json.dumps({"format": FORMAT, **request}, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    path = (cache or default_cache()) / "pydoc" / f"{name}-{digest}.parquet"
-    frame = read_table(path)
-    if frame is None:
-        records, rejected = build()
-        frame = pd.DataFrame.from_records(records)
-        if not frame.empty:
-            frame = frame.astype({"returns": "boolean", "raises": "boolean"})
-        frame.attrs["rejected"] = rejected
-        write_table(path, frame)
-        logger.info("event=docstrings_parsed name=%s documents=%d", name, len(frame))
+    frame = pd.DataFrame.from_records(records, columns=COLUMNS)
+    frame = frame.astype({"returns": "boolean", "raises": "boolean"})
+    frame.attrs["rejected"] = dict(sum((shelf.rejected for shelf in shelves), Counter()))
     return frame
 
 
@@ -129,7 +106,7 @@ def corpus_identity(limit: int | None, libraries: Sequence[str] | None) -> dict[
     Raises:
         InputError: a library is not installed.
     """
-    return {"limit": limit, "versions": versions(_libraries(libraries))}
+    return {"format": FORMAT, "limit": limit, "versions": versions(_libraries(libraries))}
 
 
 def corpus_records(
@@ -148,13 +125,13 @@ def corpus_records(
         InputError: a library is not installed.
     """
 
-    def build() -> tuple[list[Record], dict[str, int]]:
+    def build() -> pd.DataFrame:
         shelves = [Shelf(library) for library in _libraries(libraries)]
         records = fill(shelves, limit)
         records.sort(key=lambda r: hashlib.sha256(str(r["text"]).encode()).digest())
-        return records, dict(sum((shelf.rejected for shelf in shelves), Counter()))
+        return to_frame(records, shelves)
 
-    return cached_records("corpus", corpus_identity(limit, libraries), build, cache)
+    return cached_table("pydoc/corpus", corpus_identity(limit, libraries), build, cache)
 
 
 def _libraries(names: Sequence[str] | None) -> list[Library]:

@@ -56,4 +56,5 @@ AREAS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 }  # fmt: skip
 
 # Model files of Transformers are called ``models/<family>/<role>_<family>.py``.
+ROLE_TASK = "transformers_role"
 ROLES = ("modeling", "configuration", "tokenization", "image_processing", "processing")

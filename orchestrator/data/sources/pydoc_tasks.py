@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from orchestrator.data.cache import cached_table
 from orchestrator.data.sources.docstrings import Docstring
 from orchestrator.data.sources.libraries import Library, find_library, list_files, versions
-from orchestrator.data.sources.pydoc import Record, Shelf, cached_records
-from orchestrator.data.sources.pydoc_areas import AREAS, LIBRARIES, ROLES
+from orchestrator.data.sources.pydoc import FORMAT, Shelf, to_frame
+from orchestrator.data.sources.pydoc_areas import AREAS, LIBRARIES, ROLE_TASK, ROLES
 from orchestrator.data.sources.pydoc_forms import FORMS, without_header
 from orchestrator.data.splitting import fingerprint
 from orchestrator.errors import InputError
@@ -41,7 +42,24 @@ def task_table(task: str, cache: Path | None = None) -> pd.DataFrame:
     Raises:
         InputError: fewer than two classes have enough rows with the installed libraries.
     """
-    pairs = _form_pairs(task, cache) if task in FORMS else _area_pairs(task, cache)
+    request: dict[str, object] = {
+        "format": FORMAT,
+        "task": [task, AREAS.get(task)],
+        "sizes": [CLASS_ROWS, MIN_CLASS_ROWS, POOL_DOCUMENTS, TEXT_CHARACTERS, SPARE, FORM_RATIO],
+        "versions": versions([find_library(name) for name in _libraries(task)]),
+    }
+    return cached_table(f"pydoc/{task}", request, lambda: _build(task, cache), cache)
+
+
+def _libraries(task: str) -> tuple[str, ...]:
+    """Return the import names of the libraries a task is cut from."""
+    if task in AREAS:
+        return (AREAS[task][0],)
+    return ("transformers",) if task == ROLE_TASK else LIBRARIES
+
+
+def _build(task: str, cache: Path | None) -> pd.DataFrame:
+    pairs = _pool_pairs(task, cache) if _libraries(task) == LIBRARIES else _area_pairs(task)
     table = _distinct(pairs)
     sizes = table.label.value_counts()
     kept = sizes[sizes >= MIN_CLASS_ROWS].index
@@ -73,52 +91,50 @@ def _distinct(pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
     return result
 
 
-def _form_pairs(task: str, cache: Path | None) -> list[tuple[str, str]]:
-    label_of, text_of = FORMS[task]
-    shelves = [Shelf(find_library(name), label=name) for name in LIBRARIES]
-    frame = _read("forms", shelves, POOL_DOCUMENTS, cache)
+def _pool_pairs(task: str, cache: Path | None) -> list[tuple[str, str]]:
+    """Label the pool: the same documents of eight libraries for every task that is cut from it."""
+    label_of, text_of = FORMS.get(task, (None, without_header))
+    frame = _pool(cache)
     pairs = []
-    for row in frame[list(Docstring._fields)].itertuples(index=False):
-        document = Docstring._make(None if value is pd.NA else value for value in row)
-        label = label_of(document)
+    for row in frame[["library", *Docstring._fields]].itertuples(index=False):
+        library, *fields = (None if value is pd.NA else value for value in row)
+        document = Docstring._make(fields)
+        label = label_of(document) if label_of is not None else library
         if label is not None:
-            pairs.append((text_of(document.text)[:TEXT_CHARACTERS], label))
+            pairs.append((text_of(document.text)[:TEXT_CHARACTERS], str(label)))
     return pairs
 
 
-def _area_pairs(task: str, cache: Path | None) -> list[tuple[str, str]]:
-    frame = _read(task, _area_shelves(task), int(CLASS_ROWS * SPARE), cache)
+def _pool(cache: Path | None) -> pd.DataFrame:
+    libraries = [find_library(name) for name in LIBRARIES]
+
+    def build() -> pd.DataFrame:
+        shelves = [Shelf(library, label=library.name) for library in libraries]
+        return _read(shelves, POOL_DOCUMENTS)
+
+    request = {"format": FORMAT, "each": POOL_DOCUMENTS, "versions": versions(libraries)}
+    return cached_table("pydoc/pool", request, build, cache)
+
+
+def _read(shelves: list[Shelf], each: int) -> pd.DataFrame:
+    """Read ``each`` documents of every shelf; a text on two shelves is kept twice, and seen."""
+    return to_frame([record for shelf in shelves for record in shelf.take(each, set())], shelves)
+
+
+def _area_pairs(task: str) -> list[tuple[str, str]]:
+    frame = _read(_area_shelves(task), int(CLASS_ROWS * SPARE))
     texts = [without_header(text)[:TEXT_CHARACTERS] for text in frame.text]
     return list(zip(texts, frame.label, strict=True))
 
 
 def _area_shelves(task: str) -> list[Shelf]:
     """Return one shelf a class."""
-    if task == "library":
-        return [Shelf(find_library(name), label=name) for name in LIBRARIES]
-    if task == "transformers_role":
-        library = find_library("transformers")
+    library = find_library(_libraries(task)[0])
+    if task == ROLE_TASK:
         return [Shelf(library, _role_files(library, role), label=role) for role in ROLES]
-    name, areas = AREAS[task]
-    library = find_library(name)
-    return [Shelf(library, prefixes, label=label) for label, prefixes in areas.items()]
+    return [Shelf(library, prefixes, label=label) for label, prefixes in AREAS[task][1].items()]
 
 
 def _role_files(library: Library, role: str) -> tuple[str, ...]:
     files = list_files(library, ("models",))
     return tuple(file for file in files if file.rpartition("/")[2].startswith(f"{role}_"))
-
-
-def _read(name: str, shelves: list[Shelf], each: int, cache: Path | None) -> pd.DataFrame:
-    """Read ``each`` documents of every shelf, through the cache."""
-
-    def build() -> tuple[list[Record], dict[str, int]]:
-        records = [record for shelf in shelves for record in shelf.take(each, set())]
-        return records, dict(sum((shelf.rejected for shelf in shelves), Counter()))
-
-    request: dict[str, object] = {
-        "each": each,
-        "shelves": [(shelf.library.name, shelf.label, shelf.prefixes) for shelf in shelves],
-        "versions": versions([shelf.library for shelf in shelves]),
-    }
-    return cached_records(name, request, build, cache)
