@@ -57,10 +57,10 @@ def read_config(folder: Path) -> ModelConfig:
     """
     path = folder / CONFIG_FILE
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = data.pop("model_type", None)
-    except (OSError, ValueError, AttributeError) as error:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise IntegrityError(f"{path} cannot be read: {error}. Restore it.") from error
+    found = data.pop("model_type", None) if isinstance(data, dict) else None
     if found != MODEL_TYPE:
         raise IntegrityError(
             f"{path}: model_type is {found!r}, only {MODEL_TYPE!r} is read here. "

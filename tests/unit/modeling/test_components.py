@@ -1,0 +1,163 @@
+"""Every registered component, in the manner of timm: build, run, learn, store.
+
+The list comes from the registries: a component that is added is tested without being named here.
+"""
+
+import pytest
+import torch
+
+from orchestrator.modeling.builder import build_model, build_on_meta
+from orchestrator.modeling.catalog import describe_components
+from orchestrator.modeling.config import REGISTERED
+from orchestrator.modeling.package import load_model, write_model
+from orchestrator.modeling.registry import embeddings, encoders, targets
+
+from .small import LENGTH, VOCAB, make_batch, make_config
+
+COMPONENTS = [(kind, name) for kind, registry in REGISTERED.items() for name in registry.names()]
+IMAGE, PATCH = 8, 4
+SMALL = {
+    "transformer": {"num_heads": 2, "intermediate_size": 32, "dropout": 0.0},
+    "patch": {"image_size": IMAGE, "patch_size": PATCH},
+    "cls": {"num_labels": 3, "dropout": 0.0},
+}
+TARGET_FOR = {"past": "lm", "everything": "mlm", "halves": "bilm"}
+ENCODER_FOR = {"past": "gru", "halves": "bigru", None: "transformer"}
+
+
+def small(name):
+    return {"type": name, **SMALL.get(name, {})}
+
+
+def parts_with(name):
+    if embeddings.config_class(name).reads_content:
+        return [small(name)]
+    return ["word", small(name)]
+
+
+def assembly(kind, name):
+    """Return a model config in which the component is used, and can learn."""
+    raw = {"embedding": {"parts": ["word", "pos"], "dropout": 0.0}, "encoder": small("transformer")}
+    raw["target"] = small("cls")
+    if kind == "embedding":
+        raw["embedding"]["parts"] = parts_with(name)
+    elif kind == "encoder":
+        raw["encoder"] = small(name)
+        raw["target"] = TARGET_FOR[encoders.config_class(name)().sight]
+    elif kind == "target":
+        raw["target"] = small(name)
+        needed = targets.config_class(name)().needs_sight
+        raw["encoder"] = small(ENCODER_FOR[needed])
+    else:
+        parts = parts_with(name) if kind == "target_embedding" else ["word", "pos"]
+        raw["target_embedding"] = {"parts": parts, "dropout": 0.0}
+        raw["decoder"] = small("transformer")
+        raw["target"] = {"type": "lm", "tie": "word" in str(parts)}
+    return make_config(**raw)
+
+
+def batch_for(config):
+    batch = make_batch()
+    if config.embedding.part("patch"):
+        batch = {"pixel_values": torch.randn(4, 3, IMAGE, IMAGE)}
+    real = batch.get("attention_mask", torch.ones(4, LENGTH)).bool()
+    if config.decoder is not None:
+        batch["decoder_input_ids"] = torch.randint(1, VOCAB, (4, LENGTH))
+        batch["decoder_attention_mask"] = batch["attention_mask"]
+    shapes = {"bilm": (4, LENGTH, 2), "mlm": (4, LENGTH), "lm": (4, LENGTH)}
+    for target in config.target:
+        shape = shapes.get(target.type, (4,))
+        labels = torch.randint(0, 2 if shape == (4,) else VOCAB, shape)
+        if len(shape) > 1:
+            labels[~real] = -100
+        batch[f"labels.{target.name}"] = labels
+    return batch
+
+
+def cases():
+    """Leave out what cannot stand on the target side: a decoder reads tokens, not images."""
+    for kind, name in COMPONENTS:
+        if not (kind == "target_embedding" and name == "patch"):
+            yield kind, name
+
+
+def mean_loss(model, batch):
+    result = model(batch)
+    name = next(iter(model.targets))
+    return result[f"loss.{name}"] / result[f"count.{name}"]
+
+
+@pytest.mark.parametrize(("kind", "name"), list(cases()))
+def test_component_builds_runs_forward_and_backward(kind, name):
+    config = assembly(kind, name)
+    model = build_model(config)
+    batch = batch_for(config)
+    loss = mean_loss(model, batch)
+    loss.backward()
+    assert loss.isfinite()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        assert parameter.grad.abs().sum() > 0 or key.endswith("key.bias"), key
+
+
+@pytest.mark.parametrize(("kind", "name"), list(cases()))
+def test_component_learns_one_batch_by_heart(kind, name):
+    config = assembly(kind, name)
+    model = build_model(config)
+    batch = batch_for(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2, weight_decay=0.0)
+    for _ in range(500):
+        optimizer.zero_grad()
+        loss = mean_loss(model, batch)
+        if loss < 0.05:
+            break
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
+
+
+@pytest.mark.parametrize(("kind", "name"), list(cases()))
+def test_component_survives_storage(kind, name, tmp_path):
+    config = assembly(kind, name)
+    model = build_model(config).eval()
+    batch = batch_for(config)
+    write_model(tmp_path, model, config)
+    again = load_model(tmp_path).eval()
+    for target, logits in model.predict(batch).items():
+        assert torch.equal(logits, again.predict(batch)[target])
+
+
+@pytest.mark.parametrize(("kind", "name"), list(cases()))
+def test_component_builds_without_memory(kind, name):
+    config = assembly(kind, name)
+    skeleton = build_on_meta(config)
+    assert all(tensor.is_meta for tensor in skeleton.state_dict().values())
+    real = build_model(config)
+    shapes = {key: tensor.shape for key, tensor in skeleton.state_dict().items()}
+    assert shapes == {key: tensor.shape for key, tensor in real.state_dict().items()}
+    hidden = skeleton.encode({key: tensor.to("meta") for key, tensor in batch_for(config).items()})
+    assert hidden.is_meta
+
+
+@pytest.mark.parametrize(("kind", "name"), list(cases()))
+def test_padding_changes_nothing_at_real_positions(kind, name):
+    config = assembly(kind, name)
+    if config.embedding.part("patch"):
+        pytest.skip("images are not padded")
+    model = build_model(config).eval()
+    batch = batch_for(config)
+    spoiled = dict(batch)
+    real = batch["attention_mask"].bool()
+    spoiled["input_ids"] = torch.where(real, batch["input_ids"], VOCAB - 1)
+    spoiled["token_type_ids"] = torch.where(real, batch["token_type_ids"], 1)
+    before, after = model.encode(batch), model.encode(spoiled)
+    assert torch.equal(before[real], after[real])
+
+
+def test_every_component_is_described():
+    found = {(item.kind, item.name) for item in describe_components()}
+    assert found == set(COMPONENTS)
+    for item in describe_components():
+        assert item.summary.endswith("."), item.name
+        assert all(option.description for option in item.options), item.name

@@ -1,0 +1,104 @@
+"""Sizes before building, against the built thing."""
+
+import pytest
+import torch
+
+from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.estimate import activation_bytes, count_parameters, training_memory
+
+from .small import VOCAB, make_config
+
+
+def test_parameters_are_those_of_the_built_model_and_tied_ones_count_once():
+    config = make_config(
+        encoder={"type": "transformer", "num_heads": 2}, target=["mlm", {"type": "cls"}]
+    )
+    model = build_model(config)
+    counted = count_parameters(config)
+    assert counted.total == sum(parameter.numel() for parameter in model.parameters())
+    assert set(counted.by_part) == {"embedding", "encoder", "targets.mlm", "targets.cls"}
+    own = sum(p.numel() for n, p in model.named_parameters() if n.startswith("targets.mlm."))
+    assert counted.by_part["targets.mlm"] == own
+
+
+def test_bert_base_has_110_million_parameters():
+    """transformers' BertForPreTraining of the released size has 110 106 428."""
+    config = make_config(
+        vocab_size=30522,
+        hidden_size=768,
+        max_position_embeddings=512,
+        encoder={"type": "transformer", "num_layers": 12, "num_heads": 12},
+        target=["mlm", "sp"],
+    )
+    assert count_parameters(config).total == 110_106_428
+
+
+@pytest.mark.parametrize(
+    ("precision", "stage", "expected"),
+    [
+        ("fp32", 0, (4, 4, 8)),
+        ("bf16", 0, (2, 4, 12)),
+        ("bf16", 1, (2, 4, 3)),
+        ("fp32", 2, (4, 1, 2)),
+        ("fp32", 3, (1, 1, 2)),
+    ],
+)
+def test_zero_splits_state_then_gradients_then_parameters(precision, stage, expected):
+    memory = training_memory(1000, precision=precision, workers=4, zero_stage=stage)
+    found = (memory.parameters, memory.gradients, memory.optimizer)
+    assert found == tuple(1000 * share for share in expected)
+    assert memory.total == 1000 * sum(expected)
+
+
+def saved_bytes(config, batch):
+    """Return what autograd really keeps, parameters apart; each storage once."""
+    model = build_model(config).train()
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(batch)
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {"type": "transformer", "dropout": 0.0},
+        {"type": "transformer"},
+        {"type": "transformer", "attention_dropout": 0.1},
+        {"type": "transformer", "attention": "eager"},
+        {
+            "type": "transformer",
+            "norm_position": "pre",
+            "norm": "rms",
+            "feed_forward": "gated",
+            "rotary": {},
+            "dropout": 0.0,
+        },
+        {"type": "lstm"},
+        {"type": "bilstm"},
+        {"type": "gru"},
+        {"type": "birnn"},
+        {"type": "gatedcnn"},
+    ],
+)
+def test_activations_are_estimated_near_what_autograd_keeps(encoder):
+    config = make_config(
+        hidden_size=64,
+        max_position_embeddings=32,
+        embedding={"parts": ["word", "pos"]},
+        encoder=encoder | {"num_layers": 3},
+        target="mlm",
+    )
+    ids = torch.randint(1, VOCAB, (4, 32))
+    batch = {"input_ids": ids, "labels.mlm": torch.where(torch.rand(4, 32) < 0.15, ids, -100)}
+    real = saved_bytes(config, batch)
+    estimate = activation_bytes(config, batch_size=4, length=32)
+    assert 0.8 * real < estimate < 1.5 * real
