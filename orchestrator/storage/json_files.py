@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ MAX_JSON_BYTES = 64 * 2**20
 
 
 def jsonable(value: Any) -> Any:
-    """Return plain JSON data for models, NumPy values, paths, tuples and sets.
+    """Return plain JSON data for models, dataclasses, NumPy values, paths, tuples and sets.
 
     A float that JSON cannot hold (NaN, infinity) becomes null.
 
@@ -38,6 +39,8 @@ def _simpler(value: Any) -> Any:
     """Return a value of a rarer kind as one that `jsonable` knows."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, set | frozenset):
         return sorted(value)
     if isinstance(value, Path):

@@ -1,0 +1,205 @@
+"""``orchestrator zoo``: list, show, verify, promote, rollback, lineage, gc.
+
+Each command is a function of its parsed arguments and a writer; it returns the exit code. Errors
+are raised and become exit codes where the command line ends.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orchestrator.errors import IntegrityError
+from orchestrator.storage.json_files import json_bytes
+from orchestrator.storage.temporary import GRACE_S
+from orchestrator.zoo.collect import KEEP
+from orchestrator.zoo.names import CHAMPION
+from orchestrator.zoo.zoo import Zoo
+
+Writer = Callable[[str], Any]
+Command = Callable[[argparse.Namespace, Writer], int]
+
+DEFAULT_ZOO = "zoo"
+EMPTY_ADVICE = "`orchestrator demo` and `orchestrator pretrain` make some; --zoo names another zoo."
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+
+
+def register(subparsers: Any) -> Any:
+    """Add the verb ``zoo`` to a command line.
+
+    Args:
+        subparsers: What `argparse.ArgumentParser.add_subparsers` returned.
+
+    Returns:
+        The sub-commands of ``zoo``, so that other rooms can add theirs with `add_command`.
+    """
+    parser = subparsers.add_parser("zoo", help="packages, aliases and their history")
+    commands = parser.add_subparsers(dest="zoo_command", metavar="command", required=True)
+    add_command(commands, "list", list_packages, "one line a package")
+    show = add_command(commands, "show", show_package, "everything a manifest says")
+    show.add_argument("ref", help="name, name@alias or name/v0001")
+    verify = add_command(commands, "verify", verify_packages, "hash every file again")
+    verify.add_argument("ref", nargs="?", help="one package; default: all of them")
+    promote = add_command(commands, "promote", promote_package, "point an alias at a package")
+    promote.add_argument("ref", help="name@alias or name/v0001")
+    promote.add_argument("--alias", default=CHAMPION, help="default: %(default)s")
+    rollback = add_command(commands, "rollback", rollback_alias, "point an alias back")
+    rollback.add_argument("name", help="name of the package")
+    rollback.add_argument("--alias", default=CHAMPION, help="default: %(default)s")
+    lineage = add_command(commands, "lineage", show_lineage, "what a package was made from")
+    lineage.add_argument("ref", help="name, name@alias or name/v0001")
+    gc = add_command(commands, "gc", collect_garbage, "remove what nobody needs")
+    gc.add_argument("--keep", type=int, default=KEEP, help="newest versions kept (%(default)s)")
+    gc.add_argument("--delete", action="store_true", help="really remove; default: only say what")
+    gc.add_argument("--grace-s", type=float, default=GRACE_S, help="age of swept leftovers")
+    return commands
+
+
+def add_command(commands: Any, name: str, run: Command, help_: str) -> argparse.ArgumentParser:
+    """Add one command with the options all of them have; ``func`` runs it."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help_, description=help_)
+    parser.add_argument("--zoo", default=DEFAULT_ZOO, help="path or address (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
+    parser.set_defaults(func=lambda options: run(options, sys.stdout.write))
+    return parser
+
+
+def list_packages(options: argparse.Namespace, write: Writer) -> int:
+    """Write one line a package; an empty zoo says how to fill it."""
+    zoo = Zoo(options.zoo)
+    index = zoo.index()
+    if options.json:
+        rows = index.astype({"created_at": "str"}).to_dict(orient="records")
+        return _write_json(write, rows)
+    if index.empty:
+        write(f"The zoo {zoo.root!r} holds no packages. {EMPTY_ADVICE}\n")
+        return 0
+    table = index.assign(
+        size=[_size(count) for count in index["bytes"]],
+        created=index["created_at"].dt.strftime("%Y-%m-%d %H:%M"),
+    )
+    columns = ["ref", "kind", "task", "aliases", "size", "created"]
+    header = ["package", *columns[1:]]
+    return _write_table(write, header, table[columns].to_numpy().tolist())
+
+
+def show_package(options: argparse.Namespace, write: Writer) -> int:
+    """Write the manifest of a package and where it lies."""
+    package = Zoo(options.zoo).get(options.ref)
+    manifest = package.manifest
+    if options.json:
+        content = manifest.model_dump(mode="json")
+        return _write_json(write, {"location": package.location, **content})
+    producer, task = manifest.producer, manifest.task
+    facts = [
+        ("package", package.ref),
+        ("kind", package.kind),
+        ("location", package.location),
+        ("created", f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"),
+        ("made by", " ".join(filter(None, (producer.stage, producer.job)))),
+        ("git revision", producer.git_revision or ""),
+        ("task", f"{task.kind} ({task.modality})" if task else ""),
+        ("licence", manifest.licence or "not stated"),
+        ("parents", ", ".join(parent.ref for parent in manifest.parents)),
+        ("manifest", package.manifest_sha256),
+    ]
+    _write_table(write, ("", ""), [fact for fact in facts if fact[1]])
+    metrics = [(name, _figure(value)) for name, value in manifest.metrics.items()]
+    _write_table(write, ("metric", "value"), metrics)
+    files = [(name, _size(e.bytes), e.sha256[:16]) for name, e in manifest.files.items()]
+    return _write_table(write, ("file", "size", "sha256"), files)
+
+
+def verify_packages(options: argparse.Namespace, write: Writer) -> int:
+    """Write one line a package; exit code 4 when one is not whole."""
+    findings = Zoo(options.zoo).verify(options.ref)
+    bad = [finding for finding in findings if not finding.ok]
+    if options.json:
+        _write_json(write, findings)
+    else:
+        rows = [(f.ref, "ok" if f.ok else "DAMAGED", f.message) for f in findings]
+        _write_table(write, ("package", "state", "reason"), rows)
+        write(f"{len(findings) - len(bad)} of {len(findings)} whole.\n")
+    return IntegrityError.exit_code if bad else 0
+
+
+def promote_package(options: argparse.Namespace, write: Writer) -> int:
+    """Point an alias at a verified package."""
+    package = Zoo(options.zoo).promote(options.ref, options.alias)
+    return _write_move(options, write, package.name, package.ref)
+
+
+def rollback_alias(options: argparse.Namespace, write: Writer) -> int:
+    """Point an alias back at the version it held before."""
+    package = Zoo(options.zoo).rollback(options.name, options.alias)
+    return _write_move(options, write, package.name, package.ref)
+
+
+def show_lineage(options: argparse.Namespace, write: Writer) -> int:
+    """Write a package and its ancestors; exit code 4 when one is missing or damaged."""
+    lineage = Zoo(options.zoo).lineage(options.ref)
+    if options.json:
+        _write_json(write, lineage)
+    else:
+        rows = [(f"{'  ' * a.depth}{a.ref}", a.kind, a.status, a.message) for a in lineage]
+        _write_table(write, ("package", "kind", "state", "reason"), rows)
+    return IntegrityError.exit_code if any(a.status != "ok" for a in lineage) else 0
+
+
+def collect_garbage(options: argparse.Namespace, write: Writer) -> int:
+    """Write what is, or would be, removed; nothing is removed without ``--delete``."""
+    zoo = Zoo(options.zoo)
+    done = zoo.gc(dry_run=not options.delete, keep=options.keep, grace_s=options.grace_s)
+    if options.json:
+        return _write_json(write, done)
+    rows = [(ref, "removed" if options.delete else "would go", "") for ref in done.removed]
+    rows += [(path, "swept", "leftover of a killed writer") for path in done.swept]
+    rows += [(ref, "kept", why) for ref, why in done.kept.items()]
+    _write_table(write, ("package", "state", "reason"), rows)
+    write(f"{len(done.removed)} packages, {_size(done.freed_bytes)}.\n")
+    if done.removed and not options.delete:
+        write("Nothing was removed. Run again with --delete to remove them.\n")
+    return 0
+
+
+def _write_move(options: argparse.Namespace, write: Writer, name: str, ref: str) -> int:
+    if options.json:
+        return _write_json(write, {"alias": f"{name}@{options.alias}", "package": ref})
+    write(f"{name}@{options.alias} → {ref}\n")
+    return 0
+
+
+def _write_json(write: Writer, value: Any) -> int:
+    write(json_bytes(value).decode("utf-8"))
+    return 0
+
+
+def _write_table(write: Writer, header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Write columns padded to their widest cell, with a header when it has words."""
+    if not rows:
+        return 0
+    lines = [header, *rows] if any(header) else list(rows)
+    cells = [[_printable(str(cell)) for cell in line] for line in lines]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    for line in cells:
+        padded = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        write(padded.rstrip() + "\n")
+    write("\n")
+    return 0
+
+
+def _printable(text: str) -> str:
+    """Return text without the control characters that could steer a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _size(count: float) -> str:
+    for unit in _UNITS[:-1]:
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} {_UNITS[-1]}"
