@@ -5,7 +5,7 @@ Outside a cluster ``WorkerContext.alone(run_dir)`` runs the same function in one
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ class WorkerContext:
     def alone(cls, run_dir: Path) -> "WorkerContext":
         """Return a context for one process without a cluster."""
         return cls(rank=0, world=1, run_dir=run_dir)
+
+    def within(self, run_dir: Path) -> "WorkerContext":
+        """Return this worker for the folder of another run of the same launch."""
+        return replace(self, run_dir=run_dir)
 
     def build_engine(
         self,

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -66,13 +66,22 @@ def launch(
     """
     for problem in engine.problems_with(cluster.workers):
         raise StageError(f"engine.{problem}")
-    with ray_session(
+    with workers_session(cluster) as session:
+        return _Launch(worker, payload, cluster, run_dir.resolve(), name, on_event, session).run()
+
+
+def workers_session(cluster: ClusterSection) -> AbstractContextManager[RaySession]:
+    """Return a session in which the configured workers fit, for what comes before a launch.
+
+    Raises:
+        InputError: On entering, when the CPUs or GPUs are not there.
+    """
+    return ray_session(
         cluster,
         f"cluster.workers: {cluster.workers} × {cluster.cpus_per_worker:g} CPU",
         cpus=cluster.workers * cluster.cpus_per_worker,
         gpus=cluster.workers * cluster.gpus_per_worker,
-    ) as session:
-        return _Launch(worker, payload, cluster, run_dir.resolve(), name, on_event, session).run()
+    )
 
 
 @dataclass(slots=True)

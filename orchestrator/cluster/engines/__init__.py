@@ -38,7 +38,7 @@ def build_engine(
         StageError: The installed DeepSpeed does not behave as the engine needs.
     """
     for problem in engine.problems_with(world):
-        raise InputError(f"train.engine.{problem}")
+        raise InputError(f"engine.{problem}")
     kind = resolve(engine, world)
     if kind == "single":
         from orchestrator.training.engines.single import SingleEngine

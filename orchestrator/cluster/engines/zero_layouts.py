@@ -79,9 +79,9 @@ class FlatLayout:
             yield Shard(name, place.hp_fragment.detach(), grad, int(address.start), parameter.shape)
 
     def _gradient(self, parameter: nn.Parameter, place: Any) -> Tensor | None:
-        if self.gradients_are_cut:
-            if self.zero.averaged_gradients.get(place.param_group_index) is None:
-                return None
+        group = place.param_group_index
+        if self.gradients_are_cut and self.zero.averaged_gradients.get(group) is None:
+            return None
         index = parameter._index_in_param_group  # type: ignore[attr-defined]
         grad: Tensor | None = place.get_lp_grad_fragment(index)
         return None if grad is None else grad.view(-1)

@@ -1,0 +1,75 @@
+"""Training figures for dashboards: Ray's metrics (scraped by Prometheus) and TensorBoard files.
+
+Both are fed on the driver with the events of ``training.loop``, so a worker needs neither.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+LABELS = ("stage", "run", "split")
+GAUGES = {
+    "loss": "Weighted loss of all targets.",
+    "learning_rate": "Learning rate of the last step.",
+    "grad_norm": "Gradient norm before clipping.",
+    "tokens_per_second": "Tokens a second over all workers, padding not counted.",
+}
+
+
+class TrainingMetrics:
+    """Ray metrics ``orch_train_*`` of a stage's runs; make one a process.
+
+    Args:
+        stage: The stage, like ``pretrain``.
+    """
+
+    def __init__(self, stage: str) -> None:
+        from ray.util.metrics import Counter, Gauge
+
+        self._stage = stage
+        self._gauges = {
+            name: Gauge(f"orch_train_{name}", description=text, tag_keys=LABELS)
+            for name, text in GAUGES.items()
+        }
+        self._step = Gauge("orch_train_step", "Optimizer steps done.", tag_keys=LABELS[:2])
+        self._tokens = Counter(
+            "orch_train_tokens_total", "Tokens trained on, padding not counted.", LABELS[:2]
+        )
+        self._skipped = Counter(
+            "orch_train_skipped_steps_total", "Steps skipped by the loss guard.", LABELS[:2]
+        )
+
+    def observe(self, run: str, event: Mapping[str, Any]) -> None:
+        """Record one event of a run's training loop (``step``, ``split``, ``metrics``)."""
+        tags = {"stage": self._stage, "run": run}
+        metrics: Mapping[str, float] = event["metrics"]
+        for name, gauge in self._gauges.items():
+            if name in metrics:
+                gauge.set(metrics[name], {**tags, "split": event["split"]})
+        if event["split"] == "train":
+            self._step.set(event["step"], tags)
+            for counter, key in ((self._tokens, "tokens"), (self._skipped, "skipped")):
+                if metrics.get(key, 0) > 0:
+                    counter.inc(metrics[key], tags)
+
+
+class TensorBoard:
+    """Event files under ``<run>/tensorboard``; a resumed run goes on in the same folder.
+
+    Args:
+        folder: Where to write.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), write_to_disk=True)
+
+    def close(self) -> None:
+        """Write what is pending."""
+        self._writer.close()
+
+    def observe(self, event: Mapping[str, Any]) -> None:
+        """Write one event of the training loop."""
+        for name, value in event["metrics"].items():
+            self._writer.add_scalar(f"{event['split']}/{name}", value, event["step"])

@@ -1,0 +1,1 @@
+"""Corpus to package: settings, the plan that ``--check`` prints, the training, the job."""

@@ -1,0 +1,133 @@
+"""Settings of a pre-training job. Imports neither torch nor ray."""
+
+from collections.abc import Iterable, Iterator
+
+from pydantic import Field
+
+from orchestrator.config import JobConfig, Name, StrictModel
+from orchestrator.data.spec import CorpusConfig
+from orchestrator.errors import Problem
+from orchestrator.modeling.component import EncoderConfig
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.encoders.configs import GatedCnnConfig, TransformerConfig
+from orchestrator.modeling.encoders.recurrent_configs import OneStackConfig, TwoStackConfig
+from orchestrator.training.config import EngineConfig, TrainConfig, batch_problems
+
+BATCH_FIELDS = ("global_batch_size", "micro_batch_size")
+
+READS = {
+    "mlm": ("both sides", "each side apart"),
+    "lm": ("earlier tokens",),
+    "bilm": ("each side apart",),
+}
+"""What an encoder may read for each objective: otherwise it sees the answer, or too little."""
+
+READERS = {
+    "mlm": "a transformer or gatedcnn with mask: bidirectional, or a bilstm, bigru or birnn",
+    "lm": "a transformer or gatedcnn with mask: causal, or an lstm, gru or rnn",
+    "bilm": "birnn, bilstm or bigru",
+}
+
+
+class TrainingSection(TrainConfig):
+    """How the model is trained and how it is measured on held-out blocks."""
+
+    eval_batch_size: int = Field(64, ge=1)
+    """Blocks of one evaluation pass of one worker."""
+    eval_blocks: int | None = Field(512, ge=1)
+    """Held-out blocks that are measured; null measures all."""
+
+    def problems(self) -> Iterable[Problem]:
+        """Leave the batch sizes to the job, which knows the number of workers."""
+        return [each for each in super().problems() if each.path not in BATCH_FIELDS]
+
+
+class PackageSection(StrictModel):
+    """What the result is called in the zoo."""
+
+    name: Name
+    """Name of the package; each run that finishes makes its next version."""
+    licence: str | None = None
+    """SPDX identifier of the licence."""
+
+
+class PretrainConfig(JobConfig):
+    """Pre-train a model on a corpus and commit it as a package."""
+
+    data: CorpusConfig = CorpusConfig()
+    """The corpus and its tokenizer."""
+    model: ModelConfig
+    """The model: five components by name. vocab_size 0 takes the tokenizer's."""
+    train: TrainingSection = TrainingSection()
+    """Steps, batches, optimizer, schedule, intervals."""
+    engine: EngineConfig = EngineConfig()
+    """The training engine."""
+    package: PackageSection
+    """The package that is committed."""
+
+    def problems(self) -> Iterable[Problem]:
+        """Everything that only the whole job can tell."""
+        yield from self._batch_problems()
+        yield from self._engine_problems()
+        yield from self._length_problems()
+        yield from self._target_problems()
+
+    def _batch_problems(self) -> Iterator[Problem]:
+        sizes = (self.train.global_batch_size, self.train.micro_batch_size)
+        for problem in batch_problems(*sizes, self.cluster.workers):
+            message = problem.message.replace("global_batch_size", "train.global_batch_size")
+            yield Problem(f"train.{problem.path}", message)
+
+    def _engine_problems(self) -> Iterator[Problem]:
+        for problem in self.engine.problems_with(self.cluster.workers):
+            yield Problem(f"engine.{problem.path}", problem.message)
+
+    def _length_problems(self) -> Iterator[Problem]:
+        length, longest = self.data.block_size, self.model.max_position_embeddings
+        if length > longest:
+            yield Problem(
+                "data.block_size",
+                f"{length} exceeds model.max_position_embeddings ({longest}). Raise that, or use "
+                f"blocks of {longest} tokens or fewer.",
+            )
+        wanted, room = self.data.tokenizer.vocab_size, self.model.vocab_size
+        if room and self.data.tokenizer.path is None and room < wanted:
+            yield Problem(
+                "model.vocab_size",
+                f"{room} is smaller than data.tokenizer.vocab_size ({wanted}). Use 0 to take the "
+                "tokenizer's.",
+            )
+
+    def _target_problems(self) -> Iterator[Problem]:
+        if len(self.model.target) != 1:
+            yield Problem(
+                "model.target",
+                f"has {len(self.model.target)} targets. Pre-training on a corpus takes one of "
+                f"{', '.join(READS)}.",
+            )
+            return
+        kind = self.model.target[0].type_name()
+        if kind not in READS:
+            yield Problem(
+                "model.target.0.type",
+                f"{kind!r} cannot be trained on a corpus. Use one of {', '.join(READS)}.",
+            )
+            return
+        reads = reading_of(self.model.encoder)
+        if reads is not None and reads not in READS[kind]:
+            yield Problem(
+                "model.encoder",
+                f"{self.model.encoder.type_name()!r} reads {reads} here, but target {kind!r} needs "
+                f"an encoder that reads {READS[kind][0]}: {READERS[kind]}.",
+            )
+
+
+def reading_of(encoder: EncoderConfig) -> str | None:
+    """Return which positions an encoder reads: a value of ``READS``; None when it is not ours."""
+    if isinstance(encoder, TransformerConfig | GatedCnnConfig):
+        return "earlier tokens" if encoder.mask == "causal" else "both sides"
+    if isinstance(encoder, OneStackConfig):
+        return "both sides" if encoder.bidirectional else "earlier tokens"
+    if isinstance(encoder, TwoStackConfig):
+        return "each side apart"
+    return None

@@ -1,0 +1,85 @@
+"""What a pre-training worker needs of the group it runs in.
+
+``orchestrator.cluster`` offers it on a cluster; the training code is written against this alone.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from torch import nn
+
+from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.engine import Engine
+
+
+class StoredState(Protocol):
+    """A committed checkpoint: steps done, its folder, and what was kept beside it."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """Folder for ``Engine.load``."""
+        ...
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What ``commit_checkpoint`` was given."""
+        ...
+
+
+class WorkerGroup(Protocol):
+    """One worker's view of its group; methods that say so are collective."""
+
+    @property
+    def rank(self) -> int:
+        """This worker's place."""
+        ...
+
+    @property
+    def world(self) -> int:
+        """Number of workers."""
+        ...
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder, seen by all workers."""
+        ...
+
+    def within(self, run_dir: Path) -> Self:
+        """Return the same worker for the folder of another run."""
+        ...
+
+    def build_engine(
+        self, model: nn.Module, optimizer: OptimizerConfig, engine: EngineConfig
+    ) -> Engine:
+        """Wrap a model in the configured engine; collective."""
+        ...
+
+    def commit_checkpoint(self, step: int, engine: Engine, extra: Mapping[str, Any]) -> Path:
+        """Write and commit the full training state; collective."""
+        ...
+
+    def latest_checkpoint(self) -> StoredState | None:
+        """Return the newest intact checkpoint; collective."""
+        ...
+
+    def agree(self, value: int) -> int:
+        """Return rank 0's value everywhere; collective."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait for every worker; collective."""
+        ...
+
+    def emit(self, event: dict[str, Any]) -> None:
+        """Send an event to the driver, from rank 0."""
+        ...
+
+    def should_stop(self) -> bool:
+        """Whether somebody asked to stop; rank 0 alone says yes."""
+        ...

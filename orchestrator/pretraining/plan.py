@@ -1,0 +1,185 @@
+"""What a pre-training job will be, before it runs: sizes, memory, steps. Needs no cluster."""
+
+from dataclasses import dataclass, fields
+
+from orchestrator.data.documents import open_documents
+from orchestrator.errors import ConfigError, Problem
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.estimate import (
+    BF16_BYTES,
+    FP32_BYTES,
+    Parameters,
+    activation_bytes,
+    count_parameters,
+)
+from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.training.config import EngineConfig
+
+MOMENTS = 2  # AdamW keeps two numbers a parameter, in fp32
+REDUCTION_BUCKET_BYTES = 10_000_000  # ZeRO reduces gradients through a buffer of this size
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMemory:
+    """Bytes one worker holds while it trains, libraries (about 0.7 GB) not counted.
+
+    N parameters, w workers, b bytes a weight (2 in bf16 under ZeRO, else 4). Rajbhandari et al.
+    2020 for what each stage cuts; DeepSpeed keeps fp32 masters beside the weights in stages 1 and
+    2 even when those are fp32 themselves.
+
+    Attributes:
+        weights: b N; stage 3: b N / w.
+        gradients: 4 N; stage 2 and 3: 4 N / w.
+        masters: ZeRO: 4 N / w, except in stage 3 with fp32 weights, where they are the weights.
+        optimizer: 8 N; ZeRO: 8 N / w.
+        buffers: DDP: 4 N of buckets; ZeRO: one bucket of 10 MB.
+        activations: What one micro-batch keeps for its backward pass.
+    """
+
+    weights: int
+    gradients: int
+    masters: int
+    optimizer: int
+    buffers: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def formula(self) -> str:
+        """The sum, part by part."""
+        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return " + ".join(f"{name} {_bytes(size)}" for name, size in parts if size)
+
+
+def worker_memory(
+    parameters: int, engine: EngineConfig, workers: int, activations: int
+) -> WorkerMemory:
+    """Estimate what one worker holds.
+
+    Args:
+        parameters: Number of parameters, tied ones once.
+        engine: Type, stage and number format.
+        workers: Number of workers.
+        activations: Bytes one micro-batch keeps.
+    """
+    full = parameters * FP32_BYTES
+    if engine.type != "zero":
+        buckets = full if workers > 1 else 0
+        return WorkerMemory(full, full, 0, MOMENTS * full, buckets, activations)
+    stage = engine.zero_stage
+    weights = parameters * (BF16_BYTES if engine.precision == "bf16" else FP32_BYTES)
+    shared = stage == 3 and engine.precision == "fp32"
+    part = -(-full // workers)
+    return WorkerMemory(
+        weights=-(-weights // workers) if stage == 3 else weights,
+        gradients=part if stage >= 2 else full,
+        masters=0 if shared else part,
+        optimizer=MOMENTS * part,
+        buffers=REDUCTION_BUCKET_BYTES,
+        activations=activations,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A job in numbers.
+
+    Attributes:
+        config: The job.
+        model: Its model with the vocabulary filled in.
+        parameters: By part.
+        memory: Of one worker.
+    """
+
+    config: PretrainConfig
+    model: ModelConfig
+    parameters: Parameters
+    memory: WorkerMemory
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that all steps read."""
+        train = self.config.train
+        return train.max_steps * train.global_batch_size * self.config.data.block_size
+
+
+def make_plan(config: PretrainConfig) -> Plan:
+    """Resolve a job's inputs and estimate it; builds on the meta device only.
+
+    Raises:
+        ConfigError: The model cannot be built, or its vocabulary is smaller than the tokenizer's.
+        InputError: The corpus or the tokenizer is not there.
+    """
+    open_documents(config.data.spec)
+    model = with_vocabulary(config, expected_vocabulary(config))
+    parameters = count_parameters(model)
+    activations = activation_bytes(
+        model,
+        batch_size=config.train.micro_batch_size,
+        length=config.data.block_size,
+        precision=config.engine.precision,
+    )
+    memory = worker_memory(parameters.total, config.engine, config.cluster.workers, activations)
+    return Plan(config, model, parameters, memory)
+
+
+def expected_vocabulary(config: PretrainConfig) -> int:
+    """Return how many tokens the tokenizer will have at most."""
+    path = config.data.tokenizer.path
+    if path is None:
+        return config.data.tokenizer.vocab_size
+    from orchestrator.data.processors import TextProcessor
+
+    return int(TextProcessor.load(path).vocab_size)
+
+
+def with_vocabulary(config: PretrainConfig, tokens: int) -> ModelConfig:
+    """Return the job's model for a tokenizer of ``tokens`` tokens.
+
+    Raises:
+        ConfigError: The config fixes a smaller vocabulary.
+    """
+    room = config.model.vocab_size
+    if room == 0:
+        return config.model.with_vocab(tokens)
+    if room < tokens:
+        message = f"{room} is smaller than the tokenizer's {tokens} tokens. Use 0 to take those."
+        raise ConfigError(f"run {config.run.name!r}", [Problem("model.vocab_size", message)])
+    return config.model
+
+
+def describe(plan: Plan) -> str:
+    """Return the text of ``--check``."""
+    config, train, engine = plan.config, plan.config.train, plan.config.engine
+    workers = config.cluster.workers
+    micro = train.global_batch_size // workers // train.micro_batch_size
+    tokenizer = config.data.tokenizer
+    kind = "zero stage " + str(engine.zero_stage) if engine.type == "zero" else engine.type
+    parts = " + ".join(f"{name} {count:,}" for name, count in plan.parameters.by_part.items())
+    rows = {
+        "run": f"{config.run.name} → package {config.package.name} in {config.run.zoo}",
+        "corpus": f"{config.data.data.source}, at most {config.data.spec.max_documents or 'all'} "
+        f"documents, blocks of {config.data.block_size} tokens",
+        "tokenizer": tokenizer.path or f"{tokenizer.type}, {tokenizer.vocab_size} tokens",
+        "parameters": f"{plan.parameters.total:,} = {parts}",
+        "engine": f"{kind}, {engine.precision}, {workers} × {config.cluster.cpus_per_worker:g} "
+        f"CPU, {config.cluster.gpus_per_worker:g} GPU",
+        "memory": f"{_bytes(plan.memory.total)} a worker = {plan.memory.formula()}",
+        "batch": f"{train.global_batch_size} = {workers} workers × {micro} micro-batches × "
+        f"{train.micro_batch_size} blocks",
+        "steps": f"{train.max_steps:,} steps, {plan.tokens:,} tokens",
+        "checkpoints": _every(train.checkpoint_every_steps),
+        "evaluation": _every(train.eval_every_steps),
+    }
+    return "\n".join(f"{name:12} {text}" for name, text in rows.items())
+
+
+def _every(steps: int) -> str:
+    return f"every {steps} steps and at the end" if steps else "at the end"
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,232 @@
+"""The pre-training job: corpus, launch, package."""
+
+import logging
+import math
+import shutil
+import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.config import JobResult, dump_yaml
+from orchestrator.errors import InputError, InterruptedRunError
+from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.storage import RunFolder, atomic_write_json
+from orchestrator.zoo import Zoo
+
+if TYPE_CHECKING:
+    from orchestrator.data.corpus import Corpus
+    from orchestrator.zoo import Package
+
+_LOG = logging.getLogger(__name__)
+
+STAGE = "pretrain"
+WORKER = "orchestrator.pretraining.worker:pretrain_all"
+CORPORA = "corpora"
+EXPORT, HISTORY = "export", "history.parquet"
+EXPORTED = ("config.json", "model.safetensors", HISTORY)
+
+
+def check(config: PretrainConfig) -> str:
+    """Return what the job would do: sizes, memory, steps. Starts nothing.
+
+    Raises:
+        ConfigError: The model does not fit together.
+        InputError: The corpus or the tokenizer is not there.
+    """
+    from orchestrator.pretraining.plan import describe, make_plan
+
+    return describe(make_plan(config))
+
+
+def run(config: PretrainConfig) -> JobResult:
+    """Pre-train one model, or continue where an earlier call stopped.
+
+    Raises:
+        InputError: Not enough CPUs, no corpus, the run is in use.
+        InterruptedRunError: Stopped after a checkpoint; the same call continues.
+        StageError: The workers failed more often than allowed.
+    """
+    return run_all([config])[0]
+
+
+def run_all(configs: Sequence[PretrainConfig]) -> list[JobResult]:
+    """Pre-train several models one after the other on one group of workers.
+
+    The same as calling :func:`run` for each, without starting workers for each: that takes longer
+    than training a small model. Each config keeps its own run folder and package.
+
+    Args:
+        configs: Jobs with different run names and the same cluster section.
+
+    Raises:
+        InputError: The cluster sections differ, and whatever :func:`run` raises.
+    """
+    _require_one_group(configs)
+    with ExitStack() as stack:
+        works = [_Work(config, stack.enter_context(_opened(config))) for config in configs]
+        pending = [work for work in works if work.run.finished() is None]
+        if pending:
+            _train(pending)
+        return [work.result() for work in works]
+
+
+def _opened(config: PretrainConfig) -> RunFolder:
+    return RunFolder.open(config, STAGE)
+
+
+def _require_one_group(configs: Sequence[PretrainConfig]) -> None:
+    if any(config.cluster != configs[0].cluster for config in configs):
+        raise InputError("jobs that share workers must have the same cluster section")
+
+
+def _train(works: Sequence["_Work"]) -> None:
+    """Launch the workers, watch them, and commit a package for each model that they finish."""
+    from orchestrator.cluster.launcher import launch, workers_session
+    from orchestrator.cluster.watch import Watcher
+
+    cluster = works[0].config.cluster
+    with workers_session(cluster):
+        for work in works:
+            work.prepare()
+        names = ", ".join(work.config.run.name for work in works)
+        with Watcher(STAGE, {work.config.run.name: work.watched() for work in works}) as watcher:
+            outcome = launch(
+                WORKER,
+                {"jobs": [work.job() for work in works]},
+                cluster=cluster,
+                engine=works[0].config.engine,
+                run_dir=works[0].run.path,
+                name=f"{STAGE} {names}",
+                on_event=watcher.observe,
+            )
+    for work, summary in zip(works, outcome["summaries"], strict=False):
+        if not summary["stopped"]:
+            work.commit(summary)
+    if outcome["stopped"]:
+        last = outcome["summaries"][-1]
+        raise InterruptedRunError(
+            f"stopped after step {last['step']}, which is saved. Start the same command again to "
+            "continue."
+        )
+
+
+@dataclass
+class _Work:
+    """One model: its config, its run folder, its way from corpus to package."""
+
+    config: PretrainConfig
+    run: RunFolder
+    corpus: "Corpus | None" = None
+
+    def prepare(self) -> None:
+        """Make the corpus, and check before training that its result can be stored."""
+        from orchestrator.data.corpus import prepare_corpus
+        from orchestrator.pretraining.plan import with_vocabulary
+
+        cache = Path(self.config.run.dir).resolve() / CORPORA
+        self.corpus = prepare_corpus(self.config.data, cache)
+        with_vocabulary(self.config, self.corpus.processor.vocab_size)
+        self._draft({}).discard()
+        _LOG.info(
+            "%s: corpus of %s documents, %s tokens",
+            self.config.run.name,
+            f"{self.corpus.documents:,}",
+            f"{self.corpus.tokens:,}",
+        )
+
+    def job(self) -> dict[str, Any]:
+        """Return what the workers need."""
+        assert self.corpus is not None
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "corpus": str(self.corpus.path.resolve()),
+            "run_dir": str(self.run.path.resolve()),
+        }
+
+    def watched(self) -> tuple[Path, int]:
+        """Return what the watcher needs: the run's folder and its number of steps."""
+        return self.run.path, self.config.train.max_steps
+
+    def commit(self, summary: dict[str, Any]) -> None:
+        """Commit the package, once, and record the result."""
+        package = self._committed() or self._commit(summary)
+        self.run.finish(
+            JobResult(
+                package=package.ref,
+                metrics=self._figures(summary),
+                run_dir=str(self.run.path),
+            )
+        )
+        for leftover in (EXPORT, "checkpoints"):
+            shutil.rmtree(self.run.path / leftover, ignore_errors=True)
+
+    def result(self) -> JobResult:
+        """Return the recorded result."""
+        found = self.run.finished()
+        if found is None:
+            raise InterruptedRunError(f"run {self.config.run.name!r} is not finished yet")
+        return found
+
+    def _commit(self, summary: dict[str, Any]) -> "Package":
+        assert self.corpus is not None
+        export = self.run.path / EXPORT
+        with self._draft(self._figures(summary)) as draft:
+            for name in EXPORTED:
+                shutil.copyfile(export / name, draft.path / name)
+            self.corpus.processor.save(draft.path)
+            (draft.path / "job.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
+            (draft.path / "evaluation").mkdir()
+            atomic_write_json(
+                draft.path / "evaluation" / "pretraining.json",
+                {"data": self.config.data.data.source, "split": "validation"} | draft.metrics,
+            )
+            return draft.commit()
+
+    def _committed(self) -> "Package | None":
+        """Return the package if a run that was killed right after committing left one."""
+        for package in Zoo(self.config.run.zoo).packages():
+            extra = package.manifest.producer.model_extra or {}
+            if package.name == self.config.package.name and extra.get("run_id") == self._id():
+                return package
+        return None
+
+    def _id(self) -> str:
+        identity = self.run.done("identity")
+        if identity is None:
+            identity = {"id": uuid.uuid4().hex}
+            self.run.mark("identity", identity)
+        return str(identity["id"])
+
+    def _draft(self, metrics: dict[str, Any]) -> Any:
+        target = self.config.model.target[0]
+        return Zoo(self.config.run.zoo).draft(
+            self.config.package.name,
+            kind="pretrained",
+            producer={"stage": STAGE, "job": self.config.run.name, "run_id": self._id()},
+            task={
+                "kind": target.type_name(),
+                "modality": "text",
+                "max_length": self.config.data.block_size,
+            },
+            metrics=metrics,
+            licence=self.config.package.licence,
+        )
+
+    def _figures(self, summary: dict[str, Any]) -> dict[str, Any]:
+        assert self.corpus is not None
+        validation = summary["validation"]
+        name = self.config.model.target[0].name
+        return {
+            "loss": validation["loss"],
+            "accuracy": validation[f"accuracy.{name}"],
+            "perplexity": math.exp(min(validation["loss"], 50.0)),
+            "unigram_entropy": summary["unigram_entropy"],
+            "steps": summary["step"],
+            "seconds": round(summary["seconds"], 1),
+            "workers": summary["world"],
+            "documents": self.corpus.documents,
+            "tokens": self.corpus.tokens,
+        }

@@ -1,0 +1,235 @@
+"""What every worker of a pre-training launch does. Knows neither Ray nor DeepSpeed.
+
+A worker group trains one model after the other (most launches have one): starting a group costs
+more than training a small model. What a model has finished is committed in its run folder, so a
+group that was started again goes on where the last one was lost.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator.data.corpus import Corpus, open_corpus
+from orchestrator.data.samples import BilmSamples, LmSamples, MlmSamples, SampleDataset
+from orchestrator.data.steps import StepSource, eval_batches
+from orchestrator.errors import IntegrityError
+from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.package import write_model
+from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.pretraining.context import WorkerGroup
+from orchestrator.pretraining.plan import with_vocabulary
+from orchestrator.storage import commit_folder, read_json, temporary_sibling, verify_folder
+from orchestrator.training.engine import Batch, Engine
+from orchestrator.training.history import History
+from orchestrator.training.loop import TrainResult, train
+from orchestrator.training.seeding import derive_seed
+
+EXPORT = "export"
+SUMMARY = "summary.json"
+HISTORY = "history.parquet"
+SAMPLES: dict[str, Callable[..., SampleDataset]] = {
+    "mlm": MlmSamples,
+    "lm": LmSamples,
+    "bilm": BilmSamples,
+}
+
+
+def pretrain_all(context: WorkerGroup, payload: dict[str, Any]) -> dict[str, Any]:
+    """Train the models of a launch one after the other.
+
+    Args:
+        context: This worker.
+        payload: ``{"jobs": [{"config", "corpus", "run_dir"}]}``.
+
+    Returns:
+        ``{"summaries": [...]}``, one a finished job; ``stopped`` says that one was interrupted.
+    """
+    summaries = []
+    for job in payload["jobs"]:
+        summary = pretrain(context.within(Path(job["run_dir"])), job)
+        summaries.append(summary)
+        if summary["stopped"]:
+            return {"summaries": summaries, "stopped": True}
+    return {"summaries": summaries, "stopped": False}
+
+
+def pretrain(context: WorkerGroup, job: dict[str, Any]) -> dict[str, Any]:
+    """Train one model from the newest checkpoint on and commit its files; collective.
+
+    Returns:
+        The summary that is also in the export folder, with ``stopped`` and ``step``.
+    """
+    config = PretrainConfig.model_validate(job["config"])
+    done = _exported(context)
+    if done is not None:
+        return done
+    run = _Run(context, config, open_corpus(Path(job["corpus"])))
+    result = run.train()
+    if result.stopped:
+        return {"stopped": True, "step": result.steps}
+    return run.export(result)
+
+
+def _exported(context: WorkerGroup) -> dict[str, Any] | None:
+    """Return the summary of a model that is already finished, on every rank alike."""
+    folder = context.run_dir / EXPORT
+    summary: dict[str, Any] | None = None
+    if context.rank == 0 and folder.is_dir():
+        try:
+            verify_folder(folder)
+            summary = read_json(folder / SUMMARY)
+        except IntegrityError as error:
+            context.emit({"event": "damaged_export", "message": str(error)})
+    if not context.agree(int(summary is not None)):
+        return None
+    return summary or {"stopped": False}
+
+
+class _Run:
+    """One model being trained on one worker."""
+
+    def __init__(self, context: WorkerGroup, config: PretrainConfig, corpus: Corpus) -> None:
+        self.context, self.config, self.corpus = context, config, corpus
+        self.model_config: ModelConfig = with_vocabulary(config, corpus.processor.vocab_size)
+        torch.manual_seed(derive_seed(config.seed, "model"))
+        model = build_model(self.model_config)
+        self.engine: Engine = context.build_engine(model, config.train.optimizer, config.engine)
+        self.history = History()
+        self.before_s = 0.0  # what earlier parts of a resumed run took
+        self.meter = _Meter(
+            StepSource(
+                self._samples(corpus.train),
+                config.train.global_batch_size,
+                config.train.micro_batch_size,
+                derive_seed(config.seed, "order"),
+            ),
+            self.engine,
+        )
+
+    def _samples(self, blocks: Any) -> SampleDataset:
+        target = self.model_config.target[0]
+        build = SAMPLES[target.type_name()]
+        seed = derive_seed(self.config.seed, "masking")
+        return build(blocks, self.corpus.processor, target.name, seed)
+
+    def train(self) -> TrainResult:
+        """Run the loop from the newest intact checkpoint to the end."""
+        first = 0
+        checkpoint = self.context.latest_checkpoint()
+        if checkpoint is not None:
+            self.engine.load(checkpoint.path)
+            self.history = History(checkpoint.extra["history"])
+            self.before_s = float(checkpoint.extra["seconds"])
+            first = checkpoint.step
+        self.context.emit({"event": "training", "run": self.config.run.name, "step": first})
+        result = train(
+            self.engine,
+            self.meter,
+            self.config.train,
+            first_step=first,
+            seed=self.config.seed,
+            observer=self._observe,
+            evaluate=self._evaluate,
+            save=self._save,
+            should_stop=self.context.should_stop,
+        )
+        if not result.validation:  # the last checkpoint was already at the end
+            result.validation = self._evaluate()
+        return result
+
+    def _observe(self, event: dict[str, Any]) -> None:
+        if event["split"] == "train":
+            event = {**event, "metrics": event["metrics"] | self.meter.read(event["seconds"])}
+        event = {**event, "seconds": self.before_s + event["seconds"]}
+        self.history.observe(event)
+        self.context.emit({"event": "metrics", "run": self.config.run.name, **event})
+
+    def _evaluate(self) -> dict[str, float]:
+        section = self.config.train
+        held_out = _First(self._samples(self.corpus.validation), section.eval_blocks)
+        return self.engine.evaluate(
+            eval_batches(held_out, section.eval_batch_size, self.engine.rank, self.engine.world)
+        )
+
+    def _save(self, step: int) -> None:
+        extra = {"history": self.history.rows, "seconds": self._seconds()}
+        self.context.commit_checkpoint(step, self.engine, extra)
+
+    def _seconds(self) -> float:
+        return float(self.history.rows[-1]["seconds"]) if self.history.rows else self.before_s
+
+    def export(self, result: TrainResult) -> dict[str, Any]:
+        """Write model, history and summary from rank 0 and commit the folder; collective."""
+        state = {}
+        for name, tensor in self.engine.state_dict():
+            if self.context.rank == 0:
+                state[name] = tensor
+        summary = self._summary(result)
+        if self.context.rank == 0:
+            final = self.context.run_dir / EXPORT
+            staged = temporary_sibling(final)
+            staged.mkdir(parents=True)
+            write_model(staged, state, self.model_config)
+            self.history.to_parquet(staged / HISTORY)
+            (staged / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+            commit_folder(staged, final, {"kind": "export", "step": result.steps})
+        self.context.barrier()
+        return summary
+
+    def _summary(self, result: TrainResult) -> dict[str, Any]:
+        return {
+            "stopped": False,
+            "step": result.steps,
+            "skipped_steps": result.skipped,
+            "train": result.train,
+            "validation": result.validation,
+            "unigram_entropy": self.corpus.unigram_entropy(),
+            "seconds": self._seconds(),
+            "world": self.context.world,
+            "shard_elements": sum(s.master.numel() for s in self.engine.shards()),
+        }
+
+
+class _Meter:
+    """Counts the tokens that the loop takes from a source."""
+
+    def __init__(self, source: StepSource, engine: Engine) -> None:
+        self._source, self._engine = source, engine
+        self._tokens = 0
+        self._since = 0.0
+
+    def window(self, step: int, rank: int, world: int) -> list[Batch]:
+        """Micro-batches of one rank for a step."""
+        window = self._source.window(step, rank, world)
+        self._tokens += sum(int(batch["attention_mask"].sum()) for batch in window)
+        return window
+
+    def epoch(self, step: int) -> float:
+        """Epoch that a step belongs to."""
+        return self._source.epoch(step)
+
+    def read(self, seconds: float) -> dict[str, float]:
+        """Return tokens of all ranks since the last call, and their rate; collective."""
+        total = self._engine.sum_over_ranks(torch.tensor([self._tokens], dtype=torch.int64))
+        passed = max(seconds - self._since, 1e-9)
+        self._tokens, self._since = 0, seconds
+        return {"tokens": float(total), "tokens_per_second": float(total) / passed}
+
+
+class _First:
+    """The first samples of a data set."""
+
+    def __init__(self, samples: SampleDataset, limit: int | None) -> None:
+        self._samples = samples
+        self._size = len(samples) if limit is None else min(limit, len(samples))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def collate(self, indices: Any, epoch: Any) -> Batch:
+        """Build a batch of the given samples."""
+        return self._samples.collate(indices, epoch)
