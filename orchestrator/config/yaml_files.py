@@ -22,6 +22,8 @@ MAX_DEPTH = 64
 MAX_NODES = 100_000
 """Most values accepted after aliases are expanded: stops alias bombs."""
 
+_TOO_DEEP = re.compile(rf"(?:[\[{{]\s*){{{MAX_DEPTH + 1}}}")
+"""Brackets the scanner would need quadratic time to reject."""
 _INT = re.compile(r"^[-+]?(?:0|[1-9][0-9]*|0x[0-9a-fA-F]+|0o[0-7]+)$")
 _FLOAT = re.compile(
     r"^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
@@ -82,8 +84,10 @@ def parse_yaml(text: str, source: str) -> tuple[Any, list[Problem]]:
     Raises:
         ConfigError: Not YAML, several documents, nested too deep, or an alias bomb.
     """
-    loader = _Loader(text)
+    if _TOO_DEEP.search(text):
+        raise ConfigError(source, [Problem("", f"nested deeper than {MAX_DEPTH} levels.")])
     try:
+        loader = _Loader(text)
         node = _composed(text, loader, source)
         if node is None:
             return None, []
@@ -93,8 +97,6 @@ def parse_yaml(text: str, source: str) -> tuple[Any, list[Problem]]:
         raise ConfigError(source, [_syntax_problem(error)]) from error
     except ValueError as error:  # int() and float() on what only looks like a number
         raise ConfigError(source, [Problem("", f"a value cannot be read: {error}")]) from error
-    finally:
-        loader.dispose()
 
 
 def _composed(text: str, loader: _Loader, source: str) -> yaml.Node | None:
