@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from tokenizers import (
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -112,7 +113,9 @@ def _train_unigram(texts: Sequence[str], vocab_size: int, lowercase: bool) -> To
     del lowercase
     learner = Tokenizer(models.Unigram())
     learner.normalizer = normalizers.NFKC()
-    learner.pre_tokenizer = pre_tokenizers.Metaspace()
+    # The model would find its special pieces written in a text, were brackets not kept apart.
+    brackets = pre_tokenizers.Split(Regex(r"[\[\]]"), "isolated")
+    learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), brackets])
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIAL_TOKENS),

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.data.masking import IGNORED, Masking, mask_tokens
+from orchestrator.data.spec import CLS, MASK, PAD, SEP
+
+V = 200
+CONTINUES = np.arange(V) % 3 == 0
+CONTINUES[:5] = False
+BERT = Masking()
+
+
+def ids_of(rng, rows, length, padding=0):
+    ids = rng.integers(5, V, (rows, length))
+    ids[:, 0] = CLS
+    ids[:, length // 2] = SEP
+    ids[:, length // 2 + 1] = CLS
+    if padding:
+        ids[:, -padding:] = PAD
+    return ids
+
+
+def mask(ids, rule=BERT, samples=None, epoch=0, seed=3):
+    samples = np.arange(len(ids)) if samples is None else samples
+    return mask_tokens(ids, samples, epoch, seed, CONTINUES, rule)
+
+
+def test_share_and_fates_are_those_of_bert():
+    ids = ids_of(np.random.default_rng(0), 4000, 64, padding=4)
+    masked, labels = mask(ids)
+    chosen = labels != IGNORED
+    ordinary = (ids >= 5).sum(axis=1)
+    assert (chosen.sum(axis=1) == np.rint(ordinary * 0.15)).all()
+    assert (labels[chosen] == ids[chosen]).all()
+    n = chosen.sum()
+    hidden = (masked[chosen] == MASK).sum() / n
+    kept = (masked[chosen] == ids[chosen]).sum() / n
+    assert hidden == pytest.approx(0.8, abs=0.01)
+    # 10 % stay, and a random token is the same one in 1 of 195 cases
+    assert kept == pytest.approx(0.1 + 0.1 / (V - 5), abs=0.01)
+    swapped = masked[chosen & (masked != MASK) & (masked != ids)]
+    assert swapped.min() == 5
+    assert swapped.max() == V - 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.booleans(), st.integers(2, 40))
+def test_special_tokens_are_never_chosen_nor_changed(seed, whole_words, length):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, 12, (4, length))
+    masked, labels = mask(ids, Masking(whole_words=whole_words), seed=seed)
+    special = ids < 5
+    assert (labels[special] == IGNORED).all()
+    assert (masked[special] == ids[special]).all()
+    assert (masked[(labels == IGNORED)] == ids[labels == IGNORED]).all()
+    has_words = (~special).any(axis=1)
+    assert ((labels != IGNORED).any(axis=1) == has_words).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.permutations(range(12)), st.integers(0, 9), st.booleans())
+def test_choices_do_not_depend_on_the_batch(order, epoch, whole_words):
+    ids = ids_of(np.random.default_rng(5), 12, 24)
+    rule = Masking(whole_words=whole_words)
+    masked, labels = mask(ids, rule, epoch=epoch)
+    order = np.asarray(order)
+    parts = [mask(ids[part], rule, samples=part, epoch=epoch) for part in (order[:5], order[5:])]
+    assert (np.concatenate([p[0] for p in parts]) == masked[order]).all()
+    assert (np.concatenate([p[1] for p in parts]) == labels[order]).all()
+
+
+def test_masking_is_new_in_every_epoch():
+    ids = ids_of(np.random.default_rng(5), 50, 64)
+    first, second = mask(ids, epoch=0)[1], mask(ids, epoch=1)[1]
+    both = ((first != IGNORED) & (second != IGNORED)).sum() / (first != IGNORED).sum()
+    assert both < 0.25  # 0.15 by chance
+
+
+def words_of(row):
+    """Slices of the words of a row, computed token by token."""
+    starts = [i for i, token in enumerate(row) if i == 0 or not CONTINUES[token] or row[i - 1] < 5]
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], len(row)], strict=True)]
+
+
+def test_whole_words_are_chosen_whole():
+    ids = ids_of(np.random.default_rng(9), 200, 48)
+    _, labels = mask(ids, Masking(whole_words=True))
+    chosen = labels != IGNORED
+    longest = 0
+    for row, picked in zip(ids, chosen, strict=True):
+        for word in words_of(row):
+            assert len(set(picked[word])) == 1
+            longest = max(longest, int(picked[word].sum()))
+        budget = max(1, round((row >= 5).sum() * 0.15))
+        assert budget <= picked.sum()
+    assert longest > 1
+    assert chosen.sum() / (ids >= 5).sum() < 0.2
