@@ -89,6 +89,12 @@ def _for_command_line(error: OrchestratorError) -> Exception:
     """Return the error as the ``serve`` command prints it: one message, no stack trace."""
     if not _in_serve_run():
         return error
-    shown = click.ClickException(str(error))
-    shown.exit_code = error.exit_code
-    return shown
+    return _Shown(error)
+
+
+class _Shown(click.ClickException):
+    """What the ``serve`` command prints as one line, ending with this project's exit code."""
+
+    def __init__(self, error: OrchestratorError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance

@@ -57,8 +57,8 @@ class Autoscaling(StrictModel):
     """How long the load is high before a replica is added."""
     downscale_delay_s: float = Field(60.0, ge=0)
     """How long the load is low before a replica is removed."""
-    look_back_period_s: float = Field(10.0, gt=0)
-    """Window the load is averaged over."""
+    look_back_period_s: float = Field(15.0, gt=10)
+    """Window the load is averaged over; Ray Serve reports the load every 10 s."""
 
     def problems(self) -> Iterable[Problem]:
         """Return bounds that contradict each other."""

@@ -3,6 +3,7 @@
 `start` returns when a replica is ready to answer; `stop` returns when its requests are finished.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,7 @@ from serving.config import ServingConfig
 from serving.ports import answers_as_serve, require_free_port
 from serving.serve_file import DEFAULT_HOST, DEFAULT_PORT, Plan, check_plan
 
+_ERROR_LINE: Final = re.compile(r"[\w.]*(Error|Exception)\b.*: ")
 TIMEOUT_MARGIN_S: Final = 5.0
 """The proxy gives up this much later than the replica, whose answer says more."""
 
@@ -72,8 +74,12 @@ def run_plan(plan: Plan) -> Served:
     application = deployment(plan.config.model_copy(update=pinned))
     try:
         serve.run(application, name=plan.name, route_prefix=plan.route_prefix)
-    except RuntimeError as error:
-        raise StageError(f"{package.ref} could not be served: {error}") from error
+    except BaseException as error:
+        reason = _reason(plan.name)
+        stop(Served(plan.url, package.ref, plan.name, started))
+        if isinstance(error, RuntimeError):
+            raise StageError(f"{package.ref} could not be served: {reason or error}") from error
+        raise
     return Served(plan.url, package.ref, plan.name, started)
 
 
@@ -90,6 +96,20 @@ def stop(served: Served | None = None) -> None:
         serve.shutdown()
     else:
         serve.delete(served.name)
+
+
+def _reason(application: str) -> str:
+    """Return what the replicas died of: the last line of the trace in Serve's status."""
+    from ray import serve
+
+    found = serve.status().applications.get(application)
+    if found is None:
+        return ""
+    messages = [deployment.message for deployment in found.deployments.values()]
+    lines = [line.strip() for message in messages for line in message.splitlines()]
+    # Serve appends advice of its own after the trace; the error is the line that names a type.
+    errors = [line for line in lines if _ERROR_LINE.match(line)]
+    return str(errors[-1] if errors else found.message.strip())
 
 
 def _start_proxy(plan: Plan) -> bool:

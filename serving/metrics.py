@@ -79,7 +79,6 @@ class ServeRecorder:
     def __init__(self, model: str) -> None:
         from ray.serve import metrics
 
-        tags = {"model": model}
         self._seconds = metrics.Histogram(
             REQUEST_SECONDS,
             description="Time from headers to the end of the response.",
@@ -103,7 +102,7 @@ class ServeRecorder:
             *(self._seconds, self._tokens, self._rejected),
             *(self._ready, self._probe_failures),
         ):
-            metric.set_default_tags(tags)
+            metric.set_default_tags({"model": model})  # Serve adds its own tags to this dict
 
     def observe(self, route: str, code: int, seconds: float) -> None:
         """Add one request to the histogram."""

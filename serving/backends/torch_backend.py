@@ -1,17 +1,18 @@
 """Packages with ``model.safetensors``: every model that `orchestrator.modeling` builds."""
 
 from pathlib import Path
-from typing import cast
+from typing import Final
 
 import numpy as np
 import torch
 
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import load_model, read_config
-from orchestrator.modeling.targets.configs import ClsConfig
+from orchestrator.modeling.targets.configs import ClsConfig, SpConfig
+from orchestrator.modeling.targets.sequence import SENTENCE_PAIR_LABELS
 from serving.batching import Operation, Outputs
 
-_EMBEDDING = "embedding"
+EMBEDDING: Final = "embedding"
 
 
 class TorchBackend:
@@ -37,7 +38,10 @@ class TorchBackend:
         heads = [] if stored.decoder is not None else _classifiers(stored)
         self._model = load_model(folder, targets=heads, device=device).eval()
         config = self._model.config
-        self.targets = {head.name: head.num_labels for head in heads}
+        self.targets = {
+            head.name: head.num_labels if isinstance(head, ClsConfig) else SENTENCE_PAIR_LABELS
+            for head in heads
+        }
         self.embedding_size = config.hidden_size
         self.max_length = config.max_position_embeddings
         self.dtype = str(next(self._model.parameters()).dtype).removeprefix("torch.")
@@ -48,14 +52,14 @@ class TorchBackend:
         with torch.inference_mode():
             if operation == "embed":
                 pooled = self._model.pool(self._model.encode(tensors), tensors)
-                return {_EMBEDDING: _array(pooled)}
+                return {EMBEDDING: _array(pooled)}
             logits = self._model.predict(tensors)
             return {name: _array(logits[name]) for name in self.targets}
 
 
-def _classifiers(config: ModelConfig) -> list[ClsConfig]:
-    return [target for target in config.target if isinstance(target, ClsConfig)]
+def _classifiers(config: ModelConfig) -> list[ClsConfig | SpConfig]:
+    return [target for target in config.target if isinstance(target, ClsConfig | SpConfig)]
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
-    return cast(np.ndarray, tensor.float().cpu().numpy())
+    return tensor.float().cpu().numpy()

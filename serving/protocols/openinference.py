@@ -5,6 +5,7 @@ outputs are, per classification target NAME, ``NAME.label`` (BYTES, [B]) and ``N
 (FP32, [B, K], classes in the order of the metadata), and ``embedding`` (FP32, [B, D]).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator import __version__
@@ -130,7 +131,8 @@ def _texts(tensors: Any) -> list[TextInput]:
     if "text" not in columns or set(columns) - set(_INPUTS) or len(columns) != len(tensors):
         message = "One input tensor `text` is expected, and for pairs `text_pair`."
         raise ServingError(ErrorType.VALIDATION, message)
-    pairs = columns.get("text_pair") or [None] * len(columns["text"])
+    nothing: list[str | None] = [None] * len(columns["text"])
+    pairs: Sequence[str | None] = columns.get("text_pair") or nothing
     if len(pairs) != len(columns["text"]):
         message = "`text` and `text_pair` have different lengths."
         raise ServingError(ErrorType.VALIDATION, message)

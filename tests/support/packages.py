@@ -18,7 +18,7 @@ SENTENCES = (
     "Deprecated alias of the function that joins two tables by a key.",
 )
 LABELS = ("array", "error", "worker")
-MAX_LENGTH = 24
+MAX_LENGTH = 48
 
 
 def write_tiny(
@@ -33,7 +33,7 @@ def write_tiny(
         {
             "hidden_size": 16,
             "vocab_size": processor.vocab_size,
-            "max_position_embeddings": 32,
+            "max_position_embeddings": 64,
             "encoder": {"type": "transformer", "num_layers": 1, "num_heads": 2},
             "target": list(heads),
         }

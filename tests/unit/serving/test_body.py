@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import pytest
@@ -17,7 +18,10 @@ def refused(body: bytes) -> ErrorType:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
@@ -45,10 +49,8 @@ def test_what_json_writes_is_read_back_or_refused_for_its_depth_alone(value):
 @given(st.binary(max_size=200))
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_are_parsed_or_refused_never_a_crash(body):
-    try:
-        parse_object(body, DEPTH)
-    except ServingError as error:
-        assert error.status == 400
+    with contextlib.suppress(ServingError):
+        assert isinstance(parse_object(body, DEPTH), dict)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,13 @@ def test_brackets_inside_strings_do_not_count():
 
 @pytest.mark.parametrize(
     "hostile",
-    [b'\\"' * 400_000, b'"' + b"\\" * 800_001, b'"\\' * 400_000, b'["' + b"a" * 800_000, b"[]" * 400_000],
+    [
+        b'\\"' * 400_000,
+        b'"' + b"\\" * 800_001,
+        b'"\\' * 400_000,
+        b'["' + b"a" * 800_000,
+        b"[]" * 400_000,
+    ],
     ids=["escaped quotes", "backslashes", "quote backslash", "unterminated", "flat arrays"],
 )  # fmt: skip
 def test_the_depth_scan_is_linear(hostile):

@@ -242,7 +242,9 @@ def test_websockets_are_closed_and_lifespan_passes():
 
     client = Client()
     guard = guard_with(inner)
-    asyncio.run(guard({"type": "websocket", "path": "/", "headers": []}, client.receive, client.send))
+    asyncio.run(
+        guard({"type": "websocket", "path": "/", "headers": []}, client.receive, client.send)
+    )
     asyncio.run(guard({"type": "lifespan"}, client.receive, client.send))
     assert client.sent == [{"type": "websocket.close", "code": 1003}]
     assert seen == ["lifespan"]

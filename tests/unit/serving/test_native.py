@@ -171,7 +171,9 @@ def test_unknown_routes_and_methods_have_the_same_error_shape(call, served):
 
 
 def test_health_routes_follow_the_replicas_state(call, served):
-    assert [call("GET", path).status_code for path in ("/healthz", "/readyz", "/health")] == [200] * 3
+    assert [call("GET", path).status_code for path in ("/healthz", "/readyz", "/health")] == [
+        200
+    ] * 3
     served.service.health.probe_ok = False
     assert [call("GET", path).status_code for path in ("/healthz", "/readyz", "/health")] == [
         *(200, 200),

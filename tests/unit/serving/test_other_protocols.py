@@ -53,7 +53,9 @@ def test_v2_infers_what_the_native_route_predicts(call):
 
 def test_v2_gives_the_outputs_that_are_asked_for(call):
     body = infer(
-        call, tensor("text", SENTENCES[:2]), outputs=[{"name": "embedding"}, {"name": "topic.label"}]
+        call,
+        tensor("text", SENTENCES[:2]),
+        outputs=[{"name": "embedding"}, {"name": "topic.label"}],
     ).json()
     assert [output["name"] for output in body["outputs"]] == ["embedding", "topic.label"]
     vectors = np.reshape(body["outputs"][0]["data"], (2, 16))
@@ -74,8 +76,8 @@ def test_v2_pairs(call):
         ({"inputs": []}, 422),
         ({"inputs": {}}, 422),
         ({"inputs": [7]}, 422),
-        ({"inputs": [tensor("text", ["a"], name="other")]}, 422),
-        ({"inputs": [tensor("text", ["a"], name=["text"])]}, 422),
+        ({"inputs": [tensor("other", ["a"])]}, 422),
+        ({"inputs": [tensor(["text"], ["a"])]}, 422),
         ({"inputs": [tensor("text", ["a"], datatype="FP32")]}, 422),
         ({"inputs": [tensor("text", ["a"], shape=[2])]}, 422),
         ({"inputs": [tensor("text", ["a"], shape="1")]}, 422),
@@ -92,7 +94,10 @@ def test_v2_pairs(call):
         ({"inputs": [tensor("text", ["a"])], "id": 7}, 422),
         ({"inputs": [tensor("text", ["a"] * 33)]}, 413),
         ({"inputs": [tensor("text", [" ".join(SENTENCES)])]}, 422),
-        ({"inputs": [tensor("text", [" ".join(SENTENCES)])], "parameters": {"truncate": True}}, 200),
+        (
+            {"inputs": [tensor("text", [" ".join(SENTENCES)])], "parameters": {"truncate": True}},
+            200,
+        ),
     ],
 )
 def test_v2_refuses_what_is_wrong(call, body, status):

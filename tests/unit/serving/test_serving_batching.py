@@ -16,7 +16,9 @@ def marker(inputs, operation):
 
 
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=6)
-requests = st.lists(st.tuples(st.sampled_from(["predict", "embed"]), lengths), min_size=1, max_size=8)
+requests = st.lists(
+    st.tuples(st.sampled_from(["predict", "embed"]), lengths), min_size=1, max_size=8
+)
 
 
 @given(requests, st.integers(1, 120))
@@ -55,5 +57,7 @@ def test_padding_is_masked():
 def test_inputs_of_equal_length_share_one_run():
     runs = []
     works = [Work("predict", [encoded([1, 2, 3])]) for _ in range(5)]
-    run_batch(works, lambda inputs, operation: runs.append(len(inputs)) or marker(inputs, operation), 15)
+    run_batch(
+        works, lambda inputs, operation: runs.append(len(inputs)) or marker(inputs, operation), 15
+    )
     assert runs == [5]

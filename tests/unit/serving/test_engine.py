@@ -1,0 +1,152 @@
+"""Packages as callables: which runtime, which names, which limits; and what cannot be served."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from orchestrator.errors import InputError, IntegrityError
+from orchestrator.modeling.package import load_model
+from orchestrator.zoo import Zoo
+from serving.engine import TextInput, TooLongError, load_engine
+from tests.support.packages import LABELS, MAX_LENGTH, SENTENCES, commit_tiny, write_tiny
+
+
+def folder_package(folder, **task):
+    """A package as the zoo hands it over, for folders a zoo would not take."""
+    manifest = SimpleNamespace(task=SimpleNamespace(model_dump=lambda: task))
+    return SimpleNamespace(
+        path=folder, name="tiny", version="v0001", ref="tiny/v0001", manifest_sha256="0" * 64,
+        manifest=manifest,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def onnx_package(package, tmp_path_factory):
+    """The same weights, emitted as a float32 graph."""
+    from orchestrator.quantization.emission.model import emit
+
+    folder = tmp_path_factory.mktemp("onnx")
+    model = load_model(package.path)
+    state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    (folder / "model.onnx").write_bytes(emit(model.config, state).to_bytes())
+    for name in ("tokenizer.json", "preprocessor_config.json"):
+        shutil.copy(package.path / name, folder)
+    return folder_package(folder, labels={"topic": list(LABELS)})
+
+
+def test_the_card_says_what_was_committed(engine, package):
+    card = engine.card
+    assert (card.ref, card.backend, card.dtype) == (package.ref, "torch", "float32")
+    assert card.targets == {"topic": LABELS}
+    assert card.default_target == "topic"
+    assert (card.max_length, card.embedding_size) == (MAX_LENGTH, 16)
+
+
+def test_answers_do_not_depend_on_the_texts_beside_them(engine):
+    for operation, name in (("predict", "topic"), ("embed", "embedding")):
+        together = engine.answer(SENTENCES, operation)[name]
+        alone = np.concatenate([engine.answer([text], operation)[name] for text in SENTENCES])
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_vocabulary_heads_are_left_out_and_unnamed_classes_get_names(tmp_path):
+    heads = ({"type": "mlm"}, {"type": "cls", "name": "a", "num_labels": 2},
+             {"type": "cls", "name": "b", "num_labels": 4})  # fmt: skip
+    write_tiny(tmp_path, targets=heads)
+    engine = load_engine(folder_package(tmp_path, labels={"a": ["no", "yes"]}), target="b")
+    assert engine.card.targets == {"a": ("no", "yes"), "b": tuple(f"LABEL_{i}" for i in range(4))}
+    assert engine.card.default_target == "b"
+    answers = engine.answer(SENTENCES[:2])
+    assert {name: rows.shape for name, rows in answers.items()} == {"a": (2, 2), "b": (2, 4)}
+    whole = load_model(tmp_path)
+    kept = engine._backend._model.targets["a"].output.weight
+    np.testing.assert_array_equal(kept.detach(), whole.targets["a"].output.weight.detach())
+
+
+def test_a_language_model_gives_embeddings_only(tmp_path):
+    write_tiny(tmp_path, targets=({"type": "mlm"},))
+    engine = load_engine(folder_package(tmp_path))
+    assert engine.card.default_target is None
+    assert engine.answer(SENTENCES[:2], "embed")["embedding"].shape == (2, 16)
+
+
+def test_the_shortest_of_all_limits_counts(tmp_path):
+    write_tiny(tmp_path)
+    engine = load_engine(folder_package(tmp_path, max_length=10))
+    assert engine.card.max_length == 10
+    long = [TextInput("a"), TextInput("one two three four five six seven eight nine ten")]
+    with pytest.raises(TooLongError, match="Input 1 has more than the 10 tokens"):
+        engine.encode(long, truncate=False)
+    assert [len(item) for item in engine.encode(long, truncate=True)] == [3, 10]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_damaged_files_are_named(tmp_path, name, damage):
+    write_tiny(tmp_path)
+    if damage == "missing":
+        (tmp_path / name).unlink()
+    else:
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(IntegrityError, match=name.partition(".")[0]):
+        load_engine(folder_package(tmp_path))
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    write_tiny(tmp_path)
+    with pytest.raises(InputError, match="has no 'other'"):
+        load_engine(folder_package(tmp_path), target="other")
+    with pytest.raises(IntegrityError, match="3 classes, its manifest names 2"):
+        load_engine(folder_package(tmp_path, labels={"topic": ["a", "b"]}))
+    with pytest.raises(InputError, match="not text"):
+        load_engine(folder_package(tmp_path, modality="vision"))
+
+
+def test_a_committed_package_is_what_the_engine_reads(tmp_path):
+    package = commit_tiny(Zoo(str(tmp_path)), seed=3)
+    again = load_engine(Zoo(str(tmp_path)).get("tiny"))
+    direct = load_engine(package)
+    np.testing.assert_array_equal(
+        again.answer(SENTENCES)["topic"], direct.answer(SENTENCES)["topic"]
+    )
+
+
+def test_onnx_packages_answer_like_torch(onnx_package, engine):
+    onnx = load_engine(onnx_package)
+    assert (onnx.card.backend, onnx.card.dtype) == ("onnxruntime", "float32")
+    assert onnx.card.targets == engine.card.targets
+    for operation in ("predict", "embed"):
+        expected = engine.answer(SENTENCES, operation)
+        actual = onnx.answer(SENTENCES, operation)
+        assert set(actual) == set(expected)
+        for name, rows in expected.items():
+            np.testing.assert_allclose(actual[name], rows, atol=2e-5)
+
+
+def test_onnx_packages_load_no_torch(onnx_package):
+    code = (
+        "import sys; from types import SimpleNamespace as N; from pathlib import Path; "
+        "from serving.engine import load_engine; "
+        f"task = N(model_dump=lambda: {{'labels': {{'topic': {list(LABELS)!r}}}}}); "
+        f"package = N(path=Path({str(onnx_package.path)!r}), name='n', version='v0001', ref='n', "
+        "manifest_sha256='', manifest=N(task=task)); "
+        "print(load_engine(package).answer(['a text'])['topic'].shape, 'torch' in sys.modules)"
+    )
+    root = Path(__file__).resolve().parents[3]
+    command = [sys.executable, "-c", code]
+    shown = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=root, check=False
+    )
+    assert shown.stdout.split() == ["(1,", "3)", "False"], shown.stderr
+
+
+def test_config_json_stays_json(tmp_path):
+    write_tiny(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["hidden_size"] == 16
