@@ -82,7 +82,7 @@ def test_a_tokenizer_without_our_settings_says_its_kind_itself(processor, tmp_pa
 
 
 def test_continued_words_are_known(each):
-    text = "predictions unseenable tensorshape columned"
+    text = "predictions unseens tensorshape columned"
     ids = each.encode([text])[0]
     starts = sum(not each.continues[i] for i in ids)
     # byte-level BPE has no mark on the first word of a text

@@ -1,0 +1,23 @@
+"""Real data sets beside the checkout; absent in most places."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.data import DatasetSpec, load_task
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "sizes"),
+    [("cl_text5/ag", 4, (3600, 500, 1100)), ("cl_sentences/trec", 6, (4871, 500, 500))],
+)
+def test_sizes_are_those_of_the_readme(name, classes, sizes):
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"no data at {SHARED / name}")
+    data = load_task(DatasetSpec(source=f"files:{SHARED / name}"))
+    assert len(data.label_names) == classes
+    found = tuple(len(data.split(split)) for split in ("train", "validation", "test"))
+    assert sum(found) + sum(data.rejected.values()) == sum(sizes)
+    assert found[1:] == sizes[1:]
