@@ -156,6 +156,15 @@ def put_file(fs: Any, source: Path, path: str) -> None:
     fs.put_file(str(source), path)
 
 
+def delete_prefix(fs: Any, path: str) -> None:
+    """Delete what is left under a prefix, folders included where a filesystem has them."""
+    _before("delete", path)
+    try:
+        fs.rm(path, recursive=True)
+    except FileNotFoundError:
+        return
+
+
 def delete_object(fs: Any, path: str) -> None:
     """Delete an object; nothing there is fine."""
     _before("delete", path)

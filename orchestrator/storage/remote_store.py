@@ -93,6 +93,7 @@ class RemoteStore:
         with remote_explained(self._uri(path)):
             for name in names:
                 operations.delete_object(self._fs, self._at(f"{path}/{name}"))
+            operations.delete_prefix(self._fs, self._at(path))
 
     @contextmanager
     def lock(self, path: str) -> Iterator[None]:
