@@ -14,6 +14,8 @@ from orchestrator.training.config import EngineConfig, TrainConfig, batch_proble
 Preset = Literal["finetune", "replay", "ewc", "sam", "c&f", "c&f+replay", "joint"]
 Part = Literal["create", "find", "clamp", "replay"]
 
+PARTS: tuple[Part, ...] = ("create", "find", "clamp", "replay")
+"""Parts of the method, in the order in which a step runs them."""
 PRESETS: dict[Preset, frozenset[Part]] = {
     "finetune": frozenset(),
     "replay": frozenset({"replay"}),
@@ -141,6 +143,11 @@ class PromotionConfig(StrictModel):
     alias: Name | None = None
     """Alias to move to the package when it is within the bound; null: move none."""
 
+    def problems(self) -> Iterable[Problem]:
+        """The alias ``latest`` moves by itself."""
+        if self.alias == "latest":
+            yield Problem("alias", "'latest' always moves. Use for example candidate or champion")
+
 
 class ContinualConfig(JobConfig):
     """Learn a stream of tasks, one after the other: package to package."""
@@ -166,7 +173,7 @@ class ContinualConfig(JobConfig):
     promotion: PromotionConfig = PromotionConfig()
     """Whether and when an alias moves to the result."""
     cache: str | None = None
-    """Folder for prepared data; null: cache/ in the run's folder."""
+    """Folder for prepared data; null: the user's cache folder."""
 
     def problems(self) -> Iterable[Problem]:
         """Task names must differ, batches must divide over the workers."""
@@ -179,9 +186,7 @@ class ContinualConfig(JobConfig):
                     "a head of its own: give another name",
                 )
         sizes = (self.train.global_batch_size, self.train.micro_batch_size)
-        for problem in (
-            () if self.cluster.workers == 1 else batch_problems(*sizes, self.cluster.workers)
-        ):
+        for problem in batch_problems(*sizes, self.cluster.workers):
             yield Problem(f"train.{problem.path}", problem.message)
         for problem in self.engine.problems_with(self.cluster.workers):
             yield Problem(f"engine.{problem.path}", problem.message)

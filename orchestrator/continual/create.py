@@ -7,9 +7,10 @@ C&F code computes it:
 
 plain (SAM, Foret et al. 2021, eq. 2): ``e_i = rho * g_i / (||g||_2 + 1e-12)``. The norm runs over
 all trainable parameters of all ranks, so the radius does not depend on how the model is cut, and
-``g`` is the gradient of the whole window over all ranks (not each worker's own), so neither does the
-direction. Deviation: both passes of a step see the same dropout noise, because the ascent is that
-of the function the descent then evaluates; the published code draws fresh noise.
+``g`` is the gradient of the whole window over all ranks (not each worker's own), so the direction
+does not depend on the number of workers. Deviation: both passes of a step see the same dropout
+noise, because the ascent is that of the function the descent then evaluates; the published code
+draws fresh noise.
 """
 
 from collections.abc import Iterator

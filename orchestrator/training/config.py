@@ -83,7 +83,7 @@ class TrainConfig(StrictModel):
     )
 
     def problems(self) -> Iterable[Problem]:
-        """Warm-up and decay must fit into the run, micro-batches into the global batch."""
+        """Warm-up and decay must fit into the run; batch sizes are the job's, which has workers."""
         schedule = self.schedule
         if schedule.warmup_steps >= self.max_steps:
             yield Problem(
@@ -96,7 +96,6 @@ class TrainConfig(StrictModel):
                 f"{schedule.decay_steps} after {schedule.warmup_steps} warm-up steps exceeds "
                 f"max_steps ({self.max_steps})",
             )
-        yield from batch_problems(self.global_batch_size, self.micro_batch_size, workers=1)
 
 
 class EngineConfig(StrictModel):
@@ -127,7 +126,7 @@ class FineTuneConfig(StrictModel):
     global_batch_size: int = Field(32, ge=1, description="Rows of one step.")
     eval_batch_size: int = Field(128, ge=1, description="Rows of one evaluation pass.")
     learning_rate: float = Field(
-        1e-3, gt=0, description="Peak; 1e-3 suits small encoders, 2e-5 to 5e-5 BERT-sized ones."
+        2e-3, gt=0, description="Peak; 2e-3 suits small encoders, 2e-5 to 5e-5 BERT-sized ones."
     )
     weight_decay: float = Field(0.01, ge=0, description="Decay of weight matrices.")
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="Share of steps of warm-up.")

@@ -29,13 +29,17 @@ class History:
         offset = max((float(row["seconds"]) for row in self.rows), default=0.0)
         self._began = time.monotonic() - offset
 
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began, pauses between its parts not counted."""
+        return time.monotonic() - self._began
+
     def log(
         self,
         step: int,
         split: str,
         metrics: Mapping[str, float],
         epoch: float = 0.0,
-        seconds: float | None = None,
     ) -> None:
         """Add one row a metric.
 
@@ -44,18 +48,18 @@ class History:
             split: ``train``, ``validation`` or ``test``.
             metrics: Names to values.
             epoch: Epochs done.
-            seconds: Since the run began; default: measured here.
         """
-        at = time.monotonic() - self._began if seconds is None else seconds
+        at = self.seconds
         for metric, value in metrics.items():
             row = {"step": step, "epoch": epoch, "split": split, "metric": metric}
             self.rows.append({**row, "value": float(value), "seconds": at})
 
     def observe(self, event: Mapping[str, Any]) -> None:
-        """Add an event of ``training.loop`` (its ``Observer``)."""
-        self.log(
-            event["step"], event["split"], event["metrics"], event["epoch"], event.get("seconds")
-        )
+        """Add an event of ``training.loop`` (its ``Observer``).
+
+        Timed here, not by the event: a resumed loop begins again at 0, this clock goes on.
+        """
+        self.log(event["step"], event["split"], event["metrics"], event["epoch"])
 
     def truncate(self, step: int) -> None:
         """Drop rows after ``step``: a resumed run writes them again."""

@@ -110,12 +110,12 @@ def cf_run(w, tasks, *, steps, lr, rho, adaptive, penalty, gamma, radius, floor,
         for _ in range(steps):
             e = perturbation(w, gradients(w, name, x, y), rho, adaptive)
             g = gradients({n: w[n] + e[n] for n in w}, name, x, y)
-            for n in anchors:
-                g[n] = g[n] + penalty * importance[n] * (w[n] - anchors[n])
+            for n, anchor in anchors.items():
+                g[n] = g[n] + penalty * importance[n] * (w[n] - anchor)
             adam.update(w, g, lr, idle)
-            for n in anchors:
-                half = np.maximum(radius * np.abs(anchors[n]), floor)
-                w[n] = np.clip(w[n], anchors[n] - half, anchors[n] + half)
+            for n, anchor in anchors.items():
+                half = np.maximum(radius * np.abs(anchor), floor)
+                w[n] = np.clip(w[n], anchor - half, anchor + half)
         new = fisher(w, name, x, y)
         importance = {n: gamma * importance.get(n, 0.0) + new[n] for n in w}
         anchors = {n: v.copy() for n, v in w.items()}

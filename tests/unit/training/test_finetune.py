@@ -14,9 +14,24 @@ from orchestrator.training.finetune import FineTuneConfig, FineTuner
 from orchestrator.training.heads import head_name
 from orchestrator.training.history import History
 
-ANIMALS = "cat dog horse cow sheep goat pig hen".split()
-TOOLS = "hammer saw drill screw nail bolt wrench file".split()
-FILLER = "the a of with and near under over is was has one two three".split()
+ANIMALS = ["cat", "dog", "horse", "cow", "sheep", "goat", "pig", "hen"]
+TOOLS = ["hammer", "saw", "drill", "screw", "nail", "bolt", "wrench", "file"]
+FILLER = [
+    "the",
+    "a",
+    "of",
+    "with",
+    "and",
+    "near",
+    "under",
+    "over",
+    "is",
+    "was",
+    "has",
+    "one",
+    "two",
+    "three",
+]
 CONFIG = FineTuneConfig(epochs=3, global_batch_size=16, learning_rate=5e-3, max_length=16)
 
 

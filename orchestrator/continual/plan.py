@@ -1,0 +1,93 @@
+"""What a stream will be before it runs (``--check``). Needs no cluster and reads no rows."""
+
+from pathlib import Path
+
+from orchestrator.continual.config import PARTS, ContinualConfig, Part
+from orchestrator.continual.stream import units_of
+from orchestrator.errors import InputError
+from orchestrator.modeling.estimate import count_parameters, training_memory
+from orchestrator.modeling.package import read_config
+from orchestrator.zoo import Package
+
+FP32_BYTES = 4
+COPIES: dict[Part, int] = {"create": 1, "find": 2, "clamp": 1}
+"""Copies of the weights a part keeps: the restore copy; importance and anchors; anchors."""
+
+
+def describe(config: ContinualConfig, package: Package) -> str:
+    """Return the text of ``--check``.
+
+    Raises:
+        InputError: A file of a task is not there.
+    """
+    require_files(config)
+    model = read_config(package.path)
+    parameters = count_parameters(model.with_targets(())).total
+    workers, units = config.cluster.workers, units_of(config)
+    steps = sum(unit.steps for unit in units)
+    rows = {
+        "run": f"{config.run.name}: {package.ref} → package {config.output} in {config.run.zoo}",
+        "tasks": " → ".join(f"{task.title} ({task.source})" for task in config.tasks),
+        "method": f"{config.method.preset}: {_parts(config)}",
+        "parameters": f"{parameters:,} shared, and a head a task",
+        "engine": f"{config.engine.type}, {config.engine.precision}, {workers} × "
+        f"{config.cluster.cpus_per_worker:g} CPU, {config.cluster.gpus_per_worker:g} GPU",
+        "memory": _memory(config, parameters),
+        "batch": f"{config.train.global_batch_size} rows = {workers} workers × micro-batches of "
+        f"{config.train.micro_batch_size}",
+        "steps": f"{steps:,} steps, {gradient_passes(config):,} gradients",
+        "promotion": _promotion(config),
+    }
+    return "\n".join(f"{name:12} {text}" for name, text in rows.items())
+
+
+def require_files(config: ContinualConfig) -> None:
+    """Check that files of tasks exist.
+
+    Raises:
+        InputError: One does not.
+    """
+    for index, task in enumerate(config.tasks):
+        if task.scheme == "files" and not Path(task.location).exists():
+            raise InputError(
+                f"tasks.{index}.source: {task.location} does not exist. Give an existing file"
+            )
+
+
+def gradient_passes(config: ContinualConfig) -> int:
+    """Gradients of global batches that the stream computes; importance not counted."""
+    method = config.method
+    a_step = 2 if method.uses("create") and method.create.rho > 0 else 1
+    total = 0
+    for unit in units_of(config):
+        rehearsals = unit.index * (unit.steps // method.replay.every_steps)
+        total += unit.steps + (rehearsals if method.uses("replay") else 0)
+    return a_step * total
+
+
+def _parts(config: ContinualConfig) -> str:
+    used = [part for part in PARTS if config.method.uses(part)]
+    return ", ".join(used) or "nothing protects earlier tasks"
+
+
+def _memory(config: ContinualConfig, parameters: int) -> str:
+    workers, zero = config.cluster.workers, config.engine.type == "zero"
+    training = training_memory(
+        parameters,
+        precision=config.engine.precision,
+        workers=workers,
+        zero_stage=config.engine.zero_stage if zero else 0,
+    ).total
+    copies = sum(count for part, count in COPIES.items() if config.method.uses(part))
+    if config.method.uses("find") and config.method.uses("clamp"):
+        copies -= 1  # they share the anchors
+    kept = copies * parameters * FP32_BYTES // (workers if zero else 1)
+    return f"{(training + kept) / 1e6:.1f} MB a worker, {kept / 1e6:.1f} MB of it for the method"
+
+
+def _promotion(config: ContinualConfig) -> str:
+    bound, alias = config.promotion.max_forgetting, config.promotion.alias
+    if bound is None and alias is None:
+        return "no alias moves"
+    limit = "" if bound is None else f" if forgetting is at most {bound:g}"
+    return f"{alias or 'no alias'} moves{limit}"

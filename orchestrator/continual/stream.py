@@ -1,0 +1,188 @@
+"""The tasks of a stream: their data, their heads, and the units in which they are learned.
+
+Scenario: task-incremental. Every task has a head of its own, named after it, and the task is known
+when it is tested. All heads exist from the start; a head that is not trained does not move.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from orchestrator.continual.config import ContinualConfig
+from orchestrator.data.processors import TextProcessor
+from orchestrator.data.rows import Rows, TaskData
+from orchestrator.data.samples import ClsSamples
+from orchestrator.data.steps import StepSource
+from orchestrator.data.tasks import load_task
+from orchestrator.errors import InputError
+from orchestrator.modeling.package import read_config
+from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
+from orchestrator.training.engine import Batch
+from orchestrator.training.heads import classification_head
+from orchestrator.training.loop import WindowSource
+from orchestrator.training.seeding import derive_seed
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is learned in one go: one task, or all of them (joint).
+
+    Attributes:
+        index: Place in the stream.
+        title: Name in messages and folders.
+        tasks: Indices of the tasks that are trained.
+        seen: Indices of the tasks that are tested afterwards.
+        steps: Optimizer steps.
+    """
+
+    index: int
+    title: str
+    tasks: tuple[int, ...]
+    seen: tuple[int, ...]
+    steps: int
+
+
+def units_of(config: ContinualConfig) -> list[Unit]:
+    """Return the units of a stream in order; joint training has one, with the steps of all."""
+    count, steps = len(config.tasks), config.train.max_steps
+    if config.method.preset == "joint":
+        everything = tuple(range(count))
+        return [Unit(0, "joint", everything, everything, steps * count)]
+    return [
+        Unit(i, task.title, (i,), tuple(range(i + 1)), steps) for i, task in enumerate(config.tasks)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Interleaved:
+    """Several tasks by turns: step t is the next step of task ``t mod T``.
+
+    The samples are those that learning the tasks one after the other would use, in another order.
+    """
+
+    sources: Sequence[WindowSource]
+
+    def window(self, step: int, rank: int, world: int) -> list[Batch]:
+        """Return the window of the task whose turn it is."""
+        turn, index = divmod(step, len(self.sources))
+        return self.sources[index].window(turn, rank, world)
+
+    def epoch(self, step: int) -> float:
+        """Return the epoch of the first task."""
+        return self.sources[0].epoch(step // len(self.sources))
+
+
+@dataclass
+class Stream:
+    """The loaded tasks.
+
+    Attributes:
+        config: The job.
+        tasks: Rows of each task.
+        processor: The package's tokenizer; None for images.
+        max_length: Limit in tokens.
+    """
+
+    config: ContinualConfig
+    tasks: list[TaskData]
+    processor: TextProcessor | None
+    max_length: int
+    _samples: dict[tuple[int, Split], ClsSamples] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, config: ContinualConfig, package: Path) -> "Stream":
+        """Read all tasks.
+
+        Raises:
+            InputError: A task cannot be read, or texts and images are mixed.
+        """
+        cache = None if config.cache is None else Path(config.cache)
+        tasks = [load_task(task.spec, cache) for task in config.tasks]
+        images = [task.train.images is not None for task in tasks]
+        if any(images) and not all(images):
+            raise InputError("the stream mixes texts and images; one model reads one of them")
+        processor = None if all(images) else TextProcessor.load(package)
+        longest = read_config(package).max_position_embeddings
+        return cls(config, tasks, processor, min(config.max_length, longest))
+
+    @property
+    def titles(self) -> list[str]:
+        """Names of the tasks, which are those of their heads."""
+        return [task.title for task in self.config.tasks]
+
+    def heads(self, package: Path) -> list[TargetConfig]:
+        """Return the heads of the model: classifiers the package has, then one a task.
+
+        Raises:
+            InputError: A task has the name of a classifier with other labels.
+        """
+        new = {
+            title: classification_head(task, self.config.pooling, name=title)
+            for title, task in zip(self.titles, self.tasks, strict=True)
+        }
+        kept: list[TargetConfig] = []
+        for head in read_config(package).target:
+            if not isinstance(head, ClsConfig):
+                continue
+            known = new.get(head.name)
+            if known is None:
+                kept.append(head)
+            elif known.num_labels != head.num_labels:
+                raise InputError(
+                    f"the package has a head {head.name!r} with {head.num_labels} classes, the "
+                    f"task of that name has {known.num_labels}. Give the task another name"
+                )
+            else:
+                new[head.name] = head
+        return [*kept, *new.values()]
+
+    def samples(self, task: int, split: Split) -> ClsSamples:
+        """Return a split of a task, tokenized when first asked for and kept."""
+        key = (task, split)
+        if key not in self._samples:
+            self._samples[key] = self._tokenized(task, self.tasks[task].split(split))
+        return self._samples[key]
+
+    def source(self, unit: Unit) -> WindowSource:
+        """Return the training windows of a unit."""
+        train = self.config.train
+        sizes = (train.global_batch_size, train.micro_batch_size)
+        sources = [
+            StepSource(self.samples(task, "train"), *sizes, self._order(task))
+            for task in unit.tasks
+        ]
+        return sources[0] if len(sources) == 1 else Interleaved(sources)
+
+    def buffer(self, task: int, indices: Sequence[int], world: int) -> StepSource:
+        """Return rehearsal windows of a task.
+
+        Args:
+            task: Which.
+            indices: Its training rows that are kept.
+            world: Number of ranks; the batch is the largest they can share, at most the training
+                batch, and no larger than the buffer where that is possible.
+        """
+        rows = self._tokenized(task, self.tasks[task].train.take(indices))
+        train = self.config.train
+        share = max(1, min(train.global_batch_size, len(rows)) // world)
+        micro = next(m for m in range(min(share, train.micro_batch_size), 0, -1) if share % m == 0)
+        return StepSource(rows, share * world, micro, self._order(task, "replay"))
+
+    def singles(self, task: int, count: int) -> Iterator[Batch]:
+        """Yield ``count`` random training rows of a task, one a batch; the same on every rank."""
+        samples = self.samples(task, "train")
+        seed = derive_seed(self.config.seed, "fisher", task)
+        chosen = np.random.default_rng(seed).permutation(len(samples))[:count]
+        for index in chosen:
+            yield samples.collate(np.asarray([index], dtype=np.int64), 0)
+
+    def _tokenized(self, task: int, rows: Rows) -> ClsSamples:
+        return ClsSamples(rows, self.processor, self.titles[task], self.max_length)
+
+    def _order(self, *purpose: int | str) -> int:
+        return derive_seed(self.config.seed, "order", *purpose) % 2**32

@@ -1,0 +1,203 @@
+"""What runs on every rank: the stream, one unit after the other, resumable within each.
+
+Each unit gets a new engine over the weights the unit before it left: with a new optimizer, so that
+a head's first steps do not meet moments that decayed while it was idle. What a finished unit leaves
+is committed by rank 0 (``stages``); within a unit, checkpoints of the engine are.
+"""
+
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from orchestrator.config import validate_config
+from orchestrator.continual.config import ContinualConfig
+from orchestrator.continual.context import Context
+from orchestrator.continual.find import skeleton_of
+from orchestrator.continual.memory import Memory
+from orchestrator.continual.stages import Stages
+from orchestrator.continual.strategies import ContinualStep
+from orchestrator.continual.stream import Split, Stream, Unit, units_of
+from orchestrator.data.steps import eval_batches
+from orchestrator.errors import IntegrityError
+from orchestrator.modeling.model import Model
+from orchestrator.modeling.package import load_model
+from orchestrator.training.engine import Engine
+from orchestrator.training.history import History
+from orchestrator.training.loop import Metrics, TrainResult, train
+from orchestrator.training.seeding import derive_seed
+from orchestrator.zoo import Zoo
+
+STREAM_FOLDER = "stream"
+
+
+def run(context: Context, payload: dict[str, Any]) -> dict[str, Any]:
+    """Learn what is left of the stream.
+
+    Args:
+        context: This worker.
+        payload: ``config`` (the resolved job), ``zoo`` and ``package`` (reference of the package
+            to start from).
+
+    Returns:
+        How many units are ``finished``, and whether the driver ``stopped`` the run before the
+        last one.
+    """
+    config = validate_config(ContinualConfig, payload["config"], "the job's config")
+    package = Zoo(payload["zoo"]).get(payload["package"]).path
+    units = units_of(config)
+    stages = Stages(context.run_dir / STREAM_FOLDER, units)
+    finished = context.agree(stages.finished() if context.rank == 0 else 0)
+    if finished < len(units):
+        stream = Stream.load(config, package)
+        learner = Learner(context, config, stream, stages, Memory(stream, stages, package))
+        while finished < len(units) and learner.learn(units[finished]):
+            finished += 1
+    return {"finished": finished, "stopped": finished < len(units)}
+
+
+@dataclass(slots=True)
+class _Session:
+    """One unit being learned on this rank."""
+
+    unit: Unit
+    engine: Engine
+    skeleton: nn.Module
+    step: ContinualStep
+    history: History = field(default_factory=History)
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """Learns units; whatever it needs from earlier ones is read from ``stages``."""
+
+    context: Context
+    config: ContinualConfig
+    stream: Stream
+    stages: Stages
+    memory: Memory
+
+    def learn(self, unit: Unit) -> bool:
+        """Learn one unit and commit what it leaves; collective.
+
+        Returns:
+            False when the driver asked to stop; a checkpoint is committed then.
+        """
+        session = self._open(unit)
+        result = self._train(session)
+        if not result.stopped:
+            self._finish(session, result)
+        return not result.stopped
+
+    def _open(self, unit: Unit) -> _Session:
+        """Build the engine over the weights the last unit left, or over its own checkpoint."""
+        model = self._model(unit)
+        skeleton = skeleton_of(model)
+        engine = self.context.build_engine(
+            model,
+            self.config.train.optimizer,
+            self.config.engine,
+            {task.title: task.weight for task in self.config.tasks},
+        )
+        step = ContinualStep(
+            self.config.method,
+            self.memory.anchors(engine, unit),
+            self.config.train.max_grad_norm,
+            self.memory.buffers(unit, self.context.world),
+        )
+        session = _Session(unit, engine, skeleton, step)
+        found = self.context.latest_checkpoint()
+        if found is not None and found.extra["unit"] == unit.index:
+            engine.load(found.path)
+            step.steps_done = found.extra["step"]
+            session.history = History(found.extra["history"])
+        return session
+
+    def _model(self, unit: Unit) -> Model:
+        torch.manual_seed(derive_seed(self.config.seed, "heads"))
+        package = self.memory.package
+        model = load_model(package, targets=self.stream.heads(package))
+        if unit.index:
+            left = self.stages.weights(unit.index - 1)
+            missing, unexpected = model.load_state_dict(left, strict=False)
+            if unexpected or set(missing) - set(model.tied_names()):
+                raise IntegrityError(
+                    f"{self.stages.folder(unit.index - 1)} belongs to another model: missing "
+                    f"{missing}, unexpected {unexpected}. Start a run with another name"
+                )
+        return model
+
+    def _train(self, session: _Session) -> TrainResult:
+        unit, engine = session.unit, session.engine
+        offset = self._steps_before(unit)
+
+        def observe(event: dict[str, Any]) -> None:
+            event = {**event, "step": offset + event["step"]}
+            session.history.observe(event)
+            self.context.emit({"event": "metrics", "unit": unit.index, "task": unit.title, **event})
+
+        def save(done: int) -> None:
+            if done < unit.steps:  # a finished unit is committed right after
+                extra = {"unit": unit.index, "step": done, "history": session.history.rows}
+                self.context.commit_checkpoint(offset + done, engine, extra)
+
+        return train(
+            engine,
+            self.stream.source(unit),
+            self.config.train.model_copy(update={"max_steps": unit.steps}),
+            first_step=session.step.steps_done,
+            seed=derive_seed(self.config.seed, "unit", unit.index),
+            observer=observe,
+            evaluate=lambda: self._measure(engine, unit.tasks, "validation"),
+            save=save,
+            should_stop=self.context.should_stop,
+            step_fn=session.step,
+        )
+
+    def _finish(self, session: _Session, result: TrainResult) -> None:
+        """Test, find importance, choose the buffer, commit; collective."""
+        unit, engine = session.unit, session.engine
+        tested = self._measure(engine, unit.seen, "test")
+        done = self._steps_before(unit) + unit.steps
+        session.history.log(done, "test", tested)
+        importance = self.memory.new_importance(engine, session.skeleton, unit)
+        buffers = self.memory.choose(engine, session.skeleton, unit)
+        weights = dict(engine.state_dict())
+        titles = [self.stream.titles[task] for task in unit.seen]
+        record = {
+            "accuracy": {title: tested[f"accuracy.{title}"] for title in titles},
+            "buffers": buffers,
+            "steps": unit.steps,
+            "skipped": result.skipped,
+            "clamped_share": result.train.get("clamped_share"),
+            "seconds": session.history.seconds,
+        }
+        if self.context.rank == 0:
+            self.stages.commit(
+                unit,
+                weights=weights,
+                importance=importance,
+                history=session.history,
+                record=record,
+            )
+        self.context.barrier()
+        self.context.emit({"event": "unit", "unit": unit.index, "task": unit.title, **record})
+
+    def _measure(self, engine: Engine, tasks: tuple[int, ...], split: Split) -> Metrics:
+        """Evaluate the heads of some tasks on their own rows; collective."""
+        return engine.evaluate(
+            chain.from_iterable(
+                eval_batches(
+                    self.stream.samples(task, split),
+                    self.config.eval_batch_size,
+                    self.context.rank,
+                    self.context.world,
+                )
+                for task in tasks
+            )
+        )
+
+    def _steps_before(self, unit: Unit) -> int:
+        return sum(earlier.steps for earlier in self.stages.units[: unit.index])

@@ -1,0 +1,389 @@
+"""The whole stream in one process on small real packages: matrix, resume, package, presets."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from orchestrator.cluster.context import WorkerContext
+from orchestrator.config import load_config, validate_config
+from orchestrator.continual.config import ContinualConfig
+from orchestrator.continual.metrics import forgetting
+from orchestrator.continual.outcome import Outcome, write_package
+from orchestrator.continual.plan import describe, gradient_passes
+from orchestrator.continual.stages import Stages
+from orchestrator.continual.stream import units_of
+from orchestrator.continual.worker import Learner, run
+from orchestrator.data.processors import TextProcessor
+from orchestrator.errors import ConfigError, InputError, IntegrityError
+from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.package import load_model, write_model
+from orchestrator.zoo import Zoo
+
+WORDS = {
+    "animal": ["cat", "dog", "horse", "cow", "sheep"],
+    "tool": ["hammer", "saw", "drill", "screw", "wrench"],
+    "fruit": ["apple", "pear", "plum", "cherry", "fig"],
+}
+FILLER = ["the", "of", "with", "near", "under", "has", "one", "two", "three", "some"]
+
+
+def write_rows(path, labels, seed, rows=120):
+    rng = np.random.default_rng(seed)
+    lines = []
+    for i in range(rows):
+        label = labels[i % len(labels)]
+        words = [*rng.choice(FILLER, 2), rng.choice(WORDS[label]), *rng.choice(FILLER, 2)]
+        rng.shuffle(words)
+        lines.append(json.dumps({"text": " ".join(words), "label": label}))
+    path.write_text("\n".join(dict.fromkeys(lines)) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A zoo with one encoder, and three labelled files."""
+    root = tmp_path_factory.mktemp("place")
+    names = list(WORDS)
+    for i, labels in enumerate((names[:2], names[1:], names)):
+        write_rows(root / f"task{i}.jsonl", labels, i)
+    every = [*FILLER, *(word for words in WORDS.values() for word in words)]
+    processor = TextProcessor.train(every * 3, 300, max_length=16)
+    config = ModelConfig(
+        hidden_size=16,
+        vocab_size=processor.vocab_size,
+        max_position_embeddings=16,
+        encoder={"type": "transformer", "num_layers": 1, "num_heads": 2, "intermediate_size": 32},
+        target=["mlm", {"type": "cls", "name": "earlier", "num_labels": 4}],
+    )
+    torch.manual_seed(0)
+    task = {"kind": "mlm", "labels": {"earlier": ["a", "b", "c", "d"]}}
+    with Zoo(root / "zoo").draft(
+        "encoder", kind="pretrained", producer={"stage": "test"}, parents=[], task=task, metrics={}
+    ) as draft:
+        write_model(draft.path, build_model(config), config)
+        processor.save(draft.path)
+        draft.commit()
+    return root
+
+
+def job(place, count=2, **changes):
+    fields = {
+        "run": {"name": "stream", "dir": str(place / "runs"), "zoo": str(place / "zoo")},
+        "tasks": [{"source": f"files:{place}/task{i}.jsonl"} for i in range(count)],
+        "method": {"preset": "c&f", "find": {"fisher_samples": 16}},
+        "train": {
+            "max_steps": 12,
+            "global_batch_size": 8,
+            "micro_batch_size": 8,
+            "optimizer": {"learning_rate": 5e-3},
+            "checkpoint_every_steps": 5,
+            "log_every_steps": 1,
+        },
+        **changes,
+    }
+    return validate_config(ContinualConfig, fields, "test")
+
+
+def learn(place, folder, config, package="encoder"):
+    folder.mkdir(exist_ok=True)
+    payload = {"config": config.model_dump(mode="json"), "zoo": config.run.zoo, "package": package}
+    return run(WorkerContext.alone(folder), payload)
+
+
+def stages(folder, config):
+    return Stages(folder / "stream", units_of(config))
+
+
+def losses(found, index):
+    frame = found.history(index).frame()
+    return frame[(frame.split == "train") & (frame.metric == "loss")]["value"].tolist()
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.fixture(scope="module")
+def finished(place):
+    """One uninterrupted C&F stream with replay."""
+    config = job(place, method={"preset": "c&f+replay", "replay": {"every_steps": 5}})
+    folder = place / "finished"
+    assert learn(place, folder, config) == {"finished": 2, "stopped": False}
+    return config, folder
+
+
+def test_every_unit_leaves_what_the_next_one_needs(finished):
+    config, folder = finished
+    found = stages(folder, config)
+    first, second = found.record(0), found.record(1)
+    assert list(first["accuracy"]) == ["task0"]
+    assert list(second["accuracy"]) == ["task0", "task1"]
+    assert len(first["buffers"]["task0"]) == 2
+    assert found.weights(0).keys() == found.weights(1).keys()
+    names = found.importance(0).keys()
+    assert "targets.task0.output.weight" in names
+    assert "targets.earlier.output.weight" in names
+    assert not any(name.startswith("targets.task1") for name in names)
+    assert min(float(v.min()) for v in found.importance(1).values()) >= 0
+
+
+def test_heads_move_only_in_their_own_task(finished):
+    config, folder = finished
+    found = stages(folder, config)
+    first, second = found.weights(0), found.weights(1)
+    moved = {name for name in first if not torch.equal(first[name], second[name])}
+    assert "targets.task1.output.weight" in moved
+    assert "targets.task0.output.weight" in moved, "replay trains the head of the earlier task"
+    assert "targets.earlier.output.weight" not in moved
+
+
+def test_history_says_what_each_part_did(finished):
+    config, folder = finished
+    frame = stages(folder, config).history(1).frame()
+    metrics = set(frame[frame.split == "train"].metric)
+    assert {"loss.task1", "penalty", "clamped_share", "sharpness", "replay_loss"} <= metrics
+    assert frame[frame.split == "train"].step.tolist()[0] == 13
+    assert set(frame.split) == {"train", "validation", "test"}
+
+
+class StopsAt(WorkerContext):
+    """Asks to stop once the given unit has taken the given number of steps."""
+
+    def should_stop(self):
+        self.line.asked += 1
+        return self.line.asked == self.line.limit
+
+
+class Line:
+    def __init__(self, limit):
+        self.asked, self.limit = 0, limit
+
+    def post(self, event):
+        pass
+
+    def stop_requested(self):
+        return False
+
+    def progressed(self, step):
+        pass
+
+
+@pytest.mark.parametrize("limit", [3, 12 + 7])
+def test_stopped_and_continued_is_bit_equal(place, finished, tmp_path, limit):
+    config, reference = finished
+    payload = {
+        "config": config.model_dump(mode="json"),
+        "zoo": config.run.zoo,
+        "package": "encoder",
+    }
+    stopped = run(StopsAt(rank=0, world=1, run_dir=tmp_path, line=Line(limit)), payload)
+    assert stopped == {"finished": limit // 12, "stopped": True}
+    assert learn(place, tmp_path, config) == {"finished": 2, "stopped": False}
+    ours, theirs = stages(tmp_path, config), stages(reference, config)
+    for index in range(2):
+        assert same(ours.weights(index), theirs.weights(index))
+        assert same(ours.importance(index), theirs.importance(index))
+        assert losses(ours, index) == losses(theirs, index)
+        assert ours.record(index)["buffers"] == theirs.record(index)["buffers"]
+
+
+def test_a_finished_task_never_runs_again(place, finished, tmp_path, monkeypatch):
+    config, _ = finished
+    learned = []
+    original = Learner.learn
+
+    def crash_in_the_second(self, unit):
+        if unit.index == 1 and not learned.count(1):
+            learned.append(1)
+            raise RuntimeError("the machine went away")
+        learned.append(unit.index)
+        return original(self, unit)
+
+    monkeypatch.setattr(Learner, "learn", crash_in_the_second)
+    with pytest.raises(RuntimeError, match="went away"):
+        learn(place, tmp_path, config)
+    assert learn(place, tmp_path, config)["finished"] == 2
+    assert learned == [0, 1, 1]
+    assert learn(place, tmp_path, config)["finished"] == 2
+    assert learned == [0, 1, 1]
+
+
+def test_a_damaged_unit_is_refused(place, finished, tmp_path):
+    config, folder = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = stages(tmp_path, config).folder(0) / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(IntegrityError, match=r"weights\.safetensors"):
+        learn(place, tmp_path, config)
+
+
+def test_package_of_a_stream(place, finished, tmp_path):
+    config, folder = finished
+    zoo = Zoo(place / "zoo")
+    parent = zoo.get("encoder")
+    outcome = Outcome.read(config, parent, stages(folder, config))
+    write_package(tmp_path, outcome)
+    model = load_model(tmp_path)
+    assert list(model.targets) == ["earlier", "task0", "task1"]
+    state = load_file(tmp_path / "state/continual.safetensors")
+    weights = load_file(tmp_path / "model.safetensors")
+    anchors = {k.removeprefix("anchor."): v for k, v in state.items() if k.startswith("anchor.")}
+    assert all(torch.equal(weights[name], value) for name, value in anchors.items())
+    assert {f"importance.{name}" for name in anchors} <= state.keys()
+    evaluation = json.loads((tmp_path / "evaluation/accuracy_matrix.json").read_text())
+    assert evaluation["scenario"] == "task-incremental"
+    assert evaluation["matrix"][0][1] is None
+    assert evaluation["figures"]["forgetting"] == forgetting(outcome.matrix)
+    assert outcome.task["labels"]["earlier"] == ["a", "b", "c", "d"]
+    assert outcome.task["labels"]["task0"] == ["animal", "tool"]
+    frame = pd.read_parquet(tmp_path / "history.parquet")
+    assert frame.seconds.is_monotonic_increasing
+    assert load_config(ContinualConfig, tmp_path / "job.yaml") == config
+    assert "after task1" in outcome.table()
+
+
+def test_a_stream_goes_on_from_a_package_of_a_stream(place, finished, tmp_path):
+    config, folder = finished
+    zoo = Zoo(place / "zoo")
+    outcome = Outcome.read(config, zoo.get("encoder"), stages(folder, config))
+    with zoo.draft(
+        "learned", kind="continual", producer={"stage": "test"}, parents=[], task=outcome.task,
+        metrics={},
+    ) as draft:  # fmt: skip
+        write_package(draft.path, outcome)
+        draft.commit()
+    more = job(place, count=3, method={"preset": "ewc", "find": {"penalty": 1.0}})
+    more = more.model_copy(update={"tasks": more.tasks[2:]})
+    assert learn(place, tmp_path, more, "learned")["finished"] == 1
+    found = stages(tmp_path, more)
+    frame = found.history(0).frame()
+    assert frame[frame.metric == "penalty"]["value"].max() > 0, "protected from the first step on"
+    assert same(
+        {k: v for k, v in found.weights(0).items() if k.startswith("targets.task0")},
+        {
+            k: v
+            for k, v in stages(folder, config).weights(1).items()
+            if k.startswith("targets.task0")
+        },
+    )
+
+
+@pytest.mark.parametrize("preset", ["finetune", "joint", "replay"])
+def test_other_presets_run(place, tmp_path, preset):
+    method = {"preset": preset, "replay": {"every_steps": 6, "choice": "random"}}
+    config = job(place, method=method)
+    learn(place, tmp_path, config)
+    found = stages(tmp_path, config)
+    outcome = Outcome.read(config, Zoo(place / "zoo").get("encoder"), found)
+    assert outcome.metrics["steps"] == 24
+    assert (outcome.metrics["forgetting"] is None) == (preset == "joint")
+    assert found.importance(0) is None
+    if preset == "joint":
+        assert {"loss.task0", "loss.task1"} <= set(found.history(0).frame().metric)
+
+
+def test_clamp_without_importance_has_anchors(place, tmp_path):
+    clamp = {"enabled": True, "radius": 0.0, "floor": 1e-4}
+    config = job(place, method={"preset": "finetune", "clamp": clamp})
+    learn(place, tmp_path, config)
+    found = stages(tmp_path, config)
+    first, second = found.weights(0), found.weights(1)
+    shared = [n for n in first if not n.startswith("targets.")]
+    assert max(float((first[n] - second[n]).abs().max()) for n in shared) <= 1.01e-4
+    head = "targets.task1.output.weight"
+    assert float((first[head] - second[head]).abs().max()) > 1e-3
+
+
+def test_sharded_importance_equals_gathered(place, finished, tmp_path):
+    config, folder = finished
+    find = {**config.method.find.model_dump(), "way": "sharded"}
+    method = {**config.method.model_dump(mode="json"), "find": find}
+    other = job(place, method=method)
+    learn(place, tmp_path, other)
+    one, two = stages(folder, config).importance(0), stages(tmp_path, other).importance(0)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+
+
+def outcome_with(place, finished, **promotion):
+    config, folder = finished
+    config = job(place, promotion=promotion)
+    return Outcome.read(config, Zoo(place / "zoo").get("encoder"), stages(folder, config))
+
+
+def test_promotion_is_refused_beyond_the_bound(place, finished, monkeypatch):
+    from orchestrator.continual import outcome as module
+
+    lost = np.array([[0.9, np.nan], [0.6, 0.8]])
+    monkeypatch.setattr(module, "_matrix", lambda *_: lost)
+    refused = outcome_with(place, finished, max_forgetting=0.2, alias="champion").metrics
+    assert (refused["promotion"], refused["promotion_refused"]) == ("refused", True)
+    kept = outcome_with(place, finished, max_forgetting=0.31, alias="champion").metrics
+    assert (kept["promotion"], kept["promotion_refused"]) == ("promoted", False)
+    assert outcome_with(place, finished).metrics["promotion"] == "not asked"
+
+
+def test_check_text_counts_gradients(place):
+    config = job(place, count=3, method={"preset": "c&f+replay", "replay": {"every_steps": 6}})
+    assert gradient_passes(config) == 2 * (36 + 2 * (0 + 1 + 2))
+    text = describe(config, Zoo(place / "zoo").get("encoder"))
+    assert "create, find, clamp, replay" in text
+    assert "84 gradients" in text
+
+
+def test_check_names_a_missing_file(place):
+    config = job(place)
+    missing = config.tasks[0].model_copy(update={"source": "files:nowhere.jsonl"})
+    config = config.model_copy(update={"tasks": (missing, *config.tasks[1:])})
+    with pytest.raises(InputError, match=r"tasks\.0\.source: nowhere\.jsonl"):
+        describe(config, Zoo(place / "zoo").get("encoder"))
+
+
+def test_a_head_of_the_same_name_with_other_classes_is_refused(place, tmp_path):
+    config = job(place)
+    clash = config.tasks[0].model_copy(update={"name": "earlier"})
+    config = config.model_copy(update={"tasks": (clash,)})
+    with pytest.raises(InputError, match="'earlier' with 4 classes"):
+        learn(place, tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"tasks": [{"source": "builtin:pydoc/kind"}] * 2}, "already the name of task 0"),
+        ({"cluster": {"workers": 3}}, "train.global_batch_size: 8 does not divide over 3 workers"),
+        ({"engine": {"type": "single"}, "cluster": {"workers": 2}}, "engine.type: 'single'"),
+        ({"method": {"preset": "joint", "find": {"enabled": True}}}, "no meaning with preset"),
+        ({"method": {"preset": "c&g"}}, "method.preset"),
+        ({"promotion": {"alias": "latest"}}, "'latest' always moves"),
+        ({"tasks": [{"source": "builtin:pydoc/kindd"}]}, "Did you mean 'pydoc/kind'"),
+    ],
+)
+def test_bad_configs_say_what_is_allowed(place, changes, expected):
+    with pytest.raises(ConfigError, match=expected):
+        job(place, **changes)
+
+
+def test_preset_is_valid():
+    root = Path(__file__).parents[3]
+    config = load_config(ContinualConfig, root / "jobs/configs/continual_pydoc.yaml")
+    assert [task.title for task in config.tasks] == ["kind", "library"]
+
+
+def test_config_needs_neither_torch_nor_ray():
+    code = (
+        "import sys, orchestrator.continual.config as c; c.ContinualConfig; "
+        "print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    )
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
