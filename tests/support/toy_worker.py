@@ -1,13 +1,116 @@
+"""Worker functions that tests launch."""
+
+import os
 import time
+
+import torch
+
+from orchestrator.errors import ConfigError, IntegrityError, Problem
+from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.shards import clip_gradients
+from tests.support.toy import toy_model, toy_window
+
+RATE, STEPS = 3e-3, 12
+
+
+def compare_engines(ctx, payload):
+    """Train the toy with each engine on the same windows; losses, weights, shards of each."""
+    return {kind: _trained(ctx, kind) for kind in payload["kinds"]}
+
+
+def _trained(ctx, kind):
+    engine = _engine(ctx, kind)
+    losses = []
+    for step in range(STEPS):
+        heads = "both" if step % 3 else "lm"
+        metrics = engine.forward_backward(toy_window(step, ctx.rank, ctx.world, heads=heads))
+        clip_gradients(engine, 1.0)
+        engine.set_lr(RATE)
+        engine.step()
+        losses.append(metrics["loss"])
+    elements = torch.tensor([sum(shard.master.numel() for shard in engine.shards())])
+    return {
+        "losses": losses,
+        "weights": {name: value.flatten().tolist() for name, value in engine.gathered().items()},
+        "evaluation": engine.evaluate(toy_window(99, ctx.rank, ctx.world))["loss"],
+        "elements": int(elements),
+        "all_elements": int(engine.sum_over_ranks(elements)),
+        "resumes": _resumes(ctx, kind, engine),
+    }
+
+
+def _resumes(ctx, kind, engine):
+    """Whether an engine loaded from a checkpoint goes on exactly like the one that was saved."""
+    ctx.commit_checkpoint(STEPS, engine, {"kind": kind})
+    found = ctx.latest_checkpoint()
+    fresh = _engine(ctx, kind)
+    fresh.load(found.path)
+    ends = []
+    for each in (engine, fresh):
+        for step in range(STEPS, STEPS + 3):
+            each.forward_backward(toy_window(step, ctx.rank, ctx.world))
+            each.set_lr(RATE)
+            each.step()
+        ends.append(each.gathered())
+    same = all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    ctx.checkpoints.clear() if ctx.rank == 0 else None
+    ctx.barrier()
+    return bool(same and found.extra == {"kind": kind})
+
+
+def _engine(ctx, kind):
+    config = (
+        EngineConfig(type="ddp")
+        if kind == "ddp"
+        else EngineConfig(type="zero", zero_stage=int(kind.removeprefix("zero")))
+    )
+    return ctx.build_engine(toy_model(), OptimizerConfig(learning_rate=RATE, eps=1e-6), config)
 
 
 def hello(ctx, payload):
-    from orchestrator.training.config import OptimizerConfig, EngineConfig
-    from tests.support.toy import toy_model
+    """Say who is there."""
+    ctx.emit({"event": "hello", "rank": ctx.rank})
+    return {"rank": ctx.rank, "world": ctx.world, **payload}
 
-    a = time.time()
-    e = ctx.build_engine(toy_model(), OptimizerConfig(), EngineConfig(type="zero"))
-    b = time.time() - a
-    ctx.emit({"event": "built"})
-    time.sleep(payload["sleep"])
-    return {"rank": ctx.rank, "world": ctx.world, "build": b}
+
+def refuse(ctx, payload):
+    """Fail on the last rank with an error of this system, while the others wait for it."""
+    if ctx.rank == ctx.world - 1:
+        if payload["error"] == "config":
+            raise ConfigError("job.yaml", [Problem("a.b", "is wrong")])
+        if payload["error"] == "integrity":
+            raise IntegrityError("model.safetensors is damaged")
+        raise ValueError("an ordinary bug")
+    ctx.barrier()
+    return {}
+
+
+def die_once(ctx, payload):
+    """Lose the last rank at step 2 of the first attempt; go on from its checkpoint."""
+    engine = _engine(ctx, payload["kind"])
+    found = ctx.latest_checkpoint()
+    first = 0
+    if found is not None:
+        engine.load(found.path)
+        first = found.step
+    losses = []
+    for step in range(first, 6):
+        if first == 0 and step == payload["at"] and ctx.rank == ctx.world - 1:
+            os._exit(1)
+        losses.append(engine.forward_backward(toy_window(step, ctx.rank, ctx.world))["loss"])
+        engine.set_lr(RATE)
+        engine.step()
+        if (step + 1) % 2 == 0:
+            ctx.commit_checkpoint(step + 1, engine, {})
+    return {"first": first, "losses": losses}
+
+
+def until_stopped(ctx, payload):
+    """Step until somebody asks to stop."""
+    steps = 0
+    while True:
+        steps += 1
+        time.sleep(0.05)
+        if ctx.agree(int(ctx.should_stop())):
+            return {"stopped": True, "steps": steps}
+        ctx.emit({"event": "metrics", "step": steps})
