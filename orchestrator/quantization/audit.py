@@ -38,6 +38,7 @@ INTEGER_OPS: Final = frozenset(
 OPS_OF_KIND: Final[dict[KindName, frozenset[str]]] = {
     "fp32": frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "LSTM", "GRU", "RNN"}),
     "s7": frozenset({"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}),
+    "static_s7": frozenset({"MatMulIntegerToFloat"}),
     "row_s7": frozenset({"MatMulIntegerToFloat"}),
     "row_u8": frozenset({"MatMulIntegerToFloat"}),
 }

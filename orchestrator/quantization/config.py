@@ -9,7 +9,7 @@ from orchestrator.config import JobConfig, Name, StrictModel
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
 
-IntegerKind = Literal["s7", "row_s7", "row_u8"]
+IntegerKind = Literal["static_s7", "row_s7", "row_u8", "s7"]
 
 
 class GoalConfig(StrictModel):
@@ -51,11 +51,12 @@ class QuantizeConfig(JobConfig):
     """Labelled data: training rows calibrate, validation rows choose, test rows confirm."""
     goal: GoalConfig = GoalConfig()
     """The bound to keep."""
-    kinds: tuple[IntegerKind, ...] = Field(("row_s7", "row_u8"), min_length=1)
-    """INT8 kinds to choose from. s7 has one activation scale for a whole call, so that such
-    packages answer texts one by one; LSTM layers have no other kind."""
+    kinds: tuple[IntegerKind, ...] = Field(("static_s7", "row_s7", "row_u8"), min_length=1)
+    """INT8 kinds to choose from: activations with a calibrated range (static_s7), with one scale a
+    token (row_s7, row_u8: more exact weights), or one scale a call (s7: such packages answer texts
+    one by one, so that no answer depends on another text; LSTM layers have no other kind)."""
     calibration_rows: int = Field(96, ge=8)
-    """Training rows on which the error of each unit is measured."""
+    """Training rows on which activation ranges and the error of each unit are measured."""
     evaluation_rows: int = Field(512, ge=8)
     """Largest number of validation rows, and of test rows."""
     max_length: int | None = Field(None, ge=4)

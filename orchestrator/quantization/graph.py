@@ -3,7 +3,7 @@
 Legend: B batch, S length, D width, K inputs and N outputs of a GEMM.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,26 +17,41 @@ from orchestrator.quantization.kinds import (
     ROW_FLOOR,
     ROW_LIMIT,
     ROW_ZERO_POINT,
+    STATIC,
     FloatArray,
     KindName,
     QuantizedWeight,
+    Range,
     quantize_weight,
+    unsigned_range,
 )
 from orchestrator.quantization.plans import Plan, Unit
 
 OPSET: Final = 21
 IR_VERSION: Final = 10
 MICROSOFT: Final = "com.microsoft"
-GEMM_KINDS: Final[tuple[KindName, ...]] = ("row_s7", "row_u8", "s7")
+GEMM_KINDS: Final[tuple[KindName, ...]] = ("static_s7", "row_s7", "row_u8", "s7")
+LOW: Final = "low."
+HIGH: Final = "high."
 LSTM_KINDS: Final[tuple[KindName, ...]] = ("s7",)
 PROTOBUF_LIMIT_BYTES: Final = 2**31 - 2**20
 
 
 class GraphBuilder:
-    """Collects nodes and initializers; every GEMM goes through ``gemm`` and obeys the plan."""
+    """Collects nodes and initializers; every GEMM goes through ``gemm`` and obeys the plan.
 
-    def __init__(self, plan: Plan) -> None:
+    Args:
+        plan: the kind of every unit.
+        ranges: calibrated range of the input of every unit, for ``static_s7``.
+        observe: add the outputs ``low.<unit>`` and ``high.<unit>``: the extremes of its input.
+    """
+
+    def __init__(
+        self, plan: Plan, ranges: Mapping[str, Range] | None = None, *, observe: bool = False
+    ) -> None:
         self.plan = plan
+        self.ranges = ranges or {}
+        self.observe = observe
         self.units: list[Unit] = []
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
@@ -108,6 +123,8 @@ class GraphBuilder:
             The product [..., N], without bias.
         """
         self.units.append(Unit(unit, (weight.shape[0], weight.shape[1]), GEMM_KINDS))
+        if self.observe:
+            self._observe(unit, x)
         kind = self.plan.kind(unit)
         label = f"{unit}.{kind}"
         if kind == FLOAT:
@@ -116,9 +133,13 @@ class GraphBuilder:
         if kind == "s7":
             inputs = [x, values, scale, zero_point]
             return self.op("DynamicQuantizeMatMul", inputs, domain=MICROSOFT, name=label)
+        if kind == STATIC:
+            rows, step, middle = self._quantized_range(unit, x)
+            inputs = [rows, values, step, scale, middle, zero_point]
+            return self.op("MatMulIntegerToFloat", inputs, domain=MICROSOFT, name=label)
         rows, rescale = self._quantized_rows(x)
         middle = self.scalar(ROW_ZERO_POINT, np.uint8)
-        inputs = [rows, values, self.scalar(1.0), scale, middle, zero_point]
+        inputs = [rows, values, self.scalar(1 / ROW_LIMIT), scale, middle, zero_point]
         product = self.op("MatMulIntegerToFloat", inputs, domain=MICROSOFT, name=label)
         return self.op("Mul", [product, rescale])
 
@@ -187,14 +208,26 @@ class GraphBuilder:
         if x not in self._rows:
             magnitude = self.op("Abs", [x])
             largest = self.op("ReduceMax", [magnitude, self.shape(-1)], keepdims=1)
-            largest = self.op("Max", [largest, self.scalar(ROW_FLOOR)])
-            inverse = self.op("Div", [self.scalar(ROW_LIMIT), largest])
-            scaled = self.op("Mul", [x, inverse])
+            largest = self.op("Add", [largest, self.scalar(ROW_FLOOR)])
+            scaled = self.op("Div", [x, largest])
             middle = self.scalar(ROW_ZERO_POINT, np.uint8)
-            rows = self.op("QuantizeLinear", [scaled, self.scalar(1.0), middle])
-            rescale = self.op("Mul", [largest, self.scalar(1 / ROW_LIMIT)])
-            self._rows[x] = (rows, rescale)
+            rows = self.op("QuantizeLinear", [scaled, self.scalar(1 / ROW_LIMIT), middle])
+            self._rows[x] = (rows, largest)
         return self._rows[x]
+
+    def _quantized_range(self, unit: str, x: str) -> tuple[str, str, str]:
+        """Quantize x with the unit's calibrated range; return values, scale and zero point."""
+        if unit not in self.ranges:
+            raise InputError(f"{unit} is planned {STATIC} but has no calibrated range: calibrate")
+        scale, zero_point = unsigned_range(*self.ranges[unit])
+        step = self.constant(f"{unit}.input.scale", np.asarray(scale, np.float32))
+        middle = self.constant(f"{unit}.input.zero_point", np.asarray(zero_point, np.uint8))
+        return self.op("QuantizeLinear", [x, step, middle]), step, middle
+
+    def _observe(self, unit: str, x: str) -> None:
+        """Declare the extremes of x [B, S, K] as outputs [1, 1, 1]."""
+        for label, op in ((LOW, "ReduceMin"), (HIGH, "ReduceMax")):
+            self.output(f"{label}{unit}", self.op(op, [x], keepdims=1), [1, 1, 1])
 
     def _directions(self, name: str, weight: FloatArray, kind: KindName) -> tuple[str, str, str]:
         """Quantize weights [R, N, K] of R directions to [R, K, N], DynamicQuantizeLSTM's order."""

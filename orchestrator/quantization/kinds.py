@@ -2,22 +2,25 @@
 
 Shapes: M rows, K inputs, N outputs. A weight is [K, N] (the transpose of a torch ``Linear``).
 
-==========  =============================  ==============================  ========================
-kind        activations                    weights, per output channel     executed by
-==========  =============================  ==============================  ========================
-``fp32``    float                          float                           MatMul, LSTM
-``s7``      u8, one range a tensor         signed 7 bit                    DynamicQuantizeMatMul,
-                                                                           DynamicQuantizeLSTM
-``row_s7``  u8 symmetric, one scale a row  signed 7 bit                    MatMulIntegerToFloat
-``row_u8``  u8 symmetric, one scale a row  unsigned 8 bit with zero point  MatMulIntegerToFloat
-==========  =============================  ==============================  ========================
+=============  =============================  ==============================  =====================
+kind           activations                    weights, per output channel     executed by
+=============  =============================  ==============================  =====================
+``fp32``       float                          float                           MatMul, LSTM
+``static_s7``  u8, a calibrated range         signed 7 bit                    MatMulIntegerToFloat
+``row_s7``     u8 symmetric, one scale a row  signed 7 bit                    MatMulIntegerToFloat
+``row_u8``     u8 symmetric, one scale a row  unsigned 8 bit with zero point  MatMulIntegerToFloat
+``s7``         u8, one range a call           signed 7 bit                    DynamicQuantizeMatMul,
+                                                                              DynamicQuantizeLSTM
+=============  =============================  ==============================  =====================
 
 Full-range signed weights do not exist here on purpose: AVX2 adds two u8 x s8 products in 16 bits
 and saturates (255 * 127 * 2 > 32767), so that constant rows come out 50 % wrong while random data
 look fine. With 7-bit weights 255 * 63 * 2 = 32130 always fits; u8 x u8 takes an exact path.
 
-Row scales make every row independent of the other rows of the batch, bit for bit; ``s7`` does not
-(its range is taken over the whole tensor), see ``Plan.batch_invariant``.
+Row scales and calibrated ranges make every row independent of the other rows of the batch, bit for
+bit; ``s7`` does not (its range is taken over all that is in the call), see
+``Plan.batch_invariant``. Row scales need no calibration and follow outliers; a calibrated range
+costs the fewest operations and clips what it has not seen.
 """
 
 from dataclasses import dataclass
@@ -26,12 +29,14 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-KindName = Literal["fp32", "s7", "row_s7", "row_u8"]
+KindName = Literal["fp32", "static_s7", "row_s7", "row_u8", "s7"]
+Range = tuple[float, float]
+"""Smallest and largest activation a calibrated kind represents."""
 FloatArray = npt.NDArray[np.float32]
 
 FLOAT: Final[KindName] = "fp32"
-ROW_KINDS: Final[tuple[KindName, ...]] = ("row_s7", "row_u8")
-KIND_NAMES: Final[tuple[KindName, ...]] = ("fp32", "s7", "row_s7", "row_u8")
+STATIC: Final[KindName] = "static_s7"
+KIND_NAMES: Final[tuple[KindName, ...]] = ("fp32", "static_s7", "row_s7", "row_u8", "s7")
 
 SIGNED_LIMIT: Final = 63
 ROW_LIMIT: Final = 127
@@ -82,13 +87,16 @@ def quantize_weight(weight: FloatArray, kind: KindName) -> QuantizedWeight:
     return quantize_unsigned(weight) if kind == "row_u8" else quantize_signed(weight)
 
 
-def gemm_reference(x: FloatArray, weight: FloatArray, kind: KindName) -> FloatArray:
+def gemm_reference(
+    x: FloatArray, weight: FloatArray, kind: KindName, bounds: Range | None = None
+) -> FloatArray:
     """Compute ``x @ weight`` in the integer arithmetic of ``kind``.
 
     Args:
         x: activations [..., K].
         weight: float weight [K, N]; quantized here.
         kind: one of ``KIND_NAMES``.
+        bounds: calibrated range of x, for ``static_s7``; None: that of x itself.
 
     Returns:
         The product [..., N]; integer accumulation is exact, as the runtime's must be.
@@ -96,23 +104,34 @@ def gemm_reference(x: FloatArray, weight: FloatArray, kind: KindName) -> FloatAr
     if kind == FLOAT:
         return np.asarray(x @ weight, dtype=np.float32)
     quantized = quantize_weight(weight, kind)
-    if kind == "s7":
-        values, scale, zero_point = quantize_tensor(x)
+    if kind in ("s7", STATIC):
+        values, scale, zero_point = quantize_tensor(x, bounds)
         return _accumulate(values, zero_point, quantized) * (scale * quantized.scale)
     values, row_max = quantize_rows(x)
-    product = _accumulate(values, ROW_ZERO_POINT, quantized) * quantized.scale
-    return np.asarray(product * (row_max * np.float32(1 / ROW_LIMIT)), dtype=np.float32)
+    scale = np.float32(1 / ROW_LIMIT) * quantized.scale
+    product = _accumulate(values, ROW_ZERO_POINT, quantized) * scale
+    return np.asarray(product * row_max, dtype=np.float32)
 
 
-def quantize_tensor(x: FloatArray) -> tuple[npt.NDArray[np.uint8], np.float32, int]:
-    """Quantize activations with one asymmetric u8 range, as ONNX DynamicQuantizeLinear does.
+def unsigned_range(low: float, high: float) -> tuple[np.float32, int]:
+    """Return scale and zero point of u8 values that span a range, widened to contain 0.
+
+    As ONNX DynamicQuantizeLinear does.
+    """
+    bottom, top = min(np.float32(low), np.float32(0)), max(np.float32(high), np.float32(0))
+    scale = np.float32((top - bottom) / np.float32(UNSIGNED_LEVELS)) or np.float32(1)
+    return scale, int(np.clip(np.rint(-bottom / scale), 0, UNSIGNED_LEVELS))
+
+
+def quantize_tensor(
+    x: FloatArray, bounds: Range | None = None
+) -> tuple[npt.NDArray[np.uint8], np.float32, int]:
+    """Quantize activations with one asymmetric u8 range, given or that of x; clip what is outside.
 
     Returns:
         Values like ``x``, the scale and the zero point.
     """
-    low, high = min(np.float32(x.min()), np.float32(0)), max(np.float32(x.max()), np.float32(0))
-    scale = np.float32((high - low) / np.float32(UNSIGNED_LEVELS)) or np.float32(1)
-    zero_point = int(np.clip(np.rint(-low / scale), 0, UNSIGNED_LEVELS))
+    scale, zero_point = unsigned_range(*(bounds or (float(x.min()), float(x.max()))))
     values = np.clip(np.rint(x / scale) + zero_point, 0, UNSIGNED_LEVELS)
     return values.astype(np.uint8), scale, zero_point
 
@@ -121,11 +140,11 @@ def quantize_rows(x: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
     """Quantize each row of activations [..., K] symmetrically around zero point 128.
 
     Returns:
-        Values like ``x`` and the largest magnitude of each row [..., 1] (at least ``ROW_FLOOR``, so
+        Values like ``x`` and the largest magnitude of each row [..., 1] (plus ``ROW_FLOOR``, so
         that a row of zeros does not become NaN).
     """
-    row_max = np.maximum(np.abs(x).max(axis=-1, keepdims=True), np.float32(ROW_FLOOR))
-    scaled = x * (np.float32(ROW_LIMIT) / row_max)
+    row_max = np.abs(x).max(axis=-1, keepdims=True) + np.float32(ROW_FLOOR)
+    scaled = (x / row_max) / np.float32(1 / ROW_LIMIT)
     values = np.clip(np.rint(scaled) + ROW_ZERO_POINT, 0, UNSIGNED_LEVELS).astype(np.uint8)
     return values, np.asarray(row_max, dtype=np.float32)
 

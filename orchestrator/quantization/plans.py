@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from orchestrator.errors import InputError
-from orchestrator.quantization.kinds import FLOAT, KindName
+from orchestrator.quantization.kinds import FLOAT, STATIC, KindName, Range
 
 PLAN_VERSION: Final = 1
 DIGEST_LENGTH: Final = 12
@@ -65,13 +65,19 @@ class Plan:
         """Return the kind of a unit."""
         return self.kinds.get(unit, FLOAT)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of ``plan.json``."""
+    def to_json(self, ranges: Mapping[str, Range] | None = None) -> dict[str, Any]:
+        """Return the content of ``plan.json``.
+
+        Args:
+            ranges: calibrated ranges; those of ``static_s7`` units are kept for the record.
+        """
+        static = [name for name, kind in self.kinds.items() if kind == STATIC]
         return {
             "version": PLAN_VERSION,
             "digest": self.digest,
             "batch_invariant": self.batch_invariant,
             "units": dict(self.kinds),
+            "ranges": {name: list(ranges[name]) for name in static} if ranges else {},
         }
 
     @classmethod

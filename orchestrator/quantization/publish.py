@@ -18,7 +18,7 @@ from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.emission.model import Emission
 from orchestrator.quantization.plans import Plan, Unit
 from orchestrator.quantization.sensitivity import predicted_error
-from orchestrator.quantization.source import Inputs
+from orchestrator.quantization.source import Inputs, Source
 from orchestrator.quantization.worker import DEPLOYED_NAME, FLOAT_NAME, TORCH_NAME
 from orchestrator.storage import RunFolder, sha256_bytes
 from orchestrator.zoo import Zoo
@@ -45,13 +45,13 @@ class Choice:
     measured: Mapping[str, Any]
 
 
-def write_model_file(folder: Path, emission: Emission, plan: Plan) -> bytes:
+def write_model_file(folder: Path, source: Source, plan: Plan) -> bytes:
     """Write ``model.onnx`` and ``plan.json`` afresh and return the model's bytes as read back."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    (folder / MODEL_FILE).write_bytes(emission.to_bytes())
-    _write_json(folder / PLAN_FILE, plan.to_json())
+    (folder / MODEL_FILE).write_bytes(source.emit(plan).to_bytes())
+    _write_json(folder / PLAN_FILE, plan.to_json(source.ranges))
     return (folder / MODEL_FILE).read_bytes()
 
 

@@ -8,6 +8,7 @@ measured by one task at a time, while nothing else of this job runs.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -27,7 +28,7 @@ from orchestrator.quantization.allocator import (
     surrogate_front,
 )
 from orchestrator.quantization.config import QuantizeConfig
-from orchestrator.quantization.emission.model import Emission, emit
+from orchestrator.quantization.emission.model import Emission
 from orchestrator.quantization.latency import Latency
 from orchestrator.quantization.plans import Plan, named_plans
 from orchestrator.quantization.sensitivity import error_plans, latency_plans, options
@@ -76,7 +77,7 @@ def run(config: QuantizeConfig) -> JobResult:
 def check(config: QuantizeConfig) -> str:
     """Say what the job would do: the package's units, and how many sessions it would measure."""
     package, source, target, limit = _resolve(config)
-    emission = emit(source.model_config, source.state)
+    emission = source.emit()
     _require_units(emission, source)
     plans = error_plans(emission.units, config.kinds)
     return publish.plan_text(config, package.ref, target, limit, emission, len(plans))
@@ -89,7 +90,7 @@ def prepare(config: QuantizeConfig) -> Inputs:
         InputError: if they do not, or nothing in the package can be executed in INT8.
     """
     package, source, target, limit = _resolve(config)
-    emission = emit(source.model_config, source.state)
+    emission = source.emit()
     _require_units(emission, source)
     task = load_task(config.data, publish.cache_folder(config))
     stored = package.manifest.task
@@ -176,8 +177,9 @@ class _Search:
         self.folder = folder
         self.units = inputs.emission.units
         self.pool = TaskPool(config.cluster)
-        self.source = ray.put(inputs.source)
         self.texts = ray.put(inputs.texts)
+        self.calibrated = self._calibrate()
+        self.source = ray.put(self.calibrated)
         self.goal = Goal(**config.goal.model_dump())
         latency = config.latency
         self.batch = {
@@ -203,6 +205,16 @@ class _Search:
             if result is not None:
                 return result
         raise StageError(publish.no_plan(self.goal, points))
+
+    def _calibrate(self) -> Source:
+        """Measure the input range of every unit, and return the model with them."""
+        stored = self.folder.done("calibration")
+        if stored is None:
+            found = self.pool.call(worker.calibrate, self.inputs.source, self.texts)
+            stored = {unit: list(bounds) for unit, bounds in found.items()}
+            self.folder.mark("calibration", stored)
+        ranges = {unit: (bounds[0], bounds[1]) for unit, bounds in stored.items()}
+        return replace(self.inputs.source, ranges=ranges)
 
     def _errors(self, reference: Any) -> dict[str, dict[str, float]]:
         """Measure every unit in every kind alone; one task a unit."""
@@ -266,9 +278,8 @@ class _Search:
     ) -> JobResult | None:
         """Write a plan's model, measure the written file, commit it; None if it breaks the goal."""
         inputs = self.inputs
-        emission = emit(inputs.source.model_config, inputs.source.state, point.plan)
         artefact = self.folder.path / "artefact"
-        model = publish.write_model_file(artefact, emission, point.plan)
+        model = publish.write_model_file(artefact, self.calibrated, point.plan)
         measured = self.pool.call(
             worker.measure_artefact,
             self.source,

@@ -1,7 +1,7 @@
 """What a quantization job reads: a package, labelled texts, and how they fit together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.targets.configs import ClsConfig
 from orchestrator.quantization.accuracy import Encoded, encode
 from orchestrator.quantization.config import QuantizeConfig
+from orchestrator.quantization.kinds import Range
+from orchestrator.quantization.plans import Plan
 
 if TYPE_CHECKING:
     from orchestrator.data.processors import TextProcessor
@@ -29,6 +31,14 @@ class Source:
 
     config: dict[str, Any]
     state: State
+    ranges: dict[str, Range] = field(default_factory=dict)
+    """Calibrated input range of each unit."""
+
+    def emit(self, plan: Plan | None = None, *, observe: bool = False) -> "Emission":
+        """Write the model as an ONNX graph under a plan."""
+        from orchestrator.quantization.emission.model import emit
+
+        return emit(self.model_config, self.state, plan, self.ranges, observe=observe)
 
     @property
     def model_config(self) -> ModelConfig:

@@ -22,7 +22,8 @@ from orchestrator.quantization.accuracy import (
 )
 from orchestrator.quantization.audit import audit, verify
 from orchestrator.quantization.backends.onnx_session import OnnxModel
-from orchestrator.quantization.emission.model import emit
+from orchestrator.quantization.calibration import observed_ranges
+from orchestrator.quantization.kinds import Range
 from orchestrator.quantization.latency import compare
 from orchestrator.quantization.plans import Plan, float_plan
 from orchestrator.quantization.source import Source, Texts
@@ -39,8 +40,13 @@ Json = dict[str, Any]
 
 def open_plan(source: Source, plan: Plan) -> OnnxModel:
     """Emit a model under a plan and open it."""
-    model = emit(source.model_config, source.state, plan).to_bytes()
+    model = source.emit(plan).to_bytes()
     return OnnxModel.from_bytes(model, batch_invariant=plan.batch_invariant)
+
+
+def calibrate(source: Source, texts: Texts) -> dict[str, Range]:
+    """Return the range of every unit's input over the calibration texts (see ``calibration``)."""
+    return observed_ranges(source.emit(observe=True).to_bytes(), texts.calibration)
 
 
 def float_outputs(source: Source, texts: Texts) -> tuple[Outputs, Outputs]:
@@ -111,7 +117,7 @@ def measure_artefact(
     audited = audit(model)
     verify(audited, plan)
     deployed = OnnxModel.from_bytes(model, batch_invariant=plan.batch_invariant)
-    units = emit(source.model_config, source.state).units
+    units = source.emit().units
     plain = open_plan(source, float_plan(units))
     eager = _TorchModel(source)
     accuracy: Json = {}

@@ -25,6 +25,7 @@ from orchestrator.quantization.emission.recurrent import CELLS, RecurrentEmitter
 from orchestrator.quantization.emission.transformer import TransformerEmitter
 from orchestrator.quantization.emission.weights import Weights
 from orchestrator.quantization.graph import GraphBuilder
+from orchestrator.quantization.kinds import Range
 from orchestrator.quantization.plans import Plan, Unit
 
 SUPPORTED_ENCODERS = ("transformer", "gatedcnn", *CELLS, *(f"bi{cell}" for cell in CELLS))
@@ -43,7 +44,12 @@ class Emission:
 
 
 def emit(
-    config: ModelConfig, state: Mapping[str, npt.NDArray[Any]], plan: Plan | None = None
+    config: ModelConfig,
+    state: Mapping[str, npt.NDArray[Any]],
+    plan: Plan | None = None,
+    ranges: Mapping[str, Range] | None = None,
+    *,
+    observe: bool = False,
 ) -> Emission:
     """Write a model as an ONNX graph.
 
@@ -51,12 +57,14 @@ def emit(
         config: the model's config.
         state: its parameters by name, as in ``model.safetensors``.
         plan: the kind of every unit; None: float.
+        ranges: calibrated input range of each unit, for ``static_s7``.
+        observe: also return the extremes of every unit's input (see ``calibration``).
 
     Raises:
         InputError: if a component has no ONNX form here, a parameter is missing, not finite or of
             no use, the plan does not fit, or the model is too large for one file.
     """
-    graph = GraphBuilder(plan or Plan({}))
+    graph = GraphBuilder(plan or Plan({}), ranges, observe=observe)
     weights = Weights(state)
     if config.decoder is not None:
         raise InputError(

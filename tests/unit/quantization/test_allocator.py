@@ -69,11 +69,11 @@ def test_a_kind_that_is_slower_than_float_is_never_proposed():
     assert only.plan.integer == {}
 
 
-def test_a_hundred_units_take_bounded_work():
-    members = units(100)
+def test_many_units_take_bounded_work():
+    members = units(60)
     options = random_options([u.name for u in members], np.random.default_rng(0))
     front = surrogate_front(members, options)
-    assert 50 < len(front) <= 5000
+    assert 50 < len(front) <= 4200
     assert [p.time for p in front] == sorted(p.time for p in front)
     assert [p.error for p in front] == sorted((p.error for p in front), reverse=True)
 

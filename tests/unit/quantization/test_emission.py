@@ -8,6 +8,7 @@ import torch
 from orchestrator.errors import InputError
 from orchestrator.quantization.backends.onnx_session import OnnxModel
 from orchestrator.quantization.emission.model import emit
+from orchestrator.quantization.kinds import KIND_NAMES
 from orchestrator.quantization.plans import Plan, fully_quant
 
 from .models import HEADS, model_config, ragged_batch, random_model, state_of, torch_answers
@@ -100,10 +101,11 @@ def test_answers_are_bitwise_those_of_each_text_alone(name):
     config = MODELS[name]
     state = state_of(random_model(config, SPREAD.get(name, 0.3)))
     units = emit(config, state).units
+    ranges = {unit.name: (-2.0, 3.0) for unit in units}
     batch = ragged_batch()
-    for kind in ("fp32", "s7", "row_s7", "row_u8"):
-        plan = Plan({}) if kind == "fp32" else fully_quant([u for u in units if u.kinds], kind)
-        emitted = emit(config, state, plan)
+    for kind in KIND_NAMES:
+        plan = Plan({}) if kind == "fp32" else fully_quant(units, kind)
+        emitted = emit(config, state, plan, ranges)
         model = OnnxModel.from_bytes(emitted.to_bytes(), batch_invariant=plan.batch_invariant)
         together, alone = model.predict(batch), rowwise(model, batch)
         for key, values in together.items():
@@ -132,6 +134,14 @@ def predict(config, state, plan, batch):
     return OnnxModel.from_bytes(emitted.to_bytes(), batch_invariant=plan.batch_invariant).predict(
         batch
     )
+
+
+def test_a_calibrated_kind_without_a_range_is_refused():
+    config = MODELS["bert"]
+    state = state_of(random_model(config))
+    plan = fully_quant(emit(config, state).units, "static_s7")
+    with pytest.raises(InputError, match="no calibrated range"):
+        emit(config, state, plan)
 
 
 def test_units_are_named_after_modules_and_know_their_shapes():

@@ -8,7 +8,6 @@ from orchestrator.errors import InputError
 from orchestrator.quantization.graph import GraphBuilder
 from orchestrator.quantization.kinds import (
     KIND_NAMES,
-    ROW_KINDS,
     gemm_reference,
     quantize_signed,
     quantize_unsigned,
@@ -16,12 +15,13 @@ from orchestrator.quantization.kinds import (
 )
 from orchestrator.quantization.plans import Plan
 
+ROW_KINDS = ("static_s7", "row_s7", "row_u8")
 INTEGER_KINDS = tuple(kind for kind in KIND_NAMES if kind != "fp32")
 
 
-def gemm_session(weight: np.ndarray, kind: str) -> ort.InferenceSession:
+def gemm_session(weight: np.ndarray, kind: str, bounds=None) -> ort.InferenceSession:
     """A session that multiplies a float input [M, K], fed through an int32 identity gather."""
-    graph = GraphBuilder(Plan({"unit": kind}))
+    graph = GraphBuilder(Plan({"unit": kind}), {"unit": bounds or (-3.0, 3.0)})
     rows = graph.input("rows", ["m"])
     table = graph.constant("table", np.zeros((1, weight.shape[0]), np.float32))
     value = graph.gemm("unit", graph.op("Gather", [table, rows], axis=0), weight)
@@ -50,8 +50,9 @@ def test_the_runtime_computes_what_the_reference_computes(kind, shape):
     m, k, n = shape
     x = (rng.standard_normal((m, k)) * rng.uniform(0.1, 3, (m, 1))).astype(np.float32)
     weight = rng.standard_normal((k, n)).astype(np.float32)
-    got = run_gemm(gemm_session(weight, kind), x)
-    expected = gemm_reference(x, weight, kind)
+    bounds = (-1.25, 2.5)  # some activations lie outside
+    got = run_gemm(gemm_session(weight, kind, bounds), x)
+    expected = gemm_reference(x, weight, kind, bounds if kind == "static_s7" else None)
     if kind == "fp32":
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
     else:
@@ -63,7 +64,8 @@ def test_the_runtime_computes_what_the_reference_computes(kind, shape):
 def test_constant_rows_do_not_saturate(kind, sign):
     """ones x ones is the worst case of vpmaddubsw: full-range s8 gives 194 or 3 instead of 384."""
     ones = np.ones((8, 384), np.float32)
-    got = run_gemm(gemm_session(np.ascontiguousarray(ones.T) * sign, kind), ones)
+    weight = np.ascontiguousarray(ones.T) * sign
+    got = run_gemm(gemm_session(weight, kind, (0.0, 1.0)), ones)
     np.testing.assert_allclose(got, 384.0 * sign, rtol=1e-4)
 
 
@@ -100,7 +102,7 @@ def test_zero_rows_and_zero_columns_stay_zero(kind):
     weight[:, 1] = 2.0
     x = np.zeros((4, 16), np.float32)
     x[1] = 1.0
-    got = run_gemm(gemm_session(weight, kind), x)
+    got = run_gemm(gemm_session(weight, kind, (0.0, 1.0)), x)
     expected = x @ weight
     assert np.isfinite(got).all()
     np.testing.assert_allclose(got, expected, rtol=1e-3)

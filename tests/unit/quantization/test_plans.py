@@ -13,7 +13,7 @@ from orchestrator.quantization.plans import (
     single_plan,
 )
 
-GEMM = ("row_s7", "row_u8", "s7")
+GEMM = ("static_s7", "row_s7", "row_u8", "s7")
 UNITS = [
     Unit("encoder.layers.0.attention.qkv", (8, 24), GEMM),
     Unit("encoder.layers.0.feed_forward.up", (8, 32), GEMM),
@@ -49,6 +49,13 @@ def test_named_plans_are_unique():
 def test_row_scales_alone_promise_independence_of_batch_mates():
     assert fully_quant(UNITS, "row_s7").batch_invariant
     assert not single_plan(UNITS, UNITS[0].name, "s7").batch_invariant
+
+
+def test_the_ranges_of_calibrated_units_are_on_record():
+    plan = single_plan(UNITS, UNITS[1].name, "static_s7")
+    stored = plan.to_json({unit.name: (-1.0, 2.0) for unit in UNITS})
+    assert stored["ranges"] == {UNITS[1].name: [-1.0, 2.0]}
+    assert plan.batch_invariant
 
 
 def test_json_round_trip_and_digest():
