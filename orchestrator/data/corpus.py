@@ -160,6 +160,8 @@ def _write(config: CorpusConfig, documents: Documents, folder: Path) -> dict[str
                     (validation if held_out.has(text) else train).add(ids)
                 empty += not ids
     rejected = {**documents.rejected, **({"no tokens": empty} if empty else {})}
+    if rejected:
+        logger.warning("event=left_out source=%s reasons=%s", config.spec.source, rejected)
     return {
         "kind": "corpus",
         "format": FORMAT,

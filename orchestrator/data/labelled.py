@@ -1,5 +1,6 @@
 """Rows as they were read become a task: classes numbered, capped, split, nothing on two sides."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from orchestrator.data.rows import Rows, TaskData
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.data.splitting import cap_indices, split_indices
 from orchestrator.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 MIN_CLASSES = 2
 MIN_ROWS = 3  # of a class on average; a column of numbers or sentences has one
@@ -61,6 +64,8 @@ def assemble(spec: DatasetSpec, tables: Tables) -> TaskData:
     rows = {split: _number(spec, split, table, values) for split, table in tables.splits.items()}
     rejected = Counter(tables.rejected)
     rows = _separate(rows, rejected)
+    if rejected:
+        logger.warning("event=rows_left_out source=%s reasons=%s", spec.source, dict(rejected))
     if spec.max_rows is not None:
         rows = _cap(rows, spec.max_rows, spec.seed)
     return _complete(spec, tables.name, names, rows, dict(rejected))

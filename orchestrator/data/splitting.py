@@ -7,6 +7,7 @@ which rows were read, and adding rows moves few others.
 import hashlib
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -57,25 +58,29 @@ def split_indices(
         InputError: a class has a single row, or fewer rows than there are parts.
     """
     parts: list[list[int]] = [[] for _ in range(len(fractions) + 1)]
-    for label in np.unique(labels):
+    needed = max(MIN_ROWS, len(parts))
+    for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label).tolist()
         rows: list[int] = sorted(members, key=lambda i: rank(seed, keys[i]))
-        needed = max(MIN_ROWS, len(parts))
         if len(rows) < needed:
             raise InputError(
                 f"class {names[label] if names else str(label)!r} has {len(rows)} row"
                 f"{'s' if len(rows) > 1 else ''}, at least {needed} are needed to learn from "
                 "some and test on others. Add rows, raise max_rows or drop the class."
             )
-        sizes = [max(1, round(share * len(rows))) for share in fractions]
-        while sum(sizes) >= len(rows):
-            sizes[int(np.argmax(sizes))] -= 1
-        start = 0
-        for part, size in enumerate(sizes, start=1):
-            parts[part].extend(rows[start : start + size])
-            start += size
-        parts[0].extend(rows[start:])
+        for part, share in zip(parts, _cut(rows, fractions), strict=True):
+            part.extend(share)
     return [np.asarray(sorted(part, key=lambda i: rank(seed, keys[i]))) for part in parts]
+
+
+def _cut(rows: list[int], fractions: Sequence[float]) -> list[list[int]]:
+    """Cut held-out parts off the front of some rows; what is left comes first in the result."""
+    sizes = [max(1, round(share * len(rows))) for share in fractions]
+    while sum(sizes) >= len(rows):
+        sizes[int(np.argmax(sizes))] -= 1
+    ends = np.cumsum([0, *sizes]).tolist()
+    held_out = [rows[start:end] for start, end in pairwise(ends)]
+    return [rows[ends[-1] :], *held_out]
 
 
 def cap_indices(labels: IntArray, keys: Sequence[str], limit: int, seed: int) -> IntArray:

@@ -3,6 +3,17 @@
 A text counts once: near-duplicates (same words after names, numbers and punctuation are folded) are
 dropped, and those that appear under two labels are dropped altogether. Every class gets the same
 number of rows where there are enough; a class with fewer than ``MIN_CLASS_ROWS`` is left out.
+
+The tasks differ in difficulty on purpose. Test accuracy of the majority class and of a logistic
+regression on TF-IDF words, measured with torch 2.13, transformers 5.23, ray 2.60, Python 3.11:
+
+    library            0.12 0.86    transformers_area  0.29 0.79    raises_error   0.50 0.61
+    kind               0.26 0.68    transformers_role  0.24 0.90    is_property    0.55 0.80
+    torch_area         0.15 0.81    ray_area           0.13 0.82    is_private     0.50 0.64
+    sklearn_area       0.27 0.84    sympy_area         0.20 0.93    arguments      0.25 0.49
+    scipy_area         0.23 0.90    stdlib_area        0.15 0.87    has_example    0.50 0.75
+    pandas_area        0.25 0.79    style              0.33 0.90    documents_parameters
+    numpy_area         0.28 0.87    returns_value      0.50 0.75                   0.50 0.69
 """
 
 import hashlib

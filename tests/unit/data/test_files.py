@@ -125,7 +125,7 @@ def test_pairs_are_read(tmp_path):
     assert data.label_names == ("no", "yes")
 
 
-def test_unusable_rows_are_counted_by_reason(tmp_path):
+def test_unusable_rows_are_counted_by_reason(tmp_path, caplog):
     rows = [json.dumps({"text": text, "label": label}) for text, label in ROWS]
     bad = [
         "{not json",
@@ -149,6 +149,7 @@ def test_unusable_rows_are_counted_by_reason(tmp_path):
         "label is not a word or whole number": 2,
         "repeated": 1,
     }
+    assert "'empty text': 1" in caplog.text
 
 
 def test_rows_of_another_width_are_counted(tmp_path):
