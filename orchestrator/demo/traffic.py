@@ -1,0 +1,134 @@
+"""Real HTTP requests to the served package, timed as a client sees them."""
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from orchestrator.demo.lifecycle import Lifecycle
+
+CLIENTS = 2
+TIMEOUT_S = 30.0
+EXAMPLES = 3
+SHOWN_CHARACTERS = 90
+HTTP_OK = 200
+FIRST_PORT, LAST_PORT = 8000, 8100
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What the endpoint answered.
+
+    Attributes:
+        url: where it answered.
+        latencies_ms: round trip of each request that succeeded.
+        failures: requests that did not get a 200.
+        accuracy: share of answers that name the right class.
+        examples: texts with their answers, to read.
+    """
+
+    url: str
+    latencies_ms: list[float]
+    failures: int
+    accuracy: float
+    examples: list[tuple[str, str]]
+
+    @property
+    def requests(self) -> int:
+        """Requests sent."""
+        return len(self.latencies_ms) + self.failures
+
+    def quantile(self, percent: float) -> float:
+        """Return a percentile of the latencies, milliseconds."""
+        return float(np.percentile(self.latencies_ms, percent)) if self.latencies_ms else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    milliseconds: float
+    label: str | None
+    score: float
+
+
+def serve_and_ask(life: "Lifecycle") -> Traffic:
+    """Start serving, send the demo's requests, stop serving.
+
+    Raises:
+        StageError: No replica became ready.
+    """
+    from orchestrator.config import load_config
+    from orchestrator.data import load_task
+    from serving import local
+    from serving.config import ServingConfig
+
+    job = life.job("quantize", life.config.quantize)
+    task = load_task(job.data)
+    target = str(life.results["quantize"].metrics["target"])
+    overrides = [f"model={life.quantized.ref}", f"zoo={json.dumps(life.config.run.zoo)}"]
+    asked = life.config.overrides.get("serve", ())
+    served = local.start(load_config(ServingConfig, None, [*overrides, *asked]), free_port())
+    try:
+        wanted = list(islice(cycle(range(len(task.test))), life.config.requests))
+        texts = [task.test.texts[index] for index in wanted]
+        answers = list(_ask_all(served.url, texts, target))
+    finally:
+        local.stop()
+    names = task.label_names
+    right = [names[task.test.labels[i]] == a.label for i, a in zip(wanted, answers, strict=True)]
+    return Traffic(
+        url=served.url,
+        latencies_ms=[answer.milliseconds for answer in answers if answer.label is not None],
+        failures=sum(answer.label is None for answer in answers),
+        accuracy=float(np.mean(right)),
+        examples=[
+            (" ".join(text.split())[:SHOWN_CHARACTERS], f"{answer.label} ({answer.score:.2f})")
+            for text, answer in list(zip(texts, answers, strict=True))[:EXAMPLES]
+        ],
+    )
+
+
+def free_port() -> int:
+    """Return the first free port from 8000 on."""
+    for port in range(FIRST_PORT, LAST_PORT):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    return FIRST_PORT
+
+
+def _ask_all(url: str, texts: Sequence[str], target: str) -> Iterator[_Answer]:
+    """Send the texts from a few clients, each with its own connection; answers keep the order."""
+    shares = [texts[client::CLIENTS] for client in range(CLIENTS)]
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        done = [list(part) for part in pool.map(lambda s: _ask(url, s, target), shares)]
+    for index in range(len(texts)):
+        yield done[index % CLIENTS][index // CLIENTS]
+
+
+def _ask(url: str, texts: Sequence[str], target: str) -> list[_Answer]:
+    place = urlsplit(url)
+    connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=TIMEOUT_S)
+    answers = []
+    for text in texts:
+        body = json.dumps({"inputs": text, "truncate": True, "target": target})
+        began = time.perf_counter()
+        connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        payload = json.loads(response.read())
+        milliseconds = 1000 * (time.perf_counter() - began)
+        if response.status == HTTP_OK:
+            best = payload[0]
+            answers.append(_Answer(milliseconds, best["label"], best["score"]))
+        else:
+            answers.append(_Answer(milliseconds, None, 0.0))
+    connection.close()
+    return answers
