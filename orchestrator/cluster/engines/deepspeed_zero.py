@@ -132,7 +132,6 @@ class ZeroEngine:
         if not micro_batches:
             raise InputError("the window has no micro-batch. Give each rank at least one")
         self._layout.clear()
-        self._engine.train()
         window = window_scales(self.module, micro_batches, self.target_weights, self.sum_over_ranks)
         if self.stage == 3:
             self._require_same_heads(micro_batches)
