@@ -10,7 +10,7 @@ from orchestrator.storage import operations
 from orchestrator.storage.atomic import atomic_write_bytes
 from orchestrator.storage.commit import commit_new_folder
 from orchestrator.storage.failures import explained
-from orchestrator.storage.files import scan
+from orchestrator.storage.files import scan, sha256_file
 from orchestrator.storage.json_files import read_limited
 from orchestrator.storage.locks import locked
 from orchestrator.storage.temporary import (
@@ -86,6 +86,16 @@ class LocalStore:
         """See `Store.sweep`."""
         with explained(self.folder / path):
             return [str(swept) for swept in sweep_temporary(self.folder / path, grace_s)]
+
+    def sha256(self, path: str) -> str:
+        """See `Store.sha256`."""
+        try:
+            return sha256_file(self.folder / path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            reason = error.strerror or error
+            raise IntegrityError(f"{self.folder / path}: cannot be read ({reason}).") from error
 
     def local(self, path: str) -> Path | None:
         """See `Store.local`."""

@@ -1,5 +1,6 @@
 """The store on anything fsspec reaches: S3, GCS, memory."""
 
+import hashlib
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -152,6 +153,14 @@ class RemoteStore:
     def _age(self, place: str) -> float:
         with remote_explained(place):
             return time.time() - float(self._fs.modified(place).timestamp())
+
+    def sha256(self, path: str) -> str:
+        """See `Store.sha256`; the object is read in pieces and not kept."""
+        with remote_explained(self._uri(path)), self._fs.open(self._at(path), "rb") as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(operations.COPY_CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
 
     def local(self, path: str) -> Path | None:
         """See `Store.local`."""

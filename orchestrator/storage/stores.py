@@ -40,6 +40,9 @@ class Store(Protocol):
     def sweep(self, path: str, grace_s: float) -> list[str]:
         """Remove what killed writers left in a folder longer than ``grace_s`` seconds ago."""
 
+    def sha256(self, path: str) -> str:
+        """Return the SHA-256 of the stored bytes. Raises FileNotFoundError, IntegrityError."""
+
     def local(self, path: str) -> Path | None:
         """Return where a folder lies on this machine, or None when it must be fetched."""
 

@@ -109,11 +109,18 @@ def require_hash(path: Path, sha256: str) -> None:
         actual = sha256_file(path)
     except OSError as error:
         raise IntegrityError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    if actual != sha256:
-        message = f"sha256 is {actual[:12]}…, the manifest says {sha256[:12]}…"
-        raise IntegrityError(
-            f"{path}: damaged: {message}. Restore it from a copy or make it again."
-        )
+    require_digest(str(path), actual, sha256)
+
+
+def require_digest(where: str, actual: str, expected: str) -> None:
+    """Compare a file's SHA-256 with the manifest's.
+
+    Raises:
+        IntegrityError: They differ.
+    """
+    if actual != expected:
+        message = f"sha256 is {actual[:12]}…, the manifest says {expected[:12]}…"
+        raise IntegrityError(f"{where}: damaged: {message}. Restore it or make it again.")
 
 
 def newest_valid(

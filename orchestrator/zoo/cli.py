@@ -85,7 +85,7 @@ def list_packages(options: argparse.Namespace, write: Writer) -> int:
 
 def show_package(options: argparse.Namespace, write: Writer) -> int:
     """Write the manifest of a package and where it lies."""
-    package = Zoo(options.zoo).get(options.ref)
+    package = Zoo(options.zoo).peek(options.ref)
     manifest = package.manifest
     if options.json:
         content = manifest.model_dump(mode="json")

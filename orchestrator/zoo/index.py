@@ -42,7 +42,7 @@ def build_index(
 
     rows = [_row(package, aliases.get(package.ref, ())) for package in packages]
     frame = pd.DataFrame.from_records(rows, columns=list(COLUMNS))
-    frame["created_at"] = pd.to_datetime(frame["created_at"], utc=True)
+    frame["created_at"] = pd.to_datetime(frame["created_at"], utc=True).dt.as_unit("us")
     frame["bytes"] = frame["bytes"].astype("int64")
     texts = [name for name in COLUMNS if name not in ("created_at", "bytes")]
     frame[texts] = frame[texts].astype("str")

@@ -39,7 +39,7 @@ def trace(store: Store, package: Package) -> list[Ancestor]:
 
     A damaged or missing parent is reported, not raised; what lies behind it is unknown.
     """
-    lineage = [Ancestor(package.ref, 0, package.kind, "ok")]
+    lineage = [_state(package)]
     seen = {package.ref}
     queue = [(parent, 1, package.ref) for parent in package.manifest.parents]
     while queue and len(lineage) < MAX_ANCESTORS:
@@ -52,6 +52,15 @@ def trace(store: Store, package: Package) -> list[Ancestor]:
         if found is not None:
             queue += [(grand, depth + 1, parent.ref) for grand in found.manifest.parents]
     return lineage
+
+
+def _state(package: Package) -> Ancestor:
+    """Return the first entry: the package itself, hashed like its ancestors."""
+    try:
+        package.verify()
+    except IntegrityError as error:
+        return Ancestor(package.ref, 0, package.kind, "damaged", str(error))
+    return Ancestor(package.ref, 0, package.kind, "ok")
 
 
 def _examine(

@@ -8,7 +8,7 @@ from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage.files import sha256_bytes
 from orchestrator.storage.json_files import MAX_JSON_BYTES, parse_json
 from orchestrator.storage.stores import Store
-from orchestrator.storage.verify import require_hash, require_sizes
+from orchestrator.storage.verify import require_digest, require_sizes
 from orchestrator.zoo.cache import local_copy
 from orchestrator.zoo.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from orchestrator.zoo.safety import require_allowed_names, require_sane_tensors
@@ -101,8 +101,18 @@ class Package:
         self._require_sane_tensors(copy)
         return copy
 
+    def load(self) -> None:
+        """Make sure that what `path` gives is whole: hash the files, fetch a remote package.
+
+        Raises:
+            IntegrityError: Naming the first file that is not what it should be.
+        """
+        if self._store.local(self.ref) is not None:
+            self.verify()
+        _ = self.path
+
     def verify(self) -> None:
-        """Check every file: its kind, its name, its size, its hash, and the tensors' headers.
+        """Check every stored file: its kind, name, size and hash, and local tensors' headers.
 
         Raises:
             IntegrityError: Naming the first file that is not what it should be.
@@ -112,13 +122,19 @@ class Package:
         found.pop(MANIFEST_NAME, None)
         listed = {name: {"bytes": entry.bytes} for name, entry in self.manifest.files.items()}
         require_sizes(self.location, listed, found)
+        for name in self.manifest.files:
+            self._require_hash(name)
         local = self._store.local(self.ref)
-        if local is None:
-            local_copy(self._store, self.manifest, self._manifest_bytes)
-            return
-        for name, entry in self.manifest.files.items():
-            require_hash(local / name, entry.sha256)
-        self._require_sane_tensors(local)
+        if local is not None:
+            self._require_sane_tensors(local)
+
+    def _require_hash(self, name: str) -> None:
+        where = f"{self.location}/{name}"
+        try:
+            actual = self._store.sha256(f"{self.ref}/{name}")
+        except FileNotFoundError as error:
+            raise IntegrityError(f"{where}: missing, although the manifest lists it.") from error
+        require_digest(where, actual, self.manifest.files[name].sha256)
 
     def has(self, relative: str) -> bool:
         """Tell whether the package holds a file."""
@@ -140,8 +156,7 @@ class Package:
             data = self._store.read(f"{self.ref}/{relative}", MAX_JSON_BYTES)
         except FileNotFoundError as error:
             raise IntegrityError(f"{where}: missing, although the manifest lists it.") from error
-        if sha256_bytes(data) != entry.sha256:
-            raise IntegrityError(f"{where}: damaged: its sha256 is not the manifest's.")
+        require_digest(where, sha256_bytes(data), entry.sha256)
         return data
 
     def read_json(self, relative: str) -> Any:

@@ -1,7 +1,7 @@
 """From a reference to a verified package: what is asked for, or the newest that is whole."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from orchestrator.config import did_you_mean
 from orchestrator.config.suggest import listing
@@ -64,12 +64,19 @@ def current_aliases(store: Store, name: str) -> dict[str, str]:
     return {**aliases, LATEST: newest} if newest is not None else aliases
 
 
-def find(store: Store, reference: Reference) -> Package:
-    """Return the package a reference means, completely verified.
+def find(
+    store: Store, reference: Reference, check: Callable[[Package], None] = Package.load
+) -> Package:
+    """Return the package a reference means, once it passed a check.
 
     A version is taken literally. An alias is a hint: when what it points to is damaged, the
     reader falls back, with a warning, to what the alias held before, and for ``latest`` to the
     newest version that is whole.
+
+    Args:
+        store: Where the packages lie.
+        reference: What is asked for.
+        check: Raises IntegrityError for a damaged package; by default every file is hashed.
 
     Raises:
         InputError: No such name, version or alias; lists what there is.
@@ -82,8 +89,8 @@ def find(store: Store, reference: Reference) -> Package:
         if reference.version not in known:
             held = f"Versions: {listing(known)}."
             raise InputError(f"{reference} is not in the zoo {store.root}. {held}")
-        return _verified(store, reference.name, reference.version)
-    return _first_valid(store, reference, _candidates(store, reference, known))
+        return _checked(store, reference.name, reference.version, check)
+    return _first_valid(store, reference, _candidates(store, reference, known), check)
 
 
 def _candidates(store: Store, reference: Reference, known: Sequence[str]) -> list[str]:
@@ -107,11 +114,16 @@ def _held(aliases: Aliases, alias: str) -> list[str]:
     return list(dict.fromkeys([aliases.aliases[alias], *reversed(aliases.holders(alias))]))
 
 
-def _first_valid(store: Store, reference: Reference, candidates: Sequence[str]) -> Package:
+def _first_valid(
+    store: Store,
+    reference: Reference,
+    candidates: Sequence[str],
+    check: Callable[[Package], None],
+) -> Package:
     first: IntegrityError | None = None
     for version in candidates:
         try:
-            package = _verified(store, reference.name, version)
+            package = _checked(store, reference.name, version, check)
         except IntegrityError as error:
             first = first or error
             continue
@@ -122,9 +134,9 @@ def _first_valid(store: Store, reference: Reference, candidates: Sequence[str]) 
     raise first or IntegrityError(f"{reference}: nothing is committed.")
 
 
-def _verified(store: Store, name: str, version: str) -> Package:
+def _checked(store: Store, name: str, version: str, check: Callable[[Package], None]) -> Package:
     package = Package.read(store, name, version)
-    package.verify()
+    check(package)
     return package
 
 

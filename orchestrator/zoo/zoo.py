@@ -87,7 +87,7 @@ class Zoo:
             StageError: The zoo cannot be written.
         """
         require_name(name)
-        resolved = [p if isinstance(p, Package) else self.get(p) for p in parents]
+        resolved = [p if isinstance(p, Package) else self.peek(p) for p in parents]
         return Draft(
             self,
             name,
@@ -114,6 +114,15 @@ class Zoo:
             IntegrityError: It is damaged, and nothing to fall back to.
         """
         return find(self.store, parse_reference(ref))
+
+    def peek(self, ref: str) -> Package:
+        """Return a package of which only the manifest was read; nothing is fetched or hashed.
+
+        Raises:
+            InputError: No such name, version or alias; lists what there is.
+            IntegrityError: Its manifest is damaged, and nothing to fall back to.
+        """
+        return find(self.store, parse_reference(ref), lambda package: None)
 
     def names(self) -> list[str]:
         """Return the names of all packages, sorted."""
@@ -150,7 +159,7 @@ class Zoo:
             IntegrityError: The package is damaged; the alias stays where it is.
         """
         require_movable(alias)
-        package = self.get(ref)
+        package = find(self.store, parse_reference(ref), Package.verify)
         update_aliases(
             self.store, package.name, lambda now: now.moved(alias, package.version, "promote")
         )
@@ -185,7 +194,7 @@ class Zoo:
     def _last_whole(self, name: str, alias: str, aliases: Aliases) -> Package:
         for version in reversed(aliases.holders(alias)[:-1]):
             try:
-                return self.get(f"{name}/{version}")
+                return find(self.store, parse_reference(f"{name}/{version}"), Package.verify)
             except (InputError, IntegrityError) as error:
                 _log.warning("event=rollback_skips ref=%s/%s reason=%r", name, version, str(error))
         current = aliases.aliases[alias]
@@ -208,7 +217,7 @@ class Zoo:
 
     def lineage(self, ref: str) -> list[Ancestor]:
         """Return a package and its ancestors, nearest first; damaged or missing ones say so."""
-        return trace(self.store, self.get(ref))
+        return trace(self.store, self.peek(ref))
 
     def gc(self, dry_run: bool = True, keep: int = KEEP, grace_s: float = GRACE_S) -> Collection:
         """Remove packages nobody needs; by default only say which.
@@ -267,10 +276,10 @@ class Zoo:
     def previous_card(self, name: str) -> str | None:
         """Return the model card of the newest whole version of a name, if there is one."""
         try:
-            package = self.get(f"{name}@{LATEST}")
-        except (InputError, IntegrityError):
+            package = self.peek(f"{name}@{LATEST}")
+            return package.read_bytes(CARD_NAME).decode("utf-8") if package.has(CARD_NAME) else None
+        except (InputError, IntegrityError, UnicodeDecodeError):
             return None  # no version before, or none that can be trusted
-        return package.read_bytes(CARD_NAME).decode("utf-8") if package.has(CARD_NAME) else None
 
 
 def require_movable(alias: str) -> None:
