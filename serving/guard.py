@@ -99,7 +99,7 @@ class Guard:
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, reply: "_Reply"
     ) -> None:
         limits = self.policy.limits
-        if scope["path"] not in OPEN_PATHS:
+        if _path(scope) not in OPEN_PATHS:
             if self.active > limits.max_concurrent_requests:
                 raise ServingError(ErrorType.OVERLOADED, "All request slots are taken; try again.")
             self._check_key(headers)
@@ -231,6 +231,12 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return replayed
+
+
+def _path(scope: Scope) -> str:
+    """The path inside the application: Serve puts its route prefix in front of it."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "").rstrip("/"))
 
 
 def _route(scope: Scope) -> str:

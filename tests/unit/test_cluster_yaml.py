@@ -23,7 +23,8 @@ def with_provider(wanted: str) -> str:
             inside = None
         elif inside is not None:
             bare = line.removeprefix("#: ")
-            line = bare if inside == wanted else f"#: {bare}"
+            lines.append(bare if inside == wanted else f"#: {bare}")
+            continue
         lines.append(line)
     return "\n".join(lines) + "\n"
 

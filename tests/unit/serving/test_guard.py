@@ -167,6 +167,19 @@ def test_keys_are_asked_for_everywhere_but_on_health_and_documentation():
         assert request(guard, Client(), path=path, method="GET", headers=[]).status == 401
 
 
+def test_a_route_prefix_does_not_hide_the_health_routes():
+    guard = guard_with(keys=KeyRing({"a": bytes(32)}))
+
+    def status(path, root):
+        client = Client()
+        scope = {"type": "http", "method": "GET", "path": path, "root_path": root, "headers": []}
+        asyncio.run(guard(scope, client.receive, client.send))
+        return client.status
+
+    assert status("/text/healthz", "/text") == status("/text/healthz", "/text/") == 200
+    assert status("/text/info", "/text") == status("/other/healthz", "/text") == 401
+
+
 def test_more_requests_than_slots_are_told_to_come_back():
     async def several():
         guard = guard_with(Inner(delay=0.2), max_concurrent_requests=2)

@@ -89,9 +89,7 @@ def test_a_busy_port_is_one_error_at_once(capsys, zoo, tmp_path):
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        code, out, err = serve(
-            capsys, "--model", "news", "--zoo", tmp_path / "zoo", "--port", port
-        )
+        code, out, err = serve(capsys, "--model", "news", "--zoo", tmp_path / "zoo", "--port", port)
     assert (code, out) == (2, "")
     assert f"127.0.0.1:{port} cannot be used" in err
     assert len(err.strip().splitlines()) == 1
