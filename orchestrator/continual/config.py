@@ -166,6 +166,8 @@ class ContinualConfig(JobConfig):
     """Tokens a text is cut to."""
     pooling: Literal["mean", "first", "last", "max"] = "mean"
     """How token vectors become one below each head."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout rate before each classifier."""
     eval_batch_size: int = Field(128, ge=1)
     """Rows of one evaluation pass of one worker."""
     engine: EngineConfig = EngineConfig()

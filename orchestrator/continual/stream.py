@@ -122,7 +122,9 @@ class Stream:
             InputError: A task has the name of a classifier with other labels.
         """
         new = {
-            title: classification_head(task, self.config.pooling, name=title)
+            title: classification_head(
+                task, self.config.pooling, dropout=self.config.dropout, name=title
+            )
             for title, task in zip(self.titles, self.tasks, strict=True)
         }
         kept: list[TargetConfig] = []

@@ -136,6 +136,7 @@ class FineTuneConfig(StrictModel):
         "mean", description="How token vectors become one; mean suits every encoder."
     )
     hidden: bool = Field(False, description="Put a tanh layer below the classifier.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate before the classifier.")
     max_train_rows: int | None = Field(None, ge=1, description="Use only this many training rows.")
     max_eval_rows: int | None = Field(None, ge=1, description="Use only this many rows a split.")
 

@@ -64,7 +64,9 @@ class FineTuner:
         self, package: Path, task: TaskData, config: FineTuneConfig, seed: int = 7
     ) -> None:
         self.task, self.config, self.seed = task, config, seed
-        head = classification_head(task, config.pooling, hidden=config.hidden)
+        head = classification_head(
+            task, config.pooling, hidden=config.hidden, dropout=config.dropout
+        )
         self.head = head.name
         torch.manual_seed(derive_seed(seed, "head"))
         self._model = load_model(package, targets=[head])

@@ -14,7 +14,12 @@ def head_name(task: str) -> str:
 
 
 def classification_head(
-    task: TaskData, pooling: Pooling, *, hidden: bool = False, name: str | None = None
+    task: TaskData,
+    pooling: Pooling,
+    *,
+    hidden: bool = False,
+    dropout: float = 0.1,
+    name: str | None = None,
 ) -> ClsConfig:
     """Return the config of a head with one output for each of a task's labels.
 
@@ -22,6 +27,7 @@ def classification_head(
         task: Whose labels.
         pooling: How token vectors become one.
         hidden: Put a tanh layer below the classifier.
+        dropout: Dropout rate before the classifier.
         name: Name of the head; default: the task's.
     """
     return ClsConfig(
@@ -29,4 +35,5 @@ def classification_head(
         num_labels=len(task.label_names),
         pooling=pooling,
         hidden=hidden,
+        dropout=dropout,
     )

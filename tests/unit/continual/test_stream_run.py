@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from orchestrator.cluster.context import WorkerContext
-from orchestrator.config import load_config, validate_config
+from orchestrator.config import load_config
 from orchestrator.continual.config import ContinualConfig
 from orchestrator.continual.metrics import forgetting
 from orchestrator.continual.outcome import Outcome, write_package
@@ -21,75 +21,15 @@ from orchestrator.continual.plan import describe, gradient_passes
 from orchestrator.continual.stages import Stages
 from orchestrator.continual.stream import units_of
 from orchestrator.continual.worker import Learner, run
-from orchestrator.data.processors import TextProcessor
 from orchestrator.errors import ConfigError, InputError, IntegrityError
-from orchestrator.modeling.builder import build_model
-from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.package import load_model, write_model
+from orchestrator.modeling.package import load_model
 from orchestrator.zoo import Zoo
-
-WORDS = {
-    "animal": ["cat", "dog", "horse", "cow", "sheep"],
-    "tool": ["hammer", "saw", "drill", "screw", "wrench"],
-    "fruit": ["apple", "pear", "plum", "cherry", "fig"],
-}
-FILLER = ["the", "of", "with", "near", "under", "has", "one", "two", "three", "some"]
-
-
-def write_rows(path, labels, seed, rows=120):
-    rng = np.random.default_rng(seed)
-    lines = []
-    for i in range(rows):
-        label = labels[i % len(labels)]
-        words = [*rng.choice(FILLER, 2), rng.choice(WORDS[label]), *rng.choice(FILLER, 2)]
-        rng.shuffle(words)
-        lines.append(json.dumps({"text": " ".join(words), "label": label}))
-    path.write_text("\n".join(dict.fromkeys(lines)) + "\n", encoding="utf-8")
+from tests.support.streams import job, make_place
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A zoo with one encoder, and three labelled files."""
-    root = tmp_path_factory.mktemp("place")
-    names = list(WORDS)
-    for i, labels in enumerate((names[:2], names[1:], names)):
-        write_rows(root / f"task{i}.jsonl", labels, i)
-    every = [*FILLER, *(word for words in WORDS.values() for word in words)]
-    processor = TextProcessor.train(every * 3, 300, max_length=16)
-    config = ModelConfig(
-        hidden_size=16,
-        vocab_size=processor.vocab_size,
-        max_position_embeddings=16,
-        encoder={"type": "transformer", "num_layers": 1, "num_heads": 2, "intermediate_size": 32},
-        target=["mlm", {"type": "cls", "name": "earlier", "num_labels": 4}],
-    )
-    torch.manual_seed(0)
-    task = {"kind": "mlm", "labels": {"earlier": ["a", "b", "c", "d"]}}
-    with Zoo(root / "zoo").draft(
-        "encoder", kind="pretrained", producer={"stage": "test"}, parents=[], task=task, metrics={}
-    ) as draft:
-        write_model(draft.path, build_model(config), config)
-        processor.save(draft.path)
-        draft.commit()
-    return root
-
-
-def job(place, count=2, **changes):
-    fields = {
-        "run": {"name": "stream", "dir": str(place / "runs"), "zoo": str(place / "zoo")},
-        "tasks": [{"source": f"files:{place}/task{i}.jsonl"} for i in range(count)],
-        "method": {"preset": "c&f", "find": {"fisher_samples": 16}},
-        "train": {
-            "max_steps": 12,
-            "global_batch_size": 8,
-            "micro_batch_size": 8,
-            "optimizer": {"learning_rate": 5e-3},
-            "checkpoint_every_steps": 5,
-            "log_every_steps": 1,
-        },
-        **changes,
-    }
-    return validate_config(ContinualConfig, fields, "test")
+    return make_place(tmp_path_factory.mktemp("place"))
 
 
 def learn(place, folder, config, package="encoder"):
