@@ -22,7 +22,7 @@ from orchestrator.quantization.latency import Latency
 from orchestrator.quantization.plans import Plan, Unit
 
 GRID_CELLS: Final = 4096
-EQUAL_SPEED: Final = 0.01
+EQUAL_SPEED: Final = 0.02
 """Ratios closer than this are the same speed; then the smaller error wins."""
 
 

@@ -32,9 +32,9 @@ class LatencyConfig(StrictModel):
     """Texts of one call."""
     length: int | None = Field(None, ge=2)
     """Tokens of each text; null: the longest input of the job."""
-    rounds: int = Field(7, ge=3)
+    rounds: int = Field(15, ge=3)
     """Rounds in which every candidate is called."""
-    calls: int = Field(3, ge=1)
+    calls: int = Field(5, ge=1)
     """Calls of one candidate in one round, at least."""
 
 

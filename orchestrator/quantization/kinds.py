@@ -108,8 +108,8 @@ def gemm_reference(
         values, scale, zero_point = quantize_tensor(x, bounds)
         return _accumulate(values, zero_point, quantized) * (scale * quantized.scale)
     values, row_max = quantize_rows(x)
-    scale = np.float32(1 / ROW_LIMIT) * quantized.scale
-    product = _accumulate(values, ROW_ZERO_POINT, quantized) * scale
+    scales = np.float32(1 / ROW_LIMIT) * quantized.scale
+    product = _accumulate(values, ROW_ZERO_POINT, quantized) * scales
     return np.asarray(product * row_max, dtype=np.float32)
 
 

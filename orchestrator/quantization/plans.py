@@ -135,12 +135,12 @@ def named_plans(units: Sequence[Unit], allowed: Sequence[KindName]) -> dict[str,
     """Return the baselines every search includes: float, and SAMP's two modes in each kind."""
     plans = {"float": float_plan(units)}
     for kind in allowed:
-        plans[f"fully_quant.{kind}"] = fully_quant(units, kind)
-        plans[f"ffn_only.{kind}"] = ffn_only(units, kind)
-    seen: dict[str, str] = {}
-    for name, plan in plans.items():
-        seen.setdefault(plan.digest, name)
-    return {name: plans[name] for name in seen.values()}
+        for mode, make in (("fully_quant", fully_quant), ("ffn_only", ffn_only)):
+            plan = make(units, kind)
+            if plan.integer:
+                used = "+".join(sorted(set(plan.integer.values())))
+                plans.setdefault(f"{mode}.{used}", plan)
+    return plans
 
 
 def _closest(unit: Unit, kind: KindName) -> KindName:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from orchestrator.cluster.progress import Progress
 from orchestrator.cluster.session import ray_session
 from orchestrator.config import ClusterSection, JobResult
 from orchestrator.data.processors import TextProcessor
@@ -232,11 +233,12 @@ class _Search:
             else:
                 chosen = [plans[name] for name in group]
                 missing[unit] = (self.source, self.texts, reference, chosen)
-        for unit, found in self.pool.map(worker.measure_errors, missing):
-            measured = dict(zip(names[unit], found, strict=True))
-            self.folder.mark(f"error-{unit}", measured)
-            errors |= measured
-        _LOG.info("measured the error of %d units", len(names))
+        with Progress(f"{STAGE}: error of each unit", len(missing), "unit") as progress:
+            for unit, found in self.pool.map(worker.measure_errors, missing):
+                measured = dict(zip(names[unit], found, strict=True))
+                self.folder.mark(f"error-{unit}", measured)
+                errors |= measured
+                progress.update(progress.done + 1, unit)
         return errors
 
     def _latencies(self, name: str, plans: Mapping[str, Plan]) -> dict[str, Any]:
@@ -247,7 +249,6 @@ class _Search:
         if stored is None:
             stored = self.pool.call(worker.measure_latencies, self.source, dict(plans), self.batch)
             self.folder.mark(step, stored)
-            _LOG.info("timed %d plans", len(plans))
         return stored
 
     def _points(self, plans: Mapping[str, Plan], reference: Any) -> list[Point]:
@@ -258,9 +259,11 @@ class _Search:
             found[name] = self.folder.done(f"point-{plan.digest}")
             if found[name] is None:
                 missing[name] = (self.source, self.texts, reference, plan, self.inputs.target)
-        for name, measured in self.pool.map(worker.measure_plan, missing):
-            self.folder.mark(f"point-{plans[name].digest}", measured)
-            found[name] = measured
+        with Progress(f"{STAGE}: accuracy of each plan", len(missing), "plan") as progress:
+            for name, measured in self.pool.map(worker.measure_plan, missing):
+                self.folder.mark(f"point-{plans[name].digest}", measured)
+                found[name] = measured
+                progress.update(progress.done + 1, name)
         latencies = self._latencies("plans", plans)
         return [
             Point(

@@ -42,7 +42,7 @@ def test_a_unit_without_the_wanted_kind_takes_the_one_it_has():
 
 
 def test_named_plans_are_unique():
-    assert set(named_plans([LSTM], ("row_s7", "row_u8"))) == {"float", "fully_quant.row_s7"}
+    assert set(named_plans([LSTM], ("row_s7", "row_u8"))) == {"float", "fully_quant.s7"}
     assert len(named_plans(UNITS, ("row_s7", "row_u8"))) == 5
 
 
