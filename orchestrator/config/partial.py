@@ -4,6 +4,7 @@ So that one report holds everything: the checks that read only valid values stil
 could not be read is replaced by `Unreadable`, which stops a check that touches it.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NoReturn, get_args
 
@@ -12,6 +13,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from orchestrator.config.locate import is_union, plain
 from orchestrator.config.model import StrictModel, join, sections
 from orchestrator.errors import Problem
+
+_log = logging.getLogger(__name__)
 
 
 class UnreadableError(Exception):
@@ -31,7 +34,7 @@ class Unreadable:
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __abs__ = _stop
     __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _stop
     __pow__ = __rpow__ = __int__ = __float__ = __index__ = __str__ = __format__ = _stop
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = __fspath__ = __enter__ = _stop
 
 
 def partial_problems(model: type[StrictModel], data: Mapping[str, Any]) -> list[Problem]:
@@ -46,8 +49,8 @@ def partial_problems(model: type[StrictModel], data: Mapping[str, Any]) -> list[
 def _until_unreadable(section: StrictModel) -> Iterator[Problem]:
     try:
         yield from section.problems()
-    except UnreadableError:
-        return  # the invalid value is in the report already
+    except (UnreadableError, TypeError) as stopped:  # TypeError: C code refused the stand-in
+        _log.debug("event=check_skipped section=%s reason=%r", type(section).__name__, stopped)
 
 
 def _build(model: type[StrictModel], data: Mapping[str, Any]) -> StrictModel:

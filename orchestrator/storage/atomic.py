@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.storage import operations
-from orchestrator.storage.failures import explained, remote_explained
+from orchestrator.storage.failures import explained, remote_write_explained
 from orchestrator.storage.json_files import json_bytes
 from orchestrator.storage.temporary import temporary_sibling
 from orchestrator.storage.uris import local_path, remote_filesystem
@@ -24,7 +24,7 @@ def atomic_write_bytes(path_or_uri: str | Path, data: bytes) -> None:
     path = local_path(path_or_uri)
     if path is None:
         fs, place = remote_filesystem(str(path_or_uri))
-        with remote_explained(str(path_or_uri)):
+        with remote_write_explained(str(path_or_uri)):
             operations.put_bytes(fs, place, data)
         return
     temporary = temporary_sibling(path)

@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.errors import OrchestratorError, StageError
 from orchestrator.storage import operations
-from orchestrator.storage.failures import explained, remote_explained
+from orchestrator.storage.failures import explained, remote_write_explained
 from orchestrator.storage.files import scan, sha256_file
 from orchestrator.storage.json_files import json_bytes
 from orchestrator.storage.temporary import ASIDE, MARK, is_temporary, temporary_sibling
@@ -193,7 +193,7 @@ def _commit_remote(staged: Path, uri: str, manifest: Mapping[str, Any], manifest
     content = complete_manifest(staged, manifest, manifest_name)
     fs, root = remote_filesystem(uri)
     taken = FolderExistsError(f"{uri} exists already, or is being written.")
-    with remote_explained(uri):
+    with remote_write_explained(uri):
         try:
             operations.put_new_bytes(fs, root + CLAIM, b"claimed\n")
         except FileExistsError as error:

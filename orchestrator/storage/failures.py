@@ -34,20 +34,45 @@ def explained(path: str | Path, needed_bytes: int | None = None) -> Iterator[Non
 
 @contextmanager
 def remote_explained(uri: str) -> Iterator[None]:
-    """Turn whatever a remote filesystem raises into a `StageError` that names the address.
+    """Turn whatever a remote filesystem raises while it is read into a `StageError`.
 
     Raises:
-        StageError: Credentials, network or the store itself failed.
-        FileExistsError: Passed on, like FileNotFoundError.
+        StageError: Credentials, network or the store itself failed; names the address.
+        FileNotFoundError: Passed on.
     """
     try:
         yield
-    except (OrchestratorError, FileExistsError, FileNotFoundError):
+    except (OrchestratorError, FileNotFoundError):
         raise
     except Exception as error:
-        kind = type(error).__name__
-        message = f"{uri}: the store failed ({kind}: {error}). Check the address and credentials."
-        raise StageError(message) from error
+        raise _remote_failure(uri, error) from error
+
+
+@contextmanager
+def remote_write_explained(uri: str) -> Iterator[None]:
+    """Turn whatever a remote filesystem raises while it is written into a `StageError`.
+
+    Raises:
+        StageError: No such bucket, credentials, network or the store itself failed.
+        FileExistsError: Passed on; the caller knows what a name that is taken means.
+    """
+    try:
+        yield
+    except (OrchestratorError, FileExistsError):
+        raise
+    except Exception as error:
+        raise _remote_failure(uri, error) from error
+
+
+def _remote_failure(uri: str, error: Exception) -> StageError:
+    kind = type(error).__name__
+    advice = "Check the address, the bucket and the credentials."
+    return StageError(f"{uri}: the store failed ({kind}: {error}). {advice}")
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Tell whether an error means that there is no space left."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def _explain(path: str | Path, error: OSError, needed_bytes: int | None) -> str:

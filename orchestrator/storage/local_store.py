@@ -28,8 +28,8 @@ class LocalStore:
     """A folder on a local or mounted file system; see `Store`."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.root = str(folder)
+        self.folder = folder.absolute()  # workers may have another current folder
+        self.root = str(self.folder)
 
     def read(self, path: str, limit: int) -> bytes:
         """See `Store.read`."""

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import operations
 from orchestrator.storage.commit import CLAIM, MANIFEST_NAME, commit_new_folder
-from orchestrator.storage.failures import explained, remote_explained
+from orchestrator.storage.failures import explained, remote_explained, remote_write_explained
 from orchestrator.storage.locks import POLL_S, LockedError
 from orchestrator.storage.temporary import GRACE_S, is_temporary
 from orchestrator.storage.uris import remote_filesystem
@@ -59,7 +59,7 @@ class RemoteStore:
 
     def write(self, path: str, data: bytes) -> None:
         """See `Store.write`."""
-        with remote_explained(self._uri(path)):
+        with remote_write_explained(self._uri(path)):
             operations.put_bytes(self._fs, self._at(path), data)
 
     def folders(self, path: str = "") -> list[str]:
@@ -91,7 +91,7 @@ class RemoteStore:
     def drop(self, path: str) -> None:
         """See `Store.drop`: without its manifest a prefix is no package, so that goes first."""
         names = sorted(self.sizes(path), key=lambda name: name != MANIFEST_NAME)
-        with remote_explained(self._uri(path)):
+        with remote_write_explained(self._uri(path)):
             for name in names:
                 operations.delete_object(self._fs, self._at(f"{path}/{name}"))
             operations.delete_prefix(self._fs, self._at(path))
@@ -104,7 +104,7 @@ class RemoteStore:
         try:
             yield
         finally:
-            with remote_explained(self._uri(path)):
+            with remote_write_explained(self._uri(path)):
                 if self._owner(path) == owner:
                     operations.delete_object(self._fs, self._at(path))
 
@@ -113,7 +113,7 @@ class RemoteStore:
         seen, since = b"", time.monotonic()
         while time.monotonic() < end:
             try:
-                with remote_explained(self._uri(path)):
+                with remote_write_explained(self._uri(path)):
                     operations.put_new_bytes(self._fs, self._at(path), owner)
             except FileExistsError:
                 holder = self._owner(path)
@@ -146,7 +146,7 @@ class RemoteStore:
             if MANIFEST_NAME not in self.sizes(folder):
                 self.drop(folder)
                 swept.append(self._uri(folder))
-            with remote_explained(self._uri(path)):
+            with remote_write_explained(self._uri(path)):
                 operations.delete_object(self._fs, entry["name"])
         return swept
 

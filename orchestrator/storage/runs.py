@@ -63,7 +63,7 @@ class RunFolder:
         folder = local_path(config.run.dir)
         if folder is None:
             raise InputError(f"run.dir {config.run.dir!r} is not a local or mounted folder.")
-        run = cls(folder / config.run.name, config, stage)
+        run = cls(folder.absolute() / config.run.name, config, stage)
         try:
             run._lock.acquire()
         except LockedError as error:

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from orchestrator.config.messages import to_problems
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage.commit import FolderExistsError
-from orchestrator.storage.failures import explained
+from orchestrator.storage.failures import explained, is_full
 from orchestrator.storage.files import scan
 from orchestrator.storage.json_files import jsonable
 from orchestrator.zoo.cache import cache_folder
@@ -72,7 +73,7 @@ class Draft:
     ) -> None:
         used = sum(p.stat().st_size for p in self.path.rglob("*") if p.is_file())
         self.discard()
-        if isinstance(error, OSError):  # a full disk while the files were written
+        if error is not None and is_full(error):  # while the files were written
             with explained(self.path, used):
                 raise error
 
@@ -80,6 +81,8 @@ class Draft:
         """Remove the scratch folder; after `commit` there is none."""
         self._open = False
         shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):  # the name's folder goes with its only draft; others keep it
+            self.path.parent.rmdir()
 
     def commit(self) -> Package:
         """Make the files the next version of the package and move the alias ``latest``.

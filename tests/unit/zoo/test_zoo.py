@@ -182,6 +182,7 @@ def test_a_draft_that_is_not_committed_leaves_nothing(any_zoo):
         raise ZeroDivisionError
     assert not draft.path.exists()
     assert any_zoo.packages() == []
+    assert any_zoo.names() == []
     with pytest.raises(InputError, match="closed"):
         draft.commit()
     with (
