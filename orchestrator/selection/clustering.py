@@ -153,18 +153,20 @@ def published_silhouette(clustering: Clustering, score: str = "mean") -> float:
 def _best_cut(tree: FloatArray, distance: FloatArray) -> float:
     """The merge height whose partition (2 .. M-1 clusters) has the best silhouette.
 
-    Two models are one cluster when they are as close as the paper's text threshold.
+    Partitions with two or more clusters of several models go first: with fewer representatives
+    recall has nothing to compare. Two models are one cluster when they are as close as the paper's
+    text threshold.
     """
     from scipy.cluster.hierarchy import fcluster
 
     if len(distance) == 2:
         return NLP_THRESHOLD
-    heights = [float(height) for height in tree[:-1, 2] if height < INCOMPARABLE / 2]
-    scored = [
-        (_silhouette(distance, _relabel(fcluster(tree, height, criterion="distance"))), -height)
-        for height in sorted(set(heights))
-    ]
-    return -max(scored)[1] if scored else NLP_THRESHOLD
+    scored = []
+    for height in sorted({float(h) for h in tree[:-1, 2] if h < INCOMPARABLE / 2}):
+        labels = _relabel(fcluster(tree, height, criterion="distance"))
+        several = int((np.bincount(labels) > 1).sum())
+        scored.append((several >= 2, _silhouette(distance, labels), -height))
+    return -max(scored)[2] if scored else NLP_THRESHOLD
 
 
 def _silhouette(distance: FloatArray, labels: npt.NDArray[np.int64]) -> float:

@@ -196,29 +196,66 @@ class KMeansTrend:
     """The paper's predictor (Eq. 5-6): the test mean of the nearest validation cluster.
 
     For each model, its benchmark sets are clustered by its scalar validation score at this stage;
-    the prediction is the mean final test score of the nearest cluster. Deviation: the k-means is
-    seeded (the published code is not, so its survivors differ from run to run).
+    the prediction is the mean final test score of the nearest cluster. Deviation: k-means of
+    numbers has an exact solution, so it is computed instead of sampled (the published code runs an
+    unseeded k-means, and its survivors differ from run to run).
     """
 
     history: History
     clusters: int = 4
-    seed: int = 0
 
     def predict(self, model: str, stage: int, value: float) -> float:
         """Predicted final test score of ``model``; ``value`` itself where it has no history."""
-        from sklearn.cluster import KMeans
-
         if model not in self.history.models or stage > self.history.stages:
             return value
         curves = self.history.curves[self.history.models.index(model)]
         curves = curves[~np.isnan(curves[:, -1])]
         if not len(curves):
             return value
-        scores, finals = curves[:, stage - 1 : stage], curves[:, -1]
-        count = min(self.clusters, len(np.unique(scores)))
-        fitted = KMeans(n_clusters=count, n_init=10, random_state=self.seed).fit(scores)
-        nearest = int(np.argmin(np.abs(fitted.cluster_centers_[:, 0] - value)))
-        return float(finals[fitted.labels_ == nearest].mean())
+        ordered = curves[np.argsort(curves[:, stage - 1], kind="stable")]
+        groups = [
+            ordered[start:stop]
+            for start, stop in exact_kmeans(ordered[:, stage - 1], self.clusters)
+        ]
+        nearest = min(groups, key=lambda group: abs(float(group[:, stage - 1].mean()) - value))
+        return float(nearest[:, -1].mean())
+
+
+def exact_kmeans(ordered: FloatArray, clusters: int) -> list[tuple[int, int]]:
+    """The best partition of sorted numbers into at most ``clusters`` runs (Wang & Song 2011).
+
+    Args:
+        ordered: n numbers, ascending.
+        clusters: c.
+
+    Returns:
+        Half-open index ranges, in order, with the least sum of squared deviations.
+    """
+    count = len(ordered)
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    squares = np.concatenate([[0.0], np.cumsum(ordered**2)])
+
+    def spread(start: int, stop: int) -> float:
+        total = sums[stop] - sums[start]
+        return float(squares[stop] - squares[start] - total * total / (stop - start))
+
+    groups = min(clusters, count)
+    cost = [spread(0, stop) if stop else 0.0 for stop in range(count + 1)]
+    cuts: list[list[int]] = []
+    for used in range(1, groups):
+        best = [
+            min((cost[cut] + spread(cut, stop), cut) for cut in range(used, stop))
+            if stop > used
+            else (np.inf, stop)
+            for stop in range(count + 1)
+        ]
+        cost, last = [value for value, _ in best], [cut for _, cut in best]
+        cuts.append(last)
+    ranges, stop = [], count
+    for last in reversed(cuts):
+        ranges.append((last[stop], stop))
+        stop = last[stop]
+    return [(0, stop), *reversed(ranges)]
 
 
 def conformal_halfwidth(history: History, stage: int, pool: Sequence[str]) -> float:

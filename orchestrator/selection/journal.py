@@ -6,8 +6,10 @@ an interrupted selection or benchmark continues from: decisions are derived agai
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.errors import IntegrityError
 
@@ -35,6 +37,11 @@ class Row:
     seconds: float = 0.0
     finished_at: float = 0.0
     error: str = ""
+
+
+def row_of(result: Mapping[str, Any]) -> Row:
+    """The row in a trial's result, among whatever else the result says."""
+    return Row(**{name: result[name] for name in Row.__slots__ if name in result})
 
 
 class Journal:

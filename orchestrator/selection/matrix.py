@@ -59,12 +59,14 @@ class DatasetFacts:
         higher_is_better: Its direction; `PerformanceMatrix.history` negates the other kind.
         digest: Hash of the data set's rows ("" when unknown).
         sketch: The `SKETCH_SIZE` smallest 52-bit hashes of its (text, label) rows, sorted.
+        protocol: Hash of the fine-tuning settings the column was measured with.
     """
 
     metric: str = "accuracy"
     higher_is_better: bool = True
     digest: str = ""
     sketch: tuple[int, ...] = ()
+    protocol: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +189,13 @@ class PerformanceMatrix:
 
     def missing(self) -> list[tuple[str, str]]:
         """(model, dataset) pairs without a final test score, in order."""
-        gaps = self.final().isna().stack()
-        return [(str(model), str(dataset)) for model, dataset in gaps[gaps].index]
+        gaps = np.isnan(self.final().to_numpy())
+        names = self.dataset_names
+        return [
+            (model, names[column])
+            for row, model in enumerate(self.model_names)
+            for column in np.flatnonzero(gaps[row])
+        ]
 
     def history(self, stages: int | None = None) -> History:
         """Complete, oriented curves of the first ``stages`` stages (default: all).
@@ -204,7 +211,8 @@ class PerformanceMatrix:
             )
         layers = [self._wide("validation", stage) for stage in range(1, depth + 1)]
         curves = np.stack([layer.to_numpy() for layer in [*layers, self.final()]], axis=2)
-        signs = [1.0 if self.datasets[name].higher_is_better else -1.0 for name in layers[0]]
+        facts = [self.datasets[name] for name in self.dataset_names]
+        signs = [1.0 if item.higher_is_better else -1.0 for item in facts]
         curves = curves * np.array(signs)[None, :, None]
         curves[np.isnan(curves).any(axis=2)] = np.nan
         return History(self.model_names, self.dataset_names, curves, self._tags())

@@ -43,8 +43,15 @@ class RecallPlan:
 
     @property
     def to_score(self) -> tuple[str, ...]:
-        """Models to run forward on the target: representatives and models without history."""
-        return tuple(sorted({*self.heads.values(), *self.unknown}))
+        """Models to run forward on the target: representatives and models without history.
+
+        A singleton needs none (Eq. 4), except in a tiny zoo with a single larger cluster: one
+        score compares with nothing, so each cluster's representative is scored.
+        """
+        scored = {*self.heads.values(), *self.unknown}
+        if len(scored) == 1 and self.clustering is not None:
+            scored |= set(self.clustering.models) - set(self.heads)
+        return tuple(sorted(scored))
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ def plan_recall(
     """Cluster the candidates that have history and name the representatives."""
     narrowed = history.with_models(sorted(candidates))
     finals = narrowed.curves[:, :, -1]
-    known = ~np.isnan(finals).all(axis=1) if finals.size else np.zeros(len(finals), dtype=bool)
+    known = [bool((~np.isnan(row)).any()) for row in finals]
     names = [model for model, there in zip(narrowed.models, known, strict=True) if there]
     unknown = tuple(m for m, there in zip(narrowed.models, known, strict=True) if not there)
     if not names:
@@ -164,8 +171,7 @@ def proxy_residuals(
         return {}
     scored = {m: [column[m] for column in columns if m in column] for m in proxies}
     own = {m: spread * float(np.mean(values)) for m, values in scored.items() if values}
-    members = {m: own[head] for m, head in plan.heads.items() if head in own}
-    return members | {m: own[m] for m in plan.unknown if m in own}
+    return own | {m: own[head] for m, head in plan.heads.items() if head in own}
 
 
 def default_pool(candidates: int, at_most: int) -> int:

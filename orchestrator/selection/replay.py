@@ -5,28 +5,18 @@ A value of the target is revealed only when its epoch has been paid for; its tes
 once, after the choice, to compute the regret.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, median
 
 import numpy as np
 
 from orchestrator.errors import InputError
-from orchestrator.selection.convergence import MIN_HISTORY_SETS, KMeansTrend, ShrunkenPredictor
-from orchestrator.selection.halving import (
-    DEFAULT_POOL,
-    FAST_MIN_HISTORY,
-    FAST_POOL,
-    Bracket,
-    Halving,
-    PaperFilter,
-    Policy,
-    PolicyName,
-    Shrunken,
-    fit_to_budget,
-)
+from orchestrator.selection.convergence import ShrunkenPredictor
+from orchestrator.selection.halving import Bracket, fit_to_budget
 from orchestrator.selection.ledger import Ledger
 from orchestrator.selection.matrix import FloatArray, History, PerformanceMatrix, is_tagged
+from orchestrator.selection.policies import DEFAULT_POOL, FAST_POOL, PolicyName, make_policy
 from orchestrator.selection.recall import RecallPlan, keep_best, rank_default
 
 
@@ -76,25 +66,24 @@ class ReplayReport:
             "brute_force_epochs": self.brute_force_epochs,
         }
 
-
-def make_policy(
-    name: PolicyName, history: History, tags: Iterable[str] = (), seed: int = 0
-) -> tuple[Policy, ShrunkenPredictor | None, PolicyName]:
-    """The policy, its predictor if it has one, and the name of what was really made.
-
-    ``fast`` becomes ``default`` with fewer than `FAST_MIN_HISTORY` history sets (it is worse
-    there), and both become ``sh`` with fewer than `MIN_HISTORY_SETS`.
-    """
-    measured = int(((~np.isnan(history.curves[:, :, -1])).sum(axis=0) >= 2).sum())
-    predictor: ShrunkenPredictor | None = None
-    if measured >= MIN_HISTORY_SETS:
-        predictor = ShrunkenPredictor.fit(history, set(tags))
-    if name == "paper":
-        return PaperFilter(KMeansTrend(history, seed=seed)), predictor, "paper"
-    if name == "sh" or predictor is None:
-        return Halving(), predictor, "sh"
-    fast = name == "fast" and measured >= FAST_MIN_HISTORY
-    return Shrunken(predictor, keep_only_leader=fast), predictor, "fast" if fast else "default"
+    def table(self) -> str:
+        """Text table: one line a target, then the summary."""
+        width = max(len(result.target) for result in self.results)
+        lines = [f"{'target':{width}}  epochs  regret  recall regret  chosen (best)"]
+        for result in self.results:
+            chosen = "best" if result.regret == 0 else f"{result.chosen} ({result.best})"
+            lines.append(
+                f"{result.target:{width}}  {result.epochs:6d}  {result.regret:6.4f}  "
+                f"{result.recall_regret:13.4f}  {chosen}"
+            )
+        found = self.summary()
+        lines.append(
+            f"{self.policy}: regret {found['mean_regret']:.4f} mean, "
+            f"{found['median_regret']:.4f} median; epochs {found['mean_epochs']:.1f} mean, "
+            f"{found['max_epochs']:.0f} at most (brute force {found['brute_force_epochs']:.1f}); "
+            f"the best model was recalled for {found['recall']:.0%} of {found['targets']:.0f}"
+        )
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -108,7 +97,6 @@ class ReplaySettings:
         budget: Hard limit of epochs.
         use_tags: Leave tagged cells out of the prior and add the tag effect.
         mean_score_recall: Recall by the plain mean score (the paper's Eq. 2 without a proxy).
-        seed: Of the paper's k-means.
     """
 
     policy: PolicyName = "default"
@@ -117,7 +105,6 @@ class ReplaySettings:
     budget: int | None = None
     use_tags: bool = False
     mean_score_recall: bool = False
-    seed: int = 0
 
     @property
     def pool(self) -> int:
@@ -170,7 +157,7 @@ def _play(
     target: str, curves: dict[str, FloatArray], history: History, settings: ReplaySettings
 ) -> ReplayResult:
     tags = [m for m in curves if settings.use_tags and is_tagged(m, (), target)]
-    policy, predictor, _ = make_policy(settings.policy, history, tags, settings.seed)
+    policy, predictor, _ = make_policy(settings.policy, history, tags)
     ranked = _ranked(sorted(curves), history, None if settings.mean_score_recall else predictor)
     stages, wanted = history.stages, min(settings.pool or len(curves), len(curves))
     size = fit_to_budget(wanted, stages, policy, settings.budget)

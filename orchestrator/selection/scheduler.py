@@ -20,7 +20,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.selection.halving import Bracket
-from orchestrator.selection.journal import Journal, Row
+from orchestrator.selection.journal import Journal, Row, row_of
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -118,7 +118,7 @@ class HalvingScheduler(TrialScheduler):
         return set() if self._bracket.finished else set(self._bracket.pool)
 
     def _take(self, result: dict[str, Any]) -> None:
-        row = Row(**{name: result[name] for name in Row.__slots__ if name in result})
+        row = row_of(result)
         self._journal.append(row)
         if row.validation is None:
             return

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from orchestrator.selection.convergence import (
     KMeansTrend,
     ShrunkenPredictor,
     conformal_halfwidth,
+    exact_kmeans,
 )
 
 from .conftest import synthetic_history
@@ -114,8 +116,21 @@ def test_interval_covers_what_it_promises_on_fresh_data():
     assert fresh.stages == history.stages
 
 
+@pytest.mark.parametrize("clusters", [1, 2, 3, 4, 9])
+def test_exact_kmeans_equals_trying_every_partition(clusters):
+    values = np.sort(np.random.default_rng(clusters).uniform(size=9))
+    used = min(clusters, len(values))
+    cost = {}
+    for cuts in itertools.combinations(range(1, len(values)), used - 1):
+        parts = np.split(values, cuts)
+        cost[cuts] = sum(((part - part.mean()) ** 2).sum() for part in parts)
+    best = min(cost, key=cost.get)
+    bounds = [0, *best, len(values)]
+    assert exact_kmeans(values, clusters) == list(itertools.pairwise(bounds))
+
+
 def test_trend_is_the_nearest_cluster_and_repeats(history):
-    trend = KMeansTrend(history, clusters=2, seed=3)
+    trend = KMeansTrend(history, clusters=2)
     scores, finals = history.curves[1, :, 0], history.curves[1, :, -1]
     order = np.argsort(scores)
     splits = [(order[:k], order[k:]) for k in range(1, len(order))]

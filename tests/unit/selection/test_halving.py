@@ -5,15 +5,8 @@ import pytest
 
 from orchestrator.errors import InputError, StageError
 from orchestrator.selection.convergence import KMeansTrend, ShrunkenPredictor
-from orchestrator.selection.halving import (
-    Bracket,
-    Halving,
-    PaperFilter,
-    Shrunken,
-    fit_to_budget,
-    halving_sizes,
-    replay_rows,
-)
+from orchestrator.selection.halving import Bracket, fit_to_budget, replay_rows
+from orchestrator.selection.policies import Halving, PaperFilter, Shrunken, halving_sizes
 
 
 def drain(bracket, value):

@@ -31,7 +31,10 @@ def test_leep_equals_its_definition_written_as_loops():
         joint[labels[i]] += theta[i] / 30
     marginal = joint.sum(axis=0)
     expected = np.mean(
-        [np.log(sum(joint[labels[i], z] / marginal[z] * theta[i, z] for z in range(4))) for i in range(30)]
+        [
+            np.log(sum(joint[labels[i], z] / marginal[z] * theta[i, z] for z in range(4)))
+            for i in range(30)
+        ]
     )
     assert leep(theta, labels) == pytest.approx(expected, abs=1e-12)
 
@@ -45,7 +48,7 @@ def test_leep_of_a_head_that_knows_nothing_is_minus_the_entropy():
 
 def test_logme_equals_the_evidence_maximised_by_a_general_optimiser():
     features, labels = blobs(rows=60, width=6)
-    rows, width = features.shape
+    rows = len(features)
     evidences = []
     for label in range(3):
         target = (labels == label).astype(float)
@@ -58,7 +61,15 @@ def test_logme_equals_the_evidence_maximised_by_a_general_optimiser():
             return 0.5 * (fit + logdet + rows * np.log(2 * np.pi))
 
         best = min(
-            (minimize(negative, start, method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-11, "maxiter": 4000}) for start in ([0.0, 0.0], [3.0, 1.0])),
+            (
+                minimize(
+                    negative,
+                    start,
+                    method="Nelder-Mead",
+                    options={"xatol": 1e-9, "fatol": 1e-11, "maxiter": 4000},
+                )
+                for start in ([0.0, 0.0], [3.0, 1.0])
+            ),
             key=lambda found: found.fun,
         )
         evidences.append(-best.fun / rows)
@@ -83,7 +94,7 @@ def test_h_score_equals_its_definition():
     covariance = (1 - shrink) * empirical + shrink * mu * np.eye(width)
     means = np.stack([centred[labels == c].mean(axis=0) for c in range(3)])
     shares = np.bincount(labels) / rows
-    between = sum(s * np.outer(m, m) for s, m in zip(shares, means))
+    between = sum(s * np.outer(m, m) for s, m in zip(shares, means, strict=True))
     expected = np.trace(np.linalg.inv(covariance) @ ((1 - shrink) * between))
     assert h_score(features, labels) == pytest.approx(expected, rel=1e-9)
 

@@ -86,7 +86,11 @@ def recalled(models, scores, proxies, threshold, *, published_code, keep=15):
     ranked = rank_paper(
         plan, proxies, own_scores=published_code, similarity=cosine if published_code else None
     )
-    return {item.model.split("/")[-1].split("--")[-1]: item.score for item in keep_best(ranked, keep) if item.kept}
+    return {
+        item.model.split("/")[-1].split("--")[-1]: item.score
+        for item in keep_best(ranked, keep)
+        if item.kept
+    }
 
 
 def test_text_recall_list(nlp):

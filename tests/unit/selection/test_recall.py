@@ -40,6 +40,15 @@ def test_only_representatives_and_models_without_history_are_scored():
     assert "m5" not in plan.to_score
 
 
+def test_with_one_larger_cluster_each_cluster_has_its_representative_scored():
+    history = planted().with_models(["m0", "m1", "m2", "m5"])
+    plan = plan_recall(history, history.models, threshold=0.05)
+    (head,) = set(plan.heads.values())
+    assert plan.to_score == tuple(sorted([head, "m5"]))
+    residuals = proxy_residuals(plan, {head: score(0.3), "m5": score(0.6)}, 0.05)
+    assert residuals["m5"] > residuals["m0"] == residuals["m1"]
+
+
 def test_default_mode_is_the_prior_when_proxies_say_nothing():
     history = planted()
     predictor = ShrunkenPredictor.fit(history)
@@ -80,7 +89,7 @@ def test_paper_mode_is_eq_2_to_4():
     heads = sorted(set(plan.heads.values()))
     proxies = {heads[0]: 0.5, heads[1]: 0.8}
     ranked = rank_paper(plan, proxies)
-    means = dict(zip(clustering.models, clustering.means))
+    means = dict(zip(clustering.models, clustering.means, strict=True))
     for member, head in plan.heads.items():
         assert ranked[member][0] == pytest.approx(means[member] * proxies[head])
     place = {m: i for i, m in enumerate(clustering.models)}

@@ -1,0 +1,160 @@
+"""The benchmark job without its cluster: which cells to train, and the matrix they become."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import InputError
+from orchestrator.selection.candidates import (
+    dataset_facts,
+    model_facts,
+    portable,
+    resolve_packages,
+    usable_for,
+)
+from orchestrator.selection.config import BenchmarkConfig
+from orchestrator.selection.journal import Journal
+from orchestrator.selection.matrix import PerformanceMatrix
+from orchestrator.selection.matrix_io import read_matrix
+
+if TYPE_CHECKING:
+    from orchestrator.data.rows import TaskData
+    from orchestrator.training.config import FineTuneConfig
+    from orchestrator.zoo import Package
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One package to be fine-tuned on one data set.
+
+    Attributes:
+        trial: Trial id.
+        package: Reference.
+        dataset: Name of the task.
+        spec: Where its rows come from, as JSON data.
+    """
+
+    trial: str
+    package: str
+    dataset: str
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BenchmarkPlan:
+    """What is to be trained.
+
+    Attributes:
+        matrix: The matrix with all rows and columns, and the cells measured before.
+        cells: What is missing.
+    """
+
+    matrix: PerformanceMatrix
+    cells: tuple[Cell, ...]
+
+
+def plan_benchmark(config: BenchmarkConfig) -> BenchmarkPlan:
+    """Resolve packages and data, and compare with what the matrix file holds.
+
+    Raises:
+        InputError: A package or data set cannot be used, or a column was measured on other rows or
+            with other settings.
+    """
+    from orchestrator.data import load_task
+    from orchestrator.zoo import Zoo
+
+    zoo = Zoo(config.run.zoo)
+    packages, everything = resolve_packages(zoo, config.packages), zoo.packages()
+    known = read_matrix(config.matrix) if Path(config.matrix).is_file() else PerformanceMatrix()
+    matrix = known
+    for package in packages:
+        matrix = matrix.add_model(package.ref, model_facts(package, everything))
+    cells: list[Cell] = []
+    for spec in config.datasets:
+        task = load_task(spec)
+        if any(cell.dataset == task.name for cell in cells):
+            raise InputError(f"datasets: two of them are called {task.name!r}; rename one.")
+        facts = dataset_facts(task, protocol_of(config.fine_tune, config.seed))
+        _require_same_column(known, task, facts.digest, facts.protocol, config.matrix)
+        matrix = matrix.add_dataset(task.name, facts)
+        cells += _missing(known, usable_for(packages, task), task, portable(spec))
+    return BenchmarkPlan(matrix, tuple(cells))
+
+
+def complete_matrix(plan: BenchmarkPlan, journal: Journal, epochs: int) -> PerformanceMatrix:
+    """The matrix with every cell whose trial finished; failed trials leave a gap."""
+    measured = []
+    for cell in plan.cells:
+        rows = sorted(journal.of(cell.trial), key=lambda row: row.rung)
+        curve = [row.validation for row in rows if row.validation is not None]
+        if len(curve) == epochs and rows[-1].test is not None:
+            measured.append((cell.package, cell.dataset, curve, rows[-1].test))
+        else:
+            reason = next((row.error for row in rows if row.error), "not finished")
+            _log.warning("no cell for %s on %s: %s", cell.package, cell.dataset, reason)
+    return plan.matrix.add_cells(measured)
+
+
+def protocol_of(fine_tune: "FineTuneConfig", seed: int) -> str:
+    """Hash of the settings that make curves comparable."""
+    text = json.dumps([fine_tune.model_dump(mode="json"), seed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def describe_benchmark(config: BenchmarkConfig, packages: list["Package"]) -> str:
+    """What the job would do, without reading rows."""
+    cells = len(packages) * len(config.datasets)
+    sizes = sum(package.manifest.total_bytes for package in packages) / 2**20
+    lines = [
+        f"benchmark {config.run.name}: {len(packages)} packages x {len(config.datasets)} data sets",
+        *(f"  {package.ref} ({package.kind})" for package in packages),
+        *(f"  {spec.source}" for spec in config.datasets),
+        f"  {cells} cells x {config.fine_tune.epochs} epochs = "
+        f"{cells * config.fine_tune.epochs} epochs; packages {sizes:.1f} MiB",
+        f"  matrix: {config.matrix}"
+        + (" (completed: what it holds is kept)" if Path(config.matrix).is_file() else ""),
+    ]
+    return "\n".join(lines)
+
+
+def _missing(
+    known: PerformanceMatrix, packages: list["Package"], task: "TaskData", spec: Mapping[str, Any]
+) -> list[Cell]:
+    """Cells that are not in the matrix, or were measured on another package of that name."""
+    finals = known.final()
+    cells = []
+    for package in packages:
+        same = known.models.get(package.ref)
+        there = (
+            same is not None
+            and same.manifest_sha256 == package.manifest_sha256
+            and task.name in finals.columns
+            and bool(finals.notna().loc[package.ref, task.name])
+        )
+        if not there:
+            trial = f"{package.ref} on {task.name}"
+            cells.append(Cell(trial, package.ref, task.name, dict(spec)))
+    return cells
+
+
+def _require_same_column(
+    known: PerformanceMatrix, task: "TaskData", digest: str, protocol: str, file: str
+) -> None:
+    column = known.datasets.get(task.name)
+    if column is None:
+        return
+    for what, now, before in (
+        ("rows", digest, column.digest),
+        ("fine-tuning settings", protocol, column.protocol),
+    ):
+        if before and now != before:
+            raise InputError(
+                f"{file}: its column {task.name!r} was measured with other {what}. Scores of one "
+                "column must be comparable: use the same config, or another matrix file."
+            )

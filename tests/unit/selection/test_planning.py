@@ -1,0 +1,212 @@
+import numpy as np
+import pytest
+
+from orchestrator.errors import InputError
+from orchestrator.selection.benchmark import complete_matrix, plan_benchmark
+from orchestrator.selection.candidates import dataset_facts, resolve_packages
+from orchestrator.selection.journal import Journal, Row
+from orchestrator.selection.matrix_io import write_matrix
+from orchestrator.selection.outcome import selection_report
+from orchestrator.selection.planning import open_bracket, plan_selection, rank_candidates
+from orchestrator.selection.proxy import ProxyScore
+from orchestrator.selection.runner import check, check_benchmark
+from orchestrator.zoo import Zoo
+from tests.support.candidates import (
+    ENCODERS,
+    FINE_TUNE,
+    TARGET,
+    TOPICS,
+    benchmark_job,
+    commit_encoder,
+    make_processor,
+    make_world,
+    select_job,
+    spec,
+)
+
+EPOCHS = FINE_TUNE["epochs"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def pretend_trained(journal, trials, epochs=EPOCHS, seed=0):
+    rng = np.random.default_rng(seed)
+    for trial in trials:
+        base = rng.uniform(0.4, 0.8)
+        for rung in range(1, epochs + 1):
+            last = base + 0.05 if rung == epochs else None
+            journal.append(Row(trial, rung, base + 0.02 * rung, last, steps=9))
+
+
+@pytest.fixture(scope="module")
+def matrix(world):
+    """The matrix file, with invented scores."""
+    config = benchmark_job(world)
+    plan = plan_benchmark(config)
+    journal = Journal(world / "invented.jsonl")
+    pretend_trained(journal, [cell.trial for cell in plan.cells])
+    complete = complete_matrix(plan, journal, EPOCHS)
+    write_matrix(complete, config.matrix)
+    return complete
+
+
+def test_a_benchmark_plans_every_cell_once(world, matrix):
+    assert len(matrix.model_names) == 5
+    assert matrix.dataset_names == ("animals", "food", "things")
+    assert matrix.missing() == []
+    facts = matrix.models["bert/v0001"]
+    assert facts.manifest_sha256 == Zoo(world / "zoo").get("bert").manifest_sha256
+
+
+def test_what_the_matrix_holds_is_not_trained_again(world, matrix):
+    assert plan_benchmark(benchmark_job(world)).cells == ()
+    more = plan_benchmark(benchmark_job(world, datasets=[spec(world, n) for n in TOPICS]))
+    assert {cell.dataset for cell in more.cells} == {TARGET}
+
+
+def test_a_column_of_other_settings_is_refused(world, matrix):
+    other = benchmark_job(world, fine_tune={**FINE_TUNE, "learning_rate": 1e-3})
+    with pytest.raises(InputError, match="other fine-tuning settings"):
+        plan_benchmark(other)
+    fewer = [{**spec(world, "food"), "max_rows": 60}]
+    with pytest.raises(InputError, match="other rows"):
+        plan_benchmark(benchmark_job(world, datasets=fewer))
+
+
+def test_failed_trials_leave_a_gap(world, tmp_path):
+    plan = plan_benchmark(benchmark_job(world, matrix=str(tmp_path / "m.parquet")))
+    journal = Journal(tmp_path / "t.jsonl")
+    trials = [cell.trial for cell in plan.cells]
+    pretend_trained(journal, trials[1:])
+    journal.append(Row(trials[0], 1, None, error="out of memory"))
+    complete = complete_matrix(plan, journal, EPOCHS)
+    assert complete.missing() == [(plan.cells[0].package, plan.cells[0].dataset)]
+
+
+def test_entries_become_packages(tmp_path):
+    zoo, processor = Zoo(tmp_path / "zoo"), make_processor()
+    commit_encoder(zoo, "bert", processor)
+    commit_encoder(zoo, "bert", processor)
+    commit_encoder(zoo, "tuned", processor, kind="finetuned")
+    assert [p.ref for p in resolve_packages(zoo, ["all"])] == ["bert/v0002"]
+    assert [p.ref for p in resolve_packages(zoo, ["all:finetuned"])] == ["tuned/v0001"]
+    zoo.promote("bert/v0001")
+    assert [p.ref for p in resolve_packages(zoo, ["all"])] == ["bert/v0001"]
+    both = resolve_packages(zoo, ["tuned", "bert/v0002", "bert/v0002"])
+    assert [p.ref for p in both] == ["bert/v0002", "tuned/v0001"]
+    with pytest.raises(InputError, match="tuned/v0001"):
+        resolve_packages(zoo, ["all:imported"])
+
+
+def test_the_target_may_not_be_a_column(world, matrix):
+    with pytest.raises(InputError, match=r"identical rows|the same name"):
+        plan_selection(select_job(world, target=spec(world, "food")))
+    (world / "renamed.jsonl").write_text((world / "food.jsonl").read_text())
+    with pytest.raises(InputError, match="identical rows"):
+        plan_selection(select_job(world, target=spec(world, "renamed")))
+
+
+def scores_for(plan, value=0.7):
+    names = plan.to_score
+    return {m: ProxyScore({"knn": value}, {"knn": 0.4}, 60) for m in names}
+
+
+def test_a_small_zoo_is_recalled_to_three_of_five(world, matrix):
+    plan = plan_selection(select_job(world))
+    assert plan.policy_name == "default"
+    assert plan.pool == 3
+    assert set(plan.to_score) >= set(plan.recall.heads.values())
+    assert 1 <= len(plan.to_score) < len(ENCODERS)
+    recalled = rank_candidates(plan, select_job(world), scores_for(plan))
+    assert [item.kept for item in recalled] == [True] * 3 + [False] * 2
+
+
+def test_policies_fall_back_with_little_history(world, matrix):
+    fast = plan_selection(select_job(world, halving={"policy": "fast"}))
+    assert fast.policy_name == "default"
+    assert "fast became default" in fast.warnings[0]
+    alone = plan_selection(select_job(world, matrix=None))
+    assert alone.policy_name == "sh"
+    assert set(alone.to_score) == set(alone.packages)  # nobody has history
+    everything = plan_selection(select_job(world, recall={"mode": "all"}))
+    assert everything.pool == 5
+    assert everything.to_score == ()
+
+
+def test_the_budget_shrinks_the_pool(world, matrix):
+    assert plan_selection(select_job(world, halving={"budget_epochs": 4})).pool == 2
+    assert plan_selection(select_job(world, halving={"budget_epochs": 3})).pool == 1
+
+
+def test_paper_mode_ranks_by_mean_score_times_proxy(world, matrix):
+    config = select_job(world, recall={"mode": "paper"}, halving={"policy": "paper"})
+    plan = plan_selection(config)
+    assert plan.policy_name == "paper"
+    recalled = rank_candidates(plan, config, scores_for(plan))
+    assert recalled[0].score <= float(matrix.final().mean(axis=1).max()) * 0.7 + 1e-9
+    with pytest.raises(InputError, match="need knn"):
+        rank_candidates(plan, config, {})
+
+
+def test_a_package_that_changed_loses_its_history(tmp_path):
+    world = make_world(tmp_path, encoders=("bert", "conv", "gpt"))
+    config = benchmark_job(world)
+    plan = plan_benchmark(config)
+    journal = Journal(world / "t.jsonl")
+    pretend_trained(journal, [cell.trial for cell in plan.cells])
+    complete = complete_matrix(plan, journal, EPOCHS)
+    stale = complete.add_model(
+        "conv/v0001", type(complete.models["bert/v0001"])("conv/v0001", "0" * 64)
+    )
+    write_matrix(stale, config.matrix)
+    found = plan_selection(select_job(world))
+    assert found.recall.unknown == ("conv/v0001",)
+    assert any("conv/v0001 changed" in warning for warning in found.warnings)
+
+
+def test_the_report_ranks_everybody_with_a_reason(world, matrix, tmp_path):
+    config = select_job(world)
+    plan = plan_selection(config)
+    proxies = scores_for(plan)
+    recalled = rank_candidates(plan, config, proxies)
+    journal = Journal(tmp_path / "t.jsonl")
+    bracket = open_bracket(plan, recalled, EPOCHS, journal)
+    pool, failing = bracket.pool, bracket.pool[-1]
+    bracket.fail(failing, "out of memory")
+    while not bracket.finished:
+        for model in bracket.waiting():
+            rung = bracket.rung
+            test = 0.8 if rung == EPOCHS else None
+            journal.append(Row(model, rung, 0.5 + 0.1 * pool.index(model), test, steps=9))
+            bracket.record(model, rung, journal.rows[-1].validation)
+    report = selection_report(plan, recalled, proxies, bracket, journal)
+    by_status = [entry["status"] for entry in report["ranking"]]
+    assert by_status == ["winner", "dropped", "not recalled", "not recalled", "failed"]
+    assert all(entry["reason"] for entry in report["ranking"])
+    assert report["ranking"][-1]["model"] == failing
+    assert report["test_accuracy"] == 0.8
+    assert {row["rung"] for row in report["bracket"]} == {1, 2, 3}
+    assert all(row["predicted"] is not None for row in report["bracket"])
+    assert report["ledger"]["epochs"] == 2 + 1 + 1
+    assert report["ledger"]["brute_force_epochs"] == 15
+    assert report["ledger"]["proxy_passes"] == len(plan.to_score)
+    assert len(report["linkage"]["matrix"]) == 4
+
+
+def test_check_needs_no_cluster(world, matrix):
+    text = check(select_job(world))
+    assert "keeps 3 of 5" in text
+    assert "3 + 1 + 1 = 5 epochs; brute force 15" in text
+    assert "15 cells x 3 epochs = 45 epochs" in check_benchmark(benchmark_job(world))
+
+
+def test_facts_depend_on_rows_and_labels(world):
+    from orchestrator.data import DatasetSpec, load_task
+
+    one = load_task(DatasetSpec(**spec(world, "food")))
+    two = load_task(DatasetSpec(**spec(world, "things")))
+    assert dataset_facts(one) == dataset_facts(load_task(DatasetSpec(**spec(world, "food"))))
+    assert dataset_facts(one).digest != dataset_facts(two).digest

@@ -1,0 +1,97 @@
+import pytest
+
+from orchestrator.data import DatasetSpec, load_task
+from orchestrator.errors import IntegrityError
+from orchestrator.selection.features import extract, sample_rows, score_package
+from orchestrator.selection.trainable import FineTuneTrial, committed_rows
+from orchestrator.zoo import Zoo
+from tests.support.candidates import FINE_TUNE, TARGET, make_world, spec
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"), encoders=("bert",))
+
+
+def payload(world, state, **changes):
+    return {
+        "trial": "bert/v0001",
+        "package": "bert/v0001",
+        "zoo": str(world / "zoo"),
+        "task": spec(world, TARGET),
+        "cache": None,
+        "fine_tune": FINE_TUNE,
+        "seed": 3,
+        "state": str(state),
+        "start": 0,
+        "keep_package": True,
+        **changes,
+    }
+
+
+def values(rows):
+    return [(row["rung"], row["validation"], row["test"], row["steps"]) for row in rows]
+
+
+def test_a_trial_paused_and_moved_is_the_trial_that_never_was(world, tmp_path):
+    whole = FineTuneTrial(payload(world, tmp_path / "whole"))
+    straight = [whole.step() for _ in range(3)]
+    assert [row["done"] for row in straight] == [False, False, True]
+    assert straight[0]["test"] is None
+    assert 0 <= straight[2]["test"] <= 1
+    first = FineTuneTrial(payload(world, tmp_path / "parts"))
+    rows = [first.step()]
+    first.save(tmp_path)
+    second = FineTuneTrial(payload(world, tmp_path / "parts"))
+    second.load(tmp_path)
+    rows += [second.step(), second.step()]
+    assert values(rows) == values(straight)
+
+
+def test_a_committed_epoch_is_never_trained_again(world, tmp_path):
+    trial = FineTuneTrial(payload(world, tmp_path / "state"))
+    rows = [trial.step(), trial.step()]
+    again = FineTuneTrial(payload(world, tmp_path / "state"))
+    assert again.step()["finished_at"] == rows[0]["finished_at"]
+    assert again.step()["finished_at"] == rows[1]["finished_at"]
+    assert again.step()["rung"] == 3
+    assert [row["rung"] for row in committed_rows(tmp_path / "state")] == [1, 2, 3]
+    assert (tmp_path / "state" / "package" / "model.safetensors").is_file()
+
+
+def test_a_damaged_state_is_refused(world, tmp_path):
+    FineTuneTrial(payload(world, tmp_path / "state")).step()
+    victim = next((tmp_path / "state" / "trainer").glob("*.safetensors"))
+    victim.write_bytes(victim.read_bytes()[:-8])
+    with pytest.raises(IntegrityError, match="train this trial again"):
+        FineTuneTrial(payload(world, tmp_path / "state")).step()
+
+
+def test_proxies_read_training_rows_of_one_package(world):
+    score = score_package(
+        {
+            **payload(world, "unused"),
+            "proxies": ["h_score", "knn", "logme", "leep"],
+            "rows": 40,
+            "max_length": 12,
+        }
+    )
+    assert set(score["values"]) == {"h_score", "knn", "logme"}  # headless: no LEEP
+    assert score["rows"] == 40
+    task = load_task(DatasetSpec(**spec(world, TARGET)))
+    rows = sample_rows(task.train, 40, 3)
+    assert set(rows.texts) <= set(task.train.texts)
+    features, probabilities = extract(Zoo(world / "zoo").get("bert").path, rows, 12, set())
+    assert features.shape == (40, 16)
+    assert probabilities is None
+
+
+def test_a_trained_head_gives_source_probabilities(world, tmp_path):
+    trial = FineTuneTrial(payload(world, tmp_path / "state", fine_tune={**FINE_TUNE, "epochs": 1}))
+    trial.step()
+    task = load_task(DatasetSpec(**spec(world, TARGET)))
+    folder = tmp_path / "state" / "package"
+    features, probabilities = extract(folder, task.validation, 12, {TARGET})
+    assert probabilities.shape == (len(task.validation), 3)
+    assert probabilities.sum(axis=1) == pytest.approx(1.0)
+    assert len(features) == len(task.validation)
