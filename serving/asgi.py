@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from orchestrator import __version__
+import orchestrator
 from serving.body import parse_object
 from serving.errors import STATUS, ErrorType, ServingError
 from serving.guard import Guard, Policy
@@ -36,7 +36,7 @@ def create_app(
     """
     app = FastAPI(
         title=service.card.name,
-        version=__version__,
+        version=orchestrator.__version__,
         description="One model package behind three protocols. Errors of all routes have the form "
         '`{"error", "error_type", "request_id"}`.',
         redoc_url=None,

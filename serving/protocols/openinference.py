@@ -8,7 +8,7 @@ outputs are, per classification target NAME, ``NAME.label`` (BYTES, [B]) and ``N
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator import __version__
+import orchestrator
 from serving.card import ModelCard
 from serving.engine import EMBEDDING, TextInput
 from serving.errors import ErrorType, ServingError
@@ -21,7 +21,7 @@ _INPUTS = ("text", "text_pair")
 
 def server() -> dict[str, Any]:
     """Answer ``GET /v2``."""
-    return {"name": "ray-model-orchestrator", "version": __version__, "extensions": []}
+    return {"name": "ray-model-orchestrator", "version": orchestrator.__version__, "extensions": []}
 
 
 def model(card: ModelCard, name: str, version: str | None) -> dict[str, Any]:

@@ -77,13 +77,14 @@ def packages(tmp_path_factory):
         assert commit_tiny(zoo, seed=seed, files={PROBE_FILE: probe}).version == version
         expected[version] = probabilities(engine.answer(SENTENCES)["topic"])
     zoo.promote("tiny/v0001")
+    commit_tiny(zoo, "tiny-lm", targets=({"type": "mlm"},))
     assert np.abs(expected["v0001"] - expected["v0002"]).max() > 0.05
     return SimpleNamespace(zoo=zoo, root=str(place / "zoo"), place=place, expected=expected)
 
 
 @pytest.fixture(scope="module")
 def deployed(ray_head, packages):  # noqa: F811
-    """The shipped preset on a real head node; only package, keys and port are this test's."""
+    """The shipped presets on a real head node; packages, keys and addresses are this test's."""
     secret, line = new_key("tests")
     keys = packages.place / "keys.txt"
     keys.write_text(line)
@@ -91,10 +92,13 @@ def deployed(ray_head, packages):  # noqa: F811
     config["http_options"]["port"] = ray_head.serve_port
     arguments = config["applications"][0]["args"]
     arguments |= {"model": "tiny@champion", "zoo": packages.root, "api_keys_file": str(keys)}
+    embed = yaml.safe_load((ROOT / "serving/configs/embed.yaml").read_text())["applications"][0]
+    embed["args"] |= {"model": "tiny-lm", "zoo": packages.root, "cpus_per_replica": 0.5}
+    config["applications"].append(embed | {"route_prefix": "/language-model"})
     file = packages.place / "classify.yaml"
 
-    def deploy(revision):
-        arguments["revision"] = revision
+    def deploy(revision, **changes):
+        arguments.update(revision=revision, **changes)
         file.write_text(yaml.safe_dump(config))
         command = (str(BIN / "serve"), "deploy", str(file))
         shown = ray_head.run(*command, timeout=DEADLINE_S)
@@ -105,7 +109,7 @@ def deployed(ray_head, packages):  # noqa: F811
     url = f"http://127.0.0.1:{ray_head.serve_port}"
     deploy("1")
     try:
-        wait_for(lambda: is_ready(url), "readiness")
+        wait_for(lambda: is_ready(url) and is_ready(f"{url}/language-model"), "readiness")
     except AssertionError as error:
         status = ray_head.run(str(BIN / "serve"), "status").stdout
         raise AssertionError(f"{error}\n{status}") from None
@@ -134,6 +138,14 @@ class TestDeployed:
         for path in ("/healthz", "/readyz", "/health", "/v2/health/ready", "/docs"):
             assert httpx.get(deployed.url + path, timeout=30).status_code == 200, path
         assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
+
+    def test_the_preset_for_embeddings_answers_below_its_prefix(self, deployed):
+        url = f"{deployed.url}/language-model"
+        vectors = httpx.post(f"{url}/embed", json={"inputs": list(SENTENCES)}, timeout=30).json()
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert len({tuple(vector) for vector in vectors}) == len(SENTENCES)
+        refused = httpx.post(f"{url}/predict", json={"inputs": "a"}, timeout=30)
+        assert (refused.status_code, refused.json()["error_type"]) == (400, "unsupported")
 
     @pytest.mark.parametrize(
         ("options", "status", "error_type"),
@@ -242,7 +254,7 @@ class TestDeployed:
         with ThreadPoolExecutor(2) as pool:
             flows = [pool.submit(traffic) for _ in range(2)]
             packages.zoo.promote("tiny/v0002")
-            deployed.deploy("2")
+            deployed.deploy("2", limits={"max_client_batch_size": len(SENTENCES)})
             try:
                 wait_for(
                     lambda: len(seen) > 20 and {version for _, version in seen[-20:]} == {"v0002"},
@@ -254,6 +266,8 @@ class TestDeployed:
                 flow.result(30)
         assert {status for status, _ in seen} == {200}, [s for s in seen if s[0] != 200][:3]
         assert {version for _, version in seen} == {"v0001", "v0002"}
+        info = deployed.client.get("/info").json()
+        assert (info["version"], info["max_client_batch_size"]) == ("v0002", len(SENTENCES))
 
     def test_serve_run_answers_beside_it_and_ends_with_ctrl_c(self, deployed, packages):
         command = [BIN / "serve", "run", "serving.app:build", "--name", "beside", "--route-prefix"]

@@ -46,17 +46,26 @@ def write_tiny(
     return processor, config
 
 
-def commit_tiny(zoo, name: str = "tiny", *, seed: int = 0, files: dict[str, str] | None = None):
-    """Commit a tiny classifier as the next version of ``name``; return the package."""
+def commit_tiny(
+    zoo,
+    name: str = "tiny",
+    *,
+    seed: int = 0,
+    targets: tuple[dict, ...] | None = None,
+    files: dict[str, str] | None = None,
+):
+    """Commit a tiny model, a classifier unless told, as the next version of ``name``."""
     task = {
-        "kind": "classification",
+        "kind": "classification" if targets is None else targets[0]["type"],
         "modality": "text",
-        "labels": {"topic": list(LABELS)},
+        "labels": {"topic": list(LABELS)} if targets is None else {},
         "max_length": MAX_LENGTH,
     }
     producer = {"stage": "test", "job": "tiny"}
-    with zoo.draft(name, kind="finetuned", producer=producer, parents=[], task=task, metrics={}) as draft:
-        write_tiny(draft.path, seed=seed)
+    with zoo.draft(
+        name, kind="finetuned", producer=producer, parents=[], task=task, metrics={}
+    ) as draft:
+        write_tiny(draft.path, seed=seed, targets=targets)
         for relative, content in (files or {}).items():
             target = draft.path / relative
             target.parent.mkdir(parents=True, exist_ok=True)

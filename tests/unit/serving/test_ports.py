@@ -21,7 +21,8 @@ def test_a_busy_port_is_refused_with_a_free_one(busy):
     require_free_port("127.0.0.1", suggested)
 
 
-def test_a_silent_listener_is_no_serve_proxy(busy):
+def test_a_silent_listener_is_no_serve_proxy(busy, monkeypatch):
+    monkeypatch.setattr("serving.ports.ANSWER_TIMEOUT_S", 0.1)
     assert not answers_as_serve("127.0.0.1", busy)
 
 

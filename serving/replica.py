@@ -1,0 +1,114 @@
+"""What a replica is, apart from Ray: a loaded, warmed and probed package with one worker thread.
+
+The model runs in that thread alone: while it works, the event loop goes on answering health checks
+and refusing what must be refused.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from serving.batching import Encoded, Operation, Outputs, Work, padded_tokens, run_batch
+from serving.config import Limits, ServingConfig
+from serving.engine import load_engine
+from serving.guard import Policy
+from serving.keys import KeyRing
+from serving.metrics import Recorder
+from serving.probe import warm_up
+from serving.resolve import resolve
+from serving.service import Execute, Health, Service
+
+PROBE_TIMEOUT_S: Final = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+class Replica:
+    """One loaded package.
+
+    Args:
+        config: settings; `model` names one version, so that every replica serves the same bytes.
+        make_recorder: package reference -> where measurements go.
+
+    Raises:
+        InputError: the package is not there or not usable.
+        IntegrityError: its files or its answers are not those it was committed with.
+    """
+
+    def __init__(self, config: ServingConfig, make_recorder: Callable[[str], Recorder]) -> None:
+        package = resolve(config)
+        self._engine = load_engine(
+            package,
+            target=config.target,
+            threads=max(1, int(config.cpus_per_replica)),
+            device="cuda" if config.gpus_per_replica > 0 else "cpu",
+        )
+        self._api_keys_file = config.api_keys_file
+        self.recorder = make_recorder(self._engine.card.ref)
+        self.policy = Policy(config.limits)
+        self._health = Health()
+        self._load_keys()
+        # One thread: the model uses its cores itself, and runs never overlap.
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._probe = warm_up(self._engine, Path(package.path), config.warm_up_requests)
+        card = self._engine.card
+        logger.info("ready package=%s backend=%s", card.ref, card.backend)
+
+    def service(self, execute: Execute) -> Service:
+        """Return the service that answers requests; from now on the replica calls itself ready.
+
+        Args:
+            execute: runs one work; `run` of several at once, when something batches them.
+        """
+        self._health.ready = True
+        self._set_probe_ok(True)
+        return Service(self._engine, execute, self.policy, self._health)
+
+    async def run(self, works: Sequence[Work]) -> list[Outputs]:
+        """Run the works of several requests together; one result per work."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, self._run, works)
+
+    async def check(self) -> None:
+        """Run the probe, behind what the model is doing.
+
+        Raises:
+            IntegrityError: the answers are not the expected ones.
+            TimeoutError: the model does not answer.
+        """
+        loop = asyncio.get_running_loop()
+        probing = loop.run_in_executor(self._worker, self._probe.check, self._engine)
+        try:
+            await asyncio.wait_for(probing, PROBE_TIMEOUT_S)
+        except Exception:
+            self._set_probe_ok(False)
+            self.recorder.probe_failed()
+            raise
+        self._set_probe_ok(True)
+
+    def change(self, limits: Limits) -> None:
+        """Take new limits and read the key file again; requests go on.
+
+        Raises:
+            InputError: the key file is unusable; the old keys stay.
+        """
+        self._load_keys()
+        self.policy.limits = limits
+
+    def _run(self, works: Sequence[Work]) -> list[Outputs]:
+        return run_batch(works, self._run_model, self.policy.limits.max_batch_tokens)
+
+    def _run_model(self, inputs: Sequence[Encoded], operation: Operation) -> Outputs:
+        self.recorder.batch(padded_tokens(inputs))
+        return self._engine.run(inputs, operation)
+
+    def _load_keys(self) -> None:
+        path = self._api_keys_file
+        self.policy.keys = None if path is None else KeyRing.load(path)
+
+    def _set_probe_ok(self, ok: bool) -> None:
+        self._health.probe_ok = ok
+        self.recorder.ready(ok)

@@ -1,0 +1,113 @@
+"""A replica without Ray: warm-up, health, limits and keys that change while it serves."""
+
+import asyncio
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from orchestrator.errors import InputError, IntegrityError
+from orchestrator.zoo import Zoo
+from serving.batching import Work
+from serving.config import Limits, ServingConfig
+from serving.engine import TextInput, load_engine
+from serving.keys import new_key
+from serving.metrics import NoRecorder
+from serving.probe import PROBE_FILE, Probe
+from serving.replica import Replica
+from tests.support.packages import SENTENCES, commit_tiny
+
+
+class Recorder(NoRecorder):
+    def __init__(self, model):
+        self.model = model
+        self.state, self.failures, self.tokens = None, 0, []
+
+    def ready(self, is_ready):
+        self.state = is_ready
+
+    def probe_failed(self):
+        self.failures += 1
+
+    def batch(self, tokens):
+        self.tokens.append(tokens)
+
+
+def config(package, **changes):
+    zoo = str(package.path.parent.parent)
+    return ServingConfig(model=package.ref, zoo=zoo, **changes)
+
+
+def test_it_is_ready_only_with_a_service_and_measures_its_runs(package):
+    replica = Replica(config(package), Recorder)
+    assert (replica.recorder.model, replica.recorder.state) == ("tiny/v0001", None)
+    service = replica.service(execute=None)
+    assert (service.health.ready, service.health.probe_ok) == (True, True)
+    assert replica.recorder.state is True
+    inputs = service.engine.encode([TextInput(text) for text in SENTENCES[:2]], truncate=True)
+    works = [Work("predict", inputs[:1]), Work("predict", inputs[1:])]
+    first, second = asyncio.run(replica.run(works))
+    together = service.engine.answer(SENTENCES[:2])["topic"]
+    np.testing.assert_allclose(
+        np.concatenate([first["topic"], second["topic"]]), together, atol=1e-5
+    )
+    assert replica.recorder.tokens == [2 * max(map(len, inputs))]
+
+
+def test_a_package_whose_answers_are_not_its_probes_never_becomes_a_replica(tmp_path):
+    zoo = Zoo(str(tmp_path))
+    other = load_engine(commit_tiny(zoo, "other", seed=1))
+    probe = json.dumps(Probe.record(other).to_json())
+    wrong = commit_tiny(zoo, "wrong", seed=2, files={PROBE_FILE: probe})
+    with pytest.raises(IntegrityError, match="answers its probe differently"):
+        Replica(config(wrong), Recorder)
+
+
+def test_health_follows_the_probe(package, monkeypatch):
+    replica = Replica(config(package), Recorder)
+    service = replica.service(execute=None)
+    asyncio.run(replica.check())
+    assert (service.health.probe_ok, replica.recorder.failures) == (True, 0)
+    good = service.engine.run
+    monkeypatch.setattr(
+        service.engine, "run", lambda i, o: {k: v + 1 for k, v in good(i, o).items()}
+    )
+    with pytest.raises(IntegrityError):
+        asyncio.run(replica.check())
+    assert (service.health.probe_ok, replica.recorder.failures) == (False, 1)
+    assert replica.recorder.state is False
+    monkeypatch.undo()
+    asyncio.run(replica.check())
+    assert service.health.probe_ok
+
+
+def test_a_model_that_hangs_is_unhealthy(package, monkeypatch):
+    monkeypatch.setattr("serving.replica.PROBE_TIMEOUT_S", 0.05)
+    replica = Replica(config(package), Recorder)
+    service = replica.service(execute=None)
+    release = threading.Event()
+    monkeypatch.setattr(service.engine, "run", lambda i, o: release.wait(30) and {})
+    with pytest.raises(TimeoutError):
+        asyncio.run(replica.check())
+    release.set()
+    assert not service.health.probe_ok
+
+
+def test_limits_and_keys_change_in_place(package, tmp_path):
+    keys = tmp_path / "keys"
+    first, line = new_key("first")
+    keys.write_text(line)
+    replica = Replica(config(package, api_keys_file=str(keys)), Recorder)
+    policy = replica.policy
+    second, line = new_key("second")
+    keys.write_text(line)
+    replica.change(Limits(max_client_batch_size=3))
+    assert policy.limits.max_client_batch_size == 3
+    assert policy.keys.owner(f"Bearer {second}".encode()) == "second"
+    assert policy.keys.owner(f"Bearer {first}".encode()) is None
+    keys.write_text("garbage")
+    with pytest.raises(InputError):
+        replica.change(Limits(max_client_batch_size=4))
+    assert policy.limits.max_client_batch_size == 3
+    assert policy.keys.owner(f"Bearer {second}".encode()) == "second"
