@@ -118,8 +118,7 @@ def _private_ray(accelerated: bool) -> Iterator[None]:
         ensure_token()
         extensions_dir().mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
-        _init(
-            address="local",
+        _start(
             num_cpus=_machine_cpus(),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
@@ -165,26 +164,32 @@ def _init(**options: Any) -> None:
     import ray
 
     verbose = logging.getLogger("orchestrator").isEnabledFor(logging.DEBUG)
-    attempts = START_ATTEMPTS if options["address"] == "local" else 1
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) if main else None
-    for attempt in range(1, attempts + 1):
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=verbose, **options)
+    except BaseException:
+        ray.shutdown()  # half-started processes
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _start(**options: Any) -> None:
+    """Start a private Ray; once more if the control service misses its window."""
+    for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            ray.init(logging_level=logging.ERROR, log_to_driver=verbose, **options)
-            break
-        except (RuntimeError, ConnectionError, TimeoutError) as error:
-            ray.shutdown()
-            if options["address"] != "local":
-                raise
-            if attempt == attempts:
+            _init(address="local", **options)
+        except Exception as error:  # Ray raises a bare Exception when a node comes up too late
+            if attempt == START_ATTEMPTS:
                 raise StageError(
                     f"Ray did not start on this machine: {_first_line(error)}. "
                     "`orchestrator doctor` looks for the usual causes."
                 ) from error
             _LOG.warning("Ray did not start (%s); trying once more", _first_line(error))
-        finally:
-            if main:
-                signal.signal(signal.SIGTERM, handler)
+        else:
+            return
 
 
 def _shutdown() -> None:

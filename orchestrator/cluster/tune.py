@@ -167,12 +167,22 @@ class _HeldOpen(BasicVariantGenerator):  # type: ignore[misc]
     def save_to_dir(self, dirpath: str, **_: Any) -> None:
         """Nothing is saved: a run continues from our journal, never from Tune's snapshot."""
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return BasicVariantGenerator, ()
+
 
 class _Results(tune.Callback):  # type: ignore[misc]
-    """Hands every result to the caller."""
+    """Hands every result to the caller.
+
+    Tune serializes its settings for a restore of its own that is never asked for; what cannot be
+    serialized (a progress bar) is left out of it.
+    """
 
     def __init__(self, on_result: OnResult) -> None:
         self._on_result = on_result
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return tune.Callback, ()
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any

@@ -1,0 +1,139 @@
+"""Checkpoints: committed at once, verified when read, two kept, damage survived."""
+
+import json
+
+import pytest
+
+from orchestrator.cluster.checkpoints import CheckpointFolder
+from orchestrator.errors import IntegrityError, StageError
+
+
+class StubEngine:
+    """Writes one file a rank."""
+
+    def __init__(self, value, fails=False):
+        self.value, self.fails = value, fails
+
+    def save(self, folder):
+        if self.fails:
+            raise OSError(28, "No space left on device")
+        (folder / "training.safetensors").write_text(str(self.value))
+
+
+class OneWorker:
+    """A group of one that remembers its events."""
+
+    rank, world = 0, 1
+
+    def __init__(self):
+        self.events = []
+
+    def agree(self, value):
+        return value
+
+    def everybody(self, succeeded):
+        return succeeded
+
+    def emit(self, event):
+        self.events.append(event)
+
+
+@pytest.fixture
+def group():
+    return OneWorker()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return CheckpointFolder(tmp_path / "checkpoints")
+
+
+def test_what_was_committed_is_found(folder, group):
+    path = folder.commit(10, StubEngine("a"), {"history": [1, 2]}, group)
+    found = folder.latest(group)
+    assert (found.step, found.path, found.world) == (10, path, 1)
+    assert found.extra == {"history": [1, 2]}
+
+
+def test_nothing_is_found_where_nothing_is(folder, group):
+    assert folder.latest(group) is None
+
+
+def test_two_are_kept(folder, group):
+    for step in (5, 10, 15, 100):
+        folder.commit(step, StubEngine(step), {}, group)
+    assert sorted(p.name for p in folder.root.iterdir()) == ["step-00000015", "step-00000100"]
+
+
+def test_fewer_than_two_are_never_kept(tmp_path, group):
+    folder = CheckpointFolder(tmp_path, keep=1)
+    for step in (1, 2, 3):
+        folder.commit(step, StubEngine(step), {}, group)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_newest_one_is_passed_over_with_a_message(folder, group):
+    folder.commit(1, StubEngine("old"), {}, group)
+    newest = folder.commit(2, StubEngine("new"), {}, group)
+    (newest / "training.safetensors").write_text("NEW")
+    assert folder.latest(group).step == 1
+    assert group.events[0]["event"] == "damaged_checkpoint"
+    assert "step-00000002" in group.events[0]["message"]
+
+
+def test_without_a_manifest_it_does_not_exist(folder, group):
+    folder.commit(1, StubEngine("old"), {}, group)
+    newest = folder.commit(2, StubEngine("new"), {}, group)
+    (newest / "manifest.json").unlink()
+    assert folder.latest(group).step == 1
+
+
+def test_all_damaged_is_like_none(folder, group):
+    path = folder.commit(1, StubEngine("x"), {}, group)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["training.safetensors"]["sha256"] = "0" * 64
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert folder.latest(group) is None
+
+
+def test_a_full_disk_leaves_the_old_one_and_no_rest(folder, group):
+    folder.commit(1, StubEngine("old"), {}, group)
+    with pytest.raises(StageError, match=r"step 2.*No space left"):
+        folder.commit(2, StubEngine("new", fails=True), {}, group)
+    assert [p.name for p in folder.root.iterdir()] == ["step-00000001"]
+    assert folder.latest(group).step == 1
+
+
+def test_another_ranks_failure_fails_here_too(folder, group):
+    group.everybody = lambda succeeded: False
+    with pytest.raises(StageError, match="another worker failed"):
+        folder.commit(1, StubEngine("fine"), {}, group)
+    assert list(folder.root.iterdir()) == []
+
+
+def test_a_killed_writers_rest_is_swept_and_never_read(folder, group):
+    folder.commit(1, StubEngine("x"), {}, group)
+    rest = folder.root / "step-00000009.tmp-abc"
+    rest.mkdir()
+    (rest / "manifest.json").write_text("{}")
+    assert folder.latest(group).step == 1
+    assert not rest.exists()
+
+
+def test_the_same_step_can_be_committed_again(folder, group):
+    folder.commit(3, StubEngine("first"), {}, group)
+    path = folder.commit(3, StubEngine("second"), {}, group)
+    assert (path / "training.safetensors").read_text() == "second"
+
+
+def test_clear_removes_everything(folder, group):
+    folder.commit(3, StubEngine("x"), {}, group)
+    folder.clear()
+    assert folder.latest(group) is None
+
+
+def test_a_file_that_nobody_listed_is_damage(folder, group):
+    path = folder.commit(3, StubEngine("x"), {}, group)
+    (path / "extra.bin").write_text("?")
+    with pytest.raises(IntegrityError):
+        folder._read(path, verify=True)

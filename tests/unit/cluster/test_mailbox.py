@@ -1,0 +1,77 @@
+"""Events, the wish to stop, and which failures are worth another attempt."""
+
+from orchestrator.cluster.mailbox import Mailbox, SilentLine
+
+CRASH = {"error": "ValueError", "message": "first", "traceback": ""}
+OTHER = {"error": "ValueError", "message": "second", "traceback": ""}
+
+
+def test_events_are_taken_once_and_in_order():
+    box = Mailbox()
+    box.post([{"n": 1}])
+    box.post([{"n": 2}, {"n": 3}])
+    assert [event["n"] for event in box.take()] == [1, 2, 3]
+    assert box.take() == []
+
+
+def test_a_first_attempt_goes_ahead():
+    assert Mailbox().begin() is None
+
+
+def test_an_error_that_cannot_go_away_ends_the_launch():
+    box = Mailbox()
+    box.begin()
+    box.fail(CRASH, final=True)
+    assert box.is_final()
+    assert box.begin() == CRASH
+    assert box.failure() == CRASH
+
+
+def test_a_crash_gets_a_second_attempt_but_not_a_third_without_progress():
+    box = Mailbox()
+    box.begin()
+    box.fail(CRASH, final=False)
+    assert box.failure() is None
+    assert box.begin() is None
+    box.fail(OTHER, final=False)
+    assert box.begin() == CRASH  # the first one: what follows is often its consequence
+    assert box.failure() == CRASH
+
+
+def test_crashes_with_progress_in_between_may_go_on():
+    box = Mailbox()
+    box.begin()
+    for step in (10, 20, 30):
+        box.progressed(step)
+        box.fail(CRASH, final=False)
+        assert box.begin() is None
+
+
+def test_a_lost_process_leaves_no_reason_and_is_tried_again():
+    box = Mailbox()
+    for _ in range(5):
+        assert box.begin() is None
+
+
+def test_the_first_failure_of_an_attempt_is_kept():
+    box = Mailbox()
+    box.begin()
+    box.fail(CRASH, final=False)
+    box.fail(OTHER, final=False)  # the survivors lose their connection
+    box.begin()
+    box.fail(OTHER, final=False)
+    assert box.begin() == CRASH
+
+
+def test_stop_is_remembered():
+    box = Mailbox()
+    assert not box.stop_requested()
+    box.request_stop()
+    assert box.stop_requested()
+
+
+def test_nobody_listens_on_a_silent_line():
+    line = SilentLine()
+    line.post({"event": "x"})
+    line.progressed(3)
+    assert not line.stop_requested()

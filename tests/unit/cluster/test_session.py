@@ -1,0 +1,128 @@
+"""What a session decides before Ray is touched: resources, address, environment, folders."""
+
+import fcntl
+import os
+import subprocess
+import sys
+
+import pytest
+
+from orchestrator.cluster import environment, session
+from orchestrator.config import ClusterSection
+from orchestrator.errors import InputError
+
+FRESH = """
+import sys, time
+from orchestrator.config import ClusterSection
+from orchestrator.cluster.launcher import workers_session
+from orchestrator.errors import InputError
+began = time.monotonic()
+try:
+    with workers_session(ClusterSection(workers=1000)):
+        print("started")
+except InputError as error:
+    print(error)
+print("ray" in sys.modules, time.monotonic() - began < 5)
+"""
+
+
+def test_too_many_workers_are_refused_before_ray_is_even_imported():
+    kept = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    shown = subprocess.run(
+        [sys.executable, "-c", FRESH],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=kept,
+        check=False,
+    )
+    message, verdict = shown.stdout.strip().splitlines()
+    cpus = len(os.sched_getaffinity(0))
+    assert message.startswith(
+        f"cluster.workers: 1000 × 1 CPU asked, {cpus} CPUs in the cluster, {cpus} free. "
+        "Lower cluster.workers"
+    )
+    assert verdict == "False True"
+
+
+@pytest.mark.parametrize("kind", ["CPU", "GPU"])
+def test_the_message_names_what_is_missing(kind):
+    with pytest.raises(InputError, match=f"2 × 4 {kind} asked, 6 {kind}s in the cluster, 3 free"):
+        session._require(kind, f"cluster.workers: 2 × 4 {kind}", needed=8, total=6, free=3)
+
+
+def test_what_is_free_is_granted():
+    session._require("CPU", "x", needed=2, total=2, free=2)
+
+
+def test_the_dashboards_address_is_not_a_clusters():
+    with (
+        pytest.raises(InputError, match=r"cluster\.address: 'http://head:8265'.*dashboard"),
+        session.ray_session(ClusterSection(address="http://head:8265"), "x", 1),
+    ):
+        pass
+
+
+class TestEnvironment:
+    """Variables are set where they are missing, and only for the length of a session."""
+
+    def test_defaults_come_and_go(self, monkeypatch):
+        monkeypatch.setenv("ORCH_TEST_A", "mine")
+        monkeypatch.delenv("ORCH_TEST_B", raising=False)
+        with environment.defaults({"ORCH_TEST_A": "theirs", "ORCH_TEST_B": "theirs"}):
+            assert os.environ["ORCH_TEST_A"] == "mine"
+            assert os.environ["ORCH_TEST_B"] == "theirs"
+        assert os.environ["ORCH_TEST_A"] == "mine"
+        assert "ORCH_TEST_B" not in os.environ
+
+    def test_a_private_cluster_is_quick_private_and_quiet(self):
+        values = environment.local_cluster_environment(accelerated=False)
+        assert values["RAY_worker_niceness"] == "0"
+        assert values["RAY_USAGE_STATS_ENABLED"] == "0"
+        assert values["DS_ACCELERATOR"] == "cpu"
+        assert "DS_ACCELERATOR" not in environment.local_cluster_environment(accelerated=True)
+
+    def test_a_missing_token_is_made_for_this_user_alone(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+            monkeypatch.delenv(name, raising=False)
+        environment.ensure_token()
+        token = tmp_path / ".ray" / "auth_token"
+        assert token.stat().st_mode & 0o777 == 0o600
+        before = token.read_text()
+        assert len(before) >= 32
+        environment.ensure_token()
+        assert token.read_text() == before
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN", "x")]
+    )
+    def test_no_token_is_made_when_none_is_needed(self, monkeypatch, tmp_path, name, value):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv(name, value)
+        environment.ensure_token()
+        assert not (tmp_path / ".ray").exists()
+
+
+class TestTemporaryFolders:
+    """Short names, locked while in use, swept once their owner is dead."""
+
+    def test_a_folder_lives_as_long_as_its_session(self):
+        with session._temporary_folder() as folder:
+            assert folder.is_dir()
+            assert len(str(folder)) < 30
+        assert not folder.exists()
+
+    def test_abandoned_ones_are_swept_and_used_ones_stay(self, tmp_path):
+        used, abandoned, young = (tmp_path / f"{session.TEMP_PREFIX}{n}" for n in "abc")
+        for folder in (used, abandoned, young):
+            folder.mkdir()
+            (folder / "lock").touch()
+        for folder in (used, abandoned):
+            os.utime(folder, (0, 0))
+        with (used / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            session._sweep(tmp_path)
+        assert used.exists()
+        assert young.exists()
+        assert not abandoned.exists()
