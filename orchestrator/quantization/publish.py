@@ -21,7 +21,7 @@ from orchestrator.quantization.sensitivity import predicted_error
 from orchestrator.quantization.source import Inputs, Source
 from orchestrator.quantization.worker import DEPLOYED_NAME, FLOAT_NAME, TORCH_NAME
 from orchestrator.storage import RunFolder, sha256_bytes
-from orchestrator.zoo import Zoo
+from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
     from orchestrator.data.processors import TextProcessor
@@ -59,29 +59,34 @@ def commit(
     config: QuantizeConfig, inputs: Inputs, folder: RunFolder, choice: Choice, artefact: Path
 ) -> JobResult:
     """Commit the measured artefact as a package and return the job's result."""
-    committed = folder.done("commit")
-    figures = summary(inputs, choice, artefact)
-    if committed is None:
-        task = inputs.package.manifest.task
-        with Zoo(config.run.zoo).draft(
-            config.output,
-            kind=KIND,
-            producer={"stage": STAGE, "job": config.run.name},
-            parents=[inputs.package.ref],
-            task=None if task is None else task.model_dump(mode="json"),
-            metrics=figures,
-            licence=inputs.package.manifest.licence,
-        ) as draft:
-            fill(draft.path, config, inputs, choice, artefact)
-            package = draft.commit()
-        committed = {"package": package.ref}
-        folder.mark("commit", committed)
-    return JobResult(
-        status="done",
-        package=committed["package"],
-        metrics=figures | {"plan": dict(choice.point.plan.kinds)},
-        run_dir=str(folder.path),
-    )
+    task = inputs.package.manifest.task
+    run_id = (folder.done("package") or {})["run_id"]
+    with Zoo(config.run.zoo).draft(
+        config.output,
+        kind=KIND,
+        producer={"stage": STAGE, "job": config.run.name, "run_id": run_id},
+        parents=[inputs.package.ref],
+        task=None if task is None else task.model_dump(mode="json"),
+        metrics=summary(inputs, choice, artefact),
+        licence=inputs.package.manifest.licence,
+    ) as draft:
+        fill(draft.path, config, inputs, choice, artefact)
+        return _result(draft.commit(), folder.path)
+
+
+def committed(config: QuantizeConfig, run_id: str, folder: Path) -> JobResult | None:
+    """Return the result of a run that was killed right after it had committed, if there is one."""
+    for package in Zoo(config.run.zoo).packages():
+        made_by = package.manifest.producer.model_extra or {}
+        if package.name == config.output and made_by.get("run_id") == run_id:
+            return _result(package, folder)
+    return None
+
+
+def _result(package: Package, folder: Path) -> JobResult:
+    plan = package.read_json(PLAN_FILE)["units"]
+    metrics = package.manifest.metrics | {"plan": plan}
+    return JobResult(status="done", package=package.ref, metrics=metrics, run_dir=str(folder))
 
 
 def fill(

@@ -7,8 +7,10 @@ measured by one task at a time, while nothing else of this job runs.
 """
 
 import logging
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -62,17 +64,30 @@ def run(config: QuantizeConfig) -> JobResult:
         InputError: if the package, the target or the data do not fit.
         StageError: if no measured plan keeps the goal.
     """
+    # A first start checks everything before it leaves a folder; a later one reads the folder first.
+    inputs = None if (Path(config.run.dir) / config.run.name).exists() else prepare(config)
     with RunFolder.open(config, STAGE) as folder:
         finished = folder.finished()
         if finished is not None:
             return finished
-        inputs = prepare(config)
-        cluster = config.cluster
-        purpose = f"workers: {cluster.workers} x {cluster.cpus_per_worker:g} CPU"
-        with ray_session(cluster, purpose, cluster.workers * cluster.cpus_per_worker):
-            result = _Search(config, inputs, folder).run()
+        pinned = folder.done("package")
+        if pinned is None:
+            inputs = inputs or prepare(config)
+            pinned = {"ref": inputs.package.ref, "run_id": uuid.uuid4().hex}
+            folder.mark("package", pinned)
+        config = config.model_copy(update={"package": pinned["ref"]})  # its alias may move
+        result = publish.committed(config, pinned["run_id"], folder.path)
+        if result is None:
+            result = _measured(config, inputs or prepare(config), folder)
         folder.finish(result)
     return result
+
+
+def _measured(config: QuantizeConfig, inputs: Inputs, folder: RunFolder) -> JobResult:
+    cluster = config.cluster
+    purpose = f"workers: {cluster.workers} x {cluster.cpus_per_worker:g} CPU"
+    with ray_session(cluster, purpose, cluster.workers * cluster.cpus_per_worker):
+        return _Search(config, inputs, folder).run()
 
 
 def check(config: QuantizeConfig) -> str:

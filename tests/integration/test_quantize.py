@@ -185,6 +185,13 @@ def test_the_same_run_is_not_run_twice(finished, place, monkeypatch):
     assert len(Zoo(config.run.zoo).packages()) == 3
 
 
+def test_a_run_killed_right_after_its_commit_does_not_commit_again(finished, place, local_ray):
+    config, result, _ = finished
+    (place / "runs" / "first" / "result.json").unlink()
+    assert runner.run(config) == result
+    assert len(Zoo(config.run.zoo).packages()) == 3
+
+
 def test_a_bilstm_interrupted_before_its_commit_continues_without_measuring_again(
     place, local_ray, monkeypatch
 ):
@@ -227,6 +234,8 @@ def test_what_does_not_fit_is_refused_before_any_cluster_work(place, finished, m
     other.write_text("\n".join(rows))
     with pytest.raises(InputError, match="was trained on"):
         runner.run(job(place, run="data", data={"source": f"files:{other}"}))
+    left = {path.name for path in (place / "runs").iterdir()}
+    assert not left & {"target", "again", "long", "data"}
 
 
 def test_what_a_task_raises_arrives_as_it_was_and_a_dead_worker_is_named(local_ray):
