@@ -39,14 +39,12 @@ def commit_folder(
     """Commit ``staged`` under the name ``final``; a committed folder there is replaced.
 
     Replacing is one step (the two names are exchanged) where the file system can do that. Where it
-    cannot, the old folder is set aside for the time of two renames and `sweep_temporary` puts it
-    back if the writer died in between.
+    cannot, the old folder is set aside for two renames and `sweep_temporary` restores it if needed.
 
     Args:
         staged: Folder with the files; it is gone afterwards, and left where it is on failure.
         final: Local path, or a URI where nothing is committed yet.
-        manifest: What the manifest says besides ``files``, which is filled with the sha256 and
-            the bytes of every file.
+        manifest: The manifest besides ``files``: relative path → sha256 and bytes.
         manifest_name: Name of the manifest file.
 
     Raises:

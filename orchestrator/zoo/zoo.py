@@ -74,12 +74,10 @@ class Zoo:
         """Begin a package; use it in a ``with`` block and call `Draft.commit`.
 
         Args:
-            name: Name of the package.
-            kind: pretrained, imported, finetuned, continual or quantized.
+            name, kind: Name and kind (pretrained, imported, finetuned, continual, quantized).
             producer: ``stage``, ``job`` and more; git revision and library versions are added.
             parents: Packages, or references, it is made from.
-            task: ``kind``, ``modality``, ``labels``, ``max_length``.
-            metrics: Summary figures; more can be put into `Draft.metrics`.
+            task, metrics: As in `Manifest`; both can be filled later, through the draft.
             licence: SPDX identifier.
 
         Raises:
@@ -87,20 +85,20 @@ class Zoo:
             StageError: The zoo cannot be written.
         """
         require_name(name)
-        resolved = [p if isinstance(p, Package) else self.peek(p) for p in parents]
         return Draft(
             self,
             name,
             kind=kind,
             producer=producer or {},
-            parents=[
-                Parent(name=p.name, version=p.version, manifest_sha256=p.manifest_sha256)
-                for p in resolved
-            ],
+            parents=[self._parent(parent) for parent in parents],
             task=task,
             metrics=metrics or {},
             licence=licence,
         )
+
+    def _parent(self, parent: str | Package) -> Parent:
+        found = parent if isinstance(parent, Package) else self.peek(parent)
+        return Parent(name=found.name, version=found.version, manifest_sha256=found.manifest_sha256)
 
     def get(self, ref: str) -> Package:
         """Return a package, completely verified.

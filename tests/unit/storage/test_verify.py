@@ -5,7 +5,7 @@ import os
 import socket
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import IntegrityError
@@ -20,6 +20,8 @@ from orchestrator.storage import (
 from orchestrator.storage.files import scan, unsafe_reason
 
 from .killing import stage
+
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture
@@ -157,7 +159,7 @@ def test_names_that_leave_the_folder_are_refused(name):
     assert unsafe_reason(name) is not None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(PATIENT, max_examples=200)
 @given(st.text(max_size=60))
 def test_an_accepted_name_stays_inside(name):
     if unsafe_reason(name) is None:
@@ -165,7 +167,7 @@ def test_an_accepted_name_stays_inside(name):
         assert inside == f"/root/{name}"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(PATIENT, max_examples=100)
 @given(st.binary(max_size=60))
 def test_no_bytes_break_the_json_reader(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("json") / "x.json"

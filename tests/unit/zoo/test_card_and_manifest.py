@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import IntegrityError
@@ -49,7 +49,7 @@ MANIFEST = st.fixed_dictionaries(
         "files": st.dictionaries(PATH, ENTRY, max_size=4),
     }
 )
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @QUICK

@@ -10,7 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save
@@ -23,6 +23,7 @@ from orchestrator.zoo.safety import MAX_HEADER_BYTES, require_sane_tensors
 
 from .making import fill, light, make
 
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PICKLE_NAMES = ["a.pt", "pytorch_model.bin", "a.pkl", "a.pt2", "a.ckpt", "a.PT", "sub/x.joblib"]
 OTHER_NAMES = [
     "a.py",
@@ -274,7 +275,7 @@ def test_a_million_entries_cost_neither_time_nor_memory(zoo):
     assert grown < 50 * 1024  # KiB
 
 
-@settings(max_examples=150, deadline=None)
+@settings(PATIENT, max_examples=150)
 @given(st.integers(0, len(GOOD)))
 def test_truncated_tensors_are_an_integrity_error(tmp_path_factory, length):
     path = tmp_path_factory.mktemp("t") / "model.safetensors"
@@ -286,7 +287,7 @@ def test_truncated_tensors_are_an_integrity_error(tmp_path_factory, length):
             require_sane_tensors(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(PATIENT, max_examples=150)
 @given(st.data())
 def test_no_header_is_accepted_that_the_library_refuses(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("t") / "model.safetensors"
@@ -326,7 +327,7 @@ def test_references_that_are_none(zoo, ref):
     assert os.listdir(zoo.root) == ["a"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(PATIENT, max_examples=300)
 @given(st.one_of(st.text(max_size=70), st.from_regex(r"[a-z./@v0-9-]{1,20}")))
 def test_an_accepted_reference_stays_inside_the_zoo(text):
     try:
