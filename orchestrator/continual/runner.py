@@ -13,6 +13,7 @@ from orchestrator.storage import RunFolder
 from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
+    from orchestrator.cluster.progress import Progress
     from orchestrator.continual.stages import Stages
 
 _LOG = logging.getLogger(__name__)
@@ -104,7 +105,6 @@ def _launch(
     from orchestrator.cluster.progress import Progress
     from orchestrator.data.tasks import load_task
 
-    total = sum(unit.steps for unit in stages.units)
     zoo = config.run.zoo
     payload = {
         "config": config.model_dump(mode="json"),
@@ -115,17 +115,7 @@ def _launch(
         cache = None if config.cache is None else Path(config.cache)
         for task in config.tasks:  # bad data is found, and parsed data cached, before workers start
             load_task(task.spec, cache)
-        with Progress(STAGE, total) as progress:
-
-            def observe(event: dict[str, Any]) -> None:
-                if event["event"] == "metrics" and event["split"] == "train":
-                    note = f"{event['task']}  loss {event['metrics']['loss']:.3f}"
-                    progress.update(event["step"], note)
-                elif event["event"] == "unit":
-                    _LOG.info("task=%s learned: %s", event["task"], _accuracies(event["accuracy"]))
-                elif "message" in event:
-                    _LOG.warning("%s", event["message"])
-
+        with Progress(STAGE, sum(unit.steps for unit in stages.units)) as progress:
             return launch(
                 WORKER,
                 payload,
@@ -133,8 +123,19 @@ def _launch(
                 engine=config.engine,
                 run_dir=folder.path,
                 name=f"{STAGE} {config.run.name}",
-                on_event=observe,
+                on_event=lambda event: _show(event, progress),
             )
+
+
+def _show(event: dict[str, Any], progress: "Progress") -> None:
+    """Show one event of the workers to the person who waits."""
+    if event["event"] == "metrics" and event["split"] == "train":
+        progress.update(event["step"], f"{event['task']}  loss {event['metrics']['loss']:.3f}")
+    elif event["event"] == "unit":
+        learned = ", ".join(f"{name} {value:.3f}" for name, value in event["accuracy"].items())
+        _LOG.info("task=%s learned: %s", event["task"], learned)
+    elif "message" in event:
+        _LOG.warning("%s", event["message"])
 
 
 def _commit(
@@ -173,7 +174,3 @@ def _committed(zoo: Zoo, name: str, run_id: str) -> Package | None:
         if package.name == name and extra.get("run_id") == run_id:
             return package
     return None
-
-
-def _accuracies(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in values.items())

@@ -142,7 +142,8 @@ def train(  # noqa: PLR0913 - hooks, each optional and named
     Raises:
         StageError: More than ``max_skipped_steps`` steps in a row were not finite.
     """
-    run = _Run(engine, source, config, observer, TrainResult(first_step))
+    hooks = _Hooks(observer, evaluate, save, should_stop)
+    run = _Run(engine, source, config, hooks, TrainResult(first_step))
     step_fn = step_fn or plain_step(config.max_grad_norm)
     end = min(config.max_steps, config.max_steps if until_step is None else until_step)
     engine.module.train()
@@ -150,20 +151,20 @@ def train(  # noqa: PLR0913 - hooks, each optional and named
         seed_step(seed, step, engine.rank)
         window = source.window(step, engine.rank, engine.world)
         run.record(step, step_fn(engine, window, learning_rate(config, step)))
-        done = step + 1
-        stop = should_stop is not None and _any_rank(engine, should_stop())
-        last = stop or done == end
-        if last or done % config.log_every_steps == 0:
-            run.log(done)
-        if evaluate is not None and (last or _due(done, config.eval_every_steps)):
-            run.validated(done, evaluate())
-        if save is not None and (last or _due(done, config.checkpoint_every_steps)):
-            save(done)
-        if stop:
-            run.result.stopped = done < end
+        if run.conclude(step + 1, end):
             break
     run.result.seconds = run.seconds
     return run.result
+
+
+@dataclass(frozen=True, slots=True)
+class _Hooks:
+    """What the caller of ``train`` wants to be told or asked."""
+
+    observer: Observer | None
+    evaluate: Callable[[], Metrics] | None
+    save: Callable[[int], None] | None
+    should_stop: Callable[[], bool] | None
 
 
 def _due(done: int, every: int) -> bool:
@@ -182,11 +183,11 @@ class _Run:
         engine: Engine,
         source: WindowSource,
         config: TrainConfig,
-        observer: Observer | None,
+        hooks: _Hooks,
         result: TrainResult,
     ) -> None:
         self.engine, self.source, self.config = engine, source, config
-        self.observer, self.result = observer, result
+        self.hooks, self.result = hooks, result
         self._interval: list[Metrics] = []
         self._skipped_in_a_row = 0
         self._began = time.monotonic()
@@ -213,23 +214,27 @@ class _Run:
                 "optimizer.learning_rate, lengthen schedule.warmup_steps or clip with max_grad_norm"
             )
 
-    def log(self, done: int) -> None:
-        """Emit the interval's means of everything finite."""
-        metrics = _means(self._interval)
-        self._interval = []
-        self.result.train = metrics
-        self._emit(done, "train", metrics)
-
-    def validated(self, done: int, metrics: Metrics) -> None:
-        """Emit an evaluation."""
-        self.result.validation = metrics
-        self._emit(done, "validation", metrics)
+    def conclude(self, done: int, end: int) -> bool:
+        """Log, evaluate and save where it is due after ``done`` steps; whether to stop."""
+        hooks, config = self.hooks, self.config
+        stop = hooks.should_stop is not None and _any_rank(self.engine, hooks.should_stop())
+        last = stop or done == end
+        if last or _due(done, config.log_every_steps):
+            self.result.train, self._interval = _means(self._interval), []
+            self._emit(done, "train", self.result.train)
+        if hooks.evaluate is not None and (last or _due(done, config.eval_every_steps)):
+            self.result.validation = hooks.evaluate()
+            self._emit(done, "validation", self.result.validation)
+        if hooks.save is not None and (last or _due(done, config.checkpoint_every_steps)):
+            hooks.save(done)
+        self.result.stopped = stop and done < end
+        return stop
 
     def _emit(self, done: int, split: str, metrics: Metrics) -> None:
-        if self.observer is not None:
+        if self.hooks.observer is not None:
             epoch = float(self.source.epoch(done))
             event = {"step": done, "epoch": epoch, "split": split, "metrics": metrics}
-            self.observer({**event, "seconds": self.seconds})
+            self.hooks.observer({**event, "seconds": self.seconds})
 
 
 def _means(interval: list[Metrics]) -> Metrics:

@@ -174,25 +174,26 @@ def evaluate_batches(
         InputError: No rank has a batch, or in lockstep one has none at all.
     """
     iterator = iter(batches)
-    batch = next(iterator, None)
-    ranks = int(sum_over_ranks(torch.ones(1, dtype=torch.float64)).item())
-    ready = int(sum_over_ranks(torch.tensor([float(batch is not None)]).double()).item())
+    batch = last = next(iterator, None)
+    ready, ranks = _ranks_with(batch, sum_over_ranks)
     if ready == 0 or (lockstep and ready < ranks):
         raise InputError(
             f"the evaluation set gives batches to {ready} of {ranks} workers. "
             "Use a larger validation set, a smaller evaluation batch or fewer workers"
         )
-    last = batch
-    while ready:
+    while batch is not None or (lockstep and ready):
         if batch is not None:
             sums.add(forward(batch))
-            last = batch
-            batch = next(iterator, None)
-        elif lockstep and last is not None:
+            last, batch = batch, next(iterator, None)
+        elif last is not None:
             forward(last)
         if lockstep:
-            flag = torch.tensor([float(batch is not None)], dtype=torch.float64)
-            ready = int(sum_over_ranks(flag).item())
-        else:
-            ready = int(batch is not None)
+            ready, _ = _ranks_with(batch, sum_over_ranks)
     return sums.reduce(sum_over_ranks)
+
+
+def _ranks_with(batch: object | None, sum_over_ranks: Reduce) -> tuple[int, int]:
+    """How many ranks have a batch, and how many ranks there are; collective."""
+    both = torch.tensor([float(batch is not None), 1.0], dtype=torch.float64)
+    ready, ranks = sum_over_ranks(both).tolist()
+    return int(ready), int(ranks)
