@@ -2,11 +2,12 @@
 
 Legend: B batch, S length, T target length, D model width, V vocabulary, K classes.
 A component module is built as ``Component(config, dimensions)``; see ``registry`` for how it gets
-its name.
+its name. What goes in and out of modules are tensors, tuples (named ones too) and dicts of them:
+hooks of sharded training find tensors in nothing else.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -20,18 +21,17 @@ Batch = dict[str, Tensor]
 ``labels.<target name>``."""
 
 
-@dataclass(frozen=True, slots=True)
-class TargetOutput:
+class TargetOutput(NamedTuple):
     """The loss of one target, not yet normalised.
 
     Attributes:
         loss: SUM over the loss terms, 0-dim.
-        count: Number of loss terms, 0-dim int64.
+        terms: Number of loss terms, 0-dim int64.
         correct: Number of terms whose most probable answer is the label, 0-dim int64, detached.
     """
 
     loss: Tensor
-    count: Tensor
+    terms: Tensor
     correct: Tensor
 
 

@@ -111,7 +111,7 @@ class Model(nn.Module):
                 continue
             output = head(hidden, mask, batch[LABELS + name])
             result[f"loss.{name}"] = output.loss
-            result[f"count.{name}"] = output.count
+            result[f"count.{name}"] = output.terms
             result[f"correct.{name}"] = output.correct
         return result
 

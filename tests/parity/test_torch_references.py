@@ -37,7 +37,7 @@ def build(registry, config):
     module = registry.component_class(config.type_name())(config, SIZES).eval()
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape) * 0.3)
+            parameter.copy_(torch.randn(parameter.shape) * 0.2)
     return module
 
 
@@ -134,7 +134,7 @@ def gated_reference(encoder, kernel, causal, block):
     ("mask", "kernel"), [("causal", 3), ("causal", 1), ("bidirectional", 3), ("bidirectional", 4)]
 )
 def test_gated_convolution_equals_its_equation(mask, kernel, mask_name):
-    config = GatedCnnConfig(num_layers=3, kernel_size=kernel, block_size=2, mask=mask)
+    config = GatedCnnConfig(num_layers=5, kernel_size=kernel, block_size=2, mask=mask)
     encoder = build(encoders, config)
     reference = gated_reference(encoder, kernel, mask == "causal", 2)
     compare(encoder, reference, mask_name, grads_of=encoder)

@@ -7,11 +7,11 @@ anywhere (left, right or between) changes nothing; outputs at padding are zero. 
 those of ``torch.nn.RNN / LSTM / GRU``.
 """
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.encoders.recurrent_configs import (
@@ -28,6 +28,9 @@ from orchestrator.modeling.interfaces import Batch, Encoder
 
 Cell = type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]
 """A recurrent layer of torch."""
+
+
+Sequence = TypeVar("Sequence", Tensor, PackedSequence)
 
 
 def reading_order(mask: Tensor, *, backward: bool = False) -> Tensor:
@@ -49,6 +52,20 @@ def reading_order(mask: Tensor, *, backward: bool = False) -> Tensor:
 def reorder(x: Tensor, order: Tensor) -> Tensor:
     """Return ``x[b, order[b, s]]`` for x [B, S, D] and order [B, S]."""
     return x.gather(1, order[..., None].expand_as(x))
+
+
+def run(stack: nn.RNNBase, x: Sequence) -> Sequence:
+    """Return the outputs of a stack of layers for x [B, S, D] or a packed sequence.
+
+    On CPUs it stays out of autocast: without the right instructions there is no bf16 kernel.
+    """
+    weight = stack.all_weights[0][0]
+    if weight.device.type == "cpu":
+        with torch.autocast("cpu", enabled=False):
+            output: Sequence = stack(x.to(weight.dtype))[0]
+    else:
+        output = stack(x)[0]
+    return output
 
 
 class OneStackEncoder(Encoder):
@@ -77,14 +94,11 @@ class OneStackEncoder(Encoder):
 
     def _read(self, x: Tensor, mask: Tensor) -> Tensor:
         if not self.packed:
-            output: Tensor = self.stack(x)[0]
-            return output
+            return run(self.stack, x)
         lengths = mask.sum(1).clamp(min=1).cpu()
         packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        unpacked = pad_packed_sequence(
-            self.stack(packed)[0], batch_first=True, total_length=x.shape[1]
-        )
-        return unpacked[0]
+        output = run(self.stack, packed)
+        return pad_packed_sequence(output, batch_first=True, total_length=x.shape[1])[0]
 
     def initialize(self, std: float) -> None:
         """Use torch's own values: uniform within 1/sqrt(hidden size)."""
@@ -121,7 +135,7 @@ class TwoStackEncoder(Encoder):
         halves = []
         for stack, backward in ((self.forward_stack, False), (self.backward_stack, True)):
             order = reading_order(mask, backward=backward)
-            read = stack(reorder(hidden, order))[0]
+            read = run(stack, reorder(hidden, order))
             halves.append(reorder(read, order.argsort(dim=1)))
         return torch.cat(halves, dim=-1) * mask[..., None]
 

@@ -1,13 +1,12 @@
 """Which positions may be attended to."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionMask:
+class AttentionMask(NamedTuple):
     """What attention may read.
 
     Attributes:

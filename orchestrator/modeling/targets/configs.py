@@ -61,8 +61,8 @@ class VocabularyConfig(TargetConfig):
         return self.tie
 
     def kept_values(self, dimensions: Dimensions) -> int:
-        """Values per position that the backward pass keeps: log-probabilities, their gradient."""
-        return 2 * dimensions.vocab_size + dimensions.hidden_size
+        """Values per position that the backward pass keeps: the input and its gradient."""
+        return 2 * dimensions.hidden_size
 
 
 @targets.register("orchestrator.modeling.targets.vocabulary:MlmTarget")
@@ -114,7 +114,7 @@ class BilmConfig(TargetConfig):
 
     def kept_values(self, dimensions: Dimensions) -> int:
         """Values per position that the backward pass keeps, for two directions."""
-        return 4 * dimensions.vocab_size + dimensions.hidden_size
+        return 2 * dimensions.hidden_size
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """The two directions share the width."""

@@ -6,19 +6,24 @@ Legend: B batch, S length, N labelled positions, D model width, V vocabulary.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
 from orchestrator.modeling.layers.activations import ACTIVATIONS
+from orchestrator.modeling.layers.vocabulary import VocabularyLayer
 from orchestrator.modeling.targets.configs import BilmConfig, LmConfig, MlmConfig
 
 
-def token_loss(logits: Tensor, labels: Tensor) -> TargetOutput:
-    """Return the summed cross entropy of ``logits`` [N, V] against ``labels`` [N]; N may be 0."""
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    correct = (logits.detach().argmax(-1) == labels).sum()
+def token_loss(layer: VocabularyLayer, vectors: Tensor, labels: Tensor) -> TargetOutput:
+    """Return the summed cross entropy of ``layer(vectors)``.
+
+    Args:
+        layer: The output layer.
+        vectors: One per label, [N, D]; N may be 0.
+        labels: [N].
+    """
+    loss, correct = layer(vectors, labels)
     return TargetOutput(loss, torch.tensor(len(labels), device=labels.device), correct)
 
 
@@ -46,7 +51,7 @@ class TokenTarget(Target):
 
     def __init__(self, dimensions: Dimensions, *, tie: bool, bias: bool) -> None:
         super().__init__()
-        self.output = nn.Linear(dimensions.hidden_size, dimensions.vocab_size, bias=bias)
+        self.output = VocabularyLayer(dimensions.hidden_size, dimensions.vocab_size, bias=bias)
         self.tie = tie
 
     def tied_output(self) -> nn.Linear | None:
@@ -64,7 +69,7 @@ class TokenTarget(Target):
     def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
         """Return the cross entropy summed over labelled positions of ``hidden`` [B, S, D]."""
         chosen = labels != IGNORED_LABEL
-        return token_loss(self.output(self.transform(hidden[chosen])), labels[chosen])
+        return token_loss(self.output, self.transform(hidden[chosen]), labels[chosen])
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits of every position, [B, S, V]."""
@@ -115,7 +120,7 @@ class BilmTarget(Target):
 
     def __init__(self, config: BilmConfig, dimensions: Dimensions) -> None:
         super().__init__()
-        self.output = nn.Linear(
+        self.output = VocabularyLayer(
             dimensions.hidden_size // 2, dimensions.vocab_size, bias=config.bias
         )
 
@@ -126,7 +131,7 @@ class BilmTarget(Target):
     def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
         """Return the cross entropy summed over positions and directions of ``hidden`` [B, S, D]."""
         chosen = labels != IGNORED_LABEL
-        return token_loss(self.output(_halves(hidden)[chosen]), labels[chosen])
+        return token_loss(self.output, _halves(hidden)[chosen], labels[chosen])
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits of every position and direction, [B, S, 2, V]."""

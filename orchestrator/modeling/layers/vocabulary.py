@@ -1,0 +1,118 @@
+"""The output layer over a vocabulary, with its loss computed in pieces.
+
+Logits are by far the largest tensors of a language model: N x V values, and autograd would keep
+their softmax and make their gradient beside them. Here rows are taken a piece at a time, and the
+gradients of the piece are computed at once, so that no more than one piece of logits exists
+(Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models", without its filtering).
+The values are those of linear layer and cross entropy; on CPUs it takes about 0.6 of their time.
+
+Legend: N labelled positions, D model width, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+VALUES_PER_PIECE = {"cpu": 2**20}
+"""Logits that exist at once: on a CPU as many as its cache holds."""
+VALUES_PER_PIECE_ELSEWHERE = 2**26
+"""Logits that exist at once on other devices: enough to keep them busy."""
+
+
+class VocabularyLayer(nn.Linear):
+    """Linear layer [D] → [V]; given labels, it returns the summed cross entropy instead of logits.
+
+    Loss and logits go through the same call, so that hooks which gather a sharded weight see both.
+    """
+
+    def forward(self, input: Tensor, labels: Tensor | None = None) -> Any:
+        """Return logits, or the loss.
+
+        Args:
+            input: [..., D]; [N, D] with labels.
+            labels: Indices in [0, V), [N]; None for logits.
+
+        Returns:
+            Logits [..., V]; or (summed cross entropy, number of correct answers), both 0-dim.
+        """
+        if labels is None:
+            return super().forward(input)
+        train = torch.is_grad_enabled()
+        pieces: Any = _PieceByPiece.apply
+        return pieces(input, self.weight, self.bias, labels, train)
+
+
+def summed_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return loss, gradient of the logits, and number of correct answers, for one piece.
+
+    Args:
+        logits: [n, V], fp32; overwritten by the gradient, softmax minus one-hot.
+        labels: [n].
+    """
+    largest, answers = logits.max(dim=1, keepdim=True)
+    at_label = logits.gather(1, labels[:, None])
+    total = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
+    loss = (total.log() + largest - at_label).sum()
+    gradient = logits.div_(total)
+    gradient.scatter_add_(1, labels[:, None], torch.full_like(at_label, -1.0))
+    return loss, gradient, (answers[:, 0] == labels).sum()
+
+
+class _PieceByPiece(torch.autograd.Function):
+    """Loss and gradients in one pass over pieces of rows; accumulates in fp32."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, train: bool
+    ) -> tuple[Tensor, Tensor]:
+        device = x.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
+        rows = max(1, VALUES_PER_PIECE.get(device, VALUES_PER_PIECE_ELSEWHERE) // len(weight))
+        needed = [train and need for need in ctx.needs_input_grad[:3]]
+        loss = torch.zeros((), dtype=torch.float32, device=x.device)
+        correct = torch.zeros((), dtype=torch.int64, device=x.device)
+        sums = [
+            torch.zeros_like(tensor, dtype=torch.float32) if need and tensor is not None else None
+            for tensor, need in zip((x, weight, bias), needed, strict=True)
+        ]
+        with torch.autocast(device, enabled=False):
+            table = weight.to(dtype)
+            shift = None if bias is None else bias.to(dtype)
+            for start in range(0, len(x), rows):
+                piece = slice(start, start + rows)
+                inputs = x[piece].to(dtype)
+                logits = F.linear(inputs, table, shift).float()
+                part, gradient, right = summed_cross_entropy(logits, labels[piece])
+                loss += part
+                correct += right
+                _add_gradients(sums, piece, gradient.to(dtype), inputs, table)
+        gradients = zip(sums, (x, weight, bias), strict=True)
+        ctx.save_for_backward(*(g if t is None or g is None else g.to(t) for g, t in gradients))
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        gradients = (None if g is None else g * scale.to(g.dtype) for g in ctx.saved_tensors)
+        return (*gradients, None, None)
+
+
+def _add_gradients(
+    sums: list[Tensor | None], piece: slice, gradient: Tensor, inputs: Tensor, table: Tensor
+) -> None:
+    """Add what one piece contributes to the gradients of input, weight and bias."""
+    of_input, of_weight, of_bias = sums
+    if of_input is not None:
+        of_input[piece] = gradient @ table
+    if of_weight is not None:
+        if gradient.dtype == of_weight.dtype:
+            of_weight.addmm_(gradient.t(), inputs)
+        else:
+            of_weight += gradient.t() @ inputs
+    if of_bias is not None:
+        of_bias += gradient.sum(dim=0)
