@@ -19,7 +19,7 @@ from orchestrator.storage.json_files import jsonable
 from orchestrator.zoo.cache import cache_folder
 from orchestrator.zoo.card import CARD_NAME, write_card
 from orchestrator.zoo.manifest import MANIFEST_NAME, Kind, Manifest, Parent, build_task, now
-from orchestrator.zoo.names import version_name
+from orchestrator.zoo.names import require_name, version_name
 from orchestrator.zoo.package import Package
 from orchestrator.zoo.provenance import complete_producer
 from orchestrator.zoo.safety import require_allowed_names, require_sane_tensors
@@ -53,7 +53,7 @@ class Draft:
         licence: str | None,
     ) -> None:
         self._zoo = zoo
-        self._name = name
+        self._name = require_name(name)
         self._fields = {"kind": kind, "parents": list(parents), "licence": licence}
         self._producer = dict(producer)
         self.task = dict(task) if task is not None else None

@@ -74,17 +74,17 @@ class Zoo:
         """Begin a package; use it in a ``with`` block and call `Draft.commit`.
 
         Args:
-            name, kind: Name and kind (pretrained, imported, finetuned, continual, quantized).
+            name: Name of the package.
+            kind: pretrained, imported, finetuned, continual or quantized.
             producer: ``stage``, ``job`` and more; git revision and library versions are added.
             parents: Packages, or references, it is made from.
-            task, metrics: As in `Manifest`; both can be filled later, through the draft.
+            task: ``kind``, ``modality``, ``labels``, ``max_length``; may be set later.
+            metrics: Summary figures; may be filled later.
             licence: SPDX identifier.
 
         Raises:
-            InputError: A name, parent or value that is not allowed.
-            StageError: The zoo cannot be written.
+            InputError: A name, parent or value is not allowed. StageError: Not writable.
         """
-        require_name(name)
         return Draft(
             self,
             name,
