@@ -7,26 +7,13 @@ from pydantic import Field
 from orchestrator.config import JobConfig, Name, StrictModel
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.errors import Problem
-from orchestrator.modeling.component import EncoderConfig
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.encoders.configs import GatedCnnConfig, TransformerConfig
-from orchestrator.modeling.encoders.recurrent_configs import OneStackConfig, TwoStackConfig
 from orchestrator.training.config import EngineConfig, TrainConfig, batch_problems
 
 BATCH_FIELDS = ("global_batch_size", "micro_batch_size")
 
-READS = {
-    "mlm": ("both sides", "each side apart"),
-    "lm": ("earlier tokens",),
-    "bilm": ("each side apart",),
-}
-"""What an encoder may read for each objective: otherwise it sees the answer, or too little."""
-
-READERS = {
-    "mlm": "a transformer or gatedcnn with mask: bidirectional, or a bilstm, bigru or birnn",
-    "lm": "a transformer or gatedcnn with mask: causal, or an lstm, gru or rnn",
-    "bilm": "birnn, bilstm or bigru",
-}
+OBJECTIVES = ("mlm", "lm", "bilm")
+"""Targets that a corpus has labels for."""
 
 
 class TrainingSection(TrainConfig):
@@ -99,35 +86,24 @@ class PretrainConfig(JobConfig):
             )
 
     def _target_problems(self) -> Iterator[Problem]:
+        allowed = ", ".join(OBJECTIVES)
         if len(self.model.target) != 1:
             yield Problem(
                 "model.target",
                 f"has {len(self.model.target)} targets. Pre-training on a corpus takes one of "
-                f"{', '.join(READS)}.",
+                f"{allowed}.",
             )
             return
         kind = self.model.target[0].type_name()
-        if kind not in READS:
+        if kind not in OBJECTIVES:
             yield Problem(
                 "model.target.0.type",
-                f"{kind!r} cannot be trained on a corpus. Use one of {', '.join(READS)}.",
+                f"{kind!r} cannot be trained on a corpus. Use one of {allowed}.",
             )
-            return
-        reads = reading_of(self.model.encoder)
-        if reads is not None and reads not in READS[kind]:
+        if kind == "mlm" and self.model.encoder.sight == "past":
             yield Problem(
-                "model.encoder",
-                f"{self.model.encoder.type_name()!r} reads {reads} here, but target {kind!r} needs "
-                f"an encoder that reads {READS[kind][0]}: {READERS[kind]}.",
+                "model.target.0.type",
+                f"'mlm' needs an encoder that reads both sides of a masked token; "
+                f"{self.model.encoder.type_name()!r} as configured reads only what is before it. "
+                "Use `mask: bidirectional`, a bidirectional encoder, or the target `lm`.",
             )
-
-
-def reading_of(encoder: EncoderConfig) -> str | None:
-    """Return which positions an encoder reads: a value of ``READS``; None when it is not ours."""
-    if isinstance(encoder, TransformerConfig | GatedCnnConfig):
-        return "earlier tokens" if encoder.mask == "causal" else "both sides"
-    if isinstance(encoder, OneStackConfig):
-        return "both sides" if encoder.bidirectional else "earlier tokens"
-    if isinstance(encoder, TwoStackConfig):
-        return "each side apart"
-    return None

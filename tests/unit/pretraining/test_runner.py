@@ -1,0 +1,71 @@
+"""From a finished export to a package, once; what is refused before anything starts."""
+
+import json
+
+import pytest
+
+from orchestrator.data.processors import TextProcessor
+from orchestrator.errors import InputError
+from orchestrator.modeling.package import load_model
+from orchestrator.pretraining import runner
+from orchestrator.pretraining.worker import pretrain
+from orchestrator.storage import RunFolder
+from orchestrator.zoo import Zoo
+
+
+@pytest.fixture
+def work(alone, make_config):
+    """A run that has trained and exported, but has no package yet."""
+    config = make_config("train.max_steps=2", "package.licence=MIT")
+    with RunFolder.open(config, runner.STAGE) as run:
+        found = runner._Work(config, run)
+        found.prepare()
+        found.summary = pretrain(alone.within(run.path), found.job())
+        yield found
+
+
+def test_the_package_holds_everything_the_next_stage_needs(work):
+    work.commit(work.summary)
+    result = work.result()
+    assert result.package == "tiny-model/v0001"
+    package = Zoo(work.config.run.zoo).get("tiny-model")
+    package.verify()
+    assert package.kind == "pretrained"
+    assert package.manifest.licence == "MIT"
+    assert package.manifest.task.kind == "mlm"
+    assert package.manifest.task.max_length == 16
+    model = load_model(package.path)
+    batch = TextProcessor.load(package.path)(["the red fox sees a dog"])
+    assert model.encode(batch).shape[-1] == 16
+    report = json.loads((package.path / "evaluation" / "pretraining.json").read_text())
+    assert report["loss"] == pytest.approx(result.metrics["loss"])
+    assert report["unigram_entropy"] > 0
+    assert package.history() is not None
+    assert (package.path / "job.yaml").exists()
+
+
+def test_a_run_killed_after_its_commit_makes_no_second_package(work):
+    work._commit(work.summary)
+    work.commit(work.summary)
+    assert [p.ref for p in Zoo(work.config.run.zoo).packages()] == ["tiny-model/v0001"]
+
+
+def test_a_finished_run_answers_at_once_and_keeps_no_checkpoints(work, monkeypatch):
+    work.commit(work.summary)
+    work.run.close()
+    assert not (work.run.path / "checkpoints").exists()
+    assert not (work.run.path / "export").exists()
+    monkeypatch.setattr(runner, "_train", None)
+    assert runner.run(work.config).package == "tiny-model/v0001"
+
+
+def test_jobs_of_one_group_must_agree_about_the_group(make_config):
+    with pytest.raises(InputError, match="same cluster section"):
+        runner.run_all([make_config(), make_config("cluster.max_failures=1")])
+
+
+def test_too_many_workers_are_refused_before_the_corpus_is_read(make_config, tmp_path):
+    config = make_config("cluster.workers=8000", "train.global_batch_size=32000")
+    with pytest.raises(InputError, match=r"cluster\.workers: 8000 × 1 CPU asked"):
+        runner.run(config)
+    assert not (tmp_path / "runs" / "corpora").exists()
