@@ -14,6 +14,7 @@ from orchestrator.zoo import Package, Zoo
 if TYPE_CHECKING:
     from orchestrator.demo.traffic import Traffic
     from orchestrator.pretraining.config import PretrainConfig
+    from orchestrator.quantization.config import QuantizeConfig
 
 MATRIX = "matrix.parquet"
 
@@ -58,7 +59,10 @@ class Lifecycle:
             name: name of the preset.
             changes: ``a.b=c`` overrides of the demo itself; the user's come after them.
         """
-        moved = [f"run.dir={json.dumps(str(self.folder))}", f"run.zoo={json.dumps(self._zoo())}"]
+        moved = [
+            f"run.dir={json.dumps(str(self.folder))}",
+            f"run.zoo={json.dumps(self.config.run.zoo)}",
+        ]
         if self.config.cluster.address:
             moved.append(f"cluster.address={json.dumps(self.config.cluster.address)}")
         asked = self.config.overrides.get(verb, ())
@@ -190,9 +194,21 @@ class Lifecycle:
             **figures,
         )
 
+    def quantization_job(self) -> "QuantizeConfig":
+        """Return the config that quantizes the learned package for its newest task."""
+        newest = self.job("continual", self.config.continual).tasks[-1]
+        config: QuantizeConfig = self.job(
+            "quantize",
+            self.config.quantize,
+            f"package={self.learned.ref}",
+            f"target={newest.title}",
+            f"data.source={json.dumps(newest.source)}",
+        )
+        return config
+
     def quantize(self) -> None:
         """A per-layer INT8 plan within the accuracy bound, really executed."""
-        job = self.job("quantize", self.config.quantize, f"package={self.learned.ref}")
+        job = self.quantization_job()
         tell = self.narrator
         bound = job.goal.max_accuracy_drop
         tell.chapter("quantize", f"Quantize {self.learned.ref} within an accuracy drop of {bound}")
@@ -237,9 +253,6 @@ class Lifecycle:
         result: JobResult = JOBS[verb].load(JOBS[verb].run)(job)
         self.results[verb] = result
         return result
-
-    def _zoo(self) -> str:
-        return self.config.run.zoo
 
 
 def _engine(job: "PretrainConfig") -> str:

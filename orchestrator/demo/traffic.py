@@ -70,8 +70,7 @@ def serve_and_ask(life: "Lifecycle") -> Traffic:
     from serving import local
     from serving.config import ServingConfig
 
-    job = life.job("quantize", life.config.quantize)
-    task = load_task(job.data)
+    task = load_task(life.quantization_job().data)
     target = str(life.results["quantize"].metrics["target"])
     overrides = [f"model={life.quantized.ref}", f"zoo={json.dumps(life.config.run.zoo)}"]
     asked = life.config.overrides.get("serve", ())

@@ -1,0 +1,30 @@
+"""``orchestrator report``: the page of a run or a package."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def register(subparsers: Any) -> None:
+    """Add the ``report`` verb."""
+    parser = subparsers.add_parser(
+        "report", help="a run or a package → one self-contained HTML page"
+    )
+    parser.add_argument("subject", help="folder of a finished run, or a package reference")
+    parser.add_argument("--zoo", default="zoo", help="zoo that holds the package")
+    parser.add_argument("-o", "--output", default="report.html", help="file to write")
+    parser.set_defaults(func=_main)
+
+
+def _main(options: argparse.Namespace) -> int:
+    from orchestrator.report.collect import package_of_run, package_page
+    from orchestrator.storage import atomic_write_text
+    from orchestrator.zoo import Zoo
+
+    folder = Path(options.subject)
+    ref = package_of_run(folder) if folder.is_dir() else options.subject
+    page = package_page(Zoo(options.zoo), ref)
+    atomic_write_text(options.output, page.html())
+    sys.stdout.write(f"{options.output}: {page.title}, {len(page.sections)} sections\n")
+    return 0

@@ -1,0 +1,121 @@
+"""Sections of a report, each from the plain data that a stage leaves in its package."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.report import figures
+from orchestrator.report.page import Section, table
+
+
+def pretraining(
+    histories: Mapping[str, pd.DataFrame],
+    entropy: float | None,
+    rows: Sequence[Mapping[str, Any]],
+) -> Section:
+    """Learning curves of pre-trained models.
+
+    Args:
+        histories: package to its history.
+        entropy: unigram entropy of the held-out text, nats.
+        rows: one mapping a model for the table.
+    """
+    return Section(
+        "Pre-training",
+        "Thin lines are training loss, thick ones validation; a model that learns from context "
+        "comes below the entropy of the words alone.",
+        (figures.learning_curves(histories, entropy), table(rows)),
+    )
+
+
+def performance_matrix(selection: Mapping[str, Any]) -> Section:
+    """Heat map and dendrogram of the matrix a selection read (``evaluation/selection.json``)."""
+    matrix = pd.DataFrame.from_dict(selection["matrix"], orient="index")
+    linkage = selection["linkage"]
+    tree = None
+    if linkage is not None:
+        matrix = matrix.loc[linkage["models"]]
+        tree = np.asarray(linkage["matrix"], dtype=float)
+    return Section(
+        "Performance matrix",
+        "Final test accuracy of every candidate on every benchmark task; models that succeed and "
+        "fail together are joined early in the tree.",
+        (figures.matrix_heatmap(matrix, tree),),
+    )
+
+
+def selection(report: Mapping[str, Any]) -> Section:
+    """Bracket, ranking with reasons, and cost of a selection."""
+    ranking = [
+        {
+            "place": row["place"],
+            "model": row["model"],
+            "epochs": row["epochs"],
+            "why": row["reason"],
+            "winner": row["status"] == "winner",
+        }
+        for row in report["ranking"]
+    ]
+    ledger = [{"cost": name.replace("_", " "), "": v} for name, v in report["ledger"].items()]
+    return Section(
+        f"Selection for {report['target']['name']}",
+        f"Always answering the largest class scores {report['majority_accuracy']:.3f} on test "
+        f"rows, the winner {report['test_accuracy']:.3f}.",
+        (
+            figures.halving_bracket(report["bracket"]),
+            table(ranking, highlight="winner"),
+            table(ledger),
+        ),
+    )
+
+
+def continual(evaluation: Mapping[str, Any]) -> Section:
+    """Accuracy matrix of a task stream (``evaluation/accuracy_matrix.json``)."""
+    numbers = [
+        {"figure": name.replace("_", " "), "": value}
+        for name, value in evaluation["figures"].items()
+    ]
+    return Section(
+        "Continual learning",
+        f"Accuracy on the task of a column after learning the task of a row "
+        f"({evaluation['scenario']}); what falls downwards is being forgotten.",
+        (figures.accuracy_matrix(evaluation["matrix"], evaluation["tasks"]), table(numbers)),
+    )
+
+
+def quantization(pareto: Mapping[str, Any]) -> Section:
+    """Measured plans: accuracy against latency (``evaluation/pareto.json``)."""
+    points = [
+        {**point, "label": point["name"] if point["on_front"] else None}
+        for point in pareto["points"]
+    ]
+    rows = [
+        {
+            "plan": point["name"],
+            "INT8 GEMMs": point["integer_units"],
+            "accuracy": point["accuracy"],
+            "ms": point["latency_ms"],
+            "chosen": point["chosen"],
+        }
+        for point in points
+    ]
+    return Section(
+        "Quantization",
+        f"Every point is a measured ONNX session: accuracy on {pareto['split']} rows, one text at "
+        "a time, one thread.",
+        (figures.pareto_front(points), table(rows, highlight="chosen")),
+    )
+
+
+def serving(
+    latencies_ms: Sequence[float], failures: int, examples: Sequence[tuple[str, str]]
+) -> Section:
+    """Latencies of real requests and some answers to read."""
+    rows = [{"text": text, "answer": answer} for text, answer in examples]
+    return Section(
+        "Serving",
+        f"{len(latencies_ms) + failures} requests over HTTP, {failures} failed.",
+        (figures.latency_histogram(latencies_ms), table(rows)),
+    )
