@@ -51,8 +51,7 @@ if TYPE_CHECKING:
     from orchestrator.zoo import Package
 
 _LOG = logging.getLogger(__name__)
-STAGE = "quantize"
-FLOAT = worker.FLOAT_NAME
+STAGE = publish.STAGE
 ROUNDING = 1e-9
 """Slack on the accuracy bound: a drop is a fraction of two whole numbers."""
 

@@ -40,14 +40,14 @@ def test_no_change_is_no_evidence():
 
 def test_the_interval_covers_the_true_drop_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    lost, gained, texts, trials, hits = 0.08, 0.03, 200, 600, 0
+    lost, gained, texts, trials, hits = 0.08, 0.03, 200, 300, 0
     for _ in range(trials):
         draw = rng.random(texts)
         before = np.where(draw < gained, 1, 0)
         after = np.where((draw >= gained) & (draw < gained + lost), 1, 0)
         low, high = paired(one_hot(before), one_hot(after), np.zeros(texts, int)).interval
         hits += low <= lost - gained <= high
-    assert 0.92 < hits / trials < 0.98
+    assert 0.91 < hits / trials < 0.985
 
 
 def test_divergence_is_kl_and_cosine():

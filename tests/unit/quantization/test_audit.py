@@ -19,8 +19,10 @@ GATEDCNN = model_config({"type": "gatedcnn"})
 
 def emitted(config, choose):
     state = state_of(random_model(config))
-    plan = choose(emit(config, state).units)
-    return emit(config, state, plan).to_bytes(), plan
+    units = emit(config, state).units
+    plan = choose(units)
+    ranges = {unit.name: (-2.0, 2.0) for unit in units}
+    return emit(config, state, plan, ranges).to_bytes(), plan
 
 
 def mixed(units):
@@ -34,6 +36,7 @@ def mixed(units):
         (BERT, mixed, 6, 8),
         (BERT, lambda units: ffn_only(units, "row_u8"), 4, 8),
         (BERT, lambda units: fully_quant(units, "row_s7"), 8, 8),
+        (BERT, lambda units: fully_quant(units, "static_s7"), 8, 8),
         (BERT, lambda units: Plan({unit.name: "fp32" for unit in units}), 0, 8),
         (BILSTM, lambda units: fully_quant(units, "s7"), 4, 4),
         (BILSTM, lambda units: Plan({units[0].name: "s7"}), 1, 4),
