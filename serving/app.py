@@ -1,13 +1,11 @@
 """`serve run serving.app:build model=NAME zoo=DIR`: the application builder Ray Serve calls.
 
 Building resolves and verifies the package in the calling process, so a misspelt name or a damaged
-file is one message within seconds, before any replica starts. What is deployed is pinned to the
-version found: replicas started later serve the same bytes even if the alias moves.
+file is one message within seconds, before any replica starts.
 """
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -20,7 +18,7 @@ from orchestrator.errors import OrchestratorError
 from serving.config import ServingConfig
 from serving.deployment import deployment
 from serving.ports import answers_as_serve, require_free_port
-from serving.resolve import resolve
+from serving.resolve import pin
 
 
 class Arguments(ServingConfig):
@@ -53,20 +51,9 @@ def build(args: Arguments) -> Application:
     """
     try:
         _require_port_of_serve_run()
-        package = resolve(args)
+        return deployment(pin(args))
     except OrchestratorError as error:
         raise _for_command_line(error) from error
-    pinned = {
-        "model": package.ref,
-        "zoo": absolute(args.zoo),
-        "api_keys_file": None if args.api_keys_file is None else absolute(args.api_keys_file),
-    }
-    return deployment(args.model_copy(update=pinned))
-
-
-def absolute(place: str) -> str:
-    """Return a path that means the same in a replica's working directory; URLs stay."""
-    return place if "://" in place else str(Path(place).resolve())
 
 
 def _in_serve_run() -> bool:

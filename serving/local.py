@@ -3,9 +3,13 @@
 `start` returns when a replica is ready to answer; `stop` returns when its requests are finished.
 """
 
+import logging
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from orchestrator.errors import InputError, StageError
 from serving.config import ServingConfig
@@ -13,6 +17,7 @@ from serving.ports import answers_as_serve, require_free_port
 from serving.serve_file import DEFAULT_HOST, DEFAULT_PORT, Plan, check_plan
 
 _ERROR_LINE: Final = re.compile(r"[\w.]*(Error|Exception)\b.*: ")
+STOP_DEADLINE_S: Final = 60.0
 TIMEOUT_MARGIN_S: Final = 5.0
 """The proxy gives up this much later than the replica, whose answer says more."""
 
@@ -59,28 +64,35 @@ def start(
 def run_plan(plan: Plan) -> Served:
     """Start what a plan describes; see `start`."""
     import ray
-    from ray import serve
 
-    from serving.app import absolute
     from serving.deployment import deployment
-    from serving.resolve import resolve
+    from serving.resolve import pin
 
     if not ray.is_initialized():
         raise InputError("No Ray is connected: call this inside a Ray session.")
     check_plan(plan)
-    package = resolve(plan.config)
-    started = _start_proxy(plan)
-    pinned = {"model": package.ref, "zoo": absolute(plan.config.zoo)}
-    application = deployment(plan.config.model_copy(update=pinned))
+    config = pin(plan.config)
+    application = deployment(config)
+    with _quietly():
+        served = Served(plan.url, config.model, plan.name, _start_proxy(plan))
+        _run(served, application, plan.route_prefix)
+    return served
+
+
+def _run(served: Served, application: Any, route_prefix: str) -> None:
+    """Wait until the application answers. When it cannot, an older version of it goes on."""
+    from ray import serve
+
+    is_update = served.name in serve.status().applications
     try:
-        serve.run(application, name=plan.name, route_prefix=plan.route_prefix)
+        serve.run(application, name=served.name, route_prefix=route_prefix)
     except BaseException as error:
-        reason = _reason(plan.name)
-        stop(Served(plan.url, package.ref, plan.name, started))
+        reason = _reason(served.name)
+        if not is_update:
+            stop(served)
         if isinstance(error, RuntimeError):
-            raise StageError(f"{package.ref} could not be served: {reason or error}") from error
+            raise StageError(f"{served.model} could not be served: {reason or error}") from error
         raise
-    return Served(plan.url, package.ref, plan.name, started)
 
 
 def stop(served: Served | None = None) -> None:
@@ -92,10 +104,46 @@ def stop(served: Served | None = None) -> None:
     """
     from ray import serve
 
-    if served is None or served.started_serve:
-        serve.shutdown()
-    else:
-        serve.delete(served.name)
+    with _quietly():
+        if served is None or served.started_serve:
+            _end_controller()
+            serve.shutdown()
+        else:
+            serve.delete(served.name)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep Serve's chat about starting and stopping out of the caller's output."""
+    logger = logging.getLogger("ray.serve")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _end_controller() -> None:
+    """Let the controller drain and end everything, and wait until it is gone.
+
+    ``serve.shutdown`` alone waits in a call that the controller never answers: it dies with it, and
+    Ray prints that as a failed task although all went well. Afterwards it only forgets its handles.
+    """
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    deadline = time.monotonic() + STOP_DEADLINE_S
+    asked = False
+    while time.monotonic() < deadline:
+        try:
+            controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+            if not asked:
+                ray.get(controller.graceful_shutdown.remote(wait=False))
+                asked = True
+        except (ValueError, ray.exceptions.RayActorError):
+            return  # gone
+        time.sleep(0.1)
 
 
 def _reason(application: str) -> str:

@@ -1,5 +1,6 @@
 """Find the package a config names, before anything is started."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.config import require_no_problems
@@ -24,3 +25,26 @@ def resolve(config: ServingConfig) -> "Package":
     if config.api_keys_file is not None:
         KeyRing.load(config.api_keys_file)
     return Zoo(config.zoo).get(config.model)
+
+
+def pin(config: ServingConfig) -> ServingConfig:
+    """Return the config as replicas get it: one version, and places that mean the same anywhere.
+
+    Replicas started later serve the same bytes even if the alias moves, and run in another working
+    directory.
+
+    Raises:
+        ConfigError, InputError, IntegrityError: as `resolve`.
+    """
+    keys = config.api_keys_file
+    return config.model_copy(
+        update={
+            "model": resolve(config).ref,
+            "zoo": _absolute(config.zoo),
+            "api_keys_file": None if keys is None else _absolute(keys),
+        }
+    )
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).resolve())

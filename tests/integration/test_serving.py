@@ -21,15 +21,17 @@ import numpy as np
 import pytest
 import yaml
 
+from orchestrator.errors import StageError
 from orchestrator.zoo import Zoo
-from serving import metrics
+from serving import local, metrics
+from serving.config import ServingConfig
 from serving.engine import load_engine
 from serving.keys import new_key
 from serving.ports import answers_as_serve
 from serving.probe import PROBE_FILE, Probe
 from serving.service import probabilities
 from tests.support.packages import LABELS, SENTENCES, commit_tiny
-from tests.support.ray import ROOT, free_ports, ray_head  # noqa: F401  (a fixture)
+from tests.support.ray import ROOT, free_ports, local_ray, ray_head  # noqa: F401  (fixtures)
 
 DEADLINE_S = 240
 BIN = Path(sys.executable).parent
@@ -348,3 +350,25 @@ def test_orchestrator_serve_until_sigterm(packages):
     assert code == 0, log.read_text()
     assert "Traceback" not in log.read_text()
     assert get(f"{url}/healthz") is None
+
+
+@pytest.mark.chaos
+def test_a_broken_update_leaves_the_old_version_serving(local_ray, packages, tmp_path):  # noqa: F811
+    zoo = Zoo(str(tmp_path))
+    good = commit_tiny(zoo)
+    wrong = (packages.zoo.get("tiny/v0002").path / PROBE_FILE).read_text()
+    (port,) = free_ports(1)
+    config = ServingConfig(model="tiny", zoo=str(tmp_path), cpus_per_replica=0.5)
+    served = local.start(config, port)
+    try:
+        commit_tiny(zoo, files={PROBE_FILE: wrong})
+        with pytest.raises(StageError, match="answers its probe differently"):
+            local.start(config, port)
+        for _ in range(20):
+            assert httpx.get(f"{served.url}/info", timeout=30).json()["version"] == good.version
+        back = local.start(config.model_copy(update={"model": good.ref}), port)
+        assert (back.model, back.started_serve) == (good.ref, False)
+        assert is_ready(served.url)
+    finally:
+        local.stop(served)
+    assert get(f"{served.url}/healthz") is None

@@ -161,6 +161,7 @@ def test_the_rayjob_runs_a_job_that_exists():
     job = manifests("rayjob-pretrain.yaml")["RayJob"]["spec"]
     words = job["entrypoint"].split()
     assert (ROOT / words[1]).is_file()
+    assert (ROOT / words[words.index("--config") + 1]).is_file()
     assert job["backoffLimit"] > 0
 
 
