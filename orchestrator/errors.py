@@ -19,7 +19,7 @@ class StageError(OrchestratorError):
 
 
 class InputError(OrchestratorError):
-    """What the user gave (a file, a data set, a package name, a resource request) cannot be used."""
+    """What the user gave (a file, a data set, a name, a resource request) cannot be used."""
 
     exit_code = 2
 

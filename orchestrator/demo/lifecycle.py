@@ -214,7 +214,7 @@ class Lifecycle:
         tell.chapter("quantize", f"Quantize {self.learned.ref} within an accuracy drop of {bound}")
         result = self._run("quantize", job)
         self.quantized = self.zoo.get(str(result.package))
-        figures = dict(result.metrics)
+        figures: dict[str, Any] = dict(result.metrics)
         plan = figures.pop("plan")
         tell.table("plan", [{"unit": unit, "kind": kind} for unit, kind in plan.items()])
         tell.say(

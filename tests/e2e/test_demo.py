@@ -1,4 +1,4 @@
-"""`orchestrator demo` with every preset, made small: each step real, relations instead of figures."""
+"""`orchestrator demo` with every preset, made small: real steps, relations instead of figures."""
 
 import json
 import os
