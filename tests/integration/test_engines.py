@@ -1,16 +1,13 @@
 """DDP and ZeRO 1, 2, 3 do the same training; failures of a launch; one fit for each question."""
 
 import math
-import signal
-import threading
-import time
 
 import pytest
 import torch
 
 from orchestrator.cluster.launcher import launch
 from orchestrator.config import ClusterSection
-from orchestrator.errors import ConfigError, IntegrityError, StageError
+from orchestrator.errors import ConfigError, StageError
 from orchestrator.training.config import EngineConfig
 from tests.support.toy import toy_model
 from tests.support.toy_worker import STEPS
@@ -81,41 +78,23 @@ def test_a_frozen_parameter_stays(engines):
 class TestFailures:
     """What the driver gets when something goes wrong on a worker."""
 
-    @pytest.mark.parametrize(
-        ("kind", "error"), [("config", ConfigError), ("integrity", IntegrityError)]
-    )
-    def test_an_error_of_this_system_keeps_its_class(self, local_ray, tmp_path, kind, error):
-        started = []
-        with pytest.raises(error) as caught:
-            launched("refuse", {"error": kind}, tmp_path, on_event=started.append)
-        assert [each["event"] for each in started] == ["started"]  # no second attempt
-        assert "Traceback" not in str(caught.value)
-        if error is ConfigError:
-            assert caught.value.exit_code == 2
-            assert [str(each) for each in caught.value.problems] == ["a.b: is wrong"]
+    def test_an_error_of_this_system_keeps_its_class_and_is_not_tried_again(
+        self, local_ray, tmp_path
+    ):
+        events = []
+        with pytest.raises(ConfigError) as caught:
+            launched("refuse", {"error": "config"}, tmp_path, on_event=events.append)
+        assert [each["event"] for each in events] == ["started"]
+        assert [str(each) for each in caught.value.problems] == ["a.b: is wrong"]
 
     def test_a_bug_stops_the_launch_when_it_repeats(self, local_ray, tmp_path):
-        attempts = []
-        with pytest.raises(StageError, match="ValueError: an ordinary bug"):
-            launched("refuse", {"error": "bug"}, tmp_path, on_event=attempts.append)
-        assert [each["event"] for each in attempts] == ["started", "started"]
+        events = []
+        with pytest.raises(StageError, match="ValueError: an ordinary bug") as caught:
+            launched("refuse", {"error": "bug"}, tmp_path, on_event=events.append)
+        assert [each["event"] for each in events] == ["started", "started"]
+        assert len(str(caught.value).splitlines()) < 12
 
     def test_a_lost_worker_costs_nothing_that_was_committed(self, local_ray, tmp_path):
-        payload = {"kind": "zero2", "at": 3}
-        lost = launched("die_once", payload, tmp_path / "lost")
-        whole = launched("die_once", {**payload, "at": -1}, tmp_path / "whole")
-        assert lost["first"] == 2
-        assert lost["losses"] == whole["losses"][2:]
-
-
-def test_a_signal_stops_the_workers_at_the_next_step(local_ray, tmp_path):
-    def interrupt(event):
-        if event["event"] == "metrics" and event["step"] == 3:
-            threading.Thread(target=signal.raise_signal, args=(signal.SIGTERM,)).start()
-
-    before = signal.getsignal(signal.SIGTERM)
-    began = time.monotonic()
-    result = launched("until_stopped", {}, tmp_path, on_event=interrupt)
-    assert result["stopped"]
-    assert time.monotonic() - began < 300
-    assert signal.getsignal(signal.SIGTERM) is before
+        result = launched("die_once", {"kind": "zero2", "at": 3}, tmp_path)
+        assert result["first"] == 2
+        assert result["losses"] == result["uninterrupted"][2:]

@@ -1,11 +1,10 @@
 """Worker functions that tests launch."""
 
 import os
-import time
 
 import torch
 
-from orchestrator.errors import ConfigError, IntegrityError, Problem
+from orchestrator.errors import ConfigError, Problem
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.shards import clip_gradients
 from tests.support.toy import toy_model, toy_window
@@ -67,50 +66,40 @@ def _engine(ctx, kind):
     return ctx.build_engine(toy_model(), OptimizerConfig(learning_rate=RATE, eps=1e-6), config)
 
 
-def hello(ctx, payload):
-    """Say who is there."""
-    ctx.emit({"event": "hello", "rank": ctx.rank})
-    return {"rank": ctx.rank, "world": ctx.world, **payload}
-
-
 def refuse(ctx, payload):
     """Fail on the last rank with an error of this system, while the others wait for it."""
     if ctx.rank == ctx.world - 1:
         if payload["error"] == "config":
             raise ConfigError("job.yaml", [Problem("a.b", "is wrong")])
-        if payload["error"] == "integrity":
-            raise IntegrityError("model.safetensors is damaged")
         raise ValueError("an ordinary bug")
     ctx.barrier()
     return {}
 
 
 def die_once(ctx, payload):
-    """Lose the last rank at step 2 of the first attempt; go on from its checkpoint."""
+    """Lose the last rank of the first attempt at a step; go on from its checkpoint.
+
+    Ends with the losses of the second attempt, and those of a run that nothing happens to.
+    """
     engine = _engine(ctx, payload["kind"])
     found = ctx.latest_checkpoint()
-    first = 0
     if found is not None:
         engine.load(found.path)
-        first = found.step
+    first = 0 if found is None else found.step
     losses = []
     for step in range(first, 6):
-        if first == 0 and step == payload["at"] and ctx.rank == ctx.world - 1:
+        if found is None and step == payload["at"] and ctx.rank == ctx.world - 1:
             os._exit(1)
-        losses.append(engine.forward_backward(toy_window(step, ctx.rank, ctx.world))["loss"])
-        engine.set_lr(RATE)
-        engine.step()
+        losses.append(_step(ctx, engine, step))
         if (step + 1) % 2 == 0:
             ctx.commit_checkpoint(step + 1, engine, {})
-    return {"first": first, "losses": losses}
+    other = _engine(ctx, payload["kind"])
+    whole = [_step(ctx, other, step) for step in range(6)]
+    return {"first": first, "losses": losses, "uninterrupted": whole}
 
 
-def until_stopped(ctx, payload):
-    """Step until somebody asks to stop."""
-    steps = 0
-    while True:
-        steps += 1
-        time.sleep(0.05)
-        if ctx.agree(int(ctx.should_stop())):
-            return {"stopped": True, "steps": steps}
-        ctx.emit({"event": "metrics", "step": steps})
+def _step(ctx, engine, step):
+    metrics = engine.forward_backward(toy_window(step, ctx.rank, ctx.world))
+    engine.set_lr(RATE)
+    engine.step()
+    return metrics["loss"]

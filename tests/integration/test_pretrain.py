@@ -1,0 +1,158 @@
+"""Pre-training as its users run it: from Python and from a shell (through Ray jobs: tests/e2e)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import load_config
+from orchestrator.modeling.package import load_model
+from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.pretraining.runner import run, run_all
+from orchestrator.zoo import Zoo
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESETS = sorted((ROOT / "jobs" / "configs").glob("pretrain_*.yaml"))
+BERT = ROOT / "jobs" / "configs" / "pretrain_bert_nano.yaml"
+SMALL = ["data.max_documents=200", "data.tokenizer.vocab_size=600", "train.eval_blocks=16"]
+
+
+def folders(path):
+    return [f"run.dir={path}/runs", f"run.zoo={path}/zoo"]
+
+
+def result_of(output: str) -> dict:
+    return json.loads(output.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def presets(local_ray, tmp_path_factory):
+    """Every preset for three steps on one group of two workers: name -> (config, result)."""
+    path = tmp_path_factory.mktemp("presets")
+    steps = ["train.max_steps=3", "train.schedule.warmup_steps=1"]
+    configs = [
+        load_config(PretrainConfig, preset, [*SMALL, *steps, *folders(path)]) for preset in PRESETS
+    ]
+    results = run_all(configs)
+    return {c.run.name: (c, r) for c, r in zip(configs, results, strict=True)}
+
+
+def test_every_preset_trains_and_commits_a_package(presets):
+    assert len(presets) >= 5
+    for config, result in presets.values():
+        package = Zoo(config.run.zoo).get(result.package)
+        package.verify()
+        assert package.manifest.metrics["steps"] == 3
+        assert package.manifest.metrics["workers"] == config.cluster.workers == 2
+        assert load_model(package.path).config.encoder == config.model.encoder
+    kinds = {config.model.encoder.type_name() for config, _ in presets.values()}
+    assert kinds >= {"transformer", "bilstm", "gatedcnn"}
+    assert {c.engine.zero_stage for c, _ in presets.values() if c.engine.type == "zero"} >= {2, 3}
+
+
+def test_a_run_leaves_curves_for_people_and_machines(presets):
+    config, result = presets["pretrain-bert-nano"]
+    assert list(Path(result.run_dir, "tensorboard").glob("events.out.tfevents.*"))
+    history = Zoo(config.run.zoo).get(result.package).history()
+    assert set(history.split) == {"train", "validation"}
+    assert set(history.metric) >= {"loss", "learning_rate", "grad_norm", "tokens_per_second"}
+
+
+def test_a_finished_run_starts_nothing(presets, monkeypatch):
+    monkeypatch.setattr("orchestrator.pretraining.runner._train", None)
+    config, result = presets["pretrain-gpt-nano"]
+    assert run(config) == result
+
+
+def test_two_sharded_workers_learn_more_than_word_frequencies(local_ray, tmp_path):
+    (tmp_path / "text").mkdir()
+    for index in range(60):  # who comes next is certain, how often anybody comes tells nothing
+        names = ["ada", "bob", "cyd", "dan", "eve", "fay", "gus", "hal"]
+        start = index % len(names)
+        (tmp_path / "text" / f"{index}.txt").write_text(
+            " ".join((names[start:] + names[:start]) * 8)
+        )
+    config = load_config(
+        PretrainConfig,
+        BERT.with_name("pretrain_gpt_nano.yaml"),
+        [
+            f"data.data.source=files:{tmp_path}/text",
+            "data.max_documents=null",
+            "data.tokenizer.vocab_size=300",
+            "data.block_size=32",
+            "engine.zero_stage=3",
+            "train.max_steps=40",
+            "train.optimizer.learning_rate=1e-2",
+            *folders(tmp_path),
+        ],
+    )
+    metrics = run(config).metrics
+    assert metrics["loss"] < 0.5 * metrics["unigram_entropy"]
+    assert metrics["accuracy"] > 0.8
+
+
+def test_sigterm_saves_and_the_same_command_continues(tmp_path):
+    """From a shell, with a Ray of its own: exit code 3, then 0; nothing is done twice."""
+    command = [
+        sys.executable,
+        "jobs/pretrain.py",
+        "--config",
+        str(BERT),
+        *SMALL,
+        "cluster.workers=1",
+        "train.micro_batch_size=8",
+        "train.global_batch_size=8",
+        "train.log_every_steps=1",
+        "train.eval_every_steps=0",
+        "train.checkpoint_every_steps=0",
+        *folders(tmp_path),
+    ]
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    options = {"cwd": ROOT, "env": env, "stdout": subprocess.PIPE, "text": True}
+    log = tmp_path / "stderr"
+    with log.open("w") as stderr:
+        process = subprocess.Popen([*command, "train.max_steps=5000"], stderr=stderr, **options)
+        try:
+            _wait_for(lambda: "/5000  loss" in log.read_text(), process, log)
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 3, log.read_text()
+    assert result_of(output)["status"] == "interrupted"
+    (saved,) = (tmp_path / "runs/pretrain-bert-nano/checkpoints").glob("step-*")
+    done = int(saved.name.removeprefix("step-"))
+    assert 0 < done < 5000
+    assert not (tmp_path / "zoo").exists()
+
+    _lower_the_end(tmp_path / "runs/pretrain-bert-nano/job.yaml", done + 2)
+    again = subprocess.run(
+        [*command, f"train.max_steps={done + 2}"],
+        timeout=300,
+        check=False,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+    assert again.returncode == 0, again.stderr
+    assert result_of(again.stdout)["metrics"]["steps"] == done + 2
+    history = Zoo(tmp_path / "zoo").get("bert-nano").history()
+    steps = history[(history.split == "train") & (history.metric == "loss")].step
+    assert steps.tolist() == list(range(1, done + 3))
+
+
+def _lower_the_end(job: Path, steps: int) -> None:
+    """Let the run end soon: its length is part of its identity."""
+    job.write_text(job.read_text().replace("max_steps: 5000", f"max_steps: {steps}"))
+
+
+def _wait_for(condition, process, log, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
