@@ -89,7 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def job_main(verb: str, argv: Sequence[str] | None = None) -> int:
     """Run one job verb: parse, validate, run; print the JSON result line last."""
     job = JOBS[verb]
-    options = _job_parser(verb, job).parse_args(sys.argv[1:] if argv is None else list(argv))
+    parser = _job_parser(verb, job)
+    options = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
+    if job.needs_file and options.config is None and not options.print_schema:
+        parser.error(f"--config FILE is needed; presets are jobs/configs/{verb}_*.yaml")
     return guarded(lambda: _run_job(job, options), json_line=True)
 
 
@@ -151,21 +154,7 @@ def _job_parser(verb: str, job: Job) -> argparse.ArgumentParser:
     action.add_argument("--check", action="store_true", help="validate and estimate, run nothing")
     action.add_argument("--print-config", action="store_true", help="print the resolved config")
     action.add_argument("--print-schema", action="store_true", help="print the JSON schema")
-    if job.needs_file:
-        _require_config(parser, verb)
     return parser
-
-
-def _require_config(parser: argparse.ArgumentParser, verb: str) -> None:
-    parse = parser.parse_args
-
-    def parse_and_require(*args: Any, **kwargs: Any) -> argparse.Namespace:
-        options = parse(*args, **kwargs)
-        if options.config is None and not options.print_schema:
-            parser.error(f"--config FILE is needed; presets are jobs/configs/{verb}_*.yaml")
-        return options
-
-    parser.parse_args = parse_and_require  # type: ignore[assignment, method-assign]
 
 
 def _tool_main(arguments: Sequence[str]) -> int:

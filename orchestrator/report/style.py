@@ -22,6 +22,7 @@ def render_svg(draw: Callable[..., None], *, width: float, height: float, **subp
     import matplotlib as mpl
 
     mpl.use("Agg")
+    from cycler import cycler
     from matplotlib import pyplot as plt
 
     settings = {
@@ -31,7 +32,7 @@ def render_svg(draw: Callable[..., None], *, width: float, height: float, **subp
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.prop_cycle": mpl.cycler(color=PALETTE[:-1]),
+        "axes.prop_cycle": cycler(color=PALETTE[:-1]),
         "legend.frameon": False,
     }
     with mpl.rc_context(settings):
