@@ -1,9 +1,11 @@
 """Compare the speed of several callables on a machine that is busy with other things.
 
 Every round calls every candidate, in an order that is reversed every other round; each candidate
-is compared with the reference *of the same round*, and the median of these ratios is reported. Time
-is the calling thread's CPU time (one thread computes everything), which equals wall time on an idle
-core and does not count the time other programs had the core; wall time is reported beside it.
+is compared with the reference *of the same round*, and the median of these ratios is reported. The
+reference is called several times a round, evenly between the others, and its median counts: its
+noise would be in every ratio. Time is the calling thread's CPU time (one thread computes
+everything), which equals wall time on an idle core and does not count the time other programs had
+the core; wall time is reported beside it.
 """
 
 import time
@@ -17,6 +19,7 @@ import numpy.typing as npt
 
 WARM_UP_CALLS: Final = 2
 MINIMUM_SLICE_S: Final = 2e-3
+REFERENCE_SLICES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +56,26 @@ def compare(
     """
     counts = {name: _calibrated(call, calls) for name, call in candidates.items()}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
-    order = list(candidates)
+    order = _with_reference([name for name in candidates if name != reference], reference)
     for _ in range(rounds):
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
         for name in order:
-            seconds[name].append(_slice(candidates[name], counts[name]))
+            found[name].append(_slice(candidates[name], counts[name]))
+        for name, times in found.items():
+            cpu, wall = np.median(np.asarray(times), axis=0)
+            seconds[name].append((float(cpu), float(wall)))
         order.reverse()
     base = np.asarray([cpu for cpu, _ in seconds[reference]])
     return {name: _summary(np.asarray(times), base) for name, times in seconds.items()}
+
+
+def _with_reference(others: list[str], reference: str) -> list[str]:
+    """Put the reference at the beginning, at the end and evenly between the others."""
+    parts = np.array_split(np.asarray(others, dtype=object), REFERENCE_SLICES - 1)
+    order = [reference]
+    for part in parts:
+        order += [*part.tolist(), reference]
+    return order
 
 
 def _calibrated(call: Callable[[], object], calls: int) -> int:

@@ -36,15 +36,15 @@ def test_ratios_are_taken_within_a_round(monkeypatch):
 
 def test_the_order_is_reversed_every_other_round(monkeypatch):
     clock = Clock(monkeypatch)
-    work = {name: clock.worker(name, 2e-3) for name in "ab"}
-    compare(work, "a", rounds=3, calls=1)
-    assert "".join(clock.calls)[-6:] == "abbaab"
+    work = {name: clock.worker(name, 2e-3) for name in "rabcd"}
+    compare(work, "r", rounds=3, calls=1)
+    assert "".join(clock.calls)[-27:] == "rarbrcrdr" + "rdrcrbrar" + "rarbrcrdr"
 
 
 def test_short_calls_are_repeated_until_the_clock_can_see_them(monkeypatch):
     clock = Clock(monkeypatch)
     compare({"a": clock.worker("a", 1e-5)}, "a", rounds=3, calls=1)
-    assert len(clock.calls) > 3 * 190
+    assert len(clock.calls) > 3 * 5 * 190
 
 
 def test_json_round_trip():
