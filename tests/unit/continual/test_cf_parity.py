@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from cf_reference import Net, cf_run, fisher, gradients, perturbation, task_data, torch_batch
 
 from orchestrator.continual.config import MethodConfig
 from orchestrator.continual.constraints import Anchors, Box, add_penalty
@@ -19,6 +18,15 @@ from orchestrator.continual.strategies import ContinualStep
 from orchestrator.errors import InputError, StageError
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.single import SingleEngine
+from tests.unit.continual.cf_reference import (
+    Net,
+    cf_run,
+    fisher,
+    gradients,
+    perturbation,
+    task_data,
+    torch_batch,
+)
 
 TASKS = ("one", "two", "three")
 OPTIMIZER = OptimizerConfig(learning_rate=0.02, weight_decay=0.1, eps=1e-6)

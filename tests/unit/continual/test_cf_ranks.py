@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 import torch.multiprocessing as mp
-from cf_reference import Net, task_data, torch_batch
 
 from orchestrator.continual.config import MethodConfig
 from orchestrator.continual.constraints import Anchors
@@ -13,6 +12,7 @@ from orchestrator.continual.find import gathered_fisher, sharded_fisher, skeleto
 from orchestrator.continual.strategies import ContinualStep
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.single import SingleEngine
+from tests.unit.continual.cf_reference import Net, task_data, torch_batch
 
 OPTIMIZER = OptimizerConfig(learning_rate=0.02, eps=1e-6)
 METHOD = MethodConfig(

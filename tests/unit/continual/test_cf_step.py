@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from cf_reference import Net, task_data, torch_batch
 
 from orchestrator.continual.config import PRESETS, MethodConfig
 from orchestrator.continual.constraints import Anchors
@@ -13,6 +12,7 @@ from orchestrator.continual.strategies import ContinualStep
 from orchestrator.training.config import OptimizerConfig, TrainConfig
 from orchestrator.training.engines.single import SingleEngine
 from orchestrator.training.loop import train
+from tests.unit.continual.cf_reference import Net, task_data, torch_batch
 
 OPTIMIZER = OptimizerConfig(learning_rate=0.02)
 CONFIG = TrainConfig(max_steps=12, log_every_steps=1, optimizer=OPTIMIZER)

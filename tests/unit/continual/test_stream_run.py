@@ -182,6 +182,7 @@ def test_package_of_a_stream(place, finished, tmp_path):
     assert evaluation["scenario"] == "task-incremental"
     assert evaluation["matrix"][0][1] is None
     assert evaluation["figures"]["forgetting"] == forgetting(outcome.matrix)
+    assert outcome.metrics["unwatched_heads"] == ["earlier"]
     assert outcome.task["labels"]["earlier"] == ["a", "b", "c", "d"]
     assert outcome.task["labels"]["task0"] == ["animal", "tool"]
     frame = pd.read_parquet(tmp_path / "history.parquet")

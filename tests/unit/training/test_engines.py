@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 import torch.multiprocessing as mp
-from toy_model import ToyModel, ToySource
 
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.training.config import OptimizerConfig, TrainConfig
 from orchestrator.training.engines.single import SingleEngine
 from orchestrator.training.loop import train
+from tests.unit.training.toy_model import ToyModel, ToySource
 
 STEPS = 20
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1, eps=1e-6)

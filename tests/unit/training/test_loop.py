@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from toy_model import ToyModel, ToySource
 
 from orchestrator.errors import StageError
 from orchestrator.training.config import OptimizerConfig, TrainConfig
@@ -12,6 +11,7 @@ from orchestrator.training.engines.single import SingleEngine
 from orchestrator.training.history import History
 from orchestrator.training.loop import plain_step, train
 from orchestrator.training.shards import clip_gradients, global_norm, part_of
+from tests.unit.training.toy_model import ToyModel, ToySource
 
 
 def config(**changes):

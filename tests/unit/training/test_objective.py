@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from toy_model import ToyModel, ToySource, join, sample
 
 from orchestrator.errors import InputError
 from orchestrator.training.objective import MetricSums, evaluate_batches, window_scales
+from tests.unit.training.toy_model import ToyModel, ToySource, join, sample
 
 
 def alone(value):

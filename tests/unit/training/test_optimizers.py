@@ -1,11 +1,11 @@
 """Parameter groups by role and head."""
 
 import torch
-from toy_model import ToyModel
 
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.optimizers import apply_lr, build_optimizer, parameter_groups, roles
 from orchestrator.training.seeding import derive_seed
+from tests.unit.training.toy_model import ToyModel
 
 
 def test_only_matrices_decay_and_heads_stand_alone():

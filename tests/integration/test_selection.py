@@ -1,0 +1,186 @@
+"""Benchmark and select on a real Ray Tune, with real training of tiny packages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cluster.tune import run_trials
+from orchestrator.config import ClusterSection, dump_yaml
+from orchestrator.errors import InputError, StageError
+from orchestrator.modeling.package import load_model
+from orchestrator.selection.halving import Bracket
+from orchestrator.selection.journal import Journal
+from orchestrator.selection.matrix_io import read_matrix
+from orchestrator.selection.policies import Halving
+from orchestrator.selection.runner import run, run_benchmark
+from orchestrator.selection.scheduler import HalvingScheduler
+from orchestrator.zoo import Zoo
+from tests.support.candidates import (
+    BENCHMARKS,
+    ENCODERS,
+    FINE_TUNE,
+    TARGET,
+    TOPICS,
+    benchmark_job,
+    make_world,
+    select_job,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+CURVE_TRIAL = "orchestrator.selection.trainable:CurveTrial"
+KILL_DEADLINE_S = 300
+EPOCHS = FINE_TUNE["epochs"]
+
+
+@pytest.fixture(scope="module")
+def world(local_ray, tmp_path_factory):
+    """A zoo and its performance matrix, measured by the benchmark job."""
+    place = make_world(tmp_path_factory.mktemp("world"))
+    result = run_benchmark(benchmark_job(place))
+    assert result.metrics["cells_missing"] == 0
+    return place
+
+
+def rows_of(place, name="pick"):
+    return Journal(place / "runs" / name / "trials.jsonl").rows
+
+
+def test_the_matrix_holds_real_scores_and_every_epoch_ran_once(world):
+    matrix = read_matrix(world / "matrix.parquet")
+    assert matrix.final().shape == (len(ENCODERS), len(BENCHMARKS))
+    assert matrix.final().to_numpy().mean() > 0.6  # two balanced classes: chance is 0.5
+    assert matrix.history().stages == EPOCHS
+    rows = rows_of(world, "bench")
+    assert len(rows) == len({(r.trial, r.rung) for r in rows}) == 15 * EPOCHS
+    assert not (world / "runs" / "bench" / "trials").exists()
+
+
+@pytest.fixture(scope="module")
+def selected(world):
+    return run(select_job(world))
+
+
+def test_selection_trains_fewer_steps_and_beats_the_majority_class(world, selected):
+    figures = selected.metrics
+    rows = rows_of(world)
+    assert figures["steps"] == sum(row.steps for row in rows) < figures["brute_force_steps"] / 2
+    assert figures["epochs"] == len(rows) == len({(r.trial, r.rung) for r in rows})
+    assert figures["test_accuracy"] > figures["majority_accuracy"] + 0.2
+    assert 1 <= figures["proxy_passes"] < len(ENCODERS)
+
+
+def test_the_winner_is_a_package_that_says_how_it_was_chosen(world, selected):
+    package = Zoo(world / "zoo").get("chosen")
+    assert package.ref == selected.package
+    assert package.kind == "finetuned"
+    assert package.manifest.parents[0].ref == selected.metrics["winner"]
+    assert package.manifest.task.labels == {TARGET: sorted(TOPICS[TARGET])}
+    model = load_model(package.path)
+    assert set(model.targets) == {TARGET}
+    report = package.read_json("evaluation/selection.json")
+    assert [entry["status"] for entry in report["ranking"]].count("winner") == 1
+    assert all(entry["reason"] for entry in report["ranking"])
+    trained = {row.trial for row in rows_of(world)}
+    dropped = {e["model"] for e in report["ranking"] if e["status"] == "not recalled"}
+    assert trained | dropped == {f"{name}/v0001" for name in ENCODERS}
+    assert not trained & dropped
+    assert report["ledger"]["epochs"] == selected.metrics["epochs"]
+    assert package.history() is not None
+
+
+def test_the_same_run_returns_at_once(world, selected):
+    before = len(rows_of(world))
+    assert run(select_job(world)) == selected
+    assert run_benchmark(benchmark_job(world)).metrics["epochs"] == 15 * EPOCHS
+    assert len(rows_of(world)) == before
+    assert len(Zoo(world / "zoo").packages()) == len(ENCODERS) + 1
+
+
+def test_a_killed_driver_goes_on_without_repeating_an_epoch(world, selected, local_ray):
+    """SIGKILL in the middle of halving; the second run ends as the one that was never killed."""
+    cluster = {"address": local_ray.address}
+    job = select_job(world, "killed", package="survivor", cluster=cluster)
+    (world / "killed.yaml").write_text(dump_yaml(job))
+    code = (
+        "import sys; from orchestrator.cli import job_main; "
+        f"sys.exit(job_main('select', ['--config', {str(world / 'killed.yaml')!r}]))"
+    )
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    journal = world / "runs" / "killed" / "trials.jsonl"
+    deadline = time.monotonic() + KILL_DEADLINE_S
+    try:
+        while not journal.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    paid = journal.read_bytes()
+    result = run(job)
+    assert journal.read_bytes().startswith(paid[: paid.rfind(b"\n") + 1])
+    rows = rows_of(world, "killed")
+    assert len(rows) == len({(r.trial, r.rung) for r in rows}) == selected.metrics["epochs"]
+    scores = {(r.trial, r.rung): (r.validation, r.test) for r in rows}
+    assert scores == {(r.trial, r.rung): (r.validation, r.test) for r in rows_of(world)}
+    assert result.metrics["winner"] == selected.metrics["winner"]
+
+
+def curve(model, epochs=4):
+    return [0.1 * model + 0.01 * epoch for epoch in range(epochs)] + [0.1 * model]
+
+
+def play(tmp_path, name, cpus, fails=(), count=8):
+    """Halving of stored curves through the real scheduler."""
+    models = [f"m{i}" for i in range(count)]
+    payloads = {
+        model: {"trial": model, "curve": curve(i), "start": 0, "fails_at": 2 * (i in fails)}
+        for i, model in enumerate(models)
+    }
+    bracket = Bracket(tuple(models), 4, Halving())
+    scheduler = HalvingScheduler(bracket, Journal(tmp_path / f"{name}.jsonl"))
+    run_trials(
+        CURVE_TRIAL,
+        payloads,
+        storage=tmp_path / name,
+        cluster=ClusterSection(cpus_per_worker=cpus, max_failures=0),
+        scheduler=scheduler,
+    )
+    return bracket, scheduler, Journal(tmp_path / f"{name}.jsonl").rows
+
+
+def test_the_tune_scheduler_decides_as_the_bracket_alone(local_ray, tmp_path):
+    expected = Bracket(tuple(f"m{i}" for i in range(8)), 4, Halving())
+    while not expected.finished:
+        rung = expected.rung
+        for model in expected.waiting():
+            expected.record(model, rung, curve(int(model[1:]))[rung - 1])
+    bracket, _, rows = play(tmp_path, "wide", 0.25)
+    assert bracket.verdicts == expected.verdicts
+    assert len(rows) == 8 + 4 + 2 + 1
+
+
+def test_a_failing_trial_closes_its_rung_and_is_dropped_with_the_reason(local_ray, tmp_path):
+    bracket, scheduler, rows = play(tmp_path, "failing", 1, fails=(3,), count=4)
+    assert scheduler.error is None
+    assert bracket.winner == "m2"
+    assert bracket.dropped["m3"] == (2, "failed: RuntimeError: epoch 2 fails as planned")
+    assert [row.error for row in rows if row.trial == "m3"][-1].endswith("as planned")
+
+
+def test_when_all_fail_the_reasons_are_told(local_ray, tmp_path):
+    _, scheduler, _ = play(tmp_path, "hopeless", 1, fails=range(2), count=2)
+    assert isinstance(scheduler.error, StageError)
+    assert "fails as planned" in str(scheduler.error)
+
+
+def test_impossible_resources_are_refused_before_anything_starts(world):
+    greedy = select_job(world, "greedy", cluster={"workers": 3, "cpus_per_worker": 64})
+    with pytest.raises(InputError, match=r"3 x 64 CPU"):
+        run(greedy)
+    assert json.loads((world / "runs" / "greedy" / "stage.json").read_text())["stage"] == "select"
