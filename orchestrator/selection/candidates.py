@@ -25,20 +25,21 @@ _log = logging.getLogger(__name__)
 def resolve_packages(zoo: "Zoo", entries: Sequence[str]) -> list["Package"]:
     """Return the packages that config entries mean, each once, by reference.
 
-    ``all`` and ``all:<kind>`` take one version of each name (the champion, else the latest) and
-    read manifests only: a package is verified by the trial that opens it.
+    ``all`` and ``all:<kind>`` take one version of each name (the champion, else the latest).
+    Where a version is named, only manifests are read: the trial that opens a package verifies it.
 
     Raises:
         InputError: A reference is not in the zoo, or nothing is left.
     """
     everything = zoo.packages()
+    by_ref = {package.ref: package for package in everything}
     found: dict[str, Package] = {}
     for entry in entries:
         if entry == ALL or entry.startswith(f"{ALL}:"):
             kinds = (entry.partition(":")[2],) if ":" in entry else DEFAULT_KINDS
             found |= {p.ref: p for p in _current(zoo, everything) if p.kind in kinds}
         else:
-            package = zoo.get(entry)
+            package = by_ref.get(entry) or zoo.get(entry)
             found[package.ref] = package
     if not found:
         held = ", ".join(sorted({f"{p.ref} ({p.kind})" for p in everything})) or "nothing"

@@ -180,15 +180,14 @@ def default_pool(candidates: int, at_most: int) -> int:
 
 
 def _normal_scores(values: Mapping[str, float]) -> dict[str, float]:
-    from scipy.stats import rankdata
-
+    """Van der Waerden's scores; ties share their mean rank."""
     names = sorted(values)
-    ranks = rankdata([values[name] for name in names])
+    scores = np.array([values[name] for name in names])
+    below = (scores[None, :] < scores[:, None]).sum(axis=1)
+    ties = (scores[None, :] == scores[:, None]).sum(axis=1)
+    middle = (below + ties / 2) / len(names)
     normal = NormalDist()
-    return {
-        name: normal.inv_cdf((rank - 0.5) / len(names))
-        for name, rank in zip(names, ranks.tolist(), strict=True)
-    }
+    return {name: normal.inv_cdf(float(q)) for name, q in zip(names, middle, strict=True)}
 
 
 def _mean_scores(plan: RecallPlan) -> dict[str, float]:

@@ -19,6 +19,7 @@ from orchestrator.selection.candidates import absolute, portable, resolve_packag
 from orchestrator.selection.config import BenchmarkConfig, SelectConfig
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.journal import Journal, Row, row_of
+from orchestrator.selection.matrix_io import read_matrix, write_matrix
 from orchestrator.selection.outcome import selection_report
 from orchestrator.selection.planning import (
     SelectionPlan,
@@ -35,7 +36,7 @@ from orchestrator.storage import RunFolder, atomic_write_json
 _log = logging.getLogger(__name__)
 
 TRIAL = "orchestrator.selection.trainable:FineTuneTrial"
-TRIALS_NAME, REPORT_NAME = "trials.jsonl", "selection.json"
+TRIALS_NAME, REPORT_NAME, MATRIX_NAME = "trials.jsonl", "selection.json", "matrix.parquet"
 PROXY_TIMEOUT_S = 600.0
 
 
@@ -53,8 +54,6 @@ def run_benchmark(config: BenchmarkConfig) -> JobResult:
         InputError: Packages, data or CPUs are not there.
         StageError: No trial finished.
     """
-    from orchestrator.selection.matrix_io import write_matrix
-
     with RunFolder.open(config, "benchmark") as run:
         if (done := run.finished()) is not None:
             return done
@@ -104,13 +103,18 @@ def run(config: SelectConfig) -> JobResult:
     with RunFolder.open(config, "select") as run:
         if (done := run.finished()) is not None:
             return done
-        plan = plan_selection(config)
+        fixed = _fixed_inputs(config, run)
+        plan = plan_selection(fixed)
         journal = Journal(run.path / TRIALS_NAME)
         with _session(config, len(plan.packages)):
-            proxies = _score_proxies(config, plan, run)
-            recalled = rank_candidates(plan, config, proxies)
-            bracket = _halve(config, plan, recalled, journal, run.path)
+            proxies = _score_proxies(fixed, plan, run)
+            recalled = rank_candidates(plan, fixed, proxies)
+            kept = ", ".join(item.model for item in recalled if item.kept)
+            _log.info("recalled %d of %d candidates: %s", plan.pool, len(recalled), kept)
+            bracket = _halve(fixed, plan, recalled, journal, run.path)
         report = selection_report(plan, recalled, proxies, bracket, journal)
+        for entry in report["ranking"]:
+            _log.info("%(place)d. %(model)s: %(status)s, %(reason)s", entry)
         atomic_write_json(run.path / REPORT_NAME, report)
         state = _state(run.path, bracket.winner)
         reference = publish_winner(config, plan, report, run, state)
@@ -118,6 +122,26 @@ def run(config: SelectConfig) -> JobResult:
         run.finish(result)
         _clear(run.path)
         return result
+
+
+def _fixed_inputs(config: SelectConfig, run: RunFolder) -> SelectConfig:
+    """The config with candidates and matrix as they were when the run began.
+
+    Decisions are derived again from the journal when a run continues: packages or columns that
+    came in the meantime must not change them.
+    """
+    from orchestrator.zoo import Zoo
+
+    copy = run.path / MATRIX_NAME
+    inputs = run.done("inputs")
+    if inputs is None:
+        found = resolve_packages(Zoo(config.run.zoo), config.candidates)
+        if config.matrix is not None:
+            write_matrix(read_matrix(config.matrix), copy)
+        inputs = {"candidates": [package.ref for package in found]}
+        run.mark("inputs", inputs)
+    matrix = None if config.matrix is None else str(copy)
+    return config.model_copy(update={"candidates": tuple(inputs["candidates"]), "matrix": matrix})
 
 
 def _session(config: BenchmarkConfig | SelectConfig, trials: int) -> Any:
@@ -287,8 +311,14 @@ def _score_proxies(
         model = pending.pop(ready[0])
         stored[model] = ray.get(ready[0])
         run.mark(f"proxy {model}", stored[model] or {})
-        _log.info("proxy scores of %s: %s", model, stored[model])
+        _log.info("proxy scores of %s: %s", model, _shown(stored[model]))
     return {model: as_score(score) for model, score in stored.items() if score}
+
+
+def _shown(score: Mapping[str, Any] | None) -> str:
+    """Proxy scores in words, each with what it gives without information."""
+    values, floors = (score or {}).get("values", {}), (score or {}).get("floors", {})
+    return ", ".join(f"{n} {v:.3f} (floor {floors[n]:.3f})" for n, v in sorted(values.items()))
 
 
 def _proxy_payload(config: SelectConfig, model: str) -> dict[str, Any]:

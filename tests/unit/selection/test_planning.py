@@ -9,7 +9,8 @@ from orchestrator.selection.matrix_io import write_matrix
 from orchestrator.selection.outcome import selection_report
 from orchestrator.selection.planning import open_bracket, plan_selection, rank_candidates
 from orchestrator.selection.proxy import ProxyScore
-from orchestrator.selection.runner import check, check_benchmark
+from orchestrator.selection.runner import _fixed_inputs, check, check_benchmark
+from orchestrator.storage import RunFolder
 from orchestrator.zoo import Zoo
 from tests.support.candidates import (
     ENCODERS,
@@ -194,6 +195,23 @@ def test_the_report_ranks_everybody_with_a_reason(world, matrix, tmp_path):
     assert report["ledger"]["brute_force_epochs"] == 15
     assert report["ledger"]["proxy_passes"] == len(plan.to_score)
     assert len(report["linkage"]["matrix"]) == 4
+
+
+def test_a_run_keeps_the_inputs_it_began_with(tmp_path):
+    world = make_world(tmp_path, encoders=("bert", "conv", "gpt"))
+    plan = plan_benchmark(benchmark_job(world))
+    journal = Journal(world / "t.jsonl")
+    pretend_trained(journal, [cell.trial for cell in plan.cells])
+    complete = complete_matrix(plan, journal, EPOCHS)
+    config = select_job(world)
+    write_matrix(complete, config.matrix)
+    with RunFolder.open(config, "select") as folder:
+        before = plan_selection(_fixed_inputs(config, folder))
+        write_matrix(complete.without(["food"]), config.matrix)
+        commit_encoder(Zoo(world / "zoo"), "late", make_processor())
+        after = plan_selection(_fixed_inputs(config, folder))
+    assert set(after.packages) == set(before.packages) == set(before.history.models)
+    assert after.history.datasets == before.history.datasets == ("animals", "food", "things")
 
 
 def test_check_needs_no_cluster(world, matrix):
