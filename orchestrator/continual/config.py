@@ -44,7 +44,7 @@ class FindConfig(StrictModel):
 
     enabled: bool | None = None
     """null: as the preset says."""
-    penalty: float = Field(0.05, ge=0)
+    penalty: float = Field(0.5, ge=0)
     """Strength lambda of the penalty; with normalise: false the scale is that of the Fisher
     information itself (50000 in the paper)."""
     normalise: bool = True

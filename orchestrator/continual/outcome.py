@@ -62,6 +62,7 @@ class Outcome:
             "seconds": round(sum(record["seconds"] for record in records), 1),
             "skipped_steps": sum(record["skipped"] for record in records),
             "clamped_share": records[-1]["clamped_share"],
+            "unwatched_heads": stream.unwatched_heads(package.path),
             "promotion": _promotion(config, figures["forgetting"]),
         }
         metrics["promotion_refused"] = metrics["promotion"] == "refused"

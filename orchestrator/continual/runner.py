@@ -164,6 +164,13 @@ def _commit(
     if outcome.metrics["promotion"] == "promoted" and config.promotion.alias is not None:
         zoo.promote(committed.ref, config.promotion.alias)
     _LOG.info("accuracy matrix (%s):\n%s", outcome.scenario, outcome.table())
+    for head in outcome.metrics["unwatched_heads"]:
+        _LOG.warning(
+            "head %s of %s is kept, but what it forgot is not known: its data is no task of this "
+            "stream",
+            head,
+            package.ref,
+        )
     return JobResult(package=committed.ref, metrics=outcome.metrics, run_dir=str(folder.path))
 
 

@@ -143,6 +143,10 @@ class Stream:
                 new[head.name] = head
         return [*kept, *new.values()]
 
+    def unwatched_heads(self, package: Path) -> list[str]:
+        """Heads the package has whose tasks are not in the stream: kept, but never tested."""
+        return [head.name for head in self.heads(package) if head.name not in self.titles]
+
     def samples(self, task: int, split: Split) -> ClsSamples:
         """Return a split of a task, tokenized when first asked for and kept."""
         key = (task, split)
