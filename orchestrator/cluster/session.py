@@ -34,7 +34,7 @@ _LOG = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 200 * 2**20  # models travel through files; the store carries messages
 TEMP_PREFIX = "orch-ray-"
 RELEASE_WAIT_S = 5.0  # an actor that just ended gives its CPUs back within this time
-START_ATTEMPTS = 2  # a loaded host can miss the start window of the control service once
+START_ATTEMPTS = 3  # a loaded host can miss the start window of Ray's control service
 ABANDONED_AFTER_S = 60.0  # a younger folder may be one that another process is just making
 _PRIVATE = threading.Event()  # set while a cluster that this process started is running
 

@@ -19,6 +19,7 @@ from orchestrator.zoo import Zoo
 if TYPE_CHECKING:
     from orchestrator.data.corpus import Corpus
     from orchestrator.zoo import Package
+    from orchestrator.zoo.draft import Draft
 
 _LOG = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ class _Work:
             self.run.mark("identity", identity)
         return str(identity["id"])
 
-    def _draft(self, metrics: dict[str, Any]) -> Any:
+    def _draft(self, metrics: dict[str, Any]) -> "Draft":
         target = self.config.model.target[0]
         return Zoo(self.config.run.zoo).draft(
             self.config.package.name,

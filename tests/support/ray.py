@@ -25,6 +25,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 180
+START_ATTEMPTS = 3
+STARTED = "Ray runtime started"  # `ray start` says so when the node has registered
 STOP_DEADLINE_S = 6
 PORTS = ("gcs", "dashboard", "agent", "agent_grpc", "metrics", "client", "serve")
 WORKER_PORTS = range(10002, 20000)  # Ray gives these to workers; own ports must lie outside
@@ -82,8 +84,28 @@ class RayHead:
 
 @contextmanager
 def started_head(num_cpus: int = 4):
-    """Start a head node and stop everything that belongs to it at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="rh", dir="/tmp"))  # short: socket paths are limited
+    """Start a head node and stop everything that belongs to it at the end.
+
+    Ray gives a node 30 seconds to come up, which a busy host can miss: it is tried again.
+    """
+    for attempt in range(START_ATTEMPTS):
+        folder = Path(tempfile.mkdtemp(prefix="rh", dir="/tmp"))  # socket paths are limited
+        head, process = _launch(folder, num_cpus)
+        try:
+            try:
+                _wait_until_ready(head, process)
+            except RuntimeError:
+                if attempt == START_ATTEMPTS - 1:
+                    raise
+                continue
+            yield head
+            return
+        finally:
+            _stop(process, (str(folder), head.address))
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _launch(folder: Path, num_cpus: int) -> tuple[RayHead, subprocess.Popen]:
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     env = _environment(folder, ports)
     log = folder / "ray-start.log"
@@ -109,15 +131,8 @@ def started_head(num_cpus: int = 4):
         process = subprocess.Popen(
             command, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
-    head = RayHead(
-        env["RAY_ADDRESS"], env["RAY_DASHBOARD_ADDRESS"], ports["serve"], env, log, process.pid
-    )
-    try:
-        _wait_until_ready(head, process)
-        yield head
-    finally:
-        _stop(process, (str(folder), env["RAY_ADDRESS"]))
-        shutil.rmtree(folder, ignore_errors=True)
+    address, dashboard = env["RAY_ADDRESS"], env["RAY_DASHBOARD_ADDRESS"]
+    return RayHead(address, dashboard, ports["serve"], env, log, process.pid), process
 
 
 def free_ports(count: int) -> list[int]:
@@ -169,7 +184,7 @@ def _wait_until_ready(head: RayHead, process: subprocess.Popen) -> None:
             raise RuntimeError(
                 f"ray start ended with {process.returncode}:\n{head.log.read_text()}"
             )
-        if _answers(head):
+        if STARTED in head.log.read_text() and _answers(head):
             return
         time.sleep(0.5)
     raise RuntimeError(f"no dashboard after {START_DEADLINE_S} s:\n{head.log.read_text()}")
