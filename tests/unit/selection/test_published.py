@@ -1,5 +1,7 @@
 """Against the published data (skipped where it is absent): figures of the paper and our gates."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from orchestrator.selection.clustering import (
     published_silhouette,
     similarity_matrix,
 )
-from orchestrator.selection.convergence import ShrunkenPredictor
+from orchestrator.selection.convergence import ShrunkenPredictor, conformal_halfwidth
 from orchestrator.selection.recall import RecallPlan, keep_best, rank_paper
 from orchestrator.selection.replay import ReplaySettings, replay
 
@@ -183,6 +185,22 @@ def test_the_published_selection_replays(curves):
     assert finals[report.results[0].chosen] == pytest.approx(0.63, abs=0.01)
 
 
+def test_interval_coverage(curves):
+    """90 % intervals made without the target hold .85 to .95 of its final scores."""
+    full = curves.history()
+    inside = []
+    for target in (name for name in curves.dataset_names if name not in TINY_TEST_SETS):
+        history = curves.without({target, *TARGETS_ONLY}).history(5)
+        history = replace(history, tagged=np.zeros_like(history.tagged))
+        half = conformal_halfwidth(history, 2, history.models)
+        column = full.curves[:, full.datasets.index(target)]
+        seen = {m: c for m, c in zip(full.models, column, strict=True) if not np.isnan(c).any()}
+        observed = {(m, e): c[e - 1] for m, c in seen.items() for e in (1, 2)}
+        shown = ShrunkenPredictor.fit(history).displayed(observed, list(seen))
+        inside += [abs(shown[m] - c[-1]) <= half for m, c in seen.items()]
+    assert 0.85 <= np.mean(inside) <= 0.95
+
+
 def test_predictor_errors(curves):
     """Mean absolute error of the final test, all 39 models seen, leave one data set out."""
     full = curves.history()
@@ -190,9 +208,7 @@ def test_predictor_errors(curves):
     errors = {1: [], 2: []}
     for target in targets:
         history = curves.without({target, *TARGETS_ONLY}).history(5)
-        predictor = ShrunkenPredictor.fit(
-            type(history)(history.models, history.datasets, history.curves, history.tagged & False)
-        )
+        predictor = ShrunkenPredictor.fit(replace(history, tagged=np.zeros_like(history.tagged)))
         column = full.curves[:, full.datasets.index(target)]
         seen = {m: c for m, c in zip(full.models, column, strict=True) if not np.isnan(c).any()}
         for stage, found in errors.items():
