@@ -136,16 +136,13 @@ def pareto_front(points: Sequence[Mapping[str, Any]]) -> str:
     """
 
     def draw(axis: Any) -> None:
-        front = sorted((p for p in points if p["on_front"]), key=lambda p: p["latency_ms"])
-        axis.plot(
-            [p["latency_ms"] for p in front], [p["accuracy"] for p in front],
-            color=PALETTE[0], lw=1, drawstyle="steps-post", label="Pareto front",
-        )  # fmt: skip
         for point in points:
             place = (point["latency_ms"], point["accuracy"])
             axis.plot(*place, "o", ms=5, color=PALETTE[0] if point["on_front"] else "#999999")
             if point["chosen"]:
                 axis.plot(*place, "o", ms=13, mfc="none", color=PALETTE[1], label="chosen")
+        axis.plot([], [], "o", ms=5, color=PALETTE[0], label="on the Pareto front")
+        axis.plot([], [], "o", ms=5, color="#999999", label="beaten by another plan")
         _label_points(axis, points)
         axis.set_xlabel("latency, one request (ms)")
         axis.set_ylabel("accuracy of the deployed artefact")
