@@ -86,7 +86,7 @@ def _ranking(bracket: Bracket, recalled: Sequence[Recalled]) -> list[dict[str, A
 
     entries = []
     for place, item in enumerate(recalled):
-        rung, reason = bracket.dropped.get(item.model, (0, "not recalled: " + item.reason))
+        rung, reason = bracket.dropped.get(item.model, (0, item.reason))
         status = "dropped" if rung else "not recalled"
         if item.model == bracket.winner:
             rung, reason, status = bracket.stages + 1, "best of the last rung", "winner"
