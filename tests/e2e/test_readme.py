@@ -1,0 +1,72 @@
+"""The README's commands: the quick ones run as they stand, the long ones up to their plan.
+
+`make demo`, `ray job submit` and `serve` themselves run in the other files of this folder and in
+`tests/integration/test_serving.py`.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(?:bash|console)\n(.*?)```", README, re.DOTALL)
+LINES = [
+    line.split("  #")[0].strip()
+    for block in BLOCKS
+    for line in block.splitlines()
+    if line.strip() and not line.startswith("#")
+]
+JOBS = [line for line in LINES if "--config jobs/configs/" in line]
+
+
+def run(words, cwd):
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        words, capture_output=True, text=True, timeout=120, cwd=cwd, env=env, check=False
+    )
+
+
+def test_the_first_screen_has_both_commands():
+    first_screen = "\n".join(README.splitlines()[:25])
+    assert "make demo" in first_screen
+    assert "make test" in first_screen
+    targets = (ROOT / "Makefile").read_text()
+    for line in LINES:
+        if line.startswith("make "):
+            assert re.search(rf"^{line.split()[1]}:", targets, re.MULTILINE), line
+
+
+def test_a_job_of_every_stage_is_shown():
+    shown = {verb for line in JOBS for verb in re.findall(r"(?:jobs/|orchestrator )(\w+)", line)}
+    assert shown >= {"pretrain", "benchmark", "select", "continual", "quantize"}
+
+
+@pytest.mark.parametrize("line", JOBS)
+def test_every_job_is_valid_up_to_its_plan(line, tmp_path):
+    """With `--check`; stages that need a package name the one that is missing in an empty zoo."""
+    words = shlex.split(line.replace("$W", f"run.dir={tmp_path}/runs run.zoo={tmp_path}/zoo"))
+    if "--" in words:
+        words = words[words.index("--") + 1 :]
+    if not any(word.startswith("run.zoo=") for word in words):
+        words.append(f"run.zoo={tmp_path}/zoo")
+    words += [] if "--check" in words else ["--check"]
+    shown = run(words, ROOT)
+    pretrains = "pretrain" in line
+    assert shown.returncode == (0 if pretrains else 2), shown.stdout + shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert ("parameters" in shown.stdout) if pretrains else (str(tmp_path) in shown.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("line", ["orchestrator doctor", "orchestrator zoo list"])
+def test_quick_commands_run_as_they_stand(line, tmp_path):
+    assert line in LINES
+    shown = run(shlex.split(line), tmp_path)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert shown.stdout.strip()
