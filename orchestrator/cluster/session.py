@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -33,6 +34,7 @@ _LOG = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 200 * 2**20  # models travel through files; the store carries messages
 TEMP_PREFIX = "orch-ray-"
+CONNECT_TIMEOUT_S = 5.0
 RELEASE_WAIT_S = 5.0  # an actor that just ended gives its CPUs back within this time
 START_ATTEMPTS = 3  # a loaded host can miss the start window of Ray's control service
 ABANDONED_AFTER_S = 60.0  # a younger folder may be one that another process is just making
@@ -146,8 +148,9 @@ def _connection(address: str) -> Iterator[None]:
         )
     with defaults(TRAIN):
         try:
+            _require_listener(address)
             _init(address=address)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # of many kinds: refused, other version, no token
             raise InputError(
                 f"cluster.address: no Ray cluster answers at {address!r} "
                 f"({_first_line(error)}). Start one with `ray start --head`, or leave "
@@ -157,6 +160,13 @@ def _connection(address: str) -> Iterator[None]:
             yield
         finally:
             _shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raise ``OSError`` at once when nobody listens; Ray itself would try for a minute."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
 
 
 def _init(**options: Any) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 
@@ -61,6 +62,18 @@ def test_the_dashboards_address_is_not_a_clusters():
         session.ray_session(ClusterSection(address="http://head:8265"), "x", 1),
     ):
         pass
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):
+    with socket.socket() as taken:  # bound but not listening
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with (
+            pytest.raises(InputError, match=f"no Ray cluster answers at '{address}'.*refused"),
+            session.ray_session(ClusterSection(), "x", 1),
+        ):
+            pass
 
 
 class TestEnvironment:
