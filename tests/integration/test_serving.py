@@ -31,7 +31,7 @@ from serving.ports import answers_as_serve
 from serving.probe import PROBE_FILE, Probe
 from serving.service import probabilities
 from tests.support.packages import LABELS, SENTENCES, commit_tiny
-from tests.support.ray import ROOT, free_ports, local_ray, ray_head  # noqa: F401  (fixtures)
+from tests.support.ray import ROOT, free_ports
 
 DEADLINE_S = 240
 BIN = Path(sys.executable).parent
@@ -85,7 +85,7 @@ def packages(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def deployed(ray_head, packages):  # noqa: F811
+def deployed(ray_head, packages):
     """The shipped presets on a real head node; packages, keys and addresses are this test's."""
     secret, line = new_key("tests")
     keys = packages.place / "keys.txt"
@@ -304,7 +304,7 @@ class TestBeforeAnythingStarts:
             check=False,
         )  # fmt: skip
 
-    def test_a_package_that_is_not_there(self, ray_head, packages):  # noqa: F811
+    def test_a_package_that_is_not_there(self, ray_head, packages):
         address = {"RAY_ADDRESS": ray_head.address}  # the port then is not this machine's matter
         shown = self.serve_run(ray_head, "model=tinny", f"zoo={packages.root}", **address)
         assert shown.returncode == 2
@@ -312,7 +312,7 @@ class TestBeforeAnythingStarts:
         assert "tiny" in shown.stderr
         assert "Traceback" not in shown.stderr
 
-    def test_a_busy_port(self, ray_head, packages):  # noqa: F811
+    def test_a_busy_port(self, ray_head, packages):
         if answers_as_serve("127.0.0.1", 8000):
             pytest.skip("a Ray Serve of somebody else uses port 8000")
         with socket.socket() as listener:
@@ -353,7 +353,7 @@ def test_orchestrator_serve_until_sigterm(packages):
 
 
 @pytest.mark.chaos
-def test_a_broken_update_leaves_the_old_version_serving(local_ray, packages, tmp_path):  # noqa: F811
+def test_a_broken_update_leaves_the_old_version_serving(local_ray, packages, tmp_path):
     zoo = Zoo(str(tmp_path))
     good = commit_tiny(zoo)
     wrong = (packages.zoo.get("tiny/v0002").path / PROBE_FILE).read_text()
