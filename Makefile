@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED = 0
 export DS_ACCELERATOR ?= cpu
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo install install-dev test lint type format bench chaos clean help
 

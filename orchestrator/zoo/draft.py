@@ -122,8 +122,12 @@ class Draft:
             return local
         folder = cache_folder() / "drafts"
         with explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            return Path(tempfile.mkdtemp(prefix=f"{self._name}.tmp-", dir=folder))
+            for _ in range(MAX_TRIES):
+                folder.mkdir(parents=True, exist_ok=True)
+                # A draft that ends at this moment takes the empty folder away in between.
+                with suppress(FileNotFoundError):
+                    return Path(tempfile.mkdtemp(prefix=f"{self._name}.tmp-", dir=folder))
+            raise FileNotFoundError(f"{folder} vanishes as often as it is made")
 
     def _require_ready(self) -> None:
         if not self._open:

@@ -124,7 +124,9 @@ def test_ctrl_c_leaves_a_resumable_run(tmp_path):
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     log = tmp_path / "log"
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=env, cwd=ROOT)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env=env, cwd=ROOT, start_new_session=True
+        )
         deadline = time.monotonic() + 200
         while time.monotonic() < deadline and not list(tmp_path.glob("demo/pretrain*/checkpoints")):
             assert process.poll() is None, log.read_text()[-4000:]

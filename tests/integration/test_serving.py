@@ -56,6 +56,11 @@ def get(url, **options):
         return None
 
 
+def restore_sigint():
+    """Take Ctrl-C as a terminal's processes do; a test run in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def is_ready(url):
     answer = get(f"{url}/readyz")
     return answer is not None and answer.status_code == 200
@@ -277,7 +282,7 @@ class TestDeployed:
         process = subprocess.Popen(
             [*map(str, command), "limits.max_client_batch_size=2"],
             cwd=ROOT, env=deployed.head.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, start_new_session=True,
+            text=True, start_new_session=True, preexec_fn=restore_sigint,
         )  # fmt: skip
         url = f"{deployed.url}/beside"
         try:
