@@ -56,11 +56,6 @@ def get(url, **options):
         return None
 
 
-def restore_sigint():
-    """Take Ctrl-C as a terminal's processes do; a test run in the background ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def is_ready(url):
     answer = get(f"{url}/readyz")
     return answer is not None and answer.status_code == 200
@@ -277,12 +272,14 @@ class TestDeployed:
         assert (info["version"], info["max_client_batch_size"]) == ("v0002", len(SENTENCES))
 
     def test_serve_run_answers_beside_it_and_ends_with_ctrl_c(self, deployed, packages):
-        command = [BIN / "serve", "run", "serving.app:build", "--name", "beside", "--route-prefix"]
+        # A test run in the background ignores Ctrl-C, and so would its children.
+        command = ["env", "--default-signal=INT", BIN / "serve", "run", "serving.app:build"]
+        command += ["--name", "beside", "--route-prefix"]
         command += ["/beside", "model=tiny/v0001", f"zoo={packages.root}", "cpus_per_replica=0.5"]
         process = subprocess.Popen(
             [*map(str, command), "limits.max_client_batch_size=2"],
             cwd=ROOT, env=deployed.head.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, start_new_session=True, preexec_fn=restore_sigint,
+            text=True, start_new_session=True,
         )  # fmt: skip
         url = f"{deployed.url}/beside"
         try:
