@@ -35,6 +35,15 @@ class Dimensions:
     max_position_embeddings: int
     type_vocab_size: int
     pad_token_id: int
+    embedding_size: int = 0
+    """Width of the word table that output layers may be tied to; 0: hidden_size."""
+    second: Dimensions | None = None
+    """Sizes of the second stream of a dual model, where they differ."""
+
+    @property
+    def word_size(self) -> int:
+        """Width of the word table."""
+        return self.embedding_size or self.hidden_size
 
 
 class ComponentConfig(StrictModel):

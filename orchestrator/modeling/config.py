@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
@@ -65,13 +66,21 @@ class EmbeddingStackConfig(StrictModel):
     """Added to the variance inside the LayerNorm (BERT: 1e-12)."""
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Dropout rate on the result."""
+    size: PositiveInt | None = None
+    """Width of the parts, brought to hidden_size by a linear layer (ALBERT, ELECTRA); null:
+    hidden_size, without a linear layer."""
 
     def part(self, name: str) -> EmbeddingConfig | None:
         """Return the part of that type, if it is listed."""
         return next((part for part in self.parts if part.type_name() == name), None)
 
+    def dimensions_of_parts(self, dimensions: Dimensions) -> Dimensions:
+        """Return the sizes that the parts see."""
+        return replace(dimensions, hidden_size=self.size or dimensions.hidden_size)
+
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Yield what is wrong with the parts; paths are relative to this stack."""
+        dimensions = self.dimensions_of_parts(dimensions)
         if not self.parts:
             yield Problem("parts", "is empty. Name at least one part, for example `word`.")
         names = [part.type_name() for part in self.parts]
@@ -91,6 +100,17 @@ class EmbeddingStackConfig(StrictModel):
                 )
 
 
+class StreamSizes(StrictModel):
+    """Sizes of the second stream of a dual model; null: as in the first."""
+
+    hidden_size: PositiveInt | None = None
+    """Width of every vector between components."""
+    vocab_size: PositiveInt | None = None
+    """Rows of the word table."""
+    max_position_embeddings: PositiveInt | None = None
+    """Longest sequence, in positions."""
+
+
 class ModelConfig(StrictModel):
     """A model: embedding, encoder, optional target embedding and decoder, and targets."""
 
@@ -104,6 +124,8 @@ class ModelConfig(StrictModel):
     """Rows of the segment table."""
     pad_token_id: NonNegativeInt = 0
     """Id of the padding token."""
+    second: StreamSizes | None = None
+    """Sizes of the second stream of a dual model where they differ from the first; null: equal."""
     initializer_range: PositiveFloat = 0.02
     """Standard deviation of new weights."""
     embedding: EmbeddingStackConfig = EmbeddingStackConfig()
@@ -114,6 +136,8 @@ class ModelConfig(StrictModel):
     """What turns the decoder's input (`decoder_input_ids`) into vectors."""
     decoder: Annotated[DecoderConfig, Choice(decoders)] | None = None
     """What reads the encoder's output and writes the target sequence."""
+    share_embedding: bool = False
+    """Use one word table for the embedding and the target embedding (T5, BART)."""
     target: tuple[Target, ...] = ()
     """The heads; a single mapping or name is accepted. None: the model only encodes."""
 
@@ -125,13 +149,18 @@ class ModelConfig(StrictModel):
     @property
     def dimensions(self) -> Dimensions:
         """The sizes that components share."""
-        return Dimensions(
+        output_side = self.target_embedding or self.embedding
+        first = Dimensions(
             hidden_size=self.hidden_size,
             vocab_size=self.vocab_size,
             max_position_embeddings=self.max_position_embeddings,
             type_vocab_size=self.type_vocab_size,
             pad_token_id=self.pad_token_id,
+            embedding_size=output_side.size or 0,
         )
+        if self.second is None:
+            return first
+        return replace(first, second=replace(first, **self.second.model_dump(exclude_none=True)))
 
     def with_targets(self, targets: Sequence[TargetConfig]) -> ModelConfig:
         """Return this config with other targets."""
@@ -165,6 +194,13 @@ class ModelConfig(StrictModel):
             )
         if self.decoder is None and self.target_embedding is not None:
             yield Problem("target_embedding", "has no decoder to feed. Add one, or remove it.")
+        if self.share_embedding:
+            both = (self.embedding, self.target_embedding)
+            if not all(stack is not None and stack.part("word") is not None for stack in both):
+                yield Problem(
+                    "share_embedding",
+                    "needs a `word` part on both sides. Add one, or set it false.",
+                )
 
     def _target_problems(self) -> Iterator[Problem]:
         output = self.embedding if self.target_embedding is None else self.target_embedding
@@ -178,6 +214,8 @@ class ModelConfig(StrictModel):
                     f"{where}.tie", "needs a `word` embedding part. Add one, or set tie to false."
                 )
             yield from _inside(where, target.check(self.dimensions))
+            if target.balances is not None:
+                yield from _inside(where, self._balance_problems(target.balances))
             if self.decoder is None and not _fits(target.needs_sight, self.encoder.sight):
                 yield Problem(
                     f"{where}.type",
@@ -186,6 +224,13 @@ class ModelConfig(StrictModel):
                     f"knows {SIGHTS[self.encoder.sight]}, the answer included. "
                     f"{ADVICE[target.needs_sight]}",
                 )
+
+    def _balance_problems(self, top_k: int) -> Iterator[Problem]:
+        experts = getattr(self.encoder, "experts", None)
+        if experts is None:
+            yield Problem("type", "balances experts, but the encoder has none. Remove it.")
+        elif experts.top_k != top_k:
+            yield Problem("top_k", f"{top_k} is not the encoder's experts.top_k ({experts.top_k}).")
 
 
 def _fits(needed: Sight | None, given: Sight | None) -> bool:

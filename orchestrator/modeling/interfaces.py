@@ -7,9 +7,12 @@ hooks of sharded training find tensors in nothing else.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
+
+from orchestrator.errors import InputError
 
 IGNORED_LABEL = -100
 """A label at which nothing is predicted."""
@@ -19,6 +22,13 @@ Batch = dict[str, Tensor]
 ``position_ids``; ``pixel_values`` [B, C, height, width]; ``decoder_input_ids``,
 ``decoder_attention_mask`` [B, T];
 ``labels.<target name>``."""
+
+
+class Streams(NamedTuple):
+    """What the two streams of a dual model hand on: vectors, or masks."""
+
+    first: Tensor
+    second: Tensor
 
 
 class TargetOutput(NamedTuple):
@@ -50,6 +60,31 @@ class EmbeddingPart(nn.Module, ABC):
         Returns:
             [B, S, D], or [1, S, D] from a part that depends on positions alone.
         """
+
+    def mask(self, batch: Batch, hidden: Tensor, past: int = 0) -> Tensor:
+        """Return which positions are real, bool [B, past + S]; the first part of a stack is asked.
+
+        By default ``attention_mask``, or all if the batch has none. A part whose positions are not
+        those of its input (sound, images) overrides it.
+
+        Args:
+            batch: The inputs.
+            hidden: The sum of all parts, [B, S, D].
+            past: Positions that were embedded before.
+
+        Raises:
+            InputError: ``attention_mask`` does not fit.
+        """
+        expected = (len(hidden), past + hidden.shape[1])
+        mask = batch.get("attention_mask")
+        if mask is None:
+            return torch.ones(expected, dtype=torch.bool, device=hidden.device)
+        if mask.shape != expected:
+            raise InputError(
+                f"attention_mask is {list(mask.shape)}, the input has [batch, positions] "
+                f"{list(expected)}. They must be equal."
+            )
+        return mask.bool()
 
 
 class Encoder(nn.Module, ABC):
@@ -90,6 +125,9 @@ class Decoder(nn.Module, ABC):
 
 class Target(nn.Module, ABC):
     """A head with its loss. ``labels`` come from ``batch["labels.<name>"]``."""
+
+    reads_router: ClassVar[bool] = False
+    """Whether the labels are the answers of the encoder's routers, [layers, B * S, E]."""
 
     def tied_output(self) -> nn.Linear | None:
         """Return the output layer whose weight is the word table, if the config ties them."""

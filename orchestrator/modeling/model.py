@@ -13,6 +13,8 @@ from orchestrator.modeling.component import ComponentConfig, Dimensions
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.stack import EmbeddingStack
 from orchestrator.modeling.interfaces import Batch, Decoder, Encoder, Target
+from orchestrator.modeling.layers.cache import Cache
+from orchestrator.modeling.layers.experts import Experts
 from orchestrator.modeling.layers.pooling import pool
 from orchestrator.modeling.registry import Registry, decoders, encoders, targets
 from orchestrator.modeling.targets.configs import Pooling
@@ -57,12 +59,23 @@ class Model(nn.Module):
         self.tie_weights()
 
     def tie_weights(self) -> None:
-        """Make tied output layers share the word table; again after parameters were replaced."""
+        """Make tied layers share the word table; again after parameters were replaced."""
         output_side = self.embedding if self.target_embedding is None else self.target_embedding
+        if self.config.share_embedding:
+            _word_table(output_side).weight = _word_table(self.embedding).weight
         for head in self.targets.values():
             tied = cast(Target, head).tied_output()
             if tied is not None:
-                tied.weight = cast(nn.Parameter, getattr(output_side, WORD_TABLE).weight)
+                tied.weight = _word_table(output_side).weight
+
+    def checkpoint_activations(self, on: bool = True) -> None:
+        """Keep only the inputs of blocks for the backward pass and compute the rest again.
+
+        Saves most of the memory of activations for about a third more computation.
+        """
+        for module in self.modules():
+            if hasattr(module, "checkpointing"):
+                module.checkpointing = on
 
     def tied_names(self) -> dict[str, str]:
         """Return every second name of a tied parameter → the name under which it is stored."""
@@ -77,7 +90,7 @@ class Model(nn.Module):
         Raises:
             InputError: The batch lacks an input, or is longer than the model allows.
         """
-        return self._encode(batch)[0]
+        return self.read(batch)[0]
 
     def pool(self, hidden: Tensor, batch: Batch, how: Pooling = "mean") -> Tensor:
         """Return one vector per sequence, [B, D], from ``encode``'s result [B, S, D]."""
@@ -87,11 +100,13 @@ class Model(nn.Module):
 
     def count_labels(self, batch: Batch) -> dict[str, Tensor]:
         """Return the number of loss terms (0-dim int64) of each target with labels in the batch."""
-        return {
-            name: cast(Target, head).count(batch[LABELS + name])
-            for name, head in self.targets.items()
-            if LABELS + name in batch
-        }
+        counts: dict[str, Tensor] = {}
+        for name, head in self.targets.items():
+            if cast(Target, head).reads_router:
+                counts[name] = cast(Target, head).count(_real(batch))
+            elif LABELS + name in batch:
+                counts[name] = cast(Target, head).count(batch[LABELS + name])
+        return counts
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return losses of the targets that have labels in the batch.
@@ -107,9 +122,11 @@ class Model(nn.Module):
         hidden, mask = self._hidden(batch)
         result: dict[str, Tensor] = {}
         for name, head in self.targets.items():
-            if LABELS + name not in batch:
+            reads_router = cast(Target, head).reads_router
+            labels = self._router_logits() if reads_router else batch.get(LABELS + name)
+            if labels is None:
                 continue
-            output = head(hidden, mask, batch[LABELS + name])
+            output = head(hidden, mask, labels)
             result[f"loss.{name}"] = output.loss
             result[f"count.{name}"] = output.terms
             result[f"correct.{name}"] = output.correct
@@ -122,29 +139,72 @@ class Model(nn.Module):
             InputError: The batch lacks an input, or is longer than the model allows.
         """
         hidden, mask = self._hidden(batch)
-        heads = self.targets.items()
-        return {name: cast(Target, head).predict(hidden, mask) for name, head in heads}
+        return {
+            name: cast(Target, head).predict(hidden, mask)
+            for name, head in self.targets.items()
+            if not cast(Target, head).reads_router
+        }
 
-    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def read(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what a decoder reads: ``encode``'s result and its mask, True at real positions."""
         embedded, mask = self.embedding(batch)
         hidden: Tensor = self.encoder(embedded, mask, batch)
         return hidden, mask
 
+    def advance(
+        self, batch: Batch, cache: Cache, memory: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Read new positions of a growing sequence; only causal models and decoders can.
+
+        Args:
+            batch: ``input_ids`` [B, S] of the new positions; ``attention_mask`` [B, T] of all
+                positions so far and ``position_ids`` [B, S], if given.
+            cache: What is kept of earlier positions; grows by S.
+            memory: ``read``'s result, for a model with a decoder.
+
+        Returns:
+            What the heads read at the new positions, [B, S, D].
+        """
+        hidden: Tensor
+        if self.decoder is None or self.target_embedding is None:
+            embedded, mask = self.embedding(batch, past=cache.length)
+            hidden = self.encoder(embedded, mask, batch, cache)
+        else:
+            if memory is None:
+                raise InputError("The decoder reads the encoder's output: give `memory`.")
+            embedded, mask = self.target_embedding(batch, past=cache.length)
+            hidden = self.decoder(embedded, mask, *memory, cache)
+        return hidden
+
     def _hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return what the heads read, and its mask: the decoder's output if there is one."""
-        memory, memory_mask = self._encode(batch)
+        memory, memory_mask = self.read(batch)
         if self.decoder is None or self.target_embedding is None:
             return memory, memory_mask
         if "decoder_input_ids" not in batch:
             raise InputError(
                 f"The decoder reads decoder_input_ids; the batch has {', '.join(batch)}."
             )
-        target_side = {"input_ids": batch["decoder_input_ids"]}
-        if "decoder_attention_mask" in batch:
-            target_side["attention_mask"] = batch["decoder_attention_mask"]
-        embedded, mask = self.target_embedding(target_side)
+        prefix = "decoder_"
+        own = {k.removeprefix(prefix): v for k, v in batch.items() if k.startswith(prefix)}
+        embedded, mask = self.target_embedding(own)
         hidden: Tensor = self.decoder(embedded, mask, memory, memory_mask)
         return hidden, mask
+
+    def _router_logits(self) -> Tensor | None:
+        """Return the answers of all routers in the last pass, [layers, B * S, E]."""
+        routers = [m.router_logits for m in self.encoder.modules() if isinstance(m, Experts)]
+        found = [logits for logits in routers if logits is not None]
+        return torch.stack(found) if found else None
+
+
+def _word_table(stack: EmbeddingStack) -> Any:
+    return getattr(stack, WORD_TABLE)
+
+
+def _real(batch: Batch) -> Tensor:
+    mask = batch.get("attention_mask")
+    return torch.ones_like(batch["input_ids"]) if mask is None else mask
 
 
 def _build(registry: Registry, config: ComponentConfig, dimensions: Dimensions) -> Any:

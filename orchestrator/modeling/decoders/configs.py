@@ -5,7 +5,7 @@ from typing import Literal
 
 from orchestrator.errors import Problem
 from orchestrator.modeling.component import DecoderConfig, Dimensions
-from orchestrator.modeling.encoders.configs import BlockOptions
+from orchestrator.modeling.encoders.block_options import BlockOptions, PatchBiasConfig
 from orchestrator.modeling.registry import decoders
 
 
@@ -21,5 +21,9 @@ class TransformerDecoderConfig(BlockOptions, DecoderConfig):
         return self.kept_values_of_blocks(dimensions, length) + cross
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
-        """Heads must divide the width."""
-        yield from self.attention_problems(dimensions)
+        """Heads must divide the width; a decoder has neither patches nor a layer scale."""
+        yield from self.block_problems(dimensions)
+        if isinstance(self.position_bias, PatchBiasConfig):
+            yield Problem("position_bias", "patches have no order; a decoder needs one. Use t5.")
+        if self.layer_scale is not None:
+            yield Problem("layer_scale", "is for encoders. Remove it.")

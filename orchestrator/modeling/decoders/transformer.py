@@ -1,18 +1,23 @@
-"""Transformer decoder with cross-attention (BART, PEGASUS, the original Transformer).
+"""Transformer decoder with cross-attention (T5, BART, PEGASUS, Whisper, the original Transformer).
 
 Parameter names: as in the transformer encoder, and in every layer ``cross_attention.query / key /
 value / output`` and ``cross_norm`` (post: after cross-attention and residual; pre: before
-cross-attention).
+cross-attention). A position bias acts on self-attention alone.
 """
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
-from orchestrator.modeling.encoders.transformer import build_attention, build_feed_forward
+from orchestrator.modeling.encoders.transformer import build_feed_forward
 from orchestrator.modeling.interfaces import Decoder
-from orchestrator.modeling.layers.masks import AttentionMask, attention_mask
+from orchestrator.modeling.layers.attention import Attention
+from orchestrator.modeling.layers.cache import Cache, LayerCache
+from orchestrator.modeling.layers.masks import AttentionMask, attention_mask, padding_mask
 from orchestrator.modeling.layers.norms import build_norm
+from orchestrator.modeling.layers.position_bias import build_position_bias
 
 
 class DecoderLayer(nn.Module):
@@ -22,8 +27,8 @@ class DecoderLayer(nn.Module):
         super().__init__()
         width, eps = dimensions.hidden_size, config.norm_eps
         self.pre = config.norm_position == "pre"
-        self.attention = build_attention(config, dimensions)
-        self.cross_attention = build_attention(config, dimensions)
+        self.attention = Attention(config, dimensions)
+        self.cross_attention = Attention(config, dimensions)
         self.feed_forward = build_feed_forward(config, dimensions)
         self.norm1 = build_norm(config.norm, width, eps)
         self.cross_norm = build_norm(config.norm, width, eps)
@@ -31,19 +36,24 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, mask: AttentionMask, memory: Tensor, memory_mask: AttentionMask
+        self,
+        x: Tensor,
+        mask: AttentionMask,
+        memory: Tensor,
+        memory_mask: AttentionMask,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         """Transform [B, T, D] to [B, T, D], reading ``memory`` [B, S, D]."""
         drop, attend, cross = self.dropout, self.attention, self.cross_attention
+        own, other = (None, None) if cache is None else (cache.own, cache.across)
         if self.pre:
-            x = x + drop(attend(self.norm1(x), mask))
-            x = x + drop(cross(self.cross_norm(x), memory_mask, memory=memory))
-            x = x + drop(self.feed_forward(self.norm2(x)))
-        else:
-            x = self.norm1(x + drop(attend(x, mask)))
-            x = self.cross_norm(x + drop(cross(x, memory_mask, memory=memory)))
-            x = self.norm2(x + drop(self.feed_forward(x)))
-        return x
+            x = x + drop(attend(self.norm1(x), mask, cache=own))
+            x = x + drop(cross(self.cross_norm(x), memory_mask, memory=memory, cache=other))
+            return x + drop(self.feed_forward(self.norm2(x)))
+        x = self.norm1(x + drop(attend(x, mask, cache=own)))
+        x = self.cross_norm(x + drop(cross(x, memory_mask, memory=memory, cache=other)))
+        result: Tensor = self.norm2(x + drop(self.feed_forward(x)))
+        return result
 
 
 class TransformerDecoder(Decoder):
@@ -53,18 +63,45 @@ class TransformerDecoder(Decoder):
 
     def __init__(self, config: TransformerDecoderConfig, dimensions: Dimensions) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(config, dimensions) for _ in range(config.num_layers)
+        self.num_layers, self.window = config.num_layers, config.window
+        self.checkpointing = False
+        count = 1 if config.shared_layers else config.num_layers
+        self.layers = nn.ModuleList(DecoderLayer(config, dimensions) for _ in range(count))
+        self.position_bias = build_position_bias(
+            config.position_bias, config.num_heads, both_sides=False
         )
         final = config.norm_position == "pre"
         self.norm = (
             build_norm(config.norm, dimensions.hidden_size, config.norm_eps) if final else None
         )
 
-    def forward(self, hidden: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
-        """Decode [B, T, D] to [B, T, D]; see ``Decoder``."""
-        own = attention_mask(mask, causal=True)
-        other = attention_mask(memory_mask, causal=False)
-        for layer in self.layers:
-            hidden = layer(hidden, own, memory, other)
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: Tensor,
+        memory: Tensor,
+        memory_mask: Tensor,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Decode [B, T, D] to [B, T, D]; see ``Decoder``.
+
+        With a cache, ``hidden`` holds new positions only, and ``mask`` earlier ones as well.
+        """
+        own = self._mask(hidden, mask)
+        other = padding_mask(memory_mask)
+        for index in range(self.num_layers):
+            layer = self.layers[index % len(self.layers)]
+            if self.checkpointing and self.training:
+                hidden = checkpoint(layer, hidden, own, memory, other, use_reentrant=False)
+            else:
+                kept = None if cache is None else cache.layer(index)
+                hidden = layer(hidden, own, memory, other, kept)
         return hidden if self.norm is None else self.norm(hidden)
+
+    def _mask(self, hidden: Tensor, mask: Tensor) -> AttentionMask:
+        queries, keys = hidden.shape[1], mask.shape[1]
+        allowed = attention_mask(mask, order="causal", queries=queries, window=self.window)
+        if self.position_bias is None:
+            return allowed
+        positions = torch.arange(keys, device=hidden.device)
+        return allowed.plus(self.position_bias(positions[keys - queries :], positions))

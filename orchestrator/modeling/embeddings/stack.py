@@ -2,10 +2,8 @@
 
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
-from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.config import EmbeddingStackConfig
 from orchestrator.modeling.interfaces import Batch, EmbeddingPart
@@ -15,26 +13,33 @@ STACK_NAMES = ("norm", "dropout")
 
 
 class EmbeddingStack(nn.Module):
-    """Sum of parts, optional LayerNorm, dropout.
+    """Sum of parts, optional LayerNorm, dropout, optional linear layer to the model's width.
 
-    Parameters: ``<part type>.*`` (for example ``word.weight``) and ``norm.*``.
+    Parameters: ``<part type>.*`` (for example ``word.weight``), ``norm.*`` and ``projection.*``.
     """
 
     def __init__(self, config: EmbeddingStackConfig, dimensions: Dimensions) -> None:
         super().__init__()
         self.part_names = tuple(part.type_name() for part in config.parts)
+        inner = config.dimensions_of_parts(dimensions)
         for name, part in zip(self.part_names, config.parts, strict=True):
-            self.add_module(name, embeddings.component_class(name)(part, dimensions))
-        width = dimensions.hidden_size
+            self.add_module(name, embeddings.component_class(name)(part, inner))
+        width = inner.hidden_size
         self.norm = nn.LayerNorm(width, eps=config.norm_eps) if config.layernorm else None
         self.dropout = nn.Dropout(config.dropout)
+        sized = config.size is not None
+        self.projection = nn.Linear(width, dimensions.hidden_size) if sized else None
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, past: int = 0) -> tuple[Tensor, Tensor]:
         """Embed a batch.
 
+        Args:
+            batch: The inputs.
+            past: Positions that were embedded before; ``attention_mask`` covers them as well.
+
         Returns:
-            The vectors, [B, S, D], and the mask, True at real positions, [B, S]:
-            ``attention_mask``, or all True if the batch has none.
+            The vectors, [B, S, D], and the mask, True at real positions, [B, past + S]; both are
+            ``Streams`` for a dual model.
 
         Raises:
             InputError: The mask does not fit the input, or a part cannot read the batch.
@@ -45,18 +50,9 @@ class EmbeddingStack(nn.Module):
             summand = part(batch, total)
             total = summand if total is None else total + summand
         hidden = cast(Tensor, total)
+        first = cast(EmbeddingPart, self.get_submodule(self.part_names[0]))
+        mask = first.mask(batch, hidden, past)
         if self.norm is not None:
             hidden = self.norm(hidden)
-        return self.dropout(hidden), _mask(batch, hidden)
-
-
-def _mask(batch: Batch, hidden: Tensor) -> Tensor:
-    mask = batch.get("attention_mask")
-    if mask is None:
-        return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-    if mask.shape != hidden.shape[:2]:
-        raise InputError(
-            f"attention_mask is {list(mask.shape)}, the input has [batch, positions] "
-            f"{list(hidden.shape[:2])}. They must be equal."
-        )
-    return mask.bool()
+        hidden = self.dropout(hidden)
+        return hidden if self.projection is None else self.projection(hidden), mask

@@ -1,4 +1,4 @@
-"""Transformer encoder: bidirectional (BERT, ViT) or causal (GPT-2, LLaMA).
+"""Transformer encoder: bidirectional (BERT, ViT), causal (GPT-2, LLaMA) or with a prefix (UniLM).
 
 Parameter names, the same for every variant (other code relies on them):
 
@@ -6,47 +6,52 @@ Parameter names, the same for every variant (other code relies on them):
     layers.N.attention.output                linear, [D, heads * head size]
     layers.N.feed_forward.up, .down          linear, [inner, D] and [D, inner]
     layers.N.feed_forward.gate               linear, [inner, D]; only if feed_forward is `gated`
+    layers.N.feed_forward.router, ...        in place of these if there are experts; see `Experts`
     layers.N.norm1                           post: after attention + residual; pre: before attention
     layers.N.norm2                           the same for the feed-forward
+    layers.N.scale1, .scale2                 factors on both outputs; only with layer_scale
+    layers.N.position_bias                   only with a patch bias that is not shared
+    position_bias                            T5's or a shared patch bias
     norm                                     pre only: after the last layer
 
-Activation function, eps and positions of the norms are in the config.
+With shared layers there is ``layers.0`` alone. Activation function, eps and positions of the norms
+are in the config.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.encoders.configs import BlockOptions, TransformerConfig
+from orchestrator.modeling.encoders.block_options import BlockOptions, PatchBiasConfig
+from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.interfaces import Batch, Encoder
 from orchestrator.modeling.layers.attention import Attention
+from orchestrator.modeling.layers.cache import Cache, KeyValues
+from orchestrator.modeling.layers.experts import Experts
 from orchestrator.modeling.layers.feed_forward import FeedForward
 from orchestrator.modeling.layers.masks import AttentionMask, attention_mask
 from orchestrator.modeling.layers.norms import build_norm
-from orchestrator.modeling.layers.rotary import rotation
+from orchestrator.modeling.layers.position_bias import build_position_bias
+from orchestrator.modeling.layers.rotary import Rotation, rotation
+from orchestrator.modeling.layers.scale import build_scale
 
 
-def build_attention(options: BlockOptions, dimensions: Dimensions) -> Attention:
-    """Return the attention of a block."""
-    return Attention(
-        width=dimensions.hidden_size,
-        num_heads=options.num_heads,
-        num_kv_heads=options.num_kv_heads or options.num_heads,
-        head_size=options.size_of_head(dimensions),
-        bias=options.bias,
-        dropout=options.attention_dropout,
-        eager=options.attention == "eager",
-    )
-
-
-def build_feed_forward(options: BlockOptions, dimensions: Dimensions) -> FeedForward:
-    """Return the feed-forward of a block."""
-    return FeedForward(
-        dimensions.hidden_size,
-        options.size_of_feed_forward(dimensions),
+def build_feed_forward(options: BlockOptions, dimensions: Dimensions) -> nn.Module:
+    """Return the feed-forward of a block, or its experts."""
+    width, inner = dimensions.hidden_size, options.size_of_feed_forward(dimensions)
+    gated = options.feed_forward == "gated"
+    if options.experts is None:
+        return FeedForward(
+            width, inner, activation=options.activation, gated=gated, bias=options.bias
+        )
+    return Experts(
+        width,
+        inner,
+        experts=options.experts.num_experts,
+        top_k=options.experts.top_k,
         activation=options.activation,
-        gated=options.feed_forward == "gated",
-        bias=options.bias,
+        gated=gated,
     )
 
 
@@ -61,21 +66,39 @@ class TransformerLayer(nn.Module):
         super().__init__()
         width = dimensions.hidden_size
         self.pre = options.norm_position == "pre"
-        self.attention = build_attention(options, dimensions)
+        self.attention = Attention(options, dimensions)
         self.feed_forward = build_feed_forward(options, dimensions)
         self.norm1 = build_norm(options.norm, width, options.norm_eps)
         self.norm2 = build_norm(options.norm, width, options.norm_eps)
+        self.scale1 = build_scale(width, options.layer_scale)
+        self.scale2 = build_scale(width, options.layer_scale)
+        own_bias = options.position_bias
+        own = isinstance(own_bias, PatchBiasConfig) and not own_bias.shared
+        self.position_bias = (
+            build_position_bias(own_bias, options.num_heads, both_sides=True) if own else None
+        )
         self.dropout = nn.Dropout(options.dropout)
 
-    def forward(self, x: Tensor, mask: AttentionMask, rotation: Tensor | None) -> Tensor:
-        """Transform [B, S, D] to [B, S, D]; ``rotation`` is [2, B, 1, S, d] or None."""
+    def forward(
+        self,
+        x: Tensor,
+        mask: AttentionMask,
+        rotation: Rotation | None = None,
+        cache: KeyValues | None = None,
+    ) -> Tensor:
+        """Transform [B, S, D] to [B, S, D]."""
+        if self.position_bias is not None:
+            positions = torch.arange(x.shape[1], device=x.device)
+            mask = mask.plus(self.position_bias(positions, positions))
+        attend, drop = self.attention, self.dropout
         if self.pre:
-            x = x + self.dropout(self.attention(self.norm1(x), mask, rotation=rotation))
-            x = x + self.dropout(self.feed_forward(self.norm2(x)))
-        else:
-            x = self.norm1(x + self.dropout(self.attention(x, mask, rotation=rotation)))
-            x = self.norm2(x + self.dropout(self.feed_forward(x)))
-        return x
+            mixed = attend(self.norm1(x), mask, rotation=rotation, cache=cache)
+            x = x + drop(self.scale1(mixed))
+            return x + drop(self.scale2(self.feed_forward(self.norm2(x))))
+        mixed = attend(x, mask, rotation=rotation, cache=cache)
+        x = self.norm1(x + drop(self.scale1(mixed)))
+        result: Tensor = self.norm2(x + drop(self.scale2(self.feed_forward(x))))
+        return result
 
 
 class TransformerEncoder(Encoder):
@@ -85,29 +108,64 @@ class TransformerEncoder(Encoder):
 
     def __init__(self, config: TransformerConfig, dimensions: Dimensions) -> None:
         super().__init__()
-        self.causal = config.mask == "causal"
-        self.rotary = config.rotary
+        self.config = config
         self.head_size = config.size_of_head(dimensions)
-        self.layers = nn.ModuleList(
-            TransformerLayer(config, dimensions) for _ in range(config.num_layers)
+        self.checkpointing = False
+        count = 1 if config.shared_layers else config.num_layers
+        self.layers = nn.ModuleList(TransformerLayer(config, dimensions) for _ in range(count))
+        own = isinstance(config.position_bias, PatchBiasConfig) and not config.position_bias.shared
+        both = config.mask == "bidirectional"
+        self.position_bias = (
+            None
+            if own
+            else build_position_bias(config.position_bias, config.num_heads, both_sides=both)
         )
         final = config.norm_position == "pre"
         self.norm = (
             build_norm(config.norm, dimensions.hidden_size, config.norm_eps) if final else None
         )
 
-    def forward(self, hidden: Tensor, mask: Tensor, batch: Batch) -> Tensor:
-        """Encode [B, S, D] to [B, S, D]; padding is never attended to."""
-        allowed = attention_mask(mask, causal=self.causal)
-        angles = self._rotation(hidden, batch)
-        for layer in self.layers:
-            hidden = layer(hidden, allowed, angles)
+    def forward(
+        self, hidden: Tensor, mask: Tensor, batch: Batch, cache: Cache | None = None
+    ) -> Tensor:
+        """Encode [B, S, D] to [B, S, D]; padding is never attended to.
+
+        Args:
+            hidden: Embedded input, [B, S, D].
+            mask: True at real positions, [B, S]; with a cache [B, T], earlier positions included.
+            batch: May hold ``position_ids`` [B, S] (rotary), ``prefix_mask`` and ``document_ids``.
+            cache: Keys and values of earlier positions; only for causal models.
+        """
+        allowed = self._mask(hidden, mask, batch)
+        angles = self._rotation(hidden, mask, batch)
+        for index in range(self.config.num_layers):
+            layer = self.layers[index % len(self.layers)]
+            if self.checkpointing and self.training:
+                hidden = checkpoint(layer, hidden, allowed, angles, use_reentrant=False)
+            else:
+                own = None if cache is None else cache.layer(index).own
+                hidden = layer(hidden, allowed, angles, own)
         return hidden if self.norm is None else self.norm(hidden)
 
-    def _rotation(self, hidden: Tensor, batch: Batch) -> Tensor | None:
-        if self.rotary is None:
+    def _mask(self, hidden: Tensor, mask: Tensor, batch: Batch) -> AttentionMask:
+        queries, keys = hidden.shape[1], mask.shape[1]
+        allowed = attention_mask(
+            mask,
+            order=self.config.mask,
+            queries=queries,
+            window=self.config.window,
+            batch=batch,
+        )
+        if self.position_bias is None:
+            return allowed
+        positions = torch.arange(keys, device=hidden.device)
+        return allowed.plus(self.position_bias(positions[keys - queries :], positions))
+
+    def _rotation(self, hidden: Tensor, mask: Tensor, batch: Batch) -> Rotation | None:
+        if self.config.rotary is None:
             return None
         positions = batch.get("position_ids")
         if positions is None:
-            positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
-        return rotation(positions, self.head_size, self.rotary.theta, hidden.dtype)
+            first = mask.shape[1] - hidden.shape[1]
+            positions = torch.arange(first, mask.shape[1], device=hidden.device)[None]
+        return rotation(self.config.rotary, positions, self.head_size, hidden.dtype)

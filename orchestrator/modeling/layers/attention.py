@@ -3,12 +3,17 @@
 Legend: B batch, S queries, T keys, D model width, H heads, d head size.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.modeling.layers.masks import AttentionMask
-from orchestrator.modeling.layers.rotary import rotate
+from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.encoders.block_options import BlockOptions
+from orchestrator.modeling.layers.cache import KeyValues
+from orchestrator.modeling.layers.masks import AttentionMask, causal_mask
+from orchestrator.modeling.layers.rotary import Rotation, rotate
 
 
 class Attention(nn.Module):
@@ -18,36 +23,23 @@ class Attention(nn.Module):
     Parameters: ``query``, ``key``, ``value``, ``output``.
 
     Args:
-        width: D.
-        num_heads: H.
-        num_kv_heads: Key and value heads; each serves H / num_kv_heads query heads.
-        head_size: d.
-        bias: Whether the four linear layers have biases.
-        dropout: Dropout rate on probabilities.
-        eager: Compute the plain formula instead of the fused kernel.
+        options: Heads, biases, scale, dropout, and whether to use the fused kernel.
+        dimensions: Sizes of the model.
     """
 
-    def __init__(
-        self,
-        *,
-        width: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_size: int,
-        bias: bool,
-        dropout: float,
-        eager: bool = False,
-    ) -> None:
+    def __init__(self, options: BlockOptions, dimensions: Dimensions) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.num_kv_heads = num_kv_heads
-        self.head_size = head_size
-        self.dropout = dropout
-        self.eager = eager
-        self.query = nn.Linear(width, num_heads * head_size, bias=bias)
-        self.key = nn.Linear(width, num_kv_heads * head_size, bias=bias)
-        self.value = nn.Linear(width, num_kv_heads * head_size, bias=bias)
-        self.output = nn.Linear(num_heads * head_size, width, bias=bias)
+        width, self.head_size = dimensions.hidden_size, options.size_of_head(dimensions)
+        self.num_heads = options.num_heads
+        self.num_kv_heads = options.num_kv_heads or options.num_heads
+        self.scale = options.attention_scale or self.head_size**-0.5
+        self.dropout = options.attention_dropout
+        self.eager = options.attention == "eager"
+        own, grouped = self.num_heads * self.head_size, self.num_kv_heads * self.head_size
+        self.query = nn.Linear(width, own, bias=options.has_bias("query"))
+        self.key = nn.Linear(width, grouped, bias=options.has_bias("key"))
+        self.value = nn.Linear(width, grouped, bias=options.has_bias("value"))
+        self.output = nn.Linear(own, width, bias=options.has_bias("output"))
 
     def forward(
         self,
@@ -55,7 +47,8 @@ class Attention(nn.Module):
         mask: AttentionMask,
         *,
         memory: Tensor | None = None,
-        rotation: Tensor | None = None,
+        rotation: Rotation | None = None,
+        cache: KeyValues | None = None,
     ) -> Tensor:
         """Attend.
 
@@ -63,48 +56,66 @@ class Attention(nn.Module):
             x: Queries come from here, [B, S, D].
             mask: What may be read.
             memory: Keys and values come from here, [B, T, D]; None: from ``x``.
-            rotation: Rotary cosines and sines for queries and keys, [2, B, 1, S, d].
+            rotation: Rotary angles of the positions of ``x``.
+            cache: Keys and values of earlier positions, to which those of ``x`` are appended; those
+                of ``memory`` are computed in the first call only.
 
         Returns:
             [B, S, D]. A query that may read nothing gets the output bias alone: finite, with finite
             gradients.
         """
-        source = x if memory is None else memory
         query = self._split(self.query(x))
-        key = self._split(self.key(source))
-        value = self._split(self.value(source))
-        if rotation is not None:
-            query, key = rotate(query, rotation), rotate(key, rotation)
-        dropout = self.dropout if self.training else 0.0
-        if self.eager:
-            mixed = eager_attention(query, key, value, mask, dropout)
+        if memory is not None and cache is not None and cache.key is not None:
+            key, value = cache.key, cast(Tensor, cache.value)
         else:
-            mixed = F.scaled_dot_product_attention(
-                query,
-                key,
-                value,
-                attn_mask=mask.allowed,
-                dropout_p=dropout,
-                is_causal=mask.causal,
-                enable_gqa=self.num_kv_heads != self.num_heads,
-            )
+            source = x if memory is None else memory
+            key, value = self._split(self.key(source)), self._split(self.value(source))
+            if rotation is not None:
+                query, key = rotate(query, rotation), rotate(key, rotation)
+            if cache is not None:
+                key, value = cache.extend(key, value)
+        mixed = self._mix(query, key, value, mask)
         output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return output
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Tensor:
+        """Return what each query reads, [B, H, S, d]."""
+        dropout = self.dropout if self.training else 0.0
+        if self.eager:
+            return eager_attention(query, key, value, mask, scale=self.scale, dropout=dropout)
+        bias = mask.bias
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask.allowed if bias is None else bias.to(query.dtype),
+            dropout_p=dropout,
+            is_causal=mask.causal,
+            scale=self.scale,
+            enable_gqa=self.num_kv_heads != self.num_heads,
+        )
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], -1, self.head_size).transpose(1, 2)
 
 
 def eager_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: AttentionMask,
+    *,
+    scale: float,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """Return softmax(q k' / sqrt(d)) v by its formula, the reference for the fused kernel.
+    """Return softmax(scale q k' + bias) v by its formula, the reference for the fused kernel.
 
     Args:
         query: [B, H, S, d].
         key: [B, G, T, d], where G divides H.
         value: [B, G, T, d].
-        mask: What may be read; a query that may read nothing gets zeros.
+        mask: What may be read, and the bias; a query that may read nothing gets zeros.
+        scale: Factor on the scores.
         dropout: Dropout rate on probabilities.
 
     Returns:
@@ -112,12 +123,15 @@ def eager_attention(
     """
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    allowed = torch.ones_like(scores, dtype=torch.bool)
-    if mask.allowed is not None:
-        allowed = allowed & mask.allowed
+    scores = query @ key.transpose(-1, -2) * scale
+    if mask.bias is not None:
+        scores = scores + mask.bias
+    allowed = mask.allowed
     if mask.causal:
-        allowed = allowed.tril()
-    weights = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).softmax(dim=-1)
-    weights = weights.masked_fill(~allowed, 0.0)
+        allowed = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
+    if allowed is None:
+        weights = scores.softmax(dim=-1)
+    else:
+        weights = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).softmax(dim=-1)
+        weights = weights.masked_fill(~allowed, 0.0)
     return F.dropout(weights, dropout) @ value

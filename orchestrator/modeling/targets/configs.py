@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from orchestrator.errors import Problem
 from orchestrator.modeling.component import ComponentConfig, Dimensions, Sight
-from orchestrator.modeling.encoders.configs import Activation, Rate
+from orchestrator.modeling.encoders.block_options import Activation, Rate
 from orchestrator.modeling.registry import targets
 
 Pooling = Literal["mean", "first", "last", "max"]
@@ -25,6 +25,8 @@ class TargetConfig(ComponentConfig):
 
     name: str = Field(default="", pattern=_NAME)
     """Name of the head in labels, metrics and parameters; defaults to the type."""
+    weight: PositiveFloat = 1.0
+    """Weight of this target's mean loss in the sum that is minimised."""
 
     @model_validator(mode="before")
     @classmethod
@@ -42,6 +44,11 @@ class TargetConfig(ComponentConfig):
     def ties_words(self) -> bool:
         """Whether the output layer is the word table."""
         return False
+
+    @property
+    def balances(self) -> int | None:
+        """Experts a token passes through, of the router that this target balances; null: none."""
+        return None
 
     def kept_values(self, dimensions: Dimensions) -> int:
         """Values per position that the backward pass keeps, for memory estimates."""
@@ -92,6 +99,17 @@ class LmConfig(VocabularyConfig):
     type: Literal["lm"] = "lm"
     bias: bool = False
     """Give the output layer a bias."""
+    scale: bool = False
+    """Divide what the output layer reads by the square root of the hidden size (T5 v1.0)."""
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """The output layer reads vectors of the model's width."""
+        if self.tie and dimensions.word_size != dimensions.hidden_size:
+            yield Problem(
+                "tie",
+                f"the word table has width {dimensions.word_size}, the model "
+                f"{dimensions.hidden_size}. Set tie to false, or leave the embedding's size out.",
+            )
 
     @property
     def needs_sight(self) -> Sight:
@@ -143,3 +161,19 @@ class SpConfig(TargetConfig):
     """Classify a sentence pair by the first token: next sentence (BERT), order (ALBERT)."""
 
     type: Literal["sp"] = "sp"
+
+
+@targets.register("orchestrator.modeling.targets.balance:BalanceTarget")
+class BalanceConfig(TargetConfig):
+    """Spread tokens evenly over the experts of the encoder (Switch, Mixtral)."""
+
+    type: Literal["balance"] = "balance"
+    weight: PositiveFloat = 0.01
+    """Weight of this target's mean loss in the sum that is minimised."""
+    top_k: PositiveInt = 2
+    """Experts that a token passes through; as in the encoder."""
+
+    @property
+    def balances(self) -> int:
+        """Experts that a token passes through."""
+        return self.top_k

@@ -30,14 +30,14 @@ def token_loss(layer: VocabularyLayer, vectors: Tensor, labels: Tensor) -> Targe
 class MlmTransform(nn.Module):
     """Linear layer ``dense``, activation, LayerNorm ``norm`` (BERT's prediction head transform)."""
 
-    def __init__(self, config: MlmConfig, width: int) -> None:
+    def __init__(self, config: MlmConfig, dimensions: Dimensions) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = nn.Linear(dimensions.hidden_size, dimensions.word_size)
         self.activation = ACTIVATIONS[config.activation]
-        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.norm = nn.LayerNorm(dimensions.word_size, eps=config.norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform [..., D] to [..., D]."""
+        """Transform [..., D] to [..., width of the word table]."""
         output: Tensor = self.norm(self.activation(self.dense(x)))
         return output
 
@@ -49,9 +49,9 @@ class TokenTarget(Target):
     Parameters: ``output.weight`` [V, D] (the word table if tied), ``output.bias`` [V].
     """
 
-    def __init__(self, dimensions: Dimensions, *, tie: bool, bias: bool) -> None:
+    def __init__(self, width: int, vocab_size: int, *, tie: bool, bias: bool) -> None:
         super().__init__()
-        self.output = VocabularyLayer(dimensions.hidden_size, dimensions.vocab_size, bias=bias)
+        self.output = VocabularyLayer(width, vocab_size, bias=bias)
         self.tie = tie
 
     def tied_output(self) -> nn.Linear | None:
@@ -86,9 +86,9 @@ class MlmTarget(TokenTarget):
     Config = MlmConfig
 
     def __init__(self, config: MlmConfig, dimensions: Dimensions) -> None:
-        super().__init__(dimensions, tie=config.tie, bias=config.bias)
-        width = dimensions.hidden_size
-        self.transform_layer = MlmTransform(config, width) if config.transform else None
+        width = dimensions.word_size if config.transform else dimensions.hidden_size
+        super().__init__(width, dimensions.vocab_size, tie=config.tie, bias=config.bias)
+        self.transform_layer = MlmTransform(config, dimensions) if config.transform else None
 
     def transform(self, hidden: Tensor) -> Tensor:
         """Return the transformed vectors, [..., D]."""
@@ -104,7 +104,13 @@ class LmTarget(TokenTarget):
     Config = LmConfig
 
     def __init__(self, config: LmConfig, dimensions: Dimensions) -> None:
-        super().__init__(dimensions, tie=config.tie, bias=config.bias)
+        width = dimensions.hidden_size
+        super().__init__(width, dimensions.vocab_size, tie=config.tie, bias=config.bias)
+        self.factor = width**-0.5 if config.scale else 1.0
+
+    def transform(self, hidden: Tensor) -> Tensor:
+        """Return the vectors, scaled if the config says so, [..., D]."""
+        return hidden if self.factor == 1.0 else hidden * self.factor
 
 
 class BilmTarget(Target):

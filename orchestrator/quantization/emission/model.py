@@ -43,6 +43,18 @@ class Emission:
         return bytes(self.model.SerializeToString())
 
 
+PLAIN_OPTIONS = (
+    "shared_layers",
+    "experts",
+    "attention_bias",
+    "attention_scale",
+    "position_bias",
+    "window",
+    "layer_scale",
+)
+"""Options of transformer blocks that only their defaults have an ONNX form for."""
+
+
 def emit(
     config: ModelConfig,
     state: Mapping[str, npt.NDArray[Any]],
@@ -70,6 +82,7 @@ def emit(
         raise InputError(
             "a model with a decoder cannot be quantized yet; supported: encoder models"
         )
+    _require_plain(config)
     mask = graph.input("attention_mask", ["batch", "length"])
     hidden = emit_embedding(graph, config, weights, mask)
     hidden = _emit_encoder(graph, config, weights, hidden, mask)
@@ -84,6 +97,27 @@ def emit(
         },
     )
     return Emission(model, tuple(graph.units))
+
+
+def _require_plain(config: ModelConfig) -> None:
+    """Refuse options that have no ONNX form here yet."""
+    plain = TransformerConfig()
+    encoder = config.encoder
+    found = []
+    if isinstance(encoder, TransformerConfig):
+        found = [name for name in PLAIN_OPTIONS if getattr(encoder, name) != getattr(plain, name)]
+        if encoder.mask == "prefix":
+            found.append("mask: prefix")
+        if encoder.rotary is not None and encoder.rotary.layout != "halves":
+            found.append("rotary.layout: pairs")
+    found = [f"encoder.{name}" for name in found]
+    if config.embedding.size is not None:
+        found.append("embedding.size")
+    if found:
+        raise InputError(
+            f"a model with {', '.join(found)} cannot be quantized yet; supported: transformers "
+            "without these options"
+        )
 
 
 def _emit_encoder(

@@ -5,6 +5,9 @@ import math
 import pytest
 import torch
 
+from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.encoders.block_options import BlockOptions
+from orchestrator.modeling.encoders.configs import RotaryConfig
 from orchestrator.modeling.layers.attention import Attention
 from orchestrator.modeling.layers.masks import AttentionMask, attention_mask
 from orchestrator.modeling.layers.rotary import rotate, rotation
@@ -12,6 +15,14 @@ from orchestrator.modeling.layers.rotary import rotate, rotation
 from .small import LENGTH, make_batch, make_model
 
 WIDTH = 12
+ORDERS = {False: "bidirectional", True: "causal"}
+SIZES = Dimensions(
+    hidden_size=WIDTH,
+    vocab_size=9,
+    max_position_embeddings=LENGTH,
+    type_vocab_size=2,
+    pad_token_id=0,
+)
 
 
 def pair(num_kv_heads):
@@ -19,8 +30,13 @@ def pair(num_kv_heads):
     modules = []
     for eager in (False, True):
         torch.manual_seed(1)
-        options = {"width": WIDTH, "num_heads": 4, "num_kv_heads": num_kv_heads, "head_size": 6}
-        modules.append(Attention(**options, bias=True, dropout=0.0, eager=eager))
+        options = BlockOptions(
+            num_heads=4,
+            num_kv_heads=num_kv_heads,
+            head_size=6,
+            attention="eager" if eager else "sdpa",
+        )
+        modules.append(Attention(options, SIZES))
     return modules
 
 
@@ -30,7 +46,7 @@ def pair(num_kv_heads):
 def test_fused_attention_equals_the_formula(num_kv_heads, padded, causal):
     fused, eager = pair(num_kv_heads)
     real = make_batch()["attention_mask"].bool() if padded else torch.ones(4, LENGTH).bool()
-    mask = attention_mask(real, causal=causal)
+    mask = attention_mask(real, order=ORDERS[causal])
     x = torch.randn(4, LENGTH, WIDTH)
     results = []
     for module in (fused, eager):
@@ -49,7 +65,7 @@ def test_a_sequence_of_padding_alone_stays_finite(eager, causal):
     real = torch.ones(2, LENGTH, dtype=torch.bool)
     real[1] = False
     x = torch.randn(2, LENGTH, WIDTH, requires_grad=True)
-    output = module(x, attention_mask(real, causal=causal))
+    output = module(x, attention_mask(real, order=ORDERS[causal]))
     output.sum().backward()
     assert output.isfinite().all()
     assert x.grad.isfinite().all()
@@ -58,7 +74,7 @@ def test_a_sequence_of_padding_alone_stays_finite(eager, causal):
 
 
 def test_a_full_mask_needs_no_tensor():
-    assert attention_mask(torch.ones(2, 3, dtype=torch.bool), causal=True) == AttentionMask(
+    assert attention_mask(torch.ones(2, 3, dtype=torch.bool), order="causal") == AttentionMask(
         None, causal=True
     )
 
@@ -75,11 +91,13 @@ def test_causal_positions_do_not_see_the_future():
     assert not torch.equal(before[:, 5:], after[:, 5:])
 
 
-def test_rotary_scores_depend_on_distance_alone():
+@pytest.mark.parametrize("layout", ["halves", "pairs"])
+def test_rotary_scores_depend_on_distance_alone(layout):
     query, key = torch.randn(2, 1, 1, 1, 8).double()
 
     def score(at, of):
-        angles = rotation(torch.tensor([[at], [of]]), 8, 100.0, torch.float64)
+        positions = torch.tensor([[at], [of]])
+        angles = rotation(RotaryConfig(theta=100.0, layout=layout), positions, 8, torch.float64)
         turned = rotate(torch.cat([query, key]), angles)
         return (turned[0] * turned[1]).sum()
 

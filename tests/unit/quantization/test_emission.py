@@ -209,3 +209,23 @@ def test_a_language_model_head_beside_the_classifier_stays_behind():
     config = model_config(transformer(), heads=({"type": "mlm"}, HEADS[0]))
     answers = predict(config, state_of(random_model(config)), Plan({}), ragged_batch())
     assert set(answers) == {"mean", "embedding"}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"shared_layers": True},
+        {"experts": {"num_experts": 2}},
+        {"attention_bias": ["query"]},
+        {"attention_scale": 1.0},
+        {"position_bias": {"type": "t5"}},
+        {"window": 4},
+        {"layer_scale": 0.1},
+        {"mask": "prefix"},
+        {"rotary": {"layout": "pairs"}},
+    ],
+)
+def test_options_without_an_onnx_form_are_refused_by_name(option):
+    config = model_config(transformer(**option))
+    with pytest.raises(InputError, match=next(iter(option))):
+        emit(config, {})

@@ -1,0 +1,160 @@
+"""Options that transformer encoder and decoder blocks share. Imports without torch."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from orchestrator.config import StrictModel
+from orchestrator.errors import Problem
+from orchestrator.modeling.component import Dimensions
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
+"""Names of activation functions: exact GELU, its tanh form, x*sigmoid(1.702x), ReLU, x*sigmoid(x).
+"""
+
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+"""A dropout rate."""
+
+Projection = Literal["query", "key", "value", "output"]
+"""The four linear layers of attention."""
+
+
+class T5BiasConfig(StrictModel):
+    """A learned bias for each bucket of distances and head, shared by all layers (T5)."""
+
+    type: Literal["t5"] = "t5"
+    buckets: PositiveInt = 32
+    """Number of buckets; half of them for each direction where both sides are read."""
+    max_distance: PositiveInt = 128
+    """Larger distances share the last bucket."""
+
+
+class AlibiConfig(StrictModel):
+    """Scores fall linearly with distance, at a fixed rate for each head (BLOOM)."""
+
+    type: Literal["alibi"] = "alibi"
+
+
+class PatchBiasConfig(StrictModel):
+    """A learned bias for each offset between patches of an image and head (BEiT)."""
+
+    type: Literal["patches"] = "patches"
+    rows: PositiveInt
+    """Patches in a column of the image."""
+    columns: PositiveInt
+    """Patches in a row of the image."""
+    shared: bool = False
+    """One table for all layers; otherwise one in each."""
+
+
+PositionBiasConfig = T5BiasConfig | AlibiConfig | PatchBiasConfig
+
+
+class ExpertsConfig(StrictModel):
+    """A mixture of feed-forwards, of which each token passes through a few (Mixtral)."""
+
+    num_experts: int = Field(default=8, ge=2)
+    """Feed-forwards of a block."""
+    top_k: PositiveInt = 2
+    """Feed-forwards that a token passes through."""
+
+
+class BlockOptions(StrictModel):
+    """Options that transformer encoder and decoder blocks share."""
+
+    num_layers: PositiveInt = 2
+    """Number of blocks."""
+    shared_layers: bool = False
+    """Apply one and the same block num_layers times (ALBERT)."""
+    num_heads: PositiveInt = 4
+    """Number of query heads."""
+    num_kv_heads: PositiveInt | None = None
+    """Number of key and value heads (grouped-query attention); null: as many as query heads."""
+    head_size: PositiveInt | None = None
+    """Width of a head; null: hidden_size / num_heads."""
+    intermediate_size: PositiveInt | None = None
+    """Width inside the feed-forward; null: 4 * hidden_size."""
+    norm_position: Literal["post", "pre"] = "post"
+    """Normalise after the residual sum (BERT) or before each sub-layer, with a final norm (GPT-2).
+    """
+    norm: Literal["layernorm", "rms"] = "layernorm"
+    """LayerNorm, or RMSNorm (LLaMA; T5's norm is the same)."""
+    norm_eps: PositiveFloat = 1e-5
+    """Added to the variance inside each norm (BERT, ViT: 1e-12; LLaMA, T5: 1e-6)."""
+    activation: Activation = "gelu"
+    """Activation of the feed-forward."""
+    feed_forward: Literal["dense", "gated"] = "dense"
+    """down(act(up(x))), or down(act(gate(x)) * up(x)) as in LLaMA and T5 v1.1."""
+    experts: ExpertsConfig | None = None
+    """Several feed-forwards with a router in place of one; null: one."""
+    bias: bool = True
+    """Give the linear layers biases."""
+    attention_bias: tuple[Projection, ...] | None = None
+    """Linear layers of attention with a bias (Qwen2: query, key, value; BEiT, Whisper: no key);
+    null: all or none, as `bias` says."""
+    attention_scale: PositiveFloat | None = None
+    """Factor on attention scores; null: 1 / sqrt(head size). T5: 1."""
+    position_bias: Annotated[PositionBiasConfig, Field(discriminator="type")] | None = None
+    """Added to attention scores by distance: `{type: t5}`, `{type: alibi}`, `{type: patches, ...}`;
+    null: nothing."""
+    window: PositiveInt | None = None
+    """Positions that a position may look back, itself included (Mistral); null: all."""
+    layer_scale: PositiveFloat | None = None
+    """First value of a learned factor for each channel of a sub-layer's output (BEiT); null: none.
+    """
+    dropout: Rate = 0.1
+    """Dropout rate on the output of each sub-layer."""
+    attention_dropout: Rate = 0.0
+    """Dropout rate on attention probabilities (BERT: 0.1); above 0, CPUs cannot fuse attention."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Fused scaled dot-product attention, or the plain formula (for tests)."""
+
+    def size_of_head(self, dimensions: Dimensions) -> int:
+        """Width of a head."""
+        return self.head_size or dimensions.hidden_size // self.num_heads
+
+    def size_of_feed_forward(self, dimensions: Dimensions) -> int:
+        """Width inside the feed-forward."""
+        return self.intermediate_size or 4 * dimensions.hidden_size
+
+    def has_bias(self, projection: Projection) -> bool:
+        """Whether a linear layer of attention has a bias."""
+        return self.bias if self.attention_bias is None else projection in self.attention_bias
+
+    def kept_values_of_blocks(self, dimensions: Dimensions, length: int) -> int:
+        """Values per position that the backward pass keeps; fitted to what autograd saves.
+
+        Inputs of the linear layers and norms (8 vectors), both sides of the activation for each
+        feed-forward that a token passes through, and, when attention is not fused, scores and
+        probabilities.
+        """
+        width, inner = dimensions.hidden_size, self.size_of_feed_forward(dimensions)
+        passes = 1 if self.experts is None else self.experts.top_k
+        values = 8 * width + (4 if self.feed_forward == "gated" else 2) * inner * passes
+        if self.dropout:
+            values += 4 * width
+        if self.attention == "eager" or self.attention_dropout:
+            values += 3 * self.num_heads * length + 2 * width
+        return values * self.num_layers
+
+    def block_problems(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Yield what does not fit the model's sizes."""
+        width = dimensions.hidden_size
+        if self.head_size is None and width % self.num_heads:
+            yield Problem("num_heads", _does_not_divide(self.num_heads, "hidden_size", width))
+        if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
+            yield Problem(
+                "num_kv_heads", _does_not_divide(self.num_kv_heads, "num_heads", self.num_heads)
+            )
+        if self.experts is not None and self.experts.top_k > self.experts.num_experts:
+            yield Problem(
+                "experts.top_k",
+                f"{self.experts.top_k} is more than num_experts ({self.experts.num_experts}). "
+                "Use a smaller one.",
+            )
+
+
+def _does_not_divide(value: int, name: str, total: int) -> str:
+    divisors = [n for n in range(1, total + 1) if total % n == 0]
+    return f"{value} does not divide {name} ({total}). Use one of {', '.join(map(str, divisors))}."
