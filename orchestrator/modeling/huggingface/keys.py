@@ -1,10 +1,12 @@
-"""Rename, transpose and split tensors between transformers' layouts and ours, by tables.
+"""Rename, transpose, split and join tensors between transformers' files and ours, by tables.
 
-A table says for each of their tensors which of ours it is. The same table works on weights and on
+A table says for each tensor of theirs which of ours it is. The same table works on weights and on
 gradients, in both directions; what a table does not mention is an error, never silently dropped.
+Names are those of the files that ``save_pretrained`` writes, which stay the same between releases
+of transformers; names inside their classes do not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,94 +17,131 @@ from orchestrator.errors import IntegrityError
 LAYER = "{layer}"
 """Stands for the layer number in names of a table."""
 
+Fetch = Callable[[str], Tensor]
+"""Reads one tensor by its name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One tensor of theirs and what it is here.
+    """Tensors of theirs and what they are here; one of the two sides has a single name.
 
     Attributes:
-        theirs: Name in transformers' state dict.
+        theirs: Names in transformers' files; several are joined along a new first axis (experts).
         ours: Names here; several split the tensor into equal parts along its first axis.
         transposed: Theirs is the transpose ([in, out], GPT-2's Conv1D); split after transposing.
         leading_axes: Number of axes of size 1 that theirs has in front of ours.
+        heads: Theirs holds the parts head by head (BLOOM: query, key, value of head 0, then of head
+            1, ...); 0: part by part.
     """
 
-    theirs: str
+    theirs: tuple[str, ...]
     ours: tuple[str, ...]
     transposed: bool = False
     leading_axes: int = 0
+    heads: int = 0
 
     def at(self, layer: int) -> "Row":
         """Return the row of one layer."""
         number = str(layer)
         ours = tuple(name.replace(LAYER, number) for name in self.ours)
-        return replace(self, theirs=self.theirs.replace(LAYER, number), ours=ours)
+        theirs = tuple(name.replace(LAYER, number) for name in self.theirs)
+        return replace(self, theirs=theirs, ours=ours)
+
+    def to_ours(self, fetch: Fetch) -> dict[str, Tensor]:
+        """Return our tensors; views where possible."""
+        if len(self.theirs) > 1:
+            return {self.ours[0]: torch.stack([fetch(name) for name in self.theirs])}
+        tensor = fetch(self.theirs[0])
+        tensor = tensor.t() if self.transposed else tensor
+        tensor = tensor.reshape(tensor.shape[self.leading_axes :])
+        count = len(self.ours)
+        if self.heads:
+            tensor = tensor.unflatten(0, (self.heads, count, -1)).transpose(0, 1).flatten(0, 2)
+        parts = tensor.chunk(count) if count > 1 else (tensor,)
+        return dict(zip(self.ours, parts, strict=True))
+
+    def to_theirs(self, fetch: Fetch) -> dict[str, Tensor]:
+        """Return their tensors, contiguous where they are rearranged."""
+        if len(self.theirs) > 1:
+            return dict(zip(self.theirs, fetch(self.ours[0]).unbind(), strict=True))
+        parts = [fetch(name) for name in self.ours]
+        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if self.heads:
+            count = len(self.ours)
+            tensor = tensor.unflatten(0, (count, self.heads, -1)).transpose(0, 1).flatten(0, 2)
+        tensor = tensor.reshape((1,) * self.leading_axes + tensor.shape)
+        return {self.theirs[0]: tensor.t().contiguous() if self.transposed else tensor}
 
 
 Table = Sequence[Row]
 
 
-def linear(theirs: str, *ours: str, transposed: bool = False) -> tuple[Row, Row]:
+def same(theirs: str, *ours: str, **how: int) -> Row:
+    """Return the row of one tensor of theirs."""
+    return Row((theirs,), ours, **how)  # type: ignore[arg-type]
+
+
+def weight(theirs: str, *ours: str, **how: int) -> Row:
+    """Return the row of the weight of a layer without bias."""
+    return same(f"{theirs}.weight", *(f"{name}.weight" for name in ours), **how)
+
+
+def linear(theirs: str, *ours: str, transposed: bool = False, heads: int = 0) -> tuple[Row, Row]:
     """Return the rows of a linear layer's or norm's weight and bias."""
     return (
-        Row(f"{theirs}.weight", tuple(f"{name}.weight" for name in ours), transposed),
-        Row(f"{theirs}.bias", tuple(f"{name}.bias" for name in ours)),
+        weight(theirs, *ours, transposed=transposed, heads=heads),
+        same(f"{theirs}.bias", *(f"{name}.bias" for name in ours), heads=heads),
     )
 
 
-def expand(table: Table, num_layers: int) -> list[Row]:
+def expand(table: Iterable[Row], num_layers: int) -> list[Row]:
     """Return the table with every layer's rows written out."""
-    rows = [row for row in table if LAYER not in row.theirs]
-    layered = [row for row in table if LAYER in row.theirs]
-    return rows + [row.at(layer) for layer in range(num_layers) for row in layered]
+    rows: list[Row] = []
+    for row in table:
+        layered = any(LAYER in name for name in (*row.theirs, *row.ours))
+        rows += [row.at(layer) for layer in range(num_layers)] if layered else [row]
+    return rows
 
 
-def to_ours(
-    table: Table, state: Mapping[str, Tensor], *, num_layers: int, ignored: Sequence[str] = ()
-) -> dict[str, Tensor]:
+def to_ours(table: Table, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return their tensors under our names and in our layout; views where possible.
 
     Args:
-        table: The family's table.
+        table: The rows of a model, layers written out.
         state: Their tensors by name.
-        num_layers: Layers of the model.
-        ignored: Names of theirs that hold nothing of their own (second names of tied weights).
 
     Raises:
         IntegrityError: Names of theirs are missing or not in the table; all are listed.
     """
-    rows = expand(table, num_layers)
-    _require_same({row.theirs for row in rows}, set(state) - set(ignored))
+    require_same({name for row in table for name in row.theirs}, set(state))
     result: dict[str, Tensor] = {}
-    for row in rows:
-        tensor = state[row.theirs].t() if row.transposed else state[row.theirs]
-        tensor = tensor.reshape(tensor.shape[row.leading_axes :])
-        parts = tensor.chunk(len(row.ours)) if len(row.ours) > 1 else (tensor,)
-        result.update(zip(row.ours, parts, strict=True))
+    for row in table:
+        result.update(row.to_ours(state.__getitem__))
     return result
 
 
-def to_theirs(table: Table, state: Mapping[str, Tensor], *, num_layers: int) -> dict[str, Tensor]:
+def to_theirs(table: Table, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return our tensors under their names and in their layout.
 
     Raises:
         IntegrityError: Names of ours are missing or not in the table; all are listed.
     """
-    rows = expand(table, num_layers)
-    _require_same({name for row in rows for name in row.ours}, set(state))
+    require_same({name for row in table for name in row.ours}, set(state))
     result: dict[str, Tensor] = {}
-    for row in rows:
-        parts = [state[name] for name in row.ours]
-        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
-        tensor = tensor.reshape((1,) * row.leading_axes + tensor.shape)
-        result[row.theirs] = tensor.t().contiguous() if row.transposed else tensor
+    for row in table:
+        result.update(row.to_theirs(state.__getitem__))
     return result
 
 
-def _require_same(expected: set[str], found: set[str]) -> None:
+def require_same(expected: set[str], found: set[str]) -> None:
+    """Refuse a difference between the names of a table and those of a file.
+
+    Raises:
+        IntegrityError: Lists every missing and unexpected name.
+    """
     missing, unexpected = sorted(expected - found), sorted(found - expected)
     if missing or unexpected:
         raise IntegrityError(
-            f"The tensors do not fit the family's table. Missing: {missing or 'none'}. "
+            f"The tensors do not fit the architecture. Missing: {missing or 'none'}. "
             f"Unexpected: {unexpected or 'none'}."
         )

@@ -1,0 +1,40 @@
+"""What there is to say about one class of transformers, in both directions."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.huggingface.keys import Table
+
+Values = Mapping[str, Any]
+"""The content of their ``config.json``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One class of transformers as an assembly of our components.
+
+    Attributes:
+        name: Name of the class, as in ``architectures`` of their config: ``BertForPreTraining``.
+        model_type: Their ``model_type``: ``bert``.
+        model_config: Their config → our model config as plain values. Raises ``InputError`` for a
+            value that has no counterpart here, with the value and what is supported.
+        their_config: Our config → their config without ``architectures`` and ``model_type``; may
+            assume that the config is one that ``model_config`` returns. Whether it is one is tested
+            by going there and back.
+        table: Our config → which tensor of theirs is which of ours, layers written out. A tensor
+            that their file stores under a second name (tied weights) is left out.
+        repeated: Names under which older files store a tensor once more, or store what is computed
+            (position ids, sine tables); they are passed over when reading.
+        processor: What turns raw input into a batch: ``text``, ``image``, ``image_text``,
+            ``log_mel`` or ``waveform``.
+    """
+
+    name: str
+    model_type: str
+    model_config: Callable[[Values], dict[str, Any]]
+    their_config: Callable[[ModelConfig], dict[str, Any]]
+    table: Callable[[ModelConfig], Table]
+    repeated: tuple[str, ...] = ()
+    processor: str = "text"

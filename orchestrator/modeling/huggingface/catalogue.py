@@ -1,0 +1,103 @@
+"""The classes of transformers that can be imported and exported."""
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+
+from orchestrator.config import validate_config
+from orchestrator.errors import ConfigError, InputError
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
+
+FAMILIES = ("bert", "gpt2", "llama", "vit")
+"""Modules of this package; each has a tuple ``ARCHITECTURES``."""
+
+
+@cache
+def architectures() -> Mapping[str, Architecture]:
+    """Return every architecture by the name of its class."""
+    package = __package__
+    modules = [import_module(f"{package}.{family}") for family in FAMILIES]
+    return {each.name: each for module in modules for each in module.ARCHITECTURES}
+
+
+def find_architecture(name: str) -> Architecture:
+    """Return the architecture of a class name.
+
+    Raises:
+        InputError: It is not supported; the nearest one and all others are listed.
+    """
+    known = architectures()
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+    hint = f" The nearest one is {near[0]}." if near else ""
+    raise InputError(
+        f"{name!r} is not a supported architecture.{hint} Supported: {', '.join(sorted(known))}."
+    )
+
+
+def architecture_of(config: ModelConfig) -> Architecture:
+    """Return the architecture that a model of ours is, if there is one.
+
+    An architecture fits if its config, taken from ours, gives ours back.
+
+    Raises:
+        InputError: None fits; the nearest one and what differs are named.
+    """
+    differences: dict[str, list[str]] = {}
+    for name, candidate in architectures().items():
+        try:
+            again = validate_config(ModelConfig, returned(candidate, config), name)
+        except (ConfigError, InputError, ArithmeticError, LookupError, TypeError, ValueError):
+            continue  # the config lacks what the architecture is about
+        differing = differing_keys(config.model_dump(), again.model_dump())
+        if not differing:
+            return candidate
+        differences[name] = differing
+    raise InputError(_no_counterpart(differences))
+
+
+def returned(candidate: Architecture, config: ModelConfig) -> dict[str, object]:
+    """Return what an architecture makes of our config, there and back."""
+    from transformers import AutoConfig
+
+    theirs = candidate.their_config(config)
+    complete = AutoConfig.for_model(candidate.model_type, **theirs).to_dict()
+    return candidate.model_config(complete)
+
+
+def differing_keys(ours: object, other: object, path: str = "") -> list[str]:
+    """Return the paths at which two nested values differ.
+
+    What changes no number is left out: names of heads' weights in the loss, and the attention
+    kernel.
+    """
+    if isinstance(ours, Mapping) and isinstance(other, Mapping):
+        keys = [*ours, *(key for key in other if key not in ours)]
+        return [
+            found
+            for key in keys
+            if key not in UNIMPORTANT
+            for found in differing_keys(ours.get(key), other.get(key), f"{path}.{key}".strip("."))
+        ]
+    lists = isinstance(ours, (list, tuple)) and isinstance(other, (list, tuple))
+    if lists and len(ours) == len(other):
+        pairs = enumerate(zip(ours, other, strict=True))
+        return [p for i, (a, b) in pairs for p in differing_keys(a, b, f"{path}.{i}")]
+    return [] if ours == other else [path]
+
+
+UNIMPORTANT = ("weight", "attention")
+"""Options that change no output."""
+
+
+def _no_counterpart(differences: Mapping[str, list[str]]) -> str:
+    if not differences:
+        return f"This model has no counterpart. Supported: {', '.join(sorted(architectures()))}."
+    nearest = min(differences, key=lambda name: len(differences[name]))
+    return (
+        f"This model has no counterpart in transformers. The nearest one is {nearest}; it differs "
+        f"in {', '.join(differences[nearest])}. Change these, or keep the package as it is."
+    )
