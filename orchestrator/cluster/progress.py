@@ -2,15 +2,35 @@
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import TextIO
+from typing import Self, TextIO
 
 LINE_EVERY_S = 5.0
 REDRAW_EVERY_S = 0.1
 WIDTH = 24
 
 
-class Progress:
+class Closes(ABC):
+    """Closes itself at the end of a ``with`` block, however that ends."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish what is shown or written."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Progress(Closes):
     """Shows how far a piece of work is.
 
     Args:
@@ -30,17 +50,6 @@ class Progress:
         self._began = self._shown = time.monotonic()
         self._first: int | None = None
         self._written = -1
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def update(self, done: int, note: str = "") -> None:
         """Say how many units are done, and what else is worth showing.

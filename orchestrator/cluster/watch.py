@@ -7,17 +7,16 @@ run added; ``event: training`` says that a run begins, and at which step.
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from orchestrator.cluster.metrics import TensorBoard, TrainingMetrics
-from orchestrator.cluster.progress import Progress
+from orchestrator.cluster.progress import Closes, Progress
 
 _LOG = logging.getLogger(__name__)
 TENSORBOARD = "tensorboard"
 
 
-class Watcher:
+class Watcher(Closes):
     """Feeds a progress bar, Ray's metrics and TensorBoard with the events of a launch.
 
     Args:
@@ -32,17 +31,6 @@ class Watcher:
         self._board: TensorBoard | None = None
         self._validation = ""
 
-    def __enter__(self) -> "Watcher":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close()
-
     def observe(self, event: dict[str, Any]) -> None:
         """Take one event of the workers."""
         if event["event"] == "training":
@@ -53,7 +41,7 @@ class Watcher:
             _LOG.warning("%s", event["message"])
 
     def _begin(self, run: str, step: int) -> None:
-        self._close()
+        self.close()
         folder, steps = self._runs[run]
         self._validation = ""
         self._board = TensorBoard(folder / TENSORBOARD)
@@ -72,7 +60,8 @@ class Watcher:
         note = f"loss {metrics['loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
         self._progress.update(event["step"], note + self._validation)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the bar and the TensorBoard file of the present run."""
         if self._progress is not None:
             self._progress.close()
         if self._board is not None:

@@ -14,7 +14,6 @@ from torch import nn
 
 from orchestrator.config import validate_config
 from orchestrator.continual.config import ContinualConfig
-from orchestrator.continual.context import Context
 from orchestrator.continual.find import skeleton_of
 from orchestrator.continual.memory import Memory
 from orchestrator.continual.stages import Stages
@@ -28,12 +27,13 @@ from orchestrator.training.engine import Engine
 from orchestrator.training.history import History
 from orchestrator.training.loop import Metrics, TrainResult, train
 from orchestrator.training.seeding import derive_seed
+from orchestrator.training.workers import WorkerGroup
 from orchestrator.zoo import Zoo
 
 STREAM_FOLDER = "stream"
 
 
-def run(context: Context, payload: dict[str, Any]) -> dict[str, Any]:
+def run(context: WorkerGroup, payload: dict[str, Any]) -> dict[str, Any]:
     """Learn what is left of the stream.
 
     Args:
@@ -73,7 +73,7 @@ class _Session:
 class Learner:
     """Learns units; whatever it needs from earlier ones is read from ``stages``."""
 
-    context: Context
+    context: WorkerGroup
     config: ContinualConfig
     stream: Stream
     stages: Stages

@@ -20,13 +20,13 @@ from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import write_model
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.context import WorkerGroup
 from orchestrator.pretraining.plan import with_vocabulary
 from orchestrator.storage import commit_folder, read_json, temporary_sibling, verify_folder
 from orchestrator.training.engine import Batch, Engine
 from orchestrator.training.history import History
 from orchestrator.training.loop import TrainResult, train
 from orchestrator.training.seeding import derive_seed
+from orchestrator.training.workers import WorkerGroup
 
 EXPORT = "export"
 SUMMARY = "summary.json"
@@ -97,7 +97,10 @@ class _Run:
         self.model_config: ModelConfig = with_vocabulary(config, corpus.processor.vocab_size)
         torch.manual_seed(derive_seed(config.seed, "model"))
         model = build_model(self.model_config)
-        self.engine: Engine = context.build_engine(model, config.train.optimizer, config.engine)
+        weights = {target.name: target.weight for target in self.model_config.target}
+        self.engine: Engine = context.build_engine(
+            model, config.train.optimizer, config.engine, weights
+        )
         self.history = History()
         self.before_s = 0.0  # what earlier parts of a resumed run took
         self.meter = _Meter(

@@ -1,6 +1,7 @@
-"""What a pre-training worker needs of the group it runs in.
+"""What a stage's worker needs of the group it runs in.
 
-``orchestrator.cluster`` offers it on a cluster; the training code is written against this alone.
+``orchestrator.cluster.context.WorkerContext`` offers it on a cluster, and in one process without
+one; the stages are written against this alone.
 """
 
 from collections.abc import Mapping
@@ -55,7 +56,11 @@ class WorkerGroup(Protocol):
         ...
 
     def build_engine(
-        self, model: nn.Module, optimizer: OptimizerConfig, engine: EngineConfig
+        self,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        engine: EngineConfig,
+        target_weights: Mapping[str, float] | None = None,
     ) -> Engine:
         """Wrap a model in the configured engine; collective."""
         ...
