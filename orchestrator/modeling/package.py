@@ -1,4 +1,7 @@
-"""A model in a folder: ``config.json`` and ``model.safetensors``, read and written strictly."""
+"""A model in a folder: ``config.json`` and its weights, read and written strictly.
+
+Weights are ``model.safetensors``, or shards with an index as in Hugging Face's layout.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,32 +9,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from orchestrator.config import validate_config
-from orchestrator.errors import ConfigError, IntegrityError
+from orchestrator.errors import ConfigError, InputError, IntegrityError
 from orchestrator.modeling.builder import build_on_meta, build_target
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.targets.configs import TargetConfig
+from orchestrator.modeling.tensor_files import (
+    SHARD_BYTES,
+    WEIGHTS,
+    TensorReader,
+    skeletons,
+    weight_files,
+    write_tensors,
+)
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 MODEL_TYPE = "orchestrator"
 """Value of Hugging Face's ``model_type`` key: their tools name the format they cannot open."""
 
 State = Mapping[str, Tensor]
 
 
-def write_model(folder: Path, model_or_state: Model | State, config: ModelConfig) -> None:
-    """Write ``config.json`` and ``model.safetensors``; a tied parameter is stored once.
+def write_model(
+    folder: Path,
+    model_or_state: Model | State,
+    config: ModelConfig,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write ``config.json`` and the weights; a tied parameter is stored once.
 
     Args:
         folder: An existing folder.
         model_or_state: A model, or its full state by name (tied names may all be there or only one
             of them).
         config: The model's config.
+        shard_bytes: Larger models are written as several files.
 
     Raises:
         IntegrityError: The state is not that of ``config``: missing, unexpected or mis-shaped
@@ -42,8 +57,12 @@ def write_model(folder: Path, model_or_state: Model | State, config: ModelConfig
     tied = skeleton.tied_names()
     stored = {tied.get(name, name): tensor for name, tensor in state.items()}
     _require_same_keys(stored, _expected(skeleton, tied), "the state to write")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.items()}
-    save_file(tensors, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
+    write_tensors(folder, stored, stored.items(), shard_bytes)
+    write_config(folder, config)
+
+
+def write_config(folder: Path, config: ModelConfig) -> None:
+    """Write ``config.json``."""
     header = {"model_type": MODEL_TYPE}
     text = json.dumps(header | config.model_dump(mode="json"), indent=2)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
@@ -73,7 +92,10 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def load_model(
-    folder: Path, targets: Sequence[TargetConfig] | None = None, device: str = "cpu"
+    folder: Path,
+    targets: Sequence[TargetConfig] | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = torch.float32,
 ) -> Model:
     """Read a model.
 
@@ -83,23 +105,29 @@ def load_model(
             kept; the others are new, with values from torch's global generator. Everything below
             the heads must be stored.
         device: Where the parameters go.
+        dtype: Type of the floating-point parameters, whatever the files hold; null: as stored.
 
     Raises:
         IntegrityError: A file cannot be read, or names are missing, unexpected or mis-shaped.
     """
     stored_config = read_config(folder)
     config = stored_config if targets is None else stored_config.with_targets(targets)
-    state = _read_state(folder / WEIGHTS_FILE, device)
-    _require_stored(state, stored_config, folder)
+    files = _stored_files(folder, stored_config)
     model = build_on_meta(config)
     new = [target for target in config.target if target not in stored_config.target]
     for target in new:
-        model.targets[target.name] = build_target(target, config).to(device)
+        model.targets[target.name] = build_target(target, config).to(device, dtype)
     names = {target.name for target in new}
-    wanted = [name for name in model.state_dict() if name in state and _head(name) not in names]
-    model.load_state_dict({name: state[name] for name in wanted}, strict=False, assign=True)
+    fetch = TensorReader(files)
+    wanted = [name for name in model.state_dict() if name in files and _head(name) not in names]
+    state = {name: _placed(fetch(name), device, dtype) for name in wanted}
+    model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     return model
+
+
+def _placed(tensor: Tensor, device: str, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
 
 def _head(name: str) -> str | None:
@@ -113,18 +141,16 @@ def _expected(skeleton: Model, tied: Mapping[str, str]) -> dict[str, torch.Size]
     return {name: tensor.shape for name, tensor in state.items() if name not in tied}
 
 
-def _read_state(path: Path, device: str) -> dict[str, Tensor]:
+def _stored_files(folder: Path, config: ModelConfig) -> dict[str, Path]:
+    """Return the file of each tensor, after comparing names and shapes with the config's."""
     try:
-        state: dict[str, Tensor] = load_file(str(path), device=device)
-    except Exception as error:
-        raise IntegrityError(f"{path} cannot be read: {error}. Restore it.") from error
-    return state
-
-
-def _require_stored(state: State, config: ModelConfig, folder: Path) -> None:
+        files = weight_files(folder)
+    except InputError as error:
+        raise IntegrityError(f"{folder / WEIGHTS} cannot be read: {error}") from error
     skeleton = build_on_meta(config)
     expected = _expected(skeleton, skeleton.tied_names())
-    _require_same_keys(state, expected, str(folder / WEIGHTS_FILE))
+    _require_same_keys(skeletons(files), expected, str(folder / WEIGHTS))
+    return files
 
 
 def _require_same_keys(state: State, expected: Mapping[str, torch.Size], what: str) -> None:

@@ -1,17 +1,17 @@
 """Write a model of ours as a folder that transformers opens."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture
-from orchestrator.modeling.huggingface.folder import CONFIG, WEIGHTS
-from orchestrator.modeling.huggingface.keys import to_theirs
+from orchestrator.modeling.huggingface.folder import CONFIG
+from orchestrator.modeling.huggingface.keys import Table, require_same, to_theirs
+from orchestrator.modeling.tensor_files import SHARD_BYTES, Fetch, write_tensors
 
 
 def write_folder(
@@ -34,12 +34,46 @@ def write_folder(
     Raises:
         IntegrityError: The state is not that of ``config``.
     """
-    tensors = to_theirs(architecture.table(config), state)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        str(folder / WEIGHTS),
-        metadata={"format": "pt"},
-    )
+    write_weights(folder, architecture.table(config), state, state.__getitem__)
+    write_values(folder, values_of(architecture, config) | dict(overrides or {}))
+
+
+def values_of(architecture: Architecture, config: ModelConfig) -> dict[str, Any]:
+    """Return the content of their ``config.json`` for a model of ours."""
     header = {"architectures": [architecture.name], "model_type": architecture.model_type}
-    values = header | architecture.their_config(config) | dict(overrides or {})
+    return header | architecture.their_config(config)
+
+
+def write_values(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write their ``config.json``."""
     (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def write_weights(
+    folder: Path,
+    table: Table,
+    layout: Mapping[str, Tensor],
+    fetch: Fetch,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write our tensors under their names, one row of the table in memory at a time.
+
+    Args:
+        folder: An existing folder.
+        table: Which tensor of theirs is which of ours.
+        layout: Our names → shape and element type (meta device).
+        fetch: Reads one of our tensors.
+        shard_bytes: Larger models are written as several files.
+
+    Raises:
+        IntegrityError: The table and the layout do not name the same tensors.
+    """
+    require_same({name for row in table for name in row.ours}, set(layout))
+    skeletons = {name: tensor.to("meta") for name, tensor in layout.items()}
+    theirs = to_theirs(table, skeletons)
+    write_tensors(folder, theirs, _renamed(table, fetch), shard_bytes)
+
+
+def _renamed(table: Table, fetch: Fetch) -> Iterator[tuple[str, Tensor]]:
+    for row in table:
+        yield from row.to_theirs(fetch).items()

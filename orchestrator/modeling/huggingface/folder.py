@@ -1,26 +1,28 @@
-"""Folders that transformers reads and writes: config, one weights file or shards with an index."""
+"""Folders that transformers writes: config and weights, understood and compared before reading."""
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+import torch
 from torch import Tensor
 
 from orchestrator.config import validate_config
 from orchestrator.errors import InputError, IntegrityError
+from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.catalogue import find_architecture
-from orchestrator.modeling.huggingface.keys import Fetch, Table, require_same
+from orchestrator.modeling.huggingface.keys import Table, to_theirs
+from orchestrator.modeling.tensor_files import Fetch, TensorReader, skeletons, weight_files
 
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+OLD_NORMS = ((re.compile(r"\bgamma$"), "weight"), (re.compile(r"\bbeta$"), "bias"))
+"""Names of norm parameters in files made from TensorFlow checkpoints → today's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,14 @@ class Source:
     Attributes:
         folder: Where it is.
         architecture: Which class it is.
+        raw: Its config as it is in the file.
         values: Its config, completed with that class's defaults.
         config: The same model in our terms.
     """
 
     folder: Path
     architecture: Architecture
+    raw: dict[str, Any]
     values: dict[str, Any]
     config: ModelConfig
 
@@ -45,98 +49,164 @@ class Source:
         return self.architecture.table(self.config)
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The tensors of a checkpoint, compared with what its architecture has.
+
+    Attributes:
+        layout: Our names → shape and element type, as tensors on the meta device.
+        files: Name in the files → which file.
+        stored: Name in the table → name in the files, where they differ.
+        left_out: Names in the files that are not read.
+    """
+
+    layout: dict[str, Tensor]
+    files: dict[str, Path]
+    stored: dict[str, str]
+    left_out: tuple[str, ...]
+
+    def fetch(self) -> Fetch:
+        """Return a function that reads one tensor of theirs."""
+        read = TensorReader(self.files)
+        return lambda name: read(self.stored.get(name, name))
+
+
 def open_source(folder: Path) -> Source:
     """Read the config of a checkpoint.
 
     Raises:
         InputError: There is no config, or its architecture or an option is not supported.
     """
-    from transformers import AutoConfig
-
     path = folder / CONFIG
+    raw = _read_config(path)
+    names = raw.get("architectures") or []
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise InputError(
+            f"{path} does not say which class it is. Add `architectures`, for example "
+            '`"architectures": ["BertForMaskedLM"]`.'
+        )
+    architecture = find_architecture(names[0])
+    values = complete_values(architecture, raw, folder)
+    ours = validate_config(ModelConfig, architecture.model_config(values), str(path))
+    return Source(folder, architecture, raw, values, ours)
+
+
+def complete_values(
+    architecture: Architecture, raw: Mapping[str, Any], where: Path
+) -> dict[str, Any]:
+    """Return a config with the defaults of its class filled in.
+
+    Raises:
+        InputError: transformers refuses it.
+    """
+    from transformers import CONFIG_MAPPING
+
+    own = {key: value for key, value in raw.items() if key not in ("model_type", "auto_map")}
+    try:
+        values: dict[str, Any] = CONFIG_MAPPING[architecture.model_type].from_dict(own).to_dict()
+    except Exception as error:  # validators of many classes, each with its own type
+        raise InputError(f"{where / CONFIG}: transformers refuses it: {error}") from error
+    return values
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        name = (raw.get("architectures") or [""])[0]
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}. Give a checkpoint's folder.") from error
-    architecture = find_architecture(name)
-    values = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
-    ours = validate_config(ModelConfig, architecture.model_config(values), str(path))
-    return Source(folder, architecture, values, ours)
+    if not isinstance(raw, dict):
+        raise InputError(f"{path} is no mapping. Give a checkpoint's folder.")
+    return raw
 
 
-def weight_files(folder: Path) -> dict[str, Path]:
-    """Return the file of each tensor.
+def compare(source: Source, leave_out: Sequence[str] = ()) -> Contents:
+    """Compare names and shapes of a checkpoint with what its architecture has.
 
-    Raises:
-        InputError: There are no safetensors here.
-        IntegrityError: A shard is missing, or the files do not hold what the index says.
-    """
-    index = folder / INDEX
-    if not index.is_file() and not (folder / WEIGHTS).is_file():
-        found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "none"
-        raise InputError(
-            f"{folder} has no {WEIGHTS} (other weights: {found}). Only safetensors are read: "
-            "convert the checkpoint with `save_pretrained`."
-        )
-    if not index.is_file():
-        return dict.fromkeys(_names(folder / WEIGHTS), folder / WEIGHTS)
-    mapping = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    for file in sorted(set(mapping.values())):
-        if Path(file).name != file:
-            raise IntegrityError(f"{index}: {file!r} is not a plain file name.")
-        expected = {name for name, where in mapping.items() if where == file}
-        if set(_names(folder / file)) != expected:
-            raise IntegrityError(
-                f"{folder / file} does not hold what {index.name} says. Restore it."
-            )
-    return {name: folder / file for name, file in mapping.items()}
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return list(file.keys())
-    except Exception as error:  # safetensors raises its own type and OSError
-        raise IntegrityError(f"{path} cannot be read: {error}. Restore it.") from error
-
-
-@contextmanager
-def reader(files: dict[str, Path]) -> Iterator[Fetch]:
-    """Return a function that reads one tensor; files stay mapped, not loaded."""
-    with ExitStack() as stack:
-        paths = sorted(set(files.values()))
-        opened = {path: stack.enter_context(safe_open(str(path), framework="pt")) for path in paths}
-        yield lambda name: opened[files[name]].get_tensor(name)
-
-
-def stored_names(source: Source) -> dict[str, Path]:
-    """Return the file of each tensor that is read, second names of tied ones left out.
+    Args:
+        source: The checkpoint.
+        leave_out: Patterns of names that need not be read although they are in the files.
 
     Raises:
-        IntegrityError: Tensors are missing or unexpected; all are listed.
+        InputError: There are no safetensors.
+        IntegrityError: Tensors are missing, unexpected or mis-shaped; all are listed.
     """
     files = weight_files(source.folder)
-    expected = {name for row in source.table for name in row.theirs}
+    wanted = expected_shapes(source)
+    stored = {modern(name, wanted): name for name in files}
+    found = dict(zip(stored, skeletons(files).values(), strict=True))
     repeated = source.architecture.repeated
-    extra = {
-        name
-        for name in files
-        if name not in expected and any(fnmatch(name, pattern) for pattern in repeated)
+    bare = [rest for rest in (name.partition(".")[2] for name in repeated) if "." in rest]
+    patterns = (*repeated, *bare, *leave_out)
+    extra = [name for name in found if name not in wanted]
+    dropped = {name for name in extra if any(fnmatch(name, pattern) for pattern in patterns)}
+    kept = {name: tensor for name, tensor in found.items() if name not in dropped}
+    require_same(wanted, kept, f"{source.folder}, read as {source.architecture.name},")
+    layout: dict[str, Tensor] = {}
+    for row in source.table:
+        layout.update(row.to_ours(kept.__getitem__))
+    renamed = {new: old for new, old in stored.items() if new != old}
+    return Contents(layout, files, renamed, tuple(sorted(dropped)))
+
+
+def modern(name: str, wanted: Mapping[str, torch.Size]) -> str:
+    """Return the name that a table uses for a tensor of an older file.
+
+    Older files have other names of norms, and files of a model without head lack the name of the
+    body in front (``h.0.ln_1.weight`` for ``transformer.h.0.ln_1.weight``).
+    """
+    for old, new in OLD_NORMS:
+        name = old.sub(new, name)
+    if name in wanted:
+        return name
+    fronts = {each.partition(".")[0] for each in wanted}
+    longer = [f"{front}.{name}" for front in sorted(fronts) if f"{front}.{name}" in wanted]
+    return longer[0] if len(longer) == 1 else name
+
+
+def expected_shapes(source: Source) -> dict[str, torch.Size]:
+    """Return the shape of each tensor that their file must hold."""
+    skeleton = build_on_meta(source.config)
+    tied = skeleton.tied_names()
+    state = {name: t for name, t in skeleton.state_dict().items() if name not in tied}
+    return {name: tensor.shape for name, tensor in to_theirs(source.table, state).items()}
+
+
+def require_same(
+    expected: Mapping[str, torch.Size], found: Mapping[str, Tensor], what: str
+) -> None:
+    """Refuse a difference in names or shapes.
+
+    Raises:
+        IntegrityError: Lists every missing, unexpected and mis-shaped tensor.
+    """
+    shapes = [
+        f"{name} is {list(found[name].shape)}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name].shape != shape
+    ]
+    lists = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - expected.keys()),
+        "mis-shaped": shapes,
     }
-    kept = {name: path for name, path in files.items() if name not in extra}
-    require_same(expected, set(kept))
-    return kept
+    lines = [f"  {kind}: {', '.join(names)}" for kind, names in lists.items() if names]
+    if lines:
+        raise IntegrityError(
+            "\n".join([f"{what} does not hold the tensors of its architecture:", *lines])
+        )
+
+
+def converted(source: Source, contents: Contents) -> Iterator[tuple[str, Tensor]]:
+    """Yield the checkpoint's tensors under our names and in our layout, one row at a time."""
+    fetch = contents.fetch()
+    for row in source.table:
+        yield from row.to_ours(fetch).items()
 
 
 def read_tensors(source: Source) -> dict[str, Tensor]:
     """Return the checkpoint's tensors under our names, in our layout.
 
     Raises:
-        IntegrityError: Tensors are missing or unexpected; all are listed.
+        IntegrityError: Tensors are missing, unexpected or mis-shaped; all are listed.
     """
-    result: dict[str, Tensor] = {}
-    with reader(stored_names(source)) as fetch:
-        for row in source.table:
-            result.update(row.to_ours(fetch))
-    return result
+    return dict(converted(source, compare(source)))
