@@ -70,13 +70,22 @@ class EmbeddingStackConfig(StrictModel):
     """Width of the parts, brought to hidden_size by a linear layer (ALBERT, ELECTRA); null:
     hidden_size, without a linear layer."""
 
+    max_position_embeddings: PositiveInt | None = None
+    """Longest sequence on this side, in positions (Whisper: 1500, beside 448 on the target side);
+    null: the model's."""
+
     def part(self, name: str) -> EmbeddingConfig | None:
         """Return the part of that type, if it is listed."""
         return next((part for part in self.parts if part.type_name() == name), None)
 
     def dimensions_of_parts(self, dimensions: Dimensions) -> Dimensions:
         """Return the sizes that the parts see."""
-        return replace(dimensions, hidden_size=self.size or dimensions.hidden_size)
+        return replace(
+            dimensions,
+            hidden_size=self.size or dimensions.hidden_size,
+            max_position_embeddings=self.max_position_embeddings
+            or dimensions.max_position_embeddings,
+        )
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Yield what is wrong with the parts; paths are relative to this stack."""

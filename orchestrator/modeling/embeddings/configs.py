@@ -50,11 +50,24 @@ class SinusoidalPosConfig(EmbeddingConfig):
     layout: Literal["interleaved", "halves"] = "interleaved"
     """Sine and cosine alternate (Vaswani et al. 2017), or all sines come first (PEGASUS, Marian).
     """
+    spacing: Literal["paper", "tensor2tensor"] = "paper"
+    """Wavelength i of D/2 is 2 pi 10000^(2i/D), or the longest one is exactly 2 pi 10000 (Whisper,
+    Speech2Text)."""
+    offset: int = Field(default=0, ge=0)
+    """Position number of the first element (Speech2Text: pad_token_id + 1)."""
+    pad_aware: bool = False
+    """Count real positions only; padding gets zeros (Speech2Text)."""
+    stored: bool = False
+    """Keep the waves as a table that is stored but not trained (PEGASUS, the encoder of Whisper:
+    their files hold it); otherwise they are computed in every pass."""
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
-        """The width must split into sine and cosine."""
-        if dimensions.hidden_size % 2:
-            yield Problem("type", f"hidden_size {dimensions.hidden_size} is odd. Use an even one.")
+        """The width must split into sine and cosine, and into two wavelengths at least."""
+        width = dimensions.hidden_size
+        if width % 2:
+            yield Problem("type", f"hidden_size {width} is odd. Use an even one.")
+        if width < 4 and self.spacing == "tensor2tensor":
+            yield Problem("spacing", f"needs two wavelengths; hidden_size {width} has one.")
 
 
 @embeddings.register(f"{_PACKAGE}.patch:PatchEmbedding")

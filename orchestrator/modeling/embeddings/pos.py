@@ -32,8 +32,5 @@ class PositionEmbedding(EmbeddingPart):
         Raises:
             InputError: The sequence is longer than the table.
         """
-        positions = position_ids(batch, total, self.limit)
-        if self.pad_aware and "position_ids" not in batch and "attention_mask" in batch:
-            real = batch["attention_mask"].long()
-            positions = (real.cumsum(1) * real - 1).clamp(min=-self.offset)
-        return F.embedding(positions + self.offset, self.weight)
+        positions = position_ids(batch, total, self.limit, pad_aware=self.pad_aware)
+        return F.embedding(positions.clamp(min=-self.offset) + self.offset, self.weight)

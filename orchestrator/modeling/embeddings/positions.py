@@ -7,13 +7,16 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.interfaces import Batch
 
 
-def position_ids(batch: Batch, total: Tensor | None, limit: int) -> Tensor:
+def position_ids(
+    batch: Batch, total: Tensor | None, limit: int, *, pad_aware: bool = False
+) -> Tensor:
     """Return the position of each element: ``batch["position_ids"]`` if given, else 0, 1, 2, ...
 
     Args:
         batch: The inputs.
         total: Sum of the earlier embedding parts, [B, S, D], which knows the length.
         limit: Number of positions the model has.
+        pad_aware: Count real positions only, by ``attention_mask``; padding gets -1.
 
     Returns:
         int64, [B, S] or [1, S].
@@ -30,4 +33,9 @@ def position_ids(batch: Batch, total: Tensor | None, limit: int) -> Tensor:
             "(max_position_embeddings). Truncate the input."
         )
     given = batch.get("position_ids")
-    return torch.arange(length, device=total.device)[None] if given is None else given
+    if given is not None:
+        return given
+    if pad_aware and "attention_mask" in batch:
+        real = batch["attention_mask"].long()
+        return (real.cumsum(1) * real - 1)[:, -length:]
+    return torch.arange(length, device=total.device)[None]

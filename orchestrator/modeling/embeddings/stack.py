@@ -44,14 +44,13 @@ class EmbeddingStack(nn.Module):
         Raises:
             InputError: The mask does not fit the input, or a part cannot read the batch.
         """
-        total: Tensor | None = None
-        for name in self.part_names:
-            part = cast(EmbeddingPart, self.get_submodule(name))
-            summand = part(batch, total)
-            total = summand if total is None else total + summand
-        hidden = cast(Tensor, total)
-        first = cast(EmbeddingPart, self.get_submodule(self.part_names[0]))
-        mask = first.mask(batch, hidden, past)
+        first, *others = (self.get_submodule(name) for name in self.part_names)
+        hidden: Tensor = first(batch, None)
+        mask = cast(EmbeddingPart, first).mask(batch, hidden, past)
+        if "attention_mask" in batch:  # other parts see the first one's positions, not the input's
+            batch = {**batch, "attention_mask": mask}
+        for part in others:
+            hidden = hidden + part(batch, hidden)
         if self.norm is not None:
             hidden = self.norm(hidden)
         hidden = self.dropout(hidden)

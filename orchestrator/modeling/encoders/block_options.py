@@ -105,6 +105,8 @@ class BlockOptions(StrictModel):
     """
     dropout: Rate = 0.1
     """Dropout rate on the output of each sub-layer."""
+    activation_dropout: Rate = 0.0
+    """Dropout rate inside the feed-forward (T5, BART, wav2vec 2.0: 0.1)."""
     attention_dropout: Rate = 0.0
     """Dropout rate on attention probabilities (BERT: 0.1); above 0, CPUs cannot fuse attention."""
     attention: Literal["sdpa", "eager"] = "sdpa"
@@ -134,6 +136,8 @@ class BlockOptions(StrictModel):
         values = 8 * width + (4 if self.feed_forward == "gated" else 2) * inner * passes
         if self.dropout:
             values += 4 * width
+        if self.activation_dropout:
+            values += inner
         if self.attention == "eager" or self.attention_dropout:
             values += 3 * self.num_heads * length + 2 * width
         return values * self.num_layers
@@ -147,6 +151,8 @@ class BlockOptions(StrictModel):
             yield Problem(
                 "num_kv_heads", _does_not_divide(self.num_kv_heads, "num_heads", self.num_heads)
             )
+        if self.experts is not None and self.activation_dropout:
+            yield Problem("activation_dropout", "is not for experts. Set it to 0.")
         if self.experts is not None and self.experts.top_k > self.experts.num_experts:
             yield Problem(
                 "experts.top_k",

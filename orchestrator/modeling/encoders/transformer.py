@@ -43,7 +43,12 @@ def build_feed_forward(options: BlockOptions, dimensions: Dimensions) -> nn.Modu
     gated = options.feed_forward == "gated"
     if options.experts is None:
         return FeedForward(
-            width, inner, activation=options.activation, gated=gated, bias=options.bias
+            width,
+            inner,
+            activation=options.activation,
+            gated=gated,
+            bias=options.bias,
+            dropout=options.activation_dropout,
         )
     return Experts(
         width,

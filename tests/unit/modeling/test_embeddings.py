@@ -45,6 +45,31 @@ def test_sinusoids_follow_the_formula(layout):
     torch.testing.assert_close(added, waves(layout).expand_as(added), atol=1e-6, rtol=0)
 
 
+def test_the_longest_wave_may_be_exact_and_padding_get_none():
+    """The formula of fairseq's and tensor2tensor's sinusoids, in float64; padding id 1."""
+    batch = make_batch()
+    options = {"layout": "halves", "spacing": "tensor2tensor", "offset": 2, "pad_aware": True}
+    embedding = stack("word", {"type": "sinusoidalpos", **options})
+    added = embedding(batch)[0] - embedding.word.weight[batch["input_ids"]]
+    steps = np.log(10000) / (WIDTH // 2 - 1)
+    numbers = np.array([0, 0, 0, 2, 3, 4, 5, 6])
+    angles = numbers[:, None] * np.exp(-steps * np.arange(WIDTH // 2))
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    expected[:3] = 0.0
+    expected = torch.tensor(expected, dtype=torch.float32)
+    torch.testing.assert_close(added[2], expected, atol=1e-6, rtol=0)
+
+
+def test_stored_waves_are_a_table_that_is_not_trained():
+    batch = make_batch()
+    computed = stack("word", {"type": "sinusoidalpos", "layout": "halves"})
+    stored = stack("word", {"type": "sinusoidalpos", "layout": "halves", "stored": True})
+    assert stored.sinusoidalpos.weight.shape == (LENGTH, WIDTH)
+    assert not stored.sinusoidalpos.weight.requires_grad
+    stored.word.weight.data.copy_(computed.word.weight)
+    assert torch.equal(stored(batch)[0], computed(batch)[0])
+
+
 def test_positions_may_have_an_offset_and_count_real_tokens_only():
     batch = make_batch()
     embedding = stack("word", {"type": "pos", "offset": 2, "pad_aware": True})
@@ -97,10 +122,13 @@ def test_parts_are_summed_then_normalised():
     assert torch.equal(mask, batch["attention_mask"].bool())
 
 
+LONG = torch.ones(1, LENGTH + 1, dtype=torch.long)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"input_ids": torch.ones(1, LENGTH + 1, dtype=torch.long)}, "the model has 8"),
+        (dict.fromkeys(["input_ids", "attention_mask"], LONG), "the model has 8"),
         ({"attention_mask": torch.ones(4, 3)}, r"attention_mask is \[4, 3\]"),
     ],
 )
