@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.modeling.builder import build_on_meta
+from orchestrator.modeling.component import EncoderConfig
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.encoders.block_options import BlockOptions
 
 Precision = Literal["fp32", "bf16"]
 
@@ -93,7 +95,12 @@ def _share(size: int, workers: int, *, split: bool) -> int:
 
 
 def activation_bytes(
-    config: ModelConfig, *, batch_size: int, length: int, precision: Precision = "fp32"
+    config: ModelConfig,
+    *,
+    batch_size: int,
+    length: int,
+    precision: Precision = "fp32",
+    checkpointing: bool = False,
 ) -> int:
     """Return about what the backward pass of one micro-batch keeps; components say how much.
 
@@ -102,11 +109,21 @@ def activation_bytes(
         batch_size: Sequences.
         length: Positions in each, on both sides of an encoder-decoder.
         precision: Of activations.
+        checkpointing: Blocks keep their inputs alone, and one of them at a time all the rest.
     """
     width = FP32_BYTES if precision == "fp32" else BF16_BYTES
     sizes = config.dimensions
-    values = EMBEDDING_VECTORS * sizes.hidden_size + config.encoder.kept_values(sizes, length)
-    if config.decoder is not None:
-        values += config.decoder.kept_values(sizes, length)
+    values = EMBEDDING_VECTORS * sizes.hidden_size
+    for stack in (config.encoder, config.decoder):
+        if stack is not None:
+            kept = stack.kept_values(sizes, length)
+            checkpointed = checkpointing and isinstance(stack, BlockOptions)
+            values += _one_block(stack, kept, sizes.hidden_size) if checkpointed else kept
     values += sum(target.kept_values(sizes) for target in config.target)
     return width * values * batch_size * length
+
+
+def _one_block(stack: EncoderConfig, kept: int, width: int) -> int:
+    """Values per position of all blocks' inputs and of one block's inside."""
+    layers: int = getattr(stack, "num_layers", 1)
+    return layers * width + kept // layers

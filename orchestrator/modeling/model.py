@@ -68,14 +68,18 @@ class Model(nn.Module):
             if tied is not None:
                 tied.weight = _word_table(output_side).weight
 
-    def checkpoint_activations(self, on: bool = True) -> None:
+    def checkpoint_activations(self, on: bool = True) -> int:
         """Keep only the inputs of blocks for the backward pass and compute the rest again.
 
         Saves most of the memory of activations for about a third more computation.
+
+        Returns:
+            The number of stacks of blocks for which this was set; others keep everything.
         """
-        for module in self.modules():
-            if hasattr(module, "checkpointing"):
-                module.checkpointing = on
+        stacks: list[Any] = [m for m in self.modules() if hasattr(m, "checkpointing")]
+        for stack in stacks:
+            stack.checkpointing = on
+        return len(stacks)
 
     def tied_names(self) -> dict[str, str]:
         """Return every second name of a tied parameter → the name under which it is stored."""

@@ -121,6 +121,7 @@ def make_plan(config: PretrainConfig) -> Plan:
         batch_size=config.train.micro_batch_size,
         length=config.data.block_size,
         precision=config.engine.precision,
+        checkpointing=config.engine.activation_checkpointing,
     )
     memory = worker_memory(parameters.total, config.engine, config.cluster.workers, activations)
     return Plan(config, model, parameters, memory)

@@ -90,7 +90,7 @@ class TrainConfig(StrictModel):
                 "schedule.warmup_steps",
                 f"{schedule.warmup_steps} must be below max_steps ({self.max_steps})",
             )
-        if schedule.warmup_steps + (schedule.decay_steps or 0) > self.max_steps:
+        if schedule.decay_steps and schedule.warmup_steps + schedule.decay_steps > self.max_steps:
             yield Problem(
                 "schedule.decay_steps",
                 f"{schedule.decay_steps} after {schedule.warmup_steps} warm-up steps exceeds "
@@ -109,6 +109,11 @@ class EngineConfig(StrictModel):
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="Number format of the forward pass; masters are always fp32."
+    )
+    activation_checkpointing: bool = Field(
+        False,
+        description="Keep only the inputs of blocks for the backward pass and compute the rest "
+        "again: a third more time, a fraction of the memory.",
     )
 
     def problems_with(self, workers: int) -> Iterable[Problem]:

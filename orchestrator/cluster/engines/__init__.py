@@ -16,6 +16,15 @@ def resolve(engine: EngineConfig, world: int) -> str:
     return "single" if world == 1 else "ddp"
 
 
+def _checkpoint_activations(model: nn.Module) -> None:
+    switch = getattr(model, "checkpoint_activations", None)
+    if switch is None or not switch():
+        raise InputError(
+            "engine.activation_checkpointing: true, but no component of this model has blocks. "
+            "Set it to false, or use a transformer"
+        )
+
+
 def build_engine(
     model: nn.Module,
     optimizer: OptimizerConfig,
@@ -34,11 +43,14 @@ def build_engine(
         world: Number of workers.
 
     Raises:
-        InputError: ``single`` with more than one worker.
+        InputError: ``single`` with more than one worker, or activation checkpointing for a model
+            that has no blocks.
         StageError: The installed DeepSpeed does not behave as the engine needs.
     """
     for problem in engine.problems_with(world):
         raise InputError(f"engine.{problem}")
+    if engine.activation_checkpointing:
+        _checkpoint_activations(model)
     kind = resolve(engine, world)
     if kind == "single":
         from orchestrator.training.engines.single import SingleEngine

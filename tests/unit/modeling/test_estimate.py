@@ -50,9 +50,10 @@ def test_zero_splits_state_then_gradients_then_parameters(precision, stage, expe
     assert memory.total == 1000 * sum(expected)
 
 
-def saved_bytes(config, batch):
+def saved_bytes(config, batch, checkpointing=False):
     """Return what autograd really keeps, parameters apart; each storage once."""
     model = build_model(config).train()
+    model.checkpoint_activations(checkpointing)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
 
@@ -102,3 +103,20 @@ def test_activations_are_estimated_near_what_autograd_keeps(encoder):
     real = saved_bytes(config, batch)
     estimate = activation_bytes(config, batch_size=4, length=32)
     assert 0.8 * real < estimate < 1.5 * real
+
+
+def test_checkpointing_leaves_one_block_and_the_inputs_of_all():
+    config = make_config(
+        hidden_size=64,
+        max_position_embeddings=32,
+        encoder={"type": "transformer", "num_layers": 8},
+        target="mlm",
+    )
+    ids = torch.randint(1, VOCAB, (4, 32))
+    batch = {"input_ids": ids, "labels.mlm": torch.where(torch.rand(4, 32) < 0.15, ids, -100)}
+    plain = activation_bytes(config, batch_size=4, length=32)
+    estimate = activation_bytes(config, batch_size=4, length=32, checkpointing=True)
+    between_blocks = saved_bytes(config, batch, checkpointing=True)
+    one_block = saved_bytes(config, batch) / 8
+    assert 0.8 * (between_blocks + one_block) < estimate < 1.5 * (between_blocks + one_block)
+    assert estimate < 0.4 * plain
