@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.errors import StageError
-from orchestrator.modeling.targets.configs import ClsConfig, SpConfig
+from orchestrator.modeling.targets.configs import ClsConfig, PairConfig
 from orchestrator.quantization.accuracy import (
     Encoded,
     Outputs,
@@ -171,7 +171,7 @@ class _TorchModel:
         torch.set_num_threads(1)
         self._torch = torch
         config = source.model_config
-        heads = [head for head in config.target if isinstance(head, ClsConfig | SpConfig)]
+        heads = [head for head in config.target if isinstance(head, ClsConfig | PairConfig)]
         self.model = build_on_meta(config.with_targets(heads))
         names = self.model.state_dict()
         state = {name: torch.from_numpy(np.array(source.state[name])) for name in names}

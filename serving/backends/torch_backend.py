@@ -8,7 +8,7 @@ import torch
 
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import load_model, read_config
-from orchestrator.modeling.targets.configs import ClsConfig, SpConfig
+from orchestrator.modeling.targets.configs import ClsConfig, PairConfig
 from orchestrator.modeling.targets.sequence import SENTENCE_PAIR_LABELS
 from serving.batching import Operation, Outputs
 
@@ -57,8 +57,8 @@ class TorchBackend:
             return {name: _array(logits[name]) for name in self.targets}
 
 
-def _classifiers(config: ModelConfig) -> list[ClsConfig | SpConfig]:
-    return [target for target in config.target if isinstance(target, ClsConfig | SpConfig)]
+def _classifiers(config: ModelConfig) -> list[ClsConfig | PairConfig]:
+    return [target for target in config.target if isinstance(target, ClsConfig | PairConfig)]
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

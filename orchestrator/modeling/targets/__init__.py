@@ -4,3 +4,4 @@ Importing this package registers the built-in ones, without torch.
 """
 
 from orchestrator.modeling.targets import configs as configs
+from orchestrator.modeling.targets import text_configs as text_configs

@@ -50,6 +50,11 @@ class TargetConfig(ComponentConfig):
         """Experts a token passes through, of the router that this target balances; null: none."""
         return None
 
+    @property
+    def has_loss(self) -> bool:
+        """Whether there is something to learn from labels; False: the head only answers."""
+        return True
+
     def kept_values(self, dimensions: Dimensions) -> int:
         """Values per position that the backward pass keeps, for memory estimates."""
         del dimensions
@@ -152,15 +157,44 @@ class ClsConfig(TargetConfig):
     """How the vectors of a sequence become one."""
     hidden: bool = False
     """Put a linear layer and tanh before the classifier."""
+    hidden_activation: Literal["tanh", "relu"] = "tanh"
+    """What follows the hidden layer in place of tanh (DistilBERT: relu)."""
     dropout: Rate = 0.1
     """Dropout rate before the classifier."""
 
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """An activation needs a layer before it."""
+        del dimensions
+        if not self.hidden and self.hidden_activation != "tanh":
+            yield Problem("hidden_activation", "needs a hidden layer. Set hidden, or leave it out.")
+
+
+class PairConfig(TargetConfig):
+    """Options of a head that classifies a sentence pair by the first token."""
+
+    dropout: Rate = 0.0
+    """Dropout rate before the classifier (ALBERT: 0.1)."""
+
 
 @targets.register("orchestrator.modeling.targets.sequence:SpTarget")
-class SpConfig(TargetConfig):
-    """Classify a sentence pair by the first token: next sentence (BERT), order (ALBERT)."""
+class SpConfig(PairConfig):
+    """Classify a sentence pair in two classes, whatever they mean."""
 
     type: Literal["sp"] = "sp"
+
+
+@targets.register("orchestrator.modeling.targets.sequence:NspTarget")
+class NspConfig(PairConfig):
+    """Tell whether the second sentence follows the first (0) or is a random one (1) (BERT)."""
+
+    type: Literal["nsp"] = "nsp"
+
+
+@targets.register("orchestrator.modeling.targets.sequence:SopTarget")
+class SopConfig(PairConfig):
+    """Tell whether two sentences are in order (0) or swapped (1) (ALBERT)."""
+
+    type: Literal["sop"] = "sop"
 
 
 @targets.register("orchestrator.modeling.targets.balance:BalanceTarget")

@@ -3,30 +3,48 @@
 Legend: B batch, S length, D model width, K classes.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
 from orchestrator.modeling.layers.pooling import pool
-from orchestrator.modeling.targets.configs import ClsConfig, SpConfig
+from orchestrator.modeling.targets.configs import (
+    ClsConfig,
+    NspConfig,
+    PairConfig,
+    SopConfig,
+    SpConfig,
+)
 
 SENTENCE_PAIR_LABELS = 2
-"""The second sentence follows the first, or it does not."""
+"""Class 0: the pair is as it was (in order, the next sentence); class 1: it was changed."""
+
+HIDDEN_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
+"""What follows the hidden layer."""
 
 
 class SequenceTarget(Target):
-    """Pool, optional linear layer with tanh, dropout, linear classifier.
+    """Pool, optional linear layer with tanh or ReLU, dropout, linear classifier.
 
     ``labels`` are [B] int64, -100 where there is none.
     Parameters: ``output`` [K, D] and, if hidden, ``dense`` [D, D].
     """
 
     def __init__(
-        self, width: int, labels: int, *, pooling: str, hidden: bool, dropout: float
+        self,
+        width: int,
+        labels: int,
+        *,
+        pooling: str,
+        hidden: bool,
+        dropout: float,
+        activation: str = "tanh",
     ) -> None:
         super().__init__()
         self.pooling = pooling
+        self.activation = HIDDEN_ACTIVATIONS[activation]
         self.dense = nn.Linear(width, width) if hidden else None
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(width, labels)
@@ -46,7 +64,7 @@ class SequenceTarget(Target):
         """Return logits of every sequence, [B, K]."""
         pooled = pool(hidden, mask, self.pooling)
         if self.dense is not None:
-            pooled = self.dense(pooled).tanh()
+            pooled = self.activation(self.dense(pooled))
         logits: Tensor = self.output(self.dropout(pooled))
         return logits
 
@@ -63,15 +81,36 @@ class ClsTarget(SequenceTarget):
             pooling=config.pooling,
             hidden=config.hidden,
             dropout=config.dropout,
+            activation=config.hidden_activation,
         )
 
 
-class SpTarget(SequenceTarget):
+class PairTarget(SequenceTarget):
     """First token, linear layer, tanh, two classes: BERT's pooler and sentence-pair head."""
+
+    def __init__(self, config: PairConfig, dimensions: Dimensions) -> None:
+        super().__init__(
+            dimensions.hidden_size,
+            SENTENCE_PAIR_LABELS,
+            pooling="first",
+            hidden=True,
+            dropout=config.dropout,
+        )
+
+
+class SpTarget(PairTarget):
+    """Two classes of sentence pairs, whatever they mean."""
 
     Config = SpConfig
 
-    def __init__(self, config: SpConfig, dimensions: Dimensions) -> None:
-        del config
-        width = dimensions.hidden_size
-        super().__init__(width, SENTENCE_PAIR_LABELS, pooling="first", hidden=True, dropout=0.0)
+
+class NspTarget(PairTarget):
+    """Next sentence prediction (Devlin et al. 2019): 0 follows, 1 random."""
+
+    Config = NspConfig
+
+
+class SopTarget(PairTarget):
+    """Sentence order prediction (Lan et al. 2020): 0 in order, 1 swapped."""
+
+    Config = SopConfig

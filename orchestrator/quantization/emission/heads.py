@@ -13,13 +13,15 @@ import numpy as np
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.targets.configs import ClsConfig, Pooling, SpConfig, TargetConfig
+from orchestrator.modeling.targets.configs import ClsConfig, PairConfig, Pooling, TargetConfig
 from orchestrator.quantization.backends.onnx_session import EMBEDDING, LOGITS_PREFIX
 from orchestrator.quantization.emission.weights import Weights
 from orchestrator.quantization.graph import GraphBuilder
 
 EMBEDDING_POOLING: Final[Pooling] = "mean"
 """How ``Model.pool`` makes the embedding of a text."""
+ACTIVATIONS: Final = {"tanh": "Tanh", "relu": "Relu"}
+"""Operator that follows the hidden layer of a head."""
 LOWEST: Final = float(np.finfo(np.float32).min)
 
 
@@ -38,12 +40,12 @@ class HeadEmitter:
             InputError: if the model has no classification target.
         """
         heads = [
-            target for target in self.config.target if isinstance(target, ClsConfig | SpConfig)
+            target for target in self.config.target if isinstance(target, ClsConfig | PairConfig)
         ]
         if not heads:
             raise InputError(
                 f"the package has targets {[target.name for target in self.config.target]}, none "
-                "of type cls or sp: fine-tune it on a classification task first"
+                "of type cls, sp, nsp or sop: fine-tune it on a classification task first"
             )
         pooled = {how: self._pool(hidden, mask, how) for how in _poolings(heads)}
         self.graph.output(EMBEDDING, pooled[EMBEDDING_POOLING], ["batch", self.config.hidden_size])
@@ -52,8 +54,9 @@ class HeadEmitter:
 
     def _classify(self, head: TargetConfig, pooled: str) -> None:
         layer = f"targets.{head.name}"
-        if isinstance(head, SpConfig) or (isinstance(head, ClsConfig) and head.hidden):
-            pooled = self.graph.op("Tanh", [self._linear(f"{layer}.dense", pooled)])
+        if isinstance(head, PairConfig) or (isinstance(head, ClsConfig) and head.hidden):
+            name = head.hidden_activation if isinstance(head, ClsConfig) else "tanh"
+            pooled = self.graph.op(ACTIVATIONS[name], [self._linear(f"{layer}.dense", pooled)])
         classes = self.weights.array(f"{layer}.output.bias").shape[0]
         logits = self._linear(f"{layer}.output", pooled)
         self.graph.output(f"{LOGITS_PREFIX}{head.name}", logits, ["batch", classes])

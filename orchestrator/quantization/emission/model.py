@@ -16,7 +16,7 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.encoders.configs import GatedCnnConfig, TransformerConfig
 from orchestrator.modeling.encoders.recurrent_configs import RecurrentConfig
-from orchestrator.modeling.targets.configs import ClsConfig, SpConfig
+from orchestrator.modeling.targets.configs import ClsConfig, PairConfig
 from orchestrator.quantization.backends.onnx_session import METADATA_POSITIONS, METADATA_VOCAB
 from orchestrator.quantization.emission.embeddings import emit_embedding
 from orchestrator.quantization.emission.gatedcnn import GatedCnnEmitter
@@ -139,7 +139,7 @@ def _emit_encoder(
 
 def _require_all_read(weights: Weights, config: ModelConfig) -> None:
     """Refuse to drop parameters: only heads that do not classify may stay behind."""
-    kept = {target.name for target in config.target if isinstance(target, ClsConfig | SpConfig)}
+    kept = {target.name for target in config.target if isinstance(target, ClsConfig | PairConfig)}
     dropped = tuple(
         f"targets.{target.name}." for target in config.target if target.name not in kept
     )
