@@ -5,7 +5,7 @@ Imports without torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
@@ -26,6 +26,19 @@ KEPT_VECTORS = 32
 """Vectors of the hidden size per position that a component keeps which does not say how many."""
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Square patches that tile a square image.
+
+    Attributes:
+        patch_size: Height and width of a patch in pixels.
+        side: Patches in a row and in a column.
+    """
+
+    patch_size: int
+    side: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dimensions:
     """Sizes of the model that its components share."""
@@ -39,6 +52,8 @@ class Dimensions:
     """Width of the word table that output layers may be tied to; 0: hidden_size."""
     second: Dimensions | None = None
     """Sizes of the second stream of a dual model, where they differ."""
+    grid: Grid | None = None
+    """Patches that a position table was made for, in a stack whose images may have other sizes."""
 
     @property
     def word_size(self) -> int:
@@ -65,6 +80,18 @@ class EmbeddingConfig(ComponentConfig):
 
     reads_content: ClassVar[bool] = False
     """Whether the part reads the input itself; exactly the first part of an embedding does."""
+    two_streams: ClassVar[bool] = False
+    """Whether the part returns ``Streams``; it then stands alone."""
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether the part looks up tokens, so that there must be a vocabulary."""
+        return False
+
+    @property
+    def free_grid(self) -> Grid | None:
+        """The patches that positions were made for, if images may have other sizes."""
+        return None
 
     def positions(self) -> int | None:
         """Number of positions this part produces by itself; None: as many as the input has."""
@@ -73,6 +100,9 @@ class EmbeddingConfig(ComponentConfig):
 
 class EncoderConfig(ComponentConfig):
     """Options of an encoder."""
+
+    two_streams: ClassVar[bool] = False
+    """Whether it takes and returns ``Streams``."""
 
     @property
     def sight(self) -> Sight | None:
@@ -94,6 +124,12 @@ class DecoderConfig(EncoderConfig):
     """Options of a decoder."""
 
 
+def inside(path: str, problems: Iterable[Problem]) -> Iterator[Problem]:
+    """Yield problems with ``path`` put before their own."""
+    for problem in problems:
+        yield Problem(f"{path}.{problem.path}" if problem.path else path, problem.message)
+
+
 class Choice:
     """Annotation of a field that holds one component of a registry.
 
@@ -103,6 +139,7 @@ class Choice:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
+        self._within = False
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -116,8 +153,14 @@ class Choice:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         names = self.registry.names()
+        if self._within:  # a component that holds one of its own kind: described once
+            return {"anyOf": [{"enum": list(names)}, {"type": "object", "required": ["type"]}]}
         configs = [self.registry.config_class(name) for name in names]
-        options = [handler(config.__pydantic_core_schema__) for config in configs]
+        self._within = True
+        try:
+            options = [handler(config.__pydantic_core_schema__) for config in configs]
+        finally:
+            self._within = False
         return {"anyOf": [{"enum": list(names)}, *options]}
 
     def _validate(self, value: object) -> ComponentConfig:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 import orchestrator.modeling.decoders
 import orchestrator.modeling.embeddings
@@ -20,11 +20,11 @@ from orchestrator.modeling.component import (
     ComponentConfig,
     DecoderConfig,
     Dimensions,
-    EmbeddingConfig,
     EncoderConfig,
     Sight,
+    inside,
 )
-from orchestrator.modeling.embeddings.configs import PosConfig, SegConfig, WordConfig
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.registry import (
     Registry,
     decoders,
@@ -35,8 +35,6 @@ from orchestrator.modeling.registry import (
 )
 from orchestrator.modeling.targets.configs import TargetConfig
 
-Part = Annotated[EmbeddingConfig, Choice(embeddings)]
-"""One part of an embedding: a name or a mapping with ``type``."""
 Target = Annotated[TargetConfig, Choice(targets)]
 """One target: a name or a mapping with ``type``."""
 
@@ -53,60 +51,6 @@ ADVICE: dict[Sight | None, str] = {
     "halves": "Use birnn, bilstm or bigru.",
 }
 """Where to find an encoder with that sight."""
-
-
-class EmbeddingStackConfig(StrictModel):
-    """Parts that are summed, then normalised, then dropped out."""
-
-    parts: tuple[Part, ...] = (WordConfig(), PosConfig(), SegConfig())
-    """Names or mappings; each type once. The first one decides the number of positions."""
-    layernorm: bool = True
-    """Normalise the sum."""
-    norm_eps: PositiveFloat = 1e-5
-    """Added to the variance inside the LayerNorm (BERT: 1e-12)."""
-    dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Dropout rate on the result."""
-    size: PositiveInt | None = None
-    """Width of the parts, brought to hidden_size by a linear layer (ALBERT, ELECTRA); null:
-    hidden_size, without a linear layer."""
-
-    max_position_embeddings: PositiveInt | None = None
-    """Longest sequence on this side, in positions (Whisper: 1500, beside 448 on the target side);
-    null: the model's."""
-
-    def part(self, name: str) -> EmbeddingConfig | None:
-        """Return the part of that type, if it is listed."""
-        return next((part for part in self.parts if part.type_name() == name), None)
-
-    def dimensions_of_parts(self, dimensions: Dimensions) -> Dimensions:
-        """Return the sizes that the parts see."""
-        return replace(
-            dimensions,
-            hidden_size=self.size or dimensions.hidden_size,
-            max_position_embeddings=self.max_position_embeddings
-            or dimensions.max_position_embeddings,
-        )
-
-    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
-        """Yield what is wrong with the parts; paths are relative to this stack."""
-        dimensions = self.dimensions_of_parts(dimensions)
-        if not self.parts:
-            yield Problem("parts", "is empty. Name at least one part, for example `word`.")
-        names = [part.type_name() for part in self.parts]
-        for index, part in enumerate(self.parts):
-            if part.reads_content != (index == 0):
-                rule = "The first part reads the input (word, patch), the others add to it."
-                yield Problem(f"parts.{index}", f"{names[index]!r} cannot stand here. {rule}")
-            if names.index(names[index]) != index:
-                yield Problem(f"parts.{index}", f"{names[index]!r} is listed twice. Keep one.")
-            yield from _inside(f"parts.{index}", part.check(dimensions))
-            needed = part.positions()
-            if needed is not None and needed > dimensions.max_position_embeddings:
-                yield Problem(
-                    f"parts.{index}",
-                    f"{names[index]!r} makes {needed} positions, more than max_position_embeddings "
-                    f"({dimensions.max_position_embeddings}). Set it to {needed} or more.",
-                )
 
 
 class StreamSizes(StrictModel):
@@ -185,12 +129,12 @@ class ModelConfig(StrictModel):
         if sizes.vocab_size and sizes.pad_token_id >= sizes.vocab_size:
             message = f"{sizes.pad_token_id} is not below vocab_size ({sizes.vocab_size})."
             yield Problem("pad_token_id", message)
-        yield from _inside("embedding", self.embedding.check(sizes))
-        yield from _inside("encoder", self.encoder.check(sizes))
+        yield from inside("embedding", self.embedding.check(sizes))
+        yield from inside("encoder", self.encoder.check(sizes))
         if self.target_embedding is not None:
-            yield from _inside("target_embedding", self.target_embedding.check(sizes))
+            yield from inside("target_embedding", self.target_embedding.check(sizes))
         if self.decoder is not None:
-            yield from _inside("decoder", self.decoder.check(sizes))
+            yield from inside("decoder", self.decoder.check(sizes))
         yield from self._pairing_problems()
         yield from self._target_problems()
 
@@ -222,9 +166,9 @@ class ModelConfig(StrictModel):
                 yield Problem(
                     f"{where}.tie", "needs a `word` embedding part. Add one, or set tie to false."
                 )
-            yield from _inside(where, target.check(self.dimensions))
+            yield from inside(where, target.check(self.dimensions))
             if target.balances is not None:
-                yield from _inside(where, self._balance_problems(target.balances))
+                yield from inside(where, self._balance_problems(target.balances))
             if self.decoder is None and not _fits(target.needs_sight, self.encoder.sight):
                 yield Problem(
                     f"{where}.type",
@@ -244,11 +188,6 @@ class ModelConfig(StrictModel):
 
 def _fits(needed: Sight | None, given: Sight | None) -> bool:
     return needed is None or given is None or needed == given
-
-
-def _inside(path: str, problems: Iterable[Problem]) -> Iterator[Problem]:
-    for problem in problems:
-        yield Problem(f"{path}.{problem.path}" if problem.path else path, problem.message)
 
 
 REGISTERED: dict[str, Registry] = {

@@ -4,3 +4,4 @@ Importing this package registers the built-in parts, without torch.
 """
 
 from orchestrator.modeling.embeddings import configs as configs
+from orchestrator.modeling.embeddings import vision_configs as vision_configs

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from orchestrator.errors import Problem
 from orchestrator.modeling.component import Dimensions, EmbeddingConfig
@@ -22,6 +22,11 @@ class WordConfig(EmbeddingConfig):
     """Multiply by the square root of the hidden size (the original Transformer, PEGASUS, Marian).
     """
 
+    @property
+    def reads_words(self) -> bool:
+        """Tokens are looked up."""
+        return True
+
 
 @embeddings.register(f"{_PACKAGE}.pos:PositionEmbedding")
 class PosConfig(EmbeddingConfig):
@@ -33,6 +38,11 @@ class PosConfig(EmbeddingConfig):
     max_position_embeddings."""
     pad_aware: bool = False
     """Count real tokens only, so that padding on the left moves nothing (RoBERTa)."""
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Patches are never padding."""
+        if self.pad_aware and dimensions.grid is not None:
+            yield Problem("pad_aware", "counts tokens, but these are patches. Set it false.")
 
 
 @embeddings.register(f"{_PACKAGE}.seg:SegmentEmbedding")
@@ -68,35 +78,3 @@ class SinusoidalPosConfig(EmbeddingConfig):
             yield Problem("type", f"hidden_size {width} is odd. Use an even one.")
         if width < 4 and self.spacing == "tensor2tensor":
             yield Problem("spacing", f"needs two wavelengths; hidden_size {width} has one.")
-
-
-@embeddings.register(f"{_PACKAGE}.patch:PatchEmbedding")
-class PatchConfig(EmbeddingConfig):
-    """Cut an image into square patches and project each one."""
-
-    reads_content: ClassVar[bool] = True
-    type: Literal["patch"] = "patch"
-    image_size: PositiveInt = 224
-    """Height and width of the image in pixels."""
-    patch_size: PositiveInt = 16
-    """Height and width of a patch in pixels."""
-    channels: PositiveInt = 3
-    """Colour channels of the image."""
-    bias: bool = True
-    """Add a bias to the projection."""
-    class_token: bool = True
-    """Put a learned vector before the patches; pooling `first` reads it."""
-
-    def positions(self) -> int:
-        """Number of patches, and one for the class token."""
-        return (self.image_size // self.patch_size) ** 2 + self.class_token
-
-    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
-        """Patches must tile the image."""
-        if self.image_size % self.patch_size:
-            sizes = [n for n in range(1, self.image_size + 1) if self.image_size % n == 0]
-            yield Problem(
-                "patch_size",
-                f"{self.patch_size} does not divide image_size ({self.image_size}). "
-                f"Use one of {', '.join(map(str, sizes))}.",
-            )

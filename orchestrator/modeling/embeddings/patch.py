@@ -1,51 +1,115 @@
-"""Patch embedding of images (Dosovitskiy et al. 2021)."""
+"""Patch embedding of images (Dosovitskiy et al. 2021), also with masked patches (Bao et al. 2022).
+
+Legend: B batch, C colour channels, P patches, D model width.
+"""
 
 import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.embeddings.configs import PatchConfig
+from orchestrator.modeling.embeddings.vision_configs import (
+    ImageConfig,
+    MaskedPatchConfig,
+    PatchConfig,
+)
 from orchestrator.modeling.interfaces import Batch, EmbeddingPart
 
 
-class PatchEmbedding(EmbeddingPart):
+class ImageEmbedding(EmbeddingPart):
     """Project each patch, a convolution whose stride is its kernel.
 
-    Parameters: ``projection`` (Conv2d from C to D channels), ``class_token`` [D]. Patches are in
-    reading order, after the class token if there is one.
+    Parameters: ``projection`` (Conv2d from C to D channels), ``class_token`` [D] and
+    ``distillation_token`` [D]. Patches are in reading order, after the tokens.
     """
 
-    Config = PatchConfig
-
-    def __init__(self, config: PatchConfig, dimensions: Dimensions) -> None:
+    def __init__(self, config: ImageConfig, dimensions: Dimensions) -> None:
         super().__init__()
+        width = dimensions.hidden_size
         self.expected = (config.channels, config.image_size, config.image_size)
+        self.patch_size = config.patch_size
+        self.interpolate = config.interpolate
         self.projection = nn.Conv2d(
             config.channels,
-            dimensions.hidden_size,
+            width,
             kernel_size=config.patch_size,
             stride=config.patch_size,
             bias=config.bias,
         )
-        token = torch.empty(dimensions.hidden_size) if config.class_token else None
-        self.class_token = None if token is None else nn.Parameter(token)
+        self.class_token = nn.Parameter(torch.empty(width)) if config.class_token else None
+        second = config.distillation_token
+        self.distillation_token = nn.Parameter(torch.empty(width)) if second else None
 
     def forward(self, batch: Batch, total: Tensor | None) -> Tensor:
-        """Return [B, S, D]; reads ``pixel_values`` [B, C, height, width].
+        """Return [B, tokens + P, D]; reads ``pixel_values`` [B, C, height, width].
 
         Raises:
-            InputError: The batch has no images, or they are not of the configured size.
+            InputError: The batch has no images, or they are not of a size the model reads.
         """
         pixels = batch.get("pixel_values")
-        if pixels is None or tuple(pixels.shape[1:]) != self.expected:
+        if pixels is None or not self._reads(tuple(pixels.shape[1:])):
             found = "none" if pixels is None else tuple(pixels.shape[1:])
+            free = f", or other multiples of {self.patch_size}," if self.interpolate else ""
             raise InputError(
-                f"The model reads pixel_values of [batch, *{self.expected}]; found {found}. "
+                f"The model reads pixel_values of [batch, *{self.expected}]{free}; found {found}. "
                 "Resize the images with the model's processor."
             )
-        patches: Tensor = self.projection(pixels).flatten(2).transpose(1, 2)
-        if self.class_token is None:
+        patches = self.replace(self.projection(pixels).flatten(2).transpose(1, 2), batch)
+        tokens = [
+            token for token in (self.class_token, self.distillation_token) if token is not None
+        ]
+        if not tokens:
             return patches
-        first = self.class_token.expand(len(patches), 1, -1)
-        return torch.cat([first, patches], dim=1)
+        return torch.cat([torch.stack(tokens).expand(len(patches), -1, -1), patches], dim=1)
+
+    def replace(self, patches: Tensor, batch: Batch) -> Tensor:
+        """Return the patches [B, P, D] with what the batch masks replaced; here as they are."""
+        del batch
+        return patches
+
+    def mask(self, batch: Batch, hidden: Tensor, past: int = 0) -> Tensor:
+        """Return that every position is real, bool [B, S]: images are not padded."""
+        del batch, past
+        return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+
+    def _reads(self, shape: tuple[int, ...]) -> bool:
+        if not self.interpolate or len(shape) != 3:
+            return shape == self.expected
+        sides = [size > 0 and size % self.patch_size == 0 for size in shape[1:]]
+        return shape[0] == self.expected[0] and all(sides)
+
+
+class PatchEmbedding(ImageEmbedding):
+    """Patches of an image."""
+
+    Config = PatchConfig
+
+
+class MaskedPatchEmbedding(ImageEmbedding):
+    """Patches of an image, some replaced by a learned vector.
+
+    Reads ``masked_positions`` [B, P], true where a patch is hidden; without it nothing is.
+    Parameters: also ``mask_token`` [D].
+    """
+
+    Config = MaskedPatchConfig
+
+    def __init__(self, config: MaskedPatchConfig, dimensions: Dimensions) -> None:
+        super().__init__(config, dimensions)
+        self.mask_token = nn.Parameter(torch.empty(dimensions.hidden_size))
+
+    def replace(self, patches: Tensor, batch: Batch) -> Tensor:
+        """Put the learned vector in place of masked patches [B, P, D].
+
+        Raises:
+            InputError: ``masked_positions`` does not name each patch.
+        """
+        masked = batch.get("masked_positions")
+        if masked is None:
+            return patches
+        if masked.shape != patches.shape[:2]:
+            raise InputError(
+                f"masked_positions is {list(masked.shape)}, the images have [batch, patches] "
+                f"{list(patches.shape[:2])}. They must be equal."
+            )
+        return torch.where(masked.bool()[..., None], self.mask_token.to(patches.dtype), patches)

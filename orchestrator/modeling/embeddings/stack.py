@@ -5,7 +5,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.config import EmbeddingStackConfig
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.interfaces import Batch, EmbeddingPart
 from orchestrator.modeling.registry import embeddings
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.embeddings.configs import PatchConfig
+from orchestrator.modeling.embeddings.vision_configs import PatchConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
 from orchestrator.modeling.huggingface.keys import Row, expand, linear, same
 from orchestrator.modeling.huggingface.values import (

@@ -1,0 +1,93 @@
+"""Options of a stack of embedding parts. Imports without torch."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from orchestrator.config import StrictModel
+from orchestrator.errors import Problem
+from orchestrator.modeling.component import Choice, Dimensions, EmbeddingConfig, inside
+from orchestrator.modeling.embeddings.configs import PosConfig, SegConfig, WordConfig
+from orchestrator.modeling.registry import embeddings
+
+Part = Annotated[EmbeddingConfig, Choice(embeddings)]
+"""One part of an embedding: a name or a mapping with ``type``."""
+
+
+class EmbeddingStackConfig(StrictModel):
+    """Parts that are summed, then normalised, then dropped out."""
+
+    parts: tuple[Part, ...] = (WordConfig(), PosConfig(), SegConfig())
+    """Names or mappings; each type once. The first one decides the number of positions."""
+    layernorm: bool = True
+    """Normalise the sum."""
+    norm_eps: PositiveFloat = 1e-5
+    """Added to the variance inside the LayerNorm (BERT: 1e-12)."""
+    dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Dropout rate on the result."""
+    size: PositiveInt | None = None
+    """Width of the parts, brought to hidden_size by a linear layer (ALBERT, ELECTRA); null:
+    hidden_size, without a linear layer."""
+
+    def part(self, name: str) -> EmbeddingConfig | None:
+        """Return the part of that type, if it is listed."""
+        return next((part for part in self.parts if part.type_name() == name), None)
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether a part looks up tokens, so that there must be a vocabulary."""
+        return any(part.reads_words for part in self.parts)
+
+    @property
+    def two_streams(self) -> bool:
+        """Whether the result is a pair (``Streams``)."""
+        return any(part.two_streams for part in self.parts)
+
+    def dimensions_of_parts(self, dimensions: Dimensions) -> Dimensions:
+        """Return the sizes that the parts see."""
+        grid = next((part.free_grid for part in self.parts if part.free_grid), None)
+        return replace(dimensions, hidden_size=self.size or dimensions.hidden_size, grid=grid)
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Yield what is wrong with the parts; paths are relative to this stack."""
+        dimensions = self.dimensions_of_parts(dimensions)
+        if not self.parts:
+            yield Problem("parts", "is empty. Name at least one part, for example `word`.")
+        names = [part.type_name() for part in self.parts]
+        for index, part in enumerate(self.parts):
+            if part.reads_content != (index == 0):
+                rule = "The first part reads the input (word, patch), the others add to it."
+                yield Problem(f"parts.{index}", f"{names[index]!r} cannot stand here. {rule}")
+            if names.index(names[index]) != index:
+                yield Problem(f"parts.{index}", f"{names[index]!r} is listed twice. Keep one.")
+            yield from inside(f"parts.{index}", part.check(dimensions))
+            needed = part.positions()
+            if needed is not None and needed > dimensions.max_position_embeddings:
+                yield Problem(
+                    f"parts.{index}",
+                    f"{names[index]!r} makes {needed} positions, more than max_position_embeddings "
+                    f"({dimensions.max_position_embeddings}). Set it to {needed} or more.",
+                )
+        if dimensions.grid is not None and "pos" not in names:
+            yield Problem(
+                "parts.0.interpolate",
+                "needs a `pos` part, whose table is interpolated. Add one, or set it false.",
+            )
+        yield from self._alone(names)
+
+    def _alone(self, names: list[str]) -> Iterator[Problem]:
+        """Yield what stands beside a part that makes two streams: each stream has its own."""
+        if not self.two_streams:
+            return
+        rule = "Each stream of `dual` has its own: set it in `first` and `second`."
+        if len(names) > 1:
+            others = ", ".join(name for name in names if name != "dual")
+            yield Problem("parts", f"`dual` stands alone, found {others} beside it. {rule}")
+        if self.layernorm:
+            yield Problem("layernorm", f"must be false beside `dual`. {rule}")
+        if self.dropout:
+            yield Problem("dropout", f"{self.dropout} must be 0 beside `dual`. {rule}")
+        if self.size is not None:
+            yield Problem("size", f"{self.size} must be null beside `dual`. {rule}")
