@@ -44,10 +44,10 @@ class Case:
 
 
 def randomise(model, seed=3):
-    """Make every parameter and floating-point buffer random, norms around one."""
+    """Make every parameter that is trained random, norms around one; the others are sine waves."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in (each for each in model.parameters() if each.requires_grad):
             centre = float(parameter.mean())
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15 + centre)
 

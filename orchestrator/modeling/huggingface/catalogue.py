@@ -10,7 +10,20 @@ from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture
 
-FAMILIES = ("bert", "gpt2", "llama", "vit")
+FAMILIES = (
+    "albert",
+    "bart",
+    "bert",
+    "distilbert",
+    "electra",
+    "gpt2",
+    "llama",
+    "marian",
+    "pegasus",
+    "roberta",
+    "t5",
+    "vit",
+)
 """Modules of this package; each has a tuple ``ARCHITECTURES``."""
 
 
@@ -89,7 +102,7 @@ def differing_keys(ours: object, other: object, path: str = "") -> list[str]:
     return [] if ours == other else [path]
 
 
-UNIMPORTANT = ("weight", "attention")
+UNIMPORTANT = ("weight", "attention", "tolerance")
 """Options that change no output."""
 
 

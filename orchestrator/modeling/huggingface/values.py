@@ -4,6 +4,7 @@ from typing import Any
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.huggingface.architecture import Values
 from orchestrator.modeling.targets.configs import TargetConfig
@@ -69,6 +70,34 @@ def num_labels_of(theirs: Values) -> int:
     return len(theirs["id2label"])
 
 
+ANSWERS = {
+    "single_label_classification": "cls",
+    "multi_label_classification": "multilabel",
+    "regression": "regression",
+}
+"""Their ``problem_type`` → our target."""
+
+
+def answers_of(theirs: Values) -> dict[str, Any]:
+    """Return type and number of answers of a head for whole sequences.
+
+    Raises:
+        InputError: Their problem type is unknown here.
+    """
+    count, problem = num_labels_of(theirs), theirs.get("problem_type")
+    if problem is None:  # their classes decide so when they see labels
+        problem = "regression" if count == 1 else "single_label_classification"
+    kind = choice({"problem_type": problem}, "problem_type", ANSWERS)
+    return {"type": kind, "num_labels": count}
+
+
+def their_answers(target: TargetConfig) -> dict[str, Any]:
+    """Return the names of the answers, and ``problem_type`` where the default is another one."""
+    problems = {ours: theirs for theirs, ours in ANSWERS.items() if ours != "cls"}
+    problem = problems.get(target.type_name())
+    return labels_of(target) | ({} if problem is None else {"problem_type": problem})
+
+
 def labels_of(target: TargetConfig) -> dict[str, Any]:
     """Return ``id2label`` and ``label2id`` for a head, with the names they give by default."""
     count: int = getattr(target, "num_labels", 2)
@@ -90,3 +119,14 @@ def transformer_of(config: ModelConfig) -> TransformerConfig:
             f"encoder {config.encoder.type_name()!r}: only a transformer has this form"
         )
     return config.encoder
+
+
+def decoder_of(config: ModelConfig) -> TransformerDecoderConfig:
+    """Return the decoder's options.
+
+    Raises:
+        InputError: The decoder is not a transformer, or there is none.
+    """
+    if not isinstance(config.decoder, TransformerDecoderConfig):
+        raise InputError("only a model with a transformer decoder has this form")
+    return config.decoder

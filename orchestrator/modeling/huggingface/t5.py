@@ -1,0 +1,149 @@
+"""T5 and T5 v1.1: transformers' ``T5ForConditionalGeneration``, two stacks with one word table.
+
+Their config says by ``scale_decoder_outputs`` which of the two a checkpoint is: v1.0 divides what
+the tied output layer reads by the square root of the width, v1.1 has an output layer of its own and
+divides nothing. Their dropout after a stack's last norm has no counterpart here.
+"""
+
+from typing import Any
+
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.encoders.block_options import BlockOptions, T5BiasConfig
+from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.keys import Row, Table, expand, weight
+from orchestrator.modeling.huggingface.values import (
+    activation_of,
+    decoder_of,
+    require,
+    their_activation,
+    transformer_of,
+)
+from orchestrator.modeling.targets.configs import LmConfig
+
+_POSITIONS = 512
+"""Length of their training sequences (``n_positions``), where a config does not say it."""
+_GATED_GELU = "gated-gelu"
+"""Their name of the feed-forward that is gated by the tanh form of GELU."""
+
+
+def attention(theirs: str, ours: str) -> Table:
+    """Return the rows of one attention layer."""
+    names = {"q": "query", "k": "key", "v": "value", "o": "output"}
+    return tuple(weight(f"{theirs}.{t}", f"{ours}.{o}") for t, o in names.items())
+
+
+def feed_forward(theirs: str, ours: str, *, gated: bool) -> Table:
+    """Return the rows of one feed-forward."""
+    if not gated:
+        return (weight(f"{theirs}.wi", f"{ours}.up"), weight(f"{theirs}.wo", f"{ours}.down"))
+    names = {"wi_0": "gate", "wi_1": "up", "wo": "down"}
+    return tuple(weight(f"{theirs}.{t}", f"{ours}.{o}") for t, o in names.items())
+
+
+def stack(side: str, options: BlockOptions) -> list[Row]:
+    """Return the rows of the encoder or decoder, layers written out."""
+    block, ours = f"{side}.block.{{layer}}.layer", f"{side}.layers.{{layer}}"
+    last = 1 if side == "encoder" else 2
+    bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias"
+    gated = options.feed_forward == "gated"
+    rows = [
+        weight(bias, f"{side}.position_bias"),
+        *attention(f"{block}.0.SelfAttention", f"{ours}.attention"),
+        weight(f"{block}.0.layer_norm", f"{ours}.norm1"),
+        *feed_forward(f"{block}.{last}.DenseReluDense", f"{ours}.feed_forward", gated=gated),
+        weight(f"{block}.{last}.layer_norm", f"{ours}.norm2"),
+        weight(f"{side}.final_layer_norm", f"{side}.norm"),
+    ]
+    if side == "decoder":
+        rows += attention(f"{block}.1.EncDecAttention", f"{ours}.cross_attention")
+        rows.append(weight(f"{block}.1.layer_norm", f"{ours}.cross_norm"))
+    return expand(rows, options.num_layers)
+
+
+def table(config: ModelConfig) -> list[Row]:
+    """Return every parameter of ``T5ForConditionalGeneration``."""
+    rows = [weight("shared", "embedding.word")]
+    if not all(target.ties_words for target in config.target):
+        rows.append(weight("lm_head", "targets.lm.output"))
+    return [*rows, *stack("encoder", transformer_of(config)), *stack("decoder", decoder_of(config))]
+
+
+def model_config(theirs: Values) -> dict[str, Any]:
+    """Return our model config for a ``T5Config``."""
+    require(theirs, is_decoder=False)
+    rate = theirs["dropout_rate"]
+    original = theirs.get("scale_decoder_outputs", theirs["tie_word_embeddings"])
+    words = {"parts": ["word"], "layernorm": False, "dropout": rate}
+    blocks = {
+        "type": "transformer",
+        "num_heads": theirs["num_heads"],
+        "head_size": theirs["d_kv"],
+        "intermediate_size": theirs["d_ff"],
+        "norm_position": "pre",
+        "norm": "rms",
+        "norm_eps": theirs["layer_norm_epsilon"],
+        "activation": activation_of(theirs, "dense_act_fn"),
+        "feed_forward": "gated" if theirs["is_gated_act"] else "dense",
+        "bias": False,
+        "attention_scale": 1.0,
+        "position_bias": {
+            "type": "t5",
+            "buckets": theirs["relative_attention_num_buckets"],
+            "max_distance": theirs["relative_attention_max_distance"],
+        },
+        "dropout": rate,
+        "activation_dropout": rate,
+        "attention_dropout": rate,
+    }
+    return {
+        "hidden_size": theirs["d_model"],
+        "vocab_size": theirs["vocab_size"],
+        "max_position_embeddings": theirs.get("n_positions", _POSITIONS),
+        "pad_token_id": theirs["pad_token_id"],
+        "embedding": words,
+        "encoder": blocks | {"num_layers": theirs["num_layers"]},
+        "target_embedding": words,
+        "decoder": blocks | {"num_layers": theirs["num_decoder_layers"]},
+        "share_embedding": True,
+        "target": [{"type": "lm", "tie": original, "scale": original}],
+    }
+
+
+def their_config(config: ModelConfig) -> dict[str, Any]:
+    """Return the values of a ``T5Config``."""
+    encoder, decoder, target = transformer_of(config), decoder_of(config), config.target[0]
+    bias = encoder.position_bias
+    act = their_activation(encoder.activation)
+    gated = _GATED_GELU if encoder.activation == "gelu_tanh" else f"gated-{act}"
+    values: dict[str, Any] = {
+        "d_model": config.hidden_size,
+        "vocab_size": config.vocab_size,
+        "n_positions": config.max_position_embeddings,
+        "pad_token_id": config.pad_token_id,
+        "decoder_start_token_id": config.pad_token_id,
+        "num_layers": encoder.num_layers,
+        "num_decoder_layers": decoder.num_layers,
+        "num_heads": encoder.num_heads,
+        "d_kv": encoder.size_of_head(config.dimensions),
+        "d_ff": encoder.size_of_feed_forward(config.dimensions),
+        "layer_norm_epsilon": encoder.norm_eps,
+        "feed_forward_proj": gated if encoder.feed_forward == "gated" else act,
+        "dropout_rate": encoder.dropout,
+        "tie_word_embeddings": isinstance(target, LmConfig) and target.scale,
+    }
+    if isinstance(bias, T5BiasConfig):
+        values["relative_attention_num_buckets"] = bias.buckets
+        values["relative_attention_max_distance"] = bias.max_distance
+    return values
+
+
+REPEATED = (
+    "lm_head.weight",
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+)
+
+ARCHITECTURES = (
+    Architecture("T5ForConditionalGeneration", "t5", model_config, their_config, table, REPEATED),
+)
