@@ -76,6 +76,8 @@ TOOLS: dict[str, str] = {
     "doctor": "orchestrator.doctor",
 }
 REPLAY = "orchestrator.selection.cli"
+EXCHANGE = "orchestrator.modeling.exchange"
+"""Adds `import` and `export` to the commands of `zoo`, which knows nothing of models itself."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -169,7 +171,9 @@ def _tool_main(arguments: Sequence[str]) -> int:
         importlib.import_module(REPLAY).register(verbs)
     for name, module in TOOLS.items():
         if wanted == name or wanted not in TOOLS:
-            importlib.import_module(module).register(verbs)
+            commands = importlib.import_module(module).register(verbs)
+            if name == "zoo":
+                importlib.import_module(EXCHANGE).register(commands)
     options = parser.parse_args(list(arguments))
     return int(options.func(options))
 

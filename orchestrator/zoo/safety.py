@@ -16,8 +16,12 @@ ALLOWED = frozenset(
     | {".txt", ".md", ".csv", ".tsv"}
 )
 """Endings of files that hold data only."""
-ALLOWED_NAMES = frozenset({"LICENSE", "LICENCE", "NOTICE"})
-"""Text files that traditionally have no ending."""
+ALLOWED_NAMES = frozenset(
+    {"LICENSE", "LICENCE", "NOTICE"}
+    | {"spiece.model", "sentencepiece.bpe.model", "tokenizer.model"}
+)
+"""Text files that traditionally have no ending, and vocabularies of SentencePiece, which are plain
+protocol buffers whatever their ending suggests."""
 PICKLES = frozenset(
     {".pt", ".pth", ".bin", ".pkl", ".pickle", ".pt2", ".ckpt", ".joblib"}
     | {".npy", ".npz", ".h5", ".model"}

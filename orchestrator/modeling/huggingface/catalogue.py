@@ -4,15 +4,19 @@ import difflib
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
+from typing import get_args
 
 from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError, InputError
+from orchestrator.modeling.component import EncoderConfig
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.encoders.block_options import BlockOptions, Projection
 from orchestrator.modeling.huggingface.architecture import Architecture
 
 FAMILIES = (
     "albert",
     "bart",
+    "beit",
     "bert",
     "distilbert",
     "electra",
@@ -65,7 +69,7 @@ def architecture_of(config: ModelConfig) -> Architecture:
             again = validate_config(ModelConfig, returned(candidate, config), name)
         except (ConfigError, InputError, ArithmeticError, LookupError, TypeError, ValueError):
             continue  # the config lacks what the architecture is about
-        differing = differing_keys(config.model_dump(), again.model_dump())
+        differing = differing_keys(spelled_out(config), spelled_out(again))
         if not differing:
             return candidate
         differences[name] = differing
@@ -73,12 +77,38 @@ def architecture_of(config: ModelConfig) -> Architecture:
 
 
 def returned(candidate: Architecture, config: ModelConfig) -> dict[str, object]:
-    """Return what an architecture makes of our config, there and back."""
+    """Return what an architecture makes of our config, there and back.
+
+    Raises:
+        InputError: transformers refuses its own config with our values.
+    """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     theirs = candidate.their_config(config)
-    complete = AutoConfig.for_model(candidate.model_type, **theirs).to_dict()
+    try:
+        complete = AutoConfig.for_model(candidate.model_type, **theirs).to_dict()
+    except StrictDataclassError as error:
+        raise InputError(f"{candidate.name} cannot be configured so: {error}") from error
     return candidate.model_config(complete)
+
+
+def spelled_out(config: ModelConfig) -> dict[str, object]:
+    """Return a config as plain values, with what null stands for in transformer blocks."""
+    plain: dict[str, object] = config.model_dump()
+    for slot in ("encoder", "decoder"):
+        options = getattr(config, slot)
+        if isinstance(options, BlockOptions):
+            head_size = options.size_of_head(config.dimensions)
+            plain[slot] = options.model_dump() | {
+                "type": options.type_name() if isinstance(options, EncoderConfig) else "",
+                "intermediate_size": options.size_of_feed_forward(config.dimensions),
+                "head_size": head_size,
+                "num_kv_heads": options.num_kv_heads or options.num_heads,
+                "attention_bias": [p for p in get_args(Projection) if options.has_bias(p)],
+                "attention_scale": options.attention_scale or head_size**-0.5,
+            }
+    return plain
 
 
 def differing_keys(ours: object, other: object, path: str = "") -> list[str]:

@@ -1,0 +1,93 @@
+"""``orchestrator zoo import`` and ``zoo export``: checkpoints of others in, packages out."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import InputError
+from orchestrator.zoo.cli import Writer, add_command
+from orchestrator.zoo.zoo import Zoo
+
+SOURCES = ("hf:<folder or Hub id>",)
+
+
+def register(commands: Any) -> None:
+    """Add the two commands to those of ``zoo``."""
+    enter = add_command(commands, "import", import_model, "a checkpoint of others → package")
+    enter.add_argument("source", help=" or ".join(SOURCES))
+    enter.add_argument("--revision", help="branch, tag or commit of a Hub repository")
+    enter.add_argument("--name", help="name of the package; default: the last part of the source")
+    enter.add_argument("--licence", help="SPDX identifier")
+    enter.add_argument(
+        "--leave-out",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="tensors that need not be read although the files hold them; may be repeated",
+    )
+    leave = add_command(commands, "export", export_model, "a package → folder for transformers")
+    leave.add_argument("package", help="name, name@alias or name/v0001")
+    leave.add_argument("--to", required=True, help="folder that does not exist yet")
+
+
+def import_model(options: argparse.Namespace, write: Writer) -> int:
+    """Import a checkpoint and say what became of it.
+
+    Raises:
+        InputError: The source is of no known kind, or cannot be used.
+        IntegrityError: The checkpoint is not whole, or the numeric check failed.
+    """
+    scheme = options.source.partition(":")[0]
+    importers: dict[str, Callable[[argparse.Namespace], Any]] = {"hf": _import_hugging_face}
+    if ":" not in options.source or scheme not in importers:
+        raise InputError(
+            f"{options.source!r} is no source of models. Use {' or '.join(SOURCES)}; a folder is "
+            "given as hf:./folder."
+        )
+    package = importers[scheme](options)
+    metrics = package.manifest.metrics
+    if options.json:
+        _write_json(write, {"package": package.ref, "metrics": metrics})
+        return 0
+    difference = metrics["import.max_abs_difference"]
+    write(f"{options.source} → {package.ref}\n")
+    write(f"Outputs differ from the original by at most {difference:.2g}.\n")
+    return 0
+
+
+def export_model(options: argparse.Namespace, write: Writer) -> int:
+    """Export a package and say what was checked.
+
+    Raises:
+        InputError: The model has no counterpart in transformers, or the folder is not empty.
+        IntegrityError: The package is damaged, or the numeric check failed.
+    """
+    from orchestrator.modeling.huggingface.exporting import export_package
+
+    package = Zoo(options.zoo).get(options.package)
+    report = export_package(package, Path(options.to))
+    if options.json:
+        _write_json(write, {"package": package.ref, "folder": options.to} | report.to_json())
+        return 0
+    write(f"{package.ref} → {options.to}\n")
+    write(f"Outputs differ from ours by at most {report.max_abs_difference:.2g}.\n")
+    return 0
+
+
+def _import_hugging_face(options: argparse.Namespace) -> Any:
+    from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
+
+    how = ImportOptions(
+        revision=options.revision,
+        name=options.name,
+        leave_out=tuple(options.leave_out),
+        licence=options.licence,
+    )
+    return import_checkpoint(Zoo(options.zoo), options.source, how)
+
+
+def _write_json(write: Writer, value: Any) -> None:
+    from orchestrator.storage.json_files import json_bytes
+
+    write(json_bytes(value).decode("utf-8"))

@@ -1,0 +1,165 @@
+"""The numeric check of a conversion: the same random batch through their class and through ours.
+
+Legend: B batch, S length, T target length, V vocabulary.
+"""
+
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orchestrator.errors import IntegrityError
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.samples import Sample, random_sample
+from orchestrator.modeling.package import load_model
+
+TOLERANCE = 1e-4
+"""Largest difference, in units of the largest value, that rounding in fp32 explains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the check found.
+
+    Attributes:
+        max_abs_difference: Largest difference of an output.
+        max_relative_difference: The same divided by the largest output of theirs.
+        outputs: Name of each output of ours → shape.
+    """
+
+    max_abs_difference: float
+    max_relative_difference: float
+    outputs: dict[str, list[int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of a report file."""
+        return {
+            "max_abs_difference": self.max_abs_difference,
+            "max_relative_difference": self.max_relative_difference,
+            "tolerance": TOLERANCE,
+            "outputs": self.outputs,
+        }
+
+
+def check(
+    theirs: Path, architecture: Architecture, values: Values, ours: Path, config: ModelConfig
+) -> Report:
+    """Compare all outputs of two folders in fp32; one model at a time is in memory.
+
+    Args:
+        theirs: A folder that transformers opens.
+        architecture: Which class it is.
+        values: Its complete config.
+        ours: A folder with the same model in our form.
+        config: Our config.
+
+    Raises:
+        IntegrityError: An output differs by more than rounding explains, or is not there.
+    """
+    sample = random_sample(architecture, values, config)
+    expected = their_outputs(theirs, architecture, sample)
+    found = our_outputs(ours, sample)
+    return compare_outputs(found, expected, sample)
+
+
+@torch.no_grad()
+def their_outputs(folder: Path, architecture: Architecture, sample: Sample) -> list[Tensor]:
+    """Return every tensor that their class answers, in fp32."""
+    import transformers
+
+    with _quiet():
+        model, loading = getattr(transformers, architecture.name).from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    wrong = {kind: sorted(loading[kind]) for kind in ("missing_keys", "mismatched_keys")}
+    if any(wrong.values()):
+        raise IntegrityError(f"{architecture.name} does not find all its tensors: {wrong}.")
+    known = inspect.signature(model.forward).parameters
+    inputs = {name: value for name, value in sample.theirs.items() if name in known}
+    return list(_tensors(model.eval()(**inputs)))
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (list, tuple)):
+        for value in output:
+            yield from _tensors(value)
+
+
+@torch.no_grad()
+def our_outputs(folder: Path, sample: Sample) -> dict[str, Tensor]:
+    """Return the logits of every head in fp32; ``encoded`` of a model without heads."""
+    model = load_model(folder).eval()
+    if not model.config.target:
+        return {"encoded": model.encode(sample.ours)}
+    return model.predict(sample.ours)
+
+
+def compare_outputs(found: Mapping[str, Tensor], expected: list[Tensor], sample: Sample) -> Report:
+    """Compare each output of ours with the one of theirs that has its shape.
+
+    Raises:
+        IntegrityError: None has, or the nearest one differs.
+    """
+    largest, relative = 0.0, 0.0
+    for name, ours in found.items():
+        same = [theirs for theirs in expected if theirs.shape == ours.shape]
+        if not same:
+            shapes = ", ".join(str(list(tensor.shape)) for tensor in expected)
+            raise IntegrityError(
+                f"output {name} has shape {list(ours.shape)}; theirs have {shapes}."
+            )
+        difference, share = min(_difference(ours, theirs, sample) for theirs in same)
+        if not share <= TOLERANCE:
+            raise IntegrityError(
+                f"output {name} differs from theirs by {difference:.3g}, {share:.3g} of the "
+                f"largest value; rounding explains {TOLERANCE:g}. The conversion of this "
+                "checkpoint is wrong, so nothing was kept. Please report its config.json."
+            )
+        largest, relative = max(largest, difference), max(relative, share)
+    return Report(largest, relative, {name: list(tensor.shape) for name, tensor in found.items()})
+
+
+def _difference(ours: Tensor, theirs: Tensor, sample: Sample) -> tuple[float, float]:
+    """Return the largest difference at real positions, absolute and relative; NaN counts as inf."""
+    ours, theirs = ours.double(), theirs.double()
+    for mask in sample.masks:
+        if ours.dim() > 2 and ours.shape[:2] == mask.shape:
+            ours, theirs = ours[mask], theirs[mask]
+            break
+    difference = float((ours - theirs).abs().nan_to_num(torch.inf).max())
+    scale = float(theirs.abs().max())
+    return difference, difference / max(scale, torch.finfo(torch.float32).tiny)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence progress bars and advice of transformers."""
+    from transformers.utils import logging as their_logging
+
+    level = their_logging.get_verbosity()
+    bars = their_logging.is_progress_bar_enabled()
+    their_logging.set_verbosity(logging.ERROR)
+    their_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        their_logging.set_verbosity(level)
+        if bars:
+            their_logging.enable_progress_bar()

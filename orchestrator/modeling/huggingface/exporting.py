@@ -1,0 +1,150 @@
+"""From a package to a folder that transformers opens: all of it, checked, or nothing."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from orchestrator.config import validate_config
+from orchestrator.errors import InputError, IntegrityError
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
+from orchestrator.modeling.huggingface.catalogue import architecture_of, find_architecture
+from orchestrator.modeling.huggingface.checking import Report, check
+from orchestrator.modeling.huggingface.export import values_of, write_values, write_weights
+from orchestrator.modeling.huggingface.folder import complete_values
+from orchestrator.modeling.huggingface.importing import original_of
+from orchestrator.modeling.huggingface.sources import PROCESSOR_FILES, copy_processor
+from orchestrator.modeling.package import read_config
+from orchestrator.modeling.tensor_files import (
+    SHARD_BYTES,
+    TensorReader,
+    skeletons,
+    weight_files,
+)
+from orchestrator.storage.json_files import read_json
+from orchestrator.storage.operations import replace
+from orchestrator.storage.temporary import temporary_sibling
+from orchestrator.zoo.package import Package
+
+OURS = "preprocessor_config.json"
+"""Holds our settings of a text processor, or those of an imported image or audio processor."""
+
+
+def export_package(package: Package, to: Path, shard_bytes: int = SHARD_BYTES) -> Report:
+    """Write a package as a folder that ``from_pretrained`` opens.
+
+    Args:
+        package: An imported one, or one made here whose model has a counterpart in transformers.
+        to: A folder that does not exist yet, or is empty.
+        shard_bytes: Larger models are written as several files.
+
+    Returns:
+        The numeric check of what was written.
+
+    Raises:
+        InputError: The model has no counterpart, or the folder is not empty.
+        IntegrityError: The package is damaged, or the numeric check failed. Nothing was written.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise InputError(f"{to} exists and is not empty. Give a new folder.")
+    labels = package.manifest.task.labels if package.manifest.task else {}
+    with _appearing(to) as staged:
+        return write_export(package.path, labels, staged, shard_bytes)
+
+
+def write_export(
+    folder: Path, labels: Mapping[str, list[str]], target: Path, shard_bytes: int = SHARD_BYTES
+) -> Report:
+    """Write the files of an export into an existing folder and check them; see `export_package`.
+
+    Args:
+        folder: Files of the package.
+        labels: Name of a target → names of its classes.
+        target: Where their files go.
+        shard_bytes: Larger models are written as several files.
+    """
+    config = read_config(folder)
+    files = weight_files(folder)
+    architecture, values, theirs, names = _counterpart(folder, config, labels)
+    layout = {names(name): tensor for name, tensor in skeletons(files).items()}
+    stored = {names(name): name for name in files}
+    read = TensorReader(files)
+
+    def fetch(name: str) -> Tensor:
+        return read(stored[name])
+
+    write_weights(target, architecture.table(theirs), layout, fetch, shard_bytes)
+    write_values(target, values)
+    copy_processor(folder, _processor_files(folder), target)
+    complete = complete_values(architecture, values, target)
+    return check(target, architecture, complete, folder, config)
+
+
+def _counterpart(
+    folder: Path, config: ModelConfig, labels: Mapping[str, list[str]]
+) -> tuple[Architecture, dict[str, Any], ModelConfig, Callable[[str], str]]:
+    """Return what the model is in transformers.
+
+    Returns:
+        Its class, the content of its config, our config with heads named after their types, and
+        the function that renames our tensors accordingly.
+    """
+    original = original_of(folder)
+    if original is not None:
+        architecture, values = find_architecture(original[0]), original[1]
+        again = architecture.model_config(complete_values(architecture, values, folder))
+        if validate_config(ModelConfig, again, str(folder)) != config:
+            raise IntegrityError(f"{folder}: huggingface.json is not the config of this model.")
+        return architecture, values, config, str
+    renamed = {each.name: each.type_name() for each in config.target}
+    heads = [each.model_copy(update={"name": renamed[each.name]}) for each in config.target]
+    canonical = config.with_targets(heads)
+    architecture = architecture_of(canonical)
+    values = values_of(architecture, canonical) | _label_values(labels, config)
+
+    def rename(name: str) -> str:
+        slot, _, rest = name.partition(".")
+        head, _, tail = rest.partition(".")
+        return f"targets.{renamed[head]}.{tail}" if slot == "targets" else name
+
+    return architecture, values, canonical, rename
+
+
+def _label_values(labels: Mapping[str, list[str]], config: ModelConfig) -> dict[str, Any]:
+    """Return ``id2label`` and ``label2id`` from the names of the first head that has any."""
+    for target in config.target:
+        names = labels.get(target.name, [])
+        if names and len(names) == getattr(target, "num_labels", 0):
+            return {
+                "id2label": {str(index): name for index, name in enumerate(names)},
+                "label2id": {name: index for index, name in enumerate(names)},
+            }
+    return {}
+
+
+def _processor_files(folder: Path) -> list[str]:
+    """Return the files that travel with the model, without settings that only we read."""
+    names = [name for name in PROCESSOR_FILES if (folder / name).is_file()]
+    if OURS in names and read_json(folder / OURS).get("processor_type") == "text":
+        names.remove(OURS)
+    return names
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """Give a scratch folder that becomes ``folder`` at the end, or disappears."""
+    target = folder.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = temporary_sibling(target)
+    staged.mkdir()
+    try:
+        yield staged
+        if target.is_dir():
+            target.rmdir()
+        replace(staged, target)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)

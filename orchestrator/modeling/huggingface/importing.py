@@ -1,0 +1,189 @@
+"""From a checkpoint of transformers to a package: all of it, checked, or nothing."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import IntegrityError
+from orchestrator.modeling.huggingface.checking import Report, check
+from orchestrator.modeling.huggingface.folder import (
+    Contents,
+    Source,
+    compare,
+    converted,
+    open_source,
+)
+from orchestrator.modeling.huggingface.sources import (
+    Files,
+    Origin,
+    complete_tokenizer,
+    copy_processor,
+    hash_files,
+    locate,
+)
+from orchestrator.modeling.package import write_config
+from orchestrator.modeling.tensor_files import SHARD_BYTES, write_tensors
+from orchestrator.storage.json_files import read_json
+from orchestrator.zoo.draft import Draft
+from orchestrator.zoo.package import Package
+from orchestrator.zoo.zoo import Zoo
+
+ORIGINAL = "huggingface.json"
+"""What their config says and ours does not, so that an export gives it back."""
+REPORT = "evaluation/import.json"
+LONGEST = 1_000_000
+"""Larger values of ``model_max_length`` mean that a tokenizer has no limit."""
+TASKS = {"cls": "classification"}
+"""Type of the first target → kind of the task, where they differ."""
+MODALITIES = {
+    "text": "text",
+    "image": "vision",
+    "image_text": "vision",
+    "log_mel": "audio",
+    "waveform": "audio",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions:
+    """How a checkpoint is imported.
+
+    Attributes:
+        revision: Branch, tag or commit of a repository.
+        name: Name of the package; default: the last part of the source.
+        leave_out: Patterns of tensors that need not be read although the files hold them.
+        licence: SPDX identifier.
+        shard_bytes: Larger models are written as several files.
+    """
+
+    revision: str | None = None
+    name: str | None = None
+    leave_out: Sequence[str] = ()
+    licence: str | None = None
+    shard_bytes: int = SHARD_BYTES
+
+
+def import_checkpoint(zoo: Zoo, source: str, options: ImportOptions) -> Package:
+    """Import a checkpoint as the next version of a package.
+
+    Args:
+        zoo: Where the package goes.
+        source: ``hf:<folder>`` or ``hf:<owner>/<repository>``.
+        options: See `ImportOptions`.
+
+    Raises:
+        InputError: The source is not there, or its architecture or an option is not supported.
+        IntegrityError: Tensors are missing, unexpected or mis-shaped, a file is damaged or leads
+            elsewhere, or the numeric check failed. Nothing was committed.
+    """
+    origin = locate(source, options.revision)
+    checkpoint = open_source(origin.folder)
+    contents = compare(checkpoint, options.leave_out)
+    files = hash_files(origin, contents.files.values())
+    with zoo.draft(
+        options.name or origin.name,
+        kind="imported",
+        producer=_producer(origin, checkpoint, files),
+        licence=options.licence,
+    ) as draft:
+        convert(checkpoint, contents, draft.path, options.shard_bytes)
+        copy_processor(origin.folder, files.processor, draft.path)
+        if checkpoint.architecture.processor in ("text", "image_text"):
+            complete_tokenizer(origin.folder, draft.path)
+        report = check(
+            origin.folder,
+            checkpoint.architecture,
+            checkpoint.values,
+            draft.path,
+            checkpoint.config,
+        )
+        _describe(draft, checkpoint, contents, files, report)
+        return draft.commit()
+
+
+def convert(
+    source: Source, contents: Contents, folder: Path, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write a checkpoint in our form: weights, ``config.json`` and ``huggingface.json``."""
+    write_tensors(folder, contents.layout, converted(source, contents), shard_bytes)
+    write_config(folder, source.config)
+    original = {"architecture": source.architecture.name, "config": source.raw}
+    _write_json(folder / ORIGINAL, original)
+
+
+def _producer(origin: Origin, source: Source, files: Files) -> dict[str, Any]:
+    return {
+        "stage": "import",
+        "source": origin.source,
+        "revision": origin.revision,
+        "architecture": source.architecture.name,
+        "source_files": files.hashes,
+    }
+
+
+def _describe(
+    draft: Draft, source: Source, contents: Contents, files: Files, report: Report
+) -> None:
+    """Fill in what the manifest says, and write the report."""
+    draft.task = task_of(source, draft.path)
+    draft.metrics |= {
+        "import.max_abs_difference": report.max_abs_difference,
+        "import.max_relative_difference": report.max_relative_difference,
+        "parameters": sum(tensor.numel() for tensor in contents.layout.values()),
+    }
+    (draft.path / REPORT).parent.mkdir(exist_ok=True)
+    details = {
+        "tensors_left_out": list(contents.left_out),
+        "tensors_renamed": contents.stored,
+        "files_left_out": list(files.left_out),
+    }
+    _write_json(draft.path / REPORT, report.to_json() | details)
+
+
+def task_of(source: Source, folder: Path) -> dict[str, Any]:
+    """Return the task of the manifest: what goes in, what comes out."""
+    targets = source.config.target
+    kind = targets[0].type_name() if targets else "embedding"
+    names = label_names(source.values)
+    labels = {each.name: names for each in targets if getattr(each, "num_labels", 0) == len(names)}
+    return {
+        "kind": TASKS.get(kind, kind),
+        "modality": MODALITIES[source.architecture.processor],
+        "labels": labels,
+        "max_length": _max_length(folder, source.config.max_position_embeddings),
+    }
+
+
+def label_names(values: Any) -> list[str]:
+    """Return the names of the classes in their order."""
+    names = values.get("id2label") or {}
+    return [str(names[key]) for key in sorted(names, key=int)]
+
+
+def _max_length(folder: Path, positions: int) -> int:
+    path = folder / "tokenizer_config.json"
+    limit = read_json(path).get("model_max_length") if path.is_file() else None
+    known = isinstance(limit, (int, float)) and 0 < limit < LONGEST
+    return min(int(limit), positions) if known else positions
+
+
+def original_of(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """Return the class and the config of an imported package; None for one made here.
+
+    Raises:
+        IntegrityError: The file is damaged.
+    """
+    path = folder / ORIGINAL
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    try:
+        return str(content["architecture"]), dict(content["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{path} is damaged: {error!r}. Import the model again.") from error
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
