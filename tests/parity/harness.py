@@ -33,6 +33,8 @@ class Case:
         logits: Name of our target -> how to get its logits from their output.
         where: Name of our target -> which of its logits are compared (padding is not); default all.
         untrained: Our names of what is not trained there (buffers).
+        twin: Another class that is the same model, and is found first.
+        loss: How to get the loss from their output, where their class has none.
     """
 
     theirs: Any
@@ -41,6 +43,8 @@ class Case:
     logits: dict[str, Any]
     where: dict[str, torch.Tensor] = field(default_factory=dict)
     untrained: tuple[str, ...] = ()
+    twin: str = ""
+    loss: Any = lambda output: output.loss
 
 
 def randomise(model, seed=3):
@@ -115,9 +119,10 @@ def check_outputs_loss_and_gradients(case, folder, attention="sdpa"):
         close(found[target][where], get(their_output)[where], target)
 
     loss = mean_loss(ours, case.batch)
-    close(loss, their_output.loss, "loss")
+    their_loss = case.loss(their_output)
+    close(loss, their_loss, "loss")
     loss.backward()
-    their_output.loss.backward()
+    their_loss.backward()
     with torch.no_grad():
         for parameter in theirs.parameters():
             gradient = parameter.grad
@@ -147,8 +152,9 @@ def check_there_and_back(case, folder):
     source, ours = ours_from(folder / "first")
     tied = ours.tied_names()
     state = {name: tensor for name, tensor in ours.state_dict().items() if name not in tied}
-    architecture = architecture_of(source.config)
+    architecture = source.architecture
     assert architecture.name == type(theirs).__name__
+    assert architecture_of(source.config).name == (case.twin or architecture.name)
     (folder / "second").mkdir()
     write_folder(folder / "second", architecture, source.config, state)
     assert files(folder / "first").keys() == files(folder / "second").keys()

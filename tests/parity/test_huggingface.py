@@ -47,8 +47,8 @@ def bert_pretraining(attention, side):
     return Case(
         bert(BertForPreTraining, attention),
         batch | {"labels": labels, "next_sentence_label": pairs},
-        batch | {"labels.mlm": labels, "labels.sp": pairs},
-        {"mlm": lambda o: o.prediction_logits, "sp": lambda o: o.seq_relationship_logits},
+        batch | {"labels.mlm": labels, "labels.nsp": pairs},
+        {"mlm": lambda o: o.prediction_logits, "nsp": lambda o: o.seq_relationship_logits},
         {"mlm": batch["attention_mask"].bool()},
     )
 

@@ -1,4 +1,7 @@
-"""BERT: transformers' ``Bert*`` classes as word + pos + seg, post-norm encoder, and heads."""
+"""BERT: transformers' ``Bert*`` classes as word + pos + seg, post-norm encoder, and heads.
+
+Rows and values serve its relatives too (RoBERTa, ELECTRA, ALBERT).
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,52 +12,64 @@ from orchestrator.modeling.huggingface.architecture import Architecture, Values
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
 from orchestrator.modeling.huggingface.values import (
     activation_of,
-    labels_of,
-    num_labels_of,
+    answers_of,
     require,
     their_activation,
+    their_answers,
     transformer_of,
 )
 
-_OURS = "encoder.layers.{layer}"
-_LAYER = "bert.encoder.layer.{layer}"
+Head = Callable[[Values], dict[str, Any]]
+"""Their config → the options of one target."""
 
-BODY: Table = (
-    weight("bert.embeddings.word_embeddings", "embedding.word"),
-    weight("bert.embeddings.position_embeddings", "embedding.pos"),
-    weight("bert.embeddings.token_type_embeddings", "embedding.seg"),
-    *linear("bert.embeddings.LayerNorm", "embedding.norm"),
-    *linear(f"{_LAYER}.attention.self.query", f"{_OURS}.attention.query"),
-    *linear(f"{_LAYER}.attention.self.key", f"{_OURS}.attention.key"),
-    *linear(f"{_LAYER}.attention.self.value", f"{_OURS}.attention.value"),
-    *linear(f"{_LAYER}.attention.output.dense", f"{_OURS}.attention.output"),
-    *linear(f"{_LAYER}.attention.output.LayerNorm", f"{_OURS}.norm1"),
-    *linear(f"{_LAYER}.intermediate.dense", f"{_OURS}.feed_forward.up"),
-    *linear(f"{_LAYER}.output.dense", f"{_OURS}.feed_forward.down"),
-    *linear(f"{_LAYER}.output.LayerNorm", f"{_OURS}.norm2"),
-)
+_OURS = "encoder.layers.{layer}"
+
+
+def body(prefix: str) -> list[Row]:
+    """Return embedding and encoder, whose names start with ``prefix`` (``bert.``)."""
+    embeddings, layer = f"{prefix}embeddings", f"{prefix}encoder.layer.{{layer}}"
+    return [
+        weight(f"{embeddings}.word_embeddings", "embedding.word"),
+        weight(f"{embeddings}.position_embeddings", "embedding.pos"),
+        weight(f"{embeddings}.token_type_embeddings", "embedding.seg"),
+        *linear(f"{embeddings}.LayerNorm", "embedding.norm"),
+        *linear(f"{layer}.attention.self.query", f"{_OURS}.attention.query"),
+        *linear(f"{layer}.attention.self.key", f"{_OURS}.attention.key"),
+        *linear(f"{layer}.attention.self.value", f"{_OURS}.attention.value"),
+        *linear(f"{layer}.attention.output.dense", f"{_OURS}.attention.output"),
+        *linear(f"{layer}.attention.output.LayerNorm", f"{_OURS}.norm1"),
+        *linear(f"{layer}.intermediate.dense", f"{_OURS}.feed_forward.up"),
+        *linear(f"{layer}.output.dense", f"{_OURS}.feed_forward.down"),
+        *linear(f"{layer}.output.LayerNorm", f"{_OURS}.norm2"),
+    ]
+
+
+def hidden_and_output(dense: str, output: str, target: str) -> Table:
+    """Return the two layers of a head that reads one vector per sequence."""
+    return (
+        *linear(dense, f"targets.{target}.dense"),
+        *linear(output, f"targets.{target}.output"),
+    )
+
+
 MLM: Table = (
     *linear("cls.predictions.transform.dense", "targets.mlm.transform_layer.dense"),
     *linear("cls.predictions.transform.LayerNorm", "targets.mlm.transform_layer.norm"),
     same("cls.predictions.bias", "targets.mlm.output.bias"),
 )
-SP: Table = (
-    *linear("bert.pooler.dense", "targets.sp.dense"),
-    *linear("cls.seq_relationship", "targets.sp.output"),
-)
-CLS: Table = (
-    *linear("bert.pooler.dense", "targets.cls.dense"),
-    *linear("classifier", "targets.cls.output"),
-)
+NSP = hidden_and_output("bert.pooler.dense", "cls.seq_relationship", "nsp")
+TAGS: Table = linear("classifier", "targets.tags.output")
+VECTOR: Table = linear("pooler.dense", "targets.vector.dense")
 REPEATED = (
     "cls.predictions.decoder.weight",
     "cls.predictions.decoder.bias",
-    "bert.embeddings.position_ids",
+    "*embeddings.position_ids",
 )
 
 
 def body_config(theirs: Values) -> dict[str, Any]:
     """Return embedding and encoder for a ``BertConfig``."""
+    require(theirs, is_decoder=False, position_embedding_type="absolute")
     eps, dropout = theirs["layer_norm_eps"], theirs["hidden_dropout_prob"]
     return {
         "hidden_size": theirs["hidden_size"],
@@ -84,16 +99,29 @@ def mlm_config(theirs: Values) -> dict[str, Any]:
     return {"type": "mlm", "activation": activation, "norm_eps": eps}
 
 
-def cls_config(theirs: Values) -> dict[str, Any]:
-    """Return the classification head: pooler, dropout, linear layer."""
+def dropout_of(theirs: Values) -> float:
+    """Return the dropout rate before a classifier."""
     dropout = theirs.get("classifier_dropout")
-    return {
-        "type": "cls",
-        "num_labels": num_labels_of(theirs),
-        "pooling": "first",
-        "hidden": True,
-        "dropout": theirs["hidden_dropout_prob"] if dropout is None else dropout,
-    }
+    rate: float = theirs["hidden_dropout_prob"] if dropout is None else dropout
+    return rate
+
+
+def cls_config(theirs: Values) -> dict[str, Any]:
+    """Return the classification head: first vector, linear, tanh, dropout, linear."""
+    shape = {"pooling": "first", "hidden": True, "dropout": dropout_of(theirs)}
+    return answers_of(theirs) | shape
+
+
+def tags_config(theirs: Values) -> dict[str, Any]:
+    """Return the token classification head."""
+    labels = {"type": "tags", "num_labels": len(theirs["id2label"])}
+    return labels | {"dropout": dropout_of(theirs)}
+
+
+def vector_config(theirs: Values) -> dict[str, Any]:
+    """Return the pooler of a model without a head."""
+    del theirs
+    return {"type": "vector", "pooling": "first", "hidden": True}
 
 
 def their_config(config: ModelConfig) -> dict[str, Any]:
@@ -115,39 +143,46 @@ def their_config(config: ModelConfig) -> dict[str, Any]:
         "attention_probs_dropout_prob": encoder.attention_dropout,
     }
     for target in config.target:
-        if target.type_name() == "cls":
-            values |= labels_of(target) | {"classifier_dropout": getattr(target, "dropout", None)}
+        if hasattr(target, "num_labels"):
+            values |= their_answers(target) | {"classifier_dropout": getattr(target, "dropout", 0)}
     return values
 
 
-def model_config(heads: Sequence[Callable[[Values], Any]], theirs: Values) -> dict[str, Any]:
+def model_config(heads: Sequence[Head], theirs: Values) -> dict[str, Any]:
     """Return the whole model config."""
     return body_config(theirs) | {"target": [head(theirs) for head in heads]}
 
 
-def table(heads: Table, config: ModelConfig) -> list[Row]:
+def table(prefix: str, heads: Table, config: ModelConfig) -> list[Row]:
     """Return the rows of body and heads."""
-    return expand((*BODY, *heads), transformer_of(config).num_layers)
+    return expand((*body(prefix), *heads), transformer_of(config).num_layers)
 
 
-def _sp(theirs: Values) -> dict[str, Any]:
+def cls_table(prefix: str, dense: str, output: str, config: ModelConfig) -> list[Row]:
+    """Return the rows of body and classification head, whatever kind of answers it gives."""
+    name = config.target[0].name if config.target else "cls"
+    return table(prefix, hidden_and_output(dense, output, name), config)
+
+
+def _nsp(theirs: Values) -> dict[str, Any]:
     del theirs
-    return {"type": "sp"}
+    return {"type": "nsp"}
 
 
-def _architecture(name: str, heads: Sequence[Callable[[Values], Any]], rows: Table) -> Architecture:
-    return Architecture(
-        name,
-        "bert",
-        partial(model_config, heads),
-        their_config,
-        partial(table, rows),
-        REPEATED,
-    )
+def _architecture(
+    name: str, heads: Sequence[Head], rows: Callable[[ModelConfig], Table]
+) -> Architecture:
+    return Architecture(name, "bert", partial(model_config, heads), their_config, rows, REPEATED)
 
 
 ARCHITECTURES = (
-    _architecture("BertForPreTraining", [mlm_config, _sp], (*MLM, *SP)),
-    _architecture("BertForMaskedLM", [mlm_config], MLM),
-    _architecture("BertForSequenceClassification", [cls_config], CLS),
+    _architecture("BertForPreTraining", [mlm_config, _nsp], partial(table, "bert.", (*MLM, *NSP))),
+    _architecture("BertForMaskedLM", [mlm_config], partial(table, "bert.", MLM)),
+    _architecture(
+        "BertForSequenceClassification",
+        [cls_config],
+        partial(cls_table, "bert.", "bert.pooler.dense", "classifier"),
+    ),
+    _architecture("BertForTokenClassification", [tags_config], partial(table, "bert.", TAGS)),
+    _architecture("BertModel", [vector_config], partial(table, "", VECTOR)),
 )

@@ -5,35 +5,34 @@ Legend: B batch, S length, D model width, K labels or numbers.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
+from orchestrator.modeling.interfaces import IGNORED_LABEL, TargetOutput
+from orchestrator.modeling.targets.sequence import SequenceTarget
 from orchestrator.modeling.targets.text_configs import (
     AnswersConfig,
     MultilabelConfig,
     RegressionConfig,
 )
-from orchestrator.modeling.targets.vector import Pooler
 
 
-class AnswersTarget(Target):
-    """Pool, optional linear layer with tanh, dropout, linear layer.
+class AnswersTarget(SequenceTarget):
+    """The head of ``cls`` with other losses.
 
-    Parameters: ``output`` [K, D] and, if hidden, ``pooler.dense`` [D, D].
+    Parameters: ``output`` [K, D] and, if hidden, ``dense`` [D, D].
     """
 
-    def __init__(self, config: AnswersConfig, dimensions: Dimensions, labels: int) -> None:
-        super().__init__()
-        self.pooler = Pooler(config, dimensions)
-        self.dropout = nn.Dropout(config.dropout)
-        self.output = nn.Linear(dimensions.hidden_size, labels)
-
-    def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Return the answers for every sequence, [B, K]."""
-        answers: Tensor = self.output(self.dropout(self.pooler(hidden, mask)))
-        return answers
+    def __init__(self, config: AnswersConfig, dimensions: Dimensions, answers: int) -> None:
+        super().__init__(
+            dimensions.hidden_size,
+            answers,
+            pooling=config.pooling,
+            hidden=config.hidden,
+            dropout=config.dropout,
+            activation=config.hidden_activation,
+        )
 
     def answers_for(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the answers in fp32 and the labels in their shape, [B, K] both.
@@ -61,10 +60,6 @@ class MultilabelTarget(AnswersTarget):
 
     def __init__(self, config: MultilabelConfig, dimensions: Dimensions) -> None:
         super().__init__(config, dimensions, config.num_labels)
-
-    def count(self, labels: Tensor) -> Tensor:
-        """Return the number of known labels, 0-dim int64."""
-        return (labels != IGNORED_LABEL).sum()
 
     def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
         """Return the binary cross entropy summed over known labels of ``hidden`` [B, S, D]."""

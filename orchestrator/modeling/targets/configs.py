@@ -10,9 +10,9 @@ from orchestrator.modeling.component import ComponentConfig, Dimensions, Sight
 from orchestrator.modeling.encoders.block_options import Activation, Rate
 from orchestrator.modeling.registry import targets
 
-Pooling = Literal["mean", "first", "last", "max"]
+Pooling = Literal["mean", "first", "last", "max", "second", "rest"]
 """How the vectors of the real positions become one: their mean, the first, the last, the maximum
-per channel."""
+per channel, the second (DeiT's distillation token), the mean of all but the first (BEiT)."""
 
 MASKED_SHARE = 0.15
 """Share of positions that masked language modelling predicts (Devlin et al. 2019)."""
@@ -46,6 +46,11 @@ class TargetConfig(ComponentConfig):
         return False
 
     @property
+    def reads_words(self) -> bool:
+        """Whether answers are tokens, so that there must be a vocabulary."""
+        return self.ties_words
+
+    @property
     def balances(self) -> int | None:
         """Experts a token passes through, of the router that this target balances; null: none."""
         return None
@@ -71,6 +76,11 @@ class VocabularyConfig(TargetConfig):
     def ties_words(self) -> bool:
         """Whether the output layer is the word table."""
         return self.tie
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether answers are tokens, so that there must be a vocabulary."""
+        return True
 
     def kept_values(self, dimensions: Dimensions) -> int:
         """Values per position that the backward pass keeps: the input and its gradient."""
@@ -159,14 +169,21 @@ class ClsConfig(TargetConfig):
     """Put a linear layer and tanh before the classifier."""
     hidden_activation: Literal["tanh", "relu"] = "tanh"
     """What follows the hidden layer in place of tanh (DistilBERT: relu)."""
+    norm_eps: PositiveFloat | None = None
+    """Put a LayerNorm with this eps after pooling (BEiT: 1e-12); null: none."""
     dropout: Rate = 0.1
     """Dropout rate before the classifier."""
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """An activation needs a layer before it."""
         del dimensions
-        if not self.hidden and self.hidden_activation != "tanh":
-            yield Problem("hidden_activation", "needs a hidden layer. Set hidden, or leave it out.")
+        yield from hidden_problems(self.hidden, self.hidden_activation)
+
+
+def hidden_problems(hidden: bool, activation: str) -> Iterator[Problem]:
+    """Yield what is wrong with the hidden layer of a head."""
+    if not hidden and activation != "tanh":
+        yield Problem("hidden_activation", "needs a hidden layer. Set hidden, or leave it out.")
 
 
 class PairConfig(TargetConfig):

@@ -1,13 +1,15 @@
 """Options of targets for tags, several labels, numbers and vectors. Imports without torch."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from orchestrator.errors import Problem
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.encoders.block_options import Activation, Rate
 from orchestrator.modeling.registry import targets
-from orchestrator.modeling.targets.configs import Pooling, TargetConfig
+from orchestrator.modeling.targets.configs import Pooling, TargetConfig, hidden_problems
 
 
 @targets.register("orchestrator.modeling.targets.tokens:TagsTarget")
@@ -46,8 +48,15 @@ class PooledConfig(TargetConfig):
 class AnswersConfig(PooledConfig):
     """Options of a head with several answers for a sequence."""
 
+    hidden_activation: Literal["tanh", "relu"] = "tanh"
+    """What follows the hidden layer in place of tanh (DistilBERT: relu)."""
     dropout: Rate = 0.1
     """Dropout rate before the output layer."""
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """An activation needs a layer before it."""
+        del dimensions
+        yield from hidden_problems(self.hidden, self.hidden_activation)
 
 
 @targets.register("orchestrator.modeling.targets.answers:MultilabelTarget")

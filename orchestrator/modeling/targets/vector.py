@@ -9,39 +9,25 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import Target, TargetOutput
 from orchestrator.modeling.layers.pooling import pool
-from orchestrator.modeling.targets.text_configs import PooledConfig, VectorConfig
+from orchestrator.modeling.targets.text_configs import VectorConfig
 
 NO_LABELS = "A `vector` target has no labels: it answers, and learns nothing. Leave them out."
 
 
-class Pooler(nn.Module):
-    """Pool, optional linear layer with tanh. Parameters: ``dense`` [D, D] if hidden."""
-
-    def __init__(self, config: PooledConfig, dimensions: Dimensions) -> None:
-        super().__init__()
-        width = dimensions.hidden_size
-        self.pooling = config.pooling
-        self.dense = nn.Linear(width, width) if config.hidden else None
-
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Return one vector per sequence, [B, D], for ``hidden`` [B, S, D] and its mask [B, S]."""
-        pooled = pool(hidden, mask, self.pooling)
-        return pooled if self.dense is None else self.dense(pooled).tanh()
-
-
 class VectorTarget(Target):
-    """A pooler as it is: it answers, but has neither labels nor a loss.
+    """Pool, optional linear layer with tanh; neither labels nor a loss.
 
-    BERT's is ``first`` and hidden, SBERT's (Reimers and Gurevych 2019) is ``mean``.
-
-    Parameters: ``pooler.dense`` if hidden.
+    BERT's pooler is ``first`` and hidden, SBERT's (Reimers and Gurevych 2019) is ``mean``.
+    Parameters: ``dense`` [D, D] if hidden.
     """
 
     Config = VectorConfig
 
     def __init__(self, config: VectorConfig, dimensions: Dimensions) -> None:
         super().__init__()
-        self.pooler = Pooler(config, dimensions)
+        width = dimensions.hidden_size
+        self.pooling = config.pooling
+        self.dense = nn.Linear(width, width) if config.hidden else None
 
     def count(self, labels: Tensor) -> Tensor:
         """Refuse labels.
@@ -61,5 +47,5 @@ class VectorTarget(Target):
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return one vector per sequence, [B, D]."""
-        vector: Tensor = self.pooler(hidden, mask)
-        return vector
+        pooled = pool(hidden, mask, self.pooling)
+        return pooled if self.dense is None else self.dense(pooled).tanh()

@@ -1,0 +1,98 @@
+"""ALBERT: BERT with narrow embeddings and one block applied several times; mlm and sop."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.huggingface import bert
+from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
+from orchestrator.modeling.huggingface.values import require
+
+_LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0"
+_OURS = "encoder.layers.0"
+
+BODY: Table = (
+    weight("albert.embeddings.word_embeddings", "embedding.word"),
+    weight("albert.embeddings.position_embeddings", "embedding.pos"),
+    weight("albert.embeddings.token_type_embeddings", "embedding.seg"),
+    *linear("albert.embeddings.LayerNorm", "embedding.norm"),
+    *linear("albert.encoder.embedding_hidden_mapping_in", "embedding.projection"),
+    *linear(f"{_LAYER}.attention.query", f"{_OURS}.attention.query"),
+    *linear(f"{_LAYER}.attention.key", f"{_OURS}.attention.key"),
+    *linear(f"{_LAYER}.attention.value", f"{_OURS}.attention.value"),
+    *linear(f"{_LAYER}.attention.dense", f"{_OURS}.attention.output"),
+    *linear(f"{_LAYER}.attention.LayerNorm", f"{_OURS}.norm1"),
+    *linear(f"{_LAYER}.ffn", f"{_OURS}.feed_forward.up"),
+    *linear(f"{_LAYER}.ffn_output", f"{_OURS}.feed_forward.down"),
+    *linear(f"{_LAYER}.full_layer_layer_norm", f"{_OURS}.norm2"),
+)
+MLM: Table = (
+    *linear("predictions.dense", "targets.mlm.transform_layer.dense"),
+    *linear("predictions.LayerNorm", "targets.mlm.transform_layer.norm"),
+    same("predictions.bias", "targets.mlm.output.bias"),
+)
+SOP = bert.hidden_and_output("albert.pooler", "sop_classifier.classifier", "sop")
+REPEATED = (
+    "predictions.decoder.weight",
+    "predictions.decoder.bias",
+    "albert.embeddings.position_ids",
+)
+
+
+def model_config(heads: Sequence[bert.Head], theirs: Values) -> dict[str, Any]:
+    """Return our model config for an ``AlbertConfig``."""
+    require(theirs, num_hidden_groups=1, inner_group_num=1)
+    ours = bert.model_config(heads, theirs)
+    return ours | {
+        "embedding": ours["embedding"] | {"size": theirs["embedding_size"]},
+        "encoder": ours["encoder"] | {"shared_layers": True},
+    }
+
+
+def sop_config(theirs: Values) -> dict[str, Any]:
+    """Return the sentence order head."""
+    return {"type": "sop", "dropout": theirs["classifier_dropout_prob"]}
+
+
+def cls_config(theirs: Values) -> dict[str, Any]:
+    """Return the classification head: pooler, dropout, linear layer."""
+    return bert.cls_config(theirs) | {"dropout": theirs["classifier_dropout_prob"]}
+
+
+def their_config(config: ModelConfig) -> dict[str, Any]:
+    """Return the values of an ``AlbertConfig``."""
+    values = bert.their_config(config) | {"embedding_size": config.embedding.size}
+    values.pop("classifier_dropout", None)
+    for target in config.target:
+        if hasattr(target, "dropout"):
+            values["classifier_dropout_prob"] = target.dropout
+    return values
+
+
+def table(heads: Table, config: ModelConfig) -> list[Row]:
+    """Return the rows of body and heads; the block has a single set of them."""
+    del config
+    return expand((*BODY, *heads), 1)
+
+
+def cls_table(config: ModelConfig) -> list[Row]:
+    """Return the rows of body and classification head, whatever kind of answers it gives."""
+    name = config.target[0].name if config.target else "cls"
+    return table(bert.hidden_and_output("albert.pooler", "classifier", name), config)
+
+
+def _architecture(
+    name: str, heads: Sequence[bert.Head], rows: Callable[[ModelConfig], Table]
+) -> Architecture:
+    return Architecture(name, "albert", partial(model_config, heads), their_config, rows, REPEATED)
+
+
+ARCHITECTURES = (
+    _architecture(
+        "AlbertForPreTraining", [bert.mlm_config, sop_config], partial(table, (*MLM, *SOP))
+    ),
+    _architecture("AlbertForMaskedLM", [bert.mlm_config], partial(table, MLM)),
+    _architecture("AlbertForSequenceClassification", [cls_config], cls_table),
+)
