@@ -32,6 +32,11 @@ class TransformerConfig(BlockOptions, EncoderConfig):
     and those that the batch marks in `prefix_mask` (UniLM)."""
     rotary: RotaryConfig | None = None
     """Rotary positions (LLaMA); null: none, positions come from the embedding."""
+    final_norm: bool = True
+    """Normalise after the last pre-norm block (false in BEiT's classifier)."""
+    drop_path: Rate = 0.0
+    """Rate at which a sample skips a sub-layer of the last block while training; it grows from 0 in
+    the first one (stochastic depth; BEiT: 0.1)."""
 
     @property
     def sight(self) -> Sight:
@@ -51,6 +56,12 @@ class TransformerConfig(BlockOptions, EncoderConfig):
             yield Problem("rotary", f"head size {head_size} is odd. Rotary needs an even one.")
         if isinstance(self.position_bias, PatchBiasConfig) and self.mask != "bidirectional":
             yield Problem("position_bias", "patches have no order. Use `mask: bidirectional`.")
+        if self.norm_position == "post" and not self.final_norm:
+            yield Problem(
+                "final_norm", "is for pre-norm blocks; these end with a norm. Set it true."
+            )
+        if self.shared_layers and self.drop_path:
+            yield Problem("drop_path", "grows from block to block, but all are one. Set it to 0.")
 
 
 @encoders.register("orchestrator.modeling.encoders.gatedcnn:GatedCnnEncoder")

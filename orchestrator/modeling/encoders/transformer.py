@@ -12,7 +12,7 @@ Parameter names, the same for every variant (other code relies on them):
     layers.N.scale1, .scale2                 factors on both outputs; only with layer_scale
     layers.N.position_bias                   only with a patch bias that is not shared
     position_bias                            T5's or a shared patch bias
-    norm                                     pre only: after the last layer
+    norm                                     pre only: after the last layer, if final_norm
 
 With shared layers there is ``layers.0`` alone. Activation function, eps and positions of the norms
 are in the config.
@@ -28,6 +28,7 @@ from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.interfaces import Batch, Encoder
 from orchestrator.modeling.layers.attention import Attention
 from orchestrator.modeling.layers.cache import Cache, KeyValues
+from orchestrator.modeling.layers.drop_path import DropPath, rates_of_layers
 from orchestrator.modeling.layers.experts import Experts
 from orchestrator.modeling.layers.feed_forward import FeedForward
 from orchestrator.modeling.layers.masks import AttentionMask, attention_mask
@@ -67,9 +68,12 @@ class TransformerLayer(nn.Module):
     pre: ``x = x + attention(norm1(x)); x = x + feed_forward(norm2(x))``.
     """
 
-    def __init__(self, options: BlockOptions, dimensions: Dimensions) -> None:
+    def __init__(
+        self, options: BlockOptions, dimensions: Dimensions, drop_path: float = 0.0
+    ) -> None:
         super().__init__()
         width = dimensions.hidden_size
+        self.drop_path = DropPath(drop_path)
         self.pre = options.norm_position == "pre"
         self.attention = Attention(options, dimensions)
         self.feed_forward = build_feed_forward(options, dimensions)
@@ -95,15 +99,19 @@ class TransformerLayer(nn.Module):
         if self.position_bias is not None:
             positions = torch.arange(x.shape[1], device=x.device)
             mask = mask.plus(self.position_bias(positions, positions))
-        attend, drop = self.attention, self.dropout
+        attend = self.attention
         if self.pre:
             mixed = attend(self.norm1(x), mask, rotation=rotation, cache=cache)
-            x = x + drop(self.scale1(mixed))
-            return x + drop(self.scale2(self.feed_forward(self.norm2(x))))
+            x = x + self._drop(self.scale1(mixed))
+            return x + self._drop(self.scale2(self.feed_forward(self.norm2(x))))
         mixed = attend(x, mask, rotation=rotation, cache=cache)
-        x = self.norm1(x + drop(self.scale1(mixed)))
-        result: Tensor = self.norm2(x + drop(self.scale2(self.feed_forward(x))))
+        x = self.norm1(x + self._drop(self.scale1(mixed)))
+        result: Tensor = self.norm2(x + self._drop(self.scale2(self.feed_forward(x))))
         return result
+
+    def _drop(self, output: Tensor) -> Tensor:
+        dropped: Tensor = self.drop_path(self.dropout(output))
+        return dropped
 
 
 class TransformerEncoder(Encoder):
@@ -117,7 +125,8 @@ class TransformerEncoder(Encoder):
         self.head_size = config.size_of_head(dimensions)
         self.checkpointing = False
         count = 1 if config.shared_layers else config.num_layers
-        self.layers = nn.ModuleList(TransformerLayer(config, dimensions) for _ in range(count))
+        rates = rates_of_layers(config.drop_path, count)
+        self.layers = nn.ModuleList(TransformerLayer(config, dimensions, rate) for rate in rates)
         own = isinstance(config.position_bias, PatchBiasConfig) and not config.position_bias.shared
         both = config.mask == "bidirectional"
         self.position_bias = (
@@ -125,7 +134,7 @@ class TransformerEncoder(Encoder):
             if own
             else build_position_bias(config.position_bias, config.num_heads, both_sides=both)
         )
-        final = config.norm_position == "pre"
+        final = config.norm_position == "pre" and config.final_norm
         self.norm = (
             build_norm(config.norm, dimensions.hidden_size, config.norm_eps) if final else None
         )

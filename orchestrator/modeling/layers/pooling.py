@@ -10,11 +10,16 @@ def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
     Args:
         hidden: [B, S, D].
         mask: True at real positions, [B, S].
-        how: ``mean``; ``first`` or ``last`` real position; ``max`` per channel.
+        how: ``mean``; ``first`` or ``last`` real position; ``max`` per channel; ``rest``, the mean
+            without the first position; ``second``, the second position.
 
     Returns:
         [B, D]; finite for a sequence without real positions (zeros for mean and max).
     """
+    if how == "second":
+        return hidden[:, 1]
+    if how == "rest":
+        return pool(hidden[:, 1:], mask[:, 1:], "mean")
     if how == "mean":
         weights = mask.to(hidden.dtype)
         total = torch.einsum("bsd,bs->bd", hidden, weights)

@@ -60,9 +60,13 @@ class SequenceTarget(Target):
         correct = (logits.detach().argmax(-1) == labels).sum()
         return TargetOutput(loss, self.count(labels), correct)
 
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return one vector for each sequence, [B, D]."""
+        return pool(hidden, mask, self.pooling)
+
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits of every sequence, [B, K]."""
-        pooled = pool(hidden, mask, self.pooling)
+        pooled = self.pool(hidden, mask)
         if self.dense is not None:
             pooled = self.activation(self.dense(pooled))
         logits: Tensor = self.output(self.dropout(pooled))
@@ -70,7 +74,7 @@ class SequenceTarget(Target):
 
 
 class ClsTarget(SequenceTarget):
-    """Classification with free pooling."""
+    """Classification with free pooling. Parameters: also ``norm``, if there is a ``norm_eps``."""
 
     Config = ClsConfig
 
@@ -83,6 +87,13 @@ class ClsTarget(SequenceTarget):
             dropout=config.dropout,
             activation=config.hidden_activation,
         )
+        eps = config.norm_eps
+        self.norm = None if eps is None else nn.LayerNorm(dimensions.hidden_size, eps=eps)
+
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return one vector for each sequence, normalised if the config says so, [B, D]."""
+        pooled = super().pool(hidden, mask)
+        return pooled if self.norm is None else self.norm(pooled)
 
 
 class PairTarget(SequenceTarget):

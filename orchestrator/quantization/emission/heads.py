@@ -47,6 +47,8 @@ class HeadEmitter:
                 f"the package has targets {[target.name for target in self.config.target]}, none "
                 "of type cls, sp, nsp or sop: fine-tune it on a classification task first"
             )
+        for head in heads:
+            _require_supported(head)
         pooled = {how: self._pool(hidden, mask, how) for how in _poolings(heads)}
         self.graph.output(EMBEDDING, pooled[EMBEDDING_POOLING], ["batch", self.config.hidden_size])
         for head in heads:
@@ -85,6 +87,19 @@ class HeadEmitter:
         )
         count = self.graph.op("ReduceSum", [real, self.graph.shape(1)], keepdims=1)
         return self.graph.op("Div", [total, count])
+
+
+def _require_supported(head: TargetConfig) -> None:
+    """Refuse what only heads of image classifiers have.
+
+    Raises:
+        InputError: The head pools or normalises in a way that is not emitted.
+    """
+    if isinstance(head, ClsConfig) and (head.pooling in ("second", "rest") or head.norm_eps):
+        raise InputError(
+            f"target {head.name!r} has pooling {head.pooling!r}, norm_eps {head.norm_eps}: only "
+            "mean, first, last and max without a norm are quantized. Fine-tune another head"
+        )
 
 
 def _pooling(head: TargetConfig) -> Pooling:
