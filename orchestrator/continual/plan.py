@@ -71,17 +71,17 @@ def _parts(config: ContinualConfig) -> str:
 
 
 def _memory(config: ContinualConfig, parameters: int) -> str:
-    workers, zero = config.cluster.workers, config.engine.type == "zero"
+    workers, stage = config.cluster.workers, config.engine.sharding_stage
     training = training_memory(
         parameters,
         precision=config.engine.precision,
         workers=workers,
-        zero_stage=config.engine.zero_stage if zero else 0,
+        zero_stage=stage,
     ).total
     copies = sum(count for part, count in COPIES.items() if config.method.uses(part))
     if config.method.uses("find") and config.method.uses("clamp"):
         copies -= 1  # they share the anchors
-    kept = copies * parameters * FP32_BYTES // (workers if zero else 1)
+    kept = copies * parameters * FP32_BYTES // (workers if stage else 1)
     return f"{(training + kept) / 1e6:.1f} MB a worker, {kept / 1e6:.1f} MB of it for the method"
 
 

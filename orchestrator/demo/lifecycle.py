@@ -256,6 +256,4 @@ class Lifecycle:
 
 
 def _engine(job: "PretrainConfig") -> str:
-    workers = f"{job.cluster.workers} workers"
-    zero = job.engine.type == "zero"
-    return f"ZeRO-{job.engine.zero_stage}, {workers}" if zero else f"{job.engine.type}, {workers}"
+    return f"{job.engine.title}, {job.cluster.workers} workers"

@@ -66,10 +66,10 @@ def worker_memory(
         activations: Bytes one micro-batch keeps.
     """
     full = parameters * FP32_BYTES
-    if engine.type != "zero":
+    stage = engine.sharding_stage
+    if not stage:
         buckets = full if workers > 1 else 0
         return WorkerMemory(full, full, 0, MOMENTS * full, buckets, activations)
-    stage = engine.zero_stage
     weights = parameters * (BF16_BYTES if engine.precision == "bf16" else FP32_BYTES)
     shared = stage == 3 and engine.precision == "fp32"
     part = -(-full // workers)
@@ -158,7 +158,6 @@ def describe(plan: Plan) -> str:
     workers = config.cluster.workers
     micro = train.global_batch_size // workers // train.micro_batch_size
     tokenizer = config.data.tokenizer
-    kind = "zero stage " + str(engine.zero_stage) if engine.type == "zero" else engine.type
     parts = " + ".join(f"{name} {count:,}" for name, count in plan.parameters.by_part.items())
     rows = {
         "run": f"{config.run.name} → package {config.package.name} in {config.run.zoo}",
@@ -166,8 +165,8 @@ def describe(plan: Plan) -> str:
         f"documents, blocks of {config.data.block_size} tokens",
         "tokenizer": tokenizer.path or f"{tokenizer.type}, {tokenizer.vocab_size} tokens",
         "parameters": f"{plan.parameters.total:,} = {parts}",
-        "engine": f"{kind}, {engine.precision}, {workers} × {config.cluster.cpus_per_worker:g} "
-        f"CPU, {config.cluster.gpus_per_worker:g} GPU",
+        "engine": f"{engine.title}, {engine.precision}, {workers} × "
+        f"{config.cluster.cpus_per_worker:g} CPU, {config.cluster.gpus_per_worker:g} GPU",
         "memory": f"{_bytes(plan.memory.total)} a worker = {plan.memory.formula()}",
         "batch": f"{train.global_batch_size} = {workers} workers × {micro} micro-batches × "
         f"{train.micro_batch_size} blocks",

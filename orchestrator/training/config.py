@@ -101,8 +101,10 @@ class TrainConfig(StrictModel):
 class EngineConfig(StrictModel):
     """Which engine runs the training steps, and in which number format."""
 
-    type: Literal["auto", "single", "ddp", "zero"] = Field(
-        "auto", description="auto: single on one worker, ddp on more; zero: DeepSpeed ZeRO."
+    type: Literal["auto", "single", "ddp", "zero", "fsdp2"] = Field(
+        "auto",
+        description="auto: single on one worker, ddp on more; zero: DeepSpeed ZeRO; fsdp2: "
+        "PyTorch's own sharding, weights included.",
     )
     zero_stage: Literal[1, 2, 3] = Field(
         2, description="What ZeRO shards: 1 optimizer, 2 and gradients, 3 and weights."
@@ -115,6 +117,16 @@ class EngineConfig(StrictModel):
         description="Keep only the inputs of blocks for the backward pass and compute the rest "
         "again: a third more time, a fraction of the memory.",
     )
+
+    @property
+    def sharding_stage(self) -> int:
+        """What is cut between workers: 0 nothing, 1 optimizer state, 2 gradients too, 3 all."""
+        return {"zero": self.zero_stage, "fsdp2": 3}.get(self.type, 0)
+
+    @property
+    def title(self) -> str:
+        """The engine's name for people."""
+        return f"ZeRO-{self.zero_stage}" if self.type == "zero" else self.type
 
     def problems_with(self, workers: int) -> Iterable[Problem]:
         """A single engine cannot have more than one worker (paths relative to this section)."""

@@ -60,8 +60,13 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Build fused AdamW over :func:`parameter_groups`; nothing is compiled."""
+    return optimizer_over(parameter_groups(module, config.weight_decay), config)
+
+
+def optimizer_over(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Build the optimizer over ready-made parameter groups."""
     return torch.optim.AdamW(
-        parameter_groups(module, config.weight_decay),
+        groups,
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.eps,

@@ -1,4 +1,4 @@
-"""DDP and ZeRO 1, 2, 3 do the same training; failures of a launch; one fit for each question."""
+"""DDP, ZeRO 1, 2, 3 and FSDP2 do the same training; failures of a launch; one fit for each question."""
 
 import math
 
@@ -31,13 +31,13 @@ def launched(function, payload, tmp_path, **options):
 @pytest.fixture(scope="module")
 def engines(local_ray, tmp_path_factory):
     """Results of all engines by kind, from one group of two workers."""
-    kinds = ["ddp", "zero1", "zero2", "zero3"]
+    kinds = ["ddp", "zero1", "zero2", "zero3", "fsdp2"]
     return launched("compare_engines", {"kinds": kinds}, tmp_path_factory.mktemp("engines"))
 
 
-@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero3"])
-class TestZero:
-    """Every ZeRO stage against DDP in the same processes."""
+@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero3", "fsdp2"])
+class TestSharded:
+    """Every ZeRO stage, and FSDP2, against DDP in the same processes."""
 
     def test_losses_are_those_of_ddp(self, engines, kind):
         pairs = list(zip(engines["ddp"]["losses"], engines[kind]["losses"], strict=True))

@@ -59,9 +59,9 @@ def _resumes(ctx, kind, engine):
 
 def _engine(ctx, kind):
     config = (
-        EngineConfig(type="ddp")
-        if kind == "ddp"
-        else EngineConfig(type="zero", zero_stage=int(kind.removeprefix("zero")))
+        EngineConfig(type="zero", zero_stage=int(kind.removeprefix("zero")))
+        if kind.startswith("zero")
+        else EngineConfig(type=kind)
     )
     return ctx.build_engine(toy_model(), OptimizerConfig(learning_rate=RATE, eps=1e-6), config)
 

@@ -1,4 +1,4 @@
-"""Which engine runs the steps: one process, DDP, or DeepSpeed ZeRO."""
+"""Which engine runs the steps: one process, DDP, DeepSpeed ZeRO, or FSDP2."""
 
 from collections.abc import Mapping
 
@@ -60,6 +60,10 @@ def build_engine(
         from orchestrator.training.engines.ddp import DDPEngine
 
         return DDPEngine(model, optimizer, target_weights, precision=engine.precision)
+    if kind == "fsdp2":
+        from orchestrator.cluster.engines.fsdp2 import Fsdp2Engine
+
+        return Fsdp2Engine(model, optimizer, target_weights, precision=engine.precision)
     from orchestrator.cluster.engines.deepspeed_zero import ZeroEngine
 
     return ZeroEngine(

@@ -15,10 +15,9 @@ Settings that are not DeepSpeed's defaults, and why:
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
@@ -28,32 +27,19 @@ import torch
 from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_grad
 from torch import Tensor, distributed, nn
 
-from orchestrator.cluster.engines.zero_layouts import (
-    ChunkLayout,
-    ChunkTools,
-    FlatLayout,
-    Layout,
-    offset_in,
-    whole_shape,
-)
-from orchestrator.cluster.engines.zero_state import load_state, save_state
-from orchestrator.errors import InputError, StageError
+from orchestrator.cluster.engines.layouts import Layout, offset_in, whole_shape
+from orchestrator.cluster.engines.sharded import ShardedEngine
+from orchestrator.cluster.engines.zero_layouts import ChunkLayout, ChunkTools, FlatLayout
+from orchestrator.errors import StageError
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.engine import Batch, Projection, Shard
-from orchestrator.training.objective import (
-    MetricSums,
-    evaluate_batches,
-    target_names,
-    window_scales,
-)
-from orchestrator.training.optimizers import apply_lr, build_optimizer, trainable
-from orchestrator.training.state import persistent_buffers
+from orchestrator.training.engine import Batch, Projection
+from orchestrator.training.optimizers import apply_lr, build_optimizer
 
 BUCKET_ELEMENTS = 2_500_000  # fits a cache; re-allocating more costs page faults
 NEVER = 10**9
 
 
-class ZeroEngine:
+class ZeroEngine(ShardedEngine):
     """An :class:`~orchestrator.training.engine.Engine` whose optimizer state is cut over ranks.
 
     The process group exists already; one rank is allowed. ``project`` in :meth:`step` is called
@@ -70,8 +56,6 @@ class ZeroEngine:
         StageError: The installed DeepSpeed does not behave as this file needs.
     """
 
-    replicated = False
-
     def __init__(
         self,
         model: nn.Module,
@@ -81,16 +65,9 @@ class ZeroEngine:
         stage: Literal[1, 2, 3] = 2,
         precision: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
-        self.module = model
+        bf16 = precision == "bf16"
+        super().__init__(model, optimizer, target_weights, bf16=bf16, lockstep=stage == 3)
         self.stage = stage
-        self.target_weights = dict(target_weights or {})
-        self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
-        self._targets = target_names(model)
-        self._trainable = trainable(model)
-        self._active: frozenset[str] = frozenset(self._targets)
-        self._device = next(model.parameters()).device
-        self._bf16 = precision == "bf16"
-        self._lr = optimizer.learning_rate
         self._project: Projection | None = None
         self._base = build_optimizer(model, optimizer)
         self._base.register_step_post_hook(self._after_update)
@@ -125,27 +102,6 @@ class ZeroEngine:
             "zero_optimization": zero,
         }
 
-    # --- a step ----------------------------------------------------------------------------------
-
-    def forward_backward(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
-        """Clear, run the whole window, leave reduced gradients; see the protocol."""
-        if not micro_batches:
-            raise InputError("the window has no micro-batch. Give each rank at least one")
-        self._layout.clear()
-        window = window_scales(self.module, micro_batches, self.target_weights, self.sum_over_ranks)
-        if self.stage == 3:
-            self._require_same_heads(micro_batches)
-        sums = MetricSums(self._targets, self.target_weights)
-        for index, batch in enumerate(micro_batches):
-            last = index == len(micro_batches) - 1
-            self._engine.set_gradient_accumulation_boundary(is_boundary=last)
-            outputs = self._forward(batch)
-            # DeepSpeed averages gradients over ranks; the objective is a sum with global counts.
-            self._engine.backward(window.loss(outputs) * self.world, scale_wrt_gas=False)
-            sums.add(outputs)
-        self._active = window.active
-        return sums.reduce(self.sum_over_ranks)
-
     def step(self, project: Projection | None = None) -> None:
         """Update the masters; ``project`` them; publish; heads without labels do not move."""
         apply_lr(self._base, self._lr, self._active)
@@ -156,45 +112,15 @@ class ZeroEngine:
         finally:
             self._project = None
 
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of the next step."""
-        self._lr = lr
+    def _prepare(self, *, last: bool) -> None:
+        self._engine.set_gradient_accumulation_boundary(is_boundary=last)
 
-    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Measure in eval mode; under stage 3 all ranks run the same number of passes."""
-        training = self.module.training
-        self.module.eval()
-        try:
-            with torch.no_grad():
-                sums = MetricSums(self._targets, self.target_weights)
-                return evaluate_batches(
-                    self._forward, batches, sums, self.sum_over_ranks, lockstep=self.stage == 3
-                )
-        finally:
-            self.module.train(training)
-
-    def _forward(self, batch: Batch) -> dict[str, Tensor]:
-        moved = {key: self._placed(value) for key, value in batch.items()}
-        outputs: dict[str, Tensor] = self._engine(moved)
+    def _run(self, batch: Batch) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = self._engine(batch)
         return outputs
 
-    def _placed(self, value: Tensor) -> Tensor:
-        if self._bf16 and value.is_floating_point():
-            return value.to(self._device, torch.bfloat16)
-        return value.to(self._device)
-
-    def _require_same_heads(self, micro_batches: Sequence[Batch]) -> None:
-        """Stage 3 gathers a head's weights when it runs: it must run on all ranks or on none."""
-        present = torch.zeros(len(micro_batches), len(self._targets), dtype=torch.float64)
-        for row, batch in enumerate(micro_batches):
-            for column, name in enumerate(self._targets):
-                present[row, column] = float(f"labels.{name}" in batch)
-        total = self.sum_over_ranks(present)
-        if bool(((total > 0) & (total < self.world)).any()):
-            raise InputError(
-                "with ZeRO stage 3 every worker's micro-batch must have labels of the same "
-                "targets. Use engine.zero_stage: 2, or mix the targets within each batch"
-            )
+    def _backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss, scale_wrt_gas=False)
 
     def _after_update(self, _optimizer: Any, _args: Any, _kwargs: Any) -> None:
         """Apply the projection to the shards that this call of the base optimizer has updated."""
@@ -208,71 +134,6 @@ class ZeroEngine:
         ]
         with torch.no_grad():
             self._project(shards)
-
-    # --- shards and reductions -------------------------------------------------------------------
-
-    def shards(self) -> list[Shard]:
-        """This rank's part of every trainable parameter it holds a part of."""
-        return list(self._layout.shards())
-
-    def sum_over_shards(self, value: Tensor) -> Tensor:
-        """Add over the ranks, each of which holds different elements."""
-        return self.sum_over_ranks(value)
-
-    def sum_over_ranks(self, value: Tensor) -> Tensor:
-        """Add ``value`` over all ranks (a new tensor, where ``value`` lies)."""
-        total = value.detach().to(self._device, copy=True)
-        distributed.all_reduce(total)
-        return total.to(value.device)
-
-    def refresh(self) -> None:
-        """Publish the masters to the weights of all ranks; collective."""
-        with torch.no_grad():
-            self._layout.refresh()
-
-    def gathered(self) -> dict[str, Tensor]:
-        """Return full fp32 copies of all parameters on every rank."""
-        buffers = persistent_buffers(self.module)
-        return {name: value for name, value in self.state_dict() if name not in buffers}
-
-    def state_dict(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield full fp32 parameters and buffers one by one, on the CPU; collective.
-
-        One parameter at a time is assembled from the masters, so the model is never held twice.
-        """
-        mine = {shard.name: shard for shard in self.shards()}
-        for name, parameter in self.module.named_parameters():
-            if parameter.requires_grad:
-                yield name, self._assembled(whole_shape(parameter), mine.get(name)).cpu()
-            else:
-                with self._layout.whole(parameter, write=False):
-                    yield name, parameter.detach().float().cpu().clone()
-        for name, buffer in persistent_buffers(self.module).items():
-            yield name, buffer.detach().cpu().clone()
-
-    def _assembled(self, shape: torch.Size, shard: Shard | None) -> Tensor:
-        flat = torch.zeros(shape.numel(), dtype=torch.float32, device=self._device)
-        if shard is not None:
-            flat[shard.start : shard.start + shard.master.numel()] = shard.master
-        distributed.all_reduce(flat)
-        return flat.view(shape)
-
-    # --- state -----------------------------------------------------------------------------------
-
-    def save(self, folder: Path) -> None:
-        """Write this rank's fragments; rank 0 adds frozen parameters and buffers; collective."""
-        save_state(folder, self, self._base.state, self._layout)
-        distributed.barrier()
-
-    @torch.no_grad()
-    def load(self, folder: Path) -> None:
-        """Continue from a state of any engine, stage and number of ranks; collective.
-
-        Raises:
-            IntegrityError: The state is missing, incomplete or of another model.
-        """
-        load_state(folder, self, self._base.state, self._layout)
-        self.refresh()
 
     # --- self-test -------------------------------------------------------------------------------
 
@@ -298,8 +159,8 @@ class ZeroEngine:
             first.master[0] = 1.0 - torch.sign(kept[0])
         mark = self.sum_over_shards(1.0 - torch.sign(kept) if first is not None else kept * 0)
         self.refresh()
-        with self._layout.whole(parameter, write=False):
-            seen = parameter.detach().reshape(-1)[0].float()
+        with self._layout.whole(parameter, write=False) as whole:
+            seen = whole.detach().reshape(-1)[0].float()
         if seen != mark[0]:
             raise StageError(_changed("a changed master does not reach the weights"))
         if first is not None:

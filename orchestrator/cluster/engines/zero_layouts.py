@@ -6,40 +6,14 @@ what stage 3 needs of it is handed in.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from orchestrator.cluster.engines.layouts import Named, whole_shape
 from orchestrator.training.engine import Shard
-
-Named = list[tuple[str, nn.Parameter]]
-
-
-class Layout(Protocol):
-    """Where one family of ZeRO stages keeps masters and gradients."""
-
-    def clear(self) -> None:
-        """Forget all gradients."""
-        ...
-
-    def shards(self) -> Iterator[Shard]:
-        """Yield this rank's shards, as views, without padding."""
-        ...
-
-    def refresh(self) -> None:
-        """Publish masters to the weights of all ranks; collective."""
-        ...
-
-    def flats(self) -> Sequence[Tensor]:
-        """Return the flat tensors that the base optimizer steps, keys of its state."""
-        ...
-
-    def whole(self, parameter: nn.Parameter, *, write: bool) -> AbstractContextManager[Any]:
-        """Hold a whole parameter on every rank for a while; rank 0's writes win; collective."""
-        ...
 
 
 class FlatLayout:
@@ -96,10 +70,10 @@ class FlatLayout:
             return list(self.zero.single_partition_of_fp32_groups)
         return list(self.zero.fp32_groups_flat_partition)
 
-    def whole(self, parameter: nn.Parameter, *, write: bool) -> AbstractContextManager[Any]:
+    def whole(self, parameter: nn.Parameter, *, write: bool) -> AbstractContextManager[Tensor]:
         """Every rank holds the weights anyway."""
-        del parameter, write
-        return nullcontext()
+        del write
+        return nullcontext(parameter.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,19 +139,8 @@ class ChunkLayout:
         """One a sub-group of parameters."""
         return list(self.zero.fp32_partitioned_groups_flat)
 
-    def whole(self, parameter: nn.Parameter, *, write: bool) -> AbstractContextManager[Any]:
+    @contextmanager
+    def whole(self, parameter: nn.Parameter, *, write: bool) -> Iterator[Tensor]:
         """Gather the parameter; with ``write`` rank 0's values are cut up again at the end."""
-        return self.tools.gather([parameter], modifier_rank=0 if write else None)
-
-
-def offset_in(part: Tensor, whole: Tensor) -> int | None:
-    """Return where ``part`` begins in the 1-D tensor ``whole``, in elements; None: not inside."""
-    if part.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr():
-        return None
-    offset = int(part.storage_offset() - whole.storage_offset())
-    return offset if 0 <= offset < whole.numel() else None
-
-
-def whole_shape(parameter: nn.Parameter) -> torch.Size:
-    """Shape of the whole parameter, also while only a chunk of it is here."""
-    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+        with self.tools.gather([parameter], modifier_rank=0 if write else None):
+            yield parameter.data

@@ -1,4 +1,7 @@
-"""ZeRO on one rank in this process; the rules of the interface. Two ranks: tests/integration."""
+"""ZeRO and FSDP2 on one rank in this process: the rules of the interface.
+
+Two ranks: tests/integration/test_engines.py.
+"""
 
 import os
 import subprocess
@@ -9,13 +12,25 @@ import torch
 from torch import distributed
 
 from orchestrator.cluster.engines import build_engine, resolve
-from orchestrator.cluster.engines.zero_layouts import ChunkLayout, ChunkTools, offset_in
+from orchestrator.cluster.engines.layouts import offset_in
+from orchestrator.cluster.engines.zero_layouts import ChunkLayout, ChunkTools
+from orchestrator.config import validate_config
 from orchestrator.errors import InputError
+from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.config import ModelConfig
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from tests.support.toy import toy_model, toy_window
 
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, eps=1e-6)
-ZERO = ["zero1", "zero2", "zero3"]
+ASSEMBLY = {
+    "vocab_size": 30,
+    "hidden_size": 16,
+    "max_position_embeddings": 8,
+    "embedding": {"parts": ["word", "pos"], "dropout": 0.0},
+    "encoder": {"type": "transformer", "num_heads": 2, "num_layers": 3, "dropout": 0.0},
+    "target": "mlm",
+}
+ZERO = ["zero1", "zero2", "zero3", "fsdp2"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,13 +46,14 @@ def group(tmp_path_factory):
         distributed.destroy_process_group()
 
 
+def settings(kind, precision="fp32"):
+    if kind.startswith("zero"):
+        return EngineConfig(type="zero", zero_stage=int(kind[-1]), precision=precision)
+    return EngineConfig(type=kind, precision=precision)
+
+
 def engine(kind, seed=0, precision="fp32"):
-    config = (
-        EngineConfig(type="single", precision=precision)
-        if kind == "single"
-        else EngineConfig(type="zero", zero_stage=int(kind[-1]), precision=precision)
-    )
-    return build_engine(toy_model(seed), OPTIMIZER, config, world=1)
+    return build_engine(toy_model(seed), OPTIMIZER, settings(kind, precision), world=1)
 
 
 def advance(each, steps, heads="both"):
@@ -131,6 +147,9 @@ class TestInterface:
         ("zero2", "zero2"),
         ("zero3", "zero1"),
         ("zero3", "zero3"),
+        ("zero2", "fsdp2"),
+        ("fsdp2", "zero3"),
+        ("fsdp2", "fsdp2"),
     ],
 )
 def test_any_stage_continues_what_any_other_wrote(tmp_path, writer, reader):
@@ -204,7 +223,7 @@ def test_a_changed_deepspeed_is_refused_at_the_start():
         "d.init_process_group('gloo', init_method='file://' + tempfile.mktemp(), rank=0,"
         " world_size=1);"
         "z.DeepSpeedZeroOptimizer.update_lp_params = lambda self: None;"
-        "from tests.unit.cluster.test_zero_engine import engine; engine('zero2')"
+        "from tests.unit.cluster.test_sharded_engines import engine; engine('zero2')"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code],
@@ -221,3 +240,22 @@ def test_a_changed_deepspeed_is_refused_at_the_start():
     )
     assert "StageError: DeepSpeed" in shown.stderr
     assert "does not reach the weights" in shown.stderr
+
+
+@pytest.mark.parametrize("kind", ZERO)
+def test_an_assembly_of_components_trains_like_a_single_process(kind):
+    """Tied tables, blocks in a list, the vocabulary layer that never holds all logits."""
+    config = validate_config(ModelConfig, ASSEMBLY, "test")
+    losses = {}
+    for each in ("single", kind):
+        torch.manual_seed(0)
+        own = build_engine(build_model(config), OPTIMIZER, settings(each), world=1)
+        generator = torch.Generator().manual_seed(1)
+        ids = torch.randint(1, 30, (4, 8), generator=generator)
+        batch = {"input_ids": ids, "labels.mlm": torch.where(ids % 3 == 0, ids, -100)}
+        losses[each] = []
+        for _ in range(5):
+            losses[each].append(own.forward_backward([batch])["loss"])
+            own.step()
+    assert losses[kind] == pytest.approx(losses["single"], rel=1e-5)
+    assert losses[kind][-1] < losses[kind][0]

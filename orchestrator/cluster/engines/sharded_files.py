@@ -1,4 +1,4 @@
-"""Save and load a ZeRO engine's training state as fragments (``sharded_state``)."""
+"""Save and load the training state of a sharded engine as fragments (``sharded_state``)."""
 
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from orchestrator.cluster.engines.layouts import Layout, offset_in
 from orchestrator.cluster.engines.sharded_state import Fragments, save_fragments
-from orchestrator.cluster.engines.zero_layouts import Layout, offset_in
 from orchestrator.errors import StageError
 from orchestrator.training.engine import Engine, Shard
 from orchestrator.training.state import persistent_buffers
@@ -79,7 +79,7 @@ def _home(shard: Shard, layout: Layout) -> tuple[Tensor, int]:
         offset = offset_in(shard.master, flat)
         if offset is not None:
             return flat, offset
-    raise StageError(f"{shard.name} lies in no optimizer partition: DeepSpeed has changed")
+    raise StageError(f"{shard.name} lies in no tensor that the optimizer steps")
 
 
 def _untrained(
@@ -88,6 +88,6 @@ def _untrained(
     """Yield frozen parameters, whole while they are yielded, and persistent buffers."""
     for name, parameter in engine.module.named_parameters():
         if not parameter.requires_grad:
-            with layout.whole(parameter, write=write):
-                yield name, parameter.data
+            with layout.whole(parameter, write=write) as whole:
+                yield name, whole
     yield from persistent_buffers(engine.module).items()

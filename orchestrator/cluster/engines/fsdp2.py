@@ -1,0 +1,197 @@
+"""PyTorch's fully sharded data parallel, second generation, behind the engine interface.
+
+Every parameter is cut along its first axis in chunks of ``ceil(rows / world)`` rows; masters are
+the parameters themselves. Blocks (members of a ``layers`` list) are gathered one after the other,
+everything else at once. The optimizer steps plain views of the local chunks, not DTensors: a rank
+may hold no row of a small parameter, and fused kernels take neither empty nor distributed tensors.
+
+Settings: the root stays gathered between its forward and backward pass (its table and output
+layers are used at both ends); it is released before anything reads or writes masters.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from orchestrator.cluster.engines.layouts import Layout, Named
+from orchestrator.cluster.engines.sharded import ShardedEngine
+from orchestrator.errors import InputError
+from orchestrator.training.config import OptimizerConfig
+from orchestrator.training.engine import Batch, Projection, Shard
+from orchestrator.training.optimizers import apply_lr, optimizer_over, parameter_groups
+
+BLOCKS = "layers"
+"""Name of the module lists whose members are gathered one by one."""
+
+
+class RowLayout:
+    """Rows of each parameter on each rank, in rank order.
+
+    Args:
+        module: The wrapped model.
+        named: Its trainable parameters.
+        rank: This process.
+        world: Number of processes.
+    """
+
+    def __init__(self, module: FSDPModule, named: Named, rank: int, world: int) -> None:
+        self.module, self.named, self.rank, self.world = module, named, rank, world
+        self.masters = {name: nn.Parameter(_local(p).view(-1)) for name, p in named}
+
+    def clear(self) -> None:
+        """Drop all gradients."""
+        for _, parameter in self.named:
+            parameter.grad = None
+
+    def fill(self) -> None:
+        """Give parameters that took no part a gradient of zero, and masters a view of theirs."""
+        for name, parameter in self.named:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            self.masters[name].grad = _local(parameter.grad).view(-1)
+
+    def shards(self) -> Iterator[Shard]:
+        """Yield the rows of this rank."""
+        for name, parameter in self.named:
+            master = self.masters[name]
+            if not master.numel():
+                continue
+            grad = None if parameter.grad is None else _local(parameter.grad).view(-1)
+            start = self._first_row(parameter) * (parameter.numel() // parameter.shape[0])
+            yield Shard(name, master.detach(), grad, start, parameter.shape)
+
+    def _first_row(self, parameter: Tensor) -> int:
+        rows = parameter.shape[0]
+        return min(self.rank * -(-rows // self.world), rows)
+
+    def refresh(self) -> None:
+        """Release gathered parameters: the next forward pass gathers the masters."""
+        self.module.reshard()
+
+    def flats(self) -> Sequence[Tensor]:
+        """One tensor a parameter."""
+        return list(self.masters.values())
+
+    @contextmanager
+    def whole(self, parameter: nn.Parameter, *, write: bool) -> Iterator[Tensor]:
+        """Gather the parameter; with ``write`` every rank takes its rows of what is written."""
+        full = cast(DTensor, parameter.data).full_tensor()
+        yield full
+        if write:
+            distributed.broadcast(full, src=0)
+            own, first = _local(parameter.data), self._first_row(parameter)
+            own.copy_(full[first : first + len(own)])
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return cast(DTensor, tensor).to_local().detach()
+
+
+class Fsdp2Engine(ShardedEngine):
+    """An :class:`~orchestrator.training.engine.Engine` over ``fully_shard``.
+
+    Args:
+        model: On its device, built the same way on every rank; every rank keeps its own rows.
+        optimizer: Its settings.
+        target_weights: Weight of each target in the objective; 1 where not given.
+        precision: Number format of weights and activations in a pass; masters and reductions stay
+            fp32.
+
+    Raises:
+        InputError: A trainable parameter has no axis to cut.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        target_weights: Mapping[str, float] | None = None,
+        *,
+        precision: Literal["fp32", "bf16"] = "fp32",
+    ) -> None:
+        bf16 = precision == "bf16"
+        super().__init__(model, optimizer, target_weights, bf16=bf16, lockstep=True)
+        _require_rows(model)
+        groups = _named_groups(model, optimizer.weight_decay, self._trainable)
+        self._wrapped = _shard(model, self._device.type, self.world, bf16=bf16)
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self._trainable = named
+        self._rows = RowLayout(self._wrapped, named, self.rank, self.world)
+        self._layout: Layout = self._rows
+        self._base = optimizer_over(_masters_in(groups, self._rows.masters), optimizer)
+
+    def step(self, project: Projection | None = None) -> None:
+        """Update the masters; ``project`` them; the next pass gathers them."""
+        apply_lr(self._base, self._lr, self._active)
+        self._base.step()
+        if project is not None:
+            with torch.no_grad():
+                project(self.shards())
+
+    def forward_backward(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
+        """Clear, run the whole window, leave reduced gradients; see the protocol."""
+        metrics = super().forward_backward(micro_batches)
+        self._rows.fill()
+        return metrics
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Measure in eval mode, and release what stays gathered without a backward pass."""
+        try:
+            return super().evaluate(batches)
+        finally:
+            self._wrapped.reshard()
+
+    def _prepare(self, *, last: bool) -> None:
+        self._wrapped.set_requires_gradient_sync(last)
+
+    def _run(self, batch: Batch) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = self.module(batch)
+        return outputs
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _require_rows(model: nn.Module) -> None:
+    flat = [name for name, parameter in model.named_parameters() if not parameter.dim()]
+    if flat:
+        raise InputError(
+            f"FSDP2 cuts parameters along their first axis; {', '.join(flat)} has none. "
+            "Use engine.type: zero or ddp"
+        )
+
+
+def _named_groups(model: nn.Module, decay: float, named: Named) -> list[dict[str, Any]]:
+    """Return the optimizer's groups with names in place of parameters, taken before they change."""
+    names = {id(parameter): name for name, parameter in named}
+    return [
+        group | {"params": [names[id(p)] for p in group["params"]]}
+        for group in parameter_groups(model, decay)
+    ]
+
+
+def _masters_in(
+    groups: list[dict[str, Any]], masters: Mapping[str, nn.Parameter]
+) -> list[dict[str, Any]]:
+    return [group | {"params": [masters[name] for name in group["params"]]} for group in groups]
+
+
+def _shard(model: nn.Module, device: str, world: int, *, bf16: bool) -> FSDPModule:
+    mesh = init_device_mesh(device, (world,))
+    policy = (
+        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        if bf16
+        else MixedPrecisionPolicy()
+    )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == BLOCKS:
+            for block in module:
+                fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    return cast(FSDPModule, model)

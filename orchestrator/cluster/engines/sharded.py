@@ -1,0 +1,200 @@
+"""What engines that cut parameters between ranks have in common: everything but the cutting."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed, nn
+
+from orchestrator.cluster.engines.layouts import Layout, whole_shape
+from orchestrator.cluster.engines.sharded_files import load_state, save_state
+from orchestrator.errors import InputError
+from orchestrator.training.config import OptimizerConfig
+from orchestrator.training.engine import Batch, Projection, Shard
+from orchestrator.training.objective import (
+    MetricSums,
+    evaluate_batches,
+    target_names,
+    window_scales,
+)
+from orchestrator.training.optimizers import trainable
+from orchestrator.training.state import persistent_buffers
+
+
+class ShardedEngine(ABC):
+    """An :class:`~orchestrator.training.engine.Engine` each rank of which holds a part.
+
+    The process group exists already. A subclass wraps the model and sets ``_layout`` and ``_base``.
+
+    Args:
+        model: On its device, built the same way on every rank.
+        optimizer: Its settings.
+        target_weights: Weight of each target in the objective; 1 where not given.
+        bf16: Compute in bf16; masters stay fp32.
+        lockstep: Forward passes are collective: every rank must run the same ones.
+    """
+
+    replicated = False
+    _layout: Layout
+    _base: torch.optim.Optimizer
+    """The optimizer that steps the flat tensors of the layout."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        target_weights: Mapping[str, float] | None,
+        *,
+        bf16: bool,
+        lockstep: bool,
+    ) -> None:
+        self.module = model
+        self.target_weights = dict(target_weights or {})
+        self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
+        self._targets = target_names(model)
+        self._trainable = trainable(model)
+        self._active: frozenset[str] = frozenset(self._targets)
+        self._device = next(model.parameters()).device
+        self._lr = optimizer.learning_rate
+        self._bf16, self._lockstep = bf16, lockstep
+
+    # --- a step ----------------------------------------------------------------------------------
+
+    def forward_backward(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
+        """Clear, run the whole window, leave reduced gradients; see the protocol."""
+        if not micro_batches:
+            raise InputError("the window has no micro-batch. Give each rank at least one")
+        self._layout.clear()
+        window = window_scales(self.module, micro_batches, self.target_weights, self.sum_over_ranks)
+        if self._lockstep:
+            self._require_same_heads(micro_batches)
+        sums = MetricSums(self._targets, self.target_weights)
+        for index, batch in enumerate(micro_batches):
+            self._prepare(last=index == len(micro_batches) - 1)
+            outputs = self._forward(batch)
+            # Gradients are averaged over ranks; the objective is a sum with global counts.
+            self._backward(window.loss(outputs) * self.world)
+            sums.add(outputs)
+        self._active = window.active
+        return sums.reduce(self.sum_over_ranks)
+
+    @abstractmethod
+    def step(self, project: Projection | None = None) -> None:
+        """Update the masters; ``project`` them; publish; heads without labels do not move."""
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of the next step."""
+        self._lr = lr
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Measure in eval mode; in lockstep all ranks run the same number of passes."""
+        training = self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                sums = MetricSums(self._targets, self.target_weights)
+                return evaluate_batches(
+                    self._forward, batches, sums, self.sum_over_ranks, lockstep=self._lockstep
+                )
+        finally:
+            self.module.train(training)
+
+    @abstractmethod
+    def _prepare(self, *, last: bool) -> None:
+        """Say before a micro-batch whether it is the window's last: then gradients are reduced."""
+
+    @abstractmethod
+    def _run(self, batch: Batch) -> dict[str, Tensor]:
+        """Run the wrapped model."""
+
+    @abstractmethod
+    def _backward(self, loss: Tensor) -> None:
+        """Run the backward pass of a micro-batch."""
+
+    def _forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self._run({key: self._placed(value) for key, value in batch.items()})
+
+    def _placed(self, value: Tensor) -> Tensor:
+        if self._bf16 and value.is_floating_point():
+            return value.to(self._device, torch.bfloat16)
+        return value.to(self._device)
+
+    def _require_same_heads(self, micro_batches: Sequence[Batch]) -> None:
+        """In lockstep a head's weights are gathered when it runs: on all ranks or on none."""
+        present = torch.zeros(len(micro_batches), len(self._targets), dtype=torch.float64)
+        for row, batch in enumerate(micro_batches):
+            for column, name in enumerate(self._targets):
+                present[row, column] = float(f"labels.{name}" in batch)
+        total = self.sum_over_ranks(present)
+        if bool(((total > 0) & (total < self.world)).any()):
+            raise InputError(
+                "with ZeRO stage 3 and FSDP2 every worker's micro-batch must have labels of the "
+                "same targets. Use engine.zero_stage: 2, or mix the targets within each batch"
+            )
+
+    # --- shards and reductions -------------------------------------------------------------------
+
+    def shards(self) -> list[Shard]:
+        """This rank's part of every trainable parameter it holds a part of."""
+        return list(self._layout.shards())
+
+    def sum_over_shards(self, value: Tensor) -> Tensor:
+        """Add over the ranks, each of which holds different elements."""
+        return self.sum_over_ranks(value)
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Add ``value`` over all ranks (a new tensor, where ``value`` lies)."""
+        total = value.detach().to(self._device, copy=True)
+        distributed.all_reduce(total)
+        return total.to(value.device)
+
+    def refresh(self) -> None:
+        """Publish the masters to the weights of all ranks; collective."""
+        with torch.no_grad():
+            self._layout.refresh()
+
+    def gathered(self) -> dict[str, Tensor]:
+        """Return full fp32 copies of all parameters on every rank."""
+        buffers = persistent_buffers(self.module)
+        return {name: value for name, value in self.state_dict() if name not in buffers}
+
+    def state_dict(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield full fp32 parameters and buffers one by one, on the CPU; collective.
+
+        One parameter at a time is assembled from the masters, so the model is never held twice.
+        """
+        mine = {shard.name: shard for shard in self.shards()}
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad:
+                yield name, self._assembled(whole_shape(parameter), mine.get(name)).cpu()
+            else:
+                with self._layout.whole(parameter, write=False) as whole:
+                    copy = whole.detach().float().cpu().clone()
+                yield name, copy
+        for name, buffer in persistent_buffers(self.module).items():
+            yield name, buffer.detach().cpu().clone()
+
+    def _assembled(self, shape: torch.Size, shard: Shard | None) -> Tensor:
+        flat = torch.zeros(shape.numel(), dtype=torch.float32, device=self._device)
+        if shard is not None:
+            flat[shard.start : shard.start + shard.master.numel()] = shard.master
+        distributed.all_reduce(flat)
+        return flat.view(shape)
+
+    # --- state -----------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's fragments; rank 0 adds frozen parameters and buffers; collective."""
+        save_state(folder, self, self._base.state, self._layout)
+        distributed.barrier()
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        """Continue from a state of any engine, stage and number of ranks; collective.
+
+        Raises:
+            IntegrityError: The state is missing, incomplete or of another model.
+        """
+        load_state(folder, self, self._base.state, self._layout)
+        self.refresh()
