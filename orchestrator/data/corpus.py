@@ -181,6 +181,7 @@ def _processor(config: CorpusConfig, sample: list[str]) -> TextProcessor:
     settings = config.tokenizer
     if settings.path is not None:
         processor = TextProcessor.load(settings.path)
+        processor.require_our_numbers()
         processor.max_length = config.block_size
         return processor
     return TextProcessor.train(

@@ -1,8 +1,10 @@
-"""Text to token ids: a subword tokenizer with the five special tokens at ids 0 to 4.
+"""Text to token ids: a subword tokenizer trained here, or any fast one of Hugging Face.
 
 The folder form is what ``transformers`` opens: ``tokenizer.json`` (read by
 ``PreTrainedTokenizerFast``), ``tokenizer_config.json`` (so that ``AutoTokenizer`` knows the class)
-and ``preprocessor_config.json`` (kind and input limit, ours).
+and ``preprocessor_config.json`` (kind and input limit, ours). Tokenizers trained here have the five
+special tokens at ids 0 to 4, others anywhere; how texts are framed is what their ``tokenizer.json``
+says.
 
 Text never produces special tokens: "[MASK]" written in a text is tokenized like any other word.
 """
@@ -11,44 +13,48 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from orchestrator.data.spec import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 from orchestrator.data.subwords import Kind, continues_word, train_tokenizer
+from orchestrator.data.tokenizer_files import (
+    DEFAULT_MAX_LENGTH,
+    HUGGING_FACE,
+    SETTINGS,
+    TOKENIZER,
+    TokenizerSettings,
+    read_settings,
+)
 from orchestrator.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Arrays = dict[str, npt.NDArray[np.int64]]
-TOKENIZER, SETTINGS, HUGGING_FACE = (
-    "tokenizer.json",
-    "preprocessor_config.json",
-    "tokenizer_config.json",
-)
-DEFAULT_MAX_LENGTH = 512
 
 
 class TextProcessor:
-    """A trained tokenizer and the longest input it makes.
+    """A tokenizer and the longest input it makes.
 
     Attributes:
         tokenizer: the subword tokenizer, without padding or truncation.
+        settings: special tokens by role, sides, and what came with the tokenizer.
         kind: wordpiece, bpe or unigram.
         max_length: default limit of ``__call__`` in tokens, special ones included.
     """
 
-    def __init__(self, tokenizer: Tokenizer, kind: Kind, max_length: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True
         self.tokenizer = tokenizer
-        self.kind: Kind = kind
-        self.max_length = max_length
+        self.settings = settings
+        self.kind: Kind = settings.kind
+        self.max_length = settings.max_length
 
     @classmethod
     def train(
@@ -71,30 +77,38 @@ class TextProcessor:
         Raises:
             InputError: the texts hold no words.
         """
-        return cls(train_tokenizer(list(texts), vocab_size, kind, lowercase), kind, max_length)
+        tokenizer = train_tokenizer(list(texts), vocab_size, kind, lowercase)
+        return cls(tokenizer, TokenizerSettings(kind, max_length))
 
     @classmethod
     def load(cls, folder: str | Path) -> "TextProcessor":
-        """Open what :meth:`save` wrote.
+        """Open what :meth:`save` wrote, or the tokenizer of a checkpoint of Hugging Face.
 
         Raises:
-            InputError: a file is missing, damaged, or its special tokens are not at 0 to 4.
+            InputError: a file is missing or damaged, or the tokenizer is of another kind.
         """
         folder = Path(folder)
         if not (folder / TOKENIZER).is_file():
             raise InputError(f"{folder} holds no {TOKENIZER}. Give the folder of a tokenizer.")
         try:
             tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-            settings = _read_settings(folder, tokenizer)
+            settings = read_settings(folder, tokenizer)
         except Exception as error:
             raise InputError(f"{folder} holds no readable tokenizer: {error}") from error
-        found = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
+        return cls(tokenizer, settings)
+
+    def require_our_numbers(self) -> None:
+        """Refuse a tokenizer that cannot make samples for pre-training.
+
+        Raises:
+            InputError: its special tokens are not at 0 to 4.
+        """
+        found = [self.tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
         if found != list(range(len(SPECIAL_TOKENS))):
             raise InputError(
-                f"{folder / TOKENIZER}: {', '.join(SPECIAL_TOKENS)} have ids {found}, not 0 to 4. "
-                "Train the tokenizer here or renumber it."
+                f"{', '.join(SPECIAL_TOKENS)} have ids {found} in this tokenizer, not 0 to 4. For "
+                "pre-training, train the tokenizer here or renumber it."
             )
-        return cls(tokenizer, settings["kind"], settings["max_length"])
 
     def save(self, folder: str | Path) -> None:
         """Write the three files into an existing or new folder."""
@@ -108,12 +122,15 @@ class TextProcessor:
             "vocab_size": self.vocab_size,
         }
         names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-        hugging_face = {
+        ours = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": self.max_length,
             "split_special_tokens": True,
             **dict(zip(names, SPECIAL_TOKENS, strict=True)),
         }
+        hugging_face = dict(self.settings.config or ours)
+        if self.max_length != self.settings.max_length:
+            hugging_face["model_max_length"] = self.max_length
         for name, content in ((SETTINGS, settings), (HUGGING_FACE, hugging_face)):
             (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -126,12 +143,17 @@ class TextProcessor:
     def continues(self) -> npt.NDArray[np.bool_]:
         """Whether each token continues the word of the token before it: bool [V]."""
         tokens = (self.tokenizer.id_to_token(i) or "" for i in range(self.vocab_size))
-        return np.asarray([continues_word(token, self.kind) for token in tokens])
+        found = np.asarray([continues_word(token, self.kind) for token in tokens])
+        added = self.tokenizer.get_added_tokens_decoder()
+        found[[i for i, token in added.items() if token.special and i < len(found)]] = False
+        return found
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, without special tokens and without a limit."""
-        found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        return [encoding.ids for encoding in self._encode(texts)]
+
+    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
+        return list(self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; special tokens are left out."""
@@ -145,8 +167,9 @@ class TextProcessor:
     ) -> Arrays:
         """Tokenize, frame, cut and pad a batch.
 
-        A text becomes ``[CLS] a [SEP]``, a pair ``[CLS] a [SEP] b [SEP]``. Of a pair that is too
-        long the longer text is cut, as ``transformers`` does with ``longest_first``.
+        With a tokenizer trained here a text becomes ``[CLS] a [SEP]``, a pair ``[CLS] a [SEP] b
+        [SEP]``. Of a pair that is too long the longer text is cut, as ``transformers`` does with
+        ``longest_first``.
 
         Args:
             texts: B texts.
@@ -163,12 +186,39 @@ class TextProcessor:
             count = "no" if pairs is None else len(pairs)
             raise InputError(f"{len(texts)} texts and {count} pairs given. Give as many of both.")
         limit = self.max_length if max_length is None else max_length
-        first = self.encode(texts)
+        room = max(limit - self.tokenizer.num_special_tokens_to_add(pairs is not None), 0)
+        first = self._encode(texts)
         if pairs is None:
-            return _pad([_frame(ids, limit) for ids in first], [])
-        second = self.encode(pairs)
-        cut = [_cut_pair(a, b, limit - 3) for a, b in zip(first, second, strict=True)]
-        return _pad([[CLS, *a, SEP, *b, SEP] for a, b in cut], [len(a) + 2 for a, _ in cut])
+            return self._stack([self._frame(a, room) for a in first])
+        second = self._encode(pairs)
+        return self._stack([self._frame(a, room, b) for a, b in zip(first, second, strict=True)])
+
+    def _frame(self, first: Encoding, room: int, second: Encoding | None = None) -> Encoding:
+        """Cut a text or a pair to ``room`` tokens and put the special tokens around it."""
+        side = self.settings.truncation_side
+        kept, other = room, 0
+        if second is not None:
+            kept, other = _cut_pair(len(first), len(second), room)
+            second.truncate(other, direction=side)
+        first.truncate(kept, direction=side)
+        return self.tokenizer.post_process(first, second, add_special_tokens=True)
+
+    def _stack(self, encodings: list[Encoding]) -> Arrays:
+        """Stack sequences, padded to the longest."""
+        lengths = np.asarray([len(encoding) for encoding in encodings])
+        place = np.arange(lengths.max())[None, :]
+        real = place < lengths[:, None]
+        real = real[:, ::-1] if self.settings.padding_side == "left" else real
+        input_ids = np.full(real.shape, self.settings.pad_id, dtype=np.int64)
+        input_ids[real] = np.concatenate([encoding.ids for encoding in encodings])
+        types = np.zeros_like(input_ids)
+        if self.settings.segments:
+            types[real] = np.concatenate([encoding.type_ids for encoding in encodings])
+        return {
+            "input_ids": input_ids,
+            "attention_mask": real.astype(np.int64),
+            "token_type_ids": types,
+        }
 
     def __call__(
         self,
@@ -183,49 +233,24 @@ class TextProcessor:
         return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
-def _read_settings(folder: Path, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Read our settings; a tokenizer from elsewhere has none, then the model says its kind."""
-    kinds: dict[str, Literal["wordpiece", "bpe", "unigram"]] = {
-        "WordPiece": "wordpiece",
-        "BPE": "bpe",
-        "Unigram": "unigram",
-    }
-    kind = kinds[type(tokenizer.model).__name__]
-    settings: dict[str, Any] = {"kind": kind, "max_length": DEFAULT_MAX_LENGTH}
-    if (folder / SETTINGS).is_file():
-        settings |= json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    return settings
-
-
-def _frame(ids: list[int], limit: int) -> list[int]:
-    return [CLS, *ids[: limit - 2], SEP]
-
-
-def _cut_pair(a: list[int], b: list[int], limit: int) -> tuple[list[int], list[int]]:
-    """Cut two sequences to ``limit`` tokens together, the longer one first."""
-    short, long = sorted((len(a), len(b)))
+def _cut_pair(first: int, second: int, limit: int) -> tuple[int, int]:
+    """Return how many tokens of each of two sequences are kept, the longer one cut first."""
+    short, long = sorted((first, second))
     if short + long > limit:
         long = max(short, limit - short) if short <= limit else short
         if short + long > limit:
             short, long = limit // 2, limit - limit // 2
-    return (a[:long], b[:short]) if len(a) > len(b) else (a[:short], b[:long])
+    return (long, short) if first > second else (short, long)
 
 
-def _pad(sequences: list[list[int]], second_starts: list[int]) -> Arrays:
-    """Stack sequences of ids, padded with [PAD] to the longest."""
-    lengths = np.asarray([len(ids) for ids in sequences])
-    place = np.arange(lengths.max())[None, :]
-    real = place < lengths[:, None]
-    input_ids = np.full(real.shape, PAD, dtype=np.int64)
-    input_ids[real] = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in sequences])
-    types = np.zeros_like(input_ids)
-    if second_starts:
-        types[real & (place >= np.asarray(second_starts)[:, None])] = 1
-    return {
-        "input_ids": input_ids,
-        "attention_mask": real.astype(np.int64),
-        "token_type_ids": types,
-    }
-
-
-__all__ = ["CLS", "MASK", "PAD", "SEP", "SPECIAL_TOKENS", "UNK", "TextProcessor"]
+__all__ = [
+    "CLS",
+    "DEFAULT_MAX_LENGTH",
+    "MASK",
+    "PAD",
+    "SEP",
+    "SPECIAL_TOKENS",
+    "TOKENIZER",
+    "UNK",
+    "TextProcessor",
+]

@@ -64,7 +64,7 @@ def continues_word(token: str, kind: Kind) -> bool:
         return False
     if kind == "wordpiece":
         return token.startswith(CONTINUATION)
-    return not token.startswith(SPACE if kind == "unigram" else BYTE_SPACES)
+    return not token.startswith((SPACE, *BYTE_SPACES))
 
 
 def _train_wordpiece(texts: Sequence[str], vocab_size: int, lowercase: bool) -> Tokenizer:
