@@ -3,23 +3,13 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
-from orchestrator.config import StrictModel
 from orchestrator.errors import Problem
 from orchestrator.modeling.component import Dimensions, EncoderConfig, Sight
 from orchestrator.modeling.encoders.block_options import BlockOptions, PatchBiasConfig, Rate
+from orchestrator.modeling.encoders.rotary_configs import RotaryConfig
 from orchestrator.modeling.registry import encoders
-
-
-class RotaryConfig(StrictModel):
-    """Rotary position embedding (Su et al. 2021)."""
-
-    theta: PositiveFloat = 10000.0
-    """Base of the wavelengths."""
-    layout: Literal["halves", "pairs"] = "halves"
-    """Channel i turns together with i + d/2 (LLaMA in transformers, GPT-NeoX), or with its
-    neighbour (the original, LLaMA as released by Meta)."""
 
 
 @encoders.register("orchestrator.modeling.encoders.transformer:TransformerEncoder")
@@ -32,6 +22,8 @@ class TransformerConfig(BlockOptions, EncoderConfig):
     and those that the batch marks in `prefix_mask` (UniLM)."""
     rotary: RotaryConfig | None = None
     """Rotary positions (LLaMA); null: none, positions come from the embedding."""
+    window_from: NonNegativeInt = 0
+    """First block with the window; earlier ones read everything (Qwen2)."""
     final_norm: bool = True
     """Normalise after the last pre-norm block (false in BEiT's classifier)."""
     drop_path: Rate = 0.0
@@ -56,6 +48,8 @@ class TransformerConfig(BlockOptions, EncoderConfig):
             yield Problem("rotary", f"head size {head_size} is odd. Rotary needs an even one.")
         if isinstance(self.position_bias, PatchBiasConfig) and self.mask != "bidirectional":
             yield Problem("position_bias", "patches have no order. Use `mask: bidirectional`.")
+        if self.window_from and (self.window is None or self.window_from >= self.num_layers):
+            yield Problem("window_from", "no block has a window. Set `window`, or leave it out.")
         if self.norm_position == "post" and not self.final_norm:
             yield Problem(
                 "final_norm", "is for pre-norm blocks; these end with a norm. Set it true."

@@ -150,10 +150,13 @@ class TransformerEncoder(Encoder):
             batch: May hold ``position_ids`` [B, S] (rotary), ``prefix_mask`` and ``document_ids``.
             cache: Keys and values of earlier positions; only for causal models.
         """
-        allowed = self._mask(hidden, mask, batch)
+        window, window_from = self.config.window, self.config.window_from
+        near = self._mask(hidden, mask, batch, window)
+        far = self._mask(hidden, mask, batch, None) if window_from else near
         angles = self._rotation(hidden, mask, batch)
         for index in range(self.config.num_layers):
             layer = self.layers[index % len(self.layers)]
+            allowed = near if index >= window_from else far
             if self.checkpointing and self.training:
                 hidden = checkpoint(layer, hidden, allowed, angles, use_reentrant=False)
             else:
@@ -161,13 +164,15 @@ class TransformerEncoder(Encoder):
                 hidden = layer(hidden, allowed, angles, own)
         return hidden if self.norm is None else self.norm(hidden)
 
-    def _mask(self, hidden: Tensor, mask: Tensor, batch: Batch) -> AttentionMask:
+    def _mask(
+        self, hidden: Tensor, mask: Tensor, batch: Batch, window: int | None
+    ) -> AttentionMask:
         queries, keys = hidden.shape[1], mask.shape[1]
         allowed = attention_mask(
             mask,
             order=self.config.mask,
             queries=queries,
-            window=self.config.window,
+            window=window,
             batch=batch,
         )
         if self.position_bias is None:

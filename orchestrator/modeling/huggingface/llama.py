@@ -1,13 +1,19 @@
-"""LLaMA: transformers' ``LlamaForCausalLM`` as word, rotary RMS-normed gated encoder, and lm."""
+"""LLaMA: transformers' ``LlamaForCausalLM`` as word, rotary RMS-normed gated encoder, and lm.
+
+Rows and values serve its relatives too (Mistral, Qwen2, Mixtral).
+"""
 
 from typing import Any
 
+from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.encoders.block_options import Projection
+from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
-from orchestrator.modeling.huggingface.keys import Row, Table, expand, weight
+from orchestrator.modeling.huggingface.keys import Row, Table, expand, same, weight
 from orchestrator.modeling.huggingface.values import (
     activation_of,
-    require,
+    choice,
     their_activation,
     transformer_of,
 )
@@ -15,12 +21,17 @@ from orchestrator.modeling.huggingface.values import (
 _LAYER = "model.layers.{layer}"
 _OURS = "encoder.layers.{layer}"
 
+PROJECTIONS: dict[str, Projection] = {
+    "q_proj": "query",
+    "k_proj": "key",
+    "v_proj": "value",
+    "o_proj": "output",
+}
+"""Their names of the linear layers of attention → ours."""
+
 ATTENTION: Table = (
     weight("model.embed_tokens", "embedding.word"),
-    weight(f"{_LAYER}.self_attn.q_proj", f"{_OURS}.attention.query"),
-    weight(f"{_LAYER}.self_attn.k_proj", f"{_OURS}.attention.key"),
-    weight(f"{_LAYER}.self_attn.v_proj", f"{_OURS}.attention.value"),
-    weight(f"{_LAYER}.self_attn.o_proj", f"{_OURS}.attention.output"),
+    *(weight(f"{_LAYER}.self_attn.{p}", f"{_OURS}.attention.{q}") for p, q in PROJECTIONS.items()),
     weight(f"{_LAYER}.input_layernorm", f"{_OURS}.norm1"),
     weight(f"{_LAYER}.post_attention_layernorm", f"{_OURS}.norm2"),
     weight("model.norm", "encoder.norm"),
@@ -30,14 +41,19 @@ FEED_FORWARD: Table = (
     weight(f"{_LAYER}.mlp.up_proj", f"{_OURS}.feed_forward.up"),
     weight(f"{_LAYER}.mlp.down_proj", f"{_OURS}.feed_forward.down"),
 )
+FEED_FORWARD_BIAS: Table = tuple(
+    same(f"{_LAYER}.mlp.{part}_proj.bias", f"{_OURS}.feed_forward.{part}.bias")
+    for part in ("gate", "up", "down")
+)
 UNTIED: Table = (weight("lm_head", "targets.lm.output"),)
 REPEATED = ("lm_head.weight", "model.layers.*.self_attn.rotary_emb.inv_freq")
+SCALINGS = {"default": None, "linear": "linear", "llama3": "llama3", "yarn": "yarn"}
+"""Their ``rope_type`` → our type of scaling."""
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
-    """Return our model config for a ``LlamaConfig``."""
-    require(theirs, attention_bias=False, mlp_bias=False)
-    require(theirs["rope_parameters"], rope_type="default")
+def body_config(theirs: Values) -> dict[str, Any]:
+    """Return our model config without biases, for any relative of LLaMA."""
+    heads = theirs["num_attention_heads"]
     return {
         "hidden_size": theirs["hidden_size"],
         "vocab_size": theirs["vocab_size"],
@@ -47,9 +63,9 @@ def model_config(theirs: Values) -> dict[str, Any]:
         "encoder": {
             "type": "transformer",
             "num_layers": theirs["num_hidden_layers"],
-            "num_heads": theirs["num_attention_heads"],
+            "num_heads": heads,
             "num_kv_heads": theirs["num_key_value_heads"],
-            "head_size": theirs["head_dim"],
+            "head_size": theirs.get("head_dim") or theirs["hidden_size"] // heads,
             "intermediate_size": theirs["intermediate_size"],
             "norm_position": "pre",
             "norm": "rms",
@@ -58,7 +74,7 @@ def model_config(theirs: Values) -> dict[str, Any]:
             "feed_forward": "gated",
             "bias": False,
             "mask": "causal",
-            "rotary": {"theta": theirs["rope_parameters"]["rope_theta"]},
+            "rotary": rotary_config(theirs["rope_parameters"]),
             "dropout": 0.0,
             "attention_dropout": theirs["attention_dropout"],
         },
@@ -66,10 +82,46 @@ def model_config(theirs: Values) -> dict[str, Any]:
     }
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
-    """Return the values of a ``LlamaConfig``."""
+def rotary_config(theirs: Values) -> dict[str, Any]:
+    """Return base and scaling of rotary positions for their ``rope_parameters``.
+
+    Raises:
+        InputError: The type of scaling is not supported, or only a part of a head is rotated.
+    """
+    if theirs.get("partial_rotary_factor", 1.0) != 1.0:
+        share = theirs["partial_rotary_factor"]
+        raise InputError(f"partial_rotary_factor: {share} is not supported; only 1.0 is.")
+    kind = choice(theirs, "rope_type", SCALINGS)
+    if kind is None:
+        return {"theta": theirs["rope_theta"]}
+    other = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+    options = {k: v for k, v in theirs.items() if k not in other and v is not None}
+    return {"theta": theirs["rope_theta"], "scaling": {"type": kind, **options}}
+
+
+def their_rotary(encoder: TransformerConfig) -> dict[str, Any]:
+    """Return their ``rope_parameters``."""
+    if encoder.rotary is None:
+        return {}
+    scaling = encoder.rotary.scaling
+    options = {} if scaling is None else scaling.model_dump(exclude={"type"}, exclude_none=True)
+    kind = "default" if scaling is None else scaling.type
+    return {"rope_type": kind, "rope_theta": encoder.rotary.theta, **options}
+
+
+def model_config(theirs: Values) -> dict[str, Any]:
+    """Return our model config for a ``LlamaConfig``."""
+    ours = body_config(theirs)
+    attention, feed_forward = theirs["attention_bias"], theirs["mlp_bias"]
+    ours["encoder"]["bias"] = feed_forward
+    if attention != feed_forward:
+        ours["encoder"]["attention_bias"] = list(PROJECTIONS.values()) if attention else []
+    return ours
+
+
+def their_body(config: ModelConfig) -> dict[str, Any]:
+    """Return the values that all relatives of LLaMA have."""
     encoder = transformer_of(config)
-    rotary = encoder.rotary
     return {
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
@@ -78,28 +130,46 @@ def their_config(config: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": encoder.num_layers,
         "num_attention_heads": encoder.num_heads,
         "num_key_value_heads": encoder.num_kv_heads or encoder.num_heads,
-        "head_dim": encoder.size_of_head(config.dimensions),
         "intermediate_size": encoder.size_of_feed_forward(config.dimensions),
         "rms_norm_eps": encoder.norm_eps,
         "hidden_act": their_activation(encoder.activation),
         "attention_dropout": encoder.attention_dropout,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10000.0 if rotary is None else rotary.theta,
-        },
+        "rope_parameters": their_rotary(encoder),
         "tie_word_embeddings": is_tied(config),
+    }
+
+
+def their_config(config: ModelConfig) -> dict[str, Any]:
+    """Return the values of a ``LlamaConfig``."""
+    encoder = transformer_of(config)
+    return their_body(config) | {
+        "head_dim": encoder.size_of_head(config.dimensions),
+        "attention_bias": encoder.has_bias("query"),
+        "mlp_bias": encoder.bias,
     }
 
 
 def is_tied(config: ModelConfig) -> bool:
     """Whether the output layer is the word table."""
-    return all(target.ties_words for target in config.target)
+    return all(target.ties_words for target in config.target if target.type_name() == "lm")
+
+
+def body_table(config: ModelConfig) -> list[Row]:
+    """Return every row but those of the feed-forward, layers not yet written out."""
+    encoder = transformer_of(config)
+    rows = [*ATTENTION, *(() if is_tied(config) else UNTIED)]
+    for theirs, ours in PROJECTIONS.items():
+        if encoder.has_bias(ours):
+            bias = same(f"{_LAYER}.self_attn.{theirs}.bias", f"{_OURS}.attention.{ours}.bias")
+            rows.append(bias)
+    return rows
 
 
 def table(config: ModelConfig) -> list[Row]:
-    """Return every parameter of ``LlamaForCausalLM``."""
-    rows = (*ATTENTION, *FEED_FORWARD, *(() if is_tied(config) else UNTIED))
-    return expand(rows, transformer_of(config).num_layers)
+    """Return every parameter of ``LlamaForCausalLM`` or a relative with the same names."""
+    encoder = transformer_of(config)
+    biases = FEED_FORWARD_BIAS if encoder.bias else ()
+    return expand((*body_table(config), *FEED_FORWARD, *biases), encoder.num_layers)
 
 
 ARCHITECTURES = (

@@ -110,6 +110,8 @@ def _require_plain(config: ModelConfig) -> None:
             found.append("mask: prefix")
         if encoder.rotary is not None and encoder.rotary.layout != "halves":
             found.append("rotary.layout: pairs")
+        if encoder.rotary is not None and encoder.rotary.scaling is not None:
+            found.append("rotary.scaling")
     found = [f"encoder.{name}" for name in found]
     if config.embedding.size is not None:
         found.append("embedding.size")

@@ -10,7 +10,8 @@ Legend: B batch, S length, D width, H heads, d head size.
 import numpy as np
 
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.encoders.configs import RotaryConfig, TransformerConfig
+from orchestrator.modeling.encoders.configs import TransformerConfig
+from orchestrator.modeling.encoders.rotary_configs import RotaryConfig
 from orchestrator.quantization.emission.layers import Norm, activate
 from orchestrator.quantization.emission.weights import Weights
 from orchestrator.quantization.graph import MICROSOFT, GraphBuilder

@@ -1,0 +1,82 @@
+"""BLOOM: transformers' ``BloomForCausalLM`` as normed words, causal encoder with ALiBi, and lm."""
+
+from typing import Any
+
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.keys import Row, expand, linear, weight
+from orchestrator.modeling.huggingface.values import require, transformer_of
+
+POSITIONS = 2048
+"""Positions of a model whose config does not say for how many it was trained."""
+
+_LAYER = "transformer.h.{layer}"
+_OURS = "encoder.layers.{layer}"
+_QKV = tuple(f"{_OURS}.attention.{name}" for name in ("query", "key", "value"))
+
+
+def model_config(theirs: Values) -> dict[str, Any]:
+    """Return our model config for a ``BloomConfig``."""
+    require(theirs, apply_residual_connection_post_layernorm=False, tie_word_embeddings=True)
+    eps, dropout = theirs["layer_norm_epsilon"], theirs["hidden_dropout"]
+    return {
+        "hidden_size": theirs["hidden_size"],
+        "vocab_size": theirs["vocab_size"],
+        "max_position_embeddings": theirs.get("seq_length", POSITIONS),
+        "initializer_range": theirs["initializer_range"],
+        "embedding": {"parts": ["word"], "norm_eps": eps, "dropout": 0.0},
+        "encoder": {
+            "type": "transformer",
+            "num_layers": theirs["n_layer"],
+            "num_heads": theirs["n_head"],
+            "intermediate_size": 4 * theirs["hidden_size"],
+            "norm_position": "pre",
+            "norm_eps": eps,
+            "activation": "gelu_tanh",
+            "mask": "causal",
+            "position_bias": {"type": "alibi"},
+            "dropout": dropout,
+            "attention_dropout": theirs["attention_dropout"],
+        },
+        "target": [{"type": "lm", "tie": True}],
+    }
+
+
+def their_config(config: ModelConfig) -> dict[str, Any]:
+    """Return the values of a ``BloomConfig``."""
+    encoder = transformer_of(config)
+    return {
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+        "seq_length": config.max_position_embeddings,
+        "initializer_range": config.initializer_range,
+        "n_layer": encoder.num_layers,
+        "n_head": encoder.num_heads,
+        "layer_norm_epsilon": encoder.norm_eps,
+        "hidden_dropout": encoder.dropout,
+        "attention_dropout": encoder.attention_dropout,
+    }
+
+
+def table(config: ModelConfig) -> list[Row]:
+    """Return every parameter of ``BloomForCausalLM``; query, key, value stand head by head."""
+    encoder = transformer_of(config)
+    rows = (
+        weight("transformer.word_embeddings", "embedding.word"),
+        *linear("transformer.word_embeddings_layernorm", "embedding.norm"),
+        *linear(f"{_LAYER}.input_layernorm", f"{_OURS}.norm1"),
+        *linear(f"{_LAYER}.self_attention.query_key_value", *_QKV, heads=encoder.num_heads),
+        *linear(f"{_LAYER}.self_attention.dense", f"{_OURS}.attention.output"),
+        *linear(f"{_LAYER}.post_attention_layernorm", f"{_OURS}.norm2"),
+        *linear(f"{_LAYER}.mlp.dense_h_to_4h", f"{_OURS}.feed_forward.up"),
+        *linear(f"{_LAYER}.mlp.dense_4h_to_h", f"{_OURS}.feed_forward.down"),
+        *linear("transformer.ln_f", "encoder.norm"),
+    )
+    return expand(rows, encoder.num_layers)
+
+
+ARCHITECTURES = (
+    Architecture(
+        "BloomForCausalLM", "bloom", model_config, their_config, table, ("lm_head.weight",)
+    ),
+)
