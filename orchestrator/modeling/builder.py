@@ -46,6 +46,7 @@ def build_target(target: TargetConfig, config: ModelConfig) -> Target:
 def _require_buildable(config: ModelConfig) -> None:
     require_no_problems(config, "model")
     needs_words = config.embedding.reads_words or config.target_embedding is not None
+    needs_words |= any(target.reads_words for target in config.target)
     if needs_words and not config.vocab_size:
         message = "is 0. Take it from the tokenizer: config.with_vocab(processor.vocab_size)."
         raise ConfigError("model", [Problem("vocab_size", message)])

@@ -60,6 +60,11 @@ class Dimensions:
         """Width of the word table."""
         return self.embedding_size or self.hidden_size
 
+    @property
+    def of_second(self) -> Dimensions:
+        """Sizes of the second stream."""
+        return self if self.second is None else self.second
+
 
 class ComponentConfig(StrictModel):
     """Options of one component; a subclass has ``type: Literal["<name>"] = "<name>"``."""
@@ -80,6 +85,8 @@ class EmbeddingConfig(ComponentConfig):
 
     reads_content: ClassVar[bool] = False
     """Whether the part reads the input itself; exactly the first part of an embedding does."""
+    looks_ahead: ClassVar[bool] = False
+    """Whether a vector knows of later positions; no decoder can use it."""
     two_streams: ClassVar[bool] = False
     """Whether the part returns ``Streams``; it then stands alone."""
 
@@ -128,6 +135,19 @@ def inside(path: str, problems: Iterable[Problem]) -> Iterator[Problem]:
     """Yield problems with ``path`` put before their own."""
     for problem in problems:
         yield Problem(f"{path}.{problem.path}" if problem.path else path, problem.message)
+
+
+def tie_problems(dimensions: Dimensions, *, alike: bool) -> Iterator[Problem]:
+    """Yield why two streams cannot share their parameters.
+
+    Args:
+        dimensions: Sizes of the model.
+        alike: Whether both have the same options.
+    """
+    if not alike:
+        yield Problem("second", "must be null if tied: both streams are the first. Or untie them.")
+    if dimensions.second is not None:
+        yield Problem("tie", "needs equal sizes, but `second` sets others. Remove one of them.")
 
 
 class Choice:

@@ -25,6 +25,7 @@ from orchestrator.modeling.component import (
     inside,
 )
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
+from orchestrator.modeling.encoders.block_options import PatchBiasConfig
 from orchestrator.modeling.registry import (
     Registry,
     decoders,
@@ -45,6 +46,9 @@ SIGHTS: dict[Sight | None, str] = {
     "halves": "the past in one half and the future in the other",
 }
 """What an encoder's output knows, in words."""
+
+LOOKS_AHEAD = "The part convpos reads later positions, which hold"
+"""Why a part of an embedding cannot be used."""
 
 ADVICE: dict[Sight | None, str] = {
     "past": "Use `mask: causal`, a recurrent encoder in one direction, or the target `mlm`.",
@@ -136,6 +140,7 @@ class ModelConfig(StrictModel):
         if self.decoder is not None:
             yield from inside("decoder", self.decoder.check(sizes))
         yield from self._pairing_problems()
+        yield from self._stream_problems()
         yield from self._target_problems()
 
     def _pairing_problems(self) -> Iterator[Problem]:
@@ -147,12 +152,42 @@ class ModelConfig(StrictModel):
             )
         if self.decoder is None and self.target_embedding is not None:
             yield Problem("target_embedding", "has no decoder to feed. Add one, or remove it.")
+        if self.target_embedding is not None and self.target_embedding.looks_ahead:
+            yield Problem("target_embedding.parts", f"{LOOKS_AHEAD} the answers of a decoder.")
+        bias = getattr(self.encoder, "position_bias", None)
+        if isinstance(bias, PatchBiasConfig) and self.embedding.free_grid:
+            yield Problem(
+                "encoder.position_bias",
+                f"is a table of {bias.rows} by {bias.columns} patches, but images may have other "
+                "sizes. Set the image part's `interpolate` false.",
+            )
         if self.share_embedding:
             both = (self.embedding, self.target_embedding)
             if not all(stack is not None and stack.part("word") is not None for stack in both):
                 yield Problem(
                     "share_embedding",
                     "needs a `word` part on both sides. Add one, or set it false.",
+                )
+
+    def _stream_problems(self) -> Iterator[Problem]:
+        """Yield what reads one stream beside what makes two, or the other way round."""
+        two = self.embedding.two_streams
+        made = f"the embedding makes {'two streams' if two else 'one stream'}"
+        if self.encoder.two_streams != two:
+            fitting = "`dual`" if two else "another one"
+            yield Problem("encoder.type", f"{self.encoder.type_name()!r}: {made}. Use {fitting}.")
+        if two and self.decoder is not None:
+            yield Problem("decoder", "reads one stream, but the embedding makes two. Remove it.")
+        if self.target_embedding is not None and self.target_embedding.two_streams:
+            yield Problem("target_embedding.parts", "`dual` cannot feed a decoder. Take it out.")
+        if self.second is not None and not two:
+            yield Problem("second", f"sets sizes of a second stream, but {made}. Remove it.")
+        for index, target in enumerate(self.target):
+            if target.two_streams != two:
+                yield Problem(
+                    f"target.{index}.type",
+                    f"{target.type_name()!r} reads {'two' if target.two_streams else 'one'}, but "
+                    f"{made}.",
                 )
 
     def _target_problems(self) -> Iterator[Problem]:
@@ -169,6 +204,8 @@ class ModelConfig(StrictModel):
             yield from inside(where, target.check(self.dimensions))
             if target.balances is not None:
                 yield from inside(where, self._balance_problems(target.balances))
+            if target.needs_sight and self.decoder is None and self.embedding.looks_ahead:
+                yield Problem(f"{where}.type", f"{LOOKS_AHEAD} the answers of this target.")
             if self.decoder is None and not _fits(target.needs_sight, self.encoder.sight):
                 yield Problem(
                     f"{where}.type",

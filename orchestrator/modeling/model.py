@@ -12,7 +12,7 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.component import ComponentConfig, Dimensions
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.stack import EmbeddingStack
-from orchestrator.modeling.interfaces import Batch, Decoder, Encoder, Target
+from orchestrator.modeling.interfaces import Batch, Decoder, Encoder, Streams, Target
 from orchestrator.modeling.layers.cache import Cache
 from orchestrator.modeling.layers.experts import Experts
 from orchestrator.modeling.layers.pooling import pool
@@ -89,7 +89,7 @@ class Model(nn.Module):
         return {name: stored for name, stored in pairs if name != stored}
 
     def encode(self, batch: Batch) -> Tensor:
-        """Return the encoder's output, [B, S, D]; no labels are read.
+        """Return the encoder's output, [B, S, D]; no labels are read; ``Streams`` if it is dual.
 
         Raises:
             InputError: The batch lacks an input, or is longer than the model allows.
@@ -97,10 +97,16 @@ class Model(nn.Module):
         return self.read(batch)[0]
 
     def pool(self, hidden: Tensor, batch: Batch, how: Pooling = "mean") -> Tensor:
-        """Return one vector per sequence, [B, D], from ``encode``'s result [B, S, D]."""
-        mask = batch.get("attention_mask")
-        real = torch.ones_like(hidden[..., 0]) if mask is None else mask
-        return pool(hidden, real.bool(), how)
+        """Return one vector per sequence, [B, D], from ``encode``'s result [B, S, D].
+
+        ``Streams`` of both for a dual model.
+        """
+        mask = self.embedding.mask(batch, hidden)
+        if isinstance(hidden, Streams) and isinstance(mask, Streams):
+            return Streams(
+                pool(hidden.first, mask.first, how), pool(hidden.second, mask.second, how)
+            )
+        return pool(hidden, mask, how)
 
     def count_labels(self, batch: Batch) -> dict[str, Tensor]:
         """Return the number of loss terms (0-dim int64) of each target with labels in the batch."""

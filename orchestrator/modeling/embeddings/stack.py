@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
-from orchestrator.modeling.interfaces import Batch, EmbeddingPart
+from orchestrator.modeling.interfaces import Batch, EmbeddingPart, Streams
 from orchestrator.modeling.registry import embeddings
 
 STACK_NAMES = ("norm", "dropout")
@@ -46,7 +46,9 @@ class EmbeddingStack(nn.Module):
         """
         first, *others = (self.get_submodule(name) for name in self.part_names)
         hidden: Tensor = first(batch, None)
-        mask = cast(EmbeddingPart, first).mask(batch, hidden, past)
+        mask = self.mask(batch, hidden, past)
+        if isinstance(hidden, Streams):
+            return hidden, mask
         if "attention_mask" in batch:  # other parts see the first one's positions, not the input's
             batch = {**batch, "attention_mask": mask}
         for part in others:
@@ -55,3 +57,8 @@ class EmbeddingStack(nn.Module):
             hidden = self.norm(hidden)
         hidden = self.dropout(hidden)
         return hidden if self.projection is None else self.projection(hidden), mask
+
+    def mask(self, batch: Batch, hidden: Tensor, past: int = 0) -> Tensor:
+        """Return which positions of ``hidden`` [B, S, D] are real, bool [B, past + S]."""
+        first = cast(EmbeddingPart, self.get_submodule(self.part_names[0]))
+        return first.mask(batch, hidden, past)

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from orchestrator.config import StrictModel
 from orchestrator.errors import Problem
-from orchestrator.modeling.component import Choice, Dimensions, EmbeddingConfig, inside
+from orchestrator.modeling.component import Choice, Dimensions, EmbeddingConfig, Grid, inside
 from orchestrator.modeling.embeddings.configs import PosConfig, SegConfig, WordConfig
 from orchestrator.modeling.registry import embeddings
 
@@ -30,6 +30,9 @@ class EmbeddingStackConfig(StrictModel):
     size: PositiveInt | None = None
     """Width of the parts, brought to hidden_size by a linear layer (ALBERT, ELECTRA); null:
     hidden_size, without a linear layer."""
+    max_position_embeddings: PositiveInt | None = None
+    """Longest sequence on this side, in positions (Whisper: 1500, beside 448 on the target side);
+    null: the model's."""
 
     def part(self, name: str) -> EmbeddingConfig | None:
         """Return the part of that type, if it is listed."""
@@ -41,14 +44,27 @@ class EmbeddingStackConfig(StrictModel):
         return any(part.reads_words for part in self.parts)
 
     @property
+    def looks_ahead(self) -> bool:
+        """Whether a vector knows of later positions."""
+        return any(part.looks_ahead for part in self.parts)
+
+    @property
     def two_streams(self) -> bool:
         """Whether the result is a pair (``Streams``)."""
         return any(part.two_streams for part in self.parts)
 
+    @property
+    def free_grid(self) -> Grid | None:
+        """The patches that positions were made for, if images may have other sizes."""
+        return next((part.free_grid for part in self.parts if part.free_grid), None)
+
     def dimensions_of_parts(self, dimensions: Dimensions) -> Dimensions:
         """Return the sizes that the parts see."""
-        grid = next((part.free_grid for part in self.parts if part.free_grid), None)
-        return replace(dimensions, hidden_size=self.size or dimensions.hidden_size, grid=grid)
+        width = self.size or dimensions.hidden_size
+        length = self.max_position_embeddings or dimensions.max_position_embeddings
+        return replace(
+            dimensions, hidden_size=width, max_position_embeddings=length, grid=self.free_grid
+        )
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Yield what is wrong with the parts; paths are relative to this stack."""

@@ -1,7 +1,7 @@
 """Options of the targets. Imports without torch."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -23,6 +23,8 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 class TargetConfig(ComponentConfig):
     """Options of one head with its loss; labels are read from ``batch["labels.<name>"]``."""
 
+    two_streams: ClassVar[bool] = False
+    """Whether it reads ``Streams``."""
     name: str = Field(default="", pattern=_NAME)
     """Name of the head in labels, metrics and parameters; defaults to the type."""
     weight: PositiveFloat = 1.0

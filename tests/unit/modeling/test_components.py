@@ -16,11 +16,16 @@ from .small import LENGTH, VOCAB, make_batch, make_config
 
 COMPONENTS = [(kind, name) for kind, registry in REGISTERED.items() for name in registry.names()]
 IMAGE, PATCH = 8, 4
+SOUND, MEL_BINS = 4 * LENGTH, 5
 IMAGES = ("patch", "masked_patch")
 SMALL = {
     "transformer": {"num_heads": 2, "intermediate_size": 32, "dropout": 0.0},
     "patch": {"image_size": IMAGE, "patch_size": PATCH, "distillation_token": True},
     "masked_patch": {"image_size": IMAGE, "patch_size": PATCH},
+    "mim": {"num_codes": VOCAB},
+    "speech": {"mel_bins": MEL_BINS, "channels": 12},
+    "waveform": {"channels": [6, 8], "kernels": [4, 3], "strides": [2, 2]},
+    "convpos": {"kernel_size": 4, "groups": 2},
     "cls": {"num_labels": 3, "dropout": 0.0},
     "tags": {"dropout": 0.0},
     "multilabel": {"dropout": 0.0},
@@ -41,8 +46,18 @@ def parts_with(name):
     return ["word", small(name)]
 
 
+def two_streams(target):
+    """Return a model of pairs."""
+    stack = {"parts": ["word", "pos"], "dropout": 0.0}
+    dual = {"parts": [{"type": "dual", "first": stack}], "layernorm": False, "dropout": 0.0}
+    encoder = {"type": "dual", "first": small("transformer")}
+    return make_config(embedding=dual, encoder=encoder, target=small(target))
+
+
 def assembly(kind, name):
     """Return a model config in which the component is used, and can learn."""
+    if getattr(REGISTERED[kind].config_class(name), "two_streams", False):
+        return two_streams(name if kind == "target" else "clr")
     raw = {"embedding": {"parts": ["word", "pos"], "dropout": 0.0}, "encoder": small("transformer")}
     raw["target"] = small("cls")
     if kind == "embedding":
@@ -71,11 +86,23 @@ def reads_images(config):
     return any(part.type in IMAGES for part in config.embedding.parts)
 
 
+def make_sound(kind):
+    """Return 4 spectrograms or waveforms, different ones in length."""
+    shape = {"speech": (4, SOUND, MEL_BINS), "waveform": (4, SOUND)}[kind]
+    mask = (torch.arange(SOUND) < torch.tensor([SOUND, 21, 18, 30])[:, None]).long()
+    name = {"speech": "input_features", "waveform": "input_values"}[kind]
+    return {name: torch.randn(shape), "attention_mask": mask}
+
+
 def batch_for(config):
     batch = make_batch()
     if reads_images(config):
         batch = {"pixel_values": torch.randn(4, 3, IMAGE, IMAGE)}
         batch["masked_positions"] = torch.eye(4).bool()
+    if config.embedding.parts[0].type in ("speech", "waveform"):
+        batch = make_sound(config.embedding.parts[0].type)
+    if config.embedding.two_streams:
+        batch |= {f"second.{key}": value for key, value in make_batch().items()}
     real = batch.get("attention_mask", torch.ones(4, LENGTH)).bool()
     if config.decoder is not None:
         batch["decoder_input_ids"] = torch.randint(1, VOCAB, (4, LENGTH))
@@ -89,19 +116,29 @@ def batch_for(config):
 def labels_for(target, real):
     """Return labels of the first two classes of everything; real is [4, LENGTH]."""
     token_shapes = {"bilm": (4, LENGTH, 2), "mlm": (4, LENGTH), "lm": (4, LENGTH)}
-    token_shapes |= {"tags": (4, LENGTH), "rtd": (4, LENGTH)}
+    token_shapes |= {"tags": (4, LENGTH), "rtd": (4, LENGTH), "mim": (4, LENGTH)}
     if target in token_shapes:
         labels = torch.randint(0, 2 if target in ("tags", "rtd") else VOCAB, token_shapes[target])
         labels[~real] = -100
         return labels
+    if target == "clr":
+        return torch.ones(4, dtype=torch.int64)
+    if target == "ctc":
+        return torch.randint(1, VOCAB, (4, 2))
     return torch.randint(0, 2, {"multilabel": (4, 2)}.get(target, (4,)))
 
 
 def cases():
-    """Leave out what cannot stand on the target side: a decoder reads tokens, not images."""
+    """Leave out what cannot stand on the target side: a decoder reads tokens, in their order."""
     for kind, name in COMPONENTS:
-        if not (kind == "target_embedding" and name in IMAGES):
+        if kind != "target_embedding" or feeds_decoders(name):
             yield kind, name
+
+
+def feeds_decoders(name):
+    config = embeddings.config_class(name)(**SMALL.get(name, {}))
+    reads_tokens = config.reads_words or not config.reads_content
+    return reads_tokens and not config.looks_ahead and not config.two_streams
 
 
 def mean_loss(model, batch):
@@ -156,6 +193,10 @@ def test_component_runs_in_bf16(kind, name):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+def streams(found):
+    return found if isinstance(found, tuple) else (found,)
+
+
 PLAIN = (torch.Tensor, bool, type(None))
 
 
@@ -207,7 +248,7 @@ def test_component_builds_without_memory(kind, name):
     if getattr(config.encoder, "experts", None):  # which tokens an expert gets depends on values
         return
     hidden = skeleton.encode({key: tensor.to("meta") for key, tensor in batch_for(config).items()})
-    assert hidden.is_meta
+    assert all(stream.is_meta for stream in streams(hidden))
 
 
 @pytest.mark.parametrize(("kind", "name"), list(cases()))
@@ -218,11 +259,17 @@ def test_padding_changes_nothing_at_real_positions(kind, name):
     model = build_model(config).eval()
     batch = batch_for(config)
     spoiled = dict(batch)
-    real = batch["attention_mask"].bool()
-    spoiled["input_ids"] = torch.where(real, batch["input_ids"], VOCAB - 1)
-    spoiled["token_type_ids"] = torch.where(real, batch["token_type_ids"], 1)
-    before, after = model.encode(batch), model.encode(spoiled)
-    assert torch.equal(before[real], after[real])
+    inputs = ("input_ids", "token_type_ids", "input_features", "input_values")
+    for name in (each for each in batch if each.endswith(inputs)):
+        real = batch[name.removesuffix(name.split(".")[-1]) + "attention_mask"].bool()
+        assert not real.all()
+        values = batch[name].clone()
+        values[~real] = 1
+        spoiled[name] = values
+    before, positions = model.read(batch)
+    after, _ = model.read(spoiled)
+    for old, new, where in zip(*map(streams, (before, after, positions)), strict=True):
+        assert torch.equal(old[where], new[where])
 
 
 def test_every_component_is_described():
