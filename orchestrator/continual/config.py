@@ -190,5 +190,5 @@ class ContinualConfig(JobConfig):
         sizes = (self.train.global_batch_size, self.train.micro_batch_size)
         for problem in batch_problems(*sizes, self.cluster.workers):
             yield Problem(f"train.{problem.path}", problem.message)
-        for problem in self.engine.problems_with(self.cluster.workers):
+        for problem in self.engine.problems_with(self.cluster.workers, self.train.optimizer):
             yield Problem(f"engine.{problem.path}", problem.message)

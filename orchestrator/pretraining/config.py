@@ -66,7 +66,7 @@ class PretrainConfig(JobConfig):
             yield Problem(f"train.{problem.path}", message)
 
     def _engine_problems(self) -> Iterator[Problem]:
-        for problem in self.engine.problems_with(self.cluster.workers):
+        for problem in self.engine.problems_with(self.cluster.workers, self.train.optimizer):
             yield Problem(f"engine.{problem.path}", problem.message)
 
     def _length_problems(self) -> Iterator[Problem]:

@@ -1,5 +1,6 @@
 """What a pre-training job will be, before it runs: sizes, memory, steps. Needs no cluster."""
 
+import math
 from dataclasses import dataclass, fields
 
 from orchestrator.data.documents import open_documents
@@ -15,7 +16,6 @@ from orchestrator.modeling.estimate import (
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.training.config import EngineConfig
 
-MOMENTS = 2  # AdamW keeps two numbers a parameter, in fp32
 REDUCTION_BUCKET_BYTES = 10_000_000  # ZeRO reduces gradients through a buffer of this size
 
 
@@ -55,7 +55,11 @@ class WorkerMemory:
 
 
 def worker_memory(
-    parameters: int, engine: EngineConfig, workers: int, activations: int
+    parameters: int,
+    engine: EngineConfig,
+    workers: int,
+    activations: int,
+    state_bytes: float = 8.0,
 ) -> WorkerMemory:
     """Estimate what one worker holds.
 
@@ -64,12 +68,13 @@ def worker_memory(
         engine: Type, stage and number format.
         workers: Number of workers.
         activations: Bytes one micro-batch keeps.
+        state_bytes: Bytes that the optimizer keeps for each parameter; AdamW: two moments in fp32.
     """
     full = parameters * FP32_BYTES
     stage = engine.sharding_stage
     if not stage:
         buckets = full if workers > 1 else 0
-        return WorkerMemory(full, full, 0, MOMENTS * full, buckets, activations)
+        return WorkerMemory(full, full, 0, round(state_bytes * parameters), buckets, activations)
     weights = parameters * (BF16_BYTES if engine.precision == "bf16" else FP32_BYTES)
     shared = stage == 3 and engine.precision == "fp32"
     part = -(-full // workers)
@@ -77,7 +82,7 @@ def worker_memory(
         weights=-(-weights // workers) if stage == 3 else weights,
         gradients=part if stage >= 2 else full,
         masters=0 if shared else part,
-        optimizer=MOMENTS * part,
+        optimizer=math.ceil(state_bytes * parameters / workers),
         buffers=REDUCTION_BUCKET_BYTES,
         activations=activations,
     )
@@ -123,7 +128,13 @@ def make_plan(config: PretrainConfig) -> Plan:
         precision=config.engine.precision,
         checkpointing=config.engine.activation_checkpointing,
     )
-    memory = worker_memory(parameters.total, config.engine, config.cluster.workers, activations)
+    memory = worker_memory(
+        parameters.total,
+        config.engine,
+        config.cluster.workers,
+        activations,
+        config.train.optimizer.state_bytes,
+    )
     return Plan(config, model, parameters, memory)
 
 

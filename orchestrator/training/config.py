@@ -10,52 +10,108 @@ from orchestrator.errors import Problem
 
 
 class OptimizerConfig(StrictModel):
-    """AdamW, Loshchilov & Hutter 2019 (decoupled weight decay), always torch's fused kernel."""
+    """Which optimizer, and its numbers; weight decay is decoupled in all of them."""
 
-    type: Literal["adamw"] = Field("adamw", description="Which optimizer.")
+    type: Literal["adamw", "adamw8bit", "lion", "adafactor"] = Field(
+        "adamw",
+        description="adamw: torch's fused kernel; adamw8bit: its moments in one byte each; lion: "
+        "one moment, signs of updates; adafactor: factored second moments, not with sharding.",
+    )
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(
         0.01, ge=0, description="Decay of weight matrices; tables, norms and biases have none."
     )
-    betas: tuple[float, float] = Field(
-        (0.9, 0.999), description="Decay rates of the two moment estimates, each in [0, 1)."
+    betas: tuple[float, float] | None = Field(
+        None,
+        description="Decay rates of the moment estimates, each in [0, 1); null: 0.9 and 0.999, for "
+        "lion 0.9 and 0.99. Adafactor has none.",
     )
-    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+    eps: float = Field(
+        1e-8, gt=0, description="Added to the root of the second moment (adamw, adamw8bit)."
+    )
+
+    @property
+    def moments(self) -> tuple[float, float]:
+        """Decay rates of the moment estimates."""
+        return self.betas or ((0.9, 0.99) if self.type == "lion" else (0.9, 0.999))
+
+    @property
+    def state_bytes(self) -> float:
+        """Bytes of state that each parameter of a matrix has."""
+        return {"adamw": 8.0, "adamw8bit": 2 + 8 / 256, "lion": 4.0, "adafactor": 0.0}[self.type]
 
     def problems(self) -> Iterable[Problem]:
-        """Both betas must lie in [0, 1)."""
-        for index, beta in enumerate(self.betas):
+        """Both betas must lie in [0, 1), and every number must be of use."""
+        for index, beta in enumerate(self.betas or ()):
             if not 0 <= beta < 1:
                 yield Problem(f"betas.{index}", f"{beta} is not in [0, 1). Use for example 0.9")
+        if self.betas is not None and self.type == "adafactor":
+            yield Problem("betas", "has no effect with type: adafactor. Remove it")
+        if self.eps != 1e-8 and not self.type.startswith("adamw"):
+            yield Problem("eps", f"{self.eps} has no effect with type: {self.type}. Remove it")
+
+
+USED_BY: dict[str, tuple[str, ...]] = {
+    "final_ratio": (
+        "linear", "cosine", "cosine_restarts", "polynomial", "wsd", "tri_stage", "infinite",
+    ),
+    "power": ("polynomial",),
+    "cycles": ("cosine_restarts",),
+    "hold_steps": ("tri_stage",),
+    "cooldown_steps": ("infinite",),
+    "constant_ratio": ("infinite",),
+    "decay_steps": ("wsd", "infinite"),
+}  # fmt: skip
+"""Schedules that read a field; others must leave it at its default."""
+
+Shape = Literal[
+    "constant", "linear", "cosine", "cosine_restarts", "inverse_sqrt", "polynomial", "tri_stage",
+    "wsd", "infinite",
+]  # fmt: skip
+"""Names of the schedules."""
 
 
 class ScheduleConfig(StrictModel):
     """How the learning rate moves over the optimizer steps (``training/schedules.py``)."""
 
-    type: Literal["constant", "linear", "cosine", "inverse_sqrt", "polynomial", "wsd"] = Field(
-        "linear", description="Shape after the warm-up; wsd is warm-up, stable, decay."
+    type: Shape = Field(
+        "linear",
+        description="Shape after the warm-up; wsd: stable, then decay; infinite: a constant trunk "
+        "that does not depend on max_steps, with decay_steps a branch that is to be released.",
     )
     warmup_steps: int = Field(0, ge=0, description="Steps of linear rise to the peak.")
     final_ratio: float = Field(
         0.0, ge=0, le=1, description="Share of the peak at which the decay ends."
     )
     power: float = Field(1.0, gt=0, description="Exponent of the polynomial schedule.")
+    cycles: int = Field(1, ge=1, description="Times that cosine_restarts begins at the peak.")
+    hold_steps: int = Field(0, ge=0, description="Steps that tri_stage stays at the peak.")
+    cooldown_steps: int = Field(
+        0, ge=0, description="Steps in which infinite falls from the peak to its trunk."
+    )
+    constant_ratio: float = Field(
+        1.0, gt=0, le=1, description="Share of the peak at which infinite's trunk stays."
+    )
     decay_steps: int | None = Field(
-        None, ge=1, description="Length of wsd's decay; default: the last tenth of the steps."
+        None,
+        ge=1,
+        description="Length of the last decay; wsd: null is the last tenth of the steps; infinite: "
+        "null is the trunk, which never decays.",
     )
 
     def problems(self) -> Iterable[Problem]:
         """Fields that the chosen type does not use must keep their defaults."""
-        if self.power != 1.0 and self.type != "polynomial":
+        for name, types in USED_BY.items():
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default and self.type not in types:
+                yield Problem(
+                    name, f"{value} is only used by type: {', '.join(types)}, not {self.type}"
+                )
+        released = self.type == "infinite" and self.decay_steps is not None
+        if (self.type == "tri_stage" or released) and not self.final_ratio:
             yield Problem(
-                "power", f"{self.power} is only used by type: polynomial, not {self.type}"
+                "final_ratio", f"0.0 is no end of {self.type}'s exponential decay. Use 0.01"
             )
-        if self.decay_steps is not None and self.type != "wsd":
-            yield Problem(
-                "decay_steps", f"{self.decay_steps} is only used by type: wsd, not {self.type}"
-            )
-        if self.final_ratio > 0 and self.type in ("constant", "inverse_sqrt"):
-            yield Problem("final_ratio", f"{self.final_ratio} has no effect with type: {self.type}")
 
 
 class TrainConfig(StrictModel):
@@ -90,10 +146,11 @@ class TrainConfig(StrictModel):
                 "schedule.warmup_steps",
                 f"{schedule.warmup_steps} must be below max_steps ({self.max_steps})",
             )
-        if schedule.decay_steps and schedule.warmup_steps + schedule.decay_steps > self.max_steps:
+        before = schedule.warmup_steps + schedule.hold_steps + schedule.cooldown_steps
+        if schedule.decay_steps and before + schedule.decay_steps > self.max_steps:
             yield Problem(
                 "schedule.decay_steps",
-                f"{schedule.decay_steps} after {schedule.warmup_steps} warm-up steps exceeds "
+                f"{schedule.decay_steps} after {before} earlier steps exceeds "
                 f"max_steps ({self.max_steps})",
             )
 
@@ -128,8 +185,19 @@ class EngineConfig(StrictModel):
         """The engine's name for people."""
         return f"ZeRO-{self.zero_stage}" if self.type == "zero" else self.type
 
-    def problems_with(self, workers: int) -> Iterable[Problem]:
-        """A single engine cannot have more than one worker (paths relative to this section)."""
+    def problems_with(
+        self, workers: int, optimizer: OptimizerConfig | None = None
+    ) -> Iterable[Problem]:
+        """What does not go together (paths relative to this section).
+
+        A single engine cannot have more than one worker; Adafactor reads the rows and columns of
+        whole matrices, which no worker of a sharded engine has.
+        """
+        if self.sharding_stage and optimizer is not None and optimizer.type == "adafactor":
+            yield Problem(
+                "type",
+                f"'{self.type}' cuts matrices, adafactor needs them whole. Use ddp, or adamw",
+            )
         if self.type == "single" and workers > 1:
             yield Problem(
                 "type", f"'single' runs on one worker, {workers} are requested. Use ddp or zero"

@@ -14,7 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from orchestrator.training.adamw8bit import AdamW8bit
 from orchestrator.training.config import OptimizerConfig
+from orchestrator.training.lion import Lion
 
 TARGET_PREFIX = "targets."
 Role = Literal["matrix", "table", "vector"]
@@ -59,19 +61,37 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Build fused AdamW over :func:`parameter_groups`; nothing is compiled."""
+    """Build the optimizer over :func:`parameter_groups`; nothing is compiled."""
     return optimizer_over(parameter_groups(module, config.weight_decay), config)
 
 
 def optimizer_over(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
     """Build the optimizer over ready-made parameter groups."""
-    return torch.optim.AdamW(
-        groups,
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        fused=True,
-    )
+    rate, betas = config.learning_rate, config.moments
+    if config.type == "lion":
+        return Lion(groups, rate, betas)
+    if config.type == "adafactor":
+        return torch.optim.Adafactor(groups, lr=rate)
+    if config.type == "adamw8bit":
+        return AdamW8bit(groups, rate, betas, config.eps)
+    return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=config.eps, fused=True)
+
+
+def plain_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Any]:
+    """Return a parameter's state as it is stored: whole numbers and fp32 tensors of its size."""
+    if isinstance(optimizer, AdamW8bit) and parameter in optimizer.state:
+        return dict(optimizer.plain_state(parameter))
+    return dict(optimizer.state.get(parameter, {}))
+
+
+def take_plain_state(
+    optimizer: torch.optim.Optimizer, parameter: Tensor, state: dict[str, Any]
+) -> None:
+    """Replace a parameter's state by a stored one; an empty one forgets it."""
+    if isinstance(optimizer, AdamW8bit) and state:
+        optimizer.take_plain_state(parameter, state)
+    else:
+        optimizer.state[parameter] = state
 
 
 def apply_lr(optimizer: torch.optim.Optimizer, lr: float, active: Collection[str]) -> None:
@@ -89,6 +109,6 @@ def _owned(module: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
 
 
 def _role(owner: nn.Module, parameter: Tensor) -> Role:
-    if isinstance(owner, nn.Embedding):
+    if isinstance(owner, nn.Embedding) or getattr(owner, "is_table", False):
         return "table"
     return "matrix" if parameter.dim() >= 2 else "vector"

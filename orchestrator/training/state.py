@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from orchestrator.errors import IntegrityError
-from orchestrator.training.optimizers import trainable
+from orchestrator.training.optimizers import plain_state, take_plain_state, trainable
 
 TENSORS = "training.safetensors"
 DESCRIPTION = "training.json"
@@ -31,7 +31,7 @@ def save_training_state(folder: Path, module: nn.Module, optimizer: torch.optim.
     tensors = {f"model.{name}": p.detach() for name, p in module.named_parameters()}
     tensors |= {f"model.{name}": b.detach() for name, b in persistent_buffers(module).items()}
     for name, parameter in trainable(module):
-        for key, value in optimizer.state.get(parameter, {}).items():
+        for key, value in plain_state(optimizer, parameter).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.cpu().contiguous().clone() for k, v in tensors.items()}, folder / TENSORS)
@@ -58,9 +58,8 @@ def load_training_state(folder: Path, module: nn.Module, optimizer: torch.optim.
         value.copy_(tensors[f"model.{name}"])
     states = _optimizer_states(tensors)
     for name, parameter in trainable(module):
-        optimizer.state[parameter] = {
-            key: value.to(parameter.device) for key, value in states.get(name, {}).items()
-        }
+        stored = {key: value.to(parameter.device) for key, value in states.get(name, {}).items()}
+        take_plain_state(optimizer, parameter, stored)
 
 
 def _compare(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:

@@ -47,7 +47,7 @@ def build_engine(
             that has no blocks.
         StageError: The installed DeepSpeed does not behave as the engine needs.
     """
-    for problem in engine.problems_with(world):
+    for problem in engine.problems_with(world, optimizer):
         raise InputError(f"engine.{problem}")
     if engine.activation_checkpointing:
         _checkpoint_activations(model)

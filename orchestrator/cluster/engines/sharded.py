@@ -186,7 +186,7 @@ class ShardedEngine(ABC):
 
     def save(self, folder: Path) -> None:
         """Write this rank's fragments; rank 0 adds frozen parameters and buffers; collective."""
-        save_state(folder, self, self._base.state, self._layout)
+        save_state(folder, self, self._base, self._layout)
         distributed.barrier()
 
     @torch.no_grad()
@@ -196,5 +196,5 @@ class ShardedEngine(ABC):
         Raises:
             IntegrityError: The state is missing, incomplete or of another model.
         """
-        load_state(folder, self, self._base.state, self._layout)
+        load_state(folder, self, self._base, self._layout)
         self.refresh()

@@ -1,39 +1,39 @@
 """Save and load the training state of a sharded engine as fragments (``sharded_state``)."""
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from orchestrator.cluster.engines.layouts import Layout, offset_in
 from orchestrator.cluster.engines.sharded_state import Fragments, save_fragments
 from orchestrator.errors import StageError
 from orchestrator.training.engine import Engine, Shard
+from orchestrator.training.optimizers import plain_state, take_plain_state
 from orchestrator.training.state import persistent_buffers
 
-OptimizerState = MutableMapping[Any, dict[str, Any]]
 
-
-def save_state(folder: Path, engine: Engine, states: OptimizerState, layout: Layout) -> None:
+def save_state(folder: Path, engine: Engine, optimizer: Optimizer, layout: Layout) -> None:
     """Write this rank's fragments; rank 0 adds frozen parameters and buffers; collective.
 
     Args:
         folder: Shared by all ranks.
         engine: Whose masters to write.
-        states: The base optimizer's state by flat tensor.
+        optimizer: What steps the flat tensors.
         layout: Where things lie.
     """
     untrained = [(name, value.detach().clone()) for name, value in _untrained(engine, layout)]
-    fragments = list(_fragments(engine, states, layout))
+    fragments = list(_fragments(engine, optimizer, layout))
     if engine.rank == 0:
         fragments += [(f"model.{name}", 0, value) for name, value in untrained]
     save_fragments(folder, engine.rank, engine.world, fragments)
 
 
 @torch.no_grad()
-def load_state(folder: Path, engine: Engine, states: OptimizerState, layout: Layout) -> None:
+def load_state(folder: Path, engine: Engine, optimizer: Optimizer, layout: Layout) -> None:
     """Read masters and optimizer state of this rank's shards; the caller publishes; collective.
 
     Raises:
@@ -42,18 +42,20 @@ def load_state(folder: Path, engine: Engine, states: OptimizerState, layout: Lay
     found = Fragments(folder)
     for shard in engine.shards():
         shard.master.copy_(found.read(f"model.{shard.name}", shard.start, shard.master.numel()))
-        _restore(shard, states, layout, found)
+    for flat, state in _states(engine, optimizer, layout, found):
+        take_plain_state(optimizer, flat, state)
     for name, value in _untrained(engine, layout, write=True):
         value.copy_(found.read(f"model.{name}", 0, value.numel()).view(value.shape))
 
 
 def _fragments(
-    engine: Engine, states: OptimizerState, layout: Layout
+    engine: Engine, optimizer: Optimizer, layout: Layout
 ) -> Iterator[tuple[str, int, Tensor]]:
+    states = {id(flat): plain_state(optimizer, flat) for flat in layout.flats()}
     for shard in engine.shards():
         yield f"model.{shard.name}", shard.start, shard.master
         flat, offset = _home(shard, layout)
-        for key, value in states.get(flat, {}).items():
+        for key, value in states[id(flat)].items():
             name = f"optimizer.{key}.{shard.name}"
             if value.dim() == 0:
                 yield name, 0, value
@@ -61,16 +63,22 @@ def _fragments(
                 yield name, shard.start, value[offset : offset + shard.master.numel()]
 
 
-def _restore(shard: Shard, states: OptimizerState, layout: Layout, found: Fragments) -> None:
-    flat, offset = _home(shard, layout)
-    state = states[flat]
-    for short, key in found.optimizer_keys(shard.name).items():
-        if found.is_scalar(key):
-            state[short] = found.scalar(key).to(flat.device)
-            continue
-        whole = state.setdefault(short, torch.zeros_like(flat))
-        numel = shard.master.numel()
-        whole[offset : offset + numel] = found.read(key, shard.start, numel)
+def _states(
+    engine: Engine, optimizer: Optimizer, layout: Layout, found: Fragments
+) -> list[tuple[Tensor, dict[str, Any]]]:
+    """Return the state of every flat tensor, put together from what its shards had."""
+    states = {id(flat): (flat, plain_state(optimizer, flat)) for flat in layout.flats()}
+    for shard in engine.shards():
+        home, offset = _home(shard, layout)
+        flat, state = states[id(home)]
+        for short, key in found.optimizer_keys(shard.name).items():
+            if found.is_scalar(key):
+                state[short] = found.scalar(key).to(flat.device)
+                continue
+            whole = state.setdefault(short, torch.zeros_like(flat.detach()))
+            numel = shard.master.numel()
+            whole[offset : offset + numel] = found.read(key, shard.start, numel)
+    return [(flat, state) for flat, state in states.values() if state]
 
 
 def _home(shard: Shard, layout: Layout) -> tuple[Tensor, int]:

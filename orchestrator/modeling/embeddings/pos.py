@@ -3,6 +3,8 @@
 Legend: B batch, S length, D model width.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +23,8 @@ class PositionEmbedding(EmbeddingPart):
     (RoBERTa with ``offset = pad_token_id + 1``). Beside patches that may come in other numbers, the
     rows of the patches are interpolated to the image's grid.
     """
+
+    is_table: ClassVar[bool] = True
 
     Config = PosConfig
 

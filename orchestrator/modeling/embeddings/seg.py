@@ -1,5 +1,7 @@
 """Segment embedding."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +13,8 @@ from orchestrator.modeling.interfaces import Batch, EmbeddingPart
 
 class SegmentEmbedding(EmbeddingPart):
     """Row ``token_type_ids[b, s]`` of ``weight`` [type_vocab_size, D]; row 0 without them."""
+
+    is_table: ClassVar[bool] = True
 
     Config = SegConfig
 

@@ -1,5 +1,7 @@
 """Word embedding."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,8 @@ from orchestrator.modeling.interfaces import Batch, EmbeddingPart
 
 class WordEmbedding(EmbeddingPart):
     """Row ``input_ids[b, s]`` of ``weight`` [V, D], optionally times sqrt(D)."""
+
+    is_table: ClassVar[bool] = True
 
     Config = WordConfig
 

@@ -5,6 +5,7 @@ Legend: H heads, S queries, T keys.
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,8 @@ class T5Bias(PositionBias):
 
     Parameters: ``weight`` [buckets, H].
     """
+
+    is_table: ClassVar[bool] = True
 
     def __init__(self, config: T5BiasConfig, heads: int, *, both_sides: bool) -> None:
         super().__init__()
@@ -102,6 +105,8 @@ class PatchBias(PositionBias):
     Position 0 is the class token: its pairs with patches, patches' pairs with it, and it with
     itself have the last three rows. Parameters: ``weight`` [(2 rows - 1) (2 columns - 1) + 3, H].
     """
+
+    is_table: ClassVar[bool] = True
 
     def __init__(self, config: PatchBiasConfig, heads: int) -> None:
         super().__init__()

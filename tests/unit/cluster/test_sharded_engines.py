@@ -259,3 +259,17 @@ def test_an_assembly_of_components_trains_like_a_single_process(kind):
             own.step()
     assert losses[kind] == pytest.approx(losses["single"], rel=1e-5)
     assert losses[kind][-1] < losses[kind][0]
+
+
+@pytest.mark.parametrize("optimizer", ["lion", "adamw8bit"])
+@pytest.mark.parametrize("kind", ["zero2", "zero3", "fsdp2"])
+def test_other_optimizers_are_cut_and_continue_bit_for_bit(tmp_path, kind, optimizer):
+    config = OptimizerConfig(type=optimizer, learning_rate=1e-3)
+    source = build_engine(toy_model(), config, settings(kind), world=1)
+    losses = advance(source, range(6))
+    source.save(tmp_path)
+    target = build_engine(toy_model(5), config, settings(kind), world=1)
+    target.load(tmp_path)
+    assert advance(target, range(6, 9)) == advance(source, range(6, 9))
+    plain = build_engine(toy_model(), config, settings("single"), world=1)
+    assert advance(plain, range(6)) == pytest.approx(losses, rel=1e-4)

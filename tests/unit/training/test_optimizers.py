@@ -1,11 +1,19 @@
-"""Parameter groups by role and head."""
+"""Optimizers against their formulas; parameter groups by role and head."""
 
+import numpy as np
+import pytest
 import torch
 
-from orchestrator.training.config import OptimizerConfig
+from orchestrator.config import validate_config
+from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.training.adamw8bit import AdamW8bit, dequantize, dynamic_map, quantize
+from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.engines.single import SingleEngine
+from orchestrator.training.lion import Lion
 from orchestrator.training.optimizers import apply_lr, build_optimizer, parameter_groups, roles
 from orchestrator.training.seeding import derive_seed
-from tests.unit.training.toy_model import ToyModel
+from tests.unit.training.toy_model import ToyModel, ToySource
 
 
 def test_only_matrices_decay_and_heads_stand_alone():
@@ -55,3 +63,133 @@ def test_seeds_depend_on_every_part():
     assert len(seeds) == 200
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derive_seed(7, "head") == derive_seed(7, "head")
+
+
+def run(build, steps=60, seed=0):
+    """Fit a small regression; return the losses and the weights."""
+    torch.manual_seed(seed)
+    weight = torch.nn.Parameter(torch.randn(64, 80) * 0.1)
+    wanted = torch.randn(64, 80)
+    optimizer = build([weight])
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = (weight - wanted).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, weight.detach(), optimizer
+
+
+def test_lion_is_its_algorithm():
+    """Algorithm 2 of Chen et al. 2023, in NumPy."""
+    w, m = np.array([1.0, -2.0, 0.5]), np.zeros(3)
+    parameter = torch.nn.Parameter(torch.tensor(w, dtype=torch.float64))
+    optimizer = Lion([parameter], lr=0.1, betas=(0.9, 0.99), weight_decay=0.2)
+    for step in range(5):
+        gradient = np.cos(w + step)
+        parameter.grad = torch.cos(parameter.detach() + step)
+        c = 0.9 * m + 0.1 * gradient
+        w = w - 0.1 * (np.sign(c) + 0.2 * w)
+        m = 0.99 * m + 0.01 * gradient
+        optimizer.step()
+        np.testing.assert_allclose(parameter.detach().numpy(), w, rtol=1e-12)
+
+
+def test_one_byte_moments_follow_fp32_moments():
+    plain, weights, full = run(lambda p: torch.optim.AdamW(p, lr=0.05, weight_decay=0.01))
+    losses, found, small = run(lambda p: AdamW8bit(p, lr=0.05, weight_decay=0.01))
+    assert losses == pytest.approx(plain, abs=0.03)  # of 1.0 at the start
+    assert losses[-1] < 0.05 * losses[0]
+    assert (found - weights).abs().mean() < 0.03  # they moved by about 0.8
+    sizes = [
+        sum(value.nbytes for value in optimizer.state[next(iter(optimizer.state))].values())
+        for optimizer in (small, full)
+    ]
+    assert sizes[0] <= 0.30 * sizes[1]
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_blocks_keep_their_largest_value_and_quantizing_again_changes_nothing(signed):
+    torch.manual_seed(2)
+    values = torch.randn(1000) * torch.logspace(-8, 2, 1000)
+    values = values if signed else values.abs()
+    codes, scales = quantize(values, signed)
+    restored = dequantize(codes, scales, signed)
+    assert codes.dtype == torch.uint8
+    for start in range(0, 1000, 256):
+        block, again = values[start : start + 256], restored[start : start + 256]
+        largest = block.abs().argmax()
+        assert again[largest] == block[largest]
+        assert (again - block).abs().max() <= 0.08 * block.abs().max()
+    codes_again, scales_again = quantize(restored, signed)
+    assert torch.equal(scales_again, scales)
+    assert torch.equal(dequantize(codes_again, scales_again, signed), restored)
+
+
+def test_the_dynamic_map_is_dense_near_zero_and_ends_at_one():
+    for signed in (True, False):
+        table = dynamic_map(signed)
+        assert len(table) == len(table.unique()) == 256
+        assert table.max() == 1.0
+        assert table.min() == (-1.0 if signed else 0.0)
+        assert (table.diff() > 0).all()
+        assert ((table.abs() > 0) & (table.abs() < 1e-3)).sum() >= 14
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw8bit", "lion", "adafactor"])
+def test_a_stored_optimizer_continues_bit_for_bit(kind, tmp_path):
+    config = OptimizerConfig(type=kind, learning_rate=1e-2)
+
+    def engine(seed):
+        torch.manual_seed(seed)
+        model = ToyModel()
+        with torch.no_grad():
+            model.encoder.inner.weight.add_(seed)
+        return SingleEngine(model, config)
+
+    def advance(each, steps):
+        losses = []
+        for step in steps:
+            losses.append(each.forward_backward(ToySource().window(step % 2, 0, 1))["loss"])
+            each.step()
+        return losses
+
+    source, target = engine(0), engine(1)
+    losses = advance(source, range(8))
+    assert losses[-2] < losses[0]
+    source.save(tmp_path)
+    target.load(tmp_path)
+    assert advance(target, range(8, 12)) == advance(source, range(8, 12))
+
+
+def test_adafactor_is_refused_where_matrices_are_cut():
+    engine, optimizer = EngineConfig(type="fsdp2"), OptimizerConfig(type="adafactor")
+    (problem,) = engine.problems_with(2, optimizer)
+    assert "adafactor" in problem.message
+    assert list(EngineConfig(type="ddp").problems_with(2, optimizer)) == []
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"type": "adafactor", "betas": (0.9, 0.99)},
+        {"type": "lion", "eps": 1e-6},
+    ],
+)
+def test_numbers_that_an_optimizer_does_not_use_are_problems(raw):
+    assert len(list(OptimizerConfig(**raw).problems())) == 1
+
+
+def test_lookup_tables_of_real_models_do_not_decay():
+    encoder = {"type": "transformer", "num_heads": 2, "position_bias": {"type": "t5"}}
+    raw = {"vocab_size": 30, "hidden_size": 8, "encoder": encoder, "target": "mlm"}
+    found = roles(build_model(validate_config(ModelConfig, raw, "test")))
+    tables = {name for name, role in found.items() if role == "table"}
+    assert tables == {
+        "embedding.word.weight",
+        "embedding.pos.weight",
+        "embedding.seg.weight",
+        "encoder.position_bias.weight",
+    }
+    assert found["encoder.layers.0.attention.query.weight"] == "matrix"

@@ -1,5 +1,7 @@
 """Schedules against transformers' own and against hand-computed values."""
 
+import math
+
 import pytest
 import torch
 import transformers
@@ -14,6 +16,9 @@ ORACLES = {
     "constant": transformers.get_constant_schedule_with_warmup(OPTIMIZER, WARMUP),
     "linear": transformers.get_linear_schedule_with_warmup(OPTIMIZER, WARMUP, STEPS),
     "cosine": transformers.get_cosine_schedule_with_warmup(OPTIMIZER, WARMUP, STEPS),
+    "cosine_restarts": transformers.get_cosine_with_hard_restarts_schedule_with_warmup(
+        OPTIMIZER, WARMUP, STEPS, num_cycles=3
+    ),
     "inverse_sqrt": transformers.get_inverse_sqrt_schedule(OPTIMIZER, WARMUP),
     "polynomial": transformers.get_polynomial_decay_schedule_with_warmup(
         OPTIMIZER, WARMUP, STEPS, lr_end=0.1, power=2.0
@@ -23,6 +28,7 @@ ORACLES = {
     ),
 }
 SETTINGS = {
+    "cosine_restarts": {"cycles": 3},
     "polynomial": {"power": 2.0, "final_ratio": 0.1},
     "wsd": {"decay_steps": 10, "final_ratio": 0.2},
 }
@@ -56,3 +62,41 @@ def test_wsd_decays_over_the_last_tenth_by_default():
     config = ScheduleConfig(type="wsd")
     assert [factor(config, step, 100) for step in (0, 50, 90)] == [1.0, 1.0, 1.0]
     assert factor(config, 95, 100) == pytest.approx(0.5)
+
+
+def test_tri_stage_holds_then_decays_exponentially():
+    """fairseq's tri_stage_lr_scheduler: peak * exp(-log(1 / final) * t / decay_steps)."""
+    config = ScheduleConfig(type="tri_stage", warmup_steps=4, hold_steps=6, final_ratio=0.01)
+    found = [factor(config, step, 30) for step in range(30)]
+    assert found[3:11] == [1.0] * 8
+    expected = [math.exp(math.log(0.01) * (step - 10) / 20) for step in range(10, 30)]
+    assert found[10:] == pytest.approx(expected)
+
+
+def test_the_trunk_of_an_infinite_schedule_does_not_depend_on_the_length_of_the_run():
+    trunk = {"type": "infinite", "warmup_steps": 3, "cooldown_steps": 5, "constant_ratio": 0.4}
+    config = ScheduleConfig(**trunk)
+    short = [factor(config, step, 12) for step in range(12)]
+    assert short == [factor(config, step, 5000) for step in range(12)]
+    assert short[2:4] == [1.0, 1.0]
+    assert short[8:] == [0.4] * 4
+    assert factor(config, 4999, 5000) == 0.4
+    release = ScheduleConfig(**trunk, decay_steps=4, final_ratio=0.04)
+    branch = [factor(release, step, 16) for step in range(16)]
+    assert branch[:13] == [factor(config, step, 5000) for step in range(13)]
+    assert branch[12:] == pytest.approx([0.4 * 0.1 ** (i / 4) for i in range(4)])
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        ({"type": "linear", "cycles": 2}, "cycles"),
+        ({"type": "cosine", "hold_steps": 2}, "hold_steps"),
+        ({"type": "constant", "final_ratio": 0.1}, "final_ratio"),
+        ({"type": "wsd", "constant_ratio": 0.5}, "constant_ratio"),
+        ({"type": "tri_stage"}, "final_ratio"),
+        ({"type": "infinite", "decay_steps": 3}, "final_ratio"),
+    ],
+)
+def test_numbers_that_a_shape_does_not_use_are_problems(raw, field):
+    assert [problem.path for problem in ScheduleConfig(**raw).problems()] == [field]
