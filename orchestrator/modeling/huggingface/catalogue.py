@@ -29,8 +29,11 @@ FAMILIES = (
     "pegasus",
     "qwen2",
     "roberta",
+    "speech2text",
     "t5",
     "vit",
+    "wav2vec2",
+    "whisper",
 )
 """Modules of this package; each has a tuple ``ARCHITECTURES``."""
 

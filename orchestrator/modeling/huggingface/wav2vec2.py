@@ -1,0 +1,200 @@
+"""wav2vec 2.0 and HuBERT: transformers' ``Wav2Vec2ForCTC`` and ``HubertForCTC``, the same model.
+
+Two layouts: the base models normalise after each sub-layer and the first convolution by groups, the
+large ones before each sub-layer (``do_stable_layer_norm``) and every convolution by frames. The
+vector in place of hidden frames (``masked_spec_embed``) is there if their config hides any; which
+frames are hidden is the sample builder's choice. Dropping whole layers in training (``layerdrop``)
+has no counterpart here, and their pre-training heads are no part of these classes.
+"""
+
+from functools import partial
+from typing import Any
+
+from orchestrator.errors import InputError
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.embeddings.speech_configs import ConvPosConfig, WaveformConfig
+from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.keys import Row, expand, linear, same, weight
+from orchestrator.modeling.huggingface.values import (
+    activation_of,
+    require,
+    their_activation,
+    transformer_of,
+)
+
+_OURS = "encoder.layers.{layer}"
+_FIRST = "layers.0"
+
+
+def model_config(theirs: Values) -> dict[str, Any]:
+    """Return our model config for a ``Wav2Vec2Config`` or ``HubertConfig``."""
+    require(
+        theirs,
+        feat_extract_activation="gelu",
+        add_adapter=False,
+        adapter_attn_dim=None,
+        conv_pos_batch_norm=False,
+        feat_proj_layer_norm=True,
+    )
+    eps, dropout = theirs["layer_norm_eps"], theirs["hidden_dropout"]
+    stable = theirs["do_stable_layer_norm"]
+    waveform = {
+        "type": "waveform",
+        "channels": theirs["conv_dim"],
+        "kernels": theirs["conv_kernel"],
+        "strides": theirs["conv_stride"],
+        "norm": theirs["feat_extract_norm"],
+        "bias": theirs["conv_bias"],
+        "norm_eps": eps,
+        "dropout": theirs["feat_proj_dropout"],
+        "mask_vector": theirs["mask_time_prob"] > 0 or theirs["mask_feature_prob"] > 0,
+    }
+    positions = {
+        "type": "convpos",
+        "kernel_size": theirs["num_conv_pos_embeddings"],
+        "groups": theirs["num_conv_pos_embedding_groups"],
+    }
+    head = {
+        "type": "ctc",
+        "dropout": theirs["final_dropout"],
+        "zero_infinity": theirs["ctc_zero_infinity"],
+    }
+    return {
+        "hidden_size": theirs["hidden_size"],
+        "vocab_size": theirs["vocab_size"],
+        "pad_token_id": theirs["pad_token_id"],
+        "initializer_range": theirs["initializer_range"],
+        "embedding": {
+            "parts": [waveform, positions],
+            "layernorm": not stable,
+            "norm_eps": eps,
+            "dropout": dropout,
+        },
+        "encoder": {
+            "type": "transformer",
+            "num_layers": theirs["num_hidden_layers"],
+            "num_heads": theirs["num_attention_heads"],
+            "intermediate_size": theirs["intermediate_size"],
+            "norm_position": "pre" if stable else "post",
+            "norm_eps": eps,
+            "activation": activation_of(theirs, "hidden_act"),
+            "dropout": dropout,
+            "activation_dropout": theirs["activation_dropout"],
+            "attention_dropout": theirs["attention_dropout"],
+        },
+        "target": [head],
+    }
+
+
+def their_config(config: ModelConfig) -> dict[str, Any]:
+    """Return the values of a ``Wav2Vec2Config`` or ``HubertConfig``."""
+    encoder, (waveform, positions) = transformer_of(config), parts_of(config)
+    head = config.target[0]
+    values: dict[str, Any] = {
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+        "pad_token_id": config.pad_token_id,
+        "initializer_range": config.initializer_range,
+        "conv_dim": list(waveform.channels),
+        "conv_kernel": list(waveform.kernels),
+        "conv_stride": list(waveform.strides),
+        "num_feat_extract_layers": len(waveform.channels),
+        "feat_extract_norm": waveform.norm,
+        "conv_bias": waveform.bias,
+        "feat_proj_dropout": waveform.dropout,
+        "num_conv_pos_embeddings": positions.kernel_size,
+        "num_conv_pos_embedding_groups": positions.groups,
+        "num_hidden_layers": encoder.num_layers,
+        "num_attention_heads": encoder.num_heads,
+        "intermediate_size": encoder.size_of_feed_forward(config.dimensions),
+        "do_stable_layer_norm": encoder.norm_position == "pre",
+        "layer_norm_eps": encoder.norm_eps,
+        "hidden_act": their_activation(encoder.activation),
+        "hidden_dropout": encoder.dropout,
+        "activation_dropout": encoder.activation_dropout,
+        "attention_dropout": encoder.attention_dropout,
+        "final_dropout": getattr(head, "dropout", 0.0),
+        "ctc_zero_infinity": getattr(head, "zero_infinity", False),
+    }
+    if not waveform.mask_vector:
+        values |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+    return values
+
+
+def parts_of(config: ModelConfig) -> tuple[WaveformConfig, ConvPosConfig]:
+    """Return the parts of the embedding.
+
+    Raises:
+        InputError: They are others.
+    """
+    waveform, positions = config.embedding.part("waveform"), config.embedding.part("convpos")
+    if isinstance(waveform, WaveformConfig) and isinstance(positions, ConvPosConfig):
+        return waveform, positions
+    raise InputError("only an embedding of waveform and convpos has this form")
+
+
+def front(prefix: str, waveform: WaveformConfig) -> list[Row]:
+    """Return the rows of the convolutions, the projection and the positions."""
+    conv, ours = f"{prefix}.feature_extractor.conv_layers.{{layer}}", "embedding.waveform"
+    layer = f"{ours}.layers.{{layer}}"
+    convolution = linear if waveform.bias else lambda *names: (weight(*names),)
+    rows = expand(convolution(f"{conv}.conv", f"{layer}.conv"), len(waveform.channels))
+    norms = expand(linear(f"{conv}.layer_norm", f"{layer}.norm"), len(waveform.channels))
+    grouped = waveform.norm == "group"  # the first convolution alone has a norm
+    rows += [row for row in norms if not grouped or f".{_FIRST}." in row.ours[0]]
+    rows += linear(f"{prefix}.feature_projection.layer_norm", f"{ours}.norm")
+    rows += linear(f"{prefix}.feature_projection.projection", f"{ours}.projection")
+    if waveform.mask_vector:
+        rows.append(same(f"{prefix}.masked_spec_embed", f"{ours}.mask_vector"))
+    kernel = f"{prefix}.encoder.pos_conv_embed.conv"
+    return [
+        *rows,
+        same(f"{kernel}.bias", "embedding.convpos.bias"),
+        same(
+            f"{kernel}.parametrizations.weight.original0",
+            "embedding.convpos.gain",
+            leading_axes=2,
+        ),
+        same(f"{kernel}.parametrizations.weight.original1", "embedding.convpos.direction"),
+    ]
+
+
+def table(prefix: str, config: ModelConfig) -> list[Row]:
+    """Return every parameter of the class for CTC whose body is called ``prefix``."""
+    encoder, (waveform, _) = transformer_of(config), parts_of(config)
+    layer = f"{prefix}.encoder.layers.{{layer}}"
+    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
+    rows = [
+        row
+        for theirs, ours in names.items()
+        for row in linear(f"{layer}.attention.{theirs}", f"{_OURS}.attention.{ours}")
+    ]
+    rows += linear(f"{layer}.layer_norm", f"{_OURS}.norm1")
+    rows += linear(f"{layer}.feed_forward.intermediate_dense", f"{_OURS}.feed_forward.up")
+    rows += linear(f"{layer}.feed_forward.output_dense", f"{_OURS}.feed_forward.down")
+    rows += linear(f"{layer}.final_layer_norm", f"{_OURS}.norm2")
+    norm = "encoder.norm" if encoder.norm_position == "pre" else "embedding.norm"
+    return [
+        *front(prefix, waveform),
+        *expand(rows, encoder.num_layers),
+        *linear(f"{prefix}.encoder.layer_norm", norm),
+        *linear("lm_head", "targets.ctc.output"),
+    ]
+
+
+def architecture(name: str, model_type: str) -> Architecture:
+    """Return a class for CTC; its body is called like its model type."""
+    return Architecture(
+        name,
+        model_type,
+        model_config,
+        their_config,
+        partial(table, model_type),
+        processor="waveform",
+    )
+
+
+ARCHITECTURES = (
+    architecture("Wav2Vec2ForCTC", "wav2vec2"),
+    architecture("HubertForCTC", "hubert"),
+)
