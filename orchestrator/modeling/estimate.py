@@ -1,13 +1,15 @@
 """How large a model is, before it is built: parameters by part, bytes to train and to store."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.modeling.builder import build_on_meta
-from orchestrator.modeling.component import EncoderConfig
+from orchestrator.modeling.component import Dimensions, EncoderConfig
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.encoders.block_options import BlockOptions
+from orchestrator.modeling.encoders.dual_configs import DualEncoderConfig
 
 Precision = Literal["fp32", "bf16"]
 
@@ -112,15 +114,25 @@ def activation_bytes(
         checkpointing: Blocks keep their inputs alone, and one of them at a time all the rest.
     """
     width = FP32_BYTES if precision == "fp32" else BF16_BYTES
-    sizes = config.dimensions
-    values = EMBEDDING_VECTORS * sizes.hidden_size
-    for stack in (config.encoder, config.decoder):
-        if stack is not None:
-            kept = stack.kept_values(sizes, length)
-            checkpointed = checkpointing and isinstance(stack, BlockOptions)
-            values += _one_block(stack, kept, sizes.hidden_size) if checkpointed else kept
-    values += sum(target.kept_values(sizes) for target in config.target)
+    values = sum(target.kept_values(config.dimensions) for target in config.target)
+    for stack, sizes in _stacks(config):
+        values += 0 if stack is config.decoder else EMBEDDING_VECTORS * sizes.hidden_size
+        kept = stack.kept_values(sizes, length)
+        checkpointed = checkpointing and isinstance(stack, BlockOptions)
+        values += _one_block(stack, kept, sizes.hidden_size) if checkpointed else kept
     return width * values * batch_size * length
+
+
+def _stacks(config: ModelConfig) -> Iterator[tuple[EncoderConfig, Dimensions]]:
+    """Yield the encoder (that of each stream, if there are two) and the decoder, with its sizes."""
+    encoder, sizes = config.encoder, config.dimensions
+    if isinstance(encoder, DualEncoderConfig):
+        yield encoder.first, sizes
+        yield encoder.of_second, sizes.of_second
+    else:
+        yield encoder, sizes
+    if config.decoder is not None:
+        yield config.decoder, sizes
 
 
 def _one_block(stack: EncoderConfig, kept: int, width: int) -> int:

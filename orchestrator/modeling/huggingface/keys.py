@@ -29,7 +29,7 @@ class Row:
         theirs: Names in transformers' files; several are joined along a new first axis (experts).
         ours: Names here; several split the tensor into equal parts along its first axis.
         transposed: Theirs is the transpose ([in, out], GPT-2's Conv1D); split after transposing.
-        leading_axes: Number of axes of size 1 that theirs has in front of ours.
+        leading_axes: Number of axes of size 1 that theirs has in front of ours; negative: fewer.
         heads: Theirs holds the parts head by head (BLOOM: query, key, value of head 0, then of head
             1, ...); 0: part by part.
     """
@@ -53,7 +53,7 @@ class Row:
             return {self.ours[0]: torch.stack([fetch(name) for name in self.theirs])}
         tensor = fetch(self.theirs[0])
         tensor = tensor.t() if self.transposed else tensor
-        tensor = tensor.reshape(tensor.shape[self.leading_axes :])
+        tensor = _without_axes(tensor, self.leading_axes)
         count = len(self.ours)
         if self.heads:
             tensor = tensor.unflatten(0, (self.heads, count, -1)).transpose(0, 1).flatten(0, 2)
@@ -69,8 +69,14 @@ class Row:
         if self.heads:
             count = len(self.ours)
             tensor = tensor.unflatten(0, (count, self.heads, -1)).transpose(0, 1).flatten(0, 2)
-        tensor = tensor.reshape((1,) * self.leading_axes + tensor.shape)
+        tensor = _without_axes(tensor, -self.leading_axes)
         return {self.theirs[0]: tensor.t().contiguous() if self.transposed else tensor}
+
+
+def _without_axes(tensor: Tensor, count: int) -> Tensor:
+    """Return the tensor without its first axes (of size 1), or with more of them."""
+    shape = tensor.shape[count:] if count >= 0 else (1,) * -count + tensor.shape
+    return tensor.reshape(shape)
 
 
 Table = Sequence[Row]

@@ -1,0 +1,166 @@
+"""Contrast between two streams: CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023).
+
+Legend: B batch of this worker, N pairs of all workers, S and T positions of the streams, P width of
+the compared vectors.
+"""
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.interfaces import IGNORED_LABEL, Streams, Target, TargetOutput
+from orchestrator.modeling.layers.attention_pooling import AttentionPool
+from orchestrator.modeling.layers.gathering import gather_rows
+from orchestrator.modeling.layers.pooling import pool
+from orchestrator.modeling.targets.pair_configs import (
+    AttentionPoolingConfig,
+    ClrConfig,
+    StreamHeadConfig,
+)
+
+
+class StreamHead(nn.Module):
+    """Pool, optional linear layer, length 1.
+
+    Parameters: ``pool.*`` if attention pools, ``projection``.
+    """
+
+    def __init__(self, config: StreamHeadConfig, width: int, size: int | None) -> None:
+        super().__init__()
+        attentive = isinstance(config.pooling, AttentionPoolingConfig)
+        self.how = None if attentive else cast(str, config.pooling)
+        self.pool = AttentionPool(config.pooling, width) if attentive else None
+        result = config.width(width, size)
+        self.projection = nn.Linear(width, result, bias=config.bias) if config.projection else None
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return unit vectors [B, P] in fp32 for ``hidden`` [B, S, D] and its mask [B, S]."""
+        pooled = pool(hidden, mask, self.how) if self.pool is None else self.pool(hidden, mask)
+        if self.projection is not None:
+            pooled = self.projection(pooled)
+        return F.normalize(pooled.float(), dim=-1)
+
+
+class Temperature(nn.Module):
+    """Similarities to logits: exp(scale) * similarity + bias.
+
+    Parameters: ``scale`` [1], ``bias`` [1] (sigmoid only).
+    """
+
+    def __init__(self, config: ClrConfig) -> None:
+        super().__init__()
+        self.first_scale, self.first_bias = config.first_scale, config.first_bias
+        self.limit = float(torch.tensor(config.max_scale, device="cpu").log())
+        self.scale = nn.Parameter(torch.empty(1))
+        self.bias = nn.Parameter(torch.empty(1)) if config.loss == "sigmoid" else None
+
+    def initialize(self, std: float) -> None:
+        """Set the first values of the config."""
+        del std
+        nn.init.constant_(self.scale, self.first_scale)
+        if self.bias is not None:
+            nn.init.constant_(self.bias, self.first_bias)
+
+    def forward(self, similarity: Tensor) -> Tensor:
+        """Return logits of any shape."""
+        capped: Tensor = _AtMost.apply(self.scale, self.limit)  # type: ignore[no-untyped-call]
+        logits = similarity * capped.exp()
+        return logits if self.bias is None else logits + self.bias
+
+
+class _AtMost(torch.autograd.Function):
+    """min(x, limit); beyond the limit only steps that lead back have a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x > limit)
+        return x.clamp(max=limit)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (beyond,) = ctx.saved_tensors
+        return gradient.masked_fill(beyond & (gradient < 0), 0.0), None
+
+
+class ClrTarget(Target):
+    """Contrastive learning of representations.
+
+    ``labels`` are [B] int64: 1 where the two halves of a row belong together, -100 for a row that
+    is left out, as a pair and as a wrong answer to others. The other rows of the micro-batch, of
+    all workers while training, are the wrong answers; every worker reports the loss of its own
+    rows, so that the sum over workers is the loss of the whole batch (CLIP, figure 3; SigLIP,
+    algorithm 1). In evaluation each batch stands alone: workers may have different numbers of them.
+
+    A row is correct if its own second half is the nearest to its first half.
+    Parameters: ``first.*``, ``second.*`` (see ``StreamHead``), ``temperature.*``.
+    """
+
+    Config = ClrConfig
+
+    def __init__(self, config: ClrConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        width, other, size = (
+            dimensions.hidden_size,
+            dimensions.of_second.hidden_size,
+            config.projection_size,
+        )
+        self.sigmoid = config.loss == "sigmoid"
+        self.first = StreamHead(config.first, width, size)
+        self.second = StreamHead(config.of_second, other, size)
+        self.temperature = Temperature(config)
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of pairs, 0-dim int64."""
+        return (labels != IGNORED_LABEL).sum()
+
+    def vectors(self, hidden: Streams, mask: Streams) -> Streams:
+        """Return the unit vectors that are compared, [B, P] each, in fp32."""
+        return Streams(
+            self.first(hidden.first, mask.first), self.second(hidden.second, mask.second)
+        )
+
+    def forward(  # type: ignore[override]
+        self, hidden: Streams, mask: Streams, labels: Tensor
+    ) -> TargetOutput:
+        """Return the loss summed over this worker's pairs of ``hidden`` [B, S, D], [B, T, E].
+
+        Softmax: mean of the cross entropies in both directions. Sigmoid: binary cross entropy of a
+        first half with all second halves, summed.
+        """
+        kept = labels != IGNORED_LABEL
+        first, second = (vectors[kept] for vectors in self.vectors(hidden, mask))
+        gathering = self.training and torch.is_grad_enabled()
+        others, start = gather_rows(second) if gathering else (second, 0)
+        with torch.autocast(first.device.type, enabled=False):
+            logits = self.temperature(first @ others.T)
+            own = torch.arange(start, start + len(first), device=first.device)
+            if self.sigmoid:
+                loss = _sigmoid_loss(logits, own)
+            else:
+                all_first = gather_rows(first)[0] if gathering else first
+                back = self.temperature(second @ all_first.T)
+                loss = (_softmax_loss(logits, own) + _softmax_loss(back, own)) / 2
+        correct = (logits.detach().argmax(-1) == own).sum() if len(first) else kept.sum()
+        return TargetOutput(loss, kept.sum(), correct)
+
+    def predict(  # type: ignore[override]
+        self, hidden: Streams, mask: Streams
+    ) -> Tensor:
+        """Return the logits of each first half with each second half, [B, B]."""
+        first, second = self.vectors(hidden, mask)
+        with torch.autocast(first.device.type, enabled=False):
+            logits: Tensor = self.temperature(first @ second.T)
+        return logits
+
+
+def _softmax_loss(logits: Tensor, own: Tensor) -> Tensor:
+    return F.cross_entropy(logits, own, reduction="sum")
+
+
+def _sigmoid_loss(logits: Tensor, own: Tensor) -> Tensor:
+    """Return the loss of logits [B, N] whose right answers are ``own`` [B]."""
+    truth = torch.zeros_like(logits).scatter_(1, own[:, None], 1.0)
+    return F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
