@@ -18,10 +18,12 @@ from orchestrator.data.steps import StepSource, eval_batches
 from orchestrator.errors import IntegrityError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.freezing import freeze
 from orchestrator.modeling.package import write_model
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.plan import with_vocabulary
 from orchestrator.storage import commit_folder, read_json, temporary_sibling, verify_folder
+from orchestrator.training.averaging import averaged
 from orchestrator.training.engine import Batch, Engine
 from orchestrator.training.history import History
 from orchestrator.training.loop import TrainResult, train
@@ -97,6 +99,7 @@ class _Run:
         self.model_config: ModelConfig = with_vocabulary(config, corpus.processor.vocab_size)
         torch.manual_seed(derive_seed(config.seed, "model"))
         model = build_model(self.model_config)
+        freeze(model, config.train.freeze)
         weights = {target.name: target.weight for target in self.model_config.target}
         self.engine: Engine = context.build_engine(
             model, config.train.optimizer, config.engine, weights
@@ -154,9 +157,11 @@ class _Run:
     def _evaluate(self) -> dict[str, float]:
         section = self.config.train
         held_out = _First(self._samples(self.corpus.validation), section.eval_blocks)
-        return self.engine.evaluate(
-            eval_batches(held_out, section.eval_batch_size, self.engine.rank, self.engine.world)
+        batches = eval_batches(
+            held_out, section.eval_batch_size, self.engine.rank, self.engine.world
         )
+        with averaged(self.engine):
+            return self.engine.evaluate(batches)
 
     def _save(self, step: int) -> None:
         extra = {"history": self.history.rows, "seconds": self._seconds()}
@@ -168,9 +173,10 @@ class _Run:
     def export(self, result: TrainResult) -> dict[str, Any]:
         """Write model, history and summary from rank 0 and commit the folder; collective."""
         state = {}
-        for name, tensor in self.engine.state_dict():
-            if self.context.rank == 0:
-                state[name] = tensor
+        with averaged(self.engine):
+            for name, tensor in self.engine.state_dict():
+                if self.context.rank == 0:
+                    state[name] = tensor
         summary = self._summary(result)
         if self.context.rank == 0:
             final = self.context.run_dir / EXPORT

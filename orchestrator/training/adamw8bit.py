@@ -113,14 +113,14 @@ class AdamW8bit(Optimizer):
         self.take_plain_state(parameter, state | {"step": step})
 
     def plain_state(self, parameter: Tensor) -> dict[str, Tensor]:
-        """Return ``step`` (0-dim) and both moments in fp32 [n]: what is stored in files."""
+        """Return ``step`` (0-dim), both moments in fp32 [n], and what others keep beside them."""
         stored = self.state.get(parameter, {})
         if not stored:
             zeros = {
                 name: torch.zeros(parameter.numel(), device=parameter.device) for name in MOMENTS
             }
             return {"step": torch.zeros(())} | zeros
-        state = {"step": stored["step"]}
+        state = {key: value for key, value in stored.items() if not key.startswith("exp_avg")}
         for name, signed in MOMENTS.items():
             scales = stored.get(f"{name}_scale")
             value = stored[name]
@@ -129,7 +129,7 @@ class AdamW8bit(Optimizer):
 
     def take_plain_state(self, parameter: Tensor, state: dict[str, Tensor]) -> None:
         """Replace the state by what :meth:`plain_state` returns."""
-        stored = {"step": state["step"]}
+        stored = {key: value for key, value in state.items() if key not in MOMENTS}
         for name, signed in MOMENTS.items():
             value = state[name].reshape(-1)
             if parameter.numel() < SMALLEST:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from orchestrator.config import StrictModel
 from orchestrator.errors import Problem
+from orchestrator.modeling.adapters import LoraConfig
 
 
 class OptimizerConfig(StrictModel):
@@ -30,6 +31,14 @@ class OptimizerConfig(StrictModel):
         1e-8, gt=0, description="Added to the root of the second moment (adamw, adamw8bit)."
     )
 
+    average_decay: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Keep an exponential moving average of the weights with this decay, and "
+        "evaluate and export that; null: none.",
+    )
+
     @property
     def moments(self) -> tuple[float, float]:
         """Decay rates of the moment estimates."""
@@ -38,7 +47,8 @@ class OptimizerConfig(StrictModel):
     @property
     def state_bytes(self) -> float:
         """Bytes of state that each parameter of a matrix has."""
-        return {"adamw": 8.0, "adamw8bit": 2 + 8 / 256, "lion": 4.0, "adafactor": 0.0}[self.type]
+        own = {"adamw": 8.0, "adamw8bit": 2 + 8 / 256, "lion": 4.0, "adafactor": 0.0}[self.type]
+        return own + (4.0 if self.average_decay is not None else 0.0)
 
     def problems(self) -> Iterable[Problem]:
         """Both betas must lie in [0, 1), and every number must be of use."""
@@ -224,6 +234,12 @@ class FineTuneConfig(StrictModel):
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate before the classifier.")
     max_train_rows: int | None = Field(None, ge=1, description="Use only this many training rows.")
     max_eval_rows: int | None = Field(None, ge=1, description="Use only this many rows a split.")
+    freeze: tuple[str, ...] = Field(
+        (), description="Parameters that stay as they are, by name: embedding, encoder.layers.0, *"
+    )
+    lora: LoraConfig | None = Field(
+        None, description="Train low-rank adapters instead of all weights; merged in the package."
+    )
 
 
 def batch_problems(

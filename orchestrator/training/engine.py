@@ -110,6 +110,14 @@ class Engine(Protocol):
         """Set the learning rate of the next step."""
         ...
 
+    def kept(self, key: str) -> dict[str, Tensor]:
+        """Return views [n] of one kind of optimizer state, by the names of this rank's shards.
+
+        Args:
+            key: ``exp_avg``, ``average``, ...; parameters without such a state are left out.
+        """
+        ...
+
     def gathered(self) -> dict[str, Tensor]:
         """Return full fp32 copies of all parameters by name, on every rank."""
         ...

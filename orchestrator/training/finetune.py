@@ -18,6 +18,8 @@ from orchestrator.data.rows import Rows, TaskData
 from orchestrator.data.samples import ClsSamples
 from orchestrator.data.steps import StepSource, eval_batches
 from orchestrator.errors import IntegrityError
+from orchestrator.modeling.freezing import freeze
+from orchestrator.modeling.lora import add_lora, merged_state
 from orchestrator.modeling.package import load_model, write_model
 from orchestrator.training.config import (
     FineTuneConfig,
@@ -57,7 +59,8 @@ class FineTuner:
 
     Raises:
         IntegrityError: The package's model does not fit its config.
-        InputError: The package has no tokenizer, or the task no rows.
+        InputError: The package has no tokenizer, the task no rows, or ``freeze`` or ``lora`` names
+            what the model does not have.
     """
 
     def __init__(
@@ -70,6 +73,9 @@ class FineTuner:
         self.head = head.name
         torch.manual_seed(derive_seed(seed, "head"))
         self._model = load_model(package, targets=[head])
+        if config.lora is not None:
+            add_lora(self._model, config.lora)
+        freeze(self._model, config.freeze)
         images = task.train.images is not None
         self._processor = None if images else TextProcessor.load(package)
         self.max_length = min(config.max_length, self._model.config.max_position_embeddings)
@@ -158,8 +164,8 @@ class FineTuner:
         self.history = History.from_parquet(folder / HISTORY)
 
     def write(self, folder: Path) -> None:
-        """Write the files of a package: model, tokenizer, learning curves."""
-        write_model(folder, self._model, self._model.config)
+        """Write the files of a package: model, adapters merged, tokenizer, learning curves."""
+        write_model(folder, merged_state(self._model), self._model.config)
         if self._processor is not None:
             self._processor.save(folder)
         self.history.to_parquet(folder / HISTORY)

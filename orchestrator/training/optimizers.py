@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.training.adamw8bit import AdamW8bit
+from orchestrator.training.averaging import keep_average
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.lion import Lion
 
@@ -67,6 +68,13 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
 
 def optimizer_over(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
     """Build the optimizer over ready-made parameter groups."""
+    optimizer = _bare_optimizer(groups, config)
+    if config.average_decay is not None:
+        keep_average(optimizer, config.average_decay)
+    return optimizer
+
+
+def _bare_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
     rate, betas = config.learning_rate, config.moments
     if config.type == "lion":
         return Lion(groups, rate, betas)

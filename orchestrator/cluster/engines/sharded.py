@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from orchestrator.cluster.engines.layouts import Layout, whole_shape
-from orchestrator.cluster.engines.sharded_files import load_state, save_state
+from orchestrator.cluster.engines.sharded_files import home_of, load_state, save_state
 from orchestrator.errors import InputError
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch, Projection, Shard
@@ -153,6 +153,16 @@ class ShardedEngine(ABC):
         """Publish the masters to the weights of all ranks; collective."""
         with torch.no_grad():
             self._layout.refresh()
+
+    def kept(self, key: str) -> dict[str, Tensor]:
+        """Return this rank's part of one kind of optimizer state by parameter."""
+        found = {}
+        for shard in self.shards():
+            flat, offset = home_of(shard, self._layout)
+            state = self._base.state.get(flat, {})
+            if key in state:
+                found[shard.name] = state[key][offset : offset + shard.master.numel()]
+        return found
 
     def gathered(self) -> dict[str, Tensor]:
         """Return full fp32 copies of all parameters on every rank."""

@@ -54,7 +54,7 @@ def _fragments(
     states = {id(flat): plain_state(optimizer, flat) for flat in layout.flats()}
     for shard in engine.shards():
         yield f"model.{shard.name}", shard.start, shard.master
-        flat, offset = _home(shard, layout)
+        flat, offset = home_of(shard, layout)
         for key, value in states[id(flat)].items():
             name = f"optimizer.{key}.{shard.name}"
             if value.dim() == 0:
@@ -69,7 +69,7 @@ def _states(
     """Return the state of every flat tensor, put together from what its shards had."""
     states = {id(flat): (flat, plain_state(optimizer, flat)) for flat in layout.flats()}
     for shard in engine.shards():
-        home, offset = _home(shard, layout)
+        home, offset = home_of(shard, layout)
         flat, state = states[id(home)]
         for short, key in found.optimizer_keys(shard.name).items():
             if found.is_scalar(key):
@@ -81,7 +81,7 @@ def _states(
     return [(flat, state) for flat, state in states.values() if state]
 
 
-def _home(shard: Shard, layout: Layout) -> tuple[Tensor, int]:
+def home_of(shard: Shard, layout: Layout) -> tuple[Tensor, int]:
     """Return the flat tensor that holds a shard, and the shard's place in it."""
     for flat in layout.flats():
         offset = offset_in(shard.master, flat)

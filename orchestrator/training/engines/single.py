@@ -111,6 +111,11 @@ class SingleEngine:
         """Set the learning rate of the next step."""
         self._lr = lr
 
+    def kept(self, key: str) -> dict[str, Tensor]:
+        """Return one kind of optimizer state by parameter."""
+        states = ((name, self.optimizer.state.get(p, {})) for name, p in self._trainable)
+        return {name: state[key].view(-1) for name, state in states if key in state}
+
     def gathered(self) -> dict[str, Tensor]:
         """Return copies of all parameters."""
         return {name: p.detach().clone() for name, p in self.module.named_parameters()}

@@ -18,6 +18,7 @@ from orchestrator.config import validate_config
 from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.training.averaging import averaged
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from tests.support.toy import toy_model, toy_window
 
@@ -273,3 +274,30 @@ def test_other_optimizers_are_cut_and_continue_bit_for_bit(tmp_path, kind, optim
     assert advance(target, range(6, 9)) == advance(source, range(6, 9))
     plain = build_engine(toy_model(), config, settings("single"), world=1)
     assert advance(plain, range(6)) == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
+@pytest.mark.parametrize("kind", ["single", *ZERO])
+def test_the_average_of_the_weights_is_evaluated_stored_and_restored(tmp_path, kind, optimizer):
+    config = OptimizerConfig(type=optimizer, learning_rate=1e-2, average_decay=0.8)
+    each = build_engine(toy_model(), config, settings(kind), world=1)
+    with averaged(each):  # nothing to average yet
+        start = each.gathered()
+    expected = None
+    for step in range(5):
+        advance(each, [step])
+        now = each.gathered()
+        expected = now if expected is None else {n: 0.8 * expected[n] + 0.2 * now[n] for n in now}
+    batch = toy_window(9, 0, 1)
+    plain = each.evaluate(batch)["loss"]
+    with averaged(each):
+        found, loss = each.gathered(), each.evaluate(batch)["loss"]
+    assert set(found) == set(expected) == set(start)
+    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in found)
+    assert loss != plain == each.evaluate(batch)["loss"]
+    each.save(tmp_path)
+    again = build_engine(toy_model(3), config, settings(kind), world=1)
+    again.load(tmp_path)
+    with averaged(again):
+        assert again.evaluate(batch)["loss"] == loss
+    assert again.evaluate(batch)["loss"] == plain
