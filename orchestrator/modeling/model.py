@@ -176,6 +176,10 @@ class Model(nn.Module):
             What the heads read at the new positions, [B, S, D].
         """
         hidden: Tensor
+        if "attention_mask" not in batch:
+            rows, new = batch["input_ids"].shape
+            real = batch["input_ids"].new_ones(rows, cache.length + new)
+            batch = batch | {"attention_mask": real}
         if self.decoder is None or self.target_embedding is None:
             embedded, mask = self.embedding(batch, past=cache.length)
             hidden = self.encoder(embedded, mask, batch, cache)

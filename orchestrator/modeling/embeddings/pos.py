@@ -44,11 +44,8 @@ class PositionEmbedding(EmbeddingPart):
         """
         if self.grid is not None and total is not None:
             return self._of_patches(batch["pixel_values"], total.shape[1], self.grid)
-        positions = position_ids(batch, total, self.limit)
-        if self.pad_aware and "position_ids" not in batch and "attention_mask" in batch:
-            real = batch["attention_mask"].long()
-            positions = (real.cumsum(1) * real - 1).clamp(min=-self.offset)
-        return F.embedding(positions + self.offset, self.weight)
+        positions = position_ids(batch, total, self.limit, pad_aware=self.pad_aware)
+        return F.embedding((positions + self.offset).clamp(min=0), self.weight)
 
     def _of_patches(self, pixels: Tensor, length: int, grid: Grid) -> Tensor:
         """Return [1, S, D] for images [B, C, height, width] of any size."""

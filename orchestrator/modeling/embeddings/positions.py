@@ -12,6 +12,8 @@ def position_ids(
 ) -> Tensor:
     """Return the position of each element: ``batch["position_ids"]`` if given, else 0, 1, 2, ...
 
+    Where tokens are added to earlier ones, ``attention_mask`` covers both, and counting goes on.
+
     Args:
         batch: The inputs.
         total: Sum of the earlier embedding parts, [B, S, D], which knows the length.
@@ -27,15 +29,18 @@ def position_ids(
     if total is None:
         raise InputError("A position part cannot come first. Put `word` or `patch` before it.")
     length = total.shape[1]
-    if length > limit:
+    mask = batch.get("attention_mask")
+    covered = length if mask is None or "input_ids" not in batch else mask.shape[1]
+    end = max(length, covered)
+    if end > limit:
         raise InputError(
-            f"The sequence has {length} positions; the model has {limit} "
+            f"The sequence has {end} positions; the model has {limit} "
             "(max_position_embeddings). Truncate the input."
         )
     given = batch.get("position_ids")
     if given is not None:
         return given
-    if pad_aware and "attention_mask" in batch:
-        real = batch["attention_mask"].long()
+    if pad_aware and mask is not None:
+        real = mask.long()
         return (real.cumsum(1) * real - 1)[:, -length:]
-    return torch.arange(length, device=total.device)[None]
+    return torch.arange(end - length, end, device=total.device)[None]

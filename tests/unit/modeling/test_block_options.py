@@ -1,0 +1,168 @@
+"""Options of blocks: both attention kernels agree; windows and prefixes against plain loops."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.encoders.block_options import BlockOptions
+from orchestrator.modeling.layers.attention import Attention
+from orchestrator.modeling.layers.masks import AttentionMask, attention_mask
+
+from .small import LENGTH, VOCAB, WIDTH, make_batch, make_model
+
+BASE = {"type": "transformer", "num_heads": 4, "num_layers": 2}
+T5, ALIBI = {"type": "t5", "buckets": 8, "max_distance": 6}, {"type": "alibi"}
+OPTIONS = {
+    "plain": {},
+    "pre_rms_gated": {"norm_position": "pre", "norm": "rms", "feed_forward": "gated"},
+    "causal": {"mask": "causal"},
+    "prefix": {"mask": "prefix"},
+    "window": {"window": 3},
+    "causal_window": {"mask": "causal", "window": 2},
+    "window_later": {"mask": "causal", "window": 2, "window_from": 1},
+    "prefix_window": {"mask": "prefix", "window": 3},
+    "t5": {"position_bias": T5, "attention_scale": 1.0},
+    "t5_causal_window": {"position_bias": T5, "mask": "causal", "window": 3},
+    "alibi": {"position_bias": ALIBI, "mask": "causal"},
+    "alibi_prefix": {"position_bias": ALIBI, "mask": "prefix", "num_heads": 8},
+    "patches": {"position_bias": {"type": "patches", "rows": 1, "columns": LENGTH - 1}},
+    "rotary": {"rotary": {}, "mask": "causal"},
+    "rotary_pairs_grouped": {"rotary": {"layout": "pairs"}, "num_kv_heads": 1},
+    "grouped_t5": {"num_kv_heads": 2, "position_bias": T5, "mask": "causal"},
+    "grouped_window_prefix": {"num_kv_heads": 2, "window": 3, "mask": "prefix"},
+    "experts": {"experts": {"num_experts": 4}, "feed_forward": "gated", "mask": "causal"},
+    "free_head_size": {"head_size": 6, "attention_bias": ["query", "value"]},
+    "layer_scale": {"layer_scale": 0.1, "norm_position": "pre"},
+}
+TOLERANCE = {"atol": 1e-5, "rtol": 0}
+
+
+def pair(options):
+    """The same encoder twice, with random parameters: fused and plain attention."""
+    models = []
+    for kernel in ("sdpa", "eager"):
+        torch.manual_seed(3)
+        encoder = BASE | OPTIONS[options] | {"attention": kernel}
+        model = make_model(embedding={"parts": ["word", "pos"]}, encoder=encoder)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+        models.append(model)
+    return models
+
+
+def batches():
+    padded = make_batch() | {"prefix_mask": (torch.arange(LENGTH) < 3).long().expand(4, -1)}
+    full = {k: v for k, v in padded.items() if k != "attention_mask"}
+    packed = full | {"document_ids": (torch.arange(LENGTH) // 5).expand(4, -1)}
+    return {"padded": padded, "full": full, "packed": packed}
+
+
+@pytest.mark.parametrize("kind", ["padded", "full", "packed"])
+@pytest.mark.parametrize("options", list(OPTIONS))
+def test_plain_attention_equals_the_fused_kernel(options, kind):
+    batch = batches()[kind]
+    real = batch.get("attention_mask", torch.ones(4, LENGTH)).bool()
+    results = []
+    for model in pair(options):
+        hidden = model.encode(batch)
+        assert hidden.isfinite().all()
+        hidden[real].square().sum().backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if "seg" not in name}
+        results.append((hidden[real].detach(), gradients))
+    (fused, of_fused), (plain, of_plain) = results
+    torch.testing.assert_close(fused, plain, **TOLERANCE)
+    for name, gradient in of_fused.items():
+        torch.testing.assert_close(gradient, of_plain[name], atol=1e-4, rtol=1e-4, msg=name)
+
+
+SIZES = Dimensions(
+    hidden_size=WIDTH,
+    vocab_size=VOCAB,
+    max_position_embeddings=LENGTH,
+    type_vocab_size=2,
+    pad_token_id=0,
+)
+
+
+def by_loops(module, x, may_read):
+    """Attention one query at a time, over a list of the keys it may read."""
+    heads, size = module.num_heads, module.head_size
+    query, key, value = (
+        layer(x).view(*x.shape[:2], heads, size)
+        for layer in (module.query, module.key, module.value)
+    )
+    rows = []
+    for row in range(x.shape[0]):
+        for position in range(x.shape[1]):
+            keys = [k for k in range(x.shape[1]) if may_read(row, position, k)]
+            scores = torch.einsum("hd,khd->hk", query[row, position], key[row, keys]) / size**0.5
+            mixed = torch.einsum("hk,khd->hd", scores.softmax(-1), value[row, keys])
+            rows.append(mixed.flatten())
+    return module.output(torch.stack(rows).view(*x.shape[:2], -1))
+
+
+READS = {
+    ("causal", 3): lambda q, k: q - 3 < k <= q,
+    ("causal", 1): lambda q, k: k == q,
+    ("causal", LENGTH + 5): lambda q, k: k <= q,
+    ("bidirectional", 2): lambda q, k: abs(q - k) < 2,
+    ("prefix", None): lambda q, k: k <= q or k < 3,
+    ("prefix", 4): lambda q, k: abs(q - k) < 4 and (k <= q or k < 3),
+}
+
+
+@pytest.mark.parametrize(("order", "window"), list(READS))
+def test_windows_and_prefixes_equal_plain_loops(order, window):
+    module = Attention(BlockOptions(num_heads=2), SIZES)
+    x = torch.randn(2, LENGTH, WIDTH)
+    real = torch.ones(2, LENGTH, dtype=torch.bool)
+    real[1, 6:] = False
+    prefix = {"prefix_mask": (torch.arange(LENGTH) < 3).long().expand(2, -1)}
+    mask = attention_mask(real, order=order, window=window, batch=prefix)
+    reads = READS[order, window]
+    expected = by_loops(
+        module, x, lambda row, q, k: k == q if not real[row, q] else real[row, k] and reads(q, k)
+    )
+    found = module(x, mask)
+    torch.testing.assert_close(found[real], expected[real], **TOLERANCE)
+
+
+def test_a_prefix_language_model_equals_one_with_an_explicit_mask():
+    """UniLM: `lm` on `mask: prefix`, labels after the prefix; prefixes differ from row to row."""
+    encoder = BASE | {"mask": "prefix"}
+    model = make_model(embedding={"parts": ["word", "pos"]}, encoder=encoder, target="lm")
+    ids, lengths = torch.randint(1, VOCAB, (3, LENGTH)), torch.tensor([2, 5, 3])
+    prefix = torch.arange(LENGTH) < lengths[:, None]
+    allowed = torch.zeros(3, 1, LENGTH, LENGTH, dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        for query in range(LENGTH):
+            for key in range(LENGTH):
+                allowed[row, 0, query, key] = key <= query or key < length
+    # the last token of the prefix predicts the first one after it
+    labels = torch.where(torch.arange(LENGTH) >= lengths[:, None] - 1, ids.roll(-1, 1), -100)
+    labels[:, -1] = -100
+    found = model({"input_ids": ids, "prefix_mask": prefix.long(), "labels.lm": labels})
+
+    hidden, _ = model.embedding({"input_ids": ids})
+    for layer in model.encoder.layers:
+        hidden = layer(hidden, AttentionMask(allowed))
+    logits = F.linear(hidden, model.embedding.word.weight)
+    expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    torch.testing.assert_close(found["loss.lm"], expected)
+    assert found["count.lm"] == sum(LENGTH - length for length in lengths)
+
+
+def test_nothing_after_the_prefix_is_seen_before_it():
+    model = make_model(encoder=BASE | {"mask": "prefix"})
+    batch = {"input_ids": torch.randint(1, VOCAB - 1, (1, LENGTH))}
+    batch["prefix_mask"] = (torch.arange(LENGTH) < 4).long()[None]
+    before = model.encode(batch)
+    for changed, seen_from in ((2, 0), (6, 6)):
+        other = batch["input_ids"].clone()
+        other[0, changed] += 1
+        after = model.encode(batch | {"input_ids": other})
+        same = (before == after).all(-1)[0]
+        assert same[:seen_from].all()
+        assert not same[seen_from:].any()
