@@ -88,9 +88,10 @@ def ours_from(folder, attention="sdpa"):
     """Return our model with the tensors of a folder."""
     source = open_source(folder)
     raw = source.config.model_dump()
-    for slot in ("encoder", "decoder"):
-        if raw[slot] and raw[slot]["type"] == "transformer":
-            raw[slot]["attention"] = attention
+    streams = [raw["encoder"].get(name) for name in ("first", "second")]
+    for stack in (raw["encoder"], raw["decoder"], *streams):
+        if stack and stack["type"] == "transformer":
+            stack["attention"] = attention
     model = build_model(validate_config(ModelConfig, raw, "parity")).eval()
     missing, unexpected = model.load_state_dict(read_tensors(source), strict=False)
     assert set(missing) == set(model.tied_names())

@@ -19,6 +19,7 @@ FAMILIES = (
     "beit",
     "bert",
     "bloom",
+    "clip",
     "distilbert",
     "electra",
     "gpt2",
@@ -29,6 +30,7 @@ FAMILIES = (
     "pegasus",
     "qwen2",
     "roberta",
+    "siglip",
     "speech2text",
     "t5",
     "vit",
@@ -132,10 +134,10 @@ def differing_keys(ours: object, other: object, path: str = "") -> list[str]:
             if key not in UNIMPORTANT
             for found in differing_keys(ours.get(key), other.get(key), f"{path}.{key}".strip("."))
         ]
-    lists = isinstance(ours, (list, tuple)) and isinstance(other, (list, tuple))
-    if lists and len(ours) == len(other):
-        pairs = enumerate(zip(ours, other, strict=True))
-        return [p for i, (a, b) in pairs for p in differing_keys(a, b, f"{path}.{i}")]
+    if isinstance(ours, (list, tuple)) and isinstance(other, (list, tuple)):
+        if len(ours) == len(other):
+            pairs = enumerate(zip(ours, other, strict=True))
+            return [p for i, (a, b) in pairs for p in differing_keys(a, b, f"{path}.{i}")]
     return [] if ours == other else [path]
 
 
