@@ -23,6 +23,8 @@ class TrainingSection(TrainConfig):
     """Blocks of one evaluation pass of one worker."""
     eval_blocks: int | None = Field(512, ge=1)
     """Held-out blocks that are measured; null measures all."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that stay as they are, by name: embedding, encoder.layers.0, encoder.*.bias."""
 
     def problems(self) -> Iterable[Problem]:
         """Leave the batch sizes to the job, which knows the number of workers."""

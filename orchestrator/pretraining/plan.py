@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 
 from orchestrator.data.documents import open_documents
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.estimate import (
     BF16_BYTES,
@@ -13,6 +14,7 @@ from orchestrator.modeling.estimate import (
     activation_bytes,
     count_parameters,
 )
+from orchestrator.modeling.freezing import freeze
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.training.config import EngineConfig
 
@@ -116,11 +118,13 @@ def make_plan(config: PretrainConfig) -> Plan:
 
     Raises:
         ConfigError: The model cannot be built, or its vocabulary is smaller than the tokenizer's.
-        InputError: The corpus or the tokenizer is not there.
+        InputError: The corpus or the tokenizer is not there, or ``train.freeze`` names what the
+            model does not have.
     """
     open_documents(config.data.spec)
     model = with_vocabulary(config, expected_vocabulary(config))
     parameters = count_parameters(model)
+    freeze(build_on_meta(model), config.train.freeze)
     activations = activation_bytes(
         model,
         batch_size=config.train.micro_batch_size,
@@ -145,7 +149,9 @@ def expected_vocabulary(config: PretrainConfig) -> int:
         return config.data.tokenizer.vocab_size
     from orchestrator.data.processors import TextProcessor
 
-    return int(TextProcessor.load(path).vocab_size)
+    processor = TextProcessor.load(path)
+    processor.require_our_numbers()
+    return int(processor.vocab_size)
 
 
 def with_vocabulary(config: PretrainConfig, tokens: int) -> ModelConfig:

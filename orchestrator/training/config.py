@@ -124,6 +124,16 @@ class ScheduleConfig(StrictModel):
             )
 
 
+class EarlyStoppingConfig(StrictModel):
+    """Stop when evaluations no longer get better, and go back to the best one."""
+
+    metric: str = Field(
+        "loss", description="What is watched: loss, loss.<target> or accuracy.<target>."
+    )
+    patience: int = Field(3, ge=1, description="Evaluations without a gain before the run ends.")
+    min_delta: float = Field(0.0, ge=0, description="Smallest change that counts as a gain.")
+
+
 class TrainConfig(StrictModel):
     """One training run: how long, in what batches, with which optimizer."""
 
@@ -138,7 +148,16 @@ class TrainConfig(StrictModel):
         1.0, gt=0, description="Clip the global gradient norm to this; null: never clip."
     )
     max_skipped_steps: int = Field(
-        5, ge=0, description="Non-finite steps in a row that are skipped before the run fails."
+        5, ge=0, description="Non-finite steps in a row that are skipped before going back."
+    )
+    max_rollbacks: int = Field(
+        2,
+        ge=0,
+        description="Times that a run goes back to its last checkpoint and around the data after "
+        "which nothing was finite, before it fails.",
+    )
+    early_stopping: EarlyStoppingConfig | None = Field(
+        None, description="End when evaluations get no better, with the best weights; null: never."
     )
     log_every_steps: int = Field(10, ge=1, description="Interval of training metrics.")
     eval_every_steps: int = Field(
@@ -151,6 +170,8 @@ class TrainConfig(StrictModel):
     def problems(self) -> Iterable[Problem]:
         """Warm-up and decay must fit into the run; batch sizes are the job's, which has workers."""
         schedule = self.schedule
+        if self.early_stopping is not None and not self.eval_every_steps:
+            yield Problem("early_stopping", "needs evaluations. Set eval_every_steps")
         if schedule.warmup_steps >= self.max_steps:
             yield Problem(
                 "schedule.warmup_steps",

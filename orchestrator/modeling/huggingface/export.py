@@ -1,7 +1,7 @@
 """Write a model of ours as a folder that transformers opens."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,22 @@ def write_folder(
     """
     write_weights(folder, architecture.table(config), state, state.__getitem__)
     write_values(folder, values_of(architecture, config) | dict(overrides or {}))
+
+
+def named_after_types(config: ModelConfig) -> tuple[ModelConfig, Callable[[str], str]]:
+    """Return a config whose heads are called as tables call them, and how parameters are renamed.
+
+    A head may have any name (``topic``); tables know it by its type (``cls``).
+    """
+    types = {each.name: each.type_name() for each in config.target}
+    heads = [each.model_copy(update={"name": types[each.name]}) for each in config.target]
+
+    def rename(name: str) -> str:
+        slot, _, rest = name.partition(".")
+        head, _, own = rest.partition(".")
+        return f"targets.{types[head]}.{own}" if slot == "targets" else name
+
+    return config.with_targets(heads), rename
 
 
 def values_of(architecture: Architecture, config: ModelConfig) -> dict[str, Any]:

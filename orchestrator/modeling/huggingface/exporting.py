@@ -14,7 +14,12 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.catalogue import architecture_of, find_architecture
 from orchestrator.modeling.huggingface.checking import Report, check
-from orchestrator.modeling.huggingface.export import values_of, write_values, write_weights
+from orchestrator.modeling.huggingface.export import (
+    named_after_types,
+    values_of,
+    write_values,
+    write_weights,
+)
 from orchestrator.modeling.huggingface.folder import complete_values
 from orchestrator.modeling.huggingface.importing import original_of
 from orchestrator.modeling.huggingface.sources import PROCESSOR_FILES, copy_processor
@@ -100,17 +105,9 @@ def _counterpart(
         if validate_config(ModelConfig, again, str(folder)) != config:
             raise IntegrityError(f"{folder}: huggingface.json is not the config of this model.")
         return architecture, values, config, str
-    renamed = {each.name: each.type_name() for each in config.target}
-    heads = [each.model_copy(update={"name": renamed[each.name]}) for each in config.target]
-    canonical = config.with_targets(heads)
+    canonical, rename = named_after_types(config)
     architecture = architecture_of(canonical)
     values = values_of(architecture, canonical) | _label_values(labels, config)
-
-    def rename(name: str) -> str:
-        slot, _, rest = name.partition(".")
-        head, _, tail = rest.partition(".")
-        return f"targets.{renamed[head]}.{tail}" if slot == "targets" else name
-
     return architecture, values, canonical, rename
 
 

@@ -165,8 +165,9 @@ def label_names(values: Any) -> list[str]:
 def _max_length(folder: Path, positions: int) -> int:
     path = folder / "tokenizer_config.json"
     limit = read_json(path).get("model_max_length") if path.is_file() else None
-    known = isinstance(limit, (int, float)) and 0 < limit < LONGEST
-    return min(int(limit), positions) if known else positions
+    if not isinstance(limit, (int, float)) or not 0 < limit < LONGEST:
+        return positions
+    return min(int(limit), positions)
 
 
 def original_of(folder: Path) -> tuple[str, dict[str, Any]] | None:

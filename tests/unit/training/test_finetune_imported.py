@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForPreTraining, PreTrainedTokenizerFast
 
+from orchestrator.errors import InputError
+from orchestrator.modeling.adapters import LoraConfig
 from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
 from orchestrator.modeling.package import load_model
 from orchestrator.training.finetune import FineTuneConfig, FineTuner
@@ -50,3 +53,49 @@ def test_an_imported_encoder_learns_a_task(imported, task, tmp_path):  # noqa: F
     assert [target.name for target in load_model(tmp_path).config.target] == [tuner.head]
     again = FineTuner(tmp_path, task, CONFIG, seed=1)
     assert again.evaluate("validation") == after
+
+
+def changed(folder, tuner):
+    before = load_model(folder, targets=[]).state_dict()
+    after = tuner.engine.module.state_dict()
+    return {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}
+
+
+def test_adapters_learn_while_the_base_stays_and_are_merged_in_the_package(
+    imported,
+    task,  # noqa: F811
+    tmp_path,
+):
+    lora = LoraConfig(layers=("*",), rank=4)
+    config = CONFIG.model_copy(update={"lora": lora, "learning_rate": 5e-2})
+    tuner = FineTuner(imported.path, task, config, seed=1)
+    before = tuner.evaluate("validation")
+    for _ in range(6):
+        tuner.train_epoch()
+    after = tuner.evaluate("validation")
+    assert after["loss"] < 0.8 * before["loss"]
+    assert not changed(imported.path, tuner)
+    names = [shard.name for shard in tuner.engine.shards()]
+    assert all(".lora_" in name or name.startswith("targets.") for name in names)
+    tuner.save(tmp_path / "state")
+    moments = load_file(tmp_path / "state/training.safetensors")
+    assert not any("word.weight" in name for name in moments if name.startswith("optimizer."))
+    again = FineTuner(imported.path, task, config, seed=1)
+    again.load(tmp_path / "state")
+    assert again.evaluate("validation") == after
+    tuner.write(tmp_path)
+    assert not any("lora" in name for name in load_model(tmp_path).state_dict())
+    plain = FineTuner(tmp_path, task, CONFIG, seed=1).evaluate("validation")
+    assert plain["loss"] == pytest.approx(after["loss"], rel=1e-4)
+
+
+def test_frozen_layers_stay(imported, task):  # noqa: F811
+    config = CONFIG.model_copy(update={"freeze": ("embedding", "encoder.layers.0.attention")})
+    tuner = FineTuner(imported.path, task, config, seed=1)
+    tuner.train_epoch()
+    moved = changed(imported.path, tuner)
+    assert moved
+    assert all("feed_forward" in name or "norm" in name for name in moved)
+    assert not any(name.startswith("embedding") for name in moved)
+    with pytest.raises(InputError, match="fits no parameter"):
+        FineTuner(imported.path, task, CONFIG.model_copy(update={"freeze": ("body",)}), seed=1)

@@ -1,0 +1,172 @@
+"""Low-rank adapters: y = W x + b + scale * B A dropout(x), only A and B are trained.
+
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", equation 3; A is drawn as the
+reference code and PEFT draw it, B is zero, so an adapted model begins as the model itself. Names of
+the model's own parameters stay what they are; A and B stand beside a layer's ``weight``.
+
+Legend: B batch, S length, I and O inputs and outputs of a linear layer, r rank.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from orchestrator.errors import InputError, IntegrityError
+from orchestrator.modeling.adapters import LoraConfig
+from orchestrator.modeling.freezing import fitting
+
+HEADS = "targets."
+
+
+class LoraLinear(nn.Linear):
+    """A linear layer with a low-rank change.
+
+    Parameters: ``weight`` [O, I] and ``bias`` [O] of the layer it replaces; ``lora_a`` [r, I],
+    ``lora_b`` [O, r].
+    """
+
+    def __init__(self, layer: nn.Linear, rank: int, scale: float, dropout: float = 0.0) -> None:
+        super().__init__(
+            layer.in_features, layer.out_features, layer.bias is not None, device="meta"
+        )
+        self.weight, self.bias = layer.weight, layer.bias
+        like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+        self.lora_a = nn.Parameter(torch.empty(rank, layer.in_features, **like))
+        self.lora_b = nn.Parameter(torch.zeros(layer.out_features, rank, **like))
+        self.scale = scale
+        self.lora_dropout = nn.Dropout(dropout)
+        self.merged = False
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., O] for [..., I]."""
+        plain = super().forward(x)
+        if self.merged:
+            return plain
+        low = F.linear(F.linear(self.lora_dropout(x), self.lora_a), self.lora_b)
+        return plain + self.scale * low
+
+    @torch.no_grad()
+    def merge(self, sign: int = 1) -> None:
+        """Add the change to the weight, or take it away again with sign -1."""
+        self.weight += sign * self.change()
+        self.merged = sign > 0
+
+    def change(self) -> Tensor:
+        """Return scale * B A, [O, I], computed in fp64."""
+        product = self.lora_b.detach().double() @ self.lora_a.detach().double()
+        return (self.scale * product).to(self.weight.dtype)
+
+    def plain(self) -> nn.Linear:
+        """Return an ordinary layer with the same parameters."""
+        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        layer.weight, layer.bias = self.weight, self.bias
+        return layer
+
+
+def add_lora(model: nn.Module, config: LoraConfig) -> list[str]:
+    """Adapt linear layers; everything else is frozen, but for ``config.train``.
+
+    Args:
+        model: The model, before an optimizer is made for it; A takes values from torch's global
+            generator.
+        config: Which layers, and how.
+
+    Returns:
+        Names of the adapted layers.
+
+    Raises:
+        InputError: A pattern fits nothing, or the model is adapted already.
+    """
+    if any(True for _ in adapted(model)):
+        raise InputError("the model has adapters already. Merge and remove them first.")
+    layers = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    below = [name for name in layers if not name.startswith(HEADS)]
+    chosen: dict[str, None] = {}
+    for pattern in config.layers:
+        names = below if pattern == "*" else layers
+        chosen |= dict.fromkeys(fitting(names, pattern, "linear layer"))
+    named = dict(model.named_parameters())
+    trained = {name for pattern in config.train for name in fitting(named, pattern)}
+    for name, parameter in named.items():
+        parameter.requires_grad_(name in trained)
+    for name in layers:
+        if name in chosen:
+            adapt(model, name, config.rank, config.scale, config.dropout)
+    return [name for name in layers if name in chosen]
+
+
+def adapt(model: nn.Module, name: str, rank: int, scale: float, dropout: float = 0.0) -> LoraLinear:
+    """Put a layer with a low-rank change in the place of the linear layer ``name``."""
+    layer = LoraLinear(cast(nn.Linear, model.get_submodule(name)), rank, scale, dropout)
+    _replace(model, name, layer)
+    return layer
+
+
+def adapted(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
+    """Yield the adapted layers by name."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            yield name, module
+
+
+def lora_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return what was trained: all A and B, and the other parameters that are not frozen."""
+    return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def load_lora_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put back what `lora_state` returned into a model adapted in the same way.
+
+    Raises:
+        IntegrityError: Names or shapes differ; all are listed.
+    """
+    own = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    wrong = sorted(own.keys() ^ state.keys())
+    wrong += [n for n in own.keys() & state.keys() if own[n].shape != state[n].shape]
+    if wrong:
+        raise IntegrityError(f"the adapters belong to another model: {', '.join(wrong)} differ.")
+    for name, parameter in own.items():
+        parameter.copy_(state[name])
+
+
+def merge(model: nn.Module) -> None:
+    """Add every change to its weight; outputs stay, up to rounding, and cost no more."""
+    for _, layer in adapted(model):
+        if not layer.merged:
+            layer.merge()
+
+
+def unmerge(model: nn.Module) -> None:
+    """Take every change out of its weight again."""
+    for _, layer in adapted(model):
+        if layer.merged:
+            layer.merge(-1)
+
+
+def remove_lora(model: nn.Module) -> None:
+    """Merge, put ordinary layers in place, and let everything be trained again."""
+    merge(model)
+    for name, layer in list(adapted(model)):
+        _replace(model, name, layer.plain())
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+
+
+def merged_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state of the model without adapters, changes merged; the model stays as it is."""
+    state = {n: t for n, t in model.state_dict().items() if not n.endswith((".lora_a", ".lora_b"))}
+    for name, layer in adapted(model):
+        if not layer.merged:
+            state[f"{name}.weight"] = state[f"{name}.weight"] + layer.change()
+    return state
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, module)

@@ -1,0 +1,291 @@
+"""Low-rank adapters: what they compute, what they leave alone, and parity with peft."""
+
+import json
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from orchestrator.config import validate_config
+from orchestrator.errors import InputError, IntegrityError
+from orchestrator.modeling import lora
+from orchestrator.modeling.adapters import LoraConfig
+from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.huggingface.folder import open_source, read_tensors
+from orchestrator.modeling.huggingface.peft import read_adapter, write_adapter
+from orchestrator.modeling.interfaces import IGNORED_LABEL
+
+from .small import make_batch, make_model
+
+RAW = {
+    "encoder": {"type": "transformer", "num_heads": 2, "num_layers": 2, "dropout": 0.0},
+    "target": {"type": "cls", "num_labels": 3, "dropout": 0.0},
+}
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 16,
+}
+
+
+def shake(model, share=0.2):
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * share)
+    return model.eval()
+
+
+def labelled():
+    return make_batch() | {"labels.cls": torch.tensor([0, 1, 2, 0])}
+
+
+def test_an_adapted_model_begins_as_the_model_itself():
+    model = make_model(**RAW).eval()
+    batch = make_batch()
+    before, names = model.predict(batch)["cls"], set(model.state_dict())
+    found = lora.add_lora(model, LoraConfig())
+    assert found == [
+        f"encoder.layers.{i}.attention.{p}" for i in (0, 1) for p in ("query", "value")
+    ]
+    assert torch.equal(model.predict(batch)["cls"], before)
+    assert set(model.state_dict()) - names == {f"{n}.lora_{x}" for n in found for x in "ab"}
+    assert not names - set(model.state_dict())
+
+
+def test_only_adapters_and_heads_learn():
+    model = make_model(**RAW)
+    names = lora.add_lora(model, LoraConfig(layers=("*",), rank=2))
+    assert any("feed_forward" in name for name in names)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    for _ in range(2):  # B is zero at first, and with it the gradient of A
+        optimizer.zero_grad()
+        model(labelled())["loss.cls"].backward()
+        optimizer.step()
+    changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+    wanted = {n for n in before if ".lora_" in n or n.startswith("targets.")}
+    assert changed == wanted
+    assert all(p.grad is None for n, p in model.named_parameters() if n not in wanted)
+
+
+def test_the_change_is_scale_times_b_a():
+    model = make_model(**RAW).eval()
+    lora.add_lora(model, LoraConfig(rank=4, alpha=6.0, rank_stabilised=True))
+    shake(model)
+    layer = model.encoder.layers[0].attention.query
+    x = torch.randn(5, layer.in_features)
+    weight = layer.weight + 3.0 * layer.lora_b @ layer.lora_a  # 6 / sqrt(4)
+    torch.testing.assert_close(layer(x), x @ weight.T + layer.bias)
+
+
+def test_merging_changes_no_output_and_can_be_undone():
+    model = make_model(**RAW).eval()
+    lora.add_lora(model, LoraConfig(layers=("encoder.layers.1",), rank=3))
+    shake(model)
+    batch = make_batch()
+    adapted, base = model.predict(batch)["cls"], dict(model.state_dict())
+    weight = base["encoder.layers.1.attention.query.weight"].clone()
+    state = lora.merged_state(model)
+    lora.merge(model)
+    lora.merge(model)  # nothing is added twice
+    torch.testing.assert_close(model.predict(batch)["cls"], adapted, atol=1e-5, rtol=0)
+    lora.unmerge(model)
+    torch.testing.assert_close(
+        model.get_parameter("encoder.layers.1.attention.query.weight"), weight, atol=1e-6, rtol=0
+    )
+    lora.remove_lora(model)
+    assert not list(lora.adapted(model))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    torch.testing.assert_close(model.predict(batch)["cls"], adapted, atol=1e-5, rtol=0)
+    assert state.keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, state[name], atol=1e-5, rtol=0)
+
+
+def test_the_state_of_the_adapters_is_enough():
+    model, other = make_model(**RAW).eval(), make_model(**RAW).eval()
+    for each in (model, other):
+        lora.add_lora(each, LoraConfig(rank=2))
+    base = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
+    shake(model)
+    model.load_state_dict(base, strict=False)
+    state = lora.lora_state(model)
+    assert set(state) == {n for n in model.state_dict() if ".lora_" in n or "targets" in n}
+    other.load_state_dict(base, strict=False)
+    lora.load_lora_state(other, state)
+    batch = make_batch()
+    assert torch.equal(model.predict(batch)["cls"], other.predict(batch)["cls"])
+    with pytest.raises(IntegrityError, match="lora_a"):
+        lora.load_lora_state(other, {n: t for n, t in state.items() if "lora_a" not in n})
+
+
+def test_patterns_that_fit_nothing_are_refused():
+    model = make_model(**RAW)
+    with pytest.raises(InputError, match=r"'\*\.attention\.qery' fits no linear layer"):
+        lora.add_lora(model, LoraConfig(layers=("*.attention.qery",)))
+    lora.add_lora(model, LoraConfig())
+    with pytest.raises(InputError, match="has adapters already"):
+        lora.add_lora(model, LoraConfig())
+
+
+def bert():
+    return BertForSequenceClassification(BertConfig(**SIZES, num_labels=3))
+
+
+def gpt2():
+    sizes = {"vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 16}
+    return GPT2LMHeadModel(GPT2Config(**sizes))
+
+
+def llama():
+    return LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2))
+
+
+FAMILIES = {
+    "bert": (bert, ("*.attention.query", "*.up"), ["query", "intermediate.dense"]),
+    "gpt2": (gpt2, ("*.attention.query", "*.attention.value", "*.down"), ["c_attn", "mlp.c_proj"]),
+    "llama": (llama, ("*.attention.key", "*.gate"), ["k_proj", "gate_proj"]),
+}
+
+
+@pytest.fixture(params=list(FAMILIES))
+def pair(request, tmp_path):
+    """Their model, ours with the same weights, our layers and theirs."""
+    build, ours, theirs = FAMILIES[request.param]
+    reference = shake(build())
+    reference.save_pretrained(tmp_path / "base")
+    return reference, read_base(tmp_path / "base"), ours, theirs, tmp_path
+
+
+def read_base(folder):
+    source = open_source(folder)
+    raw = validate_config(ModelConfig, source.config.model_dump(), "test")
+    model = build_model(raw).eval()
+    model.load_state_dict(read_tensors(source), strict=False)
+    model.tie_weights()
+    return model
+
+
+def inputs():
+    torch.manual_seed(0)
+    ids = torch.randint(2, 61, (3, 9))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def losses(theirs, ours):
+    """Return both losses on the same labels."""
+    batch = inputs()
+    if "cls" in ours.targets:
+        labels = torch.tensor([0, 2, 1])
+        mine = ours(batch | {"labels.cls": labels})["loss.cls"] / 3
+        return theirs(**batch, labels=labels).loss, mine
+    labels = batch["input_ids"]
+    shifted = torch.cat([labels[:, 1:], torch.full((3, 1), IGNORED_LABEL)], dim=1)
+    mine = ours(batch | {"labels.lm": shifted})["loss.lm"] / (3 * 8)
+    return theirs(**batch, labels=labels).loss, mine
+
+
+@pytest.mark.parametrize("stabilised", [False, True])
+def test_our_adapters_open_in_peft_with_equal_outputs_and_gradients(pair, stabilised):
+    peft = pytest.importorskip("peft", reason="peft is an extra for development")
+    theirs, ours, layers, _, folder = pair
+    train = ("targets",) if "cls" in ours.targets else ()
+    config = LoraConfig(layers=layers, rank=3, train=train, rank_stabilised=stabilised)
+    lora.add_lora(ours, config)
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for _, layer in lora.adapted(ours):
+            layer.lora_b.normal_(std=0.3)
+    write_adapter(folder, ours, config)
+    opened = peft.PeftModel.from_pretrained(theirs, folder, is_trainable=True).eval()
+    expected, found = losses(opened, ours)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    expected.backward()
+    found.backward()
+    gradients = {
+        name: parameter.grad
+        for name, parameter in opened.named_parameters()
+        if parameter.grad is not None
+    }
+    total = sum(float(g.double().square().sum()) for n, g in gradients.items() if "lora_A" in n)
+    mine = sum(float(x.lora_a.grad.double().square().sum()) for _, x in lora.adapted(ours))
+    assert mine > 0
+    assert mine == pytest.approx(total, rel=1e-4)
+    if "cls" in ours.targets:
+        name = "encoder.layers.1.attention.query"
+        layer = ours.get_submodule(name)
+        front = "base_model.model.bert.encoder.layer.1.attention.self.query"
+        for letter, own in (("A", layer.lora_a), ("B", layer.lora_b)):
+            torch.testing.assert_close(
+                own.grad, gradients[f"{front}.lora_{letter}.default.weight"], atol=1e-5, rtol=0
+            )
+
+
+def test_adapters_of_peft_open_here(pair):
+    peft = pytest.importorskip("peft", reason="peft is an extra for development")
+    theirs, ours, _, targets, folder = pair
+    saved = ["classifier"] if "cls" in ours.targets else None
+    options = peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets, modules_to_save=saved)
+    wrapped = peft.get_peft_model(theirs, options).eval()
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    wrapped.save_pretrained(folder / "adapter")
+    names = read_adapter(folder / "adapter", ours)
+    assert names
+    expected, found = losses(wrapped, ours)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    head = [n for n, p in ours.named_parameters() if p.requires_grad and ".lora_" not in n]
+    assert head == (["targets.cls.output.weight", "targets.cls.output.bias"] if saved else [])
+
+
+def test_adapters_written_here_are_read_back(pair):
+    _, ours, layers, _, folder = pair
+    config = LoraConfig(layers=layers, rank=2, train=())
+    lora.add_lora(ours, config)
+    with torch.no_grad():
+        for _, layer in lora.adapted(ours):
+            layer.lora_b.normal_(std=0.3)
+    write_adapter(folder, ours, config, base="someone/model")
+    again = read_base(folder / "base")
+    assert read_adapter(folder, again) == [name for name, _ in lora.adapted(ours)]
+    key = next(iter(ours.targets))
+    found, expected = again.predict(inputs())[key], ours.predict(inputs())[key]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"peft_type": "IA3"}, "only 'LORA' is read"),
+        ({"use_dora": True}, "use_dora: True is not supported"),
+        ({"bias": "all"}, "bias: 'all' is not supported"),
+    ],
+)
+def test_adapters_of_other_kinds_are_refused(pair, change, match):
+    _, ours, layers, _, folder = pair
+    config = LoraConfig(layers=layers, train=())
+    lora.add_lora(ours, config)
+    write_adapter(folder, ours, config)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=match):
+        read_adapter(folder, read_base(folder / "base"))
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    path.write_text(json.dumps({"peft_type": "LORA"}))
+    with pytest.raises(InputError, match="Only safetensors"):
+        read_adapter(folder, read_base(folder / "base"))
