@@ -15,18 +15,20 @@ import torch
 from orchestrator.data.corpus import Corpus, open_corpus
 from orchestrator.data.samples import BilmSamples, LmSamples, MlmSamples, SampleDataset
 from orchestrator.data.steps import StepSource, eval_batches
-from orchestrator.errors import IntegrityError
+from orchestrator.errors import IntegrityError, StageError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.freezing import freeze
 from orchestrator.modeling.package import write_model
+from orchestrator.pretraining.best import BestKeeper
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.plan import with_vocabulary
 from orchestrator.storage import commit_folder, read_json, temporary_sibling, verify_folder
 from orchestrator.training.averaging import averaged
+from orchestrator.training.detour import Detour
 from orchestrator.training.engine import Batch, Engine
 from orchestrator.training.history import History
-from orchestrator.training.loop import TrainResult, train
+from orchestrator.training.loop import NonFiniteError, TrainResult, WindowSource, train
 from orchestrator.training.seeding import derive_seed
 from orchestrator.training.workers import WorkerGroup
 
@@ -106,14 +108,18 @@ class _Run:
         )
         self.history = History()
         self.before_s = 0.0  # what earlier parts of a resumed run took
-        self.meter = _Meter(
+        self.detour = Detour(
             StepSource(
                 self._samples(corpus.train),
                 config.train.global_batch_size,
                 config.train.micro_batch_size,
                 derive_seed(config.seed, "order"),
-            ),
-            self.engine,
+            )
+        )
+        self.meter = _Meter(self.detour, self.engine)
+        stopping = config.train.early_stopping
+        self.best = (
+            None if stopping is None else BestKeeper(context, self.engine, config.train, stopping)
         )
 
     def _samples(self, blocks: Any) -> SampleDataset:
@@ -124,28 +130,64 @@ class _Run:
 
     def train(self) -> TrainResult:
         """Run the loop from the newest intact checkpoint to the end."""
-        first = 0
-        checkpoint = self.context.latest_checkpoint()
-        if checkpoint is not None:
-            self.engine.load(checkpoint.path)
-            self.history = History(checkpoint.extra["history"])
-            self.before_s = float(checkpoint.extra["seconds"])
-            first = checkpoint.step
+        first = self._resume() or 0
         self.context.emit({"event": "training", "run": self.config.run.name, "step": first})
-        result = train(
-            self.engine,
-            self.meter,
-            self.config.train,
-            first_step=first,
-            seed=self.config.seed,
-            observer=self._observe,
-            evaluate=self._evaluate,
-            save=self._save,
-            should_stop=self.context.should_stop,
-        )
+        result = self._loop(first)
+        while isinstance(result, NonFiniteError):
+            result = self._loop(self._go_back(result))
         if not result.validation:  # the last checkpoint was already at the end
             result.validation = self._evaluate()
+        if self.best is not None and not result.stopped:
+            self.best.restore(self.history, result)
         return result
+
+    def _loop(self, first: int) -> TrainResult | NonFiniteError:
+        ended = self.best is not None and self.best.exhausted(self.history)
+        try:
+            return train(
+                self.engine,
+                self.meter,
+                self.config.train,
+                first_step=first,
+                until_step=first if ended else None,
+                seed=self.config.seed,
+                observer=self._observe,
+                evaluate=self._evaluate,
+                save=self._save,
+                should_stop=self.context.should_stop,
+                judge=self._judge,
+            )
+        except NonFiniteError as error:
+            return error
+
+    def _judge(self, step: int, metrics: dict[str, float]) -> bool:
+        del metrics  # they are in the history
+        return self.best is not None and self.best.judge(self.history, step)
+
+    def _resume(self) -> int | None:
+        """Load the newest intact checkpoint and return its step; None: there is none."""
+        checkpoint = self.context.latest_checkpoint()
+        if checkpoint is None:
+            return None
+        self.engine.load(checkpoint.path)
+        self.history = History(checkpoint.extra["history"])
+        self.before_s = float(checkpoint.extra["seconds"])
+        self.detour.jumps = checkpoint.extra.get("jumps", [])
+        return checkpoint.step
+
+    def _go_back(self, error: NonFiniteError) -> int:
+        """Return to the last checkpoint, and from there on read other samples."""
+        jumps, samples = self.detour.jumps, self.detour.samples(error.first)
+        first = self._resume() if len(jumps) < self.config.train.max_rollbacks else None
+        if first is None:
+            raise StageError(
+                f"{error}. Step {error.first} was the first of them; it read samples {samples}"
+            ) from error
+        self.detour.jumps = jumps
+        self.detour.around(first, error.step)
+        message = f"{error}. Going back to step {first}, around samples {samples} and what follows"
+        self.context.emit({"event": "rollback", "step": first, "message": message})
+        return first
 
     def _observe(self, event: dict[str, Any]) -> None:
         if event["split"] == "train":
@@ -165,6 +207,7 @@ class _Run:
 
     def _save(self, step: int) -> None:
         extra = {"history": self.history.rows, "seconds": self._seconds()}
+        extra |= {"jumps": self.detour.jumps}
         self.context.commit_checkpoint(step, self.engine, extra)
 
     def _seconds(self) -> float:
@@ -194,6 +237,7 @@ class _Run:
             "stopped": False,
             "step": result.steps,
             "skipped_steps": result.skipped,
+            "rollbacks": len(self.detour.jumps),
             "train": result.train,
             "validation": result.validation,
             "unigram_entropy": self.corpus.unigram_entropy(),
@@ -206,7 +250,7 @@ class _Run:
 class _Meter:
     """Counts the tokens that the loop takes from a source."""
 
-    def __init__(self, source: StepSource, engine: Engine) -> None:
+    def __init__(self, source: WindowSource, engine: Engine) -> None:
         self._source, self._engine = source, engine
         self._tokens = 0
         self._since = 0.0

@@ -33,6 +33,19 @@ StepFunction = Callable[[Engine, Sequence[Batch], float], Metrics]
 SKIPPED = "skipped"
 
 
+class NonFiniteError(StageError):
+    """Too many steps in a row had a loss or gradient that is not finite.
+
+    Attributes:
+        step: The last of them, from 0.
+        first: The first of them.
+    """
+
+    def __init__(self, message: str, first: int, step: int) -> None:
+        super().__init__(message)
+        self.first, self.step = first, step
+
+
 class WindowSource(Protocol):
     """Which samples make a step (``orchestrator.data``'s ``StepSource`` is one)."""
 
@@ -52,6 +65,7 @@ class TrainResult:
     Attributes:
         steps: Optimizer steps done since step 0, earlier parts of a resumed run included.
         stopped: Whether ``should_stop`` ended it early.
+        enough: Whether ``judge`` ended it early.
         skipped: Steps of this part that the loss guard skipped.
         train: Last logged training metrics.
         validation: Last evaluation; empty without one.
@@ -60,6 +74,7 @@ class TrainResult:
 
     steps: int
     stopped: bool = False
+    enough: bool = False
     skipped: int = 0
     train: Metrics = field(default_factory=dict)
     validation: Metrics = field(default_factory=dict)
@@ -121,6 +136,7 @@ def train(  # noqa: PLR0913 - hooks, each optional and named
     evaluate: Callable[[], Metrics] | None = None,
     save: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    judge: Callable[[int, Metrics], bool] | None = None,
     step_fn: StepFunction | None = None,
 ) -> TrainResult:
     """Run optimizer steps from ``first_step`` up to ``max_steps``; collective.
@@ -137,12 +153,14 @@ def train(  # noqa: PLR0913 - hooks, each optional and named
         save: Called with the number of steps done every ``checkpoint_every_steps``, after the
             last step, and when stopping early.
         should_stop: Asked after each step on every rank; one rank's yes stops all.
+        judge: Told the steps done and every evaluation, on every rank with the same numbers; True
+            ends the run.
         step_fn: Replaces the plain step.
 
     Raises:
-        StageError: More than ``max_skipped_steps`` steps in a row were not finite.
+        NonFiniteError: More than ``max_skipped_steps`` steps in a row were not finite.
     """
-    hooks = _Hooks(observer, evaluate, save, should_stop)
+    hooks = _Hooks(observer, evaluate, save, should_stop, judge)
     run = _Run(engine, source, config, hooks, TrainResult(first_step))
     step_fn = step_fn or plain_step(config.max_grad_norm)
     end = min(config.max_steps, config.max_steps if until_step is None else until_step)
@@ -165,6 +183,7 @@ class _Hooks:
     evaluate: Callable[[], Metrics] | None
     save: Callable[[int], None] | None
     should_stop: Callable[[], bool] | None
+    judge: Callable[[int, Metrics], bool] | None
 
 
 def _due(done: int, every: int) -> bool:
@@ -207,11 +226,13 @@ class _Run:
         self.result.skipped += 1
         logger.warning("step=%d skipped: loss=%s is not finite", step, metrics["loss"])
         if self._skipped_in_a_row > self.config.max_skipped_steps:
-            raise StageError(
+            raise NonFiniteError(
                 f"step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; "
                 f"{self._skipped_in_a_row} steps in a row were not finite "
-                f"(max_skipped_steps: {self.config.max_skipped_steps}). Lower "
-                "optimizer.learning_rate, lengthen schedule.warmup_steps or clip with max_grad_norm"
+                f"(max_skipped_steps: {self.config.max_skipped_steps}). Lower the learning rate, "
+                "lengthen schedule.warmup_steps or clip with max_grad_norm",
+                step - self._skipped_in_a_row + 1,
+                step,
             )
 
     def conclude(self, done: int, end: int) -> bool:
@@ -222,13 +243,17 @@ class _Run:
         if last or _due(done, config.log_every_steps):
             self.result.train, self._interval = _means(self._interval), []
             self._emit(done, "train", self.result.train)
-        if hooks.evaluate is not None and (last or _due(done, config.eval_every_steps)):
+        due = _due(done, config.eval_every_steps)
+        if hooks.evaluate is not None and (last or due):
             self.result.validation = hooks.evaluate()
             self._emit(done, "validation", self.result.validation)
-        if hooks.save is not None and (last or _due(done, config.checkpoint_every_steps)):
+        if hooks.judge is not None and due:  # an interruption's evaluation must not change a run
+            self.result.enough = hooks.judge(done, self.result.validation) and done < end
+        ending = last or self.result.enough
+        if hooks.save is not None and (ending or _due(done, config.checkpoint_every_steps)):
             hooks.save(done)
         self.result.stopped = stop and done < end
-        return stop
+        return ending
 
     def _emit(self, done: int, split: str, metrics: Metrics) -> None:
         if self.hooks.observer is not None:

@@ -1,0 +1,68 @@
+"""The best evaluation of a run: kept as a checkpoint, waited for, and gone back to."""
+
+from orchestrator.pretraining.config import TrainingSection
+from orchestrator.training.config import EarlyStoppingConfig
+from orchestrator.training.engine import Engine
+from orchestrator.training.history import History
+from orchestrator.training.loop import Metrics, TrainResult
+from orchestrator.training.stopping import Best, best_of
+from orchestrator.training.workers import WorkerGroup
+
+FOLDER = "best"
+"""Run folder below the run's own in which the best checkpoint lies."""
+
+
+class BestKeeper:
+    """Early stopping over the curve in a run's history, so that a resumed run judges alike.
+
+    Args:
+        context: This worker.
+        engine: What to keep.
+        section: Intervals.
+        stopping: What is watched, and how long.
+    """
+
+    def __init__(
+        self,
+        context: WorkerGroup,
+        engine: Engine,
+        section: TrainingSection,
+        stopping: EarlyStoppingConfig,
+    ) -> None:
+        self.context = context.within(context.run_dir / FOLDER)
+        self.engine, self.section, self.stopping = engine, section, stopping
+
+    def best(self, history: History) -> Best:
+        """Return the best evaluation; those that an interruption made are not counted."""
+        every = self.section.eval_every_steps
+        rows = (
+            (row["step"], row["value"])
+            for row in history.rows
+            if row["split"] == "validation" and row["metric"] == self.stopping.metric
+        )
+        return best_of(((step, value) for step, value in rows if not step % every), self.stopping)
+
+    def exhausted(self, history: History) -> bool:
+        """Whether there is no point in going on."""
+        return self.best(history).since >= self.stopping.patience
+
+    def judge(self, history: History, step: int) -> bool:
+        """Keep the weights if the evaluation after ``step`` steps is the best; collective.
+
+        Returns:
+            Whether the run should end.
+        """
+        if self.best(history).step == step:
+            self.context.commit_checkpoint(step, self.engine, {})
+        return self.exhausted(history)
+
+    def restore(self, history: History, result: TrainResult) -> None:
+        """Go back to the best weights, and say so in ``result``; collective."""
+        best = self.best(history)
+        found = self.context.latest_checkpoint()
+        if found is None or found.step == result.steps:
+            return
+        self.engine.load(found.path)
+        rows = (row for row in history.rows if row["split"] == "validation")
+        validation: Metrics = {r["metric"]: r["value"] for r in rows if r["step"] == best.step}
+        result.validation, result.steps = validation, best.step

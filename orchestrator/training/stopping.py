@@ -1,0 +1,41 @@
+"""When an evaluation was the best so far, and when there is no point in going on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from orchestrator.training.config import EarlyStoppingConfig
+
+HIGHER_IS_BETTER = ("accuracy",)
+"""Beginnings of the names of metrics of which more is better; of all others less is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best evaluation of a run.
+
+    Attributes:
+        step: Steps done when it was made; -1 before the first.
+        value: The metric then.
+        since: Evaluations after it.
+    """
+
+    step: int = -1
+    value: float = float("nan")
+    since: int = 0
+
+
+def best_of(evaluations: Iterable[tuple[int, float]], config: EarlyStoppingConfig) -> Best:
+    """Return the best of (steps done, value) in order; a tie or a gain below min_delta is none.
+
+    Args:
+        evaluations: In order of steps.
+        config: Which direction is better follows from its metric's name.
+    """
+    sign = 1.0 if config.metric.startswith(HIGHER_IS_BETTER) else -1.0
+    best = Best()
+    for step, value in evaluations:
+        if best.step < 0 or sign * (value - best.value) > config.min_delta:
+            best = Best(step, value)
+        else:
+            best = Best(best.step, best.value, best.since + 1)
+    return best

@@ -1,0 +1,126 @@
+"""Early stopping, the best weights, and going around data after which nothing is finite."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from orchestrator.data.steps import StepSource
+from orchestrator.errors import StageError
+from orchestrator.pretraining.worker import EXPORT, pretrain
+from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
+from orchestrator.training.detour import Detour
+from orchestrator.training.engines.single import SingleEngine
+from orchestrator.training.stopping import best_of
+
+from .test_worker import weights
+
+STOPPING = ["train.max_steps=30", "train.early_stopping={patience: 2, min_delta: 100}"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "expected"),
+    [
+        ("loss", [3.0, 2.0, 2.5, 2.0], (1, 2)),
+        ("loss.mlm", [3.0, 2.9, 2.85], (1, 1)),
+        ("accuracy.mlm", [0.1, 0.5, 0.4], (1, 1)),
+        ("loss", [], (-1, 0)),
+        ("loss", [1.0], (0, 0)),
+    ],
+)
+def test_the_best_is_the_first_that_nothing_beats_by_enough(metric, values, expected):
+    config = EarlyStoppingConfig(metric=metric, min_delta=0.06)
+    best = best_of(enumerate(values), config)
+    assert (best.step, best.since) == expected
+
+
+def test_a_run_that_gets_no_better_ends_with_its_best_weights(alone, make_job, tmp_path):
+    folder = tmp_path / "early"
+    summary = pretrain(alone.within(folder), make_job(*STOPPING, run_dir=folder))
+    assert summary["step"] == 3  # nothing later gained 100
+    history = pd.read_parquet(folder / EXPORT / "history.parquet")
+    curve = history[(history.split == "validation") & (history.metric == "loss")]
+    assert list(curve.step) == [3, 6, 9]
+    assert summary["validation"]["loss"] == curve.value.iloc[0]
+    assert not summary["stopped"]
+
+
+def test_an_interrupted_run_stops_where_the_whole_one_does(alone, make_job, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = pretrain(alone.within(whole), make_job(*STOPPING, run_dir=whole))
+    job = make_job(*STOPPING, run_dir=parts)
+    for step in (2, 4, 8):  # each interruption evaluates once more, which must not count
+        alone.events.clear()
+        alone.stop_after[:] = [step]
+        assert pretrain(alone.within(parts), job)["stopped"]
+    alone.events.clear()
+    alone.stop_after.clear()
+    summary = pretrain(alone.within(parts), job)
+    assert summary["step"] == expected["step"]
+    assert weights(parts / EXPORT) == weights(whole / EXPORT)
+
+
+def test_early_stopping_needs_evaluations():
+    (problem,) = TrainConfig(early_stopping={}).problems()
+    assert problem.path == "early_stopping"
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Make the loss of certain steps of the source infinite; what was read is recorded."""
+    bad, read = set(), []
+    window, passes = StepSource.window, SingleEngine.forward_backward
+
+    def reading(source, step, rank=0, world=1):
+        read.append(step)
+        return window(source, step, rank, world)
+
+    def measuring(engine, micro_batches):
+        metrics = passes(engine, micro_batches)
+        return metrics | {"loss": math.inf} if read[-1] in bad else metrics
+
+    monkeypatch.setattr(StepSource, "window", reading)
+    monkeypatch.setattr(SingleEngine, "forward_backward", measuring)
+    return bad, read
+
+
+GUARDED = ["train.max_skipped_steps=1", "train.max_rollbacks=1"]
+
+
+def test_bad_data_is_gone_around_from_the_last_checkpoint(alone, make_job, tmp_path, poison):
+    bad, read = poison
+    bad |= {4, 5}
+    folder = tmp_path / "run"
+    summary = pretrain(alone.within(folder), make_job(*GUARDED, run_dir=folder))
+    assert read == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert summary["step"] == 6
+    assert summary["rollbacks"] == 1
+    (event,) = [each for each in alone.events if each["event"] == "rollback"]
+    assert event["step"] == 4
+    assert "samples [" in event["message"]
+
+
+def test_after_too_many_rollbacks_the_run_fails_with_the_samples(alone, make_job, tmp_path, poison):
+    bad, read = poison
+    bad |= set(range(4, 1000))
+    folder = tmp_path / "run"
+    with pytest.raises(StageError, match=r"not finite.*it read samples \[\d+, "):
+        pretrain(alone.within(folder), make_job(*GUARDED, run_dir=folder))
+    assert len(read) == 8
+    assert not (folder / EXPORT).exists()
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_back_to(alone, make_job, tmp_path, poison):
+    bad, _ = poison
+    bad |= {0, 1}
+    folder = tmp_path / "run"
+    with pytest.raises(StageError, match="Step 0 was the first of them"):
+        pretrain(alone.within(folder), make_job(*GUARDED, run_dir=folder))
+
+
+def test_jumps_add_up_and_never_read_a_step_twice():
+    detour = Detour(None, [[4, 2]])
+    detour.around(7, 8)
+    read = [detour.actual(step) for step in range(12)]
+    assert read == [0, 1, 2, 3, 6, 7, 8, 11, 12, 13, 14, 15]
+    assert len(set(read)) == len(read)
