@@ -55,9 +55,8 @@ class ImageEmbedding(EmbeddingPart):
                 "Resize the images with the model's processor."
             )
         patches = self.replace(self.projection(pixels).flatten(2).transpose(1, 2), batch)
-        tokens = [
-            token for token in (self.class_token, self.distillation_token) if token is not None
-        ]
+        both = (self.class_token, self.distillation_token)
+        tokens: list[Tensor] = [token for token in both if token is not None]
         if not tokens:
             return patches
         return torch.cat([torch.stack(tokens).expand(len(patches), -1, -1), patches], dim=1)

@@ -4,7 +4,7 @@ Legend: B batch of this worker, N pairs of all workers, S and T positions of the
 the compared vectors.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +30,13 @@ class StreamHead(nn.Module):
 
     def __init__(self, config: StreamHeadConfig, width: int, size: int | None) -> None:
         super().__init__()
-        attentive = isinstance(config.pooling, AttentionPoolingConfig)
-        self.how = None if attentive else cast(str, config.pooling)
-        self.pool = AttentionPool(config.pooling, width) if attentive else None
+        pooling = config.pooling
+        self.pool: AttentionPool | None = None
+        self.how = ""
+        if isinstance(pooling, AttentionPoolingConfig):
+            self.pool = AttentionPool(pooling, width)
+        else:
+            self.how = pooling
         result = config.width(width, size)
         self.projection = nn.Linear(width, result, bias=config.bias) if config.projection else None
 
