@@ -73,6 +73,7 @@ TOOLS: dict[str, str] = {
     "zoo": "orchestrator.zoo.cli",
     "serve": "serving.cli",
     "report": "orchestrator.report.cli",
+    "components": "orchestrator.modeling.components_cli",
     "doctor": "orchestrator.doctor",
 }
 REPLAY = "orchestrator.selection.cli"

@@ -1,4 +1,4 @@
-"""What there is to build models from: kinds, names, options. Imports without torch."""
+"""What there is to build models from, and what they can be exchanged as. Imports without torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from orchestrator.config import StrictModel, did_you_mean
+from orchestrator.errors import InputError
 from orchestrator.modeling.component import ComponentConfig
 from orchestrator.modeling.config import REGISTERED
 from orchestrator.modeling.registry import Registry
@@ -19,7 +21,8 @@ class Option:
     """One option of a component.
 
     Attributes:
-        name: Key in the config.
+        name: Key in the config; ``rotary.theta`` is a key of the mapping ``rotary``, and
+            ``position_bias[t5].buckets`` one of a mapping that has ``type: t5``.
         type: What it holds, in words: ``int``, ``float``, ``bool``, ``mean | first``.
         default: Value if the config does not say; None also where ``required``.
         required: Whether the config must say.
@@ -31,6 +34,21 @@ class Option:
     default: Any
     required: bool
     description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One class of transformers that can be imported and exported.
+
+    Attributes:
+        name: Name of the class: ``BertForMaskedLM``.
+        model_type: Their ``model_type``: ``bert``.
+        processor: What it reads: ``text``, ``image``, ...
+    """
+
+    name: str
+    model_type: str
+    processor: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +70,32 @@ def describe_components() -> list[Description]:
     ]
 
 
+def describe_families() -> list[Family]:
+    """Return every class of transformers that `zoo import` and `zoo export` know, by name."""
+    from orchestrator.modeling.huggingface.catalogue import architectures
+
+    known = architectures()
+    return [Family(name, known[name].model_type, known[name].processor) for name in sorted(known)]
+
+
+def find(name: str, kind: str | None = None) -> list[Description]:
+    """Return the components of a name; several kinds may have one of it.
+
+    Raises:
+        InputError: No component has that name.
+    """
+    found = [each for each in describe_components() if each.name == name]
+    found = [each for each in found if kind in (None, each.kind)]
+    if not found:
+        kinds = REGISTERED if kind is None else {kind: REGISTERED[kind]}
+        names = {name for registry in kinds.values() for name in registry.names()}
+        raise InputError(
+            f"{name!r} is not a registered {kind or 'component'}. "
+            f"{did_you_mean(name, sorted(names), 'Registered')}"
+        )
+    return found
+
+
 def describe(registry: Registry, kind: str, name: str) -> Description:
     """Return one component.
 
@@ -63,23 +107,49 @@ def describe(registry: Registry, kind: str, name: str) -> Description:
     return Description(kind, name, summary, _options(config))
 
 
-def _options(config: type[ComponentConfig]) -> tuple[Option, ...]:
+def _options(config: type[StrictModel]) -> tuple[Option, ...]:
     fields = config.model_fields.items()
-    options = (_option(name, field) for name, field in fields if name != "type")
+    options = [o for name, field in fields if name != "type" for o in _option(name, field)]
+    if not issubclass(config, ComponentConfig):
+        return tuple(options)
     own_name = config.type_name()
     return tuple(replace(o, default=own_name) if o.name == "name" else o for o in options)
 
 
-def _option(name: str, field: FieldInfo) -> Option:
+def _option(name: str, field: FieldInfo) -> list[Option]:
+    """Return an option, and behind it those of the mapping that it may hold."""
     default = field.get_default(call_default_factory=True, validated_data={})
     required = default is PydanticUndefined
-    return Option(
+    own = Option(
         name=name,
         type=_words(field.annotation),
         default=None if required else default,
         required=required,
         description=" ".join((field.description or "").split()),
     )
+    models = _models(field.annotation)
+    nested = [
+        replace(option, name=f"{_place(name, model, len(models))}.{option.name}")
+        for model in models
+        for option in _options(model)
+    ]
+    return [own, *nested]
+
+
+def _models(annotation: Any) -> list[type[StrictModel]]:
+    """Return the kinds of mappings that an option may hold."""
+    origin, items = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _models(items[0])
+    if origin in (Union, UnionType):
+        return [model for item in items for model in _models(item)]
+    plain = isinstance(annotation, type) and issubclass(annotation, StrictModel)
+    return [annotation] if plain and not issubclass(annotation, ComponentConfig) else []
+
+
+def _place(name: str, model: type[StrictModel], count: int) -> str:
+    kind = model.model_fields.get("type")
+    return f"{name}[{kind.default}]" if kind is not None and count > 1 else name
 
 
 def _words(annotation: Any) -> str:
@@ -89,5 +159,10 @@ def _words(annotation: Any) -> str:
     if origin is Literal:
         return " | ".join(map(str, items))
     if origin in (Union, UnionType):
-        return " | ".join(_words(item) for item in items)
+        return " | ".join(dict.fromkeys(_words(item) for item in items))
+    if origin is tuple:
+        return f"list of {_words(items[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, StrictModel):
+        kind = annotation.model_fields.get("type")
+        return "mapping" if kind is None else f"{{type: {kind.default}}}"
     return "null" if annotation is NoneType else str(getattr(annotation, "__name__", annotation))

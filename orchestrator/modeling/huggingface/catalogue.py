@@ -134,15 +134,16 @@ def differing_keys(ours: object, other: object, path: str = "") -> list[str]:
             if key not in UNIMPORTANT
             for found in differing_keys(ours.get(key), other.get(key), f"{path}.{key}".strip("."))
         ]
-    if isinstance(ours, (list, tuple)) and isinstance(other, (list, tuple)):
-        if len(ours) == len(other):
-            pairs = enumerate(zip(ours, other, strict=True))
-            return [p for i, (a, b) in pairs for p in differing_keys(a, b, f"{path}.{i}")]
-    return [] if ours == other else [path]
+    if not (isinstance(ours, (list, tuple)) and isinstance(other, (list, tuple))):
+        return [] if ours == other else [path]
+    if len(ours) == len(other):
+        pairs = enumerate(zip(ours, other, strict=True))
+        return [p for i, (a, b) in pairs for p in differing_keys(a, b, f"{path}.{i}")]
+    return [path]
 
 
-UNIMPORTANT = ("weight", "attention", "tolerance")
-"""Options that change no output."""
+UNIMPORTANT = ("weight", "attention", "tolerance", "initialization", "initializer_range")
+"""Options that change no output of a trained model."""
 
 
 def _no_counterpart(differences: Mapping[str, list[str]]) -> str:

@@ -6,18 +6,21 @@ Names are those of the files that ``save_pretrained`` writes, which stay the sam
 of transformers; names inside their classes do not.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LAYER = "{layer}"
 """Stands for the layer number in names of a table."""
 
-Fetch = Callable[[str], Tensor]
+Fetch = Callable[[str], "Tensor"]
 """Reads one tensor by its name."""
 
 
@@ -40,7 +43,7 @@ class Row:
     leading_axes: int = 0
     heads: int = 0
 
-    def at(self, layer: int) -> "Row":
+    def at(self, layer: int) -> Row:
         """Return the row of one layer."""
         number = str(layer)
         ours = tuple(name.replace(LAYER, number) for name in self.ours)
@@ -50,7 +53,7 @@ class Row:
     def to_ours(self, fetch: Fetch) -> dict[str, Tensor]:
         """Return our tensors; views where possible."""
         if len(self.theirs) > 1:
-            return {self.ours[0]: torch.stack([fetch(name) for name in self.theirs])}
+            return {self.ours[0]: _cat([fetch(name)[None] for name in self.theirs])}
         tensor = fetch(self.theirs[0])
         tensor = tensor.t() if self.transposed else tensor
         tensor = _without_axes(tensor, self.leading_axes)
@@ -65,12 +68,18 @@ class Row:
         if len(self.theirs) > 1:
             return dict(zip(self.theirs, fetch(self.ours[0]).unbind(), strict=True))
         parts = [fetch(name) for name in self.ours]
-        tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+        tensor = _cat(parts) if len(parts) > 1 else parts[0]
         if self.heads:
             count = len(self.ours)
             tensor = tensor.unflatten(0, (count, self.heads, -1)).transpose(0, 1).flatten(0, 2)
         tensor = _without_axes(tensor, -self.leading_axes)
         return {self.theirs[0]: tensor.t().contiguous() if self.transposed else tensor}
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    import torch  # the tables themselves are also read where there is no torch
+
+    return torch.cat(parts)
 
 
 def _without_axes(tensor: Tensor, count: int) -> Tensor:

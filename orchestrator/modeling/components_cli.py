@@ -1,0 +1,104 @@
+"""``orchestrator components``: what models can be built from, and what they are exchanged as."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from orchestrator.errors import InputError
+
+FAMILY = "family"
+"""The kind under which classes of transformers are listed."""
+Writer = Callable[[str], Any]
+
+
+def register(subparsers: Any) -> None:
+    """Add the verb ``components``."""
+    parser = subparsers.add_parser("components", help="parts, their options, and model families")
+    parser.add_argument("name", nargs="?", help="one component with all its options")
+    parser.add_argument("--kind", help="only this kind: embedding, encoder, ..., or family")
+    parser.add_argument("--json", action="store_true", help="write JSON instead of tables")
+    parser.set_defaults(func=lambda options: show(options, sys.stdout.write))
+
+
+def show(options: argparse.Namespace, write: Writer) -> int:
+    """Write what there is, or everything about one component.
+
+    Raises:
+        InputError: No such kind or component; the nearest name and the others are listed.
+    """
+    from orchestrator.modeling.catalog import describe_components, describe_families, find
+
+    _require_kind(options.kind)
+    wants_families = options.kind == FAMILY or (options.kind is None and options.name is None)
+    families = describe_families() if wants_families else []
+    if options.kind == FAMILY:
+        found = []
+        families = [each for each in families if options.name in (None, each.name)]
+    elif options.name is not None:
+        found = find(options.name, options.kind)
+    else:
+        found = [each for each in describe_components() if options.kind in (None, each.kind)]
+    if options.json:
+        plain = {
+            "components": [asdict(c) for c in found],
+            "families": [asdict(f) for f in families],
+        }
+        write(json.dumps(plain, indent=2, default=_plain) + "\n")
+    elif options.name is not None and found:
+        for component in found:
+            _write_component(component, write)
+    else:
+        _write_overview(found, families, write)
+    return 0
+
+
+def _require_kind(kind: str | None) -> None:
+    from orchestrator.config import did_you_mean
+    from orchestrator.modeling.config import REGISTERED
+
+    kinds = [*REGISTERED, FAMILY]
+    if kind is not None and kind not in kinds:
+        raise InputError(f"{kind!r} is no kind of component. {did_you_mean(kind, kinds, 'Kinds')}")
+
+
+def _write_overview(components: Iterable[Any], families: Iterable[Any], write: Writer) -> None:
+    by_kind: dict[str, list[tuple[str, str]]] = {}
+    for each in components:
+        by_kind.setdefault(each.kind, []).append((each.name, each.summary))
+    for each in families:
+        summary = f"transformers' class, model type {each.model_type}, reads {each.processor}."
+        by_kind.setdefault(FAMILY, []).append((each.name, summary))
+    for kind, rows in by_kind.items():
+        write(f"{kind}\n")
+        _write_rows([(f"  {name}", summary) for name, summary in rows], write)
+        write("\n")
+
+
+def _write_component(component: Any, write: Writer) -> None:
+    """Write the summary and each option as it is written in Python, with what it does below."""
+    write(f"{component.kind} {component.name}: {component.summary}\n")
+    for option in component.options:
+        default = "  (required)" if option.required else f" = {_shown(option.default)}"
+        write(f"\n  {option.name}: {option.type}{default}\n      {option.description}\n")
+    write("\n")
+
+
+def _write_rows(rows: Sequence[Sequence[str]], write: Writer) -> None:
+    """Write columns as wide as their widest cell; the last one runs to the end of the line."""
+    columns = range(len(rows[0]) - 1)
+    widths = [max(len(row[column]) for row in rows) for column in columns]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        write("  ".join([*cells, row[-1]]).rstrip() + "\n")
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    return dump(mode="json") if dump is not None else str(value)
