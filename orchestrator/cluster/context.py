@@ -4,6 +4,10 @@ A stage's ``worker.py`` is written against this class alone; it imports neither 
 Outside a cluster ``WorkerContext.alone(run_dir)`` runs the same function in one process.
 """
 
+import faulthandler
+import logging
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +22,13 @@ from orchestrator.cluster.mailbox import Event, Line, SilentLine
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engine import Engine
 
+_LOG = logging.getLogger(__name__)
+
 CHECKPOINTS = "checkpoints"
+HUNG = 70
+"""Exit code of a worker that ends itself because a step hangs."""
+POST_S = 1.0
+"""Time that the last event has to leave the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,18 @@ class WorkerContext:
         """Send a JSON-able event to the driver; only rank 0's are sent, and none waits."""
         if self.rank == 0:
             self.line.post(event)
+
+    def hung(self, seconds: float) -> None:
+        """Show where all threads are and end this process, so that the group is started again.
+
+        Nothing milder helps: the main thread waits in a collective that cannot be cancelled.
+        """
+        message = f"rank {self.rank}: a step has taken {seconds:.0f} s and is taken for hung"
+        _LOG.error("%s; all threads follow", message)
+        faulthandler.dump_traceback()
+        self.line.post({"event": "hung", "rank": self.rank, "message": message})
+        time.sleep(POST_S)
+        os._exit(HUNG)
 
     def should_stop(self) -> bool:
         """Whether the driver asked to stop.

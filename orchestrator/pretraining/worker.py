@@ -7,6 +7,7 @@ group that was started again goes on where the last one was lost.
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from orchestrator.training.engine import Batch, Engine
 from orchestrator.training.history import History
 from orchestrator.training.loop import NonFiniteError, TrainResult, WindowSource, train
 from orchestrator.training.seeding import derive_seed
+from orchestrator.training.watchdog import Watchdog
 from orchestrator.training.workers import WorkerGroup
 
 EXPORT = "export"
@@ -132,16 +134,17 @@ class _Run:
         """Run the loop from the newest intact checkpoint to the end."""
         first = self._resume() or 0
         self.context.emit({"event": "training", "run": self.config.run.name, "step": first})
-        result = self._loop(first)
-        while isinstance(result, NonFiniteError):
-            result = self._loop(self._go_back(result))
+        with closing(Watchdog(self.context.hung, self.config.train.hang_timeout_s)) as watchdog:
+            result = self._loop(first, watchdog)
+            while isinstance(result, NonFiniteError):
+                result = self._loop(self._go_back(result), watchdog)
         if not result.validation:  # the last checkpoint was already at the end
             result.validation = self._evaluate()
         if self.best is not None and not result.stopped:
             self.best.restore(self.history, result)
         return result
 
-    def _loop(self, first: int) -> TrainResult | NonFiniteError:
+    def _loop(self, first: int, watchdog: Watchdog) -> TrainResult | NonFiniteError:
         ended = self.best is not None and self.best.exhausted(self.history)
         try:
             return train(
@@ -156,6 +159,7 @@ class _Run:
                 save=self._save,
                 should_stop=self.context.should_stop,
                 judge=self._judge,
+                watchdog=watchdog,
             )
         except NonFiniteError as error:
             return error

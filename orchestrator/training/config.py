@@ -156,6 +156,12 @@ class TrainConfig(StrictModel):
         description="Times that a run goes back to its last checkpoint and around the data after "
         "which nothing was finite, before it fails.",
     )
+    hang_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="A step that takes longer than this, and 20 times the usual, is taken for "
+        "hung: the workers start again from the last checkpoint.",
+    )
     early_stopping: EarlyStoppingConfig | None = Field(
         None, description="End when evaluations get no better, with the best weights; null: never."
     )

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from orchestrator.training.engine import Batch, Engine, Projection
 from orchestrator.training.schedules import learning_rate
 from orchestrator.training.seeding import seed_step
 from orchestrator.training.shards import clip_gradients
+from orchestrator.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +139,7 @@ def train(  # noqa: PLR0913 - hooks, each optional and named
     save: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     judge: Callable[[int, Metrics], bool] | None = None,
+    watchdog: Watchdog | None = None,
     step_fn: StepFunction | None = None,
 ) -> TrainResult:
     """Run optimizer steps from ``first_step`` up to ``max_steps``; collective.
@@ -155,6 +158,7 @@ def train(  # noqa: PLR0913 - hooks, each optional and named
         should_stop: Asked after each step on every rank; one rank's yes stops all.
         judge: Told the steps done and every evaluation, on every rank with the same numbers; True
             ends the run.
+        watchdog: Watches every step.
         step_fn: Replaces the plain step.
 
     Raises:
@@ -167,8 +171,10 @@ def train(  # noqa: PLR0913 - hooks, each optional and named
     engine.module.train()
     for step in range(first_step, end):
         seed_step(seed, step, engine.rank)
-        window = source.window(step, engine.rank, engine.world)
-        run.record(step, step_fn(engine, window, learning_rate(config, step)))
+        with nullcontext() if watchdog is None else watchdog.step():
+            window = source.window(step, engine.rank, engine.world)
+            metrics = step_fn(engine, window, learning_rate(config, step))
+        run.record(step, metrics)
         if run.conclude(step + 1, end):
             break
     run.result.seconds = run.seconds

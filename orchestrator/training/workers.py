@@ -85,6 +85,10 @@ class WorkerGroup(Protocol):
         """Send an event to the driver, from rank 0."""
         ...
 
+    def hung(self, seconds: float) -> None:
+        """Say that a step has taken so long that it hangs, and end this process."""
+        ...
+
     def should_stop(self) -> bool:
         """Whether somebody asked to stop; rank 0 alone says yes."""
         ...
