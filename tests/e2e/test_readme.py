@@ -64,7 +64,9 @@ def test_every_job_is_valid_up_to_its_plan(line, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("line", ["orchestrator doctor", "orchestrator zoo list", "orchestrator components"])
+@pytest.mark.parametrize(
+    "line", ["orchestrator doctor", "orchestrator zoo list", "orchestrator components"]
+)
 def test_quick_commands_run_as_they_stand(line, tmp_path):
     assert line in LINES
     shown = run(shlex.split(line), tmp_path)
