@@ -5,7 +5,7 @@ import torch
 from orchestrator.config import require_no_problems
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.initialization import initialize
+from orchestrator.modeling.initialization import initialize_model
 from orchestrator.modeling.interfaces import Target
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.registry import targets
@@ -20,7 +20,7 @@ def build_model(config: ModelConfig) -> Model:
     """
     _require_buildable(config)
     model = Model(config)
-    initialize(model, config.initializer_range)
+    initialize_model(model, config)
     return model
 
 
@@ -39,7 +39,7 @@ def build_target(target: TargetConfig, config: ModelConfig) -> Target:
     """Return a new head on the CPU for a model of ``config``; ties are made by the model."""
     component = targets.component_class(target.type_name())
     head: Target = component(target, config.dimensions)
-    initialize(head, config.initializer_range)
+    initialize_model(head, config)
     return head
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
@@ -85,6 +85,9 @@ class ModelConfig(StrictModel):
     """Sizes of the second stream of a dual model where they differ from the first; null: equal."""
     initializer_range: PositiveFloat = 0.02
     """Standard deviation of new weights."""
+    initialization: Literal["normal", "gpt2", "t5", "clip"] = "normal"
+    """Which new weights have another standard deviation: none; outputs into the residual stream
+    (GPT-2); most, by the number of inputs (T5); most, by width and depth (CLIP)."""
     embedding: EmbeddingStackConfig = EmbeddingStackConfig()
     """What turns the input into vectors."""
     encoder: Annotated[EncoderConfig, Choice(encoders)]
@@ -163,7 +166,7 @@ class ModelConfig(StrictModel):
             )
         if self.share_embedding:
             both = (self.embedding, self.target_embedding)
-            if not all(stack is not None and stack.part("word") is not None for stack in both):
+            if not all(stack is not None and stack.word_table is not None for stack in both):
                 yield Problem(
                     "share_embedding",
                     "needs a `word` part on both sides. Add one, or set it false.",
@@ -197,7 +200,7 @@ class ModelConfig(StrictModel):
             where = f"target.{index}"
             if names.index(target.name) != index:
                 yield Problem(f"{where}.name", f"{target.name!r} is used twice. Name each target.")
-            if target.ties_words and output.part("word") is None:
+            if target.ties_words and output.word_table is None:
                 yield Problem(
                     f"{where}.tie", "needs a `word` embedding part. Add one, or set tie to false."
                 )

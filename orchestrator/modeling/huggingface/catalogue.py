@@ -33,6 +33,7 @@ FAMILIES = (
     "siglip",
     "speech2text",
     "t5",
+    "vilt",
     "vit",
     "wav2vec2",
     "whisper",

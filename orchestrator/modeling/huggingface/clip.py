@@ -61,7 +61,8 @@ def model_config(theirs: Values) -> dict[str, Any]:
         "logit_scale": theirs["logit_scale_init_value"],
     }
     body = towers_config(theirs, images, causal=True)
-    return body | {"initializer_range": text["initializer_range"], "target": [head]}
+    start = {"initializer_range": text["initializer_range"], "initialization": "clip"}
+    return body | start | {"target": [head]}
 
 
 def their_config(config: ModelConfig) -> dict[str, Any]:

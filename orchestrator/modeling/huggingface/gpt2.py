@@ -44,6 +44,7 @@ def model_config(theirs: Values) -> dict[str, Any]:
         "vocab_size": theirs["vocab_size"],
         "max_position_embeddings": theirs["n_positions"],
         "initializer_range": theirs["initializer_range"],
+        "initialization": "gpt2",
         "embedding": {
             "parts": ["word", "pos"],
             "layernorm": False,
