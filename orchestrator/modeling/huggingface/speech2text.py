@@ -16,11 +16,14 @@ from orchestrator.modeling.huggingface.values import require
 
 _CONV = "model.encoder.conv.conv_layers.{layer}"
 _STRIDE = 2
+_PAD = 1
+"""Theirs marks padding frames with 1 and asks where that equals the padding token: with another one
+sound and padding would change places."""
 
 
 def model_config(theirs: Values) -> dict[str, Any]:
     """Return our model config for a ``Speech2TextConfig``."""
-    require(theirs, tie_word_embeddings=True, input_channels=1)
+    require(theirs, tie_word_embeddings=True, input_channels=1, pad_token_id=_PAD)
     require(theirs, num_conv_layers=len(theirs["conv_kernel_sizes"]))
     scale, pad = theirs["scale_embedding"], theirs["pad_token_id"]
     waves = {

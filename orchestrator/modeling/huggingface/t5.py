@@ -68,13 +68,10 @@ def table(config: ModelConfig) -> list[Row]:
     return [*rows, *stack("encoder", transformer_of(config)), *stack("decoder", decoder_of(config))]
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
-    """Return our model config for a ``T5Config``."""
-    require(theirs, is_decoder=False, initializer_factor=1.0)
+def blocks(theirs: Values) -> dict[str, Any]:
+    """Return what the blocks of encoder and decoder have in common."""
     rate = theirs["dropout_rate"]
-    original = theirs.get("scale_decoder_outputs", theirs["tie_word_embeddings"])
-    words = {"parts": ["word"], "layernorm": False, "dropout": rate}
-    blocks = {
+    return {
         "type": "transformer",
         "num_heads": theirs["num_heads"],
         "head_size": theirs["d_kv"],
@@ -95,16 +92,22 @@ def model_config(theirs: Values) -> dict[str, Any]:
         "activation_dropout": rate,
         "attention_dropout": rate,
     }
+
+
+def model_config(theirs: Values) -> dict[str, Any]:
+    """Return our model config for a ``T5Config``."""
+    require(theirs, is_decoder=False)
+    original = theirs.get("scale_decoder_outputs", theirs["tie_word_embeddings"])
+    words = {"parts": ["word"], "layernorm": False, "dropout": theirs["dropout_rate"]}
     return {
         "hidden_size": theirs["d_model"],
         "vocab_size": theirs["vocab_size"],
         "max_position_embeddings": theirs.get("n_positions", _POSITIONS),
         "pad_token_id": theirs["pad_token_id"],
-        "initialization": "t5",
         "embedding": words,
-        "encoder": blocks | {"num_layers": theirs["num_layers"]},
+        "encoder": blocks(theirs) | {"num_layers": theirs["num_layers"]},
         "target_embedding": words,
-        "decoder": blocks | {"num_layers": theirs["num_decoder_layers"]},
+        "decoder": blocks(theirs) | {"num_layers": theirs["num_decoder_layers"]},
         "share_embedding": True,
         "target": [{"type": "lm", "tie": original, "scale": original}],
     }

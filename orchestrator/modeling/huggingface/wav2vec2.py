@@ -26,18 +26,10 @@ _OURS = "encoder.layers.{layer}"
 _FIRST = "layers.0"
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
-    """Return our model config for a ``Wav2Vec2Config`` or ``HubertConfig``."""
-    require(
-        theirs,
-        feat_extract_activation="gelu",
-        add_adapter=False,
-        adapter_attn_dim=None,
-        conv_pos_batch_norm=False,
-        feat_proj_layer_norm=True,
-    )
-    eps, dropout = theirs["layer_norm_eps"], theirs["hidden_dropout"]
-    stable = theirs["do_stable_layer_norm"]
+def embedding_config(theirs: Values) -> dict[str, Any]:
+    """Return the convolutions over samples and the convolution that tells positions."""
+    require(theirs, feat_extract_activation="gelu", feat_proj_layer_norm=True)
+    require(theirs, conv_pos_batch_norm=False)
     waveform = {
         "type": "waveform",
         "channels": theirs["conv_dim"],
@@ -45,7 +37,7 @@ def model_config(theirs: Values) -> dict[str, Any]:
         "strides": theirs["conv_stride"],
         "norm": theirs["feat_extract_norm"],
         "bias": theirs["conv_bias"],
-        "norm_eps": eps,
+        "norm_eps": theirs["layer_norm_eps"],
         "dropout": theirs["feat_proj_dropout"],
         "mask_vector": theirs["mask_time_prob"] > 0 or theirs["mask_feature_prob"] > 0,
     }
@@ -54,6 +46,17 @@ def model_config(theirs: Values) -> dict[str, Any]:
         "kernel_size": theirs["num_conv_pos_embeddings"],
         "groups": theirs["num_conv_pos_embedding_groups"],
     }
+    return {
+        "parts": [waveform, positions],
+        "layernorm": not theirs["do_stable_layer_norm"],
+        "norm_eps": theirs["layer_norm_eps"],
+        "dropout": theirs["hidden_dropout"],
+    }
+
+
+def model_config(theirs: Values) -> dict[str, Any]:
+    """Return our model config for a ``Wav2Vec2Config`` or ``HubertConfig``."""
+    require(theirs, add_adapter=False, adapter_attn_dim=None)
     head = {
         "type": "ctc",
         "dropout": theirs["final_dropout"],
@@ -64,21 +67,16 @@ def model_config(theirs: Values) -> dict[str, Any]:
         "vocab_size": theirs["vocab_size"],
         "pad_token_id": theirs["pad_token_id"],
         "initializer_range": theirs["initializer_range"],
-        "embedding": {
-            "parts": [waveform, positions],
-            "layernorm": not stable,
-            "norm_eps": eps,
-            "dropout": dropout,
-        },
+        "embedding": embedding_config(theirs),
         "encoder": {
             "type": "transformer",
             "num_layers": theirs["num_hidden_layers"],
             "num_heads": theirs["num_attention_heads"],
             "intermediate_size": theirs["intermediate_size"],
-            "norm_position": "pre" if stable else "post",
-            "norm_eps": eps,
+            "norm_position": "pre" if theirs["do_stable_layer_norm"] else "post",
+            "norm_eps": theirs["layer_norm_eps"],
             "activation": activation_of(theirs, "hidden_act"),
-            "dropout": dropout,
+            "dropout": theirs["hidden_dropout"],
             "activation_dropout": theirs["activation_dropout"],
             "attention_dropout": theirs["attention_dropout"],
         },

@@ -1,0 +1,139 @@
+"""The public function of generation.
+
+Legend: B inputs, R results for each, T new tokens, V vocabulary.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from orchestrator.config import require_no_problems
+from orchestrator.errors import InputError
+from orchestrator.modeling.generation.beams import Beams
+from orchestrator.modeling.generation.config import GenerationConfig
+from orchestrator.modeling.generation.continuation import Continuation, require_room
+from orchestrator.modeling.generation.filters import drawable
+from orchestrator.modeling.interfaces import Batch
+from orchestrator.modeling.model import Model
+
+
+class Generated(NamedTuple):
+    """What a model wrote.
+
+    Attributes:
+        tokens: New tokens, the end token included, then padding, [B * R, T]; results of one input
+            stand together, the best one first if there are beams.
+        scores: Summed log-probabilities of the tokens [B * R]; of beam search divided by length **
+            length_penalty; of sampling those of the distribution that was drawn from.
+    """
+
+    tokens: Tensor
+    scores: Tensor
+
+
+@torch.no_grad()
+def generate(
+    model: Model,
+    batch: Batch,
+    config: GenerationConfig,
+    *,
+    target: str = "lm",
+    cached: bool = True,
+) -> Generated:
+    """Continue each sequence of a batch until it ends or has ``max_new_tokens`` more.
+
+    Dropout is off while it runs. Rows do not influence one another, except that sampled ones share
+    one stream of random numbers.
+
+    Args:
+        model: A language model, or an encoder-decoder.
+        batch: Its inputs, without labels; text may be padded on either side.
+        config: How to choose tokens.
+        target: Name of the target that predicts the next token.
+        cached: Keep keys and values rather than compute them again for every token.
+
+    Raises:
+        ConfigError: Options contradict one another.
+        InputError: The model has no such target, the batch lacks an input, or the text and the new
+            tokens do not fit the model's positions.
+    """
+    require_no_problems(config, "generation")
+    _require_lm(model, batch, target)
+    pad = model.config.pad_token_id
+    start = pad if config.start_token_id is None else config.start_token_id
+    training = model.training
+    model.eval()
+    try:
+        text = Continuation(model, batch, start=start, target=target, cached=cached)
+        require_room(model, text.tokens.shape[1], config.max_new_tokens)
+        return _search(text, config, pad) if config.num_beams > 1 else _walk(text, config, pad)
+    finally:
+        model.train(training)
+
+
+def _require_lm(model: Model, batch: Batch, target: str) -> None:
+    """Refuse a model that does not predict the next token, or a batch without text."""
+    found = [each.name for each in model.config.target if each.type_name() == "lm"]
+    if target not in found:
+        raise InputError(
+            f"{target!r} is no target that predicts the next token; the model has "
+            f"{', '.join(found) or 'none'}."
+        )
+    if model.decoder is None and "input_ids" not in batch:
+        raise InputError(f"There is no text to continue: the batch has {', '.join(batch)}.")
+
+
+def _walk(text: Continuation, config: GenerationConfig, pad: int) -> Generated:
+    """Take one token after the other: the most probable one, or a drawn one."""
+    logits = text.start()
+    device = logits.device
+    if config.num_return_sequences > 1:
+        rows = torch.arange(len(logits), device=device)
+        rows = rows.repeat_interleave(config.num_return_sequences)
+        text.select(rows)
+        logits = logits.index_select(0, rows)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    eos = torch.tensor(config.eos_token_ids, dtype=torch.long, device=device)
+    ended = torch.zeros(len(logits), dtype=torch.bool, device=device)
+    scores = torch.zeros(len(logits), device=device)
+    tokens: list[Tensor] = []
+    while True:
+        if config.sample:
+            logits = drawable(logits, config)
+            token = logits.softmax(-1).multinomial(1, generator=generator)[:, 0]
+        else:
+            token = logits.argmax(-1)
+        gained = logits.log_softmax(-1).gather(1, token[:, None])[:, 0]
+        scores = scores + gained.masked_fill(ended, 0.0)
+        token = token.masked_fill(ended, pad)
+        tokens.append(token)
+        ended = ended | torch.isin(token, eos)
+        if len(tokens) == config.max_new_tokens or bool(ended.all()):
+            return Generated(torch.stack(tokens, 1), scores)
+        logits = text.extend(token)
+
+
+def _search(text: Continuation, config: GenerationConfig, pad: int) -> Generated:
+    """Search with beams; the text before them is read once for each input."""
+    logits = text.start()
+    inputs = torch.arange(len(logits), device=logits.device)
+    rows = inputs.repeat_interleave(config.num_beams)
+    text.select(rows)
+    logits = logits.index_select(0, rows)
+    beams = Beams(len(inputs), config, pad, logits.device)
+    while True:
+        rows, tokens, more = beams.step(logits)
+        if not more:
+            break
+        text.select(rows)
+        logits = text.extend(tokens)
+    found, scores = beams.best()
+    eos = torch.tensor(config.eos_token_ids, dtype=torch.long, device=found.device)
+    return Generated(found[:, : _longest(found, eos)], scores)
+
+
+def _longest(tokens: Tensor, eos: Tensor) -> int:
+    """Return how many columns of ``tokens`` [N, M] are needed up to the last end token."""
+    before = torch.isin(tokens, eos).long().cumsum(1) - torch.isin(tokens, eos).long()
+    return int((before == 0).sum(1).max())

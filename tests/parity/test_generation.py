@@ -1,0 +1,194 @@
+"""Generation against transformers' ``generate``: the same tokens from the same random weights."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Speech2TextConfig,
+    Speech2TextForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from orchestrator.modeling.generation.config import GenerationConfig
+from orchestrator.modeling.generation.filters import drawable
+from orchestrator.modeling.generation.generate import generate
+
+from .harness import BATCH, ours_from, padded_batch, randomise
+
+VOCAB, EOS, PAD, NEW = 13, 2, 1, 12
+TWO_SIDED = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "pad_token_id": PAD,
+    "eos_token_id": EOS,
+    "decoder_start_token_id": EOS,
+}
+
+
+def gpt2():
+    config = GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=32)
+    return GPT2LMHeadModel(config)
+
+
+def llama():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(
+        vocab_size=VOCAB, **sizes, intermediate_size=48, num_key_value_heads=2, pad_token_id=PAD
+    )
+    return LlamaForCausalLM(config)
+
+
+def t5():
+    sizes = {"d_model": 32, "d_kv": 6, "d_ff": 48, "num_layers": 2}
+    config = T5Config(
+        vocab_size=VOCAB, **sizes, num_heads=4, decoder_start_token_id=EOS, pad_token_id=PAD
+    )
+    return T5ForConditionalGeneration(config)
+
+
+def bart():
+    config = BartConfig(**TWO_SIDED, forced_eos_token_id=None, max_position_embeddings=32)
+    return BartForConditionalGeneration(config)
+
+
+def speech2text():
+    lengths = {"max_source_positions": 60, "max_target_positions": 32}
+    config = Speech2TextConfig(**TWO_SIDED, **lengths, conv_channels=24, input_feat_per_channel=10)
+    return Speech2TextForConditionalGeneration(config)
+
+
+MODELS = {"gpt2": gpt2, "llama": llama, "t5": t5, "bart": bart, "speech2text": speech2text}
+
+
+@functools.cache
+def pair(name):
+    """Return their model and ours with the same random tensors."""
+    theirs = MODELS[name]().eval()
+    randomise(theirs, seed=17)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        return theirs, ours_from(Path(folder))[1]
+
+
+def inputs(name, side="left"):
+    if name == "speech2text":
+        mask = (torch.arange(21) < torch.tensor([21, 9, 14, 18])[:, None]).long()
+        generator = torch.Generator().manual_seed(5)
+        features = torch.randn(BATCH, 21, 10, generator=generator) * mask[..., None]
+        return {"input_features": features, "attention_mask": mask}
+    batch = padded_batch(side, vocab=VOCAB, first=3, pad=PAD)
+    return {key: batch[key] for key in ("input_ids", "attention_mask")}
+
+
+def their_tokens(theirs, batch, **options):
+    """Return what they add to the text."""
+    found = theirs.generate(
+        **batch, max_new_tokens=NEW, eos_token_id=EOS, pad_token_id=PAD, **options
+    )
+    start = 1 if theirs.config.is_encoder_decoder else batch["input_ids"].shape[1]
+    return up_to_end(found[:, start:])
+
+
+def our_tokens(ours, batch, cached=True, **options):
+    config = GenerationConfig(
+        max_new_tokens=NEW, eos_token_ids=(EOS,), start_token_id=EOS, **options
+    )
+    return up_to_end(generate(ours, batch, config, cached=cached).tokens)
+
+
+def up_to_end(tokens):
+    """Leave out what follows the end token (beside padding, theirs fill with end tokens)."""
+    rows = tokens.tolist()
+    return [row[: row.index(EOS) + 1] if EOS in row else row for row in rows]
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("cached", [True, False])
+def test_greedy_tokens_are_theirs(name, cached):
+    theirs, ours = pair(name)
+    expected = their_tokens(theirs, inputs(name), do_sample=False)
+    found = our_tokens(ours, inputs(name), cached=cached)
+    assert found == expected
+
+
+BEAMS = {
+    "two": {"num_beams": 2},
+    "all_returned": {"num_beams": 4, "num_return_sequences": 4},
+    "long": {"num_beams": 3, "length_penalty": 2.0},
+    "short": {"num_beams": 3, "length_penalty": -1.0},
+    "early": {"num_beams": 4, "early_stopping": True, "num_return_sequences": 2},
+    "never": {"num_beams": 4, "early_stopping": "never"},
+    "never_short": {"num_beams": 3, "early_stopping": "never", "length_penalty": 0.0},
+}
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("options", list(BEAMS))
+def test_beams_are_theirs(name, options):
+    theirs, ours = pair(name)
+    expected = their_tokens(theirs, inputs(name), do_sample=False, **BEAMS[options])
+    found = our_tokens(ours, inputs(name), **BEAMS[options])
+    assert found == expected
+
+
+def test_scores_of_beams_are_theirs():
+    theirs, ours = pair("bart")
+    options = {"num_beams": 3, "num_return_sequences": 3, "length_penalty": 0.7}
+    result = theirs.generate(
+        **inputs("bart"),
+        max_new_tokens=NEW,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **options,
+    )
+    config = GenerationConfig(
+        max_new_tokens=NEW, eos_token_ids=(EOS,), start_token_id=EOS, **options
+    )
+    found = generate(ours, inputs("bart"), config).scores
+    torch.testing.assert_close(found, result.sequences_scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.7},
+        {"top_k": 5},
+        {"top_p": 0.6},
+        {"top_p": 0.01},
+        {"top_k": 100},
+        {"temperature": 1.8, "top_k": 7, "top_p": 0.8},
+    ],
+)
+def test_distributions_that_are_drawn_from_are_theirs(options):
+    logits = torch.randn(6, 40, generator=torch.Generator().manual_seed(3)) * 3
+    expected = logits
+    if "temperature" in options:
+        expected = TemperatureLogitsWarper(options["temperature"])(None, expected)
+    if "top_k" in options:
+        expected = TopKLogitsWarper(options["top_k"])(None, expected)
+    if "top_p" in options:
+        expected = TopPLogitsWarper(options["top_p"])(None, expected)
+    found = drawable(logits, GenerationConfig(sample=True, **options))
+    assert torch.equal(found, expected)
