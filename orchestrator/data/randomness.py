@@ -32,6 +32,15 @@ class Purpose(IntEnum):
     ORDER = 1
     MASK = 2
     SUBSET = 3
+    PAIR = 4
+    CUT = 5
+    SPAN = 6
+    SHUFFLE = 7
+    GAP = 8
+    PREFIX = 9
+    REPLACE = 10
+    MIXTURE = 11
+    SPECTROGRAM = 12
 
 
 def philox4x32(counter: tuple[npt.ArrayLike, ...], key: tuple[int, int]) -> tuple[Words, ...]:
