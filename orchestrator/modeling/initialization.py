@@ -113,13 +113,15 @@ def _redraw(module: nn.Module, rule: Rule, std: float) -> None:
 def _places(module: nn.Module, std: float) -> Iterator[tuple[nn.Module, Place]]:
     """Yield the modules of each stack of blocks, then embeddings and the layers of heads."""
     for stack in module.modules():
-        if isinstance(stack, TransformerEncoder | TransformerDecoder):
-            of_encoder = isinstance(stack, TransformerEncoder)
-            blocks = stack.config.num_layers if of_encoder else stack.num_layers
-            outputs = 2 if of_encoder else 3
-            first = next(part for part in stack.modules() if isinstance(part, Attention))
-            place = Place(std, blocks, outputs * blocks, first.query.in_features)
-            yield from ((part, place) for part in stack.modules())
+        if isinstance(stack, TransformerEncoder):
+            blocks, additions = stack.config.num_layers, 2 * stack.config.num_layers
+        elif isinstance(stack, TransformerDecoder):
+            blocks, additions = stack.num_layers, 3 * stack.num_layers
+        else:
+            continue
+        first = next(part for part in stack.modules() if isinstance(part, Attention))
+        place = Place(std, blocks, additions, first.query.in_features)
+        yield from ((part, place) for part in stack.modules())
     for part in module.modules():
         if isinstance(part, WordEmbedding | PatchEmbedding):
             yield part, Place(std)
@@ -161,13 +163,14 @@ def _clip(module: nn.Module, place: Place) -> dict[str, float]:
         return {"up.weight": inner, "gate.weight": inner, "down.weight": inward}
     if isinstance(module, PatchEmbedding) and module.class_token is not None:
         return {"class_token": module.class_token.shape[-1] ** -0.5}
-    head = isinstance(module, nn.Linear) and not isinstance(module, VocabularyLayer)
-    return {"weight": _by_inputs(module)} if head else {}
+    if isinstance(module, nn.Linear) and not isinstance(module, VocabularyLayer):
+        return {"weight": _by_inputs(module)}
+    return {}
 
 
-def _by_inputs(layer: nn.Module) -> float:
+def _by_inputs(layer: nn.Linear) -> float:
     """Return 1 / sqrt(inputs) of a linear layer."""
-    return float(layer.in_features) ** -0.5  # type: ignore[arg-type]
+    return 1 / math.sqrt(layer.in_features)
 
 
 RULES: Mapping[str, Rule] = {"gpt2": _gpt2, "t5": _t5, "clip": _clip}

@@ -49,7 +49,8 @@ class DecoderLayer(nn.Module):
         if self.pre:
             x = x + drop(attend(self.norm1(x), mask, cache=own))
             x = x + drop(cross(self.cross_norm(x), memory_mask, memory=memory, cache=other))
-            return x + drop(self.feed_forward(self.norm2(x)))
+            output: Tensor = x + drop(self.feed_forward(self.norm2(x)))
+            return output
         x = self.norm1(x + drop(attend(x, mask, cache=own)))
         x = self.cross_norm(x + drop(cross(x, memory_mask, memory=memory, cache=other)))
         result: Tensor = self.norm2(x + drop(self.feed_forward(x)))

@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 
 from orchestrator.errors import Problem
 from orchestrator.modeling.component import Dimensions, EncoderConfig, Sight
-from orchestrator.modeling.encoders.configs import Rate
+from orchestrator.modeling.encoders.block_options import Rate
 from orchestrator.modeling.registry import encoders
 
 _MODULE = "orchestrator.modeling.encoders.recurrent"

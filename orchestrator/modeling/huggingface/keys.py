@@ -59,7 +59,11 @@ class Row:
         tensor = _without_axes(tensor, self.leading_axes)
         count = len(self.ours)
         if self.heads:
-            tensor = tensor.unflatten(0, (self.heads, count, -1)).transpose(0, 1).flatten(0, 2)
+            tensor = (
+                tensor.reshape(self.heads, count, -1, *tensor.shape[1:])
+                .transpose(0, 1)
+                .flatten(0, 2)
+            )
         parts = tensor.chunk(count) if count > 1 else (tensor,)
         return dict(zip(self.ours, parts, strict=True))
 
@@ -71,7 +75,11 @@ class Row:
         tensor = _cat(parts) if len(parts) > 1 else parts[0]
         if self.heads:
             count = len(self.ours)
-            tensor = tensor.unflatten(0, (count, self.heads, -1)).transpose(0, 1).flatten(0, 2)
+            tensor = (
+                tensor.reshape(count, self.heads, -1, *tensor.shape[1:])
+                .transpose(0, 1)
+                .flatten(0, 2)
+            )
         tensor = _without_axes(tensor, -self.leading_axes)
         return {self.theirs[0]: tensor.t().contiguous() if self.transposed else tensor}
 

@@ -96,7 +96,7 @@ def blocks(theirs: Values) -> dict[str, Any]:
 
 def model_config(theirs: Values) -> dict[str, Any]:
     """Return our model config for a ``T5Config``."""
-    require(theirs, is_decoder=False)
+    require(theirs, is_decoder=False, initializer_factor=1.0)
     original = theirs.get("scale_decoder_outputs", theirs["tie_word_embeddings"])
     words = {"parts": ["word"], "layernorm": False, "dropout": theirs["dropout_rate"]}
     return {
@@ -104,6 +104,7 @@ def model_config(theirs: Values) -> dict[str, Any]:
         "vocab_size": theirs["vocab_size"],
         "max_position_embeddings": theirs.get("n_positions", _POSITIONS),
         "pad_token_id": theirs["pad_token_id"],
+        "initialization": "t5",
         "embedding": words,
         "encoder": blocks(theirs) | {"num_layers": theirs["num_layers"]},
         "target_embedding": words,

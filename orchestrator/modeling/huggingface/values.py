@@ -28,7 +28,8 @@ def activation_of(theirs: Values, key: str) -> str:
     Raises:
         InputError: There is none of that name here.
     """
-    return choice(theirs, key, ACTIVATIONS)
+    name: str = choice(theirs, key, ACTIVATIONS)
+    return name
 
 
 def their_activation(ours: str) -> str:
