@@ -22,7 +22,7 @@ from orchestrator.cluster.failures import rebuild
 from orchestrator.cluster.mailbox import Event, Mailbox
 from orchestrator.cluster.session import RaySession, ray_session
 from orchestrator.cluster.worker import GAVE_UP, VALUE, train_loop
-from orchestrator.config import ClusterSection
+from orchestrator.config import ClusterSection, ElasticClusterSection
 from orchestrator.errors import InterruptedRunError, StageError
 from orchestrator.training.config import EngineConfig
 
@@ -185,9 +185,7 @@ class _Launch:
                 backend="nccl" if accelerated else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
             ),
             scaling_config=ScalingConfig(
-                num_workers=self.cluster.workers,
-                use_gpu=accelerated,
-                resources_per_worker=resources,
+                use_gpu=accelerated, resources_per_worker=resources, **_size(self.cluster)
             ),
             run_config=RunConfig(
                 name=f"{self.name}-{uuid.uuid4().hex[:8]}",
@@ -195,6 +193,17 @@ class _Launch:
                 failure_config=FailureConfig(max_failures=self.cluster.max_failures),
             ),
         )
+
+
+def _size(cluster: ClusterSection) -> dict[str, Any]:
+    """Return how many workers a group has, and may have, in Ray Train's words."""
+    if isinstance(cluster, ElasticClusterSection) and len(cluster.worker_counts) > 1:
+        bounds = (cluster.worker_counts[0], cluster.worker_counts[-1])
+        return {
+            "num_workers": bounds,
+            "elastic_resize_monitor_interval_s": cluster.resize_interval_s,
+        }
+    return {"num_workers": cluster.workers}
 
 
 def _start_mailbox() -> Any:

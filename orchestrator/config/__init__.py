@@ -3,6 +3,7 @@
 from orchestrator.config.job import (
     NAME_PATTERN,
     ClusterSection,
+    ElasticClusterSection,
     JobConfig,
     JobResult,
     Name,
@@ -15,6 +16,7 @@ from orchestrator.config.suggest import did_you_mean, nearest
 __all__ = [
     "NAME_PATTERN",
     "ClusterSection",
+    "ElasticClusterSection",
     "JobConfig",
     "JobResult",
     "Name",

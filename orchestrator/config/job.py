@@ -1,10 +1,12 @@
 """What every job's config and result have in common."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from orchestrator.config.model import StrictModel
+from orchestrator.errors import Problem
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 """Names of runs, packages and aliases: safe as a folder name on every file system."""
@@ -46,6 +48,38 @@ class ClusterSection(StrictModel):
     """GPUs reserved for each worker."""
     max_failures: int = Field(3, ge=0)
     """How many worker failures are recovered from before the job gives up."""
+
+
+class ElasticClusterSection(ClusterSection):
+    """A cluster whose nodes come and go: the number of workers follows, within bounds.
+
+    ``workers: {min: 1, max: 4}`` is another way to write ``workers: 1`` and ``max_workers: 4``.
+    """
+
+    max_workers: int | None = Field(None, ge=1)
+    """Grow up to this many workers when the cluster has room; null: always `workers`."""
+    resize_interval_s: float = Field(60.0, gt=0)
+    """How often a running job looks for room to grow; each change goes back to a checkpoint."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounds(cls, data: Any) -> Any:
+        workers = data.get("workers") if isinstance(data, dict) else None
+        if isinstance(workers, dict) and set(workers) == {"min", "max"}:
+            return {**data, "workers": workers["min"], "max_workers": workers["max"]}
+        return data
+
+    @property
+    def worker_counts(self) -> range:
+        """Numbers of workers that the job may have."""
+        return range(self.workers, max(self.workers, self.max_workers or 0) + 1)
+
+    def problems(self) -> Iterable[Problem]:
+        """The bounds must be in order."""
+        if self.max_workers is not None and self.max_workers < self.workers:
+            yield Problem(
+                "max_workers", f"{self.max_workers} is less than workers ({self.workers}). Raise it"
+            )
 
 
 class JobConfig(StrictModel):

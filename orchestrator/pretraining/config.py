@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import Field
 
-from orchestrator.config import JobConfig, Name, StrictModel
+from orchestrator.config import ElasticClusterSection, JobConfig, Name, StrictModel
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.errors import Problem
 from orchestrator.modeling.config import ModelConfig
@@ -53,6 +53,8 @@ class PretrainConfig(JobConfig):
     """The training engine."""
     package: PackageSection
     """The package that is committed."""
+    cluster: ElasticClusterSection = ElasticClusterSection()
+    """The Ray cluster to run on, and how many workers of it."""
 
     def problems(self) -> Iterable[Problem]:
         """Everything that only the whole job can tell."""
@@ -62,13 +64,16 @@ class PretrainConfig(JobConfig):
         yield from self._target_problems()
 
     def _batch_problems(self) -> Iterator[Problem]:
+        """The batch stays the same whatever the number of workers: it must divide over each."""
         sizes = (self.train.global_batch_size, self.train.micro_batch_size)
-        for problem in batch_problems(*sizes, self.cluster.workers):
-            message = problem.message.replace("global_batch_size", "train.global_batch_size")
-            yield Problem(f"train.{problem.path}", message)
+        for workers in self.cluster.worker_counts:
+            for problem in batch_problems(*sizes, workers):
+                message = problem.message.replace("global_batch_size", "train.global_batch_size")
+                yield Problem(f"train.{problem.path}", message)
 
     def _engine_problems(self) -> Iterator[Problem]:
-        for problem in self.engine.problems_with(self.cluster.workers, self.train.optimizer):
+        most = self.cluster.worker_counts[-1]
+        for problem in self.engine.problems_with(most, self.train.optimizer):
             yield Problem(f"engine.{problem.path}", problem.message)
 
     def _length_problems(self) -> Iterator[Problem]:

@@ -111,3 +111,24 @@ def test_everything_is_said_at_once(problems):
         "model.target.0.type",
         "train.schedule.warmup_steps",
     }
+
+
+def test_elastic_workers_are_bounds(make_config):
+    config = make_config("cluster.workers={min: 1, max: 2}")
+    assert (config.cluster.workers, config.cluster.max_workers) == (1, 2)
+    assert list(config.cluster.worker_counts) == [1, 2]
+    assert list(make_config("cluster.workers=2").cluster.worker_counts) == [2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["cluster.workers={min: 1, max: 3}"], "does not divide over 3 workers"),
+        (["cluster.workers={min: 2, max: 1}"], "1 is less than workers"),
+        (["cluster.workers={min: 1, max: 2}", "engine.type=single"], "engine.type"),
+        (["cluster.workers={min: 1, most: 2}"], "cluster.workers"),
+    ],
+)
+def test_bounds_that_cannot_work_are_problems(make_config, overrides, expected):
+    with pytest.raises(ConfigError, match=expected):
+        make_config(*overrides)
