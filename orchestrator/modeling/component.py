@@ -96,6 +96,11 @@ class EmbeddingConfig(ComponentConfig):
         return False
 
     @property
+    def word_table(self) -> str | None:
+        """Where the module with the word table is, below this part; null: there is none."""
+        return None
+
+    @property
     def free_grid(self) -> Grid | None:
         """The patches that positions were made for, if images may have other sizes."""
         return None

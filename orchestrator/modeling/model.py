@@ -22,9 +22,6 @@ from orchestrator.modeling.targets.configs import Pooling
 LABELS = "labels."
 """Labels of target ``name`` are in ``batch["labels.<name>"]``."""
 
-WORD_TABLE = "word"
-"""The embedding part whose table output layers are tied to."""
-
 
 class TargetHeads(nn.ModuleDict):
     """Heads by name, also by one that ``ModuleDict`` refuses (``type``, ``train``)."""
@@ -213,7 +210,8 @@ class Model(nn.Module):
 
 
 def _word_table(stack: EmbeddingStack) -> Any:
-    return getattr(stack, WORD_TABLE)
+    """Return the module that output layers are tied to; configs see to it that there is one."""
+    return stack.get_submodule(cast(str, stack.word_table))
 
 
 def _real(batch: Batch) -> Tensor:

@@ -163,7 +163,11 @@ def check_there_and_back(case, folder):
         assert torch.equal(tensor, files(folder / "second")[name]), name
     opened, report = type(theirs).from_pretrained(folder / "second", output_loading_info=True)
     assert not any(report.values()), report
-    expected, found = theirs(**case.their_inputs), opened.eval()(**case.their_inputs)
+    outputs = []
+    for model in (theirs, opened.eval()):
+        torch.manual_seed(0)  # ViLT shuffles patches
+        outputs.append(model(**case.their_inputs))
+    expected, found = outputs
     for get in case.logits.values():
         assert torch.equal(get(found), get(expected))
 

@@ -1,4 +1,4 @@
-"""Models of two inputs against transformers' classes: CLIP, SigLIP, siamese BERT."""
+"""Models of two inputs against transformers' classes: CLIP, SigLIP, ViLT, siamese BERT."""
 
 import pytest
 import torch
@@ -10,6 +10,9 @@ from transformers import (
     CLIPModel,
     SiglipConfig,
     SiglipModel,
+    ViltConfig,
+    ViltForImageAndTextRetrieval,
+    ViltForMaskedLM,
 )
 
 from orchestrator.config import validate_config
@@ -29,6 +32,7 @@ from .harness import (
     ours_from,
     padded_batch,
     randomise,
+    token_labels,
 )
 
 SIDE, PATCH, END = 12, 4, VOCAB - 1
@@ -125,6 +129,52 @@ def test_the_vectors_of_both_streams_equal_the_reference(name, tmp_path):
     close(first, expected.text_embeds, "text")
     close(second, expected.image_embeds, "image")
     close(ours.predict(case.batch)["clr"].T, expected.logits_per_image, "logits_per_image")
+
+
+PATCHES = (SIDE // PATCH) ** 2
+VILT = ViltConfig(**TEXT, image_size=SIDE, patch_size=PATCH)
+
+
+def vilt_mlm(side):
+    """Their patches come in another order each time; what the text's vectors read does not."""
+    batch = padded_batch(side) | {"pixel_values": pixels()}
+    labels = token_labels(batch["attention_mask"])
+    everywhere = F.pad(labels, (0, 1 + PATCHES), value=-100)
+    where = F.pad(batch["attention_mask"], (0, 1 + PATCHES)).bool()
+    return Case(
+        ViltForMaskedLM(VILT),
+        batch | {"labels": labels},
+        batch | {"labels.mlm": everywhere},
+        {"mlm": lambda o: F.pad(o.logits, (0, 0, 0, 1 + PATCHES))},
+        {"mlm": where},
+        untrained=("targets.vector.dense.weight", "targets.vector.dense.bias"),
+    )
+
+
+def vilt_retrieval(side):
+    batch = padded_batch(side) | {"pixel_values": pixels()}
+    labels = torch.tensor([1, 0, 0, 1])
+    return Case(
+        ViltForImageAndTextRetrieval(VILT),
+        batch,
+        batch | {"labels.itm": labels},
+        {"itm": lambda o: o.logits},
+        loss=lambda o: F.binary_cross_entropy_with_logits(o.logits[:, 0], labels.float()),
+    )
+
+
+# The pooler reads column 0 there, which is padding when rows are padded on the left.
+VILTS = [(vilt_mlm, "right"), (vilt_mlm, "left"), (vilt_retrieval, "right")]
+
+
+@pytest.mark.parametrize(("case", "side"), VILTS)
+def test_text_and_image_in_one_sequence_equal_the_reference(case, side, tmp_path):
+    check_outputs_loss_and_gradients(case(side), tmp_path, "eager")
+
+
+@pytest.mark.parametrize("case", [vilt_mlm, vilt_retrieval])
+def test_import_and_export_of_one_sequence_are_inverse(case, tmp_path):
+    check_there_and_back(case("right"), tmp_path)
 
 
 SIAMESE = {

@@ -27,6 +27,11 @@ class WordConfig(EmbeddingConfig):
         """Tokens are looked up."""
         return True
 
+    @property
+    def word_table(self) -> str:
+        """The part itself."""
+        return ""
+
 
 @embeddings.register(f"{_PACKAGE}.pos:PositionEmbedding")
 class PosConfig(EmbeddingConfig):

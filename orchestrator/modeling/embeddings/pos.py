@@ -76,6 +76,6 @@ def interpolate(table: Tensor, side: int, rows: int, columns: int) -> Tensor:
     """
     if len(table) != side * side:
         raise InputError(f"{len(table)} positions are no grid of {side} by {side} patches.")
-    image = table.T.unflatten(1, (side, side))[None]
+    image = table.T.reshape(1, -1, side, side)
     resized = F.interpolate(image, size=(rows, columns), mode="bicubic", align_corners=False)
     return resized[0].flatten(1).T

@@ -20,6 +20,7 @@ class EmbeddingStack(nn.Module):
 
     def __init__(self, config: EmbeddingStackConfig, dimensions: Dimensions) -> None:
         super().__init__()
+        self.word_table = config.word_table
         self.part_names = tuple(part.type_name() for part in config.parts)
         inner = config.dimensions_of_parts(dimensions)
         for name, part in zip(self.part_names, config.parts, strict=True):

@@ -44,6 +44,13 @@ class EmbeddingStackConfig(StrictModel):
         return any(part.reads_words for part in self.parts)
 
     @property
+    def word_table(self) -> str | None:
+        """Where the module with the word table is, below this stack; null: there is none."""
+        tables = ((part.type_name(), part.word_table) for part in self.parts)
+        found = (f"{name}.{table}".strip(".") for name, table in tables if table is not None)
+        return next(found, None)
+
+    @property
     def looks_ahead(self) -> bool:
         """Whether a vector knows of later positions."""
         return any(part.looks_ahead for part in self.parts)

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.encoders.block_options import Rate
 from orchestrator.modeling.registry import targets
 from orchestrator.modeling.targets.configs import TargetConfig
 
@@ -12,6 +13,17 @@ MASKED_PATCHES = 0.4
 """Share of the patches that masked image modelling predicts (Bao et al. 2022, section 2.3)."""
 
 _PACKAGE = "orchestrator.modeling.targets"
+
+
+@targets.register(f"{_PACKAGE}.vision:ItmTarget")
+class ItmConfig(TargetConfig):
+    """Tell whether a text and an image belong together, by the first token (ViLT)."""
+
+    type: Literal["itm"] = "itm"
+    rank: bool = False
+    """One score with a sigmoid in place of two classes, for retrieval."""
+    dropout: Rate = 0.0
+    """Dropout rate before the output layer."""
 
 
 @targets.register(f"{_PACKAGE}.vision:MimTarget")

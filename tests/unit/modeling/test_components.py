@@ -17,12 +17,16 @@ from .small import LENGTH, VOCAB, make_batch, make_config
 COMPONENTS = [(kind, name) for kind, registry in REGISTERED.items() for name in registry.names()]
 IMAGE, PATCH = 8, 4
 SOUND, MEL_BINS = 4 * LENGTH, 5
-IMAGES = ("patch", "masked_patch")
+IMAGES = ("patch", "masked_patch", "word_patch")
 SMALL = {
     "transformer": {"num_heads": 2, "intermediate_size": 32, "dropout": 0.0},
     "patch": {"image_size": IMAGE, "patch_size": PATCH, "distillation_token": True},
     "masked_patch": {"image_size": IMAGE, "patch_size": PATCH},
     "mim": {"num_codes": VOCAB},
+    "word_patch": {
+        "text": {"parts": ["word", "pos"], "dropout": 0.0},
+        "image": {"parts": [{"type": "patch", "image_size": IMAGE, "patch_size": PATCH}, "pos"]},
+    },
     "speech": {"mel_bins": MEL_BINS, "channels": 12},
     "waveform": {"channels": [6, 8], "kernels": [4, 3], "strides": [2, 2]},
     "convpos": {"kernel_size": 4, "groups": 2},
@@ -97,7 +101,8 @@ def make_sound(kind):
 def batch_for(config):
     batch = make_batch()
     if reads_images(config):
-        batch = {"pixel_values": torch.randn(4, 3, IMAGE, IMAGE)}
+        batch = batch if config.embedding.reads_words else {}
+        batch["pixel_values"] = torch.randn(4, 3, IMAGE, IMAGE)
         batch["masked_positions"] = torch.eye(4).bool()
     if config.embedding.parts[0].type in ("speech", "waveform"):
         batch = make_sound(config.embedding.parts[0].type)
@@ -138,7 +143,7 @@ def cases():
 def feeds_decoders(name):
     config = embeddings.config_class(name)(**SMALL.get(name, {}))
     reads_tokens = config.reads_words or not config.reads_content
-    return reads_tokens and not config.looks_ahead and not config.two_streams
+    return reads_tokens and not config.looks_ahead and config.type not in ("dual", "word_patch")
 
 
 def mean_loss(model, batch):
@@ -255,7 +260,7 @@ def test_component_builds_without_memory(kind, name):
 @pytest.mark.parametrize(("kind", "name"), list(cases()))
 def test_padding_changes_nothing_at_real_positions(kind, name):
     config = assembly(kind, name)
-    if reads_images(config):
+    if reads_images(config) and not config.embedding.reads_words:
         pytest.skip("images are not padded")
     model = build_model(config).eval()
     batch = batch_for(config)

@@ -7,7 +7,7 @@ from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.layers.drop_path import DropPath, rates_of_layers
 from orchestrator.modeling.layers.pooling import pool
 
-from .small import make_config, make_model
+from .small import make_batch, make_config, make_model
 
 PATCH = {"type": "patch", "image_size": 8, "patch_size": 4}
 CLS = {"type": "cls", "num_labels": 3}
@@ -111,3 +111,60 @@ def test_stochastic_depth_keeps_the_mean_and_whole_samples():
     assert torch.equal(layer.eval()(ones), ones)
     assert rates_of_layers(0.3, 4) == pytest.approx([0.0, 0.1, 0.2, 0.3])
     assert rates_of_layers(0.3, 1) == [0.0]
+
+
+TEXT_AND_IMAGE = {
+    "type": "word_patch",
+    "text": {"parts": ["word", "pos"]},
+    "image": {"parts": [PATCH, "pos"], "layernorm": False},
+}
+
+
+def one_sequence(target, **changes):
+    part = {"parts": [TEXT_AND_IMAGE | changes], "layernorm": False, "dropout": 0.0}
+    return {"embedding": part, "encoder": "transformer", "target": target}
+
+
+def test_text_and_image_are_one_sequence_with_one_mask():
+    model = make_model(**one_sequence(["mlm", "itm"]))
+    batch = make_batch() | {"pixel_values": torch.randn(4, 3, 8, 8)}
+    hidden, mask = model.read(batch)
+    assert hidden.shape[:2] == mask.shape == (4, 8 + 5)
+    assert torch.equal(mask[:, :8], batch["attention_mask"].bool())
+    assert mask[:, 8:].all()
+    real = hidden[1, [*range(5), *range(8, 13)]]
+    torch.testing.assert_close(model.pool(hidden, batch)[1], real.mean(0))
+    other = batch | {"pixel_values": torch.randn(4, 3, 8, 8)}
+    assert not torch.equal(hidden[:, 0], model.encode(other)[:, 0])
+    assert model.targets["mlm"].output.weight is model.embedding.word_patch.text.word.weight
+    with pytest.raises(InputError, match="4 texts and 3 images"):
+        model.encode(batch | {"pixel_values": torch.randn(3, 3, 8, 8)})
+
+
+def test_matching_by_classes_and_by_score():
+    batch = make_batch() | {"pixel_values": torch.randn(4, 3, 8, 8)}
+    batch["labels.itm"] = torch.tensor([1, -100, 0, 1])
+    known = torch.tensor([0, 2, 3])
+    for rank in (False, True):
+        model = make_model(**one_sequence({"type": "itm", "rank": rank}))
+        logits = model.predict(batch)["itm"][known].double()
+        two = torch.cat([torch.zeros_like(logits), logits], 1) if rank else logits
+        chances = two.softmax(1)[range(3), batch["labels.itm"][known]]
+        found = model(batch)
+        torch.testing.assert_close(found["loss.itm"].double(), -chances.log().sum())
+        assert found["count.itm"] == 3
+        assert found["correct.itm"] == (two.argmax(1) == batch["labels.itm"][known]).sum()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text": {"parts": [PATCH, "pos"]}}, "text.parts: reads no tokens"),
+        ({"image": {"parts": ["word"]}}, "image.parts: reads no image"),
+        ({"text": {"parts": ["word", "pos"], "size": 8}}, "text.size: must be null"),
+    ],
+)
+def test_a_text_and_an_image_are_what_they_are_called(changes, message):
+    with pytest.raises(ConfigError) as error:
+        make_config(**one_sequence("itm", **changes))
+    assert message in str(error.value)
