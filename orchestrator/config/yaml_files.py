@@ -58,6 +58,17 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+UNICODE_BREAKS = ("\x85", "\u2028", "\u2029")
+"""Line breaks to YAML, which a plain or single-quoted text would fold into a space."""
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = '"' if any(each in text for each in UNICODE_BREAKS) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
 for _class in (_Loader, _Dumper):
     for _tag, _pattern, _first in _RESOLVERS:
         _class.add_implicit_resolver(_tag, _pattern, [*_first, ""] if "null" in _tag else _first)

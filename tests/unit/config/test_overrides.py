@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.config import dump_yaml, load_config, validate_config
@@ -128,6 +128,7 @@ def test_any_overrides_load_or_are_reported(overrides):
 
 @QUICK
 @given(TREE)
+@example({"\x85": "a\u2028b", "c": "\u2029"})
 def test_yaml_written_is_yaml_read(value):
     parsed, problems = parse_yaml(dump_mapping(value), "x")
     assert parsed == value
