@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     HubertConfig,
     HubertForCTC,
@@ -12,6 +13,8 @@ from transformers import (
     WhisperConfig,
     WhisperForConditionalGeneration,
 )
+
+from orchestrator.modeling.huggingface.folder import open_source, read_tensors
 
 from .harness import (
     BATCH,
@@ -171,3 +174,20 @@ def test_outputs_loss_and_gradients_equal_the_reference(name, attention, tmp_pat
 @pytest.mark.parametrize("name", list(CASES))
 def test_import_and_export_are_inverse(name, tmp_path):
     check_there_and_back(CASES[name]("sdpa"), tmp_path)
+
+
+def test_older_names_of_the_positions_kernel_are_read(tmp_path):
+    """Released wav2vec 2.0 checkpoints were made before torch renamed normalised weights."""
+    wav2vec2("sdpa").theirs.save_pretrained(tmp_path)
+    expected = read_tensors(open_source(tmp_path))
+    file = tmp_path / "model.safetensors"
+    renamed = {
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): tensor
+        for name, tensor in load_file(file).items()
+    }
+    assert "wav2vec2.encoder.pos_conv_embed.conv.weight_g" in renamed
+    save_file(renamed, file, metadata={"format": "pt"})
+    found = read_tensors(open_source(tmp_path))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

@@ -21,8 +21,14 @@ from orchestrator.modeling.huggingface.keys import Table, to_theirs
 from orchestrator.modeling.tensor_files import Fetch, TensorReader, skeletons, weight_files
 
 CONFIG = "config.json"
-OLD_NORMS = ((re.compile(r"\bgamma$"), "weight"), (re.compile(r"\bbeta$"), "bias"))
-"""Names of norm parameters in files made from TensorFlow checkpoints → today's."""
+OLD_NAMES = (
+    (re.compile(r"\bgamma$"), "weight"),
+    (re.compile(r"\bbeta$"), "bias"),
+    (re.compile(r"\bweight_g$"), "parametrizations.weight.original0"),
+    (re.compile(r"\bweight_v$"), "parametrizations.weight.original1"),
+)
+"""Names in older files → today's: norms in those made from TensorFlow checkpoints, and kernels that
+are stored as length and direction (wav2vec 2.0)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +157,10 @@ def compare(source: Source, leave_out: Sequence[str] = ()) -> Contents:
 def modern(name: str, wanted: Mapping[str, torch.Size]) -> str:
     """Return the name that a table uses for a tensor of an older file.
 
-    Older files have other names of norms, and files of a model without head lack the name of the
-    body in front (``h.0.ln_1.weight`` for ``transformer.h.0.ln_1.weight``).
+    Older files have other names (``OLD_NAMES``), and files of a model without head lack the name of
+    the body in front (``h.0.ln_1.weight`` for ``transformer.h.0.ln_1.weight``).
     """
-    for old, new in OLD_NORMS:
+    for old, new in OLD_NAMES:
         name = old.sub(new, name)
     if name in wanted:
         return name
