@@ -90,7 +90,7 @@ def import_checkpoint(zoo: Zoo, source: str, options: ImportOptions) -> Package:
     ) as draft:
         convert(checkpoint, contents, draft.path, options.shard_bytes)
         copy_processor(origin.folder, files.processor, draft.path)
-        if checkpoint.architecture.processor in ("text", "image_text"):
+        if checkpoint.architecture.processor != "image":
             complete_tokenizer(origin.folder, draft.path)
         report = check(
             origin.folder,

@@ -15,7 +15,10 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
 from orchestrator.modeling.interfaces import Batch
 
-ROWS, LENGTH, SHORT = 2, 12, 7
+ROWS, LENGTH, SHORT, FRAMES = 2, 12, 7, 39
+MASKED = 0.4
+CLIP_BEFORE_FIX = 2
+"""``eos_token_id`` of old CLIP configs; it means that the largest id ends a text."""
 SEED = 20
 
 
@@ -43,6 +46,9 @@ def random_sample(architecture: Architecture, values: Values, config: ModelConfi
     kinds: dict[str, Callable[[Values, ModelConfig, torch.Generator], Sample]] = {
         "text": _text,
         "image": _image,
+        "image_text": _image_text,
+        "log_mel": _log_mel,
+        "waveform": _waveform,
     }
     if architecture.processor not in kinds:
         raise InputError(
@@ -66,20 +72,83 @@ def _text(values: Values, config: ModelConfig, generator: torch.Generator) -> Sa
     return Sample(batch, dict(batch), (mask.bool(),))
 
 
-def _tokens(config: ModelConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _tokens(
+    config: ModelConfig, generator: torch.Generator, positions: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Return ids and mask [B, S]; the second row is shorter and padded on the right."""
-    length = max(2, min(LENGTH, config.max_position_embeddings - config.pad_token_id - 1))
+    limit = config.max_position_embeddings if positions is None else positions
+    length = max(2, min(LENGTH, limit))
     ids = torch.randint(0, config.vocab_size, (ROWS, length), generator=generator)
     ids[ids == config.pad_token_id] = (config.pad_token_id + 1) % config.vocab_size
-    mask = torch.ones_like(ids)
-    mask[1, min(SHORT, length - 1) :] = 0
+    mask = _mask(length, min(SHORT, length - 1))
     return torch.where(mask.bool(), ids, config.pad_token_id), mask
 
 
 def _image(values: Values, config: ModelConfig, generator: torch.Generator) -> Sample:
+    pixels = _pixels(values, generator)
+    theirs, ours = {"pixel_values": pixels}, {"pixel_values": pixels}
+    patches = config.embedding.part("masked_patch")
+    if patches is not None:
+        count = (patches.positions() or 1) - 1
+        hidden = torch.rand((ROWS, count), generator=generator) < MASKED
+        theirs["bool_masked_pos"] = ours["masked_positions"] = hidden
+    return Sample(theirs, ours)
+
+
+def _image_text(values: Values, config: ModelConfig, generator: torch.Generator) -> Sample:
+    """Return whole texts that end with the end token, and images."""
+    text = values.get("text_config", values)
+    length = max(2, min(LENGTH, config.max_position_embeddings - 1))
+    end = text.get("eos_token_id")
+    if end in (None, CLIP_BEFORE_FIX) or end >= config.vocab_size:
+        end = config.vocab_size - 1
+    ids = torch.randint(0, config.vocab_size, (ROWS, length), generator=generator)
+    banned = (ids == end) | (ids == config.vocab_size - 1) | (ids == config.pad_token_id)
+    ids[banned] = next(i for i in range(4) if i not in (end, config.pad_token_id))
+    ids[:, -1] = end
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    pixels = _pixels(values.get("vision_config", values), generator)
+    dual = config.embedding.part("dual") is not None
+    return Sample(
+        batch | {"pixel_values": pixels},
+        batch | {"second.pixel_values" if dual else "pixel_values": pixels},
+    )
+
+
+def _log_mel(values: Values, config: ModelConfig, generator: torch.Generator) -> Sample:
+    """Return spectrograms [B, F, M]; Whisper's have a fixed length, no mask, and [B, M, F]."""
+    written, real = _tokens(config, generator, values.get("max_target_positions", LENGTH))
+    words = {"decoder_input_ids": written, "decoder_attention_mask": real}
+    if "num_mel_bins" in values:
+        shape = (ROWS, 2 * values["max_source_positions"], values["num_mel_bins"])
+        sound = torch.randn(shape, generator=generator)
+        theirs = words | {"input_features": sound.transpose(1, 2)}
+        return Sample(theirs, words | {"input_features": sound}, (real.bool(),))
+    frames = min(FRAMES, values["max_source_positions"])
+    sound = torch.randn((ROWS, frames, values["input_feat_per_channel"]), generator=generator)
+    mask = _mask(frames, frames // 2)
+    batch = words | {"input_features": sound * mask[..., None], "attention_mask": mask}
+    return Sample(batch, dict(batch), (real.bool(),))
+
+
+def _waveform(values: Values, config: ModelConfig, generator: torch.Generator) -> Sample:
+    """Return sound [B, N]; masks are those of the frames that convolutions make of it."""
     del config
-    pixels = {"pixel_values": _pixels(values, generator)}
-    return Sample(pixels, dict(pixels))
+    layers = list(zip(values["conv_kernel"], values["conv_stride"], strict=True))
+    needed = [LENGTH, SHORT]
+    for kernel, stride in reversed(layers):
+        needed = [(frames - 1) * stride + kernel for frames in needed]
+    mask = _mask(*needed)
+    sound = torch.randn(mask.shape, generator=generator) * mask
+    batch = {"input_values": sound, "attention_mask": mask}
+    return Sample(batch, dict(batch), (_mask(LENGTH, SHORT).bool(),))
+
+
+def _mask(longest: int, shortest: int) -> Tensor:
+    """Return [B, longest], 1 at real places; the last row is the short one."""
+    lengths = torch.full((ROWS, 1), longest)
+    lengths[-1] = shortest
+    return (torch.arange(longest) < lengths).long()
 
 
 def _pixels(values: Mapping[str, Any], generator: torch.Generator) -> Tensor:
