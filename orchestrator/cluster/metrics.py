@@ -13,6 +13,11 @@ GAUGES = {
     "learning_rate": "Learning rate of the last step.",
     "grad_norm": "Gradient norm before clipping.",
     "tokens_per_second": "Tokens a second over all workers, padding not counted.",
+    "model_flops_per_second": "Floating-point operations a second by formula, over all workers.",
+    "mfu": "Share of what matrix products reach on these devices.",
+    "data_wait_share": "Share of the workers' time spent waiting for data.",
+    "memory_bytes": "Largest peak of a worker's memory.",
+    "checkpoint_seconds": "Seconds spent on checkpoints in the last interval.",
 }
 
 

@@ -23,13 +23,14 @@ from orchestrator.modeling.freezing import freeze
 from orchestrator.modeling.package import write_model
 from orchestrator.pretraining.best import BestKeeper
 from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.pretraining.meter import Meter
 from orchestrator.pretraining.plan import with_vocabulary
 from orchestrator.storage import commit_folder, read_json, temporary_sibling, verify_folder
 from orchestrator.training.averaging import averaged
 from orchestrator.training.detour import Detour
 from orchestrator.training.engine import Batch, Engine
 from orchestrator.training.history import History
-from orchestrator.training.loop import NonFiniteError, TrainResult, WindowSource, train
+from orchestrator.training.loop import NonFiniteError, TrainResult, train
 from orchestrator.training.seeding import derive_seed
 from orchestrator.training.watchdog import Watchdog
 from orchestrator.training.workers import WorkerGroup
@@ -118,7 +119,13 @@ class _Run:
                 derive_seed(config.seed, "order"),
             )
         )
-        self.meter = _Meter(self.detour, self.engine)
+        self.meter = Meter(
+            self.detour,
+            self.engine,
+            self.model_config,
+            config.data.block_size,
+            torch.bfloat16 if config.engine.precision == "bf16" else torch.float32,
+        )
         stopping = config.train.early_stopping
         self.best = (
             None if stopping is None else BestKeeper(context, self.engine, config.train, stopping)
@@ -212,7 +219,8 @@ class _Run:
     def _save(self, step: int) -> None:
         extra = {"history": self.history.rows, "seconds": self._seconds()}
         extra |= {"jumps": self.detour.jumps}
-        self.context.commit_checkpoint(step, self.engine, extra)
+        with self.meter.saving():
+            self.context.commit_checkpoint(step, self.engine, extra)
 
     def _seconds(self) -> float:
         return float(self.history.rows[-1]["seconds"]) if self.history.rows else self.before_s
@@ -249,32 +257,6 @@ class _Run:
             "world": self.context.world,
             "shard_elements": sum(s.master.numel() for s in self.engine.shards()),
         }
-
-
-class _Meter:
-    """Counts the tokens that the loop takes from a source."""
-
-    def __init__(self, source: WindowSource, engine: Engine) -> None:
-        self._source, self._engine = source, engine
-        self._tokens = 0
-        self._since = 0.0
-
-    def window(self, step: int, rank: int, world: int) -> list[Batch]:
-        """Micro-batches of one rank for a step."""
-        window = self._source.window(step, rank, world)
-        self._tokens += sum(int(batch["attention_mask"].sum()) for batch in window)
-        return window
-
-    def epoch(self, step: int) -> float:
-        """Epoch that a step belongs to."""
-        return self._source.epoch(step)
-
-    def read(self, seconds: float) -> dict[str, float]:
-        """Return tokens of all ranks since the last call, and their rate; collective."""
-        total = self._engine.sum_over_ranks(torch.tensor([self._tokens], dtype=torch.int64))
-        passed = max(seconds - self._since, 1e-9)
-        self._tokens, self._since = 0, seconds
-        return {"tokens": float(total), "tokens_per_second": float(total) / passed}
 
 
 class _First:

@@ -1,0 +1,104 @@
+"""What a training run costs: tokens, operations, waiting for data, memory, checkpoints."""
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.flops import ceiling_flops, training_flops
+from orchestrator.training.engine import Batch, Engine
+from orchestrator.training.loop import WindowSource
+
+KIB = 1024
+
+
+class Meter:
+    """Stands between the loop and its source, and measures both.
+
+    Args:
+        source: Where the loop's windows come from.
+        engine: Adds up over ranks.
+        model: What is trained.
+        length: Positions of a sequence.
+        dtype: Number format of the forward pass.
+    """
+
+    def __init__(
+        self,
+        source: WindowSource,
+        engine: Engine,
+        model: ModelConfig,
+        length: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self._source, self._engine = source, engine
+        self._flops = training_flops(model, length)
+        self._device = str(next(engine.module.parameters()).device)
+        self._ceiling = ceiling_flops(self._device, dtype)
+        self._tokens, self._waited_s, self._saving_s, self._since = 0, 0.0, 0.0, 0.0
+
+    def window(self, step: int, rank: int, world: int) -> list[Batch]:
+        """Micro-batches of one rank for a step."""
+        began = time.perf_counter()
+        window = self._source.window(step, rank, world)
+        self._waited_s += time.perf_counter() - began
+        self._tokens += sum(_tokens(batch) for batch in window)
+        return window
+
+    def epoch(self, step: int) -> float:
+        """Epoch that a step belongs to."""
+        return self._source.epoch(step)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Count the time of a checkpoint."""
+        began = time.perf_counter()
+        yield
+        self._saving_s += time.perf_counter() - began
+
+    def read(self, seconds: float) -> dict[str, float]:
+        """Return the figures since the last call; collective.
+
+        Args:
+            seconds: Since the loop began.
+
+        Returns:
+            ``tokens`` (padding not counted) and ``tokens_per_second`` over all ranks,
+            ``model_flops_per_second``, ``mfu`` (the share of what matrix products reach on these
+            devices), ``data_wait_share`` (of the ranks' time), ``memory_bytes`` (the largest rank's
+            peak), ``checkpoint_seconds``.
+        """
+        local = torch.tensor([self._tokens, self._waited_s, self._ceiling], dtype=torch.float64)
+        tokens, waited, ceiling = self._engine.sum_over_ranks(local).tolist()
+        passed = max(seconds - self._since, 1e-9)
+        flops = tokens * self._flops / passed
+        figures = {
+            "tokens": tokens,
+            "tokens_per_second": tokens / passed,
+            "model_flops_per_second": flops,
+            "mfu": flops / ceiling,
+            "data_wait_share": waited / self._engine.world / passed,
+            "memory_bytes": self._most_memory(),
+            "checkpoint_seconds": self._saving_s,
+        }
+        self._tokens, self._waited_s, self._saving_s, self._since = 0, 0.0, 0.0, seconds
+        return figures
+
+    def _most_memory(self) -> float:
+        """Return the largest peak of all ranks: each one writes its own place and adds."""
+        peaks = torch.zeros(self._engine.world, dtype=torch.float64)
+        peaks[self._engine.rank] = float(
+            torch.cuda.max_memory_allocated(self._device)
+            if self._device.startswith("cuda")
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
+        )
+        return float(self._engine.sum_over_ranks(peaks).max())
+
+
+def _tokens(batch: Batch) -> int:
+    """Positions that are not padding; images have patches, not tokens: samples are counted."""
+    sides = [batch[key] for key in ("attention_mask", "decoder_attention_mask") if key in batch]
+    return sum(int(side.sum()) for side in sides) or len(next(iter(batch.values())))
