@@ -19,7 +19,8 @@ IGNORED_LABEL = -100
 
 Batch = dict[str, Tensor]
 """Named tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` [B, S], optional
-``position_ids``; ``pixel_values`` [B, C, height, width]; ``decoder_input_ids``,
+``position_ids``; ``pixel_values`` [B, C, height, width]; ``input_features`` [B, frames, mel bins],
+``input_values`` [B, samples], whose ``attention_mask`` has their length; ``decoder_input_ids``,
 ``decoder_attention_mask`` [B, T];
 ``labels.<target name>``."""
 
