@@ -14,10 +14,17 @@ from orchestrator.data.spec import CorpusConfig, DatasetSpec, TokenizerConfig
 
 if TYPE_CHECKING:
     from orchestrator.data.blocks import TokenBlocks
+    from orchestrator.data.borders import SplitWriter
     from orchestrator.data.corpus import Corpus, open_corpus, prepare_corpus
+    from orchestrator.data.denoising import DenoisingSamples, Noise
     from orchestrator.data.documents import iter_documents
+    from orchestrator.data.gap_sentences import GapSentenceSamples
     from orchestrator.data.masking import Masking
+    from orchestrator.data.pairs import Pairing, PairSamples
+    from orchestrator.data.passages import Passages
+    from orchestrator.data.prefixes import PrefixSamples
     from orchestrator.data.processors import TextProcessor
+    from orchestrator.data.replacing import ReplacedSamples
     from orchestrator.data.rows import Rows, TaskData
     from orchestrator.data.samples import (
         Batch,
@@ -27,10 +34,28 @@ if TYPE_CHECKING:
         MlmSamples,
         SampleDataset,
     )
+    from orchestrator.data.span_corruption import Corruption, SpanCorruptionSamples
     from orchestrator.data.steps import StepSource, eval_batches
     from orchestrator.data.tasks import load_task
 
 _HOMES = {
+    "span_corruption": (
+        "Corruption",
+        "SpanCorruptionSamples",
+    ),
+    "replacing": ("ReplacedSamples",),
+    "prefixes": ("PrefixSamples",),
+    "passages": ("Passages",),
+    "pairs": (
+        "Pairing",
+        "PairSamples",
+    ),
+    "gap_sentences": ("GapSentenceSamples",),
+    "denoising": (
+        "DenoisingSamples",
+        "Noise",
+    ),
+    "borders": ("SplitWriter",),
     "blocks": ("TokenBlocks",),
     "corpus": ("Corpus", "open_corpus", "prepare_corpus"),
     "documents": ("iter_documents",),
@@ -56,12 +81,23 @@ __all__ = [
     "ClsSamples",
     "Corpus",
     "CorpusConfig",
+    "Corruption",
     "DatasetSpec",
+    "DenoisingSamples",
+    "GapSentenceSamples",
     "LmSamples",
     "Masking",
     "MlmSamples",
+    "Noise",
+    "PairSamples",
+    "Pairing",
+    "Passages",
+    "PrefixSamples",
+    "ReplacedSamples",
     "Rows",
     "SampleDataset",
+    "SpanCorruptionSamples",
+    "SplitWriter",
     "StepSource",
     "TaskData",
     "TextProcessor",

@@ -8,6 +8,7 @@ Shapes: B batch, S block size, V vocabulary.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +23,14 @@ IntArray = npt.NDArray[np.int64]
 
 BLOCKS_PER_BATCH = 4096
 COLUMN = "input_ids"
+SENTENCES = ".sentences.arrow"
+BORDERS = pa.schema([("start", pa.int64()), ("length", pa.int32()), ("first", pa.int8())])
+"""A row is a sentence; see :class:`Borders`."""
+
+
+def borders_path(blocks: Path) -> Path:
+    """Return where the borders of a file of blocks are."""
+    return blocks.with_suffix(SENTENCES)
 
 
 class BlockWriter:
@@ -30,11 +39,13 @@ class BlockWriter:
     Attributes:
         documents: number of documents added.
         tokens: number of tokens written, frames included, padding not.
+        position: length of the stream so far, padding included.
     """
 
     def __init__(self, path: Path, block_size: int, vocab_size: int) -> None:
         self.documents = 0
         self.tokens = 0
+        self.position = 0
         self._block_size = block_size
         token = pa.uint16() if vocab_size <= 1 << 16 else pa.int32()
         self._dtype = token.to_pandas_dtype()
@@ -52,21 +63,39 @@ class BlockWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None and self._pending:
-            missing = -len(self._pending) % self._block_size
-            self._pending.extend([PAD] * missing)
-            self._write()
+        if kind is None:
+            self.fill()
+            if self._pending:
+                self._write()
         self._writer.close()
 
-    def add(self, ids: list[int]) -> None:
-        """Append one document, given without special tokens."""
+    def fill(self) -> int:
+        """Pad the block that was begun, so that the next document begins one.
+
+        Returns:
+            The number of blocks so far.
+        """
+        missing = -self.position % self._block_size
+        self._pending.extend([PAD] * missing)
+        self.position += missing
+        return self.position // self._block_size
+
+    def add(self, ids: list[int]) -> int:
+        """Append one document, given without special tokens.
+
+        Returns:
+            The position of its first token in the stream.
+        """
+        begin = self.position + 1
         self._pending.append(CLS)
         self._pending.extend(ids)
         self._pending.append(SEP)
         self.documents += 1
         self.tokens += len(ids) + 2
+        self.position += len(ids) + 2
         if len(self._pending) >= BLOCKS_PER_BATCH * self._block_size:
             self._write()
+        return begin
 
     def _write(self) -> None:
         """Write all full blocks."""
@@ -77,22 +106,65 @@ class BlockWriter:
         del self._pending[:whole]
 
 
+@dataclass(frozen=True, eq=False)
+class Borders:
+    """Sentences of a stream.
+
+    Attributes:
+        starts: position of the first token of each, int64 [N].
+        lengths: number of tokens, int64 [N].
+        first: whether a document begins with it, bool [N].
+    """
+
+    starts: IntArray
+    lengths: IntArray
+    first: npt.NDArray[np.bool_]
+
+    @classmethod
+    def open(cls, path: Path) -> "Borders":
+        """Read what ``SplitWriter`` wrote.
+
+        Raises:
+            IntegrityError: the file is missing or damaged.
+        """
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise IntegrityError(f"{path} is no readable table of borders: {error}") from error
+        start, length, first = (table.column(name).to_numpy() for name in BORDERS.names)
+        return cls(start, length.astype(np.int64), first.astype(bool))
+
+
 class TokenBlocks:
     """The blocks of one split: [N, S] token ids in a memory map.
 
     Attributes:
         block_size: S.
+        borders: where documents and sentences begin, or None where that was not kept.
+        parts: number of blocks of each source that the tokens come from.
     """
 
-    def __init__(self, chunks: Iterable[npt.NDArray[np.integer]], block_size: int) -> None:
+    def __init__(
+        self,
+        chunks: Iterable[npt.NDArray[np.integer]],
+        block_size: int,
+        borders: Borders | None = None,
+        parts: tuple[int, ...] | None = None,
+    ) -> None:
         """Wrap arrays of token ids, each [blocks, S]."""
         self.block_size = block_size
+        self.borders = borders
         self._chunks = list(chunks)
         self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)])
+        self.parts = parts or (len(self),)
 
     @classmethod
-    def open(cls, path: Path) -> "TokenBlocks":
+    def open(cls, path: Path, parts: tuple[int, ...] | None = None) -> "TokenBlocks":
         """Open a file of :class:`BlockWriter` without reading it into memory.
+
+        Args:
+            path: the file; borders lie beside it where they were kept.
+            parts: number of blocks of each source; None: there is one source.
 
         Raises:
             IntegrityError: the file is missing or damaged.
@@ -103,7 +175,9 @@ class TokenBlocks:
         except (OSError, pa.ArrowInvalid) as error:
             raise IntegrityError(f"{path} is no readable token file: {error}") from error
         size = reader.schema.field(COLUMN).type.list_size
-        return cls([_view(column, size) for column in columns], size)
+        beside = borders_path(path)
+        borders = Borders.open(beside) if beside.is_file() else None
+        return cls([_view(column, size) for column in columns], size, borders, parts)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -116,6 +190,12 @@ class TokenBlocks:
             mine = owner == number
             found[mine] = self._chunks[number][indices[mine] - self._starts[number]]
         return found
+
+    def span(self, start: int, stop: int) -> IntArray:
+        """Return the tokens of the stream from ``start`` to before ``stop``: int64."""
+        blocks = np.arange(start // self.block_size, -(-stop // self.block_size), dtype=np.int64)
+        offset = start - start // self.block_size * self.block_size
+        return self.rows(blocks).ravel()[offset : offset + stop - start]
 
     def following(self, indices: IntArray) -> IntArray:
         """Return the token that comes after each block, [PAD] after the last: int64 [B]."""

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,17 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.data.blocks import BlockWriter, TokenBlocks
+from orchestrator.data.blocks import TokenBlocks
+from orchestrator.data.borders import SplitWriter
 from orchestrator.data.documents import Documents, open_documents
 from orchestrator.data.processors import TOKENIZER, TextProcessor
+from orchestrator.data.sentences import encode_sentences
 from orchestrator.data.spec import SPECIAL_TOKENS, CorpusConfig
 from orchestrator.data.splitting import rank
+from orchestrator.data.subwords import add_sentinels, sentinel_ids
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import commit_folder, sha256_file, temporary_sibling, verify_folder
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+Sources = list[Documents]
+
+FORMAT = 2
 TRAIN, VALIDATION = "train.arrow", "validation.arrow"
 DOCUMENTS_PER_BATCH = 512
 TOKENIZER_CHARACTERS = 50_000_000  # a tokenizer learns no more from more text, but takes longer
@@ -73,8 +79,9 @@ class Corpus:
         every count), special tokens left out. A model that has learnt anything is below it.
         """
         size, first = self.processor.vocab_size, len(SPECIAL_TOKENS)
-        seen = self.train.counts(size)[first:] + 1
-        asked = self.validation.counts(size)[first:]
+        words = slice(first, size - len(sentinel_ids(self.processor.tokenizer)))
+        seen = self.train.counts(size)[words] + 1
+        asked = self.validation.counts(size)[words]
         return float(-(asked * np.log(seen / seen.sum())).sum() / max(asked.sum(), 1))
 
 
@@ -89,7 +96,7 @@ def prepare_corpus(config: CorpusConfig, cache_dir: str | Path) -> Corpus:
         InputError: the source is missing or empty, or fewer than two documents differ.
     """
     cache = Path(cache_dir)
-    documents = open_documents(config.spec, cache)
+    documents = [open_documents(spec, cache) for spec in config.specs]
     final = cache / f"corpus-{_digest(config, documents)}"
     if final.is_dir():
         try:
@@ -115,21 +122,24 @@ def open_corpus(path: Path) -> Corpus:
         IntegrityError: it is not what its manifest says.
     """
     manifest = verify_folder(path)
-    blocks = [TokenBlocks.open(path / name) for name in (TRAIN, VALIDATION)]
-    return Corpus(path, manifest, TextProcessor.load(path), *blocks)
+    parts = {split: tuple(count) for split, count in manifest["blocks"].items()}
+    train = TokenBlocks.open(path / TRAIN, parts["train"])
+    validation = TokenBlocks.open(path / VALIDATION, parts["validation"])
+    return Corpus(path, manifest, TextProcessor.load(path), train, validation)
 
 
-def _digest(config: CorpusConfig, documents: Documents) -> str:
+def _digest(config: CorpusConfig, documents: Sources) -> str:
     tokenizer = config.tokenizer.model_dump()
     if config.tokenizer.path is not None:
         tokenizer = {"sha256": _tokenizer_hash(Path(config.tokenizer.path))}
     decides = {
         "format": FORMAT,
-        "documents": documents.identity,
+        "documents": [each.identity for each in documents],
+        "sentences": config.sentences,
         "tokenizer": tokenizer,
         "block_size": config.block_size,
-        "seed": config.spec.seed,
-        "validation_fraction": config.spec.validation_fraction,
+        "seed": config.specs[0].seed,
+        "validation_fraction": config.specs[0].validation_fraction,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -143,38 +153,57 @@ def _tokenizer_hash(folder: Path) -> str:
     return sha256_file(folder / TOKENIZER)
 
 
-def _write(config: CorpusConfig, documents: Documents, folder: Path) -> dict[str, Any]:
-    """Write the tokenizer and both splits; return the manifest."""
+def _write(config: CorpusConfig, documents: Sources, folder: Path) -> dict[str, Any]:
+    """Write the tokenizer and both splits, source after source; return the manifest."""
     held_out, sample = _survey(config, documents)
     processor = _processor(config, sample)
     processor.save(folder)
     shape = (config.block_size, processor.vocab_size)
-    empty = 0
+    rejected: Counter[str] = Counter()
+    blocks: dict[str, list[int]] = {"train": [], "validation": []}
     with (
-        BlockWriter(folder / TRAIN, *shape) as train,
-        BlockWriter(folder / VALIDATION, *shape) as validation,
+        SplitWriter(folder / TRAIN, *shape) as train,
+        SplitWriter(folder / VALIDATION, *shape) as validation,
     ):
-        for texts in _batches(documents):
-            for text, ids in zip(texts, processor.encode(texts), strict=True):
-                if ids:
-                    (validation if held_out.has(text) else train).add(ids)
-                empty += not ids
-    rejected = {**documents.rejected, **({"no tokens": empty} if empty else {})}
-    if rejected:
-        logger.warning("event=left_out source=%s reasons=%s", config.spec.source, rejected)
+        for source in documents:
+            for texts in _batches(source):
+                found = encode_sentences(processor.tokenizer, texts, config.sentences)
+                for text, (ids, sentences) in zip(texts, found, strict=True):
+                    if ids:
+                        writer = validation if held_out.has(text) else train
+                        writer.add_document(ids, sentences)
+                    rejected["no tokens"] += not ids
+            rejected.update(source.rejected)
+            for split, writer in (("train", train), ("validation", validation)):
+                blocks[split].append(writer.fill() - sum(blocks[split]))
+    return _manifest(config, documents, folder, processor) | {
+        "documents": {"train": train.documents, "validation": validation.documents},
+        "tokens": {"train": train.tokens, "validation": validation.tokens},
+        "blocks": blocks,
+        "rejected": _warned(config, {reason: n for reason, n in rejected.items() if n}),
+    }
+
+
+def _manifest(
+    config: CorpusConfig, documents: Sources, folder: Path, processor: TextProcessor
+) -> dict[str, Any]:
     return {
         "kind": "corpus",
         "format": FORMAT,
         "builder": f"ray-model-orchestrator {metadata.version('ray-model-orchestrator')}",
         "config": config.model_dump(mode="json"),
-        "source": documents.identity,
+        "source": [each.identity for each in documents],
         "tokenizer_sha256": sha256_file(folder / TOKENIZER),
         "vocab_size": processor.vocab_size,
         "block_size": config.block_size,
-        "documents": {"train": train.documents, "validation": validation.documents},
-        "tokens": {"train": train.tokens, "validation": validation.tokens},
-        "rejected": rejected,
     }
+
+
+def _warned(config: CorpusConfig, rejected: dict[str, int]) -> dict[str, int]:
+    if rejected:
+        names = [spec.source for spec in config.specs]
+        logger.warning("event=left_out source=%s reasons=%s", ", ".join(names), rejected)
+    return rejected
 
 
 def _processor(config: CorpusConfig, sample: list[str]) -> TextProcessor:
@@ -184,9 +213,12 @@ def _processor(config: CorpusConfig, sample: list[str]) -> TextProcessor:
         processor.require_our_numbers()
         processor.max_length = config.block_size
         return processor
-    return TextProcessor.train(
-        sample, settings.vocab_size, settings.type, config.block_size, settings.lowercase
+    learnt = settings.vocab_size - settings.sentinels
+    processor = TextProcessor.train(
+        sample, learnt, settings.type, config.block_size, settings.lowercase
     )
+    add_sentinels(processor.tokenizer, settings.sentinels)
+    return processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,19 +237,22 @@ class _HeldOut:
         return int.from_bytes(place[:8], "big") < self.share * 2**64
 
 
-def _survey(config: CorpusConfig, documents: Documents) -> tuple[_HeldOut, list[str]]:
+def _survey(config: CorpusConfig, documents: Sources) -> tuple[_HeldOut, list[str]]:
     """Read all documents once: fix the split, collect what the tokenizer learns from."""
-    spec = config.spec
-    least, greatest, room = b"\xff" * 16, b"", TOKENIZER_CHARACTERS
+    spec = config.specs[0]
+    least, greatest = b"\xff" * 16, b""
     sample: list[str] = []
-    for text in documents:
-        place = rank(spec.seed, text)
-        least, greatest = min(least, place), max(greatest, place)
-        if room > 0:
-            sample.append(text)
-            room -= len(text)
+    for source in documents:
+        room = TOKENIZER_CHARACTERS // len(documents)
+        for text in source:
+            place = rank(spec.seed, text)
+            least, greatest = min(least, place), max(greatest, place)
+            if room > 0:
+                sample.append(text)
+                room -= len(text)
     if least >= greatest:
-        reasons = ", ".join(f"{n} × {reason}" for reason, n in documents.rejected.items())
+        left_out = sum((source.rejected for source in documents), Counter())
+        reasons = ", ".join(f"{n} × {reason}" for reason, n in left_out.items())
         raise InputError(
             f"{spec.source}: needs at least two different documents, one to learn from and one for "
             f"validation; left out: {reasons or 'nothing'}."

@@ -5,6 +5,12 @@ those 80 % become [MASK], 10 % a random token, 10 % stay. As in BERT's code, the
 fixed for a sequence (the rounded share, at least one) instead of tossing a coin for every token.
 Special tokens are never chosen and never used as random tokens.
 
+Whole words are what the tokenizer says: a word is a token and those that continue it. Spans are
+those of SpanBERT (see ``span_masking``): the tokens of one span share one fate.
+
+Masks are new in every epoch ("dynamic", RoBERTa) unless ``copies`` says how many there are of each
+sample; epoch e then has copy e mod ``copies`` ("static", BERT: 10).
+
 Shapes: B batch, S length, V vocabulary.
 """
 
@@ -14,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.data.randomness import Purpose, draw, uniform
+from orchestrator.data.span_masking import choose_spans
 from orchestrator.data.spec import MASK, SPECIAL_TOKENS
 
 IntArray = npt.NDArray[np.int64]
@@ -32,12 +39,16 @@ class Masking:
         hidden: of the chosen ones that become [MASK].
         random: of the chosen ones that become a random token; the others stay.
         whole_words: choose words instead of tokens; the last word may exceed the share.
+        spans: choose runs of words.
+        copies: number of masks of a sample; None: a new one in every epoch.
     """
 
     share: float = 0.15
     hidden: float = 0.8
     random: float = 0.1
     whole_words: bool = False
+    spans: bool = False
+    copies: int | None = None
 
 
 def mask_tokens(
@@ -47,6 +58,7 @@ def mask_tokens(
     seed: int,
     continues: BoolArray,
     rule: Masking,
+    words: int | None = None,
 ) -> tuple[IntArray, IntArray]:
     """Mask a batch; every choice depends on (seed, epoch, sample, position) alone.
 
@@ -57,19 +69,28 @@ def mask_tokens(
         seed: seed of the job.
         continues: whether a token continues the word before it, bool [V].
         rule: the shares.
+        words: number of ids that random tokens are taken from, the special ones included; None
+            takes all.
 
     Returns:
         Masked ids and labels, int64 [B, S]; labels are -100 where nothing is predicted.
     """
-    place, fate, token, _ = draw(seed, Purpose.MASK, epoch, samples, ids.shape[1])
+    epoch = epoch if rule.copies is None else epoch % rule.copies
+    place, fate, token, length = draw(seed, Purpose.MASK, epoch, samples, ids.shape[1])
     ordinary = ids >= FIRST_WORD
-    starts = _word_starts(ids, continues) if rule.whole_words else np.ones_like(ordinary)
-    chosen = _choose(uniform(place), ordinary, starts, rule.share)
     luck = uniform(fate)
+    if rule.spans:
+        starts = _word_starts(ids, continues)
+        count = budget(ordinary, rule.share)
+        chosen, span = choose_spans(uniform(place), uniform(length), ordinary, starts, count)
+        luck = np.take_along_axis(luck, span, axis=1)  # one fate a span
+    else:
+        starts = _word_starts(ids, continues) if rule.whole_words else np.ones_like(ordinary)
+        chosen = _choose(uniform(place), ordinary, starts, rule.share)
     masked = ids.copy()
     masked[chosen & (luck < rule.hidden)] = MASK
-    words = len(continues) - FIRST_WORD
-    replacement = FIRST_WORD + (token.astype(np.uint64) * np.uint64(words) >> np.uint64(32))
+    size = (words or len(continues)) - FIRST_WORD
+    replacement = FIRST_WORD + (token.astype(np.uint64) * np.uint64(size) >> np.uint64(32))
     swapped = chosen & (luck >= rule.hidden) & (luck < rule.hidden + rule.random)
     masked[swapped] = replacement[swapped]
     return masked, np.where(chosen, ids, IGNORED)
@@ -94,6 +115,10 @@ def _choose(
     order = np.argsort(word_score, axis=1, kind="stable")
     ranks = np.empty_like(order)
     ranks[rows, order] = np.arange(S)
-    count = ordinary.sum(axis=1, keepdims=True)
-    budget = np.where(count > 0, np.maximum(1, np.rint(count * share)), 0)
-    return (ranks[rows, first] < budget) & ordinary
+    return (ranks[rows, first] < budget(ordinary, share)[:, None]) & ordinary
+
+
+def budget(ordinary: BoolArray, share: float) -> IntArray:
+    """Return how many tokens of each sequence are chosen: its share, at least one, int64 [B]."""
+    count = ordinary.sum(axis=1)
+    return np.where(count > 0, np.maximum(1, np.rint(count * share)), 0).astype(np.int64)

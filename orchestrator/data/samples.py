@@ -2,7 +2,9 @@
 
 A batch is a dictionary of tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` (int64
 [B, S]) or ``pixel_values`` (float32 [B, C, height, width]), and the labels of a target under
-``labels.<name>``. Label -100 means "not predicted", so that every id can be learnt, 0 included.
+``labels.<name>``. Blocks whose documents are read each for itself have ``document_ids`` and
+``position_ids`` besides (see ``packing``). Label -100 means "not predicted", so that every id can
+be learnt, 0 included.
 
 Shapes: B batch, S length, K classes.
 """
@@ -16,9 +18,11 @@ from torch import Tensor
 
 from orchestrator.data.blocks import TokenBlocks
 from orchestrator.data.masking import IGNORED, Masking, mask_tokens
+from orchestrator.data.packing import Packing, layout
 from orchestrator.data.processors import TextProcessor
 from orchestrator.data.rows import Rows
 from orchestrator.data.spec import CLS, PAD
+from orchestrator.data.subwords import sentinel_ids
 from orchestrator.errors import InputError
 
 Batch = dict[str, Tensor]
@@ -27,6 +31,11 @@ IntArray = npt.NDArray[np.int64]
 
 class SampleDataset(Protocol):
     """Samples by index; every random choice depends on (seed, epoch, index) alone."""
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Number of samples from each source of a mixture, in their order; together all."""
+        ...
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -52,9 +61,13 @@ class MlmSamples:
         target_name: str = "mlm",
         seed: int = 7,
         masking: Masking | None = None,
+        packing: Packing = "stream",
     ) -> None:
         self._blocks = blocks
+        self.parts = blocks.parts
         self._continues = processor.continues
+        self._words = words_of(processor)
+        self._packing: Packing = packing
         self._target = target_name
         self._seed = seed
         self._masking = masking or Masking()
@@ -66,9 +79,9 @@ class MlmSamples:
         """Build a batch of masked blocks."""
         ids = self._blocks.rows(indices)
         masked, labels = mask_tokens(
-            ids, indices, epoch, self._seed, self._continues, self._masking
+            ids, indices, epoch, self._seed, self._continues, self._masking, self._words
         )
-        return _block_batch(masked, ids, {self._target: labels})
+        return block_batch(masked, ids, {self._target: labels}, self._packing)
 
 
 class LmSamples:
@@ -85,9 +98,12 @@ class LmSamples:
         processor: TextProcessor | None = None,
         target_name: str = "lm",
         seed: int = 7,
+        packing: Packing = "stream",
     ) -> None:
         del processor, seed  # accepted so that all samples of blocks are made alike
         self._blocks = blocks
+        self.parts = blocks.parts
+        self._packing: Packing = packing
         self._target = target_name
 
     def __len__(self) -> int:
@@ -97,7 +113,8 @@ class LmSamples:
         """Build a batch of blocks with their next tokens."""
         del epoch
         ids = self._blocks.rows(indices)
-        return _block_batch(ids, ids, {self._target: _next_tokens(self._blocks, indices, ids)})
+        labels = {self._target: next_tokens(self._blocks, indices, ids)}
+        return block_batch(ids, ids, labels, self._packing)
 
 
 class BilmSamples:
@@ -116,6 +133,7 @@ class BilmSamples:
     ) -> None:
         del processor, seed
         self._blocks = blocks
+        self.parts = blocks.parts
         self._target = target_name
 
     def __len__(self) -> int:
@@ -128,8 +146,8 @@ class BilmSamples:
         before = np.concatenate([self._blocks.preceding(indices)[:, None], ids[:, :-1]], axis=1)
         known = (ids != CLS) & (ids != PAD) & (before != PAD)
         backward = np.where(known, before, IGNORED)
-        forward = _next_tokens(self._blocks, indices, ids)
-        return _block_batch(ids, ids, {self._target: np.stack([forward, backward], axis=-1)})
+        forward = next_tokens(self._blocks, indices, ids)
+        return block_batch(ids, ids, {self._target: np.stack([forward, backward], axis=-1)})
 
 
 class ClsSamples:
@@ -161,6 +179,7 @@ class ClsSamples:
         if rows.images is None and processor is None:
             raise InputError("rows of texts need a processor. Give the package's TextProcessor.")
         self._labels = rows.labels
+        self.parts = (len(rows),)
         self._target = f"labels.{target_name}"
         self._images = rows.images
         self._arrays: dict[str, IntArray] = {}
@@ -182,15 +201,33 @@ class ClsSamples:
         return {name: torch.from_numpy(array) for name, array in cut.items()} | labels
 
 
-def _next_tokens(blocks: TokenBlocks, indices: IntArray, ids: IntArray) -> IntArray:
+def words_of(processor: TextProcessor) -> int:
+    """Return how many ids, special ones included, come before the sentinels of a tokenizer."""
+    return len(processor.continues) - len(sentinel_ids(processor.tokenizer))
+
+
+def next_tokens(blocks: TokenBlocks, indices: IntArray, ids: IntArray) -> IntArray:
+    """Return the token after each of ``ids`` [B, S] in its document, -100 after the last."""
     after = np.concatenate([ids[:, 1:], blocks.following(indices)[:, None]], axis=1)
     return np.where((after == CLS) | (after == PAD), IGNORED, after)
 
 
-def _block_batch(inputs: IntArray, ids: IntArray, labels: dict[str, IntArray]) -> Batch:
-    batch = {
-        "input_ids": torch.from_numpy(inputs),
-        "attention_mask": torch.from_numpy((ids != PAD).astype(np.int64)),
-        "token_type_ids": torch.zeros(ids.shape, dtype=torch.int64),
+def block_batch(
+    inputs: IntArray, ids: IntArray, labels: dict[str, IntArray], packing: Packing = "stream"
+) -> Batch:
+    """Return a batch of blocks.
+
+    Args:
+        inputs: what the model reads, int64 [B, S].
+        ids: the tokens as they were, int64 [B, S]; they tell padding and documents.
+        labels: labels of each target.
+        packing: whether the documents of a block are kept apart.
+    """
+    arrays = {
+        "input_ids": inputs,
+        "attention_mask": (ids != PAD).astype(np.int64),
+        "token_type_ids": np.zeros_like(ids),
+        **layout(ids, packing),
+        **{f"labels.{name}": array for name, array in labels.items()},
     }
-    return batch | {f"labels.{name}": torch.from_numpy(array) for name, array in labels.items()}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}

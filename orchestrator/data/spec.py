@@ -7,7 +7,7 @@ Sources: ``builtin:pydoc`` (a corpus), ``builtin:pydoc/<task>`` (labelled), ``bu
 from collections.abc import Iterable
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from orchestrator.config import StrictModel, did_you_mean
 from orchestrator.data.catalogue import PYDOC_TASKS
@@ -16,6 +16,7 @@ from orchestrator.errors import Problem
 SCHEMES = ("builtin", "files", "hf")
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(5)
+MIN_VOCABULARY = 300
 
 
 class DatasetSpec(StrictModel):
@@ -64,6 +65,11 @@ class DatasetSpec(StrictModel):
         name, slash, task = self.location.partition("/")
         return task if self.scheme == "builtin" and name == "pydoc" and slash else None
 
+    @property
+    def labelled(self) -> bool:
+        """Whether this builtin is labelled rows and no corpus."""
+        return self.pydoc_task is not None or self.source == "builtin:digits"
+
     def problems(self) -> Iterable[Problem]:
         """Check the source's name and that its options belong to it."""
         yield from self._source_problems()
@@ -100,12 +106,34 @@ class TokenizerConfig(StrictModel):
 
     type: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
     """Kind of subword model that is trained."""
-    vocab_size: int = Field(4096, ge=300, le=1_000_000)
+    vocab_size: int = Field(4096, ge=MIN_VOCABULARY, le=1_000_000)
     """Number of tokens, special ones included; a small corpus may yield fewer."""
     path: str | None = None
     """Folder with a tokenizer.json to use instead of training one."""
     lowercase: bool = True
     """Fold case and strip accents before tokenizing (wordpiece only)."""
+    sentinels: int = Field(0, ge=0, le=1000)
+    """Tokens <extra_id_0>, ... of the vocabulary that stand for removed spans (T5: 100)."""
+
+    def problems(self) -> Iterable[Problem]:
+        """Sentinels are part of a vocabulary that is trained."""
+        if self.path is not None and self.sentinels:
+            yield Problem("sentinels", "are what tokenizer.path has. Leave this out.")
+        elif self.vocab_size - self.sentinels < MIN_VOCABULARY:
+            yield Problem(
+                "sentinels",
+                f"{self.sentinels} of {self.vocab_size} tokens leave fewer than {MIN_VOCABULARY} "
+                "for words. Raise vocab_size.",
+            )
+
+
+class WeightedSource(StrictModel):
+    """One data set of a mixture."""
+
+    data: DatasetSpec
+    """Where the documents come from."""
+    weight: PositiveFloat = 1.0
+    """Its share of the training samples, relative to the others'."""
 
 
 class CorpusConfig(StrictModel):
@@ -113,23 +141,48 @@ class CorpusConfig(StrictModel):
 
     data: DatasetSpec = DatasetSpec()
     """Where the documents come from."""
+    mixture: tuple[WeightedSource, ...] = ()
+    """Several sources with weights, in place of data."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     """How they are tokenized."""
     block_size: int = Field(64, ge=8)
     """Tokens of a block, which is one training sample."""
+    packing: Literal["stream", "documents"] = "stream"
+    """Read the documents of a block as one text, or each for itself, from position 0 on."""
+    sentences: Literal["punctuation", "lines"] = "punctuation"
+    """Where sentences end: at punctuation marks and blank lines, or at every end of a line."""
     max_documents: int | None = Field(None, ge=2)
-    """Read at most this many documents; null takes data.max_documents."""
+    """Read at most this many documents of each source; null takes data.max_documents."""
 
     @property
-    def spec(self) -> DatasetSpec:
-        """The data set with this corpus's cap."""
+    def specs(self) -> tuple[DatasetSpec, ...]:
+        """The data sets, with this corpus's cap; the first says how documents are held out."""
+        given = tuple(part.data for part in self.mixture) or (self.data,)
         if self.max_documents is None:
-            return self.data
-        return self.data.model_copy(update={"max_documents": self.max_documents})
+            return given
+        cap = {"max_documents": self.max_documents}
+        return tuple(spec.model_copy(update=cap) for spec in given)
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """Weight of each data set of a mixture; None where there is one."""
+        return tuple(part.weight for part in self.mixture) or None
+
+    @property
+    def title(self) -> str:
+        """The sources in words."""
+        return " + ".join(spec.source for spec in self.specs)
 
     def problems(self) -> Iterable[Problem]:
-        """A corpus has documents, not labelled rows."""
-        if self.data.pydoc_task is not None or self.data.source == "builtin:digits":
-            yield Problem("data.source", f"{self.data.source!r} is no corpus. Use builtin:pydoc.")
-        if self.max_documents is not None and self.data.max_documents is not None:
+        """Caps are given once; a mixture takes the place of data."""
+        if self.mixture and "data" in self.model_fields_set and self.data != DatasetSpec():
+            yield Problem("data", "and mixture are both given. Use one of them.")
+        for index, part in enumerate(self.mixture):
+            if part.data.labelled:
+                yield Problem(
+                    f"mixture.{index}.data.source",
+                    f"{part.data.source!r} is no corpus. Use builtin:pydoc, files: or hf:.",
+                )
+        given = [part.data.max_documents for part in self.mixture] or [self.data.max_documents]
+        if self.max_documents is not None and any(cap is not None for cap in given):
             yield Problem("max_documents", "is given twice. Leave data.max_documents out.")

@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from tokenizers import (
+    AddedToken,
     Regex,
     Tokenizer,
     decoders,
@@ -34,6 +35,7 @@ BYTE_SPACES = ("Ġ", "Ċ", "ĉ", "č")  # byte-level BPE: space, newline, tab, c
 ALPHABET_SHARE = 16  # characters take at most one in 16 places of a vocabulary
 MIN_ALPHABET = 64
 SCORE_DIGITS = 5
+SENTINEL = "<extra_id_{}>"
 
 
 def train_tokenizer(
@@ -56,6 +58,25 @@ def train_tokenizer(
         special_tokens=[(cls, CLS), (sep, SEP)],
     )
     return tokenizer
+
+
+def add_sentinels(tokenizer: Tokenizer, count: int) -> None:
+    """Put the tokens that stand for a removed span behind all others.
+
+    As in the vocabulary of T5, ``<extra_id_0>`` has the highest id and the next ones go down.
+    """
+    names = [SENTINEL.format(number) for number in reversed(range(count))]
+    tokenizer.add_special_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in names]
+    )
+
+
+def sentinel_ids(tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of ``<extra_id_0>``, ``<extra_id_1>``, ... that a tokenizer has."""
+    found: list[int] = []
+    while (number := tokenizer.token_to_id(SENTINEL.format(len(found)))) is not None:
+        found.append(int(number))
+    return found
 
 
 def continues_word(token: str, kind: Kind) -> bool:

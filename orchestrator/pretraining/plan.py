@@ -121,7 +121,8 @@ def make_plan(config: PretrainConfig) -> Plan:
         InputError: The corpus or the tokenizer is not there, or ``train.freeze`` names what the
             model does not have.
     """
-    open_documents(config.data.spec)
+    for spec in config.data.specs:
+        open_documents(spec)
     model = with_vocabulary(config, expected_vocabulary(config))
     parameters = count_parameters(model)
     freeze(build_on_meta(model), config.train.freeze)
@@ -178,7 +179,7 @@ def describe(plan: Plan) -> str:
     parts = " + ".join(f"{name} {count:,}" for name, count in plan.parameters.by_part.items())
     rows = {
         "run": f"{config.run.name} → package {config.package.name} in {config.run.zoo}",
-        "corpus": f"{config.data.data.source}, at most {config.data.spec.max_documents or 'all'} "
+        "corpus": f"{config.data.title}, at most {config.data.specs[0].max_documents or 'all'} "
         f"documents, blocks of {config.data.block_size} tokens",
         "tokenizer": tokenizer.path or f"{tokenizer.type}, {tokenizer.vocab_size} tokens",
         "parameters": f"{plan.parameters.total:,} = {parts}",

@@ -97,3 +97,69 @@ def test_whole_words_are_chosen_whole():
         assert budget <= picked.sum()
     assert longest > 1
     assert chosen.sum() / (ids >= 5).sum() < 0.2
+
+
+def test_static_masks_come_back_after_their_copies():
+    ids = ids_of(np.random.default_rng(0), 30, 32)
+    rule = Masking(copies=3)
+    found = [mask(ids, rule, epoch=epoch)[1] for epoch in range(6)]
+    assert all((found[e] == found[e + 3]).all() for e in range(3))
+    assert not (found[0] == found[1]).all()
+    dynamic = [mask(ids, epoch=epoch)[1] for epoch in (0, 3)]
+    assert not (dynamic[0] == dynamic[1]).all()
+
+
+def test_random_tokens_are_no_sentinels():
+    ids = ids_of(np.random.default_rng(0), 300, 32)
+    masked, _ = mask_tokens(
+        ids % 100, np.arange(300), 0, 1, CONTINUES, Masking(hidden=0.0, random=1.0), words=100
+    )
+    assert masked.max() == 99
+
+
+SPANS = Masking(spans=True)
+
+
+def runs(chosen):
+    """Lengths of runs of True in each row."""
+    edges = np.diff(np.pad(chosen.astype(int), ((0, 0), (1, 1))), axis=1)
+    return np.nonzero(edges < 0)[1] - np.nonzero(edges > 0)[1]
+
+
+def test_spans_have_the_share_the_lengths_and_one_fate_each():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(5, V, (2000, 200))
+    continues = np.zeros(V, dtype=bool)
+    masked, labels = mask_tokens(ids, np.arange(2000), 0, 3, continues, SPANS)
+    chosen = labels != IGNORED
+    assert (chosen.sum(axis=1) == 30).all()  # exactly 15 %
+    hidden = masked == MASK
+    assert hidden.sum() / chosen.sum() == pytest.approx(0.8, abs=0.02)
+    # SpanBERT, section 3.1: mean 3.8; some spans touch, the last of a row is cut
+    mean = (np.arange(1, 11) * 0.8 ** np.arange(10)).sum() / (0.8 ** np.arange(10)).sum()
+    assert mean == pytest.approx(3.8, abs=0.01)
+    assert runs(chosen).mean() == pytest.approx(mean, abs=0.5)
+    # tokens beside one another share their fate far more often than chance (0.8² + 0.2²)
+    both = chosen[:, 1:] & chosen[:, :-1]
+    assert (hidden[:, 1:] == hidden[:, :-1])[both].mean() > 0.93
+
+
+def test_spans_begin_with_words_and_stop_at_special_tokens():
+    ids = ids_of(np.random.default_rng(0), 500, 64, padding=5)
+    _, labels = mask(ids, SPANS)
+    chosen = labels != IGNORED
+    assert not chosen[ids < 5].any()
+    begins = chosen & ~np.pad(chosen, ((0, 0), (1, 0)))[:, :-1]
+    after_special = np.pad(ids[:, :-1] < 5, ((0, 0), (1, 0)))
+    inside = begins & CONTINUES[ids] & ~after_special
+    assert inside.sum() == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 30), st.floats(0.01, 1.0))
+def test_any_share_of_spans_can_be_chosen(seed, length, share):
+    ids = np.random.default_rng(seed).integers(0, 30, (4, length))
+    _, labels = mask(ids, Masking(share=share, spans=True), seed=seed)
+    ordinary = (ids >= 5).sum(axis=1)
+    expected = np.where(ordinary > 0, np.maximum(1, np.rint(ordinary * share)), 0)
+    assert ((labels != IGNORED).sum(axis=1) == expected).all()

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from orchestrator.data.rows import Rows
 from orchestrator.data.samples import BilmSamples, ClsSamples, LmSamples, MlmSamples
@@ -12,6 +13,7 @@ EVERY = np.arange(40)
 
 
 class FakeProcessor:
+    tokenizer = Tokenizer(models.BPE())
     continues = np.zeros(100, dtype=bool)
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from orchestrator.config import collect_problems, require_no_problems
-from orchestrator.data.spec import CorpusConfig, DatasetSpec
+from orchestrator.data.spec import CorpusConfig, DatasetSpec, TokenizerConfig
 from orchestrator.errors import ConfigError
 
 
@@ -48,14 +48,35 @@ def test_each_mistake_is_named(changes, path, words):
     assert all(word in found[path] for word in words)
 
 
-def test_a_corpus_needs_documents_and_one_cap():
-    task = CorpusConfig(data=DatasetSpec(source="builtin:pydoc/kind"))
-    assert "no corpus" in problems(task)["data.source"]
+def test_a_corpus_has_one_cap():
     twice = CorpusConfig(data=DatasetSpec(max_documents=10), max_documents=20)
     assert "twice" in problems(twice)["max_documents"]
-    assert CorpusConfig(max_documents=20).spec.max_documents == 20
+    assert [spec.max_documents for spec in CorpusConfig(max_documents=20).specs] == [20]
     with pytest.raises(ConfigError):
         require_no_problems(twice, "test")
+
+
+def test_a_mixture_is_corpora_in_place_of_one():
+    mixture = [{"data": {"source": "builtin:pydoc"}, "weight": 3}, {"data": {"source": "files:x"}}]
+    config = CorpusConfig.model_validate({"mixture": mixture, "max_documents": 9})
+    assert problems(config) == {}
+    assert config.weights == (3, 1)
+    assert [(s.source, s.max_documents) for s in config.specs] == [
+        ("builtin:pydoc", 9),
+        ("files:x", 9),
+    ]
+    both = CorpusConfig.model_validate({"mixture": mixture, "data": {"source": "files:y"}})
+    assert "both" in problems(both)["data"]
+    rows = CorpusConfig.model_validate({"mixture": [{"data": {"source": "builtin:digits"}}]})
+    assert "no corpus" in problems(rows)["mixture.0.data.source"]
+
+
+def test_sentinels_are_part_of_a_vocabulary_that_is_trained():
+    assert (
+        "Raise vocab_size" in problems(TokenizerConfig(vocab_size=310, sentinels=20))["sentinels"]
+    )
+    assert "sentinels" in problems(TokenizerConfig(path="x", sentinels=20))
+    assert problems(TokenizerConfig(vocab_size=320, sentinels=20)) == {}
 
 
 def test_configs_need_neither_torch_nor_pandas():

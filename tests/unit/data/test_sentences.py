@@ -1,0 +1,100 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from orchestrator.data.blocks import BlockWriter, TokenBlocks
+from orchestrator.data.borders import SplitWriter
+from orchestrator.data.passages import Passages
+from orchestrator.data.processors import TextProcessor
+from orchestrator.data.sentences import encode_sentences, sentence_starts
+from orchestrator.errors import InputError, IntegrityError
+
+
+def split(text, rule="punctuation"):
+    starts = [*sentence_starts(text, rule), len(text)]
+    return [text[a:b] for a, b in itertools.pairwise(starts)]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("One. Two! Three?", ["One. ", "Two! ", "Three?"]),
+        ('He said "no." Then left.', ['He said "no." ', "Then left."]),
+        ("version 1.2 of x.y", ["version 1.2 of x.y"]),
+        ("我爱你。你呢？好", ["我爱你。", "你呢？", "好"]),
+        ("Title\n\nText goes\non. End", ["Title\n\n", "Text goes\non. ", "End"]),
+        ("Only.", ["Only."]),
+        ("", [""]),
+    ],
+)
+def test_sentences_end_at_marks_of_any_language(text, sentences):
+    assert split(text) == sentences
+
+
+def test_lines_are_sentences_where_the_corpus_says_so():
+    assert split("a. b\nc\n\nd\n", "lines") == ["a. b\n", "c\n\n", "d\n"]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+def test_tokens_belong_to_their_sentence_and_ids_are_those_of_the_text(kind):
+    text = "The first sentence is here. And a second one follows! Is this the third?"
+    processor = TextProcessor.train([text] * 3, 300, kind)
+    ((ids, lengths),) = encode_sentences(processor.tokenizer, [text], "punctuation")
+    assert ids == processor.encode([text])[0]
+    parts = np.split(np.asarray(ids), np.cumsum(lengths)[:-1])
+    words = [processor.decode(part.tolist()).lower().split()[0] for part in parts]
+    assert words == ["the", "and", "is"]
+
+
+def corpus_of(documents, path, block_size=8):
+    """Documents as lists of sentence lengths; token n of the corpus has id 5 + n."""
+    token = 5
+    with SplitWriter(path, block_size, 60_000) as writer:
+        for lengths in documents:
+            ids = list(range(token, token + sum(lengths)))
+            token += len(ids)
+            writer.add_document(ids, np.asarray(lengths))
+    return TokenBlocks.open(path)
+
+
+def test_every_token_is_in_exactly_one_passage(tmp_path):
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(1, 30, rng.integers(1, 9)).tolist() for _ in range(60)]
+    blocks = corpus_of(documents, tmp_path / "x.arrow")
+    passages = Passages(blocks, 12)
+    found = np.concatenate([passages.tokens(i) for i in range(len(passages))])
+    assert found.tolist() == list(range(5, 5 + sum(map(sum, documents))))
+    assert passages.documents == 60
+    ends = 5 + np.cumsum([sum(d) for d in documents])
+    for index in range(len(passages)):
+        tokens = passages.tokens(index)
+        assert len(tokens) <= 12
+        owners = np.searchsorted(ends, tokens, side="right")
+        assert set(owners) == {passages.document(index)}
+
+
+def test_passages_are_as_long_as_whole_sentences_allow(tmp_path):
+    blocks = corpus_of([[3, 4, 4, 2], [5], [25, 1]], tmp_path / "x.arrow")
+    passages = Passages(blocks, 10)
+    sizes = [[len(s) for s in passages.sentences(i)] for i in range(len(passages))]
+    assert sizes == [[3, 4], [4, 2], [5], [8], [8], [9, 1]]
+
+
+def test_an_excerpt_begins_with_a_sentence_and_stays_in_its_document(tmp_path):
+    blocks = corpus_of([[3, 4, 4], [5, 2]], tmp_path / "x.arrow")
+    passages = Passages(blocks, 20)
+    assert passages.excerpt(0, 0.0, 5).tolist() == [5, 6, 7, 8, 9]
+    assert passages.excerpt(0, 0.99, 5).tolist() == [12, 13, 14, 15]
+    assert passages.excerpt(1, 0.5, 1).tolist() == [21]
+
+
+def test_borders_that_are_missing_or_damaged(tmp_path):
+    with BlockWriter(tmp_path / "plain.arrow", 8, 100) as writer:
+        writer.add([7, 8])
+    with pytest.raises(InputError, match="no sentence borders"):
+        Passages(TokenBlocks.open(tmp_path / "plain.arrow"), 8)
+    corpus_of([[3]], tmp_path / "x.arrow")
+    (tmp_path / "x.sentences.arrow").write_bytes(b"?")
+    with pytest.raises(IntegrityError, match="sentences"):
+        TokenBlocks.open(tmp_path / "x.arrow")
