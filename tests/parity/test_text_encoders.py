@@ -10,6 +10,8 @@ from transformers import (
     AlbertForMaskedLM,
     AlbertForPreTraining,
     AlbertForSequenceClassification,
+    AlbertForTokenClassification,
+    AlbertModel,
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -17,9 +19,13 @@ from transformers import (
     DistilBertConfig,
     DistilBertForMaskedLM,
     DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
+    DistilBertModel,
     ElectraConfig,
     ElectraForMaskedLM,
     ElectraForPreTraining,
+    ElectraForTokenClassification,
+    ElectraModel,
     RobertaConfig,
     RobertaForMaskedLM,
     RobertaForSequenceClassification,
@@ -56,6 +62,7 @@ SIZES = {
     "intermediate_size": 48,
     "max_position_embeddings": 16,
 }
+DISTILLED = {"dim": 32, "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 48}
 CLASSES = torch.tensor([0, 2, 1, 1])
 
 
@@ -107,14 +114,14 @@ def classifier(cls, config_class, target="cls", labels=CLASSES, **options):
     return case
 
 
-def tagger(cls, config_class):
+def tagger(cls, config_class, **options):
     """One class for each token."""
 
     def case(attention, side):
         batch = inputs(config_class, side)
         labels = token_labels(batch["attention_mask"], 0.8, vocab=5)
         return Case(
-            build(cls, config_class, attention, num_labels=5),
+            build(cls, config_class, attention, num_labels=5, **options),
             batch | {"labels": labels},
             batch | {"labels.tags": labels},
             {"tags": lambda o: o.logits},
@@ -167,17 +174,13 @@ CASES = {
     "electra": discriminator,
     "electra_wide": lambda attention, side: discriminator(attention, side, embedding_size=32),
     "electra_generator": masked(ElectraForMaskedLM, ElectraConfig, embedding_size=20),
-    "distilbert": masked(
-        DistilBertForMaskedLM, DistilBertConfig, dim=32, n_layers=LAYERS, n_heads=4, hidden_dim=48
-    ),
+    "electra_tagger": tagger(ElectraForTokenClassification, ElectraConfig, embedding_size=20),
+    "albert_tagger": tagger(AlbertForTokenClassification, AlbertConfig, embedding_size=20),
+    "distilbert": masked(DistilBertForMaskedLM, DistilBertConfig, **DISTILLED),
     "distilbert_classifier": classifier(
-        DistilBertForSequenceClassification,
-        DistilBertConfig,
-        dim=32,
-        n_layers=LAYERS,
-        n_heads=4,
-        hidden_dim=48,
+        DistilBertForSequenceClassification, DistilBertConfig, **DISTILLED
     ),
+    "distilbert_tagger": tagger(DistilBertForTokenClassification, DistilBertConfig, **DISTILLED),
     "bert_tagger": tagger(BertForTokenClassification, BertConfig),
     "bert_multilabel": classifier(
         BertForSequenceClassification,
@@ -221,15 +224,18 @@ def test_import_and_export_are_inverse(name, tmp_path):
     check_there_and_back(CASES[name]("sdpa", "right"), tmp_path)
 
 
-def headless(cls, config_class):
+def headless(cls, config_class, pooler=True, **options):
     batch = inputs(config_class, "right")
-    logits = {"vector": lambda o: o.pooler_output}
-    return Case(build(cls, config_class, "sdpa"), batch, batch, logits)
+    logits = {"vector": lambda o: o.pooler_output} if pooler else {}
+    return Case(build(cls, config_class, "sdpa", **options), batch, batch, logits)
 
 
 HEADLESS = {
     "bert": lambda: headless(BertModel, BertConfig),
     "roberta": lambda: headless(RobertaModel, RobertaConfig),
+    "albert": lambda: headless(AlbertModel, AlbertConfig, embedding_size=20),
+    "electra": lambda: headless(ElectraModel, ElectraConfig, pooler=False, embedding_size=20),
+    "distilbert": lambda: headless(DistilBertModel, DistilBertConfig, pooler=False, **DISTILLED),
 }
 
 
@@ -242,7 +248,9 @@ def test_a_model_without_head_keeps_its_pooler(name, tmp_path):
     expected = case.theirs(**case.their_inputs)
     real = case.batch["attention_mask"].bool()
     close(ours.encode(case.batch)[real], expected.last_hidden_state[real], "hidden")
-    close(ours.predict(case.batch)["vector"], expected.pooler_output, "vector")
+    for target, get in case.logits.items():
+        close(ours.predict(case.batch)[target], get(expected), target)
+    assert set(ours.targets) == set(case.logits)
     assert not ours(case.batch)
 
 

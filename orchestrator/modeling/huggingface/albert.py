@@ -10,24 +10,30 @@ from orchestrator.modeling.huggingface.architecture import Architecture, Values
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
 from orchestrator.modeling.huggingface.values import require
 
-_LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0"
 _OURS = "encoder.layers.0"
 
-BODY: Table = (
-    weight("albert.embeddings.word_embeddings", "embedding.word"),
-    weight("albert.embeddings.position_embeddings", "embedding.pos"),
-    weight("albert.embeddings.token_type_embeddings", "embedding.seg"),
-    *linear("albert.embeddings.LayerNorm", "embedding.norm"),
-    *linear("albert.encoder.embedding_hidden_mapping_in", "embedding.projection"),
-    *linear(f"{_LAYER}.attention.query", f"{_OURS}.attention.query"),
-    *linear(f"{_LAYER}.attention.key", f"{_OURS}.attention.key"),
-    *linear(f"{_LAYER}.attention.value", f"{_OURS}.attention.value"),
-    *linear(f"{_LAYER}.attention.dense", f"{_OURS}.attention.output"),
-    *linear(f"{_LAYER}.attention.LayerNorm", f"{_OURS}.norm1"),
-    *linear(f"{_LAYER}.ffn", f"{_OURS}.feed_forward.up"),
-    *linear(f"{_LAYER}.ffn_output", f"{_OURS}.feed_forward.down"),
-    *linear(f"{_LAYER}.full_layer_layer_norm", f"{_OURS}.norm2"),
-)
+
+def body(prefix: str) -> list[Row]:
+    """Return embedding and encoder, whose names start with ``prefix`` (``albert.``)."""
+    embeddings = f"{prefix}embeddings"
+    layer = f"{prefix}encoder.albert_layer_groups.0.albert_layers.0"
+    return [
+        weight(f"{embeddings}.word_embeddings", "embedding.word"),
+        weight(f"{embeddings}.position_embeddings", "embedding.pos"),
+        weight(f"{embeddings}.token_type_embeddings", "embedding.seg"),
+        *linear(f"{embeddings}.LayerNorm", "embedding.norm"),
+        *linear(f"{prefix}encoder.embedding_hidden_mapping_in", "embedding.projection"),
+        *linear(f"{layer}.attention.query", f"{_OURS}.attention.query"),
+        *linear(f"{layer}.attention.key", f"{_OURS}.attention.key"),
+        *linear(f"{layer}.attention.value", f"{_OURS}.attention.value"),
+        *linear(f"{layer}.attention.dense", f"{_OURS}.attention.output"),
+        *linear(f"{layer}.attention.LayerNorm", f"{_OURS}.norm1"),
+        *linear(f"{layer}.ffn", f"{_OURS}.feed_forward.up"),
+        *linear(f"{layer}.ffn_output", f"{_OURS}.feed_forward.down"),
+        *linear(f"{layer}.full_layer_layer_norm", f"{_OURS}.norm2"),
+    ]
+
+
 MLM: Table = (
     *linear("predictions.dense", "targets.mlm.transform_layer.dense"),
     *linear("predictions.LayerNorm", "targets.mlm.transform_layer.norm"),
@@ -37,7 +43,7 @@ SOP = bert.hidden_and_output("albert.pooler", "sop_classifier.classifier", "sop"
 REPEATED = (
     "predictions.decoder.weight",
     "predictions.decoder.bias",
-    "albert.embeddings.position_ids",
+    "*embeddings.position_ids",
 )
 
 
@@ -61,6 +67,11 @@ def cls_config(theirs: Values) -> dict[str, Any]:
     return bert.cls_config(theirs) | {"dropout": theirs["classifier_dropout_prob"]}
 
 
+def tags_config(theirs: Values) -> dict[str, Any]:
+    """Return the token classification head."""
+    return bert.tags_config(theirs) | {"dropout": theirs["classifier_dropout_prob"]}
+
+
 def their_config(config: ModelConfig) -> dict[str, Any]:
     """Return the values of an ``AlbertConfig``."""
     values = bert.their_config(config) | {"embedding_size": config.embedding.size}
@@ -74,7 +85,13 @@ def their_config(config: ModelConfig) -> dict[str, Any]:
 def table(heads: Table, config: ModelConfig) -> list[Row]:
     """Return the rows of body and heads; the block has a single set of them."""
     del config
-    return expand((*BODY, *heads), 1)
+    return expand((*body("albert."), *heads), 1)
+
+
+def headless_table(config: ModelConfig) -> list[Row]:
+    """Return the rows of body and pooler without a class name in front."""
+    del config
+    return expand((*body(""), *linear("pooler", "targets.vector.dense")), 1)
 
 
 def cls_table(config: ModelConfig) -> list[Row]:
@@ -95,4 +112,6 @@ ARCHITECTURES = (
     ),
     _architecture("AlbertForMaskedLM", [bert.mlm_config], partial(table, MLM)),
     _architecture("AlbertForSequenceClassification", [cls_config], cls_table),
+    _architecture("AlbertForTokenClassification", [tags_config], partial(table, bert.TAGS)),
+    _architecture("AlbertModel", [bert.vector_config], headless_table),
 )

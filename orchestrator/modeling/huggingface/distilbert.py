@@ -4,7 +4,7 @@ Sanh et al. 2019. transformers does not drop out the output of attention; here a
 for both sub-layers. Outputs are the same, training differs by that one dropout.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, s
 from orchestrator.modeling.huggingface.values import (
     activation_of,
     answers_of,
+    num_labels_of,
     require,
     their_activation,
     their_answers,
@@ -24,22 +25,27 @@ from orchestrator.modeling.huggingface.values import (
 EPS = 1e-12
 """Fixed in their code."""
 
-_LAYER = "distilbert.transformer.layer.{layer}"
 _OURS = "encoder.layers.{layer}"
 
-BODY: Table = (
-    weight("distilbert.embeddings.word_embeddings", "embedding.word"),
-    weight("distilbert.embeddings.position_embeddings", "embedding.pos"),
-    *linear("distilbert.embeddings.LayerNorm", "embedding.norm"),
-    *linear(f"{_LAYER}.attention.q_lin", f"{_OURS}.attention.query"),
-    *linear(f"{_LAYER}.attention.k_lin", f"{_OURS}.attention.key"),
-    *linear(f"{_LAYER}.attention.v_lin", f"{_OURS}.attention.value"),
-    *linear(f"{_LAYER}.attention.out_lin", f"{_OURS}.attention.output"),
-    *linear(f"{_LAYER}.sa_layer_norm", f"{_OURS}.norm1"),
-    *linear(f"{_LAYER}.ffn.lin1", f"{_OURS}.feed_forward.up"),
-    *linear(f"{_LAYER}.ffn.lin2", f"{_OURS}.feed_forward.down"),
-    *linear(f"{_LAYER}.output_layer_norm", f"{_OURS}.norm2"),
-)
+
+def body(prefix: str) -> list[Row]:
+    """Return embedding and encoder, whose names start with ``prefix`` (``distilbert.``)."""
+    embeddings, layer = f"{prefix}embeddings", f"{prefix}transformer.layer.{{layer}}"
+    return [
+        weight(f"{embeddings}.word_embeddings", "embedding.word"),
+        weight(f"{embeddings}.position_embeddings", "embedding.pos"),
+        *linear(f"{embeddings}.LayerNorm", "embedding.norm"),
+        *linear(f"{layer}.attention.q_lin", f"{_OURS}.attention.query"),
+        *linear(f"{layer}.attention.k_lin", f"{_OURS}.attention.key"),
+        *linear(f"{layer}.attention.v_lin", f"{_OURS}.attention.value"),
+        *linear(f"{layer}.attention.out_lin", f"{_OURS}.attention.output"),
+        *linear(f"{layer}.sa_layer_norm", f"{_OURS}.norm1"),
+        *linear(f"{layer}.ffn.lin1", f"{_OURS}.feed_forward.up"),
+        *linear(f"{layer}.ffn.lin2", f"{_OURS}.feed_forward.down"),
+        *linear(f"{layer}.output_layer_norm", f"{_OURS}.norm2"),
+    ]
+
+
 MLM: Table = (
     *linear("vocab_transform", "targets.mlm.transform_layer.dense"),
     *linear("vocab_layer_norm", "targets.mlm.transform_layer.norm"),
@@ -48,7 +54,7 @@ MLM: Table = (
 REPEATED = ("vocab_projector.weight",)
 
 
-def model_config(head: bert.Head, theirs: Values) -> dict[str, Any]:
+def model_config(heads: Sequence[bert.Head], theirs: Values) -> dict[str, Any]:
     """Return our model config for a ``DistilBertConfig``."""
     require(theirs, sinusoidal_pos_embds=False)
     parts, dropout = ["word", "pos"], theirs["dropout"]
@@ -69,7 +75,7 @@ def model_config(head: bert.Head, theirs: Values) -> dict[str, Any]:
             "dropout": dropout,
             "attention_dropout": theirs["attention_dropout"],
         },
-        "target": [head(theirs)],
+        "target": [head(theirs) for head in heads],
     }
 
 
@@ -83,6 +89,12 @@ def cls_config(theirs: Values) -> dict[str, Any]:
     """Return the classification head: first vector, linear, ReLU, dropout, linear."""
     shape = {"pooling": "first", "hidden": True, "hidden_activation": "relu"}
     return answers_of(theirs) | shape | {"dropout": theirs["seq_classif_dropout"]}
+
+
+def tags_config(theirs: Values) -> dict[str, Any]:
+    """Return the token classification head."""
+    labels = {"type": "tags", "num_labels": num_labels_of(theirs)}
+    return labels | {"dropout": theirs["dropout"]}
 
 
 def their_config(config: ModelConfig) -> dict[str, Any]:
@@ -104,13 +116,19 @@ def their_config(config: ModelConfig) -> dict[str, Any]:
     for target in config.target:
         if hasattr(target, "num_labels"):
             values |= their_answers(target)
-            values |= {"seq_classif_dropout": getattr(target, "dropout", 0.0)}
+            if target.type_name() != "tags":
+                values["seq_classif_dropout"] = getattr(target, "dropout", 0.0)
     return values
 
 
 def table(head: Table, config: ModelConfig) -> list[Row]:
     """Return the rows of body and head."""
-    return expand((*BODY, *head), transformer_of(config).num_layers)
+    return expand((*body("distilbert."), *head), transformer_of(config).num_layers)
+
+
+def headless_table(config: ModelConfig) -> list[Row]:
+    """Return the rows of the body without a class name in front."""
+    return expand(body(""), transformer_of(config).num_layers)
 
 
 def cls_table(config: ModelConfig) -> list[Row]:
@@ -119,13 +137,17 @@ def cls_table(config: ModelConfig) -> list[Row]:
     return table(bert.hidden_and_output("pre_classifier", "classifier", name), config)
 
 
-def _architecture(name: str, head: bert.Head, rows: Callable[[ModelConfig], Table]) -> Architecture:
+def _architecture(
+    name: str, heads: Sequence[bert.Head], rows: Callable[[ModelConfig], Table]
+) -> Architecture:
     return Architecture(
-        name, "distilbert", partial(model_config, head), their_config, rows, REPEATED
+        name, "distilbert", partial(model_config, heads), their_config, rows, REPEATED
     )
 
 
 ARCHITECTURES = (
-    _architecture("DistilBertForMaskedLM", mlm_config, partial(table, MLM)),
-    _architecture("DistilBertForSequenceClassification", cls_config, cls_table),
+    _architecture("DistilBertForMaskedLM", [mlm_config], partial(table, MLM)),
+    _architecture("DistilBertForSequenceClassification", [cls_config], cls_table),
+    _architecture("DistilBertForTokenClassification", [tags_config], partial(table, bert.TAGS)),
+    _architecture("DistilBertModel", [], headless_table),
 )

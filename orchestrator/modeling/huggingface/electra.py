@@ -1,5 +1,6 @@
 """ELECTRA: BERT with narrow embeddings; a discriminator with rtd, and a generator with mlm."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -21,9 +22,9 @@ MLM: Table = (
 REPEATED = ("generator_lm_head.weight", "*embeddings.position_ids")
 
 
-def model_config(head: bert.Head, theirs: Values) -> dict[str, Any]:
+def model_config(heads: Sequence[bert.Head], theirs: Values) -> dict[str, Any]:
     """Return our model config for an ``ElectraConfig``."""
-    ours = bert.model_config([head], theirs)
+    ours = bert.model_config(heads, theirs)
     size = theirs["embedding_size"]
     narrow = {"size": None if size == theirs["hidden_size"] else size}
     return ours | {"embedding": ours["embedding"] | narrow}
@@ -46,20 +47,25 @@ def their_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def table(head: Table, config: ModelConfig) -> list[Row]:
+def table(prefix: str, head: Table, config: ModelConfig) -> list[Row]:
     """Return the rows of body and head."""
-    project = linear("electra.embeddings_project", "embedding.projection")
+    project = linear(f"{prefix}embeddings_project", "embedding.projection")
     narrow = () if config.embedding.size is None else project
-    return bert.table("electra.", (*narrow, *head), config)
+    return bert.table(prefix, (*narrow, *head), config)
 
 
-def _architecture(name: str, head: bert.Head, rows: Table) -> Architecture:
+def _architecture(
+    name: str, heads: Sequence[bert.Head], rows: Table, prefix: str = "electra."
+) -> Architecture:
+    own_table = partial(table, prefix, rows)
     return Architecture(
-        name, "electra", partial(model_config, head), their_config, partial(table, rows), REPEATED
+        name, "electra", partial(model_config, heads), their_config, own_table, REPEATED
     )
 
 
 ARCHITECTURES = (
-    _architecture("ElectraForPreTraining", rtd_config, RTD),
-    _architecture("ElectraForMaskedLM", mlm_config, MLM),
+    _architecture("ElectraForPreTraining", [rtd_config], RTD),
+    _architecture("ElectraForMaskedLM", [mlm_config], MLM),
+    _architecture("ElectraForTokenClassification", [bert.tags_config], bert.TAGS),
+    _architecture("ElectraModel", [], (), prefix=""),
 )
