@@ -41,6 +41,7 @@ class Purpose(IntEnum):
     REPLACE = 10
     MIXTURE = 11
     SPECTROGRAM = 12
+    IMAGE = 13
 
 
 def philox4x32(counter: tuple[npt.ArrayLike, ...], key: tuple[int, int]) -> tuple[Words, ...]:
