@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from orchestrator.data.denoising import DenoisingSamples, Noise
     from orchestrator.data.documents import iter_documents
     from orchestrator.data.gap_sentences import GapSentenceSamples
+    from orchestrator.data.image_augmentation import CropAndFlip
+    from orchestrator.data.images import ImageProcessor
     from orchestrator.data.masking import Masking
     from orchestrator.data.pairs import Pairing, PairSamples
     from orchestrator.data.passages import Passages
@@ -59,6 +61,8 @@ _HOMES = {
     "blocks": ("TokenBlocks",),
     "corpus": ("Corpus", "open_corpus", "prepare_corpus"),
     "documents": ("iter_documents",),
+    "image_augmentation": ("CropAndFlip",),
+    "images": ("ImageProcessor",),
     "masking": ("Masking",),
     "processors": ("TextProcessor",),
     "rows": ("Rows", "TaskData"),
@@ -82,9 +86,11 @@ __all__ = [
     "Corpus",
     "CorpusConfig",
     "Corruption",
+    "CropAndFlip",
     "DatasetSpec",
     "DenoisingSamples",
     "GapSentenceSamples",
+    "ImageProcessor",
     "LmSamples",
     "Masking",
     "MlmSamples",

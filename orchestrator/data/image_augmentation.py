@@ -60,7 +60,7 @@ class CropAndFlip:
         boxes = np.stack([left, upper, left + wide, upper + high], axis=-1)
         first = inside.argmax(axis=1)[:, None, None]
         chosen = np.take_along_axis(boxes, first, axis=1)[:, 0]
-        parts = np.where(inside.any(axis=1)[:, None], chosen, self._middle(sizes))
+        parts = np.where(inside.any(axis=1, keepdims=True), chosen, self._middle(sizes))
         return parts.astype(np.int64), areas[:, -1] < self.flip
 
     def _middle(self, sizes: IntArray) -> Floats:
