@@ -222,6 +222,8 @@ class ModelConfig(StrictModel):
         experts = getattr(self.encoder, "experts", None)
         if experts is None:
             yield Problem("type", "balances experts, but the encoder has none. Remove it.")
+        elif getattr(self.encoder, "shared_layers", False):
+            yield Problem("type", "sees one pass of a shared block, not all. Share no layers.")
         elif experts.top_k != top_k:
             yield Problem("top_k", f"{top_k} is not the encoder's experts.top_k ({experts.top_k}).")
 

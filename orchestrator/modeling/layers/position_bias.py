@@ -85,8 +85,8 @@ class AlibiBias(PositionBias):
         self.heads = heads
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Return slope * (key - query), [1, H, S, T]."""
-        distance = (keys[None, :] - queries[:, None]).float()
+        """Return -slope * |key - query|, [1, H, S, T]."""
+        distance = -(keys[None, :] - queries[:, None]).abs().float()
         slopes = torch.tensor(alibi_slopes(self.heads), device=keys.device)
         return slopes[None, :, None, None] * distance
 

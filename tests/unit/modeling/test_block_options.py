@@ -4,10 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from orchestrator.errors import ConfigError
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.encoders.block_options import BlockOptions
 from orchestrator.modeling.layers.attention import Attention
 from orchestrator.modeling.layers.masks import AttentionMask, attention_mask
+from orchestrator.modeling.layers.position_bias import AlibiBias
 
 from .small import LENGTH, VOCAB, WIDTH, make_batch, make_model
 
@@ -25,6 +27,7 @@ OPTIONS = {
     "t5": {"position_bias": T5, "attention_scale": 1.0},
     "t5_causal_window": {"position_bias": T5, "mask": "causal", "window": 3},
     "alibi": {"position_bias": ALIBI, "mask": "causal"},
+    "alibi_both_sides": {"position_bias": ALIBI},
     "alibi_prefix": {"position_bias": ALIBI, "mask": "prefix", "num_heads": 8},
     "patches": {"position_bias": {"type": "patches", "rows": 1, "columns": LENGTH - 1}},
     "rotary": {"rotary": {}, "mask": "causal"},
@@ -166,3 +169,36 @@ def test_nothing_after_the_prefix_is_seen_before_it():
         same = (before == after).all(-1)[0]
         assert same[:seen_from].all()
         assert not same[seen_from:].any()
+
+
+def test_alibi_falls_with_distance_on_both_sides():
+    """Press et al. 2022: for 8 heads the slopes are 1/2, 1/4, ..., 1/256."""
+    bias = AlibiBias(8)(torch.arange(3, 5), torch.arange(5))[0]
+    distance = torch.tensor([[3.0, 2, 1, 0, 1], [4, 3, 2, 1, 0]])
+    for head in range(8):
+        assert torch.equal(bias[head], -(0.5 ** (head + 1)) * distance)
+
+
+MISTAKES = {
+    "window_from: no block has a window": {"window_from": 1},
+    "window_from: no block has": {"window": 3, "window_from": 2},
+    "rotary: head size 3 is odd": {"rotary": {}, "head_size": 3},
+    "rotary.scaling.factor: 0.5 is not allowed": {
+        "rotary": {"scaling": {"type": "linear", "factor": 0.5}}
+    },
+    "rotary.scaling.original_max_position_embeddings: is required": {
+        "rotary": {"scaling": {"type": "yarn", "factor": 2.0}}
+    },
+}
+
+
+@pytest.mark.parametrize("message", list(MISTAKES))
+def test_options_that_do_not_fit_are_refused(message):
+    with pytest.raises(ConfigError, match=message):
+        make_model(encoder=BASE | MISTAKES[message])
+
+
+def test_experts_of_a_shared_block_are_not_balanced():
+    encoder = BASE | {"experts": {"num_experts": 4}, "shared_layers": True}
+    with pytest.raises(ConfigError, match="sees one pass of a shared block"):
+        make_model(encoder=encoder, target=["mlm", "balance"])
