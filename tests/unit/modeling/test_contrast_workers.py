@@ -9,6 +9,9 @@ import torch.multiprocessing as multiprocessing
 from safetensors.torch import load_file, save_file
 
 from orchestrator.modeling.builder import build_model
+from orchestrator.training.config import OptimizerConfig
+from orchestrator.training.engines.ddp import DDPEngine
+from orchestrator.training.engines.single import SingleEngine
 
 from .pairs import pair_batch, pair_config
 
@@ -38,6 +41,16 @@ def run(loss, rows=slice(None)):
     return {key: value.detach().double() for key, value in result.items()}, gradients
 
 
+def run_engine(kind, loss, rows=slice(None)):
+    """Return what an engine reports of one step, and the gradients it steps with."""
+    model, batch = model_and_batch(loss)
+    engine = kind(model, OptimizerConfig())
+    metrics = engine.forward_backward([{key: value[rows] for key, value in batch.items()}])
+    gradients = {f"engine.{name}": p.grad for name, p in model.named_parameters()}
+    found = {f"engine.{name}": torch.tensor(value) for name, value in metrics.items()}
+    return found, gradients
+
+
 def worker(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -47,8 +60,9 @@ def worker(rank, folder):
         result, gradients = run(loss, SHARES[rank])
         for value in (*result.values(), *gradients.values()):
             dist.all_reduce(value)
+        metrics, stepped = run_engine(DDPEngine, loss, SHARES[rank])
         if rank == 0:
-            save_file(result | gradients, f"{folder}/{loss}.safetensors")
+            save_file(result | gradients | metrics | stepped, f"{folder}/{loss}.safetensors")
     model, batch = model_and_batch("softmax")
     if rank == 0:  # alone: evaluation must not wait for the other worker
         model.eval()(batch)
@@ -76,6 +90,14 @@ def test_workers_together_are_one_with_the_whole_batch(loss, together):
         torch.testing.assert_close(together[loss][key], value, atol=1e-5, rtol=1e-6, msg=key)
     for name, gradient in gradients.items():
         torch.testing.assert_close(together[loss][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("loss", list(TARGETS))
+def test_a_step_of_the_engine_is_that_of_one_worker(loss, together):
+    metrics, gradients = run_engine(SingleEngine, loss)
+    assert metrics["engine.count.clr"] == 7
+    for name, value in (metrics | gradients).items():
+        torch.testing.assert_close(together[loss][name], value, atol=1e-5, rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("loss", list(TARGETS))
