@@ -109,6 +109,11 @@ class EmbeddingConfig(ComponentConfig):
         """Number of positions this part produces by itself; None: as many as the input has."""
         return None
 
+    def kept_values(self, dimensions: Dimensions) -> int:
+        """Values per position that the backward pass keeps beside the sum, for memory estimates."""
+        del dimensions
+        return 0
+
 
 class EncoderConfig(ComponentConfig):
     """Options of an encoder."""

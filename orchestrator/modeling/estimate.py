@@ -115,6 +115,7 @@ def activation_bytes(
     """
     width = FP32_BYTES if precision == "fp32" else BF16_BYTES
     values = sum(target.kept_values(config.dimensions) for target in config.target)
+    values += sum(part.kept_values(config.dimensions) for part in config.embedding.parts)
     for stack, sizes in _stacks(config):
         values += 0 if stack is config.decoder else EMBEDDING_VECTORS * sizes.hidden_size
         kept = stack.kept_values(sizes, length)

@@ -27,8 +27,7 @@ class SpeechEmbedding(EmbeddingPart):
         self.config = config
         self.factor = dimensions.hidden_size**0.5 if config.scale else 1.0
         gated = config.activation == "glu"
-        last = dimensions.hidden_size * (2 if gated else 1)
-        outputs = [config.channels or last] * (len(config.kernels) - 1) + [last]
+        outputs = config.outputs(dimensions)
         inputs = [config.mel_bins, *(size // 2 if gated else size for size in outputs[:-1])]
         sizes = zip(inputs, outputs, config.kernels, config.strides, strict=True)
         self.convolutions = nn.ModuleList(

@@ -1,7 +1,8 @@
 """Options of the embedding parts for sound. Imports without torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from math import prod
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
@@ -15,6 +16,11 @@ _PACKAGE = "orchestrator.modeling.embeddings"
 
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 """One number for each convolution."""
+
+
+def frames_per_position(strides: Sequence[int]) -> list[int]:
+    """Return how many frames each convolution computes for one position at the end."""
+    return [prod(strides[index + 1 :]) for index in range(len(strides))]
 
 
 @embeddings.register(f"{_PACKAGE}.speech:SpeechEmbedding")
@@ -36,6 +42,19 @@ class SpeechConfig(EmbeddingConfig):
     """After each convolution: one half gates the other (Speech2Text), or exact GELU (Whisper)."""
     scale: bool = False
     """Multiply by the square root of the hidden size (Speech2Text)."""
+
+    def outputs(self, dimensions: Dimensions) -> list[int]:
+        """Return how many values each convolution computes for a frame, before glu halves them."""
+        last = dimensions.hidden_size * (2 if self.activation == "glu" else 1)
+        return [self.channels or last] * (len(self.kernels) - 1) + [last]
+
+    def kept_values(self, dimensions: Dimensions) -> int:
+        """Values per position that the backward pass keeps: both sides of each activation."""
+        frames = frames_per_position(self.strides)
+        outputs = self.outputs(dimensions)
+        share = 1.5 if self.activation == "glu" else 2.0
+        values = sum(share * size * count for size, count in zip(outputs, frames, strict=True))
+        return round(values) + self.mel_bins * prod(self.strides)
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Each convolution has a kernel and a stride."""
@@ -74,6 +93,14 @@ class WaveformConfig(EmbeddingConfig):
     mask_vector: bool = False
     """Keep a learned vector in place of frames that the batch hides (`masked_frames`)."""
 
+    def kept_values(self, dimensions: Dimensions) -> int:
+        """Values per position that the backward pass keeps: sides of activations and norms."""
+        del dimensions
+        frames = frames_per_position(self.strides)
+        values = [size * count for size, count in zip(self.channels, frames, strict=True)]
+        normed = sum(values) if self.norm == "layer" else values[0]
+        return 2 * sum(values) + normed + 2 * self.channels[-1] + prod(self.strides)
+
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Each convolution has all three sizes."""
         del dimensions
@@ -93,6 +120,10 @@ class ConvPosConfig(EmbeddingConfig):
     """Frames that the convolution reads, half of them later ones."""
     groups: PositiveInt = 16
     """Groups of channels that are convolved each by itself."""
+
+    def kept_values(self, dimensions: Dimensions) -> int:
+        """Values per position that the backward pass keeps: both sides of the convolution."""
+        return 2 * dimensions.hidden_size
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Groups must divide the width."""

@@ -64,7 +64,7 @@ def saved_bytes(config, batch, checkpointing=False):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(batch)
+        (model if config.target else model.encode)(batch)
     return sum(size for size, _ in kept.values())
 
 
@@ -103,6 +103,28 @@ def test_activations_are_estimated_near_what_autograd_keeps(encoder):
     real = saved_bytes(config, batch)
     estimate = activation_bytes(config, batch_size=4, length=32)
     assert 0.8 * real < estimate < 1.5 * real
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"type": "speech", "channels": 96}, "sinusoidalpos"],
+        [{"type": "speech", "activation": "gelu", "kernels": [3, 3], "strides": [1, 2]}],
+        [{"type": "waveform", "channels": [48] * 7}, {"type": "convpos", "kernel_size": 16}],
+        [{"type": "waveform", "channels": [48] * 7, "norm": "layer"}],
+    ],
+)
+def test_convolutions_over_sound_are_in_the_estimate(parts):
+    config = make_config(
+        hidden_size=64, max_position_embeddings=256, embedding={"parts": parts}, encoder="gru"
+    )
+    strides = config.embedding.parts[0].strides
+    length = 25 if len(strides) > 2 else 128
+    sound = {"input_features": torch.randn(4, length * strides[0] * strides[1], 80)}
+    if len(strides) > 2:
+        sound = {"input_values": torch.randn(4, length * 320)}
+    real = saved_bytes(config, sound)
+    assert 0.8 * real < activation_bytes(config, batch_size=4, length=length) < 1.5 * real
 
 
 def test_checkpointing_leaves_one_block_and_the_inputs_of_all():
