@@ -10,8 +10,10 @@ from transformers import (
     DeiTConfig,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
+    DeiTModel,
     ViTConfig,
     ViTForImageClassification,
+    ViTModel,
 )
 
 from orchestrator.config import validate_config
@@ -123,6 +125,22 @@ def test_outputs_loss_and_gradients_equal_the_reference(name, attention, tmp_pat
 @pytest.mark.parametrize("name", list(CASES))
 def test_import_and_export_are_inverse(name, tmp_path):
     check_there_and_back(CASES[name]("sdpa"), tmp_path)
+
+
+BARE = {
+    "vit": lambda: ViTModel(ViTConfig(**SIZES)),
+    "deit": lambda: DeiTModel(DeiTConfig(**SIZES)),
+}
+
+
+@pytest.mark.parametrize("name", list(BARE))
+def test_bodies_with_their_pooler_equal_the_reference(name, tmp_path):
+    case = Case(BARE[name](), pixels(), pixels(), {"vector": lambda o: o.pooler_output})
+    check_there_and_back(case, tmp_path)
+    _, ours = ours_from(tmp_path / "first")
+    expected = case.theirs(**pixels())
+    close(ours.encode(pixels()), expected.last_hidden_state, "hidden")
+    close(ours.predict(pixels())["vector"], expected.pooler_output, "vector")
 
 
 FAMILIES = {

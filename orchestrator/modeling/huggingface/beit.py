@@ -131,12 +131,12 @@ def _body_table(config: ModelConfig, encoder: TransformerConfig) -> Iterator[Row
     """Yield the rows of embedding and encoder, as far as the options have them."""
     masked = config.embedding.part("masked_patch") is not None
     part = "embedding.masked_patch" if masked else "embedding.patch"
-    yield from patches_table("beit", part)
+    yield from patches_table("beit.", part)
     if masked:
         yield same("beit.embeddings.mask_token", f"{part}.mask_token", leading_axes=2)
     if config.embedding.part("pos") is not None:
-        yield from positions_row("beit", "embedding.pos")
-    yield from blocks_table("beit")
+        yield from positions_row("beit.", "embedding.pos")
+    yield from blocks_table("beit.")
     yield weight(f"{_LAYER}.attention.attention.key", f"{OURS}.attention.key")
     if encoder.layer_scale is not None:
         yield same(f"{_LAYER}.lambda_1", f"{OURS}.scale1.weight")

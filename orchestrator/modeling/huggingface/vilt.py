@@ -33,11 +33,11 @@ BODY: Table = (
     weight(f"{_WORDS}.position_embeddings", f"{_PART}.text.pos"),
     weight(f"{_WORDS}.token_type_embeddings", f"{_PART}.text.seg"),
     *linear(f"{_WORDS}.LayerNorm", f"{_PART}.text.norm"),
-    *patches_table("vilt", f"{_PART}.image.patch"),
-    *positions_row("vilt", f"{_PART}.image.pos"),
+    *patches_table("vilt.", f"{_PART}.image.patch"),
+    *positions_row("vilt.", f"{_PART}.image.pos"),
     same("vilt.embeddings.token_type_embeddings.weight", f"{_PART}.modality"),
-    *blocks_table("vilt"),
-    *key_rows("vilt"),
+    *blocks_table("vilt."),
+    *key_rows("vilt."),
     *linear("vilt.layernorm", "encoder.norm"),
 )
 MLM: Table = (

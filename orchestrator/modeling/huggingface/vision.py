@@ -13,21 +13,26 @@ OURS = "encoder.layers.{layer}"
 
 
 def patches_table(theirs: str, ours: str) -> Table:
-    """Return the rows of class token and projection; ``ours`` names the embedding part."""
+    """Return the rows of class token and projection.
+
+    Args:
+        theirs: What stands before their names: ``vit.``; empty for a body without head.
+        ours: The embedding part.
+    """
     return (
-        same(f"{theirs}.embeddings.cls_token", f"{ours}.class_token", leading_axes=2),
-        *linear(f"{theirs}.embeddings.patch_embeddings.projection", f"{ours}.projection"),
+        same(f"{theirs}embeddings.cls_token", f"{ours}.class_token", leading_axes=2),
+        *linear(f"{theirs}embeddings.patch_embeddings.projection", f"{ours}.projection"),
     )
 
 
 def positions_row(theirs: str, ours: str) -> Table:
     """Return the row of the position table."""
-    return (same(f"{theirs}.embeddings.position_embeddings", f"{ours}.weight", leading_axes=1),)
+    return (same(f"{theirs}embeddings.position_embeddings", f"{ours}.weight", leading_axes=1),)
 
 
 def blocks_table(theirs: str) -> Table:
     """Return the rows of the blocks but for the key, whose bias some leave out."""
-    layer = f"{theirs}.encoder.layer.{{layer}}"
+    layer = f"{theirs}encoder.layer.{{layer}}"
     return (
         *linear(f"{layer}.attention.attention.query", f"{OURS}.attention.query"),
         *linear(f"{layer}.attention.attention.value", f"{OURS}.attention.value"),
@@ -41,7 +46,7 @@ def blocks_table(theirs: str) -> Table:
 
 def key_rows(theirs: str) -> Table:
     """Return the rows of the key with its bias."""
-    layer = f"{theirs}.encoder.layer.{{layer}}"
+    layer = f"{theirs}encoder.layer.{{layer}}"
     return linear(f"{layer}.attention.attention.key", f"{OURS}.attention.key")
 
 

@@ -3,6 +3,7 @@
 Touvron et al. 2021 (DeiT) put a second token after the class token, for a teacher's answers.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from orchestrator.modeling.huggingface.vision import (
     their_encoder,
     their_image,
 )
+from orchestrator.modeling.targets.configs import ClsConfig
 
 CLASSIFIER: Table = linear("classifier", "targets.cls.output")
 WITH_TEACHER: Table = (
@@ -33,22 +35,21 @@ WITH_TEACHER: Table = (
 )
 
 
-def body(name: str) -> Table:
-    """Return the rows of embedding and encoder; ``name`` is their name of the body."""
+POOLER: Table = linear("pooler.dense", "targets.vector.dense")
+
+
+def body(prefix: str, *, distillation: bool = False) -> Table:
+    """Return the rows of embedding and encoder; ``prefix`` is ``vit.``, or empty without head."""
+    token = f"{prefix}embeddings.distillation_token"
+    second = same(token, "embedding.patch.distillation_token", leading_axes=2)
     return (
-        *patches_table(name, "embedding.patch"),
-        *positions_row(name, "embedding.pos"),
-        *blocks_table(name),
-        *key_rows(name),
-        *linear(f"{name}.layernorm", "encoder.norm"),
+        *patches_table(prefix, "embedding.patch"),
+        *((second,) if distillation else ()),
+        *positions_row(prefix, "embedding.pos"),
+        *blocks_table(prefix),
+        *key_rows(prefix),
+        *linear(f"{prefix}layernorm", "encoder.norm"),
     )
-
-
-DISTILLATION: Table = (
-    same(
-        "deit.embeddings.distillation_token", "embedding.patch.distillation_token", leading_axes=2
-    ),
-)
 
 
 def body_config(theirs: Values, *, distillation: bool) -> dict[str, Any]:
@@ -79,6 +80,13 @@ def model_config(distillation: bool, theirs: Values) -> dict[str, Any]:
     return body_config(theirs, distillation=distillation) | {"target": [classifier(theirs)]}
 
 
+def bare_config(distillation: bool, theirs: Values) -> dict[str, Any]:
+    """Return our model config of a body with its pooler."""
+    require(theirs, pooler_act="tanh", pooler_output_size=theirs["hidden_size"])
+    head = {"type": "vector", "pooling": "first", "hidden": True}
+    return body_config(theirs, distillation=distillation) | {"target": [head]}
+
+
 def teacher_config(theirs: Values) -> dict[str, Any]:
     """Return our model config with a head for the labels and one for a teacher's answers."""
     heads = [
@@ -93,7 +101,8 @@ def their_config(config: ModelConfig) -> dict[str, Any]:
     values = their_encoder(transformer_of(config), config.hidden_size)
     values |= their_image(config.embedding.part("patch"))
     values["initializer_range"] = config.initializer_range
-    return values | labels_of(config.target[0])
+    head = config.target[0]
+    return values | (labels_of(head) if isinstance(head, ClsConfig) else {})
 
 
 def table(rows: Table, config: ModelConfig) -> list[Row]:
@@ -101,29 +110,22 @@ def table(rows: Table, config: ModelConfig) -> list[Row]:
     return expand(rows, transformer_of(config).num_layers)
 
 
+def _architecture(
+    name: str, model_config: Callable[[Values], dict[str, Any]], rows: Table
+) -> Architecture:
+    model_type = "vit" if name.startswith("ViT") else "deit"
+    return Architecture(
+        name, model_type, model_config, their_config, partial(table, rows), processor="image"
+    )
+
+
+_DEIT = body("deit.", distillation=True)
 ARCHITECTURES = (
-    Architecture(
-        "ViTForImageClassification",
-        "vit",
-        partial(model_config, False),
-        their_config,
-        partial(table, (*body("vit"), *CLASSIFIER)),
-        processor="image",
+    _architecture("ViTModel", partial(bare_config, False), (*body(""), *POOLER)),
+    _architecture(
+        "ViTForImageClassification", partial(model_config, False), (*body("vit."), *CLASSIFIER)
     ),
-    Architecture(
-        "DeiTForImageClassification",
-        "deit",
-        partial(model_config, True),
-        their_config,
-        partial(table, (*body("deit"), *DISTILLATION, *CLASSIFIER)),
-        processor="image",
-    ),
-    Architecture(
-        "DeiTForImageClassificationWithTeacher",
-        "deit",
-        teacher_config,
-        their_config,
-        partial(table, (*body("deit"), *DISTILLATION, *WITH_TEACHER)),
-        processor="image",
-    ),
+    _architecture("DeiTModel", partial(bare_config, True), (*body("", distillation=True), *POOLER)),
+    _architecture("DeiTForImageClassification", partial(model_config, True), (*_DEIT, *CLASSIFIER)),
+    _architecture("DeiTForImageClassificationWithTeacher", teacher_config, (*_DEIT, *WITH_TEACHER)),
 )
