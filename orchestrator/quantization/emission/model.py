@@ -14,6 +14,7 @@ import onnx
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig
 from orchestrator.modeling.encoders.configs import GatedCnnConfig, TransformerConfig
 from orchestrator.modeling.encoders.recurrent_configs import RecurrentConfig
 from orchestrator.modeling.targets.configs import ClsConfig, PairConfig
@@ -115,6 +116,13 @@ def _require_plain(config: ModelConfig) -> None:
     found = [f"encoder.{name}" for name in found]
     if config.embedding.size is not None:
         found.append("embedding.size")
+    if config.embedding.max_position_embeddings is not None:
+        found.append("embedding.max_position_embeddings")
+    waves = config.embedding.part("sinusoidalpos")
+    if isinstance(waves, SinusoidalPosConfig):
+        layout = SinusoidalPosConfig(layout=waves.layout)
+        names = [name for name, value in waves if value != getattr(layout, name)]
+        found += [f"sinusoidalpos.{name}" for name in names]
     if found:
         raise InputError(
             f"a model with {', '.join(found)} cannot be quantized yet; supported: transformers "

@@ -229,3 +229,14 @@ def test_options_without_an_onnx_form_are_refused_by_name(option):
     config = model_config(transformer(**option))
     with pytest.raises(InputError, match=next(iter(option))):
         emit(config, {})
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"spacing": "tensor2tensor"}, {"offset": 2}, {"pad_aware": True}, {"stored": True}],
+)
+def test_waves_without_an_onnx_form_are_refused_by_name(option):
+    part = {"type": "sinusoidalpos", **option}
+    config = model_config(transformer(), parts=("word", part))
+    with pytest.raises(InputError, match=f"sinusoidalpos.{next(iter(option))}"):
+        emit(config, {})
