@@ -22,4 +22,4 @@ def test_an_example_is_a_model(text):
 
 
 def test_the_examples_are_found():
-    assert len(EXAMPLES) == 13
+    assert len(EXAMPLES) == 17
