@@ -66,17 +66,23 @@ class Continuation:
             self.kinds = torch.cat([self.kinds, self.kinds[:, -1:]], 1)
         return self._logits(1)
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order, any number of times each."""
+    def select(self, rows: Tensor, *, same_inputs: bool = False) -> None:
+        """Keep these rows, in this order, any number of times each.
+
+        Args:
+            rows: Indices.
+            same_inputs: Each row is replaced by one that continues the same input, so that what the
+                encoder read of it stays (beam search moves rows at every step).
+        """
         self.tokens, self.mask, self.prompt = (
             each.index_select(0, rows) for each in (self.tokens, self.mask, self.prompt)
         )
         if self.kinds is not None:
             self.kinds = self.kinds.index_select(0, rows)
-        if self.memory is not None:
+        if self.memory is not None and not same_inputs:
             hidden, mask = self.memory
             self.memory = (hidden.index_select(0, rows), mask.index_select(0, rows))
-        self.cache.select(rows)
+        self.cache.select(rows, across=not same_inputs)
 
     def _logits(self, new: int) -> Tensor:
         """Read the last ``new`` positions; return the logits after them, [B, V]."""

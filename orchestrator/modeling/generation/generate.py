@@ -126,7 +126,7 @@ def _search(text: Continuation, config: GenerationConfig, pad: int) -> Generated
         rows, tokens, more = beams.step(logits)
         if not more:
             break
-        text.select(rows)
+        text.select(rows, same_inputs=True)
         logits = text.extend(tokens)
     found, scores = beams.best()
     eos = torch.tensor(config.eos_token_ids, dtype=torch.long, device=found.device)

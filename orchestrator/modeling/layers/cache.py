@@ -55,8 +55,14 @@ class Cache:
             self.layers.append(LayerCache())
         return self.layers[index]
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows of the batch, in this order (beam search)."""
+    def select(self, rows: Tensor, *, across: bool = True) -> None:
+        """Keep these rows of the batch, in this order (beam search).
+
+        Args:
+            rows: Indices.
+            across: Also of what is read across; False where each row still reads the same.
+        """
         for layer in self.layers:
             layer.own.select(rows)
-            layer.across.select(rows)
+            if across:
+                layer.across.select(rows)
