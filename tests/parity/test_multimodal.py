@@ -1,8 +1,12 @@
 """Models of two inputs against transformers' classes: CLIP, SigLIP, ViLT, siamese BERT."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from transformers import (
     BertConfig,
     BertModel,
@@ -15,9 +19,11 @@ from transformers import (
     ViltForMaskedLM,
 )
 
+import orchestrator.modeling
 from orchestrator.config import validate_config
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.huggingface.catalogue import architecture_of
 from orchestrator.modeling.huggingface.folder import open_source, read_tensors
 
 from .harness import (
@@ -129,6 +135,19 @@ def test_the_vectors_of_both_streams_equal_the_reference(name, tmp_path):
     close(first, expected.text_embeds, "text")
     close(second, expected.image_embeds, "image")
     close(ours.predict(case.batch)["clr"].T, expected.logits_per_image, "logits_per_image")
+
+
+def test_the_readme_builds_clip():
+    """What is left out there stands for CLIP's own values."""
+    text = Path(orchestrator.modeling.__file__).with_name("README.md").read_text(encoding="utf-8")
+    example = next(e for e in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "clr" in e)
+    config = validate_config(ModelConfig, yaml.safe_load(example), "README")
+    assert architecture_of(config).name == "CLIPModel"
+    theirs = architecture_of(config).their_config(config)
+    assert {key: theirs["vision_config"][key] for key in ("patch_size", "intermediate_size")} == {
+        "patch_size": 32,
+        "intermediate_size": 3072,
+    }
 
 
 PATCHES = (SIDE // PATCH) ** 2

@@ -8,9 +8,10 @@ from typing import get_args
 
 from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError, InputError
-from orchestrator.modeling.component import EncoderConfig
+from orchestrator.modeling.component import Dimensions, EncoderConfig
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.encoders.block_options import BlockOptions, Projection
+from orchestrator.modeling.encoders.dual_configs import DualEncoderConfig
 from orchestrator.modeling.huggingface.architecture import Architecture
 
 FAMILIES = (
@@ -106,19 +107,30 @@ def returned(candidate: Architecture, config: ModelConfig) -> dict[str, object]:
 def spelled_out(config: ModelConfig) -> dict[str, object]:
     """Return a config as plain values, with what null stands for in transformer blocks."""
     plain: dict[str, object] = config.model_dump()
-    for slot in ("encoder", "decoder"):
-        options = getattr(config, slot)
-        if isinstance(options, BlockOptions):
-            head_size = options.size_of_head(config.dimensions)
-            plain[slot] = options.model_dump() | {
-                "type": options.type_name() if isinstance(options, EncoderConfig) else "",
-                "intermediate_size": options.size_of_feed_forward(config.dimensions),
-                "head_size": head_size,
-                "num_kv_heads": options.num_kv_heads or options.num_heads,
-                "attention_bias": [p for p in get_args(Projection) if options.has_bias(p)],
-                "attention_scale": options.attention_scale or head_size**-0.5,
-            }
+    sizes, encoder = config.dimensions, config.encoder
+    plain["encoder"] = _blocks(encoder, sizes)
+    if isinstance(encoder, DualEncoderConfig):
+        second = _blocks(encoder.of_second, sizes.of_second)
+        both = {"first": _blocks(encoder.first, sizes), "second": second}
+        plain["encoder"] = encoder.model_dump() | both
+    if config.decoder is not None:
+        plain["decoder"] = _blocks(config.decoder, sizes)
     return plain
+
+
+def _blocks(options: EncoderConfig, sizes: Dimensions) -> dict[str, object]:
+    """Return the options of an encoder or decoder, with what null stands for."""
+    named = options.model_dump() | {"type": options.type_name()}
+    if not isinstance(options, BlockOptions):
+        return named
+    head_size = options.size_of_head(sizes)
+    return named | {
+        "intermediate_size": options.size_of_feed_forward(sizes),
+        "head_size": head_size,
+        "num_kv_heads": options.num_kv_heads or options.num_heads,
+        "attention_bias": [p for p in get_args(Projection) if options.has_bias(p)],
+        "attention_scale": options.attention_scale or head_size**-0.5,
+    }
 
 
 def differing_keys(ours: object, other: object, path: str = "") -> list[str]:
@@ -143,7 +155,8 @@ def differing_keys(ours: object, other: object, path: str = "") -> list[str]:
     return [path]
 
 
-UNIMPORTANT = ("weight", "attention", "tolerance", "initialization", "initializer_range")
+FIRST_VALUES = ("initialization", "initializer_range", "logit_scale", "logit_bias")
+UNIMPORTANT = ("weight", "attention", "tolerance", *FIRST_VALUES)
 """Options that change no output of a trained model."""
 
 
