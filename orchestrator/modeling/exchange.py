@@ -9,7 +9,7 @@ from orchestrator.errors import InputError
 from orchestrator.zoo.cli import Writer, add_command
 from orchestrator.zoo.zoo import Zoo
 
-SOURCES = ("hf:<folder or Hub id>",)
+SOURCES = ("hf:<folder or Hub id>", "tencentpretrain:<config.json>,<weights>[,<tokenizer>]")
 
 
 def register(commands: Any) -> None:
@@ -39,7 +39,10 @@ def import_model(options: argparse.Namespace, write: Writer) -> int:
         IntegrityError: The checkpoint is not whole, or the numeric check failed.
     """
     scheme = options.source.partition(":")[0]
-    importers: dict[str, Callable[[argparse.Namespace], Any]] = {"hf": _import_hugging_face}
+    importers: dict[str, Callable[[argparse.Namespace], Any]] = {
+        "hf": _import_hugging_face,
+        "tencentpretrain": _import_tencentpretrain,
+    }
     if ":" not in options.source or scheme not in importers:
         raise InputError(
             f"{options.source!r} is no source of models. Use {' or '.join(SOURCES)}; a folder is "
@@ -50,9 +53,12 @@ def import_model(options: argparse.Namespace, write: Writer) -> int:
     if options.json:
         _write_json(write, {"package": package.ref, "metrics": metrics})
         return 0
-    difference = metrics["import.max_abs_difference"]
     write(f"{options.source} → {package.ref}\n")
-    write(f"Outputs differ from the original by at most {difference:.2g}.\n")
+    if "import.max_abs_difference" in metrics:
+        difference = metrics["import.max_abs_difference"]
+        write(f"Outputs differ from the original by at most {difference:.2g}.\n")
+    for line in package.read_json("evaluation/import.json").get("deviations", []):
+        write(f"Deviation: {line}.\n")
     return 0
 
 
@@ -76,15 +82,26 @@ def export_model(options: argparse.Namespace, write: Writer) -> int:
 
 
 def _import_hugging_face(options: argparse.Namespace) -> Any:
-    from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
+    from orchestrator.modeling.huggingface.importing import import_checkpoint
 
-    how = ImportOptions(
+    return import_checkpoint(Zoo(options.zoo), options.source, _how(options))
+
+
+def _import_tencentpretrain(options: argparse.Namespace) -> Any:
+    from orchestrator.modeling.tencentpretrain.importing import import_tencentpretrain
+
+    return import_tencentpretrain(Zoo(options.zoo), options.source, _how(options))
+
+
+def _how(options: argparse.Namespace) -> Any:
+    from orchestrator.modeling.huggingface.importing import ImportOptions
+
+    return ImportOptions(
         revision=options.revision,
         name=options.name,
         leave_out=tuple(options.leave_out),
         licence=options.licence,
     )
-    return import_checkpoint(Zoo(options.zoo), options.source, how)
 
 
 def _write_json(write: Writer, value: Any) -> None:

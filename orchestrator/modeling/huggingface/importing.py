@@ -110,7 +110,7 @@ def convert(
     write_tensors(folder, contents.layout, converted(source, contents), shard_bytes)
     write_config(folder, source.config)
     original = {"architecture": source.architecture.name, "config": source.raw}
-    _write_json(folder / ORIGINAL, original)
+    write_json(folder / ORIGINAL, original)
 
 
 def _producer(origin: Origin, source: Source, files: Files) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _describe(
         "tensors_renamed": contents.stored,
         "files_left_out": list(files.left_out),
     }
-    _write_json(draft.path / REPORT, report.to_json() | details)
+    write_json(draft.path / REPORT, report.to_json() | details)
 
 
 def task_of(source: Source, folder: Path) -> dict[str, Any]:
@@ -186,5 +186,6 @@ def original_of(folder: Path) -> tuple[str, dict[str, Any]] | None:
         raise IntegrityError(f"{path} is damaged: {error!r}. Import the model again.") from error
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Write a file of a draft; the commit makes it durable."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -59,6 +59,11 @@ def random_sample(architecture: Architecture, values: Values, config: ModelConfi
     return kinds[architecture.processor](values, config, generator)
 
 
+def text_sample(config: ModelConfig) -> Sample:
+    """Return a batch of texts for a model that has no counterpart in transformers."""
+    return _text({}, config, torch.Generator().manual_seed(SEED))
+
+
 def _text(values: Values, config: ModelConfig, generator: torch.Generator) -> Sample:
     del values
     ids, mask = _tokens(config, generator)

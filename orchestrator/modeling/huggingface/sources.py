@@ -49,7 +49,12 @@ class Origin:
     def name(self) -> str:
         """A package name made from the source."""
         last = Path(self.source.removeprefix(SCHEME)).name or self.folder.resolve().name
-        return re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._")[:64] or "model"
+        return package_name(last)
+
+
+def package_name(text: str) -> str:
+    """Return a text as the name of a package: small letters, digits, ``.``, ``_`` and ``-``."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:64] or "model"
 
 
 def locate(source: str, revision: str | None = None) -> Origin:
