@@ -9,7 +9,10 @@ import json
 import logging
 import secrets
 import shutil
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +36,12 @@ SCHEMA_VERSION = 1
 KEEP = 2  # never one: the newest may turn out to be damaged
 EXTRA = "extra.json"
 PREFIX = "step-"
+WRITTEN = ".written-"
+"""A rank's empty file that says that its part of a checkpoint is complete."""
+FAILED = ".failed"
+"""An empty file that says that some rank could not write its part."""
+WRITE_DEADLINE_S = 600
+WRITE_POLL_S = 0.02
 
 
 class Group(Protocol):
@@ -78,6 +87,66 @@ class Checkpoint:
     extra: dict[str, Any]
 
 
+class Pending:
+    """A checkpoint that is being written in a thread of its own.
+
+    Args:
+        step: Optimizer steps done.
+        staged: Where it is written.
+        final: Where it will be.
+        run: Writes this rank's part; rank 0's also waits for the others and commits.
+    """
+
+    def __init__(self, step: int, staged: Path, final: Path, run: Callable[[], None]) -> None:
+        self.step, self.staged, self.final, self._run = step, staged, final, run
+        self._failed: Exception | None = None
+        self._thread = threading.Thread(target=self._guarded, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def _guarded(self) -> None:
+        try:
+            self._run()
+        except (OSError, OrchestratorError) as error:
+            self._failed = error
+            with suppress(OSError):  # where even this cannot be written, rank 0 waits in vain
+                (self.staged / FAILED).touch()
+
+    def settle(self, group: Group) -> None:
+        """Wait until all ranks have written and rank 0 has committed; collective.
+
+        Raises:
+            StageError: Some rank could not write (on every rank; the old checkpoints stay).
+        """
+        self._thread.join()
+        if group.everybody(self._failed is None):
+            return
+        shutil.rmtree(self.staged, ignore_errors=True)
+        raise StageError(
+            f"the checkpoint of step {self.step} could not be written to {self.final.parent} "
+            f"({self._failed or 'another worker failed'}). Earlier checkpoints are intact: free "
+            "some space and start the same command again."
+        ) from self._failed
+
+
+def _wait_for_all(staged: Path, world: int) -> None:
+    """Wait for the marks of all ranks, and remove them.
+
+    Raises:
+        StageError: Some rank has not written within the deadline.
+    """
+    marks = [staged / f"{WRITTEN}{rank}" for rank in range(world)]
+    deadline = time.monotonic() + WRITE_DEADLINE_S
+    while not all(mark.exists() for mark in marks):
+        if (staged / FAILED).exists():
+            raise StageError("another worker failed")
+        if time.monotonic() > deadline:
+            missing = [mark.name.removeprefix(WRITTEN) for mark in marks if not mark.exists()]
+            raise StageError(f"ranks {', '.join(missing)} did not write in {WRITE_DEADLINE_S} s")
+        time.sleep(WRITE_POLL_S)
+    for mark in marks:
+        mark.unlink()
+
+
 class CheckpointFolder:
     """The checkpoints of one run.
 
@@ -96,43 +165,50 @@ class CheckpointFolder:
         Raises:
             StageError: Some rank could not write (on every rank; the old checkpoints stay).
         """
+        pending = self.begin(step, engine, extra, group)
+        pending.settle(group)
+        return pending.final
+
+    def begin(
+        self,
+        step: int,
+        engine: Engine,
+        extra: Mapping[str, Any],
+        group: Group,
+        on_commit: Callable[[], None] | None = None,
+    ) -> "Pending":
+        """Copy the state of ``engine`` and write it while training goes on; collective.
+
+        Args:
+            step: Optimizer steps done.
+            engine: What to save; it may be changed as soon as this returns.
+            extra: JSON-able state of the caller; rank 0's is kept.
+            group: The ranks.
+            on_commit: Called on rank 0, from another thread, when the checkpoint is visible.
+
+        Returns:
+            What every rank must ``settle``, before the next one is begun.
+        """
         final = self.root / f"{PREFIX}{step:08d}"
         # One name for all ranks; the mark makes readers ignore it until it is committed.
         staged = self.root / f"{final.name}{MARK}{group.agree(secrets.randbits(62)):016x}"
-        failed: Exception | None = None
-        try:
+        write = engine.snapshot()
+        manifest = {"schema_version": SCHEMA_VERSION, "step": step, "world": group.world}
+        kept = json.dumps(dict(extra))
+
+        def run() -> None:
             staged.mkdir(parents=True, exist_ok=True)
-            engine.save(staged)
-        except OSError as error:
-            failed = error
-        self._require(group, failed, staged, step)
-        if group.rank == 0:
-            failed = self._publish(staged, final, step, extra, group.world)
-        self._require(group, failed, staged, step)
-        return final
+            write(staged)
+            (staged / f"{WRITTEN}{group.rank}").touch()
+            if group.rank == 0:
+                _wait_for_all(staged, group.world)
+                (staged / EXTRA).write_text(kept, encoding="utf-8")
+                commit_folder(staged, final, manifest)
+                self.retain()
+                if on_commit is not None:
+                    on_commit()
 
-    def _publish(
-        self, staged: Path, final: Path, step: int, extra: Mapping[str, Any], world: int
-    ) -> Exception | None:
-        manifest = {"schema_version": SCHEMA_VERSION, "step": step, "world": world}
-        try:
-            (staged / EXTRA).write_text(json.dumps(dict(extra)), encoding="utf-8")
-            commit_folder(staged, final, manifest)
-            self.retain()
-        except (OSError, OrchestratorError) as error:
-            return error
-        return None
-
-    def _require(self, group: Group, failed: Exception | None, staged: Path, step: int) -> None:
-        """Raise on every rank if some rank failed."""
-        if group.everybody(failed is None):
-            return
-        shutil.rmtree(staged, ignore_errors=True)
-        raise StageError(
-            f"the checkpoint of step {step} could not be written to {self.root} "
-            f"({failed or 'another worker failed'}). Earlier checkpoints are intact: free some "
-            "space and start the same command again."
-        ) from failed
+        return Pending(step, staged, final, run)
 
     def latest(self, group: Group) -> Checkpoint | None:
         """Return the newest checkpoint that verifies, chosen by rank 0; collective."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from orchestrator.cluster.checkpoints import Checkpoint, CheckpointFolder
+from orchestrator.cluster.checkpoints import Checkpoint, CheckpointFolder, Pending
 from orchestrator.cluster.engines import build_engine
 from orchestrator.cluster.mailbox import Event, Line, SilentLine
 from orchestrator.training.config import EngineConfig, OptimizerConfig
@@ -48,6 +48,7 @@ class WorkerContext:
     run_dir: Path
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     line: Line = field(default_factory=SilentLine)
+    _pending: list[Pending] = field(default_factory=list, repr=False)
 
     @classmethod
     def alone(cls, run_dir: Path) -> "WorkerContext":
@@ -116,10 +117,39 @@ class WorkerContext:
         Returns:
             The committed folder. Older checkpoints beyond the last two are removed.
         """
-        folder = self.checkpoints.commit(step, engine, extra, self)
-        if self.rank == 0:
+        self.begin_checkpoint(step, engine, extra)
+        return self.settle_checkpoint()
+
+    def begin_checkpoint(self, step: int, engine: Engine, extra: Mapping[str, Any]) -> None:
+        """Copy the training state and commit it while training goes on; collective.
+
+        Waits for the checkpoint before it. The last one of a run must be settled.
+
+        Raises:
+            StageError: The checkpoint before it could not be written; older ones are intact.
+        """
+        self.settle_checkpoint()
+
+        def committed() -> None:
             self.line.progressed(step)
-        return folder
+
+        pending = self.checkpoints.begin(step, engine, extra, self, committed)
+        self._pending.append(pending)
+
+    def settle_checkpoint(self) -> Path:
+        """Wait until the checkpoint that was begun is committed; collective.
+
+        Returns:
+            Its folder; the folder of checkpoints if none was begun.
+
+        Raises:
+            StageError: Some rank could not write it; older ones are intact.
+        """
+        if not self._pending:
+            return self.run_dir / CHECKPOINTS
+        pending = self._pending.pop()
+        pending.settle(self)
+        return pending.final
 
     def latest_checkpoint(self) -> Checkpoint | None:
         """Return the newest checkpoint whose files are all intact, or None; collective.

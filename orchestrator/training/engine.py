@@ -130,6 +130,15 @@ class Engine(Protocol):
         """
         ...
 
+    def snapshot(self) -> Callable[[Path], None]:
+        """Copy this rank's part of the training state; collective.
+
+        Returns:
+            What writes the copy into a folder that all ranks share. It is not collective and may
+            run in a thread while training goes on.
+        """
+        ...
+
     def save(self, folder: Path) -> None:
         """Write the full training state (weights, optimizer) into ``folder``; collective."""
         ...

@@ -5,6 +5,7 @@ describes it. No generator state: noise is drawn by position (``training/seeding
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ TENSORS = "training.safetensors"
 DESCRIPTION = "training.json"
 FORMAT = 1
 
+Snapshot = Callable[[Path], None]
+"""Writes a training state as it was, into a folder that the caller makes atomic."""
+
 
 def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
     """Buffers that belong to the model's state, by name."""
@@ -26,22 +30,27 @@ def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in module.state_dict(keep_vars=True).items() if k not in parameters}
 
 
-def save_training_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write weights, buffers and optimizer moments. The caller makes the folder atomic."""
+def snapshot_training_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
+    """Copy weights, buffers and optimizer moments to the CPU; return what writes them."""
     tensors = {f"model.{name}": p.detach() for name, p in module.named_parameters()}
     tensors |= {f"model.{name}": b.detach() for name, b in persistent_buffers(module).items()}
     for name, parameter in trainable(module):
         for key, value in plain_state(optimizer, parameter).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.cpu().contiguous().clone() for k, v in tensors.items()}, folder / TENSORS)
+    copies = {k: v.to("cpu", copy=True).contiguous() for k, v in tensors.items()}
     description = {"format": FORMAT, "optimizer": type(optimizer).__name__}
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+    def write(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(copies, folder / TENSORS)
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+    return write
 
 
 @torch.no_grad()
 def load_training_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Read back what :func:`save_training_state` wrote, in place.
+    """Read back what a snapshot wrote, in place.
 
     Raises:
         IntegrityError: The state is missing, of another format, or of another model.

@@ -69,6 +69,14 @@ class WorkerGroup(Protocol):
         """Write and commit the full training state; collective."""
         ...
 
+    def begin_checkpoint(self, step: int, engine: Engine, extra: Mapping[str, Any]) -> None:
+        """Copy the full training state and commit it while training goes on; collective."""
+        ...
+
+    def settle_checkpoint(self) -> Path:
+        """Wait until the checkpoint that was begun is committed; collective."""
+        ...
+
     def latest_checkpoint(self) -> StoredState | None:
         """Return the newest intact checkpoint; collective."""
         ...

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from orchestrator.cluster.engines.layouts import Layout, whole_shape
-from orchestrator.cluster.engines.sharded_files import home_of, load_state, save_state
+from orchestrator.cluster.engines.sharded_files import home_of, load_state, snapshot_state
 from orchestrator.errors import InputError
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch, Projection, Shard
@@ -19,7 +19,7 @@ from orchestrator.training.objective import (
     window_scales,
 )
 from orchestrator.training.optimizers import trainable
-from orchestrator.training.state import persistent_buffers
+from orchestrator.training.state import Snapshot, persistent_buffers
 
 
 class ShardedEngine(ABC):
@@ -194,9 +194,13 @@ class ShardedEngine(ABC):
 
     # --- state -----------------------------------------------------------------------------------
 
+    def snapshot(self) -> Snapshot:
+        """Copy this rank's fragments; rank 0 adds frozen parameters and buffers; collective."""
+        return snapshot_state(self, self._base, self._layout)
+
     def save(self, folder: Path) -> None:
-        """Write this rank's fragments; rank 0 adds frozen parameters and buffers; collective."""
-        save_state(folder, self, self._base, self._layout)
+        """Write the fragments of all ranks; collective."""
+        self.snapshot()(folder)
         distributed.barrier()
 
     @torch.no_grad()

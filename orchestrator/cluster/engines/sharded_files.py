@@ -9,19 +9,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from orchestrator.cluster.engines.layouts import Layout, offset_in
-from orchestrator.cluster.engines.sharded_state import Fragments, save_fragments
+from orchestrator.cluster.engines.sharded_state import Fragments, snapshot_fragments
 from orchestrator.errors import StageError
 from orchestrator.training.engine import Engine, Shard
 from orchestrator.training.optimizers import plain_state, take_plain_state
-from orchestrator.training.state import persistent_buffers
+from orchestrator.training.state import Snapshot, persistent_buffers
 
 
-def save_state(folder: Path, engine: Engine, optimizer: Optimizer, layout: Layout) -> None:
-    """Write this rank's fragments; rank 0 adds frozen parameters and buffers; collective.
+def snapshot_state(engine: Engine, optimizer: Optimizer, layout: Layout) -> Snapshot:
+    """Copy this rank's fragments; rank 0 adds frozen parameters and buffers; collective.
 
     Args:
-        folder: Shared by all ranks.
-        engine: Whose masters to write.
+        engine: Whose masters to copy.
         optimizer: What steps the flat tensors.
         layout: Where things lie.
     """
@@ -29,7 +28,7 @@ def save_state(folder: Path, engine: Engine, optimizer: Optimizer, layout: Layou
     fragments = list(_fragments(engine, optimizer, layout))
     if engine.rank == 0:
         fragments += [(f"model.{name}", 0, value) for name, value in untrained]
-    save_fragments(folder, engine.rank, engine.world, fragments)
+    return snapshot_fragments(engine.rank, engine.world, fragments)
 
 
 @torch.no_grad()

@@ -18,28 +18,31 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orchestrator.errors import IntegrityError
-from orchestrator.training.state import DESCRIPTION, FORMAT
+from orchestrator.training.state import DESCRIPTION, FORMAT, Snapshot
 
 PATTERN = "training*.safetensors"
 
 
-def save_fragments(
-    folder: Path, rank: int, world: int, fragments: Iterable[tuple[str, int, Tensor]]
-) -> None:
-    """Write one rank's fragments.
+def snapshot_fragments(
+    rank: int, world: int, fragments: Iterable[tuple[str, int, Tensor]]
+) -> Snapshot:
+    """Copy one rank's fragments; return what writes them.
 
     Args:
-        folder: Shared by all ranks; the caller makes it atomic.
         rank: The writing rank.
         world: Number of ranks that write.
         fragments: (key, start, values) of what this rank holds.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"{key}@{start}": _own(values) for key, start, values in fragments}
-    save_file(tensors, folder / f"training-{rank:05d}.safetensors")
-    if rank == 0:
-        description = {"format": FORMAT, "layout": "fragments", "world": world}
-        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+    def write(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / f"training-{rank:05d}.safetensors")
+        if rank == 0:
+            description = {"format": FORMAT, "layout": "fragments", "world": world}
+            (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+    return write
 
 
 def _own(values: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch
 from orchestrator.training.engines.single import SingleEngine
+from orchestrator.training.state import Snapshot
 
 
 class DDPEngine(SingleEngine):
@@ -47,10 +48,13 @@ class DDPEngine(SingleEngine):
         distributed.all_reduce(total)
         return total.to(value.device)
 
+    def snapshot(self) -> Snapshot:
+        """Copy the state on rank 0; the others have nothing to add."""
+        return super().snapshot() if self.rank == 0 else _nothing
+
     def save(self, folder: Path) -> None:
         """Write the state on rank 0; the others wait."""
-        if self.rank == 0:
-            super().save(folder)
+        super().save(folder)
         distributed.barrier()
 
     def _reduction(self, *, last: bool) -> AbstractContextManager[None]:
@@ -60,3 +64,7 @@ class DDPEngine(SingleEngine):
 
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
         return self._run(self._wrapped, batch)
+
+
+def _nothing(folder: Path) -> None:
+    """Write nothing: rank 0 writes all."""

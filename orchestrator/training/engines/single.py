@@ -19,9 +19,10 @@ from orchestrator.training.objective import (
 )
 from orchestrator.training.optimizers import apply_lr, build_optimizer, trainable
 from orchestrator.training.state import (
+    Snapshot,
     load_training_state,
     persistent_buffers,
-    save_training_state,
+    snapshot_training_state,
 )
 
 
@@ -131,9 +132,13 @@ class SingleEngine:
         finally:
             self.module.train(training)
 
+    def snapshot(self) -> Snapshot:
+        """Copy weights and optimizer state."""
+        return snapshot_training_state(self.module, self.optimizer)
+
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state."""
-        save_training_state(folder, self.module, self.optimizer)
+        self.snapshot()(folder)
 
     def load(self, folder: Path) -> None:
         """Read weights and optimizer state."""

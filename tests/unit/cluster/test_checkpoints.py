@@ -1,6 +1,8 @@
 """Checkpoints: committed at once, verified when read, two kept, damage survived."""
 
 import json
+import threading
+import time
 
 import pytest
 
@@ -14,10 +16,15 @@ class StubEngine:
     def __init__(self, value, fails=False):
         self.value, self.fails = value, fails
 
-    def save(self, folder):
-        if self.fails:
-            raise OSError(28, "No space left on device")
-        (folder / "training.safetensors").write_text(str(self.value))
+    def snapshot(self):
+        value = self.value
+
+        def write(folder):
+            if self.fails:
+                raise OSError(28, "No space left on device")
+            (folder / "training.safetensors").write_text(str(value))
+
+        return write
 
 
 class OneWorker:
@@ -104,10 +111,29 @@ def test_a_full_disk_leaves_the_old_one_and_no_rest(folder, group):
     assert folder.latest(group).step == 1
 
 
-def test_another_ranks_failure_fails_here_too(folder, group):
-    group.everybody = lambda succeeded: False
+class Rank(OneWorker):
+    """One of two."""
+
+    world = 2
+
+    def __init__(self, rank):
+        super().__init__()
+        self.rank = rank
+
+    def agree(self, value):
+        return 77
+
+    def everybody(self, succeeded):
+        return False if self.rank else succeeded
+
+
+def test_another_ranks_failure_fails_here_too_and_at_once(folder):
+    engines = [StubEngine("fine"), StubEngine("none", fails=True)]
+    pending = [folder.begin(1, e, {}, Rank(r)) for r, e in enumerate(engines)]
     with pytest.raises(StageError, match="another worker failed"):
-        folder.commit(1, StubEngine("fine"), {}, group)
+        pending[0].settle(Rank(0))
+    with pytest.raises(StageError, match="No space left"):
+        pending[1].settle(Rank(1))
     assert list(folder.root.iterdir()) == []
 
 
@@ -137,3 +163,53 @@ def test_a_file_that_nobody_listed_is_damage(folder, group):
     (path / "extra.bin").write_text("?")
     with pytest.raises(IntegrityError):
         folder._read(path, verify=True)
+
+
+class SlowEngine(StubEngine):
+    """Writes when it is told to."""
+
+    def __init__(self, value):
+        super().__init__(value)
+        self.go = threading.Event()
+
+    def snapshot(self):
+        write = super().snapshot()
+
+        def later(folder):
+            assert self.go.wait(30)
+            write(folder)
+
+        return later
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(folder, group):
+    engine, committed = SlowEngine("then"), []
+    pending = folder.begin(3, engine, {"a": 1}, group, lambda: committed.append(3))
+    engine.value = "later"  # what is written is what it was
+    assert not (folder.root / "step-00000003").exists()
+    assert committed == []
+    engine.go.set()
+    pending.settle(group)
+    assert committed == [3]
+    found = folder.latest(group)
+    assert (found.step, found.extra) == (3, {"a": 1})
+    assert (found.path / "training.safetensors").read_text() == "then"
+    assert not list(found.path.glob(".written*"))
+
+
+def test_all_ranks_parts_are_awaited_before_the_commit(folder):
+    first, second = SlowEngine("0"), SlowEngine("1")
+    first.go.set()
+    pending = [folder.begin(5, e, {}, Rank(r)) for r, e in enumerate((first, second))]
+    time.sleep(0.3)
+    assert not (folder.root / "step-00000005").exists()
+    second.go.set()
+    pending[0].settle(Rank(0))
+    assert (folder.root / "step-00000005" / "manifest.json").is_file()
+
+
+def test_a_failed_write_is_told_when_it_is_settled(folder, group):
+    pending = folder.begin(1, StubEngine("x", fails=True), {}, group)
+    with pytest.raises(StageError, match="No space left"):
+        pending.settle(group)
+    assert list(folder.root.iterdir()) == []

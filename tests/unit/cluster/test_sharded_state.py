@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.cluster.engines.sharded_state import Fragments, save_fragments
+from orchestrator.cluster.engines.sharded_state import Fragments, snapshot_fragments
 from orchestrator.errors import IntegrityError
 
 WHOLE = torch.arange(11, dtype=torch.float32) ** 2
@@ -17,16 +17,12 @@ def written(folder, cuts):
     """Write WHOLE cut at the given places, one piece a rank."""
     bounds = [0, *cuts, len(WHOLE)]
     for rank, (low, high) in enumerate(itertools.pairwise(bounds)):
-        save_fragments(
-            folder,
-            rank,
-            len(bounds) - 1,
-            [
-                ("model.a.weight", low, WHOLE[low:high]),
-                ("optimizer.exp_avg.a.weight", low, WHOLE[low:high] / 2),
-                ("optimizer.step.a.weight", 0, torch.tensor(5.0)),
-            ],
-        )
+        fragments = [
+            ("model.a.weight", low, WHOLE[low:high]),
+            ("optimizer.exp_avg.a.weight", low, WHOLE[low:high] / 2),
+            ("optimizer.step.a.weight", 0, torch.tensor(5.0)),
+        ]
+        snapshot_fragments(rank, len(bounds) - 1, fragments)(folder)
     return Fragments(folder)
 
 
@@ -54,7 +50,7 @@ def test_whole_parameters_of_other_engines_are_read_too(tmp_path):
 
 
 def test_views_are_stored_without_their_neighbours(tmp_path):
-    save_fragments(tmp_path, 0, 1, [("model.a", 3, torch.arange(1000.0)[3:5])])
+    snapshot_fragments(0, 1, [("model.a", 3, torch.arange(1000.0)[3:5])])(tmp_path)
     assert (tmp_path / "training-00000.safetensors").stat().st_size < 500
 
 
