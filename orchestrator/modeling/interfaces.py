@@ -19,10 +19,19 @@ IGNORED_LABEL = -100
 
 Batch = dict[str, Tensor]
 """Named tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` [B, S], optional
-``position_ids``; ``pixel_values`` [B, C, height, width]; ``input_features`` [B, frames, mel bins],
-``input_values`` [B, samples], whose ``attention_mask`` has their length; ``decoder_input_ids``,
-``decoder_attention_mask`` [B, T];
-``labels.<target name>``."""
+``position_ids``, ``document_ids`` (which document of a packed row) and ``prefix_mask`` (1 where
+every position may read) [B, S]; ``pixel_values`` [B, C, height, width]; ``input_features``
+[B, frames, mel bins], ``input_values`` [B, samples], whose ``attention_mask`` has their length;
+``decoder_input_ids``, ``decoder_attention_mask`` [B, T]; ``labels.<target name>``."""
+
+
+def all_real(rows: int, length: int, device: torch.device) -> Tensor:
+    """Return a mask without padding, bool [rows, length].
+
+    It is one value seen everywhere, which attention recognises without reading it from the device
+    (``masks.known_full``), so that it can use its fastest kernels.
+    """
+    return torch.ones((), dtype=torch.bool, device=device).expand(rows, length)
 
 
 class Streams(NamedTuple):
@@ -79,7 +88,7 @@ class EmbeddingPart(nn.Module, ABC):
         expected = (len(hidden), past + hidden.shape[1])
         mask = batch.get("attention_mask")
         if mask is None:
-            return torch.ones(expected, dtype=torch.bool, device=hidden.device)
+            return all_real(*expected, hidden.device)
         if mask.shape != expected:
             raise InputError(
                 f"attention_mask is {list(mask.shape)}, the input has [batch, positions] "

@@ -13,7 +13,7 @@ from orchestrator.modeling.embeddings.vision_configs import (
     MaskedPatchConfig,
     PatchConfig,
 )
-from orchestrator.modeling.interfaces import Batch, EmbeddingPart
+from orchestrator.modeling.interfaces import Batch, EmbeddingPart, all_real
 
 
 class ImageEmbedding(EmbeddingPart):
@@ -69,7 +69,7 @@ class ImageEmbedding(EmbeddingPart):
     def mask(self, batch: Batch, hidden: Tensor, past: int = 0) -> Tensor:
         """Return that every position is real, bool [B, S]: images are not padded."""
         del batch, past
-        return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        return all_real(*hidden.shape[:2], hidden.device)
 
     def _reads(self, shape: tuple[int, ...]) -> bool:
         if not self.interpolate or len(shape) != 3:

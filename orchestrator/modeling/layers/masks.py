@@ -100,7 +100,12 @@ def _near(queries: int, length: int, window: int, device: torch.device) -> Tenso
 
 
 def known_full(mask: Tensor) -> bool:
-    """Whether no position is padding; asked only where the answer costs no synchronisation."""
+    """Whether no position is padding; asked only where the answer costs no synchronisation.
+
+    A mask that is one value seen everywhere is that of a batch without padding (``all_real``).
+    """
+    if not any(mask.stride()):
+        return True
     if mask.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     return bool(mask.all())

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from orchestrator.errors import ConfigError
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.encoders.block_options import BlockOptions
+from orchestrator.modeling.interfaces import all_real
 from orchestrator.modeling.layers.attention import Attention
 from orchestrator.modeling.layers.masks import AttentionMask, attention_mask
 from orchestrator.modeling.layers.position_bias import AlibiBias
@@ -169,6 +170,15 @@ def test_nothing_after_the_prefix_is_seen_before_it():
         same = (before == after).all(-1)[0]
         assert same[:seen_from].all()
         assert not same[seen_from:].any()
+
+
+def test_a_batch_without_padding_needs_no_explicit_mask_on_any_device():
+    """On an accelerator, reading a mask would wait; a fused causal kernel wants none."""
+    full = all_real(2, LENGTH, torch.device("meta"))
+    assert attention_mask(full, order="causal") == AttentionMask(None, causal=True)
+    assert attention_mask(full, order="bidirectional") == AttentionMask(None)
+    given = torch.ones(2, LENGTH, dtype=torch.bool, device="meta")
+    assert attention_mask(given, order="causal").allowed is not None
 
 
 def test_alibi_falls_with_distance_on_both_sides():
