@@ -69,7 +69,7 @@ class ImageEmbedding(EmbeddingPart):
     def mask(self, batch: Batch, hidden: Tensor, past: int = 0) -> Tensor:
         """Return that every position is real, bool [B, S]: images are not padded."""
         del batch, past
-        return all_real(*hidden.shape[:2], hidden.device)
+        return all_real(len(hidden), hidden.shape[1], hidden.device)
 
     def _reads(self, shape: tuple[int, ...]) -> bool:
         if not self.interpolate or len(shape) != 3:
