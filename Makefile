@@ -30,7 +30,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/.installed
 
 test: install-dev ## the default tests
-	$(BIN)/python -m pytest -m 'not chaos and not load'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not chaos and not load'
 
 chaos: install-dev ## the tests that inject faults
 	$(BIN)/python -m pytest -m chaos
