@@ -10,7 +10,14 @@ from orchestrator.modeling.model import Model
 HEADS = (
     {"type": "cls", "name": "mean", "num_labels": 5, "pooling": "mean"},
     {"type": "cls", "name": "first", "num_labels": 3, "pooling": "first", "hidden": True},
-    {"type": "cls", "name": "last", "num_labels": 3, "pooling": "last"},
+    {
+        "type": "cls",
+        "name": "last",
+        "num_labels": 3,
+        "pooling": "last",
+        "hidden": True,
+        "hidden_activation": "relu",
+    },
     {"type": "cls", "name": "max", "num_labels": 2, "pooling": "max"},
     {"type": "sp"},
 )
