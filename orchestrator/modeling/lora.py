@@ -34,9 +34,8 @@ class LoraLinear(nn.Linear):
             layer.in_features, layer.out_features, layer.bias is not None, device="meta"
         )
         self.weight, self.bias = layer.weight, layer.bias
-        like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-        self.lora_a = nn.Parameter(torch.empty(rank, layer.in_features, **like))
-        self.lora_b = nn.Parameter(torch.zeros(layer.out_features, rank, **like))
+        self.lora_a = nn.Parameter(layer.weight.new_empty(rank, layer.in_features))
+        self.lora_b = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))
         self.scale = scale
         self.lora_dropout = nn.Dropout(dropout)
         self.merged = False

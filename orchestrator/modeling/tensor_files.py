@@ -182,7 +182,7 @@ def write_tensors(
 def _write(file: BinaryIO, tensor: Tensor) -> None:
     if tensor.numel():
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        file.write(memoryview(flat.view(torch.uint8).numpy()))
+        file.write(flat.view(torch.uint8).numpy().data)
 
 
 def _size(tensor: Tensor) -> int:

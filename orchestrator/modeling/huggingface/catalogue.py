@@ -69,7 +69,9 @@ def find_architecture(name: str) -> Architecture:
 def architecture_of(config: ModelConfig) -> Architecture:
     """Return the architecture that a model of ours is, if there is one.
 
-    An architecture fits if its config, taken from ours, gives ours back.
+    An architecture fits if its config, taken from ours, gives ours back. If none does, one is taken
+    that differs in dropout rates only, which change no output of a trained model: many of their
+    configs know fewer rates than ours.
 
     Raises:
         InputError: None fits; the nearest one and what differs are named.
@@ -84,6 +86,9 @@ def architecture_of(config: ModelConfig) -> Architecture:
         if not differing:
             return candidate
         differences[name] = differing
+    for name, differing in differences.items():
+        if all(key.endswith(RATES) for key in differing):
+            return architectures()[name]
     raise InputError(_no_counterpart(differences))
 
 
@@ -107,6 +112,10 @@ def returned(candidate: Architecture, config: ModelConfig) -> dict[str, object]:
 def spelled_out(config: ModelConfig) -> dict[str, object]:
     """Return a config as plain values, with what null stands for in transformer blocks."""
     plain: dict[str, object] = config.model_dump()
+    for slot in ("embedding", "target_embedding"):
+        stack = getattr(config, slot)
+        if stack is not None and not stack.layernorm:
+            plain[slot] = stack.model_dump() | {"norm_eps": None}
     sizes, encoder = config.dimensions, config.encoder
     plain["encoder"] = _blocks(encoder, sizes)
     if isinstance(encoder, DualEncoderConfig):
@@ -158,6 +167,10 @@ def differing_keys(ours: object, other: object, path: str = "") -> list[str]:
 FIRST_VALUES = ("initialization", "initializer_range", "logit_scale", "logit_bias")
 UNIMPORTANT = ("weight", "attention", "tolerance", *FIRST_VALUES)
 """Options that change no output of a trained model."""
+
+
+RATES = ("dropout", "drop_path")
+"""Endings of options that only training reads."""
 
 
 def _no_counterpart(differences: Mapping[str, list[str]]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from orchestrator.errors import InputError
+from orchestrator.modeling.tencentpretrain.options import our_target
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_fast": "gelu_tanh", "relu": "relu", "silu": "silu"}
 MASKS = {"fully_visible": "bidirectional", "causal": "causal", "causal_with_prefix": "prefix"}
@@ -127,7 +128,7 @@ def _blocks(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _encoder(options: Mapping[str, Any]) -> dict[str, Any]:
-    rotary = {"layout": "pairs"} if options["rotary_position_embedding"] else None
+    rotary: dict[str, Any] | None = {} if options["rotary_position_embedding"] else None
     return {
         "num_layers": options["layers_num"],
         "shared_layers": bool(options["parameter_sharing"]),
@@ -148,7 +149,7 @@ def _target(name: str, options: Mapping[str, Any], shapes: Shapes) -> dict[str, 
         labels = _shape(shapes, "target.cls.linear_2.weight")[0]
         pooling = options["pooling"]
         return {"type": "cls", "num_labels": labels, "pooling": pooling, "hidden": True}
-    return {"type": "sp"}
+    return {"type": our_target(name, options)}
 
 
 def is_first_t5(options: Mapping[str, Any]) -> bool:

@@ -25,7 +25,7 @@ from orchestrator.modeling.huggingface.sources import (
 )
 from orchestrator.modeling.package import load_model, write_model
 from orchestrator.modeling.tencentpretrain.architecture import assemble
-from orchestrator.modeling.tencentpretrain.names import REPEATED, table, tied_names
+from orchestrator.modeling.tencentpretrain.names import REPEATED, in_halves, table, tied_names
 from orchestrator.modeling.tencentpretrain.options import read_options
 from orchestrator.modeling.tencentpretrain.weights import read_weights
 from orchestrator.storage.files import sha256_file
@@ -124,7 +124,7 @@ def convert(
         "tensors_left_out": sorted({*repeated, *(tied.keys() & state.keys())}),
         "same_as_in_transformers": _counterpart(config),
     }
-    return config, to_ours(rows, kept), details
+    return config, in_halves(options, to_ours(rows, kept)), details
 
 
 def _without_padding_segment(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,10 @@ T5's and RMSNorm).
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
+from orchestrator.modeling.tencentpretrain.options import our_target
 
 REPEATED = (
     "*.sinusoidalpos.*",
@@ -120,7 +123,7 @@ def _position_bias(options: Mapping[str, Any], names: frozenset[str]) -> list[Ro
 
 
 def _target(name: str, options: Mapping[str, Any]) -> list[Row]:
-    theirs, ours = f"target.{name}", f"targets.{name}"
+    theirs, ours = f"target.{name}", f"targets.{our_target(name, options)}"
     tied = options["tie_weights"]
     if name == "mlm":
         rows = [
@@ -151,3 +154,22 @@ def tied_names(options: Mapping[str, Any]) -> dict[str, str]:
         tied["target.mlm.linear_2.weight"] = word
         tied["target.lm.output_layer.weight"] = output_side
     return tied
+
+
+def in_halves(options: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return our tensors with queries and keys whose channels turn as halves, not as pairs.
+
+    In their code channel 2i turns with 2i + 1 (as in LLaMA's own), here and in transformers channel
+    i with i + d/2; the rows of each head are brought into that order, and scores stay the same.
+    """
+    if not options["rotary_position_embedding"]:
+        return dict(state)
+    heads = {"query": options["heads_num"]}
+    heads["key"] = options["local_kv_heads_num"] or options["heads_num"]
+    result = dict(state)
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[-2] in heads and parts[-3] == "attention" and parts[0] == "encoder":
+            pairs = tensor.reshape(heads[parts[-2]], -1, 2, *tensor.shape[1:])
+            result[name] = pairs.transpose(1, 2).flatten(0, 2).contiguous()
+    return result

@@ -46,10 +46,11 @@ DEFAULTS: dict[str, Any] = {
     "share_embedding": False,
     "pooling": "first",
     "labels_num": None,
+    "data_processor": None,
 }
 """Options that decide what the model is, with the defaults of their command line."""
 TRAINING = frozenset({
-    "data_processor", "tokenizer", "vocab_path", "spm_model_path", "merges_path", "tgt_tokenizer",
+    "tokenizer", "vocab_path", "spm_model_path", "merges_path", "tgt_tokenizer",
     "tgt_vocab_path", "label_smoothing", "ignore_index", "prefix_lm_loss", "batch_size",
     "seq_length", "learning_rate", "warmup", "optimizer", "scheduler", "seed", "use_mp",
     "tensor_model_parallel_size", "pipeline_model_parallel_size",
@@ -61,6 +62,8 @@ REQUIRED = ("hidden_size", "feedforward_size", "heads_num", "layers_num")
 PARTS = ("word", "pos", "seg", "sinusoidalpos")
 """Embedding parts that text models have."""
 TARGETS = ("mlm", "lm", "sp", "cls")
+PAIRS = {"bert": "nsp", "albert": "sop"}
+"""What a sentence pair target was trained on, by the data processor: our names."""
 LISTS = ("embedding", "tgt_embedding", "target")
 
 
@@ -88,6 +91,11 @@ def read_options(path: Path) -> dict[str, Any]:
         options[key] = _listed(options[key])
     _require_known(path, options)
     return options
+
+
+def our_target(name: str, options: Mapping[str, Any]) -> str:
+    """Return our name of a target; ``sp`` is nsp or sop, as the data processor says."""
+    return PAIRS.get(str(options["data_processor"]), name) if name == "sp" else name
 
 
 def _listed(value: Any) -> list[str]:
