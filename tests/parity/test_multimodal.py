@@ -21,9 +21,10 @@ from transformers import (
 
 import orchestrator.modeling
 from orchestrator.config import validate_config
+from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.catalogue import architecture_of
+from orchestrator.modeling.huggingface.catalogue import architecture_of, find_architecture
 from orchestrator.modeling.huggingface.folder import open_source, read_tensors
 
 from .harness import (
@@ -135,6 +136,25 @@ def test_the_vectors_of_both_streams_equal_the_reference(name, tmp_path):
     close(first, expected.text_embeds, "text")
     close(second, expected.image_embeds, "image")
     close(ours.predict(case.batch)["clr"].T, expected.logits_per_image, "logits_per_image")
+
+
+REFUSED = [
+    ("CLIPModel", CLIPConfig(text_config=TEXT | {"eos_token_id": 7}), "eos_token_id: 7"),
+    ("CLIPModel", CLIPConfig(text_config=TEXT, initializer_factor=2.0), "initializer_factor: 2.0"),
+    (
+        "SiglipModel",
+        SiglipConfig(text_config=TEXT, vision_config=IMAGES | {"vision_use_head": False}),
+        "vision_use_head: False",
+    ),
+    ("ViltForMaskedLM", ViltConfig(modality_type_vocab_size=3), "modality_type_vocab_size: 3"),
+    ("ViltForMaskedLM", ViltConfig(max_image_length=200), "max_image_length: 200"),
+]
+
+
+@pytest.mark.parametrize(("name", "theirs", "message"), REFUSED)
+def test_options_without_counterpart_are_refused(name, theirs, message):
+    with pytest.raises(InputError, match=message):
+        find_architecture(name).model_config(theirs.to_dict())
 
 
 def test_the_readme_builds_clip():

@@ -20,6 +20,7 @@ from orchestrator.config import validate_config
 from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.huggingface.catalogue import find_architecture
 
 from .harness import (
     BATCH,
@@ -125,6 +126,32 @@ def test_outputs_loss_and_gradients_equal_the_reference(name, attention, tmp_pat
 @pytest.mark.parametrize("name", list(CASES))
 def test_import_and_export_are_inverse(name, tmp_path):
     check_there_and_back(CASES[name]("sdpa"), tmp_path)
+
+
+REFUSED = [
+    (ViTConfig(image_size=[12, 16]), ViTForImageClassification, "image_size: .* only squares"),
+    (ViTConfig(qkv_bias=False), ViTForImageClassification, "qkv_bias: False"),
+    (ViTConfig(pooler_act="relu"), ViTModel, "pooler_act: 'relu'"),
+    (BeitConfig(use_mean_pooling=False), BeitForImageClassification, "use_mean_pooling: False"),
+    (
+        BeitConfig(use_relative_position_bias=True, use_shared_relative_position_bias=True),
+        BeitForImageClassification,
+        "only one of them",
+    ),
+]
+
+
+@pytest.mark.parametrize(("theirs", "cls", "message"), REFUSED)
+def test_options_without_counterpart_are_refused(theirs, cls, message):
+    with pytest.raises(InputError, match=message):
+        find_architecture(cls.__name__).model_config(theirs.to_dict())
+
+
+def test_sizes_given_twice_are_read():
+    theirs = ViTConfig(image_size=[12, 12], patch_size=[4, 4]).to_dict()
+    ours = find_architecture("ViTForImageClassification").model_config(theirs)
+    assert ours["embedding"]["parts"][0]["image_size"] == 12
+    assert ours["max_position_embeddings"] == 10
 
 
 BARE = {

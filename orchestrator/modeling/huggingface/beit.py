@@ -27,6 +27,7 @@ from orchestrator.modeling.huggingface.vision import (
     image_options,
     patches_table,
     positions_row,
+    square,
     their_encoder,
     their_image,
 )
@@ -63,7 +64,7 @@ def cls_config(theirs: Values) -> dict[str, Any]:
 
 def _body(theirs: Values, part: str, *, final_norm: bool) -> dict[str, Any]:
     require(theirs, use_mean_pooling=True)
-    side = theirs["image_size"] // theirs["patch_size"]
+    side = square(theirs, "image_size") // square(theirs, "patch_size")
     absolute = ["pos"] if theirs["use_absolute_position_embeddings"] else []
     return {
         "hidden_size": theirs["hidden_size"],

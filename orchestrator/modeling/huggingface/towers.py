@@ -12,7 +12,7 @@ from orchestrator.modeling.encoders.dual_configs import DualEncoderConfig
 from orchestrator.modeling.huggingface.architecture import Values
 from orchestrator.modeling.huggingface.keys import LAYER, Row, Table, expand, linear, weight
 from orchestrator.modeling.huggingface.values import activation_of, their_activation
-from orchestrator.modeling.huggingface.vision import image_options, their_image
+from orchestrator.modeling.huggingface.vision import image_options, patches_of, their_image
 from orchestrator.modeling.targets.pair_configs import ClrConfig
 
 _LAYER = f"encoder.layers.{LAYER}"
@@ -85,7 +85,7 @@ def model_config(theirs: Values, images: dict[str, Any], *, causal: bool) -> dic
     """
     text, vision = theirs["text_config"], theirs["vision_config"]
     patch = {"type": "patch", **image_options(vision), **images["patch"]}
-    positions = (vision["image_size"] // vision["patch_size"]) ** 2 + patch["class_token"]
+    positions = patches_of(vision) + patch["class_token"]
     plain = {"layernorm": False, "dropout": 0.0}
     stacks = {
         "first": {"parts": ["word", "pos"], **plain},

@@ -19,6 +19,7 @@ from orchestrator.modeling.huggingface.vision import (
     encoder_options,
     image_options,
     key_rows,
+    patches_of,
     patches_table,
     positions_row,
     their_encoder,
@@ -66,7 +67,7 @@ def body_config(theirs: Values) -> dict[str, Any]:
         "parts": [{"type": "patch", **image_options(theirs)}, "pos"],
         "layernorm": False,
         "dropout": dropout,
-        "max_position_embeddings": (theirs["image_size"] // theirs["patch_size"]) ** 2 + 1,
+        "max_position_embeddings": patches_of(theirs) + 1,
     }
     part = {"type": "word_patch", "text": text, "image": image}
     return {

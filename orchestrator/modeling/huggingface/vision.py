@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from orchestrator.errors import InputError
 from orchestrator.modeling.component import EmbeddingConfig
 from orchestrator.modeling.embeddings.vision_configs import ImageConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
@@ -50,11 +51,29 @@ def key_rows(theirs: str) -> Table:
     return linear(f"{layer}.attention.attention.key", f"{OURS}.attention.key")
 
 
+def square(theirs: Values, key: str) -> int:
+    """Return a size that they may give once or for height and width.
+
+    Raises:
+        InputError: It is not square.
+    """
+    sizes = theirs[key] if isinstance(theirs[key], (list, tuple)) else [theirs[key]]
+    if len(set(sizes)) != 1:
+        raise InputError(f"{key}: {theirs[key]!r} is not supported; only squares are.")
+    return int(sizes[0])
+
+
+def patches_of(theirs: Values) -> int:
+    """Return the number of patches of an image."""
+    side = square(theirs, "image_size") // square(theirs, "patch_size")
+    return side * side
+
+
 def image_options(theirs: Values) -> dict[str, Any]:
     """Return the sizes of an image part."""
     return {
-        "image_size": theirs["image_size"],
-        "patch_size": theirs["patch_size"],
+        "image_size": square(theirs, "image_size"),
+        "patch_size": square(theirs, "patch_size"),
         "channels": theirs["num_channels"],
     }
 

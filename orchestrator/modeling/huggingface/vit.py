@@ -21,6 +21,7 @@ from orchestrator.modeling.huggingface.vision import (
     encoder_options,
     image_options,
     key_rows,
+    patches_of,
     patches_table,
     positions_row,
     their_encoder,
@@ -56,10 +57,9 @@ def body_config(theirs: Values, *, distillation: bool) -> dict[str, Any]:
     """Return embedding and encoder for a ``ViTConfig`` or ``DeiTConfig``."""
     require(theirs, qkv_bias=True)
     patch = {"type": "patch", **image_options(theirs), "distillation_token": distillation}
-    patches = (theirs["image_size"] // theirs["patch_size"]) ** 2
     return {
         "hidden_size": theirs["hidden_size"],
-        "max_position_embeddings": patches + 1 + distillation,
+        "max_position_embeddings": patches_of(theirs) + 1 + distillation,
         "initializer_range": theirs["initializer_range"],
         "embedding": {
             "parts": [patch, "pos"],

@@ -99,7 +99,7 @@ def test_losses_by_their_formulas():
                 z = (sign * (logits[i][j] - 10.0) for j, sign in enumerate(signs))
                 expected += sum(math.log1p(math.exp(-value)) for value in z)
         found = model(batch)
-        assert float(found["loss.clr"]) == pytest.approx(expected, rel=1e-5)
+        assert found["loss.clr"].item() == pytest.approx(expected, rel=1e-5)
         nearest = torch.tensor(logits).argmax(1)
         assert found["correct.clr"] == (nearest == torch.arange(4)).sum()
 
