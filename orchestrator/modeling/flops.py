@@ -39,9 +39,10 @@ def training_flops(config: ModelConfig, length: int) -> float:
     for name, module in model.named_modules():
         share = next((s for prefix, s in shares.items() if name.startswith(prefix)), 1.0)
         weights += share * _weights(module)
+    stacks: list[object] = [config.encoder, config.decoder]
     attention = sum(
         2 * stack.num_layers * stack.num_heads * stack.size_of_head(config.dimensions) * length
-        for stack in (config.encoder, config.decoder)
+        for stack in stacks
         if isinstance(stack, BlockOptions)
     )
     return float(PASSES * PER_WEIGHT * (weights + attention))

@@ -44,16 +44,15 @@ class Emission:
         return bytes(self.model.SerializeToString())
 
 
-PLAIN_OPTIONS = (
-    "shared_layers",
-    "experts",
-    "attention_bias",
-    "attention_scale",
-    "position_bias",
-    "window",
-    "layer_scale",
-)
-"""Options of transformer blocks that only their defaults have an ONNX form for."""
+FREE_OPTIONS = frozenset(
+    {
+        "type", "num_layers", "num_heads", "num_kv_heads", "head_size", "intermediate_size",
+        "norm_position", "norm", "norm_eps", "activation", "feed_forward", "bias", "mask", "rotary",
+        "attention", "dropout", "activation_dropout", "attention_dropout", "drop_path",
+    }
+)  # fmt: skip
+"""Options of transformer blocks that have an ONNX form, or none in inference; all others must be at
+their defaults, those that will be added too."""
 
 
 def emit(
@@ -106,7 +105,8 @@ def _require_plain(config: ModelConfig) -> None:
     encoder = config.encoder
     found = []
     if isinstance(encoder, TransformerConfig):
-        found = [name for name in PLAIN_OPTIONS if getattr(encoder, name) != getattr(plain, name)]
+        others = (name for name in type(encoder).model_fields if name not in FREE_OPTIONS)
+        found = [name for name in others if getattr(encoder, name) != getattr(plain, name)]
         if encoder.mask == "prefix":
             found.append("mask: prefix")
         if encoder.rotary is not None and encoder.rotary.layout != "halves":

@@ -220,6 +220,7 @@ def test_a_language_model_head_beside_the_classifier_stays_behind():
         {"attention_scale": 1.0},
         {"position_bias": {"type": "t5"}},
         {"window": 4},
+        {"final_norm": False, "norm_position": "pre"},
         {"layer_scale": 0.1},
         {"mask": "prefix"},
         {"rotary": {"layout": "pairs"}},
