@@ -165,7 +165,7 @@ def differing_keys(ours: object, other: object, path: str = "") -> list[str]:
 
 
 FIRST_VALUES = ("initialization", "initializer_range", "logit_scale", "logit_bias")
-UNIMPORTANT = ("weight", "attention", "tolerance", *FIRST_VALUES)
+UNIMPORTANT = ("weight", "attention", "tolerance", "max_scale", *FIRST_VALUES)
 """Options that change no output of a trained model."""
 
 

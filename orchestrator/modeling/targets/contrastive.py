@@ -51,13 +51,14 @@ class StreamHead(nn.Module):
 class Temperature(nn.Module):
     """Similarities to logits: exp(scale) * similarity + bias.
 
+    The scale is limited while training alone: what was learned elsewhere answers as it did there.
     Parameters: ``scale`` [1], ``bias`` [1] (sigmoid only).
     """
 
     def __init__(self, config: ClrConfig) -> None:
         super().__init__()
         self.first_scale, self.first_bias = config.first_scale, config.first_bias
-        self.limit = float(torch.tensor(config.max_scale, device="cpu").log())
+        self.limit = config.scale_limit
         self.scale = nn.Parameter(torch.empty(1))
         self.bias = nn.Parameter(torch.empty(1)) if config.loss == "sigmoid" else None
 
@@ -70,8 +71,10 @@ class Temperature(nn.Module):
 
     def forward(self, similarity: Tensor) -> Tensor:
         """Return logits of any shape."""
-        capped: Tensor = _AtMost.apply(self.scale, self.limit)  # type: ignore[no-untyped-call]
-        logits = similarity * capped.exp()
+        scale: Tensor = self.scale
+        if self.training and self.limit is not None:
+            scale = _AtMost.apply(scale, self.limit)  # type: ignore[no-untyped-call]
+        logits = similarity * scale.exp()
         return logits if self.bias is None else logits + self.bias
 
 
@@ -96,7 +99,8 @@ class ClrTarget(Target):
     is left out, as a pair and as a wrong answer to others. The other rows of the micro-batch, of
     all workers while training, are the wrong answers; every worker reports the loss of its own
     rows, so that the sum over workers is the loss of the whole batch (CLIP, figure 3; SigLIP,
-    algorithm 1). In evaluation each batch stands alone: workers may have different numbers of them.
+    algorithm 1). While training, all workers must therefore have labels in the same micro-batches.
+    In evaluation each batch stands alone: workers may have different numbers of them.
 
     A row is correct if its own second half is the nearest to its first half.
     Parameters: ``first.*``, ``second.*`` (see ``StreamHead``), ``temperature.*``.

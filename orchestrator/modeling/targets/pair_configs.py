@@ -15,6 +15,8 @@ from orchestrator.modeling.targets.configs import Pooling, TargetConfig
 
 FIRST_SCALES = {"softmax": log(1 / 0.07), "sigmoid": log(10.0)}
 """First logarithm of the scale of each loss (CLIP, section 2.5; SigLIP, algorithm 1)."""
+LIMITS = {"softmax": 100.0, "sigmoid": None}
+"""Limits of the scale."""
 FIRST_BIAS = -10.0
 """First bias of the sigmoid loss (SigLIP, algorithm 1)."""
 
@@ -83,8 +85,8 @@ class ClrConfig(TargetConfig):
     """
     logit_bias: float | None = None
     """First value of the learned bias of the sigmoid loss; null: -10."""
-    max_scale: PositiveFloat = 100.0
-    """Limit of the scale (CLIP, section 2.5)."""
+    max_scale: PositiveFloat | None = None
+    """Limit of the scale while training; null: 100 (CLIP, section 2.5) or, for sigmoid, none."""
 
     @property
     def of_second(self) -> StreamHeadConfig:
@@ -95,6 +97,12 @@ class ClrConfig(TargetConfig):
     def first_scale(self) -> float:
         """First value of the logarithm of the scale."""
         return FIRST_SCALES[self.loss] if self.logit_scale is None else self.logit_scale
+
+    @property
+    def scale_limit(self) -> float | None:
+        """Limit of the logarithm of the scale, if there is one."""
+        limit = LIMITS[self.loss] if self.max_scale is None else self.max_scale
+        return None if limit is None else log(limit)
 
     @property
     def first_bias(self) -> float:

@@ -112,7 +112,11 @@ def test_temperature_starts_as_published_and_stays_below_its_limit():
     assert (float(siglip.scale.exp()), float(siglip.bias)) == (pytest.approx(10.0), -10.0)
     with torch.no_grad():
         clip.scale.fill_(7.0)
+        siglip.scale.fill_(7.0)
     similarity = torch.ones(2)
+    torch.testing.assert_close(clip.eval()(similarity), torch.full((2,), math.exp(7.0)))
+    torch.testing.assert_close(siglip(similarity), torch.full((2,), math.exp(7.0) - 10.0))
+    clip.train()
     torch.testing.assert_close(clip(similarity), torch.full((2,), 100.0))
     (-clip(similarity)).sum().backward()  # wants to grow: held
     assert clip.scale.grad.item() == 0.0
