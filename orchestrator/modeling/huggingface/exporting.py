@@ -56,6 +56,11 @@ def export_package(package: Package, to: Path, shard_bytes: int = SHARD_BYTES) -
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to} exists and is not empty. Give a new folder.")
+    if package.kind == "quantized":
+        raise InputError(
+            f"{package.ref} is quantized, which transformers does not open. Export what it was "
+            f"made from: {', '.join(parent.ref for parent in package.manifest.parents)}."
+        )
     labels = package.manifest.task.labels if package.manifest.task else {}
     with _appearing(to) as staged:
         return write_export(package.path, labels, staged, shard_bytes)

@@ -64,17 +64,19 @@ class Contents:
         files: Name in the files → which file.
         stored: Name in the table → name in the files, where they differ.
         left_out: Names in the files that are not read.
+        computed: Names in the table → values that the files lack and the class makes itself.
     """
 
     layout: dict[str, Tensor]
     files: dict[str, Path]
     stored: dict[str, str]
     left_out: tuple[str, ...]
+    computed: dict[str, Tensor]
 
     def fetch(self) -> Fetch:
         """Return a function that reads one tensor of theirs."""
-        read = TensorReader(self.files)
-        return lambda name: read(self.stored.get(name, name))
+        read, made = TensorReader(self.files), self.computed
+        return lambda name: made[name] if name in made else read(self.stored.get(name, name))
 
 
 def open_source(folder: Path) -> Source:
@@ -146,12 +148,15 @@ def compare(source: Source, leave_out: Sequence[str] = ()) -> Contents:
     extra = [name for name in found if name not in wanted]
     dropped = {name for name in extra if any(fnmatch(name, pattern) for pattern in patterns)}
     kept = {name: tensor for name, tensor in found.items() if name not in dropped}
+    made = source.architecture.computed(source.config)
+    made = {name: tensor for name, tensor in made.items() if name not in kept}
+    kept |= {name: tensor.to("meta") for name, tensor in made.items()}
     require_same(wanted, kept, f"{source.folder}, read as {source.architecture.name},")
     layout: dict[str, Tensor] = {}
     for row in source.table:
         layout.update(row.to_ours(kept.__getitem__))
     renamed = {new: old for new, old in stored.items() if new != old}
-    return Contents(layout, files, renamed, tuple(sorted(dropped)))
+    return Contents(layout, files, renamed, tuple(sorted(dropped)), made)
 
 
 def modern(name: str, wanted: Mapping[str, torch.Size]) -> str:
@@ -196,6 +201,8 @@ def require_same(
         "mis-shaped": shapes,
     }
     lines = [f"  {kind}: {', '.join(names)}" for kind, names in lists.items() if names]
+    if lists["unexpected"]:
+        lines.append("  --leave-out PATTERN names tensors that need not be read.")
     if lines:
         raise IntegrityError(
             "\n".join([f"{what} does not hold the tensors of its architecture:", *lines])
