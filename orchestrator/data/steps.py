@@ -1,7 +1,8 @@
 """Which samples make global step t: a function of (seed, t) alone.
 
 The samples form one endless stream: a permutation of the data set for epoch 0, another for epoch 1,
-and so on, each a function of (seed, epoch). Step t takes positions ``t * G`` to ``(t + 1) * G - 1``
+and so on, each a function of (seed, epoch); of several sources with weights, each its share (see
+``mixture``). Step t takes positions ``t * G`` to ``(t + 1) * G - 1``
 of it, G being the global batch size. There is no position to save: resuming at step t needs t.
 
 A batch may begin in one epoch and end in the next. So no partial batch is dropped or padded, every
@@ -10,13 +11,13 @@ sample occurs exactly once an epoch, and a data set smaller than a batch works.
 The ranks take consecutive equal slices of the batch, whatever their number.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from orchestrator.data.randomness import permutation
+from orchestrator.data.mixture import Mixed, Shuffled
 from orchestrator.data.samples import Batch, SampleDataset
 from orchestrator.errors import InputError
 
@@ -33,9 +34,21 @@ class StepSource:
     """
 
     def __init__(
-        self, dataset: SampleDataset, global_batch_size: int, micro_batch_size: int, seed: int
+        self,
+        dataset: SampleDataset,
+        global_batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        weights: Sequence[float] | None = None,
     ) -> None:
         """Take a data set.
+
+        Args:
+            dataset: its samples.
+            global_batch_size: G.
+            micro_batch_size: samples of one forward pass.
+            seed: seed of the order.
+            weights: share of each source of a mixture; None: there is one source.
 
         Raises:
             InputError: it is empty, or the micro-batch does not divide the global batch.
@@ -47,8 +60,9 @@ class StepSource:
         self.global_batch_size = global_batch_size
         self.micro_batch_size = micro_batch_size
         self._dataset = dataset
-        self._seed = seed
-        self._orders: dict[int, IntArray] = {}
+        self._stream: Shuffled | Mixed = (
+            Shuffled(len(dataset), seed) if weights is None else Mixed(dataset.parts, weights, seed)
+        )
         self.check(world=1)
 
     def check(self, world: int) -> None:
@@ -83,14 +97,8 @@ class StepSource:
 
     def indices(self, step: int) -> tuple[IntArray, IntArray]:
         """Return sample and epoch of each place in the global batch of a step: int64 [G] each."""
-        G, N = self.global_batch_size, len(self._dataset)
-        stream = np.arange(step * G, (step + 1) * G, dtype=np.int64)
-        epochs, places = np.divmod(stream, N)
-        samples = np.empty(G, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            mine = epochs == epoch
-            samples[mine] = self._order(int(epoch))[places[mine]]
-        return samples, epochs
+        G = self.global_batch_size
+        return self._stream.at(np.arange(step * G, (step + 1) * G, dtype=np.int64))
 
     def window(self, step: int, rank: int = 0, world: int = 1) -> list[Batch]:
         """Return the micro-batches of a step for one rank.
@@ -114,14 +122,6 @@ class StepSource:
     def _batch(self, samples: IntArray, epochs: IntArray, start: int) -> Batch:
         part = slice(start, start + self.micro_batch_size)
         return self._dataset.collate(samples[part], epochs[part])
-
-    def _order(self, epoch: int) -> IntArray:
-        """Return the permutation of an epoch; the last two are kept, a batch may need both."""
-        if epoch not in self._orders:
-            while len(self._orders) > 1:
-                self._orders.pop(min(self._orders))
-            self._orders[epoch] = permutation(self._seed, epoch, len(self._dataset))
-        return self._orders[epoch]
 
 
 def eval_batches(

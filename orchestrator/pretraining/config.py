@@ -5,15 +5,14 @@ from collections.abc import Iterable, Iterator
 from pydantic import Field
 
 from orchestrator.config import ElasticClusterSection, JobConfig, Name, StrictModel
-from orchestrator.data.spec import CorpusConfig
-from orchestrator.errors import Problem
+from orchestrator.data.sample_configs import AnySamples
+from orchestrator.data.spec import CorpusConfig, TokenizerConfig
+from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.pretraining.objectives import labelled_targets, sample_problems, usual_samples
 from orchestrator.training.config import EngineConfig, TrainConfig, batch_problems
 
 BATCH_FIELDS = ("global_batch_size", "micro_batch_size")
-
-OBJECTIVES = ("mlm", "lm", "bilm")
-"""Targets that a corpus has labels for."""
 
 
 class TrainingSection(TrainConfig):
@@ -41,10 +40,12 @@ class PackageSection(StrictModel):
 
 
 class PretrainConfig(JobConfig):
-    """Pre-train a model on a corpus and commit it as a package."""
+    """Pre-train a model on a corpus or on labelled rows and commit it as a package."""
 
     data: CorpusConfig = CorpusConfig()
-    """The corpus and its tokenizer."""
+    """The corpus and its tokenizer, or labelled rows."""
+    samples: AnySamples | None = None
+    """How samples are made of it; null: in the usual way for the model's targets."""
     model: ModelConfig
     """The model: five components by name. vocab_size 0 takes the tokenizer's."""
     train: TrainingSection = TrainingSection()
@@ -76,7 +77,28 @@ class PretrainConfig(JobConfig):
         for problem in self.engine.problems_with(most, self.train.optimizer):
             yield Problem(f"engine.{problem.path}", problem.message)
 
+    @property
+    def chosen_samples(self) -> AnySamples:
+        """How samples are made.
+
+        Raises:
+            ConfigError: There are no samples for the model's targets.
+        """
+        chosen = self.samples or usual_samples(self.model)
+        if chosen is None:
+            problems = list(sample_problems(self.model, None, self.data))
+            raise ConfigError(f"run {self.run.name!r}", problems)
+        return chosen
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether samples are images and not texts."""
+        return self.data.data.source == "builtin:digits" and not self.data.mixture
+
     def _length_problems(self) -> Iterator[Problem]:
+        if self.reads_images:
+            yield from self._image_problems()
+            return
         length, longest = self.data.block_size, self.model.max_position_embeddings
         if length > longest:
             yield Problem(
@@ -92,24 +114,22 @@ class PretrainConfig(JobConfig):
                 "tokenizer's.",
             )
 
+    def _image_problems(self) -> Iterator[Problem]:
+        if self.data.tokenizer != TokenizerConfig():
+            yield Problem("data.tokenizer", "images have no tokenizer. Leave it out.")
+        if self.model.embedding.part("word") is not None:
+            yield Problem("model.embedding.parts", "images have no words. Use a patch part.")
+
     def _target_problems(self) -> Iterator[Problem]:
-        allowed = ", ".join(OBJECTIVES)
-        if len(self.model.target) != 1:
+        yield from sample_problems(self.model, self.samples, self.data)
+        chosen = self.samples or usual_samples(self.model)
+        if chosen is not None and chosen.type == "labelled" and self.data.max_documents:
+            yield Problem("data.max_documents", "rows are no documents. Use data.data.max_rows.")
+        targets = [target.type_name() for target in self.model.target]
+        reads_both = self.model.encoder.sight != "past"
+        if "mlm" in labelled_targets(self.model) and not reads_both:
             yield Problem(
-                "model.target",
-                f"has {len(self.model.target)} targets. Pre-training on a corpus takes one of "
-                f"{allowed}.",
-            )
-            return
-        kind = self.model.target[0].type_name()
-        if kind not in OBJECTIVES:
-            yield Problem(
-                "model.target.0.type",
-                f"{kind!r} cannot be trained on a corpus. Use one of {allowed}.",
-            )
-        if kind == "mlm" and self.model.encoder.sight == "past":
-            yield Problem(
-                "model.target.0.type",
+                f"model.target.{targets.index('mlm')}.type",
                 f"'mlm' needs an encoder that reads both sides of a masked token; "
                 f"{self.model.encoder.type_name()!r} as configured reads only what is before it. "
                 "Use `mask: bidirectional`, a bidirectional encoder, or the target `lm`.",

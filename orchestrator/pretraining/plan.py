@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, fields
 
 from orchestrator.data.documents import open_documents
+from orchestrator.data.tasks import load_task
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
@@ -121,8 +122,11 @@ def make_plan(config: PretrainConfig) -> Plan:
         InputError: The corpus or the tokenizer is not there, or ``train.freeze`` names what the
             model does not have.
     """
-    for spec in config.data.specs:
-        open_documents(spec)
+    if config.chosen_samples.type == "labelled":
+        load_task(config.data.data)
+    else:
+        for spec in config.data.specs:
+            open_documents(spec)
     model = with_vocabulary(config, expected_vocabulary(config))
     parameters = count_parameters(model)
     freeze(build_on_meta(model), config.train.freeze)
@@ -144,7 +148,9 @@ def make_plan(config: PretrainConfig) -> Plan:
 
 
 def expected_vocabulary(config: PretrainConfig) -> int:
-    """Return how many tokens the tokenizer will have at most."""
+    """Return how many tokens the tokenizer will have at most; images need none."""
+    if config.reads_images:
+        return 0
     path = config.data.tokenizer.path
     if path is None:
         return config.data.tokenizer.vocab_size
@@ -175,24 +181,54 @@ def describe(plan: Plan) -> str:
     config, train, engine = plan.config, plan.config.train, plan.config.engine
     workers = config.cluster.workers
     micro = train.global_batch_size // workers // train.micro_batch_size
-    tokenizer = config.data.tokenizer
     parts = " + ".join(f"{name} {count:,}" for name, count in plan.parameters.by_part.items())
     rows = {
         "run": f"{config.run.name} → package {config.package.name} in {config.run.zoo}",
-        "corpus": f"{config.data.title}, at most {config.data.specs[0].max_documents or 'all'} "
-        f"documents, blocks of {config.data.block_size} tokens",
-        "tokenizer": tokenizer.path or f"{tokenizer.type}, {tokenizer.vocab_size} tokens",
+        "corpus": _corpus(config),
+        "samples": _samples(config),
+        "tokenizer": _tokenizer(config),
         "parameters": f"{plan.parameters.total:,} = {parts}",
         "engine": f"{engine.title}, {engine.precision}, {workers} × "
         f"{config.cluster.cpus_per_worker:g} CPU, {config.cluster.gpus_per_worker:g} GPU",
         "memory": f"{_bytes(plan.memory.total)} a worker = {plan.memory.formula()}",
         "batch": f"{train.global_batch_size} = {workers} workers × {micro} micro-batches × "
-        f"{train.micro_batch_size} blocks",
-        "steps": f"{train.max_steps:,} steps, {plan.tokens:,} tokens",
+        f"{train.micro_batch_size} samples",
+        "steps": f"{train.max_steps:,} steps, {_amount(plan)}",
         "checkpoints": _every(train.checkpoint_every_steps),
         "evaluation": _every(train.eval_every_steps),
     }
     return "\n".join(f"{name:12} {text}" for name, text in rows.items())
+
+
+def _amount(plan: Plan) -> str:
+    """Return how much all steps read."""
+    train = plan.config.train
+    if plan.config.chosen_samples.type == "labelled":
+        return f"{train.max_steps * train.global_batch_size:,} rows"
+    return f"{plan.tokens:,} tokens at most"
+
+
+def _corpus(config: PretrainConfig) -> str:
+    if config.chosen_samples.type == "labelled":
+        return f"{config.data.title}, at most {config.data.data.max_rows or 'all'} rows"
+    return (
+        f"{config.data.title}, at most {config.data.specs[0].max_documents or 'all'} documents, "
+        f"blocks of {config.data.block_size} tokens"
+    )
+
+
+def _samples(config: PretrainConfig) -> str:
+    weights = config.data.weights
+    mixed = "" if weights is None else f", mixed {' : '.join(f'{w:g}' for w in weights)}"
+    names = ", ".join(target.name for target in config.model.target)
+    return f"{config.chosen_samples.type} for {names}{mixed}"
+
+
+def _tokenizer(config: PretrainConfig) -> str:
+    tokenizer = config.data.tokenizer
+    if config.reads_images:
+        return "none: images"
+    return tokenizer.path or f"{tokenizer.type}, {tokenizer.vocab_size} tokens"
 
 
 def _every(steps: int) -> str:

@@ -17,7 +17,7 @@ from orchestrator.storage import RunFolder, atomic_write_json
 from orchestrator.zoo import Zoo
 
 if TYPE_CHECKING:
-    from orchestrator.data.corpus import Corpus
+    from orchestrator.pretraining.inputs import AnyCorpus
     from orchestrator.zoo import Package
     from orchestrator.zoo.draft import Draft
 
@@ -120,16 +120,16 @@ class _Work:
 
     config: PretrainConfig
     run: RunFolder
-    corpus: "Corpus | None" = None
+    corpus: "AnyCorpus | None" = None
 
     def prepare(self) -> None:
         """Make the corpus, and check before training that its result can be stored."""
-        from orchestrator.data.corpus import prepare_corpus
+        from orchestrator.pretraining.inputs import prepare_inputs, vocabulary
         from orchestrator.pretraining.plan import with_vocabulary
 
         cache = Path(self.config.run.dir).resolve() / CORPORA
-        self.corpus = prepare_corpus(self.config.data, cache)
-        with_vocabulary(self.config, self.corpus.processor.vocab_size)
+        self.corpus = prepare_inputs(self.config, cache)
+        with_vocabulary(self.config, vocabulary(self.corpus))
         self._draft({}).discard()
         _LOG.info(
             "%s: corpus of %s documents, %s tokens",
@@ -182,7 +182,7 @@ class _Work:
             (draft.path / "evaluation").mkdir()
             atomic_write_json(
                 draft.path / "evaluation" / "pretraining.json",
-                {"data": self.config.data.data.source, "split": "validation"} | draft.metrics,
+                {"data": self.config.data.title, "split": "validation"} | draft.metrics,
             )
             return draft.commit()
 
@@ -203,14 +203,17 @@ class _Work:
 
     def _draft(self, metrics: dict[str, Any]) -> "Draft":
         target = self.config.model.target[0]
+        names = getattr(self.corpus, "label_names", None)
+        labels = {} if names is None else {"labels": {target.name: list(names)}}
         return Zoo(self.config.run.zoo).draft(
             self.config.package.name,
             kind="pretrained",
             producer={"stage": STAGE, "job": self.config.run.name, "run_id": self._id()},
             task={
                 "kind": target.type_name(),
-                "modality": "text",
-                "max_length": self.config.data.block_size,
+                "modality": "vision" if self.config.reads_images else "text",
+                "max_length": None if self.config.reads_images else self.config.data.block_size,
+                **labels,
             },
             metrics=metrics,
             licence=self.config.package.licence,
@@ -218,13 +221,24 @@ class _Work:
 
     def _figures(self, summary: dict[str, Any]) -> dict[str, Any]:
         assert self.corpus is not None
-        validation = summary["validation"]
-        name = self.config.model.target[0].name
-        return {
+        validation, guessed = summary["validation"], summary["baselines"]
+        trained = [t for t in self.config.model.target if f"loss.{t.name}" in validation]
+        first = trained[0].name
+        figures = {
             "loss": validation["loss"],
-            "accuracy": validation[f"accuracy.{name}"],
-            "perplexity": math.exp(min(validation["loss"], 50.0)),
+            "accuracy": validation[f"accuracy.{first}"],
+            "perplexity": math.exp(min(validation[f"loss.{first}"], 50.0)),
             "unigram_entropy": summary["unigram_entropy"],
+            "baseline_loss": guessed[f"loss.{first}"],
+            "baseline_accuracy": guessed[f"accuracy.{first}"],
+        }
+        for target in trained[1:]:
+            for figure in ("loss", "accuracy"):
+                key = f"{figure}.{target.name}"
+                figures[key] = validation[key]
+                if key in guessed:
+                    figures[f"baseline_{key}"] = guessed[key]
+        return figures | {
             "steps": summary["step"],
             "seconds": round(summary["seconds"], 1),
             "workers": summary["world"],

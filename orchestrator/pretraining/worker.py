@@ -6,15 +6,12 @@ group that was started again goes on where the last one was lost.
 """
 
 import json
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from orchestrator.data.corpus import Corpus, open_corpus
-from orchestrator.data.samples import BilmSamples, LmSamples, MlmSamples, SampleDataset
 from orchestrator.data.steps import StepSource, eval_batches
 from orchestrator.errors import IntegrityError, StageError
 from orchestrator.modeling.builder import build_model
@@ -23,12 +20,20 @@ from orchestrator.modeling.freezing import freeze
 from orchestrator.modeling.package import write_model
 from orchestrator.pretraining.best import BestKeeper
 from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.pretraining.inputs import (
+    AnyCorpus,
+    HeldOut,
+    baselines,
+    open_inputs,
+    samples_of,
+    vocabulary,
+)
 from orchestrator.pretraining.meter import Meter
 from orchestrator.pretraining.plan import with_vocabulary
 from orchestrator.storage import commit_folder, read_json, temporary_sibling, verify_folder
 from orchestrator.training.averaging import averaged
 from orchestrator.training.detour import Detour
-from orchestrator.training.engine import Batch, Engine
+from orchestrator.training.engine import Engine
 from orchestrator.training.history import History
 from orchestrator.training.loop import NonFiniteError, TrainResult, train
 from orchestrator.training.seeding import derive_seed
@@ -38,11 +43,7 @@ from orchestrator.training.workers import WorkerGroup
 EXPORT = "export"
 SUMMARY = "summary.json"
 HISTORY = "history.parquet"
-SAMPLES: dict[str, Callable[..., SampleDataset]] = {
-    "mlm": MlmSamples,
-    "lm": LmSamples,
-    "bilm": BilmSamples,
-}
+BASELINE_SAMPLES = 512  # whose labels are counted
 
 
 def pretrain_all(context: WorkerGroup, payload: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def pretrain(context: WorkerGroup, job: dict[str, Any]) -> dict[str, Any]:
     done = _exported(context)
     if done is not None:
         return done
-    run = _Run(context, config, open_corpus(Path(job["corpus"])))
+    run = _Run(context, config, open_inputs(Path(job["corpus"])))
     result = run.train()
     if result.stopped:
         return {"stopped": True, "step": result.steps}
@@ -99,9 +100,9 @@ def _exported(context: WorkerGroup) -> dict[str, Any] | None:
 class _Run:
     """One model being trained on one worker."""
 
-    def __init__(self, context: WorkerGroup, config: PretrainConfig, corpus: Corpus) -> None:
+    def __init__(self, context: WorkerGroup, config: PretrainConfig, corpus: AnyCorpus) -> None:
         self.context, self.config, self.corpus = context, config, corpus
-        self.model_config: ModelConfig = with_vocabulary(config, corpus.processor.vocab_size)
+        self.model_config: ModelConfig = with_vocabulary(config, vocabulary(corpus))
         torch.manual_seed(derive_seed(config.seed, "model"))
         model = build_model(self.model_config)
         freeze(model, config.train.freeze)
@@ -109,14 +110,18 @@ class _Run:
         self.engine: Engine = context.build_engine(
             model, config.train.optimizer, config.engine, weights
         )
+        self.samples = samples_of(config, corpus, corpus.train)
+        held_out = samples_of(config, corpus, corpus.validation)
+        self.held_out = HeldOut(held_out, config.train.eval_blocks)
         self.history = History()
         self.before_s = 0.0  # what earlier parts of a resumed run took
         self.detour = Detour(
             StepSource(
-                self._samples(corpus.train),
+                self.samples,
                 config.train.global_batch_size,
                 config.train.micro_batch_size,
                 derive_seed(config.seed, "order"),
+                config.data.weights,
             )
         )
         self.meter = Meter(
@@ -130,12 +135,6 @@ class _Run:
         self.best = (
             None if stopping is None else BestKeeper(context, self.engine, config.train, stopping)
         )
-
-    def _samples(self, blocks: Any) -> SampleDataset:
-        target = self.model_config.target[0]
-        build = SAMPLES[target.type_name()]
-        seed = derive_seed(self.config.seed, "masking")
-        return build(blocks, self.corpus.processor, target.name, seed)
 
     def train(self) -> TrainResult:
         """Run the loop from the newest intact checkpoint to the end."""
@@ -154,7 +153,7 @@ class _Run:
     def _loop(self, first: int, watchdog: Watchdog) -> TrainResult | NonFiniteError:
         ended = self.best is not None and self.best.exhausted(self.history)
         try:
-            return train(
+            result: TrainResult | NonFiniteError = train(
                 self.engine,
                 self.meter,
                 self.config.train,
@@ -169,7 +168,9 @@ class _Run:
                 watchdog=watchdog,
             )
         except NonFiniteError as error:
-            return error
+            result = error
+        self.context.settle_checkpoint()
+        return result
 
     def _judge(self, step: int, metrics: dict[str, float]) -> bool:
         del metrics  # they are in the history
@@ -209,9 +210,8 @@ class _Run:
 
     def _evaluate(self) -> dict[str, float]:
         section = self.config.train
-        held_out = _First(self._samples(self.corpus.validation), section.eval_blocks)
         batches = eval_batches(
-            held_out, section.eval_batch_size, self.engine.rank, self.engine.world
+            self.held_out, section.eval_batch_size, self.engine.rank, self.engine.world
         )
         with averaged(self.engine):
             return self.engine.evaluate(batches)
@@ -220,7 +220,7 @@ class _Run:
         extra = {"history": self.history.rows, "seconds": self._seconds()}
         extra |= {"jumps": self.detour.jumps}
         with self.meter.saving():
-            self.context.commit_checkpoint(step, self.engine, extra)
+            self.context.begin_checkpoint(step, self.engine, extra)
 
     def _seconds(self) -> float:
         return float(self.history.rows[-1]["seconds"]) if self.history.rows else self.before_s
@@ -253,22 +253,8 @@ class _Run:
             "train": result.train,
             "validation": result.validation,
             "unigram_entropy": self.corpus.unigram_entropy(),
+            "baselines": baselines(self.samples, self.held_out, BASELINE_SAMPLES),
             "seconds": self._seconds(),
             "world": self.context.world,
             "shard_elements": sum(s.master.numel() for s in self.engine.shards()),
         }
-
-
-class _First:
-    """The first samples of a data set."""
-
-    def __init__(self, samples: SampleDataset, limit: int | None) -> None:
-        self._samples = samples
-        self._size = len(samples) if limit is None else min(limit, len(samples))
-
-    def __len__(self) -> int:
-        return self._size
-
-    def collate(self, indices: Any, epoch: Any) -> Batch:
-        """Build a batch of the given samples."""
-        return self._samples.collate(indices, epoch)

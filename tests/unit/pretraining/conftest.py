@@ -7,8 +7,8 @@ import torch
 
 from orchestrator.cluster.context import WorkerContext
 from orchestrator.config import load_config
-from orchestrator.data.corpus import prepare_corpus
 from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.pretraining.inputs import prepare_inputs
 
 SUBJECTS = ("the fox", "a dog", "the old cat", "a young bird")
 VERBS = ("sees", "likes", "chases")
@@ -77,7 +77,7 @@ def make_job(make_config, tmp_path_factory):
 
     def make(*overrides, run_dir):
         config = make_config(*overrides)
-        corpus = prepare_corpus(config.data, cache)
+        corpus = prepare_inputs(config, cache)
         return {
             "config": config.model_dump(mode="json"),
             "corpus": str(corpus.path),

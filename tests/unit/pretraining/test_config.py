@@ -89,12 +89,97 @@ def test_the_encoder_must_read_what_the_target_needs(problems, overrides, fits):
         assert "needs an encoder" in found["model.target.0.type"]
 
 
+DECODER = [
+    "model.target=lm",
+    "model.target_embedding={parts: [word, pos]}",
+    "model.decoder={type: transformer, num_heads: 2}",
+]
+SENTINELS = "data.tokenizer.sentinels=8"
+TOPIC = "data.data.source=builtin:pydoc/kind"
+PACKED = "data.packing=documents"
+
+
 @pytest.mark.parametrize(
-    ("target", "path"),
-    [("{type: cls, num_labels: 3}", "model.target.0.type"), ("[mlm, sp]", "model.target")],
+    ("overrides", "path", "words"),
+    [
+        (["model.target={type: cls, num_labels: 3}"], "data.data.source", "no labels"),
+        (["model.target=[mlm, sp]"], "model.target.1.type", "'sp' cannot be pre-trained"),
+        (["model.target=[mlm, lm]"], "model.target", "no samples with labels of these together"),
+        (["model.target=[mlm, nsp, sop]"], "model.target", "together"),
+        (["model.target=[]"], "model.target", "no target with labels"),
+        (["model.target=vector"], "model.target", "no target with labels"),
+        (["samples={type: pairs}"], "samples.type", "have labels of one target nsp or sop"),
+        (["samples={type: spans}"], "samples.type", "'spans'"),
+        (["samples={type: next}"], "samples.type", "the model has mlm"),
+        ([*DECODER], "samples", "spans, denoising or gaps"),
+        ([*DECODER, "samples={type: next}"], "samples.type", "the model has a decoder"),
+        ([*DECODER, "samples={type: spans}"], "data.tokenizer.sentinels", "need"),
+        (["model.target=lm", CAUSAL, "samples={type: gaps}"], "samples.type", "no decoder"),
+        (["model.target=lm", CAUSAL, "samples={type: prefix}"], "samples.type", "mask: prefix"),
+        ([TOPIC], "data.data.source", "is no corpus"),
+        (["model.target=[mlm, nsp]", PACKED], "data.packing", "masked, next, prefix or replaced"),
+        (["model.target=mlm", "model.encoder=bilstm", PACKED], "data.packing", "across documents"),
+        (["model.target=cls", TOPIC, "data.max_documents=9"], "data.max_documents", "max_rows"),
+        (["samples={type: nonsense}"], "samples.type", "nonsense"),
+    ],
 )
-def test_targets_that_a_corpus_has_no_labels_for(problems, target, path):
-    assert path in problems(f"model.target={target}")
+def test_targets_and_data_that_do_not_fit(problems, overrides, path, words):
+    assert words in problems(*overrides)[path]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.target=[mlm, nsp]"],
+        ["model.target=[mlm, {type: sop, weight: 0.5}]"],
+        ["model.target=[nsp]"],
+        ["model.target=rtd"],
+        ["model.target=[mlm, vector]"],
+        ["model.target=cls", TOPIC],
+        ["model.target=[cls, mlm]", TOPIC],
+        ["samples={type: masked, masking: {units: spans}}", PACKED],
+        ["model.target=lm", "model.encoder.mask=prefix"],
+        ["model.target=lm", "model.encoder.mask=prefix", "samples={type: next}"],
+        [*DECODER, "samples={type: spans}", SENTINELS],
+        [*DECODER, "samples={type: denoising}"],
+        [*DECODER, "samples={type: gaps, selection: lead}"],
+    ],
+)
+def test_targets_and_data_that_fit(problems, overrides):
+    assert problems(*overrides) == {}
+
+
+def test_the_usual_samples_are_those_of_the_targets(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(GOOD)
+
+    def usual(*overrides):
+        return load_config(PretrainConfig, path, overrides).chosen_samples.type
+
+    assert usual() == "masked"
+    assert usual("model.target=[mlm, sop]") == "pairs"
+    assert usual("model.target=lm", CAUSAL) == "next"
+    assert usual("model.target=lm", "model.encoder.mask=prefix") == "prefix"
+    assert usual("model.target=bilm", "model.encoder=bilstm") == "neighbours"
+    assert usual("model.target=rtd") == "replaced"
+    assert usual("model.target=[cls, mlm]", TOPIC) == "labelled"
+
+
+IMAGES = [
+    "data.data.source=builtin:digits",
+    "model.target={type: cls, num_labels: 10}",
+    "model.embedding={parts: [{type: patch, image_size: 8, patch_size: 2, channels: 1}, pos]}",
+    "model.max_position_embeddings=17",
+]
+
+
+def test_images_have_neither_words_nor_a_tokenizer(problems):
+    assert problems(*IMAGES) == {}
+    assert "no tokenizer" in problems(*IMAGES, "data.tokenizer.vocab_size=500")["data.tokenizer"]
+    words = problems(*IMAGES, "model.embedding={parts: [word, pos]}")
+    assert "no words" in words["model.embedding.parts"]
+    both = "model.target=[{type: cls, num_labels: 10}, {type: mlm, tie: false}]"
+    assert "no tokens to mask" in problems(*IMAGES, both)["model.target"]
 
 
 def test_one_worker_is_not_two(problems):

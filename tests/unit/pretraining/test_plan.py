@@ -43,7 +43,7 @@ def test_parameters_are_those_of_the_built_model(make_config):
 
 def test_check_says_what_will_happen_and_allocates_nothing(make_config, tmp_path):
     text = check(make_config("cluster.workers=2", "engine.type=zero", "engine.zero_stage=3"))
-    assert "8 = 2 workers × 1 micro-batches × 4 blocks" in text
+    assert "8 = 2 workers × 1 micro-batches × 4 samples" in text
     assert "ZeRO-3, fp32, 2 × 1 CPU" in text
     assert "6 steps, 768 tokens" in text
     assert "every 2 steps and at the end" in text

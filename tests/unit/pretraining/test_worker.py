@@ -1,13 +1,24 @@
 """What a worker does: train, checkpoint, stop, resume bit for bit, export once."""
 
 import json
+import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.pretraining.inputs import HeldOut, open_inputs, samples_of
 from orchestrator.pretraining.worker import EXPORT, pretrain, pretrain_all
 from orchestrator.storage import verify_folder
+
+DECODER = [
+    "model.target=lm",
+    "model.target_embedding={parts: [word, pos]}",
+    "model.decoder={type: transformer, num_layers: 1, num_heads: 2}",
+    "data.tokenizer.vocab_size=310",
+]
 
 
 def weights(folder):
@@ -97,6 +108,15 @@ def test_a_damaged_export_is_made_again_from_the_last_checkpoint(
         ["model.target=lm", "model.encoder.mask=causal"],
         ["model.target=bilm", "model.encoder=bilstm"],
         ["model.target=mlm", "model.encoder={type: gatedcnn, mask: bidirectional}"],
+        ["model.target=mlm", "samples={type: masked, masking: {units: spans, copies: 2}}"],
+        ["model.target=[mlm, nsp]"],
+        ["model.target=[mlm, {type: sop, weight: 0.1}]"],
+        ["model.target=rtd"],
+        ["model.target=lm", "model.encoder.mask=prefix"],
+        ["model.target=lm", "model.encoder.mask=causal", "data.packing=documents"],
+        [*DECODER, "samples={type: spans}", "data.tokenizer.sentinels=4"],
+        [*DECODER, "samples={type: denoising}"],
+        [*DECODER, "samples={type: gaps}"],
     ],
 )
 def test_every_objective_learns(alone, make_job, tmp_path, overrides):
@@ -120,3 +140,54 @@ def test_a_group_trains_one_model_after_the_other_and_stops_in_between(alone, ma
     outcome = pretrain_all(alone, {"jobs": later})
     assert outcome["stopped"]
     assert len(outcome["summaries"]) == 1
+
+
+def test_digits_are_learnt_from_their_pixels(alone, make_job, tmp_path):
+    job = make_job(
+        "data={data: {source: builtin:digits, max_rows: 400}}",
+        "model.embedding={parts: [{type: patch, image_size: 8, patch_size: 4, channels: 1}, pos]}",
+        "model.target={type: cls, num_labels: 10}",
+        "train.max_steps=40",
+        "train.global_batch_size=32",
+        "train.micro_batch_size=32",
+        "train.optimizer.learning_rate=0.02",
+        "train.eval_every_steps=0",
+        "train.checkpoint_every_steps=0",
+        "train.eval_blocks=null",
+        run_dir=tmp_path / "run",
+    )
+    summary = pretrain(alone.within(tmp_path / "run"), job)
+    assert summary["validation"]["accuracy.cls"] > 3 * summary["baselines"]["accuracy.cls"]
+    assert summary["baselines"]["loss.cls"] == pytest.approx(math.log(10), abs=0.15)
+
+
+def test_every_target_of_several_is_measured_and_compared(alone, make_job, tmp_path):
+    job = make_job("model.target=[mlm, nsp]", "train.max_steps=2", run_dir=tmp_path / "run")
+    summary = pretrain(alone.within(tmp_path / "run"), job)
+    assert set(summary["validation"]) >= {"loss.mlm", "loss.nsp", "accuracy.nsp"}
+    assert summary["baselines"]["loss.nsp"] == pytest.approx(math.log(2), abs=0.05)
+    assert summary["baselines"]["accuracy.nsp"] == pytest.approx(0.5, abs=0.2)
+
+
+def test_a_mixture_is_trained_and_measured_on_all_its_sources(alone, make_job, documents, tmp_path):
+    (tmp_path / "other").mkdir()
+    for index in range(40):
+        (tmp_path / "other" / f"{index}.txt").write_text(
+            f"one two three {index} four five six " * 4
+        )
+    sources = (
+        f"[{{data: {{source: 'files:{documents}'}}}}, "
+        f"{{data: {{source: 'files:{tmp_path}/other'}}, weight: 2}}]"
+    )
+    tokenizer = "tokenizer: {vocab_size: 300}"
+    job = make_job(
+        f"data={{mixture: {sources}, {tokenizer}, block_size: 16}}", run_dir=tmp_path / "run"
+    )
+    summary = pretrain(alone.within(tmp_path / "run"), job)
+    assert summary["step"] == 6
+    corpus = open_inputs(Path(job["corpus"]))
+    assert len(corpus.train.parts) == 2
+    config = PretrainConfig.model_validate(job["config"])
+    held_out = HeldOut(samples_of(config, corpus, corpus.validation), 8)
+    border = corpus.validation.parts[0]
+    assert {index >= border for index in held_out._indices.tolist()} == {False, True}

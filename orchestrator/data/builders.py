@@ -1,0 +1,140 @@
+"""From a config of samples to samples.
+
+Every builder gets the split's data, the processor, the name of the target of each type, the seed
+and how the documents of a block are packed.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from orchestrator.data.blocks import TokenBlocks
+from orchestrator.data.denoising import DenoisingSamples, Noise
+from orchestrator.data.gap_sentences import GapSentenceSamples
+from orchestrator.data.labelled_samples import LabelledSamples
+from orchestrator.data.masking import Masking
+from orchestrator.data.packing import Packing
+from orchestrator.data.pairs import Pairing, PairSamples
+from orchestrator.data.prefixes import PrefixSamples
+from orchestrator.data.processors import TextProcessor
+from orchestrator.data.replacing import ReplacedSamples
+from orchestrator.data.rows import Rows
+from orchestrator.data.sample_configs import (
+    AnySamples,
+    DenoisingConfig,
+    GapsConfig,
+    LabelledConfig,
+    MaskedConfig,
+    MaskingConfig,
+    NeighboursConfig,
+    NextConfig,
+    PairsConfig,
+    PrefixConfig,
+    ReplacedConfig,
+    SpansConfig,
+)
+from orchestrator.data.samples import BilmSamples, LmSamples, MlmSamples, SampleDataset
+from orchestrator.data.span_corruption import Corruption, SpanCorruptionSamples
+
+Targets = Mapping[str, str]
+"""Type of a target → its name."""
+
+
+def build_samples(
+    config: AnySamples,
+    data: TokenBlocks | Rows,
+    processor: TextProcessor | None,
+    targets: Targets,
+    seed: int,
+    packing: Packing = "stream",
+) -> SampleDataset:
+    """Build the samples of one split.
+
+    Args:
+        config: how they are made.
+        data: blocks of a corpus, or labelled rows.
+        processor: tokenizer; None for images.
+        targets: name of the model's target of each type.
+        seed: seed of all random choices.
+        packing: whether the documents of a block are kept apart.
+
+    Raises:
+        InputError: the data or the tokenizer lack something.
+    """
+    return BUILDERS[type(config)](config, data, processor, targets, seed, packing)
+
+
+def masking(config: MaskingConfig) -> Masking:
+    """Return the rule that a config describes."""
+    return Masking(
+        config.share,
+        config.hidden,
+        config.random,
+        whole_words=config.units == "words",
+        spans=config.units == "spans",
+        copies=config.copies,
+    )
+
+
+def _masked(c: MaskedConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing) -> Any:
+    return MlmSamples(data, processor, t["mlm"], seed, masking(c.masking), p)
+
+
+def _next(c: NextConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing) -> Any:
+    return LmSamples(data, processor, t["lm"], seed, p)
+
+
+def _neighbours(
+    c: NeighboursConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing
+) -> Any:
+    return BilmSamples(data, processor, t["bilm"], seed)
+
+
+def _prefix(c: PrefixConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing) -> Any:
+    return PrefixSamples(data, processor, t["lm"], seed, p)
+
+
+def _pairs(c: PairsConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing) -> Any:
+    pairing = Pairing("next" if "nsp" in t else "order", c.changed, c.short_share)
+    judge = t.get("nsp") or t.get("sop")
+    return PairSamples(data, processor, judge, t.get("mlm"), seed, pairing, masking(c.masking))
+
+
+def _replaced(
+    c: ReplacedConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing
+) -> Any:
+    return ReplacedSamples(data, processor, t["rtd"], seed, c.share, c.replacements, p)
+
+
+def _spans(c: SpansConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing) -> Any:
+    return SpanCorruptionSamples(data, processor, t["lm"], seed, Corruption(c.share, c.mean_span))
+
+
+def _denoising(
+    c: DenoisingConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing
+) -> Any:
+    return DenoisingSamples(data, processor, t["lm"], seed, Noise(c.share, c.mean_span, c.shuffle))
+
+
+def _gaps(c: GapsConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing) -> Any:
+    return GapSentenceSamples(data, processor, t["lm"], seed, c.share, c.selection)
+
+
+def _labelled(
+    c: LabelledConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing
+) -> Any:
+    return LabelledSamples(data, processor, t["cls"], t.get("mlm"), seed, masking(c.masking))
+
+
+BUILDERS: dict[type, Callable[..., SampleDataset]] = {
+    MaskedConfig: _masked,
+    NextConfig: _next,
+    NeighboursConfig: _neighbours,
+    PrefixConfig: _prefix,
+    PairsConfig: _pairs,
+    ReplacedConfig: _replaced,
+    SpansConfig: _spans,
+    DenoisingConfig: _denoising,
+    GapsConfig: _gaps,
+    LabelledConfig: _labelled,
+}
+"""Config → builder."""

@@ -1,0 +1,63 @@
+"""Labelled rows, with hidden tokens besides: a class and masked words learnt from one batch.
+
+Shapes: B batch, S length.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from orchestrator.data.masking import Masking, mask_tokens
+from orchestrator.data.processors import TextProcessor
+from orchestrator.data.rows import Rows
+from orchestrator.data.samples import Batch, ClsSamples, words_of
+from orchestrator.errors import InputError
+
+IntArray = npt.NDArray[np.int64]
+
+
+class LabelledSamples(ClsSamples):
+    """``labels.<class target>`` [B] and, for texts, ``labels.<words target>`` [B, S]."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        processor: TextProcessor | None,
+        target_name: str = "cls",
+        words_target: str | None = None,
+        seed: int = 7,
+        masking: Masking | None = None,
+    ) -> None:
+        """Tokenize the rows.
+
+        Raises:
+            InputError: there are no rows, texts without a processor, or words to mask in images.
+        """
+        super().__init__(rows, processor, target_name)
+        if words_target is not None and (processor is None or rows.images is not None):
+            raise InputError("images have no tokens to mask. Leave the target mlm out.")
+        self._words_target = words_target
+        self._seed = seed
+        self._masking = masking or Masking()
+        self._processor = processor
+
+    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
+        """Build a batch, cut to its longest row."""
+        batch = super().collate(indices, epoch)
+        processor = self._processor
+        if self._words_target is None or processor is None:
+            return batch
+        ids = batch["input_ids"].numpy()
+        masked, labels = mask_tokens(
+            ids,
+            indices,
+            epoch,
+            self._seed,
+            processor.continues,
+            self._masking,
+            words_of(processor),
+        )
+        return batch | {
+            "input_ids": torch.from_numpy(masked),
+            f"labels.{self._words_target}": torch.from_numpy(labels),
+        }

@@ -1,0 +1,156 @@
+"""Which samples the targets of a model are trained on, and whether model and data fit them.
+
+Imports neither torch nor ray.
+"""
+
+from collections.abc import Iterator
+
+from orchestrator.data.sample_configs import (
+    KINDS,
+    AnySamples,
+    DenoisingConfig,
+    GapsConfig,
+    LabelledConfig,
+    MaskedConfig,
+    NeighboursConfig,
+    NextConfig,
+    PairsConfig,
+    PrefixConfig,
+    ReplacedConfig,
+    SamplesConfig,
+    SpansConfig,
+)
+from orchestrator.data.spec import CorpusConfig
+from orchestrator.errors import Problem
+from orchestrator.modeling.config import ModelConfig
+
+USUAL: tuple[type[SamplesConfig], ...] = (
+    PairsConfig,
+    LabelledConfig,
+    MaskedConfig,
+    NeighboursConfig,
+    ReplacedConfig,
+)
+"""Samples of targets that have only one kind; the first that fits all targets is taken."""
+
+WRITERS = (SpansConfig, DenoisingConfig, GapsConfig)
+"""Samples for an encoder and a decoder; none of them is the usual one."""
+
+TRAINED = tuple(sorted({name for kind in KINDS for name in (*kind.wants, *kind.also)}))
+"""Targets that can be pre-trained."""
+
+
+def labelled_targets(model: ModelConfig) -> list[str]:
+    """Return the types of the targets that need labels from samples."""
+    return [t.type_name() for t in model.target if t.has_loss and t.balances is None]
+
+
+def usual_samples(model: ModelConfig) -> AnySamples | None:
+    """Return the samples that a model's targets are trained on; None: there is no usual kind."""
+    targets = labelled_targets(model)
+    if model.decoder is not None:
+        return None
+    if targets == ["lm"]:
+        prefix = getattr(model.encoder, "mask", None) == "prefix"
+        return PrefixConfig() if prefix else NextConfig()
+    for kind in USUAL:
+        if _fits(kind, targets):
+            return kind()  # type: ignore[return-value]
+    return None
+
+
+def sample_problems(
+    model: ModelConfig, samples: AnySamples | None, data: CorpusConfig
+) -> Iterator[Problem]:
+    """Yield what does not fit together."""
+    chosen = samples or usual_samples(model)
+    if chosen is None:
+        yield _no_usual(model)
+        return
+    if samples is not None and not _fits(type(chosen), labelled_targets(model)):
+        yield Problem("samples.type", _misfit(chosen, labelled_targets(model)))
+    if chosen.decoder != (model.decoder is not None):
+        has, fits = ("a", _names(WRITERS)) if model.decoder else ("no", "another type")
+        yield Problem("samples.type", f"{chosen.type!r}: the model has {has} decoder. Use {fits}.")
+    if chosen.type == "prefix" and getattr(model.encoder, "mask", None) != "prefix":
+        yield Problem("samples.type", "'prefix' needs an encoder with `mask: prefix`.")
+    yield from _data_problems(model, chosen, data)
+
+
+def _fits(kind: type[SamplesConfig], targets: list[str]) -> bool:
+    """Whether samples of a kind have labels of all targets, and of each type at most once."""
+    known = set(kind.wants) | set(kind.also)
+    wanted = [target for target in targets if target in kind.wants]
+    return len(wanted) == 1 and set(targets) <= known and len(set(targets)) == len(targets)
+
+
+def _misfit(chosen: AnySamples, targets: list[str]) -> str:
+    besides = f", besides {' or '.join(chosen.also)}" if chosen.also else ""
+    return (
+        f"{chosen.type!r} samples have labels of one target {' or '.join(chosen.wants)}{besides}; "
+        f"the model has {', '.join(targets) or 'none'}. Change model.target or samples.type."
+    )
+
+
+def _no_usual(model: ModelConfig) -> Problem:
+    targets = labelled_targets(model)
+    strange = [name for name in targets if name not in TRAINED]
+    if strange:
+        index = [target.type_name() for target in model.target].index(strange[0])
+        message = (
+            f"{strange[0]!r} cannot be pre-trained on a corpus. Use one of {', '.join(TRAINED)}."
+        )
+        return Problem(f"model.target.{index}.type", message)
+    if model.decoder is not None and targets == ["lm"]:
+        message = f"a model with a decoder is trained on {_names(WRITERS)}. Set samples.type."
+        return Problem("samples", message)
+    return Problem(
+        "model.target",
+        f"{', '.join(targets) or 'no target with labels'}: there are no samples with labels of "
+        "these together. Use mlm, lm, bilm, rtd, cls, nsp or sop, or mlm with one of the last "
+        "three.",
+    )
+
+
+def _data_problems(model: ModelConfig, chosen: AnySamples, data: CorpusConfig) -> Iterator[Problem]:
+    source = data.data.source
+    if chosen.type == "labelled":
+        if data.mixture:
+            yield Problem("data.mixture", "labelled rows come from one source. Use data.data.")
+        elif source == "builtin:pydoc":
+            yield Problem(
+                "data.data.source", f"{source!r} has no labels. Use builtin:pydoc/<task>."
+            )
+        if data.data.source == "builtin:digits" and "mlm" in labelled_targets(model):
+            yield Problem("model.target", "images have no tokens to mask. Leave mlm out.")
+    elif data.data.labelled and not data.mixture:
+        yield Problem("data.data.source", f"{source!r} is no corpus. Use builtin:pydoc.")
+    if data.packing == "documents":
+        if not chosen.packs:
+            kinds = _names(kind for kind in KINDS if kind.packs)
+            yield Problem("data.packing", f"'documents' is for samples of type {kinds}.")
+        elif model.encoder.type_name() != "transformer":
+            yield Problem(
+                "data.packing",
+                f"'documents': {model.encoder.type_name()!r} reads across documents. Use stream.",
+            )
+    if chosen.type == "spans" and data.tokenizer.path is None:
+        yield from _sentinel_problems(chosen, data)
+
+
+def _sentinel_problems(chosen: SpansConfig, data: CorpusConfig) -> Iterator[Problem]:
+    from orchestrator.data.span_corruption import Corruption
+
+    rule = Corruption(chosen.share, chosen.mean_span)
+    _, needed = rule.sizes(rule.room(data.block_size))
+    if data.tokenizer.sentinels < needed:
+        yield Problem(
+            "data.tokenizer.sentinels",
+            f"{data.tokenizer.sentinels} are too few: blocks of {data.block_size} tokens need "
+            f"{needed} (T5 has 100).",
+        )
+
+
+def _names(kinds: "Iterator[type[SamplesConfig]] | tuple[type[SamplesConfig], ...]") -> str:
+    names = [str(kind.model_fields["type"].default) for kind in kinds]
+    return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -1,0 +1,120 @@
+"""Every kind of samples is built by its config and says how many come from each source."""
+
+import numpy as np
+import pytest
+
+from orchestrator.data.builders import BUILDERS, build_samples, masking
+from orchestrator.data.corpus import prepare_corpus
+from orchestrator.data.labelled_corpus import open_labelled, prepare_labelled, require_classes
+from orchestrator.data.masking import Masking
+from orchestrator.data.rows import Rows
+from orchestrator.data.sample_configs import KINDS, LabelledConfig, MaskingConfig
+from orchestrator.data.spec import CorpusConfig
+from orchestrator.data.steps import StepSource
+from orchestrator.errors import InputError, IntegrityError
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, texts):
+    path = tmp_path_factory.mktemp("builders")
+    (path / "x.txt").write_text(
+        "\n".join(f"{a}. {b}." for a, b in zip(texts, texts[1:] + texts[:1], strict=True))
+    )
+    config = CorpusConfig.model_validate(
+        {
+            "data": {"source": f"files:{path}/x.txt"},
+            "tokenizer": {"vocab_size": 310, "sentinels": 8},
+            "block_size": 32,
+        }
+    )
+    return prepare_corpus(config, path / "cache")
+
+
+def test_every_config_has_a_builder():
+    assert set(BUILDERS) == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not LabelledConfig])
+def test_samples_have_labels_for_their_targets_under_the_models_names(corpus, kind):
+    targets = {name: f"my-{name}" for name in (kind.wants[0], *kind.also)}
+    samples = build_samples(kind(), corpus.train, corpus.processor, targets, seed=3)
+    assert samples.parts == (len(samples),)
+    batch = StepSource(samples, 4, 2, 1).window(0)[0]
+    assert {f"labels.{name}" for name in targets.values()} == {
+        key for key in batch if key.startswith("labels.")
+    }
+    assert ("decoder_input_ids" in batch) == kind.decoder
+    assert all((batch[f"labels.{name}"] >= 0).any() for name in targets.values())
+    again = build_samples(kind(), corpus.train, corpus.processor, targets, seed=3)
+    other = StepSource(again, 4, 2, 1).window(0)[0]
+    assert all((batch[key] == other[key]).all() for key in batch)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.packs])
+def test_blocks_can_keep_their_documents_apart(corpus, kind):
+    targets = {kind.wants[0]: "t"}
+    samples = build_samples(kind(), corpus.train, corpus.processor, targets, 3, "documents")
+    batch = samples.collate(np.arange(4), 0)
+    assert batch["document_ids"].max() > 0
+    assert (batch["position_ids"] == 0).sum() > 4
+
+
+def test_units_of_masking():
+    assert masking(MaskingConfig(units="words", copies=2)) == Masking(whole_words=True, copies=2)
+    assert masking(MaskingConfig(units="spans", share=0.2)) == Masking(share=0.2, spans=True)
+
+
+def test_a_class_and_masked_words_from_one_batch(processor):
+    rows = Rows(["array shape axis tensor"] * 6, None, np.arange(6) % 2)
+    targets = {"cls": "topic", "mlm": "words"}
+    batch = build_samples(LabelledConfig(), rows, processor, targets, 3).collate(np.arange(6), 0)
+    assert batch["labels.topic"].tolist() == [0, 1] * 3
+    assert ((batch["labels.words"] != -100).sum(1) >= 1).all()
+    plain = build_samples(LabelledConfig(), rows, processor, {"cls": "topic"}, 3)
+    assert "labels.words" not in plain.collate(np.arange(6), 0)
+
+
+@pytest.fixture
+def table(tmp_path):
+    lines = [
+        f"{'up' if i % 2 else 'down'}\tnumber {i} is {'odd' if i % 2 else 'even'}"
+        for i in range(60)
+    ]
+    (tmp_path / "rows.tsv").write_text("label\ttext\n" + "\n".join(lines))
+    return CorpusConfig.model_validate(
+        {
+            "data": {"source": f"files:{tmp_path}/rows.tsv"},
+            "tokenizer": {"vocab_size": 300},
+            "block_size": 16,
+        }
+    )
+
+
+def test_labelled_rows_are_made_once_with_their_tokenizer(table, tmp_path):
+    made = prepare_labelled(table, tmp_path / "cache")
+    assert prepare_labelled(table, tmp_path / "cache").path == made.path
+    assert made.label_names == ("down", "up")
+    assert made.documents == sum(made.manifest["rows"].values())
+    assert not set(made.train.texts) & set(made.validation.texts)
+    assert made.processor.max_length == 16
+    assert made.unigram_entropy() == pytest.approx(np.log(2), abs=0.02)
+    require_classes(made, 2)
+    with pytest.raises(InputError, match="have 2 classes, the target has num_labels 3"):
+        require_classes(made, 3)
+
+
+def test_damaged_rows_are_not_read(table, tmp_path):
+    made = prepare_labelled(table, tmp_path / "cache")
+    (made.path / "train.parquet").write_bytes(b"?")
+    with pytest.raises(IntegrityError, match=r"train\.parquet"):
+        open_labelled(made.path)
+
+
+def test_images_are_kept_as_they_are(tmp_path):
+    config = CorpusConfig.model_validate({"data": {"source": "builtin:digits"}})
+    made = prepare_labelled(config, tmp_path / "cache")
+    assert made.train.images.shape[1:] == (1, 8, 8)
+    # a picture in bytes becomes the numbers that were trained on
+    picture = (made.train.images[0, 0] * 255).round().astype(np.uint8)
+    found = made.processor.arrays([picture])["pixel_values"][0]
+    assert found == pytest.approx(made.train.images[0], abs=0.003)
