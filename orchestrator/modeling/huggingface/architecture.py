@@ -1,11 +1,16 @@
 """What there is to say about one class of transformers, in both directions."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.keys import Table
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Values = Mapping[str, Any]
 """The content of their ``config.json``."""
@@ -27,6 +32,8 @@ class Architecture:
             that their file stores under a second name (tied weights) is left out.
         repeated: Names under which older files store a tensor once more, or store what is computed
             (position ids, sine tables); they are passed over when reading.
+        computed: Our config → tensors that files may lack because the class makes them itself (sine
+            tables, zeros), by their names.
         processor: What turns raw input into a batch: ``text``, ``image``, ``image_text``,
             ``log_mel`` or ``waveform``.
     """
@@ -37,4 +44,5 @@ class Architecture:
     their_config: Callable[[ModelConfig], dict[str, Any]]
     table: Callable[[ModelConfig], Table]
     repeated: tuple[str, ...] = ()
+    computed: Callable[[ModelConfig], dict[str, Tensor]] = lambda config: {}
     processor: str = "text"

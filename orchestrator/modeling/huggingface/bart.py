@@ -6,9 +6,15 @@ places of the norms. Dropping whole layers in training (``encoder_layerdrop``,
 of our output layer.
 """
 
-from typing import Any
+from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import InputError
+from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.block_options import BlockOptions
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
@@ -20,6 +26,9 @@ from orchestrator.modeling.huggingface.values import (
     transformer_of,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 POSITION_OFFSET = 2
 """Rows of BART's position tables before position 0."""
 
@@ -30,6 +39,30 @@ REPEATED = (
     "model.encoder.embed_tokens.weight",
     "model.decoder.embed_tokens.weight",
 )
+
+
+def no_logits_bias(config: ModelConfig) -> dict[str, Tensor]:
+    """Return the logits bias of a new model; files of its body alone lack it."""
+    import torch  # the families are also listed where there is no torch
+
+    return {"final_logits_bias": torch.zeros(1, config.vocab_size)}
+
+
+def wave_table(stack: EmbeddingStackConfig, sizes: Dimensions) -> Tensor:
+    """Return the sine waves that a stack of embeddings stores, [positions, D].
+
+    Raises:
+        InputError: It stores none.
+    """
+    import torch
+
+    from orchestrator.modeling.embeddings.sinusoidalpos import waves
+
+    part, sizes = stack.part("sinusoidalpos"), stack.dimensions_of_parts(sizes)
+    if not isinstance(part, SinusoidalPosConfig):
+        raise InputError("only an embedding with sinusoidalpos has this form")
+    numbers = torch.arange(sizes.max_position_embeddings + part.offset)
+    return waves(numbers, sizes.hidden_size, part)
 
 
 def attention(theirs: str, ours: str, *, key_bias: bool = True) -> Table:
@@ -167,5 +200,6 @@ ARCHITECTURES = (
         their_text_to_text,
         table,
         REPEATED,
+        no_logits_bias,
     ),
 )

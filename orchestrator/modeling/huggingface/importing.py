@@ -137,6 +137,7 @@ def _describe(
     details = {
         "tensors_left_out": list(contents.left_out),
         "tensors_renamed": contents.stored,
+        "tensors_computed": sorted(contents.computed),
         "files_left_out": list(files.left_out),
     }
     write_json(draft.path / REPORT, report.to_json() | details)

@@ -12,6 +12,7 @@ from orchestrator.modeling.huggingface.bart import (
     LOGITS_BIAS,
     REPEATED,
     SHARED_WORDS,
+    no_logits_bias,
     stacks,
     text_to_text,
     their_text_to_text,
@@ -47,5 +48,6 @@ ARCHITECTURES = (
         their_config,
         table,
         (*REPEATED, *_WAVES),
+        no_logits_bias,
     ),
 )

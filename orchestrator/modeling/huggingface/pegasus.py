@@ -1,9 +1,12 @@
 """PEGASUS: transformers' ``PegasusForConditionalGeneration``, BART's pre-norm kin.
 
-Its positions are fixed sine waves that its files hold as tables.
+Its positions are fixed sine waves that its files hold as tables; those of transformers 3 and 4 lack
+them.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
@@ -11,11 +14,16 @@ from orchestrator.modeling.huggingface.bart import (
     LOGITS_BIAS,
     REPEATED,
     SHARED_WORDS,
+    no_logits_bias,
     stacks,
     text_to_text,
     their_text_to_text,
+    wave_table,
 )
 from orchestrator.modeling.huggingface.keys import Row, weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def model_config(theirs: Values) -> dict[str, Any]:
@@ -27,6 +35,15 @@ def model_config(theirs: Values) -> dict[str, Any]:
 def their_config(config: ModelConfig) -> dict[str, Any]:
     """Return the values of their config; decoders start with the padding token."""
     return their_text_to_text(config) | {"decoder_start_token_id": config.pad_token_id}
+
+
+def computed(config: ModelConfig) -> dict[str, Tensor]:
+    """Return the tables of both sides and the logits bias of a new model."""
+    tables = {
+        f"model.{side}.embed_positions.weight": wave_table(config.embedding, config.dimensions)
+        for side in ("encoder", "decoder")
+    }
+    return no_logits_bias(config) | tables
 
 
 def table(config: ModelConfig) -> list[Row]:
@@ -48,5 +65,6 @@ ARCHITECTURES = (
         their_config,
         table,
         REPEATED,
+        computed,
     ),
 )

@@ -5,15 +5,20 @@ without a mask. The encoder's sine waves are stored in their files, the decoder'
 learned. Hiding parts of the input in training (``apply_spec_augment``) is the processor's.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.speech_configs import SpeechConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
-from orchestrator.modeling.huggingface.bart import blocks, stacks, their_blocks
+from orchestrator.modeling.huggingface.bart import blocks, stacks, their_blocks, wave_table
 from orchestrator.modeling.huggingface.keys import Row, linear, weight
 from orchestrator.modeling.huggingface.values import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BIASES = ("query", "value", "output")
 _KERNELS, _STRIDES = (3, 3), (1, 2)
@@ -64,6 +69,12 @@ def their_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+def computed(config: ModelConfig) -> dict[str, Tensor]:
+    """Return the encoder's sine table."""
+    table = wave_table(config.embedding, config.dimensions)
+    return {"model.encoder.embed_positions.weight": table}
+
+
 def table(config: ModelConfig) -> list[Row]:
     """Return every tensor of ``WhisperForConditionalGeneration``."""
     return [
@@ -84,6 +95,7 @@ ARCHITECTURES = (
         their_config,
         table,
         ("proj_out.weight",),
+        computed,
         processor="log_mel",
     ),
 )
