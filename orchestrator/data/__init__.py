@@ -13,6 +13,7 @@ from orchestrator.data.catalogue import PYDOC_TASKS
 from orchestrator.data.spec import CorpusConfig, DatasetSpec, TokenizerConfig
 
 if TYPE_CHECKING:
+    from orchestrator.data.audio import AudioProcessor, read_sound
     from orchestrator.data.blocks import TokenBlocks
     from orchestrator.data.borders import SplitWriter
     from orchestrator.data.corpus import Corpus, open_corpus, prepare_corpus
@@ -37,10 +38,13 @@ if TYPE_CHECKING:
         SampleDataset,
     )
     from orchestrator.data.span_corruption import Corruption, SpanCorruptionSamples
+    from orchestrator.data.spec_augment import SpecAugment
     from orchestrator.data.steps import StepSource, eval_batches
     from orchestrator.data.tasks import load_task
 
 _HOMES = {
+    "audio": ("AudioProcessor", "read_sound"),
+    "spec_augment": ("SpecAugment",),
     "span_corruption": (
         "Corruption",
         "SpanCorruptionSamples",
@@ -80,6 +84,7 @@ _HOMES = {
 
 __all__ = [
     "PYDOC_TASKS",
+    "AudioProcessor",
     "Batch",
     "BilmSamples",
     "ClsSamples",
@@ -103,6 +108,7 @@ __all__ = [
     "Rows",
     "SampleDataset",
     "SpanCorruptionSamples",
+    "SpecAugment",
     "SplitWriter",
     "StepSource",
     "TaskData",
@@ -114,6 +120,7 @@ __all__ = [
     "load_task",
     "open_corpus",
     "prepare_corpus",
+    "read_sound",
 ]
 
 
