@@ -106,7 +106,7 @@ class TextTokenizer:
         return [found[index] for index in range(len(inputs))]
 
     def _encode(self, texts: list[str], pairs: list[str] | None, limit: int) -> list[Encoded]:
-        arrays = self._processor.arrays(texts, pairs, limit)
+        arrays = self._processor.arrays(texts, pairs, limit, "right")
         lengths = arrays["attention_mask"].sum(axis=1)
         return [
             Encoded(

@@ -26,6 +26,7 @@ from orchestrator.data.tokenizer_files import (
     HUGGING_FACE,
     SETTINGS,
     TOKENIZER,
+    Side,
     TokenizerSettings,
     read_settings,
 )
@@ -164,6 +165,7 @@ class TextProcessor:
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
         max_length: int | None = None,
+        side: Side | None = None,
     ) -> Arrays:
         """Tokenize, frame, cut and pad a batch.
 
@@ -175,6 +177,7 @@ class TextProcessor:
             texts: B texts.
             pairs: B second texts, or None.
             max_length: limit in tokens; None takes the processor's.
+            side: where padding goes; None takes the tokenizer's own side.
 
         Returns:
             input_ids, attention_mask, token_type_ids, each int64 [B, S], S the longest.
@@ -188,10 +191,11 @@ class TextProcessor:
         limit = self.max_length if max_length is None else max_length
         room = max(limit - self.tokenizer.num_special_tokens_to_add(pairs is not None), 0)
         first = self._encode(texts)
+        side = side or self.settings.padding_side
         if pairs is None:
-            return self._stack([self._frame(a, room) for a in first])
-        second = self._encode(pairs)
-        return self._stack([self._frame(a, room, b) for a, b in zip(first, second, strict=True)])
+            return self._stack([self._frame(a, room) for a in first], side)
+        both = zip(first, self._encode(pairs), strict=True)
+        return self._stack([self._frame(a, room, b) for a, b in both], side)
 
     def _frame(self, first: Encoding, room: int, second: Encoding | None = None) -> Encoding:
         """Cut a text or a pair to ``room`` tokens and put the special tokens around it."""
@@ -203,12 +207,12 @@ class TextProcessor:
         first.truncate(kept, direction=side)
         return self.tokenizer.post_process(first, second, add_special_tokens=True)
 
-    def _stack(self, encodings: list[Encoding]) -> Arrays:
+    def _stack(self, encodings: list[Encoding], side: Side) -> Arrays:
         """Stack sequences, padded to the longest."""
         lengths = np.asarray([len(encoding) for encoding in encodings])
         place = np.arange(lengths.max())[None, :]
         real = place < lengths[:, None]
-        real = real[:, ::-1] if self.settings.padding_side == "left" else real
+        real = real[:, ::-1] if side == "left" else real
         input_ids = np.full(real.shape, self.settings.pad_id, dtype=np.int64)
         input_ids[real] = np.concatenate([encoding.ids for encoding in encodings])
         types = np.zeros_like(input_ids)

@@ -184,7 +184,7 @@ class ClsSamples:
         self._images = rows.images
         self._arrays: dict[str, IntArray] = {}
         if rows.images is None and processor is not None:
-            self._arrays = processor.arrays(rows.texts, rows.pairs, max_length)
+            self._arrays = processor.arrays(rows.texts, rows.pairs, max_length, "right")
             self._lengths = self._arrays["attention_mask"].sum(axis=1)
 
     def __len__(self) -> int:

@@ -8,6 +8,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from orchestrator.data.processors import TextProcessor
+from orchestrator.data.rows import Rows
+from orchestrator.data.samples import ClsSamples
 from orchestrator.errors import InputError
 
 TEXTS = ["Return the SUM of an array.", "A queue; tasks!", "épi 漢 unseen", "x", "one two " * 9]
@@ -173,3 +175,15 @@ def test_other_kinds_of_tokenizers_are_refused(tmp_path):
     Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(InputError, match="its model is WordLevel; supported are WordPiece, BPE"):
         TextProcessor.load(tmp_path)
+
+
+def test_samples_are_padded_on_the_right_whatever_the_tokenizer_does(folder):
+    """They are cut to the longest row of a batch, which only padding behind the texts allows."""
+    processor = TextProcessor.load(folder)
+    rows = Rows(TEXTS, None, np.arange(len(TEXTS)))
+    batch = ClsSamples(rows, processor, max_length=12).collate(np.asarray([1, 3]), 0)
+    lengths = batch["attention_mask"].sum(1).tolist()
+    assert batch["input_ids"].shape == (2, max(lengths))
+    for row, (index, length) in enumerate(zip((1, 3), lengths, strict=True)):
+        alone = processor.arrays([TEXTS[index]], None, 12)
+        assert batch["input_ids"][row, :length].tolist() == alone["input_ids"][0].tolist()
