@@ -92,7 +92,8 @@ def _train(works: Sequence["_Work"]) -> None:
     with workers_session(cluster):
         for work in works:
             work.prepare()
-        names = ", ".join(work.config.run.name for work in works)
+        names = works[0].config.run.name  # becomes the name of a folder, which has a limit
+        names += f" and {len(works) - 1} more" if len(works) > 1 else ""
         with Watcher(STAGE, {work.config.run.name: work.watched() for work in works}) as watcher:
             outcome = launch(
                 WORKER,

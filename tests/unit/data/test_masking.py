@@ -163,3 +163,28 @@ def test_any_share_of_spans_can_be_chosen(seed, length, share):
     ordinary = (ids >= 5).sum(axis=1)
     expected = np.where(ordinary > 0, np.maximum(1, np.rint(ordinary * share)), 0)
     assert ((labels != IGNORED).sum(axis=1) == expected).all()
+
+
+def test_whole_words_are_those_of_transformers(texts, processor):
+    """Their words are runs of tokens without a gap between their characters."""
+    collator = pytest.importorskip("transformers.data.data_collator")
+    find_words = collator.DataCollatorForLanguageModeling._calc_word_ids_and_prob_mask
+    encodings = processor.tokenizer.encode_batch(texts[:60], add_special_tokens=True)
+    length = max(len(encoding) for encoding in encodings)
+    ids = np.zeros((60, length), dtype=np.int64)
+    offsets = np.zeros((60, length, 2), dtype=np.int64)
+    for row, encoding in enumerate(encodings):
+        ids[row, : len(encoding)] = encoding.ids
+        offsets[row, : len(encoding)] = encoding.offsets
+    words, _ = find_words(offsets, (ids < 5).astype(np.int64))
+    _masked, labels = mask_tokens(
+        ids, np.arange(60), 0, 3, processor.continues, Masking(whole_words=True)
+    )
+    chosen = labels != IGNORED
+    assert chosen.any()
+    for row in range(60):
+        for word in np.unique(words[row][ids[row] >= 5]):
+            mine = (words[row] == word) & (ids[row] >= 5)
+            assert chosen[row, mine].all() or not chosen[row, mine].any()
+    whole = collator.DataCollatorForLanguageModeling._whole_word_mask(words, chosen)
+    assert (np.asarray(whole)[ids >= 5] == chosen[ids >= 5]).all()

@@ -142,6 +142,38 @@ def test_span_corruption_is_undone_by_its_target(blocks):
         assert restored == samples._passages.tokens(index).tolist()
 
 
+def flax_corruption(tokens, noise, size):
+    """Source and target of a noise mask as in transformers' ``run_t5_mlm_flax.py``, without ends.
+
+    A run of noise (or, for the target, of what stays) becomes the sentinel ``size - number``.
+    """
+    found = []
+    for mask in (noise, ~noise):
+        starts = mask.astype(int) - np.roll(mask.astype(int), 1) * mask
+        starts[0] = mask[0]
+        sentinels = np.where(starts != 0, np.cumsum(starts), starts)
+        sentinels = np.where(sentinels != 0, size - sentinels, 0) - (mask.astype(int) - starts)
+        fused = np.where(sentinels != 0, sentinels, tokens)
+        found.append(fused[fused >= 0].tolist())
+    return found
+
+
+def test_sequences_are_those_of_the_flax_example():
+    rng = np.random.default_rng(4)
+    for length in (12, 40, 113):
+        tokens = rng.integers(10, 900, length)
+        noise, spans = Corruption().sizes(length)
+        kept = segments(length - noise, spans, rng.random(length))
+        removed = segments(noise, spans, rng.random(length))
+        turns = np.stack([kept, removed], axis=1).ravel()
+        mask = np.repeat(np.arange(len(turns)) % 2 == 1, turns)
+        size = 1000  # of the vocabulary: <extra_id_0> is 999
+        source, target = corrupt(tokens, kept, removed, np.arange(size - 1, 900, -1))
+        expected_source, expected_target = flax_corruption(tokens, mask, size)
+        assert source[:-1].tolist() == expected_source
+        assert target[:-1].tolist() == expected_target
+
+
 def reference_counts(length, density=0.15, mean=3.0):
     """Number of noise tokens and spans as in ``random_spans_noise_mask`` of T5's code."""
     noise = int(np.round(length * density))
