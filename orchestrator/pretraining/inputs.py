@@ -1,5 +1,6 @@
 """What a job reads: its corpus or labelled rows, made into samples for its targets."""
 
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +18,7 @@ from orchestrator.data.labelled_corpus import (
 )
 from orchestrator.data.processors import TextProcessor
 from orchestrator.data.samples import Batch, SampleDataset
+from orchestrator.data.steps import StepSource
 from orchestrator.modeling.targets.configs import ClsConfig
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.storage import read_json
@@ -34,15 +36,25 @@ def prepare_inputs(config: PretrainConfig, cache: Path) -> AnyCorpus:
     """Make a job's data ready, or open it where that has been done before.
 
     Raises:
-        InputError: the source is missing, or has other classes than the model.
+        InputError: the source is missing, has other classes than the model, or too little for
+            these samples.
     """
     if config.chosen_samples.type != "labelled":
-        return prepare_corpus(config.data, cache)
+        found = prepare_corpus(config.data, cache)
+        _require_samples(config, found)
+        return found
     corpus = prepare_labelled(config.data, cache)
     for target in config.model.target:
         if isinstance(target, ClsConfig):
             require_classes(corpus, target.num_labels)
     return corpus
+
+
+def _require_samples(config: PretrainConfig, corpus: Corpus) -> None:
+    """Build what the workers will build, so that what is missing is said before they start."""
+    samples = samples_of(config, corpus, corpus.train)
+    StepSource(samples, 1, 1, 0, config.data.weights)
+    samples_of(config, corpus, corpus.validation)
 
 
 def open_inputs(path: Path) -> AnyCorpus:
@@ -90,7 +102,7 @@ class HeldOut:
         share = 1.0 if limit is None else min(1.0, limit / max(size, 1))
         starts = np.cumsum([0, *samples.parts[:-1]])
         parts = zip(starts, samples.parts, strict=True)
-        taken = [start + np.arange(round(count * share)) for start, count in parts]
+        taken = [start + np.arange(ceil(count * share - 1e-9)) for start, count in parts]
         self._indices = np.concatenate(taken).astype(np.int64)
         self.parts = (len(self._indices),)
 

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+from orchestrator.errors import InputError
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.inputs import HeldOut, open_inputs, samples_of
+from orchestrator.pretraining.inputs import HeldOut, open_inputs, prepare_inputs, samples_of
 from orchestrator.pretraining.worker import EXPORT, pretrain, pretrain_all
 from orchestrator.storage import verify_folder
 
@@ -191,3 +192,10 @@ def test_a_mixture_is_trained_and_measured_on_all_its_sources(alone, make_job, d
     held_out = HeldOut(samples_of(config, corpus, corpus.validation), 8)
     border = corpus.validation.parts[0]
     assert {index >= border for index in held_out._indices.tolist()} == {False, True}
+
+
+def test_what_samples_lack_is_said_before_workers_start(make_config, tmp_path):
+    (tmp_path / "few.txt").write_text("first document here\nsecond document there\n")
+    config = make_config(f"data.data.source=files:{tmp_path}/few.txt", "model.target=[mlm, nsp]")
+    with pytest.raises(InputError, match="at least two documents"):
+        prepare_inputs(config, tmp_path / "cache")
