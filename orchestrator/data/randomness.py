@@ -33,7 +33,6 @@ class Purpose(IntEnum):
     MASK = 2
     SUBSET = 3
     PAIR = 4
-    CUT = 5
     SPAN = 6
     SHUFFLE = 7
     GAP = 8
