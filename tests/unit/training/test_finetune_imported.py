@@ -67,10 +67,10 @@ def test_adapters_learn_while_the_base_stays_and_are_merged_in_the_package(
     tmp_path,
 ):
     lora = LoraConfig(layers=("*",), rank=4)
-    config = CONFIG.model_copy(update={"lora": lora, "learning_rate": 5e-2})
+    config = CONFIG.model_copy(update={"lora": lora, "learning_rate": 1e-2, "epochs": 14})
     tuner = FineTuner(imported.path, task, config, seed=1)
     before = tuner.evaluate("validation")
-    for _ in range(6):
+    for _ in range(14):
         tuner.train_epoch()
     after = tuner.evaluate("validation")
     assert after["loss"] < 0.8 * before["loss"]
