@@ -1,4 +1,4 @@
-"""DDP, ZeRO 1, 2, 3 and FSDP2 do the same training; failures of a launch; one fit for each question."""
+"""DDP, ZeRO 1, 2, 3 and FSDP2 do the same training; failures of a launch; a fit for each."""
 
 import math
 
