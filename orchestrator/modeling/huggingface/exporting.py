@@ -35,6 +35,10 @@ from orchestrator.storage.operations import replace
 from orchestrator.storage.temporary import temporary_sibling
 from orchestrator.zoo.package import Package
 
+BEGIN, END = "[CLS]", "[SEP]"
+"""Tokens of our own tokenizers at the ends of a text."""
+BEGIN_WITH_END = ("bart",)
+"""Families whose decoders are started with the token that ends a text."""
 OURS = "preprocessor_config.json"
 """Holds our settings of a text processor, or those of an imported image or audio processor."""
 
@@ -113,6 +117,7 @@ def _counterpart(
     canonical, rename = named_after_types(config)
     architecture = architecture_of(canonical)
     values = values_of(architecture, canonical) | _label_values(labels, config)
+    values |= _token_values(folder, architecture, canonical)
     return architecture, values, canonical, rename
 
 
@@ -126,6 +131,25 @@ def _label_values(labels: Mapping[str, list[str]], config: ModelConfig) -> dict[
                 "label2id": {name: index for index, name in enumerate(names)},
             }
     return {}
+
+
+def _token_values(folder: Path, architecture: Architecture, config: ModelConfig) -> dict[str, Any]:
+    """Return where a text that the model writes begins and ends, by the package's own tokenizer.
+
+    Without it their generation would stop at the ids of the family's original tokenizer.
+    """
+    path = folder / "tokenizer.json"
+    writes = any(target.type_name() == "lm" for target in config.target)
+    if not writes or architecture.processor != "text" or not path.is_file():
+        return {}
+    added: list[dict[str, Any]] = read_json(path).get("added_tokens", [])
+    ids = {token["content"]: token["id"] for token in added}
+    if not {BEGIN, END} <= ids.keys():
+        return {}
+    values = {"bos_token_id": ids[BEGIN], "eos_token_id": ids[END]}
+    if architecture.model_type in BEGIN_WITH_END:
+        values |= {"decoder_start_token_id": ids[END], "forced_eos_token_id": ids[END]}
+    return values
 
 
 def _processor_files(folder: Path) -> list[str]:

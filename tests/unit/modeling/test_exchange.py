@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
@@ -208,6 +209,44 @@ def test_a_model_trained_here_opens_with_transformers(tmp_path):
         torch.testing.assert_close(
             model.predict(ours)["next"][real], logits[real], atol=1e-5, rtol=0
         )
+
+
+WORDS = {"parts": ["word"], "layernorm": False}
+PLACES = {"parts": ["word", {"type": "pos", "offset": 2}]}
+BLOCKS = {"type": "transformer", "num_layers": 1, "num_heads": 2, "attention_dropout": 0.1}
+T5_BLOCKS = BLOCKS | {
+    "norm_position": "pre", "norm": "rms", "activation": "relu", "bias": False,
+    "attention_scale": 1.0, "position_bias": {"type": "t5"},
+}  # fmt: skip
+WRITERS = {
+    "t5": {
+        "share_embedding": True, "embedding": WORDS, "target_embedding": WORDS,
+        "encoder": T5_BLOCKS, "decoder": T5_BLOCKS, "target": {"type": "lm", "scale": True},
+    },
+    "bart": {
+        "share_embedding": True, "embedding": PLACES, "target_embedding": PLACES,
+        "encoder": BLOCKS, "decoder": BLOCKS, "target": {"type": "lm", "bias": True},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "begins"), [("t5", "[PAD]"), ("bart", "[SEP]")])
+def test_a_model_that_writes_begins_and_ends_with_its_own_tokens(name, begins, tmp_path):
+    processor = TextProcessor.train(TEXTS, VOCAB, max_length=8)
+    config = make_config(**WRITERS[name]).with_vocab(processor.vocab_size)
+    for folder in ("ours", "out"):
+        (tmp_path / folder).mkdir()
+    write_model(tmp_path / "ours", randomised(build_model(config)), config)
+    processor.save(tmp_path / "ours")
+    write_export(tmp_path / "ours", {}, tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    theirs = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
+    assert theirs.config.model_type == name
+    assert theirs.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("[SEP]")
+    start = theirs.generation_config.decoder_start_token_id
+    assert start == tokenizer.convert_tokens_to_ids(begins)
+    written = theirs.generate(**tokenizer(TEXTS[:1], return_tensors="pt"), max_new_tokens=3)
+    assert written[0, 0] == start
 
 
 def test_names_of_classes_become_theirs(tmp_path):
