@@ -75,6 +75,7 @@ def test_a_frozen_parameter_stays(engines):
         assert torch.equal(torch.tensor(result["weights"]["frozen.weight"]), frozen)
 
 
+@pytest.mark.chaos
 class TestFailures:
     """What the driver gets when something goes wrong on a worker."""
 

@@ -33,9 +33,9 @@ def result_of(output: str) -> dict:
 
 @pytest.fixture(scope="module")
 def presets(local_ray, tmp_path_factory):
-    """Every preset for three steps on one group of two workers: name -> (config, result)."""
+    """Every preset for one step on one group of two workers: name -> (config, result)."""
     path = tmp_path_factory.mktemp("presets")
-    steps = ["train.max_steps=3", "train.schedule.warmup_steps=1"]
+    steps = ["train.max_steps=1", "train.schedule.warmup_steps=0"]
     configs = []
     for preset in PRESETS:
         small = SMALL_IMAGES if "digits" in preset.read_text() else SMALL
@@ -49,7 +49,7 @@ def test_every_preset_trains_and_commits_a_package(presets):
     for config, result in presets.values():
         package = Zoo(config.run.zoo).get(result.package)
         package.verify()
-        assert package.manifest.metrics["steps"] == 3
+        assert package.manifest.metrics["steps"] == 1
         assert package.manifest.metrics["workers"] == config.cluster.workers == 2
         assert load_model(package.path).config.encoder == config.model.encoder
     kinds = {config.model.encoder.type_name() for config, _ in presets.values()}
@@ -108,6 +108,7 @@ def test_two_sharded_workers_learn_more_than_word_frequencies(local_ray, tmp_pat
     assert metrics["accuracy"] > 0.8
 
 
+@pytest.mark.chaos
 def test_sigterm_saves_and_the_same_command_continues(tmp_path):
     """From a shell, with a Ray of its own: exit code 3, then 0; nothing is done twice."""
     command = [

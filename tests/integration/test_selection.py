@@ -102,6 +102,7 @@ def test_the_same_run_returns_at_once(world, selected):
     assert len(Zoo(world / "zoo").packages()) == len(ENCODERS) + 1
 
 
+@pytest.mark.chaos
 def test_a_killed_driver_goes_on_without_repeating_an_epoch(world, selected, local_ray):
     """SIGKILL in the middle of halving; the second run ends as the one that was never killed."""
     cluster = {"address": local_ray.address}

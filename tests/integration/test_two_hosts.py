@@ -43,6 +43,7 @@ def wait_until(condition, process, log):
         time.sleep(0.1)
 
 
+@pytest.mark.chaos
 @pytest.mark.root
 def test_a_lost_host_costs_at_most_one_checkpoint_interval(two_hosts, tmp_path):
     (head, _, lost), address = two_hosts
