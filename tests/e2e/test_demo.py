@@ -128,7 +128,8 @@ def test_the_second_run_trains_nothing(demo):
 
 
 def test_ctrl_c_leaves_a_resumable_run(tmp_path):
-    command = [*COMMAND, f"run.dir={tmp_path}", f"run.zoo={tmp_path}/demo/zoo"]
+    command = [*COMMAND, f"pretrain={json.dumps(MODELS)}"]
+    command += [f"run.dir={tmp_path}", f"run.zoo={tmp_path}/demo/zoo"]
     command += [f"overrides.{stage}={json.dumps(changes)}" for stage, changes in SMALL.items()]
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     log = tmp_path / "log"

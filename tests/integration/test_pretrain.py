@@ -31,17 +31,51 @@ def result_of(output: str) -> dict:
     return json.loads(output.strip().splitlines()[-1])
 
 
+ROUND = "names-in-a-round"
+
+
+def round_of_names(path):
+    """Who comes next is certain; how often anybody comes tells nothing."""
+    (path / "text").mkdir()
+    names = ["ada", "bob", "cyd", "dan", "eve", "fay", "gus", "hal"]
+    for index in range(60):
+        start = index % len(names)
+        text = " ".join((names[start:] + names[:start]) * 8)
+        (path / "text" / f"{index}.txt").write_text(text)
+    return load_config(
+        PretrainConfig,
+        BERT.with_name("pretrain_gpt_nano.yaml"),
+        [
+            f"run.name={ROUND}",
+            f"data.data.source=files:{path}/text",
+            "data.max_documents=null",
+            "data.tokenizer.vocab_size=300",
+            "data.block_size=32",
+            "engine.zero_stage=3",
+            "train.max_steps=40",
+            "train.optimizer.learning_rate=1e-2",
+            *folders(path),
+        ],
+    )
+
+
 @pytest.fixture(scope="module")
-def presets(local_ray, tmp_path_factory):
-    """Every preset for one step on one group of two workers: name -> (config, result)."""
+def launched(local_ray, tmp_path_factory):
+    """Jobs on one group of two workers, which starts once: name -> (config, result)."""
     path = tmp_path_factory.mktemp("presets")
     steps = ["train.max_steps=1", "train.schedule.warmup_steps=0"]
-    configs = []
+    configs = [round_of_names(path)]
     for preset in PRESETS:
         small = SMALL_IMAGES if "digits" in preset.read_text() else SMALL
         configs.append(load_config(PretrainConfig, preset, [*small, *steps, *folders(path)]))
     results = run_all(configs)
     return {c.run.name: (c, r) for c, r in zip(configs, results, strict=True)}
+
+
+@pytest.fixture
+def presets(launched):
+    """Every preset after one step."""
+    return {name: both for name, both in launched.items() if name != ROUND}
 
 
 def test_every_preset_trains_and_commits_a_package(presets):
@@ -81,29 +115,9 @@ def test_a_finished_run_starts_nothing(presets, monkeypatch):
     assert run(config) == result
 
 
-def test_two_sharded_workers_learn_more_than_word_frequencies(local_ray, tmp_path):
-    (tmp_path / "text").mkdir()
-    for index in range(60):  # who comes next is certain, how often anybody comes tells nothing
-        names = ["ada", "bob", "cyd", "dan", "eve", "fay", "gus", "hal"]
-        start = index % len(names)
-        (tmp_path / "text" / f"{index}.txt").write_text(
-            " ".join((names[start:] + names[:start]) * 8)
-        )
-    config = load_config(
-        PretrainConfig,
-        BERT.with_name("pretrain_gpt_nano.yaml"),
-        [
-            f"data.data.source=files:{tmp_path}/text",
-            "data.max_documents=null",
-            "data.tokenizer.vocab_size=300",
-            "data.block_size=32",
-            "engine.zero_stage=3",
-            "train.max_steps=40",
-            "train.optimizer.learning_rate=1e-2",
-            *folders(tmp_path),
-        ],
-    )
-    metrics = run(config).metrics
+def test_two_sharded_workers_learn_more_than_word_frequencies(launched):
+    metrics = launched[ROUND][1].metrics
+    assert launched[ROUND][0].engine.sharding_stage == 3
     assert metrics["loss"] < 0.5 * metrics["unigram_entropy"]
     assert metrics["accuracy"] > 0.8
 

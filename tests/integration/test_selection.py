@@ -166,6 +166,7 @@ def test_the_tune_scheduler_decides_as_the_bracket_alone(local_ray, tmp_path):
     assert len(rows) == 8 + 4 + 2 + 1
 
 
+@pytest.mark.chaos
 def test_a_failing_trial_closes_its_rung_and_is_dropped_with_the_reason(local_ray, tmp_path):
     bracket, scheduler, rows = play(tmp_path, "failing", 1, fails=(3,), count=4)
     assert scheduler.error is None
@@ -174,6 +175,7 @@ def test_a_failing_trial_closes_its_rung_and_is_dropped_with_the_reason(local_ra
     assert [row.error for row in rows if row.trial == "m3"][-1].endswith("as planned")
 
 
+@pytest.mark.chaos
 def test_when_all_fail_the_reasons_are_told(local_ray, tmp_path):
     _, scheduler, _ = play(tmp_path, "hopeless", 1, fails=range(2), count=2)
     assert isinstance(scheduler.error, StageError)
