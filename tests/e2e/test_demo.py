@@ -127,6 +127,7 @@ def test_the_second_run_trains_nothing(demo):
     assert second["result"]["seconds"] < first["result"]["seconds"]
 
 
+@pytest.mark.chaos
 def test_ctrl_c_leaves_a_resumable_run(tmp_path):
     command = [*COMMAND, f"pretrain={json.dumps(MODELS)}"]
     command += [f"run.dir={tmp_path}", f"run.zoo={tmp_path}/demo/zoo"]
