@@ -239,7 +239,8 @@ def _explain(name: str, error: BaseException, max_failures: int) -> str:
     """Say in one line what went wrong, without Ray's frames."""
     failures = getattr(error, "worker_failures", None) or {}
     reasons = {str(each).strip().splitlines()[0] for each in failures.values() if str(each).strip()}
-    cause = "; ".join(sorted(reasons)) or str(error).strip().splitlines()[0]
+    own = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    cause = "; ".join(sorted(reasons)) or own
     return (
         f"{name}: the workers failed more than {max_failures} times (cluster.max_failures); last: "
         f"{cause}. What was committed is kept: start the same command again to continue."

@@ -103,7 +103,8 @@ def describe(registry: Registry, kind: str, name: str) -> Description:
         InputError: No such component.
     """
     config = registry.config_class(name)
-    summary = (config.__doc__ or "").strip().splitlines()[0]
+    lines = (config.__doc__ or "").strip().splitlines()
+    summary = lines[0] if lines else "Not described."
     return Description(kind, name, summary, _options(config))
 
 

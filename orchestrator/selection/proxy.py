@@ -124,7 +124,6 @@ FEATURE_PROXIES: dict[str, Callable[[FloatArray, IntArray], float]] = {
 }
 HEAD_PROXIES: dict[str, Callable[[FloatArray, IntArray], float]] = {"leep": leep}
 PROXIES = (*sorted(FEATURE_PROXIES), *sorted(HEAD_PROXIES))
-DEFAULT_PROXIES = ("h_score", "knn", "logme")
 ENTROPY_FLOOR = frozenset({"leep", "nleep"})
 
 

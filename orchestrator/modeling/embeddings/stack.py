@@ -9,8 +9,6 @@ from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.interfaces import Batch, EmbeddingPart, Streams
 from orchestrator.modeling.registry import embeddings
 
-STACK_NAMES = ("norm", "dropout")
-
 
 class EmbeddingStack(nn.Module):
     """Sum of parts, optional LayerNorm, dropout, optional linear layer to the model's width.

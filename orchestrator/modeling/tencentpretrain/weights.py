@@ -40,9 +40,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))
         )
     except Exception as error:  # unpickling and safetensors raise many types
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
         raise IntegrityError(
-            f"{path} cannot be read as tensors alone: {str(error).splitlines()[0]} Nothing in it "
-            "was run."
+            f"{path} cannot be read as tensors alone: {reason}. Nothing in it was run."
         ) from error
     return _only_tensors(path, content)
 

@@ -160,12 +160,13 @@ def test_a_target_may_not_read_its_own_answer(target, encoder, fits):
 
 
 def test_a_decoder_makes_next_token_prediction_possible_after_any_encoder():
-    config_of(
+    config = config_of(
         encoder="transformer",
         target_embedding={"parts": ["word", "pos"]},
         decoder="transformer",
         target="lm",
     )
+    assert config.encoder.sight == "everything"
 
 
 def test_targets_and_vocabulary_can_be_replaced():

@@ -67,7 +67,8 @@ def test_a_model_without_a_vocabulary_size_is_not_built():
 
 def test_images_need_no_vocabulary():
     parts = [{"type": "patch", "image_size": 4, "patch_size": 2}, "pos"]
-    make_model(vocab_size=0, embedding={"parts": parts}, encoder="gru", target="cls")
+    model = make_model(vocab_size=0, embedding={"parts": parts}, encoder="gru", target="cls")
+    assert "embedding.patch.projection.weight" in model.state_dict()
 
 
 def test_a_config_that_does_not_fit_together_is_not_built():

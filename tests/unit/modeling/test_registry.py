@@ -8,6 +8,7 @@ import pytest
 from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.catalog import describe
 from orchestrator.modeling.component import EncoderConfig
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.registry import Registry, encoders, target_embeddings
@@ -15,6 +16,7 @@ from orchestrator.modeling.registry import Registry, encoders, target_embeddings
 PLUGIN = '''
 from typing import Literal
 from torch import nn
+from orchestrator.modeling.catalog import describe
 from orchestrator.modeling.component import EncoderConfig
 from orchestrator.modeling.interfaces import Encoder
 
@@ -95,3 +97,13 @@ def test_a_component_class_has_the_config_it_is_registered_with(name):
 
 def test_target_embeddings_are_embeddings():
     assert "word" in target_embeddings.names()
+
+
+def test_a_component_without_a_docstring_can_be_listed():
+    registry = Registry("encoder")
+
+    class Silent(EncoderConfig):
+        type: Literal["silent"] = "silent"
+
+    registry.register("nowhere:Silent")(Silent)
+    assert describe(registry, "encoder", "silent").summary == "Not described."
