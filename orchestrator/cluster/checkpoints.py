@@ -9,16 +9,13 @@ import json
 import logging
 import secrets
 import shutil
-import threading
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.cluster.mailbox import Event
-from orchestrator.errors import IntegrityError, OrchestratorError, StageError
+from orchestrator.cluster.saving import Part, Pending, Ranks
+from orchestrator.errors import IntegrityError
 from orchestrator.storage import (
     commit_folder,
     is_temporary,
@@ -27,46 +24,29 @@ from orchestrator.storage import (
     sweep_temporary,
     verify_folder,
 )
+from orchestrator.storage.failures import explained
 from orchestrator.storage.temporary import MARK
 from orchestrator.training.engine import Engine
 
 _LOG = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEEP = 2  # never one: the newest may turn out to be damaged
 EXTRA = "extra.json"
+HEADER = "checkpoint"
+"""Key in ``extra.json`` of a copy of the manifest's head, so that a hash covers that, too."""
 PREFIX = "step-"
-WRITTEN = ".written-"
-"""A rank's empty file that says that its part of a checkpoint is complete."""
-FAILED = ".failed"
-"""An empty file that says that some rank could not write its part."""
-WRITE_DEADLINE_S = 600
-WRITE_POLL_S = 0.02
+MARGIN = 1.5
+"""Space that must be free for a checkpoint, in sizes of the one before it."""
+BYTES_AN_ELEMENT = 12
+"""Of the first checkpoint, which has none before it: an fp32 weight and two moments."""
 
 
-class Group(Protocol):
+class Group(Ranks, Protocol):
     """The part of a ``WorkerContext`` that checkpoints need."""
-
-    @property
-    def rank(self) -> int:
-        """This worker's place."""
-        ...
-
-    @property
-    def world(self) -> int:
-        """Number of workers."""
-        ...
 
     def agree(self, value: int) -> int:
         """Return rank 0's value everywhere."""
-        ...
-
-    def everybody(self, succeeded: bool) -> bool:
-        """Whether all ranks pass True."""
-        ...
-
-    def emit(self, event: Event) -> None:
-        """Tell the driver."""
         ...
 
 
@@ -85,66 +65,6 @@ class Checkpoint:
     path: Path
     world: int
     extra: dict[str, Any]
-
-
-class Pending:
-    """A checkpoint that is being written in a thread of its own.
-
-    Args:
-        step: Optimizer steps done.
-        staged: Where it is written.
-        final: Where it will be.
-        run: Writes this rank's part; rank 0's also waits for the others and commits.
-    """
-
-    def __init__(self, step: int, staged: Path, final: Path, run: Callable[[], None]) -> None:
-        self.step, self.staged, self.final, self._run = step, staged, final, run
-        self._failed: Exception | None = None
-        self._thread = threading.Thread(target=self._guarded, name="checkpoint", daemon=True)
-        self._thread.start()
-
-    def _guarded(self) -> None:
-        try:
-            self._run()
-        except (OSError, OrchestratorError) as error:
-            self._failed = error
-            with suppress(OSError):  # where even this cannot be written, rank 0 waits in vain
-                (self.staged / FAILED).touch()
-
-    def settle(self, group: Group) -> None:
-        """Wait until all ranks have written and rank 0 has committed; collective.
-
-        Raises:
-            StageError: Some rank could not write (on every rank; the old checkpoints stay).
-        """
-        self._thread.join()
-        if group.everybody(self._failed is None):
-            return
-        shutil.rmtree(self.staged, ignore_errors=True)
-        raise StageError(
-            f"the checkpoint of step {self.step} could not be written to {self.final.parent} "
-            f"({self._failed or 'another worker failed'}). Earlier checkpoints are intact: free "
-            "some space and start the same command again."
-        ) from self._failed
-
-
-def _wait_for_all(staged: Path, world: int) -> None:
-    """Wait for the marks of all ranks, and remove them.
-
-    Raises:
-        StageError: Some rank has not written within the deadline.
-    """
-    marks = [staged / f"{WRITTEN}{rank}" for rank in range(world)]
-    deadline = time.monotonic() + WRITE_DEADLINE_S
-    while not all(mark.exists() for mark in marks):
-        if (staged / FAILED).exists():
-            raise StageError("another worker failed")
-        if time.monotonic() > deadline:
-            missing = [mark.name.removeprefix(WRITTEN) for mark in marks if not mark.exists()]
-            raise StageError(f"ranks {', '.join(missing)} did not write in {WRITE_DEADLINE_S} s")
-        time.sleep(WRITE_POLL_S)
-    for mark in marks:
-        mark.unlink()
 
 
 class CheckpointFolder:
@@ -176,6 +96,7 @@ class CheckpointFolder:
         extra: Mapping[str, Any],
         group: Group,
         on_commit: Callable[[], None] | None = None,
+        keep_every: int = 0,
     ) -> "Pending":
         """Copy the state of ``engine`` and write it while training goes on; collective.
 
@@ -185,6 +106,7 @@ class CheckpointFolder:
             extra: JSON-able state of the caller; rank 0's is kept.
             group: The ranks.
             on_commit: Called on rank 0, from another thread, when the checkpoint is visible.
+            keep_every: Checkpoints of multiples of this step stay for ever; 0: none does.
 
         Returns:
             What every rank must ``settle``, before the next one is begun.
@@ -192,23 +114,31 @@ class CheckpointFolder:
         final = self.root / f"{PREFIX}{step:08d}"
         # One name for all ranks; the mark makes readers ignore it until it is committed.
         staged = self.root / f"{final.name}{MARK}{group.agree(secrets.randbits(62)):016x}"
-        write = engine.snapshot()
-        manifest = {"schema_version": SCHEMA_VERSION, "step": step, "world": group.world}
-        kept = json.dumps(dict(extra))
+        header = {"schema_version": SCHEMA_VERSION, "step": step, "world": group.world}
+        kept = json.dumps({HEADER: header, "extra": dict(extra)})
 
-        def run() -> None:
-            staged.mkdir(parents=True, exist_ok=True)
-            write(staged)
-            (staged / f"{WRITTEN}{group.rank}").touch()
-            if group.rank == 0:
-                _wait_for_all(staged, group.world)
+        def commit() -> None:
+            with explained(final):
                 (staged / EXTRA).write_text(kept, encoding="utf-8")
-                commit_folder(staged, final, manifest)
-                self.retain()
-                if on_commit is not None:
-                    on_commit()
+            commit_folder(staged, final, header)
+            self.retain(step, keep_every)
+            if on_commit is not None:
+                on_commit()
 
-        return Pending(step, staged, final, run)
+        needed = self._needed_bytes(engine) if group.rank == 0 else 0
+        return Pending(Part(step, staged, final, needed, engine.snapshot(), commit), group)
+
+    def _needed_bytes(self, engine: Engine) -> int:
+        """Return the space that must be free for the next checkpoint."""
+        for folder in reversed(self._committed()):
+            try:
+                files = read_manifest(folder)["files"]
+            except IntegrityError:
+                continue  # resuming reports it
+            return int(MARGIN * sum(entry["bytes"] for entry in files.values()))
+        ranks = 1 if engine.replicated else engine.world
+        elements = sum(shard.master.numel() for shard in engine.shards())
+        return elements * ranks * BYTES_AN_ELEMENT
 
     def latest(self, group: Group) -> Checkpoint | None:
         """Return the newest checkpoint that verifies, chosen by rank 0; collective."""
@@ -230,20 +160,77 @@ class CheckpointFolder:
                 group.emit({"event": "damaged_checkpoint", "message": str(error)})
         return None
 
-    def retain(self) -> None:
-        """Remove all but the newest ``keep`` checkpoints."""
-        for folder in self._committed()[: -self.keep]:
+    def retain(self, step: int, keep_every: int = 0) -> None:
+        """Remove all but the newest ``keep`` checkpoints up to the one just committed.
+
+        Later ones were passed over as damaged when the run went back before them. Were they
+        counted among the newest, they would push out the good ones.
+
+        Args:
+            step: That of the checkpoint just committed.
+            keep_every: Of the older ones, multiples of this step stay; 0: none does.
+        """
+        committed = self._committed()
+        just = self.root / f"{PREFIX}{step:08d}"
+        later = [folder for folder in committed if folder.name > just.name]
+        older = committed[: len(committed) - len(later)][: -self.keep]
+        for folder in [each for each in older if not _stays(each, keep_every)] + later:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def clear(self) -> None:
-        """Remove all checkpoints: the run is finished."""
-        shutil.rmtree(self.root, ignore_errors=True)
+    def clear(self, keep_every: int = 0) -> None:
+        """Remove all checkpoints, for the run is finished.
+
+        Args:
+            keep_every: Multiples of this step and the last one stay for other runs to start from;
+                0: none does.
+        """
+        if not keep_every:
+            shutil.rmtree(self.root, ignore_errors=True)
+        for folder in self._committed()[:-1]:
+            if not _stays(folder, keep_every):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def steps(self) -> list[int]:
+        """Return the steps of the committed checkpoints, in order."""
+        return [_step(folder) for folder in self._committed()]
+
+    def at(self, step: int, *, verify: bool) -> Checkpoint:
+        """Return the checkpoint of a step.
+
+        Args:
+            step: One of ``steps``.
+            verify: Compare all files with their hashes.
+
+        Raises:
+            IntegrityError: It is damaged, or of a version that this one cannot read.
+        """
+        return self._read(self.root / f"{PREFIX}{step:08d}", verify=verify)
 
     def _committed(self) -> list[Path]:
         found = (path for path in self.root.glob(f"{PREFIX}*") if path.is_dir())
         return sorted(path for path in found if not is_temporary(path.name))
 
     def _read(self, folder: Path, *, verify: bool) -> Checkpoint:
+        """Read a checkpoint; its manifest must say what the hashed files were sealed with.
+
+        Raises:
+            IntegrityError: It is damaged, or of a version that this one cannot read.
+        """
         manifest = verify_folder(folder) if verify else read_manifest(folder)
-        extra: dict[str, Any] = read_json(folder / EXTRA)
-        return Checkpoint(int(manifest["step"]), folder, int(manifest["world"]), extra)
+        stored = read_json(folder / EXTRA)
+        header = {key: value for key, value in manifest.items() if key != "files"}
+        sealed = stored.get(HEADER, {})
+        if header != sealed or folder.name != f"{PREFIX}{header.get('step', -1):08d}":
+            raise IntegrityError(f"{folder}: damaged: its manifest does not describe its files.")
+        if header["schema_version"] != SCHEMA_VERSION:
+            version = header["schema_version"]
+            raise IntegrityError(f"{folder}: format {version}, this version reads {SCHEMA_VERSION}")
+        return Checkpoint(header["step"], folder, header["world"], stored["extra"])
+
+
+def _stays(folder: Path, every: int) -> bool:
+    return every > 0 and _step(folder) % every == 0
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(PREFIX))

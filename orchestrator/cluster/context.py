@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from orchestrator.cluster.checkpoints import Checkpoint, CheckpointFolder, Pending
+from orchestrator.cluster.checkpoints import Checkpoint, CheckpointFolder
 from orchestrator.cluster.engines import build_engine
 from orchestrator.cluster.mailbox import Event, Line, SilentLine
+from orchestrator.cluster.saving import Pending
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engine import Engine
 
@@ -120,10 +121,18 @@ class WorkerContext:
         self.begin_checkpoint(step, engine, extra)
         return self.settle_checkpoint()
 
-    def begin_checkpoint(self, step: int, engine: Engine, extra: Mapping[str, Any]) -> None:
+    def begin_checkpoint(
+        self, step: int, engine: Engine, extra: Mapping[str, Any], keep_every: int = 0
+    ) -> None:
         """Copy the training state and commit it while training goes on; collective.
 
         Waits for the checkpoint before it. The last one of a run must be settled.
+
+        Args:
+            step: Optimizer steps done.
+            engine: What to save.
+            extra: JSON-able state of the caller; rank 0's is kept.
+            keep_every: Checkpoints of multiples of this step are never removed; 0: all are.
 
         Raises:
             StageError: The checkpoint before it could not be written; older ones are intact.
@@ -133,7 +142,7 @@ class WorkerContext:
         def committed() -> None:
             self.line.progressed(step)
 
-        pending = self.checkpoints.begin(step, engine, extra, self, committed)
+        pending = self.checkpoints.begin(step, engine, extra, self, committed, keep_every)
         self._pending.append(pending)
 
     def settle_checkpoint(self) -> Path:

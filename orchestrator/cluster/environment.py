@@ -25,7 +25,8 @@ LOCAL_CLUSTER = {
 # Read by the driver, forwarded to the Train controller and workers by Ray Train.
 TRAIN = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # how soon the controller sees the end (default 2)
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    # A group that asks for CPUs of a node that just died asks again after this; it is no failure.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep meaning what they meant on the driver
 }

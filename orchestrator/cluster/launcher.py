@@ -30,6 +30,9 @@ _LOG = logging.getLogger(__name__)
 
 POLL_S = 0.2  # how often the driver empties the mailbox
 COLLECTIVE_TIMEOUT_S = 300  # a rank that waits longer than this for the others gives up
+RAY_STORAGE = ".ray-"
+"""Folder of Ray Train's own records: a new one a launch, so that damage in an old one, which Ray
+could not start from, is never met. What a run needs to go on is in its checkpoints."""
 OnEvent = Callable[[Event], None]
 
 
@@ -152,7 +155,9 @@ class _Launch:
 
     def _fit(self, mailbox: Any) -> None:
         """Run Ray Train to its end; the outcome is read by the driver's thread."""
-        storage = self.run_dir / f".ray-{uuid.uuid4().hex[:8]}"
+        for left in self.run_dir.glob(f"{RAY_STORAGE}*"):  # by a driver that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        storage = self.run_dir / f"{RAY_STORAGE}{uuid.uuid4().hex[:8]}"
         try:
             self._outcome["value"] = self._trainer(mailbox, storage).fit().return_value
         except Exception as error:  # noqa: BLE001 - carried to the driver's thread, raised there

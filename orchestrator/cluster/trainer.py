@@ -3,12 +3,21 @@
 Each helper is a Python process that imports Ray before training may start: about two seconds of
 one core. We read data in the workers (no dataset manager), and on a private cluster nobody is
 left behind whose placement groups would have to be cleaned up after a crash of the driver.
+
+And the size of an elastic group follows the nodes there are now: Ray's coordinator answers from a
+list of nodes that is up to 20 seconds old, so that a group which just lost a node would be started
+again with a worker on it, and wait for it in vain.
 """
 
+import logging
+import time
 from typing import Any
 
 from ray.train.torch import TorchTrainer
 
+_LOG = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
 UNUSED = frozenset({"DatasetsCallback"})
 UNUSED_WHEN_PRIVATE = frozenset({"PlacementGroupCleanerCallback"})
 
@@ -29,3 +38,31 @@ class LeanTorchTrainer(TorchTrainer):
         # Not public: should Ray rename it, this is simply never called and the helpers run.
         callbacks: list[Any] = super()._create_default_callbacks()
         return [each for each in callbacks if type(each).__name__ not in self._skipped]
+
+    def _initialize_and_run_controller(self, **options: Any) -> Any:
+        # Not public either: without it a lost node costs some seconds more.
+        policy = options.get("scaling_policy")
+        if hasattr(policy, "_count_possible_workers"):
+            policy.__class__ = _followed(type(policy))
+        return super()._initialize_and_run_controller(**options)
+
+
+def _followed(policy: type) -> type:
+    """Return an elastic scaling policy whose coordinator looks at the nodes before it answers."""
+
+    class Followed(policy):  # type: ignore[misc]
+        """Counts workers on the nodes that are alive."""
+
+        _looked_at = -LOOK_EVERY_S
+
+        def _get_reserved_resources(self) -> Any:
+            if time.monotonic() - self._looked_at >= LOOK_EVERY_S:
+                self._looked_at = time.monotonic()
+                try:  # calls arrive in order: the look comes before the question
+                    coordinator = self._autoscaling_coordinator
+                    coordinator.get_reserved_resources.remote(self._requester_id, recompute=True)
+                except (AttributeError, TypeError) as error:
+                    _LOG.debug("Ray looks for nodes in its own pace: %s", error)
+            return super()._get_reserved_resources()
+
+    return Followed

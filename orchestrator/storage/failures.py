@@ -1,6 +1,8 @@
 """From the operating system's errors to messages that say what is intact and what to do."""
 
 import errno
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,7 @@ from pathlib import Path
 from orchestrator.errors import OrchestratorError, StageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_RUST_CODE = re.compile(r"\bos error (\d+)|\bcode: (\d+)")
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -73,6 +76,29 @@ def _remote_failure(uri: str, error: Exception) -> StageError:
 def is_full(error: BaseException | None) -> bool:
     """Tell whether an error means that there is no space left."""
     return isinstance(error, OSError) and error.errno in _FULL
+
+
+def require_space(path: Path, needed_bytes: int) -> None:
+    """Raise before anything is written when the file system of a path has too little room.
+
+    Raises:
+        OSError: ``ENOSPC``; `explained` makes the message of it.
+    """
+    free = _free_bytes(path)
+    if free is not None and free < needed_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """Return the operating system's error behind one of a library written in Rust, if any.
+
+    ``safetensors`` raises an exception of its own that names the code in its text.
+    """
+    found = _RUST_CODE.search(str(error))
+    if isinstance(error, OSError) or found is None:
+        return None
+    code = int(found.group(1) or found.group(2))
+    return OSError(code, os.strerror(code))
 
 
 def _explain(path: str | Path, error: OSError, needed_bytes: int | None) -> str:

@@ -6,12 +6,23 @@ import time
 
 import pytest
 
+from orchestrator.cluster import saving
 from orchestrator.cluster.checkpoints import CheckpointFolder
 from orchestrator.errors import IntegrityError, StageError
 
 
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(saving, "RETRY_AFTER_S", (0.0, 0.0))
+
+
 class StubEngine:
     """Writes one file a rank."""
+
+    replicated, world = True, 1
+
+    def shards(self):
+        return []
 
     def __init__(self, value, fails=False):
         self.value, self.fails = value, fails
@@ -160,7 +171,7 @@ def test_clear_removes_everything(folder, group):
 
 def test_a_file_that_nobody_listed_is_damage(folder, group):
     path = folder.commit(3, StubEngine("x"), {}, group)
-    (path / "extra.bin").write_text("?")
+    (path / "other.bin").write_text("?")
     with pytest.raises(IntegrityError):
         folder._read(path, verify=True)
 
@@ -213,3 +224,50 @@ def test_a_failed_write_is_told_when_it_is_settled(folder, group):
     with pytest.raises(StageError, match="No space left"):
         pending.settle(group)
     assert list(folder.root.iterdir()) == []
+
+
+def test_going_back_before_damaged_ones_does_not_cost_the_new_ones(folder, group):
+    """Counted among the newest, two damaged later ones would push out every new one."""
+    for step in (10, 20, 30):
+        folder.commit(step, StubEngine(step), {}, group)
+    for step in (20, 30):
+        (folder.root / f"step-000000{step}" / "training.safetensors").write_text("??")
+    assert folder.latest(group) is None
+    folder.commit(10, StubEngine("again"), {}, group)
+    assert folder.latest(group).step == 10
+    assert [p.name for p in folder.root.iterdir()] == ["step-00000010"]
+
+
+def test_a_library_error_is_a_failed_save_not_a_silent_one(folder, group):
+    """An exception of any kind in the writing thread is raised where the save is settled."""
+
+    class Odd(StubEngine):
+        def snapshot(self):
+            def write(folder):
+                raise RuntimeError("PytorchStreamWriter failed writing file")
+
+            return write
+
+    with pytest.raises(StageError, match=r"step 1 .*PytorchStreamWriter"):
+        folder.commit(1, Odd("x"), {}, group)
+    assert list(folder.root.iterdir()) == []
+
+
+def test_a_save_that_finds_no_space_is_tried_again(folder, group):
+    class Fuller(StubEngine):
+        tries = 0
+
+        def snapshot(self):
+            write = super().snapshot()
+
+            def crowded(folder):
+                self.tries += 1
+                if self.tries < 3:
+                    raise OSError(28, "No space left on device")
+                write(folder)
+
+            return crowded
+
+    folder.commit(1, Fuller("x"), {}, group)
+    assert folder.latest(group).step == 1
+    assert [event["event"] for event in group.events] == ["no_space", "no_space"]
