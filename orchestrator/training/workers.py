@@ -69,7 +69,9 @@ class WorkerGroup(Protocol):
         """Write and commit the full training state; collective."""
         ...
 
-    def begin_checkpoint(self, step: int, engine: Engine, extra: Mapping[str, Any]) -> None:
+    def begin_checkpoint(
+        self, step: int, engine: Engine, extra: Mapping[str, Any], keep_every: int = 0
+    ) -> None:
         """Copy the full training state and commit it while training goes on; collective."""
         ...
 

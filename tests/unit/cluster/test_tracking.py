@@ -1,0 +1,61 @@
+"""TensorBoard files of a run that was interrupted; what a tracking section refuses."""
+
+import importlib.util
+import shutil
+
+import pytest
+
+from orchestrator.cluster.tracking import TensorBoard
+from orchestrator.config.model import collect_problems
+from orchestrator.errors import InputError
+from orchestrator.training.tracking import MlflowConfig, TrackingSection
+
+
+def measured(step, loss):
+    return {"event": "metrics", "split": "train", "step": step, "metrics": {"loss": loss}}
+
+
+def curve(folder):
+    """Read the files back as TensorBoard shows them: step -> loss."""
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="reading event files back needs the package tensorboard",
+    )
+    found = reader.EventAccumulator(str(folder)).Reload().Scalars("train/loss")
+    steps = [each.step for each in found]
+    assert len(set(steps)) == len(steps)
+    return {each.step: each.value for each in found}
+
+
+def test_steps_that_are_trained_again_are_shown_once(tmp_path):
+    first = TensorBoard(tmp_path)
+    first.resume(0)
+    for step in range(1, 7):
+        first.observe(measured(step, 1.0))
+    first.resume(4)  # the workers were lost after the checkpoint of step 4
+    first.observe(measured(5, 2.0))
+    first.close()
+    second = TensorBoard(tmp_path)  # then the driver: another process, another file
+    second.resume(4)
+    for step in (5, 6):
+        second.observe(measured(step, 3.0))
+    second.close()
+    assert len(list(tmp_path.iterdir())) == 2
+    assert curve(tmp_path) == {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 3.0, 6: 3.0}
+    shutil.rmtree(tmp_path)
+
+
+def test_without_mlflow_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    TrackingSection().require_installed()
+    with pytest.raises(InputError, match=r"pip install 'ray-model-orchestrator\[tracking\]'"):
+        TrackingSection(mlflow=MlflowConfig()).require_installed()
+
+
+def test_passwords_do_not_belong_into_a_config():
+    section = MlflowConfig(tracking_uri="https://me:secret@example.org")
+    (problem,) = collect_problems(TrackingSection(mlflow=section))
+    assert problem.path == "mlflow.tracking_uri"
+    assert "MLFLOW_TRACKING_PASSWORD" in problem.message
+    assert "secret" not in problem.message
+    assert collect_problems(MlflowConfig(tracking_uri="sqlite:///runs/mlflow.db")) == []
