@@ -55,6 +55,12 @@ JOBS: dict[str, Job] = {
         "orchestrator.demo.runner:check",
         needs_file=False,
     ),
+    "corpus": Job(
+        "documents → tokenized, packed shards",
+        "orchestrator.pretraining.corpus_config:CorpusJobConfig",
+        "orchestrator.pretraining.corpus_runner:run",
+        "orchestrator.pretraining.corpus_runner:check",
+    ),
     "pretrain": _job("pretraining", "PretrainConfig", "corpus → package"),
     "benchmark": _job(
         "selection",

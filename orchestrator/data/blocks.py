@@ -1,8 +1,8 @@
 """Packed token blocks on disk: documents end to end, cut into blocks, read through a memory map.
 
 A document is framed ``[CLS] tokens [SEP]`` and documents follow one another without a gap; only the
-last block is padded, so no token is lost. The three special tokens never come from text, therefore
-they mark the document boundaries and the padding, and nothing else has to be stored.
+last block of a file is padded, so no token is lost. The three special tokens never come from text,
+therefore they mark the document boundaries and the padding, and nothing else has to be stored.
 
 Shapes: B batch, S block size, V vocabulary.
 """
@@ -21,7 +21,9 @@ from orchestrator.errors import IntegrityError
 
 IntArray = npt.NDArray[np.int64]
 
-BLOCKS_PER_BATCH = 4096
+TOKENS_PER_BATCH = 1 << 20  # tokens that wait to be written
+COUNTED_TOKENS = 1 << 26  # more than this say no more about how often each one occurs
+COUNTED_BLOCKS = 1024  # read at once
 COLUMN = "input_ids"
 SENTENCES = ".sentences.arrow"
 BORDERS = pa.schema([("start", pa.int64()), ("length", pa.int32()), ("first", pa.int8())])
@@ -50,7 +52,8 @@ class BlockWriter:
         token = pa.uint16() if vocab_size <= 1 << 16 else pa.int32()
         self._dtype = token.to_pandas_dtype()
         self._type = pa.list_(token, block_size)
-        self._pending: list[int] = []
+        self._pending: list[IntArray] = []
+        self._waiting = 0  # tokens of them
         self._schema = pa.schema([pa.field(COLUMN, self._type)])
         self._writer = pa.ipc.new_file(str(path), self._schema)
 
@@ -65,7 +68,7 @@ class BlockWriter:
     ) -> None:
         if kind is None:
             self.fill()
-            if self._pending:
+            if self._waiting:
                 self._write()
         self._writer.close()
 
@@ -76,8 +79,7 @@ class BlockWriter:
             The number of blocks so far.
         """
         missing = -self.position % self._block_size
-        self._pending.extend([PAD] * missing)
-        self.position += missing
+        self._append([PAD] * missing)
         return self.position // self._block_size
 
     def add(self, ids: list[int]) -> int:
@@ -87,23 +89,25 @@ class BlockWriter:
             The position of its first token in the stream.
         """
         begin = self.position + 1
-        self._pending.append(CLS)
-        self._pending.extend(ids)
-        self._pending.append(SEP)
+        self._append([CLS, *ids, SEP])
         self.documents += 1
         self.tokens += len(ids) + 2
-        self.position += len(ids) + 2
-        if len(self._pending) >= BLOCKS_PER_BATCH * self._block_size:
+        if self._waiting >= max(TOKENS_PER_BATCH, self._block_size):
             self._write()
         return begin
 
+    def _append(self, ids: list[int]) -> None:
+        self._pending.append(np.asarray(ids, dtype=self._dtype))
+        self._waiting += len(ids)
+        self.position += len(ids)
+
     def _write(self) -> None:
         """Write all full blocks."""
-        whole = len(self._pending) // self._block_size * self._block_size
-        flat = pa.array(np.asarray(self._pending[:whole], dtype=self._dtype))
-        column = pa.FixedSizeListArray.from_arrays(flat, type=self._type)
+        tokens = np.concatenate(self._pending)
+        whole = len(tokens) // self._block_size * self._block_size
+        column = pa.FixedSizeListArray.from_arrays(pa.array(tokens[:whole]), type=self._type)
         self._writer.write_batch(pa.record_batch([column], schema=self._schema))
-        del self._pending[:whole]
+        self._pending, self._waiting = [tokens[whole:]], len(tokens) - whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +144,6 @@ class TokenBlocks:
 
     Attributes:
         block_size: S.
-        borders: where documents and sentences begin, or None where that was not kept.
         parts: number of blocks of each source that the tokens come from.
     """
 
@@ -152,10 +155,13 @@ class TokenBlocks:
         parts: tuple[int, ...] | None = None,
     ) -> None:
         """Wrap arrays of token ids, each [blocks, S]."""
-        self.block_size = block_size
-        self.borders = borders
         self._chunks = list(chunks)
-        self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)])
+        self._borders = borders
+        self._lay_out([len(chunk) for chunk in self._chunks], block_size, parts)
+
+    def _lay_out(self, sizes: list[int], block_size: int, parts: tuple[int, ...] | None) -> None:
+        self.block_size = block_size
+        self._starts = np.cumsum([0, *sizes])
         self.parts = parts or (len(self),)
 
     @classmethod
@@ -169,15 +175,15 @@ class TokenBlocks:
         Raises:
             IntegrityError: the file is missing or damaged.
         """
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            columns = [reader.get_batch(i).column(0) for i in range(reader.num_record_batches)]
-        except (OSError, pa.ArrowInvalid) as error:
-            raise IntegrityError(f"{path} is no readable token file: {error}") from error
-        size = reader.schema.field(COLUMN).type.list_size
+        chunks, size = map_blocks(path)
         beside = borders_path(path)
         borders = Borders.open(beside) if beside.is_file() else None
-        return cls([_view(column, size) for column in columns], size, borders, parts)
+        return cls(chunks, size, borders, parts)
+
+    @property
+    def borders(self) -> Borders | None:
+        """Where documents and sentences begin, or None where that was not kept."""
+        return self._borders
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -188,8 +194,12 @@ class TokenBlocks:
         owner = np.searchsorted(self._starts, indices, side="right") - 1
         for number in np.unique(owner):
             mine = owner == number
-            found[mine] = self._chunks[number][indices[mine] - self._starts[number]]
+            found[mine] = self._take(int(number), indices[mine] - self._starts[number])
         return found
+
+    def _take(self, number: int, indices: IntArray) -> npt.NDArray[np.integer]:
+        """Return blocks of one chunk."""
+        return self._chunks[number][indices]
 
     def span(self, start: int, stop: int) -> IntArray:
         """Return the tokens of the stream from ``start`` to before ``stop``: int64."""
@@ -212,13 +222,34 @@ class TokenBlocks:
         return found
 
     def counts(self, vocab_size: int) -> IntArray:
-        """Return how often each token occurs: int64 [V]."""
+        """Return how often each token occurs: int64 [V].
+
+        Of more than ``COUNTED_TOKENS`` tokens, blocks at equal distances are counted.
+        """
         total = np.zeros(vocab_size, dtype=np.int64)
-        for chunk in self._chunks:
-            total += np.bincount(chunk.ravel(), minlength=vocab_size)
+        counted = min(len(self), max(COUNTED_TOKENS // self.block_size, 1))
+        for start in range(0, counted, COUNTED_BLOCKS):
+            places = np.arange(start, min(start + COUNTED_BLOCKS, counted), dtype=np.int64)
+            rows = self.rows(places * len(self) // counted)
+            total += np.bincount(rows.ravel(), minlength=vocab_size)
         return total
 
 
-def _view(column: pa.FixedSizeListArray, block_size: int) -> npt.NDArray[np.integer]:
-    view: npt.NDArray[np.integer] = column.values.to_numpy(zero_copy_only=True)
-    return view.reshape(-1, block_size)
+def map_blocks(path: Path) -> tuple[list[npt.NDArray[np.integer]], int]:
+    """Map a file of :class:`BlockWriter` into memory.
+
+    Returns:
+        Its record batches, each [blocks, S], and S.
+
+    Raises:
+        IntegrityError: the file is missing or damaged.
+    """
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        columns = [reader.get_batch(i).column(0) for i in range(reader.num_record_batches)]
+        size = int(reader.schema.field(COLUMN).type.list_size)
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
+        raise IntegrityError(f"{path} is no readable token file: {error}") from error
+    return [
+        column.values.to_numpy(zero_copy_only=True).reshape(-1, size) for column in columns
+    ], size

@@ -15,7 +15,7 @@ from orchestrator.data.blocks import BORDERS, BlockWriter, borders_path
 
 IntArray = npt.NDArray[np.int64]
 
-ROWS_PER_BATCH = 1 << 16
+ROWS_PER_BATCH = 1 << 14
 
 
 class SplitWriter(BlockWriter):

@@ -1,42 +1,38 @@
 """``prepare_corpus``: documents to a tokenizer and packed blocks, committed as one folder.
 
 The folder is named by the digest of everything that decides its content, so asking twice costs one
-check of the hashes. Documents are split into train and validation by the hash of their text: equal
-documents are on the same side.
+check. Documents are split into train and validation by the hash of their text: equal documents are
+on the same side. How a corpus is made, and what is in its folder: ``sharded.making``.
 """
 
 import hashlib
 import json
 import logging
-import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from orchestrator.data.blocks import TokenBlocks
-from orchestrator.data.borders import SplitWriter
-from orchestrator.data.documents import Documents, open_documents
+from orchestrator.data.documents import open_documents
+from orchestrator.data.prepared import KIND
 from orchestrator.data.processors import TOKENIZER, TextProcessor
-from orchestrator.data.sentences import encode_sentences
+from orchestrator.data.sharded.blocks import ShardedBlocks
+from orchestrator.data.sharded.checking import check_corpus
+from orchestrator.data.sharded.making import FORMAT, make, take_apart
+from orchestrator.data.sharded.mapping import Mapper, Site, Watch, in_turn, unwatched
+from orchestrator.data.sharded.shard import blocks_file
 from orchestrator.data.spec import SPECIAL_TOKENS, CorpusConfig
-from orchestrator.data.splitting import rank
-from orchestrator.data.subwords import add_sentinels, sentinel_ids
+from orchestrator.data.subwords import sentinel_ids
 from orchestrator.errors import InputError, IntegrityError
-from orchestrator.storage import commit_folder, sha256_file, temporary_sibling, verify_folder
+from orchestrator.storage import locked, sha256_file
+from orchestrator.storage.commit import MANIFEST_NAME
 
 logger = logging.getLogger(__name__)
 
-Sources = list[Documents]
-
-FORMAT = 2
-TRAIN, VALIDATION = "train.arrow", "validation.arrow"
-DOCUMENTS_PER_BATCH = 512
-TOKENIZER_CHARACTERS = 50_000_000  # a tokenizer learns no more from more text, but takes longer
+WAIT_S = 600.0  # for another process that makes the same corpus
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +64,11 @@ class Corpus:
         return int(sum(self.manifest["tokens"].values()))
 
     @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return len(self.manifest["shards"])
+
+    @property
     def rejected(self) -> dict[str, int]:
         """Number of files and documents left out, by reason."""
         return dict(self.manifest["rejected"])
@@ -76,7 +77,8 @@ class Corpus:
         """Return the loss in nats a token of knowing only how often tokens occur.
 
         Cross-entropy of the validation tokens under the token frequencies of train (one added to
-        every count), special tokens left out. A model that has learnt anything is below it.
+        every count), special tokens left out. A model that has learnt anything is below it. Very
+        large splits are sampled, see ``TokenBlocks.counts``.
         """
         size, first = self.processor.vocab_size, len(SPECIAL_TOKENS)
         words = slice(first, size - len(sentinel_ids(self.processor.tokenizer)))
@@ -85,59 +87,117 @@ class Corpus:
         return float(-(asked * np.log(seen / seen.sum())).sum() / max(asked.sum(), 1))
 
 
-def prepare_corpus(config: CorpusConfig, cache_dir: str | Path) -> Corpus:
-    """Make a corpus, or open it where it has been made before.
+def prepare_corpus(
+    config: CorpusConfig,
+    cache_dir: str | Path,
+    mapper: Mapper = in_turn,
+    watch: Watch = unwatched,
+) -> Corpus:
+    """Make a corpus, or open it where it has been made before; one process at a time makes it.
 
     Args:
-        config: documents, tokenizer and block size.
-        cache_dir: the corpus is committed below it as ``corpus-<digest>``.
+        config: documents, tokenizer and block size, or the folder of a prepared corpus.
+        cache_dir: the corpus is made below it as ``corpus-<digest>``.
+        mapper: how its pieces are worked on; the bytes do not depend on it.
+        watch: is told how far it is.
 
     Raises:
         InputError: the source is missing or empty, or fewer than two documents differ.
+        IntegrityError: the prepared corpus is not what its manifest says.
+        StageError: the folder cannot be written, or another process is still making the corpus.
     """
+    if config.prepared is not None:
+        return open_corpus(Path(config.prepared).expanduser())
     cache = Path(cache_dir)
-    documents = [open_documents(spec, cache) for spec in config.specs]
-    final = cache / f"corpus-{_digest(config, documents)}"
-    if final.is_dir():
-        try:
-            return open_corpus(final)
-        except IntegrityError as error:
-            logger.warning("event=damaged_corpus_made_again reason=%r", str(error))
-    cache.mkdir(parents=True, exist_ok=True)
-    staged = temporary_sibling(final)
-    staged.mkdir()
-    try:
-        commit_folder(staged, final, _write(config, documents, staged))
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-    corpus = open_corpus(final)
-    logger.info("event=corpus_ready documents=%d tokens=%d", corpus.documents, corpus.tokens)
-    return corpus
+    site = _site(config, cache)
+    final = Path(site.folder)
+    found = _opened(final)
+    if found is not None:
+        return found
+    with locked(cache / f".{final.name}.lock", WAIT_S):
+        found = _opened(final)  # another process may have made it meanwhile
+        if found is None:
+            if (final / MANIFEST_NAME).exists():
+                take_apart(final)
+            make(site, mapper, watch)
+            found = open_corpus(final, thorough=False)
+            logger.info("event=corpus_ready documents=%d tokens=%d", found.documents, found.tokens)
+    return found
 
 
-def open_corpus(path: Path) -> Corpus:
-    """Open a committed corpus and check its hashes.
+def find_corpus(config: CorpusConfig, cache_dir: str | Path) -> Corpus | None:
+    """Return a corpus that has been made before and is whole, or None.
+
+    Raises:
+        InputError: the source is missing.
+    """
+    return _opened(Path(_site(config, Path(cache_dir)).folder))
+
+
+def open_corpus(path: Path, thorough: bool = True) -> Corpus:
+    """Open a committed corpus.
+
+    Args:
+        path: its folder.
+        thorough: check hashes, see ``check_corpus``; once a job is enough.
 
     Raises:
         IntegrityError: it is not what its manifest says.
     """
-    manifest = verify_folder(path)
-    parts = {split: tuple(count) for split, count in manifest["blocks"].items()}
-    train = TokenBlocks.open(path / TRAIN, parts["train"])
-    validation = TokenBlocks.open(path / VALIDATION, parts["validation"])
+    manifest = check_corpus(path, thorough)
+    if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
+        raise IntegrityError(
+            f"{path}: is a {manifest.get('kind')} of format {manifest.get('format')}, and this "
+            f"version reads a {KIND} of format {FORMAT}. Make it again."
+        )
+    train, validation = (_blocks(path, manifest, split) for split in ("train", "validation"))
     return Corpus(path, manifest, TextProcessor.load(path), train, validation)
 
 
-def _digest(config: CorpusConfig, documents: Sources) -> str:
+def _opened(path: Path) -> Corpus | None:
+    if not (path / MANIFEST_NAME).exists():
+        return None
+    try:
+        return open_corpus(path)
+    except IntegrityError as error:
+        logger.warning("event=damaged_corpus_made_again reason=%r", str(error))
+        return None
+
+
+def _blocks(path: Path, manifest: dict[str, Any], split: str) -> TokenBlocks:
+    sizes = [shard["blocks"][split] for shard in manifest["shards"]]
+    paths = [path / blocks_file(split, number) for number in range(len(sizes))]
+    parts = tuple(manifest["blocks"][split])
+    return ShardedBlocks(paths, sizes, manifest["block_size"], parts)
+
+
+def _site(config: CorpusConfig, cache: Path) -> Site:
+    """Return where a corpus belongs.
+
+    Raises:
+        InputError: the source or the tokenizer is missing.
+    """
+    identities = [open_documents(spec, cache).identity for spec in config.specs]
+    folder = cache / f"corpus-{_digest(config, identities)}"
+    return Site(
+        folder=str(folder.resolve()),
+        cache=str(cache.resolve()),
+        settings=config.model_dump_json(),
+        identity=json.dumps(identities),
+    )
+
+
+def _digest(config: CorpusConfig, identities: Sequence[dict[str, object]]) -> str:
     tokenizer = config.tokenizer.model_dump()
     if config.tokenizer.path is not None:
         tokenizer = {"sha256": _tokenizer_hash(Path(config.tokenizer.path))}
     decides = {
         "format": FORMAT,
-        "documents": [each.identity for each in documents],
+        "documents": list(identities),
         "sentences": config.sentences,
         "tokenizer": tokenizer,
         "block_size": config.block_size,
+        "shard_bytes": config.shard_bytes,
         "seed": config.specs[0].seed,
         "validation_fraction": config.specs[0].validation_fraction,
     }
@@ -151,121 +211,3 @@ def _tokenizer_hash(folder: Path) -> str:
             "out to train a tokenizer."
         )
     return sha256_file(folder / TOKENIZER)
-
-
-def _write(config: CorpusConfig, documents: Sources, folder: Path) -> dict[str, Any]:
-    """Write the tokenizer and both splits, source after source; return the manifest."""
-    held_out, sample = _survey(config, documents)
-    processor = _processor(config, sample)
-    processor.save(folder)
-    shape = (config.block_size, processor.vocab_size)
-    rejected: Counter[str] = Counter()
-    blocks: dict[str, list[int]] = {"train": [], "validation": []}
-    with (
-        SplitWriter(folder / TRAIN, *shape) as train,
-        SplitWriter(folder / VALIDATION, *shape) as validation,
-    ):
-        for source in documents:
-            for texts in _batches(source):
-                found = encode_sentences(processor.tokenizer, texts, config.sentences)
-                for text, (ids, sentences) in zip(texts, found, strict=True):
-                    if ids:
-                        writer = validation if held_out.has(text) else train
-                        writer.add_document(ids, sentences)
-                    rejected["no tokens"] += not ids
-            rejected.update(source.rejected)
-            for split, writer in (("train", train), ("validation", validation)):
-                blocks[split].append(writer.fill() - sum(blocks[split]))
-    return _manifest(config, documents, folder, processor) | {
-        "documents": {"train": train.documents, "validation": validation.documents},
-        "tokens": {"train": train.tokens, "validation": validation.tokens},
-        "blocks": blocks,
-        "rejected": _warned(config, {reason: n for reason, n in rejected.items() if n}),
-    }
-
-
-def _manifest(
-    config: CorpusConfig, documents: Sources, folder: Path, processor: TextProcessor
-) -> dict[str, Any]:
-    return {
-        "kind": "corpus",
-        "format": FORMAT,
-        "builder": f"ray-model-orchestrator {metadata.version('ray-model-orchestrator')}",
-        "config": config.model_dump(mode="json"),
-        "source": [each.identity for each in documents],
-        "tokenizer_sha256": sha256_file(folder / TOKENIZER),
-        "vocab_size": processor.vocab_size,
-        "block_size": config.block_size,
-    }
-
-
-def _warned(config: CorpusConfig, rejected: dict[str, int]) -> dict[str, int]:
-    if rejected:
-        names = [spec.source for spec in config.specs]
-        logger.warning("event=left_out source=%s reasons=%s", ", ".join(names), rejected)
-    return rejected
-
-
-def _processor(config: CorpusConfig, sample: list[str]) -> TextProcessor:
-    settings = config.tokenizer
-    if settings.path is not None:
-        processor = TextProcessor.load(settings.path)
-        processor.require_our_numbers()
-        processor.max_length = config.block_size
-        return processor
-    learnt = settings.vocab_size - settings.sentinels
-    processor = TextProcessor.train(
-        sample, learnt, settings.type, config.block_size, settings.lowercase
-    )
-    add_sentinels(processor.tokenizer, settings.sentinels)
-    return processor
-
-
-@dataclass(frozen=True, slots=True)
-class _HeldOut:
-    """Which documents are for validation: a share by hash, never none and never all."""
-
-    seed: int
-    share: float
-    least: bytes
-    greatest: bytes
-
-    def has(self, text: str) -> bool:
-        place = rank(self.seed, text)
-        if place in (self.least, self.greatest):
-            return place == self.least
-        return int.from_bytes(place[:8], "big") < self.share * 2**64
-
-
-def _survey(config: CorpusConfig, documents: Sources) -> tuple[_HeldOut, list[str]]:
-    """Read all documents once: fix the split, collect what the tokenizer learns from."""
-    spec = config.specs[0]
-    least, greatest = b"\xff" * 16, b""
-    sample: list[str] = []
-    for source in documents:
-        room = TOKENIZER_CHARACTERS // len(documents)
-        for text in source:
-            place = rank(spec.seed, text)
-            least, greatest = min(least, place), max(greatest, place)
-            if room > 0:
-                sample.append(text)
-                room -= len(text)
-    if least >= greatest:
-        left_out = sum((source.rejected for source in documents), Counter())
-        reasons = ", ".join(f"{n} × {reason}" for reason, n in left_out.items())
-        raise InputError(
-            f"{spec.source}: needs at least two different documents, one to learn from and one for "
-            f"validation; left out: {reasons or 'nothing'}."
-        )
-    return _HeldOut(spec.seed, spec.validation_fraction, least, greatest), sample
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == DOCUMENTS_PER_BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -1,37 +1,75 @@
-"""``iter_documents``: the documents of any corpus, and what identifies them."""
+"""``open_documents``: the documents of any corpus, what identifies them, and how they are divided.
 
+A source is a sequence of spans: a range of bytes of a file that begins and ends at the border of a
+record, some row groups of a Parquet file, a run of rows of a table. How it is divided depends on
+the source and the size asked for, never on who reads; every document is in exactly one span, and
+the spans one after the other are the whole source in its order.
+"""
+
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 
-Reader = Callable[[Counter[str]], Iterator[str]]
+UNDIVIDED = sys.maxsize
+
+
+class Span(NamedTuple):
+    """A part of a source that is read by itself.
+
+    Attributes:
+        place: file, relative to the source; empty where the source is one table.
+        start: first byte, row group or row.
+        stop: the one after the last.
+        size: bytes of text, about.
+    """
+
+    place: str
+    start: int
+    stop: int
+    size: int
 
 
 @dataclass
 class Documents:
-    """Documents that can be read more than once.
+    """Documents that can be read more than once, whole or span by span.
 
     Attributes:
-        identity: JSON-able; equal when and only when the documents are equal.
-        reader: yields the documents and counts what it leaves out.
-        rejected: what the last reading left out, by reason.
+        identify: returns the identity.
+        divide: returns the spans, each of about this many bytes or one document.
+        read: yields the documents of a span and counts what it leaves out.
+        limit: read at most so many documents.
+        rejected: what the last reading of everything left out, by reason.
     """
 
-    identity: dict[str, object]
-    reader: Reader
+    identify: Callable[[], dict[str, object]]
+    divide: Callable[[int], list[Span]]
+    read: Callable[[Span, Counter[str]], Iterator[str]]
+    limit: int | None = None
     rejected: Counter[str] = field(default_factory=Counter)
+
+    @cached_property
+    def identity(self) -> dict[str, object]:
+        """JSON-able; equal when and only when the documents are equal. May read the source."""
+        return self.identify()
 
     def __iter__(self) -> Iterator[str]:
         self.rejected.clear()
-        return self.reader(self.rejected)
+        spans = self.divide(UNDIVIDED)
+        return islice((t for span in spans for t in self.read(span, self.rejected)), self.limit)
 
 
 def open_documents(spec: DatasetSpec, cache: Path | None = None) -> Documents:
-    """Find the documents of a corpus.
+    """Find the documents of a corpus; reads none of them.
 
     Args:
         spec: what to read.
@@ -45,11 +83,11 @@ def open_documents(spec: DatasetSpec, cache: Path | None = None) -> Documents:
     if spec.scheme == "files":
         from orchestrator.data.sources.files import file_documents
 
-        return Documents(*file_documents(spec))
+        return file_documents(spec)
     if spec.scheme == "hf":
         from orchestrator.data.sources.hub import hub_documents
 
-        return Documents(*hub_documents(spec))
+        return hub_documents(spec)
     raise InputError(f"{spec.source!r} is no corpus. Use builtin:pydoc, files:<path> or hf:<id>.")
 
 
@@ -65,9 +103,17 @@ def iter_documents(spec: DatasetSpec, cache: Path | None = None) -> Iterator[str
 def _pydoc(spec: DatasetSpec, cache: Path | None) -> Documents:
     from orchestrator.data.sources.pydoc import corpus_identity, corpus_records
 
-    def read(rejected: Counter[str]) -> Iterator[str]:
-        frame = corpus_records(spec.max_documents, spec.libraries, cache)
-        rejected.update(frame.attrs["rejected"])
-        yield from frame.text
+    def divide(size: int) -> list[Span]:
+        text = corpus_records(spec.max_documents, spec.libraries, cache).text
+        ends = np.cumsum([0, *text.str.len()])
+        owner = ends[:-1] // size
+        cuts = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(text)]
+        return [Span("", a, b, int(ends[b] - ends[a])) for a, b in pairwise(cuts)]
 
-    return Documents(corpus_identity(spec.max_documents, spec.libraries), read)
+    def read(span: Span, rejected: Counter[str]) -> Iterator[str]:
+        frame = corpus_records(spec.max_documents, spec.libraries, cache)
+        if span.start == 0:
+            rejected.update(frame.attrs["rejected"])
+        yield from frame.text.iloc[span.start : span.stop]
+
+    return Documents(lambda: corpus_identity(spec.max_documents, spec.libraries), divide, read)

@@ -1,30 +1,38 @@
-"""``files:``: a file or a folder of JSONL, TSV, CSV, Parquet or plain text.
+"""``files:``: a file, a folder or a pattern (``*``, ``?``, ``[...]``, ``**``) of files.
 
-A folder with ``train.*`` is a data set with splits (``validation``, ``valid``, ``val`` or ``dev``,
-and ``test``); a corpus is then read from train alone. Any other folder is all its files in the
-order of their names. ``labels.txt`` beside the files names the classes 0, 1, ... line by line.
+Formats: JSONL, TSV, CSV, Parquet, plain text. A folder with ``train.*`` is a data set with splits
+(``validation``, ``valid``, ``val`` or ``dev``, and ``test``); a corpus is then read from train
+alone. Any other folder, and a pattern, is all its files in the order of their names. ``labels.txt``
+beside the files names the classes 0, 1, ... line by line.
 """
 
+import glob
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
 from orchestrator.config import did_you_mean
-from orchestrator.data.documents import Reader
+from orchestrator.data.documents import Documents, Span
 from orchestrator.data.labelled import Table, Tables
 from orchestrator.data.sources.formats import (
+    PARQUET,
     PLAIN_TEXT,
     READERS,
+    WHOLE,
+    Range,
     Row,
+    is_compressed,
+    open_parquet,
+    read_columns,
     read_lines,
     read_plain,
     read_rows,
     suffix_of,
 )
+from orchestrator.data.sources.prints import fingerprint
+from orchestrator.data.sources.ranges import cut_file
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
-from orchestrator.storage import sha256_file
 
 TEXT_COLUMNS = ("text", "text_a", "sentence", "content", "document")
 PAIR_COLUMNS = ("text_b",)
@@ -45,6 +53,8 @@ def find_files(spec: DatasetSpec) -> dict[str, list[Path]]:
         InputError: nothing is there, or nothing of a readable format.
     """
     place = Path(spec.location).expanduser()
+    if not place.exists() and glob.has_magic(spec.location):
+        return {"train": _matching(spec, place)}
     if not place.exists():
         raise InputError(f"{spec.source}: {place} does not exist. {_neighbours(place)}")
     if place.is_file():
@@ -58,6 +68,20 @@ def find_files(spec: DatasetSpec) -> dict[str, list[Path]]:
         shown = _unreadable((media or files)[0]) if files else "the folder is empty."
         raise InputError(f"{spec.source}: {shown}")
     return _split_files(place, readable) or {"train": readable}
+
+
+def _matching(spec: DatasetSpec, place: Path) -> list[Path]:
+    """Return the files that a pattern names."""
+    base = _base(place)
+    found = sorted(base.glob(str(place.relative_to(base))))
+    shown = [file for file in found if file.is_file() and not file.name.startswith(".")]
+    files = [file for file in shown if file.name != LABEL_NAMES]
+    if not files:
+        raise InputError(f"{spec.source}: no file matches {place}.")
+    unreadable = [file for file in files if suffix_of(file) not in READERS]
+    if unreadable:
+        raise InputError(f"{spec.source}: {_unreadable(unreadable[0])}")
+    return files
 
 
 def _split_files(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
@@ -102,46 +126,72 @@ def find_column(
     return wanted
 
 
-def file_documents(spec: DatasetSpec) -> tuple[dict[str, object], Reader]:
-    """Return what identifies the documents of files, and their reader.
+def file_documents(spec: DatasetSpec) -> Documents:
+    """Find the documents of files.
 
     Raises:
         InputError: nothing readable is there.
     """
     files = find_files(spec)["train"]
+    base = _base(Path(spec.location).expanduser())
 
-    def read(rejected: Counter[str]) -> Iterator[str]:
-        documents = (text for path in files for text in _texts(spec, path, rejected))
-        yield from islice(documents, spec.max_documents)
+    def identify() -> dict[str, object]:
+        return {
+            "files": fingerprint(files),
+            "text_column": spec.text_column,
+            "document": spec.document,
+            "limit": spec.max_documents,
+        }
 
-    identity: dict[str, object] = {
-        "sha256": [sha256_file(path) for path in files],
-        "text_column": spec.text_column,
-        "document": spec.document,
-        "limit": spec.max_documents,
-    }
-    return identity, read
+    def divide(size: int) -> list[Span]:
+        return [
+            Span(path.relative_to(base).as_posix(), *part)
+            for path in files
+            for part in cut_file(path, spec.document, size)
+        ]
+
+    def read(span: Span, rejected: Counter[str]) -> Iterator[str]:
+        path = base / span.place
+        within = WHOLE if is_compressed(path) else (span.start, span.stop)
+        texts = (usable_text(text, rejected) for text in _texts(spec, path, rejected, within))
+        return (text for text in texts if text is not None)
+
+    return Documents(identify, divide, read, spec.max_documents)
 
 
-def _texts(spec: DatasetSpec, path: Path, rejected: Counter[str]) -> Iterator[str]:
-    if suffix_of(path) in PLAIN_TEXT:
-        texts: Iterator[object] = iter(read_plain(path, spec.document))
+def _base(place: Path) -> Path:
+    """Return the folder that the places of spans are relative to."""
+    if place.is_dir():
+        return place
+    while glob.has_magic(str(place.parent)):
+        place = place.parent
+    return place.parent
+
+
+def _texts(
+    spec: DatasetSpec, path: Path, rejected: Counter[str], within: Range
+) -> Iterator[object]:
+    """Yield what is in the place of the text of each record, usable or not."""
+    suffix = suffix_of(path)
+    if suffix in PLAIN_TEXT:
+        return iter(read_plain(path, spec.document, within))
+    column = _text_column(spec, path)
+    if suffix == PARQUET:
+        return (row[column] for row in read_columns(path, [column], within))
+    return (row.get(column) for row in read_rows(path, rejected, within))
+
+
+def _text_column(spec: DatasetSpec, path: Path) -> str:
+    """Return the column of the text, which the first row of a file decides for all its ranges."""
+    if suffix_of(path) == PARQUET:
+        with open_parquet(path) as file:
+            names: Iterable[str] = file.schema_arrow.names
     else:
-        texts = (row.get(column) for row, column in _with_text(spec, path, rejected))
-    for text in texts:
-        if (usable := usable_text(text, rejected)) is not None:
-            yield usable
-
-
-def _with_text(spec: DatasetSpec, path: Path, rejected: Counter[str]) -> Iterator[tuple[Row, str]]:
-    """Yield rows and the text column, which is decided by the first row."""
-    column = None
-    for row in read_rows(path, rejected):
-        if column is None:
-            column = find_column(spec.text_column, TEXT_COLUMNS, row, "text", path)
-            if column is None:
-                raise InputError(missing_column("text_column", TEXT_COLUMNS, row, path))
-        yield row, column
+        names = next(read_rows(path, Counter()), {})
+    column = find_column(spec.text_column, TEXT_COLUMNS, names, "text", path) if names else ""
+    if column is None:
+        raise InputError(missing_column("text_column", TEXT_COLUMNS, names, path))
+    return column
 
 
 def missing_column(option: str, usual: Iterable[str], row: Iterable[str], path: Path) -> str:

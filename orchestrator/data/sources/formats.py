@@ -1,7 +1,10 @@
 """File formats: JSONL, TSV, CSV, Parquet and plain text, each as a stream of rows.
 
-Text files are read as UTF-8, line by line, gzip included. A byte that is not UTF-8 is an error with
-its place; a row that cannot be used is counted by reason and left out.
+Text files are read as UTF-8, line by line, gzip included; Parquet row group by row group, a
+thousand rows at a time. A byte that is not UTF-8 is an error with its place; a row that cannot be
+used is counted by reason and left out.
+
+Every reader takes a range (see ``ranges``): bytes of a text file, row groups of Parquet.
 """
 
 import csv
@@ -18,10 +21,16 @@ import pyarrow.parquet as pq
 from orchestrator.errors import InputError
 
 Row = Mapping[str, object]
-Reader = Callable[[Path, Counter[str]], Iterator[Row]]
+Range = tuple[int, int | None]
+Reader = Callable[[Path, Counter[str], Range], Iterator[Row]]
+
+WHOLE: Range = (0, None)
 
 TEXT_COLUMN = "text"  # of plain text
 PLAIN_TEXT = (".txt", ".text")
+PARQUET = ".parquet"
+ROWS_PER_BATCH = 1024  # of Parquet; a row may be a whole article
+COPY_BYTES = 1 << 20
 MAX_CELL = 1 << 27  # characters of a CSV cell; csv's own limit is 128 KiB
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -32,55 +41,81 @@ def suffix_of(path: Path) -> str:
     return Path(name).suffix
 
 
-def read_rows(path: Path, rejected: Counter[str]) -> Iterator[Row]:
+def is_compressed(path: Path) -> bool:
+    """Tell whether a file can only be read from its beginning."""
+    return path.name.lower().endswith(".gz")
+
+
+def read_rows(path: Path, rejected: Counter[str], within: Range = WHOLE) -> Iterator[Row]:
     """Read the rows of a table file.
 
     Args:
         path: a file with a suffix of ``READERS``.
         rejected: counts the rows left out, by reason.
+        within: the range to read.
 
     Raises:
         InputError: the file is not UTF-8 or not of its format.
     """
-    return READERS[suffix_of(path)](path, rejected)
+    return READERS[suffix_of(path)](path, rejected, within)
 
 
-def read_lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path, within: Range = WHOLE) -> Iterator[str]:
     """Yield the lines of a text file with their line ends.
 
     Raises:
         InputError: a byte is not UTF-8, or the file cannot be read; names file, line and byte.
     """
-    offset = 0
+    return (line for line, _ in lines_and_ends(path, within))
+
+
+def lines_and_ends(path: Path, within: Range = WHOLE) -> Iterator[tuple[str, int]]:
+    """Yield each line of a text file and the byte after it; see :func:`read_lines`."""
+    place, stop = within
+    if stop is not None and place >= stop:
+        return
     try:
         with _open(path) as file:
-            for number, raw in enumerate(file, start=1):
-                yield _decode(path, raw, number, offset)
-                offset += len(raw)
+            file.seek(place)
+            for raw in file:
+                line = _decode(path, raw, place)
+                place += len(raw)
+                yield line, place
+                if stop is not None and place >= stop:
+                    return
     except (OSError, EOFError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
 
 
 def _open(path: Path) -> BinaryIO:
-    if path.name.lower().endswith(".gz"):
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    return path.open("rb")
+    return cast(BinaryIO, gzip.open(path, "rb")) if is_compressed(path) else path.open("rb")
 
 
-def _decode(path: Path, raw: bytes, number: int, offset: int) -> str:
+def _decode(path: Path, raw: bytes, offset: int) -> str:
     try:
         line = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         place = offset + error.start
         raise InputError(
-            f"{path}, line {number}, byte {place}: 0x{raw[error.start]:02x} is not UTF-8. Convert "
-            f"the file first, for example: iconv -f latin1 -t utf-8 {path.name}"
+            f"{path}, line {1 + lines_before(path, offset)}, byte {place}: "
+            f"0x{raw[error.start]:02x} is not UTF-8. Convert the file first, for example: "
+            f"iconv -f latin1 -t utf-8 {path.name}"
         ) from None
-    return line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+    return line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line
 
 
-def _read_jsonl(path: Path, rejected: Counter[str]) -> Iterator[Row]:
-    for line in read_lines(path):
+def lines_before(path: Path, offset: int) -> int:
+    """Return the number of lines before a byte of a text file; reads up to it."""
+    count = 0
+    with _open(path) as file:
+        while offset > 0 and (part := file.read(min(offset, COPY_BYTES))):
+            count += part.count(b"\n")
+            offset -= len(part)
+    return count
+
+
+def _read_jsonl(path: Path, rejected: Counter[str], within: Range) -> Iterator[Row]:
+    for line in read_lines(path, within):
         if not line.strip():
             continue
         try:
@@ -93,23 +128,58 @@ def _read_jsonl(path: Path, rejected: Counter[str]) -> Iterator[Row]:
             rejected["not a JSON object"] += 1
 
 
-def _read_tsv(path: Path, rejected: Counter[str]) -> Iterator[Row]:
-    lines = (line.rstrip("\r\n") for line in read_lines(path))
-    yield from _named(path, (line.split("\t") for line in lines if line), rejected)
+def _read_tsv(path: Path, rejected: Counter[str], within: Range) -> Iterator[Row]:
+    yield from _named(path, _tsv_cells(path, within), rejected, _header(path, within, _tsv_cells))
 
 
-def _read_csv(path: Path, rejected: Counter[str]) -> Iterator[Row]:
+def _tsv_cells(path: Path, within: Range) -> Iterator[list[str]]:
+    lines = (line.rstrip("\r\n") for line in read_lines(path, within))
+    return (line.split("\t") for line in lines if line)
+
+
+def _read_csv(path: Path, rejected: Counter[str], within: Range) -> Iterator[Row]:
+    yield from _named(path, _csv_cells(path, within), rejected, _header(path, within, _csv_cells))
+
+
+def _csv_cells(path: Path, within: Range) -> Iterator[list[str]]:
+    return (cells for cells, _ in csv_rows(path, within) if cells)
+
+
+def csv_rows(path: Path, within: Range = WHOLE) -> Iterator[tuple[list[str], int]]:
+    """Yield the cells of each row of a CSV file and the byte after the row; blank rows are empty.
+
+    Raises:
+        InputError: the file is not CSV; names the line.
+    """
     csv.field_size_limit(MAX_CELL)
-    reader = csv.reader(read_lines(path), strict=True)
+    end = within[0]
+
+    def lines() -> Iterator[str]:
+        nonlocal end
+        for line, end in lines_and_ends(path, within):  # noqa: B007  (the reader's place)
+            yield line
+
+    reader = csv.reader(lines(), strict=True)
     try:
-        yield from _named(path, (cells for cells in reader if cells), rejected)
+        for cells in reader:
+            yield cells, end
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error
+        line = reader.line_num + lines_before(path, within[0])
+        raise InputError(f"{path}, line {line}: not CSV ({error}).") from error
 
 
-def _named(path: Path, cells: Iterator[list[str]], rejected: Counter[str]) -> Iterator[Row]:
-    """Name the cells of each row by the header."""
-    header = next(cells, None)
+def _header(
+    path: Path, within: Range, cells: Callable[[Path, Range], Iterator[list[str]]]
+) -> list[str] | None:
+    """Return the header of a file for a range that begins behind it, else None."""
+    return next(cells(path, WHOLE), None) if within[0] else None
+
+
+def _named(
+    path: Path, cells: Iterator[list[str]], rejected: Counter[str], header: list[str] | None
+) -> Iterator[Row]:
+    """Name the cells of each row by the header, which comes first where it is not given."""
+    header = header or next(cells, None)
     if header is None:
         return
     if len(set(header)) < len(header):
@@ -121,27 +191,53 @@ def _named(path: Path, cells: Iterator[list[str]], rejected: Counter[str]) -> It
             rejected["another number of columns than the header"] += 1
 
 
-def _read_parquet(path: Path, rejected: Counter[str]) -> Iterator[Row]:
+def _read_parquet(path: Path, rejected: Counter[str], within: Range) -> Iterator[Row]:
     del rejected
+    return read_columns(path, None, within)
+
+
+def read_columns(path: Path, columns: list[str] | None, within: Range = WHOLE) -> Iterator[Row]:
+    """Yield the rows of some row groups of a Parquet file; None takes all columns.
+
+    Raises:
+        InputError: it is no readable Parquet file.
+    """
+    with open_parquet(path) as file:
+        first, stop = within
+        groups = range(first, file.num_row_groups if stop is None else stop)
+        batches = file.iter_batches(ROWS_PER_BATCH, row_groups=list(groups), columns=columns)
+        try:
+            for batch in batches:
+                yield from batch.to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{path} is no readable Parquet file: {error}") from error
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file so that its pages are read as they are needed.
+
+    Raises:
+        InputError: it is no Parquet file.
+    """
     try:
-        for batch in pq.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
+        return pq.ParquetFile(path, buffer_size=COPY_BYTES, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path} is no readable Parquet file: {error}") from error
 
 
-def read_plain(path: Path, unit: str) -> Iterator[str]:
+def read_plain(path: Path, unit: str, within: Range = WHOLE) -> Iterator[str]:
     """Yield the documents of a plain text file.
 
     Args:
         path: the file.
         unit: "line", "paragraph" (lines up to a blank one) or "file".
+        within: the range to read.
     """
     if unit == "line":
-        yield from read_lines(path)
+        yield from read_lines(path, within)
         return
     lines: list[str] = []
-    for line in read_lines(path):
+    for line in read_lines(path, within):
         if line.strip() or unit == "file":
             lines.append(line)
         elif lines:
@@ -151,9 +247,9 @@ def read_plain(path: Path, unit: str) -> Iterator[str]:
         yield "".join(lines)
 
 
-def _read_text(path: Path, rejected: Counter[str]) -> Iterator[Row]:
+def _read_text(path: Path, rejected: Counter[str], within: Range) -> Iterator[Row]:
     del rejected
-    return ({TEXT_COLUMN: line} for line in read_lines(path))
+    return ({TEXT_COLUMN: line} for line in read_lines(path, within))
 
 
 READERS: dict[str, Reader] = {
@@ -161,6 +257,6 @@ READERS: dict[str, Reader] = {
     ".ndjson": _read_jsonl,
     ".tsv": _read_tsv,
     ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    PARQUET: _read_parquet,
     **dict.fromkeys(PLAIN_TEXT, _read_text),
 }

@@ -1,12 +1,16 @@
-"""``hf:``: a data set of the Hugging Face Hub at a pinned revision (extra ``hub``)."""
+"""``hf:``: a data set of the Hugging Face Hub at a pinned revision (extra ``hub``).
+
+The library keeps data sets as memory-mapped files, on every machine that reads them; here they are
+read a few rows and one column at a time.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from orchestrator.data.documents import Reader
+from orchestrator.data.documents import Documents, Span
 from orchestrator.data.labelled import Table, Tables
 from orchestrator.data.sources.files import (
     LABEL_COLUMNS,
@@ -19,6 +23,9 @@ from orchestrator.data.sources.files import (
 )
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
+
+ROW_BYTES = 1024  # of a row, about: their sizes are not known before they are read
+ROWS_PER_BATCH = 256
 
 
 def load_splits(spec: DatasetSpec) -> dict[str, Any]:
@@ -48,8 +55,8 @@ def load_splits(spec: DatasetSpec) -> dict[str, Any]:
     return splits
 
 
-def hub_documents(spec: DatasetSpec) -> tuple[dict[str, object], Reader]:
-    """Return what identifies the documents of a data set, and their reader.
+def hub_documents(spec: DatasetSpec) -> Documents:
+    """Find the documents of a data set.
 
     Raises:
         InputError: it cannot be loaded or has no text column.
@@ -61,9 +68,18 @@ def hub_documents(spec: DatasetSpec) -> tuple[dict[str, object], Reader]:
         message = missing_column("text_column", TEXT_COLUMNS, train.column_names, place)
         raise InputError(message)
 
-    def read(rejected: Counter[str]) -> Iterator[str]:
-        texts = (usable_text(row[column], rejected) for row in train)
-        yield from islice((text for text in texts if text is not None), spec.max_documents)
+    texts = train.select_columns([column])
+
+    def divide(size: int) -> list[Span]:
+        rows, run = len(train), max(1, size // ROW_BYTES)
+        borders = [*range(0, rows, run), rows]
+        return [Span("", a, b, (b - a) * ROW_BYTES) for a, b in pairwise(borders)]
+
+    def read(span: Span, rejected: Counter[str]) -> Iterator[str]:
+        for start in range(span.start, span.stop, ROWS_PER_BATCH):
+            for text in texts[start : min(start + ROWS_PER_BATCH, span.stop)][column]:
+                if (usable := usable_text(text, rejected)) is not None:
+                    yield usable
 
     identity: dict[str, object] = {
         "id": spec.location,
@@ -72,7 +88,7 @@ def hub_documents(spec: DatasetSpec) -> tuple[dict[str, object], Reader]:
         "text_column": column,
         "limit": spec.max_documents,
     }
-    return identity, read
+    return Documents(lambda: identity, divide, read, spec.max_documents)
 
 
 def read_tables(spec: DatasetSpec) -> Tables:

@@ -80,7 +80,10 @@ def test_asking_twice_opens_the_same_folder(corpus, source, tmp_path):
 
 def test_the_same_corpus_has_the_same_bytes(corpus, source, tmp_path):
     other = prepare_corpus(config(source), tmp_path / "elsewhere")
-    for name in ("train.arrow", "validation.arrow", "tokenizer.json"):
+    assert other.path.name == corpus.path.name
+    names = sorted(path.name for path in corpus.path.iterdir())
+    assert "train-00000.arrow" in names
+    for name in names:
         assert (other.path / name).read_bytes() == (corpus.path / name).read_bytes()
 
 
@@ -102,22 +105,28 @@ def test_other_text_is_another_corpus(corpus, source, tmp_path):
 
 
 def test_a_damaged_corpus_is_made_again(corpus, source, tmp_path):
-    expected = (corpus.path / "train.arrow").read_bytes()
-    (corpus.path / "train.arrow").write_bytes(expected[:-9])
-    with pytest.raises(IntegrityError, match=r"train\.arrow"):
+    expected = (corpus.path / "train-00000.arrow").read_bytes()
+    (corpus.path / "train-00000.arrow").write_bytes(expected[:-9])
+    with pytest.raises(IntegrityError, match=r"train-00000\.arrow"):
         open_corpus(corpus.path)
     again = prepare_corpus(config(source), tmp_path / "cache")
-    assert (again.path / "train.arrow").read_bytes() == expected
+    assert (again.path / "train-00000.arrow").read_bytes() == expected
 
 
-def test_a_failure_leaves_nothing_behind(source, tmp_path, monkeypatch):
+def test_a_failure_leaves_no_corpus_and_the_next_try_goes_on(source, tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("disk")
 
-    monkeypatch.setattr(BlockWriter, "add", fail)
-    with pytest.raises(RuntimeError, match="disk"):
-        prepare_corpus(config(source), tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    with monkeypatch.context() as broken:
+        broken.setattr(BlockWriter, "add", fail)
+        with pytest.raises(RuntimeError, match="disk"):
+            prepare_corpus(config(source), tmp_path / "cache")
+    (folder,) = (tmp_path / "cache").glob("corpus-*")
+    assert {path.name for path in folder.iterdir()} >= {"plan.json", "tokenizer.json"}
+    assert not [path for path in folder.iterdir() if ".tmp-" in path.name or ".arrow" in path.name]
+    with pytest.raises(IntegrityError, match="never committed"):
+        open_corpus(folder)
+    assert prepare_corpus(config(source), tmp_path / "cache").path == folder
 
 
 def test_manifest_says_what_was_done(corpus):
@@ -163,7 +172,7 @@ def test_missing_tokenizer_folder_is_named(source, tmp_path):
 
 
 def test_blocks_are_read_through_a_map_over_several_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.data.blocks.BLOCKS_PER_BATCH", 3)
+    monkeypatch.setattr("orchestrator.data.blocks.TOKENS_PER_BATCH", 3 * 8)
     documents = [list(range(5, 5 + n)) for n in (10, 3, 40, 1, 7, 25)]
     with BlockWriter(tmp_path / "x.arrow", 8, vocab_size=100) as writer:
         for ids in documents:

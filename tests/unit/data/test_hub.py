@@ -19,6 +19,21 @@ class Split(list):
         self.column_names = ["text", "label"]
         self.features = {"label": SimpleNamespace(names=["bad", "good"])}
 
+    def select_columns(self, names):
+        return Columns([{name: row[name] for name in names} for row in self])
+
+
+class Columns(list):
+    """A slice of a data set is a list a column."""
+
+    def __getitem__(self, rows):
+        found = list.__getitem__(self, rows)
+        return {name: [row[name] for row in found] for name in names_of(self)}
+
+
+def names_of(rows):
+    return list(next(iter(rows), {}))
+
 
 def rows(start, stop):
     return Split({"text": f"text {i}", "label": i % 2} for i in range(start, stop))

@@ -1,0 +1,67 @@
+"""The blocks of many shards as one sequence; a shard is opened when a block of it is asked for."""
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.data.blocks import Borders, TokenBlocks, borders_path, map_blocks
+from orchestrator.errors import IntegrityError
+
+IntArray = npt.NDArray[np.int64]
+
+OPEN_SHARDS = 256  # maps kept; each holds a file open, and a process has about a thousand
+
+
+class ShardedBlocks(TokenBlocks):
+    """The blocks of a split over all shards.
+
+    Borders are read when they are asked for, and then are in memory: 17 bytes a sentence. Blocks
+    stay on disk.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], sizes: Sequence[int], block_size: int, parts: tuple[int, ...]
+    ) -> None:
+        """Take shards that need not be opened yet.
+
+        Args:
+            paths: their files, in order.
+            sizes: number of blocks of each.
+            block_size: S.
+            parts: number of blocks of each source.
+        """
+        self._paths, self._sizes = list(paths), list(sizes)
+        self._lay_out(self._sizes, block_size, parts)
+        self._opened = lru_cache(maxsize=OPEN_SHARDS)(self._open)
+
+    @cached_property
+    def borders(self) -> Borders:
+        """Where documents and sentences begin in the stream of all shards.
+
+        Raises:
+            IntegrityError: a file is missing or damaged.
+        """
+        found = [Borders.open(borders_path(path)) for path in self._paths]
+        firsts = self._starts[:-1] * self.block_size
+        return Borders(
+            np.concatenate([b.starts + first for b, first in zip(found, firsts, strict=True)]),
+            np.concatenate([b.lengths for b in found]),
+            np.concatenate([b.first for b in found]),
+        )
+
+    def _open(self, number: int) -> TokenBlocks:
+        path = self._paths[number]
+        chunks, size = map_blocks(path)
+        found = TokenBlocks(chunks, size)
+        if (len(found), size) != (self._sizes[number], self.block_size):
+            raise IntegrityError(
+                f"{path}: has {len(found)} blocks of {size} tokens, the manifest says "
+                f"{self._sizes[number]} of {self.block_size}. Make the corpus again."
+            )
+        return found
+
+    def _take(self, number: int, indices: IntArray) -> IntArray:
+        return self._opened(number).rows(indices)
