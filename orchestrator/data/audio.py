@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,11 +39,13 @@ FIXED = {"dither": 0.0, "padding_side": "right", "padding_value": 0.0, "n_fft": 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def read_sound(path: str | Path, rate: int = RATE, *, resample: bool = False) -> Features:
+def read_sound(
+    path: str | Path | BinaryIO, rate: int = RATE, *, resample: bool = False
+) -> Features:
     """Read a WAV, FLAC or other file that ``soundfile`` knows, as one channel.
 
     Args:
-        path: The file.
+        path: The file, or its content.
         rate: Samples per second that are wanted.
         resample: Convert other rates; otherwise they are refused.
 
@@ -56,7 +58,8 @@ def read_sound(path: str | Path, rate: int = RATE, *, resample: bool = False) ->
     import soundfile  # type: ignore[import-untyped]
 
     try:
-        sound, found = soundfile.read(str(path), dtype="float32", always_2d=True)
+        file = str(path) if isinstance(path, Path) else path
+        sound, found = soundfile.read(file, dtype="float32", always_2d=True)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path} cannot be read as sound: {error}") from error
     if not len(sound):

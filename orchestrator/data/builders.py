@@ -9,8 +9,12 @@ from typing import Any
 
 from orchestrator.data.blocks import TokenBlocks
 from orchestrator.data.denoising import DenoisingSamples, Noise
+from orchestrator.data.example_processor import ExampleProcessor
+from orchestrator.data.example_rows import Examples
 from orchestrator.data.gap_sentences import GapSentenceSamples
+from orchestrator.data.image_text import ImageTextMatches, ImageTextPairs
 from orchestrator.data.labelled_samples import LabelledSamples
+from orchestrator.data.masked_patches import MaskedPatchSamples
 from orchestrator.data.masking import Masking
 from orchestrator.data.packing import Packing
 from orchestrator.data.pairs import Pairing, PairSamples
@@ -22,8 +26,10 @@ from orchestrator.data.sample_configs import (
     AnySamples,
     DenoisingConfig,
     GapsConfig,
+    ImageTextConfig,
     LabelledConfig,
     MaskedConfig,
+    MaskedPatchesConfig,
     MaskingConfig,
     NeighboursConfig,
     NextConfig,
@@ -31,9 +37,13 @@ from orchestrator.data.sample_configs import (
     PrefixConfig,
     ReplacedConfig,
     SpansConfig,
+    TextPairsConfig,
+    TranscriptsConfig,
 )
 from orchestrator.data.samples import BilmSamples, LmSamples, MlmSamples, SampleDataset
 from orchestrator.data.span_corruption import Corruption, SpanCorruptionSamples
+from orchestrator.data.text_pairs import TextPairs
+from orchestrator.data.transcripts import TranscriptSamples
 
 Targets = Mapping[str, str]
 """Type of a target → its name."""
@@ -41,8 +51,8 @@ Targets = Mapping[str, str]
 
 def build_samples(
     config: AnySamples,
-    data: TokenBlocks | Rows,
-    processor: TextProcessor | None,
+    data: TokenBlocks | Rows | Examples,
+    processor: TextProcessor | ExampleProcessor | None,
     targets: Targets,
     seed: int,
     packing: Packing = "stream",
@@ -51,8 +61,8 @@ def build_samples(
 
     Args:
         config: how they are made.
-        data: blocks of a corpus, or labelled rows.
-        processor: tokenizer; None for images.
+        data: blocks of a corpus, labelled rows, or examples.
+        processor: tokenizer, or the processors of examples; None for labelled images.
         targets: name of the model's target of each type.
         seed: seed of all random choices.
         packing: whether the documents of a block are kept apart.
@@ -125,6 +135,34 @@ def _labelled(
     return LabelledSamples(data, processor, t["cls"], t.get("mlm"), seed, masking(c.masking))
 
 
+def _masked_patches(
+    c: MaskedPatchesConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing
+) -> Any:
+    return MaskedPatchSamples(data, processor, t["mim"], seed, c)
+
+
+def _image_text(
+    c: ImageTextConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing
+) -> Any:
+    if "clr" in t:
+        return ImageTextPairs(data, processor, t["clr"], seed, c)
+    rule = masking(c.masking)
+    return ImageTextMatches(data, processor, t["itm"], t.get("mlm"), seed, c, rule)
+
+
+def _text_pairs(
+    c: TextPairsConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing
+) -> Any:
+    return TextPairs(data, processor, t["clr"])
+
+
+def _transcripts(
+    c: TranscriptsConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing
+) -> Any:
+    name = t.get("lm") or t["ctc"]
+    return TranscriptSamples(data, processor, name, seed, c.augment, written="lm" in t)
+
+
 BUILDERS: dict[type, Callable[..., SampleDataset]] = {
     MaskedConfig: _masked,
     NextConfig: _next,
@@ -136,5 +174,9 @@ BUILDERS: dict[type, Callable[..., SampleDataset]] = {
     DenoisingConfig: _denoising,
     GapsConfig: _gaps,
     LabelledConfig: _labelled,
+    MaskedPatchesConfig: _masked_patches,
+    ImageTextConfig: _image_text,
+    TextPairsConfig: _text_pairs,
+    TranscriptsConfig: _transcripts,
 }
 """Config → builder."""

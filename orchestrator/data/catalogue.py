@@ -1,7 +1,13 @@
-"""Names and descriptions of the labelled tasks of ``builtin:pydoc``; light, for configs.
+"""Names and descriptions of the builtin data sets; light, for configs."""
 
-``sources/pydoc_tasks.py`` cuts them from the docstrings.
-"""
+BUILTIN_EXAMPLES: dict[str, tuple[str, ...]] = {
+    "digits": ("picture",),
+    "digit_scenes": ("picture", "text"),
+    "morse": ("sound", "text"),
+    "pydoc_pairs": ("text", "pair"),
+}
+"""What the examples of each builtin have; ``sources/<name>.py`` makes them. Digits are labelled
+rows as well."""
 
 PYDOC_TASKS: dict[str, str] = {
     "library": "Which of eight libraries a docstring belongs to.",
@@ -25,3 +31,4 @@ PYDOC_TASKS: dict[str, str] = {
     "documents_parameters": "From its description alone: does a list of parameters follow?",
     "has_example": "From its description alone: does an example follow?",
 }
+"""Labelled tasks of ``builtin:pydoc``, which ``sources/pydoc_tasks.py`` cuts from docstrings."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ Picture = "Image | Pixels"
 """An image of Pillow, or uint8 [height, width], [height, width, C]."""
 
 
-def read_image(path: str | Path) -> "Image":
+def read_image(path: str | Path | BinaryIO) -> "Image":
     """Read a PNG, JPEG or other file that Pillow knows, turned as its EXIF data say.
 
     Raises:

@@ -10,7 +10,7 @@ Text never produces special tokens: "[MASK]" written in a text is tokenized like
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from orchestrator.data.spec import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
-from orchestrator.data.subwords import Kind, continues_word, train_tokenizer
+from orchestrator.data.subwords import Kind, Training, continues_word, train_tokenizer
 from orchestrator.data.tokenizer_files import (
     DEFAULT_MAX_LENGTH,
     HUGGING_FACE,
@@ -62,24 +62,26 @@ class TextProcessor:
         cls,
         texts: Iterable[str],
         vocab_size: int,
-        kind: Kind = "wordpiece",
+        kind: Training = "wordpiece",
         max_length: int = DEFAULT_MAX_LENGTH,
         lowercase: bool = True,
     ) -> "TextProcessor":
         """Train a tokenizer; the same texts give the same ids in every process.
 
         Args:
-            texts: training texts; read more than once.
+            texts: training texts; read more than once, and kept where they have no length.
             vocab_size: largest number of tokens, special ones included.
-            kind: subword model.
+            kind: subword model, or characters.
             max_length: default input limit in tokens.
-            lowercase: fold case and accents (wordpiece only).
+            lowercase: fold case and accents (wordpiece and characters only).
 
         Raises:
             InputError: the texts hold no words.
         """
-        tokenizer = train_tokenizer(list(texts), vocab_size, kind, lowercase)
-        return cls(tokenizer, TokenizerSettings(kind, max_length))
+        countable = texts if isinstance(texts, Sized) else list(texts)
+        tokenizer = train_tokenizer(countable, vocab_size, kind, lowercase)
+        model: Kind = "wordpiece" if kind == "characters" else kind
+        return cls(tokenizer, TokenizerSettings(model, max_length))
 
     @classmethod
     def load(cls, folder: str | Path) -> "TextProcessor":

@@ -41,6 +41,11 @@ class Purpose(IntEnum):
     MIXTURE = 11
     SPECTROGRAM = 12
     IMAGE = 13
+    PATCHES = 14
+    MISMATCH = 15
+    SCENE = 16
+    MORSE = 17
+    NOISE = 18
 
 
 def philox4x32(counter: tuple[npt.ArrayLike, ...], key: tuple[int, int]) -> tuple[Words, ...]:

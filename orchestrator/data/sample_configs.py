@@ -1,10 +1,12 @@
 """How samples are made of data, as config. Imports neither torch nor NumPy."""
 
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from orchestrator.config import StrictModel
+from orchestrator.errors import Problem
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -25,6 +27,44 @@ class MaskingConfig(StrictModel):
     """Number of masks of a sample (static masking); null: a new one in every epoch."""
 
 
+class CropConfig(StrictModel):
+    """A random part of each picture in training, perhaps mirrored."""
+
+    area: tuple[Share, Share] = (0.08, 1.0)
+    """Smallest and largest share of the picture's area (BEiT, ViT: 0.08; CLIP: 0.9)."""
+    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    """Smallest and largest width / height."""
+    flip: Fraction = 0.5
+    """Probability of mirroring left and right; 0 where sides have a meaning."""
+
+    def problems(self) -> Iterable[Problem]:
+        """Smallest first."""
+        for name in ("area", "ratio"):
+            least, most = getattr(self, name)
+            if least > most:
+                yield Problem(name, f"{least} is more than {most}. Give the smaller one first.")
+
+
+class SpecAugmentConfig(StrictModel):
+    """What is hidden in spectrograms in training (SpecAugment; policy LD of its table 1)."""
+
+    frequency_masks: NonNegativeInt = 2
+    """Bands that are hidden."""
+    frequency_width: NonNegativeInt = 27
+    """Most mel bins of a band."""
+    time_masks: NonNegativeInt = 2
+    """Stretches that are hidden."""
+    time_width: NonNegativeInt = 100
+    """Most frames of a stretch."""
+    time_share: Share = 1.0
+    """Most of a recording that one stretch covers."""
+
+
+Column = Literal["text", "pair", "picture", "sound"]
+"""What a row of examples has."""
+PictureFamily = Literal["vit", "deit", "beit", "clip", "siglip", "vilt"]
+
+
 class SamplesConfig(StrictModel):
     """How samples are made.
 
@@ -34,9 +74,12 @@ class SamplesConfig(StrictModel):
 
     wants: ClassVar[tuple[str, ...]]
     also: ClassVar[tuple[str, ...]] = ()
-    decoder: ClassVar[bool] = False
+    decoder: ClassVar[bool | None] = False
+    """Whether the model must have a decoder; None: the target decides."""
     packs: ClassVar[bool] = False
     """Whether the documents of a block can be kept apart."""
+    columns: ClassVar[tuple[Column, ...]] = ()
+    """What each row must have, where samples are made of examples; (): of a corpus or of rows."""
 
 
 class MaskedConfig(SamplesConfig):
@@ -146,6 +189,66 @@ class LabelledConfig(SamplesConfig):
     """Which tokens are hidden for a target mlm."""
 
 
+class ExamplesConfig(SamplesConfig):
+    """Samples made of rows of pictures, sounds and texts that belong together."""
+
+
+class MaskedPatchesConfig(ExamplesConfig):
+    """Pictures with hidden patches, whose codes are asked for (BEiT)."""
+
+    wants = ("mim",)
+    columns = ("picture",)
+    type: Literal["masked_patches"] = "masked_patches"
+    share: Share = 0.4
+    """Share of the patches that are hidden."""
+    smallest_block: PositiveInt | None = None
+    """Fewest patches of a hidden block; null: in BEiT's proportion, 16 of 196."""
+    family: PictureFamily = "beit"
+    """Whose way of resizing and normalising pictures is used."""
+    crop: CropConfig | None = CropConfig()
+    """Cut a random part out of each picture in training; null: whole pictures."""
+
+
+class ImageTextConfig(ExamplesConfig):
+    """Pictures and their captions: pairs (CLIP), or whether they belong together (ViLT)."""
+
+    wants = ("clr", "itm")
+    also = ("mlm",)
+    columns = ("picture", "text")
+    type: Literal["image_text"] = "image_text"
+    family: PictureFamily = "clip"
+    """Whose way of resizing and normalising pictures is used."""
+    crop: CropConfig | None = None
+    """Cut a random part out of each picture in training; null: as in evaluation."""
+    mismatched: Fraction = 0.5
+    """itm: share of the pictures that get the caption of another one."""
+    masking: MaskingConfig = MaskingConfig()
+    """Which tokens are hidden for a target mlm, where picture and caption belong together."""
+
+
+class TextPairsConfig(ExamplesConfig):
+    """Two texts that belong together, found among the others of the batch (sentence vectors)."""
+
+    wants = ("clr",)
+    columns = ("text", "pair")
+    type: Literal["text_pairs"] = "text_pairs"
+
+
+class TranscriptsConfig(ExamplesConfig):
+    """Recordings and what is said: written by a decoder (Speech2Text) or aligned (ctc)."""
+
+    wants = ("lm", "ctc")
+    decoder = None
+    columns = ("sound", "text")
+    type: Literal["transcripts"] = "transcripts"
+    rate: PositiveInt = 16000
+    """Samples per second that recordings are brought to."""
+    max_seconds: PositiveFloat = 30.0
+    """Longer recordings are left out, and counted."""
+    augment: SpecAugmentConfig | None = SpecAugmentConfig()
+    """What is hidden in training; null: nothing. Sound that is read as it is stays as it is."""
+
+
 AnySamples = Annotated[
     MaskedConfig
     | NextConfig
@@ -156,7 +259,11 @@ AnySamples = Annotated[
     | SpansConfig
     | DenoisingConfig
     | GapsConfig
-    | LabelledConfig,
+    | LabelledConfig
+    | MaskedPatchesConfig
+    | ImageTextConfig
+    | TextPairsConfig
+    | TranscriptsConfig,
     Field(discriminator="type"),
 ]
 """One way of making samples, by ``type``."""
@@ -172,5 +279,9 @@ KINDS: tuple[type[SamplesConfig], ...] = (
     DenoisingConfig,
     GapsConfig,
     LabelledConfig,
+    MaskedPatchesConfig,
+    ImageTextConfig,
+    TextPairsConfig,
+    TranscriptsConfig,
 )
 """All of them."""

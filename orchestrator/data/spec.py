@@ -1,16 +1,19 @@
 """What data a job reads, as config. Imports neither torch nor Ray.
 
 Sources: ``builtin:pydoc`` (a corpus), ``builtin:pydoc/<task>`` (labelled), ``builtin:digits``,
-``files:<path>``, ``hf:<data set id>``.
+``builtin:digit_scenes``, ``builtin:morse``, ``builtin:pydoc_pairs`` (examples), ``files:<path>``,
+``hf:<data set id>``.
 """
 
+import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
 from orchestrator.config import StrictModel, did_you_mean
-from orchestrator.data.catalogue import PYDOC_TASKS
+from orchestrator.data.catalogue import BUILTIN_EXAMPLES, PYDOC_TASKS
+from orchestrator.data.prepared import complete, contradictions
 from orchestrator.errors import Problem
 
 SCHEMES = ("builtin", "files", "hf")
@@ -23,19 +26,25 @@ class DatasetSpec(StrictModel):
     """One data set: where it is, which columns, how much of it, how it is split."""
 
     source: str = Field("builtin:pydoc", min_length=1)
-    """builtin:pydoc, builtin:pydoc/<task>, builtin:digits, files:<path> or hf:<id>."""
+    """builtin:pydoc, builtin:pydoc/<task>, builtin:digits, builtin:digit_scenes, builtin:morse,
+    builtin:pydoc_pairs, files:<path> or hf:<id>."""
     text_column: str | None = None
     """Column of the text; null takes text, text_a, sentence, content or document."""
     pair_column: str | None = None
     """Column of the second text; null takes text_b where it exists."""
     label_column: str | None = None
     """Column of the label; null takes label, labels or class."""
+    media_column: str | None = None
+    """Column of the picture's or sound's file; null takes path, image, audio or file."""
+    name_pattern: str | None = None
+    """Regular expression for a folder of pictures or sounds without a table: its first group in
+    the name of a file is the text."""
     document: Literal["line", "paragraph", "file"] = "line"
     """What a document of a plain text file is: a line, lines up to a blank one, or the file."""
     max_documents: int | None = Field(None, ge=2)
     """Read at most this many documents of a corpus; null reads all."""
     max_rows: int | None = Field(None, ge=6)
-    """Keep at most this many labelled rows over all splits, the same share of each class."""
+    """Keep at most this many rows or examples over all splits; of classes, the same share each."""
     validation_fraction: float = Field(0.1, gt=0, lt=0.5)
     """Share of the rows held out for validation where the source has no validation split."""
     test_fraction: float = Field(0.2, gt=0, lt=0.5)
@@ -70,6 +79,11 @@ class DatasetSpec(StrictModel):
         """Whether this builtin is labelled rows and no corpus."""
         return self.pydoc_task is not None or self.source == "builtin:digits"
 
+    @property
+    def examples(self) -> tuple[str, ...] | None:
+        """What the examples of this builtin have; None where the source is something else."""
+        return BUILTIN_EXAMPLES.get(self.location) if self.scheme == "builtin" else None
+
     def problems(self) -> Iterable[Problem]:
         """Check the source's name and that its options belong to it."""
         yield from self._source_problems()
@@ -78,9 +92,11 @@ class DatasetSpec(StrictModel):
         for name in ("revision", "subset"):
             if self.scheme != "hf" and getattr(self, name) is not None:
                 yield Problem(name, f"only hf: sources have a {name}, not {self.source!r}.")
+        if self.name_pattern is not None and (wrong := _not_a_pattern(self.name_pattern)):
+            yield Problem("name_pattern", wrong)
         if self.libraries is not None and self.source != "builtin:pydoc":
             yield Problem("libraries", f"only builtin:pydoc has libraries, not {self.source!r}.")
-        for name in ("text_column", "pair_column", "label_column"):
+        for name in ("text_column", "pair_column", "label_column", "media_column", "name_pattern"):
             if self.scheme == "builtin" and getattr(self, name) is not None:
                 yield Problem(name, f"{self.source!r} has no columns to name. Leave it out.")
 
@@ -89,12 +105,21 @@ class DatasetSpec(StrictModel):
             yield Problem(
                 "source",
                 f"{self.source!r} is no data source. Use builtin:pydoc, builtin:pydoc/<task>, "
-                "builtin:digits, files:<path> or hf:<id>.",
+                f"builtin:{', builtin:'.join(BUILTIN_EXAMPLES)}, files:<path> or hf:<id>.",
             )
         elif self.scheme == "builtin":
-            known = ["pydoc", "digits", *(f"pydoc/{task}" for task in PYDOC_TASKS)]
+            known = ["pydoc", *BUILTIN_EXAMPLES, *(f"pydoc/{task}" for task in PYDOC_TASKS)]
             if self.location not in known:
                 yield Problem("source", _unknown_builtin(self.location, known))
+
+
+def _not_a_pattern(pattern: str) -> str | None:
+    """Return what is wrong with a regular expression that must have a group."""
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        return f"{pattern!r} is no regular expression: {error}."
+    return None if groups else f"{pattern!r} has no group. Put brackets around the text."
 
 
 def _unknown_builtin(name: str, known: list[str]) -> str:
@@ -104,14 +129,14 @@ def _unknown_builtin(name: str, known: list[str]) -> str:
 class TokenizerConfig(StrictModel):
     """The tokenizer of a corpus: trained on it, or taken from a folder."""
 
-    type: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
-    """Kind of subword model that is trained."""
+    type: Literal["wordpiece", "bpe", "unigram", "characters"] = "wordpiece"
+    """Kind of subword model that is trained; characters: single letters (speech)."""
     vocab_size: int = Field(4096, ge=MIN_VOCABULARY, le=1_000_000)
     """Number of tokens, special ones included; a small corpus may yield fewer."""
     path: str | None = None
     """Folder with a tokenizer.json to use instead of training one."""
     lowercase: bool = True
-    """Fold case and strip accents before tokenizing (wordpiece only)."""
+    """Fold case and strip accents before tokenizing (wordpiece and characters only)."""
     sentinels: int = Field(0, ge=0, le=1000)
     """Tokens <extra_id_0>, ... of the vocabulary that stand for removed spans (T5: 100)."""
 
@@ -153,6 +178,17 @@ class CorpusConfig(StrictModel):
     """Where sentences end: at punctuation marks and blank lines, or at every end of a line."""
     max_documents: int | None = Field(None, ge=2)
     """Read at most this many documents of each source; null takes data.max_documents."""
+    shard_bytes: int = Field(64 * 2**20, ge=1024)
+    """Text that becomes one shard, about; a document is never cut."""
+    prepared: str | None = None
+    """Folder of a corpus that is there already; everything but packing and weights is its own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, data: Any) -> Any:
+        """Fill in what a prepared corpus was made with."""
+        folder = data.get("prepared") if isinstance(data, dict) else None
+        return complete(folder, data) if isinstance(folder, str) else data
 
     @property
     def specs(self) -> tuple[DatasetSpec, ...]:
@@ -174,11 +210,14 @@ class CorpusConfig(StrictModel):
         return " + ".join(spec.source for spec in self.specs)
 
     def problems(self) -> Iterable[Problem]:
-        """Caps are given once; a mixture takes the place of data."""
+        """Caps are given once; a mixture takes the place of data; a prepared corpus is as it is."""
+        if self.prepared is not None:
+            yield from contradictions(self.prepared, self.model_dump(mode="json"))
+            return
         if self.mixture and "data" in self.model_fields_set and self.data != DatasetSpec():
             yield Problem("data", "and mixture are both given. Use one of them.")
         for index, part in enumerate(self.mixture):
-            if part.data.labelled:
+            if part.data.labelled or part.data.examples:
                 yield Problem(
                     f"mixture.{index}.data.source",
                     f"{part.data.source!r} is no corpus. Use builtin:pydoc, files: or hf:.",

@@ -53,6 +53,12 @@ def kaldi_fbank(sound: npt.ArrayLike, rate: int = 16000, mel_bins: int = 80) -> 
     return np.log(np.maximum(energy, KALDI_FLOOR)).astype(np.float32)
 
 
+def kaldi_frames(length: int, rate: int) -> int:
+    """Return how many frames ``kaldi_fbank`` makes of so many samples."""
+    width, hop = rate * 25 // 1000, rate * 10 // 1000
+    return max((length - width) // hop + 1, 0)
+
+
 def whisper_log_mel(
     sound: npt.ArrayLike, rate: int = 16000, mel_bins: int = 80, hop: int = 160
 ) -> Features:

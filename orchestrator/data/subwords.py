@@ -8,9 +8,9 @@ is rounded away.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from tokenizers import (
     AddedToken,
@@ -28,6 +28,8 @@ from orchestrator.data.spec import CLS, SEP, SPECIAL_TOKENS, UNK
 from orchestrator.errors import InputError
 
 Kind = Literal["wordpiece", "bpe", "unigram"]
+Training = Literal["wordpiece", "bpe", "unigram", "characters"]
+"""What is trained; characters are a WordPiece model in which nothing is put together."""
 
 CONTINUATION = "##"  # WordPiece
 SPACE = "▁"  # Unigram
@@ -38,9 +40,17 @@ SCORE_DIGITS = 5
 SENTINEL = "<extra_id_{}>"
 
 
-def train_tokenizer(
-    texts: Sequence[str], vocab_size: int, kind: Kind, lowercase: bool
-) -> Tokenizer:
+class Texts(Protocol):
+    """Texts that can be read more than once."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield them in order."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+
+def train_tokenizer(texts: Texts, vocab_size: int, kind: Training, lowercase: bool) -> Tokenizer:
     """Train a tokenizer with the special tokens at 0 to 4 and the framing of BERT.
 
     Raises:
@@ -49,6 +59,8 @@ def train_tokenizer(
     if not any(text.strip() for text in texts):
         raise InputError(f"no words in {len(texts)} texts to train a tokenizer on")
     train = {"wordpiece": _train_wordpiece, "bpe": _train_bpe, "unigram": _train_unigram}
+    if kind == "characters":
+        kind, vocab_size = "wordpiece", len(SPECIAL_TOKENS)  # no room beside the alphabet
     tokenizer = train[kind](texts, vocab_size, lowercase)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     cls, sep = SPECIAL_TOKENS[CLS], SPECIAL_TOKENS[SEP]
@@ -88,7 +100,7 @@ def continues_word(token: str, kind: Kind) -> bool:
     return not token.startswith((SPACE, *BYTE_SPACES))
 
 
-def _train_wordpiece(texts: Sequence[str], vocab_size: int, lowercase: bool) -> Tokenizer:
+def _train_wordpiece(texts: Texts, vocab_size: int, lowercase: bool) -> Tokenizer:
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     counts = Counter(chain.from_iterable(normalizer.normalize_str(text) for text in texts))
     kept = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -115,7 +127,7 @@ def _train_wordpiece(texts: Sequence[str], vocab_size: int, lowercase: bool) -> 
     return tokenizer
 
 
-def _train_bpe(texts: Sequence[str], vocab_size: int, lowercase: bool) -> Tokenizer:
+def _train_bpe(texts: Texts, vocab_size: int, lowercase: bool) -> Tokenizer:
     del lowercase  # byte-level BPE keeps the text as it is
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -130,7 +142,7 @@ def _train_bpe(texts: Sequence[str], vocab_size: int, lowercase: bool) -> Tokeni
     return tokenizer
 
 
-def _train_unigram(texts: Sequence[str], vocab_size: int, lowercase: bool) -> Tokenizer:
+def _train_unigram(texts: Texts, vocab_size: int, lowercase: bool) -> Tokenizer:
     del lowercase
     learner = Tokenizer(models.Unigram())
     learner.normalizer = normalizers.NFKC()

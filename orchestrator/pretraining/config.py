@@ -1,6 +1,7 @@
 """Settings of a pre-training job. Imports neither torch nor ray."""
 
 from collections.abc import Iterable, Iterator
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,8 +12,32 @@ from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.pretraining.objectives import labelled_targets, sample_problems, usual_samples
 from orchestrator.training.config import EngineConfig, TrainConfig, batch_problems
+from orchestrator.training.tracking import TrackingSection
 
 BATCH_FIELDS = ("global_batch_size", "micro_batch_size")
+PREFETCHED = 2  # steps ahead where pictures or sounds are decoded
+
+
+class StartSection(StrictModel):
+    """Where a run starts when it does not start from nothing; exactly one place is given."""
+
+    run: Name | None = None
+    """Name of another run in run.dir: everything is taken from its checkpoint (a branch)."""
+    path: str | None = None
+    """A run folder elsewhere, or one checkpoint in it; everything is taken from that."""
+    package: str | None = None
+    """Package of run.zoo, like bert@champion: its weights are taken, and training begins at 0."""
+    step: Annotated[int, Field(ge=1)] | Literal["latest"] = "latest"
+    """Which checkpoint of the run."""
+
+    def problems(self) -> Iterable[Problem]:
+        """One place, and a step only where there are several."""
+        given = [n for n in ("run", "path", "package") if getattr(self, n) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "nothing"
+            yield Problem("", f"{found} given. Give exactly one of run, path and package.")
+        elif self.package is not None and self.step != "latest":
+            yield Problem("step", "a package has no steps. Leave it out, or start from a run.")
 
 
 class TrainingSection(TrainConfig):
@@ -22,12 +47,25 @@ class TrainingSection(TrainConfig):
     """Blocks of one evaluation pass of one worker."""
     eval_blocks: int | None = Field(512, ge=1)
     """Held-out blocks that are measured; null measures all."""
+    prefetch_steps: int | None = Field(None, ge=0, le=64)
+    """Steps whose batches a thread makes ahead; null: 2 for pictures and sounds, else none."""
     freeze: tuple[str, ...] = ()
     """Parameters that stay as they are, by name: embedding, encoder.layers.0, encoder.*.bias."""
+    start_from: StartSection | None = None
+    """Start from a checkpoint of another run or from a package; null: from nothing."""
+    keep_every_steps: int = Field(0, ge=0)
+    """Keep the checkpoints of multiples of this step, and the last one, for ever, so that other
+    runs can start from them; 0: a finished run keeps none."""
 
     def problems(self) -> Iterable[Problem]:
         """Leave the batch sizes to the job, which knows the number of workers."""
-        return [each for each in super().problems() if each.path not in BATCH_FIELDS]
+        yield from (each for each in super().problems() if each.path not in BATCH_FIELDS)
+        keep, every = self.keep_every_steps, self.checkpoint_every_steps
+        if keep and (not every or keep % every):
+            yield Problem(
+                "keep_every_steps",
+                f"{keep} is no multiple of checkpoint_every_steps ({every}). Use one.",
+            )
 
 
 class PackageSection(StrictModel):
@@ -56,6 +94,8 @@ class PretrainConfig(JobConfig):
     """The package that is committed."""
     cluster: ElasticClusterSection = ElasticClusterSection()
     """The Ray cluster to run on, and how many workers of it."""
+    tracking: TrackingSection = TrackingSection()
+    """Who is told how training goes, besides history.parquet."""
 
     def problems(self) -> Iterable[Problem]:
         """Everything that only the whole job can tell."""
@@ -91,11 +131,25 @@ class PretrainConfig(JobConfig):
         return chosen
 
     @property
+    def prefetch_steps(self) -> int:
+        """Steps whose batches are made ahead."""
+        columns = set(self.chosen_samples.columns)
+        heavy = self.reads_images or bool(columns & {"picture", "sound"})
+        given = self.train.prefetch_steps
+        return given if given is not None else PREFETCHED if heavy else 0
+
+    @property
     def reads_images(self) -> bool:
-        """Whether samples are images and not texts."""
-        return self.data.data.source == "builtin:digits" and not self.data.mixture
+        """Whether samples are labelled images and not texts."""
+        chosen = self.samples or usual_samples(self.model)
+        rows = chosen is None or not chosen.columns
+        return rows and self.data.data.source == "builtin:digits" and not self.data.mixture
 
     def _length_problems(self) -> Iterator[Problem]:
+        chosen = self.samples or usual_samples(self.model)
+        if chosen is not None and chosen.columns:
+            yield from self._vocabulary_problems()
+            return
         if self.reads_images:
             yield from self._image_problems()
             return
@@ -106,6 +160,9 @@ class PretrainConfig(JobConfig):
                 f"{length} exceeds model.max_position_embeddings ({longest}). Raise that, or use "
                 f"blocks of {longest} tokens or fewer.",
             )
+        yield from self._vocabulary_problems()
+
+    def _vocabulary_problems(self) -> Iterator[Problem]:
         wanted, room = self.data.tokenizer.vocab_size, self.model.vocab_size
         if room and self.data.tokenizer.path is None and room < wanted:
             yield Problem(
@@ -123,7 +180,8 @@ class PretrainConfig(JobConfig):
     def _target_problems(self) -> Iterator[Problem]:
         yield from sample_problems(self.model, self.samples, self.data)
         chosen = self.samples or usual_samples(self.model)
-        if chosen is not None and chosen.type == "labelled" and self.data.max_documents:
+        rows = chosen is not None and (chosen.type == "labelled" or chosen.columns)
+        if rows and self.data.max_documents:
             yield Problem("data.max_documents", "rows are no documents. Use data.data.max_rows.")
         targets = [target.type_name() for target in self.model.target]
         reads_both = self.model.encoder.sight != "past"

@@ -9,6 +9,13 @@ import numpy.typing as npt
 
 from orchestrator.data.builders import build_samples
 from orchestrator.data.corpus import Corpus, open_corpus, prepare_corpus
+from orchestrator.data.examples_corpus import (
+    EXAMPLES,
+    ExampleCorpus,
+    open_examples,
+    prepare_examples,
+)
+from orchestrator.data.images import ImageProcessor
 from orchestrator.data.labelled_corpus import (
     KIND,
     LabelledCorpus,
@@ -16,19 +23,22 @@ from orchestrator.data.labelled_corpus import (
     prepare_labelled,
     require_classes,
 )
-from orchestrator.data.processors import TextProcessor
+from orchestrator.data.sample_configs import ExamplesConfig
 from orchestrator.data.samples import Batch, SampleDataset
 from orchestrator.data.steps import StepSource
 from orchestrator.modeling.targets.configs import ClsConfig
+from orchestrator.modeling.targets.pair_configs import ClrConfig
 from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.pretraining.model_inputs import inputs_of
 from orchestrator.storage import read_json
 from orchestrator.training.seeding import derive_seed
 
 if TYPE_CHECKING:
     from orchestrator.data.blocks import TokenBlocks
+    from orchestrator.data.example_rows import Examples
     from orchestrator.data.rows import Rows
 
-AnyCorpus = Corpus | LabelledCorpus
+AnyCorpus = Corpus | LabelledCorpus | ExampleCorpus
 IntArray = npt.NDArray[np.int64]
 
 
@@ -39,7 +49,10 @@ def prepare_inputs(config: PretrainConfig, cache: Path) -> AnyCorpus:
         InputError: the source is missing, has other classes than the model, or too little for
             these samples.
     """
-    if config.chosen_samples.type != "labelled":
+    chosen = config.chosen_samples
+    if isinstance(chosen, ExamplesConfig):
+        return prepare_examples(config.data, chosen, inputs_of(config.model), cache)
+    if chosen.type != "labelled":
         found = prepare_corpus(config.data, cache)
         _require_samples(config, found)
         return found
@@ -63,14 +76,16 @@ def open_inputs(path: Path) -> AnyCorpus:
     Raises:
         IntegrityError: it is not what its manifest says.
     """
-    labelled = read_json(path / "manifest.json").get("kind") == KIND
-    return open_labelled(path) if labelled else open_corpus(path)
+    kind = read_json(path / "manifest.json").get("kind")
+    if kind == EXAMPLES:
+        return open_examples(path)
+    return open_labelled(path) if kind == KIND else open_corpus(path)
 
 
 def vocabulary(corpus: AnyCorpus) -> int:
     """Return the number of tokens; images have none."""
     processor = corpus.processor
-    return processor.vocab_size if isinstance(processor, TextProcessor) else 0
+    return 0 if isinstance(processor, ImageProcessor) else processor.vocab_size
 
 
 def modality(corpus: AnyCorpus) -> str:
@@ -79,14 +94,14 @@ def modality(corpus: AnyCorpus) -> str:
 
 
 def samples_of(
-    config: PretrainConfig, corpus: AnyCorpus, split: "TokenBlocks | Rows"
+    config: PretrainConfig, corpus: AnyCorpus, split: "TokenBlocks | Rows | Examples"
 ) -> SampleDataset:
     """Build a split's samples for the model's targets."""
     processor = corpus.processor
     return build_samples(
         config.chosen_samples,
         split,
-        processor if isinstance(processor, TextProcessor) else None,
+        None if isinstance(processor, ImageProcessor) else processor,
         {target.type_name(): target.name for target in config.model.target},
         derive_seed(config.seed, "masking"),
         config.data.packing,
@@ -135,6 +150,33 @@ def baselines(train: SampleDataset, held_out: SampleDataset, most: int) -> dict[
         total = max(found.sum(), 1)
         figures[f"loss.{name}"] = float(-(found * np.log(chance)).sum() / total)
         figures[f"accuracy.{name}"] = float(found[counts.argmax()] / total)
+    return figures
+
+
+def pair_baselines(config: PretrainConfig, rows: int, workers: int) -> dict[str, float]:
+    """Return what guessing reaches where each row's partner is to be found in its own batch.
+
+    Softmax: the logarithm of the batch. Sigmoid: yes with the share of the right answers.
+
+    Args:
+        config: the job; says how rows are measured in batches.
+        rows: measured rows.
+        workers: ranks that share them.
+
+    Returns:
+        ``loss.<target>`` and ``accuracy.<target>`` of each contrastive target.
+    """
+    group = config.train.eval_batch_size * workers
+    groups = (min(group, rows - start) for start in range(0, rows, group))
+    batches = [len(part) for size in groups for part in np.array_split(np.arange(size), workers)]
+    sizes = np.asarray([size for size in batches if size], dtype=np.float64)
+    others = np.where(sizes > 1, (sizes - 1) * np.log(sizes / np.maximum(sizes - 1, 1)), 0.0)
+    figures: dict[str, float] = {}
+    for target in config.model.target:
+        if isinstance(target, ClrConfig):
+            losses = np.log(sizes) + (others if target.loss == "sigmoid" else 0.0)
+            figures[f"loss.{target.name}"] = float((sizes * losses).sum() / rows)
+            figures[f"accuracy.{target.name}"] = len(sizes) / rows
     return figures
 
 

@@ -9,9 +9,12 @@ from orchestrator.data.sample_configs import (
     KINDS,
     AnySamples,
     DenoisingConfig,
+    ExamplesConfig,
     GapsConfig,
+    ImageTextConfig,
     LabelledConfig,
     MaskedConfig,
+    MaskedPatchesConfig,
     NeighboursConfig,
     NextConfig,
     PairsConfig,
@@ -19,10 +22,17 @@ from orchestrator.data.sample_configs import (
     ReplacedConfig,
     SamplesConfig,
     SpansConfig,
+    TextPairsConfig,
+    TranscriptsConfig,
 )
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.errors import Problem
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.pretraining.example_problems import (
+    example_problems,
+    reads_pictures,
+    reads_sounds,
+)
 
 USUAL: tuple[type[SamplesConfig], ...] = (
     PairsConfig,
@@ -30,6 +40,7 @@ USUAL: tuple[type[SamplesConfig], ...] = (
     MaskedConfig,
     NeighboursConfig,
     ReplacedConfig,
+    MaskedPatchesConfig,
 )
 """Samples of targets that have only one kind; the first that fits all targets is taken."""
 
@@ -48,8 +59,12 @@ def labelled_targets(model: ModelConfig) -> list[str]:
 def usual_samples(model: ModelConfig) -> AnySamples | None:
     """Return the samples that a model's targets are trained on; None: there is no usual kind."""
     targets = labelled_targets(model)
+    if reads_sounds(model):
+        return TranscriptsConfig() if _fits(TranscriptsConfig, targets) else None
     if model.decoder is not None:
         return None
+    if _fits(ImageTextConfig, targets):
+        return ImageTextConfig() if reads_pictures(model) else TextPairsConfig()
     if targets == ["lm"]:
         prefix = getattr(model.encoder, "mask", None) == "prefix"
         return PrefixConfig() if prefix else NextConfig()
@@ -69,7 +84,7 @@ def sample_problems(
         return
     if samples is not None and not _fits(type(chosen), labelled_targets(model)):
         yield Problem("samples.type", _misfit(chosen, labelled_targets(model)))
-    if chosen.decoder != (model.decoder is not None):
+    if chosen.decoder not in (None, model.decoder is not None):
         has, fits = ("a", _names(WRITERS)) if model.decoder else ("no", "another type")
         yield Problem("samples.type", f"{chosen.type!r}: the model has {has} decoder. Use {fits}.")
     if chosen.type == "prefix" and getattr(model.encoder, "mask", None) != "prefix":
@@ -107,24 +122,42 @@ def _no_usual(model: ModelConfig) -> Problem:
     return Problem(
         "model.target",
         f"{', '.join(targets) or 'no target with labels'}: there are no samples with labels of "
-        "these together. Use mlm, lm, bilm, rtd, cls, nsp or sop, or mlm with one of the last "
-        "three.",
+        "these together. Use mlm, lm, bilm, rtd, cls, nsp, sop, mim, clr, itm or ctc, or mlm with "
+        "cls, nsp, sop or itm.",
     )
 
 
 def _data_problems(model: ModelConfig, chosen: AnySamples, data: CorpusConfig) -> Iterator[Problem]:
+    yield from _source_problems(model, chosen, data)
+    yield from _packing_problems(model, chosen, data)
+    if chosen.type == "spans" and data.tokenizer.path is None:
+        yield from _sentinel_problems(chosen, data)
+
+
+def _source_problems(
+    model: ModelConfig, chosen: AnySamples, data: CorpusConfig
+) -> Iterator[Problem]:
     source = data.data.source
-    if chosen.type == "labelled":
+    if data.prepared and (chosen.type == "labelled" or isinstance(chosen, ExamplesConfig)):
+        yield Problem("data.prepared", f"holds documents, not {chosen.type} samples. Use data.data")
+    if isinstance(chosen, ExamplesConfig):
+        yield from example_problems(model, chosen, data)
+    elif chosen.type == "labelled":
         if data.mixture:
             yield Problem("data.mixture", "labelled rows come from one source. Use data.data.")
-        elif source == "builtin:pydoc":
+        elif data.data.scheme == "builtin" and not data.data.labelled:
             yield Problem(
                 "data.data.source", f"{source!r} has no labels. Use builtin:pydoc/<task>."
             )
         if data.data.source == "builtin:digits" and "mlm" in labelled_targets(model):
             yield Problem("model.target", "images have no tokens to mask. Leave mlm out.")
-    elif data.data.labelled and not data.mixture:
+    elif (data.data.labelled or data.data.examples) and not data.mixture:
         yield Problem("data.data.source", f"{source!r} is no corpus. Use builtin:pydoc.")
+
+
+def _packing_problems(
+    model: ModelConfig, chosen: AnySamples, data: CorpusConfig
+) -> Iterator[Problem]:
     if data.packing == "documents":
         if not chosen.packs:
             kinds = _names(kind for kind in KINDS if kind.packs)
@@ -134,8 +167,6 @@ def _data_problems(model: ModelConfig, chosen: AnySamples, data: CorpusConfig) -
                 "data.packing",
                 f"'documents': {model.encoder.type_name()!r} reads across documents. Use stream.",
             )
-    if chosen.type == "spans" and data.tokenizer.path is None:
-        yield from _sentinel_problems(chosen, data)
 
 
 def _sentinel_problems(chosen: SpansConfig, data: CorpusConfig) -> Iterator[Problem]:

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, fields
 
 from orchestrator.data.documents import open_documents
+from orchestrator.data.entries import list_entries, split_entries
+from orchestrator.data.sample_configs import ExamplesConfig
 from orchestrator.data.tasks import load_task
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.builder import build_on_meta
@@ -122,10 +124,14 @@ def make_plan(config: PretrainConfig) -> Plan:
         InputError: The corpus or the tokenizer is not there, or ``train.freeze`` names what the
             model does not have.
     """
-    if config.chosen_samples.type == "labelled":
+    chosen = config.chosen_samples
+    if isinstance(chosen, ExamplesConfig):
+        if config.data.data.scheme == "files":
+            split_entries(config.data.data, list_entries(config.data.data, chosen.columns))
+    elif chosen.type == "labelled":
         load_task(config.data.data)
     else:
-        for spec in config.data.specs:
+        for spec in () if config.data.prepared else config.data.specs:
             open_documents(spec)
     model = with_vocabulary(config, expected_vocabulary(config))
     parameters = count_parameters(model)
@@ -149,9 +155,9 @@ def make_plan(config: PretrainConfig) -> Plan:
 
 def expected_vocabulary(config: PretrainConfig) -> int:
     """Return how many tokens the tokenizer will have at most; images need none."""
-    if config.reads_images:
+    if _wordless(config):
         return 0
-    path = config.data.tokenizer.path
+    path = config.data.prepared or config.data.tokenizer.path
     if path is None:
         return config.data.tokenizer.vocab_size
     from orchestrator.data.processors import TextProcessor
@@ -159,6 +165,12 @@ def expected_vocabulary(config: PretrainConfig) -> int:
     processor = TextProcessor.load(path)
     processor.require_our_numbers()
     return int(processor.vocab_size)
+
+
+def _wordless(config: PretrainConfig) -> bool:
+    """Whether nothing is tokenized."""
+    columns = config.chosen_samples.columns
+    return config.reads_images or bool(columns and "text" not in columns)
 
 
 def with_vocabulary(config: PretrainConfig, tokens: int) -> ModelConfig:
@@ -203,16 +215,23 @@ def describe(plan: Plan) -> str:
 def _amount(plan: Plan) -> str:
     """Return how much all steps read."""
     train = plan.config.train
-    if plan.config.chosen_samples.type == "labelled":
+    chosen = plan.config.chosen_samples
+    if chosen.type == "labelled" or chosen.columns:
         return f"{train.max_steps * train.global_batch_size:,} rows"
     return f"{plan.tokens:,} tokens at most"
 
 
 def _corpus(config: PretrainConfig) -> str:
-    if config.chosen_samples.type == "labelled":
+    chosen = config.chosen_samples
+    if chosen.columns:
+        most = config.data.data.max_rows or "all"
+        return f"{config.data.title}, at most {most} examples with {' and '.join(chosen.columns)}"
+    if chosen.type == "labelled":
         return f"{config.data.title}, at most {config.data.data.max_rows or 'all'} rows"
+    prepared = f"{config.data.prepared}: " if config.data.prepared else ""
     return (
-        f"{config.data.title}, at most {config.data.specs[0].max_documents or 'all'} documents, "
+        f"{prepared}{config.data.title}, at most "
+        f"{config.data.specs[0].max_documents or 'all'} documents, "
         f"blocks of {config.data.block_size} tokens"
     )
 
@@ -226,7 +245,7 @@ def _samples(config: PretrainConfig) -> str:
 
 def _tokenizer(config: PretrainConfig) -> str:
     tokenizer = config.data.tokenizer
-    if config.reads_images:
+    if _wordless(config):
         return "none: images"
     return tokenizer.path or f"{tokenizer.type}, {tokenizer.vocab_size} tokens"
 

@@ -1,0 +1,96 @@
+"""What a model reads, as far as its data must fit it. Imports neither torch nor NumPy.
+
+Legend: C channels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+SoundKind = Literal["speech2text", "whisper", "wav2vec2"]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureInput:
+    """Pictures in square patches.
+
+    Attributes:
+        side: height and width in pixels.
+        channels: C, 3 or 1.
+        patch_size: height and width of a patch in pixels.
+        tokens: positions before the patches (class token).
+    """
+
+    side: int
+    channels: int
+    patch_size: int
+    tokens: int = 0
+
+    @property
+    def grid(self) -> int:
+        """Patches in a row and in a column."""
+        return self.side // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        """Number of patches."""
+        return self.grid**2
+
+
+@dataclass(frozen=True, slots=True)
+class SoundInput:
+    """Recordings, shortened by strided convolutions.
+
+    Attributes:
+        kind: which features are read.
+        mel_bins: values of a frame (not of wav2vec 2.0).
+        kernels: frames or samples that each convolution reads.
+        strides: frames or samples that each convolution advances.
+        most_positions: positions that the model has room for.
+    """
+
+    kind: SoundKind
+    mel_bins: int
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+    most_positions: int
+
+    def positions(self, length: int) -> int:
+        """Return how many positions frames (or samples of wav2vec 2.0) become."""
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
+            around = 0 if self.kind == "wav2vec2" else 2 * (kernel // 2)
+            length = (length + around - kernel) // stride + 1
+        return max(length, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInputs:
+    """What a model reads besides tokens.
+
+    Attributes:
+        picture: its pictures; None: it reads none.
+        sound: its recordings; None: it reads none.
+        text_first: whether the first of two streams reads the text.
+        codes: size of its visual vocabulary; 0: it has none.
+        aligned: whether each token needs a position of the sound (ctc).
+    """
+
+    picture: PictureInput | None = None
+    sound: SoundInput | None = None
+    text_first: bool = True
+    codes: int = 0
+    aligned: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for a manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "ModelInputs":
+        """Return what ``to_json`` wrote down."""
+        picture, sound = found["picture"], found["sound"]
+        if sound is not None:
+            lists = {name: tuple(sound[name]) for name in ("kernels", "strides")}
+            sound = SoundInput(**{**sound, **lists})
+        picture = None if picture is None else PictureInput(**picture)
+        return cls(picture, sound, found["text_first"], found["codes"], found["aligned"])
