@@ -62,8 +62,10 @@ def starting_package(config: ContinualConfig) -> Package:
     Raises:
         InputError: There is none of that name, or it holds no weights that can be trained.
     """
+    from orchestrator.modeling.package import has_weights
+
     package = Zoo(config.run.zoo).get(config.package)
-    if not package.has("model.safetensors"):
+    if not has_weights(package.manifest.files):
         raise InputError(
             f"package {package.ref} is of kind {package.kind!r} and holds no model.safetensors to "
             "train. Give a pretrained, finetuned or continual package"

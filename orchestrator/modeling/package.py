@@ -4,7 +4,7 @@ Weights are ``model.safetensors``, or shards with an index as in Hugging Face's 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.modeling.tensor_files import (
+    INDEX,
     SHARD_BYTES,
     WEIGHTS,
     TensorReader,
@@ -59,6 +60,75 @@ def write_model(
     _require_same_keys(stored, _expected(skeleton, tied), "the state to write")
     write_tensors(folder, stored, stored.items(), shard_bytes)
     write_config(folder, config)
+
+
+def stream_model(
+    folder: Path,
+    tensors: Iterable[tuple[str, Tensor]],
+    config: ModelConfig,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write ``config.json`` and weights that come one by one; one at a time is in memory.
+
+    Shapes and element types are the config's, so the files' headers are written first. A tensor of
+    another floating-point type is converted.
+
+    Args:
+        folder: An existing folder.
+        tensors: Full parameters and persistent buffers by name, each once (of tied names any).
+        config: The model's config.
+        shard_bytes: Larger models are written as several files.
+
+    Raises:
+        IntegrityError: The tensors are not those of ``config``: missing, unexpected or mis-shaped.
+    """
+    skeleton = build_on_meta(config)
+    tied = skeleton.tied_names()
+    state = skeleton.state_dict()
+    layout = {name: tensor for name, tensor in state.items() if name not in tied}
+    expected = {name: tensor.shape for name, tensor in layout.items()}
+    seen: dict[str, Tensor] = {}
+
+    def checked() -> Iterator[tuple[str, Tensor]]:
+        for any_name, tensor in tensors:
+            name = tied.get(any_name, any_name)
+            if name in seen:
+                continue
+            seen[name] = torch.empty(tensor.shape, device="meta")
+            if expected.get(name) == tensor.shape:
+                yield name, tensor.to(layout[name].dtype)
+        _require_same_keys(seen, expected, "the state to write")
+
+    write_tensors(folder, layout, checked(), shard_bytes)
+    write_config(folder, config)
+
+
+def read_state(folder: Path, dtype: torch.dtype | None = torch.float32) -> dict[str, Tensor]:
+    """Read a package's weights, from one file or several, without building the model.
+
+    Args:
+        folder: What ``write_model`` wrote.
+        dtype: Type of floating-point tensors, whatever the files hold; null: as stored.
+
+    Returns:
+        Every stored tensor by name; of tied names, the one that is stored.
+
+    Raises:
+        IntegrityError: A file is missing or cannot be read.
+    """
+    files = _weight_files(folder)
+    fetch = TensorReader(files)
+    return {name: _placed(fetch(name), "cpu", dtype) for name in files}
+
+
+def has_weights(names: Container[str]) -> bool:
+    """Whether the files of a package, by their names, include weights that can be read here."""
+    return WEIGHTS in names or INDEX in names
+
+
+def stored_bytes(folder: Path) -> int:
+    """Return the size of a package's weights in its files."""
+    return sum(path.stat().st_size for path in set(_weight_files(folder).values()))
 
 
 def write_config(folder: Path, config: ModelConfig) -> None:
@@ -143,14 +213,18 @@ def _expected(skeleton: Model, tied: Mapping[str, str]) -> dict[str, torch.Size]
 
 def _stored_files(folder: Path, config: ModelConfig) -> dict[str, Path]:
     """Return the file of each tensor, after comparing names and shapes with the config's."""
-    try:
-        files = weight_files(folder)
-    except InputError as error:
-        raise IntegrityError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+    files = _weight_files(folder)
     skeleton = build_on_meta(config)
     expected = _expected(skeleton, skeleton.tied_names())
     _require_same_keys(skeletons(files), expected, str(folder / WEIGHTS))
     return files
+
+
+def _weight_files(folder: Path) -> dict[str, Path]:
+    try:
+        return weight_files(folder)
+    except InputError as error:
+        raise IntegrityError(f"{folder / WEIGHTS} cannot be read: {error}") from error
 
 
 def _require_same_keys(state: State, expected: Mapping[str, torch.Size], what: str) -> None:

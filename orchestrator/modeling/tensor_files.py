@@ -33,6 +33,10 @@ DTYPES = {
 }  # fmt: skip
 """Name of an element type in the files → torch's."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_ORDER = (
+    "I64", "F64", "F32", "I32", "BF16", "F16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL",
+)  # fmt: skip
+"""Order of element types in a file: the wide ones first, as safetensors' own writer has it."""
 _ALIGNMENT = 8
 
 
@@ -215,11 +219,13 @@ def _plan(
 def _header(file: str, shard: Mapping[str, Tensor], places: dict[str, _Place]) -> bytes:
     """Note where a file's tensors go; return what the file begins with.
 
-    Wide elements come first, so that every tensor begins at a multiple of its element size.
+    Wide elements come first, so that every tensor begins at a multiple of its element size; the
+    file is byte for byte what safetensors' own writer makes of the same tensors.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     begin = 0
-    for name, tensor in sorted(shard.items(), key=lambda item: -item[1].element_size()):
+    order = {DTYPES[name]: place for place, name in enumerate(_ORDER)}
+    for name, tensor in sorted(shard.items(), key=lambda item: (order[item[1].dtype], item[0])):
         end = begin + _size(tensor)
         header[name] = {
             "dtype": _NAMES[tensor.dtype],
@@ -228,6 +234,6 @@ def _header(file: str, shard: Mapping[str, Tensor], places: dict[str, _Place]) -
         }
         places[name] = _Place(file, begin, tensor)
         begin = end
-    text = json.dumps(header).encode("utf-8")
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % _ALIGNMENT)
     return struct.pack("<Q", len(text)) + text

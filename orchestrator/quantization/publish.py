@@ -12,6 +12,7 @@ import onnxruntime as ort
 from orchestrator.config import JobResult, dump_yaml
 from orchestrator.data.rows import Rows
 from orchestrator.errors import StageError
+from orchestrator.modeling.package import stored_bytes
 from orchestrator.quantization.allocator import Goal, Point, pareto
 from orchestrator.quantization.backends.onnx_session import MODEL_FILE, PLAN_FILE, OnnxModel
 from orchestrator.quantization.config import QuantizeConfig
@@ -183,7 +184,7 @@ def report_json(
         "sizes": {
             "model.onnx": (artefact / MODEL_FILE).stat().st_size,
             "float model.onnx": len(inputs.emission.to_bytes()),
-            "source model.safetensors": (inputs.package.path / "model.safetensors").stat().st_size,
+            "source model.safetensors": stored_bytes(inputs.package.path),
         },
         "audit": choice.measured["audit"],
         "sensitivity": choice.search["errors"],

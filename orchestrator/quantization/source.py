@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.data.rows import Rows, TaskData
-from orchestrator.errors import InputError, IntegrityError
+from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.targets.configs import ClsConfig
 from orchestrator.quantization.accuracy import Encoded, encode
@@ -70,21 +70,15 @@ class Inputs:
 
 
 def read_source(folder: Path) -> Source:
-    """Read config and parameters of a package without torch.
+    """Read config and parameters of a package; numbers of any format as fp32.
 
     Raises:
         IntegrityError: if a file is missing or damaged.
     """
-    from safetensors.numpy import load_file
-
-    from orchestrator.modeling.package import read_config
+    from orchestrator.modeling.package import read_config, read_state
 
     config = read_config(folder)
-    path = folder / "model.safetensors"
-    try:
-        state = dict(load_file(path))
-    except Exception as error:  # safetensors raises its own type and OSError
-        raise IntegrityError(f"{path} cannot be read: {error}") from error
+    state = {name: tensor.numpy() for name, tensor in read_state(folder).items()}
     return Source(config.model_dump(mode="json"), state)
 
 
