@@ -8,6 +8,17 @@ from pydantic import Field
 from orchestrator.config import StrictModel
 from orchestrator.errors import Problem
 from orchestrator.modeling.adapters import LoraConfig
+from orchestrator.training.engine_config import EngineConfig
+
+__all__ = [
+    "EarlyStoppingConfig",
+    "EngineConfig",
+    "FineTuneConfig",
+    "OptimizerConfig",
+    "ScheduleConfig",
+    "TrainConfig",
+    "batch_problems",
+]
 
 
 class OptimizerConfig(StrictModel):
@@ -189,55 +200,6 @@ class TrainConfig(StrictModel):
                 "schedule.decay_steps",
                 f"{schedule.decay_steps} after {before} earlier steps exceeds "
                 f"max_steps ({self.max_steps})",
-            )
-
-
-class EngineConfig(StrictModel):
-    """Which engine runs the training steps, and in which number format."""
-
-    type: Literal["auto", "single", "ddp", "zero", "fsdp2"] = Field(
-        "auto",
-        description="auto: single on one worker, ddp on more; zero: DeepSpeed ZeRO; fsdp2: "
-        "PyTorch's own sharding, weights included.",
-    )
-    zero_stage: Literal[1, 2, 3] = Field(
-        2, description="What ZeRO shards: 1 optimizer, 2 and gradients, 3 and weights."
-    )
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="Number format of the forward pass; masters are always fp32."
-    )
-    activation_checkpointing: bool = Field(
-        False,
-        description="Keep only the inputs of blocks for the backward pass and compute the rest "
-        "again: a third more time, a fraction of the memory.",
-    )
-
-    @property
-    def sharding_stage(self) -> int:
-        """What is cut between workers: 0 nothing, 1 optimizer state, 2 gradients too, 3 all."""
-        return {"zero": self.zero_stage, "fsdp2": 3}.get(self.type, 0)
-
-    @property
-    def title(self) -> str:
-        """The engine's name for people."""
-        return f"ZeRO-{self.zero_stage}" if self.type == "zero" else self.type
-
-    def problems_with(
-        self, workers: int, optimizer: OptimizerConfig | None = None
-    ) -> Iterable[Problem]:
-        """What does not go together (paths relative to this section).
-
-        A single engine cannot have more than one worker; Adafactor reads the rows and columns of
-        whole matrices, which no worker of a sharded engine has.
-        """
-        if self.sharding_stage and optimizer is not None and optimizer.type == "adafactor":
-            yield Problem(
-                "type",
-                f"'{self.type}' cuts matrices, adafactor needs them whole. Use ddp, or adamw",
-            )
-        if self.type == "single" and workers > 1:
-            yield Problem(
-                "type", f"'single' runs on one worker, {workers} are requested. Use ddp or zero"
             )
 
 

@@ -79,7 +79,8 @@ class Engine(Protocol):
 
         Returns:
             ``loss``, and ``loss.<t>``, ``accuracy.<t>``, ``count.<t>`` of every target with at
-            least one label in the window; the same numbers on every rank.
+            least one label in the window; the same numbers on every rank. With precision fp16
+            also ``loss_scale``; gradients are unscaled already.
 
         Raises:
             InputError: The window is empty or holds no label of any target.
@@ -104,6 +105,15 @@ class Engine(Protocol):
 
     def step(self, project: Projection | None = None) -> None:
         """Update the masters from the gradients, then ``project(shards)``, then publish."""
+        ...
+
+    def skip(self) -> bool:
+        """Take no step: publish the masters as they are, and lower the loss scale; collective.
+
+        Returns:
+            Whether there is a loss scale and it could be lowered (precision fp16): gradients that
+            are not finite are expected then, and the next step may do.
+        """
         ...
 
     def set_lr(self, lr: float) -> None:

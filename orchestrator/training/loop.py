@@ -33,6 +33,8 @@ StepFunction = Callable[[Engine, Sequence[Batch], float], Metrics]
 """``(engine, window, lr) -> metrics``; takes one optimizer step, or skips it (``skipped``: 1)."""
 
 SKIPPED = "skipped"
+OVERFLOW = "overflow"
+"""1 for a step not taken because the loss scale of fp16 was too high: no fault of the run."""
 
 
 class NonFiniteError(StageError):
@@ -104,16 +106,19 @@ def descend(
         project: Passed on to ``engine.step``.
 
     Returns:
-        ``metrics`` with ``grad_norm`` (before clipping), ``learning_rate`` and ``skipped``.
+        ``metrics`` with ``grad_norm`` (before clipping), ``learning_rate`` and ``skipped``; with
+        ``overflow`` instead of that, if a lower loss scale may do.
     """
     norm = clip_gradients(engine, max_grad_norm)
-    finite = math.isfinite(metrics["loss"]) and math.isfinite(norm)
-    if finite:
+    found = {**metrics, "grad_norm": norm, "learning_rate": lr, SKIPPED: 0.0}
+    if math.isfinite(metrics["loss"]) and math.isfinite(norm):
         engine.set_lr(lr)
         engine.step(project)
-    else:
-        engine.refresh()  # masters may have been restored since the last publication
-    return {**metrics, "grad_norm": norm, "learning_rate": lr, SKIPPED: float(not finite)}
+        return found
+    lowered = engine.skip()  # publishes: masters may have been restored since the last time
+    if lowered and math.isfinite(metrics["loss"]):
+        return {**found, OVERFLOW: 1.0}
+    return {**found, SKIPPED: 1.0}
 
 
 def plain_step(max_grad_norm: float | None) -> StepFunction:
@@ -275,7 +280,7 @@ def _means(interval: list[Metrics]) -> Metrics:
         for key, value in metrics.items():
             if math.isfinite(value):
                 values.setdefault(key, []).append(value)
-    summed = (SKIPPED, "count.")
+    summed = (SKIPPED, OVERFLOW, "count.")
     return {
         key: sum(found) if key.startswith(summed) else sum(found) / len(found)
         for key, found in values.items()

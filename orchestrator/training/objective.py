@@ -59,7 +59,7 @@ class Window:
         reduction *averages* gradients over ranks multiplies this by its world size.
         """
         shares = [
-            outputs[f"loss.{name}"] * scale
+            outputs[f"loss.{name}"].float() * scale
             for name, scale in self.scales.items()
             if f"loss.{name}" in outputs
         ]

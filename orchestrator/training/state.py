@@ -5,7 +5,7 @@ describes it. No generator state: noise is drawn by position (``training/seeding
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,23 @@ def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in module.state_dict(keep_vars=True).items() if k not in parameters}
 
 
-def snapshot_training_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
-    """Copy weights, buffers and optimizer moments to the CPU; return what writes them."""
+def snapshot_training_state(
+    module: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any] | None = None
+) -> Snapshot:
+    """Copy weights, buffers and optimizer moments to the CPU; return what writes them.
+
+    Args:
+        module: The model.
+        optimizer: Its optimizer.
+        extra: Joins the description, as JSON.
+    """
     tensors = {f"model.{name}": p.detach() for name, p in module.named_parameters()}
     tensors |= {f"model.{name}": b.detach() for name, b in persistent_buffers(module).items()}
     for name, parameter in trainable(module):
         for key, value in plain_state(optimizer, parameter).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
     copies = {k: v.to("cpu", copy=True).contiguous() for k, v in tensors.items()}
-    description = {"format": FORMAT, "optimizer": type(optimizer).__name__}
+    description = {"format": FORMAT, "optimizer": type(optimizer).__name__, **(extra or {})}
 
     def write(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,8 +57,10 @@ def snapshot_training_state(module: nn.Module, optimizer: torch.optim.Optimizer)
 
 
 @torch.no_grad()
-def load_training_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Read back what a snapshot wrote, in place.
+def load_training_state(
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Read back what a snapshot wrote, in place; return its description.
 
     Raises:
         IntegrityError: The state is missing, of another format, or of another model.
@@ -58,8 +68,11 @@ def load_training_state(folder: Path, module: nn.Module, optimizer: torch.optim.
     path, description = folder / TENSORS, folder / DESCRIPTION
     if not (path.is_file() and description.is_file()):
         raise IntegrityError(f"{folder} holds no training state ({TENSORS}, {DESCRIPTION})")
-    if (found := json.loads(description.read_text(encoding="utf-8")).get("format")) != FORMAT:
-        raise IntegrityError(f"{description} has format {found}, this version reads {FORMAT}")
+    found: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
+    if found.get("format") != FORMAT:
+        raise IntegrityError(
+            f"{description} has format {found.get('format')}, this version reads {FORMAT}"
+        )
     tensors = load_file(path)
     owned = dict(module.named_parameters()) | persistent_buffers(module)
     _compare({f"model.{k}": v for k, v in owned.items()}, tensors, path)
@@ -69,6 +82,7 @@ def load_training_state(folder: Path, module: nn.Module, optimizer: torch.optim.
     for name, parameter in trainable(module):
         stored = {key: value.to(parameter.device) for key, value in states.get(name, {}).items()}
         take_plain_state(optimizer, parameter, stored)
+    return found
 
 
 def _compare(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:

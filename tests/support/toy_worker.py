@@ -8,28 +8,53 @@ import torch
 
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.loop import descend
 from orchestrator.training.shards import clip_gradients
 from orchestrator.training.watchdog import Watchdog
 from tests.support.toy import toy_model, toy_window
 
-RATE, STEPS = 3e-3, 12
+RATE, STEPS = 3e-3, 20
 
 
 def compare_engines(ctx, payload):
     """Train the toy with each engine on the same windows; losses, weights, shards of each."""
-    return {kind: _trained(ctx, kind) for kind in payload["kinds"]}
+    found = {kind: _trained(ctx, kind) for kind in payload["kinds"]}
+    whole = {"micro": 1, "rows": 4}  # the same samples without accumulation
+    found["whole"] = {"losses": curve(_engine(ctx, "ddp"), ctx.rank, ctx.world, **whole)}
+    return found | {"overflow": {kind: _overflow(ctx, kind) for kind in payload["overflow"]}}
 
 
-def _trained(ctx, kind):
-    engine = _engine(ctx, kind)
+def curve(engine, rank, world, **cut):
+    """Losses of the steps; in every third one head has no label on any rank."""
     losses = []
     for step in range(STEPS):
         heads = "both" if step % 3 else "lm"
-        metrics = engine.forward_backward(toy_window(step, ctx.rank, ctx.world, heads=heads))
+        metrics = engine.forward_backward(toy_window(step, rank, world, heads=heads, **cut))
         clip_gradients(engine, 1.0)
         engine.set_lr(RATE)
         engine.step()
         losses.append(metrics["loss"])
+    return losses
+
+
+def _overflow(ctx, kind):
+    """Begin with a loss scale far too large; scales and decisions of every rank, and weights."""
+    scale = {"initial": 2.0**30, "growth_steps": 4}
+    engine = _engine(ctx, kind, precision="fp16", loss_scale=scale)
+    rows = []
+    for step in range(30):
+        metrics = engine.forward_backward(toy_window(step, ctx.rank, ctx.world))
+        metrics = descend(engine, metrics, RATE, max_grad_norm=1.0)
+        rows.append([metrics["loss_scale"], metrics.get("overflow", 0.0), metrics["skipped"]])
+    mine = torch.zeros(ctx.world, *torch.tensor(rows).shape)
+    mine[ctx.rank] = torch.tensor(rows)
+    finite = all(bool(torch.isfinite(value).all()) for value in engine.gathered().values())
+    return {"ranks": engine.sum_over_ranks(mine).tolist(), "finite": finite}
+
+
+def _trained(ctx, kind):
+    engine = _engine(ctx, kind)
+    losses = curve(engine, ctx.rank, ctx.world)
     elements = torch.tensor([sum(shard.master.numel() for shard in engine.shards())])
     return {
         "losses": losses,
@@ -60,12 +85,14 @@ def _resumes(ctx, kind, engine):
     return bool(same and found.extra == {"kind": kind})
 
 
-def _engine(ctx, kind):
-    config = (
-        EngineConfig(type="zero", zero_stage=int(kind.removeprefix("zero")))
-        if kind.startswith("zero")
-        else EngineConfig(type=kind)
-    )
+def _engine(ctx, kind, **more):
+    name, _, offloaded = kind.partition("-")
+    settings = {"type": name} | more
+    if name.startswith("zero"):
+        settings |= {"type": "zero", "zero_stage": int(name.removeprefix("zero"))}
+    if offloaded:
+        settings["offload"] = {"optimizer": "cpu", "parameters": "3" in name or name == "fsdp2"}
+    config = EngineConfig.model_validate(settings)
     return ctx.build_engine(toy_model(), OptimizerConfig(learning_rate=RATE, eps=1e-6), config)
 
 

@@ -10,8 +10,13 @@ from orchestrator.training.engine import Engine
 
 
 def resolve(engine: EngineConfig, world: int) -> str:
-    """Return what ``auto`` means for ``world`` workers, or the type that was asked for."""
-    if engine.type != "auto":
+    """Return what ``auto`` means for ``world`` workers, or the type that was asked for.
+
+    ZeRO stage 0 cuts nothing: it is data parallelism, and runs on our own engines, which do not
+    have the step with zero gradients that DeepSpeed's stage 0 takes in bf16 when it is built.
+    """
+    shards_nothing = engine.type == "zero" and engine.zero_stage == 0
+    if engine.type != "auto" and not shards_nothing:
         return engine.type
     return "single" if world == 1 else "ddp"
 
@@ -38,7 +43,7 @@ def build_engine(
     Args:
         model: On its device, built the same way on every rank.
         optimizer: The optimizer's settings.
-        engine: Type, ZeRO stage, number format.
+        engine: Type, ZeRO stage, number format, offload.
         target_weights: Weight of each target in the objective; 1 where not given.
         world: Number of workers.
 
@@ -51,25 +56,21 @@ def build_engine(
         raise InputError(f"engine.{problem}")
     if engine.activation_checkpointing:
         _checkpoint_activations(model)
-    kind = resolve(engine, world)
+    kind, scale = resolve(engine, world), engine.loss_scale
+    given = (model, optimizer, target_weights)
     if kind == "single":
         from orchestrator.training.engines.single import SingleEngine
 
-        return SingleEngine(model, optimizer, target_weights, precision=engine.precision)
+        return SingleEngine(*given, precision=engine.precision, loss_scale=scale)
     if kind == "ddp":
         from orchestrator.training.engines.ddp import DDPEngine
 
-        return DDPEngine(model, optimizer, target_weights, precision=engine.precision)
+        return DDPEngine(*given, precision=engine.precision, loss_scale=scale)
     if kind == "fsdp2":
         from orchestrator.cluster.engines.fsdp2 import Fsdp2Engine
 
-        return Fsdp2Engine(model, optimizer, target_weights, precision=engine.precision)
+        moved = engine.offload.any
+        return Fsdp2Engine(*given, precision=engine.precision, loss_scale=scale, offload=moved)
     from orchestrator.cluster.engines.deepspeed_zero import ZeroEngine
 
-    return ZeroEngine(
-        model,
-        optimizer,
-        target_weights,
-        stage=engine.zero_stage,
-        precision=engine.precision,
-    )
+    return ZeroEngine(*given, engine)

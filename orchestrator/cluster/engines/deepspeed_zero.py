@@ -12,13 +12,18 @@ Settings that are not DeepSpeed's defaults, and why:
 - ``reduce_bucket_size``: the default of 5e8 elements is allocated anew at every backward.
 - ``reduce_scatter: false`` on gloo: whole buckets are all-reduced faster than scattered.
 - ``grad_accum_dtype: fp32``: otherwise bf16 gradients are accumulated and exposed in bf16.
+- ``fp16.loss_scale: 1``: scaling is ours (``training/precision.py``), over shards.
+- ``zero_force_ds_cpu_optimizer: false``: offloaded masters are stepped by torch's fused kernel;
+  DeepSpeed's own would be compiled at the first use.
+
+``engine.deepspeed`` amends this (``training/deepspeed_file.py``). Stage 0 is not built here.
 """
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
 import deepspeed
@@ -31,9 +36,10 @@ from orchestrator.cluster.engines.layouts import Layout, offset_in, whole_shape
 from orchestrator.cluster.engines.sharded import ShardedEngine
 from orchestrator.cluster.engines.zero_layouts import ChunkLayout, ChunkTools, FlatLayout
 from orchestrator.errors import StageError
-from orchestrator.training.config import OptimizerConfig
+from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.deepspeed_file import amended
 from orchestrator.training.engine import Batch, Projection
-from orchestrator.training.optimizers import apply_lr, build_optimizer
+from orchestrator.training.optimizers import build_optimizer
 
 BUCKET_ELEMENTS = 2_500_000  # fits a cache; re-allocating more costs page faults
 NEVER = 10**9
@@ -47,10 +53,10 @@ class ZeroEngine(ShardedEngine):
 
     Args:
         model: On its device, built the same way on every rank; rank 0's weights win.
-        optimizer: Settings of AdamW.
+        optimizer: Settings of the optimizer.
         target_weights: Weight of each target in the objective; 1 where not given.
-        stage: 1 cuts optimizer state, 2 also gradients, 3 also weights.
-        precision: Number format of weights and activations; masters stay fp32.
+        config: Stage (1 cuts optimizer state, 2 also gradients, 3 also weights), number format of
+            weights and activations, offload, amendments; masters stay fp32.
 
     Raises:
         StageError: The installed DeepSpeed does not behave as this file needs.
@@ -60,51 +66,68 @@ class ZeroEngine(ShardedEngine):
         self,
         model: nn.Module,
         optimizer: OptimizerConfig,
-        target_weights: Mapping[str, float] | None = None,
-        *,
-        stage: Literal[1, 2, 3] = 2,
-        precision: Literal["fp32", "bf16"] = "fp32",
+        target_weights: Mapping[str, float] | None,
+        config: EngineConfig,
     ) -> None:
-        bf16 = precision == "bf16"
-        super().__init__(model, optimizer, target_weights, bf16=bf16, lockstep=stage == 3)
-        self.stage = stage
+        super().__init__(
+            model,
+            optimizer,
+            target_weights,
+            precision=config.precision,
+            loss_scale=config.loss_scale,
+            lockstep=config.zero_stage == 3,
+        )
+        self._config = config
+        self._offloaded = config.offload.optimizer is not None
+        # Stages 2 and 3 reduce at every micro-batch, and copy to the host, at the last one, only
+        # what that one has used; the layout does it for all of them when the window has ended.
+        self._deferred = self._offloaded and config.zero_stage > 1
         self._project: Projection | None = None
         self._base = build_optimizer(model, optimizer)
         self._base.register_step_post_hook(self._after_update)
-        with _nothing_compiled(), _quiet():
+        with _nothing_compiled(self._device), _quiet():
             self._engine, self._zero, _, _ = deepspeed.initialize(
                 model=model, optimizer=self._base, config=self._settings()
             )
+        self._layout: Layout = self._layout_of(config.zero_stage)
+        self._check_internals()
+
+    def _layout_of(self, stage: int) -> Layout:
+        if stage < 3:
+            return FlatLayout(self._zero, self._trainable, offloaded=self._offloaded)
         tools = ChunkTools(
             safe_get_local_fp32_param, safe_get_local_grad, deepspeed.zero.GatheredParameters
         )
-        self._layout: Layout = (
-            ChunkLayout(self._zero, self._trainable, self.rank, tools)
-            if stage == 3
-            else FlatLayout(self._zero, self._trainable)
-        )
-        self._check_internals()
+        return ChunkLayout(self._zero, self._trainable, self.rank, tools, offloaded=self._offloaded)
 
     def _settings(self) -> dict[str, Any]:
-        zero: dict[str, Any] = {"stage": self.stage, "reduce_bucket_size": BUCKET_ELEMENTS}
-        if self.stage == 3:
+        stage, offload = self._config.zero_stage, self._config.offload
+        zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": BUCKET_ELEMENTS}
+        if stage == 3:
             zero["stage3_param_persistence_threshold"] = 0
         elif self._device.type == "cpu":
             zero["reduce_scatter"] = False
-        return {
+        host = {"device": "cpu", "pin_memory": self._device.type != "cpu"}
+        if offload.optimizer:
+            zero["offload_optimizer"] = host
+        if offload.parameters:
+            zero["offload_param"] = host
+        generated = {
             "train_micro_batch_size_per_gpu": 1,  # not used: batches come cut from the loop
             "gradient_accumulation_steps": 1,
             "gradient_clipping": 0.0,
             "steps_per_print": NEVER,
             "zero_allow_untested_optimizer": True,
-            "bf16": {"enabled": self._bf16},
-            **({"data_types": {"grad_accum_dtype": "fp32"}} if self._bf16 else {}),
+            "zero_force_ds_cpu_optimizer": False,
+            "bf16": {"enabled": self._precision == "bf16"},
+            "fp16": {"enabled": self._precision == "fp16", "loss_scale": 1.0},
             "zero_optimization": zero,
         }
+        if self._precision != "fp32":
+            generated["data_types"] = {"grad_accum_dtype": "fp32"}
+        return amended(generated, self._config.deepspeed)
 
-    def step(self, project: Projection | None = None) -> None:
-        """Update the masters; ``project`` them; publish; heads without labels do not move."""
-        apply_lr(self._base, self._lr, self._active)
+    def _update(self, project: Projection | None) -> None:
         self._project = project
         try:
             self._engine.set_gradient_accumulation_boundary(is_boundary=True)
@@ -113,7 +136,7 @@ class ZeroEngine(ShardedEngine):
             self._project = None
 
     def _prepare(self, *, last: bool) -> None:
-        self._engine.set_gradient_accumulation_boundary(is_boundary=last)
+        self._engine.set_gradient_accumulation_boundary(is_boundary=last and not self._deferred)
 
     def _run(self, batch: Batch) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = self._engine(batch)
@@ -176,7 +199,7 @@ def _changed(what: str) -> str:
 
 
 @contextmanager
-def _nothing_compiled() -> Iterator[None]:
+def _nothing_compiled(device: torch.device) -> Iterator[None]:
     """Keep DeepSpeed from building C++ extensions and from importing torch's compiler.
 
     ``shm_comm`` would be built at the first use in minutes and is never used for training; the
@@ -187,9 +210,17 @@ def _nothing_compiled() -> Iterator[None]:
         return (lambda inner: inner) if function is None else function
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    with mock.patch.object(torch, "compile", plain):
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(torch, "compile", plain))
+        if device.type == "cpu":  # torch computes in fp16 also without the instructions for it
+            accelerator = deepspeed.get_accelerator()
+            patches.enter_context(mock.patch.object(accelerator, "is_fp16_supported", _true))
         deepspeed.init_distributed(dist_backend=distributed.get_backend())
         yield
+
+
+def _true() -> bool:
+    return True
 
 
 @contextmanager

@@ -11,12 +11,18 @@ layers are used at both ends); it is released before anything reads or writes ma
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 
 from orchestrator.cluster.engines.layouts import Layout, Named
@@ -24,7 +30,9 @@ from orchestrator.cluster.engines.sharded import ShardedEngine
 from orchestrator.errors import InputError
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch, Projection, Shard
-from orchestrator.training.optimizers import apply_lr, optimizer_over, parameter_groups
+from orchestrator.training.engine_config import USUAL_SCALE, LossScaleConfig, Precision
+from orchestrator.training.optimizers import optimizer_over, parameter_groups
+from orchestrator.training.precision import COMPUTE
 
 BLOCKS = "layers"
 """Name of the module lists whose members are gathered one by one."""
@@ -38,10 +46,14 @@ class RowLayout:
         named: Its trainable parameters.
         rank: This process.
         world: Number of processes.
+        device: Where whole parameters are gathered.
     """
 
-    def __init__(self, module: FSDPModule, named: Named, rank: int, world: int) -> None:
+    def __init__(
+        self, module: FSDPModule, named: Named, rank: int, world: int, device: torch.device
+    ) -> None:
         self.module, self.named, self.rank, self.world = module, named, rank, world
+        self.device = device
         self.masters = {name: nn.Parameter(_local(p).view(-1)) for name, p in named}
 
     def clear(self) -> None:
@@ -81,7 +93,7 @@ class RowLayout:
     @contextmanager
     def whole(self, parameter: nn.Parameter, *, write: bool) -> Iterator[Tensor]:
         """Gather the parameter; with ``write`` every rank takes its rows of what is written."""
-        full = cast(DTensor, parameter.data).full_tensor()
+        full = cast(DTensor, parameter.data.to(self.device)).full_tensor()
         yield full
         if write:
             distributed.broadcast(full, src=0)
@@ -102,6 +114,8 @@ class Fsdp2Engine(ShardedEngine):
         target_weights: Weight of each target in the objective; 1 where not given.
         precision: Number format of weights and activations in a pass; masters and reductions stay
             fp32.
+        loss_scale: How the loss is scaled with precision fp16.
+        offload: Keep the rows, their gradients and the optimizer's state in the host's memory.
 
     Raises:
         InputError: A trainable parameter has no axis to cut.
@@ -113,32 +127,33 @@ class Fsdp2Engine(ShardedEngine):
         optimizer: OptimizerConfig,
         target_weights: Mapping[str, float] | None = None,
         *,
-        precision: Literal["fp32", "bf16"] = "fp32",
+        precision: Precision = "fp32",
+        loss_scale: LossScaleConfig = USUAL_SCALE,
+        offload: bool = False,
     ) -> None:
-        bf16 = precision == "bf16"
-        super().__init__(model, optimizer, target_weights, bf16=bf16, lockstep=True)
+        super().__init__(
+            model,
+            optimizer,
+            target_weights,
+            precision=precision,
+            loss_scale=loss_scale,
+            lockstep=True,
+        )
         _require_rows(model)
         groups = _named_groups(model, optimizer.weight_decay, self._trainable)
-        self._wrapped = _shard(model, self._device.type, self.world, bf16=bf16)
+        self._wrapped = _shard(model, self._device.type, self.world, precision, offload=offload)
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self._trainable = named
-        self._rows = RowLayout(self._wrapped, named, self.rank, self.world)
-        self._layout: Layout = self._rows
-        self._base = optimizer_over(_masters_in(groups, self._rows.masters), optimizer)
+        layout = RowLayout(self._wrapped, named, self.rank, self.world, self._device)
+        self._layout: Layout = layout
+        self._base = optimizer_over(_masters_in(groups, layout.masters), optimizer)
 
-    def step(self, project: Projection | None = None) -> None:
+    def _update(self, project: Projection | None) -> None:
         """Update the masters; ``project`` them; the next pass gathers them."""
-        apply_lr(self._base, self._lr, self._active)
         self._base.step()
         if project is not None:
             with torch.no_grad():
                 project(self.shards())
-
-    def forward_backward(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
-        """Clear, run the whole window, leave reduced gradients; see the protocol."""
-        metrics = super().forward_backward(micro_batches)
-        self._rows.fill()
-        return metrics
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Measure in eval mode, and release what stays gathered without a backward pass."""
@@ -148,7 +163,10 @@ class Fsdp2Engine(ShardedEngine):
             self._wrapped.reshard()
 
     def _prepare(self, *, last: bool) -> None:
-        self._wrapped.set_requires_gradient_sync(last)
+        # Accumulated gradients are fp32, those of the last backward pass of the short format: FSDP2
+        # does not reduce a mixture of both, which is what heads that take turns would leave.
+        mixture = self._heads_differ and self._precision != "fp32"
+        self._wrapped.set_requires_gradient_sync(last or mixture)
 
     def _run(self, batch: Batch) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = self.module(batch)
@@ -182,16 +200,21 @@ def _masters_in(
     return [group | {"params": [masters[name] for name in group["params"]]} for group in groups]
 
 
-def _shard(model: nn.Module, device: str, world: int, *, bf16: bool) -> FSDPModule:
+def _shard(
+    model: nn.Module, device: str, world: int, precision: Precision, *, offload: bool
+) -> FSDPModule:
     mesh = init_device_mesh(device, (world,))
     policy = (
-        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        if bf16
+        MixedPrecisionPolicy(param_dtype=COMPUTE[precision], reduce_dtype=torch.float32)
+        if precision != "fp32"
         else MixedPrecisionPolicy()
     )
+    place = CPUOffloadPolicy(pin_memory=device != "cpu") if offload else OffloadPolicy()
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == BLOCKS:
             for block in module:
-                fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+                fully_shard(block, mesh=mesh, mp_policy=policy, offload_policy=place)
+    fully_shard(
+        model, mesh=mesh, mp_policy=policy, offload_policy=place, reshard_after_forward=False
+    )
     return cast(FSDPModule, model)

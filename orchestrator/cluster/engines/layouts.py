@@ -19,6 +19,10 @@ class Layout(Protocol):
         """Forget all gradients."""
         ...
 
+    def fill(self) -> None:
+        """Make the gradients of a window that has ended complete."""
+        ...
+
     def shards(self) -> Iterator[Shard]:
         """Yield this rank's shards, as views, without padding."""
         ...

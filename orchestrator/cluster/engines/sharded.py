@@ -12,13 +12,15 @@ from orchestrator.cluster.engines.sharded_files import home_of, load_state, snap
 from orchestrator.errors import InputError
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch, Projection, Shard
+from orchestrator.training.engine_config import LossScaleConfig, Precision
 from orchestrator.training.objective import (
     MetricSums,
     evaluate_batches,
     target_names,
     window_scales,
 )
-from orchestrator.training.optimizers import trainable
+from orchestrator.training.optimizers import apply_lr, trainable
+from orchestrator.training.precision import LossScaler, compute_type
 from orchestrator.training.state import Snapshot, persistent_buffers
 
 
@@ -31,7 +33,8 @@ class ShardedEngine(ABC):
         model: On its device, built the same way on every rank.
         optimizer: Its settings.
         target_weights: Weight of each target in the objective; 1 where not given.
-        bf16: Compute in bf16; masters stay fp32.
+        precision: Number format of weights and activations in a pass; masters stay fp32.
+        loss_scale: How the loss is scaled with precision fp16.
         lockstep: Forward passes are collective: every rank must run the same ones.
     """
 
@@ -46,7 +49,8 @@ class ShardedEngine(ABC):
         optimizer: OptimizerConfig,
         target_weights: Mapping[str, float] | None,
         *,
-        bf16: bool,
+        precision: Precision,
+        loss_scale: LossScaleConfig,
         lockstep: bool,
     ) -> None:
         self.module = model
@@ -57,7 +61,9 @@ class ShardedEngine(ABC):
         self._active: frozenset[str] = frozenset(self._targets)
         self._device = next(model.parameters()).device
         self._lr = optimizer.learning_rate
-        self._bf16, self._lockstep = bf16, lockstep
+        self._precision, self._lockstep = precision, lockstep
+        self._scaler = LossScaler(precision, loss_scale)
+        self._heads_differ = False  # between the micro-batches of a window
 
     # --- a step ----------------------------------------------------------------------------------
 
@@ -69,19 +75,33 @@ class ShardedEngine(ABC):
         window = window_scales(self.module, micro_batches, self.target_weights, self.sum_over_ranks)
         if self._lockstep:
             self._require_same_heads(micro_batches)
+        self._heads_differ = len({_labels(batch) for batch in micro_batches}) > 1
         sums = MetricSums(self._targets, self.target_weights)
         for index, batch in enumerate(micro_batches):
             self._prepare(last=index == len(micro_batches) - 1)
             outputs = self._forward(batch)
             # Gradients are averaged over ranks; the objective is a sum with global counts.
-            self._backward(window.loss(outputs) * self.world)
+            self._backward(window.loss(outputs) * self.world * self._scaler.scale)
             sums.add(outputs)
         self._active = window.active
-        return sums.reduce(self.sum_over_ranks)
+        self._layout.fill()
+        self._scaler.unscale(self._layout.shards())
+        return sums.reduce(self.sum_over_ranks) | self._scaler.metrics()
 
-    @abstractmethod
     def step(self, project: Projection | None = None) -> None:
         """Update the masters; ``project`` them; publish; heads without labels do not move."""
+        apply_lr(self._base, self._lr, self._active)
+        self._update(project)
+        self._scaler.stepped()
+
+    def skip(self) -> bool:
+        """Take no step: publish the masters, lower the loss scale; collective."""
+        self.refresh()
+        return self._scaler.skipped()
+
+    @abstractmethod
+    def _update(self, project: Projection | None) -> None:
+        """Update the masters, ``project`` them and publish."""
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the next step."""
@@ -116,9 +136,9 @@ class ShardedEngine(ABC):
         return self._run({key: self._placed(value) for key, value in batch.items()})
 
     def _placed(self, value: Tensor) -> Tensor:
-        if self._bf16 and value.is_floating_point():
-            return value.to(self._device, torch.bfloat16)
-        return value.to(self._device)
+        if self._precision == "fp32":
+            return value.to(self._device)
+        return value.to(self._device, compute_type(self._precision, value))
 
     def _require_same_heads(self, micro_batches: Sequence[Batch]) -> None:
         """In lockstep a head's weights are gathered when it runs: on all ranks or on none."""
@@ -196,7 +216,7 @@ class ShardedEngine(ABC):
 
     def snapshot(self) -> Snapshot:
         """Copy this rank's fragments; rank 0 adds frozen parameters and buffers; collective."""
-        return snapshot_state(self, self._base, self._layout)
+        return snapshot_state(self, self._base, self._layout, self._scaler.state())
 
     def save(self, folder: Path) -> None:
         """Write the fragments of all ranks; collective."""
@@ -210,5 +230,9 @@ class ShardedEngine(ABC):
         Raises:
             IntegrityError: The state is missing, incomplete or of another model.
         """
-        load_state(folder, self, self._base, self._layout)
+        self._scaler.restore(load_state(folder, self, self._base, self._layout))
         self.refresh()
+
+
+def _labels(batch: Batch) -> frozenset[str]:
+    return frozenset(key for key in batch if key.startswith("labels."))

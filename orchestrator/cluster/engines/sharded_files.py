@@ -1,6 +1,6 @@
 """Save and load the training state of a sharded engine as fragments (``sharded_state``)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,32 @@ from orchestrator.training.optimizers import plain_state, take_plain_state
 from orchestrator.training.state import Snapshot, persistent_buffers
 
 
-def snapshot_state(engine: Engine, optimizer: Optimizer, layout: Layout) -> Snapshot:
+def snapshot_state(
+    engine: Engine, optimizer: Optimizer, layout: Layout, extra: Mapping[str, Any]
+) -> Snapshot:
     """Copy this rank's fragments; rank 0 adds frozen parameters and buffers; collective.
 
     Args:
         engine: Whose masters to copy.
         optimizer: What steps the flat tensors.
         layout: Where things lie.
+        extra: Joins the description, as JSON.
     """
     untrained = [(name, value.detach().clone()) for name, value in _untrained(engine, layout)]
     fragments = list(_fragments(engine, optimizer, layout))
     if engine.rank == 0:
         fragments += [(f"model.{name}", 0, value) for name, value in untrained]
-    return snapshot_fragments(engine.rank, engine.world, fragments)
+    return snapshot_fragments(engine.rank, engine.world, fragments, extra)
 
 
 @torch.no_grad()
-def load_state(folder: Path, engine: Engine, optimizer: Optimizer, layout: Layout) -> None:
+def load_state(
+    folder: Path, engine: Engine, optimizer: Optimizer, layout: Layout
+) -> dict[str, Any]:
     """Read masters and optimizer state of this rank's shards; the caller publishes; collective.
+
+    Returns:
+        The description of the state.
 
     Raises:
         IntegrityError: The state is missing, incomplete or of another model.
@@ -45,6 +53,7 @@ def load_state(folder: Path, engine: Engine, optimizer: Optimizer, layout: Layou
         take_plain_state(optimizer, flat, state)
     for name, value in _untrained(engine, layout, write=True):
         value.copy_(found.read(f"model.{name}", 0, value.numel()).view(value.shape))
+    return found.description
 
 
 def _fragments(

@@ -8,9 +8,10 @@ wrote, and also the whole-parameter files of ``training/state.py`` (no ``@``: st
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -24,7 +25,10 @@ PATTERN = "training*.safetensors"
 
 
 def snapshot_fragments(
-    rank: int, world: int, fragments: Iterable[tuple[str, int, Tensor]]
+    rank: int,
+    world: int,
+    fragments: Iterable[tuple[str, int, Tensor]],
+    extra: Mapping[str, Any] | None = None,
 ) -> Snapshot:
     """Copy one rank's fragments; return what writes them.
 
@@ -32,6 +36,7 @@ def snapshot_fragments(
         rank: The writing rank.
         world: Number of ranks that write.
         fragments: (key, start, values) of what this rank holds.
+        extra: Joins the description, as JSON.
     """
     tensors = {f"{key}@{start}": _own(values) for key, start, values in fragments}
 
@@ -40,6 +45,7 @@ def snapshot_fragments(
         save_file(tensors, folder / f"training-{rank:05d}.safetensors")
         if rank == 0:
             description = {"format": FORMAT, "layout": "fragments", "world": world}
+            description |= extra or {}
             (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
 
     return write
@@ -87,6 +93,7 @@ class Fragments:
                 f"description says {found.get('world', 1)}; this version reads format {FORMAT}"
             )
         self.folder = folder
+        self.description: dict[str, Any] = found
         self._places: dict[str, list[_Place]] = {}
         for path in files:
             with safe_open(path, framework="pt") as file:

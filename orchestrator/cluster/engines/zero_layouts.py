@@ -22,13 +22,17 @@ class FlatLayout:
     A parameter may be whole, cut or absent on a rank. Stage 1 in bf16 is DeepSpeed's
     ``BF16_Optimizer``, which keeps the whole gradient on every rank.
 
+    With ``offloaded`` masters, their gradients are ``.grad`` of the range itself, in the host's
+    memory: DeepSpeed copies there what a window has used, and leaves the rest as it was.
+
     Args:
         zero: DeepSpeed's optimizer.
         named: Trainable parameters.
+        offloaded: Whether the optimizer's state lies in the host's memory.
     """
 
-    def __init__(self, zero: Any, named: Named) -> None:
-        self.zero, self.named = zero, named
+    def __init__(self, zero: Any, named: Named, *, offloaded: bool = False) -> None:
+        self.zero, self.named, self.offloaded = zero, named, offloaded
         self.gradients_are_cut = hasattr(zero, "averaged_gradients")
 
     def clear(self) -> None:
@@ -39,6 +43,17 @@ class FlatLayout:
                 self.zero.all_grad_tensors[group] = None
             self.zero.micro_step_id = -1
         self.zero.zero_grad()
+        if self.offloaded:
+            _zero_gradients(self.flats())
+            for kept in self.zero.accumulated_grads_in_cpu.values():
+                kept.zero_()
+
+    def fill(self) -> None:
+        """Let DeepSpeed copy what all micro-batches have left to the host (stage 1 has done so)."""
+        if self.offloaded:
+            if self.zero.partition_gradients:
+                self.zero.finalize_gradient_accumulation_boundary()
+            self.zero._wait_for_offload_copies()
 
     def shards(self) -> Iterator[Shard]:
         """Yield the fragment that DeepSpeed maps to each parameter."""
@@ -54,7 +69,11 @@ class FlatLayout:
 
     def _gradient(self, parameter: nn.Parameter, place: Any) -> Tensor | None:
         group = place.param_group_index
-        if self.gradients_are_cut and self.zero.averaged_gradients.get(group) is None:
+        if (
+            not self.offloaded
+            and self.gradients_are_cut
+            and self.zero.averaged_gradients.get(group) is None
+        ):
             return None
         index = parameter._index_in_param_group  # type: ignore[attr-defined]
         grad: Tensor | None = place.get_lp_grad_fragment(index)
@@ -90,6 +109,21 @@ class ChunkTools:
     gradient: Callable[[nn.Parameter], Tensor | None]
     gather: Callable[..., AbstractContextManager[Any]]
 
+    def offloaded(self, zero: Any) -> "ChunkTools":
+        """Return the same for masters in the host's memory, which DeepSpeed's functions copy."""
+
+        def master(parameter: nn.Parameter) -> Tensor:
+            group, start, numel = zero.grad_position[zero.get_param_id(parameter)]
+            chunk: Tensor = zero.fp32_partitioned_groups_flat[group].narrow(0, start, numel)
+            return chunk
+
+        def gradient(parameter: nn.Parameter) -> Tensor:
+            group, start, numel = zero.grad_position[zero.get_param_id(parameter)]
+            chunk: Tensor = zero.fp32_partitioned_groups_flat[group].grad.narrow(0, start, numel)
+            return chunk
+
+        return ChunkTools(master, gradient, self.gather)
+
 
 class ChunkLayout:
     """Stage 3: every parameter cut by itself into equal chunks; the last one's tail is padding.
@@ -101,10 +135,14 @@ class ChunkLayout:
         named: Trainable parameters.
         rank: This process.
         tools: DeepSpeed's functions.
+        offloaded: Whether the optimizer's state lies in the host's memory, as for `FlatLayout`.
     """
 
-    def __init__(self, zero: Any, named: Named, rank: int, tools: ChunkTools) -> None:
-        self.zero, self.named, self.rank, self.tools = zero, named, rank, tools
+    def __init__(
+        self, zero: Any, named: Named, rank: int, tools: ChunkTools, *, offloaded: bool = False
+    ) -> None:
+        self.zero, self.named, self.rank, self.offloaded = zero, named, rank, offloaded
+        self.tools = tools.offloaded(zero) if offloaded else tools
 
     def clear(self) -> None:
         """Drop all gradients, also of parameters that the next pass will not use.
@@ -113,6 +151,13 @@ class ChunkLayout:
         """
         self.zero.zero_grad()
         self.zero.grad_partitions_flat_buffer.zero_()
+        if self.offloaded:
+            _zero_gradients(self.flats())
+
+    def fill(self) -> None:
+        """Let DeepSpeed copy what all micro-batches have left to the host."""
+        if self.offloaded:
+            self.zero.finalize_gradient_accumulation_boundary()
 
     def shards(self) -> Iterator[Shard]:
         """Yield the real elements of this rank's chunk of each parameter."""
@@ -144,3 +189,9 @@ class ChunkLayout:
         """Gather the parameter; with ``write`` rank 0's values are cut up again at the end."""
         with self.tools.gather([parameter], modifier_rank=0 if write else None):
             yield parameter.data
+
+
+def _zero_gradients(flats: Sequence[Tensor]) -> None:
+    for flat in flats:
+        if flat.grad is not None:
+            flat.grad.zero_()

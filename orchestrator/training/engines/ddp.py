@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch
+from orchestrator.training.engine_config import USUAL_SCALE, LossScaleConfig, Precision
 from orchestrator.training.engines.single import SingleEngine
 from orchestrator.training.state import Snapshot
 
@@ -26,6 +27,7 @@ class DDPEngine(SingleEngine):
         optimizer: Settings of AdamW.
         target_weights: Weight of each target in the objective; 1 where not given.
         precision: Number format of the forward pass.
+        loss_scale: How the loss is scaled with precision fp16.
     """
 
     def __init__(
@@ -34,9 +36,12 @@ class DDPEngine(SingleEngine):
         optimizer: OptimizerConfig,
         target_weights: Mapping[str, float] | None = None,
         *,
-        precision: Literal["fp32", "bf16"] = "fp32",
+        precision: Precision = "fp32",
+        loss_scale: LossScaleConfig = USUAL_SCALE,
     ) -> None:
-        super().__init__(model, optimizer, target_weights, precision=precision)
+        super().__init__(
+            model, optimizer, target_weights, precision=precision, loss_scale=loss_scale
+        )
         self.rank = distributed.get_rank()
         self.world = distributed.get_world_size()
         several_heads = len(self._targets) > 1

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from orchestrator.errors import InputError
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch, Projection, Shard
+from orchestrator.training.engine_config import USUAL_SCALE, LossScaleConfig, Precision
 from orchestrator.training.objective import (
     MetricSums,
     evaluate_batches,
@@ -18,6 +18,7 @@ from orchestrator.training.objective import (
     window_scales,
 )
 from orchestrator.training.optimizers import apply_lr, build_optimizer, trainable
+from orchestrator.training.precision import COMPUTE, LossScaler
 from orchestrator.training.state import (
     Snapshot,
     load_training_state,
@@ -33,7 +34,8 @@ class SingleEngine:
         model: Offers ``targets``, ``count_labels`` and a forward pass that returns loss sums.
         optimizer: Settings of AdamW.
         target_weights: Weight of each target in the objective; 1 where not given.
-        precision: Number format of the forward pass (bf16 through autocast); masters stay fp32.
+        precision: Number format of the forward pass, through autocast; masters stay fp32.
+        loss_scale: How the loss is scaled with precision fp16.
     """
 
     rank = 0
@@ -46,7 +48,8 @@ class SingleEngine:
         optimizer: OptimizerConfig,
         target_weights: Mapping[str, float] | None = None,
         *,
-        precision: Literal["fp32", "bf16"] = "fp32",
+        precision: Precision = "fp32",
+        loss_scale: LossScaleConfig = USUAL_SCALE,
     ) -> None:
         self.module = model
         self.optimizer = build_optimizer(model, optimizer)
@@ -55,6 +58,7 @@ class SingleEngine:
         self._trainable = trainable(model)
         self._device = next(model.parameters()).device
         self._precision = precision
+        self._scaler = LossScaler(precision, loss_scale)
         self._lr = optimizer.learning_rate
         self._active: frozenset[str] = frozenset(self._targets)
 
@@ -68,13 +72,15 @@ class SingleEngine:
         for index, batch in enumerate(micro_batches):
             with self._reduction(last=index == len(micro_batches) - 1):
                 outputs = self._forward(batch)
-                (window.loss(outputs) * self.world).backward()  # type: ignore[no-untyped-call]
+                loss = window.loss(outputs) * self.world * self._scaler.scale
+                loss.backward()  # type: ignore[no-untyped-call]
             sums.add(outputs)
         for _, parameter in self._trainable:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self._active = window.active
-        return sums.reduce(self.sum_over_ranks)
+        self._scaler.unscale(self.shards())
+        return sums.reduce(self.sum_over_ranks) | self._scaler.metrics()
 
     def shards(self) -> list[Shard]:
         """Every trainable parameter whole, once."""
@@ -107,6 +113,12 @@ class SingleEngine:
         if project is not None:
             with torch.no_grad():
                 project(self.shards())
+        self._scaler.stepped()
+
+    def skip(self) -> bool:
+        """Take no step, lower the loss scale."""
+        self.refresh()
+        return self._scaler.skipped()
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the next step."""
@@ -134,7 +146,7 @@ class SingleEngine:
 
     def snapshot(self) -> Snapshot:
         """Copy weights and optimizer state."""
-        return snapshot_training_state(self.module, self.optimizer)
+        return snapshot_training_state(self.module, self.optimizer, self._scaler.state())
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state."""
@@ -142,7 +154,7 @@ class SingleEngine:
 
     def load(self, folder: Path) -> None:
         """Read weights and optimizer state."""
-        load_training_state(folder, self.module, self.optimizer)
+        self._scaler.restore(load_training_state(folder, self.module, self.optimizer))
 
     def state_dict(self) -> Iterator[tuple[str, Tensor]]:
         """Yield copies of parameters and persistent buffers, on the CPU."""
@@ -164,7 +176,7 @@ class SingleEngine:
 
     def _run(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         moved = {key: value.to(self._device) for key, value in batch.items()}
-        enabled = self._precision == "bf16"
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=enabled):
+        compute, enabled = COMPUTE[self._precision], self._precision != "fp32"
+        with torch.autocast(self._device.type, dtype=compute, enabled=enabled):
             outputs: dict[str, Tensor] = model(moved)
         return outputs

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 import torch
-from torch import distributed
 
 from orchestrator.cluster.engines import build_engine, resolve
 from orchestrator.cluster.engines.layouts import offset_in
@@ -33,18 +32,7 @@ ASSEMBLY = {
 }
 ZERO = ["zero1", "zero2", "zero3", "fsdp2"]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def group(tmp_path_factory):
-    """A process group of one, as Ray Train sets it up for one worker."""
-    torch.set_num_threads(1)  # threads of a tiny model only wait for each other
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOCAL_RANK", "0")
-        patch.setenv("DS_ACCELERATOR", "cpu")
-        file = tmp_path_factory.mktemp("group") / "store"
-        distributed.init_process_group("gloo", init_method=f"file://{file}", rank=0, world_size=1)
-        yield
-        distributed.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 def settings(kind, precision="fp32"):

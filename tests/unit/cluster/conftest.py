@@ -1,0 +1,18 @@
+"""What several files of this room need."""
+
+import pytest
+import torch
+from torch import distributed
+
+
+@pytest.fixture(scope="module")
+def process_group(tmp_path_factory):
+    """A process group of one, as Ray Train sets it up for one worker."""
+    torch.set_num_threads(1)  # threads of a tiny model only wait for each other
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCAL_RANK", "0")
+        patch.setenv("DS_ACCELERATOR", "cpu")
+        file = tmp_path_factory.mktemp("group") / "store"
+        distributed.init_process_group("gloo", init_method=f"file://{file}", rank=0, world_size=1)
+        yield
+        distributed.destroy_process_group()
