@@ -1,10 +1,9 @@
-"""Training figures for dashboards: Ray's metrics (scraped by Prometheus) and TensorBoard files.
+"""Training figures for dashboards: Ray's metrics, scraped by Prometheus.
 
-Both are fed on the driver with the events of ``training.loop``, so a worker needs neither.
+They are set on the driver from the events of ``training.loop``, so a worker needs nothing.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 LABELS = ("stage", "run", "split")
@@ -56,25 +55,3 @@ class TrainingMetrics:
             for counter, key in ((self._tokens, "tokens"), (self._skipped, "skipped")):
                 if metrics.get(key, 0) > 0:
                     counter.inc(metrics[key], tags)
-
-
-class TensorBoard:
-    """Event files under ``<run>/tensorboard``; a resumed run goes on in the same folder.
-
-    Args:
-        folder: Where to write.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder), write_to_disk=True)
-
-    def close(self) -> None:
-        """Write what is pending."""
-        self._writer.close()
-
-    def observe(self, event: Mapping[str, Any]) -> None:
-        """Write one event of the training loop."""
-        for name, value in event["metrics"].items():
-            self._writer.add_scalar(f"{event['split']}/{name}", value, event["step"])

@@ -6,7 +6,7 @@ import shutil
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,13 @@ from orchestrator.config import JobResult, dump_yaml
 from orchestrator.errors import InputError, InterruptedRunError
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.storage import RunFolder, atomic_write_json
-from orchestrator.zoo import Zoo
+from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
+    from orchestrator.cluster.checkpoints import Checkpoint
+    from orchestrator.cluster.mlflow_run import MlflowRun
+    from orchestrator.cluster.tracking import Watched
     from orchestrator.pretraining.inputs import AnyCorpus
-    from orchestrator.zoo import Package
     from orchestrator.zoo.draft import Draft
 
 _LOG = logging.getLogger(__name__)
@@ -27,7 +29,8 @@ STAGE = "pretrain"
 WORKER = "orchestrator.pretraining.worker:pretrain_all"
 CORPORA = "corpora"
 EXPORT, HISTORY = "export", "history.parquet"
-EXPORTED = ("config.json", "model.safetensors", HISTORY)
+EXPORTED = ("config.json", "model*.safetensors*", HISTORY)
+"""Patterns of the files that become the package; a large model has several of weights."""
 
 
 def check(config: PretrainConfig) -> str:
@@ -39,7 +42,8 @@ def check(config: PretrainConfig) -> str:
     """
     from orchestrator.pretraining.plan import describe, make_plan
 
-    return describe(make_plan(config))
+    config.tracking.require_installed()
+    return "\n".join([describe(make_plan(config)), *_start_line(config)])
 
 
 def run(config: PretrainConfig) -> JobResult:
@@ -83,7 +87,50 @@ def _require_one_group(configs: Sequence[PretrainConfig]) -> None:
         raise InputError("jobs that share workers must have the same cluster section")
 
 
+def _start_line(config: PretrainConfig) -> list[str]:
+    """Check where a job starts, and return what ``--check`` says of it."""
+    from orchestrator.pretraining.starting import check_checkpoint, check_package
+
+    source = _source(config)
+    if source is None:
+        return []
+    if isinstance(source, Package):
+        check_package(config, source)
+        return [f"{'start':12} weights of {source.ref}, step 0"]
+    check_checkpoint(config, source)
+    return [f"{'start':12} everything of {source.path}, step {source.step}"]
+
+
+def _source(config: PretrainConfig) -> "Package | Checkpoint | None":
+    """Find where a run starts; reads no weights.
+
+    Raises:
+        InputError: There is no such package, run or checkpoint, or the engine cannot read it.
+    """
+    start = config.train.start_from
+    if start is None:
+        return None
+    if start.package is not None:
+        return Zoo(config.run.zoo).get(start.package)
+    from orchestrator.cluster.branching import find_checkpoint, require_readable
+
+    place = Path(start.path or Path(config.run.dir) / str(start.run))
+    found = find_checkpoint(place, start.step)
+    require_readable(found, sharded=config.engine.sharding_stage > 0)
+    return found
+
+
 def _train(works: Sequence["_Work"]) -> None:
+    """Prepare and train, and tell the trackers how that ended."""
+    try:
+        _launch(works)
+    except BaseException as error:
+        for work in works:
+            work.interrupted(isinstance(error, InterruptedRunError | KeyboardInterrupt))
+        raise
+
+
+def _launch(works: Sequence["_Work"]) -> None:
     """Launch the workers, watch them, and commit a package for each model that they finish."""
     from orchestrator.cluster.launcher import launch, workers_session
     from orchestrator.cluster.watch import Watcher
@@ -122,16 +169,21 @@ class _Work:
     config: PretrainConfig
     run: RunFolder
     corpus: "AnyCorpus | None" = None
+    start: dict[str, Any] = field(default_factory=dict)
+    mlflow: "MlflowRun | None" = None
 
     def prepare(self) -> None:
         """Make the corpus, and check before training that its result can be stored."""
+        from orchestrator.cluster.tracking import open_mlflow
         from orchestrator.pretraining.inputs import prepare_inputs, vocabulary
         from orchestrator.pretraining.plan import with_vocabulary
 
         cache = Path(self.config.run.dir).resolve() / CORPORA
         self.corpus = prepare_inputs(self.config, cache)
         with_vocabulary(self.config, vocabulary(self.corpus))
+        self.start = self._take_start()
         self._draft({}).discard()
+        self.mlflow = open_mlflow(self.config, self._id(), Path(self.config.run.dir))
         _LOG.info(
             "%s: corpus of %s documents, %s tokens",
             self.config.run.name,
@@ -146,15 +198,53 @@ class _Work:
             "config": self.config.model_dump(mode="json"),
             "corpus": str(self.corpus.path.resolve()),
             "run_dir": str(self.run.path.resolve()),
+            "start": self._first_weights(),
         }
 
-    def watched(self) -> tuple[Path, int]:
-        """Return what the watcher needs: the run's folder and its number of steps."""
-        return self.run.path, self.config.train.max_steps
+    def _take_start(self) -> dict[str, Any]:
+        """Find where the run starts and take a checkpoint over, once: names move on."""
+        from orchestrator.cluster.branching import CHECKPOINTS, plant
+        from orchestrator.pretraining.starting import check_checkpoint, check_package
+
+        found = self.run.done("start")
+        if found is not None:
+            return found
+        source = _source(self.config)
+        if isinstance(source, Package):
+            check_package(self.config, source)
+            found = {"package": source.ref}
+        elif source is not None:
+            check_checkpoint(self.config, source, self.corpus)
+            plant(source, self.run.path / CHECKPOINTS)
+            found = {"checkpoint": str(source.path)}
+        self.run.mark("start", found or {})
+        return found or {}
+
+    def _first_weights(self) -> str | None:
+        """Return the folder of the package that the run starts from."""
+        reference = self.start.get("package")
+        return str(Zoo(self.config.run.zoo).get(reference).path.resolve()) if reference else None
+
+    def watched(self) -> "Watched":
+        """Return what the watcher needs."""
+        from orchestrator.cluster.tracking import Watched
+
+        steps = self.config.train.max_steps
+        return Watched(self.run.path, steps, self.config.tracking, self.mlflow)
+
+    def interrupted(self, resumable: bool) -> None:
+        """Tell MLflow that training ended before its time."""
+        if self.mlflow is not None and self.run.finished() is None:
+            self.mlflow.finish("KILLED" if resumable else "FAILED")
 
     def commit(self, summary: dict[str, Any]) -> None:
         """Commit the package, once, and record the result."""
+        from orchestrator.cluster.branching import CHECKPOINTS
+        from orchestrator.cluster.checkpoints import CheckpointFolder
+
         package = self._committed() or self._commit(summary)
+        if self.mlflow is not None:
+            self.mlflow.finish("FINISHED", package.ref)
         self.run.finish(
             JobResult(
                 package=package.ref,
@@ -162,8 +252,8 @@ class _Work:
                 run_dir=str(self.run.path),
             )
         )
-        for leftover in (EXPORT, "checkpoints"):
-            shutil.rmtree(self.run.path / leftover, ignore_errors=True)
+        shutil.rmtree(self.run.path / EXPORT, ignore_errors=True)
+        CheckpointFolder(self.run.path / CHECKPOINTS).clear(self.config.train.keep_every_steps)
 
     def result(self) -> JobResult:
         """Return the recorded result."""
@@ -176,8 +266,8 @@ class _Work:
         assert self.corpus is not None
         export = self.run.path / EXPORT
         with self._draft(self._figures(summary)) as draft:
-            for name in EXPORTED:
-                shutil.copyfile(export / name, draft.path / name)
+            for path in (path for pattern in EXPORTED for path in export.glob(pattern)):
+                shutil.copyfile(path, draft.path / path.name)
             self.corpus.processor.save(draft.path)
             (draft.path / "job.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
             (draft.path / "evaluation").mkdir()
@@ -203,17 +293,21 @@ class _Work:
         return str(identity["id"])
 
     def _draft(self, metrics: dict[str, Any]) -> "Draft":
+        from orchestrator.pretraining.inputs import modality, vocabulary
+
+        assert self.corpus is not None
         target = self.config.model.target[0]
         names = getattr(self.corpus, "label_names", None)
         labels = {} if names is None else {"labels": {target.name: list(names)}}
         return Zoo(self.config.run.zoo).draft(
             self.config.package.name,
             kind="pretrained",
+            parents=[self.start["package"]] if "package" in self.start else [],
             producer={"stage": STAGE, "job": self.config.run.name, "run_id": self._id()},
             task={
                 "kind": target.type_name(),
-                "modality": "vision" if self.config.reads_images else "text",
-                "max_length": None if self.config.reads_images else self.config.data.block_size,
+                "modality": modality(self.corpus),
+                "max_length": self.config.data.block_size if vocabulary(self.corpus) else None,
                 **labels,
             },
             metrics=metrics,
@@ -229,10 +323,11 @@ class _Work:
             "loss": validation["loss"],
             "accuracy": validation[f"accuracy.{first}"],
             "perplexity": math.exp(min(validation[f"loss.{first}"], 50.0)),
-            "unigram_entropy": summary["unigram_entropy"],
             "baseline_loss": guessed[f"loss.{first}"],
             "baseline_accuracy": guessed[f"accuracy.{first}"],
         }
+        if summary["unigram_entropy"] is not None:  # pairs are found, not written
+            figures["unigram_entropy"] = summary["unigram_entropy"]
         for target in trained[1:]:
             for figure in ("loss", "accuracy"):
                 key = f"{figure}.{target.name}"

@@ -6,18 +6,22 @@ group that was started again goes on where the last one was lost.
 """
 
 import json
+from collections import deque
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from orchestrator.data.prefetch import Prefetch
 from orchestrator.data.steps import StepSource, eval_batches
 from orchestrator.errors import IntegrityError, StageError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.freezing import freeze
-from orchestrator.modeling.package import write_model
+from orchestrator.modeling.model import Model
+from orchestrator.modeling.package import stream_model
+from orchestrator.modeling.tensor_files import SHARD_BYTES
 from orchestrator.pretraining.best import BestKeeper
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.inputs import (
@@ -25,17 +29,20 @@ from orchestrator.pretraining.inputs import (
     HeldOut,
     baselines,
     open_inputs,
+    pair_baselines,
     samples_of,
     vocabulary,
 )
 from orchestrator.pretraining.meter import Meter
 from orchestrator.pretraining.plan import with_vocabulary
+from orchestrator.pretraining.starting import description, take_weights
 from orchestrator.storage import commit_folder, read_json, temporary_sibling, verify_folder
 from orchestrator.training.averaging import averaged
 from orchestrator.training.detour import Detour
 from orchestrator.training.engine import Engine
 from orchestrator.training.history import History
 from orchestrator.training.loop import NonFiniteError, TrainResult, train
+from orchestrator.training.precision import COMPUTE
 from orchestrator.training.seeding import derive_seed
 from orchestrator.training.watchdog import Watchdog
 from orchestrator.training.workers import WorkerGroup
@@ -51,7 +58,8 @@ def pretrain_all(context: WorkerGroup, payload: dict[str, Any]) -> dict[str, Any
 
     Args:
         context: This worker.
-        payload: ``{"jobs": [{"config", "corpus", "run_dir"}]}``.
+        payload: ``{"jobs": [{"config", "corpus", "run_dir"}]}``; a job may have ``start``, the
+            folder of a package whose weights it begins with.
 
     Returns:
         ``{"summaries": [...]}``, one a finished job; ``stopped`` says that one was interrupted.
@@ -75,7 +83,7 @@ def pretrain(context: WorkerGroup, job: dict[str, Any]) -> dict[str, Any]:
     done = _exported(context)
     if done is not None:
         return done
-    run = _Run(context, config, open_inputs(Path(job["corpus"])))
+    run = _Run(context, config, open_inputs(Path(job["corpus"])), job.get("start"))
     result = run.train()
     if result.stopped:
         return {"stopped": True, "step": result.steps}
@@ -97,15 +105,29 @@ def _exported(context: WorkerGroup) -> dict[str, Any] | None:
     return summary or {"stopped": False}
 
 
+def _first_model(config: PretrainConfig, model_config: ModelConfig, start: str | None) -> Model:
+    """Return the model as it is before the first step: new, or with the weights of a package."""
+    torch.manual_seed(derive_seed(config.seed, "model"))
+    model = build_model(model_config)
+    if start is not None:
+        take_weights(model, Path(start))
+    freeze(model, config.train.freeze)
+    return model
+
+
 class _Run:
     """One model being trained on one worker."""
 
-    def __init__(self, context: WorkerGroup, config: PretrainConfig, corpus: AnyCorpus) -> None:
+    def __init__(
+        self,
+        context: WorkerGroup,
+        config: PretrainConfig,
+        corpus: AnyCorpus,
+        start: str | None = None,
+    ) -> None:
         self.context, self.config, self.corpus = context, config, corpus
         self.model_config: ModelConfig = with_vocabulary(config, vocabulary(corpus))
-        torch.manual_seed(derive_seed(config.seed, "model"))
-        model = build_model(self.model_config)
-        freeze(model, config.train.freeze)
+        model = _first_model(config, self.model_config, start)
         weights = {target.name: target.weight for target in self.model_config.target}
         self.engine: Engine = context.build_engine(
             model, config.train.optimizer, config.engine, weights
@@ -113,34 +135,38 @@ class _Run:
         self.samples = samples_of(config, corpus, corpus.train)
         held_out = samples_of(config, corpus, corpus.validation)
         self.held_out = HeldOut(held_out, config.train.eval_blocks)
+        self.description = description(config, self.model_config, corpus.processor)
         self.history = History()
         self.before_s = 0.0  # what earlier parts of a resumed run took
-        self.detour = Detour(
-            StepSource(
-                self.samples,
-                config.train.global_batch_size,
-                config.train.micro_batch_size,
-                derive_seed(config.seed, "order"),
-                config.data.weights,
-            )
-        )
+        self.source = Prefetch(self._steps(), config.prefetch_steps)
+        self.detour = Detour(self.source)
         self.meter = Meter(
             self.detour,
             self.engine,
             self.model_config,
             config.data.block_size,
-            torch.bfloat16 if config.engine.precision == "bf16" else torch.float32,
+            COMPUTE[config.engine.precision],
         )
         stopping = config.train.early_stopping
         self.best = (
             None if stopping is None else BestKeeper(context, self.engine, config.train, stopping)
         )
 
+    def _steps(self) -> StepSource:
+        return StepSource(
+            self.samples,
+            self.config.train.global_batch_size,
+            self.config.train.micro_batch_size,
+            derive_seed(self.config.seed, "order"),
+            self.config.data.weights,
+        )
+
     def train(self) -> TrainResult:
         """Run the loop from the newest intact checkpoint to the end."""
         first = self._resume() or 0
         self.context.emit({"event": "training", "run": self.config.run.name, "step": first})
-        with closing(Watchdog(self.context.hung, self.config.train.hang_timeout_s)) as watchdog:
+        patience_s = self.config.train.hang_timeout_s
+        with closing(self.source), closing(Watchdog(self.context.hung, patience_s)) as watchdog:
             result = self._loop(first, watchdog)
             while isinstance(result, NonFiniteError):
                 result = self._loop(self._go_back(result), watchdog)
@@ -218,26 +244,27 @@ class _Run:
 
     def _save(self, step: int) -> None:
         extra = {"history": self.history.rows, "seconds": self._seconds()}
-        extra |= {"jumps": self.detour.jumps}
+        extra |= {"jumps": self.detour.jumps, **self.description}
         with self.meter.saving():
-            self.context.begin_checkpoint(step, self.engine, extra)
+            keep_every = self.config.train.keep_every_steps
+            self.context.begin_checkpoint(step, self.engine, extra, keep_every)
 
     def _seconds(self) -> float:
         return float(self.history.rows[-1]["seconds"]) if self.history.rows else self.before_s
 
     def export(self, result: TrainResult) -> dict[str, Any]:
         """Write model, history and summary from rank 0 and commit the folder; collective."""
-        state = {}
+        final = self.context.run_dir / EXPORT
+        staged = temporary_sibling(final)
         with averaged(self.engine):
-            for name, tensor in self.engine.state_dict():
-                if self.context.rank == 0:
-                    state[name] = tensor
+            tensors = self.engine.state_dict()
+            if self.context.rank == 0:
+                staged.mkdir(parents=True)
+                stream_model(staged, tensors, self.model_config, SHARD_BYTES)
+            else:
+                deque(tensors, maxlen=0)  # the others take part in gathering each
         summary = self._summary(result)
         if self.context.rank == 0:
-            final = self.context.run_dir / EXPORT
-            staged = temporary_sibling(final)
-            staged.mkdir(parents=True)
-            write_model(staged, state, self.model_config)
             self.history.to_parquet(staged / HISTORY)
             (staged / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
             commit_folder(staged, final, {"kind": "export", "step": result.steps})
@@ -253,7 +280,8 @@ class _Run:
             "train": result.train,
             "validation": result.validation,
             "unigram_entropy": self.corpus.unigram_entropy(),
-            "baselines": baselines(self.samples, self.held_out, BASELINE_SAMPLES),
+            "baselines": baselines(self.samples, self.held_out, BASELINE_SAMPLES)
+            | pair_baselines(self.config, len(self.held_out), self.context.world),
             "seconds": self._seconds(),
             "world": self.context.world,
             "shard_elements": sum(s.master.numel() for s in self.engine.shards()),
