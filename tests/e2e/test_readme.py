@@ -65,9 +65,9 @@ def test_every_job_is_valid_up_to_its_plan(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     code = main([verb, *rest])
     shown = capsys.readouterr()
-    pretrains = verb == "pretrain"
-    assert code == (0 if pretrains else 2), shown.out + shown.err
-    assert ("parameters" in shown.out) if pretrains else (str(tmp_path) in shown.err)
+    told = {"pretrain": "parameters", "corpus": "documents"}.get(verb)
+    assert code == (0 if told else 2), shown.out + shown.err
+    assert (told in shown.out) if told else (str(tmp_path) in shown.err)
     assert list(tmp_path.iterdir()) == []
 
 

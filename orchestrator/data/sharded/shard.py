@@ -39,7 +39,7 @@ from orchestrator.storage.operations import make_folder, replace, sync_file
 
 SPLITS = ("train", "validation")
 DOCUMENTS_PER_BATCH = 512
-CHARACTERS_PER_BATCH = 1 << 19  # encodings take a hundred times the memory of their text
+CHARACTERS_PER_BATCH = 1 << 18  # encodings take a hundred times the memory of their text
 
 
 def blocks_file(split: str, number: int) -> str:
