@@ -180,6 +180,8 @@ def _connect(host: Host, bridge: str) -> None:
         ("addr", "add", f"{host.address}/24", "dev", "eth0"),
         ("link", "set", "eth0", "up"),
         ("link", "set", "lo", "up"),
+        # A process finds out its host's address, and with it which node is its own, by this.
+        ("route", "add", "default", "dev", "eth0"),
     ):
         _ip("-n", host.name, *command)
 
@@ -204,7 +206,7 @@ def start_node(host: Host, head: str | None, stack: ExitStack) -> None:
         joining = (*HEAD, f"--temp-dir={folder}") if head is None else (f"--address={head}",)
         log = folder / "start.log"
         command = [str(BIN / "ray"), "start", "--block", f"--node-ip-address={host.address}"]
-        options = ("--num-cpus=1", "--object-store-memory=100000000")
+        options = ("--num-cpus=1", "--object-store-memory=100000000", "--include-log-monitor=false")
         process = host.start(*command, *options, *joining, log=log)
         if _started(process, log):
             return

@@ -1,0 +1,99 @@
+"""Row 8: a process that saves checkpoints is killed at random moments; nothing is unreadable."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+
+from orchestrator.cluster.context import WorkerContext
+from orchestrator.storage.operations import fault_hook
+from orchestrator.training.config import EngineConfig, OptimizerConfig
+from tests.support.toy import toy_model, toy_window
+
+KILLS = int(os.environ.get("CHAOS_SAVES", "200"))
+SEED = int(os.environ.get("CHAOS_SEED", "1"))
+STEPS, LONGEST_S = 12, 0.25
+OPERATIONS = 60  # about as many as a few commits have
+
+pytestmark = pytest.mark.chaos
+
+
+def saving(folder, first=0, on_step=lambda step: None):
+    """Train and save after each step, while the save before it is still being written."""
+    ctx = WorkerContext.alone(folder)
+    engine = built(ctx)
+    found = ctx.latest_checkpoint()
+    if found is not None:
+        engine.load(found.path)
+        first = found.step
+    losses = found.extra["losses"] if found else []
+    for step in range(first, STEPS):
+        losses.append(engine.forward_backward(toy_window(step, 0, 1))["loss"])
+        engine.set_lr(3e-3)
+        engine.step()
+        ctx.begin_checkpoint(step + 1, engine, {"losses": losses})
+        on_step(step)
+    ctx.settle_checkpoint()
+    return losses, engine.gathered()
+
+
+def built(ctx):
+    return ctx.build_engine(toy_model(), OptimizerConfig(eps=1e-6), EngineConfig())
+
+
+def run_killed(folder, draw):
+    """Save in a process that is killed at a random moment or before a random operation."""
+    after_s, operation = draw.uniform(0, LONGEST_S), draw.randrange(OPERATIONS)
+    by_time = draw.random() < 0.5
+    child = os.fork()
+    if child == 0:
+        left = iter(range(operation, -1, -1))
+
+        def hook(_name, _path):
+            if not by_time and next(left, 0) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            with fault_hook(hook):
+                saving(folder)
+        finally:
+            os._exit(0)
+    if by_time:
+        time.sleep(after_s)
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_two_hundred_killed_saves_leave_nothing_unreadable(tmp_path):
+    torch.set_num_threads(1)
+    expected, weights = saving(tmp_path / "quiet")
+    draw = random.Random(SEED)
+    print(f"seed {SEED}, {KILLS} kills")
+    resumed, rests = [], 0
+    for number in range(KILLS):
+        folder = tmp_path / str(number % 20)  # most begin where an earlier one was killed
+        if number % 60 < 20:
+            shutil.rmtree(folder, ignore_errors=True)  # from the beginning
+        run_killed(folder, draw)
+        rests += len(list(folder.glob("checkpoints/*.tmp-*")))
+        ctx = WorkerContext.alone(folder)
+        newest = max([p.name for p in folder.glob("checkpoints/step-????????")], default=None)
+        found = ctx.latest_checkpoint()
+        if newest is not None:
+            assert found is not None
+            assert found.path.name == newest, "a committed checkpoint was damaged"
+            built(ctx).load(found.path)
+            assert found.extra["losses"] == expected[: found.step]
+        resumed.append(found.step if found else 0)
+        assert not list(folder.glob("checkpoints/*.tmp-*"))
+    print(f"newest steps found: {json.dumps(resumed)}; {rests} unfinished ones swept")
+    assert len(set(resumed)) > 4  # kills hit many moments
+    assert rests > KILLS // 20
+    losses, ended = saving(tmp_path / "0")
+    assert losses == expected
+    assert all(torch.equal(ended[name], value) for name, value in weights.items())
