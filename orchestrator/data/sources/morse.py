@@ -10,7 +10,7 @@ Legend: N samples.
 
 import re
 from io import BytesIO
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,10 @@ from orchestrator.data.splitting import rank
 
 FORMAT = 1
 RATE = 8000
-USUAL_ROWS = 2000
+USUAL_ROWS = 3000
 DOCUMENTS = 500
 """Docstrings whose words are taken."""
-MOST_LETTERS, MOST_WORDS = 8, 2
+MOST_LETTERS, MOST_WORDS = 5, 2
 UNIT_SECONDS = (0.03, 0.04)
 PITCH_HZ = (500.0, 900.0)
 LEVEL = (0.2, 0.8)
@@ -46,12 +46,16 @@ Sound = npt.NDArray[np.float64]
 
 
 def morse_entries(spec: DatasetSpec, cache: Path | None) -> Entries:
-    """Return as many recordings as the cap says (2,000 without one)."""
+    """Return as many recordings as the cap says (3,000 without one).
+
+    A text may be recorded more than once; all its recordings are in one split.
+    """
     from orchestrator.data.sources.pydoc import corpus_identity, corpus_records
 
     rows = spec.max_rows or USUAL_ROWS
-    texts = _phrases(corpus_records(DOCUMENTS, None, cache).text.tolist(), spec.seed)[:rows]
-    found = [Entry(key=text, text=text, place=index) for index, text in enumerate(texts)]
+    texts = _phrases(corpus_records(DOCUMENTS, None, cache).text.tolist(), spec.seed)
+    takes = islice(cycle(texts), rows)
+    found = [Entry(key=text, text=text, place=index) for index, text in enumerate(takes)]
     identity: dict[str, object] = {
         "builtin": "morse",
         "format": FORMAT,
@@ -70,7 +74,7 @@ def _phrases(documents: list[str], seed: int) -> list[str]:
         for count in range(1, MOST_WORDS + 1):
             runs = zip(*(islice(words, start, None) for start in range(count)), strict=False)
             texts = (" ".join(run) for run in runs)
-            found.update(text for text in texts if 2 < len(text) <= MOST_LETTERS)
+            found.update(text for text in texts if len(text) <= MOST_LETTERS)
     return sorted(found, key=lambda text: rank(seed, text))
 
 
