@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import load_config
+from orchestrator.data.audio import AudioProcessor
+from orchestrator.data.images import ImageProcessor
 from orchestrator.modeling.package import load_model
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.runner import run, run_all
@@ -20,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((ROOT / "jobs" / "configs").glob("pretrain_*.yaml"))
 BERT = ROOT / "jobs" / "configs" / "pretrain_bert_nano.yaml"
 SMALL = ["data.max_documents=200", "data.tokenizer.vocab_size=600", "train.eval_blocks=16"]
-SMALL_IMAGES = ["data.data.max_rows=200", "train.eval_blocks=16"]
+SMALL_ROWS = ["data.data.max_rows=200", "train.eval_blocks=16"]
+OF_ROWS = ("digits", "digit_scenes", "morse")
 
 
 def folders(path):
@@ -66,7 +69,8 @@ def launched(local_ray, tmp_path_factory):
     steps = ["train.max_steps=1", "train.schedule.warmup_steps=0"]
     configs = [round_of_names(path)]
     for preset in PRESETS:
-        small = SMALL_IMAGES if "digits" in preset.read_text() else SMALL
+        rows = any(f"builtin:{name}" in preset.read_text() for name in OF_ROWS)
+        small = SMALL_ROWS if rows else SMALL
         configs.append(load_config(PretrainConfig, preset, [*small, *steps, *folders(path)]))
     results = run_all(configs)
     return {c.run.name: (c, r) for c, r in zip(configs, results, strict=True)}
@@ -97,8 +101,28 @@ def test_every_preset_trains_and_commits_a_package(presets):
         "denoising",
         "gaps",
         "labelled",
+        "masked_patches",
+        "image_text",
+        "transcripts",
     }
     assert {c.engine.zero_stage for c, _ in presets.values() if c.engine.type == "zero"} >= {2, 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "modality", "files"),
+    [
+        ("beit", "vision", {"state/codebook.safetensors"}),
+        ("clip", "vision", {"tokenizer.json"}),
+        ("s2t", "audio", {"tokenizer.json"}),
+    ],
+)
+def test_packages_hold_what_makes_their_input(presets, name, modality, files):
+    config, result = presets[f"pretrain-{name}-nano"]
+    package = Zoo(config.run.zoo).get(result.package)
+    assert package.manifest.task.modality == modality
+    assert files | {"preprocessor_config.json"} <= set(package.manifest.files)
+    load = AudioProcessor.load if modality == "audio" else ImageProcessor.load
+    assert load(package.path)
 
 
 def test_a_run_leaves_curves_for_people_and_machines(presets):
