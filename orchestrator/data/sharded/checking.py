@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.storage import read_manifest
+from orchestrator.storage.commit import MANIFEST_NAME
 from orchestrator.storage.files import scan
-from orchestrator.storage.verify import MANIFEST_NAME, require_hash, require_sizes
+from orchestrator.storage.verify import require_hash, require_sizes
 
 SMALL_BYTES = 1 << 20
 HASHED_BYTES = 1 << 30

@@ -82,12 +82,13 @@ def make_shard(row: Row, site: Site, rules: dict[str, Any]) -> Row:
     with explained(folder):
         make_folder(staged)
         try:
-            sidecar = {"number": number, "made_of": made_of} | _write(row, site, rules, staged)
-            for name in sidecar["files"]:
+            counts = _write(row, site, rules, staged)
+            for name in counts["files"]:
                 sync_file(staged / name)
                 replace(staged / name, folder / name)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+    sidecar = {"number": number, "made_of": made_of, **counts}
     atomic_write_json(folder / sidecar_file(number), sidecar)
     return {**sidecar, "made": True}
 
