@@ -80,6 +80,7 @@ TOOLS: dict[str, str] = {
     "serve": "serving.cli",
     "report": "orchestrator.report.cli",
     "components": "orchestrator.modeling.components_cli",
+    "estimate": "orchestrator.pretraining.estimate_cli",
     "doctor": "orchestrator.doctor",
 }
 REPLAY = "orchestrator.selection.cli"

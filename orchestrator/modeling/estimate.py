@@ -1,7 +1,7 @@
 """How large a model is, before it is built: parameters by part, bytes to train and to store."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,13 +10,16 @@ from orchestrator.modeling.component import Dimensions, EncoderConfig
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.encoders.block_options import BlockOptions
 from orchestrator.modeling.encoders.dual_configs import DualEncoderConfig
+from orchestrator.modeling.freezing import freeze
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 FP32_BYTES = 4
-BF16_BYTES = 2
+HALF_BYTES = 2
 EMBEDDING_VECTORS = 2
 """Vectors per position that the embedding keeps: the sum and its dropout mask."""
+BLOCKS = "layers"
+"""Name of the module lists whose members are blocks."""
 ADAM_MOMENTS = 2
 """AdamW keeps the first and second moment of every gradient, in fp32."""
 
@@ -71,6 +74,49 @@ def count_parameters(config: ModelConfig) -> Parameters:
     return Parameters(dict(counts))
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSizes:
+    """Numbers of parameters that decide how much memory training takes; tied ones count once.
+
+    Attributes:
+        total: All of them.
+        trained: Those with a gradient.
+        largest: Of the largest single parameter.
+        block: Of the largest block (a member of a ``layers`` list).
+        root: Outside of all blocks.
+    """
+
+    total: int
+    trained: int
+    largest: int
+    block: int
+    root: int
+
+
+def model_sizes(config: ModelConfig, frozen: Sequence[str] = ()) -> ModelSizes:
+    """Measure a model on the meta device.
+
+    Args:
+        config: The model.
+        frozen: Patterns of parameters that stay as they are.
+
+    Raises:
+        ConfigError: The config cannot be built.
+        InputError: A pattern fits nothing, or everything.
+    """
+    model = build_on_meta(config)
+    freeze(model, frozen)
+    blocks: Counter[str] = Counter()
+    named = dict(model.named_parameters())
+    for name, parameter in named.items():
+        before, _, after = name.rpartition(f"{BLOCKS}.")
+        blocks[f"{before}.{after.split('.')[0]}" if before else ""] += parameter.numel()
+    root = blocks.pop("", 0)
+    numels = [parameter.numel() for parameter in named.values()]
+    trained = sum(p.numel() for p in named.values() if p.requires_grad)
+    return ModelSizes(sum(numels), trained, max(numels), max(blocks.values(), default=0), root)
+
+
 def training_memory(
     parameters: int, *, precision: Precision = "fp32", workers: int = 1, zero_stage: int = 0
 ) -> TrainingMemory:
@@ -82,7 +128,7 @@ def training_memory(
         workers: Data-parallel workers.
         zero_stage: 1 splits the optimizer state among workers, 2 also gradients, 3 also parameters.
     """
-    width = FP32_BYTES if precision == "fp32" else BF16_BYTES
+    width = FP32_BYTES if precision == "fp32" else HALF_BYTES
     master = 0 if precision == "fp32" else FP32_BYTES
     state = parameters * (master + ADAM_MOMENTS * FP32_BYTES)
     return TrainingMemory(
@@ -113,7 +159,7 @@ def activation_bytes(
         precision: Of activations.
         checkpointing: Blocks keep their inputs alone, and one of them at a time all the rest.
     """
-    width = FP32_BYTES if precision == "fp32" else BF16_BYTES
+    width = FP32_BYTES if precision == "fp32" else HALF_BYTES
     values = sum(target.kept_values(config.dimensions) for target in config.target)
     values += sum(part.kept_values(config.dimensions) for part in config.embedding.parts)
     for stack, sizes in _stacks(config):

@@ -1,96 +1,22 @@
 """What a pre-training job will be, before it runs: sizes, memory, steps. Needs no cluster."""
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from orchestrator.data.documents import open_documents
 from orchestrator.data.entries import list_entries, split_entries
 from orchestrator.data.sample_configs import ExamplesConfig
 from orchestrator.data.tasks import load_task
 from orchestrator.errors import ConfigError, Problem
-from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.estimate import (
-    BF16_BYTES,
-    FP32_BYTES,
+    ModelSizes,
     Parameters,
     activation_bytes,
     count_parameters,
+    model_sizes,
 )
-from orchestrator.modeling.freezing import freeze
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.training.config import EngineConfig
-
-REDUCTION_BUCKET_BYTES = 10_000_000  # ZeRO reduces gradients through a buffer of this size
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerMemory:
-    """Bytes one worker holds while it trains, libraries (about 0.7 GB) not counted.
-
-    N parameters, w workers, b bytes a weight (2 in bf16 under ZeRO, else 4). Rajbhandari et al.
-    2020 for what each stage cuts; DeepSpeed keeps fp32 masters beside the weights in stages 1 and
-    2 even when those are fp32 themselves.
-
-    Attributes:
-        weights: b N; stage 3: b N / w.
-        gradients: 4 N; stage 2 and 3: 4 N / w.
-        masters: ZeRO: 4 N / w, except in stage 3 with fp32 weights, where they are the weights.
-        optimizer: 8 N; ZeRO: 8 N / w.
-        buffers: DDP: 4 N of buckets; ZeRO: one bucket of 10 MB.
-        activations: What one micro-batch keeps for its backward pass.
-    """
-
-    weights: int
-    gradients: int
-    masters: int
-    optimizer: int
-    buffers: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return sum(getattr(self, field.name) for field in fields(self))
-
-    def formula(self) -> str:
-        """The sum, part by part."""
-        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return " + ".join(f"{name} {_bytes(size)}" for name, size in parts if size)
-
-
-def worker_memory(
-    parameters: int,
-    engine: EngineConfig,
-    workers: int,
-    activations: int,
-    state_bytes: float = 8.0,
-) -> WorkerMemory:
-    """Estimate what one worker holds.
-
-    Args:
-        parameters: Number of parameters, tied ones once.
-        engine: Type, stage and number format.
-        workers: Number of workers.
-        activations: Bytes one micro-batch keeps.
-        state_bytes: Bytes that the optimizer keeps for each parameter; AdamW: two moments in fp32.
-    """
-    full = parameters * FP32_BYTES
-    stage = engine.sharding_stage
-    if not stage:
-        buckets = full if workers > 1 else 0
-        return WorkerMemory(full, full, 0, round(state_bytes * parameters), buckets, activations)
-    weights = parameters * (BF16_BYTES if engine.precision == "bf16" else FP32_BYTES)
-    shared = stage == 3 and engine.precision == "fp32"
-    part = -(-full // workers)
-    return WorkerMemory(
-        weights=-(-weights // workers) if stage == 3 else weights,
-        gradients=part if stage >= 2 else full,
-        masters=0 if shared else part,
-        optimizer=math.ceil(state_bytes * parameters / workers),
-        buffers=REDUCTION_BUCKET_BYTES,
-        activations=activations,
-    )
+from orchestrator.pretraining.estimate_memory import WorkerMemory, show_bytes, worker_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +27,14 @@ class Plan:
         config: The job.
         model: Its model with the vocabulary filled in.
         parameters: By part.
+        sizes: Of the model; frozen parameters are not trained.
         memory: Of one worker.
     """
 
     config: PretrainConfig
     model: ModelConfig
     parameters: Parameters
+    sizes: ModelSizes
     memory: WorkerMemory
 
     @property
@@ -135,7 +63,7 @@ def make_plan(config: PretrainConfig) -> Plan:
             open_documents(spec)
     model = with_vocabulary(config, expected_vocabulary(config))
     parameters = count_parameters(model)
-    freeze(build_on_meta(model), config.train.freeze)
+    sizes = model_sizes(model, config.train.freeze)
     activations = activation_bytes(
         model,
         batch_size=config.train.micro_batch_size,
@@ -143,14 +71,16 @@ def make_plan(config: PretrainConfig) -> Plan:
         precision=config.engine.precision,
         checkpointing=config.engine.activation_checkpointing,
     )
+    share = config.train.global_batch_size // config.cluster.workers
     memory = worker_memory(
-        parameters.total,
+        sizes,
         config.engine,
         config.cluster.workers,
         activations,
-        config.train.optimizer.state_bytes,
+        micro_batches=share // config.train.micro_batch_size,
+        state_bytes=config.train.optimizer.state_bytes,
     )
-    return Plan(config, model, parameters, memory)
+    return Plan(config, model, parameters, sizes, memory)
 
 
 def expected_vocabulary(config: PretrainConfig) -> int:
@@ -199,10 +129,10 @@ def describe(plan: Plan) -> str:
         "corpus": _corpus(config),
         "samples": _samples(config),
         "tokenizer": _tokenizer(config),
-        "parameters": f"{plan.parameters.total:,} = {parts}",
+        "parameters": f"{plan.parameters.total:,} = {parts}{_frozen(plan)}",
         "engine": f"{engine.title}, {engine.precision}, {workers} × "
         f"{config.cluster.cpus_per_worker:g} CPU, {config.cluster.gpus_per_worker:g} GPU",
-        "memory": f"{_bytes(plan.memory.total)} a worker = {plan.memory.formula()}",
+        "memory": f"{show_bytes(plan.memory.total)} a worker = {plan.memory.formula()}",
         "batch": f"{train.global_batch_size} = {workers} workers × {micro} micro-batches × "
         f"{train.micro_batch_size} samples",
         "steps": f"{train.max_steps:,} steps, {_amount(plan)}",
@@ -210,6 +140,11 @@ def describe(plan: Plan) -> str:
         "evaluation": _every(train.eval_every_steps),
     }
     return "\n".join(f"{name:12} {text}" for name, text in rows.items())
+
+
+def _frozen(plan: Plan) -> str:
+    fixed = plan.sizes.total - plan.sizes.trained
+    return f", {fixed:,} of them frozen" if fixed else ""
 
 
 def _amount(plan: Plan) -> str:
@@ -252,7 +187,3 @@ def _tokenizer(config: PretrainConfig) -> str:
 
 def _every(steps: int) -> str:
     return f"every {steps} steps and at the end" if steps else "at the end"
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

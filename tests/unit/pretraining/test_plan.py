@@ -5,33 +5,96 @@ import torch
 
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.builder import build_model
-from orchestrator.pretraining.plan import make_plan, with_vocabulary, worker_memory
+from orchestrator.modeling.estimate import ModelSizes
+from orchestrator.pretraining.estimate_memory import BUCKET_VALUES, worker_memory
+from orchestrator.pretraining.plan import describe, make_plan, with_vocabulary
 from orchestrator.pretraining.runner import check
 from orchestrator.training.config import EngineConfig
 
-N = 1_000_000
+M = 1_000_000
+SIZES = ModelSizes(total=M, trained=M, largest=M // 10, block=M // 10, root=M // 5)
+HALF_TRAINED = ModelSizes(total=M, trained=M // 2, largest=M // 10, block=M // 10, root=M // 5)
+BUCKET = 4 * BUCKET_VALUES
+
+
+def zero(stage, **more):
+    return {"type": "zero", "zero_stage": stage, **more}
 
 
 @pytest.mark.parametrize(
-    ("engine", "workers", "bytes_per_parameter"),
+    ("engine", "workers", "kept", "backward", "step"),
     [
-        ({"type": "single"}, 1, 4 + 4 + 8),
-        ({"type": "ddp"}, 2, 4 + 4 + 8 + 4),
-        ({"type": "zero", "zero_stage": 1}, 4, 4 + 4 + (4 + 8) / 4),
-        ({"type": "zero", "zero_stage": 2}, 4, 4 + (4 + 4 + 8) / 4),
-        ({"type": "zero", "zero_stage": 3}, 4, (4 + 4 + 8) / 4),
-        ({"type": "zero", "zero_stage": 3, "precision": "bf16"}, 4, (2 + 4 + 4 + 8) / 4),
+        ({"type": "single"}, 1, 12 * M, 4 * M, 4.8 * M),
+        ({"type": "ddp"}, 2, 16 * M, 4 * M, 4.8 * M),
+        (zero(0), 2, 16 * M, 4 * M, 4.8 * M),
+        (zero(1), 4, (4 + 3) * M, 4 * M + BUCKET, 2 * M),
+        (zero(2), 4, (4 + 3) * M, M + BUCKET, 2 * M),
+        (zero(3), 4, 5 * M + BUCKET, 0.8 * M + 2 * BUCKET, M),
+        (zero(3, precision="bf16"), 4, 4.5 * M + BUCKET / 2, 0.4 * M + BUCKET, M),
+        (zero(3, precision="fp16"), 4, 4.5 * M + BUCKET / 2, 0.4 * M + BUCKET, M),
     ],
 )
-def test_memory_follows_the_formula(engine, workers, bytes_per_parameter):
-    memory = worker_memory(N, EngineConfig(**engine), workers, activations=0)
-    assert memory.total - memory.buffers * (engine["type"] == "zero") == N * bytes_per_parameter
+def test_memory_follows_the_formula(engine, workers, kept, backward, step):
+    memory = worker_memory(SIZES, EngineConfig(**engine), workers, activations=0)
+    assert (memory.kept, memory.backward, memory.step) == (kept, backward, step)
+    assert memory.total == kept + max(backward, step)
+
+
+def test_activations_take_the_place_of_gradients_unless_some_are_there_already():
+    engine = EngineConfig(type="single")
+    for activations, micro_batches, height in [
+        (M, 1, 4 * M),
+        (9 * M, 1, 9 * M),
+        (9 * M, 2, 13 * M),
+    ]:
+        memory = worker_memory(SIZES, engine, 1, activations, micro_batches=micro_batches)
+        assert memory.backward == height
+
+
+@pytest.mark.parametrize("engine", [{"type": "ddp"}, zero(1), zero(2), zero(3), {"type": "fsdp2"}])
+def test_frozen_parameters_have_neither_gradient_nor_optimizer_state(engine):
+    settings = EngineConfig(**engine)
+    whole, half = (worker_memory(s, settings, 2, 0) for s in (SIZES, HALF_TRAINED))
+    assert half.optimizer == whole.optimizer / 2
+    assert half.masters == whole.masters / 2
+    assert half.weights == whole.weights
+    assert half.total < whole.total - 2 * M
+
+
+def test_offload_leaves_the_sum_and_moves_a_part():
+    plain = worker_memory(SIZES, EngineConfig(**zero(3)), 2, 0)
+    some = worker_memory(SIZES, EngineConfig(**zero(3, offload={"optimizer": "cpu"})), 2, 0)
+    both = {"optimizer": "cpu", "parameters": "cpu"}
+    most = worker_memory(SIZES, EngineConfig(**zero(3, offload=both)), 2, 0)
+    assert plain.total == some.total == most.total
+    assert plain.on_accelerator - some.on_accelerator == (4 + 8 + 4) * M / 2
+    assert some.on_accelerator - most.on_accelerator == 4 * M / 2
+    assert "in host memory" in most.formula()
 
 
 def test_every_stage_needs_less_than_the_one_before():
-    stages = [EngineConfig(type="zero", zero_stage=stage) for stage in (1, 2, 3)]
-    sizes = [worker_memory(N, stage, 8, 0).total for stage in stages]
+    stages = [EngineConfig(**zero(stage)) for stage in (1, 2, 3)]
+    big = ModelSizes(100 * M, 100 * M, M, 4 * M, 4 * M)
+    sizes = [worker_memory(big, stage, 8, 0).total for stage in stages]
     assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_frozen_parameters_are_said_and_not_counted(make_config):
+    plan = make_plan(make_config("train.freeze=[embedding]"))
+    fixed = plan.parameters.by_part["embedding"]
+    assert plan.sizes.total - plan.sizes.trained == fixed
+    assert plan.memory.optimizer == 8 * plan.sizes.trained
+    assert f"{fixed:,} of them frozen" in describe(plan)
+
+
+def test_sizes_are_those_of_the_built_model(make_config):
+    plan = make_plan(make_config())
+    named = dict(build_model(plan.model).named_parameters())
+    inside = [name for name in named if ".layers." in name]
+    assert plan.sizes.largest == max(p.numel() for p in named.values())
+    assert plan.sizes.root == sum(p.numel() for n, p in named.items() if n not in inside)
+    first = [p.numel() for n, p in named.items() if n.startswith("encoder.layers.0.")]
+    assert plan.sizes.block == sum(first)
 
 
 def test_parameters_are_those_of_the_built_model(make_config):

@@ -1,0 +1,232 @@
+"""Clusters that are not here, on paper: memory, traffic and time of a job for each ZeRO stage.
+
+Everything is a formula over a few sizes; nothing is measured or built. States follow Rajbhandari et
+al. 2020 (ZeRO), sections 3 and 5; traffic section 7: reduced gradients and gathered weights are N
+values each, stage 3 gathers for both passes. Deviation: stages 2 and 3 are counted as they run
+here, gradients reduced after every micro-batch and weights gathered for every micro-batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.estimate import ModelSizes, activation_bytes, model_sizes
+from orchestrator.modeling.flops import training_flops
+from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.pretraining.estimate_memory import WorkerMemory, worker_memory
+from orchestrator.training.config import EngineConfig
+
+GIGA = 1e9
+SECONDS_A_DAY = 86400.0
+RESERVED = 2.5e9
+"""Bytes of an accelerator that are not the job's: driver, kernels, libraries, fragments."""
+STAGES = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """One kind of device, by its maker's data sheet.
+
+    Attributes:
+        memory: Bytes.
+        half_flops: Dense operations a second in bf16 or fp16.
+        single_flops: The same in fp32, without reduced formats.
+    """
+
+    memory: float
+    half_flops: float
+    single_flops: float
+
+
+ACCELERATORS: dict[str, Accelerator] = {
+    "v100": Accelerator(32e9, 125e12, 15.7e12),
+    "a100-40": Accelerator(40e9, 312e12, 19.5e12),
+    "a100": Accelerator(80e9, 312e12, 19.5e12),
+    "l40s": Accelerator(48e9, 362e12, 91.6e12),
+    "h100": Accelerator(80e9, 989e12, 67e12),
+    "h200": Accelerator(141e9, 989e12, 67e12),
+    "mi300x": Accelerator(192e9, 1307e12, 163.4e12),
+}
+"""Names that ``--accelerator`` takes: SXM or OAM versions, without sparsity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Bytes of each parameter's parts; the defaults are mixed-precision Adam's (ZeRO, 3.1).
+
+    Attributes:
+        weights: What passes read.
+        gradients: One for each parameter.
+        optimizer: fp32 masters and two moments (K = 12 in the paper).
+    """
+
+    weights: float = 2.0
+    gradients: float = 2.0
+    optimizer: float = 12.0
+
+
+MIXED = Widths()
+
+
+def state_bytes(parameters: float, workers: int, stage: int, widths: Widths = MIXED) -> float:
+    """Return the bytes of model states on one worker (ZeRO, figure 1).
+
+    Stage 0 (w + g + k) N; 1 (w + g + k / workers) N; 2 (w + (g + k) / workers) N;
+    3 (w + g + k) N / workers.
+
+    Args:
+        parameters: N.
+        workers: Data-parallel workers.
+        stage: What is cut.
+        widths: w, g and k.
+    """
+    shares = [1.0 / workers if stage >= cut else 1.0 for cut in (3, 2, 1)]
+    parts = (widths.weights, widths.gradients, widths.optimizer)
+    return parameters * sum(part * share for part, share in zip(parts, shares, strict=True))
+
+
+def sent_values(parameters: float, stage: int, micro_batches: int = 1) -> float:
+    """Return the values that one worker sends in a step, for many workers (ZeRO, section 7).
+
+    A ring sends N (workers - 1) / workers values to reduce-scatter or all-gather N of them: about
+    N. Stages 0 and 1 reduce once (N) and gather once (N). Stage 2 reduces after each of the
+    a micro-batches, (a + 1) N. Stage 3 also gathers twice for each, 3 a N.
+
+    Args:
+        parameters: N.
+        stage: What is cut.
+        micro_batches: a, those of one worker in a step.
+    """
+    rounds = {0: 2, 1: 2, 2: 1 + micro_batches, 3: 3 * micro_batches}[stage]
+    return parameters * rounds
+
+
+def step_seconds(flops: float, workers: int, peak: float, mfu: float) -> float:
+    """Return the time of a step: operations / (workers x peak x share of it that is reached)."""
+    return flops / (workers * peak * mfu)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One stage on one cluster.
+
+    Attributes:
+        workers: Data-parallel workers, one accelerator each.
+        stage: ZeRO stage.
+        memory: One worker's, with the micro-batch below (or 1 sample if not even that fits).
+        fits: Whether that is less than the accelerator has.
+        global_batch: Samples of a step: the job's, or the next multiple of ``workers``.
+        micro_batch: Largest size that fits and divides a worker's share; 0: none.
+        micro_batches: Those of one worker in a step.
+        sent: Bytes one worker sends in a step.
+        seconds: Time of a step.
+        days: Time of all steps.
+    """
+
+    workers: int
+    stage: int
+    memory: WorkerMemory
+    fits: bool
+    global_batch: int
+    micro_batch: int
+    micro_batches: int
+    sent: float
+    seconds: float
+    days: float
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What of a job matters on paper.
+
+    Attributes:
+        config: Its settings; engine type and stage are varied, the rest of the engine is kept.
+        model: With the vocabulary filled in.
+        sizes: Of the model.
+        accelerator: The device.
+        mfu: Share of its peak that training reaches.
+    """
+
+    config: PretrainConfig
+    model: ModelConfig
+    sizes: ModelSizes
+    accelerator: Accelerator
+    mfu: float
+
+    @classmethod
+    def of(
+        cls, config: PretrainConfig, model: ModelConfig, accelerator: Accelerator, mfu: float
+    ) -> "Job":
+        """Collect the sizes of a job; builds on the meta device."""
+        sizes = model_sizes(model, config.train.freeze)
+        return cls(config, model, sizes, accelerator, mfu)
+
+    @property
+    def peak(self) -> float:
+        """Operations a second of the accelerator in the job's number format."""
+        half = self.config.engine.precision != "fp32"
+        return self.accelerator.half_flops if half else self.accelerator.single_flops
+
+    @property
+    def flops_a_sample(self) -> float:
+        """Operations for one sample, forward and backward."""
+        length = self.config.data.block_size
+        return training_flops(self.model, length) * length
+
+    def rows(self, clusters: Sequence[int]) -> Iterator[Row]:
+        """Yield every stage on every cluster."""
+        for workers in clusters:
+            for stage in STAGES:
+                yield self.row(workers, stage)
+
+    def row(self, workers: int, stage: int) -> Row:
+        """Estimate one stage on one cluster."""
+        train = self.config.train
+        share = max(1, -(-train.global_batch_size // workers))
+        batch = share * workers
+        sizes = [size for size in range(share, 0, -1) if share % size == 0]
+        limit = self.accelerator.memory - RESERVED
+        fitting = [size for size in sizes if self._memory(workers, stage, size, share) <= limit]
+        micro = fitting[0] if fitting else 0
+        micro_batches = share // max(1, micro)
+        seconds = step_seconds(self.flops_a_sample * batch, workers, self.peak, self.mfu)
+        short = self.config.engine.precision != "fp32" and stage > 0
+        values = sent_values(self.sizes.trained, stage, micro_batches) if workers > 1 else 0.0
+        return Row(
+            workers,
+            stage,
+            self.memory(workers, stage, max(1, micro), micro_batches),
+            bool(fitting),
+            batch,
+            micro,
+            micro_batches,
+            values * (2 if short else 4),
+            seconds,
+            seconds * train.max_steps / SECONDS_A_DAY,
+        )
+
+    def _memory(self, workers: int, stage: int, micro: int, share: int) -> int:
+        return self.memory(workers, stage, micro, share // micro).on_accelerator
+
+    def memory(self, workers: int, stage: int, micro: int, micro_batches: int) -> WorkerMemory:
+        """Return one worker's memory with micro-batches of a size."""
+        engine = self.config.engine
+        offload = engine.offload if stage else EngineConfig().offload
+        if stage < 3 and offload.parameters:
+            offload = offload.model_copy(update={"parameters": None})
+        changed = {"type": "zero", "zero_stage": stage, "offload": offload}
+        activations = activation_bytes(
+            self.model,
+            batch_size=micro,
+            length=self.config.data.block_size,
+            precision=engine.precision,
+            checkpointing=engine.activation_checkpointing,
+        )
+        return worker_memory(
+            self.sizes,
+            engine.model_copy(update=changed),
+            workers,
+            activations,
+            micro_batches=micro_batches,
+            state_bytes=self.config.train.optimizer.state_bytes,
+        )

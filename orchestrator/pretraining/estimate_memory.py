@@ -1,0 +1,225 @@
+"""What one worker holds while it trains, by formula.
+
+N parameters of which T are trained, the largest has L, the largest block B and everything outside
+of blocks R; w workers; b bytes a weight in passes (4, in bf16 and fp16 under ZeRO 2); s bytes of
+optimizer state a trained parameter (AdamW 8); A bytes of activations of one micro-batch.
+
+Kept between steps:
+
+============= ============ ========= ============= =====================================
+engine        weights      masters   optimizer     buffers
+============= ============ ========= ============= =====================================
+single, DDP   4 N          -         s T           DDP on several workers: 4 T
+ZeRO-1, 2     b N          4 T / w   s T / w       one bucket
+ZeRO-3        b N / w      4 T / w   s T / w       4 T / w of gradients, one bucket
+FSDP2         4 N / w      -         s T / w       -
+============= ============ ========= ============= =====================================
+
+Beside that, the larger of two moments counts. The **backward pass**: A, and the gradients that are
+there when activations are. Those of earlier micro-batches (if there are several) come on top of A;
+those of the last one arrive as A goes. The **optimizer's step**: gradients, the copy of them that
+ZeRO flattens for each parameter group, and one parameter in fp64, for the norm.
+
+Sources: Rajbhandari et al. 2020 for what each stage cuts; what is kept beyond that was found by
+measuring workers (``tests/chaos/test_memory.py`` holds the formula to 15 %). DeepSpeed keeps fp32
+masters beside the weights even when those are fp32 themselves.
+"""
+
+import math
+from dataclasses import dataclass
+
+from orchestrator.modeling.estimate import FP32_BYTES, HALF_BYTES, ModelSizes
+from orchestrator.training.config import EngineConfig
+
+BUCKET_VALUES = 2_500_000
+"""Gradients that ZeRO reduces at a time (``cluster/engines/deepspeed_zero.py``)."""
+FP64_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMemory:
+    """Bytes one worker holds while it trains, libraries (about 0.7 GB) not counted.
+
+    Attributes:
+        weights: What passes read.
+        masters: fp32 copies that the optimizer steps, where they are not the weights.
+        optimizer: Its state.
+        buffers: What else is kept between steps.
+        backward: Beside that at the height of a backward pass.
+        step: Beside that at the height of an optimizer step.
+        offloaded: Part of the total that lies in the host's memory where there is an accelerator.
+    """
+
+    weights: int
+    masters: int
+    optimizer: int
+    buffers: int
+    backward: int
+    step: int
+    offloaded: int = 0
+
+    @property
+    def kept(self) -> int:
+        """Bytes between steps."""
+        return self.weights + self.masters + self.optimizer + self.buffers
+
+    @property
+    def total(self) -> int:
+        """The most at any moment."""
+        return self.kept + max(self.backward, self.step)
+
+    @property
+    def on_accelerator(self) -> int:
+        """The total without what is offloaded."""
+        return self.total - self.offloaded
+
+    def formula(self) -> str:
+        """The sum, part by part."""
+        moment = "backward pass" if self.backward >= self.step else "optimizer step"
+        parts = {name: getattr(self, name) for name in ("weights", "masters", "optimizer")}
+        parts |= {"buffers": self.buffers, moment: max(self.backward, self.step)}
+        text = " + ".join(f"{name} {show_bytes(size)}" for name, size in parts.items() if size)
+        if self.offloaded:
+            text += f"; {show_bytes(self.offloaded)} of it in host memory"
+        return text
+
+
+def worker_memory(
+    sizes: ModelSizes,
+    engine: EngineConfig,
+    workers: int,
+    activations: int,
+    *,
+    micro_batches: int = 1,
+    state_bytes: float = 8.0,
+) -> WorkerMemory:
+    """Estimate what one worker holds (see the module).
+
+    Args:
+        sizes: Of the model.
+        engine: Type, stage, number format, offload.
+        workers: Number of workers.
+        activations: Bytes one micro-batch keeps.
+        micro_batches: Those of one worker in a step.
+        state_bytes: Bytes that the optimizer keeps for each trained parameter.
+    """
+    window = _Window(sizes, engine, workers, activations, micro_batches, state_bytes)
+    if engine.sharding_stage == 0:
+        return window.whole()
+    if engine.type == "fsdp2":
+        return window.rows()
+    return window.chunks() if engine.zero_stage == 3 else window.ranges()
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Everything a formula needs."""
+
+    sizes: ModelSizes
+    engine: EngineConfig
+    workers: int
+    activations: int
+    micro_batches: int
+    state_bytes: float
+
+    @property
+    def width(self) -> int:
+        """Bytes of a weight in passes."""
+        return FP32_BYTES if self.engine.precision == "fp32" else HALF_BYTES
+
+    @property
+    def state(self) -> int:
+        """Bytes of optimizer state in all."""
+        return round(self.state_bytes * self.sizes.trained)
+
+    @property
+    def gradients(self) -> int:
+        """Bytes of all gradients in fp32."""
+        return FP32_BYTES * self.sizes.trained
+
+    @property
+    def norm(self) -> int:
+        """Bytes of the largest parameter in fp64."""
+        return FP64_BYTES * self.sizes.largest
+
+    def part(self, size: int) -> int:
+        """One worker's share."""
+        return math.ceil(size / self.workers)
+
+    def height(self, arriving: int) -> int:
+        """Activations with gradients that arrive as those go, or that are there already."""
+        if self.micro_batches > 1:
+            return self.activations + arriving
+        return max(self.activations, arriving)
+
+    def whole(self) -> WorkerMemory:
+        """Single process and DDP; autocast keeps short copies of the weights for a pass."""
+        short = 0 if self.engine.precision == "fp32" else HALF_BYTES * self.sizes.total
+        return WorkerMemory(
+            weights=FP32_BYTES * self.sizes.total,
+            masters=0,
+            optimizer=self.state,
+            buffers=self.gradients if self.workers > 1 else 0,
+            backward=self.height(self.gradients) + short,
+            step=self.gradients + self.norm,
+        )
+
+    def ranges(self) -> WorkerMemory:
+        """ZeRO-1 and 2: stage 1 reduces whole gradients after the last micro-batch."""
+        part, bucket = self.part(self.gradients), self.width * BUCKET_VALUES
+        if self.engine.zero_stage == 1:
+            backward = self.height(self.gradients) + bucket
+        else:
+            backward = self.activations + part * min(2, self.micro_batches) + bucket
+        return self._zero(
+            weights=self.width * self.sizes.total,
+            buffers=0,
+            backward=backward,
+            step=2 * part,
+        )
+
+    def chunks(self) -> WorkerMemory:
+        """ZeRO-3: one parameter at a time is gathered, and has a gradient not yet reduced."""
+        bucket = self.width * BUCKET_VALUES
+        gathered = 2 * self.width * self.sizes.largest
+        return self._zero(
+            weights=self.part(self.width * self.sizes.total),
+            buffers=self.part(self.gradients) + bucket,
+            backward=self.activations + gathered + 2 * bucket,
+            step=self.part(self.gradients),
+        )
+
+    def _zero(self, weights: int, buffers: int, backward: int, step: int) -> WorkerMemory:
+        masters, optimizer = self.part(self.gradients), self.part(self.state)
+        moved = masters + optimizer + self.part(self.gradients)
+        offload = self.engine.offload
+        return WorkerMemory(
+            weights,
+            masters,
+            optimizer,
+            buffers,
+            backward,
+            step,
+            (moved if offload.optimizer else 0) + (weights if offload.parameters else 0),
+        )
+
+    def rows(self) -> WorkerMemory:
+        """FSDP2: root and two blocks are gathered, one of them has gradients to be reduced."""
+        rows = self.part(FP32_BYTES * self.sizes.total)
+        gathered = self.width * (2 * self.sizes.root + 2 * self.sizes.block)
+        reduced = FP32_BYTES * (self.sizes.root + self.sizes.block)
+        optimizer, gradients = self.part(self.state), self.part(self.gradients)
+        return WorkerMemory(
+            weights=rows,
+            masters=0,
+            optimizer=optimizer,
+            buffers=0,
+            backward=self.activations + gradients + gathered + reduced,
+            step=gradients + self.part(self.norm),
+            offloaded=rows + optimizer + gradients if self.engine.offload.any else 0,
+        )
+
+
+def show_bytes(size: float) -> str:
+    """Return a number of bytes for people."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,94 @@
+"""What one of several workers really holds while it trains: growth of its resident memory."""
+
+import gc
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as mp
+from torch import distributed
+
+from orchestrator.cluster.engines import build_engine
+from orchestrator.config import validate_config
+from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.freezing import freeze
+from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.shards import clip_gradients
+
+EXACT = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",  # larger tensors are returned to the system when freed
+    "MALLOC_TRIM_THRESHOLD_": "0",
+    "MALLOC_ARENA_MAX": "1",
+    "OMP_NUM_THREADS": "1",
+    "DS_ACCELERATOR": "cpu",
+}
+STEPS = 3
+
+
+def measure(model: dict, engine: dict, *, world: int, batch: int, length: int, **more) -> int:
+    """Return the largest growth in bytes of rank 0 over its steps, libraries not counted.
+
+    Args:
+        model: Its config.
+        engine: The engine's config.
+        world: Processes.
+        batch: Sequences of one micro-batch.
+        length: Tokens of each.
+        more: ``micro`` (micro-batches of a step), ``frozen`` (patterns).
+    """
+    folder = Path(tempfile.mkdtemp())
+    job = {"model": model, "engine": engine, "batch": batch, "length": length, **more}
+    before = {key: os.environ.get(key) for key in EXACT}
+    os.environ.update(EXACT)
+    try:
+        mp.spawn(_worker, args=(world, str(folder), job), nprocs=world, join=True)
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
+    return int(json.loads((folder / "grown").read_text()))
+
+
+def _worker(rank: int, world: int, folder: str, job: dict) -> None:
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+    small = job["model"] | {"hidden_size": 8, "vocab_size": 32}
+    _train(job, small)  # loads what is loaded at the first use
+    gc.collect()
+    distributed.barrier()
+    base = _resident("VmRSS")
+    peaks = _train(job, job["model"])
+    if rank == 0:
+        (Path(folder) / "grown").write_text(json.dumps(max(peaks) - base))
+    distributed.destroy_process_group()
+
+
+def _train(job: dict, raw: dict) -> list[int]:
+    config = validate_config(ModelConfig, raw, "test")
+    torch.manual_seed(0)
+    model = build_model(config)
+    freeze(model, job.get("frozen", []))
+    settings = EngineConfig(**job["engine"])
+    engine = build_engine(model, OptimizerConfig(), settings, world=distributed.get_world_size())
+    model.train()
+    ids = torch.randint(1, config.vocab_size, (job["batch"], job["length"]))
+    window = [{"input_ids": ids, "labels.lm": ids}] * job.get("micro", 1)
+    peaks = []
+    for step in range(STEPS):
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # begins a new peak
+        engine.forward_backward(window)
+        clip_gradients(engine, 1.0)
+        engine.step()
+        if step:  # the first one creates the optimizer's state
+            peaks.append(_resident("VmHWM"))
+    return peaks
+
+
+def _resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
