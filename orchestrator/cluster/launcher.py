@@ -33,6 +33,8 @@ COLLECTIVE_TIMEOUT_S = 300  # a rank that waits longer than this for the others 
 RAY_STORAGE = ".ray-"
 """Folder of Ray Train's own records: a new one a launch, so that damage in an old one, which Ray
 could not start from, is never met. What a run needs to go on is in its checkpoints."""
+NODE_LABEL = "ray.io/node-id"
+"""Label that Ray gives every node."""
 OnEvent = Callable[[Event], None]
 
 
@@ -212,12 +214,15 @@ def _size(cluster: ClusterSection) -> dict[str, Any]:
 
 
 def _start_mailbox() -> Any:
-    """Start the mailbox actor beside the driver, without a CPU of its own."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    """Start the mailbox actor beside the driver, without a CPU of its own.
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=here).remote()
+    A label selector waits for the driver's node; soft affinity would put the actor on whatever
+    node has not heard of that one yet, and the mailbox would be lost with it.
+    """
+    import ray
+
+    here = {NODE_LABEL: ray.get_runtime_context().get_node_id()}
+    return ray.remote(num_cpus=0)(Mailbox).options(label_selector=here).remote()
 
 
 @contextmanager

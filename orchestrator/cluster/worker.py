@@ -9,6 +9,8 @@ import importlib
 import json
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +21,7 @@ from orchestrator.errors import OrchestratorError
 
 Result = dict[str, Any]
 VALUE, GAVE_UP = "value", "gave_up"
+ORPHAN_POLL_S = 1.0
 
 
 def train_loop(config: dict[str, Any]) -> Result:
@@ -68,6 +71,24 @@ def _prepare_process(config: dict[str, Any]) -> None:
     if not config["accelerated"]:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("orchestrator").setLevel(logging.INFO)
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the node process that started it is gone.
+
+    Ray looks whether that process id still exists, which it does for ever where nobody reaps the
+    dead: in a container without an init process. The workers of a killed driver would go on
+    training beside those of the driver that continues the run.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHAN_POLL_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _load(path: str) -> Callable[[Any, dict[str, Any]], Result]:
