@@ -104,6 +104,7 @@ def _launch(
     folder: RunFolder, config: ContinualConfig, package: Package, stages: "Stages"
 ) -> dict[str, Any]:
     from orchestrator.cluster.launcher import launch, workers_session
+    from orchestrator.cluster.metrics import TrainingMetrics
     from orchestrator.cluster.progress import Progress
     from orchestrator.data.tasks import load_task
 
@@ -117,7 +118,14 @@ def _launch(
         cache = None if config.cache is None else Path(config.cache)
         for task in config.tasks:  # bad data is found, and parsed data cached, before workers start
             load_task(task.spec, cache)
+        metrics = TrainingMetrics(STAGE)
         with Progress(STAGE, sum(unit.steps for unit in stages.units)) as progress:
+
+            def observe(event: dict[str, Any]) -> None:
+                _show(event, progress)
+                if event["event"] == "metrics":
+                    metrics.observe(config.run.name, event)
+
             return launch(
                 WORKER,
                 payload,
@@ -125,7 +133,7 @@ def _launch(
                 engine=config.engine,
                 run_dir=folder.path,
                 name=f"{STAGE} {config.run.name}",
-                on_event=lambda event: _show(event, progress),
+                on_event=observe,
             )
 
 

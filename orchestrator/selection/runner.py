@@ -174,7 +174,10 @@ def _train_cells(
         for cell in open_cells
     }
     total = len(plan.cells) * epochs
-    with _session(config, len(open_cells)), _Watch("benchmark", total, journal) as watch:
+    with (
+        _session(config, len(open_cells)),
+        _Watch("benchmark", "benchmark", total, journal) as watch,
+    ):
         outcomes = run_trials(
             TRIAL,
             payloads,
@@ -216,7 +219,7 @@ def _halve(
     paid = sum(1 for row in journal.rows if row.rung < bracket.rung)
     most = paid + sum(plan.policy.sizes(len(bracket.pool), left))
     scheduler = HalvingScheduler(bracket, journal)
-    with _Watch("halving", most, journal) as watch:
+    with _Watch("select", "halving", most, journal) as watch:
         run_trials(
             TRIAL,
             payloads,
@@ -231,11 +234,13 @@ def _halve(
 
 
 class _Watch:
-    """Brings finished epochs to disk and shows them."""
+    """Brings finished epochs to disk, shows them, and tells Ray's metrics."""
 
-    def __init__(self, title: str, total: int, journal: Journal) -> None:
+    def __init__(self, stage: str, title: str, total: int, journal: Journal) -> None:
+        from orchestrator.cluster.metrics import TrainingMetrics
         from orchestrator.cluster.progress import Progress
 
+        self._metrics = TrainingMetrics(stage)
         self._progress = Progress(title, total, unit="epoch")
         self._journal = journal
 
@@ -251,6 +256,10 @@ class _Watch:
         self._journal.append(row_of(result))
         note = f"{trial} {result['validation']:.3f} after epoch {result['rung']}"
         self._progress.update(len(self._journal.rows), note)
+        steps = sum(row.steps for row in self._journal.of(trial))
+        losses = {"loss": result["loss"]} if "loss" in result else {}
+        self._metrics.observe(trial, {"step": steps, "split": "train", "metrics": {}})
+        self._metrics.observe(trial, {"step": steps, "split": "validation", "metrics": losses})
 
 
 def _state(folder: Path, trial: str) -> Path:

@@ -63,10 +63,12 @@ class FineTuneTrial:
         started, tuner = time.perf_counter(), self._ready_tuner(len(rows))
         steps_before = tuner.steps_done
         tuner.train_epoch()
+        measured = tuner.evaluate("validation")
         row: dict[str, Any] = {
             "trial": self._payload["trial"],
             "rung": len(rows) + 1,
-            "validation": tuner.evaluate("validation")["accuracy"],
+            "validation": measured["accuracy"],
+            "loss": measured["loss"],
             "test": None,
             "steps": tuner.steps_done - steps_before,
         }
