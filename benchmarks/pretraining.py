@@ -276,6 +276,8 @@ def process(
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if contender.workers > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": contender.workers}
+        os.environ |= {name: str(value) for name, value in place.items()}  # as Ray Train does
         store = Path(given["folder"], contender.title.replace(" ", "-")).as_uri()
         torch.distributed.init_process_group(
             "gloo", init_method=store, rank=rank, world_size=contender.workers

@@ -4,6 +4,7 @@ Requests are made by a thread of their own: a slow server delays nothing, and on
 costs a warning. Requires the extra ``tracking``.
 """
 
+import importlib
 import logging
 import math
 import os
@@ -54,14 +55,13 @@ class MlflowRun:
         fallback: Path,
     ) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-
+        mlflow = importlib.import_module("mlflow")  # an extra: nothing here is typed by it
+        self._entities: Any = importlib.import_module("mlflow.entities")
         uri = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         uri = uri or f"sqlite:///{fallback.resolve() / 'mlflow.db'}"
-        self._errors: tuple[type[Exception], ...] = (MlflowException, OSError)
+        self._errors: tuple[type[Exception], ...] = (mlflow.exceptions.MlflowException, OSError)
         try:
-            self._client: Any = MlflowClient(tracking_uri=uri)
+            self._client: Any = mlflow.MlflowClient(tracking_uri=uri)
             self.id, self._last = self._open(config.experiment, name, identity, parameters)
         except self._errors as error:
             raise InputError(
@@ -90,9 +90,7 @@ class MlflowRun:
             self._client.update_run(runs[0].info.run_id, status="RUNNING")
             return runs[0].info.run_id, self._written(runs[0].info.run_id, runs[0].data.metrics)
         made = self._client.create_run(place, run_name=name, tags={IDENTITY: identity})
-        from mlflow.entities import Param
-
-        every = [Param(key, value[:LONGEST]) for key, value in parameters.items()]
+        every = [self._entities.Param(key, value[:LONGEST]) for key, value in parameters.items()]
         for part in (every[at : at + 100] for at in range(0, len(every), 100)):
             self._client.log_batch(made.info.run_id, params=part)
         return made.info.run_id, {}
@@ -108,14 +106,12 @@ class MlflowRun:
 
     def observe(self, event: Mapping[str, Any]) -> None:
         """Take one event of the training loop."""
-        from mlflow.entities import Metric
-
         step, now = event["step"], int(time.time() * 1000)
         values = []
         for name, value in event["metrics"].items():
             key = f"{event['split']}/{name}"
             if math.isfinite(value) and step > self._last.get(key, -1):
-                values.append(Metric(key, float(value), now, step))
+                values.append(self._entities.Metric(key, float(value), now, step))
                 self._last[key] = step
         self._queue.put(values)
 

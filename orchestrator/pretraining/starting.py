@@ -132,7 +132,7 @@ def check_package(config: PretrainConfig, package: "Package") -> None:
     """
     theirs = read_config(package.path).with_targets(config.model.target)
     _require_same_model(theirs, _with_vocabulary(config.model, theirs.vocab_size), package.ref)
-    path = config.data.tokenizer.path
+    path = config.data.prepared or config.data.tokenizer.path
     if not theirs.vocab_size:
         return
     mine = None if path is None else vocabulary_id(TextProcessor.load(path))
