@@ -249,6 +249,9 @@ class TranscriptsConfig(ExamplesConfig):
     """What is hidden in training; null: nothing. Sound that is read as it is stays as it is."""
 
 
+AnyExamples = MaskedPatchesConfig | ImageTextConfig | TextPairsConfig | TranscriptsConfig
+"""One way of making samples of examples."""
+
 AnySamples = Annotated[
     MaskedConfig
     | NextConfig

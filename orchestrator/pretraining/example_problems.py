@@ -3,7 +3,12 @@
 from collections.abc import Iterator
 
 from orchestrator.data.catalogue import BUILTIN_EXAMPLES
-from orchestrator.data.sample_configs import ExamplesConfig, TextPairsConfig, TranscriptsConfig
+from orchestrator.data.sample_configs import (
+    AnyExamples,
+    ExamplesConfig,
+    MaskedPatchesConfig,
+    TranscriptsConfig,
+)
 from orchestrator.data.spec import CorpusConfig, TokenizerConfig
 from orchestrator.errors import Problem
 from orchestrator.modeling.config import ModelConfig
@@ -23,7 +28,7 @@ def reads_sounds(model: ModelConfig) -> bool:
 
 
 def example_problems(
-    model: ModelConfig, chosen: ExamplesConfig, data: CorpusConfig
+    model: ModelConfig, chosen: AnyExamples, data: CorpusConfig
 ) -> Iterator[Problem]:
     """Yield what of the examples the model does not read, and what the source does not have."""
     yield from _source_problems(chosen, data)
@@ -38,13 +43,11 @@ def example_problems(
             f"the model reads {' and '.join(found)}, {chosen.type!r} samples have "
             f"{' and '.join(wanted)}.",
         )
-    elif chosen.type == "masked_patches":
-        part = reader_of(stacks[0])
-        if not isinstance(part, MaskedPatchConfig):
-            yield Problem(
-                "model.embedding.parts.0", "hides no patches. Use `masked_patch` for `mim`."
-            )
-    if not isinstance(chosen, TextPairsConfig) and "text" not in chosen.columns:
+    elif isinstance(chosen, MaskedPatchesConfig) and not isinstance(
+        reader_of(stacks[0]), MaskedPatchConfig
+    ):
+        yield Problem("model.embedding.parts.0", "hides no patches. Use `masked_patch` for `mim`.")
+    if "text" not in chosen.columns:
         if data.tokenizer != TokenizerConfig():
             yield Problem("data.tokenizer", "pictures have no tokenizer. Leave it out.")
     else:

@@ -182,6 +182,76 @@ def test_images_have_neither_words_nor_a_tokenizer(problems):
     assert "no tokens to mask" in problems(*IMAGES, both)["model.target"]
 
 
+PATCHES = "{type: %s, image_size: 8, patch_size: 2, channels: 1}"
+STACK = "{parts: [%s, pos], layernorm: false}"
+PICTURES = "data.data.source=builtin:digits"
+SCENES = "data.data.source=builtin:digit_scenes"
+MIM = [PICTURES, "model.target={type: mim, num_codes: 8}"]
+HIDING = f"model.embedding={STACK % (PATCHES % 'masked_patch')}"
+SEEING = f"model.embedding={STACK % (PATCHES % 'patch')}"
+SPEECH = "model.embedding={parts: [speech, sinusoidalpos]}"
+
+
+def dual(second):
+    stack = f"{{type: dual, first: {{parts: [word, pos]}}, second: {second}}}"
+    encoder = "{type: dual, first: {type: transformer, num_heads: 2}}"
+    return [
+        f"model.embedding={{parts: [{stack}], layernorm: false, dropout: 0.0}}",
+        f"model.encoder={encoder}",
+        "model.target=clr",
+    ]
+
+
+CLIP = [SCENES, *dual(STACK % (PATCHES % "patch"))]
+PATTERN = "data.data.name_pattern"
+S2T = ["data.data.source=builtin:morse", SPEECH, *DECODER]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind"),
+    [
+        ([*MIM, HIDING], "masked_patches"),
+        (CLIP, "image_text"),
+        (["data.data.source=builtin:pydoc_pairs", *dual("{parts: [word, pos]}")], "text_pairs"),
+        (S2T, "transcripts"),
+        (["data.data.source=builtin:morse", SPEECH, "model.target=ctc"], "transcripts"),
+        (["data.data.source=files:recordings", SPEECH, "model.target=ctc"], "transcripts"),
+    ],
+)
+def test_what_a_model_reads_decides_its_samples(tmp_path, overrides, kind):
+    path = tmp_path / "job.yaml"
+    path.write_text(GOOD)
+    config = load_config(PretrainConfig, path, overrides)
+    assert config.chosen_samples.type == kind
+    assert config.prefetch_steps == (0 if kind == "text_pairs" else 2)
+    ahead = load_config(PretrainConfig, path, [*overrides, "train.prefetch_steps=5"])
+    assert ahead.prefetch_steps == 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path", "words"),
+    [
+        ([*MIM, SEEING], "model.embedding.parts.0", "Use `masked_patch`"),
+        (
+            [*MIM, HIDING, SCENES.replace("digit_scenes", "morse")],
+            "data.data.source",
+            "no examples",
+        ),
+        ([*MIM, HIDING, "data.tokenizer.vocab_size=500"], "data.tokenizer", "Leave it out"),
+        ([*MIM, HIDING, "data.max_documents=9"], "data.max_documents", "max_rows"),
+        ([*CLIP, "samples={type: text_pairs}"], "model.embedding.parts", "picture and text"),
+        ([*CLIP, "data.block_size=100"], "data.block_size", "exceeds max_position_embeddings (64)"),
+        ([*CLIP, "data.data.source=builtin:pydoc"], "data.data.source", "builtin:digit_scenes"),
+        ([*S2T, "samples={type: spans}"], "data.data.source", "no corpus"),
+        (["model.target=mlm", SCENES], "data.data.source", "no corpus"),
+        ([*S2T, "data.data={source: 'files:x', name_pattern: '^a'}"], PATTERN, "has no group"),
+        ([*S2T, "data.data={source: 'files:x', name_pattern: '('}"], PATTERN, "no regular"),
+    ],
+)
+def test_examples_that_do_not_fit(problems, overrides, path, words):
+    assert words in problems(*overrides)[path]
+
+
 def test_one_worker_is_not_two(problems):
     assert "'single' runs on one worker" in problems("engine.type=single")["engine.type"]
 
