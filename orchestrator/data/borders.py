@@ -24,7 +24,7 @@ class SplitWriter(BlockWriter):
     def __init__(self, path: Path, block_size: int, vocab_size: int) -> None:
         super().__init__(path, block_size, vocab_size)
         self._rows: list[tuple[IntArray, IntArray, IntArray]] = []
-        self._waiting = 0
+        self._unwritten = 0
         self._borders = pa.ipc.new_file(str(borders_path(path)), BORDERS)
 
     def __enter__(self) -> "SplitWriter":
@@ -42,8 +42,8 @@ class SplitWriter(BlockWriter):
         first = np.zeros(len(sentences), dtype=np.int64)
         first[0] = 1
         self._rows.append((starts, sentences, first))
-        self._waiting += len(sentences)
-        if self._waiting >= ROWS_PER_BATCH:
+        self._unwritten += len(sentences)
+        if self._unwritten >= ROWS_PER_BATCH:
             self._write_borders()
 
     def __exit__(
@@ -61,4 +61,4 @@ class SplitWriter(BlockWriter):
         columns = [np.concatenate(column) for column in zip(*self._rows, strict=True)]
         arrays = [pa.array(c, type=f.type) for c, f in zip(columns, BORDERS, strict=True)]
         self._borders.write_batch(pa.record_batch(arrays, schema=BORDERS))
-        self._rows, self._waiting = [], 0
+        self._rows, self._unwritten = [], 0

@@ -1,6 +1,7 @@
 import itertools
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from orchestrator.data.blocks import BlockWriter, TokenBlocks
@@ -98,3 +99,20 @@ def test_borders_that_are_missing_or_damaged(tmp_path):
     (tmp_path / "x.sentences.arrow").write_bytes(b"?")
     with pytest.raises(IntegrityError, match="sentences"):
         TokenBlocks.open(tmp_path / "x.arrow")
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(1, 1), (64, 3), (1 << 20, 2), (64, 1 << 14)])
+def test_blocks_and_borders_are_written_in_batches_of_their_own(
+    tmp_path, monkeypatch, tokens, rows
+):
+    monkeypatch.setattr("orchestrator.data.blocks.TOKENS_PER_BATCH", tokens)
+    monkeypatch.setattr("orchestrator.data.borders.ROWS_PER_BATCH", rows)
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(1, 30, rng.integers(1, 9)).tolist() for _ in range(40)]
+    blocks = corpus_of(documents, tmp_path / "x.arrow")
+    stream = blocks.rows(np.arange(len(blocks))).ravel()
+    assert stream[stream >= 5].tolist() == list(range(5, 5 + sum(map(sum, documents))))
+    assert blocks.borders.lengths.tolist() == [size for document in documents for size in document]
+    with pa.OSFile(str(tmp_path / "x.arrow")) as file:
+        batches = pa.ipc.open_file(file).num_record_batches
+    assert (batches > 10) == (tokens < 100)
