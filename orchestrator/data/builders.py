@@ -13,7 +13,7 @@ from orchestrator.data.example_processor import ExampleProcessor
 from orchestrator.data.example_rows import Examples
 from orchestrator.data.gap_sentences import GapSentenceSamples
 from orchestrator.data.image_text import ImageTextMatches, ImageTextPairs
-from orchestrator.data.labelled_samples import LabelledSamples
+from orchestrator.data.labelled_samples import LabelledPairs, LabelledSamples
 from orchestrator.data.masked_patches import MaskedPatchSamples
 from orchestrator.data.masking import Masking
 from orchestrator.data.packing import Packing
@@ -132,7 +132,10 @@ def _gaps(c: GapsConfig, data: Any, processor: Any, t: Targets, seed: int, p: Pa
 def _labelled(
     c: LabelledConfig, data: Any, processor: Any, t: Targets, seed: int, p: Packing
 ) -> Any:
-    return LabelledSamples(data, processor, t["cls"], t.get("mlm"), seed, masking(c.masking))
+    if "siamese" in t:
+        return LabelledPairs(data, processor, t["siamese"])
+    name = t.get("cls") or t["sp"]
+    return LabelledSamples(data, processor, name, t.get("mlm"), seed, masking(c.masking))
 
 
 def _masked_patches(

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 
 from orchestrator.data.masking import Masking, mask_tokens
+from orchestrator.data.pairs_of_streams import two_streams
 from orchestrator.data.processors import TextProcessor
 from orchestrator.data.rows import Rows
 from orchestrator.data.samples import Batch, ClsSamples, words_of
@@ -61,3 +62,44 @@ class LabelledSamples(ClsSamples):
             "input_ids": torch.from_numpy(masked),
             f"labels.{self._words_target}": torch.from_numpy(labels),
         }
+
+
+class LabelledPairs:
+    """Two texts for two streams, and the class of the pair, ``labels.<name>`` [B] (SBERT)."""
+
+    def __init__(self, rows: Rows, processor: TextProcessor | None, target_name: str) -> None:
+        """Take pairs of texts.
+
+        Raises:
+            InputError: the rows have one text each, or are images.
+        """
+        require_pairs(rows)
+        if processor is None:
+            raise InputError("pairs of texts need a tokenizer.")
+        self._rows, self._processor, self._target = rows, processor, target_name
+        self.parts = (len(rows),)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
+        """Build a batch, each stream cut to its longest text."""
+        del epoch
+        rows = self._rows.take(indices)
+        first, second = (
+            self._processor.arrays(texts, side="right") for texts in (rows.texts, rows.pairs or [])
+        )
+        labels = {f"labels.{self._target}": torch.from_numpy(rows.labels)}
+        return two_streams(first, second, self._target) | labels
+
+
+def require_pairs(rows: Rows) -> None:
+    """Refuse rows with one text.
+
+    Raises:
+        InputError: they have one, or are images.
+    """
+    if rows.pairs is None:
+        raise InputError(
+            "these rows have no second text. Give a column text_b, or name it with pair_column."
+        )

@@ -180,9 +180,12 @@ class GapsConfig(SamplesConfig):
 
 
 class LabelledConfig(SamplesConfig):
-    """Labelled rows (supervised pre-training), with hidden tokens where there is a target mlm."""
+    """Labelled rows (supervised pre-training), with hidden tokens where there is a target mlm.
 
-    wants = ("cls",)
+    A pair of texts is one sequence (cls, sp) or two streams (siamese).
+    """
+
+    wants = ("cls", "sp", "siamese")
     also = ("mlm",)
     type: Literal["labelled"] = "labelled"
     masking: MaskingConfig = MaskingConfig()

@@ -23,11 +23,12 @@ from orchestrator.data.labelled_corpus import (
     prepare_labelled,
     require_classes,
 )
+from orchestrator.data.labelled_samples import require_pairs
 from orchestrator.data.sample_configs import ExamplesConfig
 from orchestrator.data.samples import Batch, SampleDataset
 from orchestrator.data.steps import StepSource
-from orchestrator.modeling.targets.configs import ClsConfig
-from orchestrator.modeling.targets.pair_configs import ClrConfig
+from orchestrator.modeling.targets.configs import ClsConfig, SpConfig
+from orchestrator.modeling.targets.pair_configs import ClrConfig, SiameseConfig
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.model_inputs import inputs_of
 from orchestrator.storage import read_json
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 AnyCorpus = Corpus | LabelledCorpus | ExampleCorpus
 IntArray = npt.NDArray[np.int64]
+
+TWO = 2  # classes of a sentence pair
 
 
 def prepare_inputs(config: PretrainConfig, cache: Path) -> AnyCorpus:
@@ -58,8 +61,12 @@ def prepare_inputs(config: PretrainConfig, cache: Path) -> AnyCorpus:
         return found
     corpus = prepare_labelled(config.data, cache)
     for target in config.model.target:
-        if isinstance(target, ClsConfig):
+        if isinstance(target, ClsConfig | SiameseConfig):
             require_classes(corpus, target.num_labels)
+        elif isinstance(target, SpConfig):
+            require_classes(corpus, TWO)
+        if isinstance(target, SiameseConfig | SpConfig):
+            require_pairs(corpus.train)
     return corpus
 
 

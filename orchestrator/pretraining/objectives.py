@@ -122,8 +122,8 @@ def _no_usual(model: ModelConfig) -> Problem:
     return Problem(
         "model.target",
         f"{', '.join(targets) or 'no target with labels'}: there are no samples with labels of "
-        "these together. Use mlm, lm, bilm, rtd, cls, nsp, sop, mim, clr, itm or ctc, or mlm with "
-        "cls, nsp, sop or itm.",
+        "these together. Use one of mlm, lm, bilm, rtd, cls, sp, siamese, nsp, sop, mim, clr, itm "
+        "and ctc, or mlm with cls, sp, nsp, sop or itm.",
     )
 
 

@@ -77,6 +77,22 @@ def test_a_class_and_masked_words_from_one_batch(processor):
     assert "labels.words" not in plain.collate(np.arange(6), 0)
 
 
+def test_pairs_of_labelled_texts_go_into_two_streams_or_one(processor):
+    rows = Rows(["array shape axis"] * 4, ["tensor"] * 4, np.arange(4) % 2)
+    built = build_samples(LabelledConfig(), rows, processor, {"siamese": "same"}, 3)
+    batch = built.collate(np.asarray([1, 2]), 0)
+    assert batch["labels.same"].tolist() == [1, 0]
+    first, second = (processor.decode(batch[f"{s}input_ids"][0].tolist()) for s in ("", "second."))
+    assert (first, second) == ("array shape axis", "tensor")
+    one = build_samples(LabelledConfig(), rows, processor, {"sp": "sp"}, 3).collate(np.arange(2), 0)
+    assert processor.decode(one["input_ids"][0].tolist()) == "array shape axis tensor"
+    assert one["labels.sp"].tolist() == [0, 1]
+    with pytest.raises(InputError, match="no second text"):
+        build_samples(
+            LabelledConfig(), Rows(["a"], None, np.zeros(1)), processor, {"siamese": "s"}, 3
+        )
+
+
 @pytest.fixture
 def table(tmp_path):
     lines = [

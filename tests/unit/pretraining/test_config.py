@@ -103,7 +103,8 @@ PACKED = "data.packing=documents"
     ("overrides", "path", "words"),
     [
         (["model.target={type: cls, num_labels: 3}"], "data.data.source", "no labels"),
-        (["model.target=[mlm, sp]"], "model.target.1.type", "'sp' cannot be pre-trained"),
+        (["model.target=[mlm, tags]"], "model.target.1.type", "'tags' cannot be pre-trained"),
+        (["model.target=[sp, mlm]"], "data.data.source", "has no labels"),
         (["model.target=[mlm, lm]"], "model.target", "no samples with labels of these together"),
         (["model.target=[mlm, nsp, sop]"], "model.target", "together"),
         (["model.target=[]"], "model.target", "no target with labels"),

@@ -52,6 +52,7 @@ def picture(part, side):
     return f"{{parts: [{PATCHES % (part, side)}, pos], layernorm: false}}"
 
 
+PAIRS = "data={data: {source: 'files:%s'}, tokenizer: {vocab_size: 300}, block_size: 16}"
 BOTH = f"{{type: word_patch, text: {WORDS}, image: {picture('patch', 16)}}}"
 CASES = {
     "masked": [["model.target=mlm"]],
@@ -68,7 +69,9 @@ CASES = {
             "data={data: {source: 'builtin:digits', max_rows: 60}}",
             f"model.embedding={picture('patch', 8)}",
             "model.target={type: cls, num_labels: 10}",
-        ]
+        ],
+        [PAIRS, "model.target=[sp, mlm]"],
+        [PAIRS, *streams(WORDS), "model.target={type: siamese, dropout: 0.0}"],
     ],
     "masked_patches": [
         [
@@ -87,7 +90,7 @@ CASES = {
     ],
     "text_pairs": [
         [
-            "data={data: {source: 'files:%s'}, tokenizer: {vocab_size: 300}, block_size: 16}",
+            PAIRS,
             *streams(WORDS),
             "model.target={type: clr, first: {pooling: mean}}",
         ]
@@ -97,7 +100,7 @@ CASES = {
         [ROWS % ("morse", 20), SOUND, ROOM, "model.target=ctc"],
     ],
 }
-WITHOUT_SAMPLES = {"balance", "multilabel", "regression", "siamese", "sp", "tags", "vector"}
+WITHOUT_SAMPLES = {"balance", "multilabel", "regression", "tags", "vector"}
 """Targets that label rows of their own, or none."""
 
 
@@ -108,7 +111,10 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def pairs(cache):
-    rows = [{"text": f"what is {n} and {n}", "text_b": f"that is {2 * n}"} for n in range(30)]
+    rows = [
+        {"text": f"what is {n} and {n}", "text_b": f"that is {2 * n}", "label": n % 3 % 2}
+        for n in range(30)
+    ]
     (cache / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return cache / "pairs.jsonl"
 
