@@ -39,10 +39,10 @@ def curve(engine, rank, world, **cut):
 
 def _overflow(ctx, kind):
     """Begin with a loss scale far too large; scales and decisions of every rank, and weights."""
-    scale = {"initial": 2.0**30, "growth_steps": 4}
+    scale = {"initial": 2.0**24, "growth_steps": 4}
     engine = _engine(ctx, kind, precision="fp16", loss_scale=scale)
     rows = []
-    for step in range(30):
+    for step in range(20):
         metrics = engine.forward_backward(toy_window(step, ctx.rank, ctx.world))
         metrics = descend(engine, metrics, RATE, max_grad_norm=1.0)
         rows.append([metrics["loss_scale"], metrics.get("overflow", 0.0), metrics["skipped"]])

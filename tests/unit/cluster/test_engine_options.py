@@ -16,6 +16,7 @@ from tests.support.toy import toy_model, toy_window
 
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, eps=1e-6)
 FP16 = {"precision": "fp16", "loss_scale": {"initial": 256.0}}  # few labels: large gradients
+BF16 = {"precision": "bf16"}
 BOTH = {"optimizer": "cpu", "parameters": "cpu"}
 OFFLOADED = {
     "zero1": {"type": "zero", "zero_stage": 1, "offload": {"optimizer": "cpu"}},
@@ -60,7 +61,7 @@ def advance(each, steps, window=heads_apart):
     return losses
 
 
-@pytest.mark.parametrize("kind", OFFLOADED)
+@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero3", "zero3-weights", "fsdp2"])
 def test_offloaded_state_changes_nothing_and_resumes_bit_for_bit(tmp_path, kind):
     reference, moved = engine(type="single"), engine(**OFFLOADED[kind])
     expected, found = advance(reference, range(12)), advance(moved, range(12))
@@ -88,8 +89,11 @@ def test_an_idle_head_has_no_gradient_with_offload(kind):
     assert torch.equal(moved.gathered()["targets.cls.weight"], before)
 
 
-@pytest.mark.parametrize("kind", ["zero2", "zero3-all", "fsdp2"])
-@pytest.mark.parametrize("numbers", [{"precision": "bf16"}, FP16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [("zero1", FP16), ("zero2", BF16), ("zero3-all", FP16), ("fsdp2", BF16)],
+    ids=["zero1-fp16", "zero2-bf16", "zero3-fp16", "fsdp2-bf16"],
+)
 def test_offload_goes_with_short_number_formats(kind, numbers):
     moved = engine(**OFFLOADED[kind], **numbers)
     plain = engine(**{**OFFLOADED[kind], "offload": {}}, **numbers)
@@ -97,10 +101,10 @@ def test_offload_goes_with_short_number_formats(kind, numbers):
     assert torch.tensor(ours) == pytest.approx(torch.tensor(theirs), rel=1e-2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 class TestFp16:
-    """Loss scaling is one implementation over shards."""
+    """Loss scaling is one implementation over shards; two ranks: tests/integration."""
 
+    @pytest.mark.parametrize("kind", ["single", "zero2", "zero3", "fsdp2"])
     def test_losses_are_near_those_of_fp32(self, kind):
         half, full = engine(**KINDS[kind], **FP16), engine(**KINDS[kind])
         ours, theirs = advance(half, range(8)), advance(full, range(8))
@@ -108,11 +112,12 @@ class TestFp16:
         half.forward_backward(toy_window(8, 0, 1))
         assert all(s.master.dtype == s.grad.dtype == torch.float32 for s in half.shards())
 
+    @pytest.mark.parametrize("kind", ["single", "zero1", "fsdp2"])
     def test_a_scale_that_is_too_large_comes_down_and_training_goes_on(self, kind, tmp_path):
-        scale = {"initial": 2.0**34, "growth_steps": 3}
+        scale = {"initial": 2.0**24, "growth_steps": 3}
         half = engine(**KINDS[kind], precision="fp16", loss_scale=scale)
         before, scales, flags = half.gathered(), [], []
-        for step in range(32):
+        for step in range(22):
             metrics = half.forward_backward(toy_window(step, 0, 1))
             found = descend(half, metrics, 3e-3, max_grad_norm=1.0)
             scales.append(found["loss_scale"])
@@ -121,7 +126,7 @@ class TestFp16:
         assert overflows[:3] == [0, 1, 2]
         assert all(skipped == 0 for _, skipped in flags)  # no fault of the run
         assert scales[1] == scales[0] / 2
-        settled = len([index for index in overflows if index < 24])
+        settled = len([index for index in overflows if index < 16])
         assert max(scales[settled + 3 :]) > min(scales)  # and it grows again
         weights = half.gathered()
         assert all(torch.isfinite(value).all() for value in weights.values())
