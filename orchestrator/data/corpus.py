@@ -21,7 +21,7 @@ from orchestrator.data.prepared import KIND
 from orchestrator.data.processors import TOKENIZER, TextProcessor
 from orchestrator.data.sharded.blocks import ShardedBlocks
 from orchestrator.data.sharded.checking import check_corpus
-from orchestrator.data.sharded.making import FORMAT, make, take_apart
+from orchestrator.data.sharded.making import FORMAT, make, uncommit
 from orchestrator.data.sharded.mapping import Mapper, Site, Watch, in_turn, unwatched
 from orchestrator.data.sharded.shard import blocks_file
 from orchestrator.data.spec import SPECIAL_TOKENS, CorpusConfig
@@ -117,8 +117,7 @@ def prepare_corpus(
     with locked(cache / f".{final.name}.lock", WAIT_S):
         found = _opened(final)  # another process may have made it meanwhile
         if found is None:
-            if (final / MANIFEST_NAME).exists():
-                take_apart(final)
+            uncommit(final)
             make(site, mapper, watch)
             found = open_corpus(final, thorough=False)
             logger.info("event=corpus_ready documents=%d tokens=%d", found.documents, found.tokens)

@@ -12,6 +12,7 @@ from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.corpus_config import CorpusJobConfig
 from orchestrator.pretraining.corpus_runner import run
 from orchestrator.pretraining.inputs import prepare_inputs
+from orchestrator.pretraining.runner import check as plan
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "jobs" / "configs" / "corpus_pydoc.yaml"
@@ -73,7 +74,9 @@ def test_pre_training_finds_the_corpus_or_is_told_where_it_is(made, tmp_path):
     text = BERT.read_text()
     start, end = text.index("data:\n"), text.index("model:\n")
     told.write_text(f"{text[:start]}data: {{prepared: '{figures['corpus']}'}}\n{text[end:]}")
-    found = prepare_inputs(load_config(PretrainConfig, told), tmp_path / "unused")
+    config = load_config(PretrainConfig, told)
+    assert figures["corpus"] in plan(config)
+    found = prepare_inputs(config, tmp_path / "unused")
     assert str(found.path) == figures["corpus"]
 
 

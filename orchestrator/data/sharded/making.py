@@ -23,19 +23,12 @@ from typing import Any
 from orchestrator.data.prepared import KIND
 from orchestrator.data.processors import TextProcessor
 from orchestrator.data.sharded.mapping import Mapper, Row, Site, Watch, watched
-from orchestrator.data.sharded.shard import (
-    SPLITS,
-    finished,
-    make_shard,
-    plan_hash,
-    shard_files,
-    sidecar_file,
-)
+from orchestrator.data.sharded.shard import SPLITS, make_shard, plan_hash, sidecar_file
 from orchestrator.data.sharded.survey import Sample, Survey, survey
 from orchestrator.data.subwords import add_sentinels
 from orchestrator.data.tokenizer_files import HUGGING_FACE, SETTINGS, TOKENIZER
 from orchestrator.errors import IntegrityError
-from orchestrator.storage import atomic_write_json, is_temporary, jsonable, read_json, sha256_file
+from orchestrator.storage import atomic_write_json, jsonable, read_json, sha256_file
 from orchestrator.storage.commit import MANIFEST_NAME
 from orchestrator.storage.failures import explained
 from orchestrator.storage.operations import make_folder, remove, sync_file
@@ -65,25 +58,10 @@ def make(site: Site, mapper: Mapper, watch: Watch) -> None:
     _commit(site, plan, sidecars)
 
 
-def take_apart(folder: Path) -> None:
-    """Open a damaged corpus for repair: what is not as it was goes, and so does the manifest.
-
-    Shards look after themselves; whatever the manifest does not list goes too.
-    """
+def uncommit(folder: Path) -> None:
+    """Take the manifest from a damaged corpus, so that making goes on with what is whole of it."""
     with explained(folder):
         remove(folder / MANIFEST_NAME)
-        plan = _kept_plan(folder)
-        numbers = range(len(plan["shards"])) if plan else range(0)
-        known = {PLAN, *TOKENIZER_FILES} if plan else set()
-        for number in numbers:
-            if finished(folder, number) is not None:
-                known |= {*shard_files(number), sidecar_file(number)}
-        for name in _lying_there(folder) - known:
-            remove(folder / name)
-
-
-def _lying_there(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _kept_plan(folder: Path) -> dict[str, Any] | None:
@@ -147,15 +125,12 @@ def _tokenizer(site: Site, found: Survey) -> TextProcessor:
 def _commit(site: Site, plan: dict[str, Any], sidecars: Sequence[Row]) -> None:
     """Write the manifest. Shards were hashed when they were made and are not read again."""
     folder, config = Path(site.folder), site.config
-    with explained(folder):
-        for name in _lying_there(folder):
-            if is_temporary(name):  # of a worker that was killed
-                remove(folder / name)
     known = {name: entry for sidecar in sidecars for name, entry in sidecar["files"].items()}
     others = [PLAN, *TOKENIZER_FILES, *(sidecar_file(row["number"]) for row in sidecars)]
     for name in others:
         path = folder / name
         known[name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    _remove_all_but(folder, set(known))
     rejected = sum((Counter(row["rejected"]) for row in sidecars), Counter[str]())
     if rejected:
         _LOG.warning("event=left_out source=%s reasons=%s", config.title, dict(rejected))
@@ -176,6 +151,14 @@ def _commit(site: Site, plan: dict[str, Any], sidecars: Sequence[Row]) -> None:
         "files": dict(sorted(known.items())),
     }
     atomic_write_json(folder / MANIFEST_NAME, manifest)
+
+
+def _remove_all_but(folder: Path, names: set[str]) -> None:
+    """Remove what killed workers and earlier versions left: a corpus is what its manifest lists."""
+    with explained(folder):
+        for path in folder.iterdir():
+            if path.name not in names:
+                remove(path)
 
 
 def _sums(sidecars: Sequence[Row], figure: str) -> dict[str, int]:

@@ -75,7 +75,7 @@ def make_shard(row: Row, site: Site, rules: dict[str, Any]) -> Row:
     """
     folder, number = Path(site.folder), int(row["number"])
     made_of = _key(row, site, rules)
-    found = finished(folder, number, made_of)
+    found = _finished(folder, number, made_of)
     if found is not None:
         return {**found, "made": False}
     staged = temporary_sibling(folder / f"shard-{number:05}")
@@ -93,20 +93,13 @@ def make_shard(row: Row, site: Site, rules: dict[str, Any]) -> Row:
     return {**sidecar, "made": True}
 
 
-def finished(folder: Path, number: int, made_of: str | None = None) -> dict[str, Any] | None:
-    """Return the sidecar of a shard whose files are whole, or None; reads the files.
-
-    Args:
-        folder: of the corpus.
-        number: of the shard.
-        made_of: what it must be made of; None takes whatever it is.
-    """
+def _finished(folder: Path, number: int, made_of: str) -> dict[str, Any] | None:
+    """Return the sidecar of a shard that is made of this and whose files are whole, or None."""
     try:
         sidecar = read_json(folder / sidecar_file(number))
-        if made_of is not None and sidecar["made_of"] != made_of:
-            return None
         listed = sidecar["files"]
-        whole = set(listed) == set(shard_files(number)) and all(
+        whole = sidecar["made_of"] == made_of and set(listed) == set(shard_files(number))
+        whole = whole and all(
             (folder / name).stat().st_size == entry["bytes"]
             and sha256_file(folder / name) == entry["sha256"]
             for name, entry in listed.items()

@@ -155,6 +155,7 @@ def test_a_damaged_shard_alone_is_made_again(corpus, source, tmp_path):
         damaged[len(damaged) // 2] ^= 1
         (folder / name).write_bytes(damaged)
     (folder / "stray.bin").write_bytes(b"?")
+    (folder / "plan.json").write_bytes(b"{")
     with pytest.raises(IntegrityError):
         open_corpus(folder)
     made = Counter()
