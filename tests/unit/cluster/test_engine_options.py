@@ -2,6 +2,7 @@
 
 import json
 import math
+import weakref
 
 import pytest
 import torch
@@ -207,3 +208,17 @@ def test_what_our_settings_decide_cannot_be_amended(tmp_path):
 def test_settings_that_do_not_go_together_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         engine(**settings)
+
+
+@pytest.mark.parametrize("kind", ["single", "zero3", "fsdp2"])
+def test_full_parameters_come_one_at_a_time(kind):
+    each = engine(**KINDS[kind])
+    names, alive, most = [], set(), 0
+    for name, tensor in each.state_dict():
+        names.append(name)
+        alive.add(name)
+        weakref.finalize(tensor, alive.discard, name)
+        most = max(most, len(alive))
+        del tensor
+    assert len(names) > 10
+    assert most <= 2  # the model is never there as a whole
