@@ -16,7 +16,6 @@ from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.estimate_memory import WorkerMemory, worker_memory
 from orchestrator.training.config import EngineConfig
 
-GIGA = 1e9
 SECONDS_A_DAY = 86400.0
 RESERVED = 2.5e9
 """Bytes of an accelerator that are not the job's: driver, kernels, libraries, fragments."""
@@ -145,6 +144,7 @@ class Job:
         sizes: Of the model.
         accelerator: The device.
         mfu: Share of its peak that training reaches.
+        flops_a_sample: Operations for one sample, forward and backward.
     """
 
     config: PretrainConfig
@@ -152,6 +152,7 @@ class Job:
     sizes: ModelSizes
     accelerator: Accelerator
     mfu: float
+    flops_a_sample: float
 
     @classmethod
     def of(
@@ -159,19 +160,15 @@ class Job:
     ) -> "Job":
         """Collect the sizes of a job; builds on the meta device."""
         sizes = model_sizes(model, config.train.freeze)
-        return cls(config, model, sizes, accelerator, mfu)
+        length = config.data.block_size
+        flops = training_flops(model, length) * length
+        return cls(config, model, sizes, accelerator, mfu, flops)
 
     @property
     def peak(self) -> float:
         """Operations a second of the accelerator in the job's number format."""
         half = self.config.engine.precision != "fp32"
         return self.accelerator.half_flops if half else self.accelerator.single_flops
-
-    @property
-    def flops_a_sample(self) -> float:
-        """Operations for one sample, forward and backward."""
-        length = self.config.data.block_size
-        return training_flops(self.model, length) * length
 
     def rows(self, clusters: Sequence[int]) -> Iterator[Row]:
         """Yield every stage on every cluster."""

@@ -17,7 +17,7 @@ from orchestrator.pretraining.estimate import (
 
 LARGE = [
     "model.hidden_size=4096", "model.vocab_size=32000",
-    "model.encoder={type: transformer, num_layers: 32, num_heads: 32}",
+    "model.encoder={type: transformer, num_layers: 24, num_heads: 32}",
     "engine.precision=bf16", "train.global_batch_size=512", "train.micro_batch_size=1",
 ]  # fmt: skip
 
