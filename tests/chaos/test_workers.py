@@ -50,6 +50,7 @@ class Killer(threading.Thread):
             self.end = self.run_.finish()
         except BaseException as error:
             self.error = error
+            self.run_.path.mkdir(exist_ok=True)
             self.run_.finish()
 
     def _kill_one(self, first, seen):

@@ -29,6 +29,8 @@ QUICK_DETECTION = {  # a dead node is noticed within seconds
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "2",
 }
+WITHOUT_ROOT = "unshare -Urnm --fork sh -c 'mount -t tmpfs none /run && ip link set lo up && ...'"
+"""A shell command in which hosts can be made where users may have namespaces of their own."""
 MUST_RUN = "ORCHESTRATOR_TEST_HOSTS"
 """With this variable set to ``required`` a test that needs hosts fails where it cannot run."""
 
@@ -44,7 +46,7 @@ def shipped_detection() -> dict[str, str]:
 def why_not() -> str | None:
     """Return why no hosts can be made here; None: they can."""
     if os.geteuid() != 0:
-        return "making network namespaces needs root (sudo, or `unshare --map-root-user`)"
+        return f"making network namespaces needs root; without: {WITHOUT_ROOT}"
     name = f"probe{os.getpid()}"
     try:
         _ip("netns", "add", name)
