@@ -78,7 +78,7 @@ def _require_samples(config: PretrainConfig, corpus: Corpus) -> None:
 
 
 def open_inputs(path: Path) -> AnyCorpus:
-    """Open what ``prepare_inputs`` committed.
+    """Open what ``prepare_inputs`` committed and checked; of a corpus, hashes of small files only.
 
     Raises:
         IntegrityError: it is not what its manifest says.
@@ -86,7 +86,7 @@ def open_inputs(path: Path) -> AnyCorpus:
     kind = read_json(path / "manifest.json").get("kind")
     if kind == EXAMPLES:
         return open_examples(path)
-    return open_labelled(path) if kind == KIND else open_corpus(path)
+    return open_labelled(path) if kind == KIND else open_corpus(path, thorough=False)
 
 
 def vocabulary(corpus: AnyCorpus) -> int:
