@@ -136,3 +136,10 @@ def test_exactly_one_place_to_start_from(make_config):
         make_config("train.start_from={package: b, step: 3}")
     with pytest.raises(ConfigError, match="no multiple of checkpoint_every_steps"):
         make_config("train.keep_every_steps=3")
+
+
+def test_who_is_told_may_change_when_a_run_continues(make_config):
+    RunFolder.open(make_config(), runner.STAGE).close()
+    RunFolder.open(make_config("tracking.tensorboard=false"), runner.STAGE).close()
+    with pytest.raises(ConfigError, match=r"train\.keep_every_steps"):
+        RunFolder.open(make_config("train.keep_every_steps=2"), runner.STAGE)
