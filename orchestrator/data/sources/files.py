@@ -104,7 +104,10 @@ def _neighbours(place: Path) -> str:
 def _unreadable(path: Path) -> str:
     formats = ", ".join(suffix for suffix in READERS)
     if suffix_of(path) in MEDIA:
-        return f"{path.name} is an image or a sound; files: reads text so far ({formats})."
+        return (
+            f"{path.name} is an image or a sound. Samples of type masked_patches, image_text and "
+            f"transcripts read these; corpora and labelled rows are text ({formats})."
+        )
     return f"{path.name} is of no format that can be read. Use {formats} (each also as .gz)."
 
 
