@@ -107,7 +107,7 @@ def prepare_corpus(
         StageError: the folder cannot be written, or another process is still making the corpus.
     """
     if config.prepared is not None:
-        return open_corpus(Path(config.prepared).expanduser())
+        return open_corpus(Path(config.prepared))
     cache = Path(cache_dir)
     site = _site(config, cache)
     final = Path(site.folder)

@@ -21,8 +21,9 @@ def complete(folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Where there is no corpus, what is given comes back as it is; `contradictions` says so.
     """
-    made, _ = _settings(folder)
-    return _merged({k: v for k, v in made.items() if k not in FREE}, given)
+    made, _ = _settings(str(Path(folder).expanduser()))
+    merged = _merged({k: v for k, v in made.items() if k not in FREE}, given)
+    return merged | {"prepared": str(Path(folder).expanduser())}
 
 
 def contradictions(folder: str, settings: Mapping[str, Any]) -> Iterator[Problem]:
@@ -45,7 +46,7 @@ def contradictions(folder: str, settings: Mapping[str, Any]) -> Iterator[Problem
 def _settings(folder: str) -> tuple[dict[str, Any], str]:
     """Return the settings of a corpus, or why there is none."""
     try:
-        manifest = read_manifest(Path(folder).expanduser())
+        manifest = read_manifest(Path(folder))
     except IntegrityError as error:
         return {}, str(error)
     made = manifest.get("config")
