@@ -22,7 +22,8 @@ ZeRO flattens for each parameter group, and one parameter in fp64, for the norm.
 
 Sources: Rajbhandari et al. 2020 for what each stage cuts; what is kept beyond that was found by
 measuring workers (``tests/chaos/test_memory.py`` holds the formula to 15 %). DeepSpeed keeps fp32
-masters beside the weights even when those are fp32 themselves.
+masters beside the weights even when those are fp32 themselves, and in stage 1 with bf16 all
+gradients in fp32 on every worker (4 T), which are copied in fp32 and in bf16 to be reduced.
 """
 
 import math
@@ -33,6 +34,8 @@ from orchestrator.training.config import EngineConfig
 
 BUCKET_VALUES = 2_500_000
 """Gradients that ZeRO reduces at a time (``cluster/engines/deepspeed_zero.py``)."""
+FALLBACK_VALUES = 500_000_000
+"""Gradients that DeepSpeed reduces at a time in stage 1 with bf16."""
 FP64_BYTES = 8
 
 
@@ -167,16 +170,26 @@ class _Window:
     def ranges(self) -> WorkerMemory:
         """ZeRO-1 and 2: stage 1 reduces whole gradients after the last micro-batch."""
         part, bucket = self.part(self.gradients), self.width * BUCKET_VALUES
-        if self.engine.zero_stage == 1:
+        trained, whole = self.sizes.trained, 0
+        if self.engine.zero_stage == 1 and self._keeps_whole_gradients:
+            whole = self.gradients
+            reduced = (FP32_BYTES + HALF_BYTES) * min(trained, FALLBACK_VALUES)
+            backward = max(self.activations, HALF_BYTES * trained) + reduced
+        elif self.engine.zero_stage == 1:
             backward = self.height(self.gradients) + bucket
         else:
             backward = self.activations + part * min(2, self.micro_batches) + bucket
         return self._zero(
             weights=self.width * self.sizes.total,
-            buffers=0,
+            buffers=whole,
             backward=backward,
             step=2 * part,
         )
+
+    @property
+    def _keeps_whole_gradients(self) -> bool:
+        """DeepSpeed's own optimizer for bf16, which runs stage 1 unless it is offloaded."""
+        return self.engine.precision == "bf16" and not self.engine.offload.optimizer
 
     def chunks(self) -> WorkerMemory:
         """ZeRO-3: one parameter at a time is gathered, and has a gradient not yet reduced."""

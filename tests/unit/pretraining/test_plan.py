@@ -28,6 +28,8 @@ def zero(stage, **more):
         ({"type": "ddp"}, 2, 16 * M, 4 * M, 4.8 * M),
         (zero(0), 2, 16 * M, 4 * M, 4.8 * M),
         (zero(1), 4, (4 + 3) * M, 4 * M + BUCKET, 2 * M),
+        (zero(1, precision="bf16"), 4, (2 + 3 + 4) * M, (2 + 6) * M, 2 * M),
+        (zero(1, precision="fp16"), 4, (2 + 3) * M, 4 * M + BUCKET / 2, 2 * M),
         (zero(2), 4, (4 + 3) * M, M + BUCKET, 2 * M),
         (zero(3), 4, 5 * M + BUCKET, 0.8 * M + 2 * BUCKET, M),
         (zero(3, precision="bf16"), 4, 4.5 * M + BUCKET / 2, 0.4 * M + BUCKET, M),
