@@ -133,7 +133,7 @@ def test_a_making_killed_anywhere_goes_on_and_makes_no_shard_twice(corpus, sourc
     expected, shards = bytes_of(corpus.path), corpus.shards
     total = making(source, tmp_path / "whole", Counter())
     rng = np.random.default_rng(5)
-    for number, die_at in enumerate([1, total - 1, *rng.integers(2, total - 1, 5).tolist()]):
+    for number, die_at in enumerate([1, total - 1, *rng.integers(2, total - 1, 3).tolist()]):
         made, cache = Counter(), tmp_path / str(number)
         with pytest.raises(Killed):
             making(source, cache, made, die_at)
