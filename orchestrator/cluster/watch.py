@@ -6,6 +6,7 @@ rollback`` that it went back to one.
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,7 +66,8 @@ class Watcher(Closes):
         if event["split"] == "validation":
             self._validation = f"  validation {metrics['loss']:.3f}"
         elif self._progress is not None:
-            note = f"loss {metrics['loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
+            loss = metrics.get("loss", math.nan)  # none of an interval may have been finite
+            note = f"loss {loss:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
             self._progress.update(event["step"], note + self._validation)
 
     def close(self) -> None:

@@ -140,7 +140,8 @@ def _launch(
 def _show(event: dict[str, Any], progress: "Progress") -> None:
     """Show one event of the workers to the person who waits."""
     if event["event"] == "metrics" and event["split"] == "train":
-        progress.update(event["step"], f"{event['task']}  loss {event['metrics']['loss']:.3f}")
+        loss = event["metrics"].get("loss", float("nan"))  # none of an interval may be finite
+        progress.update(event["step"], f"{event['task']}  loss {loss:.3f}")
     elif event["event"] == "unit":
         learned = ", ".join(f"{name} {value:.3f}" for name, value in event["accuracy"].items())
         _LOG.info("task=%s learned: %s", event["task"], learned)

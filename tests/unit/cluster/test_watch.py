@@ -1,0 +1,16 @@
+"""What the driver shows of events that are not ordinary."""
+
+import math
+
+from orchestrator.cluster.tracking import Watched
+from orchestrator.cluster.watch import Watcher
+
+
+def test_an_interval_without_a_finite_loss_is_shown_and_ends_nothing(tmp_path, capsys):
+    """A skipped step's loss is in no mean; the event then has none."""
+    with Watcher("test", {"run": Watched(tmp_path, 4)}) as watcher:
+        watcher.observe({"event": "training", "run": "run", "step": 0})
+        metrics = {"skipped": 1.0, "tokens_per_second": 5.0, "grad_norm": math.nan}
+        event = {"event": "metrics", "run": "run", "step": 3, "epoch": 0.0, "split": "train"}
+        watcher.observe(event | {"metrics": metrics, "seconds": 1.0})
+    assert "step 3/4  loss nan" in capsys.readouterr().err
