@@ -24,7 +24,8 @@ LINES = [
     for line in block.splitlines()
     if line.strip() and not line.startswith("#")
 ]
-JOBS = [line for line in LINES if "--config jobs/configs/" in line]
+PAPER = [line for line in LINES if line.startswith("orchestrator estimate ")]
+JOBS = [line for line in LINES if "--config jobs/configs/" in line and line not in PAPER]
 
 
 def run(words, cwd):
@@ -69,6 +70,14 @@ def test_every_job_is_valid_up_to_its_plan(line, tmp_path, monkeypatch, capsys):
     assert code == (0 if told else 2), shown.out + shown.err
     assert (told in shown.out) if told else (str(tmp_path) in shown.err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_clusters_on_paper(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    (line,) = PAPER
+    assert main(shlex.split(line)[1:]) == 0
+    table = capsys.readouterr().out
+    assert all(workers in table for workers in ("8", "64", "512"))
 
 
 @pytest.mark.parametrize(
