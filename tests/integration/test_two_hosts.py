@@ -9,12 +9,19 @@ import pytest
 
 from orchestrator.modeling.package import load_model
 from orchestrator.zoo import Zoo
-from tests.support.hosts import BIN, hosts, require_hosts, start_ray
+from tests.support.hosts import (
+    BIN,
+    QUICK_DETECTION,
+    hosts,
+    require_hosts,
+    start_ray,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "jobs" / "configs" / "pretrain_bert_nano.yaml"
 DEADLINE_S = 300
 STEPS, EVERY = 40, 4
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 TINY = [
     "data.max_documents=100",
     "data.tokenizer.vocab_size=400",
@@ -31,7 +38,7 @@ def two_hosts():
     """Two hosts with a CPU each, of which the first is Ray's head; the address of Ray."""
     require_hosts()
     with ExitStack() as stack:
-        made = stack.enter_context(hosts(2))
+        made = stack.enter_context(hosts(2, QUICK_DETECTION | {START_TIMEOUT: "4"}))
         yield made, start_ray(made, stack)
 
 
