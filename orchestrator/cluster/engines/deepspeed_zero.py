@@ -29,12 +29,10 @@ from importlib.metadata import version
 from typing import Any
 from unittest import mock
 
-import deepspeed
-import deepspeed.ops
 import torch
-from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_grad
 from torch import Tensor, distributed, nn
 
+from orchestrator.cluster.engines.absent import absent
 from orchestrator.cluster.engines.layouts import Layout, offset_in, whole_shape
 from orchestrator.cluster.engines.sharded import ShardedEngine
 from orchestrator.cluster.engines.zero_layouts import ChunkLayout, ChunkTools, FlatLayout
@@ -43,6 +41,11 @@ from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.deepspeed_file import amended
 from orchestrator.training.engine import Batch, Projection
 from orchestrator.training.optimizers import build_optimizer
+
+with absent("mlflow"):  # two seconds of every worker, for an autotuner that is never used
+    import deepspeed
+    import deepspeed.ops
+    from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_grad
 
 BUCKET_ELEMENTS = 2_500_000  # fits a cache; re-allocating more costs page faults
 NEVER = 10**9

@@ -1,0 +1,1 @@
+"""What `benchmarks/pretraining.py` compares: the contenders, and how long they take to start."""
