@@ -1,5 +1,30 @@
 """Fixtures of all tests: the clusters, each started once a session and stopped by pid."""
 
+from pathlib import Path
+
 from tests.support.ray import local_ray, ray_head
 
 __all__ = ["local_ray", "ray_head"]
+
+QUICK = ("unit", "parity")
+"""Run before anything starts a Ray in their process."""
+LONG = (
+    "test_jobs_through_ray.py",
+    "test_demo.py",
+    "test_serving.py",
+    "test_two_hosts.py",
+    "test_pretrain.py",
+    "test_engines.py",
+)
+"""Of the others, run first: two processes that take files in turn then end at the same time."""
+
+
+def pytest_collection_modifyitems(items):
+    """Put the files in order; tests keep theirs."""
+    items.sort(key=lambda item: _place(Path(item.path)))
+
+
+def _place(path: Path) -> int:
+    if path.relative_to(Path(__file__).parent).parts[0] in QUICK:
+        return -1
+    return LONG.index(path.name) if path.name in LONG else len(LONG)

@@ -80,7 +80,7 @@ def test_select_fine_tunes_a_winner(ray_head, place):
 def test_continual_learns_two_tasks(ray_head, place):
     result = submit(
         ray_head, place, "continual", "continual_pydoc",
-        "package=classifier", "tasks.0.max_rows=240", "tasks.1.max_rows=240",
+        "cluster.workers=1", "package=classifier", "tasks.0.max_rows=240", "tasks.1.max_rows=240",
         "train.max_steps=6", "train.schedule.warmup_steps=2", "train.eval_every_steps=6",
     )  # fmt: skip
     matrix = place.zoo.get(result["package"]).read_json("evaluation/accuracy_matrix.json")
