@@ -13,7 +13,7 @@ from tests.support.toy_worker import RATE, STEPS, curve
 
 SHARDED = [
     "zero1", "zero2", "zero3", "fsdp2",
-    "zero1-offload", "zero2-offload", "zero3-offload", "fsdp2-offload",
+    "zero2-offload", "zero3-offload", "fsdp2-offload",
 ]  # fmt: skip
 HALF = ["ddp", "zero2", "zero3"]
 TWO = ClusterSection(workers=2, max_failures=2)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -223,8 +224,12 @@ class TestDeployed:
             names = set()
             for group in json.loads(discovery.read_text()):
                 for target in group["targets"]:
-                    with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as page:
-                        names |= set(re.findall(r"(?m)^([a-zA-Z_:]\w*)[{ ]", page.read().decode()))
+                    try:
+                        with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as page:
+                            text = page.read().decode()
+                    except urllib.error.URLError:  # an exporter that is not up yet
+                        continue
+                    names |= set(re.findall(r"(?m)^([a-zA-Z_:]\w*)[{ ]", text))
             return names
 
         # Counters appear with their first count; a healthy replica has no failed probe.
