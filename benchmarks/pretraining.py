@@ -209,6 +209,7 @@ def main() -> None:
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
         "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONWARNINGS": "ignore::FutureWarning",  # of torch, about what DeepSpeed calls
     }
     page = report(options)
     print(page)
