@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.data.admission import Admission
+from orchestrator.data.chosen_tokenizer import chosen_tokenizer
 from orchestrator.data.entries import TRAIN, VALIDATION, Entry, list_entries, split_entries
 from orchestrator.data.example_processor import ExampleProcessor, new_processor
 from orchestrator.data.example_rows import Examples, ExampleWriter
@@ -178,16 +179,8 @@ def _tokenizer(
 ) -> TextProcessor | None:
     if "text" not in samples.columns:
         return None
-    settings = config.tokenizer
-    if settings.path is not None:
-        processor = TextProcessor.load(settings.path)
-        processor.require_our_numbers()
-        processor.max_length = config.block_size
-        return processor
     texts = [text for entry in splits[TRAIN] for text in (entry.text, entry.pair) if text]
-    return TextProcessor.train(
-        texts, settings.vocab_size, settings.type, config.block_size, settings.lowercase
-    )
+    return chosen_tokenizer(config, texts)
 
 
 def _write(

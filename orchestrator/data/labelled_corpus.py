@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
+from orchestrator.data.chosen_tokenizer import chosen_tokenizer
 from orchestrator.data.images import ImageProcessor
 from orchestrator.data.processors import TextProcessor
 from orchestrator.data.rows import Rows, TaskData
@@ -142,20 +143,12 @@ def _digest(folder: Path, manifest: Mapping[str, Any]) -> str:
 
 
 def _processor(config: CorpusConfig, task: TaskData) -> TextProcessor | ImageProcessor:
-    rows, settings = task.train, config.tokenizer
+    rows = task.train
     if rows.images is not None:
         channels, *size = rows.images.shape[1:]
         plain = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
         return ImageProcessor(size=(size[0], size[1]), **plain)
-    if settings.path is not None:
-        processor = TextProcessor.load(settings.path)
-        processor.require_our_numbers()
-        processor.max_length = config.block_size
-        return processor
-    texts = [*rows.texts, *(rows.pairs or ())]
-    return TextProcessor.train(
-        texts, settings.vocab_size, settings.type, config.block_size, settings.lowercase
-    )
+    return chosen_tokenizer(config, [*rows.texts, *(rows.pairs or ())])
 
 
 def _file(split: str, images: bool) -> str:

@@ -20,12 +20,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from orchestrator.data.chosen_tokenizer import chosen_tokenizer
 from orchestrator.data.prepared import KIND
 from orchestrator.data.processors import TextProcessor
 from orchestrator.data.sharded.mapping import Mapper, Row, Site, Watch, watched
 from orchestrator.data.sharded.shard import SPLITS, make_shard, plan_hash, sidecar_file
 from orchestrator.data.sharded.survey import Sample, Survey, survey
-from orchestrator.data.subwords import add_sentinels
 from orchestrator.data.tokenizer_files import HUGGING_FACE, SETTINGS, TOKENIZER
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import atomic_write_json, jsonable, read_json, sha256_file
@@ -80,7 +80,7 @@ def _kept_plan(folder: Path) -> dict[str, Any] | None:
 def _new_plan(site: Site, mapper: Mapper, watch: Watch) -> dict[str, Any]:
     """Read everything once, train or take the tokenizer, and write down what all shards share."""
     found, folder = survey(site, mapper, watch), Path(site.folder)
-    processor = _tokenizer(site, found)
+    processor = chosen_tokenizer(site.config, Sample(found, site.sources()))
     with explained(folder):
         make_folder(folder)
         processor.save(folder)
@@ -103,23 +103,6 @@ def _plan(found: Survey, tokenizer_files: dict[str, str]) -> dict[str, Any]:
         "tokenizer_files": tokenizer_files,
     }
     return dict(jsonable(plan))
-
-
-def _tokenizer(site: Site, found: Survey) -> TextProcessor:
-    """Load the tokenizer that the config names, or train one on a sample of the documents."""
-    config = site.config
-    settings = config.tokenizer
-    if settings.path is not None:
-        processor = TextProcessor.load(settings.path)
-        processor.require_our_numbers()
-        processor.max_length = config.block_size
-        return processor
-    learnt = settings.vocab_size - settings.sentinels
-    processor = TextProcessor.train(
-        Sample(found, site.sources()), learnt, settings.type, config.block_size, settings.lowercase
-    )
-    add_sentinels(processor.tokenizer, settings.sentinels)
-    return processor
 
 
 def _commit(site: Site, plan: dict[str, Any], sidecars: Sequence[Row]) -> None:
