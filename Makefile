@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 export DS_ACCELERATOR ?= cpu
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo install install-dev test hosts lint type format bench chaos clean help
+.PHONY: demo install install-dev test slow hosts lint type format bench chaos clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,7 +30,10 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/.installed
 
 test: install-dev ## the default tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not chaos and not load and not root'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not chaos and not load and not root and not slow'
+
+slow: install-dev ## tests that take minutes: engines and corpora through Ray, presets against baselines
+	$(BIN)/python -m pytest -m 'slow and not chaos'
 
 hosts: install-dev ## training across hosts, made of network namespaces
 	$(BIN)/python -m pytest -m 'root and not chaos'

@@ -14,6 +14,8 @@ from orchestrator.pretraining.corpus_runner import run
 from orchestrator.pretraining.inputs import prepare_inputs
 from orchestrator.pretraining.runner import check as plan
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "jobs" / "configs" / "corpus_pydoc.yaml"
 BERT = ROOT / "jobs" / "configs" / "pretrain_bert_nano.yaml"

@@ -11,6 +11,8 @@ from orchestrator.training.engines.single import SingleEngine
 from tests.support.toy import toy_model
 from tests.support.toy_worker import RATE, STEPS, curve
 
+pytestmark = pytest.mark.slow
+
 SHARDED = [
     "zero1", "zero2", "zero3", "fsdp2",
     "zero2-offload", "zero3-offload", "fsdp2-offload",

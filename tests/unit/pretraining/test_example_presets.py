@@ -9,6 +9,8 @@ from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.inputs import pair_baselines, prepare_inputs
 from orchestrator.pretraining.worker import pretrain
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).resolve().parents[3] / "jobs" / "configs"
 ALONE = ["cluster.workers=1", "engine.type=single", "train.eval_every_steps=0"]
 NOTHING_KEPT = ["train.checkpoint_every_steps=0"]
