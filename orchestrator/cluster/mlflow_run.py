@@ -29,7 +29,6 @@ LONGEST = 500
 """Characters of a parameter's value (stores of older versions refuse more)."""
 CLOSE_S = 30.0
 """Seconds that the last values have to reach the server."""
-FINISHED, STOPPED, FAILED = "FINISHED", "KILLED", "FAILED"
 
 
 class MlflowRun:
@@ -119,7 +118,7 @@ class MlflowRun:
         """Write what is pending and how the run ended.
 
         Args:
-            status: ``FINISHED``, ``STOPPED`` or ``FAILED``; a stopped run may be continued.
+            status: MLflow's word for it: FINISHED, FAILED, or KILLED, which may be continued.
             package: Reference of the package that was committed.
         """
         self.close()

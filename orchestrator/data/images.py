@@ -36,8 +36,6 @@ SETTINGS = "preprocessor_config.json"
 Pixels = npt.NDArray[np.uint8]
 """[height, width, C]."""
 Features = npt.NDArray[np.float32]
-Picture = "Image | Pixels"
-"""An image of Pillow, or uint8 [height, width], [height, width, C]."""
 
 
 def read_image(path: str | Path | BinaryIO) -> "Image":

@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
 
 import numpy as np
 
@@ -21,8 +20,6 @@ from orchestrator.selection.clustering import Clustering, cluster_models
 from orchestrator.selection.convergence import MIN_HISTORY_SETS, ShrunkenPredictor
 from orchestrator.selection.matrix import FloatArray, History
 from orchestrator.selection.proxy import ProxyScore
-
-RecallMode = Literal["default", "paper", "all"]
 
 
 @dataclass(frozen=True)
