@@ -32,7 +32,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 test: install-dev ## the default tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not chaos and not load and not root and not slow'
 
-slow: install-dev ## tests that take minutes: engines and corpora through Ray, presets against baselines
+slow: install-dev ## tests that take minutes: jobs, engines and corpora through Ray, presets against baselines
 	$(BIN)/python -m pytest -m 'slow and not chaos'
 
 hosts: install-dev ## training across hosts, made of network namespaces

@@ -44,20 +44,25 @@ def submit(head, place, verb: str, preset: str, *overrides: str) -> dict:
     return json.loads(lines[-1])
 
 
-def test_pretrain_with_zero_on_two_workers(ray_head, place):
-    result = submit(
+@pytest.fixture(scope="module")
+def pretrained(ray_head, place):
+    return submit(
         ray_head, place, "pretrain", "pretrain_bert_nano",
         "data.max_documents=500", "data.tokenizer.vocab_size=600", "train.max_steps=8",
         "train.schedule.warmup_steps=2", "train.eval_blocks=32",
     )  # fmt: skip
-    assert result["status"] == "done"
-    assert result["metrics"]["workers"] == 2
-    package = place.zoo.get(result["package"])
+
+
+def test_pretrain_with_zero_on_two_workers(place, pretrained):
+    assert pretrained["status"] == "done"
+    assert pretrained["metrics"]["workers"] == 2
+    package = place.zoo.get(pretrained["package"])
     assert package.kind == "pretrained"
     assert package.read_json("evaluation/pretraining.json")["loss"] > 0
 
 
-def test_select_fine_tunes_a_winner(ray_head, place):
+@pytest.mark.slow
+def test_select_fine_tunes_a_winner(ray_head, place, pretrained):
     for seed in (1, 2):
         task = {"kind": "mlm", "modality": "text", "max_length": 48}
         draft = place.zoo.draft(f"tiny{seed}", kind="pretrained", task=task)
@@ -73,10 +78,11 @@ def test_select_fine_tunes_a_winner(ray_head, place):
     report = package.read_json("evaluation/selection.json")
     assert report["ledger"]["epochs"] < report["ledger"]["brute_force_epochs"]
     assert {row["model"] for row in report["ranking"]} == {
-        "bert-nano/v0001", "tiny1/v0001", "tiny2/v0001",
+        pretrained["package"], "tiny1/v0001", "tiny2/v0001",
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_continual_learns_two_tasks(ray_head, place):
     result = submit(
         ray_head, place, "continual", "continual_pydoc",
@@ -89,6 +95,7 @@ def test_continual_learns_two_tasks(ray_head, place):
     assert None not in matrix["matrix"][1]
 
 
+@pytest.mark.slow
 def test_quantize_runs_integer_gemms(ray_head, place):
     result = submit(
         ray_head, place, "quantize", "quantize_pydoc",
