@@ -100,7 +100,7 @@ def job_main(verb: str, argv: Sequence[str] | None = None) -> int:
     """Run one job verb: parse, validate, run; print the JSON result line last."""
     job = JOBS[verb]
     parser = _job_parser(verb, job)
-    options = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
+    options = parser.parse_intermixed_args(sys.argv[1:] if argv is None else list(argv))
     if job.needs_file and options.config is None and not options.print_schema:
         parser.error(f"--config FILE is needed; presets are jobs/configs/{verb}_*.yaml")
     return guarded(lambda: _run_job(job, options), json_line=True)

@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+PATHS = ("/", ".", "~")
+"""What a place begins with, and a package does not."""
+
 
 def register(subparsers: Any) -> None:
     """Add the ``report`` verb."""
@@ -18,11 +21,17 @@ def register(subparsers: Any) -> None:
 
 
 def _main(options: argparse.Namespace) -> int:
+    from orchestrator.errors import InputError
     from orchestrator.report.collect import package_of_run, package_page
     from orchestrator.storage import atomic_write_text
     from orchestrator.zoo import Zoo
 
     folder = Path(options.subject)
+    if not folder.is_dir() and options.subject.startswith(PATHS):
+        raise InputError(
+            f"{folder} is no folder. Give the folder of a finished run, such as runs/my-run, or a "
+            "package, such as name or name/v0001."
+        )
     ref = package_of_run(folder) if folder.is_dir() else options.subject
     page = package_page(Zoo(options.zoo), ref)
     atomic_write_text(options.output, page.html())
