@@ -10,6 +10,8 @@ from orchestrator.training.workers import WorkerGroup
 
 FOLDER = "best"
 """Run folder below the run's own in which the best checkpoint lies."""
+VALIDATION = "validation"
+"""What is kept beside a best checkpoint: its evaluation."""
 
 
 class BestKeeper:
@@ -53,16 +55,21 @@ class BestKeeper:
             Whether the run should end.
         """
         if self.best(history).step == step:
-            self.context.commit_checkpoint(step, self.engine, {})
+            rows = (row for row in history.rows if row["split"] == "validation")
+            measured = {row["metric"]: row["value"] for row in rows if row["step"] == step}
+            self.context.commit_checkpoint(step, self.engine, {VALIDATION: measured})
         return self.exhausted(history)
 
     def restore(self, history: History, result: TrainResult) -> None:
-        """Go back to the best weights, and say so in ``result``; collective."""
-        best = self.best(history)
+        """Go back to the best weights, and say so in ``result``; collective.
+
+        What is kept is not always what the history says: the run may have gone back before it and
+        on with other samples, or it was found damaged and the one before it is taken. So the
+        evaluation is the one beside the weights.
+        """
         found = self.context.latest_checkpoint()
-        if found is None or found.step == result.steps:
+        if found is None or self.best(history).step == found.step == result.steps:
             return
         self.engine.load(found.path)
-        rows = (row for row in history.rows if row["split"] == "validation")
-        validation: Metrics = {r["metric"]: r["value"] for r in rows if r["step"] == best.step}
-        result.validation, result.steps = validation, best.step
+        validation: Metrics = found.extra[VALIDATION]
+        result.validation, result.steps = validation, found.step

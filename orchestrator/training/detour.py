@@ -23,7 +23,7 @@ class Detour:
 
     def around(self, first: int, failed: int) -> None:
         """From step ``first`` on read nothing that steps up to ``failed`` have read."""
-        self.jumps.append([first, failed - first + 1])
+        self.jumps.append([first, self.actual(failed) - self.actual(first) + 1])
 
     def actual(self, step: int) -> int:
         """Return the step of the source that a step reads."""

@@ -1,5 +1,6 @@
 """When an evaluation was the best so far, and when there is no point in going on."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ class Best:
 def best_of(evaluations: Iterable[tuple[int, float]], config: EarlyStoppingConfig) -> Best:
     """Return the best of (steps done, value) in order; a tie or a gain below min_delta is none.
 
+    Any number is better than none: a first evaluation that is not a number would never be beaten.
+
     Args:
         evaluations: In order of steps.
         config: Which direction is better follows from its metric's name.
@@ -34,7 +37,9 @@ def best_of(evaluations: Iterable[tuple[int, float]], config: EarlyStoppingConfi
     sign = 1.0 if config.metric.startswith(HIGHER_IS_BETTER) else -1.0
     best = Best()
     for step, value in evaluations:
-        if best.step < 0 or sign * (value - best.value) > config.min_delta:
+        first_number = math.isnan(best.value) and not math.isnan(value)
+        gained = sign * (value - best.value) > config.min_delta
+        if best.step < 0 or first_number or gained:
             best = Best(step, value)
         else:
             best = Best(best.step, best.value, best.since + 1)

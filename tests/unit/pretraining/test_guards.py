@@ -4,10 +4,11 @@ import math
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file
 
 from orchestrator.data.steps import StepSource
 from orchestrator.errors import StageError
-from orchestrator.pretraining.worker import EXPORT, pretrain
+from orchestrator.pretraining.worker import EXPORT, _Run, pretrain
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
 from orchestrator.training.detour import Detour
 from orchestrator.training.engines.single import SingleEngine
@@ -26,6 +27,8 @@ STOPPING = ["train.max_steps=30", "train.early_stopping={patience: 2, min_delta:
         ("accuracy.mlm", [0.1, 0.5, 0.4], (1, 1)),
         ("loss", [], (-1, 0)),
         ("loss", [1.0], (0, 0)),
+        ("loss", [math.nan, 3.0, 2.0, math.nan], (2, 1)),
+        ("loss", [math.nan, math.nan], (0, 1)),
     ],
 )
 def test_the_best_is_the_first_that_nothing_beats_by_enough(metric, values, expected):
@@ -118,9 +121,36 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(alone, make_job, tm
         pretrain(alone.within(folder), make_job(*GUARDED, run_dir=folder))
 
 
+def test_the_weights_at_the_end_are_those_that_were_measured_as_the_best(
+    alone, make_job, tmp_path, poison, monkeypatch
+):
+    """The run goes back before its best evaluations, and from there on gets no better."""
+    bad, _ = poison
+    bad |= {5, 6}
+    losses, seen = iter([10.0, 9.0, 8.0, 7.0, 6.0, 5.0, 20.0, 20.0]), {}
+
+    def measured(run):
+        loss = next(losses)
+        seen.setdefault(loss, [value.clone() for _, value in run.engine.state_dict()])
+        return {"loss": loss, "accuracy.mlm": 0.0}
+
+    monkeypatch.setattr(_Run, "_evaluate", measured)
+    folder = tmp_path / "run"
+    intervals = ["train.max_steps=30", "train.eval_every_steps=1", "train.checkpoint_every_steps=4"]
+    stopping = "train.early_stopping={patience: 2}"
+    job = make_job(*GUARDED, *intervals, stopping, run_dir=folder)
+    summary = pretrain(alone.within(folder), job)
+    assert (summary["step"], summary["validation"]["loss"]) == (6, 5.0)
+    kept = load_file(folder / EXPORT / "model.safetensors")
+    sums = [sorted(v.sum().item() for v in each) for each in (kept.values(), seen[5.0])]
+    assert sums[0] == sums[1]
+
+
 def test_jumps_add_up_and_never_read_a_step_twice():
     detour = Detour(None, [[4, 2]])
     detour.around(7, 8)
     read = [detour.actual(step) for step in range(12)]
     assert read == [0, 1, 2, 3, 6, 7, 8, 11, 12, 13, 14, 15]
     assert len(set(read)) == len(read)
+    detour.around(2, 9)  # the checkpoint of step 7 was damaged
+    assert detour.actual(2) == 14
