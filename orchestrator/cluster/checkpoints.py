@@ -120,8 +120,9 @@ class CheckpointFolder:
         def commit() -> None:
             with explained(final):
                 (staged / EXTRA).write_text(kept, encoding="utf-8")
+            group.require_claim()
             commit_folder(staged, final, header)
-            self.retain(step, keep_every)
+            self.retain(step, group, keep_every)
             if on_commit is not None:
                 on_commit()
 
@@ -151,6 +152,7 @@ class CheckpointFolder:
     def newest_valid(self, group: Group) -> Checkpoint | None:
         """Verify from the newest on; damaged ones are reported and passed over."""
         # The run has one writer, and it is about to begin: whatever is uncommitted is left over.
+        group.require_claim()
         sweep_temporary(self.root, grace_s=0)
         for folder in reversed(self._committed()):
             try:
@@ -160,7 +162,7 @@ class CheckpointFolder:
                 group.emit({"event": "damaged_checkpoint", "message": str(error)})
         return None
 
-    def retain(self, step: int, keep_every: int = 0) -> None:
+    def retain(self, step: int, group: Group, keep_every: int = 0) -> None:
         """Remove all but the newest ``keep`` checkpoints up to the one just committed.
 
         Later ones were passed over as damaged when the run went back before them. Were they
@@ -168,13 +170,18 @@ class CheckpointFolder:
 
         Args:
             step: That of the checkpoint just committed.
+            group: Removes nothing once a newer one has claimed the run.
             keep_every: Of the older ones, multiples of this step stay; 0: none does.
+
+        Raises:
+            FencedError: A newer group has claimed the run.
         """
         committed = self._committed()
         just = self.root / f"{PREFIX}{step:08d}"
         later = [folder for folder in committed if folder.name > just.name]
         older = committed[: len(committed) - len(later)][: -self.keep]
         for folder in [each for each in older if not _stays(each, keep_every)] + later:
+            group.require_claim()
             shutil.rmtree(folder, ignore_errors=True)
 
     def clear(self, keep_every: int = 0) -> None:

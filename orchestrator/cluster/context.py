@@ -11,13 +11,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, distributed, nn
 
 from orchestrator.cluster.checkpoints import Checkpoint, CheckpointFolder
 from orchestrator.cluster.engines import build_engine
+from orchestrator.cluster.fencing import Claim
 from orchestrator.cluster.mailbox import Event, Line, SilentLine
 from orchestrator.cluster.saving import Pending
 from orchestrator.training.config import EngineConfig, OptimizerConfig
@@ -50,6 +51,7 @@ class WorkerContext:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     line: Line = field(default_factory=SilentLine)
     _pending: list[Pending] = field(default_factory=list, repr=False)
+    _claim: Claim | None = field(default=None, repr=False)
 
     @classmethod
     def alone(cls, run_dir: Path) -> "WorkerContext":
@@ -59,6 +61,27 @@ class WorkerContext:
     def within(self, run_dir: Path) -> "WorkerContext":
         """Return this worker for the folder of another run of the same launch."""
         return replace(self, run_dir=run_dir)
+
+    def claimed(self) -> Self:
+        """Return this worker as one of the only group that may write to the run; collective.
+
+        What an older group still does there fails from now on (``fencing``). Call it before
+        anything is read. Folders that the result is taken :meth:`within` belong to the claim.
+
+        Raises:
+            StageError: The folder cannot be written.
+        """
+        number = Claim.take(self.run_dir).number if self.rank == 0 else 0
+        return replace(self, _claim=Claim(self.run_dir, self.agree(number)))
+
+    def require_claim(self) -> None:
+        """Raise when a newer group has claimed the run; before anything there is changed.
+
+        Raises:
+            FencedError: It has.
+        """
+        if self._claim is not None:
+            self._claim.require()
 
     def build_engine(
         self,

@@ -53,6 +53,10 @@ class Ranks(Protocol):
         """Tell the driver; may be called from any thread."""
         ...
 
+    def require_claim(self) -> None:
+        """Raise when a newer group has claimed the run."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -94,12 +98,14 @@ class Pending:
         """Wait until all ranks have written and rank 0 has committed; collective.
 
         Raises:
+            FencedError: A newer group writes this run's checkpoints (on every rank).
             StageError: Some rank could not write (on every rank; the old checkpoints stay).
         """
         self._thread.join()
         if group.everybody(self._failed is None):
             return
         shutil.rmtree(self._part.staged, ignore_errors=True)
+        group.require_claim()
         raise StageError(
             f"the checkpoint of step {self._part.step} could not be written to "
             f"{self.final.parent} ({self._failed or 'another worker failed'}). Earlier "

@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from orchestrator.cluster.failures import describe
+from orchestrator.cluster.fencing import FencedError
 from orchestrator.cluster.mailbox import RayLine
 from orchestrator.errors import OrchestratorError
+
+_LOG = logging.getLogger(__name__)
 
 Result = dict[str, Any]
 VALUE, GAVE_UP = "value", "gave_up"
@@ -55,6 +58,9 @@ def train_loop(config: dict[str, Any]) -> Result:
         value = _load(config["worker"])(context, json.loads(config["payload"]))
         context.barrier()  # the controller ends the group as soon as one rank fails to
         return {VALUE: value if rank == 0 else None}
+    except FencedError as error:  # what is left of an older group does not end the launch
+        _LOG.warning("rank %d: %s", rank, error)
+        raise
     except OrchestratorError as error:
         ray.get(actor.fail.remote(describe(error), final=True))
         torch.distributed.destroy_process_group()

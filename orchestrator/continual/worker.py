@@ -45,6 +45,7 @@ def run(context: WorkerGroup, payload: dict[str, Any]) -> dict[str, Any]:
         How many units are ``finished``, and whether the driver ``stopped`` the run before the
         last one.
     """
+    context = context.claimed()
     config = validate_config(ContinualConfig, payload["config"], "the job's config")
     package = Zoo(payload["zoo"]).get(payload["package"]).path
     units = units_of(config)
@@ -175,6 +176,7 @@ class Learner:
             "seconds": session.history.seconds,
         }
         if self.context.rank == 0:
+            self.context.require_claim()
             self.stages.commit(
                 unit,
                 weights=weights,

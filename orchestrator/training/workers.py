@@ -55,6 +55,14 @@ class WorkerGroup(Protocol):
         """Return the same worker for the folder of another run."""
         ...
 
+    def claimed(self) -> Self:
+        """Return this worker as one of the only group that may write to the run; collective."""
+        ...
+
+    def require_claim(self) -> None:
+        """Raise when a newer group has claimed the run; before anything there is changed."""
+        ...
+
     def build_engine(
         self,
         model: nn.Module,

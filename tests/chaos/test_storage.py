@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from orchestrator.cluster.context import WorkerContext
+from orchestrator.cluster.fencing import FencedError
 from orchestrator.storage.operations import fault_hook
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from tests.support.toy import toy_model, toy_window
@@ -18,6 +19,7 @@ from tests.support.toy import toy_model, toy_window
 KILLS = int(os.environ.get("CHAOS_SAVES", "200"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 STEPS, LONGEST_S = 12, 0.25
+SHUT_OUT = 7
 OPERATIONS = 60  # about as many as a few commits have
 
 pytestmark = pytest.mark.chaos
@@ -40,6 +42,37 @@ def saving(folder, first=0, on_step=lambda step: None):
         on_step(step)
     ctx.settle_checkpoint()
     return losses, engine.gathered()
+
+
+def test_a_writer_that_was_suspended_while_another_went_on_changes_nothing(tmp_path):
+    """As on a host that is cut off from the head, and reaches the storage."""
+    torch.set_num_threads(1)
+    child = os.fork()
+    if child == 0:
+        try:
+            ctx = WorkerContext.alone(tmp_path).claimed()
+            engine = built(ctx)
+            for step in range(STEPS):
+                ctx.commit_checkpoint(step + 1, engine, {"losses": []})
+                if step == STEPS // 2:
+                    os.kill(os.getpid(), signal.SIGSTOP)
+        except FencedError:
+            os._exit(SHUT_OUT)
+        finally:
+            os._exit(0)
+    os.waitpid(child, os.WUNTRACED)
+    ctx = WorkerContext.alone(tmp_path).claimed()
+    found = ctx.latest_checkpoint()
+    assert found.step == STEPS // 2 + 1
+    engine = built(ctx)
+    engine.load(found.path)
+    for step in (found.step + 1, found.step + 2):
+        ctx.commit_checkpoint(step, engine, {"losses": [1.0]})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    os.kill(child, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == SHUT_OUT
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
 
 
 def built(ctx):

@@ -32,6 +32,7 @@ def train(ctx, payload):
     Payload: ``kind`` of engine, ``every`` steps a checkpoint, ``pause_s`` between steps.
     """
     torch.set_num_threads(1)
+    ctx = ctx.claimed()
     engine = _engine(ctx, payload["kind"])
     found = ctx.latest_checkpoint()
     if found is not None:

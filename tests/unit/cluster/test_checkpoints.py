@@ -55,6 +55,9 @@ class OneWorker:
     def emit(self, event):
         self.events.append(event)
 
+    def require_claim(self):
+        pass
+
 
 @pytest.fixture
 def group():

@@ -1,0 +1,104 @@
+"""Two groups on one folder: the older one is shut out, and the driver is not told."""
+
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+from orchestrator.cluster import checkpoints, worker
+from orchestrator.cluster.context import WorkerContext
+from orchestrator.cluster.fencing import Claim, FencedError
+from orchestrator.storage import commit_folder
+from tests.unit.cluster.test_checkpoints import StubEngine
+
+
+def group(folder):
+    return WorkerContext.alone(folder).claimed()
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A group that has written two checkpoints."""
+    first = group(tmp_path)
+    for step in (10, 20):
+        first.commit_checkpoint(step, StubEngine(f"old {step}"), {})
+    return first
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_group_that_was_replaced_changes_nothing(old, tmp_path):
+    new = group(tmp_path)
+    assert new.latest_checkpoint().step == 20
+    for step in (25, 30):
+        new.commit_checkpoint(step, StubEngine(f"new {step}"), {})
+    being_written = tmp_path / "checkpoints" / "step-00000035.tmp-new"
+    being_written.mkdir()
+    before = contents(tmp_path)
+    for step in (24, 30, 40):  # would be removed, would replace, would be the newest
+        with pytest.raises(FencedError, match=r"group 1 was replaced by group 2 \(process \d+ on"):
+            old.commit_checkpoint(step, StubEngine(f"old {step}"), {})
+    with pytest.raises(FencedError):
+        old.latest_checkpoint()  # sweeps rests
+    with pytest.raises(FencedError):
+        old.within(tmp_path / "best").commit_checkpoint(40, StubEngine("old best"), {})
+    assert contents(tmp_path) == before
+    assert being_written.is_dir()
+    assert new.latest_checkpoint().step == 30
+
+
+def test_a_group_that_is_replaced_right_after_its_commit_removes_nothing(
+    old, tmp_path, monkeypatch
+):
+    def overtaken(*arguments):
+        commit_folder(*arguments)
+        group(tmp_path)
+
+    monkeypatch.setattr(checkpoints, "commit_folder", overtaken)
+    with pytest.raises(FencedError):
+        old.commit_checkpoint(30, StubEngine("old 30"), {})
+    assert old.checkpoints.steps() == [10, 20, 30]
+
+
+def test_among_many_that_claim_at_once_one_stays(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        claims = list(pool.map(Claim.take, [tmp_path] * 16))
+    assert sorted(claim.number for claim in claims) == list(range(1, 17))
+    last = max(claims, key=lambda claim: claim.number)
+    last.require()
+    for claim in claims:
+        if claim is not last:
+            with pytest.raises(FencedError):
+                claim.require()
+
+
+class Actor:
+    """A mailbox that remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=lambda *_args, **_options: self.asked.append(name))
+
+
+def overtaken(ctx, payload):
+    """A worker function whose group is replaced."""
+    ctx = ctx.claimed()
+    group(ctx.run_dir)
+    ctx.commit_checkpoint(1, StubEngine("late"), {})
+
+
+@pytest.mark.usefixtures("process_group")
+def test_the_launch_does_not_hear_of_it(tmp_path, monkeypatch):
+    """It would end: an error of this system is taken for one that cannot go away."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    monkeypatch.setattr(worker, "_prepare_process", lambda config: None)
+    actor = Actor()
+    config = {"worker": f"{__name__}:overtaken", "payload": "{}", "run_dir": str(tmp_path)}
+    with pytest.raises(FencedError):
+        worker.train_loop(config | {"actor": actor, "threads": 1, "accelerated": False})
+    assert actor.asked == ["begin", "post"]
