@@ -38,6 +38,12 @@ def keep_average(optimizer: Optimizer, decay: float) -> None:
                     state[AVERAGE].lerp_(parameter, 1.0 - decay)
 
     optimizer.register_step_post_hook(update)
+    optimizer.defaults[AVERAGE] = decay
+
+
+def keeps_average(optimizer: Optimizer) -> bool:
+    """Whether :func:`keep_average` was called for an optimizer."""
+    return AVERAGE in optimizer.defaults
 
 
 @contextmanager

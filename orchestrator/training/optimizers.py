@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.training.adamw8bit import AdamW8bit
-from orchestrator.training.averaging import keep_average
+from orchestrator.training.averaging import AVERAGE, keep_average, keeps_average
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.lion import Lion
 
@@ -95,7 +95,13 @@ def plain_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str
 def take_plain_state(
     optimizer: torch.optim.Optimizer, parameter: Tensor, state: dict[str, Any]
 ) -> None:
-    """Replace a parameter's state by a stored one; an empty one forgets it."""
+    """Replace a parameter's state by a stored one; an empty one forgets it.
+
+    An average is left out where none is kept: it would stay as it is, and be evaluated and exported
+    in the place of the weights.
+    """
+    if not keeps_average(optimizer):
+        state = {key: value for key, value in state.items() if key != AVERAGE}
     if isinstance(optimizer, AdamW8bit) and state:
         optimizer.take_plain_state(parameter, state)
     else:

@@ -8,6 +8,7 @@ from orchestrator.config import validate_config
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.training.adamw8bit import AdamW8bit, dequantize, dynamic_map, quantize
+from orchestrator.training.averaging import averaged
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.single import SingleEngine
 from orchestrator.training.lion import Lion
@@ -193,3 +194,21 @@ def test_lookup_tables_of_real_models_do_not_decay():
         "encoder.position_bias.weight",
     }
     assert found["encoder.layers.0.attention.query.weight"] == "matrix"
+
+
+def test_an_average_that_is_no_longer_kept_does_not_stand_for_the_weights(tmp_path):
+    """A branch without one starts from a trunk with one; the trunk's would be exported."""
+    trunk = SingleEngine(ToyModel(), OptimizerConfig(learning_rate=0.1, average_decay=0.9))
+    branch = SingleEngine(ToyModel(), OptimizerConfig(learning_rate=0.1))
+    for step in range(3):
+        trunk.forward_backward(ToySource().window(step, 0, 1))
+        trunk.step()
+    trunk.save(tmp_path)
+    branch.load(tmp_path)
+    with averaged(branch):
+        shown = branch.gathered()
+    for name, value in trunk.gathered().items():
+        assert torch.equal(shown[name], value)
+    with averaged(trunk):
+        average = trunk.gathered()
+    assert not torch.equal(average["encoder.inner.weight"], shown["encoder.inner.weight"])
