@@ -5,7 +5,9 @@ on from its last checkpoint, so it repeats some steps; what was written of those
 (TensorBoard) or kept and not written again (MLflow, which cannot forget).
 """
 
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -16,7 +18,11 @@ from orchestrator.training.tracking import TrackingSection
 if TYPE_CHECKING:
     from orchestrator.cluster.mlflow_run import MlflowRun
 
+_LOG = logging.getLogger(__name__)
+
 TENSORBOARD = "tensorboard"
+FLUSH_S = 20.0
+"""Seconds after which what was written is brought to the disk."""
 
 
 class Tracker(Protocol):
@@ -82,32 +88,62 @@ class Watched:
 class TensorBoard:
     """Event files in a folder; a resumed run goes on in the same folder.
 
+    Written here and now, not by tensorboardX's thread: where that one cannot write, it ends, and
+    whoever hands it the eleventh value waits for ever. Training goes on without curves.
+
     Args:
         folder: Where to write.
     """
 
     def __init__(self, folder: Path) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
 
+        folder.mkdir(parents=True, exist_ok=True)
         # Two processes that begin within one second must not write the same file.
-        suffix = f".{len(list(folder.glob('events.*')))}" if folder.is_dir() else ""
-        self._writer = SummaryWriter(str(folder), write_to_disk=True, filename_suffix=suffix)
+        suffix = f".{len(list(folder.glob('events.*')))}"
+        self._writer: EventsWriter | None = EventsWriter(str(folder / "events"), suffix)
+        self._flushed = time.monotonic()
 
     def resume(self, step: int) -> None:
         """Hide what was written after ``step`` steps: these are trained again."""
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         start = SessionLog(status=SessionLog.START)
-        self._writer.file_writer.add_event(Event(step=step + 1, session_log=start))
+        self._write([Event(wall_time=time.time(), step=step + 1, session_log=start)])
 
     def observe(self, event: Mapping[str, Any]) -> None:
         """Write one event of the training loop."""
-        for name, value in event["metrics"].items():
-            self._writer.add_scalar(f"{event['split']}/{name}", value, event["step"])
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        now, step = time.time(), event["step"]
+        named = ((f"{event['split']}/{name}", value) for name, value in event["metrics"].items())
+        self._write([Event(wall_time=now, step=step, summary=scalar(*each)) for each in named])
+
+    def _write(self, events: Sequence[Any]) -> None:
+        if self._writer is None:
+            return
+        try:
+            for event in events:
+                self._writer.write_event(event)
+            if time.monotonic() - self._flushed > FLUSH_S:
+                self._writer.flush()
+                self._flushed = time.monotonic()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        _LOG.warning("TensorBoard gets no more values, training goes on: %s", error)
+        self._writer = None
 
     def close(self) -> None:
         """Write what is pending."""
-        self._writer.close()
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                writer.close()
+        except OSError as error:
+            self._give_up(error)
 
 
 def open_mlflow(config: TrackedJob, identity: str, folder: Path) -> "MlflowRun | None":

@@ -2,8 +2,10 @@
 
 import importlib.util
 import shutil
+from pathlib import Path
 
 import pytest
+from tensorboardX import record_writer
 
 from orchestrator.cluster.tracking import TensorBoard
 from orchestrator.config.model import collect_problems
@@ -43,6 +45,17 @@ def test_steps_that_are_trained_again_are_shown_once(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
     assert curve(tmp_path) == {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 3.0, 6: 3.0}
     shutil.rmtree(tmp_path)
+
+
+def test_a_full_disk_ends_the_curves_and_not_the_training(tmp_path, monkeypatch, caplog):
+    """Written by a thread that ends at the first error, the eleventh value would wait for ever."""
+    full = Path("/dev/full").open("wb")  # noqa: SIM115 - the writer closes it
+    monkeypatch.setattr(record_writer, "open_file", lambda path: full)
+    board = TensorBoard(tmp_path)
+    for step in range(500):
+        board.observe(measured(step, 1.0))
+    board.close()
+    assert "TensorBoard gets no more values" in caplog.text
 
 
 def test_without_mlflow_the_extra_is_named(monkeypatch):
