@@ -63,10 +63,10 @@ class Watcher(Closes):
         for tracker in self._trackers:
             tracker.observe(event)
         metrics = event["metrics"]
+        loss = metrics.get("loss", math.nan)  # none was finite, or nothing had a label
         if event["split"] == "validation":
-            self._validation = f"  validation {metrics['loss']:.3f}"
+            self._validation = f"  validation {loss:.3f}"
         elif self._progress is not None:
-            loss = metrics.get("loss", math.nan)  # none of an interval may have been finite
             note = f"loss {loss:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
             self._progress.update(event["step"], note + self._validation)
 

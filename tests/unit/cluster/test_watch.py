@@ -14,3 +14,11 @@ def test_an_interval_without_a_finite_loss_is_shown_and_ends_nothing(tmp_path, c
         event = {"event": "metrics", "run": "run", "step": 3, "epoch": 0.0, "split": "train"}
         watcher.observe(event | {"metrics": metrics, "seconds": 1.0})
     assert "step 3/4  loss nan" in capsys.readouterr().err
+
+
+def test_an_evaluation_without_any_label_ends_nothing(tmp_path, capsys):
+    with Watcher("test", {"run": Watched(tmp_path, 4)}) as watcher:
+        watcher.observe({"event": "training", "run": "run", "step": 0})
+        event = {"event": "metrics", "run": "run", "step": 4, "epoch": 0.0, "split": "validation"}
+        watcher.observe(event | {"metrics": {}, "seconds": 1.0})
+    assert "step 0/4" in capsys.readouterr().err
