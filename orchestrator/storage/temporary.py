@@ -43,7 +43,7 @@ def sweep_temporary(root: str | Path, grace_s: float = GRACE_S) -> list[Path]:
     folder = Path(root)
     swept = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not is_temporary(path.name) or time.time() - _last_change(path) < grace_s:
+        if not is_temporary(path.name) or _is_recent(path, grace_s):
             continue
         original = path.with_name(path.name.split(ASIDE)[0])
         if ASIDE in path.name and not original.exists():
@@ -53,6 +53,14 @@ def sweep_temporary(root: str | Path, grace_s: float = GRACE_S) -> list[Path]:
         _log.info("event=swept path=%s", path)
         swept.append(path)
     return swept
+
+
+def _is_recent(path: Path, grace_s: float) -> bool:
+    """Whether somebody may still write here; also where it is gone meanwhile: somebody does."""
+    try:
+        return grace_s > 0 and time.time() - _last_change(path) < grace_s
+    except FileNotFoundError:
+        return True
 
 
 def _last_change(path: Path) -> float:

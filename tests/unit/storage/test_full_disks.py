@@ -18,6 +18,7 @@ from orchestrator.storage import (
     operations,
     read_json,
     sweep_temporary,
+    temporary,
     temporary_sibling,
     verify_folder,
 )
@@ -223,6 +224,17 @@ def test_sweeping_respects_the_grace_time_and_what_is_committed(tmp_path):
     assert sweep_temporary(tmp_path) == sorted(old)
     assert os.listdir(tmp_path) == ["state"]
     assert sweep_temporary(tmp_path / "missing") == []
+
+
+def test_sweeping_passes_over_what_its_writer_commits_at_this_moment(tmp_path, monkeypatch):
+    def committed_meanwhile(name):
+        (tmp_path / name).replace(tmp_path / "state")
+        return True
+
+    temporary_sibling(tmp_path / "state").mkdir()
+    monkeypatch.setattr(temporary, "is_temporary", committed_meanwhile)
+    assert sweep_temporary(tmp_path) == []
+    assert os.listdir(tmp_path) == ["state"]
 
 
 def test_written_json_is_strict(tmp_path):
