@@ -2,7 +2,8 @@
 
 The checkpoint's files are linked into the branch's own folder (copied where the file system has no
 hard links), so that the branch resumes from it as from one of its own. The other run is only read:
-it may go on, and may remove its checkpoint, without the branch noticing.
+it may go on, and may remove its checkpoint, without the branch noticing. Any engine with any number
+of workers reads what any other has written.
 """
 
 import logging
@@ -14,7 +15,6 @@ from typing import Literal
 from orchestrator.cluster.checkpoints import PREFIX, Checkpoint, CheckpointFolder
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import temporary_sibling, verify_folder
-from orchestrator.training.state import TENSORS
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,23 +60,6 @@ def _chosen(place: Path, found: list[int], step: Step) -> int:
             "that run, so that more are kept."
         )
     return wanted
-
-
-def require_readable(checkpoint: Checkpoint, *, sharded: bool) -> None:
-    """Refuse a checkpoint that the branch's engine cannot read.
-
-    Args:
-        checkpoint: Where the branch starts.
-        sharded: Whether the branch's engine cuts parameters; such an engine reads everything.
-
-    Raises:
-        InputError: It was written in fragments, and the engine holds whole parameters.
-    """
-    if not sharded and not (checkpoint.path / TENSORS).is_file():
-        raise InputError(
-            f"train.start_from: {checkpoint.path} was written by a sharded engine. Use "
-            "engine.type: zero or fsdp2 here as well (any stage, any number of workers)."
-        )
 
 
 def plant(checkpoint: Checkpoint, root: Path) -> None:

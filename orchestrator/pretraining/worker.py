@@ -66,7 +66,7 @@ def pretrain_all(context: WorkerGroup, payload: dict[str, Any]) -> dict[str, Any
     """
     summaries = []
     for job in payload["jobs"]:
-        summary = pretrain(context.within(Path(job["run_dir"])), job)
+        summary = pretrain(context.within(Path(job["run_dir"])).claimed(), job)
         summaries.append(summary)
         if summary["stopped"]:
             return {"summaries": summaries, "stopped": True}
@@ -267,6 +267,7 @@ class _Run:
         if self.context.rank == 0:
             self.history.to_parquet(staged / HISTORY)
             (staged / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+            self.context.require_claim()
             commit_folder(staged, final, {"kind": "export", "step": result.steps})
         self.context.barrier()
         return summary

@@ -1,27 +1,24 @@
-"""Full training state of an engine whose ranks hold whole parameters: safetensors and JSON.
+"""Training state of an engine whose ranks hold whole parameters: safetensors and JSON.
 
 ``training.safetensors`` holds ``model.<name>`` and ``optimizer.<key>.<name>``; ``training.json``
-describes it. No generator state: noise is drawn by position (``training/seeding.py``).
+describes it. No generator state: noise is drawn by position (``training/seeding.py``). What is
+read may as well be the fragments that a sharded engine has written (``training/fragments.py``).
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orchestrator.errors import IntegrityError
+from orchestrator.training.fragments import DESCRIPTION, FORMAT, MODEL, Fragments, Snapshot
 from orchestrator.training.optimizers import plain_state, take_plain_state, trainable
 
 TENSORS = "training.safetensors"
-DESCRIPTION = "training.json"
-FORMAT = 1
-
-Snapshot = Callable[[Path], None]
-"""Writes a training state as it was, into a folder that the caller makes atomic."""
 
 
 def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
@@ -60,43 +57,37 @@ def snapshot_training_state(
 def load_training_state(
     folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Read back what a snapshot wrote, in place; return its description.
+    """Read back, in place, what a snapshot of any engine wrote; return its description.
 
     Raises:
-        IntegrityError: The state is missing, of another format, or of another model.
+        IntegrityError: The state is missing, incomplete, of another format, or of another model.
     """
-    path, description = folder / TENSORS, folder / DESCRIPTION
-    if not (path.is_file() and description.is_file()):
-        raise IntegrityError(f"{folder} holds no training state ({TENSORS}, {DESCRIPTION})")
-    found: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
-    if found.get("format") != FORMAT:
-        raise IntegrityError(
-            f"{description} has format {found.get('format')}, this version reads {FORMAT}"
-        )
-    tensors = load_file(path)
+    found = Fragments(folder)
     owned = dict(module.named_parameters()) | persistent_buffers(module)
-    _compare({f"model.{k}": v for k, v in owned.items()}, tensors, path)
+    _compare(owned, found)
     for name, value in owned.items():
-        value.copy_(tensors[f"model.{name}"])
-    states = _optimizer_states(tensors)
+        value.copy_(found.whole(MODEL + name).view(value.shape))
     for name, parameter in trainable(module):
-        stored = {key: value.to(parameter.device) for key, value in states.get(name, {}).items()}
-        take_plain_state(optimizer, parameter, stored)
-    return found
+        state = {key: found.whole(at) for key, at in found.optimizer_keys(name).items()}
+        placed = {key: _like(value, parameter) for key, value in state.items()}
+        take_plain_state(optimizer, parameter, placed)
+    return found.description
 
 
-def _compare(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
-    stored = {key for key in found if key.startswith("model.")}
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """Bring state to its parameter, and into its shape if it has a value for each element."""
+    value = value.to(parameter.device)
+    return value.view(parameter.shape) if value.shape == (parameter.numel(),) else value
+
+
+def _compare(expected: dict[str, Tensor], found: Fragments) -> None:
+    stored = found.names()
     wrong = sorted(stored ^ set(expected))
-    wrong += [k for k in sorted(stored & set(expected)) if found[k].shape != expected[k].shape]
+    for name in sorted(stored & set(expected)):
+        shape, own = found.shape(MODEL + name), expected[name].shape
+        if shape not in (own, (own.numel(),)):
+            wrong.append(name)
     if wrong:
-        raise IntegrityError(f"{path} belongs to another model; these differ: {', '.join(wrong)}")
-
-
-def _optimizer_states(tensors: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
-    states: dict[str, dict[str, Any]] = {}
-    for full_key, value in tensors.items():
-        if full_key.startswith("optimizer."):
-            key, name = full_key.removeprefix("optimizer.").split(".", 1)
-            states.setdefault(name, {})[key] = value
-    return states
+        raise IntegrityError(
+            f"{found.folder} belongs to another model; these differ: {', '.join(wrong)}"
+        )

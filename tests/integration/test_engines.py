@@ -77,6 +77,10 @@ class TestSharded:
     def test_a_loaded_checkpoint_goes_on_bit_for_bit(self, engines, kind):
         assert engines[kind]["resumes"]
 
+    def test_ddp_goes_on_from_its_checkpoint(self, engines, kind):
+        own, _, replicated = engines[kind]["continued"]
+        assert replicated == pytest.approx(own, rel=1e-4)
+
 
 def test_ddp_holds_everything_and_learns(engines):
     trained = sum(p.numel() for p in toy_model().parameters() if p.requires_grad)
@@ -97,6 +101,7 @@ def test_ranks_agree_when_the_loss_scale_comes_down(engines, kind):
     assert overflows.count(0.0) >= 5
     assert not any(skipped)
     assert found["finite"]
+    assert torch.equal(torch.tensor(found["frozen"]), toy_model().frozen.weight.flatten())
 
 
 def test_a_frozen_parameter_stays(engines):

@@ -48,8 +48,12 @@ def _overflow(ctx, kind):
         rows.append([metrics["loss_scale"], metrics.get("overflow", 0.0), metrics["skipped"]])
     mine = torch.zeros(ctx.world, *torch.tensor(rows).shape)
     mine[ctx.rank] = torch.tensor(rows)
-    finite = all(bool(torch.isfinite(value).all()) for value in engine.gathered().values())
-    return {"ranks": engine.sum_over_ranks(mine).tolist(), "finite": finite}
+    weights = engine.gathered()
+    return {
+        "ranks": engine.sum_over_ranks(mine).tolist(),
+        "finite": all(bool(torch.isfinite(value).all()) for value in weights.values()),
+        "frozen": weights["frozen.weight"].flatten().tolist(),
+    }
 
 
 def _trained(ctx, kind):
@@ -62,27 +66,24 @@ def _trained(ctx, kind):
         "evaluation": engine.evaluate(toy_window(99, ctx.rank, ctx.world))["loss"],
         "elements": int(elements),
         "all_elements": int(engine.sum_over_ranks(elements)),
-        "resumes": _resumes(ctx, kind, engine),
+        **_continued(ctx, kind, engine),
     }
 
 
-def _resumes(ctx, kind, engine):
-    """Whether an engine loaded from a checkpoint goes on exactly like the one that was saved."""
+def _continued(ctx, kind, engine):
+    """How engines loaded from a checkpoint, of its kind and DDP, go on beside the saved one."""
     ctx.commit_checkpoint(STEPS, engine, {"kind": kind})
     found = ctx.latest_checkpoint()
-    fresh = _engine(ctx, kind)
-    fresh.load(found.path)
-    ends = []
-    for each in (engine, fresh):
-        for step in range(STEPS, STEPS + 3):
-            each.forward_backward(toy_window(step, ctx.rank, ctx.world))
-            each.set_lr(RATE)
-            each.step()
+    losses, ends = [], []
+    for each in (engine, _engine(ctx, kind), _engine(ctx, "ddp")):
+        if each is not engine:
+            each.load(found.path)
+        losses.append([_step(ctx, each, step) for step in range(STEPS, STEPS + 3)])
         ends.append(each.gathered())
     same = all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     ctx.checkpoints.clear() if ctx.rank == 0 else None
     ctx.barrier()
-    return bool(same and found.extra == {"kind": kind})
+    return {"resumes": bool(same and found.extra == {"kind": kind}), "continued": losses}
 
 
 def _engine(ctx, kind, **more):
@@ -111,6 +112,7 @@ def die_once(ctx, payload):
 
     Ends with the losses of the second attempt, and those of a run that nothing happens to.
     """
+    ctx = ctx.claimed()
     engine = _engine(ctx, payload["kind"])
     found = ctx.latest_checkpoint()
     if found is not None:

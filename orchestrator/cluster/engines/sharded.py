@@ -13,6 +13,7 @@ from orchestrator.errors import InputError
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch, Projection, Shard
 from orchestrator.training.engine_config import LossScaleConfig, Precision
+from orchestrator.training.fragments import Snapshot
 from orchestrator.training.objective import (
     MetricSums,
     evaluate_batches,
@@ -21,7 +22,7 @@ from orchestrator.training.objective import (
 )
 from orchestrator.training.optimizers import apply_lr, trainable
 from orchestrator.training.precision import LossScaler, compute_type
-from orchestrator.training.state import Snapshot, persistent_buffers
+from orchestrator.training.state import persistent_buffers
 
 
 class ShardedEngine(ABC):

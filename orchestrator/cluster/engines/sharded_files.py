@@ -1,4 +1,4 @@
-"""Save and load the training state of a sharded engine as fragments (``sharded_state``)."""
+"""Save and load the training state of a sharded engine as fragments (``training/fragments.py``)."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from orchestrator.cluster.engines.layouts import Layout, offset_in
-from orchestrator.cluster.engines.sharded_state import Fragments, snapshot_fragments
 from orchestrator.errors import StageError
 from orchestrator.training.engine import Engine, Shard
+from orchestrator.training.fragments import Fragments, Snapshot, snapshot_fragments
 from orchestrator.training.optimizers import plain_state, take_plain_state
-from orchestrator.training.state import Snapshot, persistent_buffers
+from orchestrator.training.state import persistent_buffers
 
 
 def snapshot_state(
@@ -81,7 +81,7 @@ def _states(
         flat, state = states[id(home)]
         for short, key in found.optimizer_keys(shard.name).items():
             if found.is_scalar(key):
-                state[short] = found.scalar(key).to(flat.device)
+                state[short] = found.whole(key).to(flat.device)
                 continue
             whole = state.setdefault(short, torch.zeros_like(flat.detach()))
             numel = shard.master.numel()

@@ -12,7 +12,7 @@ from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch
 from orchestrator.training.engine_config import USUAL_SCALE, LossScaleConfig, Precision
 from orchestrator.training.engines.single import SingleEngine
-from orchestrator.training.state import Snapshot
+from orchestrator.training.fragments import Snapshot
 
 
 class DDPEngine(SingleEngine):

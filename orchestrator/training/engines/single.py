@@ -11,6 +11,7 @@ from orchestrator.errors import InputError
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch, Projection, Shard
 from orchestrator.training.engine_config import USUAL_SCALE, LossScaleConfig, Precision
+from orchestrator.training.fragments import Snapshot
 from orchestrator.training.objective import (
     MetricSums,
     evaluate_batches,
@@ -20,7 +21,6 @@ from orchestrator.training.objective import (
 from orchestrator.training.optimizers import apply_lr, build_optimizer, trainable
 from orchestrator.training.precision import COMPUTE, LossScaler
 from orchestrator.training.state import (
-    Snapshot,
     load_training_state,
     persistent_buffers,
     snapshot_training_state,

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.pretraining import runner
 from orchestrator.pretraining.worker import EXPORT, pretrain
-from orchestrator.storage import RunFolder
+from orchestrator.storage import RunFolder, commit_folder, read_manifest, temporary_sibling
 from orchestrator.zoo import Zoo
+from tests.support.fragments import recut
 
 TRUNK = "train.schedule={type: infinite, warmup_steps: 1}"
 RELEASE = "train.schedule={type: infinite, warmup_steps: 1, decay_steps: 3, final_ratio: 0.1}"
@@ -35,6 +36,16 @@ def train(worker, config):
 
 def digest(folder):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def cut_up(folder):
+    """Store a checkpoint as two ranks of a sharded engine would have."""
+    manifest = read_manifest(folder)
+    staged = temporary_sibling(folder)
+    recut(folder, staged, ranks=2)
+    shutil.copy(folder / "extra.json", staged)
+    del manifest["files"]
+    commit_folder(staged, folder, manifest)
 
 
 @pytest.fixture
@@ -64,6 +75,7 @@ def test_a_branch_is_its_trunk_up_to_the_release_bit_for_bit(trunk, alone, make_
     assert rates.loc[7] < 0.5 * rates.loc[4]
 
     assert digest(kept / "step-00000004") == before
+    cut_up(kept / "step-00000006")  # as a sharded engine would have written it
     on = make_config("run.name=on", TRUNK, "train.start_from={run: trunk}", "train.max_steps=8")
     _, continued = train(alone, on)
     _, uninterrupted = train(alone, make_config("run.name=long", TRUNK, "train.max_steps=8"))

@@ -1,14 +1,13 @@
-"""Training state of an engine that cuts parameters: fragments by name and place, no layout.
+"""Stored training state by name and place: what any engine has written, any other reads.
 
-Every rank writes ``training-<rank>.safetensors``. A fragment's key says what it is:
-``model.<name>@<start>`` and ``optimizer.<key>.<name>@<start>`` hold elements ``start : start + n``
-of the flattened parameter, so any ZeRO stage at any number of workers can read what any other
-wrote, and also the whole-parameter files of ``training/state.py`` (no ``@``: start 0).
+An engine that cuts parameters writes ``training-<rank>.safetensors`` on every rank. A fragment's
+key says what it is: ``model.<name>@<start>`` and ``optimizer.<key>.<name>@<start>`` hold elements
+``start : start + n`` of the flattened parameter, so that no layout has to be known. Engines that
+hold whole parameters write one file with whole tensors (``training/state.py``; no ``@``: start 0).
 """
 
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orchestrator.errors import IntegrityError
-from orchestrator.training.state import DESCRIPTION, FORMAT, Snapshot
 
 PATTERN = "training*.safetensors"
+DESCRIPTION = "training.json"
+FORMAT = 1
+MODEL = "model."
+"""Beginning of the keys of parameters and buffers."""
+
+Snapshot = Callable[[Path], None]
+"""Writes a training state as it was, into a folder that the caller makes atomic."""
 
 
 def snapshot_fragments(
@@ -57,18 +62,25 @@ def _own(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where one fragment is stored, and which elements it holds."""
+    """Where one fragment is stored, and which elements it holds; without a start: all of them."""
 
     path: Path
     stored: str
-    start: int
-    numel: int
-    scalar: bool
+    start: int | None
+    shape: torch.Size
+
+    @property
+    def first(self) -> int:
+        return self.start or 0
+
+    @property
+    def end(self) -> int:
+        return self.first + self.shape.numel()
 
     def read(self) -> Tensor:
         with safe_open(self.path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(self.stored)
-        return tensor.reshape(-1)
+        return tensor
 
 
 class Fragments:
@@ -98,9 +110,9 @@ class Fragments:
         for path in files:
             with safe_open(path, framework="pt") as file:
                 for stored in file.keys():  # noqa: SIM118 - not a mapping
-                    key, _, start = stored.partition("@")
-                    shape = file.get_slice(stored).get_shape()
-                    place = _Place(path, stored, int(start or 0), math.prod(shape), not shape)
+                    key, cut, start = stored.partition("@")
+                    shape = torch.Size(file.get_slice(stored).get_shape())
+                    place = _Place(path, stored, int(start) if cut else None, shape)
                     self._places.setdefault(key, []).append(place)
 
     def optimizer_keys(self, name: str) -> dict[str, str]:
@@ -113,14 +125,29 @@ class Fragments:
                 found[short] = key
         return found
 
+    def names(self) -> set[str]:
+        """Return the names of the stored parameters and buffers."""
+        return {key.removeprefix(MODEL) for key in self._places if key.startswith(MODEL)}
+
+    def shape(self, key: str) -> torch.Size:
+        """Return the shape of what `whole` returns."""
+        places = self._places[key]
+        if places[0].start is None or not places[0].shape:
+            return places[0].shape
+        return torch.Size([max(place.end for place in places)])
+
+    def whole(self, key: str) -> Tensor:
+        """Return a tensor in its shape if one rank has stored it, else flattened.
+
+        Raises:
+            IntegrityError: Some elements are in no file.
+        """
+        place, shape = self._places[key][0], self.shape(key)
+        return place.read() if shape == place.shape else self.read(key, 0, shape.numel())
+
     def is_scalar(self, key: str) -> bool:
         """Whether a value belongs to a parameter as a whole, like the number of steps."""
-        return self._places[key][0].scalar
-
-    def scalar(self, key: str) -> Tensor:
-        """Return a value that belongs to a whole parameter, 0-dim."""
-        place = self._places[key][0]
-        return place.read().reshape(())
+        return not self.shape(key)
 
     def read(self, key: str, start: int, numel: int) -> Tensor:
         """Assemble elements ``start : start + numel`` of one flattened tensor.
@@ -130,9 +157,9 @@ class Fragments:
         """
         pieces: list[tuple[int, Tensor]] = []
         for place in self._places.get(key, []):
-            low, high = max(start, place.start), min(start + numel, place.start + place.numel)
+            low, high = max(start, place.first), min(start + numel, place.end)
             if low < high:
-                piece = place.read()[low - place.start : high - place.start]
+                piece = place.read().reshape(-1)[low - place.first : high - place.first]
                 pieces.append((low - start, piece))
         if sum(piece.numel() for _, piece in pieces) != numel:
             raise IntegrityError(

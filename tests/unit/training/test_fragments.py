@@ -7,8 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.cluster.engines.sharded_state import Fragments, snapshot_fragments
 from orchestrator.errors import IntegrityError
+from orchestrator.training.config import OptimizerConfig
+from orchestrator.training.engines.single import SingleEngine
+from orchestrator.training.fragments import Fragments, snapshot_fragments
+from tests.support.fragments import recut
+from tests.support.toy import toy_model, toy_window
 
 WHOLE = torch.arange(11, dtype=torch.float32) ** 2
 
@@ -39,7 +43,8 @@ def test_optimizer_state_is_found_by_its_parameter(tmp_path):
     assert set(keys) == {"exp_avg", "step"}
     assert found.is_scalar(keys["step"])
     assert not found.is_scalar(keys["exp_avg"])
-    assert found.scalar(keys["step"]) == 5
+    assert found.whole(keys["step"]) == 5
+    assert torch.equal(found.whole(keys["exp_avg"]), WHOLE / 2)
     assert found.optimizer_keys("weight") == {}
 
 
@@ -52,6 +57,36 @@ def test_whole_parameters_of_other_engines_are_read_too(tmp_path):
 def test_views_are_stored_without_their_neighbours(tmp_path):
     snapshot_fragments(0, 1, [("model.a", 3, torch.arange(1000.0)[3:5])])(tmp_path)
     assert (tmp_path / "training-00000.safetensors").stat().st_size < 500
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lion", "adamw8bit"])
+def test_one_process_goes_on_bit_for_bit_from_what_three_ranks_wrote(tmp_path, optimizer):
+    torch.set_num_threads(1)
+    config = OptimizerConfig(type=optimizer, learning_rate=1e-3, average_decay=0.9)
+    own, other = (SingleEngine(toy_model(seed), config) for seed in (0, 5))
+    own.module.steps_seen.fill_(3)
+    advance(own, 4)
+    own.save(tmp_path / "whole")
+    recut(tmp_path / "whole", tmp_path / "cut", ranks=3)
+    other.load(tmp_path / "cut")
+    assert torch.equal(other.module.steps_seen, own.module.steps_seen)
+    assert advance(other, 3) == advance(own, 3)
+    pairs = zip(own.state_dict(), other.state_dict(), strict=True)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in pairs)
+
+
+def advance(engine, steps):
+    losses = []
+    for step in range(steps):
+        losses.append(engine.forward_backward(toy_window(step, 0, 1))["loss"])
+        engine.step()
+    return losses
+
+
+def test_fragments_of_another_model_are_refused(tmp_path):
+    written(tmp_path, [4])
+    with pytest.raises(IntegrityError, match=r"another model; these differ: .*a\.weight"):
+        SingleEngine(toy_model(), OptimizerConfig()).load(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["model.a.weight", "model.missing"])

@@ -1,0 +1,27 @@
+"""A training state as engines that cut parameters would have written it."""
+
+from safetensors.torch import load_file
+
+from orchestrator.training.fragments import snapshot_fragments
+from orchestrator.training.state import TENSORS
+
+
+def recut(whole, folder, ranks):
+    """Write the state that one process left in ``whole`` as so many ranks would have.
+
+    The rest of the state's description is that of a sharded engine; ``whole`` stays as it is.
+    """
+    stored = load_file(whole / TENSORS)
+    for rank in range(ranks):
+        snapshot_fragments(rank, ranks, _parts(stored, rank, ranks))(folder)
+
+
+def _parts(stored, rank, ranks):
+    for key, value in stored.items():
+        flat = value.reshape(-1)
+        size = -(-len(flat) // ranks)
+        part = flat[rank * size : (rank + 1) * size]
+        if not value.dim():
+            yield key, 0, value
+        elif part.numel():
+            yield key, rank * size, part
