@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.cluster.saving import Part, Pending, Ranks
+from orchestrator.cluster.waiting import on_first
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import (
     commit_folder,
@@ -143,7 +144,7 @@ class CheckpointFolder:
 
     def latest(self, group: Group) -> Checkpoint | None:
         """Return the newest checkpoint that verifies, chosen by rank 0; collective."""
-        found = self.newest_valid(group) if group.rank == 0 else None
+        found = on_first(lambda: self.newest_valid(group), group)
         step = group.agree(-1 if found is None else found.step)
         if step < 0:
             return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.cluster.mailbox import Event
+from orchestrator.cluster.waiting import join_all
 from orchestrator.errors import StageError
 from orchestrator.storage.failures import explained, is_full, require_space, system_error
 
@@ -26,7 +27,7 @@ WRITTEN = ".written-"
 """A rank's empty file that says that its part of a checkpoint is complete."""
 FAILED = ".failed"
 """An empty file that says that some rank could not write its part."""
-DEADLINE_S = 600
+DEADLINE_S = 3600  # a part may be large and storage slow; a rank that is lost is noticed at once
 POLL_S = 0.02
 RETRY_AFTER_S = (2.0, 8.0, 20.0)
 """Pauses before another try when there is no space."""
@@ -101,7 +102,7 @@ class Pending:
             FencedError: A newer group writes this run's checkpoints (on every rank).
             StageError: Some rank could not write (on every rank; the old checkpoints stay).
         """
-        self._thread.join()
+        join_all(self._thread, group)
         if group.everybody(self._failed is None):
             return
         shutil.rmtree(self._part.staged, ignore_errors=True)

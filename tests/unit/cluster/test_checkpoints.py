@@ -3,10 +3,11 @@
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from orchestrator.cluster import saving
+from orchestrator.cluster import checkpoints, saving, waiting
 from orchestrator.cluster.checkpoints import CheckpointFolder
 from orchestrator.errors import IntegrityError, StageError
 
@@ -137,9 +138,6 @@ class Rank(OneWorker):
     def agree(self, value):
         return 77
 
-    def everybody(self, succeeded):
-        return False if self.rank else succeeded
-
 
 def test_another_ranks_failure_fails_here_too_and_at_once(folder):
     engines = [StubEngine("fine"), StubEngine("none", fails=True)]
@@ -220,6 +218,56 @@ def test_all_ranks_parts_are_awaited_before_the_commit(folder):
     second.go.set()
     pending[0].settle(Rank(0))
     assert (folder.root / "step-00000005" / "manifest.json").is_file()
+
+
+class Two(OneWorker):
+    """One of two that run at the same time and meet; ``met`` counts how often."""
+
+    world = 2
+
+    def __init__(self, rank, barrier, values, met):
+        super().__init__()
+        self.rank, self._barrier, self._values, self.met = rank, barrier, values, met
+
+    def _exchange(self, value):
+        self._values[self.rank] = value
+        self._barrier.wait(30)
+        found = list(self._values)
+        self._barrier.wait(30)
+        self.met.append(None)
+        return found
+
+    def agree(self, value):
+        return self._exchange(value)[0]
+
+    def everybody(self, succeeded):
+        return all(self._exchange(succeeded))
+
+
+def test_a_rank_that_hashes_for_long_keeps_nobody_waiting_in_a_collective(folder, monkeypatch):
+    """A collective ends after minutes; a commit or a check of a large checkpoint may not."""
+    barrier, values, met = threading.Barrier(2), [None, None], []
+
+    def slowly(action):
+        def slow(*arguments):
+            begun, deadline = len(met), time.monotonic() + 20
+            while len(met) < begun + 4 and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert len(met) >= begun + 4, "the other rank waits in one collective all the time"
+            return action(*arguments)
+
+        return slow
+
+    def work(rank):
+        group = Two(rank, barrier, values, met)
+        folder.commit(1, StubEngine(rank), {}, group)
+        return folder.latest(group).step
+
+    monkeypatch.setattr(waiting, "BEAT_S", 0.001)
+    for name in ("commit_folder", "verify_folder"):
+        monkeypatch.setattr(checkpoints, name, slowly(getattr(checkpoints, name)))
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(work, range(2))) == [1, 1]
 
 
 def test_a_failed_write_is_told_when_it_is_settled(folder, group):

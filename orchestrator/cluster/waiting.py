@@ -1,0 +1,66 @@
+"""Wait for one rank, however long its work takes.
+
+A collective waits for a late rank only as long as the process group's timeout allows: minutes.
+Hashing a large checkpoint takes longer. So while one rank works in a thread, all of them meet
+every now and then, and nobody is late.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+Found = TypeVar("Found")
+
+BEAT_S = 1.0
+"""Seconds between two meetings."""
+
+
+class Meeting(Protocol):
+    """The part of a ``WorkerContext`` that waiting needs."""
+
+    @property
+    def rank(self) -> int:
+        """This worker's place."""
+        ...
+
+    @property
+    def world(self) -> int:
+        """Number of workers."""
+        ...
+
+    def everybody(self, succeeded: bool) -> bool:
+        """Whether all ranks pass True; collective."""
+        ...
+
+
+def join_all(thread: threading.Thread, group: Meeting) -> None:
+    """Wait until this thread of every rank has ended; collective."""
+    thread.join(BEAT_S)
+    while not group.everybody(not thread.is_alive()):
+        thread.join(BEAT_S)
+
+
+def on_first(action: Callable[[], Found], group: Meeting) -> Found | None:
+    """Do something on rank 0 while the others wait; collective.
+
+    Returns:
+        What it returned, on rank 0; None on the others.
+
+    Raises:
+        Exception: Whatever it raised, on rank 0 alone.
+    """
+    if group.world == 1:
+        return action()
+    outcome: Future[Found | None] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(action() if group.rank == 0 else None)
+        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=run, name="first", daemon=True)
+    thread.start()
+    join_all(thread, group)
+    return outcome.result()
