@@ -16,16 +16,16 @@ from typing import Any, Protocol
 
 from orchestrator.cluster.saving import Part, Pending, Ranks
 from orchestrator.cluster.waiting import on_first
-from orchestrator.errors import IntegrityError
+from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import (
     commit_folder,
     is_temporary,
-    read_json,
     read_manifest,
     sweep_temporary,
     verify_folder,
 )
 from orchestrator.storage.failures import explained
+from orchestrator.storage.json_files import parse_json, read_limited
 from orchestrator.storage.temporary import MARK
 from orchestrator.training.engine import Engine
 
@@ -210,7 +210,8 @@ class CheckpointFolder:
             verify: Compare all files with their hashes.
 
         Raises:
-            IntegrityError: It is damaged, or of a version that this one cannot read.
+            IntegrityError: It is damaged.
+            InputError: It is of a version that this one cannot read.
         """
         return self._read(self.root / f"{PREFIX}{step:08d}", verify=verify)
 
@@ -222,17 +223,23 @@ class CheckpointFolder:
         """Read a checkpoint; its manifest must say what the hashed files were sealed with.
 
         Raises:
-            IntegrityError: It is damaged, or of a version that this one cannot read.
+            IntegrityError: It is damaged.
+            InputError: It is of a version that this one cannot read. That is no damage: passed
+                over, and then removed, it would be lost.
         """
         manifest = verify_folder(folder) if verify else read_manifest(folder)
-        stored = read_json(folder / EXTRA)
+        size = manifest["files"].get(EXTRA, {}).get("bytes", 0)  # curves grow with the run
+        stored = parse_json(read_limited(folder / EXTRA, size), folder / EXTRA)
         header = {key: value for key, value in manifest.items() if key != "files"}
         sealed = stored.get(HEADER, {})
         if header != sealed or folder.name != f"{PREFIX}{header.get('step', -1):08d}":
             raise IntegrityError(f"{folder}: damaged: its manifest does not describe its files.")
         if header["schema_version"] != SCHEMA_VERSION:
-            version = header["schema_version"]
-            raise IntegrityError(f"{folder}: format {version}, this version reads {SCHEMA_VERSION}")
+            raise InputError(
+                f"{folder} has format {header['schema_version']}, this version reads "
+                f"{SCHEMA_VERSION}. Continue with the version that wrote it, or use another "
+                "run.name."
+            )
         return Checkpoint(header["step"], folder, header["world"], stored["extra"])
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator.cluster import checkpoints, saving, waiting
 from orchestrator.cluster.checkpoints import CheckpointFolder
-from orchestrator.errors import IntegrityError, StageError
+from orchestrator.errors import InputError, IntegrityError, StageError
+from orchestrator.storage import json_files
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +125,21 @@ def test_a_full_disk_leaves_the_old_one_and_no_rest(folder, group):
         folder.commit(2, StubEngine("new", fails=True), {}, group)
     assert [p.name for p in folder.root.iterdir()] == ["step-00000001"]
     assert folder.latest(group).step == 1
+
+
+def test_a_long_run_has_long_curves(folder, group, monkeypatch):
+    """Of a million steps there are hundreds of megabytes; too many to read would be damage."""
+    monkeypatch.setattr(json_files, "MAX_JSON_BYTES", 2000)
+    folder.commit(1, StubEngine("x"), {"history": [0.125] * 2000}, group)
+    assert len(folder.latest(group).extra["history"]) == 2000
+
+
+def test_another_format_is_no_damage_and_nothing_is_lost(folder, group, monkeypatch):
+    folder.commit(7, StubEngine("x"), {}, group)
+    monkeypatch.setattr(checkpoints, "SCHEMA_VERSION", checkpoints.SCHEMA_VERSION + 1)
+    with pytest.raises(InputError, match="Continue with the version that wrote it"):
+        folder.latest(group)
+    assert folder.steps() == [7]
 
 
 class Rank(OneWorker):
