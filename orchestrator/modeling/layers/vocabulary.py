@@ -28,12 +28,13 @@ class VocabularyLayer(nn.Linear):
     Loss and logits go through the same call, so that hooks which gather a sharded weight see both.
     """
 
-    def forward(self, input: Tensor, labels: Tensor | None = None) -> Any:
+    def forward(self, input: Tensor, labels: Tensor | None = None, smoothing: float = 0.0) -> Any:
         """Return logits, or the loss.
 
         Args:
             input: [..., D]; [N, D] with labels.
             labels: Indices in [0, V), [N]; None for logits.
+            smoothing: Share of each answer that is spread evenly over all V.
 
         Returns:
             Logits [..., V]; or (summed cross entropy, number of correct answers), both 0-dim.
@@ -42,22 +43,32 @@ class VocabularyLayer(nn.Linear):
             return super().forward(input)
         train = torch.is_grad_enabled()
         pieces: Any = _PieceByPiece.apply
-        return pieces(input, self.weight, self.bias, labels, train)
+        return pieces(input, self.weight, self.bias, labels, smoothing, train)
 
 
-def summed_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def summed_cross_entropy(
+    logits: Tensor, labels: Tensor, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, gradient of the logits, and number of correct answers, for one piece.
 
+    With smoothing e the wanted distribution is (1 - e) one-hot + e / V (Szegedy et al. 2016,
+    section 7), and the loss -sum_v wanted_v log softmax_v.
+
     Args:
-        logits: [n, V], fp32; overwritten by the gradient, softmax minus one-hot.
+        logits: [n, V], fp32; overwritten by the gradient, softmax minus what is wanted.
         labels: [n].
+        smoothing: e, in [0, 1).
     """
     largest, answers = logits.max(dim=1, keepdim=True)
-    at_label = logits.gather(1, labels[:, None])
+    wanted = logits.gather(1, labels[:, None]) * (1.0 - smoothing)
+    if smoothing:
+        wanted += smoothing * logits.mean(dim=1, keepdim=True)
     total = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
-    loss = (total.log() + largest - at_label).sum()
+    loss = (total.log() + largest - wanted).sum()
     gradient = logits.div_(total)
-    gradient.scatter_add_(1, labels[:, None], torch.full_like(at_label, -1.0))
+    if smoothing:
+        gradient -= smoothing / logits.shape[1]
+    gradient.scatter_add_(1, labels[:, None], torch.full_like(wanted, smoothing - 1.0))
     return loss, gradient, (answers[:, 0] == labels).sum()
 
 
@@ -66,7 +77,13 @@ class _PieceByPiece(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, train: bool
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        smoothing: float,
+        train: bool,
     ) -> tuple[Tensor, Tensor]:
         device = x.device.type
         autocast = torch.is_autocast_enabled(device)
@@ -86,7 +103,7 @@ class _PieceByPiece(torch.autograd.Function):
                 piece = slice(start, start + rows)
                 inputs = x[piece].to(dtype)
                 logits = F.linear(inputs, table, shift).float()
-                part, gradient, right = summed_cross_entropy(logits, labels[piece])
+                part, gradient, right = summed_cross_entropy(logits, labels[piece], smoothing)
                 loss += part
                 correct += right
                 _add_gradients(sums, piece, gradient.to(dtype), inputs, table)
@@ -99,7 +116,7 @@ class _PieceByPiece(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         gradients = (None if g is None else g * scale.to(g.dtype) for g in ctx.saved_tensors)
-        return (*gradients, None, None)
+        return (*gradients, None, None, None)
 
 
 def _add_gradients(

@@ -1,7 +1,7 @@
 """Options of the targets. Imports without torch."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -13,6 +13,10 @@ from orchestrator.modeling.registry import targets
 Pooling = Literal["mean", "first", "last", "max", "second", "rest"]
 """How the vectors of the real positions become one: their mean, the first, the last, the maximum
 per channel, the second (DeiT's distillation token), the mean of all but the first (BEiT)."""
+
+Smoothing = Annotated[float, Field(ge=0.0, lt=1.0)]
+"""Share of each answer that is spread evenly over all classes in training (Szegedy et al. 2016,
+section 7); evaluations measure the plain cross entropy."""
 
 MASKED_SHARE = 0.15
 """Share of positions that masked language modelling predicts (Devlin et al. 2019)."""
@@ -73,6 +77,9 @@ class VocabularyConfig(TargetConfig):
 
     tie: bool = True
     """Use the word table as output layer (of the target side if there is a decoder)."""
+    label_smoothing: Smoothing = 0.0
+    """Share of each answer that is spread evenly over all tokens, in training only (Vaswani et al.
+    2017: 0.1)."""
 
     @property
     def ties_words(self) -> bool:
@@ -175,6 +182,8 @@ class ClsConfig(TargetConfig):
     """Put a LayerNorm with this eps after pooling (BEiT: 1e-12); null: none."""
     dropout: Rate = 0.1
     """Dropout rate before the classifier."""
+    label_smoothing: Smoothing = 0.0
+    """Share of each answer that is spread evenly over all classes, in training only."""
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """An activation needs a layer before it."""

@@ -28,7 +28,8 @@ HIDDEN_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 class SequenceTarget(Target):
     """Pool, optional linear layer with tanh or ReLU, dropout, linear classifier.
 
-    ``labels`` are [B] int64, -100 where there is none.
+    ``labels`` are [B] int64, -100 where there is none; smoothed in training mode only, so that
+    losses of evaluations compare.
     Parameters: ``output`` [K, D] and, if hidden, ``dense`` [D, D].
     """
 
@@ -41,9 +42,10 @@ class SequenceTarget(Target):
         hidden: bool,
         dropout: float,
         activation: str = "tanh",
+        smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        self.pooling = pooling
+        self.pooling, self.smoothing = pooling, smoothing
         self.activation = HIDDEN_ACTIVATIONS[activation]
         self.dense = nn.Linear(width, width) if hidden else None
         self.dropout = nn.Dropout(dropout)
@@ -56,7 +58,13 @@ class SequenceTarget(Target):
     def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
         """Return the cross entropy summed over labelled sequences of ``hidden`` [B, S, D]."""
         logits = self.predict(hidden, mask)
-        loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED_LABEL)
+        loss = F.cross_entropy(
+            logits,
+            labels,
+            reduction="sum",
+            ignore_index=IGNORED_LABEL,
+            label_smoothing=self.smoothing if self.training else 0.0,
+        )
         correct = (logits.detach().argmax(-1) == labels).sum()
         return TargetOutput(loss, self.count(labels), correct)
 
@@ -86,6 +94,7 @@ class ClsTarget(SequenceTarget):
             hidden=config.hidden,
             dropout=config.dropout,
             activation=config.hidden_activation,
+            smoothing=config.label_smoothing,
         )
         eps = config.norm_eps
         self.norm = None if eps is None else nn.LayerNorm(dimensions.hidden_size, eps=eps)

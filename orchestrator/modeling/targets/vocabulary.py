@@ -15,15 +15,18 @@ from orchestrator.modeling.layers.vocabulary import VocabularyLayer
 from orchestrator.modeling.targets.configs import BilmConfig, LmConfig, MlmConfig
 
 
-def token_loss(layer: VocabularyLayer, vectors: Tensor, labels: Tensor) -> TargetOutput:
+def token_loss(
+    layer: VocabularyLayer, vectors: Tensor, labels: Tensor, smoothing: float = 0.0
+) -> TargetOutput:
     """Return the summed cross entropy of ``layer(vectors)``.
 
     Args:
         layer: The output layer.
         vectors: One per label, [N, D]; N may be 0.
         labels: [N].
+        smoothing: Share of each answer that is spread evenly over all tokens.
     """
-    loss, correct = layer(vectors, labels)
+    loss, correct = layer(vectors, labels, smoothing)
     return TargetOutput(loss, torch.tensor(len(labels), device=labels.device), correct)
 
 
@@ -45,14 +48,17 @@ class MlmTransform(nn.Module):
 class TokenTarget(Target):
     """Predict one token per labelled position.
 
-    ``labels`` are [B, S] int64, -100 where nothing is predicted.
+    ``labels`` are [B, S] int64, -100 where nothing is predicted. Labels are smoothed in training
+    mode only: an evaluation measures the plain cross entropy, whose exponential is the perplexity.
     Parameters: ``output.weight`` [V, D] (the word table if tied), ``output.bias`` [V].
     """
 
-    def __init__(self, width: int, vocab_size: int, *, tie: bool, bias: bool) -> None:
+    def __init__(
+        self, width: int, vocab_size: int, *, tie: bool, bias: bool, smoothing: float = 0.0
+    ) -> None:
         super().__init__()
         self.output = VocabularyLayer(width, vocab_size, bias=bias)
-        self.tie = tie
+        self.tie, self.smoothing = tie, smoothing
 
     def tied_output(self) -> nn.Linear | None:
         """Return the output layer if its weight is the word table."""
@@ -69,7 +75,8 @@ class TokenTarget(Target):
     def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
         """Return the cross entropy summed over labelled positions of ``hidden`` [B, S, D]."""
         chosen = labels != IGNORED_LABEL
-        return token_loss(self.output, self.transform(hidden[chosen]), labels[chosen])
+        smoothing = self.smoothing if self.training else 0.0
+        return token_loss(self.output, self.transform(hidden[chosen]), labels[chosen], smoothing)
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits of every position, [B, S, V]."""
@@ -86,8 +93,13 @@ class MlmTarget(TokenTarget):
     Config = MlmConfig
 
     def __init__(self, config: MlmConfig, dimensions: Dimensions) -> None:
-        width = dimensions.word_size if config.transform else dimensions.hidden_size
-        super().__init__(width, dimensions.vocab_size, tie=config.tie, bias=config.bias)
+        super().__init__(
+            dimensions.word_size if config.transform else dimensions.hidden_size,
+            dimensions.vocab_size,
+            tie=config.tie,
+            bias=config.bias,
+            smoothing=config.label_smoothing,
+        )
         self.transform_layer = MlmTransform(config, dimensions) if config.transform else None
 
     def transform(self, hidden: Tensor) -> Tensor:
@@ -105,7 +117,13 @@ class LmTarget(TokenTarget):
 
     def __init__(self, config: LmConfig, dimensions: Dimensions) -> None:
         width = dimensions.hidden_size
-        super().__init__(width, dimensions.vocab_size, tie=config.tie, bias=config.bias)
+        super().__init__(
+            width,
+            dimensions.vocab_size,
+            tie=config.tie,
+            bias=config.bias,
+            smoothing=config.label_smoothing,
+        )
         self.factor = width**-0.5 if config.scale else 1.0
 
     def transform(self, hidden: Tensor) -> Tensor:

@@ -33,6 +33,25 @@ def test_token_loss_is_the_sum_over_labelled_positions(target):
     assert result[f"correct.{target}"] == (logits.argmax(-1) == labels).sum()
 
 
+@pytest.mark.parametrize("target", ["mlm", "lm", "cls"])
+def test_labels_are_smoothed_in_training_only(target):
+    head = {"type": target, "label_smoothing": 0.2}
+    head |= {"num_labels": 3, "dropout": 0.0} if target == "cls" else {}
+    still = {"embedding": {"dropout": 0.0}, "encoder": CAUSAL | {"dropout": 0.0}}
+    model = make_model(**still, target=head)
+    batch = with_token_labels(make_batch(), target)
+    if target == "cls":
+        batch["labels.cls"] = torch.tensor([0, 2, -100, 1])
+    labels = batch[f"labels.{target}"].flatten()
+    logits = model.predict(batch)[target].flatten(0, -2)
+    for training, share in ((True, 0.2), (False, 0.0)):
+        result = model.train(training)(batch)
+        expected = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=share)
+        torch.testing.assert_close(result[f"loss.{target}"], expected)
+        assert result[f"correct.{target}"] == (logits.argmax(-1) == labels).sum()
+        assert result[f"count.{target}"] == (labels != -100).sum()
+
+
 def test_micro_batches_add_up_to_the_batch():
     model = make_model(encoder=CAUSAL, target=["mlm", {"type": "cls", "num_labels": 3}])
     batch = with_token_labels(make_batch(), "mlm") | {"labels.cls": torch.tensor([0, 2, -100, 1])}

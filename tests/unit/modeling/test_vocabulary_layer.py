@@ -25,12 +25,13 @@ def gradients(tensors, loss):
     return torch.autograd.grad(loss, tensors)
 
 
-def test_loss_and_gradients_equal_the_plain_formula(layer):
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_loss_and_gradients_equal_the_plain_formula(layer, smoothing):
     layer = layer.float()
     x, labels = data(torch.float32)
-    loss, correct = layer(x, labels)
+    loss, correct = layer(x, labels, smoothing)
     logits = layer(x)
-    expected = F.cross_entropy(logits, labels, reduction="sum")
+    expected = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
     torch.testing.assert_close(loss, expected)
     assert correct == (logits.argmax(1) == labels).sum()
     tensors = (x, layer.weight, layer.bias)
