@@ -157,7 +157,8 @@ def train(  # noqa: PLR0913 - hooks, each optional and named
         until_step: Return before this step although the schedule goes on to ``max_steps``.
         seed: Dropout of step t on rank r depends on (seed, t, r) alone.
         observer: Gets training metrics every ``log_every_steps`` and every evaluation.
-        evaluate: Called every ``eval_every_steps`` and after the last step, on every rank.
+        evaluate: Called every ``eval_every_steps`` and after the last step, on every rank; not
+            because of an early stop.
         save: Called with the number of steps done every ``checkpoint_every_steps``, after the
             last step, and when stopping early.
         should_stop: Asked after each step on every rank; one rank's yes stops all.
@@ -255,10 +256,11 @@ class _Run:
             self.result.train, self._interval = _means(self._interval), []
             self._emit(done, "train", self.result.train)
         due = _due(done, config.eval_every_steps)
-        if hooks.evaluate is not None and (last or due):
+        # Whoever asks to stop waits for the checkpoint, and may not wait long.
+        if hooks.evaluate is not None and (due or done == end):
             self.result.validation = hooks.evaluate()
             self._emit(done, "validation", self.result.validation)
-        if hooks.judge is not None and due:  # an interruption's evaluation must not change a run
+        if hooks.judge is not None and due:
             self.result.enough = hooks.judge(done, self.result.validation) and done < end
         ending = last or self.result.enough
         if hooks.save is not None and (ending or _due(done, config.checkpoint_every_steps)):

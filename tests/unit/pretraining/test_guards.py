@@ -52,7 +52,7 @@ def test_an_interrupted_run_stops_where_the_whole_one_does(alone, make_job, tmp_
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = pretrain(alone.within(whole), make_job(*STOPPING, run_dir=whole))
     job = make_job(*STOPPING, run_dir=parts)
-    for step in (2, 4, 8):  # each interruption evaluates once more, which must not count
+    for step in (2, 4, 8):
         alone.events.clear()
         alone.stop_after[:] = [step]
         assert pretrain(alone.within(parts), job)["stopped"]

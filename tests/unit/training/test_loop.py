@@ -46,6 +46,7 @@ def test_intervals_of_logging_evaluation_and_saving():
 
 
 def test_stopping_logs_and_saves_the_step_it_stops_at():
+    """And does not evaluate before: a signal leaves half a minute."""
     steps, saved = [], []
     answers = iter([False, False, True])
     result = train(
@@ -53,6 +54,7 @@ def test_stopping_logs_and_saves_the_step_it_stops_at():
         ToySource(),
         config(),
         observer=lambda e: steps.append(e["step"]),
+        evaluate=lambda: pytest.fail("the checkpoint must come first"),
         save=saved.append,
         should_stop=lambda: next(answers),
     )
