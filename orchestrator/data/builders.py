@@ -13,7 +13,7 @@ from orchestrator.data.example_processor import ExampleProcessor
 from orchestrator.data.example_rows import Examples
 from orchestrator.data.gap_sentences import GapSentenceSamples
 from orchestrator.data.image_text import ImageTextMatches, ImageTextPairs
-from orchestrator.data.labelled_samples import LabelledPairs, LabelledSamples
+from orchestrator.data.labelled_samples import LabelledPairs, LabelledSamples, TagSamples
 from orchestrator.data.masked_patches import MaskedPatchSamples
 from orchestrator.data.masking import Masking
 from orchestrator.data.packing import Packing
@@ -134,8 +134,9 @@ def _labelled(
 ) -> Any:
     if "siamese" in t:
         return LabelledPairs(data, processor, t["siamese"])
-    name = t.get("cls") or t["sp"]
-    return LabelledSamples(data, processor, name, t.get("mlm"), seed, masking(c.masking))
+    (name,) = (t[target] for target in c.wants if target in t)
+    kind = TagSamples if "tags" in t else LabelledSamples
+    return kind(data, processor, name, t.get("mlm"), seed, masking(c.masking))
 
 
 def _masked_patches(

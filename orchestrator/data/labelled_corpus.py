@@ -6,6 +6,7 @@ same bytes for every worker. Texts are Parquet, images safetensors.
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,16 +21,20 @@ from safetensors.numpy import load_file, save_file
 
 from orchestrator.data.chosen_tokenizer import chosen_tokenizer
 from orchestrator.data.images import ImageProcessor
+from orchestrator.data.label_forms import FORMS
+from orchestrator.data.labels import CLASSES, LabelForm
 from orchestrator.data.processors import TextProcessor
 from orchestrator.data.rows import Rows, TaskData
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.data.tasks import load_task
-from orchestrator.errors import InputError
 from orchestrator.storage import commit_folder, sha256_file, temporary_sibling, verify_folder
 
-FORMAT = 1
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
 KIND = "labelled rows"
 SPLITS = ("train", "validation")
+Counts = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,34 +67,44 @@ class LabelledCorpus:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Name of each class."""
+        """Name of each class, tag or label; numbers have none."""
         return tuple(self.manifest["label_names"])
 
+    @property
+    def form(self) -> LabelForm:
+        """What the label of a row is."""
+        return FORMS[self.manifest["labels"]]
+
     def unigram_entropy(self) -> float:
-        """Return the loss in nats a row of knowing only how often classes occur."""
+        """Return the loss of knowing only how labels are distributed.
+
+        Nats a class, a tag, or a label that is there or not; of numbers the squared distance to
+        the mean.
+        """
         size = len(self.label_names)
-        seen = np.bincount(self.train.labels, minlength=size) + 1
-        asked = np.bincount(self.validation.labels, minlength=size)
-        return float(-(asked * np.log(seen / seen.sum())).sum() / asked.sum())
+        return self.form.guess(self.train.labels, self.validation.labels, size)
 
 
-def prepare_labelled(config: CorpusConfig, cache_dir: str | Path) -> LabelledCorpus:
+def prepare_labelled(
+    config: CorpusConfig, cache_dir: str | Path, form: LabelForm = CLASSES
+) -> LabelledCorpus:
     """Make labelled rows ready, or open them where that has been done before.
 
     Args:
         config: source, tokenizer and longest row in tokens (``block_size``).
         cache_dir: they are committed below it as ``rows-<digest>``.
+        form: what the label of a row is.
 
     Raises:
         InputError: the source is missing or cannot be split.
     """
     cache = Path(cache_dir)
-    task = load_task(config.data, cache)
+    task = load_task(config.data, cache, form)
     cache.mkdir(parents=True, exist_ok=True)
     staged = temporary_sibling(cache / "rows-new")
     staged.mkdir()
     try:
-        written = _write(config, task, staged)
+        written = _write(config, task, form, staged)
         final = cache / f"rows-{_digest(staged, written)}"
         if not final.is_dir():
             commit_folder(staged, final, written)
@@ -107,19 +122,21 @@ def open_labelled(path: Path) -> LabelledCorpus:
     manifest = verify_folder(path)
     images = manifest["modality"] == "vision"
     processor = ImageProcessor.load(path) if images else TextProcessor.load(path)
-    train, validation = (_read(path, split, images) for split in SPLITS)
+    form = FORMS[manifest["labels"]]
+    train, validation = (_read(path, split, images, form) for split in SPLITS)
     return LabelledCorpus(path, manifest, processor, train, validation)
 
 
-def _write(config: CorpusConfig, task: TaskData, folder: Path) -> dict[str, Any]:
+def _write(config: CorpusConfig, task: TaskData, form: LabelForm, folder: Path) -> dict[str, Any]:
     images = task.train.images is not None
-    _processor(config, task).save(folder)
+    processor = _processor(config, task, form)
+    processor.save(folder)
     for split in SPLITS:
         rows = task.split(split)
         if rows.images is not None:
             save_file({"images": rows.images, "labels": rows.labels}, folder / _file(split, True))
         else:
-            columns = {"text": rows.texts, "label": rows.labels}
+            columns = {"text": rows.texts, "label": list(rows.labels)}
             if rows.pairs is not None:
                 columns["pair"] = rows.pairs
             pq.write_table(pa.table(columns), folder / _file(split, False), compression="zstd")
@@ -129,10 +146,27 @@ def _write(config: CorpusConfig, task: TaskData, folder: Path) -> dict[str, Any]
         "builder": f"ray-model-orchestrator {metadata.version('ray-model-orchestrator')}",
         "config": config.model_dump(mode="json"),
         "modality": "vision" if images else "text",
+        "labels": form.name,
         "label_names": list(task.label_names),
         "rows": {split: len(task.split(split)) for split in SPLITS},
         "rejected": task.rejected,
+        **_cut(processor, task, form),
     }
+
+
+def _cut(processor: TextProcessor | ImageProcessor, task: TaskData, form: LabelForm) -> Counts:
+    """Count the words whose tags are lost: behind block_size, or without a token."""
+    if not form.tagged or not isinstance(processor, TextProcessor):
+        return {}
+    rows = words = 0
+    for split in SPLITS:
+        part = task.split(split)
+        _, starts = processor.word_arrays(part.words)
+        lost = np.asarray([len(tags) for tags in part.labels]) - (starts >= 0).sum(axis=1)
+        rows, words = rows + int((lost > 0).sum()), words + int(lost.sum())
+    if words:
+        logger.warning("event=rows_cut rows=%d words=%d", rows, words)
+    return {"cut": {"rows": rows, "words": words}}
 
 
 def _digest(folder: Path, manifest: Mapping[str, Any]) -> str:
@@ -142,37 +176,26 @@ def _digest(folder: Path, manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _processor(config: CorpusConfig, task: TaskData) -> TextProcessor | ImageProcessor:
+def _processor(
+    config: CorpusConfig, task: TaskData, form: LabelForm
+) -> TextProcessor | ImageProcessor:
     rows = task.train
     if rows.images is not None:
         channels, *size = rows.images.shape[1:]
         plain = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
         return ImageProcessor(size=(size[0], size[1]), **plain)
-    return chosen_tokenizer(config, [*rows.texts, *(rows.pairs or ())])
+    texts = [" ".join(words) for words in rows.words] if form.tagged else rows.texts
+    return chosen_tokenizer(config, [*texts, *(rows.pairs or ())])
 
 
 def _file(split: str, images: bool) -> str:
     return f"{split}.safetensors" if images else f"{split}.parquet"
 
 
-def _read(path: Path, split: str, images: bool) -> Rows:
+def _read(path: Path, split: str, images: bool, form: LabelForm) -> Rows:
     if images:
         arrays = load_file(path / _file(split, True))
         return Rows([], None, arrays["labels"], arrays["images"])
     table = pq.read_table(path / _file(split, False))
     pairs = table["pair"].to_pylist() if "pair" in table.column_names else None
-    return Rows(table["text"].to_pylist(), pairs, table["label"].to_numpy())
-
-
-def require_classes(corpus: LabelledCorpus, classes: int) -> None:
-    """Refuse a head with another number of classes than the rows have.
-
-    Raises:
-        InputError: naming both.
-    """
-    found = len(corpus.label_names)
-    if found != classes:
-        raise InputError(
-            f"the rows have {found} classes, the target has num_labels {classes}. Set num_labels "
-            f"to {found}."
-        )
+    return Rows(table["text"].to_pylist(), pairs, form.stack(table["label"].to_pylist()))

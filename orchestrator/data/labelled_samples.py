@@ -1,16 +1,16 @@
 """Labelled rows, with hidden tokens besides: a class and masked words learnt from one batch.
 
-Shapes: B batch, S length.
+Shapes: B batch, S length, N rows, K labels or numbers.
 """
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from orchestrator.data.masking import Masking, mask_tokens
+from orchestrator.data.masking import IGNORED, Masking, mask_tokens
 from orchestrator.data.pairs_of_streams import two_streams
 from orchestrator.data.processors import TextProcessor
-from orchestrator.data.rows import Rows
+from orchestrator.data.rows import Rows, require_pairs
 from orchestrator.data.samples import Batch, ClsSamples, words_of
 from orchestrator.errors import InputError
 
@@ -18,7 +18,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 class LabelledSamples(ClsSamples):
-    """``labels.<class target>`` [B] and, for texts, ``labels.<words target>`` [B, S]."""
+    """``labels.<target>`` [B] or [B, K] and, for texts, ``labels.<words target>`` [B, S]."""
 
     def __init__(
         self,
@@ -64,6 +64,30 @@ class LabelledSamples(ClsSamples):
         }
 
 
+class TagSamples(LabelledSamples):
+    """Texts with a tag for each word: ``labels.<target>`` [B, S].
+
+    The first token of a word has its tag, the others and special tokens have none (Devlin et al.
+    2019, section 5.3).
+    """
+
+    def _encode(
+        self, rows: Rows, processor: TextProcessor, max_length: int | None
+    ) -> tuple[dict[str, IntArray], IntArray]:
+        arrays, starts = processor.word_arrays(rows.words, max_length)
+        labels = np.full_like(starts, IGNORED)
+        for row, tags, words in zip(labels, rows.labels, starts, strict=True):
+            begins = words >= 0
+            row[begins] = tags[words[begins]]
+        return arrays, labels
+
+    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
+        """Build a batch, cut to its longest row."""
+        batch = super().collate(indices, epoch)
+        length = batch["input_ids"].shape[1]
+        return batch | {self._target: batch[self._target][:, :length]}
+
+
 class LabelledPairs:
     """Two texts for two streams, and the class of the pair, ``labels.<name>`` [B] (SBERT)."""
 
@@ -91,15 +115,3 @@ class LabelledPairs:
         )
         labels = {f"labels.{self._target}": torch.from_numpy(rows.labels)}
         return two_streams(first, second, self._target) | labels
-
-
-def require_pairs(rows: Rows) -> None:
-    """Refuse rows with one text.
-
-    Raises:
-        InputError: they have one, or are images.
-    """
-    if rows.pairs is None:
-        raise InputError(
-            "these rows have no second text. Give a column text_b, or name it with pair_column."
-        )

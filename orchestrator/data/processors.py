@@ -199,6 +199,41 @@ class TextProcessor:
         both = zip(first, self._encode(pairs), strict=True)
         return self._stack([self._frame(a, room, b) for a, b in both], side)
 
+    def word_arrays(
+        self, rows: Sequence[Sequence[str]], max_length: int | None = None
+    ) -> tuple[Arrays, npt.NDArray[np.int64]]:
+        """Tokenize texts that are given as words, and tell where each word begins.
+
+        Words after the first one are read with a blank before them: the tokens are those of the
+        running text. Sequences are cut and padded at their end.
+
+        Args:
+            rows: the words of B texts.
+            max_length: limit in tokens; None takes the processor's.
+
+        Returns:
+            What :meth:`arrays` returns; and, int64 [B, S], at the first token of each word its
+            place in the text, -1 elsewhere.
+        """
+        limit = self.max_length if max_length is None else max_length
+        room = max(limit - self.tokenizer.num_special_tokens_to_add(False), 0)
+        words = [[word if i == 0 else f" {word}" for i, word in enumerate(row)] for row in rows]
+        encodings = self.tokenizer.encode_batch(
+            words, is_pretokenized=True, add_special_tokens=False
+        )
+        for encoding in encodings:
+            encoding.truncate(room)
+        framed = [self.tokenizer.post_process(each, None, True) for each in encodings]
+        arrays = self._stack(framed, "right")
+        starts = np.full_like(arrays["input_ids"], -1)
+        for row, encoding in zip(starts, framed, strict=True):
+            before = None
+            for place, word in enumerate(encoding.word_ids):
+                if word is not None and word != before:
+                    row[place] = word
+                before = word
+        return arrays, starts
+
     def _frame(self, first: Encoding, room: int, second: Encoding | None = None) -> Encoding:
         """Cut a text or a pair to ``room`` tokens and put the special tokens around it."""
         side = self.settings.truncation_side

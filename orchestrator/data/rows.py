@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.errors import InputError
+
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+
+WORD_BREAK = "\n"
+"""Between the words of a text that has a tag for each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,17 +24,22 @@ class Rows:
     Attributes:
         texts: N texts; empty for images.
         pairs: N second texts, or None.
-        labels: class of each row, int64 [N].
+        labels: class of each row, int64 [N]; or in another of the ``label_forms``.
         images: float32 [N, C, height, width] in [0, 1], or None.
     """
 
     texts: list[str]
     pairs: list[str] | None
-    labels: IntArray
+    labels: npt.NDArray[Any]
     images: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def words(self) -> list[list[str]]:
+        """The words of each text, where each has a tag."""
+        return [text.split(WORD_BREAK) for text in self.texts]
 
     def take(self, indices: Sequence[int] | IntArray) -> "Rows":
         """Return the rows at these indices, in their order."""
@@ -41,13 +52,25 @@ class Rows:
         )
 
 
+def require_pairs(rows: Rows) -> None:
+    """Refuse rows with one text.
+
+    Raises:
+        InputError: they have one, or are images.
+    """
+    if rows.pairs is None:
+        raise InputError(
+            "these rows have no second text. Give a column text_b, or name it with pair_column."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class TaskData:
     """One labelled task.
 
     Attributes:
         name: name of the task.
-        label_names: name of each class.
+        label_names: name of each class, tag or label; numbers have none.
         train: rows to learn from.
         validation: rows to choose by.
         test: rows to report on.
@@ -74,6 +97,9 @@ class TaskData:
 
     @cached_property
     def majority_accuracy(self) -> float:
-        """Test accuracy of always answering the class that is most frequent in training."""
+        """Test accuracy of always answering the class that is most frequent in training.
+
+        Of tasks whose labels are classes.
+        """
         answer = np.bincount(self.train.labels, minlength=len(self.label_names)).argmax()
         return float((self.test.labels == answer).mean())

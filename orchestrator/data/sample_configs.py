@@ -182,10 +182,12 @@ class GapsConfig(SamplesConfig):
 class LabelledConfig(SamplesConfig):
     """Labelled rows (supervised pre-training), with hidden tokens where there is a target mlm.
 
-    A pair of texts is one sequence (cls, sp) or two streams (siamese).
+    A label is a class (cls, sp, siamese), a tag for each word (tags), any number of names
+    (multilabel), or numbers (regression). A pair of texts is one sequence, or two streams
+    (siamese); tags are of one text.
     """
 
-    wants = ("cls", "sp", "siamese")
+    wants = ("cls", "sp", "siamese", "tags", "multilabel", "regression")
     also = ("mlm",)
     type: Literal["labelled"] = "labelled"
     masking: MaskingConfig = MaskingConfig()

@@ -9,7 +9,7 @@ be learnt, 0 included.
 Shapes: B batch, S length, K classes.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -151,7 +151,7 @@ class BilmSamples:
 
 
 class ClsSamples:
-    """Labelled rows, tokenized once: ``labels.<name>`` [B], int64 in [0, K).
+    """Labelled rows, tokenized once: ``labels.<name>`` as the rows have them, [B] or [B, K].
 
     Rows of images need no processor. A batch is as long as its longest row.
     """
@@ -184,11 +184,17 @@ class ClsSamples:
         self._images = rows.images
         self._arrays: dict[str, IntArray] = {}
         if rows.images is None and processor is not None:
-            self._arrays = processor.arrays(rows.texts, rows.pairs, max_length, "right")
+            self._arrays, self._labels = self._encode(rows, processor, max_length)
             self._lengths = self._arrays["attention_mask"].sum(axis=1)
 
     def __len__(self) -> int:
         return len(self._labels)
+
+    def _encode(
+        self, rows: Rows, processor: TextProcessor, max_length: int | None
+    ) -> tuple[dict[str, IntArray], npt.NDArray[Any]]:
+        """Return the inputs [N, S] and the labels of rows of texts."""
+        return processor.arrays(rows.texts, rows.pairs, max_length, "right"), rows.labels
 
     def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
         """Build a batch, cut to its longest row."""

@@ -29,11 +29,15 @@ class DatasetSpec(StrictModel):
     """builtin:pydoc, builtin:pydoc/<task>, builtin:digits, builtin:digit_scenes, builtin:morse,
     builtin:pydoc_pairs, files:<path> or hf:<id>."""
     text_column: str | None = None
-    """Column of the text; null takes text, text_a, sentence, content or document."""
+    """Column of the text; null takes text, text_a, sentence, content or document. Of a target tags,
+    of the words (a list, or a text with blanks between them); null takes tokens or words first."""
     pair_column: str | None = None
     """Column of the second text; null takes text_b where it exists."""
     label_column: str | None = None
-    """Column of the label; null takes label, labels or class."""
+    """Column of the label; null takes label, labels or class. Of a target tags, a list of as many
+    tags as words, or a text with blanks between them; null takes tags or ner_tags first. Of
+    multilabel, a list of names, or a text with | between them. Of regression, a number or several
+    in these two ways; null takes score where there is no other."""
     media_column: str | None = None
     """Column of the picture's or sound's file; null takes path, image, audio or file."""
     name_pattern: str | None = None

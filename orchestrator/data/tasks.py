@@ -5,18 +5,20 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.data.labelled import assemble, split_rows
+from orchestrator.data.labels import CLASSES, LabelForm
 from orchestrator.data.rows import Rows, TaskData
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 
 
-def load_task(spec: DatasetSpec, cache: Path | None = None) -> TaskData:
+def load_task(spec: DatasetSpec, cache: Path | None = None, form: LabelForm = CLASSES) -> TaskData:
     """Read a labelled data set.
 
     Args:
         spec: what to read. A source with its own splits keeps them; otherwise rows are split class
             by class by a hash of their text, so that the same spec always gives the same split.
         cache: folder for parsed docstrings; None takes the user's cache.
+        form: what the label of a row is; the builtins have classes.
 
     Returns:
         The task. No text is in two splits.
@@ -24,6 +26,8 @@ def load_task(spec: DatasetSpec, cache: Path | None = None) -> TaskData:
     Raises:
         InputError: the source is missing, empty, has no labels, or a class cannot be split.
     """
+    if spec.labelled and form is not CLASSES:
+        raise InputError(f"{spec.source!r} has classes, no {form.what[1]}. Use files: or hf:.")
     if spec.pydoc_task is not None:
         return _pydoc_task(spec, spec.pydoc_task, cache)
     if spec.source == "builtin:digits":
@@ -31,11 +35,11 @@ def load_task(spec: DatasetSpec, cache: Path | None = None) -> TaskData:
     if spec.scheme == "files":
         from orchestrator.data.sources.files import read_tables
 
-        return assemble(spec, read_tables(spec))
+        return assemble(spec, read_tables(spec, form), form)
     if spec.scheme == "hf":
         from orchestrator.data.sources.hub import read_tables as read_hub
 
-        return assemble(spec, read_hub(spec))
+        return assemble(spec, read_hub(spec, form), form)
     raise InputError(
         f"{spec.source!r} has no labels. Use builtin:pydoc/<task>, builtin:digits, files: or hf:."
     )

@@ -44,6 +44,9 @@ USUAL: tuple[type[SamplesConfig], ...] = (
 )
 """Samples of targets that have only one kind; the first that fits all targets is taken."""
 
+OWN_LABELS = ("tags", "multilabel", "regression")
+"""Targets of rows whose label is no single class; the builtins have none."""
+
 WRITERS = (SpansConfig, DenoisingConfig, GapsConfig)
 """Samples for an encoder and a decoder; none of them is the usual one."""
 
@@ -122,8 +125,9 @@ def _no_usual(model: ModelConfig) -> Problem:
     return Problem(
         "model.target",
         f"{', '.join(targets) or 'no target with labels'}: there are no samples with labels of "
-        "these together. Use one of mlm, lm, bilm, rtd, cls, sp, siamese, nsp, sop, mim, clr, itm "
-        "and ctc, or mlm with cls, sp, nsp, sop or itm.",
+        "these together. Use one of mlm, lm, bilm, rtd, cls, sp, siamese, tags, multilabel, "
+        "regression, nsp, sop, mim, clr, itm and ctc, or mlm with cls, sp, tags, multilabel, "
+        "regression, nsp, sop or itm.",
     )
 
 
@@ -143,16 +147,29 @@ def _source_problems(
     if isinstance(chosen, ExamplesConfig):
         yield from example_problems(model, chosen, data)
     elif chosen.type == "labelled":
-        if data.mixture:
-            yield Problem("data.mixture", "labelled rows come from one source. Use data.data.")
-        elif data.data.scheme == "builtin" and not data.data.labelled:
-            yield Problem(
-                "data.data.source", f"{source!r} has no labels. Use builtin:pydoc/<task>."
-            )
-        if data.data.source == "builtin:digits" and "mlm" in labelled_targets(model):
-            yield Problem("model.target", "images have no tokens to mask. Leave mlm out.")
+        yield from _row_problems(labelled_targets(model), data)
     elif (data.data.labelled or data.data.examples) and not data.mixture:
         yield Problem("data.data.source", f"{source!r} is no corpus. Use builtin:pydoc.")
+
+
+def _row_problems(targets: list[str], data: CorpusConfig) -> Iterator[Problem]:
+    """Yield what labelled rows of a source do not have."""
+    spec = data.data
+    own = [name for name in targets if name in OWN_LABELS]
+    if data.mixture:
+        yield Problem("data.mixture", "labelled rows come from one source. Use data.data.")
+    elif spec.scheme == "builtin" and own:
+        yield Problem(
+            "data.data.source", f"{spec.source!r} has no labels for {own[0]}. Use files: or hf:."
+        )
+    elif spec.scheme == "builtin" and not spec.labelled:
+        yield Problem(
+            "data.data.source", f"{spec.source!r} has no labels. Use builtin:pydoc/<task>."
+        )
+    if spec.source == "builtin:digits" and "mlm" in targets:
+        yield Problem("model.target", "images have no tokens to mask. Leave mlm out.")
+    if spec.pair_column is not None and "tags" in targets:
+        yield Problem("data.data.pair_column", "a row with tags has one text. Leave it out.")
 
 
 def _packing_problems(

@@ -17,6 +17,7 @@ from orchestrator.modeling.estimate import (
 )
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.estimate_memory import WorkerMemory, show_bytes, worker_memory
+from orchestrator.pretraining.labels import form_of, require_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +50,16 @@ def make_plan(config: PretrainConfig) -> Plan:
 
     Raises:
         ConfigError: The model cannot be built, or its vocabulary is smaller than the tokenizer's.
-        InputError: The corpus or the tokenizer is not there, or ``train.freeze`` names what the
-            model does not have.
+        InputError: The corpus or the tokenizer is not there, rows have other labels than the
+            targets, or ``train.freeze`` names what the model does not have.
     """
     chosen = config.chosen_samples
     if isinstance(chosen, ExamplesConfig):
         if config.data.data.scheme == "files":
             split_entries(config.data.data, list_entries(config.data.data, chosen.columns))
     elif chosen.type == "labelled":
-        load_task(config.data.data)
+        task = load_task(config.data.data, form=form_of(config.model))
+        require_labels(config.model, task.label_names, task.train)
     else:
         for spec in () if config.data.prepared else config.data.specs:
             open_documents(spec)

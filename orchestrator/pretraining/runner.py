@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import JobResult, dump_yaml
 from orchestrator.errors import InputError, InterruptedRunError
+from orchestrator.modeling.targets.text_configs import AnswersConfig
 from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.pretraining.labels import name_of_labelled
 from orchestrator.storage import RunFolder, atomic_write_json
 from orchestrator.zoo import Package, Zoo
 
@@ -295,8 +297,8 @@ class _Work:
 
         assert self.corpus is not None
         target = self.config.model.target[0]
-        names = getattr(self.corpus, "label_names", None)
-        labels = {} if names is None else {"labels": {target.name: list(names)}}
+        names = getattr(self.corpus, "label_names", None)  # numbers have none
+        labels = {"labels": {name_of_labelled(self.config.model): list(names)}} if names else {}
         return Zoo(self.config.run.zoo).draft(
             self.config.package.name,
             kind="pretrained",
@@ -324,6 +326,8 @@ class _Work:
             "baseline_loss": guessed[f"loss.{first}"],
             "baseline_accuracy": guessed[f"accuracy.{first}"],
         }
+        if isinstance(trained[0], AnswersConfig):  # neither a class nor a token is chosen
+            del figures["perplexity"]
         if summary["unigram_entropy"] is not None:  # pairs are found, not written
             figures["unigram_entropy"] = summary["unigram_entropy"]
         for target in trained[1:]:

@@ -22,14 +22,13 @@ from orchestrator.modeling.freezing import freeze
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import stream_model
 from orchestrator.modeling.tensor_files import SHARD_BYTES
+from orchestrator.pretraining.baselines import baselines, pair_baselines
 from orchestrator.pretraining.best import BestKeeper
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.inputs import (
     AnyCorpus,
     HeldOut,
-    baselines,
     open_inputs,
-    pair_baselines,
     samples_of,
     vocabulary,
 )
@@ -170,9 +169,11 @@ class _Run:
             result = self._loop(first, watchdog)
             while isinstance(result, NonFiniteError):
                 result = self._loop(self._go_back(result), watchdog)
+        if result.stopped:
+            return result
         if not result.validation:  # the last checkpoint was already at the end
             result.validation = self._evaluate()
-        if self.best is not None and not result.stopped:
+        if self.best is not None:
             self.best.restore(self.history, result)
         return result
 
@@ -281,7 +282,7 @@ class _Run:
             "train": result.train,
             "validation": result.validation,
             "unigram_entropy": self.corpus.unigram_entropy(),
-            "baselines": baselines(self.samples, self.held_out, BASELINE_SAMPLES)
+            "baselines": baselines(self.config, self.samples, self.held_out, BASELINE_SAMPLES)
             | pair_baselines(self.config, len(self.held_out), self.context.world),
             "seconds": self._seconds(),
             "world": self.context.world,

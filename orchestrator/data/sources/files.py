@@ -1,9 +1,9 @@
 """``files:``: a file, a folder or a pattern (``*``, ``?``, ``[...]``, ``**``) of files.
 
-Formats: JSONL, TSV, CSV, Parquet, plain text. A folder with ``train.*`` is a data set with splits
-(``validation``, ``valid``, ``val`` or ``dev``, and ``test``); a corpus is then read from train
-alone. Any other folder, and a pattern, is all its files in the order of their names. ``labels.txt``
-beside the files names the classes 0, 1, ... line by line.
+Formats: JSONL, TSV, CSV, Parquet, CoNLL, plain text. A folder with ``train.*`` is a data set with
+splits (``validation``, ``valid``, ``val`` or ``dev``, and ``test``); a corpus is then read from
+train alone. Any other folder, and a pattern, is all its files in the order of their names.
+``labels.txt`` beside the files names the labels 0, 1, ... line by line.
 """
 
 import glob
@@ -14,6 +14,13 @@ from pathlib import Path
 from orchestrator.config import did_you_mean
 from orchestrator.data.documents import Documents, Span
 from orchestrator.data.labelled import Table, Tables
+from orchestrator.data.labels import LabelForm
+from orchestrator.data.sources.columns import (
+    TEXT_COLUMNS,
+    find_column,
+    missing_column,
+    usable_text,
+)
 from orchestrator.data.sources.formats import (
     PARQUET,
     PLAIN_TEXT,
@@ -34,9 +41,6 @@ from orchestrator.data.sources.ranges import cut_file
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 
-TEXT_COLUMNS = ("text", "text_a", "sentence", "content", "document")
-PAIR_COLUMNS = ("text_b",)
-LABEL_COLUMNS = ("label", "labels", "class")
 SPLIT_NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),
@@ -111,24 +115,6 @@ def _unreadable(path: Path) -> str:
     return f"{path.name} is of no format that can be read. Use {formats} (each also as .gz)."
 
 
-def find_column(
-    wanted: str | None, usual: Iterable[str], columns: Iterable[str], what: str, path: Path
-) -> str | None:
-    """Return the column to read, or None where none is asked for and no usual one is there.
-
-    Raises:
-        InputError: the column that is asked for is not there.
-    """
-    names = list(columns)
-    if wanted is None:
-        return next((name for name in usual if name in names), None)
-    if wanted not in names:
-        raise InputError(
-            f"{path}: no column {wanted!r} for the {what}. {did_you_mean(wanted, names, 'Columns')}"
-        )
-    return wanted
-
-
 def file_documents(spec: DatasetSpec) -> Documents:
     """Find the documents of files.
 
@@ -197,28 +183,7 @@ def _text_column(spec: DatasetSpec, path: Path) -> str:
     return column
 
 
-def missing_column(option: str, usual: Iterable[str], row: Iterable[str], path: Path) -> str:
-    """Return the message for a table in which no usual column is found."""
-    return (
-        f"{path}: no column called {', '.join(usual)}. Name one with {option}. "
-        f"Columns: {', '.join(row)}."
-    )
-
-
-def usable_text(text: object, rejected: Counter[str]) -> str | None:
-    """Return a text without outer blanks, or count why it cannot be used."""
-    if text is None:
-        rejected["text missing"] += 1
-    elif not isinstance(text, str):
-        rejected["text is not a string"] += 1
-    elif not (stripped := text.strip()):
-        rejected["empty text"] += 1
-    else:
-        return stripped
-    return None
-
-
-def read_tables(spec: DatasetSpec) -> Tables:
+def read_tables(spec: DatasetSpec, form: LabelForm) -> Tables:
     """Read labelled rows.
 
     Raises:
@@ -230,7 +195,8 @@ def read_tables(spec: DatasetSpec) -> Tables:
     for split, paths in files.items():
         splits[split] = Table()
         for path in paths:
-            fill_table(spec, splits[split], read_rows(path, rejected), path, rejected)
+            rows = read_rows(path, rejected)
+            fill_table(spec, form, splits[split], rows, path, rejected)
     first = files["train"][0]
     name = first.parent.name if len(files) > 1 else first.name.partition(".")[0]
     return Tables(name, splits, _label_names(first.parent / LABEL_NAMES), rejected)
@@ -243,7 +209,12 @@ def _label_names(path: Path) -> tuple[str, ...] | None:
 
 
 def fill_table(
-    spec: DatasetSpec, table: Table, rows: Iterable[Row], path: Path, rejected: Counter[str]
+    spec: DatasetSpec,
+    form: LabelForm,
+    table: Table,
+    rows: Iterable[Row],
+    path: Path,
+    rejected: Counter[str],
 ) -> None:
     """Append labelled rows to a table; rows without text or label are counted and left out.
 
@@ -252,11 +223,10 @@ def fill_table(
     """
     columns: tuple[str, str | None, str] | None = None
     for row in rows:
-        columns = columns or _columns(spec, row, path)
+        columns = columns or _columns(spec, form, row, path)
         text_column, pair_column, label_column = columns
-        label = _label(row.get(label_column), rejected)
-        text = usable_text(row.get(text_column), rejected) if label is not None else None
-        if label is None or text is None:
+        found = form.read(row.get(text_column), row.get(label_column), rejected)
+        if found is None:
             continue
         if pair_column is not None:
             pair = usable_text(row.get(pair_column), rejected)
@@ -264,22 +234,19 @@ def fill_table(
                 continue
             table.pairs = table.pairs if table.pairs is not None else []
             table.pairs.append(pair)
+        text, label = found
         table.texts.append(text)
         table.labels.append(label)
 
 
-def _columns(spec: DatasetSpec, row: Row, path: Path) -> tuple[str, str | None, str]:
-    text = find_column(spec.text_column, TEXT_COLUMNS, row, "text", path)
+def _columns(
+    spec: DatasetSpec, form: LabelForm, row: Row, path: Path
+) -> tuple[str, str | None, str]:
+    text = find_column(spec.text_column, form.text_columns, row, "text", path)
     if text is None:
-        raise InputError(missing_column("text_column", TEXT_COLUMNS, row, path))
-    label = find_column(spec.label_column, LABEL_COLUMNS, row, "label", path)
+        raise InputError(missing_column("text_column", form.text_columns, row, path))
+    label = find_column(spec.label_column, form.label_columns, row, "label", path)
     if label is None:
-        raise InputError(missing_column("label_column", LABEL_COLUMNS, row, path))
-    return text, find_column(spec.pair_column, PAIR_COLUMNS, row, "second text", path), label
-
-
-def _label(value: object, rejected: Counter[str]) -> str | None:
-    if isinstance(value, bool | int | str) and (text := str(value).strip()):
-        return text
-    rejected["label missing" if value in (None, "") else "label is not a word or whole number"] += 1
-    return None
+        raise InputError(missing_column("label_column", form.label_columns, row, path))
+    pair = find_column(spec.pair_column, form.pair_columns, row, "second text", path)
+    return text, pair, label

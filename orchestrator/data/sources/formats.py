@@ -1,4 +1,4 @@
-"""File formats: JSONL, TSV, CSV, Parquet and plain text, each as a stream of rows.
+"""File formats: JSONL, TSV, CSV, Parquet, CoNLL and plain text, each as a stream of rows.
 
 Text files are read as UTF-8, line by line, gzip included; Parquet row group by row group, a
 thousand rows at a time. A byte that is not UTF-8 is an error with its place; a row that cannot be
@@ -29,6 +29,8 @@ WHOLE: Range = (0, None)
 TEXT_COLUMN = "text"  # of plain text
 PLAIN_TEXT = (".txt", ".text")
 PARQUET = ".parquet"
+CONLL = ".conll"
+DOCUMENT_START = "-DOCSTART-"  # a line of CoNLL that is no word
 ROWS_PER_BATCH = 1024  # of Parquet; a row may be a whole article
 COPY_BYTES = 1 << 20
 MAX_CELL = 1 << 27  # characters of a CSV cell; csv's own limit is 128 KiB
@@ -252,11 +254,30 @@ def _read_text(path: Path, rejected: Counter[str], within: Range) -> Iterator[Ro
     return ({TEXT_COLUMN: line} for line in read_lines(path, within))
 
 
+def _read_conll(path: Path, rejected: Counter[str], within: Range) -> Iterator[Row]:
+    """Yield sentences: a word a line, its tag in the last column; blank lines between sentences."""
+    for paragraph in read_plain(path, "paragraph", within):
+        lines = paragraph.strip("\r\n").split("\n")
+        cells = [_word_cells(line) for line in lines if not line.startswith(DOCUMENT_START)]
+        if any(len(found) < 2 for found in cells):
+            rejected["word without a tag"] += 1
+        elif cells:
+            words = [found[0] for found in cells]
+            yield {TEXT_COLUMN: " ".join(words), "tokens": words, "tags": [c[-1] for c in cells]}
+
+
+def _word_cells(line: str) -> list[str]:
+    """Return the cells of a word; tabs separate them where there are any, else blanks."""
+    line = line.strip()
+    return line.split("\t") if "\t" in line else line.split()
+
+
 READERS: dict[str, Reader] = {
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".tsv": _read_tsv,
     ".csv": _read_csv,
     PARQUET: _read_parquet,
+    CONLL: _read_conll,
     **dict.fromkeys(PLAIN_TEXT, _read_text),
 }

@@ -12,15 +12,14 @@ from typing import Any
 
 from orchestrator.data.documents import Documents, Span
 from orchestrator.data.labelled import Table, Tables
-from orchestrator.data.sources.files import (
-    LABEL_COLUMNS,
-    SPLIT_NAMES,
+from orchestrator.data.labels import LabelForm
+from orchestrator.data.sources.columns import (
     TEXT_COLUMNS,
-    fill_table,
     find_column,
     missing_column,
     usable_text,
 )
+from orchestrator.data.sources.files import SPLIT_NAMES, fill_table
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 
@@ -91,7 +90,7 @@ def hub_documents(spec: DatasetSpec) -> Documents:
     return Documents(lambda: identity, divide, read, spec.max_documents)
 
 
-def read_tables(spec: DatasetSpec) -> Tables:
+def read_tables(spec: DatasetSpec, form: LabelForm) -> Tables:
     """Read the labelled rows of a data set.
 
     Raises:
@@ -103,8 +102,9 @@ def read_tables(spec: DatasetSpec) -> Tables:
     splits: dict[str, Table] = {}
     for split, part in loaded.items():
         splits[split] = Table()
-        fill_table(spec, splits[split], part, place, rejected)
+        fill_table(spec, form, splits[split], part, place, rejected)
     train = loaded["train"]
-    column = find_column(spec.label_column, LABEL_COLUMNS, train.column_names, "label", place)
-    names = getattr(train.features.get(column), "names", None)
+    column = find_column(spec.label_column, form.label_columns, train.column_names, "label", place)
+    feature = train.features.get(column)
+    names = getattr(getattr(feature, "feature", feature), "names", None)  # of each, if a list
     return Tables(place.name, splits, tuple(names) if names else None, rejected)

@@ -13,15 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.data.entries import TRAIN, VALIDATION, Entries, Entry, no_media
-from orchestrator.data.sources.files import (
-    LABEL_NAMES,
+from orchestrator.data.sources.columns import (
     PAIR_COLUMNS,
     TEXT_COLUMNS,
     find_column,
-    find_files,
     missing_column,
     usable_text,
 )
+from orchestrator.data.sources.files import LABEL_NAMES, find_files
 from orchestrator.data.sources.formats import PLAIN_TEXT, READERS, Row, read_rows, suffix_of
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError

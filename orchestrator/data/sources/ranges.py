@@ -2,10 +2,10 @@
 
 No record is cut and none is in two ranges: a border is found by reading on from the place where a
 range would be large enough. A line is a record of JSONL, TSV and plain text read by line; lines up
-to a blank one are for plain text read by paragraph. A row of CSV may hold line ends, so only
-reading from the beginning tells where rows end: a CSV file is read once to be cut. Parquet is cut
-between row groups. A file that is one document, and a compressed one, which cannot be entered in
-the middle, are never cut.
+to a blank one are for CoNLL and plain text read by paragraph. A row of CSV may hold line ends, so
+only reading from the beginning tells where rows end: a CSV file is read once to be cut. Parquet is
+cut between row groups. A file that is one document, and a compressed one, which cannot be entered
+in the middle, are never cut.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from orchestrator.data.sources.formats import (
     BYTE_ORDER_MARK,
+    CONLL,
     PARQUET,
     PLAIN_TEXT,
     csv_rows,
@@ -47,7 +48,8 @@ def cut_file(path: Path, unit: str, size: int) -> list[Part]:
     if suffix == ".csv":
         borders = list(_csv_borders(path, size))
     else:
-        follow = _next_paragraph if plain and unit == "paragraph" else _next_line
+        paragraphs = suffix == CONLL or (plain and unit == "paragraph")
+        follow = _next_paragraph if paragraphs else _next_line
         with path.open("rb") as file:
             least = _header_end(file) if suffix == ".tsv" else 0
             borders = list(_borders(file, total, size, least, follow))

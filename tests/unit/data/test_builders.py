@@ -5,7 +5,7 @@ import pytest
 
 from orchestrator.data.builders import BUILDERS, build_samples, masking
 from orchestrator.data.corpus import prepare_corpus
-from orchestrator.data.labelled_corpus import open_labelled, prepare_labelled, require_classes
+from orchestrator.data.labelled_corpus import open_labelled, prepare_labelled
 from orchestrator.data.masking import Masking
 from orchestrator.data.rows import Rows
 from orchestrator.data.sample_configs import KINDS, LabelledConfig, MaskingConfig
@@ -117,9 +117,9 @@ def test_labelled_rows_are_made_once_with_their_tokenizer(table, tmp_path):
     assert not set(made.train.texts) & set(made.validation.texts)
     assert made.processor.max_length == 16
     assert made.unigram_entropy() == pytest.approx(np.log(2), abs=0.02)
-    require_classes(made, 2)
+    made.form.require_size(made.label_names, made.train.labels, 2)
     with pytest.raises(InputError, match="have 2 classes, the target has num_labels 3"):
-        require_classes(made, 3)
+        made.form.require_size(made.label_names, made.train.labels, 3)
 
 
 def test_damaged_rows_are_not_read(table, tmp_path):

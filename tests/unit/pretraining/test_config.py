@@ -96,6 +96,7 @@ DECODER = [
 ]
 SENTINELS = "data.tokenizer.sentinels=8"
 TOPIC = "data.data.source=builtin:pydoc/kind"
+ROWS = "data.data.source=files:rows.jsonl"
 PACKED = "data.packing=documents"
 
 
@@ -103,7 +104,10 @@ PACKED = "data.packing=documents"
     ("overrides", "path", "words"),
     [
         (["model.target={type: cls, num_labels: 3}"], "data.data.source", "no labels"),
-        (["model.target=[mlm, tags]"], "model.target.1.type", "'tags' cannot be pre-trained"),
+        (["model.target=tags"], "data.data.source", "has no labels for tags. Use files: or hf:"),
+        (["model.target=multilabel", TOPIC], "data.data.source", "no labels for multilabel"),
+        (["model.target=[tags, cls]", ROWS], "model.target", "labels of these together"),
+        (["model.target=tags", ROWS, "data.data.pair_column=b"], "data.data.pair_column", "one"),
         (["model.target=[sp, mlm]"], "data.data.source", "has no labels"),
         (["model.target=[mlm, lm]"], "model.target", "no samples with labels of these together"),
         (["model.target=[mlm, nsp, sop]"], "model.target", "together"),
@@ -138,6 +142,8 @@ def test_targets_and_data_that_do_not_fit(problems, overrides, path, words):
         ["model.target=[mlm, vector]"],
         ["model.target=cls", TOPIC],
         ["model.target=[cls, mlm]", TOPIC],
+        ["model.target=[{type: tags, num_labels: 9}, mlm]", ROWS],
+        ["model.target=regression", ROWS],
         ["samples={type: masked, masking: {units: spans}}", PACKED],
         ["model.target=lm", "model.encoder.mask=prefix"],
         ["model.target=lm", "model.encoder.mask=prefix", "samples={type: next}"],

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import load_config
+from orchestrator.pretraining.baselines import pair_baselines
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.inputs import pair_baselines, prepare_inputs
+from orchestrator.pretraining.inputs import prepare_inputs
 from orchestrator.pretraining.worker import pretrain
 
 pytestmark = pytest.mark.slow

@@ -1,7 +1,7 @@
 """Every kind of samples, with every target it is for: one batch is learnt by heart.
 
 A batch whose labels do not belong to its inputs (cut, shifted, masked or padded differently) cannot
-be. Targets for which there are no samples are learnt by heart in ``unit/modeling``.
+be.
 """
 
 import json
@@ -52,7 +52,13 @@ def picture(part, side):
     return f"{{parts: [{PATCHES % (part, side)}, pos], layernorm: false}}"
 
 
-PAIRS = "data={data: {source: 'files:%s'}, tokenizer: {vocab_size: 300}, block_size: 16}"
+TABLE = (
+    "data={data: {source: 'files:%s', label_column: LABEL}, tokenizer: {vocab_size: 300},"
+    " block_size: 16}"
+)
+PAIRS, TAGS, NAMES, NUMBERS = (
+    TABLE.replace("LABEL", column) for column in ("label", "tags", "names", "numbers")
+)
 BOTH = f"{{type: word_patch, text: {WORDS}, image: {picture('patch', 16)}}}"
 CASES = {
     "masked": [["model.target=mlm"]],
@@ -72,6 +78,9 @@ CASES = {
         ],
         [PAIRS, "model.target=[sp, mlm]"],
         [PAIRS, *streams(WORDS), "model.target={type: siamese, dropout: 0.0}"],
+        [TAGS, "model.target=[{type: tags, num_labels: 4}, mlm]"],
+        [NAMES, "model.target={type: multilabel, num_labels: 2}"],
+        [NUMBERS, "model.target={type: regression, num_labels: 2}"],
     ],
     "masked_patches": [
         [
@@ -100,8 +109,8 @@ CASES = {
         [ROWS % ("morse", 20), SOUND, ROOM, "model.target=ctc"],
     ],
 }
-WITHOUT_SAMPLES = {"balance", "multilabel", "regression", "tags", "vector"}
-"""Targets that label rows of their own, or none."""
+WITHOUT_SAMPLES = {"balance", "vector"}
+"""Targets without labels."""
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +121,14 @@ def cache(tmp_path_factory):
 @pytest.fixture
 def pairs(cache):
     rows = [
-        {"text": f"what is {n} and {n}", "text_b": f"that is {2 * n}", "label": n % 3 % 2}
+        {
+            "text": f"what is {n} and {n}",
+            "text_b": f"that is {2 * n}",
+            "label": n % 3 % 2,
+            "tags": f"what is {'odd' if n % 2 else 'even'} what what",
+            "names": ["odd"] * (n % 2) + ["third"] * (n % 3 == 0),
+            "numbers": [n / 10, n % 3],
+        }
         for n in range(30)
     ]
     (cache / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))

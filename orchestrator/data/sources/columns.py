@@ -1,0 +1,51 @@
+"""Which columns of a table are read, and which texts in them can be used."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from orchestrator.config import did_you_mean
+from orchestrator.errors import InputError
+
+TEXT_COLUMNS = ("text", "text_a", "sentence", "content", "document")
+PAIR_COLUMNS = ("text_b",)
+LABEL_COLUMNS = ("label", "labels", "class")
+
+
+def find_column(
+    wanted: str | None, usual: Iterable[str], columns: Iterable[str], what: str, path: Path
+) -> str | None:
+    """Return the column to read, or None where none is asked for and no usual one is there.
+
+    Raises:
+        InputError: the column that is asked for is not there.
+    """
+    names = list(columns)
+    if wanted is None:
+        return next((name for name in usual if name in names), None)
+    if wanted not in names:
+        raise InputError(
+            f"{path}: no column {wanted!r} for the {what}. {did_you_mean(wanted, names, 'Columns')}"
+        )
+    return wanted
+
+
+def missing_column(option: str, usual: Iterable[str], row: Iterable[str], path: Path) -> str:
+    """Return the message for a table in which no usual column is found."""
+    return (
+        f"{path}: no column called {', '.join(usual)}. Name one with {option}. "
+        f"Columns: {', '.join(row)}."
+    )
+
+
+def usable_text(text: object, rejected: Counter[str]) -> str | None:
+    """Return a text without outer blanks, or count why it cannot be used."""
+    if text is None:
+        rejected["text missing"] += 1
+    elif not isinstance(text, str):
+        rejected["text is not a string"] += 1
+    elif not (stripped := text.strip()):
+        rejected["empty text"] += 1
+    else:
+        return stripped
+    return None

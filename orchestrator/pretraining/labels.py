@@ -1,0 +1,53 @@
+"""Which labels the targets of a model need, and whether rows have them. Imports without torch."""
+
+from collections.abc import Sequence
+
+from orchestrator.data.label_forms import FORMS
+from orchestrator.data.labels import CLASSES, LabelForm
+from orchestrator.data.rows import Rows, require_pairs
+from orchestrator.data.sample_configs import LabelledConfig
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.targets.configs import ClsConfig, SpConfig
+from orchestrator.modeling.targets.pair_configs import SiameseConfig
+from orchestrator.modeling.targets.text_configs import (
+    MultilabelConfig,
+    RegressionConfig,
+    TagsConfig,
+)
+
+TWO = 2  # classes of a sentence pair
+
+
+def form_of(model: ModelConfig) -> LabelForm:
+    """Return the form of labels that a model learns from."""
+    names = [target.type_name() for target in model.target]
+    return next((FORMS[name] for name in names if name in FORMS), CLASSES)
+
+
+def name_of_labelled(model: ModelConfig) -> str:
+    """Return the name of the target that learns from the labels of rows."""
+    return next(each.name for each in model.target if each.type_name() in LabelledConfig.wants)
+
+
+def require_labels(model: ModelConfig, names: Sequence[str], rows: Rows) -> None:
+    """Refuse rows with other labels than a model's targets answer with.
+
+    Args:
+        model: the model.
+        names: of the labels.
+        rows: those to learn from.
+
+    Raises:
+        InputError: the rows have another number of classes, tags, labels or numbers than the
+            target, or a target is for pairs and they have one text.
+    """
+    form = form_of(model)
+    for target in model.target:
+        if isinstance(
+            target, ClsConfig | SiameseConfig | TagsConfig | MultilabelConfig | RegressionConfig
+        ):
+            form.require_size(names, rows.labels, target.num_labels)
+        elif isinstance(target, SpConfig):
+            form.require_size(names, rows.labels, TWO)
+        if isinstance(target, SiameseConfig | SpConfig):
+            require_pairs(rows)
