@@ -163,7 +163,7 @@ class WorkerContext:
         self.settle_checkpoint()
 
         def committed() -> None:
-            self.line.progressed(step)
+            self.line.progressed(str(self.run_dir), step)
 
         pending = self.checkpoints.begin(step, engine, extra, self, committed, keep_every)
         self._pending.append(pending)

@@ -22,8 +22,8 @@ class Mailbox:
         self._stop = False
         self._failure: Event | None = None
         self._last_crash: Event | None = None
-        self._progress_at_crash = -1
-        self._progress = -1
+        self._progress_at_crash: dict[str, int] = {}
+        self._progress: dict[str, int] = {}
         self._final = False
 
     def post(self, events: Sequence[Event]) -> None:
@@ -43,9 +43,9 @@ class Mailbox:
         """Whether somebody asked the workers to stop."""
         return self._stop
 
-    def progressed(self, step: int) -> None:
-        """Note a committed checkpoint: a crash after it is worth another attempt."""
-        self._progress = max(self._progress, step)
+    def progressed(self, run: str, step: int) -> None:
+        """Note a run's committed checkpoint: a crash after it is worth another attempt."""
+        self._progress[run] = max(self._progress.get(run, step), step)
 
     def fail(self, failure: Event, *, final: bool) -> None:
         """Note why a worker failed.
@@ -73,7 +73,7 @@ class Mailbox:
             if stuck:
                 self._failure, self._final = self._last_crash, True
                 return self._failure
-            self._last_crash, self._progress_at_crash = crash, self._progress
+            self._last_crash, self._progress_at_crash = crash, dict(self._progress)
         return None
 
     def failure(self) -> Event | None:
@@ -92,8 +92,8 @@ class Line(Protocol):
         """Send an event to the driver."""
         ...
 
-    def progressed(self, step: int) -> None:
-        """Report a committed checkpoint."""
+    def progressed(self, run: str, step: int) -> None:
+        """Report a run's committed checkpoint."""
         ...
 
     def stop_requested(self) -> bool:
@@ -107,7 +107,7 @@ class SilentLine:
     def post(self, event: Event) -> None:
         """Drop the event."""
 
-    def progressed(self, step: int) -> None:
+    def progressed(self, run: str, step: int) -> None:
         """Drop the report."""
 
     def stop_requested(self) -> bool:
@@ -132,9 +132,9 @@ class RayLine:
         """Send an event; it is numbered by arrival, and arrives in order."""
         self.actor.post.remote([event])
 
-    def progressed(self, step: int) -> None:
-        """Report a committed checkpoint."""
-        self.actor.progressed.remote(step)
+    def progressed(self, run: str, step: int) -> None:
+        """Report a run's committed checkpoint."""
+        self.actor.progressed.remote(run, step)
 
     def stop_requested(self) -> bool:
         """Return the last known answer and ask again in the background."""

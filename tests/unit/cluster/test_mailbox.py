@@ -42,7 +42,17 @@ def test_crashes_with_progress_in_between_may_go_on():
     box = Mailbox()
     box.begin()
     for step in (10, 20, 30):
-        box.progressed(step)
+        box.progressed("run", step)
+        box.fail(CRASH, final=False)
+        assert box.begin() is None
+
+
+def test_a_later_run_of_the_launch_makes_progress_of_its_own():
+    box = Mailbox()
+    box.begin()
+    box.progressed("first", 1000)
+    for step in (10, 20, 30):
+        box.progressed("second", step)
         box.fail(CRASH, final=False)
         assert box.begin() is None
 
@@ -73,5 +83,5 @@ def test_stop_is_remembered():
 def test_nobody_listens_on_a_silent_line():
     line = SilentLine()
     line.post({"event": "x"})
-    line.progressed(3)
+    line.progressed("run", 3)
     assert not line.stop_requested()

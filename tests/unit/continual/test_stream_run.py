@@ -110,7 +110,7 @@ class Line:
     def stop_requested(self):
         return False
 
-    def progressed(self, step):
+    def progressed(self, run, step):
         pass
 
 
