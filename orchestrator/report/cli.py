@@ -1,12 +1,13 @@
 """``orchestrator report``: the page of a run or a package."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
-PATHS = ("/", ".", "~")
-"""What a place begins with, and a package does not."""
+PACKAGE = re.compile(r"[^/.~][^/]*(/v\d+)?")
+"""What a package reference looks like, and a place in the file system does not."""
 
 
 def register(subparsers: Any) -> None:
@@ -27,7 +28,7 @@ def _main(options: argparse.Namespace) -> int:
     from orchestrator.zoo import Zoo
 
     folder = Path(options.subject)
-    if not folder.is_dir() and options.subject.startswith(PATHS):
+    if not folder.is_dir() and not PACKAGE.fullmatch(options.subject):
         raise InputError(
             f"{folder} is no folder. Give the folder of a finished run, such as runs/my-run, or a "
             "package, such as name or name/v0001."

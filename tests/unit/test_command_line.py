@@ -14,5 +14,5 @@ def test_settings_may_stand_on_both_sides_of_an_option(capsys):
 
 
 def test_a_report_on_a_missing_folder_says_what_may_be_given(capsys):
-    assert main(["report", "./runs/never"]) == 2
+    assert main(["report", "runs/never"]) == 2
     assert "runs/never is no folder. Give the folder of a finished run" in capsys.readouterr().err
