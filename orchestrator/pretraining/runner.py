@@ -177,10 +177,12 @@ class _Work:
         from orchestrator.cluster.tracking import open_mlflow
         from orchestrator.pretraining.inputs import prepare_inputs, vocabulary
         from orchestrator.pretraining.plan import with_vocabulary
+        from orchestrator.pretraining.same_data import require_same_data
 
         cache = Path(self.config.run.dir).resolve() / CORPORA
         self.corpus = prepare_inputs(self.config, cache)
         with_vocabulary(self.config, vocabulary(self.corpus))
+        require_same_data(self.run, self.corpus)
         self.start = self._take_start()
         self._draft({}).discard()
         self.mlflow = open_mlflow(self.config, self._id(), Path(self.config.run.dir))
@@ -241,6 +243,7 @@ class _Work:
         """Commit the package, once, and record the result."""
         from orchestrator.cluster.branching import CHECKPOINTS
         from orchestrator.cluster.checkpoints import CheckpointFolder
+        from orchestrator.pretraining.best import FOLDER
 
         package = self._committed() or self._commit(summary)
         if self.mlflow is not None:
@@ -252,7 +255,8 @@ class _Work:
                 run_dir=str(self.run.path),
             )
         )
-        shutil.rmtree(self.run.path / EXPORT, ignore_errors=True)
+        for done_with in (EXPORT, FOLDER):
+            shutil.rmtree(self.run.path / done_with, ignore_errors=True)
         CheckpointFolder(self.run.path / CHECKPOINTS).clear(self.config.train.keep_every_steps)
 
     def result(self) -> JobResult:

@@ -1,6 +1,7 @@
 """From a finished export to a package, once; what is refused before anything starts."""
 
 import json
+import shutil
 
 import pytest
 
@@ -51,12 +52,25 @@ def test_a_run_killed_after_its_commit_makes_no_second_package(work):
 
 
 def test_a_finished_run_answers_at_once_and_keeps_no_checkpoints(work, monkeypatch):
+    (work.run.path / "best" / "checkpoints" / "step-00000002").mkdir(parents=True)
     work.commit(work.summary)
     work.run.close()
-    assert not (work.run.path / "checkpoints").exists()
-    assert not (work.run.path / "export").exists()
+    for name in ("checkpoints", "best", "export"):
+        assert not (work.run.path / name).exists()
     monkeypatch.setattr(runner, "_train", None)
     assert runner.run(work.config).package == "tiny-model/v0001"
+
+
+def test_a_run_does_not_go_on_with_other_data(make_config, documents, tmp_path):
+    """Of the same shape, but of other tokens: its weights would mean nothing."""
+    own = shutil.copytree(documents, tmp_path / "own")
+    config = make_config(f"data.data.source=files:{own}")
+    with RunFolder.open(config, runner.STAGE) as run:
+        for _ in range(2):
+            runner._Work(config, run).prepare()
+        (own / "later.txt").write_text("the fox likes something that is quite new")
+        with pytest.raises(InputError, match=r"'tiny' began with other data \(120 documents"):
+            runner._Work(config, run).prepare()
 
 
 def test_jobs_of_one_group_must_agree_about_the_group(make_config):
