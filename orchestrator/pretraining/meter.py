@@ -38,6 +38,10 @@ class Meter:
         self._flops = training_flops(model, length)
         self._device = str(next(engine.module.parameters()).device)
         self._ceiling = ceiling_flops(self._device, dtype)
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin with a loop: what one that failed has left is not counted, nor is its clock."""
         self._tokens, self._waited_s, self._saving_s, self._since = 0, 0.0, 0.0, 0.0
 
     def window(self, step: int, rank: int, world: int) -> list[Batch]:

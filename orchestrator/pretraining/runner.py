@@ -1,7 +1,6 @@
 """The pre-training job: corpus, launch, package."""
 
 import logging
-import math
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import JobResult, dump_yaml
 from orchestrator.errors import InputError, InterruptedRunError
-from orchestrator.modeling.targets.text_configs import AnswersConfig
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.labels import name_of_labelled
+from orchestrator.pretraining.outcome import outcome
 from orchestrator.storage import RunFolder, atomic_write_json
 from orchestrator.zoo import Package, Zoo
 
@@ -245,13 +244,15 @@ class _Work:
         from orchestrator.cluster.checkpoints import CheckpointFolder
         from orchestrator.pretraining.best import FOLDER
 
-        package = self._committed() or self._commit(summary)
+        assert self.corpus is not None
+        figures = outcome(self.config.model, self.corpus, summary)
+        package = self._committed() or self._commit(figures)
         if self.mlflow is not None:
             self.mlflow.finish("FINISHED", package.ref)
         self.run.finish(
             JobResult(
                 package=package.ref,
-                metrics=self._figures(summary),
+                metrics=figures,
                 run_dir=str(self.run.path),
             )
         )
@@ -266,10 +267,10 @@ class _Work:
             raise InterruptedRunError(f"run {self.config.run.name!r} is not finished yet")
         return found
 
-    def _commit(self, summary: dict[str, Any]) -> "Package":
+    def _commit(self, figures: dict[str, Any]) -> "Package":
         assert self.corpus is not None
         export = self.run.path / EXPORT
-        with self._draft(self._figures(summary)) as draft:
+        with self._draft(figures) as draft:
             for path in (path for pattern in EXPORTED for path in export.glob(pattern)):
                 shutil.copyfile(path, draft.path / path.name)
             self.corpus.processor.save(draft.path)
@@ -317,33 +318,3 @@ class _Work:
             metrics=metrics,
             licence=self.config.package.licence,
         )
-
-    def _figures(self, summary: dict[str, Any]) -> dict[str, Any]:
-        assert self.corpus is not None
-        validation, guessed = summary["validation"], summary["baselines"]
-        trained = [t for t in self.config.model.target if f"loss.{t.name}" in validation]
-        first = trained[0].name
-        figures = {
-            "loss": validation["loss"],
-            "accuracy": validation[f"accuracy.{first}"],
-            "perplexity": math.exp(min(validation[f"loss.{first}"], 50.0)),
-            "baseline_loss": guessed[f"loss.{first}"],
-            "baseline_accuracy": guessed[f"accuracy.{first}"],
-        }
-        if isinstance(trained[0], AnswersConfig):  # neither a class nor a token is chosen
-            del figures["perplexity"]
-        if summary["unigram_entropy"] is not None:  # pairs are found, not written
-            figures["unigram_entropy"] = summary["unigram_entropy"]
-        for target in trained[1:]:
-            for figure in ("loss", "accuracy"):
-                key = f"{figure}.{target.name}"
-                figures[key] = validation[key]
-                if key in guessed:
-                    figures[f"baseline_{key}"] = guessed[key]
-        return figures | {
-            "steps": summary["step"],
-            "seconds": round(summary["seconds"], 1),
-            "workers": summary["world"],
-            "documents": self.corpus.documents,
-            "tokens": self.corpus.tokens,
-        }

@@ -33,6 +33,7 @@ from orchestrator.pretraining.inputs import (
     vocabulary,
 )
 from orchestrator.pretraining.meter import Meter
+from orchestrator.pretraining.outcome import skipped_steps
 from orchestrator.pretraining.plan import with_vocabulary
 from orchestrator.pretraining.starting import description, take_weights
 from orchestrator.storage import commit_folder, read_json, temporary_sibling, verify_folder
@@ -179,6 +180,7 @@ class _Run:
 
     def _loop(self, first: int, watchdog: Watchdog) -> TrainResult | NonFiniteError:
         ended = self.best is not None and self.best.exhausted(self.history)
+        self.meter.begin()
         try:
             result: TrainResult | NonFiniteError = train(
                 self.engine,
@@ -277,7 +279,7 @@ class _Run:
         return {
             "stopped": False,
             "step": result.steps,
-            "skipped_steps": result.skipped,
+            "skipped_steps": skipped_steps(self.history.rows),
             "rollbacks": len(self.detour.jumps),
             "train": result.train,
             "validation": result.validation,

@@ -30,8 +30,8 @@ def _main(options: argparse.Namespace) -> int:
     folder = Path(options.subject)
     if not folder.is_dir() and not PACKAGE.fullmatch(options.subject):
         raise InputError(
-            f"{options.subject} is no folder. Give the folder of a finished run, such as runs/my-run, or a "
-            "package, such as name or name/v0001."
+            f"{options.subject} is no folder. Give the folder of a finished run, such as "
+            "runs/my-run, or a package, such as name or name/v0001."
         )
     ref = package_of_run(folder) if folder.is_dir() else options.subject
     page = package_page(Zoo(options.zoo), ref)

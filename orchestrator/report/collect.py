@@ -67,6 +67,8 @@ def _sections(package: Package) -> list[Section]:
             rows = [{"figure": name, "": value} for name, value in evaluation.items()]
             entropy = evaluation.get("unigram_entropy")
             found.append(sections.pretraining({package.ref: history}, entropy, rows))
+            if "skipped_steps" in evaluation:  # packages of earlier versions do not say
+                found.append(sections.training(history, evaluation))
     if package.has("evaluation/selection.json"):
         report = package.read_json("evaluation/selection.json")
         if report["matrix"]:

@@ -8,6 +8,13 @@ import pandas as pd
 
 from orchestrator.report.style import HEAT, PALETTE, ink_on, render_svg, series_style
 
+PROGRESS = {
+    "tokens_per_second": "tokens/s, padding left out",
+    "grad_norm": "gradient norm before clipping",
+    "learning_rate": "learning rate",
+}
+"""Metrics of training that show whether it went well, and their titles."""
+
 
 def learning_curves(
     histories: Mapping[str, pd.DataFrame], baseline: float | None = None, metric: str = "loss"
@@ -39,6 +46,28 @@ def learning_curves(
         axis.legend(fontsize=8)
 
     return render_svg(draw, width=7.2, height=3.4)
+
+
+def training_progress(history: pd.DataFrame) -> str:
+    """Draw speed, gradient norm and learning rate of one run; skipped steps are marked.
+
+    Args:
+        history: long form (``step split metric value``), one row an interval and metric.
+    """
+    rows = history[history["split"] == "train"]
+    by_step = rows.pivot_table(index="step", columns="metric", values="value")
+
+    def draw(axes: Any) -> None:
+        for axis, (metric, title) in zip(axes, PROGRESS.items(), strict=True):
+            axis.plot(by_step.index, by_step[metric], lw=1.2)
+            axis.set_title(title, fontsize=9, loc="left")
+            axis.set_xlabel("optimizer step")
+            axis.set_ylim(bottom=0)
+        skipped = by_step.index[by_step["skipped"] > 0]
+        for step in skipped:
+            axes[1].axvline(step, color=PALETTE[1], lw=1.0, ls="--")
+
+    return render_svg(draw, width=7.2, height=2.1, ncols=len(PROGRESS))
 
 
 def matrix_heatmap(matrix: pd.DataFrame, linkage: np.ndarray | None) -> str:

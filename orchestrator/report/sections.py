@@ -30,6 +30,34 @@ def pretraining(
     )
 
 
+def training(history: pd.DataFrame, evaluation: Mapping[str, Any]) -> Section:
+    """How one pre-training run went: speed, gradients, and what the loss guard did.
+
+    Args:
+        history: its history, long form.
+        evaluation: ``evaluation/pretraining.json``.
+    """
+    rows = history[history["split"] == "train"]
+    metric = {str(name): part["value"] for name, part in rows.groupby("metric")}
+    numbers = {
+        "steps skipped (a loss or gradient was not finite)": evaluation["skipped_steps"],
+        "times gone back to a checkpoint, around bad samples": evaluation["rollbacks"],
+        "tokens/s (median)": float(metric["tokens_per_second"].median()),
+        "share of the measured peak (MFU, median)": float(metric["mfu"].median()),
+        "share of the time waiting for data (mean)": float(metric["data_wait_share"].mean()),
+        "seconds in which checkpoints held up training": float(metric["checkpoint_seconds"].sum()),
+        "memory of a worker, MB (most)": float(metric["memory_bytes"].max()) / 1e6,
+    }
+    return Section(
+        "How training went",
+        "One point an interval; a dashed line marks an interval with skipped steps.",
+        (
+            figures.training_progress(history),
+            table([{"figure": name, "": value} for name, value in numbers.items()]),
+        ),
+    )
+
+
 def performance_matrix(selection: Mapping[str, Any]) -> Section:
     """Heat map and dendrogram of the matrix a selection read (``evaluation/selection.json``)."""
     matrix = pd.DataFrame.from_dict(selection["matrix"], orient="index")
