@@ -116,7 +116,10 @@ class WorkerContext:
 
         Nothing milder helps: the main thread waits in a collective that cannot be cancelled.
         """
-        message = f"rank {self.rank}: a step has taken {seconds:.0f} s and is taken for hung"
+        message = (
+            f"rank {self.rank}: a step has taken {seconds:.0f} s and is taken for hung. If steps "
+            "of this job do take so long, raise train.hang_timeout_s and start it again"
+        )
         _LOG.error("%s; all threads follow", message)
         faulthandler.dump_traceback()
         self.line.post({"event": "hung", "rank": self.rank, "message": message})

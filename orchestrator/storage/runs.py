@@ -26,8 +26,11 @@ LOCK_NAME = ".lock"
 MAX_STEP_BYTES = 180
 """Longest quoted step name used as a file name; longer ones end in their hash."""
 
-_MAY_DIFFER = re.compile(r"^(?:run\.dir|run\.zoo|(?:cluster|tracking)(?:\..*)?)$")
-"""Settings that say where a run happens and who is told, not what it computes."""
+_MAY_DIFFER = re.compile(
+    r"^(?:run\.dir|run\.zoo|train\.hang_timeout_s|(?:cluster|tracking)(?:\..*)?)$"
+)
+"""Settings that say where a run happens, who is told and how long is waited; none changes what a
+run computes."""
 _log = logging.getLogger(__name__)
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from orchestrator.data.processors import TextProcessor
-from orchestrator.errors import InputError
+from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.package import load_model
 from orchestrator.pretraining import runner
 from orchestrator.pretraining.worker import pretrain
@@ -71,6 +71,13 @@ def test_a_run_does_not_go_on_with_other_data(make_config, documents, tmp_path):
         (own / "later.txt").write_text("the fox likes something that is quite new")
         with pytest.raises(InputError, match=r"'tiny' began with other data \(120 documents"):
             runner._Work(config, run).prepare()
+
+
+def test_a_run_whose_steps_are_taken_for_hung_may_be_given_more_time(make_config):
+    RunFolder.open(make_config(), runner.STAGE).close()
+    RunFolder.open(make_config("train.hang_timeout_s=600"), runner.STAGE).close()
+    with pytest.raises(ConfigError, match=r"train\.max_steps"):
+        RunFolder.open(make_config("train.max_steps=600"), runner.STAGE)
 
 
 def test_jobs_of_one_group_must_agree_about_the_group(make_config):
