@@ -15,6 +15,8 @@ ZeRO-3        b N / w      4 T / w   s T / w       4 T / w of gradients, one buc
 FSDP2         4 N / w      -         s T / w       -
 ============= ============ ========= ============= =====================================
 
+Frozen parameters have masters, too, where ZeRO's weights are short: 4 (N - T) / w in host memory.
+
 Beside that, the larger of two moments counts. The **backward pass**: A, and the gradients that are
 there when activations are. Those of earlier micro-batches (if there are several) come on top of A;
 those of the last one arrive as A goes. The **optimizer's step**: gradients, the copy of them that
@@ -204,16 +206,16 @@ class _Window:
 
     def _zero(self, weights: int, buffers: int, backward: int, step: int) -> WorkerMemory:
         masters, optimizer = self.part(self.gradients), self.part(self.state)
-        moved = masters + optimizer + self.part(self.gradients)
-        offload = self.engine.offload
+        frozen = 0
+        if self.engine.precision != "fp32":  # kept as they were, always in host memory
+            frozen = self.part(FP32_BYTES * (self.sizes.total - self.sizes.trained))
+        offload, offloaded = self.engine.offload, frozen
+        if offload.optimizer:
+            offloaded += masters + optimizer + self.part(self.gradients)
+        if offload.parameters:
+            offloaded += weights
         return WorkerMemory(
-            weights,
-            masters,
-            optimizer,
-            buffers,
-            backward,
-            step,
-            (moved if offload.optimizer else 0) + (weights if offload.parameters else 0),
+            weights, masters + frozen, optimizer, buffers, backward, step, offloaded
         )
 
     def rows(self) -> WorkerMemory:

@@ -62,7 +62,8 @@ class ZeroEngine(ShardedEngine):
         optimizer: Settings of the optimizer.
         target_weights: Weight of each target in the objective; 1 where not given.
         config: Stage (1 cuts optimizer state, 2 also gradients, 3 also weights), number format of
-            weights and activations, offload, amendments; masters stay fp32.
+            weights and activations, offload, amendments. Masters are fp32 and begin unrounded, and
+            what is stored of frozen parameters is: each rank keeps its part of them in host memory.
 
     Raises:
         StageError: The installed DeepSpeed does not behave as this file needs.
@@ -91,11 +92,15 @@ class ZeroEngine(ShardedEngine):
         self._project: Projection | None = None
         self._base = build_optimizer(model, optimizer)
         self._base.register_step_post_hook(self._after_update)
+        short = config.precision != "fp32"  # DeepSpeed casts the model's weights where they are
+        unrounded = self._unrounded() if short else []
         with _nothing_compiled(self._device), _quiet():
             self._engine, self._zero, _, _ = deepspeed.initialize(
                 model=model, optimizer=self._base, config=self._settings()
             )
         self._layout: Layout = self._layout_of(config.zero_stage)
+        if short:
+            self._take_unrounded(unrounded)
         self._check_internals()
 
     def _layout_of(self, stage: int) -> Layout:

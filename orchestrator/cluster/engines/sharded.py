@@ -14,6 +14,7 @@ from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch, Projection, Shard
 from orchestrator.training.engine_config import LossScaleConfig, Precision
 from orchestrator.training.fragments import Snapshot
+from orchestrator.training.lamb import SMALLEST_LAYER, Lamb, Piece
 from orchestrator.training.objective import (
     MetricSums,
     evaluate_batches,
@@ -22,6 +23,7 @@ from orchestrator.training.objective import (
 )
 from orchestrator.training.optimizers import apply_lr, trainable
 from orchestrator.training.precision import LossScaler, compute_type
+from orchestrator.training.shards import part_of
 from orchestrator.training.state import persistent_buffers
 
 
@@ -40,6 +42,8 @@ class ShardedEngine(ABC):
     """
 
     replicated = False
+    _frozen: list[Shard] | None
+    """This rank's fp32 parts of frozen parameters; None where their weights are fp32 anyway."""
     _layout: Layout
     _base: torch.optim.Optimizer
     """The optimizer that steps the flat tensors of the layout."""
@@ -65,6 +69,7 @@ class ShardedEngine(ABC):
         self._precision, self._lockstep = precision, lockstep
         self._scaler = LossScaler(precision, loss_scale)
         self._heads_differ = False  # between the micro-batches of a window
+        self._frozen: list[Shard] | None = None
 
     # --- a step ----------------------------------------------------------------------------------
 
@@ -92,8 +97,21 @@ class ShardedEngine(ABC):
     def step(self, project: Projection | None = None) -> None:
         """Update the masters; ``project`` them; publish; heads without labels do not move."""
         apply_lr(self._base, self._lr, self._active)
+        if isinstance(self._base, Lamb) and not self._base.is_cut:
+            self._base.cut(*self._layers(), self.sum_over_shards)
         self._update(project)
         self._scaler.stepped()
+
+    def _layers(self) -> tuple[dict[Tensor, list[Piece]], int]:
+        """Return where this rank has pieces of the layers that LAMB scales, and how many exist."""
+        numbers = {name: number for number, (name, _) in enumerate(self._trainable)}
+        pieces: dict[Tensor, list[Piece]] = {}
+        for shard in self.shards():
+            if len(shard.shape) >= SMALLEST_LAYER:
+                flat, start = home_of(shard, self._layout)
+                piece = Piece(numbers[shard.name], start, shard.master.numel())
+                pieces.setdefault(flat, []).append(piece)
+        return pieces, len(numbers)
 
     def skip(self) -> bool:
         """Take no step: publish the masters, lower the loss scale; collective."""
@@ -195,9 +213,9 @@ class ShardedEngine(ABC):
 
         One parameter at a time is assembled from the masters, so the model is never held twice.
         """
-        mine = {shard.name: shard for shard in self.shards()}
+        mine = {shard.name: shard for shard in (*self.shards(), *(self._frozen or ()))}
         for name, parameter in self.module.named_parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad or self._frozen is not None:
                 yield name, self._assembled(whole_shape(parameter), mine.get(name)).cpu()
             else:
                 with self._layout.whole(parameter, write=False) as whole:
@@ -205,6 +223,36 @@ class ShardedEngine(ABC):
                 yield name, copy
         for name, buffer in persistent_buffers(self.module).items():
             yield name, buffer.detach().cpu().clone()
+
+    def _unrounded(self) -> list[Shard]:
+        """Return this rank's parts of all parameters, fp32, in host memory; collective.
+
+        For an engine that casts the model's own weights, before it does; rank 0's weights win.
+        """
+        parts = []
+        for name, parameter in self.module.named_parameters():
+            distributed.broadcast(parameter.detach(), src=0)
+            size = -(-parameter.numel() // self.world)
+            start = self.rank * size
+            part = parameter.detach().reshape(-1)[start : start + size].float().cpu().clone()
+            if part.numel():
+                parts.append(Shard(name, part, None, start, parameter.shape))
+        return parts
+
+    @torch.no_grad()
+    def _take_unrounded(self, parts: Sequence[Shard]) -> None:
+        """Begin with what the weights were before they were cast; collective.
+
+        Masters get these values, and frozen parameters keep theirs for what is stored: a job that
+        begins with a package neither trains nor stores rounded copies of its weights.
+        """
+        mine = {part.name: part for part in parts}
+        masters = {shard.name: shard for shard in self.shards()}
+        for name, parameter in self._trainable:
+            whole = self._assembled(whole_shape(parameter), mine.pop(name, None))
+            if name in masters:
+                masters[name].master.copy_(part_of({name: whole}, masters[name]))
+        self._frozen = list(mine.values())
 
     def _assembled(self, shape: torch.Size, shard: Shard | None) -> Tensor:
         flat = torch.zeros(shape.numel(), dtype=torch.float32, device=self._device)
@@ -216,8 +264,8 @@ class ShardedEngine(ABC):
     # --- state -----------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """Copy this rank's fragments; rank 0 adds frozen parameters and buffers; collective."""
-        return snapshot_state(self, self._base, self._layout, self._scaler.state())
+        """Copy this rank's fragments; rank 0 adds what no rank has a part of; collective."""
+        return snapshot_state(self, self._base, self._layout, self._scaler.state(), self._frozen)
 
     def save(self, folder: Path) -> None:
         """Write the fragments of all ranks; collective."""
@@ -231,7 +279,8 @@ class ShardedEngine(ABC):
         Raises:
             IntegrityError: The state is missing, incomplete or of another model.
         """
-        self._scaler.restore(load_state(folder, self, self._base, self._layout))
+        found = load_state(folder, self, self._base, self._layout, self._frozen or ())
+        self._scaler.restore(found)
         self.refresh()
 
 

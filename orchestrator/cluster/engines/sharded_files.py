@@ -1,6 +1,6 @@
 """Save and load the training state of a sharded engine as fragments (``training/fragments.py``)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,11 @@ from orchestrator.training.state import persistent_buffers
 
 
 def snapshot_state(
-    engine: Engine, optimizer: Optimizer, layout: Layout, extra: Mapping[str, Any]
+    engine: Engine,
+    optimizer: Optimizer,
+    layout: Layout,
+    extra: Mapping[str, Any],
+    frozen: Sequence[Shard] | None = None,
 ) -> Snapshot:
     """Copy this rank's fragments; rank 0 adds frozen parameters and buffers; collective.
 
@@ -26,9 +30,14 @@ def snapshot_state(
         optimizer: What steps the flat tensors.
         layout: Where things lie.
         extra: Joins the description, as JSON.
+        frozen: This rank's parts of frozen parameters, if weights are rounded copies of them.
     """
-    untrained = [(name, value.detach().clone()) for name, value in _untrained(engine, layout)]
+    rest = (
+        _untrained(engine, layout) if frozen is None else persistent_buffers(engine.module).items()
+    )
+    untrained = [(name, value.detach().clone()) for name, value in rest]
     fragments = list(_fragments(engine, optimizer, layout))
+    fragments += [(f"model.{part.name}", part.start, part.master) for part in frozen or ()]
     if engine.rank == 0:
         fragments += [(f"model.{name}", 0, value) for name, value in untrained]
     return snapshot_fragments(engine.rank, engine.world, fragments, extra)
@@ -36,9 +45,20 @@ def snapshot_state(
 
 @torch.no_grad()
 def load_state(
-    folder: Path, engine: Engine, optimizer: Optimizer, layout: Layout
+    folder: Path,
+    engine: Engine,
+    optimizer: Optimizer,
+    layout: Layout,
+    frozen: Sequence[Shard] = (),
 ) -> dict[str, Any]:
     """Read masters and optimizer state of this rank's shards; the caller publishes; collective.
+
+    Args:
+        folder: Written by any engine.
+        engine: What to read into.
+        optimizer: What steps the flat tensors.
+        layout: Where things lie.
+        frozen: This rank's parts of frozen parameters, if weights are rounded copies of them.
 
     Returns:
         The description of the state.
@@ -47,7 +67,7 @@ def load_state(
         IntegrityError: The state is missing, incomplete or of another model.
     """
     found = Fragments(folder)
-    for shard in engine.shards():
+    for shard in (*engine.shards(), *frozen):
         shard.master.copy_(found.read(f"model.{shard.name}", shard.start, shard.master.numel()))
     for flat, state in _states(engine, optimizer, layout, found):
         take_plain_state(optimizer, flat, state)

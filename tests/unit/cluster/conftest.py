@@ -1,5 +1,7 @@
 """What several files of this room need."""
 
+import sys
+
 import pytest
 import torch
 from torch import distributed
@@ -16,3 +18,11 @@ def process_group(tmp_path_factory):
         distributed.init_process_group("gloo", init_method=f"file://{file}", rank=0, world_size=1)
         yield
         distributed.destroy_process_group()
+        _forget_group()
+
+
+def _forget_group():
+    """Let DeepSpeed, which keeps the first group that it meets, meet that of the next file."""
+    if "deepspeed" in sys.modules:
+        sys.modules["deepspeed.utils.groups"]._WORLD_GROUP = None
+        sys.modules["deepspeed.comm.comm"].cdb = None

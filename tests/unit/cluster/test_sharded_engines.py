@@ -163,6 +163,25 @@ def test_any_stage_continues_what_any_other_wrote(tmp_path, writer, reader):
 
 
 @pytest.mark.parametrize("kind", ZERO)
+def test_short_passes_round_neither_masters_nor_frozen_weights(tmp_path, kind):
+    frozen = toy_model().frozen.weight
+    assert not torch.equal(frozen, frozen.bfloat16().float())
+    own = engine(kind, precision="bf16")
+    begun = own.gathered()
+    assert all(torch.equal(begun[name], p) for name, p in toy_model().named_parameters())
+    advance(own, [0])
+    own.save(tmp_path)
+    other = engine(kind, seed=9, precision="bf16")
+    other.load(tmp_path)
+    for each in (own, other):
+        assert torch.equal(dict(each.state_dict())["frozen.weight"], frozen)
+    assert advance(own, [1]) == advance(other, [1])
+    whole = engine("single", seed=9)
+    whole.load(tmp_path)
+    assert torch.equal(whole.gathered()["frozen.weight"], frozen)
+
+
+@pytest.mark.parametrize("kind", ZERO)
 def test_bf16_keeps_fp32_masters_and_trains(kind):
     zero = engine(kind, precision="bf16")
     losses = advance(zero, range(8))
@@ -256,7 +275,7 @@ def test_an_assembly_of_components_trains_like_a_single_process(kind):
     assert losses[kind][-1] < losses[kind][0]
 
 
-@pytest.mark.parametrize("optimizer", ["lion", "adamw8bit"])
+@pytest.mark.parametrize("optimizer", ["lion", "lamb", "adamw8bit"])
 @pytest.mark.parametrize("kind", ["zero2", "zero3", "fsdp2"])
 def test_other_optimizers_are_cut_and_continue_bit_for_bit(tmp_path, kind, optimizer):
     config = OptimizerConfig(type=optimizer, learning_rate=1e-3)
