@@ -33,6 +33,7 @@ IntArray = npt.NDArray[np.int64]
 
 FEW_CLASSES = 50  # so few may be classes however small
 ROWS_OF_A_CLASS = 3  # on average; a column of numbers or sentences has one
+SHOWN = 20  # names in a message
 COUNTS = ("none", "one", "two")
 
 
@@ -163,8 +164,14 @@ class LabelForm(ABC):
         if found != wanted:
             raise InputError(
                 f"the rows have {found} {self.what[found != 1]}, the target has num_labels "
-                f"{wanted}. Set num_labels to {found}."
+                f"{wanted}. Set num_labels to {found}.{_listed(names)}"
             )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names of labels in words."""
+    more = ", ..." if len(names) > SHOWN else ""
+    return f" Found: {', '.join(names[:SHOWN])}{more}" if names else ""
 
 
 class ClassForm(LabelForm):

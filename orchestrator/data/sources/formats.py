@@ -30,7 +30,7 @@ TEXT_COLUMN = "text"  # of plain text
 PLAIN_TEXT = (".txt", ".text")
 PARQUET = ".parquet"
 CONLL = ".conll"
-DOCUMENT_START = "-DOCSTART-"  # a line of CoNLL that is no word
+DOCUMENT_START, COMMENT = "-DOCSTART-", "# "  # lines of CoNLL that are no words
 ROWS_PER_BATCH = 1024  # of Parquet; a row may be a whole article
 COPY_BYTES = 1 << 20
 MAX_CELL = 1 << 27  # characters of a CSV cell; csv's own limit is 128 KiB
@@ -255,21 +255,32 @@ def _read_text(path: Path, rejected: Counter[str], within: Range) -> Iterator[Ro
 
 
 def _read_conll(path: Path, rejected: Counter[str], within: Range) -> Iterator[Row]:
-    """Yield sentences: a word a line, its tag in the last column; blank lines between sentences."""
+    """Yield sentences: a word a line, its tag in the last column; blank lines between sentences.
+
+    A line that begins with "# " and has other columns than the words is a comment.
+    """
     for paragraph in read_plain(path, "paragraph", within):
         lines = paragraph.strip("\r\n").split("\n")
-        cells = [_word_cells(line) for line in lines if not line.startswith(DOCUMENT_START)]
-        if any(len(found) < 2 for found in cells):
-            rejected["word without a tag"] += 1
-        elif cells:
-            words = [found[0] for found in cells]
-            yield {TEXT_COLUMN: " ".join(words), "tokens": words, "tags": [c[-1] for c in cells]}
+        lines = [line for line in lines if not line.startswith(DOCUMENT_START)]
+        columns = max(len(_word_cells(lines[-1])), 2) if lines else 0
+        words = [
+            cells
+            for line, cells in ((line, _word_cells(line)) for line in lines)
+            if len(cells) == columns or not line.startswith(COMMENT)
+        ]
+        if lines and all(line.startswith(COMMENT) for line in lines):
+            rejected["only a comment"] += 1
+        elif any(len(cells) != columns for cells in words):
+            rejected["word without a tag or with other columns than its sentence"] += 1
+        elif words:
+            texts, tags = [cells[0] for cells in words], [cells[-1] for cells in words]
+            yield {TEXT_COLUMN: " ".join(texts), "tokens": texts, "tags": tags}
 
 
 def _word_cells(line: str) -> list[str]:
     """Return the cells of a word; tabs separate them where there are any, else blanks."""
     line = line.strip()
-    return line.split("\t") if "\t" in line else line.split()
+    return line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
 
 
 READERS: dict[str, Reader] = {

@@ -91,8 +91,23 @@ def test_unusable_tags_are_counted_by_reason(tmp_path):
         "repeated": 1,
     }
     conll = write(tmp_path, "x.conll")
-    conll.write_text(conll.read_text() + "\n\nalone\nword O\n")
-    assert task(conll, "tags").rejected == {"word without a tag": 1}
+    added = [
+        "alone\nword O",
+        "# NN O\nyes NN O",
+        "# id 7\tsource=news\n# a b c\nno NN O",
+        "# x\n# y z",
+    ]
+    conll.write_text("\n\n".join([conll.read_text(), *added]))
+    data = task(conll, "tags")
+    assert data.rejected == {
+        "word without a tag or with other columns than its sentence": 1,
+        "only a comment": 1,
+    }
+    parts = (data.split(split).words for split in ("train", "validation", "test"))
+    texts = [words for part in parts for words in part]
+    assert len(texts) == len(SENTENCES) + 2
+    assert ["#", "yes"] in texts
+    assert ["no"] in texts
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.tsv"])

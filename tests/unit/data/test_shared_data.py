@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.data import DatasetSpec, load_task
+from orchestrator.data.label_forms import FORMS
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
@@ -21,3 +22,19 @@ def test_sizes_are_those_of_the_readme(name, classes, sizes):
     found = tuple(len(data.split(split)) for split in ("train", "validation", "test"))
     assert sum(found) + sum(data.rejected.values()) == sum(sizes)
     assert found[1:] == sizes[1:]
+
+
+def test_every_sentence_of_conll_2003_is_read_or_counted():
+    folder = SHARED / "conll03_cf"
+    if not folder.is_dir():
+        pytest.skip(f"no data at {folder}")
+    data = load_task(DatasetSpec(source=f"files:{folder}"), form=FORMS["tags"])
+    kinds = ("LOC", "MISC", "ORG", "PER")
+    assert data.label_names == (*(f"{p}-{kind}" for p in "BI" for kind in kinds), "O")
+    found = [len(data.split(split)) for split in ("train", "validation", "test")]
+    assert set(data.rejected) <= {
+        "repeated",
+        "train row also held out",
+        "validation row also held out",
+    }
+    assert sum(found) + sum(data.rejected.values()) == 14_986 + 3_465 + 3_683

@@ -4,6 +4,7 @@ import pytest
 
 from orchestrator.config import load_config
 from orchestrator.errors import ConfigError
+from orchestrator.pretraining import objectives
 from orchestrator.pretraining.config import PretrainConfig
 
 GOOD = """
@@ -154,6 +155,12 @@ def test_targets_and_data_that_do_not_fit(problems, overrides, path, words):
 )
 def test_targets_and_data_that_fit(problems, overrides):
     assert problems(*overrides) == {}
+
+
+def test_a_target_without_samples_is_named(problems, monkeypatch):
+    monkeypatch.setattr(objectives, "TRAINED", ("mlm",))
+    found = problems("model.target=[mlm, rtd]")["model.target.1.type"]
+    assert found == "'rtd' cannot be pre-trained on a corpus. Use one of mlm."
 
 
 def test_the_usual_samples_are_those_of_the_targets(tmp_path):
