@@ -36,6 +36,7 @@ class Architecture:
             tables, zeros), by their names.
         processor: What turns raw input into a batch: ``text``, ``image``, ``image_text``,
             ``log_mel`` or ``waveform``.
+        pad_token_id: The id that padding must have, where the class reads more into it.
     """
 
     name: str
@@ -46,3 +47,4 @@ class Architecture:
     repeated: tuple[str, ...] = ()
     computed: Callable[[ModelConfig], dict[str, Tensor]] = lambda config: {}
     processor: str = "text"
+    pad_token_id: int | None = None

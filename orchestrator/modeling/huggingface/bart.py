@@ -3,7 +3,8 @@
 PEGASUS, Marian, Speech2Text and Whisper have BART's names and options, with other positions and
 places of the norms. Dropping whole layers in training (``encoder_layerdrop``,
 ``decoder_layerdrop``) has no counterpart here. ``final_logits_bias``, a buffer there, is the bias
-of our output layer.
+of our output layer; where that has none, the file lacks it and the class fills in zeros, and their
+config says so by a key that only we read.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from orchestrator.modeling.huggingface.values import (
     their_activation,
     transformer_of,
 )
+from orchestrator.modeling.targets.configs import LmConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +35,8 @@ POSITION_OFFSET = 2
 """Rows of BART's position tables before position 0."""
 
 SHARED_WORDS: Table = (weight("model.shared", "embedding.word"),)
-LOGITS_BIAS: Table = (same("final_logits_bias", "targets.lm.output.bias", leading_axes=1),)
+LOGITS_BIAS = "final_logits_bias"
+"""Their buffer, and our key for whether the file holds it."""
 REPEATED = (
     "lm_head.weight",
     "model.encoder.embed_tokens.weight",
@@ -41,11 +44,21 @@ REPEATED = (
 )
 
 
+def logits_bias(config: ModelConfig) -> Table:
+    """Return the row of the logits bias, if the model has one."""
+    row = same(LOGITS_BIAS, "targets.lm.output.bias", leading_axes=1)
+    return (row,) if _has_logits_bias(config) else ()
+
+
+def _has_logits_bias(config: ModelConfig) -> bool:
+    return all(target.bias for target in config.target if isinstance(target, LmConfig))
+
+
 def no_logits_bias(config: ModelConfig) -> dict[str, Tensor]:
     """Return the logits bias of a new model; files of its body alone lack it."""
     import torch  # the families are also listed where there is no torch
 
-    return {"final_logits_bias": torch.zeros(1, config.vocab_size)}
+    return {LOGITS_BIAS: torch.zeros(1, config.vocab_size)}
 
 
 def wave_table(stack: EmbeddingStackConfig, sizes: Dimensions) -> Tensor:
@@ -160,17 +173,18 @@ def text_to_text(
         "target_embedding": side,
         "decoder": blocks(theirs, "decoder", norm_position),
         "share_embedding": True,
-        "target": [{"type": "lm", "tie": True, "bias": True}],
+        "target": [{"type": "lm", "tie": True, "bias": theirs.get(LOGITS_BIAS, True)}],
     }
 
 
 def their_text_to_text(config: ModelConfig) -> dict[str, Any]:
     """Return the values of the config of a text-to-text model."""
     words = config.embedding.part("word")
-    return their_blocks(config) | {
+    values = their_blocks(config) | {
         "max_position_embeddings": config.max_position_embeddings,
         "scale_embedding": getattr(words, "scale", False),
     }
+    return values if _has_logits_bias(config) else values | {LOGITS_BIAS: False}
 
 
 def model_config(theirs: Values) -> dict[str, Any]:
@@ -188,7 +202,7 @@ def table(config: ModelConfig) -> list[Row]:
         *linear("model.encoder.layernorm_embedding", "embedding.norm"),
         *linear("model.decoder.layernorm_embedding", "target_embedding.norm"),
         *stacks(config),
-        *LOGITS_BIAS,
+        *logits_bias(config),
     ]
 
 

@@ -13,6 +13,7 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.encoders.block_options import BlockOptions, Projection
 from orchestrator.modeling.encoders.dual_configs import DualEncoderConfig
 from orchestrator.modeling.huggingface.architecture import Architecture
+from orchestrator.modeling.huggingface.quiet import quiet
 
 FAMILIES = (
     "albert",
@@ -74,22 +75,59 @@ def architecture_of(config: ModelConfig) -> Architecture:
     configs know fewer rates than ours.
 
     Raises:
-        InputError: None fits; the nearest one and what differs are named.
+        InputError: None fits; the nearest one of the same shape and what differs are named.
     """
     differences: dict[str, list[str]] = {}
     for name, candidate in architectures().items():
-        try:
-            again = validate_config(ModelConfig, returned(candidate, config), name)
-        except (ConfigError, InputError, ArithmeticError, LookupError, TypeError, ValueError):
-            continue  # the config lacks what the architecture is about
+        again = _there_and_back(candidate, config)
+        if again is None:
+            continue
         differing = differing_keys(spelled_out(config), spelled_out(again))
         if not differing:
             return candidate
-        differences[name] = differing
+        if _alike(config, again):
+            differences[name] = differing
     for name, differing in differences.items():
         if all(key.endswith(RATES) for key in differing):
             return architectures()[name]
     raise InputError(_no_counterpart(differences))
+
+
+def padding_of(config: ModelConfig) -> int:
+    """Return the padding id of the class that a model has the shape of; its own if any will do.
+
+    Tokenizers made here pad with 0. A class that reads another meaning into that id
+    (``Architecture.pad_token_id``) can take the model when its tokens are renumbered.
+    """
+    for candidate in architectures().values():
+        if candidate.pad_token_id not in (None, config.pad_token_id):
+            moved = config.model_copy(update={"pad_token_id": candidate.pad_token_id})
+            again = _there_and_back(candidate, moved)
+            if again is not None and _alike(moved, again):
+                return moved.pad_token_id
+    return config.pad_token_id
+
+
+def _there_and_back(candidate: Architecture, config: ModelConfig) -> ModelConfig | None:
+    """Return our config of what an architecture makes of one; None: it is about something else."""
+    try:
+        with quiet():  # most are asked about sizes that no model of theirs has
+            return validate_config(ModelConfig, returned(candidate, config), candidate.name)
+    except (ConfigError, InputError, ArithmeticError, LookupError, TypeError, ValueError):
+        return None
+
+
+def _alike(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether two models read the same kind of input by the same kind of parts."""
+    shapes = [
+        (
+            [part.type_name() for part in each.embedding.parts[:1]],
+            each.encoder.type_name(),
+            None if each.decoder is None else each.decoder.type_name(),
+        )
+        for each in (one, other)
+    ]
+    return shapes[0] == shapes[1]
 
 
 def returned(candidate: Architecture, config: ModelConfig) -> dict[str, object]:
@@ -165,7 +203,8 @@ def differing_keys(ours: object, other: object, path: str = "") -> list[str]:
 
 
 FIRST_VALUES = ("initialization", "initializer_range", "logit_scale", "logit_bias")
-UNIMPORTANT = ("weight", "attention", "tolerance", "max_scale", *FIRST_VALUES)
+LOSS_ONLY = ("weight", "tolerance", "max_scale", "label_smoothing")
+UNIMPORTANT = ("attention", *LOSS_ONLY, *FIRST_VALUES)
 """Options that change no output of a trained model."""
 
 

@@ -4,9 +4,7 @@ Legend: B batch, S length, T target length, V vocabulary.
 """
 
 import inspect
-import logging
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from torch import Tensor
 from orchestrator.errors import IntegrityError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.quiet import quiet
 from orchestrator.modeling.huggingface.samples import Sample, random_sample
 from orchestrator.modeling.package import load_model
 
@@ -82,7 +81,7 @@ def their_outputs(
     """Return every tensor that their class answers, in fp32; it may make some parameters itself."""
     import transformers
 
-    with _quiet():
+    with quiet():
         model, loading = getattr(transformers, architecture.name).from_pretrained(
             folder,
             local_files_only=True,
@@ -185,20 +184,3 @@ def _difference(ours: Tensor, theirs: Tensor, sample: Sample) -> tuple[float, fl
     difference = float((ours - theirs).abs().nan_to_num(torch.inf).max())
     scale = float(theirs.abs().max())
     return difference, difference / max(scale, torch.finfo(torch.float32).tiny)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence progress bars and advice of transformers."""
-    from transformers.utils import logging as their_logging
-
-    level = their_logging.get_verbosity()
-    bars = their_logging.is_progress_bar_enabled()
-    their_logging.set_verbosity(logging.ERROR)
-    their_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        their_logging.set_verbosity(level)
-        if bars:
-            their_logging.enable_progress_bar()

@@ -1,6 +1,7 @@
 """From a package to a folder that transformers opens: all of it, checked, or nothing."""
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,11 @@ from orchestrator.config import validate_config
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture
-from orchestrator.modeling.huggingface.catalogue import architecture_of, find_architecture
+from orchestrator.modeling.huggingface.catalogue import (
+    architecture_of,
+    find_architecture,
+    padding_of,
+)
 from orchestrator.modeling.huggingface.checking import Report, check
 from orchestrator.modeling.huggingface.export import (
     named_after_types,
@@ -22,6 +27,7 @@ from orchestrator.modeling.huggingface.export import (
 )
 from orchestrator.modeling.huggingface.folder import complete_values
 from orchestrator.modeling.huggingface.importing import original_of
+from orchestrator.modeling.huggingface.renumbering import write_with_padding
 from orchestrator.modeling.huggingface.sources import PROCESSOR_FILES, copy_processor
 from orchestrator.modeling.package import read_config
 from orchestrator.modeling.tensor_files import (
@@ -37,7 +43,7 @@ from orchestrator.zoo.package import Package
 
 BEGIN, END = "[CLS]", "[SEP]"
 """Tokens of our own tokenizers at the ends of a text."""
-BEGIN_WITH_END = ("bart",)
+BEGIN_WITH_END = ("bart", "speech_to_text")
 """Families whose decoders are started with the token that ends a text."""
 OURS = "preprocessor_config.json"
 """Holds our settings of a text processor, or those of an imported image or audio processor."""
@@ -82,6 +88,11 @@ def write_export(
         shard_bytes: Larger models are written as several files.
     """
     config = read_config(folder)
+    pad = config.pad_token_id if original_of(folder) is not None else padding_of(config)
+    if pad != config.pad_token_id:
+        with tempfile.TemporaryDirectory(prefix=".", dir=target.parent) as scratch:
+            write_with_padding(folder, config, pad, Path(scratch), shard_bytes)
+            return write_export(Path(scratch), labels, target, shard_bytes)
     files = weight_files(folder)
     architecture, values, theirs, names = _counterpart(folder, config, labels)
     layout = {names(name): tensor for name, tensor in skeletons(files).items()}
@@ -117,7 +128,7 @@ def _counterpart(
     canonical, rename = named_after_types(config)
     architecture = architecture_of(canonical)
     values = values_of(architecture, canonical) | _label_values(labels, config)
-    values |= _token_values(folder, architecture, canonical)
+    values |= _token_values(folder, architecture, canonical, values)
     return architecture, values, canonical, rename
 
 
@@ -133,23 +144,27 @@ def _label_values(labels: Mapping[str, list[str]], config: ModelConfig) -> dict[
     return {}
 
 
-def _token_values(folder: Path, architecture: Architecture, config: ModelConfig) -> dict[str, Any]:
-    """Return where a text that the model writes begins and ends, by the package's own tokenizer.
+def _token_values(
+    folder: Path, architecture: Architecture, config: ModelConfig, values: dict[str, Any]
+) -> dict[str, Any]:
+    """Return where a text begins and ends, by the package's own tokenizer.
 
-    Without it their generation would stop at the ids of the family's original tokenizer.
+    Without it their generation would stop, and CLIP look for the vector of a text, at the ids of
+    the family's original tokenizer.
     """
     path = folder / "tokenizer.json"
-    writes = any(target.type_name() == "lm" for target in config.target)
-    if not writes or architecture.processor != "text" or not path.is_file():
-        return {}
-    added: list[dict[str, Any]] = read_json(path).get("added_tokens", [])
-    ids = {token["content"]: token["id"] for token in added}
+    added = read_json(path).get("added_tokens", []) if path.is_file() else []
+    ids: dict[str, int] = {token["content"]: token["id"] for token in added}
     if not {BEGIN, END} <= ids.keys():
         return {}
-    values = {"bos_token_id": ids[BEGIN], "eos_token_id": ids[END]}
+    ends = {"bos_token_id": ids[BEGIN], "eos_token_id": ids[END]}
+    if architecture.model_type == "clip":
+        return {"text_config": values["text_config"] | ends}
+    if not any(target.type_name() == "lm" for target in config.target):
+        return {}
     if architecture.model_type in BEGIN_WITH_END:
-        values |= {"decoder_start_token_id": ids[END], "forced_eos_token_id": ids[END]}
-    return values
+        ends |= {"decoder_start_token_id": ids[END], "forced_eos_token_id": ids[END]}
+    return ends
 
 
 def _processor_files(folder: Path) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
 from orchestrator.modeling.huggingface.bart import (
-    LOGITS_BIAS,
     REPEATED,
     SHARED_WORDS,
+    logits_bias,
     no_logits_bias,
     stacks,
     text_to_text,
@@ -37,7 +37,7 @@ def their_config(config: ModelConfig) -> dict[str, Any]:
 
 def table(config: ModelConfig) -> list[Row]:
     """Return every tensor of ``MarianMTModel``."""
-    return [*SHARED_WORDS, *stacks(config), *LOGITS_BIAS]
+    return [*SHARED_WORDS, *stacks(config), *logits_bias(config)]
 
 
 ARCHITECTURES = (

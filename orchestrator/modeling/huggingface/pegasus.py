@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
 from orchestrator.modeling.huggingface.bart import (
-    LOGITS_BIAS,
     REPEATED,
     SHARED_WORDS,
+    logits_bias,
     no_logits_bias,
     stacks,
     text_to_text,
@@ -53,7 +53,7 @@ def table(config: ModelConfig) -> list[Row]:
         weight("model.encoder.embed_positions", "embedding.sinusoidalpos"),
         weight("model.decoder.embed_positions", "target_embedding.sinusoidalpos"),
         *stacks(config),
-        *LOGITS_BIAS,
+        *logits_bias(config),
     ]
 
 

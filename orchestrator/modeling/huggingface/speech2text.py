@@ -101,5 +101,6 @@ ARCHITECTURES = (
         table,
         REPEATED,
         processor="log_mel",
+        pad_token_id=_PAD,
     ),
 )
