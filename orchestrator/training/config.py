@@ -24,10 +24,11 @@ __all__ = [
 class OptimizerConfig(StrictModel):
     """Which optimizer, and its numbers; weight decay is decoupled in all of them."""
 
-    type: Literal["adamw", "adamw8bit", "lion", "adafactor"] = Field(
+    type: Literal["adamw", "adamw8bit", "lion", "lamb", "adafactor"] = Field(
         "adamw",
         description="adamw: torch's fused kernel; adamw8bit: its moments in one byte each; lion: "
-        "one moment, signs of updates; adafactor: factored second moments, not with sharding.",
+        "one moment, signs of updates; lamb: updates scaled layer by layer, for large batches; "
+        "adafactor: factored second moments, not with sharding.",
     )
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(
@@ -39,7 +40,7 @@ class OptimizerConfig(StrictModel):
         "lion 0.9 and 0.99. Adafactor has none.",
     )
     eps: float = Field(
-        1e-8, gt=0, description="Added to the root of the second moment (adamw, adamw8bit)."
+        1e-8, gt=0, description="Added to the root of the second moment (adamw, adamw8bit, lamb)."
     )
 
     average_decay: float | None = Field(
@@ -58,7 +59,8 @@ class OptimizerConfig(StrictModel):
     @property
     def state_bytes(self) -> float:
         """Bytes of state that each parameter of a matrix has."""
-        own = {"adamw": 8.0, "adamw8bit": 2 + 8 / 256, "lion": 4.0, "adafactor": 0.0}[self.type]
+        moments = {"adamw": 8.0, "lamb": 8.0, "adamw8bit": 2 + 8 / 256, "lion": 4.0}
+        own = moments.get(self.type, 0.0)
         return own + (4.0 if self.average_decay is not None else 0.0)
 
     def problems(self) -> Iterable[Problem]:
@@ -68,7 +70,7 @@ class OptimizerConfig(StrictModel):
                 yield Problem(f"betas.{index}", f"{beta} is not in [0, 1). Use for example 0.9")
         if self.betas is not None and self.type == "adafactor":
             yield Problem("betas", "has no effect with type: adafactor. Remove it")
-        if self.eps != 1e-8 and not self.type.startswith("adamw"):
+        if self.eps != 1e-8 and self.type not in ("adamw", "adamw8bit", "lamb"):
             yield Problem("eps", f"{self.eps} has no effect with type: {self.type}. Remove it")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from orchestrator.training.adamw8bit import AdamW8bit
 from orchestrator.training.averaging import AVERAGE, keep_average, keeps_average
 from orchestrator.training.config import OptimizerConfig
+from orchestrator.training.lamb import Lamb
 from orchestrator.training.lion import Lion
 
 TARGET_PREFIX = "targets."
@@ -78,6 +79,8 @@ def _bare_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> to
     rate, betas = config.learning_rate, config.moments
     if config.type == "lion":
         return Lion(groups, rate, betas)
+    if config.type == "lamb":
+        return Lamb(groups, rate, betas, config.eps)
     if config.type == "adafactor":
         return torch.optim.Adafactor(groups, lr=rate)
     if config.type == "adamw8bit":

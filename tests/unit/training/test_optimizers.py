@@ -1,5 +1,9 @@
 """Optimizers against their formulas; parameter groups by role and head."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +15,7 @@ from orchestrator.training.adamw8bit import AdamW8bit, dequantize, dynamic_map, 
 from orchestrator.training.averaging import averaged
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.single import SingleEngine
+from orchestrator.training.lamb import Lamb, Piece
 from orchestrator.training.lion import Lion
 from orchestrator.training.optimizers import apply_lr, build_optimizer, parameter_groups, roles
 from orchestrator.training.seeding import derive_seed
@@ -97,6 +102,64 @@ def test_lion_is_its_algorithm():
         np.testing.assert_allclose(parameter.detach().numpy(), w, rtol=1e-12)
 
 
+def lamb_reference(layers, gradients, rate, decay, beta1=0.9, beta2=0.999, eps=1e-6):
+    """Algorithm 2 of You et al. 2020 in NumPy, fp64; vectors keep the ratio 1."""
+    m, v = [np.zeros_like(x) for x in layers], [np.zeros_like(x) for x in layers]
+    for t, step in enumerate(gradients, start=1):
+        for i, g in enumerate(step):
+            m[i] = beta1 * m[i] + (1 - beta1) * g
+            v[i] = beta2 * v[i] + (1 - beta2) * g * g
+            r = m[i] / (1 - beta1**t) / (np.sqrt(v[i] / (1 - beta2**t)) + eps)
+            r = r + decay * layers[i]
+            norms = np.linalg.norm(layers[i]), np.linalg.norm(r)
+            ratio = norms[0] / norms[1] if layers[i].ndim > 1 and all(norms) else 1.0
+            layers[i] = layers[i] - rate * ratio * r
+    return layers
+
+
+def test_lamb_is_its_algorithm_whether_layers_are_whole_or_cut():
+    """Two ranks whose flat tensors hold pieces of both matrices, in fp64."""
+    generator = np.random.default_rng(4)
+    layers = [generator.normal(size=(3, 4)), np.zeros((2, 3)), generator.normal(size=5)]
+    gradients = [[generator.normal(size=x.shape) for x in layers] for _ in range(4)]
+    expected = lamb_reference(list(layers), gradients, 0.1, 0.2)
+
+    whole = [torch.nn.Parameter(torch.tensor(x)) for x in layers]
+    optimizer = Lamb(whole, lr=0.1, weight_decay=0.2)
+    for step in gradients:
+        for parameter, g in zip(whole, step, strict=True):
+            parameter.grad = torch.tensor(g)
+        optimizer.step()
+    for parameter, x in zip(whole, expected, strict=True):
+        np.testing.assert_allclose(parameter.detach().numpy(), x, rtol=1e-6)
+
+    # All in a row: elements 0..11, 12..17, 18..22; the first rank's part ends inside layer 0.
+    flat, border = np.concatenate([x.ravel() for x in layers]), 7
+    parts = [torch.nn.Parameter(torch.tensor(p)) for p in (flat[:border], flat[border:])]
+    pieces = [[Piece(0, 0, 7)], [Piece(0, 0, 5), Piece(1, 5, 6)]]
+    ranks = [Lamb([part], lr=0.1, weight_decay=0.2) for part in parts]
+    both = threading.Barrier(2), {}
+    for rank, own in enumerate(ranks):
+        own.cut({parts[rank]: pieces[rank]}, 3, partial(summed, rank, *both))
+    for step in gradients:
+        row = np.concatenate([g.ravel() for g in step])
+        for part, g in zip(parts, (row[:border], row[border:]), strict=True):
+            part.grad = torch.tensor(g)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda own: own.step(), ranks))
+    found = torch.cat([part.detach() for part in parts]).numpy()
+    np.testing.assert_allclose(found, np.concatenate([x.ravel() for x in expected]), rtol=1e-6)
+
+
+def summed(rank, barrier, values, value):
+    """Add what two threads bring."""
+    values[rank] = value
+    barrier.wait(10)
+    total = values[0] + values[1]
+    barrier.wait(10)
+    return total
+
+
 def test_one_byte_moments_follow_fp32_moments():
     plain, weights, full = run(lambda p: torch.optim.AdamW(p, lr=0.05, weight_decay=0.01))
     losses, found, small = run(lambda p: AdamW8bit(p, lr=0.05, weight_decay=0.01))
@@ -138,7 +201,7 @@ def test_the_dynamic_map_is_dense_near_zero_and_ends_at_one():
         assert ((table.abs() > 0) & (table.abs() < 1e-3)).sum() >= 14
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adamw8bit", "lion", "adafactor"])
+@pytest.mark.parametrize("kind", ["adamw", "adamw8bit", "lion", "lamb", "adafactor"])
 def test_a_stored_optimizer_continues_bit_for_bit(kind, tmp_path):
     config = OptimizerConfig(type=kind, learning_rate=1e-2)
 
