@@ -1,6 +1,8 @@
 """The endless stream of samples: which sample of which source is at a place of it.
 
-One source: a permutation of its samples for epoch 0, another for epoch 1, and so on. Several with
+One source: a permutation of its samples for epoch 0, another for epoch 1, and so on. That of a
+small source is a list; that of a large one is computed place by place, because the list would take
+minutes and gigabytes in every worker, at the first step and whenever an epoch begins. Several with
 weights: the stream is made of cycles of 4096 places; in each one every source has its share of the
 places (largest remainders), in an order that depends on (seed, cycle). So the shares hold exactly
 in every cycle, the number of earlier samples of a source is known without counting them, and each
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.randomness import Purpose, draw, permutation
+from orchestrator.data.randomness import Purpose, draw, permutation, permuted
 from orchestrator.errors import InputError
 
 IntArray = npt.NDArray[np.int64]
@@ -23,6 +25,7 @@ CYCLE = 4096
 GOLDEN = 0x9E3779B97F4A7C15  # keeps the seeds of sources apart
 WORD = (1 << 64) - 1
 KEPT = 2  # a batch may end one epoch and begin the next
+LISTED = 1 << 22  # samples of the largest source whose order is a list: seconds, half a gigabyte
 
 
 class Shuffled:
@@ -39,8 +42,13 @@ class Shuffled:
         samples = np.empty(len(places), dtype=np.int64)
         for epoch in np.unique(epochs):
             mine = epochs == epoch
-            samples[mine] = self._order(int(epoch))[rest[mine]]
+            samples[mine] = self._taken(int(epoch), rest[mine])
         return samples, epochs
+
+    def _taken(self, epoch: int, places: IntArray) -> IntArray:
+        if self._size > LISTED:
+            return permuted(self._seed, epoch, self._size, places)
+        return self._order(epoch)[places]
 
     def _order(self, epoch: int) -> IntArray:
         if epoch not in self._orders:

@@ -20,6 +20,7 @@ Words = npt.NDArray[np.uint32]
 IntArray = npt.NDArray[np.int64]
 
 ROUNDS = 10
+FEISTEL_ROUNDS = 4
 MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 WEYL = (0x9E3779B9, 0xBB67AE85)
 LOW = np.uint64(0xFFFFFFFF)
@@ -46,6 +47,7 @@ class Purpose(IntEnum):
     SCENE = 16
     MORSE = 17
     NOISE = 18
+    PLACE = 19
 
 
 def philox4x32(counter: tuple[npt.ArrayLike, ...], key: tuple[int, int]) -> tuple[Words, ...]:
@@ -107,6 +109,46 @@ def permutation(seed: int, epoch: int, size: int) -> IntArray:
     high, low, _, _ = draw(seed, Purpose.ORDER, epoch, index, 1)
     ranks = (high[:, 0].astype(np.uint64) << HALF) | low[:, 0]
     return np.argsort(ranks, kind="stable").astype(np.int64)
+
+
+def permuted(seed: int, epoch: int, size: int, places: IntArray) -> IntArray:
+    """Return where a permutation of ``range(size)`` takes some places, without making all of it.
+
+    A Feistel network permutes the numbers below a power of four, which is at most four times too
+    large; what falls beyond ``size`` goes through it again until it does not (Black, Rogaway,
+    "Ciphers with arbitrary finite domains", CT-RSA 2002, section 4). Its rounds are Philox; four
+    suffice (Luby, Rackoff, "How to construct pseudorandom permutations", SIAM J. Comput. 1988). It
+    is another permutation than that of `permutation`.
+
+    Args:
+        seed: seed of the job.
+        epoch: each has its own permutation.
+        size: number of places, up to 2^62.
+        places: below ``size`` [N].
+
+    Returns:
+        int64 [N], below ``size``; different where the places are.
+    """
+    half = max(1, -(-(size - 1).bit_length() // 2))
+    found = np.asarray(places, dtype=np.uint64).copy()
+    outside = np.ones(found.shape, dtype=np.bool_)
+    while outside.any():
+        found[outside] = _feistel(seed, epoch, half, found[outside])
+        outside = found >= np.uint64(size)
+    return found.astype(np.int64)
+
+
+def _feistel(
+    seed: int, epoch: int, half: int, numbers: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """Permute numbers of twice ``half`` bits, at most 32 each."""
+    width, mask = np.uint64(half), np.uint64((1 << half) - 1)
+    left, right = numbers >> width, numbers & mask
+    for number in range(FEISTEL_ROUNDS):
+        counter = (right, number, epoch & 0xFFFFFFFF, int(Purpose.PLACE))
+        word = philox4x32(counter, seed_key(seed))[0].astype(np.uint64)
+        left, right = right, left ^ (word & mask)
+    return left << width | right
 
 
 def uniform(words: Words) -> npt.NDArray[np.float64]:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from orchestrator.data import mixture
 from orchestrator.data.corpus import prepare_corpus
 from orchestrator.data.mixture import CYCLE, Mixed, Shuffled, quotas
 from orchestrator.data.pairs import PairSamples
@@ -72,7 +73,9 @@ def test_a_source_without_samples_is_refused():
         Mixed((50, 0), (1, 1), 3)
 
 
-def test_one_source_alone_is_a_permutation_an_epoch():
+@pytest.mark.parametrize("listed", [29, 30])
+def test_one_source_alone_is_a_permutation_an_epoch(monkeypatch, listed):
+    monkeypatch.setattr(mixture, "LISTED", listed)
     samples, epochs = Shuffled(30, 2).at(np.arange(90))
     for epoch in range(3):
         assert sorted(samples[epochs == epoch]) == list(range(30))

@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.data.randomness import Purpose, draw, permutation, philox4x32, uniform
+from orchestrator.data.randomness import (
+    Purpose,
+    draw,
+    permutation,
+    permuted,
+    philox4x32,
+    uniform,
+)
 
 ONES = 0xFFFFFFFF
 
@@ -75,3 +82,31 @@ def test_permutation_holds_every_index_once(seed, epoch, size):
 def test_permutations_differ_between_epochs_and_seeds():
     orders = [tuple(permutation(seed, epoch, 50)) for seed in (1, 2) for epoch in (0, 1, 2)]
     assert len(set(orders)) == 6
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 65, 1000, 4097])
+def test_places_are_permuted_one_by_one(size):
+    places = np.arange(size)
+    found = permuted(7, 0, size, places)
+    assert sorted(found) == list(places)
+    picked = places[:: max(1, size // 7)]
+    assert permuted(7, 0, size, picked).tolist() == found[picked].tolist()
+    if size >= 64:
+        others = [permuted(8, 0, size, places), permuted(7, 1, size, places)]
+        for other in [*others, places]:  # two random permutations agree in one place or so
+            assert (found == other).sum() < 8
+
+
+def test_permuted_places_are_spread_evenly_and_follow_no_order():
+    size = 10_000
+    found = permuted(3, 2, size, np.arange(size))
+    blocks = np.histogram2d(np.arange(size), found, bins=10)[0]
+    assert ((blocks - 100) ** 2 / 100).sum() < 81 + 5 * (2 * 81) ** 0.5  # chi-squared, 5 sigma
+    assert abs(np.corrcoef(found[1:], found[:-1])[0, 1]) < 0.05
+
+
+def test_of_a_trillion_samples_some_are_found_at_once():
+    places = np.array([0, 1, 10**12 - 1])
+    found = permuted(7, 5, 10**12, places)
+    assert len(set(found.tolist())) == 3
+    assert ((found >= 0) & (found < 10**12)).all()
