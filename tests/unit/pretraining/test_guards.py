@@ -101,6 +101,9 @@ def test_bad_data_is_gone_around_from_the_last_checkpoint(alone, make_job, tmp_p
     (event,) = [each for each in alone.events if each["event"] == "rollback"]
     assert event["step"] == 4
     assert "samples [" in event["message"]
+    trained = [each["metrics"] for each in alone.events if each.get("split") == "train"]
+    assert [each["tokens"] for each in trained] == [trained[0]["tokens"]] * len(trained)
+    assert max(each["tokens_per_second"] for each in trained) < 1e8  # the clock begins anew
 
 
 def test_after_too_many_rollbacks_the_run_fails_with_the_samples(alone, make_job, tmp_path, poison):
