@@ -24,6 +24,10 @@ class InputError(OrchestratorError):
     exit_code = 2
 
 
+class NoLabelsError(InputError):
+    """No sample of a step has a label for any of the model's targets."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with a config: where (``a.b.0.c``) and what, allowed values included."""

@@ -24,7 +24,8 @@ from orchestrator.data.labelled_corpus import (
 )
 from orchestrator.data.sample_configs import ExamplesConfig
 from orchestrator.data.samples import Batch, SampleDataset
-from orchestrator.data.steps import StepSource
+from orchestrator.data.steps import IGNORED, StepSource, eval_batches
+from orchestrator.errors import InputError
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.labels import form_of, require_labels
 from orchestrator.pretraining.model_inputs import inputs_of
@@ -63,7 +64,16 @@ def _require_samples(config: PretrainConfig, corpus: Corpus) -> None:
     """Build what the workers will build, so that what is missing is said before they start."""
     samples = samples_of(config, corpus, corpus.train)
     StepSource(samples, 1, 1, 0, config.data.weights)
-    samples_of(config, corpus, corpus.validation)
+    held_out = HeldOut(samples_of(config, corpus, corpus.validation), config.train.eval_blocks)
+    if not any(map(_has_labels, eval_batches(held_out, config.train.eval_batch_size))):
+        raise InputError(
+            f"{config.data.title}: no held-out sample has a label for the model's targets. Give "
+            "longer documents, or a larger data.data.validation_fraction."
+        )
+
+
+def _has_labels(batch: Batch) -> bool:
+    return any(bool((v != IGNORED).any()) for k, v in batch.items() if k.startswith("labels."))
 
 
 def open_inputs(path: Path) -> AnyCorpus:

@@ -83,7 +83,8 @@ class Engine(Protocol):
             also ``loss_scale``; gradients are unscaled already.
 
         Raises:
-            InputError: The window is empty or holds no label of any target.
+            InputError: The window is empty.
+            NoLabelsError: It holds no label of any target.
         """
         ...
 

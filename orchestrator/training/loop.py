@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from orchestrator.errors import StageError
+from orchestrator.errors import NoLabelsError, StageError
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.engine import Batch, Engine, Projection
 from orchestrator.training.schedules import learning_rate
@@ -169,6 +169,7 @@ def train(  # noqa: PLR0913 - hooks, each optional and named
 
     Raises:
         NonFiniteError: More than ``max_skipped_steps`` steps in a row were not finite.
+        NoLabelsError: More than ``max_skipped_steps`` steps in a row had no label.
     """
     hooks = _Hooks(observer, evaluate, save, should_stop, judge)
     run = _Run(engine, source, config, hooks, TrainResult(first_step))
@@ -179,7 +180,7 @@ def train(  # noqa: PLR0913 - hooks, each optional and named
         seed_step(seed, step, engine.rank)
         with nullcontext() if watchdog is None else watchdog.step():
             window = source.window(step, engine.rank, engine.world)
-            metrics = step_fn(engine, window, learning_rate(config, step))
+            metrics = run.take(step, step_fn, window)
         run.record(step, metrics)
         if run.conclude(step + 1, end):
             break
@@ -220,12 +221,28 @@ class _Run:
         self.engine, self.source, self.config = engine, source, config
         self.hooks, self.result = hooks, result
         self._interval: list[Metrics] = []
-        self._skipped_in_a_row = 0
+        self._skipped_in_a_row = self._unlabelled_in_a_row = 0
         self._began = time.monotonic()
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._began
+
+    def take(self, step: int, step_fn: StepFunction, window: Sequence[Batch]) -> Metrics:
+        """Take a step. One none of whose samples has a label is skipped, on all ranks alike.
+
+        A run that has begun would meet the same samples whenever it went on.
+        """
+        try:
+            metrics = step_fn(self.engine, window, learning_rate(self.config, step))
+        except NoLabelsError as error:
+            self._unlabelled_in_a_row += 1
+            if self._unlabelled_in_a_row > self.config.max_skipped_steps:
+                raise
+            logger.warning("step=%d skipped: %s", step, error)
+            return {SKIPPED: 1.0}
+        self._unlabelled_in_a_row = 0
+        return metrics
 
     def record(self, step: int, metrics: Metrics) -> None:
         """Take one step's metrics; guard against endless non-finite steps."""
@@ -234,8 +251,10 @@ class _Run:
         if not metrics.get(SKIPPED):
             self._skipped_in_a_row = 0
             return
-        self._skipped_in_a_row += 1
         self.result.skipped += 1
+        if "loss" not in metrics:  # there was nothing to measure
+            return
+        self._skipped_in_a_row += 1
         logger.warning("step=%d skipped: loss=%s is not finite", step, metrics["loss"])
         if self._skipped_in_a_row > self.config.max_skipped_steps:
             raise NonFiniteError(

@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, NoLabelsError
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -87,7 +87,7 @@ def window_scales(
         sum_over_ranks: The engine's data-parallel sum.
 
     Raises:
-        InputError: No rank has a label of any target.
+        NoLabelsError: No rank has a label of any target.
     """
     names = target_names(model)
     count_labels = cast(Callable[[Mapping[str, Tensor]], dict[str, Tensor]], model.count_labels)
@@ -98,7 +98,7 @@ def window_scales(
     totals = [int(value) for value in sum_over_ranks(local).tolist()]
     counts = {name: total for name, total in zip(names, totals, strict=True) if total > 0}
     if not counts:
-        raise InputError(
+        raise NoLabelsError(
             f"the batch has no label for any of the model's targets ({', '.join(names)}). "
             "Give at least one sample with labels.<target>"
         )

@@ -199,3 +199,11 @@ def test_what_samples_lack_is_said_before_workers_start(make_config, tmp_path):
     config = make_config(f"data.data.source=files:{tmp_path}/few.txt", "model.target=[mlm, nsp]")
     with pytest.raises(InputError, match="at least two documents"):
         prepare_inputs(config, tmp_path / "cache")
+
+
+def test_held_out_documents_in_which_nothing_is_asked_for_are_refused(make_config, tmp_path):
+    (tmp_path / "short.txt").write_text("\n".join(f"word{n}" for n in range(60)))
+    source = f"data.data.source=files:{tmp_path}/short.txt"
+    config = make_config(source, *DECODER, "samples={type: gaps}")
+    with pytest.raises(InputError, match="no held-out sample has a label"):
+        prepare_inputs(config, tmp_path / "cache")

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from orchestrator.errors import StageError
+from orchestrator.errors import InputError, StageError
 from orchestrator.training.config import OptimizerConfig, TrainConfig
 from orchestrator.training.engines.single import SingleEngine
 from orchestrator.training.history import History
-from orchestrator.training.loop import plain_step, train
+from orchestrator.training.loop import descend, plain_step, train
+from orchestrator.training.schedules import learning_rate
 from orchestrator.training.shards import clip_gradients, global_norm, part_of
 from tests.unit.training.toy_model import ToyModel, ToySource
 
@@ -88,6 +89,40 @@ def test_too_many_non_finite_steps_fail_naming_the_step():
     one = engine()
     with pytest.raises(StageError, match=r"step 5: loss nan.*3 steps in a row"):
         train(one, Poison(one, {1, 3, 4, 5}), config(max_skipped_steps=2))
+
+
+class Unlabelled(ToySource):
+    """Some steps read samples that were found to have nothing to predict."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
+    def window(self, step, rank, world):
+        window = super().window(step, rank, world)
+        if step not in self.steps:
+            return window
+        blank = torch.full_like
+        return [{k: blank(v, -100) if "labels" in k else v for k, v in b.items()} for b in window]
+
+
+def test_a_step_without_any_label_is_skipped_and_ends_nothing():
+    """The same samples would be met again whenever the run went on."""
+    one, two = engine(), engine()
+    result = train(one, Unlabelled({0, 2, 3}), config(max_steps=5, max_skipped_steps=2))
+    assert (result.steps, result.skipped) == (5, 3)
+    assert result.train["skipped"] == 0  # of the last interval
+    for step in (1, 4):
+        metrics = two.forward_backward(ToySource().window(step, 0, 1))
+        descend(two, metrics, learning_rate(config(max_steps=5), step), max_grad_norm=1.0)
+    other = two.gathered()
+    for name, tensor in one.gathered().items():
+        assert torch.equal(tensor, other[name])
+
+
+def test_too_many_steps_without_a_label_are_an_error():
+    with pytest.raises(InputError, match="no label"):
+        train(engine(), Unlabelled({1, 2, 3}), config(max_skipped_steps=2))
 
 
 def test_clipping_equals_torch():
