@@ -18,6 +18,7 @@ SHARDED = [
     "zero2-offload", "zero3-offload", "fsdp2-offload",
 ]  # fmt: skip
 HALF = ["ddp", "zero2", "zero3"]
+CUT = ["zero1", "zero2", "zero3", "fsdp2"]
 TWO = ClusterSection(workers=2, max_failures=2)
 WORKERS = "tests.support.toy_worker"
 
@@ -37,7 +38,7 @@ def launched(function, payload, tmp_path, **options):
 @pytest.fixture(scope="module")
 def engines(local_ray, tmp_path_factory):
     """Results of all engines by kind, from one group of two workers."""
-    payload = {"kinds": ["ddp", *SHARDED], "overflow": HALF}
+    payload = {"kinds": ["ddp", *SHARDED], "overflow": HALF, "lamb": ["ddp", *CUT]}
     return launched("compare_engines", payload, tmp_path_factory.mktemp("engines"))
 
 
@@ -102,6 +103,15 @@ def test_ranks_agree_when_the_loss_scale_comes_down(engines, kind):
     assert not any(skipped)
     assert found["finite"]
     assert torch.equal(torch.tensor(found["frozen"]), toy_model().frozen.weight.flatten())
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_lamb_scales_by_whole_layers_where_ranks_hold_pieces(engines, kind):
+    reference, found = engines["lamb"]["ddp"], engines["lamb"][kind]
+    assert found["losses"] == pytest.approx(reference["losses"], rel=1e-4)
+    for name, values in found["weights"].items():
+        expected = torch.tensor(reference["weights"][name])
+        torch.testing.assert_close(torch.tensor(values), expected, atol=5e-6, rtol=0, msg=name)
 
 
 def test_a_frozen_parameter_stays(engines):

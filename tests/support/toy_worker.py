@@ -21,7 +21,15 @@ def compare_engines(ctx, payload):
     found = {kind: _trained(ctx, kind) for kind in payload["kinds"]}
     whole = {"micro": 1, "rows": 4}  # the same samples without accumulation
     found["whole"] = {"losses": curve(_engine(ctx, "ddp"), ctx.rank, ctx.world, **whole)}
+    found["lamb"] = {kind: _with_lamb(ctx, kind) for kind in payload["lamb"]}
     return found | {"overflow": {kind: _overflow(ctx, kind) for kind in payload["overflow"]}}
+
+
+def _with_lamb(ctx, kind):
+    engine = _engine(ctx, kind, optimizer="lamb")
+    losses = curve(engine, ctx.rank, ctx.world)
+    weights = {name: value.flatten().tolist() for name, value in engine.gathered().items()}
+    return {"losses": losses, "weights": weights}
 
 
 def curve(engine, rank, world, **cut):
@@ -86,7 +94,7 @@ def _continued(ctx, kind, engine):
     return {"resumes": bool(same and found.extra == {"kind": kind}), "continued": losses}
 
 
-def _engine(ctx, kind, **more):
+def _engine(ctx, kind, optimizer="adamw", **more):
     name, _, offloaded = kind.partition("-")
     settings = {"type": name} | more
     if name.startswith("zero"):
@@ -94,7 +102,8 @@ def _engine(ctx, kind, **more):
     if offloaded:
         settings["offload"] = {"optimizer": "cpu", "parameters": "3" in name or name == "fsdp2"}
     config = EngineConfig.model_validate(settings)
-    return ctx.build_engine(toy_model(), OptimizerConfig(learning_rate=RATE, eps=1e-6), config)
+    chosen = OptimizerConfig(type=optimizer, learning_rate=RATE, eps=1e-6)
+    return ctx.build_engine(toy_model(), chosen, config)
 
 
 def refuse(ctx, payload):
