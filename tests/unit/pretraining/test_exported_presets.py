@@ -43,13 +43,6 @@ WITHOUT_CLASS = {
 }
 
 
-QUICK = "bert"  # CLIP and Speech2Text have tests of their own
-
-
-def marks_of(name):
-    return () if name == QUICK else pytest.mark.slow
-
-
 @pytest.fixture
 def packed(tmp_path):
     """Write the files of a package for a preset, with new weights; (model, its tokenizer)."""
@@ -85,6 +78,7 @@ def test_a_preset_has_a_class(name):
     assert class_of(CONFIGS / f"pretrain_{name}_nano.yaml").name == CLASSES[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted((CONFIGS / "original").glob("*.yaml")), ids=lambda p: p.stem
 )
@@ -111,7 +105,8 @@ def class_of(path, *overrides):
     return architecture_of(config.model_copy(update={"pad_token_id": padding_of(config)}))
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=marks_of(n)) for n in CLASSES])
+@pytest.mark.slow  # CLIP and Speech2Text have quick tests of their own below
+@pytest.mark.parametrize("name", CLASSES)
 def test_a_preset_opens_in_transformers(name, packed, tmp_path):
     _, text = packed(name)
     write_export(tmp_path / "ours", {}, tmp_path / "theirs")  # compares all outputs
