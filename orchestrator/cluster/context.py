@@ -8,7 +8,7 @@ import faulthandler
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ from orchestrator.cluster.engines import build_engine
 from orchestrator.cluster.fencing import Claim
 from orchestrator.cluster.mailbox import Event, Line, SilentLine
 from orchestrator.cluster.saving import Pending
+from orchestrator.cluster.waiting import Found, on_first
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engine import Engine
 
@@ -197,6 +198,17 @@ class WorkerContext:
     def checkpoints(self) -> CheckpointFolder:
         """The run's checkpoints."""
         return CheckpointFolder(self.run_dir / CHECKPOINTS)
+
+    def on_first(self, action: Callable[[], Found]) -> Found | None:
+        """Do something on rank 0 while the others wait, however long it takes; collective.
+
+        Returns:
+            What it returned, on rank 0; None on the others.
+
+        Raises:
+            Exception: Whatever it raised, on rank 0 alone.
+        """
+        return on_first(action, self)
 
     def barrier(self) -> None:
         """Wait for every worker; collective."""

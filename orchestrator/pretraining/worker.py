@@ -6,6 +6,7 @@ group that was started again goes on where the last one was lost.
 """
 
 import json
+import shutil
 from collections import deque
 from contextlib import closing
 from pathlib import Path
@@ -37,6 +38,7 @@ from orchestrator.pretraining.outcome import skipped_steps
 from orchestrator.pretraining.plan import with_vocabulary
 from orchestrator.pretraining.starting import description, take_weights
 from orchestrator.storage import commit_folder, read_json, temporary_sibling, verify_folder
+from orchestrator.storage.failures import explained
 from orchestrator.training.averaging import averaged
 from orchestrator.training.detour import Detour
 from orchestrator.training.engine import Engine
@@ -93,13 +95,19 @@ def pretrain(context: WorkerGroup, job: dict[str, Any]) -> dict[str, Any]:
 def _exported(context: WorkerGroup) -> dict[str, Any] | None:
     """Return the summary of a model that is already finished, on every rank alike."""
     folder = context.run_dir / EXPORT
-    summary: dict[str, Any] | None = None
-    if context.rank == 0 and folder.is_dir():
+
+    def read() -> dict[str, Any] | None:
+        if not folder.is_dir():
+            return None
         try:
             verify_folder(folder)
-            summary = read_json(folder / SUMMARY)
+            found: dict[str, Any] = read_json(folder / SUMMARY)
         except IntegrityError as error:
             context.emit({"event": "damaged_export", "message": str(error)})
+            return None
+        return found
+
+    summary = context.on_first(read)
     if not context.agree(int(summary is not None)):
         return None
     return summary or {"stopped": False}
@@ -256,24 +264,37 @@ class _Run:
         return float(self.history.rows[-1]["seconds"]) if self.history.rows else self.before_s
 
     def export(self, result: TrainResult) -> dict[str, Any]:
-        """Write model, history and summary from rank 0 and commit the folder; collective."""
+        """Write model, history and summary from rank 0 and commit the folder; collective.
+
+        Raises:
+            StageError: Rank 0 could not write; nothing of it is left on a disk that is full.
+        """
         final = self.context.run_dir / EXPORT
         staged = temporary_sibling(final)
+        try:
+            with explained(final):
+                self._write_weights(staged)
+                summary = self._summary(result)
+                self.context.on_first(lambda: self._commit(staged, final, summary))
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+        return summary
+
+    def _write_weights(self, folder: Path) -> None:
         with averaged(self.engine):
             tensors = self.engine.state_dict()
             if self.context.rank == 0:
-                staged.mkdir(parents=True)
-                stream_model(staged, tensors, self.model_config, SHARD_BYTES)
+                folder.mkdir(parents=True)
+                stream_model(folder, tensors, self.model_config, SHARD_BYTES)
             else:
                 deque(tensors, maxlen=0)  # the others take part in gathering each
-        summary = self._summary(result)
-        if self.context.rank == 0:
-            self.history.to_parquet(staged / HISTORY)
-            (staged / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
-            self.context.require_claim()
-            commit_folder(staged, final, {"kind": "export", "step": result.steps})
-        self.context.barrier()
-        return summary
+
+    def _commit(self, staged: Path, final: Path, summary: dict[str, Any]) -> None:
+        self.history.to_parquet(staged / HISTORY)
+        (staged / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        self.context.require_claim()
+        commit_folder(staged, final, {"kind": "export", "step": summary["step"]})
 
     def _summary(self, result: TrainResult) -> dict[str, Any]:
         return {

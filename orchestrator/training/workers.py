@@ -4,14 +4,16 @@
 one; the stages are written against this alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from torch import nn
 
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engine import Engine
+
+Found = TypeVar("Found")
 
 
 class StoredState(Protocol):
@@ -93,6 +95,10 @@ class WorkerGroup(Protocol):
 
     def agree(self, value: int) -> int:
         """Return rank 0's value everywhere; collective."""
+        ...
+
+    def on_first(self, action: Callable[[], Found]) -> Found | None:
+        """Do something on rank 0 while the others wait, however long it takes; collective."""
         ...
 
     def barrier(self) -> None:

@@ -1,5 +1,6 @@
 """What a worker does: train, checkpoint, stop, resume bit for bit, export once."""
 
+import errno
 import json
 import math
 from pathlib import Path
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, StageError
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.inputs import HeldOut, open_inputs, prepare_inputs, samples_of
 from orchestrator.pretraining.worker import EXPORT, pretrain, pretrain_all
@@ -199,6 +200,23 @@ def test_what_samples_lack_is_said_before_workers_start(make_config, tmp_path):
     config = make_config(f"data.data.source=files:{tmp_path}/few.txt", "model.target=[mlm, nsp]")
     with pytest.raises(InputError, match="at least two documents"):
         prepare_inputs(config, tmp_path / "cache")
+
+
+def test_an_export_that_finds_no_space_says_so_and_leaves_nothing(
+    alone, make_job, tmp_path, monkeypatch
+):
+    def full(folder, *_):
+        (folder / "model.safetensors").write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = tmp_path / "run"
+    job = make_job("train.max_steps=2", run_dir=folder)
+    with monkeypatch.context() as patched:
+        patched.setattr("orchestrator.pretraining.worker.stream_model", full)
+        with pytest.raises(StageError, match="No space left"):
+            pretrain(alone.within(folder), job)
+    assert not list(folder.glob(f"{EXPORT}*"))
+    assert pretrain(alone.within(folder), job)["step"] == 2
 
 
 def test_held_out_documents_in_which_nothing_is_asked_for_are_refused(make_config, tmp_path):
