@@ -1,8 +1,15 @@
-"""Peak memory of making a corpus against its size: generated text, each size in its own process.
+"""Memory of making a corpus and of reading it, against its size: generated text.
 
-What a process has after its imports is subtracted. The rise must not grow with the corpus: what is
-kept is one batch of documents, a million tokens and the words that the tokenizer counts.
-Run: `python benchmarks/corpus_memory.py [--megabytes 20 80 320]`.
+Making: the peak of a process above what it has after its imports. It must not grow with the corpus:
+what is kept is one batch of documents, a million tokens and the words that the tokenizer counts.
+
+Reading: what a process holds for samples of a kind, and the peak of making them and some steps of
+batches in random order, above what it has when a batch of another kind was made. Only anonymous
+memory is counted there: pages of mapped files are taken back by the system when it needs them.
+Times are those of the processor.
+
+Each making and each reading has a process of its own.
+Run: `python benchmarks/corpus_memory.py [--megabytes 20 60 180]`.
 """
 
 import argparse
@@ -11,15 +18,24 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-SIZES_MB = (20, 80, 320)
+SIZES_MB = (20, 60, 180)
 WORDS, LETTERS = 3_000, "etaoinshrdlucmfwypvbgkjqxz"
 LINES_PER_WRITE = 10_000
+WORDS_PER_SENTENCE = 10
+KINDS = {
+    "masked": {"mlm": "mlm"},
+    "pairs": {"nsp": "nsp", "mlm": "mlm"},
+    "spans": {"lm": "lm"},
+}
+BATCH, STEPS = 32, 200
+LOOK_S = 0.005
 
 
 def write_text(path: Path, megabytes: int) -> None:
@@ -35,6 +51,7 @@ def write_text(path: Path, megabytes: int) -> None:
         while file.tell() < megabytes * 1_000_000:
             lengths = rng.integers(5, 60, LINES_PER_WRITE)
             chosen = words[rng.choice(WORDS, int(lengths.sum()), p=frequency)]
+            chosen[rng.random(len(chosen)) < 1 / WORDS_PER_SENTENCE] += "."
             lines = np.split(chosen, np.cumsum(lengths)[:-1])
             file.write("\n".join(" ".join(line) for line in lines) + "\n")
 
@@ -44,27 +61,38 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(folder: Path, megabytes: int) -> dict[str, float]:
-    """Make a corpus in a process of its own and return its figures."""
-    source = folder / "text.txt"
-    write_text(source, megabytes)
-    command = [sys.executable, __file__, "--source", str(source)]
+def anonymous_mb() -> float:
+    """Return the memory that this process has now, without pages of files."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+
+def in_a_process(*arguments: str) -> dict[str, float]:
+    """Run this file in a process of its own and return its figures."""
+    command = [sys.executable, __file__, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def measure(folder: Path, megabytes: int) -> dict[str, float]:
+    """Write text, make a corpus of it and return the figures of the making."""
+    source = folder / "text.txt"
+    write_text(source, megabytes)
+    return in_a_process("--make", str(source))
+
+
 def make(source: Path) -> dict[str, float]:
     """Make the corpus of a file in this process."""
-    sys.path.insert(0, str(ROOT))
     import pandas  # noqa: F401  (pyarrow does, so that only the making is measured)
 
     import orchestrator.data.sources.files  # noqa: F401
     from orchestrator.data.corpus import prepare_corpus
     from orchestrator.data.spec import CorpusConfig
 
-    config = CorpusConfig.model_validate({"data": {"source": f"files:{source}"}, "block_size": 128})
+    settings = {"data": {"source": f"files:{source}"}, "tokenizer": {"sentinels": 100}}
+    config = CorpusConfig.model_validate(settings | {"block_size": 128})
     before, began = peak_mb(), time.perf_counter()
     corpus = prepare_corpus(config, source.parent / "corpora")
     return {
@@ -78,23 +106,93 @@ def make(source: Path) -> dict[str, float]:
     }
 
 
+class Peak(threading.Thread):
+    """Sees the most anonymous memory that the process has while this is entered."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.mb, self._over = 0.0, threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(LOOK_S):
+            self.mb = max(self.mb, anonymous_mb())
+
+    def __enter__(self) -> "Peak":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+
+def read(corpora: Path, kind: str) -> dict[str, float]:
+    """Read the corpus in a folder in this process."""
+    from pydantic import TypeAdapter
+
+    from orchestrator.data.builders import build_samples
+    from orchestrator.data.corpus import open_corpus
+    from orchestrator.data.sample_configs import AnySamples
+    from orchestrator.data.samples import MlmSamples
+    from orchestrator.data.steps import StepSource
+
+    (path,) = corpora.glob("corpus-*")
+    corpus = open_corpus(path, thorough=False)
+    first = MlmSamples(corpus.validation, corpus.processor, seed=1)
+    first.collate(np.arange(BATCH), 0)  # imports and the like, which no corpus makes larger
+    config = TypeAdapter(AnySamples).validate_python({"type": kind})
+    before, began = anonymous_mb(), time.thread_time()
+    with Peak() as peak:
+        samples = build_samples(config, corpus.train, corpus.processor, KINDS[kind], 1)
+        built = time.thread_time()
+        source = StepSource(samples, BATCH, BATCH, 1)
+        source.window(0)
+        ready = time.thread_time()
+        for step in range(STEPS):
+            source.window(step)
+    return {
+        "samples": len(samples),
+        "held_mb": anonymous_mb() - before,
+        "peak_mb": peak.mb - before,
+        "build_seconds": built - began,
+        "batch_ms": (time.thread_time() - ready) / STEPS * 1000,
+    }
+
+
+def report(sizes: list[int]) -> None:
+    """Measure and print everything."""
+    for megabytes in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure(Path(folder), megabytes)
+            print(
+                f"{found['text_mb']:.0f} MB of text: {found['shards']} shards, "
+                f"{found['documents']:,} documents, {found['tokens']:,} tokens; "
+                f"made with {found['rise_mb']:.0f} MB above the imports "
+                f"({found['before_mb']:.0f} MB), {found['text_mb'] / found['seconds']:.1f} MB/s"
+            )
+            print("  kind        samples  held MB  peak MB  build s  ms a batch")
+            for kind in KINDS:
+                row = in_a_process("--read", str(Path(folder) / "corpora"), kind)
+                print(
+                    f"  {kind:8} {row['samples']:10,} {row['held_mb']:8.1f} {row['peak_mb']:8.1f} "
+                    f"{row['build_seconds']:8.2f} {row['batch_ms']:11.2f}",
+                    flush=True,
+                )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, nargs="+", default=list(SIZES_MB))
-    parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--read", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.source is not None:
-        print(json.dumps(make(options.source)))
-        return
-    print("text MB  shards   documents       tokens  peak before MB  rise MB  MB/s")
-    for megabytes in options.megabytes:
-        with tempfile.TemporaryDirectory() as folder:
-            found = measure(Path(folder), megabytes)
-        print(
-            f"{found['text_mb']:7.0f}  {found['shards']:6}  {found['documents']:10,} "
-            f"{found['tokens']:12,}  {found['before_mb']:14.0f}  {found['rise_mb']:7.0f} "
-            f"{found['text_mb'] / found['seconds']:5.1f}"
-        )
+    sys.path.insert(0, str(ROOT))
+    if options.make is not None:
+        print(json.dumps(make(options.make)))
+    elif options.read is not None:
+        print(json.dumps(read(Path(options.read[0]), options.read[1])))
+    else:
+        report(options.megabytes)
 
 
 if __name__ == "__main__":

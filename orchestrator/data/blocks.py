@@ -8,7 +8,6 @@ Shapes: B batch, S block size, V vocabulary.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from orchestrator.data.border_table import BorderTable, borders_path
 from orchestrator.data.spec import CLS, PAD, SEP
 from orchestrator.errors import IntegrityError
 
@@ -25,14 +25,6 @@ TOKENS_PER_BATCH = 1 << 20  # tokens that wait to be written
 COUNTED_TOKENS = 1 << 26  # more than this say no more about how often each one occurs
 COUNTED_BLOCKS = 1024  # read at once
 COLUMN = "input_ids"
-SENTENCES = ".sentences.arrow"
-BORDERS = pa.schema([("start", pa.int64()), ("length", pa.int32()), ("first", pa.int8())])
-"""A row is a sentence; see :class:`Borders`."""
-
-
-def borders_path(blocks: Path) -> Path:
-    """Return where the borders of a file of blocks are."""
-    return blocks.with_suffix(SENTENCES)
 
 
 class BlockWriter:
@@ -110,35 +102,6 @@ class BlockWriter:
         self._pending, self._waiting = [tokens[whole:]], len(tokens) - whole
 
 
-@dataclass(frozen=True, eq=False)
-class Borders:
-    """Sentences of a stream.
-
-    Attributes:
-        starts: position of the first token of each, int64 [N].
-        lengths: number of tokens, int64 [N].
-        first: whether a document begins with it, bool [N].
-    """
-
-    starts: IntArray
-    lengths: IntArray
-    first: npt.NDArray[np.bool_]
-
-    @classmethod
-    def open(cls, path: Path) -> "Borders":
-        """Read what ``SplitWriter`` wrote.
-
-        Raises:
-            IntegrityError: the file is missing or damaged.
-        """
-        try:
-            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        except (OSError, pa.ArrowInvalid) as error:
-            raise IntegrityError(f"{path} is no readable table of borders: {error}") from error
-        start, length, first = (table.column(name).to_numpy() for name in BORDERS.names)
-        return cls(start, length.astype(np.int64), first.astype(bool))
-
-
 class TokenBlocks:
     """The blocks of one split: [N, S] token ids in a memory map.
 
@@ -151,7 +114,7 @@ class TokenBlocks:
         self,
         chunks: Iterable[npt.NDArray[np.integer]],
         block_size: int,
-        borders: Borders | None = None,
+        borders: BorderTable | None = None,
         parts: tuple[int, ...] | None = None,
     ) -> None:
         """Wrap arrays of token ids, each [blocks, S]."""
@@ -177,11 +140,11 @@ class TokenBlocks:
         """
         chunks, size = map_blocks(path)
         beside = borders_path(path)
-        borders = Borders.open(beside) if beside.is_file() else None
+        borders = BorderTable([beside], [0]) if beside.is_file() else None
         return cls(chunks, size, borders, parts)
 
     @property
-    def borders(self) -> Borders | None:
+    def borders(self) -> BorderTable | None:
         """Where documents and sentences begin, or None where that was not kept."""
         return self._borders
 
@@ -202,10 +165,15 @@ class TokenBlocks:
         return self._chunks[number][indices]
 
     def span(self, start: int, stop: int) -> IntArray:
-        """Return the tokens of the stream from ``start`` to before ``stop``: int64."""
-        blocks = np.arange(start // self.block_size, -(-stop // self.block_size), dtype=np.int64)
-        offset = start - start // self.block_size * self.block_size
-        return self.rows(blocks).ravel()[offset : offset + stop - start]
+        """Return the tokens of the stream from ``start`` to before ``stop``, one or more: int64."""
+        number = int(self._starts.searchsorted(start // self.block_size, side="right")) - 1
+        first, end = (self._starts[number : number + 2] * self.block_size).tolist()
+        found = self._stretch(number, start - first, min(stop, end) - first)
+        return found if stop <= end else np.concatenate([found, self.span(end, stop)])
+
+    def _stretch(self, number: int, start: int, stop: int) -> IntArray:
+        """Return tokens of one chunk that follow one another."""
+        return self._chunks[number].reshape(-1)[start:stop].astype(np.int64)
 
     def following(self, indices: IntArray) -> IntArray:
         """Return the token that comes after each block, [PAD] after the last: int64 [B]."""

@@ -1,8 +1,4 @@
-"""Write a split: blocks of tokens, and where its documents and sentences begin in the stream.
-
-A row of the table is a sentence: position of its first token in the stream, number of tokens,
-whether a document begins with it. Frames and padding belong to no sentence.
-"""
+"""Write a split: blocks of tokens, and where its documents and sentences begin in the stream."""
 
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from orchestrator.data.blocks import BORDERS, BlockWriter, borders_path
+from orchestrator.data.blocks import BlockWriter
+from orchestrator.data.border_table import BORDERS, borders_path
 
 IntArray = npt.NDArray[np.int64]
 

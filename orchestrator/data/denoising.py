@@ -64,7 +64,7 @@ class DenoisingSamples(SequenceSamples):
         self._noise = noise or Noise()
         self._continues = processor.continues
         self._lengths = poisson(self._noise.mean_span)
-        super().__init__(blocks, Passages(blocks, blocks.block_size - FRAME), target_name, seed)
+        super().__init__(Passages(blocks, blocks.block_size - FRAME), target_name, seed)
         self._limit = blocks.block_size
         self._draws = self._luck
         self._luck *= 2  # words that stay and spans are put in order together

@@ -70,33 +70,29 @@ class ExampleWriter:
 
 
 class Examples:
-    """The examples of one split.
+    """The examples of one split; they stay on disk. ``len()`` is their number.
 
     Attributes:
         inputs: what the model reads.
         rate: samples per second of the sounds.
         training: whether they are changed at random.
-        texts: first text of each; empty strings where there is none.
-        pairs: second text of each.
     """
 
     def __init__(self, path: Path, inputs: ModelInputs, rate: int, training: bool) -> None:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         self.inputs, self.rate, self.training = inputs, rate, training
-        self.texts: list[str] = table["text"].to_pylist()
-        self.pairs: list[str] = table["pair"].to_pylist()
-        self._media = table["media"]
+        self._texts, self._pairs, self._media = (table[name] for name in SCHEMA.names)
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self._media)
 
     def text(self, indices: IntArray) -> list[str]:
-        """Return the first texts."""
-        return [self.texts[index] for index in indices]
+        """Return the first texts; empty strings where there are none."""
+        return [self._texts[int(index)].as_py() for index in indices]
 
     def pair(self, indices: IntArray) -> list[str]:
-        """Return the second texts."""
-        return [self.pairs[index] for index in indices]
+        """Return the second texts; empty strings where there are none."""
+        return [self._pairs[int(index)].as_py() for index in indices]
 
     def pictures(self, indices: IntArray) -> "list[Image]":
         """Return the pictures."""

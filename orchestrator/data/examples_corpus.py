@@ -11,6 +11,7 @@ import logging
 import shutil
 from dataclasses import dataclass, replace
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from orchestrator.data.example_rows import Examples, ExampleWriter
 from orchestrator.data.model_inputs import ModelInputs
 from orchestrator.data.patch_codes import Codebook, patches_of
 from orchestrator.data.processors import TOKENIZER, TextProcessor
+from orchestrator.data.randomness import IntArray
 from orchestrator.data.sample_configs import ExamplesConfig, MaskedPatchesConfig
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.errors import InputError, IntegrityError
@@ -36,6 +38,7 @@ EXAMPLES = "examples"
 SPLITS = (TRAIN, VALIDATION)
 PATCHES_FOR_CODES = 20_000
 PICTURES_PER_BATCH = 256
+TEXTS_PER_BATCH = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,28 +75,32 @@ class ExampleCorpus:
         None where neither are asked for: pairs are found, not written.
         """
         if self.processor.codebook is not None:
-            size, seen, asked = len(self.processor.codebook.centres), *self._codes()
+            count = self._codes
         elif self.train.inputs.sound is not None:
-            size, seen, asked = self.processor.vocab_size, *self._tokens()
+            count = self._tokens
         else:
             return None
-        counts = np.bincount(seen, minlength=size) + 1
-        found = np.bincount(asked, minlength=size)
-        return float(-(found * np.log(counts / counts.sum())).sum() / max(found.sum(), 1))
+        seen, asked = count(self.train) + 1, count(self.validation)
+        return float(-(asked * np.log(seen / seen.sum())).sum() / max(asked.sum(), 1))
 
-    def _codes(self) -> list[np.ndarray[Any, Any]]:
+    def _codes(self, split: Examples) -> IntArray:
+        """Return how often each code occurs."""
         shape, codebook = self.train.inputs.picture, self.processor.codebook
         assert shape is not None
         assert codebook is not None
-        parts = (
-            _pixels(split, self.processor, shape.patches) for split in (self.train, self.validation)
-        )
-        return [codebook.codes(pixels, shape.patch_size).ravel() for pixels in parts]
+        pixels = _pixels(split, self.processor, shape.patches)
+        codes = codebook.codes(pixels, shape.patch_size)
+        return np.bincount(codes.ravel(), minlength=len(codebook.centres))
 
-    def _tokens(self) -> list[np.ndarray[Any, Any]]:
-        splits = (self.train, self.validation)
-        lists = [self.processor.words.encode(split.texts) for split in splits]
-        return [np.concatenate([np.asarray(ids) for ids in found]) for found in lists]
+    def _tokens(self, split: Examples) -> IntArray:
+        """Return how often each token occurs."""
+        words = self.processor.words
+        found = np.zeros(words.vocab_size, dtype=np.int64)
+        for start in range(0, len(split), TEXTS_PER_BATCH):
+            rows = np.arange(start, min(start + TEXTS_PER_BATCH, len(split)))
+            ids = chain.from_iterable(words.encode(split.text(rows)))
+            found += np.bincount(np.fromiter(ids, dtype=np.int64), minlength=len(found))
+        return found
 
 
 def prepare_examples(

@@ -47,7 +47,7 @@ class GapSentenceSamples(SequenceSamples):
     ) -> None:
         del processor
         self._share, self._selection = share, selection
-        super().__init__(blocks, Passages(blocks, blocks.block_size - 1), target_name, seed)
+        super().__init__(Passages(blocks, blocks.block_size - 1), target_name, seed)
 
     def make(self, sentences: list[IntArray], luck: FloatArray) -> tuple[IntArray, IntArray]:
         """Return the text with gaps and what is missing; nothing is asked of a single token."""

@@ -100,9 +100,9 @@ class ImageTextMatches:
         luck, place = uniform(words[0]), uniform(words[1])
         rows, owners = len(self._examples), indices.copy()
         for row in np.flatnonzero(luck[:, 0] < self._share):
-            own = self._examples.texts[indices[row]]
             others = (place[row] * rows).astype(np.int64)
-            different = [each for each in others if self._examples.texts[each] != own]
+            own, *texts = self._examples.text(np.append(indices[row], others))
+            different = [each for each, text in zip(others, texts, strict=True) if text != own]
             owners[row] = different[0] if different else indices[row]
         return owners
 

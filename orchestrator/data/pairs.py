@@ -97,7 +97,7 @@ class PairSamples:
         self._targets = (pair_target, words_target)
         self._seed = seed
         self._masking = masking or Masking()
-        self.parts = self._passages.parts(blocks.parts)
+        self.parts = self._passages.parts
 
     def __len__(self) -> int:
         return len(self._passages)

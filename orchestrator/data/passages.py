@@ -2,27 +2,44 @@
 
 Every token of a corpus is in exactly one passage. Sentences longer than the room are cut into equal
 pieces that count as sentences. Passages do not change with the epoch; what is done with them does.
+
+A passage ends where the next sentence has no room or another document begins. So the passages
+behind a place where one begins are known without those before it, and such a place is kept for one
+of ``MARKED`` passages only: 24 bytes. A passage is found by laying out those from the last mark on,
+out of sentences that stay on disk.
+
+Shapes: P pieces of sentences, R rows of the table of borders, M marks.
 """
+
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.blocks import Borders, TokenBlocks
+from orchestrator.data.blocks import TokenBlocks
+from orchestrator.data.border_table import Borders
 from orchestrator.errors import InputError
 
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+MARKED = 16  # passages from one mark to the next
+ROWS_AT_ONCE = 1 << 14  # laid out together when all are counted
 
 
 class Passages:
-    """The passages of one split.
+    """The passages of one split. ``len()`` is their number.
 
     Attributes:
         room: most tokens of a passage.
         documents: number of documents.
+        parts: number of passages of each source of the blocks.
     """
 
     def __init__(self, blocks: TokenBlocks, room: int, longest: int | None = None) -> None:
-        """Lay out the passages.
+        """Count the passages and mark some.
 
         Args:
             blocks: tokens with the borders of their sentences.
@@ -35,20 +52,22 @@ class Passages:
         if blocks.borders is None:
             raise InputError("these blocks have no sentence borders. Prepare the corpus again.")
         self.room = room
-        self._blocks = blocks
-        starts, lengths, first = _cut(blocks.borders, min(longest or room, room))
-        self._starts, self._lengths = starts, lengths
-        self._document = np.cumsum(first) - 1  # of each sentence
-        self._heads = np.append(np.flatnonzero(first), len(starts))  # first sentence of each
-        self.documents = len(self._heads) - 1
-        self._first, self._stop = _pack(lengths, self._heads, room)
+        self._blocks, self._borders = blocks, blocks.borders
+        self._longest = min(longest or room, room)
+        self._count, self._marks, self.parts = self._survey()
+        self.documents = int(self._marks[2, -1])
+        self._opened = lru_cache(maxsize=1)(self._open)  # asked for several things in a row
 
     def __len__(self) -> int:
-        return len(self._first)
+        return self._count
 
     def sentences(self, index: int) -> list[IntArray]:
         """Return the tokens of each sentence of a passage."""
-        return self._read(int(self._first[index]), int(self._stop[index]))
+        run, first, stop = self._find(index)
+        begin = int(run.starts[first])
+        tokens = self._blocks.span(begin, int(run.starts[stop - 1] + run.lengths[stop - 1]))
+        inside = (run.starts[first + 1 : stop] - begin).tolist()
+        return [tokens[a:b] for a, b in pairwise([0, *inside, len(tokens)])]
 
     def tokens(self, index: int) -> IntArray:
         """Return the tokens of a passage."""
@@ -56,7 +75,9 @@ class Passages:
 
     def document(self, index: int) -> int:
         """Return the number of the document that a passage is from."""
-        return int(self._document[self._first[index]])
+        run, first, _ = self._find(index)
+        begun = np.count_nonzero(run.heads[: int(run.rows[first]) + 1])
+        return int(self._marks[2, index // MARKED]) + int(begun) - 1
 
     def excerpt(self, document: int, place: float, tokens: int) -> IntArray:
         """Return ``tokens`` tokens of a document, or all up to its end, from a sentence on.
@@ -66,46 +87,115 @@ class Passages:
             place: which of its sentences comes first, as a fraction of their number, below 1.
             tokens: number of tokens.
         """
-        head, end = int(self._heads[document]), int(self._heads[document + 1])
-        begin = head + int(place * (end - head))
-        reach = begin + 1 + int(np.searchsorted(np.cumsum(self._lengths[begin:end]), tokens))
-        return np.concatenate(self._read(begin, min(reach, end)))[:tokens]
+        borders = self._borders.rows(self._head(document), self._head(document + 1))
+        pieces = -(-borders.lengths // self._longest)
+        after = np.cumsum(pieces)
+        piece = int(place * int(after[-1]))
+        row = int(after.searchsorted(piece, side="right"))
+        number = piece - int(after[row] - pieces[row])
+        begin = int(borders.starts[row] + number * borders.lengths[row] // pieces[row])
+        end = int(borders.starts[-1] + borders.lengths[-1])
+        return self._blocks.span(begin, min(begin + tokens, end))
 
-    def parts(self, blocks_of_parts: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the number of passages of each source, given the number of its blocks."""
-        ends = np.cumsum(blocks_of_parts) * self._blocks.block_size
-        found = np.searchsorted(self._starts[self._first], ends)
-        return tuple(np.diff(found, prepend=0).tolist())
+    def _survey(self) -> tuple[int, IntArray, tuple[int, ...]]:
+        """Lay out all passages, some at a time.
 
-    def _read(self, first: int, stop: int) -> list[IntArray]:
-        begin = int(self._starts[first])
-        end = int(self._starts[stop - 1] + self._lengths[stop - 1])
-        tokens = self._blocks.span(begin, end)
-        return np.split(tokens, self._starts[first + 1 : stop] - begin)
+        Returns:
+            Their number; of each marked one, and of the end, the row that it begins in, which piece
+            of that sentence it begins with, and how many documents begin before the row, int64
+            [3, M]; and the number of passages of each source.
+        """
+        ends = np.cumsum(self._blocks.parts) * self._blocks.block_size
+        before = np.zeros(len(ends), dtype=np.int64)  # passages before the end of each source
+        rows, count = len(self._borders), 0
+        place = np.zeros((3, 1), dtype=np.int64)
+        marks = []
+        while (row := int(place[0, 0])) < rows:
+            stop = min(row + ROWS_AT_ONCE + self.room, rows)
+            run = self._run(row, int(place[1, 0]), stop)
+            bounds = np.asarray(run.bounds)
+            if stop < rows:
+                bounds = bounds[:-1]  # the last one may go on behind the rows that were read
+            begins = bounds[:-1]
+            chosen = np.append(begins[-count % MARKED :: MARKED], bounds[-1])
+            rows_of, numbers = np.append(run.rows, len(run.heads)), np.append(run.numbers, 0)
+            documents = np.concatenate([[0], np.cumsum(run.heads)])[rows_of[chosen]]
+            found = np.stack([rows_of[chosen], numbers[chosen], documents])
+            found += [[row], [0], place[2]]
+            marks.append(found[:, :-1])
+            place = found[:, -1:]
+            before += run.starts[begins].searchsorted(ends)
+            count += len(begins)
+        parts = tuple(np.diff(before, prepend=0).tolist())
+        return count, np.concatenate([*marks, place], axis=1), parts
+
+    def _find(self, index: int) -> tuple["_Run", int, int]:
+        """Return a passage: what it was laid out in, its first piece, the one after its last."""
+        mark, number = divmod(index, MARKED)
+        run = self._opened(mark)
+        return run, run.bounds[number], run.bounds[number + 1]
+
+    def _open(self, mark: int) -> "_Run":
+        """Lay out the passages from a mark to the next."""
+        row, piece, _ = self._marks[:, mark].tolist()
+        return self._run(row, piece, min(int(self._marks[0, mark + 1]) + 1, len(self._borders)))
+
+    def _run(self, row: int, piece: int, stop: int) -> "_Run":
+        return _lay_out(self._borders.rows(row, stop), piece, self.room, self._longest)
+
+    def _head(self, document: int) -> int:
+        """Return the row that a document begins with, or the number of rows after the last."""
+        if document == self.documents:
+            return len(self._borders)
+        mark = int(self._marks[2].searchsorted(document, side="right")) - 1
+        row, _, before = self._marks[:, mark].tolist()
+        first = self._borders.rows(row, int(self._marks[0, mark + 1])).first
+        return int(row + np.flatnonzero(first)[document - before])
 
 
-def _cut(borders: Borders, longest: int) -> tuple[IntArray, IntArray, npt.NDArray[np.bool_]]:
-    """Cut sentences into equal pieces of at most ``longest`` tokens."""
-    pieces = -(-borders.lengths // longest)
-    owner = np.repeat(np.arange(len(pieces)), pieces)
-    number = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    begin = number * borders.lengths[owner] // pieces[owner]
-    end = (number + 1) * borders.lengths[owner] // pieces[owner]
-    return borders.starts[owner] + begin, end - begin, borders.first[owner] & (number == 0)
+class _Run(NamedTuple):
+    """Passages that follow one another.
+
+    Attributes:
+        starts: position in the stream of each piece, int64 [P].
+        lengths: number of its tokens, int64 [P].
+        rows: row of its sentence, counted from the first, int64 [P].
+        numbers: which piece of its sentence it is, int64 [P].
+        heads: whether a document begins with each row, bool [R].
+        bounds: first piece of each passage; last, the number of pieces.
+    """
+
+    starts: IntArray
+    lengths: IntArray
+    rows: IntArray
+    numbers: IntArray
+    heads: BoolArray
+    bounds: list[int]
 
 
-def _pack(lengths: IntArray, heads: IntArray, room: int) -> tuple[IntArray, IntArray]:
-    """Return first sentence of each passage and the one after its last; all documents at once."""
-    count = len(lengths)
-    total = np.concatenate([[0], np.cumsum(lengths)])
-    limit = np.repeat(heads[1:], np.diff(heads))
-    reach = np.searchsorted(total, total[:-1] + room, side="right") - 1
-    reach = np.clip(reach, np.arange(count) + 1, limit)
-    found: list[IntArray] = []
-    here = heads[:-1]
-    while len(here):
-        found.append(here)
-        after = reach[here]
-        here = after[after < limit[here]]
-    first = np.sort(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
-    return first, reach[first]
+def _lay_out(borders: Borders, skipped: int, room: int, longest: int) -> _Run:
+    """Pack sentences into passages, the first of which begins after ``skipped`` pieces."""
+    starts, lengths, rows, numbers = _cut(borders, skipped, longest)
+    # documents so far apart that no passage reaches from one into the next
+    places = borders.first.cumsum()[rows] * room + starts
+    after = (places + lengths).searchsorted(places + room, side="right").tolist()
+    bounds = [0]
+    while bounds[-1] < len(after):
+        bounds.append(after[bounds[-1]])
+    return _Run(starts, lengths, rows, numbers, borders.first, bounds)
+
+
+def _cut(
+    borders: Borders, skipped: int, longest: int
+) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    """Cut sentences into equal pieces; return what `_Run` says of each."""
+    starts, lengths = borders.starts, borders.lengths
+    rows = np.arange(len(starts))
+    if lengths.max() <= longest:
+        return starts, lengths, rows, np.zeros(len(rows), dtype=np.int64)
+    pieces = -(-lengths // longest)
+    rows = np.repeat(rows, pieces)[skipped:]
+    numbers = np.arange(skipped, skipped + len(rows)) - (np.cumsum(pieces) - pieces)[rows]
+    lengths, pieces = lengths[rows], pieces[rows]
+    begins = numbers * lengths // pieces
+    return starts[rows] + begins, (numbers + 1) * lengths // pieces - begins, rows, numbers

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from orchestrator.data.blocks import TokenBlocks
 from orchestrator.data.masking import IGNORED
 from orchestrator.data.passages import Passages
 from orchestrator.data.randomness import Purpose, draw, uniform
@@ -39,14 +38,12 @@ class SequenceSamples(ABC):
     purpose: Purpose
     """What the random numbers are for."""
 
-    def __init__(
-        self, blocks: TokenBlocks, passages: Passages, target_name: str, seed: int
-    ) -> None:
+    def __init__(self, passages: Passages, target_name: str, seed: int) -> None:
         self._passages = passages
         self._target = target_name
         self._seed = seed
         self._luck = passages.room + 2
-        self.parts = passages.parts(blocks.parts)
+        self.parts = passages.parts
 
     def __len__(self) -> int:
         return len(self._passages)

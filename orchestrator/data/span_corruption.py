@@ -96,7 +96,7 @@ class SpanCorruptionSamples(SequenceSamples):
                 f"the tokenizer has {len(self._sentinels)} sentinels, blocks of "
                 f"{blocks.block_size} tokens need {needed}. Set data.tokenizer.sentinels (T5: 100)."
             )
-        super().__init__(blocks, Passages(blocks, room), target_name, seed)
+        super().__init__(Passages(blocks, room), target_name, seed)
 
     def make(self, sentences: list[IntArray], luck: FloatArray) -> tuple[IntArray, IntArray]:
         """Return the source with sentinels, and what they stand for."""

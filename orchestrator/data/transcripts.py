@@ -58,9 +58,7 @@ class TranscriptSamples:
             raise InputError("these examples have no sounds.")
         self._examples, self._target, self._seed = examples, target_name, seed
         self._sound: AudioProcessor = processor.sound
-        self._ids = [
-            np.asarray(ids, dtype=np.int64) for ids in processor.words.encode(examples.texts)
-        ]
+        self._words = processor.words
         self._written = written
         self._augment: SpecAugment | None = None
         if augment is not None and examples.training:
@@ -78,7 +76,8 @@ class TranscriptSamples:
             lengths = np.full(len(indices), features.shape[1])
             lengths = arrays[MASK].sum(axis=1) if MASK in arrays else lengths
             arrays[FEATURES] = self._augment(features, lengths, indices, epoch, self._seed)
-        texts = [self._ids[index] for index in indices]
+        encoded = self._words.encode(self._examples.text(indices))
+        texts = [np.asarray(ids, dtype=np.int64) for ids in encoded]
         arrays |= self._decoder_side(texts) if self._written else {}
         labels = [np.append(ids, SEP) for ids in texts] if self._written else texts
         arrays[f"labels.{self._target}"] = stack(labels, IGNORED)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.corpus_memory import measure
+from benchmarks.corpus_memory import in_a_process, measure
 from orchestrator.config import load_config
 from orchestrator.data.corpus import open_corpus, prepare_corpus
 from orchestrator.pretraining.corpus_config import CorpusJobConfig
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.chaos
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "jobs" / "configs" / "corpus_pydoc.yaml"
 MOST_MB = 100
+MOST_READING_MB = 30
 DEADLINE_S = 240
 
 
@@ -29,6 +30,9 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
     assert found["text_mb"] >= 60
     assert found["tokens"] > 10_000_000
     assert found["rise_mb"] < MOST_MB
+    read = in_a_process("--read", str(tmp_path / "corpora"), "pairs")
+    assert read["samples"] > 200_000
+    assert read["peak_mb"] < MOST_READING_MB
 
 
 def command(path):

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.blocks import Borders, TokenBlocks, borders_path, map_blocks
+from orchestrator.data.blocks import TokenBlocks, map_blocks
+from orchestrator.data.border_table import BorderTable, borders_path
 from orchestrator.errors import IntegrityError
 
 IntArray = npt.NDArray[np.int64]
@@ -16,11 +17,7 @@ OPEN_SHARDS = 256  # maps kept; each holds a file open, and a process has about 
 
 
 class ShardedBlocks(TokenBlocks):
-    """The blocks of a split over all shards.
-
-    Borders are read when they are asked for, and then are in memory: 17 bytes a sentence. Blocks
-    stay on disk.
-    """
+    """The blocks of a split over all shards; they and their borders stay on disk."""
 
     def __init__(
         self, paths: Sequence[Path], sizes: Sequence[int], block_size: int, parts: tuple[int, ...]
@@ -38,19 +35,14 @@ class ShardedBlocks(TokenBlocks):
         self._opened = lru_cache(maxsize=OPEN_SHARDS)(self._open)
 
     @cached_property
-    def borders(self) -> Borders:
+    def borders(self) -> BorderTable:
         """Where documents and sentences begin in the stream of all shards.
 
         Raises:
             IntegrityError: a file is missing or damaged.
         """
-        found = [Borders.open(borders_path(path)) for path in self._paths]
-        firsts = self._starts[:-1] * self.block_size
-        return Borders(
-            np.concatenate([b.starts + first for b, first in zip(found, firsts, strict=True)]),
-            np.concatenate([b.lengths for b in found]),
-            np.concatenate([b.first for b in found]),
-        )
+        positions = (self._starts[:-1] * self.block_size).tolist()
+        return BorderTable([borders_path(path) for path in self._paths], positions)
 
     def _open(self, number: int) -> TokenBlocks:
         path = self._paths[number]
@@ -65,3 +57,6 @@ class ShardedBlocks(TokenBlocks):
 
     def _take(self, number: int, indices: IntArray) -> IntArray:
         return self._opened(number).rows(indices)
+
+    def _stretch(self, number: int, start: int, stop: int) -> IntArray:
+        return self._opened(number).span(start, stop)

@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from orchestrator.data.blocks import borders_path
+from orchestrator.data.border_table import borders_path
 from orchestrator.data.borders import SplitWriter
 from orchestrator.data.processors import TextProcessor
 from orchestrator.data.sentences import encode_sentences

@@ -88,6 +88,10 @@ TARGETS = {
 }
 
 
+def texts_of(examples):
+    return examples.text(np.arange(len(examples)))
+
+
 def samples_of(made, name, split="train", seed=3):
     config, corpus = made[name]
     data = getattr(corpus, split)
@@ -198,7 +202,7 @@ def test_scenes_show_what_their_captions_say():
 
 def test_mismatched_captions_are_other_ones_and_hide_no_words(made):
     samples = samples_of(made, "itm")
-    texts = made["itm"][1].train.texts
+    texts = texts_of(made["itm"][1].train)
     assert len(set(texts)) > 30
     rows = np.arange(36)
     batch = samples.collate(rows, 0)
@@ -216,9 +220,9 @@ def test_pairs_of_texts_go_into_two_streams(made):
     decode = corpus.processor.text.decode
     for row in range(3):
         assert "".join(decode(batch["input_ids"][row].tolist()).split()) == "".join(
-            corpus.train.texts[row].split()
+            texts_of(corpus.train)[row].split()
         )
-        number = corpus.train.texts[row].removeprefix("how is ")
+        number = texts_of(corpus.train)[row].removeprefix("how is ")
         assert decode(batch["second.input_ids"][row].tolist()).replace(" ", "") == f"{number}iswell"
 
 
@@ -230,7 +234,7 @@ def test_a_decoder_writes_the_text_and_ends_it(made):
         given, labels = (batch[key][row][real] for key in ("decoder_input_ids", "labels.text"))
         assert given[0] == labels[-1] == SEP
         assert (given[1:] == labels[:-1]).all()
-        assert corpus.processor.text.decode(labels[:-1].tolist()) == corpus.train.texts[row]
+        assert corpus.processor.text.decode(labels[:-1].tolist()) == texts_of(corpus.train)[row]
         assert (batch["decoder_input_ids"][row][~real] == PAD).all()
         assert (batch["labels.text"][row][~real] == -100).all()
 
@@ -356,7 +360,7 @@ def test_spoken_digits(tmp_path):
     )
     assert corpus.manifest["rejected"] == {}
     assert corpus.documents == 60
-    assert set(corpus.train.texts) == set("0123456789")
+    assert set(texts_of(corpus.train)) == set("0123456789")
     batch = build_samples(
         TranscriptsConfig(rate=8000), corpus.train, corpus.processor, {"lm": "lm"}, 1
     ).collate(np.arange(4), 0)

@@ -82,6 +82,53 @@ def test_passages_are_as_long_as_whole_sentences_allow(tmp_path):
     assert sizes == [[3, 4], [4, 2], [5], [8], [8], [9, 1]]
 
 
+def pieces_of(documents, longest):
+    """For each document its sentences, cut: pairs of first token and number of tokens."""
+    token = 5
+    for document in documents:
+        found = []
+        for length in document:
+            count = -(-length // longest)
+            ends = [length * number // count for number in range(count + 1)]
+            found += [(token + a, b - a) for a, b in itertools.pairwise(ends)]
+            token += length
+        yield found
+
+
+def packed(documents, room, longest):
+    """Every passage, one sentence after the other: number of the document, its pieces."""
+    for number, pieces in enumerate(pieces_of(documents, longest)):
+        passage = []
+        for piece in pieces:
+            if sum(size for _, size in passage) + piece[1] > room:
+                yield number, passage
+                passage = []
+            passage.append(piece)
+        yield number, passage
+
+
+@pytest.mark.parametrize(("room", "longest"), [(12, None), (12, 5), (3, 1), (40, 40)])
+def test_passages_from_marks_are_those_of_one_reading(tmp_path, monkeypatch, room, longest):
+    monkeypatch.setattr("orchestrator.data.passages.MARKED", 3)
+    monkeypatch.setattr("orchestrator.data.passages.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("orchestrator.data.borders.ROWS_PER_BATCH", 10)
+    rng = np.random.default_rng(1)
+    sizes = [int(rng.choice([1, 2, 9, 60])) for _ in range(30)]
+    documents = [rng.integers(1, rng.choice([3, 9, 90]), size).tolist() for size in sizes]
+    passages = Passages(corpus_of(documents, tmp_path / "x.arrow"), room, longest)
+    expected = list(packed(documents, room, longest or room))
+    assert (len(passages), passages.documents) == (len(expected), 30)
+    for index in rng.permutation(len(expected)).tolist():
+        sentences = [list(range(first, first + size)) for first, size in expected[index][1]]
+        assert [each.tolist() for each in passages.sentences(index)] == sentences
+        assert passages.document(index) == expected[index][0]
+    for number, pieces in enumerate(pieces_of(documents, longest or room)):
+        place = rng.random()
+        begin, (last, size) = pieces[int(place * len(pieces))][0], pieces[-1]
+        tokens = list(range(begin, last + size))[:room]
+        assert passages.excerpt(number, place, room).tolist() == tokens
+
+
 def test_an_excerpt_begins_with_a_sentence_and_stays_in_its_document(tmp_path):
     blocks = corpus_of([[3, 4, 4], [5, 2]], tmp_path / "x.arrow")
     passages = Passages(blocks, 20)
@@ -112,7 +159,8 @@ def test_blocks_and_borders_are_written_in_batches_of_their_own(
     blocks = corpus_of(documents, tmp_path / "x.arrow")
     stream = blocks.rows(np.arange(len(blocks))).ravel()
     assert stream[stream >= 5].tolist() == list(range(5, 5 + sum(map(sum, documents))))
-    assert blocks.borders.lengths.tolist() == [size for document in documents for size in document]
+    borders = blocks.borders.rows(0, len(blocks.borders))
+    assert borders.lengths.tolist() == [size for document in documents for size in document]
     with pa.OSFile(str(tmp_path / "x.arrow")) as file:
         batches = pa.ipc.open_file(file).num_record_batches
     assert (batches > 10) == (tokens < 100)

@@ -93,10 +93,27 @@ def test_blocks_and_borders_of_shards_are_one_stream(corpus, monkeypatch):
     rng = np.random.default_rng(0)
     places = rng.integers(0, len(blocks), 40)
     assert (blocks.rows(places) == stream.reshape(-1, 16)[places]).all()
-    passages = Passages(blocks, 12)
-    found = [tuple(passages.tokens(i)) for i in range(len(passages))]
-    expected = [tuple(p.tokens(i)) for p in (Passages(b, 12) for b in parts) for i in range(len(p))]
+
+
+@pytest.mark.parametrize("tables", [2, 256])
+def test_passages_of_shards_are_those_of_each(corpus, monkeypatch, tables):
+    monkeypatch.setattr("orchestrator.data.border_table.OPEN_TABLES", tables)
+    monkeypatch.setattr("orchestrator.data.passages.ROWS_AT_ONCE", 50)
+    opened = open_corpus(corpus.path).train
+    before = len(os.listdir("/proc/self/fd"))
+    passages = Passages(opened, 12)
+    assert len(os.listdir("/proc/self/fd")) <= before + tables
+    expected, documents = [], 0
+    for number in range(corpus.shards):
+        part = Passages(TokenBlocks.open(corpus.path / f"train-{number:05}.arrow"), 12)
+        expected += [
+            (documents + part.document(i), part.tokens(i).tolist()) for i in range(len(part))
+        ]
+        documents += part.documents
+    found = [(passages.document(i), passages.tokens(i).tolist()) for i in range(len(passages))]
     assert found == expected
+    assert passages.documents == documents == corpus.manifest["documents"]["train"]
+    assert passages.parts == (len(passages),)
 
 
 def test_few_shards_are_open_at_once(corpus, monkeypatch):
