@@ -26,15 +26,27 @@ class VocabularyLayer(nn.Linear):
     """Linear layer [D] → [V]; given labels, it returns the summed cross entropy instead of logits.
 
     Loss and logits go through the same call, so that hooks which gather a sharded weight see both.
+
+    Args:
+        width: D.
+        vocab_size: V.
+        bias: Whether there is one.
+        smoothing: Share of each answer that is spread evenly over all V, in training mode only: an
+            evaluation measures the plain cross entropy, whose exponential is the perplexity.
     """
 
-    def forward(self, input: Tensor, labels: Tensor | None = None, smoothing: float = 0.0) -> Any:
+    def __init__(
+        self, width: int, vocab_size: int, *, bias: bool = True, smoothing: float = 0.0
+    ) -> None:
+        super().__init__(width, vocab_size, bias=bias)
+        self.smoothing = smoothing
+
+    def forward(self, input: Tensor, labels: Tensor | None = None) -> Any:
         """Return logits, or the loss.
 
         Args:
             input: [..., D]; [N, D] with labels.
             labels: Indices in [0, V), [N]; None for logits.
-            smoothing: Share of each answer that is spread evenly over all V.
 
         Returns:
             Logits [..., V]; or (summed cross entropy, number of correct answers), both 0-dim.
@@ -42,6 +54,7 @@ class VocabularyLayer(nn.Linear):
         if labels is None:
             return super().forward(input)
         train = torch.is_grad_enabled()
+        smoothing = self.smoothing if self.training else 0.0
         pieces: Any = _PieceByPiece.apply
         return pieces(input, self.weight, self.bias, labels, smoothing, train)
 

@@ -15,18 +15,15 @@ from orchestrator.modeling.layers.vocabulary import VocabularyLayer
 from orchestrator.modeling.targets.configs import BilmConfig, LmConfig, MlmConfig
 
 
-def token_loss(
-    layer: VocabularyLayer, vectors: Tensor, labels: Tensor, smoothing: float = 0.0
-) -> TargetOutput:
+def token_loss(layer: VocabularyLayer, vectors: Tensor, labels: Tensor) -> TargetOutput:
     """Return the summed cross entropy of ``layer(vectors)``.
 
     Args:
         layer: The output layer.
         vectors: One per label, [N, D]; N may be 0.
         labels: [N].
-        smoothing: Share of each answer that is spread evenly over all tokens.
     """
-    loss, correct = layer(vectors, labels, smoothing)
+    loss, correct = layer(vectors, labels)
     return TargetOutput(loss, torch.tensor(len(labels), device=labels.device), correct)
 
 
@@ -48,8 +45,7 @@ class MlmTransform(nn.Module):
 class TokenTarget(Target):
     """Predict one token per labelled position.
 
-    ``labels`` are [B, S] int64, -100 where nothing is predicted. Labels are smoothed in training
-    mode only: an evaluation measures the plain cross entropy, whose exponential is the perplexity.
+    ``labels`` are [B, S] int64, -100 where nothing is predicted; smoothed in training mode only.
     Parameters: ``output.weight`` [V, D] (the word table if tied), ``output.bias`` [V].
     """
 
@@ -57,8 +53,8 @@ class TokenTarget(Target):
         self, width: int, vocab_size: int, *, tie: bool, bias: bool, smoothing: float = 0.0
     ) -> None:
         super().__init__()
-        self.output = VocabularyLayer(width, vocab_size, bias=bias)
-        self.tie, self.smoothing = tie, smoothing
+        self.output = VocabularyLayer(width, vocab_size, bias=bias, smoothing=smoothing)
+        self.tie = tie
 
     def tied_output(self) -> nn.Linear | None:
         """Return the output layer if its weight is the word table."""
@@ -75,8 +71,7 @@ class TokenTarget(Target):
     def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
         """Return the cross entropy summed over labelled positions of ``hidden`` [B, S, D]."""
         chosen = labels != IGNORED_LABEL
-        smoothing = self.smoothing if self.training else 0.0
-        return token_loss(self.output, self.transform(hidden[chosen]), labels[chosen], smoothing)
+        return token_loss(self.output, self.transform(hidden[chosen]), labels[chosen])
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits of every position, [B, S, V]."""
