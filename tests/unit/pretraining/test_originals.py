@@ -84,7 +84,7 @@ ORIGINALS = {
             scale_embedding=True,
         ),
     ),
-    "vit_base": (hf.ViTForImageClassification, hf.ViTConfig(num_labels=21843)),
+    "vit_base": (hf.ViTForImageClassification, hf.ViTConfig(num_labels=10)),
     "beit_base": (
         hf.BeitForMaskedImageModeling,
         hf.BeitConfig(
