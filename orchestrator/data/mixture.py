@@ -25,7 +25,7 @@ CYCLE = 4096
 GOLDEN = 0x9E3779B97F4A7C15  # keeps the seeds of sources apart
 WORD = (1 << 64) - 1
 KEPT = 2  # a batch may end one epoch and begin the next
-LISTED = 1 << 22  # samples of the largest source whose order is a list: seconds, half a gigabyte
+LISTED = 1 << 22  # samples of the largest source whose order is a list: seconds, 90 MB
 
 
 class Shuffled:

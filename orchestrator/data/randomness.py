@@ -21,6 +21,7 @@ IntArray = npt.NDArray[np.int64]
 
 ROUNDS = 10
 FEISTEL_ROUNDS = 4
+DRAWN_AT_ONCE = 1 << 16  # draws take twenty times the memory of what is kept of them
 MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 WEYL = (0x9E3779B9, 0xBB67AE85)
 LOW = np.uint64(0xFFFFFFFF)
@@ -105,10 +106,12 @@ def draw(
 
 def permutation(seed: int, epoch: int, size: int) -> IntArray:
     """Return a permutation of ``range(size)`` that depends on (seed, epoch) alone: int64 [size]."""
-    index = np.arange(size, dtype=np.int64)
-    high, low, _, _ = draw(seed, Purpose.ORDER, epoch, index, 1)
-    ranks = (high[:, 0].astype(np.uint64) << HALF) | low[:, 0]
-    return np.argsort(ranks, kind="stable").astype(np.int64)
+    ranks = np.empty(size, dtype=np.uint64)
+    for start in range(0, size, DRAWN_AT_ONCE):
+        index = np.arange(start, min(start + DRAWN_AT_ONCE, size), dtype=np.int64)
+        high, low, _, _ = draw(seed, Purpose.ORDER, epoch, index, 1)
+        ranks[index] = (high[:, 0].astype(np.uint64) << HALF) | low[:, 0]
+    return np.argsort(ranks, kind="stable").astype(np.int64, copy=False)
 
 
 def permuted(seed: int, epoch: int, size: int, places: IntArray) -> IntArray:

@@ -110,3 +110,9 @@ def test_of_a_trillion_samples_some_are_found_at_once():
     found = permuted(7, 5, 10**12, places)
     assert len(set(found.tolist())) == 3
     assert ((found >= 0) & (found < 10**12)).all()
+
+
+def test_a_permutation_is_the_same_in_stretches_of_any_length(monkeypatch):
+    whole = permutation(3, 4, 1000)
+    monkeypatch.setattr("orchestrator.data.randomness.DRAWN_AT_ONCE", 7)
+    assert (permutation(3, 4, 1000) == whole).all()
