@@ -5,10 +5,12 @@ of each file, written last. A folder without a valid manifest does not exist for
 folder must lie on storage that all workers share.
 """
 
+import errno
 import json
 import logging
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any, Protocol
 
 from orchestrator.cluster.saving import Part, Pending, Ranks
 from orchestrator.cluster.waiting import on_first
-from orchestrator.errors import InputError, IntegrityError
+from orchestrator.errors import InputError, IntegrityError, StageError
 from orchestrator.storage import (
     commit_folder,
     is_temporary,
@@ -41,6 +43,12 @@ MARGIN = 1.5
 """Space that must be free for a checkpoint, in sizes of the one before it."""
 BYTES_AN_ELEMENT = 12
 """Of the first checkpoint, which has none before it: an fp32 weight and two moments."""
+UNREACHABLE = frozenset(
+    (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.ENOTCONN)
+)
+"""What reading ends with where the storage fails, not the file: it may be whole."""
+TRIES, PAUSE_S = 3, 5.0
+"""How often such a file is read, and how long after one another."""
 
 
 class Group(Ranks, Protocol):
@@ -143,7 +151,12 @@ class CheckpointFolder:
         return elements * ranks * BYTES_AN_ELEMENT
 
     def latest(self, group: Group) -> Checkpoint | None:
-        """Return the newest checkpoint that verifies, chosen by rank 0; collective."""
+        """Return the newest checkpoint that verifies, chosen by rank 0; collective.
+
+        Raises:
+            IntegrityError: There are some, and all are damaged.
+            StageError: The storage fails.
+        """
         found = on_first(lambda: self.newest_valid(group), group)
         step = group.agree(-1 if found is None else found.step)
         if step < 0:
@@ -151,17 +164,47 @@ class CheckpointFolder:
         return found or self._read(self.root / f"{PREFIX}{step:08d}", verify=False)
 
     def newest_valid(self, group: Group) -> Checkpoint | None:
-        """Verify from the newest on; damaged ones are reported and passed over."""
+        """Verify from the newest on; damaged ones are reported and passed over.
+
+        Raises:
+            IntegrityError: There are some, and all are damaged. Beginning anew, as without any,
+                would remove what may still be restored.
+            StageError: The storage fails.
+        """
         # The run has one writer, and it is about to begin: whatever is uncommitted is left over.
         group.require_claim()
         sweep_temporary(self.root, grace_s=0)
-        for folder in reversed(self._committed()):
+        committed = self._committed()
+        for folder in reversed(committed):
             try:
-                return self._read(folder, verify=True)
+                return self._verified(folder)
             except IntegrityError as error:
                 _LOG.warning("passing over a damaged checkpoint: %s", error)
                 group.emit({"event": "damaged_checkpoint", "message": str(error)})
+        if committed:
+            raise IntegrityError(
+                f"{self.root}: none of the {len(committed)} checkpoints is whole, see the messages "
+                "before this one. Restore one, or remove that folder to begin with step 0."
+            )
         return None
+
+    def _verified(self, folder: Path) -> Checkpoint:
+        """Read a checkpoint and compare all its files, again where the storage fails."""
+        tries = TRIES
+        while True:
+            try:
+                return self._read(folder, verify=True)
+            except IntegrityError as error:
+                cause, tries = error.__cause__, tries - 1
+                if not isinstance(cause, OSError) or cause.errno not in UNREACHABLE:
+                    raise
+                if not tries:
+                    raise StageError(
+                        f"{error} That may be the storage and not the checkpoint, so nothing was "
+                        f"passed over and nothing changed. Start again when {folder.parent} can be "
+                        "read; where it cannot be repaired, remove this checkpoint."
+                    ) from error
+            time.sleep(PAUSE_S)
 
     def retain(self, step: int, group: Group, keep_every: int = 0) -> None:
         """Remove all but the newest ``keep`` checkpoints up to the one just committed.
@@ -178,8 +221,7 @@ class CheckpointFolder:
             FencedError: A newer group has claimed the run.
         """
         committed = self._committed()
-        just = self.root / f"{PREFIX}{step:08d}"
-        later = [folder for folder in committed if folder.name > just.name]
+        later = [folder for folder in committed if _step(folder) > step]
         older = committed[: len(committed) - len(later)][: -self.keep]
         for folder in [each for each in older if not _stays(each, keep_every)] + later:
             group.require_claim()
@@ -217,7 +259,7 @@ class CheckpointFolder:
 
     def _committed(self) -> list[Path]:
         found = (path for path in self.root.glob(f"{PREFIX}*") if path.is_dir())
-        return sorted(path for path in found if not is_temporary(path.name))
+        return sorted((path for path in found if not is_temporary(path.name)), key=_step)
 
     def _read(self, folder: Path, *, verify: bool) -> Checkpoint:
         """Read a checkpoint; its manifest must say what the hashed files were sealed with.

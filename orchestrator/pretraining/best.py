@@ -1,5 +1,8 @@
 """The best evaluation of a run: kept as a checkpoint, waited for, and gone back to."""
 
+import logging
+
+from orchestrator.errors import IntegrityError
 from orchestrator.pretraining.config import TrainingSection
 from orchestrator.training.config import EarlyStoppingConfig
 from orchestrator.training.engine import Engine
@@ -7,6 +10,8 @@ from orchestrator.training.history import History
 from orchestrator.training.loop import Metrics, TrainResult
 from orchestrator.training.stopping import Best, best_of
 from orchestrator.training.workers import WorkerGroup
+
+_LOG = logging.getLogger(__name__)
 
 FOLDER = "best"
 """Run folder below the run's own in which the best checkpoint lies."""
@@ -67,7 +72,11 @@ class BestKeeper:
         on with other samples, or it was found damaged and the one before it is taken. So the
         evaluation is the one beside the weights.
         """
-        found = self.context.latest_checkpoint()
+        try:
+            found = self.context.latest_checkpoint()
+        except IntegrityError as error:  # on every rank; the last weights are not lost with them
+            _LOG.warning("the last weights are kept instead of the best ones: %s", error)
+            return
         if found is None or self.best(history).step == found.step == result.steps:
             return
         self.engine.load(found.path)

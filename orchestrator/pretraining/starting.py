@@ -54,9 +54,15 @@ def check_checkpoint(
         corpus: The job's corpus; without one, vocabularies are not compared yet.
 
     Raises:
-        InputError: It is of another model, optimizer or tokenizer, or there are no steps left.
+        InputError: It is no checkpoint of a run, of another model, optimizer or tokenizer, or there
+            are no steps left.
     """
     where, there = str(found.path), found.extra
+    if "model" not in there:
+        raise InputError(
+            f"train.start_from: {where} holds the best weights of a run and not what training goes "
+            "on from. Name a checkpoint in the run's folder checkpoints, or the run's package."
+        )
     theirs = validate_config(ModelConfig, there["model"], where)
     ours = _with_vocabulary(config.model, theirs.vocab_size)
     if corpus is not None:

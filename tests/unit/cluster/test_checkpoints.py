@@ -1,5 +1,6 @@
 """Checkpoints: committed at once, verified when read, two kept, damage survived."""
 
+import errno
 import json
 import threading
 import time
@@ -10,7 +11,7 @@ import pytest
 from orchestrator.cluster import checkpoints, saving, waiting
 from orchestrator.cluster.checkpoints import CheckpointFolder
 from orchestrator.errors import InputError, IntegrityError, StageError
-from orchestrator.storage import json_files
+from orchestrator.storage import json_files, verify
 
 
 @pytest.fixture(autouse=True)
@@ -111,12 +112,54 @@ def test_without_a_manifest_it_does_not_exist(folder, group):
     assert folder.latest(group).step == 1
 
 
-def test_all_damaged_is_like_none(folder, group):
+def test_all_damaged_is_an_error_and_not_like_none(folder, group):
     path = folder.commit(1, StubEngine("x"), {}, group)
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["training.safetensors"]["sha256"] = "0" * 64
     (path / "manifest.json").write_text(json.dumps(manifest))
-    assert folder.latest(group) is None
+    with pytest.raises(IntegrityError, match="none of the 1 checkpoints is whole"):
+        folder.latest(group)
+    assert folder.steps() == [1]
+
+
+def failing(monkeypatch, times):
+    """Let reading a file's hash fail as on a network storage that is away, ``times`` times."""
+    hashed, failures = verify.sha256_file, []
+
+    def failing_hash(path):
+        if len(failures) < times:
+            failures.append(path)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return hashed(path)
+
+    monkeypatch.setattr(verify, "sha256_file", failing_hash)
+    monkeypatch.setattr(checkpoints, "PAUSE_S", 0.0)
+
+
+def test_a_storage_that_comes_back_costs_no_checkpoint(folder, group, monkeypatch):
+    for step in (1, 2):
+        folder.commit(step, StubEngine(step), {}, group)
+    failing(monkeypatch, checkpoints.TRIES - 1)
+    assert folder.latest(group).step == 2
+    assert group.events == []
+
+
+def test_a_storage_that_stays_away_is_no_damage_and_nothing_is_passed_over(
+    folder, group, monkeypatch
+):
+    for step in (1, 2):
+        folder.commit(step, StubEngine(step), {}, group)
+    failing(monkeypatch, checkpoints.TRIES)
+    with pytest.raises(StageError, match=r"step-00000002.*Stale file handle.*Start again when"):
+        folder.latest(group)
+    assert folder.steps() == [1, 2]
+
+
+def test_steps_are_ordered_as_numbers(folder, group):
+    for step in (99_999_999, 100_000_000, 100_000_001):
+        folder.commit(step, StubEngine(step), {}, group)
+    assert folder.steps() == [100_000_000, 100_000_001]
+    assert folder.latest(group).step == 100_000_001
 
 
 def test_a_full_disk_leaves_the_old_one_and_no_rest(folder, group):
@@ -293,16 +336,17 @@ def test_a_failed_write_is_told_when_it_is_settled(folder, group):
     assert list(folder.root.iterdir()) == []
 
 
-def test_going_back_before_damaged_ones_does_not_cost_the_new_ones(folder, group):
+def test_going_back_before_damaged_ones_does_not_cost_the_new_ones(tmp_path, group):
     """Counted among the newest, two damaged later ones would push out every new one."""
+    folder = CheckpointFolder(tmp_path, keep=3)
     for step in (10, 20, 30):
         folder.commit(step, StubEngine(step), {}, group)
     for step in (20, 30):
         (folder.root / f"step-000000{step}" / "training.safetensors").write_text("??")
-    assert folder.latest(group) is None
-    folder.commit(10, StubEngine("again"), {}, group)
     assert folder.latest(group).step == 10
-    assert [p.name for p in folder.root.iterdir()] == ["step-00000010"]
+    folder.commit(15, StubEngine("again"), {}, group)
+    assert folder.latest(group).step == 15
+    assert folder.steps() == [10, 15]
 
 
 def test_a_library_error_is_a_failed_save_not_a_silent_one(folder, group):
