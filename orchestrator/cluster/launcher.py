@@ -66,7 +66,7 @@ def launch(
     Raises:
         InputError: Not enough resources (at once), or raised by the worker function.
         OrchestratorError: Whatever error of this system a worker raised, with its exit code.
-        StageError: A worker failed more often than ``cluster.max_failures``.
+        StageError: Workers failed more than ``cluster.max_failures`` times without a checkpoint.
         InterruptedRunError: Stopped before the workers had anything to save.
     """
     for problem in engine.problems_with(cluster.workers):
@@ -179,6 +179,7 @@ class _Launch:
             resources["GPU"] = self.cluster.gpus_per_worker
         return LeanTorchTrainer(
             train_loop,
+            mailbox=mailbox,
             private=self.session.private,
             train_loop_config={
                 "worker": self.worker,
@@ -252,6 +253,7 @@ def _explain(name: str, error: BaseException, max_failures: int) -> str:
     own = next(iter(str(error).strip().splitlines()), type(error).__name__)
     cause = "; ".join(sorted(reasons)) or own
     return (
-        f"{name}: the workers failed more than {max_failures} times (cluster.max_failures); last: "
-        f"{cause}. What was committed is kept: start the same command again to continue."
+        f"{name}: the workers failed more than {max_failures} times (cluster.max_failures) without "
+        f"a new checkpoint; last: {cause}. "
+        "What was committed is kept: start the same command again to continue."
     )

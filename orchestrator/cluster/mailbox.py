@@ -7,7 +7,7 @@ no extra port.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 Event = dict[str, Any]
@@ -21,8 +21,9 @@ class Mailbox:
         self._events: list[Event] = []
         self._stop = False
         self._failure: Event | None = None
-        self._last_crash: Event | None = None
-        self._progress_at_crash: dict[str, int] = {}
+        self._nodes: set[str] = set()  # of the worker group that runs
+        self._crashes: list[tuple[Event, frozenset[str]]] = []
+        self._failures: list[frozenset[str]] = []
         self._progress: dict[str, int] = {}
         self._final = False
 
@@ -44,8 +45,11 @@ class Mailbox:
         return self._stop
 
     def progressed(self, run: str, step: int) -> None:
-        """Note a run's committed checkpoint: a crash after it is worth another attempt."""
-        self._progress[run] = max(self._progress.get(run, step), step)
+        """Note a run's committed checkpoint: what failed before it counts no more."""
+        if step > self._progress.get(run, step - 1):
+            self._progress[run] = step
+            self._crashes.clear()
+            self._failures.clear()
 
     def fail(self, failure: Event, *, final: bool) -> None:
         """Note why a worker failed.
@@ -58,23 +62,48 @@ class Mailbox:
             self._failure = failure
         self._final = self._final or final
 
-    def begin(self) -> Event | None:
+    def begin(self, alive: Collection[str]) -> Event | None:
         """Start an attempt; called once per worker group, by rank 0.
+
+        A crash of a group one of whose nodes is gone says nothing of the job: its survivors lost
+        their connection. That a node is gone may be known only some seconds after the crash, so
+        earlier crashes are judged again each time.
+
+        Args:
+            alive: Ids of the nodes there are.
 
         Returns:
             None to go ahead, or the failure because of which to give up: an error that cannot go
-            away, or the same kind of crash twice without a new checkpoint in between.
+            away, or the first of two crashes without a new checkpoint in between.
         """
         if self._final:
             return self._failure
-        crash, self._failure = self._failure, None
-        if crash is not None:
-            stuck = self._last_crash is not None and self._progress == self._progress_at_crash
-            if stuck:
-                self._failure, self._final = self._last_crash, True
-                return self._failure
-            self._last_crash, self._progress_at_crash = crash, dict(self._progress)
-        return None
+        if self._failure is not None:
+            self._crashes.append((self._failure, frozenset(self._nodes)))
+        self._failure = None
+        self._nodes.clear()
+        own = [crash for crash, nodes in self._crashes if nodes <= set(alive)]
+        if len(own) > 1:
+            self._failure, self._final = own[0], True
+        return self._failure
+
+    def joined(self, node: str) -> None:
+        """Note a node of the worker group that has begun; called by every rank."""
+        self._nodes.add(node)
+
+    def group_failed(self, alive: Collection[str]) -> tuple[int, int]:
+        """Note that a worker group failed, for whatever reason.
+
+        Args:
+            alive: Ids of the nodes there are.
+
+        Returns:
+            How many groups failed since the last checkpoint of which all nodes are still there,
+            and how many lost one.
+        """
+        self._failures.append(frozenset(self._nodes))
+        own = sum(nodes <= set(alive) for nodes in self._failures)
+        return own, len(self._failures) - own
 
     def failure(self) -> Event | None:
         """Return the failure that ended the launch, if one did."""
@@ -83,6 +112,13 @@ class Mailbox:
     def is_final(self) -> bool:
         """Whether some rank hit an error that ends the launch."""
         return self._final
+
+
+def living_nodes() -> list[str]:
+    """Return the ids of the cluster's nodes that are there."""
+    import ray
+
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
 class Line(Protocol):

@@ -7,17 +7,26 @@ left behind whose placement groups would have to be cleaned up after a crash of 
 And the size of an elastic group follows the nodes there are now: Ray's coordinator answers from a
 list of nodes that is up to 20 seconds old, so that a group which just lost a node would be started
 again with a worker on it, and wait for it in vain.
+
+And failures are counted from the last checkpoint, lost hosts apart: Ray counts those of a whole
+run, so that a job of months would end by the fourth crash, however far apart they are.
 """
 
 import logging
 import time
 from typing import Any
 
+import ray
 from ray.train.torch import TorchTrainer
+
+from orchestrator.cluster.mailbox import living_nodes
 
 _LOG = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
+MAX_LOSSES = 20
+"""Worker groups in a row that may lose a node without any of them committing a checkpoint."""
+ANSWER_S = 60.0  # longest wait for the mailbox, which does nothing but count
 UNUSED = frozenset({"DatasetsCallback"})
 UNUSED_WHEN_PRIVATE = frozenset({"PlacementGroupCleanerCallback"})
 
@@ -26,11 +35,13 @@ class LeanTorchTrainer(TorchTrainer):
     """A ``TorchTrainer`` with fewer default callbacks.
 
     Args:
+        mailbox: The :class:`~orchestrator.cluster.mailbox.Mailbox` actor of the launch.
         private: Whether the cluster ends with this process.
         **options: Everything that ``TorchTrainer`` takes.
     """
 
-    def __init__(self, *args: Any, private: bool = False, **options: Any) -> None:
+    def __init__(self, *args: Any, mailbox: Any, private: bool = False, **options: Any) -> None:
+        self._mailbox = mailbox
         self._skipped = UNUSED | (UNUSED_WHEN_PRIVATE if private else frozenset())
         super().__init__(*args, **options)
 
@@ -44,6 +55,10 @@ class LeanTorchTrainer(TorchTrainer):
         policy = options.get("scaling_policy")
         if hasattr(policy, "_count_possible_workers"):
             policy.__class__ = _followed(type(policy))
+        failures = options.get("failure_policy")
+        if failures is not None and hasattr(failures, "_worker_group_failures"):  # else Ray counts
+            failures.__class__ = _patient(type(failures))
+            failures.mailbox = self._mailbox
         return super()._initialize_and_run_controller(**options)
 
 
@@ -66,3 +81,25 @@ def _followed(policy: type) -> type:
             return super()._get_reserved_resources()
 
     return Followed
+
+
+def _patient(policy: type) -> type:
+    """Return a failure policy that counts from the last checkpoint, lost hosts apart."""
+
+    class Patient(policy):  # type: ignore[misc]
+        """Asks the mailbox how often workers failed."""
+
+        mailbox: Any
+
+        def make_decision(self, training_failed_error: Any) -> Any:
+            from ray.train import WorkerGroupError
+
+            if isinstance(training_failed_error, WorkerGroupError):
+                answer = self.mailbox.group_failed.remote(living_nodes())
+                own, losses = ray.get(answer, timeout=ANSWER_S)
+                limit = self.failure_config.max_failures
+                count = own if losses <= MAX_LOSSES else limit + 1
+                self._worker_group_failures = count - 1  # Ray adds the one that it decides on
+            return super().make_decision(training_failed_error)
+
+    return Patient

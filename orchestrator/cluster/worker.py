@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from orchestrator.cluster.failures import describe
 from orchestrator.cluster.fencing import FencedError
-from orchestrator.cluster.mailbox import RayLine
+from orchestrator.cluster.mailbox import RayLine, living_nodes
 from orchestrator.errors import OrchestratorError
 
 _LOG = logging.getLogger(__name__)
@@ -51,9 +51,10 @@ def train_loop(config: dict[str, Any]) -> Result:
         rank, world, Path(config["run_dir"]), _device(config["accelerated"]), RayLine(actor)
     )
     try:
-        given_up = rank == 0 and ray.get(actor.begin.remote()) is not None
+        given_up = rank == 0 and ray.get(actor.begin.remote(living_nodes())) is not None
         if context.agree(int(given_up)):
             return {GAVE_UP: True}
+        actor.joined.remote(ray.get_runtime_context().get_node_id())
         context.emit({"event": "started", "world": world})
         value = _load(config["worker"])(context, json.loads(config["payload"]))
         context.barrier()  # the controller ends the group as soon as one rank fails to

@@ -47,7 +47,8 @@ class ClusterSection(StrictModel):
     gpus_per_worker: float = Field(0, ge=0)
     """GPUs reserved for each worker."""
     max_failures: int = Field(3, ge=0)
-    """How many worker failures are recovered from before the job gives up."""
+    """How many failures of workers without a new checkpoint in between a job recovers from; lost
+    hosts count apart."""
 
 
 class ElasticClusterSection(ClusterSection):

@@ -3,6 +3,7 @@
 from orchestrator.cluster.mailbox import Mailbox, SilentLine
 
 CRASH = {"error": "ValueError", "message": "first", "traceback": ""}
+HERE, LEFT = ["a", "b"], ["a"]
 OTHER = {"error": "ValueError", "message": "second", "traceback": ""}
 
 
@@ -15,62 +16,100 @@ def test_events_are_taken_once_and_in_order():
 
 
 def test_a_first_attempt_goes_ahead():
-    assert Mailbox().begin() is None
+    assert Mailbox().begin(HERE) is None
 
 
 def test_an_error_that_cannot_go_away_ends_the_launch():
     box = Mailbox()
-    box.begin()
+    box.begin(HERE)
     box.fail(CRASH, final=True)
     assert box.is_final()
-    assert box.begin() == CRASH
+    assert box.begin(HERE) == CRASH
     assert box.failure() == CRASH
 
 
 def test_a_crash_gets_a_second_attempt_but_not_a_third_without_progress():
     box = Mailbox()
-    box.begin()
+    box.begin(HERE)
     box.fail(CRASH, final=False)
     assert box.failure() is None
-    assert box.begin() is None
+    assert box.begin(HERE) is None
     box.fail(OTHER, final=False)
-    assert box.begin() == CRASH  # the first one: what follows is often its consequence
+    assert box.begin(HERE) == CRASH  # the first one: what follows is often its consequence
     assert box.failure() == CRASH
 
 
 def test_crashes_with_progress_in_between_may_go_on():
     box = Mailbox()
-    box.begin()
+    box.begin(HERE)
     for step in (10, 20, 30):
         box.progressed("run", step)
         box.fail(CRASH, final=False)
-        assert box.begin() is None
+        assert box.begin(HERE) is None
 
 
 def test_a_later_run_of_the_launch_makes_progress_of_its_own():
     box = Mailbox()
-    box.begin()
+    box.begin(HERE)
     box.progressed("first", 1000)
     for step in (10, 20, 30):
         box.progressed("second", step)
         box.fail(CRASH, final=False)
-        assert box.begin() is None
+        assert box.begin(HERE) is None
+
+
+def crash(box, nodes, failure=CRASH):
+    """Let a worker group begin and crash."""
+    given_up = box.begin(HERE)
+    for node in nodes:
+        box.joined(node)
+    box.fail(failure, final=False)
+    return given_up
+
+
+def test_hosts_lost_without_progress_do_not_end_the_launch():
+    box = Mailbox()
+    for lost in ("x", "y", "z"):  # nobody of them is among the living when the next group begins
+        assert crash(box, ["a", lost]) is None
+    assert box.begin(HERE) is None
+
+
+def test_a_host_whose_loss_is_known_late_is_no_crash_either():
+    box = Mailbox()
+    crash(box, ["a", "b"])
+    assert crash(box, ["a"], OTHER) is None  # "b" still seems to live
+    assert box.begin(LEFT) is None
+    box.fail(OTHER, final=False)
+    assert box.begin(LEFT) == OTHER
+
+
+def test_failures_are_counted_from_the_last_checkpoint_and_losses_apart():
+    box = Mailbox()
+    crash(box, ["a", "b"])
+    assert box.group_failed(HERE) == (1, 0)
+    crash(box, ["a"])
+    assert box.group_failed(HERE) == (2, 0)
+    assert box.group_failed(LEFT) == (2, 1)  # nobody of the third joined anew
+    box.progressed("run", 10)
+    assert box.group_failed(HERE) == (1, 0)
+    box.progressed("run", 10)  # the same checkpoint again
+    assert box.group_failed(HERE) == (2, 0)
 
 
 def test_a_lost_process_leaves_no_reason_and_is_tried_again():
     box = Mailbox()
     for _ in range(5):
-        assert box.begin() is None
+        assert box.begin(HERE) is None
 
 
 def test_the_first_failure_of_an_attempt_is_kept():
     box = Mailbox()
-    box.begin()
+    box.begin(HERE)
     box.fail(CRASH, final=False)
     box.fail(OTHER, final=False)  # the survivors lose their connection
-    box.begin()
+    box.begin(HERE)
     box.fail(OTHER, final=False)
-    assert box.begin() == CRASH
+    assert box.begin(HERE) == CRASH
 
 
 def test_stop_is_remembered():
