@@ -112,7 +112,8 @@ class CheckpointFolder:
         Args:
             step: Optimizer steps done.
             engine: What to save; it may be changed as soon as this returns.
-            extra: JSON-able state of the caller; rank 0's is kept.
+            extra: JSON-able state of the caller; rank 0's is kept. A long run has long curves, so
+                it becomes text while training goes on: its lists may grow, what is in them stays.
             group: The ranks.
             on_commit: Called on rank 0, from another thread, when the checkpoint is visible.
             keep_every: Checkpoints of multiples of this step stay for ever; 0: none does.
@@ -124,11 +125,12 @@ class CheckpointFolder:
         # One name for all ranks; the mark makes readers ignore it until it is committed.
         staged = self.root / f"{final.name}{MARK}{group.agree(secrets.randbits(62)):016x}"
         header = {"schema_version": SCHEMA_VERSION, "step": step, "world": group.world}
-        kept = json.dumps({HEADER: header, "extra": dict(extra)})
+        kept = {k: list(value) if isinstance(value, list) else value for k, value in extra.items()}
 
         def commit() -> None:
             with explained(final):
-                (staged / EXTRA).write_text(kept, encoding="utf-8")
+                text = json.dumps({HEADER: header, "extra": kept})
+                (staged / EXTRA).write_text(text, encoding="utf-8")
             group.require_claim()
             commit_folder(staged, final, header)
             self.retain(step, group, keep_every)

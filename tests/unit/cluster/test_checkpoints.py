@@ -170,6 +170,14 @@ def test_a_full_disk_leaves_the_old_one_and_no_rest(folder, group):
     assert folder.latest(group).step == 1
 
 
+def test_curves_that_grow_while_they_are_written_are_those_of_the_step(folder, group):
+    rows = [1, 2]
+    pending = folder.begin(7, StubEngine("x"), {"history": rows}, group)
+    rows.append(3)
+    pending.settle(group)
+    assert folder.latest(group).extra == {"history": [1, 2]}
+
+
 def test_a_long_run_has_long_curves(folder, group, monkeypatch):
     """Of a million steps there are hundreds of megabytes; too many to read would be damage."""
     monkeypatch.setattr(json_files, "MAX_JSON_BYTES", 2000)
