@@ -4,6 +4,7 @@ Decoding pictures and computing spectrograms take time that the device would wai
 function of (step, rank, world) alone, so making it earlier changes nothing in it.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -12,6 +13,9 @@ from typing import Protocol
 from orchestrator.data.mixture import IntArray
 from orchestrator.data.samples import Batch
 
+STOP_S = 30.0
+"""Longest wait for the window that is being made when nobody wants it any more."""
+_LOG = logging.getLogger(__name__)
 Ask = tuple[int, int, int]
 """Step, rank, world."""
 
@@ -114,10 +118,12 @@ class _Maker:
         return made
 
     def stop(self) -> None:
-        """End the thread and wait for it."""
+        """End the thread and wait for it, but not for a source that hangs: it ends with us."""
         self._stopped.set()
         self._room.release()
-        self._thread.join()
+        self._thread.join(STOP_S)
+        if self._thread.is_alive():
+            _LOG.warning("event=prefetch_left reading_for_more_than_s=%g", STOP_S)
 
     def _run(self, ask: Ask) -> None:
         while True:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from orchestrator.data import prefetch
 from orchestrator.data.prefetch import Prefetch
 from orchestrator.data.steps import StepSource
 from orchestrator.training.detour import Detour
@@ -99,3 +100,26 @@ def test_a_detour_reads_other_steps():
     assert read(around, [1, 2, 3]) == read(plain, [1, 2, 3])
     assert around.samples(2) == plain.samples(2)
     ahead.close()
+
+
+def test_closing_does_not_wait_for_ever_for_a_source_that_hangs(monkeypatch, caplog):
+    monkeypatch.setattr(prefetch, "STOP_S", 0.05)
+    begun, goes_on = threading.Event(), threading.Event()
+
+    class Hanging:
+        def window(self, step, rank, world):
+            if step:
+                begun.set()
+                goes_on.wait(DEADLINE_SECONDS)
+            return []
+
+    ahead = Prefetch(Hanging(), 1)
+    ahead.window(0, 0, 1)
+    assert begun.wait(DEADLINE_SECONDS)
+    (thread,) = running()
+    ahead.close()
+    assert thread.is_alive()
+    assert "event=prefetch_left" in caplog.text
+    goes_on.set()
+    thread.join(DEADLINE_SECONDS)
+    assert not thread.is_alive()
