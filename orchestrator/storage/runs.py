@@ -148,7 +148,7 @@ class RunFolder:
     def _claim(self) -> None:
         """Compare with what the folder was made for, then write the config and the stage."""
         for folder in (self.path, self.path / JOURNAL_NAME):
-            sweep_temporary(folder)
+            sweep_temporary(folder, grace_s=0)  # we hold the lock: whoever wrote them is gone
         stored = self._read(self.path / STAGE_NAME)
         problems = []
         if stored is not None and stored.get("stage") != self.stage:

@@ -133,6 +133,20 @@ def test_the_run_of_a_killed_process_is_taken_over(tmp_path):
         assert run.done("train") == {}
 
 
+def test_what_a_killed_export_left_is_removed_as_soon_as_the_run_goes_on(tmp_path):
+    with RunFolder.open(config(tmp_path), "pretrain") as run:
+        rest, kept = run.path / "export.tmp-0123", run.path / "export"
+        for folder in (rest, kept):
+            folder.mkdir()
+            (folder / "model.safetensors").write_bytes(b"x")
+        with pytest.raises(InputError, match="in use"):
+            RunFolder.open(config(tmp_path), "pretrain")
+        assert rest.is_dir()  # while its writer may live
+    with RunFolder.open(config(tmp_path), "pretrain"):
+        assert kept.is_dir()
+        assert not rest.exists()
+
+
 def test_a_run_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StageError, match="cannot be written"):
