@@ -27,6 +27,7 @@ from orchestrator.data.processors import TextProcessor
 from orchestrator.data.rows import Rows, TaskData
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.data.tasks import load_task
+from orchestrator.errors import IntegrityError
 from orchestrator.storage import commit_folder, sha256_file, temporary_sibling, verify_folder
 
 logger = logging.getLogger(__name__)
@@ -106,11 +107,22 @@ def prepare_labelled(
     try:
         written = _write(config, task, form, staged)
         final = cache / f"rows-{_digest(staged, written)}"
-        if not final.is_dir():
+        if not _is_whole(final):
             commit_folder(staged, final, written)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return open_labelled(final)
+
+
+def _is_whole(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    try:
+        verify_folder(path)
+    except IntegrityError as error:
+        logger.warning("event=damaged_rows_made_again reason=%r", str(error))
+        return False
+    return True
 
 
 def open_labelled(path: Path) -> LabelledCorpus:

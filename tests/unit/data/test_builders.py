@@ -122,11 +122,15 @@ def test_labelled_rows_are_made_once_with_their_tokenizer(table, tmp_path):
         made.form.require_size(made.label_names, made.train.labels, 3)
 
 
-def test_damaged_rows_are_not_read(table, tmp_path):
+def test_damaged_rows_are_not_read_but_made_again(table, tmp_path):
     made = prepare_labelled(table, tmp_path / "cache")
     (made.path / "train.parquet").write_bytes(b"?")
     with pytest.raises(IntegrityError, match=r"train\.parquet"):
         open_labelled(made.path)
+    again = prepare_labelled(table, tmp_path / "cache")
+    assert again.path == made.path
+    assert again.train.texts == made.train.texts
+    assert [each.name for each in (tmp_path / "cache").glob("rows-*")] == [made.path.name]
 
 
 def test_images_are_kept_as_they_are(tmp_path):
