@@ -109,7 +109,7 @@ def job_main(verb: str, argv: Sequence[str] | None = None) -> int:
 def guarded(work: Callable[[], int], *, json_line: bool = False) -> int:
     """Run ``work``; turn every error into one message on stderr and the right exit code."""
     _configure_logging()
-    _raise_on_sigterm()
+    _raise_on_signals()
     try:
         return work()
     except KeyboardInterrupt:
@@ -198,13 +198,18 @@ def _configure_logging() -> None:
     )
 
 
-def _raise_on_sigterm() -> None:
-    """Make SIGTERM act like Ctrl-C, so that work ends through the same `finally` blocks."""
+def _raise_on_signals() -> None:
+    """Make SIGTERM and SIGHUP act like Ctrl-C: work ends through the same `finally` blocks.
+
+    SIGHUP comes when a terminal or its connection is gone; under ``nohup`` it stays ignored.
+    """
 
     def handler(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     try:
         signal.signal(signal.SIGTERM, handler)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, handler)
     except ValueError:  # not the main thread: whoever owns the process handles its signals
         logging.getLogger(__name__).debug("signal handlers stay as they are")

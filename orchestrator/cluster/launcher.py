@@ -1,7 +1,8 @@
 """Run a worker function on every worker of a cluster through Ray Train.
 
-The driver waits in the main thread, where signals arrive: the first Ctrl-C or SIGTERM asks the
-workers to save a checkpoint and return, the second one ends at once.
+The driver waits in the main thread, where signals arrive: the first Ctrl-C, SIGTERM or
+SIGHUP (a terminal that is gone) asks the workers to save a checkpoint and return, the second one
+ends at once.
 """
 
 import json
@@ -35,6 +36,7 @@ RAY_STORAGE = ".ray-"
 could not start from, is never met. What a run needs to go on is in its checkpoints."""
 NODE_LABEL = "ray.io/node-id"
 """Label that Ray gives every node."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OnEvent = Callable[[Event], None]
 
 
@@ -228,7 +230,10 @@ def _start_mailbox() -> Any:
 
 @contextmanager
 def _caught_signals(received: list[int]) -> Iterator[None]:
-    """Collect SIGINT and SIGTERM instead of dying of them; only the main thread may."""
+    """Collect the signals that ask to stop instead of dying of them; only the main thread may.
+
+    SIGHUP stays ignored where it was: under ``nohup``.
+    """
 
     def handler(number: int, _frame: FrameType | None) -> None:
         received.append(number)
@@ -236,7 +241,9 @@ def _caught_signals(received: list[int]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
     for number in before:
         signal.signal(number, handler)
     try:

@@ -3,6 +3,7 @@
 import sys
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -71,8 +72,7 @@ class Progress(Closes):
         if self._terminal or self._written != self.done:
             self._show(time.monotonic())
         if self._terminal:
-            self._stream.write("\n")
-            self._stream.flush()
+            self._write("\n")
 
     def line(self, now: float) -> str:
         """Return the text at a moment of the monotonic clock."""
@@ -98,14 +98,19 @@ class Progress(Closes):
         self._shown, self._written = now, self.done
         text = self.line(now)
         if not self._terminal:
-            self._stream.write(text + "\n")
+            self._write(text + "\n")
         elif self.total:
             filled = min(WIDTH, WIDTH * self.done // self.total)
             bar = "█" * filled + "░" * (WIDTH - filled)
-            self._stream.write(f"\r\033[K{bar}  {text}")
+            self._write(f"\r\033[K{bar}  {text}")
         else:
-            self._stream.write(f"\r\033[K{text}")
-        self._stream.flush()
+            self._write(f"\r\033[K{text}")
+
+    def _write(self, text: str) -> None:
+        """Write; where the terminal is gone nobody sees it, and the work goes on."""
+        with suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def _duration(seconds: float) -> str:

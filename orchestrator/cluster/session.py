@@ -170,18 +170,24 @@ def _require_listener(address: str) -> None:
 
 
 def _init(**options: Any) -> None:
-    """Call ``ray.init`` quietly and give the signal handlers back to whoever set them."""
+    """Call ``ray.init`` quietly and give the signal handlers back to whoever set them.
+
+    Processes that it starts inherit that SIGHUP is blocked: when a terminal is gone, all of its
+    processes get one, and without Ray there would be nobody left to save a checkpoint.
+    """
     import ray
 
     verbose = logging.getLogger("orchestrator").isEnabledFor(logging.DEBUG)
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) if main else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=verbose, **options)
     except BaseException:
         ray.shutdown()  # half-started processes
         raise
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if main:
             signal.signal(signal.SIGTERM, handler)
 

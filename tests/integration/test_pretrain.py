@@ -147,8 +147,14 @@ def test_two_sharded_workers_learn_more_than_word_frequencies(launched):
 
 
 @pytest.mark.chaos
-def test_sigterm_saves_and_the_same_command_continues(tmp_path):
-    """From a shell, with a Ray of its own: exit code 3, then 0; nothing is done twice."""
+@pytest.mark.parametrize(
+    ("number", "send"), [(signal.SIGTERM, os.kill), (signal.SIGHUP, os.killpg)]
+)
+def test_sigterm_saves_and_the_same_command_continues(tmp_path, number, send):
+    """From a shell, with a Ray of its own: exit code 3, then 0; nothing is done twice.
+
+    A terminal that is gone sends its SIGHUP to everything that runs in it, Ray included.
+    """
     command = [
         sys.executable,
         "jobs/pretrain.py",
@@ -165,12 +171,13 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path):
     ]
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     options = {"cwd": ROOT, "env": env, "stdout": subprocess.PIPE, "text": True}
+    options["start_new_session"] = True
     log = tmp_path / "stderr"
     with log.open("w") as stderr:
         process = subprocess.Popen([*command, "train.max_steps=5000"], stderr=stderr, **options)
         try:
             _wait_for(lambda: "/5000  loss" in log.read_text(), process, log)
-            process.send_signal(signal.SIGTERM)
+            send(process.pid, number)
             output, _ = process.communicate(timeout=120)
         finally:
             process.kill()

@@ -1,6 +1,11 @@
 """Arguments of ``orchestrator``: settings in any place, and places that are not there."""
 
-from orchestrator.cli import main
+import signal
+
+import pytest
+
+from orchestrator.cli import guarded, main
+from orchestrator.cluster.launcher import _caught_signals
 
 PRESET = "jobs/configs/pretrain_bert_nano.yaml"
 
@@ -16,3 +21,23 @@ def test_settings_may_stand_on_both_sides_of_an_option(capsys):
 def test_a_report_on_a_missing_folder_says_what_may_be_given(capsys):
     assert main(["report", "runs/never"]) == 2
     assert "runs/never is no folder. Give the folder of a finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("before", "code"), [(signal.SIG_DFL, 3), (signal.SIG_IGN, 0)])
+def test_a_terminal_that_is_gone_interrupts_unless_it_is_ignored(before, code):
+    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, before)
+
+    def work():
+        received = []
+        with _caught_signals(received):
+            signal.raise_signal(signal.SIGHUP)
+        assert received == ([signal.SIGHUP] if code else [])
+        signal.raise_signal(signal.SIGHUP)
+        return 0
+
+    try:
+        assert guarded(work) == code
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """A bar on a terminal, lines in a log."""
 
+import errno
 import io
 import itertools
 
@@ -65,3 +66,14 @@ def test_nothing_is_written_when_nothing_happened():
 )
 def test_durations(seconds, text):
     assert progress._duration(seconds) == text
+
+
+def test_a_terminal_that_is_gone_does_not_end_the_work():
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    bar = Progress("training", 10, stream=Gone())
+    bar.update(1)
+    bar.close()
+    assert bar.done == 1
