@@ -50,7 +50,7 @@ def run(context: WorkerGroup, payload: dict[str, Any]) -> dict[str, Any]:
     package = Zoo(payload["zoo"]).get(payload["package"]).path
     units = units_of(config)
     stages = Stages(context.run_dir / STREAM_FOLDER, units)
-    finished = context.agree(stages.finished() if context.rank == 0 else 0)
+    finished = context.agree(context.on_first(stages.finished) or 0)
     if finished < len(units):
         stream = Stream.load(config, package)
         learner = Learner(context, config, stream, stages, Memory(stream, stages, package))
@@ -175,7 +175,8 @@ class Learner:
             "clamped_share": result.train.get("clamped_share"),
             "seconds": session.history.seconds,
         }
-        if self.context.rank == 0:
+
+        def commit() -> None:
             self.context.require_claim()
             self.stages.commit(
                 unit,
@@ -184,7 +185,8 @@ class Learner:
                 history=session.history,
                 record=record,
             )
-        self.context.barrier()
+
+        self.context.on_first(commit)
         self.context.emit({"event": "unit", "unit": unit.index, "task": unit.title, **record})
 
     def _measure(self, engine: Engine, tasks: tuple[int, ...], split: Split) -> Metrics:
