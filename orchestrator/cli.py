@@ -124,11 +124,15 @@ def guarded(work: Callable[[], int], *, json_line: bool = False) -> int:
     except Exception as caught:  # the last frame: report, then exit 1
         logging.getLogger(__name__).exception("unexpected error")
         error = caught
-    sys.stderr.write(f"{error}\n")
     code = error.exit_code if isinstance(error, OrchestratorError) else EXIT_FAILED
-    if json_line:
-        status = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
-        _write_json_line({"status": status, "error": str(error), "exit_code": code})
+    try:
+        sys.stderr.write(f"{error}\n")
+        if json_line:
+            status = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
+            _write_json_line({"status": status, "error": str(error), "exit_code": code})
+    except OSError:  # nobody listens: the terminal is gone; the exit code still tells
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return code
 
 
