@@ -96,9 +96,12 @@ def test_the_launch_does_not_hear_of_it(tmp_path, monkeypatch):
     """It would end: an error of this system is taken for one that cannot go away."""
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "get", lambda answer: answer)
+    here = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
+    monkeypatch.setattr(worker, "living_nodes", lambda: ["here"])
     monkeypatch.setattr(worker, "_prepare_process", lambda config: None)
     actor = Actor()
     config = {"worker": f"{__name__}:overtaken", "payload": "{}", "run_dir": str(tmp_path)}
     with pytest.raises(FencedError):
         worker.train_loop(config | {"actor": actor, "threads": 1, "accelerated": False})
-    assert actor.asked == ["begin", "post"]
+    assert actor.asked == ["begin", "joined", "post"]

@@ -512,6 +512,7 @@ print(converting, max(seen) - start)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@pytest.mark.slow
 def test_an_import_needs_less_memory_than_the_model(tmp_path):
     """Measured in a process of its own: 60 MB in shards of 6 MB.
 
