@@ -8,8 +8,8 @@ Before a group reads anything, its rank 0 takes the next number in the run's fol
 file ``.group-<number>``, which must not be there (exclusive creation, atomic on NFS as well), and
 removes those of lower numbers. A group may write as long as its file is there. It looks before it
 commits, before each removal of a checkpoint, and before it sweeps away rests of killed writers;
-when the file is gone, it raises `FencedError` on every rank and ends. The driver is not told, for
-its launch is well: what is left of an older group must not end it.
+when the file is gone or a higher one is there, it raises `FencedError` on every rank and ends. The
+driver is not told, for its launch is well: what is left of an older group must not end it.
 
 What remains, because looking and renaming are two operations: a process that is suspended in
 between makes one change late.
@@ -73,15 +73,18 @@ class Claim:
         with explained(folder):
             operations.make_folder(folder)
             while True:
-                claim = cls(folder, max(_numbers(folder), default=0) + 1)
+                number = max(_numbers(folder), default=0) + 1
+                claim = cls(folder, number)
                 try:
                     operations.write_file(claim.path, json_bytes(holder))
-                    break
                 except FileExistsError:  # another group was quicker
                     continue
-            for number in _numbers(folder):
-                if number < claim.number:
-                    operations.remove(cls(folder, number).path)
+                if max(_numbers(folder), default=0) <= number:
+                    break
+                operations.remove(claim.path)  # the names that were read were old
+            for lower in _numbers(folder):
+                if lower < claim.number:
+                    operations.remove(cls(folder, lower).path)
         return claim
 
     @property
@@ -99,13 +102,16 @@ class Claim:
         with explained(self.folder):
             try:
                 self.path.read_bytes()  # opening asks the server; names may come from a cache
+                replaced = max(_numbers(self.folder), default=0) > self.number
             except OSError as error:
                 if error.errno not in GONE:
                     raise
-                raise FencedError(
-                    f"{self.folder}: worker group {self.number} was replaced{self._successor()}. "
-                    "It ends here and changes nothing more."
-                ) from error
+                replaced = True
+        if replaced:
+            raise FencedError(
+                f"{self.folder}: worker group {self.number} was replaced{self._successor()}. "
+                "It ends here and changes nothing more."
+            )
 
     def _successor(self) -> str:
         newest = Claim(self.folder, max(_numbers(self.folder), default=0))

@@ -65,7 +65,7 @@ def test_a_group_that_is_replaced_right_after_its_commit_removes_nothing(
 def test_among_many_that_claim_at_once_one_stays(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         claims = list(pool.map(Claim.take, [tmp_path] * 16))
-    assert sorted(claim.number for claim in claims) == list(range(1, 17))
+    assert len({claim.number for claim in claims}) == len(claims)
     last = max(claims, key=lambda claim: claim.number)
     last.require()
     for claim in claims:
