@@ -43,6 +43,8 @@ MARGIN = 1.5
 """Space that must be free for a checkpoint, in sizes of the one before it."""
 BYTES_AN_ELEMENT = 12
 """Of the first checkpoint, which has none before it: an fp32 weight and two moments."""
+NONE_THERE, ALL_DAMAGED = -1, -2
+"""What ranks agree on in place of a step."""
 UNREACHABLE = frozenset(
     (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.ENOTCONN)
 )
@@ -156,12 +158,19 @@ class CheckpointFolder:
         """Return the newest checkpoint that verifies, chosen by rank 0; collective.
 
         Raises:
-            IntegrityError: There are some, and all are damaged.
+            IntegrityError: There are some, and all are damaged (on every rank). Beginning anew, as
+                without any, would remove what may still be restored.
             StageError: The storage fails.
         """
         found = on_first(lambda: self.newest_valid(group), group)
-        step = group.agree(-1 if found is None else found.step)
-        if step < 0:
+        missing = ALL_DAMAGED if self.steps() else NONE_THERE
+        step = group.agree(missing if found is None else found.step)
+        if step == ALL_DAMAGED:
+            raise IntegrityError(
+                f"{self.root}: no checkpoint is whole, see the messages before this one. Restore "
+                "one, or remove that folder to begin with step 0."
+            )
+        if step == NONE_THERE:
             return None
         return found or self._read(self.root / f"{PREFIX}{step:08d}", verify=False)
 
@@ -169,25 +178,17 @@ class CheckpointFolder:
         """Verify from the newest on; damaged ones are reported and passed over.
 
         Raises:
-            IntegrityError: There are some, and all are damaged. Beginning anew, as without any,
-                would remove what may still be restored.
             StageError: The storage fails.
         """
         # The run has one writer, and it is about to begin: whatever is uncommitted is left over.
         group.require_claim()
         sweep_temporary(self.root, grace_s=0)
-        committed = self._committed()
-        for folder in reversed(committed):
+        for folder in reversed(self._committed()):
             try:
                 return self._verified(folder)
             except IntegrityError as error:
                 _LOG.warning("passing over a damaged checkpoint: %s", error)
                 group.emit({"event": "damaged_checkpoint", "message": str(error)})
-        if committed:
-            raise IntegrityError(
-                f"{self.root}: none of the {len(committed)} checkpoints is whole, see the messages "
-                "before this one. Restore one, or remove that folder to begin with step 0."
-            )
         return None
 
     def _verified(self, folder: Path) -> Checkpoint:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.cluster.mailbox import Event
-from orchestrator.cluster.waiting import join_all
+from orchestrator.cluster.waiting import Meeting, join_all
 from orchestrator.errors import StageError
 from orchestrator.storage.failures import explained, is_full, require_space, system_error
 
@@ -33,22 +33,8 @@ RETRY_AFTER_S = (2.0, 8.0, 20.0)
 """Pauses before another try when there is no space."""
 
 
-class Ranks(Protocol):
+class Ranks(Meeting, Protocol):
     """The part of a ``WorkerContext`` that saving needs."""
-
-    @property
-    def rank(self) -> int:
-        """This worker's place."""
-        ...
-
-    @property
-    def world(self) -> int:
-        """Number of workers."""
-        ...
-
-    def everybody(self, succeeded: bool) -> bool:
-        """Whether all ranks pass True."""
-        ...
 
     def emit(self, event: Event) -> None:
         """Tell the driver; may be called from any thread."""

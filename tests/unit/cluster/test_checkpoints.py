@@ -117,9 +117,22 @@ def test_all_damaged_is_an_error_and_not_like_none(folder, group):
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["training.safetensors"]["sha256"] = "0" * 64
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(IntegrityError, match="none of the 1 checkpoints is whole"):
+    with pytest.raises(IntegrityError, match="no checkpoint is whole"):
         folder.latest(group)
     assert folder.steps() == [1]
+
+
+def test_the_other_ranks_raise_as_well_when_all_are_damaged(folder):
+    """Rank 0 alone would go on, or end, while they wait for it."""
+
+    class Other(OneWorker):
+        rank, world = 1, 2
+
+        def agree(self, value):
+            return checkpoints.ALL_DAMAGED
+
+    with pytest.raises(IntegrityError, match="no checkpoint is whole"):
+        folder.latest(Other())
 
 
 def failing(monkeypatch, times):

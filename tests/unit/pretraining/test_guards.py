@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+from orchestrator.cluster.checkpoints import CheckpointFolder
 from orchestrator.data.steps import StepSource
 from orchestrator.errors import StageError
+from orchestrator.pretraining.best import FOLDER as BEST
 from orchestrator.pretraining.worker import EXPORT, _Run, pretrain
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
 from orchestrator.training.detour import Detour
@@ -46,6 +48,19 @@ def test_a_run_that_gets_no_better_ends_with_its_best_weights(alone, make_job, t
     assert list(curve.step) == [3, 6, 9]
     assert summary["validation"]["loss"] == curve.value.iloc[0]
     assert not summary["stopped"]
+
+
+def test_damaged_best_weights_do_not_cost_the_last_ones(alone, make_job, tmp_path, monkeypatch):
+    whole = CheckpointFolder.newest_valid
+
+    def none_of_the_best(folder, group):
+        return None if BEST in folder.root.parts else whole(folder, group)
+
+    monkeypatch.setattr(CheckpointFolder, "newest_valid", none_of_the_best)
+    folder = tmp_path / "early"
+    summary = pretrain(alone.within(folder), make_job(*STOPPING, run_dir=folder))
+    assert summary["step"] == 9  # where it stopped, not 3, where it was best
+    assert weights(folder / EXPORT)
 
 
 def test_an_interrupted_run_stops_where_the_whole_one_does(alone, make_job, tmp_path):
