@@ -88,7 +88,7 @@ def make(source: Path) -> dict[str, float]:
     import pandas  # noqa: F401  (pyarrow does, so that only the making is measured)
 
     import orchestrator.data.sources.files  # noqa: F401
-    from orchestrator.data.corpus import prepare_corpus
+    from orchestrator.data.corpora.corpus import prepare_corpus
     from orchestrator.data.spec import CorpusConfig
 
     settings = {"data": {"source": f"files:{source}"}, "tokenizer": {"sentinels": 100}}
@@ -130,10 +130,10 @@ def read(corpora: Path, kind: str) -> dict[str, float]:
     """Read the corpus in a folder in this process."""
     from pydantic import TypeAdapter
 
-    from orchestrator.data.builders import build_samples
-    from orchestrator.data.corpus import open_corpus
-    from orchestrator.data.sample_configs import AnySamples
-    from orchestrator.data.samples import MlmSamples
+    from orchestrator.data.corpora.corpus import open_corpus
+    from orchestrator.data.samples.base import MlmSamples
+    from orchestrator.data.samples.builders import build_samples
+    from orchestrator.data.samples.sample_configs import AnySamples
     from orchestrator.data.steps import StepSource
 
     (path,) = corpora.glob("corpus-*")

@@ -24,7 +24,7 @@ TorchTrainer(loop, train_loop_config={"mark": sys.argv[1]}, torch_config=TorchCo
 OURS_FROM_SHELL = """
 import sys, time
 from pathlib import Path
-from orchestrator.cluster.watch import Watcher
+from orchestrator.cluster.observe.watch import Watcher
 plain = Watcher.observe
 def observe(self, event):
     mark = Path(sys.argv[1])

@@ -16,16 +16,16 @@ from typing import Any, Self
 import torch
 from torch import Tensor, distributed, nn
 
-from orchestrator.cluster.checkpoints import Checkpoint, CheckpointFolder
+from orchestrator.cluster.checkpoints.fencing import Claim
+from orchestrator.cluster.checkpoints.saving import Pending
+from orchestrator.cluster.checkpoints.store import Checkpoint, CheckpointFolder
+from orchestrator.cluster.checkpoints.waiting import Found, on_first
 from orchestrator.cluster.engines import build_engine
-from orchestrator.cluster.fencing import Claim
-from orchestrator.cluster.mailbox import Event, Line, SilentLine
-from orchestrator.cluster.saving import Pending
-from orchestrator.cluster.waiting import Found, on_first
+from orchestrator.cluster.observe.mailbox import Event, Line, SilentLine
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engine import Engine
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 HUNG = 70
@@ -121,7 +121,7 @@ class WorkerContext:
             f"rank {self.rank}: a step has taken {seconds:.0f} s and is taken for hung. If steps "
             "of this job do take so long, raise train.hang_timeout_s and start it again"
         )
-        _LOG.error("%s; all threads follow", message)
+        logger.error("%s; all threads follow", message)
         faulthandler.dump_traceback()
         self.line.post({"event": "hung", "rank": self.rank, "message": message})
         time.sleep(POST_S)

@@ -20,14 +20,14 @@ from types import FrameType
 from typing import Any
 
 from orchestrator.cluster.failures import rebuild
-from orchestrator.cluster.mailbox import Event, Mailbox
+from orchestrator.cluster.observe.mailbox import Event, Mailbox
 from orchestrator.cluster.session import RaySession, ray_session
 from orchestrator.cluster.worker import GAVE_UP, VALUE, train_loop
 from orchestrator.config import ClusterSection, ElasticClusterSection
 from orchestrator.errors import InterruptedRunError, StageError
 from orchestrator.training.config import EngineConfig
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.2  # how often the driver empties the mailbox
 COLLECTIVE_TIMEOUT_S = 300  # a rank that waits longer than this for the others gives up
@@ -117,7 +117,7 @@ class _Launch:
             failure = ray.get(mailbox.failure.remote())
         finally:
             ray.kill(mailbox)
-        _LOG.info("%s: workers ran for %.1f s", self.name, time.perf_counter() - started)
+        logger.info("%s: workers ran for %.1f s", self.name, time.perf_counter() - started)
         if failure is not None:
             raise rebuild(failure, self.name)
         return self._value()
@@ -136,7 +136,7 @@ class _Launch:
                     raise InterruptedRunError(
                         f"{self.name}: stopped. Start the same command again to continue."
                     )
-                _LOG.warning("stopping after this step; once more to stop at once")
+                logger.warning("stopping after this step; once more to stop at once")
                 ray.get(mailbox.request_stop.remote())
         self._hand_on(ray.get(mailbox.take.remote()))
 
@@ -149,7 +149,7 @@ class _Launch:
     def _value(self) -> dict[str, Any]:
         error = self._outcome.get("error")
         if error is not None:
-            _LOG.debug("%s: Ray Train's own report:\n%s", self.name, error)
+            logger.debug("%s: Ray Train's own report:\n%s", self.name, error)
             raise StageError(_explain(self.name, error, self.cluster.max_failures)) from error
         value = self._outcome["value"]
         if value is None or value.get(GAVE_UP):

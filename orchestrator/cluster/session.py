@@ -30,7 +30,7 @@ from orchestrator.cluster.environment import (
 from orchestrator.config import ClusterSection
 from orchestrator.errors import InputError, StageError
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 200 * 2**20  # models travel through files; the store carries messages
 TEMP_PREFIX = "orch-ray-"
@@ -126,7 +126,7 @@ def _private_ray(accelerated: bool) -> Iterator[None]:
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=str(folder),
         )
-        _LOG.info(
+        logger.info(
             "started a private Ray with %d CPUs in %.1f s",
             _machine_cpus(),
             time.perf_counter() - started,
@@ -203,7 +203,7 @@ def _start(**options: Any) -> None:
                     f"Ray did not start on this machine: {_first_line(error)}. "
                     "`orchestrator doctor` looks for the usual causes."
                 ) from error
-            _LOG.warning("Ray did not start (%s); trying once more", _first_line(error))
+            logger.warning("Ray did not start (%s); trying once more", _first_line(error))
         else:
             return
 
@@ -275,7 +275,7 @@ def _sweep(root: Path) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:  # in use, another user's, or being made at this moment
-            _LOG.debug("left %s alone", folder)
+            logger.debug("left %s alone", folder)
 
 
 def _first_line(error: BaseException) -> str:

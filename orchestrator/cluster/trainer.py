@@ -19,9 +19,9 @@ from typing import Any
 import ray
 from ray.train.torch import TorchTrainer
 
-from orchestrator.cluster.mailbox import living_nodes
+from orchestrator.cluster.observe.mailbox import living_nodes
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
 MAX_LOSSES = 20
@@ -35,7 +35,7 @@ class LeanTorchTrainer(TorchTrainer):
     """A ``TorchTrainer`` with fewer default callbacks.
 
     Args:
-        mailbox: The :class:`~orchestrator.cluster.mailbox.Mailbox` actor of the launch.
+        mailbox: The :class:`~orchestrator.cluster.observe.mailbox.Mailbox` actor of the launch.
         private: Whether the cluster ends with this process.
         **options: Everything that ``TorchTrainer`` takes.
     """
@@ -77,7 +77,7 @@ def _followed(policy: type) -> type:
                     coordinator = self._autoscaling_coordinator
                     coordinator.get_reserved_resources.remote(self._requester_id, recompute=True)
                 except (AttributeError, TypeError) as error:
-                    _LOG.debug("Ray looks for nodes in its own pace: %s", error)
+                    logger.debug("Ray looks for nodes in its own pace: %s", error)
             return super()._get_reserved_resources()
 
     return Followed

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from orchestrator.cluster.checkpoints.fencing import FencedError
 from orchestrator.cluster.failures import describe
-from orchestrator.cluster.fencing import FencedError
-from orchestrator.cluster.mailbox import RayLine, living_nodes
+from orchestrator.cluster.observe.mailbox import RayLine, living_nodes
 from orchestrator.errors import OrchestratorError
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Result = dict[str, Any]
 VALUE, GAVE_UP = "value", "gave_up"
@@ -60,7 +60,7 @@ def train_loop(config: dict[str, Any]) -> Result:
         context.barrier()  # the controller ends the group as soon as one rank fails to
         return {VALUE: value if rank == 0 else None}
     except FencedError as error:  # what is left of an older group does not end the launch
-        _LOG.warning("rank %d: %s", rank, error)
+        logger.warning("rank %d: %s", rank, error)
         raise
     except OrchestratorError as error:
         ray.get(actor.fail.remote(describe(error), final=True))

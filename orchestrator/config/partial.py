@@ -14,7 +14,7 @@ from orchestrator.config.locate import is_union, plain
 from orchestrator.config.model import StrictModel, join, sections
 from orchestrator.errors import Problem
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class UnreadableError(Exception):
@@ -50,7 +50,7 @@ def _until_unreadable(section: StrictModel) -> Iterator[Problem]:
     try:
         yield from section.problems()
     except (UnreadableError, TypeError) as stopped:  # TypeError: C code refused the stand-in
-        _log.debug("event=check_skipped section=%s reason=%r", type(section).__name__, stopped)
+        logger.debug("event=check_skipped section=%s reason=%r", type(section).__name__, stopped)
 
 
 def _build(model: type[StrictModel], data: Mapping[str, Any]) -> StrictModel:

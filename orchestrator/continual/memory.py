@@ -13,18 +13,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from orchestrator.arrays import Float32Array
 from orchestrator.continual.constraints import Anchors
-from orchestrator.continual.find import (
-    accumulate,
-    gathered_fisher,
-    normalised,
-    sharded_fisher,
-)
-from orchestrator.continual.replay import Features, choose_rows
+from orchestrator.continual.find import accumulate, gathered_fisher, normalised, sharded_fisher
+from orchestrator.continual.replay import choose_rows
 from orchestrator.continual.stages import Stages, State
 from orchestrator.continual.stream import Stream, Unit
-from orchestrator.data.rows import Rows
-from orchestrator.data.samples import ClsSamples
+from orchestrator.data.rows.rows import Rows
+from orchestrator.data.samples.base import ClsSamples
 from orchestrator.data.steps import StepSource, eval_batches
 from orchestrator.modeling.model import Model
 from orchestrator.training.engine import Batch, Engine
@@ -153,7 +149,7 @@ class _FeatureReader:
     stream: Stream
 
     @torch.no_grad()
-    def __call__(self, rows: Rows) -> Features:
+    def __call__(self, rows: Rows) -> Float32Array:
         device = next(self.engine.module.parameters()).device
         state = {**self.full, **dict(self.engine.module.named_buffers())}
         state = {f"model.{name}": value.to(device) for name, value in state.items()}

@@ -3,12 +3,9 @@
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-from orchestrator.data.rows import Rows
-
-Features = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.int64]
+from orchestrator.arrays import Float32Array, IntArray
+from orchestrator.data.rows.rows import Rows
 
 
 def buffer_size(rows: int, fraction: float, classes: int) -> int:
@@ -16,13 +13,13 @@ def buffer_size(rows: int, fraction: float, classes: int) -> int:
     return min(rows, max(round(rows * fraction), classes))
 
 
-def choose_random(rows: int, size: int, seed: int) -> Indices:
+def choose_random(rows: int, size: int, seed: int) -> IntArray:
     """Choose ``size`` of ``rows`` rows at random, in ascending order."""
     chosen = np.random.default_rng(seed).choice(rows, size, replace=False)
     return np.sort(chosen).astype(np.int64)
 
 
-def choose_by_kmeans(features: Features, size: int, seed: int) -> Indices:
+def choose_by_kmeans(features: Float32Array, size: int, seed: int) -> IntArray:
     """Choose the row nearest to each of ``size`` k-means centres (the C&F code's choice).
 
     Args:
@@ -50,8 +47,8 @@ def choose_rows(
     fraction: float,
     classes: int,
     seed: int,
-    features: Callable[[Rows], Features] | None,
-) -> Indices:
+    features: Callable[[Rows], Float32Array] | None,
+) -> IntArray:
     """Choose the buffer of one task from its training rows.
 
     Args:

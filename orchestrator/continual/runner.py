@@ -13,10 +13,10 @@ from orchestrator.storage import RunFolder
 from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.progress import Progress
+    from orchestrator.cluster.observe.progress import Progress
     from orchestrator.continual.stages import Stages
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 STAGE = "continual"
 WORKER = "orchestrator.continual.worker:run"
@@ -104,9 +104,9 @@ def _launch(
     folder: RunFolder, config: ContinualConfig, package: Package, stages: "Stages"
 ) -> dict[str, Any]:
     from orchestrator.cluster.launcher import launch, workers_session
-    from orchestrator.cluster.metrics import TrainingMetrics
-    from orchestrator.cluster.progress import Progress
-    from orchestrator.data.tasks import load_task
+    from orchestrator.cluster.observe.metrics import TrainingMetrics
+    from orchestrator.cluster.observe.progress import Progress
+    from orchestrator.data.rows.tasks import load_task
 
     zoo = config.run.zoo
     payload = {
@@ -144,9 +144,9 @@ def _show(event: dict[str, Any], progress: "Progress") -> None:
         progress.update(event["step"], f"{event['task']}  loss {loss:.3f}")
     elif event["event"] == "unit":
         learned = ", ".join(f"{name} {value:.3f}" for name, value in event["accuracy"].items())
-        _LOG.info("task=%s learned: %s", event["task"], learned)
+        logger.info("task=%s learned: %s", event["task"], learned)
     elif "message" in event:
-        _LOG.warning("%s", event["message"])
+        logger.warning("%s", event["message"])
 
 
 def _commit(
@@ -174,9 +174,9 @@ def _commit(
             committed = draft.commit()
     if outcome.metrics["promotion"] == "promoted" and config.promotion.alias is not None:
         zoo.promote(committed.ref, config.promotion.alias)
-    _LOG.info("accuracy matrix (%s):\n%s", outcome.scenario, outcome.table())
+    logger.info("accuracy matrix (%s):\n%s", outcome.scenario, outcome.table())
     for head in outcome.metrics["unwatched_heads"]:
-        _LOG.warning(
+        logger.warning(
             "head %s of %s is kept, but what it forgot is not known: its data is no task of this "
             "stream",
             head,

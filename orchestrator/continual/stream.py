@@ -12,11 +12,11 @@ from typing import Literal
 import numpy as np
 
 from orchestrator.continual.config import ContinualConfig
-from orchestrator.data.processors import TextProcessor
-from orchestrator.data.rows import Rows, TaskData
-from orchestrator.data.samples import ClsSamples
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.rows.rows import Rows, TaskData
+from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.samples.base import ClsSamples
 from orchestrator.data.steps import StepSource
-from orchestrator.data.tasks import load_task
 from orchestrator.errors import InputError
 from orchestrator.modeling.package import read_config
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.data.rows.splitting import rank
 from orchestrator.data.spec import DatasetSpec
-from orchestrator.data.splitting import rank
 from orchestrator.errors import InputError
 
 TRAIN, VALIDATION = "train", "validation"

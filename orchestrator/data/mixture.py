@@ -14,12 +14,10 @@ What is at a place depends on (seed, place) alone.
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from orchestrator.arrays import IntArray
 from orchestrator.data.randomness import Purpose, draw, permutation, permuted
 from orchestrator.errors import InputError
-
-IntArray = npt.NDArray[np.int64]
 
 CYCLE = 4096
 GOLDEN = 0x9E3779B97F4A7C15  # keeps the seeds of sources apart

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
 
-from orchestrator.data.mixture import IntArray
-from orchestrator.data.samples import Batch
+from orchestrator.arrays import IntArray
+from orchestrator.data.samples.base import Batch
 
 STOP_S = 30.0
 """Longest wait for the window that is being made when nobody wants it any more."""
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 Ask = tuple[int, int, int]
 """Step, rank, world."""
 
@@ -123,7 +123,7 @@ class _Maker:
         self._room.release()
         self._thread.join(STOP_S)
         if self._thread.is_alive():
-            _LOG.warning("event=prefetch_left reading_for_more_than_s=%g", STOP_S)
+            logger.warning("event=prefetch_left reading_for_more_than_s=%g", STOP_S)
 
     def _run(self, ask: Ask) -> None:
         while True:

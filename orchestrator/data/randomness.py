@@ -16,8 +16,9 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.arrays import IntArray
+
 Words = npt.NDArray[np.uint32]
-IntArray = npt.NDArray[np.int64]
 
 ROUNDS = 10
 FEISTEL_ROUNDS = 4

@@ -14,14 +14,13 @@ The ranks take consecutive equal slices of the batch, whatever their number.
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from orchestrator.arrays import IntArray
 from orchestrator.data.mixture import Mixed, Shuffled
-from orchestrator.data.samples import Batch, SampleDataset
+from orchestrator.data.samples.base import Batch, SampleDataset
 from orchestrator.errors import InputError
 
-IntArray = npt.NDArray[np.int64]
 IGNORED = -100
 
 

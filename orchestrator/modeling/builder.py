@@ -4,11 +4,11 @@ import torch
 
 from orchestrator.config import require_no_problems
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.modeling.component import targets
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.initialization import initialize_model
 from orchestrator.modeling.interfaces import Target
 from orchestrator.modeling.model import Model
-from orchestrator.modeling.registry import targets
 from orchestrator.modeling.targets.configs import TargetConfig
 
 

@@ -10,10 +10,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from orchestrator.config import StrictModel, did_you_mean
+from orchestrator.config.registry import Registry
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import ComponentConfig
 from orchestrator.modeling.config import REGISTERED
-from orchestrator.modeling.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def describe_components() -> list[Description]:
 
 def describe_families() -> list[Family]:
     """Return every class of transformers that `zoo import` and `zoo export` know, by name."""
-    from orchestrator.modeling.huggingface.catalogue import architectures
+    from orchestrator.modeling.huggingface.classes import architectures
 
     known = architectures()
     return [Family(name, known[name].model_type, known[name].processor) for name in sorted(known)]
@@ -96,7 +96,7 @@ def find(name: str, kind: str | None = None) -> list[Description]:
     return found
 
 
-def describe(registry: Registry, kind: str, name: str) -> Description:
+def describe(registry: Registry[Any], kind: str, name: str) -> Description:
     """Return one component.
 
     Raises:

@@ -1,22 +1,13 @@
-"""What every component config shares, and the field type that picks a config class by its ``type``.
-
-Imports without torch.
-"""
+"""Base configs of all components, and the registry of each kind. Imports without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
-
-from orchestrator.config import StrictModel
-from orchestrator.config.messages import to_problems
-from orchestrator.errors import InputError, Problem
-from orchestrator.modeling.registry import Registry
+from orchestrator.config.registry import EntryConfig, Registry
+from orchestrator.errors import Problem
 
 Sight = Literal["past", "everything", "halves"]
 """What an output vector knows: its position and earlier ones; all positions; the past in its first
@@ -66,13 +57,8 @@ class Dimensions:
         return self if self.second is None else self.second
 
 
-class ComponentConfig(StrictModel):
+class ComponentConfig(EntryConfig):
     """Options of one component; a subclass has ``type: Literal["<name>"] = "<name>"``."""
-
-    @classmethod
-    def type_name(cls) -> str:
-        """The name under which the component is registered."""
-        return str(cls.model_fields["type"].default)
 
     def check(self, dimensions: Dimensions) -> Iterable[Problem]:
         """Yield what does not fit the model's sizes; paths are relative to this component."""
@@ -160,84 +146,9 @@ def tie_problems(dimensions: Dimensions, *, alike: bool) -> Iterator[Problem]:
         yield Problem("tie", "needs equal sizes, but `second` sets others. Remove one of them.")
 
 
-class Choice:
-    """Annotation of a field that holds one component of a registry.
-
-    The input is a name (``lstm``), a mapping with ``type`` (``{type: lstm, num_layers: 2}``), or a
-    config object.
-    """
-
-    def __init__(self, registry: Registry) -> None:
-        self.registry = registry
-        self._within = False
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            self._validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True),
-        )
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        names = self.registry.names()
-        if self._within:  # a component that holds one of its own kind: described once
-            return {"anyOf": [{"enum": list(names)}, {"type": "object", "required": ["type"]}]}
-        configs = [self.registry.config_class(name) for name in names]
-        self._within = True
-        try:
-            options = [handler(config.__pydantic_core_schema__) for config in configs]
-        finally:
-            self._within = False
-        return {"anyOf": [{"enum": list(names)}, *options]}
-
-    def _validate(self, value: object) -> ComponentConfig:
-        if isinstance(value, str):
-            value = {"type": value}
-        name = getattr(value, "type", None) if isinstance(value, ComponentConfig) else None
-        if isinstance(value, Mapping):
-            name = value.get("type")
-        if not isinstance(name, str):
-            raise _custom(f"must be a name or a mapping with `type`. {self._allowed()}")
-        try:
-            config = self.registry.config_class(name)
-        except InputError as error:
-            raise _at([Problem("type", str(error))], self.registry.kind) from error
-        if isinstance(value, config):
-            return value
-        if isinstance(value, ComponentConfig):
-            raise _custom(f"{type(value).__name__} is not a {self.registry.kind}.")
-        try:
-            return config.model_validate(dict(cast(Mapping[str, Any], value)))
-        except ValidationError as error:
-            raise _at(to_problems(config, error), self.registry.kind) from error
-
-    def _allowed(self) -> str:
-        return f"Registered {self.registry.kind}s: {', '.join(self.registry.names())}."
-
-
-def _custom(message: str) -> PydanticCustomError:
-    return PydanticCustomError("component", "{message}", {"message": message})
-
-
-def _at(problems: Iterable[Problem], title: str) -> ValidationError:
-    """Return one validation error that keeps each problem's own place and text."""
-    lines = [
-        InitErrorDetails(
-            type=_custom(problem.message), loc=tuple(problem.path.split(".")), input=None
-        )
-        for problem in problems
-    ]
-    return ValidationError.from_exception_data(title, lines)
-
-
-def _dump(value: ComponentConfig, info: core_schema.SerializationInfo) -> dict[str, Any]:
-    options = value.model_dump(
-        mode=info.mode,
-        exclude_defaults=info.exclude_defaults,
-        exclude_unset=info.exclude_unset,
-        exclude_none=info.exclude_none,
-    )
-    return {"type": value.type_name(), **options}
+embeddings = Registry("embedding", EmbeddingConfig)
+encoders = Registry("encoder", EncoderConfig)
+decoders = Registry("decoder", DecoderConfig)
+targets = Registry("target", ComponentConfig)
+target_embeddings = embeddings
+"""A target embedding is an embedding in another place: both kinds share one table."""

@@ -14,26 +14,24 @@ import orchestrator.modeling.encoders
 import orchestrator.modeling.target_embeddings
 import orchestrator.modeling.targets  # noqa: F401 - these five imports fill the registries
 from orchestrator.config import StrictModel
+from orchestrator.config.choice import Choice
+from orchestrator.config.registry import Registry
 from orchestrator.errors import Problem
 from orchestrator.modeling.component import (
-    Choice,
     ComponentConfig,
     DecoderConfig,
     Dimensions,
     EncoderConfig,
     Sight,
-    inside,
-)
-from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
-from orchestrator.modeling.encoders.block_options import PatchBiasConfig
-from orchestrator.modeling.registry import (
-    Registry,
     decoders,
     embeddings,
     encoders,
+    inside,
     target_embeddings,
     targets,
 )
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
+from orchestrator.modeling.encoders.block_options import PatchBiasConfig
 from orchestrator.modeling.targets.configs import TargetConfig
 
 Target = Annotated[TargetConfig, Choice(targets)]
@@ -232,7 +230,7 @@ def _fits(needed: Sight | None, given: Sight | None) -> bool:
     return needed is None or given is None or needed == given
 
 
-REGISTERED: dict[str, Registry] = {
+REGISTERED: dict[str, Registry[Any]] = {
     "embedding": embeddings,
     "encoder": encoders,
     "target_embedding": target_embeddings,

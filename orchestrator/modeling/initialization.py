@@ -31,8 +31,7 @@ from orchestrator.modeling.embeddings.word import WordEmbedding
 from orchestrator.modeling.encoders.transformer import TransformerEncoder
 from orchestrator.modeling.interfaces import Target
 from orchestrator.modeling.layers.attention import Attention
-from orchestrator.modeling.layers.experts import Experts
-from orchestrator.modeling.layers.feed_forward import FeedForward
+from orchestrator.modeling.layers.feed_forward import Experts, FeedForward
 from orchestrator.modeling.layers.position_bias import T5Bias
 from orchestrator.modeling.layers.vocabulary import VocabularyLayer
 

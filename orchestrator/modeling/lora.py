@@ -5,19 +5,101 @@ reference code and PEFT draw it, B is zero, so an adapted model begins as the mo
 the model's own parameters stay what they are; A and B stand beside a layer's ``weight``.
 
 Legend: B batch, S length, I and O inputs and outputs of a linear layer, r rank.
+
+Keep parameters as they are: no gradient, no optimizer state.
+
+Options of low-rank adapters. Imports without torch.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from orchestrator.errors import InputError, IntegrityError
-from orchestrator.modeling.adapters import LoraConfig
-from orchestrator.modeling.freezing import fitting
+from orchestrator.config import StrictModel, nearest
+from orchestrator.errors import InputError, IntegrityError, Problem
+
+EXAMPLES = "For example `embedding`, `encoder.layers.0` or `encoder.layers.*.norm?.*`."
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Exclude parameters from training.
+
+    Args:
+        model: The model, before an optimizer is made for it.
+        patterns: Names of parameters or of what holds them, with ``*``, ``?`` and ``[a-z]``.
+
+    Returns:
+        Names of the parameters that are frozen now, in the model's order.
+
+    Raises:
+        InputError: A pattern fits no parameter, or nothing would be left to train.
+    """
+    named = dict(model.named_parameters())
+    frozen = {name for pattern in patterns for name in fitting(named, pattern)}
+    if all(name in frozen or not parameter.requires_grad for name, parameter in named.items()):
+        raise InputError(f"freeze: {', '.join(patterns)} leaves nothing to train. Freeze less.")
+    for name in frozen:
+        named[name].requires_grad_(False)
+    return [name for name in named if name in frozen]
+
+
+def fitting(names: Iterable[str], pattern: str, what: str = "parameter") -> list[str]:
+    """Return the names that a pattern fits: whole names, or names of what holds them.
+
+    Args:
+        names: All names there are.
+        pattern: See `freeze`.
+        what: What they are names of, for the message.
+
+    Raises:
+        InputError: None; the nearest name is given.
+    """
+    listed = list(names)
+    found = [n for n in listed if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
+    if not found:
+        near = nearest(pattern, {prefix for name in listed for prefix in _prefixes(name)})
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise InputError(f"{pattern!r} fits no {what} of this model.{hint} {EXAMPLES}")
+    return found
+
+
+def _prefixes(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+class LoraConfig(StrictModel):
+    """Train a low-rank change of some linear layers instead of all weights (Hu et al. 2021)."""
+
+    layers: tuple[str, ...] = ("*.attention.query", "*.attention.value")
+    """Names of linear layers, with `*`, `?` and `[a-z]`; `*` alone takes all below the heads."""
+    rank: PositiveInt = 8
+    """Rank r of the change."""
+    alpha: PositiveFloat = 16.0
+    """The change is multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout rate on what the change reads."""
+    rank_stabilised: bool = False
+    """Multiply by alpha / sqrt(rank) instead (rsLoRA, Kalajdzievski 2023)."""
+    train: tuple[str, ...] = ("targets",)
+    """Parameters that are trained as well, by name; the heads, as a rule."""
+
+    @property
+    def scale(self) -> float:
+        """Factor on the change."""
+        return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
+
+    def problems(self) -> Iterable[Problem]:
+        """There must be something to adapt."""
+        if not self.layers:
+            yield Problem("layers", "is empty. Name linear layers, for example *.attention.query.")
+
 
 HEADS = "targets."
 

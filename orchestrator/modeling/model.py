@@ -8,15 +8,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from orchestrator.config.registry import Registry
 from orchestrator.errors import InputError
-from orchestrator.modeling.component import ComponentConfig, Dimensions
+from orchestrator.modeling.component import ComponentConfig, Dimensions, decoders, encoders, targets
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.stack import EmbeddingStack
 from orchestrator.modeling.interfaces import Batch, Decoder, Encoder, Streams, Target
 from orchestrator.modeling.layers.cache import Cache
-from orchestrator.modeling.layers.experts import Experts
+from orchestrator.modeling.layers.feed_forward import Experts
 from orchestrator.modeling.layers.pooling import pool
-from orchestrator.modeling.registry import Registry, decoders, encoders, targets
 from orchestrator.modeling.targets.configs import Pooling
 
 LABELS = "labels."
@@ -219,5 +219,5 @@ def _real(batch: Batch) -> Tensor:
     return torch.ones_like(batch["input_ids"]) if mask is None else mask
 
 
-def _build(registry: Registry, config: ComponentConfig, dimensions: Dimensions) -> Any:
+def _build(registry: Registry[Any], config: ComponentConfig, dimensions: Dimensions) -> Any:
     return registry.component_class(config.type_name())(config, dimensions)

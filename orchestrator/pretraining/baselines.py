@@ -5,11 +5,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.guesses import Guess, guess_classes, guess_flags, guess_numbers
-from orchestrator.data.samples import SampleDataset
+from orchestrator.data.rows.guesses import Guess, guess_classes, guess_flags, guess_numbers
+from orchestrator.data.samples.base import SampleDataset
 from orchestrator.modeling.targets.configs import TargetConfig
-from orchestrator.modeling.targets.pair_configs import ClrConfig
-from orchestrator.modeling.targets.text_configs import MultilabelConfig, RegressionConfig
+from orchestrator.modeling.targets.pair_configs import ClrConfig, MultilabelConfig, RegressionConfig
 from orchestrator.pretraining.config import PretrainConfig
 
 Labels = npt.NDArray[Any]

@@ -11,7 +11,7 @@ from orchestrator.training.loop import Metrics, TrainResult
 from orchestrator.training.stopping import Best, best_of
 from orchestrator.training.workers import WorkerGroup
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FOLDER = "best"
 """Run folder below the run's own in which the best checkpoint lies."""
@@ -75,7 +75,7 @@ class BestKeeper:
         try:
             found = self.context.latest_checkpoint()
         except IntegrityError as error:  # on every rank; the last weights are not lost with them
-            _LOG.warning("the last weights are kept instead of the best ones: %s", error)
+            logger.warning("the last weights are kept instead of the best ones: %s", error)
             return
         if found is None or self.best(history).step == found.step == result.steps:
             return

@@ -6,13 +6,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator.config import ElasticClusterSection, JobConfig, Name, StrictModel
-from orchestrator.data.sample_configs import AnySamples
+from orchestrator.data.samples.sample_configs import AnySamples
 from orchestrator.data.spec import CorpusConfig, TokenizerConfig
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.pretraining.objectives import labelled_targets, sample_problems, usual_samples
-from orchestrator.training.config import EngineConfig, TrainConfig, batch_problems
-from orchestrator.training.tracking import TrackingSection
+from orchestrator.training.config import EngineConfig, TrackingSection, TrainConfig, batch_problems
 
 BATCH_FIELDS = ("global_batch_size", "micro_batch_size")
 PREFETCHED = 2  # steps ahead where pictures or sounds are decoded

@@ -10,9 +10,9 @@ from orchestrator.pretraining.corpus_config import CorpusJobConfig
 from orchestrator.storage import RunFolder
 
 if TYPE_CHECKING:
-    from orchestrator.data.corpus import Corpus
+    from orchestrator.data.corpora.corpus import Corpus
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 STAGE = "corpus"
 CORPORA = "corpora"
@@ -42,7 +42,7 @@ def run(config: CorpusJobConfig) -> JobResult:
         InputError: Not enough CPUs, no source, the run is in use.
         StageError: The folder cannot be written, or workers failed more often than allowed.
     """
-    from orchestrator.data.corpus import find_corpus
+    from orchestrator.data.corpora.corpus import find_corpus
 
     with RunFolder.open(config, STAGE) as folder:
         cache = Path(config.run.dir).resolve() / CORPORA
@@ -55,9 +55,9 @@ def run(config: CorpusJobConfig) -> JobResult:
 
 def _make(config: CorpusJobConfig, cache: Path, made: "Counter[str]") -> "Corpus":
     """Make the corpus through Ray Data, and show how far it is."""
-    from orchestrator.cluster.progress import Progress
+    from orchestrator.cluster.observe.progress import Progress
     from orchestrator.cluster.session import ray_session
-    from orchestrator.data.corpus import prepare_corpus
+    from orchestrator.data.corpora.corpus import prepare_corpus
 
     cluster = config.cluster
     cpus = cluster.workers * cluster.cpus_per_worker

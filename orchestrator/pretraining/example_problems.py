@@ -2,18 +2,17 @@
 
 from collections.abc import Iterator
 
-from orchestrator.data.catalogue import BUILTIN_EXAMPLES
-from orchestrator.data.sample_configs import (
+from orchestrator.data.samples.sample_configs import (
     AnyExamples,
     ExamplesConfig,
     MaskedPatchesConfig,
     TranscriptsConfig,
 )
-from orchestrator.data.spec import CorpusConfig, TokenizerConfig
+from orchestrator.data.spec import BUILTIN_EXAMPLES, CorpusConfig, TokenizerConfig
 from orchestrator.errors import Problem
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.embeddings.configs import ImageConfig, MaskedPatchConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
-from orchestrator.modeling.embeddings.vision_configs import ImageConfig, MaskedPatchConfig
 from orchestrator.pretraining.model_inputs import inputs_of, reader_of, streams_of
 
 

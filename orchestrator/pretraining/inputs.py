@@ -5,25 +5,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from orchestrator.data.builders import build_samples
-from orchestrator.data.corpus import Corpus, open_corpus, prepare_corpus
-from orchestrator.data.examples_corpus import (
+from orchestrator.arrays import IntArray
+from orchestrator.data.corpora.corpus import Corpus, open_corpus, prepare_corpus
+from orchestrator.data.corpora.examples_corpus import (
     EXAMPLES,
     ExampleCorpus,
     open_examples,
     prepare_examples,
 )
-from orchestrator.data.images import ImageProcessor
-from orchestrator.data.labelled_corpus import (
+from orchestrator.data.corpora.labelled_corpus import (
     KIND,
     LabelledCorpus,
     open_labelled,
     prepare_labelled,
 )
-from orchestrator.data.sample_configs import ExamplesConfig
-from orchestrator.data.samples import Batch, SampleDataset
+from orchestrator.data.media.images import ImageProcessor
+from orchestrator.data.samples.base import Batch, SampleDataset
+from orchestrator.data.samples.builders import build_samples
+from orchestrator.data.samples.sample_configs import ExamplesConfig
 from orchestrator.data.steps import IGNORED, StepSource, eval_batches
 from orchestrator.errors import InputError
 from orchestrator.pretraining.config import PretrainConfig
@@ -33,12 +33,11 @@ from orchestrator.storage import read_json
 from orchestrator.training.seeding import derive_seed
 
 if TYPE_CHECKING:
-    from orchestrator.data.blocks import TokenBlocks
-    from orchestrator.data.example_rows import Examples
-    from orchestrator.data.rows import Rows
+    from orchestrator.data.corpora.blocks import TokenBlocks
+    from orchestrator.data.corpora.example_rows import Examples
+    from orchestrator.data.rows.rows import Rows
 
 AnyCorpus = Corpus | LabelledCorpus | ExampleCorpus
-IntArray = npt.NDArray[np.int64]
 
 
 def prepare_inputs(config: PretrainConfig, cache: Path) -> AnyCorpus:

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-from orchestrator.data.label_forms import FORMS
-from orchestrator.data.labels import CLASSES, LabelForm
-from orchestrator.data.rows import Rows, require_pairs
-from orchestrator.data.sample_configs import LabelledConfig
+from orchestrator.data.rows.label_forms import FORMS
+from orchestrator.data.rows.labels import CLASSES, LabelForm
+from orchestrator.data.rows.rows import Rows, require_pairs
+from orchestrator.data.samples.sample_configs import LabelledConfig
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.targets.configs import ClsConfig, SpConfig
-from orchestrator.modeling.targets.pair_configs import SiameseConfig
-from orchestrator.modeling.targets.text_configs import (
+from orchestrator.modeling.targets.pair_configs import (
     MultilabelConfig,
     RegressionConfig,
+    SiameseConfig,
     TagsConfig,
 )
 

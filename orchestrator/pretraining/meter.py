@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.flops import ceiling_flops, training_flops
+from orchestrator.modeling.estimate import ceiling_flops, training_flops
 from orchestrator.training.engine import Batch, Engine
 from orchestrator.training.loop import WindowSource
 

@@ -3,13 +3,14 @@
 from orchestrator.data.model_inputs import ModelInputs, PictureInput, SoundInput, SoundKind
 from orchestrator.modeling.component import EmbeddingConfig
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.embeddings.dual_configs import DualEmbeddingConfig
+from orchestrator.modeling.embeddings.configs import ImageConfig
 from orchestrator.modeling.embeddings.speech_configs import SpeechConfig, WaveformConfig
-from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
-from orchestrator.modeling.embeddings.vision_configs import ImageConfig
-from orchestrator.modeling.embeddings.word_patch_configs import WordPatchConfig
-from orchestrator.modeling.targets.speech_configs import CtcConfig
-from orchestrator.modeling.targets.vision_configs import MimConfig
+from orchestrator.modeling.embeddings.stack_config import (
+    DualEmbeddingConfig,
+    EmbeddingStackConfig,
+    WordPatchConfig,
+)
+from orchestrator.modeling.targets.configs import CtcConfig, MimConfig
 
 
 def streams_of(model: ModelConfig) -> tuple[EmbeddingStackConfig, ...]:

@@ -5,7 +5,7 @@ Imports neither torch nor ray.
 
 from collections.abc import Iterator
 
-from orchestrator.data.sample_configs import (
+from orchestrator.data.samples.sample_configs import (
     KINDS,
     AnySamples,
     DenoisingConfig,
@@ -187,7 +187,7 @@ def _packing_problems(
 
 
 def _sentinel_problems(chosen: SpansConfig, data: CorpusConfig) -> Iterator[Problem]:
-    from orchestrator.data.span_corruption import Corruption
+    from orchestrator.data.samples.span_corruption import Corruption
 
     rule = Corruption(chosen.share, chosen.mean_span)
     _, needed = rule.sizes(rule.room(data.block_size))

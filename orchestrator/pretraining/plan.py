@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from orchestrator.data.documents import open_documents
 from orchestrator.data.entries import list_entries, split_entries
-from orchestrator.data.sample_configs import ExamplesConfig
-from orchestrator.data.tasks import load_task
+from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.samples.sample_configs import ExamplesConfig
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.estimate import (
@@ -92,7 +92,7 @@ def expected_vocabulary(config: PretrainConfig) -> int:
     path = config.data.prepared or config.data.tokenizer.path
     if path is None:
         return config.data.tokenizer.vocab_size
-    from orchestrator.data.processors import TextProcessor
+    from orchestrator.data.processors.text import TextProcessor
 
     processor = TextProcessor.load(path)
     processor.require_our_numbers()

@@ -18,13 +18,13 @@ from orchestrator.storage import RunFolder, atomic_write_json
 from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.checkpoints import Checkpoint
-    from orchestrator.cluster.mlflow_run import MlflowRun
-    from orchestrator.cluster.tracking import Watched
+    from orchestrator.cluster.checkpoints.store import Checkpoint
+    from orchestrator.cluster.observe.mlflow_run import MlflowRun
+    from orchestrator.cluster.observe.tracking import Watched
     from orchestrator.pretraining.inputs import AnyCorpus
     from orchestrator.zoo.draft import Draft
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 STAGE = "pretrain"
 WORKER = "orchestrator.pretraining.worker:pretrain_all"
@@ -113,7 +113,7 @@ def _source(config: PretrainConfig) -> "Package | Checkpoint | None":
         return None
     if start.package is not None:
         return Zoo(config.run.zoo).get(start.package)
-    from orchestrator.cluster.branching import find_checkpoint
+    from orchestrator.cluster.checkpoints.branching import find_checkpoint
 
     place = Path(start.path or Path(config.run.dir) / str(start.run))
     return find_checkpoint(place, start.step)
@@ -132,7 +132,7 @@ def _train(works: Sequence["_Work"]) -> None:
 def _launch(works: Sequence["_Work"]) -> None:
     """Launch the workers, watch them, and commit a package for each model that they finish."""
     from orchestrator.cluster.launcher import launch, workers_session
-    from orchestrator.cluster.watch import Watcher
+    from orchestrator.cluster.observe.watch import Watcher
 
     cluster = works[0].config.cluster
     with workers_session(cluster):
@@ -173,10 +173,10 @@ class _Work:
 
     def prepare(self) -> None:
         """Make the corpus, and check before training that its result can be stored."""
-        from orchestrator.cluster.tracking import open_mlflow
+        from orchestrator.cluster.observe.tracking import open_mlflow
         from orchestrator.pretraining.inputs import prepare_inputs, vocabulary
         from orchestrator.pretraining.plan import with_vocabulary
-        from orchestrator.pretraining.same_data import require_same_data
+        from orchestrator.pretraining.starting import require_same_data
 
         cache = Path(self.config.run.dir).resolve() / CORPORA
         self.corpus = prepare_inputs(self.config, cache)
@@ -185,7 +185,7 @@ class _Work:
         self.start = self._take_start()
         self._draft({}).discard()
         self.mlflow = open_mlflow(self.config, self._id(), Path(self.config.run.dir))
-        _LOG.info(
+        logger.info(
             "%s: corpus of %s documents, %s tokens",
             self.config.run.name,
             f"{self.corpus.documents:,}",
@@ -204,7 +204,7 @@ class _Work:
 
     def _take_start(self) -> dict[str, Any]:
         """Find where the run starts and take a checkpoint over, once: names move on."""
-        from orchestrator.cluster.branching import CHECKPOINTS, plant
+        from orchestrator.cluster.checkpoints.branching import CHECKPOINTS, plant
         from orchestrator.pretraining.starting import check_checkpoint, check_package
 
         found = self.run.done("start")
@@ -228,7 +228,7 @@ class _Work:
 
     def watched(self) -> "Watched":
         """Return what the watcher needs."""
-        from orchestrator.cluster.tracking import Watched
+        from orchestrator.cluster.observe.tracking import Watched
 
         steps = self.config.train.max_steps
         return Watched(self.run.path, steps, self.config.tracking, self.mlflow)
@@ -240,8 +240,8 @@ class _Work:
 
     def commit(self, summary: dict[str, Any]) -> None:
         """Commit the package, once, and record the result."""
-        from orchestrator.cluster.branching import CHECKPOINTS
-        from orchestrator.cluster.checkpoints import CheckpointFolder
+        from orchestrator.cluster.checkpoints.branching import CHECKPOINTS
+        from orchestrator.cluster.checkpoints.store import CheckpointFolder
         from orchestrator.pretraining.best import FOLDER
 
         assert self.corpus is not None

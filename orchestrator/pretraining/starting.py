@@ -3,6 +3,12 @@
 From a checkpoint a run takes everything: weights, optimizer, position, curves. It is the other run
 up to that step, bit for bit, and its own from there on: a branch. From a package it takes weights,
 and begins at step 0 (continued pre-training).
+
+A run goes on with the data that it began with.
+
+Its config only names them. Files that were added, or other versions of the libraries whose docs are
+read, make another corpus with another tokenizer: the same ids would mean other words, and the same
+step other samples, while shapes still fit.
 """
 
 import hashlib
@@ -14,21 +20,24 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from orchestrator.config import validate_config
-from orchestrator.data.processors import TextProcessor
+from orchestrator.data.processors.text import TextProcessor
 from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.catalogue import RATES, differing_keys, spelled_out
+from orchestrator.modeling.huggingface.classes import RATES, differing_keys, spelled_out
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model, read_config
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.inputs import vocabulary
+from orchestrator.pretraining.inputs import AnyCorpus, vocabulary
 from orchestrator.pretraining.plan import with_vocabulary
+from orchestrator.storage import RunFolder, sha256_bytes
+from orchestrator.storage.json_files import json_bytes
 from orchestrator.training.workers import StoredState
 
 if TYPE_CHECKING:
     from orchestrator.pretraining.inputs import AnyCorpus
     from orchestrator.zoo import Package
+
 
 SHOWN = 5
 """Differences that a message lists."""
@@ -167,3 +176,29 @@ def vocabulary_id(processor: object) -> str:
         return ""
     tokens: Iterable[tuple[str, int]] = sorted(processor.tokenizer.get_vocab().items())
     return hashlib.sha256(json.dumps(list(tokens)).encode()).hexdigest()
+
+
+STEP = "data"
+DECIDES = ("block_size", "documents", "tokens", "blocks", "shards", "rows", "label_names")
+"""Of a manifest, what tells data apart and does not depend on where or with what they were made."""
+
+
+def require_same_data(run: RunFolder, corpus: AnyCorpus) -> None:
+    """Note a run's data when it begins, and refuse others when it goes on.
+
+    Raises:
+        InputError: They are others; says how many there were.
+    """
+    seen = {name: corpus.manifest[name] for name in DECIDES if name in corpus.manifest}
+    content = json_bytes({**seen, "tokenizer": vocabulary_id(corpus.processor)})
+    size = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens"
+    now = {"sha256": sha256_bytes(content), "size": size}
+    before = run.done(STEP)
+    if before is None:
+        run.mark(STEP, now)
+    elif before["sha256"] != now["sha256"]:
+        raise InputError(
+            f"run {run.config.run.name!r} began with other data ({before['size']}; now {size}): "
+            "tokens and samples have other numbers now. Put back what the section data names "
+            "(builtin:pydoc: the versions of the libraries), or choose another run.name."
+        )

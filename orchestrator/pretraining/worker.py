@@ -19,7 +19,7 @@ from orchestrator.data.steps import StepSource, eval_batches
 from orchestrator.errors import IntegrityError, StageError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.freezing import freeze
+from orchestrator.modeling.lora import freeze
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import stream_model
 from orchestrator.modeling.tensor_files import SHARD_BYTES

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
+from orchestrator.arrays import Float32Array
 from orchestrator.errors import StageError
 from orchestrator.quantization.backends.onnx_session import EMBEDDING
-from orchestrator.quantization.kinds import FloatArray
 
 NORMAL_QUANTILE: Final = 1.959964
 Labels = npt.NDArray[np.int64]
@@ -22,7 +22,7 @@ Labels = npt.NDArray[np.int64]
 class Predictor(Protocol):
     """Anything that answers a batch as ``OnnxModel`` does."""
 
-    def predict(self, batch: Mapping[str, npt.NDArray[Any]]) -> dict[str, FloatArray]:
+    def predict(self, batch: Mapping[str, npt.NDArray[Any]]) -> dict[str, Float32Array]:
         """Return logits [B, K] by target name, and ``embedding`` [B, D]."""
         ...
 
@@ -44,8 +44,8 @@ class Encoded:
 class Outputs:
     """Answers for N texts, in their order: logits [N, K] by target, embedding [N, D]."""
 
-    logits: dict[str, FloatArray]
-    embedding: FloatArray
+    logits: dict[str, Float32Array]
+    embedding: Float32Array
 
 
 def predict_all(model: Predictor, texts: Encoded) -> Outputs:
@@ -116,7 +116,7 @@ class Paired:
         return cls(**{**content, "interval": (low, high)})
 
 
-def paired(reference: FloatArray, candidate: FloatArray, labels: Labels) -> Paired:
+def paired(reference: Float32Array, candidate: Float32Array, labels: Labels) -> Paired:
     """Compare two models by their logits [N, K] on texts with the given labels [N]."""
     right_before = reference.argmax(axis=1) == labels
     right_after = candidate.argmax(axis=1) == labels
@@ -156,11 +156,11 @@ def _agresti_min(gained: int, lost: int, texts: int) -> tuple[float, float]:
     return float(drop - half), float(drop + half)
 
 
-def _kl(reference: FloatArray, other: FloatArray) -> npt.NDArray[np.float64]:
+def _kl(reference: Float32Array, other: Float32Array) -> npt.NDArray[np.float64]:
     left, right = _log_softmax(reference), _log_softmax(other)
     return np.asarray((np.exp(left) * (left - right)).sum(axis=1), dtype=np.float64)
 
 
-def _log_softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
+def _log_softmax(logits: Float32Array) -> npt.NDArray[np.float64]:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

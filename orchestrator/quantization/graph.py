@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from orchestrator.arrays import Float32Array
 from orchestrator.errors import InputError
 from orchestrator.quantization.kinds import (
     FLOAT,
@@ -18,7 +19,6 @@ from orchestrator.quantization.kinds import (
     ROW_LIMIT,
     ROW_ZERO_POINT,
     STATIC,
-    FloatArray,
     KindName,
     QuantizedWeight,
     Range,
@@ -116,7 +116,7 @@ class GraphBuilder:
         self._nodes.append(node)
         return names
 
-    def gemm(self, unit: str, x: str, weight: FloatArray) -> str:
+    def gemm(self, unit: str, x: str, weight: Float32Array) -> str:
         """Multiply x [..., K] by a constant weight [K, N] in the kind the plan gives to the unit.
 
         Returns:
@@ -148,7 +148,7 @@ class GraphBuilder:
         unit: str,
         x: str,
         lengths: str,
-        parameters: tuple[FloatArray, FloatArray, str],
+        parameters: tuple[Float32Array, Float32Array, str],
         **attributes: Any,
     ) -> str:
         """Run one LSTM layer on x [S, B, K] in the kind the plan gives to the unit.
@@ -229,7 +229,7 @@ class GraphBuilder:
         for label, op in ((LOW, "ReduceMin"), (HIGH, "ReduceMax")):
             self.output(f"{label}{unit}", self.op(op, [x], keepdims=1), [1, 1, 1])
 
-    def _directions(self, name: str, weight: FloatArray, kind: KindName) -> tuple[str, str, str]:
+    def _directions(self, name: str, weight: Float32Array, kind: KindName) -> tuple[str, str, str]:
         """Quantize weights [R, N, K] of R directions to [R, K, N], DynamicQuantizeLSTM's order."""
         parts = [quantize_weight(np.ascontiguousarray(part.T), kind) for part in weight]
         return (

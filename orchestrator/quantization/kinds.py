@@ -29,10 +29,11 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.arrays import Float32Array
+
 KindName = Literal["fp32", "static_s7", "row_s7", "row_u8", "s7"]
 Range = tuple[float, float]
 """Smallest and largest activation a calibrated kind represents."""
-FloatArray = npt.NDArray[np.float32]
 
 FLOAT: Final[KindName] = "fp32"
 STATIC: Final[KindName] = "static_s7"
@@ -50,23 +51,23 @@ class QuantizedWeight:
     """An integer weight [K, N] with one scale and one zero point for each output channel [N]."""
 
     values: npt.NDArray[np.int8] | npt.NDArray[np.uint8]
-    scale: FloatArray
+    scale: Float32Array
     zero_point: npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 
-    def dequantized(self) -> FloatArray:
+    def dequantized(self) -> Float32Array:
         """Return the float weight [K, N] which the integers stand for."""
         centred = self.values.astype(np.float32) - self.zero_point.astype(np.float32)
         return np.asarray(centred * self.scale, dtype=np.float32)
 
 
-def quantize_signed(weight: FloatArray) -> QuantizedWeight:
+def quantize_signed(weight: Float32Array) -> QuantizedWeight:
     """Quantize a weight [K, N] to [-63, 63] a column; a column of zeros gets scale 1."""
     scale = _safe_scale(np.abs(weight).max(axis=0) / np.float32(SIGNED_LIMIT))
     values = np.clip(np.rint(weight / scale), -SIGNED_LIMIT, SIGNED_LIMIT).astype(np.int8)
     return QuantizedWeight(values, scale, np.zeros(scale.shape, np.int8))
 
 
-def quantize_unsigned(weight: FloatArray) -> QuantizedWeight:
+def quantize_unsigned(weight: Float32Array) -> QuantizedWeight:
     """Quantize a weight [K, N] to u8 with a zero point a column; the range always contains 0."""
     low = np.minimum(weight.min(axis=0), np.float32(0))
     high = np.maximum(weight.max(axis=0), np.float32(0))
@@ -76,7 +77,7 @@ def quantize_unsigned(weight: FloatArray) -> QuantizedWeight:
     return QuantizedWeight(values.astype(np.uint8), scale, zero_point.astype(np.uint8))
 
 
-def quantize_weight(weight: FloatArray, kind: KindName) -> QuantizedWeight:
+def quantize_weight(weight: Float32Array, kind: KindName) -> QuantizedWeight:
     """Quantize a weight [K, N] the way ``kind`` needs it.
 
     Raises:
@@ -88,8 +89,8 @@ def quantize_weight(weight: FloatArray, kind: KindName) -> QuantizedWeight:
 
 
 def gemm_reference(
-    x: FloatArray, weight: FloatArray, kind: KindName, bounds: Range | None = None
-) -> FloatArray:
+    x: Float32Array, weight: Float32Array, kind: KindName, bounds: Range | None = None
+) -> Float32Array:
     """Compute ``x @ weight`` in the integer arithmetic of ``kind``.
 
     Args:
@@ -124,7 +125,7 @@ def unsigned_range(low: float, high: float) -> tuple[np.float32, int]:
 
 
 def quantize_tensor(
-    x: FloatArray, bounds: Range | None = None
+    x: Float32Array, bounds: Range | None = None
 ) -> tuple[npt.NDArray[np.uint8], np.float32, int]:
     """Quantize activations with one asymmetric u8 range, given or that of x; clip what is outside.
 
@@ -136,7 +137,7 @@ def quantize_tensor(
     return values.astype(np.uint8), scale, zero_point
 
 
-def quantize_rows(x: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+def quantize_rows(x: Float32Array) -> tuple[npt.NDArray[np.uint8], Float32Array]:
     """Quantize each row of activations [..., K] symmetrically around zero point 128.
 
     Returns:
@@ -151,11 +152,11 @@ def quantize_rows(x: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
 
 def _accumulate(
     values: npt.NDArray[np.uint8], zero_point: int, weight: QuantizedWeight
-) -> FloatArray:
+) -> Float32Array:
     left = values.astype(np.int32) - np.int32(zero_point)
     right = weight.values.astype(np.int32) - weight.zero_point.astype(np.int32)
     return np.asarray(left @ right, dtype=np.float32)
 
 
-def _safe_scale(scale: FloatArray) -> FloatArray:
+def _safe_scale(scale: Float32Array) -> Float32Array:
     return np.where(scale > 0, scale, np.float32(1)).astype(np.float32)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import onnxruntime as ort
 
 from orchestrator.config import JobResult, dump_yaml
-from orchestrator.data.rows import Rows
+from orchestrator.data.rows.rows import Rows
 from orchestrator.errors import StageError
 from orchestrator.modeling.package import stored_bytes
 from orchestrator.quantization.allocator import Goal, Point, pareto
@@ -25,7 +25,7 @@ from orchestrator.storage import RunFolder, sha256_bytes
 from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
-    from orchestrator.data.processors import TextProcessor
+    from orchestrator.data.processors.text import TextProcessor
 
 KIND: Final = "quantized"
 STAGE: Final = "quantize"

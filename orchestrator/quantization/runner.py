@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from orchestrator.cluster.progress import Progress
+from orchestrator.cluster.observe.progress import Progress
 from orchestrator.cluster.session import ray_session
 from orchestrator.config import ClusterSection, JobResult
-from orchestrator.data.processors import TextProcessor
-from orchestrator.data.tasks import load_task
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.rows.tasks import load_task
 from orchestrator.errors import InputError, OrchestratorError, StageError
 from orchestrator.quantization import publish, worker
 from orchestrator.quantization.accuracy import Divergence, Paired
@@ -50,7 +50,7 @@ from orchestrator.zoo import Zoo
 if TYPE_CHECKING:
     from orchestrator.zoo import Package
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 STAGE = publish.STAGE
 ROUNDING = 1e-9
 """Slack on the accuracy bound: a drop is a fraction of two whole numbers."""
@@ -214,7 +214,7 @@ class _Search:
         plans = candidates(front, baselines, self.config.mixed_plans)
         points = self._points(plans, reference)
         search = {"errors": errors, "roles": roles}
-        _LOG.info("measured plans\n%s", publish.table(points))
+        logger.info("measured plans\n%s", publish.table(points))
         for point in ranked(points, self.goal):
             result = self._deploy(point, points, search)
             if result is not None:
@@ -308,7 +308,7 @@ class _Search:
         )
         broken = broken_bounds(measured, self.goal)
         if broken:
-            _LOG.warning("plan %s is not taken: %s", point.name, "; ".join(broken))
+            logger.warning("plan %s is not taken: %s", point.name, "; ".join(broken))
             return None
         return publish.commit(
             self.config,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.rows import Rows, TaskData
+from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.targets.configs import ClsConfig
@@ -18,7 +18,7 @@ from orchestrator.quantization.kinds import Range
 from orchestrator.quantization.plans import Plan
 
 if TYPE_CHECKING:
-    from orchestrator.data.processors import TextProcessor
+    from orchestrator.data.processors.text import TextProcessor
     from orchestrator.quantization.emission.model import Emission
     from orchestrator.zoo import Package
 

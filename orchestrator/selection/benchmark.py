@@ -22,11 +22,11 @@ from orchestrator.selection.matrix import PerformanceMatrix
 from orchestrator.selection.matrix_io import read_matrix
 
 if TYPE_CHECKING:
-    from orchestrator.data.rows import TaskData
+    from orchestrator.data.rows.rows import TaskData
     from orchestrator.training.config import FineTuneConfig
     from orchestrator.zoo import Package
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def plan_benchmark(config: BenchmarkConfig) -> BenchmarkPlan:
         InputError: A package or data set cannot be used, or a column was measured on other rows or
             with other settings.
     """
-    from orchestrator.data import load_task
+    from orchestrator.data.rows.tasks import load_task
     from orchestrator.zoo import Zoo
 
     zoo = Zoo(config.run.zoo)
@@ -97,7 +97,7 @@ def complete_matrix(plan: BenchmarkPlan, journal: Journal, epochs: int) -> Perfo
             measured.append((cell.package, cell.dataset, curve, rows[-1].test))
         else:
             reason = next((row.error for row in rows if row.error), "not finished")
-            _log.warning("no cell for %s on %s: %s", cell.package, cell.dataset, reason)
+            logger.warning("no cell for %s on %s: %s", cell.package, cell.dataset, reason)
     return plan.matrix.add_cells(measured)
 
 

@@ -11,7 +11,7 @@ from orchestrator.selection.config import ALL
 from orchestrator.selection.matrix import DatasetFacts, ModelFacts, sketch_rows
 
 if TYPE_CHECKING:
-    from orchestrator.data.rows import Rows, TaskData
+    from orchestrator.data.rows.rows import Rows, TaskData
     from orchestrator.data.spec import DatasetSpec
     from orchestrator.zoo import Package, Zoo
 
@@ -19,7 +19,7 @@ DEFAULT_KINDS = ("pretrained", "imported")
 TOKENIZER_NAME = "tokenizer.json"
 CHAMPION, LATEST = "champion", "latest"
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def resolve_packages(zoo: "Zoo", entries: Sequence[str]) -> list["Package"]:
@@ -62,7 +62,7 @@ def usable_for(packages: Iterable["Package"], task: "TaskData") -> list["Package
     fitting = [package for package in offered if package.has(TOKENIZER_NAME)]
     for package in offered:
         if package not in fitting:
-            _log.warning("%s is left out: it has no %s", package.ref, TOKENIZER_NAME)
+            logger.warning("%s is left out: it has no %s", package.ref, TOKENIZER_NAME)
     if not fitting:
         raise InputError(
             f"none of {', '.join(p.ref for p in offered)} has a {TOKENIZER_NAME}; the rows of "

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.arrays import FloatArray
 from orchestrator.errors import InputError
-from orchestrator.selection.matrix import FloatArray
 
 TOP_DIFFERENCES = 5
 NLP_THRESHOLD = 0.09

@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from orchestrator.arrays import FloatArray
 from orchestrator.errors import InputError
-from orchestrator.selection.matrix import FloatArray, History
+from orchestrator.selection.matrix import History
 
 RESIDUAL_CLIP = 0.1
 OBSERVATION_NOISE = 0.02

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.selection.matrix import FloatArray
+from orchestrator.arrays import FloatArray
 from orchestrator.selection.proxy import ProxyScore, score_features
 
 if TYPE_CHECKING:
-    from orchestrator.data.rows import Rows
-    from orchestrator.data.samples import ClsSamples
+    from orchestrator.data.rows.rows import Rows
+    from orchestrator.data.samples.base import ClsSamples
     from orchestrator.modeling.model import Model
 
 BATCH_ROWS = 128
@@ -32,7 +32,7 @@ def score_package(payload: dict[str, Any]) -> dict[str, Any]:
     Returns:
         ``values``, ``floors`` and ``rows`` of a `ProxyScore`.
     """
-    from orchestrator.data import load_task
+    from orchestrator.data.rows.tasks import load_task
     from orchestrator.data.spec import DatasetSpec
     from orchestrator.zoo import Zoo
 
@@ -98,8 +98,8 @@ def extract(
 
 
 def _samples(folder: Path, rows: "Rows", max_length: int) -> "ClsSamples":
-    from orchestrator.data.processors import TextProcessor
-    from orchestrator.data.samples import ClsSamples
+    from orchestrator.data.processors.text import TextProcessor
+    from orchestrator.data.samples.base import ClsSamples
 
     processor = None if rows.images is not None else TextProcessor.load(folder)
     return ClsSamples(rows, processor, HEAD, max_length)

@@ -16,13 +16,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from orchestrator.arrays import BoolArray, FloatArray
 from orchestrator.errors import InputError
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 COLUMNS = ("model", "dataset", "split", "stage", "metric", "value")
 TEST_STAGE = 0

@@ -40,10 +40,10 @@ from orchestrator.selection.recall import (
 )
 
 if TYPE_CHECKING:
-    from orchestrator.data.rows import TaskData
+    from orchestrator.data.rows.rows import TaskData
     from orchestrator.zoo import Package
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 UNIT_PROXIES = ("leep", "nleep", "knn")
 """Proxies on a natural scale of [0, 1], for the paper's product; the first that all have."""
 
@@ -91,7 +91,7 @@ def plan_selection(config: SelectConfig) -> SelectionPlan:
         InputError: A package, the matrix or the target cannot be used, or the target is in the
             matrix.
     """
-    from orchestrator.data import load_task
+    from orchestrator.data.rows.tasks import load_task
     from orchestrator.zoo import Zoo
 
     zoo = Zoo(config.run.zoo)
@@ -113,7 +113,7 @@ def plan_selection(config: SelectConfig) -> SelectionPlan:
     recall = plan_recall(history, list(packages), config.recall.cluster_threshold)
     pool = _pool(config, len(packages), policy, name)
     for warning in warnings:
-        _log.warning("%s", warning)
+        logger.warning("%s", warning)
     return SelectionPlan(
         task, packages, matrix, history, recall, pool, policy, name, predictor, tagged,
         tuple(warnings),

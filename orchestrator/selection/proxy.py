@@ -19,12 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from orchestrator.arrays import FloatArray, IntArray
 from orchestrator.errors import InputError
-from orchestrator.selection.matrix import FloatArray
 
-IntArray = npt.NDArray[np.int64]
 LEEP_MARGIN = 0.01
 FLOOR_PERMUTATIONS = 3
 LOGME_STEPS = 100

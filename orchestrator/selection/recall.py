@@ -16,9 +16,10 @@ from statistics import NormalDist
 
 import numpy as np
 
+from orchestrator.arrays import FloatArray
 from orchestrator.selection.clustering import Clustering, cluster_models
 from orchestrator.selection.convergence import MIN_HISTORY_SETS, ShrunkenPredictor
-from orchestrator.selection.matrix import FloatArray, History
+from orchestrator.selection.matrix import History
 from orchestrator.selection.proxy import ProxyScore
 
 

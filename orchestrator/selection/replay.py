@@ -11,11 +11,12 @@ from statistics import mean, median
 
 import numpy as np
 
+from orchestrator.arrays import FloatArray
 from orchestrator.errors import InputError
 from orchestrator.selection.convergence import ShrunkenPredictor
 from orchestrator.selection.halving import Bracket, fit_to_budget
 from orchestrator.selection.ledger import Ledger
-from orchestrator.selection.matrix import FloatArray, History, PerformanceMatrix, is_tagged
+from orchestrator.selection.matrix import History, PerformanceMatrix, is_tagged
 from orchestrator.selection.policies import DEFAULT_POOL, FAST_POOL, PolicyName, make_policy
 from orchestrator.selection.recall import RecallPlan, keep_best, rank_default
 

@@ -33,7 +33,7 @@ from orchestrator.selection.publish import publish_winner, summary_of
 from orchestrator.selection.recall import Recalled
 from orchestrator.storage import RunFolder, atomic_write_json
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 TRIAL = "orchestrator.selection.trainable:FineTuneTrial"
 TRIALS_NAME, REPORT_NAME, MATRIX_NAME = "trials.jsonl", "selection.json", "matrix.parquet"
@@ -110,11 +110,11 @@ def run(config: SelectConfig) -> JobResult:
             proxies = _score_proxies(fixed, plan, run)
             recalled = rank_candidates(plan, fixed, proxies)
             kept = ", ".join(item.model for item in recalled if item.kept)
-            _log.info("recalled %d of %d candidates: %s", plan.pool, len(recalled), kept)
+            logger.info("recalled %d of %d candidates: %s", plan.pool, len(recalled), kept)
             bracket = _halve(fixed, plan, recalled, journal, run.path)
         report = selection_report(plan, recalled, proxies, bracket, journal)
         for entry in report["ranking"]:
-            _log.info("%(place)d. %(model)s: %(status)s, %(reason)s", entry)
+            logger.info("%(place)d. %(model)s: %(status)s, %(reason)s", entry)
         atomic_write_json(run.path / REPORT_NAME, report)
         state = _state(run.path, bracket.winner)
         reference = publish_winner(config, plan, report, run, state)
@@ -187,7 +187,7 @@ def _train_cells(
         )
     for trial, outcome in outcomes.items():
         if outcome.error is not None:
-            _log.warning("%s failed: %s", trial, outcome.error)
+            logger.warning("%s failed: %s", trial, outcome.error)
             journal.append(Row(trial, len(journal.of(trial)) + 1, None, error=outcome.error))
 
 
@@ -237,8 +237,8 @@ class _Watch:
     """Brings finished epochs to disk, shows them, and tells Ray's metrics."""
 
     def __init__(self, stage: str, title: str, total: int, journal: Journal) -> None:
-        from orchestrator.cluster.metrics import TrainingMetrics
-        from orchestrator.cluster.progress import Progress
+        from orchestrator.cluster.observe.metrics import TrainingMetrics
+        from orchestrator.cluster.observe.progress import Progress
 
         self._metrics = TrainingMetrics(stage)
         self._progress = Progress(title, total, unit="epoch")
@@ -320,7 +320,7 @@ def _score_proxies(
         model = pending.pop(ready[0])
         stored[model] = ray.get(ready[0])
         run.mark(f"proxy {model}", stored[model] or {})
-        _log.info("proxy scores of %s: %s", model, _shown(stored[model]))
+        logger.info("proxy scores of %s: %s", model, _shown(stored[model]))
     return {model: as_score(score) for model, score in stored.items() if score}
 
 

@@ -25,7 +25,7 @@ from orchestrator.selection.journal import Journal, Row, row_of
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class HalvingScheduler(TrialScheduler):
@@ -105,7 +105,7 @@ class HalvingScheduler(TrialScheduler):
             model = trial.config["trial"]
             if trial.status == Trial.ERROR and model not in self._bracket.failures:
                 reason = _reason(trial)
-                _log.warning("trial %s failed: %s", model, reason)
+                logger.warning("trial %s failed: %s", model, reason)
                 self._journal.append(Row(model, self._bracket.rung, None, error=reason))
                 self._guarded(functools.partial(self._bracket.fail, model, reason))
 

@@ -18,7 +18,7 @@ from orchestrator.selection.journal import Row
 from orchestrator.storage import commit_folder, read_json, verify_folder
 
 if TYPE_CHECKING:
-    from orchestrator.data.rows import TaskData
+    from orchestrator.data.rows.rows import TaskData
     from orchestrator.training.finetune import FineTuner
 
 POSITION_NAME = "position.json"
@@ -175,7 +175,7 @@ def _package_path(zoo: str, reference: str) -> Path:
 @functools.lru_cache(maxsize=4)
 def _task(spec: str, cache: str | None) -> "TaskData":
     """The data of a task, once a process: reused actors train many models on it."""
-    from orchestrator.data import load_task
+    from orchestrator.data.rows.tasks import load_task
     from orchestrator.data.spec import DatasetSpec
 
     return load_task(DatasetSpec.model_validate_json(spec), Path(cache) if cache else None)

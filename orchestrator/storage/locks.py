@@ -17,7 +17,7 @@ from orchestrator.storage.failures import explained
 
 POLL_S = 0.02
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class LockedError(StageError):
@@ -50,7 +50,7 @@ class FileLock:
             os.close(descriptor)
             raise LockedError(f"{self.path}: held by {_describe(holder)}.")
         if holder.get("pid") not in (None, os.getpid()):
-            _log.warning("event=stale_lock_taken_over path=%s holder=%s", self.path, holder)
+            logger.warning("event=stale_lock_taken_over path=%s holder=%s", self.path, holder)
         _write_holder(descriptor)
         self._descriptor = descriptor
 

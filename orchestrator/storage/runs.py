@@ -31,7 +31,7 @@ _MAY_DIFFER = re.compile(
 )
 """Settings that say where a run happens, who is told and how long is waited; none changes what a
 run computes."""
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -137,11 +137,11 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except IntegrityError as error:
-            _log.warning("event=damaged_run_state path=%s reason=%r", path, str(error))
+            logger.warning("event=damaged_run_state path=%s reason=%r", path, str(error))
             return None
         digest = stored.pop("sha256", None) if isinstance(stored, dict) else None
         if digest is None or digest != sha256_bytes(json_bytes(stored)):
-            _log.warning("event=damaged_run_state path=%s reason='its hash differs'", path)
+            logger.warning("event=damaged_run_state path=%s reason='its hash differs'", path)
             return None
         return dict(stored)
 

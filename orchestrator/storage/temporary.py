@@ -14,7 +14,7 @@ ASIDE = f"{MARK}old-"
 GRACE_S = 24 * 3600.0
 """Leftovers younger than this may belong to a living writer."""
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def temporary_sibling(path: Path, mark: str = MARK) -> Path:
@@ -50,7 +50,7 @@ def sweep_temporary(root: str | Path, grace_s: float = GRACE_S) -> list[Path]:
             operations.replace(path, original)
         else:
             operations.remove(path)
-        _log.info("event=swept path=%s", path)
+        logger.info("event=swept path=%s", path)
         swept.append(path)
     return swept
 

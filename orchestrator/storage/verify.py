@@ -13,7 +13,7 @@ from orchestrator.storage.json_files import read_json
 from orchestrator.storage.temporary import is_temporary
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def verify_folder(path: str | Path, manifest_name: str = MANIFEST_NAME) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def newest_valid(
         try:
             verify_folder(folder, manifest_name)
         except IntegrityError as error:
-            _log.warning("event=damaged_folder_skipped reason=%r", str(error))
+            logger.warning("event=damaged_folder_skipped reason=%r", str(error))
         else:
             return folder
     return None

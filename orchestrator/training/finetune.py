@@ -13,13 +13,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from orchestrator.data.processors import TextProcessor
-from orchestrator.data.rows import Rows, TaskData
-from orchestrator.data.samples import ClsSamples
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.rows.rows import Rows, TaskData
+from orchestrator.data.samples.base import ClsSamples
 from orchestrator.data.steps import StepSource, eval_batches
 from orchestrator.errors import IntegrityError
-from orchestrator.modeling.freezing import freeze
-from orchestrator.modeling.lora import add_lora, merged_state
+from orchestrator.modeling.lora import add_lora, freeze, merged_state
 from orchestrator.modeling.package import load_model, write_model
 from orchestrator.training.config import (
     FineTuneConfig,

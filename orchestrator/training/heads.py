@@ -2,7 +2,7 @@
 
 import re
 
-from orchestrator.data.rows import TaskData
+from orchestrator.data.rows.rows import TaskData
 from orchestrator.modeling.targets.configs import ClsConfig, Pooling
 
 FORBIDDEN = re.compile(r"[^A-Za-z0-9_-]+")

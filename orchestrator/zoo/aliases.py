@@ -22,7 +22,7 @@ LOCK_NAME = ".aliases.lock"
 MAX_ALIASES_BYTES = 4 * 2**20
 MAX_MOVES = 1000
 """Moves kept; the oldest are forgotten."""
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Move(StrictModel):
@@ -98,7 +98,7 @@ def readable_aliases(store: Store, name: str) -> Aliases:
     try:
         return read_aliases(store, name)
     except IntegrityError as error:
-        _log.warning("event=damaged_aliases name=%s reason=%r", name, str(error))
+        logger.warning("event=damaged_aliases name=%s reason=%r", name, str(error))
         return Aliases()
 
 
@@ -111,7 +111,7 @@ def update_aliases(store: Store, name: str, change: Callable[[Aliases], Aliases]
         try:
             current = read_aliases(store, name)
         except IntegrityError as error:
-            _log.warning("event=damaged_aliases_replaced name=%s reason=%r", name, str(error))
+            logger.warning("event=damaged_aliases_replaced name=%s reason=%r", name, str(error))
             damaged = store.read(f"{name}/{ALIASES_NAME}", MAX_ALIASES_BYTES)
             store.write(f"{name}/aliases.damaged.json", damaged)
             current = Aliases()

@@ -19,7 +19,7 @@ from orchestrator.zoo.names import (
 )
 from orchestrator.zoo.package import Package
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def names(store: Store) -> list[str]:
@@ -129,7 +129,7 @@ def _first_valid(
             continue
         if first is not None:
             message = "event=fell_back asked=%s got=%s reason=%r"
-            _log.warning(message, reference, package.ref, str(first))
+            logger.warning(message, reference, package.ref, str(first))
         return package
     raise first or IntegrityError(f"{reference}: nothing is committed.")
 

@@ -16,12 +16,11 @@ from orchestrator.zoo.aliases import (
     readable_aliases,
     update_aliases,
 )
-from orchestrator.zoo.audit import Finding, check, check_all
+from orchestrator.zoo.audit import Ancestor, Finding, check, check_all, trace
 from orchestrator.zoo.card import CARD_NAME
 from orchestrator.zoo.collect import KEEP, Collection, plan_collection
 from orchestrator.zoo.draft import Draft
 from orchestrator.zoo.index import build_index
-from orchestrator.zoo.lineage import Ancestor, trace
 from orchestrator.zoo.manifest import Kind, Parent
 from orchestrator.zoo.names import (
     CHAMPION,
@@ -37,7 +36,7 @@ from orchestrator.zoo.resolve import current_aliases, find, names, read_all, ver
 if TYPE_CHECKING:
     import pandas as pd
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Zoo:
@@ -133,7 +132,7 @@ class Zoo:
         """
         packages, damaged = read_all(self.store)
         for ref, reason in damaged.items():
-            _log.warning("event=damaged_manifest ref=%s reason=%r", ref, reason)
+            logger.warning("event=damaged_manifest ref=%s reason=%r", ref, reason)
         return packages
 
     def index(self) -> "pd.DataFrame":
@@ -161,7 +160,7 @@ class Zoo:
         update_aliases(
             self.store, package.name, lambda now: now.moved(alias, package.version, "promote")
         )
-        _log.info("event=promoted alias=%s ref=%s", alias, package.ref)
+        logger.info("event=promoted alias=%s ref=%s", alias, package.ref)
         return package
 
     def rollback(self, name: str, alias: str = CHAMPION) -> Package:
@@ -186,7 +185,7 @@ class Zoo:
             return now.moved(alias, package.version, "rollback")
 
         update_aliases(self.store, name, change)
-        _log.info("event=rolled_back alias=%s ref=%s", alias, package.ref)
+        logger.info("event=rolled_back alias=%s ref=%s", alias, package.ref)
         return package
 
     def _last_whole(self, name: str, alias: str, aliases: Aliases) -> Package:
@@ -194,7 +193,9 @@ class Zoo:
             try:
                 return find(self.store, parse_reference(f"{name}/{version}"), Package.verify)
             except (InputError, IntegrityError) as error:
-                _log.warning("event=rollback_skips ref=%s/%s reason=%r", name, version, str(error))
+                logger.warning(
+                    "event=rollback_skips ref=%s/%s reason=%r", name, version, str(error)
+                )
         current = aliases.aliases[alias]
         raise InputError(f"{name}@{alias} is {current} and held no other version to go back to.")
 
@@ -247,7 +248,7 @@ class Zoo:
             if version in (v for alias, v in held.items() if alias != LATEST):
                 return False
             self.store.drop(ref)
-        _log.info("event=removed ref=%s", ref)
+        logger.info("event=removed ref=%s", ref)
         return True
 
     def next_number(self, name: str) -> int:
@@ -268,7 +269,7 @@ class Zoo:
         try:
             update_aliases(self.store, name, change)
         except StageError as error:  # readers find the newest version without the pointer
-            _log.warning("event=latest_not_recorded ref=%s reason=%r", package.ref, str(error))
+            logger.warning("event=latest_not_recorded ref=%s reason=%r", package.ref, str(error))
         return package
 
     def previous_card(self, name: str) -> str | None:

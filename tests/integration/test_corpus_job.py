@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import load_config
-from orchestrator.data.corpus import open_corpus, prepare_corpus
+from orchestrator.data.corpora.corpus import open_corpus, prepare_corpus
 from orchestrator.errors import InputError
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.corpus_config import CorpusJobConfig

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import load_config
-from orchestrator.data.audio import AudioProcessor
-from orchestrator.data.images import ImageProcessor
+from orchestrator.data.media.audio import AudioProcessor
+from orchestrator.data.media.images import ImageProcessor
 from orchestrator.modeling.package import load_model
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.runner import run, run_all

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from orchestrator.config import ClusterSection, load_config
-from orchestrator.data.processors import TextProcessor
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.spec import DatasetSpec
-from orchestrator.data.tasks import load_task
 from orchestrator.errors import InputError, StageError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig

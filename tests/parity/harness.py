@@ -12,8 +12,8 @@ import torch
 from orchestrator.config import validate_config
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.catalogue import architecture_of
-from orchestrator.modeling.huggingface.export import write_folder
+from orchestrator.modeling.huggingface.classes import architecture_of
+from orchestrator.modeling.huggingface.exporting import write_folder
 from orchestrator.modeling.huggingface.folder import open_source, read_tensors
 
 TOLERANCE = 1e-5

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from orchestrator.modeling.huggingface.catalogue import architectures
+from orchestrator.modeling.huggingface.classes import architectures
 from orchestrator.modeling.huggingface.exporting import export_package
 from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
 from orchestrator.zoo import Zoo

@@ -23,8 +23,7 @@ from transformers import (
 )
 
 from orchestrator.modeling.generation.config import GenerationConfig
-from orchestrator.modeling.generation.filters import drawable
-from orchestrator.modeling.generation.generate import generate
+from orchestrator.modeling.generation.generate import drawable, generate
 
 from .harness import BATCH, ours_from, padded_batch, randomise
 

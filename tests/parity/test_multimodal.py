@@ -24,7 +24,7 @@ from orchestrator.config import validate_config
 from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.catalogue import architecture_of, find_architecture
+from orchestrator.modeling.huggingface.classes import architecture_of, find_architecture
 from orchestrator.modeling.huggingface.folder import open_source, read_tensors
 
 from .harness import (

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.component import Dimensions, decoders, encoders
 from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
 from orchestrator.modeling.encoders.configs import GatedCnnConfig, TransformerConfig
-from orchestrator.modeling.registry import decoders, encoders
 
 TOLERANCE = 1e-5
 WIDTH, LENGTH = 12, 9

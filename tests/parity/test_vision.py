@@ -20,7 +20,7 @@ from orchestrator.config import validate_config
 from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.catalogue import find_architecture
+from orchestrator.modeling.huggingface.classes import find_architecture
 
 from .harness import (
     BATCH,

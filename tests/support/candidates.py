@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from orchestrator.config import validate_config
-from orchestrator.data.processors import TextProcessor
+from orchestrator.data.processors.text import TextProcessor
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import write_model

@@ -14,7 +14,7 @@ from orchestrator.cluster.engines import build_engine
 from orchestrator.config import validate_config
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.freezing import freeze
+from orchestrator.modeling.lora import freeze
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.shards import clip_gradients
 

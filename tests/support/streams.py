@@ -7,7 +7,7 @@ import torch
 
 from orchestrator.config import validate_config
 from orchestrator.continual.config import ContinualConfig
-from orchestrator.data.processors import TextProcessor
+from orchestrator.data.processors.text import TextProcessor
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import write_model

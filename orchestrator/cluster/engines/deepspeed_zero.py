@@ -20,9 +20,12 @@ Settings that are not DeepSpeed's defaults, and why:
   DeepSpeed's own would be compiled at the first use.
 
 ``engine.deepspeed`` amends this (``training/deepspeed_file.py``). Stage 0 is not built here.
+
+Keep a library from importing others that it would use if they were installed.
 """
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
@@ -32,7 +35,6 @@ from unittest import mock
 import torch
 from torch import Tensor, distributed, nn
 
-from orchestrator.cluster.engines.absent import absent
 from orchestrator.cluster.engines.layouts import Layout, offset_in, whole_shape
 from orchestrator.cluster.engines.sharded import ShardedEngine
 from orchestrator.cluster.engines.zero_layouts import ChunkLayout, ChunkTools, FlatLayout
@@ -41,6 +43,24 @@ from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.deepspeed_file import amended
 from orchestrator.training.engine import Batch, Projection
 from orchestrator.training.optimizers import build_optimizer
+
+
+@contextmanager
+def absent(*names: str) -> Iterator[None]:
+    """Let modules look as if they were not installed; those imported already stay as they are.
+
+    Args:
+        names: Top-level modules.
+    """
+    hidden = [name for name in names if name not in sys.modules]
+    modules: dict[str, Any] = sys.modules
+    modules.update(dict.fromkeys(hidden))  # None makes an import statement fail
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del modules[name]
+
 
 with absent("mlflow"):  # two seconds of every worker, for an autotuner that is never used
     import deepspeed

@@ -4,14 +4,10 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from orchestrator.data.blocks import TokenBlocks, map_blocks
-from orchestrator.data.border_table import BorderTable, borders_path
+from orchestrator.arrays import IntArray
+from orchestrator.data.corpora.blocks import TokenBlocks, map_blocks
+from orchestrator.data.corpora.border_table import BorderTable, borders_path
 from orchestrator.errors import IntegrityError
-
-IntArray = npt.NDArray[np.int64]
 
 OPEN_SHARDS = 256  # maps kept; each holds a file open, and a process has about a thousand
 

@@ -20,20 +20,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from orchestrator.data.chosen_tokenizer import chosen_tokenizer
-from orchestrator.data.prepared import KIND
-from orchestrator.data.processors import TextProcessor
+from orchestrator.data.corpora.prepared import KIND
+from orchestrator.data.processors.text import TextProcessor, chosen_tokenizer
+from orchestrator.data.processors.tokenizer_files import HUGGING_FACE, SETTINGS, TOKENIZER
 from orchestrator.data.sharded.mapping import Mapper, Row, Site, Watch, watched
 from orchestrator.data.sharded.shard import SPLITS, make_shard, plan_hash, sidecar_file
 from orchestrator.data.sharded.survey import Sample, Survey, survey
-from orchestrator.data.tokenizer_files import HUGGING_FACE, SETTINGS, TOKENIZER
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import atomic_write_json, jsonable, read_json, sha256_file
 from orchestrator.storage.commit import MANIFEST_NAME
 from orchestrator.storage.failures import explained
 from orchestrator.storage.operations import make_folder, remove, sync_file
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FORMAT = 3
 PLAN = "plan.json"
@@ -116,7 +115,7 @@ def _commit(site: Site, plan: dict[str, Any], sidecars: Sequence[Row]) -> None:
     _remove_all_but(folder, set(known))
     rejected = sum((Counter(row["rejected"]) for row in sidecars), Counter[str]())
     if rejected:
-        _LOG.warning("event=left_out source=%s reasons=%s", config.title, dict(rejected))
+        logger.warning("event=left_out source=%s reasons=%s", config.title, dict(rejected))
     manifest = {
         "kind": KIND,
         "format": FORMAT,

@@ -19,10 +19,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from orchestrator.data.border_table import borders_path
-from orchestrator.data.borders import SplitWriter
-from orchestrator.data.processors import TextProcessor
-from orchestrator.data.sentences import encode_sentences
+from orchestrator.data.corpora.border_table import borders_path
+from orchestrator.data.corpora.borders import SplitWriter
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.samples.passages import encode_sentences
 from orchestrator.data.sharded.mapping import Row, Site
 from orchestrator.data.sharded.pieces import Piece
 from orchestrator.data.sharded.survey import HeldOut

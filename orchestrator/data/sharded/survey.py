@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from orchestrator.data.documents import Documents
+from orchestrator.data.rows.splitting import rank
 from orchestrator.data.sharded.mapping import Mapper, Row, Site, Watch, watched
 from orchestrator.data.sharded.pieces import Piece, divide
 from orchestrator.data.spec import CorpusConfig
-from orchestrator.data.splitting import rank
 from orchestrator.errors import InputError
 
 TOKENIZER_CHARACTERS = 50_000_000  # a tokenizer learns no more from more text, but takes longer

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.data.entries import Entries, Entry
-from orchestrator.data.rows import Rows
+from orchestrator.data.rows.rows import Rows
 from orchestrator.data.spec import DatasetSpec
 
 LEVELS = 16  # grey levels of a pixel are 0..16

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.data.documents import Documents, Span
-from orchestrator.data.labelled import Table, Tables
-from orchestrator.data.labels import LabelForm
+from orchestrator.data.rows.labelled import Table, Tables
+from orchestrator.data.rows.labels import LabelForm
 from orchestrator.data.sources.columns import (
     TEXT_COLUMNS,
     find_column,

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from orchestrator.data.entries import Entries, Entry
 from orchestrator.data.randomness import Purpose, draw, uniform
+from orchestrator.data.rows.splitting import rank
 from orchestrator.data.spec import DatasetSpec
-from orchestrator.data.splitting import rank
 
 FORMAT = 1
 RATE = 8000

@@ -24,12 +24,18 @@ from pathlib import Path
 import pandas as pd
 
 from orchestrator.data.cache import cached_table
+from orchestrator.data.rows.splitting import fingerprint
 from orchestrator.data.sources.docstrings import Docstring
 from orchestrator.data.sources.libraries import Library, find_library, list_files, versions
 from orchestrator.data.sources.pydoc import FORMAT, Shelf, to_frame
-from orchestrator.data.sources.pydoc_areas import AREAS, LIBRARIES, ROLE_TASK, ROLES
-from orchestrator.data.sources.pydoc_forms import FORMS, without_header
-from orchestrator.data.splitting import fingerprint
+from orchestrator.data.sources.pydoc_forms import (
+    AREAS,
+    FORMS,
+    LIBRARIES,
+    ROLE_TASK,
+    ROLES,
+    without_header,
+)
 from orchestrator.errors import InputError
 
 CLASS_ROWS = 600  # rows of a class before splitting

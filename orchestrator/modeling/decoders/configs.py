@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 from orchestrator.errors import Problem
-from orchestrator.modeling.component import DecoderConfig, Dimensions
+from orchestrator.modeling.component import DecoderConfig, Dimensions, decoders
 from orchestrator.modeling.encoders.block_options import BlockOptions, PatchBiasConfig
-from orchestrator.modeling.registry import decoders
 
 
 @decoders.register("orchestrator.modeling.decoders.transformer:TransformerDecoder")

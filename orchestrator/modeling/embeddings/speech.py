@@ -1,16 +1,21 @@
 """Convolutions over log-mel spectrograms (Speech2Text: Wang et al. 2020; Whisper: Radford 2022).
 
 Legend: B batch, F frames of the spectrogram, M mel bins, S positions, D model width.
+
+Convolutions over raw sound (wav2vec 2.0: Baevski et al. 2020, section 2; HuBERT).
+
+Legend: B batch, N samples, S frames, C channels, D model width.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.embeddings.speech_configs import SpeechConfig
+from orchestrator.modeling.embeddings.speech_configs import SpeechConfig, WaveformConfig
 from orchestrator.modeling.interfaces import Batch, EmbeddingPart
-from orchestrator.modeling.layers.subsampling import first_frames, subsampled
+from orchestrator.modeling.layers.pooling import first_frames, subsampled
 
 
 class SpeechEmbedding(EmbeddingPart):
@@ -80,3 +85,109 @@ class SpeechEmbedding(EmbeddingPart):
                 f"{list(features.shape[:2])}. They must be equal."
             )
         return mask.bool()[..., None]
+
+
+class WaveformLayer(nn.Module):
+    """Convolution, optional norm, exact GELU. Parameters: ``conv``, ``norm``.
+
+    Args:
+        sizes: Channels before and after, kernel, stride.
+        bias: Give the convolution a bias.
+        norm: ``group``: each channel over time; ``layer``: each frame over channels; None: neither.
+    """
+
+    def __init__(self, sizes: tuple[int, int, int, int], *, bias: bool, norm: str | None) -> None:
+        super().__init__()
+        before, after, kernel, stride = sizes
+        self.conv = nn.Conv1d(before, after, kernel, stride=stride, bias=bias)
+        self.norm: nn.Module | None = None
+        if norm is not None:
+            self.norm = nn.GroupNorm(after, after) if norm == "group" else nn.LayerNorm(after)
+
+    def initialize(self, std: float) -> None:
+        """Draw the kernel so that GELU keeps the variance (He et al. 2015), as wav2vec 2.0 does."""
+        del std
+        nn.init.kaiming_normal_(self.conv.weight)
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+        if isinstance(self.norm, (nn.GroupNorm, nn.LayerNorm)):
+            nn.init.ones_(self.norm.weight)
+            nn.init.zeros_(self.norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform [B, C, S] to [B, C', S']."""
+        x = self.conv(x)
+        if isinstance(self.norm, nn.LayerNorm):
+            x = self.norm(x.transpose(1, 2)).transpose(1, 2)
+        elif self.norm is not None:
+            x = self.norm(x)
+        return F.gelu(x)
+
+
+class WaveformEmbedding(EmbeddingPart):
+    """Strided convolutions over samples, LayerNorm, and a linear layer to the model's width.
+
+    ``attention_mask`` is of the samples; padding is on the right and is read as silence (zeros).
+    With the norm ``group`` the statistics cover the padding too, as in wav2vec 2.0 base.
+    Parameters: ``layers.N``, ``norm``, ``projection``, and ``mask_vector`` [D] if there is one.
+    """
+
+    Config = WaveformConfig
+
+    def __init__(self, config: WaveformConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.config = config
+        inputs = (1, *config.channels[:-1])
+        sizes = zip(inputs, config.channels, config.kernels, config.strides, strict=True)
+        everywhere = config.norm == "layer"
+        self.layers = nn.ModuleList(
+            WaveformLayer(
+                each, bias=config.bias, norm=config.norm if everywhere or index == 0 else None
+            )
+            for index, each in enumerate(sizes)
+        )
+        self.norm = nn.LayerNorm(config.channels[-1], eps=config.norm_eps)
+        self.projection = nn.Linear(config.channels[-1], dimensions.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        vector = torch.empty(dimensions.hidden_size) if config.mask_vector else None
+        self.mask_vector = None if vector is None else nn.Parameter(vector)
+
+    def forward(self, batch: Batch, total: Tensor | None) -> Tensor:
+        """Return [B, S, D]; reads ``input_values`` [B, N] and, if given, ``masked_frames`` [B, S].
+
+        Raises:
+            InputError: The batch has no sound, its mask does not fit, or it hides frames and the
+                model has no vector for them.
+        """
+        sound = batch.get("input_values")
+        if sound is None or sound.dim() != 2:
+            found = "none" if sound is None else list(sound.shape)
+            raise InputError(f"The model reads input_values of [batch, samples]; found {found}.")
+        mask = batch.get("attention_mask")
+        if mask is not None and mask.shape != sound.shape:
+            raise InputError(
+                f"attention_mask is {list(mask.shape)}, input_values {list(sound.shape)}. "
+                "They must be equal."
+            )
+        hidden = (sound if mask is None else sound.masked_fill(~mask.bool(), 0.0))[:, None]
+        for layer in self.layers:
+            hidden = layer(hidden)
+        hidden = self.dropout(self.projection(self.norm(hidden.transpose(1, 2))))
+        return self._hide(hidden, batch)
+
+    def mask(self, batch: Batch, hidden: Tensor, past: int = 0) -> Tensor:
+        """Return which frames are real, bool [B, S]; see ``subsampled``."""
+        mask = batch.get("attention_mask")
+        if mask is None:
+            return super().mask({}, hidden, past)
+        kernels, strides = self.config.kernels, self.config.strides
+        lengths = subsampled(mask.long().sum(1), kernels, strides, centred=False)
+        return first_frames(lengths, hidden.shape[1])
+
+    def _hide(self, hidden: Tensor, batch: Batch) -> Tensor:
+        masked = batch.get("masked_frames")
+        if masked is None:
+            return hidden
+        if self.mask_vector is None:
+            raise InputError("The batch has masked_frames: set `mask_vector` of the part waveform.")
+        return torch.where(masked.bool()[..., None], self.mask_vector, hidden)

@@ -8,9 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from orchestrator.errors import Problem
-from orchestrator.modeling.component import Dimensions, EmbeddingConfig
+from orchestrator.modeling.component import Dimensions, EmbeddingConfig, embeddings
 from orchestrator.modeling.encoders.block_options import Rate
-from orchestrator.modeling.registry import embeddings
 
 _PACKAGE = "orchestrator.modeling.embeddings"
 
@@ -69,7 +68,7 @@ class SpeechConfig(EmbeddingConfig):
             yield Problem("channels", f"{self.channels} is odd; glu halves it. Use an even one.")
 
 
-@embeddings.register(f"{_PACKAGE}.waveform:WaveformEmbedding")
+@embeddings.register(f"{_PACKAGE}.speech:WaveformEmbedding")
 class WaveformConfig(EmbeddingConfig):
     """Turn raw sound (`input_values`) into frames by strided convolutions (wav2vec 2.0)."""
 
@@ -110,7 +109,7 @@ class WaveformConfig(EmbeddingConfig):
             yield Problem("channels", f"channels, kernels and strides have {found} numbers.")
 
 
-@embeddings.register(f"{_PACKAGE}.convpos:ConvolutionalPositionEmbedding")
+@embeddings.register(f"{_PACKAGE}.pos:ConvolutionalPositionEmbedding")
 class ConvPosConfig(EmbeddingConfig):
     """Tell positions by a wide grouped convolution over the frames (wav2vec 2.0)."""
 

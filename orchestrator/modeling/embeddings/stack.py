@@ -1,13 +1,18 @@
-"""The sum of embedding parts."""
+"""The sum of embedding parts.
+
+Embedding of two streams (CLIP: Radford et al. 2021; SBERT: Reimers and Gurevych 2019).
+
+Legend: B batch, S and T positions of the streams, D and E their widths.
+"""
 
 from typing import cast
 
 from torch import Tensor, nn
 
-from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
+from orchestrator.modeling.component import Dimensions, embeddings
+from orchestrator.modeling.embeddings.stack_config import DualEmbeddingConfig, EmbeddingStackConfig
 from orchestrator.modeling.interfaces import Batch, EmbeddingPart, Streams
-from orchestrator.modeling.registry import embeddings
+from orchestrator.modeling.layers.streams import first_stream, second_stream
 
 
 class EmbeddingStack(nn.Module):
@@ -61,3 +66,42 @@ class EmbeddingStack(nn.Module):
         """Return which positions of ``hidden`` [B, S, D] are real, bool [B, past + S]."""
         first = cast(EmbeddingPart, self.get_submodule(self.part_names[0]))
         return first.mask(batch, hidden, past)
+
+
+class DualEmbedding(EmbeddingPart):
+    """Two stacks, or one that reads both streams.
+
+    Parameters: ``first.*`` and, if not tied, ``second.*``.
+    """
+
+    Config = DualEmbeddingConfig
+
+    def __init__(self, config: DualEmbeddingConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.first = EmbeddingStack(config.first, dimensions)
+        own = None if config.tie else EmbeddingStack(config.of_second, dimensions.of_second)
+        self.second = own
+
+    def forward(  # type: ignore[override]
+        self, batch: Batch, total: Tensor | None
+    ) -> Streams:
+        """Return [B, S, D] and [B, T, E].
+
+        Raises:
+            InputError: The batch has nothing for the second stream, or a stack cannot read it.
+        """
+        first, _ = self.first(first_stream(batch))
+        second, _ = self._stack_of_second()(second_stream(batch))
+        return Streams(first, second)
+
+    def mask(  # type: ignore[override]
+        self, batch: Batch, hidden: Streams, past: int = 0
+    ) -> Streams:
+        """Return which positions are real, bool [B, S] and [B, T]."""
+        return Streams(
+            self.first.mask(first_stream(batch), hidden.first, past),
+            self._stack_of_second().mask(second_stream(batch), hidden.second, past),
+        )
+
+    def _stack_of_second(self) -> EmbeddingStack:
+        return self.first if self.second is None else self.second

@@ -1,16 +1,34 @@
-"""Options of a stack of embedding parts. Imports without torch."""
+"""Options of a stack of embedding parts. Imports without torch.
+
+Options of the embedding of two streams. Imports without torch.
+
+Options of the embedding of a text and an image in one sequence. Imports without torch.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from orchestrator.config import StrictModel
+from orchestrator.config.choice import Choice
 from orchestrator.errors import Problem
-from orchestrator.modeling.component import Choice, Dimensions, EmbeddingConfig, Grid, inside
-from orchestrator.modeling.embeddings.configs import PosConfig, SegConfig, WordConfig
-from orchestrator.modeling.registry import embeddings
+from orchestrator.modeling.component import (
+    Dimensions,
+    EmbeddingConfig,
+    Grid,
+    embeddings,
+    inside,
+    tie_problems,
+)
+from orchestrator.modeling.embeddings.configs import (
+    ImageConfig,
+    PatchConfig,
+    PosConfig,
+    SegConfig,
+    WordConfig,
+)
 
 Part = Annotated[EmbeddingConfig, Choice(embeddings)]
 """One part of an embedding: a name or a mapping with ``type``."""
@@ -114,3 +132,78 @@ class EmbeddingStackConfig(StrictModel):
             yield Problem("dropout", f"{self.dropout} must be 0 beside `dual`. {rule}")
         if self.size is not None:
             yield Problem("size", f"{self.size} must be null beside `dual`. {rule}")
+
+
+@embeddings.register("orchestrator.modeling.embeddings.stack:DualEmbedding")
+class DualEmbeddingConfig(EmbeddingConfig):
+    """Embed two inputs, each by its own stack; stands alone (CLIP, SBERT)."""
+
+    reads_content: ClassVar[bool] = True
+    two_streams: ClassVar[bool] = True
+    type: Literal["dual"] = "dual"
+    first: EmbeddingStackConfig = EmbeddingStackConfig()
+    """Embedding of the first stream."""
+    second: EmbeddingStackConfig | None = None
+    """Embedding of the second stream, which reads the keys with the prefix `second.`; null: like
+    the first."""
+    tie: bool = False
+    """Use the first stream's embedding for both (SBERT)."""
+
+    @property
+    def of_second(self) -> EmbeddingStackConfig:
+        """The second stream's options."""
+        return self.first if self.second is None else self.second
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether a stream looks up tokens."""
+        return self.first.reads_words or self.of_second.reads_words
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Each stream must fit its sizes; tied ones are one."""
+        yield from inside("first", self.first.check(dimensions))
+        if self.second is not None:
+            yield from inside("second", self.second.check(dimensions.of_second))
+        if self.tie:
+            yield from tie_problems(dimensions, alike=self.second is None)
+        for name, stack in (("first", self.first), ("second", self.of_second)):
+            if stack.two_streams:
+                yield Problem(f"{name}.parts", "is a single stream. Take `dual` out of it.")
+
+
+@embeddings.register("orchestrator.modeling.embeddings.patch:WordPatchEmbedding")
+class WordPatchConfig(EmbeddingConfig):
+    """Embed a text and an image, one after the other in a single sequence (ViLT)."""
+
+    reads_content: ClassVar[bool] = True
+    type: Literal["word_patch"] = "word_patch"
+    text: EmbeddingStackConfig = EmbeddingStackConfig()
+    """Embedding of the text, which comes first."""
+    image: EmbeddingStackConfig = EmbeddingStackConfig(
+        parts=(PatchConfig(), PosConfig()), layernorm=False
+    )
+    """Embedding of the image, which reads `pixel_values`."""
+    modalities: bool = True
+    """Add a learned vector to every position of the text, and another one to those of the image."""
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether the text's part looks up tokens."""
+        return self.text.reads_words
+
+    @property
+    def word_table(self) -> str | None:
+        """Where the word table is, below this part."""
+        return None if self.text.word_table is None else f"text.{self.text.word_table}"
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Both must fit their sizes, be what they are called, and have the model's width."""
+        yield from inside("text", self.text.check(dimensions))
+        yield from inside("image", self.image.check(dimensions))
+        if self.text.word_table is None:
+            yield Problem("text.parts", "reads no tokens. Put `word` first.")
+        if not (self.image.parts and isinstance(self.image.parts[0], ImageConfig)):
+            yield Problem("image.parts", "reads no image. Put `patch` or `masked_patch` first.")
+        for name, stack in (("text", self.text), ("image", self.image)):
+            if stack.size is not None:
+                yield Problem(f"{name}.size", "must be null: both are as wide as the model.")

@@ -1,15 +1,31 @@
-"""Options of the transformer and convolution encoders. Imports without torch."""
+"""Options of the transformer and convolution encoders. Imports without torch.
+
+Options of the encoder of two streams. Imports without torch.
+
+Options of the recurrent encoders. Imports without torch.
+"""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 
+from orchestrator.config.choice import Choice
 from orchestrator.errors import Problem
-from orchestrator.modeling.component import Dimensions, EncoderConfig, Sight
-from orchestrator.modeling.encoders.block_options import BlockOptions, PatchBiasConfig, Rate
-from orchestrator.modeling.encoders.rotary_configs import RotaryConfig
-from orchestrator.modeling.registry import encoders
+from orchestrator.modeling.component import (
+    Dimensions,
+    EncoderConfig,
+    Sight,
+    encoders,
+    inside,
+    tie_problems,
+)
+from orchestrator.modeling.encoders.block_options import (
+    BlockOptions,
+    PatchBiasConfig,
+    Rate,
+    RotaryConfig,
+)
 
 
 @encoders.register("orchestrator.modeling.encoders.transformer:TransformerEncoder")
@@ -83,3 +99,147 @@ class GatedCnnConfig(EncoderConfig):
         """Values per position that the backward pass keeps: input, value and gate of each layer."""
         del length
         return (4 if self.dropout else 3) * dimensions.hidden_size * self.num_layers
+
+
+Single = Annotated[EncoderConfig, Choice(encoders)]
+"""An encoder: a name or a mapping with ``type``."""
+
+
+@encoders.register("orchestrator.modeling.encoders.dual:DualEncoder")
+class DualEncoderConfig(EncoderConfig):
+    """Encode two streams, each by its own encoder or both by one."""
+
+    two_streams: ClassVar[bool] = True
+    type: Literal["dual"] = "dual"
+    first: Single = TransformerConfig()
+    """Encoder of the first stream."""
+    second: Single | None = None
+    """Encoder of the second stream; null: like the first."""
+    tie: bool = False
+    """Use the first stream's encoder for both (SBERT)."""
+
+    @property
+    def of_second(self) -> EncoderConfig:
+        """The second stream's options."""
+        return self.first if self.second is None else self.second
+
+    def kept_values(self, dimensions: Dimensions, length: int) -> int:
+        """Values per position of both streams that the backward pass keeps."""
+        return self.first.kept_values(dimensions, length) + self.of_second.kept_values(
+            dimensions.of_second, length
+        )
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Each encoder must fit its stream's sizes; tied ones are one."""
+        yield from inside("first", self.first.check(dimensions))
+        if self.second is not None or dimensions.second is not None:
+            yield from inside("second", self.of_second.check(dimensions.of_second))
+        if self.tie:
+            yield from tie_problems(dimensions, alike=self.second is None)
+        for name, encoder in (("first", self.first), ("second", self.of_second)):
+            if encoder.two_streams:
+                yield Problem(f"{name}.type", "'dual' reads two streams. Name a single encoder.")
+
+
+_MODULE = "orchestrator.modeling.encoders.recurrent"
+
+
+KEPT_BY_CELL = {"rnn": 2, "gru": 8, "lstm": 17}
+"""Vectors of the hidden size that one layer of each kind keeps per position."""
+
+
+class RecurrentConfig(EncoderConfig):
+    """Options that all recurrent encoders share."""
+
+    num_layers: PositiveInt = 2
+    """Number of recurrent layers."""
+    dropout: Rate = 0.0
+    """Dropout rate between layers."""
+
+    @property
+    def gate_vectors(self) -> int:
+        """Vectors per layer and position that torch's kernel keeps (measured)."""
+        return KEPT_BY_CELL[self.type_name().removeprefix("bi")]
+
+    def kept_values(self, dimensions: Dimensions, length: int) -> int:
+        """Values per position that the backward pass keeps."""
+        del length
+        return (self.gate_vectors * self.num_layers + 4) * dimensions.hidden_size
+
+
+class OneStackConfig(RecurrentConfig):
+    """Options of the encoders with one stack of layers."""
+
+    bidirectional: bool = False
+    """Read in both directions in every layer; each direction has half the hidden size."""
+
+    @property
+    def sight(self) -> Sight:
+        """What an output knows of the sequence."""
+        return "everything" if self.bidirectional else "past"
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Two directions share the width."""
+        if self.bidirectional:
+            yield from _odd(dimensions)
+
+
+class TwoStackConfig(RecurrentConfig):
+    """Options of the encoders with a forward and a backward stack that never meet (ELMo)."""
+
+    @property
+    def sight(self) -> Sight:
+        """What an output knows of the sequence."""
+        return "halves"
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Two directions share the width."""
+        yield from _odd(dimensions)
+
+
+def _odd(dimensions: Dimensions) -> Iterator[Problem]:
+    if dimensions.hidden_size % 2:
+        width = dimensions.hidden_size
+        yield Problem("type", f"two directions share hidden_size ({width}). Use an even one.")
+
+
+@encoders.register(f"{_MODULE}:RnnEncoder")
+class RnnConfig(OneStackConfig):
+    """Elman recurrence with tanh."""
+
+    type: Literal["rnn"] = "rnn"
+
+
+@encoders.register(f"{_MODULE}:LstmEncoder")
+class LstmConfig(OneStackConfig):
+    """Long short-term memory."""
+
+    type: Literal["lstm"] = "lstm"
+
+
+@encoders.register(f"{_MODULE}:GruEncoder")
+class GruConfig(OneStackConfig):
+    """Gated recurrent units."""
+
+    type: Literal["gru"] = "gru"
+
+
+@encoders.register(f"{_MODULE}:BiRnnEncoder")
+class BiRnnConfig(TwoStackConfig):
+    """A forward and a backward Elman stack, side by side."""
+
+    type: Literal["birnn"] = "birnn"
+
+
+@encoders.register(f"{_MODULE}:BiLstmEncoder")
+class BiLstmConfig(TwoStackConfig):
+    """A forward and a backward LSTM stack, side by side (ELMo)."""
+
+    type: Literal["bilstm"] = "bilstm"
+
+
+@encoders.register(f"{_MODULE}:BiGruEncoder")
+class BiGruConfig(TwoStackConfig):
+    """A forward and a backward GRU stack, side by side."""
+
+    type: Literal["bigru"] = "bigru"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.encoders.recurrent_configs import (
+from orchestrator.modeling.encoders.configs import (
     BiGruConfig,
     BiLstmConfig,
     BiRnnConfig,

@@ -28,11 +28,14 @@ from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.interfaces import Batch, Encoder
 from orchestrator.modeling.layers.attention import Attention
 from orchestrator.modeling.layers.cache import Cache, KeyValues
-from orchestrator.modeling.layers.drop_path import DropPath, rates_of_layers
-from orchestrator.modeling.layers.experts import Experts
-from orchestrator.modeling.layers.feed_forward import FeedForward
+from orchestrator.modeling.layers.feed_forward import (
+    DropPath,
+    Experts,
+    FeedForward,
+    build_norm,
+    rates_of_layers,
+)
 from orchestrator.modeling.layers.masks import AttentionMask, attention_mask
-from orchestrator.modeling.layers.norms import build_norm
 from orchestrator.modeling.layers.position_bias import build_position_bias
 from orchestrator.modeling.layers.rotary import Rotation, rotation
 from orchestrator.modeling.layers.scale import build_scale

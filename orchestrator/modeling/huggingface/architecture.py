@@ -1,8 +1,13 @@
-"""What there is to say about one class of transformers, in both directions."""
+"""What there is to say about one class of transformers, in both directions.
+
+Silence for what transformers says about attempts: progress bars and advice, not errors.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +16,7 @@ from orchestrator.modeling.huggingface.keys import Table
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 Values = Mapping[str, Any]
 """The content of their ``config.json``."""
@@ -48,3 +54,20 @@ class Architecture:
     computed: Callable[[ModelConfig], dict[str, Tensor]] = lambda config: {}
     processor: str = "text"
     pad_token_id: int | None = None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence progress bars, advice and warnings of transformers; errors are still shown."""
+    from transformers.utils import logging as their_logging
+
+    level = their_logging.get_verbosity()
+    bars = their_logging.is_progress_bar_enabled()
+    their_logging.set_verbosity(logging.ERROR)
+    their_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        their_logging.set_verbosity(level)
+        if bars:
+            their_logging.enable_progress_bar()

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from orchestrator.errors import IntegrityError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
-from orchestrator.modeling.huggingface.quiet import quiet
+from orchestrator.modeling.huggingface.architecture import Architecture, Values, quiet
 from orchestrator.modeling.huggingface.samples import Sample, random_sample
 from orchestrator.modeling.package import load_model
 

@@ -1,8 +1,52 @@
-"""The position-wise feed-forward of transformer blocks."""
+"""The position-wise feed-forward of transformer blocks.
 
+Normalisation layers by the names that configs use.
+
+Activation functions by the names that configs use.
+
+Stochastic depth (Huang et al. 2016): while training, a sample sometimes skips a sub-layer.
+
+A mixture of feed-forwards: each token passes through the few that a router chooses.
+
+Jiang et al. 2024 (Mixtral), section 2.1; the balance loss of Fedus et al. 2022 (Switch), equation
+4, summed over the top k as in transformers.
+
+Legend: N tokens, D model width, F inner width, E experts.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.modeling.layers.activations import ACTIVATIONS
+
+def build_norm(name: str, width: int, eps: float) -> nn.Module:
+    """Return a norm over the last axis, of size ``width``.
+
+    Args:
+        name: ``layernorm`` (Ba et al. 2016, biased variance) or ``rms`` (Zhang and Sennrich 2019).
+        width: Size of the last axis.
+        eps: Added to the variance, under the square root.
+    """
+    if name == "rms":
+        return nn.RMSNorm(width, eps=eps)
+    return nn.LayerNorm(width, eps=eps)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Return ``x * sigmoid(1.702 x)``, the GELU approximation of CLIP; any shape."""
+    return x * (1.702 * x).sigmoid()
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": quick_gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
 
 
 class FeedForward(nn.Module):
@@ -36,3 +80,91 @@ class FeedForward(nn.Module):
             inner = self.activation(self.gate(x)) * self.up(x)
         output: Tensor = self.down(self.dropout(inner))
         return output
+
+
+class DropPath(nn.Module):
+    """Set a sub-layer's output to zero for some samples, and scale up the others.
+
+    Args:
+        rate: Share of the samples that skip; 0: none.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, S, D]; outside training what came in."""
+        if not self.training or not self.rate:
+            return x
+        kept = torch.rand(len(x), 1, 1, device=x.device) >= self.rate
+        return x * kept.to(x.dtype) / (1.0 - self.rate)
+
+
+def rates_of_layers(last: float, layers: int) -> list[float]:
+    """Return the rate of each layer: 0 in the first, growing linearly to ``last``."""
+    return [last * layer / max(layers - 1, 1) for layer in range(layers)]
+
+
+class Experts(nn.Module):
+    """Feed-forwards of which each token passes through ``top_k``, weighted by the router.
+
+    Parameters: ``router`` [E, D]; ``up`` [E, F, D], ``down`` [E, D, F] and, if gated, ``gate``
+    [E, F, D]. Experts have no biases. After a forward pass ``router_logits`` holds the router's
+    answers [B * S, E] with their graph, for the balance loss.
+    """
+
+    def __init__(
+        self, width: int, inner: int, *, experts: int, top_k: int, activation: str, gated: bool
+    ) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.router = nn.Linear(width, experts, bias=False)
+        self.up = nn.Parameter(torch.empty(experts, inner, width))
+        self.gate = nn.Parameter(torch.empty(experts, inner, width)) if gated else None
+        self.down = nn.Parameter(torch.empty(experts, width, inner))
+        self.activation = ACTIVATIONS[activation]
+        self.router_logits: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each position; [B, S, D] to [B, S, D]."""
+        tokens = x.reshape(-1, x.shape[-1])
+        self.router_logits = self.router(tokens)
+        shares, chosen = self.router_logits.float().softmax(dim=-1).topk(self.top_k, dim=-1)
+        shares = (shares / shares.sum(dim=-1, keepdim=True)).to(x.dtype)
+        result = torch.zeros_like(tokens)
+        for expert in range(len(self.up)):
+            token, rank = (chosen == expert).nonzero(as_tuple=True)
+            part = self._expert(tokens[token], expert) * shares[token, rank, None]
+            result = result.index_add(0, token, part)
+        return result.view_as(x)
+
+    def _expert(self, x: Tensor, expert: int) -> Tensor:
+        inner = F.linear(x, self.up[expert])
+        if self.gate is None:
+            inner = self.activation(inner)
+        else:
+            inner = self.activation(F.linear(x, self.gate[expert])) * inner
+        return F.linear(inner, self.down[expert])
+
+
+def balance_loss(router_logits: Tensor, real: Tensor, top_k: int) -> Tensor:
+    """Return how unevenly tokens are spread: E * sum_e share of tokens_e * mean probability_e.
+
+    Args:
+        router_logits: Of all layers, [layers, N, E].
+        real: True at real tokens, [N].
+        top_k: Experts that a token passes through.
+
+    Returns:
+        0-dim; ``top_k`` when all experts are used equally.
+    """
+    experts = router_logits.shape[-1]
+    probabilities = router_logits.float().softmax(dim=-1)
+    chosen = probabilities.topk(top_k, dim=-1).indices
+    used = F.one_hot(chosen, experts).sum(dim=2).float()
+    weights = real.float()[None, :, None]
+    count = weights.sum() * len(router_logits)
+    share = (used * weights).sum(dim=(0, 1)) / count
+    mean = (probabilities * weights).sum(dim=(0, 1)) / count
+    return experts * (share * mean).sum()

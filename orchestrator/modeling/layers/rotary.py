@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from orchestrator.modeling.encoders.rotary_configs import (
+from orchestrator.modeling.encoders.block_options import (
     LinearScaling,
     Llama3Scaling,
     RotaryConfig,

@@ -1,21 +1,35 @@
 """Targets with several answers for a sequence: labels that are true or not, and numbers.
 
 Legend: B batch, S length, D model width, K labels or numbers.
+
+Even use of experts as a target of its own, so that it is weighted and measured like any other.
+
+Legend: B batch, S length, E experts.
+
+One vector per sequence: what an embedding model answers with.
+
+Legend: B batch, S length, D model width.
 """
+
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.interfaces import IGNORED_LABEL, TargetOutput
-from orchestrator.modeling.targets.sequence import SequenceTarget
-from orchestrator.modeling.targets.text_configs import (
+from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
+from orchestrator.modeling.layers.feed_forward import balance_loss
+from orchestrator.modeling.layers.pooling import pool
+from orchestrator.modeling.targets.configs import BalanceConfig
+from orchestrator.modeling.targets.pair_configs import (
     AnswersConfig,
     MultilabelConfig,
     RegressionConfig,
+    VectorConfig,
 )
+from orchestrator.modeling.targets.sequence import SequenceTarget
 
 
 class AnswersTarget(SequenceTarget):
@@ -95,3 +109,74 @@ class RegressionTarget(AnswersTarget):
         distance = answers[known] - labels[known]
         correct = (distance.detach().abs() <= self.tolerance).sum()
         return TargetOutput(distance.square().sum(), known.sum(), correct)
+
+
+class BalanceTarget(Target):
+    """The balance loss of the encoder's routers, times the number of real tokens.
+
+    ``labels`` are the routers' answers, [layers, B * S, E]. The loss of a batch is not a sum over
+    tokens (it is a product of two means), so that cutting a batch differently changes it a little,
+    here as in every implementation. No parameters, no answers to be right about.
+    """
+
+    Config = BalanceConfig
+    reads_router: ClassVar[bool] = True
+
+    def __init__(self, config: BalanceConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        del dimensions
+        self.top_k = config.top_k
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of real tokens of a mask [B, S], 0-dim int64."""
+        return labels.bool().sum()
+
+    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+        """Return the balance loss times the number of real tokens."""
+        terms = self.count(mask)
+        loss = balance_loss(labels, mask.flatten(), self.top_k) * terms
+        return TargetOutput(loss, terms, terms.new_zeros(()))
+
+    def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return the mask: there is nothing to predict."""
+        return mask
+
+
+NO_LABELS = "A `vector` target has no labels: it answers, and learns nothing. Leave them out."
+
+
+class VectorTarget(Target):
+    """Pool, optional linear layer with tanh; neither labels nor a loss.
+
+    BERT's pooler is ``first`` and hidden, SBERT's (Reimers and Gurevych 2019) is ``mean``.
+    Parameters: ``dense`` [D, D] if hidden.
+    """
+
+    Config = VectorConfig
+
+    def __init__(self, config: VectorConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        width = dimensions.hidden_size
+        self.pooling = config.pooling
+        self.dense = nn.Linear(width, width) if config.hidden else None
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Refuse labels.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(NO_LABELS)
+
+    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+        """Refuse labels.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(NO_LABELS)
+
+    def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return one vector per sequence, [B, D]."""
+        pooled = pool(hidden, mask, self.pooling)
+        return pooled if self.dense is None else self.dense(pooled).tanh()

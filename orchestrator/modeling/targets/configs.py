@@ -1,4 +1,9 @@
-"""Options of the targets. Imports without torch."""
+"""Options of the targets. Imports without torch.
+
+Options of the targets for images, and for images with text. Imports without torch.
+
+Options of the targets for speech. Imports without torch.
+"""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
@@ -6,9 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from orchestrator.errors import Problem
-from orchestrator.modeling.component import ComponentConfig, Dimensions, Sight
+from orchestrator.modeling.component import ComponentConfig, Dimensions, Sight, targets
 from orchestrator.modeling.encoders.block_options import Activation, Rate
-from orchestrator.modeling.registry import targets
 
 Pooling = Literal["mean", "first", "last", "max", "second", "rest"]
 """How the vectors of the real positions become one: their mean, the first, the last, the maximum
@@ -225,7 +229,7 @@ class SopConfig(PairConfig):
     type: Literal["sop"] = "sop"
 
 
-@targets.register("orchestrator.modeling.targets.balance:BalanceTarget")
+@targets.register("orchestrator.modeling.targets.answers:BalanceTarget")
 class BalanceConfig(TargetConfig):
     """Spread tokens evenly over the experts of the encoder (Switch, Mixtral)."""
 
@@ -239,3 +243,49 @@ class BalanceConfig(TargetConfig):
     def balances(self) -> int:
         """Experts that a token passes through."""
         return self.top_k
+
+
+MASKED_PATCHES = 0.4
+"""Share of the patches that masked image modelling predicts (Bao et al. 2022, section 2.3)."""
+
+_PACKAGE = "orchestrator.modeling.targets"
+
+
+@targets.register(f"{_PACKAGE}.vision:ItmTarget")
+class ItmConfig(TargetConfig):
+    """Tell whether a text and an image belong together, by the first token (ViLT)."""
+
+    type: Literal["itm"] = "itm"
+    rank: bool = False
+    """One score with a sigmoid in place of two classes, for retrieval."""
+    dropout: Rate = 0.0
+    """Dropout rate before the output layer."""
+
+
+@targets.register(f"{_PACKAGE}.vision:MimTarget")
+class MimConfig(TargetConfig):
+    """Predict the codes that a visual tokenizer gives to masked patches (BEiT)."""
+
+    type: Literal["mim"] = "mim"
+    num_codes: PositiveInt = 8192
+    """Size of the visual vocabulary."""
+
+    def kept_values(self, dimensions: Dimensions) -> int:
+        """Values per position that the backward pass keeps: only masked patches have logits."""
+        return round(MASKED_PATCHES * 2 * dimensions.hidden_size)
+
+
+@targets.register("orchestrator.modeling.targets.tokens:CtcTarget")
+class CtcConfig(TargetConfig):
+    """Transcribe frames without knowing which token belongs to which (wav2vec 2.0)."""
+
+    type: Literal["ctc"] = "ctc"
+    dropout: Rate = 0.0
+    """Dropout rate before the output layer."""
+    zero_infinity: bool = False
+    """Leave out sequences that are too short for their labels, rather than fail on them."""
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether there must be a vocabulary."""
+        return True

@@ -2,15 +2,22 @@
 
 Logits are computed only where there is a label. Legend: B batch, S length, N labelled positions, D
 model width, K classes.
+
+Connectionist temporal classification (Graves et al. 2006).
+
+Legend: B batch, S frames, T label tokens, D model width, V vocabulary.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
-from orchestrator.modeling.layers.activations import ACTIVATIONS
-from orchestrator.modeling.targets.text_configs import RtdConfig, TagsConfig
+from orchestrator.modeling.layers.feed_forward import ACTIVATIONS
+from orchestrator.modeling.layers.pooling import first_frames
+from orchestrator.modeling.targets.configs import CtcConfig
+from orchestrator.modeling.targets.pair_configs import RtdConfig, TagsConfig
 
 
 class TagsTarget(Target):
@@ -76,3 +83,75 @@ class RtdTarget(Target):
         """Return the logit of "replaced" at every position, [...] for ``hidden`` [..., D]."""
         logits: Tensor = self.output(self.activation(self.dense(hidden)))
         return logits.squeeze(-1)
+
+
+class CtcTarget(Target):
+    """Dropout, linear layer, and the probability of the labels over all their alignments.
+
+    ``labels`` are [B, T] int64, -100 after the last token. The blank is the padding token. The loss
+    is the SUM over sequences of -log p(labels), its terms are label tokens: divided by them it is a
+    mean per token in which long and short sequences weigh alike, whatever the batch. Parameters:
+    ``output`` [V, D].
+    """
+
+    Config = CtcConfig
+
+    def __init__(self, config: CtcConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.blank = dimensions.pad_token_id
+        self.zero_infinity = config.zero_infinity
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(dimensions.hidden_size, dimensions.vocab_size)
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of label tokens, 0-dim int64."""
+        return (labels != IGNORED_LABEL).sum()
+
+    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+        """Return -log p(labels) summed over the sequences of ``hidden`` [B, S, D].
+
+        ``correct`` counts label tokens that the transcription has at the same place. A sequence
+        with fewer frames than its labels need has no alignment: its loss is infinite, or left out
+        with ``zero_infinity``.
+        """
+        order = mask.int().argsort(dim=1, descending=True, stable=True)  # real frames first
+        hidden = hidden.gather(1, order[..., None].expand_as(hidden))
+        lengths = mask.long().sum(1)
+        logits = self.predict(hidden, mask)
+        real = labels != IGNORED_LABEL
+        loss = F.ctc_loss(
+            logits.float().log_softmax(dim=-1).transpose(0, 1),
+            labels[real],
+            lengths,
+            real.long().sum(1),
+            blank=self.blank,
+            reduction="sum",
+            zero_infinity=self.zero_infinity,
+        )
+        found = transcribe(logits.detach(), lengths, self.blank, labels.shape[1])
+        return TargetOutput(loss, self.count(labels), (real & (found == labels)).sum())
+
+    def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return logits of every frame, [B, S, V]."""
+        logits: Tensor = self.output(self.dropout(hidden))
+        return logits
+
+
+def transcribe(logits: Tensor, lengths: Tensor, blank: int, length: int) -> Tensor:
+    """Return the most probable token of each frame, without repetitions and blanks.
+
+    Args:
+        logits: [B, S, V].
+        lengths: Number of real frames, which come first, [B].
+        blank: Token that stands for none.
+        length: T, tokens wanted of each sequence.
+
+    Returns:
+        int64 [B, T], -100 after the last token.
+    """
+    path = logits.argmax(dim=-1)
+    before = F.pad(path[:, :-1], (1, 0), value=-1)
+    kept = (path != before) & (path != blank) & first_frames(lengths, path.shape[1])
+    place = torch.where(kept, kept.long().cumsum(1) - 1, length).clamp(max=length)
+    found = torch.full((len(path), length + 1), IGNORED_LABEL, device=path.device)
+    return found.scatter(1, place, path)[:, :length]

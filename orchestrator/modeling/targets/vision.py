@@ -8,8 +8,8 @@ from torch import Tensor
 
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, TargetOutput
+from orchestrator.modeling.targets.configs import ItmConfig, MimConfig
 from orchestrator.modeling.targets.sequence import SequenceTarget
-from orchestrator.modeling.targets.vision_configs import ItmConfig, MimConfig
 from orchestrator.modeling.targets.vocabulary import TokenTarget
 
 

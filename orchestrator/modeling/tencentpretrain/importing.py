@@ -12,7 +12,7 @@ from orchestrator.config import validate_config
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.catalogue import architecture_of
+from orchestrator.modeling.huggingface.classes import architecture_of
 from orchestrator.modeling.huggingface.folder import require_same
 from orchestrator.modeling.huggingface.importing import ImportOptions, write_json
 from orchestrator.modeling.huggingface.keys import Table, to_ours, to_theirs

@@ -5,6 +5,7 @@ Legend: B batch, S length, D width.
 
 import numpy as np
 
+from orchestrator.arrays import Float32Array
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import EmbeddingConfig
 from orchestrator.modeling.config import ModelConfig
@@ -16,7 +17,6 @@ from orchestrator.modeling.embeddings.configs import (
 )
 from orchestrator.quantization.emission.weights import Weights
 from orchestrator.quantization.graph import GraphBuilder
-from orchestrator.quantization.kinds import FloatArray
 
 SUPPORTED_PARTS = ("word", "pos", "seg", "sinusoidalpos")
 WAVE_BASE = 10000.0
@@ -89,7 +89,7 @@ def _real_positions(graph: GraphBuilder, mask: str, offset: int) -> str:
     return graph.op("Max", [shifted, graph.scalar(0, np.int32)])
 
 
-def _waves(positions: int, width: int, layout: str) -> FloatArray:
+def _waves(positions: int, width: int, layout: str) -> Float32Array:
     """Compute the table [positions, D] in float32, as the torch module does in every pass."""
     exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
     rates = np.power(np.float32(WAVE_BASE), -exponents, dtype=np.float32)

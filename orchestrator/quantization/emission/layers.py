@@ -6,9 +6,9 @@ Legend: B batch, S length, D width, N outputs of a GEMM.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.arrays import Float32Array
 from orchestrator.quantization.emission.weights import Weights
 from orchestrator.quantization.graph import MICROSOFT, GraphBuilder
-from orchestrator.quantization.kinds import FloatArray
 
 QUICK_GELU_SLOPE = 1.702
 SILU_SLOPE = 1.0
@@ -28,7 +28,9 @@ class Norm:
         op = "SimplifiedLayerNormalization" if self.kind == "rms" else "LayerNormalization"
         return self.graph.op(op, [x, *self._parameters(layer)], axis=-1, epsilon=self.eps)
 
-    def of_sum(self, layer: str, y: str, residual: str, bias: FloatArray | None) -> tuple[str, str]:
+    def of_sum(
+        self, layer: str, y: str, residual: str, bias: Float32Array | None
+    ) -> tuple[str, str]:
         """Normalise ``y + bias + residual``; y [B, S, D] is a GEMM's product without its bias.
 
         Returns:
@@ -47,7 +49,7 @@ class Norm:
 
 
 def activate(
-    graph: GraphBuilder, name: str, product: str, bias: tuple[str, FloatArray] | None
+    graph: GraphBuilder, name: str, product: str, bias: tuple[str, Float32Array] | None
 ) -> str:
     """Apply an activation to ``product + bias``.
 

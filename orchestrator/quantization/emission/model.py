@@ -15,8 +15,11 @@ import onnx
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig
-from orchestrator.modeling.encoders.configs import GatedCnnConfig, TransformerConfig
-from orchestrator.modeling.encoders.recurrent_configs import RecurrentConfig
+from orchestrator.modeling.encoders.configs import (
+    GatedCnnConfig,
+    RecurrentConfig,
+    TransformerConfig,
+)
 from orchestrator.modeling.targets.configs import ClsConfig, PairConfig
 from orchestrator.quantization.backends.onnx_session import METADATA_POSITIONS, METADATA_VOCAB
 from orchestrator.quantization.emission.embeddings import emit_embedding

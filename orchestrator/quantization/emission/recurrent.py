@@ -17,14 +17,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from orchestrator.modeling.encoders.recurrent_configs import (
-    OneStackConfig,
-    RecurrentConfig,
-    TwoStackConfig,
-)
+from orchestrator.arrays import Float32Array
+from orchestrator.modeling.encoders.configs import OneStackConfig, RecurrentConfig, TwoStackConfig
 from orchestrator.quantization.emission.weights import Weights
 from orchestrator.quantization.graph import GraphBuilder
-from orchestrator.quantization.kinds import FloatArray
 
 GATES: Final[dict[str, tuple[int, ...]]] = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 """Where each ONNX gate is found in torch's order: LSTM iofc in ifgo, GRU zrh in rzn."""
@@ -35,9 +31,9 @@ CELLS: Final = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
 class _Direction:
     """Parameters of one direction of a layer: [G H, D], [G H, H] and the two biases [2 G H]."""
 
-    inputs: FloatArray
-    recurrent: FloatArray
-    bias: FloatArray
+    inputs: Float32Array
+    recurrent: Float32Array
+    bias: Float32Array
 
 
 class RecurrentEmitter:
@@ -124,7 +120,7 @@ class RecurrentEmitter:
         )
         return _Direction(inputs, recurrent, np.concatenate([bias_in, bias_out]))
 
-    def _gates(self, parameter: FloatArray) -> FloatArray:
+    def _gates(self, parameter: Float32Array) -> Float32Array:
         """Bring the blocks of a parameter [G H, ...] from torch's gate order into that of ONNX."""
         order = GATES[self.cell]
         blocks = np.split(parameter, len(order))

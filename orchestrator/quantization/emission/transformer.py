@@ -9,13 +9,13 @@ Legend: B batch, S length, D width, H heads, d head size.
 
 import numpy as np
 
+from orchestrator.arrays import Float32Array
 from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.encoders.block_options import RotaryConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.encoders.rotary_configs import RotaryConfig
 from orchestrator.quantization.emission.layers import Norm, activate
 from orchestrator.quantization.emission.weights import Weights
 from orchestrator.quantization.graph import MICROSOFT, GraphBuilder
-from orchestrator.quantization.kinds import FloatArray
 
 FINAL_NORM = "encoder.norm"
 
@@ -65,7 +65,7 @@ class TransformerEmitter:
             normed, stream = self.norm.of_sum(following, product, stream, bias)
         return normed
 
-    def _attention(self, layer: str, x: str, mask: str) -> tuple[str, FloatArray | None]:
+    def _attention(self, layer: str, x: str, mask: str) -> tuple[str, Float32Array | None]:
         """Return the output projection's product [B, S, D], and the bias still to be added."""
         weight, bias = self._joined_projection(layer)
         projected = self.graph.gemm(f"{layer}.qkv", x, weight)
@@ -85,7 +85,7 @@ class TransformerEmitter:
         output = self.graph.gemm(f"{layer}.output", mixed, self.weights.matrix(f"{layer}.output"))
         return output, self.weights.bias(f"{layer}.output")
 
-    def _feed_forward(self, layer: str, x: str) -> tuple[str, FloatArray | None]:
+    def _feed_forward(self, layer: str, x: str) -> tuple[str, Float32Array | None]:
         """Return the down projection's product [B, S, D], and the bias still to be added."""
         up = self.graph.gemm(f"{layer}.up", x, self.weights.matrix(f"{layer}.up"))
         bias = self.weights.bias(f"{layer}.up")
@@ -97,7 +97,7 @@ class TransformerEmitter:
         down = self.graph.gemm(f"{layer}.down", inner, self.weights.matrix(f"{layer}.down"))
         return down, self.weights.bias(f"{layer}.down")
 
-    def _gated(self, layer: str, x: str, up: str, up_bias: tuple[str, FloatArray] | None) -> str:
+    def _gated(self, layer: str, x: str, up: str, up_bias: tuple[str, Float32Array] | None) -> str:
         gate = self.graph.gemm(f"{layer}.gate", x, self.weights.matrix(f"{layer}.gate"))
         bias = self.weights.bias(f"{layer}.gate")
         named = None if bias is None else (f"{layer}.gate.bias", bias)
@@ -105,7 +105,7 @@ class TransformerEmitter:
             up = self.graph.op("Add", [up, self.graph.constant(*up_bias)])
         return self.graph.op("Mul", [activate(self.graph, self.config.activation, gate, named), up])
 
-    def _joined_projection(self, layer: str) -> tuple[FloatArray, FloatArray | None]:
+    def _joined_projection(self, layer: str) -> tuple[Float32Array, Float32Array | None]:
         """Put query, key and value side by side: [D, 3 H d] and [3 H d].
 
         Heads shared by several queries (grouped-query attention) are repeated: same product.
@@ -115,7 +115,7 @@ class TransformerEmitter:
         biases = [bias for _, bias in parts if bias is not None]
         return np.ascontiguousarray(weight), np.concatenate(biases) if biases else None
 
-    def _per_head(self, layer: str) -> tuple[FloatArray, FloatArray | None]:
+    def _per_head(self, layer: str) -> tuple[Float32Array, Float32Array | None]:
         weight, bias = self.weights.matrix(layer), self.weights.bias(layer)
         repeats = self.config.num_heads * self.head_size // weight.shape[1]
         if repeats > 1:
@@ -123,7 +123,7 @@ class TransformerEmitter:
             bias = None if bias is None else self._repeat(bias[None], repeats)[0]
         return weight, bias
 
-    def _repeat(self, columns: FloatArray, repeats: int) -> FloatArray:
+    def _repeat(self, columns: Float32Array, repeats: int) -> Float32Array:
         heads = columns.reshape(len(columns), -1, self.head_size)
         return np.repeat(heads, repeats, axis=1).reshape(len(columns), -1)
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.arrays import Float32Array
 from orchestrator.errors import InputError
-from orchestrator.quantization.kinds import FloatArray
 
 
 class Weights:
@@ -27,7 +27,7 @@ class Weights:
         """Return whether there is a parameter of that name."""
         return name in self._state
 
-    def array(self, name: str) -> FloatArray:
+    def array(self, name: str) -> Float32Array:
         """Return a parameter in float32.
 
         Raises:
@@ -45,11 +45,11 @@ class Weights:
             )
         return values
 
-    def bias(self, layer: str) -> FloatArray | None:
+    def bias(self, layer: str) -> Float32Array | None:
         """Return the bias [N] of a layer, or None."""
         return self.array(f"{layer}.bias") if self.has(f"{layer}.bias") else None
 
-    def matrix(self, layer: str) -> FloatArray:
+    def matrix(self, layer: str) -> Float32Array:
         """Return the weight [K, N] of a torch ``Linear``, which stores [N, K]."""
         return np.ascontiguousarray(self.array(f"{layer}.weight").T)
 

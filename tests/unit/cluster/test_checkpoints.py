@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from orchestrator.cluster import checkpoints, saving, waiting
-from orchestrator.cluster.checkpoints import CheckpointFolder
+from orchestrator.cluster.checkpoints import saving, waiting
+from orchestrator.cluster.checkpoints import store as checkpoints
+from orchestrator.cluster.checkpoints.store import CheckpointFolder
 from orchestrator.errors import InputError, IntegrityError, StageError
 from orchestrator.storage import json_files, verify
 

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.cluster import checkpoints, worker
+from orchestrator.cluster import worker
+from orchestrator.cluster.checkpoints import store as checkpoints
+from orchestrator.cluster.checkpoints.fencing import Claim, FencedError
 from orchestrator.cluster.context import WorkerContext
-from orchestrator.cluster.fencing import Claim, FencedError
 from orchestrator.storage import commit_folder
 from tests.unit.cluster.test_checkpoints import StubEngine
 

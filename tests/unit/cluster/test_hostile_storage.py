@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from orchestrator.cli import main
-from orchestrator.cluster import saving
+from orchestrator.cluster.checkpoints.store import saving
 from orchestrator.cluster.context import WorkerContext
-from orchestrator.cluster.mailbox import SilentLine
+from orchestrator.cluster.observe.mailbox import SilentLine
 from orchestrator.errors import IntegrityError, StageError
 from orchestrator.storage import verify_folder
 from orchestrator.training.config import EngineConfig, OptimizerConfig

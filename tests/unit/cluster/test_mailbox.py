@@ -1,6 +1,6 @@
 """Events, the wish to stop, and which failures are worth another attempt."""
 
-from orchestrator.cluster.mailbox import Mailbox, SilentLine
+from orchestrator.cluster.observe.mailbox import Mailbox, SilentLine
 
 CRASH = {"error": "ValueError", "message": "first", "traceback": ""}
 HERE, LEFT = ["a", "b"], ["a"]

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from orchestrator.cluster import progress
-from orchestrator.cluster.progress import Progress
+from orchestrator.cluster.observe import progress
+from orchestrator.cluster.observe.progress import Progress
 
 
 class Terminal(io.StringIO):

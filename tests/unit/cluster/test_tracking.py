@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from tensorboardX import record_writer
 
-from orchestrator.cluster.tracking import TensorBoard
+from orchestrator.cluster.observe.tracking import TensorBoard
 from orchestrator.config.model import collect_problems
 from orchestrator.errors import InputError
-from orchestrator.training.tracking import MlflowConfig, TrackingSection
+from orchestrator.training.config import MlflowConfig, TrackingSection
 
 
 def measured(step, loss):

@@ -2,8 +2,8 @@
 
 import math
 
-from orchestrator.cluster.tracking import Watched
-from orchestrator.cluster.watch import Watcher
+from orchestrator.cluster.observe.tracking import Watched
+from orchestrator.cluster.observe.watch import Watcher
 
 
 def test_an_interval_without_a_finite_loss_is_shown_and_ends_nothing(tmp_path, capsys):

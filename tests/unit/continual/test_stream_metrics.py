@@ -15,7 +15,7 @@ from orchestrator.continual.metrics import (
     intransigence,
 )
 from orchestrator.continual.replay import buffer_size, choose_by_kmeans, choose_rows
-from orchestrator.data.rows import Rows
+from orchestrator.data.rows.rows import Rows
 
 NAN = float("nan")
 R = np.array([[0.9, NAN, NAN], [0.95, 0.8, NAN], [0.7, 0.6, 0.5]])

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from orchestrator.data.blocks import TokenBlocks
-from orchestrator.data.processors import TextProcessor
+from orchestrator.data.corpora.blocks import TokenBlocks
+from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.spec import CLS, PAD, SEP
 
 TEXT = """return the value of an array along axis when shape is given a tensor with names and

@@ -12,9 +12,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from orchestrator.data.audio import AudioProcessor, read_sound, resampled
-from orchestrator.data.spec_augment import SpecAugment
-from orchestrator.data.spectrograms import kaldi_bands, kaldi_fbank, slaney_bands
+from orchestrator.data.media.audio import AudioProcessor, read_sound, resampled
+from orchestrator.data.media.spectrograms import SpecAugment, kaldi_bands, kaldi_fbank, slaney_bands
 from orchestrator.errors import InputError
 
 RATE = 16000

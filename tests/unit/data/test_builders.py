@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from orchestrator.data.builders import BUILDERS, build_samples, masking
-from orchestrator.data.corpus import prepare_corpus
-from orchestrator.data.labelled_corpus import open_labelled, prepare_labelled
-from orchestrator.data.masking import Masking
-from orchestrator.data.rows import Rows
-from orchestrator.data.sample_configs import KINDS, LabelledConfig, MaskingConfig
+from orchestrator.data.corpora.corpus import prepare_corpus
+from orchestrator.data.corpora.labelled_corpus import open_labelled, prepare_labelled
+from orchestrator.data.rows.rows import Rows
+from orchestrator.data.samples.builders import BUILDERS, build_samples, masking
+from orchestrator.data.samples.masking import Masking
+from orchestrator.data.samples.sample_configs import KINDS, LabelledConfig, MaskingConfig
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.data.steps import StepSource
 from orchestrator.errors import InputError, IntegrityError

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from orchestrator.data.blocks import BlockWriter, TokenBlocks
-from orchestrator.data.corpus import open_corpus, prepare_corpus
-from orchestrator.data.processors import TextProcessor
+from orchestrator.data.corpora.blocks import BlockWriter, TokenBlocks
+from orchestrator.data.corpora.corpus import open_corpus, prepare_corpus
+from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.spec import CLS, PAD, SEP, CorpusConfig, DatasetSpec, TokenizerConfig
 from orchestrator.errors import InputError, IntegrityError
 
@@ -172,7 +172,7 @@ def test_missing_tokenizer_folder_is_named(source, tmp_path):
 
 
 def test_blocks_are_read_through_a_map_over_several_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("orchestrator.data.blocks.TOKENS_PER_BATCH", 3 * 8)
+    monkeypatch.setattr("orchestrator.data.corpora.blocks.TOKENS_PER_BATCH", 3 * 8)
     documents = [list(range(5, 5 + n)) for n in (10, 3, 40, 1, 7, 25)]
     with BlockWriter(tmp_path / "x.arrow", 8, vocab_size=100) as writer:
         for ids in documents:

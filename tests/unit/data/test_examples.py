@@ -10,16 +10,16 @@ import pytest
 import soundfile
 from PIL import Image
 
-from orchestrator.data.builders import build_samples
+from orchestrator.data.corpora.examples_corpus import open_examples, prepare_examples
 from orchestrator.data.entries import list_entries, split_entries
-from orchestrator.data.example_processor import ExampleProcessor
-from orchestrator.data.examples_corpus import open_examples, prepare_examples
-from orchestrator.data.images import read_image
+from orchestrator.data.media.images import read_image
+from orchestrator.data.media.patch_codes import Codebook, patches_of
 from orchestrator.data.model_inputs import ModelInputs, PictureInput, SoundInput
-from orchestrator.data.patch_codes import Codebook, patches_of
-from orchestrator.data.patch_masking import BlockMasking
-from orchestrator.data.processors import TextProcessor
-from orchestrator.data.sample_configs import (
+from orchestrator.data.processors.example_processor import ExampleProcessor
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.samples.builders import build_samples
+from orchestrator.data.samples.masked_patches import BlockMasking
+from orchestrator.data.samples.sample_configs import (
     CropConfig,
     ImageTextConfig,
     MaskedPatchesConfig,

@@ -5,8 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.data import DatasetSpec, iter_documents, load_task
-from orchestrator.data.documents import open_documents
+from orchestrator.data.documents import iter_documents, open_documents
+from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 
 ROWS = [(f'text number {i}, "quoted" é', str(i % 3)) for i in range(60)]

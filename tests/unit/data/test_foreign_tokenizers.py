@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from orchestrator.data.processors import TextProcessor
-from orchestrator.data.rows import Rows
-from orchestrator.data.samples import ClsSamples
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.rows.rows import Rows
+from orchestrator.data.samples.base import ClsSamples
 from orchestrator.errors import InputError
 
 TEXTS = ["Return the SUM of an array.", "A queue; tasks!", "épi 漢 unseen", "x", "one two " * 9]

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.data import DatasetSpec, iter_documents, load_task
+from orchestrator.data.documents import iter_documents
+from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 
 SPEC = DatasetSpec(source="hf:owner/set", revision="abc123", subset="small")

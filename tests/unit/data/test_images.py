@@ -15,9 +15,9 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from orchestrator.data.image_augmentation import CropAndFlip
-from orchestrator.data.image_settings import FAMILIES
-from orchestrator.data.images import ImageProcessor, read_image
+from orchestrator.data.media.image_augmentation import CropAndFlip
+from orchestrator.data.media.image_settings import FAMILIES
+from orchestrator.data.media.images import ImageProcessor, read_image
 from orchestrator.errors import InputError
 
 THEIRS = {

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.data import DatasetSpec, iter_documents, load_task
-from orchestrator.data.builders import build_samples
-from orchestrator.data.label_forms import FORMS
-from orchestrator.data.labelled_corpus import prepare_labelled
-from orchestrator.data.processors import TextProcessor
-from orchestrator.data.sample_configs import LabelledConfig
-from orchestrator.data.spec import CorpusConfig
+from orchestrator.data.corpora.labelled_corpus import prepare_labelled
+from orchestrator.data.documents import iter_documents
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.rows.label_forms import FORMS
+from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.samples.builders import build_samples
+from orchestrator.data.samples.sample_configs import LabelledConfig
+from orchestrator.data.spec import CorpusConfig, DatasetSpec
 from orchestrator.errors import InputError
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.data.masking import IGNORED, Masking, mask_tokens
+from orchestrator.data.samples.masking import IGNORED, Masking, mask_tokens
 from orchestrator.data.spec import CLS, MASK, PAD, SEP
 
 V = 200

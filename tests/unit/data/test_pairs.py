@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.data.blocks import TokenBlocks
-from orchestrator.data.borders import SplitWriter
-from orchestrator.data.masking import IGNORED
-from orchestrator.data.pairs import Pairing, PairSamples
+from orchestrator.data.corpora.blocks import TokenBlocks
+from orchestrator.data.corpora.borders import SplitWriter
+from orchestrator.data.samples.masking import IGNORED
+from orchestrator.data.samples.pairs import Pairing, PairSamples
 from orchestrator.data.spec import CLS, MASK, PAD, SEP
 from orchestrator.errors import InputError
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.data.blocks import TokenBlocks
-from orchestrator.data.packing import document_ids, layout
-from orchestrator.data.prefixes import PrefixSamples
-from orchestrator.data.replacing import ReplacedSamples
-from orchestrator.data.samples import LmSamples
+from orchestrator.data.corpora.blocks import TokenBlocks
+from orchestrator.data.samples.base import LmSamples
+from orchestrator.data.samples.packing import document_ids, layout
+from orchestrator.data.samples.prefixes import PrefixSamples
+from orchestrator.data.samples.replacing import ReplacedSamples
 from orchestrator.data.spec import CLS, PAD, SEP
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.data.processors import TextProcessor
+from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.spec import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 from orchestrator.errors import InputError
 
@@ -93,7 +93,7 @@ def test_continued_words_are_known(each):
 
 TRAIN = """
 import hashlib, json, sys
-from orchestrator.data.processors import TextProcessor
+from orchestrator.data.processors.text import TextProcessor
 texts = json.load(sys.stdin)
 for kind in ("wordpiece", "bpe", "unigram"):
     tokenizer = TextProcessor.train(texts, 300, kind).tokenizer

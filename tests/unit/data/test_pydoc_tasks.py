@@ -1,14 +1,18 @@
 import numpy as np
 import pytest
 
-from orchestrator.data.catalogue import PYDOC_TASKS
+from orchestrator.data.rows.splitting import fingerprint
+from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.sources import pydoc_tasks
 from orchestrator.data.sources.docstrings import Docstring
-from orchestrator.data.sources.pydoc_areas import AREAS, ROLE_TASK
-from orchestrator.data.sources.pydoc_forms import FORMS, description_of, without_header
-from orchestrator.data.spec import DatasetSpec
-from orchestrator.data.splitting import fingerprint
-from orchestrator.data.tasks import load_task
+from orchestrator.data.sources.pydoc_forms import (
+    AREAS,
+    FORMS,
+    ROLE_TASK,
+    description_of,
+    without_header,
+)
+from orchestrator.data.spec import PYDOC_TASKS, DatasetSpec
 from orchestrator.errors import InputError
 
 LEARNABLE = ("numpy_area", "style", "returns_value")

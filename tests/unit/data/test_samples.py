@@ -3,8 +3,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
-from orchestrator.data.rows import Rows
-from orchestrator.data.samples import BilmSamples, ClsSamples, LmSamples, MlmSamples
+from orchestrator.data.rows.rows import Rows
+from orchestrator.data.samples.base import BilmSamples, ClsSamples, LmSamples, MlmSamples
 from orchestrator.data.spec import CLS, MASK, PAD, SEP
 from orchestrator.data.steps import StepSource
 from orchestrator.errors import InputError

@@ -4,11 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from orchestrator.data.blocks import BlockWriter, TokenBlocks
-from orchestrator.data.borders import SplitWriter
-from orchestrator.data.passages import Passages
-from orchestrator.data.processors import TextProcessor
-from orchestrator.data.sentences import encode_sentences, sentence_starts
+from orchestrator.data.corpora.blocks import BlockWriter, TokenBlocks
+from orchestrator.data.corpora.borders import SplitWriter
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.samples.passages import Passages, encode_sentences, sentence_starts
 from orchestrator.errors import InputError, IntegrityError
 
 
@@ -109,9 +108,9 @@ def packed(documents, room, longest):
 
 @pytest.mark.parametrize(("room", "longest"), [(12, None), (12, 5), (3, 1), (40, 40)])
 def test_passages_from_marks_are_those_of_one_reading(tmp_path, monkeypatch, room, longest):
-    monkeypatch.setattr("orchestrator.data.passages.MARKED", 3)
-    monkeypatch.setattr("orchestrator.data.passages.ROWS_AT_ONCE", 7)
-    monkeypatch.setattr("orchestrator.data.borders.ROWS_PER_BATCH", 10)
+    monkeypatch.setattr("orchestrator.data.samples.passages.MARKED", 3)
+    monkeypatch.setattr("orchestrator.data.samples.passages.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("orchestrator.data.corpora.borders.ROWS_PER_BATCH", 10)
     rng = np.random.default_rng(1)
     sizes = [int(rng.choice([1, 2, 9, 60])) for _ in range(30)]
     documents = [rng.integers(1, rng.choice([3, 9, 90]), size).tolist() for size in sizes]
@@ -152,8 +151,8 @@ def test_borders_that_are_missing_or_damaged(tmp_path):
 def test_blocks_and_borders_are_written_in_batches_of_their_own(
     tmp_path, monkeypatch, tokens, rows
 ):
-    monkeypatch.setattr("orchestrator.data.blocks.TOKENS_PER_BATCH", tokens)
-    monkeypatch.setattr("orchestrator.data.borders.ROWS_PER_BATCH", rows)
+    monkeypatch.setattr("orchestrator.data.corpora.blocks.TOKENS_PER_BATCH", tokens)
+    monkeypatch.setattr("orchestrator.data.corpora.borders.ROWS_PER_BATCH", rows)
     rng = np.random.default_rng(0)
     documents = [rng.integers(1, 30, rng.integers(1, 9)).tolist() for _ in range(40)]
     blocks = corpus_of(documents, tmp_path / "x.arrow")

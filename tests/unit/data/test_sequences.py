@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.data.blocks import TokenBlocks
-from orchestrator.data.borders import SplitWriter
-from orchestrator.data.denoising import DenoisingSamples, Noise, poisson
-from orchestrator.data.gap_sentences import GapSentenceSamples, overlap
-from orchestrator.data.processors import TextProcessor
-from orchestrator.data.span_corruption import (
+from orchestrator.data.corpora.blocks import TokenBlocks
+from orchestrator.data.corpora.borders import SplitWriter
+from orchestrator.data.processors.subwords import add_sentinels, sentinel_ids
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.samples.denoising import DenoisingSamples, Noise, poisson
+from orchestrator.data.samples.gap_sentences import GapSentenceSamples, overlap
+from orchestrator.data.samples.span_corruption import (
     Corruption,
     SpanCorruptionSamples,
     corrupt,
     segments,
 )
 from orchestrator.data.spec import CLS, MASK, PAD, SEP
-from orchestrator.data.subwords import add_sentinels, sentinel_ids
 from orchestrator.errors import InputError
 
 S = 48

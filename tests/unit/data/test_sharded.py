@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from orchestrator.config import load_config, require_no_problems
-from orchestrator.data.blocks import TokenBlocks
-from orchestrator.data.corpus import find_corpus, open_corpus, prepare_corpus
-from orchestrator.data.passages import Passages
+from orchestrator.data.corpora.blocks import TokenBlocks
+from orchestrator.data.corpora.corpus import find_corpus, open_corpus, prepare_corpus
+from orchestrator.data.samples.passages import Passages
 from orchestrator.data.sharded.blocks import ShardedBlocks
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.errors import ConfigError, InputError, IntegrityError
@@ -97,8 +97,8 @@ def test_blocks_and_borders_of_shards_are_one_stream(corpus, monkeypatch):
 
 @pytest.mark.parametrize("tables", [2, 256])
 def test_passages_of_shards_are_those_of_each(corpus, monkeypatch, tables):
-    monkeypatch.setattr("orchestrator.data.border_table.OPEN_TABLES", tables)
-    monkeypatch.setattr("orchestrator.data.passages.ROWS_AT_ONCE", 50)
+    monkeypatch.setattr("orchestrator.data.corpora.border_table.OPEN_TABLES", tables)
+    monkeypatch.setattr("orchestrator.data.samples.passages.ROWS_AT_ONCE", 50)
     opened = open_corpus(corpus.path).train
     before = len(os.listdir("/proc/self/fd"))
     passages = Passages(opened, 12)

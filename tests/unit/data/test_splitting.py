@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.data.splitting import cap_indices, fingerprint, split_indices
+from orchestrator.data.rows.splitting import cap_indices, fingerprint, split_indices
 from orchestrator.errors import InputError
 
 labels_of = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(

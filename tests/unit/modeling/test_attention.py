@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.encoders.block_options import BlockOptions
-from orchestrator.modeling.encoders.rotary_configs import RotaryConfig
+from orchestrator.modeling.encoders.block_options import BlockOptions, RotaryConfig
 from orchestrator.modeling.layers.attention import Attention
 from orchestrator.modeling.layers.masks import AttentionMask, attention_mask
 from orchestrator.modeling.layers.rotary import rotate, rotation

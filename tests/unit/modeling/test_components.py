@@ -8,9 +8,9 @@ import torch
 
 from orchestrator.modeling.builder import build_model, build_on_meta
 from orchestrator.modeling.catalog import describe_components
+from orchestrator.modeling.component import embeddings, encoders, targets
 from orchestrator.modeling.config import REGISTERED
 from orchestrator.modeling.package import load_model, write_model
-from orchestrator.modeling.registry import embeddings, encoders, targets
 
 from .small import LENGTH, VOCAB, make_batch, make_config
 

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from orchestrator.cli import main
-from orchestrator.data.processors import TextProcessor
+from orchestrator.data.processors.text import TextProcessor
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.huggingface import checking, sources

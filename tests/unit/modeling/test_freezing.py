@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from orchestrator.errors import InputError
-from orchestrator.modeling.freezing import freeze
+from orchestrator.modeling.lora import freeze
 
 from .small import make_batch, make_model
 

@@ -10,7 +10,7 @@ import orchestrator.modeling
 from orchestrator.config import validate_config
 from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.catalogue import architecture_of
+from orchestrator.modeling.huggingface.classes import architecture_of
 
 README = Path(orchestrator.modeling.__file__).parent / "README.md"
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)

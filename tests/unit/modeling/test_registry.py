@@ -6,12 +6,12 @@ from typing import Literal
 import pytest
 
 from orchestrator.config import validate_config
+from orchestrator.config.registry import Registry
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.catalog import describe
-from orchestrator.modeling.component import EncoderConfig
+from orchestrator.modeling.component import EncoderConfig, encoders, target_embeddings
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.registry import Registry, encoders, target_embeddings
 
 PLUGIN = '''
 from typing import Literal

@@ -10,9 +10,9 @@ from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.layers.subsampling import first_frames, subsampled
-from orchestrator.modeling.targets.ctc import CtcTarget, transcribe
-from orchestrator.modeling.targets.speech_configs import CtcConfig
+from orchestrator.modeling.layers.pooling import first_frames, subsampled
+from orchestrator.modeling.targets.configs import CtcConfig
+from orchestrator.modeling.targets.tokens import CtcTarget, transcribe
 
 from .small import make_config, make_model
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from orchestrator.errors import ConfigError, InputError
-from orchestrator.modeling.layers.drop_path import DropPath, rates_of_layers
+from orchestrator.modeling.layers.feed_forward import DropPath, rates_of_layers
 from orchestrator.modeling.layers.pooling import pool
 
 from .small import make_batch, make_config, make_model

@@ -7,12 +7,12 @@ import torch
 import transformers as hf
 
 from orchestrator.config import load_config
-from orchestrator.data.chosen_tokenizer import chosen_tokenizer
-from orchestrator.data.example_processor import new_processor
-from orchestrator.data.sample_configs import ExamplesConfig
+from orchestrator.data.processors.example_processor import new_processor
+from orchestrator.data.processors.text import chosen_tokenizer
+from orchestrator.data.samples.sample_configs import ExamplesConfig
 from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_model
-from orchestrator.modeling.huggingface.catalogue import architecture_of, padding_of
+from orchestrator.modeling.huggingface.classes import architecture_of, padding_of
 from orchestrator.modeling.huggingface.exporting import write_export
 from orchestrator.modeling.package import write_model
 from orchestrator.pretraining.config import PretrainConfig

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-from orchestrator.cluster.checkpoints import CheckpointFolder
+from orchestrator.cluster.checkpoints.store import CheckpointFolder
 from orchestrator.data.steps import StepSource
 from orchestrator.errors import StageError
 from orchestrator.pretraining.best import FOLDER as BEST

@@ -9,10 +9,10 @@ import json
 import pytest
 import torch
 
-from orchestrator.data.sample_configs import KINDS
+from orchestrator.data.samples.sample_configs import KINDS
 from orchestrator.data.steps import StepSource
 from orchestrator.modeling.builder import build_model
-from orchestrator.modeling.registry import targets
+from orchestrator.modeling.component import targets
 from orchestrator.pretraining.inputs import prepare_inputs, samples_of, vocabulary
 from orchestrator.pretraining.objectives import TRAINED, labelled_targets
 from orchestrator.pretraining.plan import with_vocabulary

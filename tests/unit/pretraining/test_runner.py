@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from orchestrator.data.processors import TextProcessor
+from orchestrator.data.processors.text import TextProcessor
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.package import load_model
 from orchestrator.pretraining import runner

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from orchestrator.quantization.accuracy import encode
-from orchestrator.quantization.calibration import observed_ranges
 from orchestrator.quantization.emission.model import emit
+from orchestrator.quantization.worker import observed_ranges
 
 from .models import model_config, ragged_batch, random_model, state_of
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from orchestrator.data.processors import TextProcessor
-from orchestrator.data.rows import Rows, TaskData
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.package import write_model
 from orchestrator.quantization import publish

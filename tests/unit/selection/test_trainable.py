@@ -1,6 +1,7 @@
 import pytest
 
-from orchestrator.data import DatasetSpec, load_task
+from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
 from orchestrator.selection.features import extract, sample_rows, score_package
 from orchestrator.selection.trainable import FineTuneTrial, committed_rows

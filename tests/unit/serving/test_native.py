@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.data.processors import TextProcessor
+from orchestrator.data.processors.text import TextProcessor
 from orchestrator.modeling.package import load_model
 from tests.support.packages import LABELS, MAX_LENGTH, SENTENCES
 

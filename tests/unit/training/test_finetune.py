@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.data.processors import TextProcessor
-from orchestrator.data.rows import Rows, TaskData
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.errors import IntegrityError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig

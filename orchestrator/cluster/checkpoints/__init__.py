@@ -1,0 +1,1 @@
+"""Training checkpoints: writing, committing, verifying, fencing and branching."""

@@ -1,0 +1,169 @@
+"""One checkpoint on its way to the disk: a thread a rank, parts, marks, one commit.
+
+Rank 0 makes the temporary folder when there is room for the checkpoint; every rank writes its part
+into it and leaves a mark; rank 0 waits for all marks and commits. Writing that fails for want of
+space is tried again after a while: training goes on meanwhile, and somebody may make room.
+"""
+
+import errno
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from orchestrator.cluster.checkpoints.waiting import Meeting, join_all
+from orchestrator.cluster.observe.mailbox import Event
+from orchestrator.errors import StageError
+from orchestrator.storage.failures import explained, is_full, require_space, system_error
+
+logger = logging.getLogger(__name__)
+
+WRITTEN = ".written-"
+"""A rank's empty file that says that its part of a checkpoint is complete."""
+FAILED = ".failed"
+"""An empty file that says that some rank could not write its part."""
+DEADLINE_S = 3600  # a part may be large and storage slow; a rank that is lost is noticed at once
+POLL_S = 0.02
+RETRY_AFTER_S = (2.0, 8.0, 20.0)
+"""Pauses before another try when there is no space."""
+
+
+class Ranks(Meeting, Protocol):
+    """The part of a ``WorkerContext`` that saving needs."""
+
+    def emit(self, event: Event) -> None:
+        """Tell the driver; may be called from any thread."""
+        ...
+
+    def require_claim(self) -> None:
+        """Raise when a newer group has claimed the run."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one rank does for a checkpoint.
+
+    Attributes:
+        step: Optimizer steps done.
+        staged: Where all ranks write.
+        final: Where the checkpoint will be.
+        needed_bytes: Space that the checkpoint may take, for rank 0's check; 0: nobody knows.
+        write: Writes this rank's part into a folder; may be called again.
+        commit: Makes the checkpoint visible; only rank 0's is called.
+    """
+
+    step: int
+    staged: Path
+    final: Path
+    needed_bytes: int
+    write: Callable[[Path], None]
+    commit: Callable[[], None]
+
+
+class Pending:
+    """A checkpoint that is being written in a thread of its own.
+
+    Args:
+        part: What this rank does.
+        ranks: The group; asked for nothing collective before :meth:`settle`.
+    """
+
+    def __init__(self, part: Part, ranks: Ranks) -> None:
+        self.final = part.final
+        self._part, self._ranks = part, ranks
+        self._failed: Exception | None = None
+        self._thread = threading.Thread(target=self._guarded, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def settle(self, group: Ranks) -> None:
+        """Wait until all ranks have written and rank 0 has committed; collective.
+
+        Raises:
+            FencedError: A newer group writes this run's checkpoints (on every rank).
+            StageError: Some rank could not write (on every rank; the old checkpoints stay).
+        """
+        join_all(self._thread, group)
+        if group.everybody(self._failed is None):
+            return
+        shutil.rmtree(self._part.staged, ignore_errors=True)
+        group.require_claim()
+        raise StageError(
+            f"the checkpoint of step {self._part.step} could not be written to "
+            f"{self.final.parent} ({self._failed or 'another worker failed'}). Earlier "
+            "checkpoints are intact: start the same command again when the cause is gone."
+        ) from self._failed
+
+    def _guarded(self) -> None:
+        try:
+            self._run()
+        except Exception as error:  # noqa: BLE001 - of many kinds; raised where it is settled
+            self._failed = error
+            with suppress(OSError):  # where even this cannot be written, the others wait in vain
+                self._part.staged.mkdir(parents=True, exist_ok=True)
+                (self._part.staged / FAILED).touch()
+
+    def _run(self) -> None:
+        part, ranks = self._part, self._ranks
+        if ranks.rank != 0:
+            self._wait_until(part.staged.is_dir, "rank 0 made no folder")
+        self._patiently(self._write)
+        if ranks.rank == 0:
+            marks = [part.staged / f"{WRITTEN}{rank}" for rank in range(ranks.world)]
+            self._wait_until(lambda: all(m.exists() for m in marks), "some rank did not write")
+            for mark in marks:
+                mark.unlink()
+            self._patiently(part.commit)
+
+    def _write(self) -> None:
+        part = self._part
+        with explained(part.final, part.needed_bytes or None):
+            if self._ranks.rank == 0:
+                require_space(part.final, part.needed_bytes)
+                part.staged.mkdir(parents=True, exist_ok=True)
+            try:
+                part.write(part.staged)
+            except Exception as error:
+                known = system_error(error)
+                if known is None:
+                    raise
+                raise known from error
+            (part.staged / f"{WRITTEN}{self._ranks.rank}").touch()
+
+    def _patiently(self, action: Callable[[], None]) -> None:
+        """Do something; again after a while when there was no space."""
+        for pause in RETRY_AFTER_S:
+            try:
+                return action()
+            except StageError as error:
+                if not is_full(error.__cause__) or _too_large(error.__cause__):
+                    raise
+                message = f"checkpoint of step {self._part.step}: {error} Next try in {pause:g} s"
+                logger.warning(message)
+                self._ranks.emit({"event": "no_space", "message": message})
+                time.sleep(pause)
+        return action()
+
+    def _wait_until(self, condition: Callable[[], bool], otherwise: str) -> None:
+        """Wait for what other ranks do.
+
+        Raises:
+            StageError: It has not happened within the deadline, or some rank failed.
+        """
+        deadline = time.monotonic() + DEADLINE_S
+        while not condition():
+            if (self._part.staged / FAILED).exists():
+                raise StageError("another worker failed")
+            if time.monotonic() > deadline:
+                raise StageError(f"{otherwise} within {DEADLINE_S} s")
+            time.sleep(POLL_S)
+
+
+def _too_large(error: BaseException | None) -> bool:
+    """Whether a file was larger than this process may write: waiting does not help."""
+    return isinstance(error, OSError) and error.errno == errno.EFBIG

@@ -1,0 +1,296 @@
+"""Training checkpoints in a run folder: every rank writes, one rank commits, damage is survived.
+
+``<run>/checkpoints/step-00000120/`` holds what ``Engine.save`` wrote and a manifest with the hash
+of each file, written last. A folder without a valid manifest does not exist for a reader. The
+folder must lie on storage that all workers share.
+"""
+
+import errno
+import json
+import logging
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.cluster.checkpoints.saving import Part, Pending, Ranks
+from orchestrator.cluster.checkpoints.waiting import on_first
+from orchestrator.errors import InputError, IntegrityError, StageError
+from orchestrator.storage import (
+    commit_folder,
+    is_temporary,
+    read_manifest,
+    sweep_temporary,
+    verify_folder,
+)
+from orchestrator.storage.failures import explained
+from orchestrator.storage.json_files import parse_json, read_limited
+from orchestrator.storage.temporary import MARK
+from orchestrator.training.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 2
+KEEP = 2  # never one: the newest may turn out to be damaged
+EXTRA = "extra.json"
+HEADER = "checkpoint"
+"""Key in ``extra.json`` of a copy of the manifest's head, so that a hash covers that, too."""
+PREFIX = "step-"
+MARGIN = 1.5
+"""Space that must be free for a checkpoint, in sizes of the one before it."""
+BYTES_AN_ELEMENT = 12
+"""Of the first checkpoint, which has none before it: an fp32 weight and two moments."""
+NONE_THERE, ALL_DAMAGED = -1, -2
+"""What ranks agree on in place of a step."""
+UNREACHABLE = frozenset(
+    (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.ENOTCONN)
+)
+"""What reading ends with where the storage fails, not the file: it may be whole."""
+TRIES, PAUSE_S = 3, 5.0
+"""How often such a file is read, and how long after one another."""
+
+
+class Group(Ranks, Protocol):
+    """The part of a ``WorkerContext`` that checkpoints need."""
+
+    def agree(self, value: int) -> int:
+        """Return rank 0's value everywhere."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A committed checkpoint.
+
+    Attributes:
+        step: Optimizer steps done.
+        path: Its folder, for ``Engine.load``.
+        world: Number of workers that wrote it.
+        extra: What the caller kept beside it.
+    """
+
+    step: int
+    path: Path
+    world: int
+    extra: dict[str, Any]
+
+
+class CheckpointFolder:
+    """The checkpoints of one run.
+
+    Args:
+        root: Folder of the checkpoints; made when needed.
+        keep: How many committed checkpoints stay.
+    """
+
+    def __init__(self, root: Path, keep: int = KEEP) -> None:
+        self.root = root
+        self.keep = max(keep, KEEP)
+
+    def commit(self, step: int, engine: Engine, extra: Mapping[str, Any], group: Group) -> Path:
+        """Save ``engine`` on every rank, then make the checkpoint visible at once; collective.
+
+        Raises:
+            StageError: Some rank could not write (on every rank; the old checkpoints stay).
+        """
+        pending = self.begin(step, engine, extra, group)
+        pending.settle(group)
+        return pending.final
+
+    def begin(
+        self,
+        step: int,
+        engine: Engine,
+        extra: Mapping[str, Any],
+        group: Group,
+        on_commit: Callable[[], None] | None = None,
+        keep_every: int = 0,
+    ) -> "Pending":
+        """Copy the state of ``engine`` and write it while training goes on; collective.
+
+        Args:
+            step: Optimizer steps done.
+            engine: What to save; it may be changed as soon as this returns.
+            extra: JSON-able state of the caller; rank 0's is kept. A long run has long curves, so
+                it becomes text while training goes on: its lists may grow, what is in them stays.
+            group: The ranks.
+            on_commit: Called on rank 0, from another thread, when the checkpoint is visible.
+            keep_every: Checkpoints of multiples of this step stay for ever; 0: none does.
+
+        Returns:
+            What every rank must ``settle``, before the next one is begun.
+        """
+        final = self.root / f"{PREFIX}{step:08d}"
+        # One name for all ranks; the mark makes readers ignore it until it is committed.
+        staged = self.root / f"{final.name}{MARK}{group.agree(secrets.randbits(62)):016x}"
+        header = {"schema_version": SCHEMA_VERSION, "step": step, "world": group.world}
+        kept = {k: list(value) if isinstance(value, list) else value for k, value in extra.items()}
+
+        def commit() -> None:
+            with explained(final):
+                text = json.dumps({HEADER: header, "extra": kept})
+                (staged / EXTRA).write_text(text, encoding="utf-8")
+            group.require_claim()
+            commit_folder(staged, final, header)
+            self.retain(step, group, keep_every)
+            if on_commit is not None:
+                on_commit()
+
+        needed = self._needed_bytes(engine) if group.rank == 0 else 0
+        return Pending(Part(step, staged, final, needed, engine.snapshot(), commit), group)
+
+    def _needed_bytes(self, engine: Engine) -> int:
+        """Return the space that must be free for the next checkpoint."""
+        for folder in reversed(self._committed()):
+            try:
+                files = read_manifest(folder)["files"]
+            except IntegrityError:
+                continue  # resuming reports it
+            return int(MARGIN * sum(entry["bytes"] for entry in files.values()))
+        ranks = 1 if engine.replicated else engine.world
+        elements = sum(shard.master.numel() for shard in engine.shards())
+        return elements * ranks * BYTES_AN_ELEMENT
+
+    def latest(self, group: Group) -> Checkpoint | None:
+        """Return the newest checkpoint that verifies, chosen by rank 0; collective.
+
+        Raises:
+            IntegrityError: There are some, and all are damaged (on every rank). Beginning anew, as
+                without any, would remove what may still be restored.
+            StageError: The storage fails.
+        """
+        found = on_first(lambda: self.newest_valid(group), group)
+        missing = ALL_DAMAGED if self.steps() else NONE_THERE
+        step = group.agree(missing if found is None else found.step)
+        if step == ALL_DAMAGED:
+            raise IntegrityError(
+                f"{self.root}: no checkpoint is whole, see the messages before this one. Restore "
+                "one, or remove that folder to begin with step 0."
+            )
+        if step == NONE_THERE:
+            return None
+        return found or self._read(self.root / f"{PREFIX}{step:08d}", verify=False)
+
+    def newest_valid(self, group: Group) -> Checkpoint | None:
+        """Verify from the newest on; damaged ones are reported and passed over.
+
+        Raises:
+            StageError: The storage fails.
+        """
+        # The run has one writer, and it is about to begin: whatever is uncommitted is left over.
+        group.require_claim()
+        sweep_temporary(self.root, grace_s=0)
+        for folder in reversed(self._committed()):
+            try:
+                return self._verified(folder)
+            except IntegrityError as error:
+                logger.warning("passing over a damaged checkpoint: %s", error)
+                group.emit({"event": "damaged_checkpoint", "message": str(error)})
+        return None
+
+    def _verified(self, folder: Path) -> Checkpoint:
+        """Read a checkpoint and compare all its files, again where the storage fails."""
+        tries = TRIES
+        while True:
+            try:
+                return self._read(folder, verify=True)
+            except IntegrityError as error:
+                cause, tries = error.__cause__, tries - 1
+                if not isinstance(cause, OSError) or cause.errno not in UNREACHABLE:
+                    raise
+                if not tries:
+                    raise StageError(
+                        f"{error} That may be the storage and not the checkpoint, so nothing was "
+                        f"passed over and nothing changed. Start again when {folder.parent} can be "
+                        "read; where it cannot be repaired, remove this checkpoint."
+                    ) from error
+            time.sleep(PAUSE_S)
+
+    def retain(self, step: int, group: Group, keep_every: int = 0) -> None:
+        """Remove all but the newest ``keep`` checkpoints up to the one just committed.
+
+        Later ones were passed over as damaged when the run went back before them. Were they
+        counted among the newest, they would push out the good ones.
+
+        Args:
+            step: That of the checkpoint just committed.
+            group: Removes nothing once a newer one has claimed the run.
+            keep_every: Of the older ones, multiples of this step stay; 0: none does.
+
+        Raises:
+            FencedError: A newer group has claimed the run.
+        """
+        committed = self._committed()
+        later = [folder for folder in committed if _step(folder) > step]
+        older = committed[: len(committed) - len(later)][: -self.keep]
+        for folder in [each for each in older if not _stays(each, keep_every)] + later:
+            group.require_claim()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def clear(self, keep_every: int = 0) -> None:
+        """Remove all checkpoints, for the run is finished.
+
+        Args:
+            keep_every: Multiples of this step and the last one stay for other runs to start from;
+                0: none does.
+        """
+        if not keep_every:
+            shutil.rmtree(self.root, ignore_errors=True)
+        for folder in self._committed()[:-1]:
+            if not _stays(folder, keep_every):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def steps(self) -> list[int]:
+        """Return the steps of the committed checkpoints, in order."""
+        return [_step(folder) for folder in self._committed()]
+
+    def at(self, step: int, *, verify: bool) -> Checkpoint:
+        """Return the checkpoint of a step.
+
+        Args:
+            step: One of ``steps``.
+            verify: Compare all files with their hashes.
+
+        Raises:
+            IntegrityError: It is damaged.
+            InputError: It is of a version that this one cannot read.
+        """
+        return self._read(self.root / f"{PREFIX}{step:08d}", verify=verify)
+
+    def _committed(self) -> list[Path]:
+        found = (path for path in self.root.glob(f"{PREFIX}*") if path.is_dir())
+        return sorted((path for path in found if not is_temporary(path.name)), key=_step)
+
+    def _read(self, folder: Path, *, verify: bool) -> Checkpoint:
+        """Read a checkpoint; its manifest must say what the hashed files were sealed with.
+
+        Raises:
+            IntegrityError: It is damaged.
+            InputError: It is of a version that this one cannot read. That is no damage: passed
+                over, and then removed, it would be lost.
+        """
+        manifest = verify_folder(folder) if verify else read_manifest(folder)
+        size = manifest["files"].get(EXTRA, {}).get("bytes", 0)  # curves grow with the run
+        stored = parse_json(read_limited(folder / EXTRA, size), folder / EXTRA)
+        header = {key: value for key, value in manifest.items() if key != "files"}
+        sealed = stored.get(HEADER, {})
+        if header != sealed or folder.name != f"{PREFIX}{header.get('step', -1):08d}":
+            raise IntegrityError(f"{folder}: damaged: its manifest does not describe its files.")
+        if header["schema_version"] != SCHEMA_VERSION:
+            raise InputError(
+                f"{folder} has format {header['schema_version']}, this version reads "
+                f"{SCHEMA_VERSION}. Continue with the version that wrote it, or use another "
+                "run.name."
+            )
+        return Checkpoint(header["step"], folder, header["world"], stored["extra"])
+
+
+def _stays(folder: Path, every: int) -> bool:
+    return every > 0 and _step(folder) % every == 0
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(PREFIX))

@@ -1,0 +1,1 @@
+"""Corpora on disk: token blocks, sentence borders, examples and labelled rows."""

@@ -1,0 +1,222 @@
+"""Packed token blocks on disk: documents end to end, cut into blocks, read through a memory map.
+
+A document is framed ``[CLS] tokens [SEP]`` and documents follow one another without a gap; only the
+last block of a file is padded, so no token is lost. The three special tokens never come from text,
+therefore they mark the document boundaries and the padding, and nothing else has to be stored.
+
+Shapes: B batch, S block size, V vocabulary.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from orchestrator.arrays import IntArray
+from orchestrator.data.corpora.border_table import BorderTable, borders_path
+from orchestrator.data.spec import CLS, PAD, SEP
+from orchestrator.errors import IntegrityError
+
+TOKENS_PER_BATCH = 1 << 20  # tokens that wait to be written
+COUNTED_TOKENS = 1 << 26  # more than this say no more about how often each one occurs
+COUNTED_BLOCKS = 1024  # read at once
+COLUMN = "input_ids"
+
+
+class BlockWriter:
+    """Frame documents, pack them and write an Arrow file.
+
+    Attributes:
+        documents: number of documents added.
+        tokens: number of tokens written, frames included, padding not.
+        position: length of the stream so far, padding included.
+    """
+
+    def __init__(self, path: Path, block_size: int, vocab_size: int) -> None:
+        self.documents = 0
+        self.tokens = 0
+        self.position = 0
+        self._block_size = block_size
+        token = pa.uint16() if vocab_size <= 1 << 16 else pa.int32()
+        self._dtype = token.to_pandas_dtype()
+        self._type = pa.list_(token, block_size)
+        self._pending: list[IntArray] = []
+        self._waiting = 0  # tokens of them
+        self._schema = pa.schema([pa.field(COLUMN, self._type)])
+        self._writer = pa.ipc.new_file(str(path), self._schema)
+
+    def __enter__(self) -> "BlockWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.fill()
+            if self._waiting:
+                self._write()
+        self._writer.close()
+
+    def fill(self) -> int:
+        """Pad the block that was begun, so that the next document begins one.
+
+        Returns:
+            The number of blocks so far.
+        """
+        missing = -self.position % self._block_size
+        self._append([PAD] * missing)
+        return self.position // self._block_size
+
+    def add(self, ids: list[int]) -> int:
+        """Append one document, given without special tokens.
+
+        Returns:
+            The position of its first token in the stream.
+        """
+        begin = self.position + 1
+        self._append([CLS, *ids, SEP])
+        self.documents += 1
+        self.tokens += len(ids) + 2
+        if self._waiting >= max(TOKENS_PER_BATCH, self._block_size):
+            self._write()
+        return begin
+
+    def _append(self, ids: list[int]) -> None:
+        self._pending.append(np.asarray(ids, dtype=self._dtype))
+        self._waiting += len(ids)
+        self.position += len(ids)
+
+    def _write(self) -> None:
+        """Write all full blocks."""
+        tokens = np.concatenate(self._pending)
+        whole = len(tokens) // self._block_size * self._block_size
+        column = pa.FixedSizeListArray.from_arrays(pa.array(tokens[:whole]), type=self._type)
+        self._writer.write_batch(pa.record_batch([column], schema=self._schema))
+        self._pending, self._waiting = [tokens[whole:]], len(tokens) - whole
+
+
+class TokenBlocks:
+    """The blocks of one split: [N, S] token ids in a memory map.
+
+    Attributes:
+        block_size: S.
+        parts: number of blocks of each source that the tokens come from.
+    """
+
+    def __init__(
+        self,
+        chunks: Iterable[npt.NDArray[np.integer]],
+        block_size: int,
+        borders: BorderTable | None = None,
+        parts: tuple[int, ...] | None = None,
+    ) -> None:
+        """Wrap arrays of token ids, each [blocks, S]."""
+        self._chunks = list(chunks)
+        self._borders = borders
+        self._lay_out([len(chunk) for chunk in self._chunks], block_size, parts)
+
+    def _lay_out(self, sizes: list[int], block_size: int, parts: tuple[int, ...] | None) -> None:
+        self.block_size = block_size
+        self._starts = np.cumsum([0, *sizes])
+        self.parts = parts or (len(self),)
+
+    @classmethod
+    def open(cls, path: Path, parts: tuple[int, ...] | None = None) -> "TokenBlocks":
+        """Open a file of :class:`BlockWriter` without reading it into memory.
+
+        Args:
+            path: the file; borders lie beside it where they were kept.
+            parts: number of blocks of each source; None: there is one source.
+
+        Raises:
+            IntegrityError: the file is missing or damaged.
+        """
+        chunks, size = map_blocks(path)
+        beside = borders_path(path)
+        borders = BorderTable([beside], [0]) if beside.is_file() else None
+        return cls(chunks, size, borders, parts)
+
+    @property
+    def borders(self) -> BorderTable | None:
+        """Where documents and sentences begin, or None where that was not kept."""
+        return self._borders
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def rows(self, indices: IntArray) -> IntArray:
+        """Return the blocks at these indices: int64 [B, S]."""
+        found = np.empty((len(indices), self.block_size), dtype=np.int64)
+        owner = np.searchsorted(self._starts, indices, side="right") - 1
+        for number in np.unique(owner):
+            mine = owner == number
+            found[mine] = self._take(int(number), indices[mine] - self._starts[number])
+        return found
+
+    def _take(self, number: int, indices: IntArray) -> npt.NDArray[np.integer]:
+        """Return blocks of one chunk."""
+        return self._chunks[number][indices]
+
+    def span(self, start: int, stop: int) -> IntArray:
+        """Return the tokens of the stream from ``start`` to before ``stop``, one or more: int64."""
+        number = int(self._starts.searchsorted(start // self.block_size, side="right")) - 1
+        first, end = (self._starts[number : number + 2] * self.block_size).tolist()
+        found = self._stretch(number, start - first, min(stop, end) - first)
+        return found if stop <= end else np.concatenate([found, self.span(end, stop)])
+
+    def _stretch(self, number: int, start: int, stop: int) -> IntArray:
+        """Return tokens of one chunk that follow one another."""
+        return self._chunks[number].reshape(-1)[start:stop].astype(np.int64)
+
+    def following(self, indices: IntArray) -> IntArray:
+        """Return the token that comes after each block, [PAD] after the last: int64 [B]."""
+        return self._edge(indices + 1, 0)
+
+    def preceding(self, indices: IntArray) -> IntArray:
+        """Return the token that comes before each block, [PAD] before the first: int64 [B]."""
+        return self._edge(indices - 1, -1)
+
+    def _edge(self, neighbours: IntArray, position: int) -> IntArray:
+        inside = (neighbours >= 0) & (neighbours < len(self))
+        found = np.full(len(neighbours), PAD, dtype=np.int64)
+        found[inside] = self.rows(neighbours[inside])[:, position]
+        return found
+
+    def counts(self, vocab_size: int) -> IntArray:
+        """Return how often each token occurs: int64 [V].
+
+        Of more than ``COUNTED_TOKENS`` tokens, blocks at equal distances are counted.
+        """
+        total = np.zeros(vocab_size, dtype=np.int64)
+        counted = min(len(self), max(COUNTED_TOKENS // self.block_size, 1))
+        for start in range(0, counted, COUNTED_BLOCKS):
+            places = np.arange(start, min(start + COUNTED_BLOCKS, counted), dtype=np.int64)
+            rows = self.rows(places * len(self) // counted)
+            total += np.bincount(rows.ravel(), minlength=vocab_size)
+        return total
+
+
+def map_blocks(path: Path) -> tuple[list[npt.NDArray[np.integer]], int]:
+    """Map a file of :class:`BlockWriter` into memory.
+
+    Returns:
+        Its record batches, each [blocks, S], and S.
+
+    Raises:
+        IntegrityError: the file is missing or damaged.
+    """
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        columns = [reader.get_batch(i).column(0) for i in range(reader.num_record_batches)]
+        size = int(reader.schema.field(COLUMN).type.list_size)
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
+        raise IntegrityError(f"{path} is no readable token file: {error}") from error
+    return [
+        column.values.to_numpy(zero_copy_only=True).reshape(-1, size) for column in columns
+    ], size

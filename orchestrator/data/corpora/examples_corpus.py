@@ -1,0 +1,247 @@
+"""``prepare_examples``: pictures, sounds and texts that belong together, committed as one folder.
+
+What ``corpus`` is for documents: named by the digest of everything that decides its content, the
+same bytes for every worker. The tokenizer learns from the texts of the training split; the codes of
+patches are found in its pictures.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import dataclass, replace
+from importlib import metadata
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.arrays import IntArray
+from orchestrator.data.corpora.admission import Admission
+from orchestrator.data.corpora.example_rows import Examples, ExampleWriter
+from orchestrator.data.entries import TRAIN, VALIDATION, Entry, list_entries, split_entries
+from orchestrator.data.media.patch_codes import Codebook, patches_of
+from orchestrator.data.model_inputs import ModelInputs
+from orchestrator.data.processors.example_processor import ExampleProcessor, new_processor
+from orchestrator.data.processors.text import TOKENIZER, TextProcessor, chosen_tokenizer
+from orchestrator.data.samples.sample_configs import ExamplesConfig, MaskedPatchesConfig
+from orchestrator.data.spec import CorpusConfig
+from orchestrator.errors import InputError, IntegrityError
+from orchestrator.storage import commit_folder, sha256_file, temporary_sibling, verify_folder
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+EXAMPLES = "examples"
+SPLITS = (TRAIN, VALIDATION)
+PATCHES_FOR_CODES = 20_000
+PICTURES_PER_BATCH = 256
+TEXTS_PER_BATCH = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleCorpus:
+    """Examples made ready.
+
+    Attributes:
+        path: its folder.
+        manifest: counts, hashes and the config it was made with.
+        processor: its tokenizer, and what reads its pictures or sounds.
+        train: examples to learn from.
+        validation: examples to measure on.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    processor: ExampleProcessor
+    train: Examples
+    validation: Examples
+
+    @property
+    def documents(self) -> int:
+        """Number of examples of both splits."""
+        return len(self.train) + len(self.validation)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of their texts."""
+        return int(self.manifest["tokens"])
+
+    def unigram_entropy(self) -> float | None:
+        """Return the loss in nats of knowing only how often codes of patches or tokens occur.
+
+        None where neither are asked for: pairs are found, not written.
+        """
+        if self.processor.codebook is not None:
+            count = self._codes
+        elif self.train.inputs.sound is not None:
+            count = self._tokens
+        else:
+            return None
+        seen, asked = count(self.train) + 1, count(self.validation)
+        return float(-(asked * np.log(seen / seen.sum())).sum() / max(asked.sum(), 1))
+
+    def _codes(self, split: Examples) -> IntArray:
+        """Return how often each code occurs."""
+        shape, codebook = self.train.inputs.picture, self.processor.codebook
+        assert shape is not None
+        assert codebook is not None
+        pixels = _pixels(split, self.processor, shape.patches)
+        codes = codebook.codes(pixels, shape.patch_size)
+        return np.bincount(codes.ravel(), minlength=len(codebook.centres))
+
+    def _tokens(self, split: Examples) -> IntArray:
+        """Return how often each token occurs."""
+        words = self.processor.words
+        found = np.zeros(words.vocab_size, dtype=np.int64)
+        for start in range(0, len(split), TEXTS_PER_BATCH):
+            rows = np.arange(start, min(start + TEXTS_PER_BATCH, len(split)))
+            ids = chain.from_iterable(words.encode(split.text(rows)))
+            found += np.bincount(np.fromiter(ids, dtype=np.int64), minlength=len(found))
+        return found
+
+
+def prepare_examples(
+    config: CorpusConfig, samples: ExamplesConfig, inputs: ModelInputs, cache_dir: str | Path
+) -> ExampleCorpus:
+    """Make examples ready, or open them where that has been done before.
+
+    Args:
+        config: source, tokenizer and longest text in tokens (``block_size``).
+        samples: what is made of them.
+        inputs: what the model reads.
+        cache_dir: they are committed below it as ``examples-<digest>``.
+
+    Raises:
+        InputError: the source is missing, or nothing of it can be used.
+    """
+    cache = Path(cache_dir)
+    entries = list_entries(config.data, samples.columns, cache)
+    decides = _decides(config, samples, inputs, entries.identity())
+    text = json.dumps(decides, sort_keys=True)
+    final = cache / f"examples-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if final.is_dir():
+        try:
+            return open_examples(final)
+        except IntegrityError as error:
+            logger.warning("event=damaged_examples_made_again reason=%r", str(error))
+    cache.mkdir(parents=True, exist_ok=True)
+    staged = temporary_sibling(final)
+    staged.mkdir()
+    try:
+        splits = split_entries(config.data, entries)
+        processor = new_processor(samples, inputs, _tokenizer(config, samples, splits))
+        admission = Admission(entries, samples, inputs, processor, config.block_size)
+        commit_folder(staged, final, decides | _write(config, staged, splits, admission))
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return open_examples(final)
+
+
+def open_examples(path: Path) -> ExampleCorpus:
+    """Open committed examples and check their hashes.
+
+    Raises:
+        IntegrityError: they are not what their manifest says.
+    """
+    manifest = verify_folder(path)
+    inputs = ModelInputs.from_json(manifest["inputs"])
+    processor = ExampleProcessor.load(path, inputs)
+    rate = 0 if processor.sound is None else processor.sound.rate
+    train, validation = (
+        Examples(path / f"{split}.arrow", inputs, rate, split == TRAIN) for split in SPLITS
+    )
+    return ExampleCorpus(path, manifest, processor, train, validation)
+
+
+def _decides(
+    config: CorpusConfig, samples: ExamplesConfig, inputs: ModelInputs, identity: dict[str, object]
+) -> dict[str, Any]:
+    """Return everything that decides what is in the folder; part of the manifest."""
+    tokenizer: dict[str, Any] = config.tokenizer.model_dump(mode="json")
+    if config.tokenizer.path is not None:
+        tokenizer = {"sha256": sha256_file(Path(config.tokenizer.path) / TOKENIZER)}
+    kept = ("type", "family", "rate", "max_seconds")
+    settings = {name: getattr(samples, name) for name in kept if hasattr(samples, name)}
+    modality = "text" if inputs.sound is None else "audio"
+    return {
+        "kind": EXAMPLES,
+        "format": FORMAT,
+        "source": identity,
+        "samples": settings,
+        "inputs": inputs.to_json(),
+        "tokenizer": tokenizer,
+        "block_size": config.block_size,
+        "seed": config.data.seed,
+        "max_rows": config.data.max_rows,
+        "validation_fraction": config.data.validation_fraction,
+        "modality": modality if inputs.picture is None else "vision",
+    }
+
+
+def _tokenizer(
+    config: CorpusConfig, samples: ExamplesConfig, splits: dict[str, list[Entry]]
+) -> TextProcessor | None:
+    if "text" not in samples.columns:
+        return None
+    texts = [text for entry in splits[TRAIN] for text in (entry.text, entry.pair) if text]
+    return chosen_tokenizer(config, texts)
+
+
+def _write(
+    config: CorpusConfig, folder: Path, splits: dict[str, list[Entry]], admission: Admission
+) -> dict[str, Any]:
+    """Write both splits and the processors; return the counts for the manifest."""
+    rows: dict[str, int] = {}
+    for split, found in splits.items():
+        with ExampleWriter(folder / f"{split}.arrow") as writer:
+            for entry in found:
+                media = admission.media(entry)
+                if media is not None:
+                    writer.add(entry.text, entry.pair, media)
+        rows[split] = writer.rows
+    rejected = {reason: n for reason, n in admission.entries.rejected.items() if n}
+    source = config.data.source
+    if rejected:
+        logger.warning("event=examples_left_out source=%s reasons=%s", source, rejected)
+    if not all(rows.values()):
+        raise InputError(f"{source}: no usable examples for both splits ({rows}): {rejected}.")
+    processor = admission.processor
+    if isinstance(admission.samples, MaskedPatchesConfig):
+        processor = _with_codes(config, folder, admission)
+    processor.save(folder)
+    return {
+        "builder": f"ray-model-orchestrator {metadata.version('ray-model-orchestrator')}",
+        "rows": rows,
+        "tokens": admission.tokens,
+        "vocab_size": processor.vocab_size,
+        "rejected": rejected,
+        "shortened": admission.shortened,
+    }
+
+
+def _with_codes(config: CorpusConfig, folder: Path, admission: Admission) -> ExampleProcessor:
+    """Return the processors with codes of patches, found in the training pictures."""
+    shape, processor = admission.inputs.picture, admission.processor
+    assert shape is not None
+    examples = Examples(folder / f"{TRAIN}.arrow", admission.inputs, 0, False)
+    pixels = _pixels(examples, processor, shape.patches)
+    patches = patches_of(pixels, shape.patch_size)
+    codes = admission.inputs.codes
+    codebook = Codebook.fit(patches.reshape(-1, patches.shape[-1]), codes, config.data.seed)
+    return replace(processor, codebook=codebook)
+
+
+def _pixels(
+    examples: Examples, processor: ExampleProcessor, patches: int
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return pictures from everywhere in a split that have about so many patches together."""
+    assert processor.picture is not None
+    wanted = min(max(PATCHES_FOR_CODES // patches, 1), len(examples))
+    chosen = np.linspace(0, len(examples) - 1, wanted).astype(np.int64)
+    parts = [
+        processor.picture.arrays(examples.pictures(chosen[start : start + PICTURES_PER_BATCH]))
+        for start in range(0, wanted, PICTURES_PER_BATCH)
+    ]
+    return np.concatenate([part["pixel_values"] for part in parts])

@@ -1,0 +1,212 @@
+"""``prepare_labelled``: labelled rows with their tokenizer, committed as one folder.
+
+What ``corpus`` is for documents: named by the digest of everything that decides its content, the
+same bytes for every worker. Texts are Parquet, images safetensors.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import load_file, save_file
+
+from orchestrator.data.media.images import ImageProcessor
+from orchestrator.data.processors.text import TextProcessor, chosen_tokenizer
+from orchestrator.data.rows.label_forms import FORMS
+from orchestrator.data.rows.labels import CLASSES, LabelForm
+from orchestrator.data.rows.rows import Rows, TaskData
+from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.spec import CorpusConfig
+from orchestrator.errors import IntegrityError
+from orchestrator.storage import commit_folder, sha256_file, temporary_sibling, verify_folder
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+KIND = "labelled rows"
+SPLITS = ("train", "validation")
+Counts = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledCorpus:
+    """Labelled rows made ready.
+
+    Attributes:
+        path: its folder.
+        manifest: counts, hashes and the config it was made with.
+        processor: its tokenizer, or what turns pictures into such images.
+        train: rows to learn from.
+        validation: rows to measure on.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    processor: TextProcessor | ImageProcessor
+    train: Rows
+    validation: Rows
+
+    @property
+    def documents(self) -> int:
+        """Number of rows of both splits."""
+        return len(self.train) + len(self.validation)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens; rows are not counted in tokens."""
+        return 0
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Name of each class, tag or label; numbers have none."""
+        return tuple(self.manifest["label_names"])
+
+    @property
+    def form(self) -> LabelForm:
+        """What the label of a row is."""
+        return FORMS[self.manifest["labels"]]
+
+    def unigram_entropy(self) -> float:
+        """Return the loss of knowing only how labels are distributed.
+
+        Nats a class, a tag, or a label that is there or not; of numbers the squared distance to
+        the mean.
+        """
+        size = len(self.label_names)
+        return self.form.guess(self.train.labels, self.validation.labels, size)
+
+
+def prepare_labelled(
+    config: CorpusConfig, cache_dir: str | Path, form: LabelForm = CLASSES
+) -> LabelledCorpus:
+    """Make labelled rows ready, or open them where that has been done before.
+
+    Args:
+        config: source, tokenizer and longest row in tokens (``block_size``).
+        cache_dir: they are committed below it as ``rows-<digest>``.
+        form: what the label of a row is.
+
+    Raises:
+        InputError: the source is missing or cannot be split.
+    """
+    cache = Path(cache_dir)
+    task = load_task(config.data, cache, form)
+    cache.mkdir(parents=True, exist_ok=True)
+    staged = temporary_sibling(cache / "rows-new")
+    staged.mkdir()
+    try:
+        written = _write(config, task, form, staged)
+        final = cache / f"rows-{_digest(staged, written)}"
+        if not _is_whole(final):
+            commit_folder(staged, final, written)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return open_labelled(final)
+
+
+def _is_whole(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    try:
+        verify_folder(path)
+    except IntegrityError as error:
+        logger.warning("event=damaged_rows_made_again reason=%r", str(error))
+        return False
+    return True
+
+
+def open_labelled(path: Path) -> LabelledCorpus:
+    """Open committed rows and check their hashes.
+
+    Raises:
+        IntegrityError: they are not what their manifest says.
+    """
+    manifest = verify_folder(path)
+    images = manifest["modality"] == "vision"
+    processor = ImageProcessor.load(path) if images else TextProcessor.load(path)
+    form = FORMS[manifest["labels"]]
+    train, validation = (_read(path, split, images, form) for split in SPLITS)
+    return LabelledCorpus(path, manifest, processor, train, validation)
+
+
+def _write(config: CorpusConfig, task: TaskData, form: LabelForm, folder: Path) -> dict[str, Any]:
+    images = task.train.images is not None
+    processor = _processor(config, task, form)
+    processor.save(folder)
+    for split in SPLITS:
+        rows = task.split(split)
+        if rows.images is not None:
+            save_file({"images": rows.images, "labels": rows.labels}, folder / _file(split, True))
+        else:
+            columns = {"text": rows.texts, "label": list(rows.labels)}
+            if rows.pairs is not None:
+                columns["pair"] = rows.pairs
+            pq.write_table(pa.table(columns), folder / _file(split, False), compression="zstd")
+    return {
+        "kind": KIND,
+        "format": FORMAT,
+        "builder": f"ray-model-orchestrator {metadata.version('ray-model-orchestrator')}",
+        "config": config.model_dump(mode="json"),
+        "modality": "vision" if images else "text",
+        "labels": form.name,
+        "label_names": list(task.label_names),
+        "rows": {split: len(task.split(split)) for split in SPLITS},
+        "rejected": task.rejected,
+        **_cut(processor, task, form),
+    }
+
+
+def _cut(processor: TextProcessor | ImageProcessor, task: TaskData, form: LabelForm) -> Counts:
+    """Count the words whose tags are lost: behind block_size, or without a token."""
+    if not form.tagged or not isinstance(processor, TextProcessor):
+        return {}
+    rows = words = 0
+    for split in SPLITS:
+        part = task.split(split)
+        _, starts = processor.word_arrays(part.words)
+        lost = np.asarray([len(tags) for tags in part.labels]) - (starts >= 0).sum(axis=1)
+        rows, words = rows + int((lost > 0).sum()), words + int(lost.sum())
+    if words:
+        logger.warning("event=rows_cut rows=%d words=%d", rows, words)
+    return {"cut": {"rows": rows, "words": words}}
+
+
+def _digest(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """What is in the folder names it: files by their hashes, and the manifest."""
+    hashes = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
+    text = json.dumps({"files": hashes, "manifest": manifest}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _processor(
+    config: CorpusConfig, task: TaskData, form: LabelForm
+) -> TextProcessor | ImageProcessor:
+    rows = task.train
+    if rows.images is not None:
+        channels, *size = rows.images.shape[1:]
+        plain = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+        return ImageProcessor(size=(size[0], size[1]), **plain)
+    texts = [" ".join(words) for words in rows.words] if form.tagged else rows.texts
+    return chosen_tokenizer(config, [*texts, *(rows.pairs or ())])
+
+
+def _file(split: str, images: bool) -> str:
+    return f"{split}.safetensors" if images else f"{split}.parquet"
+
+
+def _read(path: Path, split: str, images: bool, form: LabelForm) -> Rows:
+    if images:
+        arrays = load_file(path / _file(split, True))
+        return Rows([], None, arrays["labels"], arrays["images"])
+    table = pq.read_table(path / _file(split, False))
+    pairs = table["pair"].to_pylist() if "pair" in table.column_names else None
+    return Rows(table["text"].to_pylist(), pairs, form.stack(table["label"].to_pylist()))

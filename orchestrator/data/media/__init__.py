@@ -1,0 +1,1 @@
+"""Images and sound: decoding, resizing, spectrograms, augmentation."""

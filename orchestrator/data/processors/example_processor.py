@@ -1,0 +1,92 @@
+"""What turns the texts, pictures and sounds of examples into a batch, in one folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.data.media.audio import AudioProcessor
+from orchestrator.data.media.images import ImageProcessor
+from orchestrator.data.media.patch_codes import CODEBOOK, Codebook
+from orchestrator.data.model_inputs import ModelInputs
+from orchestrator.data.processors.text import TOKENIZER, TextProcessor
+from orchestrator.data.samples.sample_configs import ExamplesConfig, TranscriptsConfig
+from orchestrator.errors import InputError
+
+STATE = "state"
+"""Where the codes of patches lie beside the processors, for whoever goes on training."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleProcessor:
+    """The processors of examples.
+
+    Attributes:
+        text: of texts; None: there are none.
+        picture: of pictures.
+        sound: of sounds.
+        codebook: codes of patches.
+    """
+
+    text: TextProcessor | None = None
+    picture: ImageProcessor | None = None
+    sound: AudioProcessor | None = None
+    codebook: Codebook | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens of texts."""
+        return 0 if self.text is None else self.text.vocab_size
+
+    @property
+    def words(self) -> TextProcessor:
+        """The processor of texts.
+
+        Raises:
+            InputError: there are no texts.
+        """
+        if self.text is None:
+            raise InputError("these examples have no texts.")
+        return self.text
+
+    def save(self, folder: str | Path) -> None:
+        """Write all of them: ``preprocessor_config.json`` is that of pictures or sounds."""
+        folder = Path(folder)
+        for processor in (self.text, self.picture, self.sound):
+            if processor is not None:
+                processor.save(folder)
+        if self.codebook is not None:
+            self.codebook.save(folder / STATE)
+
+    @classmethod
+    def load(cls, folder: str | Path, inputs: ModelInputs) -> "ExampleProcessor":
+        """Open what ``save`` wrote for a model that reads ``inputs``.
+
+        Raises:
+            InputError: a file is missing or damaged.
+        """
+        folder = Path(folder)
+        coded = (folder / STATE / CODEBOOK).is_file()
+        return cls(
+            TextProcessor.load(folder) if (folder / TOKENIZER).is_file() else None,
+            None if inputs.picture is None else ImageProcessor.load(folder),
+            None if inputs.sound is None else AudioProcessor.load(folder),
+            Codebook.load(folder / STATE) if coded else None,
+        )
+
+
+def new_processor(
+    samples: ExamplesConfig, inputs: ModelInputs, text: TextProcessor | None
+) -> ExampleProcessor:
+    """Return the processors that a model and its samples ask for, without codes of patches."""
+    picture, sound = inputs.picture, inputs.sound
+    family = getattr(samples, "family", None)
+    made = (
+        None
+        if picture is None or family is None
+        else ImageProcessor.of_family(family, picture.side, picture.channels)
+    )
+    heard = (
+        AudioProcessor(kind=sound.kind, mel_bins=sound.mel_bins, rate=samples.rate, mask=True)
+        if sound is not None and isinstance(samples, TranscriptsConfig)
+        else None
+    )
+    return ExampleProcessor(text, made, heard)

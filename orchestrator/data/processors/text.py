@@ -1,0 +1,329 @@
+"""Text to token ids: a subword tokenizer trained here, or any fast one of Hugging Face.
+
+The folder form is what ``transformers`` opens: ``tokenizer.json`` (read by
+``PreTrainedTokenizerFast``), ``tokenizer_config.json`` (so that ``AutoTokenizer`` knows the class)
+and ``preprocessor_config.json`` (kind and input limit, ours). Tokenizers trained here have the five
+special tokens at ids 0 to 4, others anywhere; how texts are framed is what their ``tokenizer.json``
+says.
+
+Text never produces special tokens: "[MASK]" written in a text is tokenized like any other word.
+
+The tokenizer that a config asks for: one that exists, or one trained on the texts at hand.
+"""
+
+import json
+from collections.abc import Iterable, Sequence, Sized
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding, Tokenizer
+
+from orchestrator.data.processors.subwords import (
+    Kind,
+    Texts,
+    Training,
+    add_sentinels,
+    continues_word,
+    train_tokenizer,
+)
+from orchestrator.data.processors.tokenizer_files import (
+    DEFAULT_MAX_LENGTH,
+    HUGGING_FACE,
+    SETTINGS,
+    TOKENIZER,
+    Side,
+    TokenizerSettings,
+    read_settings,
+)
+from orchestrator.data.spec import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, CorpusConfig
+from orchestrator.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+Arrays = dict[str, npt.NDArray[np.int64]]
+
+
+class TextProcessor:
+    """A tokenizer and the longest input it makes.
+
+    Attributes:
+        tokenizer: the subword tokenizer, without padding or truncation.
+        settings: special tokens by role, sides, and what came with the tokenizer.
+        kind: wordpiece, bpe or unigram.
+        max_length: default limit of ``__call__`` in tokens, special ones included.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.kind: Kind = settings.kind
+        self.max_length = settings.max_length
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        kind: Training = "wordpiece",
+        max_length: int = DEFAULT_MAX_LENGTH,
+        lowercase: bool = True,
+    ) -> "TextProcessor":
+        """Train a tokenizer; the same texts give the same ids in every process.
+
+        Args:
+            texts: training texts; read more than once, and kept where they have no length.
+            vocab_size: largest number of tokens, special ones included.
+            kind: subword model, or characters.
+            max_length: default input limit in tokens.
+            lowercase: fold case and accents (wordpiece and characters only).
+
+        Raises:
+            InputError: the texts hold no words.
+        """
+        countable = texts if isinstance(texts, Sized) else list(texts)
+        tokenizer = train_tokenizer(countable, vocab_size, kind, lowercase)
+        model: Kind = "wordpiece" if kind == "characters" else kind
+        return cls(tokenizer, TokenizerSettings(model, max_length))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "TextProcessor":
+        """Open what :meth:`save` wrote, or the tokenizer of a checkpoint of Hugging Face.
+
+        Raises:
+            InputError: a file is missing or damaged, or the tokenizer is of another kind.
+        """
+        folder = Path(folder)
+        if not (folder / TOKENIZER).is_file():
+            raise InputError(f"{folder} holds no {TOKENIZER}. Give the folder of a tokenizer.")
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+            settings = read_settings(folder, tokenizer)
+        except Exception as error:
+            raise InputError(f"{folder} holds no readable tokenizer: {error}") from error
+        return cls(tokenizer, settings)
+
+    def require_our_numbers(self) -> None:
+        """Refuse a tokenizer that cannot make samples for pre-training.
+
+        Raises:
+            InputError: its special tokens are not at 0 to 4.
+        """
+        found = [self.tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
+        if found != list(range(len(SPECIAL_TOKENS))):
+            raise InputError(
+                f"{', '.join(SPECIAL_TOKENS)} have ids {found} in this tokenizer, not 0 to 4. For "
+                "pre-training, train the tokenizer here or renumber it."
+            )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the three files into an existing or new folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(str(folder / TOKENIZER))
+        settings = {
+            "processor_type": "text",
+            "kind": self.kind,
+            "max_length": self.max_length,
+            "vocab_size": self.vocab_size,
+        }
+        names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+        ours = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": self.max_length,
+            "split_special_tokens": True,
+            **dict(zip(names, SPECIAL_TOKENS, strict=True)),
+        }
+        hugging_face = dict(self.settings.config or ours)
+        if self.max_length != self.settings.max_length:
+            hugging_face["model_max_length"] = self.max_length
+        for name, content in ((SETTINGS, settings), (HUGGING_FACE, hugging_face)):
+            (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return int(self.tokenizer.get_vocab_size())
+
+    @cached_property
+    def continues(self) -> npt.NDArray[np.bool_]:
+        """Whether each token continues the word of the token before it: bool [V]."""
+        tokens = (self.tokenizer.id_to_token(i) or "" for i in range(self.vocab_size))
+        found = np.asarray([continues_word(token, self.kind) for token in tokens])
+        added = self.tokenizer.get_added_tokens_decoder()
+        found[[i for i, token in added.items() if token.special and i < len(found)]] = False
+        return found
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, without special tokens and without a limit."""
+        return [encoding.ids for encoding in self._encode(texts)]
+
+    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
+        return list(self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; special tokens are left out."""
+        return str(self.tokenizer.decode(list(ids)))
+
+    def arrays(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        max_length: int | None = None,
+        side: Side | None = None,
+    ) -> Arrays:
+        """Tokenize, frame, cut and pad a batch.
+
+        With a tokenizer trained here a text becomes ``[CLS] a [SEP]``, a pair ``[CLS] a [SEP] b
+        [SEP]``. Of a pair that is too long the longer text is cut, as ``transformers`` does with
+        ``longest_first``.
+
+        Args:
+            texts: B texts.
+            pairs: B second texts, or None.
+            max_length: limit in tokens; None takes the processor's.
+            side: where padding goes; None takes the tokenizer's own side.
+
+        Returns:
+            input_ids, attention_mask, token_type_ids, each int64 [B, S], S the longest.
+
+        Raises:
+            InputError: there is no text, or fewer or more pairs than texts.
+        """
+        if not len(texts) or (pairs is not None and len(pairs) != len(texts)):
+            count = "no" if pairs is None else len(pairs)
+            raise InputError(f"{len(texts)} texts and {count} pairs given. Give as many of both.")
+        limit = self.max_length if max_length is None else max_length
+        room = max(limit - self.tokenizer.num_special_tokens_to_add(pairs is not None), 0)
+        first = self._encode(texts)
+        side = side or self.settings.padding_side
+        if pairs is None:
+            return self._stack([self._frame(a, room) for a in first], side)
+        both = zip(first, self._encode(pairs), strict=True)
+        return self._stack([self._frame(a, room, b) for a, b in both], side)
+
+    def word_arrays(
+        self, rows: Sequence[Sequence[str]], max_length: int | None = None
+    ) -> tuple[Arrays, npt.NDArray[np.int64]]:
+        """Tokenize texts that are given as words, and tell where each word begins.
+
+        Words after the first one are read with a blank before them: the tokens are those of the
+        running text. Sequences are cut and padded at their end.
+
+        Args:
+            rows: the words of B texts.
+            max_length: limit in tokens; None takes the processor's.
+
+        Returns:
+            What :meth:`arrays` returns; and, int64 [B, S], at the first token of each word its
+            place in the text, -1 elsewhere.
+        """
+        limit = self.max_length if max_length is None else max_length
+        room = max(limit - self.tokenizer.num_special_tokens_to_add(False), 0)
+        words = [[word if i == 0 else f" {word}" for i, word in enumerate(row)] for row in rows]
+        encodings = self.tokenizer.encode_batch(
+            words, is_pretokenized=True, add_special_tokens=False
+        )
+        for encoding in encodings:
+            encoding.truncate(room)
+        framed = [self.tokenizer.post_process(each, None, True) for each in encodings]
+        arrays = self._stack(framed, "right")
+        starts = np.full_like(arrays["input_ids"], -1)
+        for row, encoding in zip(starts, framed, strict=True):
+            before = None
+            for place, word in enumerate(encoding.word_ids):
+                if word is not None and word != before:
+                    row[place] = word
+                before = word
+        return arrays, starts
+
+    def _frame(self, first: Encoding, room: int, second: Encoding | None = None) -> Encoding:
+        """Cut a text or a pair to ``room`` tokens and put the special tokens around it."""
+        side = self.settings.truncation_side
+        kept, other = room, 0
+        if second is not None:
+            kept, other = _cut_pair(len(first), len(second), room)
+            second.truncate(other, direction=side)
+        first.truncate(kept, direction=side)
+        return self.tokenizer.post_process(first, second, add_special_tokens=True)
+
+    def _stack(self, encodings: list[Encoding], side: Side) -> Arrays:
+        """Stack sequences, padded to the longest."""
+        lengths = np.asarray([len(encoding) for encoding in encodings])
+        place = np.arange(lengths.max())[None, :]
+        real = place < lengths[:, None]
+        real = real[:, ::-1] if side == "left" else real
+        input_ids = np.full(real.shape, self.settings.pad_id, dtype=np.int64)
+        input_ids[real] = np.concatenate([encoding.ids for encoding in encodings])
+        types = np.zeros_like(input_ids)
+        if self.settings.segments:
+            types[real] = np.concatenate([encoding.type_ids for encoding in encodings])
+        return {
+            "input_ids": input_ids,
+            "attention_mask": real.astype(np.int64),
+            "token_type_ids": types,
+        }
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        max_length: int | None = None,
+    ) -> "dict[str, Tensor]":
+        """Return :meth:`arrays` as tensors: a batch ready for a model, int64 [B, S] each."""
+        import torch
+
+        found = self.arrays(texts, pairs, max_length)
+        return {name: torch.from_numpy(array) for name, array in found.items()}
+
+
+def _cut_pair(first: int, second: int, limit: int) -> tuple[int, int]:
+    """Return how many tokens of each of two sequences are kept, the longer one cut first."""
+    short, long = sorted((first, second))
+    if short + long > limit:
+        long = max(short, limit - short) if short <= limit else short
+        if short + long > limit:
+            short, long = limit // 2, limit - limit // 2
+    return (long, short) if first > second else (short, long)
+
+
+__all__ = [
+    "CLS",
+    "DEFAULT_MAX_LENGTH",
+    "MASK",
+    "PAD",
+    "SEP",
+    "SPECIAL_TOKENS",
+    "TOKENIZER",
+    "UNK",
+    "TextProcessor",
+]
+
+
+def chosen_tokenizer(config: CorpusConfig, texts: Texts) -> TextProcessor:
+    """Load the tokenizer that the config names, or train one.
+
+    Args:
+        config: the tokenizer's settings, and the longest text in tokens (``block_size``).
+        texts: what to train it on; not read where one is named.
+
+    Raises:
+        InputError: the named one is not there, or numbers its special tokens in another way.
+    """
+    settings, length = config.tokenizer, config.block_size
+    if settings.path is not None:
+        processor = TextProcessor.load(settings.path)
+        processor.require_our_numbers()
+        processor.max_length = length
+        return processor
+    learnt = settings.vocab_size - settings.sentinels
+    processor = TextProcessor.train(texts, learnt, settings.type, length, settings.lowercase)
+    add_sentinels(processor.tokenizer, settings.sentinels)
+    return processor

@@ -1,0 +1,1 @@
+"""Labelled rows: reading, label columns, splits, and the labelled tasks."""

@@ -1,0 +1,163 @@
+"""Rows as they were read become a task: labels numbered, capped, split, nothing on two sides."""
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+
+from orchestrator.data.rows.labels import CLASSES, Label, LabelForm
+from orchestrator.data.rows.rows import Rows, TaskData
+from orchestrator.data.rows.splitting import cap_indices, split_indices
+from orchestrator.data.spec import DatasetSpec
+from orchestrator.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+MIN_ROWS = 3  # one for each split
+HELD_OUT = ("validation", "test")
+
+
+@dataclass
+class Table:
+    """Rows of one split as read: texts, second texts or None, and the words of the label."""
+
+    texts: list[str] = field(default_factory=list)
+    pairs: list[str] | None = None
+    labels: list[Label] = field(default_factory=list)
+
+
+@dataclass
+class Tables:
+    """A labelled source.
+
+    Attributes:
+        name: short name of the data set.
+        splits: "train", and "validation" and "test" where the source has them.
+        label_names: name of each label where the source tells; then labels are "0", "1", ...
+        rejected: number of rows left out, by reason.
+    """
+
+    name: str
+    splits: dict[str, Table]
+    label_names: tuple[str, ...] | None = None
+    rejected: Counter[str] = field(default_factory=Counter)
+
+
+def assemble(spec: DatasetSpec, tables: Tables, form: LabelForm) -> TaskData:
+    """Make a task of what was read.
+
+    Splits that the source has are kept; the others are cut from train. A text that is also in a
+    held-out split is removed from the splits before it.
+
+    Raises:
+        InputError: no rows, too few classes, a label in a held-out split that train does not have,
+            or rows that cannot be split.
+    """
+    for split, table in tables.splits.items():
+        if not table.texts:
+            raise InputError(f"{spec.source}: no rows in {split}. {left_out(tables.rejected)}")
+    words, names = form.names(spec, tables.splits["train"].labels, tables.label_names)
+    rows = {
+        split: Rows(table.texts, table.pairs, form.number(spec, split, table.labels, words))
+        for split, table in tables.splits.items()
+    }
+    rejected = Counter(tables.rejected)
+    rows = _separate(rows, rejected)
+    if rejected:
+        logger.warning("event=rows_left_out source=%s reasons=%s", spec.source, dict(rejected))
+    if spec.max_rows is not None:
+        rows = _cap(rows, spec.max_rows, spec.seed, form)
+    return _complete(spec, tables.name, names, rows, dict(rejected), form)
+
+
+def left_out(rejected: Counter[str]) -> str:
+    """Return the sentence that says what was left out and why."""
+    reasons = ", ".join(f"{count} × {reason}" for reason, count in rejected.items())
+    return f"Left out: {reasons or 'nothing'}."
+
+
+def _separate(rows: dict[str, Rows], rejected: Counter[str]) -> dict[str, Rows]:
+    """Drop repeated rows, and from each split those that are also in a later one."""
+    seen: set[str] = set()
+    result: dict[str, Rows] = {}
+    for split in [name for name in ("test", "validation", "train") if name in rows]:
+        mine: set[str] = set()
+        kept = []
+        for index, key in enumerate(row_keys(rows[split])):
+            if key in seen:
+                rejected[f"{split} row also held out"] += 1
+            elif key in mine:
+                rejected["repeated"] += 1
+            else:
+                mine.add(key)
+                kept.append(index)
+        seen |= mine
+        result[split] = rows[split].take(kept)
+    return result
+
+
+def _cap(rows: dict[str, Rows], limit: int, seed: int, form: LabelForm) -> dict[str, Rows]:
+    """Keep ``limit`` rows over all splits, each split its share."""
+    total = sum(len(part) for part in rows.values())
+    if total <= limit:
+        return rows
+    capped = {}
+    for split, part in rows.items():
+        room = max(1, len(part) * limit // total)
+        kept = cap_indices(form.strata(part.labels), row_keys(part), room, seed)
+        capped[split] = part.take(kept)
+    return capped
+
+
+def _complete(
+    spec: DatasetSpec,
+    name: str,
+    names: tuple[str, ...],
+    rows: dict[str, Rows],
+    rejected: dict[str, int],
+    form: LabelForm,
+) -> TaskData:
+    """Cut the splits that are missing from train."""
+    shares = {"validation": spec.validation_fraction, "test": spec.test_fraction}
+    missing = [split for split in HELD_OUT if split not in rows]
+    train = rows["train"]
+    fractions = [shares[split] for split in missing]
+    if len(train) < MIN_ROWS:
+        raise InputError(
+            f"{spec.source}: {len(train)} rows to learn from, at least {MIN_ROWS} are needed. Add "
+            "rows or raise max_rows."
+        )
+    try:
+        strata = form.strata(train.labels)
+        parts = split_indices(strata, row_keys(train), fractions, spec.seed, names)
+    except InputError as error:
+        raise InputError(f"{spec.source}: {error}") from None
+    complete = rows | {"train": train.take(parts[0])}
+    complete |= {split: train.take(part) for split, part in zip(missing, parts[1:], strict=True)}
+    return TaskData(
+        name, names, complete["train"], complete["validation"], complete["test"], rejected
+    )
+
+
+def split_rows(
+    spec: DatasetSpec, name: str, names: tuple[str, ...], rows: Rows, rejected: dict[str, int]
+) -> TaskData:
+    """Cap rows that belong to no split yet, and split them into train, validation and test.
+
+    Raises:
+        InputError: there are fewer than two classes, or one cannot be split.
+    """
+    CLASSES.require_some(spec, names)
+    parts = {"train": rows}
+    if spec.max_rows is not None:
+        parts = _cap(parts, spec.max_rows, spec.seed, CLASSES)
+    return _complete(spec, name, names, parts, rejected, CLASSES)
+
+
+def row_keys(rows: Rows) -> list[str]:
+    """Return what identifies each row: its texts with blanks folded, or its pixels."""
+    if rows.images is not None:
+        return [image.tobytes().hex() for image in rows.images]
+    first = [" ".join(text.split()) for text in rows.texts]
+    if rows.pairs is None:
+        return first
+    return [f"{a}\x00{' '.join(b.split())}" for a, b in zip(first, rows.pairs, strict=True)]

@@ -1,0 +1,220 @@
+"""What the label of a row may be, and the usual form of it: a class.
+
+A form reads text and label of a row, numbers the labels, and says how rows are split. Labels as
+read are words: ``("spam",)``, ``("O", "B-PER")``, ``()`` or ``("0.5",)``. The other forms are in
+``label_forms``.
+
+Shapes: N rows, K classes, tags, names or numbers.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.arrays import IntArray
+from orchestrator.config import did_you_mean
+from orchestrator.data.rows.guesses import guess_classes
+from orchestrator.data.sources.columns import (
+    LABEL_COLUMNS,
+    PAIR_COLUMNS,
+    TEXT_COLUMNS,
+    usable_text,
+)
+from orchestrator.data.spec import DatasetSpec
+from orchestrator.errors import InputError
+
+Label = tuple[str, ...]
+Labels = npt.NDArray[Any]
+
+FEW_CLASSES = 50  # so few may be classes however small
+ROWS_OF_A_CLASS = 3  # on average; a column of numbers or sentences has one
+SHOWN = 20  # names in a message
+COUNTS = ("none", "one", "two")
+
+
+class LabelForm(ABC):
+    """One form of labels.
+
+    Attributes:
+        name: of the form; that of the target it is for, and "class" for all that ask for one.
+        what: what K is the number of.
+        least: smallest K that can be learnt.
+        tagged: whether texts are words with a label each, one a line.
+        text_columns: usual columns of the text, the first that is there is taken.
+        pair_columns: usual columns of the second text.
+        label_columns: usual columns of the label.
+    """
+
+    name: ClassVar[str]
+    what: ClassVar[tuple[str, str]]
+    least: ClassVar[int] = 1
+    tagged: ClassVar[bool] = False
+    text_columns: ClassVar[tuple[str, ...]] = TEXT_COLUMNS
+    pair_columns: ClassVar[tuple[str, ...]] = PAIR_COLUMNS
+    label_columns: ClassVar[tuple[str, ...]] = LABEL_COLUMNS
+
+    def read(self, text: object, label: object, rejected: Counter[str]) -> tuple[str, Label] | None:
+        """Return text and label of a row, or count why it cannot be used."""
+        found = self.label(label)
+        if isinstance(found, str):
+            rejected[found] += 1
+            return None
+        usable = usable_text(text, rejected)
+        return None if usable is None else (usable, found)
+
+    @abstractmethod
+    def label(self, value: object) -> Label | str:
+        """Return the label in a cell, or why there is none."""
+
+    def names(
+        self, spec: DatasetSpec, labels: Sequence[Label], given: tuple[str, ...] | None
+    ) -> tuple[list[str], tuple[str, ...]]:
+        """Return the words of labels in the order of their numbers, and the name of each.
+
+        Args:
+            spec: where the rows come from.
+            labels: those of the training rows.
+            given: names of "0", "1", ... where the source tells; else the words are the names.
+
+        Raises:
+            InputError: there are too few, or one without a name.
+        """
+        found = set(chain.from_iterable(labels))
+        if given is None:
+            numeric = all(word.removeprefix("-").isdecimal() for word in found)
+            words = sorted(found, key=int) if numeric else sorted(found)
+            self.require_some(spec, words)
+            return words, tuple(words)
+        words = [str(number) for number in range(len(given))]
+        strange = sorted(found - set(words))
+        if strange:
+            raise InputError(
+                f"{spec.source}: label {strange[0]!r} has no name: {len(words)} names are given, "
+                f"for labels 0 to {len(words) - 1}."
+            )
+        self.require_some(spec, given)
+        return words, given
+
+    def require_some(self, spec: DatasetSpec, names: Sequence[str]) -> None:
+        """Refuse a task that has nothing to tell apart.
+
+        Raises:
+            InputError: there are fewer names than the least.
+        """
+        if len(names) < self.least:
+            shown = ", ".join(map(repr, names)) or "none"
+            raise InputError(
+                f"{spec.source}: {len(names)} {self.what[len(names) != 1]} ({shown}); at least "
+                f"{COUNTS[self.least]} needed. Check label_column."
+            )
+
+    def number(
+        self, spec: DatasetSpec, split: str, labels: Sequence[Label], words: Sequence[str]
+    ) -> Labels:
+        """Return the labels of a split as numbers.
+
+        Raises:
+            InputError: a word is not among ``words``.
+        """
+        numbers = {word: number for number, word in enumerate(words)}
+        for word in chain.from_iterable(labels):
+            if word not in numbers:
+                raise InputError(
+                    f"{spec.source}: label {word!r} occurs in {split} but not in train. "
+                    f"{did_you_mean(word, words, 'Labels of train')}"
+                )
+        return self.stack(
+            [self.place([numbers[word] for word in label], len(words)) for label in labels]
+        )
+
+    def place(self, numbers: list[int], size: int) -> Any:
+        """Return the label of a row, given the numbers of its words and K."""
+        del size
+        return numbers
+
+    @abstractmethod
+    def stack(self, labels: Sequence[Any]) -> Labels:
+        """Return the labels of rows as the array that ``Rows`` has."""
+
+    def strata(self, labels: Labels) -> IntArray:
+        """Return the group of each row of which every split has its share, int64 [N]."""
+        return np.zeros(len(labels), dtype=np.int64)
+
+    @abstractmethod
+    def guess(self, seen: Labels, asked: Labels, size: int) -> float:
+        """Return the loss of knowing only how labels are distributed in training."""
+
+    def size(self, names: Sequence[str], labels: Labels) -> int:
+        """Return K."""
+        del labels
+        return len(names)
+
+    def require_size(self, names: Sequence[str], labels: Labels, wanted: int) -> None:
+        """Refuse a target with another number of answers than the rows have labels for.
+
+        Raises:
+            InputError: naming both.
+        """
+        found = self.size(names, labels)
+        if found != wanted:
+            raise InputError(
+                f"the rows have {found} {self.what[found != 1]}, the target has num_labels "
+                f"{wanted}. Set num_labels to {found}.{_listed(names)}"
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names of labels in words."""
+    more = ", ..." if len(names) > SHOWN else ""
+    return f" Found: {', '.join(names[:SHOWN])}{more}" if names else ""
+
+
+class ClassForm(LabelForm):
+    """One class a row: int64 [N]."""
+
+    name = "class"
+    what = ("class", "classes")
+    least = 2
+
+    def label(self, value: object) -> Label | str:
+        """Take a word or a whole number."""
+        if isinstance(value, bool | int | str) and (word := str(value).strip()):
+            return (word,)
+        return "label missing" if value in (None, "") else "label is not a word or whole number"
+
+    def names(
+        self, spec: DatasetSpec, labels: Sequence[Label], given: tuple[str, ...] | None
+    ) -> tuple[list[str], tuple[str, ...]]:
+        """Return the classes; a column in which nearly every row has its own is none of classes."""
+        found = set(labels)
+        if len(found) > max(FEW_CLASSES, len(labels) // ROWS_OF_A_CLASS):
+            raise InputError(
+                f"{spec.source}: {len(found)} different labels in {len(labels)} rows, such as "
+                f"{labels[0][0][:40]!r}: these are no classes. Check label_column."
+            )
+        return super().names(spec, labels, given)
+
+    def place(self, numbers: list[int], size: int) -> int:
+        """Return the class."""
+        del size
+        return numbers[0]
+
+    def stack(self, labels: Sequence[Any]) -> Labels:
+        """Return int64 [N]."""
+        return np.asarray(labels, dtype=np.int64)
+
+    def strata(self, labels: Labels) -> IntArray:
+        """Return the classes."""
+        return labels
+
+    def guess(self, seen: Labels, asked: Labels, size: int) -> float:
+        """Return nats a row."""
+        return guess_classes(seen, asked, size)[0]
+
+
+CLASSES = ClassForm()

@@ -1,0 +1,103 @@
+"""Labelled rows in memory, and the task they belong to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.arrays import Float32Array, IntArray
+from orchestrator.errors import InputError
+
+WORD_BREAK = "\n"
+"""Between the words of a text that has a tag for each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of one split: texts (or pairs of texts), or images, and a label each.
+
+    Attributes:
+        texts: N texts; empty for images.
+        pairs: N second texts, or None.
+        labels: class of each row, int64 [N]; or in another of the ``label_forms``.
+        images: float32 [N, C, height, width] in [0, 1], or None.
+    """
+
+    texts: list[str]
+    pairs: list[str] | None
+    labels: npt.NDArray[Any]
+    images: Float32Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def words(self) -> list[list[str]]:
+        """The words of each text, where each has a tag."""
+        return [text.split(WORD_BREAK) for text in self.texts]
+
+    def take(self, indices: Sequence[int] | IntArray) -> "Rows":
+        """Return the rows at these indices, in their order."""
+        index = np.asarray(indices, dtype=np.int64)
+        return Rows(
+            [self.texts[i] for i in index] if self.texts else [],
+            None if self.pairs is None else [self.pairs[i] for i in index],
+            self.labels[index],
+            None if self.images is None else self.images[index],
+        )
+
+
+def require_pairs(rows: Rows) -> None:
+    """Refuse rows with one text.
+
+    Raises:
+        InputError: they have one, or are images.
+    """
+    if rows.pairs is None:
+        raise InputError(
+            "these rows have no second text. Give a column text_b, or name it with pair_column."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """One labelled task.
+
+    Attributes:
+        name: name of the task.
+        label_names: name of each class, tag or label; numbers have none.
+        train: rows to learn from.
+        validation: rows to choose by.
+        test: rows to report on.
+        rejected: number of rows left out, by reason.
+    """
+
+    name: str
+    label_names: tuple[str, ...]
+    train: Rows
+    validation: Rows
+    test: Rows
+    rejected: dict[str, int] = field(default_factory=dict)
+
+    def split(self, name: str) -> Rows:
+        """Return the split called train, validation or test.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        if name not in ("train", "validation", "test"):
+            raise ValueError(f"{name!r} is no split. Use train, validation or test.")
+        rows: Rows = getattr(self, name)
+        return rows
+
+    @cached_property
+    def majority_accuracy(self) -> float:
+        """Test accuracy of always answering the class that is most frequent in training.
+
+        Of tasks whose labels are classes.
+        """
+        answer = np.bincount(self.train.labels, minlength=len(self.label_names)).argmax()
+        return float((self.test.labels == answer).mean())

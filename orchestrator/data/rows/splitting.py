@@ -1,0 +1,96 @@
+"""Train, validation and test: stratified, deterministic, and no text on both sides.
+
+Rows are ordered by the hash of (seed, text), so that a row's split does not depend on the order in
+which rows were read, and adding rows moves few others.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from orchestrator.arrays import IntArray
+from orchestrator.errors import InputError
+
+MIN_ROWS = 2  # a class with one row cannot be learnt and checked
+NAME = re.compile(r"[`*]*[A-Za-z_]*(?:[a-z][A-Z]|[A-Z]{2}|[0-9_])\w*[`*]*")
+WORD = re.compile(r"[^\W_]+")
+
+
+def fingerprint(text: str) -> str:
+    """Fold what copies of a text differ in: names with capitals, digits, underscores; case; signs.
+
+    Two texts with the same fingerprint count as one. Empty where a text has no words.
+    """
+    return " ".join(WORD.findall(NAME.sub(" x ", text).lower()))
+
+
+def rank(seed: int, text: str) -> bytes:
+    """Return the place of a text in the order of a seed."""
+    return hashlib.blake2b(f"{seed}\x00{text}".encode(), digest_size=16).digest()
+
+
+def split_indices(
+    labels: IntArray,
+    keys: Sequence[str],
+    fractions: Sequence[float],
+    seed: int,
+    names: Sequence[str] | None = None,
+) -> list[IntArray]:
+    """Split rows class by class.
+
+    Args:
+        labels: class of each row [N].
+        keys: text of each row; decides its place.
+        fractions: shares of the held-out parts.
+        seed: another seed gives another split.
+        names: name of each class, for the message.
+
+    Returns:
+        Indices of what is left for training, then of each held-out part. Every part has at least
+        one row of each class.
+
+    Raises:
+        InputError: a class has a single row, or fewer rows than there are parts.
+    """
+    parts: list[list[int]] = [[] for _ in range(len(fractions) + 1)]
+    needed = max(MIN_ROWS, len(parts))
+    for label in np.unique(labels).tolist():
+        members = np.flatnonzero(labels == label).tolist()
+        rows: list[int] = sorted(members, key=lambda i: rank(seed, keys[i]))
+        if len(rows) < needed:
+            raise InputError(
+                f"class {names[label] if names else str(label)!r} has {len(rows)} row"
+                f"{'s' if len(rows) > 1 else ''}, at least {needed} are needed to learn from "
+                "some and test on others. Add rows, raise max_rows or drop the class."
+            )
+        for part, share in zip(parts, _cut(rows, fractions), strict=True):
+            part.extend(share)
+    return [np.asarray(sorted(part, key=lambda i: rank(seed, keys[i]))) for part in parts]
+
+
+def _cut(rows: list[int], fractions: Sequence[float]) -> list[list[int]]:
+    """Cut held-out parts off the front of some rows; what is left comes first in the result."""
+    sizes = [max(1, round(share * len(rows))) for share in fractions]
+    while sum(sizes) >= len(rows):
+        sizes[int(np.argmax(sizes))] -= 1
+    ends = np.cumsum([0, *sizes]).tolist()
+    held_out = [rows[start:end] for start, end in pairwise(ends)]
+    return [rows[ends[-1] :], *held_out]
+
+
+def cap_indices(labels: IntArray, keys: Sequence[str], limit: int, seed: int) -> IntArray:
+    """Return the rows kept under a cap: the same share of every class, as equal as possible."""
+    rows = sorted(range(len(labels)), key=lambda i: rank(seed, keys[i]))
+    by_class: dict[int, list[int]] = {}
+    for row in rows:
+        by_class.setdefault(int(labels[row]), []).append(row)
+    kept: list[int] = []
+    depth = 0
+    while len(kept) < min(limit, len(labels)):
+        level = [members[depth] for members in by_class.values() if depth < len(members)]
+        kept.extend(level[: limit - len(kept)])
+        depth += 1
+    return np.asarray(sorted(kept), dtype=np.int64)

@@ -1,0 +1,193 @@
+"""Pairs of segments: the next sentence or a random one (BERT), in order or swapped (ALBERT).
+
+Devlin et al. 2019, section 3.1 and appendix A.2; Lan et al. 2020, section 3.1. As in BERT's code, a
+sample begins as a run of whole sentences of one document that fills the block, is cut in two at a
+random sentence, and in one of ten cases (``short_share``) is made for a random shorter length.
+Of a pair that is too long, tokens are taken from the longer segment, at its front or its end.
+
+Deviations: BERT makes its samples once (dup_factor times); here the cut, the coin and the random
+segment are drawn anew in every epoch. Sentences that BERT "puts back" after a random second segment
+was chosen belong to the same sample in other epochs. A run of one sentence is cut inside it.
+
+Shapes: B batch, S block size.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from orchestrator.arrays import FloatArray, IntArray
+from orchestrator.data.corpora.blocks import TokenBlocks
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.randomness import Purpose, draw, uniform
+from orchestrator.data.samples.base import Batch, words_of
+from orchestrator.data.samples.masking import IGNORED, Masking, mask_tokens
+from orchestrator.data.samples.passages import Passages
+from orchestrator.data.spec import CLS, PAD, SEP
+from orchestrator.errors import InputError
+
+FRAME = 3  # [CLS], [SEP], [SEP]
+FEWEST = 2  # tokens of a pair
+AS_IT_WAS, CHANGED = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """How pairs are made.
+
+    Attributes:
+        second: "next": what follows, or a random segment of another document; "order": what
+            follows, or both swapped.
+        changed: share of the pairs that are not as they were.
+        short_share: share of the samples that are made shorter than the block.
+    """
+
+    second: Literal["next", "order"] = "next"
+    changed: float = 0.5
+    short_share: float = 0.1
+
+
+class PairSamples:
+    """Pairs: ``labels.<pair>`` [B], 0 as it was or 1 changed, and ``labels.<words>`` [B, S].
+
+    Attributes:
+        parts: number of samples from each source.
+    """
+
+    def __init__(
+        self,
+        blocks: TokenBlocks,
+        processor: TextProcessor,
+        pair_target: str | None,
+        words_target: str | None = None,
+        seed: int = 7,
+        pairing: Pairing | None = None,
+        masking: Masking | None = None,
+    ) -> None:
+        """Lay out the samples.
+
+        Args:
+            blocks: tokens with borders.
+            processor: their tokenizer.
+            pair_target: target that judges the pair, or None.
+            words_target: target that predicts masked tokens; None masks nothing.
+            seed: seed of all choices.
+            pairing: how pairs are made.
+            masking: how tokens are masked.
+
+        Raises:
+            InputError: there is no other document to take a random segment from.
+        """
+        self._length = blocks.block_size
+        self._room = blocks.block_size - FRAME
+        self._passages = Passages(blocks, self._room, longest=max(1, self._room // 2))
+        self._pairing = pairing or Pairing()
+        if self._pairing.second == "next" and self._passages.documents < 2:
+            raise InputError(
+                "pairs with a random second segment need at least two documents; this split has "
+                f"{self._passages.documents}. Give more documents, or use the target sop."
+            )
+        self._continues = processor.continues
+        self._words = words_of(processor)
+        self._targets = (pair_target, words_target)
+        self._seed = seed
+        self._masking = masking or Masking()
+        self.parts = self._passages.parts
+
+    def __len__(self) -> int:
+        return len(self._passages)
+
+    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
+        """Build a batch, as long as its longest pair."""
+        luck = uniform(np.stack(draw(self._seed, Purpose.PAIR, epoch, indices, 1 + self._length)))
+        pairs = [self._pair(int(i), luck[:, b]) for b, i in enumerate(indices)]
+        longest = max(len(a) + len(b) for a, b, _ in pairs) + FRAME
+        ids = np.full((len(pairs), longest), PAD, dtype=np.int64)
+        types = np.zeros_like(ids)
+        for row, (a, b, _) in enumerate(pairs):
+            framed = np.concatenate([[CLS], a, [SEP], b, [SEP]])
+            ids[row, : len(framed)] = framed
+            types[row, len(a) + 2 : len(framed)] = 1
+        labels = np.asarray([label for _, _, label in pairs], dtype=np.int64)
+        return self._batch(ids, types, labels, indices, epoch)
+
+    def _batch(
+        self,
+        ids: IntArray,
+        types: IntArray,
+        answers: IntArray,
+        indices: IntArray,
+        epoch: int | IntArray,
+    ) -> Batch:
+        pair, words = self._targets
+        labels = {} if pair is None else {pair: answers}
+        masked = ids
+        if words is not None:
+            masked, labels[words] = mask_tokens(
+                ids, indices, epoch, self._seed, self._continues, self._masking, self._words
+            )
+        arrays = {
+            "input_ids": masked,
+            "attention_mask": (ids != PAD).astype(np.int64),
+            "token_type_ids": types,
+        } | {f"labels.{name}": array for name, array in labels.items()}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def _pair(self, index: int, luck: FloatArray) -> tuple[IntArray, IntArray, int]:
+        """Return both segments and the label; ``luck`` is [4, 1 + S], in [0, 1)."""
+        cut, coin, short, size = luck[:, 0]
+        room = self._room
+        if short < self._pairing.short_share:
+            room = FEWEST + int(size * (room - FEWEST + 1))
+        first, second = _cut(self._passages.sentences(index), cut)
+        changed = coin < self._pairing.changed
+        if self._pairing.second == "next" and (changed or not len(second)):
+            wanted = max(1, room - len(first))
+            second, changed = self._elsewhere(index, wanted, luck[:2, 1]), True
+        elif changed and len(second):
+            first, second = second, first
+        label = CHANGED if changed else AS_IT_WAS
+        if not len(second):
+            label = IGNORED  # one token has no order
+        first, second = _shorten(first, second, room, luck[:, 2:].ravel())
+        return first, second, label
+
+    def _elsewhere(self, index: int, wanted: int, luck: FloatArray) -> IntArray:
+        """Return a random segment of another document."""
+        own = self._passages.document(index)
+        other = int(luck[0] * (self._passages.documents - 1))
+        return self._passages.excerpt(other + (other >= own), float(luck[1]), wanted)
+
+
+def _cut(sentences: list[IntArray], luck: float) -> tuple[IntArray, IntArray]:
+    """Cut a run of sentences in two, a single sentence inside it; one token has no second part."""
+    if len(sentences) == 1:
+        tokens = sentences[0]
+        if len(tokens) < FEWEST:
+            return tokens, tokens[:0]
+        place = 1 + int(luck * (len(tokens) - 1))
+        return tokens[:place], tokens[place:]
+    place = 1 + int(luck * (len(sentences) - 1))
+    return np.concatenate(sentences[:place]), np.concatenate(sentences[place:])
+
+
+def _shorten(
+    first: IntArray, second: IntArray, room: int, luck: FloatArray
+) -> tuple[IntArray, IntArray]:
+    """Take tokens from the longer segment, at its front or end by coin, until both fit."""
+    sizes = [len(first), len(second)]
+    lost = max(0, sum(sizes) - room)
+    long = int(sizes[1] > sizes[0])
+    only = min(lost, sizes[long] - sizes[1 - long])  # until both are equally long
+    cuts = [0, 0]
+    cuts[long] = only + (lost - only) // 2
+    cuts[1 - long] = lost - cuts[long]
+    coins = luck < 0.5
+    fronts = [int(coins[: cuts[0]].sum()), int(coins[cuts[0] : lost].sum())]
+    kept = [
+        segment[front : len(segment) - (cut - front)]
+        for segment, front, cut in zip((first, second), fronts, cuts, strict=True)
+    ]
+    return kept[0], kept[1]

@@ -1,0 +1,222 @@
+"""The classes of transformers that can be imported and exported."""
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from typing import get_args
+
+from orchestrator.config import validate_config
+from orchestrator.errors import ConfigError, InputError
+from orchestrator.modeling.component import Dimensions, EncoderConfig
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.encoders.block_options import BlockOptions, Projection
+from orchestrator.modeling.encoders.configs import DualEncoderConfig
+from orchestrator.modeling.huggingface.architecture import Architecture, quiet
+
+FAMILIES = (
+    "albert",
+    "bart",
+    "beit",
+    "bert",
+    "bloom",
+    "clip",
+    "distilbert",
+    "electra",
+    "gpt2",
+    "llama",
+    "marian",
+    "mistral",
+    "mixtral",
+    "pegasus",
+    "qwen2",
+    "roberta",
+    "siglip",
+    "speech2text",
+    "t5",
+    "vilt",
+    "vit",
+    "wav2vec2",
+    "whisper",
+)
+"""Modules of this package; each has a tuple ``ARCHITECTURES``."""
+
+
+@cache
+def architectures() -> Mapping[str, Architecture]:
+    """Return every architecture by the name of its class."""
+    package = __package__
+    modules = [import_module(f"{package}.{family}") for family in FAMILIES]
+    return {each.name: each for module in modules for each in module.ARCHITECTURES}
+
+
+def find_architecture(name: str) -> Architecture:
+    """Return the architecture of a class name.
+
+    Raises:
+        InputError: It is not supported; the nearest one and all others are listed.
+    """
+    known = architectures()
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+    hint = f" The nearest one is {near[0]}." if near else ""
+    raise InputError(
+        f"{name!r} is not a supported architecture.{hint} Supported: {', '.join(sorted(known))}."
+    )
+
+
+def architecture_of(config: ModelConfig) -> Architecture:
+    """Return the architecture that a model of ours is, if there is one.
+
+    An architecture fits if its config, taken from ours, gives ours back. If none does, one is taken
+    that differs in dropout rates only, which change no output of a trained model: many of their
+    configs know fewer rates than ours.
+
+    Raises:
+        InputError: None fits; the nearest one of the same shape and what differs are named.
+    """
+    differences: dict[str, list[str]] = {}
+    for name, candidate in architectures().items():
+        again = _there_and_back(candidate, config)
+        if again is None:
+            continue
+        differing = differing_keys(spelled_out(config), spelled_out(again))
+        if not differing:
+            return candidate
+        if _alike(config, again):
+            differences[name] = differing
+    for name, differing in differences.items():
+        if all(key.endswith(RATES) for key in differing):
+            return architectures()[name]
+    raise InputError(_no_counterpart(differences))
+
+
+def padding_of(config: ModelConfig) -> int:
+    """Return the padding id of the class that a model has the shape of; its own if any will do.
+
+    Tokenizers made here pad with 0. A class that reads another meaning into that id
+    (``Architecture.pad_token_id``) can take the model when its tokens are renumbered.
+    """
+    for candidate in architectures().values():
+        if candidate.pad_token_id not in (None, config.pad_token_id):
+            moved = config.model_copy(update={"pad_token_id": candidate.pad_token_id})
+            again = _there_and_back(candidate, moved)
+            if again is not None and _alike(moved, again):
+                return moved.pad_token_id
+    return config.pad_token_id
+
+
+def _there_and_back(candidate: Architecture, config: ModelConfig) -> ModelConfig | None:
+    """Return our config of what an architecture makes of one; None: it is about something else."""
+    try:
+        with quiet():  # most are asked about sizes that no model of theirs has
+            return validate_config(ModelConfig, returned(candidate, config), candidate.name)
+    except (ConfigError, InputError, ArithmeticError, LookupError, TypeError, ValueError):
+        return None
+
+
+def _alike(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether two models read the same kind of input by the same kind of parts."""
+    shapes = [
+        (
+            [part.type_name() for part in each.embedding.parts[:1]],
+            each.encoder.type_name(),
+            None if each.decoder is None else each.decoder.type_name(),
+        )
+        for each in (one, other)
+    ]
+    return shapes[0] == shapes[1]
+
+
+def returned(candidate: Architecture, config: ModelConfig) -> dict[str, object]:
+    """Return what an architecture makes of our config, there and back.
+
+    Raises:
+        InputError: transformers refuses its own config with our values.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    theirs = candidate.their_config(config)
+    try:
+        complete = AutoConfig.for_model(candidate.model_type, **theirs).to_dict()
+    except StrictDataclassError as error:
+        raise InputError(f"{candidate.name} cannot be configured so: {error}") from error
+    return candidate.model_config(complete)
+
+
+def spelled_out(config: ModelConfig) -> dict[str, object]:
+    """Return a config as plain values, with what null stands for in transformer blocks."""
+    plain: dict[str, object] = config.model_dump()
+    for slot in ("embedding", "target_embedding"):
+        stack = getattr(config, slot)
+        if stack is not None and not stack.layernorm:
+            plain[slot] = stack.model_dump() | {"norm_eps": None}
+    sizes, encoder = config.dimensions, config.encoder
+    plain["encoder"] = _blocks(encoder, sizes)
+    if isinstance(encoder, DualEncoderConfig):
+        second = _blocks(encoder.of_second, sizes.of_second)
+        both = {"first": _blocks(encoder.first, sizes), "second": second}
+        plain["encoder"] = encoder.model_dump() | both
+    if config.decoder is not None:
+        plain["decoder"] = _blocks(config.decoder, sizes)
+    return plain
+
+
+def _blocks(options: EncoderConfig, sizes: Dimensions) -> dict[str, object]:
+    """Return the options of an encoder or decoder, with what null stands for."""
+    named = options.model_dump() | {"type": options.type_name()}
+    if not isinstance(options, BlockOptions):
+        return named
+    head_size = options.size_of_head(sizes)
+    return named | {
+        "intermediate_size": options.size_of_feed_forward(sizes),
+        "head_size": head_size,
+        "num_kv_heads": options.num_kv_heads or options.num_heads,
+        "attention_bias": [p for p in get_args(Projection) if options.has_bias(p)],
+        "attention_scale": options.attention_scale or head_size**-0.5,
+    }
+
+
+def differing_keys(ours: object, other: object, path: str = "") -> list[str]:
+    """Return the paths at which two nested values differ.
+
+    What changes no number is left out: names of heads' weights in the loss, and the attention
+    kernel.
+    """
+    if isinstance(ours, Mapping) and isinstance(other, Mapping):
+        keys = [*ours, *(key for key in other if key not in ours)]
+        return [
+            found
+            for key in keys
+            if key not in UNIMPORTANT
+            for found in differing_keys(ours.get(key), other.get(key), f"{path}.{key}".strip("."))
+        ]
+    if not (isinstance(ours, (list, tuple)) and isinstance(other, (list, tuple))):
+        return [] if ours == other else [path]
+    if len(ours) == len(other):
+        pairs = enumerate(zip(ours, other, strict=True))
+        return [p for i, (a, b) in pairs for p in differing_keys(a, b, f"{path}.{i}")]
+    return [path]
+
+
+FIRST_VALUES = ("initialization", "initializer_range", "logit_scale", "logit_bias")
+LOSS_ONLY = ("weight", "tolerance", "max_scale", "label_smoothing")
+"""Options of heads that only their loss and its figures read."""
+UNIMPORTANT = ("attention", *LOSS_ONLY, *FIRST_VALUES)
+"""Options that change no output of a trained model."""
+
+
+RATES = ("dropout", "drop_path")
+"""Endings of options that only training reads."""
+
+
+def _no_counterpart(differences: Mapping[str, list[str]]) -> str:
+    if not differences:
+        return f"This model has no counterpart. Supported: {', '.join(sorted(architectures()))}."
+    nearest = min(differences, key=lambda name: len(differences[name]))
+    return (
+        f"This model has no counterpart in transformers. The nearest one is {nearest}; it differs "
+        f"in {', '.join(differences[nearest])}. Change these, or keep the package as it is."
+    )

@@ -1,0 +1,1 @@
+"""One file per model family: its classes in transformers, expressed as ours."""

@@ -1,0 +1,57 @@
+"""Mixtral: Mistral with experts (Jiang et al. 2024); the balance of experts is a second target."""
+
+from typing import Any
+
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.families import llama, mistral
+from orchestrator.modeling.huggingface.keys import Row, expand, weight
+from orchestrator.modeling.huggingface.values import require, transformer_of
+
+EXPERT_LAYERS = {"w1": "gate", "w2": "down", "w3": "up"}
+"""Their names of an expert's linear layers → ours."""
+
+_LAYER = "model.layers.{layer}.block_sparse_moe"
+_OURS = "encoder.layers.{layer}.feed_forward"
+
+
+def model_config(theirs: Values) -> dict[str, Any]:
+    """Return our model config for a ``MixtralConfig``."""
+    require(theirs, router_jitter_noise=0.0)
+    ours = mistral.model_config(theirs)
+    top_k, weight_of_balance = theirs["num_experts_per_tok"], theirs["router_aux_loss_coef"]
+    experts = {"num_experts": theirs["num_local_experts"], "top_k": top_k}
+    balance = {"type": "balance", "weight": weight_of_balance, "top_k": top_k}
+    return ours | {
+        "encoder": ours["encoder"] | {"experts": experts},
+        "target": [*ours["target"], *([balance] if weight_of_balance else [])],
+    }
+
+
+def their_config(config: ModelConfig) -> dict[str, Any]:
+    """Return the values of a ``MixtralConfig``."""
+    values, encoder = mistral.their_config(config), transformer_of(config)
+    balance = [target.weight for target in config.target if target.type_name() == "balance"]
+    values["router_aux_loss_coef"] = balance[0] if balance else 0.0
+    if encoder.experts is not None:
+        values["num_local_experts"] = encoder.experts.num_experts
+        values["num_experts_per_tok"] = encoder.experts.top_k
+    return values
+
+
+def table(config: ModelConfig) -> list[Row]:
+    """Return every parameter of ``MixtralForCausalLM``; each expert has a tensor of its own."""
+    encoder = transformer_of(config)
+    count = 0 if encoder.experts is None else encoder.experts.num_experts
+    rows = [*llama.body_table(config), weight(f"{_LAYER}.gate", f"{_OURS}.router")]
+    for theirs, ours in EXPERT_LAYERS.items():
+        names = tuple(f"{_LAYER}.experts.{expert}.{theirs}.weight" for expert in range(count))
+        rows.append(Row(names, (f"{_OURS}.{ours}",)))
+    return expand(rows, encoder.num_layers)
+
+
+ARCHITECTURES = (
+    Architecture(
+        "MixtralForCausalLM", "mixtral", model_config, their_config, table, llama.REPEATED
+    ),
+)

@@ -1,0 +1,69 @@
+"""RoBERTa and XLM-R: BERT with positions that count real tokens from ``pad_token_id + 1``.
+
+transformers drops out before the hidden layer of the classification head as well; here only after
+it, as in BERT. Outputs are the same, training differs by that one dropout.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.families import bert
+from orchestrator.modeling.huggingface.keys import Table, linear, same
+
+MLM: Table = (
+    *linear("lm_head.dense", "targets.mlm.transform_layer.dense"),
+    *linear("lm_head.layer_norm", "targets.mlm.transform_layer.norm"),
+    same("lm_head.bias", "targets.mlm.output.bias"),
+)
+REPEATED = ("lm_head.decoder.weight", "lm_head.decoder.bias", "*embeddings.position_ids")
+
+
+def model_config(heads: Sequence[bert.Head], theirs: Values) -> dict[str, Any]:
+    """Return our model config for a ``RobertaConfig``."""
+    ours = bert.model_config(heads, theirs)
+    offset = theirs["pad_token_id"] + 1
+    pos = {"type": "pos", "offset": offset, "pad_aware": True}
+    embedding = ours["embedding"] | {"parts": ["word", pos, "seg"]}
+    positions = theirs["max_position_embeddings"] - offset
+    return ours | {"max_position_embeddings": positions, "embedding": embedding}
+
+
+def mlm_config(theirs: Values) -> dict[str, Any]:
+    """Return the masked language modelling head, whose activation is always GELU."""
+    return bert.mlm_config(theirs) | {"activation": "gelu"}
+
+
+def their_config(config: ModelConfig) -> dict[str, Any]:
+    """Return the values of a ``RobertaConfig``."""
+    rows = config.max_position_embeddings + config.pad_token_id + 1
+    return bert.their_config(config) | {"max_position_embeddings": rows}
+
+
+def _architectures(prefix: str, model_type: str) -> Sequence[Architecture]:
+    heads: dict[str, tuple[bert.Head, Callable[[ModelConfig], Table]]] = {
+        "ForMaskedLM": (mlm_config, partial(bert.table, "roberta.", MLM)),
+        "ForSequenceClassification": (
+            bert.cls_config,
+            partial(bert.cls_table, "roberta.", "classifier.dense", "classifier.out_proj"),
+        ),
+        "ForTokenClassification": (
+            bert.tags_config,
+            partial(bert.table, "roberta.", bert.TAGS),
+        ),
+        "Model": (bert.vector_config, partial(bert.table, "", bert.VECTOR)),
+    }
+    return [
+        Architecture(
+            prefix + name, model_type, partial(model_config, [head]), their_config, rows, REPEATED
+        )
+        for name, (head, rows) in heads.items()
+    ]
+
+
+ARCHITECTURES = (
+    *_architectures("Roberta", "roberta"),
+    *_architectures("XLMRoberta", "xlm-roberta"),
+)
