@@ -45,7 +45,7 @@ FAMILIES = (
 @cache
 def architectures() -> Mapping[str, Architecture]:
     """Return every architecture by the name of its class."""
-    package = __package__
+    package = f"{__package__}.families"
     modules = [import_module(f"{package}.{family}") for family in FAMILIES]
     return {each.name: each for module in modules for each in module.ARCHITECTURES}
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from orchestrator.cli import main
-from orchestrator.cluster.checkpoints.store import saving
+from orchestrator.cluster.checkpoints import saving
 from orchestrator.cluster.context import WorkerContext
 from orchestrator.cluster.observe.mailbox import SilentLine
 from orchestrator.errors import IntegrityError, StageError

@@ -86,11 +86,3 @@ def test_configs_need_neither_torch_nor_pandas():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert json.loads(found.stdout) == []
-
-
-def test_every_name_of_the_room_can_be_imported():
-    import orchestrator.data as room
-
-    assert all(getattr(room, name) is not None for name in room.__all__)
-    with pytest.raises(AttributeError, match="nonsense"):
-        _ = room.nonsense
