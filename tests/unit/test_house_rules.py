@@ -23,7 +23,7 @@ ALLOWED = {
     "training": {"config", "storage", "zoo", "modeling", "data"},
     "cluster": {"config", "storage", "zoo", "modeling", "data", "training"},
     **{stage: {"config", "storage", "zoo", "modeling", "data", "training"} for stage in STAGES},
-    "report": {"config", "storage", "zoo"},
+    "report": {"config", "storage", "zoo"},  # and the typed results of the stages, see below
     "doctor": set(),
     "serving": {"config", "storage", "zoo", "modeling", "data"},
 }
@@ -74,12 +74,14 @@ def test_rooms_import_only_what_the_design_allows():
         if room in COMPOSERS or room == "orchestrator":
             continue
         allowed = ALLOWED[room] | {room, "errors", "arrays", "orchestrator"}
-        if room in STAGES and path.name in {"runner.py", "corpus_runner.py"}:
+        if room in STAGES and is_runner(path):
             allowed |= {"cluster"}
         for module in imports_of(path):
             if module.split(".")[0] not in PRODUCT:
                 continue
             if room == "serving" and module.startswith("orchestrator.quantization.backends"):
+                continue
+            if room == "report" and module.endswith(".results"):
                 continue
             if (
                 room == "serving"
@@ -92,11 +94,16 @@ def test_rooms_import_only_what_the_design_allows():
     assert not wrong, "\n".join(wrong)
 
 
+def is_runner(path: Path) -> bool:
+    """Whether a file is the part of a stage that runs on the cluster."""
+    return path.name == "runner.py" or path.name.endswith("_runner.py")
+
+
 def may_import_ray(path: Path) -> bool:
     room = room_of(module_name(path))
     return (
         room in {"cluster", "serving", "data"}
-        or (room in STAGES and path.name == "runner.py")
+        or (room in STAGES and is_runner(path))
         or path == ROOT / "orchestrator/selection/scheduler.py"
     )
 
@@ -203,7 +210,7 @@ def test_files_and_functions_stay_readable():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 body = [n for n in node.body if not is_docstring(n)]
                 length = body[-1].end_lineno - body[0].lineno + 1 if body else 0
-                if length > 35:
+                if length > 50:
                     wrong.append(
                         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length} lines"
                     )
