@@ -6,9 +6,7 @@ the model's own parameters stay what they are; A and B stand beside a layer's ``
 
 Legend: B batch, S length, I and O inputs and outputs of a linear layer, r rank.
 
-Keep parameters as they are: no gradient, no optimizer state.
-
-Options of low-rank adapters. Imports without torch.
+``freeze`` leaves parameters as they are: no gradient, no optimizer state.
 """
 
 import math
@@ -18,11 +16,11 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from orchestrator.config import StrictModel, nearest
-from orchestrator.errors import InputError, IntegrityError, Problem
+from orchestrator.config import nearest
+from orchestrator.errors import InputError, IntegrityError
+from orchestrator.modeling.adapters import LoraConfig
 
 EXAMPLES = "For example `embedding`, `encoder.layers.0` or `encoder.layers.*.norm?.*`."
 
@@ -72,33 +70,6 @@ def fitting(names: Iterable[str], pattern: str, what: str = "parameter") -> list
 def _prefixes(name: str) -> list[str]:
     parts = name.split(".")
     return [".".join(parts[: end + 1]) for end in range(len(parts))]
-
-
-class LoraConfig(StrictModel):
-    """Train a low-rank change of some linear layers instead of all weights (Hu et al. 2021)."""
-
-    layers: tuple[str, ...] = ("*.attention.query", "*.attention.value")
-    """Names of linear layers, with `*`, `?` and `[a-z]`; `*` alone takes all below the heads."""
-    rank: PositiveInt = 8
-    """Rank r of the change."""
-    alpha: PositiveFloat = 16.0
-    """The change is multiplied by alpha / rank."""
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Dropout rate on what the change reads."""
-    rank_stabilised: bool = False
-    """Multiply by alpha / sqrt(rank) instead (rsLoRA, Kalajdzievski 2023)."""
-    train: tuple[str, ...] = ("targets",)
-    """Parameters that are trained as well, by name; the heads, as a rule."""
-
-    @property
-    def scale(self) -> float:
-        """Factor on the change."""
-        return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
-
-    def problems(self) -> Iterable[Problem]:
-        """There must be something to adapt."""
-        if not self.layers:
-            yield Problem("layers", "is empty. Name linear layers, for example *.attention.query.")
 
 
 HEADS = "targets."

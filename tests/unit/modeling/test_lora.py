@@ -16,12 +16,12 @@ from transformers import (
 from orchestrator.config import validate_config
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling import lora
+from orchestrator.modeling.adapters import LoraConfig
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.folder import open_source, read_tensors
 from orchestrator.modeling.huggingface.peft import read_adapter, write_adapter
 from orchestrator.modeling.interfaces import IGNORED_LABEL
-from orchestrator.modeling.lora import LoraConfig
 
 from .small import make_batch, make_model
 

@@ -74,7 +74,7 @@ def test_an_entry_point_that_defines_something_else_is_named(plugin):
 
 
 def test_a_name_cannot_be_registered_twice():
-    registry = Registry("encoder")
+    registry = Registry("encoder", EncoderConfig)
 
     class EchoConfig(EncoderConfig):
         type: Literal["echo"] = "echo"
@@ -100,7 +100,7 @@ def test_target_embeddings_are_embeddings():
 
 
 def test_a_component_without_a_docstring_can_be_listed():
-    registry = Registry("encoder")
+    registry = Registry("encoder", EncoderConfig)
 
     class Silent(EncoderConfig):
         type: Literal["silent"] = "silent"
