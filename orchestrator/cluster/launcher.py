@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -21,7 +21,7 @@ from typing import Any
 
 from orchestrator.cluster.failures import rebuild
 from orchestrator.cluster.observe.mailbox import Event, Mailbox
-from orchestrator.cluster.session import RaySession, ray_session
+from orchestrator.cluster.session import RaySession, session_for
 from orchestrator.cluster.worker import GAVE_UP, VALUE, train_loop
 from orchestrator.config import ClusterSection, ElasticClusterSection
 from orchestrator.errors import InterruptedRunError, StageError
@@ -73,22 +73,8 @@ def launch(
     """
     for problem in engine.problems_with(cluster.workers):
         raise StageError(f"engine.{problem}")
-    with workers_session(cluster) as session:
+    with session_for(cluster) as session:
         return _Launch(worker, payload, cluster, run_dir.resolve(), name, on_event, session).run()
-
-
-def workers_session(cluster: ClusterSection) -> AbstractContextManager[RaySession]:
-    """Return a session in which the configured workers fit, for what comes before a launch.
-
-    Raises:
-        InputError: On entering, when the CPUs or GPUs are not there.
-    """
-    return ray_session(
-        cluster,
-        f"cluster.workers: {cluster.workers} × {cluster.cpus_per_worker:g} CPU",
-        cpus=cluster.workers * cluster.cpus_per_worker,
-        gpus=cluster.workers * cluster.gpus_per_worker,
-    )
 
 
 @dataclass(slots=True)

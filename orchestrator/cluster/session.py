@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,28 @@ def ray_session(
         _check_free("CPU", purpose, cpus)
         _check_free("GPU", purpose, gpus)
         yield session
+
+
+def session_for(
+    cluster: ClusterSection, workers: int | None = None
+) -> AbstractContextManager[RaySession]:
+    """Return a session in which a job's workers fit; see `ray_session`.
+
+    Args:
+        cluster: Where, and what each worker takes.
+        workers: How many work at once; None: ``cluster.workers``.
+
+    Raises:
+        InputError: On entering, when the CPUs or GPUs are not there.
+        StageError: On entering, when a private Ray could not be started.
+    """
+    count = cluster.workers if workers is None else workers
+    return ray_session(
+        cluster,
+        f"cluster.workers: {count} × {cluster.cpus_per_worker:g} CPU",
+        cpus=count * cluster.cpus_per_worker,
+        gpus=count * cluster.gpus_per_worker,
+    )
 
 
 def _initialized() -> bool:

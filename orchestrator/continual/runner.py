@@ -103,9 +103,10 @@ def _learn(folder: RunFolder, config: ContinualConfig, package: Package) -> "Sta
 def _launch(
     folder: RunFolder, config: ContinualConfig, package: Package, stages: "Stages"
 ) -> dict[str, Any]:
-    from orchestrator.cluster.launcher import launch, workers_session
+    from orchestrator.cluster.launcher import launch
     from orchestrator.cluster.observe.metrics import TrainingMetrics
     from orchestrator.cluster.observe.progress import Progress
+    from orchestrator.cluster.session import session_for
     from orchestrator.data.rows.tasks import load_task
 
     zoo = config.run.zoo
@@ -114,7 +115,7 @@ def _launch(
         "zoo": zoo if "://" in zoo else str(Path(zoo).resolve()),
         "package": package.ref,
     }
-    with workers_session(config.cluster):
+    with session_for(config.cluster):
         cache = None if config.cache is None else Path(config.cache)
         for task in config.tasks:  # bad data is found, and parsed data cached, before workers start
             load_task(task.spec, cache)

@@ -56,13 +56,11 @@ def run(config: CorpusJobConfig) -> JobResult:
 def _make(config: CorpusJobConfig, cache: Path, made: "Counter[str]") -> "Corpus":
     """Make the corpus through Ray Data, and show how far it is."""
     from orchestrator.cluster.observe.progress import Progress
-    from orchestrator.cluster.session import ray_session
+    from orchestrator.cluster.session import session_for
     from orchestrator.data.corpora.corpus import prepare_corpus
 
     cluster = config.cluster
-    cpus = cluster.workers * cluster.cpus_per_worker
-    purpose = f"cluster.workers: {cluster.workers} × {cluster.cpus_per_worker:g} CPU"
-    with ray_session(cluster, purpose, cpus):
+    with session_for(cluster):
         from orchestrator.data.sharded.ray_data import through_ray
 
         bars: dict[str, Progress] = {}

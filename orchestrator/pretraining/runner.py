@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.labels import name_of_labelled
 from orchestrator.pretraining.outcome import outcome
 from orchestrator.storage import RunFolder, atomic_write_json
-from orchestrator.zoo import Package, Zoo
+from orchestrator.zoo import Package, Zoo, commit_once, committed
+from orchestrator.zoo.stage import draft_of
 
 if TYPE_CHECKING:
     from orchestrator.cluster.checkpoints.store import Checkpoint
@@ -72,15 +72,15 @@ def run_all(configs: Sequence[PretrainConfig]) -> list[JobResult]:
     """
     _require_one_group(configs)
     with ExitStack() as stack:
-        works = [_Work(config, stack.enter_context(_opened(config))) for config in configs]
+        works = [
+            _Work(config, stack.enter_context(RunFolder.open(config, STAGE))) for config in configs
+        ]
+        for work in works:
+            work.recover()
         pending = [work for work in works if work.run.finished() is None]
         if pending:
             _train(pending)
         return [work.result() for work in works]
-
-
-def _opened(config: PretrainConfig) -> RunFolder:
-    return RunFolder.open(config, STAGE)
 
 
 def _require_one_group(configs: Sequence[PretrainConfig]) -> None:
@@ -131,11 +131,12 @@ def _train(works: Sequence["_Work"]) -> None:
 
 def _launch(works: Sequence["_Work"]) -> None:
     """Launch the workers, watch them, and commit a package for each model that they finish."""
-    from orchestrator.cluster.launcher import launch, workers_session
+    from orchestrator.cluster.launcher import launch
     from orchestrator.cluster.observe.watch import Watcher
+    from orchestrator.cluster.session import session_for
 
     cluster = works[0].config.cluster
-    with workers_session(cluster):
+    with session_for(cluster):
         for work in works:
             work.prepare()
         names = works[0].config.run.name  # becomes the name of a folder, which has a limit
@@ -183,8 +184,8 @@ class _Work:
         with_vocabulary(self.config, vocabulary(self.corpus))
         require_same_data(self.run, self.corpus)
         self.start = self._take_start()
-        self._draft({}).discard()
-        self.mlflow = open_mlflow(self.config, self._id(), Path(self.config.run.dir))
+        draft_of(self.run, **self._description({})).discard()
+        self.mlflow = open_mlflow(self.config, self.run.id, Path(self.config.run.dir))
         logger.info(
             "%s: corpus of %s documents, %s tokens",
             self.config.run.name,
@@ -238,24 +239,32 @@ class _Work:
         if self.mlflow is not None and self.run.finished() is None:
             self.mlflow.finish("KILLED" if resumable else "FAILED")
 
+    def recover(self) -> None:
+        """Record the result of a run that was killed after its commit, before it was finished."""
+        from orchestrator.cluster.observe.tracking import open_mlflow
+
+        if self.run.finished() is None:
+            package = committed(self.run, self.config.package.name)
+            if package is not None:
+                self.mlflow = open_mlflow(self.config, self.run.id, Path(self.config.run.dir))
+                self._finish(package)
+
     def commit(self, summary: dict[str, Any]) -> None:
-        """Commit the package, once, and record the result."""
+        """Commit the package and record the result."""
+        assert self.corpus is not None
+        figures = outcome(self.config.model, self.corpus, summary)
+        self._finish(commit_once(self.run, write=self._write, **self._description(figures)))
+
+    def _finish(self, package: Package) -> None:
+        """Record the result, then remove what only an unfinished run needs."""
         from orchestrator.cluster.checkpoints.branching import CHECKPOINTS
         from orchestrator.cluster.checkpoints.store import CheckpointFolder
         from orchestrator.pretraining.best import FOLDER
 
-        assert self.corpus is not None
-        figures = outcome(self.config.model, self.corpus, summary)
-        package = self._committed() or self._commit(figures)
         if self.mlflow is not None:
             self.mlflow.finish("FINISHED", package.ref)
-        self.run.finish(
-            JobResult(
-                package=package.ref,
-                metrics=figures,
-                run_dir=str(self.run.path),
-            )
-        )
+        metrics = package.manifest.metrics
+        self.run.finish(JobResult(package=package.ref, metrics=metrics, run_dir=str(self.run.path)))
         for done_with in (EXPORT, FOLDER):
             shutil.rmtree(self.run.path / done_with, ignore_errors=True)
         CheckpointFolder(self.run.path / CHECKPOINTS).clear(self.config.train.keep_every_steps)
@@ -267,54 +276,37 @@ class _Work:
             raise InterruptedRunError(f"run {self.config.run.name!r} is not finished yet")
         return found
 
-    def _commit(self, figures: dict[str, Any]) -> "Package":
+    def _write(self, draft: "Draft") -> None:
+        """Write the files of the package."""
         assert self.corpus is not None
         export = self.run.path / EXPORT
-        with self._draft(figures) as draft:
-            for path in (path for pattern in EXPORTED for path in export.glob(pattern)):
-                shutil.copyfile(path, draft.path / path.name)
-            self.corpus.processor.save(draft.path)
-            (draft.path / "job.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
-            (draft.path / "evaluation").mkdir()
-            atomic_write_json(
-                draft.path / "evaluation" / "pretraining.json",
-                {"data": self.config.data.title, "split": "validation"} | draft.metrics,
-            )
-            return draft.commit()
+        for path in (path for pattern in EXPORTED for path in export.glob(pattern)):
+            shutil.copyfile(path, draft.path / path.name)
+        self.corpus.processor.save(draft.path)
+        (draft.path / "job.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
+        atomic_write_json(
+            draft.path / "evaluation" / "pretraining.json",
+            {"data": self.config.data.title, "split": "validation"} | draft.metrics,
+        )
 
-    def _committed(self) -> "Package | None":
-        """Return the package if a run that was killed right after committing left one."""
-        for package in Zoo(self.config.run.zoo).packages():
-            extra = package.manifest.producer.model_extra or {}
-            if package.name == self.config.package.name and extra.get("run_id") == self._id():
-                return package
-        return None
-
-    def _id(self) -> str:
-        identity = self.run.done("identity")
-        if identity is None:
-            identity = {"id": uuid.uuid4().hex}
-            self.run.mark("identity", identity)
-        return str(identity["id"])
-
-    def _draft(self, metrics: dict[str, Any]) -> "Draft":
+    def _description(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Return what the manifest says of the package."""
         from orchestrator.pretraining.inputs import modality, vocabulary
 
         assert self.corpus is not None
         target = self.config.model.target[0]
         names = getattr(self.corpus, "label_names", None)  # numbers have none
         labels = {"labels": {name_of_labelled(self.config.model): list(names)}} if names else {}
-        return Zoo(self.config.run.zoo).draft(
-            self.config.package.name,
-            kind="pretrained",
-            parents=[self.start["package"]] if "package" in self.start else [],
-            producer={"stage": STAGE, "job": self.config.run.name, "run_id": self._id()},
-            task={
+        return {
+            "name": self.config.package.name,
+            "kind": "pretrained",
+            "parents": [self.start["package"]] if "package" in self.start else [],
+            "task": {
                 "kind": target.type_name(),
                 "modality": modality(self.corpus),
                 "max_length": self.config.data.block_size if vocabulary(self.corpus) else None,
                 **labels,
             },
-            metrics=metrics,
-            licence=self.config.package.licence,
-        )
+            "metrics": metrics,
+            "licence": self.config.package.licence,
+        }

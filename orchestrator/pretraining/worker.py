@@ -6,9 +6,8 @@ group that was started again goes on where the last one was lost.
 """
 
 import json
-import shutil
 from collections import deque
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,7 @@ from orchestrator.pretraining.meter import Meter
 from orchestrator.pretraining.outcome import skipped_steps
 from orchestrator.pretraining.plan import with_vocabulary
 from orchestrator.pretraining.starting import description, take_weights
-from orchestrator.storage import commit_folder, read_json, temporary_sibling, verify_folder
-from orchestrator.storage.failures import explained
+from orchestrator.storage import read_json, staged, verify_folder
 from orchestrator.training.averaging import averaged
 from orchestrator.training.detour import Detour
 from orchestrator.training.engine import Engine
@@ -269,32 +267,32 @@ class _Run:
         Raises:
             StageError: Rank 0 could not write; nothing of it is left on a disk that is full.
         """
-        final = self.context.run_dir / EXPORT
-        staged = temporary_sibling(final)
-        try:
-            with explained(final):
-                self._write_weights(staged)
-                summary = self._summary(result)
-                self.context.on_first(lambda: self._commit(staged, final, summary))
-        except BaseException:
-            shutil.rmtree(staged, ignore_errors=True)
-            raise
+        with ExitStack() as stack:
+            folder = None
+            if self.context.rank == 0:
+                manifest = {"kind": "export", "step": result.steps}
+                folder = stack.enter_context(staged(self.context.run_dir / EXPORT, manifest))
+            self._write_weights(folder)
+            summary = self._summary(result)
+            if folder is not None:
+                self.history.to_parquet(folder / HISTORY)
+                (folder / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+
+            def commit() -> None:
+                self.context.require_claim()
+                stack.close()
+
+            self.context.on_first(commit)
         return summary
 
-    def _write_weights(self, folder: Path) -> None:
+    def _write_weights(self, folder: Path | None) -> None:
+        """Gather the weights on all ranks and write them where there is a folder."""
         with averaged(self.engine):
             tensors = self.engine.state_dict()
-            if self.context.rank == 0:
-                folder.mkdir(parents=True)
+            if folder is not None:
                 stream_model(folder, tensors, self.model_config, SHARD_BYTES)
             else:
-                deque(tensors, maxlen=0)  # the others take part in gathering each
-
-    def _commit(self, staged: Path, final: Path, summary: dict[str, Any]) -> None:
-        self.history.to_parquet(staged / HISTORY)
-        (staged / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
-        self.context.require_claim()
-        commit_folder(staged, final, {"kind": "export", "step": summary["step"]})
+                deque(tensors, maxlen=0)  # gathering each tensor is collective
 
     def _summary(self, result: TrainResult) -> dict[str, Any]:
         return {

@@ -1,7 +1,7 @@
 """State that survives a killed process: atomic commits, hashes, locks, run folders, stores."""
 
 from orchestrator.storage.atomic import atomic_write_bytes, atomic_write_json, atomic_write_text
-from orchestrator.storage.commit import FolderExistsError, commit_folder, commit_new_folder
+from orchestrator.storage.commit import FolderExistsError, commit_folder, commit_new_folder, staged
 from orchestrator.storage.files import sha256_bytes, sha256_file
 from orchestrator.storage.json_files import jsonable, read_json
 from orchestrator.storage.locks import FileLock, LockedError, locked
@@ -27,6 +27,7 @@ __all__ = [
     "read_manifest",
     "sha256_bytes",
     "sha256_file",
+    "staged",
     "sweep_temporary",
     "temporary_sibling",
     "verify_folder",

@@ -67,6 +67,35 @@ def commit_folder(
         operations.sync_folder(path.parent)
 
 
+@contextmanager
+def staged(
+    final: Path, manifest: Mapping[str, Any], manifest_name: str = MANIFEST_NAME
+) -> Iterator[Path]:
+    """Write a folder beside ``final``: committed when the block ends, removed when it fails.
+
+    Args:
+        final: Name that the folder gets; a committed folder there is replaced.
+        manifest: As for `commit_folder`; read when the block ends, so the block may fill it.
+        manifest_name: As for `commit_folder`.
+
+    Yields:
+        An empty temporary folder, invisible to readers.
+
+    Raises:
+        IntegrityError: As `commit_folder`.
+        StageError: Disk full, read-only, or the device failed, in the block or in the commit; the
+            old state is intact and nothing is left of the new one.
+    """
+    folder = temporary_sibling(final)
+    try:
+        with explained(final):
+            operations.make_folder(folder)
+            yield folder
+            commit_folder(folder, final, manifest, manifest_name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def commit_new_folder(
     staged: Path,
     final: str | Path,

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +24,8 @@ STAGE_NAME = "stage.json"
 RESULT_NAME = "result.json"
 JOURNAL_NAME = "journal"
 LOCK_NAME = ".lock"
+IDENTITY = "identity"
+"""Step under which the id of the run is recorded."""
 MAX_STEP_BYTES = 180
 """Longest quoted step name used as a file name; longer ones end in their hash."""
 
@@ -41,7 +44,11 @@ class RunFolder:
         path: The folder.
         config: The config of the run.
         stage: The stage that runs, like ``pretrain``.
+        id: What distinguishes this run from all others, whatever their names; made when the run
+            is first opened, and written into the package that it commits.
     """
+
+    id: str
 
     def __init__(self, path: Path, config: JobConfig, stage: str) -> None:
         self.path = path
@@ -163,6 +170,18 @@ class RunFolder:
             raise ConfigError(f"run {self.config.run.name!r} in {self.path}", problems)
         self._write(self.path / STAGE_NAME, {"stage": self.stage})
         atomic_write_text(self.path / CONFIG_NAME, dump_yaml(self.config))
+        self.id = self._identity()
+
+    def _identity(self) -> str:
+        """Return the id of this run, made and recorded when it has none."""
+        # Older run folders of `continual` and `quantize` hold it beside the package they pinned.
+        for step, key in ((IDENTITY, "id"), ("package", "run_id")):
+            found = (self.done(step) or {}).get(key)
+            if isinstance(found, str):
+                return found
+        made = uuid.uuid4().hex
+        self.mark(IDENTITY, {"id": made})
+        return made
 
     def _differences(self) -> list[Problem]:
         before, now = flatten(self._stored_config()), flatten(self.config.model_dump(mode="json"))

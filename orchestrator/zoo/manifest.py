@@ -60,6 +60,16 @@ class Producer(StrictModel):
     libraries: dict[str, str] = Field(default_factory=dict)
     """Versions of the libraries that matter."""
 
+    @property
+    def run_id(self) -> str | None:
+        """`RunFolder.id` of the run that committed the package, if a run did.
+
+        ``select`` wrote it under the key ``selection`` before all stages shared one protocol.
+        """
+        extra = self.model_extra or {}
+        found = extra.get("run_id", extra.get("selection"))
+        return found if isinstance(found, str) else None
+
 
 class Task(StrictModel):
     """What a package takes in and gives out; further keys a stage gives are kept."""

@@ -34,12 +34,24 @@ def versions(store: Store, name: str) -> list[str]:
 
 
 def read_all(store: Store) -> tuple[list[Package], dict[str, str]]:
-    """Read every manifest.
+    """Read every manifest, by name and version; see `read_manifests`."""
+    return read_manifests(
+        store, [(name, version) for name in names(store) for version in versions(store, name)]
+    )
+
+
+def read_manifests(
+    store: Store, refs: Sequence[tuple[str, str]]
+) -> tuple[list[Package], dict[str, str]]:
+    """Read the manifests of some versions, in one request on an object store.
+
+    Args:
+        store: Where the packages lie.
+        refs: Name and version of each.
 
     Returns:
-        The packages by name and version, and reference → reason for those that cannot be read.
+        The packages in this order, and reference → reason for those that cannot be read.
     """
-    refs = [(name, version) for name in names(store) for version in versions(store, name)]
     paths = {f"{name}/{version}/{MANIFEST_NAME}": (name, version) for name, version in refs}
     contents = store.read_many(list(paths), MAX_MANIFEST_BYTES)
     packages, damaged = [], {}

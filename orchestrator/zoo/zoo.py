@@ -31,7 +31,14 @@ from orchestrator.zoo.names import (
     version_number,
 )
 from orchestrator.zoo.package import Package
-from orchestrator.zoo.resolve import current_aliases, find, names, read_all, versions
+from orchestrator.zoo.resolve import (
+    current_aliases,
+    find,
+    names,
+    read_all,
+    read_manifests,
+    versions,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +141,19 @@ class Zoo:
         for ref, reason in damaged.items():
             logger.warning("event=damaged_manifest ref=%s reason=%r", ref, reason)
         return packages
+
+    def made_by(self, name: str, run_id: str) -> Package | None:
+        """Return the newest package of a name that a run has committed; None: there is none.
+
+        Only the manifests of this name are read, in one request on an object store.
+
+        Args:
+            name: Name of the package.
+            run_id: `RunFolder.id` of the run.
+        """
+        newest_first = reversed(versions(self.store, require_name(name)))
+        packages, _ = read_manifests(self.store, [(name, version) for version in newest_first])
+        return next((p for p in packages if p.manifest.producer.run_id == run_id), None)
 
     def index(self) -> "pd.DataFrame":
         """Return one row a package, built from the manifests; see `build_index`."""

@@ -15,11 +15,11 @@ from orchestrator.errors import InputError
 FRESH = """
 import sys, time
 from orchestrator.config import ClusterSection
-from orchestrator.cluster.launcher import workers_session
+from orchestrator.cluster.session import session_for
 from orchestrator.errors import InputError
 began = time.monotonic()
 try:
-    with workers_session(ClusterSection(workers=1000)):
+    with session_for(ClusterSection(workers=1000)):
         print("started")
 except InputError as error:
     print(error)

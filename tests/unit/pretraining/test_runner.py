@@ -45,12 +45,6 @@ def test_the_package_holds_everything_the_next_stage_needs(work):
     assert (package.path / "job.yaml").exists()
 
 
-def test_a_run_killed_after_its_commit_makes_no_second_package(work):
-    work._commit(work.summary)
-    work.commit(work.summary)
-    assert [p.ref for p in Zoo(work.config.run.zoo).packages()] == ["tiny-model/v0001"]
-
-
 def test_a_finished_run_answers_at_once_and_keeps_no_checkpoints(work, monkeypatch):
     (work.run.path / "best" / "checkpoints" / "step-00000002").mkdir(parents=True)
     work.commit(work.summary)

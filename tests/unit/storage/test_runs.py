@@ -43,15 +43,36 @@ def test_any_text_is_a_step_name_and_stays_in_the_journal(tmp_path, step):
     with RunFolder.open(config(tmp_path), "s") as run:
         run.mark(step, {"step": step})
         assert run.done(step) == {"step": step}
-        assert len(list((run.path / "journal").iterdir())) == 1
+        assert len(list((run.path / "journal").iterdir())) == 2  # the step and the run's id
     assert os.listdir(tmp_path) == ["r"]
+
+
+def test_a_run_keeps_its_id_and_no_two_runs_share_one(tmp_path):
+    with RunFolder.open(config(tmp_path), "s") as run:
+        first = run.id
+    with RunFolder.open(config(tmp_path), "s") as run:
+        assert run.id == first
+    with RunFolder.open(config(tmp_path / "elsewhere"), "s") as run:
+        assert run.id != first
+
+
+@pytest.mark.parametrize(
+    ("step", "payload"),
+    [("identity", {"id": "made-before"}), ("package", {"ref": "m/v0001", "run_id": "made-before"})],
+)
+def test_the_id_of_an_older_run_folder_is_kept(tmp_path, step, payload):
+    with RunFolder.open(config(tmp_path), "s") as run:
+        (run.path / "journal" / "identity.json").unlink()
+        run.mark(step, payload)
+    with RunFolder.open(config(tmp_path), "s") as run:
+        assert run.id == "made-before"
 
 
 def test_damaged_state_counts_as_not_there(tmp_path):
     with RunFolder.open(config(tmp_path), "s") as run:
         run.mark("train", {"step": 3})
         run.finish(JobResult())
-        (mark,) = (run.path / "journal").iterdir()
+        mark = run.path / "journal" / "train.json"
         mark.write_text(mark.read_text().replace("3", "4"))
         assert run.done("train") is None
         result = run.path / "result.json"

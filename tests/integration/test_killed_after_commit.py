@@ -1,0 +1,80 @@
+"""A run killed between its commit and the record of its result has nothing left to do.
+
+The folder and the zoo are copied at the moment at which the run would record its result, and put
+back when it has unwound: what a SIGKILL would have left on the disk.
+"""
+
+import shutil
+
+import pytest
+
+from orchestrator.cluster import session
+from orchestrator.config import validate_config
+from orchestrator.pretraining import runner as pretraining
+from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.storage import RunFolder
+from orchestrator.zoo import Zoo
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def pretrain(place):
+    (place / "text").mkdir()
+    names = ["ada", "bob", "cyd", "dan", "eve", "fay", "gus", "hal"]
+    for index in range(40):
+        words = [names[(index * step) % len(names)] for step in range(3 + index)]
+        (place / "text" / f"{index}.txt").write_text(" ".join(words))
+    return pretraining.run, validate_config(
+        PretrainConfig,
+        {
+            "run": {"name": "killed", "dir": f"{place}/runs", "zoo": f"{place}/zoo"},
+            "data": {
+                "data": {"source": f"files:{place}/text"},
+                "tokenizer": {"vocab_size": 300},
+                "block_size": 16,
+            },
+            "model": {
+                "hidden_size": 16,
+                "max_position_embeddings": 16,
+                "encoder": {"type": "transformer", "num_layers": 1, "num_heads": 2},
+                "target": "mlm",
+            },
+            "train": {"max_steps": 2, "global_batch_size": 4, "micro_batch_size": 4},
+            "package": {"name": "child"},
+        },
+        "test",
+    )
+
+
+STAGES = (pretrain,)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_killed_after_its_commit_records_its_result(stage, local_ray, tmp_path, monkeypatch):
+    place, saved = tmp_path / "place", tmp_path / "saved"
+    place.mkdir()
+    run, config = stage(place)
+
+    def killed(folder, result):
+        shutil.copytree(place, saved)
+        raise Killed(result.model_dump_json())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "finish", killed)
+        with pytest.raises(Killed) as caught:
+            run(config)
+    shutil.rmtree(place)
+    saved.rename(place)
+    committed = [package.ref for package in Zoo(config.run.zoo).packages()]
+
+    def nothing_is_trained(*_, **__):
+        raise AssertionError("the run asked for workers")
+
+    monkeypatch.setattr(session, "ray_session", nothing_is_trained)
+    result = run(config)
+    assert result.model_dump_json() == str(caught.value)
+    assert result.package.startswith("child/")
+    assert [package.ref for package in Zoo(config.run.zoo).packages()] == committed
+    assert run(config) == result
