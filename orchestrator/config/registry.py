@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar
 
 from orchestrator.config.model import StrictModel
@@ -53,8 +54,9 @@ class Registry(Generic[ConfigT]):
     Args:
         kind: What an entry is called in messages and in the names of entry points.
         config: Base class of the configs.
-        builtin: Module whose import registers the built-in entries; it is imported at the first
-            look-up, so that a registry can be defined below the modules that fill it.
+        builtin: Module or package whose import registers the built-in entries; it is imported at
+            the first look-up, so that a registry can be defined below the modules that fill it. All
+            modules of a package are imported: a new entry is one new file.
     """
 
     def __init__(self, kind: str, config: type[ConfigT], builtin: str | None = None) -> None:
@@ -140,8 +142,10 @@ class Registry(Generic[ConfigT]):
 
     def _known(self) -> Mapping[str, _Entry[ConfigT]]:
         if self._builtin is not None:
-            module, self._builtin = self._builtin, None
-            import_module(module)
+            name, self._builtin = self._builtin, None
+            package = import_module(name)
+            for module in iter_modules(getattr(package, "__path__", ())):
+                import_module(f"{name}.{module.name}")
         return self._entries
 
     def _entry(self, name: str) -> _Entry[ConfigT]:

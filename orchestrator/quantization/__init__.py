@@ -1,1 +1,1 @@
-"""Mixed-precision INT8: emit, measure, give every GEMM a kind, verify the artefact itself."""
+"""Mixed-precision INT8: emit, measure, choose a kind for every GEMM, verify the artifact itself."""

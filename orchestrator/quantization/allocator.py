@@ -1,4 +1,4 @@
-"""The accuracy-decay-aware allocator: which plan to measure, and which measured plan to deploy.
+"""The accuracy-decay-aware allocator: proposes plans to measure, and ranks the measured plans.
 
 Role of SAMP's allocator (Tian et al., EMNLP 2023 industry, arXiv 2209.09130): given an accuracy or
 a latency requirement, or none, recommend a mix of precisions. Deliberate differences:
@@ -6,24 +6,30 @@ a latency requirement, or none, recommend a mix of precisions. Deliberate differ
 - the search space is a free choice of kind for every GEMM, not a number of leading layers;
 - plans to measure come from a multiple-choice knapsack over measured per-unit errors (additive
   surrogate) and measured per-role time differences, plus SAMP's two pure modes as baselines;
-- the decision is made on measurements of the deployed artefact only. The surrogate proposes, it
+- the decision is made on measurements of the deployed artifact only. The surrogate proposes, it
   never decides.
+
+Equations to functions: the knapsack (minimize the sum of errors for every sum of times) is
+``surrogate_front``; the choice under a bound, and the knee without one, is ``ranked``. Integer
+programming solvers return one plan per bound; the whole front is wanted here, and this dynamic
+program gives it in one pass.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from orchestrator.quantization.accuracy import Divergence, Paired
+from orchestrator.quantization.config import GoalConfig
 from orchestrator.quantization.kinds import FLOAT, KindName
-from orchestrator.quantization.latency import Latency
 from orchestrator.quantization.plans import Plan, Unit
+from orchestrator.quantization.results import Divergence, Latency, Paired
 
 GRID_CELLS: Final = 4096
+"""Cells of the time axis of the knapsack: the front is exact up to one cell per unit."""
 EQUAL_SPEED: Final = 0.02
-"""Ratios closer than this are the same speed; then the smaller error wins."""
+"""Width of a class of equal speed, as a ratio; within a class the smaller error wins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +51,8 @@ class Predicted:
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
-    """What the user asks for; both None: the knee of the front."""
-
-    max_accuracy_drop: float | None = None
-    max_latency_ms: float | None = None
-    allow_float: bool = False
-    """Whether the answer may be to quantize nothing."""
-
-
-@dataclass(frozen=True, slots=True)
 class Point:
-    """A plan and what was measured of it."""
+    """A plan and its measurements."""
 
     name: str
     plan: Plan
@@ -64,33 +60,18 @@ class Point:
     divergence: Divergence
     latency: Latency
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the point as it is stored in ``evaluation/pareto.json``."""
-        return {
-            "name": self.name,
-            "digest": self.plan.digest,
-            "integer_units": len(self.plan.integer),
-            "units": len(self.plan.kinds),
-            "accuracy": self.paired.accuracy,
-            "accuracy_drop": self.paired.drop,
-            "paired": self.paired.to_json(),
-            "error": {"kl": self.divergence.kl, "cosine": self.divergence.cosine},
-            "latency": self.latency.to_json(),
-            "plan": dict(self.plan.kinds),
-        }
-
 
 def surrogate_front(
     units: Sequence[Unit], options: Mapping[str, Sequence[Option]]
 ) -> list[Predicted]:
-    """Return the plans no other plan beats in both predicted time and error, fastest first.
+    """Return the Pareto front of predicted time and error, fastest first.
 
-    Multiple-choice knapsack by dynamic programming over units: keep the Pareto set of partial sums.
-    Sums that fall into the same of ``GRID_CELLS`` time cells keep the one with the smallest error,
-    which bounds the work and costs at most one cell of time a unit.
+    Multiple-choice knapsack by dynamic programming over units, on the Pareto set of partial sums.
+    Of the sums within one of ``GRID_CELLS`` time cells only the one with the smallest error stays:
+    that bounds the work and costs at most one cell of time per unit.
 
     Args:
-        units: the units of the model; unit names not in ``options`` stay in float.
+        units: the units of the model; those without an entry in ``options`` stay in float.
         options: INT8 options of each unit; float (0, 0) is always added.
     """
     span = sum(
@@ -115,7 +96,7 @@ def candidates(
 ) -> dict[str, Plan]:
     """Pick plans to measure: all baselines, and up to ``count`` of the front, evenly over time.
 
-    Plans are unique; a plan that is both gets the baseline's name.
+    Plans are unique; a baseline on the front keeps the baseline's name.
     """
     chosen = dict(baselines)
     known = {plan.digest for plan in baselines.values()}
@@ -128,8 +109,8 @@ def candidates(
     return chosen
 
 
-def ranked(points: Sequence[Point], goal: Goal) -> list[Point]:
-    """Return the measured points that reach the goal, the one to deploy first."""
+def ranked(points: Sequence[Point], goal: GoalConfig) -> list[Point]:
+    """Return the measured points that reach the goal, in the order to deploy them."""
     allowed = [point for point in points if _reaches(point, goal)]
     if goal.max_accuracy_drop is not None:
         return sorted(allowed, key=_by_speed)
@@ -139,7 +120,7 @@ def ranked(points: Sequence[Point], goal: Goal) -> list[Point]:
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
-    """Return the measured points no other beats in both time and output error, fastest first."""
+    """Return the Pareto front of measured time and output error, fastest first."""
     front: list[Point] = []
     for point in sorted(points, key=lambda p: (p.latency.ratio, p.divergence.kl)):
         if not front or point.divergence.kl < front[-1].divergence.kl:
@@ -147,7 +128,7 @@ def pareto(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def _reaches(point: Point, goal: Goal) -> bool:
+def _reaches(point: Point, goal: GoalConfig) -> bool:
     accurate = goal.max_accuracy_drop is None or point.paired.drop <= goal.max_accuracy_drop
     fast = goal.max_latency_ms is None or point.latency.cpu_ms <= goal.max_latency_ms
     return accurate and fast and (goal.allow_float or bool(point.plan.integer))
@@ -174,8 +155,8 @@ def _undominated(
         index = int(np.floor(entry[0] / cell))
         if index not in best or (entry[1], entry[0]) < (best[index][1], best[index][0]):
             best[index] = entry
-    kept: list[tuple[float, float, tuple[KindName, ...]]] = []
+    front: list[tuple[float, float, tuple[KindName, ...]]] = []
     for entry in sorted(best.values(), key=lambda e: (e[0], e[1])):
-        if not kept or entry[1] < kept[-1][1]:
-            kept.append(entry)
-    return kept
+        if not front or entry[1] < front[-1][1]:
+            front.append(entry)
+    return front

@@ -1,8 +1,8 @@
-"""Plans: which kind each GEMM unit of a model is executed in.
+"""Plans: the kind of arithmetic of every GEMM unit of a model.
 
 A *unit* is one GEMM with a constant weight (or one recurrent layer), named after its module:
-``encoder.layers.3.feed_forward.down``. The node that executes it is called ``<unit>.<kind>``, so
-that the audit reads the plan back out of the graph the runtime really executes.
+``encoder.layers.3.feed_forward.down``. The node that executes it is named ``<unit>.<kind>``, so
+that the audit reads the plan back from the graph that the runtime really executes.
 """
 
 import hashlib
@@ -10,19 +10,24 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from pathlib import Path
+from typing import Final, get_args
 
+from pydantic import Field, JsonValue, ValidationError
+
+from orchestrator.config import StrictModel
 from orchestrator.errors import InputError
 from orchestrator.quantization.kinds import FLOAT, STATIC, KindName, Range
 
+PLAN_FILE: Final = "plan.json"
 PLAN_VERSION: Final = 1
-DIGEST_LENGTH: Final = 12
+DIGEST_CHARACTERS: Final = 12
 FEED_FORWARD_MARK: Final = ".feed_forward."
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One GEMM of a model: its name, weight shape (K, N) and the INT8 kinds that exist for it."""
+    """One GEMM of a model: its name, weight shape (K, N) and its INT8 kinds."""
 
     name: str
     shape: tuple[int, int]
@@ -30,18 +35,62 @@ class Unit:
 
     @property
     def role(self) -> str:
-        """The name without layer numbers: units of one role and shape cost the same time."""
+        """Name without layer numbers: units of one role and shape cost the same time."""
         return re.sub(r"\.\d+(?=\.|$)", ".*", self.name)
 
     def options(self, allowed: Sequence[KindName]) -> tuple[KindName, ...]:
-        """Return the INT8 kinds to consider: the allowed ones, or all where none of these exist."""
+        """Return the allowed INT8 kinds of this unit; all of its kinds if none is allowed."""
         wanted = tuple(kind for kind in self.kinds if kind in allowed)
         return wanted or self.kinds
 
 
+class PlanFile(StrictModel):
+    """Content of ``plan.json``."""
+
+    version: int
+    """Version of this file's format."""
+    digest: str
+    """Short hash of the INT8 units and their kinds."""
+    batch_invariant: bool
+    """Whether an answer is independent of the other texts of a batch."""
+    units: dict[str, KindName]
+    """Kind of every unit."""
+    ranges: dict[str, Range] = Field(default_factory=dict)
+    """Calibrated input ranges of the ``static_s7`` units."""
+
+    @classmethod
+    def of(cls, content: JsonValue) -> "PlanFile":
+        """Check the content of a file.
+
+        Raises:
+            InputError: if the version, a kind or a field is unknown.
+        """
+        version = content.get("version") if isinstance(content, dict) else None
+        if version != PLAN_VERSION:
+            raise InputError(
+                f"plan version {version!r} is not supported; this release reads version "
+                f"{PLAN_VERSION}: quantize the source package again"
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            kinds = ", ".join(get_args(KindName))
+            raise InputError(f"the plan is not readable (kinds: {kinds}): {error}") from error
+
+    @classmethod
+    def read(cls, folder: Path) -> "PlanFile | None":
+        """Return the plan of a package folder, or None if it has none.
+
+        Raises:
+            InputError: if the plan is not readable.
+        """
+        path = folder / PLAN_FILE
+        return cls.of(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
 @dataclass(frozen=True)
 class Plan:
-    """An immutable map from unit name to kind; units that are not named stay in float."""
+    """An immutable map from unit name to kind; all other units stay in float."""
 
     kinds: Mapping[str, KindName]
 
@@ -52,72 +101,54 @@ class Plan:
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether a text's answer is bit for bit independent of the texts it is batched with."""
+        """Whether an answer is bit for bit independent of the other texts of its batch."""
         return "s7" not in self.kinds.values()
 
     @property
     def digest(self) -> str:
-        """A short name that depends on the INT8 units and their kinds alone."""
+        """A short hash of the INT8 units and their kinds."""
         text = json.dumps(sorted(self.integer.items()))
-        return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+        return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARACTERS]
 
     def kind(self, unit: str) -> KindName:
         """Return the kind of a unit."""
         return self.kinds.get(unit, FLOAT)
 
-    def to_json(self, ranges: Mapping[str, Range] | None = None) -> dict[str, Any]:
+    def to_file(self, ranges: Mapping[str, Range] | None = None) -> PlanFile:
         """Return the content of ``plan.json``.
 
         Args:
-            ranges: calibrated ranges; those of ``static_s7`` units are kept for the record.
+            ranges: calibrated ranges; those of ``static_s7`` units are recorded.
         """
         static = [name for name, kind in self.kinds.items() if kind == STATIC]
-        return {
-            "version": PLAN_VERSION,
-            "digest": self.digest,
-            "batch_invariant": self.batch_invariant,
-            "units": dict(self.kinds),
-            "ranges": {name: list(ranges[name]) for name in static} if ranges else {},
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Plan":
-        """Read the content of ``plan.json``.
-
-        Raises:
-            InputError: if the version or a kind is unknown.
-        """
-        if content.get("version") != PLAN_VERSION:
-            raise InputError(
-                f"plan version {content.get('version')!r} is not supported; this release reads "
-                f"version {PLAN_VERSION}: quantize the source package again"
-            )
-        units = content["units"]
-        wrong = {name: kind for name, kind in units.items() if kind not in get_args(KindName)}
-        if wrong:
-            raise InputError(f"unknown kinds in the plan: {wrong}; known: {get_args(KindName)}")
-        return cls(dict(units))
+        return PlanFile(
+            version=PLAN_VERSION,
+            digest=self.digest,
+            batch_invariant=self.batch_invariant,
+            units=dict(self.kinds),
+            ranges={name: ranges[name] for name in static} if ranges else {},
+        )
 
 
 def float_plan(units: Iterable[Unit]) -> Plan:
-    """Keep every unit in float."""
+    """Return the plan with every unit in float."""
     return Plan({unit.name: FLOAT for unit in units})
 
 
 def single_plan(units: Iterable[Unit], name: str, kind: KindName) -> Plan:
-    """Quantize the one unit ``name``."""
+    """Return the plan with the one INT8 unit ``name``."""
     return Plan({unit.name: kind if unit.name == name else FLOAT for unit in units})
 
 
 def role_plan(units: Iterable[Unit], role: str, kind: KindName) -> Plan:
-    """Quantize every unit of a role which has ``kind``."""
+    """Return the plan with every unit of a role in ``kind``, where the unit has that kind."""
     return Plan(
         {unit.name: kind if unit.role == role and kind in unit.kinds else FLOAT for unit in units}
     )
 
 
 def fully_quant(units: Iterable[Unit], kind: KindName) -> Plan:
-    """SAMP's *Fully-Quant* mode: every unit in INT8, in ``kind`` where it exists for the unit."""
+    """SAMP's *Fully-Quant* mode: every unit in INT8, in ``kind`` where the unit has that kind."""
     return Plan({unit.name: _closest(unit, kind) for unit in units})
 
 

@@ -1,4 +1,4 @@
-"""How much error each unit adds, and how much time each role saves: the allocator's price list.
+"""The allocator's price list: the error that each unit adds and the time that each role saves.
 
 Error: one unit at a time is executed in INT8, on real texts, in the runtime that would serve it.
 Errors of small perturbations add up, so a plan's predicted error is the sum over its units; the
@@ -7,11 +7,11 @@ all units of a role are switched together, which divides the noise of the clock 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from orchestrator.quantization.allocator import Option
 from orchestrator.quantization.kinds import KindName
 from orchestrator.quantization.plans import Plan, Unit, role_plan, single_plan
+from orchestrator.quantization.results import Divergence, Latency
 
 SEPARATOR = "@"
 
@@ -37,16 +37,16 @@ def latency_plans(units: Sequence[Unit], allowed: Sequence[KindName]) -> dict[st
 def options(
     units: Sequence[Unit],
     allowed: Sequence[KindName],
-    errors: Mapping[str, Mapping[str, float]],
-    latencies: Mapping[str, Mapping[str, Any]],
+    errors: Mapping[str, Divergence],
+    latencies: Mapping[str, Latency],
 ) -> dict[str, list[Option]]:
     """Price every kind of every unit.
 
     Args:
         units: the units of the model.
         allowed: INT8 kinds to choose from.
-        errors: measured divergence (``kl``) by name of ``error_plans``.
-        latencies: measured ``ratio`` to float by name of ``latency_plans``.
+        errors: measured divergence by name of ``error_plans``.
+        latencies: measured time, against float, by name of ``latency_plans``.
 
     Returns:
         Options by unit. Times are in units of the float model's call: -0.01 saves one percent.
@@ -56,8 +56,8 @@ def options(
         unit.name: [
             Option(
                 kind,
-                time=(latencies[f"{unit.role}{SEPARATOR}{kind}"]["ratio"] - 1) / members[unit.role],
-                error=max(errors[f"{unit.name}{SEPARATOR}{kind}"]["kl"], 0.0),
+                time=(latencies[f"{unit.role}{SEPARATOR}{kind}"].ratio - 1) / members[unit.role],
+                error=max(errors[f"{unit.name}{SEPARATOR}{kind}"].kl, 0.0),
             )
             for kind in unit.options(allowed)
         ]
@@ -65,9 +65,9 @@ def options(
     }
 
 
-def predicted_error(plan: Plan, errors: Mapping[str, Mapping[str, float]]) -> float | None:
+def predicted_error(plan: Plan, errors: Mapping[str, Divergence]) -> float | None:
     """Return the sum of the single-unit errors of a plan; None if one of them was not measured."""
     names = [f"{unit}{SEPARATOR}{kind}" for unit, kind in plan.integer.items()]
     if any(name not in errors for name in names):
         return None
-    return float(sum(errors[name]["kl"] for name in names))
+    return float(sum(errors[name].kl for name in names))

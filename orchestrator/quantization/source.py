@@ -1,28 +1,22 @@
-"""What a quantization job reads: a package, labelled texts, and how they fit together."""
+"""The float model of a job: its parameters, its classification target, its input limit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from orchestrator.data.rows.rows import Rows, TaskData
+from orchestrator.arrays import AnyArray
+from orchestrator.data.rows.rows import TaskData
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.targets.configs import ClsConfig
-from orchestrator.quantization.accuracy import Encoded, encode
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.kinds import Range
 from orchestrator.quantization.plans import Plan
 
 if TYPE_CHECKING:
-    from orchestrator.data.processors.text import TextProcessor
     from orchestrator.quantization.emission.model import Emission
     from orchestrator.zoo import Package
-
-State = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +24,9 @@ class Source:
     """A float model as plain values, ready to be sent to another process."""
 
     config: dict[str, Any]
-    state: State
+    """Dump of the model's config: JSON values."""
+    state: dict[str, AnyArray]
+    """Parameters by name."""
     ranges: dict[str, Range] = field(default_factory=dict)
     """Calibrated input range of each unit."""
 
@@ -46,31 +42,8 @@ class Source:
         return ModelConfig.model_validate(self.config)
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """Encoded rows: to calibrate on, to choose by, and to confirm on."""
-
-    calibration: Encoded
-    validation: Encoded
-    test: Encoded
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """Everything a job reads, resolved before any cluster work starts."""
-
-    package: "Package"
-    source: Source
-    target: str
-    limit: int
-    emission: "Emission"
-    texts: Texts
-    probe: list[str]
-    processor: "TextProcessor"
-
-
 def read_source(folder: Path) -> Source:
-    """Read config and parameters of a package; numbers of any format as fp32.
+    """Read config and parameters of a package; parameters of any format as fp32.
 
     Raises:
         IntegrityError: if a file is missing or damaged.
@@ -83,10 +56,10 @@ def read_source(folder: Path) -> Source:
 
 
 def choose_target(config: ModelConfig, wanted: str | None) -> ClsConfig:
-    """Return the classification target whose accuracy is to be kept.
+    """Return the classification target whose accuracy the goal bounds.
 
     Raises:
-        InputError: if there is none of that name, or several and no name was given.
+        InputError: if there is no target of that name, or there are several and no name was given.
     """
     heads = {target.name: target for target in config.target if isinstance(target, ClsConfig)}
     if not heads:
@@ -104,11 +77,18 @@ def choose_target(config: ModelConfig, wanted: str | None) -> ClsConfig:
     return heads[wanted]
 
 
-def check_labels(target: ClsConfig, task: TaskData, stored: Mapping[str, Any] | None) -> None:
-    """Make sure that the data's classes are those the head was trained on, in their order.
+def check_labels(
+    target: ClsConfig, task: TaskData, stored: Mapping[str, Sequence[str]] | None
+) -> None:
+    """Require that the data have the classes that the head was trained on, in the same order.
+
+    Args:
+        target: the classification head.
+        task: the labelled data.
+        stored: class names by target, as the package's manifest has them.
 
     Raises:
-        InputError: if they differ, or the data are images.
+        InputError: if the classes differ, or the data are images.
     """
     if task.train.images is not None:
         raise InputError(f"data: {task.name} holds images; packages of text models read text")
@@ -126,7 +106,7 @@ def check_labels(target: ClsConfig, task: TaskData, stored: Mapping[str, Any] | 
 
 
 def input_limit(config: QuantizeConfig, model: ModelConfig, package: "Package | None") -> int:
-    """Return the longest input in tokens: what is asked for, else what the package was made for.
+    """Return the longest input in tokens: the configured one, else that of the package.
 
     Raises:
         InputError: if the model has fewer positions.
@@ -142,32 +122,3 @@ def input_limit(config: QuantizeConfig, model: ModelConfig, package: "Package | 
     task = None if package is None else package.manifest.task
     stored = task.max_length if task is not None else None
     return min(positions, stored or positions)
-
-
-def encode_task(
-    task: TaskData, processor: "TextProcessor", config: QuantizeConfig, limit: int
-) -> Texts:
-    """Tokenize the rows a job needs: train to calibrate, validation to choose, test to confirm."""
-    return Texts(
-        calibration=encode_rows(task.train, processor, config.calibration_rows, config, limit),
-        validation=encode_rows(task.validation, processor, config.evaluation_rows, config, limit),
-        test=encode_rows(task.test, processor, config.evaluation_rows, config, limit),
-    )
-
-
-def encode_rows(
-    rows: Rows, processor: "TextProcessor", count: int, config: QuantizeConfig, limit: int
-) -> Encoded:
-    """Tokenize up to ``count`` rows, chosen by the job's seed, into batches of similar length."""
-    rng = np.random.default_rng(config.seed)
-    chosen = np.sort(rng.permutation(len(rows))[:count])
-    rows = rows.take(chosen)
-    lengths = np.asarray([len(text) for text in rows.texts])
-    order = np.argsort(lengths, kind="stable")
-    batches = []
-    for start in range(0, len(order), config.batch_size):
-        index = order[start : start + config.batch_size]
-        texts = [rows.texts[i] for i in index]
-        pairs = None if rows.pairs is None else [rows.pairs[i] for i in index]
-        batches.append(processor.arrays(texts, pairs, limit))
-    return encode(batches, order, rows.labels)

@@ -1,185 +1,143 @@
-"""What the tasks of a quantization job compute. Plain functions over plain values; no Ray.
+"""Computations of the tasks of a quantization job. Plain functions over plain values; no Ray.
 
-Every figure comes from an ONNX Runtime session of the very graph that would be deployed.
-
-Calibrated activation ranges: what the inputs of each GEMM are like on real texts.
-
-The float graph is run with every unit's input observed, one text at a time without padding, so
-that no padding row widens a range. The range of a unit is the largest over the texts (the *max*
-calibrator of TensorRT and FasterTransformer); what a later text has outside of it is clipped.
-Whether that hurts is not assumed: the allocator measures it like every other error.
+Every figure comes from a session of the very graph that would be deployed. Calibration runs the
+float graph with the input of every unit observed, one text at a time without padding, so that no
+padding row widens a range.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import Any
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.errors import StageError
 from orchestrator.modeling.targets.configs import ClsConfig, PairConfig
-from orchestrator.quantization.accuracy import (
-    Encoded,
-    Outputs,
-    Predictor,
-    divergence,
-    paired,
-    predict_all,
-)
-from orchestrator.quantization.audit import audit, verify
-from orchestrator.quantization.backends.onnx_session import OnnxModel
-from orchestrator.quantization.graph import HIGH, LOW
+from orchestrator.quantization.backends.backend import LoadedModel, Predictor
+from orchestrator.quantization.inputs import QuantizeInputs
 from orchestrator.quantization.kinds import Range
-from orchestrator.quantization.latency import compare
+from orchestrator.quantization.measures.accuracy import Outputs, divergence, paired, predict_all
+from orchestrator.quantization.measures.latency import compare
+from orchestrator.quantization.measures.texts import Encoded
 from orchestrator.quantization.plans import Plan, float_plan
-from orchestrator.quantization.source import Source, Texts
+from orchestrator.quantization.results import (
+    Accuracy,
+    DeployedLatency,
+    Divergence,
+    Latency,
+    MeasuredArtifact,
+    PlanFigures,
+    SplitFigures,
+)
+from orchestrator.quantization.source import Source
 from orchestrator.storage import sha256_bytes
 
-
-def observed_ranges(model: bytes, texts: Encoded) -> dict[str, Range]:
-    """Run an observed float graph over texts.
-
-    Args:
-        model: an ONNX model emitted with ``observe=True``.
-        texts: encoded calibration texts.
-
-    Returns:
-        Smallest and largest input of each GEMM unit; layers that are not GEMMs have none.
-    """
-    runner = OnnxModel.from_bytes(model, batch_invariant=False)
-    units = [name.removeprefix(LOW) for name in runner.outputs if name.startswith(LOW)]
-    low, high = {unit: np.inf for unit in units}, {unit: -np.inf for unit in units}
-    for batch in texts.batches:
-        answers = runner.predict(batch)
-        for unit in units:
-            low[unit] = min(low[unit], float(answers[f"{LOW}{unit}"].min()))
-            high[unit] = max(high[unit], float(answers[f"{HIGH}{unit}"].max()))
-    return {unit: (low[unit], high[unit]) for unit in units}
-
-
-FLOAT_NAME = "float"
-TORCH_NAME = "torch"
-DEPLOYED_NAME = "int8"
-OPEN_SESSIONS_BYTES = 2 * 2**30
-"""Float bytes of the models that are open at a time: what is timed together is held together."""
-FLOAT_TOLERANCE = 1e-3
+FLOAT_NAME: Final = "float"
+TORCH_NAME: Final = "torch"
+DEPLOYED_NAME: Final = "int8"
+OPEN_SESSIONS_BYTES: Final = 2 * 2**30
+"""Limit on the float bytes of the models that are timed together, because all are open at once."""
+FLOAT_TOLERANCE: Final = 1e-3
 """Largest difference between torch and the float graph, relative to the largest logit."""
 
-Json = dict[str, Any]
+References = tuple[Outputs, Outputs]
+"""Answers of the float graph to the calibration and to the validation texts."""
 
 
-def open_plan(source: Source, plan: Plan) -> OnnxModel:
-    """Emit a model under a plan and open it."""
-    model = source.emit(plan).to_bytes()
-    return OnnxModel.from_bytes(model, batch_invariant=plan.batch_invariant)
+def open_plan(inputs: QuantizeInputs, plan: Plan) -> LoadedModel:
+    """Emit the model under a plan and open it."""
+    model = inputs.source.emit(plan).to_bytes()
+    return inputs.backend.open(model, batch_invariant=plan.batch_invariant)
 
 
-def calibrate(source: Source, texts: Texts) -> dict[str, Range]:
-    """Return the range of every unit's input over the calibration texts (see ``calibration``)."""
-    return observed_ranges(source.emit(observe=True).to_bytes(), texts.calibration)
+def calibrate(inputs: QuantizeInputs) -> dict[str, Range]:
+    """Return the range of every unit's input over the calibration texts."""
+    observed = inputs.source.emit(observe=True).to_bytes()
+    # not batch-invariant: runs each text alone and cut, so that padding is never observed
+    model = inputs.backend.open(observed, batch_invariant=False)
+    return inputs.calibrator.ranges(model, inputs.texts.calibration)
 
 
-def float_outputs(source: Source, texts: Texts) -> tuple[Outputs, Outputs]:
+def float_outputs(inputs: QuantizeInputs) -> References:
     """Return the float graph's answers to the calibration and to the validation texts."""
-    model = open_plan(source, Plan({}))
+    model = open_plan(inputs, Plan({}))
+    texts = inputs.texts
     return predict_all(model, texts.calibration), predict_all(model, texts.validation)
 
 
 def measure_errors(
-    source: Source, texts: Texts, reference: tuple[Outputs, Outputs], plans: list[Plan]
-) -> list[Json]:
+    inputs: QuantizeInputs, reference: References, plans: list[Plan]
+) -> list[Divergence]:
     """Return how far each plan moves the answers to the calibration texts."""
-    errors = []
-    for plan in plans:
-        outputs = predict_all(open_plan(source, plan), texts.calibration)
-        errors.append(asdict(divergence(reference[0], outputs)))
-    return errors
+    return [
+        divergence(reference[0], predict_all(open_plan(inputs, plan), inputs.texts.calibration))
+        for plan in plans
+    ]
 
 
-def measure_plan(
-    source: Source, texts: Texts, reference: tuple[Outputs, Outputs], plan: Plan, target: str
-) -> Json:
+def measure_plan(inputs: QuantizeInputs, reference: References, plan: Plan) -> PlanFigures:
     """Measure the accuracy of a plan, and its distance from float, on the validation texts."""
-    outputs = predict_all(open_plan(source, plan), texts.validation)
-    labels = texts.validation.labels
-    figures = paired(reference[1].logits[target], outputs.logits[target], labels)
-    return {
-        "paired": figures.to_json(),
-        "divergence": asdict(divergence(reference[1], outputs)),
-    }
+    rows = inputs.texts.validation
+    outputs = predict_all(open_plan(inputs, plan), rows)
+    before, after = reference[1].logits[inputs.target], outputs.logits[inputs.target]
+    return PlanFigures(
+        paired=paired(before, after, rows.labels), divergence=divergence(reference[1], outputs)
+    )
 
 
-def measure_latencies(
-    source: Source, plans: Mapping[str, Plan], batch: Mapping[str, int]
-) -> dict[str, Json]:
+def measure_latencies(inputs: QuantizeInputs, plans: Mapping[str, Plan]) -> dict[str, Latency]:
     """Time plans against the float graph, which is measured beside them in every round.
 
     Args:
-        source: the float model.
+        inputs: the model and the timed batch.
         plans: plans by name; one of them may be called ``float``.
-        batch: ``batch_size``, ``length``, ``rounds`` and ``calls``.
     """
-    plain = open_plan(source, Plan({}))
-    arrays = random_batch(batch["batch_size"], batch["length"], source.model_config.vocab_size)
-    size = sum(values.nbytes for values in source.state.values())
+    plain = open_plan(inputs, Plan({}))
+    size = sum(values.nbytes for values in inputs.source.state.values())
     together = max(1, OPEN_SESSIONS_BYTES // size)
     others = [name for name in plans if name != FLOAT_NAME]
-    found: dict[str, Json] = {}
+    found: dict[str, Latency] = {}
     for start in range(0, max(len(others), 1), together):
-        group = {name: open_plan(source, plans[name]) for name in others[start : start + together]}
-        calls = {name: _call(model, arrays) for name, model in {FLOAT_NAME: plain, **group}.items()}
-        figures = compare(calls, FLOAT_NAME, rounds=batch["rounds"], calls=batch["calls"])
-        found |= {name: latency.to_json() for name, latency in figures.items()}
+        group = {name: open_plan(inputs, plans[name]) for name in others[start : start + together]}
+        found |= _timed(inputs, {FLOAT_NAME: plain, **group})
     return found
 
 
-def measure_artefact(
-    source: Source, texts: Texts, model: bytes, plan: Plan, target: str, batch: Mapping[str, int]
-) -> Json:
+def measure_artifact(inputs: QuantizeInputs, model: bytes, plan: Plan) -> MeasuredArtifact:
     """Measure the file that is about to be committed: audit, accuracy and latency.
 
     Args:
-        source: the float model.
-        texts: encoded rows.
-        model: content of ``model.onnx`` as read back from the package's folder.
-        plan: what it is supposed to execute.
-        target: classification target whose accuracy counts.
-        batch: ``batch_size``, ``length``, ``rounds`` and ``calls``.
+        inputs: the float model and the texts.
+        model: content of the model file, as read back from the folder.
+        plan: the plan that it must execute.
 
     Raises:
-        StageError: if the executed graph is not the plan, or the float graph is not the torch
+        StageError: if the executed graph is not the plan, or the float graph differs from the torch
             model.
     """
-    audited = audit(model)
-    verify(audited, plan)
-    deployed = OnnxModel.from_bytes(model, batch_invariant=plan.batch_invariant)
-    units = source.emit().units
-    plain = open_plan(source, float_plan(units))
-    eager = _TorchModel(source)
-    accuracy: Json = {}
-    for split in ("validation", "test"):
-        rows: Encoded = getattr(texts, split)
-        before, after = predict_all(plain, rows), predict_all(deployed, rows)
-        figures = paired(before.logits[target], after.logits[target], rows.labels)
-        accuracy[split] = figures.to_json() | {"error": asdict(divergence(before, after))}
-    difference = _float_difference(eager, plain, texts.validation, target)
-    arrays = random_batch(batch["batch_size"], batch["length"], source.model_config.vocab_size)
-    runners: dict[str, Predictor] = {TORCH_NAME: eager, FLOAT_NAME: plain, DEPLOYED_NAME: deployed}
-    calls = {name: _call(runner, arrays) for name, runner in runners.items()}
-    latency = compare(calls, FLOAT_NAME, rounds=batch["rounds"], calls=batch["calls"])
-    return {
-        "sha256": sha256_bytes(model),
-        "length": batch["length"],
-        "audit": audited.to_json(),
-        "accuracy": accuracy,
-        "float_graph_difference": difference,
-        "latency": {name: figures.to_json() for name, figures in latency.items()},
-    }
+    audited = inputs.backend.audit(model, plan)
+    deployed = inputs.backend.open(model, batch_invariant=plan.batch_invariant)
+    plain = open_plan(inputs, float_plan(inputs.source.emit().units))
+    eager = _TorchModel(inputs.source)
+    texts = inputs.texts
+    difference = _float_difference(eager, plain, texts.validation, inputs.target)
+    latency = _timed(inputs, {TORCH_NAME: eager, FLOAT_NAME: plain, DEPLOYED_NAME: deployed})
+    return MeasuredArtifact(
+        sha256=sha256_bytes(model),
+        length=inputs.timing.length,
+        audit=audited,
+        accuracy=Accuracy(
+            validation=_split_figures(plain, deployed, texts.validation, inputs.target),
+            test=_split_figures(plain, deployed, texts.test, inputs.target),
+        ),
+        float_graph_difference=difference,
+        latency=DeployedLatency(**latency),
+    )
 
 
 def random_batch(size: int, length: int, vocabulary: int) -> dict[str, npt.NDArray[np.int32]]:
-    """Return a batch [B, S] of ordinary tokens without padding, always the same."""
+    """Return a batch [B, S] of ordinary tokens without padding; always the same one."""
     rng = np.random.default_rng(0)
     ids = rng.integers(vocabulary // 2, vocabulary, (size, length)).astype(np.int32)
     return {
@@ -190,7 +148,7 @@ def random_batch(size: int, length: int, vocabulary: int) -> dict[str, npt.NDArr
 
 
 class _TorchModel:
-    """The package's own model in torch, eager, one thread, with the interface of ``OnnxModel``."""
+    """The package's own model in torch, eager, one thread, with the interface of ``Predictor``."""
 
     def __init__(self, source: Source) -> None:
         import torch
@@ -207,7 +165,7 @@ class _TorchModel:
         self.model.load_state_dict(state, assign=True)
         self.model.eval()
 
-    def predict(self, batch: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
+    def predict(self, batch: Mapping[str, AnyArray]) -> dict[str, Float32Array]:
         """Return logits [B, K] by target and ``embedding`` [B, D]."""
         torch = self._torch
         tensors = {
@@ -218,7 +176,15 @@ class _TorchModel:
         return {name: logits.numpy() for name, logits in answers.items()}
 
 
-def _float_difference(eager: _TorchModel, plain: OnnxModel, texts: Encoded, target: str) -> float:
+def _split_figures(
+    plain: Predictor, deployed: Predictor, rows: Encoded, target: str
+) -> SplitFigures:
+    before, after = predict_all(plain, rows), predict_all(deployed, rows)
+    figures = paired(before.logits[target], after.logits[target], rows.labels)
+    return SplitFigures(**dict(figures), error=divergence(before, after))
+
+
+def _float_difference(eager: Predictor, plain: Predictor, texts: Encoded, target: str) -> float:
     """Compare torch and the float graph, so that no figure rests on a wrong float model."""
     worst, largest = 0.0, 1.0
     for batch in texts.batches:
@@ -233,5 +199,14 @@ def _float_difference(eager: _TorchModel, plain: OnnxModel, texts: Encoded, targ
     return worst
 
 
-def _call(model: Predictor, arrays: Mapping[str, npt.NDArray[np.int32]]) -> Callable[[], Any]:
-    return lambda: model.predict(arrays)
+def _timed(inputs: QuantizeInputs, models: Mapping[str, Predictor]) -> dict[str, Latency]:
+    """Time models on one batch of the configured shape, against the float graph."""
+    timing = inputs.timing
+    vocabulary = inputs.source.model_config.vocab_size
+    arrays = random_batch(timing.batch_size, timing.length, vocabulary)
+
+    def call(model: Predictor) -> Callable[[], object]:
+        return lambda: model.predict(arrays)
+
+    calls = {name: call(model) for name, model in models.items()}
+    return compare(calls, FLOAT_NAME, rounds=timing.rounds, calls=timing.calls)

@@ -4,7 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.quantization.backends.onnx_session import EMBEDDING, PLAN_FILE, OnnxModel
+from orchestrator.quantization.backends.onnxruntime_cpu.session import (
+    EMBEDDING,
+    OnnxModel,
+    is_quantized,
+)
 from serving.batching import Operation, Outputs
 
 
@@ -27,7 +31,7 @@ class OnnxBackend:
         self.targets = {name: int(shapes[f"logits.{name}"][1]) for name in self._model.targets}
         self.embedding_size = int(shapes[EMBEDDING][1])
         self.max_length = self._model.max_length
-        self.dtype = "int8" if (folder / PLAN_FILE).is_file() else "float32"
+        self.dtype = "int8" if is_quantized(folder) else "float32"
 
     def run(self, batch: dict[str, np.ndarray], operation: Operation) -> Outputs:
         """Run the graph, which computes logits and embeddings at once."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from orchestrator.cluster.tasks import TaskPool
 from orchestrator.config import ClusterSection, load_config
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.tasks import load_task
@@ -14,11 +15,11 @@ from orchestrator.errors import InputError, StageError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import load_model, write_model
-from orchestrator.quantization import publish, runner
-from orchestrator.quantization.audit import audit, verify
-from orchestrator.quantization.backends.onnx_session import OnnxModel
+from orchestrator.quantization import runner
+from orchestrator.quantization.backends.onnxruntime_cpu.audit import audit, verify
+from orchestrator.quantization.backends.onnxruntime_cpu.session import OnnxModel
 from orchestrator.quantization.config import QuantizeConfig
-from orchestrator.quantization.plans import Plan
+from orchestrator.quantization.plans import Plan, PlanFile
 from orchestrator.storage import sha256_file
 from orchestrator.zoo import Zoo
 
@@ -117,7 +118,7 @@ def split_answers(model, package, rows):
 def test_the_committed_file_executes_the_plan(finished):
     _, result, package = finished
     assert package.kind == "quantized"
-    plan = Plan.from_json(package.read_json("plan.json"))
+    plan = Plan(PlanFile.of(package.read_json("plan.json")).units)
     found = audit((package.path / "model.onnx").read_bytes())
     verify(found, plan)
     assert found.integer_units == len(plan.integer) == result.metrics["integer_units"] > 0
@@ -148,7 +149,7 @@ def test_the_reported_accuracies_are_those_of_the_committed_file(finished, place
     assert result.metrics["accuracy_float"] > 1.5 / 3
 
 
-def test_the_front_holds_the_choice_and_samps_modes(finished):
+def test_the_front_contains_the_choice_and_the_modes_of_samp(finished):
     _, result, package = finished
     points = package.read_json("evaluation/pareto.json")["points"]
     names = [point["name"] for point in points]
@@ -197,7 +198,9 @@ def test_a_bilstm_interrupted_before_its_commit_continues_without_measuring_agai
 ):
     config = job(place, "elmo", run="elmo")
     with monkeypatch.context() as patched:
-        patched.setattr(publish, "fill", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(
+            runner, "write_package", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             runner.run(config)
     journal = place / "runs" / "elmo" / "journal"
@@ -212,15 +215,15 @@ def test_a_bilstm_interrupted_before_its_commit_continues_without_measuring_agai
     assert result.metrics["integer_units"] > 0
 
 
-def test_a_goal_nothing_reaches_commits_nothing_and_shows_the_front(place, local_ray):
+def test_an_unreachable_goal_commits_nothing_and_shows_the_measured_plans(place, local_ray):
     config = job(place, run="hopeless", output="never", goal={"max_latency_ms": 1e-6})
     with pytest.raises(StageError, match=r"max_latency_ms 1e-06[\s\S]*fully_quant\.row_s7"):
         runner.run(config)
     assert all(package.name != "never" for package in Zoo(config.run.zoo).packages())
 
 
-def test_what_does_not_fit_is_refused_before_any_cluster_work(place, finished, monkeypatch):
-    monkeypatch.setattr(runner, "ray_session", lambda *_: pytest.fail("the cluster was asked"))
+def test_inputs_that_do_not_fit_are_refused_before_any_cluster_work(place, finished, monkeypatch):
+    monkeypatch.setattr(runner, "session_for", lambda *_: pytest.fail("the cluster was asked"))
     with pytest.raises(InputError, match=r"'genre'; the package has topic"):
         runner.run(job(place, run="target", target="genre"))
     with pytest.raises(InputError, match="quantized already"):
@@ -238,7 +241,7 @@ def test_what_does_not_fit_is_refused_before_any_cluster_work(place, finished, m
     assert not left & {"target", "again", "long", "data"}
 
 
-def test_what_a_task_raises_arrives_as_it_was_and_a_dead_worker_is_named(local_ray):
+def test_errors_of_a_task_arrive_unchanged_and_a_dead_worker_is_named(local_ray):
     def refuse(name):
         raise InputError(f"{name} is refused")
 
@@ -247,7 +250,7 @@ def test_what_a_task_raises_arrives_as_it_was_and_a_dead_worker_is_named(local_r
 
         os._exit(9)
 
-    pool = runner.TaskPool(ClusterSection(max_failures=0))
+    pool = TaskPool(ClusterSection(max_failures=0))
     with pytest.raises(InputError, match=r"^this is refused$"):
         pool.call(refuse, "this")
     with pytest.raises(StageError, match="process died"):
@@ -255,7 +258,7 @@ def test_what_a_task_raises_arrives_as_it_was_and_a_dead_worker_is_named(local_r
 
 
 def test_check_names_the_units_without_a_cluster(place, monkeypatch):
-    monkeypatch.setattr(runner, "ray_session", lambda *_: pytest.fail("the cluster was asked"))
+    monkeypatch.setattr(runner, "session_for", lambda *_: pytest.fail("the cluster was asked"))
     text = runner.check(job(place, run="checked"))
     assert "encoder.layers.*.feed_forward.down: 2 x 256x64" in text
     assert "max_accuracy_drop 0.05" in text

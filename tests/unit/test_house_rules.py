@@ -20,16 +20,12 @@ ALLOWED = {
     "zoo": {"config", "storage"},
     "modeling": {"config", "storage", "zoo"},
     "data": {"config", "storage", "zoo"},
-    "tasks": {"config", "storage", "zoo", "modeling", "data"},
-    "training": {"config", "storage", "zoo", "modeling", "data", "tasks"},
-    "cluster": {"config", "storage", "zoo", "modeling", "data", "tasks", "training"},
-    **{
-        stage: {"config", "storage", "zoo", "modeling", "data", "tasks", "training"}
-        for stage in STAGES
-    },
+    "training": {"config", "storage", "zoo", "modeling", "data"},
+    "cluster": {"config", "storage", "zoo", "modeling", "data", "training"},
+    **{stage: {"config", "storage", "zoo", "modeling", "data", "training"} for stage in STAGES},
     "report": {"config", "storage", "zoo"},  # and the typed results of the stages, see below
     "doctor": set(),
-    "serving": {"config", "storage", "zoo", "modeling", "data", "tasks"},
+    "serving": {"config", "storage", "zoo", "modeling", "data"},
 }
 # These tie rooms together and may use every room.
 COMPOSERS = {"cli", "demo", "jobs"}

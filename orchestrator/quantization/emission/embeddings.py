@@ -15,8 +15,8 @@ from orchestrator.modeling.embeddings.configs import (
     SinusoidalPosConfig,
     WordConfig,
 )
+from orchestrator.quantization.emission.graph import GraphBuilder
 from orchestrator.quantization.emission.weights import Weights
-from orchestrator.quantization.graph import GraphBuilder
 
 SUPPORTED_PARTS = ("word", "pos", "seg", "sinusoidalpos")
 WAVE_BASE = 10000.0

@@ -1,7 +1,7 @@
 """The gated convolutional encoder as ONNX nodes.
 
-A convolution over time is the GEMM of the windows: k shifted slices side by side [B, S, k D] times
-[k D, 2 D]. So it is a unit like any other, ``encoder.layers.N``, in every kind.
+A convolution over time is the GEMM of its windows: k shifted slices side by side [B, S, k D] times
+[k D, 2 D]. So it is an ordinary unit, ``encoder.layers.N``, and has every kind.
 
 Legend: B batch, S length, D width, k kernel size.
 """
@@ -11,10 +11,11 @@ from typing import Final
 import numpy as np
 
 from orchestrator.modeling.encoders.configs import GatedCnnConfig
+from orchestrator.quantization.emission.graph import GraphBuilder
 from orchestrator.quantization.emission.weights import Weights
-from orchestrator.quantization.graph import GraphBuilder
 
 TO_THE_END: Final = 2**62
+"""End of an ONNX Slice beyond every length."""
 
 
 class GatedCnnEmitter:
@@ -46,7 +47,7 @@ class GatedCnnEmitter:
         return self.graph.op("Mul", [values, self.graph.op("Sigmoid", [gates])])
 
     def _windows(self, x: str) -> str:
-        """Put the k positions each output reads side by side: [B, S, D] to [B, S, k D]."""
+        """Put the k positions that each output reads side by side: [B, S, D] to [B, S, k D]."""
         size = self.config.kernel_size
         if size == 1:
             return x

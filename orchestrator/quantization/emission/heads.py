@@ -1,7 +1,7 @@
 """Pooling and classification heads as ONNX nodes.
 
-Heads stay in float: one GEMM row a text against hundreds in the encoder, and the most exposed to
-error.
+Heads stay in float: they have one GEMM row per text against hundreds in the encoder, and are the
+most exposed to error.
 
 Legend: B batch, S length, D width, K classes.
 """
@@ -14,12 +14,12 @@ import numpy as np
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.targets.configs import ClsConfig, PairConfig, Pooling, TargetConfig
-from orchestrator.quantization.backends.onnx_session import EMBEDDING, LOGITS_PREFIX
+from orchestrator.quantization.backends.onnxruntime_cpu.session import EMBEDDING, LOGITS_PREFIX
+from orchestrator.quantization.emission.graph import GraphBuilder
 from orchestrator.quantization.emission.weights import Weights
-from orchestrator.quantization.graph import GraphBuilder
 
 EMBEDDING_POOLING: Final[Pooling] = "mean"
-"""How ``Model.pool`` makes the embedding of a text."""
+"""Pooling of ``Model.pool``, which makes the embedding of a text."""
 ACTIVATIONS: Final = {"tanh": "Tanh", "relu": "Relu"}
 """Operator that follows the hidden layer of a head."""
 LOWEST: Final = float(np.finfo(np.float32).min)
@@ -79,8 +79,8 @@ class HeadEmitter:
         if how == "max":
             present = self.graph.op("Cast", [mask], to=9)
             present = self.graph.op("Unsqueeze", [present, self.graph.shape(-1)])
-            kept = self.graph.op("Where", [present, hidden, self.graph.scalar(LOWEST)])
-            return self.graph.op("ReduceMax", [kept, self.graph.shape(1)], keepdims=0)
+            masked = self.graph.op("Where", [present, hidden, self.graph.scalar(LOWEST)])
+            return self.graph.op("ReduceMax", [masked, self.graph.shape(1)], keepdims=0)
         weights = self.graph.op("Unsqueeze", [real, self.graph.shape(1)])
         total = self.graph.op(
             "Squeeze", [self.graph.op("MatMul", [weights, hidden]), self.graph.shape(1)]
@@ -90,10 +90,10 @@ class HeadEmitter:
 
 
 def _require_supported(head: TargetConfig) -> None:
-    """Refuse what only heads of image classifiers have.
+    """Refuse options that only heads of image classifiers have.
 
     Raises:
-        InputError: The head pools or normalises in a way that is not emitted.
+        InputError: if the head's pooling or norm has no ONNX form here.
     """
     if isinstance(head, ClsConfig) and (head.pooling in ("second", "rest") or head.norm_eps):
         raise InputError(

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.arrays import Float32Array
+from orchestrator.quantization.emission.graph import MICROSOFT, GraphBuilder
 from orchestrator.quantization.emission.weights import Weights
-from orchestrator.quantization.graph import MICROSOFT, GraphBuilder
 
 QUICK_GELU_SLOPE = 1.702
 SILU_SLOPE = 1.0
+"""QuickGelu is ``x * sigmoid(slope * x)``, which is SiLU at slope 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +25,14 @@ class Norm:
     eps: float
 
     def plain(self, layer: str, x: str) -> str:
-        """Normalise x [B, S, D]."""
+        """Normalize x [B, S, D]."""
         op = "SimplifiedLayerNormalization" if self.kind == "rms" else "LayerNormalization"
         return self.graph.op(op, [x, *self._parameters(layer)], axis=-1, epsilon=self.eps)
 
     def of_sum(
         self, layer: str, y: str, residual: str, bias: Float32Array | None
     ) -> tuple[str, str]:
-        """Normalise ``y + bias + residual``; y [B, S, D] is a GEMM's product without its bias.
+        """Normalize ``y + bias + residual``; y [B, S, D] is a GEMM's product without its bias.
 
         Returns:
             The normalised sum and the sum itself (the residual stream of pre-norm blocks).
@@ -54,7 +55,7 @@ def activate(
     """Apply an activation to ``product + bias``.
 
     Args:
-        graph: where the nodes go.
+        graph: the graph to write into.
         name: one of modeling's ``Activation`` names.
         product: a GEMM's product [..., N].
         bias: name and values [N] of its bias.

@@ -1,4 +1,4 @@
-"""From a config and its parameters to an ONNX model.
+"""Emission: from a config and its parameters to an ONNX model.
 
 Inputs, int32: ``input_ids`` [B, S], ``attention_mask`` [B, S] and, if the model has segments,
 ``token_type_ids`` [B, S]. Outputs, float32: ``embedding`` [B, D] and ``logits.<target>`` [B, K].
@@ -7,11 +7,10 @@ B and S are symbolic.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
 import onnx
 
+from orchestrator.arrays import AnyArray
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig
@@ -21,14 +20,17 @@ from orchestrator.modeling.encoders.configs import (
     TransformerConfig,
 )
 from orchestrator.modeling.targets.configs import ClsConfig, PairConfig
-from orchestrator.quantization.backends.onnx_session import METADATA_POSITIONS, METADATA_VOCAB
+from orchestrator.quantization.backends.onnxruntime_cpu.session import (
+    METADATA_POSITIONS,
+    METADATA_VOCAB,
+)
 from orchestrator.quantization.emission.embeddings import emit_embedding
 from orchestrator.quantization.emission.gatedcnn import GatedCnnEmitter
+from orchestrator.quantization.emission.graph import GraphBuilder
 from orchestrator.quantization.emission.heads import HeadEmitter
 from orchestrator.quantization.emission.recurrent import CELLS, RecurrentEmitter
 from orchestrator.quantization.emission.transformer import TransformerEmitter
 from orchestrator.quantization.emission.weights import Weights
-from orchestrator.quantization.graph import GraphBuilder
 from orchestrator.quantization.kinds import Range
 from orchestrator.quantization.plans import Plan, Unit
 
@@ -37,7 +39,7 @@ SUPPORTED_ENCODERS = ("transformer", "gatedcnn", *CELLS, *(f"bi{cell}" for cell 
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """An ONNX model and the units a plan can choose a kind for."""
+    """An ONNX model and its units: the GEMMs that a plan can choose a kind for."""
 
     model: onnx.ModelProto
     units: tuple[Unit, ...]
@@ -54,13 +56,13 @@ FREE_OPTIONS = frozenset(
         "attention", "dropout", "activation_dropout", "attention_dropout", "drop_path",
     }
 )  # fmt: skip
-"""Options of transformer blocks that have an ONNX form, or none in inference; all others must be at
-their defaults, those that will be added too."""
+"""Options of transformer blocks that have an ONNX form, or no effect in inference. All other
+options, and those that are added later, must be at their defaults."""
 
 
 def emit(
     config: ModelConfig,
-    state: Mapping[str, npt.NDArray[Any]],
+    state: Mapping[str, AnyArray],
     plan: Plan | None = None,
     ranges: Mapping[str, Range] | None = None,
     *,
@@ -73,11 +75,11 @@ def emit(
         state: its parameters by name, as in ``model.safetensors``.
         plan: the kind of every unit; None: float.
         ranges: calibrated input range of each unit, for ``static_s7``.
-        observe: also return the extremes of every unit's input (see ``calibration``).
+        observe: also return the extremes of every unit's input (see ``calibrators``).
 
     Raises:
-        InputError: if a component has no ONNX form here, a parameter is missing, not finite or of
-            no use, the plan does not fit, or the model is too large for one file.
+        InputError: if a component has no ONNX form here, a parameter is missing, not finite or
+            unused, the plan does not fit, or the model is too large for one file.
     """
     graph = GraphBuilder(plan or Plan({}), ranges, observe=observe)
     weights = Weights(state)
@@ -151,10 +153,11 @@ def _emit_encoder(
 
 
 def _require_all_read(weights: Weights, config: ModelConfig) -> None:
-    """Refuse to drop parameters: only heads that do not classify may stay behind."""
-    kept = {target.name for target in config.target if isinstance(target, ClsConfig | PairConfig)}
+    """Refuse to drop parameters, except those of heads that do not classify."""
     dropped = tuple(
-        f"targets.{target.name}." for target in config.target if target.name not in kept
+        f"targets.{target.name}."
+        for target in config.target
+        if not isinstance(target, ClsConfig | PairConfig)
     )
     unread = [name for name in weights.unread() if not name.startswith(dropped)]
     if unread:

@@ -1,12 +1,12 @@
 """The recurrent encoders as ONNX nodes: rnn, lstm, gru, birnn, bilstm, bigru.
 
 A layer is one unit, ``encoder.<stack>.<layer>``. LSTM layers exist in ``fp32`` (LSTM) and ``s7``
-(DynamicQuantizeLSTM: both GEMMs in integers, gates in float). There is no kernel with one
-activation scale a row, and an explicit recurrence around an INT8 input projection is several times
-slower than the float operator (the loop costs more than the GEMM), so ``s7`` it is. The operator
-takes one range over the whole input and one over the states of all texts that share a thread: a
-batch's answers depend on its texts and on the number of threads. Run alone, a text's do not, which
-is how such plans are executed (``Plan.batch_invariant``).
+(DynamicQuantizeLSTM: both GEMMs in integers, gates in float). ONNX Runtime has no LSTM kernel with
+one activation scale per row, and an explicit recurrence around an INT8 input projection is several
+times slower than the float operator (the loop costs more than the GEMM). The operator takes one
+range over the whole input and one over the states of all texts that share a thread: the answers of
+a batch depend on its texts and on the number of threads. The answer to a text that runs alone does
+not, so these plans are executed text by text (``Plan.batch_invariant``).
 GRU and RNN have no integer kernel: they are emitted in float and offer no units.
 
 Legend: B batch, S length, D width, H hidden size of one direction, G gates.
@@ -19,11 +19,11 @@ import numpy as np
 
 from orchestrator.arrays import Float32Array
 from orchestrator.modeling.encoders.configs import OneStackConfig, RecurrentConfig, TwoStackConfig
+from orchestrator.quantization.emission.graph import GraphBuilder
 from orchestrator.quantization.emission.weights import Weights
-from orchestrator.quantization.graph import GraphBuilder
 
 GATES: Final[dict[str, tuple[int, ...]]] = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
-"""Where each ONNX gate is found in torch's order: LSTM iofc in ifgo, GRU zrh in rzn."""
+"""Position of each ONNX gate in torch's order: LSTM iofc in ifgo, GRU zrh in rzn."""
 CELLS: Final = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
 
 
@@ -48,7 +48,8 @@ class RecurrentEmitter:
     def emit(self, hidden: str, mask: str) -> str:
         """Encode hidden [B, S, D] under the int32 mask [B, S]; outputs at padding are zero.
 
-        Real positions are moved to the front once and back once, so that padding may be anywhere.
+        Padding may be anywhere: real positions are moved to the front before the layers, and back
+        after them.
         """
         order = self._order(self._reading_keys(mask))
         packed = self.graph.op("Transpose", [self._reorder(hidden, order)], perm=[1, 0, 2])

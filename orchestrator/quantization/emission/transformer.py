@@ -13,9 +13,9 @@ from orchestrator.arrays import Float32Array
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.encoders.block_options import RotaryConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
+from orchestrator.quantization.emission.graph import MICROSOFT, GraphBuilder
 from orchestrator.quantization.emission.layers import Norm, activate
 from orchestrator.quantization.emission.weights import Weights
-from orchestrator.quantization.graph import MICROSOFT, GraphBuilder
 
 FINAL_NORM = "encoder.norm"
 
@@ -53,7 +53,7 @@ class TransformerEmitter:
         return x
 
     def _emit_pre(self, stream: str, mask: str) -> str:
-        """Carry the un-normalised sum along; each fused norm returns it as its second result."""
+        """Pre-norm: each fused norm also returns the sum before it, the residual stream."""
         normed = self.norm.plain("encoder.layers.0.norm1", stream)
         last = self.config.num_layers - 1
         for index in range(self.config.num_layers):
@@ -108,7 +108,8 @@ class TransformerEmitter:
     def _joined_projection(self, layer: str) -> tuple[Float32Array, Float32Array | None]:
         """Put query, key and value side by side: [D, 3 H d] and [3 H d].
 
-        Heads shared by several queries (grouped-query attention) are repeated: same product.
+        Heads shared by several queries (grouped-query attention) are repeated; the product is the
+        same.
         """
         parts = [self._per_head(f"{layer}.{name}") for name in ("query", "key", "value")]
         weight = np.concatenate([weight for weight, _ in parts], axis=1)

@@ -4,27 +4,25 @@ Legend: K inputs and N outputs of a GEMM.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from orchestrator.arrays import Float32Array
+from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.errors import InputError
 
 
 class Weights:
-    """Read parameters by name; know which ones nothing has read.
+    """Reads parameters by name, and records which ones were read.
 
     INT8 arithmetic turns NaN into ordinary numbers, so non-finite parameters are refused here.
     """
 
-    def __init__(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+    def __init__(self, state: Mapping[str, AnyArray]) -> None:
         self._state = state
         self._read: set[str] = set()
 
     def has(self, name: str) -> bool:
-        """Return whether there is a parameter of that name."""
+        """Return whether the package has a parameter of that name."""
         return name in self._state
 
     def array(self, name: str) -> Float32Array:
@@ -54,5 +52,5 @@ class Weights:
         return np.ascontiguousarray(self.array(f"{layer}.weight").T)
 
     def unread(self) -> list[str]:
-        """Return the parameters nothing has read."""
+        """Return the names of the parameters that were not read."""
         return sorted(set(self._state) - self._read)

@@ -1,4 +1,4 @@
-"""Small models with random parameters, and ragged batches, for the tests of this room."""
+"""Small models with random parameters, and ragged batches."""
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ def model_config(encoder, parts=("word", "pos", "seg"), heads=HEADS, width=48, *
 
 
 def random_model(config: ModelConfig, spread: float = 0.3) -> Model:
-    """Every parameter is drawn, biases and norms too, so that a forgotten one shows."""
+    """Every parameter is random, biases and norms too, so that an omitted one shows."""
     model = build_model(config).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Paired statistics and divergences against SciPy and by hand."""
+"""Paired statistics and divergences, against SciPy and by hand."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,9 @@ from scipy.special import log_softmax
 from scipy.stats import entropy
 
 from orchestrator.errors import StageError
-from orchestrator.quantization.accuracy import (
-    Outputs,
-    Paired,
-    divergence,
-    encode,
-    paired,
-    predict_all,
-)
+from orchestrator.quantization.measures.accuracy import Outputs, divergence, paired, predict_all
+from orchestrator.quantization.measures.texts import encode
+from orchestrator.quantization.results import Paired
 
 
 def one_hot(answers, classes=3):
@@ -30,7 +25,7 @@ def test_paired_counts_gains_and_losses():
     # exact McNemar by hand: 2 * (C(4,0) + C(4,1)) / 2^4
     assert figures.p_value == pytest.approx(2 * (1 + 4) / 16)
     assert figures.interval[0] < 0 < figures.drop < figures.interval[1]
-    assert Paired.from_json(figures.to_json()) == figures
+    assert Paired.model_validate_json(figures.model_dump_json()) == figures
 
 
 def test_no_change_is_no_evidence():
@@ -38,7 +33,7 @@ def test_no_change_is_no_evidence():
     assert (figures.drop, figures.p_value) == (0.0, 1.0)
 
 
-def test_the_interval_covers_the_true_drop_as_often_as_it_says():
+def test_the_interval_covers_the_true_drop_in_about_95_percent_of_draws():
     rng = np.random.default_rng(0)
     lost, gained, texts, trials, hits = 0.08, 0.03, 200, 300, 0
     for _ in range(trials):

@@ -5,9 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from orchestrator.quantization.accuracy import Divergence, Paired
 from orchestrator.quantization.allocator import (
-    Goal,
     Option,
     Point,
     candidates,
@@ -15,8 +13,9 @@ from orchestrator.quantization.allocator import (
     ranked,
     surrogate_front,
 )
-from orchestrator.quantization.latency import Latency
+from orchestrator.quantization.config import GoalConfig
 from orchestrator.quantization.plans import Plan, Unit, named_plans
+from orchestrator.quantization.results import Divergence, Latency, Paired
 
 
 def units(count: int) -> list[Unit]:
@@ -93,10 +92,19 @@ def test_candidates_are_the_pure_modes_and_a_spread_of_the_front():
 
 def point(name, ratio, drop, kl, integer=True, cpu_ms=None):
     lost = round(drop * 100)
-    figures = Paired(100, 0.9, 0.9 - drop, drop, 0, max(lost, 0), 1.0, (-1.0, 1.0))
-    latency = Latency(cpu_ms if cpu_ms else ratio, ratio, ratio, (ratio, ratio))
+    figures = Paired(
+        texts=100,
+        reference=0.9,
+        accuracy=0.9 - drop,
+        drop=drop,
+        gained=0,
+        lost=max(lost, 0),
+        p_value=1.0,
+        interval=(-1.0, 1.0),
+    )
+    latency = Latency(cpu_ms=cpu_ms or ratio, wall_ms=ratio, ratio=ratio, spread=(ratio, ratio))
     plan = Plan({"a": "row_s7" if integer else "fp32", "b": "fp32"})
-    return Point(name, plan, figures, Divergence(kl, kl), latency)
+    return Point(name, plan, figures, Divergence(kl=kl, cosine=kl), latency)
 
 
 FLOAT = point("float", 1.0, 0.0, 0.0, integer=False)
@@ -110,37 +118,40 @@ POINTS = [
 
 
 def test_an_accuracy_bound_takes_the_fastest_plan_within_it():
-    assert [p.name for p in ranked(POINTS, Goal(max_accuracy_drop=0.02))][:2] == ["middle", "slow"]
-    assert ranked(POINTS, Goal(max_accuracy_drop=0.1))[0].name == "fast"
-    assert [p.name for p in ranked(POINTS, Goal(max_accuracy_drop=0.0))] == ["slow"]
+    assert [p.name for p in ranked(POINTS, GoalConfig(max_accuracy_drop=0.02))][:2] == [
+        "middle",
+        "slow",
+    ]
+    assert ranked(POINTS, GoalConfig(max_accuracy_drop=0.1))[0].name == "fast"
+    assert [p.name for p in ranked(POINTS, GoalConfig(max_accuracy_drop=0.0))] == ["slow"]
 
 
-def test_of_equally_fast_plans_the_one_nearer_to_float_wins():
+def test_among_equally_fast_plans_the_smaller_error_wins():
     twins = [point("near", 0.701, 0.0, 0.1), point("far", 0.699, 0.0, 0.2)]
-    assert ranked(twins, Goal(max_accuracy_drop=0.1))[0].name == "near"
+    assert ranked(twins, GoalConfig(max_accuracy_drop=0.1))[0].name == "near"
 
 
 def test_a_latency_bound_takes_the_most_accurate_plan_within_it():
-    assert ranked(POINTS, Goal(max_latency_ms=0.92))[0].name == "slow"
-    assert ranked(POINTS, Goal(max_latency_ms=0.75))[0].name == "middle"
-    assert ranked(POINTS, Goal(max_latency_ms=0.1)) == []
+    assert ranked(POINTS, GoalConfig(max_latency_ms=0.92))[0].name == "slow"
+    assert ranked(POINTS, GoalConfig(max_latency_ms=0.75))[0].name == "middle"
+    assert ranked(POINTS, GoalConfig(max_latency_ms=0.1)) == []
 
 
 def test_both_bounds_hold_together():
-    assert [p.name for p in ranked(POINTS, Goal(max_accuracy_drop=0.0, max_latency_ms=0.92))] == [
-        "slow"
-    ]
-    assert ranked(POINTS, Goal(max_accuracy_drop=0.0, max_latency_ms=0.65)) == []
+    assert [
+        p.name for p in ranked(POINTS, GoalConfig(max_accuracy_drop=0.0, max_latency_ms=0.92))
+    ] == ["slow"]
+    assert ranked(POINTS, GoalConfig(max_accuracy_drop=0.0, max_latency_ms=0.65)) == []
 
 
 def test_without_a_bound_the_knee_is_taken():
-    assert ranked(POINTS, Goal())[0].name == "middle"
+    assert ranked(POINTS, GoalConfig())[0].name == "middle"
 
 
-def test_float_is_an_answer_only_where_it_is_allowed():
+def test_float_is_chosen_only_if_allowed():
     slow_int8 = [FLOAT, point("slower", 1.2, 0.0, 0.1)]
-    assert [p.name for p in ranked(slow_int8, Goal(max_accuracy_drop=0.1))] == ["slower"]
-    assert ranked(slow_int8, Goal(max_accuracy_drop=0.1, allow_float=True))[0].name == "float"
+    assert [p.name for p in ranked(slow_int8, GoalConfig(max_accuracy_drop=0.1))] == ["slower"]
+    assert ranked(slow_int8, GoalConfig(max_accuracy_drop=0.1, allow_float=True))[0].name == "float"
 
 
 def test_the_measured_front_holds_no_dominated_point():

@@ -1,12 +1,13 @@
-"""Observed ranges are those of torch's own layers on the real tokens of each text."""
+"""Calibrators: ranges equal the extremes of torch's own layers on the real tokens of each text."""
 
 import numpy as np
 import pytest
 import torch
 
-from orchestrator.quantization.accuracy import encode
+from orchestrator.quantization.backends.onnxruntime_cpu.session import OnnxModel
+from orchestrator.quantization.calibrators.max import MaxCalibrator
 from orchestrator.quantization.emission.model import emit
-from orchestrator.quantization.worker import observed_ranges
+from orchestrator.quantization.measures.texts import encode
 
 from .models import model_config, ragged_batch, random_model, state_of
 
@@ -18,6 +19,12 @@ LAYERS = {
 }
 
 
+def calibrated(config, state, texts):
+    observed = emit(config, state, observe=True).to_bytes()
+    model = OnnxModel.from_bytes(observed, batch_invariant=False)
+    return MaxCalibrator(MaxCalibrator.Config()).ranges(model, texts)
+
+
 @pytest.mark.parametrize("position", ["post", "pre"])
 def test_ranges_are_those_of_torch_without_padding(position):
     config = model_config(
@@ -27,7 +34,7 @@ def test_ranges_are_those_of_torch_without_padding(position):
     rows = [0, 1, 2, 4]  # padded on the right: alone and cut they have no padding
     batch = {name: values[rows] for name, values in batch.items()}
     texts = encode([batch], np.arange(len(rows)), np.zeros(len(rows)))
-    found = observed_ranges(emit(config, state_of(model), observe=True).to_bytes(), texts)
+    found = calibrated(config, state_of(model), texts)
 
     expected = {}
     for layer in range(2):
@@ -57,4 +64,4 @@ def test_layers_that_are_not_gemms_have_no_range():
     config = model_config({"type": "bilstm", "num_layers": 1})
     state = state_of(random_model(config))
     texts = encode([ragged_batch()], np.arange(6), np.zeros(6))
-    assert observed_ranges(emit(config, state, observe=True).to_bytes(), texts) == {}
+    assert calibrated(config, state, texts) == {}

@@ -1,4 +1,4 @@
-"""Settings: the preset, what does not fit, and every problem at once."""
+"""Settings: presets, contradictions, entries of registries, and all problems at once."""
 
 from pathlib import Path
 
@@ -60,3 +60,16 @@ def test_values_that_do_not_fit_together_are_named(tmp_path):
     path.write_text("run: {name: q}\nmax_length: 32\nlatency: {length: 64}\nkinds: [s7, s7]\n")
     with pytest.raises(ConfigError, match=r"3 problems[\s\S]*64 is more than max_length"):
         load_config(QuantizeConfig, path, ["cluster.gpus_per_worker=1"])
+
+
+@pytest.mark.parametrize(
+    ("field", "kind", "known"),
+    [("backend", "backend", "onnxruntime_cpu"), ("calibrator", "calibrator", "max")],
+)
+def test_back_ends_and_calibrators_are_entries_of_the_registry(tmp_path, field, kind, known):
+    path = tmp_path / "job.yaml"
+    path.write_text(f"run: {{name: q}}\n{field}: {known}\n")
+    assert getattr(load_config(QuantizeConfig, path), field).type_name() == known
+    path.write_text(f"run: {{name: q}}\n{field}: {known}x\n")
+    with pytest.raises(ConfigError, match=f"not a registered {kind}. Did you mean '{known}'"):
+        load_config(QuantizeConfig, path)

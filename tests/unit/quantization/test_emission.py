@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from orchestrator.errors import InputError
-from orchestrator.quantization.backends.onnx_session import OnnxModel
+from orchestrator.quantization.backends.onnxruntime_cpu.session import OnnxModel
 from orchestrator.quantization.emission.model import emit
-from orchestrator.quantization.kinds import KIND_NAMES
 from orchestrator.quantization.plans import Plan, fully_quant
+from tests.support.integer_gemm import KIND_NAMES
 
 from .models import HEADS, model_config, ragged_batch, random_model, state_of, torch_answers
 
@@ -97,7 +97,7 @@ def test_the_float_graph_equals_torch_on_a_ragged_batch(name):
 
 @pytest.mark.parametrize("name", INVARIANT)
 def test_answers_are_bitwise_those_of_each_text_alone(name):
-    """Batch mates and padding change no bit, in float and in each INT8 kind the model offers."""
+    """Neither other texts nor padding change a bit, in float and in each INT8 kind."""
     config = MODELS[name]
     state = state_of(random_model(config, SPREAD.get(name, 0.3)))
     units = emit(config, state).units
@@ -194,7 +194,7 @@ def test_missing_and_additional_parameters_are_refused():
         emit(config, state)
 
 
-def test_what_has_no_onnx_form_says_what_has():
+def test_models_without_an_onnx_form_are_refused_with_the_alternatives():
     headless = model_config(transformer(), heads=({"type": "mlm"},))
     with pytest.raises(InputError, match="fine-tune"):
         emit(headless, state_of(random_model(headless)))
@@ -205,7 +205,7 @@ def test_what_has_no_onnx_form_says_what_has():
         emit(image, state_of(random_model(image)))
 
 
-def test_a_language_model_head_beside_the_classifier_stays_behind():
+def test_a_language_model_head_is_left_out():
     config = model_config(transformer(), heads=({"type": "mlm"}, HEADS[0]))
     answers = predict(config, state_of(random_model(config)), Plan({}), ragged_batch())
     assert set(answers) == {"mean", "embedding"}

@@ -5,15 +5,10 @@ import onnxruntime as ort
 import pytest
 
 from orchestrator.errors import InputError
-from orchestrator.quantization.graph import GraphBuilder
-from orchestrator.quantization.kinds import (
-    KIND_NAMES,
-    gemm_reference,
-    quantize_signed,
-    quantize_unsigned,
-    quantize_weight,
-)
+from orchestrator.quantization.emission.graph import GraphBuilder
+from orchestrator.quantization.kinds import quantize_signed, quantize_unsigned, quantize_weight
 from orchestrator.quantization.plans import Plan
+from tests.support.integer_gemm import KIND_NAMES, dequantized, gemm_reference
 
 ROW_KINDS = ("static_s7", "row_s7", "row_u8")
 INTEGER_KINDS = tuple(kind for kind in KIND_NAMES if kind != "fp32")
@@ -113,8 +108,8 @@ def test_quantized_weights_stay_in_their_range_and_near_the_weight():
     weight = rng.standard_normal((64, 8)).astype(np.float32) + np.arange(8, dtype=np.float32)
     signed, unsigned = quantize_signed(weight), quantize_unsigned(weight)
     assert np.abs(signed.values).max() == 63
-    assert np.abs(signed.dequantized() - weight).max() <= signed.scale.max() / 2 * 1.001
-    assert np.abs(unsigned.dequantized() - weight).max() <= unsigned.scale.max() * 1.001
+    assert np.abs(dequantized(signed) - weight).max() <= signed.scale.max() / 2 * 1.001
+    assert np.abs(dequantized(unsigned) - weight).max() <= unsigned.scale.max() * 1.001
     assert unsigned.scale.max() < signed.scale.max()
 
 

@@ -1,13 +1,13 @@
-"""Ratios inside a round survive a machine that slows down in between."""
+"""Interleaved timing: ratios within a round are right on a machine that slows down."""
 
 import pytest
 
-from orchestrator.quantization import latency
-from orchestrator.quantization.latency import Latency, compare
+from orchestrator.quantization.measures import latency
+from orchestrator.quantization.measures.latency import compare
 
 
 class Clock:
-    """A clock that only moves when somebody works; the machine gets slower all the time."""
+    """A clock that moves only during work; the machine gets slower all the time."""
 
     def __init__(self, monkeypatch):
         self.now = 0.0
@@ -41,12 +41,7 @@ def test_the_order_is_reversed_every_other_round(monkeypatch):
     assert "".join(clock.calls)[-27:] == "rarbrcrdr" + "rdrcrbrar" + "rarbrcrdr"
 
 
-def test_short_calls_are_repeated_until_the_clock_can_see_them(monkeypatch):
+def test_short_calls_are_repeated_up_to_the_shortest_slice(monkeypatch):
     clock = Clock(monkeypatch)
     compare({"a": clock.worker("a", 1e-5)}, "a", rounds=3, calls=1)
     assert len(clock.calls) > 3 * 5 * 190
-
-
-def test_json_round_trip():
-    figures = Latency(1.0, 1.5, 0.7, (0.6, 0.8))
-    assert Latency.from_json(figures.to_json()) == figures

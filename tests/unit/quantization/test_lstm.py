@@ -5,9 +5,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from orchestrator.quantization.graph import GraphBuilder
-from orchestrator.quantization.kinds import gemm_reference
+from orchestrator.quantization.emission.graph import GraphBuilder
 from orchestrator.quantization.plans import Plan
+from tests.support.integer_gemm import gemm_reference
 
 WIDTH, HIDDEN, STEPS = 24, 16, 9
 

@@ -1,10 +1,11 @@
-"""Plans: modes, JSON, digests, and what they promise about batches."""
+"""Plans: modes, files, digests, and independence of the batch."""
 
 import pytest
 
 from orchestrator.errors import InputError
 from orchestrator.quantization.plans import (
     Plan,
+    PlanFile,
     Unit,
     ffn_only,
     fully_quant,
@@ -46,28 +47,38 @@ def test_named_plans_are_unique():
     assert len(named_plans(UNITS, ("row_s7", "row_u8"))) == 5
 
 
-def test_row_scales_alone_promise_independence_of_batch_mates():
+def test_only_plans_without_s7_are_batch_invariant():
     assert fully_quant(UNITS, "row_s7").batch_invariant
     assert not single_plan(UNITS, UNITS[0].name, "s7").batch_invariant
 
 
-def test_the_ranges_of_calibrated_units_are_on_record():
+def test_the_ranges_of_calibrated_units_are_recorded():
     plan = single_plan(UNITS, UNITS[1].name, "static_s7")
-    stored = plan.to_json({unit.name: (-1.0, 2.0) for unit in UNITS})
-    assert stored["ranges"] == {UNITS[1].name: [-1.0, 2.0]}
+    stored = plan.to_file({unit.name: (-1.0, 2.0) for unit in UNITS})
+    assert stored.ranges == {UNITS[1].name: (-1.0, 2.0)}
     assert plan.batch_invariant
 
 
-def test_json_round_trip_and_digest():
+def test_file_round_trip_and_digest(tmp_path):
     plan = ffn_only(UNITS, "row_s7")
-    again = Plan.from_json(plan.to_json())
+    (tmp_path / "plan.json").write_text(plan.to_file().model_dump_json())
+    again = Plan(PlanFile.read(tmp_path).units)
     assert again == plan
     assert again.digest == Plan(dict(plan.integer)).digest != fully_quant(UNITS, "row_s7").digest
 
 
 @pytest.mark.parametrize(
-    "content", [{"version": 2, "units": {}}, {"version": 1, "units": {"a": "s8"}}]
+    ("content", "message"),
+    [
+        ({"version": 2, "units": {}}, "version 2 is not supported"),
+        ({"version": 1, "units": {"a": "s8"}}, "row_u8"),
+        (["units"], "version None"),
+    ],
 )
-def test_other_plans_are_refused(content):
-    with pytest.raises(InputError):
-        Plan.from_json(content)
+def test_other_plans_are_refused(content, message):
+    with pytest.raises(InputError, match=message):
+        PlanFile.of(content)
+
+
+def test_a_folder_without_a_plan_has_none(tmp_path):
+    assert PlanFile.read(tmp_path) is None

@@ -1,6 +1,5 @@
-"""The runtime behind the server: bad input, batches of s7 plans, and what it needs."""
+"""The ONNX Runtime session: bad input, batches of s7 plans, and light imports."""
 
-import json
 import subprocess
 import sys
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InputError, IntegrityError
-from orchestrator.quantization.backends.onnx_session import OnnxModel
+from orchestrator.quantization.backends.onnxruntime_cpu.session import OnnxModel
 from orchestrator.quantization.emission.model import emit
 from orchestrator.quantization.plans import fully_quant
 
@@ -23,7 +22,7 @@ def folder(tmp_path_factory):
     state = state_of(random_model(CONFIG))
     plan = fully_quant(emit(CONFIG, state).units, "s7")
     (path / "model.onnx").write_bytes(emit(CONFIG, state, plan).to_bytes())
-    (path / "plan.json").write_text(json.dumps(plan.to_json()))
+    (path / "plan.json").write_text(plan.to_file().model_dump_json())
     return path
 
 
@@ -76,7 +75,7 @@ def test_bad_batches_are_refused_with_a_reason(folder, batch, message):
         OnnxModel.load(folder).predict(batch)
 
 
-def test_a_folder_without_a_model_and_a_damaged_model_are_told_apart(folder, tmp_path):
+def test_a_missing_model_and_a_damaged_model_raise_different_errors(folder, tmp_path):
     with pytest.raises(InputError, match=r"model\.onnx"):
         OnnxModel.load(tmp_path)
     (tmp_path / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:5000])
@@ -86,7 +85,7 @@ def test_a_folder_without_a_model_and_a_damaged_model_are_told_apart(folder, tmp
 
 def test_serving_a_package_needs_neither_torch_nor_ray_nor_onnx():
     code = (
-        "import sys, orchestrator.quantization.backends.onnx_session; "
+        "import sys, orchestrator.quantization.backends.onnxruntime_cpu.session; "
         "print({'torch', 'ray', 'onnx', 'pandas', 'transformers'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code]

@@ -10,15 +10,9 @@ from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.package import write_model
-from orchestrator.quantization import publish
 from orchestrator.quantization.config import QuantizeConfig
-from orchestrator.quantization.source import (
-    check_labels,
-    choose_target,
-    encode_rows,
-    input_limit,
-    read_source,
-)
+from orchestrator.quantization.inputs import encode_rows, probe_texts
+from orchestrator.quantization.source import check_labels, choose_target, input_limit, read_source
 
 from .models import HEADS, model_config, random_model, state_of
 
@@ -32,7 +26,7 @@ def task_of(names=("a", "b", "c", "d", "e"), **fields):
     return TaskData("toy", tuple(names), rows, rows, rows)
 
 
-def test_a_target_is_chosen_by_name_or_because_it_is_the_only_one():
+def test_a_target_is_chosen_by_name_or_is_the_only_one():
     only = model_config({"type": "lstm"}, heads=({"type": "mlm"}, HEADS[0]))
     assert choose_target(only, None).name == "mean"
     assert choose_target(CONFIG, "last").name == "last"
@@ -55,7 +49,7 @@ def test_the_data_must_have_the_classes_of_the_head_in_their_order():
         check_labels(head, task_of(images=np.zeros((30, 1, 2, 2), np.float32)), None)
 
 
-def test_the_input_limit_is_asked_stored_or_what_the_model_has():
+def test_the_input_limit_is_that_of_the_config_the_package_or_the_model():
     def stored(length):
         return SimpleNamespace(manifest=SimpleNamespace(task=SimpleNamespace(max_length=length)))
 
@@ -91,7 +85,7 @@ def test_rows_are_chosen_by_seed_and_batched_by_length(processor):
 
 def test_probe_texts_are_whole_and_different(processor):
     rows = Rows(["short one", "short one", "word " * 40, "another"], None, np.zeros(4, int))
-    assert publish.probe_texts(rows, processor, 3, 16) == ["short one", "another"]
+    assert probe_texts(rows, processor, 3, 16) == ["short one", "another"]
 
 
 def test_a_package_is_read_without_loss_and_damage_is_named(tmp_path):

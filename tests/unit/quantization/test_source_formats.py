@@ -1,4 +1,4 @@
-"""A package to be quantized may have its weights in any number of files, in a short format."""
+"""Weights of the source package: several files, and formats shorter than fp32."""
 
 import numpy as np
 import torch

@@ -1,4 +1,7 @@
-"""A small writer of ONNX graphs: names, one initializer cache, one node a call.
+"""A small writer of ONNX graphs: names, one initializer cache, one node per call.
+
+``onnx.helper`` makes single nodes; exporters start from traced torch code and leave the choice of
+operators, names and precision to pattern matching. Here every node is written on purpose.
 
 Legend: B batch, S length, D width, K inputs and N outputs of a GEMM.
 """
@@ -13,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.arrays import Float32Array
 from orchestrator.errors import InputError
+from orchestrator.quantization.calibrators.calibrator import HIGH, LOW
 from orchestrator.quantization.kinds import (
     FLOAT,
     ROW_FLOOR,
@@ -31,14 +35,13 @@ OPSET: Final = 21
 IR_VERSION: Final = 10
 MICROSOFT: Final = "com.microsoft"
 GEMM_KINDS: Final[tuple[KindName, ...]] = ("static_s7", "row_s7", "row_u8", "s7")
-LOW: Final = "low."
-HIGH: Final = "high."
 LSTM_KINDS: Final[tuple[KindName, ...]] = ("s7",)
 PROTOBUF_LIMIT_BYTES: Final = 2**31 - 2**20
+"""Protobuf allows 2 GiB per message; 1 MiB is left for nodes and names."""
 
 
 class GraphBuilder:
-    """Collects nodes and initializers; every GEMM goes through ``gemm`` and obeys the plan.
+    """Collects nodes and initializers; every GEMM goes through ``gemm`` and follows the plan.
 
     Args:
         plan: the kind of every unit.
@@ -117,7 +120,7 @@ class GraphBuilder:
         return names
 
     def gemm(self, unit: str, x: str, weight: Float32Array) -> str:
-        """Multiply x [..., K] by a constant weight [K, N] in the kind the plan gives to the unit.
+        """Multiply x [..., K] by a constant weight [K, N] in the kind of the unit.
 
         Returns:
             The product [..., N], without bias.
@@ -151,7 +154,7 @@ class GraphBuilder:
         parameters: tuple[Float32Array, Float32Array, str],
         **attributes: Any,
     ) -> str:
-        """Run one LSTM layer on x [S, B, K] in the kind the plan gives to the unit.
+        """Run one LSTM layer on x [S, B, K] in the kind that the plan gives to the unit.
 
         Args:
             unit: name of the layer.
@@ -185,8 +188,8 @@ class GraphBuilder:
         """Return the finished model.
 
         Raises:
-            InputError: if it exceeds what one protobuf file can hold, or the plan names units that
-                the model does not have.
+            InputError: if it is too large for one protobuf file, or the plan names units that the
+                model does not have.
         """
         self._check_plan()
         size = sum(len(tensor.raw_data) for tensor in self._initializers.values())
@@ -204,7 +207,7 @@ class GraphBuilder:
         )
 
     def _quantized_rows(self, x: str) -> tuple[str, str]:
-        """Quantize each row of x once, however many GEMMs read it; return rows and rescaling."""
+        """Quantize each row of x, once for all GEMMs that read it; return rows and rescaling."""
         if x not in self._rows:
             magnitude = self.op("Abs", [x])
             largest = self.op("ReduceMax", [magnitude, self.shape(-1)], keepdims=1)

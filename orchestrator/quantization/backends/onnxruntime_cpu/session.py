@@ -2,30 +2,30 @@
 
 Needs NumPy and ONNX Runtime only. Legend: B batch, S length, D width, K classes.
 
-A plan with per-tensor activation ranges (kind ``s7``) would let a text's answer depend on the texts
-it is batched with. Such a model runs each row alone, cut to its own length, so that the answer of
-every package is a function of the text; row-scaled plans run the whole batch in one call.
+With per-tensor activation ranges (kind ``s7``), the answer to a text would depend on the other
+texts of its batch. Such models run each row alone, cut to its own length, so that the answer of
+every package is a function of the text alone; other plans run the whole batch in one call.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.errors import InputError, IntegrityError
+from orchestrator.quantization.plans import PLAN_FILE, PlanFile
 
 MODEL_FILE: Final = "model.onnx"
-PLAN_FILE: Final = "plan.json"
 EMBEDDING: Final = "embedding"
 LOGITS_PREFIX: Final = "logits."
 METADATA_VOCAB: Final = "vocab_size"
 METADATA_POSITIONS: Final = "max_position_embeddings"
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+Feed = dict[str, npt.NDArray[np.int32]]
 
 
 class OnnxModel:
@@ -49,18 +49,16 @@ class OnnxModel:
             threads: threads within one call; 1 with several replicas serves most requests.
 
         Raises:
-            InputError: if the folder holds no ``model.onnx``.
-            IntegrityError: if the file is not a model that ONNX Runtime can execute.
+            InputError: if the folder has no ``model.onnx``, or its plan is not readable.
+            IntegrityError: if ONNX Runtime cannot execute the file.
         """
         path = Path(folder) / MODEL_FILE
         if not path.is_file():
             raise InputError(
-                f"{folder} holds no {MODEL_FILE}: give the folder of a quantized package"
+                f"{folder} has no {MODEL_FILE}: give the folder of a quantized package"
             )
-        plan = Path(folder) / PLAN_FILE
-        invariant = True
-        if plan.is_file():
-            invariant = bool(json.loads(plan.read_text(encoding="utf-8"))["batch_invariant"])
+        plan = PlanFile.read(Path(folder))
+        invariant = plan is None or plan.batch_invariant
         return cls(open_session(str(path), threads=threads), batch_invariant=invariant)
 
     @classmethod
@@ -77,12 +75,13 @@ class OnnxModel:
             if name.startswith(LOGITS_PREFIX)
         )
 
-    def predict(self, batch: Arrays) -> dict[str, npt.NDArray[np.float32]]:
+    def predict(self, batch: Mapping[str, AnyArray]) -> dict[str, Float32Array]:
         """Compute logits [B, K] for each target name, and ``embedding`` [B, D].
 
         Args:
-            batch: ``input_ids`` [B, S]; optional ``attention_mask`` [B, S] (1 real, 0 padding; all
-                real if absent) and ``token_type_ids`` [B, S] (0 if absent). Other keys are ignored.
+            batch: ``input_ids`` [B, S]; optional ``attention_mask`` [B, S] (1 real, 0 padding;
+                default: all real) and ``token_type_ids`` [B, S] (default: 0). Other keys are
+                ignored.
 
         Raises:
             InputError: if shapes differ, an id is outside the vocabulary, a text has no real token,
@@ -94,12 +93,12 @@ class OnnxModel:
         rows = [self._run(_trimmed(_row(feed, index))) for index in range(len(feed["input_ids"]))]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
-    def _run(self, feed: dict[str, npt.NDArray[np.int32]]) -> dict[str, npt.NDArray[np.float32]]:
+    def _run(self, feed: Feed) -> dict[str, Float32Array]:
         values = self.session.run(None, {name: feed[name] for name in self.inputs})
         names = (name.removeprefix(LOGITS_PREFIX) for name in self.outputs)
         return dict(zip(names, values, strict=True))
 
-    def _feed(self, batch: Arrays) -> dict[str, npt.NDArray[np.int32]]:
+    def _feed(self, batch: Mapping[str, AnyArray]) -> Feed:
         ids = np.asarray(batch["input_ids"])
         self._check_ids(ids)
         feed = {"input_ids": ids.astype(np.int32)}
@@ -110,10 +109,12 @@ class OnnxModel:
             feed[name] = values.astype(np.int32)
         empty = np.flatnonzero(~feed["attention_mask"].any(axis=1))
         if empty.size:
-            raise InputError(f"rows {empty.tolist()} have no real token: give every text one")
+            raise InputError(
+                f"rows {empty.tolist()} have no real token: give every text at least one"
+            )
         return feed
 
-    def _check_ids(self, ids: npt.NDArray[Any]) -> None:
+    def _check_ids(self, ids: AnyArray) -> None:
         if ids.ndim != 2 or 0 in ids.shape:
             raise InputError(
                 f"input_ids has shape {ids.shape}; it must be [batch, length], not empty"
@@ -125,24 +126,29 @@ class OnnxModel:
             )
         if self.max_length and ids.shape[1] > self.max_length:
             raise InputError(
-                f"texts of {ids.shape[1]} tokens; the model has {self.max_length} positions: cut"
-                " them"
+                f"texts of {ids.shape[1]} tokens; the model has {self.max_length} positions: cut "
+                "the texts"
             )
+
+
+def is_quantized(folder: Path) -> bool:
+    """Return whether a folder is that of a quantized package: it has a plan."""
+    return (folder / PLAN_FILE).is_file()
 
 
 def open_session(
     model: str | bytes,
     *,
     threads: int = 1,
-    optimised: Path | None = None,
+    optimized: Path | None = None,
     profile: Path | None = None,
 ) -> ort.InferenceSession:
-    """Open a CPU session with the options every part of this room measures and serves with.
+    """Open a CPU session with the options that all measuring and serving share.
 
     Args:
         model: path or content of an ONNX file.
         threads: threads within one call.
-        optimised: write the graph after the runtime's optimisations here.
+        optimized: write the graph after the runtime's optimizations here.
         profile: record executed nodes into files with this prefix.
 
     Raises:
@@ -152,8 +158,8 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    if optimised is not None:
-        options.optimized_model_filepath = str(optimised)
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
@@ -164,11 +170,11 @@ def open_session(
         raise IntegrityError(f"{name} is not executable by ONNX Runtime: {error}") from error
 
 
-def _row(feed: dict[str, npt.NDArray[np.int32]], index: int) -> dict[str, npt.NDArray[np.int32]]:
+def _row(feed: Feed, index: int) -> Feed:
     return {name: values[index : index + 1] for name, values in feed.items()}
 
 
-def _trimmed(feed: dict[str, npt.NDArray[np.int32]]) -> dict[str, npt.NDArray[np.int32]]:
+def _trimmed(feed: Feed) -> Feed:
     """Drop columns on the right that are padding in every row."""
     length = int(np.flatnonzero(feed["attention_mask"].any(axis=0))[-1]) + 1
     return {name: np.ascontiguousarray(values[:, :length]) for name, values in feed.items()}

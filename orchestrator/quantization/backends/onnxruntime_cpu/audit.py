@@ -1,16 +1,15 @@
-"""Which GEMMs does the runtime really execute, and in what arithmetic?
+"""Audit of the executed operators: GEMMs that really ran, and their arithmetic.
 
-A file may say INT8 and run in float: runtimes rewrite graphs when they load them. So the audit
-never trusts the emitted graph. It opens the graph *after* the runtime's own optimisations, executes
-it once with the profiler on, and compares the executed GEMM nodes, by name, operator and weight
-type, with the plan.
+A file that claims INT8 may run in float: runtimes rewrite graphs when they load them. So the audit
+does not trust the emitted graph. It opens the graph *after* the runtime's own optimizations,
+executes it once with the profiler on, and compares the executed GEMM nodes (name, operator, weight
+type) with the plan.
 """
 
 import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast, get_args
 
@@ -18,9 +17,10 @@ import numpy as np
 import onnx
 
 from orchestrator.errors import StageError
-from orchestrator.quantization.backends.onnx_session import OnnxModel, open_session
+from orchestrator.quantization.backends.onnxruntime_cpu.session import OnnxModel, open_session
 from orchestrator.quantization.kinds import FLOAT, KindName
 from orchestrator.quantization.plans import Plan
+from orchestrator.quantization.results import Audit, ExecutedUnit
 
 INTEGER_OPS: Final = frozenset(
     {
@@ -46,65 +46,38 @@ EVENT_SUFFIX: Final = "_kernel_time"
 SHOWN_PROBLEMS: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class ExecutedUnit:
-    """One GEMM unit as the runtime executed it."""
-
-    unit: str
-    kind: KindName
-    operator: str
-    weight_type: str
-
-
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """What one call of a session executed."""
-
-    units: tuple[ExecutedUnit, ...]
-    unnamed_integer: tuple[str, ...]
-    """Integer GEMM nodes that belong to no unit; there should be none."""
-    operators: dict[str, int] = field(default_factory=dict)
-    """How often each operator was executed."""
-
-    @property
-    def integer_units(self) -> int:
-        """Number of units whose executed operator is an integer GEMM."""
-        return sum(unit.operator in INTEGER_OPS for unit in self.units)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of the audit for the package."""
-        return {
-            "integer_units": self.integer_units,
-            "float_units": len(self.units) - self.integer_units,
-            "units": [asdict(unit) for unit in self.units],
-            "operators": self.operators,
-        }
-
-
 def audit(model: bytes) -> Audit:
-    """Open a model, execute it once under the profiler and read off what ran."""
+    """Execute a model once under the profiler and return the executed operators."""
     with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
-        optimised = Path(scratch) / "optimised.onnx"
-        session = open_session(model, optimised=optimised, profile=Path(scratch) / "profile")
+        optimized = Path(scratch) / "optimized.onnx"
+        session = open_session(model, optimized=optimized, profile=Path(scratch) / "profile")
         runner = OnnxModel(session, batch_invariant=True)
         runner.predict({"input_ids": np.ones((2, 2), np.int32)})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        graph = onnx.load(optimised).graph
+        graph = onnx.load(optimized).graph
     executed = list(_executed(events))
     units: list[ExecutedUnit] = []
     unnamed: list[str] = []
     for name, operator in executed:
         unit, kind = _parse(name)
         if kind is not None:
-            units.append(ExecutedUnit(unit, kind, operator, _weight_type(graph, name)))
+            weight = _weight_type(graph, name)
+            units.append(ExecutedUnit(unit=unit, kind=kind, operator=operator, weight_type=weight))
         elif operator in INTEGER_OPS:
             unnamed.append(name)
     census = Counter(operator for _, operator in executed)
-    return Audit(tuple(units), tuple(unnamed), dict(sorted(census.items())))
+    integer = sum(unit.operator in INTEGER_OPS for unit in units)
+    return Audit(
+        integer_units=integer,
+        float_units=len(units) - integer,
+        units=tuple(units),
+        operators=dict(sorted(census.items())),
+        unnamed_integer=tuple(unnamed),
+    )
 
 
 def verify(audited: Audit, plan: Plan) -> None:
-    """Assert that exactly the plan was executed.
+    """Require that exactly the plan was executed.
 
     Raises:
         StageError: if a unit ran in another kind or operator, twice, or not at all.
@@ -125,7 +98,7 @@ def verify(audited: Audit, plan: Plan) -> None:
         shown = "; ".join(problems[:SHOWN_PROBLEMS])
         raise StageError(
             f"the executed graph differs from the plan in {len(problems)} places: {shown}. "
-            "The artefact is not committed; report this with the versions of onnx and onnxruntime"
+            "Nothing is committed; report this with the versions of onnx and onnxruntime"
         )
 
 
@@ -143,7 +116,7 @@ def _parse(name: str) -> tuple[str, KindName | None]:
 
 
 def _weight_type(graph: onnx.GraphProto, name: str) -> str:
-    """Name the element type of the weight, the second input of every GEMM operator."""
+    """Return the element type of the weight: the second input of every GEMM operator."""
     node = next(node for node in graph.node if node.name == name)
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     return str(onnx.TensorProto.DataType.Name(types.get(node.input[1], onnx.TensorProto.UNDEFINED)))

@@ -1,46 +1,29 @@
-"""Compare the speed of several callables on a machine that is busy with other things.
+"""Speed of several callables, compared on a machine that is busy with other things.
 
-Every round calls every candidate, in an order that is reversed every other round; each candidate
-is compared with the reference *of the same round*, and the median of these ratios is reported. The
-reference is called several times a round, evenly between the others, and its median counts: its
-noise would be in every ratio. Time is the calling thread's CPU time (one thread computes
-everything), which equals wall time on an idle core and does not count the time other programs had
-the core; wall time is reported beside it.
+Each round calls every candidate; the order is reversed every other round. A candidate is compared
+with the reference *of the same round*, and the median of these ratios is reported. The reference is
+called several times per round, evenly between the others, and its median counts: its noise would be
+in every ratio. Time is the CPU time of the calling thread (one thread computes everything). On an
+idle core it equals wall time, and it does not include the time that other programs had the core.
+Wall time is reported beside it. No library interleaves candidates like this: pytest-benchmark and
+timeit time one after the other, so that a slow minute of the machine falls on one of them.
 """
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
+
+from orchestrator.arrays import FloatArray
+from orchestrator.quantization.results import Latency
 
 WARM_UP_CALLS: Final = 2
-MINIMUM_SLICE_S: Final = 2e-3
+MIN_SLICE_S: Final = 2e-3
+"""Shortest measured interval; the thread clock is too coarse for less."""
 REFERENCE_SLICES: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Time of one call: CPU and wall milliseconds, and the ratio of CPU time to the reference."""
-
-    cpu_ms: float
-    wall_ms: float
-    ratio: float
-    spread: tuple[float, float]
-    """Smallest and largest ratio over the rounds."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        return {**asdict(self), "spread": list(self.spread)}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Latency":
-        """Read what ``to_json`` wrote."""
-        low, high = content["spread"]
-        return cls(**{**content, "spread": (low, high)})
+"""Calls of the reference per round."""
 
 
 def compare(
@@ -49,12 +32,12 @@ def compare(
     """Measure all candidates in interleaved rounds.
 
     Args:
-        candidates: what to call, by name; must contain ``reference``.
+        candidates: callables by name; must contain ``reference``.
         reference: the candidate that has ratio 1.
         rounds: number of rounds; the figures are medians over them.
-        calls: calls in one slice at least; slices shorter than 2 ms are lengthened.
+        calls: smallest number of calls per slice; slices shorter than 2 ms get more.
     """
-    counts = {name: _calibrated(call, calls) for name, call in candidates.items()}
+    counts = {name: _calls_per_slice(call, calls) for name, call in candidates.items()}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
     order = _with_reference([name for name in candidates if name != reference], reference)
     for _ in range(rounds):
@@ -78,11 +61,11 @@ def _with_reference(others: list[str], reference: str) -> list[str]:
     return order
 
 
-def _calibrated(call: Callable[[], object], calls: int) -> int:
+def _calls_per_slice(call: Callable[[], object], calls: int) -> int:
     for _ in range(WARM_UP_CALLS):
         call()
     cpu, _ = _slice(call, 1)
-    return max(calls, int(np.ceil(MINIMUM_SLICE_S / max(cpu, 1e-6))))
+    return max(calls, int(np.ceil(MIN_SLICE_S / max(cpu, 1e-6))))
 
 
 def _slice(call: Callable[[], object], calls: int) -> tuple[float, float]:
@@ -92,7 +75,7 @@ def _slice(call: Callable[[], object], calls: int) -> tuple[float, float]:
     return (time.thread_time() - cpu) / calls, (time.perf_counter() - wall) / calls
 
 
-def _summary(times: npt.NDArray[np.float64], base: npt.NDArray[np.float64]) -> Latency:
+def _summary(times: FloatArray, base: FloatArray) -> Latency:
     ratios = times[:, 0] / base
     return Latency(
         cpu_ms=float(median(times[:, 0])) * 1e3,

@@ -1,0 +1,1 @@
+"""Measurements of a plan: accuracy, distance from the float model, time."""

@@ -1,0 +1,309 @@
+"""Figures of a quantization job, as they are stored and passed between processes.
+
+Needs neither torch, Ray nor ONNX, so that the report and the demo read a package's evaluation with
+the classes that wrote it. Names of fields are the keys on disk.
+"""
+
+from typing import Final
+
+from pydantic import Field
+
+from orchestrator.config import StrictModel
+from orchestrator.quantization.config import GoalConfig
+from orchestrator.quantization.kinds import KindName
+from orchestrator.quantization.plans import PlanFile
+
+SCHEMA_VERSION: Final = 1
+"""Of the files in ``evaluation/``; files of earlier releases carry no number and are version 1."""
+PARETO_FILE: Final = "evaluation/pareto.json"
+REPORT_FILE: Final = "evaluation/quantization.json"
+PROBE_FILE: Final = "evaluation/probe.json"
+
+
+class Divergence(StrictModel):
+    """Distance between the answers of a model and of the float model, averaged over texts."""
+
+    kl: float
+    """Kullback-Leibler divergence of the class probabilities in nats, averaged over targets too."""
+    cosine: float
+    """1 - cosine of the embeddings."""
+
+
+class Paired(StrictModel):
+    """Accuracy of a candidate against a reference on the same texts."""
+
+    texts: int
+    """Number of texts."""
+    reference: float
+    """Accuracy of the reference."""
+    accuracy: float
+    """Accuracy of the candidate."""
+    drop: float
+    """``reference - accuracy``: positive when the candidate is worse."""
+    gained: int
+    """Texts that only the candidate answers correctly."""
+    lost: int
+    """Texts that only the reference answers correctly."""
+    p_value: float
+    """Exact McNemar test, two-sided: probability of a split this uneven between equal models."""
+    interval: tuple[float, float]
+    """95 % confidence interval of the drop (Agresti and Min 2005, paired proportions)."""
+
+
+class SplitFigures(Paired):
+    """Accuracy and output error of the deployed model on one split."""
+
+    error: Divergence
+    """Distance from the float model."""
+
+
+class Accuracy(StrictModel):
+    """Figures of the deployed model on the rows that chose it and on rows that did not."""
+
+    validation: SplitFigures
+    """Rows by which the plan was chosen."""
+    test: SplitFigures
+    """Rows that confirm the choice."""
+
+
+class Latency(StrictModel):
+    """Time of one call: CPU and wall milliseconds, and the ratio of CPU time to the reference."""
+
+    cpu_ms: float
+    """CPU time of the calling thread, median over rounds."""
+    wall_ms: float
+    """Wall time, median over rounds."""
+    ratio: float
+    """Median over rounds of CPU time divided by that of the reference in the same round."""
+    spread: tuple[float, float]
+    """Smallest and largest ratio over the rounds."""
+
+
+class DeployedLatency(StrictModel):
+    """Latencies of the three forms of the model, measured in the same rounds."""
+
+    torch: Latency
+    """The package's own model in torch, eager."""
+    int8: Latency
+    """The deployed model."""
+    float: Latency
+    """The float graph, which is the reference of the ratios."""
+
+
+class PlanFigures(StrictModel):
+    """Accuracy and output error of one plan on the validation rows."""
+
+    paired: Paired
+    """Accuracy against the float graph."""
+    divergence: Divergence
+    """Distance from the float graph."""
+
+
+class ExecutedUnit(StrictModel):
+    """One GEMM unit as the runtime executed it."""
+
+    unit: str
+    """Name of the unit."""
+    kind: KindName
+    """Arithmetic that the executed node was emitted for."""
+    operator: str
+    """Operator that was executed."""
+    weight_type: str
+    """Element type of its weight."""
+
+
+class Audit(StrictModel):
+    """Operators that one call of a session executed."""
+
+    integer_units: int
+    """Number of units whose executed operator is an integer GEMM."""
+    float_units: int
+    """Number of the other units."""
+    units: tuple[ExecutedUnit, ...]
+    """Every executed unit, in order of execution."""
+    operators: dict[str, int] = Field(default_factory=dict)
+    """Number of executions of each operator."""
+    unnamed_integer: tuple[str, ...] = Field((), exclude=True)
+    """Integer GEMM nodes that belong to no unit; always empty in a committed package."""
+
+
+class MeasuredArtifact(StrictModel):
+    """Everything that was measured of the file that is about to be committed."""
+
+    sha256: str
+    """Hash of ``model.onnx``."""
+    length: int
+    """Tokens of each text in the timed batch."""
+    audit: Audit
+    """Operators that the runtime executed."""
+    accuracy: Accuracy
+    """Accuracy on validation and test rows."""
+    float_graph_difference: float
+    """Largest difference of a logit between torch and the float graph."""
+    latency: DeployedLatency
+    """Times of torch, the float graph and the deployed model."""
+
+
+class ParetoPoint(StrictModel):
+    """One measured plan. Accuracy and error are those on validation rows."""
+
+    name: str
+    """Name of the plan."""
+    digest: str
+    """Short hash of the plan's INT8 units and their kinds."""
+    integer_units: int
+    """Number of INT8 units."""
+    units: int
+    """Number of units."""
+    accuracy: float
+    """Accuracy of the plan."""
+    accuracy_drop: float
+    """Accuracy of the float graph minus that of the plan."""
+    paired: Paired
+    """The full comparison with the float graph."""
+    error: Divergence
+    """Distance from the float graph."""
+    latency: Latency
+    """Time against the float graph."""
+    plan: dict[str, KindName]
+    """Kind of every unit."""
+    latency_ms: float
+    """CPU time of one call."""
+    predicted_kl: float | None = None
+    """Sum of the errors of the single units; null if one of them was not measured."""
+    on_front: bool
+    """Whether no other measured plan is better in both time and output error."""
+    chosen: bool
+    """Whether this plan was deployed."""
+
+
+class ParetoReport(StrictModel):
+    """``evaluation/pareto.json``: every measured plan."""
+
+    schema_version: int = Field(SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+    """Version of this file's format."""
+    goal: GoalConfig
+    """Bounds of the job."""
+    split: str
+    """Rows that accuracies were measured on."""
+    latency_shape: tuple[int, int]
+    """Texts, and tokens of each text, in the timed batch."""
+    points: tuple[ParetoPoint, ...]
+    """The measured plans."""
+
+
+class Runtime(StrictModel):
+    """The library that executed the model."""
+
+    name: str
+    """Name of the library."""
+    version: str
+    """Its version."""
+    threads: int
+    """Threads within one call."""
+
+
+class DeployedPlan(PlanFile):
+    """The plan of the package, with its name; ranges are in ``plan.json`` only."""
+
+    name: str
+    """Name of the plan among the measured ones."""
+
+
+class ReportedLatency(DeployedLatency):
+    """Latencies with the conditions of the measurement."""
+
+    shape: tuple[int, int]
+    """Texts, and tokens of each text, in the timed batch."""
+    clock: str
+    """The clock, in words."""
+
+
+class QuantizationReport(StrictModel):
+    """``evaluation/quantization.json``: before and after, the audit, and the measured prices."""
+
+    schema_version: int = Field(SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+    """Version of this file's format."""
+    source: str
+    """Reference of the float package."""
+    target: str
+    """Classification target whose accuracy counts."""
+    runtime: Runtime
+    """What executed the model."""
+    goal: GoalConfig
+    """Bounds of the job."""
+    plan: DeployedPlan
+    """The deployed plan."""
+    artefact_sha256: str
+    """Hash of ``model.onnx``."""
+    accuracy: Accuracy
+    """Accuracy on validation and test rows."""
+    latency: ReportedLatency
+    """Times of torch, the float graph and the deployed model."""
+    float_graph_difference: float
+    """Largest difference of a logit between torch and the float graph."""
+    sizes: dict[str, int]
+    """Bytes of the deployed model, the float graph and the source parameters."""
+    audit: Audit
+    """Operators that the runtime executed."""
+    sensitivity: dict[str, Divergence]
+    """Error of each unit alone, by ``<unit>@<kind>``."""
+    role_latency: dict[str, Latency]
+    """Time with each role alone in INT8, by ``<role>@<kind>``."""
+
+
+class Probe(StrictModel):
+    """``evaluation/probe.json``: texts with the answers that a server must reproduce."""
+
+    schema_version: int
+    """Version of this file's format."""
+    texts: tuple[str, ...]
+    """The texts."""
+    outputs: dict[str, list[list[float]]]
+    """Answers [N, K] or [N, D] by output name."""
+    tolerance: float
+    """Largest difference that a server accepts, relative to 1 + the answer's magnitude."""
+
+
+class QuantizeSummary(StrictModel):
+    """Figures of the manifest: of the committed file, on test rows unless named otherwise."""
+
+    target: str
+    """Classification target whose accuracy counts."""
+    accuracy: float
+    """Accuracy of the INT8 model."""
+    accuracy_float: float
+    """Accuracy of the float model."""
+    accuracy_drop: float
+    """Float minus INT8."""
+    accuracy_drop_validation: float
+    """Float minus INT8 on validation rows."""
+    p_value: float
+    """Exact McNemar test of the drop."""
+    integer_units: int
+    """GEMMs executed in integers."""
+    units: int
+    """GEMMs of the model."""
+    plan_name: str
+    """Name of the deployed plan."""
+    latency_ms: float
+    """CPU time of one call of the INT8 model."""
+    latency_float_ms: float
+    """CPU time of one call of the float graph."""
+    latency_torch_ms: float
+    """CPU time of one call in torch."""
+    speedup_over_float: float
+    """Float graph over INT8."""
+    speedup_over_torch: float
+    """Torch over INT8."""
+    bytes: int
+    """Size of the INT8 model."""
+    bytes_float: int
+    """Size of the float graph."""
+
+
+class QuantizeMetrics(QuantizeSummary):
+    """Metrics of the job's result line: the summary and the plan."""
+
+    plan: dict[str, KindName]
+    """Kind of every unit."""

@@ -1,0 +1,203 @@
+"""The search of one job: measure prices, let the allocator propose plans, measure, deploy one.
+
+Every finished measurement is in the run's journal, so that a run started again measures only what
+is missing. Time is measured by one task at a time, while nothing else of this job runs.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+from pydantic import JsonValue
+
+from orchestrator.config import StrictModel
+from orchestrator.errors import StageError
+from orchestrator.quantization import worker
+from orchestrator.quantization.allocator import Point, candidates, ranked, surrogate_front
+from orchestrator.quantization.artifact.figures import Choice, Prices
+from orchestrator.quantization.artifact.package import write_model_file
+from orchestrator.quantization.artifact.text import no_plan, points_table
+from orchestrator.quantization.config import GoalConfig, QuantizeConfig
+from orchestrator.quantization.inputs import Prepared, QuantizeInputs
+from orchestrator.quantization.kinds import Range
+from orchestrator.quantization.plans import Plan, named_plans
+from orchestrator.quantization.results import (
+    Divergence,
+    Latency,
+    MeasuredArtifact,
+    PlanFigures,
+)
+from orchestrator.quantization.sensitivity import error_plans, latency_plans, options
+from orchestrator.storage import RunFolder, sha256_bytes
+
+ROUNDING: Final = 1e-9
+"""Slack on the accuracy bound: a drop is a fraction of two whole numbers."""
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Value = TypeVar("Value")
+
+
+class Pool(Protocol):
+    """Runs functions in other processes; ``cluster.tasks.TaskPool`` is the one on Ray."""
+
+    def put(self, value: Value) -> Value:
+        """Store a value that many calls read."""
+        ...
+
+    def map(
+        self,
+        function: Callable[..., Result],
+        items: Mapping[str, Sequence[Any]],
+        title: str = "",
+        unit: str = "call",
+    ) -> Iterator[tuple[str, Result]]:
+        """Yield (name, result) as calls end."""
+        ...
+
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Run one call while nothing else of this pool runs."""
+        ...
+
+
+class Search:
+    """The way of one job from the float package to the plan that is deployed.
+
+    Args:
+        config: the job.
+        prepared: package, texts and back end.
+        folder: the run's folder; holds the journal and the model file.
+        pool: runs the measurements.
+    """
+
+    def __init__(
+        self, config: QuantizeConfig, prepared: Prepared, folder: RunFolder, pool: Pool
+    ) -> None:
+        self.config = config
+        self.units = prepared.subject.units
+        self.folder = folder
+        self.pool = pool
+        self.source = prepared.inputs.calibrated(self._ranges(prepared.inputs)).source
+        self.inputs = pool.put(prepared.inputs.calibrated(self.source.ranges))
+
+    def run(self) -> Choice:
+        """Return the first plan in the allocator's order whose written file keeps the goal.
+
+        Raises:
+            StageError: if no measured plan does.
+        """
+        reference = self.pool.put(self.pool.call(worker.float_outputs, self.inputs))
+        prices = Prices(
+            errors=self._errors(reference),
+            roles=self._latencies("roles", latency_plans(self.units, self.config.kinds)),
+        )
+        choices = options(self.units, self.config.kinds, prices.errors, prices.roles)
+        front = surrogate_front(self.units, choices)
+        baselines = named_plans(self.units, self.config.kinds)
+        points = self._points(candidates(front, baselines, self.config.mixed_plans), reference)
+        logger.info("measured plans\n%s", points_table(points))
+        for point in ranked(points, self.config.goal):
+            measured = self._measure_file(point)
+            broken = broken_bounds(measured, self.config.goal)
+            if not broken:
+                return Choice(point, points, prices, measured, self.artifact)
+            logger.warning("plan %s is not taken: %s", point.name, "; ".join(broken))
+        raise StageError(no_plan(self.config.goal, points))
+
+    @property
+    def artifact(self) -> Path:
+        """Folder with the model file that was measured."""
+        return self.folder.path / "artefact"
+
+    def _ranges(self, inputs: QuantizeInputs) -> dict[str, Range]:
+        """Return the input range of every unit, measured once."""
+        stored = self.folder.done("calibration")
+        if stored is None:
+            found = self.pool.call(worker.calibrate, inputs)
+            stored = {unit: list(bounds) for unit, bounds in found.items()}
+            self.folder.mark("calibration", stored)
+        return {unit: (bounds[0], bounds[1]) for unit, bounds in stored.items()}
+
+    def _errors(self, reference: worker.References) -> dict[str, Divergence]:
+        """Measure every unit alone in every kind; one task per unit."""
+        plans = error_plans(self.units, self.config.kinds)
+        names = {
+            unit.name: [n for n in plans if plans[n].integer.keys() == {unit.name}]
+            for unit in self.units
+        }
+        errors: dict[str, Divergence] = {}
+        missing: dict[str, Sequence[Any]] = {}
+        for unit, group in names.items():
+            stored = self.folder.done(f"error-{unit}")
+            if stored is None:
+                missing[unit] = (self.inputs, reference, [plans[name] for name in group])
+            else:
+                errors |= {name: Divergence.model_validate(stored[name]) for name in stored}
+        calls = self.pool.map(
+            worker.measure_errors, missing, title="quantize: error of each unit", unit="unit"
+        )
+        for unit, found in calls:
+            measured = dict(zip(names[unit], found, strict=True))
+            self.folder.mark(f"error-{unit}", _dump(measured))
+            errors |= measured
+        return errors
+
+    def _latencies(self, name: str, plans: Mapping[str, Plan]) -> dict[str, Latency]:
+        """Time plans in one interleaved run."""
+        digests = sha256_bytes(repr([plan.digest for plan in plans.values()]).encode())[:12]
+        step = f"latency-{name}-{digests}"
+        stored = self.folder.done(step)
+        if stored is None:
+            found = self.pool.call(worker.measure_latencies, self.inputs, dict(plans))
+            self.folder.mark(step, _dump(found))
+            return found
+        return {plan: Latency.model_validate(figures) for plan, figures in stored.items()}
+
+    def _points(self, plans: Mapping[str, Plan], reference: worker.References) -> list[Point]:
+        """Measure accuracy, distance and time of the proposed plans."""
+        found: dict[str, PlanFigures] = {}
+        missing: dict[str, Sequence[Any]] = {}
+        for name, plan in plans.items():
+            stored = self.folder.done(f"point-{plan.digest}")
+            if stored is None:
+                missing[name] = (self.inputs, reference, plan)
+            else:
+                found[name] = PlanFigures.model_validate(stored)
+        calls = self.pool.map(
+            worker.measure_plan, missing, title="quantize: accuracy of each plan", unit="plan"
+        )
+        for name, figures in calls:
+            self.folder.mark(f"point-{plans[name].digest}", figures.model_dump(mode="json"))
+            found[name] = figures
+        latencies = self._latencies("plans", plans)
+        return [
+            Point(name, plan, found[name].paired, found[name].divergence, latencies[name])
+            for name, plan in plans.items()
+        ]
+
+    def _measure_file(self, point: Point) -> MeasuredArtifact:
+        """Write the model of a plan and measure the written file."""
+        model = write_model_file(self.artifact, self.source, point.plan)
+        return self.pool.call(worker.measure_artifact, self.inputs, model, point.plan)
+
+
+def _dump(figures: Mapping[str, StrictModel]) -> dict[str, JsonValue]:
+    return {name: value.model_dump(mode="json") for name, value in figures.items()}
+
+
+def broken_bounds(measured: MeasuredArtifact, goal: GoalConfig) -> list[str]:
+    """Return the bounds that the written file breaks: accuracy on both splits, and time."""
+    broken = []
+    if goal.max_accuracy_drop is not None:
+        splits = {"validation": measured.accuracy.validation, "test": measured.accuracy.test}
+        broken += [
+            f"accuracy drops by {figures.drop:.4f} on {split} rows, "
+            f"{goal.max_accuracy_drop:g} is allowed"
+            for split, figures in splits.items()
+            if figures.drop > goal.max_accuracy_drop + ROUNDING
+        ]
+    time = measured.latency.int8.cpu_ms
+    if goal.max_latency_ms is not None and time > goal.max_latency_ms:
+        broken.append(f"a call takes {time:.3f} ms, {goal.max_latency_ms:g} is allowed")
+    return broken
