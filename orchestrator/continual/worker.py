@@ -25,7 +25,7 @@ from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model
 from orchestrator.training.engine import Engine
 from orchestrator.training.history import History
-from orchestrator.training.loop import Metrics, TrainResult, train
+from orchestrator.training.loop import Hooks, Metrics, TrainResult, train
 from orchestrator.training.seeding import derive_seed
 from orchestrator.training.workers import WorkerGroup
 from orchestrator.zoo import Zoo
@@ -150,11 +150,13 @@ class Learner:
             self.config.train.model_copy(update={"max_steps": unit.steps}),
             first_step=session.step.steps_done,
             seed=derive_seed(self.config.seed, "unit", unit.index),
-            observer=observe,
-            evaluate=lambda: self._measure(engine, unit.tasks, "validation"),
-            save=save,
-            should_stop=self.context.should_stop,
             step_fn=session.step,
+            hooks=Hooks(
+                observer=observe,
+                evaluate=lambda: self._measure(engine, unit.tasks, "validation"),
+                save=save,
+                should_stop=self.context.should_stop,
+            ),
         )
 
     def _finish(self, session: _Session, result: TrainResult) -> None:

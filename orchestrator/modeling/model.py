@@ -3,6 +3,7 @@
 Legend: B batch, S length, T target length, D model width.
 """
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -115,13 +116,18 @@ class Model(nn.Module):
                 counts[name] = cast(Target, head).count(batch[LABELS + name])
         return counts
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, logits: Sequence[str] = ()) -> dict[str, Tensor]:
         """Return losses of the targets that have labels in the batch.
 
+        Args:
+            batch: Inputs and labels.
+            logits: Targets whose logits are returned as well, labels or not.
+
         Returns:
-            For each such target: ``loss.<name>`` (SUM over loss terms, 0-dim), ``count.<name>`` and
-            ``correct.<name>`` (0-dim int64). A plain dict of tensors: hooks of training engines
-            walk it.
+            For each target with labels: ``loss.<name>`` (SUM over loss terms, 0-dim),
+            ``count.<name>`` and ``correct.<name>`` (0-dim int64); for each of ``logits``:
+            ``logits.<name>``, as ``predict`` returns it (drawn with its own dropout noise). A plain
+            dict of tensors: hooks of training engines walk it.
 
         Raises:
             InputError: The batch lacks an input, or is longer than the model allows.
@@ -137,6 +143,8 @@ class Model(nn.Module):
             result[f"loss.{name}"] = output.loss
             result[f"count.{name}"] = output.terms
             result[f"correct.{name}"] = output.correct
+        for name in logits:
+            result[f"logits.{name}"] = cast(Target, self.targets[name]).predict(hidden, mask)
         return result
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ from orchestrator.training.averaging import averaged
 from orchestrator.training.detour import Detour
 from orchestrator.training.engine import Engine
 from orchestrator.training.history import History
-from orchestrator.training.loop import NonFiniteError, TrainResult, train
+from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
 from orchestrator.training.precision import COMPUTE
 from orchestrator.training.seeding import derive_seed
 from orchestrator.training.watchdog import Watchdog
@@ -195,12 +195,14 @@ class _Run:
                 first_step=first,
                 until_step=first if ended else None,
                 seed=self.config.seed,
-                observer=self._observe,
-                evaluate=self._evaluate,
-                save=self._save,
-                should_stop=self.context.should_stop,
-                judge=self._judge,
-                watchdog=watchdog,
+                hooks=Hooks(
+                    observer=self._observe,
+                    evaluate=self._evaluate,
+                    save=self._save,
+                    should_stop=self.context.should_stop,
+                    judge=self._judge,
+                    watchdog=watchdog,
+                ),
             )
         except NonFiniteError as error:
             result = error

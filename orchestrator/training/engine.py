@@ -29,6 +29,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from orchestrator.training.objective import ExtraLoss
+
 Batch = dict[str, Tensor]
 """``input_ids`` [B, S], ``attention_mask`` [B, S], ``labels.<target>`` ...; B batch, S length."""
 
@@ -71,20 +73,30 @@ class Engine(Protocol):
     replicated: bool
     module: nn.Module
 
-    def forward_backward(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
+    def forward_backward(
+        self, micro_batches: Sequence[Batch], extra: Sequence[ExtraLoss] = ()
+    ) -> dict[str, float]:
         """Clear, run the whole window forward and backward, reduce the gradients.
 
         The gradient is that of ``sum_t weight_t * sum(loss.t) / count.t`` where sums and counts
-        run over all micro-batches of all ranks (``training/objective.py``).
+        run over all micro-batches of all ranks, and t over the model's targets and ``extra``
+        (``training/objective.py``).
+
+        Args:
+            micro_batches: This rank's part of the accumulation window.
+            extra: More loss terms that see the model's outputs and the batch, normalized like the
+                targets' losses; the same terms on every rank. Heads that they read are trained by
+                them, labels or not.
 
         Returns:
             ``loss``, and ``loss.<t>``, ``accuracy.<t>``, ``count.<t>`` of every target with at
-            least one label in the window; the same numbers on every rank. With precision fp16
-            also ``loss_scale``; gradients are unscaled already.
+            least one label in the window, ``loss.<name>`` and ``count.<name>`` of extra terms
+            (``loss`` is the weighted sum of all of them); the same numbers on every rank. With
+            precision fp16 also ``loss_scale``; gradients are unscaled already.
 
         Raises:
-            InputError: The window is empty.
-            NoLabelsError: It holds no label of any target.
+            InputError: The window is empty, or an extra term does not fit the model.
+            NoLabelsError: It holds no label of any target, and nothing for an extra term.
         """
         ...
 

@@ -131,7 +131,36 @@ def plain_step(max_grad_norm: float | None) -> StepFunction:
     return step
 
 
-def train(  # noqa: PLR0913 - hooks, each optional and named
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the caller of :func:`train` wants to be told or asked; each is optional.
+
+    All of them are called on every rank, at the same steps.
+
+    Attributes:
+        observer: Gets training metrics every ``log_every_steps`` and every evaluation.
+        evaluate: Called every ``eval_every_steps`` and after the last step; not because of an
+            early stop. Returns the validation metrics.
+        save: Called with the number of steps done every ``checkpoint_every_steps``, after the
+            last step, and when stopping early.
+        should_stop: Asked after each step; one rank's yes stops all.
+        judge: Told the steps done and every evaluation, the same numbers on every rank; True ends
+            the run (early stopping).
+        watchdog: Watches every step.
+    """
+
+    observer: Observer | None = None
+    evaluate: Callable[[], Metrics] | None = None
+    save: Callable[[int], None] | None = None
+    should_stop: Callable[[], bool] | None = None
+    judge: Callable[[int, Metrics], bool] | None = None
+    watchdog: Watchdog | None = None
+
+
+NO_HOOKS = Hooks()
+
+
+def train(
     engine: Engine,
     source: WindowSource,
     config: TrainConfig,
@@ -139,13 +168,8 @@ def train(  # noqa: PLR0913 - hooks, each optional and named
     first_step: int = 0,
     until_step: int | None = None,
     seed: int = 0,
-    observer: Observer | None = None,
-    evaluate: Callable[[], Metrics] | None = None,
-    save: Callable[[int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    judge: Callable[[int, Metrics], bool] | None = None,
-    watchdog: Watchdog | None = None,
     step_fn: StepFunction | None = None,
+    hooks: Hooks = NO_HOOKS,
 ) -> TrainResult:
     """Run optimizer steps from ``first_step`` up to ``max_steps``; collective.
 
@@ -156,29 +180,20 @@ def train(  # noqa: PLR0913 - hooks, each optional and named
         first_step: Steps already done (from a checkpoint).
         until_step: Return before this step although the schedule goes on to ``max_steps``.
         seed: Dropout of step t on rank r depends on (seed, t, r) alone.
-        observer: Gets training metrics every ``log_every_steps`` and every evaluation.
-        evaluate: Called every ``eval_every_steps`` and after the last step, on every rank; not
-            because of an early stop.
-        save: Called with the number of steps done every ``checkpoint_every_steps``, after the
-            last step, and when stopping early.
-        should_stop: Asked after each step on every rank; one rank's yes stops all.
-        judge: Told the steps done and every evaluation, on every rank with the same numbers; True
-            ends the run.
-        watchdog: Watches every step.
         step_fn: Replaces the plain step.
+        hooks: Callbacks.
 
     Raises:
         NonFiniteError: More than ``max_skipped_steps`` steps in a row were not finite.
         NoLabelsError: More than ``max_skipped_steps`` steps in a row had no label.
     """
-    hooks = _Hooks(observer, evaluate, save, should_stop, judge)
     run = _Run(engine, source, config, hooks, TrainResult(first_step))
     step_fn = step_fn or plain_step(config.max_grad_norm)
     end = min(config.max_steps, config.max_steps if until_step is None else until_step)
     engine.module.train()
     for step in range(first_step, end):
         seed_step(seed, step, engine.rank)
-        with nullcontext() if watchdog is None else watchdog.step():
+        with nullcontext() if hooks.watchdog is None else hooks.watchdog.step():
             window = source.window(step, engine.rank, engine.world)
             metrics = run.take(step, step_fn, window)
         run.record(step, metrics)
@@ -186,17 +201,6 @@ def train(  # noqa: PLR0913 - hooks, each optional and named
             break
     run.result.seconds = run.seconds
     return run.result
-
-
-@dataclass(frozen=True, slots=True)
-class _Hooks:
-    """What the caller of ``train`` wants to be told or asked."""
-
-    observer: Observer | None
-    evaluate: Callable[[], Metrics] | None
-    save: Callable[[int], None] | None
-    should_stop: Callable[[], bool] | None
-    judge: Callable[[int, Metrics], bool] | None
 
 
 def _due(done: int, every: int) -> bool:
@@ -215,7 +219,7 @@ class _Run:
         engine: Engine,
         source: WindowSource,
         config: TrainConfig,
-        hooks: _Hooks,
+        hooks: Hooks,
         result: TrainResult,
     ) -> None:
         self.engine, self.source, self.config = engine, source, config

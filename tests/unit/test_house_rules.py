@@ -20,12 +20,16 @@ ALLOWED = {
     "zoo": {"config", "storage"},
     "modeling": {"config", "storage", "zoo"},
     "data": {"config", "storage", "zoo"},
-    "training": {"config", "storage", "zoo", "modeling", "data"},
-    "cluster": {"config", "storage", "zoo", "modeling", "data", "training"},
-    **{stage: {"config", "storage", "zoo", "modeling", "data", "training"} for stage in STAGES},
+    "tasks": {"config", "storage", "zoo", "modeling", "data"},
+    "training": {"config", "storage", "zoo", "modeling", "data", "tasks"},
+    "cluster": {"config", "storage", "zoo", "modeling", "data", "tasks", "training"},
+    **{
+        stage: {"config", "storage", "zoo", "modeling", "data", "tasks", "training"}
+        for stage in STAGES
+    },
     "report": {"config", "storage", "zoo"},  # and the typed results of the stages, see below
     "doctor": set(),
-    "serving": {"config", "storage", "zoo", "modeling", "data"},
+    "serving": {"config", "storage", "zoo", "modeling", "data", "tasks"},
 }
 # These tie rooms together and may use every room.
 COMPOSERS = {"cli", "demo", "jobs"}

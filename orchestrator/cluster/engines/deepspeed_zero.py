@@ -172,8 +172,9 @@ class ZeroEngine(ShardedEngine):
     def _prepare(self, *, last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(is_boundary=last and not self._deferred)
 
-    def _run(self, batch: Batch) -> dict[str, Tensor]:
-        outputs: dict[str, Tensor] = self._engine(batch)
+    def _run(self, batch: Batch, heads: tuple[str, ...]) -> dict[str, Tensor]:
+        asked = {"logits": heads} if heads else {}
+        outputs: dict[str, Tensor] = self._engine(batch, **asked)
         return outputs
 
     def _backward(self, loss: Tensor) -> None:

@@ -168,8 +168,9 @@ class Fsdp2Engine(ShardedEngine):
         mixture = self._heads_differ and self._precision != "fp32"
         self._wrapped.set_requires_gradient_sync(last or mixture)
 
-    def _run(self, batch: Batch) -> dict[str, Tensor]:
-        outputs: dict[str, Tensor] = self.module(batch)
+    def _run(self, batch: Batch, heads: tuple[str, ...]) -> dict[str, Tensor]:
+        asked = {"logits": heads} if heads else {}
+        outputs: dict[str, Tensor] = self.module(batch, **asked)
         return outputs
 
     def _backward(self, loss: Tensor) -> None:

@@ -16,6 +16,7 @@ from orchestrator.training.engine_config import LossScaleConfig, Precision
 from orchestrator.training.fragments import Snapshot
 from orchestrator.training.lamb import SMALLEST_LAYER, Lamb, Piece
 from orchestrator.training.objective import (
+    ExtraLoss,
     MetricSums,
     evaluate_batches,
     target_names,
@@ -73,19 +74,27 @@ class ShardedEngine(ABC):
 
     # --- a step ----------------------------------------------------------------------------------
 
-    def forward_backward(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
+    def forward_backward(
+        self, micro_batches: Sequence[Batch], extra: Sequence[ExtraLoss] = ()
+    ) -> dict[str, float]:
         """Clear, run the whole window, leave reduced gradients; see the protocol."""
         if not micro_batches:
             raise InputError("the window has no micro-batch. Give each rank at least one")
         self._layout.clear()
-        window = window_scales(self.module, micro_batches, self.target_weights, self.sum_over_ranks)
+        window = window_scales(
+            self.module, micro_batches, self.target_weights, self.sum_over_ranks, extra
+        )
         if self._lockstep:
             self._require_same_heads(micro_batches)
         self._heads_differ = len({_labels(batch) for batch in micro_batches}) > 1
-        sums = MetricSums(self._targets, self.target_weights)
+        sums = MetricSums(self._targets, self.target_weights, extra)
         for index, batch in enumerate(micro_batches):
             self._prepare(last=index == len(micro_batches) - 1)
-            outputs = self._forward(batch)
+            outputs = self._forward(batch, window.heads)
+            if extra:
+                # Moved once more: what the model was given is rounded to the pass's precision.
+                moved = {key: value.to(self._device) for key, value in batch.items()}
+                outputs = window.with_extra(index, outputs, moved)
             # Gradients are averaged over ranks; the objective is a sum with global counts.
             self._backward(window.loss(outputs) * self.world * self._scaler.scale)
             sums.add(outputs)
@@ -144,15 +153,15 @@ class ShardedEngine(ABC):
         """Say before a micro-batch whether it is the window's last: then gradients are reduced."""
 
     @abstractmethod
-    def _run(self, batch: Batch) -> dict[str, Tensor]:
-        """Run the wrapped model."""
+    def _run(self, batch: Batch, heads: tuple[str, ...]) -> dict[str, Tensor]:
+        """Run the wrapped model, with the logits of ``heads``."""
 
     @abstractmethod
     def _backward(self, loss: Tensor) -> None:
         """Run the backward pass of a micro-batch."""
 
-    def _forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self._run({key: self._placed(value) for key, value in batch.items()})
+    def _forward(self, batch: Batch, heads: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        return self._run({key: self._placed(value) for key, value in batch.items()}, heads)
 
     def _placed(self, value: Tensor) -> Tensor:
         if self._precision == "fp32":

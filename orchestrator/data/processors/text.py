@@ -205,9 +205,9 @@ class TextProcessor:
         first = self._encode(texts)
         side = side or self.settings.padding_side
         if pairs is None:
-            return self._stack([self._frame(a, room) for a in first], side)
+            return self.stack([self.frame(a, room) for a in first], side)
         both = zip(first, self._encode(pairs), strict=True)
-        return self._stack([self._frame(a, room, b) for a, b in both], side)
+        return self.stack([self.frame(a, room, b) for a, b in both], side)
 
     def word_arrays(
         self, rows: Sequence[Sequence[str]], max_length: int | None = None
@@ -234,7 +234,7 @@ class TextProcessor:
         for encoding in encodings:
             encoding.truncate(room)
         framed = [self.tokenizer.post_process(each, None, True) for each in encodings]
-        arrays = self._stack(framed, "right")
+        arrays = self.stack(framed, "right")
         starts = np.full_like(arrays["input_ids"], -1)
         for row, encoding in zip(starts, framed, strict=True):
             before = None
@@ -244,7 +244,7 @@ class TextProcessor:
                 before = word
         return arrays, starts
 
-    def _frame(self, first: Encoding, room: int, second: Encoding | None = None) -> Encoding:
+    def frame(self, first: Encoding, room: int, second: Encoding | None = None) -> Encoding:
         """Cut a text or a pair to ``room`` tokens and put the special tokens around it."""
         side = self.settings.truncation_side
         kept, other = room, 0
@@ -254,7 +254,7 @@ class TextProcessor:
         first.truncate(kept, direction=side)
         return self.tokenizer.post_process(first, second, add_special_tokens=True)
 
-    def _stack(self, encodings: list[Encoding], side: Side) -> Arrays:
+    def stack(self, encodings: list[Encoding], side: Side) -> Arrays:
         """Stack sequences, padded to the longest."""
         lengths = np.asarray([len(encoding) for encoding in encodings])
         place = np.arange(lengths.max())[None, :]

@@ -26,13 +26,14 @@ class LabelledSamples(ClsSamples):
         words_target: str | None = None,
         seed: int = 7,
         masking: Masking | None = None,
+        max_length: int | None = None,
     ) -> None:
         """Tokenize the rows.
 
         Raises:
             InputError: there are no rows, texts without a processor, or words to mask in images.
         """
-        super().__init__(rows, processor, target_name)
+        super().__init__(rows, processor, target_name, max_length)
         if words_target is not None and (processor is None or rows.images is not None):
             raise InputError("images have no tokens to mask. Leave the target mlm out.")
         self._words_target = words_target

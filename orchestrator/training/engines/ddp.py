@@ -9,7 +9,6 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.engine import Batch
 from orchestrator.training.engine_config import USUAL_SCALE, LossScaleConfig, Precision
 from orchestrator.training.engines.single import SingleEngine
 from orchestrator.training.fragments import Snapshot
@@ -65,10 +64,8 @@ class DDPEngine(SingleEngine):
     def _reduction(self, *, last: bool) -> AbstractContextManager[None]:
         if last:
             return nullcontext()
-        return cast(AbstractContextManager[None], self._wrapped.no_sync())
-
-    def _forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self._run(self._wrapped, batch)
+        wrapped = cast(DistributedDataParallel, self._wrapped)
+        return cast(AbstractContextManager[None], wrapped.no_sync())
 
 
 def _nothing(folder: Path) -> None:

@@ -13,6 +13,7 @@ from orchestrator.training.engine import Batch, Projection, Shard
 from orchestrator.training.engine_config import USUAL_SCALE, LossScaleConfig, Precision
 from orchestrator.training.fragments import Snapshot
 from orchestrator.training.objective import (
+    ExtraLoss,
     MetricSums,
     evaluate_batches,
     target_names,
@@ -51,7 +52,7 @@ class SingleEngine:
         precision: Precision = "fp32",
         loss_scale: LossScaleConfig = USUAL_SCALE,
     ) -> None:
-        self.module = model
+        self.module = self._wrapped = model
         self.optimizer = build_optimizer(model, optimizer)
         self.target_weights = dict(target_weights or {})
         self._targets = target_names(model)
@@ -62,16 +63,23 @@ class SingleEngine:
         self._lr = optimizer.learning_rate
         self._active: frozenset[str] = frozenset(self._targets)
 
-    def forward_backward(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
+    def forward_backward(
+        self, micro_batches: Sequence[Batch], extra: Sequence[ExtraLoss] = ()
+    ) -> dict[str, float]:
         """Clear, run the whole window, leave reduced gradients; see the protocol."""
         if not micro_batches:
             raise InputError("the window has no micro-batch. Give each rank at least one")
         self.optimizer.zero_grad(set_to_none=True)
-        window = window_scales(self.module, micro_batches, self.target_weights, self.sum_over_ranks)
-        sums = MetricSums(self._targets, self.target_weights)
-        for index, batch in enumerate(micro_batches):
+        window = window_scales(
+            self.module, micro_batches, self.target_weights, self.sum_over_ranks, extra
+        )
+        sums = MetricSums(self._targets, self.target_weights, extra)
+        for index, each in enumerate(micro_batches):
+            batch = {key: value.to(self._device) for key, value in each.items()}
             with self._reduction(last=index == len(micro_batches) - 1):
-                outputs = self._forward(batch)
+                outputs = self._run(self._wrapped, batch, window.heads)
+                if extra:
+                    outputs = window.with_extra(index, outputs, batch)
                 loss = window.loss(outputs) * self.world * self._scaler.scale
                 loss.backward()  # type: ignore[no-untyped-call]
             sums.add(outputs)
@@ -140,7 +148,7 @@ class SingleEngine:
         try:
             with torch.no_grad():
                 sums = MetricSums(self._targets, self.target_weights)
-                return evaluate_batches(self._plain_forward, batches, sums, self.sum_over_ranks)
+                return evaluate_batches(self._evaluated, batches, sums, self.sum_over_ranks)
         finally:
             self.module.train(training)
 
@@ -168,15 +176,14 @@ class SingleEngine:
         del last
         return nullcontext()
 
-    def _forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self._run(self.module, batch)
+    def _evaluated(self, batch: Batch) -> dict[str, Tensor]:
+        return self._run(self.module, {k: v.to(self._device) for k, v in batch.items()})
 
-    def _plain_forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self._run(self.module, batch)
-
-    def _run(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        moved = {key: value.to(self._device) for key, value in batch.items()}
+    def _run(
+        self, model: nn.Module, batch: Batch, heads: tuple[str, ...] = ()
+    ) -> dict[str, Tensor]:
+        """Run the model on a batch on its device, with the logits of ``heads``."""
         compute, enabled = COMPUTE[self._precision], self._precision != "fp32"
         with torch.autocast(self._device.type, dtype=compute, enabled=enabled):
-            outputs: dict[str, Tensor] = model(moved)
+            outputs: dict[str, Tensor] = model(batch, logits=heads) if heads else model(batch)
         return outputs

@@ -11,7 +11,7 @@ from orchestrator.continual.constraints import Anchors
 from orchestrator.continual.strategies import ContinualStep
 from orchestrator.training.config import OptimizerConfig, TrainConfig
 from orchestrator.training.engines.single import SingleEngine
-from orchestrator.training.loop import train
+from orchestrator.training.loop import Hooks, train
 from tests.unit.continual.cf_reference import Net, task_data, torch_batch
 
 OPTIMIZER = OptimizerConfig(learning_rate=0.02)
@@ -41,7 +41,7 @@ def run(settings, *, anchored=True, buffers=(), engine=None, **options):
     anchors = Anchors.cut(engine, full, importance) if anchored else Anchors()
     events = []
     step = ContinualStep(settings, anchors, CONFIG.max_grad_norm, buffers)
-    train(engine, Source(), CONFIG, observer=events.append, step_fn=step, **options)
+    train(engine, Source(), CONFIG, hooks=Hooks(observer=events.append), step_fn=step, **options)
     return engine, [event["metrics"] for event in events]
 
 
@@ -57,7 +57,7 @@ def equal(a, b):
 def plain():
     engine = SingleEngine(Net(), OPTIMIZER)
     events = []
-    train(engine, Source(), CONFIG, observer=events.append)
+    train(engine, Source(), CONFIG, hooks=Hooks(observer=events.append))
     return weights(engine), [event["metrics"]["loss"] for event in events]
 
 

@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.training.config import OptimizerConfig, TrainConfig
 from orchestrator.training.engines.single import SingleEngine
-from orchestrator.training.loop import train
+from orchestrator.training.loop import Hooks, train
 from tests.unit.training.toy_model import ToyModel, ToySource
 
 STEPS = 20
@@ -26,7 +26,8 @@ CONFIG = TrainConfig(
 
 def run(engine, source, config=CONFIG, **options):
     losses = []
-    train(engine, source, config, observer=lambda e: losses.append(e["metrics"]["loss"]), **options)
+    hooks = Hooks(observer=lambda e: losses.append(e["metrics"]["loss"]))
+    train(engine, source, config, hooks=hooks, **options)
     return losses
 
 

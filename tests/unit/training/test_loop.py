@@ -9,7 +9,7 @@ from orchestrator.errors import InputError, StageError
 from orchestrator.training.config import OptimizerConfig, TrainConfig
 from orchestrator.training.engines.single import SingleEngine
 from orchestrator.training.history import History
-from orchestrator.training.loop import descend, plain_step, train
+from orchestrator.training.loop import Hooks, descend, plain_step, train
 from orchestrator.training.schedules import learning_rate
 from orchestrator.training.shards import clip_gradients, global_norm, part_of
 from tests.unit.training.toy_model import ToyModel, ToySource
@@ -32,9 +32,7 @@ def test_intervals_of_logging_evaluation_and_saving():
         engine(),
         ToySource(),
         settings,
-        observer=events.append,
-        evaluate=evaluate,
-        save=saved.append,
+        hooks=Hooks(observer=events.append, evaluate=evaluate, save=saved.append),
     )
     assert [e["step"] for e in events if e["split"] == "train"] == [4, 8, 10]
     assert [e["step"] for e in events if e["split"] == "validation"] == [5, 10]
@@ -54,10 +52,12 @@ def test_stopping_logs_and_saves_the_step_it_stops_at():
         engine(),
         ToySource(),
         config(),
-        observer=lambda e: steps.append(e["step"]),
-        evaluate=lambda: pytest.fail("the checkpoint must come first"),
-        save=saved.append,
-        should_stop=lambda: next(answers),
+        hooks=Hooks(
+            observer=lambda e: steps.append(e["step"]),
+            evaluate=lambda: pytest.fail("the checkpoint must come first"),
+            save=saved.append,
+            should_stop=lambda: next(answers),
+        ),
     )
     assert result.stopped
     assert (result.steps, steps, saved) == (3, [3], [3])

@@ -1,0 +1,190 @@
+"""The contract of a task kind, and the registry of kinds.
+
+An instance is one task of one package: a kind with its options, the names of its labels in the
+order of the head's outputs, and the name of the head. It is built from what a package stores
+(``TaskSpec``), and answers the same way in fine-tuning, evaluation, batch prediction, quantization
+and serving.
+
+Shapes: N rows, S tokens of a row, K labels, D width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from pydantic import Field
+
+from orchestrator.arrays import AnyArray, FloatArray
+from orchestrator.config import StrictModel
+from orchestrator.config.registry import EntryConfig, Registry
+from orchestrator.errors import InputError
+from orchestrator.modeling.targets.configs import Pooling, TargetConfig
+
+if TYPE_CHECKING:
+    from orchestrator.data.processors.readings import Reading
+    from orchestrator.data.processors.text import TextProcessor
+    from orchestrator.data.rows.labels import LabelForm
+    from orchestrator.data.rows.rows import Rows
+    from orchestrator.data.samples.base import SampleDataset
+    from orchestrator.tasks.metrics import Metric
+
+
+class TaskConfig(EntryConfig):
+    """Options of a task kind; a subclass has ``type: Literal["<kind>"] = "<kind>"``."""
+
+
+class TaskSpec(StrictModel):
+    """A task as a package stores it, next to the head that answers it."""
+
+    kind: str
+    """Name of the task kind."""
+    head: str
+    """Name of the head that answers it."""
+    labels: tuple[str, ...] = ()
+    """Label names in the order of the head's outputs; empty where answers are not labels."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the kind, without ``type``."""
+
+
+class HeadOptions(StrictModel):
+    """What a new head may be told, whatever its kind; a kind uses what applies to it."""
+
+    pooling: Pooling = "mean"
+    """How the vectors of a sequence become one."""
+    hidden: bool = False
+    """Put a linear layer and tanh below the output layer."""
+    dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Dropout rate before the output layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one row; a kind has its own subclass."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the answer as JSON values."""
+        return asdict(self)
+
+
+AnswerT = TypeVar("AnswerT", bound=Answer)
+ConfigT = TypeVar("ConfigT", bound=TaskConfig)
+
+
+class Task(ABC, Generic[ConfigT, AnswerT]):
+    """One task: a kind, its options, its labels, its head.
+
+    Attributes:
+        form: How the label of a row is read.
+        modalities: What rows may hold: ``text``, ``pair``, ``image``, ``audio``.
+        needs_reading: Whether ``answers`` needs a ``Reading`` of each row.
+        target_types: Types of the heads that can answer tasks of this kind; the first is made.
+    """
+
+    Config: ClassVar[type[TaskConfig]]
+    modalities: ClassVar[frozenset[str]] = frozenset({"text", "pair"})
+    needs_reading: ClassVar[bool] = False
+    target_types: ClassVar[tuple[str, ...]]
+
+    def __init__(self, config: ConfigT, labels: Sequence[str], head: str) -> None:
+        self.config = config
+        self.labels = tuple(labels)
+        self.head = head
+
+    @classmethod
+    def kind(cls) -> str:
+        """Name of the kind."""
+        return cls.Config.type_name()
+
+    @classmethod
+    @abstractmethod
+    def form(cls) -> "LabelForm":
+        """Return how the label of a row is read."""
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task as a package stores it."""
+        options = self.config.model_dump(mode="json", exclude={"type"})
+        return TaskSpec(kind=self.kind(), head=self.head, labels=self.labels, options=options)
+
+    @abstractmethod
+    def target(self, options: HeadOptions) -> TargetConfig:
+        """Return the config of a new head for this task."""
+
+    @abstractmethod
+    def samples(
+        self, rows: "Rows", processor: "TextProcessor | None", max_length: int | None
+    ) -> "SampleDataset":
+        """Return the training samples of rows, labels under ``labels.<head>``.
+
+        Raises:
+            InputError: The rows lack what this kind needs.
+        """
+
+    @abstractmethod
+    def answers(
+        self, outputs: Sequence[AnyArray], readings: "Sequence[Reading] | None" = None
+    ) -> list[AnswerT]:
+        """Turn the outputs of the head into answers. NumPy only.
+
+        Args:
+            outputs: Logits of each row, as the head's ``predict`` gives them without padding.
+            readings: How each row was read, where ``needs_reading``.
+        """
+
+    @abstractmethod
+    def metrics(self) -> "tuple[Metric, ...]":
+        """Return the metrics, the primary one first."""
+
+    @abstractmethod
+    def statistics(self, rows: "Rows", answers: Sequence[AnswerT]) -> Mapping[str, FloatArray]:
+        """Return statistics per row of each metric: metric name → [N, S]."""
+
+    def adapted(self, rows: "Rows", answers: Sequence[AnswerT]) -> "Task[ConfigT, AnswerT]":
+        """Return this task with what is chosen on validation rows (a threshold); by default as is.
+
+        Args:
+            rows: Validation rows, never test rows.
+            answers: The trained model's answers to them.
+        """
+        del rows, answers
+        return self
+
+    @property
+    def primary(self) -> "Metric":
+        """The metric that decides."""
+        return self.metrics()[0]
+
+
+tasks: Registry[TaskConfig] = Registry("task", TaskConfig, builtin="orchestrator.tasks.kinds")
+
+
+def task_class(kind: str) -> type[Task[Any, Any]]:
+    """Return the class of a kind.
+
+    Raises:
+        InputError: There is no such kind.
+    """
+    return tasks.component_class(kind)
+
+
+def build_task(spec: TaskSpec) -> Task[Any, Any]:
+    """Build a task from what a package stores.
+
+    Raises:
+        InputError: Unknown kind or options.
+    """
+    found = task_class(spec.kind)
+    try:
+        config = found.Config.model_validate({"type": spec.kind, **spec.options})
+    except ValueError as error:
+        raise InputError(f"the options of task {spec.head!r} are not valid: {error}") from error
+    return found(config, spec.labels, spec.head)
+
+
+def kind_of_target(target: TargetConfig) -> str | None:
+    """Return the task kind that a head answers, or None for a head of pre-training alone."""
+    for name in tasks.names():
+        if target.type_name() in task_class(name).target_types:
+            return name
+    return None

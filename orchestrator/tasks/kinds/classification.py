@@ -1,0 +1,167 @@
+"""Classification: one label per row, of a text, two texts, an image or a recording.
+
+Metrics agree with scikit-learn: accuracy, macro F1 over the classes that occur or are predicted,
+Matthews correlation (Gorodkin 2004), precision, recall and F1 per class, one-against-rest ROC AUC,
+and the expected calibration error in 15 bins (Guo et al. 2017).
+
+Shapes: N rows, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from orchestrator.arrays import AnyArray, FloatArray
+from orchestrator.data.rows.labels import CLASSES, LabelForm
+from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
+from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks
+from orchestrator.tasks.metrics import (
+    DrawMetric,
+    Metric,
+    SumMetric,
+    calibration_error,
+    calibration_rows,
+    confusion,
+    f1,
+    macro_f1,
+    matthews,
+    precision,
+    recall,
+    roc_auc,
+    share,
+)
+from orchestrator.tasks.numerics import softmax
+
+if TYPE_CHECKING:
+    from orchestrator.data.processors.readings import Reading
+    from orchestrator.data.processors.text import TextProcessor
+    from orchestrator.data.rows.rows import Rows
+    from orchestrator.data.samples.base import SampleDataset
+
+
+@dataclass(frozen=True, slots=True)
+class ClassAnswer(Answer):
+    """The most probable class, and the probability of each.
+
+    Attributes:
+        label: Name of the class.
+        score: Its probability.
+        scores: Probability of every class, in the order of the labels.
+    """
+
+    label: str
+    score: float
+    scores: tuple[float, ...]
+
+
+class ClassificationConfig(TaskConfig):
+    """One label per row."""
+
+    type: Literal["classification"] = "classification"
+
+
+@tasks.add
+class Classification(Task[ClassificationConfig, ClassAnswer]):
+    """One label per row."""
+
+    Config = ClassificationConfig
+    modalities: ClassVar[frozenset[str]] = frozenset({"text", "pair", "image", "audio"})
+    target_types = ("cls", "sp", "nsp", "sop", "siamese")
+
+    @classmethod
+    def form(cls) -> LabelForm:
+        """A class per row."""
+        return CLASSES
+
+    def target(self, options: HeadOptions) -> TargetConfig:
+        """Return a head with one output per class."""
+        return ClsConfig(
+            name=self.head,
+            num_labels=len(self.labels),
+            pooling=options.pooling,
+            hidden=options.hidden,
+            dropout=options.dropout,
+        )
+
+    def samples(
+        self, rows: "Rows", processor: "TextProcessor | None", max_length: int | None
+    ) -> "SampleDataset":
+        """Return rows with their class."""
+        from orchestrator.data.samples.base import ClsSamples
+
+        return ClsSamples(rows, processor, self.head, max_length)
+
+    def answers(
+        self, outputs: Sequence[AnyArray], readings: "Sequence[Reading] | None" = None
+    ) -> list[ClassAnswer]:
+        """Return the most probable class of each row; of equal ones, the first."""
+        del readings
+        probabilities = softmax(np.stack(outputs)) if len(outputs) else np.zeros((0, 1))
+        best = probabilities.argmax(axis=1) if len(outputs) else []
+        return [
+            ClassAnswer(self.labels[label], float(row[label]), tuple(row.tolist()))
+            for label, row in zip(best, probabilities, strict=True)
+        ]
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """Return accuracy, then the others, then precision, recall and F1 of each class."""
+        return (
+            share("accuracy"),
+            SumMetric("macro_f1", macro_f1, order=_right),
+            SumMetric("mcc", matthews, span=2.0, order=_right),
+            DrawMetric("auc", roc_auc, order=_probability_of_truth),
+            SumMetric("ece", calibration_error, higher_is_better=False),
+            *_per_class(self.labels),
+        )
+
+    def statistics(self, rows: "Rows", answers: Sequence[ClassAnswer]) -> dict[str, FloatArray]:
+        """Return statistics per row of each metric."""
+        truth = np.asarray(rows.labels, dtype=np.int64)
+        scores = np.asarray([answer.scores for answer in answers])
+        number = {label: index for index, label in enumerate(self.labels)}
+        chosen = np.asarray([number[answer.label] for answer in answers], dtype=np.int64)
+        counts = confusion(truth, chosen, len(self.labels))
+        ones = np.ones((len(truth), 1))
+        right = (chosen == truth).astype(np.float64)[:, None]
+        found = {
+            "accuracy": np.concatenate([right, ones], axis=1),
+            "macro_f1": counts,
+            "mcc": np.concatenate([ones, counts], axis=1),
+            "auc": np.concatenate([truth[:, None], scores], axis=1),
+            "ece": calibration_rows(scores, truth),
+        }
+        for index, label in enumerate(self.labels):
+            of_class = counts[:, 3 * index : 3 * index + 3]
+            found |= {f"{name}.{label}": of_class for name in ("precision", "recall", "f1")}
+        return found
+
+
+def _per_class(labels: Sequence[str]) -> list[Metric]:
+    """Return precision, recall and F1 of each class.
+
+    A row is better for a class when it is right about it: a hit counts 1, a miss or a false alarm
+    -1, anything else 0.
+    """
+    measures = {"precision": precision, "recall": recall, "f1": f1}
+    return [
+        SumMetric(f"{name}.{label}", measure, order=_hit_or_miss)
+        for label in labels
+        for name, measure in measures.items()
+    ]
+
+
+def _hit_or_miss(rows: FloatArray) -> FloatArray:
+    return np.asarray(2 * rows[:, 0] - np.maximum(rows[:, 1], rows[:, 2]))
+
+
+def _right(rows: FloatArray) -> FloatArray:
+    """Return whether each row is right, from statistics that end with 3 per class."""
+    classes = rows[:, rows.shape[1] % 3 :].reshape(len(rows), -1, 3)
+    return np.asarray(classes[..., 0].sum(axis=1))
+
+
+def _probability_of_truth(rows: FloatArray) -> FloatArray:
+    truth = rows[:, 0].astype(np.int64)
+    return np.asarray(rows[np.arange(len(rows)), 1 + truth])
