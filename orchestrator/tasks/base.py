@@ -20,6 +20,7 @@ from orchestrator.config import StrictModel
 from orchestrator.config.registry import EntryConfig, Registry
 from orchestrator.errors import InputError
 from orchestrator.modeling.targets.configs import Pooling, TargetConfig
+from orchestrator.zoo.suite import TaskSpec
 
 if TYPE_CHECKING:
     from orchestrator.data.processors.readings import Reading
@@ -32,19 +33,6 @@ if TYPE_CHECKING:
 
 class TaskConfig(EntryConfig):
     """Options of a task kind; a subclass has ``type: Literal["<kind>"] = "<kind>"``."""
-
-
-class TaskSpec(StrictModel):
-    """A task as a package stores it, next to the head that answers it."""
-
-    kind: str
-    """Name of the task kind."""
-    head: str
-    """Name of the head that answers it."""
-    labels: tuple[str, ...] = ()
-    """Label names in the order of the head's outputs; empty where answers are not labels."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Options of the kind, without ``type``."""
 
 
 class HeadOptions(StrictModel):

@@ -18,7 +18,7 @@ Shapes: N rows, S statistics per row, R resamples.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil, log, log1p, sqrt
+from math import sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,15 +26,13 @@ from scipy.optimize import brentq
 from scipy.stats import beta, binomtest, norm
 
 from orchestrator.arrays import FloatArray
+from orchestrator.zoo.gate import CONFIDENCE
 
 if TYPE_CHECKING:
     from orchestrator.tasks.metrics import Metric
 
 RESAMPLES = 1000
 """Resamples of an interval: the standard error of a 2.5 % quantile's level is 0.5 %."""
-
-CONFIDENCE = 0.95
-"""Confidence of two-sided intervals and of the one-sided bound of a drop."""
 
 CHUNK = 64
 """Resamples whose weights, [CHUNK, N], are in memory at a time."""
@@ -166,15 +164,6 @@ def proportion_bound(lost: int, gained: int, rows: int) -> float:
 def unseen_share(rows: int) -> float:
     """Return the largest share of rows that 95 % of samples of this size would have shown."""
     return 1.0 if rows == 0 else 1.0 - (1.0 - CONFIDENCE) ** (1.0 / rows)
-
-
-def rows_needed(max_drop: float) -> int:
-    """Return how many rows, none of them lost, exclude a drop above ``max_drop``."""
-    if max_drop <= 0:
-        raise ValueError("no number of rows excludes a drop of zero")
-    if max_drop >= 1:
-        return 1
-    return ceil(log(1.0 - CONFIDENCE) / log1p(-max_drop))
 
 
 def _score(lost: int, gained: int, rows: int, difference: float) -> float:

@@ -10,10 +10,10 @@ from orchestrator.tasks.intervals import (
     compare,
     estimate,
     proportion_bound,
-    rows_needed,
     unseen_share,
 )
 from orchestrator.tasks.metrics import SumMetric, f1, share
+from orchestrator.zoo.gate import rows_needed
 
 ACCURACY = share("accuracy")
 

@@ -9,9 +9,10 @@ from sklearn import metrics as sk
 
 from orchestrator.data.processors.readings import Reading
 from orchestrator.data.rows.rows import Rows
-from orchestrator.tasks.base import TaskSpec, build_task
+from orchestrator.tasks.base import build_task
 from orchestrator.tasks.kinds.tags import entities
 from orchestrator.tasks.measure import measure
+from orchestrator.zoo.suite import TaskSpec
 
 LABELS = ("ham", "offer", "spam")
 

@@ -17,7 +17,8 @@ from transformers import (
 
 from orchestrator.data.processors.readings import read_texts, read_words
 from orchestrator.data.processors.text import TextProcessor
-from orchestrator.tasks.base import TaskSpec, build_task
+from orchestrator.tasks.base import build_task
+from orchestrator.zoo.suite import TaskSpec
 
 LABELS = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -1,0 +1,152 @@
+"""The evaluation suite: every labelled task that a package answers for, and how well.
+
+``evaluation/suite.json`` is written by every stage that makes a package. It holds, per task, what
+is needed to repeat the exam (kind, head, label names in order, fingerprints of the data, optionally
+the test rows) and what the exam gave: every metric with its interval and, for a child, its parent's
+value with the paired difference. A task that could not be measured is listed as ``unverified`` with
+the reason; it is never left out.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from orchestrator.config import StrictModel, collect_problems
+from orchestrator.errors import IntegrityError, Problem
+from orchestrator.storage import read_json
+
+SUITE_FILE = "evaluation/suite.json"
+"""Where the suite is, in a package."""
+
+ROWS_FOLDER = "evaluation/suite"
+"""Where test rows are kept, one Parquet file per task; never exported."""
+
+EXEMPLARS_FOLDER = "state/exemplars"
+"""Where training rows are kept for later stages, one Parquet file per task; never exported."""
+
+Status = Literal["measured", "unverified"]
+
+
+class TaskSpec(StrictModel):
+    """A task as a package stores it, next to the head that answers it."""
+
+    kind: str
+    """Name of the task kind."""
+    head: str
+    """Name of the head that answers it."""
+    labels: tuple[str, ...] = ()
+    """Label names in the order of the head's outputs; empty where answers are not labels."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the kind, without ``type``."""
+
+
+class Figure(StrictModel):
+    """One metric with its 95 % interval."""
+
+    value: float
+    """The metric; NaN where it is undefined on these rows."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end of the interval."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+
+class Difference(StrictModel):
+    """A child against its parent on the same rows, one metric."""
+
+    parent: float
+    """The parent's value."""
+    drop: float
+    """How much worse the child is; negative: better."""
+    low: float
+    """Lower end of the 95 % interval of the drop."""
+    high: float
+    """Upper end."""
+    bound: float
+    """One-sided 95 % upper bound of the drop, which a gate holds."""
+    lost: int
+    """Rows on which the child is worse."""
+    gained: int
+    """Rows on which it is better."""
+    p_value: float
+    """McNemar's exact test of lost against gained."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+
+class DataRecord(StrictModel):
+    """Where the rows of a task come from."""
+
+    spec: dict[str, Any] = Field(default_factory=dict)
+    """The data set as the job named it."""
+    fingerprints: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 over the rows of each split."""
+    rows: dict[str, int] = Field(default_factory=dict)
+    """Number of rows of each split."""
+
+
+class Exam(StrictModel):
+    """One task of the suite."""
+
+    task: TaskSpec
+    """What is asked."""
+    data: DataRecord = DataRecord()
+    """What it was learned and tested on."""
+    status: Status
+    """Whether this package was measured on it."""
+    reason: str | None = None
+    """Why it is unverified."""
+    rows: int = 0
+    """Test rows that were answered."""
+    rows_file: str | None = None
+    """File of the kept test rows in the package; null: none are kept."""
+    primary: str
+    """The metric that decides."""
+    metrics: dict[str, Figure] = Field(default_factory=dict)
+    """Every metric."""
+    parent: str | None = None
+    """Reference of the package that ``differences`` compare with."""
+    differences: dict[str, Difference] = Field(default_factory=dict)
+    """Paired differences to the parent, by metric."""
+
+    def problems(self) -> Iterable[Problem]:
+        """A measured task has its primary metric; an unverified one says why."""
+        if self.status == "measured" and self.primary not in self.metrics:
+            yield Problem("metrics", f"lacks the primary metric {self.primary!r}.")
+        if self.status == "unverified" and not self.reason:
+            yield Problem("reason", "is missing: an unverified task says why.")
+
+
+class Suite(StrictModel):
+    """Every labelled task that a package answers for."""
+
+    schema_version: Literal[1] = 1
+    """Version of this layout."""
+    default: str | None = None
+    """Head that answers where none is named: the one that the package was made for."""
+    exams: dict[str, Exam] = Field(default_factory=dict)
+    """The tasks by the name of their head."""
+
+
+def read_suite(package: Any) -> Suite | None:
+    """Return the suite of a package; None: it answers for no labelled task.
+
+    Args:
+        package: A ``Package``: its files are verified against its manifest when it is opened.
+
+    Raises:
+        IntegrityError: The file is damaged or of a newer layout.
+    """
+    if SUITE_FILE not in package.manifest.files:
+        return None
+    path = package.path / SUITE_FILE
+    try:
+        suite: Suite = Suite.model_validate(read_json(path))
+    except ValueError as error:
+        raise IntegrityError(f"{path} is not a readable suite: {error}") from error
+    if wrong := collect_problems(suite):
+        raise IntegrityError(f"{path} contradicts itself: {'; '.join(map(str, wrong))}")
+    return suite
