@@ -128,30 +128,29 @@ class Peak(threading.Thread):
 
 def read(corpora: Path, kind: str) -> dict[str, float]:
     """Read the corpus in a folder in this process."""
-    from pydantic import TypeAdapter
-
     from orchestrator.data.corpora.corpus import open_corpus
-    from orchestrator.data.samples.base import MlmSamples
-    from orchestrator.data.samples.builders import build_samples
-    from orchestrator.data.samples.sample_configs import AnySamples
+    from orchestrator.data.samples.base import SampleInputs, build_samples
+    from orchestrator.data.samples.block_samples import MlmSamples
+    from orchestrator.data.samples.kinds import samples
     from orchestrator.data.steps import StepSource
 
     (path,) = corpora.glob("corpus-*")
     corpus = open_corpus(path, thorough=False)
     first = MlmSamples(corpus.validation, corpus.processor, seed=1)
     first.collate(np.arange(BATCH), 0)  # imports and the like, which no corpus makes larger
-    config = TypeAdapter(AnySamples).validate_python({"type": kind})
+    config = samples.config_class(kind)()
+    inputs = SampleInputs(corpus.train, corpus.processor, KINDS[kind], 1)
     before, began = anonymous_mb(), time.thread_time()
     with Peak() as peak:
-        samples = build_samples(config, corpus.train, corpus.processor, KINDS[kind], 1)
+        built_samples = build_samples(config, inputs)
         built = time.thread_time()
-        source = StepSource(samples, BATCH, BATCH, 1)
+        source = StepSource(built_samples, BATCH, BATCH, 1)
         source.window(0)
         ready = time.thread_time()
         for step in range(STEPS):
             source.window(step)
     return {
-        "samples": len(samples),
+        "samples": len(built_samples),
         "held_mb": anonymous_mb() - before,
         "peak_mb": peak.mb - before,
         "build_seconds": built - began,

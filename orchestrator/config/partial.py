@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from orchestrator.config.locate import is_union, plain
 from orchestrator.config.model import StrictModel, join, sections
+from orchestrator.config.registry import EntryConfig
 from orchestrator.errors import Problem
 
 logger = logging.getLogger(__name__)
@@ -78,10 +79,14 @@ def _value(annotation: Any, raw: Any) -> Any:
 
 
 def _section_class(annotation: Any) -> type[StrictModel] | None:
-    """Return the one section class a field can hold, or None when there are several or none."""
+    """Return the one section class a field can hold, or None when there are several or none.
+
+    The base class of a registry's entries stands for several.
+    """
     kind = plain(annotation)
     arms = get_args(kind) if is_union(kind) else (kind,)
     found = [plain(arm) for arm in arms if arm is not type(None)]
     if len(found) == 1 and isinstance(found[0], type) and issubclass(found[0], BaseModel):
-        return found[0] if issubclass(found[0], StrictModel) else None
+        several = issubclass(found[0], EntryConfig) and "type" not in found[0].model_fields
+        return found[0] if issubclass(found[0], StrictModel) and not several else None
     return None

@@ -20,7 +20,7 @@ from orchestrator.continual.replay import choose_rows
 from orchestrator.continual.stages import Stages, State
 from orchestrator.continual.stream import Stream, Unit
 from orchestrator.data.rows.rows import Rows
-from orchestrator.data.samples.base import ClsSamples
+from orchestrator.data.samples.labelled_samples import ClsSamples
 from orchestrator.data.steps import StepSource, eval_batches
 from orchestrator.modeling.model import Model
 from orchestrator.training.engine import Batch, Engine

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator.config import ElasticClusterSection, JobConfig, Name, StrictModel
-from orchestrator.data.samples.sample_configs import AnySamples
+from orchestrator.data.samples.kinds import SampleConfig, Samples
 from orchestrator.data.spec import CorpusConfig, TokenizerConfig
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.config import ModelConfig
@@ -81,7 +81,7 @@ class PretrainConfig(JobConfig):
 
     data: CorpusConfig = CorpusConfig()
     """The corpus and its tokenizer, or labelled rows."""
-    samples: AnySamples | None = None
+    samples: Samples | None = None
     """How samples are made of it; null: in the usual way for the model's targets."""
     model: ModelConfig
     """The model: five components by name. vocab_size 0 takes the tokenizer's."""
@@ -117,7 +117,7 @@ class PretrainConfig(JobConfig):
             yield Problem(f"engine.{problem.path}", problem.message)
 
     @property
-    def chosen_samples(self) -> AnySamples:
+    def chosen_samples(self) -> SampleConfig:
         """How samples are made.
 
         Raises:
@@ -179,7 +179,7 @@ class PretrainConfig(JobConfig):
     def _target_problems(self) -> Iterator[Problem]:
         yield from sample_problems(self.model, self.samples, self.data)
         chosen = self.samples or usual_samples(self.model)
-        rows = chosen is not None and (chosen.type == "labelled" or chosen.columns)
+        rows = chosen is not None and chosen.reads != "blocks"
         if rows and self.data.max_documents:
             yield Problem("data.max_documents", "rows are no documents. Use data.data.max_rows.")
         targets = [target.type_name() for target in self.model.target]

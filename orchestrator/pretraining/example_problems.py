@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from orchestrator.data.samples.sample_configs import (
-    AnyExamples,
+from orchestrator.data.samples.kinds import (
     ExamplesConfig,
     MaskedPatchesConfig,
     TranscriptsConfig,
@@ -27,7 +26,7 @@ def reads_sounds(model: ModelConfig) -> bool:
 
 
 def example_problems(
-    model: ModelConfig, chosen: AnyExamples, data: CorpusConfig
+    model: ModelConfig, chosen: ExamplesConfig, data: CorpusConfig
 ) -> Iterator[Problem]:
     """Yield what of the examples the model does not read, and what the source does not have."""
     yield from _source_problems(chosen, data)
@@ -39,7 +38,7 @@ def example_problems(
     if found != wanted:
         yield Problem(
             "model.embedding.parts",
-            f"the model reads {' and '.join(found)}, {chosen.type!r} samples have "
+            f"the model reads {' and '.join(found)}, {chosen.type_name()!r} samples have "
             f"{' and '.join(wanted)}.",
         )
     elif isinstance(chosen, MaskedPatchesConfig) and not isinstance(

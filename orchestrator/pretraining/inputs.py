@@ -21,9 +21,8 @@ from orchestrator.data.corpora.labelled_corpus import (
     prepare_labelled,
 )
 from orchestrator.data.media.images import ImageProcessor
-from orchestrator.data.samples.base import Batch, SampleDataset
-from orchestrator.data.samples.builders import build_samples
-from orchestrator.data.samples.sample_configs import ExamplesConfig
+from orchestrator.data.samples.base import Batch, SampleDataset, SampleInputs, build_samples
+from orchestrator.data.samples.kinds import ExamplesConfig
 from orchestrator.data.steps import IGNORED, StepSource, eval_batches
 from orchestrator.errors import InputError
 from orchestrator.pretraining.config import PretrainConfig
@@ -50,7 +49,7 @@ def prepare_inputs(config: PretrainConfig, cache: Path) -> AnyCorpus:
     chosen = config.chosen_samples
     if isinstance(chosen, ExamplesConfig):
         return prepare_examples(config.data, chosen, inputs_of(config.model), cache)
-    if chosen.type != "labelled":
+    if chosen.reads == "blocks":
         found = prepare_corpus(config.data, cache)
         _require_samples(config, found)
         return found
@@ -103,14 +102,14 @@ def samples_of(
 ) -> SampleDataset:
     """Build a split's samples for the model's targets."""
     processor = corpus.processor
-    return build_samples(
-        config.chosen_samples,
+    inputs = SampleInputs(
         split,
         None if isinstance(processor, ImageProcessor) else processor,
         {target.type_name(): target.name for target in config.model.target},
         derive_seed(config.seed, "masking"),
         config.data.packing,
     )
+    return build_samples(config.chosen_samples, inputs)
 
 
 class HeldOut:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import CLASSES, LabelForm
 from orchestrator.data.rows.rows import Rows, require_pairs
-from orchestrator.data.samples.sample_configs import LabelledConfig
+from orchestrator.data.samples.kinds import LabelledConfig
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.targets.configs import ClsConfig, SpConfig
 from orchestrator.modeling.targets.pair_configs import (

@@ -5,12 +5,8 @@ Imports neither torch nor ray.
 
 from collections.abc import Iterator
 
-from orchestrator.data.samples.sample_configs import (
-    KINDS,
-    AnySamples,
-    DenoisingConfig,
+from orchestrator.data.samples.kinds import (
     ExamplesConfig,
-    GapsConfig,
     ImageTextConfig,
     LabelledConfig,
     MaskedConfig,
@@ -20,10 +16,11 @@ from orchestrator.data.samples.sample_configs import (
     PairsConfig,
     PrefixConfig,
     ReplacedConfig,
-    SamplesConfig,
+    SampleConfig,
     SpansConfig,
     TextPairsConfig,
     TranscriptsConfig,
+    samples,
 )
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.errors import Problem
@@ -34,7 +31,7 @@ from orchestrator.pretraining.example_problems import (
     reads_sounds,
 )
 
-USUAL: tuple[type[SamplesConfig], ...] = (
+USUAL: tuple[type[SampleConfig], ...] = (
     PairsConfig,
     LabelledConfig,
     MaskedConfig,
@@ -47,19 +44,18 @@ USUAL: tuple[type[SamplesConfig], ...] = (
 OWN_LABELS = ("tags", "multilabel", "regression")
 """Targets of rows whose label is no single class; the builtins have none."""
 
-WRITERS = (SpansConfig, DenoisingConfig, GapsConfig)
-"""Samples for an encoder and a decoder; none of them is the usual one."""
-
-TRAINED = tuple(sorted({name for kind in KINDS for name in (*kind.wants, *kind.also)}))
-"""Targets that can be pre-trained."""
-
 
 def labelled_targets(model: ModelConfig) -> list[str]:
     """Return the types of the targets that need labels from samples."""
     return [t.type_name() for t in model.target if t.has_loss and t.balances is None]
 
 
-def usual_samples(model: ModelConfig) -> AnySamples | None:
+def trained_targets() -> list[str]:
+    """Return the types of the targets that can be pre-trained: a sample kind has labels of them."""
+    return sorted({name for _, kind in samples.items() for name in (*kind.wants, *kind.also)})
+
+
+def usual_samples(model: ModelConfig) -> SampleConfig | None:
     """Return the samples that a model's targets are trained on; None: there is no usual kind."""
     targets = labelled_targets(model)
     if reads_sounds(model):
@@ -73,54 +69,58 @@ def usual_samples(model: ModelConfig) -> AnySamples | None:
         return PrefixConfig() if prefix else NextConfig()
     for kind in USUAL:
         if _fits(kind, targets):
-            return kind()  # type: ignore[return-value]
+            return kind()
     return None
 
 
 def sample_problems(
-    model: ModelConfig, samples: AnySamples | None, data: CorpusConfig
+    model: ModelConfig, given: SampleConfig | None, data: CorpusConfig
 ) -> Iterator[Problem]:
     """Yield what does not fit together."""
-    chosen = samples or usual_samples(model)
+    chosen = given or usual_samples(model)
     if chosen is None:
         yield _no_usual(model)
         return
-    if samples is not None and not _fits(type(chosen), labelled_targets(model)):
+    if given is not None and not _fits(type(chosen), labelled_targets(model)):
         yield Problem("samples.type", _misfit(chosen, labelled_targets(model)))
     if chosen.decoder not in (None, model.decoder is not None):
-        has, fits = ("a", _names(WRITERS)) if model.decoder else ("no", "another type")
-        yield Problem("samples.type", f"{chosen.type!r}: the model has {has} decoder. Use {fits}.")
-    if chosen.type == "prefix" and getattr(model.encoder, "mask", None) != "prefix":
+        has, fits = ("a", _writers()) if model.decoder else ("no", "another type")
+        yield Problem(
+            "samples.type", f"{chosen.type_name()!r}: the model has {has} decoder. Use {fits}."
+        )
+    if isinstance(chosen, PrefixConfig) and getattr(model.encoder, "mask", None) != "prefix":
         yield Problem("samples.type", "'prefix' needs an encoder with `mask: prefix`.")
     yield from _data_problems(model, chosen, data)
 
 
-def _fits(kind: type[SamplesConfig], targets: list[str]) -> bool:
+def _fits(kind: type[SampleConfig], targets: list[str]) -> bool:
     """Whether samples of a kind have labels of all targets, and of each type at most once."""
     known = set(kind.wants) | set(kind.also)
     wanted = [target for target in targets if target in kind.wants]
     return len(wanted) == 1 and set(targets) <= known and len(set(targets)) == len(targets)
 
 
-def _misfit(chosen: AnySamples, targets: list[str]) -> str:
+def _misfit(chosen: SampleConfig, targets: list[str]) -> str:
     besides = f", besides {' or '.join(chosen.also)}" if chosen.also else ""
     return (
-        f"{chosen.type!r} samples have labels of one target {' or '.join(chosen.wants)}{besides}; "
+        f"{chosen.type_name()!r} samples have labels of one target "
+        f"{' or '.join(chosen.wants)}{besides}; "
         f"the model has {', '.join(targets) or 'none'}. Change model.target or samples.type."
     )
 
 
 def _no_usual(model: ModelConfig) -> Problem:
     targets = labelled_targets(model)
-    strange = [name for name in targets if name not in TRAINED]
+    trained = trained_targets()
+    strange = [name for name in targets if name not in trained]
     if strange:
         index = [target.type_name() for target in model.target].index(strange[0])
         message = (
-            f"{strange[0]!r} cannot be pre-trained on a corpus. Use one of {', '.join(TRAINED)}."
+            f"{strange[0]!r} cannot be pre-trained on a corpus. Use one of {', '.join(trained)}."
         )
         return Problem(f"model.target.{index}.type", message)
     if model.decoder is not None and targets == ["lm"]:
-        message = f"a model with a decoder is trained on {_names(WRITERS)}. Set samples.type."
+        message = f"a model with a decoder is trained on {_writers()}. Set samples.type."
         return Problem("samples", message)
     return Problem(
         "model.target",
@@ -131,22 +131,25 @@ def _no_usual(model: ModelConfig) -> Problem:
     )
 
 
-def _data_problems(model: ModelConfig, chosen: AnySamples, data: CorpusConfig) -> Iterator[Problem]:
+def _data_problems(
+    model: ModelConfig, chosen: SampleConfig, data: CorpusConfig
+) -> Iterator[Problem]:
     yield from _source_problems(model, chosen, data)
     yield from _packing_problems(model, chosen, data)
-    if chosen.type == "spans" and data.tokenizer.path is None:
+    if isinstance(chosen, SpansConfig) and data.tokenizer.path is None:
         yield from _sentinel_problems(chosen, data)
 
 
 def _source_problems(
-    model: ModelConfig, chosen: AnySamples, data: CorpusConfig
+    model: ModelConfig, chosen: SampleConfig, data: CorpusConfig
 ) -> Iterator[Problem]:
     source = data.data.source
-    if data.prepared and (chosen.type == "labelled" or isinstance(chosen, ExamplesConfig)):
-        yield Problem("data.prepared", f"holds documents, not {chosen.type} samples. Use data.data")
+    if data.prepared and chosen.reads != "blocks":
+        kind = chosen.type_name()
+        yield Problem("data.prepared", f"holds documents, not {kind} samples. Use data.data")
     if isinstance(chosen, ExamplesConfig):
         yield from example_problems(model, chosen, data)
-    elif chosen.type == "labelled":
+    elif chosen.reads == "rows":
         yield from _row_problems(labelled_targets(model), data)
     elif (data.data.labelled or data.data.examples) and not data.mixture:
         yield Problem("data.data.source", f"{source!r} is no corpus. Use builtin:pydoc.")
@@ -173,11 +176,11 @@ def _row_problems(targets: list[str], data: CorpusConfig) -> Iterator[Problem]:
 
 
 def _packing_problems(
-    model: ModelConfig, chosen: AnySamples, data: CorpusConfig
+    model: ModelConfig, chosen: SampleConfig, data: CorpusConfig
 ) -> Iterator[Problem]:
     if data.packing == "documents":
         if not chosen.packs:
-            kinds = _names(kind for kind in KINDS if kind.packs)
+            kinds = _listed([name for name, kind in samples.items() if kind.packs])
             yield Problem("data.packing", f"'documents' is for samples of type {kinds}.")
         elif model.encoder.type_name() != "transformer":
             yield Problem(
@@ -187,10 +190,7 @@ def _packing_problems(
 
 
 def _sentinel_problems(chosen: SpansConfig, data: CorpusConfig) -> Iterator[Problem]:
-    from orchestrator.data.samples.span_corruption import Corruption
-
-    rule = Corruption(chosen.share, chosen.mean_span)
-    _, needed = rule.sizes(rule.room(data.block_size))
+    _, needed = chosen.sizes(chosen.room(data.block_size))
     if data.tokenizer.sentinels < needed:
         yield Problem(
             "data.tokenizer.sentinels",
@@ -199,6 +199,10 @@ def _sentinel_problems(chosen: SpansConfig, data: CorpusConfig) -> Iterator[Prob
         )
 
 
-def _names(kinds: "Iterator[type[SamplesConfig]] | tuple[type[SamplesConfig], ...]") -> str:
-    names = [str(kind.model_fields["type"].default) for kind in kinds]
+def _writers() -> str:
+    """Return the sample kinds for a model with a decoder; none of them is the usual one."""
+    return _listed([name for name, kind in samples.items() if kind.decoder])
+
+
+def _listed(names: list[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from orchestrator.data.documents import open_documents
 from orchestrator.data.entries import list_entries, split_entries
 from orchestrator.data.rows.tasks import load_task
-from orchestrator.data.samples.sample_configs import ExamplesConfig
+from orchestrator.data.samples.kinds import ExamplesConfig
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.estimate import (
@@ -57,7 +57,7 @@ def make_plan(config: PretrainConfig) -> Plan:
     if isinstance(chosen, ExamplesConfig):
         if config.data.data.scheme == "files":
             split_entries(config.data.data, list_entries(config.data.data, chosen.columns))
-    elif chosen.type == "labelled":
+    elif chosen.reads == "rows":
         task = load_task(config.data.data, form=form_of(config.model))
         require_labels(config.model, task.label_names, task.train)
     else:
@@ -153,7 +153,7 @@ def _amount(plan: Plan) -> str:
     """Return how much all steps read."""
     train = plan.config.train
     chosen = plan.config.chosen_samples
-    if chosen.type == "labelled" or chosen.columns:
+    if chosen.reads != "blocks":
         return f"{train.max_steps * train.global_batch_size:,} rows"
     return f"{plan.tokens:,} tokens at most"
 
@@ -163,7 +163,7 @@ def _corpus(config: PretrainConfig) -> str:
     if chosen.columns:
         most = config.data.data.max_rows or "all"
         return f"{config.data.title}, at most {most} examples with {' and '.join(chosen.columns)}"
-    if chosen.type == "labelled":
+    if chosen.reads == "rows":
         return f"{config.data.title}, at most {config.data.data.max_rows or 'all'} rows"
     prepared = f"{config.data.prepared}: " if config.data.prepared else ""
     return (
@@ -177,7 +177,7 @@ def _samples(config: PretrainConfig) -> str:
     weights = config.data.weights
     mixed = "" if weights is None else f", mixed {' : '.join(f'{w:g}' for w in weights)}"
     names = ", ".join(target.name for target in config.model.target)
-    return f"{config.chosen_samples.type} for {names}{mixed}"
+    return f"{config.chosen_samples.type_name()} for {names}{mixed}"
 
 
 def _tokenizer(config: PretrainConfig) -> str:

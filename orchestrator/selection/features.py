@@ -14,7 +14,7 @@ from orchestrator.selection.proxy import ProxyScore, score_features
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import Rows
-    from orchestrator.data.samples.base import ClsSamples
+    from orchestrator.data.samples.labelled_samples import ClsSamples
     from orchestrator.modeling.model import Model
 
 BATCH_ROWS = 128
@@ -99,7 +99,7 @@ def extract(
 
 def _samples(folder: Path, rows: "Rows", max_length: int) -> "ClsSamples":
     from orchestrator.data.processors.text import TextProcessor
-    from orchestrator.data.samples.base import ClsSamples
+    from orchestrator.data.samples.labelled_samples import ClsSamples
 
     processor = None if rows.images is not None else TextProcessor.load(folder)
     return ClsSamples(rows, processor, HEAD, max_length)

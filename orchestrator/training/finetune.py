@@ -15,7 +15,7 @@ import torch
 
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows, TaskData
-from orchestrator.data.samples.base import ClsSamples
+from orchestrator.data.samples.labelled_samples import ClsSamples
 from orchestrator.data.steps import StepSource, eval_batches
 from orchestrator.errors import IntegrityError
 from orchestrator.modeling.lora import add_lora, freeze, merged_state

@@ -12,7 +12,7 @@ from orchestrator.data.media.images import read_image
 from orchestrator.data.media.spectrograms import kaldi_frames
 from orchestrator.data.model_inputs import ModelInputs
 from orchestrator.data.processors.example_processor import ExampleProcessor
-from orchestrator.data.samples.sample_configs import ExamplesConfig, TranscriptsConfig
+from orchestrator.data.samples.kinds import ExamplesConfig, TranscriptsConfig
 from orchestrator.errors import InputError
 
 

@@ -25,7 +25,7 @@ from orchestrator.data.media.patch_codes import Codebook, patches_of
 from orchestrator.data.model_inputs import ModelInputs
 from orchestrator.data.processors.example_processor import ExampleProcessor, new_processor
 from orchestrator.data.processors.text import TOKENIZER, TextProcessor, chosen_tokenizer
-from orchestrator.data.samples.sample_configs import ExamplesConfig, MaskedPatchesConfig
+from orchestrator.data.samples.kinds import ExamplesConfig, MaskedPatchesConfig
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import commit_folder, sha256_file, temporary_sibling, verify_folder

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.arrays import Float32Array, IntArray
-from orchestrator.data.media.image_augmentation import CropAndFlip
+from orchestrator.data.media.augmentation import choose_crops
+from orchestrator.data.media.augmentation_config import CropConfig
 from orchestrator.data.media.image_settings import (
     CLASSES,
     FAMILIES,
@@ -181,7 +182,7 @@ class ImageProcessor:
     def augmented(
         self,
         pictures: Sequence[Any],
-        augmentation: CropAndFlip,
+        crop: CropConfig,
         samples: IntArray,
         epoch: int | IntArray,
         seed: int,
@@ -190,7 +191,7 @@ class ImageProcessor:
 
         Args:
             pictures: See `arrays`.
-            augmentation: How parts are chosen.
+            crop: How crops are chosen.
             samples: Index of each picture in the data set, [B].
             epoch: Epoch of all pictures, or of each [B].
             seed: Seed of the job. What is cut depends on (seed, epoch, sample) alone.
@@ -203,7 +204,7 @@ class ImageProcessor:
         images = [self.picture(each) for each in pictures]
         sizes = np.asarray([(image.height, image.width) for image in images], dtype=np.int64)
         height, width = self.output_size
-        boxes, flips = augmentation.choose(sizes.reshape(-1, 2), samples, epoch, seed)
+        boxes, flips = choose_crops(crop, sizes.reshape(-1, 2), samples, epoch, seed)
         cut = []
         for image, box, flip in zip(images, boxes.tolist(), flips.tolist(), strict=True):
             part = image.crop(tuple(box)).resize((width, height), RESAMPLING[self.resample])

@@ -8,7 +8,7 @@ from orchestrator.data.media.images import ImageProcessor
 from orchestrator.data.media.patch_codes import CODEBOOK, Codebook
 from orchestrator.data.model_inputs import ModelInputs
 from orchestrator.data.processors.text import TOKENIZER, TextProcessor
-from orchestrator.data.samples.sample_configs import ExamplesConfig, TranscriptsConfig
+from orchestrator.data.samples.kinds import ExamplesConfig, TranscriptsConfig
 from orchestrator.errors import InputError
 
 STATE = "state"

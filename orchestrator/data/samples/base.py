@@ -1,27 +1,31 @@
-"""Samples: rows or blocks made into batches, the same whatever batch they are in.
+"""Samples: rows or blocks made into batches; a sample does not depend on the batch it is in.
 
 A batch is a dictionary of tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` (int64
 [B, S]) or ``pixel_values`` (float32 [B, C, height, width]), and the labels of a target under
-``labels.<name>``. Blocks whose documents are read each for itself have ``document_ids`` and
-``position_ids`` besides (see ``packing``). Label -100 means "not predicted", so that every id can
-be learnt, 0 included.
+``labels.<name>``. Blocks whose documents are kept apart also have ``document_ids`` and
+``position_ids`` (see ``packing``). Label -100 means "not predicted", so that every id can be
+learned, 0 included.
 
-Shapes: B batch, S length, K classes.
+Shapes: B batch, S length.
 """
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from orchestrator.arrays import IntArray
 from orchestrator.data.corpora.blocks import TokenBlocks
+from orchestrator.data.corpora.example_rows import Examples
+from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.processors.subwords import sentinel_ids
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows
-from orchestrator.data.samples.masking import IGNORED, Masking, mask_tokens
+from orchestrator.data.samples.kinds import SampleConfig, samples
+from orchestrator.data.samples.masking import IGNORED
 from orchestrator.data.samples.packing import Packing, layout
 from orchestrator.data.spec import CLS, PAD
 from orchestrator.errors import InputError
@@ -34,7 +38,7 @@ class SampleDataset(Protocol):
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """Number of samples from each source of a mixture, in their order; together all."""
+        """Number of samples from each source of a mixture, in their order."""
         ...
 
     def __len__(self) -> int:
@@ -45,170 +49,98 @@ class SampleDataset(Protocol):
         """Build a batch.
 
         Args:
-            indices: which samples, int64 [B].
+            indices: indices of the samples, int64 [B].
             epoch: epoch of all of them, or of each [B].
         """
         ...
 
 
-class MlmSamples:
-    """Blocks with tokens masked anew in every epoch: ``labels.<name>`` [B, S]."""
+@dataclass(frozen=True, eq=False)
+class SampleInputs:
+    """Everything besides its options that a sample kind is built from.
 
-    def __init__(
-        self,
-        blocks: TokenBlocks,
-        processor: TextProcessor,
-        target_name: str = "mlm",
-        seed: int = 7,
-        masking: Masking | None = None,
-        packing: Packing = "stream",
-    ) -> None:
-        self._blocks = blocks
-        self.parts = blocks.parts
-        self._continues = processor.continues
-        self._words = words_of(processor)
-        self._packing: Packing = packing
-        self._target = target_name
-        self._seed = seed
-        self._masking = masking or Masking()
-
-    def __len__(self) -> int:
-        return len(self._blocks)
-
-    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
-        """Build a batch of masked blocks."""
-        ids = self._blocks.rows(indices)
-        masked, labels = mask_tokens(
-            ids, indices, epoch, self._seed, self._continues, self._masking, self._words
-        )
-        return block_batch(masked, ids, {self._target: labels}, self._packing)
-
-
-class LmSamples:
-    """Blocks with the next token of each position: ``labels.<name>`` [B, S], already shifted.
-
-    The last position is asked for the first token of the next block, so every token but the first
-    of each document is predicted once. [CLS] and [PAD] are never asked for: nothing before a
-    document's beginning tells it.
+    Attributes:
+        data: the split: blocks of a corpus, labelled rows, or examples.
+        processor: tokenizer, or the processors of examples; None for labelled images.
+        targets: type of each target of the model → its name.
+        seed: seed of all random choices.
+        packing: whether the documents of a block are kept apart.
     """
 
-    def __init__(
-        self,
-        blocks: TokenBlocks,
-        processor: TextProcessor | None = None,
-        target_name: str = "lm",
-        seed: int = 7,
-        packing: Packing = "stream",
-    ) -> None:
-        del processor, seed  # accepted so that all samples of blocks are made alike
-        self._blocks = blocks
-        self.parts = blocks.parts
-        self._packing: Packing = packing
-        self._target = target_name
+    data: TokenBlocks | Rows | Examples
+    processor: TextProcessor | ExampleProcessor | None
+    targets: Mapping[str, str]
+    seed: int
+    packing: Packing = "stream"
 
-    def __len__(self) -> int:
-        return len(self._blocks)
-
-    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
-        """Build a batch of blocks with their next tokens."""
-        del epoch
-        ids = self._blocks.rows(indices)
-        labels = {self._target: next_tokens(self._blocks, indices, ids)}
-        return block_batch(ids, ids, labels, self._packing)
-
-
-class BilmSamples:
-    """Blocks with the next and the previous token of each position: ``labels.<name>`` [B, S, 2].
-
-    Documents are read in both directions: forward, [SEP] is asked for and [CLS] is not; backward it
-    is the other way round. Neither direction looks across a document boundary.
-    """
-
-    def __init__(
-        self,
-        blocks: TokenBlocks,
-        processor: TextProcessor | None = None,
-        target_name: str = "bilm",
-        seed: int = 7,
-    ) -> None:
-        del processor, seed
-        self._blocks = blocks
-        self.parts = blocks.parts
-        self._target = target_name
-
-    def __len__(self) -> int:
-        return len(self._blocks)
-
-    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
-        """Build a batch of blocks with their neighbours."""
-        del epoch
-        ids = self._blocks.rows(indices)
-        before = np.concatenate([self._blocks.preceding(indices)[:, None], ids[:, :-1]], axis=1)
-        known = (ids != CLS) & (ids != PAD) & (before != PAD)
-        backward = np.where(known, before, IGNORED)
-        forward = next_tokens(self._blocks, indices, ids)
-        return block_batch(ids, ids, {self._target: np.stack([forward, backward], axis=-1)})
-
-
-class ClsSamples:
-    """Labelled rows, tokenized once: ``labels.<name>`` as the rows have them, [B] or [B, K].
-
-    Rows of images need no processor. A batch is as long as its longest row.
-    """
-
-    def __init__(
-        self,
-        rows: Rows,
-        processor: TextProcessor | None,
-        target_name: str = "cls",
-        max_length: int | None = None,
-    ) -> None:
-        """Tokenize the rows.
-
-        Args:
-            rows: the rows.
-            processor: tokenizer of the texts; None for images.
-            target_name: target that is trained.
-            max_length: limit in tokens; None takes the processor's.
+    @property
+    def blocks(self) -> TokenBlocks:
+        """The blocks of a corpus.
 
         Raises:
-            InputError: the rows are texts and there is no processor, or there are no rows.
+            InputError: the data are rows or examples.
         """
-        if not len(rows):
-            raise InputError("the data set has no rows. Check the source and its cap.")
-        if rows.images is None and processor is None:
-            raise InputError("rows of texts need a processor. Give the package's TextProcessor.")
-        self._labels = rows.labels
-        self.parts = (len(rows),)
-        self._target = f"labels.{target_name}"
-        self._images = rows.images
-        self._arrays: dict[str, IntArray] = {}
-        if rows.images is None and processor is not None:
-            self._arrays, self._labels = self._encode(rows, processor, max_length)
-            self._lengths = self._arrays["attention_mask"].sum(axis=1)
+        if not isinstance(self.data, TokenBlocks):
+            raise InputError("these samples are made from a corpus, not from rows or examples.")
+        return self.data
 
-    def __len__(self) -> int:
-        return len(self._labels)
+    @property
+    def rows(self) -> Rows:
+        """The labelled rows.
 
-    def _encode(
-        self, rows: Rows, processor: TextProcessor, max_length: int | None
-    ) -> tuple[dict[str, IntArray], npt.NDArray[Any]]:
-        """Return the inputs [N, S] and the labels of rows of texts."""
-        return processor.arrays(rows.texts, rows.pairs, max_length, "right"), rows.labels
+        Raises:
+            InputError: the data are a corpus or examples.
+        """
+        if not isinstance(self.data, Rows):
+            raise InputError("these samples are made from labelled rows.")
+        return self.data
 
-    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
-        """Build a batch, cut to its longest row."""
-        del epoch
-        labels = {self._target: torch.from_numpy(self._labels[indices])}
-        if self._images is not None:
-            return {"pixel_values": torch.from_numpy(self._images[indices])} | labels
-        longest = int(self._lengths[indices].max())
-        cut = {name: array[indices, :longest] for name, array in self._arrays.items()}
-        return {name: torch.from_numpy(array) for name, array in cut.items()} | labels
+    @property
+    def examples(self) -> Examples:
+        """The examples.
+
+        Raises:
+            InputError: the data are a corpus or rows.
+        """
+        if not isinstance(self.data, Examples):
+            raise InputError("these samples are made from examples.")
+        return self.data
+
+    @property
+    def tokenizer(self) -> TextProcessor:
+        """The tokenizer of a corpus or of rows of texts.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not isinstance(self.processor, TextProcessor):
+            raise InputError("these samples need the tokenizer of a corpus.")
+        return self.processor
+
+    @property
+    def example_processor(self) -> ExampleProcessor:
+        """The processors of examples.
+
+        Raises:
+            InputError: there are none.
+        """
+        if not isinstance(self.processor, ExampleProcessor):
+            raise InputError("these samples need the processors of examples.")
+        return self.processor
+
+
+def build_samples(config: SampleConfig, inputs: SampleInputs) -> SampleDataset:
+    """Build the samples of one split: ``build`` of the class that the kind's registration names.
+
+    Raises:
+        InputError: the data or the tokenizer lack something.
+    """
+    built: SampleDataset = samples.component_class(config.type_name()).build(config, inputs)
+    return built
 
 
 def words_of(processor: TextProcessor) -> int:
-    """Return how many ids, special ones included, come before the sentinels of a tokenizer."""
+    """Return the number of ids before the sentinels of a tokenizer, special ones included."""
     return len(processor.continues) - len(sentinel_ids(processor.tokenizer))
 
 
@@ -224,8 +156,8 @@ def block_batch(
     """Return a batch of blocks.
 
     Args:
-        inputs: what the model reads, int64 [B, S].
-        ids: the tokens as they were, int64 [B, S]; they tell padding and documents.
+        inputs: inputs of the model, int64 [B, S].
+        ids: the original tokens, int64 [B, S]; they mark padding and documents.
         labels: labels of each target.
         packing: whether the documents of a block are kept apart.
     """

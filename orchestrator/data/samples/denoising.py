@@ -1,18 +1,17 @@
-"""Denoising: the decoder writes a text whose sentences were shuffled and whose spans are masked.
+"""Denoising: the decoder restores a text with shuffled sentences and masked spans.
 
 Lewis et al., "BART" (ACL 2020), section 2.2, with the settings of section 4.4: all sentences in
 random order, then text infilling: spans of words, their lengths Poisson(3), until 30 % of the words
-are covered; each span becomes one [MASK], also a span of no word.
+are covered; each span becomes one [MASK], also an empty span.
 
 Deviation: BART's code draws where each span begins, so that spans may overlap and fewer words are
-hidden; here spans and the words that stay are put in a random order, which covers exactly 30 %.
-A text that inserted masks make longer than a block loses its last tokens, in the source only.
+masked; here spans and the words that stay are put in a random order, which covers exactly 30 %.
+If inserted masks make a text longer than a block, the source loses its last tokens.
 
-The source is ``[CLS] text [SEP]``, the target the same with the text as it was; as in BART the
+The source is ``[CLS] text [SEP]``, the target the same with the original text; as in BART the
 decoder begins with the end token.
 """
 
-from dataclasses import dataclass
 from math import ceil, exp
 
 import numpy as np
@@ -21,31 +20,18 @@ from orchestrator.arrays import FloatArray, IntArray
 from orchestrator.data.corpora.blocks import TokenBlocks
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.randomness import Purpose
+from orchestrator.data.samples.base import SampleInputs
+from orchestrator.data.samples.kinds import DenoisingConfig
 from orchestrator.data.samples.passages import Passages
 from orchestrator.data.samples.sequences import SequenceSamples
 from orchestrator.data.spec import CLS, MASK, SEP
 
 FRAME = 2  # [CLS] and [SEP]
-TAIL = 64  # a Poisson variable is cut there
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """What is done to a text.
-
-    Attributes:
-        share: of the words that are covered by spans.
-        mean_span: average number of words of a span.
-        shuffle: whether sentences are put in random order.
-    """
-
-    share: float = 0.3
-    mean_span: float = 3.0
-    shuffle: bool = True
+TAIL = 64  # the Poisson distribution is truncated here
 
 
 class DenoisingSamples(SequenceSamples):
-    """Texts to repair; ``labels.<name>`` are the texts as they were."""
+    """Noisy texts; ``labels.<name>`` are the original texts."""
 
     start = SEP
     purpose = Purpose.SHUFFLE
@@ -56,25 +42,30 @@ class DenoisingSamples(SequenceSamples):
         processor: TextProcessor,
         target_name: str = "lm",
         seed: int = 7,
-        noise: Noise | None = None,
+        config: DenoisingConfig | None = None,
     ) -> None:
-        self._noise = noise or Noise()
+        self._config = config or DenoisingConfig()
         self._continues = processor.continues
-        self._lengths = poisson(self._noise.mean_span)
+        self._lengths = poisson(self._config.mean_span)
         super().__init__(Passages(blocks, blocks.block_size - FRAME), target_name, seed)
         self._limit = blocks.block_size
         self._draws = self._luck
         self._luck *= 2  # words that stay and spans are put in order together
 
+    @classmethod
+    def build(cls, config: DenoisingConfig, inputs: SampleInputs) -> "DenoisingSamples":
+        """Build the samples of a split."""
+        return cls(inputs.blocks, inputs.tokenizer, inputs.targets["lm"], inputs.seed, config)
+
     def make(self, sentences: list[IntArray], luck: FloatArray) -> tuple[IntArray, IntArray]:
-        """Return the damaged text and the text."""
+        """Return the noisy text and the text."""
         text = np.concatenate(sentences)
-        if self._noise.shuffle:
+        if self._config.shuffle:
             order = np.argsort(luck[0, : len(sentences)], kind="stable")
             sentences = [sentences[place] for place in order]
-        damaged = self._fill(np.concatenate(sentences), luck[1:])[: self._limit - FRAME]
+        noisy = self._fill(np.concatenate(sentences), luck[1:])[: self._limit - FRAME]
         ends = (np.asarray([CLS], dtype=np.int64), np.asarray([SEP], dtype=np.int64))
-        source = np.concatenate([ends[0], damaged, ends[1]])
+        source = np.concatenate([ends[0], noisy, ends[1]])
         return source, np.concatenate([ends[0], text, ends[1]])
 
     def _fill(self, tokens: IntArray, luck: FloatArray) -> IntArray:
@@ -82,7 +73,7 @@ class DenoisingSamples(SequenceSamples):
         starts = ~self._continues[tokens]
         starts[0] = True
         words = np.split(tokens, np.flatnonzero(starts)[1:])
-        spans = self._spans(ceil(len(words) * self._noise.share), luck[0, : self._draws])
+        spans = self._spans(ceil(len(words) * self._config.share), luck[0, : self._draws])
         covered = int(spans.sum())
         order = np.argsort(luck[1, : len(words) - covered + len(spans)], kind="stable")
         found: list[IntArray] = []
@@ -103,7 +94,7 @@ class DenoisingSamples(SequenceSamples):
         if wanted == 0:
             return drawn[:0]
         reached = int(np.searchsorted(total, wanted))
-        if reached == len(total):  # never but for a mean span near 0
+        if reached == len(total):  # only possible if the mean span is near 0
             return drawn[drawn > 0]
         spans = drawn[: reached + 1].copy()
         spans[-1] -= total[reached] - wanted

@@ -1,54 +1,52 @@
-"""Gap sentences: the decoder writes the sentences that were taken out of a text.
+"""Gap sentences: the decoder writes the sentences that were removed from a text.
 
 Zhang et al., "PEGASUS" (ICML 2020), section 3.1: of a text 30 % of the sentences are replaced by
-[MASK] each; the target is these sentences one after the other. Which ones: the first ("lead"),
-random ones ("random"), or those most like the rest of the text ("principal"): each sentence is
-scored for itself by the F1 of ROUGE-1 against all others, words counted as often as they occur
-("Ind-Orig", equation 1).
+one [MASK] each; the target is these sentences in their order. The selection is the first sentences
+("lead"), random ones ("random"), or those most similar to the rest of the text ("principal"): each
+sentence is scored by its ROUGE-1 F1 against all others, repeated words counted ("Ind-Orig",
+equation 1).
 
 Deviations: ROUGE counts tokens and does not stem; a text of one sentence is cut in half, because
-nothing would be left to read.
+nothing would be left for the encoder.
 """
 
 from collections import Counter
-from typing import Literal
 
 import numpy as np
 
 from orchestrator.arrays import FloatArray, IntArray
 from orchestrator.data.corpora.blocks import TokenBlocks
-from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.randomness import Purpose
+from orchestrator.data.samples.base import SampleInputs
+from orchestrator.data.samples.kinds import GapsConfig
 from orchestrator.data.samples.masking import IGNORED
 from orchestrator.data.samples.passages import Passages
 from orchestrator.data.samples.sequences import SequenceSamples
 from orchestrator.data.spec import MASK, SEP
 
-Selection = Literal["principal", "lead", "random"]
-
-SHARE = 0.3
-
 
 class GapSentenceSamples(SequenceSamples):
-    """Texts with gaps; ``labels.<name>`` are the sentences that are missing."""
+    """Texts with gaps; ``labels.<name>`` are the removed sentences."""
 
     purpose = Purpose.GAP
 
     def __init__(
         self,
         blocks: TokenBlocks,
-        processor: TextProcessor,
         target_name: str = "lm",
         seed: int = 7,
-        share: float = SHARE,
-        selection: Selection = "principal",
+        config: GapsConfig | None = None,
     ) -> None:
-        del processor
-        self._share, self._selection = share, selection
+        self._config = config or GapsConfig()
         super().__init__(Passages(blocks, blocks.block_size - 1), target_name, seed)
 
+    @classmethod
+    def build(cls, config: GapsConfig, inputs: SampleInputs) -> "GapSentenceSamples":
+        """Build the samples of a split."""
+        return cls(inputs.blocks, inputs.targets["lm"], inputs.seed, config)
+
     def make(self, sentences: list[IntArray], luck: FloatArray) -> tuple[IntArray, IntArray]:
-        """Return the text with gaps and what is missing; nothing is asked of a single token."""
+        """Return the text with gaps and the removed sentences; a single token has no label."""
         end = np.asarray([SEP], dtype=np.int64)
         if len(sentences) == 1:
             sentences = np.array_split(sentences[0], 2)
@@ -61,10 +59,11 @@ class GapSentenceSamples(SequenceSamples):
         return np.concatenate([*source, end]), np.concatenate([*target, end])
 
     def _choose(self, sentences: list[IntArray], luck: FloatArray) -> set[int]:
-        count = min(max(1, round(len(sentences) * self._share)), len(sentences) - 1)
-        if self._selection == "lead":
+        count = min(max(1, round(len(sentences) * self._config.share)), len(sentences) - 1)
+        rule = self._config.selection
+        if rule == "lead":
             return set(range(count))
-        score = luck[: len(sentences)] if self._selection == "random" else -overlap(sentences)
+        score = luck[: len(sentences)] if rule == "random" else -overlap(sentences)
         return set(np.argsort(score, kind="stable")[:count].tolist())
 
 

@@ -1,54 +1,28 @@
 """Pictures and captions, as pairs or in one sequence.
 
-Pairs are for two streams (CLIP, Radford et al. 2021, section 2.3). Of one sequence it is asked
+Pairs are for two streams (CLIP, Radford et al. 2021, section 2.3). For one sequence, the label is
 whether both belong together (ViLT, Kim et al. 2021, section 3.2). Half of the pictures then get the
-caption of another one, as in ViLT; a caption that happens to have the same words is not taken for
-another one. Words are hidden where picture and caption belong together. Deviation: ViLT asks its
-two questions of different batches, here one batch has both.
+caption of another picture, as in ViLT; a caption with the same words is never taken as another one.
+Tokens are masked where picture and caption belong together. Deviation: ViLT uses different batches
+for its two targets, here one batch has both.
 
 Shapes: B batch, S tokens of the captions, P positions of the pictures.
-
-The two halves of a pair in one batch, as a model of two streams reads them.
-
-Two texts that belong together, for vectors of sentences.
-
-Each text has to find its partner among those of the other rows of the batch (in-batch negatives;
-Henderson et al. 2017, "Efficient Natural Language Response Suggestion for Smart Reply", section
-4.3).
-
-Shapes: B batch.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from orchestrator.arrays import IntArray
 from orchestrator.data.corpora.example_rows import Examples
 from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.randomness import Purpose, draw, uniform
-from orchestrator.data.samples.base import Batch, words_of
+from orchestrator.data.samples.base import Batch, SampleInputs, words_of
+from orchestrator.data.samples.kinds import ImageTextConfig
 from orchestrator.data.samples.masked_patches import PictureBatches
-from orchestrator.data.samples.masking import IGNORED, Masking, mask_tokens
-from orchestrator.data.samples.sample_configs import ImageTextConfig
+from orchestrator.data.samples.masking import IGNORED, mask_tokens
+from orchestrator.data.samples.two_streams import two_streams
 
-SECOND = "second."
-"""Prefix of what the second stream reads."""
-
-Arrays = Mapping[str, npt.NDArray[np.generic]]
-
-
-def two_streams(first: Arrays, second: Arrays, target_name: str) -> Batch:
-    """Return both halves and the label 1, "they belong together", of every row."""
-    arrays = {**first, **{f"{SECOND}{name}": array for name, array in second.items()}}
-    rows = len(next(iter(first.values())))
-    labels = {f"labels.{target_name}": torch.ones(rows, dtype=torch.int64)}
-    return {name: torch.from_numpy(array) for name, array in arrays.items()} | labels
-
-
-DRAWS = 8  # of another caption
+DRAWS = 8  # attempts to find another caption
 
 
 class ImageTextPairs:
@@ -66,6 +40,17 @@ class ImageTextPairs:
         self._target = target_name
         self._pictures = PictureBatches(examples, processor, config.crop, seed)
         self.parts = (len(examples),)
+
+    @classmethod
+    def build(
+        cls, config: ImageTextConfig, inputs: SampleInputs
+    ) -> "ImageTextPairs | ImageTextMatches":
+        """Build the samples of a split: pairs for a target clr, matches for a target itm."""
+        examples, processor, targets = inputs.examples, inputs.example_processor, inputs.targets
+        if "clr" in targets:
+            return cls(examples, processor, targets["clr"], inputs.seed, config)
+        name, words = targets["itm"], targets.get("mlm")
+        return ImageTextMatches(examples, processor, name, words, inputs.seed, config)
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -93,11 +78,10 @@ class ImageTextMatches:
         words_target: str | None,
         seed: int,
         config: ImageTextConfig,
-        masking: Masking,
     ) -> None:
         self._examples, self._words, self._seed = examples, processor.words, seed
         self._target, self._words_target = target_name, words_target
-        self._share, self._masking = config.mismatched, masking
+        self._share, self._masking = config.mismatched, config.masking
         self._pictures = PictureBatches(examples, processor, config.crop, seed)
         shape = examples.inputs.picture
         self._positions = 0 if shape is None else shape.tokens + shape.patches
@@ -122,7 +106,7 @@ class ImageTextMatches:
         return batch | {f"labels.{n}": torch.from_numpy(array) for n, array in labels.items()}
 
     def _owners(self, indices: IntArray, epoch: int | IntArray) -> IntArray:
-        """Return whose caption each picture gets, int64 [B]."""
+        """Return the index of the example whose caption each picture gets, int64 [B]."""
         words = draw(self._seed, Purpose.MISMATCH, epoch, indices, DRAWS)
         luck, place = uniform(words[0]), uniform(words[1])
         rows, owners = len(self._examples), indices.copy()
@@ -147,24 +131,5 @@ class ImageTextMatches:
         )
 
     def _over_both(self, labels: IntArray) -> IntArray:
-        """Put the pictures, of which no word is asked, behind the labels of the texts."""
+        """Append the unlabelled positions of the pictures to the labels of the texts."""
         return np.pad(labels, ((0, 0), (0, self._positions)), constant_values=IGNORED)
-
-
-class TextPairs:
-    """Both texts for two streams, and ``labels.<name>`` [B] of ones."""
-
-    def __init__(self, examples: Examples, processor: ExampleProcessor, target_name: str) -> None:
-        self._examples, self._words = examples, processor.words
-        self._target = target_name
-        self.parts = (len(examples),)
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
-        """Build a batch of pairs."""
-        del epoch
-        first = self._words.arrays(self._examples.text(indices), side="right")
-        second = self._words.arrays(self._examples.pair(indices), side="right")
-        return two_streams(first, second, self._target)

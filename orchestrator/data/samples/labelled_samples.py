@@ -1,4 +1,4 @@
-"""Labelled rows, with hidden tokens besides: a class and masked words learnt from one batch.
+"""Labelled rows with masked tokens: classification and MLM from one batch.
 
 Shapes: B batch, S length, N rows, K labels or numbers.
 """
@@ -6,13 +6,71 @@ Shapes: B batch, S length, N rows, K labels or numbers.
 import numpy as np
 import torch
 
-from orchestrator.arrays import IntArray
+from orchestrator.arrays import AnyArray, IntArray
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows, require_pairs
-from orchestrator.data.samples.base import Batch, ClsSamples, words_of
-from orchestrator.data.samples.image_text import two_streams
-from orchestrator.data.samples.masking import IGNORED, Masking, mask_tokens
+from orchestrator.data.samples.base import Batch, SampleInputs, words_of
+from orchestrator.data.samples.kinds import LabelledConfig, MaskingConfig
+from orchestrator.data.samples.masking import IGNORED, mask_tokens
+from orchestrator.data.samples.two_streams import two_streams
 from orchestrator.errors import InputError
+
+
+class ClsSamples:
+    """Labelled rows, tokenized once: ``labels.<name>`` as the rows have them, [B] or [B, K].
+
+    Rows of images need no processor. A batch is as long as its longest row.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        processor: TextProcessor | None,
+        target_name: str = "cls",
+        max_length: int | None = None,
+    ) -> None:
+        """Tokenize the rows.
+
+        Args:
+            rows: the rows.
+            processor: tokenizer of the texts; None for images.
+            target_name: target that is trained.
+            max_length: limit in tokens; None takes the processor's.
+
+        Raises:
+            InputError: the rows are texts and there is no processor, or there are no rows.
+        """
+        if not len(rows):
+            raise InputError("the data set has no rows. Check the source and its cap.")
+        if rows.images is None and processor is None:
+            raise InputError("rows of texts need a processor. Give the package's TextProcessor.")
+        self._labels = rows.labels
+        self.parts = (len(rows),)
+        self._target = f"labels.{target_name}"
+        self._images = rows.images
+        self._arrays: dict[str, IntArray] = {}
+        if rows.images is None and processor is not None:
+            self._arrays, self._labels = self._encode(rows, processor, max_length)
+            self._lengths = self._arrays["attention_mask"].sum(axis=1)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def _encode(
+        self, rows: Rows, processor: TextProcessor, max_length: int | None
+    ) -> tuple[dict[str, IntArray], AnyArray]:
+        """Return the inputs [N, S] and the labels of rows of texts."""
+        return processor.arrays(rows.texts, rows.pairs, max_length, "right"), rows.labels
+
+    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
+        """Build a batch, cut to its longest row."""
+        del epoch
+        labels = {self._target: torch.from_numpy(self._labels[indices])}
+        if self._images is not None:
+            return {"pixel_values": torch.from_numpy(self._images[indices])} | labels
+        longest = int(self._lengths[indices].max())
+        cut = {name: array[indices, :longest] for name, array in self._arrays.items()}
+        return {name: torch.from_numpy(array) for name, array in cut.items()} | labels
 
 
 class LabelledSamples(ClsSamples):
@@ -25,7 +83,7 @@ class LabelledSamples(ClsSamples):
         target_name: str = "cls",
         words_target: str | None = None,
         seed: int = 7,
-        masking: Masking | None = None,
+        masking: MaskingConfig | None = None,
         max_length: int | None = None,
     ) -> None:
         """Tokenize the rows.
@@ -38,8 +96,21 @@ class LabelledSamples(ClsSamples):
             raise InputError("images have no tokens to mask. Leave the target mlm out.")
         self._words_target = words_target
         self._seed = seed
-        self._masking = masking or Masking()
+        self._masking = masking or MaskingConfig()
         self._processor = processor
+
+    @classmethod
+    def build(
+        cls, config: LabelledConfig, inputs: SampleInputs
+    ) -> "LabelledSamples | LabelledPairs":
+        """Build the samples of a split, in the form that the targets read."""
+        processor = None if inputs.processor is None else inputs.tokenizer
+        if "siamese" in inputs.targets:
+            return LabelledPairs(inputs.rows, processor, inputs.targets["siamese"])
+        (name,) = (inputs.targets[target] for target in config.wants if target in inputs.targets)
+        kind = TagSamples if "tags" in inputs.targets else LabelledSamples
+        words = inputs.targets.get("mlm")
+        return kind(inputs.rows, processor, name, words, inputs.seed, config.masking)
 
     def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
         """Build a batch, cut to its longest row."""

@@ -1,22 +1,16 @@
-"""Pictures with hidden patches, whose codes are asked for (BEiT, Bao et al. 2022, section 2.3).
+"""Pictures with masked patches, whose codes are predicted (BEiT, Bao et al. 2022, section 2.3).
 
-The codes are those of the picture that the model reads, after the random part was cut out of it;
-``patch_codes`` says what they are, ``patch_masking`` which patches are hidden.
+The codes are those of the picture that the model reads, after the random crop; ``patch_codes``
+defines them.
+
+Masks are blocks of patches (algorithm 1 of the paper): blocks of at least 16 patches with a random
+aspect ratio between 0.3 and 1 / 0.3 are masked until 40 % of the patches are. As in BEiT's code, a
+block that would mask too many is drawn again. Deviations: the smallest block is in proportion to
+the picture (16 of 196 patches), and when the attempts are used up, single patches complete the
+mask, so that every picture has the same number of labels. Every choice depends on (seed, epoch,
+sample) alone.
 
 Shapes: B batch, C channels, P patches, S positions: tokens before the patches, and P.
-
-Pictures of a batch, with a random part cut out of each in training.
-
-Which patches of a picture are hidden: blocks of them.
-
-Bao et al. 2022, "BEiT", algorithm 1: blocks of at least 16 patches with a random aspect ratio
-between 0.3 and 1 / 0.3 are hidden until 40 % of the patches are. As in BEiT's code, a block that
-would hide too many is drawn again. Deviations: the smallest block is in proportion to the picture
-(16 of 196 patches), and when the attempts are used up, single patches make up what is missing, so
-that every picture has the same number of labels. What is drawn depends on (seed, epoch, sample)
-alone.
-
-Legend: B batch, P patches.
 """
 
 from dataclasses import dataclass
@@ -26,23 +20,27 @@ import torch
 
 from orchestrator.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from orchestrator.data.corpora.example_rows import Examples
-from orchestrator.data.media.image_augmentation import CropAndFlip
+from orchestrator.data.media.augmentation_config import CropConfig
 from orchestrator.data.media.images import ImageProcessor
 from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.randomness import Purpose, draw, uniform
-from orchestrator.data.samples.base import Batch
+from orchestrator.data.samples.base import Batch, SampleInputs
+from orchestrator.data.samples.kinds import MaskedPatchesConfig
 from orchestrator.data.samples.masking import IGNORED
-from orchestrator.data.samples.sample_configs import CropConfig, MaskedPatchesConfig
 from orchestrator.errors import InputError
+
+ATTEMPTS = 32
+MIN_RATIO = 0.3  # of height to width of a block
+MIN_SHARE = 16 / 196  # of the patches in a block
 
 
 class PictureBatches:
-    """Makes ``pixel_values`` of examples; what is cut depends on (seed, epoch, sample) alone."""
+    """Makes ``pixel_values`` of examples; crops depend on (seed, epoch, sample) alone."""
 
     def __init__(
         self, examples: Examples, processor: ExampleProcessor, crop: CropConfig | None, seed: int
     ) -> None:
-        """Take the examples of a split; those of training alone are cut.
+        """Take the examples of a split; only those for training are cropped.
 
         Raises:
             InputError: they have no pictures.
@@ -51,32 +49,25 @@ class PictureBatches:
             raise InputError("these examples have no pictures.")
         self._examples, self._seed = examples, seed
         self._processor: ImageProcessor = processor.picture
-        self._rule = None
-        if crop is not None and examples.training:
-            self._rule = CropAndFlip(crop.area, crop.ratio, crop.flip)
+        self._crop = crop if examples.training else None
 
     def __call__(self, indices: IntArray, epoch: int | IntArray) -> Float32Array:
         """Return float32 [B, C, height, width]."""
         pictures = self._examples.pictures(indices)
-        if self._rule is None:
+        if self._crop is None:
             return self._processor.arrays(pictures)["pixel_values"]
-        made = self._processor.augmented(pictures, self._rule, indices, epoch, self._seed)
+        made = self._processor.augmented(pictures, self._crop, indices, epoch, self._seed)
         return made["pixel_values"]
-
-
-ATTEMPTS = 32
-NARROWEST = 0.3
-SMALLEST_SHARE = 16 / 196
 
 
 @dataclass(frozen=True, slots=True)
 class BlockMasking:
-    """The rule.
+    """The choice of masked patches.
 
     Attributes:
-        grid: patches in a row and in a column.
-        share: of the patches that are hidden.
-        smallest: fewest patches of a block; None: in BEiT's proportion.
+        grid: patches per row and per column.
+        share: share of the patches that are masked.
+        smallest: minimum number of patches per block; None: in BEiT's proportion.
     """
 
     grid: int
@@ -85,11 +76,11 @@ class BlockMasking:
 
     @property
     def count(self) -> int:
-        """Hidden patches of a picture: the rounded share, at least one."""
+        """Masked patches per picture: the rounded share, at least one."""
         return max(1, round(self.share * self.grid**2))
 
     def choose(self, samples: IntArray, epoch: int | IntArray, seed: int) -> BoolArray:
-        """Return whether each patch is hidden.
+        """Return the mask of each picture.
 
         Args:
             samples: index of each picture in the data set [B].
@@ -105,14 +96,14 @@ class BlockMasking:
 
     def _one(self, luck: FloatArray) -> BoolArray:
         hidden = np.zeros((self.grid, self.grid), dtype=np.bool_)
-        usual = max(1, round(SMALLEST_SHARE * self.grid**2))
-        smallest = min(self.smallest or usual, self.count)
+        default = max(1, round(MIN_SHARE * self.grid**2))
+        smallest = min(self.smallest or default, self.count)
         for area, ratio, down, across in luck[:, :ATTEMPTS].T:
             room = self.count - int(hidden.sum())
             if room < 1:
                 break
             size = smallest + area * max(room - smallest, 0)
-            shape = np.exp((2 * ratio - 1) * -np.log(NARROWEST))
+            shape = np.exp((2 * ratio - 1) * -np.log(MIN_RATIO))
             height, width = round(np.sqrt(size * shape)), round(np.sqrt(size / shape))
             if not (0 < height <= self.grid and 0 < width <= self.grid):
                 continue
@@ -124,7 +115,7 @@ class BlockMasking:
         return self._completed(hidden.ravel(), luck[0, ATTEMPTS:])
 
     def _completed(self, hidden: BoolArray, luck: FloatArray) -> BoolArray:
-        """Hide single patches until there are enough."""
+        """Mask single patches until the count is reached."""
         missing = self.count - int(hidden.sum())
         free = np.argsort(np.where(hidden, 2.0, luck), kind="stable")[:missing]
         hidden[free] = True
@@ -155,6 +146,12 @@ class MaskedPatchSamples:
         self._pictures = PictureBatches(examples, processor, config.crop, seed)
         self._rule = BlockMasking(shape.grid, config.share, config.smallest_block)
         self.parts = (len(examples),)
+
+    @classmethod
+    def build(cls, config: MaskedPatchesConfig, inputs: SampleInputs) -> "MaskedPatchSamples":
+        """Build the samples of a split."""
+        processor, name = inputs.example_processor, inputs.targets["mim"]
+        return cls(inputs.examples, processor, name, inputs.seed, config)
 
     def __len__(self) -> int:
         return len(self._examples)

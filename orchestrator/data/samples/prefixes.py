@@ -1,22 +1,21 @@
-"""Prefix language modelling: the beginning of a text is read from both sides, the rest is written.
+"""Prefix language modelling: a bidirectional prefix, and a rest that is predicted.
 
 Raffel et al. 2020, section 3.2.1 ("prefix LM"), Dong et al., "UniLM" (NeurIPS 2019): of each text a
 random number of tokens is the prefix, at least one and not all, all lengths equally likely.
-``prefix_mask`` [B, S] marks it; labels are the next tokens from its last token on, so that nothing
-is asked that the prefix shows.
+``prefix_mask`` [B, S] marks it; labels are the next tokens from its last token on, so that no token
+of the prefix is predicted.
 
 Shapes: B batch, S block size.
 """
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from orchestrator.arrays import IntArray
+from orchestrator.arrays import BoolArray, IntArray
 from orchestrator.data.corpora.blocks import TokenBlocks
-from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.randomness import Purpose, draw, uniform
-from orchestrator.data.samples.base import Batch, block_batch, next_tokens
+from orchestrator.data.samples.base import Batch, SampleInputs, block_batch, next_tokens
+from orchestrator.data.samples.kinds import PrefixConfig
 from orchestrator.data.samples.masking import IGNORED
 from orchestrator.data.samples.packing import Packing, document_starts
 from orchestrator.data.spec import PAD
@@ -28,17 +27,21 @@ class PrefixSamples:
     def __init__(
         self,
         blocks: TokenBlocks,
-        processor: TextProcessor | None = None,
         target_name: str = "lm",
         seed: int = 7,
         packing: Packing = "stream",
     ) -> None:
-        del processor
         self._blocks = blocks
         self._target = target_name
         self._seed = seed
         self._packing: Packing = packing
         self.parts = blocks.parts
+
+    @classmethod
+    def build(cls, config: PrefixConfig, inputs: SampleInputs) -> "PrefixSamples":
+        """Build the samples of a split."""
+        del config  # it has no options
+        return cls(inputs.blocks, inputs.targets["lm"], inputs.seed, inputs.packing)
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -59,8 +62,8 @@ class PrefixSamples:
         return batch | {"prefix_mask": torch.from_numpy(shown.astype(np.int64))}
 
 
-def _sizes(starts: IntArray, real: npt.NDArray[np.bool_]) -> IntArray:
-    """Return the number of real tokens of the text of each token, at least 1: int64 [B, S]."""
+def _sizes(starts: IntArray, real: BoolArray) -> IntArray:
+    """Return the length in real tokens of the text of each token, at least 1: int64 [B, S]."""
     counts = np.zeros_like(starts)
     np.add.at(counts, (np.arange(len(starts))[:, None], starts), real)
     found: IntArray = np.take_along_axis(counts, starts, axis=1)

@@ -1,8 +1,8 @@
-"""Recordings and what is said in them.
+"""Recordings and their transcripts.
 
-For a decoder (Speech2Text, Wang et al. 2020): it reads [SEP] and then what it has written, and
-writes the text and [SEP], as BART does. For ctc: the text alone. Spectrograms have parts hidden in
-training (SpecAugment), sound that is read as it is stays as it is.
+A decoder (Speech2Text, Wang et al. 2020) reads [SEP] and then what it has written, and writes the
+text and [SEP], as BART does. For ctc the labels are the text alone. Spectrograms are masked in
+training (SpecAugment); raw waveforms are never changed.
 
 Shapes: B batch, F frames, M mel bins, N samples, T tokens.
 """
@@ -13,11 +13,12 @@ import torch
 from orchestrator.arrays import IntArray
 from orchestrator.data.corpora.example_rows import Examples
 from orchestrator.data.media.audio import AudioProcessor
-from orchestrator.data.media.spectrograms import SpecAugment
+from orchestrator.data.media.augmentation import mask_spectrograms
+from orchestrator.data.media.augmentation_config import SpecAugmentConfig
 from orchestrator.data.processors.example_processor import ExampleProcessor
-from orchestrator.data.samples.base import Batch
+from orchestrator.data.samples.base import Batch, SampleInputs
+from orchestrator.data.samples.kinds import TranscriptsConfig
 from orchestrator.data.samples.masking import IGNORED
-from orchestrator.data.samples.sample_configs import SpecAugmentConfig
 from orchestrator.data.samples.sequences import stack
 from orchestrator.data.spec import PAD, SEP
 from orchestrator.errors import InputError
@@ -45,10 +46,10 @@ class TranscriptSamples:
 
         Args:
             examples: recordings and their texts.
-            processor: of both.
+            processor: processors of both.
             target_name: name of the target.
-            seed: seed of what is hidden.
-            augment: how much is hidden in training.
+            seed: seed of the masks.
+            augment: masks in training; None: none.
             written: whether a decoder writes the text.
 
         Raises:
@@ -60,10 +61,15 @@ class TranscriptSamples:
         self._sound: AudioProcessor = processor.sound
         self._words = processor.words
         self._written = written
-        self._augment: SpecAugment | None = None
-        if augment is not None and examples.training:
-            self._augment = SpecAugment(**augment.model_dump())
+        self._augment = augment if examples.training else None
         self.parts = (len(examples),)
+
+    @classmethod
+    def build(cls, config: TranscriptsConfig, inputs: SampleInputs) -> "TranscriptSamples":
+        """Build the samples of a split."""
+        examples, processor, targets = inputs.examples, inputs.example_processor, inputs.targets
+        name, written = targets.get("lm") or targets["ctc"], "lm" in targets
+        return cls(examples, processor, name, inputs.seed, config.augment, written)
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -75,7 +81,9 @@ class TranscriptSamples:
             features = arrays[FEATURES]
             lengths = np.full(len(indices), features.shape[1])
             lengths = arrays[MASK].sum(axis=1) if MASK in arrays else lengths
-            arrays[FEATURES] = self._augment(features, lengths, indices, epoch, self._seed)
+            arrays[FEATURES] = mask_spectrograms(
+                self._augment, features, lengths, indices, epoch, self._seed
+            )
         encoded = self._words.encode(self._examples.text(indices))
         texts = [np.asarray(ids, dtype=np.int64) for ids in encoded]
         arrays |= self._decoder_side(texts) if self._written else {}

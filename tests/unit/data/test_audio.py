@@ -1,6 +1,7 @@
 """Features of sound against transformers' feature extractors; SpecAugment; files."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from transformers import (
 )
 
 from orchestrator.data.media.audio import AudioProcessor, read_sound, resampled
-from orchestrator.data.media.spectrograms import SpecAugment, kaldi_bands, kaldi_fbank, slaney_bands
+from orchestrator.data.media.augmentation import mask_spectrograms
+from orchestrator.data.media.augmentation_config import SpecAugmentConfig
+from orchestrator.data.media.spectrograms import kaldi_bands, kaldi_fbank, slaney_bands
 from orchestrator.errors import InputError
 
 RATE = 16000
@@ -167,7 +170,7 @@ def test_augmentation_depends_on_seed_epoch_and_sample_alone():
     rng = np.random.default_rng(0)
     features = rng.standard_normal((3, 120, 80)).astype(np.float32)
     lengths, samples = np.asarray([120, 60, 5]), np.asarray([4, 7, 9])
-    augment = SpecAugment()
+    augment = partial(mask_spectrograms, SpecAugmentConfig())
     whole = augment(features, lengths, samples, 2, seed=1)
     order = np.asarray([2, 0])
     part = augment(features[order], lengths[order], samples[order], np.asarray([2, 2]), seed=1)
@@ -179,7 +182,7 @@ def test_augmentation_depends_on_seed_epoch_and_sample_alone():
 def test_augmentation_hides_bands_and_stretches_within_the_recording():
     features = np.random.default_rng(0).standard_normal((200, 90, 80)).astype(np.float32)
     lengths = np.full(200, 70)
-    augment = SpecAugment(time_share=0.2)
+    augment = partial(mask_spectrograms, SpecAugmentConfig(time_share=0.2))
     changed = augment(features, lengths, np.arange(200), 0, seed=3) != features
     assert not changed[:, 70:].any()
     bins = changed[:, :70].all(axis=1).sum(axis=1)
@@ -188,5 +191,5 @@ def test_augmentation_hides_bands_and_stretches_within_the_recording():
     assert frames.max() <= 2 * 14
     assert bins.mean() > 10
     assert frames.mean() > 5
-    nothing = SpecAugment(frequency_masks=0, time_masks=0)
+    nothing = partial(mask_spectrograms, SpecAugmentConfig(frequency_masks=0, time_masks=0))
     assert np.array_equal(nothing(features, lengths, np.arange(200), 0, 3), features)

@@ -17,9 +17,8 @@ from orchestrator.data.media.patch_codes import Codebook, patches_of
 from orchestrator.data.model_inputs import ModelInputs, PictureInput, SoundInput
 from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.processors.text import TextProcessor
-from orchestrator.data.samples.builders import build_samples
-from orchestrator.data.samples.masked_patches import BlockMasking
-from orchestrator.data.samples.sample_configs import (
+from orchestrator.data.samples.base import SampleInputs, build_samples
+from orchestrator.data.samples.kinds import (
     CropConfig,
     ImageTextConfig,
     MaskedPatchesConfig,
@@ -27,10 +26,16 @@ from orchestrator.data.samples.sample_configs import (
     TextPairsConfig,
     TranscriptsConfig,
 )
+from orchestrator.data.samples.masked_patches import BlockMasking
 from orchestrator.data.sources.morse import CODES, RATE, keying, synthesize
 from orchestrator.data.spec import PAD, SEP, CorpusConfig, DatasetSpec
 from orchestrator.data.steps import StepSource
 from orchestrator.errors import InputError, IntegrityError
+
+
+def new_samples(config, *inputs):
+    return build_samples(config, SampleInputs(*inputs))
+
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 PICTURE = PictureInput(side=8, channels=1, patch_size=2, tokens=1)
@@ -95,7 +100,7 @@ def texts_of(examples):
 def samples_of(made, name, split="train", seed=3):
     config, corpus = made[name]
     data = getattr(corpus, split)
-    return build_samples(config, data, corpus.processor, TARGETS[name], seed)
+    return new_samples(config, data, corpus.processor, TARGETS[name], seed)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -272,7 +277,7 @@ def test_broken_rows_are_left_out_by_reason(folder, tmp_path, caplog):
     assert corpus.manifest["rejected"] == reasons
     assert "examples_left_out" in caplog.text
     assert corpus.documents == 3
-    batch = build_samples(
+    batch = new_samples(
         ImageTextConfig(), corpus.train, corpus.processor, {"clr": "clr"}, 1
     ).collate(np.arange(1), 0)
     assert batch["second.pixel_values"].shape == (1, 3, 8, 8)
@@ -361,7 +366,7 @@ def test_spoken_digits(tmp_path):
     assert corpus.manifest["rejected"] == {}
     assert corpus.documents == 60
     assert set(texts_of(corpus.train)) == set("0123456789")
-    batch = build_samples(
+    batch = new_samples(
         TranscriptsConfig(rate=8000), corpus.train, corpus.processor, {"lm": "lm"}, 1
     ).collate(np.arange(4), 0)
     assert batch["input_features"].isfinite().all()

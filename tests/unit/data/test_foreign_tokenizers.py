@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows
-from orchestrator.data.samples.base import ClsSamples
+from orchestrator.data.samples.labelled_samples import ClsSamples
 from orchestrator.errors import InputError
 
 TEXTS = ["Return the SUM of an array.", "A queue; tasks!", "épi 漢 unseen", "x", "one two " * 9]

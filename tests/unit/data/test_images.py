@@ -15,7 +15,8 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from orchestrator.data.media.image_augmentation import CropAndFlip
+from orchestrator.data.media.augmentation import choose_crops
+from orchestrator.data.media.augmentation_config import CropConfig
 from orchestrator.data.media.image_settings import FAMILIES
 from orchestrator.data.media.images import ImageProcessor, read_image
 from orchestrator.errors import InputError
@@ -183,8 +184,8 @@ def test_files_are_read_as_they_are_held(tmp_path):
 
 def test_parts_lie_inside_and_have_the_asked_areas_and_ratios():
     sizes = np.tile([[80, 120]], (2000, 1))
-    parts = CropAndFlip(area=(0.2, 0.6), ratio=(0.5, 2.0))
-    boxes, flips = parts.choose(sizes, np.arange(2000), 0, 7)
+    crop = CropConfig(area=(0.2, 0.6), ratio=(0.5, 2.0))
+    boxes, flips = choose_crops(crop, sizes, np.arange(2000), 0, 7)
     left, upper, right, lower = boxes.T
     assert (left >= 0).all()
     assert (upper >= 0).all()
@@ -203,20 +204,20 @@ def test_parts_lie_inside_and_have_the_asked_areas_and_ratios():
 
 
 def test_a_picture_that_no_part_fits_gives_its_middle():
-    boxes, _ = CropAndFlip(area=(1.0, 1.0)).choose(np.array([[10, 100]]), np.array([0]), 0, 1)
+    boxes, _ = choose_crops(CropConfig(area=(1.0, 1.0)), np.array([[10, 100]]), np.array([0]), 0, 1)
     assert boxes.tolist() == [[43, 0, 56, 10]]
 
 
 def test_what_is_cut_depends_on_seed_epoch_and_sample_alone():
-    processor, parts = ImageProcessor.of_family("vit", 16), CropAndFlip()
+    processor, crop = ImageProcessor.of_family("vit", 16), CropConfig()
     pictures = [random_picture(40, 50, seed=i) for i in range(4)]
     order = np.array([5, 3, 9, 2])
 
     def augmented(chosen, epoch=0, seed=7):
         chosen = np.asarray(chosen)
-        return processor.augmented(
-            [pictures[i] for i in chosen], parts, order[chosen], epoch, seed
-        )["pixel_values"]
+        return processor.augmented([pictures[i] for i in chosen], crop, order[chosen], epoch, seed)[
+            "pixel_values"
+        ]
 
     whole = augmented([0, 1, 2, 3])
     assert whole.shape == (4, 3, 16, 16)
@@ -229,7 +230,7 @@ def test_what_is_cut_depends_on_seed_epoch_and_sample_alone():
 def test_a_part_is_cut_mirrored_and_normalised():
     processor = ImageProcessor.of_family("vit", 8)
     picture = random_picture(8, 8)
-    all_of_it = CropAndFlip(area=(1.0, 1.0), ratio=(1.0, 1.0), flip=1.0)
+    all_of_it = CropConfig(area=(1.0, 1.0), ratio=(1.0, 1.0), flip=1.0)
     found = processor.augmented([picture], all_of_it, np.array([0]), 0, 1)["pixel_values"]
     mirrored = processor.arrays([picture[:, ::-1]])["pixel_values"]
     assert (found == mirrored).all()

@@ -14,10 +14,15 @@ from orchestrator.data.documents import iter_documents
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.tasks import load_task
-from orchestrator.data.samples.builders import build_samples
-from orchestrator.data.samples.sample_configs import LabelledConfig
+from orchestrator.data.samples.base import SampleInputs, build_samples
+from orchestrator.data.samples.kinds import LabelledConfig
 from orchestrator.data.spec import CorpusConfig, DatasetSpec
 from orchestrator.errors import InputError
+
+
+def build(config, *inputs):
+    return build_samples(config, SampleInputs(*inputs))
+
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC")
 SENTENCES = [
@@ -245,7 +250,7 @@ def test_prepared_tags_go_into_batches_with_masked_words(tagged, tmp_path):
     assert prepare_labelled(tagged, tmp_path / "cache", FORMS["tags"]).path == made.path
     assert made.manifest["cut"]["rows"] == 1
     names = {"tags": "ner", "mlm": "mlm"}
-    samples = build_samples(LabelledConfig(), made.train, made.processor, names, 3)
+    samples = build(LabelledConfig(), made.train, made.processor, names, 3)
     whole = samples.collate(np.arange(len(samples)), 0)
     assert whole["labels.ner"].shape == whole["input_ids"].shape == whole["labels.mlm"].shape
     asked = sum(len(tags) for tags in made.train.labels) - made.manifest["cut"]["words"]
@@ -271,9 +276,7 @@ def test_prepared_labels_and_numbers_are_what_was_read(tmp_path):
         made[form] = prepare_labelled(config, tmp_path / "cache", FORMS[form])
         expected = load_task(config.data, form=FORMS[form])
         assert (made[form].validation.labels == expected.validation.labels).all()
-        samples = build_samples(
-            LabelledConfig(), made[form].train, made[form].processor, {form: form}, 3
-        )
+        samples = build(LabelledConfig(), made[form].train, made[form].processor, {form: form}, 3)
         batch = samples.collate(np.asarray([2, 0]), 0)
         assert (batch[f"labels.{form}"].numpy() == expected.train.labels[[2, 0]]).all()
     train, asked = made["multilabel"].train.labels, made["multilabel"].validation.labels

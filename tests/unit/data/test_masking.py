@@ -3,13 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.data.samples.masking import IGNORED, Masking, mask_tokens
+from orchestrator.data.samples.kinds import MaskingConfig
+from orchestrator.data.samples.masking import IGNORED, mask_tokens
 from orchestrator.data.spec import CLS, MASK, PAD, SEP
 
 V = 200
 CONTINUES = np.arange(V) % 3 == 0
 CONTINUES[:5] = False
-BERT = Masking()
+BERT = MaskingConfig()
 
 
 def ids_of(rng, rows, length, padding=0):
@@ -46,11 +47,11 @@ def test_share_and_fates_are_those_of_bert():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31), st.booleans(), st.integers(2, 40))
-def test_special_tokens_are_never_chosen_nor_changed(seed, whole_words, length):
+@given(st.integers(0, 2**31), st.sampled_from(["tokens", "words"]), st.integers(2, 40))
+def test_special_tokens_are_never_chosen_nor_changed(seed, units, length):
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, 12, (4, length))
-    masked, labels = mask(ids, Masking(whole_words=whole_words), seed=seed)
+    masked, labels = mask(ids, MaskingConfig(units=units), seed=seed)
     special = ids < 5
     assert (labels[special] == IGNORED).all()
     assert (masked[special] == ids[special]).all()
@@ -60,10 +61,10 @@ def test_special_tokens_are_never_chosen_nor_changed(seed, whole_words, length):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.permutations(range(12)), st.integers(0, 9), st.booleans())
-def test_choices_do_not_depend_on_the_batch(order, epoch, whole_words):
+@given(st.permutations(range(12)), st.integers(0, 9), st.sampled_from(["tokens", "words"]))
+def test_choices_do_not_depend_on_the_batch(order, epoch, units):
     ids = ids_of(np.random.default_rng(5), 12, 24)
-    rule = Masking(whole_words=whole_words)
+    rule = MaskingConfig(units=units)
     masked, labels = mask(ids, rule, epoch=epoch)
     order = np.asarray(order)
     parts = [mask(ids[part], rule, samples=part, epoch=epoch) for part in (order[:5], order[5:])]
@@ -86,7 +87,7 @@ def words_of(row):
 
 def test_whole_words_are_chosen_whole():
     ids = ids_of(np.random.default_rng(9), 200, 48)
-    _, labels = mask(ids, Masking(whole_words=True))
+    _, labels = mask(ids, MaskingConfig(units="words"))
     chosen = labels != IGNORED
     longest = 0
     for row, picked in zip(ids, chosen, strict=True):
@@ -101,7 +102,7 @@ def test_whole_words_are_chosen_whole():
 
 def test_static_masks_come_back_after_their_copies():
     ids = ids_of(np.random.default_rng(0), 30, 32)
-    rule = Masking(copies=3)
+    rule = MaskingConfig(copies=3)
     found = [mask(ids, rule, epoch=epoch)[1] for epoch in range(6)]
     assert all((found[e] == found[e + 3]).all() for e in range(3))
     assert not (found[0] == found[1]).all()
@@ -112,12 +113,12 @@ def test_static_masks_come_back_after_their_copies():
 def test_random_tokens_are_no_sentinels():
     ids = ids_of(np.random.default_rng(0), 300, 32)
     masked, _ = mask_tokens(
-        ids % 100, np.arange(300), 0, 1, CONTINUES, Masking(hidden=0.0, random=1.0), words=100
+        ids % 100, np.arange(300), 0, 1, CONTINUES, MaskingConfig(hidden=0.0, random=1.0), words=100
     )
     assert masked.max() == 99
 
 
-SPANS = Masking(spans=True)
+SPANS = MaskingConfig(units="spans")
 
 
 def runs(chosen):
@@ -159,7 +160,7 @@ def test_spans_begin_with_words_and_stop_at_special_tokens():
 @given(st.integers(0, 2**31), st.integers(2, 30), st.floats(0.01, 1.0))
 def test_any_share_of_spans_can_be_chosen(seed, length, share):
     ids = np.random.default_rng(seed).integers(0, 30, (4, length))
-    _, labels = mask(ids, Masking(share=share, spans=True), seed=seed)
+    _, labels = mask(ids, MaskingConfig(share=share, units="spans"), seed=seed)
     ordinary = (ids >= 5).sum(axis=1)
     expected = np.where(ordinary > 0, np.maximum(1, np.rint(ordinary * share)), 0)
     assert ((labels != IGNORED).sum(axis=1) == expected).all()
@@ -178,7 +179,7 @@ def test_whole_words_are_those_of_transformers(texts, processor):
         offsets[row, : len(encoding)] = encoding.offsets
     words, _ = find_words(offsets, (ids < 5).astype(np.int64))
     _masked, labels = mask_tokens(
-        ids, np.arange(60), 0, 3, processor.continues, Masking(whole_words=True)
+        ids, np.arange(60), 0, 3, processor.continues, MaskingConfig(units="words")
     )
     chosen = labels != IGNORED
     assert chosen.any()

@@ -5,8 +5,8 @@ import torch
 from orchestrator.data import mixture
 from orchestrator.data.corpora.corpus import prepare_corpus
 from orchestrator.data.mixture import CYCLE, Mixed, Shuffled, quotas
-from orchestrator.data.samples.base import LmSamples, MlmSamples
-from orchestrator.data.samples.pairs import PairSamples
+from orchestrator.data.samples.block_samples import LmSamples, MlmSamples
+from orchestrator.data.samples.sentence_pairs import PairSamples
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.data.steps import StepSource
 from orchestrator.errors import InputError

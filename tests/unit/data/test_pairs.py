@@ -4,8 +4,9 @@ import torch
 
 from orchestrator.data.corpora.blocks import TokenBlocks
 from orchestrator.data.corpora.borders import SplitWriter
+from orchestrator.data.samples.kinds import PairsConfig
 from orchestrator.data.samples.masking import IGNORED
-from orchestrator.data.samples.pairs import Pairing, PairSamples
+from orchestrator.data.samples.sentence_pairs import PairSamples
 from orchestrator.data.spec import CLS, MASK, PAD, SEP
 from orchestrator.errors import InputError
 
@@ -85,7 +86,7 @@ def test_next_sentences_follow_and_random_ones_are_from_another_document(blocks,
 
 
 def test_swapped_sentences_are_told_from_those_in_order(blocks, owner):
-    samples = PairSamples(blocks, Words(), "sop", pairing=Pairing("order"))
+    samples = PairSamples(blocks, Words(), "sop", second="order")
     batch = everything(samples)
     for row, label in enumerate(batch["labels.sop"].tolist()):
         first, second = halves(batch, row)
@@ -95,13 +96,13 @@ def test_swapped_sentences_are_told_from_those_in_order(blocks, owner):
 
 
 def test_pairs_fit_and_a_tenth_is_shorter(blocks):
-    samples = PairSamples(blocks, Words(), "nsp", pairing=Pairing(short_share=1.0))
+    samples = PairSamples(blocks, Words(), "nsp", config=PairsConfig(short_share=1.0))
     lengths = np.concatenate(
         [everything(samples, e)["attention_mask"].sum(1).numpy() for e in range(6)]
     )
     assert lengths.max() <= S
     assert lengths.min() < 8
-    whole = PairSamples(blocks, Words(), "nsp", pairing=Pairing(short_share=0.0))
+    whole = PairSamples(blocks, Words(), "nsp", config=PairsConfig(short_share=0.0))
     assert everything(whole)["attention_mask"].sum(1).float().mean() > lengths.mean() + 5
 
 
@@ -121,7 +122,7 @@ def test_words_are_masked_in_the_same_batch(blocks):
 
 @pytest.mark.parametrize("second", ["next", "order"])
 def test_a_sample_does_not_depend_on_its_batch_but_on_the_epoch(blocks, second):
-    samples = PairSamples(blocks, Words(), "p", "mlm", pairing=Pairing(second))
+    samples = PairSamples(blocks, Words(), "p", "mlm", second=second)
     whole = samples.collate(np.arange(10, 30), 2)
     for place in (0, 7, 19):
         one = samples.collate(np.asarray([10 + place]), np.asarray([2]))
@@ -138,7 +139,7 @@ def test_a_short_document_is_neither_lost_nor_asked_for_its_order(tmp_path):
         writer.add_document([7], np.asarray([1]))
         writer.add_document([8, 9, 10], np.asarray([3]))
     blocks = TokenBlocks.open(tmp_path / "x.arrow")
-    order = everything(PairSamples(blocks, Words(), "sop", pairing=Pairing("order")))
+    order = everything(PairSamples(blocks, Words(), "sop", second="order"))
     assert order["labels.sop"][0] == IGNORED
     assert order["labels.sop"][1] in (0, 1)
     follows = everything(PairSamples(blocks, Words(), "nsp"))

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from orchestrator.data.corpora.blocks import TokenBlocks
-from orchestrator.data.samples.base import LmSamples
+from orchestrator.data.samples.block_samples import LmSamples
+from orchestrator.data.samples.kinds import ReplacedConfig
 from orchestrator.data.samples.packing import document_ids, layout
 from orchestrator.data.samples.prefixes import PrefixSamples
 from orchestrator.data.samples.replacing import ReplacedSamples
@@ -117,7 +118,7 @@ def test_prefixes_of_all_lengths_are_alike(blocks):
 def test_replaced_tokens_are_told_from_original_ones(blocks, stream):
     ids = stream.reshape(40, 16)
     for kind in ("unigram", "uniform"):
-        samples = ReplacedSamples(blocks, Words(), replacements=kind)
+        samples = ReplacedSamples(blocks, Words(), config=ReplacedConfig(replacements=kind))
         changed = total = 0
         for epoch in range(20):
             batch = samples.collate(EVERY, epoch)
@@ -134,7 +135,7 @@ def test_replacements_are_as_frequent_as_in_the_corpus():
     rows = np.full((50, 16), 7, dtype=np.uint16)
     rows[:, ::4] = 8  # a quarter
     blocks = TokenBlocks([rows], 16)
-    samples = ReplacedSamples(blocks, Words(), share=1.0)
+    samples = ReplacedSamples(blocks, Words(), config=ReplacedConfig(share=1.0))
     read = np.concatenate([samples.collate(np.arange(50), e)["input_ids"] for e in range(4)])
     assert (read == 8).mean() == pytest.approx(0.25, abs=0.03)
     assert set(np.unique(read)) == {7, 8}

@@ -4,7 +4,8 @@ import torch
 from tokenizers import Tokenizer, models
 
 from orchestrator.data.rows.rows import Rows
-from orchestrator.data.samples.base import BilmSamples, ClsSamples, LmSamples, MlmSamples
+from orchestrator.data.samples.block_samples import BilmSamples, LmSamples, MlmSamples
+from orchestrator.data.samples.labelled_samples import ClsSamples
 from orchestrator.data.spec import CLS, MASK, PAD, SEP
 from orchestrator.data.steps import StepSource
 from orchestrator.errors import InputError

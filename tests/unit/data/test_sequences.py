@@ -11,14 +11,10 @@ from orchestrator.data.corpora.blocks import TokenBlocks
 from orchestrator.data.corpora.borders import SplitWriter
 from orchestrator.data.processors.subwords import add_sentinels, sentinel_ids
 from orchestrator.data.processors.text import TextProcessor
-from orchestrator.data.samples.denoising import DenoisingSamples, Noise, poisson
+from orchestrator.data.samples.denoising import DenoisingSamples, poisson
 from orchestrator.data.samples.gap_sentences import GapSentenceSamples, overlap
-from orchestrator.data.samples.span_corruption import (
-    Corruption,
-    SpanCorruptionSamples,
-    corrupt,
-    segments,
-)
+from orchestrator.data.samples.kinds import DenoisingConfig, GapsConfig, SpansConfig
+from orchestrator.data.samples.span_corruption import SpanCorruptionSamples, corrupt, segments
 from orchestrator.data.spec import CLS, MASK, PAD, SEP
 from orchestrator.errors import InputError
 
@@ -53,8 +49,8 @@ def blocks(tmp_path_factory):
 
 
 MAKERS = {
-    "spans": SpanCorruptionSamples,
-    "denoising": DenoisingSamples,
+    "spans": lambda blocks: SpanCorruptionSamples(blocks, Words()),
+    "denoising": lambda blocks: DenoisingSamples(blocks, Words()),
     "gaps": GapSentenceSamples,
 }
 
@@ -80,7 +76,7 @@ def everything(samples, epoch=0):
 
 @pytest.mark.parametrize("kind", list(MAKERS))
 def test_the_decoder_reads_what_it_has_written(blocks, kind):
-    samples = MAKERS[kind](blocks, Words())
+    samples = MAKERS[kind](blocks)
     batch = everything(samples)
     start = {"spans": PAD, "gaps": PAD, "denoising": SEP}[kind]
     inputs = rows_of(batch, "decoder_input_ids", "decoder_attention_mask")
@@ -94,7 +90,7 @@ def test_the_decoder_reads_what_it_has_written(blocks, kind):
 
 @pytest.mark.parametrize("kind", list(MAKERS))
 def test_the_mask_is_as_short_as_the_source(blocks, kind):
-    batch = everything(MAKERS[kind](blocks, Words()))
+    batch = everything(MAKERS[kind](blocks))
     for ids, real in zip(batch["input_ids"], batch["attention_mask"], strict=True):
         assert real.tolist() == (ids != PAD).long().tolist()
         assert ids[real.sum() - 1] == SEP
@@ -102,7 +98,7 @@ def test_the_mask_is_as_short_as_the_source(blocks, kind):
 
 @pytest.mark.parametrize("kind", list(MAKERS))
 def test_a_sample_does_not_depend_on_its_batch_but_on_the_epoch(blocks, kind):
-    samples = MAKERS[kind](blocks, Words())
+    samples = MAKERS[kind](blocks)
     whole = samples.collate(np.arange(10, 30), np.full(20, 2))
     for place in (0, 7, 19):
         one = samples.collate(np.asarray([10 + place]), 2)
@@ -118,7 +114,7 @@ def test_the_example_of_the_paper():
     names = {v: k for k, v in vocabulary.items()} | {100: "<X>", 99: "<Y>", SEP: "</s>"}
     source, target = corrupt(
         np.asarray([vocabulary[w] for w in text]),
-        kept=np.asarray([2, 4]),
+        stays=np.asarray([2, 4]),
         removed=np.asarray([2, 1]),
         sentinels=np.asarray([100, 99]),
     )
@@ -162,7 +158,7 @@ def test_sequences_are_those_of_the_flax_example():
     rng = np.random.default_rng(4)
     for length in (12, 40, 113):
         tokens = rng.integers(10, 900, length)
-        noise, spans = Corruption().sizes(length)
+        noise, spans = SpansConfig().sizes(length)
         kept = segments(length - noise, spans, rng.random(length))
         removed = segments(noise, spans, rng.random(length))
         turns = np.stack([kept, removed], axis=1).ravel()
@@ -183,15 +179,14 @@ def reference_counts(length, density=0.15, mean=3.0):
 
 @pytest.mark.parametrize("length", [8, 20, 64, 114, 512, 568])
 def test_as_much_is_removed_as_in_t5(length):
-    assert Corruption().sizes(length) == reference_counts(length)
+    assert SpansConfig().sizes(length) == reference_counts(length)
 
 
 def test_lengths_are_those_that_t5_computes():
     # compute_input_and_target_lengths(512, 0.15, 3.0) of T5's code: 568 tokens, targets of 114
-    rule = Corruption()
+    rule = SpansConfig()
     assert rule.room(512) == 568
-    assert rule.source_length(568) == 512
-    assert rule.target_length(568) == 114
+    assert rule.lengths(568) == (512, 114)
 
 
 def test_segments_are_all_partitions_alike():
@@ -237,7 +232,7 @@ def test_too_few_sentinels_are_refused(blocks):
 
 
 def test_denoised_text_is_the_text_and_order_is_kept_where_asked(blocks):
-    samples = DenoisingSamples(blocks, Words(), noise=Noise(shuffle=False))
+    samples = DenoisingSamples(blocks, Words(), config=DenoisingConfig(shuffle=False))
     batch = everything(samples)
     for index, (source, target) in enumerate(zip(sources(batch), targets(batch), strict=True)):
         text = samples._passages.tokens(index).tolist()
@@ -270,7 +265,7 @@ def test_rates_of_text_infilling(blocks):
 
 
 def test_sentences_are_shuffled_whole(blocks):
-    samples = DenoisingSamples(blocks, Words(), noise=Noise(share=0.0))
+    samples = DenoisingSamples(blocks, Words(), config=DenoisingConfig(share=0.0))
     batch = everything(samples)
     moved = 0
     for index, source in enumerate(sources(batch)):
@@ -285,7 +280,7 @@ def test_sentences_are_shuffled_whole(blocks):
 
 def test_gaps_are_the_missing_sentences(blocks):
     for selection in ("principal", "lead", "random"):
-        samples = GapSentenceSamples(blocks, Words(), selection=selection)
+        samples = GapSentenceSamples(blocks, config=GapsConfig(selection=selection))
         batch = everything(samples)
         share = []
         for index, (source, target) in enumerate(zip(sources(batch), targets(batch), strict=True)):
@@ -311,7 +306,7 @@ def test_the_principal_sentence_is_most_like_the_rest():
     # by hand: common words with the rest, both lengths
     assert scores == pytest.approx([2 * 2 / 14, 2 * 4 / 14, 0.0, 2 * 2 / 14])
     maker = GapSentenceSamples.__new__(GapSentenceSamples)
-    maker._share, maker._selection = 0.3, "principal"
+    maker._config = GapsConfig()
     source, target = maker.make(sentences, np.zeros((4, 50)))
     assert source.tolist() == [5, 6, 7, MASK, 20, 21, 8, 9, 30, 31, 32, SEP]
     assert target.tolist() == [5, 6, 8, 9, SEP]
@@ -321,7 +316,7 @@ def test_nothing_is_asked_of_a_single_token(tmp_path):
     with SplitWriter(tmp_path / "x.arrow", 8, 100) as writer:
         writer.add_document([7], np.asarray([1]))
     blocks = TokenBlocks.open(tmp_path / "x.arrow")
-    assert (everything(GapSentenceSamples(blocks, Words()))["labels.lm"] == -100).all()
+    assert (everything(GapSentenceSamples(blocks))["labels.lm"] == -100).all()
     spans = everything(SpanCorruptionSamples(blocks, Words()))
     assert sources(spans) == [[SENTINELS[0], SEP]]
     assert targets(spans) == [[SENTINELS[0], 7, SEP]]

@@ -117,7 +117,7 @@ PACKED = "data.packing=documents"
         (["samples={type: pairs}"], "samples.type", "have labels of one target nsp or sop"),
         (["samples={type: spans}"], "samples.type", "'spans'"),
         (["samples={type: next}"], "samples.type", "the model has mlm"),
-        ([*DECODER], "samples", "spans, denoising or gaps"),
+        ([*DECODER], "samples", "denoising, gaps or spans"),
         ([*DECODER, "samples={type: next}"], "samples.type", "the model has a decoder"),
         ([*DECODER, "samples={type: spans}"], "data.tokenizer.sentinels", "need"),
         (["model.target=lm", CAUSAL, "samples={type: gaps}"], "samples.type", "no decoder"),
@@ -127,6 +127,8 @@ PACKED = "data.packing=documents"
         (["model.target=mlm", "model.encoder=bilstm", PACKED], "data.packing", "across documents"),
         (["model.target=cls", TOPIC, "data.max_documents=9"], "data.max_documents", "max_rows"),
         (["samples={type: nonsense}"], "samples.type", "nonsense"),
+        (["samples={type: maskd}"], "samples.type", "Did you mean 'masked'? (denoising, gaps,"),
+        (["samples={type: masked, masking: {share: 2}}"], "samples.masking.share", "at most 1"),
     ],
 )
 def test_targets_and_data_that_do_not_fit(problems, overrides, path, words):
@@ -158,7 +160,7 @@ def test_targets_and_data_that_fit(problems, overrides):
 
 
 def test_a_target_without_samples_is_named(problems, monkeypatch):
-    monkeypatch.setattr(objectives, "TRAINED", ("mlm",))
+    monkeypatch.setattr(objectives, "trained_targets", lambda: ["mlm"])
     found = problems("model.target=[mlm, rtd]")["model.target.1.type"]
     assert found == "'rtd' cannot be pre-trained on a corpus. Use one of mlm."
 

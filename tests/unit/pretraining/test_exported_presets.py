@@ -9,7 +9,7 @@ import transformers as hf
 from orchestrator.config import load_config
 from orchestrator.data.processors.example_processor import new_processor
 from orchestrator.data.processors.text import chosen_tokenizer
-from orchestrator.data.samples.sample_configs import ExamplesConfig
+from orchestrator.data.samples.kinds import ExamplesConfig
 from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.huggingface.classes import architecture_of, padding_of

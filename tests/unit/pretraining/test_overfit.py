@@ -9,12 +9,12 @@ import json
 import pytest
 import torch
 
-from orchestrator.data.samples.sample_configs import KINDS
+from orchestrator.data.samples.kinds import samples
 from orchestrator.data.steps import StepSource
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.component import targets
 from orchestrator.pretraining.inputs import prepare_inputs, samples_of, vocabulary
-from orchestrator.pretraining.objectives import TRAINED, labelled_targets
+from orchestrator.pretraining.objectives import labelled_targets, trained_targets
 from orchestrator.pretraining.plan import with_vocabulary
 
 STEPS, ENOUGH = 400, 0.05
@@ -136,7 +136,7 @@ def pairs(cache):
 
 
 def test_every_kind_of_samples_and_every_target_is_tried(make_config):
-    kinds = {str(kind.model_fields["type"].default) for kind in KINDS}
+    kinds = set(samples.names())
     assert set(CASES) == kinds
     tried = {
         target
@@ -144,7 +144,7 @@ def test_every_kind_of_samples_and_every_target_is_tried(make_config):
         for overrides in cases
         for target in labelled_targets(make_config(*small(kind, overrides, "x")).model)
     }
-    assert tried == set(TRAINED)
+    assert tried == set(trained_targets())
     assert set(targets.names()) == tried | WITHOUT_SAMPLES
 
 

@@ -6,12 +6,15 @@ import pytest
 from orchestrator.data.corpora.corpus import prepare_corpus
 from orchestrator.data.corpora.labelled_corpus import open_labelled, prepare_labelled
 from orchestrator.data.rows.rows import Rows
-from orchestrator.data.samples.builders import BUILDERS, build_samples, masking
-from orchestrator.data.samples.masking import Masking
-from orchestrator.data.samples.sample_configs import KINDS, LabelledConfig, MaskingConfig
+from orchestrator.data.samples.base import SampleInputs, build_samples
+from orchestrator.data.samples.kinds import LabelledConfig, samples
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.data.steps import StepSource
 from orchestrator.errors import InputError, IntegrityError
+
+
+def build(config, *inputs):
+    return build_samples(config, SampleInputs(*inputs))
 
 
 @pytest.fixture(scope="module")
@@ -30,25 +33,27 @@ def corpus(tmp_path_factory, texts):
     return prepare_corpus(config, path / "cache")
 
 
-def test_every_config_has_a_builder():
-    assert set(BUILDERS) == set(KINDS)
+def test_every_kind_has_a_class_that_builds_it():
+    for name in samples.names():
+        assert callable(samples.component_class(name).build)
 
 
-OF_BLOCKS = [kind for kind in KINDS if kind is not LabelledConfig and not kind.columns]
+KINDS = [kind for _, kind in samples.items()]
+OF_BLOCKS = [kind for kind in KINDS if kind.reads == "blocks"]
 
 
 @pytest.mark.parametrize("kind", OF_BLOCKS)
 def test_samples_have_labels_for_their_targets_under_the_models_names(corpus, kind):
     targets = {name: f"my-{name}" for name in (kind.wants[0], *kind.also)}
-    samples = build_samples(kind(), corpus.train, corpus.processor, targets, seed=3)
-    assert samples.parts == (len(samples),)
-    batch = StepSource(samples, 4, 2, 1).window(0)[0]
+    built = build(kind(), corpus.train, corpus.processor, targets, 3)
+    assert built.parts == (len(built),)
+    batch = StepSource(built, 4, 2, 1).window(0)[0]
     assert {f"labels.{name}" for name in targets.values()} == {
         key for key in batch if key.startswith("labels.")
     }
     assert ("decoder_input_ids" in batch) == kind.decoder
     assert all((batch[f"labels.{name}"] >= 0).any() for name in targets.values())
-    again = build_samples(kind(), corpus.train, corpus.processor, targets, seed=3)
+    again = build(kind(), corpus.train, corpus.processor, targets, 3)
     other = StepSource(again, 4, 2, 1).window(0)[0]
     assert all((batch[key] == other[key]).all() for key in batch)
 
@@ -56,40 +61,39 @@ def test_samples_have_labels_for_their_targets_under_the_models_names(corpus, ki
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.packs])
 def test_blocks_can_keep_their_documents_apart(corpus, kind):
     targets = {kind.wants[0]: "t"}
-    samples = build_samples(kind(), corpus.train, corpus.processor, targets, 3, "documents")
-    batch = samples.collate(np.arange(4), 0)
+    built = build(kind(), corpus.train, corpus.processor, targets, 3, "documents")
+    batch = built.collate(np.arange(4), 0)
     assert batch["document_ids"].max() > 0
     assert (batch["position_ids"] == 0).sum() > 4
-
-
-def test_units_of_masking():
-    assert masking(MaskingConfig(units="words", copies=2)) == Masking(whole_words=True, copies=2)
-    assert masking(MaskingConfig(units="spans", share=0.2)) == Masking(share=0.2, spans=True)
 
 
 def test_a_class_and_masked_words_from_one_batch(processor):
     rows = Rows(["array shape axis tensor"] * 6, None, np.arange(6) % 2)
     targets = {"cls": "topic", "mlm": "words"}
-    batch = build_samples(LabelledConfig(), rows, processor, targets, 3).collate(np.arange(6), 0)
+    batch = build(LabelledConfig(), rows, processor, targets, 3).collate(np.arange(6), 0)
     assert batch["labels.topic"].tolist() == [0, 1] * 3
     assert ((batch["labels.words"] != -100).sum(1) >= 1).all()
-    plain = build_samples(LabelledConfig(), rows, processor, {"cls": "topic"}, 3)
+    plain = build(LabelledConfig(), rows, processor, {"cls": "topic"}, 3)
     assert "labels.words" not in plain.collate(np.arange(6), 0)
 
 
 def test_pairs_of_labelled_texts_go_into_two_streams_or_one(processor):
     rows = Rows(["array shape axis"] * 4, ["tensor"] * 4, np.arange(4) % 2)
-    built = build_samples(LabelledConfig(), rows, processor, {"siamese": "same"}, 3)
+    built = build(LabelledConfig(), rows, processor, {"siamese": "same"}, 3)
     batch = built.collate(np.asarray([1, 2]), 0)
     assert batch["labels.same"].tolist() == [1, 0]
     first, second = (processor.decode(batch[f"{s}input_ids"][0].tolist()) for s in ("", "second."))
     assert (first, second) == ("array shape axis", "tensor")
-    one = build_samples(LabelledConfig(), rows, processor, {"sp": "sp"}, 3).collate(np.arange(2), 0)
+    one = build(LabelledConfig(), rows, processor, {"sp": "sp"}, 3).collate(np.arange(2), 0)
     assert processor.decode(one["input_ids"][0].tolist()) == "array shape axis tensor"
     assert one["labels.sp"].tolist() == [0, 1]
     with pytest.raises(InputError, match="no second text"):
-        build_samples(
-            LabelledConfig(), Rows(["a"], None, np.zeros(1)), processor, {"siamese": "s"}, 3
+        build(
+            LabelledConfig(),
+            Rows(["a"], None, np.zeros(1)),
+            processor,
+            {"siamese": "s"},
+            3,
         )
 
 

@@ -2,8 +2,8 @@
 
 Devlin et al. 2019, section 3.1 and appendix A.2; Lan et al. 2020, section 3.1. As in BERT's code, a
 sample begins as a run of whole sentences of one document that fills the block, is cut in two at a
-random sentence, and in one of ten cases (``short_share``) is made for a random shorter length.
-Of a pair that is too long, tokens are taken from the longer segment, at its front or its end.
+random sentence, and in one of ten cases (``short_share``) is cut to a random shorter length.
+A pair that is too long loses tokens of the longer segment, at its front or its end.
 
 Deviations: BERT makes its samples once (dup_factor times); here the cut, the coin and the random
 segment are drawn anew in every epoch. Sentences that BERT "puts back" after a random second segment
@@ -12,7 +12,6 @@ was chosen belong to the same sample in other epochs. A run of one sentence is c
 Shapes: B batch, S block size.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,35 +21,22 @@ from orchestrator.arrays import FloatArray, IntArray
 from orchestrator.data.corpora.blocks import TokenBlocks
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.randomness import Purpose, draw, uniform
-from orchestrator.data.samples.base import Batch, words_of
-from orchestrator.data.samples.masking import IGNORED, Masking, mask_tokens
+from orchestrator.data.samples.base import Batch, SampleInputs, words_of
+from orchestrator.data.samples.kinds import PairsConfig
+from orchestrator.data.samples.masking import IGNORED, mask_tokens
 from orchestrator.data.samples.passages import Passages
 from orchestrator.data.spec import CLS, PAD, SEP
 from orchestrator.errors import InputError
 
 FRAME = 3  # [CLS], [SEP], [SEP]
-FEWEST = 2  # tokens of a pair
-AS_IT_WAS, CHANGED = 0, 1
-
-
-@dataclass(frozen=True, slots=True)
-class Pairing:
-    """How pairs are made.
-
-    Attributes:
-        second: "next": what follows, or a random segment of another document; "order": what
-            follows, or both swapped.
-        changed: share of the pairs that are not as they were.
-        short_share: share of the samples that are made shorter than the block.
-    """
-
-    second: Literal["next", "order"] = "next"
-    changed: float = 0.5
-    short_share: float = 0.1
+MIN_TOKENS = 2  # of a pair
+UNCHANGED, CHANGED = 0, 1
+Second = Literal["next", "order"]
+"""The second segment: what follows or a random segment; what follows, or both swapped."""
 
 
 class PairSamples:
-    """Pairs: ``labels.<pair>`` [B], 0 as it was or 1 changed, and ``labels.<words>`` [B, S].
+    """Pairs: ``labels.<pair>`` [B], 0 unchanged or 1 changed, and ``labels.<words>`` [B, S].
 
     Attributes:
         parts: number of samples from each source.
@@ -63,19 +49,20 @@ class PairSamples:
         pair_target: str | None,
         words_target: str | None = None,
         seed: int = 7,
-        pairing: Pairing | None = None,
-        masking: Masking | None = None,
+        second: Second = "next",
+        config: PairsConfig | None = None,
     ) -> None:
         """Lay out the samples.
 
         Args:
             blocks: tokens with borders.
             processor: their tokenizer.
-            pair_target: target that judges the pair, or None.
+            pair_target: target that classifies the pair, or None.
             words_target: target that predicts masked tokens; None masks nothing.
             seed: seed of all choices.
-            pairing: how pairs are made.
-            masking: how tokens are masked.
+            second: "next": the next segment or a random one of another document; "order": the next
+                segment, or both swapped.
+            config: shares of changed and of short pairs, and masking.
 
         Raises:
             InputError: there is no other document to take a random segment from.
@@ -83,8 +70,8 @@ class PairSamples:
         self._length = blocks.block_size
         self._room = blocks.block_size - FRAME
         self._passages = Passages(blocks, self._room, longest=max(1, self._room // 2))
-        self._pairing = pairing or Pairing()
-        if self._pairing.second == "next" and self._passages.documents < 2:
+        self._config, self._second = config or PairsConfig(), second
+        if second == "next" and self._passages.documents < 2:
             raise InputError(
                 "pairs with a random second segment need at least two documents; this split has "
                 f"{self._passages.documents}. Give more documents, or use the target sop."
@@ -93,8 +80,21 @@ class PairSamples:
         self._words = words_of(processor)
         self._targets = (pair_target, words_target)
         self._seed = seed
-        self._masking = masking or Masking()
         self.parts = self._passages.parts
+
+    @classmethod
+    def build(cls, config: PairsConfig, inputs: SampleInputs) -> "PairSamples":
+        """Build the samples of a split."""
+        targets = inputs.targets
+        return cls(
+            inputs.blocks,
+            inputs.tokenizer,
+            targets.get("nsp") or targets.get("sop"),
+            targets.get("mlm"),
+            inputs.seed,
+            "next" if "nsp" in targets else "order",
+            config,
+        )
 
     def __len__(self) -> int:
         return len(self._passages)
@@ -126,7 +126,7 @@ class PairSamples:
         masked = ids
         if words is not None:
             masked, labels[words] = mask_tokens(
-                ids, indices, epoch, self._seed, self._continues, self._masking, self._words
+                ids, indices, epoch, self._seed, self._continues, self._config.masking, self._words
             )
         arrays = {
             "input_ids": masked,
@@ -139,16 +139,16 @@ class PairSamples:
         """Return both segments and the label; ``luck`` is [4, 1 + S], in [0, 1)."""
         cut, coin, short, size = luck[:, 0]
         room = self._room
-        if short < self._pairing.short_share:
-            room = FEWEST + int(size * (room - FEWEST + 1))
+        if short < self._config.short_share:
+            room = MIN_TOKENS + int(size * (room - MIN_TOKENS + 1))
         first, second = _cut(self._passages.sentences(index), cut)
-        changed = coin < self._pairing.changed
-        if self._pairing.second == "next" and (changed or not len(second)):
+        changed = coin < self._config.changed
+        if self._second == "next" and (changed or not len(second)):
             wanted = max(1, room - len(first))
             second, changed = self._elsewhere(index, wanted, luck[:2, 1]), True
         elif changed and len(second):
             first, second = second, first
-        label = CHANGED if changed else AS_IT_WAS
+        label = CHANGED if changed else UNCHANGED
         if not len(second):
             label = IGNORED  # one token has no order
         first, second = _shorten(first, second, room, luck[:, 2:].ravel())
@@ -165,7 +165,7 @@ def _cut(sentences: list[IntArray], luck: float) -> tuple[IntArray, IntArray]:
     """Cut a run of sentences in two, a single sentence inside it; one token has no second part."""
     if len(sentences) == 1:
         tokens = sentences[0]
-        if len(tokens) < FEWEST:
+        if len(tokens) < MIN_TOKENS:
             return tokens, tokens[:0]
         place = 1 + int(luck * (len(tokens) - 1))
         return tokens[:place], tokens[place:]
@@ -186,8 +186,8 @@ def _shorten(
     cuts[1 - long] = lost - cuts[long]
     coins = luck < 0.5
     fronts = [int(coins[: cuts[0]].sum()), int(coins[cuts[0] : lost].sum())]
-    kept = [
+    first, second = (
         segment[front : len(segment) - (cut - front)]
         for segment, front, cut in zip((first, second), fronts, cuts, strict=True)
-    ]
-    return kept[0], kept[1]
+    )
+    return first, second

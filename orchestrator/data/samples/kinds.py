@@ -1,0 +1,276 @@
+"""The registry of sample kinds, and the options of the built-in ones. Imports no torch, no NumPy.
+
+A sample kind turns the blocks of a corpus, labelled rows or examples into training samples. Its
+config says which targets get labels and what data it reads; its class builds the samples:
+``build(config, inputs)`` (see ``samples.base``). The class is named by a locator here, because it
+imports torch and NumPy, and configs must load without them. A package outside adds a kind as one
+class with a nested ``Config``, through an entry point ``sample.<type>``.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from orchestrator.config import StrictModel
+from orchestrator.config.choice import Choice
+from orchestrator.config.registry import EntryConfig, Registry
+from orchestrator.data.media.augmentation_config import (
+    CropConfig,
+    Fraction,
+    PictureFamily,
+    Share,
+    SpecAugmentConfig,
+)
+
+Column = Literal["text", "pair", "picture", "sound"]
+"""A column of a table of examples."""
+
+
+class SampleConfig(EntryConfig):
+    """Options of one sample kind."""
+
+    wants: ClassVar[tuple[str, ...]]
+    """Targets; the model has exactly one of them."""
+    also: ClassVar[tuple[str, ...]] = ()
+    """Targets that the model may have in addition."""
+    decoder: ClassVar[bool | None] = False
+    """Whether the model must have a decoder; None: the target decides."""
+    packs: ClassVar[bool] = False
+    """Whether ``data.packing: documents`` is supported."""
+    reads: ClassVar[Literal["blocks", "rows", "examples"]] = "blocks"
+    """What samples are made from: blocks of a corpus, labelled rows, or examples."""
+    columns: ClassVar[tuple[Column, ...]] = ()
+    """Columns that every example must have; empty for blocks and rows."""
+
+
+samples: Registry[SampleConfig] = Registry("sample", SampleConfig)
+"""All sample kinds."""
+
+Samples = Annotated[SampleConfig, Choice(samples)]
+"""Annotation of a field that holds one sample kind with its options."""
+
+
+class MaskingConfig(StrictModel):
+    """Choice and replacement of masked tokens (BERT's numbers)."""
+
+    share: Share = 0.15
+    """Share of the tokens that are predicted."""
+    hidden: Fraction = 0.8
+    """Share of the predicted tokens that become [MASK]."""
+    random: Fraction = 0.1
+    """Share of the predicted tokens that become a random token; the others stay."""
+    units: Literal["tokens", "words", "spans"] = "tokens"
+    """What is chosen: tokens, whole words, or runs of words (SpanBERT)."""
+    copies: PositiveInt | None = None
+    """Number of masks per sample (static masking); null: a new one in every epoch."""
+
+
+@samples.register("orchestrator.data.samples.block_samples:MlmSamples")
+class MaskedConfig(SampleConfig):
+    """Blocks with masked tokens (BERT, RoBERTa)."""
+
+    wants = ("mlm",)
+    packs = True
+    type: Literal["masked"] = "masked"
+    masking: MaskingConfig = MaskingConfig()
+    """Which tokens are masked."""
+
+
+@samples.register("orchestrator.data.samples.block_samples:LmSamples")
+class NextConfig(SampleConfig):
+    """Blocks and the next token of each position (GPT)."""
+
+    wants = ("lm",)
+    packs = True
+    type: Literal["next"] = "next"
+
+
+@samples.register("orchestrator.data.samples.block_samples:BilmSamples")
+class NeighboursConfig(SampleConfig):
+    """Blocks and the next and the previous token of each position (ELMo)."""
+
+    wants = ("bilm",)
+    type: Literal["neighbours"] = "neighbours"
+
+
+@samples.register("orchestrator.data.samples.prefixes:PrefixSamples")
+class PrefixConfig(SampleConfig):
+    """Blocks with a bidirectional prefix whose rest is predicted (UniLM)."""
+
+    wants = ("lm",)
+    packs = True
+    type: Literal["prefix"] = "prefix"
+
+
+@samples.register("orchestrator.data.samples.sentence_pairs:PairSamples")
+class PairsConfig(SampleConfig):
+    """Two segments: the next sentence or a random one (nsp), in order or swapped (sop)."""
+
+    wants = ("nsp", "sop")
+    also = ("mlm",)
+    type: Literal["pairs"] = "pairs"
+    changed: Fraction = 0.5
+    """Share of the pairs that are random or swapped."""
+    short_share: Fraction = 0.1
+    """Share of the samples that are made shorter than a block."""
+    masking: MaskingConfig = MaskingConfig()
+    """Which tokens are masked for a target mlm."""
+
+
+@samples.register("orchestrator.data.samples.replacing:ReplacedSamples")
+class ReplacedConfig(SampleConfig):
+    """Blocks with replaced tokens (ELECTRA, without a trained generator)."""
+
+    wants = ("rtd",)
+    packs = True
+    type: Literal["replaced"] = "replaced"
+    share: Share = 0.15
+    """Share of the tokens that are replaced."""
+    replacements: Literal["unigram", "uniform"] = "unigram"
+    """Draw replacements by their frequency in the corpus, or all with equal probability."""
+
+
+@samples.register("orchestrator.data.samples.span_corruption:SpanCorruptionSamples")
+class SpansConfig(SampleConfig):
+    """Texts with removed spans, which the decoder writes (T5)."""
+
+    wants = ("lm",)
+    decoder = True
+    type: Literal["spans"] = "spans"
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the tokens that are removed."""
+    mean_span: Annotated[float, Field(ge=1)] = 3.0
+    """Average number of tokens per span."""
+
+    def sizes(self, length: int) -> tuple[int, int]:
+        """Return the number of removed tokens and of spans of a sequence of ``length`` tokens."""
+        if length == 1:
+            return 1, 1
+        noise = min(max(round(length * self.share), 1), length - 1)
+        spans = min(max(round(noise / self.mean_span), 1), length - noise)
+        return noise, spans
+
+    def lengths(self, length: int) -> tuple[int, int]:
+        """Return the number of tokens of source and target, [SEP] included."""
+        noise, spans = self.sizes(length)
+        return length - noise + spans + 1, noise + spans + 1
+
+    def room(self, block_size: int) -> int:
+        """Return the longest sequence whose source and target both fit into a block."""
+        length = block_size
+        while max(self.lengths(length)) > block_size:
+            length -= 1
+        while max(self.lengths(length + 1)) <= block_size:
+            length += 1
+        return length
+
+
+@samples.register("orchestrator.data.samples.denoising:DenoisingSamples")
+class DenoisingConfig(SampleConfig):
+    """Texts with masked spans and shuffled sentences, which the decoder restores (BART)."""
+
+    wants = ("lm",)
+    decoder = True
+    type: Literal["denoising"] = "denoising"
+    share: Fraction = 0.3
+    """Share of the words that are masked."""
+    mean_span: PositiveFloat = 3.0
+    """Average number of words per span."""
+    shuffle: bool = True
+    """Put sentences in random order."""
+
+
+@samples.register("orchestrator.data.samples.gap_sentences:GapSentenceSamples")
+class GapsConfig(SampleConfig):
+    """Texts with removed sentences, which the decoder writes (PEGASUS)."""
+
+    wants = ("lm",)
+    decoder = True
+    type: Literal["gaps"] = "gaps"
+    share: Share = 0.3
+    """Share of the sentences that are removed."""
+    selection: Literal["principal", "lead", "random"] = "principal"
+    """Remove the sentences most similar to the rest, the first ones, or random ones."""
+
+
+@samples.register("orchestrator.data.samples.labelled_samples:LabelledSamples")
+class LabelledConfig(SampleConfig):
+    """Labelled rows (supervised pre-training), with masked tokens if there is a target mlm.
+
+    A label is a class (cls, sp, siamese), a tag per word (tags), any number of names
+    (multilabel), or numbers (regression). A pair of texts is one sequence, or two streams
+    (siamese); rows with tags have one text.
+    """
+
+    wants = ("cls", "sp", "siamese", "tags", "multilabel", "regression")
+    also = ("mlm",)
+    reads = "rows"
+    type: Literal["labelled"] = "labelled"
+    masking: MaskingConfig = MaskingConfig()
+    """Which tokens are masked for a target mlm."""
+
+
+class ExamplesConfig(SampleConfig):
+    """Base of the kinds that read examples: pictures, sounds and texts that belong together."""
+
+    reads = "examples"
+
+
+@samples.register("orchestrator.data.samples.masked_patches:MaskedPatchSamples")
+class MaskedPatchesConfig(ExamplesConfig):
+    """Pictures with masked patches, whose codes are predicted (BEiT)."""
+
+    wants = ("mim",)
+    columns = ("picture",)
+    type: Literal["masked_patches"] = "masked_patches"
+    share: Share = 0.4
+    """Share of the patches that are masked."""
+    smallest_block: PositiveInt | None = None
+    """Minimum number of patches per masked block; null: in BEiT's proportion, 16 of 196."""
+    family: PictureFamily = "beit"
+    """Model family whose resizing and normalization is used."""
+    crop: CropConfig | None = CropConfig()
+    """Random crop of each training picture; null: whole pictures."""
+
+
+@samples.register("orchestrator.data.samples.image_text:ImageTextPairs")
+class ImageTextConfig(ExamplesConfig):
+    """Pictures and their captions: pairs (CLIP), or whether they belong together (ViLT)."""
+
+    wants = ("clr", "itm")
+    also = ("mlm",)
+    columns = ("picture", "text")
+    type: Literal["image_text"] = "image_text"
+    family: PictureFamily = "clip"
+    """Model family whose resizing and normalization is used."""
+    crop: CropConfig | None = None
+    """Random crop of each training picture; null: the same as in evaluation."""
+    mismatched: Fraction = 0.5
+    """itm: share of the pictures that get the caption of another picture."""
+    masking: MaskingConfig = MaskingConfig()
+    """Which tokens are masked for a target mlm, where picture and caption belong together."""
+
+
+@samples.register("orchestrator.data.samples.two_streams:TextPairs")
+class TextPairsConfig(ExamplesConfig):
+    """Two texts that belong together, contrasted with those of the batch (sentence vectors)."""
+
+    wants = ("clr",)
+    columns = ("text", "pair")
+    type: Literal["text_pairs"] = "text_pairs"
+
+
+@samples.register("orchestrator.data.samples.transcripts:TranscriptSamples")
+class TranscriptsConfig(ExamplesConfig):
+    """Recordings and their transcripts: written by a decoder (Speech2Text) or aligned (ctc)."""
+
+    wants = ("lm", "ctc")
+    decoder = None
+    columns = ("sound", "text")
+    type: Literal["transcripts"] = "transcripts"
+    rate: PositiveInt = 16000
+    """Samples per second to which recordings are resampled."""
+    max_seconds: PositiveFloat = 30.0
+    """Longer recordings are left out, and counted."""
+    augment: SpecAugmentConfig | None = SpecAugmentConfig()
+    """SpecAugment in training; null: none. Raw waveforms are never changed."""
