@@ -89,7 +89,7 @@ class Classification(Task[ClassificationConfig, ClassAnswer]):
         self, rows: "Rows", processor: "TextProcessor | None", max_length: int | None
     ) -> "SampleDataset":
         """Return rows with their class."""
-        from orchestrator.data.samples.base import ClsSamples
+        from orchestrator.data.samples.labelled_samples import ClsSamples
 
         return ClsSamples(rows, processor, self.head, max_length)
 

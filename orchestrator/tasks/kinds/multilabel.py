@@ -77,7 +77,7 @@ class Multilabel(Task[MultilabelTaskConfig, LabelsAnswer]):
         self, rows: "Rows", processor: "TextProcessor | None", max_length: int | None
     ) -> "SampleDataset":
         """Return rows with a 0 or 1 per label."""
-        from orchestrator.data.samples.base import ClsSamples
+        from orchestrator.data.samples.labelled_samples import ClsSamples
 
         return ClsSamples(rows, processor, self.head, max_length)
 

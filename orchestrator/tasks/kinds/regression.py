@@ -68,7 +68,7 @@ class Regression(Task[RegressionTaskConfig, NumbersAnswer]):
         self, rows: "Rows", processor: "TextProcessor | None", max_length: int | None
     ) -> "SampleDataset":
         """Return rows with their numbers."""
-        from orchestrator.data.samples.base import ClsSamples
+        from orchestrator.data.samples.labelled_samples import ClsSamples
 
         return ClsSamples(rows, processor, self.head, max_length)
 
