@@ -42,9 +42,9 @@ class Job:
         return getattr(importlib.import_module(module), attribute)
 
 
-def _job(stage: str, config: str, help_: str, run: str = "run", check: str = "check") -> Job:
+def _job(stage: str, config: str, help_: str, runner: str = "runner") -> Job:
     base = f"orchestrator.{stage}"
-    return Job(help_, f"{base}.config:{config}", f"{base}.runner:{run}", f"{base}.runner:{check}")
+    return Job(help_, f"{base}.config:{config}", f"{base}.{runner}:run", f"{base}.{runner}:check")
 
 
 JOBS: dict[str, Job] = {
@@ -66,10 +66,14 @@ JOBS: dict[str, Job] = {
         "selection",
         "BenchmarkConfig",
         "packages × benchmark sets → performance matrix",
-        "run_benchmark",
-        "check_benchmark",
+        "benchmark_runner",
     ),
-    "select": _job("selection", "SelectConfig", "zoo + matrix + target data → fine-tuned package"),
+    "select": _job(
+        "selection",
+        "SelectConfig",
+        "zoo + matrix + target data → fine-tuned package",
+        "select_runner",
+    ),
     "continual": _job("continual", "ContinualConfig", "package + task stream → package"),
     "quantize": _job("quantization", "QuantizeConfig", "package + goal → INT8 package"),
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.demo.traffic import Traffic
     from orchestrator.pretraining.config import PretrainConfig
     from orchestrator.quantization.config import QuantizeConfig
+    from orchestrator.selection.results import SelectionReport
 
 MATRIX = "matrix.parquet"
 
@@ -127,7 +128,7 @@ class Lifecycle:
 
     def matrix(self) -> dict[str, dict[str, float]]:
         """Return the final test scores, model to data set to score."""
-        from orchestrator.selection.matrix_io import read_matrix
+        from orchestrator.selection.matrix.files import read_matrix
 
         table = read_matrix(self.folder / MATRIX).final()
         return {str(model): dict(row) for model, row in table.iterrows()}
@@ -141,35 +142,30 @@ class Lifecycle:
         tell.chapter("select", f"Select the best of them for {job.target.source}")
         result = self._run("select", job)
         report = self.selection()
-        ledger = report["ledger"]
-        tell.table(
-            "ranking",
-            [
-                {key: row[key] for key in ("place", "model", "status", "epochs", "reason")}
-                for row in report["ranking"]
-            ],
+        ledger = report.ledger
+        shown = {"place", "model", "status", "epochs", "reason"}
+        tell.table("ranking", [row.model_dump(include=shown) for row in report.ranking])
+        tell.say(
+            f"cost {ledger.total_epochs:g} epochs ({ledger.steps:,} steps, "
+            f"{ledger.proxy_passes} proxy passes) instead of {ledger.brute_force_epochs} "
+            f"({ledger.brute_force_steps:,} steps) by brute force: "
+            f"{ledger.share_of_brute_force:.0%}",
+            **ledger.model_dump(),
         )
         tell.say(
-            f"cost {ledger['total_epochs']:g} epochs ({ledger['steps']:,} steps, "
-            f"{ledger['proxy_passes']} proxy passes) instead of {ledger['brute_force_epochs']} "
-            f"({ledger['brute_force_steps']:,} steps) by brute force: "
-            f"{ledger['share_of_brute_force']:.0%}",
-            **ledger,
-        )
-        tell.say(
-            f"winner {report['winner']} → {result.package}: test accuracy "
-            f"{report['test_accuracy']:.3f}, majority class {report['majority_accuracy']:.3f}",
-            winner=report["winner"],
+            f"winner {report.winner} → {result.package}: test accuracy "
+            f"{report.test_accuracy:.3f}, majority class {report.majority_accuracy:.3f}",
+            winner=report.winner,
             package=result.package,
-            test_accuracy=report["test_accuracy"],
-            majority_accuracy=report["majority_accuracy"],
+            test_accuracy=report.test_accuracy,
+            majority_accuracy=report.majority_accuracy,
         )
 
-    def selection(self) -> dict[str, Any]:
+    def selection(self) -> "SelectionReport":
         """Return what the selection found."""
-        path = Path(self.results["select"].run_dir) / "selection.json"
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return report
+        from orchestrator.selection.results import REPORT_NAME, SelectionReport
+
+        return SelectionReport.read(Path(self.results["select"].run_dir) / REPORT_NAME)
 
     def learn_continually(self) -> None:
         """Two further tasks, one after the other, with the C&F step."""

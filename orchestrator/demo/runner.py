@@ -31,7 +31,7 @@ def write_report(life: "Lifecycle", path: Path) -> None:
         facts={
             "models pre-trained": str(len(life.pretrained)),
             "of brute force's cost": f"{told['select']['share_of_brute_force']:.0%}",
-            "test accuracy of the winner": f"{selected['test_accuracy']:.3f}",
+            "test accuracy of the winner": f"{selected.test_accuracy:.3f}",
             "GEMMs in INT8": f"{told['quantize']['integer_units']} of {told['quantize']['units']}",
             "HTTP p99": f"{traffic.quantile(99):.1f} ms",
         },

@@ -6,6 +6,7 @@ from pathlib import Path
 from orchestrator.errors import InputError
 from orchestrator.report import sections
 from orchestrator.report.page import Page, Section, show
+from orchestrator.selection.results import SelectionReport
 from orchestrator.zoo import Package, Zoo
 
 SHOWN_METRICS = 6
@@ -70,8 +71,8 @@ def _sections(package: Package) -> list[Section]:
             if "skipped_steps" in evaluation:  # packages of earlier versions do not say
                 found.append(sections.training(history, evaluation))
     if package.has("evaluation/selection.json"):
-        report = package.read_json("evaluation/selection.json")
-        if report["matrix"]:
+        report = SelectionReport.model_validate(package.read_json("evaluation/selection.json"))
+        if report.matrix:
             found.append(sections.performance_matrix(report))
         found.append(sections.selection(report))
     if package.has("evaluation/accuracy_matrix.json"):

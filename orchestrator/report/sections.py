@@ -8,6 +8,7 @@ import pandas as pd
 
 from orchestrator.report import figures
 from orchestrator.report.page import Section, table
+from orchestrator.selection.results import SelectionReport
 
 
 def pretraining(
@@ -58,14 +59,13 @@ def training(history: pd.DataFrame, evaluation: Mapping[str, Any]) -> Section:
     )
 
 
-def performance_matrix(selection: Mapping[str, Any]) -> Section:
-    """Heat map and dendrogram of the matrix a selection read (``evaluation/selection.json``)."""
-    matrix = pd.DataFrame.from_dict(selection["matrix"], orient="index")
-    linkage = selection["linkage"]
+def performance_matrix(report: SelectionReport) -> Section:
+    """Heat map and dendrogram of the matrix a selection read."""
+    matrix = pd.DataFrame.from_dict(report.matrix, orient="index")
     tree = None
-    if linkage is not None:
-        matrix = matrix.loc[linkage["models"]]
-        tree = np.asarray(linkage["matrix"], dtype=float)
+    if report.linkage is not None:
+        matrix = matrix.loc[list(report.linkage.models)]
+        tree = np.asarray(report.linkage.matrix, dtype=float)
     return Section(
         "Performance matrix",
         "Final test accuracy of every candidate on every benchmark task; models that succeed and "
@@ -74,25 +74,38 @@ def performance_matrix(selection: Mapping[str, Any]) -> Section:
     )
 
 
-def selection(report: Mapping[str, Any]) -> Section:
+def selection(report: SelectionReport) -> Section:
     """Bracket, ranking with reasons, and cost of a selection."""
     ranking = [
         {
-            "place": row["place"],
-            "model": row["model"],
-            "epochs": row["epochs"],
-            "why": row["reason"],
-            "winner": row["status"] == "winner",
+            "place": row.place,
+            "model": row.model,
+            "epochs": row.epochs,
+            "why": row.reason,
+            "winner": row.status == "winner",
         }
-        for row in report["ranking"]
+        for row in report.ranking
     ]
-    ledger = [{"cost": name.replace("_", " "), "": v} for name, v in report["ledger"].items()]
+    cells = [
+        {
+            "model": cell.model,
+            "rung": cell.rung,
+            "score": cell.score,
+            "predicted": cell.predicted,
+            "kept": cell.kept,
+        }
+        for cell in report.bracket
+    ]
+    ledger = [
+        {"cost": name.replace("_", " "), "": value}
+        for name, value in report.ledger.model_dump().items()
+    ]
     return Section(
-        f"Selection for {report['target']['name']}",
-        f"Always answering the largest class scores {report['majority_accuracy']:.3f} on test "
-        f"rows, the winner {report['test_accuracy']:.3f}.",
+        f"Selection for {report.target.name}",
+        f"Always answering the largest class scores {report.majority_accuracy:.3f} on test "
+        f"rows, the winner {report.test_accuracy:.3f}.",
         (
-            figures.halving_bracket(report["bracket"]),
+            figures.halving_bracket(cells),
             table(ranking, highlight="winner"),
             table(ledger),
         ),

@@ -1,15 +1,15 @@
-"""The benchmark job without its cluster: which cells to train, and the matrix they become."""
+"""Planning of the benchmark job: the cells to train, and the matrix made of them. No Ray."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError
 from orchestrator.selection.candidates import (
+    absolute,
     dataset_facts,
     model_facts,
     portable,
@@ -17,12 +17,13 @@ from orchestrator.selection.candidates import (
     usable_for,
 )
 from orchestrator.selection.config import BenchmarkConfig
-from orchestrator.selection.journal import Journal
-from orchestrator.selection.matrix import PerformanceMatrix
-from orchestrator.selection.matrix_io import read_matrix
+from orchestrator.selection.matrix.files import read_matrix
+from orchestrator.selection.matrix.performance import PerformanceMatrix
+from orchestrator.selection.trials.journal import Journal
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import TaskData
+    from orchestrator.data.spec import DatasetSpec
     from orchestrator.training.config import FineTuneConfig
     from orchestrator.zoo import Package
 
@@ -37,30 +38,32 @@ class Cell:
         trial: Trial id.
         package: Reference.
         dataset: Name of the task.
-        spec: Where its rows come from, as JSON data.
+        spec: Its rows; local paths are absolute.
     """
 
     trial: str
     package: str
     dataset: str
-    spec: dict[str, Any]
+    spec: "DatasetSpec"
 
 
 @dataclass(frozen=True)
 class BenchmarkPlan:
-    """What is to be trained.
+    """The whole plan of a benchmark.
 
     Attributes:
         matrix: The matrix with all rows and columns, and the cells measured before.
-        cells: What is missing.
+        cells: The cells to train.
+        zoo: The zoo; a local path is absolute.
     """
 
     matrix: PerformanceMatrix
     cells: tuple[Cell, ...]
+    zoo: str
 
 
 def plan_benchmark(config: BenchmarkConfig) -> BenchmarkPlan:
-    """Resolve packages and data, and compare with what the matrix file holds.
+    """Resolve packages and data, and find the cells that the matrix file lacks.
 
     Raises:
         InputError: A package or data set cannot be used, or a column was measured on other rows or
@@ -79,16 +82,16 @@ def plan_benchmark(config: BenchmarkConfig) -> BenchmarkPlan:
     for spec in config.datasets:
         task = load_task(spec)
         if any(cell.dataset == task.name for cell in cells):
-            raise InputError(f"datasets: two of them are called {task.name!r}; rename one.")
+            raise InputError(f"datasets: two of them are named {task.name!r}; rename one.")
         facts = dataset_facts(task, protocol_of(config.fine_tune, config.seed))
         _require_same_column(known, task, facts.digest, facts.protocol, config.matrix)
         matrix = matrix.add_dataset(task.name, facts)
         cells += _missing(known, usable_for(packages, task), task, portable(spec))
-    return BenchmarkPlan(matrix, tuple(cells))
+    return BenchmarkPlan(matrix, tuple(cells), absolute(config.run.zoo))
 
 
 def complete_matrix(plan: BenchmarkPlan, journal: Journal, epochs: int) -> PerformanceMatrix:
-    """The matrix with every cell whose trial finished; failed trials leave a gap."""
+    """The matrix with every cell whose trial finished; failed trials leave gaps."""
     measured = []
     for cell in plan.cells:
         rows = sorted(journal.of(cell.trial), key=lambda row: row.rung)
@@ -107,8 +110,15 @@ def protocol_of(fine_tune: "FineTuneConfig", seed: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def describe_benchmark(config: BenchmarkConfig, packages: list["Package"]) -> str:
-    """What the job would do, without reading rows."""
+def describe_benchmark(config: BenchmarkConfig) -> str:
+    """The plan in words, without reading rows.
+
+    Raises:
+        InputError: A package is not in the zoo.
+    """
+    from orchestrator.zoo import Zoo
+
+    packages = resolve_packages(Zoo(config.run.zoo), config.packages)
     cells = len(packages) * len(config.datasets)
     sizes = sum(package.manifest.total_bytes for package in packages) / 2**20
     lines = [
@@ -118,28 +128,28 @@ def describe_benchmark(config: BenchmarkConfig, packages: list["Package"]) -> st
         f"  {cells} cells x {config.fine_tune.epochs} epochs = "
         f"{cells * config.fine_tune.epochs} epochs; packages {sizes:.1f} MiB",
         f"  matrix: {config.matrix}"
-        + (" (completed: what it holds is kept)" if Path(config.matrix).is_file() else ""),
+        + (" (exists: only missing cells are trained)" if Path(config.matrix).is_file() else ""),
     ]
     return "\n".join(lines)
 
 
 def _missing(
-    known: PerformanceMatrix, packages: list["Package"], task: "TaskData", spec: Mapping[str, Any]
+    known: PerformanceMatrix, packages: list["Package"], task: "TaskData", spec: "DatasetSpec"
 ) -> list[Cell]:
-    """Cells that are not in the matrix, or were measured on another package of that name."""
+    """Cells that the matrix lacks, or that were measured on another package of that name."""
     finals = known.final()
     cells = []
     for package in packages:
         same = known.models.get(package.ref)
-        there = (
+        measured = (
             same is not None
             and same.manifest_sha256 == package.manifest_sha256
             and task.name in finals.columns
             and bool(finals.notna().loc[package.ref, task.name])
         )
-        if not there:
+        if not measured:
             trial = f"{package.ref} on {task.name}"
-            cells.append(Cell(trial, package.ref, task.name, dict(spec)))
+            cells.append(Cell(trial, package.ref, task.name, spec))
     return cells
 
 

@@ -1,14 +1,15 @@
-"""From config entries to packages, and the facts about packages and data that the matrix keeps."""
+"""Packages that config entries name, and facts about packages and data for the matrix."""
 
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError
 from orchestrator.selection.config import ALL
-from orchestrator.selection.matrix import DatasetFacts, ModelFacts, sketch_rows
+from orchestrator.selection.matrix.facts import DatasetFacts, ModelFacts, sketch_rows
+from orchestrator.zoo.names import version_number
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import Rows, TaskData
@@ -23,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_packages(zoo: "Zoo", entries: Sequence[str]) -> list["Package"]:
-    """Return the packages that config entries mean, each once, by reference.
+    """Return the packages that config entries name, each once, sorted by reference.
 
-    ``all`` and ``all:<kind>`` take one version of each name (the champion, else the latest).
-    Where a version is named, only manifests are read: the trial that opens a package verifies it.
+    ``all`` and ``all:<kind>`` take one version of each name (the champion, else the latest). Only
+    manifests are read for references with a version: the trial that opens a package verifies it.
 
     Raises:
-        InputError: A reference is not in the zoo, or nothing is left.
+        InputError: A reference is not in the zoo, or no package matches.
     """
     everything = zoo.packages()
     by_ref = {package.ref: package for package in everything}
@@ -42,37 +43,40 @@ def resolve_packages(zoo: "Zoo", entries: Sequence[str]) -> list["Package"]:
             package = by_ref.get(entry) or zoo.get(entry)
             found[package.ref] = package
     if not found:
-        held = ", ".join(sorted({f"{p.ref} ({p.kind})" for p in everything})) or "nothing"
+        content = ", ".join(sorted({f"{p.ref} ({p.kind})" for p in everything})) or "nothing"
         raise InputError(
-            f"no package in the zoo {zoo.root} matches {', '.join(entries)}; it holds {held}. "
-            "Pre-train or import some first."
+            f"no package in the zoo {zoo.root} matches {', '.join(entries)}; it contains "
+            f"{content}. Pre-train or import some first."
         )
     return [found[ref] for ref in sorted(found)]
 
 
 def usable_for(packages: Iterable["Package"], task: "TaskData") -> list["Package"]:
-    """Leave out packages that cannot read the task's rows (texts need a tokenizer).
+    """Return the packages that can read the rows of a task (texts need a tokenizer).
 
     Raises:
         InputError: None can.
     """
-    offered = list(packages)
+    given = list(packages)
     if task.train.images is not None:
-        return offered
-    fitting = [package for package in offered if package.has(TOKENIZER_NAME)]
-    for package in offered:
-        if package not in fitting:
-            logger.warning("%s is left out: it has no %s", package.ref, TOKENIZER_NAME)
-    if not fitting:
+        return given
+    usable = [package for package in given if package.has(TOKENIZER_NAME)]
+    for package in given:
+        if package not in usable:
+            logger.warning("%s is skipped: it has no %s", package.ref, TOKENIZER_NAME)
+    if not usable:
         raise InputError(
-            f"none of {', '.join(p.ref for p in offered)} has a {TOKENIZER_NAME}; the rows of "
+            f"none of {', '.join(p.ref for p in given)} has a {TOKENIZER_NAME}; the rows of "
             f"{task.name} are texts."
         )
-    return fitting
+    return usable
 
 
 def model_facts(package: "Package", zoo_packages: Iterable["Package"]) -> ModelFacts:
-    """Provenance of a matrix row; declared training sets are its own labels and its ancestors'."""
+    """Provenance of a matrix row.
+
+    The declared training sets of a package are its labelled tasks and those of its ancestors.
+    """
     by_ref = {other.ref: other for other in zoo_packages}
     declared: set[str] = set()
     queue, seen = [package], {package.ref}
@@ -84,7 +88,11 @@ def model_facts(package: "Package", zoo_packages: Iterable["Package"]) -> ModelF
             if parent.ref in by_ref and parent.ref not in seen:
                 seen.add(parent.ref)
                 queue.append(by_ref[parent.ref])
-    return ModelFacts(package.ref, package.manifest_sha256, tuple(sorted(declared)))
+    return ModelFacts(
+        package=package.ref,
+        manifest_sha256=package.manifest_sha256,
+        trained_on=tuple(sorted(declared)),
+    )
 
 
 def dataset_facts(task: "TaskData", protocol: str = "") -> DatasetFacts:
@@ -100,21 +108,20 @@ def dataset_facts(task: "TaskData", protocol: str = "") -> DatasetFacts:
     return DatasetFacts(digest=digest.hexdigest(), sketch=sketch_rows(rows), protocol=protocol)
 
 
-def portable(spec: "DatasetSpec") -> dict[str, Any]:
-    """The spec as JSON data that means the same in a worker's folder: local paths made absolute."""
-    data = spec.model_dump(mode="json")
-    if spec.scheme == "files":
-        data["source"] = f"files:{absolute(spec.location)}"
-    return data
+def portable(spec: "DatasetSpec") -> "DatasetSpec":
+    """The same spec with local paths made absolute: workers run in another folder."""
+    if spec.scheme != "files":
+        return spec
+    return spec.model_copy(update={"source": f"files:{absolute(spec.location)}"})
 
 
 def absolute(location: str) -> str:
-    """A local path made absolute; addresses stay as they are."""
+    """A local path made absolute; URIs stay as they are."""
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
 def _texts(rows: "Rows") -> list[str]:
-    """What identifies each row: its text(s), or the hash of its image."""
+    """Identity of each row: its texts, or the hash of its image."""
     if rows.images is not None:
         return [hashlib.sha256(image.tobytes()).hexdigest() for image in rows.images]
     if rows.pairs is None:
@@ -131,9 +138,5 @@ def _current(zoo: "Zoo", everything: Iterable["Package"]) -> list["Package"]:
     for name, versions in sorted(by_name.items()):
         aliases = zoo.aliases(name)
         version = aliases.get(CHAMPION, aliases.get(LATEST, ""))
-        chosen.append(versions.get(version) or versions[max(versions, key=_number)])
+        chosen.append(versions.get(version) or versions[max(versions, key=version_number)])
     return chosen
-
-
-def _number(version: str) -> int:
-    return int(version.removeprefix("v"))

@@ -1,4 +1,4 @@
-"""``orchestrator select replay``: what the halving would have chosen on stored curves."""
+"""``orchestrator select replay``: the selection on stored curves."""
 
 import argparse
 import json
@@ -7,20 +7,20 @@ from typing import Any
 
 from orchestrator.errors import InputError
 
-POLICIES = ("default", "fast", "paper", "sh")
-
 
 def register(subparsers: Any) -> None:
     """Add ``select replay`` to the command line."""
+    from orchestrator.selection.policies.base import POLICIES
+
     select = subparsers.add_parser("select", help="`select replay`: selection on stored curves")
     verbs = select.add_subparsers(dest="select_verb", required=True)
     replay = verbs.add_parser("replay", help="replay the selection on a stored matrix")
     replay.add_argument("--matrix", required=True, help="performance matrix (.parquet or .csv)")
-    replay.add_argument("--targets", help="data sets to play, comma-separated (default: all)")
+    replay.add_argument("--targets", help="data sets to select for, comma-separated (default: all)")
     replay.add_argument(
         "--never-history", default="", help="columns left out of every history, comma-separated"
     )
-    replay.add_argument("--policy", choices=POLICIES, default="default")
+    replay.add_argument("--policy", choices=POLICIES.names(), default="default")
     replay.add_argument("--keep", type=int, help="models recalled; 0 for all")
     replay.add_argument("--budget", type=int, help="hard limit of epochs")
     replay.add_argument("--tags", action="store_true", help="use declared training sets")
@@ -29,12 +29,12 @@ def register(subparsers: Any) -> None:
 
 
 def run_replay(options: argparse.Namespace) -> int:
-    """Replay and print; returns the exit code.
+    """Replay, print, and return the exit code.
 
     Raises:
-        InputError: No such matrix or target.
+        InputError: The matrix or a target does not exist.
     """
-    from orchestrator.selection.matrix_io import read_matrix
+    from orchestrator.selection.matrix.files import read_matrix
     from orchestrator.selection.replay import ReplaySettings, replay
 
     if options.keep is not None and options.keep < 0:
@@ -49,8 +49,8 @@ def run_replay(options: argparse.Namespace) -> int:
     )
     report = replay(matrix, _names(options.targets) or list(matrix.dataset_names), settings)
     if options.json:
-        rows = [vars(result) for result in report.results]
-        text = json.dumps({"summary": report.summary(), "targets": rows}, indent=1)
+        rows = [result.model_dump() for result in report.results]
+        text = json.dumps({"summary": report.summary().model_dump(), "targets": rows}, indent=1)
     else:
         text = report.table()
     sys.stdout.write(text + "\n")

@@ -1,14 +1,17 @@
-"""What `benchmark` and `select` read. Imports neither torch, ray nor pandas."""
+"""Configs of `benchmark` and `select`. Imports neither torch, ray nor pandas."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from orchestrator.config import JobConfig, StrictModel
+from orchestrator.config.choice import NameOf
 from orchestrator.config.job import Name
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
+from orchestrator.selection.policies.base import POLICIES
+from orchestrator.selection.scores.base import PROXIES, unit_proxies
 from orchestrator.training.config import FineTuneConfig
 
 CANDIDATE_KINDS = ("pretrained", "imported", "continual", "finetuned")
@@ -19,17 +22,17 @@ class BenchmarkConfig(JobConfig):
     """Fine-tune every package on every benchmark set once: the performance matrix and its curves.
 
     Trials run in parallel as far as the cluster's CPUs allow; ``cluster.workers`` is how many must
-    fit at once. A cell that the matrix file holds already is not trained again.
+    fit at once. A cell that is in the matrix file already is not trained again.
     """
 
     packages: tuple[str, ...] = Field((ALL,), min_length=1)
-    """Package references; `all`: pretrained and imported ones, `all:<kind>`: those of a kind."""
+    """Package references; `all`: pretrained and imported ones, `all:<kind>`: those of one kind."""
     datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
     """The benchmark sets; the later target of a selection must not be among them."""
     fine_tune: FineTuneConfig = FineTuneConfig()
-    """How each cell is trained; one validation score an epoch is recorded."""
+    """How each cell is trained; one validation score per epoch is recorded."""
     matrix: str = Field("matrix.parquet", pattern=r"\.parquet$")
-    """File of the performance matrix; what it holds is kept and completed."""
+    """File of the performance matrix; an existing one is completed."""
 
     def problems(self) -> Iterable[Problem]:
         """Check the package entries and that no benchmark set is listed twice."""
@@ -41,26 +44,26 @@ class BenchmarkConfig(JobConfig):
 
 
 class RecallConfig(StrictModel):
-    """Phase one: which candidates are worth training at all."""
+    """Phase one: the candidates that are worth training."""
 
     k: int | None = Field(None, ge=1)
     """Candidates kept; null takes 10 (8 for policy fast), and at most 60 % of a small zoo."""
     mode: Literal["default", "paper", "all"] = "default"
     """default: history prior and proxies; paper: mean score x proxy; all: keep everything."""
-    proxies: tuple[Literal["h_score", "knn", "leep", "logme", "nleep"], ...] = Field(
+    proxies: tuple[Annotated[str, NameOf(PROXIES)], ...] = Field(
         ("h_score", "knn", "logme"), min_length=1
     )
     """Scores of frozen features on the target's training rows; leep needs a source head."""
     max_proxy_rows: int = Field(512, ge=16)
     """Training rows that a proxy reads at most."""
     cluster_threshold: float | None = Field(None, gt=0, lt=1)
-    """Distance up to which models are one cluster; null takes the cut of the best silhouette."""
+    """Distance up to which models form one cluster; null takes the cut of the best silhouette."""
 
 
 class HalvingConfig(StrictModel):
     """Phase two: successive halving with real training."""
 
-    policy: Literal["default", "fast", "paper", "sh"] = "default"
+    policy: Annotated[str, NameOf(POLICIES)] = "default"
     """default: shrunken predictor; fast: one epoch each; paper: k-means trend; sh: halving only."""
     budget_epochs: int | None = Field(None, ge=1)
     """Hard limit of fine-tuning epochs over all models; null: what the policy needs."""
@@ -76,11 +79,11 @@ class SelectConfig(JobConfig):
     """
 
     target: DatasetSpec
-    """The labelled data to choose for; it must not be a column of the matrix."""
+    """The labelled data to select for; it must not be a column of the matrix."""
     matrix: str | None = None
     """Performance matrix made by `benchmark`; null selects without any history."""
     candidates: tuple[str, ...] = Field((ALL,), min_length=1)
-    """Package references; `all`: pretrained and imported ones, `all:<kind>`: those of a kind."""
+    """Package references; `all`: pretrained and imported ones, `all:<kind>`: those of one kind."""
     recall: RecallConfig = RecallConfig()
     """Phase one."""
     halving: HalvingConfig = HalvingConfig()
@@ -100,12 +103,15 @@ class SelectConfig(JobConfig):
                 f"{budget} cannot train one model for fine_tune.epochs ({epochs}). "
                 f"Allow at least {epochs}.",
             )
-        for name in ("recall.mode", "halving.policy"):
-            section, field = name.split(".")
-            if self.matrix is None and getattr(getattr(self, section), field) == "paper":
+        for name, value in (
+            ("recall.mode", self.recall.mode),
+            ("halving.policy", self.halving.policy),
+        ):
+            if self.matrix is None and value == "paper":
                 yield Problem(name, "paper needs a performance matrix. Set matrix.")
-        if self.recall.mode == "paper" and not {"leep", "knn", "nleep"} & set(self.recall.proxies):
-            yield Problem("recall.proxies", "mode paper multiplies by leep, nleep or knn. Add one.")
+        if self.recall.mode == "paper" and not unit_proxies(self.recall.proxies):
+            allowed = ", ".join(unit_proxies(PROXIES.names()))
+            yield Problem("recall.proxies", f"mode paper multiplies by one of {allowed}. Add one.")
 
 
 def _entry_problems(path: str, entries: tuple[str, ...]) -> Iterable[Problem]:
@@ -113,4 +119,4 @@ def _entry_problems(path: str, entries: tuple[str, ...]) -> Iterable[Problem]:
         kind = entry.partition(":")[2]
         if entry.startswith(f"{ALL}:") and kind not in CANDIDATE_KINDS:
             allowed = ", ".join(CANDIDATE_KINDS)
-            yield Problem(f"{path}.{place}", f"{kind!r} is no kind of package. Use {allowed}.")
+            yield Problem(f"{path}.{place}", f"{kind!r} is not a kind of package. Use {allowed}.")

@@ -1,9 +1,9 @@
-"""Synchronous successive halving: who trains another epoch, decided only on complete rungs.
+"""Synchronous successive halving (phase two): decisions on complete rungs only.
 
-A rung is one epoch of every model still in the pool. `Bracket` holds the state and is fed by the
-Tune scheduler and by `replay` alike, so that a replay is the same code. Values may arrive in any
-order: a decision reads a complete rung in the order of model ids, hence the same inputs give the
-same survivors at any concurrency.
+A rung is one epoch of every model still in the pool. `Bracket` holds the state. The Tune scheduler,
+a resumed run and `replay` feed the same class, so that a replay decides as a run. Values may arrive
+in any order: a decision reads a complete rung in the order of model ids, so that the survivors do
+not depend on concurrency.
 """
 
 import math
@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from orchestrator.errors import InputError, StageError
-from orchestrator.selection.policies import Policy, Verdict, cut, ranked
+from orchestrator.selection.policies.base import Policy, Verdict, cut, ranked
+from orchestrator.selection.results import JournalRow
 
 
 @dataclass
@@ -19,14 +20,14 @@ class Bracket:
     """The state of one halving: pool, rung, values, failures.
 
     Attributes:
-        pool: Models still in, in the order of the last verdict.
+        pool: Surviving models, in the order of the last verdict.
         stages: E, epochs of the full budget.
-        policy: Who decides.
+        policy: Decides between rungs.
         rung: The stage now being trained, 1..E.
         observed: Every value recorded.
-        failures: Model -> why it failed; ranked last, never trained again.
-        dropped: Model -> (rung, reason).
-        verdicts: What was decided after rung 1, 2, ...
+        failures: Model to why it failed; ranked last, never trained again.
+        dropped: Model to (rung, reason).
+        verdicts: Decisions after rung 1, 2, ...
     """
 
     pool: tuple[str, ...]
@@ -45,7 +46,7 @@ class Bracket:
 
     @property
     def winner(self) -> str:
-        """The single model left.
+        """The last remaining model.
 
         Raises:
             StageError: Called before the bracket is finished.
@@ -55,17 +56,17 @@ class Bracket:
         return self.pool[0]
 
     def waiting(self) -> tuple[str, ...]:
-        """Models of the pool whose value in this rung is still to come."""
+        """Models of the pool that have no value in this rung yet."""
         if self.finished:
             return ()
         done = {model for model, rung in self.observed if rung == self.rung}
         return tuple(m for m in self.pool if m not in done and m not in self.failures)
 
     def record(self, model: str, rung: int, value: float) -> bool:
-        """Take a validation score; return False when it was known (a resumed trial repeats it).
+        """Record a validation score; return False if it is known (a resumed trial repeats it).
 
         Raises:
-            StageError: The value belongs to no open place of this bracket.
+            StageError: The value is not one of the open rung.
         """
         if (model, rung) in self.observed:
             return False
@@ -82,7 +83,7 @@ class Bracket:
         return True
 
     def fail(self, model: str, reason: str) -> None:
-        """Take a model out because its trial failed; the rung closes without it."""
+        """Remove a model whose trial failed; the rung closes without it."""
         if model in self.pool and model not in self.failures and not self.finished:
             self.failures[model] = reason
             self._close_if_complete()
@@ -112,10 +113,10 @@ class Bracket:
 
 
 def fit_to_budget(pool: int, stages: int, policy: Policy, budget: int | None) -> int:
-    """The largest pool (at most ``pool``) whose worst case stays within ``budget`` epochs.
+    """The largest pool, at most ``pool``, whose worst-case cost is within ``budget`` epochs.
 
     Raises:
-        InputError: The budget cannot even train one model to the end.
+        InputError: The budget is too small to train one model to the end.
     """
     if budget is None:
         return pool
@@ -128,10 +129,10 @@ def fit_to_budget(pool: int, stages: int, policy: Policy, budget: int | None) ->
     )
 
 
-def replay_rows(bracket: Bracket, rows: Iterable[tuple[str, int, float | None, str]]) -> None:
-    """Feed stored rows (model, rung, value or None, error) to a fresh bracket."""
-    for model, rung, value, error in rows:
-        if value is None:
-            bracket.fail(model, error)
+def replay_rows(bracket: Bracket, rows: Iterable[JournalRow]) -> None:
+    """Feed the rows of a journal to a fresh bracket."""
+    for row in rows:
+        if row.validation is None:
+            bracket.fail(row.trial, row.error)
         else:
-            bracket.record(model, rung, value)
+            bracket.record(row.trial, row.rung, row.validation)

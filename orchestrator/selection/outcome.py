@@ -1,18 +1,36 @@
-"""What a selection found, as plain data: ranking with reasons, bracket, clusters, cost."""
+"""The outcome of a selection: its report, and the winner as a package."""
 
+import json
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
-from orchestrator.selection.convergence import MIN_HISTORY_SETS, conformal_halfwidth
+from orchestrator.config import dump_yaml
+from orchestrator.errors import IntegrityError
+from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.halving import Bracket
-from orchestrator.selection.journal import Journal
-from orchestrator.selection.ledger import Ledger
 from orchestrator.selection.planning import SelectionPlan
-from orchestrator.selection.proxy import ProxyScore
-from orchestrator.selection.recall import Recalled
+from orchestrator.selection.predictors.shrunken import MIN_HISTORY_SETS, conformal_halfwidth
+from orchestrator.selection.results import (
+    REPORT_NAME,
+    BracketCell,
+    Clusters,
+    Ledger,
+    Linkage,
+    ProxyScore,
+    RankedModel,
+    Recalled,
+    Rung,
+    SelectionReport,
+    TargetSummary,
+)
+from orchestrator.selection.trials.fine_tuning import PACKAGE, committed_rows
+from orchestrator.selection.trials.journal import Journal
+from orchestrator.storage import RunFolder
+from orchestrator.zoo import Package, commit_once
+from orchestrator.zoo.draft import Draft
 
 
 def selection_report(
@@ -21,69 +39,108 @@ def selection_report(
     proxies: Mapping[str, ProxyScore],
     bracket: Bracket,
     journal: Journal,
-) -> dict[str, Any]:
-    """Everything a person or the report page wants to know, JSON-able.
-
-    Keys: ``target winner test_accuracy validation_accuracy majority_accuracy policy ranking bracket
-    rungs recall clusters linkage proxies matrix ledger warnings``. ``bracket`` has one mapping a
-    (model, rung): ``model rung score predicted kept``.
-    """
-    final = next(row for row in reversed(journal.of(bracket.winner)) if row.test is not None)
+) -> SelectionReport:
+    """Collect ranking, bracket, clusters and cost of a finished bracket."""
+    task, winner = plan.task, bracket.winner
+    final = next(row for row in reversed(journal.of(winner)) if row.test is not None)
+    assert final.test is not None
+    assert final.validation is not None
     warnings = list(plan.warnings)
-    if bracket.winner in plan.tagged:
+    if winner in plan.tagged:
         warnings.append(
-            f"the winner {bracket.winner} declares training on {plan.task.name}: its validation "
-            "score may be inflated"
+            f"the winner {winner} declares training on {task.name}: its validation score may be "
+            "inflated"
         )
-    return {
-        "target": {
-            "name": plan.task.name,
-            "labels": list(plan.task.label_names),
-            "rows": {s: len(plan.task.split(s)) for s in ("train", "validation", "test")},
+    clusters, linkage = _clusters(plan)
+    matrix = plan.matrix.final().astype(object)
+    return SelectionReport(
+        target=TargetSummary(
+            name=task.name,
+            labels=tuple(task.label_names),
+            rows={s: len(task.split(s)) for s in ("train", "validation", "test")},
+        ),
+        winner=winner,
+        test_accuracy=final.test,
+        validation_accuracy=final.validation,
+        majority_accuracy=task.majority_accuracy,
+        policy=plan.decider.name,
+        ranking=_ranking(bracket, recalled),
+        bracket=_bracket_cells(plan, bracket),
+        rungs=_rungs(plan, bracket),
+        recall=tuple(recalled),
+        clusters=clusters,
+        linkage=linkage,
+        proxies=dict(proxies),
+        matrix=matrix.where(matrix.notna(), None).to_dict("index"),
+        ledger=_ledger(plan, proxies, bracket, journal),
+        warnings=tuple(warnings),
+    )
+
+
+def publish_winner(
+    config: SelectConfig, plan: SelectionPlan, report: SelectionReport, run: RunFolder, state: Path
+) -> Package:
+    """Commit the winner as a package, once per run.
+
+    Args:
+        config: The job.
+        plan: Candidates and target.
+        report: Stored in the package as ``evaluation/selection.json``.
+        run: The run.
+        state: The winner's committed training state with the files of its package.
+
+    Raises:
+        IntegrityError: The state contains no complete package.
+    """
+    if not committed_rows(state) or not (state / PACKAGE).is_dir():
+        raise IntegrityError(
+            f"{state} contains no fine-tuned package. Delete {state} and run again."
+        )
+    parent, images = plan.packages[report.winner], plan.task.train.images is not None
+    head = json.loads((state / PACKAGE / "config.json").read_text())["target"][0]["name"]
+
+    def write(draft: Draft) -> None:
+        shutil.copytree(state / PACKAGE, draft.path, dirs_exist_ok=True)
+        (draft.path / "evaluation").mkdir(exist_ok=True)
+        text = json.dumps(report.model_dump(), indent=1, sort_keys=True, allow_nan=False)
+        (draft.path / "evaluation" / REPORT_NAME).write_text(text + "\n", encoding="utf-8")
+        (draft.path / "job.yaml").write_text(dump_yaml(config), encoding="utf-8")
+
+    return commit_once(
+        run,
+        config.package,
+        kind="finetuned",
+        write=write,
+        parents=[parent],
+        task={
+            "kind": "classification",
+            "modality": "vision" if images else "text",
+            "labels": {head: list(plan.task.label_names)},
+            "max_length": None if images else config.fine_tune.max_length,
         },
-        "winner": bracket.winner,
-        "test_accuracy": final.test,
-        "validation_accuracy": final.validation,
-        "majority_accuracy": plan.task.majority_accuracy,
-        "policy": plan.policy_name,
-        "ranking": _ranking(bracket, recalled),
-        "bracket": _bracket_rows(plan, bracket),
-        "rungs": _rungs(plan, bracket),
-        "recall": [asdict(item) for item in recalled],
-        **_clusters(plan),
-        "proxies": {model: asdict(score) for model, score in proxies.items()},
-        "matrix": plan.matrix.final().astype(object).where(plan.matrix.final().notna(), None)
-        .to_dict("index"),
-        "ledger": ledger_of(plan, proxies, bracket, journal).summary(),
-        "warnings": warnings,
-    }  # fmt: skip
+        metrics=report.figures(),
+        licence=parent.manifest.licence,
+    )
 
 
-def ledger_of(
+def _ledger(
     plan: SelectionPlan, proxies: Mapping[str, ProxyScore], bracket: Bracket, journal: Journal
 ) -> Ledger:
-    """What was paid, beside fine-tuning every candidate to the end."""
     paid = [row for row in journal.rows if row.validation is not None]
     read = sum(score.rows for score in proxies.values())
-    share = read / (len(proxies) * len(plan.task.train)) if proxies else 0.0
-    return Ledger(
+    return Ledger.of(
         candidates=len(plan.packages),
         epochs_each=bracket.stages,
         epochs=len(paid),
         steps=sum(row.steps for row in paid),
         steps_per_epoch=max(row.steps for row in paid),
         proxy_passes=len(proxies),
-        proxy_share=share,
+        proxy_share=read / (len(proxies) * len(plan.task.train)) if proxies else 0.0,
     )
 
 
-def _ranking(bracket: Bracket, recalled: Sequence[Recalled]) -> list[dict[str, Any]]:
-    """Winner, then by how long a model stayed and how it stood; failed models last."""
-
-    def curve(model: str) -> list[float]:
-        rungs = range(1, bracket.stages + 1)
-        return [bracket.observed[model, r] for r in rungs if (model, r) in bracket.observed]
-
+def _ranking(bracket: Bracket, recalled: Sequence[Recalled]) -> tuple[RankedModel, ...]:
+    """Winner first, then by the last rung and the score in it; failed models last."""
     entries = []
     for place, item in enumerate(recalled):
         rung, reason = bracket.dropped.get(item.model, (0, item.reason))
@@ -94,73 +151,70 @@ def _ranking(bracket: Bracket, recalled: Sequence[Recalled]) -> list[dict[str, A
             rung, status = -1, "failed"
         score = bracket.verdicts[rung - 1].scores.get(item.model) if status == "dropped" else None
         order = (-rung, -(score if score is not None else -np.inf), place)
-        entry = {
-            "model": item.model,
-            "status": status,
-            "reason": reason,
-            "epochs": len(curve(item.model)),
-            "validation": curve(item.model),
-            "recall_score": item.score,
-        }
-        entries.append((order, entry))
-    ranked = [entry for _, entry in sorted(entries, key=lambda pair: pair[0])]
-    return [{"place": place, **entry} for place, entry in enumerate(ranked, start=1)]
+        rungs = range(1, bracket.stages + 1)
+        curve = [
+            bracket.observed[item.model, r] for r in rungs if (item.model, r) in bracket.observed
+        ]
+        entries.append((order, item, status, reason, curve))
+    entries.sort(key=lambda entry: entry[0])
+    return tuple(
+        RankedModel(
+            place=place,
+            model=item.model,
+            status=status,
+            reason=reason,
+            epochs=len(curve),
+            validation=tuple(curve),
+            recall_score=item.score,
+        )
+        for place, (_, item, status, reason, curve) in enumerate(entries, start=1)
+    )
 
 
-def _bracket_rows(plan: SelectionPlan, bracket: Bracket) -> list[dict[str, Any]]:
-    rows = []
+def _bracket_cells(plan: SelectionPlan, bracket: Bracket) -> tuple[BracketCell, ...]:
+    """One entry per (model, rung), with the prediction from the values known at that rung."""
+    cells = []
     for rung, verdict in enumerate(bracket.verdicts, start=1):
-        trained = sorted(model for model, at in bracket.observed if at == rung)
-        predicted = _predicted(plan, bracket, rung, trained)
-        rows += [
-            {
-                "model": model,
-                "rung": rung,
-                "score": bracket.observed[model, rung],
-                "predicted": predicted.get(model),
-                "kept": model in verdict.kept,
-            }
+        trained, predicted = _trained(bracket, rung), dict[str, float]()
+        if plan.decider.predictor is not None:
+            known = {cell: value for cell, value in bracket.observed.items() if cell[1] <= rung}
+            predicted = plan.decider.predictor.predict_for_report(known, trained)
+        cells += [
+            BracketCell(
+                model=model,
+                rung=rung,
+                score=bracket.observed[model, rung],
+                predicted=predicted.get(model),
+                kept=model in verdict.kept,
+            )
             for model in trained
         ]
-    return rows
+    return tuple(cells)
 
 
-def _rungs(plan: SelectionPlan, bracket: Bracket) -> list[dict[str, Any]]:
-    """Pool, survivors and the half-width of the 90 % interval of the predictions, a rung."""
-    result = []
+def _rungs(plan: SelectionPlan, bracket: Bracket) -> tuple[Rung, ...]:
+    history, rungs = plan.history, []
     for rung, verdict in enumerate(bracket.verdicts, start=1):
-        trained = sorted(model for model, at in bracket.observed if at == rung)
         width = None
-        if plan.predictor is not None and len(plan.history.datasets) > MIN_HISTORY_SETS:
-            stage = min(rung, plan.history.stages)
-            width = conformal_halfwidth(plan.history, stage, plan.history.models)
-        result.append(
-            {"rung": rung, "trained": trained, "kept": list(verdict.kept), "halfwidth": width}
-        )
-    return result
+        if plan.decider.predictor is not None and len(history.datasets) > MIN_HISTORY_SETS:
+            width = conformal_halfwidth(history, min(rung, history.stages), history.models)
+        trained = tuple(_trained(bracket, rung))
+        rungs.append(Rung(rung=rung, trained=trained, kept=verdict.kept, halfwidth=width))
+    return tuple(rungs)
 
 
-def _predicted(
-    plan: SelectionPlan, bracket: Bracket, rung: int, trained: Sequence[str]
-) -> dict[str, float]:
-    """What the predictor said after ``rung``, from the values known then."""
-    if plan.predictor is None:
-        return {}
-    known = {cell: value for cell, value in bracket.observed.items() if cell[1] <= rung}
-    return plan.predictor.displayed(known, trained)
+def _trained(bracket: Bracket, rung: int) -> list[str]:
+    return sorted(model for model, at in bracket.observed if at == rung)
 
 
-def _clusters(plan: SelectionPlan) -> dict[str, Any]:
-    clustering = plan.recall.clustering
-    if clustering is None:
-        return {"clusters": None, "linkage": None}
-    heads = sorted(set(plan.recall.heads.values()))
-    return {
-        "clusters": {
-            "groups": [list(group) for group in clustering.clusters()],
-            "representatives": heads,
-            "threshold": clustering.threshold,
-            "silhouette": clustering.silhouette(),
-        },
-        "linkage": {"models": list(clustering.models), "matrix": clustering.linkage.tolist()},
-    }
+def _clusters(plan: SelectionPlan) -> tuple[Clusters | None, Linkage | None]:
+    found = plan.recall.clustering
+    if found is None:
+        return None, None
+    clusters = Clusters(
+        groups=tuple(found.clusters()),
+        representatives=tuple(sorted(set(plan.recall.representatives.values()))),
+        threshold=found.threshold,
+        silhouette=found.silhouette(),
+    )
+    return clusters, Linkage(models=found.models, matrix=found.linkage.tolist())

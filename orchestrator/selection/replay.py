@@ -1,4 +1,4 @@
-"""Replay: what the same halving would have chosen on stored curves, and at what cost.
+"""Replay of the selection on stored curves: choice, regret and cost.
 
 Leave-one-dataset-out: each target is a column of the matrix that the history does not contain.
 A value of the target is revealed only when its epoch has been paid for; its test scores are read
@@ -6,69 +6,54 @@ once, after the choice, to compute the regret.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import mean, median
 
 import numpy as np
 
 from orchestrator.arrays import FloatArray
 from orchestrator.errors import InputError
-from orchestrator.selection.convergence import ShrunkenPredictor
 from orchestrator.selection.halving import Bracket, fit_to_budget
-from orchestrator.selection.ledger import Ledger
-from orchestrator.selection.matrix import History, PerformanceMatrix, is_tagged
-from orchestrator.selection.policies import DEFAULT_POOL, FAST_POOL, PolicyName, make_policy
+from orchestrator.selection.matrix.facts import is_tagged
+from orchestrator.selection.matrix.history import History
+from orchestrator.selection.matrix.performance import PerformanceMatrix
+from orchestrator.selection.policies.base import POLICIES, choose_policy
+from orchestrator.selection.predictors.shrunken import ShrunkenPredictor
 from orchestrator.selection.recall import RecallPlan, keep_best, rank_default
-
-
-@dataclass(frozen=True)
-class ReplayResult:
-    """One target.
-
-    Attributes:
-        target: The data set left out.
-        chosen: The model the halving chose.
-        best: The model with the best final test score.
-        regret: Best test score less the chosen model's.
-        recall_regret: Best test score less the best recalled model's.
-        epochs: Fine-tuning epochs paid.
-        pool_sizes: Models trained at each rung.
-    """
-
-    target: str
-    chosen: str
-    best: str
-    regret: float
-    recall_regret: float
-    epochs: int
-    pool_sizes: tuple[int, ...]
+from orchestrator.selection.results import ReplayResult, ReplaySummary
 
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """All targets of one replay."""
+    """Results on all targets of one replay.
+
+    Attributes:
+        policy: The policy that was asked for.
+        results: One per target.
+        brute_force_epochs: Mean cost of training every model to the end.
+    """
 
     policy: str
     results: tuple[ReplayResult, ...]
     brute_force_epochs: float
 
-    def summary(self) -> dict[str, float]:
-        """Mean and median regret, mean and largest cost, recall."""
+    def summary(self) -> ReplaySummary:
+        """Mean and median regret, mean and largest cost, share of recalled best models."""
         regrets = [result.regret for result in self.results]
         epochs = [result.epochs for result in self.results]
-        return {
-            "targets": len(regrets),
-            "mean_regret": mean(regrets),
-            "median_regret": median(regrets),
-            "mean_epochs": mean(epochs),
-            "max_epochs": max(epochs),
-            "recall": mean(float(result.recall_regret <= 1e-12) for result in self.results),
-            "mean_recall_regret": mean(result.recall_regret for result in self.results),
-            "brute_force_epochs": self.brute_force_epochs,
-        }
+        return ReplaySummary(
+            targets=len(regrets),
+            mean_regret=mean(regrets),
+            median_regret=median(regrets),
+            mean_epochs=mean(epochs),
+            max_epochs=max(epochs),
+            recall=mean(float(result.recall_regret <= 1e-12) for result in self.results),
+            mean_recall_regret=mean(result.recall_regret for result in self.results),
+            brute_force_epochs=self.brute_force_epochs,
+        )
 
     def table(self) -> str:
-        """Text table: one line a target, then the summary."""
+        """Text table: one line per target, then the summary."""
         width = max(len(result.target) for result in self.results)
         lines = [f"{'target':{width}}  epochs  regret  recall regret  chosen (best)"]
         for result in self.results:
@@ -79,28 +64,28 @@ class ReplayReport:
             )
         found = self.summary()
         lines.append(
-            f"{self.policy}: regret {found['mean_regret']:.4f} mean, "
-            f"{found['median_regret']:.4f} median; epochs {found['mean_epochs']:.1f} mean, "
-            f"{found['max_epochs']:.0f} at most (brute force {found['brute_force_epochs']:.1f}); "
-            f"the best model was recalled for {found['recall']:.0%} of {found['targets']:.0f}"
+            f"{self.policy}: regret {found.mean_regret:.4f} mean, {found.median_regret:.4f} "
+            f"median; epochs {found.mean_epochs:.1f} mean, {found.max_epochs} at most (brute "
+            f"force {found.brute_force_epochs:.1f}); the best model was recalled for "
+            f"{found.recall:.0%} of {found.targets}"
         )
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class ReplaySettings:
-    """How to replay.
+    """Settings of a replay.
 
     Attributes:
         policy: As in `SelectConfig.halving`.
-        keep: Models recalled; default 10 (8 for ``fast``), 0 for all.
+        keep: Models to recall; None takes the default of the policy, 0 all.
         never_history: Columns left out of every history (other targets).
         budget: Hard limit of epochs.
         use_tags: Leave tagged cells out of the prior and add the tag effect.
         mean_score_recall: Recall by the plain mean score (the paper's Eq. 2 without a proxy).
     """
 
-    policy: PolicyName = "default"
+    policy: str = "default"
     keep: int | None = None
     never_history: tuple[str, ...] = ()
     budget: int | None = None
@@ -109,10 +94,10 @@ class ReplaySettings:
 
     @property
     def pool(self) -> int:
-        """Models recalled, 0 for all."""
+        """Models to recall, 0 for all."""
         if self.keep is not None:
             return self.keep
-        return FAST_POOL if self.policy == "fast" else DEFAULT_POOL
+        return int(POLICIES.component_class(self.policy).default_pool)
 
 
 def replay(
@@ -122,7 +107,7 @@ def replay(
 
     Args:
         matrix: Curves of candidates on the targets and on the history sets.
-        targets: Columns to play; each is left out of its own history.
+        targets: Columns to select for; each is left out of its own history.
         settings: Default: the default policy without tags.
 
     Raises:
@@ -144,26 +129,24 @@ def replay(
             for model, curve in zip(everything.models, column, strict=True)
             if not np.isnan(curve).any()
         }
-        results.append(_play(target, curves, _history(matrix, target, chosen), chosen))
-        costs.append(Ledger(len(curves), everything.stages, 0).brute_force_epochs)
+        history = matrix.without({target, *chosen.never_history}).history(matrix.stages)
+        history = history if chosen.use_tags else history.without_tags()
+        results.append(_replay_one(target, curves, history, chosen))
+        costs.append(len(curves) * everything.stages)
     return ReplayReport(chosen.policy, tuple(results), float(np.mean(costs)))
 
 
-def _history(matrix: PerformanceMatrix, target: str, settings: ReplaySettings) -> History:
-    known = matrix.without({target, *settings.never_history}).history(matrix.stages)
-    return known if settings.use_tags else replace(known, tagged=np.zeros_like(known.tagged))
-
-
-def _play(
+def _replay_one(
     target: str, curves: dict[str, FloatArray], history: History, settings: ReplaySettings
 ) -> ReplayResult:
     tags = [m for m in curves if settings.use_tags and is_tagged(m, (), target)]
-    policy, predictor, _ = make_policy(settings.policy, history, tags)
-    ranked = _ranked(sorted(curves), history, None if settings.mean_score_recall else predictor)
+    decider = choose_policy(settings.policy, history, tags)
+    predictor = None if settings.mean_score_recall else decider.predictor
+    ranked = _ranked(sorted(curves), history, predictor)
     stages, wanted = history.stages, min(settings.pool or len(curves), len(curves))
-    size = fit_to_budget(wanted, stages, policy, settings.budget)
+    size = fit_to_budget(wanted, stages, decider.policy, settings.budget)
     pool = tuple(item.model for item in keep_best(ranked, size) if item.kept)
-    bracket = Bracket(pool, stages, policy)
+    bracket = Bracket(pool, stages, decider.policy)
     sizes = []
     while not bracket.finished:
         rung, training = bracket.rung, bracket.pool

@@ -14,12 +14,13 @@ from orchestrator.cluster.tune import run_trials
 from orchestrator.config import ClusterSection, dump_yaml
 from orchestrator.errors import InputError, StageError
 from orchestrator.modeling.package import load_model
+from orchestrator.selection import benchmark_runner
 from orchestrator.selection.halving import Bracket
-from orchestrator.selection.journal import Journal
-from orchestrator.selection.matrix_io import read_matrix
-from orchestrator.selection.policies import Halving
-from orchestrator.selection.runner import run, run_benchmark
-from orchestrator.selection.scheduler import HalvingScheduler
+from orchestrator.selection.matrix.files import read_matrix
+from orchestrator.selection.policies.sh import Halving
+from orchestrator.selection.select_runner import run
+from orchestrator.selection.trials.journal import Journal
+from orchestrator.selection.trials.scheduler import HalvingScheduler
 from orchestrator.zoo import Zoo
 from tests.support.candidates import (
     BENCHMARKS,
@@ -33,7 +34,7 @@ from tests.support.candidates import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-CURVE_TRIAL = "orchestrator.selection.trainable:CurveTrial"
+CURVE_TRIAL = "tests.support.curve_trial:CurveTrial"
 KILL_DEADLINE_S = 300
 EPOCHS = FINE_TUNE["epochs"]
 
@@ -42,7 +43,7 @@ EPOCHS = FINE_TUNE["epochs"]
 def world(local_ray, tmp_path_factory):
     """A zoo and its performance matrix, measured by the benchmark job."""
     place = make_world(tmp_path_factory.mktemp("world"))
-    result = run_benchmark(benchmark_job(place))
+    result = benchmark_runner.run(benchmark_job(place))
     assert result.metrics["cells_missing"] == 0
     return place
 
@@ -75,7 +76,7 @@ def test_selection_trains_fewer_steps_and_beats_the_majority_class(world, select
     assert 1 <= figures["proxy_passes"] < len(ENCODERS)
 
 
-def test_the_winner_is_a_package_that_says_how_it_was_chosen(world, selected):
+def test_the_package_of_the_winner_records_how_it_was_chosen(world, selected):
     package = Zoo(world / "zoo").get("chosen")
     assert package.ref == selected.package
     assert package.kind == "finetuned"
@@ -97,14 +98,14 @@ def test_the_winner_is_a_package_that_says_how_it_was_chosen(world, selected):
 def test_the_same_run_returns_at_once(world, selected):
     before = len(rows_of(world))
     assert run(select_job(world)) == selected
-    assert run_benchmark(benchmark_job(world)).metrics["epochs"] == 15 * EPOCHS
+    assert benchmark_runner.run(benchmark_job(world)).metrics["epochs"] == 15 * EPOCHS
     assert len(rows_of(world)) == before
     assert len(Zoo(world / "zoo").packages()) == len(ENCODERS) + 1
 
 
 @pytest.mark.chaos
-def test_a_killed_driver_goes_on_without_repeating_an_epoch(world, selected, local_ray):
-    """SIGKILL in the middle of halving; the second run ends as the one that was never killed."""
+def test_a_killed_driver_resumes_without_repeating_an_epoch(world, selected, local_ray):
+    """SIGKILL in the middle of halving; the second run ends like one that was never killed."""
     cluster = {"address": local_ray.address}
     job = select_job(world, "killed", package="survivor", cluster=cluster)
     (world / "killed.yaml").write_text(dump_yaml(job))
@@ -176,7 +177,7 @@ def test_a_failing_trial_closes_its_rung_and_is_dropped_with_the_reason(local_ra
 
 
 @pytest.mark.chaos
-def test_when_all_fail_the_reasons_are_told(local_ray, tmp_path):
+def test_when_all_fail_the_error_names_the_reasons(local_ray, tmp_path):
     _, scheduler, _ = play(tmp_path, "hopeless", 1, fails=range(2), count=2)
     assert isinstance(scheduler.error, StageError)
     assert "fails as planned" in str(scheduler.error)
@@ -184,6 +185,6 @@ def test_when_all_fail_the_reasons_are_told(local_ray, tmp_path):
 
 def test_impossible_resources_are_refused_before_anything_starts(world):
     greedy = select_job(world, "greedy", cluster={"workers": 3, "cpus_per_worker": 64})
-    with pytest.raises(InputError, match=r"3 x 64 CPU"):
+    with pytest.raises(InputError, match=r"3 × 64 CPU"):
         run(greedy)
     assert json.loads((world / "runs" / "greedy" / "stage.json").read_text())["stage"] == "select"

@@ -108,7 +108,7 @@ def may_import_ray(path: Path) -> bool:
     return (
         room in {"cluster", "serving", "data"}
         or (room in STAGES and is_runner(path))
-        or path == ROOT / "orchestrator/selection/scheduler.py"
+        or path == ROOT / "orchestrator/selection/trials/scheduler.py"
     )
 
 

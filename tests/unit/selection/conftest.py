@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.selection.matrix import History
-from orchestrator.selection.matrix_io import read_matrix
+from orchestrator.selection.matrix.files import read_matrix
+from orchestrator.selection.matrix.history import History
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "two_phase_selection"
 

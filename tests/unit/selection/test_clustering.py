@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InputError
-from orchestrator.selection.clustering import cluster_models, similarity_matrix
+from orchestrator.selection.matrix.clustering import cluster_models, similarity_matrix
 
 
 def test_similarity_is_one_minus_the_mean_of_the_largest_differences():
     scores = np.array([[0.9, 0.5, 0.1, 0.4], [0.8, 0.5, 0.4, 0.2], [0.9, np.nan, 0.0, 0.4]])
     got = similarity_matrix(scores, top=2)
     assert got[0, 1] == pytest.approx(1 - (0.3 + 0.2) / 2)
-    assert got[0, 2] == pytest.approx(1 - (0.1 + 0.0) / 2)  # the missing cell is no cell
+    assert got[0, 2] == pytest.approx(1 - (0.1 + 0.0) / 2)  # the missing cell does not count
     np.testing.assert_allclose(got, got.T)
     np.testing.assert_allclose(np.diag(got), 1.0)
 
@@ -41,10 +41,10 @@ def test_average_linkage_agrees_with_a_direct_merge_loop():
         assert {frozenset(names[i] for i in g) for g in groups} == {frozenset(g) for g in got}
 
 
-def test_auto_threshold_finds_planted_groups_and_their_best_members():
+def test_auto_threshold_finds_groups_and_their_best_members():
     rng = np.random.default_rng(2)
-    centres = np.array([[0.9, 0.2, 0.5], [0.3, 0.8, 0.4], [0.6, 0.6, 0.9]])
-    scores = np.repeat(centres, [3, 2, 1], axis=0) + rng.normal(0, 0.01, (6, 3))
+    centers = np.array([[0.9, 0.2, 0.5], [0.3, 0.8, 0.4], [0.6, 0.6, 0.9]])
+    scores = np.repeat(centers, [3, 2, 1], axis=0) + rng.normal(0, 0.01, (6, 3))
     result = cluster_models(list("abcdef"), scores)
     assert result.clusters() == [("a", "b", "c"), ("d", "e"), ("f",)]
     assert result.silhouette() > 0.7

@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InputError
-from orchestrator.selection.convergence import (
+from orchestrator.selection.predictors.shrunken import (
     OBSERVATION_NOISE,
-    KMeansTrend,
     ShrunkenPredictor,
     conformal_halfwidth,
-    exact_kmeans,
 )
+from orchestrator.selection.predictors.trend import KMeansTrend, exact_kmeans
 
 from .conftest import synthetic_history
 
@@ -66,7 +65,7 @@ def test_permuting_models_permutes_and_shifting_a_set_changes_no_residual_moment
     assert shifted.level[0] == pytest.approx(base.level[0] + 0.3 / 6)
 
 
-def test_a_model_without_history_gets_the_centre_and_an_extra_row_moves_it_little(history):
+def test_a_model_without_history_gets_the_center_and_an_extra_row_moves_it_little(history):
     widened = history.with_models([*history.models, "new"])
     predictor = ShrunkenPredictor.fit(widened)
     known = predictor.mean[:-1]
@@ -99,11 +98,11 @@ def test_too_little_history_is_refused(history):
         ShrunkenPredictor.fit(short)
 
 
-def test_displayed_numbers_keep_the_contrast_and_take_the_measured_level(history):
+def test_reported_predictions_keep_the_contrast_and_take_the_measured_level(history):
     predictor = ShrunkenPredictor.fit(history)
     observed = {(m, e): 0.8 + 0.01 * i for i, m in enumerate(("m0", "m1")) for e in (1, 2)}
     raw = predictor.predict(observed)
-    shown = predictor.displayed(observed, ["m0", "m1"])
+    shown = predictor.predict_for_report(observed, ["m0", "m1"])
     assert shown["m1"] - shown["m0"] == pytest.approx(raw["m1"] - raw["m0"])
     assert np.median(list(shown.values())) == pytest.approx(0.805)
 

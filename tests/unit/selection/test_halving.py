@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InputError, StageError
-from orchestrator.selection.convergence import KMeansTrend, ShrunkenPredictor
 from orchestrator.selection.halving import Bracket, fit_to_budget, replay_rows
-from orchestrator.selection.policies import Halving, PaperFilter, Shrunken, halving_sizes
+from orchestrator.selection.policies.base import POLICIES, choose_policy, halving_sizes
+from orchestrator.selection.policies.default import Shrunken
+from orchestrator.selection.policies.fast import Fast
+from orchestrator.selection.policies.paper import PaperFilter
+from orchestrator.selection.policies.sh import Halving
+from orchestrator.selection.predictors.shrunken import ShrunkenPredictor
+from orchestrator.selection.predictors.trend import KMeansTrend
+from orchestrator.selection.results import JournalRow
+
+from .conftest import synthetic_history
 
 
 def drain(bracket, value):
@@ -101,15 +109,18 @@ def test_a_value_of_another_rung_or_a_dropped_model_is_refused():
 
 
 def test_a_bracket_rebuilt_from_rows_goes_on_where_it_was():
-    rows = [("a", 1, 0.4, ""), ("b", 1, None, "lost"), ("c", 1, 0.3, ""), ("a", 2, 0.5, "")]
+    values = [("a", 1, 0.4), ("b", 1, None), ("c", 1, 0.3), ("a", 2, 0.5)]
     bracket = Bracket(("a", "b", "c"), 3, Halving())
-    replay_rows(bracket, rows)
+    replay_rows(
+        bracket, [JournalRow(trial=m, rung=r, validation=v, error="lost") for m, r, v in values]
+    )
+    assert bracket.failures == {"b": "lost"}
     assert bracket.rung == 3
     assert bracket.waiting() == ("a",)
 
 
 def test_fast_trains_all_once_and_one_to_the_end(history):
-    policy = Shrunken(ShrunkenPredictor.fit(history), keep_only_leader=True)
+    policy = Fast(ShrunkenPredictor.fit(history))
     bracket = Bracket(history.models, 4, policy)
     assert drain(bracket, by_number) == 8 + 3 == sum(policy.sizes(8, 4))
 
@@ -151,3 +162,22 @@ def test_one_stage_and_one_model():
     assert bracket.winner == "a"
     lone = Bracket(("a",), 3, Halving())
     assert drain(lone, lambda m, e: 0.0) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "datasets", "made"),
+    [
+        ("fast", 16, "fast"),
+        ("fast", 15, "default"),
+        ("fast", 2, "sh"),
+        ("default", 3, "default"),
+        ("default", 2, "sh"),
+        ("paper", 2, "paper"),
+        ("sh", 16, "sh"),
+    ],
+)
+def test_a_policy_with_too_little_history_is_replaced(asked, datasets, made):
+    decider = choose_policy(asked, synthetic_history(datasets=datasets))
+    assert decider.name == made
+    assert type(decider.policy) is POLICIES.component_class(made)
+    assert (decider.predictor is None) == (datasets < 3)

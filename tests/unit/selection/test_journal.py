@@ -1,29 +1,35 @@
+import math
+
 import pytest
 
 from orchestrator.errors import IntegrityError
-from orchestrator.selection.journal import Journal, Row, row_of
+from orchestrator.selection.results import EpochResult, JournalRow
+from orchestrator.selection.trials.journal import Journal
 
 
 def test_rows_come_back_and_are_written_once(tmp_path):
     journal = Journal(tmp_path / "run" / "trials.jsonl")
-    assert journal.append(Row("a/v0001", 1, 0.5, steps=3))
-    assert not journal.append(Row("a/v0001", 1, 0.9))
-    journal.append(Row("b", 1, None, error="lost"))
+    assert journal.append(JournalRow(trial="a/v0001", rung=1, validation=0.5, steps=3))
+    assert not journal.append(JournalRow(trial="a/v0001", rung=1, validation=0.9))
+    journal.append(JournalRow(trial="b", rung=1, validation=None, error="lost"))
     again = Journal(journal.path)
-    assert again.rows == [Row("a/v0001", 1, 0.5, steps=3), Row("b", 1, None, error="lost")]
+    assert again.rows == [
+        JournalRow(trial="a/v0001", rung=1, validation=0.5, steps=3),
+        JournalRow(trial="b", rung=1, validation=None, error="lost"),
+    ]
     assert again.of("b")[0].error == "lost"
-    assert not again.append(Row("b", 1, 0.5))
+    assert not again.append(JournalRow(trial="b", rung=1, validation=0.5))
 
 
-def test_a_torn_last_line_is_cut_off_and_the_epoch_may_be_written_again(tmp_path):
+def test_an_incomplete_last_line_is_removed_and_may_be_written_again(tmp_path):
     path = tmp_path / "trials.jsonl"
     journal = Journal(path)
-    journal.append(Row("a", 1, 0.5))
-    journal.append(Row("a", 2, 0.6))
+    journal.append(JournalRow(trial="a", rung=1, validation=0.5))
+    journal.append(JournalRow(trial="a", rung=2, validation=0.6))
     path.write_bytes(path.read_bytes()[:-7])
     again = Journal(path)
     assert [row.rung for row in again.rows] == [1]
-    again.append(Row("a", 2, 0.6))
+    again.append(JournalRow(trial="a", rung=2, validation=0.6))
     assert [row.rung for row in Journal(path).rows] == [1, 2]
 
 
@@ -34,6 +40,18 @@ def test_a_damaged_line_is_an_integrity_error(tmp_path):
         Journal(path)
 
 
-def test_a_result_with_other_keys_becomes_a_row():
-    row = row_of({"trial": "a", "rung": 1, "validation": 0.5, "pid": 7, "done": False})
-    assert row == Row("a", 1, 0.5)
+def test_lines_of_earlier_versions_are_read(tmp_path):
+    path = tmp_path / "trials.jsonl"
+    path.write_text('{"error": "", "rung": 1, "trial": "a", "validation": 0.5}\n')
+    assert Journal(path).rows == [JournalRow(trial="a", rung=1, validation=0.5)]
+
+
+def test_a_diverged_score_survives_the_file(tmp_path):
+    journal = Journal(tmp_path / "trials.jsonl")
+    journal.append(JournalRow(trial="a", rung=1, validation=float("nan")))
+    assert math.isnan(Journal(journal.path).rows[0].validation)
+
+
+def test_only_the_row_of_a_result_is_written():
+    result = EpochResult(trial="a", rung=1, validation=0.5, loss=0.7)
+    assert result.journal_row() == JournalRow(trial="a", rung=1, validation=0.5)

@@ -3,25 +3,24 @@ import pandas as pd
 import pytest
 
 from orchestrator.errors import InputError, IntegrityError
-from orchestrator.selection.matrix import (
-    DatasetFacts,
-    ModelFacts,
-    PerformanceMatrix,
-    is_tagged,
-    sketch_rows,
-)
-from orchestrator.selection.matrix_io import from_curves, read_matrix, write_matrix
+from orchestrator.selection.matrix.facts import DatasetFacts, ModelFacts, is_tagged, sketch_rows
+from orchestrator.selection.matrix.files import from_curves, read_matrix, write_matrix
+from orchestrator.selection.matrix.performance import PerformanceMatrix
 
 
 @pytest.fixture
 def matrix():
     empty = PerformanceMatrix()
-    facts = ModelFacts("bert/v0001", "ab" * 32, ("imdb",))
+    facts = ModelFacts(package="bert/v0001", manifest_sha256="ab" * 32, trained_on=("imdb",))
     grown = empty.add_model("bert", facts).add_model("lstm").add_dataset("sst")
     grown = grown.add_dataset("loss", DatasetFacts(metric="loss", higher_is_better=False))
     return grown.add_cells(
-        [("bert", "sst", [0.6, 0.7], 0.65), ("lstm", "sst", [0.5, 0.6], 0.55)]
-    ).add_cell("bert", "loss", [2.0, 1.5], 1.6)
+        [
+            ("bert", "sst", [0.6, 0.7], 0.65),
+            ("lstm", "sst", [0.5, 0.6], 0.55),
+            ("bert", "loss", [2.0, 1.5], 1.6),
+        ]
+    )
 
 
 def test_wide_views_and_missing_cells(matrix):
@@ -42,7 +41,7 @@ def test_history_of_fewer_stages_keeps_the_final_score(matrix):
 
 
 def test_a_cell_is_replaced_and_the_old_matrix_is_not_changed(matrix):
-    again = matrix.add_cell("bert", "sst", [0.1, 0.2], 0.3)
+    again = matrix.add_cells([("bert", "sst", [0.1, 0.2], 0.3)])
     assert again.final().loc["bert", "sst"] == 0.3
     assert matrix.final().loc["bert", "sst"] == 0.65
     assert len(again.cells) == len(matrix.cells)
@@ -58,12 +57,12 @@ def test_round_trip_through_parquet(matrix, tmp_path):
 
 def test_bad_files_are_refused(tmp_path, matrix):
     with pytest.raises(InputError, match="no file"):
-        read_matrix(tmp_path / "absent.parquet")
+        read_matrix(tmp_path / "missing.parquet")
     (tmp_path / "junk.parquet").write_bytes(b"not parquet")
     with pytest.raises(IntegrityError, match="not readable"):
         read_matrix(tmp_path / "junk.parquet")
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
-    with pytest.raises(IntegrityError, match="is not one"):
+    with pytest.raises(IntegrityError, match="not a performance matrix"):
         read_matrix(tmp_path / "other.parquet")
     with pytest.raises(InputError, match="val_epoch1"):
         from_curves(pd.DataFrame({"model": ["a"], "dataset": ["b"], "test_final": [0.1]}))
@@ -71,9 +70,9 @@ def test_bad_files_are_refused(tmp_path, matrix):
 
 def test_bad_cells_are_refused(matrix):
     with pytest.raises(InputError, match="unknown; add it first"):
-        matrix.add_cell("gru", "sst", [0.1], 0.1)
+        matrix.add_cells([("gru", "sst", [0.1], 0.1)])
     with pytest.raises(InputError, match="not finite"):
-        matrix.add_cell("bert", "sst", [float("nan")], 0.1)
+        matrix.add_cells([("bert", "sst", [float("nan")], 0.1)])
 
 
 def test_leak_guard_by_name_digest_and_rows(matrix):
@@ -97,7 +96,10 @@ def test_tags_are_whole_words_or_declarations(matrix):
     assert is_tagged("someone--bert_ft_qqp-7", (), "qqp")
     assert not is_tagged("bert_ft_qqpx-7", (), "qqp")
     assert is_tagged("plain", ("builtin:Pydoc/kind",), "pydoc-kind")
-    assert matrix.tagged("bert", "imdb")
+    assert matrix.add_dataset("imdb").history().tagged.tolist() == [
+        [True, False, False],
+        [False] * 3,
+    ]
 
 
 def test_history_can_be_narrowed_and_widened(history):

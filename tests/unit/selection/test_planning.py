@@ -2,15 +2,18 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InputError
+from orchestrator.selection import benchmark_runner, select_runner
 from orchestrator.selection.benchmark import complete_matrix, plan_benchmark
 from orchestrator.selection.candidates import dataset_facts, resolve_packages
-from orchestrator.selection.journal import Journal, Row
-from orchestrator.selection.matrix_io import write_matrix
+from orchestrator.selection.halving import Bracket
+from orchestrator.selection.matrix.facts import ModelFacts
+from orchestrator.selection.matrix.files import write_matrix
 from orchestrator.selection.outcome import selection_report
-from orchestrator.selection.planning import open_bracket, plan_selection, rank_candidates
-from orchestrator.selection.proxy import ProxyScore
-from orchestrator.selection.runner import _fixed_inputs, check, check_benchmark
-from orchestrator.storage import RunFolder
+from orchestrator.selection.planning import plan_selection
+from orchestrator.selection.recall import recall_candidates
+from orchestrator.selection.results import REPORT_NAME, JournalRow, ProxyScore, SelectionReport
+from orchestrator.selection.trials.journal import Journal
+from orchestrator.storage import RunFolder, atomic_write_json
 from orchestrator.zoo import Zoo
 from tests.support.candidates import (
     ENCODERS,
@@ -33,13 +36,17 @@ def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world"))
 
 
+def row(trial, rung, validation, **fields):
+    return JournalRow(trial=trial, rung=rung, validation=validation, steps=9, **fields)
+
+
 def pretend_trained(journal, trials, epochs=EPOCHS, seed=0):
     rng = np.random.default_rng(seed)
     for trial in trials:
         base = rng.uniform(0.4, 0.8)
         for rung in range(1, epochs + 1):
             last = base + 0.05 if rung == epochs else None
-            journal.append(Row(trial, rung, base + 0.02 * rung, last, steps=9))
+            journal.append(row(trial, rung, base + 0.02 * rung, test=last))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +89,7 @@ def test_failed_trials_leave_a_gap(world, tmp_path):
     journal = Journal(tmp_path / "t.jsonl")
     trials = [cell.trial for cell in plan.cells]
     pretend_trained(journal, trials[1:])
-    journal.append(Row(trials[0], 1, None, error="out of memory"))
+    journal.append(row(trials[0], 1, None, error="out of memory"))
     complete = complete_matrix(plan, journal, EPOCHS)
     assert complete.missing() == [(plan.cells[0].package, plan.cells[0].dataset)]
 
@@ -112,25 +119,30 @@ def test_the_target_may_not_be_a_column(world, matrix):
 
 def scores_for(plan, value=0.7):
     names = plan.to_score
-    return {m: ProxyScore({"knn": value}, {"knn": 0.4}, 60) for m in names}
+    return {m: ProxyScore(values={"knn": value}, floors={"knn": 0.4}, rows=60) for m in names}
+
+
+def recalled_of(plan, proxies, mode="default"):
+    predictor = plan.decider.predictor
+    return recall_candidates(plan.recall, proxies, mode=mode, predictor=predictor, pool=plan.pool)
 
 
 def test_a_small_zoo_is_recalled_to_three_of_five(world, matrix):
     plan = plan_selection(select_job(world))
-    assert plan.policy_name == "default"
+    assert plan.decider.name == "default"
     assert plan.pool == 3
-    assert set(plan.to_score) >= set(plan.recall.heads.values())
+    assert set(plan.to_score) >= set(plan.recall.representatives.values())
     assert 1 <= len(plan.to_score) < len(ENCODERS)
-    recalled = rank_candidates(plan, select_job(world), scores_for(plan))
+    recalled = recalled_of(plan, scores_for(plan))
     assert [item.kept for item in recalled] == [True] * 3 + [False] * 2
 
 
 def test_policies_fall_back_with_little_history(world, matrix):
     fast = plan_selection(select_job(world, halving={"policy": "fast"}))
-    assert fast.policy_name == "default"
+    assert fast.decider.name == "default"
     assert "fast became default" in fast.warnings[0]
     alone = plan_selection(select_job(world, matrix=None))
-    assert alone.policy_name == "sh"
+    assert alone.decider.name == "sh"
     assert set(alone.to_score) == set(alone.packages)  # nobody has history
     everything = plan_selection(select_job(world, recall={"mode": "all"}))
     assert everything.pool == 5
@@ -145,11 +157,11 @@ def test_the_budget_shrinks_the_pool(world, matrix):
 def test_paper_mode_ranks_by_mean_score_times_proxy(world, matrix):
     config = select_job(world, recall={"mode": "paper"}, halving={"policy": "paper"})
     plan = plan_selection(config)
-    assert plan.policy_name == "paper"
-    recalled = rank_candidates(plan, config, scores_for(plan))
+    assert plan.decider.name == "paper"
+    recalled = recalled_of(plan, scores_for(plan), "paper")
     assert recalled[0].score <= float(matrix.final().mean(axis=1).max()) * 0.7 + 1e-9
     with pytest.raises(InputError, match="need knn"):
-        rank_candidates(plan, config, {})
+        recalled_of(plan, {}, "paper")
 
 
 def test_a_package_that_changed_loses_its_history(tmp_path):
@@ -160,7 +172,7 @@ def test_a_package_that_changed_loses_its_history(tmp_path):
     pretend_trained(journal, [cell.trial for cell in plan.cells])
     complete = complete_matrix(plan, journal, EPOCHS)
     stale = complete.add_model(
-        "conv/v0001", type(complete.models["bert/v0001"])("conv/v0001", "0" * 64)
+        "conv/v0001", ModelFacts(package="conv/v0001", manifest_sha256="0" * 64)
     )
     write_matrix(stale, config.matrix)
     found = plan_selection(select_job(world))
@@ -172,29 +184,32 @@ def test_the_report_ranks_everybody_with_a_reason(world, matrix, tmp_path):
     config = select_job(world)
     plan = plan_selection(config)
     proxies = scores_for(plan)
-    recalled = rank_candidates(plan, config, proxies)
+    recalled = recalled_of(plan, proxies)
     journal = Journal(tmp_path / "t.jsonl")
-    bracket = open_bracket(plan, recalled, EPOCHS, journal)
-    pool, failing = bracket.pool, bracket.pool[-1]
+    pool = tuple(item.model for item in recalled if item.kept)
+    bracket = Bracket(pool, EPOCHS, plan.decider.policy)
+    failing = pool[-1]
     bracket.fail(failing, "out of memory")
     while not bracket.finished:
         for model in bracket.waiting():
             rung = bracket.rung
             test = 0.8 if rung == EPOCHS else None
-            journal.append(Row(model, rung, 0.5 + 0.1 * pool.index(model), test, steps=9))
+            journal.append(row(model, rung, 0.5 + 0.1 * pool.index(model), test=test))
             bracket.record(model, rung, journal.rows[-1].validation)
     report = selection_report(plan, recalled, proxies, bracket, journal)
-    by_status = [entry["status"] for entry in report["ranking"]]
+    by_status = [entry.status for entry in report.ranking]
     assert by_status == ["winner", "dropped", "not recalled", "not recalled", "failed"]
-    assert all(entry["reason"] for entry in report["ranking"])
-    assert report["ranking"][-1]["model"] == failing
-    assert report["test_accuracy"] == 0.8
-    assert {row["rung"] for row in report["bracket"]} == {1, 2, 3}
-    assert all(row["predicted"] is not None for row in report["bracket"])
-    assert report["ledger"]["epochs"] == 2 + 1 + 1
-    assert report["ledger"]["brute_force_epochs"] == 15
-    assert report["ledger"]["proxy_passes"] == len(plan.to_score)
-    assert len(report["linkage"]["matrix"]) == 4
+    assert all(entry.reason for entry in report.ranking)
+    assert report.ranking[-1].model == failing
+    assert report.test_accuracy == 0.8
+    assert {cell.rung for cell in report.bracket} == {1, 2, 3}
+    assert all(cell.predicted is not None for cell in report.bracket)
+    assert report.ledger.epochs == 2 + 1 + 1
+    assert report.ledger.brute_force_epochs == 15
+    assert report.ledger.proxy_passes == len(plan.to_score)
+    assert len(report.linkage.matrix) == 4
+    atomic_write_json(tmp_path / REPORT_NAME, report.model_dump())
+    assert SelectionReport.read(tmp_path / REPORT_NAME) == report
 
 
 def test_a_run_keeps_the_inputs_it_began_with(tmp_path):
@@ -206,19 +221,19 @@ def test_a_run_keeps_the_inputs_it_began_with(tmp_path):
     config = select_job(world)
     write_matrix(complete, config.matrix)
     with RunFolder.open(config, "select") as folder:
-        before = plan_selection(_fixed_inputs(config, folder))
+        before = plan_selection(config, folder)
         write_matrix(complete.without(["food"]), config.matrix)
         commit_encoder(Zoo(world / "zoo"), "late", make_processor())
-        after = plan_selection(_fixed_inputs(config, folder))
+        after = plan_selection(config, folder)
     assert set(after.packages) == set(before.packages) == set(before.history.models)
     assert after.history.datasets == before.history.datasets == ("animals", "food", "things")
 
 
 def test_check_needs_no_cluster(world, matrix):
-    text = check(select_job(world))
+    text = select_runner.check(select_job(world))
     assert "keeps 3 of 5" in text
     assert "3 + 1 + 1 = 5 epochs; brute force 15" in text
-    assert "15 cells x 3 epochs = 45 epochs" in check_benchmark(benchmark_job(world))
+    assert "15 cells x 3 epochs = 45 epochs" in benchmark_runner.check(benchmark_job(world))
 
 
 def test_facts_depend_on_rows_and_labels(world):

@@ -3,23 +3,21 @@ import pytest
 from scipy.optimize import minimize
 
 from orchestrator.errors import InputError
-from orchestrator.selection.proxy import (
-    ProxyScore,
-    h_score,
-    knn,
-    label_entropy,
-    leep,
-    logme,
-    nleep,
-    score_features,
-)
+from orchestrator.selection.results import ProxyScore
+from orchestrator.selection.scores.base import PROXIES, label_entropy, unit_proxies
+from orchestrator.selection.scores.leep import leep
+from orchestrator.selection.scores.scoring import is_informative, score_features
+
+
+def score(name, features, labels):
+    return PROXIES.component_class(name)().score(features, labels)
 
 
 def blobs(rows=120, width=10, classes=3, distance=3.0, seed=0):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, rows)
-    centres = rng.normal(size=(classes, width)) * distance / np.sqrt(width)
-    return centres[labels] + rng.normal(size=(rows, width)), labels
+    centers = rng.normal(size=(classes, width)) * distance / np.sqrt(width)
+    return centers[labels] + rng.normal(size=(rows, width)), labels
 
 
 def test_leep_equals_its_definition_written_as_loops():
@@ -46,7 +44,7 @@ def test_leep_of_a_head_that_knows_nothing_is_minus_the_entropy():
     assert leep(np.eye(3)[labels], labels) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_logme_equals_the_evidence_maximised_by_a_general_optimiser():
+def test_logme_equals_the_evidence_maximized_by_a_general_optimizer():
     features, labels = blobs(rows=60, width=6)
     rows = len(features)
     evidences = []
@@ -73,30 +71,30 @@ def test_logme_equals_the_evidence_maximised_by_a_general_optimiser():
             key=lambda found: found.fun,
         )
         evidences.append(-best.fun / rows)
-    assert logme(features, labels) == pytest.approx(np.mean(evidences), abs=1e-6)
+    assert score("logme", features, labels) == pytest.approx(np.mean(evidences), abs=1e-6)
 
 
 def test_logme_with_more_dimensions_than_rows():
     features, labels = blobs(rows=30, width=50)
-    assert np.isfinite(logme(features, labels))
+    assert np.isfinite(score("logme", features, labels))
 
 
 def test_h_score_equals_its_definition():
     features, labels = blobs(rows=200, width=5)
-    centred = features - features.mean(axis=0)
-    rows, width = centred.shape
-    empirical = centred.T @ centred / rows
+    centered = features - features.mean(axis=0)
+    rows, width = centered.shape
+    empirical = centered.T @ centered / rows
     # Ledoit & Wolf 2004, written out
     mu = np.trace(empirical) / width
     delta = ((empirical - mu * np.eye(width)) ** 2).sum() / width
-    beta = sum(((np.outer(x, x) - empirical) ** 2).sum() for x in centred) / width / rows**2
+    beta = sum(((np.outer(x, x) - empirical) ** 2).sum() for x in centered) / width / rows**2
     shrink = min(beta, delta) / delta
     covariance = (1 - shrink) * empirical + shrink * mu * np.eye(width)
-    means = np.stack([centred[labels == c].mean(axis=0) for c in range(3)])
+    means = np.stack([centered[labels == c].mean(axis=0) for c in range(3)])
     shares = np.bincount(labels) / rows
     between = sum(s * np.outer(m, m) for s, m in zip(shares, means, strict=True))
     expected = np.trace(np.linalg.inv(covariance) @ ((1 - shrink) * between))
-    assert h_score(features, labels) == pytest.approx(expected, rel=1e-9)
+    assert score("h_score", features, labels) == pytest.approx(expected, rel=1e-9)
 
 
 def test_knn_equals_scikit_learn_with_the_row_itself_left_out():
@@ -106,14 +104,19 @@ def test_knn_equals_scikit_learn_with_the_row_itself_left_out():
     features, labels = blobs(rows=80, distance=2.0)
     model = KNeighborsClassifier(n_neighbors=5, metric="cosine", algorithm="brute")
     expected = cross_val_score(model, features, labels, cv=LeaveOneOut()).mean()
-    assert knn(features, labels) == pytest.approx(expected)
+    assert score("knn", features, labels) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("score", [h_score, knn, logme, nleep])
-def test_every_proxy_prefers_separated_classes(score):
+@pytest.mark.parametrize("name", ["h_score", "knn", "logme", "nleep"])
+def test_every_proxy_prefers_separated_classes(name):
     near, labels = blobs(distance=0.5)
     far, _ = blobs(distance=6.0)
-    assert score(far, labels) > score(near, labels)
+    assert score(name, far, labels) > score(name, near, labels)
+
+
+def test_the_registry_lists_every_file():
+    assert PROXIES.names() == ("h_score", "knn", "leep", "logme", "nleep")
+    assert unit_proxies(PROXIES.names()) == ("leep", "nleep", "knn")
 
 
 def test_floors_tell_information_from_noise():
@@ -122,15 +125,16 @@ def test_floors_tell_information_from_noise():
     random_head = np.random.default_rng(4).dirichlet(np.ones(3) * 50, size=len(labels))
     names = ("knn", "h_score", "logme", "leep")
     good = score_features(names, features, labels, np.eye(3)[labels])
-    assert all(good.informative(name) for name in names)
+    assert all(is_informative(good, name) for name in names)
     headless = score_features(names, noise, labels)
     assert "leep" not in headless.values
-    assert not score_features(("leep",), noise, labels, random_head).informative("leep")
+    untrained = score_features(("leep",), noise, labels, random_head)
+    assert not is_informative(untrained, "leep")
 
 
 def test_bad_input_is_refused():
     features, labels = blobs()
-    with pytest.raises(InputError, match="allowed: h_score, knn, logme, nleep, leep"):
+    with pytest.raises(InputError, match="Did you mean 'logme'"):
         score_features(["logm"], features, labels)
     with pytest.raises(InputError, match="one label"):
         score_features(["knn"], features, np.zeros_like(labels))
@@ -139,5 +143,5 @@ def test_bad_input_is_refused():
 
 
 def test_informative_reads_the_floor():
-    assert ProxyScore({"knn": 0.6}, {"knn": 0.5}).informative("knn")
-    assert not ProxyScore({"leep": -0.683}, {"leep": -0.684}).informative("leep")
+    assert is_informative(ProxyScore(values={"knn": 0.6}, floors={"knn": 0.5}), "knn")
+    assert not is_informative(ProxyScore(values={"leep": -0.683}, floors={"leep": -0.684}), "leep")

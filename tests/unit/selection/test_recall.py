@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
 
-from orchestrator.selection.convergence import ShrunkenPredictor
-from orchestrator.selection.ledger import Ledger
-from orchestrator.selection.proxy import ProxyScore
+from orchestrator.selection.predictors.shrunken import ShrunkenPredictor
 from orchestrator.selection.recall import (
     default_pool,
     keep_best,
@@ -12,11 +10,12 @@ from orchestrator.selection.recall import (
     rank_default,
     rank_paper,
 )
+from orchestrator.selection.results import Ledger, ProxyScore
 
 from .conftest import synthetic_history
 
 
-def planted():
+def grouped():
     """m0-m2 alike, m3-m4 alike, m5 alone."""
     history = synthetic_history(models=6, datasets=4, seed=1)
     rng = np.random.default_rng(0)
@@ -27,13 +26,13 @@ def planted():
 
 
 def score(value, name="knn", floor=0.1):
-    return ProxyScore({name: value}, {name: floor})
+    return ProxyScore(values={name: value}, floors={name: floor})
 
 
 def test_only_representatives_and_models_without_history_are_scored():
-    history = planted()
+    history = grouped()
     plan = plan_recall(history, [*history.models, "new"])
-    heads = set(plan.heads.values())
+    heads = set(plan.representatives.values())
     assert len(heads) == 2
     assert plan.unknown == ("new",)
     assert plan.to_score == tuple(sorted([*heads, "new"]))
@@ -41,16 +40,16 @@ def test_only_representatives_and_models_without_history_are_scored():
 
 
 def test_with_one_larger_cluster_each_cluster_has_its_representative_scored():
-    history = planted().with_models(["m0", "m1", "m2", "m5"])
+    history = grouped().with_models(["m0", "m1", "m2", "m5"])
     plan = plan_recall(history, history.models, threshold=0.05)
-    (head,) = set(plan.heads.values())
+    (head,) = set(plan.representatives.values())
     assert plan.to_score == tuple(sorted([head, "m5"]))
     residuals = proxy_residuals(plan, {head: score(0.3), "m5": score(0.6)}, 0.05)
     assert residuals["m5"] > residuals["m0"] == residuals["m1"]
 
 
 def test_default_mode_is_the_prior_when_proxies_say_nothing():
-    history = planted()
+    history = grouped()
     predictor = ShrunkenPredictor.fit(history)
     plan = plan_recall(history, history.models)
     at_floor = {m: score(0.1) for m in plan.to_score}
@@ -59,38 +58,38 @@ def test_default_mode_is_the_prior_when_proxies_say_nothing():
 
 
 def test_a_proxy_moves_its_cluster_little_and_an_unknown_model_more():
-    history = planted().with_models(["m0", "m1", "m2", "m3", "m4", "m5", "new"])
+    history = grouped().with_models(["m0", "m1", "m2", "m3", "m4", "m5", "new"])
     predictor = ShrunkenPredictor.fit(history)
     plan = plan_recall(history, history.models)
-    low, high = sorted(set(plan.heads.values()))
+    low, high = sorted(set(plan.representatives.values()))
     proxies = {low: score(0.3), high: score(0.4), "new": score(0.9)}
     before, after = predictor.prior(), rank_default(plan, predictor, proxies)
     assert after["new"][0] > before["new"]
     assert "no history" in after["new"][1]
     assert after["m5"][0] == before["m5"]
     residuals = proxy_residuals(plan, proxies, 0.05)
-    members = [m for m, head in plan.heads.items() if head == low]
+    members = [m for m, head in plan.representatives.items() if head == low]
     assert {residuals[m] for m in members} == {residuals[low]}
     assert residuals[low] < residuals[high] < residuals["new"]
 
 
 def test_without_a_predictor_proxies_rank_and_the_mean_breaks_ties():
-    history = planted().without_dataset("d0").without_dataset("d1")
+    history = grouped().without_dataset("d0").without_dataset("d1")
     plan = plan_recall(history, [*history.models, "new"])
     proxies = {m: score(0.2 + 0.1 * i) for i, m in enumerate(plan.to_score)}
     order = [item.model for item in keep_best(rank_default(plan, None, proxies), 2)]
-    assert order[0] == plan.to_score[-1] or plan.heads.get(order[0]) == plan.to_score[-1]
+    assert order[0] == plan.to_score[-1] or plan.representatives.get(order[0]) == plan.to_score[-1]
 
 
 def test_paper_mode_is_eq_2_to_4():
-    history = planted()
+    history = grouped()
     plan = plan_recall(history, history.models)
     clustering = plan.clustering
-    heads = sorted(set(plan.heads.values()))
+    heads = sorted(set(plan.representatives.values()))
     proxies = {heads[0]: 0.5, heads[1]: 0.8}
     ranked = rank_paper(plan, proxies)
     means = dict(zip(clustering.models, clustering.means, strict=True))
-    for member, head in plan.heads.items():
+    for member, head in plan.representatives.items():
         assert ranked[member][0] == pytest.approx(means[member] * proxies[head])
     place = {m: i for i, m in enumerate(clustering.models)}
     alone = np.mean([clustering.similarity[place["m5"], place[h]] * proxies[h] for h in heads])
@@ -98,7 +97,7 @@ def test_paper_mode_is_eq_2_to_4():
 
 
 def test_no_history_at_all_ranks_by_proxy():
-    history = planted().with_models(["x", "y"])
+    history = grouped().with_models(["x", "y"])
     plan = plan_recall(history, ["x", "y"])
     assert plan.clustering is None
     assert plan.to_score == ("x", "y")
@@ -111,8 +110,10 @@ def test_pool_sizes_of_small_and_large_zoos():
 
 
 def test_the_ledger_adds_proxies_and_compares_with_brute_force():
-    ledger = Ledger(39, 5, 15, steps=150, steps_per_epoch=10, proxy_passes=8)
+    ledger = Ledger.of(
+        candidates=39, epochs_each=5, epochs=15, steps=150, steps_per_epoch=10, proxy_passes=8
+    )
     assert ledger.total_epochs == 19
     assert ledger.brute_force_epochs == 195
     assert ledger.brute_force_steps == 1950
-    assert ledger.summary()["share_of_brute_force"] == pytest.approx(19 / 195, abs=1e-4)
+    assert ledger.share_of_brute_force == pytest.approx(19 / 195, abs=1e-4)

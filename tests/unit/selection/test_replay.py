@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.errors import InputError
 from orchestrator.selection.cli import register
-from orchestrator.selection.matrix_io import from_curves
+from orchestrator.selection.matrix.files import from_curves
 from orchestrator.selection.replay import ReplaySettings, replay
 
 from .conftest import synthetic_history

@@ -3,8 +3,9 @@ import pytest
 from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
-from orchestrator.selection.features import extract, sample_rows, score_package
-from orchestrator.selection.trainable import FineTuneTrial, committed_rows
+from orchestrator.selection.scores.features import extract, sample_rows, score_package
+from orchestrator.selection.trials.fine_tuning import FineTuneTrial, committed_rows
+from orchestrator.selection.trials.payloads import ProxyPayload
 from orchestrator.zoo import Zoo
 from tests.support.candidates import FINE_TUNE, TARGET, make_world, spec
 
@@ -20,7 +21,6 @@ def payload(world, state, **changes):
         "package": "bert/v0001",
         "zoo": str(world / "zoo"),
         "task": spec(world, TARGET),
-        "cache": None,
         "fine_tune": FINE_TUNE,
         "seed": 3,
         "state": str(state),
@@ -34,7 +34,7 @@ def values(rows):
     return [(row["rung"], row["validation"], row["test"], row["steps"]) for row in rows]
 
 
-def test_a_trial_paused_and_moved_is_the_trial_that_never_was(world, tmp_path):
+def test_a_trial_paused_and_moved_equals_one_that_was_not(world, tmp_path):
     whole = FineTuneTrial(payload(world, tmp_path / "whole"))
     straight = [whole.step() for _ in range(3)]
     assert [row["done"] for row in straight] == [False, False, True]
@@ -56,7 +56,7 @@ def test_a_committed_epoch_is_never_trained_again(world, tmp_path):
     assert again.step()["finished_at"] == rows[0]["finished_at"]
     assert again.step()["finished_at"] == rows[1]["finished_at"]
     assert again.step()["rung"] == 3
-    assert [row["rung"] for row in committed_rows(tmp_path / "state")] == [1, 2, 3]
+    assert [row.rung for row in committed_rows(tmp_path / "state")] == [1, 2, 3]
     assert (tmp_path / "state" / "package" / "model.safetensors").is_file()
 
 
@@ -70,15 +70,18 @@ def test_a_damaged_state_is_refused(world, tmp_path):
 
 def test_proxies_read_training_rows_of_one_package(world):
     score = score_package(
-        {
-            **payload(world, "unused"),
-            "proxies": ["h_score", "knn", "logme", "leep"],
-            "rows": 40,
-            "max_length": 12,
-        }
+        ProxyPayload(
+            package="bert/v0001",
+            zoo=str(world / "zoo"),
+            task=DatasetSpec(**spec(world, TARGET)),
+            proxies=("h_score", "knn", "logme", "leep"),
+            rows=40,
+            max_length=12,
+            seed=3,
+        )
     )
-    assert set(score["values"]) == {"h_score", "knn", "logme"}  # headless: no LEEP
-    assert score["rows"] == 40
+    assert set(score.values) == {"h_score", "knn", "logme"}  # headless: no LEEP
+    assert score.rows == 40
     task = load_task(DatasetSpec(**spec(world, TARGET)))
     rows = sample_rows(task.train, 40, 3)
     assert set(rows.texts) <= set(task.train.texts)

@@ -1,22 +1,27 @@
-"""Which models behave alike: clusters of rows of the performance matrix, and who stands for each.
+"""Clusters of models that score alike on the benchmark sets, and their representatives.
 
-Sections 3.1-3.2 of arXiv 2404.00069. Eq. 1: ``sim(a, b) = 1 - mean of the k largest |a_i - b_i|``;
-average linkage on ``1 - sim``; the representative of a cluster is its member with the highest mean.
-Deviations: a missing cell is NaN (the published code treats scores <= 0 as missing; ask for that
-with ``positive_only``), and the threshold can be chosen by the silhouette.
+Sections 3.1-3.2 of arXiv 2404.00069:
+
+- Eq. 1, `similarity_matrix`: ``sim(a, b) = 1 - mean of the k largest |a_i - b_i|``.
+- `cluster_models`: average linkage on ``1 - sim``.
+- `Clustering.representatives`: the member of a cluster with the highest mean score.
+
+Deviations: a missing cell is NaN (the published code treats scores <= 0 as missing, see
+``positive_only``), and by default the threshold is chosen by the silhouette.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from orchestrator.arrays import FloatArray
+from orchestrator.arrays import FloatArray, IntArray
 from orchestrator.errors import InputError
 
 TOP_DIFFERENCES = 5
+"""k of Eq. 1, the paper's choice."""
 NLP_THRESHOLD = 0.09
+"""Threshold of the published code for text models."""
 INCOMPARABLE = 1e7
 """Distance of two models with too few data sets in common: they never merge."""
 
@@ -27,7 +32,7 @@ class Clustering:
 
     Attributes:
         models: M model ids.
-        labels: ``[M]`` cluster number of each, 0-based in order of first appearance.
+        labels: ``[M]`` cluster index of each model, 0-based in order of first appearance.
         linkage: ``[M-1, 4]`` scipy linkage matrix (for the dendrogram).
         similarity: ``[M, M]`` Eq. 1.
         threshold: The distance at which the tree was cut.
@@ -35,7 +40,7 @@ class Clustering:
     """
 
     models: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
+    labels: IntArray
     linkage: FloatArray
     similarity: FloatArray
     threshold: float
@@ -50,7 +55,7 @@ class Clustering:
         return [tuple(group) for group in members]
 
     def representatives(self) -> dict[str, str]:
-        """Every model of a non-singleton cluster -> the member with the highest mean score."""
+        """Map each model of a non-singleton cluster to its member with the highest mean score."""
         mean = dict(zip(self.models, self.means, strict=True))
         heads: dict[str, str] = {}
         for group in self.clusters():
@@ -60,7 +65,7 @@ class Clustering:
         return heads
 
     def silhouette(self) -> float:
-        """Mean silhouette (Rousseeuw 1987), singletons 0; 0 when there is only one cluster."""
+        """Mean silhouette (Rousseeuw 1987); 0 for singletons and for a single cluster."""
         return _silhouette(1.0 - self.similarity, self.labels)
 
 
@@ -71,16 +76,16 @@ def similarity_matrix(
     positive_only: bool = False,
     min_common: int = 1,
 ) -> FloatArray:
-    """Eq. 1 for every pair.
+    """Eq. 1 for every pair of models.
 
     Args:
         scores: ``[M, N]`` final scores, NaN where missing.
-        top: k, how many of the largest differences are averaged (all, when fewer are there).
+        top: k, the number of largest differences that are averaged (all if there are fewer).
         positive_only: Count scores <= 0 as missing, as the published code does.
         min_common: Pairs with fewer common cells are not comparable (6 in the published code).
 
     Returns:
-        ``[M, M]``; 1 on the diagonal, ``1 - INCOMPARABLE`` for pairs not comparable.
+        ``[M, M]``; 1 on the diagonal, ``1 - INCOMPARABLE`` for pairs that are not comparable.
     """
     known = np.where(scores > 0, scores, np.nan) if positive_only else scores
     count = len(known)
@@ -108,8 +113,8 @@ def cluster_models(
     Args:
         models: M ids.
         scores: ``[M, N]`` final scores, larger is better, NaN where missing.
-        threshold: Merge while the average distance is at most this; None chooses the cut with the
-            best silhouette.
+        threshold: Merge while the average distance is at most this; None chooses the cut with
+            the best silhouette.
         similarity: ``[M, M]``, default `similarity_matrix` of ``scores``.
 
     Raises:
@@ -121,41 +126,24 @@ def cluster_models(
     empty = [m for m, row in zip(models, scores, strict=True) if np.isnan(row).all()]
     if not models or empty:
         raise InputError(f"clustering: no scores for {', '.join(empty) or 'any model'}.")
-    alike = similarity_matrix(scores) if similarity is None else similarity
+    similar = similarity_matrix(scores) if similarity is None else similarity
     means = np.nanmean(scores, axis=1)
     if len(models) == 1:
         alone = np.zeros(1, dtype=np.int64)
-        return Clustering(tuple(models), alone, np.zeros((0, 4)), alike, 0.0, means)
-    distance = 1.0 - alike
+        return Clustering(tuple(models), alone, np.zeros((0, 4)), similar, 0.0, means)
+    distance = 1.0 - similar
     tree = linkage(squareform(distance, checks=False), method="average")
     cut = _best_cut(tree, distance) if threshold is None else threshold
     labels = _relabel(fcluster(tree, cut, criterion="distance"))
-    return Clustering(tuple(models), labels, tree, alike, float(cut), means)
-
-
-def published_silhouette(clustering: Clustering, score: str = "mean") -> float:
-    """The silhouette as the published code computes it, to compare with its figures.
-
-    ``b`` is taken over **all** models outside the cluster (mean, or the nearest with ``min``)
-    instead of the nearest other cluster, and singletons are left out.
-    """
-    distance = 1.0 - clustering.similarity
-    values: list[float] = []
-    for row, label in enumerate(clustering.labels):
-        same = clustering.labels == label
-        if same.sum() > 1 and not same.all():
-            inside = distance[row, same].sum() / (same.sum() - 1)
-            outside = getattr(distance[row, ~same], score)()
-            values.append(float((outside - inside) / max(inside, outside)))
-    return float(np.mean(values)) if values else 0.0
+    return Clustering(tuple(models), labels, tree, similar, float(cut), means)
 
 
 def _best_cut(tree: FloatArray, distance: FloatArray) -> float:
-    """The merge height whose partition (2 .. M-1 clusters) has the best silhouette.
+    """The merge height whose partition (2..M-1 clusters) has the best silhouette.
 
-    Partitions with two or more clusters of several models go first: with fewer representatives
-    recall has nothing to compare. Two models are one cluster when they are as close as the paper's
-    text threshold.
+    Partitions with at least two non-singleton clusters are preferred: with fewer representatives
+    recall has nothing to compare. Two models have no such partition: the paper's text threshold
+    decides.
     """
     from scipy.cluster.hierarchy import fcluster
 
@@ -169,7 +157,7 @@ def _best_cut(tree: FloatArray, distance: FloatArray) -> float:
     return -max(scored)[2] if scored else NLP_THRESHOLD
 
 
-def _silhouette(distance: FloatArray, labels: npt.NDArray[np.int64]) -> float:
+def _silhouette(distance: FloatArray, labels: IntArray) -> float:
     from sklearn.metrics import silhouette_score
 
     groups = len(set(labels.tolist()))
@@ -180,7 +168,7 @@ def _silhouette(distance: FloatArray, labels: npt.NDArray[np.int64]) -> float:
     return float(silhouette_score(clean, labels, metric="precomputed"))
 
 
-def _relabel(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+def _relabel(labels: IntArray) -> IntArray:
     order: dict[int, int] = {}
     for label in labels.tolist():
         order.setdefault(label, len(order))

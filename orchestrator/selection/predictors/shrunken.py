@@ -1,14 +1,18 @@
-"""What a candidate will reach: predictors of the final test score from the epochs seen so far.
+"""The shrunken predictor: a linear predictor with an empirical-Bayes prior per model.
 
-`ShrunkenPredictor` is one linear predictor with an empirical-Bayes prior per model: the score of
-model m on a data set is a level of that data set plus a residual of the model,
+The score of model m on a data set is a level of that data set plus a residual of the model:
 
     y(m, e) = level(e) + mu(m, e) + residual(m, e),
     level ~ N(g, G),  residual(m, .) ~ N(0, R) independently for each model.
 
-Its prediction is the conditional mean of y(m, T) given every value seen, so untrained models are
-updated too (through the level). It replaces the paper's nearest-centroid look-up, kept here as
-`KMeansTrend`, which loses to a straight line after one epoch and to the last value after two.
+The prediction is the conditional mean of y(m, T) given every value seen, so models that were not
+trained are updated too (through the level). It replaces the nearest-centroid look-up of the paper
+(`trend.KMeansTrend`), which loses to a straight line after one epoch and to the last value after
+two.
+
+- Moments g, G, mu, R: `ShrunkenPredictor.fit`; conditional mean: `ShrunkenPredictor.predict`.
+- Conditional deviation sd_e: `ShrunkenPredictor.spread`; split-conformal interval:
+  `conformal_halfwidth`.
 
 Shapes: M models, N history sets, E stages; index E of a curve is T, the final test.
 """
@@ -20,19 +24,26 @@ import numpy as np
 
 from orchestrator.arrays import FloatArray
 from orchestrator.errors import InputError
-from orchestrator.selection.matrix import History
+from orchestrator.selection.matrix.history import History
 
 RESIDUAL_CLIP = 0.1
+"""Largest residual of a history cell, in units of the score: one outlier must not set a prior."""
 OBSERVATION_NOISE = 0.02
+"""Standard deviation of a measured score: repeated runs of the published cells differ by about one
+point on average."""
 MIN_HISTORY_SETS = 3
-MIN_ROWS_FOR_CENTRE = 2
+MIN_ROWS_FOR_CENTER = 2
+"""Models with fewer history cells do not enter the mean that others are shrunk to."""
 PRIOR_VARIANCE_FLOOR = 1 / 40
+"""Smallest variance between models, as a share of the variance within a model."""
 TAG_SHRINKAGE = 2
+"""Cells without effect that are added to the tagged ones."""
 STAGE_PRIOR_ROWS = 8
 STAGE_PRIOR_CORRELATION = 0.5
 """Residuals of two stages correlate .1 to .6 on the published curves. With little history the
-estimated covariance is noise (and may say that validation predicts nothing), so it is blended with
-this constant correlation, counted as eight rows: 1 % of the weight with 20 sets of 39 models."""
+estimated covariance is noise, and may claim that validation predicts nothing. It is therefore
+blended with this constant correlation, which counts as eight rows: 1 % of the weight with 20 sets
+of 39 models."""
 INTERVAL = 0.9
 
 Observed = Mapping[tuple[str, int], float]
@@ -49,8 +60,8 @@ class ShrunkenPredictor:
         level: ``[E+1]`` mean of the data sets' medians, g.
         level_cov: ``[E+1, E+1]`` their covariance, G.
         residual_cov: ``[E+1, E+1]`` covariance of one model's residual across stages, R.
-        rows: ``[M]`` history cells behind each model's mean.
-        kappa: Noise-to-signal ratio: a model with ``rows = kappa`` is shrunk half-way.
+        rows: ``[M]`` number of history cells of each model.
+        kappa: Noise-to-signal ratio; a model with ``rows = kappa`` is shrunk half-way.
         spread_between: Standard deviation of one history residual across models, at T.
     """
 
@@ -65,11 +76,11 @@ class ShrunkenPredictor:
 
     @classmethod
     def fit(cls, history: History, target_tags: Collection[str] = ()) -> "ShrunkenPredictor":
-        """Estimate every moment from the history (the target must not be in it).
+        """Estimate every moment from a history without the target.
 
         Args:
             history: Curves; tagged cells are left out of the prior, not counted as zero.
-            target_tags: Models tagged for the target: the tag effect is added to their prior.
+            target_tags: Models tagged for the target; their prior gets the tag effect.
 
         Raises:
             InputError: Fewer than `MIN_HISTORY_SETS` usable data sets.
@@ -91,9 +102,9 @@ class ShrunkenPredictor:
         spread = float(np.var(known[:, -1], ddof=1)) if len(known) > 1 else 0.0
         between = max(spread - within / sets, within * PRIOR_VARIANCE_FLOOR, 1e-12)
         kappa = within / between
-        centre = known[rows[rows > 0] >= min(MIN_ROWS_FOR_CENTRE, rows.max())].mean(axis=0)
+        center = known[rows[rows > 0] >= min(MIN_ROWS_FOR_CENTER, rows.max())].mean(axis=0)
         weight = (rows / (rows + kappa))[:, None]
-        mean = centre + weight * (np.nan_to_num(average) - centre)
+        mean = center + weight * (np.nan_to_num(average) - center)
         fitted = cls(
             models=history.models,
             mean=mean,
@@ -107,10 +118,10 @@ class ShrunkenPredictor:
         return fitted._with_tag_effect(history, target_tags)
 
     def with_extra_row(self, residuals: Mapping[str, float]) -> "ShrunkenPredictor":
-        """Count ``residuals`` (model -> value, same at every stage) as one more history set.
+        """Count ``residuals`` (model to value, equal at every stage) as one more history set.
 
-        This is how a proxy score enters: as one noisy benchmark, weighing 1 of n+1 for a model
-        with history and shrunk by ``1 / (1 + kappa)`` for a model without.
+        A proxy score enters in this way: as one noisy benchmark set. It weighs
+        ``1 / (n + 1 + kappa)`` for a model with n history cells.
         """
         mean = self.mean.copy()
         for row, model in enumerate(self.models):
@@ -121,7 +132,7 @@ class ShrunkenPredictor:
         return replace(self, mean=mean)
 
     def prior(self) -> dict[str, float]:
-        """Prior mean of each model's final residual, mu(m, T): what recall ranks by."""
+        """Prior mean of each model's final residual, mu(m, T); recall ranks by it."""
         return {m: float(v) for m, v in zip(self.models, self.mean[:, -1], strict=True)}
 
     def predict(self, observed: Observed) -> dict[str, float]:
@@ -158,14 +169,15 @@ class ShrunkenPredictor:
         variance = self.residual_cov[-1, -1] - cross @ np.linalg.solve(inner, cross)
         return float(np.sqrt(max(float(variance), 1e-12)))
 
-    def displayed(self, observed: Observed, pool: Collection[str]) -> dict[str, float]:
-        """The numbers to show a person: contrast from `predict`, level from what was measured.
+    def predict_for_report(self, observed: Observed, pool: Collection[str]) -> dict[str, float]:
+        """Predicted final scores of ``pool`` at the measured level, for reports.
 
-        After one stage the level is the pool's median prediction (plain `predict`); from two on it
-        is the median of the last validation values, which tracks the level better.
+        Differences between models are those of `predict`. After one stage the level is the median
+        prediction (plain `predict`); from two stages on it is the median of the last validation
+        values, which tracks the level better.
         """
         predicted = self.predict(observed)
-        last = _last_values(observed)
+        last = {model: observed[(model, stage)] for model, stage in sorted(observed)}
         shown = {model: predicted[model] for model in pool if model in predicted}
         depth = max((stage for _, stage in observed), default=0)
         measured = [last[model] for model in shown if model in last]
@@ -175,7 +187,7 @@ class ShrunkenPredictor:
         return {model: value + shift for model, value in shown.items()}
 
     def _usable(self, observed: Observed) -> list[tuple[str, int]]:
-        """Cells in one order (so that sums round alike), without stages the history never had."""
+        """Cells of known models and stages, sorted so that sums round the same in any order."""
         known, stages = set(self.models), len(self.level) - 1
         return sorted(cell for cell in observed if cell[0] in known and cell[1] <= stages)
 
@@ -183,7 +195,7 @@ class ShrunkenPredictor:
         """``beta(e) = sum of (r - mu) over tagged cells / (count + 2)``, added to tagged models."""
         if not tags:
             return self
-        raw, _ = _residuals(replace(history, tagged=np.zeros_like(history.tagged)))
+        raw, _ = _residuals(history.without_tags())
         cells = history.tagged & ~np.isnan(raw[:, :, -1])
         excess = (raw - self.mean[:, None, :])[cells]
         effect = excess.sum(axis=0) / (len(excess) + TAG_SHRINKAGE)
@@ -192,78 +204,13 @@ class ShrunkenPredictor:
         return replace(self, mean=mean)
 
 
-@dataclass(frozen=True)
-class KMeansTrend:
-    """The paper's predictor (Eq. 5-6): the test mean of the nearest validation cluster.
+def conformal_halfwidth(history: History, stage: int, pool: Sequence[str]) -> float:
+    """Half-width of a 90 % interval of `ShrunkenPredictor.predict_for_report` (split conformal).
 
-    For each model, its benchmark sets are clustered by its scalar validation score at this stage;
-    the prediction is the mean final test score of the nearest cluster. Deviation: k-means of
-    numbers has an exact solution, so it is computed instead of sampled (the published code runs an
-    unseeded k-means, and its survivors differ from run to run).
-    """
-
-    history: History
-    clusters: int = 4
-
-    def predict(self, model: str, stage: int, value: float) -> float:
-        """Predicted final test score of ``model``; ``value`` itself where it has no history."""
-        if model not in self.history.models or stage > self.history.stages:
-            return value
-        curves = self.history.curves[self.history.models.index(model)]
-        curves = curves[~np.isnan(curves[:, -1])]
-        if not len(curves):
-            return value
-        ordered = curves[np.argsort(curves[:, stage - 1], kind="stable")]
-        groups = [
-            ordered[start:stop]
-            for start, stop in exact_kmeans(ordered[:, stage - 1], self.clusters)
-        ]
-        nearest = min(groups, key=lambda group: abs(float(group[:, stage - 1].mean()) - value))
-        return float(nearest[:, -1].mean())
-
-
-def exact_kmeans(ordered: FloatArray, clusters: int) -> list[tuple[int, int]]:
-    """The best partition of sorted numbers into at most ``clusters`` runs (Wang & Song 2011).
-
-    Args:
-        ordered: n numbers, ascending.
-        clusters: c.
+    The quantile of its errors on each history set, with that set left out of the fit.
 
     Returns:
-        Half-open index ranges, in order, with the least sum of squared deviations.
-    """
-    count = len(ordered)
-    sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    squares = np.concatenate([[0.0], np.cumsum(ordered**2)])
-
-    def spread(start: int, stop: int) -> float:
-        total = sums[stop] - sums[start]
-        return float(squares[stop] - squares[start] - total * total / (stop - start))
-
-    groups = min(clusters, count)
-    cost = [spread(0, stop) if stop else 0.0 for stop in range(count + 1)]
-    cuts: list[list[int]] = []
-    for used in range(1, groups):
-        best = [
-            min((cost[cut] + spread(cut, stop), cut) for cut in range(used, stop))
-            if stop > used
-            else (np.inf, stop)
-            for stop in range(count + 1)
-        ]
-        cost, last = [value for value, _ in best], [cut for _, cut in best]
-        cuts.append(last)
-    ranges, stop = [], count
-    for last in reversed(cuts):
-        ranges.append((last[stop], stop))
-        stop = last[stop]
-    return [(0, stop), *reversed(ranges)]
-
-
-def conformal_halfwidth(history: History, stage: int, pool: Sequence[str]) -> float:
-    """Half-width of a 90 % interval around `ShrunkenPredictor.displayed` (split conformal).
-
-    The quantile of the same errors made on each history set with that set left out of the fit.
-    Returns NaN when leaving one out leaves fewer than `MIN_HISTORY_SETS`.
+        NaN when leaving one set out leaves fewer than `MIN_HISTORY_SETS`.
     """
     errors: list[float] = []
     for place, dataset in enumerate(history.datasets):
@@ -276,7 +223,7 @@ def conformal_halfwidth(history: History, stage: int, pool: Sequence[str]) -> fl
         observed = {
             (m, e): float(row[e - 1]) for m, row in seen.items() for e in range(1, stage + 1)
         }
-        shown = ShrunkenPredictor.fit(rest).displayed(observed, list(seen))
+        shown = ShrunkenPredictor.fit(rest).predict_for_report(observed, list(seen))
         errors += [abs(shown[model] - float(row[-1])) for model, row in seen.items()]
     return float(np.quantile(errors, INTERVAL)) if errors else float("nan")
 
@@ -284,7 +231,7 @@ def conformal_halfwidth(history: History, stage: int, pool: Sequence[str]) -> fl
 def _residuals(history: History) -> tuple[FloatArray, FloatArray]:
     """Clipped residuals ``[M, N', E+1]`` without tagged cells, and set medians ``[N', E+1]``.
 
-    Sets with fewer than two measured models say nothing about models and are left out.
+    Sets with fewer than two measured models say nothing about models and are omitted.
     """
     counts = (~np.isnan(history.curves[:, :, -1])).sum(axis=0)
     usable = counts >= 2
@@ -312,8 +259,3 @@ def _mean_over_sets(residual: FloatArray, rows: FloatArray) -> FloatArray:
     """Mean residual of each model ``[M, E+1]``; NaN for a model without a row."""
     total = np.nansum(residual, axis=1)
     return np.where(rows[:, None] > 0, total / np.maximum(rows, 1.0)[:, None], np.nan)
-
-
-def _last_values(observed: Observed) -> dict[str, float]:
-    """The latest validation score of each model."""
-    return {model: observed[(model, stage)] for model, stage in sorted(observed)}

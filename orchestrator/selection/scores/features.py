@@ -1,61 +1,49 @@
-"""Frozen features of one package on a task's training rows, and their proxy scores.
+"""Frozen features of one package on the target, and their proxy scores.
 
-One forward pass, no training: rows are the target's TRAINING rows only, so that a later choice on
-the validation split stays honest. Runs on a worker; imports torch, not Ray.
+One forward pass without training, on rows of the target's TRAINING split only: the validation split
+later chooses between models and must not be read before. Runs on a worker; imports torch, not Ray.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from orchestrator.arrays import FloatArray
-from orchestrator.selection.proxy import ProxyScore, score_features
+from orchestrator.selection.results import ProxyScore
+from orchestrator.selection.scores.scoring import score_features
+from orchestrator.selection.trials.payloads import ProxyPayload
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from orchestrator.data.rows.rows import Rows
     from orchestrator.data.samples.labelled_samples import ClsSamples
+    from orchestrator.modeling.interfaces import Batch
     from orchestrator.modeling.model import Model
 
 BATCH_ROWS = 128
 HEAD = "proxy"
-TRAINED_HEADS = ("finetuned", "continual", "imported")
+"""Name of the label column of the samples; no head of the model has it."""
+KINDS_WITH_TRAINED_HEADS = ("finetuned", "continual", "imported")
 
 
-def score_package(payload: dict[str, Any]) -> dict[str, Any]:
-    """Score one package; JSON in and out, so that it can run as a Ray task.
-
-    Args:
-        payload: ``package`` (reference), ``zoo``, ``task`` (a `DatasetSpec`), ``cache``,
-            ``proxies`` (names), ``rows`` (at most), ``max_length``, ``seed``.
-
-    Returns:
-        ``values``, ``floors`` and ``rows`` of a `ProxyScore`.
-    """
+def score_package(payload: ProxyPayload) -> ProxyScore:
+    """Score one package; runs as a Ray task."""
     from orchestrator.data.rows.tasks import load_task
-    from orchestrator.data.spec import DatasetSpec
     from orchestrator.zoo import Zoo
 
-    cache = Path(payload["cache"]) if payload["cache"] else None
-    task = load_task(DatasetSpec.model_validate(payload["task"]), cache)
-    package = Zoo(payload["zoo"]).get(payload["package"])
+    task = load_task(payload.task)
+    package = Zoo(payload.zoo).get(payload.package)
     declared = set(package.manifest.task.labels) if package.manifest.task else set()
-    heads = declared if package.kind in TRAINED_HEADS else set()
-    rows = sample_rows(task.train, payload["rows"], payload["seed"])
-    features, probabilities = extract(package.path, rows, payload["max_length"], heads)
-    score = score_features(
-        payload["proxies"], features, rows.labels, probabilities, payload["seed"]
-    )
-    return {"values": dict(score.values), "floors": dict(score.floors), "rows": score.rows}
-
-
-def as_score(stored: dict[str, Any]) -> ProxyScore:
-    """The score that `score_package` returned."""
-    return ProxyScore(stored["values"], stored["floors"], stored["rows"])
+    heads = declared if package.kind in KINDS_WITH_TRAINED_HEADS else set()
+    rows = sample_rows(task.train, payload.rows, payload.seed)
+    features, probabilities = extract(package.path, rows, payload.max_length, heads)
+    return score_features(payload.proxies, features, rows.labels, probabilities, payload.seed)
 
 
 def sample_rows(rows: "Rows", limit: int, seed: int) -> "Rows":
-    """At most ``limit`` rows, the same ones for every package."""
+    """At most ``limit`` rows, the same rows for every package."""
     if len(rows) <= limit:
         return rows
     chosen = np.random.default_rng(seed).permutation(len(rows))[:limit]
@@ -70,9 +58,9 @@ def extract(
     Args:
         folder: The package.
         rows: n rows.
-        max_length: Tokens a text is cut to.
-        trained_heads: Names of classification heads that were trained; others are not used, since
-            a random head scores every model at its floor.
+        max_length: Tokens a text is truncated to.
+        trained_heads: Names of trained classification heads. Others are not used: a random head
+            scores every model at its floor.
 
     Returns:
         ``[n, D]`` and ``[n, Z]`` (None without a trained head).
@@ -105,7 +93,7 @@ def _samples(folder: Path, rows: "Rows", max_length: int) -> "ClsSamples":
     return ClsSamples(rows, processor, HEAD, max_length)
 
 
-def _forward(model: "Model", batch: dict[str, Any], head: str | None) -> tuple[Any, Any]:
+def _forward(model: "Model", batch: "Batch", head: str | None) -> "tuple[Tensor, Tensor | None]":
     """Pooled features ``[B, D]``, and logits ``[B, Z]`` where there is a head."""
     vectors = model.pool(model.encode(batch), batch)
     return vectors, model.predict(batch)[head] if head else None

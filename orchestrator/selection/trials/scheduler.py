@@ -1,8 +1,8 @@
 """Successive halving as a Ray Tune scheduler: strictly synchronous rungs, pause and resume.
 
-Every decision is `halving.Bracket`'s; this file only translates. A trial that has trained its epoch
-is paused; when the last one of the rung reports, losers are stopped and the others continue from
-their checkpoints in reused actors. Each value is in the journal, on disk, before it counts.
+`halving.Bracket` decides; this file translates. A trial that has trained its epoch is paused. When
+the last trial of the rung reports, losers are stopped and the others continue from their
+checkpoints in reused actors. Each value is in the journal, on disk, before it counts.
 
 Differences from Tune's own HyperBand: rungs never deadlock on `max_t` or on the number of slots
 (ray#6780, ray#37605); a failing trial closes its rung instead of keeping it open; survivors do not
@@ -20,7 +20,8 @@ from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.selection.halving import Bracket
-from orchestrator.selection.journal import Journal, Row, row_of
+from orchestrator.selection.results import EpochResult, JournalRow
+from orchestrator.selection.trials.journal import Journal
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -33,13 +34,13 @@ class HalvingScheduler(TrialScheduler):
 
     Args:
         bracket: The state, rebuilt from the journal when a run continues.
-        journal: Where finished epochs and failures are appended.
+        journal: Finished epochs and failures are appended to it.
 
     Attributes:
-        error: What ended the bracket, to be raised by the caller: Tune swallows exceptions.
+        error: What ended the bracket; the caller raises it, because Tune swallows exceptions.
     """
 
-    # A buffered second epoch would be trained before the first was judged.
+    # Tune would buffer results and train a second epoch before the first is judged.
     _supports_buffered_results = False
 
     def __init__(self, bracket: Bracket, journal: Journal) -> None:
@@ -60,53 +61,56 @@ class HalvingScheduler(TrialScheduler):
     def on_trial_result(
         self, tune_controller: "TuneController", trial: Trial, result: dict[str, Any]
     ) -> str:
-        """Record an epoch; the trial waits for its rung, goes on, or stops."""
-        self._take(result)
+        """Record an epoch; the trial continues, or waits for its rung."""
+        self._record(result)
         bracket = self._bracket
-        goes_on = trial.config["trial"] in bracket.waiting() and int(result["rung"]) < bracket.rung
-        # A loser is paused too, and stopped by `choose_trial_to_run`: by then a survivor waits
-        # for its actor, which Tune would end otherwise.
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.PAUSE)
+        survives = trial.config["trial"] in bracket.waiting() and int(result["rung"]) < bracket.rung
+        # A loser is paused too, and stopped later by `choose_trial_to_run`: by then a survivor
+        # waits for its actor. Tune would otherwise end the actor and start a new process.
+        return str(TrialScheduler.CONTINUE if survives else TrialScheduler.PAUSE)
 
     def on_trial_complete(
         self, tune_controller: "TuneController", trial: Trial, result: dict[str, Any]
     ) -> None:
-        """Record the last epoch: Tune reports it here only, as it carries ``done``."""
+        """Record the last epoch: Tune reports it only here, because it carries ``done``."""
         if result.get("rung"):
-            self._take(result)
+            self._record(result)
 
     def on_trial_error(self, tune_controller: "TuneController", trial: Trial) -> None:
-        """Remember it: Tune may recover the trial. If not, `settle` takes it out."""
+        """Remember the trial: Tune may recover it. If not, `settle` removes it."""
         self._erring.append(trial)
 
     def on_trial_remove(self, tune_controller: "TuneController", trial: Trial) -> None:
-        """A paused loser was stopped: that was decided here."""
+        """Nothing to do: the paused loser was stopped by this scheduler."""
 
     def choose_trial_to_run(self, tune_controller: "TuneController") -> Trial | None:
-        """Stop paused losers, then the next trial of the open rung, if one is not running."""
+        """Return the next idle trial of the open rung, or stop the losers if there is none."""
         trials = tune_controller.get_trials()
         self.settle()
         if self.error is not None:
             tune_controller.request_stop_experiment()
             return None
         waiting = set(self._bracket.waiting())
-        chosen = next((t for t in trials if _is(t, Trial.PENDING, waiting)), None)
-        chosen = chosen or next((t for t in trials if _is(t, Trial.PAUSED, waiting)), None)
-        losers = {trial.config["trial"] for trial in trials} - self._alive()
+        chosen = next((t for t in trials if _has(t, Trial.PENDING, waiting)), None)
+        chosen = chosen or next((t for t in trials if _has(t, Trial.PAUSED, waiting)), None)
+        alive = set() if self._bracket.finished else set(self._bracket.pool)
+        losers = {trial.config["trial"] for trial in trials} - alive
         if chosen is None:
             for trial in trials:
-                if _is(trial, Trial.PAUSED, losers):
+                if _has(trial, Trial.PAUSED, losers):
                     tune_controller.stop_trial(trial)
         return chosen
 
     def settle(self) -> None:
-        """Take trials that failed for good out of the bracket, with their reason."""
+        """Remove trials that failed finally from the bracket, with the reason."""
         for trial in self._erring:
             model = trial.config["trial"]
             if trial.status == Trial.ERROR and model not in self._bracket.failures:
                 reason = _reason(trial)
                 logger.warning("trial %s failed: %s", model, reason)
-                self._journal.append(Row(model, self._bracket.rung, None, error=reason))
+                rung = self._bracket.rung
+                row = JournalRow(trial=model, rung=rung, validation=None, error=reason)
+                self._journal.append(row)
                 self._guarded(functools.partial(self._bracket.fail, model, reason))
 
     def debug_string(self) -> str:
@@ -114,30 +118,34 @@ class HalvingScheduler(TrialScheduler):
         bracket = self._bracket
         return f"Halving: rung {bracket.rung}/{bracket.stages}, pool {', '.join(bracket.pool)}"
 
-    def _alive(self) -> set[str]:
-        return set() if self._bracket.finished else set(self._bracket.pool)
-
-    def _take(self, result: dict[str, Any]) -> None:
-        row = row_of(result)
+    def _record(self, result: dict[str, Any]) -> None:
+        row = read_result(result).journal_row()
         self._journal.append(row)
-        if row.validation is None:
-            return
-        self._guarded(functools.partial(self._bracket.record, row.trial, row.rung, row.validation))
+        if row.validation is not None:
+            self._guarded(
+                functools.partial(self._bracket.record, row.trial, row.rung, row.validation)
+            )
 
     def _guarded(self, decide: Callable[[], object]) -> None:
-        """Keep what the bracket raises: Tune would turn it into a failure of one trial."""
+        """Store what the bracket raises: Tune would turn it into a failure of one trial."""
         try:
             decide()
         except OrchestratorError as error:
             self.error = self.error or error
 
 
-def _is(trial: Trial, status: str, models: set[str]) -> bool:
+def _has(trial: Trial, status: str, models: set[str]) -> bool:
     return trial.status == status and trial.config["trial"] in models
 
 
 def _reason(trial: Trial) -> str:
-    """The last line of the trial's traceback: the exception and its message."""
+    """Exception and message: the last line of the trial's traceback."""
     file = Path(trial.error_file) if trial.error_file else None
     text = file.read_text().strip() if file and file.is_file() else ""
     return text.splitlines()[-1].strip() if text else "unknown error"
+
+
+def read_result(result: dict[str, Any]) -> EpochResult:
+    """Return the epoch in a result of Tune, which adds keys of its own."""
+    known = {name: result[name] for name in EpochResult.model_fields if name in result}
+    return EpochResult.model_validate(known)

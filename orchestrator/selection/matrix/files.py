@@ -1,19 +1,31 @@
-"""Reading and writing a performance matrix: one Parquet file, or a CSV table of curves."""
+"""Files of a performance matrix: one Parquet file, or a CSV table of curves."""
 
-import dataclasses
 import json
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
+from orchestrator.config import StrictModel
 from orchestrator.errors import InputError, IntegrityError
-from orchestrator.selection.matrix import COLUMNS, DatasetFacts, ModelFacts, PerformanceMatrix
+from orchestrator.selection.matrix.facts import DatasetFacts, ModelFacts
+from orchestrator.selection.matrix.performance import COLUMNS, PerformanceMatrix
 
 SCHEMA_VERSION = 1
 _METADATA_KEY = b"orchestrator.performance_matrix"
 _CURVE_PREFIX = "val_epoch"
+
+
+class MatrixFacts(StrictModel):
+    """Metadata of the Parquet file."""
+
+    schema_version: int = SCHEMA_VERSION
+    """Format of the file."""
+    models: dict[str, ModelFacts]
+    """Model id to its facts."""
+    datasets: dict[str, DatasetFacts]
+    """Data set name to its facts."""
 
 
 def write_matrix(matrix: PerformanceMatrix, path: str | Path) -> None:
@@ -23,15 +35,12 @@ def write_matrix(matrix: PerformanceMatrix, path: str | Path) -> None:
 
     from orchestrator.storage import atomic_write_bytes
 
-    facts = {
-        "schema_version": SCHEMA_VERSION,
-        "models": {name: dataclasses.asdict(item) for name, item in matrix.models.items()},
-        "datasets": {name: dataclasses.asdict(item) for name, item in matrix.datasets.items()},
-    }
+    facts = MatrixFacts(models=dict(matrix.models), datasets=dict(matrix.datasets))
+    text = json.dumps(facts.model_dump(mode="json"), sort_keys=True)
     ordered = matrix.cells.sort_values(["model", "dataset", "split", "stage"])
     table = pa.Table.from_pandas(ordered[list(COLUMNS)], preserve_index=False)
     table = table.replace_schema_metadata(
-        {**(table.schema.metadata or {}), _METADATA_KEY: json.dumps(facts, sort_keys=True).encode()}
+        {**(table.schema.metadata or {}), _METADATA_KEY: text.encode()}
     )
     buffer = BytesIO()
     pq.write_table(table, buffer)
@@ -39,11 +48,11 @@ def write_matrix(matrix: PerformanceMatrix, path: str | Path) -> None:
 
 
 def read_matrix(path: str | Path) -> PerformanceMatrix:
-    """Read a matrix from ``.parquet`` (ours) or ``.csv`` (the columns `from_curves` wants).
+    """Read a matrix from ``.parquet`` or ``.csv`` (with the columns that `from_curves` needs).
 
     Raises:
-        InputError: There is no such file, or it has another ending or other columns.
-        IntegrityError: The Parquet file is unreadable or is not a performance matrix.
+        InputError: The file does not exist, or has another extension or other columns.
+        IntegrityError: The Parquet file is unreadable or not a performance matrix.
     """
     file = Path(path)
     if not file.is_file():
@@ -58,18 +67,18 @@ def read_matrix(path: str | Path) -> PerformanceMatrix:
 
 
 def from_curves(table: pd.DataFrame, source: str = "table") -> PerformanceMatrix:
-    """Build a matrix from one row a (model, dataset) with ``val_epoch1..E`` and ``test_final``.
+    """Build a matrix from one row per (model, dataset) with ``val_epoch1..E`` and ``test_final``.
 
     Raises:
-        InputError: A needed column is missing.
+        InputError: A required column is missing.
     """
     stages = [name for name in table.columns if str(name).startswith(_CURVE_PREFIX)]
     stages.sort(key=lambda name: int(str(name).removeprefix(_CURVE_PREFIX)))
-    absent = [n for n in ("model", "dataset", "test_final") if n not in table.columns]
-    if absent or not stages:
+    missing = [n for n in ("model", "dataset", "test_final") if n not in table.columns]
+    if missing or not stages:
         raise InputError(
             f"{source}: needs the columns model, dataset, val_epoch1 .. val_epochE and test_final; "
-            f"missing: {', '.join(absent) or 'val_epoch1'}."
+            f"missing: {', '.join(missing) or 'val_epoch1'}."
         )
     matrix = PerformanceMatrix(
         models={str(name): ModelFacts() for name in table["model"].unique()},
@@ -94,19 +103,17 @@ def _read_parquet(file: Path) -> PerformanceMatrix:
         ) from error
     raw = (table.schema.metadata or {}).get(_METADATA_KEY)
     if raw is None or set(COLUMNS) - set(table.column_names):
-        raise IntegrityError(f"performance matrix {file}: this Parquet file is not one.")
-    facts: dict[str, Any] = json.loads(raw)
-    if facts["schema_version"] != SCHEMA_VERSION:
-        raise InputError(
-            f"performance matrix {file}: schema version {facts['schema_version']}, this program "
-            f"reads {SCHEMA_VERSION}. Make it again with `orchestrator benchmark`."
+        raise IntegrityError(
+            f"performance matrix {file}: this Parquet file is not a performance matrix."
         )
-    return PerformanceMatrix(
-        table.to_pandas()[list(COLUMNS)],
-        {n: ModelFacts(**_tuples(item, "trained_on")) for n, item in facts["models"].items()},
-        {n: DatasetFacts(**_tuples(item, "sketch")) for n, item in facts["datasets"].items()},
-    )
-
-
-def _tuples(item: dict[str, Any], name: str) -> dict[str, Any]:
-    return {**item, name: tuple(item[name])}
+    version = json.loads(raw)["schema_version"]
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"performance matrix {file}: schema version {version}, this program reads "
+            f"{SCHEMA_VERSION}. Make it again with `orchestrator benchmark`."
+        )
+    try:
+        facts = MatrixFacts.model_validate_json(raw)
+    except ValidationError as error:
+        raise IntegrityError(f"performance matrix {file}: damaged metadata: {error}") from error
+    return PerformanceMatrix(table.to_pandas()[list(COLUMNS)], facts.models, facts.datasets)

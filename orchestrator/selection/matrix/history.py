@@ -1,0 +1,64 @@
+"""The view of a performance matrix that predictors read: complete, oriented learning curves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator.arrays import BoolArray, FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Complete curves; larger is better.
+
+    Attributes:
+        models: M model ids.
+        datasets: N data set names.
+        curves: ``[M, N, E+1]`` validation scores after stages 1..E, then the final test score; NaN
+            where any value of a cell is missing.
+        tagged: ``[M, N]`` whether the model declares, or is named after, the data set.
+    """
+
+    models: tuple[str, ...]
+    datasets: tuple[str, ...]
+    curves: FloatArray
+    tagged: BoolArray
+
+    @classmethod
+    def empty(cls, models: Sequence[str], stages: int) -> "History":
+        """A history of ``models`` without any data set."""
+        count = len(models)
+        no_tags = np.zeros((count, 0), dtype=bool)
+        return cls(tuple(models), (), np.full((count, 0, stages + 1), np.nan), no_tags)
+
+    @property
+    def stages(self) -> int:
+        """E, the number of validation stages."""
+        return int(self.curves.shape[2]) - 1
+
+    def with_models(self, models: Sequence[str]) -> "History":
+        """The same data for exactly ``models``, in that order; unknown models get NaN rows."""
+        row_of = {model: row for row, model in enumerate(self.models)}
+        shape = (len(models), *self.curves.shape[1:])
+        curves, tagged = np.full(shape, np.nan), np.zeros(shape[:2], dtype=bool)
+        for row, model in enumerate(models):
+            if model in row_of:
+                curves[row], tagged[row] = self.curves[row_of[model]], self.tagged[row_of[model]]
+        return History(tuple(models), self.datasets, curves, tagged)
+
+    def without_dataset(self, dataset: str) -> "History":
+        """The same data without one column."""
+        keep = [column for column, name in enumerate(self.datasets) if name != dataset]
+        names = tuple(self.datasets[column] for column in keep)
+        return History(self.models, names, self.curves[:, keep], self.tagged[:, keep])
+
+    def without_tags(self) -> "History":
+        """The same curves with every cell untagged."""
+        untagged = np.zeros_like(self.tagged)
+        return History(self.models, self.datasets, self.curves, untagged)
+
+    def measured_datasets(self) -> int:
+        """Number of data sets with at least two complete models; others say nothing of models."""
+        complete = ~np.isnan(self.curves[:, :, -1])
+        return int((complete.sum(axis=0) >= 2).sum())

@@ -1,0 +1,133 @@
+"""The interface of a halving policy, and the registry of all policies."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from orchestrator.config.registry import EntryConfig, Registry
+from orchestrator.selection.matrix.history import History
+from orchestrator.selection.predictors.shrunken import (
+    MIN_HISTORY_SETS,
+    Observed,
+    ShrunkenPredictor,
+)
+
+
+class PolicyConfig(EntryConfig):
+    """A policy has no options: a config names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Decision of a policy on one complete rung.
+
+    Attributes:
+        kept: Models that train another epoch, best first.
+        dropped: Model to the reason, in words.
+        scores: Model to the number it was ranked by (a predicted final score, or the last value).
+    """
+
+    kept: tuple[str, ...]
+    dropped: dict[str, str]
+    scores: dict[str, float]
+
+
+class Policy(ABC):
+    """Decides after a complete rung; a subclass nests a `PolicyConfig` and joins `POLICIES`."""
+
+    Config: ClassVar[type[PolicyConfig]]
+    default_pool: ClassVar[int] = 10
+    """Models to recall unless the config says how many."""
+    min_history: ClassVar[int] = 0
+    """Data sets in the history that the policy needs."""
+    fallback: ClassVar[str] = "sh"
+    """Policy that takes its place when the history has fewer."""
+
+    @classmethod
+    @abstractmethod
+    def make(cls, history: History, predictor: ShrunkenPredictor | None) -> Self:
+        """Make the policy.
+
+        Args:
+            history: Benchmark curves without the target.
+            predictor: Fitted on it; None with fewer than `MIN_HISTORY_SETS` data sets.
+        """
+
+    @abstractmethod
+    def judge(self, pool: Sequence[str], stage: int, last: int, observed: Observed) -> Verdict:
+        """Judge ``pool`` after ``stage`` of ``last`` stages."""
+
+    def sizes(self, pool: int, stages: int) -> list[int]:
+        """Largest number of models in each stage; their sum is the worst-case cost in epochs."""
+        return halving_sizes(pool, stages)
+
+
+POLICIES = Registry("policy", PolicyConfig, builtin="orchestrator.selection.policies.builtin")
+
+
+@dataclass(frozen=True)
+class Decider:
+    """The policy that really decides, and what it knows.
+
+    Attributes:
+        name: Its registered name; with little history not the one asked for.
+        policy: The policy.
+        predictor: Of final scores; None with fewer than `MIN_HISTORY_SETS` data sets.
+    """
+
+    name: str
+    policy: Policy
+    predictor: ShrunkenPredictor | None
+
+
+def choose_policy(name: str, history: History, tags: Iterable[str] = ()) -> Decider:
+    """Make the policy ``name``, or the one that replaces it with little history.
+
+    Args:
+        name: A registered policy.
+        history: Benchmark curves without the target.
+        tags: Models that declare training on the target.
+    """
+    measured = history.measured_datasets()
+    predictor: ShrunkenPredictor | None = None
+    if measured >= MIN_HISTORY_SETS:
+        predictor = ShrunkenPredictor.fit(history, set(tags))
+    policy: type[Policy] = POLICIES.component_class(name)
+    while measured < policy.min_history:
+        name = policy.fallback
+        policy = POLICIES.component_class(name)
+    return Decider(name, policy.make(history, predictor), predictor)
+
+
+def halving_sizes(pool: int, stages: int) -> list[int]:
+    """Models trained in each stage when half is dropped every time: 40, 20, 10, 5, 2."""
+    return [max(1, pool >> stage) for stage in range(stages)]
+
+
+def ranked(scores: dict[str, float]) -> list[str]:
+    """Best first; ties by model id."""
+    return sorted(scores, key=lambda model: (-scores[model], model))
+
+
+def cut(
+    order: Sequence[str], scores: dict[str, float], room: int, reasons: dict[str, str], by: str
+) -> Verdict:
+    """Drop the models in ``reasons``, then the worst until ``room`` are left.
+
+    Args:
+        order: Models, best first.
+        scores: Model to the number that orders them.
+        room: Largest number of survivors.
+        reasons: Models to drop in any case, with the reason.
+        by: What the scores are, in words.
+    """
+    alive = [model for model in order if model not in reasons]
+    dropped = dict(reasons)
+    for place, model in enumerate(order, start=1):
+        if model not in reasons and model not in alive[:room]:
+            dropped[model] = (
+                f"place {place} of {len(order)} by {by} ({scores[model]:.3f}; "
+                f"{order[0]}: {scores[order[0]]:.3f}), {room} kept"
+            )
+    return Verdict(tuple(alive[:room]), dropped, dict(scores))

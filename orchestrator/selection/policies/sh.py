@@ -1,0 +1,36 @@
+"""Policy ``sh``: plain successive halving on the last validation score."""
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from orchestrator.selection.matrix.history import History
+from orchestrator.selection.policies.base import (
+    POLICIES,
+    Policy,
+    PolicyConfig,
+    Verdict,
+    cut,
+    ranked,
+)
+from orchestrator.selection.predictors.shrunken import Observed, ShrunkenPredictor
+
+
+@POLICIES.add
+class Halving(Policy):
+    """Keeps the better half by the last validation score; needs no history."""
+
+    class Config(PolicyConfig):
+        """Registered as ``sh``."""
+
+        type: Literal["sh"] = "sh"
+
+    @classmethod
+    def make(cls, history: History, predictor: ShrunkenPredictor | None) -> Self:
+        """Make the policy."""
+        return cls()
+
+    def judge(self, pool: Sequence[str], stage: int, last: int, observed: Observed) -> Verdict:
+        """Keep the better half."""
+        scores = {model: observed[(model, stage)] for model in pool}
+        room = max(1, len(pool) // 2)
+        return cut(ranked(scores), scores, room, {}, f"validation score after epoch {stage}")

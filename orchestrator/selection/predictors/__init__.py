@@ -1,0 +1,1 @@
+"""Predictors of the final test score of a model from the epochs seen so far."""

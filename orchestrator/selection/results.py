@@ -1,0 +1,322 @@
+"""Typed results of benchmark, selection and replay, as they are stored and read back.
+
+Light on purpose (no torch, ray or pandas): the report and the demo read files through the classes
+that wrote them.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, JsonValue, ValidationError
+
+from orchestrator.config import StrictModel
+from orchestrator.errors import IntegrityError
+
+REPORT_NAME = "selection.json"
+PROXY_EPOCHS = 0.5
+"""Price of one proxy pass over the training split. A forward pass is about a third of a training
+step; the half is the paper's, so that costs compare with the published ones."""
+
+
+class JournalRow(StrictModel):
+    """One finished epoch of one trial, or its failure: a line of ``trials.jsonl``."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # a diverged model scores NaN
+
+    schema_version: Literal[1] = 1
+    """Format of the line."""
+    trial: str
+    """Trial id; in a selection the model's id."""
+    rung: int
+    """Epoch, 1-based."""
+    validation: float | None
+    """Score after this epoch; null when the trial failed."""
+    test: float | None = None
+    """Final test score, after the last epoch only."""
+    steps: int = 0
+    """Optimizer steps of this epoch."""
+    seconds: float = 0.0
+    """Wall time of this epoch."""
+    finished_at: float = 0.0
+    """Unix time at which the state of this epoch was committed."""
+    error: str = ""
+    """Why the trial failed."""
+
+
+class EpochResult(JournalRow):
+    """What a trial reports after one epoch: the row of the journal and the validation loss."""
+
+    loss: float | None = None
+    """Validation loss; null where none was measured."""
+
+    def journal_row(self) -> JournalRow:
+        """The part that goes to the journal."""
+        return JournalRow.model_validate(self.model_dump(exclude={"loss"}))
+
+
+class ProxyScore(StrictModel):
+    """Proxy scores of one model on the target."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # dead features score NaN
+
+    values: dict[str, float]
+    """Proxy name to score."""
+    floors: dict[str, float]
+    """Proxy name to the score it gives without information."""
+    rows: int = 0
+    """Training rows of the forward pass."""
+
+
+class Recalled(StrictModel):
+    """Place of one candidate in the recall ranking."""
+
+    model: str
+    """Model id."""
+    score: float
+    """What it was ranked by; larger is better."""
+    reason: str
+    """Prior, cluster and proxy in words."""
+    kept: bool
+    """Whether it enters halving."""
+
+
+class TargetSummary(StrictModel):
+    """The data set that was selected for."""
+
+    name: str
+    """Name of the task."""
+    labels: tuple[str, ...]
+    """Label names in order."""
+    rows: dict[str, int]
+    """Split to number of rows."""
+
+
+class RankedModel(StrictModel):
+    """One candidate in the final ranking."""
+
+    place: int
+    """1 for the winner."""
+    model: str
+    """Model id."""
+    status: Literal["winner", "dropped", "not recalled", "failed"]
+    """How its selection ended."""
+    reason: str
+    """Why, in words."""
+    epochs: int
+    """Epochs it was trained."""
+    validation: tuple[float, ...]
+    """Validation score after each of them."""
+    recall_score: float
+    """What recall ranked it by."""
+
+
+class BracketCell(StrictModel):
+    """One model in one rung of the halving."""
+
+    model: str
+    """Model id."""
+    rung: int
+    """Epoch, 1-based."""
+    score: float
+    """Validation score after it."""
+    predicted: float | None
+    """Predicted final test score; null without a predictor."""
+    kept: bool
+    """Whether it trains another epoch."""
+
+
+class Rung(StrictModel):
+    """One complete rung."""
+
+    rung: int
+    """Epoch, 1-based."""
+    trained: tuple[str, ...]
+    """Models trained in it, by id."""
+    kept: tuple[str, ...]
+    """Survivors, best first."""
+    halfwidth: float | None
+    """Half-width of the 90 % interval of the predictions; null with too little history."""
+
+
+class Clusters(StrictModel):
+    """Clusters of the candidates with history."""
+
+    groups: tuple[tuple[str, ...], ...]
+    """Members of each cluster."""
+    representatives: tuple[str, ...]
+    """Representatives of clusters of several models."""
+    threshold: float
+    """Distance at which the tree was cut."""
+    silhouette: float
+    """Mean silhouette of the cut."""
+
+
+class Linkage(StrictModel):
+    """Dendrogram of the candidates with history."""
+
+    models: tuple[str, ...]
+    """M leaves."""
+    matrix: tuple[tuple[float, ...], ...]
+    """``[M-1, 4]`` scipy linkage matrix."""
+
+
+class Ledger(StrictModel):
+    """Cost of one selection beside brute force.
+
+    The unit is the paper's: fine-tuning epochs over all models, the winner's to the end included.
+    """
+
+    candidates: int
+    """Models that could have been chosen, N."""
+    epochs_each: int
+    """Epochs of a full fine-tuning, E."""
+    epochs: int
+    """Fine-tuning epochs spent."""
+    steps: int
+    """Optimizer steps spent."""
+    proxy_passes: int
+    """Models that were run forward to score them."""
+    proxy_epochs: float
+    """Their price in epochs."""
+    total_epochs: float
+    """Epochs spent, proxy passes included."""
+    brute_force_epochs: int
+    """Every candidate to the end, N E."""
+    brute_force_steps: int
+    """Optimizer steps of brute force."""
+    share_of_brute_force: float
+    """Total epochs divided by those of brute force."""
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        candidates: int,
+        epochs_each: int,
+        epochs: int,
+        steps: int = 0,
+        steps_per_epoch: int = 0,
+        proxy_passes: int = 0,
+        proxy_share: float = 1.0,
+    ) -> "Ledger":
+        """Add up the cost.
+
+        Args:
+            candidates: Models that could have been chosen.
+            epochs_each: Epochs of a full fine-tuning.
+            epochs: Fine-tuning epochs spent.
+            steps: Optimizer steps spent.
+            steps_per_epoch: Optimizer steps of one epoch on the target.
+            proxy_passes: Models that were run forward to score them.
+            proxy_share: Part of the training rows that a proxy pass reads, 0..1.
+        """
+        proxy_epochs = PROXY_EPOCHS * proxy_passes * proxy_share
+        brute_force = candidates * epochs_each
+        return cls(
+            candidates=candidates,
+            epochs_each=epochs_each,
+            epochs=epochs,
+            steps=steps,
+            proxy_passes=proxy_passes,
+            proxy_epochs=round(proxy_epochs, 4),
+            total_epochs=round(epochs + proxy_epochs, 4),
+            brute_force_epochs=brute_force,
+            brute_force_steps=brute_force * steps_per_epoch,
+            share_of_brute_force=round((epochs + proxy_epochs) / brute_force, 4),
+        )
+
+
+class SelectionReport(StrictModel):
+    """Everything a selection found: ``selection.json`` of a run and of the winner's package."""
+
+    schema_version: Literal[1] = 1
+    """Format of the file."""
+    target: TargetSummary
+    """What was selected for."""
+    winner: str
+    """Model id of the winner."""
+    test_accuracy: float
+    """Its final test accuracy."""
+    validation_accuracy: float
+    """Its validation accuracy after the last epoch."""
+    majority_accuracy: float
+    """Test accuracy of always answering the largest class."""
+    policy: str
+    """Halving policy that decided (with little history not the one asked for)."""
+    ranking: tuple[RankedModel, ...]
+    """All candidates, best first, with reasons."""
+    bracket: tuple[BracketCell, ...]
+    """One entry per (model, rung)."""
+    rungs: tuple[Rung, ...]
+    """One entry per rung."""
+    recall: tuple[Recalled, ...]
+    """Ranking of phase one."""
+    clusters: Clusters | None
+    """Null when no candidate has history."""
+    linkage: Linkage | None
+    """Null when no candidate has history."""
+    proxies: dict[str, ProxyScore]
+    """Model id to its proxy scores."""
+    matrix: dict[str, dict[str, float | None]]
+    """Model id to data set to final test score; null where not measured."""
+    ledger: Ledger
+    """Cost."""
+    warnings: tuple[str, ...]
+    """What to know before trusting the result."""
+
+    @classmethod
+    def read(cls, path: Path) -> "SelectionReport":
+        """Read a stored report.
+
+        Raises:
+            IntegrityError: The file is not a selection report of this version.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise IntegrityError(f"{path} is not a readable selection report: {error}") from error
+
+    def figures(self) -> dict[str, JsonValue]:
+        """The figures that fit one JSON line and a manifest."""
+        names = {"winner", "test_accuracy", "validation_accuracy", "majority_accuracy", "policy"}
+        return {**self.model_dump(include=names), **self.ledger.model_dump()}
+
+
+class ReplayResult(StrictModel):
+    """Outcome of replaying the selection on one target."""
+
+    target: str
+    """The data set left out of the history."""
+    chosen: str
+    """The model the halving chose."""
+    best: str
+    """The model with the best final test score."""
+    regret: float
+    """Best test score minus the chosen model's."""
+    recall_regret: float
+    """Best test score minus that of the best recalled model."""
+    epochs: int
+    """Fine-tuning epochs paid."""
+    pool_sizes: tuple[int, ...]
+    """Models trained in each rung."""
+
+
+class ReplaySummary(StrictModel):
+    """Averages over the targets of a replay."""
+
+    targets: int
+    """Number of targets."""
+    mean_regret: float
+    """Mean regret."""
+    median_regret: float
+    """Median regret."""
+    mean_epochs: float
+    """Mean cost."""
+    max_epochs: int
+    """Largest cost."""
+    recall: float
+    """Share of targets whose best model was recalled."""
+    mean_recall_regret: float
+    """Mean regret of the best recalled model."""
+    brute_force_epochs: float
+    """Mean cost of training every model to the end."""

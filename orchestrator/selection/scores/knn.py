@@ -1,0 +1,31 @@
+"""kNN: leave-one-out accuracy of the nearest neighbors by cosine (as in TransformerRanker)."""
+
+from typing import Literal
+
+import numpy as np
+
+from orchestrator.arrays import FloatArray, IntArray
+from orchestrator.selection.scores.base import PROXIES, Proxy, ProxyConfig
+
+NEIGHBORS = 5
+
+
+@PROXIES.add
+class Knn(Proxy):
+    """Leave-one-out accuracy of a 5-nearest-neighbor vote; ties go to the smaller label."""
+
+    class Config(ProxyConfig):
+        """Registered as ``knn``."""
+
+        type: Literal["knn"] = "knn"
+
+    unit_order = 3
+
+    def score(self, inputs: FloatArray, labels: IntArray) -> float:
+        """Accuracy in [0, 1] of features ``[n, D]``."""
+        unit = inputs / np.maximum(np.linalg.norm(inputs, axis=1, keepdims=True), 1e-12)
+        cosine = unit @ unit.T
+        np.fill_diagonal(cosine, -np.inf)
+        nearest = np.argsort(-cosine, axis=1, kind="stable")[:, : min(NEIGHBORS, len(labels) - 1)]
+        votes = np.eye(int(labels.max()) + 1)[labels[nearest]].sum(axis=1)
+        return float((votes.argmax(axis=1) == labels).mean())

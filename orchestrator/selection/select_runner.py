@@ -1,0 +1,161 @@
+"""The select job on a cluster: proxies as Ray tasks, halving on Ray Tune, then a package."""
+
+import logging
+from collections.abc import Iterable
+
+from orchestrator.config import JobResult
+from orchestrator.errors import StageError
+from orchestrator.selection.config import SelectConfig
+from orchestrator.selection.halving import Bracket, replay_rows
+from orchestrator.selection.outcome import publish_winner, selection_report
+from orchestrator.selection.planning import SelectionPlan, describe_selection, plan_selection
+from orchestrator.selection.recall import recall_candidates
+from orchestrator.selection.results import REPORT_NAME, ProxyScore, Recalled
+from orchestrator.selection.trials.journal import Journal
+from orchestrator.selection.trials.payloads import ProxyPayload, TrialPayload
+from orchestrator.selection.trials.runner import (
+    JOURNAL_NAME,
+    remove_states,
+    state_folder,
+    train_trials,
+)
+from orchestrator.storage import RunFolder, atomic_write_json
+from orchestrator.zoo import Package, committed
+
+STAGE = "select"
+PROXY_TIMEOUT_S = 600.0
+logger = logging.getLogger(__name__)
+
+
+def check(config: SelectConfig) -> str:
+    """The plan in words, with its highest cost; needs no cluster and reads no rows."""
+    return describe_selection(config)
+
+
+def run(config: SelectConfig) -> JobResult:
+    """Recall, halve, fine-tune the winner and commit it; resumable at every epoch.
+
+    Raises:
+        InputError: Packages, matrix, target or CPUs are missing, or the target is in the matrix.
+        StageError: Every candidate failed.
+    """
+    with RunFolder.open(config, STAGE) as folder:
+        if (done := folder.finished()) is not None:
+            return done
+        package = committed(folder, config.package) or _select(config, folder)
+        result = JobResult(
+            package=package.ref, metrics=package.manifest.metrics, run_dir=str(folder.path)
+        )
+        folder.finish(result)
+        remove_states(folder.path)
+        return result
+
+
+def _select(config: SelectConfig, folder: RunFolder) -> Package:
+    from orchestrator.cluster.session import session_for
+
+    plan = plan_selection(config, folder)
+    journal = Journal(folder.path / JOURNAL_NAME)
+    with session_for(config.cluster, min(config.cluster.workers, len(plan.packages))):
+        proxies = _score_proxies(config, plan, folder)
+        recalled = recall_candidates(
+            plan.recall,
+            proxies,
+            mode=config.recall.mode,
+            predictor=plan.decider.predictor,
+            pool=plan.pool,
+        )
+        names = ", ".join(item.model for item in recalled if item.kept)
+        logger.info("recalled %d of %d candidates: %s", plan.pool, len(recalled), names)
+        bracket = _halve(config, plan, recalled, journal)
+    report = selection_report(plan, recalled, proxies, bracket, journal)
+    for entry in report.ranking:
+        logger.info("%d. %s: %s, %s", entry.place, entry.model, entry.status, entry.reason)
+    atomic_write_json(folder.path / REPORT_NAME, report.model_dump())
+    state = state_folder(folder.path, bracket.winner)
+    return publish_winner(config, plan, report, folder, state)
+
+
+def _score_proxies(
+    config: SelectConfig, plan: SelectionPlan, folder: RunFolder
+) -> dict[str, ProxyScore]:
+    """Forward passes of representatives and models without history, in parallel Ray tasks."""
+    import ray
+
+    from orchestrator.selection.scores.features import score_package
+
+    stored = {model: folder.done(f"proxy {model}") for model in plan.to_score}
+    scores = {model: ProxyScore.model_validate(found) for model, found in stored.items() if found}
+    task = ray.remote(
+        num_cpus=config.cluster.cpus_per_worker,
+        num_gpus=config.cluster.gpus_per_worker,
+        max_retries=config.cluster.max_failures,
+    )(score_package)
+    pending = {
+        task.remote(
+            ProxyPayload(
+                package=model,
+                zoo=plan.zoo,
+                task=plan.spec,
+                proxies=config.recall.proxies,
+                rows=config.recall.max_proxy_rows,
+                max_length=config.fine_tune.max_length,
+                seed=config.seed,
+            )
+        ): model
+        for model in plan.to_score
+        if model not in scores
+    }
+    while pending:
+        ready, _ = ray.wait(list(pending), timeout=PROXY_TIMEOUT_S)
+        if not ready:
+            raise StageError(f"proxies: no result within {PROXY_TIMEOUT_S:.0f} s.")
+        model = pending.pop(ready[0])
+        score: ProxyScore = ray.get(ready[0])
+        scores[model] = score
+        folder.mark(f"proxy {model}", score.model_dump())
+        shown = (f"{n} {v:.3f} (floor {score.floors[n]:.3f})" for n, v in score.values.items())
+        logger.info("proxy scores of %s: %s", model, ", ".join(sorted(shown)))
+    return {model: scores[model] for model in plan.to_score}
+
+
+def _halve(
+    config: SelectConfig, plan: SelectionPlan, recalled: Iterable[Recalled], journal: Journal
+) -> Bracket:
+    """Phase two on Ray Tune, from where the journal ends."""
+    from orchestrator.selection.trials.scheduler import HalvingScheduler
+
+    epochs, policy = config.fine_tune.epochs, plan.decider.policy
+    bracket = Bracket(tuple(item.model for item in recalled if item.kept), epochs, policy)
+    replay_rows(bracket, journal.rows)
+    if bracket.finished:
+        return bracket
+    payloads = {
+        model: TrialPayload(
+            trial=model,
+            package=model,
+            zoo=plan.zoo,
+            task=plan.spec,
+            fine_tune=config.fine_tune,
+            seed=config.seed,
+            state=str(state_folder(journal.path.parent, model)),
+            start=bracket.rung - 1,
+            keep_package=True,
+        )
+        for model in bracket.pool
+        if model not in bracket.failures
+    }
+    paid = sum(row.rung < bracket.rung for row in journal.rows)
+    most = paid + sum(policy.sizes(len(bracket.pool), epochs - bracket.rung + 1))
+    scheduler = HalvingScheduler(bracket, journal)
+    train_trials(
+        payloads,
+        journal,
+        config.cluster,
+        title=(STAGE, "halving"),
+        total=most,
+        scheduler=scheduler,
+    )
+    if scheduler.error is not None:
+        raise scheduler.error
+    return bracket

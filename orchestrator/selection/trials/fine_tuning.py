@@ -1,0 +1,141 @@
+"""One candidate on one data set, trained epoch by epoch; runs in a Tune actor and imports no Ray.
+
+After every epoch the training state and all results so far are committed as one folder. An epoch
+whose result is committed is never trained again: a paused, restored or restarted trial that is
+asked for it returns the stored result.
+"""
+
+import functools
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.data.spec import DatasetSpec
+from orchestrator.errors import IntegrityError
+from orchestrator.selection.results import EpochResult
+from orchestrator.selection.trials.payloads import TrialPayload
+from orchestrator.storage import commit_folder, verify_folder
+
+if TYPE_CHECKING:
+    from orchestrator.data.rows.rows import TaskData
+    from orchestrator.training.finetune import FineTuner
+
+POSITION_NAME = "position.json"
+STATE_MANIFEST = "state.json"
+TRAINER, PACKAGE = "trainer", "package"
+
+
+class FineTuneTrial:
+    """Fine-tunes one package on one task.
+
+    Args:
+        payload: A `TrialPayload` as JSON data.
+    """
+
+    def __init__(self, payload: dict[str, Any]) -> None:
+        self._payload = TrialPayload.model_validate(payload)
+        self._state = Path(self._payload.state)
+        self._epoch = self._payload.start
+        self._epochs = self._payload.fine_tune.epochs
+        self._tuner: FineTuner | None = None
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch, unless it is committed; return its `EpochResult` and ``done``."""
+        rows = committed_rows(self._state)
+        row = rows[self._epoch] if self._epoch < len(rows) else self._train(rows)
+        self._epoch += 1
+        return {**row.model_dump(), "done": self._epoch >= self._epochs}
+
+    def save(self, folder: Path) -> None:
+        """Write the position of this trial; the state itself is committed by `step`."""
+        (folder / POSITION_NAME).write_text(json.dumps({"epoch": self._epoch}))
+
+    def load(self, folder: Path) -> None:
+        """Continue from the position that `save` wrote."""
+        self._epoch = int(json.loads((folder / POSITION_NAME).read_text())["epoch"])
+        self._tuner = None
+
+    def _train(self, rows: Sequence[EpochResult]) -> EpochResult:
+        started, tuner = time.perf_counter(), self._tuner_after(len(rows))
+        steps_before, rung = tuner.steps_done, len(rows) + 1
+        tuner.train_epoch()
+        measured = tuner.evaluate("validation")
+        test = tuner.evaluate("test")["accuracy"] if rung == self._epochs else None
+        row = EpochResult(
+            trial=self._payload.trial,
+            rung=rung,
+            validation=measured["accuracy"],
+            loss=measured["loss"],
+            test=test,
+            steps=tuner.steps_done - steps_before,
+            seconds=time.perf_counter() - started,
+            finished_at=time.time(),
+        )
+        self._commit(tuner, [*rows, row])
+        return row
+
+    def _tuner_after(self, epochs_done: int) -> "FineTuner":
+        """The current tuner if it stands at ``epochs_done`` epochs, else a restored one."""
+        if self._tuner is None or self._tuner.epochs_done != epochs_done:
+            from orchestrator.training.finetune import FineTuner
+
+            self._tuner = FineTuner(
+                _package_path(self._payload.zoo, self._payload.package),
+                _task(self._payload.task.model_dump_json()),
+                self._payload.fine_tune,
+                self._payload.seed,
+            )
+            if epochs_done:
+                self._tuner.load(self._state / TRAINER)
+        return self._tuner
+
+    def _commit(self, tuner: "FineTuner", rows: Sequence[EpochResult]) -> None:
+        """Commit state and rows together, without what the next epoch cannot need."""
+        self._state.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=".tmp-", dir=self._state.parent))
+        try:
+            if len(rows) < self._epochs:
+                (staged / TRAINER).mkdir()
+                tuner.save(staged / TRAINER)
+            elif self._payload.keep_package:
+                (staged / PACKAGE).mkdir()
+                tuner.write(staged / PACKAGE)
+            stored = {"rows": [row.model_dump() for row in rows]}
+            commit_folder(staged, self._state, stored, STATE_MANIFEST)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def committed_rows(state: Path) -> list[EpochResult]:
+    """Results of the epochs whose state is committed and intact.
+
+    Raises:
+        IntegrityError: The content of the state folder differs from its manifest.
+    """
+    if not (state / STATE_MANIFEST).exists():
+        return []
+    try:
+        manifest = verify_folder(state, STATE_MANIFEST)
+    except IntegrityError as error:
+        raise IntegrityError(f"{error} Delete {state} to train this trial again.") from error
+    return [EpochResult.model_validate(row) for row in manifest["rows"]]
+
+
+# Both caches live as long as the process: reused actors train many models on the same data, and a
+# reference with a version never changes.
+@functools.lru_cache(maxsize=8)
+def _package_path(zoo: str, reference: str) -> Path:
+    from orchestrator.zoo import Zoo
+
+    return Path(Zoo(zoo).get(reference).path)
+
+
+@functools.lru_cache(maxsize=4)
+def _task(spec: str) -> "TaskData":
+    from orchestrator.data.rows.tasks import load_task
+
+    return load_task(DatasetSpec.model_validate_json(spec))

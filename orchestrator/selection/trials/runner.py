@@ -1,0 +1,82 @@
+"""Run fine-tuning trials on the cluster: each finished epoch is journaled, shown and measured."""
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.config import ClusterSection
+from orchestrator.selection.trials.journal import Journal
+from orchestrator.selection.trials.payloads import TrialPayload
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.tune import TrialOutcome
+    from orchestrator.selection.trials.scheduler import HalvingScheduler
+
+TRIAL = "orchestrator.selection.trials.fine_tuning:FineTuneTrial"
+JOURNAL_NAME = "trials.jsonl"
+
+
+def train_trials(
+    payloads: Mapping[str, TrialPayload],
+    journal: Journal,
+    cluster: ClusterSection,
+    *,
+    title: tuple[str, str],
+    total: int,
+    scheduler: "HalvingScheduler | None" = None,
+) -> "dict[str, TrialOutcome]":
+    """Run trials on the connected Ray; each epoch is on disk before the next counts.
+
+    Args:
+        payloads: Trial id to what it trains.
+        journal: Of the run; Tune's own files go beside it.
+        cluster: Resources of one trial.
+        title: Stage name for metrics, and what the progress bar says.
+        total: Epochs that the progress bar counts to.
+        scheduler: Decides between epochs; None runs every trial to its end.
+
+    Returns:
+        Trial id to outcome.
+    """
+    from orchestrator.cluster.observe.metrics import TrainingMetrics
+    from orchestrator.cluster.observe.progress import Progress
+    from orchestrator.cluster.tune import run_trials
+    from orchestrator.selection.trials.scheduler import read_result
+
+    stage, text = title
+    metrics, progress = TrainingMetrics(stage), Progress(text, total, unit="epoch")
+
+    def record(trial: str, result: dict[str, Any]) -> None:
+        row = read_result(result)
+        journal.append(row.journal_row())  # no effect if the scheduler has written it
+        progress.update(len(journal.rows), f"{trial} {row.validation:.3f} after epoch {row.rung}")
+        steps = sum(row.steps for row in journal.of(trial))
+        losses = {} if row.loss is None else {"loss": row.loss}
+        metrics.observe(trial, {"step": steps, "split": "train", "metrics": {}})
+        metrics.observe(trial, {"step": steps, "split": "validation", "metrics": losses})
+
+    progress.update(len(journal.rows))
+    try:
+        return run_trials(
+            TRIAL,
+            {trial: payload.model_dump(mode="json") for trial, payload in payloads.items()},
+            storage=journal.path.parent / "tune",
+            cluster=cluster,
+            scheduler=scheduler,
+            on_result=record,
+        )
+    finally:
+        progress.close()
+
+
+def state_folder(run: Path, trial: str) -> Path:
+    """Folder in which a trial commits its training state."""
+    return (run / "trials" / re.sub(r"[^A-Za-z0-9._-]+", "_", trial)).absolute()
+
+
+def remove_states(run: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    for name in ("trials", "tune"):
+        shutil.rmtree(run / name, ignore_errors=True)
