@@ -2,89 +2,41 @@
 
 from collections.abc import Iterable
 from pathlib import PurePath
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from orchestrator.config import JobConfig, Name, StrictModel
+from orchestrator.config.choice import Choice
+from orchestrator.continual.parts.configs import (
+    CONTINUAL_PARTS,
+    ClampConfig,
+    CreateConfig,
+    FindConfig,
+    PartConfig,
+    ReplayConfig,
+    SectionConfig,
+)
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
 from orchestrator.training.config import EngineConfig, TrainConfig, batch_problems
 
 Preset = Literal["finetune", "replay", "ewc", "sam", "c&f", "c&f+replay", "joint"]
-Part = Literal["create", "find", "clamp", "replay"]
 
-PARTS: tuple[Part, ...] = ("create", "find", "clamp", "replay")
-"""Parts of the method, in the order in which a step runs them."""
-PRESETS: dict[Preset, frozenset[Part]] = {
-    "finetune": frozenset(),
-    "replay": frozenset({"replay"}),
-    "ewc": frozenset({"find"}),
-    "sam": frozenset({"create"}),
-    "c&f": frozenset({"create", "find", "clamp"}),
-    "c&f+replay": frozenset({"create", "find", "clamp", "replay"}),
-    "joint": frozenset(),
+PRESETS: dict[Preset, tuple[str, ...]] = {
+    "finetune": (),
+    "replay": ("replay",),
+    "ewc": ("find",),
+    "sam": ("create",),
+    "c&f": ("create", "find", "clamp"),
+    "c&f+replay": ("create", "find", "clamp", "replay"),
+    "joint": (),
 }
-"""Which parts each preset switches on. ``joint`` sees all tasks at once: the upper bound."""
-
-
-class CreateConfig(StrictModel):
-    """Create flat regions: the gradient is taken at the worst point nearby."""
-
-    enabled: bool | None = None
-    """null: as the preset says."""
-    rho: float = Field(0.65, ge=0)
-    """Radius of the ascent, relative to each weight when adaptive (0.65 in the paper)."""
-    adaptive: bool = True
-    """Scale the ascent by the weights (ASAM); false: plain SAM, with a rho of about 0.05."""
-
-
-class FindConfig(StrictModel):
-    """Find flatness: importance of each weight for what was learned, and a penalty by it."""
-
-    enabled: bool | None = None
-    """null: as the preset says."""
-    penalty: float = Field(0.5, ge=0)
-    """Strength lambda of the penalty; with normalise: false the scale is that of the Fisher
-    information itself (50000 in the paper)."""
-    normalise: bool = True
-    """Divide each task's importance by its mean, so that lambda carries over between models."""
-    gamma: float = Field(0.95, ge=0, le=1)
-    """What is kept of earlier importance when a task's is added; 0: only the last task."""
-    fisher_samples: int = Field(128, ge=1)
-    """Training rows whose gradients measure the importance."""
-    way: Literal["gathered", "sharded"] = "gathered"
-    """gathered: ranks share the rows, each holds the whole model; sharded: memory stays cut,
-    every rank runs every row."""
-
-
-class ClampConfig(StrictModel):
-    """A box around the weights at the end of the previous task."""
-
-    enabled: bool | None = None
-    """null: as the preset says."""
-    radius: float = Field(2.0, ge=0)
-    """Half width relative to each anchor's size (0.65, tied to rho, in the paper: too tight for
-    small models trained from scratch)."""
-    floor: float = Field(0.05, ge=0)
-    """Smallest half width, so that weights anchored at zero can move (0 in the paper)."""
-
-
-class ReplayConfig(StrictModel):
-    """Rehearse a few rows of earlier tasks."""
-
-    enabled: bool | None = None
-    """null: as the preset says."""
-    fraction: float = Field(0.01, gt=0, le=1)
-    """Share of each task's training rows that is kept (at least one row a class)."""
-    every_steps: int = Field(20, ge=1)
-    """After this many steps each earlier task gets one step on its buffer."""
-    choice: Literal["random", "kmeans"] = "kmeans"
-    """How rows are chosen: at random, or nearest to the centres of their features."""
+"""Parts that each preset switches on. ``joint`` learns all tasks at once: the upper bound."""
 
 
 class MethodConfig(StrictModel):
-    """What protects earlier tasks: a preset, each of its parts switchable."""
+    """Protection of earlier tasks: a preset, each of its parts switchable, and further parts."""
 
     preset: Preset = "c&f"
     """finetune, replay, ewc, sam, c&f, c&f+replay or joint."""
@@ -96,20 +48,45 @@ class MethodConfig(StrictModel):
     """Box constraint."""
     replay: ReplayConfig = ReplayConfig()
     """Rehearsal."""
+    parts: tuple[Annotated[PartConfig, Choice(CONTINUAL_PARTS)], ...] = ()
+    """Further parts, such as those of other packages: a name, or a mapping with `type`."""
 
-    def uses(self, part: Part) -> bool:
-        """Whether a part is on: its own switch, else the preset's."""
-        own: bool | None = getattr(self, part).enabled
-        return part in PRESETS[self.preset] if own is None else own
+    @property
+    def sections(self) -> tuple[SectionConfig, ...]:
+        """Parts with a section of their own, in the order in which a step runs them."""
+        return (self.create, self.find, self.clamp, self.replay)
+
+    def used(self) -> tuple[PartConfig, ...]:
+        """Return the parts that are on, in the order in which a step runs them.
+
+        A section's own switch wins over the preset.
+        """
+        preset = PRESETS[self.preset]
+        sections = [
+            part
+            for part in self.sections
+            if (part.type_name() in preset if part.enabled is None else part.enabled)
+        ]
+        return (*sections, *self.parts)
 
     def problems(self) -> Iterable[Problem]:
-        """Joint training has no earlier tasks to protect."""
+        """Parts are listed once; joint training has no earlier tasks to protect."""
+        sections = [part.type_name() for part in self.sections]
+        names = [part.type_name() for part in self.parts]
+        for index, name in enumerate(names):
+            if name in sections:
+                advice = f"has a section of its own: set method.{name}.enabled: true"
+                yield Problem(f"parts.{index}.type", f"{name!r} {advice}")
+            elif name in names[:index]:
+                yield Problem(f"parts.{index}.type", f"{name!r} is listed twice. Leave one out")
         if self.preset == "joint":
-            for part in ("find", "clamp", "replay"):
-                if getattr(self, part).enabled:
-                    yield Problem(
-                        f"{part}.enabled", "has no meaning with preset: joint. Leave it out"
-                    )
+            useless = "has no meaning with preset: joint. Leave it out"
+            for part in self.sections:
+                if part.protects and part.enabled:
+                    yield Problem(f"{part.type_name()}.enabled", useless)
+            for index, listed in enumerate(self.parts):
+                if listed.protects:
+                    yield Problem(f"parts.{index}", f"{listed.type_name()} {useless}")
 
 
 class StreamTask(DatasetSpec):
@@ -130,18 +107,18 @@ class StreamTask(DatasetSpec):
 
     @property
     def spec(self) -> DatasetSpec:
-        """The data set alone."""
+        """The data set without its name and weight."""
         fields = {name: getattr(self, name) for name in DatasetSpec.model_fields}
         return DatasetSpec(**fields)
 
 
 class PromotionConfig(StrictModel):
-    """When the new package may take over an alias."""
+    """Conditions under which the new package takes over an alias."""
 
     max_forgetting: float | None = Field(None, ge=0, le=1)
     """Largest average forgetting that is accepted; null: no bound."""
     alias: Name | None = None
-    """Alias to move to the package when it is within the bound; null: move none."""
+    """Alias to move to the package when forgetting is within the bound; null: none moves."""
 
     def problems(self) -> Iterable[Problem]:
         """The alias ``latest`` moves by itself."""
@@ -157,19 +134,19 @@ class ContinualConfig(JobConfig):
     output: Name = "continual"
     """Name of the package that is committed."""
     tasks: tuple[StreamTask, ...] = Field(min_length=1)
-    """The tasks in the order in which they arrive."""
+    """The tasks in the order in which they are learned."""
     method: MethodConfig = MethodConfig()
-    """What protects earlier tasks."""
+    """Protection of earlier tasks."""
     train: TrainConfig = TrainConfig()
     """Training of each task; max_steps counts the steps of one task."""
     max_length: int = Field(64, ge=4)
-    """Tokens a text is cut to."""
+    """Longest text in tokens; longer ones are cut."""
     pooling: Literal["mean", "first", "last", "max"] = "mean"
-    """How token vectors become one below each head."""
+    """Pooling of token vectors below each head."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout rate before each classifier."""
     eval_batch_size: int = Field(128, ge=1)
-    """Rows of one evaluation pass of one worker."""
+    """Rows per evaluation batch of one worker."""
     engine: EngineConfig = EngineConfig()
     """The training engine."""
     promotion: PromotionConfig = PromotionConfig()
@@ -192,3 +169,14 @@ class ContinualConfig(JobConfig):
             yield Problem(f"train.{problem.path}", problem.message)
         for problem in self.engine.problems_with(self.cluster.workers, self.train.optimizer):
             yield Problem(f"engine.{problem.path}", problem.message)
+
+
+class ContinualInputs(StrictModel):
+    """Everything a worker needs: asked for once in the driver."""
+
+    config: ContinualConfig
+    """The resolved job."""
+    zoo: str
+    """Absolute path or URI of the zoo."""
+    package: str
+    """Reference of the package to start from; its alias may have moved since."""

@@ -1,8 +1,9 @@
-"""What a stream will be before it runs (``--check``). Needs no cluster and reads no rows."""
+"""Description of a stream before it runs (``--check``). Needs no cluster and reads no rows."""
 
+import math
 from pathlib import Path
 
-from orchestrator.continual.config import PARTS, ContinualConfig, Part
+from orchestrator.continual.config import ContinualConfig
 from orchestrator.continual.stream import units_of
 from orchestrator.errors import InputError
 from orchestrator.modeling.estimate import count_parameters, training_memory
@@ -10,8 +11,6 @@ from orchestrator.modeling.package import read_config
 from orchestrator.zoo import Package
 
 FP32_BYTES = 4
-COPIES: dict[Part, int] = {"create": 1, "find": 2, "clamp": 1}
-"""Copies of the weights a part keeps: the restore copy; importance and anchors; anchors."""
 
 
 def describe(config: ContinualConfig, package: Package) -> str:
@@ -29,7 +28,7 @@ def describe(config: ContinualConfig, package: Package) -> str:
         "run": f"{config.run.name}: {package.ref} → package {config.output} in {config.run.zoo}",
         "tasks": " → ".join(f"{task.title} ({task.source})" for task in config.tasks),
         "method": f"{config.method.preset}: {_parts(config)}",
-        "parameters": f"{parameters:,} shared, and a head a task",
+        "parameters": f"{parameters:,} shared, and one head per task",
         "engine": f"{config.engine.type}, {config.engine.precision}, {workers} × "
         f"{config.cluster.cpus_per_worker:g} CPU, {config.cluster.gpus_per_worker:g} GPU",
         "memory": _memory(config, parameters),
@@ -55,18 +54,17 @@ def require_files(config: ContinualConfig) -> None:
 
 
 def gradient_passes(config: ContinualConfig) -> int:
-    """Gradients of global batches that the stream computes; importance not counted."""
-    method = config.method
-    a_step = 2 if method.uses("create") and method.create.rho > 0 else 1
-    total = 0
-    for unit in units_of(config):
-        rehearsals = unit.index * (unit.steps // method.replay.every_steps)
-        total += unit.steps + (rehearsals if method.uses("replay") else 0)
-    return a_step * total
+    """Return the number of gradients of global batches in the stream, without importance."""
+    parts = config.method.used()
+    updates = sum(
+        unit.steps + sum(part.rehearsals(unit.index, unit.steps) for part in parts)
+        for unit in units_of(config)
+    )
+    return math.prod(part.gradients_per_update for part in parts) * updates
 
 
 def _parts(config: ContinualConfig) -> str:
-    used = [part for part in PARTS if config.method.uses(part)]
+    used = [part.type_name() for part in config.method.used()]
     return ", ".join(used) or "nothing protects earlier tasks"
 
 
@@ -78,11 +76,10 @@ def _memory(config: ContinualConfig, parameters: int) -> str:
         workers=workers,
         zero_stage=stage,
     ).total
-    copies = sum(count for part, count in COPIES.items() if config.method.uses(part))
-    if config.method.uses("find") and config.method.uses("clamp"):
-        copies -= 1  # they share the anchors
-    kept = copies * parameters * FP32_BYTES // (workers if stage else 1)
-    return f"{(training + kept) / 1e6:.1f} MB a worker, {kept / 1e6:.1f} MB of it for the method"
+    copies = frozenset[str]().union(*(part.copies for part in config.method.used()))
+    method = len(copies) * parameters * FP32_BYTES // (workers if stage else 1)
+    total = (training + method) / 1e6
+    return f"{total:.1f} MB per worker, {method / 1e6:.1f} MB of it for the method"
 
 
 def _promotion(config: ContinualConfig) -> str:

@@ -2,18 +2,19 @@
 
 import logging
 import shutil
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import JobResult
-from orchestrator.continual.config import ContinualConfig
+from orchestrator.continual.config import ContinualConfig, ContinualInputs
+from orchestrator.continual.results import UnitLearned, WorkerResult
 from orchestrator.errors import InputError, InterruptedRunError
 from orchestrator.storage import RunFolder
-from orchestrator.zoo import Package, Zoo
+from orchestrator.zoo import Package, Zoo, commit_once
 
 if TYPE_CHECKING:
     from orchestrator.cluster.observe.progress import Progress
+    from orchestrator.continual.outcome import Outcome
     from orchestrator.continual.stages import Stages
 
 logger = logging.getLogger(__name__)
@@ -21,10 +22,11 @@ logger = logging.getLogger(__name__)
 STAGE = "continual"
 WORKER = "orchestrator.continual.worker:run"
 LEFTOVERS = ("checkpoints", "stream")
+"""Folders that only an unfinished run needs."""
 
 
 def check(config: ContinualConfig) -> str:
-    """Return what the job would do: model, memory, steps. Starts nothing.
+    """Return a description of the job: model, memory, steps. Starts nothing.
 
     Raises:
         InputError: The package or a file of a task is not there.
@@ -42,14 +44,22 @@ def run(config: ContinualConfig) -> JobResult:
         InterruptedRunError: Stopped after a checkpoint; the same call continues.
         StageError: The workers failed more often than allowed.
     """
+    from orchestrator.continual.outcome import Outcome
+    from orchestrator.continual.stages import Stages
+    from orchestrator.continual.stream import Stream, units_of
+    from orchestrator.continual.worker import STREAM_FOLDER
+
     package = starting_package(config)
     with RunFolder.open(config, STAGE) as folder:
         finished = folder.finished()
         if finished is not None:
             return finished
-        package = _pinned(folder, config, package)
-        stages = _learn(folder, config, package)
-        result = _commit(folder, config, package, stages)
+        package = _pinned(folder, package)
+        stream = Stream.load(config, package.path)  # bad data is found before workers start
+        stages = Stages(folder.path / STREAM_FOLDER, units_of(config))
+        if stages.finished() < len(stages.units):
+            _learn(folder, config, package, stages)
+        result = _commit(folder, config, Outcome.read(config, package, stages, stream))
         folder.finish(result)
         for name in LEFTOVERS:
             shutil.rmtree(folder.path / name, ignore_errors=True)
@@ -73,123 +83,90 @@ def starting_package(config: ContinualConfig) -> Package:
     return package
 
 
-def _pinned(folder: RunFolder, config: ContinualConfig, package: Package) -> Package:
-    """Return the package the run began with, though its alias may have moved since."""
+def _pinned(folder: RunFolder, package: Package) -> Package:
+    """Return the package the run began with: its alias may have moved since."""
     pinned = folder.done("package")
     if pinned is None:
-        folder.mark("package", {"ref": package.ref, "run_id": uuid.uuid4().hex})
+        folder.mark("package", {"ref": package.ref})
         return package
-    return package if pinned["ref"] == package.ref else Zoo(config.run.zoo).get(pinned["ref"])
+    zoo = Zoo(folder.config.run.zoo)
+    return package if pinned["ref"] == package.ref else zoo.get(pinned["ref"])
 
 
-def _learn(folder: RunFolder, config: ContinualConfig, package: Package) -> "Stages":
-    """Launch the workers for the units that are not finished."""
-    from orchestrator.continual.stages import Stages
-    from orchestrator.continual.stream import units_of
-    from orchestrator.continual.worker import STREAM_FOLDER
+def _learn(folder: RunFolder, config: ContinualConfig, package: Package, stages: "Stages") -> None:
+    """Launch the workers for the units that are not finished.
 
-    stages = Stages(folder.path / STREAM_FOLDER, units_of(config))
-    if stages.finished() == len(stages.units):
-        return stages
-    outcome = _launch(folder, config, package, stages)
-    if outcome["stopped"]:
-        raise InterruptedRunError(
-            f"stopped with {outcome['finished']} of {len(stages.units)} tasks learned; what was "
-            "done is saved. Start the same command again to continue."
-        )
-    return stages
-
-
-def _launch(
-    folder: RunFolder, config: ContinualConfig, package: Package, stages: "Stages"
-) -> dict[str, Any]:
+    Raises:
+        InterruptedRunError: Stopped before the last unit.
+    """
     from orchestrator.cluster.launcher import launch
     from orchestrator.cluster.observe.metrics import TrainingMetrics
     from orchestrator.cluster.observe.progress import Progress
-    from orchestrator.cluster.session import session_for
-    from orchestrator.data.rows.tasks import load_task
 
     zoo = config.run.zoo
-    payload = {
-        "config": config.model_dump(mode="json"),
-        "zoo": zoo if "://" in zoo else str(Path(zoo).resolve()),
-        "package": package.ref,
-    }
-    with session_for(config.cluster):
-        cache = None if config.cache is None else Path(config.cache)
-        for task in config.tasks:  # bad data is found, and parsed data cached, before workers start
-            load_task(task.spec, cache)
-        metrics = TrainingMetrics(STAGE)
-        with Progress(STAGE, sum(unit.steps for unit in stages.units)) as progress:
+    absolute = zoo if "://" in zoo else str(Path(zoo).resolve())
+    inputs = ContinualInputs(config=config, zoo=absolute, package=package.ref)
+    metrics = TrainingMetrics(STAGE)
+    with Progress(STAGE, sum(unit.steps for unit in stages.units)) as progress:
 
-            def observe(event: dict[str, Any]) -> None:
-                _show(event, progress)
-                if event["event"] == "metrics":
-                    metrics.observe(config.run.name, event)
+        def observe(event: dict[str, Any]) -> None:
+            _show(event, progress)
+            if event["event"] == "metrics":
+                metrics.observe(config.run.name, event)
 
-            return launch(
-                WORKER,
-                payload,
-                cluster=config.cluster,
-                engine=config.engine,
-                run_dir=folder.path,
-                name=f"{STAGE} {config.run.name}",
-                on_event=observe,
-            )
+        returned = launch(
+            WORKER,
+            inputs.model_dump(mode="json"),
+            cluster=config.cluster,
+            engine=config.engine,
+            run_dir=folder.path,
+            name=f"{STAGE} {config.run.name}",
+            on_event=observe,
+        )
+    result = WorkerResult.model_validate(returned)
+    if result.stopped:
+        raise InterruptedRunError(
+            f"stopped with {result.finished} of {len(stages.units)} tasks learned; the work so far "
+            "is saved. Start the same command again to continue."
+        )
 
 
 def _show(event: dict[str, Any], progress: "Progress") -> None:
-    """Show one event of the workers to the person who waits."""
+    """Show one event of the workers on the terminal or in the log."""
     if event["event"] == "metrics" and event["split"] == "train":
-        loss = event["metrics"].get("loss", float("nan"))  # none of an interval may be finite
+        loss = event["metrics"].get("loss", float("nan"))  # no loss of the interval may be finite
         progress.update(event["step"], f"{event['task']}  loss {loss:.3f}")
     elif event["event"] == "unit":
-        learned = ", ".join(f"{name} {value:.3f}" for name, value in event["accuracy"].items())
-        logger.info("task=%s learned: %s", event["task"], learned)
+        unit = UnitLearned.model_validate(event)
+        learned = ", ".join(f"{name} {value:.3f}" for name, value in unit.accuracy.items())
+        logger.info("task=%s learned: %s", unit.task, learned)
     elif "message" in event:
         logger.warning("%s", event["message"])
 
 
-def _commit(
-    folder: RunFolder, config: ContinualConfig, package: Package, stages: "Stages"
-) -> JobResult:
+def _commit(folder: RunFolder, config: ContinualConfig, outcome: "Outcome") -> JobResult:
     """Make the package, once, then move the alias if it may move."""
-    from orchestrator.continual.outcome import Outcome, write_package
+    from orchestrator.continual.outcome import write_package
 
-    outcome = Outcome.read(config, package, stages)
-    pinned = folder.done("package") or {}
-    zoo = Zoo(config.run.zoo)
-    committed = _committed(zoo, config.output, pinned["run_id"])
-    if committed is None:
-        producer = {"stage": STAGE, "job": config.run.name, "run_id": pinned["run_id"]}
-        with zoo.draft(
-            config.output,
-            kind="continual",
-            producer=producer,
-            parents=[package.ref],
-            task=outcome.task,
-            metrics=outcome.metrics,
-            licence=package.manifest.licence,
-        ) as draft:
-            write_package(draft.path, outcome)
-            committed = draft.commit()
-    if outcome.metrics["promotion"] == "promoted" and config.promotion.alias is not None:
-        zoo.promote(committed.ref, config.promotion.alias)
+    package, metrics = outcome.package, outcome.summary.model_dump(mode="json")
+    committed = commit_once(
+        folder,
+        config.output,
+        kind="continual",
+        write=lambda draft: write_package(draft.path, outcome),
+        parents=[package.ref],
+        task=outcome.task,
+        metrics=metrics,
+        licence=package.manifest.licence,
+    )
+    if outcome.summary.promotion == "promoted" and config.promotion.alias is not None:
+        Zoo(config.run.zoo).promote(committed.ref, config.promotion.alias)
     logger.info("accuracy matrix (%s):\n%s", outcome.scenario, outcome.table())
-    for head in outcome.metrics["unwatched_heads"]:
+    for head in outcome.summary.unwatched_heads:
         logger.warning(
-            "head %s of %s is kept, but what it forgot is not known: its data is no task of this "
-            "stream",
+            "head %s of %s stays in the model, but its forgetting is unknown: its data is not a "
+            "task of this stream",
             head,
             package.ref,
         )
-    return JobResult(package=committed.ref, metrics=outcome.metrics, run_dir=str(folder.path))
-
-
-def _committed(zoo: Zoo, name: str, run_id: str) -> Package | None:
-    """Return the package if a run that was killed right after committing left one."""
-    for package in zoo.packages():
-        extra = package.manifest.producer.model_extra or {}
-        if package.name == name and extra.get("run_id") == run_id:
-            return package
-    return None
+    return JobResult(package=committed.ref, metrics=metrics, run_dir=str(folder.path))

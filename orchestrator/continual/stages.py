@@ -1,33 +1,32 @@
-"""What finished units of a stream left behind, one committed folder each.
+"""Finished units of a stream, one committed folder each.
 
 ``<run>/stream/000-<title>/``: ``weights.safetensors`` (the whole model; also the anchors),
-``importance.safetensors`` (where importance is found), ``history.parquet``, ``stage.json``
-(accuracies, replay buffer, steps, seconds). A unit whose folder is committed is never run again;
-the files are free of any layout, so another number of workers or another engine can go on.
+``<name>.safetensors`` (tensors that a part left, such as ``importance``), ``history.parquet``,
+``stage.json`` (:class:`UnitRecord`). A unit whose folder is committed is never run again; the files
+do not depend on any layout, so another number of workers or another engine can continue.
 """
 
-import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
+from orchestrator.continual.parts.base import State
+from orchestrator.continual.results import UnitRecord
 from orchestrator.continual.stream import Unit
+from orchestrator.errors import StageError
 from orchestrator.storage import commit_folder, verify_folder
 from orchestrator.training.history import History
 
-WEIGHTS = "weights.safetensors"
-IMPORTANCE = "importance.safetensors"
+SUFFIX = ".safetensors"
+WEIGHTS = f"weights{SUFFIX}"
 HISTORY = "history.parquet"
 RECORD = "stage.json"
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
-State = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +42,11 @@ class Stages:
     units: Sequence[Unit]
 
     def folder(self, index: int) -> Path:
-        """Folder of a unit, committed or not."""
+        """Return the folder of a unit, committed or not."""
         return self.root / f"{index:03d}-{self.units[index].title}"
 
     def finished(self) -> int:
-        """Number of units that are committed, from the first on without a gap.
+        """Return the number of units that are committed, from the first on without a gap.
 
         Raises:
             IntegrityError: A committed unit is damaged.
@@ -63,41 +62,59 @@ class Stages:
         unit: Unit,
         *,
         weights: State,
-        importance: State | None,
+        left: Mapping[str, State],
         history: History,
-        record: dict[str, Any],
+        record: UnitRecord,
     ) -> None:
-        """Make a finished unit visible at once; on one rank only."""
+        """Make a finished unit visible at once; on one rank only.
+
+        Args:
+            unit: The unit.
+            weights: The whole model.
+            left: Tensors that parts left, by file name without suffix.
+            history: Learning curves of the unit.
+            record: Its figures.
+
+        Raises:
+            StageError: A part uses the name of another file.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(prefix=".tmp-", dir=self.root))
         try:
             save_file(_ready(weights), staged / WEIGHTS)
-            if importance is not None:
-                save_file(_ready(importance), staged / IMPORTANCE)
+            for name, state in left.items():
+                if (path := staged / f"{name}{SUFFIX}").exists():
+                    raise StageError(f"a part cannot store its tensors as {path.name}: it is taken")
+                save_file(_ready(state), path)
             history.to_parquet(staged / HISTORY)
-            (staged / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+            (staged / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
             manifest = {"schema_version": SCHEMA_VERSION, "title": unit.title}
             commit_folder(staged, self.folder(unit.index), manifest)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
     def weights(self, index: int) -> State:
-        """The whole model after a unit."""
+        """Read the whole model after a unit."""
         found: State = load_file(self.folder(index) / WEIGHTS)
         return found
 
-    def importance(self, index: int) -> State | None:
-        """Accumulated importance after a unit; None where none was measured."""
-        path = self.folder(index) / IMPORTANCE
-        return load_file(path) if path.is_file() else None
+    def left(self, index: int, name: str) -> State:
+        """Read the tensors that a part left after a unit; empty where it left none."""
+        path = self.folder(index) / f"{name}{SUFFIX}"
+        return load_file(path) if path.is_file() else {}
 
-    def record(self, index: int) -> dict[str, Any]:
-        """What ``commit`` was given as record."""
-        found: dict[str, Any] = json.loads((self.folder(index) / RECORD).read_text("utf-8"))
-        return found
+    def left_names(self, index: int) -> list[str]:
+        """Return the names under which parts left tensors after a unit."""
+        files = self.folder(index).glob(f"*{SUFFIX}")
+        return sorted(path.stem for path in files if path.name != WEIGHTS)
+
+    def record(self, index: int) -> UnitRecord:
+        """Read the figures of a unit."""
+        text = (self.folder(index) / RECORD).read_text("utf-8")
+        return UnitRecord.model_validate_json(text)
 
     def history(self, index: int) -> History:
-        """Learning curves of a unit."""
+        """Read the learning curves of a unit."""
         return History.from_parquet(self.folder(index) / HISTORY)
 
 

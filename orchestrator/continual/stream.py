@@ -1,4 +1,4 @@
-"""The tasks of a stream: their data, their heads, and the units in which they are learned.
+"""Tasks of a stream: their data, their heads, and the units in which they are learned.
 
 Scenario: task-incremental. Every task has a head of its own, named after it, and the task is known
 when it is tested. All heads exist from the start; a head that is not trained does not move.
@@ -30,7 +30,7 @@ Split = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is learned in one go: one task, or all of them (joint).
+    """One stretch of training: one task, or all of them (joint).
 
     Attributes:
         index: Place in the stream.
@@ -60,7 +60,7 @@ def units_of(config: ContinualConfig) -> list[Unit]:
 
 @dataclass(frozen=True, slots=True)
 class Interleaved:
-    """Several tasks by turns: step t is the next step of task ``t mod T``.
+    """Several tasks in turn: step t is the next step of task ``t mod T``.
 
     The samples are those that learning the tasks one after the other would use, in another order.
     """
@@ -112,11 +112,11 @@ class Stream:
 
     @property
     def titles(self) -> list[str]:
-        """Names of the tasks, which are those of their heads."""
+        """Names of the tasks and of their heads."""
         return [task.title for task in self.config.tasks]
 
     def heads(self, package: Path) -> list[TargetConfig]:
-        """Return the heads of the model: classifiers the package has, then one a task.
+        """Return the heads of the model: classifiers the package has, then one per task.
 
         Raises:
             InputError: A task has the name of a classifier with other labels.
@@ -127,13 +127,13 @@ class Stream:
             )
             for title, task in zip(self.titles, self.tasks, strict=True)
         }
-        kept: list[TargetConfig] = []
+        inherited: list[TargetConfig] = []
         for head in read_config(package).target:
             if not isinstance(head, ClsConfig):
                 continue
             known = new.get(head.name)
             if known is None:
-                kept.append(head)
+                inherited.append(head)
             elif known.num_labels != head.num_labels:
                 raise InputError(
                     f"the package has a head {head.name!r} with {head.num_labels} classes, the "
@@ -141,14 +141,14 @@ class Stream:
                 )
             else:
                 new[head.name] = head
-        return [*kept, *new.values()]
+        return [*inherited, *new.values()]
 
     def unwatched_heads(self, package: Path) -> list[str]:
-        """Heads the package has whose tasks are not in the stream: kept, but never tested."""
+        """Return heads of the package whose tasks are not in the stream: they stay, untested."""
         return [head.name for head in self.heads(package) if head.name not in self.titles]
 
     def samples(self, task: int, split: Split) -> ClsSamples:
-        """Return a split of a task, tokenized when first asked for and kept."""
+        """Return a split of a task; tokenized once, when first asked for."""
         key = (task, split)
         if key not in self._samples:
             self._samples[key] = self._tokenized(task, self.tasks[task].split(split))
@@ -168,8 +168,8 @@ class Stream:
         """Return rehearsal windows of a task.
 
         Args:
-            task: Which.
-            indices: Its training rows that are kept.
+            task: Index of the task.
+            indices: Its training rows to rehearse.
             world: Number of ranks; the batch is the largest they can share, at most the training
                 batch, and no larger than the buffer where that is possible.
         """
@@ -180,7 +180,7 @@ class Stream:
         return StepSource(rows, share * world, micro, self._order(task, "replay"))
 
     def singles(self, task: int, count: int) -> Iterator[Batch]:
-        """Yield ``count`` random training rows of a task, one a batch; the same on every rank."""
+        """Yield ``count`` random training rows of a task, one per batch; the same on every rank."""
         samples = self.samples(task, "train")
         seed = derive_seed(self.config.seed, "fisher", task)
         chosen = np.random.default_rng(seed).permutation(len(samples))[:count]

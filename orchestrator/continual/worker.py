@@ -2,23 +2,26 @@
 
 Each unit gets a new engine over the weights the unit before it left: with a new optimizer, so that
 a head's first steps do not meet moments that decayed while it was idle. What a finished unit leaves
-is committed by rank 0 (``stages``); within a unit, checkpoints of the engine are.
+is committed by rank 0 (``stages``); within a unit, checkpoints of the engine and the parts are.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from orchestrator.config import validate_config
-from orchestrator.continual.config import ContinualConfig
-from orchestrator.continual.find import skeleton_of
-from orchestrator.continual.memory import Memory
+from orchestrator.continual.config import ContinualConfig, ContinualInputs
+from orchestrator.continual.fisher import skeleton_of
+from orchestrator.continual.part_state import load_parts, with_parts
+from orchestrator.continual.results import UnitLearned, UnitRecord, WorkerResult
 from orchestrator.continual.stages import Stages
-from orchestrator.continual.strategies import ContinualStep
+from orchestrator.continual.step import ContinualStep, build_parts
 from orchestrator.continual.stream import Split, Stream, Unit, units_of
+from orchestrator.continual.task import UnitTask
 from orchestrator.data.steps import eval_batches
 from orchestrator.errors import IntegrityError
 from orchestrator.modeling.model import Model
@@ -33,52 +36,48 @@ from orchestrator.zoo import Zoo
 STREAM_FOLDER = "stream"
 
 
-def run(context: WorkerGroup, payload: dict[str, Any]) -> dict[str, Any]:
+def run(context: WorkerGroup, payload: Mapping[str, object]) -> dict[str, Any]:
     """Learn what is left of the stream.
 
     Args:
         context: This worker.
-        payload: ``config`` (the resolved job), ``zoo`` and ``package`` (reference of the package
-            to start from).
+        payload: A :class:`ContinualInputs`.
 
     Returns:
-        How many units are ``finished``, and whether the driver ``stopped`` the run before the
-        last one.
+        A :class:`WorkerResult`.
     """
     context = context.claimed()
-    config = validate_config(ContinualConfig, payload["config"], "the job's config")
-    package = Zoo(payload["zoo"]).get(payload["package"]).path
-    units = units_of(config)
+    inputs = validate_config(ContinualInputs, payload, "the inputs of the workers")
+    package = Zoo(inputs.zoo).get(inputs.package).path
+    units = units_of(inputs.config)
     stages = Stages(context.run_dir / STREAM_FOLDER, units)
     finished = context.agree(context.on_first(stages.finished) or 0)
     if finished < len(units):
-        stream = Stream.load(config, package)
-        learner = Learner(context, config, stream, stages, Memory(stream, stages, package))
+        stream = Stream.load(inputs.config, package)
+        learner = Learner(context, inputs.config, stream, stages, package)
         while finished < len(units) and learner.learn(units[finished]):
             finished += 1
-    return {"finished": finished, "stopped": finished < len(units)}
+    return WorkerResult(finished=finished, stopped=finished < len(units)).model_dump()
 
 
 @dataclass(slots=True)
 class _Session:
     """One unit being learned on this rank."""
 
-    unit: Unit
-    engine: Engine
-    skeleton: nn.Module
+    task: UnitTask
     step: ContinualStep
     history: History = field(default_factory=History)
 
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """Learns units; whatever it needs from earlier ones is read from ``stages``."""
+    """Learns units; what it needs from earlier ones is read from ``stages``."""
 
     context: WorkerGroup
     config: ContinualConfig
     stream: Stream
     stages: Stages
-    memory: Memory
+    package: Path
 
     def learn(self, unit: Unit) -> bool:
         """Learn one unit and commit what it leaves; collective.
@@ -102,24 +101,22 @@ class Learner:
             self.config.engine,
             {task.title: task.weight for task in self.config.tasks},
         )
-        step = ContinualStep(
-            self.config.method,
-            self.memory.anchors(engine, unit),
-            self.config.train.max_grad_norm,
-            self.memory.buffers(unit, self.context.world),
-        )
-        session = _Session(unit, engine, skeleton, step)
+        task = UnitTask(self.stream, self.stages, self.package, unit, engine, skeleton)
+        parts = build_parts(self.config.method.used())
+        for part in parts:
+            part.before_task(task)
+        session = _Session(task, ContinualStep(parts, self.config.train.max_grad_norm))
         found = self.context.latest_checkpoint()
         if found is not None and found.extra["unit"] == unit.index:
             engine.load(found.path)
-            step.steps_done = found.extra["step"]
+            load_parts(found.path, engine, parts)
+            session.step.steps_done = found.extra["step"]
             session.history = History(found.extra["history"])
         return session
 
     def _model(self, unit: Unit) -> Model:
         torch.manual_seed(derive_seed(self.config.seed, "heads"))
-        package = self.memory.package
-        model = load_model(package, targets=self.stream.heads(package))
+        model = load_model(self.package, targets=self.stream.heads(self.package))
         if unit.index:
             left = self.stages.weights(unit.index - 1)
             missing, unexpected = model.load_state_dict(left, strict=False)
@@ -131,7 +128,7 @@ class Learner:
         return model
 
     def _train(self, session: _Session) -> TrainResult:
-        unit, engine = session.unit, session.engine
+        unit, engine = session.task.unit, session.task.engine
         offset = self._steps_before(unit)
 
         def observe(event: dict[str, Any]) -> None:
@@ -142,7 +139,8 @@ class Learner:
         def save(done: int) -> None:
             if done < unit.steps:  # a finished unit is committed right after
                 extra = {"unit": unit.index, "step": done, "history": session.history.rows}
-                self.context.commit_checkpoint(offset + done, engine, extra)
+                saved = with_parts(engine, session.step.parts)
+                self.context.commit_checkpoint(offset + done, saved, extra)
 
         return train(
             engine,
@@ -160,36 +158,36 @@ class Learner:
         )
 
     def _finish(self, session: _Session, result: TrainResult) -> None:
-        """Test, find importance, choose the buffer, commit; collective."""
-        unit, engine = session.unit, session.engine
+        """Test, let the parts leave what later units need, commit; collective."""
+        unit, engine = session.task.unit, session.task.engine
         tested = self._measure(engine, unit.seen, "test")
-        done = self._steps_before(unit) + unit.steps
-        session.history.log(done, "test", tested)
-        importance = self.memory.new_importance(engine, session.skeleton, unit)
-        buffers = self.memory.choose(engine, session.skeleton, unit)
+        session.history.log(self._steps_before(unit) + unit.steps, "test", tested)
+        left, buffers = {}, {}
+        for part in session.step.parts:
+            leftovers = part.after_task(session.task)
+            buffers.update(leftovers.rows)
+            if leftovers.tensors is not None:
+                left[part.left_name] = leftovers.tensors
         weights = dict(engine.state_dict())
         titles = [self.stream.titles[task] for task in unit.seen]
-        record = {
-            "accuracy": {title: tested[f"accuracy.{title}"] for title in titles},
-            "buffers": buffers,
-            "steps": unit.steps,
-            "skipped": result.skipped,
-            "clamped_share": result.train.get("clamped_share"),
-            "seconds": session.history.seconds,
-        }
+        record = UnitRecord(
+            accuracy={title: tested[f"accuracy.{title}"] for title in titles},
+            buffers=buffers,
+            steps=unit.steps,
+            skipped=result.skipped,
+            clamped_share=result.train.get("clamped_share"),
+            seconds=session.history.seconds,
+        )
 
         def commit() -> None:
             self.context.require_claim()
             self.stages.commit(
-                unit,
-                weights=weights,
-                importance=importance,
-                history=session.history,
-                record=record,
+                unit, weights=weights, left=left, history=session.history, record=record
             )
 
         self.context.on_first(commit)
-        self.context.emit({"event": "unit", "unit": unit.index, "task": unit.title, **record})
+        event = UnitLearned(unit=unit.index, task=unit.title, **record.model_dump())
+        self.context.emit(event.model_dump(mode="json"))
 
     def _measure(self, engine: Engine, tasks: tuple[int, ...], split: Split) -> Metrics:
         """Evaluate the heads of some tasks on their own rows; collective."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli import JOBS
 from orchestrator.config import JobResult, load_config
+from orchestrator.continual.results import MATRIX_FILE, StreamEvaluation
 from orchestrator.demo.config import DemoConfig, preset
 from orchestrator.demo.narrator import Narrator
 from orchestrator.zoo import Package, Zoo
@@ -176,19 +177,23 @@ class Lifecycle:
         tell.chapter("continual", f"Learn {' then '.join(titles)} with create-and-find flatness")
         result = self._run("continual", job)
         self.learned = self.zoo.get(str(result.package))
-        evaluation = self.learned.read_json("evaluation/accuracy_matrix.json")
+        evaluation = self.stream_evaluation()
         rows = [
-            {"": f"after {title}", **dict(zip(evaluation["tasks"], row, strict=True))}
-            for title, row in zip(evaluation["tasks"], evaluation["matrix"], strict=True)
+            {"": f"after {title}", **dict(zip(evaluation.tasks, row, strict=True))}
+            for title, row in zip(evaluation.tasks, evaluation.matrix, strict=True)
         ]
         tell.table("accuracy_matrix", rows)
-        figures = evaluation["figures"]
+        figures = evaluation.figures
         tell.say(
-            f"average accuracy {figures['average_accuracy']:.3f}, backward transfer "
-            f"{figures['backward_transfer']:+.3f} ({evaluation['scenario']})",
+            f"average accuracy {figures.average_accuracy:.3f}, backward transfer "
+            f"{figures.backward_transfer:+.3f} ({evaluation.scenario})",
             package=result.package,
-            **figures,
+            **figures.model_dump(),
         )
+
+    def stream_evaluation(self) -> StreamEvaluation:
+        """Return the accuracy matrix of the learned package."""
+        return StreamEvaluation.model_validate(self.learned.read_json(MATRIX_FILE))
 
     def quantization_job(self) -> "QuantizeConfig":
         """Return the config that quantizes the learned package for its newest task."""

@@ -43,7 +43,7 @@ def write_report(life: "Lifecycle", path: Path) -> None:
             ),
             sections.performance_matrix(selected),
             sections.selection(selected),
-            sections.continual(life.learned.read_json("evaluation/accuracy_matrix.json")),
+            sections.continual(life.stream_evaluation()),
             sections.quantization(life.quantized.read_json("evaluation/pareto.json")),
             sections.serving(traffic.latencies_ms, traffic.failures, traffic.examples),
         ],

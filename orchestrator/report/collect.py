@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from orchestrator.continual.results import MATRIX_FILE, StreamEvaluation
 from orchestrator.errors import InputError
 from orchestrator.report import sections
 from orchestrator.report.page import Page, Section, show
@@ -75,8 +76,9 @@ def _sections(package: Package) -> list[Section]:
         if report.matrix:
             found.append(sections.performance_matrix(report))
         found.append(sections.selection(report))
-    if package.has("evaluation/accuracy_matrix.json"):
-        found.append(sections.continual(package.read_json("evaluation/accuracy_matrix.json")))
+    if package.has(MATRIX_FILE):
+        stream = StreamEvaluation.model_validate(package.read_json(MATRIX_FILE))
+        found.append(sections.continual(stream))
     if package.has("evaluation/pareto.json"):
         found.append(sections.quantization(package.read_json("evaluation/pareto.json")))
     return found

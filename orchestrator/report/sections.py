@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from orchestrator.continual.results import StreamEvaluation
 from orchestrator.report import figures
 from orchestrator.report.page import Section, table
 from orchestrator.selection.results import SelectionReport
@@ -112,17 +113,17 @@ def selection(report: SelectionReport) -> Section:
     )
 
 
-def continual(evaluation: Mapping[str, Any]) -> Section:
-    """Accuracy matrix of a task stream (``evaluation/accuracy_matrix.json``)."""
+def continual(evaluation: StreamEvaluation) -> Section:
+    """Accuracy matrix of a task stream."""
     numbers = [
         {"figure": name.replace("_", " "), "": value}
-        for name, value in evaluation["figures"].items()
+        for name, value in evaluation.figures.model_dump().items()
     ]
     return Section(
         "Continual learning",
         f"Accuracy on the task of a column after learning the task of a row "
-        f"({evaluation['scenario']}); what falls downwards is being forgotten.",
-        (figures.accuracy_matrix(evaluation["matrix"], evaluation["tasks"]), table(numbers)),
+        f"({evaluation.scenario}); values that fall down a column show forgetting.",
+        (figures.accuracy_matrix(evaluation.matrix, evaluation.tasks), table(numbers)),
     )
 
 

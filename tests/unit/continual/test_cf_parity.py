@@ -5,16 +5,12 @@ import pytest
 import torch
 
 from orchestrator.continual.config import MethodConfig
-from orchestrator.continual.constraints import Anchors, Box, add_penalty
-from orchestrator.continual.create import perturbed
-from orchestrator.continual.find import (
-    accumulate,
-    gathered_fisher,
-    normalised,
-    sharded_fisher,
-    skeleton_of,
-)
-from orchestrator.continual.strategies import ContinualStep
+from orchestrator.continual.fisher import gathered_fisher, sharded_fisher, skeleton_of
+from orchestrator.continual.parts.base import cut, total_metrics
+from orchestrator.continual.parts.clamp import Clamp
+from orchestrator.continual.parts.configs import ClampConfig
+from orchestrator.continual.parts.create import perturbed
+from orchestrator.continual.parts.find import accumulate, add_penalty, normalized
 from orchestrator.errors import InputError, StageError
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.single import SingleEngine
@@ -27,6 +23,7 @@ from tests.unit.continual.cf_reference import (
     task_data,
     torch_batch,
 )
+from tests.unit.continual.net_task import NetTask, step_of
 
 TASKS = ("one", "two", "three")
 OPTIMIZER = OptimizerConfig(learning_rate=0.02, weight_decay=0.1, eps=1e-6)
@@ -121,16 +118,16 @@ def test_skeleton_keeps_ties_and_holds_no_memory():
     assert not any(p.is_meta for p in net.parameters())
 
 
-def test_accumulation_and_normalisation():
+def test_accumulation_and_normalization():
     old = {"a": torch.tensor([2.0, 4.0])}
     new = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([[6.0]])}
     found = accumulate(old, new, 0.5)
     assert found["a"].tolist() == [2.0, 2.0]
     assert found["b"].tolist() == [[6.0]]
-    scaled = normalised(found)
+    scaled = normalized(found)
     assert scaled["a"].tolist() == pytest.approx([0.6, 0.6])
     assert scaled["b"].tolist() == [[pytest.approx(1.8)]]
-    assert normalised({"a": torch.zeros(2)})["a"].tolist() == [0.0, 0.0]
+    assert normalized({"a": torch.zeros(2)})["a"].tolist() == [0.0, 0.0]
 
 
 def some_anchors(one, names=("trunk.0.weight", "trunk.2.bias")):
@@ -152,23 +149,24 @@ def test_penalty_and_its_gradient():
         expected[n] = expected[n] + 7.0 * importance[n].numpy() * away
         value += 3.5 * (importance[n].numpy() * away**2).sum()
     shards = one.shards()
-    found = add_penalty(shards, Anchors.cut(one, weights, importance), 7.0)
-    assert float(found) == pytest.approx(value, rel=1e-9)
+    found = add_penalty(shards, cut(one, weights), cut(one, importance), 7.0)
+    assert found == pytest.approx(value, rel=1e-9)
     assert_close({s.name: s.grad.view(s.shape) for s in shards}, expected)
 
 
 def test_box_clamps_counts_and_leaves_new_parameters_alone():
     one = engine()
     weights = {"trunk.0.bias": torch.tensor([0.0, 1.0, -1.0, 0.5, 2.0], dtype=torch.float64)}
-    anchors = Anchors.cut(one, weights, {"trunk.0.bias": torch.zeros(5)})
     shards = {s.name: s for s in one.shards()}
     shards["trunk.0.bias"].master.copy_(torch.tensor([0.9, 1.2, 3.0, 0.4, 0.1]))
     head = shards["targets.one.bias"].master.clone()
-    box = Box(anchors, radius=0.25, floor=0.1)
-    box(list(shards.values()))
+    box = Clamp(ClampConfig(radius=0.25, floor=0.1))
+    box.before_task(NetTask(one, weights))
+    box.projection()(list(shards.values()))
     found = shards["trunk.0.bias"].master.tolist()
     assert found == pytest.approx([0.1, 1.2, -0.75, 0.4, 1.5])
-    assert (box.clamped, box.total) == (3, 5)
+    assert box.shard_sums() == {"clamped_share": (3, 5)}
+    assert total_metrics(one, [box]) == {"clamped_share": 0.6}
     assert torch.equal(shards["targets.one.bias"].master, head)
 
 
@@ -177,7 +175,7 @@ def test_anchors_without_importance_are_refused():
     weights, importance = some_anchors(one)
     del importance["trunk.2.bias"]
     with pytest.raises(StageError, match=r"differ in: trunk\.2\.bias"):
-        Anchors.cut(one, weights, importance)
+        add_penalty(one.shards(), cut(one, weights), cut(one, importance), 1.0)
 
 
 def method(**changes):
@@ -198,7 +196,7 @@ def test_three_tasks_equal_the_reference():
         fresh = SingleEngine(Net(), OPTIMIZER)
         fresh.module.load_state_dict(one.module.state_dict())
         one = fresh
-        step = ContinualStep(settings, Anchors.cut(one, weights, importance), None)
+        step = step_of(settings, one, weights=weights, importance=importance)
         x, y = task_data(index)
         for _ in range(steps):
             clamped.append(step(one, [torch_batch(name, x, y)], 0.02).get("clamped_share", 0.0))

@@ -7,12 +7,11 @@ import torch
 import torch.multiprocessing as mp
 
 from orchestrator.continual.config import MethodConfig
-from orchestrator.continual.constraints import Anchors
-from orchestrator.continual.find import gathered_fisher, sharded_fisher, skeleton_of
-from orchestrator.continual.strategies import ContinualStep
+from orchestrator.continual.fisher import gathered_fisher, sharded_fisher, skeleton_of
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.single import SingleEngine
 from tests.unit.continual.cf_reference import Net, task_data, torch_batch
+from tests.unit.continual.net_task import step_of
 
 OPTIMIZER = OptimizerConfig(learning_rate=0.02, eps=1e-6)
 METHOD = MethodConfig(
@@ -39,8 +38,8 @@ def samples():
 def learn(engine, rank=0, world=1):
     skeleton = skeleton_of(engine.module)
     full = {n: v for n, v in engine.gathered().items() if n.startswith("trunk")}
-    anchors = Anchors.cut(engine, full, {n: torch.ones_like(v) for n, v in full.items()})
-    step = ContinualStep(METHOD, anchors, 1.0)
+    ones = {n: torch.ones_like(v) for n, v in full.items()}
+    step = step_of(METHOD, engine, 1.0, weights=full, importance=ones)
     metrics = [step(engine, window, 0.02) for window in windows(rank, world)]
     return {
         "weights": engine.gathered(),
@@ -86,7 +85,7 @@ def test_metrics_are_global(runs):
 
 
 class WithoutShards(SingleEngine):
-    """A rank that holds nothing; the others' sums arrive in its reductions."""
+    """A rank that holds no shard; the others' sums arrive in its reductions."""
 
     replicated = False
 
@@ -106,8 +105,8 @@ class WithoutShards(SingleEngine):
 
 def test_a_rank_without_shards_takes_part_in_every_reduction():
     empty = WithoutShards(Net(), OPTIMIZER)
-    anchors = Anchors({"trunk.0.bias": torch.zeros(0)}, {"trunk.0.bias": torch.zeros(0)})
-    metrics = ContinualStep(METHOD, anchors, 1.0)(empty, next(windows(0, 1)), 0.02)
+    step = step_of(METHOD, empty, 1.0, weights={"trunk.0.bias": torch.zeros(5)})
+    metrics = step(empty, next(windows(0, 1)), 0.02)
     assert empty.reductions == 3, "ascent norm, gradient norm, penalty and clamped share"
     assert metrics["grad_norm"] == 2.0
     assert (metrics["penalty"], metrics["clamped_share"]) == (4.0, 1.0)

@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from orchestrator.continual.config import PRESETS, MethodConfig
-from orchestrator.continual.constraints import Anchors
-from orchestrator.continual.strategies import ContinualStep
 from orchestrator.training.config import OptimizerConfig, TrainConfig
 from orchestrator.training.engines.single import SingleEngine
 from orchestrator.training.loop import Hooks, train
 from tests.unit.continual.cf_reference import Net, task_data, torch_batch
+from tests.unit.continual.net_task import step_of
 
 OPTIMIZER = OptimizerConfig(learning_rate=0.02)
 CONFIG = TrainConfig(max_steps=12, log_every_steps=1, optimizer=OPTIMIZER)
@@ -38,9 +37,9 @@ def run(settings, *, anchored=True, buffers=(), engine=None, **options):
     engine = engine or SingleEngine(Net(), OPTIMIZER)
     full = {n: v for n, v in engine.gathered().items() if not n.startswith("targets.one")}
     importance = {n: torch.ones_like(v) for n, v in full.items()}
-    anchors = Anchors.cut(engine, full, importance) if anchored else Anchors()
+    left = {"weights": full, "importance": importance} if anchored else {}
     events = []
-    step = ContinualStep(settings, anchors, CONFIG.max_grad_norm, buffers)
+    step = step_of(settings, engine, CONFIG.max_grad_norm, windows=buffers, **left)
     train(engine, Source(), CONFIG, hooks=Hooks(observer=events.append), step_fn=step, **options)
     return engine, [event["metrics"] for event in events]
 
@@ -138,7 +137,7 @@ def test_replay_steps_each_earlier_task_when_due_and_moves_its_head_only_then():
 def test_a_non_finite_loss_skips_and_restores():
     engine = SingleEngine(Net(), OPTIMIZER)
     before = weights(engine)
-    step = ContinualStep(MethodConfig(preset="c&f"), Anchors(), 1.0)
+    step = step_of(MethodConfig(preset="c&f"), engine, 1.0)
     x, y = task_data(0)
     metrics = step(engine, [torch_batch("one", np.full_like(x, math.inf), y)], 0.1)
     assert metrics["skipped"] == 1.0
@@ -164,7 +163,7 @@ def test_a_second_pass_that_overflows_skips_and_restores():
     engine = SingleEngine(model, OPTIMIZER)
     before = weights(engine)
     x, y = task_data(0)
-    step = ContinualStep(MethodConfig(preset="sam"), Anchors(), 1.0)
+    step = step_of(MethodConfig(preset="sam"), engine, 1.0)
     metrics = step(engine, [torch_batch("one", x, y)], 0.1)
     assert metrics["skipped"] == 1.0
     assert math.isfinite(metrics["loss"])
@@ -181,7 +180,7 @@ def test_both_passes_draw_the_same_noise():
             return super().forward(batch)
 
     engine = SingleEngine(Noisy(), OPTIMIZER)
-    step = ContinualStep(MethodConfig(preset="sam"), Anchors(), 1.0)
+    step = step_of(MethodConfig(preset="sam"), engine, 1.0)
     x, y = task_data(0)
     window = [torch_batch("one", x[:8], y[:8]), torch_batch("one", x[8:], y[8:])]
     step(engine, window, 0.1)
@@ -192,7 +191,6 @@ def test_both_passes_draw_the_same_noise():
 
 
 def test_presets_switch_and_own_switches_win():
-    assert {part for part in PRESETS["c&f"]} == {"create", "find", "clamp"}
+    assert PRESETS["c&f"] == ("create", "find", "clamp")
     settings = MethodConfig(preset="c&f", clamp={"enabled": False}, replay={"enabled": True})
-    used = [p for p in ("create", "find", "clamp", "replay") if settings.uses(p)]
-    assert used == ["create", "find", "replay"]
+    assert [part.type_name() for part in settings.used()] == ["create", "find", "replay"]

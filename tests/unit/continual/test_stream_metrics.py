@@ -6,16 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.continual.metrics import (
-    StreamFigures,
     as_rows,
     average_accuracy,
     backward_transfer,
+    figures_of,
     forgetting,
-    forward_transfer,
-    intransigence,
 )
-from orchestrator.continual.replay import buffer_size, choose_by_kmeans, choose_rows
+from orchestrator.continual.parts.replay import buffer_size, choose_by_kmeans, choose_rows
 from orchestrator.data.rows.rows import Rows
+from tests.support.stream_metrics import forward_transfer, intransigence
 
 NAN = float("nan")
 R = np.array([[0.9, NAN, NAN], [0.95, 0.8, NAN], [0.7, 0.6, 0.5]])
@@ -26,17 +25,17 @@ def test_figures_by_hand():
     assert backward_transfer(R) == pytest.approx(((0.7 - 0.9) + (0.6 - 0.8)) / 2)
     assert forgetting(R) == pytest.approx(((0.95 - 0.7) + (0.8 - 0.6)) / 2)
     assert intransigence(R, np.array([1.0, 0.9, 0.6])) == pytest.approx(0.1)
-    assert StreamFigures.of(R).learning_accuracy == pytest.approx((0.9 + 0.8 + 0.5) / 3)
+    assert figures_of(R).learning_accuracy == pytest.approx((0.9 + 0.8 + 0.5) / 3)
 
 
 def test_a_single_task_forgets_nothing_that_can_be_measured():
-    figures = StreamFigures.of(np.array([[0.8]]))
+    figures = figures_of(np.array([[0.8]]))
     assert (figures.average_accuracy, figures.forgetting) == (0.8, None)
     assert figures.backward_transfer is None
 
 
 def test_joint_training_has_a_last_row_only():
-    figures = StreamFigures.of(np.array([[NAN, NAN], [0.8, 0.6]]))
+    figures = figures_of(np.array([[NAN, NAN], [0.8, 0.6]]))
     assert figures.average_accuracy == pytest.approx(0.7)
     assert (figures.forgetting, figures.learning_accuracy) == (None, None)
 
@@ -48,7 +47,7 @@ def test_forward_transfer_needs_the_upper_triangle():
 
 
 def test_rows_for_json():
-    assert as_rows(R)[0] == [0.9, None, None]
+    assert as_rows(R)[0] == (0.9, None, None)
 
 
 @settings(deadline=None)
@@ -62,7 +61,7 @@ def rows(count):
     return Rows([f"text {i}" for i in range(count)], None, np.arange(count) % 3)
 
 
-def test_buffer_has_a_row_a_class_at_least():
+def test_a_buffer_has_at_least_one_row_per_class():
     assert [buffer_size(n, 0.01, 3) for n in (1000, 50, 2)] == [10, 3, 2]
 
 
@@ -73,10 +72,10 @@ def test_random_choice_depends_on_the_seed_alone():
     assert one.tolist() != choose_rows(rows(200), 0.05, 3, 6, None).tolist()
 
 
-def test_kmeans_takes_one_row_near_each_centre():
+def test_kmeans_takes_one_row_near_each_center():
     rng = np.random.default_rng(0)
-    centres = np.array([[0, 0], [10, 0], [0, 10], [10, 10]])
-    features = np.concatenate([c + rng.normal(0, 0.1, (20, 2)) for c in centres])
+    centers = np.array([[0, 0], [10, 0], [0, 10], [10, 10]])
+    features = np.concatenate([c + rng.normal(0, 0.1, (20, 2)) for c in centers])
     chosen = choose_by_kmeans(features.astype(np.float32), 4, 1)
     assert sorted(index // 20 for index in chosen) == [0, 1, 2, 3]
 

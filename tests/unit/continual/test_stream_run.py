@@ -62,15 +62,15 @@ def test_every_unit_leaves_what_the_next_one_needs(finished):
     config, folder = finished
     found = stages(folder, config)
     first, second = found.record(0), found.record(1)
-    assert list(first["accuracy"]) == ["task0"]
-    assert list(second["accuracy"]) == ["task0", "task1"]
-    assert len(first["buffers"]["task0"]) == 2
+    assert list(first.accuracy) == ["task0"]
+    assert list(second.accuracy) == ["task0", "task1"]
+    assert len(first.buffers["task0"]) == 2
     assert found.weights(0).keys() == found.weights(1).keys()
-    names = found.importance(0).keys()
+    names = found.left(0, "importance").keys()
     assert "targets.task0.output.weight" in names
     assert "targets.earlier.output.weight" in names
     assert not any(name.startswith("targets.task1") for name in names)
-    assert min(float(v.min()) for v in found.importance(1).values()) >= 0
+    assert min(float(v.min()) for v in found.left(1, "importance").values()) >= 0
 
 
 def test_heads_move_only_in_their_own_task(finished):
@@ -128,9 +128,9 @@ def test_stopped_and_continued_is_bit_equal(place, finished, tmp_path, limit):
     ours, theirs = stages(tmp_path, config), stages(reference, config)
     for index in range(2):
         assert same(ours.weights(index), theirs.weights(index))
-        assert same(ours.importance(index), theirs.importance(index))
+        assert same(ours.left(index, "importance"), theirs.left(index, "importance"))
         assert losses(ours, index) == losses(theirs, index)
-        assert ours.record(index)["buffers"] == theirs.record(index)["buffers"]
+        assert ours.record(index).buffers == theirs.record(index).buffers
 
 
 def test_a_finished_task_never_runs_again(place, finished, tmp_path, monkeypatch):
@@ -180,7 +180,7 @@ def test_package_of_a_stream(place, finished, tmp_path):
     assert evaluation["scenario"] == "task-incremental"
     assert evaluation["matrix"][0][1] is None
     assert evaluation["figures"]["forgetting"] == forgetting(outcome.matrix)
-    assert outcome.metrics["unwatched_heads"] == ["earlier"]
+    assert outcome.summary.unwatched_heads == ("earlier",)
     assert outcome.task["labels"]["earlier"] == ["a", "b", "c", "d"]
     assert outcome.task["labels"]["task0"] == ["animal", "tool"]
     frame = pd.read_parquet(tmp_path / "history.parquet")
@@ -222,9 +222,9 @@ def test_other_presets_run(place, tmp_path, preset):
     learn(place, tmp_path, config)
     found = stages(tmp_path, config)
     outcome = Outcome.read(config, Zoo(place / "zoo").get("encoder"), found)
-    assert outcome.metrics["steps"] == 24
-    assert (outcome.metrics["forgetting"] is None) == (preset == "joint")
-    assert found.importance(0) is None
+    assert outcome.summary.steps == 24
+    assert (outcome.summary.forgetting is None) == (preset == "joint")
+    assert found.left(0, "importance") == {}
     if preset == "joint":
         assert {"loss.task0", "loss.task1"} <= set(found.history(0).frame().metric)
 
@@ -247,7 +247,10 @@ def test_sharded_importance_equals_gathered(place, finished, tmp_path):
     method = {**config.method.model_dump(mode="json"), "find": find}
     other = job(place, method=method)
     learn(place, tmp_path, other)
-    one, two = stages(folder, config).importance(0), stages(tmp_path, other).importance(0)
+    one, two = (
+        stages(folder, config).left(0, "importance"),
+        stages(tmp_path, other).left(0, "importance"),
+    )
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
 
@@ -263,11 +266,11 @@ def test_promotion_is_refused_beyond_the_bound(place, finished, monkeypatch):
 
     lost = np.array([[0.9, np.nan], [0.6, 0.8]])
     monkeypatch.setattr(module, "_matrix", lambda *_: lost)
-    refused = outcome_with(place, finished, max_forgetting=0.2, alias="champion").metrics
-    assert (refused["promotion"], refused["promotion_refused"]) == ("refused", True)
-    kept = outcome_with(place, finished, max_forgetting=0.31, alias="champion").metrics
-    assert (kept["promotion"], kept["promotion_refused"]) == ("promoted", False)
-    assert outcome_with(place, finished).metrics["promotion"] == "not asked"
+    refused = outcome_with(place, finished, max_forgetting=0.2, alias="champion").summary
+    assert (refused.promotion, refused.promotion_refused) == ("refused", True)
+    within = outcome_with(place, finished, max_forgetting=0.31, alias="champion").summary
+    assert (within.promotion, within.promotion_refused) == ("promoted", False)
+    assert outcome_with(place, finished).summary.promotion == "not asked"
 
 
 def test_check_text_counts_gradients(place):

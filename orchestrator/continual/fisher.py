@@ -1,12 +1,11 @@
-"""Find flatness: diagonal empirical Fisher information, per sample, streamed.
+"""Importance of weights: diagonal empirical Fisher information, per sample, streamed.
 
     F_i = 1/N * sum_n (d log p(y_n | x_n) / d w_i)^2       true labels, eval mode, at the weights w
 
 (Kirkpatrick et al. 2017; true labels as in the C&F code). Gradients are squared sample by sample:
-squaring a batch's mean gradient gives about 1/B of it. One accumulator is held, not N gradients.
-Over tasks ``F <- gamma * F + F_new`` (online EWC, Schwarz et al. 2018). Deviation: ``F_new`` may
-be divided by its mean first, because its scale follows the loss and the model's size, and one
-lambda would not carry over.
+squaring a batch's mean gradient gives about 1/B of it. One accumulator is held, not N gradients
+(libraries for per-sample gradients, such as ``torch.func.vmap`` and opacus, hold a gradient per
+sample of a chunk, and know nothing of sharded weights).
 
 Two ways, equal up to rounding:
 
@@ -123,20 +122,6 @@ def assembled(engine: Engine, parts: Mapping[str, Tensor]) -> Iterator[tuple[str
         if (shard := mine.get(name)) is not None:
             flat[shard.start : shard.start + shard.master.numel()] = parts[name].cpu()
         yield name, engine.sum_over_shards(flat).view(shape)
-
-
-def normalised(importance: Importance) -> Importance:
-    """Divide by the mean over all elements; an importance of zero everywhere stays zero."""
-    total = sum(float(value.double().sum()) for value in importance.values())
-    mean = total / max(1, sum(value.numel() for value in importance.values()))
-    return {name: value / mean if mean > 0 else value for name, value in importance.items()}
-
-
-def accumulate(old: Mapping[str, Tensor], new: Importance, gamma: float) -> Importance:
-    """``gamma * old + new``; parameters that are new have no old importance."""
-    return {
-        name: value if name not in old else gamma * old[name] + value for name, value in new.items()
-    }
 
 
 def _mean_over_ranks(engine: Engine, sums: Importance, count: int) -> Importance:

@@ -1,0 +1,131 @@
+"""Find flatness and constrain by it: importance of each weight, and a quadratic penalty.
+
+After a task with weights ``m`` its importance ``F_new`` is measured (``fisher``) and added to that
+of earlier tasks (online EWC, Schwarz et al. 2018; Kirkpatrick et al. 2017). While the next task is
+learned, the penalty's gradient joins the task's:
+
+    accumulate   F <- gamma * F + F_new
+    penalty      P(w) = lambda / 2 * sum_i F_i (w_i - m_i)^2,  dP/dw_i = lambda * F_i (w_i - m_i)
+
+The penalty is taken at the weights themselves, also where the task's gradient is taken at the
+perturbed point (``create``): the min-max is over the task loss only. It is written onto the
+gradients of the fp32 masters; no graph is built.
+
+Deviations from the published code: ``F_new`` may be divided by its mean (its scale follows the loss
+and the model's size, and one lambda would not carry over), and the sum of both gradients is clipped
+to ``max_grad_norm`` (there nothing is clipped).
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from orchestrator.continual.fisher import Importance, gathered_fisher, sharded_fisher
+from orchestrator.continual.parts.base import Anchors, Leftovers, Part, ShardSums, Task, cut
+from orchestrator.continual.parts.configs import FindConfig
+from orchestrator.errors import StageError
+from orchestrator.training.engine import Engine, Shard
+from orchestrator.training.loop import Metrics
+from orchestrator.training.shards import gradient
+
+IMPORTANCE = "importance"
+"""Name under which the accumulated importance is stored."""
+
+
+class Find(Part[FindConfig]):
+    """Measure importance after each task, and pull weights back by it in the next.
+
+    Reports ``penalty``: the value of P at the start of the update.
+    """
+
+    _anchors = Anchors()
+    _value = 0.0
+
+    @property
+    def left_name(self) -> str:
+        """Name of the importance in run folders and packages."""
+        return IMPORTANCE
+
+    def before_task(self, task: Task) -> None:
+        """Take this rank's anchors, and the importance of each; 0 where none was measured."""
+        self._anchors, found = task.anchors, cut(task.engine, task.left(IMPORTANCE))
+        self._importance = {
+            name: found.get(name, torch.zeros_like(anchor))
+            for name, anchor in self._anchors.weights.items()
+        }
+
+    def gradient(self, engine: Engine, compute: Callable[[], Metrics]) -> Metrics:
+        """Add the penalty's gradient to the task's."""
+        metrics, self._value = compute(), 0.0
+        if self._anchors and self.config.penalty > 0:
+            self._value = add_penalty(
+                engine.shards(), self._anchors.weights, self._importance, self.config.penalty
+            )
+        return metrics
+
+    def shard_sums(self) -> ShardSums:
+        """Return the penalty's value."""
+        return {"penalty": (self._value,)} if self._anchors else {}
+
+    def after_task(self, task: Task) -> Leftovers:
+        """Measure the task's importance and add it to what there was."""
+        samples = task.samples(self.config.fisher_samples)
+        if self.config.way == "gathered":
+            measured = gathered_fisher(task.engine, task.skeleton, samples)
+        else:
+            measured = sharded_fisher(task.engine, samples)
+        names = task.protected(measured)
+        measured = {name: value for name, value in measured.items() if name in names}
+        if self.config.normalise:
+            measured = normalized(measured)
+        return Leftovers(accumulate(task.left(IMPORTANCE), measured, self.config.gamma))
+
+
+@torch.no_grad()
+def add_penalty(
+    shards: list[Shard],
+    anchors: Mapping[str, Tensor],
+    importance: Mapping[str, Tensor],
+    strength: float,
+) -> float:
+    """Add the penalty's gradient ``lambda * F * (w - m)`` to the gradients.
+
+    Args:
+        shards: This rank's shards; their masters are at ``w``.
+        anchors: ``m`` of each shard, [n]; shards without an anchor are free.
+        importance: ``F`` of each shard with an anchor, [n].
+        strength: lambda.
+
+    Returns:
+        This rank's part of the penalty's value (sum it over shards), accumulated in fp64.
+
+    Raises:
+        StageError: A weight has an anchor but no importance, or the other way round.
+    """
+    if anchors.keys() != importance.keys():
+        names = sorted(anchors.keys() ^ importance.keys())
+        raise StageError(f"anchors and importance differ in: {', '.join(names)}")
+    value = torch.zeros((), dtype=torch.float64)
+    for shard in shards:
+        if (anchor := anchors.get(shard.name)) is None:
+            continue
+        away = shard.master - anchor
+        pull = importance[shard.name] * away
+        gradient(shard).add_(pull, alpha=strength)
+        value += 0.5 * strength * torch.dot(pull.double(), away.double()).cpu()
+    return float(value)
+
+
+def normalized(importance: Importance) -> Importance:
+    """Divide by the mean over all elements; an importance of zero everywhere stays zero."""
+    total = sum(float(value.double().sum()) for value in importance.values())
+    mean = total / max(1, sum(value.numel() for value in importance.values()))
+    return {name: value / mean if mean > 0 else value for name, value in importance.items()}
+
+
+def accumulate(old: Mapping[str, Tensor], new: Importance, gamma: float) -> Importance:
+    """Return ``gamma * old + new``; parameters that are new have no old importance."""
+    return {
+        name: value if name not in old else gamma * old[name] + value for name, value in new.items()
+    }
