@@ -66,12 +66,14 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
         form: How the label of a row is read.
         modalities: What rows may hold: ``text``, ``pair``, ``image``, ``audio``.
         needs_reading: Whether ``answers`` needs a ``Reading`` of each row.
+        has_labels: Whether answers are names of labels, so that their order matters.
         target_types: Types of the heads that can answer tasks of this kind; the first is made.
     """
 
     Config: ClassVar[type[TaskConfig]]
     modalities: ClassVar[frozenset[str]] = frozenset({"text", "pair"})
     needs_reading: ClassVar[bool] = False
+    has_labels: ClassVar[bool] = True
     target_types: ClassVar[tuple[str, ...]]
 
     def __init__(self, config: ConfigT, labels: Sequence[str], head: str) -> None:
@@ -144,10 +146,13 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
         return self.metrics()[0]
 
 
+AnyTask = Task[Any, Any]
+"""A task of any kind."""
+
 tasks: Registry[TaskConfig] = Registry("task", TaskConfig, builtin="orchestrator.tasks.kinds")
 
 
-def task_class(kind: str) -> type[Task[Any, Any]]:
+def task_class(kind: str) -> type[AnyTask]:
     """Return the class of a kind.
 
     Raises:
@@ -156,7 +161,7 @@ def task_class(kind: str) -> type[Task[Any, Any]]:
     return tasks.component_class(kind)
 
 
-def build_task(spec: TaskSpec) -> Task[Any, Any]:
+def build_task(spec: TaskSpec) -> AnyTask:
     """Build a task from what a package stores.
 
     Raises:

@@ -5,11 +5,11 @@ Shapes: N rows, S statistics per row.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.arrays import FloatArray
 from orchestrator.errors import StageError
-from orchestrator.tasks.base import Answer, Task
+from orchestrator.tasks.base import Answer, AnyTask
 from orchestrator.tasks.intervals import Comparison, Estimate, compare, estimate
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Measured:
         statistics: Statistics per row by metric name, [N, S]; what a comparison needs.
     """
 
-    task: Task[Any, Any]
+    task: AnyTask
     metrics: dict[str, Estimate]
     statistics: Mapping[str, FloatArray]
 
@@ -36,7 +36,7 @@ class Measured:
         return self.metrics[self.task.primary.name]
 
 
-def measure(task: Task[Any, Any], rows: "Rows", answers: Sequence[Answer]) -> Measured:
+def measure(task: AnyTask, rows: "Rows", answers: Sequence[Answer]) -> Measured:
     """Compute all metrics of the answers to rows.
 
     Raises:

@@ -21,15 +21,16 @@ ALLOWED = {
     "modeling": {"config", "storage", "zoo"},
     "data": {"config", "storage", "zoo"},
     "tasks": {"config", "storage", "zoo", "modeling", "data"},
+    "inference": {"config", "storage", "zoo", "modeling", "data", "tasks"},
     "training": {"config", "storage", "zoo", "modeling", "data", "tasks"},
     "cluster": {"config", "storage", "zoo", "modeling", "data", "tasks", "training"},
     **{
-        stage: {"config", "storage", "zoo", "modeling", "data", "tasks", "training"}
+        stage: {"config", "storage", "zoo", "modeling", "data", "tasks", "inference", "training"}
         for stage in STAGES
     },
     "report": {"config", "storage", "zoo"},  # and the typed results of the stages, see below
     "doctor": set(),
-    "serving": {"config", "storage", "zoo", "modeling", "data", "tasks"},
+    "serving": {"config", "storage", "zoo", "modeling", "data", "tasks", "inference"},
 }
 # These tie rooms together and may use every room.
 COMPOSERS = {"cli", "demo", "jobs"}
@@ -83,7 +84,9 @@ def test_rooms_import_only_what_the_design_allows():
         for module in imports_of(path):
             if module.split(".")[0] not in PRODUCT:
                 continue
-            if room == "serving" and module.startswith("orchestrator.quantization.backends"):
+            if room in {"serving", "inference"} and module.startswith(
+                "orchestrator.quantization.backends"
+            ):
                 continue
             if room == "report" and module.endswith(".results"):
                 continue

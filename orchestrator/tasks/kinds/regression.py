@@ -47,6 +47,7 @@ class Regression(Task[RegressionTaskConfig, NumbersAnswer]):
     """One number or several per row."""
 
     Config = RegressionTaskConfig
+    has_labels = False
     target_types = ("regression",)
 
     @classmethod
