@@ -1,82 +1,26 @@
-"""``open_documents``: the documents of any corpus, what identifies them, and how they are divided.
+"""``open_documents``: the documents of any corpus, their identity and their spans."""
 
-A source is a sequence of spans: a range of bytes of a file that begins and ends at the border of a
-record, some row groups of a Parquet file, a run of rows of a table. How it is divided depends on
-the source and the size asked for, never on who reads; every document is in exactly one span, and
-the spans one after the other are the whole source in its order.
-"""
-
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import islice, pairwise
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from orchestrator.data.sources.contents import Documents, Span
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 
-UNDIVIDED = sys.maxsize
-
-
-class Span(NamedTuple):
-    """A part of a source that is read by itself.
-
-    Attributes:
-        place: file, relative to the source; empty where the source is one table.
-        start: first byte, row group or row.
-        stop: the one after the last.
-        size: bytes of text, about.
-    """
-
-    place: str
-    start: int
-    stop: int
-    size: int
-
-
-@dataclass
-class Documents:
-    """Documents that can be read more than once, whole or span by span.
-
-    Attributes:
-        identify: returns the identity.
-        divide: returns the spans, each of about this many bytes or one document.
-        read: yields the documents of a span and counts what it leaves out.
-        limit: read at most so many documents.
-        rejected: what the last reading of everything left out, by reason.
-    """
-
-    identify: Callable[[], dict[str, object]]
-    divide: Callable[[int], list[Span]]
-    read: Callable[[Span, Counter[str]], Iterator[str]]
-    limit: int | None = None
-    rejected: Counter[str] = field(default_factory=Counter)
-
-    @cached_property
-    def identity(self) -> dict[str, object]:
-        """JSON-able; equal when and only when the documents are equal. May read the source."""
-        return self.identify()
-
-    def __iter__(self) -> Iterator[str]:
-        self.rejected.clear()
-        spans = self.divide(UNDIVIDED)
-        return islice((t for span in spans for t in self.read(span, self.rejected)), self.limit)
-
 
 def open_documents(spec: DatasetSpec, cache: Path | None = None) -> Documents:
-    """Find the documents of a corpus; reads none of them.
+    """Return the documents of a corpus; reads none of them yet.
 
     Args:
         spec: what to read.
         cache: folder for parsed docstrings; None takes the user's cache.
 
     Raises:
-        InputError: the source is missing or is no corpus.
+        InputError: the source is missing or not a corpus.
     """
     if spec.source == "builtin:pydoc":
         return _pydoc(spec, cache)
@@ -88,16 +32,9 @@ def open_documents(spec: DatasetSpec, cache: Path | None = None) -> Documents:
         from orchestrator.data.sources.hub import hub_documents
 
         return hub_documents(spec)
-    raise InputError(f"{spec.source!r} is no corpus. Use builtin:pydoc, files:<path> or hf:<id>.")
-
-
-def iter_documents(spec: DatasetSpec, cache: Path | None = None) -> Iterator[str]:
-    """Yield the raw text documents of a corpus.
-
-    Raises:
-        InputError: the source is missing, is no corpus, or a file cannot be read.
-    """
-    return iter(open_documents(spec, cache))
+    raise InputError(
+        f"{spec.source!r} is not a corpus. Use builtin:pydoc, files:<path> or hf:<id>."
+    )
 
 
 def _pydoc(spec: DatasetSpec, cache: Path | None) -> Documents:

@@ -1,59 +1,12 @@
-"""Examples as a source lists them: texts, and places of pictures or sounds to be read later."""
+"""``list_entries``: the examples of any source, and their split; media are read later."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from orchestrator.data.rows.splitting import rank
+from orchestrator.data.sources.contents import TRAIN, VALIDATION, Entries, Entry
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
-
-TRAIN, VALIDATION = "train", "validation"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One example whose picture or sound is not read yet.
-
-    Attributes:
-        key: decides the split: examples with equal keys are on the same side.
-        text: caption, transcription or first text.
-        pair: second text.
-        split: train or validation where the source says; else empty.
-        place: where the picture or sound is, as the source understands it.
-    """
-
-    key: str
-    text: str = ""
-    pair: str = ""
-    split: str = ""
-    place: Any = None
-
-
-@dataclass
-class Entries:
-    """The examples of a source.
-
-    Attributes:
-        identity: JSON-able; equal when and only when the examples are equal. Called when needed:
-            it may read all files.
-        found: the examples.
-        read: bytes of the picture or sound of an example; raises InputError where it is missing.
-        rejected: number of rows left out so far, by reason.
-    """
-
-    identity: Callable[[], dict[str, object]]
-    found: list[Entry]
-    read: Callable[[Entry], bytes]
-    rejected: Counter[str] = field(default_factory=Counter)
-
-
-def no_media(entry: Entry) -> bytes:
-    """Return nothing: the examples are texts alone."""
-    del entry
-    return b""
 
 
 def list_entries(spec: DatasetSpec, columns: Sequence[str], cache: Path | None = None) -> Entries:

@@ -261,3 +261,40 @@ def test_commits_and_code_name_no_machine():
         )
     ]
     assert not wrong
+
+
+def imported_modules(path: Path, known: set[str]):
+    """Modules of the product that a module imports when it runs, inside functions included."""
+    waiting = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in known else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        else:
+            waiting += ast.iter_child_nodes(node)
+
+
+def import_circles(edges: dict[str, set[str]]) -> set[str]:
+    """Modules on a circle: take away, again and again, those that import none of the rest."""
+    left = dict(edges)
+    while free := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in free:
+            del left[name]
+    while free := [name for name in left if not any(name in t for t in left.values())]:
+        for name in free:
+            del left[name]
+    return set(left)
+
+
+def test_no_module_imports_itself_in_a_circle():
+    paths = {module_name(path): path for path in python_files()}
+    known = set(paths)
+    edges = {m: set(imported_modules(path, known)) & (known - {m}) for m, path in paths.items()}
+    assert import_circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"c"}}) == {"b", "c"}
+    assert not import_circles(edges)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from itertools import islice
 
-from orchestrator.data.documents import UNDIVIDED, Documents, open_documents
+from orchestrator.data.documents import open_documents
+from orchestrator.data.sources.contents import UNDIVIDED, Documents
 from orchestrator.data.spec import CorpusConfig, DatasetSpec
 
 PROBED_DOCUMENTS = 200

@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from orchestrator.data.documents import Documents, open_documents
+from orchestrator.data.documents import open_documents
+from orchestrator.data.sources.contents import Documents
 from orchestrator.data.spec import CorpusConfig
 
 Row = dict[str, Any]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from orchestrator.data.documents import Documents, Span
+from orchestrator.data.sources.contents import Documents, Span
 
 
 @dataclass(frozen=True, slots=True)

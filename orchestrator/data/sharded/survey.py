@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from orchestrator.data.documents import Documents
 from orchestrator.data.rows.splitting import rank
 from orchestrator.data.sharded.mapping import Mapper, Row, Site, Watch, watched
 from orchestrator.data.sharded.pieces import Piece, divide
+from orchestrator.data.sources.contents import Documents
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.errors import InputError
 

@@ -9,8 +9,8 @@ digit that was seen in training.
 import numpy as np
 
 from orchestrator.arrays import IntArray
-from orchestrator.data.entries import TRAIN, VALIDATION, Entries, Entry
 from orchestrator.data.randomness import Purpose, draw, permutation
+from orchestrator.data.sources.contents import TRAIN, VALIDATION, Entries, Entry
 from orchestrator.data.sources.digits import digit_pixels, png, read_digits
 from orchestrator.data.spec import DatasetSpec
 

@@ -5,8 +5,8 @@ from io import BytesIO
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.entries import Entries, Entry
 from orchestrator.data.rows.rows import Rows
+from orchestrator.data.sources.contents import Entries, Entry
 from orchestrator.data.spec import DatasetSpec
 
 LEVELS = 16  # grey levels of a pixel are 0..16

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.config import did_you_mean
-from orchestrator.data.documents import Documents, Span
 from orchestrator.data.rows.labelled import Table, Tables
 from orchestrator.data.rows.labels import LabelForm
 from orchestrator.data.sources.columns import (
@@ -24,6 +23,7 @@ from orchestrator.data.sources.columns import (
     missing_column,
     usable_text,
 )
+from orchestrator.data.sources.contents import Documents, Span
 from orchestrator.data.sources.formats import (
     PARQUET,
     PLAIN_TEXT,

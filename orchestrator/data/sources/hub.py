@@ -10,7 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from orchestrator.data.documents import Documents, Span
 from orchestrator.data.rows.labelled import Table, Tables
 from orchestrator.data.rows.labels import LabelForm
 from orchestrator.data.sources.columns import (
@@ -19,6 +18,7 @@ from orchestrator.data.sources.columns import (
     missing_column,
     usable_text,
 )
+from orchestrator.data.sources.contents import Documents, Span
 from orchestrator.data.sources.files import SPLIT_NAMES, fill_table
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from orchestrator.data.entries import TRAIN, VALIDATION, Entries, Entry, no_media
 from orchestrator.data.sources.columns import (
     PAIR_COLUMNS,
     TEXT_COLUMNS,
@@ -20,6 +19,7 @@ from orchestrator.data.sources.columns import (
     missing_column,
     usable_text,
 )
+from orchestrator.data.sources.contents import TRAIN, VALIDATION, Entries, Entry, no_media
 from orchestrator.data.sources.files import LABEL_NAMES, find_files
 from orchestrator.data.sources.formats import PLAIN_TEXT, READERS, Row, read_rows, suffix_of
 from orchestrator.data.spec import DatasetSpec

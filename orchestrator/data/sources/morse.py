@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.entries import Entries, Entry
 from orchestrator.data.randomness import Purpose, draw, uniform
 from orchestrator.data.rows.splitting import rank
+from orchestrator.data.sources.contents import Entries, Entry
 from orchestrator.data.spec import DatasetSpec
 
 FORMAT = 1

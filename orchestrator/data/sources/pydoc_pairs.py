@@ -5,7 +5,7 @@ Two texts that belong together, for vectors of sentences.
 
 from pathlib import Path
 
-from orchestrator.data.entries import Entries, Entry, no_media
+from orchestrator.data.sources.contents import Entries, Entry, no_media
 from orchestrator.data.spec import DatasetSpec
 
 FORMAT = 1

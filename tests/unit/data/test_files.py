@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.data.documents import iter_documents, open_documents
+from orchestrator.data.documents import open_documents
 from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
@@ -56,9 +56,9 @@ def test_every_format_gives_the_same_task(tmp_path, name):
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_the_same_documents(tmp_path, name):
     source = spec(write(tmp_path / name.lower(), ROWS))
-    assert list(iter_documents(source)) == [text for text, _ in ROWS]
+    assert list(open_documents(source)) == [text for text, _ in ROWS]
     capped = spec(tmp_path / name.lower(), max_documents=7)
-    assert list(iter_documents(capped)) == [text for text, _ in ROWS[:7]]
+    assert list(open_documents(capped)) == [text for text, _ in ROWS[:7]]
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_every_format_gives_the_same_documents(tmp_path, name):
 def test_plain_text_units(tmp_path, unit, expected):
     file = tmp_path / "x.txt"
     file.write_text("\ufeffone\ntwo\n\n \nthree")  # no line end: the last document is not lost
-    assert list(iter_documents(spec(file, document=unit))) == expected
+    assert list(open_documents(spec(file, document=unit))) == expected
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path):
     for name in ("b.txt", "a.txt", ".hidden.txt", "labels.txt", "notes.md"):
         (tmp_path / name).write_text(name)
-    assert list(iter_documents(spec(tmp_path))) == ["a.txt", "b.txt"]
+    assert list(open_documents(spec(tmp_path))) == ["a.txt", "b.txt"]
 
 
 def test_identity_follows_the_content(tmp_path):
@@ -101,7 +101,7 @@ def test_splits_and_class_names_of_a_folder_are_kept(tmp_path):
     assert data.test.texts == [text for text, _ in ROWS[42:]]
     assert sorted(data.train.texts) == sorted(text for text, _ in ROWS[:30])
     assert data.validation.labels.tolist() == [int(label) for _, label in ROWS[30:42]]
-    assert list(iter_documents(spec(tmp_path))) == [text for text, _ in ROWS[:30]]
+    assert list(open_documents(spec(tmp_path))) == [text for text, _ in ROWS[:30]]
 
 
 def test_rows_of_the_test_are_removed_from_train(tmp_path):
@@ -209,7 +209,7 @@ def test_missing_paths_name_the_nearest(tmp_path):
         load_task(spec(tmp_path / "reviews"))
     (tmp_path / "reviews" / "a.wav").write_bytes(b"")
     with pytest.raises(InputError, match=r"a\.wav is an image or a sound"):
-        list(iter_documents(spec(tmp_path / "reviews")))
+        list(open_documents(spec(tmp_path / "reviews")))
 
 
 def test_an_unknown_label_in_a_held_out_split_is_named(tmp_path):
@@ -241,8 +241,8 @@ def test_caps_keep_the_shares_of_splits(tmp_path):
 def test_what_has_no_labels_or_documents_is_refused():
     with pytest.raises(InputError, match="has no labels"):
         load_task(DatasetSpec())
-    with pytest.raises(InputError, match="is no corpus"):
-        iter_documents(DatasetSpec(source="builtin:digits"))
+    with pytest.raises(InputError, match="is not a corpus"):
+        open_documents(DatasetSpec(source="builtin:digits"))
 
 
 def test_digits():

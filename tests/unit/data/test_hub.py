@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.data.documents import iter_documents
+from orchestrator.data.documents import open_documents
 from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
@@ -63,7 +63,7 @@ def test_a_pinned_revision_is_read(asked):
 
 def test_documents_are_those_of_train(asked):
     spec = SPEC.model_copy(update={"max_documents": 3})
-    assert list(iter_documents(spec)) == ["text 0", "text 1", "text 2"]
+    assert list(open_documents(spec)) == ["text 0", "text 1", "text 2"]
 
 
 def test_failures_are_explained(asked, monkeypatch):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from orchestrator.data.corpora.labelled_corpus import prepare_labelled
-from orchestrator.data.documents import iter_documents
+from orchestrator.data.documents import open_documents
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.tasks import load_task
@@ -73,7 +73,7 @@ def test_every_format_gives_the_same_tags(tmp_path, name):
 
 
 def test_sentences_of_conll_are_documents_too(tmp_path):
-    documents = list(iter_documents(DatasetSpec(source=f"files:{write(tmp_path, 'x.conll')}")))
+    documents = list(open_documents(DatasetSpec(source=f"files:{write(tmp_path, 'x.conll')}")))
     assert documents == [" ".join(words) for words, _ in SENTENCES]
 
 

@@ -1,0 +1,109 @@
+"""Contents of a source: the documents of a corpus, or the entries of a table of examples.
+
+A corpus is a sequence of spans: a byte range of a file that begins and ends between two records,
+some row groups of a Parquet file, a run of rows of a table. The spans depend on the source and on
+the requested size, never on the reader; every document is in exactly one span, and the spans in
+their order are the whole source.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any, NamedTuple
+
+UNDIVIDED = sys.maxsize
+"""Size of a span that holds a whole file or table."""
+
+
+class Span(NamedTuple):
+    """A part of a source that is read by itself.
+
+    Attributes:
+        place: file, relative to the source; empty if the source is one table.
+        start: first byte, row group or row.
+        stop: the one after the last.
+        size: approximate bytes of text.
+    """
+
+    place: str
+    start: int
+    stop: int
+    size: int
+
+
+@dataclass
+class Documents:
+    """Documents that can be read more than once, whole or span by span.
+
+    Attributes:
+        identify: returns the identity.
+        divide: returns the spans, each of about this many bytes, or of one document.
+        read: yields the documents of a span and counts those it leaves out.
+        limit: maximum number of documents.
+        rejected: number of documents that the last full pass left out, by reason.
+    """
+
+    identify: Callable[[], dict[str, object]]
+    divide: Callable[[int], list[Span]]
+    read: Callable[[Span, Counter[str]], Iterator[str]]
+    limit: int | None = None
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    @cached_property
+    def identity(self) -> dict[str, object]:
+        """JSON-able; equal if and only if the documents are equal. May read the source."""
+        return self.identify()
+
+    def __iter__(self) -> Iterator[str]:
+        self.rejected.clear()
+        spans = self.divide(UNDIVIDED)
+        return islice((t for span in spans for t in self.read(span, self.rejected)), self.limit)
+
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One example; its picture or sound is not read yet.
+
+    Attributes:
+        key: determines the split: examples with equal keys are in the same one.
+        text: caption, transcription or first text.
+        pair: second text.
+        split: train or validation if the source has splits; else empty.
+        place: location of the picture or sound, in a form of the source.
+    """
+
+    key: str
+    text: str = ""
+    pair: str = ""
+    split: str = ""
+    place: Any = None
+
+
+@dataclass
+class Entries:
+    """The examples of a source.
+
+    Attributes:
+        identity: returns a JSON-able value, equal if and only if the examples are equal; it may
+            read all files.
+        found: the examples.
+        read: returns the bytes of an example's picture or sound; raises InputError if missing.
+        rejected: number of rows left out so far, by reason.
+    """
+
+    identity: Callable[[], dict[str, object]]
+    found: list[Entry]
+    read: Callable[[Entry], bytes]
+    rejected: Counter[str] = field(default_factory=Counter)
+
+
+def no_media(entry: Entry) -> bytes:
+    """Return no bytes, for examples of texts."""
+    del entry
+    return b""
