@@ -1,26 +1,39 @@
-"""The HTTP application: every route, behind the guard. Knows nothing of Ray.
+"""The HTTP application: every route of every protocol, behind the guard. Knows nothing of Ray.
 
-Handlers take the raw request: bodies were read and bounded by the guard and are parsed by
-`serving.body`, so nothing on the way of a request builds a validation model.
+Handlers take the raw request: the guard has read and bounded its body, and FastAPI's own parsing
+accepts a key twice, ``NaN`` and other media types. FastAPI is left with routing and documentation;
+request models are therefore added to ``/openapi.json`` here.
 """
 
-import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.openapi.constants import REF_PREFIX
+from fastapi.responses import Response
+from fastapi_offline import FastAPIOffline
+from pydantic import TypeAdapter
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 import orchestrator
-from serving.body import parse_object
-from serving.errors import STATUS, ErrorType, ServingError
-from serving.guard import Guard, Policy
+from orchestrator.errors import InputError
+from serving.guard.errors import STATUS, ErrorBody, ErrorType, ServingError
+from serving.guard.guard import DOCS_FILES, OPEN_PATHS, Guard, Policy
 from serving.metrics import Recorder
-from serving.protocols import examples, native, openai, openinference
-from serving.service import Service
+from serving.model.service import Service
+from serving.protocols.messages import RequestBody, read
+from serving.protocols.protocol import Operation, protocols
 
-Endpoint = Callable[[Service, dict[str, Any]], Awaitable[Any]]
+ALWAYS: Final = (ErrorType.INTERNAL, ErrorType.TIMEOUT)
+"""Errors of every route."""
+ADMISSION: Final = (ErrorType.UNAUTHORIZED, ErrorType.OVERLOADED)
+"""Errors of every route that is not open."""
+BODY: Final = (
+    *(ErrorType.MALFORMED, ErrorType.EMPTY, ErrorType.BODY_TIMEOUT, ErrorType.TOO_LARGE),
+    *(ErrorType.TOO_MANY_INPUTS, ErrorType.MEDIA_TYPE, ErrorType.VALIDATION),
+)
+"""Errors of every route with a body."""
 
 
 def create_app(
@@ -33,13 +46,17 @@ def create_app(
         policy: limits and keys the guard enforces; shared, so changes take effect at once.
         recorder: where measurements go.
         sets_request_id: whether responses get ``X-Request-ID`` here; Serve's proxy adds it itself.
+
+    Raises:
+        InputError: two protocols define the same route.
     """
-    app = FastAPI(
+    app = FastAPIOffline(
         title=service.card.name,
         version=orchestrator.__version__,
-        description="One model package behind three protocols. Errors of all routes have the form "
-        '`{"error", "error_type", "request_id"}`.',
+        description="One model package behind several protocols. Errors of all routes have the "
+        'form `{"error", "error_type", "request_id"}`.',
         redoc_url=None,
+        static_url=DOCS_FILES,
     )
     app.add_middleware(
         Guard,  # type: ignore[arg-type]  # Starlette's protocol asks for mutable-mapping aliases
@@ -48,139 +65,99 @@ def create_app(
         sets_request_id=sets_request_id,
     )
     app.add_exception_handler(HTTPException, _refuse)
-    _add_health(app, service)
-    _add_native(app, service)
-    _add_openinference(app, service)
-    _add_openai(app, service)
+    owners: dict[tuple[str, str], str] = {}
+    bodies: list[type[RequestBody]] = []
+    for name in protocols.names():
+        for operation in protocols.component_class(name)(service).operations():
+            owner = owners.setdefault((operation.method, operation.path), name)
+            if owner != name:
+                raise InputError(
+                    f"Protocols {owner!r} and {name!r} both define {operation.method} "
+                    f"{operation.path}. Uninstall the package of one of them."
+                )
+            _add(app, operation, name, policy)
+            bodies += [operation.body] if operation.body else []
+    _document(app, bodies)
     return app
 
 
 async def _refuse(_request: Request, error: Exception) -> Response:
     """Turn the router's own 404 and 405 into this service's errors; the guard answers them."""
-    if isinstance(error, HTTPException) and error.status_code == STATUS[ErrorType.NOT_FOUND]:
+    status = error.status_code if isinstance(error, HTTPException) else None
+    if status == STATUS[ErrorType.NOT_FOUND]:
         raise ServingError(ErrorType.NOT_FOUND, "There is no such route; see /docs.") from error
-    if (
-        isinstance(error, HTTPException)
-        and error.status_code == STATUS[ErrorType.METHOD_NOT_ALLOWED]
-    ):
+    if status == STATUS[ErrorType.METHOD_NOT_ALLOWED]:
         message = "This route does not answer that method; see /docs."
         raise ServingError(ErrorType.METHOD_NOT_ALLOWED, message) from error
     raise error
 
 
-def _add_health(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", tags=["health"], summary="The process answers.")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
-
-    async def ready() -> dict[str, str]:
-        if not service.health.ready:
-            raise ServingError(ErrorType.UNHEALTHY, "The model is not ready.")
-        return {"status": "ready"}
-
-    async def probed() -> dict[str, str]:
-        if not (service.health.ready and service.health.probe_ok):
-            raise ServingError(ErrorType.UNHEALTHY, "The model failed its last probe.")
-        return {"status": "healthy"}
-
-    app.get("/readyz", tags=["health"], summary="The model is loaded and warmed up.")(ready)
-    app.get("/health", tags=["health"], summary="The last inference probe was right.")(probed)
-
-
-def _add_native(app: FastAPI, service: Service) -> None:
-    _post(app, "/predict", service, native.predict, "native", "Classify texts.", examples.PREDICT)
-    _post(app, "/embed", service, native.embed, "native", "Embed texts.", examples.EMBED)
-    _post(app, "/tokenize", service, native.tokenize, "native", "Show tokens.", examples.TOKENIZE)
-
-    @app.get("/info", tags=["native"], summary="The served model and its limits.")
-    async def info() -> Response:
-        return JSONResponse(service.card.info(service.policy.limits))
-
-
-def _add_openinference(app: FastAPI, service: Service) -> None:
-    tag, card = "open inference", service.card
-
-    @app.get("/v2", tags=[tag], summary="Server metadata.")
-    async def server() -> dict[str, Any]:
-        return openinference.server()
-
-    @app.get("/v2/health/live", tags=[tag], summary="The process answers.")
-    async def live() -> dict[str, bool]:
-        return {"live": True}
-
-    async def ready() -> dict[str, bool]:
-        if not service.health.ready:
-            raise ServingError(ErrorType.UNHEALTHY, "The model is not ready.")
-        return {"ready": True}
-
-    async def model_ready(model: str, version: str | None = None) -> dict[str, bool]:
-        openinference.model(card, model, version)
-        return await ready()
-
-    async def metadata(model: str, version: str | None = None) -> dict[str, Any]:
-        return openinference.model(card, model, version)
-
-    app.get("/v2/health/ready", tags=[tag], summary="The model can answer.")(ready)
-    for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        app.get(base, tags=[tag], summary="Model metadata.")(metadata)
-        app.get(f"{base}/ready", tags=[tag], summary="The model can answer.")(model_ready)
-        _post_infer(app, f"{base}/infer", service, tag)
-
-
-def _post_infer(app: FastAPI, path: str, service: Service, tag: str) -> None:
-    async def infer(request: Request) -> Response:
-        place = request.path_params
-        body = parse_object(await request.body(), service.policy.limits.max_json_depth)
-        answer = await openinference.infer(service, place["model"], place.get("version"), body)
-        return JSONResponse(answer)
-
-    _register(app, path, infer, tag, "Run the model.", examples.INFER)
-
-
-def _add_openai(app: FastAPI, service: Service) -> None:
-    created = int(time.time())
-    tag = "openai"
-    _post(
-        app, "/v1/embeddings", service, openai.embeddings, tag, "Embed texts.", examples.EMBEDDINGS
+def _add(app: FastAPI, operation: Operation, tag: str, policy: Policy) -> None:
+    parts = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
+    text = {"type": "string"}
+    parameters = [{"name": part, "in": "path", "required": True, "schema": text} for part in parts]
+    extra: dict[str, object] = {"parameters": parameters} if parameters else {}
+    if operation.path in OPEN_PATHS:
+        extra["security"] = []
+    if operation.body is not None:
+        schema = {"$ref": f"{REF_PREFIX}{operation.body.__name__}"}
+        examples = operation.body.model_json_schema().get("examples", [{}])
+        content = {"application/json": {"schema": schema, "example": examples[0]}}
+        extra["requestBody"] = {"required": True, "content": content}
+    app.add_api_route(
+        operation.path,
+        _handler(operation, policy),
+        methods=[operation.method],
+        tags=[tag],
+        name=operation.handler.__name__,
+        summary=operation.summary,
+        response_model=operation.answer,
+        responses=_errors(operation),
+        openapi_extra=extra,
     )
 
-    @app.get("/v1/models", tags=[tag], summary="The served model.")
-    async def models() -> dict[str, Any]:
-        return openai.models(service.card, created)
 
-    @app.get("/v1/models/{model}", tags=[tag], summary="The served model.")
-    async def model(model: str) -> dict[str, Any]:
-        return openai.model(service.card, model, created)
+def _handler(operation: Operation, policy: Policy) -> Callable[[Request], Awaitable[Response]]:
+    answer: TypeAdapter[object] = TypeAdapter(operation.answer)
+    body = operation.body
 
-
-def _post(
-    app: FastAPI,
-    path: str,
-    service: Service,
-    endpoint: Endpoint,
-    tag: str,
-    summary: str,
-    example: dict[str, Any],
-) -> None:
     async def handle(request: Request) -> Response:
-        body = parse_object(await request.body(), service.policy.limits.max_json_depth)
-        return JSONResponse(await endpoint(service, body))
+        given: tuple[RequestBody, ...] = ()
+        if body is not None:
+            given = (read(body, await request.body(), policy.limits.max_json_depth),)
+        result = await operation.handler(*given, **request.path_params)
+        return Response(answer.dump_json(result), media_type="application/json")
 
-    _register(app, path, handle, tag, summary, example)
+    return handle
 
 
-def _register(
-    app: FastAPI,
-    path: str,
-    handler: Callable[[Request], Awaitable[Response]],
-    tag: str,
-    summary: str,
-    example: dict[str, Any],
-) -> None:
-    content = {"application/json": {"schema": {"type": "object"}, "example": example}}
-    app.post(
-        path,
-        tags=[tag],
-        summary=summary,
-        openapi_extra={"requestBody": {"required": True, "content": content}},
-    )(handler)
+def _errors(operation: Operation) -> dict[int | str, dict[str, Any]]:
+    """Describe each status that the operation can return, with its error types."""
+    admission = () if operation.path in OPEN_PATHS else ADMISSION
+    types = {*ALWAYS, *admission, *operation.errors, *(BODY if operation.body else ())}
+    by_status: dict[int, list[str]] = {}
+    for error_type in ErrorType:
+        if error_type in types:
+            by_status.setdefault(STATUS[error_type], []).append(f"`{error_type}`")
+    return {
+        status: {"model": ErrorBody, "description": " or ".join(names)}
+        for status, names in by_status.items()
+    }
+
+
+def _document(app: FastAPI, bodies: Sequence[type[RequestBody]]) -> None:
+    """Complete the schema of the application, as FastAPI's "Extending OpenAPI" describes."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = plain()
+        components = schema["components"]
+        if "securitySchemes" not in components:  # FastAPI keeps what it returned first
+            modes: list[tuple[type[RequestBody], Any]] = [(body, "validation") for body in bodies]
+            _, definitions = models_json_schema(modes, ref_template=f"{REF_PREFIX}{{model}}")
+            components["schemas"] |= definitions["$defs"]
+            components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            schema["security"] = [{}, {"key": []}]
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -139,7 +139,7 @@ def _announce(served: Any, plan: "Plan") -> None:
 
 
 def _new_key(name: str) -> int:
-    from serving.keys import new_key
+    from serving.guard.keys import new_key
 
     secret, line = new_key(name)
     sys.stdout.write(line + "\n")

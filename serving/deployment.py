@@ -11,11 +11,11 @@ from ray import serve
 
 from orchestrator.config import validate_config
 from serving.asgi import create_app
-from serving.batching import Outputs, Work
 from serving.config import Autoscaling, Batching, Limits, ServingConfig
-from serving.errors import RETRY_AFTER_S
+from serving.guard.errors import RETRY_AFTER_S
 from serving.metrics import ServeRecorder
-from serving.replica import PROBE_TIMEOUT_S, Replica
+from serving.model.batching import Outputs, Work
+from serving.model.replica import PROBE_TIMEOUT_S, Replica
 
 DEPLOYMENT: Final = "model"
 SURGE_UP_TO_REPLICAS: Final = 2

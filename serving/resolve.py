@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config import require_no_problems
 from serving.config import ServingConfig
-from serving.keys import KeyRing
+from serving.guard.keys import KeyRing
 
 if TYPE_CHECKING:
     from orchestrator.zoo import Package

@@ -26,11 +26,11 @@ from orchestrator.errors import StageError
 from orchestrator.zoo import Zoo
 from serving import local, metrics
 from serving.config import ServingConfig
-from serving.engine import load_engine
-from serving.keys import new_key
+from serving.model.engine import load_engine
+from serving.guard.keys import new_key
 from serving.ports import answers_as_serve
-from serving.probe import PROBE_FILE, Probe
-from serving.service import probabilities
+from serving.model.probe import PROBE_FILE, Probe
+from serving.model.service import probabilities
 from tests.support.packages import LABELS, SENTENCES, commit_tiny
 from tests.support.ray import ROOT, free_ports
 

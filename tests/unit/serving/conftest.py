@@ -7,12 +7,12 @@ import httpx
 import pytest
 
 from serving.asgi import create_app
-from serving.batching import run_batch
 from serving.config import Limits
-from serving.engine import load_engine
-from serving.guard import Policy
+from serving.guard.guard import Policy
 from serving.metrics import NoRecorder
-from serving.service import Service
+from serving.model.batching import run_batch
+from serving.model.engine import load_engine
+from serving.model.service import Service
 from tests.support.packages import commit_tiny
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.body import check_depth, parse_object
-from serving.errors import ErrorType, ServingError
+from serving.guard.body import check_depth, parse_object
+from serving.guard.errors import ErrorType, ServingError
 
 DEPTH = 8
 

@@ -13,7 +13,8 @@ import pytest
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.package import load_model
 from orchestrator.zoo import Zoo
-from serving.engine import TextInput, TooLongError, load_engine
+from serving.model.engine import load_engine
+from serving.model.tokenize import TextInput, TooLongError
 from tests.support.packages import LABELS, MAX_LENGTH, SENTENCES, commit_tiny, write_tiny
 
 
@@ -133,7 +134,7 @@ def test_onnx_packages_answer_like_torch(onnx_package, engine):
 def test_onnx_packages_load_no_torch(onnx_package):
     code = (
         "import sys; from types import SimpleNamespace as N; from pathlib import Path; "
-        "from serving.engine import load_engine; "
+        "from serving.model.engine import load_engine; "
         f"task = N(model_dump=lambda: {{'labels': {{'topic': {list(LABELS)!r}}}}}); "
         f"package = N(path=Path({str(onnx_package.path)!r}), name='n', version='v0001', ref='n', "
         "manifest_sha256='', manifest=N(task=task)); "

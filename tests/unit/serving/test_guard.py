@@ -7,9 +7,9 @@ import pytest
 from fastapi import FastAPI
 
 from serving.config import Limits
-from serving.errors import STATUS, ErrorType
-from serving.guard import Guard, Policy
-from serving.keys import KeyRing, new_key
+from serving.guard.errors import STATUS, ErrorType
+from serving.guard.guard import Guard, Policy
+from serving.guard.keys import KeyRing, new_key
 from serving.metrics import NoRecorder
 
 JSON = (b"content-type", b"application/json")

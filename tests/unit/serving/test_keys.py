@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from orchestrator.errors import InputError
-from serving.keys import KeyRing, new_key
+from serving.guard.keys import KeyRing, new_key
 
 
 def key_file(tmp_path, *lines):

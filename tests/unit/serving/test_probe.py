@@ -5,8 +5,8 @@ import pytest
 
 from orchestrator.errors import IntegrityError
 from orchestrator.zoo import Zoo
-from serving.engine import load_engine
-from serving.probe import PROBE_FILE, Probe, warm_up
+from serving.model.engine import load_engine
+from serving.model.probe import PROBE_FILE, Probe, warm_up
 from tests.support.packages import SENTENCES, commit_tiny
 
 

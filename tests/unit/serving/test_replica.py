@@ -9,13 +9,14 @@ import pytest
 
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.zoo import Zoo
-from serving.batching import Work
 from serving.config import Limits, ServingConfig
-from serving.engine import TextInput, load_engine
-from serving.keys import new_key
+from serving.guard.keys import new_key
 from serving.metrics import NoRecorder
-from serving.probe import PROBE_FILE, Probe
-from serving.replica import Replica
+from serving.model.batching import Work
+from serving.model.engine import load_engine
+from serving.model.probe import PROBE_FILE, Probe
+from serving.model.replica import Replica
+from serving.model.tokenize import TextInput
 from tests.support.packages import SENTENCES, commit_tiny
 
 
@@ -83,7 +84,7 @@ def test_health_follows_the_probe(package, monkeypatch):
 
 
 def test_a_model_that_hangs_is_unhealthy(package, monkeypatch):
-    monkeypatch.setattr("serving.replica.PROBE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("serving.model.replica.PROBE_TIMEOUT_S", 0.05)
     replica = Replica(config(package), Recorder)
     service = replica.service(execute=None)
     release = threading.Event()

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batching import Encoded, Work, pad, padded_tokens, run_batch
+from serving.model.batching import Encoded, Work, pad, padded_tokens, run_batch
 
 
 def encoded(ids) -> Encoded:

@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from orchestrator.errors import InputError, IntegrityError
-from serving.batching import Encoded, Operation, Outputs, Work, pad, run_batch
-from serving.card import ModelCard
-from serving.tokenize import TextInput, TextTokenizer, TooLongError
+from serving.model.batching import Encoded, Operation, Outputs, Work, pad, run_batch
+from serving.model.card import ModelCard
+from serving.model.tokenize import TextInput, TextTokenizer, Token
 
 if TYPE_CHECKING:
     from orchestrator.zoo import Package
 
 EMBEDDING: Final = "embedding"
 ONNX_FILE: Final = "model.onnx"
-
-__all__ = ["EMBEDDING", "Engine", "TextInput", "TooLongError", "load_engine"]
 
 
 class Backend(Protocol):
@@ -61,7 +59,7 @@ class Engine:
         """
         return self._tokenizer.encode(inputs, truncate=truncate)
 
-    def tokens(self, text: str, *, special: bool = True) -> list[dict[str, Any]]:
+    def tokens(self, text: str, *, special: bool = True) -> list[Token]:
         """Return the tokens of one text with their places in it."""
         return self._tokenizer.tokens(text, special=special)
 
@@ -94,11 +92,11 @@ def load_engine(
     folder = Path(package.path)
     backend: Backend
     if (folder / ONNX_FILE).is_file():
-        from serving.backends.onnx_backend import OnnxBackend
+        from serving.model.onnx_backend import OnnxBackend
 
         backend = OnnxBackend(folder, threads)
     else:
-        from serving.backends.torch_backend import TorchBackend
+        from serving.model.torch_backend import TorchBackend
 
         backend = TorchBackend(folder, threads, device)
     task = {} if package.manifest.task is None else package.manifest.task.model_dump()

@@ -7,15 +7,17 @@ how runs are batched: `execute` is the batched method of a Serve replica, or a d
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from serving.batching import Encoded, Outputs, Work
-from serving.card import ModelCard
-from serving.engine import EMBEDDING, Engine, TextInput, TooLongError
-from serving.errors import ErrorType, ServingError
-from serving.guard import Policy
+from orchestrator.errors import IntegrityError
+from serving.guard.errors import ErrorType, ServingError
+from serving.guard.guard import Policy
+from serving.model.batching import Encoded, Outputs, Work
+from serving.model.card import ModelCard
+from serving.model.engine import EMBEDDING, Engine
+from serving.model.tokenize import TextInput, Token, TooLongError
 
 INLINE_CHARACTERS: Final = 20_000
 """Texts longer than this in sum are tokenized in a thread: the event loop stays responsive."""
@@ -29,6 +31,15 @@ class Health:
 
     ready: bool = False
     probe_ok: bool = False
+
+    def require_ready(self) -> None:
+        """Refuse to call a replica ready that is not.
+
+        Raises:
+            ServingError: the model is not loaded and warmed up yet.
+        """
+        if not self.ready:
+            raise ServingError(ErrorType.UNHEALTHY, "The model is not ready.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +101,7 @@ class Service:
             ServingError: as for `predict`.
         """
         encoded = await self._encode(inputs, truncate=truncate)
-        return await self.execute(Work("predict", encoded))
+        return _finite(await self.execute(Work("predict", encoded)))
 
     async def embed(
         self, inputs: Sequence[TextInput], *, truncate: bool = False, normalize: bool = True
@@ -104,15 +115,13 @@ class Service:
             message = f"{self.card.name} gives no embeddings; it offers /predict."
             raise ServingError(ErrorType.UNSUPPORTED, message)
         encoded = await self._encode(inputs, truncate=truncate)
-        vectors = (await self.execute(Work("embed", encoded)))[EMBEDDING]
+        vectors = _finite(await self.execute(Work("embed", encoded)))[EMBEDDING]
         if normalize:
             length = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = vectors / np.maximum(length, np.finfo(np.float32).tiny)
         return vectors, sum(len(item) for item in encoded)
 
-    async def tokenize(
-        self, texts: Sequence[str], *, special: bool = True
-    ) -> list[list[dict[str, Any]]]:
+    async def tokenize(self, texts: Sequence[str], *, special: bool = True) -> list[list[Token]]:
         """Return the tokens of each text in the shape of Text Embeddings Inference.
 
         Raises:
@@ -145,21 +154,22 @@ class Service:
         if len(inputs) > most:
             message = f"{len(inputs)} inputs in one request; {most} are allowed."
             raise ServingError(ErrorType.TOO_MANY_INPUTS, message)
-        return sum(_check_text(text, index) for index, pair in enumerate(inputs) for text in pair)
+        characters = 0
+        for index, pair in enumerate(inputs):
+            for text in pair:
+                if text is not None:
+                    if not text.strip():
+                        raise ServingError(ErrorType.EMPTY, f"Input {index} is empty.")
+                    characters += len(text)
+        return characters
 
 
-def _check_text(text: str | None, index: int) -> int:
-    if text is None:
-        return 0
-    if not text.strip():
-        raise ServingError(ErrorType.EMPTY, f"Input {index} is empty.")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # half of a surrogate pair, written as \ud800
-            message = f"Input {index} has a character that is no Unicode text."
-            raise ServingError(ErrorType.VALIDATION, message) from error
-    return len(text)
+def _finite(outputs: Outputs) -> Outputs:
+    """Refuse answers that JSON cannot hold: they would be written as null."""
+    for name, rows in outputs.items():
+        if not np.isfinite(rows).all():
+            raise IntegrityError(f"The model gave a value of '{name}' that is not finite.")
+    return outputs
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ none of this can live there.
 """
 
 import asyncio
-import json
 import logging
 import time
 import uuid
@@ -15,10 +14,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from serving.body import check_depth
 from serving.config import Limits
-from serving.errors import ErrorType, ServingError
-from serving.keys import KeyRing
+from serving.guard.body import check_depth
+from serving.guard.errors import ErrorType, ServingError
+from serving.guard.keys import KeyRing
 from serving.metrics import Recorder
 
 Scope = MutableMapping[str, Any]
@@ -27,9 +26,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+DOCS_FILES: Final = "/docs/static"
+"""Folder of the script and style of ``/docs``."""
+
 OPEN_PATHS: Final = frozenset(
     {"/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"}
     | {"/docs", "/docs/oauth2-redirect", "/openapi.json"}
+    | {f"{DOCS_FILES}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")}
 )
 """Answered without a key and even when every slot is taken."""
 
@@ -150,7 +153,7 @@ class _Reply:
         """Answer with an error unless an answer has begun."""
         if self.status:
             return
-        content = json.dumps(error.body(self.request_id)).encode()
+        content = error.body(self.request_id).model_dump_json().encode()
         headers = {"content-type": "application/json", "content-length": str(len(content))}
         headers |= error.headers()
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]

@@ -1,4 +1,7 @@
-"""From request bytes to a JSON object: UTF-8, bounded depth, no NaN, no key twice."""
+"""Request bytes to a JSON object: UTF-8, bounded depth, no NaN, no key twice.
+
+The parser of pydantic accepts NaN and a key twice, so bodies are parsed here and validated there.
+"""
 
 import json
 import re
@@ -6,7 +9,7 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 
-from serving.errors import ErrorType, ServingError
+from serving.guard.errors import ErrorType, ServingError
 
 # One left-to-right pass: an unterminated string or a lone backslash at the end is consumed too, so
 # a hostile body cannot make the scan start over from each quote (quadratic time).
@@ -23,8 +26,8 @@ def parse_object(body: bytes, max_depth: int) -> dict[str, Any]:
         max_depth: deepest nesting of arrays and objects allowed.
 
     Raises:
-        ServingError: the body is empty, not UTF-8, not JSON, nested too deeply, has a key twice or
-            a number JSON does not know, or is not an object.
+        ServingError: the body is empty, not UTF-8, not JSON, nested too deeply, has a key twice, a
+            number JSON does not know or half of a surrogate pair, or is not an object.
     """
     if not body:
         raise ServingError(ErrorType.EMPTY, "The body is empty; send a JSON object.")
@@ -45,6 +48,8 @@ def parse_object(body: bytes, max_depth: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         message = f"The body must be a JSON object, not {json_type(value)}."
         raise ServingError(ErrorType.MALFORMED, message)
+    if b"\\ud" in body or b"\\uD" in body:
+        _refuse_half_pairs(value)
     return value
 
 
@@ -71,6 +76,15 @@ def json_type(value: object) -> str:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ServingError(ErrorType.MALFORMED, f"{name} is not a JSON number.")
+
+
+def _refuse_half_pairs(value: object) -> None:
+    r"""Refuse text like ``"\ud800"``, which JSON can escape but no encoding can write."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        message = "A text has half of a surrogate pair (\\ud800 to \\udfff); send whole characters."
+        raise ServingError(ErrorType.VALIDATION, message) from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

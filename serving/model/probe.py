@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from orchestrator.errors import IntegrityError
-from serving.batching import Operation, Outputs
-from serving.engine import Engine
+from serving.model.batching import Operation, Outputs
+from serving.model.engine import Engine
 
 PROBE_FILE: Final = "evaluation/probe.json"
 SCHEMA_VERSION: Final = 1

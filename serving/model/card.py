@@ -1,10 +1,8 @@
-"""What clients may know about the served package."""
+"""The served package as clients may know it."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from serving.config import Limits
-from serving.errors import ErrorType, ServingError
+from serving.guard.errors import ErrorType, ServingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +38,16 @@ class ModelCard:
         """Pinned reference, ``name/v0001``."""
         return f"{self.name}/{self.version}"
 
+    def require_name(self, name: str | None) -> None:
+        """Accept the package by name or pinned reference; no name means the served one.
+
+        Raises:
+            ServingError: another name.
+        """
+        if name not in (None, self.name, self.ref):
+            message = f"That model is not served here; {self.name} is."
+            raise ServingError(ErrorType.NOT_FOUND, message)
+
     def target(self, wanted: str | None) -> str:
         """Return the classification target to answer.
 
@@ -55,31 +63,3 @@ class ModelCard:
             message = f"There is no such target. Targets: {', '.join(self.targets)}."
             raise ServingError(ErrorType.NOT_FOUND, message)
         return wanted
-
-    def info(self, limits: Limits) -> dict[str, Any]:
-        """Answer of ``GET /info``, in the shape of Text Embeddings Inference."""
-        return {
-            "model_id": self.name,
-            "model_sha": self.digest,
-            "model_dtype": self.dtype,
-            "model_type": self._model_type(),
-            "version": self.version,
-            "backend": self.backend,
-            "max_input_length": self.max_length,
-            "targets": {name: list(labels) for name, labels in self.targets.items()},
-            "default_target": self.default_target,
-            "embedding_size": self.embedding_size,
-            **limits.model_dump(),
-            "auto_truncate": False,
-        }
-
-    def _model_type(self) -> dict[str, Any]:
-        if self.default_target is None:
-            return {"embedding": {"pooling": "mean"}}
-        labels = self.targets[self.default_target]
-        return {
-            "classifier": {
-                "id2label": {str(index): label for index, label in enumerate(labels)},
-                "label2id": {label: index for index, label in enumerate(labels)},
-            }
-        }

@@ -1,4 +1,4 @@
-"""What a client may be told: one error type, one table of status codes.
+"""Errors as clients see them: one body, one list of types, one table of status codes.
 
 The body of every error is ``{"error": text, "error_type": name, "request_id": id}``. A message
 never repeats input bytes, file names or stack traces; those are in the log under the same id.
@@ -8,9 +8,11 @@ Names follow Text Embeddings Inference where it has one (empty, validation, toke
 from enum import StrEnum
 from typing import Final
 
+from pydantic import BaseModel, ConfigDict
+
 
 class ErrorType(StrEnum):
-    """Everything that can go wrong with a request, as clients see it."""
+    """Every kind of problem with a request."""
 
     MALFORMED = "malformed"
     EMPTY = "empty"
@@ -53,8 +55,21 @@ RETRY_AFTER_S: Final = 1
 """Seconds a client is asked to wait after 429 and 503."""
 
 
+class ErrorBody(BaseModel):
+    """The body of every error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    error: str
+    """The problem, what is allowed, what to do."""
+    error_type: ErrorType
+    """The kind of problem, for programs."""
+    request_id: str
+    """The same as ``X-Request-ID``; the log names it."""
+
+
 class ServingError(Exception):
-    """A request that is refused, with the reason its sender is told."""
+    """A refused request, with the reason that its sender is told."""
 
     def __init__(self, error_type: ErrorType, message: str) -> None:
         super().__init__(message)
@@ -67,7 +82,7 @@ class ServingError(Exception):
         return STATUS[self.error_type]
 
     def headers(self) -> dict[str, str]:
-        """Headers the status code calls for."""
+        """Headers that the status code calls for."""
         if self.error_type in (ErrorType.OVERLOADED, ErrorType.UNHEALTHY):
             return {"retry-after": str(RETRY_AFTER_S)}
         if self.error_type is ErrorType.UNAUTHORIZED:
@@ -77,6 +92,6 @@ class ServingError(Exception):
             return {"connection": "close"}
         return {}
 
-    def body(self, request_id: str) -> dict[str, str]:
+    def body(self, request_id: str) -> ErrorBody:
         """JSON body of the response."""
-        return {"error": self.message, "error_type": self.error_type, "request_id": request_id}
+        return ErrorBody(error=self.message, error_type=self.error_type, request_id=request_id)

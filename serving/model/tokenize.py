@@ -6,11 +6,13 @@ allows cutting it, and singles and pairs may share a request. Loads no torch.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from typing_extensions import TypedDict
 
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.errors import InputError, IntegrityError
-from serving.batching import Encoded
+from serving.model.batching import Encoded
 
 
 class TextInput(NamedTuple):
@@ -18,6 +20,24 @@ class TextInput(NamedTuple):
 
     text: str
     pair: str | None = None
+
+
+class Token(TypedDict):
+    """One token of a text.
+
+    Attributes:
+        id: index in the vocabulary.
+        text: the token as the vocabulary has it.
+        special: whether the tokenizer added it.
+        start: first character in the text; None for special tokens.
+        stop: one past the last character; None for special tokens.
+    """
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
 
 
 class TooLongError(ValueError):
@@ -64,7 +84,7 @@ class TextTokenizer:
                 )
         return encoded
 
-    def tokens(self, text: str, *, special: bool) -> list[dict[str, Any]]:
+    def tokens(self, text: str, *, special: bool) -> list[Token]:
         """Return the tokens of a text with their places in it; None where a token has none."""
         encoding = self._processor.tokenizer.encode(text, add_special_tokens=special)
         return [

@@ -9,7 +9,7 @@ from orchestrator.quantization.backends.onnxruntime_cpu.session import (
     OnnxModel,
     is_quantized,
 )
-from serving.batching import Operation, Outputs
+from serving.model.batching import Operation, Outputs
 
 
 class OnnxBackend:

@@ -11,15 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from serving.batching import Encoded, Operation, Outputs, Work, padded_tokens, run_batch
 from serving.config import Limits, ServingConfig
-from serving.engine import load_engine
-from serving.guard import Policy
-from serving.keys import KeyRing
+from serving.guard.guard import Policy
+from serving.guard.keys import KeyRing
 from serving.metrics import Recorder
-from serving.probe import warm_up
+from serving.model.batching import Encoded, Operation, Outputs, Work, padded_tokens, run_batch
+from serving.model.engine import load_engine
+from serving.model.probe import warm_up
+from serving.model.service import Execute, Health, Service
 from serving.resolve import resolve
-from serving.service import Execute, Health, Service
 
 PROBE_TIMEOUT_S: Final = 30.0
 

@@ -10,7 +10,7 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import load_model, read_config
 from orchestrator.modeling.targets.configs import ClsConfig, PairConfig
 from orchestrator.modeling.targets.sequence import SENTENCE_PAIR_LABELS
-from serving.batching import Operation, Outputs
+from serving.model.batching import Operation, Outputs
 
 EMBEDDING: Final = "embedding"
 

@@ -1,1 +1,0 @@
-"""Runtimes a package can be loaded into."""

@@ -1,0 +1,1 @@
+"""A package as a running model: loading, tokenizing, batching, probing, answering."""
