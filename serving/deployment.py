@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from ray import serve
+from ray.serve.config import AutoscalingConfig
 
 from orchestrator.config import validate_config
 from serving.asgi import create_app
-from serving.config import Autoscaling, Batching, Limits, ServingConfig
+from serving.config import Batching, Limits, ServingConfig
 from serving.guard.errors import RETRY_AFTER_S
 from serving.metrics import ServeRecorder
 from serving.model.batching import Outputs, Work
@@ -89,7 +90,10 @@ def deployment(config: ServingConfig) -> Any:
             "num_cpus": config.cpus_per_replica,
             "num_gpus": config.gpus_per_replica,
         },
-        "autoscaling_config": autoscaling(scale),
+        "autoscaling_config": AutoscalingConfig(
+            initial_replicas=max(1, scale.min_replicas),
+            **scale.model_dump(exclude={"max_ongoing_requests"}),
+        ),
         "max_ongoing_requests": scale.max_ongoing_requests,
         # At one replica, as many as may be in flight in all; the proxy refuses the rest with 429.
         "max_queued_requests": max(1, limits.max_concurrent_requests - scale.max_ongoing_requests),
@@ -106,16 +110,3 @@ def deployment(config: ServingConfig) -> Any:
     }
     fixed = config.model_dump(exclude={"limits", "batching", "autoscaling", "revision"})
     return serve.deployment(ModelReplica).options(**options).bind(fixed)
-
-
-def autoscaling(scale: Autoscaling) -> dict[str, Any]:
-    """Return the settings of Ray Serve's autoscaler."""
-    return {
-        "min_replicas": scale.min_replicas,
-        "initial_replicas": max(1, scale.min_replicas),
-        "max_replicas": scale.max_replicas,
-        "target_ongoing_requests": scale.target_ongoing_requests,
-        "upscale_delay_s": scale.upscale_delay_s,
-        "downscale_delay_s": scale.downscale_delay_s,
-        "look_back_period_s": scale.look_back_period_s,
-    }

@@ -50,25 +50,6 @@ class Recorder(Protocol):
         """Count one failed health probe."""
 
 
-class NoRecorder:
-    """Measures nothing: for tests and for use without Ray."""
-
-    def observe(self, route: str, code: int, seconds: float) -> None:
-        """Do nothing."""
-
-    def rejected(self, reason: str) -> None:
-        """Do nothing."""
-
-    def batch(self, tokens: int) -> None:
-        """Do nothing."""
-
-    def ready(self, is_ready: bool) -> None:
-        """Do nothing."""
-
-    def probe_failed(self) -> None:
-        """Do nothing."""
-
-
 class ServeRecorder:
     """Measures through ``ray.serve.metrics``; make it inside a replica.
 

@@ -7,7 +7,7 @@ same padded batches, [B, S], and give logits [B, K] per classification target an
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from serving.model.tokenize import TextInput, TextTokenizer, Token
 
 if TYPE_CHECKING:
     from orchestrator.zoo import Package
+    from orchestrator.zoo.manifest import Task
 
 EMBEDDING: Final = "embedding"
 ONNX_FILE: Final = "model.onnx"
@@ -99,8 +100,9 @@ def load_engine(
         from serving.model.torch_backend import TorchBackend
 
         backend = TorchBackend(folder, threads, device)
-    task = {} if package.manifest.task is None else package.manifest.task.model_dump()
-    tokenizer = TextTokenizer(folder, backend.max_length, task.get("max_length"))
+    task = package.manifest.task
+    longest = None if task is None else task.max_length
+    tokenizer = TextTokenizer(folder, backend.max_length, longest)
     card = _card(package, backend, task, tokenizer.max_length, target)
     return Engine(card, tokenizer, backend)
 
@@ -108,16 +110,18 @@ def load_engine(
 def _card(
     package: "Package",
     backend: Backend,
-    task: dict[str, Any],
+    task: "Task | None",
     max_length: int,
     target: str | None,
 ) -> ModelCard:
-    if task.get("modality", "text") != "text":
+    if task is not None and task.modality != "text":
         raise InputError(
-            f"{package.ref} reads {task['modality']}, not text; text packages can be served."
+            f"{package.ref} reads {task.modality}, not text. Only text packages can be served."
         )
+    labels = {} if task is None else task.labels
     targets = {
-        name: _labels(package.ref, name, count, task) for name, count in backend.targets.items()
+        name: _labels(package.ref, name, count, labels.get(name, []))
+        for name, count in backend.targets.items()
     }
     if target is not None and target not in targets:
         offered = ", ".join(targets) or "none"
@@ -130,18 +134,17 @@ def _card(
         dtype=backend.dtype,
         targets=targets,
         default_target=target or next(iter(targets), None),
-        takes_pairs=bool(task.get("pairs", False)),
+        takes_pairs=task is not None and bool((task.model_extra or {}).get("pairs")),
         max_length=max_length,
         embedding_size=backend.embedding_size,
     )
 
 
-def _labels(ref: str, name: str, count: int, task: dict[str, Any]) -> tuple[str, ...]:
-    labels = tuple(str(label) for label in (task.get("labels") or {}).get(name, ()))
+def _labels(ref: str, name: str, count: int, labels: list[str]) -> tuple[str, ...]:
     if not labels:  # the convention of Hugging Face for unnamed classes
         return tuple(f"LABEL_{index}" for index in range(count))
     if len(labels) != count:
         raise IntegrityError(
             f"{ref}: target '{name}' has {count} classes, its manifest names {len(labels)}."
         )
-    return labels
+    return tuple(labels)

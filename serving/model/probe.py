@@ -1,26 +1,24 @@
 """The probe: a few texts and the answers the package gave when it was made.
 
-``evaluation/probe.json`` of a package holds ``{"schema_version": 1, "texts": [...], "outputs":
-{NAME: [[...], ...]}, "tolerance": 0.001}`` with the logits [B, K] of each classification target, or
-``embedding`` [B, D]. A replica takes traffic only after its own answers match; a wrong or damaged
-model never does. Packages without the file are probed against the replica's own first answers:
-that still finds a model that turns unstable later, and answers must at least be finite.
+``evaluation/probe.json`` of a package holds them. A replica takes traffic only after its own
+answers match; a wrong or damaged model never does. Packages without the file are probed against the
+replica's own first answers: that still finds a model that turns unstable later, and answers must at
+least be finite.
 """
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Literal
 
 import numpy as np
 
+from orchestrator.config import StrictModel
 from orchestrator.errors import IntegrityError
 from serving.model.batching import Operation, Outputs
 from serving.model.engine import Engine
 
 PROBE_FILE: Final = "evaluation/probe.json"
-SCHEMA_VERSION: Final = 1
 TOLERANCE: Final = 1e-3
 """Largest difference of a logit, relative to 1 + its size: other CPUs round in another order."""
 
@@ -31,6 +29,19 @@ DEFAULT_TEXTS: Final = (
 )
 
 logger = logging.getLogger(__name__)
+
+
+class ProbeFile(StrictModel):
+    """The content of ``evaluation/probe.json``."""
+
+    schema_version: Literal[1]
+    """Version of this layout."""
+    texts: list[str]
+    """B inputs."""
+    outputs: dict[str, list[list[float]]]
+    """Classification target -> logits [B, K], or ``embedding`` -> [B, D]."""
+    tolerance: float = TOLERANCE
+    """Largest difference that is accepted, relative to 1 + the expected value's size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +69,16 @@ class Probe:
         if not path.is_file():
             return None
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data["schema_version"] != SCHEMA_VERSION:
-                raise ValueError(f"schema_version is {data['schema_version']}")
-            outputs = {
-                name: np.asarray(rows, dtype=np.float64) for name, rows in data["outputs"].items()
-            }
-            return cls(tuple(data["texts"]), outputs, float(data.get("tolerance", TOLERANCE)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            stored = ProbeFile.model_validate_json(path.read_bytes())
+            outputs = {name: np.asarray(rows) for name, rows in stored.outputs.items()}
+        except ValueError as error:
             raise IntegrityError(f"{PROBE_FILE} of the package is damaged: {error}") from error
+        return cls(tuple(stored.texts), outputs, stored.tolerance)
 
     @classmethod
     def record(cls, engine: Engine, texts: tuple[str, ...] = DEFAULT_TEXTS) -> "Probe":
         """Make a probe from what an engine answers now."""
         return cls(texts, _answers(engine, texts))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of the file."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "texts": list(self.texts),
-            "outputs": {name: rows.tolist() for name, rows in self.outputs.items()},
-            "tolerance": self.tolerance,
-        }
 
     def check(self, engine: Engine) -> None:
         """Compare an engine's answers with the expected ones.

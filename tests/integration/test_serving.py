@@ -26,13 +26,14 @@ from orchestrator.errors import StageError
 from orchestrator.zoo import Zoo
 from serving import local, metrics
 from serving.config import ServingConfig
-from serving.model.engine import load_engine
 from serving.guard.keys import new_key
-from serving.ports import answers_as_serve
+from serving.model.engine import load_engine
 from serving.model.probe import PROBE_FILE, Probe
 from serving.model.service import probabilities
+from serving.ports import answers_as_serve
 from tests.support.packages import LABELS, SENTENCES, commit_tiny
 from tests.support.ray import ROOT, free_ports
+from tests.support.serving import probe_json
 
 DEADLINE_S = 240
 BIN = Path(sys.executable).parent
@@ -76,7 +77,7 @@ def packages(tmp_path_factory):
     expected = {}
     for seed, version in ((0, "v0001"), (1, "v0002")):
         engine = load_engine(commit_tiny(scratch, f"s{seed}", seed=seed))
-        probe = json.dumps(Probe.record(engine).to_json())
+        probe = probe_json(Probe.record(engine))
         assert commit_tiny(zoo, seed=seed, files={PROBE_FILE: probe}).version == version
         expected[version] = probabilities(engine.answer(SENTENCES)["topic"])
     zoo.promote("tiny/v0001")

@@ -1,19 +1,13 @@
 """A real tiny package behind the real application, without Ray and without sockets."""
 
 import asyncio
-from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from serving.asgi import create_app
-from serving.config import Limits
-from serving.guard.guard import Policy
-from serving.metrics import NoRecorder
-from serving.model.batching import run_batch
 from serving.model.engine import load_engine
-from serving.model.service import Service
 from tests.support.packages import commit_tiny
+from tests.support.serving import NoRecorder, application
 
 
 class Recorder(NoRecorder):
@@ -46,18 +40,7 @@ def engine(package):
 @pytest.fixture
 def served(engine):
     """The application with everything a test may want to look at or change."""
-    policy = Policy(Limits())
-
-    async def execute(work):
-        return run_batch([work], engine.run, policy.limits.max_batch_tokens)[0]
-
-    service = Service(engine, execute, policy)
-    service.health.ready = service.health.probe_ok = True
-    recorder = Recorder()
-    app = create_app(service, policy, recorder)
-    return SimpleNamespace(
-        app=app, policy=policy, service=service, recorder=recorder, engine=engine
-    )
+    return application(engine, Recorder())
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.package import load_model
 from orchestrator.zoo import Zoo
+from orchestrator.zoo.manifest import Task
 from serving.model.engine import load_engine
 from serving.model.tokenize import TextInput, TooLongError
 from tests.support.packages import LABELS, MAX_LENGTH, SENTENCES, commit_tiny, write_tiny
@@ -20,7 +21,7 @@ from tests.support.packages import LABELS, MAX_LENGTH, SENTENCES, commit_tiny, w
 
 def folder_package(folder, **task):
     """A package as the zoo hands it over, for folders a zoo would not take."""
-    manifest = SimpleNamespace(task=SimpleNamespace(model_dump=lambda: task))
+    manifest = SimpleNamespace(task=Task(kind="classification", **task))
     return SimpleNamespace(
         path=folder, name="tiny", version="v0001", ref="tiny/v0001", manifest_sha256="0" * 64,
         manifest=manifest,
@@ -135,7 +136,8 @@ def test_onnx_packages_load_no_torch(onnx_package):
     code = (
         "import sys; from types import SimpleNamespace as N; from pathlib import Path; "
         "from serving.model.engine import load_engine; "
-        f"task = N(model_dump=lambda: {{'labels': {{'topic': {list(LABELS)!r}}}}}); "
+        "from orchestrator.zoo.manifest import Task; "
+        f"task = Task(kind='classification', labels={{'topic': {list(LABELS)!r}}}); "
         f"package = N(path=Path({str(onnx_package.path)!r}), name='n', version='v0001', ref='n', "
         "manifest_sha256='', manifest=N(task=task)); "
         "print(load_engine(package).answer(['a text'])['topic'].shape, 'torch' in sys.modules)"

@@ -10,7 +10,7 @@ from serving.config import Limits
 from serving.guard.errors import STATUS, ErrorType
 from serving.guard.guard import Guard, Policy
 from serving.guard.keys import KeyRing, new_key
-from serving.metrics import NoRecorder
+from tests.support.serving import NoRecorder
 
 JSON = (b"content-type", b"application/json")
 

@@ -8,6 +8,7 @@ from orchestrator.zoo import Zoo
 from serving.model.engine import load_engine
 from serving.model.probe import PROBE_FILE, Probe, warm_up
 from tests.support.packages import SENTENCES, commit_tiny
+from tests.support.serving import probe_json
 
 
 def write_probe(folder, content):
@@ -19,7 +20,7 @@ def write_probe(folder, content):
 def test_a_recorded_probe_survives_its_file_and_matches(engine, tmp_path):
     probe = Probe.record(engine, SENTENCES[:3])
     assert set(probe.outputs) == {"topic", "embedding"}
-    write_probe(tmp_path, probe.to_json())
+    write_probe(tmp_path, probe_json(probe))
     read = Probe.read(tmp_path)
     read.check(engine)
     assert read.texts == SENTENCES[:3]
@@ -34,7 +35,7 @@ def test_another_model_never_passes(engine, tmp_path):
 
 
 def test_warm_up_runs_the_model_and_checks_every_answer(engine, tmp_path):
-    write_probe(tmp_path, Probe.record(engine).to_json())
+    write_probe(tmp_path, probe_json(Probe.record(engine)))
     runs = []
 
     class Counting:

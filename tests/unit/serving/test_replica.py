@@ -1,7 +1,6 @@
 """A replica without Ray: warm-up, health, limits and keys that change while it serves."""
 
 import asyncio
-import json
 import threading
 
 import numpy as np
@@ -11,13 +10,13 @@ from orchestrator.errors import InputError, IntegrityError
 from orchestrator.zoo import Zoo
 from serving.config import Limits, ServingConfig
 from serving.guard.keys import new_key
-from serving.metrics import NoRecorder
 from serving.model.batching import Work
 from serving.model.engine import load_engine
 from serving.model.probe import PROBE_FILE, Probe
 from serving.model.replica import Replica
 from serving.model.tokenize import TextInput
 from tests.support.packages import SENTENCES, commit_tiny
+from tests.support.serving import NoRecorder, probe_json
 
 
 class Recorder(NoRecorder):
@@ -59,7 +58,7 @@ def test_it_is_ready_only_with_a_service_and_measures_its_runs(package):
 def test_a_package_whose_answers_are_not_its_probes_never_becomes_a_replica(tmp_path):
     zoo = Zoo(str(tmp_path))
     other = load_engine(commit_tiny(zoo, "other", seed=1))
-    probe = json.dumps(Probe.record(other).to_json())
+    probe = probe_json(Probe.record(other))
     wrong = commit_tiny(zoo, "wrong", seed=2, files={PROBE_FILE: probe})
     with pytest.raises(IntegrityError, match="answers its probe differently"):
         Replica(config(wrong), Recorder)
