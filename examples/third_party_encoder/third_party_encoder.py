@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from orchestrator.modeling.component import Dimensions, EncoderConfig, Sight
+from orchestrator.modeling.component import Dimensions, EncoderConfig, Visibility
 from orchestrator.modeling.interfaces import Batch, Encoder
 
 
@@ -25,7 +25,7 @@ class DeepSetsEncoder(Encoder):
         """Number of layers."""
 
         @property
-        def sight(self) -> Sight:
+        def visibility(self) -> Visibility:
             """What an output knows of the sequence."""
             return "everything"
 

@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 from orchestrator.config.registry import EntryConfig, Registry
 from orchestrator.errors import Problem
 
-Sight = Literal["past", "everything", "halves"]
-"""What an output vector knows: its position and earlier ones; all positions; the past in its first
-half and the future in its second."""
+Visibility = Literal["past", "everything", "halves"]
+"""What an output vector depends on: its position and earlier ones; all positions; the past in its
+first half and the future in its second."""
 
-KEPT_VECTORS = 32
-"""Vectors of the hidden size per position that a component keeps which does not say how many."""
+DEFAULT_SAVED_ACTIVATIONS = 32
+"""Saved activations per position (in hidden sizes) of components that do not report their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class EmbeddingConfig(ComponentConfig):
         """Number of positions this part produces by itself; None: as many as the input has."""
         return None
 
-    def kept_values(self, dimensions: Dimensions) -> int:
+    def saved_activations(self, dimensions: Dimensions) -> int:
         """Values per position that the backward pass keeps beside the sum, for memory estimates."""
         del dimensions
         return 0
@@ -108,11 +108,11 @@ class EncoderConfig(ComponentConfig):
     """Whether it takes and returns ``Streams``."""
 
     @property
-    def sight(self) -> Sight | None:
+    def visibility(self) -> Visibility | None:
         """What an output knows of the sequence; None: not said, nothing is checked."""
         return None
 
-    def kept_values(self, dimensions: Dimensions, length: int) -> int:
+    def saved_activations(self, dimensions: Dimensions, length: int) -> int:
         """Values per position that the backward pass keeps, for memory estimates.
 
         Args:
@@ -120,7 +120,7 @@ class EncoderConfig(ComponentConfig):
             length: Positions in a sequence.
         """
         del length
-        return KEPT_VECTORS * dimensions.hidden_size
+        return DEFAULT_SAVED_ACTIVATIONS * dimensions.hidden_size
 
 
 class DecoderConfig(EncoderConfig):

@@ -22,7 +22,7 @@ from orchestrator.modeling.component import (
     DecoderConfig,
     Dimensions,
     EncoderConfig,
-    Sight,
+    Visibility,
     decoders,
     embeddings,
     encoders,
@@ -31,14 +31,14 @@ from orchestrator.modeling.component import (
     targets,
 )
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
-from orchestrator.modeling.encoders.block_options import PatchBiasConfig
+from orchestrator.modeling.layers.block_options import PatchBiasConfig
 from orchestrator.modeling.targets.configs import TargetConfig
 
 Target = Annotated[TargetConfig, Choice(targets)]
 """One target: a name or a mapping with ``type``."""
 
 
-SIGHTS: dict[Sight | None, str] = {
+VISIBILITIES: dict[Visibility | None, str] = {
     "past": "earlier positions only",
     "everything": "every position",
     "halves": "the past in one half and the future in the other",
@@ -48,11 +48,11 @@ SIGHTS: dict[Sight | None, str] = {
 LOOKS_AHEAD = "The part convpos reads later positions, which hold"
 """Why a part of an embedding cannot be used."""
 
-ADVICE: dict[Sight | None, str] = {
+ADVICE: dict[Visibility | None, str] = {
     "past": "Use `mask: causal`, a recurrent encoder in one direction, or the target `mlm`.",
     "halves": "Use birnn, bilstm or bigru.",
 }
-"""Where to find an encoder with that sight."""
+"""Where to find an encoder with that visibility."""
 
 
 class StreamSizes(StrictModel):
@@ -205,15 +205,15 @@ class ModelConfig(StrictModel):
             yield from inside(where, target.check(self.dimensions))
             if target.balances is not None:
                 yield from inside(where, self._balance_problems(target.balances))
-            if target.needs_sight and self.decoder is None and self.embedding.looks_ahead:
+            if target.needs_visibility and self.decoder is None and self.embedding.looks_ahead:
                 yield Problem(f"{where}.type", f"{LOOKS_AHEAD} the answers of this target.")
-            if self.decoder is None and not _fits(target.needs_sight, self.encoder.sight):
+            if self.decoder is None and not _fits(target.needs_visibility, self.encoder.visibility):
+                needed, given = target.needs_visibility, self.encoder.visibility
                 yield Problem(
                     f"{where}.type",
                     f"{target.type_name()!r} needs an encoder whose outputs know "
-                    f"{SIGHTS[target.needs_sight]}; {self.encoder.type_name()!r} as configured "
-                    f"knows {SIGHTS[self.encoder.sight]}, the answer included. "
-                    f"{ADVICE[target.needs_sight]}",
+                    f"{VISIBILITIES[needed]}; {self.encoder.type_name()!r} as configured knows "
+                    f"{VISIBILITIES[given]}, the answer included. {ADVICE[needed]}",
                 )
 
     def _balance_problems(self, top_k: int) -> Iterator[Problem]:
@@ -226,7 +226,7 @@ class ModelConfig(StrictModel):
             yield Problem("top_k", f"{top_k} is not the encoder's experts.top_k ({experts.top_k}).")
 
 
-def _fits(needed: Sight | None, given: Sight | None) -> bool:
+def _fits(needed: Visibility | None, given: Visibility | None) -> bool:
     return needed is None or given is None or needed == given
 
 

@@ -16,11 +16,11 @@ from torch import nn
 from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.component import Dimensions, EncoderConfig
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.encoders.block_options import BlockOptions
 from orchestrator.modeling.encoders.configs import DualEncoderConfig
+from orchestrator.modeling.layers.block_options import BlockOptions
 from orchestrator.modeling.layers.feed_forward import Experts
 from orchestrator.modeling.lora import freeze
-from orchestrator.modeling.targets.configs import MASKED_SHARE
+from orchestrator.modeling.targets.token_configs import MASKED_SHARE
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -170,11 +170,11 @@ def activation_bytes(
         checkpointing: Blocks keep their inputs alone, and one of them at a time all the rest.
     """
     width = FP32_BYTES if precision == "fp32" else HALF_BYTES
-    values = sum(target.kept_values(config.dimensions) for target in config.target)
-    values += sum(part.kept_values(config.dimensions) for part in config.embedding.parts)
+    values = sum(target.saved_activations(config.dimensions) for target in config.target)
+    values += sum(part.saved_activations(config.dimensions) for part in config.embedding.parts)
     for stack, sizes in _stacks(config):
         values += 0 if stack is config.decoder else EMBEDDING_VECTORS * sizes.hidden_size
-        kept = stack.kept_values(sizes, length)
+        kept = stack.saved_activations(sizes, length)
         checkpointed = checkpointing and isinstance(stack, BlockOptions)
         values += _one_block(stack, kept, sizes.hidden_size) if checkpointed else kept
     return width * values * batch_size * length

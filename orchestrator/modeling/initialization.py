@@ -27,13 +27,13 @@ from torch import nn
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.decoders.transformer import TransformerDecoder
 from orchestrator.modeling.embeddings.patch import PatchEmbedding
-from orchestrator.modeling.embeddings.word import WordEmbedding
+from orchestrator.modeling.embeddings.tables import WordEmbedding
 from orchestrator.modeling.encoders.transformer import TransformerEncoder
 from orchestrator.modeling.interfaces import Target
 from orchestrator.modeling.layers.attention import Attention
 from orchestrator.modeling.layers.feed_forward import Experts, FeedForward
 from orchestrator.modeling.layers.position_bias import T5Bias
-from orchestrator.modeling.layers.vocabulary import VocabularyLayer
+from orchestrator.modeling.targets.vocabulary import VocabularyLayer
 
 NORMS = (nn.LayerNorm, nn.RMSNorm)
 

@@ -12,8 +12,6 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from orchestrator.errors import InputError
-
 IGNORED_LABEL = -100
 """A label at which nothing is predicted."""
 
@@ -32,6 +30,11 @@ def all_real(rows: int, length: int, device: torch.device) -> Tensor:
     (``masks.known_full``), so that it can use its fastest kernels.
     """
     return torch.ones((), dtype=torch.bool, device=device).expand(rows, length)
+
+
+def first_frames(lengths: Tensor, count: int) -> Tensor:
+    """Return True at the first ``lengths`` [B] of ``count`` frames, [B, S]."""
+    return torch.arange(count, device=lengths.device) < lengths[:, None]
 
 
 class Streams(NamedTuple):
@@ -53,48 +56,6 @@ class TargetOutput(NamedTuple):
     loss: Tensor
     terms: Tensor
     correct: Tensor
-
-
-class EmbeddingPart(nn.Module, ABC):
-    """One summand of an embedding."""
-
-    @abstractmethod
-    def forward(self, batch: Batch, total: Tensor | None) -> Tensor:
-        """Return this part's summand.
-
-        Args:
-            batch: The inputs.
-            total: Sum of the parts before this one, [B, S, D]; None for the first part, which
-                decides S.
-
-        Returns:
-            [B, S, D], or [1, S, D] from a part that depends on positions alone.
-        """
-
-    def mask(self, batch: Batch, hidden: Tensor, past: int = 0) -> Tensor:
-        """Return which positions are real, bool [B, past + S]; the first part of a stack is asked.
-
-        By default ``attention_mask``, or all if the batch has none. A part whose positions are not
-        those of its input (sound, images) overrides it.
-
-        Args:
-            batch: The inputs.
-            hidden: The sum of all parts, [B, S, D].
-            past: Positions that were embedded before.
-
-        Raises:
-            InputError: ``attention_mask`` does not fit.
-        """
-        expected = (len(hidden), past + hidden.shape[1])
-        mask = batch.get("attention_mask")
-        if mask is None:
-            return all_real(*expected, hidden.device)
-        if mask.shape != expected:
-            raise InputError(
-                f"attention_mask is {list(mask.shape)}, the input has [batch, positions] "
-                f"{list(expected)}. They must be equal."
-            )
-        return mask.bool()
 
 
 class Encoder(nn.Module, ABC):

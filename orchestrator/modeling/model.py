@@ -17,8 +17,8 @@ from orchestrator.modeling.embeddings.stack import EmbeddingStack
 from orchestrator.modeling.interfaces import Batch, Decoder, Encoder, Streams, Target
 from orchestrator.modeling.layers.cache import Cache
 from orchestrator.modeling.layers.feed_forward import Experts
-from orchestrator.modeling.layers.pooling import pool
 from orchestrator.modeling.targets.configs import Pooling
+from orchestrator.modeling.targets.sequence import pool
 
 LABELS = "labels."
 """Labels of target ``name`` are in ``batch["labels.<name>"]``."""

@@ -183,7 +183,7 @@ class PretrainConfig(JobConfig):
         if rows and self.data.max_documents:
             yield Problem("data.max_documents", "rows are no documents. Use data.data.max_rows.")
         targets = [target.type_name() for target in self.model.target]
-        reads_both = self.model.encoder.sight != "past"
+        reads_both = self.model.encoder.visibility != "past"
         if "mlm" in labelled_targets(self.model) and not reads_both:
             yield Problem(
                 f"model.target.{targets.index('mlm')}.type",

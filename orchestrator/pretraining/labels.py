@@ -7,13 +7,14 @@ from orchestrator.data.rows.labels import CLASSES, LabelForm
 from orchestrator.data.rows.rows import Rows, require_pairs
 from orchestrator.data.samples.kinds import LabelledConfig
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.targets.configs import ClsConfig, SpConfig
-from orchestrator.modeling.targets.pair_configs import (
+from orchestrator.modeling.targets.configs import (
+    ClsConfig,
     MultilabelConfig,
     RegressionConfig,
-    SiameseConfig,
-    TagsConfig,
+    SpConfig,
 )
+from orchestrator.modeling.targets.stream_configs import SiameseConfig
+from orchestrator.modeling.targets.token_configs import TagsConfig
 
 TWO = 2  # classes of a sentence pair
 

@@ -3,14 +3,13 @@
 from orchestrator.data.model_inputs import ModelInputs, PictureInput, SoundInput, SoundKind
 from orchestrator.modeling.component import EmbeddingConfig
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.embeddings.configs import ImageConfig
-from orchestrator.modeling.embeddings.speech_configs import SpeechConfig, WaveformConfig
+from orchestrator.modeling.embeddings.configs import ImageConfig, SpeechConfig, WaveformConfig
 from orchestrator.modeling.embeddings.stack_config import (
     DualEmbeddingConfig,
     EmbeddingStackConfig,
     WordPatchConfig,
 )
-from orchestrator.modeling.targets.configs import CtcConfig, MimConfig
+from orchestrator.modeling.targets.token_configs import CtcConfig, MimConfig
 
 
 def streams_of(model: ModelConfig) -> tuple[EmbeddingStackConfig, ...]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.modeling.targets.pair_configs import AnswersConfig
+from orchestrator.modeling.targets.configs import AnswersConfig
 
 if TYPE_CHECKING:
     from orchestrator.modeling.config import ModelConfig

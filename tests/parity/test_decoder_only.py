@@ -20,9 +20,9 @@ from transformers import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from orchestrator.errors import InputError
-from orchestrator.modeling.encoders.block_options import RotaryConfig
 from orchestrator.modeling.huggingface.families.llama import rotary_config
 from orchestrator.modeling.huggingface.families.qwen2 import window_config
+from orchestrator.modeling.layers.block_options import RotaryConfig
 from orchestrator.modeling.layers.rotary import frequencies, magnitude
 
 from .harness import (

@@ -5,7 +5,7 @@ from typing import Literal
 
 from orchestrator.errors import Problem
 from orchestrator.modeling.component import DecoderConfig, Dimensions, decoders
-from orchestrator.modeling.encoders.block_options import BlockOptions, PatchBiasConfig
+from orchestrator.modeling.layers.block_options import BlockOptions, PatchBiasConfig
 
 
 @decoders.register("orchestrator.modeling.decoders.transformer:TransformerDecoder")
@@ -14,10 +14,10 @@ class TransformerDecoderConfig(BlockOptions, DecoderConfig):
 
     type: Literal["transformer"] = "transformer"
 
-    def kept_values(self, dimensions: Dimensions, length: int) -> int:
+    def saved_activations(self, dimensions: Dimensions, length: int) -> int:
         """Values per position that the backward pass keeps; cross-attention adds 6 vectors."""
         cross = 6 * dimensions.hidden_size * self.num_layers
-        return self.kept_values_of_blocks(dimensions, length) + cross
+        return self.saved_activations_of_blocks(dimensions, length) + cross
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Heads must divide the width; a decoder has neither patches nor a layer scale."""

@@ -13,10 +13,14 @@ from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
 from orchestrator.modeling.encoders.transformer import build_feed_forward
 from orchestrator.modeling.interfaces import Decoder
-from orchestrator.modeling.layers.attention import Attention
+from orchestrator.modeling.layers.attention import (
+    Attention,
+    AttentionMask,
+    attention_mask,
+    padding_mask,
+)
 from orchestrator.modeling.layers.cache import Cache, LayerCache
 from orchestrator.modeling.layers.feed_forward import build_norm
-from orchestrator.modeling.layers.masks import AttentionMask, attention_mask, padding_mask
 from orchestrator.modeling.layers.position_bias import build_position_bias
 
 

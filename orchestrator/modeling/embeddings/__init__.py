@@ -4,5 +4,4 @@ Importing this package registers the built-in parts, without torch.
 """
 
 from orchestrator.modeling.embeddings import configs as configs
-from orchestrator.modeling.embeddings import speech_configs as speech_configs
 from orchestrator.modeling.embeddings import stack_config as stack_config

@@ -1,10 +1,9 @@
-"""Patch embedding of images (Dosovitskiy et al. 2021), also with masked patches (Bao et al. 2022).
+"""Embeddings of images: patches, masked patches, and a text with an image in one sequence.
 
-Legend: B batch, C colour channels, P patches, D model width.
+Patches are those of Dosovitskiy et al. 2021, masked patches those of BEiT (Bao et al. 2022), text
+and image in one sequence that of ViLT (Kim et al. 2021, section 3.1).
 
-Embedding of a text and an image in one sequence (ViLT: Kim et al. 2021, section 3.1).
-
-Legend: B batch, S tokens of the text, P positions of the image, D model width.
+Legend: B batch, S tokens of the text, C color channels, P patches, D model width.
 """
 
 import torch
@@ -17,9 +16,9 @@ from orchestrator.modeling.embeddings.configs import (
     MaskedPatchConfig,
     PatchConfig,
 )
-from orchestrator.modeling.embeddings.stack import EmbeddingStack
+from orchestrator.modeling.embeddings.stack import EmbeddingPart, EmbeddingStack
 from orchestrator.modeling.embeddings.stack_config import WordPatchConfig
-from orchestrator.modeling.interfaces import Batch, EmbeddingPart, all_real
+from orchestrator.modeling.interfaces import Batch, all_real
 
 
 class ImageEmbedding(EmbeddingPart):

@@ -1,11 +1,13 @@
-"""Convolutions over log-mel spectrograms (Speech2Text: Wang et al. 2020; Whisper: Radford 2022).
+"""Convolutions over sound: log-mel spectrograms, and raw waveforms.
 
-Legend: B batch, F frames of the spectrogram, M mel bins, S positions, D model width.
+Spectrograms: Speech2Text (Wang et al. 2020), Whisper (Radford et al. 2022). Raw sound: wav2vec 2.0
+(Baevski et al. 2020, section 2), HuBERT.
 
-Convolutions over raw sound (wav2vec 2.0: Baevski et al. 2020, section 2; HuBERT).
-
-Legend: B batch, N samples, S frames, C channels, D model width.
+Legend: B batch, F frames of the spectrogram, M mel bins, N samples, S positions, C channels, D
+model width.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +15,9 @@ from torch import Tensor, nn
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.embeddings.speech_configs import SpeechConfig, WaveformConfig
-from orchestrator.modeling.interfaces import Batch, EmbeddingPart
-from orchestrator.modeling.layers.pooling import first_frames, subsampled
+from orchestrator.modeling.embeddings.configs import SpeechConfig, WaveformConfig
+from orchestrator.modeling.embeddings.stack import EmbeddingPart
+from orchestrator.modeling.interfaces import Batch, first_frames
 
 
 class SpeechEmbedding(EmbeddingPart):
@@ -64,7 +66,7 @@ class SpeechEmbedding(EmbeddingPart):
         if mask is None:
             return super().mask({}, hidden, past)
         kernels, strides = self.config.kernels, self.config.strides
-        lengths = subsampled(mask.long().sum(1), kernels, strides, centred=True)
+        lengths = subsampled(mask.long().sum(1), kernels, strides, centered=True)
         return first_frames(lengths, hidden.shape[1])
 
     def _features(self, batch: Batch) -> Tensor:
@@ -181,7 +183,7 @@ class WaveformEmbedding(EmbeddingPart):
         if mask is None:
             return super().mask({}, hidden, past)
         kernels, strides = self.config.kernels, self.config.strides
-        lengths = subsampled(mask.long().sum(1), kernels, strides, centred=False)
+        lengths = subsampled(mask.long().sum(1), kernels, strides, centered=False)
         return first_frames(lengths, hidden.shape[1])
 
     def _hide(self, hidden: Tensor, batch: Batch) -> Tensor:
@@ -191,3 +193,21 @@ class WaveformEmbedding(EmbeddingPart):
         if self.mask_vector is None:
             raise InputError("The batch has masked_frames: set `mask_vector` of the part waveform.")
         return torch.where(masked.bool()[..., None], self.mask_vector, hidden)
+
+
+def subsampled(
+    lengths: Tensor, kernels: Sequence[int], strides: Sequence[int], *, centered: bool
+) -> Tensor:
+    """Return the lengths after a stack of convolutions, int64 [B].
+
+    Args:
+        lengths: Lengths before, int64 [B].
+        kernels: Of each convolution.
+        strides: Of each convolution.
+        centered: Padded by half a kernel on both sides, so that only the stride shortens:
+            floor((L - 1) / stride) + 1 for odd kernels; otherwise floor((L - kernel) / stride) + 1.
+    """
+    for kernel, stride in zip(kernels, strides, strict=True):
+        around = 2 * (kernel // 2) if centered else 0
+        lengths = torch.div(lengths + around - kernel, stride, rounding_mode="floor") + 1
+    return lengths

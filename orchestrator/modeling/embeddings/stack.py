@@ -1,18 +1,62 @@
-"""The sum of embedding parts.
+"""The sum of embedding parts, the contract of a part, and the embedding of two streams.
 
-Embedding of two streams (CLIP: Radford et al. 2021; SBERT: Reimers and Gurevych 2019).
+Two streams: CLIP (Radford et al. 2021), SBERT (Reimers and Gurevych 2019).
 
 Legend: B batch, S and T positions of the streams, D and E their widths.
 """
 
+from abc import ABC, abstractmethod
 from typing import cast
 
 from torch import Tensor, nn
 
+from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions, embeddings
 from orchestrator.modeling.embeddings.stack_config import DualEmbeddingConfig, EmbeddingStackConfig
-from orchestrator.modeling.interfaces import Batch, EmbeddingPart, Streams
+from orchestrator.modeling.interfaces import Batch, Streams, all_real
 from orchestrator.modeling.layers.streams import first_stream, second_stream
+
+
+class EmbeddingPart(nn.Module, ABC):
+    """One summand of an embedding."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, total: Tensor | None) -> Tensor:
+        """Return this part's summand.
+
+        Args:
+            batch: The inputs.
+            total: Sum of the parts before this one, [B, S, D]; None for the first part, which
+                decides S.
+
+        Returns:
+            [B, S, D], or [1, S, D] from a part that depends on positions alone.
+        """
+
+    def mask(self, batch: Batch, hidden: Tensor, past: int = 0) -> Tensor:
+        """Return which positions are real, bool [B, past + S]; the first part of a stack is asked.
+
+        By default ``attention_mask``, or all if the batch has none. A part whose positions are not
+        those of its input (sound, images) overrides it.
+
+        Args:
+            batch: The inputs.
+            hidden: The sum of all parts, [B, S, D].
+            past: Positions that were embedded before.
+
+        Raises:
+            InputError: ``attention_mask`` does not fit.
+        """
+        expected = (len(hidden), past + hidden.shape[1])
+        mask = batch.get("attention_mask")
+        if mask is None:
+            return all_real(*expected, hidden.device)
+        if mask.shape != expected:
+            raise InputError(
+                f"attention_mask is {list(mask.shape)}, the input has [batch, positions] "
+                f"{list(expected)}. They must be equal."
+            )
+        return mask.bool()
 
 
 class EmbeddingStack(nn.Module):

@@ -1,8 +1,6 @@
-"""Options of a stack of embedding parts. Imports without torch.
+"""Options of a stack of embedding parts, and of the parts that are made of stacks.
 
-Options of the embedding of two streams. Imports without torch.
-
-Options of the embedding of a text and an image in one sequence. Imports without torch.
+Imports without torch.
 """
 
 from collections.abc import Iterator

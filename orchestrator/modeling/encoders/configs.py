@@ -1,9 +1,4 @@
-"""Options of the transformer and convolution encoders. Imports without torch.
-
-Options of the encoder of two streams. Imports without torch.
-
-Options of the recurrent encoders. Imports without torch.
-"""
+"""Options of the encoders. Imports without torch."""
 
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
@@ -15,12 +10,12 @@ from orchestrator.errors import Problem
 from orchestrator.modeling.component import (
     Dimensions,
     EncoderConfig,
-    Sight,
+    Visibility,
     encoders,
     inside,
     tie_problems,
 )
-from orchestrator.modeling.encoders.block_options import (
+from orchestrator.modeling.layers.block_options import (
     BlockOptions,
     PatchBiasConfig,
     Rate,
@@ -47,14 +42,14 @@ class TransformerConfig(BlockOptions, EncoderConfig):
     the first one (stochastic depth; BEiT: 0.1)."""
 
     @property
-    def sight(self) -> Sight:
+    def visibility(self) -> Visibility:
         """What an output knows of the sequence; a prefix is never predicted."""
         return "everything" if self.mask == "bidirectional" else "past"
 
-    def kept_values(self, dimensions: Dimensions, length: int) -> int:
+    def saved_activations(self, dimensions: Dimensions, length: int) -> int:
         """Values per position that the backward pass keeps."""
         rotated = 2 * dimensions.hidden_size * self.num_layers if self.rotary else 0
-        return self.kept_values_of_blocks(dimensions, length) + rotated
+        return self.saved_activations_of_blocks(dimensions, length) + rotated
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Heads must divide the width; rotary needs an even head."""
@@ -91,11 +86,11 @@ class GatedCnnConfig(EncoderConfig):
     """Dropout rate on the output of each convolution."""
 
     @property
-    def sight(self) -> Sight:
+    def visibility(self) -> Visibility:
         """What an output knows of the sequence."""
         return "past" if self.mask == "causal" else "everything"
 
-    def kept_values(self, dimensions: Dimensions, length: int) -> int:
+    def saved_activations(self, dimensions: Dimensions, length: int) -> int:
         """Values per position that the backward pass keeps: input, value and gate of each layer."""
         del length
         return (4 if self.dropout else 3) * dimensions.hidden_size * self.num_layers
@@ -123,9 +118,9 @@ class DualEncoderConfig(EncoderConfig):
         """The second stream's options."""
         return self.first if self.second is None else self.second
 
-    def kept_values(self, dimensions: Dimensions, length: int) -> int:
+    def saved_activations(self, dimensions: Dimensions, length: int) -> int:
         """Values per position of both streams that the backward pass keeps."""
-        return self.first.kept_values(dimensions, length) + self.of_second.kept_values(
+        return self.first.saved_activations(dimensions, length) + self.of_second.saved_activations(
             dimensions.of_second, length
         )
 
@@ -144,7 +139,7 @@ class DualEncoderConfig(EncoderConfig):
 _MODULE = "orchestrator.modeling.encoders.recurrent"
 
 
-KEPT_BY_CELL = {"rnn": 2, "gru": 8, "lstm": 17}
+SAVED_BY_CELL = {"rnn": 2, "gru": 8, "lstm": 17}
 """Vectors of the hidden size that one layer of each kind keeps per position."""
 
 
@@ -159,9 +154,9 @@ class RecurrentConfig(EncoderConfig):
     @property
     def gate_vectors(self) -> int:
         """Vectors per layer and position that torch's kernel keeps (measured)."""
-        return KEPT_BY_CELL[self.type_name().removeprefix("bi")]
+        return SAVED_BY_CELL[self.type_name().removeprefix("bi")]
 
-    def kept_values(self, dimensions: Dimensions, length: int) -> int:
+    def saved_activations(self, dimensions: Dimensions, length: int) -> int:
         """Values per position that the backward pass keeps."""
         del length
         return (self.gate_vectors * self.num_layers + 4) * dimensions.hidden_size
@@ -174,7 +169,7 @@ class OneStackConfig(RecurrentConfig):
     """Read in both directions in every layer; each direction has half the hidden size."""
 
     @property
-    def sight(self) -> Sight:
+    def visibility(self) -> Visibility:
         """What an output knows of the sequence."""
         return "everything" if self.bidirectional else "past"
 
@@ -188,7 +183,7 @@ class TwoStackConfig(RecurrentConfig):
     """Options of the encoders with a forward and a backward stack that never meet (ELMo)."""
 
     @property
-    def sight(self) -> Sight:
+    def visibility(self) -> Visibility:
         """What an output knows of the sequence."""
         return "halves"
 

@@ -23,22 +23,21 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.encoders.block_options import BlockOptions, PatchBiasConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.interfaces import Batch, Encoder
-from orchestrator.modeling.layers.attention import Attention
+from orchestrator.modeling.layers.attention import Attention, AttentionMask, attention_mask
+from orchestrator.modeling.layers.block_options import BlockOptions, PatchBiasConfig
 from orchestrator.modeling.layers.cache import Cache, KeyValues
 from orchestrator.modeling.layers.feed_forward import (
     DropPath,
     Experts,
     FeedForward,
     build_norm,
+    build_scale,
     rates_of_layers,
 )
-from orchestrator.modeling.layers.masks import AttentionMask, attention_mask
 from orchestrator.modeling.layers.position_bias import build_position_bias
 from orchestrator.modeling.layers.rotary import Rotation, rotation
-from orchestrator.modeling.layers.scale import build_scale
 
 
 def build_feed_forward(options: BlockOptions, dimensions: Dimensions) -> nn.Module:

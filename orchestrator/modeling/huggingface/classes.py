@@ -10,9 +10,9 @@ from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.component import Dimensions, EncoderConfig
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.encoders.block_options import BlockOptions, Projection
 from orchestrator.modeling.encoders.configs import DualEncoderConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, quiet
+from orchestrator.modeling.layers.block_options import BlockOptions, Projection
 
 FAMILIES = (
     "albert",

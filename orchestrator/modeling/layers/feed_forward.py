@@ -1,17 +1,10 @@
-"""The position-wise feed-forward of transformer blocks.
+"""Position-wise parts of a transformer block: norms, activations, feed-forwards, stochastic depth.
 
-Normalisation layers by the names that configs use.
+A mixture of experts stands in place of one feed-forward: Jiang et al. 2024 (Mixtral), section 2.1;
+its balance loss is that of Fedus et al. 2022 (Switch), equation 4, summed over the top k as in
+transformers. Stochastic depth is Huang et al. 2016, layer scale Touvron et al. 2021.
 
-Activation functions by the names that configs use.
-
-Stochastic depth (Huang et al. 2016): while training, a sample sometimes skips a sub-layer.
-
-A mixture of feed-forwards: each token passes through the few that a router chooses.
-
-Jiang et al. 2024 (Mixtral), section 2.1; the balance loss of Fedus et al. 2022 (Switch), equation
-4, summed over the top k as in transformers.
-
-Legend: N tokens, D model width, F inner width, E experts.
+Legend: B batch, S length, N tokens, D model width, F inner width, E experts.
 """
 
 from collections.abc import Callable
@@ -168,3 +161,31 @@ def balance_loss(router_logits: Tensor, real: Tensor, top_k: int) -> Tensor:
     share = (used * weights).sum(dim=(0, 1)) / count
     mean = (probabilities * weights).sum(dim=(0, 1)) / count
     return experts * (share * mean).sum()
+
+
+class LayerScale(nn.Module):
+    """Multiply each channel by a learned factor (Touvron et al. 2021). Parameters: ``weight`` [D].
+
+    Args:
+        width: D.
+        start: First value of every factor.
+    """
+
+    def __init__(self, width: int, start: float) -> None:
+        super().__init__()
+        self.start = start
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def initialize(self, std: float) -> None:
+        """Set every factor to its first value."""
+        del std
+        nn.init.constant_(self.weight, self.start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale [..., D]."""
+        return x * self.weight
+
+
+def build_scale(width: int, start: float | None) -> nn.Module:
+    """Return a layer scale, or the identity where there is none."""
+    return nn.Identity() if start is None else LayerScale(width, start)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.modeling.encoders.block_options import (
+from orchestrator.modeling.layers.block_options import (
     AlibiConfig,
     PatchBiasConfig,
     PositionBiasConfig,

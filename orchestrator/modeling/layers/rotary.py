@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from orchestrator.modeling.encoders.block_options import (
+from orchestrator.modeling.layers.block_options import (
     LinearScaling,
     Llama3Scaling,
     RotaryConfig,

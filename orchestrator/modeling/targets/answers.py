@@ -1,14 +1,8 @@
-"""Targets with several answers for a sequence: labels that are true or not, and numbers.
+"""Targets with other answers per sequence: several labels, numbers, a vector; balance of experts.
 
-Legend: B batch, S length, D model width, K labels or numbers.
+The balance of experts is a target of its own, so that it is weighted and measured like any other.
 
-Even use of experts as a target of its own, so that it is weighted and measured like any other.
-
-Legend: B batch, S length, E experts.
-
-One vector per sequence: what an embedding model answers with.
-
-Legend: B batch, S length, D model width.
+Legend: B batch, S length, D model width, E experts, K labels or numbers.
 """
 
 from typing import ClassVar
@@ -21,15 +15,14 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
 from orchestrator.modeling.layers.feed_forward import balance_loss
-from orchestrator.modeling.layers.pooling import pool
-from orchestrator.modeling.targets.configs import BalanceConfig
-from orchestrator.modeling.targets.pair_configs import (
+from orchestrator.modeling.targets.configs import (
     AnswersConfig,
+    BalanceConfig,
     MultilabelConfig,
     RegressionConfig,
     VectorConfig,
 )
-from orchestrator.modeling.targets.sequence import SequenceTarget
+from orchestrator.modeling.targets.sequence import SequenceTarget, pool
 
 
 class AnswersTarget(SequenceTarget):

@@ -1,8 +1,6 @@
-"""Options of the targets. Imports without torch.
+"""Options of the targets: their base class, and heads with one answer per sequence.
 
-Options of the targets for images, and for images with text. Imports without torch.
-
-Options of the targets for speech. Imports without torch.
+Imports without torch.
 """
 
 from collections.abc import Iterator
@@ -11,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from orchestrator.errors import Problem
-from orchestrator.modeling.component import ComponentConfig, Dimensions, Sight, targets
-from orchestrator.modeling.encoders.block_options import Activation, Rate
+from orchestrator.modeling.component import ComponentConfig, Dimensions, Visibility, targets
+from orchestrator.modeling.layers.block_options import Rate
 
 Pooling = Literal["mean", "first", "last", "max", "second", "rest"]
 """How the vectors of the real positions become one: their mean, the first, the last, the maximum
@@ -22,8 +20,6 @@ Smoothing = Annotated[float, Field(ge=0.0, lt=1.0)]
 """Share of each answer that is spread evenly over all classes in training (Szegedy et al. 2016,
 section 7); evaluations measure the plain cross entropy."""
 
-MASKED_SHARE = 0.15
-"""Share of positions that masked language modelling predicts (Devlin et al. 2019)."""
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
@@ -46,7 +42,7 @@ class TargetConfig(ComponentConfig):
         return data
 
     @property
-    def needs_sight(self) -> Sight | None:
+    def needs_visibility(self) -> Visibility | None:
         """What the encoder's outputs may know at most, so that they do not contain the answer."""
         return None
 
@@ -70,103 +66,10 @@ class TargetConfig(ComponentConfig):
         """Whether there is something to learn from labels; False: the head only answers."""
         return True
 
-    def kept_values(self, dimensions: Dimensions) -> int:
+    def saved_activations(self, dimensions: Dimensions) -> int:
         """Values per position that the backward pass keeps, for memory estimates."""
         del dimensions
         return 0
-
-
-class VocabularyConfig(TargetConfig):
-    """Options of the targets that predict tokens."""
-
-    tie: bool = True
-    """Use the word table as output layer (of the target side if there is a decoder)."""
-    label_smoothing: Smoothing = 0.0
-    """Share of each answer that is spread evenly over all tokens, in training only (Vaswani et al.
-    2017: 0.1)."""
-
-    @property
-    def ties_words(self) -> bool:
-        """Whether the output layer is the word table."""
-        return self.tie
-
-    @property
-    def reads_words(self) -> bool:
-        """Whether answers are tokens, so that there must be a vocabulary."""
-        return True
-
-    def kept_values(self, dimensions: Dimensions) -> int:
-        """Values per position that the backward pass keeps: the input and its gradient."""
-        return 2 * dimensions.hidden_size
-
-
-@targets.register("orchestrator.modeling.targets.vocabulary:MlmTarget")
-class MlmConfig(VocabularyConfig):
-    """Predict the original tokens at masked positions (BERT)."""
-
-    type: Literal["mlm"] = "mlm"
-    transform: bool = True
-    """Put a linear layer, activation and LayerNorm before the output layer."""
-    activation: Activation = "gelu"
-    """Activation of the transform."""
-    norm_eps: PositiveFloat = 1e-5
-    """Added to the variance inside the transform's LayerNorm (BERT: 1e-12)."""
-    bias: bool = True
-    """Give the output layer a bias."""
-
-    def kept_values(self, dimensions: Dimensions) -> int:
-        """Values per position that the backward pass keeps: only masked positions have logits."""
-        transform = 4 * dimensions.hidden_size
-        return round(MASKED_SHARE * (super().kept_values(dimensions) + transform))
-
-
-@targets.register("orchestrator.modeling.targets.vocabulary:LmTarget")
-class LmConfig(VocabularyConfig):
-    """Predict the next token (GPT-2)."""
-
-    type: Literal["lm"] = "lm"
-    bias: bool = False
-    """Give the output layer a bias."""
-    scale: bool = False
-    """Divide what the output layer reads by the square root of the hidden size (T5 v1.0)."""
-
-    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
-        """The output layer reads vectors of the model's width."""
-        if self.tie and dimensions.word_size != dimensions.hidden_size:
-            yield Problem(
-                "tie",
-                f"the word table has width {dimensions.word_size}, the model "
-                f"{dimensions.hidden_size}. Set tie to false, or leave the embedding's size out.",
-            )
-
-    @property
-    def needs_sight(self) -> Sight:
-        """The next token must not have been read."""
-        return "past"
-
-
-@targets.register("orchestrator.modeling.targets.vocabulary:BilmTarget")
-class BilmConfig(TargetConfig):
-    """Predict the next token from one half of the width, the previous one from the other (ELMo)."""
-
-    type: Literal["bilm"] = "bilm"
-    bias: bool = True
-    """Give the output layer a bias."""
-
-    @property
-    def needs_sight(self) -> Sight:
-        """Each half must not have read what it predicts."""
-        return "halves"
-
-    def kept_values(self, dimensions: Dimensions) -> int:
-        """Values per position that the backward pass keeps, for two directions."""
-        return 2 * dimensions.hidden_size
-
-    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
-        """The two directions share the width."""
-        if dimensions.hidden_size % 2:
-            width = dimensions.hidden_size
-            yield Problem("type", f"two directions share hidden_size ({width}). Use an even one.")
 
 
 @targets.register("orchestrator.modeling.targets.sequence:ClsTarget")
@@ -245,13 +148,10 @@ class BalanceConfig(TargetConfig):
         return self.top_k
 
 
-MASKED_PATCHES = 0.4
-"""Share of the patches that masked image modelling predicts (Bao et al. 2022, section 2.3)."""
-
 _PACKAGE = "orchestrator.modeling.targets"
 
 
-@targets.register(f"{_PACKAGE}.vision:ItmTarget")
+@targets.register("orchestrator.modeling.targets.sequence:ItmTarget")
 class ItmConfig(TargetConfig):
     """Tell whether a text and an image belong together, by the first token (ViLT)."""
 
@@ -262,30 +162,56 @@ class ItmConfig(TargetConfig):
     """Dropout rate before the output layer."""
 
 
-@targets.register(f"{_PACKAGE}.vision:MimTarget")
-class MimConfig(TargetConfig):
-    """Predict the codes that a visual tokenizer gives to masked patches (BEiT)."""
+class PooledConfig(TargetConfig):
+    """Options of a head that reads one vector per sequence."""
 
-    type: Literal["mim"] = "mim"
-    num_codes: PositiveInt = 8192
-    """Size of the visual vocabulary."""
-
-    def kept_values(self, dimensions: Dimensions) -> int:
-        """Values per position that the backward pass keeps: only masked patches have logits."""
-        return round(MASKED_PATCHES * 2 * dimensions.hidden_size)
+    pooling: Pooling = "mean"
+    """How the vectors of a sequence become one."""
+    hidden: bool = False
+    """Put a linear layer and tanh after pooling (BERT's pooler)."""
 
 
-@targets.register("orchestrator.modeling.targets.tokens:CtcTarget")
-class CtcConfig(TargetConfig):
-    """Transcribe frames without knowing which token belongs to which (wav2vec 2.0)."""
+class AnswersConfig(PooledConfig):
+    """Options of a head with several answers for a sequence."""
 
-    type: Literal["ctc"] = "ctc"
-    dropout: Rate = 0.0
+    hidden_activation: Literal["tanh", "relu"] = "tanh"
+    """What follows the hidden layer in place of tanh (DistilBERT: relu)."""
+    dropout: Rate = 0.1
     """Dropout rate before the output layer."""
-    zero_infinity: bool = False
-    """Leave out sequences that are too short for their labels, rather than fail on them."""
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """An activation needs a layer before it."""
+        del dimensions
+        yield from hidden_problems(self.hidden, self.hidden_activation)
+
+
+@targets.register("orchestrator.modeling.targets.answers:MultilabelTarget")
+class MultilabelConfig(AnswersConfig):
+    """Say yes or no to each of several labels of a sequence."""
+
+    type: Literal["multilabel"] = "multilabel"
+    num_labels: PositiveInt = 2
+    """Number of labels, each true or not."""
+
+
+@targets.register("orchestrator.modeling.targets.answers:RegressionTarget")
+class RegressionConfig(AnswersConfig):
+    """Predict numbers for a sequence, with the squared error as loss."""
+
+    type: Literal["regression"] = "regression"
+    num_labels: PositiveInt = 1
+    """Numbers per sequence."""
+    tolerance: PositiveFloat = 0.5
+    """An answer at most this far from the label counts as correct."""
+
+
+@targets.register("orchestrator.modeling.targets.answers:VectorTarget")
+class VectorConfig(PooledConfig):
+    """Answer with one vector per sequence; has no loss and no labels (BertModel, SBERT)."""
+
+    type: Literal["vector"] = "vector"
 
     @property
-    def reads_words(self) -> bool:
-        """Whether there must be a vocabulary."""
-        return True
+    def has_loss(self) -> bool:
+        """Nothing is learnt from labels."""
+        return False

@@ -1,4 +1,4 @@
-"""Targets with one answer for a sequence.
+"""Targets with one answer per sequence, and the pooling of a sequence to one vector.
 
 Legend: B batch, S length, D model width, K classes.
 """
@@ -9,17 +9,48 @@ from torch import Tensor, nn
 
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
-from orchestrator.modeling.layers.pooling import pool
 from orchestrator.modeling.targets.configs import (
     ClsConfig,
+    ItmConfig,
     NspConfig,
     PairConfig,
     SopConfig,
     SpConfig,
 )
 
+
+def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
+    """Pool real positions.
+
+    Args:
+        hidden: [B, S, D].
+        mask: True at real positions, [B, S].
+        how: ``mean``; ``first`` or ``last`` real position; ``max`` per channel; ``rest``, the mean
+            without the first position; ``second``, the second position.
+
+    Returns:
+        [B, D]; finite for a sequence without real positions (zeros for mean and max).
+    """
+    if how == "second":
+        return hidden[:, 1]
+    if how == "rest":
+        return pool(hidden[:, 1:], mask[:, 1:], "mean")
+    if how == "mean":
+        weights = mask.to(hidden.dtype)
+        total = torch.einsum("bsd,bs->bd", hidden, weights)
+        return total / weights.sum(1, keepdim=True).clamp(min=1)
+    if how == "max":
+        lowest = hidden.masked_fill(~mask[..., None], torch.finfo(hidden.dtype).min).amax(1)
+        return lowest.masked_fill(~mask.any(1, keepdim=True), 0.0)
+    position = torch.arange(mask.shape[1], device=mask.device)
+    last = how == "last"
+    index = torch.where(mask, position if last else -position, -mask.shape[1]).argmax(1)
+    return hidden.gather(1, index[:, None, None].expand(-1, 1, hidden.shape[2])).squeeze(1)
+
+
 SENTENCE_PAIR_LABELS = 2
 """Class 0: the pair is as it was (in order, the next sentence); class 1: it was changed."""
+
 
 HIDDEN_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 """What follows the hidden layer."""
@@ -134,3 +165,33 @@ class SopTarget(PairTarget):
     """Sentence order prediction (Lan et al. 2020): 0 in order, 1 swapped."""
 
     Config = SopConfig
+
+
+class ItmTarget(SequenceTarget):
+    """Image-text matching: first token, linear layer, tanh, two classes or one score.
+
+    ``labels`` are [B] int64: 1 where text and image belong together, 0 where not, -100 where
+    nothing is known. Parameters: ``dense`` [D, D], ``output`` [2, D] or, to rank, [1, D].
+    """
+
+    Config = ItmConfig
+
+    def __init__(self, config: ItmConfig, dimensions: Dimensions) -> None:
+        super().__init__(
+            dimensions.hidden_size,
+            1 if config.rank else 2,
+            pooling="first",
+            hidden=True,
+            dropout=config.dropout,
+        )
+        self.rank = config.rank
+
+    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+        """Return the cross entropy summed over known pairs of ``hidden`` [B, S, D]."""
+        if not self.rank:
+            return super().forward(hidden, mask, labels)
+        known = labels != IGNORED_LABEL
+        scores, truth = self.predict(hidden, mask)[known, 0].float(), labels[known]
+        loss = F.binary_cross_entropy_with_logits(scores, truth.float(), reduction="sum")
+        correct = ((scores.detach() > 0) == truth.bool()).sum()
+        return TargetOutput(loss, known.sum(), correct)

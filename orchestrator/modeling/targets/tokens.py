@@ -1,11 +1,10 @@
-"""Targets with one answer for every token, which is not a token.
+"""Targets with one answer per position: tags, replaced tokens, transcripts, codes of patches.
 
-Logits are computed only where there is a label. Legend: B batch, S length, N labelled positions, D
-model width, K classes.
+Logits of tags and replaced tokens are computed only where there is a label. Transcripts are
+connectionist temporal classification (Graves et al. 2006).
 
-Connectionist temporal classification (Graves et al. 2006).
-
-Legend: B batch, S frames, T label tokens, D model width, V vocabulary.
+Legend: B batch, S positions or frames, N labelled positions, T label tokens, D model width, K
+classes, V vocabulary.
 """
 
 import torch
@@ -13,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
+from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput, first_frames
 from orchestrator.modeling.layers.feed_forward import ACTIVATIONS
-from orchestrator.modeling.layers.pooling import first_frames
-from orchestrator.modeling.targets.configs import CtcConfig
-from orchestrator.modeling.targets.pair_configs import RtdConfig, TagsConfig
+from orchestrator.modeling.targets.token_configs import CtcConfig, MimConfig, RtdConfig, TagsConfig
+from orchestrator.modeling.targets.vocabulary import TokenTarget
 
 
 class TagsTarget(Target):
@@ -155,3 +153,16 @@ def transcribe(logits: Tensor, lengths: Tensor, blank: int, length: int) -> Tens
     place = torch.where(kept, kept.long().cumsum(1) - 1, length).clamp(max=length)
     found = torch.full((len(path), length + 1), IGNORED_LABEL, device=path.device)
     return found.scatter(1, place, path)[:, :length]
+
+
+class MimTarget(TokenTarget):
+    """Masked image modelling (Bao et al. 2022, equation 2).
+
+    ``labels`` are [B, S] int64 over all positions, tokens before the patches included: the code of
+    a masked patch, -100 elsewhere. Parameters: ``output.weight`` [V, D], ``output.bias`` [V].
+    """
+
+    Config = MimConfig
+
+    def __init__(self, config: MimConfig, dimensions: Dimensions) -> None:
+        super().__init__(dimensions.hidden_size, config.num_codes, tie=False, bias=True)

@@ -11,8 +11,8 @@ import numpy as np
 
 from orchestrator.arrays import Float32Array
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.encoders.block_options import RotaryConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
+from orchestrator.modeling.layers.block_options import RotaryConfig
 from orchestrator.quantization.emission.graph import MICROSOFT, GraphBuilder
 from orchestrator.quantization.emission.layers import Norm, activate
 from orchestrator.quantization.emission.weights import Weights

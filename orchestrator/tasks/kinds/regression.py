@@ -15,8 +15,7 @@ import numpy as np
 from orchestrator.arrays import AnyArray, FloatArray
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import LabelForm
-from orchestrator.modeling.targets.configs import TargetConfig
-from orchestrator.modeling.targets.pair_configs import RegressionConfig
+from orchestrator.modeling.targets.configs import RegressionConfig, TargetConfig
 from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks
 from orchestrator.tasks.metrics import DrawMetric, Metric, mean, pearson, pearson_rows, spearman
 

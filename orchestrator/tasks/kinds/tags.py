@@ -21,7 +21,7 @@ from orchestrator.arrays import AnyArray, FloatArray
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import LabelForm
 from orchestrator.modeling.targets.configs import TargetConfig
-from orchestrator.modeling.targets.pair_configs import TagsConfig
+from orchestrator.modeling.targets.token_configs import TagsConfig
 from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks
 from orchestrator.tasks.metrics import Metric, SumMetric, f1, mean, precision, recall
 from orchestrator.tasks.numerics import softmax

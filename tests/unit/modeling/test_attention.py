@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.encoders.block_options import BlockOptions, RotaryConfig
-from orchestrator.modeling.layers.attention import Attention
-from orchestrator.modeling.layers.masks import AttentionMask, attention_mask
+from orchestrator.modeling.layers.attention import Attention, AttentionMask, attention_mask
+from orchestrator.modeling.layers.block_options import BlockOptions, RotaryConfig
 from orchestrator.modeling.layers.rotary import rotate, rotation
 
 from .small import LENGTH, make_batch, make_model

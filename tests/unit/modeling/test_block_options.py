@@ -6,10 +6,9 @@ import torch.nn.functional as F
 
 from orchestrator.errors import ConfigError
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.encoders.block_options import BlockOptions
 from orchestrator.modeling.interfaces import all_real
-from orchestrator.modeling.layers.attention import Attention
-from orchestrator.modeling.layers.masks import AttentionMask, attention_mask
+from orchestrator.modeling.layers.attention import Attention, AttentionMask, attention_mask
+from orchestrator.modeling.layers.block_options import BlockOptions
 from orchestrator.modeling.layers.position_bias import AlibiBias
 
 from .small import LENGTH, VOCAB, WIDTH, make_batch, make_model

@@ -68,10 +68,10 @@ def assembly(kind, name):
         raw["embedding"]["parts"] = parts_with(name)
     elif kind == "encoder":
         raw["encoder"] = small(name)
-        raw["target"] = TARGET_FOR[encoders.config_class(name)().sight]
+        raw["target"] = TARGET_FOR[encoders.config_class(name)().visibility]
     elif kind == "target":
         raw["target"] = small(name)
-        needed = targets.config_class(name)().needs_sight
+        needed = targets.config_class(name)().needs_visibility
         raw["encoder"] = small(ENCODER_FOR[needed])
         beside = targets.config_class(name)()
         if beside.balances or not beside.has_loss:  # beside a target with something to learn

@@ -9,7 +9,8 @@ from orchestrator.config import dump_yaml, json_schema, load_config, validate_co
 from orchestrator.errors import ConfigError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.targets.configs import ClsConfig, MlmConfig
+from orchestrator.modeling.targets.configs import ClsConfig
+from orchestrator.modeling.targets.token_configs import MlmConfig
 
 
 def problems_of(**raw):
@@ -166,7 +167,7 @@ def test_a_decoder_makes_next_token_prediction_possible_after_any_encoder():
         decoder="transformer",
         target="lm",
     )
-    assert config.encoder.sight == "everything"
+    assert config.encoder.visibility == "everything"
 
 
 def test_targets_and_vocabulary_can_be_replaced():

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from orchestrator.errors import IntegrityError
 from orchestrator.modeling.package import load_model, read_config, write_model
-from orchestrator.modeling.targets.configs import ClsConfig, MlmConfig
+from orchestrator.modeling.targets.configs import ClsConfig
+from orchestrator.modeling.targets.token_configs import MlmConfig
 
 from .small import make_batch, make_config, make_model
 

@@ -10,8 +10,9 @@ from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.layers.pooling import first_frames, subsampled
-from orchestrator.modeling.targets.configs import CtcConfig
+from orchestrator.modeling.embeddings.speech import subsampled
+from orchestrator.modeling.interfaces import first_frames
+from orchestrator.modeling.targets.token_configs import CtcConfig
 from orchestrator.modeling.targets.tokens import CtcTarget, transcribe
 
 from .small import make_config, make_model
@@ -19,22 +20,22 @@ from .small import make_config, make_model
 BINS = 5
 
 
-@pytest.mark.parametrize("centred", [True, False])
-def test_lengths_are_those_of_the_convolutions(centred):
+@pytest.mark.parametrize("centered", [True, False])
+def test_lengths_are_those_of_the_convolutions(centered):
     kernels, strides = (5, 3), (2, 3)
     for length in range(9, 40):
         x = torch.zeros(1, 1, length)
         for kernel, stride in zip(kernels, strides, strict=True):
-            weight, around = torch.zeros(1, 1, kernel), kernel // 2 if centred else 0
+            weight, around = torch.zeros(1, 1, kernel), kernel // 2 if centered else 0
             x = torch.nn.functional.conv1d(x, weight, stride=stride, padding=around)
-        found = subsampled(torch.tensor([length]), kernels, strides, centred=centred)
+        found = subsampled(torch.tensor([length]), kernels, strides, centered=centered)
         assert found.tolist() == [x.shape[2]]
 
 
 def test_two_strides_of_two_follow_the_formula_for_every_length():
     """floor((floor((L - 1) / 2) + 1 - 1) / 2) + 1, not floor(L / 4)."""
     lengths = torch.arange(1, 30)
-    found = subsampled(lengths, (5, 5), (2, 2), centred=True)
+    found = subsampled(lengths, (5, 5), (2, 2), centered=True)
     assert found.tolist() == [((n - 1) // 2) // 2 + 1 for n in lengths.tolist()]
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from orchestrator.modeling.layers.pooling import pool
+from orchestrator.modeling.targets.sequence import pool
 
 from .small import LENGTH, VOCAB, WIDTH, make_batch, make_model
 

@@ -5,7 +5,7 @@ import torch
 
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.layers.feed_forward import DropPath, rates_of_layers
-from orchestrator.modeling.layers.pooling import pool
+from orchestrator.modeling.targets.sequence import pool
 
 from .small import make_batch, make_config, make_model
 

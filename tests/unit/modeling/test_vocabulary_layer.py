@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from orchestrator.modeling.layers import vocabulary
-from orchestrator.modeling.layers.vocabulary import VocabularyLayer
+from orchestrator.modeling.targets import vocabulary
+from orchestrator.modeling.targets.vocabulary import VocabularyLayer
 
 N, WIDTH, VOCAB = 11, 6, 13
 

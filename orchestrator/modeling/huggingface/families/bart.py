@@ -16,7 +16,6 @@ from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
-from orchestrator.modeling.encoders.block_options import BlockOptions
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
 from orchestrator.modeling.huggingface.values import (
@@ -26,7 +25,8 @@ from orchestrator.modeling.huggingface.values import (
     their_activation,
     transformer_of,
 )
-from orchestrator.modeling.targets.configs import LmConfig
+from orchestrator.modeling.layers.block_options import BlockOptions
+from orchestrator.modeling.targets.token_configs import LmConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ def wave_table(stack: EmbeddingStackConfig, sizes: Dimensions) -> Tensor:
     """
     import torch
 
-    from orchestrator.modeling.embeddings.pos import waves
+    from orchestrator.modeling.embeddings.positions import waves
 
     part, sizes = stack.part("sinusoidalpos"), stack.dimensions_of_parts(sizes)
     if not isinstance(part, SinusoidalPosConfig):

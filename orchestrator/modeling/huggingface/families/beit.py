@@ -10,7 +10,6 @@ from typing import Any
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.encoders.block_options import PatchBiasConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
 from orchestrator.modeling.huggingface.families.vision import (
@@ -31,6 +30,7 @@ from orchestrator.modeling.huggingface.values import (
     require,
     transformer_of,
 )
+from orchestrator.modeling.layers.block_options import PatchBiasConfig
 
 _LAYER = "beit.encoder.layer.{layer}"
 _BIAS = "relative_position_bias.relative_position_bias_table"

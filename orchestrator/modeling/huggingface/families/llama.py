@@ -7,7 +7,6 @@ from typing import Any
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.encoders.block_options import Projection
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, same, weight
@@ -17,6 +16,7 @@ from orchestrator.modeling.huggingface.values import (
     their_activation,
     transformer_of,
 )
+from orchestrator.modeling.layers.block_options import Projection
 
 _LAYER = "model.layers.{layer}"
 _OURS = "encoder.layers.{layer}"

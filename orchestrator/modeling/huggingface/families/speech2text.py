@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.embeddings.speech_configs import SpeechConfig
+from orchestrator.modeling.embeddings.configs import SpeechConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
 from orchestrator.modeling.huggingface.families.bart import blocks, stacks, their_blocks
 from orchestrator.modeling.huggingface.keys import Row, expand, linear, weight

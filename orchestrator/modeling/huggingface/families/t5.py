@@ -8,7 +8,6 @@ divides nothing. Their dropout after a stack's last norm has no counterpart here
 from typing import Any
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.encoders.block_options import BlockOptions, T5BiasConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, weight
 from orchestrator.modeling.huggingface.values import (
@@ -18,7 +17,8 @@ from orchestrator.modeling.huggingface.values import (
     their_activation,
     transformer_of,
 )
-from orchestrator.modeling.targets.configs import LmConfig
+from orchestrator.modeling.layers.block_options import BlockOptions, T5BiasConfig
+from orchestrator.modeling.targets.token_configs import LmConfig
 
 _POSITIONS = 512
 """Length of their training sequences (``n_positions``), where a config does not say it."""

@@ -12,7 +12,7 @@ from orchestrator.modeling.huggingface.architecture import Values
 from orchestrator.modeling.huggingface.families.vision import image_options, patches_of, their_image
 from orchestrator.modeling.huggingface.keys import LAYER, Row, Table, expand, linear, weight
 from orchestrator.modeling.huggingface.values import activation_of, their_activation
-from orchestrator.modeling.targets.pair_configs import ClrConfig
+from orchestrator.modeling.targets.stream_configs import ClrConfig
 
 _LAYER = f"encoder.layers.{LAYER}"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.embeddings.speech_configs import ConvPosConfig, WaveformConfig
+from orchestrator.modeling.embeddings.configs import ConvPosConfig, WaveformConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
 from orchestrator.modeling.huggingface.keys import Row, expand, linear, same, weight
 from orchestrator.modeling.huggingface.values import (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.embeddings.speech_configs import SpeechConfig
+from orchestrator.modeling.embeddings.configs import SpeechConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Values
 from orchestrator.modeling.huggingface.families.bart import blocks, stacks, their_blocks, wave_table
 from orchestrator.modeling.huggingface.keys import Row, linear, weight

@@ -1,7 +1,4 @@
-"""Options of the targets that compare two streams. Imports without torch.
-
-Options of targets for tags, several labels, numbers and vectors. Imports without torch.
-"""
+"""Options of the targets that compare two streams. Imports without torch."""
 
 from collections.abc import Iterator
 from math import log
@@ -12,13 +9,17 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from orchestrator.config import StrictModel
 from orchestrator.errors import Problem
 from orchestrator.modeling.component import Dimensions, targets
-from orchestrator.modeling.encoders.block_options import Activation, Rate
-from orchestrator.modeling.targets.configs import Pooling, TargetConfig, hidden_problems
+from orchestrator.modeling.layers.block_options import Activation, Rate
+from orchestrator.modeling.targets.configs import Pooling, TargetConfig
 
 FIRST_SCALES = {"softmax": log(1 / 0.07), "sigmoid": log(10.0)}
 """First logarithm of the scale of each loss (CLIP, section 2.5; SigLIP, algorithm 1)."""
+
+
 LIMITS = {"softmax": 100.0, "sigmoid": None}
 """Limits of the scale."""
+
+
 FIRST_BIAS = -10.0
 """First bias of the sigmoid loss (SigLIP, algorithm 1)."""
 
@@ -159,82 +160,3 @@ class SiameseConfig(TargetConfig):
             yield Problem("type", f"needs streams of equal width, found {widths[0]}, {widths[1]}.")
         if not self.features or len(set(self.features)) != len(self.features):
             yield Problem("features", f"{list(self.features)}: name one or more, each once.")
-
-
-@targets.register("orchestrator.modeling.targets.tokens:TagsTarget")
-class TagsConfig(TargetConfig):
-    """Classify every token (names, parts of speech)."""
-
-    type: Literal["tags"] = "tags"
-    num_labels: int = Field(default=2, ge=2)
-    """Number of classes."""
-    dropout: Rate = 0.1
-    """Dropout rate before the classifier."""
-
-
-@targets.register("orchestrator.modeling.targets.tokens:RtdTarget")
-class RtdConfig(TargetConfig):
-    """Tell original tokens (0) from replaced ones (1) at every position (ELECTRA)."""
-
-    type: Literal["rtd"] = "rtd"
-    activation: Activation = "gelu"
-    """Activation between the two linear layers."""
-
-    def kept_values(self, dimensions: Dimensions) -> int:
-        """Values per position that the backward pass keeps: both sides of the hidden layer."""
-        return 3 * dimensions.hidden_size
-
-
-class PooledConfig(TargetConfig):
-    """Options of a head that reads one vector per sequence."""
-
-    pooling: Pooling = "mean"
-    """How the vectors of a sequence become one."""
-    hidden: bool = False
-    """Put a linear layer and tanh after pooling (BERT's pooler)."""
-
-
-class AnswersConfig(PooledConfig):
-    """Options of a head with several answers for a sequence."""
-
-    hidden_activation: Literal["tanh", "relu"] = "tanh"
-    """What follows the hidden layer in place of tanh (DistilBERT: relu)."""
-    dropout: Rate = 0.1
-    """Dropout rate before the output layer."""
-
-    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
-        """An activation needs a layer before it."""
-        del dimensions
-        yield from hidden_problems(self.hidden, self.hidden_activation)
-
-
-@targets.register("orchestrator.modeling.targets.answers:MultilabelTarget")
-class MultilabelConfig(AnswersConfig):
-    """Say yes or no to each of several labels of a sequence."""
-
-    type: Literal["multilabel"] = "multilabel"
-    num_labels: PositiveInt = 2
-    """Number of labels, each true or not."""
-
-
-@targets.register("orchestrator.modeling.targets.answers:RegressionTarget")
-class RegressionConfig(AnswersConfig):
-    """Predict numbers for a sequence, with the squared error as loss."""
-
-    type: Literal["regression"] = "regression"
-    num_labels: PositiveInt = 1
-    """Numbers per sequence."""
-    tolerance: PositiveFloat = 0.5
-    """An answer at most this far from the label counts as correct."""
-
-
-@targets.register("orchestrator.modeling.targets.answers:VectorTarget")
-class VectorConfig(PooledConfig):
-    """Answer with one vector per sequence; has no loss and no labels (BertModel, SBERT)."""
-
-    type: Literal["vector"] = "vector"
-
-    @property
-    def has_loss(self) -> bool:
-        """Nothing is learnt from labels."""
-        return False

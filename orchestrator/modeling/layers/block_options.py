@@ -1,7 +1,4 @@
-"""Options that transformer encoder and decoder blocks share. Imports without torch.
-
-Options of rotary positions. Imports without torch.
-"""
+"""Options of transformer blocks, position biases and rotary positions. Imports without torch."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -127,7 +124,7 @@ class BlockOptions(StrictModel):
         """Whether a linear layer of attention has a bias."""
         return self.bias if self.attention_bias is None else projection in self.attention_bias
 
-    def kept_values_of_blocks(self, dimensions: Dimensions, length: int) -> int:
+    def saved_activations_of_blocks(self, dimensions: Dimensions, length: int) -> int:
         """Values per position that the backward pass keeps; fitted to what autograd saves.
 
         Inputs of the linear layers and norms (8 vectors), both sides of the activation for each
