@@ -22,7 +22,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from orchestrator.errors import InputError
 from orchestrator.modeling.huggingface.families.llama import rotary_config
 from orchestrator.modeling.huggingface.families.qwen2 import window_config
-from orchestrator.modeling.layers.block_options import RotaryConfig
+from orchestrator.modeling.huggingface.values import Values
 from orchestrator.modeling.layers.rotary import frequencies, magnitude
 
 from .harness import (
@@ -180,7 +180,7 @@ def test_scaled_frequencies_equal_the_reference(scaling, theta):
         rope_parameters=scaling | {"rope_theta": theta},
     )
     expected, factor = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config, torch.device("cpu"))
-    ours = RotaryConfig.model_validate(rotary_config(config.to_dict()["rope_parameters"]))
+    ours = rotary_config(Values(config.to_dict()["rope_parameters"]))
     torch.testing.assert_close(
         frequencies(ours, 128, torch.device("cpu")), expected, rtol=1e-6, atol=0
     )
@@ -189,15 +189,16 @@ def test_scaled_frequencies_equal_the_reference(scaling, theta):
 
 def test_unsupported_scaling_is_refused():
     with pytest.raises(InputError, match="rope_type: 'dynamic' has no counterpart"):
-        rotary_config({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
+        rotary_config(Values({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}))
+    partial = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
     with pytest.raises(InputError, match="partial_rotary_factor"):
-        rotary_config({"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5})
+        rotary_config(Values(partial))
 
 
 def test_windows_before_full_attention_are_refused():
     types = ["sliding_attention", "full_attention"]
     with pytest.raises(InputError, match="layer_types"):
-        window_config({"layer_types": types, "sliding_window": 4})
+        window_config(Values({"layer_types": types, "sliding_window": 4}))
 
 
 def test_mixtral_without_balance_has_no_balance_target(tmp_path):

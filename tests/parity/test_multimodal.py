@@ -26,6 +26,7 @@ from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.classes import architecture_of, find_architecture
 from orchestrator.modeling.huggingface.folder import open_source, read_tensors
+from orchestrator.modeling.huggingface.values import Values
 
 from .harness import (
     BATCH,
@@ -154,7 +155,7 @@ REFUSED = [
 @pytest.mark.parametrize(("name", "theirs", "message"), REFUSED)
 def test_options_without_counterpart_are_refused(name, theirs, message):
     with pytest.raises(InputError, match=message):
-        find_architecture(name).model_config(theirs.to_dict())
+        find_architecture(name).model_config(Values(theirs.to_dict()))
 
 
 def test_the_readme_builds_clip():

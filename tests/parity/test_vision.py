@@ -21,6 +21,7 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.classes import find_architecture
+from orchestrator.modeling.huggingface.values import Values
 
 from .harness import (
     BATCH,
@@ -144,14 +145,14 @@ REFUSED = [
 @pytest.mark.parametrize(("theirs", "cls", "message"), REFUSED)
 def test_options_without_counterpart_are_refused(theirs, cls, message):
     with pytest.raises(InputError, match=message):
-        find_architecture(cls.__name__).model_config(theirs.to_dict())
+        find_architecture(cls.__name__).model_config(Values(theirs.to_dict()))
 
 
 def test_sizes_given_twice_are_read():
     theirs = ViTConfig(image_size=[12, 12], patch_size=[4, 4]).to_dict()
-    ours = find_architecture("ViTForImageClassification").model_config(theirs)
-    assert ours["embedding"]["parts"][0]["image_size"] == 12
-    assert ours["max_position_embeddings"] == 10
+    ours = find_architecture("ViTForImageClassification").model_config(Values(theirs))
+    assert ours.embedding.parts[0].image_size == 12
+    assert ours.max_position_embeddings == 10
 
 
 BARE = {

@@ -1,25 +1,23 @@
-"""What there is to say about one class of transformers, in both directions.
-
-Silence for what transformers says about attempts: progress bars and advice, not errors.
-"""
+"""One class of transformers as an assembly of our components, in both directions."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
+from orchestrator.config import require_no_problems
+from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.keys import Table
+from orchestrator.modeling.huggingface.values import JsonObject, Values
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-Values = Mapping[str, Any]
-"""The content of their ``config.json``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +27,8 @@ class Architecture:
     Attributes:
         name: Name of the class, as in ``architectures`` of their config: ``BertForPreTraining``.
         model_type: Their ``model_type``: ``bert``.
-        model_config: Their config → our model config as plain values. Raises ``InputError`` for a
-            value that has no counterpart here, with the value and what is supported.
+        model_config: Their config → our model config. Raises ``InputError`` for a value that has no
+            counterpart here, with the value and what is supported.
         their_config: Our config → their config without ``architectures`` and ``model_type``; may
             assume that the config is one that ``model_config`` returns. Whether it is one is tested
             by going there and back.
@@ -47,13 +45,35 @@ class Architecture:
 
     name: str
     model_type: str
-    model_config: Callable[[Values], dict[str, Any]]
-    their_config: Callable[[ModelConfig], dict[str, Any]]
+    model_config: Callable[[Values], ModelConfig]
+    their_config: Callable[[ModelConfig], JsonObject]
     table: Callable[[ModelConfig], Table]
     repeated: tuple[str, ...] = ()
     computed: Callable[[ModelConfig], dict[str, Tensor]] = lambda config: {}
     processor: str = "text"
     pad_token_id: int | None = None
+
+    def read(self, theirs: Values, source: str) -> ModelConfig:
+        """Return our config of theirs, checked.
+
+        Args:
+            theirs: Their config, complete.
+            source: What messages call it.
+
+        Raises:
+            InputError: A value has no counterpart here.
+            ConfigError: The values do not fit together.
+        """
+        try:
+            ours = self.model_config(theirs)
+        except ValidationError as error:
+            problems = [
+                Problem(".".join([error.title, *map(str, each["loc"])]), each["msg"])
+                for each in error.errors()
+            ]
+            raise ConfigError(source, problems) from error
+        require_no_problems(ours, source)
+        return ours
 
 
 @contextmanager

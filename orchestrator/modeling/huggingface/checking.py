@@ -14,8 +14,9 @@ from torch import Tensor
 
 from orchestrator.errors import IntegrityError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values, quiet
+from orchestrator.modeling.huggingface.architecture import Architecture, quiet
 from orchestrator.modeling.huggingface.samples import Sample, random_sample
+from orchestrator.modeling.huggingface.values import JsonObject, Values
 from orchestrator.modeling.package import load_model
 
 TOLERANCE = 1e-4
@@ -39,13 +40,13 @@ class Report:
     outputs: dict[str, list[int]]
     not_compared: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the content of a report file."""
         return {
             "max_abs_difference": self.max_abs_difference,
             "max_relative_difference": self.max_relative_difference,
             "tolerance": TOLERANCE,
-            "outputs": self.outputs,
+            "outputs": {name: [*shape] for name, shape in self.outputs.items()},
             "not_compared": list(self.not_compared),
         }
 

@@ -6,12 +6,12 @@ from functools import cache
 from importlib import import_module
 from typing import get_args
 
-from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.component import Dimensions, EncoderConfig
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.encoders.configs import DualEncoderConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, quiet
+from orchestrator.modeling.huggingface.values import Values
 from orchestrator.modeling.layers.block_options import BlockOptions, Projection
 
 FAMILIES = (
@@ -111,7 +111,7 @@ def _there_and_back(candidate: Architecture, config: ModelConfig) -> ModelConfig
     """Return our config of what an architecture makes of one; None: it is about something else."""
     try:
         with quiet():  # most are asked about sizes that no model of theirs has
-            return validate_config(ModelConfig, returned(candidate, config), candidate.name)
+            return returned(candidate, config)
     except (ConfigError, InputError, ArithmeticError, LookupError, TypeError, ValueError):
         return None
 
@@ -129,7 +129,7 @@ def _alike(one: ModelConfig, other: ModelConfig) -> bool:
     return shapes[0] == shapes[1]
 
 
-def returned(candidate: Architecture, config: ModelConfig) -> dict[str, object]:
+def returned(candidate: Architecture, config: ModelConfig) -> ModelConfig:
     """Return what an architecture makes of our config, there and back.
 
     Raises:
@@ -143,7 +143,7 @@ def returned(candidate: Architecture, config: ModelConfig) -> dict[str, object]:
         complete = AutoConfig.for_model(candidate.model_type, **theirs).to_dict()
     except StrictDataclassError as error:
         raise InputError(f"{candidate.name} cannot be configured so: {error}") from error
-    return candidate.model_config(complete)
+    return candidate.read(Values(complete), candidate.name)
 
 
 def spelled_out(config: ModelConfig) -> dict[str, object]:

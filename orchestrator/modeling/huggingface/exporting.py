@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor
 
-from orchestrator.config import validate_config
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture
@@ -28,6 +27,7 @@ from orchestrator.modeling.huggingface.importing import original_of
 from orchestrator.modeling.huggingface.keys import Table, require_same, to_theirs
 from orchestrator.modeling.huggingface.renumbering import write_with_padding
 from orchestrator.modeling.huggingface.sources import PROCESSOR_FILES, copy_processor
+from orchestrator.modeling.huggingface.values import JsonObject, label_values
 from orchestrator.modeling.package import read_config
 from orchestrator.modeling.tensor_files import (
     SHARD_BYTES,
@@ -83,13 +83,16 @@ def named_after_types(config: ModelConfig) -> tuple[ModelConfig, Callable[[str],
     return config.with_targets(heads), rename
 
 
-def values_of(architecture: Architecture, config: ModelConfig) -> dict[str, Any]:
+def values_of(architecture: Architecture, config: ModelConfig) -> JsonObject:
     """Return the content of their ``config.json`` for a model of ours."""
-    header = {"architectures": [architecture.name], "model_type": architecture.model_type}
-    return header | architecture.their_config(config)
+    return {
+        "architectures": [architecture.name],
+        "model_type": architecture.model_type,
+        **architecture.their_config(config),
+    }
 
 
-def write_values(folder: Path, values: Mapping[str, Any]) -> None:
+def write_values(folder: Path, values: JsonObject) -> None:
     """Write their ``config.json``."""
     (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
@@ -194,7 +197,7 @@ def write_export(
 
 def _counterpart(
     folder: Path, config: ModelConfig, labels: Mapping[str, list[str]]
-) -> tuple[Architecture, dict[str, Any], ModelConfig, Callable[[str], str]]:
+) -> tuple[Architecture, JsonObject, ModelConfig, Callable[[str], str]]:
     """Return what the model is in transformers.
 
     Returns:
@@ -204,8 +207,8 @@ def _counterpart(
     original = original_of(folder)
     if original is not None:
         architecture, values = find_architecture(original[0]), original[1]
-        again = architecture.model_config(complete_values(architecture, values, folder))
-        if validate_config(ModelConfig, again, str(folder)) != config:
+        again = architecture.read(complete_values(architecture, values, folder), str(folder))
+        if again != config:
             raise IntegrityError(f"{folder}: huggingface.json is not the config of this model.")
         return architecture, values, config, str
     canonical, rename = named_after_types(config)
@@ -215,21 +218,18 @@ def _counterpart(
     return architecture, values, canonical, rename
 
 
-def _label_values(labels: Mapping[str, list[str]], config: ModelConfig) -> dict[str, Any]:
+def _label_values(labels: Mapping[str, list[str]], config: ModelConfig) -> JsonObject:
     """Return ``id2label`` and ``label2id`` from the names of the first head that has any."""
     for target in config.target:
         names = labels.get(target.name, [])
         if names and len(names) == getattr(target, "num_labels", 0):
-            return {
-                "id2label": {str(index): name for index, name in enumerate(names)},
-                "label2id": {name: index for index, name in enumerate(names)},
-            }
+            return label_values(names)
     return {}
 
 
 def _token_values(
-    folder: Path, architecture: Architecture, config: ModelConfig, values: dict[str, Any]
-) -> dict[str, Any]:
+    folder: Path, architecture: Architecture, config: ModelConfig, values: JsonObject
+) -> JsonObject:
     """Return where a text begins and ends, by the package's own tokenizer.
 
     Without it their generation would stop, and CLIP look for the vector of a text, at the ids of
@@ -240,9 +240,10 @@ def _token_values(
     ids: dict[str, int] = {token["content"]: token["id"] for token in added}
     if not {BEGIN, END} <= ids.keys():
         return {}
-    ends = {"bos_token_id": ids[BEGIN], "eos_token_id": ids[END]}
-    if architecture.model_type == "clip":
-        return {"text_config": values["text_config"] | ends}
+    ends: JsonObject = {"bos_token_id": ids[BEGIN], "eos_token_id": ids[END]}
+    text = values.get("text_config")
+    if architecture.model_type == "clip" and isinstance(text, dict):
+        return {"text_config": text | ends}
     if not any(target.type_name() == "lm" for target in config.target):
         return {}
     if architecture.model_type in BEGIN_WITH_END:

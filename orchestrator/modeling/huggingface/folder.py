@@ -6,18 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from orchestrator.config import validate_config
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.classes import find_architecture
 from orchestrator.modeling.huggingface.keys import Table, to_theirs
+from orchestrator.modeling.huggingface.values import JsonObject, Values
 from orchestrator.modeling.tensor_files import Fetch, TensorReader, skeletons, weight_files
 
 CONFIG = "config.json"
@@ -45,8 +44,8 @@ class Source:
 
     folder: Path
     architecture: Architecture
-    raw: dict[str, Any]
-    values: dict[str, Any]
+    raw: JsonObject
+    values: Values
     config: ModelConfig
 
     @property
@@ -95,13 +94,10 @@ def open_source(folder: Path) -> Source:
         )
     architecture = find_architecture(names[0])
     values = complete_values(architecture, raw, folder)
-    ours = validate_config(ModelConfig, architecture.model_config(values), str(path))
-    return Source(folder, architecture, raw, values, ours)
+    return Source(folder, architecture, raw, values, architecture.read(values, str(path)))
 
 
-def complete_values(
-    architecture: Architecture, raw: Mapping[str, Any], where: Path
-) -> dict[str, Any]:
+def complete_values(architecture: Architecture, raw: JsonObject, where: Path) -> Values:
     """Return a config with the defaults of its class filled in.
 
     Raises:
@@ -111,19 +107,18 @@ def complete_values(
 
     own = {key: value for key, value in raw.items() if key not in ("model_type", "auto_map")}
     try:
-        values: dict[str, Any] = CONFIG_MAPPING[architecture.model_type].from_dict(own).to_dict()
+        return Values(CONFIG_MAPPING[architecture.model_type].from_dict(own).to_dict())
     except Exception as error:  # validators of many classes, each with its own type
         raise InputError(f"{where / CONFIG}: transformers refuses it: {error}") from error
-    return values
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> JsonObject:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}. Give a checkpoint's folder.") from error
     if not isinstance(raw, dict):
-        raise InputError(f"{path} is no mapping. Give a checkpoint's folder.")
+        raise InputError(f"{path} is not a mapping. Give a checkpoint's folder.")
     return raw
 
 

@@ -23,6 +23,7 @@ from orchestrator.modeling.huggingface.sources import (
     hash_files,
     locate,
 )
+from orchestrator.modeling.huggingface.values import JsonObject
 from orchestrator.modeling.package import write_config
 from orchestrator.modeling.tensor_files import SHARD_BYTES, write_tensors
 from orchestrator.storage.json_files import read_json
@@ -113,13 +114,13 @@ def convert(
     write_json(folder / ORIGINAL, original)
 
 
-def _producer(origin: Origin, source: Source, files: Files) -> dict[str, Any]:
+def _producer(origin: Origin, source: Source, files: Files) -> JsonObject:
     return {
         "stage": "import",
         "source": origin.source,
         "revision": origin.revision,
         "architecture": source.architecture.name,
-        "source_files": files.hashes,
+        "source_files": {**files.hashes},
     }
 
 
@@ -143,24 +144,18 @@ def _describe(
     write_json(draft.path / REPORT, report.to_json() | details)
 
 
-def task_of(source: Source, folder: Path) -> dict[str, Any]:
+def task_of(source: Source, folder: Path) -> JsonObject:
     """Return the task of the manifest: what goes in, what comes out."""
     targets = source.config.target
     kind = targets[0].type_name() if targets else "embedding"
-    names = label_names(source.values)
-    labels = {each.name: names for each in targets if getattr(each, "num_labels", 0) == len(names)}
+    names = source.values.labels()
+    named = [each for each in targets if getattr(each, "num_labels", 0) == len(names)]
     return {
         "kind": TASKS.get(kind, kind),
         "modality": MODALITIES[source.architecture.processor],
-        "labels": labels,
+        "labels": {each.name: [*names] for each in named},
         "max_length": _max_length(folder, source.config.max_position_embeddings),
     }
-
-
-def label_names(values: Any) -> list[str]:
-    """Return the names of the classes in their order."""
-    names = values.get("id2label") or {}
-    return [str(names[key]) for key in sorted(names, key=int)]
 
 
 def _max_length(folder: Path, positions: int) -> int:
@@ -171,7 +166,7 @@ def _max_length(folder: Path, positions: int) -> int:
     return min(int(limit), positions)
 
 
-def original_of(folder: Path) -> tuple[str, dict[str, Any]] | None:
+def original_of(folder: Path) -> tuple[str, JsonObject] | None:
     """Return the class and the config of an imported package; None for one made here.
 
     Raises:

@@ -3,16 +3,16 @@
 Legend: B batch, S length, T target length, C channels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.architecture import Architecture
+from orchestrator.modeling.huggingface.values import Values
 from orchestrator.modeling.interfaces import Batch
 
 ROWS, LENGTH, SHORT, FRAMES = 2, 12, 7, 39
@@ -61,7 +61,7 @@ def random_sample(architecture: Architecture, values: Values, config: ModelConfi
 
 def text_sample(config: ModelConfig) -> Sample:
     """Return a batch of texts for a model that has no counterpart in transformers."""
-    return _text({}, config, torch.Generator().manual_seed(SEED))
+    return _text(Values({}), config, torch.Generator().manual_seed(SEED))
 
 
 def _text(values: Values, config: ModelConfig, generator: torch.Generator) -> Sample:
@@ -102,17 +102,18 @@ def _image(values: Values, config: ModelConfig, generator: torch.Generator) -> S
 
 def _image_text(values: Values, config: ModelConfig, generator: torch.Generator) -> Sample:
     """Return whole texts that end with the end token, and images."""
-    text = values.get("text_config", values)
+    text = values.section("text_config") if "text_config" in values else values
     length = max(2, min(LENGTH, config.max_position_embeddings - 1))
-    end = text.get("eos_token_id")
-    if end in (None, CLIP_BEFORE_FIX) or end >= config.vocab_size:
+    end = text.integer("eos_token_id", CLIP_BEFORE_FIX)
+    if end == CLIP_BEFORE_FIX or end >= config.vocab_size:
         end = config.vocab_size - 1
     ids = torch.randint(0, config.vocab_size, (ROWS, length), generator=generator)
     banned = (ids == end) | (ids == config.vocab_size - 1) | (ids == config.pad_token_id)
     ids[banned] = next(i for i in range(4) if i not in (end, config.pad_token_id))
     ids[:, -1] = end
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    pixels = _pixels(values.get("vision_config", values), generator)
+    vision = values.section("vision_config") if "vision_config" in values else values
+    pixels = _pixels(vision, generator)
     dual = config.embedding.part("dual") is not None
     return Sample(
         batch | {"pixel_values": pixels},
@@ -122,15 +123,17 @@ def _image_text(values: Values, config: ModelConfig, generator: torch.Generator)
 
 def _log_mel(values: Values, config: ModelConfig, generator: torch.Generator) -> Sample:
     """Return spectrograms [B, F, M]; Whisper's have a fixed length, no mask, and [B, M, F]."""
-    written, real = _tokens(config, generator, values.get("max_target_positions", LENGTH))
+    written, real = _tokens(config, generator, values.integer("max_target_positions", LENGTH))
     words = {"decoder_input_ids": written, "decoder_attention_mask": real}
     if "num_mel_bins" in values:
-        shape = (ROWS, 2 * values["max_source_positions"], values["num_mel_bins"])
+        frames = 2 * values.integer("max_source_positions")
+        shape = (ROWS, frames, values.integer("num_mel_bins"))
         sound = torch.randn(shape, generator=generator)
         theirs = words | {"input_features": sound.transpose(1, 2)}
         return Sample(theirs, words | {"input_features": sound}, (real.bool(),))
-    frames = min(FRAMES, values["max_source_positions"])
-    sound = torch.randn((ROWS, frames, values["input_feat_per_channel"]), generator=generator)
+    frames = min(FRAMES, values.integer("max_source_positions"))
+    bins = values.integer("input_feat_per_channel")
+    sound = torch.randn((ROWS, frames, bins), generator=generator)
     mask = _mask(frames, frames // 2)
     batch = words | {"input_features": sound * mask[..., None], "attention_mask": mask}
     return Sample(batch, dict(batch), (real.bool(),))
@@ -139,7 +142,7 @@ def _log_mel(values: Values, config: ModelConfig, generator: torch.Generator) ->
 def _waveform(values: Values, config: ModelConfig, generator: torch.Generator) -> Sample:
     """Return sound [B, N]; masks are those of the frames that convolutions make of it."""
     del config
-    layers = list(zip(values["conv_kernel"], values["conv_stride"], strict=True))
+    layers = list(zip(values.integers("conv_kernel"), values.integers("conv_stride"), strict=True))
     needed = [LENGTH, SHORT]
     for kernel, stride in reversed(layers):
         needed = [(frames - 1) * stride + kernel for frames in needed]
@@ -156,9 +159,8 @@ def _mask(longest: int, shortest: int) -> Tensor:
     return (torch.arange(longest) < lengths).long()
 
 
-def _pixels(values: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+def _pixels(values: Values, generator: torch.Generator) -> Tensor:
     """Return images [B, C, height, width] of the size that the model was made for."""
-    size = values["image_size"]
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    shape = (ROWS, values.get("num_channels", 3), height, width)
+    size = values.square("image_size")
+    shape = (ROWS, values.integer("num_channels", 3), size, size)
     return torch.randn(shape, generator=generator)

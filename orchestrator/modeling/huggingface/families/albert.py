@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families import bert
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
-from orchestrator.modeling.huggingface.values import require
+from orchestrator.modeling.huggingface.values import JsonObject, Values, answers_of
+from orchestrator.modeling.targets.configs import SopConfig, TargetConfig
+from orchestrator.modeling.targets.token_configs import TagsConfig
 
 _OURS = "encoder.layers.0"
 
@@ -47,32 +48,34 @@ REPEATED = (
 )
 
 
-def model_config(heads: Sequence[bert.Head], theirs: Values) -> dict[str, Any]:
+def model_config(heads: Sequence[bert.Head], theirs: Values) -> ModelConfig:
     """Return our model config for an ``AlbertConfig``."""
-    require(theirs, num_hidden_groups=1, inner_group_num=1)
-    ours = bert.model_config(heads, theirs)
-    return ours | {
-        "embedding": ours["embedding"] | {"size": theirs["embedding_size"]},
-        "encoder": ours["encoder"] | {"shared_layers": True},
-    }
+    theirs.require(num_hidden_groups=1, inner_group_num=1)
+    size = theirs.integer("embedding_size")
+    return bert.model_config(heads, theirs, size=size, shared_layers=True)
 
 
-def sop_config(theirs: Values) -> dict[str, Any]:
+def dropout_of(theirs: Values) -> float:
+    """Return the dropout rate before a classifier."""
+    return theirs.number("classifier_dropout_prob")
+
+
+def sop_config(theirs: Values) -> SopConfig:
     """Return the sentence order head."""
-    return {"type": "sop", "dropout": theirs["classifier_dropout_prob"]}
+    return SopConfig(dropout=dropout_of(theirs))
 
 
-def cls_config(theirs: Values) -> dict[str, Any]:
+def cls_config(theirs: Values) -> TargetConfig:
     """Return the classification head: pooler, dropout, linear layer."""
-    return bert.cls_config(theirs) | {"dropout": theirs["classifier_dropout_prob"]}
+    return answers_of(theirs, dropout_of(theirs))
 
 
-def tags_config(theirs: Values) -> dict[str, Any]:
+def tags_config(theirs: Values) -> TagsConfig:
     """Return the token classification head."""
-    return bert.tags_config(theirs) | {"dropout": theirs["classifier_dropout_prob"]}
+    return TagsConfig(num_labels=len(theirs.labels()), dropout=dropout_of(theirs))
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of an ``AlbertConfig``."""
     values = bert.their_config(config) | {"embedding_size": config.embedding.size}
     values.pop("classifier_dropout", None)
@@ -95,9 +98,8 @@ def headless_table(config: ModelConfig) -> list[Row]:
 
 
 def cls_table(config: ModelConfig) -> list[Row]:
-    """Return the rows of body and classification head, whatever kind of answers it gives."""
-    name = config.target[0].name if config.target else "cls"
-    return table(bert.hidden_and_output("albert.pooler", "classifier", name), config)
+    """Return the rows of body and classification head."""
+    return table(bert.answers_rows("albert.pooler", "classifier", config), config)
 
 
 def _architecture(

@@ -9,27 +9,31 @@ config says so by a key that only we read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from orchestrator.errors import InputError
-from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.component import DecoderConfig, Dimensions, EmbeddingConfig
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig
+from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
+from orchestrator.modeling.embeddings.configs import PosConfig, SinusoidalPosConfig, WordConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.encoders.configs import TransformerConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
 from orchestrator.modeling.huggingface.values import (
-    activation_of,
+    JsonObject,
+    Values,
     decoder_of,
-    require,
     their_activation,
     transformer_of,
 )
-from orchestrator.modeling.layers.block_options import BlockOptions
+from orchestrator.modeling.layers.block_options import BlockOptions, Projection
 from orchestrator.modeling.targets.token_configs import LmConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Blocks = TypeVar("Blocks", TransformerConfig, TransformerDecoderConfig)
 
 POSITION_OFFSET = 2
 """Rows of BART's position tables before position 0."""
@@ -113,25 +117,31 @@ def stacks(config: ModelConfig) -> list[Row]:
     return [*stack("encoder", transformer_of(config)), *stack("decoder", decoder_of(config))]
 
 
-def blocks(theirs: Values, side: str, norm_position: str) -> dict[str, Any]:
+def blocks(
+    kind: type[Blocks],
+    theirs: Values,
+    norm_position: Literal["pre", "post"],
+    attention_bias: tuple[Projection, ...] | None = None,
+) -> Blocks:
     """Return our options of the encoder's or decoder's blocks."""
-    return {
-        "type": "transformer",
-        "num_layers": theirs[f"{side}_layers"],
-        "num_heads": theirs[f"{side}_attention_heads"],
-        "intermediate_size": theirs[f"{side}_ffn_dim"],
-        "norm_position": norm_position,
-        "activation": activation_of(theirs, "activation_function"),
-        "dropout": theirs["dropout"],
-        "activation_dropout": theirs["activation_dropout"],
-        "attention_dropout": theirs["attention_dropout"],
-    }
+    side = "decoder" if issubclass(kind, DecoderConfig) else "encoder"
+    return kind(
+        num_layers=theirs.integer(f"{side}_layers"),
+        num_heads=theirs.integer(f"{side}_attention_heads"),
+        intermediate_size=theirs.integer(f"{side}_ffn_dim"),
+        norm_position=norm_position,
+        activation=theirs.activation("activation_function"),
+        attention_bias=attention_bias,
+        dropout=theirs.number("dropout"),
+        activation_dropout=theirs.number("activation_dropout"),
+        attention_dropout=theirs.number("attention_dropout"),
+    )
 
 
-def their_blocks(config: ModelConfig) -> dict[str, Any]:
+def their_blocks(config: ModelConfig) -> JsonObject:
     """Return what their config says about width, words and blocks."""
     encoder, decoder = transformer_of(config), decoder_of(config)
-    values: dict[str, Any] = {
+    values: JsonObject = {
         "d_model": config.hidden_size,
         "vocab_size": config.vocab_size,
         "pad_token_id": config.pad_token_id,
@@ -149,35 +159,42 @@ def their_blocks(config: ModelConfig) -> dict[str, Any]:
 
 
 def text_to_text(
-    theirs: Values, positions: dict[str, Any], *, norm_position: str, layernorm: bool
-) -> dict[str, Any]:
+    theirs: Values,
+    positions: EmbeddingConfig,
+    *,
+    norm_position: Literal["pre", "post"],
+    layernorm: bool,
+) -> ModelConfig:
     """Return the model config of a text-to-text model with shared words and a logits bias.
 
     Args:
         theirs: Their config.
         positions: The part that knows positions, the same on both sides.
         norm_position: Place of the norms in blocks.
-        layernorm: Whether embeddings are normalised.
+        layernorm: Whether embeddings are normalized.
     """
-    require(theirs, tie_word_embeddings=True, is_decoder=False)
-    words = {"type": "word", "scale": theirs["scale_embedding"]}
-    side = {"parts": [words, positions], "layernorm": layernorm, "dropout": theirs["dropout"]}
-    return {
-        "hidden_size": theirs["d_model"],
-        "vocab_size": theirs["vocab_size"],
-        "max_position_embeddings": theirs["max_position_embeddings"],
-        "pad_token_id": theirs["pad_token_id"],
-        "initializer_range": theirs["init_std"],
-        "embedding": side,
-        "encoder": blocks(theirs, "encoder", norm_position),
-        "target_embedding": side,
-        "decoder": blocks(theirs, "decoder", norm_position),
-        "share_embedding": True,
-        "target": [{"type": "lm", "tie": True, "bias": theirs.get(LOGITS_BIAS, True)}],
-    }
+    theirs.require(tie_word_embeddings=True, is_decoder=False)
+    side = EmbeddingStackConfig(
+        parts=(WordConfig(scale=theirs.flag("scale_embedding")), positions),
+        layernorm=layernorm,
+        dropout=theirs.number("dropout"),
+    )
+    return ModelConfig(
+        hidden_size=theirs.integer("d_model"),
+        vocab_size=theirs.integer("vocab_size"),
+        max_position_embeddings=theirs.integer("max_position_embeddings"),
+        pad_token_id=theirs.integer("pad_token_id"),
+        initializer_range=theirs.number("init_std"),
+        embedding=side,
+        encoder=blocks(TransformerConfig, theirs, norm_position),
+        target_embedding=side,
+        decoder=blocks(TransformerDecoderConfig, theirs, norm_position),
+        share_embedding=True,
+        target=(LmConfig(tie=True, bias=theirs.flag(LOGITS_BIAS, True)),),
+    )
 
 
-def their_text_to_text(config: ModelConfig) -> dict[str, Any]:
+def their_text_to_text(config: ModelConfig) -> JsonObject:
     """Return the values of the config of a text-to-text model."""
     words = config.embedding.part("word")
     values = their_blocks(config) | {
@@ -187,9 +204,14 @@ def their_text_to_text(config: ModelConfig) -> dict[str, Any]:
     return values if _has_logits_bias(config) else values | {LOGITS_BIAS: False}
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
+def their_started_with_padding(config: ModelConfig) -> JsonObject:
+    """Return the same values for a model whose decoder starts with the padding token."""
+    return their_text_to_text(config) | {"decoder_start_token_id": config.pad_token_id}
+
+
+def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``BartConfig``."""
-    positions = {"type": "pos", "offset": POSITION_OFFSET}
+    positions = PosConfig(offset=POSITION_OFFSET)
     return text_to_text(theirs, positions, norm_position="post", layernorm=True)
 
 

@@ -6,31 +6,38 @@ patches in place of absolute positions.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.embeddings.configs import (
+    ImageConfig,
+    MaskedPatchConfig,
+    PatchConfig,
+    PosConfig,
+)
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families.vision import (
     OURS,
     blocks_table,
     encoder_options,
-    image_options,
+    image_part,
     patches_table,
     positions_row,
-    square,
     their_encoder,
     their_image,
 )
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
 from orchestrator.modeling.huggingface.values import (
+    JsonObject,
+    Values,
     labels_of,
-    num_labels_of,
-    require,
     transformer_of,
 )
 from orchestrator.modeling.layers.block_options import PatchBiasConfig
+from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
+from orchestrator.modeling.targets.token_configs import MimConfig
 
 _LAYER = "beit.encoder.layer.{layer}"
 _BIAS = "relative_position_bias.relative_position_bias_table"
@@ -42,67 +49,67 @@ CLS: Table = (
 )
 
 
-def mim_config(theirs: Values) -> dict[str, Any]:
+def mim_config(theirs: Values) -> ModelConfig:
     """Return our config of ``BeitForMaskedImageModeling``."""
-    require(theirs, use_mask_token=True)
-    head = {"type": "mim", "num_codes": theirs["vocab_size"]}
-    return _body(theirs, "masked_patch", final_norm=True) | {"target": [head]}
+    theirs.require(use_mask_token=True)
+    head = MimConfig(num_codes=theirs.integer("vocab_size"))
+    return _model_config(theirs, image_part(MaskedPatchConfig, theirs), head, final_norm=True)
 
 
-def cls_config(theirs: Values) -> dict[str, Any]:
+def cls_config(theirs: Values) -> ModelConfig:
     """Return our config of ``BeitForImageClassification``."""
-    require(theirs, use_mask_token=False)
-    head = {
-        "type": "cls",
-        "num_labels": num_labels_of(theirs),
-        "pooling": "rest",
-        "norm_eps": theirs["layer_norm_eps"],
-        "dropout": 0.0,
-    }
-    return _body(theirs, "patch", final_norm=False) | {"target": [head]}
+    theirs.require(use_mask_token=False)
+    head = ClsConfig(
+        num_labels=len(theirs.labels()),
+        pooling="rest",
+        norm_eps=theirs.number("layer_norm_eps"),
+        dropout=0.0,
+    )
+    return _model_config(theirs, image_part(PatchConfig, theirs), head, final_norm=False)
 
 
-def _body(theirs: Values, part: str, *, final_norm: bool) -> dict[str, Any]:
-    require(theirs, use_mean_pooling=True)
-    side = square(theirs, "image_size") // square(theirs, "patch_size")
-    absolute = ["pos"] if theirs["use_absolute_position_embeddings"] else []
-    return {
-        "hidden_size": theirs["hidden_size"],
-        "max_position_embeddings": side**2 + 1,
-        "initializer_range": theirs["initializer_range"],
-        "embedding": {
-            "parts": [{"type": part, **image_options(theirs)}, *absolute],
-            "layernorm": False,
-            "dropout": theirs["hidden_dropout_prob"],
-        },
-        "encoder": encoder_options(theirs)
-        | {
-            "attention_bias": ["query", "value", "output"],
-            "position_bias": _position_bias(theirs, side),
-            "layer_scale": theirs["layer_scale_init_value"] or None,
-            "drop_path": theirs["drop_path_rate"],
-            "final_norm": final_norm,
-        },
-    }
+def _model_config(
+    theirs: Values, image: ImageConfig, head: TargetConfig, *, final_norm: bool
+) -> ModelConfig:
+    theirs.require(use_mean_pooling=True)
+    absolute = (PosConfig(),) if theirs.flag("use_absolute_position_embeddings") else ()
+    return ModelConfig(
+        hidden_size=theirs.integer("hidden_size"),
+        max_position_embeddings=image.positions(),
+        initializer_range=theirs.number("initializer_range"),
+        embedding=EmbeddingStackConfig(
+            parts=(image, *absolute), layernorm=False, dropout=theirs.number("hidden_dropout_prob")
+        ),
+        encoder=encoder_options(
+            theirs,
+            attention_bias=("query", "value", "output"),
+            position_bias=_position_bias(theirs, image.side),
+            layer_scale=theirs.number("layer_scale_init_value") or None,
+            drop_path=theirs.number("drop_path_rate"),
+            final_norm=final_norm,
+        ),
+        target=(head,),
+    )
 
 
-def _position_bias(theirs: Values, side: int) -> dict[str, Any] | None:
+def _position_bias(theirs: Values, side: int) -> PatchBiasConfig | None:
     """Return the bias: none, one in each layer, or one for all.
 
     Raises:
         InputError: Both are on.
     """
-    own, shared = theirs["use_relative_position_bias"], theirs["use_shared_relative_position_bias"]
+    own = theirs.flag("use_relative_position_bias")
+    shared = theirs.flag("use_shared_relative_position_bias")
     if own and shared:
         raise InputError(
             "use_relative_position_bias and use_shared_relative_position_bias: only one of them is "
             "supported."
         )
-    bias = {"type": "patches", "rows": side, "columns": side, "shared": shared}
+    bias = PatchBiasConfig(rows=side, columns=side, shared=shared)
     return bias if own or shared else None
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``BeitConfig``."""
     encoder = transformer_of(config)
     bias = encoder.position_bias
@@ -122,7 +129,7 @@ def their_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _their_head(config: ModelConfig) -> dict[str, Any]:
+def _their_head(config: ModelConfig) -> JsonObject:
     head = config.target[0]
     codes: int | None = getattr(head, "num_codes", None)
     return labels_of(head) if codes is None else {"vocab_size": codes}
@@ -156,7 +163,7 @@ def table(head: Table, config: ModelConfig) -> list[Row]:
 
 
 def _architecture(
-    name: str, model_config: Callable[[Values], dict[str, Any]], head: Table
+    name: str, model_config: Callable[[Values], ModelConfig], head: Table
 ) -> Architecture:
     return Architecture(
         name,

@@ -5,21 +5,25 @@ Rows and values serve its relatives too (RoBERTa, ELECTRA, ALBERT).
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.embeddings.configs import PosConfig, SegConfig, WordConfig
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
+from orchestrator.modeling.encoders.configs import TransformerConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
 from orchestrator.modeling.huggingface.values import (
-    activation_of,
+    JsonObject,
+    Values,
     answers_of,
-    require,
     their_activation,
     their_answers,
     transformer_of,
 )
+from orchestrator.modeling.targets.configs import NspConfig, TargetConfig, VectorConfig
+from orchestrator.modeling.targets.token_configs import MlmConfig, TagsConfig
 
-Head = Callable[[Values], dict[str, Any]]
+Head = Callable[[Values], TargetConfig]
 """Their config → the options of one target."""
 
 _OURS = "encoder.layers.{layer}"
@@ -67,67 +71,38 @@ REPEATED = (
 )
 
 
-def body_config(theirs: Values) -> dict[str, Any]:
-    """Return embedding and encoder for a ``BertConfig``."""
-    require(theirs, is_decoder=False, position_embedding_type="absolute")
-    eps, dropout = theirs["layer_norm_eps"], theirs["hidden_dropout_prob"]
-    return {
-        "hidden_size": theirs["hidden_size"],
-        "vocab_size": theirs["vocab_size"],
-        "max_position_embeddings": theirs["max_position_embeddings"],
-        "type_vocab_size": theirs["type_vocab_size"],
-        "pad_token_id": theirs["pad_token_id"],
-        "initializer_range": theirs["initializer_range"],
-        "embedding": {"parts": ["word", "pos", "seg"], "norm_eps": eps, "dropout": dropout},
-        "encoder": {
-            "type": "transformer",
-            "num_layers": theirs["num_hidden_layers"],
-            "num_heads": theirs["num_attention_heads"],
-            "intermediate_size": theirs["intermediate_size"],
-            "norm_eps": eps,
-            "activation": activation_of(theirs, "hidden_act"),
-            "dropout": dropout,
-            "attention_dropout": theirs["attention_probs_dropout_prob"],
-        },
-    }
-
-
-def mlm_config(theirs: Values) -> dict[str, Any]:
-    """Return the masked language modelling head."""
-    activation, eps = activation_of(theirs, "hidden_act"), theirs["layer_norm_eps"]
-    require(theirs, tie_word_embeddings=True)
-    return {"type": "mlm", "activation": activation, "norm_eps": eps}
+def mlm_config(theirs: Values) -> MlmConfig:
+    """Return the masked language modeling head."""
+    theirs.require(tie_word_embeddings=True)
+    eps = theirs.number("layer_norm_eps")
+    return MlmConfig(activation=theirs.activation("hidden_act"), norm_eps=eps)
 
 
 def dropout_of(theirs: Values) -> float:
     """Return the dropout rate before a classifier."""
-    dropout = theirs.get("classifier_dropout")
-    rate: float = theirs["hidden_dropout_prob"] if dropout is None else dropout
-    return rate
+    return theirs.number("classifier_dropout", theirs.number("hidden_dropout_prob"))
 
 
-def cls_config(theirs: Values) -> dict[str, Any]:
+def cls_config(theirs: Values) -> TargetConfig:
     """Return the classification head: first vector, linear, tanh, dropout, linear."""
-    shape = {"pooling": "first", "hidden": True, "dropout": dropout_of(theirs)}
-    return answers_of(theirs) | shape
+    return answers_of(theirs, dropout_of(theirs))
 
 
-def tags_config(theirs: Values) -> dict[str, Any]:
+def tags_config(theirs: Values) -> TagsConfig:
     """Return the token classification head."""
-    labels = {"type": "tags", "num_labels": len(theirs["id2label"])}
-    return labels | {"dropout": dropout_of(theirs)}
+    return TagsConfig(num_labels=len(theirs.labels()), dropout=dropout_of(theirs))
 
 
-def vector_config(theirs: Values) -> dict[str, Any]:
+def vector_config(theirs: Values) -> VectorConfig:
     """Return the pooler of a model without a head."""
     del theirs
-    return {"type": "vector", "pooling": "first", "hidden": True}
+    return VectorConfig(pooling="first", hidden=True)
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``BertConfig``."""
     encoder = transformer_of(config)
-    values: dict[str, Any] = {
+    values: JsonObject = {
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.max_position_embeddings,
@@ -148,9 +123,52 @@ def their_config(config: ModelConfig) -> dict[str, Any]:
     return values
 
 
-def model_config(heads: Sequence[Head], theirs: Values) -> dict[str, Any]:
-    """Return the whole model config."""
-    return body_config(theirs) | {"target": [head(theirs) for head in heads]}
+def model_config(
+    heads: Sequence[Head],
+    theirs: Values,
+    *,
+    positions: PosConfig | None = None,
+    max_positions: int | None = None,
+    size: int | None = None,
+    shared_layers: bool = False,
+) -> ModelConfig:
+    """Return our model config for a ``BertConfig`` or that of a relative.
+
+    Args:
+        heads: What makes the targets.
+        theirs: Their config.
+        positions: The position part, where it is not the plain one.
+        max_positions: Longest sequence, where their table has other rows as well.
+        size: Width of the embedding, where it is narrower than the model.
+        shared_layers: Whether one block is applied several times.
+    """
+    theirs.require(is_decoder=False, position_embedding_type="absolute")
+    eps, dropout = theirs.number("layer_norm_eps"), theirs.number("hidden_dropout_prob")
+    return ModelConfig(
+        hidden_size=theirs.integer("hidden_size"),
+        vocab_size=theirs.integer("vocab_size"),
+        max_position_embeddings=max_positions or theirs.integer("max_position_embeddings"),
+        type_vocab_size=theirs.integer("type_vocab_size"),
+        pad_token_id=theirs.integer("pad_token_id"),
+        initializer_range=theirs.number("initializer_range"),
+        embedding=EmbeddingStackConfig(
+            parts=(WordConfig(), positions or PosConfig(), SegConfig()),
+            norm_eps=eps,
+            dropout=dropout,
+            size=size,
+        ),
+        encoder=TransformerConfig(
+            num_layers=theirs.integer("num_hidden_layers"),
+            num_heads=theirs.integer("num_attention_heads"),
+            intermediate_size=theirs.integer("intermediate_size"),
+            norm_eps=eps,
+            activation=theirs.activation("hidden_act"),
+            dropout=dropout,
+            attention_dropout=theirs.number("attention_probs_dropout_prob"),
+            shared_layers=shared_layers,
+        ),
+        target=tuple(head(theirs) for head in heads),
+    )
 
 
 def table(prefix: str, heads: Table, config: ModelConfig) -> list[Row]:
@@ -158,15 +176,20 @@ def table(prefix: str, heads: Table, config: ModelConfig) -> list[Row]:
     return expand((*body(prefix), *heads), transformer_of(config).num_layers)
 
 
-def cls_table(prefix: str, dense: str, output: str, config: ModelConfig) -> list[Row]:
-    """Return the rows of body and classification head, whatever kind of answers it gives."""
+def answers_rows(dense: str, output: str, config: ModelConfig) -> Table:
+    """Return the rows of a classification head, whatever kind of answers it gives."""
     name = config.target[0].name if config.target else "cls"
-    return table(prefix, hidden_and_output(dense, output, name), config)
+    return hidden_and_output(dense, output, name)
 
 
-def _nsp(theirs: Values) -> dict[str, Any]:
+def cls_table(prefix: str, dense: str, output: str, config: ModelConfig) -> list[Row]:
+    """Return the rows of body and classification head."""
+    return table(prefix, answers_rows(dense, output, config), config)
+
+
+def _nsp(theirs: Values) -> NspConfig:
     del theirs
-    return {"type": "nsp"}
+    return NspConfig()
 
 
 def _architecture(

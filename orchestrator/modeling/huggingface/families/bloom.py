@@ -1,11 +1,14 @@
 """BLOOM: transformers' ``BloomForCausalLM`` as normed words, causal encoder with ALiBi, and lm."""
 
-from typing import Any
-
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.embeddings.configs import WordConfig
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
+from orchestrator.modeling.encoders.configs import TransformerConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.keys import Row, expand, linear, weight
-from orchestrator.modeling.huggingface.values import require, transformer_of
+from orchestrator.modeling.huggingface.values import JsonObject, Values, transformer_of
+from orchestrator.modeling.layers.block_options import AlibiConfig
+from orchestrator.modeling.targets.token_configs import LmConfig
 
 POSITIONS = 2048
 """Positions of a model whose config does not say for how many it was trained."""
@@ -15,34 +18,33 @@ _OURS = "encoder.layers.{layer}"
 _QKV = tuple(f"{_OURS}.attention.{name}" for name in ("query", "key", "value"))
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
+def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``BloomConfig``."""
-    require(theirs, apply_residual_connection_post_layernorm=False, tie_word_embeddings=True)
-    eps, dropout = theirs["layer_norm_epsilon"], theirs["hidden_dropout"]
-    return {
-        "hidden_size": theirs["hidden_size"],
-        "vocab_size": theirs["vocab_size"],
-        "max_position_embeddings": theirs.get("seq_length", POSITIONS),
-        "initializer_range": theirs["initializer_range"],
-        "embedding": {"parts": ["word"], "norm_eps": eps, "dropout": 0.0},
-        "encoder": {
-            "type": "transformer",
-            "num_layers": theirs["n_layer"],
-            "num_heads": theirs["n_head"],
-            "intermediate_size": 4 * theirs["hidden_size"],
-            "norm_position": "pre",
-            "norm_eps": eps,
-            "activation": "gelu_tanh",
-            "mask": "causal",
-            "position_bias": {"type": "alibi"},
-            "dropout": dropout,
-            "attention_dropout": theirs["attention_dropout"],
-        },
-        "target": [{"type": "lm", "tie": True}],
-    }
+    theirs.require(apply_residual_connection_post_layernorm=False, tie_word_embeddings=True)
+    width, eps = theirs.integer("hidden_size"), theirs.number("layer_norm_epsilon")
+    return ModelConfig(
+        hidden_size=width,
+        vocab_size=theirs.integer("vocab_size"),
+        max_position_embeddings=theirs.integer("seq_length", POSITIONS),
+        initializer_range=theirs.number("initializer_range"),
+        embedding=EmbeddingStackConfig(parts=(WordConfig(),), norm_eps=eps, dropout=0.0),
+        encoder=TransformerConfig(
+            num_layers=theirs.integer("n_layer"),
+            num_heads=theirs.integer("n_head"),
+            intermediate_size=4 * width,
+            norm_position="pre",
+            norm_eps=eps,
+            activation="gelu_tanh",
+            mask="causal",
+            position_bias=AlibiConfig(),
+            dropout=theirs.number("hidden_dropout"),
+            attention_dropout=theirs.number("attention_dropout"),
+        ),
+        target=(LmConfig(tie=True),),
+    )
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``BloomConfig``."""
     encoder = transformer_of(config)
     return {

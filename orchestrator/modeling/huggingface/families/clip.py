@@ -4,12 +4,11 @@ Radford et al. 2021. The text vector is that of the end token: the last real pos
 follows it but padding. Give ``attention_mask`` for padded texts.
 """
 
-from typing import Any
-
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families.towers import (
+    Form,
     contrast_of,
     their_configs,
     towers_table,
@@ -18,7 +17,8 @@ from orchestrator.modeling.huggingface.families.towers import (
     model_config as towers_config,
 )
 from orchestrator.modeling.huggingface.keys import Row, Table, linear, same, weight
-from orchestrator.modeling.huggingface.values import require
+from orchestrator.modeling.huggingface.values import JsonObject, Values
+from orchestrator.modeling.targets.stream_configs import ClrConfig, StreamHeadConfig
 
 LARGEST_TOKEN = 2
 """An ``eos_token_id`` of 2 says there: the end is the largest token id of a text."""
@@ -33,47 +33,50 @@ TABLE: Table = (
 )
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
+def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``CLIPConfig``.
 
     Raises:
         InputError: The end token is not the last one of the vocabulary.
     """
-    text, vision = theirs["text_config"], theirs["vision_config"]
+    text, vision = theirs.section("text_config"), theirs.section("vision_config")
     for part in (theirs, text, vision):
-        require(part, initializer_factor=1.0)
-    require(vision, initializer_range=text["initializer_range"])
-    last = text["vocab_size"] - 1
-    if text["eos_token_id"] not in (LARGEST_TOKEN, last):
+        part.require(initializer_factor=1.0)
+    spread = text.number("initializer_range")
+    vision.require(initializer_range=spread)
+    last, end = text.integer("vocab_size") - 1, text.optional_integer("eos_token_id")
+    if end not in (LARGEST_TOKEN, last):
         raise InputError(
-            f"text_config.eos_token_id: {text['eos_token_id']!r} is not supported; only the last "
+            f"text_config.eos_token_id: {end!r} is not supported; only the last "
             f"token of the vocabulary ({last}) is, or 2, which means the same there."
         )
-    images = {
-        "patch": {"bias": False, "class_token": True},
-        "stack": {"layernorm": True, "norm_eps": vision["layer_norm_eps"]},
-    }
-    head = {
-        "type": "clr",
-        "first": {"pooling": "last"},
-        "second": {"pooling": "first"},
-        "projection_size": theirs["projection_dim"],
-        "logit_scale": theirs["logit_scale_init_value"],
-    }
-    body = towers_config(theirs, images, causal=True)
-    start = {"initializer_range": text["initializer_range"], "initialization": "clip"}
-    return body | start | {"target": [head]}
+    form = Form(
+        causal=True,
+        class_token=True,
+        patch_bias=False,
+        image_norm_eps=vision.number("layer_norm_eps"),
+        initializer_range=spread,
+        initialization="clip",
+    )
+    head = ClrConfig(
+        first=StreamHeadConfig(pooling="last"),
+        second=StreamHeadConfig(pooling="first"),
+        projection_size=theirs.integer("projection_dim"),
+        logit_scale=theirs.number("logit_scale_init_value"),
+    )
+    return towers_config(theirs, form, head)
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``CLIPConfig``."""
-    head, both = contrast_of(config), their_configs(config)
-    both["text_config"]["eos_token_id"] = config.vocab_size - 1
-    for part in both.values():
-        part["initializer_range"] = config.initializer_range
-        part["projection_dim"] = head.projection_size
+    head, (text, vision) = contrast_of(config), their_configs(config)
+    shared: JsonObject = {
+        "initializer_range": config.initializer_range,
+        "projection_dim": head.projection_size,
+    }
     return {
-        **both,
+        "text_config": text | {"eos_token_id": config.vocab_size - 1} | shared,
+        "vision_config": vision | shared,
         "projection_dim": head.projection_size,
         "logit_scale_init_value": head.first_scale,
     }

@@ -6,21 +6,24 @@ for both sub-layers. Outputs are the same, training differs by that one dropout.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.embeddings.configs import PosConfig, WordConfig
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
+from orchestrator.modeling.encoders.configs import TransformerConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families import bert
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
 from orchestrator.modeling.huggingface.values import (
-    activation_of,
+    JsonObject,
+    Values,
     answers_of,
-    num_labels_of,
-    require,
     their_activation,
     their_answers,
     transformer_of,
 )
+from orchestrator.modeling.targets.configs import TargetConfig
+from orchestrator.modeling.targets.token_configs import MlmConfig, TagsConfig
 
 EPS = 1e-12
 """Fixed in their code."""
@@ -54,53 +57,52 @@ MLM: Table = (
 REPEATED = ("vocab_projector.weight",)
 
 
-def model_config(heads: Sequence[bert.Head], theirs: Values) -> dict[str, Any]:
+def model_config(heads: Sequence[bert.Head], theirs: Values) -> ModelConfig:
     """Return our model config for a ``DistilBertConfig``."""
-    require(theirs, sinusoidal_pos_embds=False)
-    parts, dropout = ["word", "pos"], theirs["dropout"]
-    return {
-        "hidden_size": theirs["dim"],
-        "vocab_size": theirs["vocab_size"],
-        "max_position_embeddings": theirs["max_position_embeddings"],
-        "pad_token_id": theirs["pad_token_id"],
-        "initializer_range": theirs["initializer_range"],
-        "embedding": {"parts": parts, "norm_eps": EPS, "dropout": dropout},
-        "encoder": {
-            "type": "transformer",
-            "num_layers": theirs["n_layers"],
-            "num_heads": theirs["n_heads"],
-            "intermediate_size": theirs["hidden_dim"],
-            "norm_eps": EPS,
-            "activation": activation_of(theirs, "activation"),
-            "dropout": dropout,
-            "attention_dropout": theirs["attention_dropout"],
-        },
-        "target": [head(theirs) for head in heads],
-    }
+    theirs.require(sinusoidal_pos_embds=False)
+    dropout = theirs.number("dropout")
+    return ModelConfig(
+        hidden_size=theirs.integer("dim"),
+        vocab_size=theirs.integer("vocab_size"),
+        max_position_embeddings=theirs.integer("max_position_embeddings"),
+        pad_token_id=theirs.integer("pad_token_id"),
+        initializer_range=theirs.number("initializer_range"),
+        embedding=EmbeddingStackConfig(
+            parts=(WordConfig(), PosConfig()), norm_eps=EPS, dropout=dropout
+        ),
+        encoder=TransformerConfig(
+            num_layers=theirs.integer("n_layers"),
+            num_heads=theirs.integer("n_heads"),
+            intermediate_size=theirs.integer("hidden_dim"),
+            norm_eps=EPS,
+            activation=theirs.activation("activation"),
+            dropout=dropout,
+            attention_dropout=theirs.number("attention_dropout"),
+        ),
+        target=tuple(head(theirs) for head in heads),
+    )
 
 
-def mlm_config(theirs: Values) -> dict[str, Any]:
-    """Return the masked language modelling head."""
-    require(theirs, tie_word_embeddings=True)
-    return {"type": "mlm", "activation": activation_of(theirs, "activation"), "norm_eps": EPS}
+def mlm_config(theirs: Values) -> MlmConfig:
+    """Return the masked language modeling head."""
+    theirs.require(tie_word_embeddings=True)
+    return MlmConfig(activation=theirs.activation("activation"), norm_eps=EPS)
 
 
-def cls_config(theirs: Values) -> dict[str, Any]:
+def cls_config(theirs: Values) -> TargetConfig:
     """Return the classification head: first vector, linear, ReLU, dropout, linear."""
-    shape = {"pooling": "first", "hidden": True, "hidden_activation": "relu"}
-    return answers_of(theirs) | shape | {"dropout": theirs["seq_classif_dropout"]}
+    return answers_of(theirs, theirs.number("seq_classif_dropout"), "relu")
 
 
-def tags_config(theirs: Values) -> dict[str, Any]:
+def tags_config(theirs: Values) -> TagsConfig:
     """Return the token classification head."""
-    labels = {"type": "tags", "num_labels": num_labels_of(theirs)}
-    return labels | {"dropout": theirs["dropout"]}
+    return TagsConfig(num_labels=len(theirs.labels()), dropout=theirs.number("dropout"))
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``DistilBertConfig``."""
     encoder = transformer_of(config)
-    values: dict[str, Any] = {
+    values: JsonObject = {
         "dim": config.hidden_size,
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.max_position_embeddings,
@@ -132,9 +134,8 @@ def headless_table(config: ModelConfig) -> list[Row]:
 
 
 def cls_table(config: ModelConfig) -> list[Row]:
-    """Return the rows of body and classification head, whatever kind of answers it gives."""
-    name = config.target[0].name if config.target else "cls"
-    return table(bert.hidden_and_output("pre_classifier", "classifier", name), config)
+    """Return the rows of body and classification head."""
+    return table(bert.answers_rows("pre_classifier", "classifier", config), config)
 
 
 def _architecture(

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families import bert
 from orchestrator.modeling.huggingface.keys import Row, Table, linear, same
-from orchestrator.modeling.huggingface.values import activation_of
+from orchestrator.modeling.huggingface.values import JsonObject, Values
+from orchestrator.modeling.targets.token_configs import MlmConfig, RtdConfig
 
 RTD: Table = (
     *linear("discriminator_predictions.dense", "targets.rtd.dense"),
@@ -22,25 +22,25 @@ MLM: Table = (
 REPEATED = ("generator_lm_head.weight", "*embeddings.position_ids")
 
 
-def model_config(heads: Sequence[bert.Head], theirs: Values) -> dict[str, Any]:
+def model_config(heads: Sequence[bert.Head], theirs: Values) -> ModelConfig:
     """Return our model config for an ``ElectraConfig``."""
-    ours = bert.model_config(heads, theirs)
-    size = theirs["embedding_size"]
-    narrow = {"size": None if size == theirs["hidden_size"] else size}
-    return ours | {"embedding": ours["embedding"] | narrow}
+    size = theirs.integer("embedding_size")
+    narrower = None if size == theirs.integer("hidden_size") else size
+    return bert.model_config(heads, theirs, size=narrower)
 
 
-def mlm_config(theirs: Values) -> dict[str, Any]:
+def mlm_config(theirs: Values) -> MlmConfig:
     """Return the generator's head, whose activation is always GELU."""
-    return bert.mlm_config(theirs) | {"activation": "gelu"}
+    theirs.require(tie_word_embeddings=True)
+    return MlmConfig(activation="gelu", norm_eps=theirs.number("layer_norm_eps"))
 
 
-def rtd_config(theirs: Values) -> dict[str, Any]:
+def rtd_config(theirs: Values) -> RtdConfig:
     """Return the discriminator's head."""
-    return {"type": "rtd", "activation": activation_of(theirs, "hidden_act")}
+    return RtdConfig(activation=theirs.activation("hidden_act"))
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of an ``ElectraConfig``."""
     return bert.their_config(config) | {
         "embedding_size": config.embedding.size or config.hidden_size

@@ -1,16 +1,18 @@
 """GPT-2: transformers' ``GPT2LMHeadModel`` as word + pos, causal pre-norm encoder, and lm."""
 
-from typing import Any
-
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.embeddings.configs import PosConfig, WordConfig
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
+from orchestrator.modeling.encoders.configs import TransformerConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.keys import Row, expand, linear, weight
 from orchestrator.modeling.huggingface.values import (
-    activation_of,
-    require,
+    JsonObject,
+    Values,
     their_activation,
     transformer_of,
 )
+from orchestrator.modeling.targets.token_configs import LmConfig
 
 _LAYER = "transformer.h.{layer}"
 _OURS = "encoder.layers.{layer}"
@@ -30,43 +32,40 @@ TABLE = (
 REPEATED = ("lm_head.weight", "transformer.h.*.attn.bias", "transformer.h.*.attn.masked_bias")
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
+def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``GPT2Config``."""
-    require(
-        theirs,
+    theirs.require(
         tie_word_embeddings=True,
         scale_attn_weights=True,
         scale_attn_by_inverse_layer_idx=False,
         add_cross_attention=False,
     )
-    return {
-        "hidden_size": theirs["n_embd"],
-        "vocab_size": theirs["vocab_size"],
-        "max_position_embeddings": theirs["n_positions"],
-        "initializer_range": theirs["initializer_range"],
-        "initialization": "gpt2",
-        "embedding": {
-            "parts": ["word", "pos"],
-            "layernorm": False,
-            "dropout": theirs["embd_pdrop"],
-        },
-        "encoder": {
-            "type": "transformer",
-            "num_layers": theirs["n_layer"],
-            "num_heads": theirs["n_head"],
-            "intermediate_size": theirs["n_inner"] or 4 * theirs["n_embd"],
-            "norm_position": "pre",
-            "norm_eps": theirs["layer_norm_epsilon"],
-            "activation": activation_of(theirs, "activation_function"),
-            "mask": "causal",
-            "dropout": theirs["resid_pdrop"],
-            "attention_dropout": theirs["attn_pdrop"],
-        },
-        "target": [{"type": "lm", "tie": True}],
-    }
+    width = theirs.integer("n_embd")
+    return ModelConfig(
+        hidden_size=width,
+        vocab_size=theirs.integer("vocab_size"),
+        max_position_embeddings=theirs.integer("n_positions"),
+        initializer_range=theirs.number("initializer_range"),
+        initialization="gpt2",
+        embedding=EmbeddingStackConfig(
+            parts=(WordConfig(), PosConfig()), layernorm=False, dropout=theirs.number("embd_pdrop")
+        ),
+        encoder=TransformerConfig(
+            num_layers=theirs.integer("n_layer"),
+            num_heads=theirs.integer("n_head"),
+            intermediate_size=theirs.optional_integer("n_inner") or 4 * width,
+            norm_position="pre",
+            norm_eps=theirs.number("layer_norm_epsilon"),
+            activation=theirs.activation("activation_function"),
+            mask="causal",
+            dropout=theirs.number("resid_pdrop"),
+            attention_dropout=theirs.number("attn_pdrop"),
+        ),
+        target=(LmConfig(tie=True),),
+    )
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``GPT2Config``."""
     encoder = transformer_of(config)
     return {

@@ -3,20 +3,29 @@
 Rows and values serve its relatives too (Mistral, Qwen2, Mixtral).
 """
 
-from typing import Any
-
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.embeddings.configs import WordConfig
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, same, weight
 from orchestrator.modeling.huggingface.values import (
-    activation_of,
-    choice,
+    JsonObject,
+    Values,
     their_activation,
     transformer_of,
 )
-from orchestrator.modeling.layers.block_options import Projection
+from orchestrator.modeling.layers.block_options import (
+    ExpertsConfig,
+    LinearScaling,
+    Llama3Scaling,
+    Projection,
+    RotaryConfig,
+    YarnScaling,
+)
+from orchestrator.modeling.targets.configs import TargetConfig
+from orchestrator.modeling.targets.token_configs import LmConfig
 
 _LAYER = "model.layers.{layer}"
 _OURS = "encoder.layers.{layer}"
@@ -47,59 +56,85 @@ FEED_FORWARD_BIAS: Table = tuple(
 )
 UNTIED: Table = (weight("lm_head", "targets.lm.output"),)
 REPEATED = ("lm_head.weight", "model.layers.*.self_attn.rotary_emb.inv_freq")
-SCALINGS = {"default": None, "linear": "linear", "llama3": "llama3", "yarn": "yarn"}
-"""Their ``rope_type`` → our type of scaling."""
+SCALINGS: dict[str, type[LinearScaling] | type[Llama3Scaling] | type[YarnScaling] | None] = {
+    "default": None,
+    "linear": LinearScaling,
+    "llama3": Llama3Scaling,
+    "yarn": YarnScaling,
+}
+"""Their ``rope_type`` → options of our scaling."""
 
 
-def body_config(theirs: Values) -> dict[str, Any]:
-    """Return our model config without biases, for any relative of LLaMA."""
-    heads = theirs["num_attention_heads"]
-    return {
-        "hidden_size": theirs["hidden_size"],
-        "vocab_size": theirs["vocab_size"],
-        "max_position_embeddings": theirs["max_position_embeddings"],
-        "initializer_range": theirs["initializer_range"],
-        "embedding": {"parts": ["word"], "layernorm": False, "dropout": 0.0},
-        "encoder": {
-            "type": "transformer",
-            "num_layers": theirs["num_hidden_layers"],
-            "num_heads": heads,
-            "num_kv_heads": theirs["num_key_value_heads"],
-            "head_size": theirs.get("head_dim") or theirs["hidden_size"] // heads,
-            "intermediate_size": theirs["intermediate_size"],
-            "norm_position": "pre",
-            "norm": "rms",
-            "norm_eps": theirs["rms_norm_eps"],
-            "activation": activation_of(theirs, "hidden_act"),
-            "feed_forward": "gated",
-            "bias": False,
-            "mask": "causal",
-            "rotary": rotary_config(theirs["rope_parameters"]),
-            "dropout": 0.0,
-            "attention_dropout": theirs["attention_dropout"],
-        },
-        "target": [{"type": "lm", "tie": theirs["tie_word_embeddings"]}],
-    }
+def body_config(
+    theirs: Values,
+    *,
+    bias: bool = False,
+    attention_bias: tuple[Projection, ...] | None = None,
+    window: int | None = None,
+    window_from: int = 0,
+    experts: ExpertsConfig | None = None,
+    more_targets: tuple[TargetConfig, ...] = (),
+) -> ModelConfig:
+    """Return our model config for any relative of LLaMA.
+
+    Args:
+        theirs: Their config.
+        bias: Whether linear layers have biases.
+        attention_bias: Linear layers of attention with a bias; None: as `bias` says.
+        window: Positions that a position may look back.
+        window_from: First block with the window.
+        experts: Feed-forwards of a block, where there are several.
+        more_targets: Targets after the language model.
+    """
+    heads = theirs.integer("num_attention_heads")
+    return ModelConfig(
+        hidden_size=theirs.integer("hidden_size"),
+        vocab_size=theirs.integer("vocab_size"),
+        max_position_embeddings=theirs.integer("max_position_embeddings"),
+        initializer_range=theirs.number("initializer_range"),
+        embedding=EmbeddingStackConfig(parts=(WordConfig(),), layernorm=False, dropout=0.0),
+        encoder=TransformerConfig(
+            num_layers=theirs.integer("num_hidden_layers"),
+            num_heads=heads,
+            num_kv_heads=theirs.integer("num_key_value_heads"),
+            head_size=theirs.optional_integer("head_dim") or theirs.integer("hidden_size") // heads,
+            intermediate_size=theirs.integer("intermediate_size"),
+            norm_position="pre",
+            norm="rms",
+            norm_eps=theirs.number("rms_norm_eps"),
+            activation=theirs.activation("hidden_act"),
+            feed_forward="gated",
+            bias=bias,
+            attention_bias=attention_bias,
+            mask="causal",
+            rotary=rotary_config(theirs.section("rope_parameters")),
+            window=window,
+            window_from=window_from,
+            experts=experts,
+            dropout=0.0,
+            attention_dropout=theirs.number("attention_dropout"),
+        ),
+        target=(LmConfig(tie=theirs.flag("tie_word_embeddings")), *more_targets),
+    )
 
 
-def rotary_config(theirs: Values) -> dict[str, Any]:
+def rotary_config(theirs: Values) -> RotaryConfig:
     """Return base and scaling of rotary positions for their ``rope_parameters``.
 
     Raises:
         InputError: The type of scaling is not supported, or only a part of a head is rotated.
     """
-    if theirs.get("partial_rotary_factor", 1.0) != 1.0:
-        share = theirs["partial_rotary_factor"]
+    share = theirs.number("partial_rotary_factor", 1.0)
+    if share != 1.0:
         raise InputError(f"partial_rotary_factor: {share} is not supported; only 1.0 is.")
-    kind = choice(theirs, "rope_type", SCALINGS)
+    kind, theta = theirs.choice("rope_type", SCALINGS), theirs.number("rope_theta")
     if kind is None:
-        return {"theta": theirs["rope_theta"]}
-    other = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
-    options = {k: v for k, v in theirs.items() if k not in other and v is not None}
-    return {"theta": theirs["rope_theta"], "scaling": {"type": kind, **options}}
+        return RotaryConfig(theta=theta)
+    own = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+    return RotaryConfig(theta=theta, scaling=kind.model_validate(theirs.without(own)))
 
 
-def their_rotary(encoder: TransformerConfig) -> dict[str, Any]:
+def their_rotary(encoder: TransformerConfig) -> JsonObject:
     """Return their ``rope_parameters``."""
     if encoder.rotary is None:
         return {}
@@ -109,17 +144,15 @@ def their_rotary(encoder: TransformerConfig) -> dict[str, Any]:
     return {"rope_type": kind, "rope_theta": encoder.rotary.theta, **options}
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
+def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``LlamaConfig``."""
-    ours = body_config(theirs)
-    attention, feed_forward = theirs["attention_bias"], theirs["mlp_bias"]
-    ours["encoder"]["bias"] = feed_forward
-    if attention != feed_forward:
-        ours["encoder"]["attention_bias"] = list(PROJECTIONS.values()) if attention else []
-    return ours
+    attention, feed_forward = theirs.flag("attention_bias"), theirs.flag("mlp_bias")
+    own = tuple(PROJECTIONS.values()) if attention else ()
+    biases = None if attention == feed_forward else own
+    return body_config(theirs, bias=feed_forward, attention_bias=biases)
 
 
-def their_body(config: ModelConfig) -> dict[str, Any]:
+def their_body(config: ModelConfig) -> JsonObject:
     """Return the values that all relatives of LLaMA have."""
     encoder = transformer_of(config)
     return {
@@ -139,7 +172,7 @@ def their_body(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``LlamaConfig``."""
     encoder = transformer_of(config)
     return their_body(config) | {

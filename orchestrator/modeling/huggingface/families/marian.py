@@ -4,10 +4,9 @@ The same parts as the original Transformer (Vaswani et al. 2017). Positions are 
 that are computed; older files hold them as tables.
 """
 
-from typing import Any
-
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families.bart import (
     REPEATED,
     SHARED_WORDS,
@@ -15,24 +14,20 @@ from orchestrator.modeling.huggingface.families.bart import (
     no_logits_bias,
     stacks,
     text_to_text,
-    their_text_to_text,
+    their_started_with_padding,
 )
 from orchestrator.modeling.huggingface.keys import Row
-from orchestrator.modeling.huggingface.values import require
+from orchestrator.modeling.huggingface.values import Values
 
 _WAVES = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
+def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``MarianConfig``."""
-    require(theirs, share_encoder_decoder_embeddings=True, decoder_vocab_size=theirs["vocab_size"])
-    positions = {"type": "sinusoidalpos", "layout": "halves"}
+    vocab_size = theirs.integer("vocab_size")
+    theirs.require(share_encoder_decoder_embeddings=True, decoder_vocab_size=vocab_size)
+    positions = SinusoidalPosConfig(layout="halves")
     return text_to_text(theirs, positions, norm_position="post", layernorm=False)
-
-
-def their_config(config: ModelConfig) -> dict[str, Any]:
-    """Return the values of their config; decoders start with the padding token."""
-    return their_text_to_text(config) | {"decoder_start_token_id": config.pad_token_id}
 
 
 def table(config: ModelConfig) -> list[Row]:
@@ -45,7 +40,7 @@ ARCHITECTURES = (
         "MarianMTModel",
         "marian",
         model_config,
-        their_config,
+        their_started_with_padding,
         table,
         (*REPEATED, *_WAVES),
         no_logits_bias,

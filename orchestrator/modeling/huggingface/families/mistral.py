@@ -1,20 +1,17 @@
 """Mistral: LLaMA with a sliding window (Jiang et al. 2023)."""
 
-from typing import Any
-
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families import llama
-from orchestrator.modeling.huggingface.values import transformer_of
+from orchestrator.modeling.huggingface.values import JsonObject, Values, transformer_of
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
+def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``MistralConfig``."""
-    ours = llama.body_config(theirs)
-    return ours | {"encoder": ours["encoder"] | {"window": theirs["sliding_window"]}}
+    return llama.body_config(theirs, window=theirs.optional_integer("sliding_window"))
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``MistralConfig``."""
     encoder = transformer_of(config)
     return llama.their_body(config) | {

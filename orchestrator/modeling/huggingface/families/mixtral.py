@@ -1,12 +1,12 @@
 """Mixtral: Mistral with experts (Jiang et al. 2024); the balance of experts is a second target."""
 
-from typing import Any
-
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families import llama, mistral
 from orchestrator.modeling.huggingface.keys import Row, expand, weight
-from orchestrator.modeling.huggingface.values import require, transformer_of
+from orchestrator.modeling.huggingface.values import JsonObject, Values, transformer_of
+from orchestrator.modeling.layers.block_options import ExpertsConfig
+from orchestrator.modeling.targets.configs import BalanceConfig
 
 EXPERT_LAYERS = {"w1": "gate", "w2": "down", "w3": "up"}
 """Their names of an expert's linear layers → ours."""
@@ -15,20 +15,19 @@ _LAYER = "model.layers.{layer}.block_sparse_moe"
 _OURS = "encoder.layers.{layer}.feed_forward"
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
+def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``MixtralConfig``."""
-    require(theirs, router_jitter_noise=0.0)
-    ours = mistral.model_config(theirs)
-    top_k, weight_of_balance = theirs["num_experts_per_tok"], theirs["router_aux_loss_coef"]
-    experts = {"num_experts": theirs["num_local_experts"], "top_k": top_k}
-    balance = {"type": "balance", "weight": weight_of_balance, "top_k": top_k}
-    return ours | {
-        "encoder": ours["encoder"] | {"experts": experts},
-        "target": [*ours["target"], *([balance] if weight_of_balance else [])],
-    }
+    theirs.require(router_jitter_noise=0.0)
+    top_k, weight = theirs.integer("num_experts_per_tok"), theirs.number("router_aux_loss_coef")
+    return llama.body_config(
+        theirs,
+        window=theirs.optional_integer("sliding_window"),
+        experts=ExpertsConfig(num_experts=theirs.integer("num_local_experts"), top_k=top_k),
+        more_targets=(BalanceConfig(weight=weight, top_k=top_k),) if weight else (),
+    )
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``MixtralConfig``."""
     values, encoder = mistral.their_config(config), transformer_of(config)
     balance = [target.weight for target in config.target if target.type_name() == "balance"]

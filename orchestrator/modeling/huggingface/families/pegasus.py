@@ -6,10 +6,11 @@ them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families.bart import (
     REPEATED,
     SHARED_WORDS,
@@ -17,24 +18,20 @@ from orchestrator.modeling.huggingface.families.bart import (
     no_logits_bias,
     stacks,
     text_to_text,
-    their_text_to_text,
+    their_started_with_padding,
     wave_table,
 )
 from orchestrator.modeling.huggingface.keys import Row, weight
+from orchestrator.modeling.huggingface.values import Values
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
+def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``PegasusConfig``."""
-    positions = {"type": "sinusoidalpos", "layout": "halves", "stored": True}
+    positions = SinusoidalPosConfig(layout="halves", stored=True)
     return text_to_text(theirs, positions, norm_position="pre", layernorm=False)
-
-
-def their_config(config: ModelConfig) -> dict[str, Any]:
-    """Return the values of their config; decoders start with the padding token."""
-    return their_text_to_text(config) | {"decoder_start_token_id": config.pad_token_id}
 
 
 def computed(config: ModelConfig) -> dict[str, Tensor]:
@@ -62,7 +59,7 @@ ARCHITECTURES = (
         "PegasusForConditionalGeneration",
         "pegasus",
         model_config,
-        their_config,
+        their_started_with_padding,
         table,
         REPEATED,
         computed,

@@ -6,12 +6,14 @@ it, as in BERT. Outputs are the same, training differs by that one dropout.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.embeddings.configs import PosConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families import bert
 from orchestrator.modeling.huggingface.keys import Table, linear, same
+from orchestrator.modeling.huggingface.values import JsonObject, Values
+from orchestrator.modeling.targets.token_configs import MlmConfig
 
 MLM: Table = (
     *linear("lm_head.dense", "targets.mlm.transform_layer.dense"),
@@ -21,22 +23,24 @@ MLM: Table = (
 REPEATED = ("lm_head.decoder.weight", "lm_head.decoder.bias", "*embeddings.position_ids")
 
 
-def model_config(heads: Sequence[bert.Head], theirs: Values) -> dict[str, Any]:
+def model_config(heads: Sequence[bert.Head], theirs: Values) -> ModelConfig:
     """Return our model config for a ``RobertaConfig``."""
-    ours = bert.model_config(heads, theirs)
-    offset = theirs["pad_token_id"] + 1
-    pos = {"type": "pos", "offset": offset, "pad_aware": True}
-    embedding = ours["embedding"] | {"parts": ["word", pos, "seg"]}
-    positions = theirs["max_position_embeddings"] - offset
-    return ours | {"max_position_embeddings": positions, "embedding": embedding}
+    offset = theirs.integer("pad_token_id") + 1
+    return bert.model_config(
+        heads,
+        theirs,
+        positions=PosConfig(offset=offset, pad_aware=True),
+        max_positions=theirs.integer("max_position_embeddings") - offset,
+    )
 
 
-def mlm_config(theirs: Values) -> dict[str, Any]:
-    """Return the masked language modelling head, whose activation is always GELU."""
-    return bert.mlm_config(theirs) | {"activation": "gelu"}
+def mlm_config(theirs: Values) -> MlmConfig:
+    """Return the masked language modeling head, whose activation is always GELU."""
+    theirs.require(tie_word_embeddings=True)
+    return MlmConfig(activation="gelu", norm_eps=theirs.number("layer_norm_eps"))
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``RobertaConfig``."""
     rows = config.max_position_embeddings + config.pad_token_id + 1
     return bert.their_config(config) | {"max_position_embeddings": rows}

@@ -5,11 +5,10 @@ length without a mask, so that padding is read like words: leave ``attention_mas
 processor does. With a mask, the vector is that of the last real position.
 """
 
-from typing import Any
-
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families.towers import (
+    Form,
     contrast_of,
     their_configs,
     towers_table,
@@ -18,7 +17,12 @@ from orchestrator.modeling.huggingface.families.towers import (
     model_config as towers_config,
 )
 from orchestrator.modeling.huggingface.keys import Row, Table, linear, same
-from orchestrator.modeling.huggingface.values import activation_of, require
+from orchestrator.modeling.huggingface.values import JsonObject, Values
+from orchestrator.modeling.targets.stream_configs import (
+    AttentionPoolingConfig,
+    ClrConfig,
+    StreamHeadConfig,
+)
 
 _HEAD = "vision_model.head"
 _POOL = "targets.clr.second.pool"
@@ -47,37 +51,36 @@ TABLE: Table = (
 )
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
+def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``SiglipConfig``."""
-    text, vision = theirs["text_config"], theirs["vision_config"]
-    require(theirs, initializer_factor=1.0)
-    require(vision, vision_use_head=True)
-    require(text, projection_size=vision["hidden_size"])
-    images = {"patch": {"bias": True, "class_token": False}, "stack": {}}
-    attention = {
-        "type": "attention",
-        "num_heads": vision["num_attention_heads"],
-        "intermediate_size": vision["intermediate_size"],
-        "activation": activation_of(vision, "hidden_act"),
-        "norm_eps": vision["layer_norm_eps"],
-    }
-    head = {
-        "type": "clr",
-        "loss": "sigmoid",
-        "first": {"pooling": "last", "bias": True},
-        "second": {"pooling": attention, "projection": False},
-        "projection_size": text["projection_size"],
-    }
-    return towers_config(theirs, images, causal=False) | {"target": [head]}
+    text, vision = theirs.section("text_config"), theirs.section("vision_config")
+    theirs.require(initializer_factor=1.0)
+    vision.require(vision_use_head=True)
+    text.require(projection_size=vision.integer("hidden_size"))
+    attention = AttentionPoolingConfig(
+        num_heads=vision.integer("num_attention_heads"),
+        intermediate_size=vision.integer("intermediate_size"),
+        activation=vision.activation("hidden_act"),
+        norm_eps=vision.number("layer_norm_eps"),
+    )
+    head = ClrConfig(
+        loss="sigmoid",
+        first=StreamHeadConfig(pooling="last", bias=True),
+        second=StreamHeadConfig(pooling=attention, projection=False),
+        projection_size=text.integer("projection_size"),
+    )
+    form = Form(causal=False, class_token=False, patch_bias=True)
+    return towers_config(theirs, form, head)
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``SiglipConfig``."""
-    both = their_configs(config)
-    both["text_config"]["projection_size"] = contrast_of(config).projection_size
-    for part in both.values():
-        part["hidden_act"] = FUSED.get(part["hidden_act"], part["hidden_act"])
-    return dict(both)
+    text, vision = their_configs(config)
+    text["projection_size"] = contrast_of(config).projection_size
+    for part in (text, vision):
+        name = str(part["hidden_act"])
+        part["hidden_act"] = FUSED.get(name, name)
+    return {"text_config": text, "vision_config": vision}
 
 
 def table(config: ModelConfig) -> list[Row]:

@@ -4,15 +4,17 @@ Their sine waves are as long as the input; here ``max_position_embeddings`` of e
 long that may be, and ``max_source_positions`` counts frames of the spectrogram.
 """
 
-from typing import Any
-
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.embeddings.configs import SpeechConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
+from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig, SpeechConfig, WordConfig
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
+from orchestrator.modeling.encoders.configs import TransformerConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families.bart import blocks, stacks, their_blocks
 from orchestrator.modeling.huggingface.keys import Row, expand, linear, weight
-from orchestrator.modeling.huggingface.values import require
+from orchestrator.modeling.huggingface.values import JsonObject, Values
+from orchestrator.modeling.targets.token_configs import LmConfig
 
 _CONV = "model.encoder.conv.conv_layers.{layer}"
 _STRIDE = 2
@@ -21,45 +23,46 @@ _PAD = 1
 sound and padding would change places."""
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
+def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``Speech2TextConfig``."""
-    require(theirs, tie_word_embeddings=True, input_channels=1, pad_token_id=_PAD)
-    require(theirs, num_conv_layers=len(theirs["conv_kernel_sizes"]))
-    scale, pad = theirs["scale_embedding"], theirs["pad_token_id"]
-    waves = {
-        "type": "sinusoidalpos",
-        "layout": "halves",
-        "spacing": "tensor2tensor",
-        "offset": pad + 1,
-        "pad_aware": True,
-    }
-    speech = {
-        "type": "speech",
-        "mel_bins": theirs["input_feat_per_channel"],
-        "kernels": theirs["conv_kernel_sizes"],
-        "strides": [_STRIDE] * len(theirs["conv_kernel_sizes"]),
-        "channels": theirs["conv_channels"],
-        "activation": "glu",
-        "scale": scale,
-    }
-    either = {"layernorm": False, "dropout": theirs["dropout"]}
-    words = {"type": "word", "scale": scale}
-    length = theirs["max_source_positions"]
-    return {
-        "hidden_size": theirs["d_model"],
-        "vocab_size": theirs["vocab_size"],
-        "max_position_embeddings": theirs["max_target_positions"],
-        "pad_token_id": pad,
-        "initializer_range": theirs["init_std"],
-        "embedding": either | {"parts": [speech, waves], "max_position_embeddings": length},
-        "encoder": blocks(theirs, "encoder", "pre"),
-        "target_embedding": either | {"parts": [words, waves]},
-        "decoder": blocks(theirs, "decoder", "pre"),
-        "target": [{"type": "lm", "tie": True}],
-    }
+    kernels = theirs.integers("conv_kernel_sizes")
+    theirs.require(tie_word_embeddings=True, input_channels=1, pad_token_id=_PAD)
+    theirs.require(num_conv_layers=len(kernels))
+    scale, dropout = theirs.flag("scale_embedding"), theirs.number("dropout")
+    pad = theirs.integer("pad_token_id")
+    waves = SinusoidalPosConfig(
+        layout="halves", spacing="tensor2tensor", offset=pad + 1, pad_aware=True
+    )
+    speech = SpeechConfig(
+        mel_bins=theirs.integer("input_feat_per_channel"),
+        kernels=kernels,
+        strides=(_STRIDE,) * len(kernels),
+        channels=theirs.integer("conv_channels"),
+        activation="glu",
+        scale=scale,
+    )
+    return ModelConfig(
+        hidden_size=theirs.integer("d_model"),
+        vocab_size=theirs.integer("vocab_size"),
+        max_position_embeddings=theirs.integer("max_target_positions"),
+        pad_token_id=pad,
+        initializer_range=theirs.number("init_std"),
+        embedding=EmbeddingStackConfig(
+            parts=(speech, waves),
+            layernorm=False,
+            dropout=dropout,
+            max_position_embeddings=theirs.integer("max_source_positions"),
+        ),
+        encoder=blocks(TransformerConfig, theirs, "pre"),
+        target_embedding=EmbeddingStackConfig(
+            parts=(WordConfig(scale=scale), waves), layernorm=False, dropout=dropout
+        ),
+        decoder=blocks(TransformerDecoderConfig, theirs, "pre"),
+        target=(LmConfig(tie=True),),
+    )
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``Speech2TextConfig``."""
     speech = config.embedding.part("speech")
     if not isinstance(speech, SpeechConfig):
@@ -69,7 +72,7 @@ def their_config(config: ModelConfig) -> dict[str, Any]:
         "max_target_positions": config.max_position_embeddings,
         "input_feat_per_channel": speech.mel_bins,
         "num_conv_layers": len(speech.kernels),
-        "conv_kernel_sizes": list(speech.kernels),
+        "conv_kernel_sizes": [*speech.kernels],
         "conv_channels": speech.channels,
         "scale_embedding": speech.scale,
     }

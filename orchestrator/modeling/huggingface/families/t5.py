@@ -5,20 +5,26 @@ the tied output layer reads by the square root of the width, v1.1 has an output 
 divides nothing. Their dropout after a stack's last norm has no counterpart here.
 """
 
-from typing import Any
+from typing import TypeVar
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
+from orchestrator.modeling.embeddings.configs import WordConfig
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
+from orchestrator.modeling.encoders.configs import TransformerConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, weight
 from orchestrator.modeling.huggingface.values import (
-    activation_of,
+    JsonObject,
+    Values,
     decoder_of,
-    require,
     their_activation,
     transformer_of,
 )
 from orchestrator.modeling.layers.block_options import BlockOptions, T5BiasConfig
 from orchestrator.modeling.targets.token_configs import LmConfig
+
+Blocks = TypeVar("Blocks", TransformerConfig, TransformerDecoderConfig)
 
 _POSITIONS = 512
 """Length of their training sequences (``n_positions``), where a config does not say it."""
@@ -68,59 +74,60 @@ def table(config: ModelConfig) -> list[Row]:
     return [*rows, *stack("encoder", transformer_of(config)), *stack("decoder", decoder_of(config))]
 
 
-def blocks(theirs: Values) -> dict[str, Any]:
-    """Return what the blocks of encoder and decoder have in common."""
-    rate = theirs["dropout_rate"]
-    return {
-        "type": "transformer",
-        "num_heads": theirs["num_heads"],
-        "head_size": theirs["d_kv"],
-        "intermediate_size": theirs["d_ff"],
-        "norm_position": "pre",
-        "norm": "rms",
-        "norm_eps": theirs["layer_norm_epsilon"],
-        "activation": activation_of(theirs, "dense_act_fn"),
-        "feed_forward": "gated" if theirs["is_gated_act"] else "dense",
-        "bias": False,
-        "attention_scale": 1.0,
-        "position_bias": {
-            "type": "t5",
-            "buckets": theirs["relative_attention_num_buckets"],
-            "max_distance": theirs["relative_attention_max_distance"],
-        },
-        "dropout": rate,
-        "activation_dropout": rate,
-        "attention_dropout": rate,
-    }
+def blocks(kind: type[Blocks], theirs: Values, num_layers: int) -> Blocks:
+    """Return our options of the encoder's or decoder's blocks."""
+    rate = theirs.number("dropout_rate")
+    return kind(
+        num_layers=num_layers,
+        num_heads=theirs.integer("num_heads"),
+        head_size=theirs.integer("d_kv"),
+        intermediate_size=theirs.integer("d_ff"),
+        norm_position="pre",
+        norm="rms",
+        norm_eps=theirs.number("layer_norm_epsilon"),
+        activation=theirs.activation("dense_act_fn"),
+        feed_forward="gated" if theirs.flag("is_gated_act") else "dense",
+        bias=False,
+        attention_scale=1.0,
+        position_bias=T5BiasConfig(
+            buckets=theirs.integer("relative_attention_num_buckets"),
+            max_distance=theirs.integer("relative_attention_max_distance"),
+        ),
+        dropout=rate,
+        activation_dropout=rate,
+        attention_dropout=rate,
+    )
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
+def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``T5Config``."""
-    require(theirs, is_decoder=False, initializer_factor=1.0)
-    original = theirs.get("scale_decoder_outputs", theirs["tie_word_embeddings"])
-    words = {"parts": ["word"], "layernorm": False, "dropout": theirs["dropout_rate"]}
-    return {
-        "hidden_size": theirs["d_model"],
-        "vocab_size": theirs["vocab_size"],
-        "max_position_embeddings": theirs.get("n_positions", _POSITIONS),
-        "pad_token_id": theirs["pad_token_id"],
-        "initialization": "t5",
-        "embedding": words,
-        "encoder": blocks(theirs) | {"num_layers": theirs["num_layers"]},
-        "target_embedding": words,
-        "decoder": blocks(theirs) | {"num_layers": theirs["num_decoder_layers"]},
-        "share_embedding": True,
-        "target": [{"type": "lm", "tie": original, "scale": original}],
-    }
+    theirs.require(is_decoder=False, initializer_factor=1.0)
+    original = theirs.flag("scale_decoder_outputs", theirs.flag("tie_word_embeddings"))
+    words = EmbeddingStackConfig(
+        parts=(WordConfig(),), layernorm=False, dropout=theirs.number("dropout_rate")
+    )
+    return ModelConfig(
+        hidden_size=theirs.integer("d_model"),
+        vocab_size=theirs.integer("vocab_size"),
+        max_position_embeddings=theirs.integer("n_positions", _POSITIONS),
+        pad_token_id=theirs.integer("pad_token_id"),
+        initialization="t5",
+        embedding=words,
+        encoder=blocks(TransformerConfig, theirs, theirs.integer("num_layers")),
+        target_embedding=words,
+        decoder=blocks(TransformerDecoderConfig, theirs, theirs.integer("num_decoder_layers")),
+        share_embedding=True,
+        target=(LmConfig(tie=original, scale=original),),
+    )
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``T5Config``."""
     encoder, decoder, target = transformer_of(config), decoder_of(config), config.target[0]
     bias = encoder.position_bias
     act = their_activation(encoder.activation)
     gated = _GATED_GELU if encoder.activation == "gelu_tanh" else f"gated-{act}"
-    values: dict[str, Any] = {
+    values: JsonObject = {
         "d_model": config.hidden_size,
         "vocab_size": config.vocab_size,
         "n_positions": config.max_position_embeddings,

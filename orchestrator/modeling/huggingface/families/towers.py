@@ -1,18 +1,25 @@
-"""What CLIP and SigLIP share: a text tower and an image tower, the first and second stream."""
+"""The two towers of CLIP and SigLIP: text is the first stream, images are the second."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import EmbeddingConfig
-from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.embeddings.configs import ImageConfig
-from orchestrator.modeling.embeddings.stack_config import DualEmbeddingConfig
+from orchestrator.modeling.config import ModelConfig, StreamSizes
+from orchestrator.modeling.embeddings.configs import ImageConfig, PatchConfig, PosConfig, WordConfig
+from orchestrator.modeling.embeddings.stack_config import DualEmbeddingConfig, EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import DualEncoderConfig, TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Values
-from orchestrator.modeling.huggingface.families.vision import image_options, patches_of, their_image
+from orchestrator.modeling.huggingface.families.vision import image_part, their_image
 from orchestrator.modeling.huggingface.keys import LAYER, Row, Table, expand, linear, weight
-from orchestrator.modeling.huggingface.values import activation_of, their_activation
+from orchestrator.modeling.huggingface.values import (
+    JsonObject,
+    Values,
+    their_activation,
+)
 from orchestrator.modeling.targets.stream_configs import ClrConfig
+
+DEFAULT_NORM_EPS = 1e-5
+"""Value in our config of an embedding without a norm."""
 
 _LAYER = f"encoder.layers.{LAYER}"
 
@@ -58,54 +65,72 @@ def towers_table(config: ModelConfig) -> list[Row]:
     ]
 
 
-def tower(theirs: Values, *, mask: str) -> dict[str, Any]:
+def tower(theirs: Values, *, mask: Literal["causal", "bidirectional"]) -> TransformerConfig:
     """Return the encoder of one tower."""
-    return {
-        "type": "transformer",
-        "num_layers": theirs["num_hidden_layers"],
-        "num_heads": theirs["num_attention_heads"],
-        "intermediate_size": theirs["intermediate_size"],
-        "norm_position": "pre",
-        "norm_eps": theirs["layer_norm_eps"],
-        "activation": activation_of(theirs, "hidden_act"),
-        "mask": mask,
-        "dropout": 0.0,
-        "attention_dropout": theirs["attention_dropout"],
-    }
+    return TransformerConfig(
+        num_layers=theirs.integer("num_hidden_layers"),
+        num_heads=theirs.integer("num_attention_heads"),
+        intermediate_size=theirs.integer("intermediate_size"),
+        norm_position="pre",
+        norm_eps=theirs.number("layer_norm_eps"),
+        activation=theirs.activation("hidden_act"),
+        mask=mask,
+        dropout=0.0,
+        attention_dropout=theirs.number("attention_dropout"),
+    )
 
 
-def model_config(theirs: Values, images: dict[str, Any], *, causal: bool) -> dict[str, Any]:
-    """Return sizes, embedding and encoder.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What CLIP and SigLIP do differently.
 
-    Args:
-        theirs: A ``CLIPConfig`` or ``SiglipConfig``.
-        images: The image stack, but for the sizes of the image.
-        causal: Whether a token of the text reads earlier ones only.
+    Attributes:
+        causal: A token of the text reads earlier ones only.
+        class_token: The image has a class token.
+        patch_bias: The projection of patches has a bias.
+        image_norm_eps: Epsilon of the norm on the embedded image; None: no norm.
+        initializer_range: Standard deviation of new weights, which SigLIP's config does not hold.
+        initialization: Which new weights have another standard deviation.
     """
-    text, vision = theirs["text_config"], theirs["vision_config"]
-    patch = {"type": "patch", **image_options(vision), **images["patch"]}
-    positions = patches_of(vision) + patch["class_token"]
-    plain = {"layernorm": False, "dropout": 0.0}
-    stacks = {
-        "first": {"parts": ["word", "pos"], **plain},
-        "second": plain | {"parts": [patch, "pos"], **images["stack"]},
-    }
-    return {
-        "hidden_size": text["hidden_size"],
-        "vocab_size": text["vocab_size"],
-        "max_position_embeddings": text["max_position_embeddings"],
-        "pad_token_id": text["pad_token_id"] or 0,
-        "second": {
-            "hidden_size": vision["hidden_size"],
-            "max_position_embeddings": positions,
-        },
-        "embedding": {"parts": [{"type": "dual", **stacks}], **plain},
-        "encoder": {
-            "type": "dual",
-            "first": tower(text, mask="causal" if causal else "bidirectional"),
-            "second": tower(vision, mask="bidirectional"),
-        },
-    }
+
+    causal: bool
+    class_token: bool
+    patch_bias: bool
+    image_norm_eps: float | None = None
+    initializer_range: float = 0.02
+    initialization: Literal["normal", "clip"] = "normal"
+
+
+def model_config(theirs: Values, form: Form, head: ClrConfig) -> ModelConfig:
+    """Return our model config for a ``CLIPConfig`` or ``SiglipConfig``."""
+    text, vision = theirs.section("text_config"), theirs.section("vision_config")
+    patch = image_part(PatchConfig, vision, bias=form.patch_bias, class_token=form.class_token)
+    words = EmbeddingStackConfig(parts=(WordConfig(), PosConfig()), layernorm=False, dropout=0.0)
+    images = EmbeddingStackConfig(
+        parts=(patch, PosConfig()),
+        layernorm=form.image_norm_eps is not None,
+        norm_eps=form.image_norm_eps or DEFAULT_NORM_EPS,
+        dropout=0.0,
+    )
+    dual = DualEmbeddingConfig(first=words, second=images)
+    return ModelConfig(
+        hidden_size=text.integer("hidden_size"),
+        vocab_size=text.integer("vocab_size"),
+        max_position_embeddings=text.integer("max_position_embeddings"),
+        pad_token_id=text.integer("pad_token_id", 0),
+        second=StreamSizes(
+            hidden_size=vision.integer("hidden_size"),
+            max_position_embeddings=patch.positions(),
+        ),
+        initializer_range=form.initializer_range,
+        initialization=form.initialization,
+        embedding=EmbeddingStackConfig(parts=(dual,), layernorm=False, dropout=0.0),
+        encoder=DualEncoderConfig(
+            first=tower(text, mask="causal" if form.causal else "bidirectional"),
+            second=tower(vision, mask="bidirectional"),
+        ),
+        target=(head,),
+    )
 
 
 def encoders_of(config: ModelConfig) -> tuple[TransformerConfig, TransformerConfig]:
@@ -134,23 +159,20 @@ def contrast_of(config: ModelConfig) -> ClrConfig:
     raise InputError("only a model with a contrastive target has this form")
 
 
-def their_configs(config: ModelConfig) -> dict[str, dict[str, Any]]:
+def their_configs(config: ModelConfig) -> tuple[JsonObject, JsonObject]:
     """Return ``text_config`` and ``vision_config``."""
     text, images = encoders_of(config)
-    sizes = config.dimensions
-    words = {
+    words: JsonObject = {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.max_position_embeddings,
         "pad_token_id": config.pad_token_id,
     }
-    return {
-        "text_config": _their_tower(text, config.hidden_size) | words,
-        "vision_config": _their_tower(images, sizes.of_second.hidden_size)
-        | their_image(image_part(config)),
-    }
+    width = config.dimensions.of_second.hidden_size
+    vision = _their_tower(images, width) | their_image(image_of(config))
+    return _their_tower(text, config.hidden_size) | words, vision
 
 
-def image_part(config: ModelConfig) -> EmbeddingConfig | None:
+def image_of(config: ModelConfig) -> EmbeddingConfig | None:
     """Return the image part of the second stream, if there is one."""
     dual = config.embedding.part("dual")
     if not isinstance(dual, DualEmbeddingConfig):
@@ -159,7 +181,7 @@ def image_part(config: ModelConfig) -> EmbeddingConfig | None:
     return found[0] if found else None
 
 
-def _their_tower(encoder: TransformerConfig, width: int) -> dict[str, Any]:
+def _their_tower(encoder: TransformerConfig, width: int) -> JsonObject:
     return {
         "hidden_size": width,
         "num_hidden_layers": encoder.num_layers,

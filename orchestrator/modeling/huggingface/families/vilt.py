@@ -4,18 +4,18 @@ Kim et al. 2021. Images have the configured size: the original resizes its posit
 image (bilinear, corners aligned) and shuffles the patches, which changes no text vector.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.embeddings.stack_config import WordPatchConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.embeddings.configs import PatchConfig, PosConfig, SegConfig, WordConfig
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig, WordPatchConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families.vision import (
     blocks_table,
     encoder_options,
-    image_options,
+    image_part,
     key_rows,
     patches_of,
     patches_table,
@@ -24,7 +24,13 @@ from orchestrator.modeling.huggingface.families.vision import (
     their_image,
 )
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
-from orchestrator.modeling.huggingface.values import activation_of, require, transformer_of
+from orchestrator.modeling.huggingface.values import (
+    JsonObject,
+    Values,
+    transformer_of,
+)
+from orchestrator.modeling.targets.configs import ItmConfig, TargetConfig, VectorConfig
+from orchestrator.modeling.targets.token_configs import MlmConfig
 
 _PART = "embedding.word_patch"
 _WORDS = "vilt.embeddings.text_embeddings"
@@ -54,51 +60,54 @@ RETRIEVAL: Table = (
 REPEATED = ("mlm_score.decoder.weight", "vilt.embeddings.text_embeddings.position_ids")
 
 
-def body_config(theirs: Values) -> dict[str, Any]:
-    """Return embedding and encoder for a ``ViltConfig``."""
-    require(theirs, qkv_bias=True, max_image_length=-1, modality_type_vocab_size=2)
-    dropout = theirs["hidden_dropout_prob"]
-    text = {
-        "parts": ["word", "pos", "seg"],
-        "norm_eps": theirs["layer_norm_eps"],
-        "dropout": dropout,
-    }
-    image = {
-        "parts": [{"type": "patch", **image_options(theirs)}, "pos"],
-        "layernorm": False,
-        "dropout": dropout,
-        "max_position_embeddings": patches_of(theirs) + 1,
-    }
-    part = {"type": "word_patch", "text": text, "image": image}
-    return {
-        "hidden_size": theirs["hidden_size"],
-        "vocab_size": theirs["vocab_size"],
-        "max_position_embeddings": theirs["max_position_embeddings"],
-        "type_vocab_size": theirs["type_vocab_size"],
-        "pad_token_id": theirs["pad_token_id"] or 0,
-        "initializer_range": theirs["initializer_range"],
-        "embedding": {"parts": [part], "layernorm": False, "dropout": 0.0},
-        "encoder": encoder_options(theirs),
-    }
+def model_config(heads: Sequence[Callable[[Values], TargetConfig]], theirs: Values) -> ModelConfig:
+    """Return our model config for a ``ViltConfig``."""
+    theirs.require(qkv_bias=True, max_image_length=-1, modality_type_vocab_size=2)
+    dropout = theirs.number("hidden_dropout_prob")
+    text = EmbeddingStackConfig(
+        parts=(WordConfig(), PosConfig(), SegConfig()),
+        norm_eps=theirs.number("layer_norm_eps"),
+        dropout=dropout,
+    )
+    image = EmbeddingStackConfig(
+        parts=(image_part(PatchConfig, theirs), PosConfig()),
+        layernorm=False,
+        dropout=dropout,
+        max_position_embeddings=patches_of(theirs) + 1,
+    )
+    part = WordPatchConfig(text=text, image=image)
+    return ModelConfig(
+        hidden_size=theirs.integer("hidden_size"),
+        vocab_size=theirs.integer("vocab_size"),
+        max_position_embeddings=theirs.integer("max_position_embeddings"),
+        type_vocab_size=theirs.integer("type_vocab_size"),
+        pad_token_id=theirs.integer("pad_token_id", 0),
+        initializer_range=theirs.number("initializer_range"),
+        embedding=EmbeddingStackConfig(parts=(part,), layernorm=False, dropout=0.0),
+        encoder=encoder_options(theirs),
+        target=tuple(head(theirs) for head in heads),
+    )
 
 
-def mlm_config(theirs: Values) -> dict[str, Any]:
-    """Return our config of ``ViltForMaskedLM``; its pooler is kept beside the head."""
-    head = {
-        "type": "mlm",
-        "activation": activation_of(theirs, "hidden_act"),
-        "norm_eps": theirs["layer_norm_eps"],
-    }
-    pooler = {"type": "vector", "pooling": "first", "hidden": True}
-    return body_config(theirs) | {"target": [head, pooler]}
+def mlm_config(theirs: Values) -> MlmConfig:
+    """Return the masked language modeling head."""
+    eps = theirs.number("layer_norm_eps")
+    return MlmConfig(activation=theirs.activation("hidden_act"), norm_eps=eps)
 
 
-def retrieval_config(theirs: Values) -> dict[str, Any]:
-    """Return our config of ``ViltForImageAndTextRetrieval``."""
-    return body_config(theirs) | {"target": [{"type": "itm", "rank": True}]}
+def pooler(theirs: Values) -> VectorConfig:
+    """Return the pooler, which travels along with the masked language modeling head."""
+    del theirs
+    return VectorConfig(pooling="first", hidden=True)
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def retrieval_config(theirs: Values) -> ItmConfig:
+    """Return the head that scores a text and an image."""
+    del theirs
+    return ItmConfig(rank=True)
+
+
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``ViltConfig``.
 
     Raises:
@@ -124,20 +133,20 @@ def table(head: Table, config: ModelConfig) -> list[Row]:
 
 
 def _architecture(
-    name: str, model_config: Callable[[Values], dict[str, Any]], head: Table
+    name: str, heads: Sequence[Callable[[Values], TargetConfig]], rows: Table
 ) -> Architecture:
     return Architecture(
         name,
         "vilt",
-        model_config,
+        partial(model_config, heads),
         their_config,
-        partial(table, head),
+        partial(table, rows),
         REPEATED,
         processor="image_text",
     )
 
 
 ARCHITECTURES = (
-    _architecture("ViltForMaskedLM", mlm_config, MLM),
-    _architecture("ViltForImageAndTextRetrieval", retrieval_config, RETRIEVAL),
+    _architecture("ViltForMaskedLM", [mlm_config, pooler], MLM),
+    _architecture("ViltForImageAndTextRetrieval", [retrieval_config], RETRIEVAL),
 )

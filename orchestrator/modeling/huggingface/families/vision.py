@@ -1,14 +1,15 @@
-"""What the vision transformers of transformers share: ViT, DeiT, BEiT; and the towers of CLIP."""
+"""Rows and values that ViT, DeiT, BEiT and ViLT share, and the towers of CLIP in part."""
 
-from typing import Any
+from typing import TypeVar
 
-from orchestrator.errors import InputError
 from orchestrator.modeling.component import EmbeddingConfig
-from orchestrator.modeling.embeddings.configs import ImageConfig
+from orchestrator.modeling.embeddings.configs import ImageConfig, MaskedPatchConfig, PatchConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Values
 from orchestrator.modeling.huggingface.keys import Table, linear, same
-from orchestrator.modeling.huggingface.values import activation_of, their_activation
+from orchestrator.modeling.huggingface.values import JsonObject, Values, their_activation
+from orchestrator.modeling.layers.block_options import PatchBiasConfig, Projection
+
+Image = TypeVar("Image", PatchConfig, MaskedPatchConfig)
 
 OURS = "encoder.layers.{layer}"
 
@@ -51,34 +52,32 @@ def key_rows(theirs: str) -> Table:
     return linear(f"{layer}.attention.attention.key", f"{OURS}.attention.key")
 
 
-def square(theirs: Values, key: str) -> int:
-    """Return a size that they may give once or for height and width.
-
-    Raises:
-        InputError: It is not square.
-    """
-    sizes = theirs[key] if isinstance(theirs[key], (list, tuple)) else [theirs[key]]
-    if len(set(sizes)) != 1:
-        raise InputError(f"{key}: {theirs[key]!r} is not supported; only squares are.")
-    return int(sizes[0])
-
-
 def patches_of(theirs: Values) -> int:
     """Return the number of patches of an image."""
-    side = square(theirs, "image_size") // square(theirs, "patch_size")
+    side = theirs.square("image_size") // theirs.square("patch_size")
     return side * side
 
 
-def image_options(theirs: Values) -> dict[str, Any]:
-    """Return the sizes of an image part."""
-    return {
-        "image_size": square(theirs, "image_size"),
-        "patch_size": square(theirs, "patch_size"),
-        "channels": theirs["num_channels"],
-    }
+def image_part(
+    kind: type[Image],
+    theirs: Values,
+    *,
+    bias: bool = True,
+    class_token: bool = True,
+    distillation_token: bool = False,
+) -> Image:
+    """Return an image part with the sizes of a ``ViTConfig`` or one with the same names."""
+    return kind(
+        image_size=theirs.square("image_size"),
+        patch_size=theirs.square("patch_size"),
+        channels=theirs.integer("num_channels"),
+        bias=bias,
+        class_token=class_token,
+        distillation_token=distillation_token,
+    )
 
 
-def their_image(part: EmbeddingConfig | None) -> dict[str, Any]:
+def their_image(part: EmbeddingConfig | None) -> JsonObject:
     """Return the sizes of an image part in their words; nothing if there is no such part."""
     if not isinstance(part, ImageConfig):
         return {}
@@ -89,22 +88,43 @@ def their_image(part: EmbeddingConfig | None) -> dict[str, Any]:
     }
 
 
-def encoder_options(theirs: Values) -> dict[str, Any]:
-    """Return the pre-norm encoder of a ``ViTConfig`` or one with the same names."""
-    return {
-        "type": "transformer",
-        "num_layers": theirs["num_hidden_layers"],
-        "num_heads": theirs["num_attention_heads"],
-        "intermediate_size": theirs["intermediate_size"],
-        "norm_position": "pre",
-        "norm_eps": theirs["layer_norm_eps"],
-        "activation": activation_of(theirs, "hidden_act"),
-        "dropout": theirs["hidden_dropout_prob"],
-        "attention_dropout": theirs["attention_probs_dropout_prob"],
-    }
+def encoder_options(
+    theirs: Values,
+    *,
+    attention_bias: tuple[Projection, ...] | None = None,
+    position_bias: PatchBiasConfig | None = None,
+    layer_scale: float | None = None,
+    drop_path: float = 0.0,
+    final_norm: bool = True,
+) -> TransformerConfig:
+    """Return the pre-norm encoder of a ``ViTConfig`` or one with the same names.
+
+    Args:
+        theirs: Their config.
+        attention_bias: Linear layers of attention with a bias; None: all.
+        position_bias: Added to attention scores.
+        layer_scale: First value of the factors on sub-layers; None: no factors.
+        drop_path: Rate at which the last block is skipped.
+        final_norm: Whether there is a norm after the last block.
+    """
+    return TransformerConfig(
+        num_layers=theirs.integer("num_hidden_layers"),
+        num_heads=theirs.integer("num_attention_heads"),
+        intermediate_size=theirs.integer("intermediate_size"),
+        norm_position="pre",
+        norm_eps=theirs.number("layer_norm_eps"),
+        activation=theirs.activation("hidden_act"),
+        attention_bias=attention_bias,
+        position_bias=position_bias,
+        layer_scale=layer_scale,
+        dropout=theirs.number("hidden_dropout_prob"),
+        attention_dropout=theirs.number("attention_probs_dropout_prob"),
+        drop_path=drop_path,
+        final_norm=final_norm,
+    )
 
 
-def their_encoder(encoder: TransformerConfig, width: int) -> dict[str, Any]:
+def their_encoder(encoder: TransformerConfig, width: int) -> JsonObject:
     """Return the encoder's options in the words of a ``ViTConfig``; ``width`` is hidden_size."""
     return {
         "hidden_size": width,

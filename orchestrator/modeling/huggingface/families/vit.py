@@ -3,16 +3,17 @@
 Touvron et al. 2021 (DeiT) put a second token after the class token, for a teacher's answers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.embeddings.configs import PatchConfig, PosConfig
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families.vision import (
     blocks_table,
     encoder_options,
-    image_options,
+    image_part,
     key_rows,
     patches_of,
     patches_table,
@@ -22,12 +23,12 @@ from orchestrator.modeling.huggingface.families.vision import (
 )
 from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same
 from orchestrator.modeling.huggingface.values import (
+    JsonObject,
+    Values,
     labels_of,
-    num_labels_of,
-    require,
     transformer_of,
 )
-from orchestrator.modeling.targets.configs import ClsConfig
+from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig, VectorConfig
 
 CLASSIFIER: Table = linear("classifier", "targets.cls.output")
 WITH_TEACHER: Table = (
@@ -53,50 +54,60 @@ def body(prefix: str, *, distillation: bool = False) -> Table:
     )
 
 
-def body_config(theirs: Values, *, distillation: bool) -> dict[str, Any]:
-    """Return embedding and encoder for a ``ViTConfig`` or ``DeiTConfig``."""
-    require(theirs, qkv_bias=True)
-    patch = {"type": "patch", **image_options(theirs), "distillation_token": distillation}
-    return {
-        "hidden_size": theirs["hidden_size"],
-        "max_position_embeddings": patches_of(theirs) + 1 + distillation,
-        "initializer_range": theirs["initializer_range"],
-        "embedding": {
-            "parts": [patch, "pos"],
-            "layernorm": False,
-            "dropout": theirs["hidden_dropout_prob"],
-        },
-        "encoder": encoder_options(theirs),
-    }
+def model_config(
+    heads: Sequence[Callable[[Values], TargetConfig]], distillation: bool, theirs: Values
+) -> ModelConfig:
+    """Return our model config for a ``ViTConfig`` or ``DeiTConfig``.
+
+    Args:
+        heads: What makes the targets.
+        distillation: Whether there is a second token, for a teacher's answers.
+        theirs: Their config.
+    """
+    theirs.require(qkv_bias=True)
+    return ModelConfig(
+        hidden_size=theirs.integer("hidden_size"),
+        max_position_embeddings=patches_of(theirs) + 1 + distillation,
+        initializer_range=theirs.number("initializer_range"),
+        embedding=EmbeddingStackConfig(
+            parts=(
+                image_part(PatchConfig, theirs, distillation_token=distillation),
+                PosConfig(),
+            ),
+            layernorm=False,
+            dropout=theirs.number("hidden_dropout_prob"),
+        ),
+        encoder=encoder_options(theirs),
+        target=tuple(head(theirs) for head in heads),
+    )
 
 
-def classifier(theirs: Values, pooling: str = "first") -> dict[str, Any]:
-    """Return a linear classifier of one token."""
-    return {"type": "cls", "num_labels": num_labels_of(theirs), "pooling": pooling, "dropout": 0.0}
+def classifier(theirs: Values) -> ClsConfig:
+    """Return a linear classifier of the class token."""
+    return ClsConfig(num_labels=len(theirs.labels()), pooling="first", dropout=0.0)
 
 
-def model_config(distillation: bool, theirs: Values) -> dict[str, Any]:
-    """Return our model config of an image classifier."""
-    return body_config(theirs, distillation=distillation) | {"target": [classifier(theirs)]}
+def pooler(theirs: Values) -> VectorConfig:
+    """Return the pooler of a body without a head."""
+    theirs.require(pooler_act="tanh", pooler_output_size=theirs.integer("hidden_size"))
+    return VectorConfig(pooling="first", hidden=True)
 
 
-def bare_config(distillation: bool, theirs: Values) -> dict[str, Any]:
-    """Return our model config of a body with its pooler."""
-    require(theirs, pooler_act="tanh", pooler_output_size=theirs["hidden_size"])
-    head = {"type": "vector", "pooling": "first", "hidden": True}
-    return body_config(theirs, distillation=distillation) | {"target": [head]}
+def shared_classifier(theirs: Values) -> ClsConfig:
+    """Return the classifier of the labels beside one of a teacher's answers."""
+    count = len(theirs.labels())
+    return ClsConfig(num_labels=count, pooling="first", dropout=0.0, weight=0.5)
 
 
-def teacher_config(theirs: Values) -> dict[str, Any]:
-    """Return our model config with a head for the labels and one for a teacher's answers."""
-    heads = [
-        classifier(theirs) | {"weight": 0.5},
-        classifier(theirs, "second") | {"name": "distillation", "weight": 0.5},
-    ]
-    return body_config(theirs, distillation=True) | {"target": heads}
+def teacher_classifier(theirs: Values) -> ClsConfig:
+    """Return the classifier of a teacher's answers, which reads the second token."""
+    count = len(theirs.labels())
+    return ClsConfig(
+        num_labels=count, pooling="second", dropout=0.0, name="distillation", weight=0.5
+    )
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``ViTConfig`` or ``DeiTConfig``."""
     values = their_encoder(transformer_of(config), config.hidden_size)
     values |= their_image(config.embedding.part("patch"))
@@ -111,21 +122,25 @@ def table(rows: Table, config: ModelConfig) -> list[Row]:
 
 
 def _architecture(
-    name: str, model_config: Callable[[Values], dict[str, Any]], rows: Table
+    name: str, heads: Sequence[Callable[[Values], TargetConfig]], rows: Table
 ) -> Architecture:
     model_type = "vit" if name.startswith("ViT") else "deit"
     return Architecture(
-        name, model_type, model_config, their_config, partial(table, rows), processor="image"
+        name,
+        model_type,
+        partial(model_config, heads, model_type == "deit"),
+        their_config,
+        partial(table, rows),
+        processor="image",
     )
 
 
 _DEIT = body("deit.", distillation=True)
+_BOTH = [shared_classifier, teacher_classifier]
 ARCHITECTURES = (
-    _architecture("ViTModel", partial(bare_config, False), (*body(""), *POOLER)),
-    _architecture(
-        "ViTForImageClassification", partial(model_config, False), (*body("vit."), *CLASSIFIER)
-    ),
-    _architecture("DeiTModel", partial(bare_config, True), (*body("", distillation=True), *POOLER)),
-    _architecture("DeiTForImageClassification", partial(model_config, True), (*_DEIT, *CLASSIFIER)),
-    _architecture("DeiTForImageClassificationWithTeacher", teacher_config, (*_DEIT, *WITH_TEACHER)),
+    _architecture("ViTModel", [pooler], (*body(""), *POOLER)),
+    _architecture("ViTForImageClassification", [classifier], (*body("vit."), *CLASSIFIER)),
+    _architecture("DeiTModel", [pooler], (*body("", distillation=True), *POOLER)),
+    _architecture("DeiTForImageClassification", [classifier], (*_DEIT, *CLASSIFIER)),
+    _architecture("DeiTForImageClassificationWithTeacher", _BOTH, (*_DEIT, *WITH_TEACHER)),
 )

@@ -8,94 +8,99 @@ has no counterpart here, and their pre-training heads are no part of these class
 """
 
 from functools import partial
-from typing import Any
+from typing import Literal
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import ConvPosConfig, WaveformConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
+from orchestrator.modeling.encoders.configs import TransformerConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.keys import Row, expand, linear, same, weight
 from orchestrator.modeling.huggingface.values import (
-    activation_of,
-    require,
+    JsonObject,
+    Values,
     their_activation,
     transformer_of,
 )
+from orchestrator.modeling.targets.token_configs import CtcConfig
 
 _OURS = "encoder.layers.{layer}"
 _FIRST = "layers.0"
 
 
-def embedding_config(theirs: Values) -> dict[str, Any]:
+NORMS: dict[str, Literal["group", "layer"]] = {"group": "group", "layer": "layer"}
+"""Their ``feat_extract_norm`` → our norm of the convolutions."""
+
+
+def embedding_config(theirs: Values) -> EmbeddingStackConfig:
     """Return the convolutions over samples and the convolution that tells positions."""
-    require(theirs, feat_extract_activation="gelu", feat_proj_layer_norm=True)
-    require(theirs, conv_pos_batch_norm=False)
-    waveform = {
-        "type": "waveform",
-        "channels": theirs["conv_dim"],
-        "kernels": theirs["conv_kernel"],
-        "strides": theirs["conv_stride"],
-        "norm": theirs["feat_extract_norm"],
-        "bias": theirs["conv_bias"],
-        "norm_eps": theirs["layer_norm_eps"],
-        "dropout": theirs["feat_proj_dropout"],
-        "mask_vector": theirs["mask_time_prob"] > 0 or theirs["mask_feature_prob"] > 0,
-    }
-    positions = {
-        "type": "convpos",
-        "kernel_size": theirs["num_conv_pos_embeddings"],
-        "groups": theirs["num_conv_pos_embedding_groups"],
-    }
-    return {
-        "parts": [waveform, positions],
-        "layernorm": not theirs["do_stable_layer_norm"],
-        "norm_eps": theirs["layer_norm_eps"],
-        "dropout": theirs["hidden_dropout"],
-    }
+    theirs.require(feat_extract_activation="gelu", feat_proj_layer_norm=True)
+    theirs.require(conv_pos_batch_norm=False)
+    hides = theirs.number("mask_time_prob") > 0 or theirs.number("mask_feature_prob") > 0
+    waveform = WaveformConfig(
+        channels=theirs.integers("conv_dim"),
+        kernels=theirs.integers("conv_kernel"),
+        strides=theirs.integers("conv_stride"),
+        norm=theirs.choice("feat_extract_norm", NORMS),
+        bias=theirs.flag("conv_bias"),
+        norm_eps=theirs.number("layer_norm_eps"),
+        dropout=theirs.number("feat_proj_dropout"),
+        mask_vector=hides,
+    )
+    positions = ConvPosConfig(
+        kernel_size=theirs.integer("num_conv_pos_embeddings"),
+        groups=theirs.integer("num_conv_pos_embedding_groups"),
+    )
+    return EmbeddingStackConfig(
+        parts=(waveform, positions),
+        layernorm=not theirs.flag("do_stable_layer_norm"),
+        norm_eps=theirs.number("layer_norm_eps"),
+        dropout=theirs.number("hidden_dropout"),
+    )
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
+def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``Wav2Vec2Config`` or ``HubertConfig``."""
-    require(theirs, add_adapter=False, adapter_attn_dim=None)
-    head = {
-        "type": "ctc",
-        "dropout": theirs["final_dropout"],
-        "zero_infinity": theirs["ctc_zero_infinity"],
-    }
-    return {
-        "hidden_size": theirs["hidden_size"],
-        "vocab_size": theirs["vocab_size"],
-        "pad_token_id": theirs["pad_token_id"],
-        "initializer_range": theirs["initializer_range"],
-        "embedding": embedding_config(theirs),
-        "encoder": {
-            "type": "transformer",
-            "num_layers": theirs["num_hidden_layers"],
-            "num_heads": theirs["num_attention_heads"],
-            "intermediate_size": theirs["intermediate_size"],
-            "norm_position": "pre" if theirs["do_stable_layer_norm"] else "post",
-            "norm_eps": theirs["layer_norm_eps"],
-            "activation": activation_of(theirs, "hidden_act"),
-            "dropout": theirs["hidden_dropout"],
-            "activation_dropout": theirs["activation_dropout"],
-            "attention_dropout": theirs["attention_dropout"],
-        },
-        "target": [head],
-    }
+    theirs.require(add_adapter=False, adapter_attn_dim=None)
+    return ModelConfig(
+        hidden_size=theirs.integer("hidden_size"),
+        vocab_size=theirs.integer("vocab_size"),
+        pad_token_id=theirs.integer("pad_token_id"),
+        initializer_range=theirs.number("initializer_range"),
+        embedding=embedding_config(theirs),
+        encoder=TransformerConfig(
+            num_layers=theirs.integer("num_hidden_layers"),
+            num_heads=theirs.integer("num_attention_heads"),
+            intermediate_size=theirs.integer("intermediate_size"),
+            norm_position="pre" if theirs.flag("do_stable_layer_norm") else "post",
+            norm_eps=theirs.number("layer_norm_eps"),
+            activation=theirs.activation("hidden_act"),
+            dropout=theirs.number("hidden_dropout"),
+            activation_dropout=theirs.number("activation_dropout"),
+            attention_dropout=theirs.number("attention_dropout"),
+        ),
+        target=(
+            CtcConfig(
+                dropout=theirs.number("final_dropout"),
+                zero_infinity=theirs.flag("ctc_zero_infinity"),
+            ),
+        ),
+    )
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``Wav2Vec2Config`` or ``HubertConfig``."""
     encoder, (waveform, positions) = transformer_of(config), parts_of(config)
     head = config.target[0]
-    values: dict[str, Any] = {
+    values: JsonObject = {
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
         "pad_token_id": config.pad_token_id,
         "initializer_range": config.initializer_range,
-        "conv_dim": list(waveform.channels),
-        "conv_kernel": list(waveform.kernels),
-        "conv_stride": list(waveform.strides),
+        "conv_dim": [*waveform.channels],
+        "conv_kernel": [*waveform.kernels],
+        "conv_stride": [*waveform.strides],
         "num_feat_extract_layers": len(waveform.channels),
         "feat_extract_norm": waveform.norm,
         "conv_bias": waveform.bias,

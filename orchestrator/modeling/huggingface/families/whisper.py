@@ -7,57 +7,65 @@ learned. Hiding parts of the input in training (``apply_spec_augment``) is the p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.embeddings.configs import SpeechConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Values
+from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
+from orchestrator.modeling.embeddings.configs import (
+    PosConfig,
+    SinusoidalPosConfig,
+    SpeechConfig,
+    WordConfig,
+)
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
+from orchestrator.modeling.encoders.configs import TransformerConfig
+from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families.bart import blocks, stacks, their_blocks, wave_table
 from orchestrator.modeling.huggingface.keys import Row, linear, weight
-from orchestrator.modeling.huggingface.values import require
+from orchestrator.modeling.huggingface.values import JsonObject, Values
+from orchestrator.modeling.layers.block_options import Projection
+from orchestrator.modeling.targets.token_configs import LmConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_BIASES = ("query", "value", "output")
+_BIASES: tuple[Projection, ...] = ("query", "value", "output")
 _KERNELS, _STRIDES = (3, 3), (1, 2)
 
 
-def model_config(theirs: Values) -> dict[str, Any]:
+def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``WhisperConfig``."""
-    require(theirs, tie_word_embeddings=True, scale_embedding=False)
-    speech = {
-        "type": "speech",
-        "mel_bins": theirs["num_mel_bins"],
-        "kernels": _KERNELS,
-        "strides": _STRIDES,
-        "activation": "gelu",
-    }
-    waves = {
-        "type": "sinusoidalpos",
-        "layout": "halves",
-        "spacing": "tensor2tensor",
-        "stored": True,
-    }
-    either = {"layernorm": False, "dropout": theirs["dropout"]}
-    length = theirs["max_source_positions"]
-    biases = {"attention_bias": _BIASES}
-    return {
-        "hidden_size": theirs["d_model"],
-        "vocab_size": theirs["vocab_size"],
-        "max_position_embeddings": theirs["max_target_positions"],
-        "pad_token_id": theirs["pad_token_id"],
-        "initializer_range": theirs["init_std"],
-        "embedding": either | {"parts": [speech, waves], "max_position_embeddings": length},
-        "encoder": blocks(theirs, "encoder", "pre") | biases,
-        "target_embedding": either | {"parts": ["word", "pos"]},
-        "decoder": blocks(theirs, "decoder", "pre") | biases,
-        "target": [{"type": "lm", "tie": True}],
-    }
+    theirs.require(tie_word_embeddings=True, scale_embedding=False)
+    speech = SpeechConfig(
+        mel_bins=theirs.integer("num_mel_bins"),
+        kernels=_KERNELS,
+        strides=_STRIDES,
+        activation="gelu",
+    )
+    waves = SinusoidalPosConfig(layout="halves", spacing="tensor2tensor", stored=True)
+    return ModelConfig(
+        hidden_size=theirs.integer("d_model"),
+        vocab_size=theirs.integer("vocab_size"),
+        max_position_embeddings=theirs.integer("max_target_positions"),
+        pad_token_id=theirs.integer("pad_token_id"),
+        initializer_range=theirs.number("init_std"),
+        embedding=EmbeddingStackConfig(
+            parts=(speech, waves),
+            layernorm=False,
+            dropout=theirs.number("dropout"),
+            max_position_embeddings=theirs.integer("max_source_positions"),
+        ),
+        encoder=blocks(TransformerConfig, theirs, "pre", _BIASES),
+        target_embedding=EmbeddingStackConfig(
+            parts=(WordConfig(), PosConfig()), layernorm=False, dropout=theirs.number("dropout")
+        ),
+        decoder=blocks(TransformerDecoderConfig, theirs, "pre", _BIASES),
+        target=(LmConfig(tie=True),),
+    )
 
 
-def their_config(config: ModelConfig) -> dict[str, Any]:
+def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``WhisperConfig``."""
     speech = config.embedding.part("speech")
     if not isinstance(speech, SpeechConfig):
