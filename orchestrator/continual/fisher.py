@@ -32,7 +32,7 @@ Importance = dict[str, Tensor]
 
 
 def skeleton_of(model: nn.Module) -> nn.Module:
-    """Copy a model's structure without weights, ties kept; before an engine wraps the model."""
+    """Copy a model's structure without weights but with ties; before an engine wraps the model."""
     memo: dict[int, object] = {}
     for parameter in model.parameters():
         bare = torch.empty_like(parameter, device="meta")
@@ -43,7 +43,7 @@ def skeleton_of(model: nn.Module) -> nn.Module:
 
 
 def gathered_fisher(engine: Engine, skeleton: nn.Module, samples: Iterable[Batch]) -> Importance:
-    """Importance with each rank taking its share of the samples; collective.
+    """Return the importance; each rank takes its share of the samples; collective.
 
     Args:
         engine: Holds the weights; not touched.
@@ -75,10 +75,10 @@ def gathered_fisher(engine: Engine, skeleton: nn.Module, samples: Iterable[Batch
 
 
 def sharded_fisher(engine: Engine, samples: Iterable[Batch]) -> Importance:
-    """Importance with every rank running every sample through the engine; collective.
+    """Return the importance; every rank runs every sample through the engine; collective.
 
-    The engine's gradients are those of the last sample afterwards; its weights, optimizer and mode
-    are as before.
+    Afterwards the engine's gradients are those of the last sample; its weights, optimizer and mode
+    are unchanged.
 
     Args:
         engine: At the weights to measure.

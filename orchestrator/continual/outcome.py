@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.torch import save_file
@@ -25,6 +24,7 @@ from orchestrator.continual.task import STATE_FILE, package_state
 from orchestrator.modeling.package import read_config, write_model
 from orchestrator.training.history import History
 from orchestrator.zoo import Package
+from orchestrator.zoo.manifest import Task
 
 HISTORY_FILE = "history.parquet"
 SCENARIO = "task-incremental"
@@ -37,7 +37,7 @@ class Outcome:
     Attributes:
         package: The package it started from.
         stream: Its tasks.
-        stages: What each unit left.
+        stages: Results of each unit.
         matrix: Accuracy on task j after learning task i, [T, T], NaN where not measured.
         summary: Metrics for the manifest and the result line.
         scenario: Whether the task is known at test time.
@@ -83,20 +83,21 @@ class Outcome:
         return cls(package, stream, stages, matrix, summary)
 
     @property
-    def task(self) -> dict[str, Any]:
-        """The manifest's description of what the package answers."""
+    def task(self) -> Task:
+        """Labels and input limits for the manifest."""
         inherited = self.package.manifest.task
         known = {} if inherited is None else inherited.labels
         heads = {head.name for head in self.stream.heads(self.package.path)}
         labels = {name: names for name, names in known.items() if name in heads}
         for title, task in zip(self.stream.titles, self.stream.tasks, strict=True):
             labels[title] = list(task.label_names)
-        return {
-            "kind": "classification",
-            "modality": "text" if self.stream.processor is not None else "vision",
-            "labels": labels,
-            "max_length": self.stream.max_length if self.stream.processor is not None else None,
-        }
+        texts = self.stream.processor is not None
+        return Task(
+            kind="classification",
+            modality="text" if texts else "vision",
+            labels=labels,
+            max_length=self.stream.max_length if texts else None,
+        )
 
     def evaluation(self) -> StreamEvaluation:
         """Return the content of ``evaluation/accuracy_matrix.json``."""
@@ -167,8 +168,8 @@ def _promotion(config: ContinualConfig, figures: StreamFigures) -> Promotion:
 
 def _joined(histories: list[History]) -> History:
     """Return one history; each unit's seconds continue those of the unit before."""
-    rows: list[dict[str, Any]] = []
+    joined = History()
     for history in histories:
-        before = max((row["seconds"] for row in rows), default=0.0)
-        rows += [{**row, "seconds": row["seconds"] + before} for row in history.rows]
-    return History(rows)
+        before = max((row["seconds"] for row in joined.rows), default=0.0)
+        joined.rows += [{**row, "seconds": row["seconds"] + before} for row in history.rows]
+    return joined

@@ -1,6 +1,6 @@
 """Typed results of a continual-learning run. Imports neither torch nor ray.
 
-What the stage writes and its readers (report, demo) read: the same classes.
+The stage writes these classes; report and demo read them back.
 """
 
 from typing import Literal
@@ -106,7 +106,7 @@ class UnitLearned(UnitRecord):
 
 
 class WorkerResult(StrictModel):
-    """What the workers return."""
+    """Return value of the workers."""
 
     finished: NonNegativeInt
     """Units that are committed."""

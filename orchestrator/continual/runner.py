@@ -155,7 +155,7 @@ def _commit(folder: RunFolder, config: ContinualConfig, outcome: "Outcome") -> J
         kind="continual",
         write=lambda draft: write_package(draft.path, outcome),
         parents=[package.ref],
-        task=outcome.task,
+        task=outcome.task.model_dump(),
         metrics=metrics,
         licence=package.manifest.licence,
     )

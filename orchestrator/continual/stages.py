@@ -6,8 +6,6 @@
 do not depend on any layout, so another number of workers or another engine can continue.
 """
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from orchestrator.continual.parts.base import State
 from orchestrator.continual.results import UnitRecord
 from orchestrator.continual.stream import Unit
 from orchestrator.errors import StageError
-from orchestrator.storage import commit_folder, verify_folder
+from orchestrator.storage import staged, verify_folder
 from orchestrator.training.history import History
 
 SUFFIX = ".safetensors"
@@ -76,22 +74,17 @@ class Stages:
             record: Its figures.
 
         Raises:
-            StageError: A part uses the name of another file.
+            StageError: A part uses the name of another file, or the disk is full or read-only.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=".tmp-", dir=self.root))
-        try:
-            save_file(_ready(weights), staged / WEIGHTS)
+        manifest = {"schema_version": SCHEMA_VERSION, "title": unit.title}
+        with staged(self.folder(unit.index), manifest) as folder:
+            save_file(_ready(weights), folder / WEIGHTS)
             for name, state in left.items():
-                if (path := staged / f"{name}{SUFFIX}").exists():
+                if (path := folder / f"{name}{SUFFIX}").exists():
                     raise StageError(f"a part cannot store its tensors as {path.name}: it is taken")
                 save_file(_ready(state), path)
-            history.to_parquet(staged / HISTORY)
-            (staged / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
-            manifest = {"schema_version": SCHEMA_VERSION, "title": unit.title}
-            commit_folder(staged, self.folder(unit.index), manifest)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+            history.to_parquet(folder / HISTORY)
+            (folder / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
 
     def weights(self, index: int) -> State:
         """Read the whole model after a unit."""

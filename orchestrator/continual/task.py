@@ -26,12 +26,12 @@ from orchestrator.training.engine import Batch, Engine
 from orchestrator.training.optimizers import target_of, trainable
 
 STATE_FILE = "state/continual.safetensors"
-"""Tensors that parts left, and anchors, inside a package of kind ``continual``."""
+"""Stored tensors of the parts, and anchors, inside a package of kind ``continual``."""
 ANCHOR = "anchor"
 
 
 def package_state(left: dict[str, State], weights: State) -> State:
-    """Name what parts left, and the anchors it refers to, for one file of a package.
+    """Name stored tensors of the parts, and their anchors, for one file of a package.
 
     Args:
         left: Tensors by the name of the part's state and by parameter.
@@ -50,9 +50,9 @@ class UnitTask:
 
     Attributes:
         stream: All tasks.
-        stages: What earlier units left.
+        stages: Results of earlier units.
         package: Folder of the package the stream started from.
-        unit: What is learned.
+        unit: The unit that is learned.
         engine: Holds the model.
         skeleton: The model's structure without weights.
     """
@@ -88,7 +88,7 @@ class UnitTask:
         )
 
     def left(self, name: str) -> State:
-        """Return what a part left after the previous unit; in the first one, from the package."""
+        """Return tensors that a part stored after the previous unit, or in the package."""
         if self.unit.index:
             return self.stages.left(self.unit.index - 1, name)
         return self._inherited(name)

@@ -1,11 +1,10 @@
-"""What runs on every rank: the stream, one unit after the other, resumable within each.
+"""The worker on every rank: learns the stream unit by unit and resumes within each.
 
-Each unit gets a new engine over the weights the unit before it left: with a new optimizer, so that
-a head's first steps do not meet moments that decayed while it was idle. What a finished unit leaves
-is committed by rank 0 (``stages``); within a unit, checkpoints of the engine and the parts are.
+Each unit gets a new engine over the weights of the previous unit, with a new optimizer: a head's
+first steps must not meet moments that decayed while it was idle. Rank 0 commits the results of a
+finished unit (``stages``); within a unit, checkpoints hold the state of the engine and the parts.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -36,8 +35,8 @@ from orchestrator.zoo import Zoo
 STREAM_FOLDER = "stream"
 
 
-def run(context: WorkerGroup, payload: Mapping[str, object]) -> dict[str, Any]:
-    """Learn what is left of the stream.
+def run(context: WorkerGroup, payload: dict[str, Any]) -> dict[str, Any]:
+    """Learn the units of the stream that are not finished.
 
     Args:
         context: This worker.
@@ -71,7 +70,7 @@ class _Session:
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """Learns units; what it needs from earlier ones is read from ``stages``."""
+    """Learns units; results of earlier ones are read from ``stages``."""
 
     context: WorkerGroup
     config: ContinualConfig
@@ -80,7 +79,7 @@ class Learner:
     package: Path
 
     def learn(self, unit: Unit) -> bool:
-        """Learn one unit and commit what it leaves; collective.
+        """Learn one unit and commit its results; collective.
 
         Returns:
             False when the driver asked to stop; a checkpoint is committed then.
@@ -92,7 +91,7 @@ class Learner:
         return not result.stopped
 
     def _open(self, unit: Unit) -> _Session:
-        """Build the engine over the weights the last unit left, or over its own checkpoint."""
+        """Build the engine at the weights of the previous unit, or at the unit's own checkpoint."""
         model = self._model(unit)
         skeleton = skeleton_of(model)
         engine = self.context.build_engine(
@@ -158,7 +157,7 @@ class Learner:
         )
 
     def _finish(self, session: _Session, result: TrainResult) -> None:
-        """Test, let the parts leave what later units need, commit; collective."""
+        """Test, collect what the parts store for later units, commit; collective."""
         unit, engine = session.task.unit, session.task.engine
         tested = self._measure(engine, unit.seen, "test")
         session.history.log(self._steps_before(unit) + unit.steps, "test", tested)

@@ -167,6 +167,7 @@ def test_nothing_is_unpickled():
         "orchestrator.pretraining.corpus_config",
         "orchestrator.selection.config",
         "orchestrator.continual.config",
+        "orchestrator.continual.results",
         "orchestrator.quantization.config",
         "orchestrator.demo.config",
         "serving.config",

@@ -87,7 +87,7 @@ class LearnedTask:
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What a part keeps of a task for later ones.
+    """Data that a part stores of a task for later ones.
 
     Attributes:
         tensors: Full tensors, returned by ``Task.left`` in the next task, and by the committed
@@ -128,7 +128,7 @@ class Task(Protocol):
         ...
 
     def left(self, name: str) -> State:
-        """Return the tensors that a part left under a name before this task; empty: none."""
+        """Return the tensors that a part stored under a name before this task; {} without any."""
         ...
 
     def protected(self, names: Iterable[str]) -> set[str]:
@@ -198,7 +198,7 @@ class Part(Generic[PartConfigT]):
         return compute()
 
     def projection(self) -> Projection | None:
-        """Return what changes the masters after the optimizer's update, for one update."""
+        """Return a change of the masters after the optimizer's update, for one update."""
         return None
 
     def shard_sums(self) -> ShardSums:
@@ -222,7 +222,7 @@ class Part(Generic[PartConfigT]):
         return {}
 
     def after_task(self, task: Task) -> Leftovers:
-        """Return what later tasks need; the engine is at the final weights."""
+        """Return data for later tasks; the engine is at the final weights."""
         del task
         return Leftovers()
 
@@ -232,7 +232,7 @@ class Part(Generic[PartConfigT]):
         return {}
 
     def load_state(self, engine: Engine, state: State) -> None:
-        """Continue from what :meth:`state` returned; ``cut`` takes this rank's shards."""
+        """Continue from a state of :meth:`state`; ``cut`` takes this rank's shards."""
 
 
 def total_metrics(engine: Engine, parts: Sequence[Part[Any]]) -> Metrics:

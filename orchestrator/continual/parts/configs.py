@@ -12,7 +12,7 @@ from orchestrator.config.registry import EntryConfig, Registry
 
 
 class PartConfig(EntryConfig):
-    """Options of one part, and what the part costs (for ``--check``)."""
+    """Options of one part, and its costs (for ``--check``)."""
 
     protects: ClassVar[bool] = True
     """Whether the part protects earlier tasks; such a part means nothing in joint training."""

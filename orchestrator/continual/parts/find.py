@@ -69,7 +69,7 @@ class Find(Part[FindConfig]):
         return {"penalty": (self._value,)} if self._anchors else {}
 
     def after_task(self, task: Task) -> Leftovers:
-        """Measure the task's importance and add it to what there was."""
+        """Measure the task's importance and add it to that of earlier tasks."""
         samples = task.samples(self.config.fisher_samples)
         if self.config.way == "gathered":
             measured = gathered_fisher(task.engine, task.skeleton, samples)

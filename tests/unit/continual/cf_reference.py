@@ -1,6 +1,6 @@
 """The C&F method in NumPy fp64, written from its formulas alone; and its torch twin.
 
-A 3-layer net: tanh trunk of two layers shared by all tasks, one softmax layer a task.
+A 3-layer net: tanh trunk of two layers shared by all tasks, one softmax layer per task.
 """
 
 import numpy as np
@@ -81,7 +81,7 @@ def fisher(w, name, x, y):
 
 
 class Adam:
-    """AdamW with decay of matrices; heads not in use stand still but their moments decay."""
+    """AdamW with decay of matrices; idle heads do not move, but their moments decay."""
 
     def __init__(self, w, decay, eps):
         self.m = {n: np.zeros_like(v) for n, v in w.items()}

@@ -1,4 +1,4 @@
-"""The composed step: what switching parts off leaves, and that it is safe."""
+"""The composed step: parts that are off, parts that are on, and steps that are skipped."""
 
 import math
 
@@ -145,7 +145,7 @@ def test_a_non_finite_loss_skips_and_restores():
 
 
 class Steep(Net):
-    """Finite at home, not finite anywhere else."""
+    """A loss that is finite at the start weights and not finite anywhere else."""
 
     home = None
 

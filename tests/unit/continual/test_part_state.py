@@ -17,7 +17,7 @@ from orchestrator.continual.parts.configs import CONTINUAL_PARTS, PartConfig
 from orchestrator.continual.stages import Stages
 from orchestrator.continual.stream import units_of
 from orchestrator.continual.worker import run
-from orchestrator.errors import IntegrityError
+from orchestrator.errors import ConfigError, IntegrityError
 from tests.support.streams import job, make_place
 
 
@@ -131,3 +131,15 @@ def test_a_checkpoint_of_other_parts_is_refused(place, config, tmp_path):
     without = job(place, method={"preset": "sam", "replay": {"enabled": True, "every_steps": 4}})
     with pytest.raises(IntegrityError, match=r"does not fit the parts.*path\."):
         run(WorkerContext.alone(tmp_path), payload(without))
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ({"parts": ["path", "path"]}, "parts.1.type: 'path' is listed twice"),
+        ({"preset": "joint", "parts": ["path"]}, "parts.0: path has no meaning with preset: joint"),
+    ],
+)
+def test_parts_that_cannot_act_are_refused(place, method, expected):
+    with pytest.raises(ConfigError, match=expected):
+        job(place, method=method)

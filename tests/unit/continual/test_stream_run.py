@@ -1,4 +1,4 @@
-"""The whole stream in one process on small real packages: matrix, resume, package, presets."""
+"""Whole streams in one process on small real packages: matrix, resume, package, presets."""
 
 import json
 import shutil
@@ -181,8 +181,8 @@ def test_package_of_a_stream(place, finished, tmp_path):
     assert evaluation["matrix"][0][1] is None
     assert evaluation["figures"]["forgetting"] == forgetting(outcome.matrix)
     assert outcome.summary.unwatched_heads == ("earlier",)
-    assert outcome.task["labels"]["earlier"] == ["a", "b", "c", "d"]
-    assert outcome.task["labels"]["task0"] == ["animal", "tool"]
+    assert outcome.task.labels["earlier"] == ["a", "b", "c", "d"]
+    assert outcome.task.labels["task0"] == ["animal", "tool"]
     frame = pd.read_parquet(tmp_path / "history.parquet")
     assert frame.seconds.is_monotonic_increasing
     assert load_config(ContinualConfig, tmp_path / "job.yaml") == config
@@ -194,8 +194,8 @@ def test_a_stream_goes_on_from_a_package_of_a_stream(place, finished, tmp_path):
     zoo = Zoo(place / "zoo")
     outcome = Outcome.read(config, zoo.get("encoder"), stages(folder, config))
     with zoo.draft(
-        "learned", kind="continual", producer={"stage": "test"}, parents=[], task=outcome.task,
-        metrics={},
+        "learned", kind="continual", producer={"stage": "test"}, parents=[],
+        task=outcome.task.model_dump(), metrics={},
     ) as draft:  # fmt: skip
         write_package(draft.path, outcome)
         draft.commit()
@@ -305,6 +305,8 @@ def test_a_head_of_the_same_name_with_other_classes_is_refused(place, tmp_path):
         ({"engine": {"type": "single"}, "cluster": {"workers": 2}}, "engine.type: 'single'"),
         ({"method": {"preset": "joint", "find": {"enabled": True}}}, "no meaning with preset"),
         ({"method": {"preset": "c&g"}}, "method.preset"),
+        ({"method": {"parts": ["replai"]}}, "Did you mean 'replay'"),
+        ({"method": {"parts": ["find"]}}, "parts.0.type: 'find' has a section of its own"),
         ({"promotion": {"alias": "latest"}}, "'latest' always moves"),
         ({"tasks": [{"source": "builtin:pydoc/kindd"}]}, "Did you mean 'pydoc/kind'"),
     ],
@@ -318,3 +320,4 @@ def test_preset_is_valid():
     root = Path(__file__).parents[3]
     config = load_config(ContinualConfig, root / "jobs/configs/continual_pydoc.yaml")
     assert [task.title for task in config.tasks] == ["kind", "library"]
+    assert list(config.model_dump()["method"]["create"]) == ["enabled", "rho", "adaptive"]
