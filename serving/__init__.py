@@ -1,7 +1,7 @@
-"""Put a model package behind HTTP with Ray Serve.
+"""HTTP serving of a model package with Ray Serve.
 
 `serve run serving.app:build model=NAME@ALIAS zoo=DIR` starts it; `serve deploy
 serving/configs/classify.yaml` is the production way; `orchestrator serve` wraps the first.
-Requests pass `guard` (keys, limits, deadlines), one of `protocols/` (translation only), `service`
-(validation, batching) and `engine` (package -> callable, no Ray).
+A request passes three rooms: `guard` (keys, limits, deadlines), `protocols` (models of bodies and
+answers, translation only) and `model` (the package as a callable; no Ray).
 """

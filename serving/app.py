@@ -45,7 +45,7 @@ def build(args: Arguments) -> Application:
 
     Raises:
         ConfigError: settings contradict each other.
-        InputError: there is no such zoo, package, version or alias, the key file is unusable, or
+        InputError: the zoo, package, version or alias does not exist, the key file is unusable, or
             the HTTP port is taken.
         IntegrityError: the package is damaged.
     """

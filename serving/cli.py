@@ -100,7 +100,7 @@ def describe(plan: "Plan", address: str | None) -> str:
         "replicas": f"{scale.min_replicas} to {scale.max_replicas}, {config.cpus_per_replica:g} CPU"
         f" and {config.gpus_per_replica:g} GPU each",
         "limits": f"{config.limits.max_client_batch_size} inputs and "
-        f"{config.limits.max_body_bytes} bytes a request, {config.limits.request_timeout_s:g} s",
+        f"{config.limits.max_body_bytes} bytes per request, {config.limits.request_timeout_s:g} s",
     }
     return "\n".join(f"{name:9} {value}" for name, value in rows.items())
 

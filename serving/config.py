@@ -135,7 +135,7 @@ _TEXTS = frozenset({"model", "zoo", "target", "api_keys_file", "revision"})
 def _mapping(value: Any, key: str) -> dict[str, Any]:
     if value is None or isinstance(value, dict):
         return value or {}
-    raise ValueError(f"{key!r} sets a part of {key.partition('.')[0]!r}, which is no section.")
+    raise ValueError(f"{key!r} sets a part of {key.partition('.')[0]!r}, which is not a section.")
 
 
 def _read(value: Any) -> Any:

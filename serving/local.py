@@ -46,7 +46,7 @@ def start(
     host: str = DEFAULT_HOST,
     name: str = "default",
 ) -> Served:
-    """Start serving on an initialised Ray; called again with the same name, update in place.
+    """Start serving on an initialized Ray; a second call with the same name updates in place.
 
     Args:
         config: what to serve.
@@ -99,7 +99,7 @@ def stop(served: Served | None = None) -> None:
     """Stop serving: replicas finish their requests first. Ray stays.
 
     Args:
-        served: what `start` returned: only this application ends if Serve ran before it. None ends
+        served: the result of `start`: only this application ends if Serve ran before it. None ends
             Serve with all its applications.
     """
     from ray import serve
@@ -114,7 +114,7 @@ def stop(served: Served | None = None) -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep Serve's chat about starting and stopping out of the caller's output."""
+    """Hide Serve's messages about starting and stopping."""
     logger = logging.getLogger("ray.serve")
     level = logger.level
     logger.setLevel(logging.WARNING)

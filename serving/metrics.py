@@ -1,4 +1,4 @@
-"""What the service measures, and under which names.
+"""Metrics of the service and their names.
 
 Ray adds the prefix ``ray_``; Serve adds the labels ``application``, ``deployment`` and ``replica``.
 Label values are few and never chosen by clients: a route template, a package reference, a code.

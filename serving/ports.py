@@ -1,4 +1,4 @@
-"""Is an HTTP port free? Asked before anything is started: Serve itself finds out a minute later."""
+"""Checks of HTTP ports before anything is started: Serve itself finds out a minute later."""
 
 import errno
 import http.client

@@ -1,4 +1,4 @@
-"""Find the package a config names, before anything is started."""
+"""The package that a config names, found and verified before anything is started."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ def resolve(config: ServingConfig) -> "Package":
 
     Raises:
         ConfigError: settings contradict each other.
-        InputError: there is no such zoo, package, version or alias, or the key file is unusable.
+        InputError: the zoo, package, version or alias does not exist, or the key file is unusable.
         IntegrityError: the package is damaged.
     """
     from orchestrator.zoo import Zoo
@@ -28,7 +28,7 @@ def resolve(config: ServingConfig) -> "Package":
 
 
 def pin(config: ServingConfig) -> ServingConfig:
-    """Return the config as replicas get it: one version, and places that mean the same anywhere.
+    """Return the config for replicas: one version, absolute paths.
 
     Replicas started later serve the same bytes even if the alias moves, and run in another working
     directory.

@@ -1,4 +1,4 @@
-"""Read a Serve config file (`serving/configs/*.yaml`) the way `orchestrator serve` needs it.
+"""Serve config files (`serving/configs/*.yaml`) as `orchestrator serve` reads them.
 
 `serve deploy` reads the same file itself; here its one application is started on this machine.
 """
@@ -20,7 +20,7 @@ DEFAULT_PORT: Final = 8000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to serve and where.
+    """A package to serve and its address.
 
     Attributes:
         config: the application's settings.
@@ -88,7 +88,7 @@ def check_plan(plan: Plan) -> None:
 def _only_application(data: Any, source: str) -> dict[str, Any]:
     applications = data.get("applications") if isinstance(data, dict) else None
     if not isinstance(applications, list) or not applications:
-        message = "is no Serve config file: it lists no `applications`. See serving/configs/."
+        message = "is not a Serve config file: it lists no `applications`. See serving/configs/."
         raise ConfigError(source, [Problem("applications", message)])
     if len(applications) > 1 or not isinstance(applications[0], dict):
         message = f"{len(applications)} are listed, one is expected. Use `serve deploy` for more."

@@ -1,6 +1,6 @@
 """API keys: only their SHA-256 is stored, comparison takes the same time whatever is sent.
 
-A key file has one key a line, ``name:hex digest``; blank lines and lines starting with ``#`` are
+A key file has one key per line, ``name:hex digest``; blank lines and lines starting with ``#`` are
 skipped. Keys are 256 random bits, so a plain digest (no salt, no stretching) cannot be searched.
 """
 
@@ -48,8 +48,8 @@ class KeyRing:
             if match is None or match["name"] in digests:
                 # The line itself may be a key somebody pasted: it is never repeated.
                 raise InputError(
-                    f"API key file '{path}', line {number}: expected one `name:sha256-hex` a line, "
-                    "each name once. Make lines with `orchestrator serve --new-key NAME`."
+                    f"API key file '{path}', line {number}: expected one `name:sha256-hex` per "
+                    "line, each name once. Make lines with `orchestrator serve --new-key NAME`."
                 )
             digests[match["name"]] = bytes.fromhex(match["digest"])
         if not digests:

@@ -1,7 +1,7 @@
-"""Put the inputs of several requests into few runs of the model, bounded by tokens.
+"""Batching: the inputs of several requests in few runs of the model, bounded by tokens.
 
-Inputs are sorted by length, so little is padded, and a run ends where padding included the next
-input would pass the token limit. Results go back in the order the inputs came.
+Inputs are sorted by length, which keeps padding small. A run ends where the next input would pass
+the token limit, padding included. Results keep the order of the inputs.
 
 Shapes: B inputs, S tokens of the longest, K classes, D width.
 """
@@ -38,14 +38,14 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one request wants from the model."""
+    """The work of one request."""
 
     operation: Operation
     inputs: Sequence[Encoded]
 
 
 Run = Callable[[Sequence[Encoded], Operation], Outputs]
-"""A model: encoded inputs and what is wanted -> arrays with one row per input."""
+"""A model: encoded inputs and an operation -> arrays with one row per input."""
 
 
 def run_batch(works: Sequence[Work], run: Run, max_batch_tokens: int) -> list[Outputs]:
@@ -54,7 +54,8 @@ def run_batch(works: Sequence[Work], run: Run, max_batch_tokens: int) -> list[Ou
     Args:
         works: one per request, each with at least one input.
         run: the model.
-        max_batch_tokens: most tokens, padding included, in one run; a longer input runs alone.
+        max_batch_tokens: maximum number of tokens in one run, padding included; a longer input
+            runs alone.
 
     Returns:
         One `Outputs` per work, rows in the order of its inputs.

@@ -7,7 +7,7 @@ from serving.guard.errors import ErrorType, ServingError
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """The served package in a few words; holds no path.
+    """Description of the served package; contains no path.
 
     Attributes:
         name: package name, what protocols call the model.

@@ -1,4 +1,4 @@
-"""What a replica is, apart from Ray: a loaded, warmed and probed package with one worker thread.
+"""A replica without Ray: a loaded, warmed and probed package with one worker thread.
 
 The model runs in that thread alone: while it works, the event loop goes on answering health checks
 and refusing what must be refused.

@@ -1,7 +1,7 @@
-"""What every protocol calls: validate, tokenize, run, name the classes.
+"""The service behind all protocols: check inputs, tokenize, run, name the classes.
 
-A protocol adapter only translates; the rules about inputs are here once. The service does not know
-how runs are batched: `execute` is the batched method of a Serve replica, or a direct call.
+A protocol only translates; the rules about inputs are here once. The service does not know how
+runs are batched: `execute` is the batched method of a Serve replica, or a direct call.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class Ranking:
 
     Attributes:
         labels: K class names.
-        scores: [K] probabilities, or logits when raw scores were asked for.
+        scores: [K] probabilities, or logits when the request set ``raw_scores``.
     """
 
     labels: list[str]

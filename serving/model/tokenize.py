@@ -1,7 +1,7 @@
-"""From texts to token ids, through the processor the model was trained with.
+"""Tokenization with the processor that the model was trained with.
 
-What is added here is what a service needs: a text that is too long is refused unless its sender
-allows cutting it, and singles and pairs may share a request. Loads no torch.
+Two rules of a service are added: a text that is too long is refused unless the request allows
+truncation, and single texts and pairs may share a request. Loads no torch.
 """
 
 from collections.abc import Sequence

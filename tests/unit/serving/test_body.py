@@ -65,7 +65,7 @@ def test_any_bytes_are_parsed_or_refused_never_a_crash(body):
         b'{"a":' + b"[" * 9 + b"]" * 9 + b"}",
     ],
 )  # fmt: skip
-def test_what_is_no_plain_json_object_is_malformed(body):
+def test_bodies_other_than_plain_json_objects_are_malformed(body):
     assert refused(body) is ErrorType.MALFORMED
 
 

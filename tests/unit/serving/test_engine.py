@@ -67,8 +67,8 @@ def test_vocabulary_heads_are_left_out_and_unnamed_classes_get_names(tmp_path):
     answers = engine.answer(SENTENCES[:2])
     assert {name: rows.shape for name, rows in answers.items()} == {"a": (2, 2), "b": (2, 4)}
     whole = load_model(tmp_path)
-    kept = engine._backend._model.targets["a"].output.weight
-    np.testing.assert_array_equal(kept.detach(), whole.targets["a"].output.weight.detach())
+    loaded = engine._backend._model.targets["a"].output.weight
+    np.testing.assert_array_equal(loaded.detach(), whole.targets["a"].output.weight.detach())
 
 
 def test_a_language_model_gives_embeddings_only(tmp_path):

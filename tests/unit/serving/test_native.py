@@ -65,7 +65,7 @@ def test_raw_scores_are_logits(call, direct):
     np.testing.assert_allclose(as_array(body), direct(SENTENCES[1])[0], atol=1e-5)
 
 
-def test_embeddings_are_normalised_unless_told(call, direct):
+def test_embeddings_are_normalized_unless_told(call, direct):
     vector = direct(SENTENCES[2])[1]
     body = call("POST", "/embed", json={"inputs": SENTENCES[2]}).json()
     np.testing.assert_allclose(body, [vector / np.linalg.norm(vector)], atol=1e-6)
@@ -139,7 +139,7 @@ def test_what_is_wrong_is_named_and_never_a_server_error(call, body, status, err
         assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
-def test_half_a_surrogate_pair_is_no_text(call):
+def test_half_a_surrogate_pair_is_refused(call):
     answer = call(
         "POST",
         "/predict",

@@ -21,13 +21,13 @@ def test_a_busy_port_is_refused_with_a_free_one(busy):
     require_free_port("127.0.0.1", suggested)
 
 
-def test_a_silent_listener_is_no_serve_proxy(busy, monkeypatch):
+def test_a_silent_listener_is_not_a_serve_proxy(busy, monkeypatch):
     monkeypatch.setattr("serving.ports.ANSWER_TIMEOUT_S", 0.1)
     assert not answers_as_serve("127.0.0.1", busy)
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536])
-def test_numbers_that_are_no_port_are_refused(port):
+def test_numbers_that_are_not_ports_are_refused(port):
     with pytest.raises(InputError, match="1 to 65535"):
         require_free_port("127.0.0.1", port)
 
