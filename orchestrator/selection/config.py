@@ -47,9 +47,9 @@ class RecallConfig(StrictModel):
     """Phase one: the candidates that are worth training."""
 
     k: int | None = Field(None, ge=1)
-    """Candidates kept; null takes 10 (8 for policy fast), and at most 60 % of a small zoo."""
+    """Candidates to recall; null takes 10 (8 for policy fast), and at most 60 % of a small zoo."""
     mode: Literal["default", "paper", "all"] = "default"
-    """default: history prior and proxies; paper: mean score x proxy; all: keep everything."""
+    """default: history prior and proxies; paper: mean score x proxy; all: recall every one."""
     proxies: tuple[Annotated[str, NameOf(PROXIES)], ...] = Field(
         ("h_score", "knn", "logme"), min_length=1
     )

@@ -111,8 +111,7 @@ def rank_default(
     """
     residuals = proxy_residuals(plan, proxies, predictor.spread_between if predictor else 1.0)
     if predictor is None:
-        means = _mean_scores(plan)
-        return {m: _rank_without_prior(m, residuals, means) for m in plan.candidates}
+        return _rank_without_prior(plan, residuals)
     before = predictor.prior()
     after = predictor.with_extra_row(residuals).prior()
     return {m: (after[m], _reason(plan, before, after, m)) for m in plan.candidates}
@@ -205,20 +204,21 @@ def _normal_scores(values: Mapping[str, float]) -> dict[str, float]:
     return {name: normal.inv_cdf(float(q)) for name, q in zip(names, middle, strict=True)}
 
 
-def _mean_scores(plan: RecallPlan) -> dict[str, float]:
-    if plan.clustering is None:
-        return {}
-    means = plan.clustering.means
-    return {m: float(v) for m, v in zip(plan.clustering.models, means, strict=True)}
-
-
 def _rank_without_prior(
-    model: str, residuals: Mapping[str, float], means: Mapping[str, float]
-) -> tuple[float, str]:
+    plan: RecallPlan, residuals: Mapping[str, float]
+) -> dict[str, tuple[float, str]]:
     """Proxy rank first; the mean score breaks ties (scaled below one rank)."""
-    score = residuals.get(model, 0.0) + 1e-3 * means.get(model, 0.0)
-    source = "proxy rank" if model in residuals else "mean score"
-    return score, f"{source}: fewer than {MIN_HISTORY_SETS} benchmark sets in the history"
+    means: dict[str, float] = {}
+    if plan.clustering is not None:
+        means = dict(zip(plan.clustering.models, plan.clustering.means.tolist(), strict=True))
+    why = f"fewer than {MIN_HISTORY_SETS} benchmark sets in the history"
+    return {
+        model: (
+            residuals.get(model, 0.0) + 1e-3 * means.get(model, 0.0),
+            f"{'proxy rank' if model in residuals else 'mean score'}: {why}",
+        )
+        for model in plan.candidates
+    }
 
 
 def _reason(

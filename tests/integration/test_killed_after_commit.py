@@ -12,8 +12,10 @@ from orchestrator.cluster import session
 from orchestrator.config import validate_config
 from orchestrator.pretraining import runner as pretraining
 from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.selection import select_runner
 from orchestrator.storage import RunFolder
 from orchestrator.zoo import Zoo
+from tests.support.candidates import FINE_TUNE, make_world, select_job
 
 
 class Killed(BaseException):
@@ -48,7 +50,20 @@ def pretrain(place):
     )
 
 
-STAGES = (pretrain,)
+def select(place):
+    make_world(place, encoders=("bert", "conv"))
+    return select_runner.run, select_job(
+        place,
+        "killed",
+        package="child",
+        matrix=None,
+        recall={"mode": "all"},
+        halving={"policy": "sh"},
+        fine_tune={**FINE_TUNE, "epochs": 1},
+    )
+
+
+STAGES = (pretrain, select)
 
 
 @pytest.mark.parametrize("stage", STAGES)

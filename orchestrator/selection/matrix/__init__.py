@@ -1,1 +1,1 @@
-"""The performance matrix: facts, history, files, and clusters of models that score alike."""
+"""The performance matrix: facts, history, files, and clusters of models with similar scores."""

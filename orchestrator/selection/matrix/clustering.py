@@ -1,4 +1,4 @@
-"""Clusters of models that score alike on the benchmark sets, and their representatives.
+"""Clusters of models with similar benchmark scores, and their representatives.
 
 Sections 3.1-3.2 of arXiv 2404.00069:
 

@@ -103,9 +103,9 @@ class PerformanceMatrix:
     def without(self, datasets: Iterable[str]) -> "PerformanceMatrix":
         """Drop columns, for example the target of a replay."""
         drop = set(datasets)
-        kept = {name: facts for name, facts in self.datasets.items() if name not in drop}
+        others = {name: facts for name, facts in self.datasets.items() if name not in drop}
         cells = self.cells[~self.cells["dataset"].isin(drop)].reset_index(drop=True)
-        return replace(self, cells=cells, datasets=kept)
+        return replace(self, cells=cells, datasets=others)
 
     def final(self) -> pd.DataFrame:
         """Final test scores ``[M, N]`` as measured (not oriented); NaN where missing."""

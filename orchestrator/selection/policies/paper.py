@@ -1,4 +1,4 @@
-"""Policy ``paper``: the fine selection of arXiv 2404.00069 (section 4).
+"""Policy ``paper``: the fine selection of arXiv 2404.00069.
 
 From the worst validation score upward a model is dropped if a surviving model validates better and
 its trend (Eq. 5-6) predicts a better final score; then the lowest validation scores are dropped

@@ -94,7 +94,10 @@ class ShrunkenPredictor:
             )
         seen = ~np.isnan(residual[:, :, -1])
         rows = seen.sum(axis=1).astype(float)
-        average = _mean_over_sets(residual, rows)
+        counts = rows[:, None]
+        average = np.where(
+            counts > 0, np.nansum(residual, axis=1) / np.maximum(counts, 1.0), np.nan
+        )
         free = max(int(rows.sum()) - int((rows > 0).sum()), 1)
         deviations = (residual - average[:, None, :])[seen]
         within = float((deviations[:, -1] ** 2).sum() / free)
@@ -253,9 +256,3 @@ def _stage_covariance(deviations: FloatArray, free: int) -> FloatArray:
     np.fill_diagonal(constant, 1.0)
     blended = raw + STAGE_PRIOR_ROWS * variance * constant
     return np.asarray(blended / (free + STAGE_PRIOR_ROWS))
-
-
-def _mean_over_sets(residual: FloatArray, rows: FloatArray) -> FloatArray:
-    """Mean residual of each model ``[M, E+1]``; NaN for a model without a row."""
-    total = np.nansum(residual, axis=1)
-    return np.where(rows[:, None] > 0, total / np.maximum(rows, 1.0)[:, None], np.nan)

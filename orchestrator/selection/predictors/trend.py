@@ -1,4 +1,4 @@
-"""The paper's trend predictor: one-dimensional k-means per model (arXiv 2404.00069, section 4).
+"""The paper's trend predictor: one-dimensional k-means per model (arXiv 2404.00069).
 
 - Eq. 5, nearest cluster by validation score, and Eq. 6, its mean test score: `KMeansTrend.predict`.
 

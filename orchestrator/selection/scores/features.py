@@ -15,16 +15,11 @@ from orchestrator.selection.scores.scoring import score_features
 from orchestrator.selection.trials.payloads import ProxyPayload
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from orchestrator.data.rows.rows import Rows
-    from orchestrator.data.samples.labelled_samples import ClsSamples
-    from orchestrator.modeling.interfaces import Batch
-    from orchestrator.modeling.model import Model
 
 BATCH_ROWS = 128
-HEAD = "proxy"
-"""Name of the label column of the samples; no head of the model has it."""
+LABEL_COLUMN = "proxy"
+"""Label column of the samples; no head of the model has this name, so no loss is computed."""
 KINDS_WITH_TRAINED_HEADS = ("finetuned", "continual", "imported")
 
 
@@ -67,33 +62,22 @@ def extract(
     """
     import torch
 
+    from orchestrator.data.processors.text import TextProcessor
+    from orchestrator.data.samples.labelled_samples import ClsSamples
     from orchestrator.modeling.package import load_model
 
     model = load_model(folder).eval()
+    processor = None if rows.images is not None else TextProcessor.load(folder)
     limit = min(max_length, model.config.max_position_embeddings)
-    samples = _samples(folder, rows, limit)
+    samples = ClsSamples(rows, processor, LABEL_COLUMN, limit)
     head = next((name for name in sorted(trained_heads) if name in model.targets), None)
     features, probabilities = [], []
     with torch.inference_mode():
         for start in range(0, len(samples), BATCH_ROWS):
             index = np.arange(start, min(start + BATCH_ROWS, len(samples)))
-            vectors, logits = _forward(model, samples.collate(index, 0), head)
-            features.append(vectors)
-            if logits is not None:
-                probabilities.append(logits.softmax(dim=-1))
+            batch = samples.collate(index, 0)
+            features.append(model.pool(model.encode(batch), batch))
+            if head is not None:
+                probabilities.append(model.predict(batch)[head].softmax(dim=-1))
     stacked = torch.cat(features).double().numpy()
-    return stacked, torch.cat(probabilities).double().numpy() if probabilities else None
-
-
-def _samples(folder: Path, rows: "Rows", max_length: int) -> "ClsSamples":
-    from orchestrator.data.processors.text import TextProcessor
-    from orchestrator.data.samples.labelled_samples import ClsSamples
-
-    processor = None if rows.images is not None else TextProcessor.load(folder)
-    return ClsSamples(rows, processor, HEAD, max_length)
-
-
-def _forward(model: "Model", batch: "Batch", head: str | None) -> "tuple[Tensor, Tensor | None]":
-    """Pooled features ``[B, D]``, and logits ``[B, Z]`` where there is a head."""
-    vectors = model.pool(model.encode(batch), batch)
-    return vectors, model.predict(batch)[head] if head else None
+    return stacked, torch.cat(probabilities).double().numpy() if head else None

@@ -7,8 +7,6 @@ asked for it returns the stored result.
 
 import functools
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
 from orchestrator.selection.results import EpochResult
 from orchestrator.selection.trials.payloads import TrialPayload
-from orchestrator.storage import commit_folder, verify_folder
+from orchestrator.storage import staged, verify_folder
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import TaskData
@@ -95,19 +93,14 @@ class FineTuneTrial:
 
     def _commit(self, tuner: "FineTuner", rows: Sequence[EpochResult]) -> None:
         """Commit state and rows together, without what the next epoch cannot need."""
-        self._state.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=".tmp-", dir=self._state.parent))
-        try:
+        stored = {"rows": [row.model_dump() for row in rows]}
+        with staged(self._state, stored, STATE_MANIFEST) as folder:
             if len(rows) < self._epochs:
-                (staged / TRAINER).mkdir()
-                tuner.save(staged / TRAINER)
+                (folder / TRAINER).mkdir()
+                tuner.save(folder / TRAINER)
             elif self._payload.keep_package:
-                (staged / PACKAGE).mkdir()
-                tuner.write(staged / PACKAGE)
-            stored = {"rows": [row.model_dump() for row in rows]}
-            commit_folder(staged, self._state, stored, STATE_MANIFEST)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+                (folder / PACKAGE).mkdir()
+                tuner.write(folder / PACKAGE)
 
 
 def committed_rows(state: Path) -> list[EpochResult]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, IntegrityError
 from orchestrator.selection import benchmark_runner, select_runner
 from orchestrator.selection.benchmark import complete_matrix, plan_benchmark
 from orchestrator.selection.candidates import dataset_facts, resolve_packages
@@ -210,6 +210,11 @@ def test_the_report_ranks_everybody_with_a_reason(world, matrix, tmp_path):
     assert len(report.linkage.matrix) == 4
     atomic_write_json(tmp_path / REPORT_NAME, report.model_dump())
     assert SelectionReport.read(tmp_path / REPORT_NAME) == report
+    earlier = {k: v for k, v in report.model_dump().items() if k != "schema_version"}
+    assert SelectionReport.model_validate(earlier) == report
+    atomic_write_json(tmp_path / REPORT_NAME, {**earlier, "ledger": {}})
+    with pytest.raises(IntegrityError, match="selection report"):
+        SelectionReport.read(tmp_path / REPORT_NAME)
 
 
 def test_a_run_keeps_the_inputs_it_began_with(tmp_path):

@@ -27,8 +27,8 @@ def load(folder, leep_file):
 
 
 def published_clusters(models, scores, threshold, top=5):
-    alike = similarity_matrix(scores, top, positive_only=True, min_common=6)
-    return cluster_models(models, scores, threshold, alike)
+    similarity = similarity_matrix(scores, top, positive_only=True, min_common=6)
+    return cluster_models(models, scores, threshold, similarity)
 
 
 def published_silhouette(clustering):

@@ -16,7 +16,7 @@ from .conftest import synthetic_history
 
 
 def grouped():
-    """m0-m2 alike, m3-m4 alike, m5 alone."""
+    """Two groups with similar scores (m0-m2, m3-m4) and m5 alone."""
     history = synthetic_history(models=6, datasets=4, seed=1)
     rng = np.random.default_rng(0)
     shape = rng.uniform(0.2, 0.9, (3, 4))
