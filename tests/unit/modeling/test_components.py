@@ -35,6 +35,7 @@ SMALL = {
     "multilabel": {"dropout": 0.0},
     "regression": {"pooling": "first", "dropout": 0.0},
     "vector": {"hidden": True},
+    "choice": {"dropout": 0.0},
 }
 TARGET_FOR = {"past": "lm", "everything": "mlm", "halves": "bilm"}
 ENCODER_FOR = {"past": "gru", "halves": "bigru", None: "transformer"}
@@ -128,6 +129,11 @@ def labels_for(target, real):
         return labels
     if target == "clr":
         return torch.ones(4, dtype=torch.int64)
+    if target == "span":
+        first, last = real.int().argmax(1), LENGTH - 1 - real.flip(1).int().argmax(1)
+        return torch.stack([first, last], dim=1)
+    if target in ("choice", "similarity"):  # two sequences are one row
+        return torch.ones(2, dtype=torch.int64)
     if target == "ctc":
         return torch.randint(1, VOCAB, (4, 2))
     return torch.randint(0, 2, {"multilabel": (4, 2)}.get(target, (4,)))

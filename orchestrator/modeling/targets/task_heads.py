@@ -1,0 +1,145 @@
+"""Heads for extracted answers, multiple choice and similarity.
+
+Legend: B sequences, S length, D model width, N rows, C choices per row, P pairs.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
+from orchestrator.modeling.targets.sequence import pool
+from orchestrator.modeling.targets.task_configs import ChoiceConfig, SimilarityConfig, SpanConfig
+
+BORDERS = 2
+"""An answer has a first and a last token."""
+
+
+class SpanTarget(Target):
+    """Dropout and a linear layer with two outputs per token (Devlin et al. 2019, section 4.2).
+
+    ``labels`` are [B, 2] int64: places of the first and the last token, -100 where the answer is
+    not in the sequence and nothing is asked; a question without an answer points at token 0.
+    Parameters: ``output`` [2, D].
+    """
+
+    Config = SpanConfig
+
+    def __init__(self, config: SpanConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(dimensions.hidden_size, BORDERS)
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of sequences with an answer, 0-dim int64."""
+        return (labels[:, 0] != IGNORED_LABEL).sum()
+
+    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+        """Return the mean of the two cross entropies over places, summed over sequences.
+
+        Padding is no place: its logits are -inf.
+        """
+        logits = self.predict(hidden, mask).float()
+        places = logits.masked_fill(~mask[..., None], -torch.inf).transpose(1, 2)
+        loss = F.cross_entropy(
+            places.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORED_LABEL
+        )
+        best = places.detach().argmax(-1)
+        correct = (best == labels).all(dim=1).sum()
+        return TargetOutput(loss / BORDERS, self.count(labels), correct)
+
+    def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return the logits of being the first and the last token, [B, S, 2]."""
+        logits: Tensor = self.output(self.dropout(hidden))
+        return logits
+
+
+class ChoiceTarget(Target):
+    """Pool, optional tanh layer, and one logit per sequence; C sequences in a row are one choice.
+
+    ``labels`` are [N] int64 of N = B / C rows: the right choice, or -100. Parameters: ``output``
+    [1, D] and, if hidden, ``dense`` [D, D].
+    """
+
+    Config = ChoiceConfig
+
+    def __init__(self, config: ChoiceConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        width = dimensions.hidden_size
+        self.pooling = config.pooling
+        self.dense = nn.Linear(width, width) if config.hidden else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(width, 1)
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of labelled rows, 0-dim int64."""
+        return (labels != IGNORED_LABEL).sum()
+
+    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+        """Return the cross entropy over the choices, summed over rows."""
+        logits = self.predict(hidden, mask).view(len(labels), -1)
+        loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED_LABEL)
+        correct = (logits.detach().argmax(-1) == labels).sum()
+        return TargetOutput(loss, self.count(labels), correct)
+
+    def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return the logit of every sequence, [B, 1]."""
+        pooled = pool(hidden, mask, self.pooling)
+        if self.dense is not None:
+            pooled = torch.tanh(self.dense(pooled))
+        logits: Tensor = self.output(self.dropout(pooled))
+        return logits
+
+
+class SimilarityTarget(Target):
+    """Pool, optional projection; a pair is two sequences in a row.
+
+    ``labels`` are [P] float of P = B / 2 pairs: with the loss ``cosine`` the score that the cosine
+    of the two vectors should have; with ``contrastive`` 1 for a pair that belongs together, any
+    other number for two texts that only serve as wrong answers. NaN: the pair does not count.
+    Each text that belongs to a pair is one loss term in the contrastive loss (its partner among all
+    texts of the batch but itself; Gao et al. 2021, equation 1), each pair one with ``cosine``.
+    Parameters: ``projection`` [P, D], if there is one.
+    """
+
+    Config = SimilarityConfig
+
+    def __init__(self, config: SimilarityConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.pooling, self.loss = config.pooling, config.loss
+        self.temperature = config.temperature
+        size = config.projection_size
+        self.projection = None if size is None else nn.Linear(dimensions.hidden_size, size)
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of loss terms, 0-dim int64."""
+        return 2 * (labels == 1).sum() if self.loss == "contrastive" else labels.isfinite().sum()
+
+    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+        """Return the summed loss of the pairs of ``hidden`` [2 P, S, D]."""
+        vectors = F.normalize(self.predict(hidden, mask).float(), dim=-1)
+        if self.loss == "cosine":
+            return self._cosine(vectors, labels)
+        cosines = vectors @ vectors.T / self.temperature
+        itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+        logits = cosines.masked_fill(itself, -torch.inf)
+        partner = torch.arange(len(vectors), device=vectors.device) ^ 1
+        asked = (labels == 1).repeat_interleave(2)
+        answers = torch.where(asked, partner, IGNORED_LABEL)
+        loss = F.cross_entropy(logits, answers, reduction="sum", ignore_index=IGNORED_LABEL)
+        correct = ((logits.detach().argmax(-1) == partner) & asked).sum()
+        return TargetOutput(loss, self.count(labels), correct)
+
+    def _cosine(self, vectors: Tensor, labels: Tensor) -> TargetOutput:
+        real = labels.isfinite()
+        cosine = (vectors[0::2] * vectors[1::2]).sum(-1)
+        error = torch.where(real, cosine - labels.nan_to_num(), 0.0)
+        correct = (real & (error.detach().abs() < 0.1)).sum()
+        return TargetOutput((error**2).sum(), self.count(labels), correct)
+
+    def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return one vector per sequence, not normalized, [B, D]."""
+        pooled = pool(hidden, mask, self.pooling)
+        projected: Tensor = pooled if self.projection is None else self.projection(pooled)
+        return projected
