@@ -155,7 +155,7 @@ def _pinned(config: SelectConfig, run: "RunFolder") -> SelectConfig:
     """The config with candidates and matrix as they were when the run began.
 
     A resumed run derives its decisions again from the journal. Packages or columns that were added
-    in the meantime must not change them.
+    since then must not change them.
     """
     from orchestrator.zoo import Zoo
 

@@ -65,8 +65,8 @@ def plan_recall(
     narrowed = history.with_models(sorted(candidates))
     finals = narrowed.curves[:, :, -1]
     known = [bool((~np.isnan(row)).any()) for row in finals]
-    names = [model for model, there in zip(narrowed.models, known, strict=True) if there]
-    unknown = tuple(m for m, there in zip(narrowed.models, known, strict=True) if not there)
+    names = [model for model, measured in zip(narrowed.models, known, strict=True) if measured]
+    unknown = tuple(m for m, measured in zip(narrowed.models, known, strict=True) if not measured)
     if not names:
         return RecallPlan(narrowed.models, None, {}, unknown)
     clustering = cluster_models(names, finals[known], threshold)
@@ -158,7 +158,7 @@ def rank_paper(
 
 
 def keep_best(ranked: Mapping[str, tuple[float, str]], keep: int) -> list[Recalled]:
-    """Sort by score (ties by model id) and mark the first ``keep``."""
+    """Sort by score (ties by model id) and mark the first ``keep`` models."""
     order = sorted(ranked, key=lambda model: (-ranked[model][0], model))
     return [
         Recalled(model=model, score=ranked[model][0], reason=ranked[model][1], kept=place < keep)
@@ -185,7 +185,7 @@ def proxy_residuals(
         return {}
     scored = {m: [column[m] for column in columns if m in column] for m in proxies}
     own = {m: spread * float(np.mean(values)) for m, values in scored.items() if values}
-    return own | {m: own[head] for m, head in plan.representatives.items() if head in own}
+    return own | {m: own[r] for m, r in plan.representatives.items() if r in own}
 
 
 def default_pool(candidates: int, at_most: int) -> int:

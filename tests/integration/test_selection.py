@@ -156,7 +156,7 @@ def play(tmp_path, name, cpus, fails=(), count=8):
     return bracket, scheduler, Journal(tmp_path / f"{name}.jsonl").rows
 
 
-def test_the_tune_scheduler_decides_as_the_bracket_alone(local_ray, tmp_path):
+def test_the_tune_scheduler_decides_like_the_bracket_alone(local_ray, tmp_path):
     expected = Bracket(tuple(f"m{i}" for i in range(8)), 4, Halving())
     while not expected.finished:
         rung = expected.rung

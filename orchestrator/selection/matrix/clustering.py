@@ -57,12 +57,12 @@ class Clustering:
     def representatives(self) -> dict[str, str]:
         """Map each model of a non-singleton cluster to its member with the highest mean score."""
         mean = dict(zip(self.models, self.means, strict=True))
-        heads: dict[str, str] = {}
+        chosen: dict[str, str] = {}
         for group in self.clusters():
             if len(group) > 1:
-                head = max(group, key=lambda model: (mean[model], model))
-                heads |= dict.fromkeys(group, head)
-        return heads
+                best = max(group, key=lambda model: (mean[model], model))
+                chosen |= dict.fromkeys(group, best)
+        return chosen
 
     def silhouette(self) -> float:
         """Mean silhouette (Rousseeuw 1987); 0 for singletons and for a single cluster."""

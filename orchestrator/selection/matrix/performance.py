@@ -52,7 +52,7 @@ class PerformanceMatrix:
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """Model ids, sorted: the one order used for ties."""
+        """Model ids, sorted; this order breaks ties."""
         return tuple(sorted(self.models))
 
     @property
@@ -87,12 +87,11 @@ class PerformanceMatrix:
         for model, dataset, validation, test in cells:
             self._check_cell(model, dataset, [*validation, test])
             metric = self.datasets[dataset].metric
-            head = (model, dataset)
             rows += [
-                (*head, "validation", stage, metric, float(value))
+                (model, dataset, "validation", stage, metric, float(value))
                 for stage, value in enumerate(validation, start=1)
             ]
-            rows.append((*head, "test", TEST_STAGE, metric, float(test)))
+            rows.append((model, dataset, "test", TEST_STAGE, metric, float(test)))
         new = pd.DataFrame(rows, columns=list(COLUMNS))
         replaced = set(zip(new["model"], new["dataset"], strict=True))
         keys = pd.Series(list(zip(self.cells["model"], self.cells["dataset"], strict=True)))
@@ -125,12 +124,12 @@ class PerformanceMatrix:
         """Complete, oriented curves of the first ``stages`` stages (default: all).
 
         Raises:
-            InputError: The matrix holds no curve that long.
+            InputError: No curve in the matrix is that long.
         """
         depth = self.stages if stages is None else stages
         if depth > self.stages or depth < 1:
             raise InputError(
-                f"performance matrix: {depth} validation stages asked for, the longest curve has "
+                f"performance matrix: {depth} validation stages requested, the longest curve has "
                 f"{self.stages}. Benchmark with more epochs or select with fewer."
             )
         layers = [self._wide("validation", stage) for stage in range(1, depth + 1)]

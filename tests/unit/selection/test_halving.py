@@ -108,7 +108,7 @@ def test_a_value_of_another_rung_or_a_dropped_model_is_refused():
         _ = bracket.winner
 
 
-def test_a_bracket_rebuilt_from_rows_goes_on_where_it_was():
+def test_a_bracket_rebuilt_from_rows_continues_where_it_stopped():
     values = [("a", 1, 0.4), ("b", 1, None), ("c", 1, 0.3), ("a", 2, 0.5)]
     bracket = Bracket(("a", "b", "c"), 3, Halving())
     replay_rows(
@@ -146,7 +146,7 @@ def test_paper_filter_never_drops_the_best_validated(history):
         assert set(verdict.kept) | set(verdict.dropped) == set(history.models)
 
 
-def test_the_budget_is_kept_in_the_worst_case(history):
+def test_the_worst_case_stays_within_the_budget(history):
     policy = Shrunken(ShrunkenPredictor.fit(history))
     for budget in range(4, 20):
         size = fit_to_budget(8, 4, policy, budget)

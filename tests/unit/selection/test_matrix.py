@@ -36,7 +36,7 @@ def test_wide_views_and_missing_cells(matrix):
 
 def test_history_of_fewer_stages_keeps_the_final_score(matrix):
     np.testing.assert_allclose(matrix.history(1).curves[0, 1], [0.6, 0.65])
-    with pytest.raises(InputError, match="3 validation stages asked for"):
+    with pytest.raises(InputError, match="3 validation stages requested"):
         matrix.history(3)
 
 

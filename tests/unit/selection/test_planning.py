@@ -40,7 +40,7 @@ def row(trial, rung, validation, **fields):
     return JournalRow(trial=trial, rung=rung, validation=validation, steps=9, **fields)
 
 
-def pretend_trained(journal, trials, epochs=EPOCHS, seed=0):
+def fill_journal(journal, trials, epochs=EPOCHS, seed=0):
     rng = np.random.default_rng(seed)
     for trial in trials:
         base = rng.uniform(0.4, 0.8)
@@ -55,7 +55,7 @@ def matrix(world):
     config = benchmark_job(world)
     plan = plan_benchmark(config)
     journal = Journal(world / "invented.jsonl")
-    pretend_trained(journal, [cell.trial for cell in plan.cells])
+    fill_journal(journal, [cell.trial for cell in plan.cells])
     complete = complete_matrix(plan, journal, EPOCHS)
     write_matrix(complete, config.matrix)
     return complete
@@ -88,7 +88,7 @@ def test_failed_trials_leave_a_gap(world, tmp_path):
     plan = plan_benchmark(benchmark_job(world, matrix=str(tmp_path / "m.parquet")))
     journal = Journal(tmp_path / "t.jsonl")
     trials = [cell.trial for cell in plan.cells]
-    pretend_trained(journal, trials[1:])
+    fill_journal(journal, trials[1:])
     journal.append(row(trials[0], 1, None, error="out of memory"))
     complete = complete_matrix(plan, journal, EPOCHS)
     assert complete.missing() == [(plan.cells[0].package, plan.cells[0].dataset)]
@@ -143,7 +143,7 @@ def test_policies_fall_back_with_little_history(world, matrix):
     assert "fast became default" in fast.warnings[0]
     alone = plan_selection(select_job(world, matrix=None))
     assert alone.decider.name == "sh"
-    assert set(alone.to_score) == set(alone.packages)  # nobody has history
+    assert set(alone.to_score) == set(alone.packages)  # no candidate has history
     everything = plan_selection(select_job(world, recall={"mode": "all"}))
     assert everything.pool == 5
     assert everything.to_score == ()
@@ -169,7 +169,7 @@ def test_a_package_that_changed_loses_its_history(tmp_path):
     config = benchmark_job(world)
     plan = plan_benchmark(config)
     journal = Journal(world / "t.jsonl")
-    pretend_trained(journal, [cell.trial for cell in plan.cells])
+    fill_journal(journal, [cell.trial for cell in plan.cells])
     complete = complete_matrix(plan, journal, EPOCHS)
     stale = complete.add_model(
         "conv/v0001", ModelFacts(package="conv/v0001", manifest_sha256="0" * 64)
@@ -180,7 +180,7 @@ def test_a_package_that_changed_loses_its_history(tmp_path):
     assert any("conv/v0001 changed" in warning for warning in found.warnings)
 
 
-def test_the_report_ranks_everybody_with_a_reason(world, matrix, tmp_path):
+def test_the_report_ranks_every_candidate_with_a_reason(world, matrix, tmp_path):
     config = select_job(world)
     plan = plan_selection(config)
     proxies = scores_for(plan)
@@ -217,11 +217,11 @@ def test_the_report_ranks_everybody_with_a_reason(world, matrix, tmp_path):
         SelectionReport.read(tmp_path / REPORT_NAME)
 
 
-def test_a_run_keeps_the_inputs_it_began_with(tmp_path):
+def test_a_run_keeps_its_first_inputs(tmp_path):
     world = make_world(tmp_path, encoders=("bert", "conv", "gpt"))
     plan = plan_benchmark(benchmark_job(world))
     journal = Journal(world / "t.jsonl")
-    pretend_trained(journal, [cell.trial for cell in plan.cells])
+    fill_journal(journal, [cell.trial for cell in plan.cells])
     complete = complete_matrix(plan, journal, EPOCHS)
     config = select_job(world)
     write_matrix(complete, config.matrix)

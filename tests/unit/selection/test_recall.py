@@ -39,7 +39,7 @@ def test_only_representatives_and_models_without_history_are_scored():
     assert "m5" not in plan.to_score
 
 
-def test_with_one_larger_cluster_each_cluster_has_its_representative_scored():
+def test_with_one_larger_cluster_singletons_are_scored_too():
     history = grouped().with_models(["m0", "m1", "m2", "m5"])
     plan = plan_recall(history, history.models, threshold=0.05)
     (head,) = set(plan.representatives.values())
@@ -48,7 +48,7 @@ def test_with_one_larger_cluster_each_cluster_has_its_representative_scored():
     assert residuals["m5"] > residuals["m0"] == residuals["m1"]
 
 
-def test_default_mode_is_the_prior_when_proxies_say_nothing():
+def test_default_mode_is_the_prior_when_proxies_carry_no_information():
     history = grouped()
     predictor = ShrunkenPredictor.fit(history)
     plan = plan_recall(history, history.models)

@@ -37,7 +37,7 @@ def test_leep_equals_its_definition_written_as_loops():
     assert leep(theta, labels) == pytest.approx(expected, abs=1e-12)
 
 
-def test_leep_of_a_head_that_knows_nothing_is_minus_the_entropy():
+def test_leep_of_an_uninformative_head_is_minus_the_entropy():
     labels = np.array([0, 0, 0, 1, 1, 2])
     constant = np.full((6, 5), 0.2)
     assert leep(constant, labels) == pytest.approx(-label_entropy(labels), abs=1e-12)
@@ -119,7 +119,7 @@ def test_the_registry_lists_every_file():
     assert unit_proxies(PROXIES.names()) == ("leep", "nleep", "knn")
 
 
-def test_floors_tell_information_from_noise():
+def test_floors_separate_information_from_noise():
     features, labels = blobs(distance=4.0)
     noise = np.random.default_rng(3).normal(size=features.shape)
     random_head = np.random.default_rng(4).dirichlet(np.ones(3) * 50, size=len(labels))
