@@ -86,14 +86,14 @@ def prepare(folder: Path) -> dict[str, Any]:
     from orchestrator.modeling.huggingface.folder import open_source, read_tensors
     from orchestrator.modeling.package import write_model
     from orchestrator.pretraining.config import PretrainConfig
-    from orchestrator.pretraining.inputs import prepare_inputs, vocabulary
+    from orchestrator.pretraining.inputs import prepare_inputs
 
     (folder / "job.yaml").write_text(JOB, encoding="utf-8")
     config = load_config(PretrainConfig, folder / "job.yaml")
-    corpus = prepare_inputs(config, folder / "corpora")
+    inputs = prepare_inputs(config, folder / "corpora")
     theirs = BertForMaskedLM(
         BertConfig(
-            vocab_size=vocabulary(corpus),
+            vocab_size=inputs.model.vocab_size,
             hidden_size=WIDTH,
             num_hidden_layers=LAYERS,
             num_attention_heads=HEADS,
@@ -112,19 +112,27 @@ def prepare(folder: Path) -> dict[str, Any]:
     write_model(folder / "ours", model, source.config)
     return {
         "folder": str(folder),
-        "corpus": str(corpus.path.resolve()),
+        "corpus": str(inputs.corpus.path.resolve()),
         "model": source.config.model_dump(mode="json"),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
 
 
-def job_of(given: dict[str, Any], settings: Sequence[str]) -> Any:
-    """Return the job's config with the model and a contender's settings."""
+def job_of(given: dict[str, Any], settings: Sequence[str], run: Path, start: Path | None) -> Any:
+    """Return what a worker gets, with the model and a contender's settings."""
     from orchestrator.config import load_config
     from orchestrator.pretraining.config import PretrainConfig
+    from orchestrator.pretraining.payload import PretrainJob
 
     model = f"model={json.dumps(given['model'])}"
-    return load_config(PretrainConfig, Path(given["folder"], "job.yaml"), [model, *settings])
+    config = load_config(PretrainConfig, Path(given["folder"], "job.yaml"), [model, *settings])
+    return PretrainJob(
+        config=config,
+        model=config.model,
+        corpus=given["corpus"],
+        run_dir=str(run),
+        start=None if start is None else str(start),
+    )
 
 
 def train_ours(given: dict[str, Any], contender: Contender, rank: int, gate: Gate) -> None:
@@ -142,23 +150,16 @@ def train_ours(given: dict[str, Any], contender: Contender, rank: int, gate: Gat
             gate()
             return False
 
-    config = job_of(given, contender.settings)
     run = Path(given["folder"], "runs", contender.title.replace(" ", "-"))
-    start = str(Path(given["folder"], "ours"))
-    job = {"config": config.model_dump(mode="json"), "corpus": given["corpus"], "start": start}
+    job = job_of(given, contender.settings, run, Path(given["folder"], "ours"))
     pretrain(Paced(rank, contender.workers, run), job)
 
 
 def source_of(given: dict[str, Any]) -> Any:
     """Return the batches that ours reads, for those that are not ours."""
-    from orchestrator.data.steps import StepSource
-    from orchestrator.pretraining.inputs import open_inputs, samples_of
-    from orchestrator.training.seeding import derive_seed
+    from orchestrator.pretraining.inputs import open_inputs
 
-    config = job_of(given, ALONE)
-    corpus = open_inputs(Path(given["corpus"]))
-    samples = samples_of(config, corpus, corpus.train)
-    return StepSource(samples, BATCH, BATCH, derive_seed(config.seed, "order"))
+    return open_inputs(job_of(given, ALONE, Path(given["folder"]), None)).steps()
 
 
 def train_bare(given: dict[str, Any], contender: Contender, rank: int, gate: Gate) -> None:

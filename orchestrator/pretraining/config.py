@@ -129,6 +129,22 @@ class PretrainConfig(JobConfig):
             raise ConfigError(f"run {self.run.name!r}", problems)
         return chosen
 
+    def model_for(self, tokens: int) -> ModelConfig:
+        """Return the model for a tokenizer of this many tokens; 0 where nothing is tokenized.
+
+        Raises:
+            ConfigError: The config fixes a smaller vocabulary.
+        """
+        room = self.model.vocab_size
+        if room == 0:
+            return self.model.with_vocab(tokens)
+        if room < tokens:
+            message = (
+                f"{room} is smaller than the tokenizer's {tokens} tokens. Use 0 to take those."
+            )
+            raise ConfigError(f"run {self.run.name!r}", [Problem("model.vocab_size", message)])
+        return self.model
+
     @property
     def prefetch_steps(self) -> int:
         """Steps whose batches are made ahead."""

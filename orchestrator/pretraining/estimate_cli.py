@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     from orchestrator.config import load_config
     from orchestrator.pretraining.config import PretrainConfig
     from orchestrator.pretraining.estimate import ACCELERATORS, Job
-    from orchestrator.pretraining.plan import expected_vocabulary, with_vocabulary
+    from orchestrator.pretraining.plan import expected_vocabulary
 
     clusters = _clusters(options.workers)
     if options.accelerator not in ACCELERATORS:
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     if not 0 < options.mfu <= 1:
         raise InputError(f"--mfu {options.mfu} is not in (0, 1]. 0.4 is usual")
     config = load_config(PretrainConfig, options.config, options.overrides)
-    model = with_vocabulary(config, expected_vocabulary(config))
+    model = config.model_for(expected_vocabulary(config))
     job = Job.of(config, model, ACCELERATORS[options.accelerator], options.mfu)
     sys.stdout.write(describe(job, options.accelerator, clusters) + "\n")
     return 0

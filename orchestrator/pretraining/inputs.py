@@ -1,13 +1,21 @@
-"""What a job reads: its corpus or labelled rows, made into samples for its targets."""
+"""The inputs of a job: its data made ready, the samples made of them, the model that fits them.
 
+The driver prepares them once and sends the workers the place; a worker opens them once. Everything
+else asks this one value.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import JsonValue
 
 from orchestrator.arrays import IntArray
+from orchestrator.data.corpora.blocks import TokenBlocks
 from orchestrator.data.corpora.corpus import Corpus, open_corpus, prepare_corpus
+from orchestrator.data.corpora.example_rows import Examples
 from orchestrator.data.corpora.examples_corpus import (
     EXAMPLES,
     ExampleCorpus,
@@ -21,49 +29,140 @@ from orchestrator.data.corpora.labelled_corpus import (
     prepare_labelled,
 )
 from orchestrator.data.media.images import ImageProcessor
+from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.base import Batch, SampleDataset, SampleInputs, build_samples
 from orchestrator.data.samples.kinds import ExamplesConfig
 from orchestrator.data.steps import IGNORED, StepSource, eval_batches
 from orchestrator.errors import InputError
+from orchestrator.modeling.config import ModelConfig
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.labels import form_of, require_labels
+from orchestrator.pretraining.labels import form_of, name_of_labelled, require_labels
 from orchestrator.pretraining.model_inputs import inputs_of
+from orchestrator.pretraining.payload import PretrainJob
 from orchestrator.storage import read_json
 from orchestrator.training.seeding import derive_seed
-
-if TYPE_CHECKING:
-    from orchestrator.data.corpora.blocks import TokenBlocks
-    from orchestrator.data.corpora.example_rows import Examples
-    from orchestrator.data.rows.rows import Rows
 
 AnyCorpus = Corpus | LabelledCorpus | ExampleCorpus
 
 
-def prepare_inputs(config: PretrainConfig, cache: Path) -> AnyCorpus:
+@dataclass(frozen=True, eq=False)
+class PretrainInputs:
+    """What a job reads.
+
+    Attributes:
+        config: The job.
+        corpus: Its data, made ready.
+        model: Its model, with the vocabulary filled in.
+    """
+
+    config: PretrainConfig
+    corpus: AnyCorpus
+    model: ModelConfig
+
+    @property
+    def task(self) -> dict[str, JsonValue]:
+        """What the manifest of the package says of its inputs and answers."""
+        names = self.corpus.label_names if isinstance(self.corpus, LabelledCorpus) else ()
+        labels: dict[str, JsonValue] = {}
+        if names:  # numbers have none
+            labels[name_of_labelled(self.model)] = list(names)
+        return {
+            "kind": self.model.target[0].type_name(),
+            "modality": str(self.corpus.manifest.get("modality", "text")),
+            "max_length": self.config.data.block_size if _num_tokens(self.corpus) else None,
+            "labels": labels,
+        }
+
+    def job(self, run_dir: Path, start: Path | None = None) -> PretrainJob:
+        """Return what the workers get.
+
+        Args:
+            run_dir: Folder of the run.
+            start: Folder of the package whose weights training begins with.
+        """
+        return PretrainJob(
+            config=self.config,
+            model=self.model,
+            corpus=str(self.corpus.path.resolve()),
+            run_dir=str(run_dir.resolve()),
+            start=None if start is None else str(start.resolve()),
+        )
+
+    @cached_property
+    def train(self) -> SampleDataset:
+        """Samples to learn from."""
+        return self._samples(self.corpus.train)
+
+    @cached_property
+    def held_out(self) -> "HeldOut":
+        """Samples to measure on."""
+        return HeldOut(self._samples(self.corpus.validation), self.config.train.eval_blocks)
+
+    def _samples(self, split: TokenBlocks | Rows | Examples) -> SampleDataset:
+        config, processor = self.config, self.corpus.processor
+        inputs = SampleInputs(
+            split,
+            None if isinstance(processor, ImageProcessor) else processor,
+            {target.type_name(): target.name for target in config.model.target},
+            derive_seed(config.seed, "masking"),
+            config.data.packing,
+        )
+        return build_samples(config.chosen_samples, inputs)
+
+    def steps(self) -> StepSource:
+        """Return the batches of each step.
+
+        Raises:
+            InputError: There are too few samples.
+        """
+        train = self.config.train
+        return StepSource(
+            self.train,
+            train.global_batch_size,
+            train.micro_batch_size,
+            derive_seed(self.config.seed, "order"),
+            self.config.data.weights,
+        )
+
+
+def prepare_inputs(config: PretrainConfig, cache: Path) -> PretrainInputs:
     """Make a job's data ready, or open it where that has been done before.
 
+    Args:
+        config: The job.
+        cache: Folder below which prepared data is kept.
+
     Raises:
-        InputError: the source is missing, has other labels than the model's targets ask for, or
+        ConfigError: The config fixes a smaller vocabulary than the tokenizer's.
+        InputError: The source is missing, has other labels than the model's targets ask for, or
             too little for these samples.
     """
     chosen = config.chosen_samples
+    corpus: AnyCorpus | None = None
     if isinstance(chosen, ExamplesConfig):
-        return prepare_examples(config.data, chosen, inputs_of(config.model), cache)
-    if chosen.reads == "blocks":
-        found = prepare_corpus(config.data, cache)
-        _require_samples(config, found)
-        return found
-    corpus = prepare_labelled(config.data, cache, form_of(config.model))
-    require_labels(config.model, corpus.label_names, corpus.train)
-    return corpus
+        corpus = prepare_examples(config.data, chosen, inputs_of(config.model), cache)
+    elif chosen.reads != "blocks":
+        rows = prepare_labelled(config.data, cache, form_of(config.model))
+        require_labels(config.model, rows.label_names, rows.train)
+        corpus = rows
+    ready = corpus or prepare_corpus(config.data, cache)
+    found = PretrainInputs(config, ready, config.model_for(_num_tokens(ready)))
+    if corpus is None:
+        _require_samples(found)
+    return found
 
 
-def _require_samples(config: PretrainConfig, corpus: Corpus) -> None:
-    """Build what the workers will build, so that what is missing is said before they start."""
-    samples = samples_of(config, corpus, corpus.train)
-    StepSource(samples, 1, 1, 0, config.data.weights)
-    held_out = HeldOut(samples_of(config, corpus, corpus.validation), config.train.eval_blocks)
-    if not any(map(_has_labels, eval_batches(held_out, config.train.eval_batch_size))):
+def _num_tokens(corpus: AnyCorpus) -> int:
+    """Return the size of the vocabulary; images have none."""
+    processor = corpus.processor
+    return 0 if isinstance(processor, ImageProcessor) else processor.vocab_size
+
+
+def _require_samples(inputs: PretrainInputs) -> None:
+    """Build what the workers will build, so that what is missing is reported before they start."""
+    config = inputs.config
+    StepSource(inputs.train, 1, 1, 0, config.data.weights)
+    if not any(map(_has_labels, eval_batches(inputs.held_out, config.train.eval_batch_size))):
         raise InputError(
             f"{config.data.title}: no held-out sample has a label for the model's targets. Give "
             "longer documents, or a larger data.data.validation_fraction."
@@ -74,46 +173,30 @@ def _has_labels(batch: Batch) -> bool:
     return any(bool((v != IGNORED).any()) for k, v in batch.items() if k.startswith("labels."))
 
 
-def open_inputs(path: Path) -> AnyCorpus:
-    """Open what ``prepare_inputs`` committed and checked; of a corpus, hashes of small files only.
+def open_inputs(job: PretrainJob) -> PretrainInputs:
+    """Open what `prepare_inputs` committed and checked; of a corpus, hashes of small files only.
 
     Raises:
-        IntegrityError: it is not what its manifest says.
+        IntegrityError: It is not what its manifest says.
     """
+    return PretrainInputs(job.config, open_data(Path(job.corpus)), job.model)
+
+
+def open_data(path: Path) -> AnyCorpus:
+    """Open prepared data of any kind; see `open_inputs`."""
     kind = read_json(path / "manifest.json").get("kind")
     if kind == EXAMPLES:
         return open_examples(path)
     return open_labelled(path) if kind == KIND else open_corpus(path, thorough=False)
 
 
-def vocabulary(corpus: AnyCorpus) -> int:
-    """Return the number of tokens; images have none."""
-    processor = corpus.processor
-    return 0 if isinstance(processor, ImageProcessor) else processor.vocab_size
-
-
-def modality(corpus: AnyCorpus) -> str:
-    """Return what the samples are."""
-    return str(corpus.manifest.get("modality", "text"))
-
-
-def samples_of(
-    config: PretrainConfig, corpus: AnyCorpus, split: "TokenBlocks | Rows | Examples"
-) -> SampleDataset:
-    """Build a split's samples for the model's targets."""
-    processor = corpus.processor
-    inputs = SampleInputs(
-        split,
-        None if isinstance(processor, ImageProcessor) else processor,
-        {target.type_name(): target.name for target in config.model.target},
-        derive_seed(config.seed, "masking"),
-        config.data.packing,
-    )
-    return build_samples(config.chosen_samples, inputs)
-
-
 class HeldOut:
-    """The first samples of a data set, of each source its share."""
+    """The first samples of a data set, a proportional share of each source.
+
+    Args:
+        samples: All held-out samples.
+        limit: How many to use; None: all.
+    """
 
     def __init__(self, samples: SampleDataset, limit: int | None) -> None:
         self._samples = samples

@@ -6,7 +6,6 @@ from orchestrator.data.documents import open_documents
 from orchestrator.data.entries import list_entries, split_entries
 from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.samples.kinds import ExamplesConfig
-from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.estimate import (
     ModelSizes,
@@ -63,7 +62,7 @@ def make_plan(config: PretrainConfig) -> Plan:
     else:
         for spec in () if config.data.prepared else config.data.specs:
             open_documents(spec)
-    model = with_vocabulary(config, expected_vocabulary(config))
+    model = config.model_for(expected_vocabulary(config))
     parameters = count_parameters(model)
     sizes = model_sizes(model, config.train.freeze)
     activations = activation_bytes(
@@ -103,21 +102,6 @@ def _wordless(config: PretrainConfig) -> bool:
     """Whether nothing is tokenized."""
     columns = config.chosen_samples.columns
     return config.reads_images or bool(columns and "text" not in columns)
-
-
-def with_vocabulary(config: PretrainConfig, tokens: int) -> ModelConfig:
-    """Return the job's model for a tokenizer of ``tokens`` tokens.
-
-    Raises:
-        ConfigError: The config fixes a smaller vocabulary.
-    """
-    room = config.model.vocab_size
-    if room == 0:
-        return config.model.with_vocab(tokens)
-    if room < tokens:
-        message = f"{room} is smaller than the tokenizer's {tokens} tokens. Use 0 to take those."
-        raise ConfigError(f"run {config.run.name!r}", [Problem("model.vocab_size", message)])
-    return config.model
 
 
 def describe(plan: Plan) -> str:

@@ -2,26 +2,35 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from orchestrator.config import JobResult, dump_yaml
+from pydantic import JsonValue
+
+from orchestrator.config import JobResult, StrictModel, dump_yaml
 from orchestrator.errors import InputError, InterruptedRunError
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.labels import name_of_labelled
-from orchestrator.pretraining.outcome import outcome
+from orchestrator.pretraining.payload import PretrainJob, PretrainPayload
+from orchestrator.pretraining.results import (
+    EVALUATION,
+    Evaluation,
+    Figures,
+    LaunchResult,
+    Summary,
+    figures_of,
+)
 from orchestrator.storage import RunFolder, atomic_write_json
 from orchestrator.zoo import Package, Zoo, commit_once, committed
-from orchestrator.zoo.stage import draft_of
+from orchestrator.zoo.stage import Description, draft_of
 
 if TYPE_CHECKING:
     from orchestrator.cluster.checkpoints.store import Checkpoint
     from orchestrator.cluster.observe.mlflow_run import MlflowRun
     from orchestrator.cluster.observe.tracking import Watched
-    from orchestrator.pretraining.inputs import AnyCorpus
+    from orchestrator.pretraining.inputs import PretrainInputs
     from orchestrator.zoo.draft import Draft
 
 logger = logging.getLogger(__name__)
@@ -135,97 +144,111 @@ def _launch(works: Sequence["_Work"]) -> None:
     from orchestrator.cluster.observe.watch import Watcher
     from orchestrator.cluster.session import session_for
 
-    cluster = works[0].config.cluster
-    with session_for(cluster):
-        for work in works:
-            work.prepare()
-        names = works[0].config.run.name  # becomes the name of a folder, which has a limit
+    first = works[0].config
+    with session_for(first.cluster):
+        payload = PretrainPayload(jobs=tuple(work.prepare() for work in works))
+        names = first.run.name  # becomes the name of a folder, which has a limit
         names += f" and {len(works) - 1} more" if len(works) > 1 else ""
         with Watcher(STAGE, {work.config.run.name: work.watched() for work in works}) as watcher:
-            outcome = launch(
+            returned = launch(
                 WORKER,
-                {"jobs": [work.job() for work in works]},
-                cluster=cluster,
-                engine=works[0].config.engine,
+                payload.model_dump(mode="json"),
+                cluster=first.cluster,
+                engine=first.engine,
                 run_dir=works[0].run.path,
                 name=f"{STAGE} {names}",
                 on_event=watcher.observe,
             )
-    for work, summary in zip(works, outcome["summaries"], strict=False):
-        if not summary["stopped"]:
+    result = LaunchResult.model_validate(returned)
+    for work, summary in zip(works, result.summaries, strict=False):
+        if isinstance(summary, Summary):
             work.commit(summary)
-    if outcome["stopped"]:
-        last = outcome["summaries"][-1]
+    if result.stopped:
         raise InterruptedRunError(
-            f"stopped after step {last['step']}, which is saved. Start the same command again to "
-            "continue."
+            f"stopped after step {result.summaries[-1].step}, which is saved. Start the same "
+            "command again to continue."
         )
+
+
+class Start(StrictModel):
+    """Where a run started, resolved once: the names in its config may move on."""
+
+    package: str | None = None
+    """Reference of the package whose weights it took."""
+    checkpoint: str | None = None
+    """Checkpoint of another run that it took over."""
 
 
 @dataclass
 class _Work:
-    """One model: its config, its run folder, its way from corpus to package."""
+    """One model on its way from corpus to package.
+
+    Attributes:
+        config: The job.
+        run: Its open run folder.
+        inputs: What it reads; set by `prepare`.
+        start: Where it starts; set by `prepare`.
+        mlflow: Its MLflow run, if it has one; set by `prepare`.
+    """
 
     config: PretrainConfig
     run: RunFolder
-    corpus: "AnyCorpus | None" = None
-    start: dict[str, Any] = field(default_factory=dict)
+    inputs: "PretrainInputs | None" = None
+    start: Start = field(default_factory=Start)
     mlflow: "MlflowRun | None" = None
 
-    def prepare(self) -> None:
-        """Make the corpus, and check before training that its result can be stored."""
-        from orchestrator.cluster.observe.tracking import open_mlflow
-        from orchestrator.pretraining.inputs import prepare_inputs, vocabulary
-        from orchestrator.pretraining.plan import with_vocabulary
+    def recover(self) -> None:
+        """Record the result of a run that was killed after its commit, before it was finished."""
+        if self.run.finished() is None:
+            package = committed(self.run, self.config.package.name)
+            if package is not None:
+                self.mlflow = self._open_mlflow()
+                self._finish(package)
+
+    def prepare(self) -> PretrainJob:
+        """Make the data ready, check that the result can be stored, and return what workers get."""
+        from orchestrator.pretraining.inputs import prepare_inputs
         from orchestrator.pretraining.starting import require_same_data
 
         cache = Path(self.config.run.dir).resolve() / CORPORA
-        self.corpus = prepare_inputs(self.config, cache)
-        with_vocabulary(self.config, vocabulary(self.corpus))
-        require_same_data(self.run, self.corpus)
-        self.start = self._take_start()
-        draft_of(self.run, **self._description({})).discard()
-        self.mlflow = open_mlflow(self.config, self.run.id, Path(self.config.run.dir))
+        self.inputs = inputs = prepare_inputs(self.config, cache)
+        require_same_data(self.run, inputs)
+        self.start = self.run.once("start", Start, self._take_start)
+        draft_of(self.run, self.config.package.name, **self._description({})).discard()
+        self.mlflow = self._open_mlflow()
+        corpus = inputs.corpus
         logger.info(
             "%s: corpus of %s documents, %s tokens",
             self.config.run.name,
-            f"{self.corpus.documents:,}",
-            f"{self.corpus.tokens:,}",
+            f"{corpus.documents:,}",
+            f"{corpus.tokens:,}",
         )
+        return inputs.job(self.run.path, self._first_weights())
 
-    def job(self) -> dict[str, Any]:
-        """Return what the workers need."""
-        assert self.corpus is not None
-        return {
-            "config": self.config.model_dump(mode="json"),
-            "corpus": str(self.corpus.path.resolve()),
-            "run_dir": str(self.run.path.resolve()),
-            "start": self._first_weights(),
-        }
+    def _open_mlflow(self) -> "MlflowRun | None":
+        from orchestrator.cluster.observe.tracking import open_mlflow
 
-    def _take_start(self) -> dict[str, Any]:
-        """Find where the run starts and take a checkpoint over, once: names move on."""
+        return open_mlflow(self.config, self.run.id, Path(self.config.run.dir))
+
+    def _take_start(self) -> Start:
+        """Resolve ``train.start_from``, and link the checkpoint that it names."""
         from orchestrator.cluster.checkpoints.branching import CHECKPOINTS, plant
         from orchestrator.pretraining.starting import check_checkpoint, check_package
 
-        found = self.run.done("start")
-        if found is not None:
-            return found
         source = _source(self.config)
+        if source is None:
+            return Start()
         if isinstance(source, Package):
             check_package(self.config, source)
-            found = {"package": source.ref}
-        elif source is not None:
-            check_checkpoint(self.config, source, self.corpus)
-            plant(source, self.run.path / CHECKPOINTS)
-            found = {"checkpoint": str(source.path)}
-        self.run.mark("start", found or {})
-        return found or {}
+            return Start(package=source.ref)
+        check_checkpoint(self.config, source, self.inputs)
+        plant(source, self.run.path / CHECKPOINTS)
+        return Start(checkpoint=str(source.path))
 
-    def _first_weights(self) -> str | None:
+    def _first_weights(self) -> Path | None:
         """Return the folder of the package that the run starts from."""
-        reference = self.start.get("package")
-        return str(Zoo(self.config.run.zoo).get(reference).path.resolve()) if reference else None
+        reference = self.start.package
+        return None if reference is None else Zoo(self.config.run.zoo).get(reference).path
 
     def watched(self) -> "Watched":
         """Return what the watcher needs."""
@@ -235,25 +258,29 @@ class _Work:
         return Watched(self.run.path, steps, self.config.tracking, self.mlflow)
 
     def interrupted(self, resumable: bool) -> None:
-        """Tell MLflow that training ended before its time."""
+        """Tell MLflow that training ended early."""
         if self.mlflow is not None and self.run.finished() is None:
             self.mlflow.finish("KILLED" if resumable else "FAILED")
 
-    def recover(self) -> None:
-        """Record the result of a run that was killed after its commit, before it was finished."""
-        from orchestrator.cluster.observe.tracking import open_mlflow
-
-        if self.run.finished() is None:
-            package = committed(self.run, self.config.package.name)
-            if package is not None:
-                self.mlflow = open_mlflow(self.config, self.run.id, Path(self.config.run.dir))
-                self._finish(package)
-
-    def commit(self, summary: dict[str, Any]) -> None:
+    def commit(self, summary: Summary) -> None:
         """Commit the package and record the result."""
-        assert self.corpus is not None
-        figures = outcome(self.config.model, self.corpus, summary)
-        self._finish(commit_once(self.run, write=self._write, **self._description(figures)))
+        metrics = self._figures(summary).model_dump(mode="json", exclude_none=True)
+        name, described = self.config.package.name, self._description(metrics)
+        self._finish(commit_once(self.run, name, write=self._write, **described))
+
+    def _figures(self, summary: Summary) -> Figures:
+        from orchestrator.modeling.targets.configs import AnswersConfig
+
+        assert self.inputs is not None
+        corpus = self.inputs.corpus
+        targets = [t for t in self.config.model.target if f"loss.{t.name}" in summary.validation]
+        return figures_of(
+            summary,
+            [target.name for target in targets],
+            chooses=not isinstance(targets[0], AnswersConfig),
+            documents=corpus.documents,
+            tokens=corpus.tokens,
+        )
 
     def _finish(self, package: Package) -> None:
         """Record the result, then remove what only an unfinished run needs."""
@@ -278,35 +305,24 @@ class _Work:
 
     def _write(self, draft: "Draft") -> None:
         """Write the files of the package."""
-        assert self.corpus is not None
+        assert self.inputs is not None
         export = self.run.path / EXPORT
         for path in (path for pattern in EXPORTED for path in export.glob(pattern)):
             shutil.copyfile(path, draft.path / path.name)
-        self.corpus.processor.save(draft.path)
+        self.inputs.corpus.processor.save(draft.path)
         (draft.path / "job.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
+        evaluation = Evaluation(data=self.config.data.title, **draft.metrics)
         atomic_write_json(
-            draft.path / "evaluation" / "pretraining.json",
-            {"data": self.config.data.title, "split": "validation"} | draft.metrics,
+            draft.path / EVALUATION, evaluation.model_dump(mode="json", exclude_none=True)
         )
 
-    def _description(self, metrics: dict[str, Any]) -> dict[str, Any]:
+    def _description(self, metrics: Mapping[str, JsonValue]) -> Description:
         """Return what the manifest says of the package."""
-        from orchestrator.pretraining.inputs import modality, vocabulary
-
-        assert self.corpus is not None
-        target = self.config.model.target[0]
-        names = getattr(self.corpus, "label_names", None)  # numbers have none
-        labels = {"labels": {name_of_labelled(self.config.model): list(names)}} if names else {}
+        assert self.inputs is not None
         return {
-            "name": self.config.package.name,
             "kind": "pretrained",
-            "parents": [self.start["package"]] if "package" in self.start else [],
-            "task": {
-                "kind": target.type_name(),
-                "modality": modality(self.corpus),
-                "max_length": self.config.data.block_size if vocabulary(self.corpus) else None,
-                **labels,
-            },
+            "parents": [self.start.package] if self.start.package else [],
+            "task": self.inputs.task,
             "metrics": metrics,
             "licence": self.config.package.licence,
         }

@@ -1,25 +1,23 @@
-"""Where a run starts when it does not start from nothing: what it may take over, and what fits.
+"""Where a run starts when it does not start from nothing, and what must fit.
 
-From a checkpoint a run takes everything: weights, optimizer, position, curves. It is the other run
-up to that step, bit for bit, and its own from there on: a branch. From a package it takes weights,
-and begins at step 0 (continued pre-training).
+From a checkpoint a run takes everything: weights, optimizer, position, curves. Up to that step it
+is bit-identical to the other run, and goes its own way from there: a branch. From a package it
+takes weights only, and begins at step 0 (continued pre-training).
 
-A run goes on with the data that it began with.
-
-Its config only names them. Files that were added, or other versions of the libraries whose docs are
-read, make another corpus with another tokenizer: the same ids would mean other words, and the same
-step other samples, while shapes still fit.
+A resumed run must use the data it started with, which its config only names. Files that were added,
+or other versions of the libraries whose docs are read, make another corpus with another tokenizer:
+the same ids would mean other words, and the same step other samples, while all shapes still fit.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from orchestrator.config import validate_config
+from orchestrator.config import StrictModel
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_on_meta
@@ -28,66 +26,86 @@ from orchestrator.modeling.huggingface.classes import RATES, differing_keys, spe
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model, read_config
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.inputs import AnyCorpus, vocabulary
-from orchestrator.pretraining.plan import with_vocabulary
+from orchestrator.pretraining.inputs import PretrainInputs
 from orchestrator.storage import RunFolder, sha256_bytes
-from orchestrator.storage.json_files import json_bytes
+from orchestrator.storage.json_files import json_bytes, parse_model
 from orchestrator.training.workers import StoredState
 
 if TYPE_CHECKING:
-    from orchestrator.pretraining.inputs import AnyCorpus
     from orchestrator.zoo import Package
 
-
-SHOWN = 5
+MAX_SHOWN = 5
 """Differences that a message lists."""
 
 
-def description(config: PretrainConfig, model: ModelConfig, processor: object) -> dict[str, Any]:
-    """Return what a checkpoint says of the run that wrote it, for runs that start from it."""
-    return {
-        "model": model.model_dump(mode="json"),
-        "optimizer": config.train.optimizer.type,
-        "tokenizer": vocabulary_id(processor),
-    }
+class Origin(StrictModel):
+    """What a checkpoint records of the run that wrote it, for runs that start from it."""
+
+    model: ModelConfig
+    """The model, with the vocabulary filled in."""
+    optimizer: str
+    """Type of the optimizer whose state it holds."""
+    tokenizer: str
+    """`vocabulary_id` of the data's processor."""
+
+    @classmethod
+    def of(cls, inputs: PretrainInputs) -> "Origin":
+        """Describe the run of a job."""
+        return cls(
+            model=inputs.model,
+            optimizer=inputs.config.train.optimizer.type,
+            tokenizer=vocabulary_id(inputs.corpus.processor),
+        )
+
+    @classmethod
+    def read(cls, found: StoredState) -> "Origin":
+        """Read what a checkpoint records.
+
+        Raises:
+            InputError: It is not one that training can go on from.
+            IntegrityError: It is damaged.
+        """
+        where = str(found.path)
+        if "model" not in found.extra:
+            raise InputError(
+                f"train.start_from: {where} holds the best weights of a run, which training cannot "
+                "go on from. Name a checkpoint in the run's folder checkpoints, or the run's "
+                "package."
+            )
+        recorded = {name: found.extra.get(name) for name in cls.model_fields}
+        return parse_model(recorded, cls, where)
 
 
 def check_checkpoint(
-    config: PretrainConfig, found: StoredState, corpus: "AnyCorpus | None" = None
+    config: PretrainConfig, found: StoredState, inputs: PretrainInputs | None = None
 ) -> None:
     """Refuse a checkpoint that a job cannot go on from; reads no weights.
 
     Args:
         config: The job.
         found: The checkpoint.
-        corpus: The job's corpus; without one, vocabularies are not compared yet.
+        inputs: The job's inputs; without them, vocabularies are not compared yet.
 
     Raises:
-        InputError: It is no checkpoint of a run, of another model, optimizer or tokenizer, or there
-            are no steps left.
+        InputError: It is not a checkpoint of a run, is of another model, optimizer or tokenizer,
+            or there are no steps left.
     """
-    where, there = str(found.path), found.extra
-    if "model" not in there:
-        raise InputError(
-            f"train.start_from: {where} holds the best weights of a run and not what training goes "
-            "on from. Name a checkpoint in the run's folder checkpoints, or the run's package."
-        )
-    theirs = validate_config(ModelConfig, there["model"], where)
-    ours = _with_vocabulary(config.model, theirs.vocab_size)
-    if corpus is not None:
-        ours = with_vocabulary(config, vocabulary(corpus))
-        if there["tokenizer"] != vocabulary_id(corpus.processor):
+    where, theirs = str(found.path), Origin.read(found)
+    ours = _with_vocabulary(config.model, theirs.model.vocab_size)
+    if inputs is not None:
+        ours = inputs.model
+        if theirs.tokenizer != vocabulary_id(inputs.corpus.processor):
             raise InputError(
                 f"train.start_from: {where} was trained with another tokenizer. Use the same data "
                 "and data.tokenizer, or set data.tokenizer.path to the folder of its tokenizer."
             )
-    _require_same_model(theirs, ours, where)
+    _require_same_model(theirs.model, ours, where)
     optimizer = config.train.optimizer.type
-    if there["optimizer"] != optimizer:
+    if theirs.optimizer != optimizer:
         raise InputError(
-            f"train.start_from: {where} has the state of {there['optimizer']}, "
-            f"train.optimizer.type is {optimizer!r}. Use the same, or start from the package of "
-            "that run, of which the weights alone are taken."
+            f"train.start_from: {where} has the state of {theirs.optimizer}, "
+            f"train.optimizer.type is {optimizer!r}. Use the same, or start from that run's "
+            "package, which provides weights only."
         )
     if found.step >= config.train.max_steps:
         raise InputError(
@@ -101,7 +119,7 @@ def _with_vocabulary(model: ModelConfig, size: int) -> ModelConfig:
 
 
 def _require_same_model(theirs: ModelConfig, ours: ModelConfig, where: str) -> None:
-    """Refuse weights that mean something else here.
+    """Refuse weights that mean something else in this job.
 
     Raises:
         InputError: Names, shapes or options that change outputs differ; the first are listed.
@@ -132,9 +150,9 @@ def require_same_shapes(
         if name in theirs and theirs[name].shape != ours[name].shape
     ]
     if lines:
-        more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        more = f"; and {len(lines) - MAX_SHOWN} more" if len(lines) > MAX_SHOWN else ""
         raise InputError(
-            f"train.start_from: {where} is another model: {'; '.join(lines[:SHOWN])}{more}. "
+            f"train.start_from: {where} is another model: {'; '.join(lines[:MAX_SHOWN])}{more}. "
             "Make the model section like its own."
         )
 
@@ -147,9 +165,9 @@ def check_package(config: PretrainConfig, package: "Package") -> None:
     """
     theirs = read_config(package.path).with_targets(config.model.target)
     _require_same_model(theirs, _with_vocabulary(config.model, theirs.vocab_size), package.ref)
-    path = config.data.prepared or config.data.tokenizer.path
     if not theirs.vocab_size:
         return
+    path = config.data.prepared or config.data.tokenizer.path
     mine = None if path is None else vocabulary_id(TextProcessor.load(path))
     if mine != vocabulary_id(TextProcessor.load(package.path)):
         raise InputError(
@@ -170,8 +188,8 @@ def take_weights(model: Model, folder: Path) -> None:
 
 
 def vocabulary_id(processor: object) -> str:
-    """Return a hash of what a tokenizer's ids mean; images have none."""
-    processor = getattr(processor, "text", processor)  # of examples with texts
+    """Return a hash of a tokenizer's ids and the text of each; empty for images."""
+    processor = getattr(processor, "text", processor)  # the tokenizer of examples with texts
     if not isinstance(processor, TextProcessor):
         return ""
     tokens: Iterable[tuple[str, int]] = sorted(processor.tokenizer.get_vocab().items())
@@ -179,26 +197,34 @@ def vocabulary_id(processor: object) -> str:
 
 
 STEP = "data"
-DECIDES = ("block_size", "documents", "tokens", "blocks", "shards", "rows", "label_names")
-"""Of a manifest, what tells data apart and does not depend on where or with what they were made."""
+IDENTIFYING = ("block_size", "documents", "tokens", "blocks", "shards", "rows", "label_names")
+"""Keys of a manifest that distinguish data and do not depend on where or how they were made."""
 
 
-def require_same_data(run: RunFolder, corpus: AnyCorpus) -> None:
-    """Note a run's data when it begins, and refuse others when it goes on.
+class Data(StrictModel):
+    """What a run folder records of the data that a run started with."""
+
+    sha256: str
+    """Hash of what identifies the data."""
+    size: str
+    """How much there is, for people."""
+
+
+def require_same_data(run: RunFolder, inputs: PretrainInputs) -> None:
+    """Record a run's data when it begins, and refuse other data when it goes on.
 
     Raises:
-        InputError: They are others; says how many there were.
+        InputError: The data changed; says how much there was.
     """
-    seen = {name: corpus.manifest[name] for name in DECIDES if name in corpus.manifest}
+    corpus = inputs.corpus
+    seen = {name: corpus.manifest[name] for name in IDENTIFYING if name in corpus.manifest}
     content = json_bytes({**seen, "tokenizer": vocabulary_id(corpus.processor)})
     size = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens"
-    now = {"sha256": sha256_bytes(content), "size": size}
-    before = run.done(STEP)
-    if before is None:
-        run.mark(STEP, now)
-    elif before["sha256"] != now["sha256"]:
+    now = Data(sha256=sha256_bytes(content), size=size)
+    before = run.once(STEP, Data, lambda: now)
+    if before.sha256 != now.sha256:
         raise InputError(
-            f"run {run.config.run.name!r} began with other data ({before['size']}; now {size}): "
+            f"run {run.config.run.name!r} began with other data ({before.size}; now {size}): "
             "tokens and samples have other numbers now. Put back what the section data names "
             "(builtin:pydoc: the versions of the libraries), or choose another run.name."
         )

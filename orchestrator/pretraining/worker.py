@@ -2,11 +2,12 @@
 
 A worker group trains one model after the other (most launches have one): starting a group costs
 more than training a small model. What a model has finished is committed in its run folder, so a
-group that was started again goes on where the last one was lost.
+group that is started again continues where the last one was lost.
 """
 
 import json
 from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -14,29 +15,21 @@ from typing import Any
 import torch
 
 from orchestrator.data.prefetch import Prefetch
-from orchestrator.data.steps import StepSource, eval_batches
+from orchestrator.data.steps import eval_batches
 from orchestrator.errors import IntegrityError, StageError
 from orchestrator.modeling.builder import build_model
-from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.lora import freeze
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import stream_model
 from orchestrator.modeling.tensor_files import SHARD_BYTES
 from orchestrator.pretraining.baselines import baselines, pair_baselines
 from orchestrator.pretraining.best import BestKeeper
-from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.inputs import (
-    AnyCorpus,
-    HeldOut,
-    open_inputs,
-    samples_of,
-    vocabulary,
-)
+from orchestrator.pretraining.inputs import PretrainInputs, open_inputs
 from orchestrator.pretraining.meter import Meter
-from orchestrator.pretraining.outcome import skipped_steps
-from orchestrator.pretraining.plan import with_vocabulary
-from orchestrator.pretraining.starting import description, take_weights
-from orchestrator.storage import read_json, staged, verify_folder
+from orchestrator.pretraining.payload import PretrainJob, PretrainPayload
+from orchestrator.pretraining.results import Interrupted, LaunchResult, Summary
+from orchestrator.pretraining.starting import Origin, take_weights
+from orchestrator.storage import read_model, staged, verify_folder
 from orchestrator.training.averaging import averaged
 from orchestrator.training.detour import Detour
 from orchestrator.training.engine import Engine
@@ -50,7 +43,8 @@ from orchestrator.training.workers import WorkerGroup
 EXPORT = "export"
 SUMMARY = "summary.json"
 HISTORY = "history.parquet"
-BASELINE_SAMPLES = 512  # whose labels are counted
+BASELINE_SAMPLES = 512
+"""Samples whose labels are counted for the baselines."""
 
 
 def pretrain_all(context: WorkerGroup, payload: dict[str, Any]) -> dict[str, Any]:
@@ -58,113 +52,88 @@ def pretrain_all(context: WorkerGroup, payload: dict[str, Any]) -> dict[str, Any
 
     Args:
         context: This worker.
-        payload: ``{"jobs": [{"config", "corpus", "run_dir"}]}``; a job may have ``start``, the
-            folder of a package whose weights it begins with.
+        payload: A `PretrainPayload` as JSON data.
 
     Returns:
-        ``{"summaries": [...]}``, one a finished job; ``stopped`` says that one was interrupted.
+        A `LaunchResult` as JSON data.
     """
-    summaries = []
-    for job in payload["jobs"]:
-        summary = pretrain(context.within(Path(job["run_dir"])).claimed(), job)
-        summaries.append(summary)
-        if summary["stopped"]:
-            return {"summaries": summaries, "stopped": True}
-    return {"summaries": summaries, "stopped": False}
+    found: list[Summary | Interrupted] = []
+    for job in PretrainPayload.model_validate(payload).jobs:
+        found.append(pretrain(context.within(Path(job.run_dir)).claimed(), job))
+        if found[-1].stopped:
+            break
+    return LaunchResult(summaries=tuple(found)).model_dump(mode="json")
 
 
-def pretrain(context: WorkerGroup, job: dict[str, Any]) -> dict[str, Any]:
+def pretrain(context: WorkerGroup, job: PretrainJob) -> Summary | Interrupted:
     """Train one model from the newest checkpoint on and commit its files; collective.
 
     Returns:
-        The summary that is also in the export folder, with ``stopped`` and ``step``.
+        The summary that is also in the export folder, or where training was stopped.
     """
-    config = PretrainConfig.model_validate(job["config"])
     done = _exported(context)
     if done is not None:
         return done
-    run = _Run(context, config, open_inputs(Path(job["corpus"])), job.get("start"))
+    run = _Run(context, open_inputs(job), job.start)
     result = run.train()
-    if result.stopped:
-        return {"stopped": True, "step": result.steps}
-    return run.export(result)
+    return Interrupted(step=result.steps) if result.stopped else run.export(result)
 
 
-def _exported(context: WorkerGroup) -> dict[str, Any] | None:
-    """Return the summary of a model that is already finished, on every rank alike."""
+def _exported(context: WorkerGroup) -> Summary | None:
+    """Return the summary of a model that is already finished; collective."""
     folder = context.run_dir / EXPORT
 
-    def read() -> dict[str, Any] | None:
-        if not folder.is_dir():
-            return None
+    def is_whole() -> bool:
         try:
-            verify_folder(folder)
-            found: dict[str, Any] = read_json(folder / SUMMARY)
+            if folder.is_dir():
+                verify_folder(folder)
+                read_model(folder / SUMMARY, Summary)
+                return True
         except IntegrityError as error:
             context.emit({"event": "damaged_export", "message": str(error)})
-            return None
-        return found
+        return False
 
-    summary = context.on_first(read)
-    if not context.agree(int(summary is not None)):
-        return None
-    return summary or {"stopped": False}
+    # Hashing takes a while: rank 0 alone does it, and the others believe it.
+    whole = context.on_first(is_whole)
+    return read_model(folder / SUMMARY, Summary) if context.agree(int(bool(whole))) else None
 
 
-def _first_model(config: PretrainConfig, model_config: ModelConfig, start: str | None) -> Model:
+def _first_model(inputs: PretrainInputs, start: str | None) -> Model:
     """Return the model as it is before the first step: new, or with the weights of a package."""
-    torch.manual_seed(derive_seed(config.seed, "model"))
-    model = build_model(model_config)
+    torch.manual_seed(derive_seed(inputs.config.seed, "model"))
+    model = build_model(inputs.model)
     if start is not None:
         take_weights(model, Path(start))
-    freeze(model, config.train.freeze)
+    freeze(model, inputs.config.train.freeze)
     return model
 
 
 class _Run:
     """One model being trained on one worker."""
 
-    def __init__(
-        self,
-        context: WorkerGroup,
-        config: PretrainConfig,
-        corpus: AnyCorpus,
-        start: str | None = None,
-    ) -> None:
-        self.context, self.config, self.corpus = context, config, corpus
-        self.model_config: ModelConfig = with_vocabulary(config, vocabulary(corpus))
-        model = _first_model(config, self.model_config, start)
-        weights = {target.name: target.weight for target in self.model_config.target}
+    def __init__(self, context: WorkerGroup, inputs: PretrainInputs, start: str | None) -> None:
+        self.context, self.inputs = context, inputs
+        self.config = config = inputs.config
+        weights = {target.name: target.weight for target in inputs.model.target}
         self.engine: Engine = context.build_engine(
-            model, config.train.optimizer, config.engine, weights
+            _first_model(inputs, start), config.train.optimizer, config.engine, weights
         )
-        self.samples = samples_of(config, corpus, corpus.train)
-        held_out = samples_of(config, corpus, corpus.validation)
-        self.held_out = HeldOut(held_out, config.train.eval_blocks)
-        self.description = description(config, self.model_config, corpus.processor)
         self.history = History()
-        self.before_s = 0.0  # what earlier parts of a resumed run took
-        self.source = Prefetch(self._steps(), config.prefetch_steps)
+        self.before_s = 0.0
+        """Seconds that earlier parts of a resumed run took."""
+        self.origin = Origin.of(inputs).model_dump(mode="json")
+        self.source = Prefetch(inputs.steps(), config.prefetch_steps)
         self.detour = Detour(self.source)
         self.meter = Meter(
             self.detour,
             self.engine,
-            self.model_config,
+            inputs.model,
             config.data.block_size,
             COMPUTE[config.engine.precision],
         )
         stopping = config.train.early_stopping
         self.best = (
             None if stopping is None else BestKeeper(context, self.engine, config.train, stopping)
-        )
-
-    def _steps(self) -> StepSource:
-        return StepSource(
-            self.samples,
-            self.config.train.global_batch_size,
-            self.config.train.micro_batch_size,
-            derive_seed(self.config.seed, "order"),
-            self.config.data.weights,
         )
 
     def train(self) -> TrainResult:
@@ -248,14 +217,14 @@ class _Run:
     def _evaluate(self) -> dict[str, float]:
         section = self.config.train
         batches = eval_batches(
-            self.held_out, section.eval_batch_size, self.engine.rank, self.engine.world
+            self.inputs.held_out, section.eval_batch_size, self.engine.rank, self.engine.world
         )
         with averaged(self.engine):
             return self.engine.evaluate(batches)
 
     def _save(self, step: int) -> None:
         extra = {"history": self.history.rows, "seconds": self._seconds()}
-        extra |= {"jumps": self.detour.jumps, **self.description}
+        extra |= {"jumps": self.detour.jumps, **self.origin}
         with self.meter.saving():
             keep_every = self.config.train.keep_every_steps
             self.context.begin_checkpoint(step, self.engine, extra, keep_every)
@@ -263,7 +232,7 @@ class _Run:
     def _seconds(self) -> float:
         return float(self.history.rows[-1]["seconds"]) if self.history.rows else self.before_s
 
-    def export(self, result: TrainResult) -> dict[str, Any]:
+    def export(self, result: TrainResult) -> Summary:
         """Write model, history and summary from rank 0 and commit the folder; collective.
 
         Raises:
@@ -278,7 +247,9 @@ class _Run:
             summary = self._summary(result)
             if folder is not None:
                 self.history.to_parquet(folder / HISTORY)
-                (folder / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+                # Not the JSON of packages, which has no NaN: a figure that diverged is read back.
+                text = json.dumps(summary.model_dump(), indent=1)
+                (folder / SUMMARY).write_text(text, encoding="utf-8")
 
             def commit() -> None:
                 self.context.require_claim()
@@ -292,22 +263,33 @@ class _Run:
         with averaged(self.engine):
             tensors = self.engine.state_dict()
             if folder is not None:
-                stream_model(folder, tensors, self.model_config, SHARD_BYTES)
+                stream_model(folder, tensors, self.inputs.model, SHARD_BYTES)
             else:
                 deque(tensors, maxlen=0)  # gathering each tensor is collective
 
-    def _summary(self, result: TrainResult) -> dict[str, Any]:
-        return {
-            "stopped": False,
-            "step": result.steps,
-            "skipped_steps": skipped_steps(self.history.rows),
-            "rollbacks": len(self.detour.jumps),
-            "train": result.train,
-            "validation": result.validation,
-            "unigram_entropy": self.corpus.unigram_entropy(),
-            "baselines": baselines(self.config, self.samples, self.held_out, BASELINE_SAMPLES)
-            | pair_baselines(self.config, len(self.held_out), self.context.world),
-            "seconds": self._seconds(),
-            "world": self.context.world,
-            "shard_elements": sum(s.master.numel() for s in self.engine.shards()),
-        }
+    def _summary(self, result: TrainResult) -> Summary:
+        inputs, world = self.inputs, self.context.world
+        guessed = baselines(self.config, inputs.train, inputs.held_out, BASELINE_SAMPLES)
+        guessed |= pair_baselines(self.config, len(inputs.held_out), world)
+        return Summary(
+            step=result.steps,
+            skipped_steps=_skipped_steps(self.history.rows),
+            rollbacks=len(self.detour.jumps),
+            train=result.train,
+            validation=result.validation,
+            unigram_entropy=inputs.corpus.unigram_entropy(),
+            baselines=guessed,
+            seconds=self._seconds(),
+            world=world,
+            shard_elements=sum(s.master.numel() for s in self.engine.shards()),
+        )
+
+
+def _skipped_steps(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many steps the loss guard skipped, over all parts of a run.
+
+    Args:
+        rows: The rows of its history; each interval has its number.
+    """
+    train = (row for row in rows if row["split"] == "train" and row["metric"] == "skipped")
+    return int(sum(row["value"] for row in train))

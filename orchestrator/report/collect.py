@@ -5,6 +5,7 @@ from pathlib import Path
 
 from orchestrator.continual.results import MATRIX_FILE, StreamEvaluation
 from orchestrator.errors import InputError
+from orchestrator.pretraining.results import EVALUATION, Evaluation
 from orchestrator.report import sections
 from orchestrator.report.page import Page, Section, show
 from orchestrator.selection.results import SelectionReport
@@ -62,14 +63,15 @@ def _chain(zoo: Zoo, package: Package) -> list[Package]:
 
 def _sections(package: Package) -> list[Section]:
     found = []
-    if package.has("evaluation/pretraining.json"):
-        evaluation = package.read_json("evaluation/pretraining.json")
+    if package.has(EVALUATION):
+        evaluation = package.read_model(EVALUATION, Evaluation)
         history = package.history()
         if history is not None:
-            rows = [{"figure": name, "": value} for name, value in evaluation.items()]
-            entropy = evaluation.get("unigram_entropy")
+            figures = evaluation.model_dump(exclude={"schema_version"}, exclude_none=True)
+            rows = [{"figure": name, "": value} for name, value in figures.items()]
+            entropy = evaluation.unigram_entropy
             found.append(sections.pretraining({package.ref: history}, entropy, rows))
-            if "skipped_steps" in evaluation:  # packages of earlier versions do not say
+            if evaluation.skipped_steps is not None:
                 found.append(sections.training(history, evaluation))
     if package.has("evaluation/selection.json"):
         report = SelectionReport.model_validate(package.read_json("evaluation/selection.json"))

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.continual.results import StreamEvaluation
+from orchestrator.pretraining.results import Figures
 from orchestrator.report import figures
 from orchestrator.report.page import Section, table
 from orchestrator.selection.results import SelectionReport
@@ -32,18 +33,18 @@ def pretraining(
     )
 
 
-def training(history: pd.DataFrame, evaluation: Mapping[str, Any]) -> Section:
+def training(history: pd.DataFrame, evaluation: Figures) -> Section:
     """How one pre-training run went: speed, gradients, and what the loss guard did.
 
     Args:
         history: its history, long form.
-        evaluation: ``evaluation/pretraining.json``.
+        evaluation: its figures.
     """
     rows = history[history["split"] == "train"]
     metric = {str(name): part["value"] for name, part in rows.groupby("metric")}
     numbers = {
-        "steps skipped (a loss or gradient was not finite)": evaluation["skipped_steps"],
-        "times gone back to a checkpoint, around bad samples": evaluation["rollbacks"],
+        "steps skipped (a loss or gradient was not finite)": evaluation.skipped_steps,
+        "times gone back to a checkpoint, around bad samples": evaluation.rollbacks,
         "tokens/s (median)": float(metric["tokens_per_second"].median()),
         "share of the measured peak (MFU, median)": float(metric["mfu"].median()),
         "share of the time waiting for data (mean)": float(metric["data_wait_share"].mean()),

@@ -5,12 +5,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from orchestrator.config.messages import to_problems
+from orchestrator.config.model import StrictModel
 from orchestrator.errors import IntegrityError
 from orchestrator.storage.operations import open_regular
+
+Model = TypeVar("Model", bound=StrictModel)
 
 MAX_JSON_BYTES = 64 * 2**20
 """Largest JSON file read."""
@@ -81,6 +85,34 @@ def read_json(path: str | Path) -> Any:
     """
     file = Path(path)
     return parse_json(read_limited(file, MAX_JSON_BYTES), file)
+
+
+def read_model(path: str | Path, kind: type[Model]) -> Model:
+    """Read a JSON file that was written from a model.
+
+    Raises:
+        FileNotFoundError: There is none.
+        IntegrityError: As `read_json`, or it is not what the model describes.
+    """
+    return parse_model(read_json(path), kind, str(path))
+
+
+def parse_model(content: Any, kind: type[Model], where: str) -> Model:
+    """Return stored JSON data as the model it was written from.
+
+    Args:
+        content: The data.
+        kind: The model.
+        where: What messages call it.
+
+    Raises:
+        IntegrityError: It is not what the model describes; lists the first five problems.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(str(problem) for problem in to_problems(kind, error)[:5])
+        raise IntegrityError(f"{where}: damaged: {problems}") from error
 
 
 def read_limited(path: Path, limit: int) -> bytes:

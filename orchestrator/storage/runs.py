@@ -3,6 +3,7 @@
 import logging
 import re
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,7 @@ from orchestrator.config.yaml_files import parse_yaml, read_text
 from orchestrator.errors import ConfigError, InputError, IntegrityError, Problem
 from orchestrator.storage.atomic import atomic_write_json, atomic_write_text
 from orchestrator.storage.files import sha256_bytes
-from orchestrator.storage.json_files import json_bytes, jsonable, read_json
+from orchestrator.storage.json_files import Model, json_bytes, jsonable, parse_model, read_json
 from orchestrator.storage.locks import FileLock, LockedError
 from orchestrator.storage.temporary import sweep_temporary
 from orchestrator.storage.uris import local_path
@@ -117,6 +118,26 @@ class RunFolder:
         """Return what `mark` recorded for a step, or None when it has to run."""
         stored = self._read(self._step_path(step))
         return stored["payload"] if stored is not None and stored.get("step") == step else None
+
+    def once(self, step: str, kind: type[Model], make: Callable[[], Model]) -> Model:
+        """Return what a step found when it was first reached: made now, or recorded then.
+
+        For what must not change while a run is continued, like the version behind an alias.
+
+        Args:
+            step: As for `mark`.
+            kind: What the step records; fields that are None are left out.
+            make: Finds it.
+
+        Raises:
+            IntegrityError: What is recorded is not of this kind.
+        """
+        found = self.done(step)
+        if found is not None:
+            return parse_model(found, kind, str(self._step_path(step)))
+        made = make()
+        self.mark(step, made.model_dump(mode="json", exclude_none=True))
+        return made
 
     def mark(self, step: str, payload: dict[str, Any]) -> None:
         """Record that a step is finished, with what the following steps need of it.

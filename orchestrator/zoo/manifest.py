@@ -9,7 +9,7 @@ from orchestrator.config import Name, StrictModel
 from orchestrator.config.messages import to_problems
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage.files import unsafe_reason
-from orchestrator.storage.json_files import parse_json
+from orchestrator.storage.json_files import parse_json, parse_model
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
@@ -152,12 +152,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     if written != SCHEMA_VERSION:
         allowed = f"this version of orchestrator reads {SCHEMA_VERSION}"
         raise IntegrityError(f"{where}: schema_version is {written!r}; {allowed}. Update it.")
-    try:
-        manifest: Manifest = Manifest.model_validate(content)
-    except ValidationError as error:
-        problems = "; ".join(str(problem) for problem in to_problems(Manifest, error)[:5])
-        raise IntegrityError(f"{where}: damaged: {problems}") from error
-    return manifest
+    return parse_model(content, Manifest, where)
 
 
 def build_task(task: dict[str, Any] | None) -> Task | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage.files import sha256_bytes
-from orchestrator.storage.json_files import MAX_JSON_BYTES, parse_json
+from orchestrator.storage.json_files import MAX_JSON_BYTES, Model, parse_json, parse_model
 from orchestrator.storage.stores import Store
 from orchestrator.storage.verify import require_digest, require_sizes
 from orchestrator.zoo.cache import local_copy
@@ -162,6 +162,14 @@ class Package:
     def read_json(self, relative: str) -> Any:
         """Read one JSON file; see `read_bytes`."""
         return parse_json(self.read_bytes(relative), f"{self.location}/{relative}")
+
+    def read_model(self, relative: str, kind: type[Model]) -> Model:
+        """Read one JSON file that a stage wrote from a model.
+
+        Raises:
+            IntegrityError: As `read_bytes`, or it is not what the model describes.
+        """
+        return parse_model(self.read_json(relative), kind, f"{self.location}/{relative}")
 
     def history(self) -> "pd.DataFrame | None":
         """Return the training history, or None when the package has none.

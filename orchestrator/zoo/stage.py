@@ -14,7 +14,7 @@ A stage follows this protocol, so that a run may be killed anywhere and started 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 
 from orchestrator.storage import RunFolder
 from orchestrator.zoo.draft import Draft
@@ -36,28 +36,35 @@ def committed(run: RunFolder, name: str) -> Package | None:
     return Zoo(run.config.run.zoo).made_by(name, run.id)
 
 
+class Description(TypedDict):
+    """What the manifest says of a package; the arguments of `Zoo.draft`, less the producer."""
+
+    kind: Kind
+    """How it comes to be."""
+    parents: NotRequired[Sequence[str | Package]]
+    """Packages, or references, it is made from."""
+    task: NotRequired[Mapping[str, Any] | None]
+    """``kind``, ``modality``, ``labels``, ``max_length``."""
+    metrics: NotRequired[Mapping[str, Any] | None]
+    """Summary figures."""
+    licence: NotRequired[str | None]
+    """SPDX identifier."""
+
+
 def commit_once(
     run: RunFolder,
     name: str,
     *,
-    kind: Kind,
     write: Callable[[Draft], None],
-    parents: Sequence[str | Package] = (),
-    task: Mapping[str, Any] | None = None,
-    metrics: Mapping[str, Any] | None = None,
-    licence: str | None = None,
+    **description: Unpack[Description],
 ) -> Package:
     """Commit the package of a run, or return the one it has committed before.
 
     Args:
         run: The open run. Its stage, name and id become the package's producer.
         name: Name of the package.
-        kind: As for `Zoo.draft`.
         write: Writes the package's files into ``draft.path``; called at most once.
-        parents: As for `Zoo.draft`.
-        task: As for `Zoo.draft`.
-        metrics: As for `Zoo.draft`.
-        licence: As for `Zoo.draft`.
+        description: See `Description`.
 
     Raises:
         InputError: A name, parent or value is not allowed.
@@ -67,34 +74,16 @@ def commit_once(
     package = committed(run, name)
     if package is not None:
         return package
-    with draft_of(
-        run, name, kind=kind, parents=parents, task=task, metrics=metrics, licence=licence
-    ) as draft:
+    with draft_of(run, name, **description) as draft:
         write(draft)
         return draft.commit()
 
 
-def draft_of(
-    run: RunFolder,
-    name: str,
-    *,
-    kind: Kind,
-    parents: Sequence[str | Package] = (),
-    task: Mapping[str, Any] | None = None,
-    metrics: Mapping[str, Any] | None = None,
-    licence: str | None = None,
-) -> Draft:
+def draft_of(run: RunFolder, name: str, **description: Unpack[Description]) -> Draft:
     """Begin the package of a run; `Draft.discard` it to check its description before training.
 
     Raises:
         InputError: A name, parent or value is not allowed. StageError: The zoo is not writable.
     """
-    return Zoo(run.config.run.zoo).draft(
-        name,
-        kind=kind,
-        producer={"stage": run.stage, "job": run.config.run.name, "run_id": run.id},
-        parents=parents,
-        task=task,
-        metrics=metrics,
-        licence=licence,
-    )
+    producer = {"stage": run.stage, "job": run.config.run.name, "run_id": run.id}
+    return Zoo(run.config.run.zoo).draft(name, producer=producer, **description)

@@ -69,7 +69,7 @@ def test_pre_training_finds_the_corpus_or_is_told_where_it_is(made, tmp_path):
     same = [f"data={json.dumps(config.data.model_dump(mode='json'))}"]
     cache = Path(config.run.dir) / "corpora"
     assert (
-        str(prepare_inputs(load_config(PretrainConfig, BERT, same), cache).path)
+        str(prepare_inputs(load_config(PretrainConfig, BERT, same), cache).corpus.path)
         == (figures["corpus"])
     )
     told = tmp_path / "told.yaml"
@@ -78,7 +78,7 @@ def test_pre_training_finds_the_corpus_or_is_told_where_it_is(made, tmp_path):
     told.write_text(f"{text[:start]}data: {{prepared: '{figures['corpus']}'}}\n{text[end:]}")
     config = load_config(PretrainConfig, told)
     assert figures["corpus"] in plan(config)
-    found = prepare_inputs(config, tmp_path / "unused")
+    found = prepare_inputs(config, tmp_path / "unused").corpus
     assert str(found.path) == figures["corpus"]
 
 

@@ -16,7 +16,7 @@ from orchestrator.data.spec import CorpusConfig
 from orchestrator.errors import ConfigError, InputError, IntegrityError
 from orchestrator.pretraining.corpus_config import CorpusJobConfig
 from orchestrator.pretraining.corpus_runner import check
-from orchestrator.pretraining.inputs import open_inputs
+from orchestrator.pretraining.inputs import open_data
 from orchestrator.storage.operations import fault_hook
 
 from .test_corpus import documents_in, stream_of
@@ -189,12 +189,12 @@ def test_workers_check_sizes_and_sidecars_and_the_driver_every_byte(corpus, sour
         path = folder / "train-00002.arrow"
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        open_inputs(folder)
+        open_data(folder)
         with pytest.raises(IntegrityError, match=r"train-00002\.arrow"):
             open_corpus(folder)
         path.write_bytes(content[:-1])
         with pytest.raises(IntegrityError, match=r"train-00002\.arrow"):
-            open_inputs(folder)
+            open_data(folder)
 
 
 @pytest.mark.parametrize("cap", [2, 30, 119, 120, 121, 160])

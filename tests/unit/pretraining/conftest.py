@@ -77,12 +77,7 @@ def make_job(make_config, tmp_path_factory):
 
     def make(*overrides, run_dir):
         config = make_config(*overrides)
-        corpus = prepare_inputs(config, cache)
-        return {
-            "config": config.model_dump(mode="json"),
-            "corpus": str(corpus.path),
-            "run_dir": str(run_dir),
-        }
+        return prepare_inputs(config, cache).job(run_dir)
 
     return make
 

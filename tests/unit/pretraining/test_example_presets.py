@@ -33,14 +33,12 @@ def shortened(name, *overrides):
 def test_a_preset_beats_its_trivial_baseline(alone, tmp_path, name, target, steps, rows, share):
     sizes = [f"train.max_steps={steps}", f"data.data.max_rows={rows}"]
     config = shortened(name, *sizes, "train.micro_batch_size=32", "train.eval_blocks=128")
-    corpus = prepare_inputs(config, tmp_path / "corpora")
-    job = {"config": config.model_dump(mode="json"), "corpus": str(corpus.path)}
-    job |= {"run_dir": str(tmp_path)}
+    job = prepare_inputs(config, tmp_path / "corpora").job(tmp_path)
     summary = pretrain(alone.within(tmp_path), job)
-    found, guessed = summary["validation"], summary["baselines"]
+    found, guessed = summary.validation, summary.baselines
     assert found[f"loss.{target}"] < share * guessed[f"loss.{target}"]
     assert found[f"accuracy.{target}"] > guessed[f"accuracy.{target}"]
-    assert (summary["unigram_entropy"] is None) is (name == "clip")
+    assert (summary.unigram_entropy is None) is (name == "clip")
 
 
 def test_a_partner_is_guessed_among_those_of_the_batch():

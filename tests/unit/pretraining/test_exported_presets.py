@@ -17,7 +17,6 @@ from orchestrator.modeling.huggingface.exporting import write_export
 from orchestrator.modeling.package import write_model
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.model_inputs import inputs_of
-from orchestrator.pretraining.plan import with_vocabulary
 
 CONFIGS = Path(__file__).resolve().parents[3] / "jobs" / "configs"
 TEXTS = ["the cat sat on the mat", "what a world is this", "a queue of tasks, cut in two"]
@@ -50,7 +49,7 @@ def packed(tmp_path):
     def pack(name):
         config = load_config(PretrainConfig, CONFIGS / f"pretrain_{name}_nano.yaml", [])
         text = None if name in WITHOUT_WORDS else chosen_tokenizer(config.data, TEXTS)
-        model = build_model(with_vocabulary(config, text.vocab_size if text else 0))
+        model = build_model(config.model_for(text.vocab_size if text else 0))
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:

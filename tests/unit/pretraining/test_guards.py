@@ -42,12 +42,12 @@ def test_the_best_is_the_first_that_nothing_beats_by_enough(metric, values, expe
 def test_a_run_that_gets_no_better_ends_with_its_best_weights(alone, make_job, tmp_path):
     folder = tmp_path / "early"
     summary = pretrain(alone.within(folder), make_job(*STOPPING, run_dir=folder))
-    assert summary["step"] == 3  # nothing later gained 100
+    assert summary.step == 3  # nothing later gained 100
     history = pd.read_parquet(folder / EXPORT / "history.parquet")
     curve = history[(history.split == "validation") & (history.metric == "loss")]
     assert list(curve.step) == [3, 6, 9]
-    assert summary["validation"]["loss"] == curve.value.iloc[0]
-    assert not summary["stopped"]
+    assert summary.validation["loss"] == curve.value.iloc[0]
+    assert not summary.stopped
 
 
 def test_damaged_best_weights_do_not_cost_the_last_ones(alone, make_job, tmp_path, monkeypatch):
@@ -59,7 +59,7 @@ def test_damaged_best_weights_do_not_cost_the_last_ones(alone, make_job, tmp_pat
     monkeypatch.setattr(CheckpointFolder, "newest_valid", none_of_the_best)
     folder = tmp_path / "early"
     summary = pretrain(alone.within(folder), make_job(*STOPPING, run_dir=folder))
-    assert summary["step"] == 9  # where it stopped, not 3, where it was best
+    assert summary.step == 9  # where it stopped, not 3, where it was best
     assert weights(folder / EXPORT)
 
 
@@ -70,11 +70,11 @@ def test_an_interrupted_run_stops_where_the_whole_one_does(alone, make_job, tmp_
     for step in (2, 4, 8):
         alone.events.clear()
         alone.stop_after[:] = [step]
-        assert pretrain(alone.within(parts), job)["stopped"]
+        assert pretrain(alone.within(parts), job).stopped
     alone.events.clear()
     alone.stop_after.clear()
     summary = pretrain(alone.within(parts), job)
-    assert summary["step"] == expected["step"]
+    assert summary.step == expected.step
     assert weights(parts / EXPORT) == weights(whole / EXPORT)
 
 
@@ -111,8 +111,8 @@ def test_bad_data_is_gone_around_from_the_last_checkpoint(alone, make_job, tmp_p
     folder = tmp_path / "run"
     summary = pretrain(alone.within(folder), make_job(*GUARDED, run_dir=folder))
     assert read == [0, 1, 2, 3, 4, 5, 6, 7]
-    assert summary["step"] == 6
-    assert summary["rollbacks"] == 1
+    assert summary.step == 6
+    assert summary.rollbacks == 1
     (event,) = [each for each in alone.events if each["event"] == "rollback"]
     assert event["step"] == 4
     assert "samples [" in event["message"]
@@ -158,7 +158,7 @@ def test_the_weights_at_the_end_are_those_that_were_measured_as_the_best(
     stopping = "train.early_stopping={patience: 2}"
     job = make_job(*GUARDED, *intervals, stopping, run_dir=folder)
     summary = pretrain(alone.within(folder), job)
-    assert (summary["step"], summary["validation"]["loss"]) == (6, 5.0)
+    assert (summary.step, summary.validation["loss"]) == (6, 5.0)
     kept = load_file(folder / EXPORT / "model.safetensors")
     sums = [sorted(v.sum().item() for v in each) for each in (kept.values(), seen[5.0])]
     assert sums[0] == sums[1]

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.errors import InputError
 from orchestrator.pretraining import runner
 from orchestrator.pretraining.baselines import baselines
-from orchestrator.pretraining.inputs import prepare_inputs, samples_of
+from orchestrator.pretraining.inputs import prepare_inputs
 from orchestrator.pretraining.worker import pretrain
 from orchestrator.storage import RunFolder
 from orchestrator.zoo import Zoo
@@ -69,9 +69,9 @@ def test_guessing_is_per_label_and_per_number(make_config, rows, tmp_path):
     found = {}
     for form in ("multilabel", "regression"):
         config = make_config(*overrides(rows, form, 2))
-        corpus = prepare_inputs(config, tmp_path / "cache")
-        parts = [samples_of(config, corpus, split) for split in (corpus.train, corpus.validation)]
-        found |= baselines(config, *parts, most=500)
+        inputs = prepare_inputs(config, tmp_path / "cache")
+        corpus = inputs.corpus
+        found |= baselines(config, inputs.train, inputs.held_out, most=500)
         assert found[f"loss.{form}"] == pytest.approx(corpus.unigram_entropy())
         found[form] = corpus.train.labels, corpus.validation.labels
     seen, asked = found["multilabel"]
@@ -87,8 +87,8 @@ def test_the_package_names_the_tags(alone, make_config, rows):
     config = make_config(*overrides(rows, "tags", 2), target, "train.max_steps=2")
     with RunFolder.open(config, runner.STAGE) as run:
         work = runner._Work(config, run)
-        work.prepare()
-        work.commit(pretrain(alone.within(run.path), work.job()))
+        job = work.prepare()
+        work.commit(pretrain(alone.within(run.path), job))
         metrics = work.result().metrics
     assert Zoo(config.run.zoo).get("tiny-model").manifest.task.labels == {"ner": ["N", "O"]}
     assert {"loss.ner", "accuracy.ner", "baseline_loss.ner", "unigram_entropy"} <= set(metrics)
@@ -114,7 +114,7 @@ def test_names_are_found_better_than_by_the_most_frequent_tag(alone, make_job, t
         run_dir=tmp_path / "run",
     )
     summary = pretrain(alone.within(tmp_path / "run"), job)
-    guessed = summary["baselines"]
-    assert summary["validation"]["loss.tags"] < 0.75 * guessed["loss.tags"]
-    assert summary["validation"]["accuracy.tags"] > guessed["accuracy.tags"]
-    assert guessed["loss.tags"] == pytest.approx(summary["unigram_entropy"], rel=0.15)
+    guessed = summary.baselines
+    assert summary.validation["loss.tags"] < 0.75 * guessed["loss.tags"]
+    assert summary.validation["accuracy.tags"] > guessed["accuracy.tags"]
+    assert guessed["loss.tags"] == pytest.approx(summary.unigram_entropy, rel=0.15)

@@ -27,9 +27,9 @@ def attempt(alone, make_config, store):
     def go():
         alone.events.clear()
         work = runner._Work(config, RunFolder.open(config, runner.STAGE))
-        work.prepare()
+        job = work.prepare()
         (tracker,) = work.watched().trackers()
-        summary = pretrain(alone.within(work.run.path), work.job())
+        summary = pretrain(alone.within(work.run.path), job)
         for event in alone.events:
             if event["event"] == "training":
                 tracker.resume(event["step"])
@@ -75,7 +75,7 @@ def test_a_server_that_is_gone_costs_a_warning(attempt, caplog, monkeypatch):
 
     monkeypatch.setattr(MlflowClient, "log_batch", refuse)
     _, summary = attempt()
-    assert summary["step"] == 6
+    assert summary.step == 6
     assert [r.message for r in caplog.records].count(
         "MLflow did not take values, training goes on: gone"
     ) == 1

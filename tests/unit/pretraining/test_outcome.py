@@ -2,6 +2,7 @@
 
 import math
 
+from orchestrator.pretraining.results import figures_of
 from orchestrator.pretraining.worker import EXPORT, pretrain
 from orchestrator.report import sections
 from orchestrator.training.engines.single import SingleEngine
@@ -21,13 +22,14 @@ def test_a_skipped_step_is_told_though_the_run_was_interrupted_after_it(
     monkeypatch.setattr(SingleEngine, "forward_backward", second_is_infinite)
     folder = tmp_path / "run"
     alone.stop_after[:] = [4]
-    assert pretrain(alone.within(folder), make_job(run_dir=folder))["stopped"]
+    assert pretrain(alone.within(folder), make_job(run_dir=folder)).stopped
     alone.stop_after.clear()
     summary = pretrain(alone.within(folder), make_job(run_dir=folder))
-    assert (summary["skipped_steps"], summary["rollbacks"]) == (1, 0)
+    assert (summary.skipped_steps, summary.rollbacks) == (1, 0)
 
     history = History.from_parquet(folder / EXPORT / "history.parquet").frame()
-    page = sections.training(history, summary)
+    figures = figures_of(summary, ["mlm"], chooses=True, documents=120, tokens=0)
+    page = sections.training(history, figures)
     chart, table = page.blocks
     assert chart.startswith("<svg")
     assert "<td>steps skipped (a loss or gradient was not finite)</td><td class=n>1</td>" in table

@@ -13,9 +13,8 @@ from orchestrator.data.samples.kinds import samples
 from orchestrator.data.steps import StepSource
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.component import targets
-from orchestrator.pretraining.inputs import prepare_inputs, samples_of, vocabulary
+from orchestrator.pretraining.inputs import prepare_inputs
 from orchestrator.pretraining.objectives import labelled_targets, trained_targets
-from orchestrator.pretraining.plan import with_vocabulary
 
 STEPS, ENOUGH = 400, 0.05
 RATE = {"clr": 3e-3, "bilm": 3e-2}  # contrast collapses at larger steps
@@ -162,12 +161,12 @@ def small(kind, overrides, pairs):
 )
 def test_a_batch_is_learnt_by_heart(make_config, cache, pairs, kind, overrides):
     config = make_config(*small(kind, overrides, pairs))
-    corpus = prepare_inputs(config, cache)
-    samples = samples_of(config, corpus, corpus.train)
+    inputs = prepare_inputs(config, cache)
+    samples = inputs.train
     rows = 1 if kind in ALIKE else 4
     (batch,) = StepSource(samples, rows, rows, 1).window(0)
     torch.manual_seed(1)
-    model = build_model(with_vocabulary(config, vocabulary(corpus))).eval()  # without dropout
+    model = build_model(inputs.model).eval()  # without dropout
     rate = RATE.get(config.model.target[0].type, 1e-2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     for _ in range(STEPS):

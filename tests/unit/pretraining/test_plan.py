@@ -7,7 +7,7 @@ from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.estimate import ModelSizes
 from orchestrator.pretraining.estimate_memory import BUCKET_VALUES, worker_memory
-from orchestrator.pretraining.plan import describe, make_plan, with_vocabulary
+from orchestrator.pretraining.plan import describe, make_plan
 from orchestrator.pretraining.runner import check
 from orchestrator.training.config import EngineConfig
 
@@ -122,10 +122,10 @@ def test_check_finds_a_corpus_that_is_not_there(make_config):
 
 def test_a_vocabulary_may_be_larger_than_the_tokenizers_but_not_smaller(make_config):
     config = make_config("model.vocab_size=512")
-    assert with_vocabulary(config, 300).vocab_size == 512
+    assert config.model_for(300).vocab_size == 512
     with pytest.raises(ConfigError, match="512 is smaller than the tokenizer's 600"):
-        with_vocabulary(config, 600)
-    assert with_vocabulary(make_config(), 300).vocab_size == 300
+        config.model_for(600)
+    assert make_config().model_for(300).vocab_size == 300
 
 
 def test_the_plan_is_made_on_the_meta_device(make_config, monkeypatch):

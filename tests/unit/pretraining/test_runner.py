@@ -20,8 +20,8 @@ def work(alone, make_config):
     config = make_config("train.max_steps=2", "package.licence=MIT")
     with RunFolder.open(config, runner.STAGE) as run:
         found = runner._Work(config, run)
-        found.prepare()
-        found.summary = pretrain(alone.within(run.path), found.job())
+        job = found.prepare()
+        found.summary = pretrain(alone.within(run.path), job)
         yield found
 
 

@@ -24,10 +24,9 @@ def train(worker, config):
     """Run a job to its end without a cluster; return its folder and the exported weights."""
     with RunFolder.open(config, runner.STAGE) as run:
         work = runner._Work(config, run)
-        work.prepare()
-        summary = pretrain(worker.within(run.path), work.job())
+        summary = pretrain(worker.within(run.path), work.prepare())
         exported = {}
-        if not summary["stopped"]:
+        if not summary.stopped:
             loaded = load_file(run.path / EXPORT / "model.safetensors")
             exported = {name: value.numpy().tobytes() for name, value in loaded.items()}
             work.commit(summary)

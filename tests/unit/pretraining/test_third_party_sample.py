@@ -26,10 +26,10 @@ import numpy as np
 from orchestrator.config import load_config
 from orchestrator.data.steps import StepSource
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.inputs import prepare_inputs, samples_of
+from orchestrator.pretraining.inputs import prepare_inputs
 config = load_config(PretrainConfig, sys.argv[1])
-corpus = prepare_inputs(config, __import__("pathlib").Path(sys.argv[2]))
-samples = samples_of(config, corpus, corpus.train)
+inputs = prepare_inputs(config, __import__("pathlib").Path(sys.argv[2]))
+samples = inputs.train
 for step in range(3):
     (batch,) = StepSource(samples, 4, 4, 1).window(step)
     asked = batch["labels.mlm"] >= 0

@@ -3,17 +3,17 @@
 import errno
 import json
 import math
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
 from orchestrator.errors import InputError, StageError
-from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.inputs import HeldOut, open_inputs, prepare_inputs, samples_of
+from orchestrator.pretraining.inputs import open_inputs, prepare_inputs
+from orchestrator.pretraining.payload import PretrainPayload
+from orchestrator.pretraining.results import Interrupted, LaunchResult, Summary
 from orchestrator.pretraining.worker import EXPORT, pretrain, pretrain_all
-from orchestrator.storage import verify_folder
+from orchestrator.storage import read_model, verify_folder
 
 DECODER = [
     "model.target=lm",
@@ -25,6 +25,13 @@ DECODER = [
 
 def weights(folder):
     return {n: v.numpy().tobytes() for n, v in load_file(folder / "model.safetensors").items()}
+
+
+def launched(worker, jobs):
+    """Train jobs as a launch does, through the JSON that crosses the border of the process."""
+    payload = PretrainPayload(jobs=jobs).model_dump(mode="json")
+    returned = pretrain_all(worker, json.loads(json.dumps(payload)))
+    return LaunchResult.model_validate(json.loads(json.dumps(returned)))
 
 
 def steps_of(event, split):
@@ -41,12 +48,12 @@ def finished(alone, make_job, tmp_path):
 def test_a_run_measures_saves_and_exports(finished, alone):
     export, summary = finished
     verify_folder(export)
-    assert summary["step"] == 6
-    assert summary["stopped"] is False
+    assert summary.step == 6
+    assert summary.stopped is False
     assert steps_of(alone.events, "train") == [1, 2, 3, 4, 5, 6]
     assert steps_of(alone.events, "validation") == [3, 6]
-    assert json.loads((export / "summary.json").read_text()) == summary
-    assert summary["unigram_entropy"] > 1
+    assert read_model(export / "summary.json", Summary) == summary
+    assert summary.unigram_entropy > 1
     history = pd.read_parquet(export / "history.parquet")
     assert set(history.metric) >= {"loss", "tokens", "tokens_per_second", "accuracy.mlm"}
     assert history.seconds.is_monotonic_increasing
@@ -66,14 +73,14 @@ def test_a_stopped_and_continued_run_is_the_run_that_was_never_stopped(
     job, worker = make_job(run_dir=folder), alone.within(folder)
     alone.events.clear()
     alone.stop_after.append(3)
-    assert pretrain(worker, job) == {"stopped": True, "step": 4}
+    assert pretrain(worker, job) == Interrupted(step=4)
     assert not (folder / EXPORT).exists()
     alone.events.clear()
     alone.stop_after.clear()
     summary = pretrain(worker, job)
     assert steps_of(alone.events, "train") == [5, 6]
     assert weights(folder / EXPORT) == weights(finished[0])
-    assert summary["validation"] == finished[1]["validation"]
+    assert summary.validation == finished[1].validation
     first, second = (
         pd.read_parquet(path / "history.parquet").query("metric == 'loss' and split == 'train'")
         for path in (finished[0], folder / EXPORT)
@@ -101,7 +108,7 @@ def test_a_damaged_export_is_made_again_from_the_last_checkpoint(
     assert alone.events[0]["event"] == "damaged_export"
     assert steps_of(alone.events, "train") == []
     assert weights(export) == before
-    assert again["validation"] == summary["validation"]
+    assert again.validation == summary.validation
 
 
 @pytest.mark.parametrize(
@@ -127,7 +134,7 @@ def test_every_objective_learns(alone, make_job, tmp_path, overrides):
     job = make_job(*overrides, *quick, *rarely, run_dir=tmp_path / "run")
     summary = pretrain(alone.within(tmp_path / "run"), job)
     first = next(e for e in alone.events if e.get("split") == "train")
-    assert summary["validation"]["loss"] < 0.8 * first["metrics"]["loss"]
+    assert summary.validation["loss"] < 0.8 * first["metrics"]["loss"]
 
 
 def test_a_group_trains_one_model_after_the_other_and_stops_in_between(alone, make_job, tmp_path):
@@ -135,13 +142,13 @@ def test_a_group_trains_one_model_after_the_other_and_stops_in_between(alone, ma
         make_job(f"run.name=r{n}", "train.max_steps=2", run_dir=tmp_path / f"r{n}")
         for n in range(3)
     ]
-    assert [s["step"] for s in pretrain_all(alone, {"jobs": jobs})["summaries"]] == [2, 2, 2]
+    assert [each.step for each in launched(alone, jobs).summaries] == [2, 2, 2]
     later = [make_job(f"run.name=s{n}", run_dir=tmp_path / f"s{n}") for n in range(2)]
     alone.events.clear()
     alone.stop_after.append(1)
-    outcome = pretrain_all(alone, {"jobs": later})
-    assert outcome["stopped"]
-    assert len(outcome["summaries"]) == 1
+    outcome = launched(alone, later)
+    assert outcome.stopped
+    assert len(outcome.summaries) == 1
 
 
 def test_digits_are_learnt_from_their_pixels(alone, make_job, tmp_path):
@@ -159,16 +166,16 @@ def test_digits_are_learnt_from_their_pixels(alone, make_job, tmp_path):
         run_dir=tmp_path / "run",
     )
     summary = pretrain(alone.within(tmp_path / "run"), job)
-    assert summary["validation"]["accuracy.cls"] > 3 * summary["baselines"]["accuracy.cls"]
-    assert summary["baselines"]["loss.cls"] == pytest.approx(math.log(10), abs=0.15)
+    assert summary.validation["accuracy.cls"] > 3 * summary.baselines["accuracy.cls"]
+    assert summary.baselines["loss.cls"] == pytest.approx(math.log(10), abs=0.15)
 
 
 def test_every_target_of_several_is_measured_and_compared(alone, make_job, tmp_path):
     job = make_job("model.target=[mlm, nsp]", "train.max_steps=2", run_dir=tmp_path / "run")
     summary = pretrain(alone.within(tmp_path / "run"), job)
-    assert set(summary["validation"]) >= {"loss.mlm", "loss.nsp", "accuracy.nsp"}
-    assert summary["baselines"]["loss.nsp"] == pytest.approx(math.log(2), abs=0.05)
-    assert summary["baselines"]["accuracy.nsp"] == pytest.approx(0.5, abs=0.2)
+    assert set(summary.validation) >= {"loss.mlm", "loss.nsp", "accuracy.nsp"}
+    assert summary.baselines["loss.nsp"] == pytest.approx(math.log(2), abs=0.05)
+    assert summary.baselines["accuracy.nsp"] == pytest.approx(0.5, abs=0.2)
 
 
 def test_a_mixture_is_trained_and_measured_on_all_its_sources(alone, make_job, documents, tmp_path):
@@ -186,13 +193,11 @@ def test_a_mixture_is_trained_and_measured_on_all_its_sources(alone, make_job, d
         f"data={{mixture: {sources}, {tokenizer}, block_size: 16}}", run_dir=tmp_path / "run"
     )
     summary = pretrain(alone.within(tmp_path / "run"), job)
-    assert summary["step"] == 6
-    corpus = open_inputs(Path(job["corpus"]))
-    assert len(corpus.train.parts) == 2
-    config = PretrainConfig.model_validate(job["config"])
-    held_out = HeldOut(samples_of(config, corpus, corpus.validation), 8)
-    border = corpus.validation.parts[0]
-    assert {index >= border for index in held_out._indices.tolist()} == {False, True}
+    assert summary.step == 6
+    inputs = open_inputs(job)
+    assert len(inputs.corpus.train.parts) == 2
+    border = inputs.corpus.validation.parts[0]
+    assert {index >= border for index in inputs.held_out._indices.tolist()} == {False, True}
 
 
 def test_what_samples_lack_is_said_before_workers_start(make_config, tmp_path):
@@ -216,7 +221,7 @@ def test_an_export_that_finds_no_space_says_so_and_leaves_nothing(
         with pytest.raises(StageError, match="No space left"):
             pretrain(alone.within(folder), job)
     assert not list(folder.glob(f"{EXPORT}*"))
-    assert pretrain(alone.within(folder), job)["step"] == 2
+    assert pretrain(alone.within(folder), job).step == 2
 
 
 def test_held_out_documents_in_which_nothing_is_asked_for_are_refused(make_config, tmp_path):
