@@ -1,6 +1,7 @@
 """`/openapi.json` describes every request and answer, and the service keeps to it."""
 
 import asyncio
+import re
 from collections import Counter
 
 import httpx
@@ -115,15 +116,17 @@ def test_requests_made_from_the_document_are_answered_as_it_says(described, mode
     assert answered[200 if mode is GenerationMode.POSITIVE else 422] > 0
 
 
-def test_the_documentation_page_fetches_nothing_from_elsewhere(app):
+@pytest.mark.parametrize("prefix", ["", "/text"])
+def test_the_documentation_page_fetches_nothing_from_elsewhere(app, prefix):
     async def pages():
-        transport = httpx.ASGITransport(app)
+        transport = httpx.ASGITransport(app, root_path=prefix)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            page = await client.get("/docs")
-            files = [part.split('"')[0] for part in page.text.split('="/docs/static/')[1:]]
-            return page.text, [await client.get(f"/docs/static/{name}") for name in files]
+            page = await client.get(f"{prefix}/docs")
+            files = re.findall(rf'="({prefix}/docs/static/[^"]+)"', page.text)
+            return page.text, [await client.get(name) for name in files]
 
     page, files = asyncio.run(pages())
-    assert "//" not in page.replace("<!--", "").replace("window.location.origin", "")
+    assert f"url: '{prefix}/openapi.json'" in page
+    assert "//" not in page
     assert len(files) == 3
     assert all(answer.status_code == 200 and len(answer.content) > 1000 for answer in files)
