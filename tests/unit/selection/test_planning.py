@@ -1,8 +1,11 @@
+import sys
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
 from orchestrator.errors import InputError, IntegrityError
-from orchestrator.selection import benchmark_runner, select_runner
+from orchestrator.selection import benchmark_runner, planning, select_runner
 from orchestrator.selection.benchmark import complete_matrix, plan_benchmark
 from orchestrator.selection.candidates import dataset_facts, resolve_packages
 from orchestrator.selection.halving import Bracket
@@ -232,6 +235,33 @@ def test_a_run_keeps_its_first_inputs(tmp_path):
         after = plan_selection(config, folder)
     assert set(after.packages) == set(before.packages) == set(before.history.models)
     assert after.history.datasets == before.history.datasets == ("animals", "food", "things")
+
+
+class Stopped(Exception):
+    """Ends a run before it needs Ray."""
+
+
+def test_the_runner_enters_planning_once(world, matrix, monkeypatch):
+    entered = []
+
+    def trace(frame, event, _):
+        files = (frame.f_back and frame.f_back.f_code.co_filename, frame.f_code.co_filename)
+        if event == "call" and files == (select_runner.__file__, planning.__file__):
+            entered.append(frame.f_code.co_name)
+
+    def stop(*_):
+        raise Stopped
+
+    monkeypatch.setattr("orchestrator.cluster.session.session_for", lambda *_: nullcontext())
+    monkeypatch.setattr(select_runner, "_halve", stop)
+    config = select_job(world, "traced", recall={"mode": "all"})
+    sys.setprofile(trace)
+    try:
+        with pytest.raises(Stopped):
+            select_runner.run(config)
+    finally:
+        sys.setprofile(None)
+    assert entered == ["plan_selection"]
 
 
 def test_check_needs_no_cluster(world, matrix):
