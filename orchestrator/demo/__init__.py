@@ -1,1 +1,1 @@
-"""``orchestrator demo``: the whole life of a model, every step through the job a user would run."""
+"""``orchestrator demo``: the whole life of a model, each step through the job of a user."""

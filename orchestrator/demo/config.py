@@ -20,12 +20,12 @@ STAGES = ("pretrain", "benchmark", "select", "continual", "quantize", "serve")
 
 
 class DemoConfig(JobConfig):
-    """Which presets make up the demo, and what to change in them."""
+    """Presets of the demo, and changes to them."""
 
     run: RunSection = RunSection(name="demo", dir="runs", zoo="runs/demo/zoo")
-    """Everything the demo writes lies under `<run.dir>/<run.name>/`."""
+    """Everything that the demo writes is under `<run.dir>/<run.name>/`."""
     cluster: ClusterSection = ClusterSection(workers=2)
-    """Where to run; a local Ray is started when no address is given."""
+    """Cluster to run on; without an address a local Ray is started."""
     pretrain: tuple[str, ...] = Field(default=PRETRAIN_PRESETS, min_length=2)
     """Presets of the models to pre-train: the candidates of the selection."""
     benchmark: str = "benchmark_pydoc"

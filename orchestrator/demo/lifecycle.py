@@ -1,51 +1,74 @@
-"""The steps of the demo, each one the job a user would run, told as it happens."""
+"""Steps of the demo: each one is the job that a user would run."""
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.cli import JOBS
 from orchestrator.config import JobResult, load_config
-from orchestrator.continual.results import MATRIX_FILE, StreamEvaluation
+from orchestrator.continual.results import MATRIX_FILE, StreamEvaluation, StreamSummary
 from orchestrator.demo.config import DemoConfig, preset
 from orchestrator.demo.narrator import Narrator
+from orchestrator.demo.summary import (
+    Answered,
+    BenchmarkChapter,
+    ContinualChapter,
+    MatrixRow,
+    PlannedUnit,
+    PointsLost,
+    PretrainChapter,
+    PretrainedModel,
+    QuantizeChapter,
+    RankedRow,
+    ResultChapter,
+    SelectChapter,
+    ServeChapter,
+)
+from orchestrator.pretraining.results import Figures
+from orchestrator.quantization.results import QuantizeMetrics
+from orchestrator.selection.results import REPORT_NAME, SelectionReport
 from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
     from orchestrator.demo.traffic import Traffic
     from orchestrator.pretraining.config import PretrainConfig
     from orchestrator.quantization.config import QuantizeConfig
-    from orchestrator.selection.results import SelectionReport
 
-MATRIX = "matrix.parquet"
+MATRIX: Final = "matrix.parquet"
 
 
 @dataclass
 class Lifecycle:
-    """Models on their way through the stages; what a later stage needs of an earlier one.
+    """Models on their way through the stages, and what later stages need of earlier ones.
 
     Attributes:
         config: the demo's config.
-        narrator: tells what happens.
+        narrator: prints what happens.
         pretrained: the candidates.
         results: the result of each stage's job.
+        selected: the report of the selection.
         learned: the package after continual learning.
+        stream: figures of continual learning.
         quantized: the package that is served.
-        traffic: what the HTTP endpoint answered.
+        metrics: figures of the quantization.
+        traffic: answers of the HTTP endpoint.
     """
 
     config: DemoConfig
     narrator: Narrator
     pretrained: list[Package] = field(default_factory=list)
     results: dict[str, JobResult] = field(default_factory=dict)
+    selected: SelectionReport = field(init=False)
     learned: Package = field(init=False)
+    stream: StreamSummary = field(init=False)
     quantized: Package = field(init=False)
+    metrics: QuantizeMetrics = field(init=False)
     traffic: "Traffic" = field(init=False)
 
     @property
     def folder(self) -> Path:
-        """Where the demo's runs, packages and pages lie."""
+        """Folder of the demo's runs, packages and pages."""
         return Path(self.config.run.dir) / self.config.run.name
 
     @property
@@ -76,124 +99,127 @@ class Lifecycle:
         workers = f"cluster.workers={self.config.cluster.workers}"
         return [self.job("pretrain", name, workers) for name in self.config.pretrain]
 
-    def pretrain(self) -> None:
+    def pretrain(self) -> PretrainChapter:
         """Corpus, tokenizer, and the candidates, through Ray Train with DeepSpeed."""
         from orchestrator.pretraining.runner import run_all
 
         jobs = self.pretraining_jobs()
         tell = self.narrator
-        tell.chapter("pretrain", f"Pre-train {len(jobs)} models of different components")
+        tell.chapter(f"Pre-train {len(jobs)} models of different components")
         results = run_all(jobs)
         self.pretrained = [self.zoo.get(str(result.package)) for result in results]
-        first = results[0].metrics
-        tell.say(
-            f"corpus builtin:pydoc: {first['documents']:,} documents, {first['tokens']:,} tokens; "
-            f"tokenizer of {jobs[0].data.tokenizer.vocab_size:,} pieces trained on it",
-            documents=first["documents"],
-            tokens=first["tokens"],
+        figures = [Figures.model_validate(result.metrics) for result in results]
+        models = tuple(
+            PretrainedModel.model_validate(
+                {
+                    "package": package.ref,
+                    "encoder": job.model.encoder.type_name(),
+                    "target": job.model.target[0].type_name(),
+                    "engine": f"{job.engine.title}, {job.cluster.workers} workers",
+                    "steps": found.steps,
+                    "loss": found.loss,
+                    "unigram entropy": found.unigram_entropy,
+                    "seconds": found.seconds,
+                }
+            )
+            for job, package, found in zip(jobs, self.pretrained, figures, strict=True)
         )
-        rows = [
-            {
-                "package": package.ref,
-                "encoder": job.model.encoder.type_name(),
-                "target": job.model.target[0].type_name(),
-                "engine": _engine(job),
-                "steps": result.metrics["steps"],
-                "loss": result.metrics["loss"],
-                "unigram entropy": result.metrics["unigram_entropy"],
-                "seconds": result.metrics["seconds"],
-            }
-            for job, package, result in zip(jobs, self.pretrained, results, strict=True)
-        ]
-        tell.table("models", rows)
+        first = figures[0]
+        tell.say(
+            f"corpus builtin:pydoc: {first.documents:,} documents, {first.tokens:,} tokens; "
+            f"tokenizer of {jobs[0].data.tokenizer.vocab_size:,} pieces trained on it"
+        )
+        rows = [model.model_dump(by_alias=True) for model in models]
+        tell.table(list(rows[0]), [list(row.values()) for row in rows])
+        return PretrainChapter(documents=first.documents, tokens=first.tokens, models=models)
 
-    def benchmark(self) -> None:
+    def benchmark(self) -> BenchmarkChapter:
         """Performance matrix of the candidates on the benchmark sets."""
         refs = ", ".join(package.ref for package in self.pretrained)
         matrix = json.dumps(str(self.folder / MATRIX))
         job = self.job("benchmark", self.config.benchmark, f"packages=[{refs}]", f"matrix={matrix}")
         tell = self.narrator
         tell.chapter(
-            "benchmark",
-            f"Fine-tune them on {len(job.datasets)} benchmark tasks: the performance matrix",
+            f"Fine-tune them on {len(job.datasets)} benchmark tasks: the performance matrix"
         )
-        result = self._run("benchmark", job)
-        finals = self.matrix()
-        rows = [{"model": model, **scores} for model, scores in finals.items()]
-        tell.table("matrix", rows)
-        tell.say(
-            f"{result.metrics['epochs']} epochs, {result.metrics['steps']:,} optimizer steps",
-            epochs=result.metrics["epochs"],
-            steps=result.metrics["steps"],
+        metrics = self._run("benchmark", job).metrics
+        chapter = BenchmarkChapter.model_validate(
+            {"matrix": self._matrix(), "epochs": metrics["epochs"], "steps": metrics["steps"]}
         )
+        self._tell_matrix(chapter.matrix)
+        tell.say(f"{chapter.epochs} epochs, {chapter.steps:,} optimizer steps")
+        return chapter
 
-    def matrix(self) -> dict[str, dict[str, float]]:
-        """Return the final test scores, model to data set to score."""
+    def _matrix(self) -> list[MatrixRow]:
+        """Return the final test scores, one row per model."""
         from orchestrator.selection.matrix.files import read_matrix
 
         table = read_matrix(self.folder / MATRIX).final()
-        return {str(model): dict(row) for model, row in table.iterrows()}
+        return [
+            {"model": str(model), **{str(task): float(score) for task, score in row.items()}}
+            for model, row in table.iterrows()
+        ]
 
-    def select(self) -> None:
+    def _tell_matrix(self, rows: tuple[MatrixRow, ...]) -> None:
+        self.narrator.table(list(rows[0]), [list(row.values()) for row in rows])
+
+    def select(self) -> SelectChapter:
         """The best candidate for a task that is not in the matrix, at a fraction of the cost."""
         refs = ", ".join(package.ref for package in self.pretrained)
         matrix = json.dumps(str(self.folder / MATRIX))
         job = self.job("select", self.config.select, f"candidates=[{refs}]", f"matrix={matrix}")
         tell = self.narrator
-        tell.chapter("select", f"Select the best of them for {job.target.source}")
+        tell.chapter(f"Select the best of them for {job.target.source}")
         result = self._run("select", job)
-        report = self.selection()
-        ledger = report.ledger
-        shown = {"place", "model", "status", "epochs", "reason"}
-        tell.table("ranking", [row.model_dump(include=shown) for row in report.ranking])
+        report = self.selected = SelectionReport.read(Path(result.run_dir) / REPORT_NAME)
+        ranking = tuple(
+            RankedRow.model_validate(row.model_dump(include=set(RankedRow.model_fields)))
+            for row in report.ranking
+        )
+        tell.table(list(RankedRow.model_fields), [list(dict(row).values()) for row in ranking])
+        cost = report.ledger
         tell.say(
-            f"cost {ledger.total_epochs:g} epochs ({ledger.steps:,} steps, "
-            f"{ledger.proxy_passes} proxy passes) instead of {ledger.brute_force_epochs} "
-            f"({ledger.brute_force_steps:,} steps) by brute force: "
-            f"{ledger.share_of_brute_force:.0%}",
-            **ledger.model_dump(),
+            f"cost {cost.total_epochs:g} epochs ({cost.steps:,} steps, "
+            f"{cost.proxy_passes} proxy passes) instead of {cost.brute_force_epochs} "
+            f"({cost.brute_force_steps:,} steps) by brute force: "
+            f"{cost.share_of_brute_force:.0%}"
         )
         tell.say(
             f"winner {report.winner} → {result.package}: test accuracy "
-            f"{report.test_accuracy:.3f}, majority class {report.majority_accuracy:.3f}",
+            f"{report.test_accuracy:.3f}, majority class {report.majority_accuracy:.3f}"
+        )
+        return SelectChapter(
+            **dict(cost),
+            ranking=ranking,
             winner=report.winner,
-            package=result.package,
+            package=str(result.package),
             test_accuracy=report.test_accuracy,
             majority_accuracy=report.majority_accuracy,
         )
 
-    def selection(self) -> "SelectionReport":
-        """Return what the selection found."""
-        from orchestrator.selection.results import REPORT_NAME, SelectionReport
-
-        return SelectionReport.read(Path(self.results["select"].run_dir) / REPORT_NAME)
-
-    def learn_continually(self) -> None:
+    def learn_continually(self) -> ContinualChapter:
         """Two further tasks, one after the other, with the C&F step."""
-        winner = self.results["select"].package
-        job = self.job("continual", self.config.continual, f"package={winner}")
+        package = f"package={self.results['select'].package}"
+        job = self.job("continual", self.config.continual, package)
         tell = self.narrator
         titles = [task.title for task in job.tasks]
-        tell.chapter("continual", f"Learn {' then '.join(titles)} with create-and-find flatness")
+        tell.chapter(f"Learn {' then '.join(titles)} with create-and-find flatness")
         result = self._run("continual", job)
         self.learned = self.zoo.get(str(result.package))
-        evaluation = self.stream_evaluation()
-        rows = [
+        self.stream = StreamSummary.model_validate(result.metrics)
+        evaluation = self.learned.read_model(MATRIX_FILE, StreamEvaluation)
+        rows: tuple[MatrixRow, ...] = tuple(
             {"": f"after {title}", **dict(zip(evaluation.tasks, row, strict=True))}
             for title, row in zip(evaluation.tasks, evaluation.matrix, strict=True)
-        ]
-        tell.table("accuracy_matrix", rows)
+        )
+        self._tell_matrix(rows)
         figures = evaluation.figures
+        change = figures.backward_transfer
         tell.say(
             f"average accuracy {figures.average_accuracy:.3f}, backward transfer "
-            f"{figures.backward_transfer:+.3f} ({evaluation.scenario})",
-            package=result.package,
-            **figures.model_dump(),
+            f"{'undefined' if change is None else f'{change:+.3f}'} ({evaluation.scenario})"
         )
-
-    def stream_evaluation(self) -> StreamEvaluation:
-        """Return the accuracy matrix of the learned package."""
-        return StreamEvaluation.model_validate(self.learned.read_json(MATRIX_FILE))
+        return ContinualChapter(**dict(figures), accuracy_matrix=rows, package=str(result.package))
 
     def quantization_job(self) -> "QuantizeConfig":
         """Return the config that quantizes the learned package for its newest task."""
@@ -207,54 +233,60 @@ class Lifecycle:
         )
         return config
 
-    def quantize(self) -> None:
+    def quantize(self) -> QuantizeChapter:
         """A per-layer INT8 plan within the accuracy bound, really executed."""
         job = self.quantization_job()
         tell = self.narrator
         bound = job.goal.max_accuracy_drop
-        tell.chapter("quantize", f"Quantize {self.learned.ref} within an accuracy drop of {bound}")
+        tell.chapter(f"Quantize {self.learned.ref} within an accuracy drop of {bound}")
         result = self._run("quantize", job)
         self.quantized = self.zoo.get(str(result.package))
-        figures: dict[str, Any] = dict(result.metrics)
-        plan = figures.pop("plan")
-        tell.table("plan", [{"unit": unit, "kind": kind} for unit, kind in plan.items()])
+        found = self.metrics = QuantizeMetrics.model_validate(result.metrics)
+        tell.table(("unit", "kind"), list(found.plan.items()))
         tell.say(
-            f"{figures['integer_units']} of {figures['units']} GEMMs run in INT8; test accuracy "
-            f"{figures['accuracy_float']:.4f} → {figures['accuracy']:.4f}; one text "
-            f"{figures['latency_torch_ms']:.2f} ms (torch), {figures['latency_float_ms']:.2f} ms "
-            f"(float graph) → {figures['latency_ms']:.2f} ms; "
-            f"{figures['bytes_float'] / 2**20:.1f} → {figures['bytes'] / 2**20:.1f} MiB",
-            package=result.package,
-            **figures,
+            f"{found.integer_units} of {found.units} GEMMs run in INT8; test accuracy "
+            f"{found.accuracy_float:.4f} → {found.accuracy:.4f}; one text "
+            f"{found.latency_torch_ms:.2f} ms (torch), {found.latency_float_ms:.2f} ms "
+            f"(float graph) → {found.latency_ms:.2f} ms; "
+            f"{found.bytes_float / 2**20:.1f} → {found.bytes / 2**20:.1f} MiB"
         )
+        units = tuple(PlannedUnit(unit=unit, kind=kind) for unit, kind in found.plan.items())
+        figures = found.model_dump(exclude={"plan"})
+        return QuantizeChapter(**figures, plan=units, package=str(result.package))
 
-    def serve(self) -> None:
+    def serve(self) -> ServeChapter:
         """The INT8 package behind HTTP with autoscaling, asked with texts it has not seen."""
         from orchestrator.demo.traffic import serve_and_ask
 
         tell = self.narrator
-        tell.chapter("serve", f"Serve {self.quantized.ref} behind HTTP")
-        self.traffic = serve_and_ask(self)
-        traffic = self.traffic
+        tell.chapter(f"Serve {self.quantized.ref} behind HTTP")
+        traffic = self.traffic = serve_and_ask(self)
         for question, answer in traffic.examples:
             tell.say(f"“{question}”\n        → {answer}")
-        tell.say(
-            f"{traffic.requests} requests at {traffic.url}: {traffic.failures} failed, p50 "
-            f"{traffic.quantile(50):.1f} ms, p99 {traffic.quantile(99):.1f} ms, accuracy "
-            f"{traffic.accuracy:.3f}; shut down cleanly",
+        chapter = ServeChapter(
             requests=traffic.requests,
             failures=traffic.failures,
             p50_ms=traffic.quantile(50),
             p99_ms=traffic.quantile(99),
             accuracy=traffic.accuracy,
-            answers=[{"text": text, "answer": answer} for text, answer in traffic.examples],
+            answers=tuple(Answered(text=text, answer=answer) for text, answer in traffic.examples),
         )
+        tell.say(
+            f"{chapter.requests} requests at {traffic.url}: {chapter.failures} failed, p50 "
+            f"{chapter.p50_ms:.1f} ms, p99 {chapter.p99_ms:.1f} ms, accuracy "
+            f"{chapter.accuracy:.3f}; shut down cleanly"
+        )
+        return chapter
+
+    def finish(self) -> ResultChapter:
+        """Duration, and the accuracy that the stages after the selection have lost."""
+        tell = self.narrator
+        tell.chapter("Where everything is")
+        lost = PointsLost.of(self.stream, self.metrics)
+        tell.say(lost.sentence())
+        return ResultChapter(seconds=round(tell.seconds(), 1), points_lost=lost)
 
     def _run(self, verb: str, job: Any) -> JobResult:
         result: JobResult = JOBS[verb].load(JOBS[verb].run)(job)
         self.results[verb] = result
         return result
-
-
-def _engine(job: "PretrainConfig") -> str:
-    return f"{job.engine.title}, {job.cluster.workers} workers"

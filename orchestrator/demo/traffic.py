@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from orchestrator.errors import InputError
+
 if TYPE_CHECKING:
     from orchestrator.demo.lifecycle import Lifecycle
 
@@ -26,14 +28,14 @@ FIRST_PORT, LAST_PORT = 8000, 8100
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What the endpoint answered.
+    """Answers of the endpoint.
 
     Attributes:
-        url: where it answered.
-        latencies_ms: round trip of each request that succeeded.
-        failures: requests that did not get a 200.
-        accuracy: share of answers that name the right class.
-        examples: texts with their answers, to read.
+        url: address of the endpoint.
+        latencies_ms: round trip of each successful request.
+        failures: requests with another status than 200.
+        accuracy: share of answers with the right class.
+        examples: some texts with their answers.
     """
 
     url: str
@@ -71,7 +73,7 @@ def serve_and_ask(life: "Lifecycle") -> Traffic:
     from serving.config import ServingConfig
 
     task = load_task(life.quantization_job().data)
-    target = str(life.results["quantize"].metrics["target"])
+    target = life.metrics.target
     overrides = [f"model={life.quantized.ref}", f"zoo={json.dumps(life.config.run.zoo)}"]
     asked = life.config.overrides.get("serve", ())
     served = local.start(load_config(ServingConfig, None, [*overrides, *asked]), free_port())
@@ -96,16 +98,22 @@ def serve_and_ask(life: "Lifecycle") -> Traffic:
 
 
 def free_port() -> int:
-    """Return the first free port from 8000 on."""
+    """Return the first free port from 8000 on.
+
+    Raises:
+        InputError: None of the first hundred is free.
+    """
     for port in range(FIRST_PORT, LAST_PORT):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
-    return FIRST_PORT
+    raise InputError(
+        f"no free port from {FIRST_PORT} to {LAST_PORT - 1}: stop a server that uses one of them"
+    )
 
 
 def _ask_all(url: str, texts: Sequence[str], target: str) -> Iterator[_Answer]:
-    """Send the texts from a few clients, each with its own connection; answers keep the order."""
+    """Send the texts from a few clients with a connection each; answers are in order."""
     shares = [texts[client::CLIENTS] for client in range(CLIENTS)]
     with ThreadPoolExecutor(CLIENTS) as pool:
         done = [list(part) for part in pool.map(lambda s: _ask(url, s, target), shares)]

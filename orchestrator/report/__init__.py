@@ -1,1 +1,1 @@
-"""One self-contained HTML page for a run: pictures where people look rather than read."""
+"""One self-contained HTML page for a run or a package."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = re.compile(r"[^/.~][^/]*(/v\d+)?")
-"""What a package reference looks like, and a place in the file system does not."""
+"""Pattern of package references, which no path in the file system matches."""
 
 
 def register(subparsers: Any) -> None:
@@ -30,7 +30,7 @@ def _main(options: argparse.Namespace) -> int:
     folder = Path(options.subject)
     if not folder.is_dir() and not PACKAGE.fullmatch(options.subject):
         raise InputError(
-            f"{options.subject} is no folder. Give the folder of a finished run, such as "
+            f"{options.subject} is not a folder. Give the folder of a finished run, such as "
             "runs/my-run, or a package, such as name or name/v0001."
         )
     ref = package_of_run(folder) if folder.is_dir() else options.subject

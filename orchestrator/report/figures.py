@@ -1,6 +1,6 @@
-"""The pictures of a run, each from plain tables: curves, heat map, bracket, accuracy, Pareto.
+"""Pictures of a run: curves, heat map, halving bracket, accuracy matrix, Pareto front, latencies.
 
-How figures look: one palette that colour-blind readers can tell apart, SVG with real text.
+Style: one palette that color-blind readers can distinguish, SVG with real text.
 """
 
 import io
@@ -9,18 +9,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
+
+from orchestrator.quantization.results import ParetoPoint
+from orchestrator.report.page import Picture
+from orchestrator.selection.results import BracketCell
 
 # Okabe & Ito, "Color Universal Design" (2008).
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 HEAT = "cividis"
+FLOAT_PLAN = "float"
+"""Name of the plan without INT8 units."""
 LINE_STYLES = ("-", "--", "-.", ":")
 
 
-def render_svg(draw: Callable[..., None], *, width: float, height: float, **subplots: Any) -> str:
+def render_svg(
+    draw: Callable[..., None], *, width: float, height: float, **subplots: Any
+) -> Picture:
     """Return the SVG element that ``draw(axes)`` paints.
 
     Args:
-        draw: called with what ``plt.subplots`` returns as its second value.
+        draw: called with the axes that ``plt.subplots`` returns.
         width: inches.
         height: inches.
         subplots: passed on to ``plt.subplots`` (``ncols``, ``width_ratios``, ...).
@@ -33,7 +42,8 @@ def render_svg(draw: Callable[..., None], *, width: float, height: float, **subp
 
     settings = {
         "svg.fonttype": "none",
-        "svg.hashsalt": "orchestrator",
+        "svg.hashsalt": "orchestrator",  # element ids, and so pages, are reproducible
+        "text.parse_math": False,  # names with a dollar sign are text, not formulas
         "font.family": "sans-serif",
         "font.size": 9,
         "axes.spines.top": False,
@@ -48,35 +58,35 @@ def render_svg(draw: Callable[..., None], *, width: float, height: float, **subp
         figure.savefig(buffer, format="svg", metadata={"Date": None})
         plt.close(figure)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return Picture(Markup(text[text.index("<svg") :]))  # noqa: S704 - Matplotlib escapes texts
 
 
 def series_style(index: int) -> dict[str, str]:
-    """Return colour and dash of the ``index``-th line: neither alone carries meaning."""
-    colours = PALETTE[:-1]
+    """Return color and dash of the ``index``-th line: neither alone carries meaning."""
+    colors = PALETTE[:-1]
     return {
-        "color": colours[index % len(colours)],
-        "linestyle": LINE_STYLES[index // len(colours) % len(LINE_STYLES)],
+        "color": colors[index % len(colors)],
+        "linestyle": LINE_STYLES[index // len(colors) % len(LINE_STYLES)],
     }
 
 
 def ink_on(value: float, low: float, high: float) -> str:
-    """Return the text colour that reads on the heat colour of ``value``."""
+    """Return the text color that is readable on the heat color of ``value``."""
     share = 0.5 if high <= low else (value - low) / (high - low)
     return "black" if share > 0.55 else "white"
 
 
 PROGRESS = {
-    "tokens_per_second": "tokens/s, padding left out",
+    "tokens_per_second": "tokens/s, without padding",
     "grad_norm": "gradient norm before clipping",
     "learning_rate": "learning rate",
 }
-"""Metrics of training that show whether it went well, and their titles."""
+"""Drawn training metrics, and their titles."""
 
 
 def learning_curves(
     histories: Mapping[str, pd.DataFrame], baseline: float | None = None, metric: str = "loss"
-) -> str:
+) -> Picture:
     """Draw validation (thick) and training (thin) curves of several runs.
 
     Args:
@@ -106,11 +116,11 @@ def learning_curves(
     return render_svg(draw, width=7.2, height=3.4)
 
 
-def training_progress(history: pd.DataFrame) -> str:
+def training_progress(history: pd.DataFrame) -> Picture:
     """Draw speed, gradient norm and learning rate of one run; skipped steps are marked.
 
     Args:
-        history: long form (``step split metric value``), one row an interval and metric.
+        history: long form (``step split metric value``), one row per interval and metric.
     """
     rows = history[history["split"] == "train"]
     by_step = rows.pivot_table(index="step", columns="metric", values="value")
@@ -128,11 +138,11 @@ def training_progress(history: pd.DataFrame) -> str:
     return render_svg(draw, width=7.2, height=2.1, ncols=len(PROGRESS))
 
 
-def matrix_heatmap(matrix: pd.DataFrame, linkage: np.ndarray | None) -> str:
+def matrix_heatmap(matrix: pd.DataFrame, linkage: np.ndarray | None) -> Picture:
     """Draw the performance matrix (models x data sets), rows ordered by the dendrogram beside it.
 
     Args:
-        matrix: final test score, one row a model, one column a benchmark data set.
+        matrix: final test score, one row per model, one column per benchmark data set.
         linkage: SciPy linkage over the rows, or None when fewer than two models exist.
     """
     from scipy.cluster.hierarchy import dendrogram
@@ -155,7 +165,7 @@ def matrix_heatmap(matrix: pd.DataFrame, linkage: np.ndarray | None) -> str:
     return render_svg(draw, width=7.2, height=height, ncols=2, width_ratios=[1, 2.6])
 
 
-def accuracy_matrix(matrix: Sequence[Sequence[float | None]], tasks: Sequence[str]) -> str:
+def accuracy_matrix(matrix: Sequence[Sequence[float | None]], tasks: Sequence[str]) -> Picture:
     """Draw ``R[i, j]``: accuracy on task j after learning task i (empty where not evaluated)."""
     table = pd.DataFrame(
         [[np.nan if value is None else value for value in row] for row in matrix],
@@ -182,15 +192,14 @@ def _heat(axis: Any, table: pd.DataFrame) -> None:
             axis.text(column, row, f"{value:.3f}", ha="center", va="center", color=ink, fontsize=8)
 
 
-def halving_bracket(rungs: Sequence[Mapping[str, Any]], metric: str = "accuracy") -> str:
-    """Draw successive halving: real validation curves, predictions, and who was dropped where.
+def halving_bracket(cells: Sequence[BracketCell], metric: str = "accuracy") -> Picture:
+    """Draw successive halving: validation curves, predictions, and where models were dropped.
 
     Args:
-        rungs: one mapping a (model, rung): ``model``, ``rung`` (epochs trained), ``score`` (real
-            validation score or None), ``predicted`` (expected final score or None), ``kept``.
+        cells: one per model and rung.
         metric: name of the score.
     """
-    table = pd.DataFrame(list(rungs))
+    table = pd.DataFrame([cell.model_dump() for cell in cells])
 
     def draw(axis: Any) -> None:
         by_rung = table.sort_values("rung", kind="stable")
@@ -215,48 +224,44 @@ def halving_bracket(rungs: Sequence[Mapping[str, Any]], metric: str = "accuracy"
     return render_svg(draw, width=7.2, height=3.2)
 
 
-def pareto_front(points: Sequence[Mapping[str, Any]]) -> str:
-    """Draw accuracy against latency of every measured plan; the chosen one is ringed.
-
-    Args:
-        points: mappings with ``name``, ``latency_ms``, ``accuracy``, ``chosen``, ``on_front``.
-    """
+def pareto_front(points: Sequence[ParetoPoint]) -> Picture:
+    """Draw accuracy against latency of every measured plan; a ring marks the chosen one."""
 
     def draw(axis: Any) -> None:
         for point in points:
-            place = (point["latency_ms"], point["accuracy"])
-            axis.plot(*place, "o", ms=5, color=PALETTE[0] if point["on_front"] else "#999999")
-            if point["chosen"]:
+            place = (point.latency_ms, point.accuracy)
+            axis.plot(*place, "o", ms=5, color=PALETTE[0] if point.on_front else "#999999")
+            if point.chosen:
                 axis.plot(*place, "o", ms=13, mfc="none", color=PALETTE[1], label="chosen")
         axis.plot([], [], "o", ms=5, color=PALETTE[0], label="on the Pareto front")
         axis.plot([], [], "o", ms=5, color="#999999", label="beaten by another plan")
         _label_points(axis, points)
         axis.set_xlabel("latency, one request (ms)")
-        axis.set_ylabel("accuracy of the deployed artefact")
+        axis.set_ylabel("accuracy of the deployed artifact")
         axis.margins(0.15)
         axis.legend(fontsize=8)
 
     return render_svg(draw, width=7.2, height=3.4)
 
 
-def _label_points(axis: Any, points: Sequence[Mapping[str, Any]]) -> None:
-    named = [point for point in points if point["chosen"] or point.get("label")]
+def _label_points(axis: Any, points: Sequence[ParetoPoint]) -> None:
+    named = [point for point in points if point.chosen or point.name == FLOAT_PLAN]
     for index, point in enumerate(named):
         axis.annotate(
-            point.get("label") or point["name"], (point["latency_ms"], point["accuracy"]),
+            point.name, (point.latency_ms, point.accuracy),
             xytext=(8, 8 if index % 2 else -12), textcoords="offset points", fontsize=7.5,
         )  # fmt: skip
 
 
-def latency_histogram(latencies_ms: Sequence[float]) -> str:
+def latency_histogram(latencies_ms: Sequence[float]) -> Picture:
     """Draw the latencies of the requests sent, with p50 and p99 marked (milliseconds)."""
     values = np.asarray(latencies_ms, dtype=float)
 
     def draw(axis: Any) -> None:
         axis.hist(values, bins=min(40, max(5, values.size // 4)), color=PALETTE[5])
-        for quantile, colour in ((50, PALETTE[0]), (99, PALETTE[1])):
+        for quantile, color in ((50, PALETTE[0]), (99, PALETTE[1])):
             at = float(np.percentile(values, quantile))
-            axis.axvline(at, color=colour, lw=1.2, label=f"p{quantile} {at:.1f} ms")
+            axis.axvline(at, color=color, lw=1.2, label=f"p{quantile} {at:.1f} ms")
         axis.set_xlabel("HTTP round trip (ms)")
         axis.set_ylabel("requests")
         axis.legend(fontsize=8)

@@ -1,40 +1,45 @@
-"""Sections of a report, each from the plain data that a stage leaves in its package."""
+"""Sections of a report, each from the typed results that a stage leaves in its package."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from orchestrator.continual.results import StreamEvaluation
-from orchestrator.pretraining.results import Figures
+from orchestrator.pretraining.results import Evaluation, Figures
+from orchestrator.quantization.results import ParetoReport
 from orchestrator.report import figures
-from orchestrator.report.page import Section, table
+from orchestrator.report.page import Cell, Section, Table
 from orchestrator.selection.results import SelectionReport
 
 
 def pretraining(
-    histories: Mapping[str, pd.DataFrame],
-    entropy: float | None,
-    rows: Sequence[Mapping[str, Any]],
+    histories: Mapping[str, pd.DataFrame], entropy: float | None, models: Table
 ) -> Section:
-    """Learning curves of pre-trained models.
+    """Return the learning curves of pre-trained models.
 
     Args:
-        histories: package to its history.
-        entropy: unigram entropy of the held-out text, nats.
-        rows: one mapping a model for the table.
+        histories: package to its history, long form.
+        entropy: unigram entropy of the held-out text in nats; None: no line to beat.
+        models: figures of the models.
     """
     return Section(
         "Pre-training",
         "Thin lines are training loss, thick ones validation; a model that learns from context "
         "comes below the entropy of the words alone.",
-        (figures.learning_curves(histories, entropy), table(rows)),
+        (figures.learning_curves(histories, entropy), models),
     )
 
 
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """Return the figures of one pre-trained package."""
+    stored = evaluation.model_dump(exclude={"schema_version"}, exclude_none=True)
+    first: dict[str, Cell] = {"data": evaluation.data, "split": evaluation.split}
+    return Table.of_figures(first | stored)
+
+
 def training(history: pd.DataFrame, evaluation: Figures) -> Section:
-    """How one pre-training run went: speed, gradients, and what the loss guard did.
+    """Return the course of one pre-training run: speed, gradients, and the loss guard.
 
     Args:
         history: its history, long form.
@@ -42,32 +47,29 @@ def training(history: pd.DataFrame, evaluation: Figures) -> Section:
     """
     rows = history[history["split"] == "train"]
     metric = {str(name): part["value"] for name, part in rows.groupby("metric")}
-    numbers = {
+    numbers: dict[str, Cell] = {
         "steps skipped (a loss or gradient was not finite)": evaluation.skipped_steps,
-        "times gone back to a checkpoint, around bad samples": evaluation.rollbacks,
+        "returns to a checkpoint to skip bad samples": evaluation.rollbacks,
         "tokens/s (median)": float(metric["tokens_per_second"].median()),
         "share of the measured peak (MFU, median)": float(metric["mfu"].median()),
         "share of the time waiting for data (mean)": float(metric["data_wait_share"].mean()),
         "seconds in which checkpoints held up training": float(metric["checkpoint_seconds"].sum()),
-        "memory of a worker, MB (most)": float(metric["memory_bytes"].max()) / 1e6,
+        "memory of a worker, MB (maximum)": float(metric["memory_bytes"].max()) / 1e6,
     }
     return Section(
-        "How training went",
-        "One point an interval; a dashed line marks an interval with skipped steps.",
-        (
-            figures.training_progress(history),
-            table([{"figure": name, "": value} for name, value in numbers.items()]),
-        ),
+        "Training progress",
+        "One point per interval; a dashed line marks an interval with skipped steps.",
+        (figures.training_progress(history), Table.of_figures(numbers)),
     )
 
 
-def performance_matrix(report: SelectionReport) -> Section:
-    """Heat map and dendrogram of the matrix a selection read."""
-    matrix = pd.DataFrame.from_dict(report.matrix, orient="index")
+def performance_matrix(selection: SelectionReport) -> Section:
+    """Return the heat map and the dendrogram of the matrix that a selection read."""
+    matrix = pd.DataFrame.from_dict(selection.matrix, orient="index")
     tree = None
-    if report.linkage is not None:
-        matrix = matrix.loc[list(report.linkage.models)]
-        tree = np.asarray(report.linkage.matrix, dtype=float)
+    if selection.linkage is not None:
+        matrix = matrix.loc[list(selection.linkage.models)]
+        tree = np.asarray(selection.linkage.matrix, dtype=float)
     return Section(
         "Performance matrix",
         "Final test accuracy of every candidate on every benchmark task; models that succeed and "
@@ -77,88 +79,61 @@ def performance_matrix(report: SelectionReport) -> Section:
 
 
 def selection(report: SelectionReport) -> Section:
-    """Bracket, ranking with reasons, and cost of a selection."""
-    ranking = [
-        {
-            "place": row.place,
-            "model": row.model,
-            "epochs": row.epochs,
-            "why": row.reason,
-            "winner": row.status == "winner",
-        }
-        for row in report.ranking
-    ]
-    cells = [
-        {
-            "model": cell.model,
-            "rung": cell.rung,
-            "score": cell.score,
-            "predicted": cell.predicted,
-            "kept": cell.kept,
-        }
-        for cell in report.bracket
-    ]
-    ledger = [
-        {"cost": name.replace("_", " "), "": value}
-        for name, value in report.ledger.model_dump().items()
-    ]
+    """Return the bracket, the ranking with reasons, and the cost of a selection."""
+    winners = [index for index, row in enumerate(report.ranking) if row.status == "winner"]
+    ranking = Table(
+        ("place", "model", "epochs", "why"),
+        tuple((row.place, row.model, row.epochs, row.reason) for row in report.ranking),
+        highlight=winners[0] if winners else None,
+    )
+    cost = {name.replace("_", " "): value for name, value in report.ledger}
     return Section(
         f"Selection for {report.target.name}",
         f"Always answering the largest class scores {report.majority_accuracy:.3f} on test "
         f"rows, the winner {report.test_accuracy:.3f}.",
-        (
-            figures.halving_bracket(cells),
-            table(ranking, highlight="winner"),
-            table(ledger),
-        ),
+        (figures.halving_bracket(report.bracket), ranking, Table.of_figures(cost, "cost")),
     )
 
 
 def continual(evaluation: StreamEvaluation) -> Section:
-    """Accuracy matrix of a task stream."""
-    numbers = [
-        {"figure": name.replace("_", " "), "": value}
-        for name, value in evaluation.figures.model_dump().items()
-    ]
+    """Return the accuracy matrix of a task stream."""
+    numbers = {name.replace("_", " "): value for name, value in evaluation.figures}
     return Section(
         "Continual learning",
         f"Accuracy on the task of a column after learning the task of a row "
-        f"({evaluation.scenario}); values that fall down a column show forgetting.",
-        (figures.accuracy_matrix(evaluation.matrix, evaluation.tasks), table(numbers)),
+        f"({evaluation.scenario}); values that fall downwards show forgetting.",
+        (
+            figures.accuracy_matrix(evaluation.matrix, evaluation.tasks),
+            Table.of_figures(numbers),
+        ),
     )
 
 
-def quantization(pareto: Mapping[str, Any]) -> Section:
-    """Measured plans: accuracy against latency (``evaluation/pareto.json``)."""
-    points = [
-        {**point, "label": "float" if point["name"] == "float" else None}
-        for point in pareto["points"]
-    ]
-    rows = [
-        {
-            "plan": point["name"],
-            "INT8 GEMMs": point["integer_units"],
-            "accuracy": point["accuracy"],
-            "ms": point["latency_ms"],
-            "chosen": point["chosen"],
-        }
-        for point in points
-    ]
+def quantization(pareto: ParetoReport) -> Section:
+    """Return the measured plans: accuracy against latency."""
+    chosen = [index for index, point in enumerate(pareto.points) if point.chosen]
+    plans = Table(
+        ("plan", "INT8 GEMMs", "accuracy", "ms"),
+        tuple((p.name, p.integer_units, p.accuracy, p.latency_ms) for p in pareto.points),
+        highlight=chosen[0] if chosen else None,
+    )
     return Section(
         "Quantization",
-        f"Every point is a measured ONNX session: accuracy on {pareto['split']} rows, one text at "
+        f"Every point is a measured ONNX session: accuracy on {pareto.split} rows, one text at "
         "a time, one thread. The front weighs accuracy, divergence from the float model and time.",
-        (figures.pareto_front(points), table(rows, highlight="chosen")),
+        (figures.pareto_front(pareto.points), plans),
     )
 
 
 def serving(
     latencies_ms: Sequence[float], failures: int, examples: Sequence[tuple[str, str]]
 ) -> Section:
-    """Latencies of real requests and some answers to read."""
-    rows = [{"text": text, "answer": answer} for text, answer in examples]
+    """Return the latencies of real requests, and some answers to read."""
     return Section(
         "Serving",
         f"{len(latencies_ms) + failures} requests over HTTP, {failures} failed.",
-        (figures.latency_histogram(latencies_ms), table(rows)),
+        (
+            figures.latency_histogram(latencies_ms),
+            Table(("text", "answer"), tuple(examples)),
+        ),
     )

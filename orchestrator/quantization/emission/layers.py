@@ -35,7 +35,7 @@ class Norm:
         """Normalize ``y + bias + residual``; y [B, S, D] is a GEMM's product without its bias.
 
         Returns:
-            The normalised sum and the sum itself (the residual stream of pre-norm blocks).
+            The normalized sum and the sum itself (the residual stream of pre-norm blocks).
         """
         op = "SkipSimplifiedLayerNormalization" if self.kind == "rms" else "SkipLayerNormalization"
         inputs = [y, residual, *self._parameters(layer)]

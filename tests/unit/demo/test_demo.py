@@ -1,0 +1,157 @@
+"""Narrator and summary of the demo, and the accuracy that it admits to have lost."""
+
+import io
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from orchestrator.continual.results import MATRIX_FILE
+from orchestrator.demo.config import DemoConfig
+from orchestrator.demo.lifecycle import Lifecycle
+from orchestrator.demo.narrator import Narrator
+from orchestrator.demo.runner import report
+from orchestrator.demo.summary import DemoSummary, PointsLost
+from orchestrator.demo.traffic import Traffic
+from orchestrator.quantization.results import PARETO_FILE
+from orchestrator.report.collect import SELECTION_FILE
+from orchestrator.zoo import Zoo
+from tests.support import results
+
+COST = dict(results.selection_report().ledger)
+SUMMARY = {
+    "pretrain": {
+        "documents": 100,
+        "tokens": 5000,
+        "models": [
+            {
+                "package": "bert/v0001",
+                "encoder": "transformer",
+                "target": "mlm",
+                "engine": "ZeRO-2, 2 workers",
+                "steps": 8,
+                "loss": 2.5,
+                "unigram entropy": 4.25,
+                "seconds": 2.0,
+            }
+        ],
+    },
+    "benchmark": {"matrix": [{"model": "bert/v0001", "news": 0.7}], "epochs": 2, "steps": 20},
+    "select": {
+        **COST,
+        "ranking": [],
+        "winner": "bert/v0001",
+        "package": "classifier/v0001",
+        "test_accuracy": 0.875,
+        "majority_accuracy": 0.5,
+    },
+    "continual": {
+        **dict(results.stream_figures()),
+        "accuracy_matrix": [{"": "after news", "news": 0.9, "mail": None}],
+        "package": "learned/v0001",
+    },
+    "quantize": {
+        **results.quantize_metrics().model_dump(exclude={"plan"}),
+        "plan": [{"unit": "a", "kind": "row_s7"}],
+        "package": "small/v0001",
+    },
+    "serve": {
+        "requests": 3,
+        "failures": 1,
+        "p50_ms": 2.0,
+        "p99_ms": 9.0,
+        "accuracy": 0.5,
+        "answers": [{"text": "a text", "answer": "news (0.90)"}],
+    },
+    "result": {
+        "seconds": 12.5,
+        "points_lost": dict(PointsLost.of(results.stream_summary(), results.quantize_metrics())),
+    },
+}
+
+
+def test_the_narrator_numbers_chapters_and_aligns_tables():
+    stream = io.StringIO()
+    tell = Narrator(stream)
+    tell.chapter("Pre-train")
+    tell.say("a sentence")
+    tell.chapter("Select")
+    tell.table(("model", "loss"), [("one", 0.123456), ("another", None)])
+    tell.table(("model",), [])
+    lines = stream.getvalue().splitlines()
+    assert lines[1].startswith("[1] Pre-train   (")
+    assert lines[2] == "    a sentence"
+    assert lines[4].startswith("[2] Select   (")
+    assert lines[5:] == ["      model    loss", "      one      0.1235", "      another  –"]
+
+
+def test_the_summary_reads_back_from_its_file():
+    summary = DemoSummary.model_validate(SUMMARY)
+    stored = json.loads(summary.model_dump_json(by_alias=True))
+    assert stored == {"schema_version": 1, **json.loads(json.dumps(SUMMARY))}
+    assert DemoSummary.model_validate(stored) == summary
+
+
+def test_a_summary_without_a_figure_is_refused_by_its_name():
+    broken = {**SUMMARY, "serve": {k: v for k, v in SUMMARY["serve"].items() if k != "failures"}}
+    with pytest.raises(ValidationError, match=r"serve.failures"):
+        DemoSummary.model_validate(broken)
+
+
+def test_points_lost_add_up_and_name_what_was_not_measured():
+    stream = results.stream_summary(backward_transfer=-0.05, unwatched_heads=("areas",))
+    lost = PointsLost.of(stream, results.quantize_metrics(accuracy_drop=0.01))
+    assert (lost.continual, lost.quantization, lost.total) == pytest.approx((5, 1, 6))
+    assert lost.sentence() == (
+        "accuracy lost after selection: 6.0 points (5.0 by learning further tasks, 1.0 by INT8); "
+        "not measured: areas"
+    )
+    one_task = PointsLost.of(
+        results.stream_summary(backward_transfer=None), results.quantize_metrics()
+    )
+    assert one_task.total == one_task.quantization
+
+
+@pytest.fixture
+def life(tmp_path):
+    zoo = Zoo(tmp_path / "zoo")
+    config = DemoConfig.model_validate({"run": {"name": "demo", "zoo": str(tmp_path / "zoo")}})
+    found = Lifecycle(config, Narrator(io.StringIO()))
+    found.pretrained = [
+        results.commit(zoo, "bert", {}, kind="pretrained", history=results.history()),
+        results.commit(zoo, "gpt", {}, kind="pretrained"),
+    ]
+    found.selected = results.selection_report()
+    found.learned = results.commit(zoo, "learned", {MATRIX_FILE: results.stream_evaluation()})
+    found.stream = results.stream_summary(unwatched_heads=("areas",))
+    files = {PARETO_FILE: results.pareto_report(), SELECTION_FILE: found.selected}
+    found.quantized = results.commit(zoo, "small", files, kind="quantized")
+    found.metrics = results.quantize_metrics()
+    found.traffic = Traffic("http://localhost", [1.0, 2.0], 1, 0.5, [("a text", "news (0.90)")])
+    return found
+
+
+def test_the_last_chapter_shows_the_lost_points(life):
+    chapter = life.finish()
+    assert chapter.points_lost.total == pytest.approx(6)
+    shown = life.narrator.stream.getvalue()
+    assert "accuracy lost after selection: 6.0 points" in shown
+    assert "not measured: areas" in shown
+
+
+def test_the_page_shows_every_stage_and_the_lost_points(life):
+    page = report(life, DemoSummary.model_validate(SUMMARY))
+    assert [section.title for section in page.sections] == [
+        "Pre-training",
+        "Performance matrix",
+        "Selection for topics",
+        "Continual learning",
+        "Quantization",
+        "Serving",
+    ]
+    assert page.facts["of brute force's cost"] == "75%"
+    assert page.facts["GEMMs in INT8"] == "2 of 2"
+    text = page.html()
+    assert "accuracy lost after selection: 6.0 points" in text
+    assert "gpt has no history: its curve is missing." in text
+    assert text.count("<svg") == 6

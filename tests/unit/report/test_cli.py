@@ -1,0 +1,24 @@
+"""``orchestrator report`` on the command line."""
+
+import pytest
+
+from orchestrator.cli import main
+from orchestrator.zoo import Zoo
+from tests.support.packages import commit_tiny
+
+
+def test_a_package_becomes_one_file(tmp_path, capsys):
+    commit_tiny(Zoo(tmp_path / "zoo"))
+    page = tmp_path / "page.html"
+    assert main(["report", "tiny", "--zoo", str(tmp_path / "zoo"), "-o", str(page)]) == 0
+    assert "tiny/v0001" in page.read_text()
+    assert f"{page}: tiny/v0001, 0 sections" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("subject", "message"), [("no/such/folder", "is not a folder"), ("unknown", "unknown")]
+)
+def test_unknown_subjects_are_refused(tmp_path, capsys, subject, message):
+    assert main(["report", subject, "--zoo", str(tmp_path / "zoo")]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err + captured.out

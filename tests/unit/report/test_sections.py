@@ -1,0 +1,92 @@
+"""Sections from typed results: what they show, and in which order."""
+
+import re
+
+import pytest
+
+from orchestrator.report import sections
+from orchestrator.report.page import Picture, Table
+from tests.support import results
+
+
+def picture_and_tables(section):
+    picture, *tables = section.blocks
+    assert isinstance(picture, Picture)
+    assert picture.svg.startswith("<svg")
+    return re.sub(r"\s+", " ", picture.svg), tables
+
+
+def test_pretraining_draws_each_model_and_the_entropy_to_beat():
+    table = sections.evaluation_table(results.evaluation())
+    section = sections.pretraining({"bert/v0001": results.history()}, 4.25, table)
+    svg, (shown,) = picture_and_tables(section)
+    assert "bert/v0001" in svg
+    assert "unigram entropy 4.25" in svg
+    assert shown.rows[:2] == (("data", "builtin:pydoc"), ("split", "validation"))
+    assert dict(shown.rows)["perplexity"] == 12.2
+    assert "schema_version" not in dict(shown.rows)
+
+
+def test_pretraining_without_an_entropy_has_no_line_to_beat():
+    section = sections.pretraining({"clip/v0001": results.history()}, None, Table((), ()))
+    assert "unigram entropy" not in picture_and_tables(section)[0]
+
+
+def test_training_progress_reports_what_the_loss_guard_did():
+    section = sections.training(results.history(skipped=1.0), results.evaluation(rollbacks=3))
+    _, (table,) = picture_and_tables(section)
+    figures = dict(table.rows)
+    assert figures["steps skipped (a loss or gradient was not finite)"] == 1
+    assert figures["returns to a checkpoint to skip bad samples"] == 3
+    assert figures["tokens/s (median)"] == 900
+    assert figures["memory of a worker, MB (maximum)"] == 200
+    assert figures["seconds in which checkpoints held up training"] == 0.5
+
+
+def test_the_performance_matrix_shows_every_score_and_leaves_gaps():
+    svg, tables = picture_and_tables(sections.performance_matrix(results.selection_report()))
+    assert not tables
+    for text in ("one/v0001", "two/v0001", "news", "mail", "0.700", "0.800", "0.600"):
+        assert text in svg
+    assert "nan" not in svg
+
+
+def test_a_matrix_without_a_dendrogram_is_drawn_too():
+    svg, _ = picture_and_tables(sections.performance_matrix(results.selection_report(linkage=None)))
+    assert "0.700" in svg
+
+
+def test_selection_ranks_with_reasons_and_marks_the_winner():
+    section = sections.selection(results.selection_report())
+    svg, (ranking, cost) = picture_and_tables(section)
+    assert section.title == "Selection for topics"
+    assert "the winner 0.875" in section.lead
+    assert ranking.columns == ("place", "model", "epochs", "why")
+    assert ranking.rows[ranking.highlight] == (1, "one/v0001", 2, "best of the last rung")
+    assert dict(cost.rows)["share of brute force"] == 0.75
+    assert svg.count("dropped") == 1
+
+
+def test_continual_learning_shows_the_matrix_and_the_figures():
+    section = sections.continual(results.stream_evaluation())
+    svg, (table,) = picture_and_tables(section)
+    assert "after mail" in svg
+    assert "0.850" in svg
+    assert dict(table.rows)["backward transfer"] == -0.05
+    assert "task-incremental" in section.lead
+
+
+def test_quantization_labels_float_and_the_chosen_plan():
+    svg, (table,) = picture_and_tables(sections.quantization(results.pareto_report()))
+    assert table.rows[table.highlight] == ("fully_quant.row_s7", 2, 0.8, 1.25)
+    assert "> float<" in svg or ">float<" in svg
+    assert "fully_quant.row_s7" in svg
+
+
+@pytest.mark.parametrize("failures", [0, 2])
+def test_serving_counts_failed_requests(failures):
+    section = sections.serving([1.0, 2.0, 9.0], failures, [("a text", "news (0.90)")])
+    svg, (table,) = picture_and_tables(section)
+    assert section.lead == f"{3 + failures} requests over HTTP, {failures} failed."
+    assert table.rows == (("a text", "news (0.90)"),)
+    assert "p99" in svg
