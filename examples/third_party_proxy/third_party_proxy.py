@@ -1,7 +1,5 @@
 """A proxy score: the Fisher ratio, scatter between the classes over scatter within them."""
 
-from typing import Literal
-
 import numpy as np
 
 from orchestrator.arrays import FloatArray, IntArray
@@ -14,7 +12,7 @@ class FisherRatio(Proxy):
     class Config(ProxyConfig):
         """A proxy has no options; ``type`` is its name in `recall.proxies`."""
 
-        type: Literal["fisher"] = "fisher"
+        type: str = "fisher"
 
     def score(self, inputs: FloatArray, labels: IntArray) -> float:
         """Ratio of features ``[n, D]`` for labels ``[n]``; larger is better."""

@@ -15,7 +15,7 @@ from orchestrator.selection.predictors.shrunken import (
 
 
 class PolicyConfig(EntryConfig):
-    """A policy has no options: a config names it."""
+    """A policy has no options: a config names it. A subclass has ``type: str = "<name>"``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 from orchestrator.selection.matrix.history import History
 from orchestrator.selection.policies.base import (
@@ -36,7 +36,7 @@ class Shrunken(Policy):
     class Config(PolicyConfig):
         """Registered as ``default``."""
 
-        type: Literal["default"] = "default"
+        type: str = "default"
 
     min_history = MIN_HISTORY_SETS
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 from orchestrator.selection.matrix.history import History
 from orchestrator.selection.policies.base import (
@@ -28,7 +28,7 @@ class Fast(Policy):
     class Config(PolicyConfig):
         """Registered as ``fast``."""
 
-        type: Literal["fast"] = "fast"
+        type: str = "fast"
 
     default_pool = 8
     min_history = 16  # with about 15 data sets or fewer it is worse than `default`

@@ -7,7 +7,7 @@ until half is left.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 from orchestrator.selection.matrix.history import History
 from orchestrator.selection.policies.base import (
@@ -35,7 +35,7 @@ class PaperFilter(Policy):
     class Config(PolicyConfig):
         """Registered as ``paper``."""
 
-        type: Literal["paper"] = "paper"
+        type: str = "paper"
 
     trend: KMeansTrend
     threshold: float = 0.0

@@ -1,7 +1,7 @@
 """Policy ``sh``: plain successive halving on the last validation score."""
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Self
 
 from orchestrator.selection.matrix.history import History
 from orchestrator.selection.policies.base import (
@@ -22,7 +22,7 @@ class Halving(Policy):
     class Config(PolicyConfig):
         """Registered as ``sh``."""
 
-        type: Literal["sh"] = "sh"
+        type: str = "sh"
 
     @classmethod
     def make(cls, history: History, predictor: ShrunkenPredictor | None) -> Self:

@@ -19,7 +19,7 @@ FLOOR_PERMUTATIONS = 3
 
 
 class ProxyConfig(EntryConfig):
-    """A proxy has no options: a config lists names."""
+    """A proxy has no options: a config lists names. A subclass has ``type: str = "<name>"``."""
 
 
 class Proxy(ABC):

@@ -1,7 +1,5 @@
 """Shrinkage H-score: Ibrahim, Ponomareva, Mazumder, 2022 (arXiv 2110.06893)."""
 
-from typing import Literal
-
 import numpy as np
 
 from orchestrator.arrays import FloatArray, IntArray
@@ -15,7 +13,7 @@ class HScore(Proxy):
     class Config(ProxyConfig):
         """Registered as ``h_score``."""
 
-        type: Literal["h_score"] = "h_score"
+        type: str = "h_score"
 
     def score(self, inputs: FloatArray, labels: IntArray) -> float:
         """H-score of features ``[n, D]``."""

@@ -1,7 +1,5 @@
 """kNN: leave-one-out accuracy of the nearest neighbors by cosine (as in TransformerRanker)."""
 
-from typing import Literal
-
 import numpy as np
 
 from orchestrator.arrays import FloatArray, IntArray
@@ -17,7 +15,7 @@ class Knn(Proxy):
     class Config(ProxyConfig):
         """Registered as ``knn``."""
 
-        type: Literal["knn"] = "knn"
+        type: str = "knn"
 
     unit_order = 3
 

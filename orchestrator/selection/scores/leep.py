@@ -4,7 +4,6 @@ Needs a trained source head: a random head scores the floor ``-H(Y)``.
 """
 
 import math
-from typing import Literal
 
 import numpy as np
 
@@ -19,7 +18,7 @@ class Leep(Proxy):
     class Config(ProxyConfig):
         """Registered as ``leep``."""
 
-        type: Literal["leep"] = "leep"
+        type: str = "leep"
 
     reads_head = True
     margin = 0.01

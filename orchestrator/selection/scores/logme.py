@@ -3,8 +3,6 @@
 You et al., ICML 2021 (arXiv 2102.11005), with the fixed point of You et al., JMLR 2022.
 """
 
-from typing import Literal
-
 import numpy as np
 
 from orchestrator.arrays import FloatArray, IntArray
@@ -21,7 +19,7 @@ class LogME(Proxy):
     class Config(ProxyConfig):
         """Registered as ``logme``."""
 
-        type: Literal["logme"] = "logme"
+        type: str = "logme"
 
     def score(self, inputs: FloatArray, labels: IntArray) -> float:
         """LogME of features ``[n, D]``."""

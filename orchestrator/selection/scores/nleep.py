@@ -4,7 +4,6 @@ Li et al., CVPR 2021 (arXiv 2011.05977): a mixture on PCA features.
 """
 
 import math
-from typing import Literal
 
 import numpy as np
 
@@ -24,7 +23,7 @@ class Nleep(Proxy):
     class Config(ProxyConfig):
         """Registered as ``nleep``."""
 
-        type: Literal["nleep"] = "nleep"
+        type: str = "nleep"
 
     unit_order = 2
 
