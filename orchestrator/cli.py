@@ -1,8 +1,8 @@
 """The command line: ``orchestrator <verb>``.
 
-Every verb that is a job (pretrain, select, ...) reads one config and runs the same function as
-``jobs/<verb>.py``. The last line on standard output is one JSON object; everything else a person
-reads goes to standard error. Nothing heavy is imported before a verb needs it.
+A verb that is a job (pretrain, select, ...) reads one config and runs the same function as
+``jobs/<verb>.py``. The last line on standard output is one JSON object; all other messages go to
+standard error. Nothing heavy is imported before a verb needs it.
 """
 
 import argparse
@@ -12,8 +12,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ from orchestrator import __version__
 from orchestrator.errors import InterruptedRunError, OrchestratorError
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from orchestrator.config import JobConfig, JobResult
 
 EXIT_DONE, EXIT_FAILED = 0, 1
@@ -28,74 +30,112 @@ EXIT_DONE, EXIT_FAILED = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A verb that runs from a config: where its config class and its functions live."""
+    """A verb that runs from a config.
+
+    Attributes:
+        help: One line for the list of verbs.
+        config: ``module:class`` of its config.
+        run: ``module:function`` that runs a config.
+        check: ``module:function`` that describes what it would do.
+        needs_file: Whether ``--config`` must be given.
+        subcommands: Further commands of the verb, name → module with ``register(subparsers)``.
+    """
 
     help: str
     config: str
     run: str
     check: str
     needs_file: bool = True
+    subcommands: Mapping[str, str] = field(default_factory=dict)
 
-    def load(self, target: str) -> Any:
+    @classmethod
+    def of(cls, room: str, config: str, help_: str, runner: str = "runner", **more: Any) -> "Job":
+        """Return the job of a room: ``runner.run`` and ``runner.check`` on a ``config`` class.
+
+        Args:
+            room: Module below ``orchestrator``.
+            config: Class, in the room's module ``config`` unless it names another one.
+            help_: See `help`.
+            runner: Module of the room with both functions.
+            more: Other attributes.
+        """
+        base = f"orchestrator.{room}"
+        place = config if ":" in config else f"config:{config}"
+        run, check = (f"{base}.{runner}:{function}" for function in ("run", "check"))
+        return cls(help_, f"{base}.{place}", run, check, **more)
+
+    @staticmethod
+    def load(target: str) -> Any:
         """Import ``module:attribute``."""
         module, attribute = target.split(":")
         return getattr(importlib.import_module(module), attribute)
 
 
-def _job(stage: str, config: str, help_: str, runner: str = "runner") -> Job:
-    base = f"orchestrator.{stage}"
-    return Job(help_, f"{base}.config:{config}", f"{base}.{runner}:run", f"{base}.{runner}:check")
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A verb with arguments of its own.
+
+    Attributes:
+        modules: Each has ``register``, which gets what the one before returned; the first one gets
+            the subparsers of the command line.
+    """
+
+    modules: tuple[str, ...]
+
+    def register(self, subparsers: Any) -> None:
+        """Add the verb to a command line."""
+        for module in self.modules:
+            subparsers = importlib.import_module(module).register(subparsers)
 
 
 JOBS: dict[str, Job] = {
-    "demo": Job(
+    "demo": Job.of(
+        "demo",
+        "DemoConfig",
         "the whole life of a model on data that needs no download",
-        "orchestrator.demo.config:DemoConfig",
-        "orchestrator.demo.runner:run",
-        "orchestrator.demo.runner:check",
         needs_file=False,
     ),
-    "corpus": Job(
+    "corpus": Job.of(
+        "pretraining",
+        "corpus_config:CorpusJobConfig",
         "documents → tokenized, packed shards",
-        "orchestrator.pretraining.corpus_config:CorpusJobConfig",
-        "orchestrator.pretraining.corpus_runner:run",
-        "orchestrator.pretraining.corpus_runner:check",
+        "corpus_runner",
     ),
-    "pretrain": _job("pretraining", "PretrainConfig", "corpus → package"),
-    "benchmark": _job(
+    "pretrain": Job.of("pretraining", "PretrainConfig", "corpus → package"),
+    "benchmark": Job.of(
         "selection",
         "BenchmarkConfig",
         "packages × benchmark sets → performance matrix",
         "benchmark_runner",
     ),
-    "select": _job(
+    "select": Job.of(
         "selection",
         "SelectConfig",
         "zoo + matrix + target data → fine-tuned package",
         "select_runner",
+        subcommands={"replay": "orchestrator.selection.cli"},
     ),
-    "continual": _job("continual", "ContinualConfig", "package + task stream → package"),
-    "quantize": _job("quantization", "QuantizeConfig", "package + goal → INT8 package"),
+    "continual": Job.of("continual", "ContinualConfig", "package + task stream → package"),
+    "quantize": Job.of("quantization", "QuantizeConfig", "package + goal → INT8 package"),
 }
-
-# Verbs with sub-commands of their own: module with `register(subparsers)`.
-TOOLS: dict[str, str] = {
-    "zoo": "orchestrator.zoo.cli",
-    "serve": "serving.cli",
-    "report": "orchestrator.report.cli",
-    "components": "orchestrator.modeling.components_cli",
-    "estimate": "orchestrator.pretraining.estimate_cli",
-    "doctor": "orchestrator.doctor",
+VERBS: dict[str, Job | Tool] = {
+    **JOBS,
+    # `import` and `export` are commands of `zoo`, which itself knows nothing of models.
+    "zoo": Tool(("orchestrator.zoo.cli", "orchestrator.modeling.exchange")),
+    "serve": Tool(("serving.cli",)),
+    "report": Tool(("orchestrator.report.cli",)),
+    "components": Tool(("orchestrator.modeling.components_cli",)),
+    "estimate": Tool(("orchestrator.pretraining.estimate_cli",)),
+    "doctor": Tool(("orchestrator.doctor",)),
 }
-REPLAY = "orchestrator.selection.cli"
-EXCHANGE = "orchestrator.modeling.exchange"
-"""Adds `import` and `export` to the commands of `zoo`, which knows nothing of models itself."""
+"""Every verb of the command line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] and arguments[0] in JOBS and arguments[:2] != ["select", "replay"]:
+    verb = VERBS.get(arguments[0]) if arguments else None
+    if isinstance(verb, Job) and not set(arguments[1:2]) & set(verb.subcommands):
         return job_main(arguments[0], arguments[1:])
     return guarded(lambda: _tool_main(arguments))
 
@@ -134,7 +174,7 @@ def guarded(work: Callable[[], int], *, json_line: bool = False) -> int:
         if json_line:
             status = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
             _write_json_line({"status": status, "error": str(error), "exit_code": code})
-    except OSError:  # nobody listens: the terminal is gone; the exit code still tells
+    except OSError:  # the terminal is gone; the exit code is all that is left
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return code
@@ -179,22 +219,21 @@ def _tool_main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="orchestrator", description=__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", metavar="verb", required=True)
-    for name, job in JOBS.items():
-        verbs.add_parser(name, help=job.help, add_help=False)
     wanted = arguments[0] if arguments else ""
-    if wanted == "select":
-        verbs.choices.pop("select")
-        importlib.import_module(REPLAY).register(verbs)
-    for name, module in TOOLS.items():
-        if wanted == name or wanted not in TOOLS:
-            commands = importlib.import_module(module).register(verbs)
-            if name == "zoo":
-                importlib.import_module(EXCHANGE).register(commands)
+    only_one = isinstance(VERBS.get(wanted), Tool)  # importing all of them takes a while
+    for name, verb in VERBS.items():
+        if isinstance(verb, Tool):
+            if name == wanted or not only_one:
+                verb.register(verbs)
+        elif name == wanted:
+            importlib.import_module(verb.subcommands[arguments[1]]).register(verbs)
+        else:
+            verbs.add_parser(name, help=verb.help, add_help=False)
     options = parser.parse_args(list(arguments))
     return int(options.func(options))
 
 
-def _write_json_line(payload: dict[str, Any]) -> None:
+def _write_json_line(payload: "Mapping[str, JsonValue]") -> None:
     sys.stdout.write(json.dumps(payload, default=str) + "\n")
     sys.stdout.flush()
 
@@ -207,7 +246,7 @@ def _configure_logging() -> None:
 
 
 def _raise_on_signals() -> None:
-    """Make SIGTERM and SIGHUP act like Ctrl-C: work ends through the same `finally` blocks.
+    """Make SIGTERM and SIGHUP act like Ctrl-C, so that work ends through its `finally` blocks.
 
     SIGHUP comes when a terminal or its connection is gone; under ``nohup`` it stays ignored.
     """
@@ -219,5 +258,5 @@ def _raise_on_signals() -> None:
         signal.signal(signal.SIGTERM, handler)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, handler)
-    except ValueError:  # not the main thread: whoever owns the process handles its signals
+    except ValueError:  # not the main thread: the owner of the process handles its signals
         logging.getLogger(__name__).debug("signal handlers stay as they are")

@@ -3,10 +3,11 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
+from orchestrator.config.tables import table
 from orchestrator.errors import InputError
 
 FAMILY = "family"
@@ -73,8 +74,7 @@ def _write_overview(components: Iterable[Any], families: Iterable[Any], write: W
         by_kind.setdefault(FAMILY, []).append((each.name, summary))
     for kind, rows in by_kind.items():
         write(f"{kind}\n")
-        _write_rows([(f"  {name}", summary) for name, summary in rows], write)
-        write("\n")
+        write(table([(f"  {name}", summary) for name, summary in rows]) + "\n\n")
 
 
 def _write_component(component: Any, write: Writer) -> None:
@@ -84,15 +84,6 @@ def _write_component(component: Any, write: Writer) -> None:
         default = "  (required)" if option.required else f" = {_shown(option.default)}"
         write(f"\n  {option.name}: {option.type}{default}\n      {option.description}\n")
     write("\n")
-
-
-def _write_rows(rows: Sequence[Sequence[str]], write: Writer) -> None:
-    """Write columns as wide as their widest cell; the last one runs to the end of the line."""
-    columns = range(len(rows[0]) - 1)
-    widths = [max(len(row[column]) for row in rows) for column in columns]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        write("  ".join([*cells, row[-1]]).rstrip() + "\n")
 
 
 def _shown(value: Any) -> str:

@@ -1,8 +1,10 @@
-"""Locks between processes: one writer at a time, and nothing stays locked when a writer dies."""
+"""Locks between processes: one writer at a time, and nothing stays locked when a writer dies.
+
+`filelock` takes the lock. What it does not do is written here: the message that names the holder,
+and the process id that decides on file systems without locks (ENOLCK, not only ENOSYS).
+"""
 
 import errno
-import fcntl
-import json
 import logging
 import os
 import socket
@@ -10,12 +12,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from filelock import lock_descriptor
+from pydantic import ValidationError
+
+from orchestrator.config.model import StrictModel
 from orchestrator.errors import StageError
 from orchestrator.storage.failures import explained
 
 POLL_S = 0.02
+"""Pause between two attempts to take a lock."""
+MAX_HOLDER_BYTES = 4096
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 logger = logging.getLogger(__name__)
 
@@ -24,11 +31,45 @@ class LockedError(StageError):
     """Another process holds the lock."""
 
 
+class Holder(StrictModel):
+    """The process that holds a lock: the content of the lock file."""
+
+    pid: int | None = None
+    """Process id; null: nobody has written the file yet."""
+    host: str = "?"
+    """Name of its machine."""
+    since: int = 0
+    """When it took the lock, in seconds since the epoch."""
+
+    def __str__(self) -> str:
+        if self.pid is None:
+            return "another process"
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host} since {since}"
+
+    def is_alive(self) -> bool:
+        """Return whether the process still runs; on another host, assume so."""
+        if self.pid is None:
+            return False
+        if self.host != socket.gethostname():
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+
 class FileLock:
     """An exclusive lock on a file, held until `release` or the end of the process.
 
     The kernel's lock decides, so the lock of a dead process is free at once. Where the file system
     has no locks, the process id in the file decides. The file itself stays.
+
+    Args:
+        path: The lock file; created when needed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +80,7 @@ class FileLock:
         """Take the lock or raise.
 
         Raises:
-            LockedError: Another process, or another part of this one, holds it; says which.
+            LockedError: Another process, or another part of this one, holds it; names the holder.
             StageError: The folder cannot be written.
         """
         with explained(self.path):
@@ -48,8 +89,8 @@ class FileLock:
         holder = _read_holder(descriptor)
         if not _try_lock(descriptor, holder):
             os.close(descriptor)
-            raise LockedError(f"{self.path}: held by {_describe(holder)}.")
-        if holder.get("pid") not in (None, os.getpid()):
+            raise LockedError(f"{self.path}: held by {holder}.")
+        if holder.pid not in (None, os.getpid()):
             logger.warning("event=stale_lock_taken_over path=%s holder=%s", self.path, holder)
         _write_holder(descriptor)
         self._descriptor = descriptor
@@ -65,6 +106,10 @@ class FileLock:
 @contextmanager
 def locked(path: Path, deadline_s: float = 60.0) -> Iterator[None]:
     """Hold a `FileLock` inside the ``with`` block, waiting for it up to the deadline.
+
+    Args:
+        path: The lock file.
+        deadline_s: Seconds to wait.
 
     Raises:
         LockedError: It was not free within ``deadline_s`` seconds.
@@ -85,50 +130,24 @@ def locked(path: Path, deadline_s: float = 60.0) -> Iterator[None]:
         lock.release()
 
 
-def _try_lock(descriptor: int, holder: dict[str, Any]) -> bool:
+def _try_lock(descriptor: int, holder: Holder) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return lock_descriptor(descriptor, blocking=False)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        return not _is_alive(holder)
-    return True
+        return not holder.is_alive()
 
 
-def _is_alive(holder: dict[str, Any]) -> bool:
-    """Tell whether the process that wrote the file still runs; on another host, assume so."""
-    pid = holder.get("pid")
-    if not isinstance(pid, int):
-        return False
-    if holder.get("host") != socket.gethostname():
-        return True
+def _read_holder(descriptor: int) -> Holder:
+    """Return the holder that the file names; nobody where the file is empty or damaged."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _read_holder(descriptor: int) -> dict[str, Any]:
-    try:
-        holder = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
-    except ValueError:
-        return {}
-    return holder if isinstance(holder, dict) else {}
+        return Holder.model_validate_json(os.pread(descriptor, MAX_HOLDER_BYTES, 0))
+    except ValidationError:
+        return Holder()
 
 
 def _write_holder(descriptor: int) -> None:
-    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": int(time.time())}
+    holder = Holder(pid=os.getpid(), host=socket.gethostname(), since=int(time.time()))
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-
-
-def _describe(holder: dict[str, Any]) -> str:
-    if "pid" not in holder:
-        return "another process"
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.get("since", 0)))
-    return f"process {holder['pid']} on {holder.get('host', '?')} since {since}"
+    os.pwrite(descriptor, holder.model_dump_json().encode(), 0)

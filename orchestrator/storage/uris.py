@@ -26,6 +26,14 @@ def local_path(path_or_uri: str | Path) -> Path | None:
     return None if "://" in path_or_uri else Path(path_or_uri)
 
 
+def absolute(place: str) -> str:
+    """Return a local path as an absolute one; addresses stay as they are.
+
+    For what is handed to another process, whose current folder may differ.
+    """
+    return place if "://" in place else str(Path(place).expanduser().absolute())
+
+
 def remote_filesystem(uri: str) -> tuple[Any, str]:
     """Return the fsspec filesystem of a URI and the path inside it.
 

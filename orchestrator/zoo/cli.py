@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from orchestrator.config.tables import table
 from orchestrator.errors import IntegrityError
 from orchestrator.storage.json_files import json_bytes
 from orchestrator.storage.temporary import GRACE_S
@@ -35,7 +36,7 @@ def register(subparsers: Any) -> Any:
     """
     parser = subparsers.add_parser("zoo", help="packages, aliases and their history")
     commands = parser.add_subparsers(dest="zoo_command", metavar="command", required=True)
-    add_command(commands, "list", list_packages, "one line a package")
+    add_command(commands, "list", list_packages, "one line per package")
     show = add_command(commands, "show", show_package, "everything a manifest says")
     show.add_argument("ref", help="name, name@alias or name/v0001")
     verify = add_command(commands, "verify", verify_packages, "hash every file again")
@@ -65,7 +66,7 @@ def add_command(commands: Any, name: str, run: Command, help_: str) -> argparse.
 
 
 def list_packages(options: argparse.Namespace, write: Writer) -> int:
-    """Write one line a package; an empty zoo says how to fill it."""
+    """Write one line per package; an empty zoo says how to fill it."""
     zoo = Zoo(options.zoo)
     index = zoo.index()
     if options.json:
@@ -74,13 +75,13 @@ def list_packages(options: argparse.Namespace, write: Writer) -> int:
     if index.empty:
         write(f"The zoo {zoo.root!r} holds no packages. {EMPTY_ADVICE}\n")
         return 0
-    table = index.assign(
+    shown = index.assign(
         size=[_size(count) for count in index["bytes"]],
         created=index["created_at"].dt.strftime("%Y-%m-%d %H:%M"),
     )
     columns = ["ref", "kind", "task", "aliases", "size", "created"]
     header = ["package", *columns[1:]]
-    return _write_table(write, header, table[columns].to_numpy().tolist())
+    return _write_table(write, header, shown[columns].to_numpy().tolist())
 
 
 def show_package(options: argparse.Namespace, write: Writer) -> int:
@@ -111,7 +112,7 @@ def show_package(options: argparse.Namespace, write: Writer) -> int:
 
 
 def verify_packages(options: argparse.Namespace, write: Writer) -> int:
-    """Write one line a package; exit code 4 when one is not whole."""
+    """Write one line per package; exit code 4 when one is not whole."""
     findings = Zoo(options.zoo).verify(options.ref)
     bad = [finding for finding in findings if not finding.ok]
     if options.json:
@@ -175,22 +176,10 @@ def _write_json(write: Writer, value: Any) -> int:
 
 
 def _write_table(write: Writer, header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """Write columns padded to their widest cell, with a header when it has words."""
-    if not rows:
-        return 0
-    lines = [header, *rows] if any(header) else list(rows)
-    cells = [[_printable(str(cell)) for cell in line] for line in lines]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
-    for line in cells:
-        padded = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        write(padded.rstrip() + "\n")
-    write("\n")
+    """Write a table, with a header if it has words, and an empty line; nothing without rows."""
+    if rows:
+        write(table(rows, header if any(header) else ()) + "\n\n")
     return 0
-
-
-def _printable(text: str) -> str:
-    """Return text without the control characters that could steer a terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _figure(value: Any) -> str:

@@ -190,10 +190,10 @@ def test_a_file_uri_is_a_local_folder(tmp_path):
     ],
 )
 def test_without_kernel_locks_the_process_id_decides(tmp_path, monkeypatch, holder, free):
-    def unsupported(*_):
+    def unsupported(*_, **__):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(lock_module.fcntl, "flock", unsupported)
+    monkeypatch.setattr(lock_module, "lock_descriptor", unsupported)
     path = tmp_path / "lock"
     path.write_text(holder.replace("HERE", lock_module.socket.gethostname()))
     lock = FileLock(path)
