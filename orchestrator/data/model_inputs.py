@@ -3,9 +3,8 @@
 Legend: C channels.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 SoundKind = Literal["speech2text", "whisper", "wav2vec2"]
 
@@ -80,17 +79,3 @@ class ModelInputs:
     text_first: bool = True
     codes: int = 0
     aligned: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it for a manifest."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "ModelInputs":
-        """Return what ``to_json`` wrote down."""
-        picture, sound = found["picture"], found["sound"]
-        if sound is not None:
-            lists = {name: tuple(sound[name]) for name in ("kernels", "strides")}
-            sound = SoundInput(**{**sound, **lists})
-        picture = None if picture is None else PictureInput(**picture)
-        return cls(picture, sound, found["text_first"], found["codes"], found["aligned"])

@@ -11,6 +11,7 @@ from orchestrator.storage import RunFolder
 
 if TYPE_CHECKING:
     from orchestrator.data.corpora.corpus import Corpus
+    from orchestrator.data.sharded.contracts import BuiltShard, PieceCounts
 
 logger = logging.getLogger(__name__)
 
@@ -61,17 +62,21 @@ def _make(config: CorpusJobConfig, cache: Path, made: "Counter[str]") -> "Corpus
 
     cluster = config.cluster
     with session_for(cluster):
+        from orchestrator.data.sharded.contracts import PieceCounts
         from orchestrator.data.sharded.ray_data import through_ray
 
         bars: dict[str, Progress] = {}
 
-        def watch(step: str, done: int, total: int, result: dict[str, Any]) -> None:
+        def watch(step: str, done: int, total: int, result: "PieceCounts | BuiltShard") -> None:
             for earlier in [name for name in bars if name != step]:
                 bars.pop(earlier).close()
             bar = bars.setdefault(step, Progress(f"{config.run.name} {step}", total, "piece"))
-            made["documents"] += _documents(result) if "made" in result else 0
-            made["shards"] += bool(result.get("made"))
-            bar.update(done, f"{made['documents']:,} documents" if "made" in result else "")
+            if isinstance(result, PieceCounts):
+                bar.update(done, "")
+                return
+            made["documents"] += sum(result.sidecar.documents.values())
+            made["shards"] += result.built
+            bar.update(done, f"{made['documents']:,} documents")
 
         mapper = through_ray(cluster.workers, cluster.cpus_per_worker, cluster.max_failures)
         try:
@@ -81,12 +86,8 @@ def _make(config: CorpusJobConfig, cache: Path, made: "Counter[str]") -> "Corpus
                 bar.close()
 
 
-def _documents(sidecar: dict[str, Any]) -> int:
-    return int(sum(sidecar["documents"].values()))
-
-
 def _figures(corpus: "Corpus", made: "Counter[str]") -> dict[str, Any]:
-    size = sum(entry["bytes"] for entry in corpus.manifest["files"].values())
+    size = sum(entry.bytes for entry in corpus.manifest.files.values())
     return {
         "corpus": str(corpus.path),
         "documents": corpus.documents,

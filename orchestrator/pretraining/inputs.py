@@ -17,17 +17,16 @@ from orchestrator.data.corpora.blocks import TokenBlocks
 from orchestrator.data.corpora.corpus import Corpus, open_corpus, prepare_corpus
 from orchestrator.data.corpora.example_rows import Examples
 from orchestrator.data.corpora.examples_corpus import (
-    EXAMPLES,
     ExampleCorpus,
     open_examples,
     prepare_examples,
 )
 from orchestrator.data.corpora.labelled_corpus import (
-    KIND,
     LabelledCorpus,
     open_labelled,
     prepare_labelled,
 )
+from orchestrator.data.corpora.manifests import EXAMPLES, ROWS
 from orchestrator.data.media.images import ImageProcessor
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.base import Batch, SampleDataset, SampleInputs, build_samples
@@ -68,7 +67,7 @@ class PretrainInputs:
             labels[name_of_labelled(self.model)] = list(names)
         return {
             "kind": self.model.target[0].type_name(),
-            "modality": str(self.corpus.manifest.get("modality", "text")),
+            "modality": self.corpus.modality,
             "max_length": self.config.data.block_size if _num_tokens(self.corpus) else None,
             "labels": labels,
         }
@@ -187,7 +186,7 @@ def open_data(path: Path) -> AnyCorpus:
     kind = read_json(path / "manifest.json").get("kind")
     if kind == EXAMPLES:
         return open_examples(path)
-    return open_labelled(path) if kind == KIND else open_corpus(path, thorough=False)
+    return open_labelled(path) if kind == ROWS else open_corpus(path, thorough=False)
 
 
 class HeldOut:

@@ -217,7 +217,8 @@ def require_same_data(run: RunFolder, inputs: PretrainInputs) -> None:
         InputError: The data changed; says how much there was.
     """
     corpus = inputs.corpus
-    seen = {name: corpus.manifest[name] for name in IDENTIFYING if name in corpus.manifest}
+    manifest = corpus.manifest.model_dump(mode="json")
+    seen = {name: manifest[name] for name in IDENTIFYING if name in manifest}
     content = json_bytes({**seen, "tokenizer": vocabulary_id(corpus.processor)})
     size = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens"
     now = Data(sha256=sha256_bytes(content), size=size)

@@ -1,29 +1,30 @@
 """``prepare_corpus``: documents to a tokenizer and packed blocks, committed as one folder.
 
-The folder is named by the digest of everything that decides its content, so asking twice costs one
-check. Documents are split into train and validation by the hash of their text: equal documents are
-on the same side. How a corpus is made, and what is in its folder: ``sharded.making``.
+The folder is named by the digest of everything that determines its content, so a second call costs
+one check. Documents are split into train and validation by the hash of their text, so equal
+documents are in the same split. ``sharded.build`` describes the folder and builds it.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
 from orchestrator.data.corpora.blocks import TokenBlocks
-from orchestrator.data.corpora.prepared import KIND
+from orchestrator.data.corpora.manifests import CORPUS_FORMAT, CorpusManifest
 from orchestrator.data.documents import open_documents
 from orchestrator.data.processors.subwords import sentinel_ids
 from orchestrator.data.processors.text import TOKENIZER, TextProcessor
 from orchestrator.data.sharded.blocks import ShardedBlocks
-from orchestrator.data.sharded.checking import check_corpus
-from orchestrator.data.sharded.making import FORMAT, make, uncommit
-from orchestrator.data.sharded.mapping import Mapper, Site, Watch, in_turn, unwatched
+from orchestrator.data.sharded.build import build, uncommit
+from orchestrator.data.sharded.check import check_corpus
+from orchestrator.data.sharded.contracts import SPLITS
+from orchestrator.data.sharded.mapping import CorpusJob, Mapper, Watch, in_turn, no_watch
 from orchestrator.data.sharded.shard import blocks_file
 from orchestrator.data.spec import SPECIAL_TOKENS, CorpusConfig
 from orchestrator.errors import InputError, IntegrityError
@@ -32,7 +33,7 @@ from orchestrator.storage.commit import MANIFEST_NAME
 
 logger = logging.getLogger(__name__)
 
-WAIT_S = 600.0  # for another process that makes the same corpus
+WAIT_S = 600.0  # limit of waiting for another process that builds the same corpus
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,43 +42,44 @@ class Corpus:
 
     Attributes:
         path: its folder.
-        manifest: counts, hashes and the config it was made with.
+        manifest: counts, hashes and the config it was built with.
         processor: its tokenizer.
         train: blocks to learn from.
         validation: blocks of held-out documents.
     """
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: CorpusManifest
     processor: TextProcessor
     train: TokenBlocks
     validation: TokenBlocks
+    modality: ClassVar[str] = "text"
 
     @property
     def documents(self) -> int:
         """Number of documents of both splits."""
-        return int(sum(self.manifest["documents"].values()))
+        return int(sum(self.manifest.documents.values()))
 
     @property
     def tokens(self) -> int:
         """Number of tokens of both splits, frames included, padding not."""
-        return int(sum(self.manifest["tokens"].values()))
+        return int(sum(self.manifest.tokens.values()))
 
     @property
     def shards(self) -> int:
         """Number of shards."""
-        return len(self.manifest["shards"])
+        return len(self.manifest.shards)
 
     @property
     def rejected(self) -> dict[str, int]:
         """Number of files and documents left out, by reason."""
-        return dict(self.manifest["rejected"])
+        return dict(self.manifest.rejected)
 
     def unigram_entropy(self) -> float:
-        """Return the loss in nats a token of knowing only how often tokens occur.
+        """Return the loss in nats per token of a model that knows only token frequencies.
 
         Cross-entropy of the validation tokens under the token frequencies of train (one added to
-        every count), special tokens left out. A model that has learnt anything is below it. Very
+        every count), special tokens left out. A model that has learned anything is below it. Very
         large splits are sampled, see ``TokenBlocks.counts``.
         """
         size, first = self.processor.vocab_size, len(SPECIAL_TOKENS)
@@ -91,46 +93,46 @@ def prepare_corpus(
     config: CorpusConfig,
     cache_dir: str | Path,
     mapper: Mapper = in_turn,
-    watch: Watch = unwatched,
+    watch: Watch = no_watch,
 ) -> Corpus:
-    """Make a corpus, or open it where it has been made before; one process at a time makes it.
+    """Build a corpus, or open it if it exists; one process at a time builds it.
 
     Args:
         config: documents, tokenizer and block size, or the folder of a prepared corpus.
-        cache_dir: the corpus is made below it as ``corpus-<digest>``.
-        mapper: how its pieces are worked on; the bytes do not depend on it.
-        watch: is told how far it is.
+        cache_dir: the corpus is built below it as ``corpus-<digest>``.
+        mapper: runs the tasks; the bytes do not depend on it.
+        watch: receives the progress.
 
     Raises:
         InputError: the source is missing or empty, or fewer than two documents differ.
-        IntegrityError: the prepared corpus is not what its manifest says.
-        StageError: the folder cannot be written, or another process is still making the corpus.
+        IntegrityError: the prepared corpus does not match its manifest.
+        StageError: the folder cannot be written, or another process is still building the corpus.
     """
     if config.prepared is not None:
         return open_corpus(Path(config.prepared))
     cache = Path(cache_dir)
-    site = _site(config, cache)
-    final = Path(site.folder)
+    job = _job(config, cache)
+    final = Path(job.folder)
     found = _opened(final)
     if found is not None:
         return found
     with locked(cache / f".{final.name}.lock", WAIT_S):
-        found = _opened(final)  # another process may have made it meanwhile
+        found = _opened(final)  # another process may have built it meanwhile
         if found is None:
             uncommit(final)
-            make(site, mapper, watch)
+            build(job, mapper, watch)
             found = open_corpus(final, thorough=False)
             logger.info("event=corpus_ready documents=%d tokens=%d", found.documents, found.tokens)
     return found
 
 
 def find_corpus(config: CorpusConfig, cache_dir: str | Path) -> Corpus | None:
-    """Return a corpus that has been made before and is whole, or None.
+    """Return a corpus that was built before and is intact, or None.
 
     Raises:
         InputError: the source is missing.
     """
-    return _opened(Path(_site(config, Path(cache_dir)).folder))
+    return _opened(Path(_job(config, Path(cache_dir)).folder))
 
 
 def open_corpus(path: Path, thorough: bool = True) -> Corpus:
@@ -138,18 +140,13 @@ def open_corpus(path: Path, thorough: bool = True) -> Corpus:
 
     Args:
         path: its folder.
-        thorough: check hashes, see ``check_corpus``; once a job is enough.
+        thorough: also hash the shards, see ``check_corpus``; once per job is enough.
 
     Raises:
-        IntegrityError: it is not what its manifest says.
+        IntegrityError: it does not match its manifest.
     """
     manifest = check_corpus(path, thorough)
-    if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
-        raise IntegrityError(
-            f"{path}: is a {manifest.get('kind')} of format {manifest.get('format')}, and this "
-            f"version reads a {KIND} of format {FORMAT}. Make it again."
-        )
-    train, validation = (_blocks(path, manifest, split) for split in ("train", "validation"))
+    train, validation = (_blocks(path, manifest, split) for split in SPLITS)
     return Corpus(path, manifest, TextProcessor.load(path), train, validation)
 
 
@@ -163,22 +160,21 @@ def _opened(path: Path) -> Corpus | None:
         return None
 
 
-def _blocks(path: Path, manifest: dict[str, Any], split: str) -> TokenBlocks:
-    sizes = [shard["blocks"][split] for shard in manifest["shards"]]
+def _blocks(path: Path, manifest: CorpusManifest, split: str) -> TokenBlocks:
+    sizes = [shard.blocks[split] for shard in manifest.shards]
     paths = [path / blocks_file(split, number) for number in range(len(sizes))]
-    parts = tuple(manifest["blocks"][split])
-    return ShardedBlocks(paths, sizes, manifest["block_size"], parts)
+    return ShardedBlocks(paths, sizes, manifest.block_size, manifest.blocks[split])
 
 
-def _site(config: CorpusConfig, cache: Path) -> Site:
-    """Return where a corpus belongs.
+def _job(config: CorpusConfig, cache: Path) -> CorpusJob:
+    """Return the output folder and the inputs of a corpus.
 
     Raises:
         InputError: the source or the tokenizer is missing.
     """
     identities = [open_documents(spec, cache).identity for spec in config.specs]
     folder = cache / f"corpus-{_digest(config, identities)}"
-    return Site(
+    return CorpusJob(
         folder=str(folder.resolve()),
         cache=str(cache.resolve()),
         settings=config.model_dump_json(),
@@ -186,12 +182,12 @@ def _site(config: CorpusConfig, cache: Path) -> Site:
     )
 
 
-def _digest(config: CorpusConfig, identities: Sequence[dict[str, object]]) -> str:
+def _digest(config: CorpusConfig, identities: Sequence[Mapping[str, object]]) -> str:
     tokenizer = config.tokenizer.model_dump()
     if config.tokenizer.path is not None:
         tokenizer = {"sha256": _tokenizer_hash(Path(config.tokenizer.path))}
     decides = {
-        "format": FORMAT,
+        "format": CORPUS_FORMAT,
         "documents": list(identities),
         "sentences": config.sentences,
         "tokenizer": tokenizer,

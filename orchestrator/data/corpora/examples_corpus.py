@@ -1,7 +1,7 @@
 """``prepare_examples``: pictures, sounds and texts that belong together, committed as one folder.
 
-What ``corpus`` is for documents: named by the digest of everything that decides its content, the
-same bytes for every worker. The tokenizer learns from the texts of the training split; the codes of
+The counterpart of ``corpus`` for examples: the folder is named by the digest of everything that
+determines its content. The tokenizer is trained on the texts of the training split; the codes of
 patches are found in its pictures.
 """
 
@@ -20,6 +20,12 @@ import numpy as np
 from orchestrator.arrays import IntArray
 from orchestrator.data.corpora.admission import Admission
 from orchestrator.data.corpora.example_rows import Examples, ExampleWriter
+from orchestrator.data.corpora.manifests import (
+    ExamplesContent,
+    ExamplesManifest,
+    TokenizerFile,
+    read_as,
+)
 from orchestrator.data.entries import list_entries, split_entries
 from orchestrator.data.media.patch_codes import Codebook, patches_of
 from orchestrator.data.model_inputs import ModelInputs
@@ -27,14 +33,12 @@ from orchestrator.data.processors.example_processor import ExampleProcessor, new
 from orchestrator.data.processors.text import TOKENIZER, TextProcessor, chosen_tokenizer
 from orchestrator.data.samples.kinds import ExamplesConfig, MaskedPatchesConfig
 from orchestrator.data.sources.contents import TRAIN, VALIDATION, Entry
-from orchestrator.data.spec import CorpusConfig
+from orchestrator.data.spec import CorpusConfig, TokenizerConfig
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import commit_folder, sha256_file, temporary_sibling, verify_folder
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-EXAMPLES = "examples"
 SPLITS = (TRAIN, VALIDATION)
 PATCHES_FOR_CODES = 20_000
 PICTURES_PER_BATCH = 256
@@ -43,21 +47,26 @@ TEXTS_PER_BATCH = 4096
 
 @dataclass(frozen=True, eq=False)
 class ExampleCorpus:
-    """Examples made ready.
+    """Prepared examples.
 
     Attributes:
         path: its folder.
-        manifest: counts, hashes and the config it was made with.
-        processor: its tokenizer, and what reads its pictures or sounds.
+        manifest: counts, hashes and the config they were built with.
+        processor: its tokenizer, and the processor of its pictures or sounds.
         train: examples to learn from.
         validation: examples to measure on.
     """
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: ExamplesManifest
     processor: ExampleProcessor
     train: Examples
     validation: Examples
+
+    @property
+    def modality(self) -> str:
+        """What the model reads besides texts: text (nothing), vision or audio."""
+        return self.manifest.modality
 
     @property
     def documents(self) -> int:
@@ -67,12 +76,12 @@ class ExampleCorpus:
     @property
     def tokens(self) -> int:
         """Number of tokens of their texts."""
-        return int(self.manifest["tokens"])
+        return self.manifest.tokens
 
     def unigram_entropy(self) -> float | None:
-        """Return the loss in nats of knowing only how often codes of patches or tokens occur.
+        """Return the loss in nats of a model that knows only frequencies of codes or tokens.
 
-        None where neither are asked for: pairs are found, not written.
+        None if neither are predicted: pairs are contrasted.
         """
         if self.processor.codebook is not None:
             count = self._codes
@@ -84,7 +93,7 @@ class ExampleCorpus:
         return float(-(asked * np.log(seen / seen.sum())).sum() / max(asked.sum(), 1))
 
     def _codes(self, split: Examples) -> IntArray:
-        """Return how often each code occurs."""
+        """Return the frequency of each code."""
         shape, codebook = self.train.inputs.picture, self.processor.codebook
         assert shape is not None
         assert codebook is not None
@@ -93,7 +102,7 @@ class ExampleCorpus:
         return np.bincount(codes.ravel(), minlength=len(codebook.centres))
 
     def _tokens(self, split: Examples) -> IntArray:
-        """Return how often each token occurs."""
+        """Return the frequency of each token."""
         words = self.processor.words
         found = np.zeros(words.vocab_size, dtype=np.int64)
         for start in range(0, len(split), TEXTS_PER_BATCH):
@@ -106,11 +115,11 @@ class ExampleCorpus:
 def prepare_examples(
     config: CorpusConfig, samples: ExamplesConfig, inputs: ModelInputs, cache_dir: str | Path
 ) -> ExampleCorpus:
-    """Make examples ready, or open them where that has been done before.
+    """Prepare examples, or open them if that was done before.
 
     Args:
         config: source, tokenizer and longest text in tokens (``block_size``).
-        samples: what is made of them.
+        samples: the sample kind.
         inputs: what the model reads.
         cache_dir: they are committed below it as ``examples-<digest>``.
 
@@ -119,8 +128,8 @@ def prepare_examples(
     """
     cache = Path(cache_dir)
     entries = list_entries(config.data, samples.columns, cache)
-    decides = _decides(config, samples, inputs, entries.identity())
-    text = json.dumps(decides, sort_keys=True)
+    content = _content(config, samples, inputs, entries.identity())
+    text = json.dumps(content.model_dump(mode="json"), sort_keys=True)
     final = cache / f"examples-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if final.is_dir():
         try:
@@ -134,7 +143,8 @@ def prepare_examples(
         splits = split_entries(config.data, entries)
         processor = new_processor(samples, inputs, _tokenizer(config, samples, splits))
         admission = Admission(entries, samples, inputs, processor, config.block_size)
-        commit_folder(staged, final, decides | _write(config, staged, splits, admission))
+        manifest = _write(config, content, staged, splits, admission)
+        commit_folder(staged, final, manifest.model_dump(mode="json", exclude={"files"}))
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return open_examples(final)
@@ -144,10 +154,10 @@ def open_examples(path: Path) -> ExampleCorpus:
     """Open committed examples and check their hashes.
 
     Raises:
-        IntegrityError: they are not what their manifest says.
+        IntegrityError: they do not match their manifest.
     """
-    manifest = verify_folder(path)
-    inputs = ModelInputs.from_json(manifest["inputs"])
+    manifest = read_as(ExamplesManifest, verify_folder(path), path)
+    inputs = manifest.inputs
     processor = ExampleProcessor.load(path, inputs)
     rate = 0 if processor.sound is None else processor.sound.rate
     train, validation = (
@@ -156,29 +166,26 @@ def open_examples(path: Path) -> ExampleCorpus:
     return ExampleCorpus(path, manifest, processor, train, validation)
 
 
-def _decides(
+def _content(
     config: CorpusConfig, samples: ExamplesConfig, inputs: ModelInputs, identity: dict[str, object]
-) -> dict[str, Any]:
-    """Return everything that decides what is in the folder; part of the manifest."""
-    tokenizer: dict[str, Any] = config.tokenizer.model_dump(mode="json")
+) -> ExamplesContent:
+    """Return everything that determines the content of the folder."""
+    tokenizer: TokenizerConfig | TokenizerFile = config.tokenizer
     if config.tokenizer.path is not None:
-        tokenizer = {"sha256": sha256_file(Path(config.tokenizer.path) / TOKENIZER)}
-    kept = ("type", "family", "rate", "max_seconds")
-    settings = {name: getattr(samples, name) for name in kept if hasattr(samples, name)}
-    modality = "text" if inputs.sound is None else "audio"
-    return {
-        "kind": EXAMPLES,
-        "format": FORMAT,
-        "source": identity,
-        "samples": settings,
-        "inputs": inputs.to_json(),
-        "tokenizer": tokenizer,
-        "block_size": config.block_size,
-        "seed": config.data.seed,
-        "max_rows": config.data.max_rows,
-        "validation_fraction": config.data.validation_fraction,
-        "modality": modality if inputs.picture is None else "vision",
-    }
+        tokenizer = TokenizerFile(sha256=sha256_file(Path(config.tokenizer.path) / TOKENIZER))
+    names = ("type", "family", "rate", "max_seconds")
+    settings = {name: getattr(samples, name) for name in names if hasattr(samples, name)}
+    return ExamplesContent(
+        source=identity,
+        samples=settings,
+        inputs=inputs,
+        tokenizer=tokenizer,
+        block_size=config.block_size,
+        seed=config.data.seed,
+        max_rows=config.data.max_rows,
+        validation_fraction=config.data.validation_fraction,
+        modality="vision" if inputs.picture else "audio" if inputs.sound else "text",
+    )
 
 
 def _tokenizer(
@@ -191,9 +198,13 @@ def _tokenizer(
 
 
 def _write(
-    config: CorpusConfig, folder: Path, splits: dict[str, list[Entry]], admission: Admission
-) -> dict[str, Any]:
-    """Write both splits and the processors; return the counts for the manifest."""
+    config: CorpusConfig,
+    content: ExamplesContent,
+    folder: Path,
+    splits: dict[str, list[Entry]],
+    admission: Admission,
+) -> ExamplesManifest:
+    """Write both splits and the processors; return the manifest."""
     rows: dict[str, int] = {}
     for split, found in splits.items():
         with ExampleWriter(folder / f"{split}.arrow") as writer:
@@ -212,14 +223,15 @@ def _write(
     if isinstance(admission.samples, MaskedPatchesConfig):
         processor = _with_codes(config, folder, admission)
     processor.save(folder)
-    return {
-        "builder": f"ray-model-orchestrator {metadata.version('ray-model-orchestrator')}",
-        "rows": rows,
-        "tokens": admission.tokens,
-        "vocab_size": processor.vocab_size,
-        "rejected": rejected,
-        "shortened": admission.shortened,
-    }
+    return ExamplesManifest(
+        **dict(content),
+        builder=f"ray-model-orchestrator {metadata.version('ray-model-orchestrator')}",
+        rows=rows,
+        tokens=admission.tokens,
+        vocab_size=processor.vocab_size,
+        rejected=rejected,
+        shortened=admission.shortened,
+    )
 
 
 def _with_codes(config: CorpusConfig, folder: Path, admission: Admission) -> ExampleProcessor:
@@ -237,7 +249,7 @@ def _with_codes(config: CorpusConfig, folder: Path, admission: Admission) -> Exa
 def _pixels(
     examples: Examples, processor: ExampleProcessor, patches: int
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return pictures from everywhere in a split that have about so many patches together."""
+    """Return equally spaced pictures of a split, with about ``PATCHES_FOR_CODES`` patches."""
     assert processor.picture is not None
     wanted = min(max(PATCHES_FOR_CODES // patches, 1), len(examples))
     chosen = np.linspace(0, len(examples) - 1, wanted).astype(np.int64)

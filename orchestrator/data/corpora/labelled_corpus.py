@@ -1,24 +1,23 @@
 """``prepare_labelled``: labelled rows with their tokenizer, committed as one folder.
 
-What ``corpus`` is for documents: named by the digest of everything that decides its content, the
-same bytes for every worker. Texts are Parquet, images safetensors.
+The counterpart of ``corpus`` for labelled rows: the folder is named by the digest of everything
+that determines its content. Texts are Parquet, images safetensors.
 """
 
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
+from orchestrator.data.corpora.manifests import CutTags, RowsManifest, read_as
 from orchestrator.data.media.images import ImageProcessor
 from orchestrator.data.processors.text import TextProcessor, chosen_tokenizer
 from orchestrator.data.rows.label_forms import FORMS
@@ -31,29 +30,31 @@ from orchestrator.storage import commit_folder, sha256_file, temporary_sibling, 
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
-KIND = "labelled rows"
 SPLITS = ("train", "validation")
-Counts = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledCorpus:
-    """Labelled rows made ready.
+    """Prepared labelled rows.
 
     Attributes:
         path: its folder.
-        manifest: counts, hashes and the config it was made with.
-        processor: its tokenizer, or what turns pictures into such images.
+        manifest: counts, hashes and the config they were built with.
+        processor: its tokenizer, or the processor that turns pictures into such images.
         train: rows to learn from.
         validation: rows to measure on.
     """
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: RowsManifest
     processor: TextProcessor | ImageProcessor
     train: Rows
     validation: Rows
+
+    @property
+    def modality(self) -> str:
+        """What the rows are: text or vision."""
+        return self.manifest.modality
 
     @property
     def documents(self) -> int:
@@ -68,18 +69,18 @@ class LabelledCorpus:
     @property
     def label_names(self) -> tuple[str, ...]:
         """Name of each class, tag or label; numbers have none."""
-        return tuple(self.manifest["label_names"])
+        return self.manifest.label_names
 
     @property
     def form(self) -> LabelForm:
-        """What the label of a row is."""
-        return FORMS[self.manifest["labels"]]
+        """The form of the label of a row."""
+        return FORMS[self.manifest.labels]
 
     def unigram_entropy(self) -> float:
-        """Return the loss of knowing only how labels are distributed.
+        """Return the loss of a model that knows only the distribution of the labels.
 
-        Nats a class, a tag, or a label that is there or not; of numbers the squared distance to
-        the mean.
+        In nats per class, per tag, or per label that may be present; for numbers, the mean squared
+        distance to the mean.
         """
         size = len(self.label_names)
         return self.form.guess(self.train.labels, self.validation.labels, size)
@@ -88,12 +89,12 @@ class LabelledCorpus:
 def prepare_labelled(
     config: CorpusConfig, cache_dir: str | Path, form: LabelForm = CLASSES
 ) -> LabelledCorpus:
-    """Make labelled rows ready, or open them where that has been done before.
+    """Prepare labelled rows, or open them if that was done before.
 
     Args:
         config: source, tokenizer and longest row in tokens (``block_size``).
         cache_dir: they are committed below it as ``rows-<digest>``.
-        form: what the label of a row is.
+        form: the form of the label of a row.
 
     Raises:
         InputError: the source is missing or cannot be split.
@@ -105,9 +106,11 @@ def prepare_labelled(
     staged.mkdir()
     try:
         written = _write(config, task, form, staged)
-        final = cache / f"rows-{_digest(staged, written)}"
+        left_out = {"files"} if written.cut else {"files", "cut"}
+        stored = written.model_dump(mode="json", exclude=left_out)
+        final = cache / f"rows-{_digest(staged, stored)}"
         if not _is_whole(final):
-            commit_folder(staged, final, written)
+            commit_folder(staged, final, stored)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return open_labelled(final)
@@ -128,17 +131,17 @@ def open_labelled(path: Path) -> LabelledCorpus:
     """Open committed rows and check their hashes.
 
     Raises:
-        IntegrityError: they are not what their manifest says.
+        IntegrityError: they do not match their manifest.
     """
-    manifest = verify_folder(path)
-    images = manifest["modality"] == "vision"
+    manifest = read_as(RowsManifest, verify_folder(path), path)
+    images = manifest.modality == "vision"
     processor = ImageProcessor.load(path) if images else TextProcessor.load(path)
-    form = FORMS[manifest["labels"]]
+    form = FORMS[manifest.labels]
     train, validation = (_read(path, split, images, form) for split in SPLITS)
     return LabelledCorpus(path, manifest, processor, train, validation)
 
 
-def _write(config: CorpusConfig, task: TaskData, form: LabelForm, folder: Path) -> dict[str, Any]:
+def _write(config: CorpusConfig, task: TaskData, form: LabelForm, folder: Path) -> RowsManifest:
     images = task.train.images is not None
     processor = _processor(config, task, form)
     processor.save(folder)
@@ -151,24 +154,24 @@ def _write(config: CorpusConfig, task: TaskData, form: LabelForm, folder: Path) 
             if rows.pairs is not None:
                 columns["pair"] = rows.pairs
             pq.write_table(pa.table(columns), folder / _file(split, False), compression="zstd")
-    return {
-        "kind": KIND,
-        "format": FORMAT,
-        "builder": f"ray-model-orchestrator {metadata.version('ray-model-orchestrator')}",
-        "config": config.model_dump(mode="json"),
-        "modality": "vision" if images else "text",
-        "labels": form.name,
-        "label_names": list(task.label_names),
-        "rows": {split: len(task.split(split)) for split in SPLITS},
-        "rejected": task.rejected,
-        **_cut(processor, task, form),
-    }
+    return RowsManifest(
+        builder=f"ray-model-orchestrator {metadata.version('ray-model-orchestrator')}",
+        config=config,
+        modality="vision" if images else "text",
+        labels=form.name,
+        label_names=tuple(task.label_names),
+        rows={split: len(task.split(split)) for split in SPLITS},
+        rejected=task.rejected,
+        cut=_cut(processor, task, form),
+    )
 
 
-def _cut(processor: TextProcessor | ImageProcessor, task: TaskData, form: LabelForm) -> Counts:
-    """Count the words whose tags are lost: behind block_size, or without a token."""
+def _cut(
+    processor: TextProcessor | ImageProcessor, task: TaskData, form: LabelForm
+) -> CutTags | None:
+    """Count the words whose tags are lost: beyond block_size, or without a token."""
     if not form.tagged or not isinstance(processor, TextProcessor):
-        return {}
+        return None
     rows = words = 0
     for split in SPLITS:
         part = task.split(split)
@@ -177,11 +180,11 @@ def _cut(processor: TextProcessor | ImageProcessor, task: TaskData, form: LabelF
         rows, words = rows + int((lost > 0).sum()), words + int(lost.sum())
     if words:
         logger.warning("event=rows_cut rows=%d words=%d", rows, words)
-    return {"cut": {"rows": rows, "words": words}}
+    return CutTags(rows=rows, words=words)
 
 
-def _digest(folder: Path, manifest: Mapping[str, Any]) -> str:
-    """What is in the folder names it: files by their hashes, and the manifest."""
+def _digest(folder: Path, manifest: object) -> str:
+    """Return the hash of all files and of the manifest, which names the folder."""
     hashes = {file.name: sha256_file(file) for file in sorted(folder.iterdir())}
     text = json.dumps({"files": hashes, "manifest": manifest}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

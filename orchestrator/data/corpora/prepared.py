@@ -1,25 +1,25 @@
-"""``data.prepared``: the settings of a corpus that is there already.
+"""``data.prepared``: the settings of a corpus that exists already.
 
-Its folder says what it was made with, so a job names the folder alone. What is said besides must be
-the same: blocks of another size, or another tokenizer, would be another corpus.
+Its manifest has the settings, so a job gives the folder alone. Settings that a job repeats must be
+equal: blocks of another size, or another tokenizer, would be another corpus.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.errors import IntegrityError, Problem
 from orchestrator.storage import read_manifest
 
-KIND = "corpus"
-FREE = ("prepared", "packing")  # how a corpus is read, not what is in it
-_ABSENT = object()
+KIND: Final = "corpus"
+FREE = ("prepared", "packing")  # settings of reading, not of the content
+_MISSING = object()
 
 
 def complete(folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is given, and what is not from the corpus in a folder.
+    """Return the given settings, completed from the corpus in a folder.
 
-    Where there is no corpus, what is given comes back as it is; `contradictions` says so.
+    Without a corpus they are returned unchanged; `contradictions` reports that.
     """
     made, _ = _settings(str(Path(folder).expanduser()))
     merged = _merged({k: v for k, v in made.items() if k not in FREE}, given)
@@ -27,15 +27,15 @@ def complete(folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def contradictions(folder: str, settings: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield where the settings of a job are not those of the corpus in a folder."""
+    """Yield the settings of a job that differ from those of the corpus in a folder."""
     made, reason = _settings(folder)
     if reason:
-        yield Problem("prepared", f"{reason} Make one with `orchestrator corpus`.")
+        yield Problem("prepared", f"{reason} Build one with `orchestrator corpus`.")
         return
     before, now = _leaves(_without_weights(made)), _leaves(_without_weights(settings))
     for path, value in now.items():
-        known = before.get(path, _ABSENT)
-        if path not in FREE and known is not _ABSENT and known != value:
+        known = before.get(path, _MISSING)
+        if path not in FREE and known is not _MISSING and known != value:
             yield Problem(
                 path,
                 f"{value!r} contradicts the prepared corpus, which has {known!r}. Leave it out, or "
@@ -44,14 +44,14 @@ def contradictions(folder: str, settings: Mapping[str, Any]) -> Iterator[Problem
 
 
 def _settings(folder: str) -> tuple[dict[str, Any], str]:
-    """Return the settings of a corpus, or why there is none."""
+    """Return the settings of a corpus, or the reason why there is none."""
     try:
         manifest = read_manifest(Path(folder))
     except IntegrityError as error:
         return {}, str(error)
     made = manifest.get("config")
     if manifest.get("kind") != KIND or not isinstance(made, dict):
-        return {}, f"{folder}: is no corpus (kind {manifest.get('kind')!r})."
+        return {}, f"{folder}: is not a corpus (kind {manifest.get('kind')!r})."
     return made, ""
 
 

@@ -1,54 +1,71 @@
-"""How the pieces of a corpus are worked on: a task is applied to each row, in whatever order.
+"""Mappers: a task applied to many inputs, in any order; and the job that the tasks belong to.
 
-Rows and results are JSON data, so they may go to another process. The plain way is one after the
-other, here; ``ray_data`` is another.
+Inputs and results are models, so they may go to another process. ``in_turn`` works in this process;
+``ray_data`` has another mapper.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 from orchestrator.data.documents import open_documents
+from orchestrator.data.sharded.contracts import BuiltShard, PieceCounts, PieceTask, ShardTask
 from orchestrator.data.sources.contents import Documents
 from orchestrator.data.spec import CorpusConfig
 
-Row = dict[str, Any]
-Task = Callable[[Row], Row]
-Mapper = Callable[[Task, Sequence[Row]], Iterable[Row]]
-"""Applies a task to rows; results come in any order."""
-Watch = Callable[[str, int, int, Row], None]
-"""Told the step, how many rows are done, how many there are, and the newest result."""
+Input = TypeVar("Input", PieceTask, ShardTask)
+Result = TypeVar("Result", PieceCounts, BuiltShard)
 
 
-def in_turn(task: Task, rows: Sequence[Row]) -> Iterator[Row]:
-    """Apply a task to each row in this process."""
-    return map(task, rows)
+class Mapper(Protocol):
+    """Applies a task to inputs; results come in any order."""
+
+    def __call__(
+        self, task: Callable[[Input], Result], inputs: Sequence[Input]
+    ) -> Iterable[Result]:
+        """Yield the result of each input."""
+        ...
 
 
-def unwatched(step: str, done: int, total: int, result: Row) -> None:
-    """Show nothing."""
+Watch = Callable[[str, int, int, PieceCounts | BuiltShard], None]
+"""Receives the step, the number of finished inputs, their total, and the newest result."""
 
 
-def watched(mapper: Mapper, watch: Watch, step: str, task: Task, rows: Sequence[Row]) -> list[Row]:
-    """Apply a task to rows and tell how far it is; returns the results by their number."""
-    found: dict[int, Row] = {}
-    for result in mapper(task, rows):
-        found[result["number"]] = result
-        watch(step, len(found), len(rows), result)
-    return [found[row["number"]] for row in rows]
+def in_turn(task: Callable[[Input], Result], inputs: Sequence[Input]) -> Iterator[Result]:
+    """Apply a task to each input in this process."""
+    return map(task, inputs)
+
+
+def no_watch(step: str, done: int, total: int, result: PieceCounts | BuiltShard) -> None:
+    """Ignore progress."""
+
+
+def with_progress(
+    mapper: Mapper,
+    watch: Watch,
+    step: str,
+    task: Callable[[Input], Result],
+    inputs: Sequence[Input],
+) -> list[Result]:
+    """Apply a task to inputs and report progress; return the results in order of the inputs."""
+    found: dict[int, Result] = {}
+    for result in mapper(task, inputs):
+        found[result.number] = result
+        watch(step, len(found), len(inputs), result)
+    return [found[each.number] for each in inputs]
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """Where a corpus is made and of what; equal sites are the same documents.
+class CorpusJob:
+    """Output folder and inputs of a corpus build; equal jobs read the same documents.
 
     Attributes:
-        folder: of the corpus, shared by all workers; its name says what the documents are.
-        cache: for parsed docstrings, shared by all workers.
+        folder: folder of the corpus, shared by all workers; its name identifies the documents.
+        cache: folder for parsed docstrings, shared by all workers.
         settings: the ``CorpusConfig`` as JSON.
-        identity: what identifies each of its sources, as JSON.
+        identity: identity of each source, as JSON.
     """
 
     folder: str
@@ -62,10 +79,10 @@ class Site:
         return CorpusConfig.model_validate_json(self.settings)
 
     def sources(self) -> tuple[Documents, ...]:
-        """Return its sources; a worker looks for them once."""
+        """Return its sources; a worker opens them once."""
         return _sources(self)
 
 
 @lru_cache(maxsize=2)
-def _sources(site: Site) -> tuple[Documents, ...]:
-    return tuple(open_documents(spec, Path(site.cache)) for spec in site.config.specs)
+def _sources(job: CorpusJob) -> tuple[Documents, ...]:
+    return tuple(open_documents(spec, Path(job.cache)) for spec in job.config.specs)

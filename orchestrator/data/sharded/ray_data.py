@@ -1,64 +1,85 @@
-"""The pieces of a corpus through Ray Data: as many at once as there are workers, on any node.
+"""A mapper on Ray Data: as many tasks at once as there are workers, on any node.
 
-Ray Data streams the rows (which are small: names and numbers), places the tasks, and repeats those
-whose worker or node is lost. What a task makes it writes to the shared folder, so only counts come
-back. A task that is repeated finds its shard finished, or makes it again with the same bytes.
+Ray Data streams the inputs (which are small: names and numbers), places the tasks, and repeats
+those whose worker or node is lost. Shards are written to the shared folder, so only counts come
+back. A repeated task finds its shard finished, or builds it again with the same bytes.
 """
 
-import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import ray.data
+from pydantic import TypeAdapter
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from orchestrator import errors
-from orchestrator.data.sharded.mapping import Mapper, Row, Task
+from orchestrator.config import StrictModel
+from orchestrator.data.sharded.contracts import BuiltShard, PieceCounts, PieceTask, ShardTask
+from orchestrator.data.sharded.mapping import Input, Mapper, Result
 from orchestrator.errors import OrchestratorError, StageError
 
 QUIET = ("ray.data", "ray.data._internal")
 
 
+class Failure(StrictModel):
+    """An error that the user should read; it travels as a message, not as a traceback."""
+
+    failed: str
+    """Name of its class."""
+    message: str
+
+
+INPUTS: TypeAdapter[PieceTask | ShardTask] = TypeAdapter(PieceTask | ShardTask)
+ANSWERS: TypeAdapter[PieceCounts | BuiltShard | Failure] = TypeAdapter(
+    PieceCounts | BuiltShard | Failure
+)
+
+
 def through_ray(workers: int, cpus: float = 1.0, retries: int = 3) -> Mapper:
-    """Return a mapper that works on ``workers`` rows at a time.
+    """Return a mapper that runs ``workers`` tasks at a time.
 
     Args:
-        workers: number of tasks at once.
-        cpus: cores of each.
-        retries: how often a task whose process died is started again.
+        workers: number of concurrent tasks.
+        cpus: cores per task.
+        retries: number of times a task is restarted after its process died.
     """
 
-    def run(task: Task, rows: Sequence[Row]) -> Iterator[Row]:
-        if not rows:
+    def run(task: Callable[[Input], Result], inputs: Sequence[Input]) -> Iterator[Result]:
+        if not inputs:
             return
-        results = _mapped(task, rows, workers, cpus, retries)
+        results = _mapped(task, inputs, workers, cpus, retries)
         try:
             for each in results.iter_rows():
-                yield _result(each["result"])
+                yield cast(Result, _result(each["result"]))
         except RayError as error:
             raise StageError(
-                f"a worker failed while it made a corpus: {_last_line(error)}. What is finished is "
-                "kept; start the same command again to continue."
+                f"a worker failed while it built a corpus: {_last_line(error)}. Finished shards "
+                "stay; start the same command again to continue."
             ) from error
 
     return run
 
 
 def _mapped(
-    task: Task, rows: Sequence[Row], workers: int, cpus: float, retries: int
+    task: Callable[[Input], Result],
+    inputs: Sequence[Input],
+    workers: int,
+    cpus: float,
+    retries: int,
 ) -> ray.data.Dataset:
     """Return the results as a data set that is computed while it is read."""
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    items = [{"row": json.dumps(row)} for row in rows]
+    items = [{"input": each.model_dump_json()} for each in inputs]
     with warnings.catch_warnings():
-        # `max_retries` has no other way in; without it a task that kills its process never ends.
+        # `max_retries` has no other interface; without it, Ray Data repeats a task that kills its
+        # own process without end.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         return ray.data.from_items(items, override_num_blocks=len(items)).map(
             _work,
@@ -69,23 +90,25 @@ def _mapped(
         )
 
 
-def _work(item: dict[str, Any], task: Task, threads: int) -> dict[str, str]:
-    """Do one row in a worker. What users should read travels as a message, not as a traceback."""
+def _work(item: dict[str, str], task: Callable[[Input], Result], threads: int) -> dict[str, str]:
+    """Run one task in a worker."""
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
-    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # not a thread for each core
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # its default is one per core
+    answer: StrictModel
     try:
-        return {"result": json.dumps(task(json.loads(item["row"])))}
+        answer = task(cast(Input, INPUTS.validate_json(item["input"])))
     except OrchestratorError as error:
-        return {"result": json.dumps({"failed": type(error).__name__, "message": str(error)})}
+        answer = Failure(failed=type(error).__name__, message=str(error))
+    return {"result": answer.model_dump_json()}
 
 
-def _result(text: str) -> Row:
-    found: Row = json.loads(text)
-    if "failed" in found:
-        kind = getattr(errors, found["failed"], StageError)
+def _result(text: str) -> PieceCounts | BuiltShard:
+    answer = ANSWERS.validate_json(text)
+    if isinstance(answer, Failure):
+        kind = getattr(errors, answer.failed, StageError)
         plain = issubclass(kind, OrchestratorError) and kind is not errors.ConfigError
-        raise (kind if plain else StageError)(found["message"])
-    return found
+        raise (kind if plain else StageError)(answer.message)
+    return answer
 
 
 def _last_line(error: BaseException) -> str:

@@ -159,7 +159,7 @@ def test_two_documents_are_enough_and_one_is_not(tmp_path):
     file = tmp_path / "few.txt"
     file.write_text("first document\nsecond document\n")
     corpus = prepare_corpus(config(file), tmp_path / "cache")
-    assert corpus.manifest["documents"] == {"train": 1, "validation": 1}
+    assert corpus.manifest.documents == {"train": 1, "validation": 1}
     file.write_text("the same\nthe same\n\n")
     with pytest.raises(InputError, match=r"two different documents.*1 × empty text"):
         prepare_corpus(config(file), tmp_path / "cache")

@@ -274,7 +274,7 @@ def test_broken_rows_are_left_out_by_reason(folder, tmp_path, caplog):
     config = corpus_config(f"files:{folder}", validation_fraction=0.3)
     corpus = prepare_examples(config, ImageTextConfig(), inputs, tmp_path / "cache")
     reasons = {"empty text": 1, "picture missing": 1, "picture unreadable": 1}
-    assert corpus.manifest["rejected"] == reasons
+    assert corpus.manifest.rejected == reasons
     assert "examples_left_out" in caplog.text
     assert corpus.documents == 3
     batch = new_samples(
@@ -295,7 +295,7 @@ def test_recordings_are_brought_to_the_rate_and_bounded(tmp_path):
     samples = TranscriptsConfig(rate=8000, max_seconds=2)
     inputs = ModelInputs(None, SOUND)
     corpus = prepare_examples(config, samples, inputs, tmp_path / "cache")
-    assert corpus.manifest["rejected"] == {
+    assert corpus.manifest.rejected == {
         "name without a text": 1,
         "sound longer than max_seconds": 1,
         "sound too short": 1,
@@ -363,7 +363,7 @@ def test_spoken_digits(tmp_path):
     corpus = prepare_examples(
         config, TranscriptsConfig(rate=8000), ModelInputs(None, SOUND), tmp_path
     )
-    assert corpus.manifest["rejected"] == {}
+    assert corpus.manifest.rejected == {}
     assert corpus.documents == 60
     assert set(texts_of(corpus.train)) == set("0123456789")
     batch = new_samples(

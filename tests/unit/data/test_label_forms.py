@@ -248,12 +248,12 @@ def tagged(tmp_path):
 def test_prepared_tags_go_into_batches_with_masked_words(tagged, tmp_path):
     made = prepare_labelled(tagged, tmp_path / "cache", FORMS["tags"])
     assert prepare_labelled(tagged, tmp_path / "cache", FORMS["tags"]).path == made.path
-    assert made.manifest["cut"]["rows"] == 1
+    assert made.manifest.cut.rows == 1
     names = {"tags": "ner", "mlm": "mlm"}
     samples = build(LabelledConfig(), made.train, made.processor, names, 3)
     whole = samples.collate(np.arange(len(samples)), 0)
     assert whole["labels.ner"].shape == whole["input_ids"].shape == whole["labels.mlm"].shape
-    asked = sum(len(tags) for tags in made.train.labels) - made.manifest["cut"]["words"]
+    asked = sum(len(tags) for tags in made.train.labels) - made.manifest.cut.words
     assert (whole["labels.ner"] >= 0).sum() == asked
     short = next(i for i, tags in enumerate(made.train.labels) if len(tags) == 6)
     batch = samples.collate(np.asarray([short]), 0)

@@ -117,7 +117,7 @@ def test_labelled_rows_are_made_once_with_their_tokenizer(table, tmp_path):
     made = prepare_labelled(table, tmp_path / "cache")
     assert prepare_labelled(table, tmp_path / "cache").path == made.path
     assert made.label_names == ("down", "up")
-    assert made.documents == sum(made.manifest["rows"].values())
+    assert made.documents == sum(made.manifest.rows.values())
     assert not set(made.train.texts) & set(made.validation.texts)
     assert made.processor.max_length == 16
     assert made.unigram_entropy() == pytest.approx(np.log(2), abs=0.02)

@@ -1,4 +1,4 @@
-"""A corpus in many shards: the same bytes whoever makes it and in whatever order, never twice."""
+"""A corpus in many shards: the same bytes in any order of the work, and no shard built twice."""
 
 import json
 import os
@@ -54,8 +54,10 @@ def bytes_of(folder):
 
 
 def backwards(task, rows):
-    """Another worker than the one before it, and the last row first."""
-    return [json.loads(json.dumps(task(row))) for row in reversed(rows)]
+    """The last input first, and every value through JSON, as through another process."""
+    for row in reversed(rows):
+        result = task(type(row).model_validate_json(row.model_dump_json()))
+        yield type(result).model_validate_json(result.model_dump_json())
 
 
 def test_any_order_gives_the_same_bytes(corpus, source, tmp_path):
@@ -112,7 +114,7 @@ def test_passages_of_shards_are_those_of_each(corpus, monkeypatch, tables):
         documents += part.documents
     found = [(passages.document(i), passages.tokens(i).tolist()) for i in range(len(passages))]
     assert found == expected
-    assert passages.documents == documents == corpus.manifest["documents"]["train"]
+    assert passages.documents == documents == corpus.manifest.documents["train"]
     assert passages.parts == (len(passages),)
 
 
@@ -129,8 +131,8 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-def making(source, cache, made, die_at=None):
-    """Make a corpus and count which shards are written; die at an operation on stored state."""
+def build(source, cache, made, die_at=None):
+    """Build a corpus and count the shards that are written; die at one storage operation."""
     operations = 0
 
     def hook(operation, path):
@@ -146,25 +148,25 @@ def making(source, cache, made, die_at=None):
     return operations
 
 
-def test_a_making_killed_anywhere_goes_on_and_makes_no_shard_twice(corpus, source, tmp_path):
+def test_a_killed_build_resumes_and_builds_no_shard_twice(corpus, source, tmp_path):
     expected, shards = bytes_of(corpus.path), corpus.shards
-    total = making(source, tmp_path / "whole", Counter())
+    total = build(source, tmp_path / "whole", Counter())
     rng = np.random.default_rng(5)
     for number, die_at in enumerate([1, total - 1, *rng.integers(2, total - 1, 3).tolist()]):
         made, cache = Counter(), tmp_path / str(number)
         with pytest.raises(Killed):
-            making(source, cache, made, die_at)
+            build(source, cache, made, die_at)
         folder = cache / corpus.path.name
         # The hook counts a sidecar just before it gets its name.
         written = Counter({n: 1 for n in made if (folder / n).exists()})
-        (folder / "shard-00001.tmp-abc").mkdir(parents=True)  # as a process that is killed leaves
+        (folder / "shard-00001.tmp-abc").mkdir(parents=True)  # a leftover of a killed process
         assert find_corpus(config(source), cache) is None
-        making(source, cache, written)
+        build(source, cache, written)
         assert bytes_of(folder) == expected
         assert written == Counter({f"shard-{n:05}.json": 1 for n in range(shards)})
 
 
-def test_a_damaged_shard_alone_is_made_again(corpus, source, tmp_path):
+def test_only_a_damaged_shard_is_built_again(corpus, source, tmp_path):
     expected = bytes_of(corpus.path)
     cache = tmp_path / "cache"
     folder = prepare_corpus(config(source), cache).path
@@ -177,7 +179,7 @@ def test_a_damaged_shard_alone_is_made_again(corpus, source, tmp_path):
     with pytest.raises(IntegrityError):
         open_corpus(folder)
     made = Counter()
-    making(source, cache, made)
+    build(source, cache, made)
     assert bytes_of(folder) == expected
     assert sorted(made) == ["shard-00003.json", "shard-00005.json"]
 
@@ -185,7 +187,7 @@ def test_a_damaged_shard_alone_is_made_again(corpus, source, tmp_path):
 def test_workers_check_sizes_and_sidecars_and_the_driver_every_byte(corpus, source, tmp_path):
     folder = prepare_corpus(config(source), tmp_path).path
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.data.sharded.checking.SMALL_BYTES", 0)
+        patch.setattr("orchestrator.data.sharded.check.SMALL_BYTES", 0)
         path = folder / "train-00002.arrow"
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -215,7 +217,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(source, tmp_path, tex
         yield from map(task, rows)
         path.write_text("\n".join(texts).replace("\n", " ", 50))
 
-    with pytest.raises(InputError, match="was changed while the corpus was made"):
+    with pytest.raises(InputError, match="was changed while the corpus was built"):
         prepare_corpus(config(path), tmp_path / "cache", mapper=change)
 
 
