@@ -1,6 +1,7 @@
-"""Data: where rows and documents come from, and how they become batches.
+"""Data: from sources to batches.
 
-``spec`` says what to read and ``sources`` reads it; ``rows`` and ``documents`` are the two doors to
-it; ``processors`` turns text, images and sound into model inputs; ``corpora`` packs a corpus on
-disk; ``samples`` builds batches; ``steps`` decides which samples make global step t.
+``spec`` has the configs and ``sources`` reads; ``documents``, ``entries`` and ``rows.tasks`` open
+any source; ``processors`` and ``media`` turn text, images and sound into model inputs; ``corpora``
+and ``sharded`` store prepared data; ``samples`` builds batches; ``steps`` selects the samples of a
+step.
 """

@@ -39,7 +39,7 @@ def cached_table(
     Args:
         name: folder and beginning of the file name.
         request: everything that decides the table, JSON-able.
-        build: makes the table; its ``attrs`` (JSON-able) are kept.
+        build: makes the table; its ``attrs`` (JSON-able) are stored.
         cache: folder of the cache; None takes the user's.
     """
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
@@ -55,9 +55,9 @@ def cached_table(
 def write_table(path: Path, frame: pd.DataFrame) -> None:
     """Write a table and its ``attrs`` (JSON-able); a cache that cannot be written is left out."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    kept = {**(table.schema.metadata or {}), ATTRIBUTES: json.dumps(frame.attrs).encode()}
+    attributes = {**(table.schema.metadata or {}), ATTRIBUTES: json.dumps(frame.attrs).encode()}
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(kept), sink, compression="zstd")
+    pq.write_table(table.replace_schema_metadata(attributes), sink, compression="zstd")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_bytes(path, sink.getvalue().to_pybytes())

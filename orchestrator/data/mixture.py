@@ -1,4 +1,4 @@
-"""The endless stream of samples: which sample of which source is at a place of it.
+"""The endless stream of samples of one or more sources.
 
 One source: a permutation of its samples for epoch 0, another for epoch 1, and so on. That of a
 small source is a list; that of a large one is computed place by place, because the list would take
@@ -22,7 +22,7 @@ from orchestrator.errors import InputError
 CYCLE = 4096
 GOLDEN = 0x9E3779B97F4A7C15  # keeps the seeds of sources apart
 WORD = (1 << 64) - 1
-KEPT = 2  # a batch may end one epoch and begin the next
+CACHED_ORDERS = 2  # a batch may end one epoch and begin the next
 LISTED = 1 << 22  # samples of the largest source whose order is a list: seconds, 90 MB
 
 
@@ -50,7 +50,7 @@ class Shuffled:
 
     def _order(self, epoch: int) -> IntArray:
         if epoch not in self._orders:
-            while len(self._orders) >= KEPT:
+            while len(self._orders) >= CACHED_ORDERS:
                 self._orders.pop(min(self._orders))
             self._orders[epoch] = permutation(self._seed, epoch, self._size)
         return self._orders[epoch]
@@ -104,7 +104,7 @@ class Mixed:
     def _cycle(self, cycle: int) -> tuple[IntArray, IntArray]:
         """Return the source of each place of a cycle, and its number among those of the source."""
         if cycle not in self._cycles:
-            while len(self._cycles) >= KEPT:
+            while len(self._cycles) >= CACHED_ORDERS:
                 self._cycles.pop(min(self._cycles))
             score = draw(self._seed, Purpose.MIXTURE, cycle, np.arange(CYCLE), 1)[0][:, 0]
             owner = self._owner[np.argsort(score, kind="stable")]

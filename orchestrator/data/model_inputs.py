@@ -1,4 +1,4 @@
-"""What a model reads, as far as its data must fit it. Imports neither torch nor NumPy.
+"""Inputs of a model that its data must fit. Imports neither torch nor NumPy.
 
 Legend: C channels.
 """
@@ -64,7 +64,7 @@ class SoundInput:
 
 @dataclass(frozen=True, slots=True)
 class ModelInputs:
-    """What a model reads besides tokens.
+    """Inputs of a model other than tokens.
 
     Attributes:
         picture: its pictures; None: it reads none.

@@ -1,4 +1,4 @@
-"""Batches made ahead: while a step trains, a thread makes the next ones.
+"""Prefetch: while a step trains, a thread makes the next batches.
 
 Decoding pictures and computing spectrograms take time that the device would wait. A window is a
 function of (step, rank, world) alone, so making it earlier changes nothing in it.

@@ -22,7 +22,7 @@ Words = npt.NDArray[np.uint32]
 
 ROUNDS = 10
 FEISTEL_ROUNDS = 4
-DRAWN_AT_ONCE = 1 << 16  # draws take twenty times the memory of what is kept of them
+DRAWN_AT_ONCE = 1 << 16  # temporary memory is twenty times that of the result
 MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 WEYL = (0x9E3779B9, 0xBB67AE85)
 LOW = np.uint64(0xFFFFFFFF)
@@ -30,7 +30,7 @@ HALF = np.uint64(32)
 
 
 class Purpose(IntEnum):
-    """What a draw is for; part of the counter, so that two purposes never share numbers."""
+    """Purpose of a draw; part of the counter, so that two purposes never share numbers."""
 
     ORDER = 1
     MASK = 2

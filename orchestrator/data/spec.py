@@ -1,10 +1,8 @@
-"""What data a job reads, as config. Imports neither torch nor Ray.
+"""Configs of data: source, tokenizer, corpus. Imports neither torch, Ray nor NumPy.
 
 Sources: ``builtin:pydoc`` (a corpus), ``builtin:pydoc/<task>`` (labelled), ``builtin:digits``,
 ``builtin:digit_scenes``, ``builtin:morse``, ``builtin:pydoc_pairs`` (examples), ``files:<path>``,
 ``hf:<data set id>``.
-
-Names and descriptions of the builtin data sets; light, for configs.
 """
 
 import re
@@ -23,8 +21,8 @@ BUILTIN_EXAMPLES: dict[str, tuple[str, ...]] = {
     "morse": ("sound", "text"),
     "pydoc_pairs": ("text", "pair"),
 }
-"""What the examples of each builtin have; ``sources/<name>.py`` makes them. Digits are labelled
-rows as well."""
+"""Columns of the examples of each builtin, made by ``sources/<name>.py``. Digits are labelled rows
+as well."""
 
 PYDOC_TASKS: dict[str, str] = {
     "library": "Which of eight libraries a docstring belongs to.",
@@ -72,14 +70,14 @@ class DatasetSpec(StrictModel):
     """Column of the label; null takes label, labels or class. Of a target tags, a list of as many
     tags as words, or a text with blanks between them; null takes tags or ner_tags first. Of
     multilabel, a list of names, or a text with | between them. Of regression, a number or several
-    in these two ways; null takes score where there is no other."""
+    in these two ways; null takes score if there is no other."""
     media_column: str | None = None
     """Column of the picture's or sound's file; null takes path, image, audio or file."""
     name_pattern: str | None = None
     """Regular expression for a folder of pictures or sounds without a table: its first group in
     the name of a file is the text."""
     document: Literal["line", "paragraph", "file"] = "line"
-    """What a document of a plain text file is: a line, lines up to a blank one, or the file."""
+    """Document of a plain text file: a line, lines up to a blank one, or the file."""
     max_documents: int | None = Field(None, ge=2)
     """Read at most this many documents of a corpus; null reads all."""
     max_rows: int | None = Field(None, ge=6)
@@ -109,18 +107,18 @@ class DatasetSpec(StrictModel):
 
     @property
     def pydoc_task(self) -> str | None:
-        """Name of the builtin:pydoc task, or None where the source is something else."""
+        """Name of the builtin:pydoc task, or None for other sources."""
         name, slash, task = self.location.partition("/")
         return task if self.scheme == "builtin" and name == "pydoc" and slash else None
 
     @property
     def labelled(self) -> bool:
-        """Whether this builtin is labelled rows and no corpus."""
+        """Whether this builtin yields labelled rows rather than documents."""
         return self.pydoc_task is not None or self.source == "builtin:digits"
 
     @property
     def examples(self) -> tuple[str, ...] | None:
-        """What the examples of this builtin have; None where the source is something else."""
+        """Columns of the examples of this builtin; None for other sources."""
         return BUILTIN_EXAMPLES.get(self.location) if self.scheme == "builtin" else None
 
     def problems(self) -> Iterable[Problem]:
@@ -143,7 +141,7 @@ class DatasetSpec(StrictModel):
         if self.scheme not in SCHEMES or not self.location:
             yield Problem(
                 "source",
-                f"{self.source!r} is no data source. Use builtin:pydoc, builtin:pydoc/<task>, "
+                f"{self.source!r} is not a data source. Use builtin:pydoc, builtin:pydoc/<task>, "
                 f"builtin:{', builtin:'.join(BUILTIN_EXAMPLES)}, files:<path> or hf:<id>.",
             )
         elif self.scheme == "builtin":
@@ -157,7 +155,7 @@ def _not_a_pattern(pattern: str) -> str | None:
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
-        return f"{pattern!r} is no regular expression: {error}."
+        return f"{pattern!r} is not a regular expression: {error}."
     return None if groups else f"{pattern!r} has no group. Put brackets around the text."
 
 
@@ -214,18 +212,18 @@ class CorpusConfig(StrictModel):
     packing: Literal["stream", "documents"] = "stream"
     """Read the documents of a block as one text, or each for itself, from position 0 on."""
     sentences: Literal["punctuation", "lines"] = "punctuation"
-    """Where sentences end: at punctuation marks and blank lines, or at every end of a line."""
+    """Ends of sentences: punctuation marks and blank lines, or every end of a line."""
     max_documents: int | None = Field(None, ge=2)
     """Read at most this many documents of each source; null takes data.max_documents."""
     shard_bytes: int = Field(64 * 2**20, ge=1024)
     """Text that becomes one shard, about; a document is never cut."""
     prepared: str | None = None
-    """Folder of a corpus that is there already; everything but packing and weights is its own."""
+    """Folder of an existing corpus; it determines everything except packing and weights."""
 
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, data: Any) -> Any:
-        """Fill in what a prepared corpus was made with."""
+        """Fill in the settings of a prepared corpus."""
         folder = data.get("prepared") if isinstance(data, dict) else None
         return complete(folder, data) if isinstance(folder, str) else data
 
@@ -259,7 +257,7 @@ class CorpusConfig(StrictModel):
             if part.data.labelled or part.data.examples:
                 yield Problem(
                     f"mixture.{index}.data.source",
-                    f"{part.data.source!r} is no corpus. Use builtin:pydoc, files: or hf:.",
+                    f"{part.data.source!r} is not a corpus. Use builtin:pydoc, files: or hf:.",
                 )
         given = [part.data.max_documents for part in self.mixture] or [self.data.max_documents]
         if self.max_documents is not None and any(cap is not None for cap in given):

@@ -1,4 +1,4 @@
-"""Which samples make global step t: a function of (seed, t) alone.
+"""The samples of global step t: a function of (seed, t) alone.
 
 The samples form one endless stream: a permutation of the data set for epoch 0, another for epoch 1,
 and so on, each a function of (seed, epoch); of several sources with weights, each its share (see

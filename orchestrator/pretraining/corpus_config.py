@@ -23,4 +23,4 @@ class CorpusJobConfig(JobConfig):
             yield Problem("data.prepared", "is a corpus already. Leave it out, or name a source.")
         elif self.data.data.labelled and not self.data.mixture:
             source = self.data.data.source
-            yield Problem("data.data.source", f"{source!r} is no corpus. Use builtin:pydoc.")
+            yield Problem("data.data.source", f"{source!r} is not a corpus. Use builtin:pydoc.")

@@ -152,7 +152,7 @@ def _source_problems(
     elif chosen.reads == "rows":
         yield from _row_problems(labelled_targets(model), data)
     elif (data.data.labelled or data.data.examples) and not data.mixture:
-        yield Problem("data.data.source", f"{source!r} is no corpus. Use builtin:pydoc.")
+        yield Problem("data.data.source", f"{source!r} is not a corpus. Use builtin:pydoc.")
 
 
 def _row_problems(targets: list[str], data: CorpusConfig) -> Iterator[Problem]:

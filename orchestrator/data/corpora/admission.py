@@ -1,4 +1,4 @@
-"""Which examples are of use; what is broken, too long or too short is left out by reason."""
+"""Admission of examples: broken, too long or too short ones are left out, counted by reason."""
 
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -25,10 +25,10 @@ class Admission:
     """Reads, checks and converts examples.
 
     Attributes:
-        entries: where they come from; counts what is left out.
-        samples: what is made of them.
+        entries: their source; counts those left out.
+        samples: the sample kind.
         inputs: what the model reads.
-        processor: of their texts.
+        processor: processors of the examples.
         block_size: most tokens of a text.
         tokens: number of tokens of the texts admitted so far.
         shortened: texts that are longer than the model reads; they are cut.
@@ -43,7 +43,7 @@ class Admission:
     shortened: int = field(default=0)
 
     def media(self, entry: Entry) -> bytes | None:
-        """Return an example's picture or sound as it is kept (empty: there is none).
+        """Return an example's picture or sound in the form that is stored; empty for texts alone.
 
         None: the example is left out, and counted by reason.
         """
@@ -97,7 +97,7 @@ class Admission:
         seconds = len(sound) / samples.rate
         if seconds > samples.max_seconds:
             raise RejectedError("sound longer than max_seconds")
-        if shape.kind != "whisper":  # which fills up to 30 s
+        if shape.kind != "whisper":  # Whisper pads every recording to 30 s
             read = (
                 len(sound) if shape.kind == "wav2vec2" else kaldi_frames(len(sound), samples.rate)
             )
@@ -106,7 +106,7 @@ class Admission:
                 raise RejectedError("sound longer than the model reads")
             if positions < self._needed(entry, length):
                 raise RejectedError("sound too short")
-        if _is_kept(content, samples.rate):
+        if _has_stored_format(content, samples.rate):
             return content
         file = BytesIO()
         limited = np.clip(sound, -1.0, 1.0)
@@ -121,8 +121,8 @@ class Admission:
         return length + sum(a == b for a, b in pairwise(ids))
 
 
-def _is_kept(content: bytes, rate: int) -> bool:
-    """Whether a file already is what sounds are kept as."""
+def _has_stored_format(content: bytes, rate: int) -> bool:
+    """Return whether a sound has the stored format already."""
     import soundfile
 
     found = soundfile.info(BytesIO(content))

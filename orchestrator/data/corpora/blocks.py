@@ -20,8 +20,8 @@ from orchestrator.data.corpora.border_table import BorderTable, borders_path
 from orchestrator.data.spec import CLS, PAD, SEP
 from orchestrator.errors import IntegrityError
 
-TOKENS_PER_BATCH = 1 << 20  # tokens that wait to be written
-COUNTED_TOKENS = 1 << 26  # more than this say no more about how often each one occurs
+TOKENS_PER_BATCH = 1 << 20  # written at once
+COUNTED_TOKENS = 1 << 26  # a larger sample does not improve the frequencies
 COUNTED_BLOCKS = 1024  # read at once
 COLUMN = "input_ids"
 
@@ -131,7 +131,7 @@ class TokenBlocks:
         """Open a file of :class:`BlockWriter` without reading it into memory.
 
         Args:
-            path: the file; borders lie beside it where they were kept.
+            path: the file; the borders, if stored, lie beside it.
             parts: number of blocks of each source; None: there is one source.
 
         Raises:
@@ -144,7 +144,7 @@ class TokenBlocks:
 
     @property
     def borders(self) -> BorderTable | None:
-        """Where documents and sentences begin, or None where that was not kept."""
+        """Borders of documents and sentences, or None if they were not stored."""
         return self._borders
 
     def __len__(self) -> int:
@@ -216,7 +216,7 @@ def map_blocks(path: Path) -> tuple[list[npt.NDArray[np.integer]], int]:
         columns = [reader.get_batch(i).column(0) for i in range(reader.num_record_batches)]
         size = int(reader.schema.field(COLUMN).type.list_size)
     except (OSError, KeyError, pa.ArrowInvalid) as error:
-        raise IntegrityError(f"{path} is no readable token file: {error}") from error
+        raise IntegrityError(f"cannot read token file {path}: {error}") from error
     return [
         column.values.to_numpy(zero_copy_only=True).reshape(-1, size) for column in columns
     ], size

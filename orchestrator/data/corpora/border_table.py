@@ -1,4 +1,4 @@
-"""Where documents and sentences begin in a stream of tokens: tables on disk, read through maps.
+"""Borders of documents and sentences in a stream of tokens: tables on disk, read through maps.
 
 A row is a sentence: position of its first token in the stream, number of tokens, whether a document
 begins with it. Frames and padding belong to no sentence. Each file of blocks has a table beside it;
@@ -24,7 +24,7 @@ Columns = list[npt.NDArray[Any]]
 SENTENCES = ".sentences.arrow"
 BORDERS = pa.schema([("start", pa.int64()), ("length", pa.int32()), ("first", pa.int8())])
 """A row is a sentence; see :class:`Borders`."""
-OPEN_TABLES = 256  # maps kept; each holds a file open, and a process has about a thousand
+OPEN_TABLES = 256  # open maps; each holds a file descriptor, and a process has about a thousand
 
 
 def borders_path(blocks: Path) -> Path:
@@ -83,7 +83,7 @@ class BorderTable:
         return Borders(np.concatenate(starts), np.concatenate(lengths), np.concatenate(first))
 
     def _part(self, batch: int, start: int, stop: int) -> Borders:
-        """Return those of these sentences that are in one batch."""
+        """Return the sentences of one record batch."""
         table, number = self._places[batch]
         begin = int(self._begins[batch])
         mine = slice(start - begin, stop - begin)
@@ -101,4 +101,4 @@ class BorderTable:
             batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
             return [[batch.column(name).to_numpy() for name in BORDERS.names] for batch in batches]
         except (OSError, KeyError, pa.ArrowInvalid) as error:
-            raise IntegrityError(f"{path} is no readable table of borders: {error}") from error
+            raise IntegrityError(f"cannot read table of borders {path}: {error}") from error

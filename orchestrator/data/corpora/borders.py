@@ -1,4 +1,4 @@
-"""Write a split: blocks of tokens, and where its documents and sentences begin in the stream."""
+"""Writer of a split: blocks of tokens, and the borders of its documents and sentences."""
 
 from pathlib import Path
 from types import TracebackType

@@ -1,7 +1,7 @@
 """Examples on disk: texts, and pictures or sounds as files inside one memory-mapped Arrow file.
 
-A picture is kept as it was found, a sound as FLAC of one channel at the model's rate. They are
-decoded when a batch is made: a worker reads what its own samples need.
+A picture is stored unchanged, a sound as FLAC of one channel at the model's rate. They are decoded
+when a batch is made: a worker reads only the files of its own samples.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ class Examples:
     Attributes:
         inputs: what the model reads.
         rate: samples per second of the sounds.
-        training: whether they are changed at random.
+        training: whether they are augmented at random.
     """
 
     def __init__(self, path: Path, inputs: ModelInputs, rate: int, training: bool) -> None:

@@ -99,7 +99,7 @@ class ExampleCorpus:
         assert codebook is not None
         pixels = _pixels(split, self.processor, shape.patches)
         codes = codebook.codes(pixels, shape.patch_size)
-        return np.bincount(codes.ravel(), minlength=len(codebook.centres))
+        return np.bincount(codes.ravel(), minlength=len(codebook.centers))
 
     def _tokens(self, split: Examples) -> IntArray:
         """Return the frequency of each token."""

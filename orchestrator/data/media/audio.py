@@ -30,12 +30,12 @@ CLASSES: dict[str, Kind] = {
     "WhisperFeatureExtractor": "whisper",
     "Wav2Vec2FeatureExtractor": "wav2vec2",
 }
-"""Name of a class of transformers → what it computes."""
+"""Class of transformers → kind of features."""
 RATE = 16000
 VARIANCE_FLOOR = 1e-7
 """Added to the variance of a recording (wav2vec 2.0)."""
 FIXED = {"dither": 0.0, "padding_side": "right", "padding_value": 0.0, "n_fft": 400}
-"""Options of theirs that have one value here."""
+"""Options of their feature extractors that have one supported value."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -43,11 +43,11 @@ Arrays = dict[str, npt.NDArray[Any]]
 def read_sound(
     path: str | Path | BinaryIO, rate: int = RATE, *, resample: bool = False
 ) -> Float32Array:
-    """Read a WAV, FLAC or other file that ``soundfile`` knows, as one channel.
+    """Read a WAV, FLAC or other file that ``soundfile`` can read, as one channel.
 
     Args:
         path: The file, or its content.
-        rate: Samples per second that are wanted.
+        rate: Required samples per second.
         resample: Convert other rates; otherwise they are refused.
 
     Returns:
@@ -64,7 +64,7 @@ def read_sound(
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path} cannot be read as sound: {error}") from error
     if not len(sound):
-        raise InputError(f"{path} holds no sound.")
+        raise InputError(f"{path} contains no sound.")
     mono: Float32Array = sound.mean(axis=1, dtype=np.float32)
     if found == rate:
         return mono
@@ -90,8 +90,8 @@ class AudioProcessor:
     """Turns recordings into a batch.
 
     Attributes:
-        kind: ``speech2text``: Kaldi's filter bank, normalised per recording; ``whisper``: log-mel
-            of a fixed length; ``wav2vec2``: the sound itself, normalised.
+        kind: ``speech2text``: Kaldi's filter bank, normalized per recording; ``whisper``: log-mel
+            of a fixed length; ``wav2vec2``: the waveform, normalized.
         mel_bins: M.
         rate: Samples per second.
         seconds: Whisper: length that recordings are padded or cut to.
@@ -99,7 +99,7 @@ class AudioProcessor:
         normalize_means: Speech2Text: subtract the mean of each bin of a recording.
         normalize_vars: Speech2Text: divide by the standard deviation of each bin.
         normalize: wav2vec 2.0: bring a recording to mean 0 and variance 1.
-        mask: wav2vec 2.0: tell the model what is padding; some checkpoints never saw a mask.
+        mask: wav2vec 2.0: pass a mask of the padding; some checkpoints were trained without.
     """
 
     kind: Kind = "speech2text"
@@ -131,19 +131,23 @@ class AudioProcessor:
         for key, value in FIXED.items():
             if values.get(key, value) != value:
                 raise InputError(f"{path}: {key} is {values[key]!r}; only {value!r} is supported.")
-        return cls(**_ours(CLASSES[name], values))
+        return cls(**_from_theirs(CLASSES[name], values))
 
     def save(self, folder: str | Path) -> None:
         """Write ``preprocessor_config.json`` into an existing or new folder."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         name = next(name for name, kind in CLASSES.items() if kind == self.kind)
-        values = {"feature_extractor_type": name, "sampling_rate": self.rate, **self._theirs()}
+        values = {
+            "feature_extractor_type": name,
+            "sampling_rate": self.rate,
+            **self._to_theirs(),
+        }
         values |= {"padding_side": "right", "padding_value": 0.0}
         text = json.dumps(values, indent=2) + "\n"
         (target / SETTINGS).write_text(text, encoding="utf-8")
 
-    def _theirs(self) -> dict[str, Any]:
+    def _to_theirs(self) -> dict[str, Any]:
         if self.kind == "wav2vec2":
             values = {"do_normalize": self.normalize, "return_attention_mask": self.mask}
             return values | {"feature_size": 1}
@@ -175,7 +179,7 @@ class AudioProcessor:
         if self.kind == "whisper":
             return {"input_features": np.stack([self._whisper(row) for row in rows])}
         if self.kind == "wav2vec2":
-            values, mask = _padded([self._normalised(row) for row in rows])
+            values, mask = _padded([self._normalized(row) for row in rows])
             return {"input_values": values} | ({"attention_mask": mask} if self.mask else {})
         features, mask = _padded([self._filter_bank(row) for row in rows])
         return {"input_features": features, "attention_mask": mask}
@@ -201,7 +205,7 @@ class AudioProcessor:
         padded = np.pad(sound[:length], (0, max(length - len(sound), 0)))
         return whisper_log_mel(padded, self.rate, self.mel_bins, self.hop)
 
-    def _normalised(self, sound: Float32Array) -> Float32Array:
+    def _normalized(self, sound: Float32Array) -> Float32Array:
         if not len(sound):
             raise InputError("a recording has no samples.")
         if not self.normalize:
@@ -210,8 +214,8 @@ class AudioProcessor:
         return result
 
 
-def _ours(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
-    """Return our settings from theirs."""
+def _from_theirs(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
+    """Translate the settings of transformers."""
     ours: dict[str, Any] = {"kind": kind, "rate": values.get("sampling_rate", RATE)}
     names = {
         "speech2text": {
@@ -229,7 +233,7 @@ def _ours(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _padded(rows: Sequence[Float32Array]) -> tuple[Float32Array, npt.NDArray[np.int64]]:
-    """Return rows as one array, zeros behind the shorter ones, and what is real."""
+    """Return rows as one array, zeros after the shorter ones, and the mask of real values."""
     longest = max(len(row) for row in rows)
     values = np.zeros((len(rows), longest, *rows[0].shape[1:]), dtype=np.float32)
     mask = np.zeros((len(rows), longest), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Settings of image processors: what each family does, and transformers' form of writing it."""
+"""Settings of image processors by family, and their form in transformers' files."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -14,7 +14,7 @@ RESAMPLING: dict[str, int] = {
     "box": 4,
     "hamming": 5,
 }
-"""Numbers of Pillow's filters, which settings are written with."""
+"""Numbers of Pillow's filters, as stored in settings."""
 
 HALF = (0.5, 0.5, 0.5)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -43,17 +43,17 @@ FAMILIES: dict[str, Settings] = {
     "siglip": {"kind": "SiglipImageProcessor", "size": (224, 224), "resample": "bicubic"},
     "vilt": {"kind": "ViTImageProcessor", "size": (384, 384), "resample": "bicubic"},
 }
-"""What each family does with a picture; mean and std are 0.5 where not given. ViLT keeps the shape
-of pictures and pads them; here they become squares, which ViT's class describes."""
+"""Settings of each family; mean and std default to 0.5. ViLT keeps the aspect ratio of pictures and
+pads them; here they become squares, as with ViT's class."""
 
 VILT = "ViltImageProcessor"
 CLASSES: dict[str, Settings] = {
     str(settings["kind"]): settings for name, settings in FAMILIES.items() if name != "vilt"
 } | {VILT: {"kind": "ViTImageProcessor", "size": 384, "resample": "bicubic"}}
-"""Name of a class of transformers → its settings where a file leaves them out."""
+"""Name of a class of transformers → its default settings."""
 
 SUFFIXES = ("Fast", "Pil")
-"""Ends of names of their classes that do the same by other means."""
+"""Suffixes of their classes with another back end and equal results."""
 
 
 def from_theirs(values: Mapping[str, Any], side: int | None) -> Settings:

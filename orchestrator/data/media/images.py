@@ -1,7 +1,8 @@
-"""Pictures to model input: reading, resizing, cropping and normalising as six families do.
+"""Pictures to model input: reading, resizing, cropping and normalizing as six families do.
 
 Settings are stored as ``preprocessor_config.json`` in the form of transformers' image processors,
-which open what is written here; the arithmetic is that of their Pillow back end.
+which can open them; the arithmetic is that of their Pillow back end. Home-made because the fast
+processors of transformers 5 need torchvision.
 
 Legend: B batch, C channels.
 """
@@ -39,7 +40,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def read_image(path: str | Path | BinaryIO) -> "Image":
-    """Read a PNG, JPEG or other file that Pillow knows, turned as its EXIF data say.
+    """Read a PNG, JPEG or other file that Pillow knows, rotated as its EXIF data require.
 
     Raises:
         InputError: The file is missing, damaged or too large to be a picture.
@@ -65,9 +66,9 @@ class ImageProcessor:
             one in proportion; None: no resizing.
         crop: Height and width of the part that is cut out of the middle, filled with black where
             the picture is smaller; None: everything.
-        resample: How pixels are computed.
+        resample: Resampling filter.
         scale: Factor on the bytes; None: 1.
-        mean: Subtracted from each of the C channels after scaling; None: not normalised.
+        mean: Subtracted from each of the C channels after scaling; None: not normalized.
         std: What each channel is then divided by.
     """
 
@@ -100,7 +101,7 @@ class ImageProcessor:
         Args:
             family: vit, deit, beit, clip, siglip or vilt.
             side: Height and width that the model reads; None: the family's usual ones.
-            channels: 3, or 1 for grey pictures (mean and std of the first channel).
+            channels: 3, or 1 for gray pictures (mean and std of the first channel).
 
         Raises:
             InputError: There is no such family.
@@ -123,7 +124,7 @@ class ImageProcessor:
 
     @classmethod
     def load(cls, folder: str | Path, side: int | None = None) -> "ImageProcessor":
-        """Open what `save` or an image processor of transformers wrote.
+        """Open the settings that `save` or an image processor of transformers wrote.
 
         Args:
             folder: A model's folder.
@@ -159,14 +160,14 @@ class ImageProcessor:
 
     @property
     def output_size(self) -> tuple[int, int]:
-        """Height and width of what the model reads."""
+        """Height and width of the model's input."""
         size = self.crop or self.size
         if not isinstance(size, tuple):  # __post_init__ refuses that
             raise InputError(f"size {size} is not one of height and width")
         return size
 
     def arrays(self, pictures: Sequence[Any]) -> dict[str, Float32Array]:
-        """Resize, crop, scale and normalise.
+        """Resize, crop, scale and normalize.
 
         Args:
             pictures: Images of Pillow, or uint8 arrays [height, width] or [height, width, C].
@@ -187,14 +188,14 @@ class ImageProcessor:
         epoch: int | IntArray,
         seed: int,
     ) -> dict[str, Float32Array]:
-        """Cut a random part out of each picture in place of resizing and cropping; for training.
+        """Crop each picture at random, in place of resizing and center cropping; for training.
 
         Args:
             pictures: See `arrays`.
             crop: How crops are chosen.
             samples: Index of each picture in the data set, [B].
             epoch: Epoch of all pictures, or of each [B].
-            seed: Seed of the job. What is cut depends on (seed, epoch, sample) alone.
+            seed: Seed of the job. A crop depends on (seed, epoch, sample) alone.
 
         Returns:
             pixel_values, float32 [B, C, height, width].
@@ -226,10 +227,10 @@ class ImageProcessor:
         from PIL import Image
 
         if isinstance(picture, np.ndarray):
-            grey = picture.ndim == 3 and picture.shape[-1] == 1
-            array = picture[..., 0] if grey else picture
-            colours = array.ndim == 3 and array.shape[-1] in (3, 4)
-            if array.dtype != np.uint8 or not (array.ndim == 2 or colours) or not array.size:
+            gray = picture.ndim == 3 and picture.shape[-1] == 1
+            array = picture[..., 0] if gray else picture
+            has_colors = array.ndim == 3 and array.shape[-1] in (3, 4)
+            if array.dtype != np.uint8 or not (array.ndim == 2 or has_colors) or not array.size:
                 raise InputError(
                     f"a picture is {array.dtype} {list(picture.shape)}; expected are bytes (uint8) "
                     "[height, width] or [height, width, channels]."
@@ -245,7 +246,7 @@ class ImageProcessor:
             height, width = self._target(image.height, image.width)
             image = image.resize((width, height), RESAMPLING[self.resample])
         pixels = np.asarray(image)
-        return pixels if self.crop is None else centre(pixels, self.crop)
+        return pixels if self.crop is None else center(pixels, self.crop)
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing."""
@@ -256,7 +257,7 @@ class ImageProcessor:
         return (long, short) if width <= height else (short, long)
 
     def _stack(self, pictures: Sequence[npt.NDArray[Any]]) -> dict[str, Float32Array]:
-        """Scale and normalise bytes, [height, width] or [height, width, C] each."""
+        """Scale and normalize bytes, [height, width] or [height, width, C] each."""
         if not pictures:
             raise InputError("there is no picture. Give at least one.")
         stacked = np.stack([each if each.ndim == 3 else each[..., None] for each in pictures])
@@ -270,7 +271,7 @@ class ImageProcessor:
         return {"pixel_values": np.ascontiguousarray(result.transpose(0, 3, 1, 2))}
 
 
-def centre(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+def center(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """Cut the middle out of [height, width, ...], on black where the picture is smaller."""
     for axis, wanted in enumerate(size):
         found = pixels.shape[axis]

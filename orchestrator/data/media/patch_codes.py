@@ -2,8 +2,8 @@
 
 BEiT (Bao et al. 2022, section 2.1) takes the codes of a discrete variational autoencoder that was
 trained on 250 million pictures. Deliberate deviation: here the code of a patch is the nearest of K
-centres that k-means found among the patches of the training pictures. That needs no model of
-others and no second training, at the price of codes that know colours and edges of one patch and
+centers that k-means found among the patches of the training pictures. That needs neither a
+pretrained model nor a second training, but a code describes the colors and edges of one patch and
 nothing around it.
 
 Legend: B batch, C channels, P patches, W values of a patch (C times its pixels), K codes.
@@ -19,7 +19,7 @@ from orchestrator.arrays import Float32Array, IntArray
 from orchestrator.errors import InputError
 
 CODEBOOK = "codebook.safetensors"
-CENTRES = "centres"
+CENTERS = "centres"  # name of the tensor on disk
 
 
 def patches_of(pixels: Float32Array, patch_size: int) -> Float32Array:
@@ -32,22 +32,22 @@ def patches_of(pixels: Float32Array, patch_size: int) -> Float32Array:
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """Centres that patches are compared with.
+    """Cluster centers of patches.
 
     Attributes:
-        centres: float32 [K, W].
+        centers: float32 [K, W].
     """
 
-    centres: Float32Array
+    centers: Float32Array
 
     @classmethod
     def fit(cls, patches: Float32Array, codes: int, seed: int) -> "Codebook":
-        """Find centres by k-means.
+        """Find centers by k-means.
 
         Args:
             patches: some patches of training pictures, [N, W].
             codes: K.
-            seed: decides where the search begins.
+            seed: seed of the initial centers.
 
         Raises:
             InputError: there are fewer different patches than codes.
@@ -66,17 +66,17 @@ class Codebook:
     def codes(self, pixels: Float32Array, patch_size: int) -> IntArray:
         """Return the code of each patch of pictures [B, C, height, width]: int64 [B, P]."""
         patches = patches_of(pixels, patch_size)
-        # |x - c|^2 without |x|^2, which is the same for all centres
-        distances = (self.centres**2).sum(axis=1) - 2 * patches @ self.centres.T
+        # |x - c|^2 without |x|^2, which is the same for all centers
+        distances = (self.centers**2).sum(axis=1) - 2 * patches @ self.centers.T
         nearest: IntArray = distances.argmin(axis=-1)
         return nearest
 
     def save(self, folder: Path) -> None:
-        """Write the centres."""
+        """Write the centers."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({CENTRES: self.centres}, folder / CODEBOOK)
+        save_file({CENTERS: self.centers}, folder / CODEBOOK)
 
     @classmethod
     def load(cls, folder: Path) -> "Codebook":
-        """Read the centres."""
-        return cls(load_file(folder / CODEBOOK)[CENTRES])
+        """Read the centers."""
+        return cls(load_file(folder / CODEBOOK)[CENTERS])

@@ -1,1 +1,1 @@
-"""Processors: from the fields of a row to what a model reads (token ids, pixels, frames)."""
+"""Processors: from the fields of a row to the inputs of a model (token ids, pixels, frames)."""

@@ -1,4 +1,4 @@
-"""What turns the texts, pictures and sounds of examples into a batch, in one folder."""
+"""The processors of examples: texts, pictures and sounds to a batch, stored in one folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from orchestrator.data.samples.kinds import ExamplesConfig, TranscriptsConfig
 from orchestrator.errors import InputError
 
 STATE = "state"
-"""Where the codes of patches lie beside the processors, for whoever goes on training."""
+"""Folder of the codes of patches beside the processors; needed to continue training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +20,10 @@ class ExampleProcessor:
     """The processors of examples.
 
     Attributes:
-        text: of texts; None: there are none.
-        picture: of pictures.
-        sound: of sounds.
-        codebook: codes of patches.
+        text: tokenizer of the texts; None without texts.
+        picture: processor of the pictures; None without pictures.
+        sound: processor of the sounds; None without sounds.
+        codebook: codes of patches; None without codes.
     """
 
     text: TextProcessor | None = None
@@ -76,7 +76,7 @@ class ExampleProcessor:
 def new_processor(
     samples: ExamplesConfig, inputs: ModelInputs, text: TextProcessor | None
 ) -> ExampleProcessor:
-    """Return the processors that a model and its samples ask for, without codes of patches."""
+    """Return the processors that a model and its samples need, without codes of patches."""
     picture, sound = inputs.picture, inputs.sound
     family = getattr(samples, "family", None)
     made = (

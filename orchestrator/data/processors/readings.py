@@ -1,4 +1,4 @@
-"""Tokenization that remembers places: which characters and which word each token stands for.
+"""Tokenization with offsets: the characters and the word of each token.
 
 Tasks whose answers lie in the text (tags, extracted answers) need it to decode; the arrays are
 those of ``TextProcessor.arrays`` and ``word_arrays``.

@@ -29,7 +29,7 @@ from orchestrator.errors import InputError
 
 Kind = Literal["wordpiece", "bpe", "unigram"]
 Training = Literal["wordpiece", "bpe", "unigram", "characters"]
-"""What is trained; characters are a WordPiece model in which nothing is put together."""
+"""Kinds of trained models; ``characters`` is a WordPiece model without merges."""
 
 CONTINUATION = "##"  # WordPiece
 SPACE = "▁"  # Unigram
@@ -103,9 +103,9 @@ def continues_word(token: str, kind: Kind) -> bool:
 def _train_wordpiece(texts: Texts, vocab_size: int, lowercase: bool) -> Tokenizer:
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     counts = Counter(chain.from_iterable(normalizer.normalize_str(text) for text in texts))
-    kept = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     limit = max(MIN_ALPHABET, vocab_size // ALPHABET_SHARE)
-    alphabet = sorted([char for char, _ in kept if not char.isspace()][:limit])
+    alphabet = sorted([char for char, _ in ranked if not char.isspace()][:limit])
     numbered = [*SPECIAL_TOKENS, *alphabet, *(CONTINUATION + char for char in alphabet)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
@@ -146,7 +146,7 @@ def _train_unigram(texts: Texts, vocab_size: int, lowercase: bool) -> Tokenizer:
     del lowercase
     learner = Tokenizer(models.Unigram())
     learner.normalizer = normalizers.NFKC()
-    # The model would find its special pieces written in a text, were brackets not kept apart.
+    # Split at brackets: otherwise the model would find its special pieces in ordinary text.
     brackets = pre_tokenizers.Split(Regex(r"[\[\]]"), "isolated")
     learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), brackets])
     trainer = trainers.UnigramTrainer(
@@ -157,8 +157,8 @@ def _train_unigram(texts: Texts, vocab_size: int, lowercase: bool) -> Tokenizer:
     )
     learner.train_from_iterator(texts, trainer, length=len(texts))
     pieces = _model_of(learner)["vocab"]
-    special, learnt = pieces[: len(SPECIAL_TOKENS)], pieces[len(SPECIAL_TOKENS) :]
-    rounded = [(piece, round(score, SCORE_DIGITS)) for piece, score in learnt]
+    special, learned = pieces[: len(SPECIAL_TOKENS)], pieces[len(SPECIAL_TOKENS) :]
+    rounded = [(piece, round(score, SCORE_DIGITS)) for piece, score in learned]
     rounded.sort(key=lambda item: (-item[1], item[0]))
     vocab = [*((piece, score) for piece, score in special), *rounded]
     tokenizer = Tokenizer(models.Unigram(vocab, unk_id=UNK))

@@ -79,7 +79,7 @@ class TextProcessor:
         """Train a tokenizer; the same texts give the same ids in every process.
 
         Args:
-            texts: training texts; read more than once, and kept where they have no length.
+            texts: training texts; read more than once, so an iterator is stored in a list.
             vocab_size: largest number of tokens, special ones included.
             kind: subword model, or characters.
             max_length: default input limit in tokens.
@@ -247,11 +247,11 @@ class TextProcessor:
     def frame(self, first: Encoding, room: int, second: Encoding | None = None) -> Encoding:
         """Cut a text or a pair to ``room`` tokens and put the special tokens around it."""
         side = self.settings.truncation_side
-        kept, other = room, 0
+        length, other = room, 0
         if second is not None:
-            kept, other = _cut_pair(len(first), len(second), room)
+            length, other = _cut_pair(len(first), len(second), room)
             second.truncate(other, direction=side)
-        first.truncate(kept, direction=side)
+        first.truncate(length, direction=side)
         return self.tokenizer.post_process(first, second, add_special_tokens=True)
 
     def stack(self, encodings: list[Encoding], side: Side) -> Arrays:
@@ -285,7 +285,7 @@ class TextProcessor:
 
 
 def _cut_pair(first: int, second: int, limit: int) -> tuple[int, int]:
-    """Return how many tokens of each of two sequences are kept, the longer one cut first."""
+    """Return the lengths to which two sequences are cut, the longer one first."""
     short, long = sorted((first, second))
     if short + long > limit:
         long = max(short, limit - short) if short <= limit else short
@@ -323,7 +323,7 @@ def chosen_tokenizer(config: CorpusConfig, texts: Texts) -> TextProcessor:
         processor.require_our_numbers()
         processor.max_length = length
         return processor
-    learnt = settings.vocab_size - settings.sentinels
-    processor = TextProcessor.train(texts, learnt, settings.type, length, settings.lowercase)
+    learned = settings.vocab_size - settings.sentinels
+    processor = TextProcessor.train(texts, learned, settings.type, length, settings.lowercase)
     add_sentinels(processor.tokenizer, settings.sentinels)
     return processor

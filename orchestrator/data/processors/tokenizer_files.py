@@ -1,4 +1,4 @@
-"""What stands beside a ``tokenizer.json``: which tokens are special, sides, limits.
+"""Files beside a ``tokenizer.json``: special tokens, truncation and padding sides, limits.
 
 Tokenizers of Hugging Face say this in ``tokenizer_config.json`` and ``special_tokens_map.json``;
 where they do not, the names that everybody uses decide.
@@ -24,7 +24,7 @@ TOKENIZER, SETTINGS, HUGGING_FACE = (
 SPECIAL_MAP = "special_tokens_map.json"
 DEFAULT_MAX_LENGTH = 512
 UNLIMITED = 1_000_000
-"""Larger values of ``model_max_length`` mean that there is no limit."""
+"""Larger values of ``model_max_length`` mean "no limit"."""
 
 Side = Literal["left", "right"]
 KINDS: dict[str, Kind] = {"WordPiece": "wordpiece", "BPE": "bpe", "Unigram": "unigram"}
@@ -136,5 +136,5 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
-        raise InputError(f"{path.name} is no mapping")
+        raise InputError(f"{path.name} is not a mapping")
     return content

@@ -1,4 +1,4 @@
-"""What the best answer reaches that knows labels by their frequency and nothing of the inputs.
+"""Baselines: the loss of the best prediction from label frequencies alone.
 
 Losses are those of the targets: nats a label (cross entropy) or squares a number, so that both can
 be compared. One is added to every count: what never occurred in training is not impossible.

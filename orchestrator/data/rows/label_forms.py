@@ -1,4 +1,4 @@
-"""Labels that are no single class: a tag for each word, any number of names, or numbers.
+"""Forms of labels other than one class: a tag per word, any number of names, or numbers.
 
 Shapes: N rows, K tags, names or numbers.
 """
@@ -23,7 +23,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 class TagsForm(LabelForm):
-    """One tag a word: an object array [N] of int64 [words]. Texts are words, one a line."""
+    """One tag per word: an object array [N] of int64 [words]. Texts are words, one per line."""
 
     name = "tags"
     what = ("tag", "tags")
@@ -52,7 +52,7 @@ class TagsForm(LabelForm):
         if parts is None or parts == []:
             return "label missing"
         words = [_word(part) for part in parts] if isinstance(parts, list) else [None]
-        return "label is no list of words" if None in words else tuple(w for w in words if w)
+        return "label is not a list of words" if None in words else tuple(w for w in words if w)
 
     def stack(self, labels: Sequence[Any]) -> Labels:
         """Return an object array [N], whose parts differ in length."""
@@ -78,7 +78,7 @@ class NamesForm(LabelForm):
             return "label missing"
         words = [_word(part) for part in _parts(value)]
         if None in words:
-            return "label is no list of names"
+            return "label is not a list of names"
         return tuple(dict.fromkeys(word for word in words if word))
 
     def place(self, numbers: list[int], size: int) -> npt.NDArray[np.int64]:
@@ -120,7 +120,7 @@ class NumbersForm(LabelForm):
     def names(
         self, spec: DatasetSpec, labels: Sequence[Label], given: tuple[str, ...] | None
     ) -> tuple[list[str], tuple[str, ...]]:
-        """Return the places of the numbers of a row, as the first one has them, and no names."""
+        """Return the column indices of the numbers of the first row; they have no names."""
         del spec, given
         return [str(place) for place in range(len(labels[0]))], ()
 

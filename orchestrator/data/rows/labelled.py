@@ -1,4 +1,4 @@
-"""Rows as they were read become a task: labels numbered, capped, split, nothing on two sides."""
+"""From rows to a task: numbered labels, caps, and splits without common texts."""
 
 import logging
 from collections import Counter
@@ -45,7 +45,7 @@ class Tables:
 def assemble(spec: DatasetSpec, tables: Tables, form: LabelForm) -> TaskData:
     """Make a task of what was read.
 
-    Splits that the source has are kept; the others are cut from train. A text that is also in a
+    Splits of the source stay; the others are cut from train. A text that is also in a
     held-out split is removed from the splits before it.
 
     Raises:
@@ -70,7 +70,7 @@ def assemble(spec: DatasetSpec, tables: Tables, form: LabelForm) -> TaskData:
 
 
 def left_out(rejected: Counter[str]) -> str:
-    """Return the sentence that says what was left out and why."""
+    """Return a sentence with the number of rejected rows by reason."""
     reasons = ", ".join(f"{count} × {reason}" for reason, count in rejected.items())
     return f"Left out: {reasons or 'nothing'}."
 

@@ -1,4 +1,4 @@
-"""What the label of a row may be, and the usual form of it: a class.
+"""Forms of labels, and the default form: one class per row.
 
 A form reads text and label of a row, numbers the labels, and says how rows are split. Labels as
 read are words: ``("spam",)``, ``("O", "B-PER")``, ``()`` or ``("0.5",)``. The other forms are in
@@ -43,7 +43,7 @@ class LabelForm(ABC):
     Attributes:
         name: of the form; that of the target it is for, and "class" for all that ask for one.
         what: what K is the number of.
-        least: smallest K that can be learnt.
+        least: smallest K that can be learned.
         tagged: whether texts are words with a label each, one a line.
         text_columns: usual columns of the text, the first that is there is taken.
         pair_columns: usual columns of the second text.
@@ -142,7 +142,7 @@ class LabelForm(ABC):
         """Return the labels of rows as the array that ``Rows`` has."""
 
     def strata(self, labels: Labels) -> IntArray:
-        """Return the group of each row of which every split has its share, int64 [N]."""
+        """Return the stratum of each row, int64 [N]."""
         return np.zeros(len(labels), dtype=np.int64)
 
     @abstractmethod
@@ -175,7 +175,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 class ClassForm(LabelForm):
-    """One class a row: int64 [N]."""
+    """One class per row: int64 [N]."""
 
     name = "class"
     what = ("class", "classes")
@@ -190,12 +190,12 @@ class ClassForm(LabelForm):
     def names(
         self, spec: DatasetSpec, labels: Sequence[Label], given: tuple[str, ...] | None
     ) -> tuple[list[str], tuple[str, ...]]:
-        """Return the classes; a column in which nearly every row has its own is none of classes."""
+        """Return the classes; a column with almost as many values as rows is not a class column."""
         found = set(labels)
         if len(found) > max(FEW_CLASSES, len(labels) // ROWS_OF_A_CLASS):
             raise InputError(
                 f"{spec.source}: {len(found)} different labels in {len(labels)} rows, such as "
-                f"{labels[0][0][:40]!r}: these are no classes. Check label_column."
+                f"{labels[0][0][:40]!r}: these are not classes. Check label_column."
             )
         return super().names(spec, labels, given)
 

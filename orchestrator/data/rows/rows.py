@@ -89,7 +89,7 @@ class TaskData:
             ValueError: there is no such split.
         """
         if name not in ("train", "validation", "test"):
-            raise ValueError(f"{name!r} is no split. Use train, validation or test.")
+            raise ValueError(f"{name!r} is not a split. Use train, validation or test.")
         rows: Rows = getattr(self, name)
         return rows
 

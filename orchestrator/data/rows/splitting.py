@@ -14,7 +14,7 @@ import numpy as np
 from orchestrator.arrays import IntArray
 from orchestrator.errors import InputError
 
-MIN_ROWS = 2  # a class with one row cannot be learnt and checked
+MIN_ROWS = 2  # one row cannot be both in train and in a held-out split
 NAME = re.compile(r"[`*]*[A-Za-z_]*(?:[a-z][A-Z]|[A-Z]{2}|[0-9_])\w*[`*]*")
 WORD = re.compile(r"[^\W_]+")
 
@@ -72,7 +72,7 @@ def split_indices(
 
 
 def _cut(rows: list[int], fractions: Sequence[float]) -> list[list[int]]:
-    """Cut held-out parts off the front of some rows; what is left comes first in the result."""
+    """Cut held-out parts off the front of some rows; the rest is the first result."""
     sizes = [max(1, round(share * len(rows))) for share in fractions]
     while sum(sizes) >= len(rows):
         sizes[int(np.argmax(sizes))] -= 1
@@ -82,7 +82,7 @@ def _cut(rows: list[int], fractions: Sequence[float]) -> list[list[int]]:
 
 
 def cap_indices(labels: IntArray, keys: Sequence[str], limit: int, seed: int) -> IntArray:
-    """Return the rows kept under a cap: the same share of every class, as equal as possible."""
+    """Return the rows selected by a cap: classes as equal as possible."""
     rows = sorted(range(len(labels)), key=lambda i: rank(seed, keys[i]))
     by_class: dict[int, list[int]] = {}
     for row in rows:

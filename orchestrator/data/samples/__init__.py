@@ -1,1 +1,1 @@
-"""Samples: how each kind of training sample is made from blocks, rows or examples."""
+"""Samples: the kinds of training samples, made from blocks, rows or examples."""

@@ -57,7 +57,7 @@ class SampleDataset(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SampleInputs:
-    """Everything besides its options that a sample kind is built from.
+    """Everything that a sample kind is built from, except its options.
 
     Attributes:
         data: the split: blocks of a corpus, labelled rows, or examples.

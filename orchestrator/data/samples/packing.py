@@ -1,10 +1,9 @@
-"""Several documents in one block, each read for itself.
+"""Several documents in one block, kept apart.
 
-A document begins with [CLS]; what comes before the first one of a block is the rest of a document
-that began earlier, and is read as a document of its own. Padding belongs to the last document, but
-nothing reads it.
+A document begins with [CLS]; tokens before the first [CLS] of a block are the rest of an earlier
+document, and count as a separate document. Padding belongs to the last document, but is masked.
 
-Krell et al. 2021 (arXiv 2107.02027), section 3.2: positions begin anew with each document, and
+Krell et al. 2021 (arXiv 2107.02027), section 3.2: positions restart with each document, and
 attention stays inside it, so a document in a block has the same result as alone.
 
 Shapes: B batch, S block size.

@@ -1,21 +1,19 @@
-"""Passages: runs of whole sentences of one document, as long as there is room for.
+"""Passages: runs of whole sentences of one document, as long as a block allows.
 
 Every token of a corpus is in exactly one passage. Sentences longer than the room are cut into equal
 pieces that count as sentences. Passages do not change with the epoch; what is done with them does.
 
-A passage ends where the next sentence has no room or another document begins. So the passages
-behind a place where one begins are known without those before it, and such a place is kept for one
-of ``MARKED`` passages only: 24 bytes. A passage is found by laying out those from the last mark on,
-out of sentences that stay on disk.
+A passage ends where the next sentence does not fit or another document begins. So the layout after
+the beginning of any passage does not depend on earlier ones, and only every ``MARKED``-th beginning
+is stored: 24 bytes. A passage is found by laying out passages from the last mark on; the sentences
+stay on disk.
 
 Shapes: P pieces of sentences, R rows of the table of borders, M marks.
 
-Where sentences begin, in characters of a text and in its tokens.
-
 A sentence ends with ``. ! ? …`` (and closing quotes or brackets) before white space, with the full
 stops of Chinese and Japanese wherever they stand, and at a blank line. That is a rule for any
-language with such marks, not a model: abbreviations end sentences too. Corpora that have a sentence
-on each line say so (``sentences: lines``).
+language with such marks, not a model: abbreviations end sentences too. Corpora with one sentence
+per line set ``sentences: lines``.
 """
 
 import re
@@ -140,7 +138,7 @@ class Passages:
         return count, np.concatenate([*marks, place], axis=1), parts
 
     def _find(self, index: int) -> tuple["_Run", int, int]:
-        """Return a passage: what it was laid out in, its first piece, the one after its last."""
+        """Return the run that contains a passage, its first piece, and the one after its last."""
         mark, number = divmod(index, MARKED)
         run = self._opened(mark)
         return run, run.bounds[number], run.bounds[number + 1]
@@ -184,7 +182,7 @@ class _Run(NamedTuple):
 
 
 def _lay_out(borders: Borders, skipped: int, room: int, longest: int) -> _Run:
-    """Pack sentences into passages, the first of which begins after ``skipped`` pieces."""
+    """Pack sentences into passages; the first passage begins after ``skipped`` pieces."""
     starts, lengths, rows, numbers = _cut(borders, skipped, longest)
     # documents so far apart that no passage reaches from one into the next
     places = borders.first.cumsum()[rows] * room + starts
@@ -198,7 +196,7 @@ def _lay_out(borders: Borders, skipped: int, room: int, longest: int) -> _Run:
 def _cut(
     borders: Borders, skipped: int, longest: int
 ) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-    """Cut sentences into equal pieces; return what `_Run` says of each."""
+    """Cut sentences into equal pieces; return the first four arrays of `_Run`."""
     starts, lengths = borders.starts, borders.lengths
     rows = np.arange(len(starts))
     if lengths.max() <= longest:
@@ -227,7 +225,7 @@ def sentence_starts(text: str, rule: SentenceRule = "punctuation") -> list[int]:
 def encode_sentences(
     tokenizer: "Tokenizer", texts: Sequence[str], rule: SentenceRule
 ) -> Iterator[tuple[list[int], IntArray]]:
-    """Tokenize whole texts and say which tokens are a sentence.
+    """Tokenize whole texts and return the lengths of their sentences.
 
     Texts are not cut before they are tokenized, so the ids are those of the text as it is. A token
     belongs to the sentence of its last character.

@@ -1,4 +1,4 @@
-"""Samples for models with an encoder and a decoder: one sequence is read, another one written.
+"""Samples for models with an encoder and a decoder: a source and a target sequence.
 
 A batch has ``input_ids``, ``attention_mask`` [B, S], ``decoder_input_ids``,
 ``decoder_attention_mask`` and ``labels.<name>`` [B, T]. The decoder reads what it has written so
@@ -33,7 +33,7 @@ class SequenceSamples(ABC):
     start: int = PAD
     """Token that the decoder begins with (T5, PEGASUS: padding)."""
     purpose: Purpose
-    """What the random numbers are for."""
+    """Purpose of the random numbers."""
 
     def __init__(self, passages: Passages, target_name: str, seed: int) -> None:
         self._passages = passages

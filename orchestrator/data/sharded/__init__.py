@@ -1,6 +1,7 @@
-"""A corpus made shard by shard, in one process or by many, with the same bytes.
+"""A corpus built shard by shard, in one process or many, with the same bytes.
 
-``pieces`` divides the sources; ``survey`` reads everything once and fixes which documents are held
-out and what the tokenizer learns from; ``shard`` makes one shard of one piece; ``making`` puts them
-together; ``mapping`` and ``ray_data`` do the pieces, in turn or through Ray Data.
+``pieces`` divides the sources; ``survey`` reads everything once and fixes the held-out documents
+and the sample for the tokenizer; ``shard`` builds one shard from one piece; ``build`` combines
+them; ``mapping`` and ``ray_data`` run the tasks, in this process or through Ray Data; ``contracts``
+has the models that they exchange and store.
 """

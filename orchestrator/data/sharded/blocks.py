@@ -1,4 +1,4 @@
-"""The blocks of many shards as one sequence; a shard is opened when a block of it is asked for."""
+"""The blocks of many shards as one sequence; a shard is opened at its first use."""
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -9,7 +9,7 @@ from orchestrator.data.corpora.blocks import TokenBlocks, map_blocks
 from orchestrator.data.corpora.border_table import BorderTable, borders_path
 from orchestrator.errors import IntegrityError
 
-OPEN_SHARDS = 256  # maps kept; each holds a file open, and a process has about a thousand
+OPEN_SHARDS = 256  # open maps; each holds a file descriptor, and a process has about a thousand
 
 
 class ShardedBlocks(TokenBlocks):
@@ -47,7 +47,7 @@ class ShardedBlocks(TokenBlocks):
         if (len(found), size) != (self._sizes[number], self.block_size):
             raise IntegrityError(
                 f"{path}: has {len(found)} blocks of {size} tokens, the manifest says "
-                f"{self._sizes[number]} of {self.block_size}. Make the corpus again."
+                f"{self._sizes[number]} of {self.block_size}. Build the corpus again."
             )
         return found
 

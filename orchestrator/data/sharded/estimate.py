@@ -1,4 +1,4 @@
-"""What a corpus will be, from the sizes of its files and the first of its documents."""
+"""Estimated size of a corpus, from the sizes of its files and its first documents."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -9,15 +9,15 @@ from orchestrator.data.spec import CorpusConfig, DatasetSpec
 
 PROBED_DOCUMENTS = 200
 PROBED_CHARACTERS = 1 << 20
-CHARACTERS_PER_TOKEN = 4  # of English in a vocabulary of usual size
+CHARACTERS_PER_TOKEN = 4  # English text, usual vocabulary size
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A source in numbers, each about.
+    """Approximate size of a source.
 
     Attributes:
-        documents: number of documents; None where only reading tells.
+        documents: number of documents; None if it is unknown before reading.
         size: bytes of text.
         shards: number of shards.
     """
@@ -72,7 +72,7 @@ def estimate(spec: DatasetSpec, shard_bytes: int) -> Estimate:
 
 
 def _average(documents: Documents) -> float | None:
-    """Return the mean number of bytes of the first documents; None where there are none."""
+    """Return the mean number of bytes of the first documents; None without documents."""
     count = total = 0
     for text in islice(documents, PROBED_DOCUMENTS):
         count += 1

@@ -1,1 +1,1 @@
-"""Readers: one module a source (docstrings, files, digits, the Hub)."""
+"""Readers: one module per source (docstrings, files, digits, the Hub)."""

@@ -1,4 +1,4 @@
-"""Which columns of a table are read, and which texts in them can be used."""
+"""Choice of the columns of a table, and of the usable texts in them."""
 
 from collections import Counter
 from collections.abc import Iterable

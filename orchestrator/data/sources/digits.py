@@ -26,7 +26,7 @@ def read_digits() -> Rows:
 def digit_pixels(digits: Rows) -> Pixels:
     """Return the digits in bytes, uint8 [1797, 8, 8]."""
     if digits.images is None:
-        raise ValueError("these rows are no digits")
+        raise ValueError("these rows are not digits")
     pixels: Pixels = np.rint(digits.images[:, 0] * 255).astype(np.uint8)
     return pixels
 

@@ -1,4 +1,4 @@
-"""Docstrings of one Python file, with the facts about each object that tasks are cut from.
+"""Docstrings of one Python file, with the facts about each object that the labelled tasks use.
 
 The file is parsed with ``ast`` and never imported or executed. Only statements are visited, not
 expressions: docstrings, definitions, ``return`` and ``raise`` are all statements, and skipping
@@ -90,7 +90,7 @@ def _walk(node: ast.Module | ast.ClassDef | Function, path: str, kind: str) -> I
     if text is not None:
         yield _describe(node, text, path, kind)
     if isinstance(node, Function):
-        return  # what is defined inside a function is no part of a library's interface
+        return  # definitions inside a function are not part of the interface of a library
     inside = "method" if kind == "class" else "function"
     for child in _definitions(node):
         child_kind = "class" if isinstance(child, ast.ClassDef) else inside

@@ -132,7 +132,7 @@ def _matching(spec: DatasetSpec, place: Path) -> list[Path]:
 
 
 def _split_files(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
-    """Return the files called after a split, or nothing where there is no train file."""
+    """Return the files named after splits; empty without a train file."""
     stems = {f: f.name.partition(".")[0].lower() for f in files if f.parent == folder}
     found = {
         split: [f for f, stem in stems.items() if stem in names]
@@ -203,7 +203,7 @@ def _base(place: Path) -> Path:
 def _texts(
     spec: DatasetSpec, path: Path, rejected: Counter[str], within: Range
 ) -> Iterator[object]:
-    """Yield what is in the place of the text of each record, usable or not."""
+    """Yield the text field of each record, usable or not."""
     suffix = suffix_of(path)
     if suffix in PLAIN_TEXT:
         return iter(read_plain(path, spec.document, within))

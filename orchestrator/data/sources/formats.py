@@ -30,7 +30,7 @@ TEXT_COLUMN = "text"  # of plain text
 PLAIN_TEXT = (".txt", ".text")
 PARQUET = ".parquet"
 CONLL = ".conll"
-DOCUMENT_START, COMMENT = "-DOCSTART-", "# "  # lines of CoNLL that are no words
+DOCUMENT_START, COMMENT = "-DOCSTART-", "# "  # CoNLL lines without a word
 ROWS_PER_BATCH = 1024  # of Parquet; a row may be a whole article
 COPY_BYTES = 1 << 20
 MAX_CELL = 1 << 27  # characters of a CSV cell; csv's own limit is 128 KiB
@@ -202,7 +202,7 @@ def read_columns(path: Path, columns: list[str] | None, within: Range = WHOLE) -
     """Yield the rows of some row groups of a Parquet file; None takes all columns.
 
     Raises:
-        InputError: it is no readable Parquet file.
+        InputError: the Parquet file cannot be read.
     """
     with open_parquet(path) as file:
         first, stop = within
@@ -212,7 +212,7 @@ def read_columns(path: Path, columns: list[str] | None, within: Range = WHOLE) -
             for batch in batches:
                 yield from batch.to_pylist()
         except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{path} is no readable Parquet file: {error}") from error
+            raise InputError(f"cannot read Parquet file {path}: {error}") from error
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
@@ -224,7 +224,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, buffer_size=COPY_BYTES, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is no readable Parquet file: {error}") from error
+        raise InputError(f"cannot read Parquet file {path}: {error}") from error
 
 
 def read_plain(path: Path, unit: str, within: Range = WHOLE) -> Iterator[str]:

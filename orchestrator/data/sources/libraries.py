@@ -1,4 +1,4 @@
-"""Installed libraries: where their Python files lie, in an order of which every prefix is fair.
+"""Installed libraries: their Python files, in an order with a fair mix in every prefix.
 
 Libraries are found through ``importlib.metadata`` and ``sysconfig`` and are never imported.
 """
@@ -139,5 +139,5 @@ def _walk(root: Path, prefix: str) -> Iterator[str]:
 
 
 def versions(libraries: Sequence[Library]) -> dict[str, str]:
-    """Return what decides the text of these libraries: their versions, and Python's."""
+    """Return everything that determines the text of these libraries: versions, also of Python."""
     return {"python": platform.python_version(), **{lib.name: lib.version for lib in libraries}}

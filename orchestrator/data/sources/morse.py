@@ -1,4 +1,4 @@
-"""``builtin:morse``: words of docstrings as Morse code, to be written down again.
+"""``builtin:morse``: words of docstrings as Morse code, and their transcripts.
 
 Real speech is not installed with any library; Morse code is sound that we can make, with a
 transcription that is certain. International code (ITU-R M.1677-1): a dot is one unit, a dash three,

@@ -66,7 +66,7 @@ class Shelf:
 
 
 def fill(shelves: Sequence[Shelf], limit: int | None) -> list[Record]:
-    """Take ``limit`` records in equal shares; what a small shelf lacks the others give."""
+    """Take ``limit`` records in equal shares; larger shelves make up for smaller ones."""
     seen: set[str] = set()
     records: list[Record] = []
     active = list(shelves)
@@ -87,7 +87,7 @@ def to_frame(records: Sequence[Record], shelves: Iterable[Shelf]) -> pd.DataFram
     """Return records as a table.
 
     Returns:
-        One row a docstring, columns as in :class:`Docstring` and library, label, file;
+        One row per docstring, columns as in :class:`Docstring` and library, label, file;
         ``attrs["rejected"]`` counts the files of the shelves that could not be read.
     """
     frame = pd.DataFrame.from_records(records, columns=COLUMNS)

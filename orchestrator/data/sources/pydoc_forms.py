@@ -1,4 +1,4 @@
-"""What a docstring describes and how it is written: the classes of the form tasks.
+"""Classes of the form tasks: the kind of a docstring and its style.
 
 Labels come from the syntax tree, or from a part of the docstring that is then cut off: a model that
 is to say whether a list of parameters follows sees only the description before it.

@@ -79,15 +79,15 @@ def _build(task: str, cache: Path | None) -> pd.DataFrame:
     pairs = _pool_pairs(task, cache) if _libraries(task) == LIBRARIES else _area_pairs(task)
     table = _distinct(pairs)
     sizes = table.label.value_counts()
-    kept = sizes[sizes >= MIN_CLASS_ROWS].index
-    if len(kept) < 2:
+    large = sizes[sizes >= MIN_CLASS_ROWS].index
+    if len(large) < 2:
         raise InputError(
             f"builtin:pydoc/{task}: the installed libraries give fewer than two classes of "
             f"{MIN_CLASS_ROWS} rows ({dict(sizes)}). Install them as pyproject.toml pins them."
         )
-    table.attrs["rejected"]["class too small"] = int(sizes.sum() - sizes[kept].sum())
-    rows = min(CLASS_ROWS, int(sizes[kept].min() * FORM_RATIO)) if task in FORMS else CLASS_ROWS
-    balanced = table[table.label.isin(kept)].groupby("label", sort=False).head(rows)
+    table.attrs["rejected"]["class too small"] = int(sizes.sum() - sizes[large].sum())
+    rows = min(CLASS_ROWS, int(sizes[large].min() * FORM_RATIO)) if task in FORMS else CLASS_ROWS
+    balanced = table[table.label.isin(large)].groupby("label", sort=False).head(rows)
     return balanced.reset_index(drop=True)
 
 
@@ -134,7 +134,7 @@ def _pool(cache: Path | None) -> pd.DataFrame:
 
 
 def _read(shelves: list[Shelf], each: int) -> pd.DataFrame:
-    """Read ``each`` documents of every shelf; a text on two shelves is kept twice, and seen."""
+    """Read ``each`` documents of every shelf; a text on two shelves appears twice."""
     return to_frame([record for shelf in shelves for record in shelf.take(each, set())], shelves)
 
 
@@ -145,7 +145,7 @@ def _area_pairs(task: str) -> list[tuple[str, str]]:
 
 
 def _area_shelves(task: str) -> list[Shelf]:
-    """Return one shelf a class."""
+    """Return one shelf per class."""
     library = find_library(_libraries(task)[0])
     if task == ROLE_TASK:
         return [Shelf(library, _role_files(library, role), label=role) for role in ROLES]

@@ -1,4 +1,4 @@
-"""Cut a file into ranges that begin and end at the border of a record.
+"""Ranges of a file that begin and end between two records.
 
 No record is cut and none is in two ranges: a border is found by reading on from the place where a
 range would be large enough. A line is a record of JSONL, TSV and plain text read by line; lines up

@@ -114,7 +114,7 @@ def test_indentation_is_removed(found):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b'def f(:\n    """A docstring in a file that is no Python."""', "not parseable"),
+        (b'def f(:\n    """A docstring in a file that is not Python."""', "not parseable"),
         (b'"""A docstring with a byte that is not UTF-8: \xff, and more text."""', "not parseable"),
         (b'"""A docstring and a null byte, which Python refuses to read."""\0', "not parseable"),
     ],

@@ -163,7 +163,7 @@ def test_codes_are_asked_for_where_patches_are_hidden(made):
     pixels = batch["pixel_values"].numpy()
     patches = patches_of(pixels, 2)
     assert (patches[1, 5].reshape(2, 2) == pixels[1, 0, 2:4, 2:4]).all()
-    nearest = ((patches[:, :, None] - codebook.centres) ** 2).sum(-1).argmin(-1)
+    nearest = ((patches[:, :, None] - codebook.centers) ** 2).sum(-1).argmin(-1)
     assert (labels[:, 1:][hidden] == nearest[hidden]).all()
 
 
@@ -335,7 +335,7 @@ def test_processors_open_where_they_were_saved(made, tmp_path):
             assert text.encode(["a b"]) == corpus.processor.text.encode(["a b"])
             assert text.max_length == 16
         if corpus.processor.codebook is not None:
-            assert (again.codebook.centres == corpus.processor.codebook.centres).all()
+            assert (again.codebook.centers == corpus.processor.codebook.centers).all()
 
 
 def test_ctc_leaves_out_sounds_with_fewer_positions_than_letters(made, tmp_path):

@@ -184,9 +184,9 @@ BAD_BYTES = "text_a\tlabel\none\t0\nfa\xe7ade\t1\n".encode("latin-1")
         ("x.tsv", b"text\ttext\nx\t1\n", {}, ["same name"]),
         ("x.tsv", b"text\tlabel\nx\t1\ny\t1\n", {}, ["1 class ('1')", "two"]),
         ("x.tsv", as_tsv([*ROWS, ("lonely", "9")]).encode(), {}, ["'9' has 1 row", "at least 3"]),
-        ("x.tsv", as_tsv([(f"t{i}", f"l{i}") for i in range(90)]).encode(), {}, ["no classes"]),
+        ("x.tsv", as_tsv([(f"t{i}", f"l{i}") for i in range(90)]).encode(), {}, ["not classes"]),
         ("x.csv", b'text,label\n"x"y,1\n', {}, ["line 2", "not CSV"]),
-        ("x.parquet", b"PAR1", {}, ["no readable Parquet"]),
+        ("x.parquet", b"PAR1", {}, ["cannot read Parquet"]),
         ("x.jsonl.gz", b"not gzip", {}, ["cannot be read"]),
         ("x.png", b"", {}, ["image or a sound", ".jsonl"]),
         ("x.doc", b"", {}, ["no format", ".jsonl"]),
@@ -254,5 +254,5 @@ def test_digits():
     total = sum(len(data.split(s)) for s in ("train", "validation", "test"))
     assert total == 1797
     assert data.majority_accuracy < 0.15
-    with pytest.raises(ValueError, match="no split"):
+    with pytest.raises(ValueError, match="not a split"):
         data.split("dev")

@@ -90,9 +90,9 @@ def test_unusable_tags_are_counted_by_reason(tmp_path):
     good = [{"tokens": w, "ner_tags": t} for w, t in SENTENCES]
     assert task(lines(tmp_path / "x.jsonl", [*good, *bad]), "tags").rejected == {
         "another number of tags than words": 1,
-        "text is no list of words": 1,
+        "text is not a list of words": 1,
         "text missing": 1,
-        "label is no list of words": 2,
+        "label is not a list of words": 2,
         "label missing": 1,
         "repeated": 1,
     }

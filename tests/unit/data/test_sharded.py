@@ -235,7 +235,10 @@ def test_a_plan_says_how_much_there_is(source, tmp_path, texts):
     assert int(lines["shards"].split()[1].rstrip(",")) == pytest.approx(24, rel=0.5)
     with pytest.raises(InputError, match="does not exist"):
         check(job(tmp_path / "job.yaml", data={"source": "files:/nowhere/at/all"}))
-    for source_, word in (("builtin:digits", "no corpus"), ("builtin:pydoc/kind", "no corpus")):
+    for source_, word in (
+        ("builtin:digits", "not a corpus"),
+        ("builtin:pydoc/kind", "not a corpus"),
+    ):
         with pytest.raises(ConfigError, match=word):
             job(tmp_path / "job.yaml", data={"source": source_})
 

@@ -68,7 +68,7 @@ def test_a_mixture_is_corpora_in_place_of_one():
     both = CorpusConfig.model_validate({"mixture": mixture, "data": {"source": "files:y"}})
     assert "both" in problems(both)["data"]
     rows = CorpusConfig.model_validate({"mixture": [{"data": {"source": "builtin:digits"}}]})
-    assert "no corpus" in problems(rows)["mixture.0.data.source"]
+    assert "not a corpus" in problems(rows)["mixture.0.data.source"]
 
 
 def test_sentinels_are_part_of_a_vocabulary_that_is_trained():

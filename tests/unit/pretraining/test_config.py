@@ -122,7 +122,7 @@ PACKED = "data.packing=documents"
         ([*DECODER, "samples={type: spans}"], "data.tokenizer.sentinels", "need"),
         (["model.target=lm", CAUSAL, "samples={type: gaps}"], "samples.type", "no decoder"),
         (["model.target=lm", CAUSAL, "samples={type: prefix}"], "samples.type", "mask: prefix"),
-        ([TOPIC], "data.data.source", "is no corpus"),
+        ([TOPIC], "data.data.source", "is not a corpus"),
         (["model.target=[mlm, nsp]", PACKED], "data.packing", "masked, next, prefix or replaced"),
         (["model.target=mlm", "model.encoder=bilstm", PACKED], "data.packing", "across documents"),
         (["model.target=cls", TOPIC, "data.max_documents=9"], "data.max_documents", "max_rows"),
@@ -258,10 +258,10 @@ def test_what_a_model_reads_decides_its_samples(tmp_path, overrides, kind):
         ([*CLIP, "samples={type: text_pairs}"], "model.embedding.parts", "picture and text"),
         ([*CLIP, "data.block_size=100"], "data.block_size", "exceeds max_position_embeddings (64)"),
         ([*CLIP, "data.data.source=builtin:pydoc"], "data.data.source", "builtin:digit_scenes"),
-        ([*S2T, "samples={type: spans}"], "data.data.source", "no corpus"),
-        (["model.target=mlm", SCENES], "data.data.source", "no corpus"),
+        ([*S2T, "samples={type: spans}"], "data.data.source", "not a corpus"),
+        (["model.target=mlm", SCENES], "data.data.source", "not a corpus"),
         ([*S2T, "data.data={source: 'files:x', name_pattern: '^a'}"], PATTERN, "has no group"),
-        ([*S2T, "data.data={source: 'files:x', name_pattern: '('}"], PATTERN, "no regular"),
+        ([*S2T, "data.data={source: 'files:x', name_pattern: '('}"], PATTERN, "not a regular"),
     ],
 )
 def test_examples_that_do_not_fit(problems, overrides, path, words):
