@@ -10,12 +10,15 @@ import pytest
 
 from orchestrator.cluster import session
 from orchestrator.config import validate_config
+from orchestrator.continual import runner as continual
 from orchestrator.pretraining import runner as pretraining
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.selection import select_runner
 from orchestrator.storage import RunFolder
 from orchestrator.zoo import Zoo
 from tests.support.candidates import FINE_TUNE, make_world, select_job
+from tests.support.streams import job as stream_job
+from tests.support.streams import make_place
 
 
 class Killed(BaseException):
@@ -63,7 +66,12 @@ def select(place):
     )
 
 
-STAGES = (pretrain, select)
+def learn(place):
+    make_place(place)
+    return continual.run, stream_job(place, output="child", promotion={"alias": "champion"})
+
+
+STAGES = (pretrain, select, learn)
 
 
 @pytest.mark.parametrize("stage", STAGES)
