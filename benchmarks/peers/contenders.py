@@ -137,14 +137,15 @@ def job_of(given: dict[str, Any], settings: Sequence[str], run: Path, start: Pat
 
 def train_ours(given: dict[str, Any], contender: Contender, rank: int, gate: Gate) -> None:
     """Train with the worker of the pretrain job, as a Ray Train worker does."""
-    from orchestrator.cluster.context import WorkerContext
+    from orchestrator.cluster.context import Worker
     from orchestrator.pretraining.worker import pretrain
+    from orchestrator.training.events import Event, Measurement
 
     @dataclass(frozen=True, slots=True)
-    class Paced(WorkerContext):
-        def emit(self, event: dict[str, Any]) -> None:
-            if event["event"] == "metrics":
-                LAST["loss"] = event["metrics"]["loss"]
+    class Paced(Worker):
+        def emit(self, event: Event) -> None:
+            if isinstance(event, Measurement):
+                LAST["loss"] = event.metrics["loss"]
 
         def should_stop(self) -> bool:
             gate()

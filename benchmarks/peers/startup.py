@@ -25,10 +25,11 @@ OURS_FROM_SHELL = """
 import sys, time
 from pathlib import Path
 from orchestrator.cluster.observe.watch import Watcher
+from orchestrator.training.events import Measurement
 plain = Watcher.observe
 def observe(self, event):
     mark = Path(sys.argv[1])
-    if event["event"] == "metrics" and not mark.exists():
+    if isinstance(event, Measurement) and not mark.exists():
         mark.write_text(str(time.time()))
     plain(self, event)
 Watcher.observe = observe

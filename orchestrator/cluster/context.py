@@ -1,7 +1,6 @@
-"""What a worker function gets: its rank, engines, checkpoints, and a line to the driver.
+"""The worker context of a launch; the same without a cluster, in one process.
 
-A stage's ``worker.py`` is written against this class alone; it imports neither Ray nor DeepSpeed.
-Outside a cluster ``WorkerContext.alone(run_dir)`` runs the same function in one process.
+``Worker.alone(run_dir)`` runs a stage's worker function in this process.
 """
 
 import faulthandler
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, distributed, nn
@@ -19,24 +18,27 @@ from torch import Tensor, distributed, nn
 from orchestrator.cluster.checkpoints.fencing import Claim
 from orchestrator.cluster.checkpoints.saving import Pending
 from orchestrator.cluster.checkpoints.store import Checkpoint, CheckpointFolder
-from orchestrator.cluster.checkpoints.waiting import Found, on_first
+from orchestrator.cluster.checkpoints.waiting import on_rank_zero
 from orchestrator.cluster.engines import build_engine
-from orchestrator.cluster.observe.mailbox import Event, Line, SilentLine
+from orchestrator.cluster.observe.mailbox import Line, SilentLine
+from orchestrator.config.model import StrictModel
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engine import Engine
+from orchestrator.training.events import Event, StepHung
+from orchestrator.training.worker_context import Found
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 HUNG = 70
 """Exit code of a worker that ends itself because a step hangs."""
-POST_S = 1.0
-"""Time that the last event has to leave the process."""
+LAST_EVENT_TIMEOUT_S = 1.0
+"""Grace period for delivering the last event."""
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerContext:
-    """One worker of a launch.
+class Worker:
+    """One worker of a launch: a :class:`~orchestrator.training.worker_context.WorkerContext`.
 
     Attributes:
         rank: This worker's place among ``world``.
@@ -55,11 +57,11 @@ class WorkerContext:
     _claim: Claim | None = field(default=None, repr=False)
 
     @classmethod
-    def alone(cls, run_dir: Path) -> "WorkerContext":
+    def alone(cls, run_dir: Path) -> "Worker":
         """Return a context for one process without a cluster."""
         return cls(rank=0, world=1, run_dir=run_dir)
 
-    def within(self, run_dir: Path) -> "WorkerContext":
+    def within(self, run_dir: Path) -> "Worker":
         """Return this worker for the folder of another run of the same launch."""
         return replace(self, run_dir=run_dir)
 
@@ -73,7 +75,7 @@ class WorkerContext:
             StageError: The folder cannot be written.
         """
         number = Claim.take(self.run_dir).number if self.rank == 0 else 0
-        return replace(self, _claim=Claim(self.run_dir, self.agree(number)))
+        return replace(self, _claim=Claim(self.run_dir, self.broadcast_from_rank_zero(number)))
 
     def require_claim(self) -> None:
         """Raise when a newer group has claimed the run; before anything there is changed.
@@ -108,7 +110,7 @@ class WorkerContext:
         )
 
     def emit(self, event: Event) -> None:
-        """Send a JSON-able event to the driver; only rank 0's are sent, and none waits."""
+        """Send an event to the driver; only rank 0's are sent, and sending never waits."""
         if self.rank == 0:
             self.line.post(event)
 
@@ -123,8 +125,8 @@ class WorkerContext:
         )
         logger.error("%s; all threads follow", message)
         faulthandler.dump_traceback()
-        self.line.post({"event": "hung", "rank": self.rank, "message": message})
-        time.sleep(POST_S)
+        self.line.post(StepHung(rank=self.rank, message=message))
+        time.sleep(LAST_EVENT_TIMEOUT_S)
         os._exit(HUNG)
 
     def should_stop(self) -> bool:
@@ -134,13 +136,13 @@ class WorkerContext:
         """
         return self.rank == 0 and self.line.stop_requested()
 
-    def commit_checkpoint(self, step: int, engine: Engine, extra: Mapping[str, Any]) -> Path:
+    def commit_checkpoint(self, step: int, engine: Engine, extra: StrictModel) -> Path:
         """Write the full training state and commit it atomically; collective.
 
         Args:
             step: Optimizer steps done.
             engine: What to save.
-            extra: JSON-able state of the caller; rank 0's is kept.
+            extra: State of the caller; rank 0's is stored.
 
         Returns:
             The committed folder. Older checkpoints beyond the last two are removed.
@@ -149,7 +151,7 @@ class WorkerContext:
         return self.settle_checkpoint()
 
     def begin_checkpoint(
-        self, step: int, engine: Engine, extra: Mapping[str, Any], keep_every: int = 0
+        self, step: int, engine: Engine, extra: StrictModel, keep_every: int = 0
     ) -> None:
         """Copy the training state and commit it while training goes on; collective.
 
@@ -158,7 +160,7 @@ class WorkerContext:
         Args:
             step: Optimizer steps done.
             engine: What to save.
-            extra: JSON-able state of the caller; rank 0's is kept.
+            extra: State of the caller; rank 0's is stored.
             keep_every: Checkpoints of multiples of this step are never removed; 0: all are.
 
         Raises:
@@ -199,8 +201,8 @@ class WorkerContext:
         """The run's checkpoints."""
         return CheckpointFolder(self.run_dir / CHECKPOINTS)
 
-    def on_first(self, action: Callable[[], Found]) -> Found | None:
-        """Do something on rank 0 while the others wait, however long it takes; collective.
+    def on_rank_zero(self, action: Callable[[], Found]) -> Found | None:
+        """Run something on rank 0 while the others wait, however long it takes; collective.
 
         Returns:
             What it returned, on rank 0; None on the others.
@@ -208,13 +210,13 @@ class WorkerContext:
         Raises:
             Exception: Whatever it raised, on rank 0 alone.
         """
-        return on_first(action, self)
+        return on_rank_zero(action, self)
 
     def barrier(self) -> None:
         """Wait for every worker; collective."""
-        self.agree(0)
+        self.broadcast_from_rank_zero(0)
 
-    def agree(self, value: int) -> int:
+    def broadcast_from_rank_zero(self, value: int) -> int:
         """Return rank 0's ``value`` on every rank; collective.
 
         Args:
@@ -226,7 +228,7 @@ class WorkerContext:
         distributed.broadcast(tensor, src=0)
         return int(tensor.item())
 
-    def everybody(self, succeeded: bool) -> bool:
+    def all_ranks(self, succeeded: bool) -> bool:
         """Whether every rank passes True; collective."""
         if self.world == 1:
             return succeeded

@@ -1,47 +1,59 @@
-"""Carry an error from a worker to the driver as plain data, and make it an exception again."""
+"""Errors of workers, carried to the driver as data and made exceptions again there."""
 
 import traceback
-from typing import Any
 
 from orchestrator import errors
+from orchestrator.config.model import StrictModel
 from orchestrator.errors import ConfigError, OrchestratorError, Problem, StageError
 
-Failure = dict[str, Any]
+SHOWN_LINES = 6
+"""Last lines of a traceback that a message holds."""
+
+
+class Failure(StrictModel):
+    """An error that a worker raised."""
+
+    error: str
+    """Name of its class."""
+    message: str
+    """Its text."""
+    traceback: str
+    """Where it was raised."""
+    source: str | None = None
+    """File of a config that is wrong."""
+    places: tuple[tuple[str, str], ...] = ()
+    """(path, message) of each problem in it."""
 
 
 def describe(error: BaseException) -> Failure:
-    """Describe an error in JSON: class, message, problems of a config, traceback."""
-    failure: Failure = {
-        "error": type(error).__name__,
-        "message": str(error) or type(error).__name__,
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    if isinstance(error, ConfigError):
-        failure["source"] = error.source
-        failure["problems"] = [(problem.path, problem.message) for problem in error.problems]
-    return failure
+    """Return an error as data."""
+    failure = Failure(
+        error=type(error).__name__,
+        message=str(error) or type(error).__name__,
+        traceback="".join(traceback.format_exception(error)),
+    )
+    if not isinstance(error, ConfigError):
+        return failure
+    places = tuple((problem.path, problem.message) for problem in error.problems)
+    return failure.model_copy(update={"source": error.source, "places": places})
 
 
 def rebuild(failure: Failure, name: str) -> OrchestratorError:
     """Return the error that :func:`describe` described.
 
     Errors of this system keep their class, and with it their exit code; any other becomes a
-    ``StageError`` that ends with where it was raised.
+    ``StageError`` that ends with the place where it was raised.
 
     Args:
-        failure: A description.
+        failure: The description.
         name: Name of the launch, for the message.
     """
-    if failure["error"] == ConfigError.__name__:
-        return ConfigError(failure["source"], [Problem(*each) for each in failure["problems"]])
-    known = getattr(errors, failure["error"], None)
+    if failure.source is not None:
+        return ConfigError(failure.source, [Problem(*each) for each in failure.places])
+    known = getattr(errors, failure.error, None)
     if isinstance(known, type) and issubclass(known, OrchestratorError):
-        return known(failure["message"])
+        return known(failure.message)
+    innermost = "\n".join(failure.traceback.rstrip().splitlines()[-SHOWN_LINES:])
     return StageError(
-        f"{name}: a worker failed with {failure['error']}: {failure['message']}\n"
-        f"{_innermost(failure['traceback'])}"
+        f"{name}: a worker failed with {failure.error}: {failure.message}\n{innermost}"
     )
-
-
-def _innermost(text: str, lines: int = 6) -> str:
-    return "\n".join(text.rstrip().splitlines()[-lines:])

@@ -1,11 +1,10 @@
-"""Run a worker function on every worker of a cluster through Ray Train.
+"""Launch of a worker function on every worker of a cluster, through Ray Train.
 
 The driver waits in the main thread, where signals arrive: the first Ctrl-C, SIGTERM or
 SIGHUP (a terminal that is gone) asks the workers to save a checkpoint and return, the second one
 ends at once.
 """
 
-import json
 import logging
 import shutil
 import signal
@@ -17,18 +16,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.cluster.failures import rebuild
-from orchestrator.cluster.observe.mailbox import Event, Mailbox
+from orchestrator.cluster.observe.mailbox import Mailbox
 from orchestrator.cluster.session import RaySession, session_for
-from orchestrator.cluster.worker import GAVE_UP, VALUE, train_loop
-from orchestrator.config import ClusterSection, ElasticClusterSection
+from orchestrator.cluster.worker import Assignment, Ended, train_loop
+from orchestrator.config import ClusterSection, ElasticClusterSection, StrictModel
 from orchestrator.errors import InterruptedRunError, StageError
 from orchestrator.training.config import EngineConfig
+from orchestrator.training.events import Event
 
 logger = logging.getLogger(__name__)
 
+NEVER_S = 60.0  # not used by a group of fixed size
 POLL_S = 0.2  # how often the driver empties the mailbox
 COLLECTIVE_TIMEOUT_S = 300  # a rank that waits longer than this for the others gives up
 RAY_STORAGE = ".ray-"
@@ -38,24 +39,31 @@ NODE_LABEL = "ray.io/node-id"
 """Label that Ray gives every node."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OnEvent = Callable[[Event], None]
+Result = TypeVar("Result", bound=StrictModel)
 
 
 def launch(
     worker: str,
-    payload: dict[str, Any],
+    payload: StrictModel,
+    result: type[Result],
     *,
     cluster: ClusterSection,
     engine: EngineConfig,
     run_dir: Path,
     name: str,
     on_event: OnEvent | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Run ``worker`` on ``cluster.workers`` workers and return rank 0's result.
+
+    Payload and result cross the process border as JSON and are validated on arrival, so a worker
+    of another version fails with a message and not with a missing key.
 
     Args:
         worker: ``module:function``; called as ``function(context, payload)`` on every rank with a
-            :class:`~orchestrator.cluster.context.WorkerContext`; returns a JSON-able dict.
-        payload: JSON-able input of the function.
+            :class:`~orchestrator.training.worker_context.WorkerContext` and the payload; returns
+            a ``result``. A name and not the function: the driver need not import torch.
+        payload: Input of the function.
+        result: Class of what the function returns.
         cluster: Where to run and with how many workers.
         engine: The engine the function will build; checked here against the number of workers.
         run_dir: The run's folder, on storage that all workers share.
@@ -74,23 +82,26 @@ def launch(
     for problem in engine.problems_with(cluster.workers):
         raise StageError(f"engine.{problem}")
     with session_for(cluster) as session:
-        return _Launch(worker, payload, cluster, run_dir.resolve(), name, on_event, session).run()
+        task = _Launch(worker, payload, cluster, run_dir.resolve(), name, on_event, session)
+        return result.model_validate_json(task.run())
 
 
 @dataclass(slots=True)
 class _Launch:
     worker: str
-    payload: dict[str, Any]
+    payload: StrictModel
     cluster: ClusterSection
     run_dir: Path
     name: str
     on_event: OnEvent | None
     session: RaySession
-    _outcome: dict[str, Any] = field(default_factory=dict)
+    _ended: Ended | None = None
+    _error: Exception | None = None
     _signals: list[int] = field(default_factory=list)
     _working: bool = False
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> str:
+        """Return the result of rank 0 as JSON."""
         import ray
 
         mailbox = _start_mailbox()
@@ -106,7 +117,7 @@ class _Launch:
         logger.info("%s: workers ran for %.1f s", self.name, time.perf_counter() - started)
         if failure is not None:
             raise rebuild(failure, self.name)
-        return self._value()
+        return self._result()
 
     def _wait(self, thread: threading.Thread, mailbox: Any) -> None:
         """Hand events on until the fit ends; pass the wish to stop on to the workers."""
@@ -132,16 +143,14 @@ class _Launch:
             if self.on_event is not None:
                 self.on_event(event)
 
-    def _value(self) -> dict[str, Any]:
-        error = self._outcome.get("error")
-        if error is not None:
-            logger.debug("%s: Ray Train's own report:\n%s", self.name, error)
-            raise StageError(_explain(self.name, error, self.cluster.max_failures)) from error
-        value = self._outcome["value"]
-        if value is None or value.get(GAVE_UP):
-            raise StageError(f"{self.name}: the workers gave up without saying why")
-        result: dict[str, Any] = value[VALUE]
-        return result
+    def _result(self) -> str:
+        if self._error is not None:
+            logger.debug("%s: Ray Train's own report:\n%s", self.name, self._error)
+            explained = _explain(self.name, self._error, self.cluster.max_failures)
+            raise StageError(explained) from self._error
+        if self._ended is None or self._ended.result is None:
+            raise StageError(f"{self.name}: the workers gave up without a reason")
+        return self._ended.result
 
     def _fit(self, mailbox: Any) -> None:
         """Run Ray Train to its end; the outcome is read by the driver's thread."""
@@ -149,9 +158,9 @@ class _Launch:
             shutil.rmtree(left, ignore_errors=True)
         storage = self.run_dir / f"{RAY_STORAGE}{uuid.uuid4().hex[:8]}"
         try:
-            self._outcome["value"] = self._trainer(mailbox, storage).fit().return_value
+            self._ended = self._trainer(mailbox, storage).fit().return_value
         except Exception as error:  # noqa: BLE001 - carried to the driver's thread, raised there
-            self._outcome["error"] = error
+            self._error = error
         finally:
             shutil.rmtree(storage, ignore_errors=True)
 
@@ -161,6 +170,7 @@ class _Launch:
 
         from orchestrator.cluster.trainer import LeanTorchTrainer
 
+        workers, resize_s = _size(self.cluster)
         accelerated = self.cluster.gpus_per_worker > 0
         resources = {"CPU": self.cluster.cpus_per_worker}
         if accelerated:
@@ -170,18 +180,24 @@ class _Launch:
             mailbox=mailbox,
             private=self.session.private,
             train_loop_config={
-                "worker": self.worker,
-                "payload": json.dumps(self.payload),
-                "run_dir": str(self.run_dir),
-                "actor": mailbox,
-                "threads": max(1, int(self.cluster.cpus_per_worker)),
-                "accelerated": accelerated,
+                "assignment": Assignment(
+                    worker=self.worker,
+                    payload_class=f"{type(self.payload).__module__}:{type(self.payload).__name__}",
+                    payload=self.payload.model_dump_json(),
+                    run_dir=self.run_dir,
+                    mailbox=mailbox,
+                    threads=max(1, int(self.cluster.cpus_per_worker)),
+                    accelerated=accelerated,
+                )
             },
             torch_config=TorchConfig(
                 backend="nccl" if accelerated else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
             ),
             scaling_config=ScalingConfig(
-                use_gpu=accelerated, resources_per_worker=resources, **_size(self.cluster)
+                num_workers=workers,
+                use_gpu=accelerated,
+                resources_per_worker=resources,
+                elastic_resize_monitor_interval_s=resize_s,
             ),
             run_config=RunConfig(
                 name=f"{self.name}-{uuid.uuid4().hex[:8]}",
@@ -191,15 +207,13 @@ class _Launch:
         )
 
 
-def _size(cluster: ClusterSection) -> dict[str, Any]:
-    """Return how many workers a group has, and may have, in Ray Train's words."""
-    if isinstance(cluster, ElasticClusterSection) and len(cluster.worker_counts) > 1:
-        bounds = (cluster.worker_counts[0], cluster.worker_counts[-1])
-        return {
-            "num_workers": bounds,
-            "elastic_resize_monitor_interval_s": cluster.resize_interval_s,
-        }
-    return {"num_workers": cluster.workers}
+def _size(cluster: ClusterSection) -> tuple[int | tuple[int, int], float]:
+    """Return how many workers a group has, or its bounds, and how often Ray resizes it."""
+    if not isinstance(cluster, ElasticClusterSection):
+        return cluster.workers, NEVER_S
+    counts = cluster.worker_counts
+    workers = (counts[0], counts[-1]) if len(counts) > 1 else cluster.workers
+    return workers, cluster.resize_interval_s
 
 
 def _start_mailbox() -> Any:

@@ -1,4 +1,4 @@
-"""The function that Ray Train runs on every worker: prepare the process, call the stage, report.
+"""Body of every Ray Train worker: prepare the process, call the stage, report.
 
 Failures are told to the driver before they are raised, because Ray Train would start the whole
 worker group again for an error that can only repeat. When one rank ends with such an error, its
@@ -6,76 +6,106 @@ process group is closed, which ends the collective that the other ranks wait in.
 """
 
 import importlib
-import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from orchestrator.cluster.checkpoints.fencing import FencedError
 from orchestrator.cluster.failures import describe
 from orchestrator.cluster.observe.mailbox import RayLine, living_nodes
+from orchestrator.config.model import StrictModel
 from orchestrator.errors import OrchestratorError
+from orchestrator.training.events import GroupStarted
 
 logger = logging.getLogger(__name__)
 
-Result = dict[str, Any]
-VALUE, GAVE_UP = "value", "gave_up"
 ORPHAN_POLL_S = 1.0
 
 
-def train_loop(config: dict[str, Any]) -> Result:
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the driver hands to every worker of a launch.
+
+    Attributes:
+        worker: The stage's function, ``module:function``.
+        payload_class: Class of its payload, ``module:Class``.
+        payload: The payload as JSON.
+        run_dir: The run's folder, on storage that all workers share.
+        mailbox: Handle of the :class:`~orchestrator.cluster.observe.mailbox.Mailbox` actor.
+        threads: Threads of torch.
+        accelerated: Whether workers have GPUs.
+    """
+
+    worker: str
+    payload_class: str
+    payload: str
+    run_dir: Path
+    mailbox: Any
+    threads: int
+    accelerated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a worker ended.
+
+    Attributes:
+        result: Rank 0's result as JSON; None on the other ranks, and when the worker gave up
+            (the mailbox holds the reason).
+    """
+
+    result: str | None
+
+
+def train_loop(config: dict[str, Assignment]) -> Ended:
     """Run one worker function on one rank.
 
     Args:
-        config: ``worker`` ("module:function"), ``payload`` (JSON text), ``run_dir``, ``actor``
-            (the mailbox), ``threads``, ``accelerated``.
-
-    Returns:
-        ``{"value": <the function's result>}``, or ``{"gave_up": True}`` when the mailbox holds the
-        reason.
+        config: The ``assignment``; Ray Train hands over dicts only.
     """
-    _prepare_process(config)
+    assignment = config["assignment"]
+    _prepare_process(accelerated=assignment.accelerated)
     import ray
     import torch
 
-    from orchestrator.cluster.context import WorkerContext
+    from orchestrator.cluster.context import Worker
 
-    torch.set_num_threads(config["threads"])
-    actor = config["actor"]
+    torch.set_num_threads(assignment.threads)
+    mailbox = assignment.mailbox
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    context = WorkerContext(
-        rank, world, Path(config["run_dir"]), _device(config["accelerated"]), RayLine(actor)
-    )
+    device = _device(assignment.accelerated)
+    context = Worker(rank, world, assignment.run_dir, device, RayLine(mailbox))
     try:
-        given_up = rank == 0 and ray.get(actor.begin.remote(living_nodes())) is not None
-        if context.agree(int(given_up)):
-            return {GAVE_UP: True}
-        actor.joined.remote(ray.get_runtime_context().get_node_id())
-        context.emit({"event": "started", "world": world})
-        value = _load(config["worker"])(context, json.loads(config["payload"]))
+        given_up = rank == 0 and ray.get(mailbox.begin.remote(living_nodes())) is not None
+        if context.broadcast_from_rank_zero(int(given_up)):
+            return Ended(None)
+        mailbox.joined.remote(ray.get_runtime_context().get_node_id())
+        context.emit(GroupStarted(world=world))
+        payload = _load(assignment.payload_class).model_validate_json(assignment.payload)
+        result: StrictModel = _load(assignment.worker)(context, payload)
         context.barrier()  # the controller ends the group as soon as one rank fails to
-        return {VALUE: value if rank == 0 else None}
+        return Ended(result.model_dump_json() if rank == 0 else None)
     except FencedError as error:  # what is left of an older group does not end the launch
         logger.warning("rank %d: %s", rank, error)
         raise
     except OrchestratorError as error:
-        ray.get(actor.fail.remote(describe(error), final=True))
+        ray.get(mailbox.fail.remote(describe(error), final=True))
         torch.distributed.destroy_process_group()
-        return {GAVE_UP: True}
+        return Ended(None)
     except Exception as error:
-        if ray.get(actor.is_final.remote()):  # another rank gave up and took the group along
-            return {GAVE_UP: True}
-        ray.get(actor.fail.remote(describe(error), final=False))
+        if ray.get(mailbox.is_final.remote()):  # another rank gave up and took the group along
+            return Ended(None)
+        ray.get(mailbox.fail.remote(describe(error), final=False))
         raise
 
 
-def _prepare_process(config: dict[str, Any]) -> None:
+def _prepare_process(*, accelerated: bool) -> None:
     """Quieten the libraries and pin what they read from the environment at import."""
-    if not config["accelerated"]:
+    if not accelerated:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("orchestrator").setLevel(logging.INFO)
     _end_with_parent()
@@ -98,13 +128,10 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def _load(path: str) -> Callable[[Any, dict[str, Any]], Result]:
-    module, function = path.split(":")
-    return cast(Callable[[Any, dict[str, Any]], Result], getattr(_import(module), function))
-
-
-def _import(module: str) -> Any:
-    return importlib.import_module(module)
+def _load(path: str) -> Any:
+    """Return what ``module:name`` names."""
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _device(accelerated: bool) -> Any:

@@ -1,6 +1,6 @@
 """Outcome of a finished stream: its matrix, its figures, the files of its package."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +170,6 @@ def _joined(histories: list[History]) -> History:
     """Return one history; each unit's seconds continue those of the unit before."""
     joined = History()
     for history in histories:
-        before = max((row["seconds"] for row in joined.rows), default=0.0)
-        joined.rows += [{**row, "seconds": row["seconds"] + before} for row in history.rows]
+        before = max((row.seconds for row in joined.rows), default=0.0)
+        joined.rows += [replace(row, seconds=row.seconds + before) for row in history.rows]
     return joined

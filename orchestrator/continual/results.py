@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import NonNegativeInt
 
 from orchestrator.config import StrictModel
+from orchestrator.training.events import Event
+from orchestrator.training.history import HistoryRow
 
 MATRIX_FILE = "evaluation/accuracy_matrix.json"
 """Where a package holds its :class:`StreamEvaluation`."""
@@ -95,14 +97,26 @@ class UnitRecord(StrictModel):
     """Training time of the unit."""
 
 
-class UnitLearned(UnitRecord):
+class UnitLearned(Event):
     """Event of the workers: a unit is finished and committed."""
 
-    event: Literal["unit"] = "unit"
     unit: NonNegativeInt
     """Place in the stream."""
     task: str
     """Title of the unit."""
+    record: UnitRecord
+    """Its figures."""
+
+
+class UnitState(StrictModel):
+    """State beside a checkpoint within a unit."""
+
+    unit: NonNegativeInt
+    """Place in the stream."""
+    step: NonNegativeInt
+    """Optimizer steps done in the unit."""
+    history: tuple[HistoryRow, ...]
+    """Learning curves of the unit."""
 
 
 class WorkerResult(StrictModel):

@@ -3,13 +3,14 @@
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.config import JobResult
 from orchestrator.continual.config import ContinualConfig, ContinualInputs
 from orchestrator.continual.results import UnitLearned, WorkerResult
 from orchestrator.errors import InputError, InterruptedRunError
 from orchestrator.storage import RunFolder
+from orchestrator.training.events import Event, Measurement, Notice
 from orchestrator.zoo import Package, Zoo, commit_once
 
 if TYPE_CHECKING:
@@ -109,21 +110,21 @@ def _learn(folder: RunFolder, config: ContinualConfig, package: Package, stages:
     metrics = TrainingMetrics(STAGE)
     with Progress(STAGE, sum(unit.steps for unit in stages.units)) as progress:
 
-        def observe(event: dict[str, Any]) -> None:
+        def observe(event: Event) -> None:
             _show(event, progress)
-            if event["event"] == "metrics":
-                metrics.observe(config.run.name, event)
+            if isinstance(event, Measurement):
+                metrics.record(config.run.name, event.step, event.split, event.metrics)
 
-        returned = launch(
+        result = launch(
             WORKER,
-            inputs.model_dump(mode="json"),
+            inputs,
+            WorkerResult,
             cluster=config.cluster,
             engine=config.engine,
             run_dir=folder.path,
             name=f"{STAGE} {config.run.name}",
             on_event=observe,
         )
-    result = WorkerResult.model_validate(returned)
     if result.stopped:
         raise InterruptedRunError(
             f"stopped with {result.finished} of {len(stages.units)} tasks learned; the work so far "
@@ -131,17 +132,17 @@ def _learn(folder: RunFolder, config: ContinualConfig, package: Package, stages:
         )
 
 
-def _show(event: dict[str, Any], progress: "Progress") -> None:
+def _show(event: Event, progress: "Progress") -> None:
     """Show one event of the workers on the terminal or in the log."""
-    if event["event"] == "metrics" and event["split"] == "train":
-        loss = event["metrics"].get("loss", float("nan"))  # no loss of the interval may be finite
-        progress.update(event["step"], f"{event['task']}  loss {loss:.3f}")
-    elif event["event"] == "unit":
-        unit = UnitLearned.model_validate(event)
-        learned = ", ".join(f"{name} {value:.3f}" for name, value in unit.accuracy.items())
-        logger.info("task=%s learned: %s", unit.task, learned)
-    elif "message" in event:
-        logger.warning("%s", event["message"])
+    if isinstance(event, Measurement) and event.split == "train":
+        loss = event.metrics.get("loss", float("nan"))  # no loss of the interval may be finite
+        progress.update(event.step, f"{event.run}  loss {loss:.3f}")
+    elif isinstance(event, UnitLearned):
+        accuracy = event.record.accuracy
+        learned = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items())
+        logger.info("task=%s learned: %s", event.task, learned)
+    elif isinstance(event, Notice):
+        logger.warning("%s", event.message)
 
 
 def _commit(folder: RunFolder, config: ContinualConfig, outcome: "Outcome") -> JobResult:

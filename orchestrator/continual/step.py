@@ -14,7 +14,8 @@ from typing import Any
 from orchestrator.continual.parts.base import Part, total_metrics
 from orchestrator.continual.parts.configs import CONTINUAL_PARTS, PartConfig
 from orchestrator.training.engine import Batch, Engine, Projection, Shard
-from orchestrator.training.loop import Metrics, descend
+from orchestrator.training.events import Metrics
+from orchestrator.training.loop import descend
 
 
 def build_parts(configs: Sequence[PartConfig]) -> list[Part[Any]]:

@@ -8,15 +8,13 @@ finished unit (``stages``); within a unit, checkpoints hold the state of the eng
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from orchestrator.config import validate_config
 from orchestrator.continual.config import ContinualConfig, ContinualInputs
 from orchestrator.continual.fisher import skeleton_of
 from orchestrator.continual.part_state import load_parts, with_parts
-from orchestrator.continual.results import UnitLearned, UnitRecord, WorkerResult
+from orchestrator.continual.results import UnitLearned, UnitRecord, UnitState, WorkerResult
 from orchestrator.continual.stages import Stages
 from orchestrator.continual.step import ContinualStep, build_parts
 from orchestrator.continual.stream import Split, Stream, Unit, units_of
@@ -26,37 +24,34 @@ from orchestrator.errors import IntegrityError
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model
 from orchestrator.training.engine import Engine
+from orchestrator.training.events import Measurement, Metrics
 from orchestrator.training.history import History
-from orchestrator.training.loop import Hooks, Metrics, TrainResult, train
+from orchestrator.training.loop import Hooks, TrainResult, train
 from orchestrator.training.seeding import derive_seed
-from orchestrator.training.workers import WorkerGroup
+from orchestrator.training.worker_context import WorkerContext
 from orchestrator.zoo import Zoo
 
 STREAM_FOLDER = "stream"
 
 
-def run(context: WorkerGroup, payload: dict[str, Any]) -> dict[str, Any]:
+def run(context: WorkerContext, inputs: ContinualInputs) -> WorkerResult:
     """Learn the units of the stream that are not finished.
 
     Args:
         context: This worker.
-        payload: A :class:`ContinualInputs`.
-
-    Returns:
-        A :class:`WorkerResult`.
+        inputs: The job and the package to start from.
     """
     context = context.claimed()
-    inputs = validate_config(ContinualInputs, payload, "the inputs of the workers")
     package = Zoo(inputs.zoo).get(inputs.package).path
     units = units_of(inputs.config)
     stages = Stages(context.run_dir / STREAM_FOLDER, units)
-    finished = context.agree(context.on_first(stages.finished) or 0)
+    finished = context.broadcast_from_rank_zero(context.on_rank_zero(stages.finished) or 0)
     if finished < len(units):
         stream = Stream.load(inputs.config, package)
         learner = Learner(context, inputs.config, stream, stages, package)
         while finished < len(units) and learner.learn(units[finished]):
             finished += 1
-    return WorkerResult(finished=finished, stopped=finished < len(units)).model_dump()
+    return WorkerResult(finished=finished, stopped=finished < len(units))
 
 
 @dataclass(slots=True)
@@ -72,7 +67,7 @@ class _Session:
 class Learner:
     """Learns units; results of earlier ones are read from ``stages``."""
 
-    context: WorkerGroup
+    context: WorkerContext
     config: ContinualConfig
     stream: Stream
     stages: Stages
@@ -106,11 +101,12 @@ class Learner:
             part.before_task(task)
         session = _Session(task, ContinualStep(parts, self.config.train.max_grad_norm))
         found = self.context.latest_checkpoint()
-        if found is not None and found.extra["unit"] == unit.index:
+        state = None if found is None else found.read(UnitState)
+        if found is not None and state is not None and state.unit == unit.index:
             engine.load(found.path)
             load_parts(found.path, engine, parts)
-            session.step.steps_done = found.extra["step"]
-            session.history = History(found.extra["history"])
+            session.step.steps_done = state.step
+            session.history = History(state.history)
         return session
 
     def _model(self, unit: Unit) -> Model:
@@ -130,16 +126,17 @@ class Learner:
         unit, engine = session.task.unit, session.task.engine
         offset = self._steps_before(unit)
 
-        def observe(event: dict[str, Any]) -> None:
-            event = {**event, "step": offset + event["step"]}
+        def observe(event: Measurement) -> None:
+            event = event.model_copy(update={"step": offset + event.step, "run": unit.title})
             session.history.observe(event)
-            self.context.emit({"event": "metrics", "unit": unit.index, "task": unit.title, **event})
+            self.context.emit(event)
 
         def save(done: int) -> None:
             if done < unit.steps:  # a finished unit is committed right after
-                extra = {"unit": unit.index, "step": done, "history": session.history.rows}
+                rows = tuple(session.history.rows)
+                state = UnitState(unit=unit.index, step=done, history=rows)
                 saved = with_parts(engine, session.step.parts)
-                self.context.commit_checkpoint(offset + done, saved, extra)
+                self.context.commit_checkpoint(offset + done, saved, state)
 
         return train(
             engine,
@@ -184,9 +181,8 @@ class Learner:
                 unit, weights=weights, left=left, history=session.history, record=record
             )
 
-        self.context.on_first(commit)
-        event = UnitLearned(unit=unit.index, task=unit.title, **record.model_dump())
-        self.context.emit(event.model_dump(mode="json"))
+        self.context.on_rank_zero(commit)
+        self.context.emit(UnitLearned(unit=unit.index, task=unit.title, record=record))
 
     def _measure(self, engine: Engine, tasks: tuple[int, ...], split: Split) -> Metrics:
         """Evaluate the heads of some tasks on their own rows; collective."""

@@ -4,19 +4,18 @@ import logging
 
 from orchestrator.errors import IntegrityError
 from orchestrator.pretraining.config import TrainingSection
+from orchestrator.pretraining.state import BestState
 from orchestrator.training.config import EarlyStoppingConfig
 from orchestrator.training.engine import Engine
 from orchestrator.training.history import History
-from orchestrator.training.loop import Metrics, TrainResult
+from orchestrator.training.loop import TrainResult
 from orchestrator.training.stopping import Best, best_of
-from orchestrator.training.workers import WorkerGroup
+from orchestrator.training.worker_context import WorkerContext
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "best"
 """Run folder below the run's own in which the best checkpoint lies."""
-VALIDATION = "validation"
-"""What is kept beside a best checkpoint: its evaluation."""
 
 
 class BestKeeper:
@@ -31,7 +30,7 @@ class BestKeeper:
 
     def __init__(
         self,
-        context: WorkerGroup,
+        context: WorkerContext,
         engine: Engine,
         section: TrainingSection,
         stopping: EarlyStoppingConfig,
@@ -43,9 +42,9 @@ class BestKeeper:
         """Return the best evaluation; those that an interruption made are not counted."""
         every = self.section.eval_every_steps
         rows = (
-            (row["step"], row["value"])
+            (row.step, row.value)
             for row in history.rows
-            if row["split"] == "validation" and row["metric"] == self.stopping.metric
+            if row.split == "validation" and row.metric == self.stopping.metric
         )
         return best_of(((step, value) for step, value in rows if not step % every), self.stopping)
 
@@ -60,9 +59,9 @@ class BestKeeper:
             Whether the run should end.
         """
         if self.best(history).step == step:
-            rows = (row for row in history.rows if row["split"] == "validation")
-            measured = {row["metric"]: row["value"] for row in rows if row["step"] == step}
-            self.context.commit_checkpoint(step, self.engine, {VALIDATION: measured})
+            rows = (row for row in history.rows if row.split == "validation")
+            measured = {row.metric: row.value for row in rows if row.step == step}
+            self.context.commit_checkpoint(step, self.engine, BestState(validation=measured))
         return self.exhausted(history)
 
     def restore(self, history: History, result: TrainResult) -> None:
@@ -80,5 +79,4 @@ class BestKeeper:
         if found is None or self.best(history).step == found.step == result.steps:
             return
         self.engine.load(found.path)
-        validation: Metrics = found.extra[VALIDATION]
-        result.validation, result.steps = validation, found.step
+        result.validation, result.steps = found.read(BestState).validation, found.step

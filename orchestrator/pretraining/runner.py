@@ -150,16 +150,16 @@ def _launch(works: Sequence["_Work"]) -> None:
         names = first.run.name  # becomes the name of a folder, which has a limit
         names += f" and {len(works) - 1} more" if len(works) > 1 else ""
         with Watcher(STAGE, {work.config.run.name: work.watched() for work in works}) as watcher:
-            returned = launch(
+            result = launch(
                 WORKER,
-                payload.model_dump(mode="json"),
+                payload,
+                LaunchResult,
                 cluster=first.cluster,
                 engine=first.engine,
                 run_dir=works[0].run.path,
                 name=f"{STAGE} {names}",
                 on_event=watcher.observe,
             )
-    result = LaunchResult.model_validate(returned)
     for work, summary in zip(works, result.summaries, strict=False):
         if isinstance(summary, Summary):
             work.commit(summary)
@@ -232,7 +232,7 @@ class _Work:
 
     def _take_start(self) -> Start:
         """Resolve ``train.start_from``, and link the checkpoint that it names."""
-        from orchestrator.cluster.checkpoints.branching import CHECKPOINTS, plant
+        from orchestrator.cluster.checkpoints.branching import CHECKPOINTS, link_checkpoint
         from orchestrator.pretraining.starting import check_checkpoint, check_package
 
         source = _source(self.config)
@@ -242,7 +242,7 @@ class _Work:
             check_package(self.config, source)
             return Start(package=source.ref)
         check_checkpoint(self.config, source, self.inputs)
-        plant(source, self.run.path / CHECKPOINTS)
+        link_checkpoint(source, self.run.path / CHECKPOINTS)
         return Start(checkpoint=str(source.path))
 
     def _first_weights(self) -> Path | None:

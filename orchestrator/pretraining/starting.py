@@ -27,9 +27,10 @@ from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model, read_config
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.inputs import PretrainInputs
+from orchestrator.pretraining.state import Origin, RunState
 from orchestrator.storage import RunFolder, sha256_bytes
-from orchestrator.storage.json_files import json_bytes, parse_model
-from orchestrator.training.workers import StoredState
+from orchestrator.storage.json_files import json_bytes
+from orchestrator.training.worker_context import StoredState
 
 if TYPE_CHECKING:
     from orchestrator.zoo import Package
@@ -38,42 +39,28 @@ MAX_SHOWN = 5
 """Differences that a message lists."""
 
 
-class Origin(StrictModel):
-    """What a checkpoint records of the run that wrote it, for runs that start from it."""
+def origin_of(inputs: PretrainInputs) -> Origin:
+    """Describe the run of a job, for the checkpoints it writes."""
+    return Origin(
+        model=inputs.model,
+        optimizer=inputs.config.train.optimizer.type,
+        tokenizer=vocabulary_id(inputs.corpus.processor),
+    )
 
-    model: ModelConfig
-    """The model, with the vocabulary filled in."""
-    optimizer: str
-    """Type of the optimizer whose state it holds."""
-    tokenizer: str
-    """`vocabulary_id` of the data's processor."""
 
-    @classmethod
-    def of(cls, inputs: PretrainInputs) -> "Origin":
-        """Describe the run of a job."""
-        return cls(
-            model=inputs.model,
-            optimizer=inputs.config.train.optimizer.type,
-            tokenizer=vocabulary_id(inputs.corpus.processor),
+def _read_origin(found: StoredState) -> Origin:
+    """Read what a checkpoint records.
+
+    Raises:
+        InputError: It is not one that training can go on from.
+    """
+    if not found.has("model"):
+        raise InputError(
+            f"train.start_from: {found.path} holds the best weights of a run, which training "
+            "cannot go on from. Name a checkpoint in the run's folder checkpoints, or the run's "
+            "package."
         )
-
-    @classmethod
-    def read(cls, found: StoredState) -> "Origin":
-        """Read what a checkpoint records.
-
-        Raises:
-            InputError: It is not one that training can go on from.
-            IntegrityError: It is damaged.
-        """
-        where = str(found.path)
-        if "model" not in found.extra:
-            raise InputError(
-                f"train.start_from: {where} holds the best weights of a run, which training cannot "
-                "go on from. Name a checkpoint in the run's folder checkpoints, or the run's "
-                "package."
-            )
-        recorded = {name: found.extra.get(name) for name in cls.model_fields}
-        return parse_model(recorded, cls, where)
+    return found.read(RunState)
 
 
 def check_checkpoint(
@@ -90,7 +77,7 @@ def check_checkpoint(
         InputError: It is not a checkpoint of a run, is of another model, optimizer or tokenizer,
             or there are no steps left.
     """
-    where, theirs = str(found.path), Origin.read(found)
+    where, theirs = str(found.path), _read_origin(found)
     ours = _with_vocabulary(config.model, theirs.model.vocab_size)
     if inputs is not None:
         ours = inputs.model

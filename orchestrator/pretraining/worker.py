@@ -7,10 +7,9 @@ group that is started again continues where the last one was lost.
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -28,17 +27,24 @@ from orchestrator.pretraining.inputs import PretrainInputs, open_inputs
 from orchestrator.pretraining.meter import Meter
 from orchestrator.pretraining.payload import PretrainJob, PretrainPayload
 from orchestrator.pretraining.results import Interrupted, LaunchResult, Summary
-from orchestrator.pretraining.starting import Origin, take_weights
+from orchestrator.pretraining.starting import origin_of, take_weights
+from orchestrator.pretraining.state import RunState
 from orchestrator.storage import read_model, staged, verify_folder
 from orchestrator.training.averaging import averaged
 from orchestrator.training.detour import Detour
 from orchestrator.training.engine import Engine
-from orchestrator.training.history import History
+from orchestrator.training.events import (
+    CheckpointDamaged,
+    Measurement,
+    RolledBack,
+    RunStarted,
+)
+from orchestrator.training.history import History, HistoryRow
 from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
 from orchestrator.training.precision import COMPUTE
 from orchestrator.training.seeding import derive_seed
 from orchestrator.training.watchdog import Watchdog
-from orchestrator.training.workers import WorkerGroup
+from orchestrator.training.worker_context import WorkerContext
 
 EXPORT = "export"
 SUMMARY = "summary.json"
@@ -47,25 +53,22 @@ BASELINE_SAMPLES = 512
 """Samples whose labels are counted for the baselines."""
 
 
-def pretrain_all(context: WorkerGroup, payload: dict[str, Any]) -> dict[str, Any]:
+def pretrain_all(context: WorkerContext, payload: PretrainPayload) -> LaunchResult:
     """Train the models of a launch one after the other.
 
     Args:
         context: This worker.
-        payload: A `PretrainPayload` as JSON data.
-
-    Returns:
-        A `LaunchResult` as JSON data.
+        payload: The models.
     """
     found: list[Summary | Interrupted] = []
-    for job in PretrainPayload.model_validate(payload).jobs:
+    for job in payload.jobs:
         found.append(pretrain(context.within(Path(job.run_dir)).claimed(), job))
         if found[-1].stopped:
             break
-    return LaunchResult(summaries=tuple(found)).model_dump(mode="json")
+    return LaunchResult(summaries=tuple(found))
 
 
-def pretrain(context: WorkerGroup, job: PretrainJob) -> Summary | Interrupted:
+def pretrain(context: WorkerContext, job: PretrainJob) -> Summary | Interrupted:
     """Train one model from the newest checkpoint on and commit its files; collective.
 
     Returns:
@@ -79,7 +82,7 @@ def pretrain(context: WorkerGroup, job: PretrainJob) -> Summary | Interrupted:
     return Interrupted(step=result.steps) if result.stopped else run.export(result)
 
 
-def _exported(context: WorkerGroup) -> Summary | None:
+def _exported(context: WorkerContext) -> Summary | None:
     """Return the summary of a model that is already finished; collective."""
     folder = context.run_dir / EXPORT
 
@@ -90,12 +93,14 @@ def _exported(context: WorkerGroup) -> Summary | None:
                 read_model(folder / SUMMARY, Summary)
                 return True
         except IntegrityError as error:
-            context.emit({"event": "damaged_export", "message": str(error)})
+            context.emit(CheckpointDamaged(message=str(error)))
         return False
 
     # Hashing takes a while: rank 0 alone does it, and the others believe it.
-    whole = context.on_first(is_whole)
-    return read_model(folder / SUMMARY, Summary) if context.agree(int(bool(whole))) else None
+    whole = context.on_rank_zero(is_whole)
+    if not context.broadcast_from_rank_zero(int(bool(whole))):
+        return None
+    return read_model(folder / SUMMARY, Summary)
 
 
 def _first_model(inputs: PretrainInputs, start: str | None) -> Model:
@@ -111,7 +116,7 @@ def _first_model(inputs: PretrainInputs, start: str | None) -> Model:
 class _Run:
     """One model being trained on one worker."""
 
-    def __init__(self, context: WorkerGroup, inputs: PretrainInputs, start: str | None) -> None:
+    def __init__(self, context: WorkerContext, inputs: PretrainInputs, start: str | None) -> None:
         self.context, self.inputs = context, inputs
         self.config = config = inputs.config
         weights = {target.name: target.weight for target in inputs.model.target}
@@ -121,7 +126,7 @@ class _Run:
         self.history = History()
         self.before_s = 0.0
         """Seconds that earlier parts of a resumed run took."""
-        self.origin = Origin.of(inputs).model_dump(mode="json")
+        self.origin = origin_of(inputs)
         self.source = Prefetch(inputs.steps(), config.prefetch_steps)
         self.detour = Detour(self.source)
         self.meter = Meter(
@@ -139,7 +144,7 @@ class _Run:
     def train(self) -> TrainResult:
         """Run the loop from the newest intact checkpoint to the end."""
         first = self._resume() or 0
-        self.context.emit({"event": "training", "run": self.config.run.name, "step": first})
+        self.context.emit(RunStarted(run=self.config.run.name, step=first))
         patience_s = self.config.train.hang_timeout_s
         with closing(self.source), closing(Watchdog(self.context.hung, patience_s)) as watchdog:
             result = self._loop(first, watchdog)
@@ -188,9 +193,9 @@ class _Run:
         if checkpoint is None:
             return None
         self.engine.load(checkpoint.path)
-        self.history = History(checkpoint.extra["history"])
-        self.before_s = float(checkpoint.extra["seconds"])
-        self.detour.jumps = checkpoint.extra.get("jumps", [])
+        state = checkpoint.read(RunState)
+        self.history, self.before_s = History(state.history), state.seconds
+        self.detour.jumps = list(state.jumps)
         return checkpoint.step
 
     def _go_back(self, error: NonFiniteError) -> int:
@@ -204,15 +209,17 @@ class _Run:
         self.detour.jumps = jumps
         self.detour.around(first, error.step)
         message = f"{error}. Going back to step {first}, around samples {samples} and what follows"
-        self.context.emit({"event": "rollback", "step": first, "message": message})
+        self.context.emit(RolledBack(step=first, message=message))
         return first
 
-    def _observe(self, event: dict[str, Any]) -> None:
-        if event["split"] == "train":
-            event = {**event, "metrics": event["metrics"] | self.meter.read(event["seconds"])}
-        event = {**event, "seconds": self.before_s + event["seconds"]}
+    def _observe(self, event: Measurement) -> None:
+        metrics = event.metrics
+        if event.split == "train":
+            metrics = metrics | self.meter.read(event.seconds)
+        more = {"run": self.config.run.name, "seconds": self.before_s + event.seconds}
+        event = event.model_copy(update={**more, "metrics": metrics})
         self.history.observe(event)
-        self.context.emit({"event": "metrics", "run": self.config.run.name, **event})
+        self.context.emit(event)
 
     def _evaluate(self) -> dict[str, float]:
         section = self.config.train
@@ -223,14 +230,18 @@ class _Run:
             return self.engine.evaluate(batches)
 
     def _save(self, step: int) -> None:
-        extra = {"history": self.history.rows, "seconds": self._seconds()}
-        extra |= {"jumps": self.detour.jumps, **self.origin}
+        state = RunState(
+            **dict(self.origin),
+            history=tuple(self.history.rows),
+            seconds=self._seconds(),
+            jumps=tuple(self.detour.jumps),
+        )
         with self.meter.saving():
             keep_every = self.config.train.keep_every_steps
-            self.context.begin_checkpoint(step, self.engine, extra, keep_every)
+            self.context.begin_checkpoint(step, self.engine, state, keep_every)
 
     def _seconds(self) -> float:
-        return float(self.history.rows[-1]["seconds"]) if self.history.rows else self.before_s
+        return self.history.rows[-1].seconds if self.history.rows else self.before_s
 
     def export(self, result: TrainResult) -> Summary:
         """Write model, history and summary from rank 0 and commit the folder; collective.
@@ -255,7 +266,7 @@ class _Run:
                 self.context.require_claim()
                 stack.close()
 
-            self.context.on_first(commit)
+            self.context.on_rank_zero(commit)
         return summary
 
     def _write_weights(self, folder: Path | None) -> None:
@@ -285,11 +296,11 @@ class _Run:
         )
 
 
-def _skipped_steps(rows: Sequence[Mapping[str, Any]]) -> int:
+def _skipped_steps(rows: Sequence[HistoryRow]) -> int:
     """Return how many steps the loss guard skipped, over all parts of a run.
 
     Args:
         rows: The rows of its history; each interval has its number.
     """
-    train = (row for row in rows if row["split"] == "train" and row["metric"] == "skipped")
-    return int(sum(row["value"] for row in train))
+    train = (row for row in rows if row.split == "train" and row.metric == "skipped")
+    return int(sum(row.value for row in train))

@@ -1,5 +1,6 @@
-"""Going around data that a run cannot digest: the same steps, other samples from one step on."""
+"""Skipping data that makes the loss non-finite: the same steps are replayed with other samples."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from orchestrator.training.engine import Batch
@@ -7,26 +8,26 @@ from orchestrator.training.loop import WindowSource
 
 
 class Detour:
-    """A source whose steps are shifted from certain steps on.
+    """A source that jumps over samples.
 
-    What a step reads depends on the step and the jumps alone, so a resumed run that knows its jumps
-    reads what the uninterrupted one read.
+    The samples of a step depend on the step and the jumps alone, so a resumed run that knows its
+    jumps reads what the uninterrupted one read.
 
     Args:
-        source: Where samples come from.
-        jumps: (step, shift): from that step on, samples of so many steps later are read.
+        source: Source of the samples.
+        jumps: (step, shift): from ``step`` on, the samples of ``shift`` steps later are read.
     """
 
-    def __init__(self, source: WindowSource, jumps: list[list[int]] | None = None) -> None:
+    def __init__(self, source: WindowSource, jumps: Iterable[tuple[int, int]] = ()) -> None:
         self.source = source
-        self.jumps = [list(jump) for jump in jumps or []]
+        self.jumps = list(jumps)
 
     def around(self, first: int, failed: int) -> None:
-        """From step ``first`` on read nothing that steps up to ``failed`` have read."""
-        self.jumps.append([first, self.actual(failed) - self.actual(first) + 1])
+        """From step ``first`` on, skip everything that steps up to ``failed`` have read."""
+        self.jumps.append((first, self.actual(failed) - self.actual(first) + 1))
 
     def actual(self, step: int) -> int:
-        """Return the step of the source that a step reads."""
+        """Return the step of the source whose samples a step reads."""
         return step + sum(shift for start, shift in self.jumps if step >= start)
 
     def window(self, step: int, rank: int, world: int) -> list[Batch]:
@@ -38,6 +39,6 @@ class Detour:
         return self.source.epoch(self.actual(step))
 
     def samples(self, step: int) -> list[int]:
-        """Return the sample numbers of a step, where the source knows them."""
+        """Return the sample numbers of a step; empty if the source does not know them."""
         indices: Any = getattr(self.source, "indices", None)
         return [] if indices is None else [int(i) for i in indices(self.actual(step))[0]]

@@ -1,11 +1,37 @@
-"""Learning curves in long form: one row a step, split and metric (``history.parquet``)."""
+"""Learning curves in long form: one row per step, split and metric (``history.parquet``)."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import pandas as pd
+from pydantic import AllowInfNan
+
+from orchestrator.training.events import Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One value of a learning curve.
+
+    Attributes:
+        step: Optimizer steps done.
+        epoch: Epochs done.
+        split: ``train``, ``validation`` or ``test``.
+        metric: Name of the metric.
+        value: May be NaN or infinite, where a run diverged.
+        seconds: Seconds since the run began, pauses between its parts not counted.
+    """
+
+    step: int
+    epoch: float
+    split: str
+    metric: str
+    value: Annotated[float, AllowInfNan(True)]
+    seconds: float
+
 
 COLUMNS = {
     "step": "int64",
@@ -15,18 +41,19 @@ COLUMNS = {
     "value": "float64",
     "seconds": "float64",
 }
+"""Types of the columns of the table."""
 
 
 class History:
-    """Rows of (step, epoch, split, metric, value, seconds since the run began).
+    """Learning curves of one run.
 
     Args:
-        rows: Rows of an earlier part of the run; time goes on from its last one.
+        rows: Rows of an earlier part of the run; time continues from its last one.
     """
 
-    def __init__(self, rows: list[dict[str, Any]] | None = None) -> None:
-        self.rows = list(rows or [])
-        offset = max((float(row["seconds"]) for row in self.rows), default=0.0)
+    def __init__(self, rows: Iterable[HistoryRow] = ()) -> None:
+        self.rows = list(rows)
+        offset = max((row.seconds for row in self.rows), default=0.0)
         self._began = time.monotonic() - offset
 
     @property
@@ -41,7 +68,7 @@ class History:
         metrics: Mapping[str, float],
         epoch: float = 0.0,
     ) -> None:
-        """Add one row a metric.
+        """Add one row per metric.
 
         Args:
             step: Optimizer steps done.
@@ -51,23 +78,19 @@ class History:
         """
         at = self.seconds
         for metric, value in metrics.items():
-            row = {"step": step, "epoch": epoch, "split": split, "metric": metric}
-            self.rows.append({**row, "value": float(value), "seconds": at})
+            self.rows.append(HistoryRow(step, epoch, split, metric, float(value), at))
 
-    def observe(self, event: Mapping[str, Any]) -> None:
-        """Add an event of ``training.loop`` (its ``Observer``).
+    def observe(self, event: Measurement) -> None:
+        """Add what the training loop reports (an ``Observer``).
 
-        Timed here, not by the event: a resumed loop begins again at 0, this clock goes on.
+        Timed here, not by the event: the clock of a resumed loop starts at 0, this one continues.
         """
-        self.log(event["step"], event["split"], event["metrics"], event["epoch"])
-
-    def truncate(self, step: int) -> None:
-        """Drop rows after ``step``: a resumed run writes them again."""
-        self.rows = [row for row in self.rows if row["step"] <= step]
+        self.log(event.step, event.split, event.metrics, event.epoch)
 
     def frame(self) -> pd.DataFrame:
         """Return all rows as a table with the columns of ``COLUMNS``."""
-        return pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS)
+        rows = [asdict(row) for row in self.rows]
+        return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
     def to_parquet(self, path: Path) -> None:
         """Write the table."""
@@ -76,5 +99,6 @@ class History:
     @classmethod
     def from_parquet(cls, path: Path) -> "History":
         """Continue a table written by :meth:`to_parquet`."""
-        rows: list[dict[str, Any]] = pd.read_parquet(path).to_dict(orient="records")  # type: ignore[assignment]
-        return cls(rows)
+        table = pd.read_parquet(path)
+        columns = [table[each.name].tolist() for each in fields(HistoryRow)]
+        return cls(HistoryRow(*row) for row in zip(*columns, strict=True))

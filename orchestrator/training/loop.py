@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from orchestrator.errors import NoLabelsError, StageError
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.engine import Batch, Engine, Projection
+from orchestrator.training.events import Measurement, Metrics
 from orchestrator.training.schedules import learning_rate
 from orchestrator.training.seeding import seed_step
 from orchestrator.training.shards import clip_gradients
@@ -24,11 +25,8 @@ from orchestrator.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
-Metrics = dict[str, float]
-Observer = Callable[[dict[str, Any]], None]
-"""Gets ``{"step", "epoch", "split", "metrics", "seconds"}``: steps done, epochs done, the split
-("train" or "validation"), and seconds since the loop began. Called on every rank with the same
-numbers."""
+Observer = Callable[[Measurement], None]
+"""Called on every rank with the same numbers."""
 StepFunction = Callable[[Engine, Sequence[Batch], float], Metrics]
 """``(engine, window, lr) -> metrics``; takes one optimizer step, or skips it (``skipped``: 1)."""
 
@@ -294,8 +292,11 @@ class _Run:
     def _emit(self, done: int, split: str, metrics: Metrics) -> None:
         if self.hooks.observer is not None:
             epoch = float(self.source.epoch(done))
-            event = {"step": done, "epoch": epoch, "split": split, "metrics": metrics}
-            self.hooks.observer({**event, "seconds": self.seconds})
+            self.hooks.observer(
+                Measurement(
+                    step=done, epoch=epoch, split=split, metrics=metrics, seconds=self.seconds
+                )
+            )
 
 
 def _means(interval: list[Metrics]) -> Metrics:

@@ -181,7 +181,7 @@ def test_nothing_of_rays_records_is_read_while_a_run_goes_on(local_ray, tmp_path
     outcome = launched(run.path, max_failures=len(DAMAGE))
     killer.join(60)
     assert killer.error is None, killer.error
-    assert outcome["steps"] == killer.end
+    assert outcome.steps == killer.end
 
 
 def test_the_damage_is_one_that_ray_would_not_survive(tmp_path):

@@ -7,6 +7,8 @@ import pytest
 from orchestrator.cluster.launcher import launch
 from orchestrator.config import ClusterSection
 from orchestrator.training.config import EngineConfig
+from orchestrator.training.events import GroupStarted, StepHung
+from tests.support.state import AnyState
 
 LIMIT_S = 5.0
 
@@ -16,20 +18,21 @@ def test_a_stopped_worker_is_noticed_and_the_group_starts_again(local_ray, tmp_p
     events = []
 
     def observe(event):
-        events.append(event | {"at": time.monotonic()})
+        events.append((event, time.monotonic()))
 
     result = launch(
         "tests.support.toy_worker:stop_once",
-        {"kind": "zero2", "at": 3, "limit_s": LIMIT_S},
+        AnyState(kind="zero2", at=3, limit_s=LIMIT_S),
+        AnyState,
         cluster=ClusterSection(workers=2, max_failures=2),
         engine=EngineConfig(),
         run_dir=tmp_path,
         name="stop_once",
         on_event=observe,
     )
-    assert result["first"] == 2  # the last checkpoint
-    assert len(result["losses"]) == 4
-    (hung,) = [event for event in events if event["event"] == "hung"]
-    assert "taken for hung" in hung["message"]
-    started = [event["at"] for event in events if event["event"] == "started"]
+    assert result.first == 2  # the last checkpoint
+    assert len(result.losses) == 4
+    (hung,) = [event for event, _ in events if isinstance(event, StepHung)]
+    assert "taken for hung" in hung.message
+    started = [at for event, at in events if isinstance(event, GroupStarted)]
     assert len(started) == 2

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from orchestrator.cluster.checkpoints.fencing import FencedError
-from orchestrator.cluster.context import WorkerContext
+from orchestrator.cluster.context import Worker
 from orchestrator.storage.operations import fault_hook
 from orchestrator.training.config import EngineConfig, OptimizerConfig
+from tests.support.state import AnyState
 from tests.support.toy import toy_model, toy_window
 
 KILLS = int(os.environ.get("CHAOS_SAVES", "200"))
@@ -27,18 +28,18 @@ pytestmark = pytest.mark.chaos
 
 def saving(folder, first=0, on_step=lambda step: None):
     """Train and save after each step, while the save before it is still being written."""
-    ctx = WorkerContext.alone(folder)
+    ctx = Worker.alone(folder)
     engine = built(ctx)
     found = ctx.latest_checkpoint()
     if found is not None:
         engine.load(found.path)
         first = found.step
-    losses = found.extra["losses"] if found else []
+    losses = found.read(AnyState).losses if found else []
     for step in range(first, STEPS):
         losses.append(engine.forward_backward(toy_window(step, 0, 1))["loss"])
         engine.set_lr(3e-3)
         engine.step()
-        ctx.begin_checkpoint(step + 1, engine, {"losses": losses})
+        ctx.begin_checkpoint(step + 1, engine, AnyState(losses=losses))
         on_step(step)
     ctx.settle_checkpoint()
     return losses, engine.gathered()
@@ -50,10 +51,10 @@ def test_a_writer_that_was_suspended_while_another_went_on_changes_nothing(tmp_p
     child = os.fork()
     if child == 0:
         try:
-            ctx = WorkerContext.alone(tmp_path).claimed()
+            ctx = Worker.alone(tmp_path).claimed()
             engine = built(ctx)
             for step in range(STEPS):
-                ctx.commit_checkpoint(step + 1, engine, {"losses": []})
+                ctx.commit_checkpoint(step + 1, engine, AnyState(losses=[]))
                 if step == STEPS // 2:
                     os.kill(os.getpid(), signal.SIGSTOP)
         except FencedError:
@@ -61,13 +62,13 @@ def test_a_writer_that_was_suspended_while_another_went_on_changes_nothing(tmp_p
         finally:
             os._exit(0)
     os.waitpid(child, os.WUNTRACED)
-    ctx = WorkerContext.alone(tmp_path).claimed()
+    ctx = Worker.alone(tmp_path).claimed()
     found = ctx.latest_checkpoint()
     assert found.step == STEPS // 2 + 1
     engine = built(ctx)
     engine.load(found.path)
     for step in (found.step + 1, found.step + 2):
-        ctx.commit_checkpoint(step, engine, {"losses": [1.0]})
+        ctx.commit_checkpoint(step, engine, AnyState(losses=[1.0]))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     os.kill(child, signal.SIGCONT)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == SHUT_OUT
@@ -114,14 +115,14 @@ def test_two_hundred_killed_saves_leave_nothing_unreadable(tmp_path):
             shutil.rmtree(folder, ignore_errors=True)  # from the beginning
         run_killed(folder, draw)
         rests += len(list(folder.glob("checkpoints/*.tmp-*")))
-        ctx = WorkerContext.alone(folder)
+        ctx = Worker.alone(folder)
         newest = max([p.name for p in folder.glob("checkpoints/step-????????")], default=None)
         found = ctx.latest_checkpoint()
         if newest is not None:
             assert found is not None
             assert found.path.name == newest, "a committed checkpoint was damaged"
             built(ctx).load(found.path)
-            assert found.extra["losses"] == expected[: found.step]
+            assert found.read(AnyState).losses == expected[: found.step]
         resumed.append(found.step if found else 0)
         assert not list(folder.glob("checkpoints/*.tmp-*"))
     print(f"newest steps found: {json.dumps(resumed)}; {rests} unfinished ones swept")

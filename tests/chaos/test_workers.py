@@ -11,7 +11,7 @@ import pytest
 from orchestrator.cluster.launcher import launch
 from orchestrator.config import ClusterSection
 from orchestrator.training.config import EngineConfig
-from tests.support.steady import WORKER, Run
+from tests.support.steady import WORKER, Options, Run, Trained
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "5"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
@@ -26,7 +26,8 @@ def launched(path, max_failures=0, **payload):
     path.mkdir(parents=True, exist_ok=True)
     return launch(
         WORKER,
-        {"kind": "zero2", "every": EVERY, "pause_s": PAUSE_S} | payload,
+        Options(**({"kind": "zero2", "every": EVERY, "pause_s": PAUSE_S} | payload)),
+        Trained,
         cluster=ClusterSection(workers=2, max_failures=max_failures),
         engine=EngineConfig(),
         run_dir=path,
@@ -87,8 +88,8 @@ def test_killed_workers_cost_at_most_an_interval_and_change_no_loss(local_ray, t
     quiet.path.mkdir()
     (quiet.path / "finish").write_text(str(killer.end))
     expected = launched(quiet.path, pause_s=0.0)
-    assert disturbed["steps"] == expected["steps"] == killer.end
-    assert disturbed["losses"] == expected["losses"]  # bit for bit
+    assert disturbed.steps == expected.steps == killer.end
+    assert disturbed.losses == expected.losses  # bit for bit
     assert len(killer.lost) == KILLS
     assert max(killer.lost) <= EVERY + WRITING
     assert max(killer.seconds) < RECOVERY_DEADLINE_S

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.cluster.context import WorkerContext
+from orchestrator.cluster.context import Worker
 from orchestrator.continual import runner, worker
+from orchestrator.continual.config import ContinualInputs
 from orchestrator.continual.outcome import Outcome
 from orchestrator.continual.stages import Stages
 from orchestrator.continual.stream import units_of
@@ -50,8 +51,8 @@ def single(config, tmp_path_factory):
     alone = config.model_copy(update={"engine": EngineConfig(type="single")})
     alone = alone.model_copy(update={"cluster": config.cluster.model_copy(update={"workers": 1})})
     folder = tmp_path_factory.mktemp("single")
-    payload = {"config": alone.model_dump(mode="json"), "zoo": config.run.zoo, "package": "encoder"}
-    worker.run(WorkerContext.alone(folder), payload)
+    payload = ContinualInputs(config=alone, zoo=config.run.zoo, package="encoder")
+    worker.run(Worker.alone(folder), payload)
     return Outcome.read(
         alone, Zoo(config.run.zoo).get("encoder"), Stages(folder / "stream", units_of(alone))
     )

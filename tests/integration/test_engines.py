@@ -8,6 +8,8 @@ from orchestrator.config import ClusterSection
 from orchestrator.errors import ConfigError, StageError
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.single import SingleEngine
+from orchestrator.training.events import GroupStarted
+from tests.support.state import AnyState
 from tests.support.toy import toy_model
 from tests.support.toy_worker import RATE, STEPS, curve
 
@@ -26,7 +28,8 @@ WORKERS = "tests.support.toy_worker"
 def launched(function, payload, tmp_path, **options):
     return launch(
         f"{WORKERS}:{function}",
-        payload,
+        AnyState(**payload),
+        AnyState,
         cluster=options.pop("cluster", TWO),
         engine=EngineConfig(),
         run_dir=tmp_path,
@@ -39,7 +42,8 @@ def launched(function, payload, tmp_path, **options):
 def engines(local_ray, tmp_path_factory):
     """Results of all engines by kind, from one group of two workers."""
     payload = {"kinds": ["ddp", *SHARDED], "overflow": HALF, "lamb": ["ddp", *CUT]}
-    return launched("compare_engines", payload, tmp_path_factory.mktemp("engines"))
+    found = launched("compare_engines", payload, tmp_path_factory.mktemp("engines"))
+    return {**found.kinds, "lamb": found.lamb, "overflow": found.overflow}
 
 
 @pytest.fixture(scope="module")
@@ -131,17 +135,17 @@ class TestFailures:
         events = []
         with pytest.raises(ConfigError) as caught:
             launched("refuse", {"error": "config"}, tmp_path, on_event=events.append)
-        assert [each["event"] for each in events] == ["started"]
+        assert [type(each) for each in events] == [GroupStarted]
         assert [str(each) for each in caught.value.problems] == ["a.b: is wrong"]
 
     def test_a_bug_stops_the_launch_when_it_repeats(self, local_ray, tmp_path):
         events = []
         with pytest.raises(StageError, match="ValueError: an ordinary bug") as caught:
             launched("refuse", {"error": "bug"}, tmp_path, on_event=events.append)
-        assert [each["event"] for each in events] == ["started", "started"]
+        assert [type(each) for each in events] == [GroupStarted, GroupStarted]
         assert len(str(caught.value).splitlines()) < 12
 
     def test_a_lost_worker_costs_nothing_that_was_committed(self, local_ray, tmp_path):
         result = launched("die_once", {"kind": "zero2", "at": 3}, tmp_path)
-        assert result["first"] == 2
-        assert result["losses"] == result["uninterrupted"][2:]
+        assert result.first == 2
+        assert result.losses == result.uninterrupted[2:]

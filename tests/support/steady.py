@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from orchestrator.config import StrictModel
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.shards import clip_gradients
 from orchestrator.training.watchdog import Watchdog
@@ -26,24 +27,47 @@ FINISH, STEPS = "finish", "steps.jsonl"
 WAIT_S = 240
 
 
-def train(ctx, payload):
-    """Train the toy until the run's folder holds ``finish``, whose text is the last step.
+class Options(StrictModel):
+    """Payload of the worker."""
 
-    Payload: ``kind`` of engine, ``every`` steps a checkpoint, ``pause_s`` between steps.
-    """
+    kind: str
+    """Engine."""
+    every: int
+    """Steps between two checkpoints."""
+    pause_s: float
+    """Seconds between two steps."""
+    limit_s: float = 60
+    """Seconds after which a step hangs."""
+
+
+class Losses(StrictModel):
+    """State of a checkpoint."""
+
+    losses: tuple[float, ...]
+
+
+class Trained(Losses):
+    """Result of the worker."""
+
+    steps: int
+    world: int
+
+
+def train(ctx, payload):
+    """Train the toy until the run's folder holds ``finish``, whose text is the last step."""
     torch.set_num_threads(1)
     ctx = ctx.claimed()
-    engine = _engine(ctx, payload["kind"])
+    engine = _engine(ctx, payload.kind)
     found = ctx.latest_checkpoint()
     if found is not None:
         engine.load(found.path)
     first = step = 0 if found is None else found.step
-    losses = [] if found is None else found.extra["losses"]
+    losses = [] if found is None else list(found.read(Losses).losses)
     with (
         (ctx.run_dir / STEPS).open("a") as log,
-        closing(Watchdog(ctx.hung, payload.get("limit_s", 60))) as watchdog,
+        closing(Watchdog(ctx.hung, payload.limit_s)) as watchdog,
     ):
-        while step != (end := ctx.agree(_told(ctx))):
+        while step != (end := ctx.broadcast_from_rank_zero(_told(ctx))):
             if 0 <= end < step:
                 raise ValueError(f"told to end at {end}, but at {step} already")
             with watchdog.step():
@@ -53,11 +77,11 @@ def train(ctx, payload):
             row |= {"pid": os.getpid(), "at": time.time(), "loss": losses[-1]}
             log.write(json.dumps(row) + "\n")  # shorter than a page: lines of ranks do not mix
             log.flush()
-            if step % payload["every"] == 0:
-                ctx.begin_checkpoint(step, engine, {"losses": losses})
-            time.sleep(payload["pause_s"])
+            if step % payload.every == 0:
+                ctx.begin_checkpoint(step, engine, Losses(losses=tuple(losses)))
+            time.sleep(payload.pause_s)
         ctx.settle_checkpoint()
-    return {"losses": losses, "steps": step, "world": ctx.world}
+    return Trained(losses=tuple(losses), steps=step, world=ctx.world)
 
 
 def _told(ctx):
@@ -136,9 +160,9 @@ class Run:
 
 def undisturbed(steps, kind="single"):
     """Losses of the same training in this process, without a cluster and without faults."""
-    from orchestrator.cluster.context import WorkerContext
+    from orchestrator.cluster.context import Worker
 
-    ctx = WorkerContext.alone(Path("unused"))
+    ctx = Worker.alone(Path("unused"))
     engine = _engine(ctx, kind)
     return [_step(ctx, engine, step) for step in range(steps)]
 
@@ -152,14 +176,15 @@ def main():
     run_dir.mkdir(parents=True, exist_ok=True)
     outcome = launch(
         WORKER,
-        options["payload"],
+        Options(**options["payload"]),
+        Trained,
         cluster=ElasticClusterSection(**options["cluster"]),
         engine=EngineConfig(),
         run_dir=run_dir,
         name="steady",
-        on_event=lambda event: print("event", json.dumps(event), flush=True),
+        on_event=lambda event: print("event", type(event).__name__, flush=True),
     )
-    print(json.dumps(outcome), flush=True)
+    print(outcome.model_dump_json(), flush=True)
 
 
 if __name__ == "__main__":

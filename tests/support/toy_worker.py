@@ -11,6 +11,7 @@ from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.loop import descend
 from orchestrator.training.shards import clip_gradients
 from orchestrator.training.watchdog import Watchdog
+from tests.support.state import AnyState
 from tests.support.toy import toy_model, toy_window
 
 RATE, STEPS = 3e-3, 20
@@ -18,11 +19,13 @@ RATE, STEPS = 3e-3, 20
 
 def compare_engines(ctx, payload):
     """Train the toy with each engine on the same windows; losses, weights, shards of each."""
-    found = {kind: _trained(ctx, kind) for kind in payload["kinds"]}
+    found = {kind: _trained(ctx, kind) for kind in payload.kinds}
     whole = {"micro": 1, "rows": 4}  # the same samples without accumulation
     found["whole"] = {"losses": curve(_engine(ctx, "ddp"), ctx.rank, ctx.world, **whole)}
-    found["lamb"] = {kind: _with_lamb(ctx, kind) for kind in payload["lamb"]}
-    return found | {"overflow": {kind: _overflow(ctx, kind) for kind in payload["overflow"]}}
+    lamb = {kind: _with_lamb(ctx, kind) for kind in payload.lamb}
+    return AnyState(
+        kinds=found, lamb=lamb, overflow={kind: _overflow(ctx, kind) for kind in payload.overflow}
+    )
 
 
 def _with_lamb(ctx, kind):
@@ -80,7 +83,7 @@ def _trained(ctx, kind):
 
 def _continued(ctx, kind, engine):
     """How engines loaded from a checkpoint, of its kind and DDP, go on beside the saved one."""
-    ctx.commit_checkpoint(STEPS, engine, {"kind": kind})
+    ctx.commit_checkpoint(STEPS, engine, AnyState(kind=kind))
     found = ctx.latest_checkpoint()
     losses, ends = [], []
     for each in (engine, _engine(ctx, kind), _engine(ctx, "ddp")):
@@ -91,7 +94,7 @@ def _continued(ctx, kind, engine):
     same = all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     ctx.checkpoints.clear() if ctx.rank == 0 else None
     ctx.barrier()
-    return {"resumes": bool(same and found.extra == {"kind": kind}), "continued": losses}
+    return {"resumes": bool(same and found.read(AnyState).kind == kind), "continued": losses}
 
 
 def _engine(ctx, kind, optimizer="adamw", **more):
@@ -109,11 +112,11 @@ def _engine(ctx, kind, optimizer="adamw", **more):
 def refuse(ctx, payload):
     """Fail on the last rank with an error of this system, while the others wait for it."""
     if ctx.rank == ctx.world - 1:
-        if payload["error"] == "config":
+        if payload.error == "config":
             raise ConfigError("job.yaml", [Problem("a.b", "is wrong")])
         raise ValueError("an ordinary bug")
     ctx.barrier()
-    return {}
+    return AnyState()
 
 
 def die_once(ctx, payload):
@@ -122,21 +125,21 @@ def die_once(ctx, payload):
     Ends with the losses of the second attempt, and those of a run that nothing happens to.
     """
     ctx = ctx.claimed()
-    engine = _engine(ctx, payload["kind"])
+    engine = _engine(ctx, payload.kind)
     found = ctx.latest_checkpoint()
     if found is not None:
         engine.load(found.path)
     first = 0 if found is None else found.step
     losses = []
     for step in range(first, 6):
-        if found is None and step == payload["at"] and ctx.rank == ctx.world - 1:
+        if found is None and step == payload.at and ctx.rank == ctx.world - 1:
             os._exit(1)
         losses.append(_step(ctx, engine, step))
         if (step + 1) % 2 == 0:
-            ctx.commit_checkpoint(step + 1, engine, {})
-    other = _engine(ctx, payload["kind"])
+            ctx.commit_checkpoint(step + 1, engine, AnyState())
+    other = _engine(ctx, payload.kind)
     whole = [_step(ctx, other, step) for step in range(6)]
-    return {"first": first, "losses": losses, "uninterrupted": whole}
+    return AnyState(first=first, losses=losses, uninterrupted=whole)
 
 
 def _step(ctx, engine, step):
@@ -148,18 +151,18 @@ def _step(ctx, engine, step):
 
 def stop_once(ctx, payload):
     """Stop (not end) the last rank in a step of the first attempt; the others notice the hang."""
-    engine = _engine(ctx, payload["kind"])
+    engine = _engine(ctx, payload.kind)
     found = ctx.latest_checkpoint()
     if found is not None:
         engine.load(found.path)
     first = 0 if found is None else found.step
     losses = []
-    with closing(Watchdog(ctx.hung, payload["limit_s"])) as watchdog:
+    with closing(Watchdog(ctx.hung, payload.limit_s)) as watchdog:
         for step in range(first, 6):
             with watchdog.step():
-                if found is None and step == payload["at"] and ctx.rank == ctx.world - 1:
+                if found is None and step == payload.at and ctx.rank == ctx.world - 1:
                     os.kill(os.getpid(), signal.SIGSTOP)
                 losses.append(_step(ctx, engine, step))
             if (step + 1) % 2 == 0:
-                ctx.commit_checkpoint(step + 1, engine, {})
-    return {"first": first, "losses": losses}
+                ctx.commit_checkpoint(step + 1, engine, AnyState())
+    return AnyState(first=first, losses=losses)

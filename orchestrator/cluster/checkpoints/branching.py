@@ -62,7 +62,7 @@ def _chosen(place: Path, found: list[int], step: Step) -> int:
     return wanted
 
 
-def plant(checkpoint: Checkpoint, root: Path) -> None:
+def link_checkpoint(checkpoint: Checkpoint, root: Path) -> None:
     """Make a checkpoint the first one of another run; once.
 
     Args:

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from orchestrator.cluster.checkpoints.waiting import Meeting, join_all
-from orchestrator.cluster.observe.mailbox import Event
+from orchestrator.cluster.checkpoints.waiting import join_all
 from orchestrator.errors import StageError
 from orchestrator.storage.failures import explained, is_full, require_space, system_error
+from orchestrator.training.events import NoSpace
+from orchestrator.training.worker_context import WorkerContext
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +31,6 @@ DEADLINE_S = 3600  # a part may be large and storage slow; a rank that is lost i
 POLL_S = 0.02
 RETRY_AFTER_S = (2.0, 8.0, 20.0)
 """Pauses before another try when there is no space."""
-
-
-class Ranks(Meeting, Protocol):
-    """The part of a ``WorkerContext`` that saving needs."""
-
-    def emit(self, event: Event) -> None:
-        """Tell the driver; may be called from any thread."""
-        ...
-
-    def require_claim(self) -> None:
-        """Raise when a newer group has claimed the run."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +62,14 @@ class Pending:
         ranks: The group; asked for nothing collective before :meth:`settle`.
     """
 
-    def __init__(self, part: Part, ranks: Ranks) -> None:
+    def __init__(self, part: Part, ranks: WorkerContext) -> None:
         self.final = part.final
         self._part, self._ranks = part, ranks
         self._failed: Exception | None = None
         self._thread = threading.Thread(target=self._guarded, name="checkpoint", daemon=True)
         self._thread.start()
 
-    def settle(self, group: Ranks) -> None:
+    def settle(self, group: WorkerContext) -> None:
         """Wait until all ranks have written and rank 0 has committed; collective.
 
         Raises:
@@ -89,7 +77,7 @@ class Pending:
             StageError: Some rank could not write (on every rank; the old checkpoints stay).
         """
         join_all(self._thread, group)
-        if group.everybody(self._failed is None):
+        if group.all_ranks(self._failed is None):
             return
         shutil.rmtree(self._part.staged, ignore_errors=True)
         group.require_claim()
@@ -145,7 +133,7 @@ class Pending:
                     raise
                 message = f"checkpoint of step {self._part.step}: {error} Next try in {pause:g} s"
                 logger.warning(message)
-                self._ranks.emit({"event": "no_space", "message": message})
+                self._ranks.emit(NoSpace(message=message))
                 time.sleep(pause)
         return action()
 

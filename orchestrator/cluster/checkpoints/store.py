@@ -11,13 +11,17 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from orchestrator.cluster.checkpoints.saving import Part, Pending, Ranks
-from orchestrator.cluster.checkpoints.waiting import on_first
+from pydantic import ValidationError
+
+from orchestrator.cluster.checkpoints.saving import Part, Pending
+from orchestrator.cluster.checkpoints.waiting import on_rank_zero
+from orchestrator.config.messages import to_problems
+from orchestrator.config.model import StrictModel
 from orchestrator.errors import InputError, IntegrityError, StageError
 from orchestrator.storage import (
     commit_folder,
@@ -30,6 +34,8 @@ from orchestrator.storage.failures import explained
 from orchestrator.storage.json_files import parse_json, read_limited
 from orchestrator.storage.temporary import MARK
 from orchestrator.training.engine import Engine
+from orchestrator.training.events import CheckpointDamaged
+from orchestrator.training.worker_context import Extra, WorkerContext
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +59,6 @@ TRIES, PAUSE_S = 3, 5.0
 """How often such a file is read, and how long after one another."""
 
 
-class Group(Ranks, Protocol):
-    """The part of a ``WorkerContext`` that checkpoints need."""
-
-    def agree(self, value: int) -> int:
-        """Return rank 0's value everywhere."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A committed checkpoint.
@@ -69,13 +67,33 @@ class Checkpoint:
         step: Optimizer steps done.
         path: Its folder, for ``Engine.load``.
         world: Number of workers that wrote it.
-        extra: What the caller kept beside it.
+        extra: The caller's state as JSON data.
     """
 
     step: int
     path: Path
     world: int
     extra: dict[str, Any]
+
+    def has(self, field: str) -> bool:
+        """Whether the caller's state has a field; states of different kinds are told apart so."""
+        return field in self.extra
+
+    def read(self, extra: type[Extra]) -> Extra:
+        """Return the caller's state.
+
+        Raises:
+            InputError: It is not of this class. The hashes were right, so this is no damage: the
+                checkpoint is of another kind of run or of another version.
+        """
+        try:
+            return extra.model_validate(self.extra)
+        except ValidationError as error:
+            problems = "; ".join(map(str, to_problems(extra, error)))
+            raise InputError(
+                f"{self.path / EXTRA} is not a {extra.__name__} of this version: {problems}. "
+                "Continue with the version that wrote it, or use another run.name."
+            ) from error
 
 
 class CheckpointFolder:
@@ -90,7 +108,7 @@ class CheckpointFolder:
         self.root = root
         self.keep = max(keep, KEEP)
 
-    def commit(self, step: int, engine: Engine, extra: Mapping[str, Any], group: Group) -> Path:
+    def commit(self, step: int, engine: Engine, extra: StrictModel, group: WorkerContext) -> Path:
         """Save ``engine`` on every rank, then make the checkpoint visible at once; collective.
 
         Raises:
@@ -104,8 +122,8 @@ class CheckpointFolder:
         self,
         step: int,
         engine: Engine,
-        extra: Mapping[str, Any],
-        group: Group,
+        extra: StrictModel,
+        group: WorkerContext,
         on_commit: Callable[[], None] | None = None,
         keep_every: int = 0,
     ) -> "Pending":
@@ -114,8 +132,8 @@ class CheckpointFolder:
         Args:
             step: Optimizer steps done.
             engine: What to save; it may be changed as soon as this returns.
-            extra: JSON-able state of the caller; rank 0's is kept. A long run has long curves, so
-                it becomes text while training goes on: its lists may grow, what is in them stays.
+            extra: State of the caller; rank 0's is stored. A long run has long curves, so it
+                becomes text while training goes on.
             group: The ranks.
             on_commit: Called on rank 0, from another thread, when the checkpoint is visible.
             keep_every: Checkpoints of multiples of this step stay for ever; 0: none does.
@@ -125,14 +143,16 @@ class CheckpointFolder:
         """
         final = self.root / f"{PREFIX}{step:08d}"
         # One name for all ranks; the mark makes readers ignore it until it is committed.
-        staged = self.root / f"{final.name}{MARK}{group.agree(secrets.randbits(62)):016x}"
+        staged = (
+            self.root
+            / f"{final.name}{MARK}{group.broadcast_from_rank_zero(secrets.randbits(62)):016x}"
+        )
         header = {"schema_version": SCHEMA_VERSION, "step": step, "world": group.world}
-        kept = {k: list(value) if isinstance(value, list) else value for k, value in extra.items()}
 
         def commit() -> None:
             with explained(final):
-                text = json.dumps({HEADER: header, "extra": kept})
-                (staged / EXTRA).write_text(text, encoding="utf-8")
+                stored = {HEADER: header, "extra": extra.model_dump(mode="json")}
+                (staged / EXTRA).write_text(json.dumps(stored), encoding="utf-8")
             group.require_claim()
             commit_folder(staged, final, header)
             self.retain(step, group, keep_every)
@@ -154,7 +174,7 @@ class CheckpointFolder:
         elements = sum(shard.master.numel() for shard in engine.shards())
         return elements * ranks * BYTES_AN_ELEMENT
 
-    def latest(self, group: Group) -> Checkpoint | None:
+    def latest(self, group: WorkerContext) -> Checkpoint | None:
         """Return the newest checkpoint that verifies, chosen by rank 0; collective.
 
         Raises:
@@ -162,9 +182,9 @@ class CheckpointFolder:
                 without any, would remove what may still be restored.
             StageError: The storage fails.
         """
-        found = on_first(lambda: self.newest_valid(group), group)
+        found = on_rank_zero(lambda: self.newest_valid(group), group)
         missing = ALL_DAMAGED if self.steps() else NONE_THERE
-        step = group.agree(missing if found is None else found.step)
+        step = group.broadcast_from_rank_zero(missing if found is None else found.step)
         if step == ALL_DAMAGED:
             raise IntegrityError(
                 f"{self.root}: no checkpoint is whole, see the messages before this one. Restore "
@@ -174,7 +194,7 @@ class CheckpointFolder:
             return None
         return found or self._read(self.root / f"{PREFIX}{step:08d}", verify=False)
 
-    def newest_valid(self, group: Group) -> Checkpoint | None:
+    def newest_valid(self, group: WorkerContext) -> Checkpoint | None:
         """Verify from the newest on; damaged ones are reported and passed over.
 
         Raises:
@@ -188,7 +208,7 @@ class CheckpointFolder:
                 return self._verified(folder)
             except IntegrityError as error:
                 logger.warning("passing over a damaged checkpoint: %s", error)
-                group.emit({"event": "damaged_checkpoint", "message": str(error)})
+                group.emit(CheckpointDamaged(message=str(error)))
         return None
 
     def _verified(self, folder: Path) -> Checkpoint:
@@ -209,7 +229,7 @@ class CheckpointFolder:
                     ) from error
             time.sleep(PAUSE_S)
 
-    def retain(self, step: int, group: Group, keep_every: int = 0) -> None:
+    def retain(self, step: int, group: WorkerContext, keep_every: int = 0) -> None:
         """Remove all but the newest ``keep`` checkpoints up to the one just committed.
 
         Later ones were passed over as damaged when the run went back before them. Were they

@@ -1,48 +1,32 @@
-"""Wait for one rank, however long its work takes.
+"""Waiting for one rank, however long its work takes.
 
 A collective waits for a late rank only as long as the process group's timeout allows: minutes.
-Hashing a large checkpoint takes longer. So while one rank works in a thread, all of them meet
-every now and then, and nobody is late.
+Hashing a large checkpoint takes longer. While one rank works in a thread, all of them therefore
+meet in a short collective every second, and none is late.
 """
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import TypeVar
+
+from orchestrator.training.worker_context import WorkerContext
 
 Found = TypeVar("Found")
 
 BEAT_S = 1.0
-"""Seconds between two meetings."""
+"""Seconds between two of these collectives."""
 
 
-class Meeting(Protocol):
-    """The part of a ``WorkerContext`` that waiting needs."""
-
-    @property
-    def rank(self) -> int:
-        """This worker's place."""
-        ...
-
-    @property
-    def world(self) -> int:
-        """Number of workers."""
-        ...
-
-    def everybody(self, succeeded: bool) -> bool:
-        """Whether all ranks pass True; collective."""
-        ...
-
-
-def join_all(thread: threading.Thread, group: Meeting) -> None:
+def join_all(thread: threading.Thread, group: WorkerContext) -> None:
     """Wait until this thread of every rank has ended; collective."""
     thread.join(BEAT_S)
-    while not group.everybody(not thread.is_alive()):
+    while not group.all_ranks(not thread.is_alive()):
         thread.join(BEAT_S)
 
 
-def on_first(action: Callable[[], Found], group: Meeting) -> Found | None:
-    """Do something on rank 0 while the others wait; collective.
+def on_rank_zero(action: Callable[[], Found], group: WorkerContext) -> Found | None:
+    """Run something on rank 0 while the others wait; collective.
 
     Returns:
         What it returned, on rank 0; None on the others.
@@ -60,7 +44,7 @@ def on_first(action: Callable[[], Found], group: Meeting) -> Found | None:
         except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
             outcome.set_exception(error)
 
-    thread = threading.Thread(target=run, name="first", daemon=True)
+    thread = threading.Thread(target=run, name="rank-zero", daemon=True)
     thread.start()
     join_all(thread, group)
     return outcome.result()

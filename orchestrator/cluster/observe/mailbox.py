@@ -10,7 +10,9 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
-Event = dict[str, Any]
+from orchestrator.cluster.failures import Failure
+from orchestrator.training.events import Event
+
 STOP_POLL_S = 0.25  # how often rank 0 asks whether it should stop
 
 
@@ -20,9 +22,9 @@ class Mailbox:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._stop = False
-        self._failure: Event | None = None
+        self._failure: Failure | None = None
         self._nodes: set[str] = set()  # of the worker group that runs
-        self._crashes: list[tuple[Event, frozenset[str]]] = []
+        self._crashes: list[tuple[Failure, frozenset[str]]] = []
         self._failures: list[frozenset[str]] = []
         self._progress: dict[str, int] = {}
         self._final = False
@@ -51,18 +53,18 @@ class Mailbox:
             self._crashes.clear()
             self._failures.clear()
 
-    def fail(self, failure: Event, *, final: bool) -> None:
+    def fail(self, failure: Failure, *, final: bool) -> None:
         """Note why a worker failed.
 
         Args:
-            failure: ``{"error": class name, "message": ..., "traceback": ...}``.
+            failure: The error.
             final: Trying again cannot help (bad input, damaged files).
         """
         if final or self._failure is None:
             self._failure = failure
         self._final = self._final or final
 
-    def begin(self, alive: Collection[str]) -> Event | None:
+    def begin(self, alive: Collection[str]) -> Failure | None:
         """Start an attempt; called once per worker group, by rank 0.
 
         A crash of a group one of whose nodes is gone says nothing of the job: its survivors lost
@@ -105,7 +107,7 @@ class Mailbox:
         own = sum(nodes <= set(alive) for nodes in self._failures)
         return own, len(self._failures) - own
 
-    def failure(self) -> Event | None:
+    def failure(self) -> Failure | None:
         """Return the failure that ended the launch, if one did."""
         return self._failure if self._final else None
 

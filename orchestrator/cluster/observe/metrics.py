@@ -1,18 +1,17 @@
-"""Training figures for dashboards: Ray's metrics, scraped by Prometheus.
+"""Training metrics for dashboards, exported by Ray and scraped by Prometheus.
 
-They are set on the driver from the events of ``training.loop``, so a worker needs nothing.
+They are set on the driver from the workers' events; a worker needs nothing.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 LABELS = ("stage", "run", "split")
 GAUGES = {
     "loss": "Weighted loss of all targets.",
     "learning_rate": "Learning rate of the last step.",
     "grad_norm": "Gradient norm before clipping.",
-    "tokens_per_second": "Tokens a second over all workers, padding not counted.",
-    "model_flops_per_second": "Floating-point operations a second by formula, over all workers.",
+    "tokens_per_second": "Tokens per second over all workers, padding not counted.",
+    "model_flops_per_second": "Floating-point operations per second by formula, over all workers.",
     "mfu": "Share of what matrix products reach on these devices.",
     "data_wait_share": "Share of the workers' time spent waiting for data.",
     "memory_bytes": "Largest peak of a worker's memory.",
@@ -43,15 +42,21 @@ class TrainingMetrics:
             "orch_train_skipped_steps_total", "Steps skipped by the loss guard.", LABELS[:2]
         )
 
-    def observe(self, run: str, event: Mapping[str, Any]) -> None:
-        """Record one event of a run's training loop (``step``, ``split``, ``metrics``)."""
+    def record(self, run: str, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Set the gauges of a run.
+
+        Args:
+            run: Name of the run.
+            step: Optimizer steps done.
+            split: ``train`` or ``validation``.
+            metrics: Values by name; names that have no gauge are left out.
+        """
         tags = {"stage": self._stage, "run": run}
-        metrics: Mapping[str, float] = event["metrics"]
         for name, gauge in self._gauges.items():
             if name in metrics:
-                gauge.set(metrics[name], {**tags, "split": event["split"]})
-        if event["split"] == "train":
-            self._step.set(event["step"], tags)
+                gauge.set(metrics[name], {**tags, "split": split})
+        if split == "train":
+            self._step.set(step, tags)
             for counter, key in ((self._tokens, "tokens"), (self._skipped, "skipped")):
                 if metrics.get(key, 0) > 0:
                     counter.inc(metrics[key], tags)

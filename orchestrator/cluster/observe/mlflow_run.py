@@ -1,7 +1,7 @@
-"""One MLflow run for one run of ours, across interruptions; never in the way of training.
+"""MLflow tracking of one run, across interruptions.
 
-Requests are made by a thread of their own: a slow server delays nothing, and one that is gone
-costs a warning. Requires the extra ``tracking``.
+A thread of its own sends the requests: a slow server delays nothing, and an unreachable one costs
+a warning. Requires the extra ``tracking``.
 """
 
 import importlib
@@ -17,18 +17,19 @@ from typing import Any
 
 from orchestrator.errors import InputError
 from orchestrator.training.config import MlflowConfig
+from orchestrator.training.events import Measurement
 
 logger = logging.getLogger(__name__)
 
 IDENTITY = "orchestrator.run_id"
-"""Tag that finds the MLflow run of a run of ours, also after a crash right after it was made."""
+"""Tag that finds the MLflow run of a job again, even after a crash right after its creation."""
 PACKAGE = "orchestrator.package"
 BATCH = 500
-"""Values a request may carry (MLflow allows 1000)."""
-LONGEST = 500
-"""Characters of a parameter's value (stores of older versions refuse more)."""
+"""Values per request (MLflow allows 1000)."""
+MAX_CHARACTERS = 500
+"""Length of a parameter's value (stores of older versions refuse more)."""
 CLOSE_S = 30.0
-"""Seconds that the last values have to reach the server."""
+"""Grace period for sending the last values."""
 
 
 class MlflowRun:
@@ -89,7 +90,9 @@ class MlflowRun:
             self._client.update_run(runs[0].info.run_id, status="RUNNING")
             return runs[0].info.run_id, self._written(runs[0].info.run_id, runs[0].data.metrics)
         made = self._client.create_run(place, run_name=name, tags={IDENTITY: identity})
-        every = [self._entities.Param(key, value[:LONGEST]) for key, value in parameters.items()]
+        every = [
+            self._entities.Param(key, value[:MAX_CHARACTERS]) for key, value in parameters.items()
+        ]
         for part in (every[at : at + 100] for at in range(0, len(every), 100)):
             self._client.log_batch(made.info.run_id, params=part)
         return made.info.run_id, {}
@@ -103,12 +106,12 @@ class MlflowRun:
     def resume(self, step: int) -> None:
         """Do nothing: steps that are trained again are not written again."""
 
-    def observe(self, event: Mapping[str, Any]) -> None:
-        """Take one event of the training loop."""
-        step, now = event["step"], int(time.time() * 1000)
+    def observe(self, event: Measurement) -> None:
+        """Take the metrics of one interval or evaluation."""
+        step, now = event.step, int(time.time() * 1000)
         values = []
-        for name, value in event["metrics"].items():
-            key = f"{event['split']}/{name}"
+        for name, value in event.metrics.items():
+            key = f"{event.split}/{name}"
             if math.isfinite(value) and step > self._last.get(key, -1):
                 values.append(self._entities.Metric(key, float(value), now, step))
                 self._last[key] = step

@@ -1,19 +1,20 @@
-"""What writes down the curves of one run: TensorBoard files, and a run in MLflow.
+"""Experiment tracking of one run: TensorBoard files, and a run in MLflow.
 
-Both live on the driver and are fed with the events of ``training.loop``. After a crash a run goes
-on from its last checkpoint, so it repeats some steps; what was written of those is hidden
-(TensorBoard) or kept and not written again (MLflow, which cannot forget).
+Both live on the driver and are fed with the workers' events. After a crash a run resumes from its
+last checkpoint and repeats some steps; what was already written for those is hidden (TensorBoard)
+or kept and not written again (MLflow, which cannot remove values).
 """
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from orchestrator.config import RunSection
 from orchestrator.training.config import TrackingSection
+from orchestrator.training.events import Measurement
 
 if TYPE_CHECKING:
     from orchestrator.cluster.observe.mlflow_run import MlflowRun
@@ -22,18 +23,18 @@ logger = logging.getLogger(__name__)
 
 TENSORBOARD = "tensorboard"
 FLUSH_S = 20.0
-"""Seconds after which what was written is brought to the disk."""
+"""Seconds between two flushes to disk."""
 
 
 class Tracker(Protocol):
-    """Something that writes down the curves of one run."""
+    """A recorder of one run's metrics."""
 
     def resume(self, step: int) -> None:
         """Begin, or go back to the state after ``step`` steps."""
         ...
 
-    def observe(self, event: Mapping[str, Any]) -> None:
-        """Take one event: ``step``, ``split``, ``metrics``."""
+    def observe(self, event: Measurement) -> None:
+        """Take the metrics of one interval or evaluation."""
         ...
 
     def close(self) -> None:
@@ -42,16 +43,16 @@ class Tracker(Protocol):
 
 
 class TrackedJob(Protocol):
-    """A job that says who is told how training goes."""
+    """A job with a tracking section."""
 
     @property
     def run(self) -> RunSection:
-        """Its name."""
+        """The run section."""
         ...
 
     @property
     def tracking(self) -> TrackingSection:
-        """Who is told."""
+        """The tracking section."""
         ...
 
     def model_dump(self, *, mode: Literal["json"]) -> dict[str, Any]:
@@ -66,7 +67,7 @@ class Watched:
     Attributes:
         folder: Its folder.
         steps: Number of its steps.
-        tracking: Who is told.
+        tracking: Trackers to use.
         mlflow: Its open MLflow run, if it has one.
     """
 
@@ -76,7 +77,7 @@ class Watched:
     mlflow: Tracker | None = None
 
     def trackers(self) -> list[Tracker]:
-        """Return who is told from now on."""
+        """Open the run's trackers."""
         found: list[Tracker] = []
         if self.tracking.tensorboard:
             found.append(TensorBoard(self.folder / TENSORBOARD))
@@ -86,10 +87,10 @@ class Watched:
 
 
 class TensorBoard:
-    """Event files in a folder; a resumed run goes on in the same folder.
+    """Event files in a folder; a resumed run continues in the same folder.
 
-    Written here and now, not by tensorboardX's thread: where that one cannot write, it ends, and
-    whoever hands it the eleventh value waits for ever. Training goes on without curves.
+    Written synchronously: tensorboardX's writer thread dies on a write error, and its queue (10)
+    then blocks the caller. Here training goes on without curves.
 
     Args:
         folder: Where to write.
@@ -111,13 +112,13 @@ class TensorBoard:
         start = SessionLog(status=SessionLog.START)
         self._write([Event(wall_time=time.time(), step=step + 1, session_log=start)])
 
-    def observe(self, event: Mapping[str, Any]) -> None:
-        """Write one event of the training loop."""
+    def observe(self, event: Measurement) -> None:
+        """Write the metrics of one interval or evaluation."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
-        now, step = time.time(), event["step"]
-        named = ((f"{event['split']}/{name}", value) for name, value in event["metrics"].items())
+        now, step = time.time(), event.step
+        named = ((f"{event.split}/{name}", value) for name, value in event.metrics.items())
         self._write([Event(wall_time=now, step=step, summary=scalar(*each)) for each in named])
 
     def _write(self, events: Sequence[Any]) -> None:
@@ -147,11 +148,11 @@ class TensorBoard:
 
 
 def open_mlflow(config: TrackedJob, identity: str, folder: Path) -> "MlflowRun | None":
-    """Open the MLflow run of a job, if it has one.
+    """Open the MLflow run of a job, if its config asks for one.
 
     Args:
         config: The job.
-        identity: What distinguishes this run from all others, also after a restart.
+        identity: Id of the run; the same after a restart.
         folder: Where a database is made if no store is named.
 
     Raises:

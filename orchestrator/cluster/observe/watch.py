@@ -1,18 +1,13 @@
-"""Show and record what the workers of a launch report while they train.
-
-Events are what ``training.loop`` tells its observer, with ``event: metrics`` and the name of the
-run added; ``event: training`` says that a run begins or goes on, and at which step; ``event:
-rollback`` that it went back to one.
-"""
+"""Display and recording of the events of a launch (``training.events``)."""
 
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from orchestrator.cluster.observe.metrics import TrainingMetrics
 from orchestrator.cluster.observe.progress import Closes, Progress
 from orchestrator.cluster.observe.tracking import Tracker, Watched
+from orchestrator.training.events import Event, Measurement, Notice, RolledBack, RunStarted
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +28,16 @@ class Watcher(Closes):
         self._trackers: list[Tracker] = []
         self._validation = ""
 
-    def observe(self, event: dict[str, Any]) -> None:
+    def observe(self, event: Event) -> None:
         """Take one event of the workers."""
-        if event["event"] == "training":
-            self._begin(event["run"], event["step"])
-        elif event["event"] == "metrics":
+        if isinstance(event, RunStarted):
+            self._begin(event.run, event.step)
+        elif isinstance(event, Measurement):
             self._measured(event)
-        elif "message" in event:
-            logger.warning("%s", event["message"])
-        if event["event"] == "rollback":
-            self._resume(event["step"])
+        elif isinstance(event, Notice):
+            logger.warning("%s", event.message)
+        if isinstance(event, RolledBack):
+            self._resume(event.step)
 
     def _begin(self, run: str, step: int) -> None:
         if run != self._run:
@@ -58,17 +53,16 @@ class Watcher(Closes):
         if self._progress is not None:
             self._progress.update(step)
 
-    def _measured(self, event: dict[str, Any]) -> None:
-        self._metrics.observe(event["run"], event)
+    def _measured(self, event: Measurement) -> None:
+        self._metrics.record(event.run, event.step, event.split, event.metrics)
         for tracker in self._trackers:
             tracker.observe(event)
-        metrics = event["metrics"]
-        loss = metrics.get("loss", math.nan)  # none was finite, or nothing had a label
-        if event["split"] == "validation":
+        loss = event.metrics.get("loss", math.nan)  # none was finite, or nothing had a label
+        if event.split == "validation":
             self._validation = f"  validation {loss:.3f}"
         elif self._progress is not None:
-            note = f"loss {loss:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
-            self._progress.update(event["step"], note + self._validation)
+            note = f"loss {loss:.3f}  {event.metrics['tokens_per_second']:,.0f} tokens/s"
+            self._progress.update(event.step, note + self._validation)
 
     def close(self) -> None:
         """Close the bar and the trackers of the present run."""

@@ -24,7 +24,8 @@ from orchestrator.arrays import Float32Array
 from orchestrator.continual.parts.configs import PartConfig
 from orchestrator.data.rows.rows import Rows
 from orchestrator.training.engine import Batch, Engine, Projection
-from orchestrator.training.loop import Metrics, WindowSource
+from orchestrator.training.events import Metrics
+from orchestrator.training.loop import WindowSource
 from orchestrator.training.objective import ExtraLoss
 from orchestrator.training.shards import part_of
 

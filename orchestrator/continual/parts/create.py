@@ -27,7 +27,7 @@ from torch import Tensor
 from orchestrator.continual.parts.base import Part
 from orchestrator.continual.parts.configs import CreateConfig
 from orchestrator.training.engine import Engine
-from orchestrator.training.loop import Metrics
+from orchestrator.training.events import Metrics
 from orchestrator.training.seeding import keep_noise
 from orchestrator.training.shards import global_norm, gradient
 

@@ -26,7 +26,7 @@ from orchestrator.continual.parts.base import Anchors, Leftovers, Part, ShardSum
 from orchestrator.continual.parts.configs import FindConfig
 from orchestrator.errors import StageError
 from orchestrator.training.engine import Engine, Shard
-from orchestrator.training.loop import Metrics
+from orchestrator.training.events import Metrics
 from orchestrator.training.shards import gradient
 
 IMPORTANCE = "importance"

@@ -14,7 +14,8 @@ from orchestrator.continual.parts.base import Leftovers, Part, Task
 from orchestrator.continual.parts.configs import ReplayConfig
 from orchestrator.data.rows.rows import Rows
 from orchestrator.training.engine import Batch, Engine
-from orchestrator.training.loop import Metrics, WindowSource
+from orchestrator.training.events import Metrics
+from orchestrator.training.loop import WindowSource
 from orchestrator.training.seeding import derive_seed
 
 

@@ -54,8 +54,8 @@ def train_trials(
         progress.update(len(journal.rows), f"{trial} {row.validation:.3f} after epoch {row.rung}")
         steps = sum(row.steps for row in journal.of(trial))
         losses = {} if row.loss is None else {"loss": row.loss}
-        metrics.observe(trial, {"step": steps, "split": "train", "metrics": {}})
-        metrics.observe(trial, {"step": steps, "split": "validation", "metrics": losses})
+        metrics.record(trial, steps, "train", {})
+        metrics.record(trial, steps, "validation", losses)
 
     progress.update(len(journal.rows))
     try:

@@ -13,6 +13,8 @@ from orchestrator.cluster.checkpoints import store as checkpoints
 from orchestrator.cluster.checkpoints.store import CheckpointFolder
 from orchestrator.errors import InputError, IntegrityError, StageError
 from orchestrator.storage import json_files, verify
+from orchestrator.training.events import CheckpointDamaged, NoSpace
+from tests.support.state import AnyState
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +52,10 @@ class OneWorker:
     def __init__(self):
         self.events = []
 
-    def agree(self, value):
+    def broadcast_from_rank_zero(self, value):
         return value
 
-    def everybody(self, succeeded):
+    def all_ranks(self, succeeded):
         return succeeded
 
     def emit(self, event):
@@ -74,7 +76,7 @@ def folder(tmp_path):
 
 
 def test_what_was_committed_is_found(folder, group):
-    path = folder.commit(10, StubEngine("a"), {"history": [1, 2]}, group)
+    path = folder.commit(10, StubEngine("a"), AnyState(history=[1, 2]), group)
     found = folder.latest(group)
     assert (found.step, found.path, found.world) == (10, path, 1)
     assert found.extra == {"history": [1, 2]}
@@ -86,35 +88,35 @@ def test_nothing_is_found_where_nothing_is(folder, group):
 
 def test_two_are_kept(folder, group):
     for step in (5, 10, 15, 100):
-        folder.commit(step, StubEngine(step), {}, group)
+        folder.commit(step, StubEngine(step), AnyState(), group)
     assert sorted(p.name for p in folder.root.iterdir()) == ["step-00000015", "step-00000100"]
 
 
 def test_fewer_than_two_are_never_kept(tmp_path, group):
     folder = CheckpointFolder(tmp_path, keep=1)
     for step in (1, 2, 3):
-        folder.commit(step, StubEngine(step), {}, group)
+        folder.commit(step, StubEngine(step), AnyState(), group)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_damaged_newest_one_is_passed_over_with_a_message(folder, group):
-    folder.commit(1, StubEngine("old"), {}, group)
-    newest = folder.commit(2, StubEngine("new"), {}, group)
+    folder.commit(1, StubEngine("old"), AnyState(), group)
+    newest = folder.commit(2, StubEngine("new"), AnyState(), group)
     (newest / "training.safetensors").write_text("NEW")
     assert folder.latest(group).step == 1
-    assert group.events[0]["event"] == "damaged_checkpoint"
-    assert "step-00000002" in group.events[0]["message"]
+    assert isinstance(group.events[0], CheckpointDamaged)
+    assert "step-00000002" in group.events[0].message
 
 
 def test_without_a_manifest_it_does_not_exist(folder, group):
-    folder.commit(1, StubEngine("old"), {}, group)
-    newest = folder.commit(2, StubEngine("new"), {}, group)
+    folder.commit(1, StubEngine("old"), AnyState(), group)
+    newest = folder.commit(2, StubEngine("new"), AnyState(), group)
     (newest / "manifest.json").unlink()
     assert folder.latest(group).step == 1
 
 
 def test_all_damaged_is_an_error_and_not_like_none(folder, group):
-    path = folder.commit(1, StubEngine("x"), {}, group)
+    path = folder.commit(1, StubEngine("x"), AnyState(), group)
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["training.safetensors"]["sha256"] = "0" * 64
     (path / "manifest.json").write_text(json.dumps(manifest))
@@ -129,7 +131,7 @@ def test_the_other_ranks_raise_as_well_when_all_are_damaged(folder):
     class Other(OneWorker):
         rank, world = 1, 2
 
-        def agree(self, value):
+        def broadcast_from_rank_zero(self, value):
             return checkpoints.ALL_DAMAGED
 
     with pytest.raises(IntegrityError, match="no checkpoint is whole"):
@@ -152,7 +154,7 @@ def failing(monkeypatch, times):
 
 def test_a_storage_that_comes_back_costs_no_checkpoint(folder, group, monkeypatch):
     for step in (1, 2):
-        folder.commit(step, StubEngine(step), {}, group)
+        folder.commit(step, StubEngine(step), AnyState(), group)
     failing(monkeypatch, checkpoints.TRIES - 1)
     assert folder.latest(group).step == 2
     assert group.events == []
@@ -162,7 +164,7 @@ def test_a_storage_that_stays_away_is_no_damage_and_nothing_is_passed_over(
     folder, group, monkeypatch
 ):
     for step in (1, 2):
-        folder.commit(step, StubEngine(step), {}, group)
+        folder.commit(step, StubEngine(step), AnyState(), group)
     failing(monkeypatch, checkpoints.TRIES)
     with pytest.raises(StageError, match=r"step-00000002.*Stale file handle.*Start again when"):
         folder.latest(group)
@@ -171,22 +173,22 @@ def test_a_storage_that_stays_away_is_no_damage_and_nothing_is_passed_over(
 
 def test_steps_are_ordered_as_numbers(folder, group):
     for step in (99_999_999, 100_000_000, 100_000_001):
-        folder.commit(step, StubEngine(step), {}, group)
+        folder.commit(step, StubEngine(step), AnyState(), group)
     assert folder.steps() == [100_000_000, 100_000_001]
     assert folder.latest(group).step == 100_000_001
 
 
 def test_a_full_disk_leaves_the_old_one_and_no_rest(folder, group):
-    folder.commit(1, StubEngine("old"), {}, group)
+    folder.commit(1, StubEngine("old"), AnyState(), group)
     with pytest.raises(StageError, match=r"step 2.*No space left"):
-        folder.commit(2, StubEngine("new", fails=True), {}, group)
+        folder.commit(2, StubEngine("new", fails=True), AnyState(), group)
     assert [p.name for p in folder.root.iterdir()] == ["step-00000001"]
     assert folder.latest(group).step == 1
 
 
 def test_curves_that_grow_while_they_are_written_are_those_of_the_step(folder, group):
     rows = [1, 2]
-    pending = folder.begin(7, StubEngine("x"), {"history": rows}, group)
+    pending = folder.begin(7, StubEngine("x"), AnyState(history=list(rows)), group)
     rows.append(3)
     pending.settle(group)
     assert folder.latest(group).extra == {"history": [1, 2]}
@@ -195,12 +197,12 @@ def test_curves_that_grow_while_they_are_written_are_those_of_the_step(folder, g
 def test_a_long_run_has_long_curves(folder, group, monkeypatch):
     """Of a million steps there are hundreds of megabytes; too many to read would be damage."""
     monkeypatch.setattr(json_files, "MAX_JSON_BYTES", 2000)
-    folder.commit(1, StubEngine("x"), {"history": [0.125] * 2000}, group)
+    folder.commit(1, StubEngine("x"), AnyState(history=[0.125] * 2000), group)
     assert len(folder.latest(group).extra["history"]) == 2000
 
 
 def test_another_format_is_no_damage_and_nothing_is_lost(folder, group, monkeypatch):
-    folder.commit(7, StubEngine("x"), {}, group)
+    folder.commit(7, StubEngine("x"), AnyState(), group)
     monkeypatch.setattr(checkpoints, "SCHEMA_VERSION", checkpoints.SCHEMA_VERSION + 1)
     with pytest.raises(InputError, match="Continue with the version that wrote it"):
         folder.latest(group)
@@ -216,13 +218,13 @@ class Rank(OneWorker):
         super().__init__()
         self.rank = rank
 
-    def agree(self, value):
+    def broadcast_from_rank_zero(self, value):
         return 77
 
 
 def test_another_ranks_failure_fails_here_too_and_at_once(folder):
     engines = [StubEngine("fine"), StubEngine("none", fails=True)]
-    pending = [folder.begin(1, e, {}, Rank(r)) for r, e in enumerate(engines)]
+    pending = [folder.begin(1, e, AnyState(), Rank(r)) for r, e in enumerate(engines)]
     with pytest.raises(StageError, match="another worker failed"):
         pending[0].settle(Rank(0))
     with pytest.raises(StageError, match="No space left"):
@@ -231,7 +233,7 @@ def test_another_ranks_failure_fails_here_too_and_at_once(folder):
 
 
 def test_a_killed_writers_rest_is_swept_and_never_read(folder, group):
-    folder.commit(1, StubEngine("x"), {}, group)
+    folder.commit(1, StubEngine("x"), AnyState(), group)
     rest = folder.root / "step-00000009.tmp-abc"
     rest.mkdir()
     (rest / "manifest.json").write_text("{}")
@@ -240,19 +242,19 @@ def test_a_killed_writers_rest_is_swept_and_never_read(folder, group):
 
 
 def test_the_same_step_can_be_committed_again(folder, group):
-    folder.commit(3, StubEngine("first"), {}, group)
-    path = folder.commit(3, StubEngine("second"), {}, group)
+    folder.commit(3, StubEngine("first"), AnyState(), group)
+    path = folder.commit(3, StubEngine("second"), AnyState(), group)
     assert (path / "training.safetensors").read_text() == "second"
 
 
 def test_clear_removes_everything(folder, group):
-    folder.commit(3, StubEngine("x"), {}, group)
+    folder.commit(3, StubEngine("x"), AnyState(), group)
     folder.clear()
     assert folder.latest(group) is None
 
 
 def test_a_file_that_nobody_listed_is_damage(folder, group):
-    path = folder.commit(3, StubEngine("x"), {}, group)
+    path = folder.commit(3, StubEngine("x"), AnyState(), group)
     (path / "other.bin").write_text("?")
     with pytest.raises(IntegrityError):
         folder._read(path, verify=True)
@@ -277,7 +279,7 @@ class SlowEngine(StubEngine):
 
 def test_training_goes_on_while_a_checkpoint_is_written(folder, group):
     engine, committed = SlowEngine("then"), []
-    pending = folder.begin(3, engine, {"a": 1}, group, lambda: committed.append(3))
+    pending = folder.begin(3, engine, AnyState(a=1), group, lambda: committed.append(3))
     engine.value = "later"  # what is written is what it was
     assert not (folder.root / "step-00000003").exists()
     assert committed == []
@@ -293,7 +295,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(folder, group):
 def test_all_ranks_parts_are_awaited_before_the_commit(folder):
     first, second = SlowEngine("0"), SlowEngine("1")
     first.go.set()
-    pending = [folder.begin(5, e, {}, Rank(r)) for r, e in enumerate((first, second))]
+    pending = [folder.begin(5, e, AnyState(), Rank(r)) for r, e in enumerate((first, second))]
     time.sleep(0.3)
     assert not (folder.root / "step-00000005").exists()
     second.go.set()
@@ -318,10 +320,10 @@ class Two(OneWorker):
         self.met.append(None)
         return found
 
-    def agree(self, value):
+    def broadcast_from_rank_zero(self, value):
         return self._exchange(value)[0]
 
-    def everybody(self, succeeded):
+    def all_ranks(self, succeeded):
         return all(self._exchange(succeeded))
 
 
@@ -341,7 +343,7 @@ def test_a_rank_that_hashes_for_long_keeps_nobody_waiting_in_a_collective(folder
 
     def work(rank):
         group = Two(rank, barrier, values, met)
-        folder.commit(1, StubEngine(rank), {}, group)
+        folder.commit(1, StubEngine(rank), AnyState(), group)
         return folder.latest(group).step
 
     monkeypatch.setattr(waiting, "BEAT_S", 0.001)
@@ -352,7 +354,7 @@ def test_a_rank_that_hashes_for_long_keeps_nobody_waiting_in_a_collective(folder
 
 
 def test_a_failed_write_is_told_when_it_is_settled(folder, group):
-    pending = folder.begin(1, StubEngine("x", fails=True), {}, group)
+    pending = folder.begin(1, StubEngine("x", fails=True), AnyState(), group)
     with pytest.raises(StageError, match="No space left"):
         pending.settle(group)
     assert list(folder.root.iterdir()) == []
@@ -362,11 +364,11 @@ def test_going_back_before_damaged_ones_does_not_cost_the_new_ones(tmp_path, gro
     """Counted among the newest, two damaged later ones would push out every new one."""
     folder = CheckpointFolder(tmp_path, keep=3)
     for step in (10, 20, 30):
-        folder.commit(step, StubEngine(step), {}, group)
+        folder.commit(step, StubEngine(step), AnyState(), group)
     for step in (20, 30):
         (folder.root / f"step-000000{step}" / "training.safetensors").write_text("??")
     assert folder.latest(group).step == 10
-    folder.commit(15, StubEngine("again"), {}, group)
+    folder.commit(15, StubEngine("again"), AnyState(), group)
     assert folder.latest(group).step == 15
     assert folder.steps() == [10, 15]
 
@@ -382,7 +384,7 @@ def test_a_library_error_is_a_failed_save_not_a_silent_one(folder, group):
             return write
 
     with pytest.raises(StageError, match=r"step 1 .*PytorchStreamWriter"):
-        folder.commit(1, Odd("x"), {}, group)
+        folder.commit(1, Odd("x"), AnyState(), group)
     assert list(folder.root.iterdir()) == []
 
 
@@ -401,6 +403,6 @@ def test_a_save_that_finds_no_space_is_tried_again(folder, group):
 
             return crowded
 
-    folder.commit(1, Fuller("x"), {}, group)
+    folder.commit(1, Fuller("x"), AnyState(), group)
     assert folder.latest(group).step == 1
-    assert [event["event"] for event in group.events] == ["no_space", "no_space"]
+    assert [type(event) for event in group.events] == [NoSpace, NoSpace]

@@ -1,10 +1,8 @@
 """An error crosses processes as data and comes back as the same kind of error."""
 
-import json
-
 import pytest
 
-from orchestrator.cluster.failures import describe, rebuild
+from orchestrator.cluster.failures import Failure, describe, rebuild
 from orchestrator.errors import (
     ConfigError,
     InputError,
@@ -15,9 +13,13 @@ from orchestrator.errors import (
 )
 
 
+def _crossed(failure):
+    return Failure.model_validate_json(failure.model_dump_json())
+
+
 @pytest.mark.parametrize("kind", [StageError, InputError, InterruptedRunError, IntegrityError])
 def test_our_errors_keep_class_and_message(kind):
-    data = json.loads(json.dumps(describe(kind("what happened"))))
+    data = _crossed(describe(kind("what happened")))
     again = rebuild(data, "run")
     assert type(again) is kind
     assert str(again) == "what happened"
@@ -25,7 +27,7 @@ def test_our_errors_keep_class_and_message(kind):
 
 def test_config_errors_keep_their_problems():
     error = ConfigError("job.yaml", [Problem("a.b", "is wrong"), Problem("", "and more")])
-    again = rebuild(json.loads(json.dumps(describe(error))), "run")
+    again = rebuild(_crossed(describe(error)), "run")
     assert isinstance(again, ConfigError)
     assert again.problems == error.problems
     assert str(again) == str(error)
@@ -44,5 +46,5 @@ def test_other_errors_say_what_and_where():
 
 
 def test_a_name_from_outside_is_never_called():
-    failure = {"error": "Sequence", "message": "m", "traceback": ""}
+    failure = Failure(error="Sequence", message="m", traceback="")
     assert type(rebuild(failure, "run")) is StageError

@@ -8,13 +8,14 @@ import pytest
 from orchestrator.cluster import worker
 from orchestrator.cluster.checkpoints import store as checkpoints
 from orchestrator.cluster.checkpoints.fencing import Claim, FencedError
-from orchestrator.cluster.context import WorkerContext
+from orchestrator.cluster.context import Worker
 from orchestrator.storage import commit_folder
+from tests.support.state import AnyState
 from tests.unit.cluster.test_checkpoints import StubEngine
 
 
 def group(folder):
-    return WorkerContext.alone(folder).claimed()
+    return Worker.alone(folder).claimed()
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def old(tmp_path):
     """A group that has written two checkpoints."""
     first = group(tmp_path)
     for step in (10, 20):
-        first.commit_checkpoint(step, StubEngine(f"old {step}"), {})
+        first.commit_checkpoint(step, StubEngine(f"old {step}"), AnyState())
     return first
 
 
@@ -34,17 +35,17 @@ def test_a_group_that_was_replaced_changes_nothing(old, tmp_path):
     new = group(tmp_path)
     assert new.latest_checkpoint().step == 20
     for step in (25, 30):
-        new.commit_checkpoint(step, StubEngine(f"new {step}"), {})
+        new.commit_checkpoint(step, StubEngine(f"new {step}"), AnyState())
     being_written = tmp_path / "checkpoints" / "step-00000035.tmp-new"
     being_written.mkdir()
     before = contents(tmp_path)
     for step in (24, 30, 40):  # would be removed, would replace, would be the newest
         with pytest.raises(FencedError, match=r"group 1 was replaced by group 2 \(process \d+ on"):
-            old.commit_checkpoint(step, StubEngine(f"old {step}"), {})
+            old.commit_checkpoint(step, StubEngine(f"old {step}"), AnyState())
     with pytest.raises(FencedError):
         old.latest_checkpoint()  # sweeps rests
     with pytest.raises(FencedError):
-        old.within(tmp_path / "best").commit_checkpoint(40, StubEngine("old best"), {})
+        old.within(tmp_path / "best").commit_checkpoint(40, StubEngine("old best"), AnyState())
     assert contents(tmp_path) == before
     assert being_written.is_dir()
     assert new.latest_checkpoint().step == 30
@@ -59,7 +60,7 @@ def test_a_group_that_is_replaced_right_after_its_commit_removes_nothing(
 
     monkeypatch.setattr(checkpoints, "commit_folder", overtaken)
     with pytest.raises(FencedError):
-        old.commit_checkpoint(30, StubEngine("old 30"), {})
+        old.commit_checkpoint(30, StubEngine("old 30"), AnyState())
     assert old.checkpoints.steps() == [10, 20, 30]
 
 
@@ -89,7 +90,7 @@ def overtaken(ctx, payload):
     """A worker function whose group is replaced."""
     ctx = ctx.claimed()
     group(ctx.run_dir)
-    ctx.commit_checkpoint(1, StubEngine("late"), {})
+    ctx.commit_checkpoint(1, StubEngine("late"), AnyState())
 
 
 @pytest.mark.usefixtures("process_group")
@@ -100,9 +101,17 @@ def test_the_launch_does_not_hear_of_it(tmp_path, monkeypatch):
     here = SimpleNamespace(get_node_id=lambda: "here")
     monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
     monkeypatch.setattr(worker, "living_nodes", lambda: ["here"])
-    monkeypatch.setattr(worker, "_prepare_process", lambda config: None)
+    monkeypatch.setattr(worker, "_prepare_process", lambda **_: None)
     actor = Actor()
-    config = {"worker": f"{__name__}:overtaken", "payload": "{}", "run_dir": str(tmp_path)}
+    assignment = worker.Assignment(
+        worker=f"{__name__}:overtaken",
+        payload_class=f"{AnyState.__module__}:AnyState",
+        payload="{}",
+        run_dir=tmp_path,
+        mailbox=actor,
+        threads=1,
+        accelerated=False,
+    )
     with pytest.raises(FencedError):
-        worker.train_loop(config | {"actor": actor, "threads": 1, "accelerated": False})
+        worker.train_loop({"assignment": assignment})
     assert actor.asked == ["begin", "joined", "post"]

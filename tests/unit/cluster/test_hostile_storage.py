@@ -18,11 +18,13 @@ import torch
 
 from orchestrator.cli import main
 from orchestrator.cluster.checkpoints import saving
-from orchestrator.cluster.context import WorkerContext
+from orchestrator.cluster.context import Worker
 from orchestrator.cluster.observe.mailbox import SilentLine
 from orchestrator.errors import IntegrityError, StageError
 from orchestrator.storage import verify_folder
 from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.events import CheckpointDamaged, NoSpace
+from tests.support.state import AnyState
 from tests.support.toy import toy_model, toy_window
 
 PRESET = Path(__file__).resolve().parents[3] / "jobs" / "configs" / "pretrain_bert_nano.yaml"
@@ -45,13 +47,13 @@ def saved(folder, steps=2):
     """Two checkpoints of a real engine; returns the worker and its notes."""
     torch.set_num_threads(1)
     notes = Notes()
-    ctx = WorkerContext(0, 1, folder, line=notes)
+    ctx = Worker(0, 1, folder, line=notes)
     engine = ctx.build_engine(toy_model(), OptimizerConfig(), EngineConfig())
     for step in range(steps):
         engine.forward_backward(toy_window(step, 0, 1))
         engine.set_lr(1e-3)
         engine.step()
-        ctx.commit_checkpoint(step + 1, engine, {"losses": [float(step)]})
+        ctx.commit_checkpoint(step + 1, engine, AnyState(losses=[float(step)]))
     return ctx, notes
 
 
@@ -84,8 +86,8 @@ def test_a_flipped_bit_anywhere_is_found_and_the_one_before_is_used(checkpoints,
             notes.events.clear()
             assert ctx.latest_checkpoint().step == 1, f"bit {bit} of {name}"
             (event,) = notes.events
-            assert event["event"] == "damaged_checkpoint"
-            assert "step-00000002" in event["message"]
+            assert isinstance(event, CheckpointDamaged)
+            assert "step-00000002" in event.message
     finally:
         path.write_bytes(data)
     assert ctx.latest_checkpoint().step == 2
@@ -107,7 +109,7 @@ def test_a_truncated_state_is_named_and_the_one_before_is_used(checkpoints):
                 verify_folder(newest(ctx))
             notes.events.clear()
             assert ctx.latest_checkpoint().step == 1
-            assert "training.safetensors" in notes.events[0]["message"]
+            assert "training.safetensors" in notes.events[0].message
     finally:
         path.write_bytes(data)
 
@@ -115,7 +117,7 @@ def test_a_truncated_state_is_named_and_the_one_before_is_used(checkpoints):
 @pytest.mark.parametrize("change", [{"schema_version": 1}, {"step": 3}, {"world": 4}, {"new": 1}])
 def test_a_manifest_that_was_edited_describes_nothing(checkpoints, tmp_path, change):
     shutil.copytree(checkpoints[0].run_dir, tmp_path, dirs_exist_ok=True)
-    ctx = WorkerContext.alone(tmp_path)
+    ctx = Worker.alone(tmp_path)
     path = newest(ctx) / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert ctx.latest_checkpoint().step == 1
@@ -165,7 +167,7 @@ def refused(ctx, engine):
     """Try to save; the message of the refusal and its seconds. The old ones must be intact."""
     began = time.monotonic()
     with pytest.raises(StageError) as caught:
-        ctx.commit_checkpoint(3, engine, {})
+        ctx.commit_checkpoint(3, engine, AnyState())
     seconds = time.monotonic() - began
     assert ctx.latest_checkpoint().step == 2
     assert not list(ctx.run_dir.glob("checkpoints/*.tmp-*")), "a rest stays"
@@ -173,7 +175,7 @@ def refused(ctx, engine):
 
 
 def save(ctx, engine):
-    ctx.commit_checkpoint(3, engine, {})
+    ctx.commit_checkpoint(3, engine, AnyState())
     assert ctx.latest_checkpoint().step == 3
 
 
@@ -186,7 +188,7 @@ def full(root, tell):
     tell(refused(ctx, engine)[0])  # before anything is written
     check, saving.require_space = saving.require_space, lambda path, needed: None
     tell(refused(ctx, engine)[0])  # while it is written
-    assert [e["event"] for e in notes.events] == ["no_space"] * 2, notes.events
+    assert [type(e) for e in notes.events] == [NoSpace] * 2, notes.events
     saving.require_space, saving.RETRY_AFTER_S = check, (0.3,) * 30
     threading.Timer(0.2, filler.unlink).start()
     save(ctx, engine)

@@ -1,17 +1,20 @@
 """Events, the wish to stop, and which failures are worth another attempt."""
 
+from orchestrator.cluster.failures import Failure
 from orchestrator.cluster.observe.mailbox import Mailbox, SilentLine
+from orchestrator.training.events import GroupStarted
 
-CRASH = {"error": "ValueError", "message": "first", "traceback": ""}
+CRASH = Failure(error="ValueError", message="first", traceback="")
 HERE, LEFT = ["a", "b"], ["a"]
-OTHER = {"error": "ValueError", "message": "second", "traceback": ""}
+OTHER = Failure(error="ValueError", message="second", traceback="")
 
 
 def test_events_are_taken_once_and_in_order():
     box = Mailbox()
-    box.post([{"n": 1}])
-    box.post([{"n": 2}, {"n": 3}])
-    assert [event["n"] for event in box.take()] == [1, 2, 3]
+    one, two, three = (GroupStarted(world=n) for n in (1, 2, 3))
+    box.post([one])
+    box.post([two, three])
+    assert [event.world for event in box.take()] == [1, 2, 3]
     assert box.take() == []
 
 
@@ -121,6 +124,6 @@ def test_stop_is_remembered():
 
 def test_nobody_listens_on_a_silent_line():
     line = SilentLine()
-    line.post({"event": "x"})
+    line.post(GroupStarted(world=1))
     line.progressed("run", 3)
     assert not line.stop_requested()

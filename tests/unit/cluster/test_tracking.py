@@ -11,10 +11,12 @@ from orchestrator.cluster.observe.tracking import TensorBoard
 from orchestrator.config.model import collect_problems
 from orchestrator.errors import InputError
 from orchestrator.training.config import MlflowConfig, TrackingSection
+from orchestrator.training.events import Measurement
 
 
 def measured(step, loss):
-    return {"event": "metrics", "split": "train", "step": step, "metrics": {"loss": loss}}
+    metrics = {"loss": loss}
+    return Measurement(split="train", step=step, epoch=0.0, metrics=metrics, seconds=0.0)
 
 
 def curve(folder):

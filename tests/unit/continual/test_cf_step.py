@@ -41,7 +41,7 @@ def run(settings, *, anchored=True, buffers=(), engine=None, **options):
     events = []
     step = step_of(settings, engine, CONFIG.max_grad_norm, windows=buffers, **left)
     train(engine, Source(), CONFIG, hooks=Hooks(observer=events.append), step_fn=step, **options)
-    return engine, [event["metrics"] for event in events]
+    return engine, [event.metrics for event in events]
 
 
 def weights(engine):
@@ -57,7 +57,7 @@ def plain():
     engine = SingleEngine(Net(), OPTIMIZER)
     events = []
     train(engine, Source(), CONFIG, hooks=Hooks(observer=events.append))
-    return weights(engine), [event["metrics"]["loss"] for event in events]
+    return weights(engine), [event.metrics["loss"] for event in events]
 
 
 def test_all_off_is_plain_adamw_bit_by_bit(plain):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from orchestrator.cluster.context import WorkerContext
+from orchestrator.cluster.context import Worker
+from orchestrator.continual.config import ContinualInputs
 from orchestrator.continual.fisher import assembled
 from orchestrator.continual.part_state import PARTS_FILE
 from orchestrator.continual.parts.base import Leftovers, Part, cut
@@ -58,7 +59,7 @@ class Path(Part[PathConfig]):
         self._sums = cut(engine, state)
 
 
-class DiesAt(WorkerContext):
+class DiesAt(Worker):
     """Killed the way the kernel kills, after a number of steps."""
 
     limit = 0
@@ -72,7 +73,7 @@ class DiesAt(WorkerContext):
 
 
 def payload(config):
-    return {"config": config.model_dump(mode="json"), "zoo": config.run.zoo, "package": "encoder"}
+    return ContinualInputs(config=config, zoo=config.run.zoo, package="encoder")
 
 
 def die(folder, config, limit):
@@ -112,8 +113,8 @@ def interrupted(config, tmp_path_factory):
 
 
 def test_a_killed_run_continues_with_the_same_sums(config, interrupted, tmp_path):
-    run(WorkerContext.alone(tmp_path), payload(config))
-    run(WorkerContext.alone(interrupted), payload(config))
+    run(Worker.alone(tmp_path), payload(config))
+    run(Worker.alone(interrupted), payload(config))
     expected, found = stages(tmp_path, config), stages(interrupted, config)
     for unit in (0, 1):
         sums = expected.left(unit, "path")
@@ -130,7 +131,7 @@ def test_a_checkpoint_of_other_parts_is_refused(place, config, tmp_path):
     assert all(name.startswith("path.") for name in load_file(checkpoint / PARTS_FILE))
     without = job(place, method={"preset": "sam", "replay": {"enabled": True, "every_steps": 4}})
     with pytest.raises(IntegrityError, match=r"does not fit the parts.*path\."):
-        run(WorkerContext.alone(tmp_path), payload(without))
+        run(Worker.alone(tmp_path), payload(without))
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from orchestrator.cluster.context import WorkerContext
+from orchestrator.cluster.context import Worker
 from orchestrator.config import load_config
-from orchestrator.continual.config import ContinualConfig
+from orchestrator.continual.config import ContinualConfig, ContinualInputs
 from orchestrator.continual.metrics import forgetting
 from orchestrator.continual.outcome import Outcome, write_package
 from orchestrator.continual.plan import describe, gradient_passes
+from orchestrator.continual.results import WorkerResult
 from orchestrator.continual.stages import Stages
 from orchestrator.continual.stream import units_of
 from orchestrator.continual.worker import Learner, run
@@ -32,8 +33,8 @@ def place(tmp_path_factory):
 
 def learn(place, folder, config, package="encoder"):
     folder.mkdir(exist_ok=True)
-    payload = {"config": config.model_dump(mode="json"), "zoo": config.run.zoo, "package": package}
-    return run(WorkerContext.alone(folder), payload)
+    payload = ContinualInputs(config=config, zoo=config.run.zoo, package=package)
+    return run(Worker.alone(folder), payload)
 
 
 def stages(folder, config):
@@ -54,7 +55,7 @@ def finished(place):
     """One uninterrupted C&F stream with replay."""
     config = job(place, method={"preset": "c&f+replay", "replay": {"every_steps": 5}})
     folder = place / "finished"
-    assert learn(place, folder, config) == {"finished": 2, "stopped": False}
+    assert learn(place, folder, config) == WorkerResult(finished=2, stopped=False)
     return config, folder
 
 
@@ -92,7 +93,7 @@ def test_history_says_what_each_part_did(finished):
     assert set(frame.split) == {"train", "validation", "test"}
 
 
-class StopsAt(WorkerContext):
+class StopsAt(Worker):
     """Asks to stop once the given unit has taken the given number of steps."""
 
     def should_stop(self):
@@ -117,14 +118,10 @@ class Line:
 @pytest.mark.parametrize("limit", [3, 12 + 7])
 def test_stopped_and_continued_is_bit_equal(place, finished, tmp_path, limit):
     config, reference = finished
-    payload = {
-        "config": config.model_dump(mode="json"),
-        "zoo": config.run.zoo,
-        "package": "encoder",
-    }
+    payload = ContinualInputs(config=config, zoo=config.run.zoo, package="encoder")
     stopped = run(StopsAt(rank=0, world=1, run_dir=tmp_path, line=Line(limit)), payload)
-    assert stopped == {"finished": limit // 12, "stopped": True}
-    assert learn(place, tmp_path, config) == {"finished": 2, "stopped": False}
+    assert stopped == WorkerResult(finished=limit // 12, stopped=True)
+    assert learn(place, tmp_path, config) == WorkerResult(finished=2, stopped=False)
     ours, theirs = stages(tmp_path, config), stages(reference, config)
     for index in range(2):
         assert same(ours.weights(index), theirs.weights(index))
@@ -148,9 +145,9 @@ def test_a_finished_task_never_runs_again(place, finished, tmp_path, monkeypatch
     monkeypatch.setattr(Learner, "learn", crash_in_the_second)
     with pytest.raises(RuntimeError, match="went away"):
         learn(place, tmp_path, config)
-    assert learn(place, tmp_path, config)["finished"] == 2
+    assert learn(place, tmp_path, config).finished == 2
     assert learned == [0, 1, 1]
-    assert learn(place, tmp_path, config)["finished"] == 2
+    assert learn(place, tmp_path, config).finished == 2
     assert learned == [0, 1, 1]
 
 
@@ -201,7 +198,7 @@ def test_a_stream_goes_on_from_a_package_of_a_stream(place, finished, tmp_path):
         draft.commit()
     more = job(place, count=3, method={"preset": "ewc", "find": {"penalty": 1.0}})
     more = more.model_copy(update={"tasks": more.tasks[2:]})
-    assert learn(place, tmp_path, more, "learned")["finished"] == 1
+    assert learn(place, tmp_path, more, "learned").finished == 1
     found = stages(tmp_path, more)
     frame = found.history(0).frame()
     assert frame[frame.metric == "penalty"]["value"].max() > 0, "protected from the first step on"

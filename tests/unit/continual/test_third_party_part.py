@@ -17,7 +17,7 @@ STREAM = """
 import json, sys
 from pathlib import Path
 import torch
-from orchestrator.cluster.context import WorkerContext
+from orchestrator.cluster.context import Worker
 from orchestrator.continual.outcome import Outcome
 from orchestrator.continual.stages import Stages
 from orchestrator.continual.stream import units_of
@@ -34,7 +34,7 @@ for name, parts in {"plain": [], "lwf": [{"type": "lwf", "weight": 4.0}]}.items(
     folder = place / name
     folder.mkdir()
     inputs = {"config": config.model_dump(mode="json"), "zoo": config.run.zoo}
-    run(WorkerContext.alone(folder), {**inputs, "package": "encoder"})
+    run(Worker.alone(folder), {**inputs, "package": "encoder"})
     outcome = Outcome.read(config, parent, Stages(folder / "stream", units_of(config)))
     answers = []
     for unit in (0, 1):

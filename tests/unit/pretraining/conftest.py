@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from orchestrator.cluster.context import WorkerContext
+from orchestrator.cluster.context import Worker
 from orchestrator.config import load_config
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.inputs import prepare_inputs
@@ -83,7 +83,7 @@ def make_job(make_config, tmp_path_factory):
 
 
 @dataclass(frozen=True, slots=True)
-class Recording(WorkerContext):
+class Recording(Worker):
     """A worker alone that remembers its events and can be told to stop after a step."""
 
     events: list = field(default_factory=list)
@@ -93,7 +93,7 @@ class Recording(WorkerContext):
         self.events.append(event)
 
     def should_stop(self):
-        return any(event.get("step") in self.stop_after for event in self.events)
+        return any(getattr(event, "step", None) in self.stop_after for event in self.events)
 
 
 @pytest.fixture

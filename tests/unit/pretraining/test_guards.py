@@ -14,6 +14,7 @@ from orchestrator.pretraining.worker import EXPORT, _Run, pretrain
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
 from orchestrator.training.detour import Detour
 from orchestrator.training.engines.single import SingleEngine
+from orchestrator.training.events import RolledBack
 from orchestrator.training.stopping import best_of
 
 from .test_worker import weights
@@ -113,10 +114,10 @@ def test_bad_data_is_gone_around_from_the_last_checkpoint(alone, make_job, tmp_p
     assert read == [0, 1, 2, 3, 4, 5, 6, 7]
     assert summary.step == 6
     assert summary.rollbacks == 1
-    (event,) = [each for each in alone.events if each["event"] == "rollback"]
-    assert event["step"] == 4
-    assert "samples [" in event["message"]
-    trained = [each["metrics"] for each in alone.events if each.get("split") == "train"]
+    (event,) = [each for each in alone.events if isinstance(each, RolledBack)]
+    assert event.step == 4
+    assert "samples [" in event.message
+    trained = [each.metrics for each in alone.events if getattr(each, "split", "") == "train"]
     assert [each["tokens"] for each in trained] == [trained[0]["tokens"]] * len(trained)
     assert max(each["tokens_per_second"] for each in trained) < 1e8  # the clock begins anew
 

@@ -7,6 +7,7 @@ import pytest
 from orchestrator.pretraining import runner
 from orchestrator.pretraining.worker import pretrain
 from orchestrator.storage import RunFolder
+from orchestrator.training.events import Measurement, RunStarted
 
 pytest.importorskip("mlflow", reason="MLflow is the extra `tracking`")
 
@@ -31,9 +32,9 @@ def attempt(alone, make_config, store):
         (tracker,) = work.watched().trackers()
         summary = pretrain(alone.within(work.run.path), job)
         for event in alone.events:
-            if event["event"] == "training":
-                tracker.resume(event["step"])
-            elif event["event"] == "metrics":
+            if isinstance(event, RunStarted):
+                tracker.resume(event.step)
+            elif isinstance(event, Measurement):
                 tracker.observe(event)
         tracker.close()
         work.run.close()

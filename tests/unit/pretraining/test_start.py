@@ -11,6 +11,7 @@ from orchestrator.errors import ConfigError, InputError
 from orchestrator.pretraining import runner
 from orchestrator.pretraining.worker import EXPORT, pretrain
 from orchestrator.storage import RunFolder, commit_folder, read_manifest, temporary_sibling
+from orchestrator.training.events import RunStarted
 from orchestrator.zoo import Zoo
 from tests.support.fragments import recut
 
@@ -84,7 +85,7 @@ def test_a_branch_is_its_trunk_up_to_the_release_bit_for_bit(trunk, alone, make_
 def test_a_branch_survives_what_happens_to_its_trunk(trunk, alone, make_config):
     config = make_config("run.name=branch", RELEASE, "train.max_steps=7", FROM_TRUNK)
     alone.stop_after.append(4)
-    alone.emit({"step": 4})
+    alone.emit(RunStarted(run="r", step=4))
     train(alone, config)
     shutil.rmtree(trunk[0])
     alone.stop_after.clear()

@@ -1,7 +1,6 @@
 """What a worker does: train, checkpoint, stop, resume bit for bit, export once."""
 
 import errno
-import json
 import math
 
 import pandas as pd
@@ -14,6 +13,7 @@ from orchestrator.pretraining.payload import PretrainPayload
 from orchestrator.pretraining.results import Interrupted, LaunchResult, Summary
 from orchestrator.pretraining.worker import EXPORT, pretrain, pretrain_all
 from orchestrator.storage import read_model, verify_folder
+from orchestrator.training.events import CheckpointDamaged
 
 DECODER = [
     "model.target=lm",
@@ -29,13 +29,13 @@ def weights(folder):
 
 def launched(worker, jobs):
     """Train jobs as a launch does, through the JSON that crosses the border of the process."""
-    payload = PretrainPayload(jobs=jobs).model_dump(mode="json")
-    returned = pretrain_all(worker, json.loads(json.dumps(payload)))
-    return LaunchResult.model_validate(json.loads(json.dumps(returned)))
+    payload = PretrainPayload(jobs=jobs).model_dump_json()
+    result = pretrain_all(worker, PretrainPayload.model_validate_json(payload))
+    return LaunchResult.model_validate_json(result.model_dump_json())
 
 
 def steps_of(event, split):
-    return [e["step"] for e in event if e.get("split") == split]
+    return [e.step for e in event if getattr(e, "split", "") == split]
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_damaged_export_is_made_again_from_the_last_checkpoint(
     (export / "model.safetensors").write_bytes(b"damaged")
     alone.events.clear()
     again = pretrain(alone.within(tmp_path / "whole"), make_job(run_dir=tmp_path / "whole"))
-    assert alone.events[0]["event"] == "damaged_export"
+    assert isinstance(alone.events[0], CheckpointDamaged)
     assert steps_of(alone.events, "train") == []
     assert weights(export) == before
     assert again.validation == summary.validation
@@ -133,8 +133,8 @@ def test_every_objective_learns(alone, make_job, tmp_path, overrides):
     rarely = ["train.eval_every_steps=0", "train.checkpoint_every_steps=0"]
     job = make_job(*overrides, *quick, *rarely, run_dir=tmp_path / "run")
     summary = pretrain(alone.within(tmp_path / "run"), job)
-    first = next(e for e in alone.events if e.get("split") == "train")
-    assert summary.validation["loss"] < 0.8 * first["metrics"]["loss"]
+    first = next(e for e in alone.events if getattr(e, "split", "") == "train")
+    assert summary.validation["loss"] < 0.8 * first.metrics["loss"]
 
 
 def test_a_group_trains_one_model_after_the_other_and_stops_in_between(alone, make_job, tmp_path):

@@ -26,7 +26,7 @@ CONFIG = TrainConfig(
 
 def run(engine, source, config=CONFIG, **options):
     losses = []
-    hooks = Hooks(observer=lambda e: losses.append(e["metrics"]["loss"]))
+    hooks = Hooks(observer=lambda e: losses.append(e.metrics["loss"]))
     train(engine, source, config, hooks=hooks, **options)
     return losses
 

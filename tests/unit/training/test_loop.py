@@ -8,6 +8,7 @@ import torch
 from orchestrator.errors import InputError, StageError
 from orchestrator.training.config import OptimizerConfig, TrainConfig
 from orchestrator.training.engines.single import SingleEngine
+from orchestrator.training.events import Measurement
 from orchestrator.training.history import History
 from orchestrator.training.loop import Hooks, descend, plain_step, train
 from orchestrator.training.schedules import learning_rate
@@ -34,14 +35,14 @@ def test_intervals_of_logging_evaluation_and_saving():
         settings,
         hooks=Hooks(observer=events.append, evaluate=evaluate, save=saved.append),
     )
-    assert [e["step"] for e in events if e["split"] == "train"] == [4, 8, 10]
-    assert [e["step"] for e in events if e["split"] == "validation"] == [5, 10]
+    assert [e.step for e in events if e.split == "train"] == [4, 8, 10]
+    assert [e.step for e in events if e.split == "validation"] == [5, 10]
     assert saved == [3, 6, 9, 10]
     assert result.steps == 10
     assert not result.stopped
     assert result.validation == {"loss": 1.5}
-    assert events[0]["epoch"] == 0.4
-    assert events[0]["metrics"]["learning_rate"] == pytest.approx(1e-3 * (10 + 9 + 8 + 7) / 40)
+    assert events[0].epoch == 0.4
+    assert events[0].metrics["learning_rate"] == pytest.approx(1e-3 * (10 + 9 + 8 + 7) / 40)
 
 
 def test_stopping_logs_and_saves_the_step_it_stops_at():
@@ -53,7 +54,7 @@ def test_stopping_logs_and_saves_the_step_it_stops_at():
         ToySource(),
         config(),
         hooks=Hooks(
-            observer=lambda e: steps.append(e["step"]),
+            observer=lambda e: steps.append(e.step),
             evaluate=lambda: pytest.fail("the checkpoint must come first"),
             save=saved.append,
             should_stop=lambda: next(answers),
@@ -161,17 +162,14 @@ def test_plain_step_reports_norm_and_rate():
     assert metrics["skipped"] == 0
 
 
-def test_history_round_trip_and_truncation(tmp_path):
+def test_history_round_trip(tmp_path):
     history = History()
-    history.observe(
-        {"step": 2, "epoch": 0.5, "split": "train", "metrics": {"loss": 3.0}, "seconds": 1.0}
-    )
+    event = Measurement(step=2, epoch=0.5, split="train", metrics={"loss": 3.0}, seconds=1.0)
+    history.observe(event)
     history.log(4, "validation", {"loss": 2.0, "accuracy": 0.5}, epoch=1.0)
     history.to_parquet(tmp_path / "history.parquet")
     again = History.from_parquet(tmp_path / "history.parquet")
     assert again.frame().equals(history.frame())
     assert list(again.frame().columns) == ["step", "epoch", "split", "metric", "value", "seconds"]
-    again.truncate(2)
-    assert again.frame()["step"].tolist() == [2]
     again.log(3, "train", {"loss": 1.0})
     assert again.frame()["seconds"].is_monotonic_increasing

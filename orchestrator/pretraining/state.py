@@ -1,0 +1,35 @@
+"""States that pre-training stores beside the weights of a checkpoint."""
+
+from orchestrator.config import StrictModel
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.training.events import Metrics
+from orchestrator.training.history import HistoryRow
+
+
+class Origin(StrictModel):
+    """What a checkpoint records of the run that wrote it, for runs that start from it."""
+
+    model: ModelConfig
+    """The model, with the vocabulary filled in."""
+    optimizer: str
+    """Type of the optimizer whose state it holds."""
+    tokenizer: str
+    """`vocabulary_id` of the data's processor."""
+
+
+class RunState(Origin):
+    """State of a run."""
+
+    history: tuple[HistoryRow, ...]
+    """Learning curves so far."""
+    seconds: float
+    """Time trained, over all parts of a resumed run."""
+    jumps: tuple[tuple[int, int], ...] = ()
+    """Samples that were skipped, see `Detour`."""
+
+
+class BestState(StrictModel):
+    """State beside the best weights of a run."""
+
+    validation: Metrics
+    """Their evaluation."""

@@ -1,0 +1,81 @@
+"""Events: messages from the workers of a launch to the driver.
+
+Rank 0 sends them with ``WorkerContext.emit``; the driver shows, records and counts them. A stage
+derives its own from the classes here; what has a ``message`` is shown to the user as a warning.
+"""
+
+from pydantic import ConfigDict
+
+from orchestrator.config.model import StrictModel
+
+Metrics = dict[str, float]
+"""Names of metrics to values."""
+
+
+class Event(StrictModel):
+    """Base of all events."""
+
+
+class GroupStarted(Event):
+    """A worker group has begun, or begun again."""
+
+    world: int
+    """Number of workers."""
+
+
+class Notice(Event):
+    """Something that the user should know of; training goes on."""
+
+    message: str
+    """One or two sentences."""
+
+
+class StepHung(Notice):
+    """A step took longer than ``train.hang_timeout_s``; the worker ends itself."""
+
+    rank: int
+    """The worker that noticed."""
+
+
+class CheckpointDamaged(Notice):
+    """A checkpoint does not match its manifest and was passed over."""
+
+
+class NoSpace(Notice):
+    """A checkpoint waits for space on the storage."""
+
+
+class RunStarted(Event):
+    """A run begins or resumes."""
+
+    run: str
+    """Name of the run."""
+    step: int
+    """Optimizer steps done."""
+
+
+class RolledBack(Notice):
+    """A run went back to an earlier step, and continues with other samples."""
+
+    step: int
+    """Optimizer steps done."""
+
+
+class Measurement(Event):
+    """Metrics of a training interval or an evaluation, as the training loop reports them."""
+
+    # A loss that diverged is NaN or infinite, and stays so.
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    run: str = ""
+    """Name of the run; empty as the loop reports it, the stage fills it in."""
+    step: int
+    """Optimizer steps done."""
+    epoch: float
+    """Epochs done."""
+    split: str
+    """``train``, ``validation`` or ``test``."""
+    metrics: Metrics
+    """Means over the interval; counts are sums."""
+    seconds: float
+    """Seconds since the loop began."""

@@ -1,0 +1,132 @@
+"""A worker's view of its group: rank, engines, checkpoints, and a line to the driver.
+
+Stages are written against :class:`WorkerContext` alone and import neither Ray nor DeepSpeed.
+``orchestrator.cluster.context.Worker`` implements it, on a cluster and in one process without one.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
+
+from torch import nn
+
+from orchestrator.config.model import StrictModel
+from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.engine import Engine
+from orchestrator.training.events import Event
+
+Found = TypeVar("Found")
+Extra = TypeVar("Extra", bound=StrictModel)
+
+
+class StoredState(Protocol):
+    """A committed checkpoint: steps done, its folder, and the caller's state stored beside it."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """Folder for ``Engine.load``."""
+        ...
+
+    def has(self, field: str) -> bool:
+        """Whether the caller's state has a field; states of different kinds are told apart so."""
+        ...
+
+    def read(self, extra: type[Extra]) -> Extra:
+        """Return the caller's state that ``commit_checkpoint`` was given.
+
+        Raises:
+            InputError: It is not of this class; says which fields differ.
+        """
+        ...
+
+
+class WorkerContext(Protocol):
+    """One worker of a group; methods that say so are collective."""
+
+    @property
+    def rank(self) -> int:
+        """This worker's number, from 0."""
+        ...
+
+    @property
+    def world(self) -> int:
+        """Number of workers."""
+        ...
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder, on storage that all workers share."""
+        ...
+
+    def within(self, run_dir: Path) -> Self:
+        """Return the same worker for the folder of another run."""
+        ...
+
+    def claimed(self) -> Self:
+        """Return this worker with its group's exclusive right to write to the run; collective."""
+        ...
+
+    def require_claim(self) -> None:
+        """Raise if a newer group has claimed the run; call it before changing anything there."""
+        ...
+
+    def build_engine(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerConfig,
+        engine: EngineConfig,
+        target_weights: Mapping[str, float] | None = None,
+    ) -> Engine:
+        """Wrap a model in the configured engine; collective."""
+        ...
+
+    def commit_checkpoint(self, step: int, engine: Engine, extra: StrictModel) -> Path:
+        """Write and commit the full training state; collective."""
+        ...
+
+    def begin_checkpoint(
+        self, step: int, engine: Engine, extra: StrictModel, keep_every: int = 0
+    ) -> None:
+        """Copy the full training state and commit it while training goes on; collective."""
+        ...
+
+    def settle_checkpoint(self) -> Path:
+        """Wait until the checkpoint that was begun is committed; collective."""
+        ...
+
+    def latest_checkpoint(self) -> StoredState | None:
+        """Return the newest intact checkpoint; collective."""
+        ...
+
+    def broadcast_from_rank_zero(self, value: int) -> int:
+        """Return rank 0's 64-bit integer on every rank; collective."""
+        ...
+
+    def all_ranks(self, succeeded: bool) -> bool:
+        """Whether every rank passes True; collective."""
+        ...
+
+    def on_rank_zero(self, action: Callable[[], Found]) -> Found | None:
+        """Run something on rank 0 while the others wait, however long it takes; collective."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait for every worker; collective."""
+        ...
+
+    def emit(self, event: Event) -> None:
+        """Send an event to the driver, from rank 0; may be called from any thread."""
+        ...
+
+    def hung(self, seconds: float) -> None:
+        """Report that a step hangs, and end this process."""
+        ...
+
+    def should_stop(self) -> bool:
+        """Whether the driver asked to stop; rank 0 alone answers True."""
+        ...
