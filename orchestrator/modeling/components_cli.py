@@ -1,4 +1,4 @@
-"""``orchestrator components``: what models can be built from, and what they are exchanged as."""
+"""``orchestrator components``: the parts of models, their options, and model families."""
 
 import argparse
 import json
@@ -21,11 +21,12 @@ def register(subparsers: Any) -> None:
     parser.add_argument("name", nargs="?", help="one component with all its options")
     parser.add_argument("--kind", help="only this kind: embedding, encoder, ..., or family")
     parser.add_argument("--json", action="store_true", help="write JSON instead of tables")
+    parser.add_argument("--markdown", action="store_true", help="write the table of docs/models.md")
     parser.set_defaults(func=lambda options: show(options, sys.stdout.write))
 
 
 def show(options: argparse.Namespace, write: Writer) -> int:
-    """Write what there is, or everything about one component.
+    """Write all components and families, or one component with its options.
 
     Raises:
         InputError: No such kind or component; the nearest name and the others are listed.
@@ -42,7 +43,9 @@ def show(options: argparse.Namespace, write: Writer) -> int:
         found = find(options.name, options.kind)
     else:
         found = [each for each in describe_components() if options.kind in (None, each.kind)]
-    if options.json:
+    if options.markdown:
+        _write_markdown(found, write)
+    elif options.json:
         plain = {
             "components": [asdict(c) for c in found],
             "families": [asdict(f) for f in families],
@@ -62,7 +65,9 @@ def _require_kind(kind: str | None) -> None:
 
     kinds = [*REGISTERED, FAMILY]
     if kind is not None and kind not in kinds:
-        raise InputError(f"{kind!r} is no kind of component. {did_you_mean(kind, kinds, 'Kinds')}")
+        raise InputError(
+            f"{kind!r} is not a kind of component. {did_you_mean(kind, kinds, 'Kinds')}"
+        )
 
 
 def _write_overview(components: Iterable[Any], families: Iterable[Any], write: Writer) -> None:
@@ -75,6 +80,27 @@ def _write_overview(components: Iterable[Any], families: Iterable[Any], write: W
     for kind, rows in by_kind.items():
         write(f"{kind}\n")
         write(table([(f"  {name}", summary) for name, summary in rows]) + "\n\n")
+
+
+def _write_markdown(components: Iterable[Any], write: Writer) -> None:
+    """Write one table per kind; a target embedding has the parts of an embedding."""
+    by_kind: dict[str, list[Any]] = {}
+    for each in components:
+        by_kind.setdefault(each.kind, []).append(each)
+    by_kind.pop("target_embedding", None)
+    for kind, found in by_kind.items():
+        write(f"| {kind} | purpose | options and defaults |\n| --- | --- | --- |\n")
+        for each in found:
+            options = ", ".join(_option(option) for option in each.options)
+            write(f"| `{each.name}` | {each.summary} | {options} |\n".replace("||", "| |"))
+        write("\n")
+
+
+def _option(option: Any) -> str:
+    if option.required:
+        return f"`{option.name}` (required)"
+    nested = hasattr(option.default, "model_dump")  # its own options are listed behind it
+    return f"`{option.name}` {'(mapping)' if nested else _shown(option.default)}"
 
 
 def _write_component(component: Any, write: Writer) -> None:

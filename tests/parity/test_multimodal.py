@@ -19,7 +19,7 @@ from transformers import (
     ViltForMaskedLM,
 )
 
-import orchestrator.modeling
+import orchestrator
 from orchestrator.config import validate_config
 from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_model
@@ -158,11 +158,14 @@ def test_options_without_counterpart_are_refused(name, theirs, message):
         find_architecture(name).model_config(Values(theirs.to_dict()))
 
 
-def test_the_readme_builds_clip():
+def test_the_page_of_models_builds_clip():
     """What is left out there stands for CLIP's own values."""
-    text = Path(orchestrator.modeling.__file__).with_name("README.md").read_text(encoding="utf-8")
-    example = next(e for e in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "clr" in e)
-    config = validate_config(ModelConfig, yaml.safe_load(example), "README")
+    page = Path(orchestrator.__file__).parents[1] / "docs/models.md"
+    text = page.read_text(encoding="utf-8")
+    example = next(
+        e for e in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "clr, first" in e
+    )
+    config = validate_config(ModelConfig, yaml.safe_load(example), "models.md")
     assert architecture_of(config).name == "CLIPModel"
     theirs = architecture_of(config).their_config(config)
     assert {key: theirs["vision_config"][key] for key in ("patch_size", "intermediate_size")} == {

@@ -4,50 +4,55 @@ import difflib
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pkgutil import iter_modules
 from typing import get_args
 
+from orchestrator.config.registry import ENTRY_POINT_GROUP
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.component import Dimensions, EncoderConfig
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.encoders.configs import DualEncoderConfig
+from orchestrator.modeling.huggingface import families
 from orchestrator.modeling.huggingface.architecture import Architecture, quiet
 from orchestrator.modeling.huggingface.values import Values
 from orchestrator.modeling.layers.block_options import BlockOptions, Projection
 
-FAMILIES = (
-    "albert",
-    "bart",
-    "beit",
-    "bert",
-    "bloom",
-    "clip",
-    "distilbert",
-    "electra",
-    "gpt2",
-    "llama",
-    "marian",
-    "mistral",
-    "mixtral",
-    "pegasus",
-    "qwen2",
-    "roberta",
-    "siglip",
-    "speech2text",
-    "t5",
-    "vilt",
-    "vit",
-    "wav2vec2",
-    "whisper",
-)
-"""Modules of this package; each has a tuple ``ARCHITECTURES``."""
+PLUGIN = "family."
+"""Beginning of the entry points of other packages that refer to a module of a family."""
 
 
 @cache
 def architectures() -> Mapping[str, Architecture]:
-    """Return every architecture by the name of its class."""
-    package = f"{__package__}.families"
-    modules = [import_module(f"{package}.{family}") for family in FAMILIES]
-    return {each.name: each for module in modules for each in module.ARCHITECTURES}
+    """Return every architecture by the name of its class.
+
+    A family is a module with a tuple ``ARCHITECTURES``: one of ``families``, or one of another
+    package, named by the entry point ``family.<name>`` of the group ``orchestrator.components``.
+
+    Raises:
+        InputError: A module of another package has no such tuple, or a class that is known already.
+    """
+    found: dict[str, Architecture] = {}
+    for info in sorted(iter_modules(families.__path__), key=lambda info: info.name):
+        module = import_module(f"{families.__name__}.{info.name}")
+        for each in getattr(module, "ARCHITECTURES", ()):  # some modules only hold shared rows
+            found[each.name] = each
+    for plugin in entry_points(group=ENTRY_POINT_GROUP):
+        if plugin.name.startswith(PLUGIN):
+            found |= _added(plugin, found)
+    return found
+
+
+def _added(plugin: EntryPoint, known: Mapping[str, Architecture]) -> dict[str, Architecture]:
+    """Return the architectures of another package."""
+    added = getattr(plugin.load(), "ARCHITECTURES", ())
+    named = f"Entry point {plugin.name} = {plugin.value}"
+    if not added:
+        raise InputError(f"{named} is not a family: the module needs a tuple ARCHITECTURES.")
+    for each in added:
+        if each.name in known:
+            raise InputError(f"{named} defines {each.name}, which exists already. Remove one.")
+    return {each.name: each for each in added}
 
 
 def find_architecture(name: str) -> Architecture:

@@ -1,1 +1,4 @@
-"""One file per model family: its classes in transformers, expressed as ours."""
+"""Families of transformers' classes: one module per family, found by being here.
+
+A module holds a tuple ``ARCHITECTURES`` (see ``architecture.py``); there is no other list to edit.
+"""
