@@ -1,4 +1,4 @@
-"""From a config to a model."""
+"""Construction of models and heads from configs."""
 
 import torch
 

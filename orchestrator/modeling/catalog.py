@@ -1,4 +1,7 @@
-"""What there is to build models from, and what they can be exchanged as. Imports without torch."""
+"""Descriptions of all components and of the families of transformers' classes.
+
+Imports without torch.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class Option:
     Attributes:
         name: Key in the config; ``rotary.theta`` is a key of the mapping ``rotary``, and
             ``position_bias[t5].buckets`` one of a mapping that has ``type: t5``.
-        type: What it holds, in words: ``int``, ``float``, ``bool``, ``mean | first``.
+        type: Its kind of value in words: ``int``, ``float``, ``bool``, ``mean | first``.
         default: Value if the config does not say; None also where ``required``.
         required: Whether the config must say.
         description: What it does.
@@ -53,7 +56,7 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """One component: where it fits, its name, what it is, its options."""
+    """One component: its kind, name, purpose and options."""
 
     kind: str
     name: str

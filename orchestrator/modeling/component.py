@@ -133,14 +133,14 @@ def inside(path: str, problems: Iterable[Problem]) -> Iterator[Problem]:
         yield Problem(f"{path}.{problem.path}" if problem.path else path, problem.message)
 
 
-def tie_problems(dimensions: Dimensions, *, alike: bool) -> Iterator[Problem]:
+def tie_problems(dimensions: Dimensions, *, same_options: bool) -> Iterator[Problem]:
     """Yield why two streams cannot share their parameters.
 
     Args:
         dimensions: Sizes of the model.
-        alike: Whether both have the same options.
+        same_options: Whether both have the same options.
     """
-    if not alike:
+    if not same_options:
         yield Problem("second", "must be null if tied: both streams are the first. Or untie them.")
     if dimensions.second is not None:
         yield Problem("tie", "needs equal sizes, but `second` sets others. Remove one of them.")

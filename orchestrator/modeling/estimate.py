@@ -1,6 +1,7 @@
-"""How large a model is, before it is built: parameters by part, bytes to train and to store.
+"""Size and cost of a model before it is built.
 
-Floating-point operations of training, by formula, and the rate a device really reaches.
+Parameters by part, bytes to train and to store, floating-point operations of training by formula,
+and the rate that a device reaches.
 """
 
 import time
@@ -174,9 +175,9 @@ def activation_bytes(
     values += sum(part.saved_activations(config.dimensions) for part in config.embedding.parts)
     for stack, sizes in _stacks(config):
         values += 0 if stack is config.decoder else EMBEDDING_VECTORS * sizes.hidden_size
-        kept = stack.saved_activations(sizes, length)
+        saved = stack.saved_activations(sizes, length)
         checkpointed = checkpointing and isinstance(stack, BlockOptions)
-        values += _one_block(stack, kept, sizes.hidden_size) if checkpointed else kept
+        values += _one_block(stack, saved, sizes.hidden_size) if checkpointed else saved
     return width * values * batch_size * length
 
 
@@ -192,10 +193,10 @@ def _stacks(config: ModelConfig) -> Iterator[tuple[EncoderConfig, Dimensions]]:
         yield config.decoder, sizes
 
 
-def _one_block(stack: EncoderConfig, kept: int, width: int) -> int:
+def _one_block(stack: EncoderConfig, saved: int, width: int) -> int:
     """Values per position of all blocks' inputs and of one block's inside."""
     layers: int = getattr(stack, "num_layers", 1)
-    return layers * width + kept // layers
+    return layers * width + saved // layers
 
 
 PASSES = 3
@@ -214,7 +215,7 @@ def training_flops(config: ModelConfig, length: int) -> float:
 
     6 for each weight of a matrix that a token passes through, and 12 L H d S for attention over S
     positions. Lookup tables cost nothing, except as tied output layers; of experts those count that
-    a token passes through; masked language modelling computes its head at 15 % of the positions.
+    a token passes through; masked language modeling computes its head at 15 % of the positions.
     Recomputed activations are not counted.
 
     Args:

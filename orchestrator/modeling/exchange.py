@@ -1,4 +1,4 @@
-"""``orchestrator zoo import`` and ``zoo export``: checkpoints of others in, packages out."""
+"""``orchestrator zoo import`` and ``zoo export``: import and export Hugging Face checkpoints."""
 
 import argparse
 from collections.abc import Callable
@@ -14,7 +14,7 @@ SOURCES = ("hf:<folder or Hub id>", "tencentpretrain:<config.json>,<weights>[,<t
 
 def register(commands: Any) -> None:
     """Add the two commands to those of ``zoo``."""
-    enter = add_command(commands, "import", import_model, "a checkpoint of others → package")
+    enter = add_command(commands, "import", import_model, "a Hugging Face checkpoint → package")
     enter.add_argument("source", help=" or ".join(SOURCES))
     enter.add_argument("--revision", help="branch, tag or commit of a Hub repository")
     enter.add_argument("--name", help="name of the package; default: the last part of the source")
@@ -32,11 +32,11 @@ def register(commands: Any) -> None:
 
 
 def import_model(options: argparse.Namespace, write: Writer) -> int:
-    """Import a checkpoint and say what became of it.
+    """Import a checkpoint and report the outcome.
 
     Raises:
-        InputError: The source is of no known kind, or cannot be used.
-        IntegrityError: The checkpoint is not whole, or the numeric check failed.
+        InputError: The source is not of a known kind, or cannot be used.
+        IntegrityError: The checkpoint is incomplete, or the numeric check failed.
     """
     scheme = options.source.partition(":")[0]
     importers: dict[str, Callable[[argparse.Namespace], Any]] = {
@@ -45,8 +45,8 @@ def import_model(options: argparse.Namespace, write: Writer) -> int:
     }
     if ":" not in options.source or scheme not in importers:
         raise InputError(
-            f"{options.source!r} is no source of models. Use {' or '.join(SOURCES)}; a folder is "
-            "given as hf:./folder."
+            f"{options.source!r} is not a source of models. Use {' or '.join(SOURCES)}; a folder "
+            "is given as hf:./folder."
         )
     package = importers[scheme](options)
     metrics = package.manifest.metrics
@@ -63,7 +63,7 @@ def import_model(options: argparse.Namespace, write: Writer) -> int:
 
 
 def export_model(options: argparse.Namespace, write: Writer) -> int:
-    """Export a package and say what was checked.
+    """Export a package and report what was checked.
 
     Raises:
         InputError: The model has no counterpart in transformers, or the folder is not empty.

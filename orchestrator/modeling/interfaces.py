@@ -1,9 +1,9 @@
-"""What the model expects of its components.
+"""Contracts of the components of a model; that of an embedding part is in `embeddings.stack`.
 
 Legend: B batch, S length, T target length, D model width, V vocabulary, K classes.
-A component module is built as ``Component(config, dimensions)``; see ``registry`` for how it gets
-its name. What goes in and out of modules are tensors, tuples (named ones too) and dicts of them:
-hooks of sharded training find tensors in nothing else.
+A component module is built as ``Component(config, dimensions)``; see ``config.registry`` for how
+it gets its name. Modules take and return tensors, tuples (named ones too) and dicts of them: hooks
+of sharded training find tensors in nothing else.
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ every position may read) [B, S]; ``pixel_values`` [B, C, height, width]; ``input
 def all_real(rows: int, length: int, device: torch.device) -> Tensor:
     """Return a mask without padding, bool [rows, length].
 
-    It is one value seen everywhere, which attention recognises without reading it from the device
+    It is one value seen everywhere, which attention recognizes without reading it from the device
     (``masks.known_full``), so that it can use its fastest kernels.
     """
     return torch.ones((), dtype=torch.bool, device=device).expand(rows, length)
@@ -45,7 +45,7 @@ class Streams(NamedTuple):
 
 
 class TargetOutput(NamedTuple):
-    """The loss of one target, not yet normalised.
+    """The loss of one target, not yet normalized.
 
     Attributes:
         loss: SUM over the loss terms, 0-dim.

@@ -4,9 +4,10 @@ Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", equation 3
 reference code and PEFT draw it, B is zero, so an adapted model begins as the model itself. Names of
 the model's own parameters stay what they are; A and B stand beside a layer's ``weight``.
 
-Legend: B batch, S length, I and O inputs and outputs of a linear layer, r rank.
+``freeze`` excludes parameters from training: no gradient, no optimizer state. The library ``peft``
+wraps the classes of transformers by their names; these modules are the project's own.
 
-``freeze`` leaves parameters as they are: no gradient, no optimizer state.
+Legend: B batch, S length, I and O inputs and outputs of a linear layer, r rank.
 """
 
 import math

@@ -47,13 +47,13 @@ class Case:
     loss: Any = lambda output: output.loss
 
 
-def randomise(model, seed=3):
+def randomize(model, seed=3):
     """Make every parameter that is trained random, norms around one; the others are sine waves."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in (each for each in model.parameters() if each.requires_grad):
-            centre = float(parameter.mean())
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15 + centre)
+            center = float(parameter.mean())
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15 + center)
 
 
 def padded_batch(side="right", vocab=VOCAB, first=2, pad=0):
@@ -110,7 +110,7 @@ def mean_loss(model, batch):
 def check_outputs_loss_and_gradients(case, folder, attention="sdpa"):
     """Forward, loss and the gradient of every parameter, within 1e-5."""
     theirs = case.theirs.eval()
-    randomise(theirs)
+    randomize(theirs)
     theirs.save_pretrained(folder / "weights")
     _, ours = ours_from(folder / "weights", attention)
     their_output = theirs(**case.their_inputs)
@@ -148,7 +148,7 @@ def close(found, expected, name):
 def check_there_and_back(case, folder):
     """Import and export: the same tensors byte for byte, the same config, and it opens."""
     theirs = case.theirs.eval()
-    randomise(theirs)
+    randomize(theirs)
     theirs.save_pretrained(folder / "first")
     source, ours = ours_from(folder / "first")
     tied = ours.tied_names()

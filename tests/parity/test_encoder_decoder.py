@@ -30,7 +30,7 @@ from .harness import (
     mean_loss,
     ours_from,
     padded_batch,
-    randomise,
+    randomize,
     token_labels,
 )
 
@@ -148,7 +148,7 @@ def test_their_shifted_labels_are_decoder_inputs_here(tmp_path):
     """Given labels alone, theirs puts the start token before them; ours gets that as input."""
     case = t5("sdpa", "right", decoder_start_token_id=0)
     theirs = case.theirs.eval()
-    randomise(theirs)
+    randomize(theirs)
     theirs.save_pretrained(tmp_path)
     _, ours = ours_from(tmp_path)
     labels = case.batch["labels.lm"]

@@ -19,7 +19,7 @@ from . import (
     test_text_encoders,
     test_vision,
 )
-from .harness import files, randomise
+from .harness import files, randomize
 
 SIDED = (test_decoder_only, test_encoder_decoder, test_huggingface, test_text_encoders)
 CASES = {
@@ -37,7 +37,7 @@ CASES = {
 @pytest.mark.parametrize("name", list(CASES))
 def test_a_family_comes_in_and_goes_out_unchanged(name, tmp_path):
     theirs = CASES[name]("sdpa", "right").theirs.eval()
-    randomise(theirs)
+    randomize(theirs)
     theirs.save_pretrained(tmp_path / "theirs")
     zoo = Zoo(str(tmp_path / "zoo"))
     package = import_checkpoint(zoo, f"hf:{tmp_path / 'theirs'}", ImportOptions())

@@ -25,7 +25,7 @@ from transformers import (
 from orchestrator.modeling.generation.config import GenerationConfig
 from orchestrator.modeling.generation.generate import drawable, generate
 
-from .harness import BATCH, ours_from, padded_batch, randomise
+from .harness import BATCH, ours_from, padded_batch, randomize
 
 VOCAB, EOS, PAD, NEW = 13, 2, 1, 12
 TWO_SIDED = {
@@ -82,7 +82,7 @@ MODELS = {"gpt2": gpt2, "llama": llama, "t5": t5, "bart": bart, "speech2text": s
 def pair(name):
     """Return their model and ours with the same random tensors."""
     theirs = MODELS[name]().eval()
-    randomise(theirs, seed=17)
+    randomize(theirs, seed=17)
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         return theirs, ours_from(Path(folder))[1]

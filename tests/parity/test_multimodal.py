@@ -39,7 +39,7 @@ from .harness import (
     close,
     ours_from,
     padded_batch,
-    randomise,
+    randomize,
     token_labels,
 )
 
@@ -129,7 +129,7 @@ def test_an_end_token_given_as_the_largest_id_is_the_same(tmp_path):
 @pytest.mark.parametrize("name", list(PAIRS))
 def test_the_vectors_of_both_streams_equal_the_reference(name, tmp_path):
     case = PAIRS[name]("sdpa", "left")
-    randomise(case.theirs.eval())
+    randomize(case.theirs.eval())
     case.theirs.save_pretrained(tmp_path)
     _, ours = ours_from(tmp_path)
     expected = case.theirs(**case.their_inputs)
@@ -264,7 +264,7 @@ def bert_tensors(folder):
 
 def test_siamese_pooling_equals_two_runs_of_bert(tmp_path):
     theirs = BertModel(BertConfig(**TEXT)).eval()
-    randomise(theirs)
+    randomize(theirs)
     theirs.save_pretrained(tmp_path / "weights")
     sizes = {key: TEXT[key] for key in ("vocab_size", "hidden_size", "max_position_embeddings")}
     ours = build_model(validate_config(ModelConfig, sizes | SIAMESE, "parity")).eval()

@@ -177,7 +177,7 @@ def test_import_and_export_are_inverse(name, tmp_path):
 
 
 def test_older_names_of_the_positions_kernel_are_read(tmp_path):
-    """Released wav2vec 2.0 checkpoints were made before torch renamed normalised weights."""
+    """Released wav2vec 2.0 checkpoints were made before torch renamed normalized weights."""
     wav2vec2("sdpa").theirs.save_pretrained(tmp_path)
     expected = read_tensors(open_source(tmp_path))
     file = tmp_path / "model.safetensors"

@@ -37,7 +37,7 @@ from orchestrator.modeling.package import load_model
 from orchestrator.modeling.tencentpretrain.importing import import_tencentpretrain
 from orchestrator.zoo import Zoo
 
-from .harness import LAYERS, VOCAB, close, padded_batch, randomise
+from .harness import LAYERS, VOCAB, close, padded_batch, randomize
 
 EPS = 1e-6
 SIZES = {"hidden_size": 32, "feedforward_size": 48, "heads_num": 4, "layers_num": LAYERS}
@@ -51,7 +51,7 @@ BERT |= {"data_processor": "bert", "tie_weights": True}
 
 
 def tensors_of(model, folder):
-    randomise(model.eval())
+    randomize(model.eval())
     model.save_pretrained(folder)
     return load_file(folder / "model.safetensors")
 

@@ -50,7 +50,7 @@ from .harness import (
     close,
     ours_from,
     padded_batch,
-    randomise,
+    randomize,
     token_labels,
 )
 
@@ -82,7 +82,7 @@ def inputs(config_class, side):
 
 
 def masked(cls, config_class, twin="", **options):
-    """Masked language modelling."""
+    """Masked language modeling."""
 
     def case(attention, side):
         batch = inputs(config_class, side)
@@ -242,7 +242,7 @@ HEADLESS = {
 @pytest.mark.parametrize("name", list(HEADLESS))
 def test_a_model_without_head_keeps_its_pooler(name, tmp_path):
     case = HEADLESS[name]()
-    randomise(case.theirs.eval())
+    randomize(case.theirs.eval())
     case.theirs.save_pretrained(tmp_path)
     _, ours = ours_from(tmp_path)
     expected = case.theirs(**case.their_inputs)
@@ -262,7 +262,7 @@ def test_a_model_without_head_goes_there_and_back(name, tmp_path):
 def test_siamese_mean_pooling_equals_bert_and_a_masked_mean(tmp_path):
     """SBERT: one encoder for both texts, one vector each, the mean of its real positions."""
     theirs = build(BertModel, BertConfig, "sdpa").eval()
-    randomise(theirs)
+    randomize(theirs)
     theirs.save_pretrained(tmp_path)
     source, read = ours_from(tmp_path)
     raw = source.config.model_dump() | {"target": {"type": "vector", "pooling": "mean"}}

@@ -31,7 +31,7 @@ from .harness import (
     check_there_and_back,
     close,
     ours_from,
-    randomise,
+    randomize,
 )
 
 SIDE, PATCH, CODES = 12, 4, 53
@@ -181,7 +181,7 @@ FAMILIES = {
 @pytest.mark.parametrize("size", [(16, 16), (8, 20), (SIDE, SIDE), (4, 36)])
 def test_images_of_other_sizes_equal_the_reference(name, size, tmp_path):
     theirs = FAMILIES[name]().eval()
-    randomise(theirs)
+    randomize(theirs)
     theirs.save_pretrained(tmp_path)
     source, fixed = ours_from(tmp_path)
     raw = source.config.model_dump()

@@ -99,8 +99,8 @@ class TransformerDecoder(Decoder):
             if self.checkpointing and self.training:
                 hidden = checkpoint(layer, hidden, own, memory, other, use_reentrant=False)
             else:
-                kept = None if cache is None else cache.layer(index)
-                hidden = layer(hidden, own, memory, other, kept)
+                earlier = None if cache is None else cache.layer(index)
+                hidden = layer(hidden, own, memory, other, earlier)
         return hidden if self.norm is None else self.norm(hidden)
 
     def _mask(self, hidden: Tensor, mask: Tensor) -> AttentionMask:

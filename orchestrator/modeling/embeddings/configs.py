@@ -41,7 +41,7 @@ class PosConfig(EmbeddingConfig):
 
     type: Literal["pos"] = "pos"
     offset: int = Field(default=0, ge=0)
-    """Rows of the table before position 0 (BART, RoBERTa: 2); they exist besides
+    """Rows of the table before position 0 (BART, RoBERTa: 2); they come in addition to
     max_position_embeddings."""
     pad_aware: bool = False
     """Count real tokens only, so that padding on the left moves nothing (RoBERTa)."""
@@ -96,7 +96,7 @@ class ImageConfig(EmbeddingConfig):
     patch_size: PositiveInt = 16
     """Height and width of a patch in pixels."""
     channels: PositiveInt = 3
-    """Colour channels of the image."""
+    """Color channels of the image."""
     bias: bool = True
     """Add a bias to the projection."""
     class_token: bool = True
@@ -216,7 +216,7 @@ class WaveformConfig(EmbeddingConfig):
     strides: Sizes = (5, 2, 2, 2, 2, 2, 2)
     """Samples or frames that each convolution advances."""
     norm: Literal["group", "layer"] = "group"
-    """Normalise each channel over time after the first convolution (wav2vec 2.0 base), or each
+    """Normalize each channel over time after the first convolution (wav2vec 2.0 base), or each
     frame after every convolution (large)."""
     bias: bool = False
     """Give the convolutions biases."""
@@ -246,7 +246,7 @@ class WaveformConfig(EmbeddingConfig):
 
 @embeddings.register(f"{_PACKAGE}.positions:ConvolutionalPositionEmbedding")
 class ConvPosConfig(EmbeddingConfig):
-    """Tell positions by a wide grouped convolution over the frames (wav2vec 2.0)."""
+    """Encode positions by a wide grouped convolution over the frames (wav2vec 2.0)."""
 
     looks_ahead: ClassVar[bool] = True
     type: Literal["convpos"] = "convpos"

@@ -33,12 +33,12 @@ Part = Annotated[EmbeddingConfig, Choice(embeddings)]
 
 
 class EmbeddingStackConfig(StrictModel):
-    """Parts that are summed, then normalised, then dropped out."""
+    """Parts that are summed, then normalized, then dropped out."""
 
     parts: tuple[Part, ...] = (WordConfig(), PosConfig(), SegConfig())
     """Names or mappings; each type once. The first one decides the number of positions."""
     layernorm: bool = True
-    """Normalise the sum."""
+    """Normalize the sum."""
     norm_eps: PositiveFloat = 1e-5
     """Added to the variance inside the LayerNorm (BERT: 1e-12)."""
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
@@ -163,7 +163,7 @@ class DualEmbeddingConfig(EmbeddingConfig):
         if self.second is not None:
             yield from inside("second", self.second.check(dimensions.of_second))
         if self.tie:
-            yield from tie_problems(dimensions, alike=self.second is None)
+            yield from tie_problems(dimensions, same_options=self.second is None)
         for name, stack in (("first", self.first), ("second", self.of_second)):
             if stack.two_streams:
                 yield Problem(f"{name}.parts", "is a single stream. Take `dual` out of it.")

@@ -36,7 +36,7 @@ class TransformerConfig(BlockOptions, EncoderConfig):
     window_from: NonNegativeInt = 0
     """First block with the window; earlier ones read everything (Qwen2)."""
     final_norm: bool = True
-    """Normalise after the last pre-norm block (false in BEiT's classifier)."""
+    """Normalize after the last pre-norm block (false in BEiT's classifier)."""
     drop_path: Rate = 0.0
     """Rate at which a sample skips a sub-layer of the last block while training; it grows from 0 in
     the first one (stochastic depth; BEiT: 0.1)."""
@@ -130,7 +130,7 @@ class DualEncoderConfig(EncoderConfig):
         if self.second is not None or dimensions.second is not None:
             yield from inside("second", self.of_second.check(dimensions.of_second))
         if self.tie:
-            yield from tie_problems(dimensions, alike=self.second is None)
+            yield from tie_problems(dimensions, same_options=self.second is None)
         for name, encoder in (("first", self.first), ("second", self.of_second)):
             if encoder.two_streams:
                 yield Problem(f"{name}.type", "'dual' reads two streams. Name a single encoder.")

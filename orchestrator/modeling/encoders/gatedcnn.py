@@ -2,7 +2,7 @@
 
 Dauphin et al. 2017, "Language Modeling with Gated Convolutional Networks".
 Equation 1: h(X) = (X * W + b) ⊗ σ(X * V + c), one convolution for W and V here. Residual
-connections span ``block_size`` layers. Deviations: no weight normalisation; a bidirectional form
+connections span ``block_size`` layers. Deviations: no weight normalization; a bidirectional form
 that reads both sides.
 """
 

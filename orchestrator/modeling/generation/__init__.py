@@ -1,1 +1,1 @@
-"""Writing text: greedy, sampled, or by beam search, one token at a time with a cache."""
+"""Generation of text: greedy, sampled, or by beam search, one token at a time with a cache."""

@@ -1,7 +1,7 @@
-"""Beam search: the most probable sequences among those that a few open ones lead to.
+"""Beam search.
 
-The stopping rules and the order of candidates are those of transformers' ``generate``, whose models
-people compare with; see ``GenerationConfig.early_stopping``.
+The stopping rules and the order of candidates are those of transformers' ``generate``, so that
+results can be compared; see ``GenerationConfig.early_stopping``.
 
 Legend: B inputs, K beams, C candidates, V vocabulary, T new tokens so far, M most new tokens.
 """

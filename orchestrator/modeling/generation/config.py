@@ -9,9 +9,9 @@ from orchestrator.config import StrictModel
 from orchestrator.errors import Problem
 
 ONLY_SAMPLED = ("temperature", "top_k", "top_p", "seed")
-"""Options that mean nothing unless tokens are drawn."""
+"""Options that only act when tokens are sampled."""
 ONLY_BEAMS = ("length_penalty", "early_stopping")
-"""Options that mean nothing without several beams."""
+"""Options that only act with several beams."""
 
 
 class GenerationConfig(StrictModel):

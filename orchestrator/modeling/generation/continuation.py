@@ -1,4 +1,4 @@
-"""Sequences that grow by a token at a time, and the logits of what comes next.
+"""Sequences that grow token by token, and the logits of the next token.
 
 Legend: B rows, T positions so far, V vocabulary.
 """

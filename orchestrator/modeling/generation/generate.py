@@ -1,10 +1,6 @@
-"""The public function of generation.
+"""Generation of text: the public function, and the choice of each token.
 
-Legend: B inputs, R results for each, T new tokens, V vocabulary.
-
-Which tokens may be drawn, and how probable they are.
-
-Legend: B rows, V vocabulary.
+Legend: B inputs or rows, R results for each, T new tokens, V vocabulary.
 """
 
 from typing import NamedTuple
@@ -110,7 +106,7 @@ def _require_lm(model: Model, batch: Batch, target: str) -> None:
     found = [each.name for each in model.config.target if each.type_name() == "lm"]
     if target not in found:
         raise InputError(
-            f"{target!r} is no target that predicts the next token; the model has "
+            f"{target!r} is not a target that predicts the next token; the model has "
             f"{', '.join(found) or 'none'}."
         )
     if model.decoder is None and "input_ids" not in batch:

@@ -1,1 +1,4 @@
-"""Tables that relate our parameter names to those of transformers' reference classes."""
+"""Import and export of Hugging Face checkpoints.
+
+"Theirs" is what transformers calls a thing, "ours" what it is called here.
+"""

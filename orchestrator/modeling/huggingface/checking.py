@@ -1,4 +1,4 @@
-"""The numeric check of a conversion: the same random batch through their class and through ours.
+"""Numeric check of a conversion: one random batch through their class and through our model.
 
 Legend: B batch, S length, T target length, V vocabulary.
 """
@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the check found.
+    """Result of the check.
 
     Attributes:
         max_abs_difference: Largest difference of an output.
@@ -152,7 +152,7 @@ def compare_outputs(
             raise IntegrityError(
                 f"output {name} differs from theirs by {difference:.3g}, {share:.3g} of the "
                 f"largest value; rounding explains {TOLERANCE:g}. The conversion of this "
-                "checkpoint is wrong, so nothing was kept. Please report its config.json."
+                "checkpoint is wrong, so nothing was written. Please report its config.json."
             )
         largest, relative = max(largest, difference), max(relative, share)
         compared[name] = list(ours.shape)

@@ -1,7 +1,4 @@
-"""From a package to a folder that transformers opens: all of it, checked, or nothing.
-
-Write a model of ours as a folder that transformers opens.
-"""
+"""Export of a package to a folder that transformers opens; checked before it appears."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Folders that transformers writes: config and weights, understood and compared before reading."""
+"""Folders that transformers writes: config and weights are compared before tensors are read."""
 
 import json
 import re
@@ -142,14 +142,14 @@ def compare(source: Source, leave_out: Sequence[str] = ()) -> Contents:
     patterns = (*repeated, *bare, *leave_out)
     extra = [name for name in found if name not in wanted]
     dropped = {name for name in extra if any(fnmatch(name, pattern) for pattern in patterns)}
-    kept = {name: tensor for name, tensor in found.items() if name not in dropped}
+    read = {name: tensor for name, tensor in found.items() if name not in dropped}
     made = source.architecture.computed(source.config)
-    made = {name: tensor for name, tensor in made.items() if name not in kept}
-    kept |= {name: tensor.to("meta") for name, tensor in made.items()}
-    require_same(wanted, kept, f"{source.folder}, read as {source.architecture.name},")
+    made = {name: tensor for name, tensor in made.items() if name not in read}
+    read |= {name: tensor.to("meta") for name, tensor in made.items()}
+    require_same(wanted, read, f"{source.folder}, read as {source.architecture.name},")
     layout: dict[str, Tensor] = {}
     for row in source.table:
-        layout.update(row.to_ours(kept.__getitem__))
+        layout.update(row.to_ours(read.__getitem__))
     renamed = {new: old for new, old in stored.items() if new != old}
     return Contents(layout, files, renamed, tuple(sorted(dropped)), made)
 

@@ -1,4 +1,4 @@
-"""From a checkpoint of transformers to a package: all of it, checked, or nothing."""
+"""Import of a checkpoint of transformers as a package; checked before it is committed."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Rename, transpose, split and join tensors between transformers' files and ours, by tables.
+"""Tables that rename, transpose, split and join tensors between transformers' files and ours.
 
 A table says for each tensor of theirs which of ours it is. The same table works on weights and on
 gradients, in both directions; what a table does not mention is an error, never silently dropped.
@@ -85,7 +85,7 @@ class Row:
 
 
 def _cat(parts: list[Tensor]) -> Tensor:
-    import torch  # the tables themselves are also read where there is no torch
+    import torch  # tables are also read without torch
 
     return torch.cat(parts)
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters in the format of the library ``peft``: out and in, by the tables of names.
+"""Low-rank adapters in the format of the library ``peft``, written and read by tables of names.
 
 A tensor of theirs may hold several layers of ours (GPT-2's query, key and value). Its adapter is
 then block-wise: the A of all parts stand below one another, and each part of B reads its own.

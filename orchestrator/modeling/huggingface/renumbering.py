@@ -1,4 +1,4 @@
-"""Exchange two token ids in a package, for a class that reads a meaning of its own into one.
+"""Exchange of two token ids in a package, for classes that require a certain padding id.
 
 Tokenizers made here pad with id 0. transformers' Speech2Text works with padding id 1 only, so the
 exported model has its tokens renumbered: two rows of each table over the vocabulary change places,

@@ -1,4 +1,4 @@
-"""A small random batch for a numeric check, as their class and as our model take it.
+"""Small random batches for the numeric check, in the form of their class and in ours.
 
 Legend: B batch, S length, T target length, C channels.
 """

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: a folder or a repository of the Hub, and which files are used."""
+"""Sources of checkpoints, folders or repositories of the Hub, and the files that are used."""
 
 import re
 import shutil
@@ -65,7 +65,7 @@ def locate(source: str, revision: str | None = None) -> Origin:
         revision: Branch, tag or commit of a repository.
 
     Raises:
-        InputError: There is no such folder, the name is none, or the Hub does not answer.
+        InputError: The folder does not exist, the name is not valid, or the Hub does not answer.
         IntegrityError: A link leads out of the folder.
     """
     where = source.removeprefix(SCHEME)
@@ -78,7 +78,7 @@ def locate(source: str, revision: str | None = None) -> Origin:
         names = [path.name for path in folder.parent.glob("*")] if folder.parent.is_dir() else []
         near = nearest(folder.name, names)
         hint = f" Did you mean {near!r}?" if near else ""
-        raise InputError(f"{where} is no folder.{hint} Give a checkpoint's folder or a Hub id.")
+        raise InputError(f"{where} is not a folder.{hint} Give a checkpoint's folder or a Hub id.")
     else:
         origin = _download(source, where, revision)
     _refuse_links_out(origin)

@@ -108,7 +108,7 @@ def _near(queries: int, length: int, window: int, device: torch.device) -> Tenso
 
 
 def known_full(mask: Tensor) -> bool:
-    """Whether no position is padding; asked only where the answer costs no synchronisation.
+    """Whether no position is padding; checked only where that needs no device synchronization.
 
     A mask that is one value seen everywhere is that of a batch without padding (``all_real``).
     """

@@ -52,7 +52,7 @@ PositionBiasConfig = T5BiasConfig | AlibiConfig | PatchBiasConfig
 
 
 class ExpertsConfig(StrictModel):
-    """A mixture of feed-forwards, of which each token passes through a few (Mixtral)."""
+    """Several feed-forwards; each token passes through a few of them (Mixtral)."""
 
     num_experts: int = Field(default=8, ge=2)
     """Feed-forwards of a block."""
@@ -76,7 +76,7 @@ class BlockOptions(StrictModel):
     intermediate_size: PositiveInt | None = None
     """Width inside the feed-forward; null: 4 * hidden_size."""
     norm_position: Literal["post", "pre"] = "post"
-    """Normalise after the residual sum (BERT) or before each sub-layer, with a final norm (GPT-2).
+    """Normalize after the residual sum (BERT) or before each sub-layer, with a final norm (GPT-2).
     """
     norm: Literal["layernorm", "rms"] = "layernorm"
     """LayerNorm, or RMSNorm (LLaMA; T5's norm is the same)."""
@@ -225,7 +225,7 @@ class RotaryConfig(StrictModel):
     """Base of the wavelengths."""
     layout: Literal["halves", "pairs"] = "halves"
     """Channel i turns together with i + d/2 (LLaMA in transformers, GPT-NeoX), or with its
-    neighbour (the original, LLaMA as released by Meta)."""
+    neighbor (the original, LLaMA as released by Meta)."""
     scaling: Scaling | None = None
     """Waves for longer sequences: `{type: linear, ...}`, `{type: llama3, ...}`, `{type: yarn,
     ...}`; null: as they are."""

@@ -1,4 +1,4 @@
-"""Keys and values of the positions that a decoder has read, so that none is computed twice.
+"""Keys and values of earlier positions, so that a growing sequence does not compute them again.
 
 Legend: B batch, G key and value heads, T positions, d head size.
 """

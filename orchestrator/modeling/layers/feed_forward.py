@@ -90,8 +90,8 @@ class DropPath(nn.Module):
         """Return [B, S, D]; outside training what came in."""
         if not self.training or not self.rate:
             return x
-        kept = torch.rand(len(x), 1, 1, device=x.device) >= self.rate
-        return x * kept.to(x.dtype) / (1.0 - self.rate)
+        passes = torch.rand(len(x), 1, 1, device=x.device) >= self.rate
+        return x * passes.to(x.dtype) / (1.0 - self.rate)
 
 
 def rates_of_layers(last: float, layers: int) -> list[float]:
@@ -100,7 +100,7 @@ def rates_of_layers(last: float, layers: int) -> list[float]:
 
 
 class Experts(nn.Module):
-    """Feed-forwards of which each token passes through ``top_k``, weighted by the router.
+    """Several feed-forwards; each token passes through ``top_k``, weighted by the router.
 
     Parameters: ``router`` [E, D]; ``up`` [E, F, D], ``down`` [E, D, F] and, if gated, ``gate``
     [E, F, D]. Experts have no biases. After a forward pass ``router_logits`` holds the router's

@@ -1,4 +1,4 @@
-"""Rows of all workers, with gradients.
+"""Gathering of rows from all workers, with gradients.
 
 Legend: B rows of this worker, N rows of all, D width.
 """

@@ -1,4 +1,4 @@
-"""What is added to attention scores by the distance of query and key.
+"""Biases of attention scores by the distance of query and key.
 
 Legend: H heads, S queries, T keys.
 """
@@ -76,7 +76,7 @@ class T5Bias(PositionBias):
 class AlibiBias(PositionBias):
     """Distance times a fixed slope for each head (Press et al. 2022). No parameters.
 
-    For a number of heads that is no power of two, the slopes are those of the next smaller power
+    For a number of heads that is not a power of two, the slopes are those of the next smaller power
     and every second one of the next larger power.
     """
 

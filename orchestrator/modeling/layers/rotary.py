@@ -27,7 +27,7 @@ class Rotation(NamedTuple):
     Attributes:
         cos: Cosines for each channel, [B, 1, S, d].
         sin: Sines, [B, 1, S, d].
-        pairs: Neighbours are turned together; otherwise channels half a head apart.
+        pairs: Neighbors are turned together; otherwise channels half a head apart.
     """
 
     cos: Tensor

@@ -1,4 +1,7 @@
-"""The two streams of a dual model in one batch: the second one's keys begin with ``second.``."""
+"""The two streams of a dual model in one batch.
+
+Keys of the second stream begin with ``second.``.
+"""
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.interfaces import Batch

@@ -32,7 +32,7 @@ class TargetConfig(ComponentConfig):
     name: str = Field(default="", pattern=_NAME)
     """Name of the head in labels, metrics and parameters; defaults to the type."""
     weight: PositiveFloat = 1.0
-    """Weight of this target's mean loss in the sum that is minimised."""
+    """Weight of this target's mean loss in the sum that is minimized."""
 
     @model_validator(mode="before")
     @classmethod
@@ -120,14 +120,14 @@ class SpConfig(PairConfig):
 
 @targets.register("orchestrator.modeling.targets.sequence:NspTarget")
 class NspConfig(PairConfig):
-    """Tell whether the second sentence follows the first (0) or is a random one (1) (BERT)."""
+    """Classify a second sentence as the next one (0) or a random one (1) (BERT)."""
 
     type: Literal["nsp"] = "nsp"
 
 
 @targets.register("orchestrator.modeling.targets.sequence:SopTarget")
 class SopConfig(PairConfig):
-    """Tell whether two sentences are in order (0) or swapped (1) (ALBERT)."""
+    """Classify two sentences as in order (0) or swapped (1) (ALBERT)."""
 
     type: Literal["sop"] = "sop"
 
@@ -138,7 +138,7 @@ class BalanceConfig(TargetConfig):
 
     type: Literal["balance"] = "balance"
     weight: PositiveFloat = 0.01
-    """Weight of this target's mean loss in the sum that is minimised."""
+    """Weight of this target's mean loss in the sum that is minimized."""
     top_k: PositiveInt = 2
     """Experts that a token passes through; as in the encoder."""
 
@@ -153,7 +153,7 @@ _PACKAGE = "orchestrator.modeling.targets"
 
 @targets.register("orchestrator.modeling.targets.sequence:ItmTarget")
 class ItmConfig(TargetConfig):
-    """Tell whether a text and an image belong together, by the first token (ViLT)."""
+    """Classify whether a text and an image match, by the first token (ViLT)."""
 
     type: Literal["itm"] = "itm"
     rank: bool = False
@@ -213,5 +213,5 @@ class VectorConfig(PooledConfig):
 
     @property
     def has_loss(self) -> bool:
-        """Nothing is learnt from labels."""
+        """Nothing is learned from labels."""
         return False

@@ -180,8 +180,8 @@ class ClrTarget(Target):
         Softmax: mean of the cross entropies in both directions. Sigmoid: binary cross entropy of a
         first half with all second halves, summed.
         """
-        kept = labels != IGNORED_LABEL
-        first, second = (vectors[kept] for vectors in self.vectors(hidden, mask))
+        known = labels != IGNORED_LABEL
+        first, second = (vectors[known] for vectors in self.vectors(hidden, mask))
         gathering = self.training and torch.is_grad_enabled()
         others, start = gather_rows(second) if gathering else (second, 0)
         with torch.autocast(first.device.type, enabled=False):
@@ -193,8 +193,8 @@ class ClrTarget(Target):
                 all_first = gather_rows(first)[0] if gathering else first
                 back = self.temperature(second @ all_first.T)
                 loss = (_softmax_loss(logits, own) + _softmax_loss(back, own)) / 2
-        correct = (logits.detach().argmax(-1) == own).sum() if len(first) else kept.sum()
-        return TargetOutput(loss, kept.sum(), correct)
+        correct = (logits.detach().argmax(-1) == own).sum() if len(first) else known.sum()
+        return TargetOutput(loss, known.sum(), correct)
 
     def predict(  # type: ignore[override]
         self, hidden: Streams, mask: Streams

@@ -131,7 +131,7 @@ class ClsTarget(SequenceTarget):
         self.norm = None if eps is None else nn.LayerNorm(dimensions.hidden_size, eps=eps)
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Return one vector for each sequence, normalised if the config says so, [B, D]."""
+        """Return one vector for each sequence, normalized if the config says so, [B, D]."""
         pooled = super().pool(hidden, mask)
         return pooled if self.norm is None else self.norm(pooled)
 

@@ -13,7 +13,7 @@ from orchestrator.modeling.targets.configs import Smoothing, TargetConfig
 _PACKAGE = "orchestrator.modeling.targets"
 
 MASKED_SHARE = 0.15
-"""Share of positions that masked language modelling predicts (Devlin et al. 2019)."""
+"""Share of positions that masked language modeling predicts (Devlin et al. 2019)."""
 
 
 class VocabularyConfig(TargetConfig):
@@ -110,7 +110,7 @@ class BilmConfig(TargetConfig):
 
 
 MASKED_PATCHES = 0.4
-"""Share of the patches that masked image modelling predicts (Bao et al. 2022, section 2.3)."""
+"""Share of the patches that masked image modeling predicts (Bao et al. 2022, section 2.3)."""
 
 
 @targets.register(f"{_PACKAGE}.tokens:MimTarget")
@@ -155,7 +155,7 @@ class TagsConfig(TargetConfig):
 
 @targets.register("orchestrator.modeling.targets.tokens:RtdTarget")
 class RtdConfig(TargetConfig):
-    """Tell original tokens (0) from replaced ones (1) at every position (ELECTRA)."""
+    """Classify every token as original (0) or replaced (1) (ELECTRA)."""
 
     type: Literal["rtd"] = "rtd"
     activation: Activation = "gelu"

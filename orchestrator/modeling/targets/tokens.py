@@ -88,7 +88,7 @@ class CtcTarget(Target):
 
     ``labels`` are [B, T] int64, -100 after the last token. The blank is the padding token. The loss
     is the SUM over sequences of -log p(labels), its terms are label tokens: divided by them it is a
-    mean per token in which long and short sequences weigh alike, whatever the batch. Parameters:
+    mean per token in which long and short sequences weigh the same, whatever the batch. Parameters:
     ``output`` [V, D].
     """
 
@@ -149,14 +149,14 @@ def transcribe(logits: Tensor, lengths: Tensor, blank: int, length: int) -> Tens
     """
     path = logits.argmax(dim=-1)
     before = F.pad(path[:, :-1], (1, 0), value=-1)
-    kept = (path != before) & (path != blank) & first_frames(lengths, path.shape[1])
-    place = torch.where(kept, kept.long().cumsum(1) - 1, length).clamp(max=length)
+    new = (path != before) & (path != blank) & first_frames(lengths, path.shape[1])
+    place = torch.where(new, new.long().cumsum(1) - 1, length).clamp(max=length)
     found = torch.full((len(path), length + 1), IGNORED_LABEL, device=path.device)
     return found.scatter(1, place, path)[:, :length]
 
 
 class MimTarget(TokenTarget):
-    """Masked image modelling (Bao et al. 2022, equation 2).
+    """Masked image modeling (Bao et al. 2022, equation 2).
 
     ``labels`` are [B, S] int64 over all positions, tokens before the patches included: the code of
     a masked patch, -100 elsewhere. Parameters: ``output.weight`` [V, D], ``output.bias`` [V].

@@ -221,7 +221,7 @@ class TokenTarget(Target):
 
 
 class MlmTarget(TokenTarget):
-    """Masked language modelling (Devlin et al. 2019).
+    """Masked language modeling (Devlin et al. 2019).
 
     Parameters: also ``transform_layer.dense`` and ``transform_layer.norm``.
     """
@@ -247,7 +247,7 @@ class MlmTarget(TokenTarget):
 
 
 class LmTarget(TokenTarget):
-    """Language modelling: ``labels[b, s]`` is what follows position s (already shifted)."""
+    """Language modeling: ``labels[b, s]`` is what follows position s (already shifted)."""
 
     Config = LmConfig
 

@@ -1,4 +1,4 @@
-"""A model of TencentPretrain in our terms, and where its code computes something else.
+"""A model of TencentPretrain as an assembly of our components, and the deviations of its code.
 
 Deviations are numbered as in the list of its defects: LayerNorm (T1, T2), masks (T4), relative
 positions (T5, T6), tied output layers of T5 (T7), ALiBi (T9), segments (T11).
@@ -47,7 +47,7 @@ def assemble(options: Mapping[str, Any], shapes: Shapes) -> Assembly:
     Raises:
         InputError: Parts do not fit together.
     """
-    factorised = options["factorized_embedding_parameterization"]
+    factorized = options["factorized_embedding_parameterization"]
     word = _shape(shapes, "embedding.word.embedding.weight")
     config: dict[str, Any] = {
         "hidden_size": options["hidden_size"],
@@ -57,7 +57,7 @@ def assemble(options: Mapping[str, Any], shapes: Shapes) -> Assembly:
         "encoder": _blocks(options) | _encoder(options),
         "target": [_target(name, options, shapes) for name in options["target"]],
     }
-    if factorised:
+    if factorized:
         config["embedding"]["size"] = word[1]
     if options["decoder"] is not None:
         count = options["decoder_layers_num"] or options["layers_num"]
@@ -153,7 +153,7 @@ def _target(name: str, options: Mapping[str, Any], shapes: Shapes) -> dict[str, 
 
 
 def is_first_t5(options: Mapping[str, Any]) -> bool:
-    """Tell whether a model is T5 v1.0, whose tied output layer reads scaled vectors."""
+    """Whether a model is T5 v1.0, whose tied output layer reads scaled vectors."""
     t5 = options["layernorm"] == "t5" and options["decoder"] is not None
     return bool(t5 and options["tie_weights"] and options["relative_position_embedding"])
 

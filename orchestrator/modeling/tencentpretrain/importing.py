@@ -1,4 +1,4 @@
-"""From a configuration and weights of TencentPretrain to a package: all of it, or nothing."""
+"""Import of a configuration and weights of TencentPretrain as a package."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
@@ -83,7 +83,7 @@ def _paths(source: str) -> tuple[Path, Path, Path | None]:
         )
     tokenizer = parts[2] if len(parts) == 3 else None
     if tokenizer is not None and not tokenizer.is_dir():
-        raise InputError(f"{tokenizer} is no folder. Give one with tokenizer.json or vocab.txt.")
+        raise InputError(f"{tokenizer} is not a folder. Give one with tokenizer.json or vocab.txt.")
     return parts[0], parts[1], tokenizer
 
 
@@ -117,14 +117,14 @@ def convert(
                 f"{name} and {tied[name]} differ, but the configuration ties them. Which one is "
                 "meant? Set tie_weights or share_embedding to false, or remove one."
             )
-    kept = {n: t for n, t in state.items() if n not in repeated and n not in tied}
-    require_same(_expected(config, rows), kept, f"{config_path.name}'s weights")
+    own = {n: t for n, t in state.items() if n not in repeated and n not in tied}
+    require_same(_expected(config, rows), own, f"{config_path.name}'s weights")
     details = {
         "deviations": list(assembly.deviations),
         "tensors_left_out": sorted({*repeated, *(tied.keys() & state.keys())}),
         "same_as_in_transformers": _counterpart(config),
     }
-    return config, in_halves(options, to_ours(rows, kept)), details
+    return config, in_halves(options, to_ours(rows, own)), details
 
 
 def _without_padding_segment(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

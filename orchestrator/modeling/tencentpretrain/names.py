@@ -1,4 +1,4 @@
-"""Which tensor of TencentPretrain is which of ours.
+"""Tables of tensor names: TencentPretrain's and ours.
 
 Norms are called ``gamma`` and ``beta`` (their own LayerNorm), or ``weight`` and ``bias`` (torch's,
 T5's and RMSNorm).

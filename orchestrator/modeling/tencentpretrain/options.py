@@ -1,4 +1,4 @@
-"""Options of TencentPretrain's flat JSON: which there are, what they default to, which are dead."""
+"""Options of TencentPretrain's flat JSON with their defaults; unused ones are passed over."""
 
 import json
 from collections.abc import Mapping
@@ -78,11 +78,11 @@ def read_options(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}. Give the model's JSON file.") from error
     if not isinstance(raw, dict):
-        raise InputError(f"{path} is no mapping. Give the model's JSON file.")
+        raise InputError(f"{path} is not a mapping. Give the model's JSON file.")
     for key in sorted(raw.keys() - DEFAULTS.keys() - TRAINING):
         near = nearest(key, DEFAULTS)
         hint = f" Did you mean {near!r}?" if near else ""
-        raise InputError(f"{path}: {key!r} is no option of a model that is read here.{hint}")
+        raise InputError(f"{path}: {key!r} is not an option of a model that is read here.{hint}")
     options = {**DEFAULTS, **{key: raw[key] for key in raw.keys() & DEFAULTS.keys()}}
     for key in REQUIRED:
         if not isinstance(options[key], int) or options[key] < 1:

@@ -25,11 +25,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Read all tensors of a checkpoint; files stay mapped where their format allows it.
 
     Raises:
-        InputError: There is no such file, or it has another ending.
+        InputError: The file does not exist, or has another extension.
         IntegrityError: It is damaged, or holds anything but tensors by name.
     """
     if not path.is_file():
-        raise InputError(f"{path} is no file. Give the weights that belong to the configuration.")
+        raise InputError(f"{path} is not a file. Give the weights of the configuration.")
     suffix = _STEP.sub("", path.suffix)
     if suffix not in ENDINGS:
         raise InputError(f"{path}: weights end in {', '.join(ENDINGS)}.")

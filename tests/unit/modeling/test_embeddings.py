@@ -114,7 +114,7 @@ def test_patches_are_projected_in_reading_order_after_the_class_token():
     assert mask.all()
 
 
-def test_parts_are_summed_then_normalised():
+def test_parts_are_summed_then_normalized():
     batch = make_batch()
     embedding = stack("word", "pos", "seg", layernorm=True)
     hidden, mask = embedding(batch)

@@ -48,7 +48,7 @@ BERT = {
 }
 
 
-def randomised(model):
+def randomized(model):
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -75,13 +75,13 @@ def bert(tmp_path):
     folder = tmp_path / "bert-tiny"
     config = BertConfig(**BERT, id2label=NAMES, label2id={v: k for k, v in NAMES.items()})
     config.finetuning_task = "animals"
-    randomised(BertForSequenceClassification(config)).save_pretrained(folder)
+    randomized(BertForSequenceClassification(config)).save_pretrained(folder)
     save_tokenizer(folder)
     return folder
 
 
 def sharded(folder, size="12KB"):
-    model = randomised(BertForPreTraining(BertConfig(**BERT)))
+    model = randomized(BertForPreTraining(BertConfig(**BERT)))
     model.save_pretrained(folder, max_shard_size=size)
     return model
 
@@ -158,7 +158,7 @@ def test_shards_are_read_and_written(zoo, tmp_path):
 
 def test_element_types_are_kept(zoo, tmp_path):
     config = GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=16)
-    randomised(GPT2LMHeadModel(config)).to(torch.bfloat16).save_pretrained(tmp_path / "gpt")
+    randomized(GPT2LMHeadModel(config)).to(torch.bfloat16).save_pretrained(tmp_path / "gpt")
     package = import_checkpoint(zoo, f"hf:{tmp_path / 'gpt'}", ImportOptions())
     assert {t.dtype for t in tensors(package.path).values()} == {torch.bfloat16}
     assert {p.dtype for p in load_model(package.path).parameters()} == {torch.float32}
@@ -172,7 +172,7 @@ def test_images_have_their_processor_with_them(zoo, tmp_path):
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
         image_size=12, patch_size=4, num_labels=3,
     )  # fmt: skip
-    randomised(ViTForImageClassification(config)).save_pretrained(tmp_path / "vit")
+    randomized(ViTForImageClassification(config)).save_pretrained(tmp_path / "vit")
     (tmp_path / "vit/preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}')
     package = import_checkpoint(zoo, f"hf:{tmp_path / 'vit'}", ImportOptions())
     assert package.manifest.task.modality == "vision"
@@ -191,7 +191,7 @@ def test_a_model_trained_here_opens_with_transformers(tmp_path):
     }  # fmt: skip
     processor = TextProcessor.train(TEXTS, VOCAB, max_length=8)
     config = make_config(**raw).with_vocab(processor.vocab_size)
-    model = randomised(build_model(config))
+    model = randomized(build_model(config))
     (tmp_path / "ours").mkdir()
     (tmp_path / "out").mkdir()
     write_model(tmp_path / "ours", model, config)
@@ -236,7 +236,7 @@ def test_a_model_that_writes_begins_and_ends_with_its_own_tokens(name, begins, t
     config = make_config(**WRITERS[name]).with_vocab(processor.vocab_size)
     for folder in ("ours", "out"):
         (tmp_path / folder).mkdir()
-    write_model(tmp_path / "ours", randomised(build_model(config)), config)
+    write_model(tmp_path / "ours", randomized(build_model(config)), config)
     processor.save(tmp_path / "ours")
     write_export(tmp_path / "ours", {}, tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -259,7 +259,7 @@ def test_names_of_classes_become_theirs(tmp_path):
     }  # fmt: skip
     for name in ("ours", "out"):
         (tmp_path / name).mkdir()
-    model = randomised(build_model(make_config(**raw)))
+    model = randomized(build_model(make_config(**raw)))
     write_model(tmp_path / "ours", model, model.config)
     write_export(tmp_path / "ours", {"topic": ["x", "y", "z"]}, tmp_path / "out")
     opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
@@ -337,7 +337,7 @@ def test_old_names_of_norms_are_understood(bert, zoo):
 def test_older_files_without_the_name_of_the_body_are_understood(zoo, tmp_path):
     """As on the Hub: ``h.0...`` for ``transformer.h.0...``, and masks stored as tensors."""
     config = GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=16)
-    randomised(GPT2LMHeadModel(config)).save_pretrained(tmp_path / "gpt")
+    randomized(GPT2LMHeadModel(config)).save_pretrained(tmp_path / "gpt")
 
     def age(state):
         for name in list(state):
@@ -474,7 +474,7 @@ def test_the_command_line(bert, zoo, tmp_path, capsys):
     assert main(["zoo", "export", "one", "--to", out, "--zoo", zoo.root, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["max_abs_difference"] < 1e-5
     assert main(["zoo", "import", str(bert), "--zoo", zoo.root]) == 2
-    assert "is no source of models" in capsys.readouterr().err
+    assert "is not a source of models" in capsys.readouterr().err
 
 
 MEASURE = """

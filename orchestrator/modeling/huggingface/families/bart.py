@@ -1,4 +1,4 @@
-"""BART: transformers' ``BartForConditionalGeneration``; rows and values that its kin share.
+"""BART: transformers' ``BartForConditionalGeneration``; rows and values that its relatives share.
 
 PEGASUS, Marian, Speech2Text and Whisper have BART's names and options, with other positions and
 places of the norms. Dropping whole layers in training (``encoder_layerdrop``,
@@ -60,7 +60,7 @@ def _has_logits_bias(config: ModelConfig) -> bool:
 
 def no_logits_bias(config: ModelConfig) -> dict[str, Tensor]:
     """Return the logits bias of a new model; files of its body alone lack it."""
-    import torch  # the families are also listed where there is no torch
+    import torch  # families are also listed without torch
 
     return {LOGITS_BIAS: torch.zeros(1, config.vocab_size)}
 

@@ -1,4 +1,4 @@
-"""Marian: transformers' ``MarianMTModel``, BART's kin without norms on embeddings.
+"""Marian: transformers' ``MarianMTModel``, BART without norms on embeddings.
 
 The same parts as the original Transformer (Vaswani et al. 2017). Positions are fixed sine waves
 that are computed; older files hold them as tables.

@@ -1,4 +1,4 @@
-"""PEGASUS: transformers' ``PegasusForConditionalGeneration``, BART's pre-norm kin.
+"""PEGASUS: transformers' ``PegasusForConditionalGeneration``, BART with pre-norm blocks.
 
 Its positions are fixed sine waves that its files hold as tables; those of transformers 3 and 4 lack
 them.

@@ -1,4 +1,4 @@
-"""Speech2Text: transformers' ``Speech2TextForConditionalGeneration``, BART's kin that hears.
+"""Speech2Text: transformers' ``Speech2TextForConditionalGeneration``, BART on spectrograms.
 
 Their sine waves are as long as the input; here ``max_position_embeddings`` of either side says how
 long that may be, and ``max_source_positions`` counts frames of the spectrogram.

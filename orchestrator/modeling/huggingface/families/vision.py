@@ -78,7 +78,7 @@ def image_part(
 
 
 def their_image(part: EmbeddingConfig | None) -> JsonObject:
-    """Return the sizes of an image part in their words; nothing if there is no such part."""
+    """Return the sizes of an image part in their words; nothing for another part."""
     if not isinstance(part, ImageConfig):
         return {}
     return {

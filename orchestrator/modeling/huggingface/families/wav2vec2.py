@@ -1,10 +1,10 @@
 """wav2vec 2.0 and HuBERT: transformers' ``Wav2Vec2ForCTC`` and ``HubertForCTC``, the same model.
 
-Two layouts: the base models normalise after each sub-layer and the first convolution by groups, the
+Two layouts: the base models normalize after each sub-layer and the first convolution by groups, the
 large ones before each sub-layer (``do_stable_layer_norm``) and every convolution by frames. The
 vector in place of hidden frames (``masked_spec_embed``) is there if their config hides any; which
 frames are hidden is the sample builder's choice. Dropping whole layers in training (``layerdrop``)
-has no counterpart here, and their pre-training heads are no part of these classes.
+has no counterpart here, and these classes do not have their pre-training heads.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""Whisper: transformers' ``WhisperForConditionalGeneration``, BART's kin that hears 30 seconds.
+"""Whisper: transformers' ``WhisperForConditionalGeneration``, BART on 30 seconds of sound.
 
 Spectrograms are [B, frames, mel bins] here and the transpose there, always of the full length and
 without a mask. The encoder's sine waves are stored in their files, the decoder's positions are
