@@ -92,33 +92,17 @@ class LoraLinear(nn.Linear):
         self.lora_b = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))
         self.scale = scale
         self.lora_dropout = nn.Dropout(dropout)
-        self.merged = False
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., O] for [..., I]."""
-        plain = super().forward(x)
-        if self.merged:
-            return plain
         low = F.linear(F.linear(self.lora_dropout(x), self.lora_a), self.lora_b)
-        return plain + self.scale * low
-
-    @torch.no_grad()
-    def merge(self, sign: int = 1) -> None:
-        """Add the change to the weight, or take it away again with sign -1."""
-        self.weight += sign * self.change()
-        self.merged = sign > 0
+        return super().forward(x) + self.scale * low
 
     def change(self) -> Tensor:
         """Return scale * B A, [O, I], computed in fp64."""
         product = self.lora_b.detach().double() @ self.lora_a.detach().double()
         return (self.scale * product).to(self.weight.dtype)
-
-    def plain(self) -> nn.Linear:
-        """Return an ordinary layer with the same parameters."""
-        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        layer.weight, layer.bias = self.weight, self.bias
-        return layer
 
 
 def add_lora(model: nn.Module, config: LoraConfig) -> list[str]:
@@ -136,7 +120,7 @@ def add_lora(model: nn.Module, config: LoraConfig) -> list[str]:
         InputError: A pattern fits nothing, or the model is adapted already.
     """
     if any(True for _ in adapted(model)):
-        raise InputError("the model has adapters already. Merge and remove them first.")
+        raise InputError("the model has adapters already. Adapt a model without them.")
     layers = [name for name, module in model.named_modules() if type(module) is nn.Linear]
     below = [name for name in layers if not name.startswith(HEADS)]
     chosen: dict[str, None] = {}
@@ -188,35 +172,14 @@ def load_lora_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         parameter.copy_(state[name])
 
 
-def merge(model: nn.Module) -> None:
-    """Add every change to its weight; outputs stay, up to rounding, and cost no more."""
-    for _, layer in adapted(model):
-        if not layer.merged:
-            layer.merge()
-
-
-def unmerge(model: nn.Module) -> None:
-    """Take every change out of its weight again."""
-    for _, layer in adapted(model):
-        if layer.merged:
-            layer.merge(-1)
-
-
-def remove_lora(model: nn.Module) -> None:
-    """Merge, put ordinary layers in place, and let everything be trained again."""
-    merge(model)
-    for name, layer in list(adapted(model)):
-        _replace(model, name, layer.plain())
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-
-
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state of the model without adapters, changes merged; the model stays as it is."""
+    """Return the state of the model without adapters, with changes merged into weights.
+
+    The model itself is not changed.
+    """
     state = {n: t for n, t in model.state_dict().items() if not n.endswith((".lora_a", ".lora_b"))}
     for name, layer in adapted(model):
-        if not layer.merged:
-            state[f"{name}.weight"] = state[f"{name}.weight"] + layer.change()
+        state[f"{name}.weight"] = state[f"{name}.weight"] + layer.change()
     return state
 
 

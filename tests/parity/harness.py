@@ -13,7 +13,7 @@ from orchestrator.config import validate_config
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.classes import architecture_of
-from orchestrator.modeling.huggingface.exporting import write_folder
+from orchestrator.modeling.huggingface.exporting import values_of, write_values, write_weights
 from orchestrator.modeling.huggingface.folder import open_source, read_tensors
 
 TOLERANCE = 1e-5
@@ -157,7 +157,9 @@ def check_there_and_back(case, folder):
     assert architecture.name == type(theirs).__name__
     assert architecture_of(source.config).name == (case.twin or architecture.name)
     (folder / "second").mkdir()
-    write_folder(folder / "second", architecture, source.config, state)
+    table = architecture.table(source.config)
+    write_weights(folder / "second", table, state, state.__getitem__)
+    write_values(folder / "second", values_of(architecture, source.config))
     assert files(folder / "first").keys() == files(folder / "second").keys()
     for name, tensor in files(folder / "first").items():
         assert torch.equal(tensor, files(folder / "second")[name]), name

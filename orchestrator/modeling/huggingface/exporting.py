@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -38,30 +37,6 @@ from orchestrator.storage.json_files import read_json
 from orchestrator.storage.operations import replace
 from orchestrator.storage.temporary import temporary_sibling
 from orchestrator.zoo.package import Package
-
-
-def write_folder(
-    folder: Path,
-    architecture: Architecture,
-    config: ModelConfig,
-    state: Mapping[str, Tensor],
-    overrides: Mapping[str, Any] | None = None,
-) -> None:
-    """Write ``config.json`` and ``model.safetensors``.
-
-    Args:
-        folder: An existing folder.
-        architecture: What the model is in transformers.
-        config: Our config.
-        state: Our tensors, each tied one once.
-        overrides: Values of their config that ours does not know (names of classes, special
-            tokens).
-
-    Raises:
-        IntegrityError: The state is not that of ``config``.
-    """
-    write_weights(folder, architecture.table(config), state, state.__getitem__)
-    write_values(folder, values_of(architecture, config) | dict(overrides or {}))
 
 
 def named_after_types(config: ModelConfig) -> tuple[ModelConfig, Callable[[str], str]]:
