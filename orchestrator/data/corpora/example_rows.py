@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +38,13 @@ class ExampleWriter:
 
     def __init__(self, path: Path) -> None:
         self.rows = 0
-        self._pending: list[dict[str, Any]] = []
+        self._pending: list[tuple[str, str, bytes]] = []
         self._bytes = 0
         self._writer = pa.ipc.new_file(str(path), SCHEMA)
 
     def add(self, text: str, pair: str, media: bytes) -> None:
         """Append one example."""
-        self._pending.append({"text": text, "pair": pair, "media": media})
+        self._pending.append((text, pair, media))
         self._bytes += len(media)
         self.rows += 1
         if self._bytes >= BATCH_BYTES or len(self._pending) >= BATCH_ROWS:
@@ -52,7 +52,8 @@ class ExampleWriter:
 
     def _flush(self) -> None:
         if self._pending:
-            self._writer.write_batch(pa.RecordBatch.from_pylist(self._pending, schema=SCHEMA))
+            columns = [list(column) for column in zip(*self._pending, strict=True)]
+            self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self._pending, self._bytes = [], 0
 
     def __enter__(self) -> "ExampleWriter":

@@ -76,7 +76,5 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
         items = [(str(place), child) for place, child in enumerate(value)]
     else:
         return {path: value}
-    found: dict[str, Any] = {}
-    for key, child in items:
-        found.update(_leaves(child, f"{path}.{key}" if path else key))
-    return found
+    prefix = f"{path}." if path else ""
+    return {p: leaf for key, child in items for p, leaf in _leaves(child, prefix + key).items()}

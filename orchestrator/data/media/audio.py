@@ -121,7 +121,7 @@ class AudioProcessor:
         """
         path = Path(folder) / SETTINGS
         try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"))
             name = values.get("feature_extractor_type")
         except (OSError, ValueError, AttributeError) as error:
             raise InputError(f"{path} cannot be read: {error}. Give a model's folder.") from error
@@ -216,7 +216,6 @@ class AudioProcessor:
 
 def _from_theirs(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
     """Translate the settings of transformers."""
-    ours: dict[str, Any] = {"kind": kind, "rate": values.get("sampling_rate", RATE)}
     names = {
         "speech2text": {
             "num_mel_bins": "mel_bins",
@@ -226,10 +225,10 @@ def _from_theirs(kind: Kind, values: dict[str, Any]) -> dict[str, Any]:
         "whisper": {"feature_size": "mel_bins", "chunk_length": "seconds", "hop_length": "hop"},
         "wav2vec2": {"do_normalize": "normalize", "return_attention_mask": "mask"},
     }[kind]
-    ours |= {own: values[theirs] for theirs, own in names.items() if theirs in values}
+    ours = {own: values[theirs] for theirs, own in names.items() if theirs in values}
     if kind == "speech2text" and not values.get("do_ceptral_normalize", True):
         ours |= {"normalize_means": False, "normalize_vars": False}
-    return ours
+    return {"kind": kind, "rate": values.get("sampling_rate", RATE), **ours}
 
 
 def _padded(rows: Sequence[Float32Array]) -> tuple[Float32Array, npt.NDArray[np.int64]]:

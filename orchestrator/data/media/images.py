@@ -136,7 +136,7 @@ class ImageProcessor:
         """
         path = Path(folder) / SETTINGS
         try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"))
             own = from_theirs(values, side)
         except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
             raise InputError(f"{path} cannot be read: {error}. Give a model's folder.") from error
