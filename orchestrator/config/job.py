@@ -1,4 +1,4 @@
-"""What every job's config and result have in common."""
+"""Sections that every job's config has, and the result of every job."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ class RunSection(StrictModel):
     name: Name
     """Name of the run; the same name continues where it stopped."""
     dir: str = Field("runs", min_length=1)
-    """Folder that holds one folder a run."""
+    """Folder that holds one folder per run."""
     zoo: str = Field("zoo", min_length=1)
     """Zoo to read packages from and commit them to: a path, s3://, gs:// or memory://."""
 

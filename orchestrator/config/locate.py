@@ -1,4 +1,4 @@
-"""Where a validation error is: from pydantic's location to the path a person wrote.
+"""Paths of validation errors, from pydantic's location to the path in the YAML file.
 
 A location holds more than keys: the tag of a discriminated union, the label of a union's arm. The
 walk follows the types, so that ``("encoder", "transformer", "layers")`` becomes ``encoder.layers``
@@ -52,7 +52,7 @@ def plain(annotation: Any) -> Any:
 
 
 def is_union(annotation: Any) -> bool:
-    """Tell whether a plain type is a union."""
+    """Return whether a plain type is a union."""
     return get_origin(annotation) in (Union, types.UnionType)
 
 

@@ -1,4 +1,4 @@
-"""From pydantic's errors to one line a person: the value, what is allowed, the nearest name."""
+"""Readable validation errors: the value, what is allowed, the nearest name."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -54,7 +54,7 @@ _PYDANTIC_TYPES = frozenset(get_args(ErrorType))
 
 
 def to_problems(model: type[BaseModel], error: ValidationError) -> list[Problem]:
-    """Translate every error of a failed validation, one problem a place.
+    """Translate every error of a failed validation, one problem per place.
 
     Args:
         model: The class that was validated.
@@ -81,7 +81,7 @@ def _only_wrong_shape(texts: list[tuple[str, str]]) -> bool:
 
 
 def _any_below(path: Location, found: Mapping[Location, Any]) -> bool:
-    """Tell whether another arm of a union read further into the value than its shape."""
+    """Return whether another arm of a union read further into the value than its shape."""
     return any(len(other) > len(path) and other[: len(path)] == path for other in found)
 
 
@@ -125,7 +125,7 @@ def _complaint(kind: str, message: str, value: Any, context: Context) -> str:
 
 
 def _is_word(value: Any) -> bool:
-    """Tell whether YAML read a number or a truth value that was meant as text."""
+    """Return whether YAML read a number or a truth value that was meant as text."""
     value = value.value if isinstance(value, Misfit) else value
     return isinstance(value, bool | int | float)
 

@@ -14,7 +14,7 @@ _SCALARS = frozenset({bool, int, float, str})
 class StrictModel(BaseModel):
     """A config section: unknown keys are refused, values never change after validation.
 
-    Scalars are not converted: ``"7"`` is no number, ``true`` is no whole number, ``1`` is not true.
+    Scalars are not converted: ``"7"`` is not a number, ``true`` not a whole number, ``1`` not true.
     A whole number is accepted where a number is asked for, and the other way round (``1e3`` steps).
     """
 
@@ -64,7 +64,7 @@ class Misfit:
 
 
 def _is_converted(value: Any, wanted: list[type]) -> bool:
-    """Tell whether pydantic would turn a scalar into another kind; whole floats may become int."""
+    """Return whether pydantic would convert a scalar to another kind; whole floats may be int."""
     if not wanted or type(value) not in _SCALARS or type(value) in wanted:
         return False
     numbers = type(value) in (int, float) and (int in wanted or float in wanted)

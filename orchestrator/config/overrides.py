@@ -107,5 +107,5 @@ def _index(items: list[Any], key: str, path: str) -> int:
         return int(key)
     allowed = f"0 to {len(items)}" if items else "0"
     raise _OverrideError(
-        f"{path} is a list of {len(items)}: {key!r} is no index of it (allowed: {allowed})."
+        f"{path} is a list of {len(items)}: {key!r} is not an index of it (allowed: {allowed})."
     )

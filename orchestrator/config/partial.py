@@ -1,4 +1,4 @@
-"""Cross-field checks on a config of which some values are invalid.
+"""Cross-field checks on a config with some invalid values.
 
 So that one report holds everything: the checks that read only valid values still run. A value that
 could not be read is replaced by `Unreadable`, which stops a check that touches it.

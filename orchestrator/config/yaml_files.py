@@ -191,7 +191,7 @@ def read_text(path: Path) -> str:
         message = f"cannot be read: {error.strerror or error}."
         raise ConfigError(str(path), [Problem("", message)]) from error
     if data is None:
-        message = f"larger than {MAX_BYTES} bytes: this is no config file."
+        message = f"larger than {MAX_BYTES} bytes: this is not a config file."
         raise ConfigError(str(path), [Problem("", message)])
     try:
         return data.decode("utf-8-sig")

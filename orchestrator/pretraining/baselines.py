@@ -1,4 +1,4 @@
-"""What guessing reaches: the loss and accuracy of answers that know nothing of the inputs."""
+"""Baselines: loss and accuracy of guessing without looking at the inputs."""
 
 from typing import Any
 

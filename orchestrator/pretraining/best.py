@@ -1,4 +1,4 @@
-"""The best evaluation of a run: kept as a checkpoint, waited for, and gone back to."""
+"""Early stopping: the checkpoint of the best evaluation, restored at the end of a run."""
 
 import logging
 
@@ -19,7 +19,7 @@ FOLDER = "best"
 
 
 class BestKeeper:
-    """Early stopping over the curve in a run's history, so that a resumed run judges alike.
+    """Early stopping over the curve in a run's history, also that of its earlier parts.
 
     Args:
         context: This worker.
@@ -49,7 +49,7 @@ class BestKeeper:
         return best_of(((step, value) for step, value in rows if not step % every), self.stopping)
 
     def exhausted(self, history: History) -> bool:
-        """Whether there is no point in going on."""
+        """Return whether the evaluations have stopped improving."""
         return self.best(history).since >= self.stopping.patience
 
     def judge(self, history: History, step: int) -> bool:

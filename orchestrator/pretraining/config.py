@@ -53,7 +53,7 @@ class TrainingSection(TrainConfig):
     start_from: StartSection | None = None
     """Start from a checkpoint of another run or from a package; null: from nothing."""
     keep_every_steps: int = Field(0, ge=0)
-    """Keep the checkpoints of multiples of this step, and the last one, for ever, so that other
+    """Keep the checkpoints of multiples of this step, and the last one, so that other
     runs can start from them; 0: a finished run keeps none."""
 
     def problems(self) -> Iterable[Problem]:
@@ -63,7 +63,7 @@ class TrainingSection(TrainConfig):
         if keep and (not every or keep % every):
             yield Problem(
                 "keep_every_steps",
-                f"{keep} is no multiple of checkpoint_every_steps ({every}). Use one.",
+                f"{keep} is not a multiple of checkpoint_every_steps ({every}). Use one.",
             )
 
 
@@ -94,7 +94,7 @@ class PretrainConfig(JobConfig):
     cluster: ElasticClusterSection = ElasticClusterSection()
     """The Ray cluster to run on, and how many workers of it."""
     tracking: TrackingSection = TrackingSection()
-    """Who is told how training goes, besides history.parquet."""
+    """Trackers that receive the metrics of training, in addition to history.parquet."""
 
     def problems(self) -> Iterable[Problem]:
         """Everything that only the whole job can tell."""
@@ -197,7 +197,7 @@ class PretrainConfig(JobConfig):
         chosen = self.samples or usual_samples(self.model)
         rows = chosen is not None and chosen.reads != "blocks"
         if rows and self.data.max_documents:
-            yield Problem("data.max_documents", "rows are no documents. Use data.data.max_rows.")
+            yield Problem("data.max_documents", "rows are not documents. Use data.data.max_rows.")
         targets = [target.type_name() for target in self.model.target]
         reads_both = self.model.encoder.visibility != "past"
         if "mlm" in labelled_targets(self.model) and not reads_both:

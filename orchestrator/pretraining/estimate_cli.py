@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 def _clusters(text: str) -> list[int]:
     sizes = [part.strip() for part in text.split(",")]
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise InputError(f"--workers {text!r} is no list of sizes. Write for example 8,64,512")
+        raise InputError(f"--workers {text!r} is not a list of sizes. Write for example 8,64,512")
     return [int(size) for size in sizes]
 
 

@@ -1,4 +1,4 @@
-"""What one worker holds while it trains, by formula.
+"""Memory of one worker during training, by formula.
 
 N parameters of which T are trained, the largest has L, the largest block B and everything outside
 of blocks R; w workers; b bytes a weight in passes (4, in bf16 and fp16 under ZeRO 2); s bytes of

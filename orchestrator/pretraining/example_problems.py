@@ -1,4 +1,4 @@
-"""Whether a model reads what its examples have. Imports neither torch nor ray."""
+"""Checks that a model reads what its examples hold. Imports neither torch nor ray."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Which labels the targets of a model need, and whether rows have them. Imports without torch."""
+"""Labels that the targets of a model need, checked against the rows. Imports without torch."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,6 @@ from orchestrator.modeling.targets.configs import (
 )
 from orchestrator.modeling.targets.stream_configs import SiameseConfig
 from orchestrator.modeling.targets.token_configs import TagsConfig
-
-TWO = 2  # classes of a sentence pair
 
 
 def form_of(model: ModelConfig) -> LabelForm:
@@ -49,6 +47,6 @@ def require_labels(model: ModelConfig, names: Sequence[str], rows: Rows) -> None
         ):
             form.require_size(names, rows.labels, target.num_labels)
         elif isinstance(target, SpConfig):
-            form.require_size(names, rows.labels, TWO)
+            form.require_size(names, rows.labels, 2)
         if isinstance(target, SiameseConfig | SpConfig):
             require_pairs(rows)

@@ -1,4 +1,4 @@
-"""What a training run costs: tokens, operations, waiting for data, memory, checkpoints."""
+"""Cost of a training run: tokens, operations, waiting for data, memory, checkpoints."""
 
 import resource
 import time
@@ -41,7 +41,7 @@ class Meter:
         self.begin()
 
     def begin(self) -> None:
-        """Begin with a loop: what one that failed has left is not counted, nor is its clock."""
+        """Reset at the start of a loop; leftovers of a failed one are dropped."""
         self._tokens, self._waited_s, self._saving_s, self._since = 0, 0.0, 0.0, 0.0
 
     def window(self, step: int, rank: int, world: int) -> list[Batch]:

@@ -1,4 +1,4 @@
-"""What a model's config says about the pictures and sounds that it reads. Imports without torch."""
+"""Pictures and sounds that a model reads, from its config. Imports without torch."""
 
 from orchestrator.data.model_inputs import ModelInputs, PictureInput, SoundInput, SoundKind
 from orchestrator.modeling.component import EmbeddingConfig
@@ -28,7 +28,7 @@ def reader_of(stack: EmbeddingStackConfig) -> EmbeddingConfig | None:
 
 
 def inputs_of(model: ModelConfig) -> ModelInputs:
-    """Return what a model reads besides tokens."""
+    """Return the inputs of a model other than tokens."""
     readers = [reader_of(stack) for stack in streams_of(model)]
     picture = next((part for part in readers if isinstance(part, ImageConfig)), None)
     codes = [target.num_codes for target in model.target if isinstance(target, MimConfig)]

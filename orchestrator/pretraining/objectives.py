@@ -1,4 +1,4 @@
-"""Which samples the targets of a model are trained on, and whether model and data fit them.
+"""Samples for the targets of a model, and checks that model and data fit them.
 
 Imports neither torch nor ray.
 """

@@ -1,4 +1,4 @@
-"""What the driver sends to the workers of a launch."""
+"""Payload that the driver sends to the workers of a launch."""
 
 from orchestrator.config import StrictModel
 from orchestrator.modeling.config import ModelConfig

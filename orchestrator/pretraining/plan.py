@@ -1,4 +1,4 @@
-"""What a pre-training job will be, before it runs: sizes, memory, steps. Needs no cluster."""
+"""Plan of a pre-training job before it runs: sizes, memory, steps. Needs no cluster."""
 
 from dataclasses import dataclass
 
@@ -118,7 +118,7 @@ def describe(plan: Plan) -> str:
         "parameters": f"{plan.parameters.total:,} = {parts}{_frozen(plan)}",
         "engine": f"{engine.title}, {engine.precision}, {workers} × "
         f"{config.cluster.cpus_per_worker:g} CPU, {config.cluster.gpus_per_worker:g} GPU",
-        "memory": f"{show_bytes(plan.memory.total)} a worker = {plan.memory.formula()}",
+        "memory": f"{show_bytes(plan.memory.total)} per worker = {plan.memory.formula()}",
         "batch": f"{train.global_batch_size} = {workers} workers × {micro} micro-batches × "
         f"{train.micro_batch_size} samples",
         "steps": f"{train.max_steps:,} steps, {_amount(plan)}",

@@ -1,4 +1,4 @@
-"""Where a run starts when it does not start from nothing, and what must fit.
+"""Start of a run from a checkpoint or a package, and checks that they fit the job.
 
 From a checkpoint a run takes everything: weights, optimizer, position, curves. Up to that step it
 is bit-identical to the other run, and goes its own way from there: a branch. From a package it

@@ -1,4 +1,4 @@
-"""What every worker of a pre-training launch does. Knows neither Ray nor DeepSpeed.
+"""The worker of a pre-training launch. Knows neither Ray nor DeepSpeed.
 
 A worker group trains one model after the other (most launches have one): starting a group costs
 more than training a small model. What a model has finished is committed in its run folder, so a

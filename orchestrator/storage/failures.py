@@ -1,4 +1,4 @@
-"""From the operating system's errors to messages that say what is intact and what to do."""
+"""Messages for failures of the disk: what is intact, and what to do."""
 
 import errno
 import os
@@ -74,7 +74,7 @@ def _remote_failure(uri: str, error: Exception) -> StageError:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Tell whether an error means that there is no space left."""
+    """Return whether an error means that there is no space left."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
@@ -90,7 +90,7 @@ def require_space(path: Path, needed_bytes: int) -> None:
 
 
 def system_error(error: BaseException) -> OSError | None:
-    """Return the operating system's error behind one of a library written in Rust, if any.
+    """Return the operating system's error behind an exception of a Rust library, if any.
 
     ``safetensors`` raises an exception of its own that names the code in its text.
     """

@@ -1,4 +1,4 @@
-"""What lies in a folder: its regular files, their sizes and hashes; nothing else is tolerated."""
+"""The regular files of a folder, their sizes and hashes; nothing else is tolerated."""
 
 import hashlib
 import os

@@ -89,7 +89,7 @@ class RemoteStore:
         commit_new_folder(staged, self._uri(path), manifest)
 
     def drop(self, path: str) -> None:
-        """See `Store.drop`: without its manifest a prefix is no package, so that goes first."""
+        """See `Store.drop`: the manifest goes first, as it makes a package."""
         names = sorted(self.sizes(path), key=lambda name: name != MANIFEST_NAME)
         with remote_write_explained(self._uri(path)):
             for name in names:

@@ -1,4 +1,4 @@
-"""The folder of a run: one writer, one config, a journal so that nothing finished runs twice."""
+"""Run folders: one writer, one config, and a journal so that no finished step runs twice."""
 
 import logging
 import re
@@ -33,8 +33,7 @@ MAX_STEP_BYTES = 180
 _MAY_DIFFER = re.compile(
     r"^(?:run\.dir|run\.zoo|train\.hang_timeout_s|(?:cluster|tracking)(?:\..*)?)$"
 )
-"""Settings that say where a run happens, who is told and how long is waited; none changes what a
-run computes."""
+"""Settings for place, tracking and timeouts; none of them changes what a run computes."""
 logger = logging.getLogger(__name__)
 
 

@@ -23,7 +23,7 @@ def temporary_sibling(path: Path, mark: str = MARK) -> Path:
 
 
 def is_temporary(name: str) -> bool:
-    """Tell whether a name belongs to something uncommitted."""
+    """Return whether a name belongs to something uncommitted."""
     return MARK in name
 
 
@@ -56,7 +56,7 @@ def sweep_temporary(root: str | Path, grace_s: float = GRACE_S) -> list[Path]:
 
 
 def _is_recent(path: Path, grace_s: float) -> bool:
-    """Whether somebody may still write here; also where it is gone meanwhile: somebody does."""
+    """Return whether a writer may still be at work; a path that just vanished has one."""
     try:
         return grace_s > 0 and time.time() - _last_change(path) < grace_s
     except FileNotFoundError:

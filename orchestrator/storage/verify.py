@@ -57,7 +57,7 @@ def check_manifest(manifest: Any, where: str, manifest_name: str = MANIFEST_NAME
     """Check the shape of a manifest's ``files``.
 
     Raises:
-        IntegrityError: It is no mapping, or a file's name, hash or size is not acceptable.
+        IntegrityError: It is not a mapping, or a file's name, hash or size is not acceptable.
     """
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, dict):

@@ -8,7 +8,7 @@ from orchestrator.zoo.names import LATEST, version_number
 from orchestrator.zoo.package import Package
 
 KEEP = 3
-"""Newest versions of each name kept besides those that are needed."""
+"""Newest versions of each name that are kept although nothing needs them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The index: one row a package, built from manifests alone."""
+"""The index: one row per package, built from manifests only."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING

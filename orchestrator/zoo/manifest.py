@@ -1,4 +1,4 @@
-"""The manifest: what a package is, where it comes from, and the hash of every file."""
+"""The manifest of a package: kind, origin, task, and the hash of every file."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -111,7 +111,7 @@ class Manifest(StrictModel):
     licence: str | None = None
     """SPDX identifier of the licence."""
     files: dict[str, FileEntry]
-    """Every file besides the manifest, by its path in the package."""
+    """Every file except the manifest, by its path in the package."""
 
     @field_validator("files")
     @classmethod
@@ -147,7 +147,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     """
     content = parse_json(data, where)
     if not isinstance(content, dict):
-        raise IntegrityError(f"{where}: damaged: it is no mapping.")
+        raise IntegrityError(f"{where}: damaged: it is not a mapping.")
     written = content.get("schema_version")
     if written != SCHEMA_VERSION:
         allowed = f"this version of orchestrator reads {SCHEMA_VERSION}"

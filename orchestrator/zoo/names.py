@@ -42,14 +42,14 @@ def parse_reference(text: str) -> Reference:
     """
     form = "Write name, name@alias or name/v0001"
     if text.count("@") + text.count("/") > 1:
-        raise InputError(f"{text!r} is no package reference. {form}.")
+        raise InputError(f"{text!r} is not a package reference. {form}.")
     if "@" in text:
         name, alias = text.split("@")
         return Reference(require_name(name), alias=require_alias(alias))
     if "/" in text:
         name, version = text.split("/")
         if not is_version(version):
-            raise InputError(f"{text!r}: {version!r} is no version. {form}.")
+            raise InputError(f"{text!r}: {version!r} is not a version. {form}.")
         return Reference(require_name(name), version=version)
     return Reference(require_name(text))
 
@@ -57,24 +57,24 @@ def parse_reference(text: str) -> Reference:
 def require_name(name: str) -> str:
     """Return a package name, or raise InputError when it is not safe as a folder name."""
     if not _NAME.fullmatch(name):
-        raise InputError(f"{name!r} is no package name. Allowed: {RULE}.")
+        raise InputError(f"{name!r} is not a package name. Allowed: {RULE}.")
     return name
 
 
 def require_alias(alias: str) -> str:
-    """Return an alias, or raise InputError when it is no name or looks like a version."""
+    """Return an alias, or raise InputError when it is not a name or looks like a version."""
     if not _NAME.fullmatch(alias) or is_version(alias):
-        raise InputError(f"{alias!r} is no alias. Allowed: {RULE}; not a version like v0001.")
+        raise InputError(f"{alias!r} is not an alias. Allowed: {RULE}; not a version like v0001.")
     return alias
 
 
 def is_name(text: str) -> bool:
-    """Tell whether a folder's name can be a package's name."""
+    """Return whether a folder's name can be a package's name."""
     return _NAME.fullmatch(text) is not None
 
 
 def is_version(text: str) -> bool:
-    """Tell whether a text is a version like ``v0001``."""
+    """Return whether a text is a version like ``v0001``."""
     return _VERSION.fullmatch(text) is not None
 
 

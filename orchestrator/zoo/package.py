@@ -137,7 +137,7 @@ class Package:
         require_digest(where, actual, self.manifest.files[name].sha256)
 
     def has(self, relative: str) -> bool:
-        """Tell whether the package holds a file."""
+        """Return whether the package holds a file."""
         return relative in self.manifest.files
 
     def read_bytes(self, relative: str) -> bytes:
@@ -175,7 +175,7 @@ class Package:
         """Return the training history, or None when the package has none.
 
         Returns:
-            Columns step, epoch, split, metric, value, seconds; one row a logged value.
+            Columns step, epoch, split, metric, value, seconds; one row per logged value.
 
         Raises:
             IntegrityError: The file is damaged.

@@ -1,4 +1,4 @@
-"""What made a package: source revision and library versions, without importing the libraries."""
+"""Provenance of a package: source revision and library versions, without importing them."""
 
 import functools
 import shutil

@@ -1,4 +1,4 @@
-"""From a reference to a verified package: what is asked for, or the newest that is whole."""
+"""Resolution of a reference to a verified package; an alias falls back to the newest intact one."""
 
 import logging
 from collections.abc import Callable, Sequence

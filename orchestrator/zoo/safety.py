@@ -1,4 +1,4 @@
-"""What a package may hold: data that cannot run code, and headers that cannot exhaust memory."""
+"""Limits on the content of a package: no file that runs code, no header that exhausts memory."""
 
 import json
 import math
@@ -92,7 +92,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     except (ValueError, RecursionError) as error:
         raise _damaged(path, "its header is not valid JSON") from error
     if not isinstance(header, dict):
-        raise _damaged(path, "its header is no mapping")
+        raise _damaged(path, "its header is not a mapping")
     header.pop("__metadata__", None)
     return header, size - _LENGTH_BYTES - length
 

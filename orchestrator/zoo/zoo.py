@@ -1,4 +1,4 @@
-"""The zoo: packages in versions, names that move, and nothing handed out that was not verified."""
+"""The zoo: versioned packages, movable aliases, and only verified content."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -120,7 +120,7 @@ class Zoo:
         return find(self.store, parse_reference(ref))
 
     def peek(self, ref: str) -> Package:
-        """Return a package of which only the manifest was read; nothing is fetched or hashed.
+        """Return a package by reading its manifest only; nothing is fetched or hashed.
 
         Raises:
             InputError: No such name, version or alias; lists what there is.
@@ -156,7 +156,7 @@ class Zoo:
         return next((p for p in packages if p.manifest.producer.run_id == run_id), None)
 
     def index(self) -> "pd.DataFrame":
-        """Return one row a package, built from the manifests; see `build_index`."""
+        """Return one row per package, built from the manifests; see `build_index`."""
         packages = self.packages()
         pointing: dict[str, list[str]] = {}
         for name in dict.fromkeys(package.name for package in packages):
@@ -188,7 +188,7 @@ class Zoo:
 
         Raises:
             InputError: The alias is not set, or never pointed anywhere else.
-            StageError: Somebody else moved the alias meanwhile.
+            StageError: Another writer moved the alias at the same time.
         """
         require_movable(alias)
         before = read_aliases(self.store, require_name(name))
@@ -227,7 +227,7 @@ class Zoo:
                 None: everything.
 
         Returns:
-            One finding a package, and one for each pointer that points nowhere.
+            One finding per package, and one per alias that points nowhere.
 
         Raises:
             InputError: No such package.
@@ -239,7 +239,7 @@ class Zoo:
         return trace(self.store, self.peek(ref))
 
     def gc(self, dry_run: bool = True, keep: int = KEEP, grace_s: float = GRACE_S) -> Collection:
-        """Remove packages nobody needs; by default only say which.
+        """Remove packages that nothing needs; by default only list them.
 
         Args:
             dry_run: Remove nothing.

@@ -8,14 +8,16 @@ import shutil
 
 import pytest
 
-from orchestrator.cluster import session
+from orchestrator.cluster import launcher, tune
 from orchestrator.config import validate_config
 from orchestrator.continual import runner as continual
 from orchestrator.pretraining import runner as pretraining
 from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.quantization import runner as quantization
 from orchestrator.selection import select_runner
 from orchestrator.storage import RunFolder
 from orchestrator.zoo import Zoo
+from tests.integration import test_quantize
 from tests.support.candidates import FINE_TUNE, make_world, select_job
 from tests.support.streams import job as stream_job
 from tests.support.streams import make_place
@@ -71,7 +73,13 @@ def learn(place):
     return continual.run, stream_job(place, output="child", promotion={"alias": "champion"})
 
 
-STAGES = (pretrain, select, learn)
+def quantize(place):
+    test_quantize.write_rows(place)
+    test_quantize.commit_trained(place, "bert")
+    return quantization.run, test_quantize.job(place, output="child", mixed_plans=0)
+
+
+STAGES = (pretrain, select, learn, quantize)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -95,7 +103,9 @@ def test_a_run_killed_after_its_commit_records_its_result(stage, local_ray, tmp_
     def nothing_is_trained(*_, **__):
         raise AssertionError("the run asked for workers")
 
-    monkeypatch.setattr(session, "ray_session", nothing_is_trained)
+    monkeypatch.setattr(launcher, "launch", nothing_is_trained)
+    monkeypatch.setattr(tune, "run_trials", nothing_is_trained)
+    monkeypatch.setattr(quantization, "TaskPool", nothing_is_trained)
     result = run(config)
     assert result.model_dump_json() == str(caught.value)
     assert result.package.startswith("child/")

@@ -38,6 +38,13 @@ ENCODERS = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quantize")
+    write_rows(folder)
+    for name in ENCODERS:
+        commit_trained(folder, name)
+    return folder
+
+
+def write_rows(folder):
     rng = np.random.default_rng(0)
     with (folder / "rows.jsonl").open("w") as file:
         for index in range(480):
@@ -46,9 +53,6 @@ def place(tmp_path_factory):
             noise = rng.choice([word for words in CLASSES.values() for word in words], 1)
             words = rng.permutation([*rng.choice(FILLER, rng.integers(4, 20)), *signal, *noise])
             file.write(json.dumps({"text": f"{' '.join(words)} {index}", "label": label}) + "\n")
-    for name in ENCODERS:
-        commit_trained(folder, name)
-    return folder
 
 
 def commit_trained(folder, name):

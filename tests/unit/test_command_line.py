@@ -20,7 +20,9 @@ def test_settings_may_stand_on_both_sides_of_an_option(capsys):
 
 def test_a_report_on_a_missing_folder_says_what_may_be_given(capsys):
     assert main(["report", "runs/never"]) == 2
-    assert "runs/never is no folder. Give the folder of a finished run" in capsys.readouterr().err
+    assert (
+        "runs/never is not a folder. Give the folder of a finished run" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(("before", "code"), [(signal.SIG_DFL, 3), (signal.SIG_IGN, 0)])

@@ -291,7 +291,7 @@ def test_a_file_far_too_large(tmp_path):
     path = tmp_path / "big.yaml"
     with path.open("wb") as file:
         file.truncate(5 * 2**20)
-    with pytest.raises(ConfigError, match="this is no config file"):
+    with pytest.raises(ConfigError, match="this is not a config file"):
         load_config(SampleConfig, path)
 
 

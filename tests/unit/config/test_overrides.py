@@ -76,9 +76,9 @@ def test_a_default_list_can_be_reached_into():
         ("a=[1", "the value is not valid YAML"),
         ("a={x: 1, x: 2}", "written twice"),
         ("n.b=1", "n is 7, which has no key 'b'"),
-        ("l.x=1", "'x' is no index of it (allowed: 0 to 2)"),
-        ("l.3=1", "'3' is no index of it"),
-        ("l.-1=1", "'-1' is no index of it"),
+        ("l.x=1", "'x' is not an index of it (allowed: 0 to 2)"),
+        ("l.3=1", "'3' is not an index of it"),
+        ("l.-1=1", "'-1' is not an index of it"),
         ("l.0.b=1", "l.0 is 1, which has no key 'b'"),
     ],
 )

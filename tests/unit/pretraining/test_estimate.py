@@ -123,7 +123,7 @@ def test_the_verb_writes_a_table_and_its_formulas(make_config, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--workers", "8,many"], "is no list of sizes"),
+        (["--workers", "8,many"], "is not a list of sizes"),
         (["--accelerator", "abacus"], "is not known. Use v100"),
         (["--mfu", "1.5"], "is not in (0, 1]"),
     ],

@@ -1,4 +1,4 @@
-"""What the presets make opens in transformers, with the files that a job packs."""
+"""Packages of the presets open in transformers, with the files that a job packs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a finished run says of itself, in its package and on its page."""
+"""The figures of a finished run, in its package and on its report page."""
 
 import math
 

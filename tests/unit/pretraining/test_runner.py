@@ -1,4 +1,4 @@
-"""From a finished export to a package, once; what is refused before anything starts."""
+"""A finished export becomes one package; bad jobs are refused before anything starts."""
 
 import json
 import shutil

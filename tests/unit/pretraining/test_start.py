@@ -146,7 +146,7 @@ def test_exactly_one_place_to_start_from(make_config):
         make_config("train.start_from={run: a, package: b}")
     with pytest.raises(ConfigError, match="has no steps"):
         make_config("train.start_from={package: b, step: 3}")
-    with pytest.raises(ConfigError, match="no multiple of checkpoint_every_steps"):
+    with pytest.raises(ConfigError, match="not a multiple of checkpoint_every_steps"):
         make_config("train.keep_every_steps=3")
 
 

@@ -1,4 +1,4 @@
-"""What a worker does: train, checkpoint, stop, resume bit for bit, export once."""
+"""A worker trains, checkpoints, stops, resumes bit for bit, and exports once."""
 
 import errno
 import math

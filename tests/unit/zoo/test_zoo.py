@@ -1,4 +1,4 @@
-"""What a user of a zoo relies on, on a local folder and on an object store."""
+"""The promises of a zoo, on a local folder and on an object store."""
 
 import json
 import re
@@ -100,7 +100,7 @@ def test_moves_that_make_no_sense_are_refused(zoo):
     for move in (zoo.promote, zoo.rollback):
         with pytest.raises(InputError, match="moves with every commit"):
             move("base", "latest")
-        with pytest.raises(InputError, match="is no alias"):
+        with pytest.raises(InputError, match="is not an alias"):
             move("base", "v0001")
     with pytest.raises(InputError, match="has no alias 'champion'"):
         zoo.rollback("base")
