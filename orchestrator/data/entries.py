@@ -21,7 +21,7 @@ def list_entries(spec: DatasetSpec, columns: Sequence[str], cache: Path | None =
         InputError: the source is missing, or has no such examples.
     """
     if spec.scheme == "files":
-        from orchestrator.data.sources.media import file_entries
+        from orchestrator.data.sources.example_files import file_entries
 
         return file_entries(spec, columns)
     if spec.examples is None or not set(columns) <= set(spec.examples):

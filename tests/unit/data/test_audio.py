@@ -66,7 +66,7 @@ def test_whisper_features(bins):
 
 
 @pytest.mark.parametrize(("normalize", "mask"), [(True, True), (True, False), (False, True)])
-def test_wav2vec2_normalisation(normalize, mask):
+def test_wav2vec2_normalization(normalize, mask):
     theirs = Wav2Vec2FeatureExtractor(do_normalize=normalize, return_attention_mask=mask)
     rows = SOUNDS[:3]
     expected = theirs(

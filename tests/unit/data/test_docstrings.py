@@ -49,8 +49,8 @@ try:
             return 1
 
         @classmethod
-        def make(cls, size, *, colour):
-            """Make a thing of the given size and of the given colour.
+        def make(cls, size, *, color):
+            """Make a thing of the given size and of the given color.
 
             Indented text keeps its shape.
                 Like this.

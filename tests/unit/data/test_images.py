@@ -182,7 +182,7 @@ def test_files_are_read_as_they_are_held(tmp_path):
             read_image(tmp_path / name)
 
 
-def test_parts_lie_inside_and_have_the_asked_areas_and_ratios():
+def test_crops_lie_inside_and_have_the_requested_areas_and_ratios():
     sizes = np.tile([[80, 120]], (2000, 1))
     crop = CropConfig(area=(0.2, 0.6), ratio=(0.5, 2.0))
     boxes, flips = choose_crops(crop, sizes, np.arange(2000), 0, 7)
@@ -203,12 +203,12 @@ def test_parts_lie_inside_and_have_the_asked_areas_and_ratios():
     assert len(np.unique(left)) > 50
 
 
-def test_a_picture_that_no_part_fits_gives_its_middle():
+def test_a_picture_that_no_crop_fits_gives_its_center():
     boxes, _ = choose_crops(CropConfig(area=(1.0, 1.0)), np.array([[10, 100]]), np.array([0]), 0, 1)
     assert boxes.tolist() == [[43, 0, 56, 10]]
 
 
-def test_what_is_cut_depends_on_seed_epoch_and_sample_alone():
+def test_crops_depend_on_seed_epoch_and_sample_alone():
     processor, crop = ImageProcessor.of_family("vit", 16), CropConfig()
     pictures = [random_picture(40, 50, seed=i) for i in range(4)]
     order = np.array([5, 3, 9, 2])
@@ -227,7 +227,7 @@ def test_what_is_cut_depends_on_seed_epoch_and_sample_alone():
         assert (other != whole).any(axis=(1, 2, 3)).all()
 
 
-def test_a_part_is_cut_mirrored_and_normalised():
+def test_a_crop_is_flipped_and_normalized():
     processor = ImageProcessor.of_family("vit", 8)
     picture = random_picture(8, 8)
     all_of_it = CropConfig(area=(1.0, 1.0), ratio=(1.0, 1.0), flip=1.0)

@@ -25,7 +25,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Few documents: enough to see that a task can be learnt."""
+    """Few documents: enough to see that a task can be learned."""
     monkeypatch.setattr(pydoc_tasks, "CLASS_ROWS", 150)
     monkeypatch.setattr(pydoc_tasks, "POOL_DOCUMENTS", 120)
     monkeypatch.setattr(pydoc_tasks, "MIN_CLASS_ROWS", 30)
