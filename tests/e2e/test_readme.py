@@ -1,4 +1,4 @@
-"""The README's commands: the quick ones run as they stand, the long ones up to their plan.
+"""The commands of README and docs: quick ones run as they stand, long ones up to their plan.
 
 `make demo`, `ray job submit` and `serve` themselves run in the other files of this folder and in
 `tests/integration/test_serving.py`.
@@ -17,13 +17,21 @@ from orchestrator.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(?:bash|console)\n(.*?)```", README, re.DOTALL)
-LINES = [
-    line.split("  #")[0].strip()
-    for block in BLOCKS
-    for line in block.splitlines()
-    if line.strip() and not line.startswith("#")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+PAGES["README.md"] = README
+BLOCKS = [
+    block.replace("\\\n", " ")
+    for page in PAGES.values()
+    for block in re.findall(r"```(?:bash|console)\n(.*?)```", page, re.DOTALL)
 ]
+LINES = sorted(
+    {
+        line.split("  #")[0].strip()
+        for block in BLOCKS
+        for line in block.splitlines()
+        if line.strip() and not line.startswith("#")
+    }
+)
 PAPER = [line for line in LINES if line.startswith("orchestrator estimate ")]
 JOBS = [line for line in LINES if "--config jobs/configs/" in line and line not in PAPER]
 
@@ -88,3 +96,41 @@ def test_quick_commands_run_as_they_stand(line, tmp_path):
     shown = run(shlex.split(line), tmp_path)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert shown.stdout.strip()
+
+
+COMMANDS = sorted(
+    {tuple(shlex.split(line)) for line in LINES if line.startswith("orchestrator ")},
+)
+GROUPS = {"zoo", "matrix"}
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_verb_and_option_exists(words, capsys):
+    head = list(words[1:3] if words[1] in GROUPS else words[1:2])
+    with pytest.raises(SystemExit) as stopped:
+        main([*head, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for option in (word.split("=")[0] for word in words if word.startswith("--")):
+        assert option in shown, option
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_links_lead_somewhere(name):
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[name]):
+        if not link.startswith("http"):
+            assert (folder / link).exists(), f"{name}: {link}"
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_files_that_pages_name_exist(name):
+    for found in re.findall(r"`((?:orchestrator|serving|jobs|dashboards)/[\w./]+)`", PAGES[name]):
+        assert (ROOT / found).exists(), f"{name}: {found}"
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_functions_that_pages_name_exist(name):
+    for file, found in re.findall(r"`([\w/]+\.py): (\w+)`", PAGES[name]):
+        path = ROOT / file if (ROOT / file).exists() else ROOT / "orchestrator/continual" / file
+        assert re.search(rf"^(def|class) {found}\b", path.read_text(), re.MULTILINE), (file, found)
