@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
+from pydantic import JsonValue
+
 from orchestrator.config import JobConfig, JobResult, dump_yaml, load_config
 from orchestrator.config.model import show
 from orchestrator.config.yaml_files import parse_yaml, read_text
@@ -223,7 +225,7 @@ class RunFolder:
 _ABSENT = object()
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, JsonValue]:
     """Return nested mappings and lists as ``a.0.b`` → value; empty ones are values."""
     if isinstance(value, dict) and value:
         items = list(value.items())
@@ -237,5 +239,5 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _shown(flat: dict[str, Any], key: str) -> str:
+def _shown(flat: dict[str, JsonValue], key: str) -> str:
     return show(flat[key]) if key in flat else "not set"

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from orchestrator.config.messages import to_problems
 from orchestrator.errors import InputError, IntegrityError
@@ -57,7 +57,7 @@ class Draft:
         self._fields = {"kind": kind, "parents": list(parents), "licence": licence}
         self._producer = dict(producer)
         self.task = dict(task) if task is not None else None
-        self.metrics: dict[str, Any] = dict(metrics)
+        self.metrics: dict[str, JsonValue] = dict(metrics)
         self._require_valid()
         self.path = self._scratch()
         self._open = True
@@ -166,6 +166,6 @@ class Draft:
         return manifest
 
 
-def _without_files(manifest: Manifest) -> dict[str, Any]:
+def _without_files(manifest: Manifest) -> dict[str, JsonValue]:
     """Return the manifest's content; the commit fills in the files."""
     return manifest.model_dump(mode="json", exclude={"files"})

@@ -1,7 +1,7 @@
 """The manifest of a package: kind, origin, task, and the hash of every file."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
@@ -155,7 +155,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     return parse_model(content, Manifest, where)
 
 
-def build_task(task: dict[str, Any] | None) -> Task | None:
+def build_task(task: dict[str, JsonValue] | None) -> Task | None:
     """Return the task of a manifest from plain data.
 
     Raises:
