@@ -20,8 +20,6 @@ Settings that are not DeepSpeed's defaults, and why:
   DeepSpeed's own would be compiled at the first use.
 
 ``engine.deepspeed`` amends this (``training/deepspeed_file.py``). Stage 0 is not built here.
-
-Keep a library from importing others that it would use if they were installed.
 """
 
 import logging
@@ -30,7 +28,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, distributed, nn
@@ -46,8 +43,8 @@ from orchestrator.training.optimizers import build_optimizer
 
 
 @contextmanager
-def absent(*names: str) -> Iterator[None]:
-    """Let modules look as if they were not installed; those imported already stay as they are.
+def hide_modules(*names: str) -> Iterator[None]:
+    """Make optional imports of a library fail; modules that are imported already stay.
 
     Args:
         names: Top-level modules.
@@ -62,7 +59,7 @@ def absent(*names: str) -> Iterator[None]:
             del modules[name]
 
 
-with absent("mlflow"):  # two seconds of every worker, for an autotuner that is never used
+with hide_modules("mlflow"):  # two seconds of every worker, for an autotuner that is never used
     import deepspeed
     import deepspeed.ops
     from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_grad
@@ -246,16 +243,27 @@ def _nothing_compiled(device: torch.device) -> Iterator[None]:
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(torch, "compile", plain))
+        patches.enter_context(_replaced(torch, "compile", plain))
         if device.type == "cpu":  # torch computes in fp16 also without the instructions for it
             accelerator = deepspeed.get_accelerator()
-            patches.enter_context(mock.patch.object(accelerator, "is_fp16_supported", _true))
+            patches.enter_context(_replaced(accelerator, "is_fp16_supported", lambda: True))
         deepspeed.init_distributed(dist_backend=distributed.get_backend())
         yield
 
 
-def _true() -> bool:
-    return True
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Replace an attribute of a module or object for the duration of the block."""
+    own = name in vars(owner)
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(owner, name, before)
+        else:  # it came from the class
+            delattr(owner, name)
 
 
 @contextmanager
