@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config import did_you_mean
 from orchestrator.errors import InputError, IntegrityError
-from orchestrator.modeling.package import read_config
+from orchestrator.modeling.config_file import read_config
 from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.tasks.base import AnyTask, build_task, kind_of_target, task_class
 from orchestrator.zoo.suite import TaskSpec, read_suite
@@ -38,12 +38,13 @@ def package_tasks(package: "Package") -> dict[str, AnyTask]:
 def default_head(package: "Package", tasks: dict[str, AnyTask]) -> str | None:
     """Return the head that answers where none is named: the one the package was made for.
 
-    The suite says so; of packages without one, it is the only head. None: there is no head, or
-    nothing says which of several.
+    The manifest says so, else the suite; of packages without either, it is the only head. None:
+    there is no head, or nothing says which of several.
     """
-    suite = read_suite(package)
-    if suite is not None and suite.default in tasks:
-        return suite.default
+    suite, stated = read_suite(package), package.manifest.task
+    for name in (getattr(stated, "default", None), suite and suite.default):
+        if isinstance(name, str) and name in tasks:
+            return name
     return next(iter(tasks)) if len(tasks) == 1 else None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.errors import InputError
+from orchestrator.modeling.config_file import read_config
 
 if TYPE_CHECKING:
     from orchestrator.modeling.model import Model
@@ -26,10 +27,12 @@ class LoadedModel(Protocol):
 
     Attributes:
         runtime: ``torch`` or the name of another back end.
+        dtype: Number format of the weights: ``float32``, ``int8``.
         max_length: Longest input in tokens.
     """
 
     runtime: str
+    dtype: str
     max_length: int
 
     @property
@@ -60,6 +63,7 @@ class TorchModel:
     def __init__(self, model: "Model", device: str = "cpu") -> None:
         self._model = model.to(device).eval()
         self._device = device
+        self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         self.max_length = model.config.max_position_embeddings
 
     @property
@@ -70,7 +74,7 @@ class TorchModel:
     def run(
         self, batch: Mapping[str, AnyArray], wanted: Collection[str]
     ) -> dict[str, Float32Array]:
-        """Run the encoder once for each kind of output that is wanted."""
+        """Run the encoder once, and what is wanted on top of it."""
         import torch
 
         tensors = {
@@ -78,17 +82,14 @@ class TorchModel:
             for name, array in batch.items()
         }
         self._model.eval()  # a model in training is asked between its epochs
-        found: dict[str, Float32Array] = {}
         with torch.inference_mode():
-            if EMBEDDING in wanted:
-                pooled = self._model.pool(self._model.encode(tensors), tensors)
-                found[EMBEDDING] = pooled.float().cpu().numpy()
+            memory = self._model.read(tensors)
+            found = {}
             if any(name != EMBEDDING for name in wanted):
-                logits = self._model.predict(tensors)
-                found |= {
-                    name: logits[name].float().cpu().numpy() for name in wanted if name != EMBEDDING
-                }
-        return found
+                found = self._model.predict(tensors, wanted, memory)
+            if EMBEDDING in wanted:
+                found[EMBEDDING] = self._model.pool(memory[0], tensors)
+            return {name: found[name].float().cpu().numpy() for name in wanted}
 
 
 class OnnxModelAdapter:
@@ -97,9 +98,13 @@ class OnnxModelAdapter:
     runtime = "onnxruntime"
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
-        from orchestrator.quantization.backends.onnxruntime_cpu.session import OnnxModel
+        from orchestrator.quantization.backends.onnxruntime_cpu.session import (
+            OnnxModel,
+            is_quantized,
+        )
 
         self._model = OnnxModel.load(folder, threads=threads)
+        self.dtype = "int8" if is_quantized(folder) else "float32"
         self.max_length = self._model.max_length
 
     @property
@@ -136,7 +141,7 @@ def load_folder(
         return OnnxModelAdapter(folder, threads)
     import torch
 
-    from orchestrator.modeling.package import load_model, read_config
+    from orchestrator.modeling.package import load_model
 
     torch.set_num_threads(threads)
     stored = read_config(folder).target

@@ -3,21 +3,25 @@
 Rows are run in batches of similar length, bounded by tokens, so that little is padded. The answer
 to a row does not depend on the rows it is batched with.
 
-Shapes: N rows, B rows of a batch, S tokens of the longest, K outputs, D width.
+Shapes: N rows, S tokens of a row, K outputs, D width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from orchestrator.arrays import AnyArray, Float32Array, IntArray
-from orchestrator.data.processors.readings import Reading, read_texts, read_words
+from orchestrator.data.processors.readings import Reading
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import WORD_BREAK, Rows
+from orchestrator.data.spec import PAD
 from orchestrator.errors import InputError, StageError
+from orchestrator.inference.batching import Outputs as SequenceOutputs
+from orchestrator.inference.batching import pad, run_sorted
 from orchestrator.inference.heads import default_head, package_tasks, require_head
+from orchestrator.inference.inputs import Item, TextReader, Tokens, joined
 from orchestrator.inference.models import EMBEDDING, LoadedModel, load_folder
 from orchestrator.tasks.base import Answer, AnyTask
 from orchestrator.tasks.measure import Measured, measure
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 4096
 """Tokens of one run, padding included."""
+
+BLOCK_ROWS = 512
+"""Rows that are tokenized at once, in the order of their length."""
 
 BATCH_IMAGES = 64
 """Images of one run."""
@@ -58,6 +65,7 @@ class Predictor:
         tasks: Tasks by the name of their head.
         default: Head that answers where none is named; None: it must be named.
         max_length: Limit in tokens; longer texts are cut.
+        reader: Its tokenizer with that limit; None: it reads no text.
     """
 
     def __init__(
@@ -76,6 +84,8 @@ class Predictor:
         self.ref, self.tasks, self.default = ref, tasks, default
         limits = [model.max_length, max_length, processor and processor.max_length]
         self.max_length = min(limit for limit in limits if limit)
+        self.reader = None if processor is None else TextReader(processor, self.max_length)
+        self._pad_id = PAD if processor is None else processor.settings.pad_id
 
     @classmethod
     def open(
@@ -122,6 +132,11 @@ class Predictor:
     def runtime(self) -> str:
         """What runs the model."""
         return self._model.runtime
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the weights."""
+        return self._model.dtype
 
     def task(self, head: str | None = None) -> AnyTask:
         """Return the task of a head; None: of the default one.
@@ -174,81 +189,69 @@ class Predictor:
             task: Whose outputs are wanted; None: embeddings only.
             embeddings: Return embeddings too.
             progress: Told about finished rows.
+
+        Raises:
+            InputError: The rows are not what the model reads.
         """
         wanted = ([task.head] if task else []) + ([EMBEDDING] if embeddings else [])
-        logits: list[AnyArray | None] = [None] * len(rows)
-        vectors: list[AnyArray | None] = [None] * len(rows)
+        outputs: dict[str, list[AnyArray]] = {name: [np.empty(0)] * len(rows) for name in wanted}
         readings: list[Reading | None] = [None] * len(rows)
-        for places, batch, read in self._batches(rows, task):
-            found = self._model.run(batch, wanted)
-            self._require_finite(found)
-            mask = batch.get("attention_mask")
+        for places, found, read in self._blocks(rows, task, wanted):
             for row, place in enumerate(places):
-                if task is not None:
-                    output = found[task.head][row]
-                    if mask is not None and output.ndim > 1:  # one row of outputs per token
-                        output = output[mask[row] > 0]
-                    logits[place] = output
-                if embeddings:
-                    vectors[place] = found[EMBEDDING][row]
-                if read is not None:
-                    readings[place] = read[row]
+                for name in wanted:
+                    outputs[name][place] = found[name][row]
+                readings[place] = read[row]
             if progress is not None:
                 progress(len(places))
         return Outputs(
-            [value for value in logits if value is not None],
-            np.stack([value for value in vectors if value is not None]) if embeddings else None,
-            [value for value in readings if value is not None]
+            outputs[task.head] if task else [],
+            np.stack(outputs[EMBEDDING]) if embeddings else None,
+            [reading for reading in readings if reading is not None]
             if task is not None and task.needs_reading
             else None,
         )
 
-    def _batches(
-        self, rows: Rows, task: AnyTask | None
-    ) -> Iterator[tuple[IntArray, dict[str, AnyArray], list[Reading] | None]]:
-        """Yield places of rows, their arrays, and how they were read; shortest texts first."""
-        if rows.images is not None:
-            for places in np.array_split(
-                np.arange(len(rows)), max(1, -(-len(rows) // BATCH_IMAGES))
-            ):
-                yield places, {"pixel_values": rows.images[places]}, None
-            return
-        if self._processor is None:
-            raise InputError(f"{self.ref} reads images, the rows are texts.")
-        order = np.argsort([_characters(rows, i) for i in range(len(rows))], kind="stable")
-        start = 0
-        while start < len(order):
-            places, arrays, read = self._tokenized(rows, order, start, task)
-            yield places, arrays, read
-            start += len(places)
+    def run(self, sequences: Sequence[Tokens], wanted: Collection[str]) -> SequenceOutputs:
+        """Run the model once.
 
-    def _tokenized(
-        self, rows: Rows, order: IntArray, start: int, task: AnyTask | None
-    ) -> tuple[IntArray, dict[str, AnyArray], list[Reading] | None]:
-        """Tokenize the next rows: as many as fit into a run, by the length of the longest."""
-        assert self._processor is not None
-        # No text has more tokens than characters and special tokens, or than the limit.
-        longest = min(_characters(rows, order[start]) + 8, self.max_length)
-        size = max(1, self._batch_tokens // max(longest, 1))
-        places = order[start : start + size]
-        texts = [rows.texts[i] for i in places]
-        pairs = None if rows.pairs is None else [rows.pairs[i] for i in places]
-        read: list[Reading] | None = None
-        if task is not None and task.needs_reading:
-            if any(WORD_BREAK in text for text in texts):
-                words = [text.split(WORD_BREAK) for text in texts]
-                arrays, read = read_words(self._processor, words, self.max_length)
-            else:
-                arrays, read = read_texts(self._processor, texts, pairs, self.max_length)
-        else:
-            arrays = self._processor.arrays(texts, pairs, self.max_length, "right")
-        tokens = arrays["attention_mask"].sum(axis=1)
-        # Later rows of this piece may be longer than the first: keep those that fit.
-        widths = np.maximum.accumulate(tokens) * np.arange(1, len(places) + 1)
-        fits = max(1, int((widths <= self._batch_tokens).sum()))
-        longest = int(tokens[:fits].max())
-        cut = {name: array[:fits, :longest] for name, array in arrays.items()}
-        return places[:fits], cut, None if read is None else read[:fits]
+        Args:
+            sequences: From ``reader.encode``; padded here.
+            wanted: Names of heads, and ``embedding``.
+
+        Raises:
+            StageError: An output is not finite.
+        """
+        found = self._model.run(pad(sequences, self._pad_id), wanted)
+        self._require_finite(found)
+        return {name: _unpadded(found[name], sequences) for name in wanted}
+
+    def _blocks(
+        self, rows: Rows, task: AnyTask | None, wanted: Collection[str]
+    ) -> Iterator[tuple[IntArray, SequenceOutputs, Sequence[Reading | None]]]:
+        """Yield places of rows, their outputs, and how they were read; shortest texts first."""
+        if rows.images is not None:
+            for start in range(0, len(rows), BATCH_IMAGES):
+                places = np.arange(start, min(start + BATCH_IMAGES, len(rows)))
+                found = self._model.run({"pixel_values": rows.images[places]}, wanted)
+                self._require_finite(found)
+                yield places, {name: list(found[name]) for name in wanted}, [None] * len(places)
+            return
+        if self.reader is None:
+            raise InputError(f"{self.ref} reads images, the rows are texts.")
+        items = items_of_rows(rows, task)
+        order = np.argsort([_characters(item) for item in items], kind="stable")
+        for start in range(0, len(order), BLOCK_ROWS):
+            places = order[start : start + BLOCK_ROWS]
+            encoded = self.reader.encode([items[place] for place in places], task)
+            sequences = [sequence for item in encoded for sequence in item.sequences]
+            if EMBEDDING in wanted and len(sequences) > len(encoded):
+                raise InputError(
+                    f"{self.ref}: rows of {task and task.head!r} are several sequences each, which "
+                    "have no common embedding. Ask for answers alone."
+                )
+            outputs = run_sorted(sequences, wanted, self.run, self._batch_tokens)
+            joint = {name: joined(encoded, rows) for name, rows in outputs.items()}
+            yield places, joint, [item.reading for item in encoded]
 
     def _require_finite(self, found: dict[str, Float32Array]) -> None:
         wrong = [name for name, values in found.items() if not np.isfinite(values).all()]
@@ -259,9 +262,27 @@ class Predictor:
             )
 
 
-def _characters(rows: Rows, index: int) -> int:
-    pair = 0 if rows.pairs is None else len(rows.pairs[index])
-    return len(rows.texts[index]) + pair
+def items_of_rows(rows: Rows, task: AnyTask | None) -> list[Item]:
+    """Return what is asked about each row of texts.
+
+    Rows with a tag per word hold words; texts that are only to be answered do not.
+    """
+    if task is not None and task.form().tagged and rows.labels.dtype == object:
+        return [Item(text, words=tuple(text.split(WORD_BREAK))) for text in rows.texts]
+    if rows.pairs is None:
+        return [Item(text) for text in rows.texts]
+    return [Item(text, pair) for text, pair in zip(rows.texts, rows.pairs, strict=True)]
+
+
+def _characters(item: Item) -> int:
+    return len(item.text) + len(item.pair or "") + sum(map(len, item.choices))
+
+
+def _unpadded(values: Float32Array, sequences: Sequence[Tokens]) -> list[AnyArray]:
+    """Return the output of each sequence; of one row of outputs per token, the real ones."""
+    if values.ndim < 3:
+        return list(values)
+    return [row[: len(sequence)] for row, sequence in zip(values, sequences, strict=True)]
 
 
 def rows_of_texts(texts: Sequence[str], pairs: Sequence[str] | None = None) -> Rows:

@@ -3,7 +3,7 @@
 Legend: B batch, S length, T target length, D model width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import torch
@@ -147,17 +147,27 @@ class Model(nn.Module):
             result[f"logits.{name}"] = cast(Target, self.targets[name]).predict(hidden, mask)
         return result
 
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
+    def predict(
+        self,
+        batch: Batch,
+        wanted: Collection[str] | None = None,
+        memory: tuple[Tensor, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Return target name → logits: [B, K] per sequence, or [B, S, V] per position.
+
+        Args:
+            batch: Inputs.
+            wanted: Targets whose logits are returned; None: all.
+            memory: ``read``'s result, if it is known already.
 
         Raises:
             InputError: The batch lacks an input, or is longer than the model allows.
         """
-        hidden, mask = self._hidden(batch)
+        hidden, mask = self._hidden(batch, memory)
         return {
             name: cast(Target, head).predict(hidden, mask)
             for name, head in self.targets.items()
-            if not cast(Target, head).reads_router
+            if not cast(Target, head).reads_router and (wanted is None or name in wanted)
         }
 
     def read(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -195,9 +205,11 @@ class Model(nn.Module):
             hidden = self.decoder(embedded, mask, *memory, cache)
         return hidden
 
-    def _hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _hidden(
+        self, batch: Batch, read: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return what the heads read, and its mask: the decoder's output if there is one."""
-        memory, memory_mask = self.read(batch)
+        memory, memory_mask = self.read(batch) if read is None else read
         if self.decoder is None or self.target_embedding is None:
             return memory, memory_mask
         if "decoder_input_ids" not in batch:

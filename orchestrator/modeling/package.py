@@ -6,15 +6,14 @@ Weights are ``model.safetensors``, or shards with an index as in Hugging Face's 
 import json
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from orchestrator.config import validate_config
-from orchestrator.errors import ConfigError, InputError, IntegrityError
+from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.builder import build_on_meta, build_target
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.config_file import CONFIG_FILE, MODEL_TYPE, read_config
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.modeling.tensor_files import (
@@ -27,9 +26,16 @@ from orchestrator.modeling.tensor_files import (
     write_tensors,
 )
 
-CONFIG_FILE = "config.json"
-MODEL_TYPE = "orchestrator"
-"""Value of Hugging Face's ``model_type`` key: their tools name the format they cannot open."""
+__all__ = [
+    "has_weights",
+    "load_model",
+    "read_config",
+    "read_state",
+    "stored_bytes",
+    "stream_model",
+    "write_config",
+    "write_model",
+]
 
 State = Mapping[str, Tensor]
 
@@ -136,29 +142,6 @@ def write_config(folder: Path, config: ModelConfig) -> None:
     header = {"model_type": MODEL_TYPE}
     text = json.dumps(header | config.model_dump(mode="json"), indent=2)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-
-
-def read_config(folder: Path) -> ModelConfig:
-    """Return the model config of a folder.
-
-    Raises:
-        IntegrityError: There is no config, or it is not one of ours.
-    """
-    path = folder / CONFIG_FILE
-    try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise IntegrityError(f"{path} cannot be read: {error}. Restore it.") from error
-    found = data.pop("model_type", None) if isinstance(data, dict) else None
-    if found != MODEL_TYPE:
-        raise IntegrityError(
-            f"{path}: model_type is {found!r}, only {MODEL_TYPE!r} is read here. "
-            "Import other checkpoints into the zoo first."
-        )
-    try:
-        return validate_config(ModelConfig, data, str(path))
-    except ConfigError as error:
-        raise IntegrityError(str(error)) from error
 
 
 def load_model(

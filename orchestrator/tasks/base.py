@@ -66,6 +66,7 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
         form: How the label of a row is read.
         modalities: What rows may hold: ``text``, ``pair``, ``image``, ``audio``.
         needs_reading: Whether ``answers`` needs a ``Reading`` of each row.
+        pairs_apart: Whether the two texts of a pair are read in a sequence each.
         has_labels: Whether answers are names of labels, so that their order matters.
         target_types: Types of the heads that can answer tasks of this kind; the first is made.
     """
@@ -73,6 +74,7 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
     Config: ClassVar[type[TaskConfig]]
     modalities: ClassVar[frozenset[str]] = frozenset({"text", "pair"})
     needs_reading: ClassVar[bool] = False
+    pairs_apart: ClassVar[bool] = False
     has_labels: ClassVar[bool] = True
     target_types: ClassVar[tuple[str, ...]]
 

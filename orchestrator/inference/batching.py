@@ -1,0 +1,103 @@
+"""Batching: the sequences of several requests in few runs of the model, bounded by tokens.
+
+Sequences are sorted by length, which leaves little padding. A run ends where the next sequence
+would pass the token limit, padding included. Results keep the order of the sequences.
+
+Shapes: B sequences of a run, S tokens of the longest, K outputs, D width.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator.arrays import AnyArray, IntArray
+from orchestrator.data.spec import PAD
+from orchestrator.inference.inputs import Tokens
+
+Outputs = dict[str, list[AnyArray]]
+"""Name of a head, or ``embedding`` → one array per sequence: [K], [S, K] or [D]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The work of one request.
+
+    Attributes:
+        wanted: Names of heads, and ``embedding``.
+        sequences: At least one.
+    """
+
+    wanted: tuple[str, ...]
+    sequences: Sequence[Tokens]
+
+
+Run = Callable[[Sequence[Tokens], Collection[str]], Outputs]
+"""A model: sequences and names of outputs → outputs."""
+
+
+def run_works(works: Sequence[Work], run: Run, max_tokens: int) -> list[Outputs]:
+    """Run the works of several requests together.
+
+    Args:
+        works: One per request.
+        run: The model.
+        max_tokens: Largest number of tokens in one run, padding included; a longer sequence runs
+            alone.
+
+    Returns:
+        What each work wanted.
+    """
+    sequences = [sequence for work in works for sequence in work.sequences]
+    wanted = dict.fromkeys(name for work in works for name in work.wanted)
+    together = run_sorted(sequences, tuple(wanted), run, max_tokens)
+    results = []
+    start = 0
+    for work in works:
+        stop = start + len(work.sequences)
+        results.append({name: together[name][start:stop] for name in work.wanted})
+        start = stop
+    return results
+
+
+def run_sorted(
+    sequences: Sequence[Tokens], wanted: Collection[str], run: Run, max_tokens: int
+) -> Outputs:
+    """Run sequences, shortest first, and return the outputs in the order they were given."""
+    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+    found: dict[str, dict[int, AnyArray]] = {name: {} for name in wanted}
+    for chunk in _chunks(order, sequences, max_tokens):
+        outputs = run([sequences[index] for index in chunk], wanted)
+        for name in wanted:
+            found[name] |= zip(chunk, outputs[name], strict=True)
+    return {name: [rows[index] for index in range(len(sequences))] for name, rows in found.items()}
+
+
+def padded_tokens(sequences: Sequence[Tokens]) -> int:
+    """Return the tokens of a run, padding included."""
+    return len(sequences) * max(map(len, sequences))
+
+
+def pad(sequences: Sequence[Tokens], pad_id: int = PAD) -> dict[str, IntArray]:
+    """Return ``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, S] int64."""
+    shape = (len(sequences), max(map(len, sequences)))
+    ids = np.full(shape, pad_id, dtype=np.int64)
+    mask = np.zeros(shape, dtype=np.int64)
+    types = np.zeros(shape, dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        length = len(sequence)
+        ids[row, :length] = sequence.input_ids
+        mask[row, :length] = 1
+        types[row, :length] = sequence.token_type_ids
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def _chunks(order: Sequence[int], sequences: Sequence[Tokens], most: int) -> Iterator[list[int]]:
+    chunk: list[int] = []
+    for index in order:  # shortest first: this one is the longest of its chunk so far
+        if chunk and (len(chunk) + 1) * len(sequences[index]) > most:
+            yield chunk
+            chunk = []
+        chunk.append(index)
+    if chunk:
+        yield chunk

@@ -1,0 +1,208 @@
+"""Items as token sequences: what a model reads of each, cut or refused where it is too long.
+
+An item is one sequence for most tasks. A task of choices reads one per choice, and a similarity
+task one for each text of a pair. Loads no torch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from typing_extensions import TypedDict
+
+from orchestrator.arrays import AnyArray, IntArray
+from orchestrator.data.processors.readings import Reading, read_texts, read_words
+from orchestrator.errors import InputError
+
+if TYPE_CHECKING:
+    from orchestrator.data.processors.text import Arrays, TextProcessor
+    from orchestrator.tasks.base import AnyTask
+
+
+class Item(NamedTuple):
+    """What a model is asked about.
+
+    Attributes:
+        text: The text, or the question.
+        pair: Second text, or the context of the question.
+        choices: Candidates of a multiple-choice question.
+        words: The words of the text, where they are given; ``text`` is not read then.
+    """
+
+    text: str
+    pair: str | None = None
+    choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+    def sequences(self, *, apart: bool) -> "list[Item]":
+        """Return the parts that the model reads in a sequence each.
+
+        Args:
+            apart: Whether the texts of a pair are read apart.
+        """
+        if self.choices:
+            return [Item(self.text, choice) for choice in self.choices]
+        if apart and self.pair is not None:
+            return [Item(self.text), Item(self.pair)]
+        return [self]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One tokenized sequence.
+
+    Attributes:
+        input_ids: [S] int64.
+        token_type_ids: [S] int64, 1 in the second text of a pair.
+    """
+
+    input_ids: IntArray
+    token_type_ids: IntArray
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One item, ready for a model.
+
+    Attributes:
+        sequences: What the model reads.
+        reading: Places of the tokens of the first sequence, if the task needs them.
+    """
+
+    sequences: tuple[Tokens, ...]
+    reading: Reading | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sequences))
+
+
+class Token(TypedDict):
+    """One token of a text.
+
+    Attributes:
+        id: Index in the vocabulary.
+        text: The token as the vocabulary has it.
+        special: Whether the tokenizer added it.
+        start: First character in the text; None for special tokens.
+        stop: Character after the last one; None for special tokens.
+    """
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+class TooLongError(InputError):
+    """An item has more tokens than the model reads and may not be cut."""
+
+
+_Sequence = tuple[Tokens, Reading | None]
+
+
+class TextReader:
+    """The tokenizer of a package, limited to what its model reads.
+
+    Args:
+        processor: The tokenizer.
+        max_length: Longest sequence, special tokens included.
+    """
+
+    def __init__(self, processor: "TextProcessor", max_length: int) -> None:
+        self.processor, self.max_length = processor, max_length
+
+    def encode(
+        self, items: Sequence[Item], task: "AnyTask | None" = None, *, truncate: bool = True
+    ) -> list[Encoded]:
+        """Tokenize.
+
+        Args:
+            items: What is asked.
+            task: By which task; None: for embeddings.
+            truncate: Cut what is too long, the longer text of a pair first.
+
+        Raises:
+            TooLongError: An item is too long and ``truncate`` is false.
+        """
+        apart = task is not None and task.pairs_apart
+        parts = [item.sequences(apart=apart) for item in items]
+        # One token more than allowed is enough to see that a text is too long.
+        limit = self.max_length if truncate else self.max_length + 1
+        needs_reading = task is not None and task.needs_reading
+        found = iter(self._read([part for each in parts for part in each], limit, needs_reading))
+        encoded = []
+        for index, each in enumerate(parts):
+            read = [next(found) for _ in each]
+            if any(len(tokens) > self.max_length for tokens, _ in read):
+                raise TooLongError(
+                    f"Input {index} has more than the {self.max_length} tokens the model reads. "
+                    "Shorten it or send `truncate: true`."
+                )
+            encoded.append(Encoded(tuple(tokens for tokens, _ in read), read[0][1]))
+        return encoded
+
+    def tokens(self, text: str, *, special: bool) -> list[Token]:
+        """Return the tokens of a text with their places in it."""
+        encoding = self.processor.tokenizer.encode(text, add_special_tokens=special)
+        return [
+            {
+                "id": identifier,
+                "text": token,
+                "special": bool(is_special),
+                "start": None if is_special else start,
+                "stop": None if is_special else stop,
+            }
+            for identifier, token, is_special, (start, stop) in zip(
+                encoding.ids,
+                encoding.tokens,
+                encoding.special_tokens_mask,
+                encoding.offsets,
+                strict=True,
+            )
+        ]
+
+    def _read(self, parts: Sequence[Item], limit: int, needs_reading: bool) -> Sequence[_Sequence]:
+        """Tokenize single texts together, pairs together, and given words together."""
+        forms = [(part.pair is not None, bool(part.words)) for part in parts]
+        if len(set(forms)) == 1:
+            return list(self._read_alike(parts, limit, needs_reading))
+        found: dict[int, _Sequence] = {}
+        for form in set(forms):
+            places = [place for place, other in enumerate(forms) if other == form]
+            alike = self._read_alike([parts[place] for place in places], limit, needs_reading)
+            found |= zip(places, alike, strict=True)
+        return [found[place] for place in range(len(parts))]
+
+    def _read_alike(
+        self, parts: Sequence[Item], limit: int, needs_reading: bool
+    ) -> Iterator[_Sequence]:
+        """Tokenize parts of one form."""
+        readings: Sequence[Reading | None] = [None] * len(parts)
+        arrays: Arrays
+        if parts[0].words:
+            arrays, readings = read_words(self.processor, [part.words for part in parts], limit)
+        else:
+            texts = [part.text for part in parts]
+            pairs = None if parts[0].pair is None else [part.pair or "" for part in parts]
+            if needs_reading:
+                arrays, readings = read_texts(self.processor, texts, pairs, limit)
+            else:
+                arrays = self.processor.arrays(texts, pairs, limit, "right")
+        ids, types = arrays["input_ids"], arrays["token_type_ids"]
+        lengths = arrays["attention_mask"].sum(axis=1).tolist()
+        for row, (length, reading) in enumerate(zip(lengths, readings, strict=True)):
+            yield Tokens(ids[row, :length], types[row, :length]), reading
+
+
+def joined(encoded: Sequence[Encoded], outputs: Sequence[AnyArray]) -> list[AnyArray]:
+    """Return one output per item from one per sequence; of several, stacked in their order."""
+    each = iter(outputs)
+    return [
+        next(each) if len(item.sequences) == 1 else np.stack([next(each) for _ in item.sequences])
+        for item in encoded
+    ]
