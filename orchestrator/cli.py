@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import __version__
-from orchestrator.errors import InterruptedRunError, OrchestratorError
+from orchestrator.errors import InterruptedRunError, OrchestratorError, RefusedError
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -172,12 +172,20 @@ def guarded(work: Callable[[], int], *, json_line: bool = False) -> int:
     try:
         sys.stderr.write(f"{error}\n")
         if json_line:
-            status = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
-            _write_json_line({"status": status, "error": str(error), "exit_code": code})
+            _write_json_line(_error_line(error, code))
     except OSError:  # the terminal is gone; the exit code is all that is left
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return code
+
+
+def _error_line(error: BaseException, code: int) -> "dict[str, JsonValue]":
+    """Return the JSON line of a job that did not end well; a refused one names its package."""
+    status = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
+    line: dict[str, JsonValue] = {"status": status, "error": str(error), "exit_code": code}
+    if isinstance(error, RefusedError):
+        line |= {"status": "refused", "package": error.package, "reasons": list(error.reasons)}
+    return line
 
 
 def _run_job(job: Job, options: argparse.Namespace) -> int:
@@ -204,7 +212,7 @@ def _job_parser(verb: str, job: Job) -> argparse.ArgumentParser:
         prog=f"orchestrator {verb}",
         description=job.help,
         epilog="Exit codes: 0 done, 1 failed, 2 bad config or input, 3 interrupted and resumable, "
-        "4 integrity failure.",
+        "4 integrity failure, 5 refused by a gate.",
     )
     parser.add_argument("-c", "--config", help="YAML file of this job")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting")

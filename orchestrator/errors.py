@@ -1,6 +1,7 @@
 """Errors that users meet, each with the exit code its job ends with.
 
-0 done, 1 failed, 2 bad config or input, 3 interrupted and resumable, 4 integrity failure.
+0 done, 1 failed, 2 bad config or input, 3 interrupted and resumable, 4 integrity failure,
+5 refused by a gate.
 A message says what was wrong (the value), what is allowed, and what to do.
 """
 
@@ -60,3 +61,16 @@ class IntegrityError(OrchestratorError):
     """Stored bytes are not what their manifest says, or are of a kind that is never loaded."""
 
     exit_code = 4
+
+
+class RefusedError(OrchestratorError):
+    """A gate refused a package: it is in the zoo as ``rejected``, and no alias points to it."""
+
+    exit_code = 5
+
+    def __init__(self, package: str, reasons: Sequence[str]) -> None:
+        self.package = package
+        self.reasons = tuple(reasons)
+        lines = [f"{package} is refused by its promotion gate and stays rejected:"]
+        advice = f"Accept it all the same: orchestrator zoo promote {package} --force"
+        super().__init__("\n".join([*lines, *(f"  {reason}" for reason in reasons), advice]))

@@ -1,12 +1,12 @@
 """Sections that every job's config has, and the result of every job."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from orchestrator.config.model import StrictModel
-from orchestrator.errors import Problem
+from orchestrator.errors import Problem, RefusedError
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 """Names of runs, packages and aliases: safe as a folder name on every file system."""
@@ -97,11 +97,23 @@ class JobConfig(StrictModel):
 class JobResult(StrictModel):
     """The one JSON line a job prints last."""
 
-    status: Literal["done", "checked", "interrupted", "failed"] = "done"
-    """How the job ended."""
+    status: Literal["done", "checked", "interrupted", "failed", "refused"] = "done"
+    """How the job ended; refused: the package is committed, but its gate rejected it."""
+    reasons: tuple[str, ...] = Field((), exclude_if=lambda reasons: not reasons)
+    """Why the package is refused."""
     package: str | None = None
     """Reference of the committed package, like ``name/v0001``."""
     metrics: dict[str, JsonValue] = Field(default_factory=dict)
     """Figures of the run."""
     run_dir: str = ""
     """Folder of the run."""
+
+    def accepted(self) -> Self:
+        """Return this result.
+
+        Raises:
+            RefusedError: A gate refused the package.
+        """
+        if self.status == "refused":
+            raise RefusedError(self.package or "the package", self.reasons)
+        return self

@@ -104,12 +104,16 @@ class RunFolder:
         self._lock.release()
 
     def finished(self) -> JobResult | None:
-        """Return the result when this run is done already; a damaged result counts as none."""
+        """Return the result when this run is done already; a damaged result counts as none.
+
+        Raises:
+            RefusedError: The run is done, and a gate refused its package.
+        """
         stored = self._read(self.path / RESULT_NAME)
-        if stored is None or stored.get("status") != "done":
+        if stored is None or stored.get("status") not in ("done", "refused"):
             return None
         result: JobResult = JobResult.model_validate(stored)
-        return result
+        return result.accepted()
 
     def finish(self, result: JobResult) -> None:
         """Record the result; the same run returns it at once from now on."""

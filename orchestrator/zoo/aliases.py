@@ -4,6 +4,7 @@ A pointer is a hint: readers verify what it points at. The file keeps its moves,
 knows where an alias was before.
 """
 
+import getpass
 import logging
 from collections.abc import Callable
 from typing import Literal
@@ -38,6 +39,12 @@ class Move(StrictModel):
     """Where it pointed before."""
     at: AwareDatetime
     """When, UTC."""
+    by: str | None = None
+    """Who moved it: the user's name on that machine."""
+    forced: bool = False
+    """Whether it moved to a package that the gate had rejected."""
+    reason: str | None = None
+    """Why, in the words of whoever moved it; where it was forced, what the gate had said."""
 
 
 class Aliases(StrictModel):
@@ -64,14 +71,39 @@ class Aliases(StrictModel):
                 stack.append(move.version)
         return stack
 
-    def moved(self, alias: str, version: str, action: Literal["promote", "rollback"]) -> "Aliases":
+    def moved(
+        self,
+        alias: str,
+        version: str,
+        action: Literal["promote", "rollback"],
+        *,
+        forced: bool = False,
+        reason: str | None = None,
+    ) -> "Aliases":
         """Return the aliases after a move; a move to where it is already changes nothing."""
         previous = self.aliases.get(alias)
         if previous == version:
             return self
-        move = Move(action=action, alias=alias, version=version, previous=previous, at=now())
+        move = Move(
+            action=action,
+            alias=alias,
+            version=version,
+            previous=previous,
+            at=now(),
+            by=user_name(),
+            forced=forced,
+            reason=reason,
+        )
         history = self.history if alias == LATEST else [*self.history, move][-MAX_MOVES:]
         return Aliases(aliases={**self.aliases, alias: version}, history=history)
+
+
+def user_name() -> str | None:
+    """Return the name of the user of this process; None where it has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number without a name
+        return None
 
 
 def read_aliases(store: Store, name: str) -> Aliases:

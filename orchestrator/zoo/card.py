@@ -84,6 +84,8 @@ def _body(manifest: Manifest) -> str:
         f"# {manifest.name} {manifest.version}",
         f"A {manifest.kind} package, made by {stage} on {made}.",
     ]
+    if manifest.status == "rejected":
+        lines += ["**Its promotion gate rejected it:**", _list(manifest.reasons)]
     sections = [
         ("Task", _task_rows(manifest)),
         ("Metrics", _metric_rows(manifest.metrics)),
@@ -128,6 +130,10 @@ def _table(rows: list[tuple[str, str]]) -> str:
     return "\n".join(
         ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells)]
     )
+
+
+def _list(texts: list[str]) -> str:
+    return "\n".join(f"- {_cell(text)}" for text in texts)
 
 
 def _cell(text: str) -> str:

@@ -1,4 +1,4 @@
-"""``orchestrator zoo``: list, show, verify, promote, rollback, lineage, gc.
+"""``orchestrator zoo``: list, show, verify, promote, rollback, history, lineage, gc.
 
 Each command is a function of its parsed arguments and a writer; it returns the exit code. Errors
 are raised and become exit codes where the command line ends.
@@ -14,7 +14,9 @@ from orchestrator.errors import IntegrityError
 from orchestrator.storage.json_files import json_bytes
 from orchestrator.storage.temporary import GRACE_S
 from orchestrator.zoo.collect import KEEP
+from orchestrator.zoo.history import SUITE_HEADER, alias_terms, suite_rows
 from orchestrator.zoo.names import CHAMPION
+from orchestrator.zoo.suite import read_suite
 from orchestrator.zoo.zoo import Zoo
 
 Writer = Callable[[str], Any]
@@ -44,9 +46,13 @@ def register(subparsers: Any) -> Any:
     promote = add_command(commands, "promote", promote_package, "point an alias at a package")
     promote.add_argument("ref", help="name@alias or name/v0001")
     promote.add_argument("--alias", default=CHAMPION, help="default: %(default)s")
+    promote.add_argument("--force", action="store_true", help="promote a rejected package too")
+    promote.add_argument("--reason", help="why; the history of the alias records it")
     rollback = add_command(commands, "rollback", rollback_alias, "point an alias back")
     rollback.add_argument("name", help="name of the package")
     rollback.add_argument("--alias", default=CHAMPION, help="default: %(default)s")
+    history = add_command(commands, "history", show_history, "what an alias pointed to, and when")
+    history.add_argument("alias", help="alias of all names, like champion; or name@alias")
     lineage = add_command(commands, "lineage", show_lineage, "what a package was made from")
     lineage.add_argument("ref", help="name, name@alias or name/v0001")
     gc = add_command(commands, "gc", collect_garbage, "remove what nobody needs")
@@ -79,27 +85,30 @@ def list_packages(options: argparse.Namespace, write: Writer) -> int:
         size=[_size(count) for count in index["bytes"]],
         created=index["created_at"].dt.strftime("%Y-%m-%d %H:%M"),
     )
-    columns = ["ref", "kind", "task", "aliases", "size", "created"]
+    columns = ["ref", "kind", "status", "task", "aliases", "size", "created"]
     header = ["package", *columns[1:]]
     return _write_table(write, header, shown[columns].to_numpy().tolist())
 
 
 def show_package(options: argparse.Namespace, write: Writer) -> int:
-    """Write the manifest of a package and where it lies."""
+    """Write the manifest of a package, its suite, and where it lies."""
     package = Zoo(options.zoo).peek(options.ref)
-    manifest = package.manifest
+    manifest, suite = package.manifest, read_suite(package)
     if options.json:
         content = manifest.model_dump(mode="json")
-        return _write_json(write, {"location": package.location, **content})
+        return _write_json(write, {"location": package.location, **content, "suite": suite})
     producer, task = manifest.producer, manifest.task
     facts = [
         ("package", package.ref),
         ("kind", package.kind),
+        ("status", manifest.status),
+        *(("refused", reason) for reason in manifest.reasons),
         ("location", package.location),
         ("created", f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("made by", " ".join(filter(None, (producer.stage, producer.job)))),
         ("git revision", producer.git_revision or ""),
         ("task", f"{task.kind} ({task.modality})" if task else ""),
+        ("default target", (task and task.default) or ""),
         ("licence", manifest.licence or "not stated"),
         ("parents", ", ".join(parent.ref for parent in manifest.parents)),
         ("manifest", package.manifest_sha256),
@@ -107,6 +116,8 @@ def show_package(options: argparse.Namespace, write: Writer) -> int:
     _write_table(write, ("", ""), [fact for fact in facts if fact[1]])
     metrics = [(name, _figure(value)) for name, value in manifest.metrics.items()]
     _write_table(write, ("metric", "value"), metrics)
+    if suite is not None:
+        _write_table(write, SUITE_HEADER, suite_rows(suite))
     files = [(name, _size(e.bytes), e.sha256[:16]) for name, e in manifest.files.items()]
     return _write_table(write, ("file", "size", "sha256"), files)
 
@@ -125,8 +136,10 @@ def verify_packages(options: argparse.Namespace, write: Writer) -> int:
 
 
 def promote_package(options: argparse.Namespace, write: Writer) -> int:
-    """Point an alias at a verified package."""
-    package = Zoo(options.zoo).promote(options.ref, options.alias)
+    """Point an alias at a verified package; exit code 5 when it is rejected."""
+    package = Zoo(options.zoo).promote(
+        options.ref, options.alias, force=options.force, reason=options.reason
+    )
     return _write_move(options, write, package.name, package.ref)
 
 
@@ -134,6 +147,17 @@ def rollback_alias(options: argparse.Namespace, write: Writer) -> int:
     """Point an alias back at the version it held before."""
     package = Zoo(options.zoo).rollback(options.name, options.alias)
     return _write_move(options, write, package.name, package.ref)
+
+
+def show_history(options: argparse.Namespace, write: Writer) -> int:
+    """Write what an alias pointed to, from when to when, with the suite values of that version."""
+    terms = alias_terms(Zoo(options.zoo), options.alias)
+    if options.json:
+        return _write_json(write, terms)
+    if not terms:
+        write(f"No package has ever held the alias {options.alias!r}.\n")
+    header = ("package", "from", "until", "moved by", "suite", "note")
+    return _write_table(write, header, [term.row() for term in terms])
 
 
 def show_lineage(options: argparse.Namespace, write: Writer) -> int:

@@ -35,8 +35,9 @@ def plan_collection(
 ) -> Collection:
     """Decide what to remove.
 
-    Kept are the ``keep`` newest versions of each name, every version an alias points to, the
-    version an alias would roll back to, and every ancestor of those.
+    Kept are the ``keep`` newest accepted and the ``keep`` newest rejected versions of each name,
+    every version an alias points to, the version an alias would roll back to, and every ancestor of
+    those. Rejected versions push out no accepted one.
 
     Args:
         packages: All packages whose manifests can be read.
@@ -49,7 +50,9 @@ def plan_collection(
         by_name.setdefault(package.name, []).append(package)
     for name, versions in by_name.items():
         newest = sorted(versions, key=lambda p: version_number(p.version), reverse=True)
-        kept.update({p.ref: f"one of the newest {keep}" for p in newest[:keep]})
+        for rejected in (False, True):
+            group = [p.ref for p in newest if p.rejected == rejected]
+            kept.update({ref: f"one of the newest {keep}" for ref in group[:keep]})
         kept.update(_held(name, aliases.get(name, Aliases())))
     _keep_ancestors({package.ref: package for package in packages}, kept)
     removed = [package for package in packages if package.ref not in kept]

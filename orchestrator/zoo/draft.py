@@ -38,6 +38,8 @@ class Draft:
         path: Local scratch folder.
         metrics: Summary figures of the manifest; may be filled until `commit`.
         task: Task of the manifest; may be set until `commit`.
+        reasons: Why a gate rejects the package; may be set until `commit`. Without any it is
+            accepted.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Draft:
         self._producer = dict(producer)
         self.task = dict(task) if task is not None else None
         self.metrics: dict[str, JsonValue] = dict(metrics)
+        self.reasons: list[str] = []
         self._require_valid()
         self.path = self._scratch()
         self._open = True
@@ -86,6 +89,8 @@ class Draft:
 
     def commit(self) -> Package:
         """Make the files the next version of the package and move the alias ``latest``.
+
+        A rejected package is committed too, but ``latest`` does not move to it.
 
         Writes the model card ``README.md``; a README.md in the draft is its hand-written part.
         Among concurrent writers each gets a version of its own.
@@ -154,6 +159,8 @@ class Draft:
                     "producer": complete_producer(jsonable(self._producer)),
                     "task": build_task(jsonable(self.task)),
                     "metrics": jsonable(self.metrics),
+                    "status": "rejected" if self.reasons else "accepted",
+                    "reasons": self.reasons,
                     "files": {},
                     **self._fields,
                 }

@@ -16,6 +16,7 @@ SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 16 * 2**20
 
 Kind = Literal["pretrained", "imported", "finetuned", "continual", "quantized"]
+Status = Literal["accepted", "rejected"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Version = Annotated[str, Field(pattern=r"^v\d{4,9}$")]
 
@@ -83,6 +84,8 @@ class Task(StrictModel):
     """``text``, ``vision`` or ``audio``."""
     labels: dict[str, list[str]] = Field(default_factory=dict)
     """Label names of each target, by target name."""
+    default: str | None = None
+    """Target that answers where none is named: the one that the package was made for."""
     max_length: int | None = Field(None, ge=1)
     """Longest input, in tokens."""
 
@@ -98,6 +101,10 @@ class Manifest(StrictModel):
     """Version of the package."""
     kind: Kind
     """How the package came to be."""
+    status: Status = "accepted"
+    """Whether the promotion gate accepted it; no alias points to a rejected package."""
+    reasons: list[str] = Field(default_factory=list)
+    """Why it is rejected."""
     created_at: AwareDatetime
     """When it was committed, UTC. Never decides which version is newer."""
     producer: Producer = Producer()

@@ -82,6 +82,11 @@ class Package:
         return self.manifest.kind
 
     @property
+    def rejected(self) -> bool:
+        """Whether a gate rejected it when it was made."""
+        return self.manifest.status == "rejected"
+
+    @property
     def location(self) -> str:
         """Where it lies: a folder or an address."""
         return f"{self._store.root}/{self.ref}"

@@ -1,7 +1,7 @@
 """Resolution of a reference to a verified package; an alias falls back to the newest intact one."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.config import did_you_mean
 from orchestrator.config.suggest import listing
@@ -69,10 +69,10 @@ def read_manifests(
 
 
 def current_aliases(store: Store, name: str) -> dict[str, str]:
-    """Return alias → version; ``latest`` is the newest committed one, whatever the file says."""
+    """Return alias → version; ``latest`` is the newest accepted one, whatever the file says."""
     aliases = dict(readable_aliases(store, name).aliases)
     aliases.pop(LATEST, None)
-    newest = _newest_committed(store, name)
+    newest = _newest_accepted(store, name)
     return {**aliases, LATEST: newest} if newest is not None else aliases
 
 
@@ -83,7 +83,7 @@ def find(
 
     A version is taken literally. An alias is a hint: when what it points to is damaged, the
     reader falls back, with a warning, to what the alias held before, and for ``latest`` to the
-    newest version that is whole.
+    newest version that is whole. ``latest`` is never a rejected version.
 
     Args:
         store: Where the packages lie.
@@ -102,19 +102,19 @@ def find(
             held = f"Versions: {listing(known)}."
             raise InputError(f"{reference} is not in the zoo {store.root}. {held}")
         return _checked(store, reference.name, reference.version, check)
-    return _first_valid(store, reference, _candidates(store, reference, known), check)
+    candidates = _held_versions(store, reference)
+    if candidates is not None:
+        return _first_valid(store, reference, candidates, check)
+    return _first_valid(store, reference, reversed(known), check, accepted_only=True)
 
 
-def _candidates(store: Store, reference: Reference, known: Sequence[str]) -> list[str]:
-    """Return the versions to try, best first."""
-    newest_first = list(reversed(known))
+def _held_versions(store: Store, reference: Reference) -> list[str] | None:
+    """Return the versions that the alias held, best first; None: the newest version is meant."""
     if reference.alias == LATEST:
-        return newest_first
+        return None
     if reference.alias is None:
         aliases = readable_aliases(store, reference.name)
-        if CHAMPION not in aliases.aliases:
-            return newest_first
-        return _held(aliases, CHAMPION)
+        return _held(aliases, CHAMPION) if CHAMPION in aliases.aliases else None
     aliases = read_aliases(store, reference.name)
     if reference.alias not in aliases.aliases:
         hint = did_you_mean(reference.alias, {**aliases.aliases, LATEST: ""}, "Aliases")
@@ -129,13 +129,20 @@ def _held(aliases: Aliases, alias: str) -> list[str]:
 def _first_valid(
     store: Store,
     reference: Reference,
-    candidates: Sequence[str],
+    candidates: Iterable[str],
     check: Callable[[Package], None],
+    *,
+    accepted_only: bool = False,
 ) -> Package:
     first: IntegrityError | None = None
+    rejected: list[str] = []
     for version in candidates:
         try:
-            package = _checked(store, reference.name, version, check)
+            package = Package.read(store, reference.name, version)
+            if accepted_only and package.rejected:
+                rejected.append(version)
+                continue
+            check(package)
         except IntegrityError as error:
             first = first or error
             continue
@@ -143,6 +150,11 @@ def _first_valid(
             message = "event=fell_back asked=%s got=%s reason=%r"
             logger.warning(message, reference, package.ref, str(first))
         return package
+    if first is None and rejected:
+        raise InputError(
+            f"{reference}: all versions are rejected by their gates ({listing(rejected)}). Name "
+            f"one, like {reference.name}/{rejected[0]}, or promote it with --force."
+        )
     raise first or IntegrityError(f"{reference}: nothing is committed.")
 
 
@@ -152,10 +164,11 @@ def _checked(store: Store, name: str, version: str, check: Callable[[Package], N
     return package
 
 
-def _newest_committed(store: Store, name: str) -> str | None:
+def _newest_accepted(store: Store, name: str) -> str | None:
     for version in reversed(versions(store, name)):
-        if store.read_many([f"{name}/{version}/{MANIFEST_NAME}"], MAX_MANIFEST_BYTES):
-            return version
+        packages, damaged = read_manifests(store, [(name, version)])
+        if damaged or any(not package.rejected for package in packages):
+            return version  # what is damaged may be accepted: readers fall back from it
     return None
 
 

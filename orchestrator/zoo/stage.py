@@ -9,13 +9,17 @@ A stage follows this protocol, so that a run may be killed anywhere and started 
         if package is None:
             ...                                        # prepare, train; finished steps are marked
             package = commit_once(run, config.output, kind=..., write=...)
-        run.finish(JobResult(package=package.ref, ...))
-        ...                                            # remove what only an unfinished run needs
+        return conclude(run, package, leftovers=...)   # alias, result, clean up; refused: raise
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NotRequired, TypedDict, Unpack
 
+from pydantic import JsonValue
+
+from orchestrator.config import JobResult
 from orchestrator.storage import RunFolder
 from orchestrator.zoo.draft import Draft
 from orchestrator.zoo.manifest import Kind
@@ -77,6 +81,44 @@ def commit_once(
     with draft_of(run, name, **description) as draft:
         write(draft)
         return draft.commit()
+
+
+def conclude(
+    run: RunFolder,
+    package: Package,
+    *,
+    metrics: Mapping[str, JsonValue] | None = None,
+    alias: str | None = None,
+    leftovers: Iterable[Path] = (),
+) -> JobResult:
+    """Move the alias to the package of a run, record the result, and clean up.
+
+    A run that was killed after its commit comes here again, so that the alias moves once.
+
+    Args:
+        run: The open run.
+        package: What it has committed.
+        metrics: Figures of the result; None: those of the manifest.
+        alias: Alias to move; it stays where it is when the package is rejected.
+        leftovers: Folders that only an unfinished run needs.
+
+    Raises:
+        RefusedError: The package is rejected; the result is recorded all the same.
+    """
+    manifest = package.manifest
+    if alias is not None and not package.rejected:
+        Zoo(run.config.run.zoo).promote(package.ref, alias)
+    result = JobResult(
+        status="refused" if package.rejected else "done",
+        reasons=tuple(manifest.reasons),
+        package=package.ref,
+        metrics=dict(manifest.metrics if metrics is None else metrics),
+        run_dir=str(run.path),
+    )
+    run.finish(result)
+    for folder in leftovers:
+        shutil.rmtree(folder, ignore_errors=True)
+    return result.accepted()
 
 
 def draft_of(run: RunFolder, name: str, **description: Unpack[Description]) -> Draft:

@@ -8,13 +8,16 @@ the reason; it is never left out.
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from math import nan
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from orchestrator.config import StrictModel, collect_problems
 from orchestrator.errors import IntegrityError, Problem
-from orchestrator.storage import read_json
+
+if TYPE_CHECKING:
+    from orchestrator.zoo.package import Package
 
 SUITE_FILE = "evaluation/suite.json"
 """Where the suite is, in a package."""
@@ -26,6 +29,9 @@ EXEMPLARS_FOLDER = "state/exemplars"
 """Where training rows are kept for later stages, one Parquet file per task; never exported."""
 
 Status = Literal["measured", "unverified"]
+
+Number = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
+"""A number that may be undefined: NaN, which is null in JSON."""
 
 
 class TaskSpec(StrictModel):
@@ -44,11 +50,11 @@ class TaskSpec(StrictModel):
 class Figure(StrictModel):
     """One metric with its 95 % interval."""
 
-    value: float
+    value: Number
     """The metric; NaN where it is undefined on these rows."""
-    low: float
+    low: Number
     """Lower end of the interval."""
-    high: float
+    high: Number
     """Upper end of the interval."""
 
     model_config = ConfigDict(allow_inf_nan=True)
@@ -57,15 +63,15 @@ class Figure(StrictModel):
 class Difference(StrictModel):
     """A child against its parent on the same rows, one metric."""
 
-    parent: float
+    parent: Number
     """The parent's value."""
-    drop: float
+    drop: Number
     """How much worse the child is; negative: better."""
-    low: float
+    low: Number
     """Lower end of the 95 % interval of the drop."""
-    high: float
+    high: Number
     """Upper end."""
-    bound: float
+    bound: Number
     """One-sided 95 % upper bound of the drop, which a gate holds."""
     lost: int
     """Rows on which the child is worse."""
@@ -131,22 +137,16 @@ class Suite(StrictModel):
     """The tasks by the name of their head."""
 
 
-def read_suite(package: Any) -> Suite | None:
+def read_suite(package: "Package") -> Suite | None:
     """Return the suite of a package; None: it answers for no labelled task.
 
-    Args:
-        package: A ``Package``: its files are verified against its manifest when it is opened.
-
     Raises:
-        IntegrityError: The file is damaged or of a newer layout.
+        IntegrityError: The file is damaged, of a newer layout, or contradicts itself.
     """
-    if SUITE_FILE not in package.manifest.files:
+    if not package.has(SUITE_FILE):
         return None
-    path = package.path / SUITE_FILE
-    try:
-        suite: Suite = Suite.model_validate(read_json(path))
-    except ValueError as error:
-        raise IntegrityError(f"{path} is not a readable suite: {error}") from error
+    suite = package.read_model(SUITE_FILE, Suite)
     if wrong := collect_problems(suite):
-        raise IntegrityError(f"{path} contradicts itself: {'; '.join(map(str, wrong))}")
+        where = f"{package.location}/{SUITE_FILE}"
+        raise IntegrityError(f"{where} contradicts itself: {'; '.join(map(str, wrong))}")
     return suite

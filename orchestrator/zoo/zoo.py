@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import InputError, IntegrityError, StageError
+from orchestrator.errors import InputError, IntegrityError, RefusedError, StageError
 from orchestrator.storage.stores import open_store
 from orchestrator.storage.temporary import GRACE_S
 from orchestrator.zoo.aliases import (
@@ -165,22 +165,38 @@ class Zoo:
         return build_index(packages, pointing)
 
     def aliases(self, name: str) -> dict[str, str]:
-        """Return alias → version of a name; ``latest`` is always its newest committed version."""
+        """Return alias → version of a name; ``latest`` is always its newest accepted version."""
         return current_aliases(self.store, require_name(name))
 
-    def promote(self, ref: str, alias: str = CHAMPION) -> Package:
+    def promote(
+        self, ref: str, alias: str = CHAMPION, *, force: bool = False, reason: str | None = None
+    ) -> Package:
         """Point an alias at a package, after verifying it.
+
+        Args:
+            ref: Reference of the package.
+            alias: Alias to move.
+            force: Promote a rejected package too; the history of the alias records it.
+            reason: Why, for the history.
 
         Raises:
             InputError: No such package, or the alias is ``latest``, which moves by itself.
             IntegrityError: The package is damaged; the alias stays where it is.
+            RefusedError: The package is rejected, and ``force`` is not given.
         """
         require_movable(alias)
         package = find(self.store, parse_reference(ref), Package.verify)
-        update_aliases(
-            self.store, package.name, lambda now: now.moved(alias, package.version, "promote")
-        )
-        logger.info("event=promoted alias=%s ref=%s", alias, package.ref)
+        refused = package.manifest.reasons
+        if package.rejected and not force:
+            raise RefusedError(package.ref, refused)
+        why = reason or ("; ".join(refused) if package.rejected else None)
+
+        def change(now: Aliases) -> Aliases:
+            version, forced = package.version, package.rejected
+            return now.moved(alias, version, "promote", forced=forced, reason=why)
+
+        update_aliases(self.store, package.name, change)
+        logger.info("event=promoted alias=%s ref=%s rejected=%s", alias, package.ref, bool(refused))
         return package
 
     def rollback(self, name: str, alias: str = CHAMPION) -> Package:
@@ -278,8 +294,13 @@ class Zoo:
         return max((version_number(version) for version in known), default=0) + 1
 
     def committed(self, name: str, version: str) -> Package:
-        """Record a new version as ``latest`` and return it; used by `Draft.commit`."""
+        """Record a new version as ``latest`` and return it; used by `Draft.commit`.
+
+        ``latest`` stays where it is when the version is rejected.
+        """
         package = Package.read(self.store, name, version)
+        if package.rejected:
+            return package
 
         def change(now: Aliases) -> Aliases:
             current = now.aliases.get(LATEST, version)

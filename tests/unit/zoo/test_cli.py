@@ -50,7 +50,7 @@ def test_list_is_one_line_a_package(filled):
     code, text = run(filled, "list")
     lines = text.splitlines()
     assert code == 0
-    assert lines[0].split() == ["package", "kind", "task", "aliases", "size", "created"]
+    assert lines[0].split() == ["package", "kind", "status", "task", "aliases", "size", "created"]
     assert [line.split()[0] for line in lines[1:4]] == ["base/v0001", "base/v0002", "child/v0001"]
     assert "champion" in lines[1]
     rows = json.loads(run(filled, "list", "--json")[1])
