@@ -116,6 +116,13 @@ JOBS: dict[str, Job] = {
         subcommands={"replay": "orchestrator.selection.cli"},
     ),
     "continual": Job.of("continual", "ContinualConfig", "package + task stream → package"),
+    "evaluate": Job.of(
+        "finetuning",
+        "evaluate_config:EvaluateConfig",
+        "package + labelled rows → every metric with its interval",
+        "evaluate_runner",
+        needs_file=False,
+    ),
     "quantize": Job.of("quantization", "QuantizeConfig", "package + goal → INT8 package"),
 }
 VERBS: dict[str, Job | Tool] = {

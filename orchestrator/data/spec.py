@@ -141,13 +141,19 @@ class DatasetSpec(StrictModel):
         if self.scheme not in SCHEMES or not self.location:
             yield Problem(
                 "source",
-                f"{self.source!r} is not a data source. Use builtin:pydoc, builtin:pydoc/<task>, "
-                f"builtin:{', builtin:'.join(BUILTIN_EXAMPLES)}, files:<path> or hf:<id>.",
+                f"{self.source!r} is not a data source.{self._guess()} Use builtin:pydoc, "
+                f"builtin:pydoc/<task>, builtin:{', builtin:'.join(BUILTIN_EXAMPLES)}, "
+                "files:<path> or hf:<id>.",
             )
         elif self.scheme == "builtin":
             known = ["pydoc", *BUILTIN_EXAMPLES, *(f"pydoc/{task}" for task in PYDOC_TASKS)]
             if self.location not in known:
                 yield Problem("source", _unknown_builtin(self.location, known))
+
+    def _guess(self) -> str:
+        """Return what a path without its scheme was meant to be."""
+        looks = re.search(r"[/\\*]|\.\w+$", self.source) and self.scheme not in SCHEMES
+        return f" Did you mean 'files:{self.source}'?" if looks else ""
 
 
 def _not_a_pattern(pattern: str) -> str | None:

@@ -24,6 +24,7 @@ def register(subparsers: Any) -> None:
 def _main(options: argparse.Namespace) -> int:
     from orchestrator.errors import InputError
     from orchestrator.report.collect import package_of_run, package_page
+    from orchestrator.report.evaluation import evaluation_page, holds_evaluation
     from orchestrator.storage import atomic_write_text
     from orchestrator.zoo import Zoo
 
@@ -33,8 +34,11 @@ def _main(options: argparse.Namespace) -> int:
             f"{options.subject} is not a folder. Give the folder of a finished run, such as "
             "runs/my-run, or a package, such as name or name/v0001."
         )
-    ref = package_of_run(folder) if folder.is_dir() else options.subject
-    page = package_page(Zoo(options.zoo), ref)
+    if folder.is_dir() and holds_evaluation(folder):
+        page = evaluation_page(folder)
+    else:
+        ref = package_of_run(folder) if folder.is_dir() else options.subject
+        page = package_page(Zoo(options.zoo), ref)
     atomic_write_text(options.output, page.html())
     sys.stdout.write(f"{options.output}: {page.title}, {len(page.sections)} sections\n")
     return 0

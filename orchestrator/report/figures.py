@@ -159,7 +159,7 @@ def matrix_heatmap(matrix: pd.DataFrame, linkage: np.ndarray | None) -> Picture:
         tree.set_xlabel("distance (1 - similarity)")
         tree.spines["left"].set_visible(False)
         tree.set_yticks([])
-        _heat(heat, matrix.iloc[order])
+        draw_table(heat, matrix.iloc[order])
 
     height = 1.3 + 0.36 * len(matrix)
     return render_svg(draw, width=7.2, height=height, ncols=2, width_ratios=[1, 2.6])
@@ -173,11 +173,14 @@ def accuracy_matrix(matrix: Sequence[Sequence[float | None]], tasks: Sequence[st
         columns=list(tasks),
     )
     return render_svg(
-        lambda axis: _heat(axis, table), width=1.9 + 1.2 * len(tasks), height=1.3 + 0.4 * len(table)
+        lambda axis: draw_table(axis, table),
+        width=1.9 + 1.2 * len(tasks),
+        height=1.3 + 0.4 * len(table),
     )
 
 
-def _heat(axis: Any, table: pd.DataFrame) -> None:
+def draw_table(axis: Any, table: pd.DataFrame, form: str = "{:.3f}") -> None:
+    """Draw a table of numbers as colored cells with the numbers in them."""
     values = table.to_numpy(dtype=float)
     low, high = (float(np.nanmin(values)), float(np.nanmax(values))) if values.size else (0.0, 1.0)
     axis.imshow(values, cmap=HEAT, aspect="auto", vmin=low, vmax=high)
@@ -189,7 +192,9 @@ def _heat(axis: Any, table: pd.DataFrame) -> None:
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             ink = ink_on(value, low, high)
-            axis.text(column, row, f"{value:.3f}", ha="center", va="center", color=ink, fontsize=8)
+            axis.text(
+                column, row, form.format(value), ha="center", va="center", color=ink, fontsize=8
+            )
 
 
 def halving_bracket(cells: Sequence[BracketCell], metric: str = "accuracy") -> Picture:

@@ -1,0 +1,95 @@
+"""Tables in memory as files of a job, named after their content, so that the job is repeatable."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+from orchestrator.errors import InputError
+from orchestrator.storage import atomic_write_bytes, sha256_bytes
+from orchestrator.storage.json_files import jsonable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Table: TypeAlias = pd.DataFrame | Sequence[Mapping[str, Any]]
+    """Rows in memory: a DataFrame, or one mapping per row."""
+
+PLACES = ("source", "input")
+"""Settings that name a file, where a table may stand."""
+
+FOLDER = "data"
+"""Folder of these files below ``run.dir``."""
+
+
+def is_table(value: object) -> "TypeGuard[Table]":
+    """Return whether a value is a DataFrame or a list of mappings."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(row, Mapping) for row in value)
+    return hasattr(value, "to_parquet") and hasattr(value, "columns")
+
+
+def stored(value: "Table", folder: Path) -> str:
+    """Write a table as Parquet (a DataFrame) or JSONL (a list); return ``files:<path>``.
+
+    Args:
+        value: The table.
+        folder: Where to; the name of the file is the digest of its content.
+
+    Raises:
+        InputError: It has no rows, or values that a file cannot hold.
+    """
+    if not len(value):
+        raise InputError("the table has no rows.")
+    data, suffix = _parquet(value) if hasattr(value, "to_parquet") else _jsonl(value)
+    path = folder / f"{sha256_bytes(data)[:16]}{suffix}"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(path, data)
+    return f"files:{path}"
+
+
+def with_stored_tables(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of a job in which every table is the file that holds it.
+
+    Files go to ``<run.dir>/data``.
+    """
+    section = settings.get("run", {})
+    base = section.get("dir", "runs") if isinstance(section, Mapping) else "runs"
+    folder = Path(str(base)).absolute() / FOLDER
+
+    def replaced(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: replaced(name, part) for name, part in value.items()}
+        if key in PLACES and is_table(value):
+            return stored(value, folder)
+        if isinstance(value, list | tuple):
+            return [replaced("", part) for part in value]
+        return value
+
+    return {name: replaced(name, value) for name, value in settings.items()}
+
+
+def _parquet(frame: Any) -> tuple[bytes, str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = [str(name) for name in frame.columns]
+    if len(set(names)) < len(names):
+        raise InputError(f"two columns of the DataFrame have the same name: {', '.join(names)}.")
+    try:
+        table = pa.Table.from_pandas(frame.rename(columns=str), preserve_index=False)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise InputError(f"the DataFrame cannot be written as Parquet: {error}.") from error
+    file = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(None), file)
+    return file.getvalue(), ".parquet"
+
+
+def _jsonl(rows: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
+    try:
+        lines = [json.dumps(jsonable(dict(row)), ensure_ascii=False) for row in rows]
+    except TypeError as error:
+        raise InputError(f"a row cannot be written as JSON: {error}.") from error
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass"), ".jsonl"

@@ -1,0 +1,1 @@
+"""Fine-tuning as a stage, and what is done with its packages: evaluate, predict, generate."""

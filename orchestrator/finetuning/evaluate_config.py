@@ -1,0 +1,50 @@
+"""Settings of ``orchestrator evaluate``. Imports neither torch nor Ray."""
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from orchestrator.config import ClusterSection
+from orchestrator.config.command import CommandConfig
+from orchestrator.data.spec import DatasetSpec
+from orchestrator.errors import Problem
+
+Split = Literal["train", "validation", "test", "all"]
+
+
+class EvaluateConfig(CommandConfig):
+    """Measure a package on labelled rows, in this process."""
+
+    verb: ClassVar[str] = "evaluate"
+
+    package: str = Field(min_length=1)
+    """Package to measure: name, name@alias or name/v0001."""
+    data: DatasetSpec
+    """Labelled rows."""
+    split: Split | None = None
+    """Rows to answer. null: the test rows where the source has some, or where the package learned
+    from this source; else all rows."""
+    target: str | None = None
+    """Head to measure; null: the one that the package was made for."""
+    compare: str | None = None
+    """Another package to compare with on the same rows; its labels must be the same."""
+    compare_target: str | None = None
+    """Head of the other package; null: the one of the same name, else its default."""
+    worst_rows: int = Field(20, ge=0)
+    """Rows with the worst answers to list."""
+    max_length: int | None = Field(None, ge=4)
+    """Longest text in tokens; longer ones are cut. null: the limit of the package."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda or cuda:1."""
+    threads: int = Field(1, ge=1)
+    """Threads of the model."""
+    cache: str | None = None
+    """Folder for prepared data; null: the user's cache."""
+
+    def problems(self) -> Iterable[Problem]:
+        """Refuse settings that have no effect."""
+        if self.cluster != ClusterSection():
+            yield Problem("cluster", "has no effect: evaluate runs in this process. Leave it out.")
+        if self.compare_target is not None and self.compare is None:
+            yield Problem("compare_target", "has no effect without compare. Set that, too.")
