@@ -1,7 +1,7 @@
 """Pre-training beside its peers: our worker, a bare torch loop, transformers' Trainer.
 
 One BERT-like model with equal first weights, the same batches in the same order, AdamW (fused) at
-a constant rate, gradients clipped to 1, no dropout, fp32, one thread a process. Ours and the bare
+a constant rate, gradients clipped to 1, no dropout, fp32, one thread per process. Ours and the bare
 loop train our module; the Trainer trains transformers' BertForMaskedLM, with the same loss to show
 for it. All contenders are alive at once and train in turns, a few steps each, so that other load
 on the machine falls on all; what counts are the ratios. CPU seconds are those of all processes of a
@@ -180,8 +180,8 @@ def report(options: argparse.Namespace) -> str:
         f"--steps {options.steps}`",
         "",
         f"BERT of {given['parameters'] / 1e6:.1f} M parameters ({LAYERS} layers of {WIDTH}), "
-        f"batches of {BATCH} × {LENGTH} tokens, fp32, one thread a process. What is compared, and "
-        "how: the first lines of the script.",
+        f"batches of {BATCH} × {LENGTH} tokens, fp32, one thread per process. The first lines of "
+        "the script say what is compared, and how.",
         "",
     ]
     goal_lines = [] if options.only else goals(runners, options.steps, starts)

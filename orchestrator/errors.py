@@ -20,7 +20,7 @@ class StageError(OrchestratorError):
 
 
 class InputError(OrchestratorError):
-    """What the user gave (a file, a data set, a name, a resource request) cannot be used."""
+    """A user's input (a file, a data set, a name, a resource request) cannot be used."""
 
     exit_code = 2
 

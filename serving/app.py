@@ -57,7 +57,7 @@ def build(args: Arguments) -> Application:
 
 
 def _in_serve_run() -> bool:
-    """Whether the ``serve run`` command calls, which builds before it connects to Ray."""
+    """Return whether the ``serve run`` command calls, which builds before it connects to Ray."""
     return not ray.is_initialized() and sys.argv[1:2] == ["run"]
 
 
@@ -80,7 +80,7 @@ def _for_command_line(error: OrchestratorError) -> Exception:
 
 
 class _Shown(click.ClickException):
-    """What the ``serve`` command prints as one line, ending with this project's exit code."""
+    """Error that the ``serve`` command prints as one line, with this project's exit code."""
 
     def __init__(self, error: OrchestratorError) -> None:
         super().__init__(str(error))

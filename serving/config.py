@@ -15,7 +15,7 @@ from orchestrator.errors import Problem
 
 
 class Limits(StrictModel):
-    """What one replica accepts; names and defaults are those of Text Embeddings Inference."""
+    """Limits of one replica; names and defaults are those of Text Embeddings Inference."""
 
     max_concurrent_requests: int = Field(512, ge=1)
     """Requests in flight and queued; more are answered 429."""
@@ -28,13 +28,13 @@ class Limits(StrictModel):
     max_json_depth: int = Field(32, ge=2)
     """Deepest nesting of a request body."""
     request_timeout_s: float = Field(30.0, gt=0)
-    """From the whole body to the whole answer."""
+    """Limit from the complete body to the complete answer."""
     body_timeout_s: float = Field(10.0, gt=0)
-    """From the headers to the whole body."""
+    """Limit from the headers to the complete body."""
 
 
 class Batching(StrictModel):
-    """How requests of several clients share one run of the model."""
+    """Batching of requests of several clients into one run of the model."""
 
     max_batch_size: int = Field(32, ge=1)
     """Requests in one batch."""
@@ -43,7 +43,7 @@ class Batching(StrictModel):
 
 
 class Autoscaling(StrictModel):
-    """How many replicas there are; passed to Ray Serve's autoscaler."""
+    """Number of replicas; passed to Ray Serve's autoscaler."""
 
     min_replicas: int = Field(1, ge=0)
     """Fewest replicas; 0 lets an idle service disappear and pay a cold start."""
@@ -54,9 +54,9 @@ class Autoscaling(StrictModel):
     max_ongoing_requests: int = Field(64, ge=1)
     """Requests in flight per replica; the rest wait at the proxy."""
     upscale_delay_s: float = Field(5.0, ge=0)
-    """How long the load is high before a replica is added."""
+    """Seconds that the load must be high before a replica is added."""
     downscale_delay_s: float = Field(60.0, ge=0)
-    """How long the load is low before a replica is removed."""
+    """Seconds that the load must be low before a replica is removed."""
     look_back_period_s: float = Field(15.0, gt=10)
     """Window the load is averaged over; Ray Serve reports the load every 10 s."""
 
@@ -76,7 +76,7 @@ class Autoscaling(StrictModel):
 
 
 class ServingConfig(StrictModel):
-    """Which package is served, and how."""
+    """Package that is served, and settings of the server."""
 
     model: str = Field(min_length=1)
     """Package: ``name``, ``name@alias`` or ``name/v0001``."""
@@ -85,11 +85,11 @@ class ServingConfig(StrictModel):
     target: str | None = None
     """Classification target answered by default; null takes the package's first."""
     limits: Limits = Limits()
-    """What a replica accepts."""
+    """Limits of a replica."""
     batching: Batching = Batching()
-    """How requests share a run of the model."""
+    """Batching of requests."""
     autoscaling: Autoscaling = Autoscaling()
-    """How many replicas there are."""
+    """Number of replicas."""
     cpus_per_replica: float = Field(1.0, gt=0)
     """CPU cores reserved for each replica, and the number of threads its model uses."""
     gpus_per_replica: float = Field(0.0, ge=0)

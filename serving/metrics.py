@@ -32,7 +32,7 @@ EXPORTED: Final = frozenset(
 
 
 class Recorder(Protocol):
-    """Where the guard and the service report what happened."""
+    """Sink for the events of the guard and the service."""
 
     def observe(self, route: str, code: int, seconds: float) -> None:
         """Count one finished request; ``code`` 499: the client went away first."""

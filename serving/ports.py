@@ -12,7 +12,7 @@ from orchestrator.errors import InputError
 _NOT_OURS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 ANSWER_TIMEOUT_S: Final = 2.0
 SUGGESTED: Final = 20
-"""How many following ports are tried for a suggestion."""
+"""Number of following ports that are tried for a suggestion."""
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -37,7 +37,7 @@ def require_free_port(host: str, port: int) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
+    """Return whether only this machine reaches the address."""
     if host == "localhost":
         return True
     try:
@@ -47,7 +47,7 @@ def is_loopback(host: str) -> bool:
 
 
 def answers_as_serve(host: str, port: int) -> bool:
-    """Whether a Ray Serve proxy answers there: starting again will update it."""
+    """Return whether a Ray Serve proxy answers there: starting again will update it."""
     connection = http.client.HTTPConnection(host, port, timeout=ANSWER_TIMEOUT_S)
     try:
         connection.request("GET", "/-/healthz")

@@ -38,7 +38,7 @@ class Plan:
 
     @property
     def url(self) -> str:
-        """Where the application answers."""
+        """Address of the application."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}{self.route_prefix.rstrip('/')}"
 

@@ -16,7 +16,7 @@ LONG = (
     "test_pretrain.py",
     "test_engines.py",
 )
-"""Of the others, run first: two processes that take files in turn then end at the same time."""
+"""Run first among the others: two processes that take files in turn then end together."""
 
 
 def pytest_collection_modifyitems(items):

@@ -1,1 +1,1 @@
-"""What `benchmarks/pretraining.py` compares: the contenders, and how long they take to start."""
+"""Contenders of `benchmarks/pretraining.py`, and the time that each takes to start."""

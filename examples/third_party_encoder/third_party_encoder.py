@@ -26,7 +26,7 @@ class DeepSetsEncoder(Encoder):
 
         @property
         def visibility(self) -> Visibility:
-            """What an output knows of the sequence."""
+            """Inputs that an output depends on."""
             return "everything"
 
     def __init__(self, config: Config, dimensions: Dimensions) -> None:

@@ -120,7 +120,7 @@ class Worker:
         Nothing milder helps: the main thread waits in a collective that cannot be cancelled.
         """
         message = (
-            f"rank {self.rank}: a step has taken {seconds:.0f} s and is taken for hung. If steps "
+            f"rank {self.rank}: a step has taken {seconds:.0f} s and is treated as hung. If steps "
             "of this job do take so long, raise train.hang_timeout_s and start it again"
         )
         logger.error("%s; all threads follow", message)
@@ -130,7 +130,7 @@ class Worker:
         os._exit(HUNG)
 
     def should_stop(self) -> bool:
-        """Whether the driver asked to stop.
+        """Return whether the driver asked to stop.
 
         Only rank 0 ever says yes: the training loop turns one rank's yes into everybody's.
         """
@@ -229,7 +229,7 @@ class Worker:
         return int(tensor.item())
 
     def all_ranks(self, succeeded: bool) -> bool:
-        """Whether every rank passes True; collective."""
+        """Return whether every rank passes True; collective."""
         if self.world == 1:
             return succeeded
         tensor = torch.tensor([float(not succeeded)], device=self.device)

@@ -18,7 +18,7 @@ class Failure(StrictModel):
     message: str
     """Its text."""
     traceback: str
-    """Where it was raised."""
+    """Traceback of the error."""
     source: str | None = None
     """File of a config that is wrong."""
     places: tuple[tuple[str, str], ...] = ()

@@ -33,7 +33,7 @@ OnResult = Callable[[str, dict[str, Any]], None]
 
 
 class EpochTrial(Protocol):
-    """What a trial class offers; it is made from one JSON payload."""
+    """Interface of a trial class; it is made from one JSON payload."""
 
     def step(self) -> dict[str, Any]:
         """Advance one epoch; ``done`` in the result ends the trial."""
@@ -52,7 +52,7 @@ class PausingScheduler(Protocol):
     """A Tune ``TrialScheduler`` that pauses trials and resumes them later."""
 
     def is_open(self) -> bool:
-        """Whether a paused trial may still be resumed."""
+        """Return whether a paused trial may still be resumed."""
         ...
 
 
@@ -86,7 +86,7 @@ class EpochTrainable(tune.Trainable):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class TrialOutcome:
-    """How a trial ended: its last result, or its error."""
+    """Outcome of a trial: its last result, or its error."""
 
     result: dict[str, Any]
     error: str | None

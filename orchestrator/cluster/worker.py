@@ -28,7 +28,7 @@ ORPHAN_POLL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What the driver hands to every worker of a launch.
+    """Work that the driver hands to every worker of a launch.
 
     Attributes:
         worker: The stage's function, ``module:function``.
@@ -51,7 +51,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a worker ended.
+    """Outcome of a worker.
 
     Attributes:
         result: Rank 0's result as JSON; None on the other ranks, and when the worker gave up

@@ -15,7 +15,7 @@ Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
 
 
 class RunSection(StrictModel):
-    """Where a run keeps its state and where its package goes."""
+    """Folders of a run: its state, and the zoo that its package goes to."""
 
     name: Name
     """Name of the run; the same name continues where it stopped."""
@@ -36,7 +36,7 @@ class RunSection(StrictModel):
 
 
 class ClusterSection(StrictModel):
-    """Which Ray cluster a job runs on and how much of it."""
+    """The Ray cluster of a job, and the resources it takes there."""
 
     address: str | None = None
     """Address of a running cluster; null takes RAY_ADDRESS, else starts Ray on this machine."""
@@ -47,8 +47,8 @@ class ClusterSection(StrictModel):
     gpus_per_worker: float = Field(0, ge=0)
     """GPUs reserved for each worker."""
     max_failures: int = Field(3, ge=0)
-    """How many failures of workers without a new checkpoint in between a job recovers from; lost
-    hosts count apart."""
+    """Maximum worker failures in a row, without a new checkpoint in between, that a job recovers
+    from; lost hosts are counted separately."""
 
 
 class ElasticClusterSection(ClusterSection):
@@ -60,7 +60,7 @@ class ElasticClusterSection(ClusterSection):
     max_workers: int | None = Field(None, ge=1)
     """Grow up to this many workers when the cluster has room; null: always `workers`."""
     resize_interval_s: float = Field(60.0, gt=0)
-    """How often a running job looks for room to grow; each change goes back to a checkpoint."""
+    """Seconds between two checks for free resources; each resize goes back to a checkpoint."""
 
     @model_validator(mode="before")
     @classmethod
@@ -98,9 +98,9 @@ class JobResult(StrictModel):
     """The one JSON line a job prints last."""
 
     status: Literal["done", "checked", "interrupted", "failed", "refused"] = "done"
-    """How the job ended; refused: the package is committed, but its gate rejected it."""
+    """Final state of the job; refused: the package is committed, but its gate rejected it."""
     reasons: tuple[str, ...] = Field((), exclude_if=lambda reasons: not reasons)
-    """Why the package is refused."""
+    """Reasons of a refusal."""
     package: str | None = None
     """Reference of the committed package, like ``name/v0001``."""
     metrics: dict[str, JsonValue] = Field(default_factory=dict)

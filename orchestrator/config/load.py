@@ -17,7 +17,7 @@ from orchestrator.errors import ConfigError, Problem
 ModelT = TypeVar("ModelT", bound=StrictModel)
 
 COMMAND_LINE = "command line"
-"""What a config without a file is called in messages."""
+"""Name in messages for a config without a file."""
 
 
 def load_config(

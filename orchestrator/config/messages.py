@@ -33,7 +33,7 @@ _SHAPES = {
     "path_type": "a path",
     "finite_number": "a finite number",
 }
-"""What a value should have been, for the errors that say no more than that."""
+"""Expected kind of value, for the errors that say no more than that."""
 
 _LIMITS: dict[str, Callable[[Context], str]] = {
     "greater_than": lambda c: f"must be greater than {c['gt']}",

@@ -12,7 +12,7 @@ from orchestrator.training.events import Event
 from orchestrator.training.history import HistoryRow
 
 MATRIX_FILE = "evaluation/accuracy_matrix.json"
-"""Where a package holds its :class:`StreamEvaluation`."""
+"""Path of the :class:`StreamEvaluation` in a package."""
 
 MatrixRows = tuple[tuple[float | None, ...], ...]
 """``R[i][j]``: test accuracy on task j after learning task i; null where not measured."""

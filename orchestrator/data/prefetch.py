@@ -21,7 +21,7 @@ Ask = tuple[int, int, int]
 
 
 class Source(Protocol):
-    """What ``StepSource`` does."""
+    """Source of micro-batches, as ``StepSource`` is."""
 
     def window(self, step: int, rank: int, world: int) -> list[Batch]:
         """Return the micro-batches of a step for one rank."""

@@ -199,7 +199,7 @@ class WeightedSource(StrictModel):
     """One data set of a mixture."""
 
     data: DatasetSpec
-    """Where the documents come from."""
+    """Source of the documents."""
     weight: PositiveFloat = 1.0
     """Its share of the training samples, relative to the others'."""
 
@@ -208,11 +208,11 @@ class CorpusConfig(StrictModel):
     """A corpus made ready for pre-training: tokenized and packed into blocks."""
 
     data: DatasetSpec = DatasetSpec()
-    """Where the documents come from."""
+    """Source of the documents."""
     mixture: tuple[WeightedSource, ...] = ()
     """Several sources with weights, in place of data."""
     tokenizer: TokenizerConfig = TokenizerConfig()
-    """How they are tokenized."""
+    """Tokenizer of the documents."""
     block_size: int = Field(64, ge=8)
     """Tokens of a block, which is one training sample."""
     packing: Literal["stream", "documents"] = "stream"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Item(NamedTuple):
-    """What a model is asked about.
+    """One input of a model.
 
     Attributes:
         text: The text, or the question.

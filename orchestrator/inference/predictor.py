@@ -130,7 +130,7 @@ class Predictor:
 
     @property
     def runtime(self) -> str:
-        """What runs the model."""
+        """Runtime of the model."""
         return self._model.runtime
 
     @property

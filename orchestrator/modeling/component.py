@@ -10,8 +10,8 @@ from orchestrator.config.registry import EntryConfig, Registry
 from orchestrator.errors import Problem
 
 Visibility = Literal["past", "everything", "halves"]
-"""What an output vector depends on: its position and earlier ones; all positions; the past in its
-first half and the future in its second."""
+"""Inputs that an output vector depends on: its position and earlier ones; all positions; the past
+in its first half and the future in its second."""
 
 DEFAULT_SAVED_ACTIVATIONS = 32
 """Saved activations per position (in hidden sizes) of components that do not report their own."""
@@ -83,7 +83,7 @@ class EmbeddingConfig(ComponentConfig):
 
     @property
     def word_table(self) -> str | None:
-        """Where the module with the word table is, below this part; null: there is none."""
+        """Path from this part to the module with the word table; None: there is none."""
         return None
 
     @property
@@ -109,7 +109,7 @@ class EncoderConfig(ComponentConfig):
 
     @property
     def visibility(self) -> Visibility | None:
-        """What an output knows of the sequence; None: not said, nothing is checked."""
+        """Inputs that an output depends on; None: unknown, nothing is checked."""
         return None
 
     def saved_activations(self, dimensions: Dimensions, length: int) -> int:

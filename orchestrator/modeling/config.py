@@ -43,16 +43,16 @@ VISIBILITIES: dict[Visibility | None, str] = {
     "everything": "every position",
     "halves": "the past in one half and the future in the other",
 }
-"""What an encoder's output knows, in words."""
+"""Visibility of an encoder's output, in words."""
 
 LOOKS_AHEAD = "The part convpos reads later positions, which hold"
-"""Why a part of an embedding cannot be used."""
+"""Reason why a part of an embedding cannot be used."""
 
 ADVICE: dict[Visibility | None, str] = {
     "past": "Use `mask: causal`, a recurrent encoder in one direction, or the target `mlm`.",
     "halves": "Use birnn, bilstm or bigru.",
 }
-"""Where to find an encoder with that visibility."""
+"""Options that give an encoder that visibility."""
 
 
 class StreamSizes(StrictModel):
@@ -84,16 +84,16 @@ class ModelConfig(StrictModel):
     initializer_range: PositiveFloat = 0.02
     """Standard deviation of new weights."""
     initialization: Literal["normal", "gpt2", "t5", "clip"] = "normal"
-    """Which new weights have another standard deviation: none; outputs into the residual stream
-    (GPT-2); most, by the number of inputs (T5); most, by width and depth (CLIP)."""
+    """Scheme of new weights, by those whose standard deviation differs: none; outputs into the
+    residual stream (GPT-2); most, by the number of inputs (T5); most, by width and depth (CLIP)."""
     embedding: EmbeddingStackConfig = EmbeddingStackConfig()
-    """What turns the input into vectors."""
+    """Embedding of the input."""
     encoder: Annotated[EncoderConfig, Choice(encoders)]
-    """What reads the whole sequence."""
+    """Encoder of the whole sequence."""
     target_embedding: EmbeddingStackConfig | None = None
-    """What turns the decoder's input (`decoder_input_ids`) into vectors."""
+    """Embedding of the decoder's input (`decoder_input_ids`)."""
     decoder: Annotated[DecoderConfig, Choice(decoders)] | None = None
-    """What reads the encoder's output and writes the target sequence."""
+    """Decoder of the target sequence; reads the encoder's output."""
     share_embedding: bool = False
     """Use one word table for the embedding and the target embedding (T5, BART)."""
     target: tuple[Target, ...] = ()

@@ -40,7 +40,7 @@ NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a module stands.
+    """Place of a module in the model.
 
     Attributes:
         std: The model's ``initializer_range``.

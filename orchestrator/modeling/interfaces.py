@@ -38,7 +38,7 @@ def first_frames(lengths: Tensor, count: int) -> Tensor:
 
 
 class Streams(NamedTuple):
-    """What the two streams of a dual model hand on: vectors, or masks."""
+    """Vectors, or masks, of the two streams of a dual model."""
 
     first: Tensor
     second: Tensor

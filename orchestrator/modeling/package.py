@@ -128,7 +128,7 @@ def read_state(folder: Path, dtype: torch.dtype | None = torch.float32) -> dict[
 
 
 def has_weights(names: Container[str]) -> bool:
-    """Whether the files of a package, by their names, include weights that can be read here."""
+    """Return whether the file names of a package include weights that can be read here."""
     return WEIGHTS in names or INDEX in names
 
 

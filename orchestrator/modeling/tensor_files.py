@@ -136,7 +136,7 @@ class TensorReader:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a tensor goes: a file, the byte where it begins, and what it must be."""
+    """Destination of a tensor: a file, its first byte, and the expected shape and type."""
 
     file: str
     begin: int

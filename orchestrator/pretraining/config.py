@@ -18,7 +18,7 @@ PREFETCHED = 2  # steps ahead where pictures or sounds are decoded
 
 
 class StartSection(StrictModel):
-    """Where a run starts when it does not start from nothing; exactly one place is given."""
+    """Starting point of a run that does not start from nothing; exactly one is given."""
 
     run: Name | None = None
     """Name of another run in run.dir: everything is taken from its checkpoint (a branch)."""
@@ -27,7 +27,7 @@ class StartSection(StrictModel):
     package: str | None = None
     """Package of run.zoo, like bert@champion: its weights are taken, and training begins at 0."""
     step: Annotated[int, Field(ge=1)] | Literal["latest"] = "latest"
-    """Which checkpoint of the run."""
+    """Step of the checkpoint of that run."""
 
     def problems(self) -> Iterable[Problem]:
         """One place, and a step only where there are several."""
@@ -40,7 +40,7 @@ class StartSection(StrictModel):
 
 
 class TrainingSection(TrainConfig):
-    """How the model is trained and how it is measured on held-out blocks."""
+    """Training, and evaluation on held-out blocks."""
 
     eval_batch_size: int = Field(64, ge=1)
     """Blocks of one evaluation pass of one worker."""
@@ -68,12 +68,12 @@ class TrainingSection(TrainConfig):
 
 
 class PackageSection(StrictModel):
-    """What the result is called in the zoo."""
+    """Name and license of the result in the zoo."""
 
     name: Name
     """Name of the package; each run that finishes makes its next version."""
     licence: str | None = None
-    """SPDX identifier of the licence."""
+    """SPDX identifier of the license."""
 
 
 class PretrainConfig(JobConfig):
@@ -82,7 +82,7 @@ class PretrainConfig(JobConfig):
     data: CorpusConfig = CorpusConfig()
     """The corpus and its tokenizer, or labelled rows."""
     samples: Samples | None = None
-    """How samples are made of it; null: in the usual way for the model's targets."""
+    """Samples made of the corpus; null: the usual ones for the model's targets."""
     model: ModelConfig
     """The model: five components by name. vocab_size 0 takes the tokenizer's."""
     train: TrainingSection = TrainingSection()
@@ -118,7 +118,7 @@ class PretrainConfig(JobConfig):
 
     @property
     def chosen_samples(self) -> SampleConfig:
-        """How samples are made.
+        """Return the settings of the samples.
 
         Raises:
             ConfigError: There are no samples for the model's targets.

@@ -135,7 +135,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What of a job matters on paper.
+    """The parts of a job that an estimate needs.
 
     Attributes:
         config: Its settings; engine type and stage are varied, the rest of the engine is kept.

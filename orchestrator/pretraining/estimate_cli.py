@@ -119,7 +119,7 @@ def _assumptions(job: "Job", accelerator: str) -> list[str]:
         "memory = weights + masters + optimizer + buffers + max(backward pass, optimizer step), "
         "formulas in orchestrator/pretraining/estimate_memory.py; it holds for the largest "
         "micro-batch that fits and divides a worker's share ('micro-batch': size × number).",
-        "  on paper (Rajbhandari et al. 2020, w + g + k bytes a parameter): stage 0 (w+g+k)N, "
+        "  on paper (Rajbhandari et al. 2020, w + g + k bytes per parameter): stage 0 (w+g+k)N, "
         "1 (w+g+k/workers)N, 2 (w+(g+k)/workers)N, 3 (w+g+k)N/workers.",
         "batch = train.global_batch_size, or the next multiple of the workers.",
         f"step = operations / (workers × peak × MFU), MFU {job.mfu:g}, "
@@ -129,6 +129,6 @@ def _assumptions(job: "Job", accelerator: str) -> list[str]:
         "sent/step = values × bytes, N trained parameters, a micro-batches a worker: stages 0 and "
         "1 2N, stage 2 (1+a)N, stage 3 3aN (with a = 1 the paper's 2N, 2N, 2N, 3N); 4 bytes in "
         "fp32 and at stage 0, else 2.",
-        "Every worker builds the whole model in fp32 before it is cut: 4 bytes a parameter of host "
-        "memory at the start.",
+        "Every worker builds the whole model in fp32 before it is sharded: 4 bytes per parameter "
+        "of host memory at the start.",
     ]

@@ -1,8 +1,8 @@
 """Memory of one worker during training, by formula.
 
-N parameters of which T are trained, the largest has L, the largest block B and everything outside
-of blocks R; w workers; b bytes a weight in passes (4, in bf16 and fp16 under ZeRO 2); s bytes of
-optimizer state a trained parameter (AdamW 8); A bytes of activations of one micro-batch.
+N parameters; T are trained, the largest has L, the largest block B and everything outside
+of blocks R; w workers; b bytes per weight in passes (4, in bf16 and fp16 under ZeRO 2); s bytes of
+optimizer state per trained parameter (AdamW 8); A bytes of activations of one micro-batch.
 
 Kept between steps:
 

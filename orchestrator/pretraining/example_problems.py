@@ -16,12 +16,12 @@ from orchestrator.pretraining.model_inputs import inputs_of, reader_of, streams_
 
 
 def reads_pictures(model: ModelConfig) -> bool:
-    """Whether an input of a model is pictures."""
+    """Return whether an input of a model is pictures."""
     return any(isinstance(reader_of(stack), ImageConfig) for stack in streams_of(model))
 
 
 def reads_sounds(model: ModelConfig) -> bool:
-    """Whether a model's input is sounds."""
+    """Return whether a model's input is sounds."""
     return inputs_of(model).sound is not None
 
 
@@ -53,7 +53,7 @@ def example_problems(
 
 
 def _column(stack: EmbeddingStackConfig) -> str:
-    """What a stack reads."""
+    """Return the kind of input that a stack reads."""
     part = reader_of(stack)
     if isinstance(part, ImageConfig):
         return "picture"

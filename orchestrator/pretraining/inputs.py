@@ -46,7 +46,7 @@ AnyCorpus = Corpus | LabelledCorpus | ExampleCorpus
 
 @dataclass(frozen=True, eq=False)
 class PretrainInputs:
-    """What a job reads.
+    """Inputs of a job.
 
     Attributes:
         config: The job.
@@ -60,7 +60,7 @@ class PretrainInputs:
 
     @property
     def task(self) -> dict[str, JsonValue]:
-        """What the manifest of the package says of its inputs and answers."""
+        """Inputs and outputs for the manifest of the package."""
         names = self.corpus.label_names if isinstance(self.corpus, LabelledCorpus) else ()
         labels: dict[str, JsonValue] = {}
         if names:  # numbers have none

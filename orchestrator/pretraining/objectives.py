@@ -42,7 +42,7 @@ USUAL: tuple[type[SampleConfig], ...] = (
 """Samples of targets that have only one kind; the first that fits all targets is taken."""
 
 OWN_LABELS = ("tags", "multilabel", "regression")
-"""Targets of rows whose label is no single class; the builtins have none."""
+"""Targets of rows that have no single class as their label; the builtins have none of them."""
 
 
 def labelled_targets(model: ModelConfig) -> list[str]:
@@ -94,17 +94,17 @@ def sample_problems(
 
 
 def _fits(kind: type[SampleConfig], targets: list[str]) -> bool:
-    """Whether samples of a kind have labels of all targets, and of each type at most once."""
+    """Return whether samples of a kind have labels of all targets, each type at most once."""
     known = set(kind.wants) | set(kind.also)
     wanted = [target for target in targets if target in kind.wants]
     return len(wanted) == 1 and set(targets) <= known and len(set(targets)) == len(targets)
 
 
 def _misfit(chosen: SampleConfig, targets: list[str]) -> str:
-    besides = f", besides {' or '.join(chosen.also)}" if chosen.also else ""
+    also = f", and optionally {' or '.join(chosen.also)}" if chosen.also else ""
     return (
         f"{chosen.type_name()!r} samples have labels of one target "
-        f"{' or '.join(chosen.wants)}{besides}; "
+        f"{' or '.join(chosen.wants)}{also}; "
         f"the model has {', '.join(targets) or 'none'}. Change model.target or samples.type."
     )
 

@@ -99,7 +99,7 @@ def expected_vocabulary(config: PretrainConfig) -> int:
 
 
 def _wordless(config: PretrainConfig) -> bool:
-    """Whether nothing is tokenized."""
+    """Return whether nothing is tokenized."""
     columns = config.chosen_samples.columns
     return config.reads_images or bool(columns and "text" not in columns)
 

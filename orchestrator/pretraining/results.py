@@ -48,7 +48,7 @@ class Summary(Measured):
     skipped_steps: int
     """Steps that the loss guard skipped."""
     rollbacks: int
-    """How often the run went back to a checkpoint."""
+    """Number of times that the run went back to a checkpoint."""
     train: dict[str, float]
     """Metrics of the last training interval."""
     validation: dict[str, float]
@@ -62,14 +62,14 @@ class Summary(Measured):
     world: int
     """Number of workers."""
     shard_elements: int
-    """Parameters of which rank 0 holds the master copy."""
+    """Parameters whose master copy rank 0 holds."""
 
 
 Trained = Annotated[Summary | Interrupted, Field(discriminator="stopped")]
 
 
 class LaunchResult(StrictModel):
-    """What the workers of a launch return: one result per model they began."""
+    """Results of the workers of a launch: one per model they began."""
 
     summaries: tuple[Trained, ...]
     """In the order of the jobs; the last one may be `Interrupted`."""
@@ -126,7 +126,7 @@ class Evaluation(Figures):
     data: str
     """Title of the data."""
     split: Literal["validation"] = "validation"
-    """What the figures were measured on."""
+    """Split that the figures were measured on."""
 
 
 def figures_of(

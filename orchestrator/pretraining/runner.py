@@ -171,7 +171,7 @@ def _launch(works: Sequence["_Work"]) -> None:
 
 
 class Start(StrictModel):
-    """Where a run started, resolved once: the names in its config may move on."""
+    """Resolved starting point of a run: the names in its config may move on."""
 
     package: str | None = None
     """Reference of the package whose weights it took."""
@@ -258,7 +258,7 @@ class _Work:
         return Watched(self.run.path, steps, self.config.tracking, self.mlflow)
 
     def interrupted(self, resumable: bool) -> None:
-        """Tell MLflow that training ended early."""
+        """Report to MLflow that training ended early."""
         if self.mlflow is not None and self.run.finished() is None:
             self.mlflow.finish("KILLED" if resumable else "FAILED")
 

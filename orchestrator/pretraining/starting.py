@@ -189,12 +189,12 @@ IDENTIFYING = ("block_size", "documents", "tokens", "blocks", "shards", "rows", 
 
 
 class Data(StrictModel):
-    """What a run folder records of the data that a run started with."""
+    """Record in a run folder of the data that the run started with."""
 
     sha256: str
     """Hash of what identifies the data."""
     size: str
-    """How much there is, for people."""
+    """Amount of data, for people."""
 
 
 def require_same_data(run: RunFolder, inputs: PretrainInputs) -> None:

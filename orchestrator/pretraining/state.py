@@ -7,7 +7,7 @@ from orchestrator.training.history import HistoryRow
 
 
 class Origin(StrictModel):
-    """What a checkpoint records of the run that wrote it, for runs that start from it."""
+    """Record of the run that wrote a checkpoint, for runs that start from it."""
 
     model: ModelConfig
     """The model, with the vocabulary filled in."""

@@ -14,7 +14,7 @@ from orchestrator.quantization.kinds import KindName
 from orchestrator.quantization.plans import PlanFile
 
 SCHEMA_VERSION: Final = 1
-"""Of the files in ``evaluation/``; files of earlier releases carry no number and are version 1."""
+"""Version of the files in ``evaluation/``; earlier releases wrote none, which means version 1."""
 PARETO_FILE: Final = "evaluation/pareto.json"
 REPORT_FILE: Final = "evaluation/quantization.json"
 PROBE_FILE: Final = "evaluation/probe.json"
@@ -229,7 +229,7 @@ class QuantizationReport(StrictModel):
     target: str
     """Classification target whose accuracy counts."""
     runtime: Runtime
-    """What executed the model."""
+    """Library that executed the model."""
     goal: GoalConfig
     """Bounds of the job."""
     plan: DeployedPlan

@@ -30,7 +30,7 @@ class BenchmarkConfig(JobConfig):
     datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
     """The benchmark sets; the later target of a selection must not be among them."""
     fine_tune: FineTuneConfig = FineTuneConfig()
-    """How each cell is trained; one validation score per epoch is recorded."""
+    """Training of each cell; one validation score per epoch is recorded."""
     matrix: str = Field("matrix.parquet", pattern=r"\.parquet$")
     """File of the performance matrix; an existing one is completed."""
 
@@ -89,7 +89,7 @@ class SelectConfig(JobConfig):
     halving: HalvingConfig = HalvingConfig()
     """Phase two."""
     fine_tune: FineTuneConfig = FineTuneConfig()
-    """How candidates and the winner are trained; use the benchmark's settings."""
+    """Training of the candidates and the winner; use the benchmark's settings."""
     package: Name
     """Name of the package that the winner becomes."""
 

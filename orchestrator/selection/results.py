@@ -40,11 +40,11 @@ class JournalRow(StrictModel):
     finished_at: float = 0.0
     """Unix time at which the state of this epoch was committed."""
     error: str = ""
-    """Why the trial failed."""
+    """Reason of the failure."""
 
 
 class EpochResult(JournalRow):
-    """What a trial reports after one epoch: the row of the journal and the validation loss."""
+    """Report of a trial after one epoch: the row of the journal and the validation loss."""
 
     loss: float | None = None
     """Validation loss; null where none was measured."""
@@ -73,7 +73,7 @@ class Recalled(StrictModel):
     model: str
     """Model id."""
     score: float
-    """What it was ranked by; larger is better."""
+    """Score that it was ranked by; larger is better."""
     reason: str
     """Prior, cluster and proxy in words."""
     kept: bool
@@ -99,15 +99,15 @@ class RankedModel(StrictModel):
     model: str
     """Model id."""
     status: Literal["winner", "dropped", "not recalled", "failed"]
-    """How its selection ended."""
+    """Outcome of its selection."""
     reason: str
-    """Why, in words."""
+    """Reason, in words."""
     epochs: int
     """Epochs it was trained."""
     validation: tuple[float, ...]
     """Validation score after each of them."""
     recall_score: float
-    """What recall ranked it by."""
+    """Score that recall ranked it by."""
 
 
 class BracketCell(StrictModel):
@@ -232,7 +232,7 @@ class SelectionReport(StrictModel):
     schema_version: Literal[1] = 1
     """Format of the file."""
     target: TargetSummary
-    """What was selected for."""
+    """Data set that was selected for."""
     winner: str
     """Model id of the winner."""
     test_accuracy: float
@@ -262,7 +262,7 @@ class SelectionReport(StrictModel):
     ledger: Ledger
     """Cost."""
     warnings: tuple[str, ...]
-    """What to know before trusting the result."""
+    """Warnings to read before trusting the result."""
 
     @classmethod
     def read(cls, path: Path) -> "SelectionReport":

@@ -44,7 +44,7 @@ def commit_folder(
     Args:
         staged: Folder with the files; it is gone afterwards, and left where it is on failure.
         final: Local path, or a URI where nothing is committed yet.
-        manifest: The manifest besides ``files``: relative path → sha256 and bytes.
+        manifest: The manifest without ``files``: relative path → sha256 and bytes.
         manifest_name: Name of the manifest file.
 
     Raises:

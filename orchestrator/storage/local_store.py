@@ -21,7 +21,7 @@ from orchestrator.storage.temporary import (
 )
 
 LOCK_DEADLINE_S = 60.0
-"""How long a writer waits for another one's lock."""
+"""Seconds that a writer waits for the lock of another one."""
 
 
 class LocalStore:

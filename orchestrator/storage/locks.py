@@ -39,7 +39,7 @@ class Holder(StrictModel):
     host: str = "?"
     """Name of its machine."""
     since: int = 0
-    """When it took the lock, in seconds since the epoch."""
+    """Time when it took the lock, in seconds since the epoch."""
 
     def __str__(self) -> str:
         if self.pid is None:

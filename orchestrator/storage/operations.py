@@ -1,6 +1,6 @@
 """Every operation that changes stored state, and nothing else.
 
-Commits, aliases and journals are sequences of these operations. A hook sees each one before it
+Commits, aliases and journals are sequences of file operations. A hook sees each one before it
 happens; a test that ends the process inside the hook has killed the writer between two operations.
 """
 

@@ -17,7 +17,7 @@ from orchestrator.storage.temporary import GRACE_S, is_temporary
 from orchestrator.storage.uris import remote_filesystem
 
 LOCK_DEADLINE_S = 60.0
-"""How long a writer waits for another one's lock."""
+"""Seconds that a writer waits for the lock of another one."""
 LEASE_S = 20.0
 """A lock object that did not change for this long belongs to a dead process."""
 

@@ -36,10 +36,10 @@ class TaskConfig(EntryConfig):
 
 
 class HeadOptions(StrictModel):
-    """What a new head may be told, whatever its kind; a kind uses what applies to it."""
+    """Options of a new head, for all kinds; a kind uses those that apply to it."""
 
     pooling: Pooling = "mean"
-    """How the vectors of a sequence become one."""
+    """Pooling of the vectors of a sequence into one."""
     hidden: bool = False
     """Put a linear layer and tanh below the output layer."""
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What a model reached on rows of a task.
+    """Metrics of a model on rows of a task.
 
     Attributes:
         task: Which task.

@@ -1,4 +1,4 @@
-"""From logits to probabilities, in NumPy and float64: the one home of softmax and sigmoid."""
+"""Logits to probabilities, in NumPy and float64: softmax and sigmoid."""
 
 import numpy as np
 

@@ -42,7 +42,7 @@ def keep_average(optimizer: Optimizer, decay: float) -> None:
 
 
 def keeps_average(optimizer: Optimizer) -> bool:
-    """Whether :func:`keep_average` was called for an optimizer."""
+    """Return whether :func:`keep_average` was called for an optimizer."""
     return AVERAGE in optimizer.defaults
 
 

@@ -1,6 +1,6 @@
 """Settings of training: batch sizes, optimizer, schedule, engine. Imports neither torch nor ray.
 
-Where the figures of a run are written besides its ``history.parquet``. Imports nothing heavy.
+The figures of a run also go to ``history.parquet``. Imports nothing heavy.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class OptimizerConfig(StrictModel):
-    """Which optimizer, and its numbers; weight decay is decoupled in all of them."""
+    """Optimizer and its hyperparameters; weight decay is decoupled in all of them."""
 
     type: Literal["adamw", "adamw8bit", "lion", "lamb", "adafactor"] = Field(
         "adamw",
@@ -100,7 +100,7 @@ Shape = Literal[
 
 
 class ScheduleConfig(StrictModel):
-    """How the learning rate moves over the optimizer steps (``training/schedules.py``)."""
+    """Learning rate schedule over the optimizer steps (``training/schedules.py``)."""
 
     type: Shape = Field(
         "linear",
@@ -138,7 +138,8 @@ class ScheduleConfig(StrictModel):
         released = self.type == "infinite" and self.decay_steps is not None
         if (self.type == "tri_stage" or released) and not self.final_ratio:
             yield Problem(
-                "final_ratio", f"0.0 is no end of {self.type}'s exponential decay. Use 0.01"
+                "final_ratio",
+                f"{self.type}'s exponential decay cannot end at 0.0. Use 0.01",
             )
 
 
@@ -177,7 +178,7 @@ class TrainConfig(StrictModel):
     hang_timeout_s: float = Field(
         60.0,
         gt=0,
-        description="A step that takes longer than this, and 20 times the usual, is taken for "
+        description="A step that takes longer than this, and 20 times the usual, is treated as "
         "hung: the workers start again from the last checkpoint.",
     )
     early_stopping: EarlyStoppingConfig | None = Field(
@@ -229,7 +230,7 @@ class FineTuneConfig(StrictModel):
     hidden: bool = Field(False, description="Put a tanh layer below the classifier.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate before the classifier.")
     max_train_rows: int | None = Field(None, ge=1, description="Use only this many training rows.")
-    max_eval_rows: int | None = Field(None, ge=1, description="Use only this many rows a split.")
+    max_eval_rows: int | None = Field(None, ge=1, description="Use only this many rows per split.")
     freeze: tuple[str, ...] = Field(
         (), description="Parameters that stay as they are, by name: embedding, encoder.layers.0, *"
     )
@@ -295,7 +296,7 @@ class MlflowConfig(StrictModel):
 
 
 class TrackingSection(StrictModel):
-    """Who is told how training goes."""
+    """Receivers of the progress of training."""
 
     tensorboard: bool = True
     """Write TensorBoard event files into the run's folder."""

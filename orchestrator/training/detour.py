@@ -23,7 +23,7 @@ class Detour:
         self.jumps = list(jumps)
 
     def around(self, first: int, failed: int) -> None:
-        """From step ``first`` on, skip everything that steps up to ``failed`` have read."""
+        """Skip, starting at step ``first``, everything that steps up to ``failed`` have read."""
         self.jumps.append((first, self.actual(failed) - self.actual(first) + 1))
 
     def actual(self, step: int) -> int:

@@ -25,7 +25,7 @@ Device = Annotated[Literal["cpu"] | None, BeforeValidator(_device)]
 
 
 class OffloadConfig(StrictModel):
-    """What waits in the host's memory while it is not used (Ren et al. 2021, ZeRO-Offload).
+    """State that is offloaded to the host's memory (Ren et al. 2021, ZeRO-Offload).
 
     On a machine without an accelerator the same code runs and nothing becomes smaller.
     """
@@ -48,7 +48,7 @@ class OffloadConfig(StrictModel):
 
 
 class LossScaleConfig(StrictModel):
-    """How the loss is scaled with precision fp16, whose smallest number is 6e-8."""
+    """Loss scaling with precision fp16, whose smallest number is 6e-8."""
 
     initial: float = Field(65536.0, ge=1, description="Factor at the start.")
     growth_steps: int = Field(
@@ -60,7 +60,7 @@ USUAL_SCALE = LossScaleConfig()
 
 
 class EngineConfig(StrictModel):
-    """Which engine runs the training steps, and in which number format."""
+    """Engine of the training steps, and its number format."""
 
     type: Literal["auto", "single", "ddp", "zero", "fsdp2"] = Field(
         "auto",
@@ -95,7 +95,7 @@ class EngineConfig(StrictModel):
 
     @property
     def sharding_stage(self) -> int:
-        """What is cut between workers: 0 nothing, 1 optimizer state, 2 gradients too, 3 all."""
+        """State sharded over workers: 0 none, 1 optimizer state, 2 gradients too, 3 all."""
         return {"zero": self.zero_stage, "fsdp2": 3}.get(self.type, 0)
 
     @property
@@ -131,7 +131,7 @@ class EngineConfig(StrictModel):
     def problems_with(
         self, workers: int, optimizer: "OptimizerConfig | None" = None
     ) -> Iterable[Problem]:
-        """What does not go together (paths relative to this section).
+        """Yield settings that contradict each other (paths relative to this section).
 
         A single engine cannot have more than one worker; Adafactor reads the rows and columns of
         whole matrices, which no worker of a sharded engine has.

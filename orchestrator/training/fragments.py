@@ -62,7 +62,7 @@ def _own(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where one fragment is stored, and which elements it holds; without a start: all of them."""
+    """Location of one fragment, and the elements it holds; without a start: all of them."""
 
     path: Path
     stored: str
@@ -146,7 +146,7 @@ class Fragments:
         return place.read() if shape == place.shape else self.read(key, 0, shape.numel())
 
     def is_scalar(self, key: str) -> bool:
-        """Whether a value belongs to a parameter as a whole, like the number of steps."""
+        """Return whether a value belongs to a parameter as a whole, like the number of steps."""
         return not self.shape(key)
 
     def read(self, key: str, start: int, numel: int) -> Tensor:

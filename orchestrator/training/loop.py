@@ -49,7 +49,7 @@ class NonFiniteError(StageError):
 
 
 class WindowSource(Protocol):
-    """Which samples make a step (``orchestrator.data``'s ``StepSource`` is one)."""
+    """Source of the samples of a step (``orchestrator.data``'s ``StepSource`` is one)."""
 
     def window(self, step: int, rank: int, world: int) -> list[Batch]:
         """Micro-batches of one rank for global step ``step`` (from 0)."""
@@ -62,7 +62,7 @@ class WindowSource(Protocol):
 
 @dataclass(slots=True)
 class TrainResult:
-    """How a run ended.
+    """Outcome of a run.
 
     Attributes:
         steps: Optimizer steps done since step 0, earlier parts of a resumed run included.
@@ -93,7 +93,7 @@ def descend(
 ) -> Metrics:
     """Clip, guard, step: the second half of every step function.
 
-    A loss or gradient norm that is not finite skips the step on all ranks alike (both numbers are
+    A loss or gradient norm that is not finite skips the step on every rank (both numbers are
     global) and leaves weights and optimizer untouched.
 
     Args:
@@ -131,7 +131,7 @@ def plain_step(max_grad_norm: float | None) -> StepFunction:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What the caller of :func:`train` wants to be told or asked; each is optional.
+    """Callbacks of :func:`train`; each is optional.
 
     All of them are called on every rank, at the same steps.
 
@@ -231,7 +231,7 @@ class _Run:
         return time.monotonic() - self._began
 
     def take(self, step: int, step_fn: StepFunction, window: Sequence[Batch]) -> Metrics:
-        """Take a step. One none of whose samples has a label is skipped, on all ranks alike.
+        """Take a step. A step without any label is skipped on every rank.
 
         A run that has begun would meet the same samples whenever it went on.
         """

@@ -2,7 +2,7 @@
 
 One implementation for every engine: the loss is multiplied before the backward pass, reduced fp32
 gradients are divided over shards. An overflow shows as a gradient norm that is not finite, which
-every rank sees alike, so all ranks take the same decisions without another collective.
+is the same on every rank, so all ranks take the same decisions without another collective.
 """
 
 import math

@@ -52,7 +52,7 @@ def factor(schedule: ScheduleConfig, step: int, max_steps: int) -> float:
 
 
 def _remaining(schedule: ScheduleConfig, progress: float) -> float:
-    """What is left of the decay after ``progress`` in [0, 1], from 1 down to 0."""
+    """Return the fraction that is left of the decay after ``progress`` in [0, 1]: from 1 to 0."""
     if schedule.type == "cosine_restarts" and progress < 1.0:
         progress = (progress * schedule.cycles) % 1.0
     if schedule.type in ("cosine", "cosine_restarts", "wsd"):

@@ -1,4 +1,4 @@
-"""When an evaluation was the best so far, and when there is no point in going on."""
+"""Best evaluation so far, and early stopping."""
 
 import math
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from orchestrator.training.config import EarlyStoppingConfig
 
 HIGHER_IS_BETTER = ("accuracy",)
-"""Beginnings of the names of metrics of which more is better; of all others less is."""
+"""Prefixes of the names of metrics to maximize; all others are minimized."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 FACTOR = 20.0
 """A step may take this many times the median of those before it."""
 REMEMBERED = 50
-"""Steps of which the median is taken."""
+"""Number of steps in the running median."""
 LOOKS_PER_LIMIT = 20
 
 

@@ -33,7 +33,7 @@ class StoredState(Protocol):
         ...
 
     def has(self, field: str) -> bool:
-        """Whether the caller's state has a field; states of different kinds are told apart so."""
+        """Return whether the caller's state has a field; this tells kinds of state apart."""
         ...
 
     def read(self, extra: type[Extra]) -> Extra:
@@ -108,7 +108,7 @@ class WorkerContext(Protocol):
         ...
 
     def all_ranks(self, succeeded: bool) -> bool:
-        """Whether every rank passes True; collective."""
+        """Return whether every rank passes True; collective."""
         ...
 
     def on_rank_zero(self, action: Callable[[], Found]) -> Found | None:
@@ -128,5 +128,5 @@ class WorkerContext(Protocol):
         ...
 
     def should_stop(self) -> bool:
-        """Whether the driver asked to stop; rank 0 alone answers True."""
+        """Return whether the driver asked to stop; rank 0 alone answers True."""
         ...

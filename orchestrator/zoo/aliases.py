@@ -1,4 +1,4 @@
-"""Names that move: ``latest``, ``candidate``, ``champion``, in one small file a package name.
+"""Names that move: ``latest``, ``candidate``, ``champion``, in one small file per package name.
 
 A pointer is a hint: readers verify what it points at. The file keeps its moves, so that a rollback
 knows where an alias was before.
@@ -34,17 +34,17 @@ class Move(StrictModel):
     alias: Name
     """The alias that moved."""
     version: Version
-    """Where it points since."""
+    """Version that the alias points to since then."""
     previous: Version | None = None
-    """Where it pointed before."""
+    """Version that the alias pointed to before."""
     at: AwareDatetime
-    """When, UTC."""
+    """Time of the change, UTC."""
     by: str | None = None
-    """Who moved it: the user's name on that machine."""
+    """Name of the user who moved it, on that machine."""
     forced: bool = False
     """Whether it moved to a package that the gate had rejected."""
     reason: str | None = None
-    """Why, in the words of whoever moved it; where it was forced, what the gate had said."""
+    """Reason that the user gave; for a forced move, the gate's reasons."""
 
 
 class Aliases(StrictModel):

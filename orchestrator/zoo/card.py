@@ -91,7 +91,7 @@ def _body(manifest: Manifest) -> str:
         ("Metrics", _metric_rows(manifest.metrics)),
         ("Made from", [(parent.ref, parent.manifest_sha256[:12]) for parent in manifest.parents]),
         ("Made with", _producer_rows(manifest)),
-        ("Licence", [("licence", manifest.licence or "not stated")]),
+        ("License", [("licence", manifest.licence or "not stated")]),
     ]
     for title, rows in sections:
         if rows:

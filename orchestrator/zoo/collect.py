@@ -13,7 +13,7 @@ KEEP = 3
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What a collection removes, or would remove.
+    """Versions and files that a collection removes, or would remove.
 
     Attributes:
         removed: References, sorted.

@@ -28,7 +28,7 @@ Drop = Annotated[float, Field(ge=0.0)]
 
 
 class Promotion(StrictModel):
-    """What a child must keep to be promoted."""
+    """Conditions under which a child is promoted."""
 
     max_drop: dict[str, Drop | dict[str, Drop]] = {DEFAULT: MAX_DROP}  # noqa: RUF012
     """Largest drop that is accepted: by task (``default`` for all others) a number for its primary
@@ -38,11 +38,11 @@ class Promotion(StrictModel):
     allow_unverified: tuple[str, ...] = ()
     """Tasks that may stay unverified."""
     statistic: Literal["bound", "mean"] = "bound"
-    """What is held against the limit: the one-sided 95 % bound of the drop, or the drop itself.
+    """Statistic compared with the limit: the one-sided 95 % bound of the drop, or the drop itself.
     The package states a ``mean``."""
 
     def problems(self) -> Iterable[Problem]:
-        """What is required cannot be allowed to be unknown."""
+        """Yield tasks that are both required and allowed to be unverified."""
         for name in sorted({*self.require} & {*self.allow_unverified}):
             yield Problem("allow_unverified", f"{name!r} is also in require. Remove one of them.")
 
@@ -62,7 +62,7 @@ class Verdict(StrictModel):
     reasons: tuple[str, ...] = ()
     """Every reason to refuse it."""
     notes: tuple[str, ...] = ()
-    """What was allowed by name, or judged by the mean."""
+    """Tasks that were allowed by name, or judged by the mean."""
 
 
 def judge(parent: Suite | None, child: Suite, promotion: Promotion) -> Verdict:

@@ -47,7 +47,7 @@ class Parent(StrictModel):
 
 
 class Producer(StrictModel):
-    """What made a package; further keys a stage gives are kept."""
+    """Producer of a package; further keys that a stage gives are kept."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, JsonValue]
@@ -73,7 +73,7 @@ class Producer(StrictModel):
 
 
 class Task(StrictModel):
-    """What a package takes in and gives out; further keys a stage gives are kept."""
+    """Inputs and outputs of a package; further keys that a stage gives are kept."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, JsonValue]
@@ -100,23 +100,23 @@ class Manifest(StrictModel):
     version: Version
     """Version of the package."""
     kind: Kind
-    """How the package came to be."""
+    """Kind of stage that made the package."""
     status: Status = "accepted"
     """Whether the promotion gate accepted it; no alias points to a rejected package."""
     reasons: list[str] = Field(default_factory=list)
-    """Why it is rejected."""
+    """Reasons of the rejection."""
     created_at: AwareDatetime
-    """When it was committed, UTC. Never decides which version is newer."""
+    """Time of the commit, UTC. Never decides which version is newer."""
     producer: Producer = Producer()
-    """What made it."""
+    """Job and code that made it."""
     parents: list[Parent] = Field(default_factory=list)
-    """What it was made from."""
+    """Packages that it was made from."""
     task: Task | None = None
-    """What it takes in and gives out."""
+    """Its inputs and outputs."""
     metrics: dict[str, JsonValue] = Field(default_factory=dict)
     """Summary figures."""
     licence: str | None = None
-    """SPDX identifier of the licence."""
+    """SPDX identifier of the license."""
     files: dict[str, FileEntry]
     """Every file except the manifest, by its path in the package."""
 

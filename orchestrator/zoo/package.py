@@ -78,7 +78,7 @@ class Package:
 
     @property
     def kind(self) -> str:
-        """How it came to be: pretrained, imported, finetuned, continual or quantized."""
+        """Kind of stage that made it: pretrained, imported, finetuned, continual or quantized."""
         return self.manifest.kind
 
     @property
@@ -88,7 +88,7 @@ class Package:
 
     @property
     def location(self) -> str:
-        """Where it lies: a folder or an address."""
+        """Folder or address of the package."""
         return f"{self._store.root}/{self.ref}"
 
     @cached_property

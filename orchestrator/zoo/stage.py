@@ -41,10 +41,10 @@ def committed(run: RunFolder, name: str) -> Package | None:
 
 
 class Description(TypedDict):
-    """What the manifest says of a package; the arguments of `Zoo.draft`, less the producer."""
+    """Manifest fields of a package: the arguments of `Zoo.draft` without the producer."""
 
     kind: Kind
-    """How it comes to be."""
+    """Kind of stage that makes it."""
     parents: NotRequired[Sequence[str | Package]]
     """Packages, or references, it is made from."""
     task: NotRequired[Mapping[str, Any] | None]

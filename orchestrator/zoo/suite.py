@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from orchestrator.zoo.package import Package
 
 SUITE_FILE = "evaluation/suite.json"
-"""Where the suite is, in a package."""
+"""Path of the suite in a package."""
 
 ROWS_FOLDER = "evaluation/suite"
-"""Where test rows are kept, one Parquet file per task; never exported."""
+"""Folder of the test rows, one Parquet file per task; never exported."""
 
 EXEMPLARS_FOLDER = "state/exemplars"
-"""Where training rows are kept for later stages, one Parquet file per task; never exported."""
+"""Folder of training rows for later stages, one Parquet file per task; never exported."""
 
 Status = Literal["measured", "unverified"]
 
@@ -66,7 +66,7 @@ class Difference(StrictModel):
     parent: Number
     """The parent's value."""
     drop: Number
-    """How much worse the child is; negative: better."""
+    """Loss of the child against its parent; negative: the child is better."""
     low: Number
     """Lower end of the 95 % interval of the drop."""
     high: Number
@@ -84,7 +84,7 @@ class Difference(StrictModel):
 
 
 class DataRecord(StrictModel):
-    """Where the rows of a task come from."""
+    """Origin of the rows of a task."""
 
     spec: dict[str, Any] = Field(default_factory=dict)
     """The data set as the job named it."""
@@ -98,13 +98,13 @@ class Exam(StrictModel):
     """One task of the suite."""
 
     task: TaskSpec
-    """What is asked."""
+    """The task: kind, labels and inputs."""
     data: DataRecord = DataRecord()
-    """What it was learned and tested on."""
+    """Data that it was trained and tested on."""
     status: Status
     """Whether this package was measured on it."""
     reason: str | None = None
-    """Why it is unverified."""
+    """Reason why it is unverified."""
     rows: int = 0
     """Test rows that were answered."""
     rows_file: str | None = None

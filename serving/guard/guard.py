@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Policy:
-    """What the guard enforces now; replaced in place when a deployment is reconfigured."""
+    """Rules that the guard enforces; replaced in place when a deployment is reconfigured."""
 
     limits: Limits
     keys: KeyRing | None = None

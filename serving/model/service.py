@@ -27,7 +27,7 @@ Execute = Callable[[Work], Awaitable[Outputs]]
 
 @dataclass(slots=True)
 class Health:
-    """What health routes answer; set by the replica that owns the model."""
+    """State that health routes answer with; set by the replica that owns the model."""
 
     ready: bool = False
     probe_ok: bool = False

@@ -133,7 +133,7 @@ class TensorMetadata(Message):
 
 
 class ModelParameters(Message):
-    """What the protocol has no field for."""
+    """Properties that the protocol has no field for."""
 
     labels: dict[str, list[str]]
     """Classification target -> its class names in order."""

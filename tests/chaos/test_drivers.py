@@ -90,7 +90,7 @@ def family(pid):
 
 
 def alive(process):
-    """Whether a process runs; one that nobody has reaped does not."""
+    """Return whether a process runs; one that nobody has reaped does not."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -33,6 +33,6 @@ def test_a_stopped_worker_is_noticed_and_the_group_starts_again(local_ray, tmp_p
     assert result.first == 2  # the last checkpoint
     assert len(result.losses) == 4
     (hung,) = [event for event, _ in events if isinstance(event, StepHung)]
-    assert "taken for hung" in hung.message
+    assert "treated as hung" in hung.message
     started = [at for event, at in events if isinstance(event, GroupStarted)]
     assert len(started) == 2

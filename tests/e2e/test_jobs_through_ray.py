@@ -13,7 +13,7 @@ JOB_TIMEOUT_S = 300
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Where the jobs of this module keep their runs and packages."""
+    """Folder of the runs and packages of the jobs of this module."""
     folder = tmp_path_factory.mktemp("jobs")
     return SimpleNamespace(folder=folder, zoo=Zoo(folder / "zoo"))
 

@@ -127,7 +127,7 @@ def test_a_frozen_parameter_stays(engines):
 
 @pytest.mark.chaos
 class TestFailures:
-    """What the driver gets when something goes wrong on a worker."""
+    """The driver's error when something goes wrong on a worker."""
 
     def test_an_error_of_this_system_keeps_its_class_and_is_not_tried_again(
         self, local_ray, tmp_path

@@ -38,7 +38,7 @@ ROUND = "names-in-a-round"
 
 
 def round_of_names(path):
-    """Who comes next is certain; how often anybody comes tells nothing."""
+    """The next token is certain; its frequency tells nothing."""
     (path / "text").mkdir()
     names = ["ada", "bob", "cyd", "dan", "eve", "fay", "gus", "hal"]
     for index in range(60):
@@ -151,7 +151,7 @@ def test_two_sharded_workers_learn_more_than_word_frequencies(launched):
     ("number", "send"), [(signal.SIGTERM, os.kill), (signal.SIGHUP, os.killpg)]
 )
 def test_sigterm_saves_and_the_same_command_continues(tmp_path, number, send):
-    """From a shell, with a Ray of its own: exit code 3, then 0; nothing is done twice.
+    """In a shell, with a Ray of its own: exit code 3, then 0; nothing is done twice.
 
     A terminal that is gone sends its SIGHUP to everything that runs in it, Ray included.
     """

@@ -35,7 +35,7 @@ TINY = [
 
 @pytest.fixture
 def two_hosts():
-    """Two hosts with a CPU each, of which the first is Ray's head; the address of Ray."""
+    """Two hosts with a CPU each; the first is Ray's head. Yields the address of Ray."""
     require_hosts()
     with ExitStack() as stack:
         made = stack.enter_context(hosts(2, QUICK_DETECTION | {START_TIMEOUT: "4"}))

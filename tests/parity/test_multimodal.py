@@ -159,7 +159,7 @@ def test_options_without_counterpart_are_refused(name, theirs, message):
 
 
 def test_the_page_of_models_builds_clip():
-    """What is left out there stands for CLIP's own values."""
+    """Values left out there stand for CLIP's own values."""
     page = Path(orchestrator.__file__).parents[1] / "docs/models.md"
     text = page.read_text(encoding="utf-8")
     example = next(

@@ -1,1 +1,1 @@
-"""What several tests need: clusters, small models."""
+"""Shared by several tests: clusters, small models."""

@@ -1,4 +1,4 @@
-"""What one of several workers really holds while it trains: growth of its resident memory."""
+"""Measured memory of one of several workers while it trains: growth of its resident memory."""
 
 import gc
 import json

@@ -191,7 +191,7 @@ def _wait_until_ready(head: RayHead, process: subprocess.Popen) -> None:
 
 
 def _answers(head: RayHead) -> bool:
-    """Whether the dashboard lists nodes for somebody who has the token."""
+    """Return whether the dashboard lists nodes for somebody who has the token."""
     address = urlsplit(head.dashboard)
     token = Path(head.env["RAY_AUTH_TOKEN_PATH"]).read_text()
     connection = http.client.HTTPConnection(address.hostname, address.port, timeout=5)

@@ -110,7 +110,7 @@ class Run:
     path: Path
 
     def rows(self, rank=0):
-        """What a rank wrote down: one row a step, also of steps that were lost later."""
+        """Return what a rank recorded: one row per step, also of steps that were lost later."""
         path = self.path / STEPS
         text = path.read_text() if path.exists() else ""
         rows = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]

@@ -1,7 +1,7 @@
 """A small model with everything that breaks a sharded engine, and a worker that compares engines.
 
 Odd sizes, a tied embedding, a parameter of one element, a frozen one, parameters owned by the
-root module, two heads of which one is idle in some windows.
+root module, two heads, one idle in some windows.
 """
 
 import torch

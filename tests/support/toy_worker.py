@@ -82,7 +82,7 @@ def _trained(ctx, kind):
 
 
 def _continued(ctx, kind, engine):
-    """How engines loaded from a checkpoint, of its kind and DDP, go on beside the saved one."""
+    """Compare engines loaded from a checkpoint, of its kind and DDP, with the saved one."""
     ctx.commit_checkpoint(STEPS, engine, AnyState(kind=kind))
     found = ctx.latest_checkpoint()
     losses, ends = [], []

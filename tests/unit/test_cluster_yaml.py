@@ -49,7 +49,7 @@ def test_each_provider_is_valid_against_rays_schema(provider):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_rays_own_preparation_accepts_each_provider(provider):
-    """What `ray up` does with the file before it calls anybody: defaults, checks, worker limits."""
+    """The first steps of `ray up` with the file: defaults, checks, worker limits."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared = prepare_config(yaml.safe_load(with_provider(provider)))

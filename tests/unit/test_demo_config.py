@@ -1,4 +1,4 @@
-"""What the demo is made of; that it runs is tested in tests/e2e."""
+"""Configs of the demo; that it runs is tested in tests/e2e."""
 
 from orchestrator.config import load_config
 from orchestrator.demo.config import DemoConfig, preset

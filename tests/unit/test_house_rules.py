@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("orchestrator", "serving", "jobs")
 STAGES = ("finetuning", "pretraining", "selection", "continual", "quantization")
 
-# room -> rooms it may import (besides itself). `errors` and `arrays` are open to all.
+# room -> rooms it may import (and itself). `errors` and `arrays` are open to all.
 ALLOWED = {
     "errors": set(),
     "arrays": set(),
@@ -102,7 +102,7 @@ def test_rooms_import_only_what_the_design_allows():
 
 
 def is_runner(path: Path) -> bool:
-    """Whether a file is the part of a stage that runs on the cluster."""
+    """Return whether a file is the part of a stage that runs on the cluster."""
     return path.name == "runner.py" or path.name.endswith("_runner.py")
 
 

@@ -19,11 +19,11 @@ between makes one change late.
   It is retained and removed like any other; a reader that meets the moment of the exchange takes
   it for damaged and goes on from the one before.
 - A late removal takes one checkpoint that was not among the two newest when it was chosen. A newer
-  group began with one of these two, or with none that was there.
+  group began with one of the two, or with none that was there.
 - A group that is cut off after its start and before it takes its number takes it late, and shuts
   out the newer one. That one fails, is started again and takes the next number: a restart is lost.
 
-A checkpoint that is found is whole and of this run in each of these cases.
+In each case, a checkpoint that is found is whole and belongs to this run.
 """
 
 import errno
@@ -42,7 +42,7 @@ from orchestrator.storage.json_files import json_bytes
 GROUP = ".group-"
 """Beginning of the name of a group's file."""
 GONE = (errno.ENOENT, errno.ESTALE)
-"""What reading a removed file ends with; the second on another host's NFS."""
+"""errno of reading a removed file: local, and on another host's NFS."""
 _NUMBERED = re.compile(rf"{re.escape(GROUP)}(\d+)")
 
 

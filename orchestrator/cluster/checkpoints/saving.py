@@ -1,4 +1,4 @@
-"""One checkpoint on its way to the disk: a thread a rank, parts, marks, one commit.
+"""One checkpoint on its way to the disk: one thread per rank, parts, marks, one commit.
 
 Rank 0 makes the temporary folder when there is room for the checkpoint; every rank writes its part
 into it and leaves a mark; rank 0 waits for all marks and commits. Writing that fails for want of
@@ -35,7 +35,7 @@ RETRY_AFTER_S = (2.0, 8.0, 20.0)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one rank does for a checkpoint.
+    """Work of one rank for a checkpoint.
 
     Attributes:
         step: Optimizer steps done.
@@ -153,5 +153,5 @@ class Pending:
 
 
 def _too_large(error: BaseException | None) -> bool:
-    """Whether a file was larger than this process may write: waiting does not help."""
+    """Return whether a file was larger than this process may write: waiting does not help."""
     return isinstance(error, OSError) and error.errno == errno.EFBIG

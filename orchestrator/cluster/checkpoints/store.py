@@ -47,16 +47,16 @@ HEADER = "checkpoint"
 PREFIX = "step-"
 MARGIN = 1.5
 """Space that must be free for a checkpoint, in sizes of the one before it."""
-BYTES_AN_ELEMENT = 12
-"""Of the first checkpoint, which has none before it: an fp32 weight and two moments."""
+BYTES_PER_ELEMENT = 12
+"""Estimate for the first checkpoint: an fp32 weight and two moments."""
 NONE_THERE, ALL_DAMAGED = -1, -2
-"""What ranks agree on in place of a step."""
+"""Values that ranks agree on in place of a step."""
 UNREACHABLE = frozenset(
     (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.ENOTCONN)
 )
-"""What reading ends with where the storage fails, not the file: it may be whole."""
+"""errno values that mean the storage failed; the file may be intact."""
 TRIES, PAUSE_S = 3, 5.0
-"""How often such a file is read, and how long after one another."""
+"""Read attempts after such an error, and the pause between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,14 @@ class Checkpoint:
     extra: dict[str, Any]
 
     def has(self, field: str) -> bool:
-        """Whether the caller's state has a field; states of different kinds are told apart so."""
+        """Return whether the caller's state has a field; this tells kinds of state apart."""
         return field in self.extra
 
     def read(self, extra: type[Extra]) -> Extra:
         """Return the caller's state.
 
         Raises:
-            InputError: It is not of this class. The hashes were right, so this is no damage: the
+            InputError: It is not of this class. The hashes were right, so this is not damage: the
                 checkpoint is of another kind of run or of another version.
         """
         try:
@@ -172,7 +172,7 @@ class CheckpointFolder:
             return int(MARGIN * sum(entry["bytes"] for entry in files.values()))
         ranks = 1 if engine.replicated else engine.world
         elements = sum(shard.master.numel() for shard in engine.shards())
-        return elements * ranks * BYTES_AN_ELEMENT
+        return elements * ranks * BYTES_PER_ELEMENT
 
     def latest(self, group: WorkerContext) -> Checkpoint | None:
         """Return the newest checkpoint that verifies, chosen by rank 0; collective.
@@ -289,7 +289,7 @@ class CheckpointFolder:
 
         Raises:
             IntegrityError: It is damaged.
-            InputError: It is of a version that this one cannot read. That is no damage: passed
+            InputError: It is of a version that this one cannot read. That is not damage: passed
                 over, and then removed, it would be lost.
         """
         manifest = verify_folder(folder) if verify else read_manifest(folder)

@@ -15,7 +15,7 @@ from orchestrator.training.worker_context import WorkerContext
 Found = TypeVar("Found")
 
 BEAT_S = 1.0
-"""Seconds between two of these collectives."""
+"""Seconds between two such collectives."""
 
 
 def join_all(thread: threading.Thread, group: WorkerContext) -> None:

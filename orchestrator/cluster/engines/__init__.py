@@ -1,4 +1,4 @@
-"""Which engine runs the steps: one process, DDP, DeepSpeed ZeRO, or FSDP2."""
+"""Choice of the training engine: one process, DDP, DeepSpeed ZeRO, or FSDP2."""
 
 from collections.abc import Mapping
 

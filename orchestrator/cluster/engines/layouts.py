@@ -1,4 +1,4 @@
-"""Where an engine that cuts parameters between ranks keeps masters and gradients."""
+"""Layout of masters and gradients in an engine that shards parameters over ranks."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager

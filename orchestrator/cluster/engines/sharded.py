@@ -1,4 +1,4 @@
-"""What engines that cut parameters between ranks have in common: everything but the cutting."""
+"""Common base of engines that shard parameters over ranks: everything but the sharding."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ from orchestrator.training.state import persistent_buffers
 
 
 class ShardedEngine(ABC):
-    """An :class:`~orchestrator.training.engine.Engine` each rank of which holds a part.
+    """An :class:`~orchestrator.training.engine.Engine` that shards its parameters over the ranks.
 
     The process group exists already. A subclass wraps the model and sets ``_layout`` and ``_base``.
 
@@ -188,7 +188,7 @@ class ShardedEngine(ABC):
         return list(self._layout.shards())
 
     def sum_over_shards(self, value: Tensor) -> Tensor:
-        """Add over the ranks, each of which holds different elements."""
+        """Add over the ranks; each rank holds different elements."""
         return self.sum_over_ranks(value)
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:

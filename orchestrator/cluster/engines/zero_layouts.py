@@ -1,4 +1,4 @@
-"""Where DeepSpeed's ZeRO stages keep masters and gradients between backward and step.
+"""Layouts of masters and gradients in DeepSpeed's ZeRO stages between backward and step.
 
 Nothing of this is DeepSpeed's public interface. Each class names what it relies on in one place;
 ``deepspeed_zero`` proves at construction that it still holds. DeepSpeed itself is not imported:
@@ -84,7 +84,7 @@ class FlatLayout:
         self.zero.update_lp_params()
 
     def flats(self) -> Sequence[Tensor]:
-        """One range a parameter group."""
+        """Return one range per parameter group."""
         if self.gradients_are_cut:
             return list(self.zero.single_partition_of_fp32_groups)
         return list(self.zero.fp32_groups_flat_partition)

@@ -1,4 +1,4 @@
-"""What rank 0 and the driver tell each other while a launch runs.
+"""Messages between rank 0 and the driver while a launch runs.
 
 One small actor without a CPU of its own: events travel to the driver, the wish to stop travels
 back, and failures are remembered across attempts, so that a worker group which Ray Train starts
@@ -43,7 +43,7 @@ class Mailbox:
         self._stop = True
 
     def stop_requested(self) -> bool:
-        """Whether somebody asked the workers to stop."""
+        """Return whether somebody asked the workers to stop."""
         return self._stop
 
     def progressed(self, run: str, step: int) -> None:
@@ -112,7 +112,7 @@ class Mailbox:
         return self._failure if self._final else None
 
     def is_final(self) -> bool:
-        """Whether some rank hit an error that ends the launch."""
+        """Return whether some rank hit an error that ends the launch."""
         return self._final
 
 
@@ -135,7 +135,7 @@ class Line(Protocol):
         ...
 
     def stop_requested(self) -> bool:
-        """Whether the driver asked to stop; may be a moment old."""
+        """Return whether the driver asked to stop; may be a moment old."""
         ...
 
 

@@ -117,7 +117,7 @@ class ReplayConfig(SectionConfig):
     every_steps: int = Field(20, ge=1)
     """After this many steps each earlier task gets one step on its buffer."""
     choice: Literal["random", "kmeans"] = "kmeans"
-    """How rows are chosen: at random, or nearest to the centers of their features."""
+    """Selection of rows: at random, or nearest to the centers of their features."""
 
     def rehearsals(self, earlier: int, steps: int) -> int:
         """Return one update per earlier task every ``every_steps`` steps."""

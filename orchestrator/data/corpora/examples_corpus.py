@@ -65,7 +65,7 @@ class ExampleCorpus:
 
     @property
     def modality(self) -> str:
-        """What the model reads besides texts: text (nothing), vision or audio."""
+        """Modality of the inputs: text alone, or vision or audio with text."""
         return self.manifest.modality
 
     @property

@@ -53,7 +53,7 @@ class LabelledCorpus:
 
     @property
     def modality(self) -> str:
-        """What the rows are: text or vision."""
+        """Modality of the rows: text or vision."""
         return self.manifest.modality
 
     @property

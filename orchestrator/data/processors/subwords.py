@@ -92,7 +92,7 @@ def sentinel_ids(tokenizer: Tokenizer) -> list[int]:
 
 
 def continues_word(token: str, kind: Kind) -> bool:
-    """Tell whether a token continues the word of the token before it."""
+    """Return whether a token continues the word of the token before it."""
     if token in SPECIAL_TOKENS:
         return False
     if kind == "wordpiece":

@@ -43,7 +43,7 @@ USUAL = {
 
 @dataclass(frozen=True, slots=True)
 class TokenizerSettings:
-    """How a tokenizer is used.
+    """Settings of a tokenizer that its file does not hold.
 
     Attributes:
         kind: wordpiece, bpe or unigram.
@@ -69,7 +69,7 @@ class TokenizerSettings:
 
     @property
     def pad_id(self) -> int:
-        """What padding is filled with; without a token for it any id will do."""
+        """Id that fills padding; without a token for padding, any id will do."""
         return self.special.get("pad", self.special.get("eos", 0))
 
 

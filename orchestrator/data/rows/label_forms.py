@@ -101,7 +101,7 @@ class NumbersForm(LabelForm):
     """K numbers a row: float32 [N, K]."""
 
     name = "regression"
-    what = ("number a row", "numbers a row")
+    what = ("number per row", "numbers per row")
     label_columns = (*LABEL_COLUMNS, "score")
 
     def label(self, value: object) -> Label | str:

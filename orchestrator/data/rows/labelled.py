@@ -1,4 +1,4 @@
-"""From rows to a task: numbered labels, caps, and splits without common texts."""
+"""Rows to a task: numbered labels, caps, and splits that share no text."""
 
 import logging
 from collections import Counter

@@ -38,7 +38,7 @@ class SampleConfig(EntryConfig):
     packs: ClassVar[bool] = False
     """Whether ``data.packing: documents`` is supported."""
     reads: ClassVar[Literal["blocks", "rows", "examples"]] = "blocks"
-    """What samples are made from: blocks of a corpus, labelled rows, or examples."""
+    """Source of the samples: blocks of a corpus, labelled rows, or examples."""
     columns: ClassVar[tuple[Column, ...]] = ()
     """Columns that every example must have; empty for blocks and rows."""
 
@@ -60,7 +60,7 @@ class MaskingConfig(StrictModel):
     random: Fraction = 0.1
     """Share of the predicted tokens that become a random token; the others stay."""
     units: Literal["tokens", "words", "spans"] = "tokens"
-    """What is chosen: tokens, whole words, or runs of words (SpanBERT)."""
+    """Unit of masking: tokens, whole words, or runs of words (SpanBERT)."""
     copies: PositiveInt | None = None
     """Number of masks per sample (static masking); null: a new one in every epoch."""
 
@@ -73,7 +73,7 @@ class MaskedConfig(SampleConfig):
     packs = True
     type: Literal["masked"] = "masked"
     masking: MaskingConfig = MaskingConfig()
-    """Which tokens are masked."""
+    """Choice of the masked tokens."""
 
 
 @samples.register("orchestrator.data.samples.block_samples:LmSamples")
@@ -114,7 +114,7 @@ class PairsConfig(SampleConfig):
     short_share: Fraction = 0.1
     """Share of the samples that are made shorter than a block."""
     masking: MaskingConfig = MaskingConfig()
-    """Which tokens are masked for a target mlm."""
+    """Choice of the masked tokens for a target mlm."""
 
 
 @samples.register("orchestrator.data.samples.replacing:ReplacedSamples")
@@ -207,7 +207,7 @@ class LabelledConfig(SampleConfig):
     reads = "rows"
     type: Literal["labelled"] = "labelled"
     masking: MaskingConfig = MaskingConfig()
-    """Which tokens are masked for a target mlm."""
+    """Choice of the masked tokens for a target mlm."""
 
 
 class ExamplesConfig(SampleConfig):
@@ -248,7 +248,7 @@ class ImageTextConfig(ExamplesConfig):
     mismatched: Fraction = 0.5
     """itm: share of the pictures that get the caption of another picture."""
     masking: MaskingConfig = MaskingConfig()
-    """Which tokens are masked for a target mlm, where picture and caption belong together."""
+    """Choice of the masked tokens for a target mlm, in pairs of a picture with its own caption."""
 
 
 @samples.register("orchestrator.data.samples.two_streams:TextPairs")

@@ -1,4 +1,4 @@
-"""From sources to a committed corpus: survey, tokenizer, shards, manifest.
+"""Build of a committed corpus from its sources: survey, tokenizer, shards, manifest.
 
     corpus-<digest>/
       plan.json                 pieces, and the rule for held-out documents

@@ -32,7 +32,7 @@ class ShardedBlocks(TokenBlocks):
 
     @cached_property
     def borders(self) -> BorderTable:
-        """Where documents and sentences begin in the stream of all shards.
+        """Positions where documents and sentences begin in the stream of all shards.
 
         Raises:
             IntegrityError: a file is missing or damaged.

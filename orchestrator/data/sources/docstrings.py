@@ -154,7 +154,7 @@ def _returns(node: Function) -> bool | None:
 
 
 def _is_stub(node: Function) -> bool:
-    """Tell whether a body only holds its place: nothing, ``pass``, ``...`` or one ``raise``."""
+    """Return whether a body only holds its place: nothing, ``pass``, ``...`` or one ``raise``."""
     rest = node.body[1:]
     if not rest:
         return True

@@ -44,7 +44,7 @@ def suffix_of(path: Path) -> str:
 
 
 def is_compressed(path: Path) -> bool:
-    """Tell whether a file can only be read from its beginning."""
+    """Return whether a file can only be read from its beginning."""
     return path.name.lower().endswith(".gz")
 
 

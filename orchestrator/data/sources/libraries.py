@@ -139,5 +139,5 @@ def _walk(root: Path, prefix: str) -> Iterator[str]:
 
 
 def versions(libraries: Sequence[Library]) -> dict[str, str]:
-    """Return everything that determines the text of these libraries: versions, also of Python."""
+    """Return everything that determines the text of the libraries: versions, also of Python."""
     return {"python": platform.python_version(), **{lib.name: lib.version for lib in libraries}}

@@ -120,7 +120,7 @@ class MaskedPatchEmbedding(ImageEmbedding):
 
 
 IMAGE_KEYS = ("pixel_values", "masked_positions")
-"""What the image's stack reads; everything else is the text's."""
+"""Inputs of the image's stack; all others are the text's."""
 
 
 class WordPatchEmbedding(EmbeddingPart):

@@ -61,7 +61,7 @@ class EmbeddingStackConfig(StrictModel):
 
     @property
     def word_table(self) -> str | None:
-        """Where the module with the word table is, below this stack; null: there is none."""
+        """Path from this stack to the module with the word table; None: there is none."""
         tables = ((part.type_name(), part.word_table) for part in self.parts)
         found = (f"{name}.{table}".strip(".") for name, table in tables if table is not None)
         return next(found, None)
@@ -191,7 +191,7 @@ class WordPatchConfig(EmbeddingConfig):
 
     @property
     def word_table(self) -> str | None:
-        """Where the word table is, below this part."""
+        """Path from this part to the word table."""
         return None if self.text.word_table is None else f"text.{self.text.word_table}"
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:

@@ -29,8 +29,8 @@ class TransformerConfig(BlockOptions, EncoderConfig):
 
     type: Literal["transformer"] = "transformer"
     mask: Literal["bidirectional", "causal", "prefix"] = "bidirectional"
-    """Which positions a position may read: all (BERT), itself and earlier ones (GPT-2), or these
-    and those that the batch marks in `prefix_mask` (UniLM)."""
+    """Positions that a position may read: all (BERT), itself and earlier ones (GPT-2), or the
+    latter and those that the batch marks in `prefix_mask` (UniLM)."""
     rotary: RotaryConfig | None = None
     """Rotary positions (LLaMA); null: none, positions come from the embedding."""
     window_from: NonNegativeInt = 0
@@ -43,7 +43,7 @@ class TransformerConfig(BlockOptions, EncoderConfig):
 
     @property
     def visibility(self) -> Visibility:
-        """What an output knows of the sequence; a prefix is never predicted."""
+        """Inputs that an output depends on; a prefix is never predicted."""
         return "everything" if self.mask == "bidirectional" else "past"
 
     def saved_activations(self, dimensions: Dimensions, length: int) -> int:
@@ -87,7 +87,7 @@ class GatedCnnConfig(EncoderConfig):
 
     @property
     def visibility(self) -> Visibility:
-        """What an output knows of the sequence."""
+        """Inputs that an output depends on."""
         return "past" if self.mask == "causal" else "everything"
 
     def saved_activations(self, dimensions: Dimensions, length: int) -> int:
@@ -170,7 +170,7 @@ class OneStackConfig(RecurrentConfig):
 
     @property
     def visibility(self) -> Visibility:
-        """What an output knows of the sequence."""
+        """Inputs that an output depends on."""
         return "everything" if self.bidirectional else "past"
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
@@ -184,7 +184,7 @@ class TwoStackConfig(RecurrentConfig):
 
     @property
     def visibility(self) -> Visibility:
-        """What an output knows of the sequence."""
+        """Inputs that an output depends on."""
         return "halves"
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ Parameter names, the same for every variant (other code relies on them):
     layers.N.attention.output                linear, [D, heads * head size]
     layers.N.feed_forward.up, .down          linear, [inner, D] and [D, inner]
     layers.N.feed_forward.gate               linear, [inner, D]; only if feed_forward is `gated`
-    layers.N.feed_forward.router, ...        in place of these if there are experts; see `Experts`
+    layers.N.feed_forward.router, ...        in place of those if there are experts; see `Experts`
     layers.N.norm1                           post: after attention + residual; pre: before attention
     layers.N.norm2                           the same for the feed-forward
     layers.N.scale1, .scale2                 factors on both outputs; only with layer_scale

@@ -15,7 +15,7 @@ ONLY_BEAMS = ("length_penalty", "early_stopping")
 
 
 class GenerationConfig(StrictModel):
-    """How sequences are continued: by the most probable token, a drawn one, or beam search."""
+    """Decoding: greedy, sampling, or beam search."""
 
     max_new_tokens: PositiveInt = 64
     """Tokens that are added at most."""
@@ -42,7 +42,7 @@ class GenerationConfig(StrictModel):
     """Exponent of the length by which a sum of log-probabilities is divided; above 0 prefers longer
     sequences."""
     early_stopping: bool | Literal["never"] = False
-    """When beam search ends: true: when num_beams sequences have ended; false: when no open one
+    """End of beam search. true: when num_beams sequences have ended; false: when no open one
     would be better if it ended now; never: when none could become better."""
 
     def problems(self) -> Iterator[Problem]:

@@ -48,7 +48,7 @@ def top_p(logits: Tensor, share: float) -> Tensor:
 
 
 class Generated(NamedTuple):
-    """What a model wrote.
+    """Generated sequences.
 
     Attributes:
         tokens: New tokens, the end token included, then padding, [B * R, T]; results of one input

@@ -122,7 +122,7 @@ def _there_and_back(candidate: Architecture, config: ModelConfig) -> ModelConfig
 
 
 def _alike(one: ModelConfig, other: ModelConfig) -> bool:
-    """Whether two models read the same kind of input by the same kind of parts."""
+    """Return whether two models read the same kind of input by the same kind of parts."""
     shapes = [
         (
             [part.type_name() for part in each.embedding.parts[:1]],

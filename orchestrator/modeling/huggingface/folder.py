@@ -50,7 +50,7 @@ class Source:
 
     @property
     def table(self) -> Table:
-        """Which tensor of theirs is which of ours."""
+        """Table of tensor names, theirs to ours."""
         return self.architecture.table(self.config)
 
 

@@ -32,7 +32,7 @@ from orchestrator.zoo.package import Package
 from orchestrator.zoo.zoo import Zoo
 
 ORIGINAL = "huggingface.json"
-"""What their config says and ours does not, so that an export gives it back."""
+"""Parts of their config that ours does not hold, so that an export can restore them."""
 REPORT = "evaluation/import.json"
 LONGEST = 1_000_000
 """Larger values of ``model_max_length`` mean that a tokenizer has no limit."""
@@ -49,7 +49,7 @@ MODALITIES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
-    """How a checkpoint is imported.
+    """Options of an import.
 
     Attributes:
         revision: Branch, tag or commit of a repository.

@@ -33,7 +33,7 @@ UNSUPPORTED = {"bias": "none", "use_dora": False, "lora_bias": False, "layer_rep
 
 
 class _Names:
-    """Which of our layers and parameters are which of theirs."""
+    """Names of layers and parameters: ours to theirs, and back."""
 
     def __init__(self, model: Model) -> None:
         config, rename = named_after_types(model.config)

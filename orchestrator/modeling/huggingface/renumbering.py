@@ -63,7 +63,7 @@ def write_with_padding(
 
 
 def _of_words(name: str, config: ModelConfig) -> bool:
-    """Whether a tensor has a row for each token: word tables, and output layers over tokens."""
+    """Return whether a tensor has one row per token: word tables, output layers over tokens."""
     outputs = [f"targets.{each.name}.output." for each in config.target if each.reads_words]
     return name.endswith("word.weight") or name.startswith(tuple(outputs))
 

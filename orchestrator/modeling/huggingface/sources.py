@@ -23,7 +23,7 @@ PROCESSOR_FILES = (
 """Data of tokenizers, processors and generation that travels with a model, byte for byte."""
 WEIGHT_PATTERNS = (WEIGHTS, INDEX, "model-*.safetensors")
 WANTED = (CONFIG, *WEIGHT_PATTERNS, *PROCESSOR_FILES)
-"""What is downloaded from the Hub; nothing else is ever asked for."""
+"""Files that are downloaded from the Hub; no others are requested."""
 MAX_PROCESSOR_BYTES = 256 * 2**20
 _REPOSITORY = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")

@@ -23,7 +23,7 @@ Order = Literal["bidirectional", "causal", "prefix"]
 
 
 class AttentionMask(NamedTuple):
-    """What attention may read, and what is added to its scores.
+    """Positions that attention may read, and the bias added to its scores.
 
     Attributes:
         allowed: True where a query may read a key, broadcastable to [B, H, S, T]; None: everywhere.
@@ -108,7 +108,7 @@ def _near(queries: int, length: int, window: int, device: torch.device) -> Tenso
 
 
 def known_full(mask: Tensor) -> bool:
-    """Whether no position is padding; checked only where that needs no device synchronization.
+    """Return whether no position is padding; checked only where no device is synchronized.
 
     A mask that is one value seen everywhere is that of a batch without padding (``all_real``).
     """

@@ -121,7 +121,7 @@ class BlockOptions(StrictModel):
         return self.intermediate_size or 4 * dimensions.hidden_size
 
     def has_bias(self, projection: Projection) -> bool:
-        """Whether a linear layer of attention has a bias."""
+        """Return whether a linear layer of attention has a bias."""
         return self.bias if self.attention_bias is None else projection in self.attention_bias
 
     def saved_activations_of_blocks(self, dimensions: Dimensions, length: int) -> int:
@@ -167,7 +167,7 @@ def _does_not_divide(value: int, name: str, total: int) -> str:
 
 
 Factor = Annotated[float, Field(ge=1.0)]
-"""How many times longer sequences may be than those of the original model."""
+"""Maximum length of sequences, in lengths of the original model."""
 
 
 class LinearScaling(StrictModel):
@@ -175,7 +175,7 @@ class LinearScaling(StrictModel):
 
     type: Literal["linear"] = "linear"
     factor: Factor
-    """How many times longer sequences may be."""
+    """Maximum length of sequences, in lengths of the original model."""
 
 
 class Llama3Scaling(StrictModel):
@@ -183,7 +183,7 @@ class Llama3Scaling(StrictModel):
 
     type: Literal["llama3"] = "llama3"
     factor: Factor = 8.0
-    """How many times slower waves are that do not fit the original length."""
+    """Factor by which waves are slowed down that do not fit the original length."""
     low_freq_factor: PositiveFloat = 1.0
     """Waves that fit fewer times than this into the original length are slowed down fully."""
     high_freq_factor: PositiveFloat = 4.0
@@ -197,7 +197,7 @@ class YarnScaling(StrictModel):
 
     type: Literal["yarn"] = "yarn"
     factor: Factor
-    """How many times longer sequences may be."""
+    """Maximum length of sequences, in lengths of the original model."""
     original_max_position_embeddings: PositiveInt
     """Length that the model was first trained on, in positions."""
     attention_factor: PositiveFloat | None = None
@@ -215,7 +215,7 @@ class YarnScaling(StrictModel):
 
 
 Scaling = Annotated[LinearScaling | Llama3Scaling | YarnScaling, Field(discriminator="type")]
-"""How waves change for sequences that are longer than those of the original model."""
+"""Change of the waves for sequences longer than those of the original model."""
 
 
 class RotaryConfig(StrictModel):

@@ -31,14 +31,14 @@ class KeyValues:
 
 @dataclass(slots=True)
 class LayerCache:
-    """What one block keeps: of its own sequence, and of the sequence it reads across."""
+    """Keys and values of one block: of its own sequence, and of the one it cross-attends to."""
 
     own: KeyValues = field(default_factory=KeyValues)
     across: KeyValues = field(default_factory=KeyValues)
 
 
 class Cache:
-    """What all blocks of an encoder or decoder keep while a sequence grows."""
+    """Keys and values of all blocks of an encoder or decoder while a sequence grows."""
 
     def __init__(self) -> None:
         self.layers: list[LayerCache] = []

@@ -13,7 +13,7 @@ from orchestrator.modeling.component import ComponentConfig, Dimensions, Visibil
 from orchestrator.modeling.layers.block_options import Rate
 
 Pooling = Literal["mean", "first", "last", "max", "second", "rest"]
-"""How the vectors of the real positions become one: their mean, the first, the last, the maximum
+"""Pooling of the vectors of the real positions: their mean, the first, the last, the maximum
 per channel, the second (DeiT's distillation token), the mean of all but the first (BEiT)."""
 
 Smoothing = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -43,7 +43,7 @@ class TargetConfig(ComponentConfig):
 
     @property
     def needs_visibility(self) -> Visibility | None:
-        """What the encoder's outputs may know at most, so that they do not contain the answer."""
+        """Most that the encoder's outputs may depend on without containing the answer."""
         return None
 
     @property
@@ -80,11 +80,11 @@ class ClsConfig(TargetConfig):
     num_labels: int = Field(default=2, ge=2)
     """Number of classes."""
     pooling: Pooling = "mean"
-    """How the vectors of a sequence become one."""
+    """Pooling of the vectors of a sequence into one."""
     hidden: bool = False
     """Put a linear layer and tanh before the classifier."""
     hidden_activation: Literal["tanh", "relu"] = "tanh"
-    """What follows the hidden layer in place of tanh (DistilBERT: relu)."""
+    """Activation after the hidden layer (DistilBERT: relu)."""
     norm_eps: PositiveFloat | None = None
     """Put a LayerNorm with this eps after pooling (BEiT: 1e-12); null: none."""
     dropout: Rate = 0.1
@@ -166,7 +166,7 @@ class PooledConfig(TargetConfig):
     """Options of a head that reads one vector per sequence."""
 
     pooling: Pooling = "mean"
-    """How the vectors of a sequence become one."""
+    """Pooling of the vectors of a sequence into one."""
     hidden: bool = False
     """Put a linear layer and tanh after pooling (BERT's pooler)."""
 
@@ -175,7 +175,7 @@ class AnswersConfig(PooledConfig):
     """Options of a head with several answers for a sequence."""
 
     hidden_activation: Literal["tanh", "relu"] = "tanh"
-    """What follows the hidden layer in place of tanh (DistilBERT: relu)."""
+    """Activation after the hidden layer (DistilBERT: relu)."""
     dropout: Rate = 0.1
     """Dropout rate before the output layer."""
 

@@ -53,7 +53,7 @@ SENTENCE_PAIR_LABELS = 2
 
 
 HIDDEN_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
-"""What follows the hidden layer."""
+"""Activations after the hidden layer."""
 
 
 class SequenceTarget(Target):

@@ -39,10 +39,10 @@ class AttentionPoolingConfig(StrictModel):
 
 
 class StreamHeadConfig(StrictModel):
-    """From the vectors of one stream to one that is compared."""
+    """Reduction of the vectors of one stream to the one that is compared."""
 
     pooling: Pooling | AttentionPoolingConfig = "first"
-    """How the vectors of a sequence become one; `attention` or a mapping for a learned query."""
+    """Pooling of the vectors into one; `attention` or a mapping for a learned query."""
     projection: bool = True
     """Put a linear layer after pooling."""
     bias: bool = False
@@ -147,9 +147,9 @@ class SiameseConfig(TargetConfig):
     num_labels: int = Field(default=2, ge=2)
     """Number of classes."""
     pooling: Pooling = "mean"
-    """How the vectors of a sequence become one."""
+    """Pooling of the vectors of a sequence into one."""
     features: tuple[Feature, ...] = ("first", "second", "difference")
-    """What the classifier reads, in this order (InferSent: also `product`)."""
+    """Inputs of the classifier, in this order (InferSent: also `product`)."""
     dropout: Rate = 0.1
     """Dropout rate before the classifier."""
 

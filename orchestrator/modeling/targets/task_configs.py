@@ -28,7 +28,7 @@ class ChoiceConfig(TargetConfig):
 
     type: Literal["choice"] = "choice"
     pooling: Pooling = "first"
-    """How the vectors of a sequence become one."""
+    """Pooling of the vectors of a sequence into one."""
     hidden: bool = True
     """Put a linear layer and tanh before the output layer (BERT's pooler)."""
     dropout: Rate = 0.1
@@ -41,7 +41,7 @@ class SimilarityConfig(TargetConfig):
 
     type: Literal["similarity"] = "similarity"
     pooling: Pooling = "mean"
-    """How the vectors of a sequence become one."""
+    """Pooling of the vectors of a sequence into one."""
     projection_size: PositiveInt | None = None
     """Width of a linear layer after pooling; null: none."""
     loss: Literal["contrastive", "cosine"] = "contrastive"

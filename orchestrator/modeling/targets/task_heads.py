@@ -38,7 +38,7 @@ class SpanTarget(Target):
     def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
         """Return the mean of the two cross entropies over places, summed over sequences.
 
-        Padding is no place: its logits are -inf.
+        Padding is never a place: its logits are -inf.
         """
         logits = self.predict(hidden, mask).float()
         places = logits.masked_fill(~mask[..., None], -torch.inf).transpose(1, 2)

@@ -153,7 +153,7 @@ def _target(name: str, options: Mapping[str, Any], shapes: Shapes) -> dict[str, 
 
 
 def is_first_t5(options: Mapping[str, Any]) -> bool:
-    """Whether a model is T5 v1.0, whose tied output layer reads scaled vectors."""
+    """Return whether a model is T5 v1.0, whose tied output layer reads scaled vectors."""
     t5 = options["layernorm"] == "t5" and options["decoder"] is not None
     return bool(t5 and options["tie_weights"] and options["relative_position_embedding"])
 

@@ -43,7 +43,7 @@ def import_tencentpretrain(zoo: Zoo, source: str, options: ImportOptions) -> Pac
     Args:
         zoo: Where the package goes.
         source: ``tencentpretrain:<config.json>,<weights>[,<folder of a tokenizer>]``.
-        options: Name and licence; a revision has no meaning here.
+        options: Name and license; a revision has no meaning here.
 
     Raises:
         InputError: A file is missing, or an option has no counterpart here.

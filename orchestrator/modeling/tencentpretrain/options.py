@@ -63,7 +63,7 @@ PARTS = ("word", "pos", "seg", "sinusoidalpos")
 """Embedding parts that text models have."""
 TARGETS = ("mlm", "lm", "sp", "cls")
 PAIRS = {"bert": "nsp", "albert": "sop"}
-"""What a sentence pair target was trained on, by the data processor: our names."""
+"""Our name of a sentence pair target, by the data processor that it was trained with."""
 LISTS = ("embedding", "tgt_embedding", "target")
 
 

@@ -48,7 +48,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _is_archive(path: Path) -> bool:
-    """Tell a file of today's format, which can be mapped, from one of before torch 1.6."""
+    """Return whether a file has today's format, which can be mapped, not that before torch 1.6."""
     with path.open("rb") as file:
         return file.read(2) == b"PK"
 

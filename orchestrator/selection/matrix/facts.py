@@ -40,7 +40,7 @@ class DatasetFacts(StrictModel):
 
 
 def is_tagged(model: str, trained_on: Iterable[str], dataset: str) -> bool:
-    """Whether ``dataset`` is a declared training set, or a whole word of the model id."""
+    """Return whether ``dataset`` is a declared training set, or a whole word of the model id."""
     declared = {plain_name(name) for name in trained_on}
     words = re.split(r"[^a-z0-9]+", model.lower())
     return plain_name(dataset) in declared or dataset.lower() in words

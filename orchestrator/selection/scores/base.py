@@ -29,7 +29,7 @@ class Proxy(ABC):
     reads_head: ClassVar[bool] = False
     """Read the probabilities of a trained source head instead of features."""
     margin: ClassVar[float] = 0.0
-    """How far above its floor a score must lie to be informative."""
+    """Minimum distance of an informative score above its floor."""
     unit_order: ClassVar[int | None] = None
     """Position among the proxies that ``recall.mode: paper`` may multiply by; None: never."""
 

@@ -47,6 +47,6 @@ def score_features(
 
 
 def is_informative(score: ProxyScore, name: str) -> bool:
-    """Whether the score of proxy ``name`` lies above its floor by the margin of that proxy."""
+    """Return whether a score of proxy ``name`` lies above its floor by that proxy's margin."""
     margin: float = PROXIES.component_class(name).margin
     return score.values[name] > score.floors[name] + margin

@@ -51,7 +51,7 @@ class HalvingScheduler(TrialScheduler):
         self._erring: list[Trial] = []
 
     def is_open(self) -> bool:
-        """Whether the bracket may still resume a trial."""
+        """Return whether the bracket may still resume a trial."""
         self.settle()
         return self.error is None and not self._bracket.finished
 

@@ -23,7 +23,7 @@ def _no_pauses(monkeypatch):
 
 
 class StubEngine:
-    """Writes one file a rank."""
+    """Writes one file per rank."""
 
     replicated, world = True, 1
 
@@ -195,7 +195,7 @@ def test_curves_that_grow_while_they_are_written_are_those_of_the_step(folder, g
 
 
 def test_a_long_run_has_long_curves(folder, group, monkeypatch):
-    """Of a million steps there are hundreds of megabytes; too many to read would be damage."""
+    """A million steps make hundreds of megabytes; a limit on reading would look like damage."""
     monkeypatch.setattr(json_files, "MAX_JSON_BYTES", 2000)
     folder.commit(1, StubEngine("x"), AnyState(history=[0.125] * 2000), group)
     assert len(folder.latest(group).extra["history"]) == 2000

@@ -111,7 +111,7 @@ def trained(engine, **cut):
 
 
 def repeats(engine):
-    """Whether a second pass over a window leaves the same gradients, bit for bit."""
+    """Return whether a second pass over a window leaves the same gradients, bit for bit."""
     gradients = []
     for _ in range(2):
         engine.forward_backward(window(0, engine.rank, engine.world), extra=(Distillation(),))

@@ -95,7 +95,7 @@ def overtaken(ctx, payload):
 
 @pytest.mark.usefixtures("process_group")
 def test_the_launch_does_not_hear_of_it(tmp_path, monkeypatch):
-    """It would end: an error of this system is taken for one that cannot go away."""
+    """It would end: an error of this system counts as one that cannot go away."""
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "get", lambda answer: answer)
     here = SimpleNamespace(get_node_id=lambda: "here")

@@ -22,7 +22,7 @@ time.sleep(60)
 
 
 def running(pid):
-    """Whether a process does anything: a zombie does not."""
+    """Return whether a process does anything: a zombie does not."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"

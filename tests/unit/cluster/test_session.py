@@ -1,4 +1,4 @@
-"""What a session decides before Ray is touched: resources, address, environment, folders."""
+"""Decisions of a session before Ray is touched: resources, address, environment, folders."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""What the driver shows of events that are not ordinary."""
+"""The driver's output for unusual events."""
 
 import math
 

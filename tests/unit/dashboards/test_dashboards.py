@@ -35,7 +35,7 @@ def names_of_ray() -> frozenset[str]:
 
 @functools.cache
 def names_of_training() -> frozenset[str]:
-    """What the driver exports of every training run."""
+    """The driver's exported metrics of every training run."""
     from orchestrator.cluster.observe import metrics as training
 
     source = Path(training.__file__).read_text(encoding="utf-8")

@@ -49,7 +49,7 @@ def overrides(rows, form, size):
     [
         ("tags", 3, "2 tags"),
         ("multilabel", 1, "2 labels"),
-        ("regression", 1, "2 numbers a row"),
+        ("regression", 1, "2 numbers per row"),
         ("cls", 5, "2 classes"),
     ],
 )

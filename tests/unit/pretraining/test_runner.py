@@ -56,7 +56,7 @@ def test_a_finished_run_answers_at_once_and_keeps_no_checkpoints(work, monkeypat
 
 
 def test_a_run_does_not_go_on_with_other_data(make_config, documents, tmp_path):
-    """Of the same shape, but of other tokens: its weights would mean nothing."""
+    """Its shapes are the same, its tokens are not: the weights would mean nothing."""
     own = shutil.copytree(documents, tmp_path / "own")
     config = make_config(f"data.data.source=files:{own}")
     with RunFolder.open(config, runner.STAGE) as run:

@@ -18,7 +18,7 @@ WHOLE = torch.arange(11, dtype=torch.float32) ** 2
 
 
 def written(folder, cuts):
-    """Write WHOLE cut at the given places, one piece a rank."""
+    """Write WHOLE cut at the given places, one piece per rank."""
     bounds = [0, *cuts, len(WHOLE)]
     for rank, (low, high) in enumerate(itertools.pairwise(bounds)):
         fragments = [

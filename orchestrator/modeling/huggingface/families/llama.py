@@ -183,7 +183,7 @@ def their_config(config: ModelConfig) -> JsonObject:
 
 
 def is_tied(config: ModelConfig) -> bool:
-    """Whether the output layer is the word table."""
+    """Return whether the output layer is the word table."""
     return all(target.ties_words for target in config.target if target.type_name() == "lm")
 
 

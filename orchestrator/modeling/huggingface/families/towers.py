@@ -82,7 +82,7 @@ def tower(theirs: Values, *, mask: Literal["causal", "bidirectional"]) -> Transf
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """What CLIP and SigLIP do differently.
+    """Differences between CLIP and SigLIP.
 
     Attributes:
         causal: A token of the text reads earlier ones only.

@@ -94,7 +94,7 @@ def pooler(theirs: Values) -> VectorConfig:
 
 
 def shared_classifier(theirs: Values) -> ClsConfig:
-    """Return the classifier of the labels beside one of a teacher's answers."""
+    """Return the classifier of the labels, for models that also have one of a teacher's answers."""
     count = len(theirs.labels())
     return ClsConfig(num_labels=count, pooling="first", dropout=0.0, weight=0.5)
 
