@@ -22,17 +22,17 @@ class Term(StrictModel):
     alias: str
     """The alias."""
     since: datetime
-    """When it moved there, UTC."""
+    """Time when it moved there, UTC."""
     until: datetime | None
-    """When it moved away; null: it still points there."""
+    """Time when it moved away; null: it still points there."""
     action: str
     """``promote`` or ``rollback``."""
     by: str | None
-    """Who moved it."""
+    """Name of the user who moved it."""
     forced: bool
     """Whether the gate had rejected the version."""
     reason: str | None
-    """Why it moved."""
+    """Reason of the move."""
     values: dict[str, float | None] | None
     """Primary metric of each task; null: the version has no suite, or is not there any more."""
 

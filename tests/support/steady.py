@@ -150,7 +150,7 @@ class Run:
         return found
 
     def finish(self, after=40):
-        """Tell the run to end so many steps from now (ranks read it late); returns the step."""
+        """Make the run end so many steps from now (ranks read it late); returns the step."""
         end = self.last()["step"] + after
         partial = self.path / f"{FINISH}.partial"
         partial.write_text(str(end))
