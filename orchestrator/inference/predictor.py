@@ -8,6 +8,7 @@ Shapes: N rows, S tokens of a row, K outputs, D width.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,18 +115,53 @@ class Predictor:
         default = default_head(package, tasks)
         if target is not None:
             default = require_head(package.ref, tasks, default, target).head
-        model = load_folder(package.path, threads=threads, device=device, keep=tasks)
-        has_tokenizer = (package.path / "tokenizer.json").is_file()
-        processor = TextProcessor.load(package.path) if has_tokenizer else None
         stored = package.manifest.task
         limits = [limit for limit in (max_length, stored and stored.max_length) if limit]
-        return cls(
-            model,
-            processor,
-            {name: task for name, task in tasks.items() if name in model.heads},
+        return cls.open_folder(
+            package.path,
+            tasks,
             default=default,
             ref=package.ref,
+            threads=threads,
+            device=device,
             max_length=min(limits, default=None),
+        )
+
+    @classmethod
+    def open_folder(
+        cls,
+        folder: Path,
+        tasks: dict[str, AnyTask],
+        *,
+        default: str | None = None,
+        ref: str = "the draft",
+        threads: int = 1,
+        device: str = "cpu",
+        max_length: int | None = None,
+    ) -> "Predictor":
+        """Load the files of a package that may not be committed yet.
+
+        Args:
+            folder: Folder with the files of a package.
+            tasks: Tasks by the name of their head.
+            default: Head that answers where none is named.
+            ref: What messages call it.
+            threads: Threads within one run.
+            device: Where a torch model goes.
+            max_length: Limit in tokens, if smaller than the model's.
+
+        Raises:
+            IntegrityError: The files do not fit together.
+        """
+        model = load_folder(folder, threads=threads, device=device, keep=tasks)
+        has_tokenizer = (folder / "tokenizer.json").is_file()
+        return cls(
+            model,
+            TextProcessor.load(folder) if has_tokenizer else None,
+            {name: task for name, task in tasks.items() if name in model.heads},
+            default=default,
+            ref=ref,
+            max_length=max_length,
         )
 
     @property

@@ -83,6 +83,31 @@ class SumMetric(Metric):
 
 
 @dataclass(frozen=True)
+class WeightedMetric(Metric):
+    """A function of the rows and their weights.
+
+    Attributes:
+        compute: From weights [R, N] and statistics [N, S] to values [R].
+        order: From statistics [N, S] to one number per row, [N].
+    """
+
+    name: str
+    compute: Callable[[FloatArray, FloatArray], FloatArray]
+    order: Callable[[FloatArray], FloatArray]
+    higher_is_better: bool = True
+    span: float = 1.0
+    right_or_wrong: bool = False
+
+    def value(self, weights: FloatArray, rows: FloatArray) -> FloatArray:
+        """Return the metric for each weighting."""
+        return self.compute(weights, rows)
+
+    def quality(self, rows: FloatArray) -> FloatArray:
+        """Return one number per row."""
+        return self.order(rows)
+
+
+@dataclass(frozen=True)
 class DrawMetric(Metric):
     """A function of the rows themselves, computed anew for each resample.
 
@@ -187,23 +212,29 @@ def calibration_error(sums: FloatArray) -> FloatArray:
     return np.asarray(np.abs(right - confidence).sum(-1) / np.maximum(count.sum(-1), 1e-300))
 
 
-def roc_auc(rows: FloatArray) -> float:
-    """Return the mean one-against-rest area under the ROC curve, [M, 1 + K] → value.
+def roc_auc(weights: FloatArray, rows: FloatArray) -> FloatArray:
+    """Return the mean one-against-rest area under the ROC curve, [R, N], [N, 1 + K] → [R].
 
     The first column is the class, the others the scores. Ties count one half (Hanley and McNeil
     1982); classes without both kinds of rows do not count. With two classes both are equal.
     """
     truth, scores = rows[:, 0], rows[:, 1:]
-    areas = []
+    areas = np.full((scores.shape[1], len(weights)), np.nan)
     for label in range(scores.shape[1]):
-        positive = truth == label
-        count = int(positive.sum())
-        if count in (0, len(truth)):
-            continue
-        ranks = rankdata(scores[:, label])
-        above = ranks[positive].sum() - count * (count + 1) / 2
-        areas.append(above / (count * (len(truth) - count)))
-    return float(np.mean(areas)) if areas else float("nan")
+        order = np.argsort(scores[:, label], kind="stable")
+        ranked = scores[order, label]
+        starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # of equal scores
+        positive = weights[:, order] * (truth[order] == label)
+        negative = weights[:, order] - positive
+        above = np.add.reduceat(positive, starts, axis=1)
+        level = np.add.reduceat(negative, starts, axis=1)
+        below = np.cumsum(level, axis=1) - level
+        pairs = positive.sum(axis=1) * negative.sum(axis=1)
+        won = (above * (below + level / 2)).sum(axis=1)
+        np.divide(won, pairs, out=areas[label], where=pairs > 0)
+    known = np.isfinite(areas)
+    total = np.where(known, areas, 0.0).sum(axis=0)
+    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
 
 
 def pearson(sums: FloatArray) -> FloatArray:

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from orchestrator.config import StrictModel, collect_problems
 from orchestrator.errors import IntegrityError, Problem
+from orchestrator.storage.files import unsafe_reason
 
 if TYPE_CHECKING:
     from orchestrator.zoo.package import Package
@@ -27,6 +28,16 @@ ROWS_FOLDER = "evaluation/suite"
 
 EXEMPLARS_FOLDER = "state/exemplars"
 """Folder of training rows for later stages, one Parquet file per task; never exported."""
+
+
+class SuiteConfig(StrictModel):
+    """Rows that a package keeps, so that its exam can be repeated and its tasks be protected."""
+
+    keep_rows: int = Field(1000, ge=0)
+    """Largest number of test rows that the package keeps per task; 0: none."""
+    exemplars: int = Field(256, ge=0)
+    """Largest number of training rows that the package keeps per task; 0: none."""
+
 
 Status = Literal["measured", "unverified"]
 
@@ -124,6 +135,9 @@ class Exam(StrictModel):
             yield Problem("metrics", f"lacks the primary metric {self.primary!r}.")
         if self.status == "unverified" and not self.reason:
             yield Problem("reason", "is missing: an unverified task says why.")
+        name = self.rows_file
+        if name is not None and (unsafe_reason(name) or not name.startswith(f"{ROWS_FOLDER}/")):
+            yield Problem("rows_file", f"{name!r} is not a file in {ROWS_FOLDER}.")
 
 
 class Suite(StrictModel):
@@ -135,6 +149,14 @@ class Suite(StrictModel):
     """Head that answers where none is named: the one that the package was made for."""
     exams: dict[str, Exam] = Field(default_factory=dict)
     """The tasks by the name of their head."""
+    notes: tuple[str, ...] = ()
+    """What the gate was told to allow, or to judge by the mean."""
+
+    def problems(self) -> Iterable[Problem]:
+        """Tasks are listed under their heads."""
+        for name, exam in self.exams.items():
+            if name != exam.task.head:
+                yield Problem(f"exams.{name}.task.head", f"is {exam.task.head!r}, not {name!r}.")
 
 
 def read_suite(package: "Package") -> Suite | None:

@@ -18,9 +18,9 @@ from orchestrator.data.rows.labels import CLASSES, LabelForm
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks
 from orchestrator.tasks.metrics import (
-    DrawMetric,
     Metric,
     SumMetric,
+    WeightedMetric,
     calibration_error,
     calibration_rows,
     confusion,
@@ -111,7 +111,7 @@ class Classification(Task[ClassificationConfig, ClassAnswer]):
             share("accuracy"),
             SumMetric("macro_f1", macro_f1, order=_right),
             SumMetric("mcc", matthews, span=2.0, order=_right),
-            DrawMetric("auc", roc_auc, order=_probability_of_truth),
+            WeightedMetric("auc", roc_auc, order=_probability_of_truth),
             SumMetric("ece", calibration_error, higher_is_better=False),
             *_per_class(self.labels),
         )
