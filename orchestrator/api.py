@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.data.in_memory import Table
     from orchestrator.data.rows.rows import Rows
     from orchestrator.finetuning.evaluate_results import EvaluationReport
+    from orchestrator.finetuning.generate_runner import Writer
     from orchestrator.inference.predictor import Predictor
     from orchestrator.tasks.base import Answer, AnyTask
 
@@ -39,8 +40,12 @@ class LoadedPackage:
         zoo: Path of the zoo that it is from.
     """
 
-    def __init__(self, package: Package, predictor: "Predictor", zoo: str) -> None:
+    def __init__(
+        self, package: Package, predictor: "Predictor", zoo: str, device: str = "cpu"
+    ) -> None:
         self.package, self.predictor, self.zoo = package, predictor, zoo
+        self._device = device
+        self._writer: Writer | None = None
 
     def __repr__(self) -> str:
         return f"LoadedPackage({self.ref!r}, tasks={list(self.tasks)})"
@@ -88,6 +93,31 @@ class LoadedPackage:
             InputError: A text is empty or not a string.
         """
         return self.predictor.embed(_rows(texts, None))
+
+    def generate(self, prompts: str | Sequence[str], **options: Any) -> list[str]:
+        """Continue prompts, or answer them with an encoder-decoder.
+
+        Args:
+            prompts: One text or several.
+            options: Of ``GenerationConfig``: ``max_new_tokens=64``, ``sample=True``,
+                ``num_beams=4``, ``repetition_penalty=1.2``, ``stop=["END"]``, ...
+
+        Returns:
+            The new text of each prompt; with ``num_return_sequences``, of each result.
+
+        Raises:
+            InputError: The package writes no text, or a prompt is empty.
+            ConfigError: An option is not known or not valid.
+        """
+        from orchestrator.finetuning.generate_runner import Writer
+        from orchestrator.modeling.generation.config import GenerationConfig
+
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        _rows(texts, None)
+        config = validate_config(GenerationConfig, options, "generate()")
+        if self._writer is None:
+            self._writer = Writer(self.package, device=self._device)
+        return [text for prompt in texts for text in self._writer.write(prompt, config)]
 
     def evaluate(self, data: "str | Table", **settings: Any) -> "EvaluationReport":
         """Measure the package on labelled rows; the report also lies in the run folder.
@@ -143,7 +173,7 @@ def load(
     predictor = Predictor.open(
         package, target=target, device=device, threads=threads, max_length=max_length
     )
-    return LoadedPackage(package, predictor, str(zoo))
+    return LoadedPackage(package, predictor, str(zoo), device)
 
 
 def run(verb: str, settings: Mapping[str, Any]) -> JobResult:

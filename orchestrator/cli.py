@@ -123,6 +123,20 @@ JOBS: dict[str, Job] = {
         "evaluate_runner",
         needs_file=False,
     ),
+    "predict": Job.of(
+        "finetuning",
+        "predict_config:PredictConfig",
+        "package + table or folder → answers for every row (Ray Data)",
+        "predict_runner",
+        needs_file=False,
+    ),
+    "generate": Job.of(
+        "finetuning",
+        "generate_config:GenerateConfig",
+        "package + prompt → text",
+        "generate_runner",
+        needs_file=False,
+    ),
     "quantize": Job.of("quantization", "QuantizeConfig", "package + goal → INT8 package"),
 }
 VERBS: dict[str, Job | Tool] = {

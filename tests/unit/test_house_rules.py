@@ -172,6 +172,9 @@ def test_nothing_is_unpickled():
         "orchestrator.demo.config",
         "orchestrator.finetuning.evaluate_config",
         "orchestrator.finetuning.evaluate_results",
+        "orchestrator.finetuning.generate_config",
+        "orchestrator.finetuning.predict_config",
+        "orchestrator.finetuning.predict_results",
         "serving.config",
     ],
 )
