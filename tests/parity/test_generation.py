@@ -111,7 +111,14 @@ def our_tokens(ours, batch, cached=True, **options):
     config = GenerationConfig(
         max_new_tokens=NEW, eos_token_ids=(EOS,), start_token_id=EOS, **options
     )
-    return up_to_end(generate(ours, batch, config, cached=cached).tokens)
+    found = generate(ours, batch, config, cached=cached, decode=letters)
+    rows = zip(up_to_end(found.tokens), found.lengths.tolist(), strict=True)
+    return [tokens[:length] for tokens, length in rows]
+
+
+def letters(ids):
+    """Return one letter per token; end and padding have none."""
+    return "".join(chr(ord("a") + i) for i in ids if i not in (EOS, PAD))
 
 
 def up_to_end(tokens):
@@ -191,3 +198,59 @@ def test_distributions_that_are_drawn_from_are_theirs(options):
         expected = TopPLogitsWarper(options["top_p"])(None, expected)
     found = drawable(logits, GenerationConfig(sample=True, **options))
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bart"])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+@pytest.mark.parametrize("penalty", [1.3, 0.8])
+def test_repeated_tokens_are_penalized_as_theirs(name, options, penalty):
+    """Of rows without padding, which theirs penalizes like a token that was written."""
+    theirs, ours = pair(name)
+    batch = {key: value[:1] for key, value in inputs(name).items()}
+    batch = {key: value[:, batch["attention_mask"][0].bool()] for key, value in batch.items()}
+    if name in ("t5", "bart"):
+        batch = {key: value[:1] for key, value in inputs(name).items()}
+    options = options | {"repetition_penalty": penalty}
+    expected = their_tokens(theirs, batch, do_sample=False, **options)
+    assert our_tokens(ours, batch, **options) == expected
+
+
+def test_a_penalty_does_not_depend_on_padding():
+    _, ours = pair("gpt2")
+    options = {"repetition_penalty": 1.5}
+    together = our_tokens(ours, inputs("gpt2"), **options)
+    for row in range(BATCH):
+        real = inputs("gpt2")["attention_mask"][row].bool()
+        alone = {key: value[row : row + 1, real] for key, value in inputs("gpt2").items()}
+        assert our_tokens(ours, alone, **options) == [together[row]]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bart"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_stop_strings_end_a_text_where_theirs_do(name, beams):
+    theirs, ours = pair(name)
+    options = {"num_beams": beams, "length_penalty": 2.0} if beams > 1 else {}
+    texts = [letters(tokens) for tokens in our_tokens(ours, inputs(name), **options)]
+    row = max(range(BATCH), key=lambda number: len(texts[number]))
+    batch = {key: value[row : row + 1] for key, value in inputs(name).items()}
+    text = texts[row]
+    assert len(text) > 4
+    stop = text[2:4]
+    tokenizer = their_tokenizer()
+    expected = their_tokens(
+        theirs, batch, do_sample=False, stop_strings=[stop], tokenizer=tokenizer, **options
+    )
+    found = our_tokens(ours, batch, stop=(stop,), **options)
+    assert letters(found[0]) == letters(expected[0])
+    assert letters(found[0]) != text
+
+
+def their_tokenizer():
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {chr(ord("a") + i): i for i in range(VOCAB)}
+    own = Tokenizer(models.WordLevel(vocab, unk_token="a"))
+    own.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    own.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=own)

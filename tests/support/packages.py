@@ -22,7 +22,7 @@ MAX_LENGTH = 48
 
 
 def write_tiny(
-    folder: Path, *, seed: int = 0, targets: tuple[dict, ...] | None = None
+    folder: Path, *, seed: int = 0, targets: tuple[dict, ...] | None = None, mask: str | None = None
 ) -> tuple[TextProcessor, ModelConfig]:
     """Write tokenizer and model files: hidden size 16, one layer, ``targets`` or one classifier."""
     torch.manual_seed(seed)
@@ -34,7 +34,8 @@ def write_tiny(
             "hidden_size": 16,
             "vocab_size": processor.vocab_size,
             "max_position_embeddings": 64,
-            "encoder": {"type": "transformer", "num_layers": 1, "num_heads": 2},
+            "encoder": {"type": "transformer", "num_layers": 1, "num_heads": 2}
+            | ({} if mask is None else {"mask": mask}),
             "target": list(heads),
         }
     )
@@ -53,6 +54,7 @@ def commit_tiny(
     seed: int = 0,
     targets: tuple[dict, ...] | None = None,
     files: dict[str, str] | None = None,
+    mask: str | None = None,
 ):
     """Commit a tiny model, a classifier unless told, as the next version of ``name``."""
     task = {
@@ -65,7 +67,7 @@ def commit_tiny(
     with zoo.draft(
         name, kind="finetuned", producer=producer, parents=[], task=task, metrics={}
     ) as draft:
-        write_tiny(draft.path, seed=seed, targets=targets)
+        write_tiny(draft.path, seed=seed, targets=targets, mask=mask)
         for relative, content in (files or {}).items():
             target = draft.path / relative
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.modeling.generation.config import GenerationConfig
+from orchestrator.modeling.generation.stops import Stops
 
 NEVER = -1e9
 """Score of what cannot be chosen."""
@@ -23,12 +24,15 @@ class Beams:
         scores: Their summed log-probabilities, [B, K].
         ended: New tokens of the best ended sequences, padded, [B, K, M].
         ended_scores: Their scores, divided by length ** length_penalty, [B, K].
+        ended_lengths: Their number of tokens, [B, K].
         has_ended: Which of them are there, [B, K].
         open: Inputs whose ended sequences may still become better, [B, 1].
     """
 
-    def __init__(self, rows: int, config: GenerationConfig, pad: int, device: torch.device) -> None:
-        self.config, self.pad = config, pad
+    def __init__(
+        self, rows: int, config: GenerationConfig, pad: int, device: torch.device, stops: Stops
+    ) -> None:
+        self.config, self.pad, self.stops = config, pad, stops
         shape = (rows, config.num_beams)
         self.eos = torch.tensor(config.eos_token_ids, dtype=torch.long, device=device)
         self.tokens = torch.empty(*shape, 0, dtype=torch.long, device=device)
@@ -36,23 +40,25 @@ class Beams:
         self.scores[:, 0] = 0.0  # at first all beams are the same sequence
         self.ended = torch.full((*shape, config.max_new_tokens), pad, device=device)
         self.ended_scores = torch.full(shape, NEVER, device=device)
+        self.ended_lengths = torch.zeros(shape, dtype=torch.long, device=device)
         self.has_ended = torch.zeros(shape, dtype=torch.bool, device=device)
         self.open = torch.ones(rows, 1, dtype=torch.bool, device=device)
 
-    def step(self, logits: Tensor) -> tuple[Tensor, Tensor, bool]:
+    def step(self, log_probabilities: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Choose the next tokens.
 
         Args:
-            logits: After each open sequence, [B * K, V].
+            log_probabilities: After each open sequence, [B * K, V].
 
         Returns:
             Which rows are continued and by which tokens, [B * K] each, and whether there is
             anything left to do.
         """
         beams = self.config.num_beams
-        top, parents, tokens = self._candidates(logits.log_softmax(dim=-1))
+        top, parents, tokens = self._candidates(log_probabilities)
         sequences = torch.cat([_pick(self.tokens, parents), tokens[..., None]], dim=2)
         ends = torch.isin(tokens, self.eos) | (sequences.shape[2] == self.config.max_new_tokens)
+        ends = ends | self.stops(sequences.flatten(0, 1)).view(ends.shape)
         self._end(sequences, top, ends)
         self.scores, chosen = top.masked_fill(ends, NEVER).topk(beams)
         self.tokens = _pick(sequences, chosen)
@@ -63,10 +69,12 @@ class Beams:
         more = bool(self.open.any()) and not settled and not bool(ends.all())
         return rows, tokens.gather(1, chosen).flatten(), more
 
-    def best(self) -> tuple[Tensor, Tensor]:
-        """Return tokens [B * R, M] and scores [B * R] of the best sequences of each input."""
+    def best(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return tokens [B * R, M], scores and lengths [B * R] of the best of each input."""
         count = self.config.num_return_sequences
-        return self.ended[:, :count].flatten(0, 1), self.ended_scores[:, :count].flatten()
+        found = (self.ended, self.ended_scores, self.ended_lengths)
+        tokens, scores, lengths = (each[:, :count].flatten(0, 1) for each in found)
+        return tokens, scores, lengths
 
     def _candidates(self, log_probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return score, beam and token of the best continuations, [B, C], the best one first.
@@ -92,6 +100,8 @@ class Beams:
         merged = torch.cat([self.ended_scores, scores], dim=1)
         self.ended_scores, chosen = merged.topk(beams)
         self.ended = _pick(torch.cat([self.ended, padded], dim=1), chosen)
+        lengths = torch.full_like(chosen[:, :1], length).expand(-1, ends.shape[1])
+        self.ended_lengths = torch.cat([self.ended_lengths, lengths], dim=1).gather(1, chosen)
         self.has_ended = torch.cat([self.has_ended, ends], dim=1).gather(1, chosen)
 
     def _close(self) -> None:

@@ -24,6 +24,12 @@ class GenerationConfig(StrictModel):
     start_token_id: NonNegativeInt | None = None
     """First token that a decoder reads (BART: the end token); null: the padding token (T5). A batch
     with `decoder_input_ids` has its own."""
+    repetition_penalty: PositiveFloat = 1.0
+    """Above 1: tokens that are in the text already become less probable (Keskar et al. 2019): a
+    positive logit is divided by it, a negative one multiplied; with beams, log-probabilities."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a sequence when they are complete in the new text; they are part of the
+    result."""
     num_return_sequences: PositiveInt = 1
     """Results for each input; more than one needs sampling or beams."""
     sample: bool = False
@@ -56,6 +62,8 @@ class GenerationConfig(StrictModel):
                 f"{self.num_return_sequences} is more than num_beams ({limit}). Raise that, or set "
                 "sample.",
             )
+        if "" in self.stop:
+            yield Problem("stop", "an empty string ends every text at once. Leave it out.")
         sampled = () if self.sample else ONLY_SAMPLED
         beams = () if self.num_beams > 1 else ONLY_BEAMS
         for name in (*sampled, *beams):

@@ -3,6 +3,7 @@
 Legend: B inputs or rows, R results for each, T new tokens, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,11 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.generation.beams import Beams
 from orchestrator.modeling.generation.config import GenerationConfig
 from orchestrator.modeling.generation.continuation import Continuation, require_room
+from orchestrator.modeling.generation.stops import Decode, Stops
 from orchestrator.modeling.interfaces import Batch
 from orchestrator.modeling.model import Model
+
+Watch = Callable[[Tensor, Tensor], None]
 
 
 def drawable(logits: Tensor, config: GenerationConfig) -> Tensor:
@@ -47,6 +51,26 @@ def top_p(logits: Tensor, share: float) -> Tensor:
     return logits.masked_fill(removed.scatter(-1, order, removed), -torch.inf)
 
 
+def penalized(logits: Tensor, text: Continuation, penalty: float) -> Tensor:
+    """Make tokens that a row has already less probable (Keskar et al. 2019, section 4.1).
+
+    As transformers' ``RepetitionPenaltyLogitsProcessor``, but that padding does not count.
+
+    Args:
+        logits: After each row, or their log-probabilities, [B, V].
+        text: The rows; with a decoder, what it wrote.
+        penalty: 1 changes nothing.
+    """
+    if penalty == 1.0:
+        return logits
+    seen = torch.zeros_like(logits, dtype=torch.bool)
+    # Padding points at the row's last token, which is real.
+    tokens = torch.where(text.mask.bool(), text.tokens, text.tokens[:, -1:])
+    seen.scatter_(1, tokens, torch.ones_like(tokens, dtype=torch.bool))
+    less = torch.where(logits < 0, logits * penalty, logits / penalty)
+    return torch.where(seen, less, logits)
+
+
 class Generated(NamedTuple):
     """Generated sequences.
 
@@ -55,10 +79,12 @@ class Generated(NamedTuple):
             stand together, the best one first if there are beams.
         scores: Summed log-probabilities of the tokens [B * R]; of beam search divided by length **
             length_penalty; of sampling those of the distribution that was drawn from.
+        lengths: Number of new tokens without padding, [B * R].
     """
 
     tokens: Tensor
     scores: Tensor
+    lengths: Tensor
 
 
 @torch.no_grad()
@@ -69,6 +95,8 @@ def generate(
     *,
     target: str = "lm",
     cached: bool = True,
+    decode: Decode | None = None,
+    watch: Watch | None = None,
 ) -> Generated:
     """Continue each sequence of a batch until it ends or has ``max_new_tokens`` more.
 
@@ -81,6 +109,9 @@ def generate(
         config: How to choose tokens.
         target: Name of the target that predicts the next token.
         cached: Keep keys and values rather than compute them again for every token.
+        decode: New tokens of a row → text; needed for ``config.stop``.
+        watch: Receives the new token of each row, [B * R], as soon as it is chosen, and whether
+            the row had ended before it. Not called with beams, which choose at the end.
 
     Raises:
         ConfigError: Options contradict one another.
@@ -89,6 +120,9 @@ def generate(
     """
     require_no_problems(config, "generation")
     _require_lm(model, batch, target)
+    if config.stop and decode is None:
+        raise InputError("stop: strings are found in text; give decode, or use eos_token_ids.")
+    stops = Stops(config.stop, decode)
     pad = model.config.pad_token_id
     start = pad if config.start_token_id is None else config.start_token_id
     training = model.training
@@ -96,7 +130,9 @@ def generate(
     try:
         text = Continuation(model, batch, start=start, target=target, cached=cached)
         require_room(model, text.tokens.shape[1], config.max_new_tokens)
-        return _search(text, config, pad) if config.num_beams > 1 else _walk(text, config, pad)
+        if config.num_beams > 1:
+            return _search(text, config, pad, stops)
+        return _walk(text, config, pad, stops, watch)
     finally:
         model.train(training)
 
@@ -113,7 +149,9 @@ def _require_lm(model: Model, batch: Batch, target: str) -> None:
         raise InputError(f"There is no text to continue: the batch has {', '.join(batch)}.")
 
 
-def _walk(text: Continuation, config: GenerationConfig, pad: int) -> Generated:
+def _walk(
+    text: Continuation, config: GenerationConfig, pad: int, stops: Stops, watch: Watch | None
+) -> Generated:
     """Take one token after the other: the most probable one, or a drawn one."""
     logits = text.start()
     device = logits.device
@@ -126,8 +164,10 @@ def _walk(text: Continuation, config: GenerationConfig, pad: int) -> Generated:
     eos = torch.tensor(config.eos_token_ids, dtype=torch.long, device=device)
     ended = torch.zeros(len(logits), dtype=torch.bool, device=device)
     scores = torch.zeros(len(logits), device=device)
+    lengths = torch.zeros(len(logits), dtype=torch.long, device=device)
     tokens: list[Tensor] = []
     while True:
+        logits = penalized(logits, text, config.repetition_penalty)
         if config.sample:
             logits = drawable(logits, config)
             token = logits.softmax(-1).multinomial(1, generator=generator)[:, 0]
@@ -137,32 +177,29 @@ def _walk(text: Continuation, config: GenerationConfig, pad: int) -> Generated:
         scores = scores + gained.masked_fill(ended, 0.0)
         token = token.masked_fill(ended, pad)
         tokens.append(token)
-        ended = ended | torch.isin(token, eos)
+        lengths = lengths + (~ended).long()
+        if watch is not None:
+            watch(token, ended)
+        ended = ended | torch.isin(token, eos) | stops(torch.stack(tokens, 1))
         if len(tokens) == config.max_new_tokens or bool(ended.all()):
-            return Generated(torch.stack(tokens, 1), scores)
+            return Generated(torch.stack(tokens, 1), scores, lengths)
         logits = text.extend(token)
 
 
-def _search(text: Continuation, config: GenerationConfig, pad: int) -> Generated:
+def _search(text: Continuation, config: GenerationConfig, pad: int, stops: Stops) -> Generated:
     """Search with beams; the text before them is read once for each input."""
     logits = text.start()
     inputs = torch.arange(len(logits), device=logits.device)
     rows = inputs.repeat_interleave(config.num_beams)
     text.select(rows)
     logits = logits.index_select(0, rows)
-    beams = Beams(len(inputs), config, pad, logits.device)
+    beams = Beams(len(inputs), config, pad, logits.device, stops)
     while True:
-        rows, tokens, more = beams.step(logits)
+        scores = penalized(logits.log_softmax(dim=-1), text, config.repetition_penalty)
+        rows, tokens, more = beams.step(scores)
         if not more:
             break
         text.select(rows, same_inputs=True)
         logits = text.extend(tokens)
-    found, scores = beams.best()
-    eos = torch.tensor(config.eos_token_ids, dtype=torch.long, device=found.device)
-    return Generated(found[:, : _longest(found, eos)], scores)
-
-
-def _longest(tokens: Tensor, eos: Tensor) -> int:
-    """Return how many columns of ``tokens`` [N, M] are needed up to the last end token."""
-    before = torch.isin(tokens, eos).long().cumsum(1) - torch.isin(tokens, eos).long()
-    return int((before == 0).sum(1).max())
+    found, best, lengths = beams.best()
+    return Generated(found[:, : int(lengths.max())], best, lengths)
