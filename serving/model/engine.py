@@ -91,6 +91,11 @@ def load_engine(
         IntegrityError: its files do not fit together.
     """
     folder = Path(package.path)
+    task = package.manifest.task
+    if task is not None and task.modality != "text":
+        raise InputError(
+            f"{package.ref} reads {task.modality}, not text. Only text packages can be served."
+        )
     backend: Backend
     if (folder / ONNX_FILE).is_file():
         from serving.model.onnx_backend import OnnxBackend
@@ -100,7 +105,6 @@ def load_engine(
         from serving.model.torch_backend import TorchBackend
 
         backend = TorchBackend(folder, threads, device)
-    task = package.manifest.task
     longest = None if task is None else task.max_length
     tokenizer = TextTokenizer(folder, backend.max_length, longest)
     card = _card(package, backend, task, tokenizer.max_length, target)
@@ -114,10 +118,6 @@ def _card(
     max_length: int,
     target: str | None,
 ) -> ModelCard:
-    if task is not None and task.modality != "text":
-        raise InputError(
-            f"{package.ref} reads {task.modality}, not text. Only text packages can be served."
-        )
     labels = {} if task is None else task.labels
     targets = {
         name: _labels(package.ref, name, count, labels.get(name, []))

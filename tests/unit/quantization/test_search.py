@@ -24,26 +24,9 @@ from orchestrator.quantization.search import Search, broken_bounds
 from orchestrator.storage import RunFolder
 from orchestrator.zoo import Zoo
 from tests.support.packages import LABELS, SENTENCES, commit_tiny
+from tests.support.pools import InProcess
 
 GEMMS = 4  # query-key-value, output, up, down of the one layer
-
-
-class InProcess:
-    """A pool that calls functions at once, and records which."""
-
-    def __init__(self):
-        self.calls = []
-
-    def put(self, value):
-        return value
-
-    def map(self, function, items, title="", unit="call"):
-        for name, arguments in items.items():
-            self.calls.append(function.__name__)
-            yield name, function(*arguments)
-
-    def call(self, function, *arguments):
-        return next(iter(self.map(function, {"call": arguments})))[1]
 
 
 @pytest.fixture
