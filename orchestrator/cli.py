@@ -102,6 +102,12 @@ JOBS: dict[str, Job] = {
         "corpus_runner",
     ),
     "pretrain": Job.of("pretraining", "PretrainConfig", "corpus → package"),
+    "finetune": Job.of(
+        "finetuning",
+        "FinetuneConfig",
+        "package + labelled data → package",
+        needs_file=False,
+    ),
     "benchmark": Job.of(
         "selection",
         "BenchmarkConfig",

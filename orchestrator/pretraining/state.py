@@ -2,7 +2,6 @@
 
 from orchestrator.config import StrictModel
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.training.events import Metrics
 from orchestrator.training.history import HistoryRow
 
 
@@ -26,10 +25,3 @@ class RunState(Origin):
     """Time trained, over all parts of a resumed run."""
     jumps: tuple[tuple[int, int], ...] = ()
     """Samples that were skipped, see `Detour`."""
-
-
-class BestState(StrictModel):
-    """State beside the best weights of a run."""
-
-    validation: Metrics
-    """Their evaluation."""

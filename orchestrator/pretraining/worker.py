@@ -22,7 +22,6 @@ from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import stream_model
 from orchestrator.modeling.tensor_files import SHARD_BYTES
 from orchestrator.pretraining.baselines import baselines, pair_baselines
-from orchestrator.pretraining.best import BestKeeper
 from orchestrator.pretraining.inputs import PretrainInputs, open_inputs
 from orchestrator.pretraining.meter import Meter
 from orchestrator.pretraining.payload import PretrainJob, PretrainPayload
@@ -31,6 +30,7 @@ from orchestrator.pretraining.starting import origin_of, take_weights
 from orchestrator.pretraining.state import RunState
 from orchestrator.storage import read_model, staged, verify_folder
 from orchestrator.training.averaging import averaged
+from orchestrator.training.best import BestKeeper
 from orchestrator.training.detour import Detour
 from orchestrator.training.engine import Engine
 from orchestrator.training.events import (
@@ -137,9 +137,8 @@ class _Run:
             COMPUTE[config.engine.precision],
         )
         stopping = config.train.early_stopping
-        self.best = (
-            None if stopping is None else BestKeeper(context, self.engine, config.train, stopping)
-        )
+        every = config.train.eval_every_steps
+        self.best = None if stopping is None else BestKeeper(context, self.engine, every, stopping)
 
     def train(self) -> TrainResult:
         """Run the loop from the newest intact checkpoint to the end."""

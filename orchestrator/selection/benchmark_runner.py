@@ -85,6 +85,7 @@ def _train_cells(config: BenchmarkConfig, plan: BenchmarkPlan, journal: Journal)
             task=cell.spec,
             fine_tune=config.fine_tune,
             seed=config.seed,
+            gpus=config.cluster.gpus_per_worker,
             state=str(state_folder(journal.path.parent, cell.trial)),
         )
         for cell in plan.cells

@@ -138,6 +138,7 @@ def _halve(
             task=plan.spec,
             fine_tune=config.fine_tune,
             seed=config.seed,
+            gpus=config.cluster.gpus_per_worker,
             state=str(state_folder(journal.path.parent, model)),
             start=bracket.rung - 1,
             keep_package=True,

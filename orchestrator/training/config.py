@@ -19,6 +19,7 @@ __all__ = [
     "EarlyStoppingConfig",
     "EngineConfig",
     "FineTuneConfig",
+    "FineTuneOptions",
     "OptimizerConfig",
     "ScheduleConfig",
     "TrainConfig",
@@ -211,15 +212,12 @@ class TrainConfig(StrictModel):
             )
 
 
-class FineTuneConfig(StrictModel):
-    """Train a new classification head and everything below it on one labelled task."""
+class FineTuneOptions(StrictModel):
+    """Train new heads and everything below them on labelled tasks, whatever the learning rate."""
 
     epochs: int = Field(4, ge=1, description="Passes over the training rows.")
     global_batch_size: int = Field(32, ge=1, description="Rows of one step.")
     eval_batch_size: int = Field(128, ge=1, description="Rows of one evaluation pass.")
-    learning_rate: float = Field(
-        2e-3, gt=0, description="Peak; 2e-3 suits small encoders, 2e-5 to 5e-5 BERT-sized ones."
-    )
     weight_decay: float = Field(0.01, ge=0, description="Decay of weight matrices.")
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="Share of steps of warm-up.")
     max_grad_norm: float | None = Field(1.0, gt=0, description="Clip to this norm; null: never.")
@@ -236,6 +234,17 @@ class FineTuneConfig(StrictModel):
     )
     lora: LoraConfig | None = Field(
         None, description="Train low-rank adapters instead of all weights; merged in the package."
+    )
+
+
+class FineTuneConfig(FineTuneOptions):
+    """Train new heads and everything below them on labelled tasks."""
+
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="Peak; null: by the rule of training/learning_rates.py, 2e-3 for narrow models "
+        "trained here, 5e-5 for BERT-sized imported ones.",
     )
 
 

@@ -1,43 +1,52 @@
-"""Fine-tune one package on one labelled task, an epoch at a time, in one process.
+"""Fine-tuning of one package on labelled tasks.
 
-This is what a selection trial runs: quick to start (the head is the only thing that is built),
-texts tokenized once, exact to resume. What a step does depends on (seed, step) alone, so a trial
-that is paused, saved and continued elsewhere is the trial that was never paused.
+Selection trials train an epoch at a time in one process; the finetune stage hands in the engine of
+its workers and runs the same steps. The first is quick to start (new heads are the only thing that
+is built), texts are tokenized once, and both are exact to resume: what a step does depends on
+(seed, step) alone, so a run that is paused, saved and continued elsewhere is the run that was never
+paused.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from orchestrator.data.processors.text import TextProcessor
-from orchestrator.data.rows.rows import Rows, TaskData
-from orchestrator.data.samples.labelled_samples import ClsSamples
-from orchestrator.data.steps import StepSource, eval_batches
 from orchestrator.errors import IntegrityError
-from orchestrator.modeling.lora import add_lora, freeze, merged_state
-from orchestrator.modeling.package import load_model, write_model
+from orchestrator.inference.models import TorchModel
+from orchestrator.inference.predictor import Predictor
+from orchestrator.modeling.lora import merged_state
+from orchestrator.modeling.model import Model
+from orchestrator.modeling.package import write_model
+from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
+from orchestrator.tasks.base import Answer, AnyTask
+from orchestrator.tasks.measure import Measured, measure
 from orchestrator.training.config import (
     FineTuneConfig,
     OptimizerConfig,
     ScheduleConfig,
     TrainConfig,
 )
-from orchestrator.training.engine import Batch
-from orchestrator.training.engines.single import SingleEngine
-from orchestrator.training.heads import classification_head
+from orchestrator.training.finetune_model import (
+    HERE,
+    ONLY_LESSONS,
+    Heads,
+    Place,
+    first_model,
+    without_class_weights,
+)
 from orchestrator.training.history import History
+from orchestrator.training.lesson_data import LessonData, Split
+from orchestrator.training.lessons import Lesson
 from orchestrator.training.loop import train
-from orchestrator.training.seeding import derive_seed
 
-Split = Literal["train", "validation", "test"]
 PROGRESS = "finetune.json"
 HISTORY = "history.parquet"
-
-__all__ = ["FineTuneConfig", "FineTuner"]
+__all__ = ["FineTuneConfig", "FineTuner", "Heads", "Lesson", "Place"]
 
 
 class FineTuner:
@@ -45,96 +54,171 @@ class FineTuner:
 
     Attributes:
         engine: The model with its optimizer.
-        head: Name of the task's head.
+        lessons: What is learned; the first one's head is the default head.
+        tasks: The task of each head, with what was chosen on validation rows (a threshold).
+        data: Rows and batches.
+        plan: Steps, batches, optimizer and schedule of the run.
+        source: Batches of each step.
         steps_done: Optimizer steps taken, counted in the loop.
         epochs_done: Whole epochs trained.
         history: Learning curves so far.
 
     Args:
         package: Folder of the package to start from.
-        task: What to learn; its test rows are only read by ``evaluate("test")``.
-        config: How.
-        seed: Decides the head's first weights, which rows a cap keeps, their order, and dropout.
+        lessons: What to learn; test rows are only read by ``evaluate`` and ``measure``.
+        config: How, with a learning rate.
+        seed: Decides the heads' first weights, which rows a cap keeps, their order, and dropout.
+        heads: Heads of the package that stay, or are made anew.
+        place: Where it is trained.
 
     Raises:
         IntegrityError: The package's model does not fit its config.
-        InputError: The package has no tokenizer, the task no rows, or ``freeze`` or ``lora`` names
+        InputError: The package has no tokenizer, a task no rows, or ``freeze`` or ``lora`` names
             what the model does not have.
     """
 
     def __init__(
-        self, package: Path, task: TaskData, config: FineTuneConfig, seed: int = 7
+        self,
+        package: Path,
+        lessons: Sequence[Lesson],
+        config: FineTuneConfig,
+        seed: int = 7,
+        *,
+        heads: Heads = ONLY_LESSONS,
+        place: Place = HERE,
     ) -> None:
-        self.task, self.config, self.seed = task, config, seed
-        head = classification_head(
-            task, config.pooling, hidden=config.hidden, dropout=config.dropout
+        if config.learning_rate is None:
+            raise ValueError("the learning rate is chosen by training.learning_rates.rate_for")
+        self.lessons, self.config, self.seed = tuple(lessons), config, seed
+        self.tasks: dict[str, AnyTask] = {each.head: each.task for each in self.lessons}
+        self._package, self._heads, self._place = package, heads, place
+        self.model = self._build()
+        images = self.lessons[0].data.train.images is not None
+        processor = None if images else TextProcessor.load(package)
+        self.max_length = min(config.max_length, self.model.config.max_position_embeddings)
+        self.data = LessonData(
+            self.lessons,
+            processor,
+            config,
+            self.max_length,
+            seed,
+            world=place.world,
+            micro_batch_size=place.micro_batch_size,
         )
-        self.head = head.name
-        torch.manual_seed(derive_seed(seed, "head"))
-        self._model = load_model(package, targets=[head])
-        if config.lora is not None:
-            add_lora(self._model, config.lora)
-        freeze(self._model, config.freeze)
-        images = task.train.images is not None
-        self._processor = None if images else TextProcessor.load(package)
-        self.max_length = min(config.max_length, self._model.config.max_position_embeddings)
-        self._samples: dict[Split, ClsSamples] = {}
-        size = min(config.global_batch_size, len(self.samples("train")))
-        order = derive_seed(seed, "order") % 2**32
-        self._source = StepSource(self.samples("train"), size, size, order)
-        self._train_config = self._plan(size)
-        self.engine = SingleEngine(self._model, self._train_config.optimizer)
+        self.plan = self._plan(self.data)
+        self.source = self.data.source(self.plan.max_steps)
+        self.engine = place.build_engine(self.model, self.plan.optimizer)
         self.steps_done = 0
         self.epochs_done = 0
         self.history = History()
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of one epoch."""
-        return self._source.steps_per_epoch
 
     @property
     def finished(self) -> bool:
         """Whether all epochs of the config are trained."""
         return self.epochs_done >= self.config.epochs
 
-    def samples(self, split: Split) -> ClsSamples:
-        """Return a split's rows, tokenized when first asked for and kept."""
-        if split not in self._samples:
-            limit = self.config.max_train_rows if split == "train" else self.config.max_eval_rows
-            rows = self._capped(self.task.split(split), limit, split)
-            self._samples[split] = ClsSamples(rows, self._processor, self.head, self.max_length)
-        return self._samples[split]
+    @property
+    def head(self) -> str:
+        """Name of the default head: the first task's."""
+        return self.lessons[0].head
+
+    @property
+    def watched(self) -> str:
+        """The metric that decides which epoch is the best: the first task's primary one."""
+        return self._key(self.lessons[0])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+        return self.data.steps_per_epoch
 
     def train_epoch(self) -> dict[str, float]:
         """Train one more epoch.
 
         Returns:
-            Mean ``loss`` and ``accuracy`` over the epoch's training batches.
+            Mean ``loss`` over the epoch's training batches, and ``accuracy`` of a lone
+            classification task.
         """
         until = self.steps_done + self.steps_per_epoch
         result = train(
             self.engine,
-            self._source,
-            self._train_config,
+            self.source,
+            self.plan,
             first_step=self.steps_done,
             until_step=until,
             seed=self.seed,
         )
         self.steps_done = result.steps
         self.epochs_done += 1
-        return self._log("train", result.train)
+        short = {"loss": result.train.get("loss", float("nan"))}
+        if self._counted(self.lessons[0]):
+            accuracy = result.train.get(f"accuracy.{self.lessons[0].head}", float("nan"))
+            short[self.watched] = accuracy
+        return self._log("train", short)
 
     def evaluate(self, split: Split = "validation") -> dict[str, float]:
-        """Measure ``accuracy`` and ``loss`` on a split, without dropout."""
-        batches = eval_batches(self.samples(split), self.config.eval_batch_size)
-        return self._log(split, self.engine.evaluate(batches))
+        """Measure a split without dropout; collective. Writes the figures into the history.
 
-    def predict(self, split: Split = "test") -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
-        """Yield class probabilities [B, K] of a split's rows, in order."""
-        self._model.eval()
-        for batch in eval_batches(self.samples(split), self.config.eval_batch_size):
-            yield self._probabilities(batch)
+        Returns:
+            ``loss``, and the primary metric of each task: under its name, of several tasks as
+            ``<metric>.<head>``.
+        """
+        return self._log(split, self.figures(split))
+
+    def figures(self, split: Split = "validation") -> dict[str, float]:
+        """Measure a split without dropout, as `evaluate` does; collective."""
+        found = self.engine.evaluate(self.data.batches(split, self.engine.rank, self.engine.world))
+        figures = {"loss": found["loss"]}
+        others = [each for each in self.lessons if not self._counted(each)]
+        measured: dict[str, float] = {}
+        if others:
+            model = self.whole()
+            measured = self._shared(
+                lambda: {self._key(each): self._primary(model, each, split) for each in others},
+                [self._key(each) for each in others],
+            )
+        for lesson in self.lessons:
+            key = self._key(lesson)
+            figures[key] = measured[key] if key in measured else found[f"accuracy.{lesson.head}"]
+        return figures
+
+    def measure(self, model: Model, split: Split = "test") -> dict[str, Measured]:
+        """Return every metric of each task with its interval; on one rank.
+
+        Thresholds are chosen on validation rows first.
+
+        Args:
+            model: From `whole`.
+            split: Which rows.
+        """
+        for lesson in self.lessons:
+            self._primary(model, lesson, "validation")
+        return {
+            lesson.head: measure(
+                self.tasks[lesson.head],
+                self.data.rows(split, index),
+                self._answers(model, lesson, split),
+            )
+            for index, lesson in enumerate(self.lessons)
+        }
+
+    def answers(self, split: Split = "test", lesson: int = 0) -> list[Answer]:
+        """Answer the rows of a split; collective where weights are cut."""
+        return self._answers(self.whole(), self.lessons[lesson], split)
+
+    def whole(self) -> Model:
+        """Return the model with all weights on this rank; collective where weights are cut.
+
+        It is the model that is trained, or a copy where an engine has cut that.
+        """
+        if self.engine.replicated:
+            return self.model
+        model = self._build()
+        missing, unexpected = model.load_state_dict(self.engine.gathered(), strict=False)
+        buffers = dict(model.named_buffers())
+        if unexpected or set(missing) - set(model.tied_names()) - buffers.keys():
+            raise IntegrityError(f"the engine has {unexpected}, and lacks {missing}")
+        return model
 
     def save(self, folder: Path) -> None:
         """Write everything that :meth:`load` needs; the caller makes the folder atomic."""
@@ -162,20 +246,32 @@ class FineTuner:
         self.steps_done, self.epochs_done = found["steps_done"], found["epochs_done"]
         self.history = History.from_parquet(folder / HISTORY)
 
-    def write(self, folder: Path) -> None:
-        """Write the files of a package: model, adapters merged, tokenizer, learning curves."""
-        write_model(folder, merged_state(self._model), self._model.config)
-        if self._processor is not None:
-            self._processor.save(folder)
+    def write(self, folder: Path, model: Model | None = None) -> None:
+        """Write the files of a package: model, adapters merged, tokenizer, learning curves.
+
+        Args:
+            folder: Where.
+            model: From `whole`; None: the model that is trained.
+        """
+        model = self.model if model is None else model
+        write_model(folder, merged_state(model), without_class_weights(model.config))
+        if self.data.processor is not None:
+            self.data.processor.save(folder)
         self.history.to_parquet(folder / HISTORY)
 
-    def _plan(self, batch_size: int) -> TrainConfig:
+    def _build(self) -> Model:
+        """Return the model before its first step, on its device."""
+        model = first_model(self._package, self.lessons, self._heads, self.config, self.seed)
+        return model.to(self._place.device)
+
+    def _plan(self, data: LessonData) -> TrainConfig:
         config = self.config
-        steps = config.epochs * self._source.steps_per_epoch
+        assert config.learning_rate is not None
+        steps = config.epochs * data.steps_per_epoch
         return TrainConfig(
             max_steps=steps,
-            global_batch_size=batch_size,
-            micro_batch_size=batch_size,
+            global_batch_size=data.global_batch_size,
+            micro_batch_size=data.micro_batch_size,
             optimizer=OptimizerConfig(
                 learning_rate=config.learning_rate, weight_decay=config.weight_decay
             ),
@@ -186,30 +282,67 @@ class FineTuner:
             log_every_steps=steps,
         )
 
-    def _capped(self, rows: Rows, limit: int | None, split: str) -> Rows:
-        """Keep ``limit`` rows, the same ones for every package."""
-        if limit is None or len(rows) <= limit:
-            return rows
-        order = np.random.default_rng(derive_seed(self.seed, "cap", split)).permutation(len(rows))
-        return rows.take(np.sort(order[:limit]))
+    def _counted(self, lesson: Lesson) -> bool:
+        """Whether the engine counts the primary metric while it measures the loss."""
+        return isinstance(self._head(lesson), ClsConfig) and lesson.task.primary.name == "accuracy"
+
+    def _head(self, lesson: Lesson) -> TargetConfig:
+        return next(each for each in self.model.config.target if each.name == lesson.head)
+
+    def _key(self, lesson: Lesson) -> str:
+        name = lesson.task.primary.name
+        return name if len(self.lessons) == 1 else f"{name}.{lesson.head}"
+
+    def _primary(self, model: Model, lesson: Lesson, split: Split) -> float:
+        """Return the primary metric; a threshold is chosen anew on validation rows."""
+        rows = self.data.rows(split, self.lessons.index(lesson))
+        answers = self._answers(model, lesson, split)
+        if split == "validation":
+            adapted = lesson.task.adapted(rows, answers)
+            if adapted is not lesson.task:
+                self.tasks[lesson.head] = adapted
+                answers = self._answers(model, lesson, split)
+        task = self.tasks[lesson.head]
+        statistics = task.statistics(rows, answers)[task.primary.name]
+        return float(task.primary.value(np.ones((1, len(rows))), statistics)[0])
+
+    def _answers(self, model: Model, lesson: Lesson, split: Split) -> list[Answer]:
+        """Answer the rows of a split as the finished package will."""
+        training = model.training
+        predictor = Predictor(
+            TorchModel(model, str(self._place.device)),
+            self.data.processor,
+            self.tasks,
+            max_length=self.max_length,
+        )
+        try:
+            return predictor.answers(self.data.rows(split, self.lessons.index(lesson)), lesson.head)
+        finally:
+            model.train(training)
+
+    def _shared(
+        self, action: Callable[[], dict[str, float]], keys: Sequence[str]
+    ) -> dict[str, float]:
+        """Return rank 0's figures on every rank: all take the same decisions; collective."""
+        found = self._place.on_rank_zero(action) or {}
+        values = torch.tensor([found.get(key, 0.0) for key in keys], dtype=torch.float64)
+        total = self.engine.sum_over_ranks(values)
+        return dict(zip(keys, total.tolist(), strict=True))
 
     def _log(self, split: Split, metrics: dict[str, float]) -> dict[str, float]:
-        short = {
-            "loss": metrics.get("loss", float("nan")),
-            "accuracy": metrics.get(f"accuracy.{self.head}", float("nan")),
-        }
-        self.history.log(self.steps_done, split, short, epoch=float(self.epochs_done))
-        return short
-
-    @torch.no_grad()
-    def _probabilities(self, batch: Batch) -> np.ndarray[Any, np.dtype[np.float32]]:
-        logits = self._model.predict(batch)[self.head]
-        return torch.softmax(logits.float(), dim=-1).cpu().numpy()
+        self.history.log(self.steps_done, split, metrics, epoch=float(self.epochs_done))
+        return metrics
 
     def _progress(self) -> dict[str, Any]:
         return {
-            "task": self.task.name,
-            "labels": list(self.task.label_names),
+            "tasks": [
+                {
+                    "task": each.data.name,
+                    "weight": each.weight,
+                    **each.task.spec.model_dump(mode="json"),
+                }
+                for each in self.lessons
+            ],
             "seed": self.seed,
             "config": self.config.model_dump(mode="json"),
             "steps_done": self.steps_done,

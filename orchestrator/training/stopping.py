@@ -25,16 +25,23 @@ class Best:
     since: int = 0
 
 
-def best_of(evaluations: Iterable[tuple[int, float]], config: EarlyStoppingConfig) -> Best:
+def best_of(
+    evaluations: Iterable[tuple[int, float]],
+    config: EarlyStoppingConfig,
+    higher_is_better: bool | None = None,
+) -> Best:
     """Return the best of (steps done, value) in order; a tie or a gain below min_delta is none.
 
     Any number is better than none: a first evaluation that is not a number would never be beaten.
 
     Args:
         evaluations: In order of steps.
-        config: Which direction is better follows from its metric's name.
+        config: What is watched, and which gain counts.
+        higher_is_better: Which direction is better; None: it follows from the metric's name.
     """
-    sign = 1.0 if config.metric.startswith(HIGHER_IS_BETTER) else -1.0
+    if higher_is_better is None:
+        higher_is_better = config.metric.startswith(HIGHER_IS_BETTER)
+    sign = 1.0 if higher_is_better else -1.0
     best = Best()
     for step, value in evaluations:
         first_number = math.isnan(best.value) and not math.isnan(value)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
+import torch
 from torch import nn
 
 from orchestrator.config.model import StrictModel
@@ -56,6 +57,11 @@ class WorkerContext(Protocol):
     @property
     def world(self) -> int:
         """Number of workers."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where this worker computes."""
         ...
 
     @property

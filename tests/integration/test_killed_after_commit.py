@@ -11,6 +11,7 @@ import pytest
 from orchestrator.cluster import launcher, tune
 from orchestrator.config import validate_config
 from orchestrator.continual import runner as continual
+from orchestrator.finetuning import runner as finetuning
 from orchestrator.pretraining import runner as pretraining
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.quantization import runner as quantization
@@ -19,6 +20,8 @@ from orchestrator.storage import RunFolder
 from orchestrator.zoo import Zoo
 from tests.integration import test_quantize
 from tests.support.candidates import FINE_TUNE, make_world, select_job
+from tests.support.lessons import job as lesson_job
+from tests.support.lessons import make_lessons
 from tests.support.streams import job as stream_job
 from tests.support.streams import make_place
 
@@ -79,7 +82,12 @@ def quantize(place):
     return quantization.run, test_quantize.job(place, output="child", mixed_plans=0)
 
 
-STAGES = (pretrain, select, learn, quantize)
+def adapt(place):
+    make_lessons(place)
+    return finetuning.run, lesson_job(place, train={"epochs": 1, "max_length": 16})
+
+
+STAGES = (pretrain, select, learn, quantize, adapt)
 
 
 @pytest.mark.parametrize("stage", STAGES)

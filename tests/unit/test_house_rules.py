@@ -22,8 +22,8 @@ ALLOWED = {
     "data": {"config", "storage", "zoo"},
     "tasks": {"config", "storage", "zoo", "modeling", "data"},
     "inference": {"config", "storage", "zoo", "modeling", "data", "tasks"},
-    "training": {"config", "storage", "zoo", "modeling", "data", "tasks"},
-    "cluster": {"config", "storage", "zoo", "modeling", "data", "tasks", "training"},
+    "training": {"config", "storage", "zoo", "modeling", "data", "tasks", "inference"},
+    "cluster": {"config", "storage", "zoo", "modeling", "data", "tasks", "inference", "training"},
     **{
         stage: {"config", "storage", "zoo", "modeling", "data", "tasks", "inference", "training"}
         for stage in STAGES
@@ -165,6 +165,8 @@ def test_nothing_is_unpickled():
         "orchestrator.config",
         "orchestrator.pretraining.config",
         "orchestrator.pretraining.corpus_config",
+        "orchestrator.finetuning.config",
+        "orchestrator.finetuning.results",
         "orchestrator.selection.config",
         "orchestrator.continual.config",
         "orchestrator.continual.results",

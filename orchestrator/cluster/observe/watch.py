@@ -61,8 +61,9 @@ class Watcher(Closes):
         if event.split == "validation":
             self._validation = f"  validation {loss:.3f}"
         elif self._progress is not None:
-            note = f"loss {loss:.3f}  {event.metrics['tokens_per_second']:,.0f} tokens/s"
-            self._progress.update(event.step, note + self._validation)
+            speed = event.metrics.get("tokens_per_second")
+            note = "" if speed is None else f"  {speed:,.0f} tokens/s"
+            self._progress.update(event.step, f"loss {loss:.3f}{note}{self._validation}")
 
     def close(self) -> None:
         """Close the bar and the trackers of the present run."""

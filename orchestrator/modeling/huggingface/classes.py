@@ -207,7 +207,7 @@ def differing_keys(ours: object, other: object, path: str = "") -> list[str]:
 
 
 FIRST_VALUES = ("initialization", "initializer_range", "logit_scale", "logit_bias")
-LOSS_ONLY = ("weight", "tolerance", "max_scale", "label_smoothing")
+LOSS_ONLY = ("weight", "tolerance", "max_scale", "label_smoothing", "class_weights")
 """Options of heads that only their loss and its figures read."""
 UNIMPORTANT = ("attention", *LOSS_ONLY, *FIRST_VALUES)
 """Options that change no output of a trained model."""

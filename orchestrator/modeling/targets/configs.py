@@ -91,11 +91,19 @@ class ClsConfig(TargetConfig):
     """Dropout rate before the classifier."""
     label_smoothing: Smoothing = 0.0
     """Share of each answer that is spread evenly over all classes, in training only."""
+    class_weights: tuple[PositiveFloat, ...] | None = None
+    """Factor on the loss of each class, in training only; null: 1 for all. The loss is divided by
+    the number of rows, so weights whose mean over the training rows is 1 keep its scale."""
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
-        """An activation needs a layer before it."""
+        """An activation needs a layer before it; every class has a weight or none has."""
         del dimensions
         yield from hidden_problems(self.hidden, self.hidden_activation)
+        if self.class_weights is not None and len(self.class_weights) != self.num_labels:
+            yield Problem(
+                "class_weights",
+                f"{len(self.class_weights)} weights for {self.num_labels} classes. Give one each.",
+            )
 
 
 def hidden_problems(hidden: bool, activation: str) -> Iterator[Problem]:

@@ -74,8 +74,11 @@ class SequenceTarget(Target):
         dropout: float,
         activation: str = "tanh",
         smoothing: float = 0.0,
+        class_weights: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
+        # A list and not a buffer: it is part of the config, and no part of the stored weights.
+        self.class_weights = class_weights
         self.pooling, self.smoothing = pooling, smoothing
         self.activation = HIDDEN_ACTIVATIONS[activation]
         self.dense = nn.Linear(width, width) if hidden else None
@@ -89,9 +92,13 @@ class SequenceTarget(Target):
     def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
         """Return the cross entropy summed over labelled sequences of ``hidden`` [B, S, D]."""
         logits = self.predict(hidden, mask)
+        weights = None
+        if self.class_weights is not None and self.training:
+            weights = logits.new_tensor(self.class_weights)
         loss = F.cross_entropy(
             logits,
             labels,
+            weight=weights,
             reduction="sum",
             ignore_index=IGNORED_LABEL,
             label_smoothing=self.smoothing if self.training else 0.0,
@@ -126,6 +133,7 @@ class ClsTarget(SequenceTarget):
             dropout=config.dropout,
             activation=config.hidden_activation,
             smoothing=config.label_smoothing,
+            class_weights=config.class_weights,
         )
         eps = config.norm_eps
         self.norm = None if eps is None else nn.LayerNorm(dimensions.hidden_size, eps=eps)

@@ -7,6 +7,7 @@ asked for it returns the stored result.
 
 import functools
 import json
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +18,13 @@ from orchestrator.errors import IntegrityError
 from orchestrator.selection.results import EpochResult
 from orchestrator.selection.trials.payloads import TrialPayload
 from orchestrator.storage import staged, verify_folder
+from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import TaskData
     from orchestrator.training.finetune import FineTuner
+
+logger = logging.getLogger(__name__)
 
 POSITION_NAME = "position.json"
 STATE_MANIFEST = "state.json"
@@ -79,17 +83,31 @@ class FineTuneTrial:
     def _tuner_after(self, epochs_done: int) -> "FineTuner":
         """The current tuner if it stands at ``epochs_done`` epochs, else a restored one."""
         if self._tuner is None or self._tuner.epochs_done != epochs_done:
-            from orchestrator.training.finetune import FineTuner
-
-            self._tuner = FineTuner(
-                _package_path(self._payload.zoo, self._payload.package),
-                _task(self._payload.task.model_dump_json()),
-                self._payload.fine_tune,
-                self._payload.seed,
-            )
+            self._tuner = self._new_tuner()
             if epochs_done:
                 self._tuner.load(self._state / TRAINER)
         return self._tuner
+
+    def _new_tuner(self) -> "FineTuner":
+        """The tuner before its first step, on the device that is reserved for this trial."""
+        from orchestrator.training.devices import reserved_device
+        from orchestrator.training.finetune import FineTuner, Place
+        from orchestrator.training.learning_rates import rate_for
+        from orchestrator.training.lessons import lesson_of
+
+        payload, config = self._payload, self._payload.fine_tune
+        package = _package(payload.zoo, payload.package)
+        if config.learning_rate is None:
+            rate = rate_for(Zoo(payload.zoo), package, lora=config.lora is not None)
+            logger.info("%s: learning rate %g, for %s", payload.trial, rate.value, rate.reason)
+            config = config.model_copy(update={"learning_rate": rate.value})
+        return FineTuner(
+            package.path,
+            [lesson_of(_task(payload.task.model_dump_json()))],
+            config,
+            payload.seed,
+            place=Place(device=reserved_device(payload.gpus)),
+        )
 
     def _commit(self, tuner: "FineTuner", rows: Sequence[EpochResult]) -> None:
         """Commit state and rows together, without what the next epoch cannot need."""
@@ -121,10 +139,8 @@ def committed_rows(state: Path) -> list[EpochResult]:
 # Both caches live as long as the process: reused actors train many models on the same data, and a
 # reference with a version never changes.
 @functools.lru_cache(maxsize=8)
-def _package_path(zoo: str, reference: str) -> Path:
-    from orchestrator.zoo import Zoo
-
-    return Path(Zoo(zoo).get(reference).path)
+def _package(zoo: str, reference: str) -> Package:
+    return Zoo(zoo).get(reference)
 
 
 @functools.lru_cache(maxsize=4)

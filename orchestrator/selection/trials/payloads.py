@@ -24,6 +24,8 @@ class TrialPayload(StrictModel):
     """Folder of the training state, on storage that every worker sees."""
     start: int = 0
     """Epochs done already."""
+    gpus: float = 0.0
+    """GPUs that are reserved for the trial."""
     keep_package: bool = False
     """Write the files of a package after the last epoch."""
 

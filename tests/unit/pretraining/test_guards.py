@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from orchestrator.cluster.checkpoints.store import CheckpointFolder
 from orchestrator.data.steps import StepSource
 from orchestrator.errors import StageError
-from orchestrator.pretraining.best import FOLDER as BEST
 from orchestrator.pretraining.worker import EXPORT, _Run, pretrain
+from orchestrator.training.best import FOLDER as BEST
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
 from orchestrator.training.detour import Detour
 from orchestrator.training.engines.single import SingleEngine

@@ -13,6 +13,7 @@ from orchestrator.modeling.package import load_model, write_model
 from orchestrator.training.finetune import FineTuneConfig, FineTuner
 from orchestrator.training.heads import head_name
 from orchestrator.training.history import History
+from orchestrator.training.lessons import lesson_of
 
 ANIMALS = ["cat", "dog", "horse", "cow", "sheep", "goat", "pig", "hen"]
 TOOLS = ["hammer", "saw", "drill", "screw", "nail", "bolt", "wrench", "file"]
@@ -68,7 +69,7 @@ def package(tmp_path_factory, task):
 
 
 def test_learns_and_counts_its_steps(package, task):
-    tuner = FineTuner(package, task, CONFIG.model_copy(update={"epochs": 6}), seed=1)
+    tuner = FineTuner(package, [lesson_of(task)], CONFIG.model_copy(update={"epochs": 6}), seed=1)
     before = tuner.evaluate("validation")
     curve = [tuner.train_epoch()["loss"] for _ in range(6)]
     assert (tuner.steps_per_epoch, tuner.steps_done, tuner.epochs_done) == (10, 60, 6)
@@ -81,12 +82,12 @@ def test_learns_and_counts_its_steps(package, task):
 
 
 def test_continued_elsewhere_is_bit_equal(package, task, tmp_path):
-    whole = FineTuner(package, task, CONFIG, seed=3)
+    whole = FineTuner(package, [lesson_of(task)], CONFIG, seed=3)
     expected = [(whole.train_epoch(), whole.evaluate("validation")) for _ in range(3)]
-    first = FineTuner(package, task, CONFIG, seed=3)
+    first = FineTuner(package, [lesson_of(task)], CONFIG, seed=3)
     found = [(first.train_epoch(), first.evaluate("validation"))]
     first.save(tmp_path)
-    second = FineTuner(package, task, CONFIG, seed=3)
+    second = FineTuner(package, [lesson_of(task)], CONFIG, seed=3)
     second.load(tmp_path)
     assert (second.steps_done, second.epochs_done) == (10, 1)
     found += [(second.train_epoch(), second.evaluate("validation")) for _ in range(2)]
@@ -96,20 +97,23 @@ def test_continued_elsewhere_is_bit_equal(package, task, tmp_path):
 
 
 def test_the_seed_decides(package, task):
-    losses = [FineTuner(package, task, CONFIG, seed=s).train_epoch()["loss"] for s in (5, 5, 6)]
+    losses = [
+        FineTuner(package, [lesson_of(task)], CONFIG, seed=s).train_epoch()["loss"]
+        for s in (5, 5, 6)
+    ]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_state_of_another_trial_is_refused(package, task, tmp_path):
-    FineTuner(package, task, CONFIG, seed=1).save(tmp_path)
+    FineTuner(package, [lesson_of(task)], CONFIG, seed=1).save(tmp_path)
     with pytest.raises(IntegrityError, match="another trial"):
-        FineTuner(package, task, CONFIG, seed=2).load(tmp_path)
+        FineTuner(package, [lesson_of(task)], CONFIG, seed=2).load(tmp_path)
     with pytest.raises(IntegrityError, match="cannot be read"):
-        FineTuner(package, task, CONFIG, seed=2).load(tmp_path / "nowhere")
+        FineTuner(package, [lesson_of(task)], CONFIG, seed=2).load(tmp_path / "nowhere")
 
 
 def test_writes_a_package_that_predicts_the_same(package, task, tmp_path):
-    tuner = FineTuner(package, task, CONFIG, seed=1)
+    tuner = FineTuner(package, [lesson_of(task)], CONFIG, seed=1)
     tuner.train_epoch()
     tuner.evaluate("test")
     tuner.write(tmp_path)
@@ -117,7 +121,8 @@ def test_writes_a_package_that_predicts_the_same(package, task, tmp_path):
     batch = TextProcessor.load(tmp_path)(task.test.texts, max_length=tuner.max_length)
     with torch.no_grad():
         logits = model.predict(batch)["toy_task_1"]
-    expected = np.concatenate(list(tuner.predict("test")))
+    answers = tuner.answers("test")
+    expected = [answer.scores for answer in answers]
     np.testing.assert_allclose(torch.softmax(logits, -1).numpy(), expected, atol=1e-5)
     history = History.from_parquet(tmp_path / "history.parquet").frame()
     assert set(history["split"]) == {"train", "test"}
@@ -125,10 +130,10 @@ def test_writes_a_package_that_predicts_the_same(package, task, tmp_path):
 
 def test_caps_keep_the_same_rows_for_every_package(package, task):
     config = CONFIG.model_copy(update={"max_train_rows": 40, "max_eval_rows": 10})
-    one, two = (FineTuner(package, task, config, seed=4) for _ in range(2))
-    assert (one.steps_per_epoch, len(one.samples("validation"))) == (3, 10)
+    one, two = (FineTuner(package, [lesson_of(task)], config, seed=4) for _ in range(2))
+    assert (one.steps_per_epoch, len(one.data.samples("validation"))) == (3, 10)
     pick = np.arange(40)
-    batches = [t.samples("train").collate(pick, 0)["input_ids"] for t in (one, two)]
+    batches = [t.data.samples("train").collate(pick, 0)["input_ids"] for t in (one, two)]
     assert torch.equal(*batches)
 
 

@@ -11,6 +11,7 @@ from orchestrator.modeling.adapters import LoraConfig
 from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
 from orchestrator.modeling.package import load_model
 from orchestrator.training.finetune import FineTuneConfig, FineTuner
+from orchestrator.training.lessons import lesson_of
 from orchestrator.zoo import Zoo
 
 from .test_finetune import rows, task  # noqa: F401 - the fixture
@@ -42,7 +43,7 @@ def imported(tmp_path_factory):
 
 
 def test_an_imported_encoder_learns_a_task(imported, task, tmp_path):  # noqa: F811
-    tuner = FineTuner(imported.path, task, CONFIG, seed=1)
+    tuner = FineTuner(imported.path, [lesson_of(task)], CONFIG, seed=1)
     before = tuner.evaluate("validation")
     for _ in range(6):
         tuner.train_epoch()
@@ -51,7 +52,7 @@ def test_an_imported_encoder_learns_a_task(imported, task, tmp_path):  # noqa: F
     assert after["accuracy"] > 0.9
     tuner.write(tmp_path)
     assert [target.name for target in load_model(tmp_path).config.target] == [tuner.head]
-    again = FineTuner(tmp_path, task, CONFIG, seed=1)
+    again = FineTuner(tmp_path, [lesson_of(task)], CONFIG, seed=1)
     assert again.evaluate("validation") == after
 
 
@@ -68,7 +69,7 @@ def test_adapters_learn_while_the_base_stays_and_are_merged_in_the_package(
 ):
     lora = LoraConfig(layers=("*",), rank=4)
     config = CONFIG.model_copy(update={"lora": lora, "learning_rate": 1e-2, "epochs": 14})
-    tuner = FineTuner(imported.path, task, config, seed=1)
+    tuner = FineTuner(imported.path, [lesson_of(task)], config, seed=1)
     before = tuner.evaluate("validation")
     for _ in range(14):
         tuner.train_epoch()
@@ -80,22 +81,27 @@ def test_adapters_learn_while_the_base_stays_and_are_merged_in_the_package(
     tuner.save(tmp_path / "state")
     moments = load_file(tmp_path / "state/training.safetensors")
     assert not any("word.weight" in name for name in moments if name.startswith("optimizer."))
-    again = FineTuner(imported.path, task, config, seed=1)
+    again = FineTuner(imported.path, [lesson_of(task)], config, seed=1)
     again.load(tmp_path / "state")
     assert again.evaluate("validation") == after
     tuner.write(tmp_path)
     assert not any("lora" in name for name in load_model(tmp_path).state_dict())
-    plain = FineTuner(tmp_path, task, CONFIG, seed=1).evaluate("validation")
+    plain = FineTuner(tmp_path, [lesson_of(task)], CONFIG, seed=1).evaluate("validation")
     assert plain["loss"] == pytest.approx(after["loss"], rel=1e-4)
 
 
 def test_frozen_layers_stay(imported, task):  # noqa: F811
     config = CONFIG.model_copy(update={"freeze": ("embedding", "encoder.layers.0.attention")})
-    tuner = FineTuner(imported.path, task, config, seed=1)
+    tuner = FineTuner(imported.path, [lesson_of(task)], config, seed=1)
     tuner.train_epoch()
     moved = changed(imported.path, tuner)
     assert moved
     assert all("feed_forward" in name or "norm" in name for name in moved)
     assert not any(name.startswith("embedding") for name in moved)
     with pytest.raises(InputError, match="fits no parameter"):
-        FineTuner(imported.path, task, CONFIG.model_copy(update={"freeze": ("body",)}), seed=1)
+        FineTuner(
+            imported.path,
+            [lesson_of(task)],
+            CONFIG.model_copy(update={"freeze": ("body",)}),
+            seed=1,
+        )

@@ -2,11 +2,11 @@
 
 import logging
 
+from orchestrator.config import StrictModel
 from orchestrator.errors import IntegrityError
-from orchestrator.pretraining.config import TrainingSection
-from orchestrator.pretraining.state import BestState
 from orchestrator.training.config import EarlyStoppingConfig
 from orchestrator.training.engine import Engine
+from orchestrator.training.events import Metrics
 from orchestrator.training.history import History
 from orchestrator.training.loop import TrainResult
 from orchestrator.training.stopping import Best, best_of
@@ -18,35 +18,45 @@ FOLDER = "best"
 """Run folder below the run's own in which the best checkpoint lies."""
 
 
+class BestState(StrictModel):
+    """State beside the best weights of a run."""
+
+    validation: Metrics
+    """Their evaluation."""
+
+
 class BestKeeper:
     """Early stopping over the curve in a run's history, also that of its earlier parts.
 
     Args:
         context: This worker.
         engine: What to keep.
-        section: Intervals.
+        every: Steps between two evaluations.
         stopping: What is watched, and how long.
+        higher_is_better: Direction of what is watched; None: by its name.
     """
 
     def __init__(
         self,
         context: WorkerContext,
         engine: Engine,
-        section: TrainingSection,
+        every: int,
         stopping: EarlyStoppingConfig,
+        higher_is_better: bool | None = None,
     ) -> None:
         self.context = context.within(context.run_dir / FOLDER)
-        self.engine, self.section, self.stopping = engine, section, stopping
+        self.engine, self.every, self.stopping = engine, every, stopping
+        self.higher_is_better = higher_is_better
 
     def best(self, history: History) -> Best:
         """Return the best evaluation; those that an interruption made are not counted."""
-        every = self.section.eval_every_steps
         rows = (
             (row.step, row.value)
             for row in history.rows
             if row.split == "validation" and row.metric == self.stopping.metric
         )
-        return best_of(((step, value) for step, value in rows if not step % every), self.stopping)
+        counted = ((step, value) for step, value in rows if not step % self.every)
+        return best_of(counted, self.stopping, self.higher_is_better)
 
     def exhausted(self, history: History) -> bool:
         """Return whether the evaluations have stopped improving."""

@@ -1,0 +1,150 @@
+"""Settings of a fine-tuning job. Imports neither torch nor ray."""
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from orchestrator.config import ClusterSection, JobConfig, Name, StrictModel
+from orchestrator.config.choice import Choice
+from orchestrator.data.spec import DatasetSpec
+from orchestrator.errors import Problem
+from orchestrator.tasks.base import TaskConfig, tasks
+from orchestrator.training.config import (
+    EngineConfig,
+    FineTuneConfig,
+    FineTuneOptions,
+    TrackingSection,
+    batch_problems,
+)
+from orchestrator.training.lesson_options import ClassWeights
+
+HeadName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+TaskKind = Annotated[TaskConfig, Choice(tasks)]
+"""A task kind: its name, or a mapping with ``type`` and options."""
+
+
+class LessonSection(StrictModel):
+    """One task to learn."""
+
+    data: DatasetSpec
+    """Its rows."""
+    task: TaskKind | None = None
+    """Its kind; null: read from the data's columns and labels."""
+    head: HeadName | None = None
+    """Name of its head; null: the name of the data set."""
+    weight: PositiveFloat = 1.0
+    """How often it is learned, relative to its number of training rows."""
+    class_weights: ClassWeights = "none"
+    """Weights of the classes in the loss: none, balanced (inversely to their frequency), or a
+    mapping of class to weight. Classification only."""
+
+
+class TrainingSection(FineTuneOptions):
+    """How the heads and what is below them are trained."""
+
+    learning_rate: PositiveFloat | Literal["auto"] | None = None
+    """Peak; null: by the rule of training/learning_rates.py; auto: the best of up to four rates on
+    a share of the rows."""
+    max_length: int = Field(128, ge=4)
+    """Tokens a text is cut to; the model's limit where that is smaller."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Rows of one forward and backward pass of one worker; null: its share of the batch."""
+    patience: int | None = Field(2, ge=1)
+    """Epochs without a gain of the primary metric before training ends; null: never. The weights
+    of the best epoch are taken either way."""
+    min_gain: float = Field(0.0, ge=0)
+    """Smallest change of the primary metric that counts as a gain."""
+    log_every_steps: int = Field(10, ge=1)
+    """Interval of training metrics."""
+    checkpoint_every_steps: int = Field(0, ge=0)
+    """Interval of checkpoints beside those after every epoch; 0: none."""
+    hang_timeout_s: float = Field(60.0, gt=0)
+    """A step that takes longer than this, and 20 times the usual, is taken for hung."""
+
+    def with_rate(self, learning_rate: float) -> FineTuneConfig:
+        """Return the options of the trainer."""
+        names = FineTuneOptions.model_fields
+        fields = {name: getattr(self, name) for name in names}
+        return FineTuneConfig(**fields, learning_rate=learning_rate)
+
+
+class FinetuneConfig(JobConfig):
+    """Fine-tune a package on labelled data and commit the result as a package."""
+
+    package: str = Field(min_length=1)
+    """Package to start from: name, name@alias or name/v0001."""
+    output: Name
+    """Name of the package that is committed; run.name is finetune-<output> unless given."""
+    data: DatasetSpec | None = None
+    """Rows of the task, where there is one."""
+    task: TaskKind | None = None
+    """Its kind; null: read from the data's columns and labels."""
+    head: HeadName | None = None
+    """Name of its head; null: the output's name."""
+    class_weights: ClassWeights = "none"
+    """Weights of its classes in the loss, as in tasks."""
+    tasks: tuple[LessonSection, ...] = ()
+    """Several tasks with a head each, learned in one run; the first one's head is the default."""
+    keep_heads: bool = False
+    """Keep the package's other heads; they are not trained, though what is below them is."""
+    train: TrainingSection = TrainingSection()
+    """Epochs, batches, learning rate, what is trained."""
+    engine: EngineConfig = EngineConfig()
+    """The training engine."""
+    cluster: ClusterSection = ClusterSection()
+    """The Ray cluster to run on, and how many workers of it."""
+    tracking: TrackingSection = TrackingSection()
+    """Who is told how training goes, besides history.parquet."""
+    licence: str | None = None
+    """SPDX identifier of the licence; null: the parent's."""
+    cache: str | None = None
+    """Folder for prepared data; null: the user's cache folder."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        """Name the run after the output."""
+        if not isinstance(data, dict) or not isinstance(data.get("output"), str):
+            return data
+        run = data.get("run") or {}
+        if not isinstance(run, dict) or "name" in run:
+            return data
+        return {**data, "run": {"name": f"finetune-{data['output']}"[:64], **run}}
+
+    @property
+    def lessons(self) -> tuple[LessonSection, ...]:
+        """The tasks, one or several."""
+        if self.data is None:
+            return self.tasks
+        head = self.head or self.output.replace(".", "_")
+        lesson = LessonSection(
+            data=self.data, task=self.task, head=head, class_weights=self.class_weights
+        )
+        return (lesson,)
+
+    def problems(self) -> Iterable[Problem]:
+        """One form of naming tasks, and batches that divide over the workers."""
+        yield from self._task_problems()
+        if self.train.learning_rate == "auto":
+            yield Problem("train.learning_rate", "'auto' is not there yet. Give a number or null.")
+        sizes = (self.train.global_batch_size, self.train.micro_batch_size or 1)
+        for problem in batch_problems(*sizes, self.cluster.workers):
+            yield Problem(f"train.{problem.path}", problem.message)
+        for problem in self.engine.problems_with(self.cluster.workers):
+            yield Problem(f"engine.{problem.path}", problem.message)
+
+    def _task_problems(self) -> Iterator[Problem]:
+        if self.data is None and not self.tasks:
+            yield Problem("data.source", "is missing. Give for example data.source=files:rows.csv")
+        if not self.tasks:
+            return
+        for name in ("data", "task", "head"):
+            if getattr(self, name) is not None:
+                yield Problem(name, "is given beside tasks. Move it into tasks.")
+        if self.class_weights != "none":
+            yield Problem("class_weights", "is given beside tasks. Move it into tasks.")
+        heads = [lesson.head for lesson in self.tasks if lesson.head is not None]
+        for index, lesson in enumerate(self.tasks):
+            if lesson.head is not None and heads.count(lesson.head) > 1:
+                yield Problem(f"tasks.{index}.head", f"{lesson.head!r} is used twice. Name each.")

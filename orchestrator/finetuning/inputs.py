@@ -1,0 +1,224 @@
+"""The inputs of a job: its package, its tasks with their rows, the heads, the learning rate.
+
+The driver resolves them once (`resolve`) and sends the workers what it decided; a worker reads the
+same rows again (`lessons_of`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from orchestrator.data.rows.rows import TaskData
+from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.spec import DatasetSpec
+from orchestrator.errors import InputError, IntegrityError
+from orchestrator.finetuning.config import FinetuneConfig, LessonSection
+from orchestrator.finetuning.detection import Detected, detect_kind
+from orchestrator.finetuning.state import FinetuneJob, PlannedLesson
+from orchestrator.inference.heads import package_tasks
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.package import has_weights, read_config
+from orchestrator.modeling.targets.configs import TargetConfig
+from orchestrator.tasks.base import AnyTask, build_task, kind_of_target, task_class
+from orchestrator.training.heads import head_name
+from orchestrator.training.learning_rates import Rate, rate_for
+from orchestrator.training.lessons import Lesson
+from orchestrator.zoo import Package, Zoo
+
+
+@dataclass(frozen=True, eq=False)
+class FinetuneInputs:
+    """What a job reads.
+
+    Attributes:
+        config: The job.
+        package: The package to start from.
+        lessons: What is learned, rows loaded.
+        detected: How each task's kind was found.
+    """
+
+    config: FinetuneConfig
+    package: Package
+    lessons: tuple[Lesson, ...]
+    detected: tuple[Detected, ...]
+
+    @cached_property
+    def model(self) -> ModelConfig:
+        """The package's model."""
+        return read_config(self.package.path)
+
+    @cached_property
+    def earlier(self) -> dict[str, AnyTask]:
+        """The labelled tasks that the package answers."""
+        return package_tasks(self.package)
+
+    @property
+    def kept(self) -> tuple[TargetConfig, ...]:
+        """Heads of labelled tasks that stay in the model untrained."""
+        if not self.config.keep_heads:
+            return ()
+        return tuple(head for head in self.model.target if head.name in self._others)
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Heads of labelled tasks that the result does not have any more."""
+        return () if self.config.keep_heads else tuple(self._others)
+
+    @property
+    def _others(self) -> list[str]:
+        mine = {lesson.head for lesson in self.lessons}
+        return [name for name in self.earlier if name not in mine]
+
+    @property
+    def renewed(self) -> tuple[str, ...]:
+        """Heads that are made anew: the package has one of that name for other labels."""
+        return tuple(
+            lesson.head
+            for lesson in self.lessons
+            if lesson.head in self.earlier
+            and self.earlier[lesson.head].labels != lesson.task.labels
+        )
+
+    @cached_property
+    def usual_rate(self) -> Rate:
+        """The learning rate by the rule."""
+        lora = self.config.train.lora is not None
+        return rate_for(Zoo(self.config.run.zoo), self.package, lora=lora)
+
+    @property
+    def planned(self) -> tuple[PlannedLesson, ...]:
+        """The lessons as workers get them."""
+        return tuple(
+            PlannedLesson(
+                task=lesson.task.spec,
+                data=_absolute(section.data),
+                weight=lesson.weight,
+                class_weights=lesson.class_weights,
+            )
+            for lesson, section in zip(self.lessons, self.config.lessons, strict=True)
+        )
+
+
+def resolve(config: FinetuneConfig, package: Package) -> FinetuneInputs:
+    """Read the rows of a job's tasks and decide what its heads are.
+
+    Raises:
+        InputError: The package cannot be trained, or a task cannot be read or does not fit.
+    """
+    if not has_weights(package.manifest.files):
+        raise InputError(
+            f"package {package.ref} is of kind {package.kind!r} and holds no model.safetensors to "
+            "train. Give a pretrained, imported, finetuned or continual package."
+        )
+    model = read_config(package.path)
+    found = [_lesson(config, section, model) for section in config.lessons]
+    lessons = tuple(lesson for lesson, _ in found)
+    inputs = FinetuneInputs(config, package, lessons, tuple(each for _, each in found))
+    _require_fitting(inputs)
+    return inputs
+
+
+def _lesson(
+    config: FinetuneConfig, section: LessonSection, model: ModelConfig
+) -> tuple[Lesson, Detected]:
+    """Load one task."""
+    given = section.task
+    if given is not None:
+        detected = Detected(given.type_name(), "as the job says")
+    else:
+        detected = _by_head(section, model) or detect_kind(section.data)
+    kind = task_class(detected.kind)
+    cache = None if config.cache is None else Path(config.cache)
+    data = load_task(section.data, cache, kind.form())
+    options = given if given is not None else kind.Config()
+    if "num_values" in kind.Config.model_fields:  # numbers per row
+        options = options.model_copy(update={"num_values": kind.form().size((), data.train.labels)})
+    head = section.head or head_name(data.name)
+    task = kind(options, data.label_names, head)
+    return Lesson(task, data, section.weight, section.class_weights), detected
+
+
+def _by_head(section: LessonSection, model: ModelConfig) -> Detected | None:
+    """Return the kind of the package's head of the same name."""
+    for target in model.target:
+        kind = kind_of_target(target) if target.name == section.head else None
+        if kind is not None:
+            return Detected(kind, f"the package has a head {target.name!r} for it")
+    return None
+
+
+def _require_fitting(inputs: FinetuneInputs) -> None:
+    """Refuse tasks that one model cannot learn together.
+
+    Raises:
+        InputError: Heads of the same name, or texts and images mixed.
+    """
+    heads = [lesson.head for lesson in inputs.lessons]
+    for head in heads:
+        if heads.count(head) > 1:
+            raise InputError(f"two tasks have the head {head!r}. Name them with tasks.N.head.")
+    images = {lesson.data.train.images is not None for lesson in inputs.lessons}
+    if len(images) > 1:
+        raise InputError("tasks of texts and of images are mixed; one model reads one of them.")
+    words = inputs.model.embedding.part("word") is not None
+    if words and images == {True}:
+        raise InputError(f"{inputs.package.ref} reads texts, the rows are images.")
+    if not words and images == {False}:
+        raise InputError(f"{inputs.package.ref} reads images, the rows are texts.")
+    for lesson in inputs.lessons:
+        modality = modality_of(lesson.data)
+        if modality not in lesson.task.modalities:
+            raise InputError(
+                f"task {lesson.head!r} is of kind {lesson.task.kind()}, which reads "
+                f"{', '.join(sorted(lesson.task.modalities))}, and its rows are of form "
+                f"{modality}. Give another task: {{type: ...}} or other columns."
+            )
+
+
+def modality_of(data: TaskData) -> str:
+    """Return what the rows of a task hold: ``text``, ``pair`` or ``image``."""
+    if data.train.images is not None:
+        return "image"
+    return "text" if data.train.pairs is None else "pair"
+
+
+def lessons_of(planned: Sequence[PlannedLesson], cache: str | None) -> list[Lesson]:
+    """Read the rows of planned lessons again.
+
+    Raises:
+        IntegrityError: The labels are not what the driver found: the data has changed.
+    """
+    found = []
+    for each in planned:
+        task = build_task(each.task)
+        data = load_task(each.data, None if cache is None else Path(cache), task.form())
+        if data.label_names != task.labels:
+            raise IntegrityError(
+                f"{each.data.source} has the labels {list(data.label_names)} now, and had "
+                f"{list(task.labels)} when the run began. Start a run with another name."
+            )
+        found.append(Lesson(task, data, each.weight, each.class_weights))
+    return found
+
+
+def _absolute(spec: DatasetSpec) -> DatasetSpec:
+    """Return a spec that means the same in every folder."""
+    if spec.scheme != "files":
+        return spec
+    place = Path(spec.location).expanduser().absolute()
+    return spec.model_copy(update={"source": f"files:{place}"})
+
+
+def job_of(inputs: FinetuneInputs, run_dir: Path, rate: Rate) -> FinetuneJob:
+    """Return what the workers get."""
+    return FinetuneJob(
+        config=inputs.config,
+        lessons=inputs.planned,
+        package=str(Path(inputs.package.path).resolve()),
+        kept=inputs.kept,
+        renewed=inputs.renewed,
+        learning_rate=rate.value,
+        reason=rate.reason,
+        run_dir=str(run_dir.resolve()),
+    )

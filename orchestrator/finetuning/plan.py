@@ -1,0 +1,163 @@
+"""Description of a job before it runs (``--check``). Needs no cluster."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.finetuning.inputs import FinetuneInputs, modality_of
+from orchestrator.modeling.estimate import activation_bytes, count_parameters, training_memory
+from orchestrator.tasks.base import HeadOptions
+from orchestrator.training.lesson_data import LessonData, Split
+from orchestrator.training.lessons import Lesson
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+SHOWN_CLASSES = 12
+"""Classes whose counts are listed."""
+
+
+def data_of(inputs: FinetuneInputs) -> LessonData:
+    """Return the batches of a job as one worker of it has them."""
+    config = inputs.config
+    images = inputs.lessons[0].data.train.images is not None
+    return LessonData(
+        inputs.lessons,
+        None if images else TextProcessor.load(inputs.package.path),
+        config.train,
+        min(config.train.max_length, inputs.model.max_position_embeddings),
+        config.seed,
+        world=config.cluster.workers,
+        micro_batch_size=config.train.micro_batch_size,
+    )
+
+
+def steps_of(inputs: FinetuneInputs) -> int:
+    """Return the optimizer steps of all epochs."""
+    config = inputs.config.train
+    size, steps = config.global_batch_size, 0
+    for lesson in inputs.lessons:
+        rows = min(len(lesson.data.train), config.max_train_rows or len(lesson.data.train))
+        steps += -(-rows // min(size, rows))
+    return config.epochs * steps
+
+
+def describe(inputs: FinetuneInputs) -> str:
+    """Return the text of ``--check``."""
+    config, data = inputs.config, data_of(inputs)
+    train, cluster = config.train, config.cluster
+    rows = {
+        "run": f"{config.run.name}: {inputs.package.ref} → package {config.output} in "
+        f"{config.run.zoo}",
+        **{
+            f"task {lesson.head}": line
+            for index, lesson in enumerate(inputs.lessons)
+            for line in [_task_line(inputs, data, index)]
+        },
+        "heads": _heads(inputs),
+        "trained": _trained(inputs),
+        "rate": _rate(inputs),
+        "steps": f"{train.epochs} epochs × {data.steps_per_epoch} = "
+        f"{train.epochs * data.steps_per_epoch:,} steps of {data.global_batch_size} rows = "
+        f"{cluster.workers} workers × micro-batches of {data.micro_batch_size}",
+        "best": f"the epoch with the best {inputs.lessons[0].task.primary.name} on validation rows"
+        + ("" if train.patience is None else f"; ends after {train.patience} without a gain"),
+        "engine": f"{config.engine.title}, {config.engine.precision}, {cluster.workers} × "
+        f"{cluster.cpus_per_worker:g} CPU, {cluster.gpus_per_worker:g} GPU",
+        "memory": _memory(inputs, data),
+    }
+    return "\n".join(f"{name:12} {text}" for name, text in rows.items())
+
+
+def _task_line(inputs: FinetuneInputs, data: LessonData, index: int) -> str:
+    lesson, detected = inputs.lessons[index], inputs.detected[index]
+    parts = [
+        f"{lesson.task.kind()} ({detected.reason}) of {modality_of(lesson.data)} rows",
+        ", ".join(f"{split} {len(data.rows(split, index)):,}" for split in SPLITS),
+        *_counts(lesson),
+        *_left_out(lesson),
+        *_truncated(data, index),
+    ]
+    return "; ".join(parts)
+
+
+def _counts(lesson: Lesson) -> Iterator[str]:
+    """Yield the classes with their number of training rows."""
+    if lesson.task.kind() != "classification":
+        if lesson.task.labels:
+            shown = ", ".join(lesson.task.labels[:SHOWN_CLASSES])
+            more = ", ..." if len(lesson.task.labels) > SHOWN_CLASSES else ""
+            yield f"{len(lesson.task.labels)} labels ({shown}{more})"
+        return
+    names = lesson.task.labels
+    counts = np.bincount(lesson.data.train.labels, minlength=len(names)).tolist()
+    pairs = [f"{name} {count:,}" for name, count in zip(names, counts, strict=True)]
+    more = ", ..." if len(pairs) > SHOWN_CLASSES else ""
+    yield f"{len(names)} classes ({', '.join(pairs[:SHOWN_CLASSES])}{more})"
+
+
+def _left_out(lesson: Lesson) -> Iterator[str]:
+    """Yield how many rows were left out and why, duplicates across splits among them."""
+    if lesson.data.rejected:
+        reasons = ", ".join(f"{count:,} × {why}" for why, count in lesson.data.rejected.items())
+        yield f"left out: {reasons}"
+
+
+def _truncated(data: LessonData, index: int) -> Iterator[str]:
+    """Yield how many training texts are longer than the limit."""
+    rows, processor = data.rows("train", index), data.processor
+    if processor is None or not rows.texts:
+        return
+    texts = [text.replace("\n", " ") for text in rows.texts]
+    limit = data.max_length
+    # One token more than the limit shows which texts are longer.
+    tokens = processor.arrays(texts, rows.pairs, limit + 1, "right")["attention_mask"].sum(axis=1)
+    longer = int((tokens > limit).sum())
+    yield f"{longer:,} of {len(texts):,} training texts are cut to {limit} tokens"
+
+
+def _heads(inputs: FinetuneInputs) -> str:
+    parts = []
+    for lesson in inputs.lessons:
+        state = "new"
+        if lesson.head in inputs.earlier:
+            state = "made anew (other labels)" if lesson.head in inputs.renewed else "continued"
+        parts.append(f"{lesson.head} ({lesson.task.target_types[0]}, {state})")
+    parts += [f"{head.name} (kept, not trained)" for head in inputs.kept]
+    if inputs.dropped:
+        parts.append(f"dropped: {', '.join(inputs.dropped)} (keep_heads: true keeps them)")
+    return "; ".join(parts)
+
+
+def _rate(inputs: FinetuneInputs) -> str:
+    given, usual = inputs.config.train.learning_rate, inputs.usual_rate
+    if given is None:
+        return f"{usual.value:g}, for {usual.reason}"
+    return "auto: up to 4 values are tried" if given == "auto" else f"{given:g}, as the job says"
+
+
+def _trained(inputs: FinetuneInputs) -> str:
+    train = inputs.config.train
+    if train.lora is not None:
+        return f"heads and LoRA of rank {train.lora.rank} on {', '.join(train.lora.layers)}"
+    return f"all but {', '.join(train.freeze)}" if train.freeze else "all weights"
+
+
+def _memory(inputs: FinetuneInputs, data: LessonData) -> str:
+    config, train = inputs.config, inputs.config.train
+    options = HeadOptions(pooling=train.pooling, hidden=train.hidden, dropout=train.dropout)
+    heads = [lesson.target(options) for lesson in inputs.lessons]
+    model = inputs.model.with_targets([*heads, *inputs.kept])
+    total = training_memory(
+        count_parameters(model).total,
+        precision=config.engine.precision,
+        workers=config.cluster.workers,
+        zero_stage=config.engine.sharding_stage,
+    ).total
+    total += activation_bytes(
+        model,
+        batch_size=data.micro_batch_size,
+        length=data.max_length,
+        precision=config.engine.precision,
+        checkpointing=config.engine.activation_checkpointing,
+    )
+    return f"{total / 1e6:,.0f} MB per worker at most, libraries not counted"

@@ -1,0 +1,123 @@
+"""Results of fine-tuning: what workers return, and what a package keeps of it.
+
+Light: read by the report and the demo, so nothing here imports torch or ray.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from orchestrator.config import StrictModel
+from orchestrator.zoo.suite import Figure, TaskSpec
+
+EVALUATION = "evaluation/finetuning.json"
+"""Place of the `FinetuneEvaluation` in a package."""
+
+
+class LearnedTask(StrictModel):
+    """One task after training."""
+
+    task: TaskSpec
+    """The task, with what was chosen on validation rows."""
+    data: str
+    """Source of its rows."""
+    rows: dict[str, int]
+    """Rows of each split that were used."""
+    primary: str
+    """The metric that decides."""
+    test: dict[str, Figure]
+    """Every metric on test rows."""
+
+
+class RateTrial(StrictModel):
+    """One learning rate that ``learning_rate: auto`` tried."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    learning_rate: float
+    """Peak."""
+    scores: tuple[float, ...]
+    """Primary metric on validation rows after each round."""
+    steps: int
+    """Optimizer steps it cost."""
+
+
+class Interrupted(StrictModel):
+    """A run that was stopped after a checkpoint."""
+
+    stopped: Literal[True] = True
+    """Distinguishes it from a `Summary`."""
+    step: int
+    """Optimizer steps done."""
+
+
+class Summary(StrictModel):
+    """A finished run in figures, as its workers measured them: ``export/summary.json``."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    schema_version: Literal[1] = 1
+    """Version of this layout."""
+    stopped: Literal[False] = False
+    """Distinguishes it from `Interrupted`."""
+    steps: int
+    """Optimizer steps done."""
+    best_step: int
+    """Step of the weights that were taken."""
+    steps_per_epoch: int
+    """Optimizer steps of one epoch."""
+    watched: str
+    """The metric that decided which epoch is the best."""
+    validation: dict[str, float]
+    """Metrics of the best epoch on validation rows."""
+    tasks: tuple[LearnedTask, ...]
+    """The tasks in order; the first one's head is the default."""
+    learning_rate: float
+    """Peak."""
+    reason: str
+    """Why it was chosen."""
+    trials: tuple[RateTrial, ...] = ()
+    """What was tried to choose it."""
+    seconds: float
+    """Time trained, over all parts of a resumed run."""
+    world: int
+    """Number of workers."""
+
+
+Trained = Annotated[Summary | Interrupted, Field(discriminator="stopped")]
+
+
+class LaunchResult(StrictModel):
+    """What the workers of a launch return."""
+
+    result: Trained
+    """The summary, or where training was stopped."""
+
+
+class FinetuneEvaluation(Summary):
+    """``evaluation/finetuning.json`` of a package."""
+
+    parent: str
+    """Package that training began with."""
+    dropped_heads: tuple[str, ...] = ()
+    """Heads of the parent that the package does not have any more."""
+    kept_heads: tuple[str, ...] = ()
+    """Heads of the parent that stay untrained."""
+
+    def figures(self) -> dict[str, float | int | str]:
+        """Return the figures of the result line and the manifest."""
+        found: dict[str, float | int | str] = {}
+        for index, each in enumerate(self.tasks):
+            value = each.test[each.primary].value
+            if not index:
+                found[each.primary] = value
+            if len(self.tasks) > 1:
+                found[f"{each.primary}.{each.task.head}"] = value
+        return found | {
+            "learning_rate": self.learning_rate,
+            "steps": self.steps,
+            "best_step": self.best_step,
+            "search_steps": sum(trial.steps for trial in self.trials),
+            "seconds": round(self.seconds, 1),
+            "workers": self.world,
+        }

@@ -1,0 +1,214 @@
+"""The fine-tuning job: package and labelled data in, package out."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from orchestrator.config import JobResult, StrictModel, dump_yaml
+from orchestrator.errors import InterruptedRunError
+from orchestrator.finetuning.config import FinetuneConfig
+from orchestrator.finetuning.results import (
+    EVALUATION,
+    FinetuneEvaluation,
+    LaunchResult,
+    Summary,
+)
+from orchestrator.storage import RunFolder, atomic_write_json
+from orchestrator.zoo import Package, Zoo, commit_once, committed
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.observe.watch import Watcher
+    from orchestrator.finetuning.inputs import FinetuneInputs
+    from orchestrator.zoo.draft import Draft
+
+logger = logging.getLogger(__name__)
+
+STAGE = "finetune"
+WORKER = "orchestrator.finetuning.worker:finetune"
+EXPORT, HISTORY = "export", "history.parquet"
+EXPORTED = ("config.json", "model*.safetensors*", "tokenizer*.json", "*_config.json", HISTORY)
+"""Patterns of the files that become the package."""
+LEFTOVERS = (EXPORT, "best", "checkpoints")
+"""Folders that only an unfinished run needs."""
+
+
+class Start(StrictModel):
+    """The package that a run began with: its alias may have moved since."""
+
+    package: str
+    """Reference with its version."""
+
+
+def check(config: FinetuneConfig) -> str:
+    """Return what the job would do: rows, classes, head, learning rate, steps, memory.
+
+    Raises:
+        InputError: The package or the data is not there, or they do not fit together.
+    """
+    from orchestrator.finetuning.inputs import resolve
+    from orchestrator.finetuning.plan import describe
+
+    config.tracking.require_installed()
+    return describe(resolve(config, Zoo(config.run.zoo).get(config.package)))
+
+
+def run(config: FinetuneConfig) -> JobResult:
+    """Fine-tune, or continue where an earlier call stopped, and commit the package.
+
+    Raises:
+        InputError: The package, the data or the CPUs are not there; the run is in use.
+        InterruptedRunError: Stopped after a checkpoint; the same call continues.
+        StageError: The workers failed more often than allowed.
+    """
+    with RunFolder.open(config, STAGE) as folder:
+        finished = folder.finished()
+        if finished is not None:
+            return finished
+        package = committed(folder, config.output) or _make(folder, config)
+        metrics = package.read_model(EVALUATION, FinetuneEvaluation).figures()
+        result = JobResult(package=package.ref, metrics=metrics, run_dir=str(folder.path))
+        folder.finish(result)
+        for name in LEFTOVERS:
+            shutil.rmtree(folder.path / name, ignore_errors=True)
+        return result
+
+
+def _make(folder: RunFolder, config: FinetuneConfig) -> Package:
+    """Resolve the inputs, train, commit."""
+    from orchestrator.finetuning.inputs import resolve
+
+    zoo = Zoo(config.run.zoo)
+    start = folder.once("start", Start, lambda: Start(package=zoo.get(config.package).ref))
+    inputs = resolve(config, zoo.get(start.package))
+    _announce(inputs)
+    summary = _train(folder, inputs)
+    evaluation = _evaluation(inputs, summary)
+    return commit_once(
+        folder,
+        config.output,
+        kind="finetuned",
+        parents=[inputs.package],
+        task=_task(inputs),
+        metrics=evaluation.figures(),
+        licence=config.licence or inputs.package.manifest.licence,
+        write=lambda draft: _write(folder, config, evaluation, draft),
+    )
+
+
+def _announce(inputs: "FinetuneInputs") -> None:
+    """Say what was decided, before work starts."""
+    for lesson, detected in zip(inputs.lessons, inputs.detected, strict=True):
+        logger.info(
+            "task %s: %s (%s), %s training rows",
+            lesson.head,
+            detected.kind,
+            detected.reason,
+            f"{len(lesson.data.train):,}",
+        )
+    if inputs.dropped:
+        logger.warning(
+            "heads %s of %s are not in the result. Set keep_heads: true to keep them.",
+            ", ".join(inputs.dropped),
+            inputs.package.ref,
+        )
+    for head in inputs.renewed:
+        logger.warning("head %s is made anew: the package has it for other labels.", head)
+
+
+def _train(folder: RunFolder, inputs: "FinetuneInputs") -> Summary:
+    """Launch the workers.
+
+    Raises:
+        InterruptedRunError: Stopped before the end.
+    """
+    from orchestrator.cluster.launcher import launch
+    from orchestrator.cluster.session import session_for
+    from orchestrator.finetuning.inputs import job_of
+
+    config = inputs.config
+    with session_for(config.cluster):
+        rate = inputs.usual_rate
+        if isinstance(config.train.learning_rate, float):
+            rate = type(rate)(config.train.learning_rate, "as the job says")
+        logger.info("learning rate %g: %s", rate.value, rate.reason)
+        job = job_of(inputs, folder.path, rate)
+        with _watcher(folder, inputs) as watcher:
+            found = launch(
+                WORKER,
+                job,
+                LaunchResult,
+                cluster=config.cluster,
+                engine=config.engine,
+                run_dir=folder.path,
+                name=f"{STAGE} {config.run.name}",
+                on_event=watcher.observe,
+            )
+    if isinstance(found.result, Summary):
+        return found.result
+    raise InterruptedRunError(
+        f"stopped after step {found.result.step}, which is saved. Start the same command again to "
+        "continue."
+    )
+
+
+@contextmanager
+def _watcher(folder: RunFolder, inputs: "FinetuneInputs") -> "Iterator[Watcher]":
+    """Show and record the events of the workers; tell MLflow how it ended."""
+    from orchestrator.cluster.observe.tracking import Watched, open_mlflow
+    from orchestrator.cluster.observe.watch import Watcher
+    from orchestrator.finetuning.plan import steps_of
+
+    config = inputs.config
+    mlflow = open_mlflow(config, folder.id, Path(config.run.dir))
+    watched = Watched(folder.path, steps_of(inputs), config.tracking, mlflow)
+    try:
+        with Watcher(STAGE, {config.run.name: watched}) as watcher:
+            yield watcher
+    except BaseException as error:
+        if mlflow is not None:
+            stopped = isinstance(error, InterruptedRunError | KeyboardInterrupt)
+            mlflow.finish("KILLED" if stopped else "FAILED")
+        raise
+    if mlflow is not None:
+        mlflow.finish("FINISHED")
+
+
+def _evaluation(inputs: "FinetuneInputs", summary: Summary) -> FinetuneEvaluation:
+    return FinetuneEvaluation(
+        **dict(summary),
+        parent=inputs.package.ref,
+        dropped_heads=inputs.dropped,
+        kept_heads=tuple(head.name for head in inputs.kept),
+    )
+
+
+def _task(inputs: "FinetuneInputs") -> dict[str, JsonValue]:
+    """Return what the manifest says of inputs and answers."""
+    first = inputs.lessons[0]
+    kept = {head.name: inputs.earlier[head.name] for head in inputs.kept}
+    tasks = {lesson.head: lesson.task for lesson in inputs.lessons} | kept
+    images = first.data.train.images is not None
+    longest = min(inputs.config.train.max_length, inputs.model.max_position_embeddings)
+    return {
+        "kind": first.task.kind(),
+        "modality": "vision" if images else "text",
+        "labels": {name: list(task.labels) for name, task in tasks.items() if task.labels},
+        "max_length": None if images else longest,
+        "default": first.head,
+    }
+
+
+def _write(
+    folder: RunFolder, config: FinetuneConfig, evaluation: FinetuneEvaluation, draft: "Draft"
+) -> None:
+    """Write the files of the package."""
+    export = folder.path / EXPORT
+    for path in (path for pattern in EXPORTED for path in export.glob(pattern)):
+        shutil.copyfile(path, draft.path / path.name)
+    (draft.path / "job.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    atomic_write_json(draft.path / EVALUATION, evaluation.model_dump(mode="json"))

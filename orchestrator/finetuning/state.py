@@ -1,0 +1,55 @@
+"""What the driver sends to the workers, and what they store beside a checkpoint's weights."""
+
+from orchestrator.config import StrictModel
+from orchestrator.data.spec import DatasetSpec
+from orchestrator.finetuning.config import FinetuneConfig
+from orchestrator.finetuning.results import RateTrial
+from orchestrator.modeling.config import Target
+from orchestrator.training.history import HistoryRow
+from orchestrator.training.lesson_options import ClassWeights
+from orchestrator.zoo.suite import TaskSpec
+
+
+class PlannedLesson(StrictModel):
+    """One task, with everything decided."""
+
+    task: TaskSpec
+    """Kind, head, labels in order."""
+    data: DatasetSpec
+    """Its rows; local paths are absolute."""
+    weight: float
+    """How often it is learned."""
+    class_weights: ClassWeights
+    """Weights of its classes."""
+
+
+class FinetuneJob(StrictModel):
+    """A run; all of it is decided before a worker starts."""
+
+    config: FinetuneConfig
+    """The job's config."""
+    lessons: tuple[PlannedLesson, ...]
+    """What is learned."""
+    package: str
+    """Folder of the package whose weights training begins with."""
+    kept: tuple[Target, ...] = ()
+    """Heads of the package that stay."""
+    renewed: tuple[str, ...] = ()
+    """Heads that get new weights although the package has one of the same shape."""
+    learning_rate: float
+    """Peak."""
+    reason: str
+    """Why it was chosen."""
+    trials: tuple[RateTrial, ...] = ()
+    """What was tried to choose it."""
+    run_dir: str
+    """Folder of the run, seen by all workers."""
+
+
+class RunState(StrictModel):
+    """State of a run beside a checkpoint."""
+
+    history: tuple[HistoryRow, ...]
+    """Learning curves so far."""
+    seconds: float
+    """Time trained, over all parts of a resumed run."""

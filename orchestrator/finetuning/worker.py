@@ -1,0 +1,221 @@
+"""The body of every fine-tuning worker. Knows neither Ray nor DeepSpeed."""
+
+import json
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from orchestrator.errors import IntegrityError
+from orchestrator.finetuning.inputs import lessons_of
+from orchestrator.finetuning.results import Interrupted, LaunchResult, LearnedTask, Summary
+from orchestrator.finetuning.state import FinetuneJob, RunState
+from orchestrator.storage import read_model, staged, verify_folder
+from orchestrator.tasks.measure import Measured
+from orchestrator.training.best import BestKeeper
+from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
+from orchestrator.training.events import CheckpointDamaged, Measurement, RunStarted
+from orchestrator.training.finetune import FineTuner, Heads, Place
+from orchestrator.training.history import History
+from orchestrator.training.loop import Hooks, TrainResult, train
+from orchestrator.training.watchdog import Watchdog
+from orchestrator.training.worker_context import WorkerContext
+from orchestrator.zoo.suite import Figure
+
+EXPORT = "export"
+SUMMARY = "summary.json"
+NEVER = 10**9
+"""Patience of a run that is not stopped early."""
+
+
+def finetune(context: WorkerContext, job: FinetuneJob) -> LaunchResult:
+    """Train from the newest checkpoint on and commit the files of the package; collective."""
+    context = context.claimed()
+    done = _exported(context)
+    if done is not None:
+        return LaunchResult(result=done)
+    run = _Run(context, job)
+    result = run.train()
+    if result.stopped:
+        return LaunchResult(result=Interrupted(step=result.steps))
+    return LaunchResult(result=run.export(result))
+
+
+def _exported(context: WorkerContext) -> Summary | None:
+    """Return the summary of a run that is already finished; collective."""
+    folder = context.run_dir / EXPORT
+
+    def is_whole() -> bool:
+        try:
+            if folder.is_dir():
+                verify_folder(folder)
+                read_model(folder / SUMMARY, Summary)
+                return True
+        except IntegrityError as error:
+            context.emit(CheckpointDamaged(message=str(error)))
+        return False
+
+    whole = context.on_rank_zero(is_whole)
+    if not context.broadcast_from_rank_zero(int(bool(whole))):
+        return None
+    return read_model(folder / SUMMARY, Summary)
+
+
+class _Run:
+    """One model being fine-tuned on one worker."""
+
+    def __init__(self, context: WorkerContext, job: FinetuneJob) -> None:
+        self.context, self.job, self.config = context, job, job.config
+        section = job.config.train
+        lessons = lessons_of(job.lessons, job.config.cache)
+        place = Place(
+            device=context.device,
+            build_engine=lambda model, optimizer: context.build_engine(
+                model, optimizer, job.config.engine
+            ),
+            world=context.world,
+            micro_batch_size=section.micro_batch_size,
+            on_rank_zero=context.on_rank_zero,
+        )
+        self.tuner = FineTuner(
+            Path(job.package),
+            lessons,
+            section.with_rate(job.learning_rate),
+            job.config.seed,
+            heads=Heads(job.kept, job.renewed),
+            place=place,
+        )
+        primary = lessons[0].task.primary
+        stopping = EarlyStoppingConfig(
+            metric=self.tuner.watched,
+            patience=section.patience or NEVER,
+            min_delta=section.min_gain,
+        )
+        every = self.tuner.steps_per_epoch
+        self.best = BestKeeper(
+            context, self.tuner.engine, every, stopping, primary.higher_is_better
+        )
+        self.before_s = 0.0
+        """Seconds that earlier parts of a resumed run took."""
+
+    @property
+    def _plan(self) -> TrainConfig:
+        section, every = self.config.train, self.tuner.steps_per_epoch
+        return self.tuner.plan.model_copy(
+            update={
+                "log_every_steps": section.log_every_steps,
+                "eval_every_steps": every,
+                "checkpoint_every_steps": section.checkpoint_every_steps or every,
+            }
+        )
+
+    def train(self) -> TrainResult:
+        """Run the loop from the newest intact checkpoint to the end, then take the best epoch."""
+        first = self._resume()
+        self.context.emit(RunStarted(run=self.config.run.name, step=first))
+        history = self.tuner.history
+        ended = self.best.exhausted(history)
+        patience_s = self.config.train.hang_timeout_s
+        with closing(Watchdog(self.context.hung, patience_s)) as watchdog:
+            result = train(
+                self.tuner.engine,
+                self.tuner.source,
+                self._plan,
+                first_step=first,
+                until_step=first if ended else None,
+                seed=self.config.seed,
+                hooks=Hooks(
+                    observer=self._observe,
+                    evaluate=self.tuner.figures,
+                    save=self._save,
+                    should_stop=self.context.should_stop,
+                    judge=lambda step, _: self.best.judge(history, step),
+                    watchdog=watchdog,
+                ),
+            )
+        self.context.settle_checkpoint()
+        if result.stopped:
+            return result
+        if not result.validation:  # the last checkpoint was already at the end
+            result.validation = self.tuner.figures()
+        self.best.restore(history, result)
+        return result
+
+    def _resume(self) -> int:
+        """Load the newest intact checkpoint and return its step."""
+        checkpoint = self.context.latest_checkpoint()
+        if checkpoint is None:
+            return 0
+        self.tuner.engine.load(checkpoint.path)
+        state = checkpoint.read(RunState)
+        self.tuner.history, self.before_s = History(state.history), state.seconds
+        return checkpoint.step
+
+    def _observe(self, event: Measurement) -> None:
+        more = {"run": self.config.run.name, "seconds": self.before_s + event.seconds}
+        event = event.model_copy(update=more)
+        self.tuner.history.observe(event)
+        self.context.emit(event)
+
+    def _save(self, step: int) -> None:
+        rows = tuple(self.tuner.history.rows)
+        state = RunState(history=rows, seconds=self._seconds())
+        self.context.begin_checkpoint(step, self.tuner.engine, state)
+
+    def _seconds(self) -> float:
+        rows = self.tuner.history.rows
+        return rows[-1].seconds if rows else self.before_s
+
+    def export(self, result: TrainResult) -> Summary:
+        """Measure on test rows, write the files of the package, commit the folder; collective."""
+        model = self.tuner.whole()
+
+        def write() -> None:
+            measured = self.tuner.measure(model)
+            summary = self._summary(result, measured)
+            folder = self.context.run_dir / EXPORT
+            with ExitStack() as stack:
+                made = stack.enter_context(
+                    staged(folder, {"kind": "export", "step": summary.steps})
+                )
+                self.tuner.write(made, model)
+                # Not the JSON of packages, which has no NaN.
+                text = json.dumps(summary.model_dump(), indent=1)
+                (made / SUMMARY).write_text(text, encoding="utf-8")
+                self.context.require_claim()
+
+        self.context.on_rank_zero(write)
+        self.context.barrier()
+        return read_model(self.context.run_dir / EXPORT / SUMMARY, Summary)
+
+    def _summary(self, result: TrainResult, measured: dict[str, Measured]) -> Summary:
+        tuner = self.tuner
+        done = max((row.step for row in tuner.history.rows), default=result.steps)
+        return Summary(
+            steps=done,
+            best_step=result.steps,
+            steps_per_epoch=tuner.steps_per_epoch,
+            watched=tuner.watched,
+            validation=result.validation,
+            tasks=tuple(
+                LearnedTask(
+                    task=tuner.tasks[lesson.head].spec,
+                    data=planned.data.source,
+                    rows={
+                        split: len(tuner.data.rows(split, index))
+                        for split in ("train", "validation", "test")
+                    },
+                    primary=lesson.task.primary.name,
+                    test={
+                        name: Figure(value=each.value, low=each.low, high=each.high)
+                        for name, each in measured[lesson.head].metrics.items()
+                    },
+                )
+                for index, (lesson, planned) in enumerate(
+                    zip(tuner.lessons, self.job.lessons, strict=True)
+                )
+            ),
+            learning_rate=self.job.learning_rate,
+            reason=self.job.reason,
+            trials=self.job.trials,
+            seconds=self._seconds(),
+            world=self.context.world,
+        )

@@ -1,0 +1,65 @@
+"""A small world for fine-tuning: an encoder in a zoo, and one labelled file of each form."""
+
+import json
+
+import numpy as np
+
+from orchestrator.cluster.context import Worker
+from orchestrator.config import validate_config
+from orchestrator.finetuning.config import FinetuneConfig
+from orchestrator.finetuning.inputs import job_of, resolve
+from orchestrator.finetuning.worker import finetune
+from orchestrator.training.learning_rates import Rate
+from orchestrator.zoo import Zoo
+from tests.support.streams import FILLER, WORDS, make_place
+
+RATE = Rate(1e-2, "a test")
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def make_lessons(root):
+    """Write `make_place` and the files multilabel, tags and numbers; return the folder."""
+    make_place(root, dropout=0.0)
+    rng = np.random.default_rng(5)
+    forms = {"multilabel": [], "tags": [], "numbers": []}
+    for _ in range(160):
+        kinds = [kind for kind in WORDS if rng.random() < 0.5]
+        words = [(rng.choice(WORDS[kind]), kind) for kind in kinds]
+        words += [(word, None) for word in rng.choice(FILLER, 4)]
+        rng.shuffle(words)
+        text = " ".join(str(word) for word, _ in words)
+        forms["multilabel"].append({"text": text, "labels": kinds})
+        tags = [f"B-{kind}" if kind else "O" for _, kind in words]
+        forms["tags"].append({"tokens": text.split(), "tags": tags})
+        forms["numbers"].append({"text": text, "score": len(kinds) + 0.5})
+    for name, rows in forms.items():
+        write(root / f"{name}.jsonl", rows)
+    return root
+
+
+def job(place, file="task2", **changes):
+    """Return a job on one of the files."""
+    fields = {
+        "run": {"name": "lesson", "dir": str(place / "runs"), "zoo": str(place / "zoo")},
+        "package": "encoder",
+        "output": "child",
+        "data": {"source": f"files:{place}/{file}.jsonl"},
+        "train": {"epochs": 6, "global_batch_size": 16, "max_length": 16},
+        **changes,
+    }
+    return validate_config(FinetuneConfig, fields, "test")
+
+
+def planned(config, run_dir, rate=RATE):
+    """Return what the workers of a job get."""
+    package = Zoo(config.run.zoo).get(config.package)
+    return job_of(resolve(config, package), run_dir, rate)
+
+
+def learn(config, run_dir, rate=RATE):
+    """Train a job in this process; return its summary and the folder of the package's files."""
+    context = Worker.alone(run_dir)
+    return finetune(context, planned(config, run_dir, rate)).result, run_dir / "export"

@@ -1,0 +1,126 @@
+"""The worker of fine-tuning, in one process: every kind learns, resumes, keeps the best epoch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from orchestrator.cluster.context import Worker
+from orchestrator.finetuning.worker import finetune
+from orchestrator.modeling.package import load_model, read_config
+from orchestrator.training.history import History
+from tests.support.lessons import job, learn, make_lessons, planned
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return make_lessons(tmp_path_factory.mktemp("lessons"))
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "primary", "least"),
+    [
+        ("task2", "classification", "accuracy", 0.7),
+        ("multilabel", "multilabel", "micro_f1", 0.8),
+        ("tags", "tags", "span_f1", 0.8),
+        ("numbers", "regression", "spearman", 0.7),
+    ],
+)
+def test_every_kind_is_recognized_and_learns(place, tmp_path, file, kind, primary, least):
+    train = {"epochs": 20, "global_batch_size": 16, "max_length": 16, "patience": None}
+    config = job(place, file, train=train)
+    summary, folder = learn(config, tmp_path)
+    (learned,) = summary.tasks
+    assert (learned.task.kind, learned.task.head, learned.primary) == (kind, "child", primary)
+    figure = learned.test[primary]
+    assert figure.low <= figure.value <= figure.high
+    assert figure.value > least
+    assert summary.best_step % summary.steps_per_epoch == 0
+    assert [target.name for target in load_model(folder).config.target] == ["child"]
+    if kind == "multilabel":
+        assert learned.task.options["threshold"] != 0.5
+
+
+def test_the_best_epoch_is_taken_and_training_ends_without_a_gain(place, tmp_path):
+    train = {"epochs": 40, "global_batch_size": 16, "max_length": 16, "patience": 2}
+    summary, folder = learn(job(place, train=train), tmp_path)
+    curve = History.from_parquet(folder / "history.parquet").frame()
+    curve = curve[(curve.split == "validation") & (curve.metric == "accuracy")]
+    assert summary.steps == summary.best_step + 2 * summary.steps_per_epoch
+    best = curve.loc[curve.value.idxmax()]
+    assert (summary.best_step, summary.validation["accuracy"]) == (best.step, best.value)
+    rows = learn(job(place, train=train), tmp_path)[0]  # the export is whole: nothing is trained
+    assert rows == summary
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping(Worker):
+    """A worker that is asked to stop after some steps."""
+
+    after: int = 0
+
+    def should_stop(self):
+        counter.append(1)
+        return len(counter) >= self.after
+
+
+counter: list[int] = []
+
+
+def test_a_stopped_run_continues_as_if_it_had_not_been(place, tmp_path):
+    config = job(place, train={"epochs": 3, "global_batch_size": 16, "max_length": 16})
+    whole, folder = learn(config, tmp_path / "whole")
+    counter.clear()
+    (tmp_path / "cut").mkdir()
+    part = finetune(
+        Stopping(0, 1, tmp_path / "cut", after=4), planned(config, tmp_path / "cut")
+    ).result
+    assert part.stopped
+    assert part.step == 4
+    again, resumed = learn(config, tmp_path / "cut")
+    one, two = load_model(folder).state_dict(), load_model(resumed).state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert again.tasks == whole.tasks
+
+
+def test_several_heads_are_learned_and_another_is_kept(place, tmp_path):
+    tasks = [
+        {"data": {"source": f"files:{place}/task2.jsonl"}, "head": "thing"},
+        {"data": {"source": f"files:{place}/tags.jsonl"}, "head": "found", "weight": 2.0},
+    ]
+    config = job(place, data=None, tasks=tasks, keep_heads=True)
+    summary, folder = learn(config, tmp_path)
+    assert summary.watched == "accuracy.thing"
+    assert {"accuracy.thing", "span_f1.found", "loss"} == set(summary.validation)
+    targets = read_config(folder).target
+    assert [target.name for target in targets] == ["thing", "found", "earlier"]
+    before = load_model(place / "zoo/encoder/v0001").state_dict()
+    after = load_model(folder).state_dict()
+    untouched = "targets.earlier.output.weight"
+    assert torch.equal(before[untouched], after[untouched])
+
+
+def test_class_weights_raise_the_recall_of_a_rare_class(place, tmp_path):
+    rows = (place / "task2.jsonl").read_text().splitlines()
+    rare = [row for i, row in enumerate(rows) if "fruit" not in row or i % 15 == 2]
+    (place / "rare.jsonl").write_text("\n".join(rare) + "\n")
+    train = {"epochs": 4, "global_batch_size": 16, "max_length": 16, "patience": None}
+    recalls = []
+    for weights in ("none", {"fruit": 30.0}):
+        config = job(place, "rare", class_weights=weights, train=train)
+        summary, folder = learn(config, tmp_path / str(len(recalls)))
+        recalls.append(summary.tasks[0].test["recall.fruit"].value)
+        assert read_config(folder).target[0].class_weights is None
+    assert recalls[1] > recalls[0]
+
+
+def test_adapters_are_merged(place, tmp_path):
+    train = {"epochs": 2, "global_batch_size": 16, "max_length": 16, "lora": {"rank": 2}}
+    _, folder = learn(job(place, train=train), tmp_path)
+    before, after = load_model(place / "zoo/encoder/v0001"), load_model(folder)
+    pairs = zip(before.state_dict().items(), after.state_dict().values(), strict=False)
+    changed = {name for (name, a), b in pairs if a.shape == b.shape and not torch.equal(a, b)}
+    assert changed
+    assert all(".query." in name or ".value." in name for name in changed)
+    assert np.all([torch.isfinite(t).all() for t in after.state_dict().values()])
