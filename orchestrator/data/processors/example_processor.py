@@ -1,9 +1,11 @@
 """The processors of examples: texts, pictures and sounds to a batch, stored in one folder."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.data.media.audio import AudioProcessor
+from orchestrator.data.media.audio import CLASSES as SOUND_CLASSES
+from orchestrator.data.media.audio import SETTINGS, AudioProcessor
 from orchestrator.data.media.images import ImageProcessor
 from orchestrator.data.media.patch_codes import CODEBOOK, Codebook
 from orchestrator.data.model_inputs import ModelInputs
@@ -71,6 +73,35 @@ class ExampleProcessor:
             None if inputs.sound is None else AudioProcessor.load(folder),
             Codebook.load(folder / STATE) if coded else None,
         )
+
+
+RowProcessor = TextProcessor | ExampleProcessor
+"""What reads labelled rows: a tokenizer, or the processors of images and sounds."""
+
+
+def open_processor(folder: str | Path) -> RowProcessor | None:
+    """Open what a package reads rows with; None: it has no processor.
+
+    ``preprocessor_config.json`` says whether it reads images or sounds; of a text model it is that
+    of the tokenizer.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    folder = Path(folder)
+    text = TextProcessor.load(folder) if (folder / TOKENIZER).is_file() else None
+    settings = folder / SETTINGS
+    if not settings.is_file():
+        return text
+    try:
+        stored = json.loads(settings.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{settings} cannot be read: {error}.") from error
+    if stored.get("feature_extractor_type") in SOUND_CLASSES:
+        return ExampleProcessor(text, sound=AudioProcessor.load(folder))
+    if "image_processor_type" in stored or "feature_extractor_type" in stored:
+        return ExampleProcessor(text, picture=ImageProcessor.load(folder))
+    return text
 
 
 def new_processor(

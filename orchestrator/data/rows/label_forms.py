@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.data.rows.forms.answers import AnswersForm
+from orchestrator.data.rows.forms.choice import ChoiceForm
+from orchestrator.data.rows.forms.similarity import SimilarityForm
+from orchestrator.data.rows.forms.text import TextForm
 from orchestrator.data.rows.guesses import guess_classes, guess_flags, guess_numbers
 from orchestrator.data.rows.labels import CLASSES, Label, LabelForm, Labels
 from orchestrator.data.rows.rows import WORD_BREAK
@@ -169,6 +173,16 @@ def _parts(value: object) -> list[object]:
 
 
 FORMS: dict[str, LabelForm] = {
-    form.name: form for form in (CLASSES, TagsForm(), NamesForm(), NumbersForm())
+    form.name: form
+    for form in (
+        CLASSES,
+        TagsForm(),
+        NamesForm(),
+        NumbersForm(),
+        AnswersForm(),
+        ChoiceForm(),
+        SimilarityForm(),
+        TextForm(),
+    )
 }
 """All of them by name."""

@@ -4,9 +4,10 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field
 
-from orchestrator.data.rows.labels import CLASSES, Label, LabelForm
+from orchestrator.data.rows.labels import CLASSES, LabelForm, Labels
+from orchestrator.data.rows.records import Record
 from orchestrator.data.rows.rows import Rows, TaskData
-from orchestrator.data.rows.splitting import cap_indices, split_indices
+from orchestrator.data.rows.splitting import cap_indices, split_groups, split_indices
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 
@@ -18,11 +19,38 @@ HELD_OUT = ("validation", "test")
 
 @dataclass
 class Table:
-    """Rows of one split as read: texts, second texts or None, and the words of the label."""
+    """Rows of one split as read."""
 
-    texts: list[str] = field(default_factory=list)
-    pairs: list[str] | None = None
-    labels: list[Label] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+
+    def rows(self, labels: Labels) -> Rows:
+        """Return the rows with their numbered labels.
+
+        Raises:
+            InputError: only some of them have a second text, choices, a negative, or a file.
+        """
+        parts = {
+            name: [getattr(record, name) for record in self.records]
+            for name in ("pair", "choices", "negative", "picture", "sound")
+        }
+        for name, values in parts.items():
+            count = sum(value is None for value in values)
+            if 0 < count < len(values):
+                raise InputError(
+                    f"{count} of {len(values)} rows have no {name}, the others have one. Give all "
+                    "files the same columns."
+                )
+        given = {name: values if values[0] is not None else None for name, values in parts.items()}
+        media = given["picture"] is not None or given["sound"] is not None
+        return Rows(
+            [] if media else [record.text for record in self.records],
+            given["pair"],
+            labels,
+            choices=given["choices"],
+            negatives=given["negative"],
+            pictures=given["picture"],
+            sounds=given["sound"],
+        )
 
 
 @dataclass
@@ -53,15 +81,18 @@ def assemble(spec: DatasetSpec, tables: Tables, form: LabelForm) -> TaskData:
             or rows that cannot be split.
     """
     for split, table in tables.splits.items():
-        if not table.texts:
+        if not table.records:
             raise InputError(f"{spec.source}: no rows in {split}. {left_out(tables.rejected)}")
-    words, names = form.names(spec, tables.splits["train"].labels, tables.label_names)
+    labels = {
+        split: [record.label for record in table.records] for split, table in tables.splits.items()
+    }
+    words, names = form.names(spec, labels["train"], tables.label_names)
     rows = {
-        split: Rows(table.texts, table.pairs, form.number(spec, split, table.labels, words))
+        split: table.rows(form.number(spec, split, labels[split], words))
         for split, table in tables.splits.items()
     }
     rejected = Counter(tables.rejected)
-    rows = _separate(rows, rejected)
+    rows = _separate(rows, rejected, form)
     if rejected:
         logger.warning("event=rows_left_out source=%s reasons=%s", spec.source, dict(rejected))
     if spec.max_rows is not None:
@@ -75,22 +106,24 @@ def left_out(rejected: Counter[str]) -> str:
     return f"Left out: {reasons or 'nothing'}."
 
 
-def _separate(rows: dict[str, Rows], rejected: Counter[str]) -> dict[str, Rows]:
+def _separate(rows: dict[str, Rows], rejected: Counter[str], form: LabelForm) -> dict[str, Rows]:
     """Drop repeated rows, and from each split those that are also in a later one."""
     seen: set[str] = set()
     result: dict[str, Rows] = {}
     for split in [name for name in ("test", "validation", "train") if name in rows]:
         mine: set[str] = set()
         kept = []
-        for index, key in enumerate(row_keys(rows[split])):
-            if key in seen:
+        keys = form.row_keys(rows[split])
+        groups = form.leak_keys(rows[split]) or keys
+        for index, (key, group) in enumerate(zip(keys, groups, strict=True)):
+            if group in seen:
                 rejected[f"{split} row also held out"] += 1
             elif key in mine:
                 rejected["repeated"] += 1
             else:
                 mine.add(key)
                 kept.append(index)
-        seen |= mine
+        seen |= {groups[index] for index in kept}
         result[split] = rows[split].take(kept)
     return result
 
@@ -103,7 +136,7 @@ def _cap(rows: dict[str, Rows], limit: int, seed: int, form: LabelForm) -> dict[
     capped = {}
     for split, part in rows.items():
         room = max(1, len(part) * limit // total)
-        kept = cap_indices(form.strata(part.labels), row_keys(part), room, seed)
+        kept = cap_indices(form.strata(part.labels), form.row_keys(part), room, seed)
         capped[split] = part.take(kept)
     return capped
 
@@ -127,8 +160,12 @@ def _complete(
             "rows or raise max_rows."
         )
     try:
-        strata = form.strata(train.labels)
-        parts = split_indices(strata, row_keys(train), fractions, spec.seed, names)
+        groups = form.leak_keys(train)
+        if groups is not None:
+            parts = split_groups(groups, fractions, spec.seed)
+        else:
+            strata = form.strata(train.labels)
+            parts = split_indices(strata, form.row_keys(train), fractions, spec.seed, names)
     except InputError as error:
         raise InputError(f"{spec.source}: {error}") from None
     complete = rows | {"train": train.take(parts[0])}
@@ -151,13 +188,3 @@ def split_rows(
     if spec.max_rows is not None:
         parts = _cap(parts, spec.max_rows, spec.seed, CLASSES)
     return _complete(spec, name, names, parts, rejected, CLASSES)
-
-
-def row_keys(rows: Rows) -> list[str]:
-    """Return what identifies each row: its texts with blanks folded, or its pixels."""
-    if rows.images is not None:
-        return [image.tobytes().hex() for image in rows.images]
-    first = [" ".join(text.split()) for text in rows.texts]
-    if rows.pairs is None:
-        return first
-    return [f"{a}\x00{' '.join(b.split())}" for a, b in zip(first, rows.pairs, strict=True)]

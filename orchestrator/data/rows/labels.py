@@ -9,8 +9,10 @@ Shapes: N rows, K classes, tags, names or numbers.
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from itertools import chain
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,10 +21,14 @@ import numpy.typing as npt
 from orchestrator.arrays import IntArray
 from orchestrator.config import did_you_mean
 from orchestrator.data.rows.guesses import guess_classes
+from orchestrator.data.rows.records import Reader, Record, TableRow
+from orchestrator.data.rows.rows import Rows
 from orchestrator.data.sources.columns import (
     LABEL_COLUMNS,
     PAIR_COLUMNS,
     TEXT_COLUMNS,
+    find_column,
+    missing_column,
     usable_text,
 )
 from orchestrator.data.spec import DatasetSpec
@@ -48,6 +54,7 @@ class LabelForm(ABC):
         text_columns: usual columns of the text, the first that is there is taken.
         pair_columns: usual columns of the second text.
         label_columns: usual columns of the label.
+        media_label_columns: those beside a column of images or sounds.
     """
 
     name: ClassVar[str]
@@ -57,6 +64,45 @@ class LabelForm(ABC):
     text_columns: ClassVar[tuple[str, ...]] = TEXT_COLUMNS
     pair_columns: ClassVar[tuple[str, ...]] = PAIR_COLUMNS
     label_columns: ClassVar[tuple[str, ...]] = LABEL_COLUMNS
+    media_label_columns: ClassVar[tuple[str, ...]] = LABEL_COLUMNS
+
+    def reader(self, spec: DatasetSpec, row: TableRow, path: Path) -> Reader:
+        """Return what reads the rows of a table.
+
+        Args:
+            spec: may name the columns.
+            row: the first row; says which columns there are.
+            path: the table, for messages.
+
+        Raises:
+            InputError: there is no column for the text or the label.
+        """
+        text = self.require("text_column", spec.text_column, self.text_columns, row, path)
+        label = self.require("label_column", spec.label_column, self.label_columns, row, path)
+        pair = find_column(spec.pair_column, self.pair_columns, row, "second text", path)
+
+        def read(row: TableRow, rejected: Counter[str]) -> Record | None:
+            found = self.read(row.get(text), row.get(label), rejected)
+            if found is None or pair is None:
+                return None if found is None else Record(found[1], found[0])
+            second = usable_text(row.get(pair), rejected)
+            return None if second is None else Record(found[1], found[0], second)
+
+        return read
+
+    def require(
+        self, option: str, wanted: str | None, usual: Iterable[str], row: TableRow, path: Path
+    ) -> str:
+        """Return the column that an option of the data set names, or a usual one.
+
+        Raises:
+            InputError: there is none.
+        """
+        names = tuple(usual)
+        column = find_column(wanted, names, row, option.removesuffix("_column"), path)
+        if column is None:
+            raise InputError(missing_column(option, names, row, path))
+        return column
 
     def read(self, text: object, label: object, rejected: Counter[str]) -> tuple[str, Label] | None:
         """Return text and label of a row, or count why it cannot be used."""
@@ -145,6 +191,18 @@ class LabelForm(ABC):
         """Return the stratum of each row, int64 [N]."""
         return np.zeros(len(labels), dtype=np.int64)
 
+    def row_keys(self, rows: Rows) -> list[str]:
+        """Return what identifies each row; of equal ones, the first stays."""
+        return row_keys(rows)
+
+    def leak_keys(self, rows: Rows) -> list[str] | None:
+        """Return what must not be in two splits; None: what identifies a row.
+
+        Forms with keys of their own have no strata: rows with equal keys stay together.
+        """
+        del rows
+        return None
+
     @abstractmethod
     def guess(self, seen: Labels, asked: Labels, size: int) -> float:
         """Return the loss of knowing only how labels are distributed in training."""
@@ -215,6 +273,49 @@ class ClassForm(LabelForm):
     def guess(self, seen: Labels, asked: Labels, size: int) -> float:
         """Return nats a row."""
         return guess_classes(seen, asked, size)[0]
+
+
+class FreeForm(LabelForm):
+    """Labels without names: answers, choices, scores or texts."""
+
+    def names(
+        self, spec: DatasetSpec, labels: Sequence[Label], given: tuple[str, ...] | None
+    ) -> tuple[list[str], tuple[str, ...]]:
+        """Return none."""
+        del spec, labels, given
+        return [], ()
+
+    def guess(self, seen: Labels, asked: Labels, size: int) -> float:
+        """Refuse: these labels have no distribution.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"labels of form {self.name} have no most frequent one.")
+
+
+def object_array(values: Sequence[object]) -> Labels:
+    """Return an object array [N] of values of any kind, sequences included."""
+    found = np.empty(len(values), dtype=object)
+    for index, value in enumerate(values):
+        found[index] = value
+    return found
+
+
+def row_keys(rows: Rows) -> list[str]:
+    """Return what identifies each row: its texts with blanks folded, or its pixels or sound."""
+    if rows.images is not None:
+        return [image.tobytes().hex() for image in rows.images]
+    media = rows.pictures if rows.pictures is not None else rows.sounds
+    if media is not None:
+        return [sha256(content).hexdigest() for content in media]
+    parts: list[Iterable[Iterable[str]]] = [([text] for text in rows.texts)]
+    parts += [([text] for text in texts) for texts in (rows.pairs, rows.negatives) if texts]
+    parts += [rows.choices] if rows.choices is not None else []
+    return [
+        "\x00".join(" ".join(text.split()) for part in row for text in part)
+        for row in zip(*parts, strict=True)
+    ]
 
 
 CLASSES = ClassForm()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,19 +17,27 @@ WORD_BREAK = "\n"
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of one split: texts (or pairs of texts), or images, and a label each.
+    """Rows of one split: texts (or pairs of texts), images or sounds, and a label each.
 
     Attributes:
-        texts: N texts; empty for images.
+        texts: N texts; empty for images and sounds.
         pairs: N second texts, or None.
         labels: class of each row, int64 [N]; or in another of the ``label_forms``.
         images: float32 [N, C, height, width] in [0, 1], or None.
+        choices: of N rows, the candidates of which one is right, or None.
+        negatives: N texts that do not belong to ``texts``, or None.
+        pictures: content of N image files, or None; decoded when a batch is made.
+        sounds: content of N sound files, or None; decoded when a batch is made.
     """
 
     texts: list[str]
     pairs: list[str] | None
     labels: npt.NDArray[Any]
     images: Float32Array | None = None
+    choices: list[tuple[str, ...]] | None = None
+    negatives: list[str] | None = None
+    pictures: list[bytes] | None = None
+    sounds: list[bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,7 +55,27 @@ class Rows:
             None if self.pairs is None else [self.pairs[i] for i in index],
             self.labels[index],
             None if self.images is None else self.images[index],
+            None if self.choices is None else [self.choices[i] for i in index],
+            None if self.negatives is None else [self.negatives[i] for i in index],
+            None if self.pictures is None else [self.pictures[i] for i in index],
+            None if self.sounds is None else [self.sounds[i] for i in index],
         )
+
+    @property
+    def media(self) -> list[bytes]:
+        """Content of the image or sound files; empty where there are none."""
+        return self.pictures or self.sounds or []
+
+    @property
+    def modality(self) -> Literal["text", "pair", "choices", "image", "audio"]:
+        """What the rows hold, as task kinds name it."""
+        if self.images is not None or self.pictures is not None:
+            return "image"
+        if self.sounds is not None:
+            return "audio"
+        if self.choices is not None:
+            return "choices"
+        return "text" if self.pairs is None else "pair"
 
 
 def require_pairs(rows: Rows) -> None:

@@ -71,6 +71,44 @@ def split_indices(
     return [np.asarray(sorted(part, key=lambda i: rank(seed, keys[i]))) for part in parts]
 
 
+def split_groups(groups: Sequence[str], fractions: Sequence[float], seed: int) -> list[IntArray]:
+    """Split rows so that rows of one group are in the same part.
+
+    Args:
+        groups: group of each row [N].
+        fractions: shares of the held-out parts, in rows; a part has whole groups and at least one.
+        seed: another seed gives another split.
+
+    Returns:
+        Indices of what is left for training, then of each held-out part.
+
+    Raises:
+        InputError: there are fewer groups than parts.
+    """
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    order = sorted(members, key=lambda group: rank(seed, group))
+    if len(order) < len(fractions) + 1:
+        raise InputError(
+            f"{len(groups)} rows are about {len(order)} different texts, at least "
+            f"{len(fractions) + 1} are needed: rows about one text stay in one split. Add rows or "
+            "give files for each split."
+        )
+    parts: list[list[int]] = []
+    for place, share in enumerate(fractions):
+        part = members[order.pop(0)]
+        # Every part that follows, and training, needs a group.
+        while len(order) > len(fractions) - place:
+            added = len(part) + len(members[order[0]])
+            if abs(added - share * len(groups)) > abs(len(part) - share * len(groups)):
+                break
+            part = part + members[order.pop(0)]
+        parts.append(part)
+    left = [index for group in order for index in members[group]]
+    return [np.asarray(part, dtype=np.int64) for part in [left, *parts]]
+
+
 def _cut(rows: list[int], fractions: Sequence[float]) -> list[list[int]]:
     """Cut held-out parts off the front of some rows; the rest is the first result."""
     sizes = [max(1, round(share * len(rows))) for share in fractions]

@@ -4,12 +4,17 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator.config import did_you_mean
+from orchestrator.config import did_you_mean, nearest
 from orchestrator.errors import InputError
 
 TEXT_COLUMNS = ("text", "text_a", "sentence", "content", "document")
 PAIR_COLUMNS = ("text_b",)
 LABEL_COLUMNS = ("label", "labels", "class")
+MEDIA_COLUMNS = ("path", "image", "audio", "file")
+MEDIA_SUFFIXES = {
+    "picture": frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}),
+    "sound": frozenset({".wav", ".flac", ".ogg", ".mp3"}),
+}
 
 
 def find_column(
@@ -32,9 +37,12 @@ def find_column(
 
 def missing_column(option: str, usual: Iterable[str], row: Iterable[str], path: Path) -> str:
     """Return the message for a table in which no usual column is found."""
+    names, wanted = list(row), list(usual)
+    near = next((name for name in names if nearest(name, wanted)), None)
+    guess = "" if near is None else f" Is it {near!r}?"
     return (
-        f"{path}: no column called {', '.join(usual)}. Name one with {option}. "
-        f"Columns: {', '.join(row)}."
+        f"{path}: no column called {', '.join(wanted)}. Name one with {option}.{guess} "
+        f"Columns: {', '.join(names)}."
     )
 
 

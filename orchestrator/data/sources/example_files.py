@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.data.sources.columns import (
+    MEDIA_COLUMNS,
+    MEDIA_SUFFIXES,
     PAIR_COLUMNS,
     TEXT_COLUMNS,
     find_column,
@@ -26,11 +28,6 @@ from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 from orchestrator.storage import sha256_file
 
-MEDIA_COLUMNS = ("path", "image", "audio", "file")
-SUFFIXES = {
-    "picture": frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}),
-    "sound": frozenset({".wav", ".flac", ".ogg", ".mp3"}),
-}
 TABLES = tuple(suffix for suffix in READERS if suffix not in PLAIN_TEXT)
 
 
@@ -44,7 +41,7 @@ def file_entries(spec: DatasetSpec, columns: Sequence[str]) -> Entries:
     Raises:
         InputError: nothing readable is there, or a column or the texts are missing.
     """
-    media = next((column for column in columns if column in SUFFIXES), None)
+    media = next((column for column in columns if column in MEDIA_SUFFIXES), None)
     place = Path(spec.location).expanduser()
     rejected: Counter[str] = Counter()
     if media is not None and place.is_dir() and not _tables(place):
@@ -70,9 +67,9 @@ def _tables(folder: Path) -> list[Path]:
 def _folder(
     spec: DatasetSpec, folder: Path, media: str, texts: bool, rejected: Counter[str]
 ) -> Iterator[Entry]:
-    files = sorted(file for file in folder.rglob("*") if suffix_of(file) in SUFFIXES[media])
+    files = sorted(file for file in folder.rglob("*") if suffix_of(file) in MEDIA_SUFFIXES[media])
     if not files:
-        shown = ", ".join(sorted(SUFFIXES[media]))
+        shown = ", ".join(sorted(MEDIA_SUFFIXES[media]))
         raise InputError(f"{spec.source}: no {media}s ({shown}) and no table of them.")
     if texts and spec.name_pattern is None:
         raise InputError(

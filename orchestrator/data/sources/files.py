@@ -17,6 +17,7 @@ from pathlib import Path
 from orchestrator.config import did_you_mean
 from orchestrator.data.rows.labelled import Table, Tables
 from orchestrator.data.rows.labels import LabelForm
+from orchestrator.data.rows.records import Reader
 from orchestrator.data.sources.columns import (
     TEXT_COLUMNS,
     find_column,
@@ -25,6 +26,7 @@ from orchestrator.data.sources.columns import (
 )
 from orchestrator.data.sources.contents import Documents, Span
 from orchestrator.data.sources.formats import (
+    JSON,
     PARQUET,
     PLAIN_TEXT,
     READERS,
@@ -38,6 +40,12 @@ from orchestrator.data.sources.formats import (
     read_plain,
     read_rows,
     suffix_of,
+)
+from orchestrator.data.sources.media_rows import (
+    folder_records,
+    kind_of_file,
+    media_files,
+    media_reader,
 )
 from orchestrator.data.sources.ranges import cut_file
 from orchestrator.data.spec import DatasetSpec
@@ -90,11 +98,14 @@ SPLIT_NAMES = {
     "test": ("test",),
 }
 LABEL_NAMES = "labels.txt"
-MEDIA = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".wav", ".flac", ".mp3"})
 
 
-def find_files(spec: DatasetSpec) -> dict[str, list[Path]]:
+def find_files(spec: DatasetSpec, labelled: bool = False) -> dict[str, list[Path]]:
     """Return the files of each split; a source without splits is all train.
+
+    Args:
+        spec: the place.
+        labelled: whether rows are wanted: then a ``.json`` file is a table too.
 
     Raises:
         InputError: nothing is there, or nothing of a readable format.
@@ -104,14 +115,18 @@ def find_files(spec: DatasetSpec) -> dict[str, list[Path]]:
         return {"train": _matching(spec, place)}
     if not place.exists():
         raise InputError(f"{spec.source}: {place} does not exist. {_neighbours(place)}")
+    readers = {*READERS, JSON} if labelled else {*READERS}
     if place.is_file():
-        if suffix_of(place) not in READERS:
+        if suffix_of(place) not in readers:
             raise InputError(f"{spec.source}: {_unreadable(place)}")
         return {"train": [place]}
     files = sorted(f for f in place.rglob("*") if f.is_file() and not f.name.startswith("."))
     readable = [f for f in files if suffix_of(f) in READERS and f.name != LABEL_NAMES]
+    if labelled:  # of JSON only files called after a split: others may be anything
+        named = [f for f in files if suffix_of(f) == JSON and _split_of(f) is not None]
+        readable = readable or named
     if not readable:
-        media = [f for f in files if suffix_of(f) in MEDIA]
+        media = [f for f in files if kind_of_file(f.name) is not None]
         shown = _unreadable((media or files)[0]) if files else "the folder is empty."
         raise InputError(f"{spec.source}: {shown}")
     return _split_files(place, readable) or {"train": readable}
@@ -133,12 +148,17 @@ def _matching(spec: DatasetSpec, place: Path) -> list[Path]:
 
 def _split_files(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
     """Return the files named after splits; empty without a train file."""
-    stems = {f: f.name.partition(".")[0].lower() for f in files if f.parent == folder}
-    found = {
-        split: [f for f, stem in stems.items() if stem in names]
-        for split, names in SPLIT_NAMES.items()
-    }
+    splits = {f: _split_of(f) for f in files if f.parent == folder}
+    found = {split: [f for f, mine in splits.items() if mine == split] for split in SPLIT_NAMES}
     return {split: part for split, part in found.items() if part} if found["train"] else {}
+
+
+def _split_of(file: Path) -> str | None:
+    """Return the split that a file is called after; of SQuAD, ``train-v2.0.json``."""
+    stem = file.name.partition(".")[0].lower()
+    if suffix_of(file) == JSON:
+        stem = stem.partition("-v")[0]
+    return next((split for split, names in SPLIT_NAMES.items() if stem in names), None)
 
 
 def _neighbours(place: Path) -> str:
@@ -150,7 +170,7 @@ def _neighbours(place: Path) -> str:
 
 def _unreadable(path: Path) -> str:
     formats = ", ".join(suffix for suffix in READERS)
-    if suffix_of(path) in MEDIA:
+    if kind_of_file(path.name) is not None:
         return (
             f"{path.name} is an image or a sound. Samples of type masked_patches, image_text and "
             f"transcripts read these; corpora and labelled rows are text ({formats})."
@@ -232,7 +252,10 @@ def read_tables(spec: DatasetSpec, form: LabelForm) -> Tables:
     Raises:
         InputError: nothing readable is there, or a column is missing.
     """
-    files = find_files(spec)
+    folder = Path(spec.location).expanduser()
+    if folder.is_dir() and (media := _media_only(folder)):
+        return _media_tables(spec, form, folder, media)
+    files = find_files(spec, labelled=True)
     rejected: Counter[str] = Counter()
     splits: dict[str, Table] = {}
     for split, paths in files.items():
@@ -243,6 +266,32 @@ def read_tables(spec: DatasetSpec, form: LabelForm) -> Tables:
     first = files["train"][0]
     name = first.parent.name if len(files) > 1 else first.name.partition(".")[0]
     return Tables(name, splits, _label_names(first.parent / LABEL_NAMES), rejected)
+
+
+def _media_only(folder: Path) -> list[Path]:
+    """Return the images and sounds of a folder; none where it has a table."""
+    tables = (suffix for suffix in READERS if suffix not in PLAIN_TEXT)
+    if any(next(folder.rglob(f"*{suffix}"), None) is not None for suffix in tables):
+        return []
+    return media_files(folder)
+
+
+def _media_tables(spec: DatasetSpec, form: LabelForm, folder: Path, files: list[Path]) -> Tables:
+    """Read a folder of images or sounds, with subfolders of splits or without."""
+    aliases = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+    places = {entry: aliases.get(entry.name.lower()) for entry in folder.iterdir()}
+    if "train" not in places.values():
+        places = {folder: "train"}
+    rejected: Counter[str] = Counter()
+    splits: dict[str, Table] = {}
+    for place, split in sorted(places.items()):
+        mine = [file for file in files if file.is_relative_to(place)]
+        if split is not None and mine:
+            found = folder_records(spec, form, place, mine, rejected)
+            splits.setdefault(split, Table()).records.extend(found)
+    if "train" not in splits:
+        raise InputError(f"{spec.source}: no images or sounds in train.")
+    return Tables(folder.name, splits, _label_names(folder / LABEL_NAMES), rejected)
 
 
 def _label_names(path: Path) -> tuple[str, ...] | None:
@@ -264,32 +313,9 @@ def fill_table(
     Raises:
         InputError: there is no column for the text or the label.
     """
-    columns: tuple[str, str | None, str] | None = None
+    read: Reader | None = None
     for row in rows:
-        columns = columns or _columns(spec, form, row, path)
-        text_column, pair_column, label_column = columns
-        found = form.read(row.get(text_column), row.get(label_column), rejected)
-        if found is None:
-            continue
-        if pair_column is not None:
-            pair = usable_text(row.get(pair_column), rejected)
-            if pair is None:
-                continue
-            table.pairs = table.pairs if table.pairs is not None else []
-            table.pairs.append(pair)
-        text, label = found
-        table.texts.append(text)
-        table.labels.append(label)
-
-
-def _columns(
-    spec: DatasetSpec, form: LabelForm, row: Row, path: Path
-) -> tuple[str, str | None, str]:
-    text = find_column(spec.text_column, form.text_columns, row, "text", path)
-    if text is None:
-        raise InputError(missing_column("text_column", form.text_columns, row, path))
-    label = find_column(spec.label_column, form.label_columns, row, "label", path)
-    if label is None:
-        raise InputError(missing_column("label_column", form.label_columns, row, path))
-    pair = find_column(spec.pair_column, form.pair_columns, row, "second text", path)
-    return text, pair, label
+        read = read or media_reader(spec, form, row, path) or form.reader(spec, row, path)
+        record = read(row, rejected)
+        if record is not None:
+            table.records.append(record)

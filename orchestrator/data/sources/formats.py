@@ -18,6 +18,7 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.data.sources.json_tables import json_rows
 from orchestrator.errors import InputError
 
 Row = Mapping[str, object]
@@ -29,6 +30,7 @@ WHOLE: Range = (0, None)
 TEXT_COLUMN = "text"  # of plain text
 PLAIN_TEXT = (".txt", ".text")
 PARQUET = ".parquet"
+JSON = ".json"  # of labelled rows alone: a corpus is read in ranges
 CONLL = ".conll"
 DOCUMENT_START, COMMENT = "-DOCSTART-", "# "  # CoNLL lines without a word
 ROWS_PER_BATCH = 1024  # of Parquet; a row may be a whole article
@@ -59,6 +61,8 @@ def read_rows(path: Path, rejected: Counter[str], within: Range = WHOLE) -> Iter
     Raises:
         InputError: the file is not UTF-8 or not of its format.
     """
+    if suffix_of(path) == JSON:
+        return json_rows(path, "".join(read_lines(path)))
     return READERS[suffix_of(path)](path, rejected, within)
 
 
