@@ -10,6 +10,7 @@ from orchestrator.tasks.base import AnyTask, build_task, kind_of_target, task_cl
 from orchestrator.zoo.suite import TaskSpec, read_suite
 
 if TYPE_CHECKING:
+    from orchestrator.modeling.config import ModelConfig
     from orchestrator.zoo.package import Package
 
 PAIR_LABELS = 2
@@ -28,8 +29,9 @@ def package_tasks(package: "Package") -> dict[str, AnyTask]:
     suite = read_suite(package)
     found = {} if suite is None else {head: exam.task for head, exam in suite.exams.items()}
     specs: dict[str, TaskSpec] = {}
-    for target in read_config(package.path).target:
-        spec = found.get(target.name) or _described(package, target)
+    config = read_config(package.path)
+    for target in config.target:
+        spec = found.get(target.name) or _described(package, target, config)
         if spec is not None:
             specs[target.name] = spec
     return {head: build_task(spec) for head, spec in specs.items()}
@@ -45,7 +47,9 @@ def default_head(package: "Package", tasks: dict[str, AnyTask]) -> str | None:
     for name in (getattr(stated, "default", None), suite and suite.default):
         if isinstance(name, str) and name in tasks:
             return name
-    return next(iter(tasks)) if len(tasks) == 1 else None
+    # A head of pre-training that also writes text does not compete with one that was fine-tuned.
+    learned = [name for name, task in tasks.items() if not task.writes_text] or list(tasks)
+    return learned[0] if len(learned) == 1 else None
 
 
 def require_head(
@@ -72,19 +76,21 @@ def require_head(
     return tasks[name]
 
 
-def _described(package: "Package", target: TargetConfig) -> TaskSpec | None:
+def _described(package: "Package", target: TargetConfig, model: "ModelConfig") -> TaskSpec | None:
     """Describe a head by its config; None for a head of pre-training alone."""
-    kind = kind_of_target(target)
+    kind = kind_of_target(target, model)
     if kind is None:
         return None
     manifest = package.manifest.task
     labels = () if manifest is None else tuple(manifest.labels.get(target.name, ()))
-    options = {}
+    options: dict[str, object] = {}
     if kind == "regression":
         options = {"num_values": getattr(target, "num_labels", 1)}
         return TaskSpec(kind=kind, head=target.name, options=options)
+    if task_class(kind).writes_text:
+        options = {"decoder": model.decoder is not None}
     if not task_class(kind).has_labels:
-        return TaskSpec(kind=kind, head=target.name)
+        return TaskSpec(kind=kind, head=target.name, options=options)
     count = int(getattr(target, "num_labels", PAIR_LABELS))
     if not labels:  # Hugging Face's convention for classes without names
         labels = tuple(f"LABEL_{index}" for index in range(count))

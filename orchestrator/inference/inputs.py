@@ -1,7 +1,7 @@
 """Items as token sequences: what a model reads of each, cut or refused where it is too long.
 
-An item is one sequence for most tasks. A task of choices reads one per choice, and a similarity
-task one for each text of a pair. Loads no torch.
+An item is one sequence for most tasks. A task of choices reads one per choice, a similarity task
+one for each text of a pair, and question answering one per window of a long context. No torch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,8 @@ from typing_extensions import TypedDict
 
 from orchestrator.arrays import AnyArray, IntArray
 from orchestrator.data.processors.readings import Reading, read_texts, read_words
+from orchestrator.data.processors.windows import joined as joined_windows
+from orchestrator.data.processors.windows import read_windows
 from orchestrator.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ class Item(NamedTuple):
 
     Attributes:
         text: The text, or the question.
-        pair: Second text, or the context of the question.
+        pair: Second text, or the context of the question; with choices, the question about
+            ``text``.
         choices: Candidates of a multiple-choice question.
         words: The words of the text, where they are given; ``text`` is not read then.
     """
@@ -42,7 +45,8 @@ class Item(NamedTuple):
             apart: Whether the texts of a pair are read apart.
         """
         if self.choices:
-            return [Item(self.text, choice) for choice in self.choices]
+            question = "" if self.pair is None else f"{self.pair} "
+            return [Item(self.text, f"{question}{choice}") for choice in self.choices]
         if apart and self.pair is not None:
             return [Item(self.text), Item(self.pair)]
         return [self]
@@ -70,7 +74,8 @@ class Encoded:
 
     Attributes:
         sequences: What the model reads.
-        reading: Places of the tokens of the first sequence, if the task needs them.
+        reading: Places of the tokens of the first sequence, or of all windows, if the task needs
+            them.
     """
 
     sequences: tuple[Tokens, ...]
@@ -129,6 +134,8 @@ class TextReader:
         Raises:
             TooLongError: An item is too long and ``truncate`` is false.
         """
+        if task is not None and task.reads_windows and items[0].pair is not None:
+            return self._windows(items, task)
         apart = task is not None and task.pairs_apart
         parts = [item.sequences(apart=apart) for item in items]
         # One token more than allowed is enough to see that a text is too long.
@@ -166,6 +173,25 @@ class TextReader:
             )
         ]
 
+    def _windows(self, items: Sequence[Item], task: "AnyTask") -> list[Encoded]:
+        """Tokenize questions with the windows of their contexts; nothing is too long."""
+        found = read_windows(
+            self.processor,
+            [item.text for item in items],
+            [item.pair or "" for item in items],
+            self.max_length,
+            task.config.overlap_tokens,
+        )
+        segments = self.processor.settings.segments
+        encoded = []
+        for windows in found:
+            tokens = [
+                Tokens(np.asarray(each.ids), np.asarray(each.type_ids) * int(segments))
+                for each, _ in windows
+            ]
+            encoded.append(Encoded(tuple(tokens), joined_windows([read for _, read in windows])))
+        return encoded
+
     def _read(self, parts: Sequence[Item], limit: int, needs_reading: bool) -> Sequence[_Sequence]:
         """Tokenize single texts together, pairs together, and given words together."""
         forms = [(part.pair is not None, bool(part.words)) for part in parts]
@@ -200,9 +226,15 @@ class TextReader:
 
 
 def joined(encoded: Sequence[Encoded], outputs: Sequence[AnyArray]) -> list[AnyArray]:
-    """Return one output per item from one per sequence; of several, stacked in their order."""
+    """Return one output per item from one per sequence; of several, stacked in their order.
+
+    Outputs of windows, which are per token, follow one another.
+    """
     each = iter(outputs)
-    return [
-        next(each) if len(item.sequences) == 1 else np.stack([next(each) for _ in item.sequences])
-        for item in encoded
-    ]
+    found = []
+    for item in encoded:
+        parts = [next(each) for _ in item.sequences]
+        windows = item.reading is not None and len(item.reading.windows) > 1
+        joint = np.concatenate if windows else np.stack
+        found.append(parts[0] if len(parts) == 1 else joint(parts))
+    return found

@@ -4,22 +4,41 @@ Shapes: B rows, S tokens of the longest, K outputs, D width.
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from orchestrator.arrays import AnyArray, Float32Array
+from orchestrator.arrays import AnyArray, Float32Array, IntArray
 from orchestrator.errors import InputError
 from orchestrator.modeling.config_file import read_config
+from orchestrator.tasks.numerics import most_probable_path
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from orchestrator.modeling.model import Model
 
 EMBEDDING = "embedding"
 """Name of the output that holds one vector per row, [B, D]."""
 
 ONNX_FILE = "model.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How a model writes.
+
+    Attributes:
+        max_new_tokens: Longest text in tokens.
+        end: Token that ends a text; None: of a head that aligns frames.
+        start: First token that a decoder reads; None: the padding token.
+    """
+
+    max_new_tokens: int
+    end: int | None = None
+    start: int | None = None
 
 
 class LoadedModel(Protocol):
@@ -54,6 +73,23 @@ class LoadedModel(Protocol):
         """
         ...
 
+    def generates(self, head: str) -> bool:
+        """Whether a head predicts the next token."""
+        ...
+
+    def write(self, batch: Mapping[str, AnyArray], head: str, options: Writing) -> list[IntArray]:
+        """Return the tokens that a head writes for each row, without the one that ends them.
+
+        Args:
+            batch: What the encoder reads, or prompts to continue.
+            head: A head that predicts the next token, or one that aligns frames (ctc).
+            options: How.
+
+        Raises:
+            InputError: This runtime writes no text.
+        """
+        ...
+
 
 class TorchModel:
     """A torch model in evaluation mode, on any device."""
@@ -77,10 +113,7 @@ class TorchModel:
         """Run the encoder once, and what is wanted on top of it."""
         import torch
 
-        tensors = {
-            name: torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
-            for name, array in batch.items()
-        }
+        tensors = self._tensors(batch)
         self._model.eval()  # a model in training is asked between its epochs
         with torch.inference_mode():
             memory = self._model.read(tensors)
@@ -90,6 +123,51 @@ class TorchModel:
             if EMBEDDING in wanted:
                 found[EMBEDDING] = self._model.pool(memory[0], tensors)
             return {name: found[name].float().cpu().numpy() for name in wanted}
+
+    def generates(self, head: str) -> bool:
+        """Whether a head predicts the next token."""
+        found = (target for target in self._model.config.target if target.name == head)
+        return any(target.type_name() == "lm" for target in found)
+
+    def write(self, batch: Mapping[str, AnyArray], head: str, options: Writing) -> list[IntArray]:
+        """Take the most probable token, one after the other, or of each frame."""
+        import torch
+
+        tensors = self._tensors(batch)
+        self._model.eval()
+        with torch.inference_mode():
+            if self.generates(head):
+                return self._continued(tensors, head, options)
+            hidden, mask = self._model.read(tensors)
+            logits = cast(Any, self._model.targets[head]).predict(hidden, mask).float()
+        real = mask.cpu().numpy()
+        blank = self._model.config.pad_token_id
+        rows = zip(logits.cpu().numpy(), real, strict=True)
+        return [most_probable_path(row[frames], blank) for row, frames in rows]
+
+    def _continued(self, batch: "dict[str, Tensor]", head: str, options: Writing) -> list[IntArray]:
+        """Continue each row up to its end token."""
+        from orchestrator.modeling.generation.config import GenerationConfig
+        from orchestrator.modeling.generation.generate import generate
+
+        config = GenerationConfig(
+            max_new_tokens=options.max_new_tokens,
+            eos_token_ids=() if options.end is None else (options.end,),
+            start_token_id=options.start,
+        )
+        found = []
+        for row in generate(self._model, batch, config, target=head).tokens.cpu().numpy():
+            ends = np.flatnonzero(row == options.end)
+            found.append(row[: ends[0]] if len(ends) else row)
+        return found
+
+    def _tensors(self, batch: Mapping[str, AnyArray]) -> "dict[str, Tensor]":
+        import torch
+
+        return {
+            name: torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+            for name, array in batch.items()
+        }
 
 
 class OnnxModelAdapter:
@@ -124,6 +202,19 @@ class OnnxModelAdapter:
             raise InputError(f"this graph reads tokens; the rows have {', '.join(batch)}.")
         outputs = self._model.predict(batch)
         return {name: outputs[name] for name in wanted}
+
+    def generates(self, head: str) -> bool:
+        """No head of a graph does."""
+        del head
+        return False
+
+    def write(self, batch: Mapping[str, AnyArray], head: str, options: Writing) -> list[IntArray]:
+        """Refuse: a graph answers at once.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(f"a graph of {self.runtime} writes no text (head {head!r}).")
 
 
 def load_folder(

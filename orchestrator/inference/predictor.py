@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.arrays import AnyArray, Float32Array, IntArray
+from orchestrator.data.processors.example_processor import RowProcessor, open_processor
 from orchestrator.data.processors.readings import Reading
-from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import WORD_BREAK, Rows
 from orchestrator.data.spec import PAD
 from orchestrator.errors import InputError, StageError
@@ -24,7 +24,8 @@ from orchestrator.inference.batching import pad, run_sorted
 from orchestrator.inference.heads import default_head, package_tasks, require_head
 from orchestrator.inference.inputs import Item, TextReader, Tokens, joined
 from orchestrator.inference.models import EMBEDDING, LoadedModel, load_folder
-from orchestrator.tasks.base import Answer, AnyTask
+from orchestrator.inference.writing import media_batches, written_rows
+from orchestrator.tasks.base import Answer, AnyTask, text_processor
 from orchestrator.tasks.measure import Measured, measure
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Predictor:
     def __init__(
         self,
         model: LoadedModel,
-        processor: TextProcessor | None,
+        processor: RowProcessor | None,
         tasks: dict[str, AnyTask],
         *,
         default: str | None = None,
@@ -83,10 +84,11 @@ class Predictor:
         self._model, self._processor = model, processor
         self._batch_tokens = batch_tokens
         self.ref, self.tasks, self.default = ref, tasks, default
-        limits = [model.max_length, max_length, processor and processor.max_length]
+        words = text_processor(processor)
+        limits = [model.max_length, max_length, words and words.max_length]
         self.max_length = min(limit for limit in limits if limit)
-        self.reader = None if processor is None else TextReader(processor, self.max_length)
-        self._pad_id = PAD if processor is None else processor.settings.pad_id
+        self.reader = None if words is None else TextReader(words, self.max_length)
+        self._pad_id = PAD if words is None else words.settings.pad_id
 
     @classmethod
     def open(
@@ -154,10 +156,9 @@ class Predictor:
             IntegrityError: The files do not fit together.
         """
         model = load_folder(folder, threads=threads, device=device, keep=tasks)
-        has_tokenizer = (folder / "tokenizer.json").is_file()
         return cls(
             model,
-            TextProcessor.load(folder) if has_tokenizer else None,
+            open_processor(folder),
             {name: task for name, task in tasks.items() if name in model.heads},
             default=default,
             ref=ref,
@@ -192,9 +193,28 @@ class Predictor:
             StageError: An output is not finite.
         """
         task = self.task(head)
+        if rows.modality not in task.modalities:
+            raise InputError(
+                f"{self.ref}: head {task.head!r} answers rows of "
+                f"{' or '.join(sorted(task.modalities))}, these are of {rows.modality}."
+            )
+        if task.writes_text:
+            return self._written(rows, task, progress)
         found = self.outputs(rows, task, progress=progress)
         answers: list[Answer] = task.answers(found.logits, found.readings)
         return answers
+
+    def _written(self, rows: Rows, task: AnyTask, progress: Progress | None) -> list[Answer]:
+        """Write the text of each row."""
+        texts = [""] * len(rows)
+        limit = self.max_length
+        for places, found in written_rows(self._model, self._processor, task, rows, limit):
+            for place, text in zip(places, found, strict=True):
+                texts[place] = text
+            if progress is not None:
+                progress(len(places))
+        written: list[Answer] = task.written(texts)
+        return written
 
     def embed(self, rows: Rows, progress: Progress | None = None) -> Float32Array:
         """Return one vector per row, [N, D].
@@ -272,8 +292,14 @@ class Predictor:
                 self._require_finite(found)
                 yield places, {name: list(found[name]) for name in wanted}, [None] * len(places)
             return
+        if rows.media:
+            for places, arrays in media_batches(rows, self._processor):
+                found = self._model.run(arrays, wanted)
+                self._require_finite(found)
+                yield places, {name: list(found[name]) for name in wanted}, [None] * len(places)
+            return
         if self.reader is None:
-            raise InputError(f"{self.ref} reads images, the rows are texts.")
+            raise InputError(f"{self.ref} reads images or sounds, the rows are texts.")
         items = items_of_rows(rows, task)
         order = np.argsort([_characters(item) for item in items], kind="stable")
         for start in range(0, len(order), BLOCK_ROWS):
@@ -305,9 +331,9 @@ def items_of_rows(rows: Rows, task: AnyTask | None) -> list[Item]:
     """
     if task is not None and task.form().tagged and rows.labels.dtype == object:
         return [Item(text, words=tuple(text.split(WORD_BREAK))) for text in rows.texts]
-    if rows.pairs is None:
-        return [Item(text) for text in rows.texts]
-    return [Item(text, pair) for text, pair in zip(rows.texts, rows.pairs, strict=True)]
+    pairs: Sequence[str | None] = rows.pairs or [None] * len(rows)
+    choices: Sequence[tuple[str, ...]] = rows.choices or [()] * len(rows)
+    return [Item(*each) for each in zip(rows.texts, pairs, choices, strict=True)]
 
 
 def _characters(item: Item) -> int:

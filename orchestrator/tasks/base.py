@@ -23,11 +23,13 @@ from orchestrator.modeling.targets.configs import Pooling, TargetConfig
 from orchestrator.zoo.suite import TaskSpec
 
 if TYPE_CHECKING:
+    from orchestrator.data.processors.example_processor import RowProcessor
     from orchestrator.data.processors.readings import Reading
     from orchestrator.data.processors.text import TextProcessor
     from orchestrator.data.rows.labels import LabelForm
-    from orchestrator.data.rows.rows import Rows
+    from orchestrator.data.rows.rows import Rows, TaskData
     from orchestrator.data.samples.base import SampleDataset
+    from orchestrator.modeling.config import ModelConfig
     from orchestrator.tasks.metrics import Metric
 
 
@@ -64,24 +66,30 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
 
     Attributes:
         form: How the label of a row is read.
-        modalities: What rows may hold: ``text``, ``pair``, ``image``, ``audio``.
+        modalities: What rows may hold: ``text``, ``pair``, ``choices``, ``image``, ``audio``.
         needs_reading: Whether ``answers`` needs a ``Reading`` of each row.
         pairs_apart: Whether the two texts of a pair are read in a sequence each.
+        reads_windows: Whether a second text that is too long is read in windows, not cut.
         has_labels: Whether answers are names of labels, so that their order matters.
+        writes_text: Whether answers are written token by token, so that ``Predictor`` makes them.
         target_types: Types of the heads that can answer tasks of this kind; the first is made.
+        own_head: Config of the package's head, of a task that continues it (``writes_text``).
     """
 
     Config: ClassVar[type[TaskConfig]]
     modalities: ClassVar[frozenset[str]] = frozenset({"text", "pair"})
     needs_reading: ClassVar[bool] = False
     pairs_apart: ClassVar[bool] = False
+    reads_windows: ClassVar[bool] = False
     has_labels: ClassVar[bool] = True
+    writes_text: ClassVar[bool] = False
     target_types: ClassVar[tuple[str, ...]]
 
     def __init__(self, config: ConfigT, labels: Sequence[str], head: str) -> None:
         self.config = config
         self.labels = tuple(labels)
         self.head = head
+        self.own_head: TargetConfig | None = None
 
     @classmethod
     def kind(cls) -> str:
@@ -99,13 +107,38 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
         options = self.config.model_dump(mode="json", exclude={"type"})
         return TaskSpec(kind=self.kind(), head=self.head, labels=self.labels, options=options)
 
+    @classmethod
+    def options_for(cls, rows: "Rows", model: "ModelConfig | None" = None) -> dict[str, object]:
+        """Return the options that rows and the model ask for; by default the defaults.
+
+        Args:
+            rows: Training rows.
+            model: Config of the model that is trained, or that answers.
+        """
+        del rows, model
+        return {}
+
+    def require_own_head(self) -> TargetConfig:
+        """Return the package's head, which the task continues.
+
+        Raises:
+            InputError: The task was made without the config of a model.
+        """
+        if self.own_head is None:
+            raise InputError(
+                f"task {self.head!r}: {self.kind()} continues the package's own head "
+                f"({' or '.join(self.target_types)}). Start from a package that has one "
+                "(orchestrator zoo show NAME lists its heads)."
+            )
+        return self.own_head
+
     @abstractmethod
     def target(self, options: HeadOptions) -> TargetConfig:
         """Return the config of a new head for this task."""
 
     @abstractmethod
     def samples(
-        self, rows: "Rows", processor: "TextProcessor | None", max_length: int | None
+        self, rows: "Rows", processor: "RowProcessor | None", max_length: int | None
     ) -> "SampleDataset":
         """Return the training samples of rows, labels under ``labels.<head>``.
 
@@ -123,6 +156,14 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
             outputs: Logits of each row, as the head's ``predict`` gives them without padding.
             readings: How each row was read, where ``needs_reading``.
         """
+
+    def written(self, texts: Sequence[str]) -> list[AnswerT]:
+        """Return written texts as answers, of a task that ``writes_text``.
+
+        Raises:
+            InputError: Its answers are not texts.
+        """
+        raise InputError(f"tasks of kind {self.kind()} do not write texts ({len(texts)} given).")
 
     @abstractmethod
     def metrics(self) -> "tuple[Metric, ...]":
@@ -147,6 +188,9 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
         """The metric that decides."""
         return self.metrics()[0]
 
+
+SOUND_EMBEDDINGS = frozenset({"speech", "waveform"})
+"""Embeddings that read recordings."""
 
 AnyTask = Task[Any, Any]
 """A task of any kind."""
@@ -177,9 +221,60 @@ def build_task(spec: TaskSpec) -> AnyTask:
     return found(config, spec.labels, spec.head)
 
 
-def kind_of_target(target: TargetConfig) -> str | None:
-    """Return the task kind that a head answers, or None for a head of pre-training alone."""
-    for name in tasks.names():
-        if target.type_name() in task_class(name).target_types:
-            return name
-    return None
+def task_for(
+    kind: str, data: "TaskData", head: str, model: "ModelConfig | None" = None, **options: object
+) -> AnyTask:
+    """Build the task that a data set asks for.
+
+    Args:
+        kind: Name of the kind.
+        data: What is learned; its labels are the task's, its rows choose options.
+        head: Name of the head; a kind that writes text continues the package's own one.
+        model: Config of the model that is trained; needed by kinds that write text.
+        options: Options of the kind that are not to be chosen.
+
+    Raises:
+        InputError: Unknown kind or options, rows that the kind does not read, or the model has no
+            head that writes.
+    """
+    found = task_class(kind)
+    if data.train.modality not in found.modalities:
+        raise InputError(
+            f"{kind} reads rows of {' or '.join(sorted(found.modalities))}; those of {data.name!r} "
+            f"are of {data.train.modality}."
+        )
+    own = None
+    if found.writes_text:
+        heads = () if model is None else model.target
+        own = next((each for each in heads if each.type_name() in found.target_types), None)
+        head = head if own is None else own.name
+    chosen = {**found.options_for(data.train, model), **options}
+    labels = data.label_names if found.has_labels else ()
+    task = build_task(TaskSpec(kind=kind, head=head, labels=labels, options=chosen))
+    task.own_head = own
+    if found.writes_text:
+        task.require_own_head()
+    return task
+
+
+def text_processor(processor: "RowProcessor | None") -> "TextProcessor | None":
+    """Return the tokenizer of a package's processors."""
+    # Imported here: configs of tasks load without the processors of images and sounds.
+    from orchestrator.data.processors.example_processor import ExampleProcessor
+
+    return processor.text if isinstance(processor, ExampleProcessor) else processor
+
+
+def kind_of_target(target: TargetConfig, model: "ModelConfig | None" = None) -> str | None:
+    """Return the task kind that a head answers, or None for a head of pre-training alone.
+
+    Args:
+        target: Config of the head.
+        model: Its model: what it reads tells apart kinds with the same head.
+    """
+    found = [n for n in tasks.names() if target.type_name() in task_class(n).target_types]
+    if model is not None and len(found) > 1:
+        reads = {part.type_name() for part in model.embedding.parts}
+        sound = bool(reads & SOUND_EMBEDDINGS)
+        found = [n for n in found if ("audio" in task_class(n).modalities) == sound] or found
+    return found[0] if found else None

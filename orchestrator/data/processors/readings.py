@@ -31,11 +31,13 @@ class Reading:
         offsets: Characters of ``text`` that each token covers, int64 [S, 2]; (0, 0) for others.
         words: Number of the word that each token belongs to, int64 [S]; -1 for tokens that do not
             belong to ``text``.
+        windows: first token of each window, of a text that is read in several.
     """
 
     text: str
     offsets: IntArray
     words: IntArray
+    windows: tuple[int, ...] = (0,)
 
 
 def read_texts(
@@ -55,12 +57,12 @@ def read_texts(
     if pairs is None:
         framed = [processor.frame(encoding, room) for encoding in first]
         return processor.stack(framed, "right"), [
-            _reading(encoding, text, 0) for encoding, text in zip(framed, texts, strict=True)
+            reading_of(encoding, text, 0) for encoding, text in zip(framed, texts, strict=True)
         ]
     second = processor.tokenizer.encode_batch(list(pairs), add_special_tokens=False)
     framed = [processor.frame(a, room, b) for a, b in zip(first, second, strict=True)]
     return processor.stack(framed, "right"), [
-        _reading(encoding, text, 1) for encoding, text in zip(framed, pairs, strict=True)
+        reading_of(encoding, text, 1) for encoding, text in zip(framed, pairs, strict=True)
     ]
 
 
@@ -86,8 +88,8 @@ def read_words(
     return arrays, readings
 
 
-def _reading(encoding: "Encoding", text: str, sequence: int) -> Reading:
-    """Return the places of one of the sequences of an input."""
+def reading_of(encoding: "Encoding", text: str, sequence: int) -> Reading:
+    """Return the places of one of the sequences of an input: 0, or 1 for the second text."""
     inside = np.asarray([found == sequence for found in encoding.sequence_ids], dtype=bool)
     words = [-1 if word is None else word for word in encoding.word_ids]
     offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)

@@ -1,29 +1,54 @@
 """Recordings and their transcripts.
 
-A decoder (Speech2Text, Wang et al. 2020) reads [SEP] and then what it has written, and writes the
-text and [SEP], as BART does. For ctc the labels are the text alone. Spectrograms are masked in
-training (SpecAugment); raw waveforms are never changed.
+A decoder (Speech2Text, Wang et al. 2020) reads the end token ([SEP] of tokenizers trained here) and
+then what it has written, and writes the text and the end token, as BART does. For ctc the labels
+are the text alone. Spectrograms are masked in training (SpecAugment); raw waveforms are never
+changed.
 
 Shapes: B batch, F frames, M mel bins, N samples, T tokens.
 """
+
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from orchestrator.arrays import IntArray
-from orchestrator.data.corpora.example_rows import Examples
+from orchestrator.data.corpora.example_rows import Sound
 from orchestrator.data.media.audio import AudioProcessor
 from orchestrator.data.media.augmentation import mask_spectrograms
 from orchestrator.data.media.augmentation_config import SpecAugmentConfig
 from orchestrator.data.processors.example_processor import ExampleProcessor
+from orchestrator.data.processors.prompts import end_id
 from orchestrator.data.samples.base import Batch, SampleInputs
 from orchestrator.data.samples.kinds import TranscriptsConfig
 from orchestrator.data.samples.masking import IGNORED
 from orchestrator.data.samples.sequences import stack
-from orchestrator.data.spec import PAD, SEP
 from orchestrator.errors import InputError
 
 FEATURES, MASK = "input_features", "attention_mask"
+
+
+class Recordings(Protocol):
+    """Sounds and their texts: examples of a corpus, or labelled rows.
+
+    Attributes:
+        training: whether they are changed at random.
+    """
+
+    training: bool
+
+    def __len__(self) -> int:
+        """Return their number."""
+        ...
+
+    def sounds(self, indices: IntArray) -> list[Sound]:
+        """Return sounds, [N] each."""
+        ...
+
+    def text(self, indices: IntArray) -> list[str]:
+        """Return their texts."""
+        ...
 
 
 class TranscriptSamples:
@@ -35,7 +60,7 @@ class TranscriptSamples:
 
     def __init__(
         self,
-        examples: Examples,
+        examples: Recordings,
         processor: ExampleProcessor,
         target_name: str,
         seed: int,
@@ -60,6 +85,7 @@ class TranscriptSamples:
         self._examples, self._target, self._seed = examples, target_name, seed
         self._sound: AudioProcessor = processor.sound
         self._words = processor.words
+        self._end, self._pad = end_id(self._words), self._words.settings.pad_id
         self._written = written
         self._augment = augment if examples.training else None
         self.parts = (len(examples),)
@@ -87,13 +113,13 @@ class TranscriptSamples:
         encoded = self._words.encode(self._examples.text(indices))
         texts = [np.asarray(ids, dtype=np.int64) for ids in encoded]
         arrays |= self._decoder_side(texts) if self._written else {}
-        labels = [np.append(ids, SEP) for ids in texts] if self._written else texts
+        labels = [np.append(ids, self._end) for ids in texts] if self._written else texts
         arrays[f"labels.{self._target}"] = stack(labels, IGNORED)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def _decoder_side(self, texts: list[IntArray]) -> dict[str, IntArray]:
-        inputs = [np.insert(ids, 0, SEP) for ids in texts]
+        inputs = [np.insert(ids, 0, self._end) for ids in texts]
         return {
-            "decoder_input_ids": stack(inputs, PAD),
+            "decoder_input_ids": stack(inputs, self._pad),
             "decoder_attention_mask": stack([np.ones_like(ids) for ids in inputs], 0),
         }

@@ -12,6 +12,9 @@ from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
 from orchestrator.modeling.targets.sequence import pool
 from orchestrator.modeling.targets.task_configs import ChoiceConfig, SimilarityConfig, SpanConfig
 
+LOWEST = torch.finfo(torch.float32).min
+"""Logit of what does not exist; finite, so that a row without any has a gradient of zero."""
+
 BORDERS = 2
 """An answer has a first and a last token."""
 
@@ -58,8 +61,9 @@ class SpanTarget(Target):
 class ChoiceTarget(Target):
     """Pool, optional tanh layer, and one logit per sequence; C sequences in a row are one choice.
 
-    ``labels`` are [N] int64 of N = B / C rows: the right choice, or -100. Parameters: ``output``
-    [1, D] and, if hidden, ``dense`` [D, D].
+    ``labels`` are [N] int64 of N = B / C rows: the right choice, or -100. A row with fewer than C
+    choices is filled up with sequences without real tokens, which cannot be chosen. Parameters:
+    ``output`` [1, D] and, if hidden, ``dense`` [D, D].
     """
 
     Config = ChoiceConfig
@@ -78,7 +82,8 @@ class ChoiceTarget(Target):
 
     def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
         """Return the cross entropy over the choices, summed over rows."""
-        logits = self.predict(hidden, mask).view(len(labels), -1)
+        logits = self.predict(hidden, mask).float()
+        logits = logits.masked_fill(~mask.any(dim=1)[:, None], LOWEST).view(len(labels), -1)
         loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED_LABEL)
         correct = (logits.detach().argmax(-1) == labels).sum()
         return TargetOutput(loss, self.count(labels), correct)
@@ -98,6 +103,8 @@ class SimilarityTarget(Target):
     ``labels`` are [P] float of P = B / 2 pairs: with the loss ``cosine`` the score that the cosine
     of the two vectors should have; with ``contrastive`` 1 for a pair that belongs together, any
     other number for two texts that only serve as wrong answers. NaN: the pair does not count.
+    A sequence without real tokens is no text: negatives are put two in a pair of label 0, the last
+    one beside such a sequence.
     Each text that belongs to a pair is one loss term in the contrastive loss (its partner among all
     texts of the batch but itself; Gao et al. 2021, equation 1), each pair one with ``cosine``.
     Parameters: ``projection`` [P, D], if there is one.
@@ -124,6 +131,7 @@ class SimilarityTarget(Target):
         cosines = vectors @ vectors.T / self.temperature
         itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
         logits = cosines.masked_fill(itself, -torch.inf)
+        logits = logits.masked_fill(~mask.any(dim=1), LOWEST)
         partner = torch.arange(len(vectors), device=vectors.device) ^ 1
         asked = (labels == 1).repeat_interleave(2)
         answers = torch.where(asked, partner, IGNORED_LABEL)

@@ -16,7 +16,7 @@ import numpy as np
 from orchestrator.arrays import AnyArray, FloatArray
 from orchestrator.data.rows.labels import CLASSES, LabelForm
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
-from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks
+from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks, text_processor
 from orchestrator.tasks.metrics import (
     Metric,
     SumMetric,
@@ -35,8 +35,8 @@ from orchestrator.tasks.metrics import (
 from orchestrator.tasks.numerics import softmax
 
 if TYPE_CHECKING:
+    from orchestrator.data.processors.example_processor import RowProcessor
     from orchestrator.data.processors.readings import Reading
-    from orchestrator.data.processors.text import TextProcessor
     from orchestrator.data.rows.rows import Rows
     from orchestrator.data.samples.base import SampleDataset
 
@@ -86,12 +86,15 @@ class Classification(Task[ClassificationConfig, ClassAnswer]):
         )
 
     def samples(
-        self, rows: "Rows", processor: "TextProcessor | None", max_length: int | None
+        self, rows: "Rows", processor: "RowProcessor | None", max_length: int | None
     ) -> "SampleDataset":
         """Return rows with their class."""
         from orchestrator.data.samples.labelled_samples import ClsSamples
+        from orchestrator.data.samples.media_rows import MediaSamples, media_processor
 
-        return ClsSamples(rows, processor, self.head, max_length)
+        if rows.pictures is not None or rows.sounds is not None:
+            return MediaSamples(rows, media_processor(processor, rows), self.head)
+        return ClsSamples(rows, text_processor(processor), self.head, max_length)
 
     def answers(
         self, outputs: Sequence[AnyArray], readings: "Sequence[Reading] | None" = None

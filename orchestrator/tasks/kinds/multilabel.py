@@ -18,13 +18,13 @@ from orchestrator.arrays import AnyArray, FloatArray
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import LabelForm
 from orchestrator.modeling.targets.configs import MultilabelConfig, TargetConfig
-from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks
+from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks, text_processor
 from orchestrator.tasks.metrics import Metric, SumMetric, f1, macro_f1, precision, recall, share
 from orchestrator.tasks.numerics import sigmoid
 
 if TYPE_CHECKING:
+    from orchestrator.data.processors.example_processor import RowProcessor
     from orchestrator.data.processors.readings import Reading
-    from orchestrator.data.processors.text import TextProcessor
     from orchestrator.data.rows.rows import Rows
     from orchestrator.data.samples.base import SampleDataset
 
@@ -73,12 +73,12 @@ class Multilabel(Task[MultilabelTaskConfig, LabelsAnswer]):
         )
 
     def samples(
-        self, rows: "Rows", processor: "TextProcessor | None", max_length: int | None
+        self, rows: "Rows", processor: "RowProcessor | None", max_length: int | None
     ) -> "SampleDataset":
         """Return rows with a 0 or 1 per label."""
         from orchestrator.data.samples.labelled_samples import ClsSamples
 
-        return ClsSamples(rows, processor, self.head, max_length)
+        return ClsSamples(rows, text_processor(processor), self.head, max_length)
 
     def answers(
         self, outputs: Sequence[AnyArray], readings: "Sequence[Reading] | None" = None

@@ -16,12 +16,12 @@ from orchestrator.arrays import AnyArray, FloatArray
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import LabelForm
 from orchestrator.modeling.targets.configs import RegressionConfig, TargetConfig
-from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks
+from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks, text_processor
 from orchestrator.tasks.metrics import DrawMetric, Metric, mean, pearson, pearson_rows, spearman
 
 if TYPE_CHECKING:
+    from orchestrator.data.processors.example_processor import RowProcessor
     from orchestrator.data.processors.readings import Reading
-    from orchestrator.data.processors.text import TextProcessor
     from orchestrator.data.rows.rows import Rows
     from orchestrator.data.samples.base import SampleDataset
 
@@ -65,12 +65,12 @@ class Regression(Task[RegressionTaskConfig, NumbersAnswer]):
         )
 
     def samples(
-        self, rows: "Rows", processor: "TextProcessor | None", max_length: int | None
+        self, rows: "Rows", processor: "RowProcessor | None", max_length: int | None
     ) -> "SampleDataset":
         """Return rows with their numbers."""
         from orchestrator.data.samples.labelled_samples import ClsSamples
 
-        return ClsSamples(rows, processor, self.head, max_length)
+        return ClsSamples(rows, text_processor(processor), self.head, max_length)
 
     def answers(
         self, outputs: Sequence[AnyArray], readings: "Sequence[Reading] | None" = None

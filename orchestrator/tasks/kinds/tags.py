@@ -22,13 +22,13 @@ from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import LabelForm
 from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.modeling.targets.token_configs import TagsConfig
-from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks
+from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks, text_processor
 from orchestrator.tasks.metrics import Metric, SumMetric, f1, mean, precision, recall
 from orchestrator.tasks.numerics import softmax
 
 if TYPE_CHECKING:
+    from orchestrator.data.processors.example_processor import RowProcessor
     from orchestrator.data.processors.readings import Reading
-    from orchestrator.data.processors.text import TextProcessor
     from orchestrator.data.rows.rows import Rows
     from orchestrator.data.samples.base import SampleDataset
 
@@ -101,12 +101,12 @@ class Tags(Task[TagsTaskConfig, TagsAnswer]):
         return TagsConfig(name=self.head, num_labels=len(self.labels), dropout=options.dropout)
 
     def samples(
-        self, rows: "Rows", processor: "TextProcessor | None", max_length: int | None
+        self, rows: "Rows", processor: "RowProcessor | None", max_length: int | None
     ) -> "SampleDataset":
         """Return texts with the tag of each word at its first token."""
         from orchestrator.data.samples.labelled_samples import TagSamples
 
-        return TagSamples(rows, processor, self.head, max_length=max_length)
+        return TagSamples(rows, text_processor(processor), self.head, max_length=max_length)
 
     def answers(
         self, outputs: Sequence[AnyArray], readings: "Sequence[Reading] | None" = None

@@ -12,7 +12,7 @@ from orchestrator.inference.predictor import Predictor, items_of_rows, rows_of_t
 from orchestrator.zoo import Zoo
 from tests.support.packages import SENTENCES, commit_tiny
 
-APART = SimpleNamespace(pairs_apart=True, needs_reading=False)
+APART = SimpleNamespace(pairs_apart=True, reads_windows=False, needs_reading=False)
 
 
 @pytest.fixture(scope="module")
