@@ -100,11 +100,8 @@ def _all_rows(spec: DatasetSpec, tables: Tables, task: AnyTask) -> Asked:
     """Return every row of a source, numbered."""
     joint = Table()
     for table in tables.splits.values():
-        joint.texts += table.texts
-        joint.labels += table.labels
-        if table.pairs is not None:
-            joint.pairs = [*(joint.pairs or []), *table.pairs]
-    if not joint.texts:
+        joint.records.extend(table.records)
+    if not joint.records:
         raise InputError(f"{spec.source}: no rows. {left_out(tables.rejected)}")
     form = task.form()
     if task.labels:
@@ -116,7 +113,7 @@ def _all_rows(spec: DatasetSpec, tables: Tables, task: AnyTask) -> Asked:
     else:
         words, _ = form.names(spec, joint.labels, None)
     labels = form.number(spec, "the data", joint.labels, words)
-    rows = _capped(Rows(joint.texts, joint.pairs, labels), spec)
+    rows = _capped(joint.rows(labels), spec)
     _require_width(spec, labels, task)
     return Asked(rows, "all", dict(tables.rejected))
 

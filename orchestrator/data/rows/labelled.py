@@ -23,6 +23,16 @@ class Table:
 
     records: list[Record] = field(default_factory=list)
 
+    @property
+    def texts(self) -> list[str]:
+        """The text of each row, or the first of two."""
+        return [record.text for record in self.records]
+
+    @property
+    def labels(self) -> list[tuple[str, ...]]:
+        """The words of the label of each row."""
+        return [record.label for record in self.records]
+
     def rows(self, labels: Labels) -> Rows:
         """Return the rows with their numbered labels.
 
@@ -43,7 +53,7 @@ class Table:
         given = {name: values if values[0] is not None else None for name, values in parts.items()}
         media = given["picture"] is not None or given["sound"] is not None
         return Rows(
-            [] if media else [record.text for record in self.records],
+            [] if media else self.texts,
             given["pair"],
             labels,
             choices=given["choices"],
@@ -83,12 +93,9 @@ def assemble(spec: DatasetSpec, tables: Tables, form: LabelForm) -> TaskData:
     for split, table in tables.splits.items():
         if not table.records:
             raise InputError(f"{spec.source}: no rows in {split}. {left_out(tables.rejected)}")
-    labels = {
-        split: [record.label for record in table.records] for split, table in tables.splits.items()
-    }
-    words, names = form.names(spec, labels["train"], tables.label_names)
+    words, names = form.names(spec, tables.splits["train"].labels, tables.label_names)
     rows = {
-        split: table.rows(form.number(spec, split, labels[split], words))
+        split: table.rows(form.number(spec, split, table.labels, words))
         for split, table in tables.splits.items()
     }
     rejected = Counter(tables.rejected)

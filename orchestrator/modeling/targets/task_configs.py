@@ -53,5 +53,6 @@ class SimilarityConfig(TargetConfig):
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """A temperature belongs to the contrastive loss."""
         del dimensions
-        if self.loss == "cosine" and "temperature" in self.model_fields_set:
+        default = type(self).model_fields["temperature"].default
+        if self.loss == "cosine" and self.temperature != default:  # stored configs have every key
             yield Problem("temperature", "is for the contrastive loss. Remove it.")
