@@ -24,7 +24,7 @@ from orchestrator.inference.batching import pad, run_sorted
 from orchestrator.inference.heads import default_head, package_tasks, require_head
 from orchestrator.inference.inputs import Item, TextReader, Tokens, joined
 from orchestrator.inference.models import EMBEDDING, LoadedModel, load_folder
-from orchestrator.inference.writing import media_batches, written_rows
+from orchestrator.inference.writing import media_batches, written_texts
 from orchestrator.tasks.base import Answer, AnyTask, text_processor
 from orchestrator.tasks.measure import Measured, measure
 
@@ -199,22 +199,13 @@ class Predictor:
                 f"{' or '.join(sorted(task.modalities))}, these are of {rows.modality}."
             )
         if task.writes_text:
-            return self._written(rows, task, progress)
+            limit = self.max_length
+            texts = written_texts(self._model, self._processor, task, rows, limit, progress)
+            written: list[Answer] = task.written(texts)
+            return written
         found = self.outputs(rows, task, progress=progress)
         answers: list[Answer] = task.answers(found.logits, found.readings)
         return answers
-
-    def _written(self, rows: Rows, task: AnyTask, progress: Progress | None) -> list[Answer]:
-        """Write the text of each row."""
-        texts = [""] * len(rows)
-        limit = self.max_length
-        for places, found in written_rows(self._model, self._processor, task, rows, limit):
-            for place, text in zip(places, found, strict=True):
-                texts[place] = text
-            if progress is not None:
-                progress(len(places))
-        written: list[Answer] = task.written(texts)
-        return written
 
     def embed(self, rows: Rows, progress: Progress | None = None) -> Float32Array:
         """Return one vector per row, [N, D].

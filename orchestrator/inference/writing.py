@@ -3,7 +3,7 @@
 Shapes: B rows of a batch, S tokens or frames.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,14 +22,19 @@ if TYPE_CHECKING:
 BATCH_ROWS = 16
 """Rows that are written together."""
 
-Written = tuple[IntArray, list[str]]
-"""Places of rows, and their texts."""
+Batches = Iterator[tuple[IntArray, dict[str, AnyArray]]]
+"""Places of rows, and what the model reads of them."""
 
 
-def written_rows(
-    model: LoadedModel, processor: "RowProcessor | None", task: "AnyTask", rows: Rows, limit: int
-) -> Iterator[Written]:
-    """Yield what the model writes for each row, a batch at a time, short inputs first.
+def written_texts(
+    model: LoadedModel,
+    processor: "RowProcessor | None",
+    task: "AnyTask",
+    rows: Rows,
+    limit: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Return what the model writes for each row.
 
     Args:
         model: the model.
@@ -37,6 +42,7 @@ def written_rows(
         task: a task that writes text.
         rows: prompts or sounds.
         limit: positions of the model.
+        progress: told about finished rows.
 
     Raises:
         InputError: the package has no tokenizer, or the rows are not what it reads.
@@ -58,14 +64,16 @@ def written_rows(
     start = getattr(task.config, "start_token_id", None)
     start = end if rows.sounds is not None else start
     options = Writing(min(task.config.max_new_tokens, max(new, 1)), end, start)
+    texts = [""] * len(rows)
     for places, arrays in batches:
-        tokens = model.write(arrays, task.head, options)
-        yield places, [written_text(words, ids.tolist()) for ids in tokens]
+        for place, ids in zip(places, model.write(arrays, task.head, options), strict=True):
+            texts[place] = written_text(words, ids.tolist())
+        if progress is not None:
+            progress(len(places))
+    return texts
 
 
-def _prompts(
-    rows: Rows, words: "TextProcessor", limit: int, wanted: int
-) -> tuple[Iterator[tuple[IntArray, dict[str, AnyArray]]], int]:
+def _prompts(rows: Rows, words: "TextProcessor", limit: int, wanted: int) -> tuple[Batches, int]:
     """Return batches of prompts to continue, and the tokens that there is room for.
 
     A prompt keeps at least half of the positions; a longer one loses its first tokens.
@@ -74,7 +82,7 @@ def _prompts(
     prompts = prompt_ids(words, rows.texts, longest)
     pad = words.settings.pad_id
 
-    def batches() -> Iterator[tuple[IntArray, dict[str, AnyArray]]]:
+    def batches() -> Batches:
         for places in _chunks([len(prompt) for prompt in prompts]):
             size = max(len(prompts[place]) for place in places)
             ids = np.full((len(places), size), pad, dtype=np.int64)
@@ -87,18 +95,14 @@ def _prompts(
     return batches(), limit - max(map(len, prompts), default=0) + 1
 
 
-def _sources(
-    rows: Rows, words: "TextProcessor", limit: int
-) -> Iterator[tuple[IntArray, dict[str, AnyArray]]]:
+def _sources(rows: Rows, words: "TextProcessor", limit: int) -> Batches:
     """Yield batches of prompts that an encoder reads."""
     for places in _chunks([len(text) for text in rows.texts]):
         arrays = words.arrays([rows.texts[place] for place in places], None, limit, "right")
         yield places, dict(arrays)
 
 
-def media_batches(
-    rows: Rows, processor: "RowProcessor | None"
-) -> Iterator[tuple[IntArray, dict[str, AnyArray]]]:
+def media_batches(rows: Rows, processor: "RowProcessor | None") -> Batches:
     """Yield batches of images or sounds as the model reads them.
 
     Raises:
