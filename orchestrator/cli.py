@@ -148,7 +148,13 @@ JOBS: dict[str, Job] = {
 VERBS: dict[str, Job | Tool] = {
     **JOBS,
     # `import` and `export` are commands of `zoo`, which itself knows nothing of models.
-    "zoo": Tool(("orchestrator.zoo.cli", "orchestrator.modeling.exchange")),
+    "zoo": Tool(
+        (
+            "orchestrator.zoo.cli",
+            "orchestrator.modeling.exchange",
+            "orchestrator.finetuning.adapters_cli",
+        )
+    ),
     "serve": Tool(("serving.cli",)),
     "report": Tool(("orchestrator.report.cli",)),
     "components": Tool(("orchestrator.modeling.components_cli",)),

@@ -12,8 +12,8 @@ from orchestrator.zoo.zoo import Zoo
 SOURCES = ("hf:<folder or Hub id>", "tencentpretrain:<config.json>,<weights>[,<tokenizer>]")
 
 
-def register(commands: Any) -> None:
-    """Add the two commands to those of ``zoo``."""
+def register(commands: Any) -> Any:
+    """Add the two commands to those of ``zoo``; return the commands."""
     enter = add_command(commands, "import", import_model, "a Hugging Face checkpoint → package")
     enter.add_argument("source", help=" or ".join(SOURCES))
     enter.add_argument("--revision", help="branch, tag or commit of a Hub repository")
@@ -29,6 +29,7 @@ def register(commands: Any) -> None:
     leave = add_command(commands, "export", export_model, "a package → folder for transformers")
     leave.add_argument("package", help="name, name@alias or name/v0001")
     leave.add_argument("--to", required=True, help="folder that does not exist yet")
+    return commands
 
 
 def import_model(options: argparse.Namespace, write: Writer) -> int:

@@ -22,7 +22,7 @@ PROCESSOR_FILES = (
 )  # fmt: skip
 """Data of tokenizers, processors and generation that travels with a model, byte for byte."""
 WEIGHT_PATTERNS = (WEIGHTS, INDEX, "model-*.safetensors")
-WANTED = (CONFIG, *WEIGHT_PATTERNS, *PROCESSOR_FILES)
+WANTED = (CONFIG, "adapter_config.json", *WEIGHT_PATTERNS, *PROCESSOR_FILES)
 """Files that are downloaded from the Hub; no others are requested."""
 MAX_PROCESSOR_BYTES = 256 * 2**20
 _REPOSITORY = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
