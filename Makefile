@@ -46,7 +46,7 @@ lint: install-dev type ## style and types
 	$(BIN)/ruff format --check .
 
 type: install-dev
-	$(BIN)/mypy orchestrator serving jobs
+	$(BIN)/mypy orchestrator serving jobs benchmarks
 
 format: install-dev
 	$(BIN)/ruff check --fix .

@@ -75,14 +75,14 @@ def steps(theirs: Any, batch_size: int) -> tuple[Step, Step]:
     def own() -> Tensor:
         ours.zero_grad()
         result = ours({"input_ids": ids, f"labels.{name}": shifted})
-        loss = result[f"loss.{name}"] / result[f"count.{name}"]
-        loss.backward()
+        loss: Tensor = result[f"loss.{name}"] / result[f"count.{name}"]
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     def other() -> Tensor:
         theirs.zero_grad()
         loss: Tensor = theirs(input_ids=ids, labels=labels).loss
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     return own, other

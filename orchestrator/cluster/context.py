@@ -57,11 +57,11 @@ class Worker:
     _claim: Claim | None = field(default=None, repr=False)
 
     @classmethod
-    def alone(cls, run_dir: Path) -> "Worker":
+    def alone(cls, run_dir: Path) -> Self:
         """Return a context for one process without a cluster."""
         return cls(rank=0, world=1, run_dir=run_dir)
 
-    def within(self, run_dir: Path) -> "Worker":
+    def within(self, run_dir: Path) -> Self:
         """Return this worker for the folder of another run of the same launch."""
         return replace(self, run_dir=run_dir)
 

@@ -14,8 +14,8 @@ from typing import Any
 from orchestrator.continual.parts.base import Part, total_metrics
 from orchestrator.continual.parts.configs import CONTINUAL_PARTS, PartConfig
 from orchestrator.training.engine import Batch, Engine, Projection, Shard
-from orchestrator.training.events import Metrics
 from orchestrator.training.loop import descend
+from orchestrator.training.metrics import StepMetrics
 
 
 def build_parts(configs: Sequence[PartConfig]) -> list[Part[Any]]:
@@ -37,24 +37,24 @@ class ContinualStep:
     max_grad_norm: float | None
     steps_done: int = 0
 
-    def __call__(self, engine: Engine, window: Sequence[Batch], lr: float) -> Metrics:
+    def __call__(self, engine: Engine, window: Sequence[Batch], lr: float) -> StepMetrics:
         """Take one step on the task's window, then what parts do after a step."""
         metrics = self._update(engine, lr, window)
         self.steps_done += 1
         update = partial(self._update, engine, lr)
         for part in self.parts:
-            metrics = {**metrics, **part.after_step(engine, self.steps_done, update)}
+            metrics = StepMetrics(metrics, part.after_step(engine, self.steps_done, update))
         return metrics
 
-    def _update(self, engine: Engine, lr: float, window: Sequence[Batch]) -> Metrics:
+    def _update(self, engine: Engine, lr: float, window: Sequence[Batch]) -> StepMetrics:
         extra = [term for part in self.parts for term in part.extra()]
-        compute: Callable[[], Metrics] = partial(engine.forward_backward, window, extra)
+        compute: Callable[[], StepMetrics] = partial(engine.forward_backward, window, extra)
         for part in self.parts:
             compute = partial(part.gradient, engine, compute)
         metrics = compute()
         project = in_turn([p for part in self.parts if (p := part.projection()) is not None])
         metrics = descend(engine, metrics, lr, max_grad_norm=self.max_grad_norm, project=project)
-        return {**metrics, **total_metrics(engine, self.parts)}
+        return StepMetrics(metrics, total_metrics(engine, self.parts))
 
 
 def in_turn(projections: Sequence[Projection]) -> Projection | None:

@@ -29,6 +29,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from orchestrator.training.metrics import StepMetrics
 from orchestrator.training.objective import ExtraLoss
 
 Batch = dict[str, Tensor]
@@ -75,7 +76,7 @@ class Engine(Protocol):
 
     def forward_backward(
         self, micro_batches: Sequence[Batch], extra: Sequence[ExtraLoss] = ()
-    ) -> dict[str, float]:
+    ) -> StepMetrics:
         """Clear, run the whole window forward and backward, reduce the gradients.
 
         The gradient is that of ``sum_t weight_t * sum(loss.t) / count.t`` where sums and counts
@@ -92,7 +93,8 @@ class Engine(Protocol):
             ``loss``, and ``loss.<t>``, ``accuracy.<t>``, ``count.<t>`` of every target with at
             least one label in the window, ``loss.<name>`` and ``count.<name>`` of extra terms
             (``loss`` is the weighted sum of all of them); the same numbers on every rank. With
-            precision fp16 also ``loss_scale``; gradients are unscaled already.
+            precision fp16 also ``loss_scale``; gradients are unscaled already. Values stay on the
+            device until they are read.
 
         Raises:
             InputError: The window is empty, or an extra term does not fit the model.

@@ -18,21 +18,18 @@ from orchestrator.errors import NoLabelsError, StageError
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.engine import Batch, Engine, Projection
 from orchestrator.training.events import Measurement, Metrics
+from orchestrator.training.metrics import OVERFLOW, SKIPPED, StepMetrics, interval_means
 from orchestrator.training.schedules import learning_rate
 from orchestrator.training.seeding import seed_step
-from orchestrator.training.shards import clip_gradients
+from orchestrator.training.shards import clip_gradients, gradient_norm
 from orchestrator.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
 Observer = Callable[[Measurement], None]
 """Called on every rank with the same numbers."""
-StepFunction = Callable[[Engine, Sequence[Batch], float], Metrics]
+StepFunction = Callable[[Engine, Sequence[Batch], float], StepMetrics]
 """``(engine, window, lr) -> metrics``; takes one optimizer step, or skips it (``skipped``: 1)."""
-
-SKIPPED = "skipped"
-OVERFLOW = "overflow"
-"""1 for a step not taken because the loss scale of fp16 was too high: no fault of the run."""
 
 
 class NonFiniteError(StageError):
@@ -85,12 +82,12 @@ class TrainResult:
 
 def descend(
     engine: Engine,
-    metrics: Metrics,
+    metrics: StepMetrics,
     lr: float,
     *,
     max_grad_norm: float | None,
     project: Projection | None = None,
-) -> Metrics:
+) -> StepMetrics:
     """Clip, guard, step: the second half of every step function.
 
     A loss or gradient norm that is not finite skips the step on every rank (both numbers are
@@ -107,22 +104,24 @@ def descend(
         ``metrics`` with ``grad_norm`` (before clipping), ``learning_rate`` and ``skipped``; with
         ``overflow`` instead of that, if a lower loss scale may do.
     """
-    norm = clip_gradients(engine, max_grad_norm)
-    found = {**metrics, "grad_norm": norm, "learning_rate": lr, SKIPPED: 0.0}
-    if math.isfinite(metrics["loss"]) and math.isfinite(norm):
+    # The step's one transfer from the device: what decides on clipping and skipping.
+    unread = gradient_norm(engine)
+    loss, norm = torch.stack([metrics.unread("loss").to(unread), unread]).tolist()
+    decided = {"loss": loss, "grad_norm": norm, "learning_rate": lr, SKIPPED: 0.0}
+    if math.isfinite(loss) and math.isfinite(norm):
+        clip_gradients(engine, max_grad_norm, norm)
         engine.set_lr(lr)
         engine.step(project)
-        return found
+        return StepMetrics(metrics, decided)
     lowered = engine.skip()  # publishes: masters may have been restored since the last time
-    if lowered and math.isfinite(metrics["loss"]):
-        return {**found, OVERFLOW: 1.0}
-    return {**found, SKIPPED: 1.0}
+    reason = OVERFLOW if lowered and math.isfinite(loss) else SKIPPED
+    return StepMetrics(metrics, decided, {reason: 1.0})
 
 
 def plain_step(max_grad_norm: float | None) -> StepFunction:
     """Return the step function of ordinary training: one gradient, clipped, one update."""
 
-    def step(engine: Engine, window: Sequence[Batch], lr: float) -> Metrics:
+    def step(engine: Engine, window: Sequence[Batch], lr: float) -> StepMetrics:
         metrics = engine.forward_backward(window)
         return descend(engine, metrics, lr, max_grad_norm=max_grad_norm)
 
@@ -222,7 +221,7 @@ class _Run:
     ) -> None:
         self.engine, self.source, self.config = engine, source, config
         self.hooks, self.result = hooks, result
-        self._interval: list[Metrics] = []
+        self._interval: list[StepMetrics] = []
         self._skipped_in_a_row = self._unlabelled_in_a_row = 0
         self._began = time.monotonic()
 
@@ -230,8 +229,8 @@ class _Run:
     def seconds(self) -> float:
         return time.monotonic() - self._began
 
-    def take(self, step: int, step_fn: StepFunction, window: Sequence[Batch]) -> Metrics:
-        """Take a step. A step without any label is skipped on every rank.
+    def take(self, step: int, step_fn: StepFunction, window: Sequence[Batch]) -> StepMetrics:
+        """Take a step. One none of whose samples has a label is skipped, on all ranks alike.
 
         A run that has begun would meet the same samples whenever it went on.
         """
@@ -242,11 +241,11 @@ class _Run:
             if self._unlabelled_in_a_row > self.config.max_skipped_steps:
                 raise
             logger.warning("step=%d skipped: %s", step, error)
-            return {SKIPPED: 1.0}
+            return StepMetrics({SKIPPED: 1.0})
         self._unlabelled_in_a_row = 0
         return metrics
 
-    def record(self, step: int, metrics: Metrics) -> None:
+    def record(self, step: int, metrics: StepMetrics) -> None:
         """Take one step's metrics; guard against endless non-finite steps."""
         self._interval.append(metrics)
         self.result.steps = step + 1
@@ -274,7 +273,7 @@ class _Run:
         stop = hooks.should_stop is not None and _any_rank(self.engine, hooks.should_stop())
         last = stop or done == end
         if last or _due(done, config.log_every_steps):
-            self.result.train, self._interval = _means(self._interval), []
+            self.result.train, self._interval = interval_means(self._interval), []
             self._emit(done, "train", self.result.train)
         due = _due(done, config.eval_every_steps)
         # Whoever asks to stop waits for the checkpoint, and may not wait long.
@@ -297,17 +296,3 @@ class _Run:
                     step=done, epoch=epoch, split=split, metrics=metrics, seconds=self.seconds
                 )
             )
-
-
-def _means(interval: list[Metrics]) -> Metrics:
-    """Mean of each metric over the steps that have it; counts and skipped steps are summed."""
-    values: dict[str, list[float]] = {}
-    for metrics in interval:
-        for key, value in metrics.items():
-            if math.isfinite(value):
-                values.setdefault(key, []).append(value)
-    summed = (SKIPPED, OVERFLOW, "count.")
-    return {
-        key: sum(found) if key.startswith(summed) else sum(found) / len(found)
-        for key, found in values.items()
-    }

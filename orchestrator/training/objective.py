@@ -1,4 +1,4 @@
-"""Objective shared by all engines: global label counts, loss scales, metric sums.
+"""Objective shared by all engines: global label counts and loss scales.
 
 Every target reports the *sum* of its loss terms and their number. A step minimizes
 
@@ -10,8 +10,8 @@ short text more weight than a token of a long text, and the result would depend 
 cut; with global counts, 1 x 16, 4 x 4 and 2 ranks x 2 x 4 are the same step.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
@@ -213,100 +213,3 @@ def _require_fitting(targets: Sequence[str], extra: Sequence[ExtraLoss]) -> None
                 f"the extra loss {each.name!r} reads the logits of {', '.join(unknown)}; "
                 f"the model's targets are {', '.join(targets)}"
             )
-
-
-@dataclass(slots=True)
-class MetricSums:
-    """Adds losses, counts and correct answers of a model's outputs; exact over ranks.
-
-    Attributes:
-        targets: The model's targets, in the same order on every rank.
-        target_weights: Weight of each target in ``loss``; 1 where not given.
-        extra: Additional terms, the same on every rank; they have no accuracy.
-    """
-
-    targets: tuple[str, ...]
-    target_weights: Mapping[str, float] = field(default_factory=dict)
-    extra: Sequence[ExtraLoss] = ()
-    _weights: dict[str, float] = field(init=False)
-    _sums: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._weights = {name: self.target_weights.get(name, 1.0) for name in self.targets}
-        self._weights |= {each.name: each.weight for each in self.extra}
-        self._sums = torch.zeros(3, len(self._weights), dtype=torch.float64)
-
-    def add(self, outputs: Mapping[str, Tensor]) -> None:
-        """Add one micro-batch's ``loss.<t>``, ``count.<t>`` and ``correct.<t>``."""
-        for row, key in enumerate(("loss", "count", "correct")):
-            for column, name in enumerate(self._weights):
-                if (value := outputs.get(f"{key}.{name}")) is not None:
-                    self._sums[row, column] += value.detach().double().cpu()
-
-    def reduce(self, sum_over_ranks: Reduce) -> dict[str, float]:
-        """Sum over ranks and divide; collective.
-
-        Returns:
-            ``loss``, and ``loss.<t>``, ``accuracy.<t>``, ``count.<t>`` of each target with labels;
-            ``loss.<name>`` and ``count.<name>`` of each extra term. Empty when no rank saw any.
-        """
-        rows = sum_over_ranks(self._sums).tolist()
-        metrics: dict[str, float] = {}
-        total = 0.0
-        for (name, weight), loss, count, correct in zip(self._weights.items(), *rows, strict=True):
-            if count > 0:
-                total += weight * loss / count
-                metrics[f"loss.{name}"] = loss / count
-                if name in self.targets:
-                    metrics[f"accuracy.{name}"] = correct / count
-                metrics[f"count.{name}"] = count
-        return {"loss": total, **metrics} if metrics else {}
-
-
-def evaluate_batches(
-    forward: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
-    batches: Iterable[dict[str, Tensor]],
-    sums: MetricSums,
-    sum_over_ranks: Reduce,
-    *,
-    lockstep: bool = False,
-) -> dict[str, float]:
-    """Evaluate each rank's own batches and return exact global metrics.
-
-    The caller sets eval mode and switches gradients off.
-
-    Args:
-        forward: Batch to the model's output dict, on the right device.
-        batches: This rank's batches; ranks may have different numbers of them.
-        sums: Where to add.
-        sum_over_ranks: The engine's data-parallel sum.
-        lockstep: The forward pass is itself collective (ZeRO-3, FSDP2): ranks that have run out
-            repeat their last batch, uncounted, until all are done.
-
-    Raises:
-        InputError: No rank has a batch, or in lockstep one has none at all.
-    """
-    iterator = iter(batches)
-    batch = last = next(iterator, None)
-    ready, ranks = _ranks_with(batch, sum_over_ranks)
-    if ready == 0 or (lockstep and ready < ranks):
-        raise InputError(
-            f"the evaluation set gives batches to {ready} of {ranks} workers. "
-            "Use a larger validation set, a smaller evaluation batch or fewer workers"
-        )
-    while batch is not None or (lockstep and ready):
-        if batch is not None:
-            sums.add(forward(batch))
-            last, batch = batch, next(iterator, None)
-        elif last is not None:
-            forward(last)
-        if lockstep:
-            ready, _ = _ranks_with(batch, sum_over_ranks)
-    return sums.reduce(sum_over_ranks)
-
-
-def _ranks_with(batch: object | None, sum_over_ranks: Reduce) -> tuple[int, int]:
-    """Return the number of ranks that have a batch, and the number of ranks; collective."""
-    both = torch.tensor([float(batch is not None), 1.0], dtype=torch.float64)
-    ready, ranks = sum_over_ranks(both).tolist()
-    return int(ready), int(ranks)

@@ -4,6 +4,7 @@ A rank may hold no shard at all (a tiny model on many ranks); it still takes par
 reductions, which is why sums start from a zero tensor.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -27,32 +28,40 @@ def gradient(shard: Shard) -> Tensor:
     return shard.grad
 
 
-def global_norm(engine: Engine, values: Sequence[Tensor]) -> float:
-    """Euclidean norm over all ranks' tensors (one per shard), accumulated in fp64; collective."""
-    local = torch.zeros((), dtype=torch.float64)
+def global_norm(engine: Engine, values: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm over all ranks' tensors (one per shard), 0-dim fp64; collective.
+
+    It is accumulated in fp64 on the device; nothing is transferred to the host.
+    """
+    local = torch.zeros((), dtype=torch.float64, device=next(engine.module.parameters()).device)
     for value in values:
-        local += torch.linalg.vector_norm(value, dtype=torch.float64).square().cpu()
-    return float(engine.sum_over_shards(local).sqrt())
+        local += torch.linalg.vector_norm(value, dtype=torch.float64).square()
+    return engine.sum_over_shards(local).sqrt()
+
+
+def gradient_norm(engine: Engine) -> Tensor:
+    """Global norm of the gradients of the last ``forward_backward``, as `global_norm`."""
+    return global_norm(engine, [gradient(shard) for shard in engine.shards()])
 
 
 @torch.no_grad()
-def clip_gradients(engine: Engine, max_norm: float | None) -> float:
-    """Scale all gradients down to a global norm of ``max_norm``; collective.
+def clip_gradients(engine: Engine, max_norm: float | None, norm: float | None = None) -> float:
+    """Scale all gradients down to a global norm of ``max_norm``; collective without ``norm``.
 
     Args:
         engine: After ``forward_backward``.
         max_norm: The bound; None only measures.
+        norm: The gradients' global norm, if the caller has measured it.
 
     Returns:
         The norm before clipping (inf or nan when a gradient is not finite: nothing is scaled).
     """
-    shards = engine.shards()
-    norm = global_norm(engine, [gradient(shard) for shard in shards])
-    if max_norm is not None and norm < float("inf"):
-        factor = max_norm / (norm + CLIP_EPSILON)
-        if factor < 1:
-            for shard in shards:
-                gradient(shard).mul_(factor)
+    if norm is None:
+        norm = float(gradient_norm(engine))
+    factor = math.inf if max_norm is None else max_norm / (norm + CLIP_EPSILON)
+    if math.isfinite(norm) and factor < 1:
+        for shard in engine.shards():
+            gradient(shard).mul_(factor)
     return norm
 
 

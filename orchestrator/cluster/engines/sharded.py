@@ -15,13 +15,8 @@ from orchestrator.training.engine import Batch, Projection, Shard
 from orchestrator.training.engine_config import LossScaleConfig, Precision
 from orchestrator.training.fragments import Snapshot
 from orchestrator.training.lamb import SMALLEST_LAYER, Lamb, Piece
-from orchestrator.training.objective import (
-    ExtraLoss,
-    MetricSums,
-    evaluate_batches,
-    target_names,
-    window_scales,
-)
+from orchestrator.training.metrics import MetricSums, StepMetrics, evaluate_batches
+from orchestrator.training.objective import ExtraLoss, target_names, window_scales
 from orchestrator.training.optimizers import apply_lr, trainable
 from orchestrator.training.precision import LossScaler, compute_type
 from orchestrator.training.shards import part_of
@@ -76,7 +71,7 @@ class ShardedEngine(ABC):
 
     def forward_backward(
         self, micro_batches: Sequence[Batch], extra: Sequence[ExtraLoss] = ()
-    ) -> dict[str, float]:
+    ) -> StepMetrics:
         """Clear, run the whole window, leave reduced gradients; see the protocol."""
         if not micro_batches:
             raise InputError("the window has no micro-batch. Give each rank at least one")
@@ -87,7 +82,7 @@ class ShardedEngine(ABC):
         if self._lockstep:
             self._require_same_heads(micro_batches)
         self._heads_differ = len({_labels(batch) for batch in micro_batches}) > 1
-        sums = MetricSums(self._targets, self.target_weights, extra)
+        sums = MetricSums(self._targets, self.target_weights, extra, self._device)
         for index, batch in enumerate(micro_batches):
             self._prepare(last=index == len(micro_batches) - 1)
             outputs = self._forward(batch, window.heads)
@@ -101,7 +96,8 @@ class ShardedEngine(ABC):
         self._active = window.active
         self._layout.fill()
         self._scaler.unscale(self._layout.shards())
-        return sums.reduce(self.sum_over_ranks) | self._scaler.metrics()
+        metrics = sums.unread(self.sum_over_ranks, window.counts.keys())
+        return StepMetrics(metrics, self._scaler.metrics())
 
     def step(self, project: Projection | None = None) -> None:
         """Update the masters; ``project`` them; publish; heads without labels do not move."""
@@ -141,7 +137,7 @@ class ShardedEngine(ABC):
         self.module.eval()
         try:
             with torch.no_grad():
-                sums = MetricSums(self._targets, self.target_weights)
+                sums = MetricSums(self._targets, self.target_weights, device=self._device)
                 return evaluate_batches(
                     self._forward, batches, sums, self.sum_over_ranks, lockstep=self._lockstep
                 )

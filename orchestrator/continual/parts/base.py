@@ -26,6 +26,7 @@ from orchestrator.data.rows.rows import Rows
 from orchestrator.training.engine import Batch, Engine, Projection
 from orchestrator.training.events import Metrics
 from orchestrator.training.loop import WindowSource
+from orchestrator.training.metrics import StepMetrics
 from orchestrator.training.objective import ExtraLoss
 from orchestrator.training.shards import part_of
 
@@ -186,7 +187,7 @@ class Part(Generic[PartConfigT]):
         """Return additional loss terms of one update: distillation, replayed logits."""
         return ()
 
-    def gradient(self, engine: Engine, compute: Callable[[], Metrics]) -> Metrics:
+    def gradient(self, engine: Engine, compute: Callable[[], StepMetrics]) -> StepMetrics:
         """Leave the gradient of one update in the engine's shards.
 
         Parts wrap one another in their order: ``compute`` runs the parts before this one and, in
@@ -207,7 +208,7 @@ class Part(Generic[PartConfigT]):
         return {}
 
     def after_step(
-        self, engine: Engine, done: int, update: Callable[[Sequence[Batch]], Metrics]
+        self, engine: Engine, done: int, update: Callable[[Sequence[Batch]], StepMetrics]
     ) -> Metrics:
         """Act after a step.
 

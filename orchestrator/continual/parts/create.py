@@ -27,7 +27,7 @@ from torch import Tensor
 from orchestrator.continual.parts.base import Part
 from orchestrator.continual.parts.configs import CreateConfig
 from orchestrator.training.engine import Engine
-from orchestrator.training.events import Metrics
+from orchestrator.training.metrics import StepMetrics
 from orchestrator.training.seeding import keep_noise
 from orchestrator.training.shards import global_norm, gradient
 
@@ -41,7 +41,7 @@ class Create(Part[CreateConfig]):
     Reports ``sharpness``: the loss there minus the loss at the weights.
     """
 
-    def gradient(self, engine: Engine, compute: Callable[[], Metrics]) -> Metrics:
+    def gradient(self, engine: Engine, compute: Callable[[], StepMetrics]) -> StepMetrics:
         """Compute the gradient at ``w``, ascend, compute it there, return to ``w``."""
         if self.config.rho == 0:
             return compute()
@@ -52,7 +52,7 @@ class Create(Part[CreateConfig]):
         with perturbed(engine, self.config.rho, adaptive=self.config.adaptive):
             same_noise()
             there = compute()
-        return {**metrics, "sharpness": there["loss"] - metrics["loss"]}
+        return StepMetrics(metrics, {"sharpness": there["loss"] - metrics["loss"]})
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def _ascend(engine: Engine, rho: float, *, adaptive: bool) -> list[Tensor]:
     grads = [gradient(shard).to(shard.master.dtype) for shard in shards]
     pairs = list(zip(shards, grads, strict=True))
     norm = global_norm(engine, [s.master * g for s, g in pairs] if adaptive else grads)
-    scale = rho / (norm + EPSILON)
+    scale = rho / (float(norm) + EPSILON)
     saved = [shard.master.clone() for shard in shards]
     for shard, grad in pairs:
         if adaptive:

@@ -26,7 +26,7 @@ from orchestrator.continual.parts.base import Anchors, Leftovers, Part, ShardSum
 from orchestrator.continual.parts.configs import FindConfig
 from orchestrator.errors import StageError
 from orchestrator.training.engine import Engine, Shard
-from orchestrator.training.events import Metrics
+from orchestrator.training.metrics import StepMetrics
 from orchestrator.training.shards import gradient
 
 IMPORTANCE = "importance"
@@ -55,7 +55,7 @@ class Find(Part[FindConfig]):
             for name, anchor in self._anchors.weights.items()
         }
 
-    def gradient(self, engine: Engine, compute: Callable[[], Metrics]) -> Metrics:
+    def gradient(self, engine: Engine, compute: Callable[[], StepMetrics]) -> StepMetrics:
         """Add the penalty's gradient to the task's."""
         metrics, self._value = compute(), 0.0
         if self._anchors and self.config.penalty > 0:

@@ -16,6 +16,7 @@ from orchestrator.data.rows.rows import Rows
 from orchestrator.training.engine import Batch, Engine
 from orchestrator.training.events import Metrics
 from orchestrator.training.loop import WindowSource
+from orchestrator.training.metrics import StepMetrics
 from orchestrator.training.seeding import derive_seed
 
 
@@ -32,7 +33,7 @@ class Replay(Part[ReplayConfig]):
         self._buffers = task.buffers()
 
     def after_step(
-        self, engine: Engine, done: int, update: Callable[[Sequence[Batch]], Metrics]
+        self, engine: Engine, done: int, update: Callable[[Sequence[Batch]], StepMetrics]
     ) -> Metrics:
         """Take one update per earlier task, if it is time."""
         if not self._buffers or done % self.config.every_steps:

@@ -12,13 +12,8 @@ from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch, Projection, Shard
 from orchestrator.training.engine_config import USUAL_SCALE, LossScaleConfig, Precision
 from orchestrator.training.fragments import Snapshot
-from orchestrator.training.objective import (
-    ExtraLoss,
-    MetricSums,
-    evaluate_batches,
-    target_names,
-    window_scales,
-)
+from orchestrator.training.metrics import MetricSums, StepMetrics, evaluate_batches
+from orchestrator.training.objective import ExtraLoss, target_names, window_scales
 from orchestrator.training.optimizers import apply_lr, build_optimizer, trainable
 from orchestrator.training.precision import COMPUTE, LossScaler
 from orchestrator.training.state import (
@@ -65,7 +60,7 @@ class SingleEngine:
 
     def forward_backward(
         self, micro_batches: Sequence[Batch], extra: Sequence[ExtraLoss] = ()
-    ) -> dict[str, float]:
+    ) -> StepMetrics:
         """Clear, run the whole window, leave reduced gradients; see the protocol."""
         if not micro_batches:
             raise InputError("the window has no micro-batch. Give each rank at least one")
@@ -73,7 +68,7 @@ class SingleEngine:
         window = window_scales(
             self.module, micro_batches, self.target_weights, self.sum_over_ranks, extra
         )
-        sums = MetricSums(self._targets, self.target_weights, extra)
+        sums = MetricSums(self._targets, self.target_weights, extra, self._device)
         for index, each in enumerate(micro_batches):
             batch = {key: value.to(self._device) for key, value in each.items()}
             with self._reduction(last=index == len(micro_batches) - 1):
@@ -88,7 +83,8 @@ class SingleEngine:
                 parameter.grad = torch.zeros_like(parameter)
         self._active = window.active
         self._scaler.unscale(self.shards())
-        return sums.reduce(self.sum_over_ranks) | self._scaler.metrics()
+        metrics = sums.unread(self.sum_over_ranks, window.counts.keys())
+        return StepMetrics(metrics, self._scaler.metrics())
 
     def shards(self) -> list[Shard]:
         """Every trainable parameter whole, once."""
@@ -147,7 +143,7 @@ class SingleEngine:
         self.module.eval()
         try:
             with torch.no_grad():
-                sums = MetricSums(self._targets, self.target_weights)
+                sums = MetricSums(self._targets, self.target_weights, device=self._device)
                 return evaluate_batches(self._evaluated, batches, sums, self.sum_over_ranks)
         finally:
             self.module.train(training)

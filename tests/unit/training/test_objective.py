@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from orchestrator.errors import InputError
-from orchestrator.training.objective import MetricSums, evaluate_batches, window_scales
+from orchestrator.training.metrics import MetricSums, evaluate_batches
+from orchestrator.training.objective import window_scales
 from tests.unit.training.toy_model import ToyModel, ToySource, join, sample
 
 
