@@ -1,14 +1,14 @@
 """Memory of making a corpus and of reading it, against its size: generated text.
 
 Making: the peak of a process above what it has after its imports. It must not grow with the corpus:
-what is kept is one batch of documents, a million tokens and the words that the tokenizer counts.
+it holds one batch of documents, a million tokens and the words that the tokenizer counts.
 
 Reading: what a process holds for samples of a kind, and the peak of making them and some steps of
 batches in random order, above what it has when a batch of another kind was made. Only anonymous
 memory is counted there: pages of mapped files are taken back by the system when it needs them.
 Times are those of the processor.
 
-Each making and each reading has a process of its own.
+Each build and each reading runs in its own process.
 Run: `python benchmarks/corpus_memory.py [--megabytes 20 60 180]`.
 """
 

@@ -1,1 +1,1 @@
-"""Contenders of `benchmarks/pretraining.py`, and the time that each takes to start."""
+"""Contenders of `benchmarks/pretraining.py`, and the time they take to start."""

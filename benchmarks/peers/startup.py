@@ -1,4 +1,4 @@
-"""Time from a command to its first step: a job of ours, and a Ray Train job that does nothing."""
+"""Time from a command to its first step: our job, and a Ray Train job that does nothing."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Environment variables of Ray, DeepSpeed and torch, in one table.
+"""Environment variables that Ray, DeepSpeed and torch read, in one table.
 
 A setting that the user already made always wins. Nothing here imports Ray: most of them are read
 while it is being imported or by the processes it starts.
@@ -18,14 +18,14 @@ TOKEN_FILE = Path("~/.ray/auth_token")
 LOCAL_CLUSTER = {
     "RAY_worker_niceness": "0",  # Ray's default of 15 starves workers on a shared host
     "RAY_USAGE_STATS_ENABLED": "0",
-    "OMP_NUM_THREADS": "1",  # one core per worker: more threads only compete for it
+    "OMP_NUM_THREADS": "1",  # one core per worker: more threads compete for it
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
 }
 
 # Read by the driver, forwarded to the Train controller and workers by Ray Train.
 TRAIN = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # how soon the controller sees the end (default 2)
-    # A group that asks for CPUs of a node that just died asks again after this; not a failure.
+    # A group that asks for CPUs of a node that just died asks again after this; no failure counts.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep meaning what they meant on the driver
@@ -33,7 +33,7 @@ TRAIN = {
 
 
 def extensions_dir() -> Path:
-    """Return the folder where torch compiles C++ extensions: one per user, shared by all runs."""
+    """Return where torch compiles C++ extensions: one folder per user, shared by all runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     return cache / "orchestrator" / "torch_extensions"
 
@@ -55,8 +55,8 @@ def local_cluster_environment(accelerated: bool) -> dict[str, str]:
 
 
 @contextmanager
-def defaults(values: Mapping[str, str]) -> Iterator[None]:
-    """Set the variables that are not set; remove them again at the end."""
+def temporary_defaults(values: Mapping[str, str]) -> Iterator[None]:
+    """Set missing environment variables for the duration of the block."""
     added = [name for name in values if name not in os.environ]
     os.environ.update({name: values[name] for name in added})
     try:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from orchestrator.cluster.failures import rebuild
 from orchestrator.cluster.observe.mailbox import Mailbox
 from orchestrator.cluster.session import RaySession, session_for
-from orchestrator.cluster.worker import Assignment, Ended, train_loop
+from orchestrator.cluster.worker import Assignment, Ended, class_path, train_loop
 from orchestrator.config import ClusterSection, ElasticClusterSection, StrictModel
 from orchestrator.errors import InterruptedRunError, StageError
 from orchestrator.training.config import EngineConfig
@@ -33,8 +33,8 @@ NEVER_S = 60.0  # not used by a group of fixed size
 POLL_S = 0.2  # how often the driver empties the mailbox
 COLLECTIVE_TIMEOUT_S = 300  # a rank that waits longer than this for the others gives up
 RAY_STORAGE = ".ray-"
-"""Folder of Ray Train's own records: a new one a launch, so that damage in an old one, which Ray
-could not start from, is never met. What a run needs to go on is in its checkpoints."""
+"""Folder of Ray Train's own records: a new one per launch, because Ray cannot start from a
+damaged one. Everything that a run needs to resume is in its checkpoints."""
 NODE_LABEL = "ray.io/node-id"
 """Label that Ray gives every node."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -182,7 +182,7 @@ class _Launch:
             train_loop_config={
                 "assignment": Assignment(
                     worker=self.worker,
-                    payload_class=f"{type(self.payload).__module__}:{type(self.payload).__name__}",
+                    payload_class=class_path(self.payload),
                     payload=self.payload.model_dump_json(),
                     run_dir=self.run_dir,
                     mailbox=mailbox,
@@ -262,5 +262,5 @@ def _explain(name: str, error: BaseException, max_failures: int) -> str:
     return (
         f"{name}: the workers failed more than {max_failures} times (cluster.max_failures) without "
         f"a new checkpoint; last: {cause}. "
-        "What was committed is kept: start the same command again to continue."
+        "Committed checkpoints are intact: start the same command again to continue."
     )

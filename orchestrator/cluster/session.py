@@ -22,10 +22,10 @@ from typing import Any
 
 from orchestrator.cluster.environment import (
     TRAIN,
-    defaults,
     ensure_token,
     extensions_dir,
     local_cluster_environment,
+    temporary_defaults,
 )
 from orchestrator.config import ClusterSection
 from orchestrator.errors import InputError, StageError
@@ -138,7 +138,7 @@ def _describe(started: bool) -> RaySession:
 
 @contextmanager
 def _private_ray(accelerated: bool) -> Iterator[None]:
-    with defaults(local_cluster_environment(accelerated)), _temporary_folder() as folder:
+    with temporary_defaults(local_cluster_environment(accelerated)), _temporary_folder() as folder:
         ensure_token()
         extensions_dir().mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
@@ -168,7 +168,7 @@ def _connection(address: str) -> Iterator[None]:
             f"cluster.address: {address!r} is the address of the dashboard. Give the address of "
             "the control service (host:6379), or submit with `ray job submit`."
         )
-    with defaults(TRAIN):
+    with temporary_defaults(TRAIN):
         try:
             _require_listener(address)
             _init(address=address)

@@ -1,25 +1,26 @@
 """Ray Tune for trials that advance epoch by epoch: one class trainable, one call to run them.
 
-A trial is a plain class, named ``module:Class`` and free of Ray, with ``step() -> dict``,
-``save(folder)`` and ``load(folder)``. Actors are reused from trial to trial, so that the price of a
-process with torch in it is paid once per slot and not once per trial or per resume.
+A trial is a plain class, named ``module:Class`` and free of Ray (:class:`EpochTrial`). Its payload
+and its results cross the process border as JSON and are validated on arrival, as in ``launch``.
+Actors are reused from trial to trial, so that the price of a process with torch in it is paid once
+per slot and not once per trial or per resume.
 """
 
-import importlib
 import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import BasicVariantGenerator
 
-from orchestrator.cluster.environment import defaults
-from orchestrator.config import ClusterSection
+from orchestrator.cluster.environment import temporary_defaults
+from orchestrator.cluster.worker import class_path, load_named
+from orchestrator.config import ClusterSection, StrictModel
+from orchestrator.training.events import EPOCH_RESULT
 
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our journal holds the results
@@ -29,14 +30,19 @@ TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
-OnResult = Callable[[str, dict[str, Any]], None]
+Result = TypeVar("Result", bound=StrictModel)
 
 
 class EpochTrial(Protocol):
-    """Interface of a trial class; it is made from one JSON payload."""
+    """Interface of a trial class; its constructor takes the payload."""
 
-    def step(self) -> dict[str, Any]:
-        """Advance one epoch; ``done`` in the result ends the trial."""
+    @property
+    def done(self) -> bool:
+        """Whether the last epoch is done; this ends the trial."""
+        ...
+
+    def step(self) -> StrictModel:
+        """Advance one epoch and return its result."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -49,7 +55,10 @@ class EpochTrial(Protocol):
 
 
 class PausingScheduler(Protocol):
-    """A Tune ``TrialScheduler`` that pauses trials and resumes them later."""
+    """A Tune ``TrialScheduler`` that pauses trials and resumes them later.
+
+    It finds what a trial's ``step`` returned, as JSON, under the key `EPOCH_RESULT`.
+    """
 
     def is_open(self) -> bool:
         """Return whether a paused trial may still be resumed."""
@@ -57,18 +66,22 @@ class PausingScheduler(Protocol):
 
 
 class EpochTrainable(tune.Trainable):  # type: ignore[misc]
-    """Tune's view of an `EpochTrial`. Its config: ``target`` (``module:Class``) and ``payload``."""
+    """Tune's view of an `EpochTrial`.
+
+    Its config: ``target`` and ``payload_class`` (``module:Class``), ``payload`` (JSON).
+    """
 
     _trial: EpochTrial
 
     def setup(self, config: dict[str, Any]) -> None:
         """Make the trial."""
-        module, name = config["target"].split(":")
-        self._trial = getattr(importlib.import_module(module), name)(config["payload"])
+        payload = load_named(config["payload_class"]).model_validate_json(config["payload"])
+        self._trial = load_named(config["target"])(payload)
 
     def step(self) -> dict[str, Any]:
-        """One epoch."""
-        return self._trial.step()
+        """Advance one epoch."""
+        result = self._trial.step()
+        return {EPOCH_RESULT: result.model_dump_json(), "done": self._trial.done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Called when the trial is paused."""
@@ -84,36 +97,30 @@ class EpochTrainable(tune.Trainable):  # type: ignore[misc]
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class TrialOutcome:
-    """Outcome of a trial: its last result, or its error."""
-
-    result: dict[str, Any]
-    error: str | None
-
-
 def run_trials(
     target: str,
-    payloads: Mapping[str, Mapping[str, Any]],
+    payloads: Mapping[str, StrictModel],
+    result: type[Result],
     *,
     storage: Path,
     cluster: ClusterSection,
     scheduler: PausingScheduler | None = None,
-    on_result: OnResult | None = None,
-) -> dict[str, TrialOutcome]:
+    on_result: Callable[[str, Result], None] | None = None,
+) -> dict[str, str | None]:
     """Run trials on the connected cluster, as many at once as fit.
 
     Args:
         target: ``module:Class`` of the trial, importable on every worker.
-        payloads: Trial id -> JSON data the class is made from.
+        payloads: Trial id -> payload of the class.
+        result: Class of what a trial's ``step`` returns.
         storage: Folder for Tune's own files, seen by every node.
         cluster: CPUs and GPUs of one trial, retries after a lost worker.
         scheduler: Who decides (default: every trial runs to its end); reads ``config["trial"]``
-            and says with ``is_open`` whether paused trials may still be resumed.
+            and answers with ``is_open`` whether paused trials may still be resumed.
         on_result: Called with (trial id, result) in this process.
 
     Returns:
-        Trial id -> outcome, for every payload.
+        Trial id -> its error, None for a trial that ended well; for every payload.
     """
     trainable = tune.with_resources(
         EpochTrainable, {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
@@ -121,11 +128,12 @@ def run_trials(
     space = {
         "target": target,
         "trial": tune.grid_search(list(payloads)),
-        "payload": tune.sample_from(lambda spec: dict(payloads[spec.config.trial])),
+        "payload_class": tune.sample_from(lambda spec: class_path(payloads[spec.config.trial])),
+        "payload": tune.sample_from(lambda spec: payloads[spec.config.trial].model_dump_json()),
     }
     # A failed trial is the caller's to report: here it may be expected, and is in the outcome.
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
-    with defaults(TUNE_ENVIRONMENT):
+    with temporary_defaults(TUNE_ENVIRONMENT):
         grid = tune.Tuner(
             trainable,
             param_space=space,
@@ -140,14 +148,11 @@ def run_trials(
                 name=f"tune-{time.time_ns():x}",  # ours is the state to resume from, not Tune's
                 storage_path=str(storage.absolute()),
                 failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
-                callbacks=[_Results(on_result)] if on_result else [],
+                callbacks=[_Results(result, on_result)] if on_result else [],
                 verbose=0,
             ),
         ).fit()
-    return {
-        result.config["trial"]: TrialOutcome(dict(result.metrics or {}), _last_line(result.error))
-        for result in grid
-    }
+    return {ended.config["trial"]: _last_line(ended.error) for ended in grid}
 
 
 class _HeldOpen(BasicVariantGenerator):  # type: ignore[misc]
@@ -178,8 +183,8 @@ class _Results(tune.Callback):  # type: ignore[misc]
     serialized (a progress bar) is left out of it.
     """
 
-    def __init__(self, on_result: OnResult) -> None:
-        self._on_result = on_result
+    def __init__(self, kind: type[Result], on_result: Callable[[str, Result], None]) -> None:
+        self._hand_on = lambda trial, text: on_result(trial, kind.model_validate_json(text))
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return tune.Callback, ()
@@ -188,7 +193,7 @@ class _Results(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
     ) -> None:
         """Called in the driver's process, after the scheduler saw the result."""
-        self._on_result(trial.config["trial"], result)
+        self._hand_on(trial.config["trial"], result[EPOCH_RESULT])
 
 
 def _trial_name(trial: Trial) -> str:

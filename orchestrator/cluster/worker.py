@@ -28,7 +28,7 @@ ORPHAN_POLL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Work that the driver hands to every worker of a launch.
+    """Task of a worker, the same for all workers of a launch.
 
     Attributes:
         worker: The stage's function, ``module:function``.
@@ -85,8 +85,8 @@ def train_loop(config: dict[str, Assignment]) -> Ended:
             return Ended(None)
         mailbox.joined.remote(ray.get_runtime_context().get_node_id())
         context.emit(GroupStarted(world=world))
-        payload = _load(assignment.payload_class).model_validate_json(assignment.payload)
-        result: StrictModel = _load(assignment.worker)(context, payload)
+        payload = load_named(assignment.payload_class).model_validate_json(assignment.payload)
+        result: StrictModel = load_named(assignment.worker)(context, payload)
         context.barrier()  # the controller ends the group as soon as one rank fails to
         return Ended(result.model_dump_json() if rank == 0 else None)
     except FencedError as error:  # what is left of an older group does not end the launch
@@ -128,8 +128,13 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def _load(path: str) -> Any:
-    """Return what ``module:name`` names."""
+def class_path(value: object) -> str:
+    """Return ``module:Class`` of a value; `load_named` finds the class again."""
+    return f"{type(value).__module__}:{type(value).__name__}"
+
+
+def load_named(path: str) -> Any:
+    """Return the object that ``module:name`` names."""
     module, name = path.split(":")
     return getattr(importlib.import_module(module), name)
 

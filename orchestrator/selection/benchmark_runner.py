@@ -95,15 +95,15 @@ def _train_cells(config: BenchmarkConfig, plan: BenchmarkPlan, journal: Journal)
         return
     workers = min(config.cluster.workers, len(payloads))
     with session_for(config.cluster, workers):
-        outcomes = train_trials(
+        errors = train_trials(
             payloads,
             journal,
             config.cluster,
             title=(STAGE, "benchmark"),
             total=len(plan.cells) * epochs,
         )
-    for trial, outcome in outcomes.items():
-        if outcome.error is not None:
-            logger.warning("%s failed: %s", trial, outcome.error)
+    for trial, error in errors.items():
+        if error is not None:
+            logger.warning("%s failed: %s", trial, error)
             rung = len(journal.of(trial)) + 1
-            journal.append(JournalRow(trial=trial, rung=rung, validation=None, error=outcome.error))
+            journal.append(JournalRow(trial=trial, rung=rung, validation=None, error=error))

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 BLOCK = 256
-SMALLEST = 4096
-"""Elements below which moments stay in fp32."""
+MIN_8BIT_SIZE = 4096
+"""Moments of parameters with fewer elements stay in fp32."""
 EXPONENTS = 7
 """Powers of ten of the dynamic map."""
 MOMENTS = {"exp_avg": True, "exp_avg_sq": False}
@@ -100,7 +100,7 @@ class AdamW8bit(Optimizer):
                     self._update(parameter, parameter.grad.float().view(-1), group)
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.plain_state(parameter)
+        state = self.fp32_state(parameter)
         first, second, step = state["exp_avg"], state["exp_avg_sq"], state["step"] + 1
         beta1, beta2 = group["betas"]
         first.lerp_(gradient, 1.0 - beta1)
@@ -110,10 +110,10 @@ class AdamW8bit(Optimizer):
         parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
         update = (first / root).view_as(parameter)
         parameter.add_(update, alpha=-group["lr"] / (1.0 - beta1**count))
-        self.take_plain_state(parameter, state | {"step": step})
+        self.load_fp32_state(parameter, state | {"step": step})
 
-    def plain_state(self, parameter: Tensor) -> dict[str, Tensor]:
-        """Return ``step`` (0-dim), both moments in fp32 [n], and what others keep beside them."""
+    def fp32_state(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Return ``step`` (0-dim), both moments in fp32 [n], and state that others have added."""
         stored = self.state.get(parameter, {})
         if not stored:
             zeros = {
@@ -127,12 +127,12 @@ class AdamW8bit(Optimizer):
             state[name] = value if scales is None else dequantize(value, scales, signed)
         return state
 
-    def take_plain_state(self, parameter: Tensor, state: dict[str, Tensor]) -> None:
-        """Replace the state by what :meth:`plain_state` returns."""
+    def load_fp32_state(self, parameter: Tensor, state: dict[str, Tensor]) -> None:
+        """Replace the state by one as :meth:`fp32_state` returns it."""
         stored = {key: value for key, value in state.items() if key not in MOMENTS}
         for name, signed in MOMENTS.items():
             value = state[name].reshape(-1)
-            if parameter.numel() < SMALLEST:
+            if parameter.numel() < MIN_8BIT_SIZE:
                 stored[name] = value
             else:
                 stored[name], stored[f"{name}_scale"] = quantize(value, signed)

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, kept as one more optimizer state.
+"""Exponential moving average of the weights, stored as one more optimizer state.
 
 As optimizer state it is cut, stored and restored like any moment, under every engine. What is
 evaluated and exported are the averaged weights (:func:`averaged`); training goes on with the rest.
@@ -51,9 +51,9 @@ def keeps_average(optimizer: Optimizer) -> bool:
 def averaged(engine: Engine) -> Iterator[None]:
     """Put the averaged weights in the place of the weights for a while; collective.
 
-    Does nothing where no average is kept, or before the first step.
+    Does nothing without an average, or before the first step.
     """
-    averages = engine.kept(AVERAGE)
+    averages = engine.optimizer_state(AVERAGE)
     ranks = engine.sum_over_ranks(torch.tensor([float(bool(averages))]))
     if not ranks.item():
         yield

@@ -1,6 +1,6 @@
 """Settings of training: batch sizes, optimizer, schedule, engine. Imports neither torch nor ray.
 
-The figures of a run also go to ``history.parquet``. Imports nothing heavy.
+Trackers that record a run's metrics in addition to its ``history.parquet``. Imports nothing heavy.
 """
 
 import importlib.util
@@ -139,8 +139,7 @@ class ScheduleConfig(StrictModel):
         released = self.type == "infinite" and self.decay_steps is not None
         if (self.type == "tri_stage" or released) and not self.final_ratio:
             yield Problem(
-                "final_ratio",
-                f"{self.type}'s exponential decay cannot end at 0.0. Use 0.01",
+                "final_ratio", f"the exponential decay of {self.type} cannot end at 0.0. Use 0.01"
             )
 
 

@@ -135,7 +135,7 @@ class Engine(Protocol):
         """Set the learning rate of the next step."""
         ...
 
-    def kept(self, key: str) -> dict[str, Tensor]:
+    def optimizer_state(self, key: str) -> dict[str, Tensor]:
         """Return views [n] of one kind of optimizer state, by the names of this rank's shards.
 
         Args:

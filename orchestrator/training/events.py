@@ -10,6 +10,8 @@ from orchestrator.config.model import StrictModel
 
 Metrics = dict[str, float]
 """Names of metrics to values."""
+EPOCH_RESULT = "epoch_result"
+"""Key of a trial's own result, as JSON, in the results that Ray Tune hands to a scheduler."""
 
 
 class Event(StrictModel):

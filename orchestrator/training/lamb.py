@@ -7,7 +7,7 @@ With moments m and v of the gradient and weight decay w, a layer x moves by
 
 A layer is one parameter. Where engines cut parameters, a flat tensor holds pieces of several layers
 and other ranks hold their other pieces: squares are summed over the pieces and then over the ranks,
-once a step.
+once per step.
 
 Deviations, as in the authors' code: a layer whose |x| or |r| is 0 has the ratio 1; vectors (biases,
 scales of norms) have it always, since a bias that begins at 0 would hardly move. phi is the
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-SMALLEST_LAYER = 2
-"""Axes of a parameter that is scaled by its norm."""
+MIN_TRUST_RATIO_DIMS = 2
+"""Only parameters with at least this many dimensions get a trust ratio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Lamb(Optimizer):
         self._pieces: Mapping[Tensor, Sequence[Piece]] = {
             parameter: [Piece(index, 0, parameter.numel())]
             for index, parameter in enumerate(each)
-            if parameter.dim() >= SMALLEST_LAYER
+            if parameter.dim() >= MIN_TRUST_RATIO_DIMS
         }
 
     def cut(
@@ -113,7 +113,7 @@ class Lamb(Optimizer):
         state["exp_avg_sq"].mul_(betas[1]).addcmul_(gradient, gradient, value=1.0 - betas[1])
 
     def _direction(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
-        """Return r, shaped like the parameter; made twice a step rather than kept."""
+        """Return r, shaped like the parameter; computed twice per step rather than stored."""
         state, (beta1, beta2) = self.state[parameter], group["betas"]
         count = float(state["step"])
         root = (state["exp_avg_sq"] / (1.0 - beta2**count)).sqrt_().add_(group["eps"])

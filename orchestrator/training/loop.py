@@ -64,7 +64,7 @@ class TrainResult:
     Attributes:
         steps: Optimizer steps done since step 0, earlier parts of a resumed run included.
         stopped: Whether ``should_stop`` ended it early.
-        enough: Whether ``judge`` ended it early.
+        early_stopped: Whether ``judge`` ended it early.
         skipped: Steps of this part that the loss guard skipped.
         train: Last logged training metrics.
         validation: Last evaluation; empty without one.
@@ -73,7 +73,7 @@ class TrainResult:
 
     steps: int
     stopped: bool = False
-    enough: bool = False
+    early_stopped: bool = False
     skipped: int = 0
     train: Metrics = field(default_factory=dict)
     validation: Metrics = field(default_factory=dict)
@@ -230,9 +230,9 @@ class _Run:
         return time.monotonic() - self._began
 
     def take(self, step: int, step_fn: StepFunction, window: Sequence[Batch]) -> StepMetrics:
-        """Take a step. One none of whose samples has a label is skipped, on all ranks alike.
+        """Run one step; if no sample in it has a label, skip it on every rank.
 
-        A run that has begun would meet the same samples whenever it went on.
+        Raising at once would not help: a resumed run meets the same samples again.
         """
         try:
             metrics = step_fn(self.engine, window, learning_rate(self.config, step))
@@ -281,8 +281,8 @@ class _Run:
             self.result.validation = hooks.evaluate()
             self._emit(done, "validation", self.result.validation)
         if hooks.judge is not None and due:
-            self.result.enough = hooks.judge(done, self.result.validation) and done < end
-        ending = last or self.result.enough
+            self.result.early_stopped = hooks.judge(done, self.result.validation) and done < end
+        ending = last or self.result.early_stopped
         if hooks.save is not None and (ending or _due(done, config.checkpoint_every_steps)):
             hooks.save(done)
         self.result.stopped = stop and done < end

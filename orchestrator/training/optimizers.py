@@ -88,25 +88,25 @@ def _bare_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> to
     return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=config.eps, fused=True)
 
 
-def plain_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Any]:
+def fp32_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Any]:
     """Return a parameter's state as it is stored: whole numbers and fp32 tensors of its size."""
     if isinstance(optimizer, AdamW8bit) and parameter in optimizer.state:
-        return dict(optimizer.plain_state(parameter))
+        return dict(optimizer.fp32_state(parameter))
     return dict(optimizer.state.get(parameter, {}))
 
 
-def take_plain_state(
+def load_fp32_state(
     optimizer: torch.optim.Optimizer, parameter: Tensor, state: dict[str, Any]
 ) -> None:
     """Replace a parameter's state by a stored one; an empty one forgets it.
 
-    An average is left out where none is kept: it would stay as it is, and be evaluated and exported
-    in the place of the weights.
+    A stored average is dropped if this run has none: it would never be updated, yet be evaluated
+    and exported in place of the weights.
     """
     if not keeps_average(optimizer):
         state = {key: value for key, value in state.items() if key != AVERAGE}
     if isinstance(optimizer, AdamW8bit) and state:
-        optimizer.take_plain_state(parameter, state)
+        optimizer.load_fp32_state(parameter, state)
     else:
         optimizer.state[parameter] = state
 

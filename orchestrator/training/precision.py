@@ -2,7 +2,7 @@
 
 One implementation for every engine: the loss is multiplied before the backward pass, reduced fp32
 gradients are divided over shards. An overflow shows as a gradient norm that is not finite, which
-is the same on every rank, so all ranks take the same decisions without another collective.
+is the same number on every rank, so all ranks take the same decisions without another collective.
 """
 
 import math
@@ -23,7 +23,7 @@ COMPUTE: dict[Precision, torch.dtype] = {
 """Element types of forward and backward passes."""
 FACTOR = 2.0
 """A power of two: scaling changes no mantissa."""
-SMALLEST = 1.0
+MIN_SCALE = 1.0
 
 
 class LossScaler:
@@ -60,9 +60,9 @@ class LossScaler:
 
     def skipped(self) -> bool:
         """Lower the factor after a step that was not taken; whether it could be lowered."""
-        if not self.active or self.scale <= SMALLEST:
+        if not self.active or self.scale <= MIN_SCALE:
             return False
-        self.scale, self._steps = max(SMALLEST, self.scale / FACTOR), 0
+        self.scale, self._steps = max(MIN_SCALE, self.scale / FACTOR), 0
         return True
 
     def metrics(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from orchestrator.errors import IntegrityError
 from orchestrator.training.fragments import DESCRIPTION, FORMAT, MODEL, Fragments, Snapshot
-from orchestrator.training.optimizers import plain_state, take_plain_state, trainable
+from orchestrator.training.optimizers import fp32_state, load_fp32_state, trainable
 
 TENSORS = "training.safetensors"
 
@@ -40,7 +40,7 @@ def snapshot_training_state(
     tensors = {f"model.{name}": p.detach() for name, p in module.named_parameters()}
     tensors |= {f"model.{name}": b.detach() for name, b in persistent_buffers(module).items()}
     for name, parameter in trainable(module):
-        for key, value in plain_state(optimizer, parameter).items():
+        for key, value in fp32_state(optimizer, parameter).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
     copies = {k: v.to("cpu", copy=True).contiguous() for k, v in tensors.items()}
     description = {"format": FORMAT, "optimizer": type(optimizer).__name__, **(extra or {})}
@@ -70,7 +70,7 @@ def load_training_state(
     for name, parameter in trainable(module):
         state = {key: found.whole(at) for key, at in found.optimizer_keys(name).items()}
         placed = {key: _like(value, parameter) for key, value in state.items()}
-        take_plain_state(optimizer, parameter, placed)
+        load_fp32_state(optimizer, parameter, placed)
     return found.description
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 FACTOR = 20.0
 """A step may take this many times the median of those before it."""
 REMEMBERED = 50
-"""Number of steps in the running median."""
+"""Number of last steps whose median is the usual time of a step."""
 LOOKS_PER_LIMIT = 20
 
 

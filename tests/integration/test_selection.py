@@ -18,6 +18,7 @@ from orchestrator.selection import benchmark_runner
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.matrix.files import read_matrix
 from orchestrator.selection.policies.sh import Halving
+from orchestrator.selection.results import EpochResult
 from orchestrator.selection.select_runner import run
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.selection.trials.scheduler import HalvingScheduler
@@ -32,6 +33,7 @@ from tests.support.candidates import (
     make_world,
     select_job,
 )
+from tests.support.curve_trial import Curve
 
 ROOT = Path(__file__).resolve().parents[2]
 CURVE_TRIAL = "tests.support.curve_trial:CurveTrial"
@@ -141,7 +143,7 @@ def play(tmp_path, name, cpus, fails=(), count=8):
     """Halving of stored curves through the real scheduler."""
     models = [f"m{i}" for i in range(count)]
     payloads = {
-        model: {"trial": model, "curve": curve(i), "start": 0, "fails_at": 2 * (i in fails)}
+        model: Curve(trial=model, curve=tuple(curve(i)), fails_at=2 * (i in fails))
         for i, model in enumerate(models)
     }
     bracket = Bracket(tuple(models), 4, Halving())
@@ -149,6 +151,7 @@ def play(tmp_path, name, cpus, fails=(), count=8):
     run_trials(
         CURVE_TRIAL,
         payloads,
+        EpochResult,
         storage=tmp_path / name,
         cluster=ClusterSection(cpus_per_worker=cpus, max_failures=0),
         scheduler=scheduler,

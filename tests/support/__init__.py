@@ -1,1 +1,1 @@
-"""Shared by several tests: clusters, small models."""
+"""Shared helpers of tests: clusters, small models."""

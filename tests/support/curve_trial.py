@@ -2,30 +2,37 @@
 
 import json
 
+from orchestrator.config import StrictModel
 from orchestrator.selection.results import EpochResult
 
 
-class CurveTrial:
-    """Takes ``trial``, ``curve`` (validation per epoch, then the final test), ``start`` and
-    ``fails_at`` (an epoch that raises, 0: never)."""
+class Curve(StrictModel):
+    trial: str
+    curve: tuple[float, ...]
+    """Validation per epoch, then the final test."""
+    fails_at: int
+    """Epoch that raises; 0: none."""
 
+
+class CurveTrial:
     def __init__(self, payload):
         self.payload = payload
-        self.epoch = payload["start"]
+        self.epoch = 0
+
+    @property
+    def done(self):
+        return self.epoch == len(self.payload.curve) - 1
 
     def step(self):
         self.epoch += 1
-        if self.epoch == self.payload["fails_at"]:
+        if self.epoch == self.payload.fails_at:
             raise RuntimeError(f"epoch {self.epoch} fails as planned")
-        curve = self.payload["curve"]
-        last = self.epoch == len(curve) - 1
-        row = EpochResult(
-            trial=self.payload["trial"],
+        return EpochResult(
+            trial=self.payload.trial,
             rung=self.epoch,
-            validation=curve[self.epoch - 1],
-            test=curve[-1] if last else None,
+            validation=self.payload.curve[self.epoch - 1],
+            test=self.payload.curve[-1] if self.done else None,
         )
-        return {**row.model_dump(), "done": last}
 
     def save(self, folder):
         (folder / "position.json").write_text(json.dumps(self.epoch))

@@ -1,4 +1,4 @@
-"""Measured memory of one of several workers while it trains: growth of its resident memory."""
+"""Memory of one of several workers while it trains: growth of its resident memory."""
 
 import gc
 import json

@@ -56,8 +56,8 @@ def _chosen(place: Path, found: list[int], step: Step) -> int:
     if wanted not in found:
         raise InputError(
             f"train.start_from: {place} has no checkpoint of step {wanted}; it has "
-            f"{', '.join(map(str, found))}. Use one of these, or set train.keep_every_steps in "
-            "that run, so that more are kept."
+            f"{', '.join(map(str, found))}. Use one of them, or set train.keep_every_steps in "
+            "that run, so that more of them stay."
         )
     return wanted
 

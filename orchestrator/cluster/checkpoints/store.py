@@ -1,4 +1,4 @@
-"""Training checkpoints in a run folder: every rank writes, one rank commits, damage is survived.
+"""Training checkpoints in a run folder: all ranks write, one commits, damaged ones are passed over.
 
 ``<run>/checkpoints/step-00000120/`` holds what ``Engine.save`` wrote and a manifest with the hash
 of each file, written last. A folder without a valid manifest does not exist for a reader. The
@@ -46,17 +46,17 @@ HEADER = "checkpoint"
 """Key in ``extra.json`` of a copy of the manifest's head, so that a hash covers that, too."""
 PREFIX = "step-"
 MARGIN = 1.5
-"""Space that must be free for a checkpoint, in sizes of the one before it."""
+"""Space that must be free for a checkpoint, as a multiple of the size of the previous one."""
 BYTES_PER_ELEMENT = 12
 """Estimate for the first checkpoint: an fp32 weight and two moments."""
 NONE_THERE, ALL_DAMAGED = -1, -2
-"""Values that ranks agree on in place of a step."""
+"""Agreed on by all ranks in place of a step."""
 UNREACHABLE = frozenset(
     (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.ENOTCONN)
 )
-"""errno values that mean the storage failed; the file may be intact."""
+"""Values of errno that mean the storage failed; the file may be intact."""
 TRIES, PAUSE_S = 3, 5.0
-"""Read attempts after such an error, and the pause between them."""
+"""Read attempts on such storage, and the pause between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Checkpoint:
         """Return the caller's state.
 
         Raises:
-            InputError: It is not of this class. The hashes were right, so this is not damage: the
+            InputError: It is not of this class. The hashes were right, so it is not damaged: the
                 checkpoint is of another kind of run or of another version.
         """
         try:
@@ -136,7 +136,7 @@ class CheckpointFolder:
                 becomes text while training goes on.
             group: The ranks.
             on_commit: Called on rank 0, from another thread, when the checkpoint is visible.
-            keep_every: Checkpoints of multiples of this step stay for ever; 0: none does.
+            keep_every: Checkpoints of multiples of this step are never removed; 0: all may be.
 
         Returns:
             What every rank must ``settle``, before the next one is begun.

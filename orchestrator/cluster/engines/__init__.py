@@ -1,4 +1,4 @@
-"""Choice of the training engine: one process, DDP, DeepSpeed ZeRO, or FSDP2."""
+"""Engine selection: one process, DDP, DeepSpeed ZeRO, or FSDP2."""
 
 from collections.abc import Mapping
 

@@ -208,18 +208,18 @@ class ZeroEngine(ShardedEngine):
     def _check_publication(self) -> None:
         name, parameter = self._trainable[0]
         first = next((s for s in self.shards() if s.name == name and s.start == 0), None)
-        kept = torch.zeros(1, device=self._device)
+        before = torch.zeros(1, device=self._device)
         if first is not None:
-            kept = first.master[:1].clone()
-            first.master[0] = 1.0 - torch.sign(kept[0])
-        mark = self.sum_over_shards(1.0 - torch.sign(kept) if first is not None else kept * 0)
+            before = first.master[:1].clone()
+            first.master[0] = 1.0 - torch.sign(before[0])
+        mark = self.sum_over_shards(1.0 - torch.sign(before) if first is not None else before * 0)
         self.refresh()
         with self._layout.whole(parameter, write=False) as whole:
             seen = whole.detach().reshape(-1)[0].float()
         if seen != mark[0]:
             raise StageError(_changed("a changed master does not reach the weights"))
         if first is not None:
-            first.master[0] = kept[0]
+            first.master[0] = before[0]
         self.refresh()
 
 

@@ -87,7 +87,7 @@ class RowLayout:
         self.module.reshard()
 
     def flats(self) -> Sequence[Tensor]:
-        """Return one tensor per parameter."""
+        """One tensor per parameter."""
         return list(self.masters.values())
 
     @contextmanager

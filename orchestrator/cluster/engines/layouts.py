@@ -1,4 +1,4 @@
-"""Layout of masters and gradients in an engine that shards parameters over ranks."""
+"""Layouts: places of masters and gradients in an engine that shards parameters."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""Common base of engines that shard parameters over ranks: everything but the sharding."""
+"""Common base of engines that shard parameters: everything but the sharding itself."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch, Projection, Shard
 from orchestrator.training.engine_config import LossScaleConfig, Precision
 from orchestrator.training.fragments import Snapshot
-from orchestrator.training.lamb import SMALLEST_LAYER, Lamb, Piece
+from orchestrator.training.lamb import MIN_TRUST_RATIO_DIMS, Lamb, Piece
 from orchestrator.training.metrics import MetricSums, StepMetrics, evaluate_batches
 from orchestrator.training.objective import ExtraLoss, target_names, window_scales
 from orchestrator.training.optimizers import apply_lr, trainable
@@ -24,7 +24,7 @@ from orchestrator.training.state import persistent_buffers
 
 
 class ShardedEngine(ABC):
-    """An :class:`~orchestrator.training.engine.Engine` that shards its parameters over the ranks.
+    """An :class:`~orchestrator.training.engine.Engine` that gives each rank a part of the model.
 
     The process group exists already. A subclass wraps the model and sets ``_layout`` and ``_base``.
 
@@ -112,7 +112,7 @@ class ShardedEngine(ABC):
         numbers = {name: number for number, (name, _) in enumerate(self._trainable)}
         pieces: dict[Tensor, list[Piece]] = {}
         for shard in self.shards():
-            if len(shard.shape) >= SMALLEST_LAYER:
+            if len(shard.shape) >= MIN_TRUST_RATIO_DIMS:
                 flat, start = home_of(shard, self._layout)
                 piece = Piece(numbers[shard.name], start, shard.master.numel())
                 pieces.setdefault(flat, []).append(piece)
@@ -184,7 +184,7 @@ class ShardedEngine(ABC):
         return list(self._layout.shards())
 
     def sum_over_shards(self, value: Tensor) -> Tensor:
-        """Add over the ranks; each rank holds different elements."""
+        """Add over the ranks, which hold different elements."""
         return self.sum_over_ranks(value)
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class ShardedEngine(ABC):
         with torch.no_grad():
             self._layout.refresh()
 
-    def kept(self, key: str) -> dict[str, Tensor]:
+    def optimizer_state(self, key: str) -> dict[str, Tensor]:
         """Return this rank's part of one kind of optimizer state by parameter."""
         found = {}
         for shard in self.shards():

@@ -12,7 +12,7 @@ from orchestrator.cluster.engines.layouts import Layout, offset_in
 from orchestrator.errors import StageError
 from orchestrator.training.engine import Engine, Shard
 from orchestrator.training.fragments import Fragments, Snapshot, snapshot_fragments
-from orchestrator.training.optimizers import plain_state, take_plain_state
+from orchestrator.training.optimizers import fp32_state, load_fp32_state
 from orchestrator.training.state import persistent_buffers
 
 
@@ -70,7 +70,7 @@ def load_state(
     for shard in (*engine.shards(), *frozen):
         shard.master.copy_(found.read(f"model.{shard.name}", shard.start, shard.master.numel()))
     for flat, state in _states(engine, optimizer, layout, found):
-        take_plain_state(optimizer, flat, state)
+        load_fp32_state(optimizer, flat, state)
     for name, value in _untrained(engine, layout, write=True):
         value.copy_(found.read(f"model.{name}", 0, value.numel()).view(value.shape))
     return found.description
@@ -79,7 +79,7 @@ def load_state(
 def _fragments(
     engine: Engine, optimizer: Optimizer, layout: Layout
 ) -> Iterator[tuple[str, int, Tensor]]:
-    states = {id(flat): plain_state(optimizer, flat) for flat in layout.flats()}
+    states = {id(flat): fp32_state(optimizer, flat) for flat in layout.flats()}
     for shard in engine.shards():
         yield f"model.{shard.name}", shard.start, shard.master
         flat, offset = home_of(shard, layout)
@@ -95,7 +95,7 @@ def _states(
     engine: Engine, optimizer: Optimizer, layout: Layout, found: Fragments
 ) -> list[tuple[Tensor, dict[str, Any]]]:
     """Return the state of every flat tensor, put together from what its shards had."""
-    states = {id(flat): (flat, plain_state(optimizer, flat)) for flat in layout.flats()}
+    states = {id(flat): (flat, fp32_state(optimizer, flat)) for flat in layout.flats()}
     for shard in engine.shards():
         home, offset = home_of(shard, layout)
         flat, state = states[id(home)]

@@ -1,4 +1,4 @@
-"""Layouts of masters and gradients in DeepSpeed's ZeRO stages between backward and step.
+"""Places of masters and gradients in DeepSpeed's ZeRO stages, between backward and step.
 
 Nothing of this is DeepSpeed's public interface. Each class names what it relies on in one place;
 ``deepspeed_zero`` proves at construction that it still holds. DeepSpeed itself is not imported:
@@ -19,7 +19,7 @@ from orchestrator.training.engine import Shard
 class FlatLayout:
     """Stages 1 and 2: a group's parameters in one flat tensor, cut into equal ranges.
 
-    A parameter may be whole, cut or absent on a rank. Stage 1 in bf16 is DeepSpeed's
+    A rank may hold all, a part or nothing of a parameter. Stage 1 in bf16 is DeepSpeed's
     ``BF16_Optimizer``, which keeps the whole gradient on every rank.
 
     With ``offloaded`` masters, their gradients are ``.grad`` of the range itself, in the host's
@@ -45,8 +45,8 @@ class FlatLayout:
         self.zero.zero_grad()
         if self.offloaded:
             _zero_gradients(self.flats())
-            for kept in self.zero.accumulated_grads_in_cpu.values():
-                kept.zero_()
+            for gradient in self.zero.accumulated_grads_in_cpu.values():
+                gradient.zero_()
 
     def fill(self) -> None:
         """Let DeepSpeed copy what all micro-batches have left to the host (stage 1 has done so)."""
@@ -84,7 +84,7 @@ class FlatLayout:
         self.zero.update_lp_params()
 
     def flats(self) -> Sequence[Tensor]:
-        """Return one range per parameter group."""
+        """One range per parameter group."""
         if self.gradients_are_cut:
             return list(self.zero.single_partition_of_fp32_groups)
         return list(self.zero.fp32_groups_flat_partition)

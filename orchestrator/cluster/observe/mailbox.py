@@ -1,4 +1,4 @@
-"""Messages between rank 0 and the driver while a launch runs.
+"""Messages between rank 0 and the driver of a running launch.
 
 One small actor without a CPU of its own: events travel to the driver, the wish to stop travels
 back, and failures are remembered across attempts, so that a worker group which Ray Train starts
@@ -47,7 +47,7 @@ class Mailbox:
         return self._stop
 
     def progressed(self, run: str, step: int) -> None:
-        """Note a run's committed checkpoint: what failed before it counts no more."""
+        """Note a run's committed checkpoint: failures before it are forgotten."""
         if step > self._progress.get(run, step - 1):
             self._progress[run] = step
             self._crashes.clear()
@@ -67,16 +67,16 @@ class Mailbox:
     def begin(self, alive: Collection[str]) -> Failure | None:
         """Start an attempt; called once per worker group, by rank 0.
 
-        A crash of a group one of whose nodes is gone says nothing of the job: its survivors lost
-        their connection. That a node is gone may be known only some seconds after the crash, so
-        earlier crashes are judged again each time.
+        If a node was lost, the group's crash is not evidence against the job: the other workers
+        lost their connection. The loss of a node may be known only some seconds after the crash,
+        so earlier crashes are judged again each time.
 
         Args:
             alive: Ids of the nodes there are.
 
         Returns:
-            None to go ahead, or the failure because of which to give up: an error that cannot go
-            away, or the first of two crashes without a new checkpoint in between.
+            None to go ahead, or the failure that makes further attempts pointless: a permanent
+            error, or the first of two crashes without a new checkpoint in between.
         """
         if self._final:
             return self._failure
@@ -100,8 +100,8 @@ class Mailbox:
             alive: Ids of the nodes there are.
 
         Returns:
-            How many groups failed since the last checkpoint of which all nodes are still there,
-            and how many lost one.
+            Number of groups that failed since the last checkpoint although all their nodes are
+            still there, and number of groups that lost a node.
         """
         self._failures.append(frozenset(self._nodes))
         own = sum(nodes <= set(alive) for nodes in self._failures)

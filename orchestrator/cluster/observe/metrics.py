@@ -20,7 +20,7 @@ GAUGES = {
 
 
 class TrainingMetrics:
-    """Ray metrics ``orch_train_*`` of a stage's runs; make one a process.
+    """Ray metrics ``orch_train_*`` of a stage's runs; make one per process.
 
     Args:
         stage: The stage, like ``pretrain``.

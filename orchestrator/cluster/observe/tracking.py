@@ -2,7 +2,7 @@
 
 Both live on the driver and are fed with the workers' events. After a crash a run resumes from its
 last checkpoint and repeats some steps; what was already written for those is hidden (TensorBoard)
-or kept and not written again (MLflow, which cannot remove values).
+or left as they are and not written again (MLflow, which cannot remove values).
 """
 
 import logging

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
@@ -35,22 +35,27 @@ class FineTuneTrial:
     """Fine-tunes one package on one task.
 
     Args:
-        payload: A `TrialPayload` as JSON data.
+        payload: The package, the task and where to write.
     """
 
-    def __init__(self, payload: dict[str, Any]) -> None:
-        self._payload = TrialPayload.model_validate(payload)
+    def __init__(self, payload: TrialPayload) -> None:
+        self._payload = payload
         self._state = Path(self._payload.state)
         self._epoch = self._payload.start
         self._epochs = self._payload.fine_tune.epochs
         self._tuner: FineTuner | None = None
 
-    def step(self) -> dict[str, Any]:
-        """Train one epoch, unless it is committed; return its `EpochResult` and ``done``."""
+    @property
+    def done(self) -> bool:
+        """Whether the last epoch is done."""
+        return self._epoch >= self._epochs
+
+    def step(self) -> EpochResult:
+        """Train one epoch, unless it is committed; return its result."""
         rows = committed_rows(self._state)
         row = rows[self._epoch] if self._epoch < len(rows) else self._train(rows)
         self._epoch += 1
-        return {**row.model_dump(), "done": self._epoch >= self._epochs}
+        return row
 
     def save(self, folder: Path) -> None:
         """Write the position of this trial; the state itself is committed by `step`."""

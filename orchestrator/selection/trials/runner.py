@@ -4,14 +4,14 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.config import ClusterSection
+from orchestrator.selection.results import EpochResult
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.selection.trials.payloads import TrialPayload
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.tune import TrialOutcome
     from orchestrator.selection.trials.scheduler import HalvingScheduler
 
 TRIAL = "orchestrator.selection.trials.fine_tuning:FineTuneTrial"
@@ -26,7 +26,7 @@ def train_trials(
     title: tuple[str, str],
     total: int,
     scheduler: "HalvingScheduler | None" = None,
-) -> "dict[str, TrialOutcome]":
+) -> dict[str, str | None]:
     """Run trials on the connected Ray; each epoch is on disk before the next counts.
 
     Args:
@@ -38,18 +38,16 @@ def train_trials(
         scheduler: Decides between epochs; None runs every trial to its end.
 
     Returns:
-        Trial id to outcome.
+        Trial id to its error, None for a trial that ended well.
     """
     from orchestrator.cluster.observe.metrics import TrainingMetrics
     from orchestrator.cluster.observe.progress import Progress
     from orchestrator.cluster.tune import run_trials
-    from orchestrator.selection.trials.scheduler import read_result
 
     stage, text = title
     metrics, progress = TrainingMetrics(stage), Progress(text, total, unit="epoch")
 
-    def record(trial: str, result: dict[str, Any]) -> None:
-        row = read_result(result)
+    def record(trial: str, row: EpochResult) -> None:
         journal.append(row.journal_row())  # no effect if the scheduler has written it
         progress.update(len(journal.rows), f"{trial} {row.validation:.3f} after epoch {row.rung}")
         steps = sum(row.steps for row in journal.of(trial))
@@ -61,7 +59,8 @@ def train_trials(
     try:
         return run_trials(
             TRIAL,
-            {trial: payload.model_dump(mode="json") for trial, payload in payloads.items()},
+            payloads,
+            EpochResult,
             storage=journal.path.parent / "tune",
             cluster=cluster,
             scheduler=scheduler,

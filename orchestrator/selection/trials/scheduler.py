@@ -22,6 +22,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.results import EpochResult, JournalRow
 from orchestrator.selection.trials.journal import Journal
+from orchestrator.training.events import EPOCH_RESULT
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -62,9 +63,9 @@ class HalvingScheduler(TrialScheduler):
         self, tune_controller: "TuneController", trial: Trial, result: dict[str, Any]
     ) -> str:
         """Record an epoch; the trial continues, or waits for its rung."""
-        self._record(result)
+        row = self._record(result)
         bracket = self._bracket
-        survives = trial.config["trial"] in bracket.waiting() and int(result["rung"]) < bracket.rung
+        survives = trial.config["trial"] in bracket.waiting() and row.rung < bracket.rung
         # A loser is paused too, and stopped later by `choose_trial_to_run`: by then a survivor
         # waits for its actor. Tune would otherwise end the actor and start a new process.
         return str(TrialScheduler.CONTINUE if survives else TrialScheduler.PAUSE)
@@ -73,7 +74,7 @@ class HalvingScheduler(TrialScheduler):
         self, tune_controller: "TuneController", trial: Trial, result: dict[str, Any]
     ) -> None:
         """Record the last epoch: Tune reports it only here, because it carries ``done``."""
-        if result.get("rung"):
+        if EPOCH_RESULT in result:
             self._record(result)
 
     def on_trial_error(self, tune_controller: "TuneController", trial: Trial) -> None:
@@ -118,13 +119,14 @@ class HalvingScheduler(TrialScheduler):
         bracket = self._bracket
         return f"Halving: rung {bracket.rung}/{bracket.stages}, pool {', '.join(bracket.pool)}"
 
-    def _record(self, result: dict[str, Any]) -> None:
-        row = read_result(result).journal_row()
+    def _record(self, result: dict[str, Any]) -> JournalRow:
+        row = EpochResult.model_validate_json(result[EPOCH_RESULT]).journal_row()
         self._journal.append(row)
         if row.validation is not None:
             self._guarded(
                 functools.partial(self._bracket.record, row.trial, row.rung, row.validation)
             )
+        return row
 
     def _guarded(self, decide: Callable[[], object]) -> None:
         """Store what the bracket raises: Tune would turn it into a failure of one trial."""
@@ -143,9 +145,3 @@ def _reason(trial: Trial) -> str:
     file = Path(trial.error_file) if trial.error_file else None
     text = file.read_text().strip() if file and file.is_file() else ""
     return text.splitlines()[-1].strip() if text else "unknown error"
-
-
-def read_result(result: dict[str, Any]) -> EpochResult:
-    """Return the epoch in a result of Tune, which adds keys of its own."""
-    known = {name: result[name] for name in EpochResult.model_fields if name in result}
-    return EpochResult.model_validate(known)

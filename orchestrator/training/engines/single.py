@@ -128,7 +128,7 @@ class SingleEngine:
         """Set the learning rate of the next step."""
         self._lr = lr
 
-    def kept(self, key: str) -> dict[str, Tensor]:
+    def optimizer_state(self, key: str) -> dict[str, Tensor]:
         """Return one kind of optimizer state by parameter."""
         states = ((name, self.optimizer.state.get(p, {})) for name, p in self._trainable)
         return {name: state[key].view(-1) for name, state in states if key in state}

@@ -1,4 +1,4 @@
-"""Fixtures that several files of this room share."""
+"""Fixtures of the tests of the cluster."""
 
 import sys
 

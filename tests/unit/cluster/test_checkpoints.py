@@ -1,4 +1,4 @@
-"""Checkpoints: committed at once, verified when read, two kept, damage survived."""
+"""Checkpoints: atomic commit, verification when read, retention of two, damage."""
 
 import errno
 import json
@@ -86,13 +86,13 @@ def test_nothing_is_found_where_nothing_is(folder, group):
     assert folder.latest(group) is None
 
 
-def test_two_are_kept(folder, group):
+def test_two_stay(folder, group):
     for step in (5, 10, 15, 100):
         folder.commit(step, StubEngine(step), AnyState(), group)
     assert sorted(p.name for p in folder.root.iterdir()) == ["step-00000015", "step-00000100"]
 
 
-def test_fewer_than_two_are_never_kept(tmp_path, group):
+def test_at_least_two_stay(tmp_path, group):
     folder = CheckpointFolder(tmp_path, keep=1)
     for step in (1, 2, 3):
         folder.commit(step, StubEngine(step), AnyState(), group)

@@ -1,4 +1,4 @@
-"""Decisions of a session before Ray is touched: resources, address, environment, folders."""
+"""Decisions of a session before Ray starts: resources, address, environment, folders."""
 
 import fcntl
 import os
@@ -82,7 +82,7 @@ class TestEnvironment:
     def test_defaults_come_and_go(self, monkeypatch):
         monkeypatch.setenv("ORCH_TEST_A", "mine")
         monkeypatch.delenv("ORCH_TEST_B", raising=False)
-        with environment.defaults({"ORCH_TEST_A": "theirs", "ORCH_TEST_B": "theirs"}):
+        with environment.temporary_defaults({"ORCH_TEST_A": "theirs", "ORCH_TEST_B": "theirs"}):
             assert os.environ["ORCH_TEST_A"] == "mine"
             assert os.environ["ORCH_TEST_B"] == "theirs"
         assert os.environ["ORCH_TEST_A"] == "mine"

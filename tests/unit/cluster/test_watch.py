@@ -1,4 +1,4 @@
-"""The driver's output for unusual events."""
+"""Display of unusual events by the driver."""
 
 import math
 

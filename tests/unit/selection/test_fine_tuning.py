@@ -5,7 +5,7 @@ from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
 from orchestrator.selection.scores.features import extract, sample_rows, score_package
 from orchestrator.selection.trials.fine_tuning import FineTuneTrial, committed_rows
-from orchestrator.selection.trials.payloads import ProxyPayload
+from orchestrator.selection.trials.payloads import ProxyPayload, TrialPayload
 from orchestrator.zoo import Zoo
 from tests.support.candidates import FINE_TUNE, TARGET, make_world, spec
 
@@ -16,7 +16,7 @@ def world(tmp_path_factory):
 
 
 def payload(world, state, **changes):
-    return {
+    settings = {
         "trial": "bert/v0001",
         "package": "bert/v0001",
         "zoo": str(world / "zoo"),
@@ -26,20 +26,20 @@ def payload(world, state, **changes):
         "state": str(state),
         "start": 0,
         "keep_package": True,
-        **changes,
     }
+    return TrialPayload.model_validate(settings | changes)
 
 
 def values(rows):
-    return [(row["rung"], row["validation"], row["test"], row["steps"]) for row in rows]
+    return [(row.rung, row.validation, row.test, row.steps) for row in rows]
 
 
 def test_a_trial_paused_and_moved_equals_one_that_was_not(world, tmp_path):
     whole = FineTuneTrial(payload(world, tmp_path / "whole"))
-    straight = [whole.step() for _ in range(3)]
-    assert [row["done"] for row in straight] == [False, False, True]
-    assert straight[0]["test"] is None
-    assert 0 <= straight[2]["test"] <= 1
+    straight, done = zip(*((whole.step(), whole.done) for _ in range(3)), strict=True)
+    assert done == (False, False, True)
+    assert straight[0].test is None
+    assert 0 <= straight[2].test <= 1
     first = FineTuneTrial(payload(world, tmp_path / "parts"))
     rows = [first.step()]
     first.save(tmp_path)
@@ -53,9 +53,9 @@ def test_a_committed_epoch_is_never_trained_again(world, tmp_path):
     trial = FineTuneTrial(payload(world, tmp_path / "state"))
     rows = [trial.step(), trial.step()]
     again = FineTuneTrial(payload(world, tmp_path / "state"))
-    assert again.step()["finished_at"] == rows[0]["finished_at"]
-    assert again.step()["finished_at"] == rows[1]["finished_at"]
-    assert again.step()["rung"] == 3
+    assert again.step().finished_at == rows[0].finished_at
+    assert again.step().finished_at == rows[1].finished_at
+    assert again.step().rung == 3
     assert [row.rung for row in committed_rows(tmp_path / "state")] == [1, 2, 3]
     assert (tmp_path / "state" / "package" / "model.safetensors").is_file()
 
