@@ -96,21 +96,20 @@ class AdamW8bit(Optimizer):
         del closure
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad.float().view(-1), group)
-
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.fp32_state(parameter)
-        first, second, step = state["exp_avg"], state["exp_avg_sq"], state["step"] + 1
-        beta1, beta2 = group["betas"]
-        first.lerp_(gradient, 1.0 - beta1)
-        second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
-        count = float(step)
-        root = (second / (1.0 - beta2**count)).sqrt_().add_(group["eps"])
-        parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-        update = (first / root).view_as(parameter)
-        parameter.add_(update, alpha=-group["lr"] / (1.0 - beta1**count))
-        self.load_fp32_state(parameter, state | {"step": step})
+                if parameter.grad is None:
+                    continue
+                gradient = parameter.grad.float().view(-1)
+                state = self.fp32_state(parameter)
+                first, second, step = state["exp_avg"], state["exp_avg_sq"], state["step"] + 1
+                beta1, beta2 = group["betas"]
+                first.lerp_(gradient, 1.0 - beta1)
+                second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
+                count = float(step)
+                root = (second / (1.0 - beta2**count)).sqrt_().add_(group["eps"])
+                parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
+                update = (first / root).view_as(parameter)
+                parameter.add_(update, alpha=-group["lr"] / (1.0 - beta1**count))
+                self.load_fp32_state(parameter, state | {"step": step})
 
     def fp32_state(self, parameter: Tensor) -> dict[str, Tensor]:
         """Return ``step`` (0-dim), both moments in fp32 [n], and state that others have added."""

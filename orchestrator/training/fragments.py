@@ -7,10 +7,9 @@ hold whole parameters write one file with whole tensors (``training/state.py``; 
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,10 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orchestrator.errors import IntegrityError
+from orchestrator.training.precision import LossScale
 
 PATTERN = "training*.safetensors"
 DESCRIPTION = "training.json"
 FORMAT = 1
+LOSS_SCALER = "loss_scaler"
+"""Key of the loss scale in the description; only precision fp16 has one."""
 MODEL = "model."
 """Beginning of the keys of parameters and buffers."""
 
@@ -33,7 +35,7 @@ def snapshot_fragments(
     rank: int,
     world: int,
     fragments: Iterable[tuple[str, int, Tensor]],
-    extra: Mapping[str, Any] | None = None,
+    loss_scale: LossScale | None = None,
 ) -> Snapshot:
     """Copy one rank's fragments; return what writes them.
 
@@ -41,7 +43,7 @@ def snapshot_fragments(
         rank: The writing rank.
         world: Number of ranks that write.
         fragments: (key, start, values) of what this rank holds.
-        extra: Joins the description, as JSON.
+        loss_scale: Joins the description.
     """
     tensors = {f"{key}@{start}": _own(values) for key, start, values in fragments}
 
@@ -50,10 +52,15 @@ def snapshot_fragments(
         save_file(tensors, folder / f"training-{rank:05d}.safetensors")
         if rank == 0:
             description = {"format": FORMAT, "layout": "fragments", "world": world}
-            description |= extra or {}
+            description |= described(loss_scale)
             (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
 
     return write
+
+
+def described(loss_scale: LossScale | None) -> dict[str, object]:
+    """Return the entries of the description for a loss scale."""
+    return {} if loss_scale is None else {LOSS_SCALER: loss_scale.model_dump()}
 
 
 def _own(values: Tensor) -> Tensor:
@@ -105,7 +112,8 @@ class Fragments:
                 f"description says {found.get('world', 1)}; this version reads format {FORMAT}"
             )
         self.folder = folder
-        self.description: dict[str, Any] = found
+        scaler = found.get(LOSS_SCALER)
+        self.loss_scale = None if scaler is None else LossScale.model_validate(scaler)
         self._places: dict[str, list[_Place]] = {}
         for path in files:
             with safe_open(path, framework="pt") as file:

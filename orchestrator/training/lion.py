@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 
@@ -37,14 +36,13 @@ class Lion(Optimizer):
         del closure
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["exp_avg"] = torch.zeros_like(parameter)
-        momentum, (mix, decay) = state["exp_avg"], group["betas"]
-        parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-        parameter.add_(torch.lerp(gradient, momentum, mix).sign_(), alpha=-group["lr"])
-        momentum.lerp_(gradient, 1.0 - decay)
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                momentum, (mix, decay) = state["exp_avg"], group["betas"]
+                parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
+                direction = torch.lerp(parameter.grad, momentum, mix).sign_()
+                parameter.add_(direction, alpha=-group["lr"])
+                momentum.lerp_(parameter.grad, 1.0 - decay)

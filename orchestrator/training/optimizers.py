@@ -88,7 +88,7 @@ def _bare_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> to
     return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=config.eps, fused=True)
 
 
-def fp32_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Any]:
+def fp32_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
     """Return a parameter's state as it is stored: whole numbers and fp32 tensors of its size."""
     if isinstance(optimizer, AdamW8bit) and parameter in optimizer.state:
         return dict(optimizer.fp32_state(parameter))
@@ -96,7 +96,7 @@ def fp32_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str,
 
 
 def load_fp32_state(
-    optimizer: torch.optim.Optimizer, parameter: Tensor, state: dict[str, Any]
+    optimizer: torch.optim.Optimizer, parameter: Tensor, state: dict[str, Tensor]
 ) -> None:
     """Replace a parameter's state by a stored one; an empty one forgets it.
 

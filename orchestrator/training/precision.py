@@ -6,12 +6,12 @@ is the same number on every rank, so all ranks take the same decisions without a
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from orchestrator.config.model import StrictModel
 from orchestrator.training.engine import Shard
 from orchestrator.training.engine_config import LossScaleConfig, Precision
 
@@ -24,6 +24,15 @@ COMPUTE: dict[Precision, torch.dtype] = {
 FACTOR = 2.0
 """A power of two: scaling changes no mantissa."""
 MIN_SCALE = 1.0
+
+
+class LossScale(StrictModel):
+    """State of a `LossScaler` in a checkpoint."""
+
+    scale: float
+    """The factor."""
+    steps: int
+    """Steps since it last changed."""
 
 
 class LossScaler:
@@ -69,15 +78,14 @@ class LossScaler:
         """``loss_scale`` where the loss is scaled."""
         return {"loss_scale": self.scale} if self.active else {}
 
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps; empty where the loss is not scaled."""
-        return {"loss_scaler": {"scale": self.scale, "steps": self._steps}} if self.active else {}
+    def state(self) -> LossScale | None:
+        """Return the state for a checkpoint; None where the loss is not scaled."""
+        return LossScale(scale=self.scale, steps=self._steps) if self.active else None
 
-    def restore(self, description: Mapping[str, Any]) -> None:
-        """Go on as a checkpoint says; one of another precision says nothing."""
-        stored = description.get("loss_scaler")
+    def restore(self, stored: LossScale | None) -> None:
+        """Continue from a checkpoint's state; one of another precision has none."""
         if self.active and stored is not None:
-            self.scale, self._steps = float(stored["scale"]), int(stored["steps"])
+            self.scale, self._steps = stored.scale, stored.steps
 
 
 def compute_type(precision: Precision, value: Tensor) -> torch.dtype:

@@ -6,17 +6,23 @@ read may as well be the fragments that a sharded engine has written (``training/
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orchestrator.errors import IntegrityError
-from orchestrator.training.fragments import DESCRIPTION, FORMAT, MODEL, Fragments, Snapshot
+from orchestrator.training.fragments import (
+    DESCRIPTION,
+    FORMAT,
+    MODEL,
+    Fragments,
+    Snapshot,
+    described,
+)
 from orchestrator.training.optimizers import fp32_state, load_fp32_state, trainable
+from orchestrator.training.precision import LossScale
 
 TENSORS = "training.safetensors"
 
@@ -28,14 +34,14 @@ def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
 
 
 def snapshot_training_state(
-    module: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any] | None = None
+    module: nn.Module, optimizer: torch.optim.Optimizer, loss_scale: LossScale | None = None
 ) -> Snapshot:
     """Copy weights, buffers and optimizer moments to the CPU; return what writes them.
 
     Args:
         module: The model.
         optimizer: Its optimizer.
-        extra: Joins the description, as JSON.
+        loss_scale: Joins the description.
     """
     tensors = {f"model.{name}": p.detach() for name, p in module.named_parameters()}
     tensors |= {f"model.{name}": b.detach() for name, b in persistent_buffers(module).items()}
@@ -43,7 +49,7 @@ def snapshot_training_state(
         for key, value in fp32_state(optimizer, parameter).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
     copies = {k: v.to("cpu", copy=True).contiguous() for k, v in tensors.items()}
-    description = {"format": FORMAT, "optimizer": type(optimizer).__name__, **(extra or {})}
+    description = {"format": FORMAT, "optimizer": type(optimizer).__name__, **described(loss_scale)}
 
     def write(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,8 +62,8 @@ def snapshot_training_state(
 @torch.no_grad()
 def load_training_state(
     folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Read back, in place, what a snapshot of any engine wrote; return its description.
+) -> LossScale | None:
+    """Read back, in place, what a snapshot of any engine wrote; return its loss scale, if any.
 
     Raises:
         IntegrityError: The state is missing, incomplete, of another format, or of another model.
@@ -71,7 +77,7 @@ def load_training_state(
         state = {key: found.whole(at) for key, at in found.optimizer_keys(name).items()}
         placed = {key: _like(value, parameter) for key, value in state.items()}
         load_fp32_state(optimizer, parameter, placed)
-    return found.description
+    return found.loss_scale
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:

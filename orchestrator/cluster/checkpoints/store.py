@@ -14,9 +14,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from orchestrator.cluster.checkpoints.saving import Part, Pending
 from orchestrator.cluster.checkpoints.waiting import on_rank_zero
@@ -73,7 +72,7 @@ class Checkpoint:
     step: int
     path: Path
     world: int
-    extra: dict[str, Any]
+    extra: dict[str, JsonValue]
 
     def has(self, field: str) -> bool:
         """Return whether the caller's state has a field; this tells kinds of state apart."""

@@ -1,8 +1,7 @@
 """Save and load the training state of a sharded engine as fragments (``training/fragments.py``)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from orchestrator.errors import StageError
 from orchestrator.training.engine import Engine, Shard
 from orchestrator.training.fragments import Fragments, Snapshot, snapshot_fragments
 from orchestrator.training.optimizers import fp32_state, load_fp32_state
+from orchestrator.training.precision import LossScale
 from orchestrator.training.state import persistent_buffers
 
 
@@ -20,7 +20,7 @@ def snapshot_state(
     engine: Engine,
     optimizer: Optimizer,
     layout: Layout,
-    extra: Mapping[str, Any],
+    loss_scale: LossScale | None,
     frozen: Sequence[Shard] | None = None,
 ) -> Snapshot:
     """Copy this rank's fragments; rank 0 adds frozen parameters and buffers; collective.
@@ -29,7 +29,7 @@ def snapshot_state(
         engine: Whose masters to copy.
         optimizer: What steps the flat tensors.
         layout: Where things lie.
-        extra: Joins the description, as JSON.
+        loss_scale: Joins the description.
         frozen: This rank's parts of frozen parameters, if weights are rounded copies of them.
     """
     rest = (
@@ -40,7 +40,7 @@ def snapshot_state(
     fragments += [(f"model.{part.name}", part.start, part.master) for part in frozen or ()]
     if engine.rank == 0:
         fragments += [(f"model.{name}", 0, value) for name, value in untrained]
-    return snapshot_fragments(engine.rank, engine.world, fragments, extra)
+    return snapshot_fragments(engine.rank, engine.world, fragments, loss_scale)
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def load_state(
     optimizer: Optimizer,
     layout: Layout,
     frozen: Sequence[Shard] = (),
-) -> dict[str, Any]:
+) -> LossScale | None:
     """Read masters and optimizer state of this rank's shards; the caller publishes; collective.
 
     Args:
@@ -61,7 +61,7 @@ def load_state(
         frozen: This rank's parts of frozen parameters, if weights are rounded copies of them.
 
     Returns:
-        The description of the state.
+        The loss scale, if the state has one.
 
     Raises:
         IntegrityError: The state is missing, incomplete or of another model.
@@ -73,7 +73,7 @@ def load_state(
         load_fp32_state(optimizer, flat, state)
     for name, value in _untrained(engine, layout, write=True):
         value.copy_(found.read(f"model.{name}", 0, value.numel()).view(value.shape))
-    return found.description
+    return found.loss_scale
 
 
 def _fragments(
@@ -93,7 +93,7 @@ def _fragments(
 
 def _states(
     engine: Engine, optimizer: Optimizer, layout: Layout, found: Fragments
-) -> list[tuple[Tensor, dict[str, Any]]]:
+) -> list[tuple[Tensor, dict[str, Tensor]]]:
     """Return the state of every flat tensor, put together from what its shards had."""
     states = {id(flat): (flat, fp32_state(optimizer, flat)) for flat in layout.flats()}
     for shard in engine.shards():
