@@ -184,7 +184,10 @@ class _Results(tune.Callback):  # type: ignore[misc]
     """
 
     def __init__(self, kind: type[Result], on_result: Callable[[str, Result], None]) -> None:
-        self._hand_on = lambda trial, text: on_result(trial, kind.model_validate_json(text))
+        def hand_on(trial: str, text: str) -> None:
+            on_result(trial, kind.model_validate_json(text))
+
+        self._hand_on = hand_on
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return tune.Callback, ()
