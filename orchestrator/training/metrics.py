@@ -181,7 +181,7 @@ def evaluate_batches(
 
 
 def _ranks_with(batch: object | None, sum_over_ranks: Reduce) -> tuple[int, int]:
-    """How many ranks have a batch, and how many ranks there are; collective."""
+    """Return the number of ranks that have a batch, and the number of ranks; collective."""
     both = torch.tensor([float(batch is not None), 1.0], dtype=torch.float64)
     ready, ranks = sum_over_ranks(both).tolist()
     return int(ready), int(ranks)

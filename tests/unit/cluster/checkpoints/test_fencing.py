@@ -11,7 +11,7 @@ from orchestrator.cluster.checkpoints.fencing import Claim, FencedError
 from orchestrator.cluster.context import Worker
 from orchestrator.storage import commit_folder
 from tests.support.state import AnyState
-from tests.unit.cluster.test_checkpoints import StubEngine
+from tests.unit.cluster.checkpoints.test_store import StubEngine
 
 
 def group(folder):
