@@ -101,9 +101,8 @@ def trained(engine, **cut):
     """Losses of every step and the weights after the last one."""
     extra, metrics = (Distillation(), Replay()), []
     for step in range(STEPS):
-        metrics.append(
-            engine.forward_backward(window(step, engine.rank, engine.world, **cut), extra=extra)
-        )
+        batches = window(step, engine.rank, engine.world, **cut)
+        metrics.append(dict(engine.forward_backward(batches, extra=extra)))
         clip_gradients(engine, 1.0)
         engine.set_lr(3e-3)
         engine.step()

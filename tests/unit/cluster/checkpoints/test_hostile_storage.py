@@ -27,7 +27,7 @@ from orchestrator.training.events import CheckpointDamaged, NoSpace
 from tests.support.state import AnyState
 from tests.support.toy import toy_model, toy_window
 
-PRESET = Path(__file__).resolve().parents[3] / "jobs" / "configs" / "pretrain_bert_nano.yaml"
+PRESET = Path(__file__).resolve().parents[4] / "jobs" / "configs" / "pretrain_bert_nano.yaml"
 FLIPS = 100  # random bits a file
 CLONE_NEWNS = 0x00020000
 TOLD_WITHIN_S = 5.0
