@@ -40,7 +40,7 @@ def learn(engine, rank=0, world=1):
     full = {n: v for n, v in engine.gathered().items() if n.startswith("trunk")}
     ones = {n: torch.ones_like(v) for n, v in full.items()}
     step = step_of(METHOD, engine, 1.0, weights=full, importance=ones)
-    metrics = [step(engine, window, 0.02) for window in windows(rank, world)]
+    metrics = [dict(step(engine, window, 0.02)) for window in windows(rank, world)]
     return {
         "weights": engine.gathered(),
         "metrics": metrics,

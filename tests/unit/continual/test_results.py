@@ -7,6 +7,7 @@ from orchestrator.continual.config import PRESETS, MethodConfig
 from orchestrator.continual.parts.base import Part
 from orchestrator.continual.parts.configs import CONTINUAL_PARTS
 from orchestrator.continual.results import StreamEvaluation, UnitRecord
+from orchestrator.report.page import Page
 from orchestrator.report.sections import continual
 
 # Both as written before they had a schema version.
@@ -50,7 +51,7 @@ def test_a_file_of_a_later_version_is_refused(change):
 
 def test_the_report_shows_matrix_and_figures():
     section = continual(StreamEvaluation.model_validate(EVALUATION))
-    shown = section.lead + "".join(section.blocks)
+    shown = Page("A title", "a subtitle", sections=[section]).html()
     for text in ("task-incremental", "after library", "backward transfer", "-0.275", "0.625"):
         assert text in shown
 

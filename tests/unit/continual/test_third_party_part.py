@@ -18,6 +18,7 @@ import json, sys
 from pathlib import Path
 import torch
 from orchestrator.cluster.context import Worker
+from orchestrator.continual.config import ContinualInputs
 from orchestrator.continual.outcome import Outcome
 from orchestrator.continual.stages import Stages
 from orchestrator.continual.stream import units_of
@@ -33,8 +34,8 @@ for name, parts in {"plain": [], "lwf": [{"type": "lwf", "weight": 4.0}]}.items(
     config = job(place, dropout=0.0, method={"preset": "finetune", "parts": parts})
     folder = place / name
     folder.mkdir()
-    inputs = {"config": config.model_dump(mode="json"), "zoo": config.run.zoo}
-    run(Worker.alone(folder), {**inputs, "package": "encoder"})
+    inputs = ContinualInputs(config=config, zoo=config.run.zoo, package="encoder")
+    run(Worker.alone(folder), inputs)
     outcome = Outcome.read(config, parent, Stages(folder / "stream", units_of(config)))
     answers = []
     for unit in (0, 1):
