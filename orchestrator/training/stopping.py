@@ -1,4 +1,4 @@
-"""Best evaluation of a run, and the end of one that no longer improves."""
+"""Best evaluation so far, and early stopping."""
 
 import math
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from orchestrator.training.config import EarlyStoppingConfig
 
 HIGHER_IS_BETTER = ("accuracy",)
-"""Prefixes of metrics to maximize; all others are minimized."""
+"""Prefixes of the names of metrics to maximize; all others are minimized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,12 @@ class Best:
     since: int = 0
 
 
-def best_of(evaluations: Iterable[tuple[int, float]], config: EarlyStoppingConfig) -> Best:
-    """Return the best of (steps done, value) in order; a gain below min_delta does not count.
+def best_of(
+    evaluations: Iterable[tuple[int, float]],
+    config: EarlyStoppingConfig,
+    higher_is_better: bool | None = None,
+) -> Best:
+    """Return the best of (steps done, value) in order; a tie or a gain below min_delta is none.
 
     Any number is better than none: a first evaluation that is not a number would never be beaten.
 
