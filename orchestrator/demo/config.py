@@ -38,6 +38,8 @@ class DemoConfig(JobConfig):
     """Preset of the quantization."""
     requests: PositiveInt = 200
     """HTTP requests sent to the served package."""
+    max_drop: float = Field(0.05, ge=0, le=1)
+    """Largest fall of a head's score since it was learned with which it counts as kept."""
     overrides: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Changes to presets by stage, for example `{pretrain: ["train.max_steps=20"]}`."""
 

@@ -9,11 +9,13 @@ from orchestrator.cli import JOBS
 from orchestrator.config import JobResult, load_config
 from orchestrator.continual.results import MATRIX_FILE, StreamEvaluation, StreamSummary
 from orchestrator.demo.config import DemoConfig, preset
+from orchestrator.demo.heads import changes, measure_heads, verdict
 from orchestrator.demo.narrator import Narrator
 from orchestrator.demo.summary import (
     Answered,
     BenchmarkChapter,
     ContinualChapter,
+    HeadsChapter,
     MatrixRow,
     PlannedUnit,
     PointsLost,
@@ -31,6 +33,7 @@ from orchestrator.selection.results import REPORT_NAME, SelectionReport
 from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
+    from orchestrator.data.spec import DatasetSpec
     from orchestrator.demo.traffic import Traffic
     from orchestrator.pretraining.config import PretrainConfig
     from orchestrator.quantization.config import QuantizeConfig
@@ -198,7 +201,7 @@ class Lifecycle:
         )
 
     def learn_continually(self) -> ContinualChapter:
-        """Two further tasks, one after the other, with the C&F step."""
+        """Further tasks, one after the other, with the C&F step."""
         package = f"package={self.results['select'].package}"
         job = self.job("continual", self.config.continual, package)
         tell = self.narrator
@@ -229,7 +232,7 @@ class Lifecycle:
             self.config.quantize,
             f"package={self.learned.ref}",
             f"target={newest.title}",
-            f"data.source={json.dumps(newest.source)}",
+            f"data={newest.spec.model_dump_json(exclude_defaults=True)}",
         )
         return config
 
@@ -254,6 +257,40 @@ class Lifecycle:
         figures = found.model_dump(exclude={"plan"})
         return QuantizeChapter(**figures, plan=units, package=str(result.package))
 
+    def measure_heads(self) -> HeadsChapter:
+        """Every head of every package, on the test rows of its task."""
+        tell = self.narrator
+        tell.chapter("Measure every head again after every stage")
+        stages = {
+            "select": self.zoo.get(str(self.results["select"].package)),
+            "continual": self.learned,
+            "quantize": self.quantized,
+        }
+        data = self._data_of_heads(stages["select"])
+        scores = tuple(
+            score
+            for stage, package in stages.items()
+            for score in measure_heads(stage, package, data)
+        )
+        tell.table(
+            ("after", "head", "accuracy", "95 % interval", "rows"),
+            [(s.stage, s.head, s.value, f"{s.low:.3f} – {s.high:.3f}", s.rows) for s in scores],
+        )
+        bound = self.config.max_drop
+        verdicts = tuple(verdict(change, bound) for change in changes(scores))
+        for sentence in verdicts:
+            tell.say(sentence)
+        return HeadsChapter(scores=scores, max_drop=bound, verdicts=verdicts)
+
+    def _data_of_heads(self, selected: Package) -> "dict[str, DatasetSpec]":
+        """Return the data set of each head that was learned."""
+        from orchestrator.inference.heads import package_tasks
+
+        target = self.job("select", self.config.select).target
+        stream = self.job("continual", self.config.continual).tasks
+        known = {head: target for head in package_tasks(selected)}
+        return {task.title: task.spec for task in stream} | known
+
     def serve(self) -> ServeChapter:
         """The INT8 package behind HTTP with autoscaling, asked with texts it has not seen."""
         from orchestrator.demo.traffic import serve_and_ask
@@ -261,15 +298,18 @@ class Lifecycle:
         tell = self.narrator
         tell.chapter(f"Serve {self.quantized.ref} behind HTTP")
         traffic = self.traffic = serve_and_ask(self)
-        for question, answer in traffic.examples:
-            tell.say(f"“{question}”\n        → {answer}")
+        for question, answer, label in traffic.examples:
+            tell.say(f"“{question}”\n        → {answer}; right: {label}")
         chapter = ServeChapter(
             requests=traffic.requests,
             failures=traffic.failures,
             p50_ms=traffic.quantile(50),
             p99_ms=traffic.quantile(99),
             accuracy=traffic.accuracy,
-            answers=tuple(Answered(text=text, answer=answer) for text, answer in traffic.examples),
+            answers=tuple(
+                Answered(text=text, answer=answer, label=label)
+                for text, answer, label in traffic.examples
+            ),
         )
         tell.say(
             f"{chapter.requests} requests at {traffic.url}: {chapter.failures} failed, p50 "

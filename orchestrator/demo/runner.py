@@ -8,10 +8,10 @@ from orchestrator.continual.results import MATRIX_FILE, StreamEvaluation
 from orchestrator.demo.config import DemoConfig
 from orchestrator.demo.lifecycle import Lifecycle
 from orchestrator.demo.narrator import Narrator
-from orchestrator.demo.summary import DemoSummary
+from orchestrator.demo.summary import DemoSummary, HeadsChapter
 from orchestrator.quantization.results import PARETO_FILE, ParetoReport
-from orchestrator.report import sections
-from orchestrator.report.page import Page, Table
+from orchestrator.report import figures, sections
+from orchestrator.report.page import Page, Section, Table
 from orchestrator.storage import RunFolder, atomic_write_text
 
 STAGE = "demo"
@@ -46,6 +46,7 @@ def run(config: DemoConfig) -> JobResult:
             select=life.select(),
             continual=life.learn_continually(),
             quantize=life.quantize(),
+            heads=life.measure_heads(),
             serve=life.serve(),
             result=life.finish(),
         )
@@ -95,10 +96,36 @@ def report(life: Lifecycle, summary: DemoSummary) -> Page:
             sections.selection(life.selected),
             sections.continual(life.learned.read_model(MATRIX_FILE, StreamEvaluation)),
             sections.quantization(life.quantized.read_model(PARETO_FILE, ParetoReport)),
+            heads_section(summary.heads),
             sections.serving(traffic.latencies_ms, traffic.failures, traffic.examples),
         ],
         notes=[
+            *summary.heads.verdicts,
             summary.result.points_lost.sentence(),
             *(f"{name} has no history: its curve is missing." for name in missing),
         ],
+    )
+
+
+def heads_section(chapter: HeadsChapter) -> Section:
+    """Return what became of every head along the life."""
+    heads = list(dict.fromkeys(score.head for score in chapter.scores))
+    stages = list(dict.fromkeys(score.stage for score in chapter.scores))
+    values = {(score.stage, score.head): score.value for score in chapter.scores}
+    rows = tuple(
+        (score.package, score.head, score.value, f"{score.low:.3f} – {score.high:.3f}", score.rows)
+        for score in chapter.scores
+    )
+    return Section(
+        "Every head after every stage",
+        "Accuracy on the test rows of each head's task, measured on the committed package, with "
+        "its 95 % interval.",
+        (
+            figures.accuracy_matrix(
+                [[values.get((stage, head)) for head in heads] for stage in stages],
+                heads,
+                [f"after {stage}" for stage in stages],
+            ),
+            Table(("package", "head", "accuracy", "95 % interval", "test rows"), rows),
+        ),
     )

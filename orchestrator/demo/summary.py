@@ -6,6 +6,7 @@ from pydantic import Field
 
 from orchestrator.config import StrictModel
 from orchestrator.continual.results import StreamFigures, StreamSummary
+from orchestrator.demo.heads import HeadScore
 from orchestrator.quantization.kinds import KindName
 from orchestrator.quantization.results import QuantizeSummary
 from orchestrator.selection.results import Ledger
@@ -114,6 +115,17 @@ class QuantizeChapter(QuantizeSummary):
     """The INT8 package."""
 
 
+class HeadsChapter(StrictModel):
+    """Scores of every head after every stage."""
+
+    scores: tuple[HeadScore, ...]
+    """In the order of the stages."""
+    max_drop: float
+    """Largest fall with which a head counts as kept."""
+    verdicts: tuple[str, ...]
+    """Whether each head was kept, in words."""
+
+
 class Answered(StrictModel):
     """One request, to read."""
 
@@ -121,6 +133,8 @@ class Answered(StrictModel):
     """Beginning of the text."""
     answer: str
     """Label and score."""
+    label: str
+    """The right label."""
 
 
 class ServeChapter(StrictModel):
@@ -185,8 +199,8 @@ class ResultChapter(StrictModel):
 class DemoSummary(StrictModel):
     """All chapters."""
 
-    schema_version: Literal[1] = 1
-    """Version of this file's format."""
+    schema_version: Literal[2] = 2
+    """Version of this file's format: 2 has ``heads`` and the right labels of the answers."""
     pretrain: PretrainChapter
     """Corpus and candidates."""
     benchmark: BenchmarkChapter
@@ -197,6 +211,8 @@ class DemoSummary(StrictModel):
     """Continual learning."""
     quantize: QuantizeChapter
     """Quantization."""
+    heads: HeadsChapter
+    """Every head after every stage."""
     serve: ServeChapter
     """HTTP requests."""
     result: ResultChapter

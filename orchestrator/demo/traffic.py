@@ -35,14 +35,14 @@ class Traffic:
         latencies_ms: round trip of each successful request.
         failures: requests with another status than 200.
         accuracy: share of answers with the right class.
-        examples: some texts with their answers.
+        examples: some texts with their answers and the right labels, the surest answer first.
     """
 
     url: str
     latencies_ms: list[float]
     failures: int
     accuracy: float
-    examples: list[tuple[str, str]]
+    examples: list[tuple[str, str, str]]
 
     @property
     def requests(self) -> int:
@@ -84,17 +84,32 @@ def serve_and_ask(life: "Lifecycle") -> Traffic:
     finally:
         local.stop()
     names = task.label_names
-    right = [names[task.test.labels[i]] == a.label for i, a in zip(wanted, answers, strict=True)]
+    labels = [names[task.test.labels[index]] for index in wanted]
+    right = [label == answer.label for label, answer in zip(labels, answers, strict=True)]
     return Traffic(
         url=served.url,
         latencies_ms=[answer.milliseconds for answer in answers if answer.label is not None],
         failures=sum(answer.label is None for answer in answers),
         accuracy=float(np.mean(right)),
-        examples=[
-            (" ".join(text.split())[:SHOWN_CHARACTERS], f"{answer.label} ({answer.score:.2f})")
-            for text, answer in list(zip(texts, answers, strict=True))[:EXAMPLES]
-        ],
+        examples=_examples(texts, answers, labels),
     )
+
+
+def _examples(
+    texts: Sequence[str], answers: Sequence[_Answer], labels: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    """Return text, answer and right label of the surest answer of each label, surest first."""
+    best: dict[str | None, int] = {}
+    for index in sorted(range(len(answers)), key=lambda index: -answers[index].score):
+        best.setdefault(answers[index].label, index)
+    return [
+        (
+            " ".join(texts[index].split())[:SHOWN_CHARACTERS],
+            f"{answers[index].label} ({answers[index].score:.2f})",
+            labels[index],
+        )
+        for index in list(best.values())[:EXAMPLES]
+    ]
 
 
 def free_port() -> int:

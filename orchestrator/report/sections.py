@@ -126,7 +126,7 @@ def quantization(pareto: ParetoReport) -> Section:
 
 
 def serving(
-    latencies_ms: Sequence[float], failures: int, examples: Sequence[tuple[str, str]]
+    latencies_ms: Sequence[float], failures: int, examples: Sequence[tuple[str, str, str]]
 ) -> Section:
     """Return the latencies of real requests, and some answers to read."""
     return Section(
@@ -134,6 +134,6 @@ def serving(
         f"{len(latencies_ms) + failures} requests over HTTP, {failures} failed.",
         (
             figures.latency_histogram(latencies_ms),
-            Table(("text", "answer"), tuple(examples)),
+            Table(("text", "answer", "right label"), tuple(examples)),
         ),
     )

@@ -27,11 +27,11 @@ SMALL = {
     ],
     "select": ["target.max_rows=600", "fine_tune.epochs=2"],
     "continual": [
-        "tasks.0.max_rows=240", "tasks.1.max_rows=240", "train.max_steps=8",
+        "tasks.0.max_rows=600", "tasks.1.max_rows=240", "tasks.2.max_rows=400", "train.max_steps=8",
         "train.schedule.warmup_steps=2", "train.eval_every_steps=8",
     ],
     "quantize": [
-        "data.max_rows=400", "calibration_rows=16", "evaluation_rows=48", "mixed_plans=2",
+        "calibration_rows=16", "evaluation_rows=48", "mixed_plans=2",
         "latency.rounds=3", "goal.max_accuracy_drop=0.15",
     ],
 }  # fmt: skip
@@ -91,6 +91,20 @@ def test_the_quantized_package_executes_its_plan(demo):
     assert audit["integer_units"] == len(planned) == summary["quantize"]["integer_units"] > 0
 
 
+def test_every_head_is_measured_after_every_stage(demo):
+    folder, shown, summary = demo
+    heads = summary["heads"]
+    measured = {(score["stage"], score["head"]) for score in heads["scores"]}
+    new = {"role", "sympy"}
+    (selected,) = {head for stage, head in measured if stage == "select"}
+    assert {head for stage, head in measured if stage == "continual"} == {selected, *new}
+    assert {head for stage, head in measured if stage == "quantize"} == {selected, *new}
+    page = (folder / "demo" / "report.html").read_text()
+    for sentence in heads["verdicts"]:
+        assert sentence in shown.stdout
+        assert sentence in page
+
+
 def test_every_request_is_answered_by_the_package(demo):
     _, shown, summary = demo
     assert summary["serve"]["failures"] == 0
@@ -111,7 +125,7 @@ def test_lineage_leads_from_the_served_package_to_the_corpus(demo):
 def test_the_report_is_one_self_contained_page(demo):
     folder, _, _ = demo
     page = (folder / "demo" / "report.html").read_text()
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
     for outside in ("<script", "<link", 'src="http', "@import"):
         assert outside not in page
 

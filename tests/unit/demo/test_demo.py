@@ -8,15 +8,24 @@ from pydantic import ValidationError
 
 from orchestrator.continual.results import MATRIX_FILE
 from orchestrator.demo.config import DemoConfig
+from orchestrator.demo.heads import changes, measure_heads, verdict
 from orchestrator.demo.lifecycle import Lifecycle
 from orchestrator.demo.narrator import Narrator
 from orchestrator.demo.runner import report
 from orchestrator.demo.summary import DemoSummary, PointsLost
-from orchestrator.demo.traffic import Traffic
+from orchestrator.demo.traffic import Traffic, _Answer, _examples
+from orchestrator.inference.predictor import Predictor
 from orchestrator.quantization.results import PARETO_FILE
 from orchestrator.report.collect import SELECTION_FILE
 from orchestrator.zoo import Zoo
 from tests.support import results
+from tests.support.every_task import CASES, commit, data_of, load, task_of
+
+
+def score(stage, package, head, value):
+    figures = {"value": value, "low": value - 0.1, "high": value + 0.1, "rows": 50}
+    return {"stage": stage, "package": package, "head": head, "metric": "accuracy", **figures}
+
 
 COST = dict(results.selection_report().ledger)
 SUMMARY = {
@@ -55,13 +64,24 @@ SUMMARY = {
         "plan": [{"unit": "a", "kind": "row_s7"}],
         "package": "small/v0001",
     },
+    "heads": {
+        "scores": [
+            score("select", "selected/v0001", "topics", 0.8),
+            score("continual", "learned/v0001", "topics", 0.7),
+            score("continual", "learned/v0001", "mail", 0.9),
+            score("quantize", "small/v0001", "topics", 0.78),
+            score("quantize", "small/v0001", "mail", 0.91),
+        ],
+        "max_drop": 0.05,
+        "verdicts": ["topics: 0.800 when learned, 0.780 served; kept within 0.05"],
+    },
     "serve": {
         "requests": 3,
         "failures": 1,
         "p50_ms": 2.0,
         "p99_ms": 9.0,
         "accuracy": 0.5,
-        "answers": [{"text": "a text", "answer": "news (0.90)"}],
+        "answers": [{"text": "a text", "answer": "news (0.90)", "label": "news"}],
     },
     "result": {
         "seconds": 12.5,
@@ -88,8 +108,38 @@ def test_the_narrator_numbers_chapters_and_aligns_tables():
 def test_the_summary_reads_back_from_its_file():
     summary = DemoSummary.model_validate(SUMMARY)
     stored = json.loads(summary.model_dump_json(by_alias=True))
-    assert stored == {"schema_version": 1, **json.loads(json.dumps(SUMMARY))}
+    assert stored == {"schema_version": 2, **json.loads(json.dumps(SUMMARY))}
     assert DemoSummary.model_validate(stored) == summary
+
+
+def test_a_head_is_followed_from_the_stage_that_learned_it():
+    found = changes(DemoSummary.model_validate(SUMMARY).heads.scores)
+    assert [(each.head, each.learned, each.served) for each in found] == [
+        ("topics", 0.8, 0.78),
+        ("mail", 0.9, 0.91),
+    ]
+    assert verdict(found[0], 0.05).endswith("kept within 0.05")
+    assert verdict(found[0], 0.01).endswith("not kept: it fell by more than 0.01")
+
+
+def test_every_head_of_a_package_is_measured_on_its_own_rows(tmp_path):
+    zoo, case = Zoo(tmp_path / "zoo"), CASES[0]
+    spec = data_of(case, tmp_path)
+    data = load(case, spec)
+    package = commit(zoo, case, task_of(case, data.label_names, "topics"), "one")
+    (found,) = measure_heads("select", package, {"topics": spec, "other": spec})
+    measured = Predictor.open(package).measure(data.test).primary
+    assert (found.head, found.rows, found.metric) == ("topics", len(data.test), "accuracy")
+    assert (found.value, found.low, found.high) == (measured.value, measured.low, measured.high)
+    assert list(measure_heads("select", package, {})) == []
+
+
+def test_examples_are_the_surest_answers_with_the_right_labels():
+    answers = [_Answer(1.0, "a", 0.5), _Answer(1.0, "a", 0.9), _Answer(1.0, "b", 0.7)]
+    assert _examples(["one", "two  words", "three"], answers, ["b", "a", "b"]) == [
+        ("two words", "a (0.90)", "a"),
+        ("three", "b (0.70)", "b"),
+    ]
 
 
 def test_a_summary_without_a_figure_is_refused_by_its_name():
@@ -127,7 +177,9 @@ def life(tmp_path):
     files = {PARETO_FILE: results.pareto_report(), SELECTION_FILE: found.selected}
     found.quantized = results.commit(zoo, "small", files, kind="quantized")
     found.metrics = results.quantize_metrics()
-    found.traffic = Traffic("http://localhost", [1.0, 2.0], 1, 0.5, [("a text", "news (0.90)")])
+    found.traffic = Traffic(
+        "http://localhost", [1.0, 2.0], 1, 0.5, [("a text", "news (0.90)", "news")]
+    )
     return found
 
 
@@ -147,6 +199,7 @@ def test_the_page_shows_every_stage_and_the_lost_points(life):
         "Selection for topics",
         "Continual learning",
         "Quantization",
+        "Every head after every stage",
         "Serving",
     ]
     assert page.facts["of brute force's cost"] == "75%"
@@ -154,4 +207,5 @@ def test_the_page_shows_every_stage_and_the_lost_points(life):
     text = page.html()
     assert "accuracy lost after selection: 6.0 points" in text
     assert "gpt has no history: its curve is missing." in text
-    assert text.count("<svg") == 6
+    assert "topics: 0.800 when learned, 0.780 served; kept within 0.05" in text
+    assert text.count("<svg") == 7

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from orchestrator.report import sections
+from orchestrator.report import figures, sections
 from orchestrator.report.page import Picture, Table
 from tests.support import results
 
@@ -85,8 +85,14 @@ def test_quantization_labels_float_and_the_chosen_plan():
 
 @pytest.mark.parametrize("failures", [0, 2])
 def test_serving_counts_failed_requests(failures):
-    section = sections.serving([1.0, 2.0, 9.0], failures, [("a text", "news (0.90)")])
+    section = sections.serving([1.0, 2.0, 9.0], failures, [("a text", "news (0.90)", "news")])
     svg, (table,) = picture_and_tables(section)
     assert section.lead == f"{3 + failures} requests over HTTP, {failures} failed."
-    assert table.rows == (("a text", "news (0.90)"),)
+    assert table.rows == (("a text", "news (0.90)", "news"),)
     assert "p99" in svg
+
+
+def test_colors_of_scores_span_zero_to_one():
+    svg = figures.accuracy_matrix([[0.80, 0.81], [0.1, None]], ["news", "mail"]).svg
+    white = re.findall(r"fill: #ffffff[^>]*>([0-9.]+)<", svg)
+    assert white == ["0.100"], "close scores have close colors, and so the same ink"
