@@ -157,7 +157,7 @@ VERBS: dict[str, Job | Tool] = {
     ),
     "serve": Tool(("serving.cli",)),
     "report": Tool(("orchestrator.report.cli",)),
-    "components": Tool(("orchestrator.modeling.components_cli",)),
+    "components": Tool(("orchestrator.tasks.components_cli",)),
     "estimate": Tool(("orchestrator.pretraining.estimate_cli",)),
     "doctor": Tool(("orchestrator.doctor",)),
 }

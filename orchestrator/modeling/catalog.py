@@ -5,6 +5,7 @@ Imports without torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -64,11 +65,15 @@ class Description:
     options: tuple[Option, ...]
 
 
-def describe_components() -> list[Description]:
+Registries = Mapping[str, Registry[Any]]
+"""Registries by kind."""
+
+
+def describe_components(registries: Registries = REGISTERED) -> list[Description]:
     """Return every registered component, by kind and name, those of other packages included."""
     return [
         describe(registry, kind, name)
-        for kind, registry in REGISTERED.items()
+        for kind, registry in registries.items()
         for name in registry.names()
     ]
 
@@ -81,16 +86,18 @@ def describe_families() -> list[Family]:
     return [Family(name, known[name].model_type, known[name].processor) for name in sorted(known)]
 
 
-def find(name: str, kind: str | None = None) -> list[Description]:
+def find(
+    name: str, kind: str | None = None, registries: Registries = REGISTERED
+) -> list[Description]:
     """Return the components of a name; several kinds may have one of it.
 
     Raises:
         InputError: No component has that name.
     """
-    found = [each for each in describe_components() if each.name == name]
+    found = [each for each in describe_components(registries) if each.name == name]
     found = [each for each in found if kind in (None, each.kind)]
     if not found:
-        kinds = REGISTERED if kind is None else {kind: REGISTERED[kind]}
+        kinds = registries if kind is None else {kind: registries[kind]}
         names = {name for registry in kinds.values() for name in registry.names()}
         raise InputError(
             f"{name!r} is not a registered {kind or 'component'}. "

@@ -5,6 +5,7 @@ Metrics: ROUGE-L over words (Lin 2004, F-measure of the longest common subsequen
 blanks at both ends. Loss per token is measured by training itself.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 ORDERS = 6
 """Longest character n-grams of chrF."""
+
+WORD = re.compile(r"[^\W_]+")
+"""Words of ROUGE-L: those of rouge_score in English, and letters of any script."""
 
 BETA = 2.0
 """Weight of recall against precision in chrF."""
@@ -137,7 +141,7 @@ class Generation(Task[GenerationTaskConfig, TextAnswer]):
 
 def rouge_l(truth: str, answer: str) -> float:
     """Return the F-measure of the longest common subsequence of words (Lin 2004, section 3)."""
-    actual, given = truth.lower().split(), answer.lower().split()
+    actual, given = WORD.findall(truth.lower()), WORD.findall(answer.lower())
     if not actual or not given:
         return 0.0
     row = [0] * (len(given) + 1)
@@ -158,7 +162,8 @@ def ngram_counts(truth: str, answer: str) -> FloatArray:
     for order in range(1, ORDERS + 1):
         a = Counter(actual[i : i + order] for i in range(len(actual) - order + 1))
         b = Counter(given[i : i + order] for i in range(len(given) - order + 1))
-        found += [sum((a & b).values()), sum(b.values()), sum(a.values())]
+        # As sacrebleu: n-grams of an order that the truth is too short for do not count.
+        found += [sum((a & b).values()), sum(b.values()) if a else 0, sum(a.values())]
     return np.asarray(found, dtype=np.float64)
 
 

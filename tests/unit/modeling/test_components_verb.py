@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.modeling.config import REGISTERED
+from orchestrator.tasks.base import tasks
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "examples/third_party_encoder"
@@ -53,7 +54,8 @@ def test_one_kind(capsys):
 def test_json_holds_the_same(capsys):
     found = json.loads(run(capsys, "--json")[1])
     kinds = {(c["kind"], c["name"]) for c in found["components"]}
-    assert kinds == {(kind, name) for kind, r in REGISTERED.items() for name in r.names()}
+    registries = {**REGISTERED, "task": tasks}
+    assert kinds == {(kind, name) for kind, r in registries.items() for name in r.names()}
     assert {"name": "GPT2LMHeadModel", "model_type": "gpt2", "processor": "text"} in found[
         "families"
     ]
@@ -133,3 +135,14 @@ def test_an_installed_package_adds_an_encoder(tmp_path):
     out = python(STEP, tmp_path / "site")
     assert "num_layers: int = 2\n      Number of layers." in out
     assert out.splitlines()[-1] == "better True"
+
+
+def test_task_kinds_are_listed_with_their_options(capsys):
+    from orchestrator.cli import main
+
+    assert main(["components", "--kind", "task"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("task\n")
+    assert all(kind in shown for kind in ("classification", "question_answering", "transcription"))
+    assert main(["components", "question_answering"]) == 0
+    assert "overlap_tokens: int = 64" in capsys.readouterr().out

@@ -5,10 +5,13 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.tables import table
 from orchestrator.errors import InputError
+
+if TYPE_CHECKING:
+    from orchestrator.config.registry import Registry
 
 FAMILY = "family"
 """The kind under which classes of transformers are listed."""
@@ -19,7 +22,7 @@ def register(subparsers: Any) -> None:
     """Add the verb ``components``."""
     parser = subparsers.add_parser("components", help="parts, their options, and model families")
     parser.add_argument("name", nargs="?", help="one component with all its options")
-    parser.add_argument("--kind", help="only this kind: embedding, encoder, ..., or family")
+    parser.add_argument("--kind", help="only this kind: embedding, ..., task, or family")
     parser.add_argument("--json", action="store_true", help="write JSON instead of tables")
     parser.add_argument("--markdown", action="store_true", help="write the table of docs/models.md")
     parser.set_defaults(func=lambda options: show(options, sys.stdout.write))
@@ -32,17 +35,22 @@ def show(options: argparse.Namespace, write: Writer) -> int:
         InputError: No such kind or component; the nearest name and the others are listed.
     """
     from orchestrator.modeling.catalog import describe_components, describe_families, find
+    from orchestrator.modeling.config import REGISTERED
 
-    _require_kind(options.kind)
+    registries = _registries()
+    _require_kind(options.kind, registries)
     wants_families = options.kind == FAMILY or (options.kind is None and options.name is None)
     families = describe_families() if wants_families else []
     if options.kind == FAMILY:
         found = []
         families = [each for each in families if options.name in (None, each.name)]
     elif options.name is not None:
-        found = find(options.name, options.kind)
+        found = find(options.name, options.kind, registries)
     else:
-        found = [each for each in describe_components() if options.kind in (None, each.kind)]
+        # The page about models lists their components alone.
+        listed = REGISTERED if options.markdown and options.kind is None else registries
+        every = describe_components(listed)
+        found = [each for each in every if options.kind in (None, each.kind)]
     if options.markdown:
         _write_markdown(found, write)
     elif options.json:
@@ -59,11 +67,18 @@ def show(options: argparse.Namespace, write: Writer) -> int:
     return 0
 
 
-def _require_kind(kind: str | None) -> None:
-    from orchestrator.config import did_you_mean
+def _registries() -> "dict[str, Registry[Any]]":
+    """Return the registries of models, and that of task kinds."""
     from orchestrator.modeling.config import REGISTERED
+    from orchestrator.tasks.base import tasks
 
-    kinds = [*REGISTERED, FAMILY]
+    return {**REGISTERED, "task": tasks}
+
+
+def _require_kind(kind: str | None, registries: "dict[str, Registry[Any]]") -> None:
+    from orchestrator.config import did_you_mean
+
+    kinds = [*registries, FAMILY]
     if kind is not None and kind not in kinds:
         raise InputError(
             f"{kind!r} is not a kind of component. {did_you_mean(kind, kinds, 'Kinds')}"
