@@ -83,7 +83,7 @@ class ServingConfig(StrictModel):
     zoo: str = Field("zoo", min_length=1)
     """Zoo that holds the package: a path, s3://, gs://."""
     target: str | None = None
-    """Classification target answered by default; null takes the package's first."""
+    """Target answered by default; null takes the one that the package was made for."""
     limits: Limits = Limits()
     """Limits of a replica."""
     batching: Batching = Batching()

@@ -11,11 +11,11 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig
 
 from orchestrator.config import validate_config
+from orchestrator.inference.batching import Outputs, Work
 from serving.asgi import create_app
 from serving.config import Batching, Limits, ServingConfig
 from serving.guard.errors import RETRY_AFTER_S
 from serving.metrics import ServeRecorder
-from serving.model.batching import Outputs, Work
 from serving.model.replica import PROBE_TIMEOUT_S, Replica
 
 DEPLOYMENT: Final = "model"

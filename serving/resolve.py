@@ -16,15 +16,19 @@ def resolve(config: ServingConfig) -> "Package":
 
     Raises:
         ConfigError: settings contradict each other.
-        InputError: the zoo, package, version or alias does not exist, or the key file is unusable.
+        InputError: the zoo, package, version or alias does not exist, the package cannot be served,
+            or the key file is unusable.
         IntegrityError: the package is damaged.
     """
     from orchestrator.zoo import Zoo
+    from serving.model.engine import require_served
 
     require_no_problems(config, "serving config")
     if config.api_keys_file is not None:
         KeyRing.load(config.api_keys_file)
-    return Zoo(config.zoo).get(config.model)
+    package = Zoo(config.zoo).get(config.model)
+    require_served(package, config.target)
+    return package
 
 
 def pin(config: ServingConfig) -> ServingConfig:

@@ -18,7 +18,7 @@ from orchestrator.data.processors.example_processor import RowProcessor, open_pr
 from orchestrator.data.processors.readings import Reading
 from orchestrator.data.rows.rows import WORD_BREAK, Rows
 from orchestrator.data.spec import PAD
-from orchestrator.errors import InputError, StageError
+from orchestrator.errors import InputError, IntegrityError, StageError
 from orchestrator.inference.batching import Outputs as SequenceOutputs
 from orchestrator.inference.batching import pad, run_sorted
 from orchestrator.inference.heads import default_head, package_tasks, require_head
@@ -156,9 +156,13 @@ class Predictor:
             IntegrityError: The files do not fit together.
         """
         model = load_folder(folder, threads=threads, device=device, keep=tasks)
+        try:
+            processor = open_processor(folder)
+        except InputError as error:
+            raise IntegrityError(f"{ref}: {error}") from error
         return cls(
             model,
-            open_processor(folder),
+            processor,
             {name: task for name, task in tasks.items() if name in model.heads},
             default=default,
             ref=ref,

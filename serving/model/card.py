@@ -1,8 +1,16 @@
 """The served package as clients may know it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
+from orchestrator.inference.models import EMBEDDING
+from orchestrator.tasks.base import AnyTask
+from orchestrator.zoo.suite import Figure
 from serving.guard.errors import ErrorType, ServingError
+
+SIMILARITY: Final = "similarity"
+"""The kind of task whose answers are vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,16 +18,20 @@ class ModelCard:
     """Description of the served package; contains no path.
 
     Attributes:
-        name: package name, what protocols call the model.
-        version: package version, ``v0001``.
+        name: Package name, what protocols call the model.
+        version: Package version, ``v0001``.
         digest: SHA-256 of the package's manifest.
         backend: ``onnxruntime`` or ``torch``.
-        dtype: number format of the weights, as far as known.
-        targets: classification target -> its K label names in order.
-        default_target: target answered when a request names none; None without targets.
-        takes_pairs: whether the task was trained on pairs of texts.
-        max_length: most tokens of one input, special tokens included.
-        embedding_size: width D of embeddings; None when the package gives none.
+        dtype: Number format of the weights.
+        tasks: Target → the task that it answers.
+        unserved: Target → kind of a task that no route answers.
+        metrics: Target → what the package reached on its test rows, if it says so.
+        default_target: Target answered when a request names none; None: it must be named, or there
+            is none.
+        takes_pairs: Whether the package was trained on pairs of texts.
+        max_length: Most tokens of one input, special tokens included.
+        embedding_sizes: Width D of each kind of vector: of ``embedding``, the mean over tokens, and
+            of similarity targets.
     """
 
     name: str
@@ -27,39 +39,75 @@ class ModelCard:
     digest: str
     backend: str
     dtype: str
-    targets: dict[str, tuple[str, ...]]
+    tasks: Mapping[str, AnyTask]
+    unserved: Mapping[str, str]
+    metrics: Mapping[str, Mapping[str, Figure]]
     default_target: str | None
     takes_pairs: bool
     max_length: int
-    embedding_size: int | None
+    embedding_sizes: Mapping[str, int]
 
     @property
     def ref(self) -> str:
         """Pinned reference, ``name/v0001``."""
         return f"{self.name}/{self.version}"
 
+    @property
+    def embedding_size(self) -> int:
+        """Width of the vectors that are given when a request names no target."""
+        return self.embedding_sizes[self.embedding()]
+
     def require_name(self, name: str | None) -> None:
         """Accept the package by name or pinned reference; no name means the served one.
 
         Raises:
-            ServingError: another name.
+            ServingError: Another name.
         """
         if name not in (None, self.name, self.ref):
             message = f"That model is not served here; {self.name} is."
             raise ServingError(ErrorType.NOT_FOUND, message)
 
-    def target(self, wanted: str | None) -> str:
-        """Return the classification target to answer.
+    def task(self, wanted: str | None) -> AnyTask:
+        """Return the task that ``/predict`` answers.
 
         Raises:
-            ServingError: the package has none, or not this one.
+            ServingError: The package has none, or not this one; or another route answers it; or it
+                has several and none is named.
         """
-        if not self.targets or self.default_target is None:
-            message = f"{self.name} has no classification target; it offers /embed."
+        task = self._named(wanted)
+        if task.kind() == SIMILARITY:
+            message = f"'{task.head}' answers similarity; /embed and /similarity answer it."
             raise ServingError(ErrorType.UNSUPPORTED, message)
+        return task
+
+    def embedding(self, wanted: str | None = None) -> str:
+        """Return the output that holds the vectors: of a similarity target, or ``embedding``.
+
+        Raises:
+            ServingError: There is no such target, or it is of another kind.
+        """
         if wanted is None:
-            return self.default_target
-        if wanted not in self.targets:
-            message = f"There is no such target. Targets: {', '.join(self.targets)}."
-            raise ServingError(ErrorType.NOT_FOUND, message)
-        return wanted
+            default = self.tasks.get(self.default_target or "")
+            return default.head if default and default.kind() == SIMILARITY else EMBEDDING
+        task = self._named(wanted)
+        if task.kind() != SIMILARITY:
+            message = f"'{task.head}' answers {task.kind()}, not similarity; /predict answers it."
+            raise ServingError(ErrorType.UNSUPPORTED, message)
+        return task.head
+
+    def _named(self, wanted: str | None) -> AnyTask:
+        name = self.default_target if wanted is None else wanted
+        if name is not None and name in self.tasks:
+            return self.tasks[name]
+        targets = ", ".join(self.tasks)
+        if name is not None and name in self.unserved:
+            kind, message = ErrorType.UNSUPPORTED, f"No route answers {self.unserved[name]}."
+        elif not self.tasks:
+            message = f"{self.name} has no target that answers; it offers /embed."
+            kind = ErrorType.UNSUPPORTED
+        elif name is None:
+            message = f"{self.name} has several targets: {targets}. Name one in `target`."
+            kind = ErrorType.VALIDATION
+        else:
+            kind, message = ErrorType.NOT_FOUND, f"There is no such target. Targets: {targets}."
+        raise ServingError(kind, message)

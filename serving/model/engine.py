@@ -1,78 +1,87 @@
-"""A package as a callable: texts in, named arrays out. No Ray.
+"""A package as it is served: a `Predictor` and the card that describes it. No Ray.
 
-``model.onnx`` runs in ONNX Runtime and loads no torch; other packages run in torch. Both see the
-same padded batches, [B, S], and give logits [B, K] per classification target and ``embedding``
-[B, D], the mean over the real positions of the encoder's output.
+A package with a graph runs in ONNX Runtime and loads no torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError, IntegrityError
-from serving.model.batching import Encoded, Operation, Outputs, Work, pad, run_batch
-from serving.model.card import ModelCard
-from serving.model.tokenize import TextInput, TextTokenizer, Token
+from orchestrator.inference.batching import Outputs, run_sorted
+from orchestrator.inference.heads import default_head, package_tasks, require_head
+from orchestrator.inference.inputs import Item, TextReader, Tokens
+from orchestrator.inference.models import EMBEDDING
+from orchestrator.inference.predictor import Predictor
+from orchestrator.modeling.config_file import read_config
+from orchestrator.tasks.base import AnyTask
+from orchestrator.zoo.suite import read_suite
+from serving.model.card import SIMILARITY, ModelCard
 
 if TYPE_CHECKING:
     from orchestrator.zoo import Package
-    from orchestrator.zoo.manifest import Task
 
-EMBEDDING: Final = "embedding"
-ONNX_FILE: Final = "model.onnx"
+READ: frozenset[str] = frozenset({"text", "pair", "choices"})
+"""Forms of an item that a request can hold."""
 
-
-class Backend(Protocol):
-    """A loaded model."""
-
-    name: str
-    dtype: str
-    max_length: int
-    embedding_size: int
-    targets: dict[str, int]
-    """Classification target -> number of classes K."""
-
-    def run(self, batch: dict[str, np.ndarray], operation: Operation) -> Outputs:
-        """Run padded arrays, each [B, S]."""
+TOKENIZER = "tokenizer.json"
 
 
 class Engine:
-    """A loaded package: tokenizer, model, names of the classes.
+    """A loaded package.
 
-    Args:
-        card: what clients may know about it.
-        tokenizer: text to ids.
-        backend: ids to arrays.
+    Attributes:
+        card: What clients may know about it.
+        predictor: Runs the model.
+        reader: Its tokenizer.
     """
 
-    def __init__(self, card: ModelCard, tokenizer: TextTokenizer, backend: Backend) -> None:
-        self.card = card
-        self._tokenizer = tokenizer
-        self._backend = backend
+    def __init__(self, card: ModelCard, predictor: Predictor, reader: TextReader) -> None:
+        self.card, self.predictor, self.reader = card, predictor, reader
 
-    def encode(self, inputs: Sequence[TextInput], *, truncate: bool) -> list[Encoded]:
-        """Tokenize.
+    def run(self, sequences: Sequence[Tokens], wanted: Collection[str]) -> Outputs:
+        """Run the model once."""
+        return self.predictor.run(sequences, wanted)
 
-        Raises:
-            TooLongError: an input is too long and ``truncate`` is false.
+    def outputs(self, texts: Sequence[str], wanted: Collection[str] | None = None) -> Outputs:
+        """Return raw outputs for texts; too long ones are cut.
+
+        Args:
+            texts: At least one.
+            wanted: Names of targets, and ``embedding``; None: all.
         """
-        return self._tokenizer.encode(inputs, truncate=truncate)
+        names = (*self.card.tasks, EMBEDDING) if wanted is None else wanted
+        encoded = self.reader.encode([Item(text) for text in texts])
+        sequences = [sequence for item in encoded for sequence in item.sequences]
+        most = max(map(len, sequences)) * len(sequences)
+        return run_sorted(sequences, names, self.run, most)
 
-    def tokens(self, text: str, *, special: bool = True) -> list[Token]:
-        """Return the tokens of one text with their places in it."""
-        return self._tokenizer.tokens(text, special=special)
 
-    def run(self, inputs: Sequence[Encoded], operation: Operation) -> Outputs:
-        """Run the model once over all inputs; one row per input."""
-        return self._backend.run(pad(inputs), operation)
+def require_served(package: "Package", target: str | None = None) -> dict[str, AnyTask]:
+    """Return the tasks of a package that reads text; loads no model.
 
-    def answer(self, texts: Sequence[str], operation: Operation = "predict") -> Outputs:
-        """Return logits per target, or embeddings, of texts; too long ones are cut."""
-        encoded = self.encode([TextInput(text) for text in texts], truncate=True)
-        tokens = max(len(item) for item in encoded) * len(encoded)
-        return run_batch([Work(operation, encoded)], self.run, tokens)[0]
+    Args:
+        package: From `orchestrator.zoo.Zoo.get`.
+        target: Target answered by default; None: the one that the package was made for.
+
+    Raises:
+        InputError: The package does not read text, or has no such target.
+        IntegrityError: Its files do not fit together.
+    """
+    tasks, stated = package_tasks(package), package.manifest.task
+    if stated is not None and stated.modality != "text":
+        kinds = ", ".join(dict.fromkeys(task.kind() for task in tasks.values()))
+        raise InputError(
+            f"{package.ref} reads {stated.modality}, not text"
+            f"{f' (it answers {kinds})' if kinds else ''}. Only text packages can be served."
+        )
+    if not (package.path / TOKENIZER).is_file():
+        raise IntegrityError(
+            f"{package.ref} holds no {TOKENIZER}: only packages that read text can be served."
+        )
+    if target is not None:
+        require_head(package.ref, tasks, None, target)
+    return tasks
 
 
 def load_engine(
@@ -81,70 +90,45 @@ def load_engine(
     """Load a verified package.
 
     Args:
-        package: from `orchestrator.zoo.Zoo.get`.
-        target: classification target answered by default; None takes the first.
-        threads: threads of the model.
+        package: From `orchestrator.zoo.Zoo.get`.
+        target: Target answered by default; None: the one that the package was made for.
+        threads: Threads of the model.
         device: ``cpu`` or a CUDA device, for torch packages.
 
     Raises:
-        InputError: the package does not read text, or has no such target.
-        IntegrityError: its files do not fit together.
+        InputError: The package does not read text, or has no such target.
+        IntegrityError: Its files do not fit together.
     """
-    folder = Path(package.path)
-    task = package.manifest.task
-    if task is not None and task.modality != "text":
-        raise InputError(
-            f"{package.ref} reads {task.modality}, not text. Only text packages can be served."
-        )
-    backend: Backend
-    if (folder / ONNX_FILE).is_file():
-        from serving.model.onnx_backend import OnnxBackend
-
-        backend = OnnxBackend(folder, threads)
-    else:
-        from serving.model.torch_backend import TorchBackend
-
-        backend = TorchBackend(folder, threads, device)
-    longest = None if task is None else task.max_length
-    tokenizer = TextTokenizer(folder, backend.max_length, longest)
-    card = _card(package, backend, task, tokenizer.max_length, target)
-    return Engine(card, tokenizer, backend)
-
-
-def _card(
-    package: "Package",
-    backend: Backend,
-    task: "Task | None",
-    max_length: int,
-    target: str | None,
-) -> ModelCard:
-    labels = {} if task is None else task.labels
-    targets = {
-        name: _labels(package.ref, name, count, labels.get(name, []))
-        for name, count in backend.targets.items()
+    all_tasks = require_served(package, target)
+    predictor = Predictor.open(package, target=target, threads=threads, device=device)
+    reader = predictor.reader
+    assert reader is not None
+    served = {
+        name: task for name, task in predictor.tasks.items() if _is_served(package.path, task)
     }
-    if target is not None and target not in targets:
-        offered = ", ".join(targets) or "none"
-        raise InputError(f"target: {package.ref} has no '{target}'. Its targets: {offered}.")
-    return ModelCard(
+    vectors = [EMBEDDING, *(name for name in served if served[name].kind() == SIMILARITY)]
+    found = predictor.run(reader.encode([Item("a")])[0].sequences, vectors)
+    suite, stated = read_suite(package), package.manifest.task
+    card = ModelCard(
         name=package.name,
         version=package.version,
         digest=package.manifest_sha256,
-        backend=backend.name,
-        dtype=backend.dtype,
-        targets=targets,
-        default_target=target or next(iter(targets), None),
-        takes_pairs=task is not None and bool((task.model_extra or {}).get("pairs")),
-        max_length=max_length,
-        embedding_size=backend.embedding_size,
+        backend=predictor.runtime,
+        dtype=predictor.dtype,
+        tasks=served,
+        unserved={name: task.kind() for name, task in all_tasks.items() if name not in served},
+        metrics={}
+        if suite is None
+        else {name: exam.metrics for name, exam in suite.exams.items() if name in served},
+        default_target=target or default_head(package, served),
+        takes_pairs=stated is not None and bool((stated.model_extra or {}).get("pairs")),
+        max_length=predictor.max_length,
+        embedding_sizes={name: len(rows[0]) for name, rows in found.items()},
     )
+    return Engine(card, predictor, reader)
 
 
-def _labels(ref: str, name: str, count: int, labels: list[str]) -> tuple[str, ...]:
-    if not labels:  # the convention of Hugging Face for unnamed classes
-        return tuple(f"LABEL_{index}" for index in range(count))
-    if len(labels) != count:
-        raise IntegrityError(
-            f"{ref}: target '{name}' has {count} classes, its manifest names {len(labels)}."
-        )
-    return tuple(labels)
+def _is_served(folder: Path, task: AnyTask) -> bool:
+    """Return whether a request can hold what a task reads, and one run answers it."""
+    reads = bool(READ & task.modalities) and not task.writes_text
+    return reads and read_config(folder).decoder is None

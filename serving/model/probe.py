@@ -13,9 +13,10 @@ from typing import Final, Literal
 
 import numpy as np
 
+from orchestrator.arrays import AnyArray
 from orchestrator.config import StrictModel
 from orchestrator.errors import IntegrityError
-from serving.model.batching import Operation, Outputs
+from orchestrator.inference.batching import Outputs
 from serving.model.engine import Engine
 
 PROBE_FILE: Final = "evaluation/probe.json"
@@ -38,8 +39,9 @@ class ProbeFile(StrictModel):
     """Version of this layout."""
     texts: list[str]
     """B inputs."""
-    outputs: dict[str, list[list[float]]]
-    """Classification target -> logits [B, K], or ``embedding`` -> [B, D]."""
+    outputs: dict[str, list[list[float] | list[list[float]]]]
+    """Target -> logits [K] of each text, or [S, K] of a target that answers for tokens; or
+    ``embedding`` -> [D]."""
     tolerance: float = TOLERANCE
     """Largest difference that is accepted, relative to 1 + the expected value's size."""
 
@@ -50,7 +52,7 @@ class Probe:
 
     Attributes:
         texts: B inputs.
-        outputs: name -> [B, K] logits or [B, D] embeddings.
+        outputs: target -> logits of each text, or ``embedding`` -> vectors.
         tolerance: largest difference accepted, relative to 1 + the expected value's size.
     """
 
@@ -70,7 +72,12 @@ class Probe:
             return None
         try:
             stored = ProbeFile.model_validate_json(path.read_bytes())
-            outputs = {name: np.asarray(rows) for name, rows in stored.outputs.items()}
+            outputs = {
+                name: [np.asarray(row, dtype=np.float64) for row in rows]
+                for name, rows in stored.outputs.items()
+            }
+            if any(len(rows) != len(stored.texts) for rows in outputs.values()):
+                raise ValueError("it has more or fewer answers than texts")
         except ValueError as error:
             raise IntegrityError(f"{PROBE_FILE} of the package is damaged: {error}") from error
         return cls(tuple(stored.texts), outputs, stored.tolerance)
@@ -78,7 +85,7 @@ class Probe:
     @classmethod
     def record(cls, engine: Engine, texts: tuple[str, ...] = DEFAULT_TEXTS) -> "Probe":
         """Make a probe from what an engine answers now."""
-        return cls(texts, _answers(engine, texts))
+        return cls(texts, engine.outputs(texts))
 
     def check(self, engine: Engine) -> None:
         """Compare an engine's answers with the expected ones.
@@ -86,18 +93,23 @@ class Probe:
         Raises:
             IntegrityError: they differ, or are not finite.
         """
-        actual = _answers(engine, self.texts)
+        actual = engine.outputs(self.texts)
         for name, expected in self.outputs.items():
-            if name not in actual or actual[name].shape != expected.shape:
+            shapes = [row.shape for row in expected]
+            if name not in actual or [row.shape for row in actual[name]] != shapes:
                 raise IntegrityError(f"{engine.card.ref} does not give the '{name}' of its probe.")
-            difference = np.abs(actual[name] - expected) / (1 + np.abs(expected))
-            worst = float(difference.max(initial=0.0))
+            worst = float(np.max([*map(_difference, actual[name], expected), 0.0]))
             if not worst <= self.tolerance:  # also true for NaN
                 raise IntegrityError(
                     f"{engine.card.ref} answers its probe differently: '{name}' is off by "
                     f"{worst:.3g}, {self.tolerance:g} is allowed. The package or its runtime is "
                     "not the one that was evaluated; run `orchestrator zoo verify`."
                 )
+
+
+def _difference(actual: AnyArray, expected: AnyArray) -> float:
+    """Return the largest difference, relative to 1 + the expected value's size."""
+    return float((np.abs(actual - expected) / (1 + np.abs(expected))).max(initial=0.0))
 
 
 def warm_up(engine: Engine, folder: Path, runs: int) -> Probe:
@@ -121,11 +133,3 @@ def warm_up(engine: Engine, folder: Path, runs: int) -> Probe:
     for _ in range(runs):
         probe.check(engine)
     return probe
-
-
-def _answers(engine: Engine, texts: tuple[str, ...]) -> Outputs:
-    operations: tuple[Operation, ...] = ("embed", "predict") if engine.card.targets else ("embed",)
-    answers: Outputs = {}
-    for operation in operations:
-        answers |= engine.answer(texts, operation)
-    return {name: rows.astype(np.float64) for name, rows in answers.items()}

@@ -6,16 +6,17 @@ and refusing what must be refused.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from orchestrator.inference.batching import Outputs, Work, padded_tokens, run_works
+from orchestrator.inference.inputs import Tokens
 from serving.config import Limits, ServingConfig
 from serving.guard.guard import Policy
 from serving.guard.keys import KeyRing
 from serving.metrics import Recorder
-from serving.model.batching import Encoded, Operation, Outputs, Work, padded_tokens, run_batch
 from serving.model.engine import load_engine
 from serving.model.probe import warm_up
 from serving.model.service import Execute, Health, Service
@@ -99,11 +100,11 @@ class Replica:
         self.policy.limits = limits
 
     def _run(self, works: Sequence[Work]) -> list[Outputs]:
-        return run_batch(works, self._run_model, self.policy.limits.max_batch_tokens)
+        return run_works(works, self._run_model, self.policy.limits.max_batch_tokens)
 
-    def _run_model(self, inputs: Sequence[Encoded], operation: Operation) -> Outputs:
-        self.recorder.batch(padded_tokens(inputs))
-        return self._engine.run(inputs, operation)
+    def _run_model(self, sequences: Sequence[Tokens], wanted: Collection[str]) -> Outputs:
+        self.recorder.batch(padded_tokens(sequences))
+        return self._engine.run(sequences, wanted)
 
     def _load_keys(self) -> None:
         path = self._api_keys_file

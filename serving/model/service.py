@@ -1,7 +1,8 @@
-"""The service behind all protocols: check inputs, tokenize, run, name the classes.
+"""The service behind all protocols: check inputs, tokenize, run, answer.
 
-A protocol only translates; the rules about inputs are here once. The service does not know how
-runs are batched: `execute` is the batched method of a Serve replica, or a direct call.
+A protocol only translates; the rules about inputs are here once. Answers are made by the tasks of
+the package, as evaluation and batch prediction make them. The service does not know how runs are
+batched: `execute` is the batched method of a Serve replica, or a direct call.
 """
 
 import asyncio
@@ -11,16 +12,24 @@ from typing import Final
 
 import numpy as np
 
-from orchestrator.errors import IntegrityError
+from orchestrator.arrays import AnyArray, Float32Array
+from orchestrator.inference.batching import Outputs, Work
+from orchestrator.inference.inputs import Encoded, Item, Token, TooLongError, joined
+from orchestrator.tasks.base import Answer, AnyTask
 from serving.guard.errors import ErrorType, ServingError
 from serving.guard.guard import Policy
-from serving.model.batching import Encoded, Outputs, Work
 from serving.model.card import ModelCard
-from serving.model.engine import EMBEDDING, Engine
-from serving.model.tokenize import TextInput, Token, TooLongError
+from serving.model.engine import Engine
 
 INLINE_CHARACTERS: Final = 20_000
 """Texts longer than this in sum are tokenized in a thread: the event loop stays responsive."""
+
+FORMS: Final = {
+    "text": "a text",
+    "pair": "two texts (for an answer from a context, `question` and `context`)",
+    "choices": "a `question` with `choices`",
+}
+"""Forms of an input → what messages call them."""
 
 Execute = Callable[[Work], Awaitable[Outputs]]
 
@@ -42,28 +51,15 @@ class Health:
             raise ServingError(ErrorType.UNHEALTHY, "The model is not ready.")
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Classes of one input, most likely first.
-
-    Attributes:
-        labels: K class names.
-        scores: [K] probabilities, or logits when the request set ``raw_scores``.
-    """
-
-    labels: list[str]
-    scores: list[float]
-
-
 @dataclass(slots=True)
 class Service:
     """Answers of one package.
 
     Attributes:
-        engine: tokenizer and description of the package.
-        execute: runs encoded inputs, sharing batches with other requests.
-        policy: the limits in force.
-        health: state shown by health routes.
+        engine: Tokenizer and description of the package.
+        execute: Runs encoded inputs, sharing batches with other requests.
+        policy: The limits in force.
+        health: State shown by health routes.
     """
 
     engine: Engine
@@ -77,68 +73,108 @@ class Service:
         return self.engine.card
 
     async def predict(
-        self,
-        inputs: Sequence[TextInput],
-        *,
-        truncate: bool = False,
-        target: str | None = None,
-        raw_scores: bool = False,
-    ) -> list[Ranking]:
-        """Classify each input.
+        self, items: Sequence[Item], *, truncate: bool = False, target: str | None = None
+    ) -> list[Answer]:
+        """Answer each item with a task.
+
+        Args:
+            items: What is asked.
+            truncate: Cut what is too long; otherwise it is refused.
+            target: Target; None: the default one.
 
         Raises:
-            ServingError: an input, their number, their length or the target is not acceptable.
+            ServingError: An item, their number, their length or the target is not acceptable.
         """
-        name = self.card.target(target)
-        logits = (await self.logits(inputs, truncate=truncate))[name]
-        scores = logits if raw_scores else probabilities(logits)
-        return [_ranking(row, self.card.targets[name]) for row in scores]
+        task = self.card.task(target)
+        encoded, outputs = await self._outputs(items, task, truncate=truncate)
+        readings = [item.reading for item in encoded if item.reading is not None]
+        answers: list[Answer] = task.answers(outputs, readings if task.needs_reading else None)
+        return answers
 
-    async def logits(self, inputs: Sequence[TextInput], *, truncate: bool = False) -> Outputs:
-        """Return target name -> [B, K] logits, inputs in order.
+    async def logits(
+        self, items: Sequence[Item], *, truncate: bool = False, target: str | None = None
+    ) -> list[AnyArray]:
+        """Return the outputs of a target as they are, one array per item.
 
         Raises:
-            ServingError: as for `predict`.
+            ServingError: As for `predict`.
         """
-        encoded = await self._encode(inputs, truncate=truncate)
-        return _finite(await self.execute(Work("predict", encoded)))
+        return (await self._outputs(items, self.card.task(target), truncate=truncate))[1]
 
     async def embed(
-        self, inputs: Sequence[TextInput], *, truncate: bool = False, normalize: bool = True
-    ) -> tuple[np.ndarray, int]:
-        """Return [B, D] float32 embeddings and the number of tokens they took.
+        self,
+        items: Sequence[Item],
+        *,
+        truncate: bool = False,
+        normalize: bool = True,
+        target: str | None = None,
+    ) -> tuple[Float32Array, int]:
+        """Return [B, D] float32 vectors and the number of tokens they took.
+
+        Args:
+            items: Texts.
+            truncate: Cut what is too long; otherwise it is refused.
+            normalize: Scale each vector to length 1.
+            target: Similarity target; None: the default one, or the mean over the tokens.
 
         Raises:
-            ServingError: as for `predict`, or the package gives no embeddings.
+            ServingError: As for `predict`.
         """
-        if self.card.embedding_size is None:
-            message = f"{self.card.name} gives no embeddings; it offers /predict."
-            raise ServingError(ErrorType.UNSUPPORTED, message)
-        encoded = await self._encode(inputs, truncate=truncate)
-        vectors = _finite(await self.execute(Work("embed", encoded)))[EMBEDDING]
-        if normalize:
-            length = np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors = vectors / np.maximum(length, np.finfo(np.float32).tiny)
-        return vectors, sum(len(item) for item in encoded)
+        name = self.card.embedding(target)
+        encoded = await self._encode(items, None, truncate=truncate)
+        vectors = np.stack((await self._run(encoded, (name,)))[name])
+        return unit(vectors) if normalize else vectors, sum(len(item) for item in encoded)
+
+    async def infer(
+        self, items: Sequence[Item], wanted: Sequence[str], *, truncate: bool = False
+    ) -> Outputs:
+        """Return several outputs of one run: name of a target or ``embedding`` → one per item.
+
+        Raises:
+            ServingError: As for `predict`.
+        """
+        encoded = await self._encode(items, None, truncate=truncate)
+        return await self._run(encoded, wanted)
 
     async def tokenize(self, texts: Sequence[str], *, special: bool = True) -> list[list[Token]]:
         """Return the tokens of each text in the shape of Text Embeddings Inference.
 
         Raises:
-            ServingError: a text or their number is not acceptable.
+            ServingError: A text or their number is not acceptable.
         """
-        self._check([TextInput(text) for text in texts])
+        self._check([Item(text) for text in texts])
         return await asyncio.to_thread(
-            lambda: [self.engine.tokens(text, special=special) for text in texts]
+            lambda: [self.engine.reader.tokens(text, special=special) for text in texts]
         )
 
-    async def _encode(self, inputs: Sequence[TextInput], *, truncate: bool) -> list[Encoded]:
-        characters = self._check(inputs)
+    async def _outputs(
+        self, items: Sequence[Item], task: AnyTask, *, truncate: bool
+    ) -> tuple[list[Encoded], list[AnyArray]]:
+        """Return how each item was read, and the outputs of a task's head."""
+        for index, item in enumerate(items):
+            form = "choices" if item.choices else "text" if item.pair is None else "pair"
+            if form not in task.modalities:
+                needs = " or ".join(FORMS[name] for name in FORMS if name in task.modalities)
+                message = f"Input {index}: '{task.head}' answers {task.kind()} and needs {needs}."
+                raise ServingError(ErrorType.VALIDATION, message)
+        encoded = await self._encode(items, task, truncate=truncate)
+        return encoded, (await self._run(encoded, (task.head,)))[task.head]
+
+    async def _run(self, encoded: Sequence[Encoded], wanted: Sequence[str]) -> Outputs:
+        sequences = [sequence for item in encoded for sequence in item.sequences]
+        found = await self.execute(Work(tuple(wanted), sequences))
+        return {name: joined(encoded, rows) for name, rows in found.items()}
+
+    async def _encode(
+        self, items: Sequence[Item], task: AnyTask | None, *, truncate: bool
+    ) -> list[Encoded]:
+        characters = self._check(items)
+        encode = self.engine.reader.encode
         try:
             if characters <= INLINE_CHARACTERS:
-                encoded = self.engine.encode(inputs, truncate=truncate)
+                encoded = encode(items, task, truncate=truncate)
             else:
-                encoded = await asyncio.to_thread(self.engine.encode, inputs, truncate=truncate)
+                encoded = await asyncio.to_thread(encode, items, task, truncate=truncate)
         except TooLongError as error:
             raise ServingError(ErrorType.TOKENIZER, str(error)) from error
         tokens = sum(len(item) for item in encoded)
@@ -147,16 +183,18 @@ class Service:
             raise ServingError(ErrorType.TOO_MANY_INPUTS, message)
         return encoded
 
-    def _check(self, inputs: Sequence[TextInput]) -> int:
+    def _check(self, items: Sequence[Item]) -> int:
+        """Refuse empty texts and too many inputs; return the number of characters."""
         most = self.policy.limits.max_client_batch_size
-        if not inputs:
+        if not items:
             raise ServingError(ErrorType.EMPTY, "`inputs` is empty.")
-        if len(inputs) > most:
-            message = f"{len(inputs)} inputs in one request; {most} are allowed."
+        inputs = sum(len(item.choices) or 1 for item in items)
+        if inputs > most:
+            message = f"{inputs} inputs in one request; {most} are allowed."
             raise ServingError(ErrorType.TOO_MANY_INPUTS, message)
         characters = 0
-        for index, pair in enumerate(inputs):
-            for text in pair:
+        for index, item in enumerate(items):
+            for text in (item.text, item.pair, *item.choices):
                 if text is not None:
                     if not text.strip():
                         raise ServingError(ErrorType.EMPTY, f"Input {index} is empty.")
@@ -164,21 +202,7 @@ class Service:
         return characters
 
 
-def _finite(outputs: Outputs) -> Outputs:
-    """Refuse answers that JSON cannot hold: they would be written as null."""
-    for name, rows in outputs.items():
-        if not np.isfinite(rows).all():
-            raise IntegrityError(f"The model gave a value of '{name}' that is not finite.")
-    return outputs
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax over classes, [B, K] float64."""
-    scores = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    result: np.ndarray = scores / scores.sum(axis=1, keepdims=True)
-    return result
-
-
-def _ranking(scores: np.ndarray, labels: Sequence[str]) -> Ranking:
-    order = np.argsort(-scores, kind="stable")
-    return Ranking([labels[index] for index in order], scores[order].tolist())
+def unit(vectors: Float32Array) -> Float32Array:
+    """Return vectors [B, D] scaled to length 1."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(length, np.finfo(np.float32).tiny), dtype=np.float32)

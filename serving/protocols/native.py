@@ -5,145 +5,36 @@ One difference, where TEI's shape would be a trap: a flat list of texts is a bat
 pair and ``[["a"], ["b"]]`` a batch everywhere.
 """
 
-from collections.abc import Iterable
-from typing import Annotated, Final, Literal
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from typing import Final, Literal
 
-from pydantic import ConfigDict, Field
-from typing_extensions import TypedDict
-
-from serving.config import Limits
+from orchestrator.inference.inputs import Item, Token
 from serving.guard.errors import ErrorType, ServingError
-from serving.model.card import ModelCard
-from serving.model.service import Ranking
-from serving.model.tokenize import TextInput, Token
-from serving.protocols.messages import FIRST_ERROR, Message, RequestBody
+from serving.model.card import SIMILARITY, ModelCard
+from serving.protocols.answers import Prediction, prediction, ranking
+from serving.protocols.native_models import (
+    PAIR,
+    Asked,
+    ChoiceQuestion,
+    Classifier,
+    ClassifierType,
+    EmbeddingType,
+    EmbedParameters,
+    EmbedRequest,
+    Info,
+    Pooling,
+    PredictRequest,
+    Question,
+    Reached,
+    SimilarityRequest,
+    TaskInfo,
+    TokenizeRequest,
+)
 from serving.protocols.protocol import Operation, ProtocolConfig, WireProtocol, protocols
 
-PAIR: Final = 2
-EXAMPLE_TEXT: Final = "Return the sum of the elements."
-
-Texts = Annotated[list[str], FIRST_ERROR]
-TextOrPair = Annotated[list[str], Field(min_length=1, max_length=PAIR), FIRST_ERROR]
-Batch = Annotated[list[str | TextOrPair], FIRST_ERROR]
-
-
-class PredictRequest(RequestBody):
-    """Texts or pairs of texts to classify."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"inputs": [EXAMPLE_TEXT], "truncate": True}]}
-    )
-
-    inputs: str | Texts | Batch
-    """One text; a batch of texts; or a batch whose items are texts, ``[text]`` or pairs."""
-    truncate: bool = False
-    """Cut texts that are longer than ``max_input_length``; otherwise they are refused."""
-    raw_scores: bool = False
-    """Answer with logits in place of probabilities."""
-    target: str | None = None
-    """Classification target; null takes the default of ``/info``."""
-
-
-class EmbedRequest(RequestBody):
-    """Texts to embed."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"inputs": [EXAMPLE_TEXT], "normalize": True}]}
-    )
-
-    inputs: str | Texts
-    """One text or a batch of texts."""
-    truncate: bool = False
-    """Cut texts that are longer than ``max_input_length``; otherwise they are refused."""
-    normalize: bool = True
-    """Scale each vector to length 1."""
-
-
-class TokenizeRequest(RequestBody):
-    """Texts to tokenize."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": EXAMPLE_TEXT}]})
-
-    inputs: str | Texts
-    """One text or a batch of texts."""
-    add_special_tokens: bool = True
-    """Include tokens like ``[CLS]``."""
-
-
-class Score(TypedDict):
-    """One class of a prediction.
-
-    A dictionary and not a model: an answer has one per input and class, and a model is ten times
-    as expensive to make.
-    """
-
-    score: float
-    label: str
-
-
-Prediction = list[Score]
-"""All classes of one input, most likely first."""
-
-
-class Classifier(Message):
-    """Class names of the default target."""
-
-    id2label: dict[str, str]
-    """Index of a class, as text -> its name."""
-    label2id: dict[str, int]
-    """Name of a class -> its index."""
-
-
-class ClassifierType(Message):
-    """A model with a classification target."""
-
-    classifier: Classifier
-    """Its classes."""
-
-
-class Pooling(Message):
-    """Reduction of token vectors to one vector."""
-
-    pooling: Literal["mean"]
-    """Mean over the tokens of the text."""
-
-
-class EmbeddingType(Message):
-    """A model that only embeds."""
-
-    embedding: Pooling
-    """Its pooling."""
-
-
-class ServedModel(Message):
-    """The served package."""
-
-    model_id: str
-    """Package name."""
-    model_sha: str
-    """SHA-256 of the package's manifest."""
-    model_dtype: str
-    """Number format of the weights."""
-    model_type: ClassifierType | EmbeddingType
-    """Kind of model."""
-    version: str
-    """Package version, ``v0001``."""
-    backend: str
-    """``onnxruntime`` or ``torch``."""
-    max_input_length: int
-    """Most tokens of one input, special tokens included."""
-    targets: dict[str, list[str]]
-    """Classification target -> its class names in order."""
-    default_target: str | None
-    """Target that is answered when a request names none."""
-    embedding_size: int | None
-    """Width of embeddings; null when the package gives none."""
-    auto_truncate: Literal[False] = False
-    """Texts are cut only on request."""
-
-
-class Info(Limits, ServedModel):
-    """The served package and the limits of this service."""
+RANKED: Final = "classification"
+"""The kind of task whose answers are ranked classes."""
 
 
 @protocols.add
@@ -158,14 +49,19 @@ class NativeProtocol(WireProtocol):
     def operations(self) -> Iterable[Operation]:
         """Return the routes of this protocol."""
         unsupported, tokenizer = ErrorType.UNSUPPORTED, ErrorType.TOKENIZER
+        refused = (unsupported, ErrorType.NOT_FOUND, tokenizer)
         return (
             Operation(
-                "POST", "/predict", "Classify texts.", self.predict, Prediction | list[Prediction],
-                PredictRequest, (unsupported, ErrorType.NOT_FOUND, tokenizer),
+                "POST", "/predict", "Answer with a target of the package.", self.predict,
+                Prediction | list[Prediction], PredictRequest, refused,
             ),
             Operation(
                 "POST", "/embed", "Embed texts.", self.embed, list[list[float]],
-                EmbedRequest, (unsupported, tokenizer),
+                EmbedRequest, refused,
+            ),
+            Operation(
+                "POST", "/similarity", "Compare a sentence with others.", self.similarity,
+                list[float], SimilarityRequest, refused,
             ),
             Operation(
                 "POST", "/tokenize", "Show tokens.", self.tokenize, list[list[Token]],
@@ -175,30 +71,59 @@ class NativeProtocol(WireProtocol):
         )  # fmt: skip
 
     async def predict(self, body: PredictRequest) -> Prediction | list[Prediction]:
-        """Answer ``POST /predict``: classes of each input, most likely first.
+        """Answer ``POST /predict``: in the shape of the target's kind, one answer per input.
 
         Raises:
             ServingError: an input, their number or the target is not acceptable.
         """
-        inputs, single = parse_inputs(body.inputs, self.service.card.takes_pairs)
-        rankings = await self.service.predict(
-            inputs, truncate=body.truncate, raw_scores=body.raw_scores, target=body.target
-        )
-        answers = [_prediction(ranking) for ranking in rankings]
+        task = self.service.card.task(body.target)
+        needs_pair = self.service.card.takes_pairs or "text" not in task.modalities
+        items, single = parse_inputs(body.inputs, needs_pair)
+        truncate = body.truncate or (body.parameters is not None and body.parameters.truncate)
+        answers: list[Prediction]
+        if not body.raw_scores:
+            found = await self.service.predict(items, truncate=truncate, target=body.target)
+            answers = [prediction(task, answer) for answer in found]
+        elif task.kind() == RANKED:
+            rows = await self.service.logits(items, truncate=truncate, target=body.target)
+            answers = [ranking(task.labels, row) for row in rows]
+        else:
+            message = f"`raw_scores` is for {RANKED}; '{task.head}' answers {task.kind()}."
+            raise ServingError(ErrorType.VALIDATION, message)
         return answers[0] if single else answers
 
     async def embed(self, body: EmbedRequest) -> list[list[float]]:
         """Answer ``POST /embed``: one vector per text, always as a list of vectors.
 
         Raises:
-            ServingError: an input or their number is not acceptable.
+            ServingError: an input, their number or the target is not acceptable.
         """
-        inputs = [TextInput(text) for text in as_list(body.inputs)]
+        options = body.parameters or EmbedParameters()
         vectors, _ = await self.service.embed(
-            inputs, truncate=body.truncate, normalize=body.normalize
+            [Item(text) for text in as_list(body.inputs)],
+            truncate=body.truncate or options.truncate,
+            normalize=body.normalize and options.normalize,
+            target=body.target,
         )
         rows: list[list[float]] = vectors.tolist()
         return rows
+
+    async def similarity(self, body: SimilarityRequest) -> list[float]:
+        """Answer ``POST /similarity``: the cosine of each sentence with the first one.
+
+        Raises:
+            ServingError: an input, their number or the target is not acceptable.
+        """
+        texts = [body.inputs.source_sentence, *body.inputs.sentences]
+        if len(texts) == 1:
+            raise ServingError(ErrorType.EMPTY, "`sentences` is empty.")
+        vectors, _ = await self.service.embed(
+            [Item(text) for text in texts],
+            truncate=body.parameters is not None and body.parameters.truncate,
+            target=body.target,
+        )
+        cosines: list[float] = (vectors[1:] @ vectors[0]).tolist()
+        return cosines
 
     async def tokenize(self, body: TokenizeRequest) -> list[list[Token]]:
         """Answer ``POST /tokenize``: the tokens of each text.
@@ -219,7 +144,8 @@ class NativeProtocol(WireProtocol):
             version=card.version,
             backend=card.backend,
             max_input_length=card.max_length,
-            targets={name: list(labels) for name, labels in card.targets.items()},
+            targets={name: list(task.labels) for name, task in card.tasks.items()},
+            tasks={name: _task_info(card, name) for name in card.tasks},
             default_target=card.default_target,
             embedding_size=card.embedding_size,
             **self.service.policy.limits.model_dump(),
@@ -232,17 +158,23 @@ def as_list(texts: str | list[str]) -> list[str]:
 
 
 def parse_inputs(
-    value: str | list[str] | list[str | list[str]], takes_pairs: bool
-) -> tuple[list[TextInput], bool]:
-    """Return the inputs and whether the answer is for a single one.
+    value: str | Sequence[str | list[str] | Asked] | Asked, takes_pairs: bool
+) -> tuple[list[Item], bool]:
+    """Return the items and whether the answer is for a single one.
+
+    Args:
+        value: ``inputs`` of a request.
+        takes_pairs: Whether a flat list of two texts is one pair.
 
     Raises:
-        ServingError: a batch that begins with a text has an item of another kind.
+        ServingError: A batch that begins with a text has an item of another kind.
     """
     if isinstance(value, str):
-        return [TextInput(value)], True
+        return [Item(value)], True
+    if isinstance(value, Question | ChoiceQuestion):
+        return [value.item()], True
     if not value or not isinstance(value[0], str):
-        return [TextInput(*as_list(item)) for item in value], False
+        return [_item(item) for item in value], False
     texts = []
     for index, item in enumerate(value):
         if not isinstance(item, str):
@@ -250,22 +182,41 @@ def parse_inputs(
             raise ServingError(ErrorType.VALIDATION, message)
         texts.append(item)
     if takes_pairs and len(texts) <= PAIR:
-        return [TextInput(*texts)], True
-    return [TextInput(text) for text in texts], False
+        return [_pair(texts)], True
+    return [Item(text) for text in texts], False
 
 
-def _prediction(ranking: Ranking) -> Prediction:
-    pairs = zip(ranking.labels, ranking.scores, strict=True)
-    return [{"score": score, "label": label} for label, score in pairs]
+def _item(value: str | list[str] | Asked) -> Item:
+    if isinstance(value, Question | ChoiceQuestion):
+        return value.item()
+    return _pair(as_list(value))
+
+
+def _pair(texts: list[str]) -> Item:
+    return Item(texts[0], texts[1] if len(texts) == PAIR else None)
+
+
+def _task_info(card: ModelCard, target: str) -> TaskInfo:
+    task = card.tasks[target]
+    metrics = {
+        name: Reached(value=_finite(m.value), low=_finite(m.low), high=_finite(m.high))
+        for name, m in card.metrics.get(target, {}).items()
+    }
+    route: Literal["/predict", "/embed"] = "/embed" if task.kind() == SIMILARITY else "/predict"
+    return TaskInfo(kind=task.kind(), labels=list(task.labels), route=route, metrics=metrics)
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 def _model_type(card: ModelCard) -> ClassifierType | EmbeddingType:
-    if card.default_target is None:
+    task = card.tasks.get(card.default_target or "")
+    if task is None or not task.labels:
         return EmbeddingType(embedding=Pooling(pooling="mean"))
-    labels = card.targets[card.default_target]
     return ClassifierType(
         classifier=Classifier(
-            id2label={str(index): label for index, label in enumerate(labels)},
-            label2id={label: index for index, label in enumerate(labels)},
+            id2label={str(index): label for index, label in enumerate(task.labels)},
+            label2id={label: index for index, label in enumerate(task.labels)},
         )
     )

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import ConfigDict
 
+from orchestrator.inference.inputs import Item
 from serving.guard.errors import ErrorType, ServingError
 from serving.model.service import Service
-from serving.model.tokenize import TextInput
 from serving.protocols.messages import FIRST_ERROR, Message, RequestBody
 from serving.protocols.protocol import Operation, ProtocolConfig, WireProtocol, protocols
 
@@ -129,7 +129,7 @@ class OpenAIProtocol(WireProtocol):
             message = f"`dimensions` cannot be changed; it is {card.embedding_size}."
             raise ServingError(ErrorType.VALIDATION, message)
         texts = [body.input] if isinstance(body.input, str) else body.input
-        vectors, tokens = await self.service.embed([TextInput(text) for text in texts])
+        vectors, tokens = await self.service.embed([Item(text) for text in texts])
         encoding = body.encoding_format or "float"
         return EmbeddingsAnswer(
             data=[

@@ -1,173 +1,47 @@
 """Open Inference Protocol, version 2 (KServe, Triton, Seldon), JSON form.
 
 A text model has one input tensor ``text`` (BYTES, [B]) and, for tasks on pairs, ``text_pair``. Its
-outputs are, per classification target NAME, ``NAME.label`` (BYTES, [B]) and ``NAME.scores``
-(FP32, [B, K], classes in the order of the metadata), and ``embedding`` (FP32, [B, D]).
+outputs are, per target NAME, ``NAME.label`` (BYTES, [B]) and ``NAME.scores`` (FP32, [B, K], classes
+in the order of the metadata) of classification, ``NAME.scores`` of multilabel, ``NAME.values``
+(FP32, [B, K]) of regression, and ``embedding`` (FP32, [B, D]), the vectors of ``/embed``. Other
+answers are no tensors: ``/predict`` gives them.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import ConfigDict, Field, field_validator
-from pydantic.config import JsonDict
+import numpy as np
 
 import orchestrator
+from orchestrator.arrays import AnyArray
+from orchestrator.inference.inputs import Item
+from orchestrator.inference.models import EMBEDDING
+from orchestrator.tasks.base import AnyTask
 from serving.guard.errors import ErrorType, ServingError
 from serving.model.card import ModelCard
-from serving.model.engine import EMBEDDING
-from serving.model.service import probabilities
-from serving.model.tokenize import TextInput
-from serving.protocols.messages import FIRST_ERROR, Message, RequestBody
+from serving.model.service import unit
+from serving.protocols.openinference_models import (
+    InferAnswer,
+    InferRequest,
+    InputTensor,
+    Live,
+    ModelMetadata,
+    ModelParameters,
+    OutputName,
+    OutputTensor,
+    Ready,
+    ServerMetadata,
+    TensorMetadata,
+)
 from serving.protocols.protocol import Operation, ProtocolConfig, WireProtocol, protocols
 
-Datatype = Literal["BYTES", "FP32"]
-
 _INPUTS: Final = ("text", "text_pair")
-_EXAMPLE: Final[JsonDict] = {
-    "inputs": [
-        {
-            "name": "text",
-            "datatype": "BYTES",
-            "shape": [1],
-            "data": ["Return the sum of the elements."],
-        }
-    ],
-    "parameters": {"truncate": True},
+_TENSORS: Final = {
+    "classification": ("label", "scores"),
+    "multilabel": ("scores",),
+    "regression": ("values",),
 }
-
-
-class InputTensor(Message):
-    """A column of texts."""
-
-    name: str
-    """``text``, or ``text_pair`` for the second text of pairs."""
-    datatype: Literal["BYTES"]
-    """Type of the elements."""
-    shape: Annotated[list[int], Field(min_length=1, max_length=2)]
-    """``[B]`` or ``[B, 1]`` for B texts."""
-    data: str | Annotated[list[str], FIRST_ERROR]
-    """The texts."""
-
-
-class OutputName(Message):
-    """An output tensor that is asked for."""
-
-    name: str
-    """One of the outputs in the metadata of the model."""
-
-
-class InferParameters(Message):
-    """Options of the whole request; others are ignored, as the protocol says."""
-
-    truncate: bool = False
-    """Cut texts that are too long; otherwise they are refused."""
-
-
-class InferRequest(RequestBody):
-    """Tensors to run the model on."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
-
-    id: str | None = None
-    """Any text; the answer repeats it."""
-    parameters: InferParameters | None = None
-    """Options."""
-    inputs: Annotated[list[InputTensor], FIRST_ERROR]
-    """Input tensors."""
-    outputs: Annotated[list[OutputName], FIRST_ERROR] | None = None
-    """Wanted output tensors; null means those of the default target."""
-
-    @field_validator("parameters", mode="before")
-    @classmethod
-    def _empty_is_none(cls, value: object) -> object:
-        """Accept any empty value: some clients send ``[]``."""
-        return value or None
-
-
-class OutputTensor(Message):
-    """A result, flattened in row-major order."""
-
-    name: str
-    """Name of the tensor."""
-    datatype: Datatype
-    """Type of the elements."""
-    shape: list[int]
-    """B rows, for scores and embeddings [B, K] or [B, D]."""
-    data: list[float] | list[str]
-    """The elements."""
-
-
-class InferAnswer(Message):
-    """Output tensors."""
-
-    id: str | None = Field(None, exclude_if=lambda identifier: identifier is None)
-    """The text of the request; left out when it had none."""
-    model_name: str
-    """Package name."""
-    model_version: str
-    """Package version."""
-    outputs: list[OutputTensor]
-    """Tensors in the order they were asked for."""
-
-
-class ServerMetadata(Message):
-    """The server."""
-
-    name: str
-    """Name of this software."""
-    version: str
-    """Its version."""
-    extensions: list[str]
-    """Optional parts of the protocol that it implements."""
-
-
-class TensorMetadata(Message):
-    """Name, type and shape of a tensor."""
-
-    name: str
-    """Name."""
-    datatype: Datatype
-    """Type of the elements."""
-    shape: list[int]
-    """-1: as many as there are texts."""
-
-
-class ModelParameters(Message):
-    """Properties that the protocol has no field for."""
-
-    labels: dict[str, list[str]]
-    """Classification target -> its class names in order."""
-
-
-class ModelMetadata(Message):
-    """The served package."""
-
-    name: str
-    """Package name."""
-    versions: list[str]
-    """Package versions that are served: one."""
-    platform: str
-    """``onnxruntime`` or ``torch``."""
-    inputs: list[TensorMetadata]
-    """Tensors that a request must give."""
-    outputs: list[TensorMetadata]
-    """Tensors that a request may ask for."""
-    parameters: ModelParameters
-    """Class names."""
-
-
-class Live(Message):
-    """The process answers."""
-
-    live: Literal[True] = True
-    """Always true."""
-
-
-class Ready(Message):
-    """The model can answer."""
-
-    ready: Literal[True] = True
-    """Always true; a model that cannot answer gives an error."""
+"""Kind of task → attributes of its answers that are tensors."""
 
 
 @protocols.add
@@ -242,7 +116,7 @@ class OpenInferenceProtocol(WireProtocol):
             inputs=[TensorMetadata(name="text", datatype="BYTES", shape=[-1])],
             outputs=list(_outputs(card).values()),
             parameters=ModelParameters(
-                labels={name: list(labels) for name, labels in card.targets.items()}
+                labels={name: list(task.labels) for name, task in card.tasks.items()}
             ),
         )
 
@@ -264,25 +138,23 @@ class OpenInferenceProtocol(WireProtocol):
         )
 
     async def _run(
-        self, inputs: list[TextInput], wanted: list[str], *, truncate: bool
+        self, items: list[Item], wanted: list[str], *, truncate: bool
     ) -> list[OutputTensor]:
-        tensors: dict[str, list[Any]] = {}
         card = self.service.card
-        if set(wanted) - {EMBEDDING}:
-            logits = await self.service.logits(inputs, truncate=truncate)
-            for target, labels in card.targets.items():
-                scores = probabilities(logits[target])
-                tensors[f"{target}.label"] = [labels[index] for index in scores.argmax(1)]
-                tensors[f"{target}.scores"] = scores.ravel().tolist()
-        if EMBEDDING in wanted:
-            vectors, _ = await self.service.embed(inputs, truncate=truncate)
-            tensors[EMBEDDING] = vectors.ravel().tolist()
+        targets = dict.fromkeys(name.rpartition(".")[0] for name in wanted if name != EMBEDDING)
+        vectors = [card.embedding()] if EMBEDDING in wanted else []
+        found = await self.service.infer(items, [*targets, *vectors], truncate=truncate)
+        tensors: dict[str, list[Any]] = {}
+        for name in targets:
+            tensors |= _tensors(card.tasks[name], found[name])
+        for name in vectors:
+            tensors[EMBEDDING] = unit(np.stack(found[name])).ravel().tolist()
         offered = _outputs(card)
         return [
             OutputTensor(
                 name=name,
                 datatype=offered[name].datatype,
-                shape=[len(inputs), *offered[name].shape[1:]],
+                shape=[len(items), *offered[name].shape[1:]],
                 data=tensors[name],
             )
             for name in wanted
@@ -296,16 +168,30 @@ def _check(card: ModelCard, name: str, version: str | None) -> None:
         raise ServingError(ErrorType.NOT_FOUND, message)
 
 
+def _tensors(task: AnyTask, outputs: Sequence[AnyArray]) -> dict[str, list[Any]]:
+    """Return the answers of a target as flat tensors, by their names."""
+    answers = task.answers(outputs)
+    columns = {
+        name: [getattr(answer, name) for answer in answers] for name in _TENSORS[task.kind()]
+    }
+    return {
+        f"{task.head}.{name}": values if name == "label" else [x for row in values for x in row]
+        for name, values in columns.items()
+    }
+
+
 def _outputs(card: ModelCard) -> dict[str, TensorMetadata]:
     outputs = []
-    for target, labels in card.targets.items():
-        outputs += [
-            TensorMetadata(name=f"{target}.label", datatype="BYTES", shape=[-1]),
-            TensorMetadata(name=f"{target}.scores", datatype="FP32", shape=[-1, len(labels)]),
-        ]
-    if card.embedding_size is not None:
-        shape = [-1, card.embedding_size]
-        outputs.append(TensorMetadata(name=EMBEDDING, datatype="FP32", shape=shape))
+    for target, task in card.tasks.items():
+        for name in _TENSORS.get(task.kind(), ()):
+            width = len(task.labels) or task.config.num_values
+            outputs.append(
+                TensorMetadata(name=f"{target}.{name}", datatype="BYTES", shape=[-1])
+                if name == "label"
+                else TensorMetadata(name=f"{target}.{name}", datatype="FP32", shape=[-1, width])
+            )
+    shape = [-1, card.embedding_size]
+    outputs.append(TensorMetadata(name=EMBEDDING, datatype="FP32", shape=shape))
     return {output.name: output for output in outputs}
 
 
@@ -313,8 +199,7 @@ def _wanted(requested: list[OutputName] | None, card: ModelCard) -> list[str]:
     """Names of the requested output tensors; by default those of the default target."""
     offered = _outputs(card)
     if requested is None:
-        target = card.default_target
-        return [EMBEDDING] if target is None else [f"{target}.label", f"{target}.scores"]
+        return _default_outputs(card)
     names = [output.name for output in requested]
     if not names or set(names) - set(offered):
         message = f"`outputs` must name some of: {', '.join(offered)}."
@@ -322,7 +207,18 @@ def _wanted(requested: list[OutputName] | None, card: ModelCard) -> list[str]:
     return names
 
 
-def _texts(tensors: list[InputTensor]) -> list[TextInput]:
+def _default_outputs(card: ModelCard) -> list[str]:
+    """Return the tensors of the default target; of a package without targets, the embedding."""
+    if not card.tasks or card.embedding() != EMBEDDING:
+        return [EMBEDDING]
+    task = card.task(None)
+    if task.kind() not in _TENSORS:
+        message = f"'{task.head}' answers {task.kind()}, which is no tensor; /predict answers it."
+        raise ServingError(ErrorType.UNSUPPORTED, message)
+    return [f"{task.head}.{name}" for name in _TENSORS[task.kind()]]
+
+
+def _texts(tensors: list[InputTensor]) -> list[Item]:
     columns = {tensor.name: _column(tensor) for tensor in tensors}
     if "text" not in columns or set(columns) - set(_INPUTS) or len(columns) != len(tensors):
         message = "One input tensor `text` is expected, and for pairs `text_pair`."
@@ -332,7 +228,7 @@ def _texts(tensors: list[InputTensor]) -> list[TextInput]:
     if len(pairs) != len(columns["text"]):
         message = "`text` and `text_pair` have different lengths."
         raise ServingError(ErrorType.VALIDATION, message)
-    return [TextInput(text, pair) for text, pair in zip(columns["text"], pairs, strict=True)]
+    return [Item(text, pair) for text, pair in zip(columns["text"], pairs, strict=True)]
 
 
 def _column(tensor: InputTensor) -> list[str]:

@@ -23,13 +23,13 @@ import pytest
 import yaml
 
 from orchestrator.errors import StageError
+from orchestrator.inference.predictor import rows_of_texts
 from orchestrator.zoo import Zoo
 from serving import local, metrics
 from serving.config import ServingConfig
 from serving.guard.keys import new_key
 from serving.model.engine import load_engine
 from serving.model.probe import PROBE_FILE, Probe
-from serving.model.service import probabilities
 from serving.ports import answers_as_serve
 from tests.support.packages import LABELS, SENTENCES, commit_tiny
 from tests.support.ray import ROOT, free_ports
@@ -79,7 +79,8 @@ def packages(tmp_path_factory):
         engine = load_engine(commit_tiny(scratch, f"s{seed}", seed=seed))
         probe = probe_json(Probe.record(engine))
         assert commit_tiny(zoo, seed=seed, files={PROBE_FILE: probe}).version == version
-        expected[version] = probabilities(engine.answer(SENTENCES)["topic"])
+        answers = engine.predictor.answers(rows_of_texts(SENTENCES), "topic")
+        expected[version] = np.asarray([answer.scores for answer in answers])
     zoo.promote("tiny/v0001")
     commit_tiny(zoo, "tiny-lm", targets=({"type": "mlm"},))
     assert np.abs(expected["v0001"] - expected["v0002"]).max() > 0.05

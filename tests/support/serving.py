@@ -2,10 +2,10 @@
 
 from types import SimpleNamespace
 
+from orchestrator.inference.batching import run_works
 from serving.asgi import create_app
 from serving.config import Limits
 from serving.guard.guard import Policy
-from serving.model.batching import run_batch
 from serving.model.engine import Engine
 from serving.model.probe import Probe, ProbeFile
 from serving.model.service import Service
@@ -32,7 +32,7 @@ class NoRecorder:
 
 def probe_json(probe: Probe) -> str:
     """Return the content of ``evaluation/probe.json``."""
-    outputs = {name: rows.tolist() for name, rows in probe.outputs.items()}
+    outputs = {name: [row.tolist() for row in rows] for name, rows in probe.outputs.items()}
     file = ProbeFile(schema_version=1, texts=list(probe.texts), outputs=outputs)
     return file.model_dump_json()
 
@@ -42,7 +42,7 @@ def application(engine: Engine, recorder: NoRecorder) -> SimpleNamespace:
     policy = Policy(Limits())
 
     async def execute(work):
-        return run_batch([work], engine.run, policy.limits.max_batch_tokens)[0]
+        return run_works([work], engine.run, policy.limits.max_batch_tokens)[0]
 
     service = Service(engine, execute, policy)
     service.health.ready = service.health.probe_ok = True

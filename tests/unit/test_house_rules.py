@@ -84,9 +84,7 @@ def test_rooms_import_only_what_the_design_allows():
         for module in imports_of(path):
             if module.split(".")[0] not in PRODUCT:
                 continue
-            if room in {"serving", "inference"} and module.startswith(
-                "orchestrator.quantization.backends"
-            ):
+            if room == "inference" and module.startswith("orchestrator.quantization.backends"):
                 continue
             if room == "report" and module.endswith("results"):
                 continue

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InputError, IntegrityError
+from orchestrator.inference.inputs import Item, TooLongError
 from orchestrator.modeling.package import load_model
 from orchestrator.zoo import Zoo
 from orchestrator.zoo.manifest import Task
 from serving.model.engine import load_engine
-from serving.model.tokenize import TextInput, TooLongError
 from tests.support.packages import LABELS, MAX_LENGTH, SENTENCES, commit_tiny, write_tiny
 
 
@@ -24,7 +24,7 @@ def folder_package(folder, **task):
     manifest = SimpleNamespace(task=Task(kind="classification", **task))
     return SimpleNamespace(
         path=folder, name="tiny", version="v0001", ref="tiny/v0001", manifest_sha256="0" * 64,
-        manifest=manifest,
+        manifest=manifest, has=lambda _path: False,
     )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def onnx_package(package, tmp_path_factory):
     model = load_model(package.path)
     state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     (folder / "model.onnx").write_bytes(emit(model.config, state).to_bytes())
-    for name in ("tokenizer.json", "preprocessor_config.json"):
+    for name in ("config.json", "tokenizer.json", "preprocessor_config.json"):
         shutil.copy(package.path / name, folder)
     return folder_package(folder, labels={"topic": list(LABELS)})
 
@@ -45,15 +45,15 @@ def onnx_package(package, tmp_path_factory):
 def test_the_card_says_what_was_committed(engine, package):
     card = engine.card
     assert (card.ref, card.backend, card.dtype) == (package.ref, "torch", "float32")
-    assert card.targets == {"topic": LABELS}
+    assert {name: task.labels for name, task in card.tasks.items()} == {"topic": LABELS}
     assert card.default_target == "topic"
     assert (card.max_length, card.embedding_size) == (MAX_LENGTH, 16)
 
 
 def test_answers_do_not_depend_on_the_texts_beside_them(engine):
-    for operation, name in (("predict", "topic"), ("embed", "embedding")):
-        together = engine.answer(SENTENCES, operation)[name]
-        alone = np.concatenate([engine.answer([text], operation)[name] for text in SENTENCES])
+    for name in ("topic", "embedding"):
+        together = engine.outputs(SENTENCES)[name]
+        alone = [engine.outputs([text])[name][0] for text in SENTENCES]
         np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
@@ -62,12 +62,14 @@ def test_vocabulary_heads_are_left_out_and_unnamed_classes_get_names(tmp_path):
              {"type": "cls", "name": "b", "num_labels": 4})  # fmt: skip
     write_tiny(tmp_path, targets=heads)
     engine = load_engine(folder_package(tmp_path, labels={"a": ["no", "yes"]}), target="b")
-    assert engine.card.targets == {"a": ("no", "yes"), "b": tuple(f"LABEL_{i}" for i in range(4))}
+    labels = {name: task.labels for name, task in engine.card.tasks.items()}
+    assert labels == {"a": ("no", "yes"), "b": tuple(f"LABEL_{i}" for i in range(4))}
     assert engine.card.default_target == "b"
-    answers = engine.answer(SENTENCES[:2])
-    assert {name: rows.shape for name, rows in answers.items()} == {"a": (2, 2), "b": (2, 4)}
+    answers = engine.outputs(SENTENCES[:2], ("a", "b"))
+    assert {name: np.shape(rows) for name, rows in answers.items()} == {"a": (2, 2), "b": (2, 4)}
     whole = load_model(tmp_path)
-    loaded = engine._backend._model.targets["a"].output.weight
+    loaded = engine.predictor._model._model.targets["a"].output.weight
+    assert set(engine.predictor._model.heads) == {"a", "b"}
     np.testing.assert_array_equal(loaded.detach(), whole.targets["a"].output.weight.detach())
 
 
@@ -75,17 +77,17 @@ def test_a_language_model_gives_embeddings_only(tmp_path):
     write_tiny(tmp_path, targets=({"type": "mlm"},))
     engine = load_engine(folder_package(tmp_path))
     assert engine.card.default_target is None
-    assert engine.answer(SENTENCES[:2], "embed")["embedding"].shape == (2, 16)
+    assert np.shape(engine.outputs(SENTENCES[:2])["embedding"]) == (2, 16)
 
 
 def test_the_shortest_of_all_limits_counts(tmp_path):
     write_tiny(tmp_path)
     engine = load_engine(folder_package(tmp_path, max_length=10))
     assert engine.card.max_length == 10
-    long = [TextInput("a"), TextInput("one two three four five six seven eight nine ten")]
+    long = [Item("a"), Item("one two three four five six seven eight nine ten")]
     with pytest.raises(TooLongError, match="Input 1 has more than the 10 tokens"):
-        engine.encode(long, truncate=False)
-    assert [len(item) for item in engine.encode(long, truncate=True)] == [3, 10]
+        engine.reader.encode(long, truncate=False)
+    assert [len(item) for item in engine.reader.encode(long, truncate=True)] == [3, 10]
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "model.safetensors"])
@@ -103,9 +105,9 @@ def test_damaged_files_are_named(tmp_path, name, damage):
 
 def test_what_does_not_fit_is_refused(tmp_path):
     write_tiny(tmp_path)
-    with pytest.raises(InputError, match="has no 'other'"):
+    with pytest.raises(InputError, match="no head 'other'"):
         load_engine(folder_package(tmp_path), target="other")
-    with pytest.raises(IntegrityError, match="3 classes, its manifest names 2"):
+    with pytest.raises(IntegrityError, match="3 outputs, its manifest names 2"):
         load_engine(folder_package(tmp_path, labels={"topic": ["a", "b"]}))
     with pytest.raises(InputError, match="not text"):
         load_engine(folder_package(tmp_path, modality="vision"))
@@ -116,20 +118,18 @@ def test_a_committed_package_is_what_the_engine_reads(tmp_path):
     again = load_engine(Zoo(str(tmp_path)).get("tiny"))
     direct = load_engine(package)
     np.testing.assert_array_equal(
-        again.answer(SENTENCES)["topic"], direct.answer(SENTENCES)["topic"]
+        again.outputs(SENTENCES)["topic"], direct.outputs(SENTENCES)["topic"]
     )
 
 
 def test_onnx_packages_answer_like_torch(onnx_package, engine):
     onnx = load_engine(onnx_package)
     assert (onnx.card.backend, onnx.card.dtype) == ("onnxruntime", "float32")
-    assert onnx.card.targets == engine.card.targets
-    for operation in ("predict", "embed"):
-        expected = engine.answer(SENTENCES, operation)
-        actual = onnx.answer(SENTENCES, operation)
-        assert set(actual) == set(expected)
-        for name, rows in expected.items():
-            np.testing.assert_allclose(actual[name], rows, atol=2e-5)
+    assert onnx.card.tasks["topic"].labels == engine.card.tasks["topic"].labels
+    expected, actual = engine.outputs(SENTENCES), onnx.outputs(SENTENCES)
+    assert set(actual) == set(expected)
+    for name, rows in expected.items():
+        np.testing.assert_allclose(actual[name], rows, atol=2e-5)
 
 
 def test_onnx_packages_load_no_torch(onnx_package):
@@ -139,15 +139,16 @@ def test_onnx_packages_load_no_torch(onnx_package):
         "from orchestrator.zoo.manifest import Task; "
         f"task = Task(kind='classification', labels={{'topic': {list(LABELS)!r}}}); "
         f"package = N(path=Path({str(onnx_package.path)!r}), name='n', version='v0001', ref='n', "
-        "manifest_sha256='', manifest=N(task=task)); "
-        "print(load_engine(package).answer(['a text'])['topic'].shape, 'torch' in sys.modules)"
+        "manifest_sha256='', manifest=N(task=task), has=lambda _: False); "
+        "found = load_engine(package).outputs(['a text'])['topic']; "
+        "print(len(found), len(found[0]), 'torch' in sys.modules)"
     )
     root = Path(__file__).resolve().parents[3]
     command = [sys.executable, "-c", code]
     shown = subprocess.run(
         command, capture_output=True, text=True, timeout=60, cwd=root, check=False
     )
-    assert shown.stdout.split() == ["(1,", "3)", "False"], shown.stderr
+    assert shown.stdout.split() == ["1", "3", "False"], shown.stderr
 
 
 def test_config_json_stays_json(tmp_path):

@@ -25,11 +25,15 @@ TENSOR = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}
     ("model", "body", "message"),
     [
         (PredictRequest, {}, "The field `inputs` is missing."),
-        (PredictRequest, {"inputs": None}, "`inputs` must be a string or an array, not null."),
+        (
+            PredictRequest,
+            {"inputs": None},
+            "`inputs` must be a string or an array or an object, not null.",
+        ),
         (
             PredictRequest,
             {"inputs": ["a", 7]},
-            "`inputs[1]` must be a string or an array, not a number.",
+            "`inputs[1]` must be a string or an array or an object, not a number.",
         ),
         (
             PredictRequest,
@@ -62,8 +66,8 @@ def test_the_wrong_place_and_what_is_allowed_are_named(model, body, message):
 def test_all_problems_are_listed_at_once():
     message = refused(PredictRequest, {"inputs": 7, "truncate": "yes", "target": [], "tarjet": 1})
     assert message == (
-        "1 unknown field(s). Known: inputs, raw_scores, target, truncate. "
-        "`inputs` must be a string or an array, not a number. "
+        "1 unknown field(s). Known: inputs, parameters, raw_scores, target, truncate. "
+        "`inputs` must be a string or an array or an object, not a number. "
         "`truncate` must be true or false, not a string. "
         "`target` must be a string, not an array."
     )

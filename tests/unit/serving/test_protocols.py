@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from serving.guard.errors import ErrorType
 from serving.protocols.messages import FIRST_ERROR, Message, RequestBody
 from serving.protocols.protocol import Operation, ProtocolConfig, WireProtocol
-from serving.model.tokenize import TextInput
+from orchestrator.inference.inputs import Item
 
 
 class RouteRequest(RequestBody):
@@ -47,8 +47,8 @@ class RouterProtocol(WireProtocol):
 
     async def route(self, body: RouteRequest, model: str = "") -> RouteAnswer:
         self.service.card.require_name(model or None)
-        found = await self.service.predict([TextInput(text) for text in body.texts])
-        return RouteAnswer(model=self.service.card.name, labels=[r.labels[0] for r in found])
+        found = await self.service.predict([Item(text) for text in body.texts])
+        return RouteAnswer(model=self.service.card.name, labels=[answer.label for answer in found])
 '''
 
 

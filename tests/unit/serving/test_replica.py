@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InputError, IntegrityError
+from orchestrator.inference.batching import Work
+from orchestrator.inference.inputs import Item
 from orchestrator.zoo import Zoo
 from serving.config import Limits, ServingConfig
 from serving.guard.keys import new_key
-from serving.model.batching import Work
 from serving.model.engine import load_engine
 from serving.model.probe import PROBE_FILE, Probe
 from serving.model.replica import Replica
-from serving.model.tokenize import TextInput
 from tests.support.packages import SENTENCES, commit_tiny
 from tests.support.serving import NoRecorder, probe_json
 
@@ -45,10 +45,11 @@ def test_it_is_ready_only_with_a_service_and_measures_its_runs(package):
     service = replica.service(execute=None)
     assert (service.health.ready, service.health.probe_ok) == (True, True)
     assert replica.recorder.state is True
-    inputs = service.engine.encode([TextInput(text) for text in SENTENCES[:2]], truncate=True)
-    works = [Work("predict", inputs[:1]), Work("predict", inputs[1:])]
+    encoded = service.engine.reader.encode([Item(text) for text in SENTENCES[:2]])
+    inputs = [item.sequences[0] for item in encoded]
+    works = [Work(("topic",), inputs[:1]), Work(("topic",), inputs[1:])]
     first, second = asyncio.run(replica.run(works))
-    together = service.engine.answer(SENTENCES[:2])["topic"]
+    together = service.engine.outputs(SENTENCES[:2])["topic"]
     np.testing.assert_allclose(
         np.concatenate([first["topic"], second["topic"]]), together, atol=1e-5
     )
@@ -70,9 +71,12 @@ def test_health_follows_the_probe(package, monkeypatch):
     asyncio.run(replica.check())
     assert (service.health.probe_ok, replica.recorder.failures) == (True, 0)
     good = service.engine.run
-    monkeypatch.setattr(
-        service.engine, "run", lambda i, o: {k: v + 1 for k, v in good(i, o).items()}
-    )
+
+    def wrong(sequences, wanted):
+        found = good(sequences, wanted)
+        return {name: [row + 1 for row in rows] for name, rows in found.items()}
+
+    monkeypatch.setattr(service.engine, "run", wrong)
     with pytest.raises(IntegrityError):
         asyncio.run(replica.check())
     assert (service.health.probe_ok, replica.recorder.failures) == (False, 1)
