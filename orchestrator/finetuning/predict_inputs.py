@@ -22,6 +22,7 @@ from orchestrator.data.sources.formats import (
     open_parquet,
     suffix_of,
 )
+from orchestrator.data.sources.media_rows import kind_of_file, media_files
 from orchestrator.errors import InputError
 from orchestrator.finetuning.predict_results import CellType, InputFile, Piece, Source
 from orchestrator.storage import sha256_file
@@ -36,6 +37,11 @@ FORMATS: Final[dict[str, Source]] = {
 }
 COMPRESSED_ROWS: Final = 65_536
 """Rows of a piece of a compressed file, which is read from its beginning for each piece."""
+MEDIA: Final = ("picture", "sound")
+MEDIA_ROWS: Final = 128
+"""Images or sounds of a piece; their content is in memory together."""
+PATH_COLUMN: Final = "path"
+"""Column that names the file of an image or sound in the answers."""
 MAX_INT: Final = 2**63
 
 
@@ -69,8 +75,11 @@ def find_inputs(text: str) -> list[Path]:
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.is_file()]
         found = [file for file in found if suffix_of(file) in FORMATS and not _hidden(file, path)]
+        found = found or media_files(path)
         if not found:
-            raise InputError(f"input: {path} holds no file of {', '.join(FORMATS)}.")
+            raise InputError(
+                f"input: {path} holds no file of {', '.join(FORMATS)}, image or sound."
+            )
     elif glob.has_magic(place):
         found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207
         found = [file for file in found if file.is_file()]
@@ -82,7 +91,7 @@ def find_inputs(text: str) -> list[Path]:
         raise InputError(f"input: {path} does not exist.{_beside(path)}")
     files = sorted(file.absolute() for file in found)
     for file in files:
-        if suffix_of(file) not in FORMATS:
+        if suffix_of(file) not in FORMATS and kind_of_file(file.name) is None:
             raise InputError(f"input: {file.name} is not of {', '.join(FORMATS)} (each also .gz).")
     return files
 
@@ -94,10 +103,12 @@ def survey(files: Sequence[Path], piece_rows: int) -> Survey:
         InputError: A file is damaged, not UTF-8, or of other columns or another format than the
             first one; or there are no rows.
     """
-    sources = {FORMATS[suffix_of(file)] for file in files}
+    sources = {_source(file) for file in files}
     if len(sources) > 1:
         raise InputError(f"input: files of {' and '.join(sorted(sources))} are mixed. Give one.")
     (source,) = sources
+    if source in MEDIA:
+        return _media_survey(source, files, piece_rows)
     columns: dict[str, CellType | None] = {}
     inputs: list[InputFile] = []
     pieces: list[Piece] = []
@@ -123,6 +134,30 @@ def survey(files: Sequence[Path], piece_rows: int) -> Survey:
         raise InputError(f"input: no rows in {files[0]}{' and the others' * (len(files) > 1)}.")
     known: dict[str, CellType] = {name: kind or "string" for name, kind in columns.items()}
     return Survey(source, tuple(inputs), tuple(pieces), known)
+
+
+def _source(file: Path) -> Source:
+    kind = kind_of_file(file.name)
+    if kind is not None:
+        return "picture" if kind == "picture" else "sound"
+    return FORMATS[suffix_of(file)]
+
+
+def _media_survey(source: Source, files: Sequence[Path], piece_rows: int) -> Survey:
+    """Return one row per file; whether it can be decoded is found when it is read."""
+    size = min(piece_rows, MEDIA_ROWS)
+    pieces = [
+        Piece(
+            number=number,
+            file=start,
+            start=start,
+            stop=min(start + size, len(files)),
+            first_row=start,
+        )
+        for number, start in enumerate(range(0, len(files), size))
+    ]
+    inputs = [InputFile(path=str(file), sha256=sha256_file(file)) for file in files]
+    return Survey(source, tuple(inputs), tuple(pieces), {PATH_COLUMN: "string"})
 
 
 def _cut(file: int, start: int, ends: Iterator[int], rows: int) -> Iterator[Piece]:

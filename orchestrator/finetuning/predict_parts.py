@@ -26,6 +26,7 @@ from orchestrator.finetuning.predict_results import (
     PartDone,
     Piece,
     PredictPlan,
+    Source,
     part_name,
 )
 from orchestrator.finetuning.predict_tables import (
@@ -110,7 +111,7 @@ class PartWorker:
 
     def _answered(self, content: Content, *, tagged: bool) -> pa.Table:
         """Return the rows with their answers."""
-        rows = _rows(content, tagged=tagged)
+        rows = _rows(content, self.plan.source, tagged=tagged)
         answers: list[Any] = []
         vectors = None
         if len(rows) and self.task is not None:
@@ -181,11 +182,16 @@ def finished_part(folder: Path, digest: str, number: int) -> PartDone | None:
     return done if whole and done.plan_sha256 == digest else None
 
 
-def _rows(content: Content, *, tagged: bool) -> Rows:
+def _rows(content: Content, source: Source, *, tagged: bool) -> Rows:
     """Return what the model reads of each row."""
+    count = np.zeros(len(content.texts), dtype=np.int64)
+    if source == "picture":
+        return Rows([], None, count, pictures=content.texts)
+    if source == "sound":
+        return Rows([], None, count, sounds=content.texts)
     pairs = content.pairs or None
     if tagged and any(isinstance(text, list) for text in content.texts):
         words = [text if isinstance(text, list) else text.split() for text in content.texts]
         labels = np.empty(len(words), dtype=object)
         return Rows([WORD_BREAK.join(row) for row in words], None, labels)
-    return Rows(content.texts, pairs, np.zeros(len(content.texts), dtype=np.int64))
+    return Rows(content.texts, pairs, count)

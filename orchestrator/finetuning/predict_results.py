@@ -18,7 +18,7 @@ from orchestrator.config import StrictModel
 STATE, REJECTED, SUMMARY = "_state", "_rejected", "_summary.json"
 PLAN = "plan.json"
 
-Source = Literal["jsonl", "csv", "tsv", "parquet", "text", "media"]
+Source = Literal["jsonl", "csv", "tsv", "parquet", "text", "picture", "sound"]
 CellType = Literal["bool", "int", "float", "string", "json"]
 
 

@@ -18,7 +18,7 @@ from orchestrator.config import JobResult, did_you_mean
 from orchestrator.data.sources.columns import PAIR_COLUMNS, TEXT_COLUMNS
 from orchestrator.errors import InputError, IntegrityError, OrchestratorError, StageError
 from orchestrator.finetuning.predict_config import PredictConfig
-from orchestrator.finetuning.predict_inputs import Survey, find_inputs, survey
+from orchestrator.finetuning.predict_inputs import MEDIA, PATH_COLUMN, Survey, find_inputs, survey
 from orchestrator.finetuning.predict_parts import PartJob, PartWorker, finished_part, plan_digest
 from orchestrator.finetuning.predict_results import (
     PLAN,
@@ -106,10 +106,14 @@ def prepare(config: PredictConfig) -> PredictPlan:
     task = None
     if config.answers:
         task = require_head(package.ref, tasks, default_head(package, tasks), config.target)
-    if not package.has("tokenizer.json"):
-        raise InputError(f"package: {package.ref} reads no text; predict answers tables of texts.")
+    if task is not None and "choices" in task.modalities:
+        raise InputError(
+            f"target: {task.head!r} chooses among candidates, which predict does not read yet. Use "
+            "load(...).predictor.answers from Python."
+        )
     found = survey(find_inputs(config.input), config.piece_rows)
     text, pair = _columns(config, found, task)
+    _require_modality(package.ref, found, pair, task)
     plan = PredictPlan(
         package=package.ref,
         package_sha256=package.manifest_sha256,
@@ -136,8 +140,22 @@ def prepare(config: PredictConfig) -> PredictPlan:
     return plan
 
 
+def _require_modality(ref: str, found: Survey, pair: str | None, task: AnyTask | None) -> None:
+    """Refuse rows that the task does not read."""
+    given = {"picture": "image", "sound": "audio"}.get(found.source, "pair" if pair else "text")
+    if task is not None and given not in task.modalities:
+        raise InputError(
+            f"input: head {task.head!r} of {ref} answers rows of "
+            f"{' or '.join(sorted(task.modalities))}, these are of {given}."
+        )
+
+
 def _columns(config: PredictConfig, found: Survey, task: AnyTask | None) -> tuple[str, str | None]:
     """Return the columns of the text and of the second text."""
+    if found.source in MEDIA:
+        if config.text_column is not None or config.pair_column is not None:
+            raise InputError("text_column: a folder of images or sounds has no columns.")
+        return PATH_COLUMN, None
     form = None if task is None else task.form()
     usual = TEXT_COLUMNS if form is None else form.text_columns
     second = PAIR_COLUMNS if form is None else form.pair_columns

@@ -6,15 +6,18 @@ Shapes: N rows, D width.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from io import BytesIO
 from pathlib import Path
 from types import NoneType
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
+from orchestrator.data.media.audio import read_sound
+from orchestrator.data.media.images import read_image
 from orchestrator.data.sources.formats import TEXT_COLUMN, open_parquet, read_lines
 from orchestrator.errors import InputError
-from orchestrator.finetuning.predict_inputs import cells_and_ends
+from orchestrator.finetuning.predict_inputs import MEDIA, PATH_COLUMN, cells_and_ends
 from orchestrator.finetuning.predict_results import CellType, InputFile, Piece, PredictPlan
 from orchestrator.tasks.base import AnyTask
 
@@ -67,7 +70,7 @@ class Content:
     Attributes:
         rows: Cells of the rows that can be answered.
         table: The same rows as Arrow gives them; None: the input is not Parquet.
-        texts: Their texts, or lists of words.
+        texts: Their texts, or lists of words, or contents of image and sound files.
         pairs: Their second texts.
         rejects: The other rows.
     """
@@ -92,6 +95,8 @@ def read_piece(plan: PredictPlan, piece: Piece, *, words: bool = False) -> Conte
     """
     file = plan.files[piece.file]
     found = Content()
+    if plan.source in MEDIA:
+        return _read_media(plan, piece, found)
     kept: list[int] = []
     table = _parquet_slice(file, piece) if plan.source == "parquet" else None
     numbered = _cells(plan, file, piece) if table is None else enumerate(table.to_pylist())
@@ -111,6 +116,27 @@ def read_piece(plan: PredictPlan, piece: Piece, *, words: bool = False) -> Conte
             found.pairs.append(row[plan.pair_column])
     if table is not None:
         found.table = table.take(pa.array(kept, pa.int64()))
+    return found
+
+
+def _read_media(plan: PredictPlan, piece: Piece, found: Content) -> Content:
+    """Read the files of images or sounds of a piece."""
+    for number in range(piece.start, piece.stop):
+        path = plan.files[number].path
+        try:
+            content = Path(path).read_bytes()
+            if plan.source == "picture":
+                read_image(BytesIO(content))
+            else:
+                read_sound(BytesIO(content), resample=True)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+        except InputError:
+            reason = f"cannot be decoded as a {plan.source}"
+            found.rejects.append(Reject(path, 0, reason, None))
+            continue
+        found.rows.append({PATH_COLUMN: path})
+        found.texts.append(content)
     return found
 
 

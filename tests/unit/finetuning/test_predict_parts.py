@@ -17,7 +17,10 @@ from orchestrator.errors import InputError
 from orchestrator.finetuning.predict_config import PredictConfig
 from orchestrator.finetuning.predict_parts import PartJob, PartWorker
 from orchestrator.finetuning.predict_runner import _claim, prepare
+from orchestrator.finetuning.predict_tables import answer_types
+from orchestrator.tasks.base import build_task, tasks
 from orchestrator.zoo import Zoo
+from orchestrator.zoo.suite import TaskSpec
 from tests.support.packages import SENTENCES, commit_tiny
 
 ROWS = 50
@@ -221,3 +224,50 @@ def test_answers_of_another_job_are_not_continued(tmp_path, zoo):
     frame()[:5].to_csv(tmp_path / "rows.csv", index=False)
     with pytest.raises(InputError, match="these differ: files, pieces"):
         prepare(config)
+
+
+def test_answers_of_every_kind_have_a_table_type():
+    for kind in tasks.names():
+        spec = TaskSpec(kind=kind, head="head", labels=("a", "b"))
+        assert answer_types(build_task(spec)), kind
+
+
+def image_model(zoo):
+    from orchestrator.data.media.images import ImageProcessor
+    from orchestrator.modeling.builder import build_model
+    from orchestrator.modeling.config import ModelConfig
+    from orchestrator.modeling.package import write_model
+
+    patch = {"type": "patch", "image_size": 8, "patch_size": 4, "channels": 1}
+    config = ModelConfig.model_validate(
+        {
+            "hidden_size": 16,
+            "embedding": {"parts": [patch]},
+            "encoder": {"type": "transformer", "num_layers": 1, "num_heads": 2},
+            "target": [{"type": "cls", "name": "digit", "num_labels": 2}],
+        }
+    )
+    task = {"kind": "classification", "modality": "vision", "labels": {"digit": ["no", "yes"]}}
+    with zoo.draft("eye", kind="finetuned", task=task) as draft:
+        write_model(draft.path, build_model(config), config)
+        ImageProcessor.of_family("vit", side=8, channels=1).save(draft.path)
+        return draft.commit()
+
+
+def test_a_folder_of_images_is_answered_file_by_file(tmp_path, zoo):
+    from orchestrator.data.sources.digits import digit_pixels, png, read_digits
+
+    image_model(zoo)
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for number, pixels in enumerate(digit_pixels(read_digits())[:5]):
+        (folder / f"{number}.png").write_bytes(png(pixels))
+    (folder / "9.png").write_bytes(b"not an image")
+    parts = answer(job(zoo, tmp_path, package="eye", input=str(folder), piece_rows=4))
+    assert [part.rows for part in parts] == [4, 1]
+    assert parts[1].rejected == {"cannot be decoded as a picture": 1}
+    found = read(tmp_path)
+    assert [Path(path).name for path in found.path] == [f"{i}.png" for i in range(5)]
+    assert set(found.answer_label) <= {"no", "yes"}
+    with pytest.raises(InputError, match="these are of image"):
+        prepare(job(zoo, tmp_path, package="tagger", input=str(folder), output=str(tmp_path / "o")))
