@@ -5,7 +5,7 @@
 A message says what was wrong (the value), what is allowed, and what to do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -64,13 +64,22 @@ class IntegrityError(OrchestratorError):
 
 
 class RefusedError(OrchestratorError):
-    """A gate refused a package: it is in the zoo as ``rejected``, and no alias points to it."""
+    """A gate refused a package: it is in the zoo as ``rejected``, and no alias points to it.
+
+    Attributes:
+        package: Its reference.
+        reasons: Why it is refused.
+        result: The result of the job that made it, as JSON values; empty without a job.
+    """
 
     exit_code = 5
 
-    def __init__(self, package: str, reasons: Sequence[str]) -> None:
+    def __init__(
+        self, package: str, reasons: Sequence[str], result: Mapping[str, object] | None = None
+    ) -> None:
         self.package = package
         self.reasons = tuple(reasons)
+        self.result = dict(result or {})
         lines = [f"{package} is refused by its promotion gate and stays rejected:"]
         advice = f"Accept it all the same: orchestrator zoo promote {package} --force"
         super().__init__("\n".join([*lines, *(f"  {reason}" for reason in reasons), advice]))

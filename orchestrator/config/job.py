@@ -115,5 +115,7 @@ class JobResult(StrictModel):
             RefusedError: A gate refused the package.
         """
         if self.status == "refused":
-            raise RefusedError(self.package or "the package", self.reasons)
+            raise RefusedError(
+                self.package or "the package", self.reasons, self.model_dump(mode="json")
+            )
         return self

@@ -20,6 +20,8 @@ from orchestrator.continual.parts.configs import (
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
 from orchestrator.training.config import EngineConfig, TrainConfig, batch_problems
+from orchestrator.zoo.gate import Promotion
+from orchestrator.zoo.suite import SuiteConfig
 
 Preset = Literal["finetune", "replay", "ewc", "sam", "c&f", "c&f+replay", "joint"]
 
@@ -112,16 +114,18 @@ class StreamTask(DatasetSpec):
         return DatasetSpec(**fields)
 
 
-class PromotionConfig(StrictModel):
-    """Conditions under which the new package takes over an alias."""
+class PromotionConfig(Promotion):
+    """What the new package must keep to be accepted, and the alias that it takes over then."""
 
     max_forgetting: float | None = Field(None, ge=0, le=1)
-    """Largest average forgetting that is accepted; null: no bound."""
+    """Largest average forgetting of the stream that is accepted; null: no bound. Forgetting that is
+    unknown is refused."""
     alias: Name | None = None
-    """Alias to move to the package when forgetting is within the bound; null: none moves."""
+    """Alias to move to the package when it is accepted; null: none moves."""
 
     def problems(self) -> Iterable[Problem]:
         """The alias ``latest`` moves by itself."""
+        yield from super().problems()
         if self.alias == "latest":
             yield Problem("alias", "'latest' always moves. Use for example candidate or champion")
 
@@ -150,7 +154,9 @@ class ContinualConfig(JobConfig):
     engine: EngineConfig = EngineConfig()
     """The training engine."""
     promotion: PromotionConfig = PromotionConfig()
-    """Whether and when an alias moves to the result."""
+    """What the result must keep of what the package promised, and which alias moves to it."""
+    suite: SuiteConfig = SuiteConfig()
+    """Rows that the package keeps to repeat the exam and to protect its tasks."""
     cache: str | None = None
     """Folder for prepared data; null: the user's cache folder."""
 

@@ -1,5 +1,6 @@
 """Outcome of a finished stream: its matrix, its figures, the files of its package."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,19 +13,19 @@ from orchestrator.continual.config import ContinualConfig
 from orchestrator.continual.metrics import Matrix, as_rows, figures_of
 from orchestrator.continual.results import (
     MATRIX_FILE,
-    Promotion,
     StreamEvaluation,
-    StreamFigures,
     StreamSummary,
     UnitRecord,
 )
 from orchestrator.continual.stages import Stages
 from orchestrator.continual.stream import Stream
 from orchestrator.continual.task import STATE_FILE, package_state
+from orchestrator.inference.heads import default_head, package_tasks
 from orchestrator.modeling.package import read_config, write_model
 from orchestrator.training.history import History
 from orchestrator.zoo import Package
 from orchestrator.zoo.manifest import Task
+from orchestrator.zoo.suite import Suite
 
 HISTORY_FILE = "history.parquet"
 SCENARIO = "task-incremental"
@@ -66,7 +67,6 @@ class Outcome:
         records = [stages.record(unit.index) for unit in stages.units]
         matrix = _matrix(stream.titles, stages, records)
         figures = figures_of(matrix)
-        promotion = _promotion(config, figures)
         summary = StreamSummary(
             **figures.model_dump(),
             tasks=tuple(stream.titles),
@@ -77,10 +77,45 @@ class Outcome:
             skipped_steps=sum(record.skipped for record in records),
             clamped_share=records[-1].clamped_share,
             unwatched_heads=tuple(stream.unwatched_heads(package.path)),
-            promotion=promotion,
-            promotion_refused=promotion == "refused",
+            promotion="not asked" if config.promotion.alias is None else "promoted",
+            promotion_refused=False,
         )
-        return cls(package, stream, stages, matrix, summary)
+        outcome = cls(package, stream, stages, matrix, summary)
+        return outcome.judged(outcome.refusals())
+
+    def refusals(self) -> list[str]:
+        """Return why the forgetting of the stream is not accepted; unknown is not."""
+        bound, forgotten = self.stream.config.promotion.max_forgetting, self.summary.forgetting
+        if bound is None or (forgotten is not None and forgotten <= bound):
+            return []
+        if forgotten is None:
+            return ["forgetting is unknown: max_forgetting needs tasks learned one after the other"]
+        return [f"forgetting {forgotten:.4f} is above max_forgetting {bound:g}"]
+
+    def judged(self, reasons: Sequence[str], suite: Suite | None = None) -> "Outcome":
+        """Return this outcome with what the gate says.
+
+        Args:
+            reasons: Why the package is refused.
+            suite: What was measured of it; heads that were examined are not unwatched.
+        """
+        exams = {} if suite is None else suite.exams
+        heads = self.summary.unwatched_heads
+        changes: dict[str, object] = {
+            "unwatched_heads": tuple(
+                head for head in heads if head not in exams or exams[head].status == "unverified"
+            )
+        }
+        if reasons:
+            changes |= {"promotion": "refused", "promotion_refused": True}
+        return replace(self, summary=self.summary.model_copy(update=changes))
+
+    @property
+    def default(self) -> str:
+        """Head that answers where none is named: that of the package, else of the first task."""
+        known = default_head(self.package, package_tasks(self.package))
+        heads = {head.name for head in self.stream.heads(self.package.path)}
+        return known if known is not None and known in heads else self.stream.titles[0]
 
     @property
     def task(self) -> Task:
@@ -156,14 +191,6 @@ def _matrix(titles: list[str], stages: Stages, records: list[UnitRecord]) -> Mat
         for title, accuracy in record.accuracy.items():
             matrix[unit.seen[-1], titles.index(title)] = accuracy
     return matrix
-
-
-def _promotion(config: ContinualConfig, figures: StreamFigures) -> Promotion:
-    """Decide whether the alias moves; ``refused``: too much was forgotten."""
-    bound, forgotten = config.promotion.max_forgetting, figures.forgetting
-    if bound is not None and forgotten is not None and forgotten > bound:
-        return "refused"
-    return "not asked" if config.promotion.alias is None else "promoted"
 
 
 def _joined(histories: list[History]) -> History:

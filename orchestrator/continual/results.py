@@ -72,11 +72,11 @@ class StreamSummary(StreamFigures):
     clamped_share: float | None
     """Share of weights at the box in the last logged interval; null without a box."""
     unwatched_heads: tuple[str, ...]
-    """Heads the package came with whose tasks are not in the stream."""
+    """Heads the package came with whose tasks could not be examined."""
     promotion: Promotion
     """Whether the alias moved."""
     promotion_refused: bool
-    """Whether forgetting exceeded its bound."""
+    """Whether the gate refused the package."""
 
 
 class UnitRecord(StrictModel):

@@ -1,7 +1,6 @@
 """The continual-learning job: package and task stream in, package and accuracy matrix out."""
 
 import logging
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,8 @@ from orchestrator.continual.results import UnitLearned, WorkerResult
 from orchestrator.errors import InputError, InterruptedRunError
 from orchestrator.storage import RunFolder
 from orchestrator.training.events import Event, Measurement, Notice
-from orchestrator.zoo import Package, Zoo, commit_once
+from orchestrator.zoo import Package, Zoo, commit_once, conclude
+from orchestrator.zoo.draft import Draft
 
 if TYPE_CHECKING:
     from orchestrator.cluster.observe.progress import Progress
@@ -44,6 +44,7 @@ def run(config: ContinualConfig) -> JobResult:
         InputError: The package, a task or the CPUs are not there; the run is in use.
         InterruptedRunError: Stopped after a checkpoint; the same call continues.
         StageError: The workers failed more often than allowed.
+        RefusedError: The package is committed, but its gate rejected it.
     """
     from orchestrator.continual.outcome import Outcome
     from orchestrator.continual.stages import Stages
@@ -57,14 +58,13 @@ def run(config: ContinualConfig) -> JobResult:
             return finished
         package = _pinned(folder, package)
         stream = Stream.load(config, package.path)  # bad data is found before workers start
+        stream.require_labels(package)
         stages = Stages(folder.path / STREAM_FOLDER, units_of(config))
         if stages.finished() < len(stages.units):
             _learn(folder, config, package, stages)
-        result = _commit(folder, config, Outcome.read(config, package, stages, stream))
-        folder.finish(result)
-        for name in LEFTOVERS:
-            shutil.rmtree(folder.path / name, ignore_errors=True)
-        return result
+        committed = _commit(folder, config, Outcome.read(config, package, stages, stream))
+        leftovers = [folder.path / name for name in LEFTOVERS]
+        return conclude(folder, committed, alias=config.promotion.alias, leftovers=leftovers)
 
 
 def starting_package(config: ContinualConfig) -> Package:
@@ -145,29 +145,36 @@ def _show(event: Event, progress: "Progress") -> None:
         logger.warning("%s", event.message)
 
 
-def _commit(folder: RunFolder, config: ContinualConfig, outcome: "Outcome") -> JobResult:
-    """Make the package, once, then move the alias if it may move."""
+def _commit(folder: RunFolder, config: ContinualConfig, outcome: "Outcome") -> Package:
+    """Make the package and examine it, once; what was promised before decides its status."""
     from orchestrator.continual.outcome import write_package
+    from orchestrator.inference.examination import examine_draft
 
-    package, metrics = outcome.package, outcome.summary.model_dump(mode="json")
+    package = outcome.package
+
+    def write(draft: Draft) -> None:
+        write_package(draft.path, outcome)
+        suite = examine_draft(
+            draft,
+            parent=package,
+            learned=outcome.stream.learned(),
+            default=outcome.default,
+            promotion=config.promotion,
+            config=config.suite,
+        )
+        draft.reasons += outcome.refusals()
+        judged = outcome.judged(draft.reasons, suite)
+        draft.metrics = judged.summary.model_dump(mode="json")
+
     committed = commit_once(
         folder,
         config.output,
         kind="continual",
-        write=lambda draft: write_package(draft.path, outcome),
+        write=write,
         parents=[package.ref],
         task=outcome.task.model_dump(),
-        metrics=metrics,
+        metrics=outcome.summary.model_dump(mode="json"),
         licence=package.manifest.licence,
     )
-    if outcome.summary.promotion == "promoted" and config.promotion.alias is not None:
-        Zoo(config.run.zoo).promote(committed.ref, config.promotion.alias)
     logger.info("accuracy matrix (%s):\n%s", outcome.scenario, outcome.table())
-    for head in outcome.summary.unwatched_heads:
-        logger.warning(
-            "head %s of %s stays in the model, but its forgetting is unknown: its data is not a "
-            "task of this stream",
-            head,
-            package.ref,
-        )
-    return JobResult(package=committed.ref, metrics=metrics, run_dir=str(folder.path))
+    return committed

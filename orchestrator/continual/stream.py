@@ -4,26 +4,33 @@ Scenario: task-incremental. Every task has a head of its own, named after it, an
 when it is tested. All heads exist from the start; a head that is not trained does not move.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from orchestrator.continual.config import ContinualConfig
+from orchestrator.continual.promised import Promised, read_promised
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.samples.base import SampleDataset
 from orchestrator.data.samples.labelled_samples import ClsSamples
 from orchestrator.data.steps import StepSource
 from orchestrator.errors import InputError
 from orchestrator.modeling.package import read_config
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
+from orchestrator.tasks.base import kind_of_target
+from orchestrator.tasks.suite import Learned
 from orchestrator.training.engine import Batch
 from orchestrator.training.heads import classification_head
 from orchestrator.training.loop import WindowSource
 from orchestrator.training.seeding import derive_seed
+from orchestrator.zoo.package import Package
+from orchestrator.zoo.suite import Suite, read_suite
 
 Split = Literal["train", "validation", "test"]
 
@@ -86,12 +93,14 @@ class Stream:
         tasks: Rows of each task.
         processor: The package's tokenizer; None for images.
         max_length: Limit in tokens.
+        promised: Tasks that the package promised and the stream does not learn.
     """
 
     config: ContinualConfig
     tasks: list[TaskData]
     processor: TextProcessor | None
     max_length: int
+    promised: Mapping[str, Promised] = field(default_factory=dict)
     _samples: dict[tuple[int, Split], ClsSamples] = field(default_factory=dict)
 
     @classmethod
@@ -108,7 +117,9 @@ class Stream:
             raise InputError("the stream mixes texts and images; one model reads one of them")
         processor = None if all(images) else TextProcessor.load(package)
         longest = read_config(package).max_position_embeddings
-        return cls(config, tasks, processor, min(config.max_length, longest))
+        limit = min(config.max_length, longest)
+        promised = read_promised(package, {task.title for task in config.tasks})
+        return cls(config, tasks, processor, limit, promised)
 
     @property
     def titles(self) -> list[str]:
@@ -116,10 +127,12 @@ class Stream:
         return [task.title for task in self.config.tasks]
 
     def heads(self, package: Path) -> list[TargetConfig]:
-        """Return the heads of the model: classifiers the package has, then one per task.
+        """Return the heads of the model: those of the package, then one per new task.
+
+        Heads of pre-training, which answer no labelled task, are left out.
 
         Raises:
-            InputError: A task has the name of a classifier with other labels.
+            InputError: A task has the name of a head of another kind or with other labels.
         """
         new = {
             title: classification_head(
@@ -129,11 +142,15 @@ class Stream:
         }
         inherited: list[TargetConfig] = []
         for head in read_config(package).target:
-            if not isinstance(head, ClsConfig):
-                continue
             known = new.get(head.name)
             if known is None:
-                inherited.append(head)
+                if kind_of_target(head) is not None:
+                    inherited.append(head)
+            elif not isinstance(head, ClsConfig):
+                raise InputError(
+                    f"the package has a head {head.name!r} of type {head.type_name()}, which "
+                    "learns no classes. Give the task of that name another name"
+                )
             elif known.num_labels != head.num_labels:
                 raise InputError(
                     f"the package has a head {head.name!r} with {head.num_labels} classes, the "
@@ -143,8 +160,33 @@ class Stream:
                 new[head.name] = head
         return [*inherited, *new.values()]
 
+    def require_labels(self, package: Package) -> None:
+        """Refuse a task whose labels are not those of the package's head of that name, in order.
+
+        Raises:
+            InputError: Naming both.
+        """
+        stated = {} if package.manifest.task is None else package.manifest.task.labels
+        suite = read_suite(package) or Suite()
+        known = {**stated, **{head: exam.task.labels for head, exam in suite.exams.items()}}
+        for title, task in zip(self.titles, self.tasks, strict=True):
+            names = tuple(known.get(title, ()))
+            if names and names != task.label_names:
+                raise InputError(
+                    f"the package's head {title!r} answers {list(names)}, the task of that name "
+                    f"has {list(task.label_names)}. Give the task another name, or its labels "
+                    "the same names in the same order"
+                )
+
+    def learned(self) -> dict[str, Learned]:
+        """Return the tasks with their data, for the exam, by the name of their head."""
+        return {
+            title: Learned.of_classes(title, data, task.spec)
+            for title, data, task in zip(self.titles, self.tasks, self.config.tasks, strict=True)
+        }
+
     def unwatched_heads(self, package: Path) -> list[str]:
-        """Return heads of the package whose tasks are not in the stream: they stay, untested."""
+        """Return heads of the package whose tasks are not in the stream."""
         return [head.name for head in self.heads(package) if head.name not in self.titles]
 
     def samples(self, task: int, split: Split) -> ClsSamples:
@@ -174,10 +216,41 @@ class Stream:
                 batch, and no larger than the buffer where that is possible.
         """
         rows = self._tokenized(task, self.tasks[task].train.take(indices))
+        return self._rehearsal(rows, world, self._order(task, "replay"))
+
+    def promised_buffers(self, world: int) -> list[StepSource]:
+        """Return rehearsal windows of each promised task that has exemplars; see ``buffer``."""
+        return [
+            self._rehearsal(samples, world, self._order(head, "exemplars"))
+            for head, samples in self._exemplars.items()
+        ]
+
+    def promised_singles(self, count: int) -> list[Batch]:
+        """Return about ``count`` exemplars of the promised tasks, equally many of each.
+
+        One per batch, the same on every rank.
+        """
+        batches = []
+        for head, samples in self._exemplars.items():
+            seed = derive_seed(self.config.seed, "exemplars", head)
+            share = -(-count // len(self._exemplars))
+            chosen = np.random.default_rng(seed).permutation(len(samples))[:share]
+            batches += [samples.collate(np.asarray([index], np.int64), 0) for index in chosen]
+        return batches
+
+    @cached_property
+    def _exemplars(self) -> dict[str, SampleDataset]:
+        return {
+            head: each.task.samples(each.exemplars, self.processor, self.max_length)
+            for head, each in self.promised.items()
+            if each.exemplars is not None
+        }
+
+    def _rehearsal(self, rows: SampleDataset, world: int, order: int) -> StepSource:
         train = self.config.train
         share = max(1, min(train.global_batch_size, len(rows)) // world)
         micro = next(m for m in range(min(share, train.micro_batch_size), 0, -1) if share % m == 0)
-        return StepSource(rows, share * world, micro, self._order(task, "replay"))
+        return StepSource(rows, share * world, micro, order)
 
     def singles(self, task: int, count: int) -> Iterator[Batch]:
         """Yield ``count`` random training rows of a task, one per batch; the same on every rank."""

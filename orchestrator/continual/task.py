@@ -22,6 +22,7 @@ from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.labelled_samples import ClsSamples
 from orchestrator.data.steps import StepSource, eval_batches
 from orchestrator.modeling.model import Model
+from orchestrator.modeling.package import read_state
 from orchestrator.training.engine import Batch, Engine
 from orchestrator.training.optimizers import target_of, trainable
 
@@ -74,6 +75,8 @@ class UnitTask:
         """Protected weights at the end of the previous unit, or those the package protects."""
         index = self.unit.index
         left = self.stages.weights(index - 1) if index else self._inherited(ANCHOR)
+        if not left and self.stream.promised:
+            left = read_state(self.package)
         names = self._without_open_heads(left, after=index - 1)
         shared = (name for name, _ in trainable(self.engine.module) if name in names)
         return Anchors.cut(self.engine, {name: left[name] for name in shared})
@@ -103,9 +106,14 @@ class UnitTask:
         for task in self.unit.tasks:
             yield from self.stream.singles(task, share)
 
+    def exemplars(self, count: int) -> Sequence[Batch]:
+        """Return rows of tasks that the package promised, equally many of each; rounded up."""
+        return self.stream.promised_singles(count)
+
     def buffers(self) -> list[StepSource]:
-        """Return a source of rehearsal windows for each earlier task."""
-        return [
+        """Return a source of rehearsal windows for each promised and each earlier task."""
+        promised = self.stream.promised_buffers(self.engine.world)
+        return promised + [
             self.stream.buffer(self.stream.titles.index(title), rows, self.engine.world)
             for earlier in range(self.unit.index)
             for title, rows in self.stages.record(earlier).buffers.items()

@@ -15,6 +15,8 @@ from orchestrator.quantization.registries import (
     BackendConfig,
     CalibratorConfig,
 )
+from orchestrator.zoo.gate import Promotion
+from orchestrator.zoo.suite import SuiteConfig
 
 IntegerKind = Literal["static_s7", "row_s7", "row_u8", "s7"]
 
@@ -53,7 +55,7 @@ class QuantizeConfig(JobConfig):
     output: Name = "classifier-int8"
     """Name of the package that is committed."""
     target: str | None = None
-    """Classification target whose accuracy counts; null: the package's only one."""
+    """Classification target whose accuracy counts; null: the package's default one."""
     data: DatasetSpec = DatasetSpec(source="builtin:pydoc/library", max_rows=2400)
     """Labelled data: training rows calibrate, validation rows choose, test rows confirm."""
     goal: GoalConfig = GoalConfig()
@@ -84,6 +86,10 @@ class QuantizeConfig(JobConfig):
     """Plans of the predicted front that are measured in addition to the pure modes."""
     latency: LatencyConfig = LatencyConfig()
     """Measurement of speed."""
+    promotion: Promotion = Promotion()
+    """What the INT8 package must keep of what the float package promised."""
+    suite: SuiteConfig = SuiteConfig()
+    """Rows that the package keeps to repeat the exam."""
     probe_texts: int = Field(4, ge=1)
     """Texts stored with their answers; a server compares them before it takes traffic."""
     cache: str | None = None

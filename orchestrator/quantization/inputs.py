@@ -10,6 +10,7 @@ from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.data.rows.tasks import load_task
 from orchestrator.errors import InputError
+from orchestrator.inference.heads import default_head, package_tasks
 from orchestrator.quantization.backends.backend import Backend, make_backend
 from orchestrator.quantization.calibrators.calibrator import Calibrator, make_calibrator
 from orchestrator.quantization.config import QuantizeConfig
@@ -103,6 +104,8 @@ class Prepared:
     subject: Subject
     inputs: QuantizeInputs
     processor: TextProcessor
+    task: TaskData
+    """The labelled data."""
     probe: list[str]
     """Texts whose answers are stored with the package."""
 
@@ -120,7 +123,8 @@ def read_subject(config: QuantizeConfig) -> Subject:
             f"package: {package.ref} is quantized already; give the float package it was made from"
         )
     source = read_source(package.path)
-    target = choose_target(source.model_config, config.target).name
+    default = default_head(package, package_tasks(package))
+    target = choose_target(source.model_config, config.target, default).name
     limit = input_limit(config, source.model_config, package)
     emission = source.emit()
     if not emission.units:
@@ -158,7 +162,7 @@ def prepare(config: QuantizeConfig) -> Prepared:
         calibrator=make_calibrator(config.calibrator),
     )
     probe = probe_texts(task.test, processor, config.probe_texts, subject.limit)
-    return Prepared(subject, inputs, processor, probe)
+    return Prepared(subject, inputs, processor, task, probe)
 
 
 def _encode_task(

@@ -8,9 +8,13 @@ again, commit.
 from pathlib import Path
 from typing import Final
 
+from pydantic import JsonValue
+
 from orchestrator.cluster.session import session_for
 from orchestrator.cluster.tasks import TaskPool
 from orchestrator.config import JobResult
+from orchestrator.inference.examination import examine_draft
+from orchestrator.inference.heads import default_head, package_tasks
 from orchestrator.quantization.artifact.figures import summary
 from orchestrator.quantization.artifact.package import write_package
 from orchestrator.quantization.artifact.text import plan_text
@@ -20,7 +24,9 @@ from orchestrator.quantization.plans import PLAN_FILE, PlanFile
 from orchestrator.quantization.results import QuantizeMetrics
 from orchestrator.quantization.search import Search
 from orchestrator.storage import RunFolder
-from orchestrator.zoo import Package, commit_once, committed
+from orchestrator.tasks.suite import Learned
+from orchestrator.zoo import Package, commit_once, committed, conclude
+from orchestrator.zoo.draft import Draft
 
 KIND: Final = "quantized"
 STAGE: Final = "quantize"
@@ -32,6 +38,7 @@ def run(config: QuantizeConfig) -> JobResult:
     Raises:
         InputError: if the package, the target or the data do not fit.
         StageError: if no measured plan reaches the goal.
+        RefusedError: if the package is committed, but its gate rejected it.
     """
     # A first start checks everything before it leaves a folder; a later one reads the folder first.
     prepared = None if (Path(config.run.dir) / config.run.name).exists() else prepare(config)
@@ -48,9 +55,7 @@ def run(config: QuantizeConfig) -> JobResult:
                 folder.mark("package", pinned)
             config = config.model_copy(update={"package": pinned["ref"]})  # its alias may move
             package = _quantize(config, prepared or prepare(config), folder)
-        result = _result(package, folder)
-        folder.finish(result)
-    return result
+        return conclude(folder, package, metrics=_metrics(package))
 
 
 def check(config: QuantizeConfig) -> str:
@@ -61,20 +66,33 @@ def check(config: QuantizeConfig) -> str:
 def _quantize(config: QuantizeConfig, prepared: Prepared, folder: RunFolder) -> Package:
     with session_for(config.cluster):
         choice = Search(config, prepared, folder, TaskPool(config.cluster)).run()
-    manifest = prepared.subject.package.manifest
+    parent, target = prepared.subject.package, prepared.subject.target
+    manifest = parent.manifest
+
+    def write(draft: Draft) -> None:
+        write_package(draft.path, config, prepared, choice)
+        examine_draft(
+            draft,
+            parent=parent,
+            learned={target: Learned.of_classes(target, prepared.task, config.data)},
+            default=default_head(parent, package_tasks(parent)) or target,
+            promotion=config.promotion,
+            config=config.suite,
+        )
+
     return commit_once(
         folder,
         config.output,
         kind=KIND,
-        write=lambda draft: write_package(draft.path, config, prepared, choice),
-        parents=[prepared.subject.package.ref],
+        write=write,
+        parents=[parent.ref],
         task=None if manifest.task is None else manifest.task.model_dump(mode="json"),
         metrics=summary(prepared, choice).model_dump(),
         licence=manifest.licence,
     )
 
 
-def _result(package: Package, folder: RunFolder) -> JobResult:
+def _metrics(package: Package) -> dict[str, JsonValue]:
     plan = PlanFile.of(package.read_json(PLAN_FILE))
     metrics = QuantizeMetrics.model_validate(package.manifest.metrics | {"plan": plan.units})
-    return JobResult(package=package.ref, metrics=metrics.model_dump(), run_dir=str(folder.path))
+    return metrics.model_dump()

@@ -55,8 +55,13 @@ def read_source(folder: Path) -> Source:
     return Source(config.model_dump(mode="json"), state)
 
 
-def choose_target(config: ModelConfig, wanted: str | None) -> ClsConfig:
+def choose_target(config: ModelConfig, wanted: str | None, default: str | None = None) -> ClsConfig:
     """Return the classification target whose accuracy the goal bounds.
+
+    Args:
+        config: the model.
+        wanted: the target that the job names, if it does.
+        default: the target that the package was made for, if it says so.
 
     Raises:
         InputError: if there is no target of that name, or there are several and no name was given.
@@ -68,6 +73,8 @@ def choose_target(config: ModelConfig, wanted: str | None) -> ClsConfig:
             f"the package has no classification target (targets: {kinds}). Fine-tune it first, for "
             "example with `orchestrator select`"
         )
+    if wanted is None and default in heads:
+        return heads[default]
     if wanted is None and len(heads) == 1:
         return next(iter(heads.values()))
     if wanted not in heads:

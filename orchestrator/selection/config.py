@@ -13,6 +13,7 @@ from orchestrator.errors import Problem
 from orchestrator.selection.policies.base import POLICIES
 from orchestrator.selection.scores.base import PROXIES, unit_proxies
 from orchestrator.training.config import FineTuneConfig
+from orchestrator.zoo.suite import SuiteConfig
 
 CANDIDATE_KINDS = ("pretrained", "imported", "continual", "finetuned")
 ALL = "all"
@@ -80,6 +81,8 @@ class SelectConfig(JobConfig):
 
     target: DatasetSpec
     """The labelled data to select for; it must not be a column of the matrix."""
+    suite: SuiteConfig = SuiteConfig()
+    """Rows that the package keeps to repeat its exam and to protect its task."""
     matrix: str | None = None
     """Performance matrix made by `benchmark`; null selects without any history."""
     candidates: tuple[str, ...] = Field((ALL,), min_length=1)

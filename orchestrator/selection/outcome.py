@@ -9,6 +9,7 @@ import numpy as np
 
 from orchestrator.config import dump_yaml
 from orchestrator.errors import IntegrityError
+from orchestrator.inference.examination import examine_draft
 from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.planning import SelectionPlan
@@ -29,6 +30,7 @@ from orchestrator.selection.results import (
 from orchestrator.selection.trials.fine_tuning import PACKAGE, committed_rows
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.storage import RunFolder
+from orchestrator.tasks.suite import Learned
 from orchestrator.zoo import Package, commit_once
 from orchestrator.zoo.draft import Draft
 
@@ -105,6 +107,8 @@ def publish_winner(
         text = json.dumps(report.model_dump(), indent=1, sort_keys=True, allow_nan=False)
         (draft.path / "evaluation" / REPORT_NAME).write_text(text + "\n", encoding="utf-8")
         (draft.path / "job.yaml").write_text(dump_yaml(config), encoding="utf-8")
+        learned = Learned.of_classes(head, plan.task, plan.spec)
+        examine_draft(draft, learned={head: learned}, default=head, config=config.suite)
 
     return commit_once(
         run,

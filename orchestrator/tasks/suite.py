@@ -21,7 +21,7 @@ from orchestrator.data.rows.storage import fingerprint, read_rows, write_rows
 from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import OrchestratorError
-from orchestrator.tasks.base import Answer, AnyTask
+from orchestrator.tasks.base import Answer, AnyTask, build_task
 from orchestrator.tasks.intervals import Comparison
 from orchestrator.tasks.measure import Measured, compare_all, measure
 from orchestrator.zoo.suite import (
@@ -33,6 +33,7 @@ from orchestrator.zoo.suite import (
     Figure,
     Suite,
     SuiteConfig,
+    TaskSpec,
 )
 
 SPLITS = ("train", "validation", "test")
@@ -63,6 +64,12 @@ class Learned:
     task: AnyTask
     data: TaskData
     spec: DatasetSpec | None = None
+
+    @classmethod
+    def of_classes(cls, head: str, data: TaskData, spec: DatasetSpec | None = None) -> "Learned":
+        """Return the task of a head that learns the classes of a data set."""
+        task = TaskSpec(kind="classification", head=head, labels=data.label_names)
+        return cls(build_task(task), data, spec)
 
     @property
     def record(self) -> DataRecord:

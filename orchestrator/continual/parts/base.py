@@ -147,6 +147,14 @@ class Task(Protocol):
         """
         ...
 
+    def exemplars(self, count: int) -> Sequence[Batch]:
+        """Return about ``count`` rows of tasks that the starting package promised, one per batch.
+
+        Empty where the stream learns all of them, or the package keeps no rows. The same rows on
+        every rank.
+        """
+        ...
+
     def buffers(self) -> Sequence[WindowSource]:
         """Return a source of windows for each earlier task with rows to rehearse."""
         ...

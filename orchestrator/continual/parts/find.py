@@ -16,7 +16,7 @@ and the model's size, and one lambda would not carry over), and the sum of both 
 to ``max_grad_norm`` (there nothing is clipped).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from orchestrator.continual.fisher import Importance, gathered_fisher, sharded_f
 from orchestrator.continual.parts.base import Anchors, Leftovers, Part, ShardSums, Task, cut
 from orchestrator.continual.parts.configs import FindConfig
 from orchestrator.errors import StageError
-from orchestrator.training.engine import Engine, Shard
+from orchestrator.training.engine import Batch, Engine, Shard
 from orchestrator.training.metrics import StepMetrics
 from orchestrator.training.shards import gradient
 
@@ -40,6 +40,7 @@ class Find(Part[FindConfig]):
     """
 
     _anchors = Anchors()
+    _promised: Importance = {}  # noqa: RUF012  (replaced, never changed)
     _value = 0.0
 
     @property
@@ -48,8 +49,16 @@ class Find(Part[FindConfig]):
         return IMPORTANCE
 
     def before_task(self, task: Task) -> None:
-        """Take this rank's anchors, and the importance of each; 0 where none was measured."""
-        self._anchors, found = task.anchors, cut(task.engine, task.left(IMPORTANCE))
+        """Take this rank's anchors, and the importance of each; 0 where none was measured.
+
+        Of a package that no continual run made, it is measured here, on the rows it keeps.
+        """
+        left = task.left(IMPORTANCE)
+        exemplars = () if left else task.exemplars(self.config.fisher_samples)
+        if exemplars:
+            found = self._measured(task, exemplars)
+            self._promised = {n: v for n, v in found.items() if n in task.anchors.names}
+        self._anchors, found = task.anchors, cut(task.engine, left or self._promised)
         self._importance = {
             name: found.get(name, torch.zeros_like(anchor))
             for name, anchor in self._anchors.weights.items()
@@ -70,16 +79,19 @@ class Find(Part[FindConfig]):
 
     def after_task(self, task: Task) -> Leftovers:
         """Measure the task's importance and add it to that of earlier tasks."""
-        samples = task.samples(self.config.fisher_samples)
+        measured = self._measured(task, task.samples(self.config.fisher_samples))
+        earlier = task.left(IMPORTANCE) or self._promised
+        return Leftovers(accumulate(earlier, measured, self.config.gamma))
+
+    def _measured(self, task: Task, samples: Iterable[Batch]) -> Importance:
+        """Return the importance for some rows of all parameters but heads still to come."""
         if self.config.way == "gathered":
             measured = gathered_fisher(task.engine, task.skeleton, samples)
         else:
             measured = sharded_fisher(task.engine, samples)
         names = task.protected(measured)
         measured = {name: value for name, value in measured.items() if name in names}
-        if self.config.normalise:
-            measured = normalized(measured)
-        return Leftovers(accumulate(task.left(IMPORTANCE), measured, self.config.gamma))
+        return normalized(measured) if self.config.normalise else measured
 
 
 @torch.no_grad()

@@ -28,6 +28,9 @@ class NetTask:
     def left(self, name):
         return self.importance if name == "importance" else {}
 
+    def exemplars(self, count):
+        return ()
+
     def buffers(self):
         return self.windows
 

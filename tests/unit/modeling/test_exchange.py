@@ -1,10 +1,12 @@
 """Checkpoints of transformers in, packages out: whole, checked and byte for byte, or not at all."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,12 +27,15 @@ from transformers import (
 
 from orchestrator.cli import main
 from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.errors import InputError, IntegrityError
+from orchestrator.inference.examination import examine_draft
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.huggingface import checking, sources
 from orchestrator.modeling.huggingface.exporting import export_package, write_export
 from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
 from orchestrator.modeling.package import load_model, read_config, write_model
+from orchestrator.tasks.suite import Learned
 from orchestrator.zoo import Zoo
 
 from .small import make_config
@@ -141,6 +146,27 @@ def test_import_and_export_give_back_every_byte(bert, zoo, tmp_path):
     theirs = AutoModelForSequenceClassification.from_pretrained(bert)
     with torch.no_grad():
         assert torch.equal(opened(**inputs).logits, theirs(**inputs).logits)
+
+
+def test_an_export_holds_no_rows(bert, zoo, tmp_path):
+    imported = import_checkpoint(zoo, f"hf:{bert}", ImportOptions())
+    rows = Rows(TEXTS, None, np.arange(3))
+    data = TaskData("pets", ("cat", "dog", "cow"), rows, rows, rows)
+    learned = {"cls": Learned.of_classes("cls", data)}
+    task = imported.manifest.task.model_dump(mode="json")
+    with zoo.draft("child", kind="finetuned", parents=[imported], task=task) as draft:
+        shutil.copytree(imported.path, draft.path, dirs_exist_ok=True)
+        (draft.path / "manifest.json").unlink()
+        examine_draft(draft, learned=learned, default="cls")
+        package = draft.commit()
+    assert {name for name in package.manifest.files if name.endswith(".parquet")} == {
+        "evaluation/suite/cls.parquet",
+        "state/exemplars/cls.parquet",
+    }
+    export_package(package, tmp_path / "out")
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not [path for path in files if path.suffix == ".parquet" or "suite" in str(path)]
+    assert not [path for path in files if TEXTS[0].encode() in path.read_bytes()]
 
 
 def test_shards_are_read_and_written(zoo, tmp_path):

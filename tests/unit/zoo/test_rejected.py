@@ -180,8 +180,10 @@ def test_a_run_killed_between_commit_and_alias_moves_it_once_or_never(tmp_path, 
     assert zoo.aliases("base").get("champion") == champion
     with run_of(tmp_path, zoo) as run:  # started once more
         if refused:
-            with pytest.raises(RefusedError, match="spam accuracy: fell"):
+            with pytest.raises(RefusedError, match="spam accuracy: fell") as caught:
                 run.finished()
+            assert caught.value.result["run_dir"] == str(run.path)
+            assert caught.value.result["reasons"] == [REASON]
         else:
             assert run.finished() == result
     assert len(Zoo(zoo.root).packages()) == 2
