@@ -215,7 +215,7 @@ def guarded(work: Callable[[], int], *, json_line: bool = False) -> int:
 def _error_line(error: BaseException, code: int) -> "dict[str, JsonValue]":
     """Return the JSON line of a job that did not end well; a refused one names its package."""
     status = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
-    line: dict[str, Any] = {"status": status, "error": str(error), "exit_code": code}
+    line: dict[str, JsonValue] = {"status": status, "error": str(error), "exit_code": code}
     return {**line, **error.result} if isinstance(error, RefusedError) else line
 
 

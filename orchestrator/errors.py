@@ -7,6 +7,10 @@ A message says what was wrong (the value), what is allowed, and what to do.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 
 class OrchestratorError(Exception):
@@ -75,7 +79,7 @@ class RefusedError(OrchestratorError):
     exit_code = 5
 
     def __init__(
-        self, package: str, reasons: Sequence[str], result: Mapping[str, object] | None = None
+        self, package: str, reasons: Sequence[str], result: "Mapping[str, JsonValue] | None" = None
     ) -> None:
         self.package = package
         self.reasons = tuple(reasons)
