@@ -159,7 +159,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small model and few rows")
     options = parser.parse_args()
-    sizes = (256, 64, 2, 96) if options.quick else (3072, 256, 6, 384)
+    sizes = (256, 64, 2, 96) if options.quick else (1024, 128, 6, 384)
     with tempfile.TemporaryDirectory() as folder:
         found = race(Path(folder), *sizes)
     found["machine"] = f"{platform.machine()}, onnxruntime {ort.__version__}, one thread each"
