@@ -41,9 +41,10 @@ hosts: install-dev ## training across hosts, made of network namespaces
 chaos: install-dev ## the tests that inject faults
 	$(BIN)/python -m pytest -m chaos
 
-lint: install-dev type ## style and types
+lint: install-dev type ## style, types and unreachable code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/unreachable.py
 
 type: install-dev
 	$(BIN)/mypy orchestrator serving jobs benchmarks

@@ -57,7 +57,7 @@ class LoadedPackage:
 
     @property
     def tasks(self) -> "dict[str, AnyTask]":
-        """What it answers, by the name of the head."""
+        """Tasks that it answers, by the name of the head."""
         return self.predictor.tasks
 
     @property

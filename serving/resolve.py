@@ -1,9 +1,9 @@
 """The package that a config names, found and verified before anything is started."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.config import require_no_problems
+from orchestrator.storage.uris import absolute
 from serving.config import ServingConfig
 from serving.guard.keys import KeyRing
 
@@ -44,11 +44,7 @@ def pin(config: ServingConfig) -> ServingConfig:
     return config.model_copy(
         update={
             "model": resolve(config).ref,
-            "zoo": _absolute(config.zoo),
-            "api_keys_file": None if keys is None else _absolute(keys),
+            "zoo": absolute(config.zoo),
+            "api_keys_file": None if keys is None else absolute(keys),
         }
     )
-
-
-def _absolute(place: str) -> str:
-    return place if "://" in place else str(Path(place).resolve())

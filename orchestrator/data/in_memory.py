@@ -20,7 +20,7 @@ PLACES = ("source", "input")
 """Settings that name a file, where a table may stand."""
 
 FOLDER = "data"
-"""Folder of these files below ``run.dir``."""
+"""Folder of such files below ``run.dir``."""
 
 
 def is_table(value: object) -> "TypeGuard[Table]":

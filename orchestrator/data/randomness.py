@@ -34,8 +34,7 @@ class Purpose(IntEnum):
 
     ORDER = 1
     MASK = 2
-    SUBSET = 3
-    PAIR = 4
+    PAIR = 4  # 3 and 5 are retired: a number that is used again would repeat old draws
     SPAN = 6
     SHUFFLE = 7
     GAP = 8

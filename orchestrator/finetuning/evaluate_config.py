@@ -36,7 +36,7 @@ class EvaluateConfig(CommandConfig):
     max_length: int | None = Field(None, ge=4)
     """Longest text in tokens; longer ones are cut. null: the limit of the package."""
     device: str = "cpu"
-    """Where the model runs: cpu, cuda or cuda:1."""
+    """Device of the model: cpu, cuda or cuda:1."""
     threads: int = Field(1, ge=1)
     """Threads of the model."""
     cache: str | None = None

@@ -17,19 +17,19 @@ class LabelFigures(StrictModel):
     label: str
     """Its name."""
     rows: int
-    """How often it is the truth."""
+    """Number of rows with this truth."""
     answered: int
-    """How often it is the answer."""
+    """Number of rows with this answer."""
     precision: Figure | None = None
-    """Share of these answers that are right; null: undefined on these rows."""
+    """Share of its answers that are right; null: undefined on these rows."""
     recall: Figure | None = None
-    """Share of these truths that are found; null: undefined on these rows."""
+    """Share of its truths that are found; null: undefined on these rows."""
     f1: Figure | None = None
     """Harmonic mean of both."""
 
 
 class Confusion(StrictModel):
-    """Which labels are taken for which."""
+    """Counts of each answer by each truth."""
 
     labels: tuple[str, ...]
     """Names, of rows and of columns."""
@@ -41,7 +41,7 @@ class CalibrationBin(StrictModel):
     """Answers of similar confidence."""
 
     rows: int
-    """How many."""
+    """Number of answers."""
     confidence: float
     """Their mean confidence."""
     accuracy: float
@@ -58,9 +58,9 @@ class WorstRow(StrictModel):
     pair: str | None = None
     """Its second text, cut."""
     truth: JsonValue
-    """What is right."""
+    """Right answer."""
     answer: JsonValue
-    """What the package answered."""
+    """Answer of the package."""
 
 
 class EvaluationReport(StrictModel):
@@ -73,13 +73,13 @@ class EvaluationReport(StrictModel):
     package_sha256: str
     """Digest of its manifest."""
     task: TaskSpec
-    """What was asked."""
+    """Task that the package answered."""
     data: DataRecord
-    """Where the rows come from."""
+    """Origin of the rows."""
     split: str
-    """Which rows were answered: train, validation, test or all."""
+    """Split of the rows: train, validation, test or all."""
     rows: int
-    """How many."""
+    """Number of rows."""
     rejected: dict[str, int] = Field(default_factory=dict)
     """Rows that could not be read, by reason."""
     primary: str

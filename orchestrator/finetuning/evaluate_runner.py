@@ -52,7 +52,7 @@ class Prepared:
 
     @property
     def identity(self) -> dict[str, str | None]:
-        """What the figures depend on, by content."""
+        """Inputs of the figures, by content."""
         return {
             "package": self.subject.package.manifest_sha256,
             "compare": None if self.other is None else self.other.package.manifest_sha256,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InputError
-from orchestrator.zoo.cli import Writer, add_command
+from orchestrator.zoo.cli import Writer, add_command, write_json
 from orchestrator.zoo.zoo import Zoo
 
 SOURCES = ("hf:<folder or Hub id>", "tencentpretrain:<config.json>,<weights>[,<tokenizer>]")
@@ -52,7 +52,7 @@ def import_model(options: argparse.Namespace, write: Writer) -> int:
     package = importers[scheme](options)
     metrics = package.manifest.metrics
     if options.json:
-        _write_json(write, {"package": package.ref, "metrics": metrics})
+        write_json(write, {"package": package.ref, "metrics": metrics})
         return 0
     write(f"{options.source} → {package.ref}\n")
     if "import.max_abs_difference" in metrics:
@@ -75,7 +75,7 @@ def export_model(options: argparse.Namespace, write: Writer) -> int:
     package = Zoo(options.zoo).get(options.package)
     report = export_package(package, Path(options.to))
     if options.json:
-        _write_json(write, {"package": package.ref, "folder": options.to} | report.to_json())
+        write_json(write, {"package": package.ref, "folder": options.to} | report.to_json())
         return 0
     write(f"{package.ref} → {options.to}\n")
     write(f"Outputs differ from ours by at most {report.max_abs_difference:.2g}.\n")
@@ -103,9 +103,3 @@ def _how(options: argparse.Namespace) -> Any:
         leave_out=tuple(options.leave_out),
         licence=options.licence,
     )
-
-
-def _write_json(write: Writer, value: Any) -> None:
-    from orchestrator.storage.json_files import json_bytes
-
-    write(json_bytes(value).decode("utf-8"))

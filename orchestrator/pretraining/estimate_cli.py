@@ -114,7 +114,7 @@ def _assumptions(job: "Job", accelerator: str) -> list[str]:
 
     device = job.accelerator
     return [
-        f"{accelerator}: {device.memory / 1e9:.0f} GB, of which {RESERVED / 1e9:g} GB are reserved "
+        f"{accelerator}: {device.memory / 1e9:.0f} GB; {RESERVED / 1e9:g} GB of it are reserved "
         f"for driver, libraries and fragments; {job.peak / 1e12:g} TFLOP/s in this format.",
         "memory = weights + masters + optimizer + buffers + max(backward pass, optimizer step), "
         "formulas in orchestrator/pretraining/estimate_memory.py; it holds for the largest "

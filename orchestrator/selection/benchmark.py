@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError
 from orchestrator.selection.candidates import (
-    absolute,
     dataset_facts,
     model_facts,
     portable,
@@ -20,6 +19,7 @@ from orchestrator.selection.config import BenchmarkConfig
 from orchestrator.selection.matrix.files import read_matrix
 from orchestrator.selection.matrix.performance import PerformanceMatrix
 from orchestrator.selection.trials.journal import Journal
+from orchestrator.storage.uris import absolute
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import TaskData

@@ -3,12 +3,12 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError
 from orchestrator.selection.config import ALL
 from orchestrator.selection.matrix.facts import DatasetFacts, ModelFacts, sketch_rows
+from orchestrator.storage.uris import absolute
 from orchestrator.zoo.names import version_number
 
 if TYPE_CHECKING:
@@ -113,11 +113,6 @@ def portable(spec: "DatasetSpec") -> "DatasetSpec":
     if spec.scheme != "files":
         return spec
     return spec.model_copy(update={"source": f"files:{absolute(spec.location)}"})
-
-
-def absolute(location: str) -> str:
-    """A local path made absolute; URIs stay as they are."""
-    return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
 def _texts(rows: "Rows") -> list[str]:

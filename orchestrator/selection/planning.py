@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.selection.benchmark import protocol_of
 from orchestrator.selection.candidates import (
-    absolute,
     dataset_facts,
     model_facts,
     portable,
@@ -23,6 +22,7 @@ from orchestrator.selection.matrix.history import History
 from orchestrator.selection.matrix.performance import PerformanceMatrix
 from orchestrator.selection.policies.base import Decider, choose_policy
 from orchestrator.selection.recall import RecallPlan, default_pool, plan_recall
+from orchestrator.storage.uris import absolute
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import TaskData

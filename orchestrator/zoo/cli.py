@@ -77,7 +77,7 @@ def list_packages(options: argparse.Namespace, write: Writer) -> int:
     index = zoo.index()
     if options.json:
         rows = index.astype({"created_at": "str"}).to_dict(orient="records")
-        return _write_json(write, rows)
+        return write_json(write, rows)
     if index.empty:
         write(f"The zoo {zoo.root!r} holds no packages. {EMPTY_ADVICE}\n")
         return 0
@@ -96,7 +96,7 @@ def show_package(options: argparse.Namespace, write: Writer) -> int:
     manifest, suite = package.manifest, read_suite(package)
     if options.json:
         content = manifest.model_dump(mode="json")
-        return _write_json(write, {"location": package.location, **content, "suite": suite})
+        return write_json(write, {"location": package.location, **content, "suite": suite})
     producer, task = manifest.producer, manifest.task
     facts = [
         ("package", package.ref),
@@ -127,7 +127,7 @@ def verify_packages(options: argparse.Namespace, write: Writer) -> int:
     findings = Zoo(options.zoo).verify(options.ref)
     bad = [finding for finding in findings if not finding.ok]
     if options.json:
-        _write_json(write, findings)
+        write_json(write, findings)
     else:
         rows = [(f.ref, "ok" if f.ok else "DAMAGED", f.message) for f in findings]
         _write_table(write, ("package", "state", "reason"), rows)
@@ -153,7 +153,7 @@ def show_history(options: argparse.Namespace, write: Writer) -> int:
     """Write what an alias pointed to, from when to when, with the suite values of that version."""
     terms = alias_terms(Zoo(options.zoo), options.alias)
     if options.json:
-        return _write_json(write, terms)
+        return write_json(write, terms)
     if not terms:
         write(f"No package has ever held the alias {options.alias!r}.\n")
     header = ("package", "from", "until", "moved by", "suite", "note")
@@ -164,7 +164,7 @@ def show_lineage(options: argparse.Namespace, write: Writer) -> int:
     """Write a package and its ancestors; exit code 4 when one is missing or damaged."""
     lineage = Zoo(options.zoo).lineage(options.ref)
     if options.json:
-        _write_json(write, lineage)
+        write_json(write, lineage)
     else:
         rows = [(f"{'  ' * a.depth}{a.ref}", a.kind, a.status, a.message) for a in lineage]
         _write_table(write, ("package", "kind", "state", "reason"), rows)
@@ -176,7 +176,7 @@ def collect_garbage(options: argparse.Namespace, write: Writer) -> int:
     zoo = Zoo(options.zoo)
     done = zoo.gc(dry_run=not options.delete, keep=options.keep, grace_s=options.grace_s)
     if options.json:
-        return _write_json(write, done)
+        return write_json(write, done)
     rows = [(ref, "removed" if options.delete else "would go", "") for ref in done.removed]
     rows += [(path, "swept", "leftover of a killed writer") for path in done.swept]
     rows += [(ref, "kept", why) for ref, why in done.kept.items()]
@@ -189,12 +189,13 @@ def collect_garbage(options: argparse.Namespace, write: Writer) -> int:
 
 def _write_move(options: argparse.Namespace, write: Writer, name: str, ref: str) -> int:
     if options.json:
-        return _write_json(write, {"alias": f"{name}@{options.alias}", "package": ref})
+        return write_json(write, {"alias": f"{name}@{options.alias}", "package": ref})
     write(f"{name}@{options.alias} → {ref}\n")
     return 0
 
 
-def _write_json(write: Writer, value: Any) -> int:
+def write_json(write: Writer, value: Any) -> int:
+    """Write a value as JSON, and return exit code 0."""
     write(json_bytes(value).decode("utf-8"))
     return 0
 

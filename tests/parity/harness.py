@@ -14,7 +14,8 @@ from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.classes import architecture_of
 from orchestrator.modeling.huggingface.exporting import values_of, write_values, write_weights
-from orchestrator.modeling.huggingface.folder import open_source, read_tensors
+from orchestrator.modeling.huggingface.folder import open_source
+from tests.support.checkpoints import read_tensors
 
 TOLERANCE = 1e-5
 VOCAB, LENGTH, BATCH, LAYERS = 61, 12, 4, 2

@@ -17,7 +17,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from orchestrator.modeling.huggingface.folder import open_source, read_tensors
+from orchestrator.modeling.huggingface.folder import open_source
+from tests.support.checkpoints import read_tensors
 
 from .harness import (
     BATCH,

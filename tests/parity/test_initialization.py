@@ -25,8 +25,9 @@ from transformers import (
 )
 
 from orchestrator.modeling.builder import build_model, build_target
-from orchestrator.modeling.huggingface.folder import open_source, read_tensors
+from orchestrator.modeling.huggingface.folder import open_source
 from orchestrator.modeling.targets.configs import ClsConfig
+from tests.support.checkpoints import read_tensors
 
 VOCAB, WIDTH = 300, 64
 SIZES = {

@@ -25,8 +25,9 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.classes import architecture_of, find_architecture
-from orchestrator.modeling.huggingface.folder import open_source, read_tensors
+from orchestrator.modeling.huggingface.folder import open_source
 from orchestrator.modeling.huggingface.values import Values
+from tests.support.checkpoints import read_tensors
 
 from .harness import (
     BATCH,

@@ -14,7 +14,8 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from orchestrator.modeling.huggingface.folder import open_source, read_tensors
+from orchestrator.modeling.huggingface.folder import open_source
+from tests.support.checkpoints import read_tensors
 
 from .harness import (
     BATCH,

@@ -1,8 +1,10 @@
 """The rules of CONTRIBUTING.md that a machine can check."""
 
 import ast
+import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -304,3 +306,102 @@ def test_no_module_imports_itself_in_a_circle():
     edges = {m: set(imported_modules(path, known)) & (known - {m}) for m, path in paths.items()}
     assert import_circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"c"}}) == {"b", "c"}
     assert not import_circles(edges)
+
+
+# pattern -> better. Looked for in comments, docstrings and messages of the product.
+WORDS = {
+    r"(?<!there )(?<!There )\bis no (?!longer|more)[a-z]": "is not a …",
+    r"\b[Oo]ne (row|file|tensor|thread|core|process|config|range|piece|sample|entry) an? [a-z]": (
+        "one … per …"
+    ),
+    r"\b(rows|bytes|tokens|numbers?) an? (row|split|step|parameter|weight|rank|worker)\b": "per",
+    r"\bof which\b": "two sentences",
+    r"\bof these\b": "a name for them",
+    r"\balike\b": "on every …, equal",
+    r"\btaken for\b": "treated as",
+    r"\bbesides\b": "also, and",
+    r"\b[Tt]ell whether\b": "return whether",
+    # `normalise` is a config key, "centres" the name of a tensor on disk
+    r"\b(learnt|colour|behaviour|normalis(?!e\b)|centre(?!s\"))": "American spelling",
+    r"\b(serial|optim|organ|util|initial|recogn)is[aei]": "American spelling",
+}
+RIDDLE = re.compile(r"\s*(What|How|Which|Where|From|When|Whose|Of|Who|Why) ")
+"""Beginnings of docstrings that ask before they say: a docstring begins with a noun or a verb."""
+
+
+def prose_of(path: Path):
+    """Yield the line numbers, comments and strings of a file."""
+    strings = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1)}
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type in strings:
+                yield token.start[0], token.string
+
+
+def test_texts_are_plain_american_english():
+    wrong = []
+    for path in python_files():
+        for line, text in prose_of(path):
+            name = f"{path.relative_to(ROOT)}:{line}"
+            for pattern, better in WORDS.items():
+                found = re.search(pattern, text)
+                wrong += [f"{name} {found[0]!r}: write {better}"] if found else []
+            quoted = text.removeprefix('"""')
+            if quoted != text and RIDDLE.match(quoted):
+                wrong.append(f"{name} {quoted[:40]!r}: begin with a noun or a verb")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("7 is no corpus", r"(?<!there )"),
+        ("one file a rank", r"\b[Oo]ne"),
+        ("4 bytes a weight", r"\b(rows"),
+        ("the normalisation", r"\b(learnt"),
+    ],
+)
+def test_the_worst_wordings_would_be_found(text, pattern):
+    assert [known for known in WORDS if re.search(known, text)] == [
+        known for known in WORDS if known.startswith(pattern)
+    ]
+
+
+def test_there_is_one_name_for_loggers():
+    names = {
+        match
+        for path in python_files()
+        for match in re.findall(
+            r"^(\w+)[^=\n]* = logging\.getLogger", path.read_text(encoding="utf-8"), re.M
+        )
+    }
+    assert names == {"logger"}
+
+
+# Modules that have the same part in each room or folder that has one.
+ROLES = {"config", "runner", "results", "worker", "inputs", "plan", "outcome", "state", "cli"}
+ROLES |= {"base", "builtin", "configs", "importing", "architecture", "transformer"}
+# Other names that two neighbors share. May only become fewer.
+SHARED = {"cache", "collect", "estimate", "failures", "heads", "history", "metrics"}
+SHARED |= {"model", "model_inputs", "package"}
+
+
+def test_neighboring_rooms_have_no_modules_of_one_name():
+    folders = {}
+    for path in python_files():
+        if path.name != "__init__.py" and path.parent.parent != ROOT:
+            folders.setdefault((path.parent.parent, path.stem), []).append(path)
+    twice = {name: paths for (_, name), paths in folders.items() if len(paths) > 1}
+    assert not set(twice) - ROLES - SHARED
+    assert set(twice) >= SHARED, "a name is used once now: remove it from SHARED"
+
+
+def test_untyped_mappings_stay_few():
+    """What crosses a process or a disk is a model; libraries and JSON of others leave some."""
+    lines = [
+        f"{path.relative_to(ROOT)}"
+        for path in python_files()
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "dict[str, Any]" in line
+    ]
+    assert len(lines) <= 150, f"{len(lines)} lines: {sorted(set(lines))}"

@@ -102,7 +102,7 @@ class NamesForm(LabelForm):
 
 
 class NumbersForm(LabelForm):
-    """K numbers a row: float32 [N, K]."""
+    """K numbers per row: float32 [N, K]."""
 
     name = "regression"
     what = ("number per row", "numbers per row")
@@ -154,7 +154,7 @@ class NumbersForm(LabelForm):
         return guess_numbers(seen, asked)[0]
 
     def size(self, names: Sequence[str], labels: Labels) -> int:
-        """Return how many numbers a row has."""
+        """Return the number of columns."""
         del names
         return int(labels.shape[1])
 

@@ -2,7 +2,7 @@
 
 The digits are scikit-learn's (see ``digits``); which ones a picture shows, and in which words its
 caption says so, depends on (seed, split, number of the picture) alone. A handwritten digit is in
-pictures of one split only, so a caption of the validation split cannot be found by recognising a
+pictures of one split only, so a caption of the validation split cannot be found by recognizing a
 digit that was seen in training.
 """
 

@@ -209,12 +209,3 @@ def converted(source: Source, contents: Contents) -> Iterator[tuple[str, Tensor]
     fetch = contents.fetch()
     for row in source.table:
         yield from row.to_ours(fetch).items()
-
-
-def read_tensors(source: Source) -> dict[str, Tensor]:
-    """Return the checkpoint's tensors under our names, in our layout.
-
-    Raises:
-        IntegrityError: Tensors are missing, unexpected or mis-shaped; all are listed.
-    """
-    return dict(converted(source, compare(source)))

@@ -1,7 +1,7 @@
 """Speed of several callables, compared on a machine that is busy with other things.
 
 Each round calls every candidate; the order is reversed every other round. A candidate is compared
-with the reference *of the same round*, and the median of these ratios is reported. The reference is
+with the reference *of the same round*, and the median of the ratios is reported. The reference is
 called several times per round, evenly between the others, and its median counts: its noise would be
 in every ratio. Time is the CPU time of the calling thread (one thread computes everything). On an
 idle core it equals wall time, and it does not include the time that other programs had the core.

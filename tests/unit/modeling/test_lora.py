@@ -19,9 +19,10 @@ from orchestrator.modeling import lora
 from orchestrator.modeling.adapters import LoraConfig
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.folder import open_source, read_tensors
+from orchestrator.modeling.huggingface.folder import open_source
 from orchestrator.modeling.huggingface.peft import read_adapter, write_adapter
 from orchestrator.modeling.interfaces import IGNORED_LABEL
+from tests.support.checkpoints import read_tensors
 
 from .small import make_batch, make_model
 
