@@ -29,7 +29,7 @@ class Arguments(ServingConfig):
         """Validate arguments of ``serve run`` or of a config file.
 
         Raises:
-            ConfigError: listing every problem with the nearest names.
+            ConfigError: Listing every problem with the nearest names.
         """
         try:
             return validate_config(ServingConfig, obj, "arguments of serving.app:build")
@@ -41,13 +41,13 @@ def build(args: Arguments) -> Application:
     """Return the application that serves one package.
 
     Args:
-        args: a `ServingConfig`; Serve makes it from the command line or a config file.
+        args: A `ServingConfig`; Serve makes it from the command line or a config file.
 
     Raises:
-        ConfigError: settings contradict each other.
-        InputError: the zoo, package, version or alias does not exist, the key file is unusable, or
+        ConfigError: Settings contradict each other.
+        InputError: The zoo, package, version or alias does not exist, the key file is unusable, or
             the HTTP port is taken.
-        IntegrityError: the package is damaged.
+        IntegrityError: The package is damaged.
     """
     try:
         _require_port_of_serve_run()

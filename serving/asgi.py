@@ -42,13 +42,13 @@ def create_app(
     """Build the application that answers for one service.
 
     Args:
-        service: the served package.
-        policy: limits and keys the guard enforces; shared, so changes take effect at once.
-        recorder: where measurements go.
-        sets_request_id: whether responses get ``X-Request-ID`` here; Serve's proxy adds it itself.
+        service: The served package.
+        policy: Limits and keys the guard enforces; shared, so changes take effect at once.
+        recorder: Where measurements go.
+        sets_request_id: Whether responses get ``X-Request-ID`` here; Serve's proxy adds it itself.
 
     Raises:
-        InputError: two protocols define the same route.
+        InputError: Two protocols define the same route.
     """
     app = FastAPIOffline(
         title=service.card.name,

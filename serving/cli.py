@@ -78,12 +78,12 @@ def describe(plan: "Plan", address: str | None) -> str:
     """Return what would be served, after checking all that can be checked without starting.
 
     Args:
-        plan: what to serve and where.
+        plan: What to serve and where.
         address: Ray to use; None takes RAY_ADDRESS, else starts one.
 
     Raises:
-        InputError: the package, the key file or the port is not usable.
-        IntegrityError: the package is damaged.
+        InputError: The package, the key file or the port is not usable.
+        IntegrityError: The package is damaged.
     """
     from serving.ports import answers_as_serve, require_free_port
     from serving.resolve import resolve

@@ -31,11 +31,11 @@ class ModelReplica:
     """A `Replica` as Ray Serve drives it.
 
     Args:
-        config: a `ServingConfig` as plain data, `model` pinned to a version.
+        config: A `ServingConfig` as plain data, `model` pinned to a version.
 
     Raises:
-        InputError: the package is not there or not usable.
-        IntegrityError: its files or its answers are not those it was committed with.
+        InputError: The package is not there or not usable.
+        IntegrityError: Its files or its answers are not those it was committed with.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -61,8 +61,8 @@ class ModelReplica:
         """Take new limits, batching and key file without a restart.
 
         Raises:
-            ConfigError: a value is not allowed.
-            InputError: the key file is unusable.
+            ConfigError: A value is not allowed.
+            InputError: The key file is unusable.
         """
         batching = validate_config(Batching, user_config["batching"], "batching")
         self._replica.change(validate_config(Limits, user_config["limits"], "limits"))
@@ -74,8 +74,8 @@ class ModelReplica:
         """Run the probe; Serve replaces a replica that fails three times in a row.
 
         Raises:
-            IntegrityError: the answers are not the expected ones.
-            TimeoutError: the model does not answer.
+            IntegrityError: The answers are not the expected ones.
+            TimeoutError: The model does not answer.
         """
         await self._replica.check()
 

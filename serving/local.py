@@ -27,10 +27,10 @@ class Served:
     """A running application.
 
     Attributes:
-        url: where it answers, without a slash at the end.
-        model: pinned reference of the served package, ``name/v0001``.
-        name: name of the Serve application.
-        started_serve: whether Serve did not run before, so that `stop` ends it.
+        url: Where it answers, without a slash at the end.
+        model: Pinned reference of the served package, ``name/v0001``.
+        name: Name of the Serve application.
+        started_serve: Whether Serve did not run before, so that `stop` ends it.
     """
 
     url: str
@@ -49,14 +49,14 @@ def start(
     """Start serving on an initialized Ray; a second call with the same name updates in place.
 
     Args:
-        config: what to serve.
+        config: What to serve.
         port: HTTP port.
-        host: address to listen on.
-        name: name of the Serve application.
+        host: Address to listen on.
+        name: Name of the Serve application.
 
     Raises:
-        ConfigError, InputError, IntegrityError: nothing was started; the message says why.
-        StageError: a replica could not start.
+        ConfigError, InputError, IntegrityError: Nothing was started; the message says why.
+        StageError: A replica could not start.
     """
     return run_plan(Plan(config, host=host, port=port, name=name))
 
@@ -99,7 +99,7 @@ def stop(served: Served | None = None) -> None:
     """Stop serving: replicas finish their requests first. Ray stays.
 
     Args:
-        served: the result of `start`: only this application ends if Serve ran before it. None ends
+        served: The result of `start`: only this application ends if Serve ran before it. None ends
             Serve with all its applications.
     """
     from ray import serve

@@ -54,7 +54,7 @@ class ServeRecorder:
     """Measures through ``ray.serve.metrics``; make it inside a replica.
 
     Args:
-        model: reference of the served package, the label ``model``.
+        model: Reference of the served package, the label ``model``.
     """
 
     def __init__(self, model: str) -> None:

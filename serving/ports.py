@@ -19,7 +19,7 @@ def require_free_port(host: str, port: int) -> None:
     """Refuse a port that cannot be listened on.
 
     Raises:
-        InputError: the port is out of range, taken, or the address is not this machine's.
+        InputError: The port is out of range, taken, or the address is not this machine's.
     """
     if not 1 <= port <= 65535:
         raise InputError(f"port: {port} is not a port. Use 1 to 65535.")

@@ -38,7 +38,7 @@ def pin(config: ServingConfig) -> ServingConfig:
     directory.
 
     Raises:
-        ConfigError, InputError, IntegrityError: as `resolve`.
+        ConfigError, InputError, IntegrityError: As `resolve`.
     """
     keys = config.api_keys_file
     return config.model_copy(

@@ -23,11 +23,11 @@ class Plan:
     """A package to serve and its address.
 
     Attributes:
-        config: the application's settings.
-        host: address the proxy listens on.
-        port: its port.
-        name: name of the Serve application.
-        route_prefix: path below which the application answers.
+        config: The application's settings.
+        host: Address the proxy listens on.
+        port: Its port.
+        name: Name of the Serve application.
+        route_prefix: Path below which the application answers.
     """
 
     config: ServingConfig
@@ -47,11 +47,11 @@ def read_plan(path: str | Path, overrides: list[str]) -> Plan:
     """Read a Serve config file with one application of this project.
 
     Args:
-        path: the file.
+        path: The file.
         overrides: ``key.path=value`` for the application's arguments.
 
     Raises:
-        ConfigError: the file or the arguments are not right; all problems are listed.
+        ConfigError: The file or the arguments are not right; all problems are listed.
     """
     source = str(path)
     data, problems = parse_yaml(read_text(Path(path)), source)
@@ -74,8 +74,8 @@ def check_plan(plan: Plan) -> None:
     """Refuse what must not be served.
 
     Raises:
-        ConfigError: settings contradict each other.
-        InputError: everybody could reach the service and nobody needs a key.
+        ConfigError: Settings contradict each other.
+        InputError: Everybody could reach the service and nobody needs a key.
     """
     require_no_problems(plan.config, "serving config")
     if plan.config.api_keys_file is None and not is_loopback(plan.host):

@@ -127,7 +127,7 @@ class Worker:
         faulthandler.dump_traceback()
         self.line.post(StepHung(rank=self.rank, message=message))
         time.sleep(LAST_EVENT_TIMEOUT_S)
-        os._exit(HUNG)
+        os._exit(HUNG)  # the main thread hangs in a kernel or a collective: no exception reaches it
 
     def should_stop(self) -> bool:
         """Return whether the driver asked to stop.
@@ -232,6 +232,7 @@ class Worker:
         """Return whether every rank passes True; collective."""
         if self.world == 1:
             return succeeded
+        # The sum of the failures is 0 exactly if nobody failed, with any number of ranks.
         tensor = torch.tensor([float(not succeeded)], device=self.device)
         distributed.all_reduce(tensor)
         return not tensor.item()

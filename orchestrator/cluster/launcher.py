@@ -1,8 +1,8 @@
 """Launch of a worker function on every worker of a cluster, through Ray Train.
 
 The driver waits in the main thread, where signals arrive: the first Ctrl-C, SIGTERM or
-SIGHUP (a terminal that is gone) asks the workers to save a checkpoint and return, the second one
-ends at once.
+SIGHUP (the terminal was closed) asks the workers to save a checkpoint and return; the second one
+ends the run at once.
 """
 
 import logging
@@ -120,7 +120,7 @@ class _Launch:
         return self._result()
 
     def _wait(self, thread: threading.Thread, mailbox: Any) -> None:
-        """Hand events on until the fit ends; pass the wish to stop on to the workers."""
+        """Hand events on until the fit ends; pass a request to stop on to the workers."""
         import ray
 
         asked = 0
@@ -217,32 +217,27 @@ def _size(cluster: ClusterSection) -> tuple[int | tuple[int, int], float]:
 
 
 def _start_mailbox() -> Any:
-    """Start the mailbox actor beside the driver, without a CPU of its own.
-
-    A label selector waits for the driver's node; soft affinity would put the actor on whatever
-    node has not heard of that one yet, and the mailbox would be lost with it.
-    """
+    """Start the mailbox actor on the driver's node, without a CPU of its own."""
     import ray
 
+    # A label selector waits for the driver's node. Soft affinity falls back to another node while
+    # the scheduler does not know that one yet, and the mailbox would be lost with it.
     here = {NODE_LABEL: ray.get_runtime_context().get_node_id()}
     return ray.remote(num_cpus=0)(Mailbox).options(label_selector=here).remote()
 
 
 @contextmanager
 def _caught_signals(received: list[int]) -> Iterator[None]:
-    """Collect the signals that ask to stop instead of dying of them; only the main thread may.
-
-    SIGHUP stays ignored where it was: under ``nohup``.
-    """
+    """Collect the signals that ask to stop, in the main thread."""
 
     def handler(number: int, _frame: FrameType | None) -> None:
         received.append(number)
 
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():  # Python allows no handlers
         yield
         return
     before = {number: signal.getsignal(number) for number in STOPPING}
-    if before[signal.SIGHUP] is signal.SIG_IGN:
+    if before[signal.SIGHUP] is signal.SIG_IGN:  # under ``nohup``: stay alive without a terminal
         del before[signal.SIGHUP]
     for number in before:
         signal.signal(number, handler)
@@ -254,7 +249,7 @@ def _caught_signals(received: list[int]) -> Iterator[None]:
 
 
 def _explain(name: str, error: BaseException, max_failures: int) -> str:
-    """Say in one line what went wrong, without Ray's frames."""
+    """Return the reason of a failure in one line, without Ray's frames."""
     failures = getattr(error, "worker_failures", None) or {}
     reasons = {str(each).strip().splitlines()[0] for each in failures.values() if str(each).strip()}
     own = next(iter(str(error).strip().splitlines()), type(error).__name__)

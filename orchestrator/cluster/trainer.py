@@ -1,15 +1,15 @@
 """Ray Train's ``TorchTrainer`` without the helper processes that our launches never use.
 
 Each helper is a Python process that imports Ray before training may start: about two seconds of
-one core. We read data in the workers (no dataset manager), and on a private cluster nobody is
-left behind whose placement groups would have to be cleaned up after a crash of the driver.
+one core. We read data in the workers (no dataset manager), and a private cluster ends with the
+driver, so no placement groups are left to clean up after a crash.
 
-And the size of an elastic group follows the nodes there are now: Ray's coordinator answers from a
-list of nodes that is up to 20 seconds old, so that a group which just lost a node would be started
-again with a worker on it, and wait for it in vain.
+The size of an elastic group follows the nodes that are alive. Ray's coordinator answers from a list
+of nodes that is up to 20 seconds old: a group that just lost a node would be started again with a
+worker on that node, and wait for it in vain.
 
-And failures are counted from the last checkpoint, lost hosts apart: Ray counts those of a whole
-run, so that a job of months would end by the fourth crash, however far apart they are.
+Failures are counted from the last checkpoint, and lost hosts separately. Ray counts those of a
+whole run: a job of months would end with the fourth crash, however far apart they are.
 """
 
 import logging
@@ -23,7 +23,7 @@ from orchestrator.cluster.observe.mailbox import living_nodes
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 1.0  # each look makes the coordinator list the nodes anew
 MAX_LOSSES = 20
 """Worker groups in a row that may lose a node without any of them committing a checkpoint."""
 ANSWER_S = 60.0  # longest wait for the mailbox, which does nothing but count
@@ -54,6 +54,7 @@ class LeanTorchTrainer(TorchTrainer):
         # Not public either: without it a lost node costs some seconds more.
         policy = options.get("scaling_policy")
         if hasattr(policy, "_count_possible_workers"):
+            # Ray made the object and keeps it private; only its class can still be replaced.
             policy.__class__ = _followed(type(policy))
         failures = options.get("failure_policy")
         if failures is not None and hasattr(failures, "_worker_group_failures"):  # else Ray counts
@@ -77,7 +78,7 @@ def _followed(policy: type) -> type:
                     coordinator = self._autoscaling_coordinator
                     coordinator.get_reserved_resources.remote(self._requester_id, recompute=True)
                 except (AttributeError, TypeError) as error:
-                    logger.debug("Ray looks for nodes in its own pace: %s", error)
+                    logger.debug("Ray looks for nodes at its own pace: %s", error)
             return super()._get_reserved_resources()
 
     return Followed

@@ -94,6 +94,7 @@ def train_loop(config: dict[str, Assignment]) -> Ended:
         raise
     except OrchestratorError as error:
         ray.get(mailbox.fail.remote(describe(error), final=True))
+        # The other ranks would wait for this one in a collective until its timeout.
         torch.distributed.destroy_process_group()
         return Ended(None)
     except Exception as error:
@@ -123,7 +124,7 @@ def _end_with_parent() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(ORPHAN_POLL_S)
-        os._exit(1)
+        os._exit(1)  # not sys.exit: that would end this thread alone
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
 

@@ -37,10 +37,10 @@ def cached_table(
     """Return a table from the cache, or build it and keep it there.
 
     Args:
-        name: folder and beginning of the file name.
-        request: everything that decides the table, JSON-able.
-        build: makes the table; its ``attrs`` (JSON-able) are stored.
-        cache: folder of the cache; None takes the user's.
+        name: Folder and beginning of the file name.
+        request: Everything that decides the table, JSON-able.
+        build: Makes the table; its ``attrs`` (JSON-able) are stored.
+        cache: Folder of the cache; None takes the user's.
     """
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
     path = (cache or default_cache()) / f"{name}-{digest}.parquet"

@@ -16,11 +16,11 @@ def open_documents(spec: DatasetSpec, cache: Path | None = None) -> Documents:
     """Return the documents of a corpus; reads none of them yet.
 
     Args:
-        spec: what to read.
-        cache: folder for parsed docstrings; None takes the user's cache.
+        spec: What to read.
+        cache: Folder for parsed docstrings; None takes the user's cache.
 
     Raises:
-        InputError: the source is missing or not a corpus.
+        InputError: The source is missing or not a corpus.
     """
     if spec.source == "builtin:pydoc":
         return _pydoc(spec, cache)

@@ -13,12 +13,12 @@ def list_entries(spec: DatasetSpec, columns: Sequence[str], cache: Path | None =
     """List the examples of a data set.
 
     Args:
-        spec: what to read.
-        columns: what each example must have: text, pair, picture, sound.
-        cache: folder for parsed docstrings; None takes the user's cache.
+        spec: What to read.
+        columns: What each example must have: text, pair, picture, sound.
+        cache: Folder for parsed docstrings; None takes the user's cache.
 
     Raises:
-        InputError: the source is missing, or has no such examples.
+        InputError: The source is missing, or has no such examples.
     """
     if spec.scheme == "files":
         from orchestrator.data.sources.example_files import file_entries
@@ -51,7 +51,7 @@ def split_entries(spec: DatasetSpec, entries: Entries) -> dict[str, list[Entry]]
     """Cap and split examples, in the order of a hash of their keys.
 
     Raises:
-        InputError: there are too few for two splits.
+        InputError: There are too few for two splits.
     """
     if spec.scheme == "files" and spec.max_rows is not None:
         kept = sorted(entries.found, key=lambda e: rank(spec.seed, f"{e.key}\x00{e.text}"))

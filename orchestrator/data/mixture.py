@@ -63,12 +63,12 @@ class Mixed:
         """Take the sources.
 
         Args:
-            sizes: number of samples of each.
-            weights: share of each in the stream, relative to the others.
+            sizes: Number of samples of each.
+            weights: Share of each in the stream, relative to the others.
             seed: seed of the order.
 
         Raises:
-            InputError: a source has no samples, or there are not as many weights as sources.
+            InputError: A source has no samples, or there are not as many weights as sources.
         """
         if len(sizes) != len(weights) or not all(sizes):
             raise InputError(
@@ -119,7 +119,7 @@ def quotas(weights: Sequence[float]) -> IntArray:
     """Return how many places of a cycle each source has: largest remainders, at least one each.
 
     Raises:
-        InputError: there are more sources than places.
+        InputError: There are more sources than places.
     """
     if len(weights) > CYCLE:
         raise InputError(f"{len(weights)} sources are more than a mixture can have ({CYCLE}).")

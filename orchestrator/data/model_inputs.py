@@ -14,10 +14,10 @@ class PictureInput:
     """Pictures in square patches.
 
     Attributes:
-        side: height and width in pixels.
+        side: Height and width in pixels.
         channels: C, 3 or 1.
-        patch_size: height and width of a patch in pixels.
-        tokens: positions before the patches (class token).
+        patch_size: Height and width of a patch in pixels.
+        tokens: Positions before the patches (class token).
     """
 
     side: int
@@ -41,11 +41,11 @@ class SoundInput:
     """Recordings, shortened by strided convolutions.
 
     Attributes:
-        kind: which features are read.
-        mel_bins: values of a frame (not of wav2vec 2.0).
-        kernels: frames or samples that each convolution reads.
-        strides: frames or samples that each convolution advances.
-        most_positions: positions that the model has room for.
+        kind: Which features are read.
+        mel_bins: Values of a frame (not of wav2vec 2.0).
+        kernels: Frames or samples that each convolution reads.
+        strides: Frames or samples that each convolution advances.
+        most_positions: Positions that the model has room for.
     """
 
     kind: SoundKind
@@ -67,11 +67,11 @@ class ModelInputs:
     """Inputs of a model other than tokens.
 
     Attributes:
-        picture: its pictures; None: it reads none.
-        sound: its recordings; None: it reads none.
-        text_first: whether the first of two streams reads the text.
-        codes: size of its visual vocabulary; 0: it has none.
-        aligned: whether each token needs a position of the sound (ctc).
+        picture: Its pictures; None: it reads none.
+        sound: Its recordings; None: it reads none.
+        text_first: Whether the first of two streams reads the text.
+        codes: Size of its visual vocabulary; 0: it has none.
+        aligned: Whether each token needs a position of the sound (ctc).
     """
 
     picture: PictureInput | None = None

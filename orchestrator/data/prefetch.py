@@ -50,8 +50,8 @@ class Prefetch:
     """A source that makes the windows after the one that was asked for.
 
     Args:
-        source: makes windows; asked by one thread at a time.
-        depth: windows that are made ahead; 0: none, and no thread.
+        source: Makes windows; asked by one thread at a time.
+        depth: Windows that are made ahead; 0: none, and no thread.
     """
 
     def __init__(self, source: Source, depth: int) -> None:
@@ -63,7 +63,7 @@ class Prefetch:
         """Return the micro-batches of a step, made ahead if it is the one after the last.
 
         Raises:
-            Exception: whatever making it raised.
+            Exception: Whatever making it raised.
         """
         if not self._depth:
             return self._source.window(step, rank, world)

@@ -29,7 +29,7 @@ class StepSource:
 
     Attributes:
         global_batch_size: G, samples of a step over all ranks.
-        micro_batch_size: samples of one forward pass of one rank.
+        micro_batch_size: Samples of one forward pass of one rank.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class StepSource:
         """Take a data set.
 
         Args:
-            dataset: its samples.
+            dataset: Its samples.
             global_batch_size: G.
-            micro_batch_size: samples of one forward pass.
+            micro_batch_size: Samples of one forward pass.
             seed: seed of the order.
-            weights: share of each source of a mixture; None: there is one source.
+            weights: Share of each source of a mixture; None: there is one source.
 
         Raises:
-            InputError: it is empty, or the micro-batch does not divide the global batch.
+            InputError: It is empty, or the micro-batch does not divide the global batch.
         """
         if not len(dataset):
             raise InputError("the training set has no samples. Check the source and its caps.")
@@ -68,7 +68,7 @@ class StepSource:
         """Refuse a number of ranks that the batch cannot be shared by.
 
         Raises:
-            InputError: naming the values and what would fit.
+            InputError: Naming the values and what would fit.
         """
         G, m = self.global_batch_size, self.micro_batch_size
         if world < 1 or G % world:
@@ -103,12 +103,12 @@ class StepSource:
         """Return the micro-batches of a step for one rank.
 
         Args:
-            step: global step, from 0.
-            rank: this rank.
-            world: number of ranks.
+            step: Global step, from 0.
+            rank: This rank.
+            world: Number of ranks.
 
         Raises:
-            InputError: the batch cannot be shared by so many ranks.
+            InputError: The batch cannot be shared by so many ranks.
         """
         self.check(world)
         if not 0 <= rank < world:
@@ -132,10 +132,10 @@ def eval_batches(
     rank for which no sample is left gets one sample whose labels are all -100: it counts nothing.
 
     Args:
-        dataset: samples; random choices are those of epoch 0.
-        batch_size: samples of a batch on one rank.
-        rank: this rank.
-        world: number of ranks.
+        dataset: Samples; random choices are those of epoch 0.
+        batch_size: Samples of a batch on one rank.
+        rank: This rank.
+        world: Number of ranks.
 
     Raises:
         InputError: batch_size is not positive, or the rank does not exist.

@@ -47,16 +47,16 @@ class Lifecycle:
     """Models on their way through the stages, and what later stages need of earlier ones.
 
     Attributes:
-        config: the demo's config.
-        narrator: prints what happens.
-        pretrained: the candidates.
-        results: the result of each stage's job.
-        selected: the report of the selection.
-        learned: the package after continual learning.
-        stream: figures of continual learning.
-        quantized: the package that is served.
-        metrics: figures of the quantization.
-        traffic: answers of the HTTP endpoint.
+        config: The demo's config.
+        narrator: Prints what happens.
+        pretrained: The candidates.
+        results: The result of each stage's job.
+        selected: The report of the selection.
+        learned: The package after continual learning.
+        stream: Figures of continual learning.
+        quantized: The package that is served.
+        metrics: Figures of the quantization.
+        traffic: Answers of the HTTP endpoint.
     """
 
     config: DemoConfig
@@ -84,8 +84,8 @@ class Lifecycle:
         """Return the config of a stage: its preset, moved into the demo's folder.
 
         Args:
-            verb: the stage's verb.
-            name: name of the preset.
+            verb: The stage's verb.
+            name: Name of the preset.
             changes: ``a.b=c`` overrides of the demo itself; the user's come after them.
         """
         moved = [

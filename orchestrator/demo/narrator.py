@@ -15,7 +15,7 @@ class Narrator:
     """Writes what happens, as it happens.
 
     Attributes:
-        stream: where the text goes.
+        stream: Where the text goes.
     """
 
     stream: TextIO = field(default_factory=lambda: sys.stdout)

@@ -202,7 +202,7 @@ def _one_block(stack: EncoderConfig, saved: int, width: int) -> int:
 PASSES = 3
 """Forward pass, and twice as much for the backward pass."""
 PER_WEIGHT = 2
-"""A multiplication and an addition for each weight and token."""
+"""One multiplication and one addition per weight and token."""
 SIDE = 768
 """Rows and columns of the matrices that the ceiling is measured with."""
 ROUNDS = 5

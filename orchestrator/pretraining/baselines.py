@@ -51,9 +51,9 @@ def pair_baselines(config: PretrainConfig, rows: int, workers: int) -> dict[str,
     Softmax: the logarithm of the batch. Sigmoid: yes with the share of the right answers.
 
     Args:
-        config: the job; says how rows are measured in batches.
-        rows: measured rows.
-        workers: ranks that share them.
+        config: The job; says how rows are measured in batches.
+        rows: Measured rows.
+        workers: Ranks that share them.
 
     Returns:
         ``loss.<target>`` and ``accuracy.<target>`` of each contrastive target.

@@ -15,7 +15,7 @@ from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.estimate_memory import WorkerMemory, worker_memory
 from orchestrator.training.config import EngineConfig
 
-SECONDS_A_DAY = 86400.0
+SECONDS_PER_DAY = 86400.0
 RESERVED = 2.5e9
 """Bytes of an accelerator that are not the job's: driver, kernels, libraries, fragments."""
 STAGES = (0, 1, 2, 3)
@@ -76,7 +76,7 @@ def state_bytes(parameters: float, workers: int, stage: int, widths: Widths = MI
         parameters: N.
         workers: Data-parallel workers.
         stage: What is cut.
-        widths: w, g and k.
+        widths: W, g and k.
     """
     shares = [1.0 / workers if stage >= cut else 1.0 for cut in (3, 2, 1)]
     parts = (widths.weights, widths.gradients, widths.optimizer)
@@ -93,7 +93,7 @@ def sent_values(parameters: float, stage: int, micro_batches: int = 1) -> float:
     Args:
         parameters: N.
         stage: What is cut.
-        micro_batches: a, those of one worker in a step.
+        micro_batches: A, those of one worker in a step.
     """
     rounds = {0: 2, 1: 2, 2: 1 + micro_batches, 3: 3 * micro_batches}[stage]
     return parameters * rounds
@@ -198,7 +198,7 @@ class Job:
             micro_batches,
             values * (2 if short else 4),
             seconds,
-            seconds * train.max_steps / SECONDS_A_DAY,
+            seconds * train.max_steps / SECONDS_PER_DAY,
         )
 
     def _memory(self, workers: int, stage: int, micro: int, share: int) -> int:

@@ -32,12 +32,12 @@ def require_labels(model: ModelConfig, names: Sequence[str], rows: Rows) -> None
     """Refuse rows with other labels than a model's targets answer with.
 
     Args:
-        model: the model.
-        names: of the labels.
-        rows: those to learn from.
+        model: The model.
+        names: Of the labels.
+        rows: Those to learn from.
 
     Raises:
-        InputError: the rows have another number of classes, tags, labels or numbers than the
+        InputError: The rows have another number of classes, tags, labels or numbers than the
             target, or a target is for pairs and they have one text.
     """
     form = form_of(model)

@@ -71,7 +71,7 @@ def surrogate_front(
     that bounds the work and costs at most one cell of time per unit.
 
     Args:
-        units: the units of the model; those without an entry in ``options`` stay in float.
+        units: The units of the model; those without an entry in ``options`` stay in float.
         options: INT8 options of each unit; float (0, 0) is always added.
     """
     span = sum(

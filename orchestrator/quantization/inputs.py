@@ -114,7 +114,7 @@ def read_subject(config: QuantizeConfig) -> Subject:
     """Read the package, and find its target, its limits and its units.
 
     Raises:
-        InputError: if it is quantized already, has no fitting target, or has no part that can be
+        InputError: If it is quantized already, has no fitting target, or has no part that can be
             executed in INT8.
     """
     package = Zoo(config.run.zoo).get(config.package)
@@ -139,7 +139,7 @@ def prepare(config: QuantizeConfig) -> Prepared:
     """Read the package and the data, and require that they belong together.
 
     Raises:
-        InputError: if they do not, or nothing in the package can be executed in INT8.
+        InputError: If they do not, or nothing in the package can be executed in INT8.
     """
     subject = read_subject(config)
     task = load_task(config.data, None if config.cache is None else Path(config.cache))

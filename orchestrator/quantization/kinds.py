@@ -78,7 +78,7 @@ def quantize_weight(weight: Float32Array, kind: KindName) -> QuantizedWeight:
     """Quantize a weight [K, N] as ``kind`` needs it.
 
     Raises:
-        ValueError: if weights of ``kind`` are float.
+        ValueError: If weights of ``kind`` are float.
     """
     if kind == FLOAT:
         raise ValueError("the weights of fp32 are float")

@@ -63,7 +63,7 @@ class PlanFile(StrictModel):
         """Check the content of a file.
 
         Raises:
-            InputError: if the version, a kind or a field is unknown.
+            InputError: If the version, a kind or a field is unknown.
         """
         version = content.get("version") if isinstance(content, dict) else None
         if version != PLAN_VERSION:
@@ -82,7 +82,7 @@ class PlanFile(StrictModel):
         """Return the plan of a package folder, or None if it has none.
 
         Raises:
-            InputError: if the plan is not readable.
+            InputError: If the plan is not readable.
         """
         path = folder / PLAN_FILE
         return cls.of(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
@@ -118,7 +118,7 @@ class Plan:
         """Return the content of ``plan.json``.
 
         Args:
-            ranges: calibrated ranges; those of ``static_s7`` units are recorded.
+            ranges: Calibrated ranges; those of ``static_s7`` units are recorded.
         """
         static = [name for name, kind in self.kinds.items() if kind == STATIC]
         return PlanFile(

@@ -65,10 +65,10 @@ class Search:
     """The way of one job from the float package to the plan that is deployed.
 
     Args:
-        config: the job.
-        prepared: package, texts and back end.
-        folder: the run's folder; holds the journal and the model file.
-        pool: runs the measurements.
+        config: The job.
+        prepared: Package, texts and back end.
+        folder: The run's folder; holds the journal and the model file.
+        pool: Runs the measurements.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Search:
         """Return the first plan in the allocator's order whose written file keeps the goal.
 
         Raises:
-            StageError: if no measured plan does.
+            StageError: If no measured plan does.
         """
         reference = self.pool.put(self.pool.call(worker.float_outputs, self.inputs))
         prices = Prices(

@@ -43,10 +43,10 @@ def options(
     """Price every kind of every unit.
 
     Args:
-        units: the units of the model.
+        units: The units of the model.
         allowed: INT8 kinds to choose from.
-        errors: measured divergence by name of ``error_plans``.
-        latencies: measured time, against float, by name of ``latency_plans``.
+        errors: Measured divergence by name of ``error_plans``.
+        latencies: Measured time, against float, by name of ``latency_plans``.
 
     Returns:
         Options by unit. Times are in units of the float model's call: -0.01 saves one percent.

@@ -46,7 +46,7 @@ def read_source(folder: Path) -> Source:
     """Read config and parameters of a package; parameters of any format as fp32.
 
     Raises:
-        IntegrityError: if a file is missing or damaged.
+        IntegrityError: If a file is missing or damaged.
     """
     from orchestrator.modeling.package import read_config, read_state
 
@@ -64,7 +64,7 @@ def choose_target(config: ModelConfig, wanted: str | None, default: str | None =
         default: the target that the package was made for, if it says so.
 
     Raises:
-        InputError: if there is no target of that name, or there are several and no name was given.
+        InputError: If there is no target of that name, or there are several and no name was given.
     """
     heads = {target.name: target for target in config.target if isinstance(target, ClsConfig)}
     if not heads:
@@ -90,12 +90,12 @@ def check_labels(
     """Require that the data have the classes that the head was trained on, in the same order.
 
     Args:
-        target: the classification head.
-        task: the labelled data.
-        stored: class names by target, as the package's manifest has them.
+        target: The classification head.
+        task: The labelled data.
+        stored: Class names by target, as the package's manifest has them.
 
     Raises:
-        InputError: if the classes differ, or the data are images.
+        InputError: If the classes differ, or the data are images.
     """
     if task.train.images is not None:
         raise InputError(f"data: {task.name} holds images; packages of text models read text")
@@ -116,7 +116,7 @@ def input_limit(config: QuantizeConfig, model: ModelConfig, package: "Package | 
     """Return the longest input in tokens: the configured one, else that of the package.
 
     Raises:
-        InputError: if the model has fewer positions.
+        InputError: If the model has fewer positions.
     """
     positions = model.max_position_embeddings
     if config.max_length is not None:

@@ -90,8 +90,8 @@ def measure_latencies(inputs: QuantizeInputs, plans: Mapping[str, Plan]) -> dict
     """Time plans against the float graph, which is measured beside them in every round.
 
     Args:
-        inputs: the model and the timed batch.
-        plans: plans by name; one of them may be called ``float``.
+        inputs: The model and the timed batch.
+        plans: Plans by name; one of them may be called ``float``.
     """
     plain = open_plan(inputs, Plan({}))
     size = sum(values.nbytes for values in inputs.source.state.values())
@@ -108,12 +108,12 @@ def measure_artifact(inputs: QuantizeInputs, model: bytes, plan: Plan) -> Measur
     """Measure the file that is about to be committed: audit, accuracy and latency.
 
     Args:
-        inputs: the float model and the texts.
-        model: content of the model file, as read back from the folder.
-        plan: the plan that it must execute.
+        inputs: The float model and the texts.
+        model: Content of the model file, as read back from the folder.
+        plan: The plan that it must execute.
 
     Raises:
-        StageError: if the executed graph is not the plan, or the float graph differs from the torch
+        StageError: If the executed graph is not the plan, or the float graph differs from the torch
             model.
     """
     audited = inputs.backend.audit(model, plan)

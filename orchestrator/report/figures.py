@@ -31,10 +31,10 @@ def render_svg(
     """Return the SVG element that ``draw(axes)`` paints.
 
     Args:
-        draw: called with the axes that ``plt.subplots`` returns.
-        width: inches.
-        height: inches.
-        subplots: passed on to ``plt.subplots`` (``ncols``, ``width_ratios``, ...).
+        draw: Called with the axes that ``plt.subplots`` returns.
+        width: Inches.
+        height: Inches.
+        subplots: Passed on to ``plt.subplots`` (``ncols``, ``width_ratios``, ...).
     """
     import matplotlib as mpl
 
@@ -92,9 +92,9 @@ def learning_curves(
     """Draw validation (thick) and training (thin) curves of several runs.
 
     Args:
-        histories: run name to its long-form history (``step split metric value``).
-        baseline: a horizontal line to beat (for language models: the unigram entropy in nats).
-        metric: which metric to draw.
+        histories: Run name to its long-form history (``step split metric value``).
+        baseline: A horizontal line to beat (for language models: the unigram entropy in nats).
+        metric: Which metric to draw.
     """
 
     def draw(axis: Any) -> None:
@@ -122,7 +122,7 @@ def training_progress(history: pd.DataFrame) -> Picture:
     """Draw speed, gradient norm and learning rate of one run; skipped steps are marked.
 
     Args:
-        history: long form (``step split metric value``), one row per interval and metric.
+        history: Long form (``step split metric value``), one row per interval and metric.
     """
     rows = history[history["split"] == "train"]
     by_step = rows.pivot_table(index="step", columns="metric", values="value")
@@ -144,7 +144,7 @@ def matrix_heatmap(matrix: pd.DataFrame, linkage: np.ndarray | None) -> Picture:
     """Draw the performance matrix (models x data sets), rows ordered by the dendrogram beside it.
 
     Args:
-        matrix: final test score, one row per model, one column per benchmark data set.
+        matrix: Final test score, one row per model, one column per benchmark data set.
         linkage: SciPy linkage over the rows, or None when fewer than two models exist.
     """
     from scipy.cluster.hierarchy import dendrogram
@@ -224,8 +224,8 @@ def halving_bracket(cells: Sequence[BracketCell], metric: str = "accuracy") -> P
     """Draw successive halving: validation curves, predictions, and where models were dropped.
 
     Args:
-        cells: one per model and rung.
-        metric: name of the score.
+        cells: One per model and rung.
+        metric: Name of the score.
     """
     table = pd.DataFrame([cell.model_dump() for cell in cells])
 

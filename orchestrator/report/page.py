@@ -18,9 +18,9 @@ class Table:
     """A table; columns that hold only numbers are right-aligned.
 
     Attributes:
-        columns: names of the columns.
-        rows: one tuple of cells per row.
-        highlight: index of the row to mark.
+        columns: Names of the columns.
+        rows: One tuple of cells per row.
+        highlight: Index of the row to mark.
     """
 
     columns: tuple[str, ...]
@@ -63,11 +63,11 @@ class Page:
     """A report.
 
     Attributes:
-        title: heading of the page.
-        subtitle: one line below it.
-        facts: the few figures that matter, as text, by name.
-        sections: the parts of the page.
-        notes: parts that are missing, and why.
+        title: Heading of the page.
+        subtitle: One line below it.
+        facts: The few figures that matter, as text, by name.
+        sections: The parts of the page.
+        notes: Parts that are missing, and why.
     """
 
     title: str

@@ -19,9 +19,9 @@ def pretraining(
     """Return the learning curves of pre-trained models.
 
     Args:
-        histories: package to its history, long form.
-        entropy: unigram entropy of the held-out text in nats; None: no line to beat.
-        models: figures of the models.
+        histories: Package to its history, long form.
+        entropy: Unigram entropy of the held-out text in nats; None: no line to beat.
+        models: Figures of the models.
     """
     return Section(
         "Pre-training",
@@ -42,8 +42,8 @@ def training(history: pd.DataFrame, evaluation: Figures) -> Section:
     """Return the course of one pre-training run: speed, gradients, and the loss guard.
 
     Args:
-        history: its history, long form.
-        evaluation: its figures.
+        history: Its history, long form.
+        evaluation: Its figures.
     """
     rows = history[history["split"] == "train"]
     metric = {str(name): part["value"] for name, part in rows.groupby("metric")}

@@ -17,8 +17,8 @@ Hook = Callable[[str, str], None]
 """Called with the operation's name and the path it is about to change."""
 
 COPY_CHUNK_BYTES = 8 * 2**20
-_RENAME_EXCHANGE = 2
-_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # flag of renameat2(2): swap two names in one step
+_AT_FDCWD = -100  # renameat2(2): paths are relative to the current folder
 _hook: Hook | None = None
 
 

@@ -7,7 +7,7 @@ Rules of the interface:
 
 1. ``forward_backward`` takes the whole accumulation window and discards earlier gradients. Calling
    it twice on the same window gives the same gradients; only ``step`` advances anything.
-2. There are two reductions. ``sum_over_shards`` adds what is cut between ranks (the identity when
+2. There are two reductions. ``sum_over_shards`` adds what is sharded over ranks (the identity when
    every rank holds the whole model); ``sum_over_ranks`` adds what each data-parallel rank
    measured (losses, counts). Using one for the other counts a norm ``world`` times.
 3. ``step`` publishes the masters, so no ``refresh`` is needed between writing masters and
@@ -17,8 +17,8 @@ Rules of the interface:
 5. Every rank calls the collective methods in the same order, also a rank that holds no shard.
    ``shards`` is local and cheap; call it again after each ``forward_backward``, because gradient
    tensors may be new each time.
-6. Whether the model is in training or evaluation mode is the caller's business: the loop sets
-   training mode once, ``evaluate`` returns to the mode it found, importance uses eval mode.
+6. The caller sets training or evaluation mode: the loop sets training mode once, ``evaluate``
+   returns to the mode that it found, importance uses eval mode.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,7 +60,7 @@ Projection = Callable[[list[Shard]], None]
 
 
 class Engine(Protocol):
-    """A model with its optimizer, spread over ``world`` ranks in whatever way.
+    """A model with its optimizer, spread over ``world`` ranks.
 
     Attributes:
         rank: This process's place among the data-parallel ranks.

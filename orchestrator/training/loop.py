@@ -140,9 +140,9 @@ class Hooks:
             early stop. Returns the validation metrics.
         save: Called with the number of steps done every ``checkpoint_every_steps``, after the
             last step, and when stopping early.
-        should_stop: Asked after each step; one rank's yes stops all.
-        judge: Told the steps done and every evaluation, the same numbers on every rank; True ends
-            the run (early stopping).
+        should_stop: Called after each step; True on one rank stops all of them.
+        judge: Called with the steps done and every evaluation, the same numbers on every rank;
+            True ends the run (early stopping).
         watchdog: Watches every step.
     """
 
@@ -205,6 +205,7 @@ def _due(done: int, every: int) -> bool:
 
 
 def _any_rank(engine: Engine, flag: bool) -> bool:
+    # Ranks must agree: one that stopped alone would leave the others in the next collective.
     return bool(engine.sum_over_ranks(torch.tensor([float(flag)])).item() > 0)
 
 
@@ -237,6 +238,7 @@ class _Run:
         try:
             metrics = step_fn(self.engine, window, learning_rate(self.config, step))
         except NoLabelsError as error:
+            # Not an error at once: a resumed run would read the same samples and fail again.
             self._unlabelled_in_a_row += 1
             if self._unlabelled_in_a_row > self.config.max_skipped_steps:
                 raise
@@ -268,7 +270,7 @@ class _Run:
             )
 
     def conclude(self, done: int, end: int) -> bool:
-        """Log, evaluate and save where it is due after ``done`` steps; whether to stop."""
+        """Log, evaluate and save what is due after ``done`` steps; return whether to stop."""
         hooks, config = self.hooks, self.config
         stop = hooks.should_stop is not None and _any_rank(self.engine, hooks.should_stop())
         last = stop or done == end

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-SEED_BITS = 63
+SEED_BITS = 63  # a seed fits a signed 64-bit integer
 
 
 def derive_seed(seed: int, *purpose: int | str) -> int:

@@ -81,7 +81,7 @@ class Zoo:
 
         Args:
             name: Name of the package.
-            kind: pretrained, imported, finetuned, continual or quantized.
+            kind: Pretrained, imported, finetuned, continual or quantized.
             producer: ``stage``, ``job`` and more; git revision and library versions are added.
             parents: Packages, or references, it is made from.
             task: ``kind``, ``modality``, ``labels``, ``max_length``; may be set later.

@@ -22,11 +22,11 @@ def parse_object(body: bytes, max_depth: int) -> dict[str, Any]:
     """Parse a JSON object.
 
     Args:
-        body: the whole request body.
-        max_depth: deepest nesting of arrays and objects allowed.
+        body: The whole request body.
+        max_depth: Deepest nesting of arrays and objects allowed.
 
     Raises:
-        ServingError: the body is empty, not UTF-8, not JSON, nested too deeply, has a key twice, a
+        ServingError: The body is empty, not UTF-8, not JSON, nested too deeply, has a key twice, a
             number JSON does not know or half of a surrogate pair, or is not an object.
     """
     if not body:
@@ -57,7 +57,7 @@ def check_depth(body: bytes, max_depth: int) -> None:
     """Refuse nesting deeper than ``max_depth`` without parsing.
 
     Raises:
-        ServingError: arrays and objects are nested deeper.
+        ServingError: Arrays and objects are nested deeper.
     """
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return

@@ -55,10 +55,10 @@ class Guard:
     """ASGI middleware: refuse early, answer every error in one shape, measure every request.
 
     Args:
-        app: the application behind the guard.
-        policy: limits and keys.
-        recorder: where measurements go.
-        sets_request_id: add ``X-Request-ID`` to responses; false behind Serve's proxy, which does.
+        app: The application behind the guard.
+        policy: Limits and keys.
+        recorder: Where measurements go.
+        sets_request_id: Add ``X-Request-ID`` to responses; false behind Serve's proxy, which does.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ def check_headers(headers: dict[bytes, bytes], limits: Limits) -> None:
     """Refuse a body by what its headers say.
 
     Raises:
-        ServingError: another type than JSON, compressed, a wrong or too large declared length.
+        ServingError: Another type than JSON, compressed, a wrong or too large declared length.
     """
     content_type = headers.get(b"content-type", b"").lower()
     media_type, _, parameters = content_type.partition(b";")
@@ -189,7 +189,7 @@ async def read_body(receive: Receive, limits: Limits) -> bytes:
     """Read the body, never more than the limit and never longer than the deadline.
 
     Raises:
-        ServingError: too large, too slow, or the client went away.
+        ServingError: Too large, too slow, or the client went away.
     """
     chunks: list[bytes] = []
     size = 0

@@ -30,7 +30,7 @@ class KeyRing:
         """Read a key file.
 
         Raises:
-            InputError: the file is missing, empty, or has a line of another form.
+            InputError: The file is missing, empty, or has a line of another form.
         """
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()

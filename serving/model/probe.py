@@ -65,7 +65,7 @@ class Probe:
         """Read the probe of a package; None when it has none.
 
         Raises:
-            IntegrityError: the file is not a probe.
+            IntegrityError: The file is not a probe.
         """
         path = folder / PROBE_FILE
         if not path.is_file():
@@ -91,7 +91,7 @@ class Probe:
         """Compare an engine's answers with the expected ones.
 
         Raises:
-            IntegrityError: they differ, or are not finite.
+            IntegrityError: They differ, or are not finite.
         """
         actual = engine.outputs(self.texts)
         for name, expected in self.outputs.items():
@@ -116,15 +116,15 @@ def warm_up(engine: Engine, folder: Path, runs: int) -> Probe:
     """Run the model until it is warm and check what it says.
 
     Args:
-        engine: the loaded package.
-        folder: where the package lies.
-        runs: how often the model runs; at least once.
+        engine: The loaded package.
+        folder: Where the package lies.
+        runs: How often the model runs; at least once.
 
     Returns:
         The probe for later health checks.
 
     Raises:
-        IntegrityError: the answers are not those of the stored probe, or not finite.
+        IntegrityError: The answers are not those of the stored probe, or not finite.
     """
     stored = Probe.read(folder)
     if stored is None:

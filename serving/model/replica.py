@@ -31,12 +31,12 @@ class Replica:
     """One loaded package.
 
     Args:
-        config: settings; `model` names one version, so that every replica serves the same bytes.
-        make_recorder: package reference -> where measurements go.
+        config: Settings; `model` names one version, so that every replica serves the same bytes.
+        make_recorder: Package reference -> where measurements go.
 
     Raises:
-        InputError: the package is not there or not usable.
-        IntegrityError: its files or its answers are not those it was committed with.
+        InputError: The package is not there or not usable.
+        IntegrityError: Its files or its answers are not those it was committed with.
     """
 
     def __init__(self, config: ServingConfig, make_recorder: Callable[[str], Recorder]) -> None:
@@ -62,7 +62,7 @@ class Replica:
         """Return the service that answers requests; from now on the replica calls itself ready.
 
         Args:
-            execute: runs one work; `run` of several at once, when something batches them.
+            execute: Runs one work; `run` of several at once, when something batches them.
         """
         self._health.ready = True
         self._set_probe_ok(True)
@@ -77,8 +77,8 @@ class Replica:
         """Run the probe, behind what the model is doing.
 
         Raises:
-            IntegrityError: the answers are not the expected ones.
-            TimeoutError: the model does not answer.
+            IntegrityError: The answers are not the expected ones.
+            TimeoutError: The model does not answer.
         """
         loop = asyncio.get_running_loop()
         probing = loop.run_in_executor(self._worker, self._probe.check, self._engine)
@@ -94,7 +94,7 @@ class Replica:
         """Take new limits and read the key file again; requests go on.
 
         Raises:
-            InputError: the key file is unusable; the old keys stay.
+            InputError: The key file is unusable; the old keys stay.
         """
         self._load_keys()
         self.policy.limits = limits

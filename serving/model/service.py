@@ -45,7 +45,7 @@ class Health:
         """Refuse to call a replica ready that is not.
 
         Raises:
-            ServingError: the model is not loaded and warmed up yet.
+            ServingError: The model is not loaded and warmed up yet.
         """
         if not self.ready:
             raise ServingError(ErrorType.UNHEALTHY, "The model is not ready.")

@@ -44,7 +44,7 @@ class HealthProtocol(WireProtocol):
         """Answer ``GET /readyz``.
 
         Raises:
-            ServingError: the model is not loaded yet.
+            ServingError: The model is not loaded yet.
         """
         self.service.health.require_ready()
         return HealthStatus(status="ready")
@@ -53,7 +53,7 @@ class HealthProtocol(WireProtocol):
         """Answer ``GET /health``.
 
         Raises:
-            ServingError: the model is not loaded yet, or its last probe failed.
+            ServingError: The model is not loaded yet, or its last probe failed.
         """
         if not (self.service.health.ready and self.service.health.probe_ok):
             raise ServingError(ErrorType.UNHEALTHY, "The model failed its last probe.")

@@ -55,12 +55,12 @@ def read(model: type[BodyT], content: bytes, max_depth: int) -> BodyT:
     """Parse and validate a request body.
 
     Args:
-        model: what the body must be.
-        content: the whole body.
-        max_depth: deepest nesting of arrays and objects allowed.
+        model: What the body must be.
+        content: The whole body.
+        max_depth: Deepest nesting of arrays and objects allowed.
 
     Raises:
-        ServingError: the body is not a JSON object, or not this one; all problems are listed.
+        ServingError: The body is not a JSON object, or not this one; all problems are listed.
     """
     value = parse_object(content, max_depth)
     if len(value) > len(model.model_fields) + MAX_PROBLEMS:

@@ -74,7 +74,7 @@ class NativeProtocol(WireProtocol):
         """Answer ``POST /predict``: in the shape of the target's kind, one answer per input.
 
         Raises:
-            ServingError: an input, their number or the target is not acceptable.
+            ServingError: An input, their number or the target is not acceptable.
         """
         task = self.service.card.task(body.target)
         needs_pair = self.service.card.takes_pairs or "text" not in task.modalities
@@ -129,7 +129,7 @@ class NativeProtocol(WireProtocol):
         """Answer ``POST /tokenize``: the tokens of each text.
 
         Raises:
-            ServingError: a text or their number is not acceptable.
+            ServingError: A text or their number is not acceptable.
         """
         return await self.service.tokenize(as_list(body.inputs), special=body.add_special_tokens)
 

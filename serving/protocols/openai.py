@@ -121,7 +121,7 @@ class OpenAIProtocol(WireProtocol):
         """Answer ``POST /v1/embeddings``.
 
         Raises:
-            ServingError: the model name, the dimensions or an input is not acceptable.
+            ServingError: The model name, the dimensions or an input is not acceptable.
         """
         card = self.service.card
         card.require_name(body.model)
@@ -148,7 +148,7 @@ class OpenAIProtocol(WireProtocol):
         """Answer ``GET /v1/models/{model}``.
 
         Raises:
-            ServingError: another model is served.
+            ServingError: Another model is served.
         """
         self.service.card.require_name(model)
         return Model(id=self.service.card.name, created=self._created)

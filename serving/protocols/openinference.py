@@ -87,7 +87,7 @@ class OpenInferenceProtocol(WireProtocol):
         """Answer ``GET /v2/health/ready``.
 
         Raises:
-            ServingError: the model is not loaded yet.
+            ServingError: The model is not loaded yet.
         """
         self.service.health.require_ready()
         return Ready()
@@ -96,7 +96,7 @@ class OpenInferenceProtocol(WireProtocol):
         """Answer ``GET /v2/models/{model}[/versions/{version}]/ready``.
 
         Raises:
-            ServingError: another model or version is served, or it is not loaded yet.
+            ServingError: Another model or version is served, or it is not loaded yet.
         """
         _check(self.service.card, model, version)
         return await self.ready()
@@ -105,7 +105,7 @@ class OpenInferenceProtocol(WireProtocol):
         """Answer ``GET /v2/models/{model}[/versions/{version}]``.
 
         Raises:
-            ServingError: another model or version is served.
+            ServingError: Another model or version is served.
         """
         card = self.service.card
         _check(card, model, version)
@@ -126,7 +126,7 @@ class OpenInferenceProtocol(WireProtocol):
         """Answer ``POST /v2/models/{model}[/versions/{version}]/infer``.
 
         Raises:
-            ServingError: the model, a tensor or an input is not acceptable.
+            ServingError: The model, a tensor or an input is not acceptable.
         """
         card = self.service.card
         _check(card, model, version)

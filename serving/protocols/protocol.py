@@ -30,13 +30,13 @@ class Operation:
 
     Attributes:
         method: HTTP method.
-        path: template; ``{name}`` is handed to the handler as the keyword argument ``name``.
-        summary: one sentence for ``/docs``.
-        handler: called with the validated body, if the operation has one, and the parts of the
+        path: Template; ``{name}`` is handed to the handler as the keyword argument ``name``.
+        summary: One sentence for ``/docs``.
+        handler: Called with the validated body, if the operation has one, and the parts of the
             path; returns a value of type ``answer`` or raises `ServingError`.
-        answer: type of the answer, anything pydantic can serialize.
-        body: model of the request body; only for POST.
-        errors: what the handler refuses, apart from errors that the guard and the validation of
+        answer: Type of the answer, anything pydantic can serialize.
+        body: Model of the request body; only for POST.
+        errors: What the handler refuses, apart from errors that the guard and the validation of
             the body raise for every operation.
     """
 
@@ -53,7 +53,7 @@ class WireProtocol(ABC):
     """Base of all protocols; a subclass nests a ``Config`` derived from `ProtocolConfig`.
 
     Args:
-        service: what answers; a protocol only translates.
+        service: What answers; a protocol only translates.
     """
 
     Config: type[ProtocolConfig]

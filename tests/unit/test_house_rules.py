@@ -322,7 +322,7 @@ WORDS = {
     r"\bbesides\b": "also, and",
     r"\b[Tt]ell whether\b": "return whether",
     # `normalise` is a config key, "centres" the name of a tensor on disk
-    r"\b(learnt|colour|behaviour|normalis(?!e\b)|centre(?!s\"))": "American spelling",
+    r"\b(learnt|colour|behaviour|normalis(?!e\b)|vectoris|centre(?!s\"))": "American spelling",
     r"\b(serial|optim|organ|util|initial|recogn)is[aei]": "American spelling",
 }
 RIDDLE = re.compile(r"\s*(What|How|Which|Where|From|When|Whose|Of|Who|Why) ")

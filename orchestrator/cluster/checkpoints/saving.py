@@ -28,7 +28,7 @@ WRITTEN = ".written-"
 FAILED = ".failed"
 """An empty file that says that some rank could not write its part."""
 DEADLINE_S = 3600  # a part may be large and storage slow; a rank that is lost is noticed at once
-POLL_S = 0.02
+POLL_S = 0.02  # marks are files: a look costs one stat on the shared storage
 RETRY_AFTER_S = (2.0, 8.0, 20.0)
 """Pauses before another try when there is no space."""
 

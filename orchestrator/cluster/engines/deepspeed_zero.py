@@ -65,7 +65,7 @@ with hide_modules("mlflow"):  # two seconds of every worker, for an autotuner th
     from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_grad
 
 BUCKET_ELEMENTS = 2_500_000  # fits a cache; re-allocating more costs page faults
-NEVER = 10**9
+NEVER = 10**9  # steps between DeepSpeed's own reports; ours replace them
 
 
 class ZeroEngine(ShardedEngine):

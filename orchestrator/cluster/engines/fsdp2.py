@@ -96,7 +96,7 @@ class RowLayout:
         full = cast(DTensor, parameter.data.to(self.device)).full_tensor()
         yield full
         if write:
-            distributed.broadcast(full, src=0)
+            distributed.broadcast(full, src=0)  # rank 0's values win, as under ZeRO
             own, first = _local(parameter.data), self._first_row(parameter)
             own.copy_(full[first : first + len(own)])
 
@@ -114,7 +114,7 @@ class Fsdp2Engine(ShardedEngine):
         target_weights: Weight of each target in the objective; 1 where not given.
         precision: Number format of weights and activations in a pass; masters and reductions stay
             fp32.
-        loss_scale: How the loss is scaled with precision fp16.
+        loss_scale: Loss scaling with precision fp16.
         offload: Keep the rows, their gradients and the optimizer's state in the host's memory.
 
     Raises:

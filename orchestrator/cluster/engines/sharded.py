@@ -263,7 +263,7 @@ class ShardedEngine(ABC):
         flat = torch.zeros(shape.numel(), dtype=torch.float32, device=self._device)
         if shard is not None:
             flat[shard.start : shard.start + shard.master.numel()] = shard.master
-        distributed.all_reduce(flat)
+        distributed.all_reduce(flat)  # every element is set on one rank and 0 on all others
         return flat.view(shape)
 
     # --- state -----------------------------------------------------------------------------------

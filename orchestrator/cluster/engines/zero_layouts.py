@@ -177,11 +177,12 @@ class ChunkLayout:
         self.zero._partition_all_parameters()  # drop full copies that are still alive
         for group in range(len(self.zero.fp16_groups)):
             self.zero._reassign_or_swap_out_partitioned_parameters(group)
+        # Small parameters are never released, so no forward pass would gather them again.
         if self.zero.persistent_parameters:
             self.zero.persistent_parameters[0].all_gather(self.zero.persistent_parameters)
 
     def flats(self) -> Sequence[Tensor]:
-        """One a sub-group of parameters."""
+        """Return one tensor per sub-group of parameters."""
         return list(self.zero.fp32_partitioned_groups_flat)
 
     @contextmanager

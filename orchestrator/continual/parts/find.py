@@ -107,7 +107,7 @@ def add_penalty(
         shards: This rank's shards; their masters are at ``w``.
         anchors: ``m`` of each shard, [n]; shards without an anchor are free.
         importance: ``F`` of each shard with an anchor, [n].
-        strength: lambda.
+        strength: Lambda.
 
     Returns:
         This rank's part of the penalty's value (sum it over shards), accumulated in fp64.

@@ -25,13 +25,13 @@ class Admission:
     """Reads, checks and converts examples.
 
     Attributes:
-        entries: their source; counts those left out.
-        samples: the sample kind.
-        inputs: what the model reads.
-        processor: processors of the examples.
-        block_size: most tokens of a text.
-        tokens: number of tokens of the texts admitted so far.
-        shortened: texts that are longer than the model reads; they are cut.
+        entries: Their source; counts those left out.
+        samples: The sample kind.
+        inputs: What the model reads.
+        processor: Processors of the examples.
+        block_size: Most tokens of a text.
+        tokens: Number of tokens of the texts admitted so far.
+        shortened: Texts that are longer than the model reads; they are cut.
     """
 
     entries: Entries

@@ -30,9 +30,9 @@ class BlockWriter:
     """Frame documents, pack them and write an Arrow file.
 
     Attributes:
-        documents: number of documents added.
-        tokens: number of tokens written, frames included, padding not.
-        position: length of the stream so far, padding included.
+        documents: Number of documents added.
+        tokens: Number of tokens written, frames included, padding not.
+        position: Length of the stream so far, padding included.
     """
 
     def __init__(self, path: Path, block_size: int, vocab_size: int) -> None:
@@ -106,7 +106,7 @@ class TokenBlocks:
 
     Attributes:
         block_size: S.
-        parts: number of blocks of each source that the tokens come from.
+        parts: Number of blocks of each source that the tokens come from.
     """
 
     def __init__(
@@ -131,11 +131,11 @@ class TokenBlocks:
         """Open a file of :class:`BlockWriter` without reading it into memory.
 
         Args:
-            path: the file; the borders, if stored, lie beside it.
-            parts: number of blocks of each source; None: there is one source.
+            path: The file; the borders, if stored, lie beside it.
+            parts: Number of blocks of each source; None: there is one source.
 
         Raises:
-            IntegrityError: the file is missing or damaged.
+            IntegrityError: The file is missing or damaged.
         """
         chunks, size = map_blocks(path)
         beside = borders_path(path)
@@ -209,7 +209,7 @@ def map_blocks(path: Path) -> tuple[list[npt.NDArray[np.integer]], int]:
         Its record batches, each [blocks, S], and S.
 
     Raises:
-        IntegrityError: the file is missing or damaged.
+        IntegrityError: The file is missing or damaged.
     """
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))

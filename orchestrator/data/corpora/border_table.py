@@ -36,9 +36,9 @@ class Borders(NamedTuple):
     """Sentences of a stream.
 
     Attributes:
-        starts: position of the first token of each, int64 [N].
-        lengths: number of tokens, int64 [N].
-        first: whether a document begins with it, bool [N].
+        starts: Position of the first token of each, int64 [N].
+        lengths: Number of tokens, int64 [N].
+        first: Whether a document begins with it, bool [N].
     """
 
     starts: IntArray
@@ -53,11 +53,11 @@ class BorderTable:
         """Open tables.
 
         Args:
-            paths: the tables, in order.
-            positions: where in the stream the tokens of each begin.
+            paths: The tables, in order.
+            positions: Where in the stream the tokens of each begin.
 
         Raises:
-            IntegrityError: a file is missing or damaged.
+            IntegrityError: A file is missing or damaged.
         """
         self._paths, self._positions = list(paths), list(positions)
         self._opened = lru_cache(maxsize=OPEN_TABLES)(self._open)

@@ -29,8 +29,8 @@ class SplitWriter(BlockWriter):
         """Append one document.
 
         Args:
-            ids: its tokens, without special tokens.
-            sentences: number of tokens of each of its sentences; together all of them.
+            ids: Its tokens, without special tokens.
+            sentences: Number of tokens of each of its sentences; together all of them.
         """
         begin = self.add(ids)
         starts = begin + np.cumsum(sentences) - sentences

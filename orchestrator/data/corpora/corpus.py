@@ -41,11 +41,11 @@ class Corpus:
     """A prepared corpus.
 
     Attributes:
-        path: its folder.
-        manifest: counts, hashes and the config it was built with.
-        processor: its tokenizer.
-        train: blocks to learn from.
-        validation: blocks of held-out documents.
+        path: Its folder.
+        manifest: Counts, hashes and the config it was built with.
+        processor: Its tokenizer.
+        train: Blocks to learn from.
+        validation: Blocks of held-out documents.
     """
 
     path: Path
@@ -98,15 +98,15 @@ def prepare_corpus(
     """Build a corpus, or open it if it exists; one process at a time builds it.
 
     Args:
-        config: documents, tokenizer and block size, or the folder of a prepared corpus.
-        cache_dir: the corpus is built below it as ``corpus-<digest>``.
-        mapper: runs the tasks; the bytes do not depend on it.
-        watch: receives the progress.
+        config: Documents, tokenizer and block size, or the folder of a prepared corpus.
+        cache_dir: The corpus is built below it as ``corpus-<digest>``.
+        mapper: Runs the tasks; the bytes do not depend on it.
+        watch: Receives the progress.
 
     Raises:
-        InputError: the source is missing or empty, or fewer than two documents differ.
-        IntegrityError: the prepared corpus does not match its manifest.
-        StageError: the folder cannot be written, or another process is still building the corpus.
+        InputError: The source is missing or empty, or fewer than two documents differ.
+        IntegrityError: The prepared corpus does not match its manifest.
+        StageError: The folder cannot be written, or another process is still building the corpus.
     """
     if config.prepared is not None:
         return open_corpus(Path(config.prepared))
@@ -130,7 +130,7 @@ def find_corpus(config: CorpusConfig, cache_dir: str | Path) -> Corpus | None:
     """Return a corpus that was built before and is intact, or None.
 
     Raises:
-        InputError: the source is missing.
+        InputError: The source is missing.
     """
     return _opened(Path(_job(config, Path(cache_dir)).folder))
 
@@ -139,11 +139,11 @@ def open_corpus(path: Path, thorough: bool = True) -> Corpus:
     """Open a committed corpus.
 
     Args:
-        path: its folder.
-        thorough: also hash the shards, see ``check_corpus``; once per job is enough.
+        path: Its folder.
+        thorough: Also hash the shards, see ``check_corpus``; once per job is enough.
 
     Raises:
-        IntegrityError: it does not match its manifest.
+        IntegrityError: It does not match its manifest.
     """
     manifest = check_corpus(path, thorough)
     train, validation = (_blocks(path, manifest, split) for split in SPLITS)
@@ -170,7 +170,7 @@ def _job(config: CorpusConfig, cache: Path) -> CorpusJob:
     """Return the output folder and the inputs of a corpus.
 
     Raises:
-        InputError: the source or the tokenizer is missing.
+        InputError: The source or the tokenizer is missing.
     """
     identities = [open_documents(spec, cache).identity for spec in config.specs]
     folder = cache / f"corpus-{_digest(config, identities)}"

@@ -33,7 +33,7 @@ class ExampleWriter:
     """Write examples to an Arrow file.
 
     Attributes:
-        rows: number of examples so far.
+        rows: Number of examples so far.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,9 +74,9 @@ class Examples:
     """The examples of one split; they stay on disk. ``len()`` is their number.
 
     Attributes:
-        inputs: what the model reads.
-        rate: samples per second of the sounds.
-        training: whether they are augmented at random.
+        inputs: What the model reads.
+        rate: Samples per second of the sounds.
+        training: Whether they are augmented at random.
     """
 
     def __init__(self, path: Path, inputs: ModelInputs, rate: int, training: bool) -> None:

@@ -50,11 +50,11 @@ class ExampleCorpus:
     """Prepared examples.
 
     Attributes:
-        path: its folder.
-        manifest: counts, hashes and the config they were built with.
-        processor: its tokenizer, and the processor of its pictures or sounds.
-        train: examples to learn from.
-        validation: examples to measure on.
+        path: Its folder.
+        manifest: Counts, hashes and the config they were built with.
+        processor: Its tokenizer, and the processor of its pictures or sounds.
+        train: Examples to learn from.
+        validation: Examples to measure on.
     """
 
     path: Path
@@ -118,13 +118,13 @@ def prepare_examples(
     """Prepare examples, or open them if that was done before.
 
     Args:
-        config: source, tokenizer and longest text in tokens (``block_size``).
-        samples: the sample kind.
-        inputs: what the model reads.
-        cache_dir: they are committed below it as ``examples-<digest>``.
+        config: Source, tokenizer and longest text in tokens (``block_size``).
+        samples: The sample kind.
+        inputs: What the model reads.
+        cache_dir: They are committed below it as ``examples-<digest>``.
 
     Raises:
-        InputError: the source is missing, or nothing of it can be used.
+        InputError: The source is missing, or nothing of it can be used.
     """
     cache = Path(cache_dir)
     entries = list_entries(config.data, samples.columns, cache)
@@ -154,7 +154,7 @@ def open_examples(path: Path) -> ExampleCorpus:
     """Open committed examples and check their hashes.
 
     Raises:
-        IntegrityError: they do not match their manifest.
+        IntegrityError: They do not match their manifest.
     """
     manifest = read_as(ExamplesManifest, verify_folder(path), path)
     inputs = manifest.inputs

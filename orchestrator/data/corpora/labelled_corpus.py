@@ -38,11 +38,11 @@ class LabelledCorpus:
     """Prepared labelled rows.
 
     Attributes:
-        path: its folder.
-        manifest: counts, hashes and the config they were built with.
-        processor: its tokenizer, or the processor that turns pictures into such images.
-        train: rows to learn from.
-        validation: rows to measure on.
+        path: Its folder.
+        manifest: Counts, hashes and the config they were built with.
+        processor: Its tokenizer, or the processor that turns pictures into such images.
+        train: Rows to learn from.
+        validation: Rows to measure on.
     """
 
     path: Path
@@ -92,12 +92,12 @@ def prepare_labelled(
     """Prepare labelled rows, or open them if that was done before.
 
     Args:
-        config: source, tokenizer and longest row in tokens (``block_size``).
-        cache_dir: they are committed below it as ``rows-<digest>``.
-        form: the form of the label of a row.
+        config: Source, tokenizer and longest row in tokens (``block_size``).
+        cache_dir: They are committed below it as ``rows-<digest>``.
+        form: The form of the label of a row.
 
     Raises:
-        InputError: the source is missing or cannot be split.
+        InputError: The source is missing or cannot be split.
     """
     cache = Path(cache_dir)
     task = load_task(config.data, cache, form)
@@ -131,7 +131,7 @@ def open_labelled(path: Path) -> LabelledCorpus:
     """Open committed rows and check their hashes.
 
     Raises:
-        IntegrityError: they do not match their manifest.
+        IntegrityError: They do not match their manifest.
     """
     manifest = read_as(RowsManifest, verify_folder(path), path)
     images = manifest.modality == "vision"

@@ -124,7 +124,7 @@ def read_as(kind: type[ManifestT], stored: object, where: object) -> ManifestT:
     """Return a stored manifest as a model.
 
     Raises:
-        IntegrityError: it has other fields.
+        IntegrityError: It has other fields.
     """
     try:
         return kind.model_validate(stored)

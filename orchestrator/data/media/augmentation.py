@@ -16,7 +16,7 @@ from orchestrator.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from orchestrator.data.media.augmentation_config import CropConfig, SpecAugmentConfig
 from orchestrator.data.randomness import Purpose, Words, draw, uniform
 
-ATTEMPTS = 10
+ATTEMPTS = 10  # as in torchvision's RandomResizedCrop
 
 
 def choose_crops(
@@ -25,10 +25,10 @@ def choose_crops(
     """Return the crop of each picture, and whether it is flipped.
 
     Args:
-        config: ranges of area and aspect ratio, probability of a flip.
-        sizes: height and width of each picture, [B, 2].
-        samples: index of each picture in the data set, [B].
-        epoch: epoch of all pictures, or of each [B].
+        config: Ranges of area and aspect ratio, probability of a flip.
+        sizes: Height and width of each picture, [B, 2].
+        samples: Index of each picture in the data set, [B].
+        epoch: Epoch of all pictures, or of each [B].
         seed: seed of the job.
 
     Returns:
@@ -75,11 +75,11 @@ def mask_spectrograms(
     """Return a copy whose masked bands and frames are set to the mean of the recording.
 
     Args:
-        config: number and maximum width of the masks.
+        config: Number and maximum width of the masks.
         features: [B, F, M].
-        lengths: real frames of each recording, [B].
-        samples: index of each recording in the data set, [B].
-        epoch: epoch of all recordings, or of each [B].
+        lengths: Real frames of each recording, [B].
+        samples: Index of each recording in the data set, [B].
+        epoch: Epoch of all recordings, or of each [B].
         seed: seed of the job.
     """
     result = features.copy()

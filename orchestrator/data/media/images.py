@@ -99,7 +99,7 @@ class ImageProcessor:
         """Return what a family does; mean and std are its own.
 
         Args:
-            family: vit, deit, beit, clip, siglip or vilt.
+            family: Vit, deit, beit, clip, siglip or vilt.
             side: Height and width that the model reads; None: the family's usual ones.
             channels: 3, or 1 for gray pictures (mean and std of the first channel).
 

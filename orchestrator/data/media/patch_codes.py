@@ -45,12 +45,12 @@ class Codebook:
         """Find centers by k-means.
 
         Args:
-            patches: some patches of training pictures, [N, W].
+            patches: Some patches of training pictures, [N, W].
             codes: K.
             seed: seed of the initial centers.
 
         Raises:
-            InputError: there are fewer different patches than codes.
+            InputError: There are fewer different patches than codes.
         """
         from sklearn.cluster import KMeans
 

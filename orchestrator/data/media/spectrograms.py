@@ -33,7 +33,7 @@ def kaldi_fbank(sound: npt.ArrayLike, rate: int = 16000, mel_bins: int = 80) -> 
 
     Args:
         sound: [N], between -1 and 1.
-        rate: samples per second.
+        rate: Samples per second.
         mel_bins: M.
 
     Returns:
@@ -79,9 +79,9 @@ def whisper_log_mel(
 
     Args:
         sound: [N] with N > 200, between -1 and 1, padded to the model's length.
-        rate: samples per second.
+        rate: Samples per second.
         mel_bins: M.
-        hop: samples from one frame to the next.
+        hop: Samples from one frame to the next.
 
     Returns:
         [F, M] with F = N // hop.

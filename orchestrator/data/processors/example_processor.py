@@ -22,10 +22,10 @@ class ExampleProcessor:
     """The processors of examples.
 
     Attributes:
-        text: tokenizer of the texts; None without texts.
-        picture: processor of the pictures; None without pictures.
-        sound: processor of the sounds; None without sounds.
-        codebook: codes of patches; None without codes.
+        text: Tokenizer of the texts; None without texts.
+        picture: Processor of the pictures; None without pictures.
+        sound: Processor of the sounds; None without sounds.
+        codebook: Codes of patches; None without codes.
     """
 
     text: TextProcessor | None = None
@@ -43,7 +43,7 @@ class ExampleProcessor:
         """The processor of texts.
 
         Raises:
-            InputError: there are no texts.
+            InputError: There are no texts.
         """
         if self.text is None:
             raise InputError("these examples have no texts.")
@@ -63,7 +63,7 @@ class ExampleProcessor:
         """Open what ``save`` wrote for a model that reads ``inputs``.
 
         Raises:
-            InputError: a file is missing or damaged.
+            InputError: A file is missing or damaged.
         """
         folder = Path(folder)
         coded = (folder / STATE / CODEBOOK).is_file()

@@ -35,7 +35,7 @@ CONTINUATION = "##"  # WordPiece
 SPACE = "▁"  # Unigram
 BYTE_SPACES = ("Ġ", "Ċ", "ĉ", "č")  # byte-level BPE: space, newline, tab, carriage return
 ALPHABET_SHARE = 16  # characters take at most one in 16 places of a vocabulary
-MIN_ALPHABET = 64
+MIN_ALPHABET = 64  # in small vocabularies
 SCORE_DIGITS = 5
 SENTINEL = "<extra_id_{}>"
 
@@ -54,7 +54,7 @@ def train_tokenizer(texts: Texts, vocab_size: int, kind: Training, lowercase: bo
     """Train a tokenizer with the special tokens at 0 to 4 and the framing of BERT.
 
     Raises:
-        InputError: the texts hold no words.
+        InputError: The texts hold no words.
     """
     if not any(text.strip() for text in texts):
         raise InputError(f"no words in {len(texts)} texts to train a tokenizer on")

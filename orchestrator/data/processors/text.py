@@ -52,10 +52,10 @@ class TextProcessor:
     """A tokenizer and the longest input it makes.
 
     Attributes:
-        tokenizer: the subword tokenizer, without padding or truncation.
-        settings: special tokens by role, sides, and what came with the tokenizer.
-        kind: wordpiece, bpe or unigram.
-        max_length: default limit of ``__call__`` in tokens, special ones included.
+        tokenizer: The subword tokenizer, without padding or truncation.
+        settings: Special tokens by role, sides, and what came with the tokenizer.
+        kind: Wordpiece, bpe or unigram.
+        max_length: Default limit of ``__call__`` in tokens, special ones included.
     """
 
     def __init__(self, tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
@@ -79,14 +79,14 @@ class TextProcessor:
         """Train a tokenizer; the same texts give the same ids in every process.
 
         Args:
-            texts: training texts; read more than once, so an iterator is stored in a list.
-            vocab_size: largest number of tokens, special ones included.
-            kind: subword model, or characters.
-            max_length: default input limit in tokens.
-            lowercase: fold case and accents (wordpiece and characters only).
+            texts: Training texts; read more than once, so an iterator is stored in a list.
+            vocab_size: Largest number of tokens, special ones included.
+            kind: Subword model, or characters.
+            max_length: Default input limit in tokens.
+            lowercase: Fold case and accents (wordpiece and characters only).
 
         Raises:
-            InputError: the texts hold no words.
+            InputError: The texts hold no words.
         """
         countable = texts if isinstance(texts, Sized) else list(texts)
         tokenizer = train_tokenizer(countable, vocab_size, kind, lowercase)
@@ -98,7 +98,7 @@ class TextProcessor:
         """Open what :meth:`save` wrote, or the tokenizer of a checkpoint of Hugging Face.
 
         Raises:
-            InputError: a file is missing or damaged, or the tokenizer is of another kind.
+            InputError: A file is missing or damaged, or the tokenizer is of another kind.
         """
         folder = Path(folder)
         if not (folder / TOKENIZER).is_file():
@@ -114,7 +114,7 @@ class TextProcessor:
         """Refuse a tokenizer that cannot make samples for pre-training.
 
         Raises:
-            InputError: its special tokens are not at 0 to 4.
+            InputError: Its special tokens are not at 0 to 4.
         """
         found = [self.tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
         if found != list(range(len(SPECIAL_TOKENS))):
@@ -188,14 +188,14 @@ class TextProcessor:
         Args:
             texts: B texts.
             pairs: B second texts, or None.
-            max_length: limit in tokens; None takes the processor's.
-            side: where padding goes; None takes the tokenizer's own side.
+            max_length: Limit in tokens; None takes the processor's.
+            side: Where padding goes; None takes the tokenizer's own side.
 
         Returns:
             input_ids, attention_mask, token_type_ids, each int64 [B, S], S the longest.
 
         Raises:
-            InputError: there is no text, or fewer or more pairs than texts.
+            InputError: There is no text, or fewer or more pairs than texts.
         """
         if not len(texts) or (pairs is not None and len(pairs) != len(texts)):
             count = "no" if pairs is None else len(pairs)
@@ -218,8 +218,8 @@ class TextProcessor:
         running text. Sequences are cut and padded at their end.
 
         Args:
-            rows: the words of B texts.
-            max_length: limit in tokens; None takes the processor's.
+            rows: The words of B texts.
+            max_length: Limit in tokens; None takes the processor's.
 
         Returns:
             What :meth:`arrays` returns; and, int64 [B, S], at the first token of each word its
@@ -311,11 +311,11 @@ def chosen_tokenizer(config: CorpusConfig, texts: Texts) -> TextProcessor:
     """Load the tokenizer that the config names, or train one.
 
     Args:
-        config: the tokenizer's settings, and the longest text in tokens (``block_size``).
-        texts: what to train it on; not read where one is named.
+        config: The tokenizer's settings, and the longest text in tokens (``block_size``).
+        texts: What to train it on; not read where one is named.
 
     Raises:
-        InputError: the named one is not there, or numbers its special tokens in another way.
+        InputError: The named one is not there, or numbers its special tokens in another way.
     """
     settings, length = config.tokenizer, config.block_size
     if settings.path is not None:

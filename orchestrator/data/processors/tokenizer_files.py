@@ -46,7 +46,7 @@ class TokenizerSettings:
     """Settings of a tokenizer that its file does not hold.
 
     Attributes:
-        kind: wordpiece, bpe or unigram.
+        kind: Wordpiece, bpe or unigram.
         max_length: Limit in tokens, special ones included.
         special: Role (``pad``, ``cls``, ...) → id, for roles that the tokenizer has.
         padding_side: Where padding goes.

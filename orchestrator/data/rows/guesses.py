@@ -18,9 +18,9 @@ def guess_classes(seen: IntArray, asked: IntArray, classes: int | None = None) -
     """Answer with the most frequent class of ``seen`` [N] to ``asked`` [M].
 
     Args:
-        seen: classes in training.
-        asked: held-out classes.
-        classes: how many there are; None: those that occur.
+        seen: Classes in training.
+        asked: Held-out classes.
+        classes: How many there are; None: those that occur.
     """
     size = classes or 1 + max(int(seen.max(initial=0)), int(asked.max(initial=0)))
     counts, found = np.bincount(seen, minlength=size), np.bincount(asked, minlength=size)
@@ -43,9 +43,9 @@ def guess_numbers(seen: Float32Array, asked: Float32Array, tolerance: float = 0.
     """Answer each of K numbers with its mean in training; ``seen`` [N, K], ``asked`` [M, K].
 
     Args:
-        seen: numbers in training.
-        asked: held-out numbers.
-        tolerance: an answer at most this far from the number counts as correct.
+        seen: Numbers in training.
+        asked: Held-out numbers.
+        tolerance: An answer at most this far from the number counts as correct.
     """
     distance = asked - seen.mean(axis=0, dtype=np.float64)
     return float(np.square(distance).mean()), float((abs(distance) <= tolerance).mean())

@@ -134,7 +134,7 @@ class NumbersForm(LabelForm):
         """Return the numbers of a split.
 
         Raises:
-            InputError: a row has more or fewer than the first one of train.
+            InputError: A row has more or fewer than the first one of train.
         """
         for label in labels:
             if len(label) != len(words):

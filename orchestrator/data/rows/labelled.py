@@ -68,10 +68,10 @@ class Tables:
     """A labelled source.
 
     Attributes:
-        name: short name of the data set.
+        name: Short name of the data set.
         splits: "train", and "validation" and "test" where the source has them.
-        label_names: name of each label where the source tells; then labels are "0", "1", ...
-        rejected: number of rows left out, by reason.
+        label_names: Name of each label where the source tells; then labels are "0", "1", ...
+        rejected: Number of rows left out, by reason.
     """
 
     name: str
@@ -87,7 +87,7 @@ def assemble(spec: DatasetSpec, tables: Tables, form: LabelForm) -> TaskData:
     held-out split is removed from the splits before it.
 
     Raises:
-        InputError: no rows, too few classes, a label in a held-out split that train does not have,
+        InputError: No rows, too few classes, a label in a held-out split that train does not have,
             or rows that cannot be split.
     """
     for split, table in tables.splits.items():
@@ -188,7 +188,7 @@ def split_rows(
     """Cap rows that belong to no split yet, and split them into train, validation and test.
 
     Raises:
-        InputError: there are fewer than two classes, or one cannot be split.
+        InputError: There are fewer than two classes, or one cannot be split.
     """
     CLASSES.require_some(spec, names)
     parts = {"train": rows}

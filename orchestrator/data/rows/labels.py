@@ -123,12 +123,12 @@ class LabelForm(ABC):
         """Return the words of labels in the order of their numbers, and the name of each.
 
         Args:
-            spec: where the rows come from.
-            labels: those of the training rows.
-            given: names of "0", "1", ... where the source tells; else the words are the names.
+            spec: Where the rows come from.
+            labels: Those of the training rows.
+            given: Names of "0", "1", ... where the source tells; else the words are the names.
 
         Raises:
-            InputError: there are too few, or one without a name.
+            InputError: There are too few, or one without a name.
         """
         found = set(chain.from_iterable(labels))
         if given is None:
@@ -150,7 +150,7 @@ class LabelForm(ABC):
         """Refuse a task that has nothing to tell apart.
 
         Raises:
-            InputError: there are fewer names than the least.
+            InputError: There are fewer names than the least.
         """
         if len(names) < self.least:
             shown = ", ".join(map(repr, names)) or "none"
@@ -165,7 +165,7 @@ class LabelForm(ABC):
         """Return the labels of a split as numbers.
 
         Raises:
-            InputError: a word is not among ``words``.
+            InputError: A word is not among ``words``.
         """
         numbers = {word: number for number, word in enumerate(words)}
         for word in chain.from_iterable(labels):
@@ -216,7 +216,7 @@ class LabelForm(ABC):
         """Refuse a target with another number of answers than the rows have labels for.
 
         Raises:
-            InputError: naming both.
+            InputError: Naming both.
         """
         found = self.size(names, labels)
         if found != wanted:

@@ -22,7 +22,7 @@ class Rows:
     Attributes:
         texts: N texts; empty for images and sounds.
         pairs: N second texts, or None.
-        labels: class of each row, int64 [N]; or in another of the ``label_forms``.
+        labels: Class of each row, int64 [N]; or in another of the ``label_forms``.
         images: float32 [N, C, height, width] in [0, 1], or None.
         choices: of N rows, the candidates of which one is right, or None.
         negatives: N texts that do not belong to ``texts``, or None.
@@ -82,7 +82,7 @@ def require_pairs(rows: Rows) -> None:
     """Refuse rows with one text.
 
     Raises:
-        InputError: they have one, or are images.
+        InputError: They have one, or are images.
     """
     if rows.pairs is None:
         raise InputError(
@@ -95,12 +95,12 @@ class TaskData:
     """One labelled task.
 
     Attributes:
-        name: name of the task.
-        label_names: name of each class, tag or label; numbers have none.
-        train: rows to learn from.
-        validation: rows to choose by.
-        test: rows to report on.
-        rejected: number of rows left out, by reason.
+        name: Name of the task.
+        label_names: Name of each class, tag or label; numbers have none.
+        train: Rows to learn from.
+        validation: Rows to choose by.
+        test: Rows to report on.
+        rejected: Number of rows left out, by reason.
     """
 
     name: str
@@ -114,7 +114,7 @@ class TaskData:
         """Return the split called train, validation or test.
 
         Raises:
-            ValueError: there is no such split.
+            ValueError: There is no such split.
         """
         if name not in ("train", "validation", "test"):
             raise ValueError(f"{name!r} is not a split. Use train, validation or test.")

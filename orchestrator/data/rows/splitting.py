@@ -42,18 +42,18 @@ def split_indices(
     """Split rows class by class.
 
     Args:
-        labels: class of each row [N].
-        keys: text of each row; decides its place.
-        fractions: shares of the held-out parts.
-        seed: another seed gives another split.
-        names: name of each class, for the message.
+        labels: Class of each row [N].
+        keys: Text of each row; decides its place.
+        fractions: Shares of the held-out parts.
+        seed: Another seed gives another split.
+        names: Name of each class, for the message.
 
     Returns:
         Indices of what is left for training, then of each held-out part. Every part has at least
         one row of each class.
 
     Raises:
-        InputError: a class has a single row, or fewer rows than there are parts.
+        InputError: A class has a single row, or fewer rows than there are parts.
     """
     parts: list[list[int]] = [[] for _ in range(len(fractions) + 1)]
     needed = max(MIN_ROWS, len(parts))

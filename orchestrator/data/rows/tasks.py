@@ -15,16 +15,16 @@ def load_task(spec: DatasetSpec, cache: Path | None = None, form: LabelForm = CL
     """Read a labelled data set.
 
     Args:
-        spec: what to read. A source with its own splits keeps them; otherwise rows are split class
+        spec: What to read. A source with its own splits keeps them; otherwise rows are split class
             by class by a hash of their text, so that the same spec always gives the same split.
-        cache: folder for parsed docstrings; None takes the user's cache.
-        form: what the label of a row is; the builtins have classes.
+        cache: Folder for parsed docstrings; None takes the user's cache.
+        form: What the label of a row is; the builtins have classes.
 
     Returns:
         The task. No text is in two splits.
 
     Raises:
-        InputError: the source is missing, empty, has no labels, or a class cannot be split.
+        InputError: The source is missing, empty, has no labels, or a class cannot be split.
     """
     if spec.labelled and form is not CLASSES:
         raise InputError(f"{spec.source!r} has classes, no {form.what[1]}. Use files: or hf:.")

@@ -49,8 +49,8 @@ class SampleDataset(Protocol):
         """Build a batch.
 
         Args:
-            indices: indices of the samples, int64 [B].
-            epoch: epoch of all of them, or of each [B].
+            indices: Indices of the samples, int64 [B].
+            epoch: Epoch of all of them, or of each [B].
         """
         ...
 
@@ -60,11 +60,11 @@ class SampleInputs:
     """Everything that a sample kind is built from, except its options.
 
     Attributes:
-        data: the split: blocks of a corpus, labelled rows, or examples.
-        processor: tokenizer, or the processors of examples; None for labelled images.
-        targets: type of each target of the model → its name.
+        data: The split: blocks of a corpus, labelled rows, or examples.
+        processor: Tokenizer, or the processors of examples; None for labelled images.
+        targets: Type of each target of the model → its name.
         seed: seed of all random choices.
-        packing: whether the documents of a block are kept apart.
+        packing: Whether the documents of a block are kept apart.
     """
 
     data: TokenBlocks | Rows | Examples
@@ -78,7 +78,7 @@ class SampleInputs:
         """The blocks of a corpus.
 
         Raises:
-            InputError: the data are rows or examples.
+            InputError: The data are rows or examples.
         """
         if not isinstance(self.data, TokenBlocks):
             raise InputError("these samples are made from a corpus, not from rows or examples.")
@@ -89,7 +89,7 @@ class SampleInputs:
         """The labelled rows.
 
         Raises:
-            InputError: the data are a corpus or examples.
+            InputError: The data are a corpus or examples.
         """
         if not isinstance(self.data, Rows):
             raise InputError("these samples are made from labelled rows.")
@@ -100,7 +100,7 @@ class SampleInputs:
         """The examples.
 
         Raises:
-            InputError: the data are a corpus or rows.
+            InputError: The data are a corpus or rows.
         """
         if not isinstance(self.data, Examples):
             raise InputError("these samples are made from examples.")
@@ -111,7 +111,7 @@ class SampleInputs:
         """The tokenizer of a corpus or of rows of texts.
 
         Raises:
-            InputError: there is none.
+            InputError: There is none.
         """
         if not isinstance(self.processor, TextProcessor):
             raise InputError("these samples need the tokenizer of a corpus.")
@@ -122,7 +122,7 @@ class SampleInputs:
         """The processors of examples.
 
         Raises:
-            InputError: there are none.
+            InputError: There are none.
         """
         if not isinstance(self.processor, ExampleProcessor):
             raise InputError("these samples need the processors of examples.")
@@ -133,7 +133,7 @@ def build_samples(config: SampleConfig, inputs: SampleInputs) -> SampleDataset:
     """Build the samples of one split: ``build`` of the class that the kind's registration names.
 
     Raises:
-        InputError: the data or the tokenizer lack something.
+        InputError: The data or the tokenizer lack something.
     """
     built: SampleDataset = samples.component_class(config.type_name()).build(config, inputs)
     return built
@@ -156,10 +156,10 @@ def block_batch(
     """Return a batch of blocks.
 
     Args:
-        inputs: inputs of the model, int64 [B, S].
-        ids: the original tokens, int64 [B, S]; they mark padding and documents.
-        labels: labels of each target.
-        packing: whether the documents of a block are kept apart.
+        inputs: Inputs of the model, int64 [B, S].
+        ids: The original tokens, int64 [B, S]; they mark padding and documents.
+        labels: Labels of each target.
+        packing: Whether the documents of a block are kept apart.
     """
     arrays = {
         "input_ids": inputs,

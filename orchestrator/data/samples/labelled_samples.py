@@ -32,13 +32,13 @@ class ClsSamples:
         """Tokenize the rows.
 
         Args:
-            rows: the rows.
-            processor: tokenizer of the texts; None for images.
-            target_name: target that is trained.
-            max_length: limit in tokens; None takes the processor's.
+            rows: The rows.
+            processor: Tokenizer of the texts; None for images.
+            target_name: Target that is trained.
+            max_length: Limit in tokens; None takes the processor's.
 
         Raises:
-            InputError: the rows are texts and there is no processor, or there are no rows.
+            InputError: The rows are texts and there is no processor, or there are no rows.
         """
         if not len(rows):
             raise InputError("the data set has no rows. Check the source and its cap.")
@@ -89,7 +89,7 @@ class LabelledSamples(ClsSamples):
         """Tokenize the rows.
 
         Raises:
-            InputError: there are no rows, texts without a processor, or words to mask in images.
+            InputError: There are no rows, texts without a processor, or words to mask in images.
         """
         super().__init__(rows, processor, target_name, max_length)
         if words_target is not None and (processor is None or rows.images is not None):
@@ -165,7 +165,7 @@ class LabelledPairs:
         """Take pairs of texts.
 
         Raises:
-            InputError: the rows have one text each, or are images.
+            InputError: The rows have one text each, or are images.
         """
         require_pairs(rows)
         if processor is None:

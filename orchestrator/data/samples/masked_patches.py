@@ -43,7 +43,7 @@ class PictureBatches:
         """Take the examples of a split; only those for training are cropped.
 
         Raises:
-            InputError: they have no pictures.
+            InputError: They have no pictures.
         """
         if processor.picture is None:
             raise InputError("these examples have no pictures.")
@@ -65,9 +65,9 @@ class BlockMasking:
     """The choice of masked patches.
 
     Attributes:
-        grid: patches per row and per column.
-        share: share of the patches that are masked.
-        smallest: minimum number of patches per block; None: in BEiT's proportion.
+        grid: Patches per row and per column.
+        share: Share of the patches that are masked.
+        smallest: Minimum number of patches per block; None: in BEiT's proportion.
     """
 
     grid: int
@@ -83,8 +83,8 @@ class BlockMasking:
         """Return the mask of each picture.
 
         Args:
-            samples: index of each picture in the data set [B].
-            epoch: epoch of all pictures, or of each [B].
+            samples: Index of each picture in the data set [B].
+            epoch: Epoch of all pictures, or of each [B].
             seed: seed of the job.
 
         Returns:
@@ -136,7 +136,7 @@ class MaskedPatchSamples:
         """Take pictures.
 
         Raises:
-            InputError: they have no codes.
+            InputError: They have no codes.
         """
         shape, codebook = examples.inputs.picture, processor.codebook
         if shape is None or codebook is None:

@@ -42,11 +42,11 @@ def choose_spans(
     """Choose spans until ``count`` tokens of each sequence are chosen.
 
     Args:
-        place: uniform numbers; the k-th places the k-th span of a sequence, [B, S].
-        length: uniform numbers; the k-th sets the length of the k-th span, [B, S].
-        ordinary: tokens that may be chosen, [B, S].
-        starts: where a word begins, [B, S].
-        count: number of tokens to choose, [B].
+        place: Uniform numbers; the k-th places the k-th span of a sequence, [B, S].
+        length: Uniform numbers; the k-th sets the length of the k-th span, [B, S].
+        ordinary: Tokens that may be chosen, [B, S].
+        starts: Where a word begins, [B, S].
+        count: Number of tokens to choose, [B].
 
     Returns:
         Chosen tokens, bool [B, S], and the number of the span of each, int64 [B, S].
@@ -88,13 +88,13 @@ def mask_tokens(
     """Mask a batch; every choice depends on (seed, epoch, sample, position) alone.
 
     Args:
-        ids: tokens, int64 [B, S].
-        samples: index of each sample in the data set [B].
-        epoch: epoch of all samples, or one per sample [B].
+        ids: Tokens, int64 [B, S].
+        samples: Index of each sample in the data set [B].
+        epoch: Epoch of all samples, or one per sample [B].
         seed: seed of the job.
-        continues: whether a token continues the word before it, bool [V].
-        rule: shares and units.
-        words: random tokens are drawn from the ids below this, without the special ones; None: V.
+        continues: Whether a token continues the word before it, bool [V].
+        rule: Shares and units.
+        words: Random tokens are drawn from the ids below this, without the special ones; None: V.
 
     Returns:
         Masked ids and labels, int64 [B, S]; labels are -100 where nothing is predicted.

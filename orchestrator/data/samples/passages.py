@@ -41,21 +41,21 @@ class Passages:
     """The passages of one split. ``len()`` is their number.
 
     Attributes:
-        room: most tokens of a passage.
-        documents: number of documents.
-        parts: number of passages of each source of the blocks.
+        room: Most tokens of a passage.
+        documents: Number of documents.
+        parts: Number of passages of each source of the blocks.
     """
 
     def __init__(self, blocks: TokenBlocks, room: int, longest: int | None = None) -> None:
         """Count the passages and mark some.
 
         Args:
-            blocks: tokens with the borders of their sentences.
-            room: most tokens of a passage.
-            longest: most tokens of a sentence; None takes ``room``.
+            blocks: Tokens with the borders of their sentences.
+            room: Most tokens of a passage.
+            longest: Most tokens of a sentence; None takes ``room``.
 
         Raises:
-            InputError: the blocks come without borders.
+            InputError: The blocks come without borders.
         """
         if blocks.borders is None:
             raise InputError("these blocks have no sentence borders. Prepare the corpus again.")
@@ -91,9 +91,9 @@ class Passages:
         """Return ``tokens`` tokens of a document, or all up to its end, from a sentence on.
 
         Args:
-            document: number of the document.
-            place: which of its sentences comes first, as a fraction of their number, below 1.
-            tokens: number of tokens.
+            document: Number of the document.
+            place: Which of its sentences comes first, as a fraction of their number, below 1.
+            tokens: Number of tokens.
         """
         borders = self._borders.rows(self._head(document), self._head(document + 1))
         pieces = -(-borders.lengths // self._longest)
@@ -165,12 +165,12 @@ class _Run(NamedTuple):
     """Passages that follow one another.
 
     Attributes:
-        starts: position in the stream of each piece, int64 [P].
-        lengths: number of its tokens, int64 [P].
-        rows: row of its sentence, counted from the first, int64 [P].
-        numbers: which piece of its sentence it is, int64 [P].
-        heads: whether a document begins with each row, bool [R].
-        bounds: first piece of each passage; last, the number of pieces.
+        starts: Position in the stream of each piece, int64 [P].
+        lengths: Number of its tokens, int64 [P].
+        rows: Row of its sentence, counted from the first, int64 [P].
+        numbers: Which piece of its sentence it is, int64 [P].
+        heads: Whether a document begins with each row, bool [R].
+        bounds: First piece of each passage; last, the number of pieces.
     """
 
     starts: IntArray

@@ -39,7 +39,7 @@ class PairSamples:
     """Pairs: ``labels.<pair>`` [B], 0 unchanged or 1 changed, and ``labels.<words>`` [B, S].
 
     Attributes:
-        parts: number of samples from each source.
+        parts: Number of samples from each source.
     """
 
     def __init__(
@@ -55,17 +55,17 @@ class PairSamples:
         """Lay out the samples.
 
         Args:
-            blocks: tokens with borders.
-            processor: their tokenizer.
-            pair_target: target that classifies the pair, or None.
-            words_target: target that predicts masked tokens; None masks nothing.
+            blocks: Tokens with borders.
+            processor: Their tokenizer.
+            pair_target: Target that classifies the pair, or None.
+            words_target: Target that predicts masked tokens; None masks nothing.
             seed: seed of all choices.
             second: "next": the next segment or a random one of another document; "order": the next
                 segment, or both swapped.
-            config: shares of changed and of short pairs, and masking.
+            config: Shares of changed and of short pairs, and masking.
 
         Raises:
-            InputError: there is no other document to take a random segment from.
+            InputError: There is no other document to take a random segment from.
         """
         self._length = blocks.block_size
         self._room = blocks.block_size - FRAME

@@ -27,7 +27,7 @@ class SequenceSamples(ABC):
     """Passages, each made into a source and a target.
 
     Attributes:
-        parts: number of samples from each source.
+        parts: Number of samples from each source.
     """
 
     start: int = PAD
@@ -50,8 +50,8 @@ class SequenceSamples(ABC):
         """Return source and target of a passage.
 
         Args:
-            sentences: tokens of each sentence.
-            luck: uniform numbers in [0, 1), [4, positions]; there are more positions than tokens.
+            sentences: Tokens of each sentence.
+            luck: Uniform numbers in [0, 1), [4, positions]; there are more positions than tokens.
         """
 
     def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:

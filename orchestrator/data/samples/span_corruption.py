@@ -42,7 +42,7 @@ class SpanCorruptionSamples(SequenceSamples):
         """Lay out the samples.
 
         Raises:
-            InputError: the tokenizer has fewer sentinels than a sequence needs.
+            InputError: The tokenizer has fewer sentinels than a sequence needs.
         """
         self._rule = config or SpansConfig()
         room = self._rule.room(blocks.block_size)
@@ -76,9 +76,9 @@ def segments(total: int, count: int, luck: FloatArray) -> IntArray:
     """Cut ``total`` tokens into ``count`` segments of one token or more, all ways equally likely.
 
     Args:
-        total: number of tokens.
-        count: number of segments, at most ``total``.
-        luck: uniform numbers, at least ``total - 1``.
+        total: Number of tokens.
+        count: Number of segments, at most ``total``.
+        luck: Uniform numbers, at least ``total - 1``.
 
     Returns:
         Number of tokens of each segment, int64 [count].
@@ -93,10 +93,10 @@ def corrupt(
     """Replace spans by sentinels.
 
     Args:
-        tokens: the sequence.
-        stays: number of tokens before each span, int64 [spans].
-        removed: number of tokens of each span, int64 [spans].
-        sentinels: ids of the sentinels, in the order in which they are used.
+        tokens: The sequence.
+        stays: Number of tokens before each span, int64 [spans].
+        removed: Number of tokens of each span, int64 [spans].
+        sentinels: Ids of the sentinels, in the order in which they are used.
 
     Returns:
         Source and target, both with [SEP] at the end.

@@ -70,15 +70,15 @@ class TranscriptSamples:
         """Take recordings.
 
         Args:
-            examples: recordings and their texts.
-            processor: processors of both.
-            target_name: name of the target.
+            examples: Recordings and their texts.
+            processor: Processors of both.
+            target_name: Name of the target.
             seed: seed of the masks.
-            augment: masks in training; None: none.
-            written: whether a decoder writes the text.
+            augment: Masks in training; None: none.
+            written: Whether a decoder writes the text.
 
         Raises:
-            InputError: they have no sounds.
+            InputError: They have no sounds.
         """
         if processor.sound is None:
             raise InputError("these examples have no sounds.")

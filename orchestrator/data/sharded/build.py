@@ -51,8 +51,8 @@ def build(job: CorpusJob, mapper: Mapper, watch: Watch) -> None:
     """Build the corpus of a job, or the missing rest of it, and commit it.
 
     Raises:
-        InputError: fewer than two documents differ, or a source cannot be read.
-        StageError: the folder cannot be written.
+        InputError: Fewer than two documents differ, or a source cannot be read.
+        StageError: The folder cannot be written.
     """
     plan = _stored_plan(Path(job.folder)) or _new_plan(job, mapper, watch)
     rules = ShardRules(held_out=plan.held_out, tokenizer_sha256=plan.tokenizer_sha256)

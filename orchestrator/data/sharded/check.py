@@ -29,14 +29,14 @@ def check_corpus(folder: Path, thorough: bool) -> CorpusManifest:
     """Check a committed corpus.
 
     Args:
-        folder: folder of the corpus.
-        thorough: also hash the shards.
+        folder: Folder of the corpus.
+        thorough: Also hash the shards.
 
     Returns:
         The manifest.
 
     Raises:
-        IntegrityError: it is not a corpus of this format, or a file is missing, changed or not
+        IntegrityError: It is not a corpus of this format, or a file is missing, changed or not
             listed.
     """
     stored = read_manifest(folder)

@@ -17,9 +17,9 @@ class Estimate:
     """Approximate size of a source.
 
     Attributes:
-        documents: number of documents; None if it is unknown before reading.
-        size: bytes of text.
-        shards: number of shards.
+        documents: Number of documents; None if it is unknown before reading.
+        size: Bytes of text.
+        shards: Number of shards.
     """
 
     documents: int | None
@@ -31,7 +31,7 @@ def describe(config: CorpusConfig) -> dict[str, str]:
     """Return a corpus in words, for ``--check``.
 
     Raises:
-        InputError: a source is missing, or the first document cannot be read.
+        InputError: A source is missing, or the first document cannot be read.
     """
     found = [estimate(spec, config.shard_bytes) for spec in config.specs]
     size = _sum([each.size for each in found])
@@ -56,7 +56,7 @@ def estimate(spec: DatasetSpec, shard_bytes: int) -> Estimate:
     """Estimate one source; reads no more than the first documents of files.
 
     Raises:
-        InputError: the source is missing, or the first document cannot be read.
+        InputError: The source is missing, or the first document cannot be read.
     """
     documents = open_documents(spec)
     cap = spec.max_documents

@@ -62,10 +62,10 @@ class CorpusJob:
     """Output folder and inputs of a corpus build; equal jobs read the same documents.
 
     Attributes:
-        folder: folder of the corpus, shared by all workers; its name identifies the documents.
-        cache: folder for parsed docstrings, shared by all workers.
-        settings: the ``CorpusConfig`` as JSON.
-        identity: identity of each source, as JSON.
+        folder: Folder of the corpus, shared by all workers; its name identifies the documents.
+        cache: Folder for parsed docstrings, shared by all workers.
+        settings: The ``CorpusConfig`` as JSON.
+        identity: Identity of each source, as JSON.
     """
 
     folder: str

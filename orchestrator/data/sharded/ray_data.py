@@ -43,9 +43,9 @@ def through_ray(workers: int, cpus: float = 1.0, retries: int = 3) -> Mapper:
     """Return a mapper that runs ``workers`` tasks at a time.
 
     Args:
-        workers: number of concurrent tasks.
-        cpus: cores per task.
-        retries: number of times a task is restarted after its process died.
+        workers: Number of concurrent tasks.
+        cpus: Cores per task.
+        retries: Number of times a task is restarted after its process died.
     """
 
     def run(task: Callable[[Input], Result], inputs: Sequence[Input]) -> Iterator[Result]:

@@ -65,13 +65,13 @@ def build_shard(task: ShardTask, job: CorpusJob, rules: ShardRules) -> BuiltShar
     """Build one shard, or find it finished.
 
     Args:
-        task: number and piece of the shard.
-        job: output folder and inputs of the corpus.
-        rules: the same for all shards.
+        task: Number and piece of the shard.
+        job: Output folder and inputs of the corpus.
+        rules: The same for all shards.
 
     Raises:
-        InputError: the source has changed since the survey.
-        StageError: the files cannot be written.
+        InputError: The source has changed since the survey.
+        StageError: The files cannot be written.
     """
     folder, number = Path(job.folder), task.number
     blocks, sentences = job.config.block_size, job.config.sentences

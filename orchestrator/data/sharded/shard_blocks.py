@@ -21,10 +21,10 @@ class ShardedBlocks(TokenBlocks):
         """Take shards that need not be opened yet.
 
         Args:
-            paths: their files, in order.
-            sizes: number of blocks of each.
+            paths: Their files, in order.
+            sizes: Number of blocks of each.
             block_size: S.
-            parts: number of blocks of each source.
+            parts: Number of blocks of each source.
         """
         self._paths, self._sizes = list(paths), list(sizes)
         self._lay_out(self._sizes, block_size, parts)
@@ -35,7 +35,7 @@ class ShardedBlocks(TokenBlocks):
         """Positions where documents and sentences begin in the stream of all shards.
 
         Raises:
-            IntegrityError: a file is missing or damaged.
+            IntegrityError: A file is missing or damaged.
         """
         positions = (self._starts[:-1] * self.block_size).tolist()
         return BorderTable([borders_path(path) for path in self._paths], positions)

@@ -31,9 +31,9 @@ class Survey:
     """Result of the survey.
 
     Attributes:
-        pieces: one per shard, in the order of the sources.
-        documents: number of usable documents of each piece.
-        held_out: the rule for validation documents.
+        pieces: One per shard, in the order of the sources.
+        documents: Number of usable documents of each piece.
+        held_out: The rule for validation documents.
     """
 
     pieces: tuple[Piece, ...]
@@ -45,7 +45,7 @@ def survey(job: CorpusJob, mapper: Mapper, watch: Watch) -> Survey:
     """Read everything once.
 
     Raises:
-        InputError: fewer than two documents differ, or a source cannot be read.
+        InputError: Fewer than two documents differ, or a source cannot be read.
     """
     config, sources = job.config, job.sources()
     divided = [divide(n, source, config.shard_bytes) for n, source in enumerate(sources)]

@@ -23,7 +23,7 @@ def find_column(
     """Return the column to read, or None where none is asked for and no usual one is there.
 
     Raises:
-        InputError: the column that is asked for is not there.
+        InputError: The column that is asked for is not there.
     """
     names = list(columns)
     if wanted is None:

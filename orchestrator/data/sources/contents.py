@@ -22,10 +22,10 @@ class Span(NamedTuple):
     """A part of a source that is read by itself.
 
     Attributes:
-        place: file, relative to the source; empty if the source is one table.
-        start: first byte, row group or row.
-        stop: the one after the last.
-        size: approximate bytes of text.
+        place: File, relative to the source; empty if the source is one table.
+        start: First byte, row group or row.
+        stop: The one after the last.
+        size: Approximate bytes of text.
     """
 
     place: str
@@ -39,11 +39,11 @@ class Documents:
     """Documents that can be read more than once, whole or span by span.
 
     Attributes:
-        identify: returns the identity.
-        divide: returns the spans, each of about this many bytes, or of one document.
-        read: yields the documents of a span and counts those it leaves out.
-        limit: maximum number of documents.
-        rejected: number of documents that the last full pass left out, by reason.
+        identify: Returns the identity.
+        divide: Returns the spans, each of about this many bytes, or of one document.
+        read: Yields the documents of a span and counts those it leaves out.
+        limit: Maximum number of documents.
+        rejected: Number of documents that the last full pass left out, by reason.
     """
 
     identify: Callable[[], dict[str, object]]
@@ -71,11 +71,11 @@ class Entry:
     """One example; its picture or sound is not read yet.
 
     Attributes:
-        key: determines the split: examples with equal keys are in the same one.
-        text: caption, transcription or first text.
-        pair: second text.
-        split: train or validation if the source has splits; else empty.
-        place: location of the picture or sound, in a form of the source.
+        key: Determines the split: examples with equal keys are in the same one.
+        text: Caption, transcription or first text.
+        pair: Second text.
+        split: Train or validation if the source has splits; else empty.
+        place: Location of the picture or sound, in a form of the source.
     """
 
     key: str
@@ -90,11 +90,11 @@ class Entries:
     """The examples of a source.
 
     Attributes:
-        identity: returns a JSON-able value, equal if and only if the examples are equal; it may
+        identity: Returns a JSON-able value, equal if and only if the examples are equal; it may
             read all files.
-        found: the examples.
-        read: returns the bytes of an example's picture or sound; raises InputError if missing.
-        rejected: number of rows left out so far, by reason.
+        found: The examples.
+        read: Returns the bytes of an example's picture or sound; raises InputError if missing.
+        rejected: Number of rows left out so far, by reason.
     """
 
     identity: Callable[[], dict[str, object]]

@@ -28,14 +28,14 @@ class Docstring(NamedTuple):
     """One docstring and what the syntax tree says about its object.
 
     Attributes:
-        text: the docstring, indentation removed.
-        kind: module, class, function or method.
-        path: dotted path of the object inside its library.
-        arguments: number of parameters without self and cls; -1 for modules and classes.
-        returns: whether it returns a value; None where the tree does not tell (stubs, generators,
+        text: The docstring, indentation removed.
+        kind: Module, class, function or method.
+        path: Dotted path of the object inside its library.
+        arguments: Number of parameters without self and cls; -1 for modules and classes.
+        returns: Whether it returns a value; None where the tree does not tell (stubs, generators,
             no function).
-        raises: whether its body has a ``raise`` statement; None for modules, classes and stubs.
-        is_property: a method read like an attribute.
+        raises: Whether its body has a ``raise`` statement; None for modules, classes and stubs.
+        is_property: A method read like an attribute.
     """
 
     text: str
@@ -51,8 +51,8 @@ def read_docstrings(file: Path, module: str) -> tuple[list[Docstring], str | Non
     """Read the docstrings of a file.
 
     Args:
-        file: a Python source file.
-        module: its dotted module path.
+        file: A Python source file.
+        module: Its dotted module path.
 
     Returns:
         The docstrings in source order (a fair sample where there are very many), and the reason

@@ -35,11 +35,11 @@ def file_entries(spec: DatasetSpec, columns: Sequence[str]) -> Entries:
     """Return the examples of a table or a folder.
 
     Args:
-        spec: the place, and the names of columns.
-        columns: what each example must have.
+        spec: The place, and the names of columns.
+        columns: What each example must have.
 
     Raises:
-        InputError: nothing readable is there, or a column or the texts are missing.
+        InputError: Nothing readable is there, or a column or the texts are missing.
     """
     media = next((column for column in columns if column in MEDIA_SUFFIXES), None)
     place = Path(spec.location).expanduser()
@@ -110,7 +110,7 @@ def _columns(
     """Return the column of each thing that is read.
 
     Raises:
-        InputError: one is missing.
+        InputError: One is missing.
     """
     wanted = {
         "text": (spec.text_column, TEXT_COLUMNS, "text_column", "text" in columns),
@@ -132,7 +132,7 @@ def _read(entry: Entry) -> bytes:
     """Return the content of a file.
 
     Raises:
-        InputError: it is not there.
+        InputError: It is not there.
     """
     path: Path = entry.place
     try:

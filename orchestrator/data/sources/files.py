@@ -52,7 +52,7 @@ from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 
 HASHED_BYTES = 1 << 30  # of all files together; more are sampled
-WINDOWS = 4
+WINDOWS = 4  # per file: first and last bytes, and two in between
 WINDOW_BYTES = 1 << 16
 
 
@@ -63,7 +63,7 @@ def fingerprint(files: Sequence[Path]) -> str:
     last changed; so a copy of very many files with other times counts as another source.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: A file cannot be read.
     """
     digest = hashlib.sha256()
     try:
@@ -108,7 +108,7 @@ def find_files(spec: DatasetSpec, labelled: bool = False) -> dict[str, list[Path
         labelled: whether rows are wanted: then a ``.json`` file is a table too.
 
     Raises:
-        InputError: nothing is there, or nothing of a readable format.
+        InputError: Nothing is there, or nothing of a readable format.
     """
     place = Path(spec.location).expanduser()
     if not place.exists() and glob.has_magic(spec.location):
@@ -182,7 +182,7 @@ def file_documents(spec: DatasetSpec) -> Documents:
     """Find the documents of files.
 
     Raises:
-        InputError: nothing readable is there.
+        InputError: Nothing readable is there.
     """
     files = find_files(spec)["train"]
     base = _base(Path(spec.location).expanduser())
@@ -250,7 +250,7 @@ def read_tables(spec: DatasetSpec, form: LabelForm) -> Tables:
     """Read labelled rows.
 
     Raises:
-        InputError: nothing readable is there, or a column is missing.
+        InputError: Nothing readable is there, or a column is missing.
     """
     folder = Path(spec.location).expanduser()
     if folder.is_dir() and (media := _media_only(folder)):
@@ -311,7 +311,7 @@ def fill_table(
     """Append labelled rows to a table; rows without text or label are counted and left out.
 
     Raises:
-        InputError: there is no column for the text or the label.
+        InputError: There is no column for the text or the label.
     """
     read: Reader | None = None
     for row in rows:

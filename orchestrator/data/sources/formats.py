@@ -54,12 +54,12 @@ def read_rows(path: Path, rejected: Counter[str], within: Range = WHOLE) -> Iter
     """Read the rows of a table file.
 
     Args:
-        path: a file with a suffix of ``READERS``.
-        rejected: counts the rows left out, by reason.
-        within: the range to read.
+        path: A file with a suffix of ``READERS``.
+        rejected: Counts the rows left out, by reason.
+        within: The range to read.
 
     Raises:
-        InputError: the file is not UTF-8 or not of its format.
+        InputError: The file is not UTF-8 or not of its format.
     """
     if suffix_of(path) == JSON:
         return json_rows(path, "".join(read_lines(path)))
@@ -70,7 +70,7 @@ def read_lines(path: Path, within: Range = WHOLE) -> Iterator[str]:
     """Yield the lines of a text file with their line ends.
 
     Raises:
-        InputError: a byte is not UTF-8, or the file cannot be read; names file, line and byte.
+        InputError: A byte is not UTF-8, or the file cannot be read; names file, line and byte.
     """
     return (line for line, _ in lines_and_ends(path, within))
 
@@ -155,7 +155,7 @@ def csv_rows(path: Path, within: Range = WHOLE) -> Iterator[tuple[list[str], int
     """Yield the cells of each row of a CSV file and the byte after the row; blank rows are empty.
 
     Raises:
-        InputError: the file is not CSV; names the line.
+        InputError: The file is not CSV; names the line.
     """
     csv.field_size_limit(MAX_CELL)
     end = within[0]
@@ -206,7 +206,7 @@ def read_columns(path: Path, columns: list[str] | None, within: Range = WHOLE) -
     """Yield the rows of some row groups of a Parquet file; None takes all columns.
 
     Raises:
-        InputError: the Parquet file cannot be read.
+        InputError: The Parquet file cannot be read.
     """
     with open_parquet(path) as file:
         first, stop = within
@@ -223,7 +223,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a Parquet file so that its pages are read as they are needed.
 
     Raises:
-        InputError: it is no Parquet file.
+        InputError: It is no Parquet file.
     """
     try:
         return pq.ParquetFile(path, buffer_size=COPY_BYTES, pre_buffer=False)
@@ -235,9 +235,9 @@ def read_plain(path: Path, unit: str, within: Range = WHOLE) -> Iterator[str]:
     """Yield the documents of a plain text file.
 
     Args:
-        path: the file.
+        path: The file.
         unit: "line", "paragraph" (lines up to a blank one) or "file".
-        within: the range to read.
+        within: The range to read.
     """
     if unit == "line":
         yield from read_lines(path, within)

@@ -31,7 +31,7 @@ def load_splits(spec: DatasetSpec) -> dict[str, Any]:
     """Load the splits of a data set under our names for them.
 
     Raises:
-        InputError: the extra is not installed, the data set or revision cannot be loaded, or it
+        InputError: The extra is not installed, the data set or revision cannot be loaded, or it
             has no train split.
     """
     try:
@@ -58,7 +58,7 @@ def hub_documents(spec: DatasetSpec) -> Documents:
     """Find the documents of a data set.
 
     Raises:
-        InputError: it cannot be loaded or has no text column.
+        InputError: It cannot be loaded or has no text column.
     """
     train = load_splits(spec)["train"]
     place = Path(spec.location)
@@ -94,7 +94,7 @@ def read_tables(spec: DatasetSpec, form: LabelForm) -> Tables:
     """Read the labelled rows of a data set.
 
     Raises:
-        InputError: it cannot be loaded, or a column is missing.
+        InputError: It cannot be loaded, or a column is missing.
     """
     place = Path(spec.location)
     rejected: Counter[str] = Counter()

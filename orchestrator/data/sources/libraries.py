@@ -84,7 +84,7 @@ def find_library(name: str) -> Library:
     """Find an installed library by its import name (``stdlib`` for the standard library).
 
     Raises:
-        InputError: it is not installed, or it is not a package of Python files.
+        InputError: It is not installed, or it is not a package of Python files.
     """
     if name == STDLIB:
         return Library(STDLIB, platform.python_version(), Path(sysconfig.get_path("stdlib")))
@@ -116,8 +116,8 @@ def list_files(library: Library, prefixes: tuple[str, ...] = ("",)) -> tuple[str
     of it is a fair sample of the library.
 
     Args:
-        library: the library.
-        prefixes: relative folders or files to take; "" is everything.
+        library: The library.
+        prefixes: Relative folders or files to take; "" is everything.
     """
     files = {file for prefix in prefixes for file in _walk(library.root, prefix)}
     return tuple(sorted(files, key=lambda file: _rank(f"{library.name}/{file}")))

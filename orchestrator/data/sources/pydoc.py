@@ -33,10 +33,10 @@ class Shelf:
     """Some files of one library, read on demand.
 
     Attributes:
-        library: the library.
-        prefixes: relative folders or files that belong to the shelf.
-        label: what its documents are called in a task.
-        rejected: number of files that could not be read, by reason.
+        library: The library.
+        prefixes: Relative folders or files that belong to the shelf.
+        label: What its documents are called in a task.
+        rejected: Number of files that could not be read, by reason.
     """
 
     library: Library
@@ -100,11 +100,11 @@ def corpus_identity(limit: int | None, libraries: Sequence[str] | None) -> dict[
     """Return what decides the documents of the corpus: the cap and the versions.
 
     Args:
-        limit: number of documents; None takes all there are.
-        libraries: import names; None takes the usual ones.
+        limit: Number of documents; None takes all there are.
+        libraries: Import names; None takes the usual ones.
 
     Raises:
-        InputError: a library is not installed.
+        InputError: A library is not installed.
     """
     return {"format": FORMAT, "limit": limit, "versions": versions(_libraries(libraries))}
 
@@ -117,12 +117,12 @@ def corpus_records(
     """Return the documents of the corpus, the libraries mixed.
 
     Args:
-        limit: number of documents; None takes all there are.
-        libraries: import names; None takes the usual ones.
-        cache: folder of the cache; None takes the user's.
+        limit: Number of documents; None takes all there are.
+        libraries: Import names; None takes the usual ones.
+        cache: Folder of the cache; None takes the user's.
 
     Raises:
-        InputError: a library is not installed.
+        InputError: A library is not installed.
     """
 
     def build() -> pd.DataFrame:

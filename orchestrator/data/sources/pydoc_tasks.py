@@ -50,14 +50,14 @@ def task_table(task: str, cache: Path | None = None) -> pd.DataFrame:
     """Return the rows of a task, balanced, in an order that depends on their text alone.
 
     Args:
-        task: a key of ``catalogue.PYDOC_TASKS``.
-        cache: folder of the cache; None takes the user's.
+        task: A key of ``catalogue.PYDOC_TASKS``.
+        cache: Folder of the cache; None takes the user's.
 
     Returns:
         Columns text and label (a name); ``attrs["rejected"]`` counts what was left out, by reason.
 
     Raises:
-        InputError: fewer than two classes have enough rows with the installed libraries.
+        InputError: Fewer than two classes have enough rows with the installed libraries.
     """
     request: dict[str, object] = {
         "format": FORMAT,

@@ -32,12 +32,12 @@ def cut_file(path: Path, unit: str, size: int) -> list[Part]:
     """Cut a file into ranges of about ``size`` bytes, the last one smaller.
 
     Args:
-        path: a file of a readable format.
-        unit: what a document of plain text is: "line", "paragraph" or "file".
-        size: a range ends at the first border at or after this many bytes.
+        path: A file of a readable format.
+        unit: What a document of plain text is: "line", "paragraph" or "file".
+        size: A range ends at the first border at or after this many bytes.
 
     Raises:
-        InputError: a CSV or Parquet file is not readable.
+        InputError: A CSV or Parquet file is not readable.
     """
     suffix, total = suffix_of(path), path.stat().st_size
     if suffix == PARQUET:

@@ -138,7 +138,7 @@ def returned(candidate: Architecture, config: ModelConfig) -> ModelConfig:
     """Return what an architecture makes of our config, there and back.
 
     Raises:
-        InputError: transformers refuses its own config with our values.
+        InputError: Transformers refuses its own config with our values.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig

@@ -101,7 +101,7 @@ def complete_values(architecture: Architecture, raw: JsonObject, where: Path) ->
     """Return a config with the defaults of its class filled in.
 
     Raises:
-        InputError: transformers refuses it.
+        InputError: Transformers refuses it.
     """
     from transformers import CONFIG_MAPPING
 

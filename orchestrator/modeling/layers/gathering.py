@@ -14,7 +14,7 @@ def gather_rows(x: Tensor) -> tuple[Tensor, int]:
     """Return the rows of all workers, and the index of this worker's first row among them.
 
     Collective where a process group exists: all workers must call it, forward and backward. The
-    gradient of a row is the sum of what the losses of all workers say of it.
+    gradient of a row is the sum of the gradients of all workers' losses.
 
     Args:
         x: [B, D]; B may differ between workers.
@@ -38,6 +38,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, sizes: list[int]) -> Tensor:  # type: ignore[override]
         ctx.sizes = sizes
+        # all_gather takes tensors of one shape only; the padding is cut off again below.
         padded = x.new_zeros(max(sizes), *x.shape[1:])
         padded[: len(x)] = x
         parts = [torch.empty_like(padded) for _ in sizes]
@@ -46,7 +47,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        total = gradient.contiguous().clone()
+        total = gradient.contiguous().clone()  # autograd may still use the original
         dist.all_reduce(total)
         rank = dist.get_rank()
         start = sum(ctx.sizes[:rank])

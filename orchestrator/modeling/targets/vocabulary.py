@@ -78,7 +78,7 @@ def summed_cross_entropy(
     Args:
         logits: [n, V], fp32; overwritten by the gradient, softmax minus what is wanted.
         labels: [n].
-        smoothing: e, in [0, 1).
+        smoothing: E, in [0, 1).
     """
     largest, answers = logits.max(dim=1, keepdim=True)
     wanted = logits.gather(1, labels[:, None]) * (1.0 - smoothing)

@@ -38,7 +38,7 @@ def write_package(folder: Path, config: QuantizeConfig, prepared: Prepared, choi
     """Write the files of the package.
 
     Raises:
-        StageError: if the model file is not the one that was measured.
+        StageError: If the model file is not the one that was measured.
     """
     model = choice.folder / MODEL_FILE
     if sha256_file(model) != choice.measured.sha256:

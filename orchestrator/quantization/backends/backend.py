@@ -40,7 +40,7 @@ class Backend(ABC):
     """Executes quantized models, and reports which operators it really executed.
 
     Args:
-        config: options of this back end.
+        config: Options of this back end.
     """
 
     Config: ClassVar[type[BackendConfig]]
@@ -60,12 +60,12 @@ class Backend(ABC):
         """Open the model of a package folder.
 
         Args:
-            folder: a quantized package.
-            threads: threads within one call.
+            folder: A quantized package.
+            threads: Threads within one call.
 
         Raises:
-            InputError: if the folder holds no model of this back end.
-            IntegrityError: if the runtime cannot execute it.
+            InputError: If the folder holds no model of this back end.
+            IntegrityError: If the runtime cannot execute it.
         """
 
     @abstractmethod
@@ -73,12 +73,12 @@ class Backend(ABC):
         """Open a model that is in memory.
 
         Args:
-            model: content of the model file.
-            batch_invariant: whether a batch may run in one call (``Plan.batch_invariant``).
-            threads: threads within one call.
+            model: Content of the model file.
+            batch_invariant: Whether a batch may run in one call (``Plan.batch_invariant``).
+            threads: Threads within one call.
 
         Raises:
-            IntegrityError: if the runtime cannot execute it.
+            IntegrityError: If the runtime cannot execute it.
         """
 
     @abstractmethod
@@ -86,7 +86,7 @@ class Backend(ABC):
         """Execute a model once and read off what ran.
 
         Raises:
-            StageError: if that is not exactly the plan.
+            StageError: If that is not exactly the plan.
         """
 
 

@@ -21,7 +21,7 @@ class Calibrator(ABC):
     """Chooses the range of activations that each calibrated unit represents.
 
     Args:
-        config: options of this calibrator.
+        config: Options of this calibrator.
     """
 
     Config: ClassVar[type[CalibratorConfig]]
@@ -34,9 +34,9 @@ class Calibrator(ABC):
         """Run an observed float graph over texts.
 
         Args:
-            model: a model emitted with ``observe=True``: it has the outputs ``low.<unit>`` and
+            model: A model emitted with ``observe=True``: it has the outputs ``low.<unit>`` and
                 ``high.<unit>``.
-            texts: encoded calibration texts.
+            texts: Encoded calibration texts.
 
         Returns:
             Range of the input of each GEMM unit; layers that are not GEMMs have none.

@@ -26,7 +26,7 @@ def emit_embedding(graph: GraphBuilder, config: ModelConfig, weights: Weights, m
     """Embed ``input_ids`` [B, S] (and ``token_type_ids`` if a part reads them) into [B, S, D].
 
     Raises:
-        InputError: if a part has no ONNX form here.
+        InputError: If a part has no ONNX form here.
     """
     ids = graph.input("input_ids", ["batch", "length"])
     length = graph.op("Slice", [graph.op("Shape", [ids]), graph.shape(1), graph.shape(2)])

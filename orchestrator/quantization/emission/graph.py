@@ -44,9 +44,9 @@ class GraphBuilder:
     """Collects nodes and initializers; every GEMM goes through ``gemm`` and follows the plan.
 
     Args:
-        plan: the kind of every unit.
-        ranges: calibrated range of the input of every unit, for ``static_s7``.
-        observe: add the outputs ``low.<unit>`` and ``high.<unit>``: the extremes of its input.
+        plan: The kind of every unit.
+        ranges: Calibrated range of the input of every unit, for ``static_s7``.
+        observe: Add the outputs ``low.<unit>`` and ``high.<unit>``: the extremes of its input.
     """
 
     def __init__(
@@ -157,10 +157,10 @@ class GraphBuilder:
         """Run one LSTM layer on x [S, B, K] in the kind that the plan gives to the unit.
 
         Args:
-            unit: name of the layer.
-            x: its input.
-            lengths: number of real positions [B], int32.
-            parameters: input weights [R, N, K] and recurrent weights [R, N, H] of R directions, in
+            unit: Name of the layer.
+            x: Its input.
+            lengths: Number of real positions [B], int32.
+            parameters: Input weights [R, N, K] and recurrent weights [R, N, H] of R directions, in
                 ONNX gate order (N = 4 H), and the name of the bias constant [R, 2 N].
             attributes: ``direction`` and ``hidden_size``.
 
@@ -188,7 +188,7 @@ class GraphBuilder:
         """Return the finished model.
 
         Raises:
-            InputError: if it is too large for one protobuf file, or the plan names units that the
+            InputError: If it is too large for one protobuf file, or the plan names units that the
                 model does not have.
         """
         self._check_plan()

@@ -37,7 +37,7 @@ class HeadEmitter:
         """Declare all outputs, given hidden [B, S, D] and the int32 mask [B, S].
 
         Raises:
-            InputError: if the model has no classification target.
+            InputError: If the model has no classification target.
         """
         heads = [
             target for target in self.config.target if isinstance(target, ClsConfig | PairConfig)
@@ -93,7 +93,7 @@ def _require_supported(head: TargetConfig) -> None:
     """Refuse options that only heads of image classifiers have.
 
     Raises:
-        InputError: if the head's pooling or norm has no ONNX form here.
+        InputError: If the head's pooling or norm has no ONNX form here.
     """
     if isinstance(head, ClsConfig) and (head.pooling in ("second", "rest") or head.norm_eps):
         raise InputError(

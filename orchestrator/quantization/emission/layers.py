@@ -55,10 +55,10 @@ def activate(
     """Apply an activation to ``product + bias``.
 
     Args:
-        graph: the graph to write into.
-        name: one of modeling's ``Activation`` names.
-        product: a GEMM's product [..., N].
-        bias: name and values [N] of its bias.
+        graph: The graph to write into.
+        name: One of modeling's ``Activation`` names.
+        product: A GEMM's product [..., N].
+        bias: Name and values [N] of its bias.
     """
     constant = None if bias is None else graph.constant(*bias)
     if name in _FUSED:

@@ -71,14 +71,14 @@ def emit(
     """Write a model as an ONNX graph.
 
     Args:
-        config: the model's config.
-        state: its parameters by name, as in ``model.safetensors``.
-        plan: the kind of every unit; None: float.
-        ranges: calibrated input range of each unit, for ``static_s7``.
-        observe: also return the extremes of every unit's input (see ``calibrators``).
+        config: The model's config.
+        state: Its parameters by name, as in ``model.safetensors``.
+        plan: The kind of every unit; None: float.
+        ranges: Calibrated input range of each unit, for ``static_s7``.
+        observe: Also return the extremes of every unit's input (see ``calibrators``).
 
     Raises:
-        InputError: if a component has no ONNX form here, a parameter is missing, not finite or
+        InputError: If a component has no ONNX form here, a parameter is missing, not finite or
             unused, the plan does not fit, or the model is too large for one file.
     """
     graph = GraphBuilder(plan or Plan({}), ranges, observe=observe)

@@ -29,7 +29,7 @@ class Weights:
         """Return a parameter in float32.
 
         Raises:
-            InputError: if it is missing or not finite.
+            InputError: If it is missing or not finite.
         """
         if name not in self._state:
             raise InputError(f"the package has no parameter {name!r}, which its config asks for")

@@ -32,7 +32,7 @@ def predict_all(model: Predictor, texts: Encoded) -> Outputs:
     """Answer every text.
 
     Raises:
-        StageError: if an answer is not finite.
+        StageError: If an answer is not finite.
     """
     rows = [model.predict(batch) for batch in texts.batches]
     back = np.argsort(texts.order)

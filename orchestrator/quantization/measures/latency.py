@@ -32,10 +32,10 @@ def compare(
     """Measure all candidates in interleaved rounds.
 
     Args:
-        candidates: callables by name; must contain ``reference``.
-        reference: the candidate that has ratio 1.
-        rounds: number of rounds; the figures are medians over them.
-        calls: smallest number of calls per slice; slices shorter than 2 ms get more.
+        candidates: Callables by name; must contain ``reference``.
+        reference: The candidate that has ratio 1.
+        rounds: Number of rounds; the figures are medians over them.
+        calls: Smallest number of calls per slice; slices shorter than 2 ms get more.
     """
     counts = {name: _calls_per_slice(call, calls) for name, call in candidates.items()}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}

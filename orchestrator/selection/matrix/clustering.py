@@ -80,7 +80,7 @@ def similarity_matrix(
 
     Args:
         scores: ``[M, N]`` final scores, NaN where missing.
-        top: k, the number of largest differences that are averaged (all if there are fewer).
+        top: K, the number of largest differences that are averaged (all if there are fewer).
         positive_only: Count scores <= 0 as missing, as the published code does.
         min_common: Pairs with fewer common cells are not comparable (6 in the published code).
 

@@ -22,7 +22,7 @@ class KMeansTrend:
 
     Attributes:
         history: Benchmark curves without the target.
-        clusters: c, clusters of benchmark sets per model and stage.
+        clusters: C, clusters of benchmark sets per model and stage.
     """
 
     history: History
@@ -58,8 +58,8 @@ def exact_kmeans(ordered: FloatArray, clusters: int) -> list[tuple[int, int]]:
     """The best partition of sorted numbers into at most ``clusters`` intervals (Wang & Song 2011).
 
     Args:
-        ordered: n numbers, ascending.
-        clusters: c.
+        ordered: N numbers, ascending.
+        clusters: C.
 
     Returns:
         Half-open index ranges, in order, with the smallest sum of squared deviations.

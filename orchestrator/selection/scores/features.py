@@ -52,7 +52,7 @@ def extract(
 
     Args:
         folder: The package.
-        rows: n rows.
+        rows: N rows.
         max_length: Tokens a text is truncated to.
         trained_heads: Names of trained classification heads. Others are not used: a random head
             scores every model at its floor.

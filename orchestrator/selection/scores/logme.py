@@ -44,10 +44,10 @@ def _log_evidence(
     ``|Fm - y|^2 = sum z t^2 / (s + t)^2 + rest`` and ``gamma = sum s / (s + t)``.
 
     Args:
-        squared: s, squared singular values of the features.
-        projected: z, squared projections of the target on the left singular vectors.
+        squared: S, squared singular values of the features.
+        projected: Z, squared projections of the target on the left singular vectors.
         rest: Squared norm of the target outside their span.
-        rows: n.
+        rows: N.
         width: D.
     """
     alpha = beta = 1.0

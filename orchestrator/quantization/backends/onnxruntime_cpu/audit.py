@@ -80,7 +80,7 @@ def verify(audited: Audit, plan: Plan) -> None:
     """Require that exactly the plan was executed.
 
     Raises:
-        StageError: if a unit ran in another kind or operator, twice, or not at all.
+        StageError: If a unit ran in another kind or operator, twice, or not at all.
     """
     problems = [f"integer GEMM {name} belongs to no unit" for name in audited.unnamed_integer]
     executions = Counter(unit.unit for unit in audited.units)

@@ -45,12 +45,12 @@ class OnnxModel:
         """Open ``model.onnx`` of a package folder.
 
         Args:
-            folder: a quantized package (``plan.json`` beside the model) or any emitted model.
-            threads: threads within one call; 1 with several replicas serves most requests.
+            folder: A quantized package (``plan.json`` beside the model) or any emitted model.
+            threads: Threads within one call; 1 with several replicas serves most requests.
 
         Raises:
-            InputError: if the folder has no ``model.onnx``, or its plan is not readable.
-            IntegrityError: if ONNX Runtime cannot execute the file.
+            InputError: If the folder has no ``model.onnx``, or its plan is not readable.
+            IntegrityError: If ONNX Runtime cannot execute the file.
         """
         path = Path(folder) / MODEL_FILE
         if not path.is_file():
@@ -84,7 +84,7 @@ class OnnxModel:
                 ignored.
 
         Raises:
-            InputError: if shapes differ, an id is outside the vocabulary, a text has no real token,
+            InputError: If shapes differ, an id is outside the vocabulary, a text has no real token,
                 or it is longer than the model's positions.
         """
         feed = self._feed(batch)
@@ -146,13 +146,13 @@ def open_session(
     """Open a CPU session with the options that all measuring and serving share.
 
     Args:
-        model: path or content of an ONNX file.
-        threads: threads within one call.
-        optimized: write the graph after the runtime's optimizations here.
-        profile: record executed nodes into files with this prefix.
+        model: Path or content of an ONNX file.
+        threads: Threads within one call.
+        optimized: Write the graph after the runtime's optimizations here.
+        profile: Record executed nodes into files with this prefix.
 
     Raises:
-        IntegrityError: if the runtime cannot execute the model.
+        IntegrityError: If the runtime cannot execute the model.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
