@@ -35,8 +35,7 @@ ALLOWED: dict[str, str] = {
     "write_adapter": "Python interface; described in orchestrator/modeling/README.md",
     "lora_state": "Python interface; described in orchestrator/modeling/README.md",
     "load_lora_state": "Python interface; described in orchestrator/modeling/README.md",
-    "ROWS_FOLDER": "part of the format of packages",
-    "EXEMPLARS_FOLDER": "part of the format of packages",
+    "examine_draft": "for stages that repeat the evaluation suite; they take it over one by one",
     "run_works": "for callers that run the works of several requests together, as servers do",
     "earlier_heads": "offered to continual parts, which other packages may add",
 }

@@ -42,7 +42,7 @@ SEED = 11
 
 
 class Answering(Protocol):
-    """What answers rows: an ``inference.Predictor``."""
+    """Source of answers to rows: an ``inference.Predictor``."""
 
     tasks: dict[str, AnyTask]
 
@@ -73,7 +73,7 @@ class Learned:
 
     @property
     def record(self) -> DataRecord:
-        """Where the rows come from, with the fingerprint of each split."""
+        """Origin of the rows, with the fingerprint of each split."""
         splits = {name: self.data.split(name) for name in SPLITS}
         return DataRecord(
             spec={} if self.spec is None else self.spec.model_dump(mode="json"),

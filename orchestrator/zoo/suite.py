@@ -150,7 +150,7 @@ class Suite(StrictModel):
     exams: dict[str, Exam] = Field(default_factory=dict)
     """The tasks by the name of their head."""
     notes: tuple[str, ...] = ()
-    """What the gate was told to allow, or to judge by the mean."""
+    """Tasks that the gate had to allow, or to judge by the mean."""
 
     def problems(self) -> Iterable[Problem]:
         """Tasks are listed under their heads."""
