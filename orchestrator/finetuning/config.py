@@ -34,14 +34,14 @@ class LessonSection(StrictModel):
     head: HeadName | None = None
     """Name of its head; null: the name of the data set."""
     weight: PositiveFloat = 1.0
-    """How often it is learned, relative to its number of training rows."""
+    """Weight in the sampling of rows, relative to its number of training rows."""
     class_weights: ClassWeights = "none"
     """Weights of the classes in the loss: none, balanced (inversely to their frequency), or a
     mapping of class to weight. Classification only."""
 
 
 class TrainingSection(FineTuneOptions):
-    """How the heads and what is below them are trained."""
+    """Training of the heads and the layers below them."""
 
     learning_rate: PositiveFloat | Literal["auto"] | None = None
     """Peak; null: by the rule of training/learning_rates.py; auto: the best of up to four rates on
@@ -60,7 +60,7 @@ class TrainingSection(FineTuneOptions):
     checkpoint_every_steps: int = Field(0, ge=0)
     """Interval of checkpoints beside those after every epoch; 0: none."""
     hang_timeout_s: float = Field(60.0, gt=0)
-    """A step that takes longer than this, and 20 times the usual, is taken for hung."""
+    """A step that takes longer than this, and 20 times the usual, counts as hung."""
 
     def with_rate(self, learning_rate: float) -> FineTuneConfig:
         """Return the options of the trainer."""
@@ -95,9 +95,9 @@ class FinetuneConfig(JobConfig):
     cluster: ClusterSection = ClusterSection()
     """The Ray cluster to run on, and how many workers of it."""
     tracking: TrackingSection = TrackingSection()
-    """Who is told how training goes, besides history.parquet."""
+    """Receivers of the progress of training, in addition to history.parquet."""
     licence: str | None = None
-    """SPDX identifier of the licence; null: the parent's."""
+    """SPDX identifier of the license; null: the parent's."""
     cache: str | None = None
     """Folder for prepared data; null: the user's cache folder."""
 

@@ -25,7 +25,7 @@ class GenerateConfig(CommandConfig, GenerationConfig):
     stream: bool = True
     """Show the text while it is written; beams show it at the end."""
     device: str = "cpu"
-    """Where the model runs."""
+    """Device of the model."""
     threads: int = Field(1, ge=1)
     """Threads of the model."""
 
@@ -45,7 +45,7 @@ class GenerateConfig(CommandConfig, GenerationConfig):
 
     @property
     def options(self) -> GenerationConfig:
-        """How tokens are chosen."""
+        """Options of the choice of tokens."""
         values = {name: getattr(self, name) for name in GenerationConfig.model_fields}
         if not self.sample:
             del values["seed"]  # a draw needs one, other searches have none

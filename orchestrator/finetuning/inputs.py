@@ -29,7 +29,7 @@ from orchestrator.zoo import Package, Zoo
 
 @dataclass(frozen=True, eq=False)
 class FinetuneInputs:
-    """What a job reads.
+    """Inputs of a job.
 
     Attributes:
         config: The job.

@@ -47,7 +47,7 @@ MAX_INT: Final = 2**63
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What one pass over the input found.
+    """Findings of one pass over the input.
 
     Attributes:
         source: Format of the files.

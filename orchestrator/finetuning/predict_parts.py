@@ -51,16 +51,16 @@ from orchestrator.zoo import Zoo
 
 
 class PartJob(StrictModel):
-    """What a worker needs to know; it travels as JSON."""
+    """Job of a worker; it travels as JSON."""
 
     output: str
     """Folder of the answers, shared by all workers."""
     zoo: str
-    """Where the package lies."""
+    """The zoo that holds the package."""
     threads: int
     """Threads of the model."""
     device: str
-    """Where the model runs."""
+    """Device of the model."""
 
 
 class PartWorker:

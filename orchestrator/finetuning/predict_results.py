@@ -1,4 +1,4 @@
-"""What a folder of answers holds beside them. Light: no torch, no Ray.
+"""Other files in a folder of answers. Light: no torch, no Ray.
 
     out/part-00000.parquet ...      answers, in the order of the input
     out/_rejected/part-00000.jsonl  rows that could not be answered, and why; if there are any
@@ -54,7 +54,7 @@ class Piece(StrictModel):
 
 
 class PredictPlan(StrictModel):
-    """What is answered by what."""
+    """Inputs of the answers: rows, package and options."""
 
     schema_version: Literal[1] = 1
     """Version of this layout."""

@@ -42,7 +42,7 @@ Cells = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class NoRow:
-    """What is not a row of its format, and why."""
+    """An item that is not a row of its format, and the reason."""
 
     reason: str
     raw: object

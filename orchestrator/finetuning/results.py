@@ -75,9 +75,9 @@ class Summary(StrictModel):
     learning_rate: float
     """Peak."""
     reason: str
-    """Why it was chosen."""
+    """Reason of the choice."""
     trials: tuple[RateTrial, ...] = ()
-    """What was tried to choose it."""
+    """Rates that were tried."""
     seconds: float
     """Time trained, over all parts of a resumed run."""
     world: int
@@ -88,7 +88,7 @@ Trained = Annotated[Summary | Interrupted, Field(discriminator="stopped")]
 
 
 class LaunchResult(StrictModel):
-    """What the workers of a launch return."""
+    """Result of the workers of a launch."""
 
     result: Trained
     """The summary, or where training was stopped."""

@@ -1,4 +1,4 @@
-"""What the driver sends to the workers, and what they store beside a checkpoint's weights."""
+"""Messages from the driver to the workers, and state that they store with a checkpoint."""
 
 from orchestrator.config import StrictModel
 from orchestrator.data.spec import DatasetSpec
@@ -18,7 +18,7 @@ class PlannedLesson(StrictModel):
     data: DatasetSpec
     """Its rows; local paths are absolute."""
     weight: float
-    """How often it is learned."""
+    """Weight in the sampling of rows."""
     class_weights: ClassWeights
     """Weights of its classes."""
 
@@ -29,7 +29,7 @@ class FinetuneJob(StrictModel):
     config: FinetuneConfig
     """The job's config."""
     lessons: tuple[PlannedLesson, ...]
-    """What is learned."""
+    """Tasks that are learned."""
     package: str
     """Folder of the package whose weights training begins with."""
     kept: tuple[Target, ...] = ()
@@ -39,9 +39,9 @@ class FinetuneJob(StrictModel):
     learning_rate: float
     """Peak."""
     reason: str
-    """Why it was chosen."""
+    """Reason of the choice."""
     trials: tuple[RateTrial, ...] = ()
-    """What was tried to choose it."""
+    """Rates that were tried."""
     run_dir: str
     """Folder of the run, seen by all workers."""
 

@@ -28,7 +28,7 @@ OnRankZero = Callable[[Callable[[], Figures]], Figures | None]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model is trained; by default in this process on the CPU.
+    """Device and workers of a training; by default this process on the CPU.
 
     Attributes:
         device: Where the model goes; its engine moves every batch there.

@@ -61,7 +61,7 @@ class WorkerContext(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where this worker computes."""
+        """Device of this worker."""
         ...
 
     @property
