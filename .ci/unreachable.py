@@ -30,12 +30,10 @@ ALLOWED: dict[str, str] = {
     "is_numeric": "called by report/page.html",
     "reconfigure": "called by Ray Serve on every replica when its config changes",
     "check_health": "called by Ray Serve on every replica",
-    "generate": "Python interface; described in orchestrator/modeling/README.md",
-    "read_adapter": "Python interface; described in orchestrator/modeling/README.md",
     "write_adapter": "Python interface; described in orchestrator/modeling/README.md",
     "lora_state": "Python interface; described in orchestrator/modeling/README.md",
     "load_lora_state": "Python interface; described in orchestrator/modeling/README.md",
-    "examine_draft": "for stages that repeat the evaluation suite; they take it over one by one",
+    "task_for": "for stages that fine-tune: kinds that choose options by the rows are new",
     "run_works": "for callers that run the works of several requests together, as servers do",
     "earlier_heads": "offered to continual parts, which other packages may add",
 }
