@@ -33,8 +33,8 @@ ALLOWED: dict[str, str] = {
     "write_adapter": "Python interface; described in orchestrator/modeling/README.md",
     "lora_state": "Python interface; described in orchestrator/modeling/README.md",
     "load_lora_state": "Python interface; described in orchestrator/modeling/README.md",
+    "check_data": "for stages that fine-tune; new",
     "task_for": "for stages that fine-tune: kinds that choose options by the rows are new",
-    "run_works": "for callers that run the works of several requests together, as servers do",
     "earlier_heads": "offered to continual parts, which other packages may add",
 }
 """Name → what calls it."""
