@@ -1,12 +1,15 @@
 """One small case per task kind and modality: rows in a file, and a package with a head for it."""
 
 import json
-from dataclasses import dataclass, field
+import wave
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from orchestrator.data.media.audio import AudioProcessor
+from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import TaskData
 from orchestrator.data.rows.tasks import load_task
@@ -14,7 +17,7 @@ from orchestrator.data.spec import DatasetSpec
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import write_model
-from orchestrator.tasks.base import AnyTask, HeadOptions, task_class, tasks
+from orchestrator.tasks.base import AnyTask, HeadOptions, task_class, task_for, tasks
 from orchestrator.zoo import Package, Zoo
 from orchestrator.zoo.suite import SUITE_FILE, Exam, Suite
 
@@ -35,15 +38,13 @@ class Case:
         name: What the matrix calls it.
         kind: The task kind.
         source: A builtin, where the rows are not written to a file.
-        modality: ``text``, ``pair`` or ``image``.
-        options: Options of the kind.
+        modality: ``text``, ``pair``, ``image`` or ``audio``.
     """
 
     name: str
     kind: str
     source: str | None = None
     modality: str = "text"
-    options: dict[str, object] = field(default_factory=dict)
 
     @property
     def registered(self) -> bool:
@@ -62,7 +63,7 @@ CASES = (
     Case("question_answering", "question_answering"),
     Case("multiple_choice", "multiple_choice"),
     Case("generation", "generation"),
-    Case("transcription", "transcription"),
+    Case("transcription", "transcription", modality="audio"),
 )
 
 
@@ -80,6 +81,16 @@ def make_row(case: Case, index: int) -> Row:
         "tags": {"tokens": words, "tags": tags},
         "regression": {"text": text, "score": float(index % 2) + 0.01 * (index % 7)},
         "similarity": {"text": text, "score": float(index % 2)},
+        "question_answering": {
+            "question": "name",
+            "context": text,
+            "answers": [
+                {"text": name, "answer_start": text.index(name)} for name in names if name in words
+            ],
+        },
+        "multiple_choice": {"text": text, "choices": ["animal", "tool"], "label": index % 2},
+        "generation": {"prompt": text, "answer": ("animal", "tool")[index % 2]},
+        "transcription": {"path": f"{index}.wav", "text": "ab"[index % 2]},
     }
     row = rows[case.kind]
     return {**row, "text_b": second} if case.modality == "pair" else row
@@ -89,6 +100,9 @@ def data_of(case: Case, folder: Path) -> DatasetSpec:
     """Write the rows of a case, and return where they are."""
     if case.source is not None:
         return DatasetSpec(source=case.source, max_rows=400)
+    if case.modality == "audio":
+        for index in range(ROWS):
+            write_tone(folder / f"{index}.wav", index)
     path = folder / f"{case.name.replace(', ', '_')}.jsonl"
     rows = [make_row(case, index) for index in range(ROWS)]
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -100,49 +114,90 @@ def load(case: Case, spec: DatasetSpec) -> TaskData:
     return load_task(spec, form=task_class(case.kind).form())
 
 
-def task_of(case: Case, labels: tuple[str, ...], head: str = HEAD) -> AnyTask:
-    """Return the task with its labels."""
-    kind = task_class(case.kind)
-    return kind(kind.Config.model_validate({"type": case.kind, **case.options}), labels, head)
+def write_tone(path: Path, index: int) -> None:
+    """Write a beep whose pitch tells which letter it is."""
+    seconds = np.arange(2400) / 8000
+    noise = np.random.default_rng(index).normal(0, 0.02, len(seconds))
+    beep = 0.5 * np.sin(2 * np.pi * (400, 1800)[index % 2] * seconds) + noise
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes((beep * 32767).astype("<i2").tobytes())
 
 
-def text_parts(processor: TextProcessor) -> dict[str, object]:
-    """Return the config of a small encoder of texts."""
-    return {
-        "hidden_size": 16,
-        "vocab_size": processor.vocab_size,
-        "max_position_embeddings": MAX_LENGTH,
-        "embedding": {"parts": ["word", "pos", "seg"], "dropout": 0.0},
-        "encoder": {"type": "transformer", "num_layers": 1, "num_heads": 2, "dropout": 0.0},
-    }
+def processor_of(case: Case) -> TextProcessor | ExampleProcessor | None:
+    """Return the processor of a case; images of a builtin need none."""
+    if case.modality == "image":
+        return None
+    texts = [" ".join((*FILLER, *ANIMALS, *TOOLS, "animal", "tool", "name"))] * 3
+    kind = "characters" if case.modality == "audio" else "wordpiece"
+    text = TextProcessor.train(texts, 300, kind, max_length=MAX_LENGTH)
+    if case.modality == "audio":
+        return ExampleProcessor(text, sound=AudioProcessor(mel_bins=16, rate=8000))
+    return text
 
 
-IMAGE_PARTS: dict[str, object] = {
-    "hidden_size": 16,
-    "max_position_embeddings": 17,
-    "embedding": {
-        "parts": [{"type": "patch", "image_size": 8, "patch_size": 2, "channels": 1}, "pos"],
-        "layernorm": False,
-        "dropout": 0.0,
-    },
-    "encoder": {"type": "transformer", "num_layers": 1, "num_heads": 2, "dropout": 0.0},
+BLOCKS: dict[str, object] = {
+    "type": "transformer",
+    "num_layers": 1,
+    "num_heads": 2,
+    "dropout": 0.0,
+}
+WORDS: dict[str, object] = {"parts": ["word", "pos", "seg"], "dropout": 0.0}
+SPEECH: dict[str, object] = {
+    "parts": [{"type": "speech", "mel_bins": 16, "kernels": [3], "strides": [2]}, "sinusoidalpos"],
+    "layernorm": False,
+    "max_position_embeddings": 64,
+    "dropout": 0.0,
+}
+PATCHES: dict[str, object] = {
+    "parts": [{"type": "patch", "image_size": 8, "patch_size": 2, "channels": 1}, "pos"],
+    "layernorm": False,
+    "dropout": 0.0,
 }
 
 
+def parts_of(case: Case, vocab_size: int) -> dict[str, object]:
+    """Return the config of a small model without the head of the task, if that is made new."""
+    base = {"hidden_size": 16, "vocab_size": vocab_size, "encoder": BLOCKS}
+    if case.modality == "image":
+        return {**base, "max_position_embeddings": 17, "embedding": PATCHES}
+    base |= {"max_position_embeddings": MAX_LENGTH, "embedding": WORDS}
+    if case.kind == "generation":
+        return {**base, "encoder": {**BLOCKS, "mask": "causal"}, "target": "lm"}
+    if case.kind == "transcription":
+        return {**base, "embedding": SPEECH, "target": "ctc"}
+    return base
+
+
+def model_of(case: Case) -> tuple[dict[str, object], TextProcessor | ExampleProcessor | None]:
+    """Return the config of a model and its processor."""
+    processor = processor_of(case)
+    text = processor.text if isinstance(processor, ExampleProcessor) else processor
+    return parts_of(case, 8 if text is None else text.vocab_size), processor
+
+
+def task_of(case: Case, data: TaskData, head: str = HEAD) -> AnyTask:
+    """Return the task that the rows ask for."""
+    parts, _ = model_of(case)
+    own = ModelConfig.model_validate(parts) if "target" in parts else None
+    return task_for(case.kind, data, head, own)
+
+
 def commit(zoo: Zoo, case: Case, task: AnyTask | None, name: str) -> Package:
-    """Commit a random encoder for a case, with a head and a suite if there is a task."""
+    """Commit a random model for a case, with a head and a suite if there is a task."""
     torch.manual_seed(3)
-    texts = [" ".join((*FILLER, *ANIMALS, *TOOLS))] * 3
-    processor = (
-        None if case.modality == "image" else TextProcessor.train(texts, 300, max_length=MAX_LENGTH)
-    )
-    parts = IMAGE_PARTS if processor is None else text_parts(processor)
-    target = [] if task is None else [task.target(HeadOptions(dropout=0.0))]
-    heads = [t.model_dump(mode="json") for t in target] or [{"type": "cls", "num_labels": 2}]
-    config = ModelConfig.model_validate({**parts, "target": heads})
+    parts, processor = model_of(case)
+    if "target" not in parts:
+        new = {"type": "cls", "num_labels": 2}
+        head = new if task is None else task.target(HeadOptions(dropout=0.0)).model_dump()
+        parts["target"] = [head]
+    config = ModelConfig.model_validate(parts)
+    modalities = {"image": "image", "audio": "audio"}
     described = {
         "kind": case.kind,
-        "modality": "image" if processor is None else "text",
+        "modality": modalities.get(case.modality, "text"),
         "labels": {} if task is None else {task.head: list(task.labels)},
         "max_length": MAX_LENGTH,
     }

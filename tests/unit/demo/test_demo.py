@@ -126,7 +126,7 @@ def test_every_head_of_a_package_is_measured_on_its_own_rows(tmp_path):
     zoo, case = Zoo(tmp_path / "zoo"), CASES[0]
     spec = data_of(case, tmp_path)
     data = load(case, spec)
-    package = commit(zoo, case, task_of(case, data.label_names, "topics"), "one")
+    package = commit(zoo, case, task_of(case, data, "topics"), "one")
     (found,) = measure_heads("select", package, {"topics": spec, "other": spec})
     measured = Predictor.open(package).measure(data.test).primary
     assert (found.head, found.rows, found.metric) == ("topics", len(data.test), "accuracy")
