@@ -100,6 +100,11 @@ def report(life: Lifecycle, summary: DemoSummary) -> Page:
             sections.serving(traffic.latencies_ms, traffic.failures, traffic.examples),
         ],
         notes=[
+            *(
+                f"{package.ref} was refused: {'; '.join(package.manifest.reasons)}"
+                for package in (life.learned, life.quantized)
+                if package.rejected
+            ),
             *summary.heads.verdicts,
             summary.result.points_lost.sentence(),
             *(f"{name} has no history: its curve is missing." for name in missing),

@@ -29,8 +29,10 @@ SMALL = {
     "continual": [
         "tasks.0.max_rows=600", "tasks.1.max_rows=240", "tasks.2.max_rows=400", "train.max_steps=8",
         "train.schedule.warmup_steps=2", "train.eval_every_steps=8",
+        "promotion.max_drop.default=1.0",
     ],
     "quantize": [
+        "promotion.max_drop.default=1.0",
         "calibration_rows=16", "evaluation_rows=48", "mixed_plans=2",
         "latency.rounds=3", "goal.max_accuracy_drop=0.15",
     ],

@@ -193,14 +193,14 @@ MISSING: dict[tuple[str, str], str] = {
 }
 """Cells that this release does not have, with the reason. They must still fail."""
 SILENT: dict[tuple[str, str], str] = {
-    ("multiple_choice", stage): "the stage takes the numbers of choices for classes"
-    for stage in ("select", "continual")
+    ("multiple_choice", "select"): "selection takes the numbers of choices for classes"
 }
 """Cells that run as another kind, which is a defect: they must be refused."""
 REFUSED: dict[tuple[str, str], str] = {
     ("classification, image", "quantize"): "'patch' cannot be quantized yet",
     ("classification, image", "serve"): "reads image, not text",
     ("transcription", "serve"): "reads audio, not text",
+    ("multiple_choice", "continual"): "of type choice, which learns no classes",
     **{(name, "select"): NOT_CLASSES for name in NEW_KINDS if name != "multiple_choice"},
     **{(name, "continual"): NOT_CLASSES for name in NEW_KINDS if name != "multiple_choice"},
     **{(name, "quantize"): "has no classification target" for name in NEW_KINDS},
