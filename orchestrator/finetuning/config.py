@@ -18,6 +18,8 @@ from orchestrator.training.config import (
     batch_problems,
 )
 from orchestrator.training.lesson_options import ClassWeights
+from orchestrator.zoo.gate import Promotion
+from orchestrator.zoo.suite import SuiteConfig
 
 HeadName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 TaskKind = Annotated[TaskConfig, Choice(tasks)]
@@ -96,6 +98,10 @@ class FinetuneConfig(JobConfig):
     """The Ray cluster to run on, and how many workers of it."""
     tracking: TrackingSection = TrackingSection()
     """Receivers of the progress of training, in addition to history.parquet."""
+    suite: SuiteConfig = SuiteConfig()
+    """How many rows the package keeps, so that its exam can be repeated."""
+    promotion: Promotion = Promotion()
+    """What the heads that are kept must hold; without keep_heads a new suite begins."""
     licence: str | None = None
     """SPDX identifier of the license; null: the parent's."""
     cache: str | None = None
@@ -126,8 +132,6 @@ class FinetuneConfig(JobConfig):
     def problems(self) -> Iterable[Problem]:
         """One form of naming tasks, and batches that divide over the workers."""
         yield from self._task_problems()
-        if self.train.learning_rate == "auto":
-            yield Problem("train.learning_rate", "'auto' is not there yet. Give a number or null.")
         sizes = (self.train.global_batch_size, self.train.micro_batch_size or 1)
         for problem in batch_problems(*sizes, self.cluster.workers):
             yield Problem(f"train.{problem.path}", problem.message)
@@ -135,6 +139,8 @@ class FinetuneConfig(JobConfig):
             yield Problem(f"engine.{problem.path}", problem.message)
 
     def _task_problems(self) -> Iterator[Problem]:
+        if self.promotion != Promotion() and not self.keep_heads:
+            yield Problem("promotion", "has no effect without keep_heads: true: no head is kept.")
         if self.data is None and not self.tasks:
             yield Problem("data.source", "is missing. Give for example data.source=files:rows.csv")
         if not self.tasks:

@@ -42,6 +42,17 @@ class RateTrial(StrictModel):
     """Optimizer steps it cost."""
 
 
+class ChosenRate(StrictModel):
+    """``learning_rate.json`` of a run whose learning rate was searched for."""
+
+    learning_rate: float
+    """Peak."""
+    reason: str
+    """Why it was chosen."""
+    trials: tuple[RateTrial, ...]
+    """What was tried."""
+
+
 class Interrupted(StrictModel):
     """A run that was stopped after a checkpoint."""
 

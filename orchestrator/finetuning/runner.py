@@ -20,6 +20,7 @@ from orchestrator.finetuning.results import (
 )
 from orchestrator.storage import RunFolder, atomic_write_json
 from orchestrator.zoo import Package, Zoo, commit_once, committed
+from orchestrator.zoo.stage import conclude
 
 if TYPE_CHECKING:
     from orchestrator.cluster.observe.watch import Watcher
@@ -63,6 +64,7 @@ def run(config: FinetuneConfig) -> JobResult:
     Raises:
         InputError: The package, the data or the CPUs are not there; the run is in use.
         InterruptedRunError: Stopped after a checkpoint; the same call continues.
+        RefusedError: The package is committed as rejected: it keeps heads, and one of them fell.
         StageError: The workers failed more often than allowed.
     """
     with RunFolder.open(config, STAGE) as folder:
@@ -70,12 +72,7 @@ def run(config: FinetuneConfig) -> JobResult:
         if finished is not None:
             return finished
         package = committed(folder, config.output) or _make(folder, config)
-        metrics = package.read_model(EVALUATION, FinetuneEvaluation).figures()
-        result = JobResult(package=package.ref, metrics=metrics, run_dir=str(folder.path))
-        folder.finish(result)
-        for name in LEFTOVERS:
-            shutil.rmtree(folder.path / name, ignore_errors=True)
-        return result
+        return conclude(folder, package, leftovers=[folder.path / name for name in LEFTOVERS])
 
 
 def _make(folder: RunFolder, config: FinetuneConfig) -> Package:
@@ -96,7 +93,7 @@ def _make(folder: RunFolder, config: FinetuneConfig) -> Package:
         task=_task(inputs),
         metrics=evaluation.figures(),
         licence=config.licence or inputs.package.manifest.licence,
-        write=lambda draft: _write(folder, config, evaluation, draft),
+        write=lambda draft: _write(folder, inputs, evaluation, draft),
     )
 
 
@@ -204,11 +201,29 @@ def _task(inputs: "FinetuneInputs") -> dict[str, JsonValue]:
 
 
 def _write(
-    folder: RunFolder, config: FinetuneConfig, evaluation: FinetuneEvaluation, draft: "Draft"
+    folder: RunFolder, inputs: "FinetuneInputs", evaluation: FinetuneEvaluation, draft: "Draft"
 ) -> None:
-    """Write the files of the package."""
-    export = folder.path / EXPORT
+    """Write the files of the package, then measure them."""
+    from orchestrator.inference.examination import examine_draft
+    from orchestrator.tasks.base import build_task
+    from orchestrator.tasks.suite import Learned
+
+    config, export = inputs.config, folder.path / EXPORT
     for path in (path for pattern in EXPORTED for path in export.glob(pattern)):
         shutil.copyfile(path, draft.path / path.name)
     (draft.path / "job.yaml").write_text(dump_yaml(config), encoding="utf-8")
     atomic_write_json(draft.path / EVALUATION, evaluation.model_dump(mode="json"))
+    learned = {
+        each.task.head: Learned(build_task(each.task), lesson.data, section.data)
+        for each, lesson, section in zip(
+            evaluation.tasks, inputs.lessons, config.lessons, strict=True
+        )
+    }
+    examine_draft(
+        draft,
+        parent=inputs.package if config.keep_heads else None,
+        learned=learned,
+        default=inputs.lessons[0].head,
+        promotion=config.promotion,
+        config=config.suite,
+    )

@@ -6,9 +6,16 @@ from pathlib import Path
 
 from orchestrator.errors import IntegrityError
 from orchestrator.finetuning.inputs import lessons_of
-from orchestrator.finetuning.results import Interrupted, LaunchResult, LearnedTask, Summary
+from orchestrator.finetuning.learning_rate import search_rate
+from orchestrator.finetuning.results import (
+    ChosenRate,
+    Interrupted,
+    LaunchResult,
+    LearnedTask,
+    Summary,
+)
 from orchestrator.finetuning.state import FinetuneJob, RunState
-from orchestrator.storage import read_model, staged, verify_folder
+from orchestrator.storage import atomic_write_json, read_model, staged, verify_folder
 from orchestrator.tasks.measure import Measured
 from orchestrator.training.best import BestKeeper
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
@@ -22,6 +29,8 @@ from orchestrator.zoo.suite import Figure
 
 EXPORT = "export"
 SUMMARY = "summary.json"
+RATE = "learning_rate.json"
+"""The learning rate that was searched for, so that a resumed run has the same one."""
 NEVER = 10**9
 """Patience of a run that is not stopped early."""
 
@@ -32,11 +41,40 @@ def finetune(context: WorkerContext, job: FinetuneJob) -> LaunchResult:
     done = _exported(context)
     if done is not None:
         return LaunchResult(result=done)
-    run = _Run(context, job)
+    run = _Run(context, _with_rate(context, job))
     result = run.train()
     if result.stopped:
         return LaunchResult(result=Interrupted(step=result.steps))
     return LaunchResult(result=run.export(result))
+
+
+def _with_rate(context: WorkerContext, job: FinetuneJob) -> FinetuneJob:
+    """Return the job with the learning rate that a search finds, where one is asked for."""
+    if job.config.train.learning_rate != "auto":
+        return job
+    place = context.run_dir / RATE
+
+    def search() -> None:
+        if place.is_file():
+            return
+        config = job.config
+        rate, trials = search_rate(
+            Path(job.package),
+            lessons_of(job.lessons, config.cache),
+            config.train.with_rate,
+            job.learning_rate,
+            config.seed,
+            heads=Heads(job.kept, job.renewed),
+            place=Place(device=context.device),
+        )
+        found = ChosenRate(learning_rate=rate.value, reason=rate.reason, trials=trials)
+        context.require_claim()
+        atomic_write_json(place, found.model_dump(mode="json"))
+
+    context.on_rank_zero(search)
+    context.barrier()
+    chosen = read_model(place, ChosenRate)
+    return job.model_copy(update=dict(chosen))
 
 
 def _exported(context: WorkerContext) -> Summary | None:

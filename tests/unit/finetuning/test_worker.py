@@ -1,5 +1,6 @@
 """The worker of fine-tuning, in one process: every kind learns, resumes, keeps the best epoch."""
 
+import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from orchestrator.cluster.context import Worker
 from orchestrator.finetuning.worker import finetune
 from orchestrator.modeling.package import load_model, read_config
 from orchestrator.training.history import History
+from orchestrator.training.learning_rates import Rate
 from tests.support.lessons import job, learn, make_lessons, planned
 
 
@@ -124,3 +126,25 @@ def test_adapters_are_merged(place, tmp_path):
     assert changed
     assert all(".query." in name or ".value." in name for name in changed)
     assert np.all([torch.isfinite(t).all() for t in after.state_dict().values()])
+
+
+def test_the_learning_rate_is_searched_for_once(place, tmp_path):
+    train = {"epochs": 1, "max_length": 16, "learning_rate": "auto", "global_batch_size": 8}
+    config = job(place, train=train)
+    summary, _ = learn(config, tmp_path, Rate(3e-3, "usual"))
+    tried = {trial.learning_rate: trial for trial in summary.trials}
+    assert list(tried) == [0.003, 0.009, 0.001, 0.027]
+    assert sorted(len(trial.scores) for trial in summary.trials) == [1, 1, 2, 2]
+    assert len(tried[summary.learning_rate].scores) == 2
+    assert tried[summary.learning_rate].steps == 2 * 11
+    assert "best of 4 values" in summary.reason
+    shutil.rmtree(tmp_path / "export")
+    stored = (tmp_path / "learning_rate.json").stat().st_mtime_ns
+    assert learn(config, tmp_path, Rate(3e-3, "usual"))[0].trials == summary.trials
+    assert (tmp_path / "learning_rate.json").stat().st_mtime_ns == stored
+
+
+def test_a_head_for_other_labels_is_made_anew(place, tmp_path):
+    found = planned(job(place, "task2", head="earlier"), tmp_path)
+    assert found.renewed == ("earlier",)  # a, b, c, d in the package
+    assert planned(job(place, "task2", head="thing"), tmp_path).renewed == ()
