@@ -93,6 +93,11 @@ def test_serving_counts_failed_requests(failures):
 
 
 def test_colors_of_scores_span_zero_to_one():
-    svg = figures.accuracy_matrix([[0.80, 0.81], [0.1, None]], ["news", "mail"]).svg
-    white = re.findall(r"fill: #ffffff[^>]*>([0-9.]+)<", svg)
-    assert white == ["0.100"], "close scores have close colors, and so the same ink"
+    svg = figures.accuracy_matrix([[0.80, 0.81]], ["news", "mail"]).svg
+    assert "0.800" in svg
+    assert not re.findall(r"fill: #ffffff[^>]*>([0-9.]+)<", svg), "close scores have the same ink"
+    assert re.findall(r"fill: #ffffff[^>]*>([0-9.]+)<", dark([[0.1, 0.2]])) == ["0.100", "0.200"]
+
+
+def dark(scores):
+    return figures.accuracy_matrix(scores, ["news", "mail"]).svg
