@@ -58,7 +58,7 @@ def test_a_trial_computes_on_the_reserved_device(place, tmp_path, fake, monkeypa
         state=str(tmp_path / "state"),
         gpus=1.0,
     )
-    FineTuneTrial(payload.model_dump(mode="json")).step()
+    FineTuneTrial(payload).step()
     assert asked == [1.0]
     assert fake.operations > 100
 
