@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
@@ -60,6 +61,7 @@ def checkpoint(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_cell_runs_and_all_answers_are_equal(tmp_path):
     """In a process of its own, as a kernel would be."""
     script = "\n".join(
