@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from orchestrator.modeling.builder import build_model
-from orchestrator.modeling.huggingface.folder import open_source, read_tensors
+from orchestrator.modeling.huggingface.folder import compare, converted, open_source
 
 VOCAB, WIDTH, LAYERS, HEADS, LENGTH = 8192, 256, 4, 4, 128
 SIZES = {
@@ -56,7 +56,7 @@ def ours_like(theirs: Any) -> nn.Module:
         theirs.save_pretrained(folder)
         source = open_source(Path(folder))
         model = build_model(source.config)
-        model.load_state_dict(read_tensors(source), strict=False)
+        model.load_state_dict(dict(converted(source, compare(source))), strict=False)
     return model.train()
 
 
@@ -88,7 +88,7 @@ def steps(theirs: Any, batch_size: int) -> tuple[Step, Step]:
     return own, other
 
 
-def compare(own: Step, other: Step, rounds: int) -> tuple[list[float], list[float]]:
+def race(own: Step, other: Step, rounds: int) -> tuple[list[float], list[float]]:
     """Return seconds of each round for both, in turns; one round before is not counted."""
     seconds: tuple[list[float], list[float]] = ([], [])
     torch.testing.assert_close(own(), other(), atol=1e-4, rtol=0)
@@ -110,7 +110,7 @@ def main() -> None:
     print("| class | ours, ms | transformers, ms | ours / transformers (quartiles) |")
     print("| --- | --- | --- | --- |")
     for name, theirs in references().items():
-        ours, others = compare(*steps(theirs.train(), options.batch_size), options.rounds)
+        ours, others = race(*steps(theirs.train(), options.batch_size), options.rounds)
         ratios = [a / b for a, b in zip(ours, others, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         own_ms, their_ms = statistics.median(ours) * 1000, statistics.median(others) * 1000

@@ -83,7 +83,7 @@ def prepare(folder: Path) -> dict[str, Any]:
 
     from orchestrator.config import load_config
     from orchestrator.modeling.builder import build_model
-    from orchestrator.modeling.huggingface.folder import open_source, read_tensors
+    from orchestrator.modeling.huggingface.folder import compare, converted, open_source
     from orchestrator.modeling.package import write_model
     from orchestrator.pretraining.config import PretrainConfig
     from orchestrator.pretraining.inputs import prepare_inputs
@@ -108,7 +108,7 @@ def prepare(folder: Path) -> dict[str, Any]:
     theirs.save_pretrained(folder / "theirs")
     source = open_source(folder / "theirs")
     model = build_model(source.config)
-    model.load_state_dict(read_tensors(source), strict=False)
+    model.load_state_dict(dict(converted(source, compare(source))), strict=False)
     write_model(folder / "ours", model, source.config)
     return {
         "folder": str(folder),

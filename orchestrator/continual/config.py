@@ -115,7 +115,7 @@ class StreamTask(DatasetSpec):
 
 
 class PromotionConfig(Promotion):
-    """What the new package must keep to be accepted, and the alias that it takes over then."""
+    """Limits that the new package must keep to be accepted, and the alias that it then takes over."""
 
     max_forgetting: float | None = Field(None, ge=0, le=1)
     """Largest average forgetting of the stream that is accepted; null: no bound. Forgetting that is
@@ -154,7 +154,7 @@ class ContinualConfig(JobConfig):
     engine: EngineConfig = EngineConfig()
     """The training engine."""
     promotion: PromotionConfig = PromotionConfig()
-    """What the result must keep of what the package promised, and which alias moves to it."""
+    """Promises of the package that the result must keep, and the alias that moves to it."""
     suite: SuiteConfig = SuiteConfig()
     """Rows that the package keeps to repeat the exam and to protect its tasks."""
     cache: str | None = None

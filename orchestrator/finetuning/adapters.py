@@ -23,7 +23,7 @@ from orchestrator.zoo import Package, Zoo
 from orchestrator.zoo.gate import Promotion
 
 ADAPTER_FOLDER: Final = "state/adapter"
-"""Where a package keeps the files of its adapter, in the format of peft."""
+"""Folder of a package with the files of its adapter, in the format of peft."""
 MAX_DIFFERENCE: Final = 1e-3
 """Largest difference between the outputs of the adapted and of the merged model."""
 

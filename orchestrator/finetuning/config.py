@@ -99,9 +99,9 @@ class FinetuneConfig(JobConfig):
     tracking: TrackingSection = TrackingSection()
     """Receivers of the progress of training, in addition to history.parquet."""
     suite: SuiteConfig = SuiteConfig()
-    """How many rows the package keeps, so that its exam can be repeated."""
+    """Rows that the package keeps, so that its exam can be repeated."""
     promotion: Promotion = Promotion()
-    """What the heads that are kept must hold; without keep_heads a new suite begins."""
+    """Limits for the heads that are kept; without keep_heads a new suite begins."""
     licence: str | None = None
     """SPDX identifier of the license; null: the parent's."""
     cache: str | None = None

@@ -48,9 +48,9 @@ class ChosenRate(StrictModel):
     learning_rate: float
     """Peak."""
     reason: str
-    """Why it was chosen."""
+    """Reason of the choice."""
     trials: tuple[RateTrial, ...]
-    """What was tried."""
+    """Rates that were tried."""
 
 
 class Interrupted(StrictModel):

@@ -28,7 +28,7 @@ ONNX_FILE = "model.onnx"
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """How a model writes.
+    """Options of writing text.
 
     Attributes:
         max_new_tokens: Longest text in tokens.

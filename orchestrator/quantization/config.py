@@ -87,7 +87,7 @@ class QuantizeConfig(JobConfig):
     latency: LatencyConfig = LatencyConfig()
     """Measurement of speed."""
     promotion: Promotion = Promotion()
-    """What the INT8 package must keep of what the float package promised."""
+    """Promises of the float package that the INT8 package must keep."""
     suite: SuiteConfig = SuiteConfig()
     """Rows that the package keeps to repeat the exam."""
     probe_texts: int = Field(4, ge=1)

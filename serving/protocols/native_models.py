@@ -26,7 +26,7 @@ class Question(RequestBody):
 
 
 class ChoiceQuestion(RequestBody):
-    """A question with candidates, one of which is right (``multiple_choice``)."""
+    """A question with candidates; one of them is right (``multiple_choice``)."""
 
     question: str
     """The question."""
@@ -67,7 +67,7 @@ class PredictRequest(RequestBody):
 
     inputs: str | Texts | Batch | Asked
     """One text; a batch of texts; a batch whose items are texts, ``[text]`` or pairs; or, as the
-    kind of the target asks, a question with its context or choices, or a batch of these."""
+    kind of the target asks, a question with its context or choices, or a batch of questions."""
     truncate: bool = False
     """Cut texts that are longer than ``max_input_length``; otherwise they are refused."""
     raw_scores: bool = False

@@ -213,7 +213,9 @@ def _default_outputs(card: ModelCard) -> list[str]:
         return [EMBEDDING]
     task = card.task(None)
     if task.kind() not in _TENSORS:
-        message = f"'{task.head}' answers {task.kind()}, which is no tensor; /predict answers it."
+        message = (
+            f"'{task.head}' answers {task.kind()}, which is not a tensor; /predict answers it."
+        )
         raise ServingError(ErrorType.UNSUPPORTED, message)
     return [f"{task.head}.{name}" for name in _TENSORS[task.kind()]]
 

@@ -76,7 +76,7 @@ class ExampleProcessor:
 
 
 RowProcessor = TextProcessor | ExampleProcessor
-"""What reads labelled rows: a tokenizer, or the processors of images and sounds."""
+"""Reader of labelled rows: a tokenizer, or the processors of images and sounds."""
 
 
 def open_processor(folder: str | Path) -> RowProcessor | None:

@@ -1,4 +1,4 @@
-"""What stands out in a labelled data set before it is learned: for a report, and to be refused.
+"""Checks of a labelled data set before it is learned: for a report, and to be refused.
 
 ``load_task`` keeps equal rows out of two splits and leaves out what it cannot read; this counts
 what it found and looks again, so that rows made in another way are held to the same.
@@ -29,7 +29,7 @@ class Found(StrictModel):
     """Rows that stand out."""
 
     count: int
-    """How many."""
+    """Number of rows."""
     examples: tuple[str, ...] = ()
     """The beginning of the first ones."""
 

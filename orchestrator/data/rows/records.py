@@ -16,7 +16,7 @@ class Record:
         label: words of the label, as its form reads them.
         text: the text, or the first of two.
         pair: the second text.
-        choices: candidates, of which one is right.
+        choices: candidates; one of them is right.
         negative: a text that does not belong to ``text``.
         picture: content of an image file.
         sound: content of a sound file.

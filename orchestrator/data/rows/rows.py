@@ -24,7 +24,7 @@ class Rows:
         pairs: N second texts, or None.
         labels: Class of each row, int64 [N]; or in another of the ``label_forms``.
         images: float32 [N, C, height, width] in [0, 1], or None.
-        choices: of N rows, the candidates of which one is right, or None.
+        choices: candidates of N rows, one of them right, or None.
         negatives: N texts that do not belong to ``texts``, or None.
         pictures: content of N image files, or None; decoded when a batch is made.
         sounds: content of N sound files, or None; decoded when a batch is made.
@@ -68,7 +68,7 @@ class Rows:
 
     @property
     def modality(self) -> Literal["text", "pair", "choices", "image", "audio"]:
-        """What the rows hold, as task kinds name it."""
+        """Content of the rows, as task kinds name it."""
         if self.images is not None or self.pictures is not None:
             return "image"
         if self.sounds is not None:

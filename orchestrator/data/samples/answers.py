@@ -19,7 +19,7 @@ from orchestrator.data.samples.base import Batch
 from orchestrator.errors import InputError
 
 NOWHERE = (0, 0)
-"""Where a window without the answer points."""
+"""Place that a window without the answer points to."""
 
 
 class AnswerSamples:

@@ -1,4 +1,4 @@
-"""Multiple choice: a question, several candidates, one of which is right.
+"""Multiple choice: a question and several candidates; one of them is right.
 
 Each candidate is read with the question in a sequence of its own; the head gives one logit each.
 Rows may have different numbers of choices.

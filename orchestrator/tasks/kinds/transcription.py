@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class TranscriptionTaskConfig(TaskConfig):
-    """What is said in a recording."""
+    """The text that is said in a recording."""
 
     type: Literal["transcription"] = "transcription"
     max_new_tokens: PositiveInt = 128
@@ -41,7 +41,7 @@ class TranscriptionTaskConfig(TaskConfig):
 
 @tasks.add
 class Transcription(Task[TranscriptionTaskConfig, TextAnswer]):
-    """What is said in a recording."""
+    """The text that is said in a recording."""
 
     Config = TranscriptionTaskConfig
     modalities = frozenset({"audio"})

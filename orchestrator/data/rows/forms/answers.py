@@ -111,7 +111,7 @@ def _answers(value: Any, places: object) -> Found | str:
 
 
 def _checked(pairs: Sequence[tuple[object, object]]) -> Found | str:
-    """Return texts and places of the right types; an empty text or place -1 is no answer."""
+    """Return texts and places of the right types; an empty text or place -1 means: no answer."""
     found: Found = []
     for text, start in pairs:
         if not isinstance(text, str):

@@ -1,4 +1,4 @@
-"""How near two texts are: a score, or that they belong together.
+"""Similarity of two texts: a score, or that they belong together.
 
 Rows are pairs with a score (``text_a``, ``text_b``, ``score``), pairs that belong together (no
 score), or triplets (``anchor``, ``positive``, ``negative``).
