@@ -115,7 +115,7 @@ class StreamTask(DatasetSpec):
 
 
 class PromotionConfig(Promotion):
-    """Limits that the new package must keep to be accepted, and the alias that it then takes over."""
+    """Limits that the new package must keep to be accepted, and the alias it then takes over."""
 
     max_forgetting: float | None = Field(None, ge=0, le=1)
     """Largest average forgetting of the stream that is accepted; null: no bound. Forgetting that is

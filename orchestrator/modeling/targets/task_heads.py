@@ -103,8 +103,8 @@ class SimilarityTarget(Target):
     ``labels`` are [P] float of P = B / 2 pairs: with the loss ``cosine`` the score that the cosine
     of the two vectors should have; with ``contrastive`` 1 for a pair that belongs together, any
     other number for two texts that only serve as wrong answers. NaN: the pair does not count.
-    A sequence without real tokens is not a text: negatives are put two in a pair of label 0, the last
-    one beside such a sequence.
+    A sequence without real tokens is not a text: negatives are put two in a pair of label 0, and
+    the last one beside such a sequence.
     Each text that belongs to a pair is one loss term in the contrastive loss (its partner among all
     texts of the batch but itself; Gao et al. 2021, equation 1), each pair one with ``cosine``.
     Parameters: ``projection`` [P, D], if there is one.
