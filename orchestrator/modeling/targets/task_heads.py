@@ -128,7 +128,7 @@ class SimilarityTarget(Target):
         vectors = F.normalize(self.predict(hidden, mask).float(), dim=-1)
         if self.loss == "cosine":
             return self._cosine(vectors, labels)
-        cosines = vectors @ vectors.T / self.temperature
+        cosines = (vectors @ vectors.T).float() / self.temperature  # autocast multiplies in bf16
         itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
         logits = cosines.masked_fill(itself, -torch.inf)
         logits = logits.masked_fill(~mask.any(dim=1), LOWEST)

@@ -15,6 +15,7 @@ from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
 from orchestrator.training.detour import Detour
 from orchestrator.training.engines.single import SingleEngine
 from orchestrator.training.events import RolledBack
+from orchestrator.training.metrics import StepMetrics
 from orchestrator.training.stopping import best_of
 
 from .test_worker import weights
@@ -96,7 +97,7 @@ def poison(monkeypatch):
 
     def measuring(engine, micro_batches):
         metrics = passes(engine, micro_batches)
-        return metrics | {"loss": math.inf} if read[-1] in bad else metrics
+        return StepMetrics(metrics, {"loss": math.inf}) if read[-1] in bad else metrics
 
     monkeypatch.setattr(StepSource, "window", reading)
     monkeypatch.setattr(SingleEngine, "forward_backward", measuring)

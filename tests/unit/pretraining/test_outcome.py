@@ -7,6 +7,7 @@ from orchestrator.pretraining.worker import EXPORT, pretrain
 from orchestrator.report import sections
 from orchestrator.training.engines.single import SingleEngine
 from orchestrator.training.history import History
+from orchestrator.training.metrics import StepMetrics
 
 
 def test_a_skipped_step_is_told_though_the_run_was_interrupted_after_it(
@@ -17,7 +18,7 @@ def test_a_skipped_step_is_told_though_the_run_was_interrupted_after_it(
     def second_is_infinite(engine, micro_batches):
         calls.append(engine)
         metrics = passes(engine, micro_batches)
-        return metrics | {"loss": math.inf} if len(calls) == 2 else metrics
+        return StepMetrics(metrics, {"loss": math.inf}) if len(calls) == 2 else metrics
 
     monkeypatch.setattr(SingleEngine, "forward_backward", second_is_infinite)
     folder = tmp_path / "run"

@@ -14,7 +14,7 @@ from orchestrator.training.engines.single import SingleEngine
 
 PRODUCT = str(Path(orchestrator.__file__).parent) + "/"
 INPUTS = f"{PRODUCT}pretraining/inputs.py"
-MAX_DRIVER_FILES, MAX_WORKER_FILES, MAX_FILES = 63, 70, 92
+MAX_DRIVER_FILES, MAX_WORKER_FILES, MAX_FILES = 63, 71, 93
 """Files that calls enter, where the corpus has been made before."""
 
 
