@@ -15,6 +15,7 @@ from orchestrator.arrays import AnyArray, IntArray
 from orchestrator.data.processors.readings import Reading, read_texts, read_words
 from orchestrator.data.processors.windows import joined as joined_windows
 from orchestrator.data.processors.windows import read_windows
+from orchestrator.data.rows.rows import WORD_BREAK, Rows
 from orchestrator.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,6 +51,18 @@ class Item(NamedTuple):
         if apart and self.pair is not None:
             return [Item(self.text), Item(self.pair)]
         return [self]
+
+
+def items_of_rows(rows: Rows, task: "AnyTask | None") -> list[Item]:
+    """Return what is asked about each row of texts.
+
+    Rows with a tag per word hold words; texts that are only to be answered do not.
+    """
+    if task is not None and task.form().tagged and rows.labels.dtype == object:
+        return [Item(text, words=tuple(text.split(WORD_BREAK))) for text in rows.texts]
+    pairs: Sequence[str | None] = rows.pairs or [None] * len(rows)
+    choices: Sequence[tuple[str, ...]] = rows.choices or [()] * len(rows)
+    return [Item(*each) for each in zip(rows.texts, pairs, choices, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,19 +16,19 @@ import numpy as np
 from orchestrator.arrays import AnyArray, Float32Array, IntArray
 from orchestrator.data.processors.example_processor import RowProcessor, open_processor
 from orchestrator.data.processors.readings import Reading
-from orchestrator.data.rows.rows import WORD_BREAK, Rows
+from orchestrator.data.rows.rows import Rows
 from orchestrator.data.spec import PAD
 from orchestrator.errors import InputError, IntegrityError, StageError
 from orchestrator.inference.batching import Outputs as SequenceOutputs
 from orchestrator.inference.batching import pad, run_sorted
 from orchestrator.inference.heads import default_head, package_tasks, require_head
-from orchestrator.inference.inputs import Item, TextReader, Tokens, joined
+from orchestrator.inference.inputs import Item, TextReader, Tokens, items_of_rows, joined
 from orchestrator.inference.models import EMBEDDING, LoadedModel, load_folder
 from orchestrator.inference.writing import media_batches, written_texts
 from orchestrator.tasks.base import Answer, AnyTask, text_processor
-from orchestrator.tasks.measure import Measured, measure
 
 if TYPE_CHECKING:
+    from orchestrator.tasks.measure import Measured
     from orchestrator.zoo.package import Package
 
 BATCH_TOKENS = 4096
@@ -221,8 +221,12 @@ class Predictor:
         assert found is not None
         return found
 
-    def measure(self, rows: Rows, head: str | None = None) -> Measured:
+    def measure(self, rows: Rows, head: str | None = None) -> "Measured":
         """Answer rows and compute every metric of the answers."""
+        from orchestrator.tasks.measure import (
+            measure,  # loads scipy.stats, which serving never needs
+        )
+
         return measure(self.task(head), rows, self.answers(rows, head))
 
     def outputs(
@@ -317,18 +321,6 @@ class Predictor:
                 f"{self.ref}: outputs {', '.join(wrong)} are not finite. The package is damaged, "
                 "or its precision is too low."
             )
-
-
-def items_of_rows(rows: Rows, task: AnyTask | None) -> list[Item]:
-    """Return what is asked about each row of texts.
-
-    Rows with a tag per word hold words; texts that are only to be answered do not.
-    """
-    if task is not None and task.form().tagged and rows.labels.dtype == object:
-        return [Item(text, words=tuple(text.split(WORD_BREAK))) for text in rows.texts]
-    pairs: Sequence[str | None] = rows.pairs or [None] * len(rows)
-    choices: Sequence[tuple[str, ...]] = rows.choices or [()] * len(rows)
-    return [Item(*each) for each in zip(rows.texts, pairs, choices, strict=True)]
 
 
 def _characters(item: Item) -> int:

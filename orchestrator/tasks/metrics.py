@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from orchestrator.arrays import FloatArray, IntArray
 
@@ -253,5 +252,7 @@ def pearson_rows(x: FloatArray, y: FloatArray) -> FloatArray:
 
 def spearman(rows: FloatArray) -> float:
     """Return the rank correlation of two columns, [M, 2] → value; 0 if one is constant."""
+    from scipy.stats import rankdata  # a second of start-up that only measuring needs
+
     ranks = pearson_rows(rankdata(rows[:, 0]), rankdata(rows[:, 1]))
     return float(pearson(ranks.sum(axis=0)))

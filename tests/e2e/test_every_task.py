@@ -25,8 +25,8 @@ from orchestrator.continual.worker import run as learn
 from orchestrator.data.rows.rows import TaskData
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
-from orchestrator.inference.inputs import Item
-from orchestrator.inference.predictor import Predictor, items_of_rows
+from orchestrator.inference.inputs import Item, items_of_rows
+from orchestrator.inference.predictor import Predictor
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.inputs import prepare
 from orchestrator.quantization.search import Search

@@ -188,6 +188,15 @@ def test_configs_load_without_the_heavy_libraries(module):
     assert fresh_python(code).strip() == "[]"
 
 
+def test_a_replica_starts_without_the_libraries_that_only_measuring_needs():
+    code = (
+        "import sys, serving.model.engine; "
+        "heavy = {'torch', 'ray', 'scipy.stats', 'sklearn', 'transformers'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert fresh_python(code).strip() == "[]"
+
+
 def test_import_orchestrator_takes_under_300_ms():
     """In CPU time of the process, which a busy neighbour does not change."""
     code = (
