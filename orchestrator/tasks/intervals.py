@@ -1,8 +1,9 @@
 """Confidence intervals of metrics, and paired comparisons of two models on the same rows.
 
 Intervals come from the bootstrap over rows (Efron and Tibshirani 1993, chapter 13: percentile
-intervals), seeded, so that the same answers give the same interval. Two models are compared on the
-same resamples, which removes the variance that their rows share (Koehn 2004).
+intervals), seeded, so that the same answers give the same interval. A share of right rows has
+Wilson's interval instead (Wilson 1927), which is not empty where all rows are right. Two models are
+compared on the same resamples, which removes the variance that their rows share (Koehn 2004).
 
 Where each row is right or wrong, the drop of a child against its parent is a difference of paired
 proportions: L rows lost and G rows gained of N. Its test is McNemar's, exact; its one-sided bound
@@ -96,6 +97,10 @@ def estimate(metric: "Metric", rows: FloatArray) -> Estimate:
         rows: Its statistics per row, [N, S].
     """
     value = float(metric.value(np.ones((1, len(rows))), rows)[0])
+    if metric.right_or_wrong and len(rows):
+        right = round(float(rows[:, 0].sum()))
+        share = binomtest(right, len(rows)).proportion_ci(CONFIDENCE, method="wilson")
+        return Estimate(value, float(share.low), float(share.high), len(rows))
     drawn = np.concatenate([metric.value(weights, rows) for weights in _resamples(len(rows))])
     low, high = _interval(drawn, value)
     return Estimate(value, low, high, len(rows))

@@ -93,6 +93,13 @@ def test_an_interval_covers_and_is_the_same_every_time():
     assert 0.90 <= covered / 200 <= 0.99
 
 
+def test_a_perfect_score_is_not_certain():
+    found = estimate(ACCURACY, rows_of(np.ones(80)))
+    z = norm.ppf(0.975)
+    assert found.value == found.high == 1.0
+    assert found.low == pytest.approx(1 / (1 + z**2 / 80))
+
+
 def test_a_metric_that_no_row_changes_has_a_floor():
     metric = SumMetric("f1", f1)
     rows = np.ones((30, 3))
