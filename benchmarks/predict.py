@@ -75,7 +75,7 @@ def commit(zoo: Zoo, corpus: list[str], layers: int, width: int) -> None:
 
 
 class Loop:
-    """What is written by hand."""
+    """The loop that a user would write by hand."""
 
     def __init__(self, folder: Path, out: Path) -> None:
         options = ort.SessionOptions()

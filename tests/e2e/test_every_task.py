@@ -192,15 +192,12 @@ MISSING: dict[tuple[str, str], str] = {
     ("generation", "serve"): "no route writes text",
 }
 """Cells that this release does not have, with the reason. They must still fail."""
-SILENT: dict[tuple[str, str], str] = {
-    ("multiple_choice", "select"): "selection takes the numbers of choices for classes"
-}
-"""Cells that run as another kind, which is a defect: they must be refused."""
 REFUSED: dict[tuple[str, str], str] = {
     ("classification, image", "quantize"): "'patch' cannot be quantized yet",
     ("classification, image", "serve"): "reads image, not text",
     ("transcription", "serve"): "reads audio, not text",
-    ("multiple_choice", "continual"): "of type choice, which learns no classes",
+    ("multiple_choice", "continual"): "holds candidates",
+    ("multiple_choice", "select"): "holds candidates",
     **{(name, "select"): NOT_CLASSES for name in NEW_KINDS if name != "multiple_choice"},
     **{(name, "continual"): NOT_CLASSES for name in NEW_KINDS if name != "multiple_choice"},
     **{(name, "quantize"): "has no classification target" for name in NEW_KINDS},
@@ -212,7 +209,7 @@ def missing(case: Case, stage: str) -> str | None:
     """Return why a cell is not there, if it is not."""
     if not case.registered:
         return f"kind {case.kind} is not in this release"
-    return MISSING.get((case.name, stage)) or SILENT.get((case.name, stage))
+    return MISSING.get((case.name, stage))
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from orchestrator.data.rows.guesses import guess_classes
 from orchestrator.data.rows.records import Reader, Record, TableRow
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.sources.columns import (
+    CHOICE_COLUMNS,
     LABEL_COLUMNS,
     PAIR_COLUMNS,
     TEXT_COLUMNS,
@@ -238,6 +239,20 @@ class ClassForm(LabelForm):
     name = "class"
     what = ("class", "classes")
     least = 2
+
+    def reader(self, spec: DatasetSpec, row: TableRow, path: Path) -> Reader:
+        """Return a reader of classes; rows with candidates to choose from have none.
+
+        Raises:
+            InputError: A column is missing, or one holds the candidates of a choice.
+        """
+        lists = [name for name in CHOICE_COLUMNS if isinstance(row.get(name), list | dict)]
+        if lists and spec.label_column is None:
+            raise InputError(
+                f"{path}: column {lists[0]!r} holds candidates, so the labels are choices "
+                "(multiple_choice), not classes. If they are classes, name label_column."
+            )
+        return super().reader(spec, row, path)
 
     def label(self, value: object) -> Label | str:
         """Take a word or a whole number."""

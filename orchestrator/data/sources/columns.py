@@ -10,6 +10,7 @@ from orchestrator.errors import InputError
 TEXT_COLUMNS = ("text", "text_a", "sentence", "content", "document")
 PAIR_COLUMNS = ("text_b",)
 LABEL_COLUMNS = ("label", "labels", "class")
+CHOICE_COLUMNS = ("choices", "endings", "options", "candidates")  # lists of candidates
 MEDIA_COLUMNS = ("path", "image", "audio", "file")
 MEDIA_SUFFIXES = {
     "picture": frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}),

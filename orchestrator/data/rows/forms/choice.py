@@ -20,13 +20,17 @@ import numpy as np
 from orchestrator.data.rows.labels import FreeForm, Label, Labels
 from orchestrator.data.rows.records import Reader, Record, TableRow
 from orchestrator.data.rows.rows import Rows
-from orchestrator.data.sources.columns import find_column, missing_column, usable_text
+from orchestrator.data.sources.columns import (
+    CHOICE_COLUMNS,
+    find_column,
+    missing_column,
+    usable_text,
+)
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 
 CONTEXT_COLUMNS = ("context", "ctx", "article", "passage", "paragraph", "sent1")
 QUESTION_COLUMNS = ("question", "question_stem", "sent2", "query", "prompt", "premise", "text")
-LIST_COLUMNS = ("choices", "endings", "options", "candidates")
 OPTION_COLUMN = re.compile(r"(?:choice|option|ending|answer)[ _]?(?:\d+|[a-j])", re.IGNORECASE)
 LETTERS = "ABCDEFGHIJ"
 MIN_CHOICES = 2
@@ -101,14 +105,14 @@ def _choices_reader(row: TableRow, path: Path, taken: set[str | None]) -> Any:
     Raises:
         InputError: there are no columns of choices.
     """
-    column = find_column(None, LIST_COLUMNS, row, "choices", path)
+    column = find_column(None, CHOICE_COLUMNS, row, "choices", path)
     if column is not None:
         return lambda row: _listed(row.get(column))
     named = [name for name in row if OPTION_COLUMN.fullmatch(name) and name not in taken]
     letters = [name for name in row if name in LETTERS and name not in taken]
     columns = sorted(named or letters, key=_order)
     if len(columns) < MIN_CHOICES:
-        usual = (*LIST_COLUMNS, "choice0 and choice1", "A and B")
+        usual = (*CHOICE_COLUMNS, "choice0 and choice1", "A and B")
         raise InputError(
             f"{path}: no columns of choices: {', '.join(usual)}, ... Columns: {', '.join(row)}."
         )
