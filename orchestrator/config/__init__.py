@@ -10,8 +10,8 @@ from orchestrator.config.job import (
     RunSection,
 )
 from orchestrator.config.load import dump_yaml, json_schema, load_config, validate_config
+from orchestrator.config.messages import did_you_mean, nearest
 from orchestrator.config.model import StrictModel, collect_problems, require_no_problems
-from orchestrator.config.suggest import did_you_mean, nearest
 
 __all__ = [
     "NAME_PATTERN",

@@ -1,7 +1,9 @@
-"""Sections that every job's config has, and the result of every job."""
+"""Sections of every job's config, configs of verbs that need no file, and the result of a job."""
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+import json
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -12,6 +14,10 @@ NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 """Names of runs, packages and aliases: safe as a folder name on every file system."""
 
 Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
+
+
+NAMELESS = ("run", "cluster")
+"""Sections that say where a job runs; they are not part of its name."""
 
 
 class RunSection(StrictModel):
@@ -119,3 +125,26 @@ class JobResult(StrictModel):
                 self.package or "the package", self.reasons, self.model_dump(mode="json")
             )
         return self
+
+
+class CommandConfig(JobConfig):
+    """Config of a verb that needs no file: ``orchestrator evaluate package=spam data.source=...``.
+
+    Where ``run.name`` is not given, the run is named after its settings.
+    The same command continues its run; another one gets a folder of its own.
+    """
+
+    verb: ClassVar[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_name(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        section = data.get("run", {})
+        if not isinstance(section, Mapping) or "name" in section:
+            return data
+        settings = {key: value for key, value in data.items() if key not in NAMELESS}
+        text = json.dumps([settings, section.get("zoo")], sort_keys=True, default=str)
+        name = f"{cls.verb}-{sha256(text.encode()).hexdigest()[:12]}"
+        return {**data, "run": {**section, "name": name}}

@@ -20,8 +20,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar
 
+from orchestrator.config.messages import nearest
 from orchestrator.config.model import StrictModel
-from orchestrator.config.suggest import nearest
 from orchestrator.errors import InputError
 
 ENTRY_POINT_GROUP = "orchestrator.components"

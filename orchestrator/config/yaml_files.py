@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from orchestrator.config.messages import nearest
 from orchestrator.config.model import join
-from orchestrator.config.suggest import nearest
 from orchestrator.errors import ConfigError, Problem
 
 MAX_BYTES = 4 * 2**20

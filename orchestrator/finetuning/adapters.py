@@ -17,8 +17,8 @@ from orchestrator.modeling.huggingface.sources import PROCESSOR_FILES, locate
 from orchestrator.modeling.lora import merged_state
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model, read_config, write_model
+from orchestrator.storage.atomic import temporary_sibling
 from orchestrator.storage.operations import replace
-from orchestrator.storage.temporary import temporary_sibling
 from orchestrator.zoo import Package, Zoo
 from orchestrator.zoo.gate import Promotion
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from orchestrator.config import ClusterSection
-from orchestrator.config.command import CommandConfig
+from orchestrator.config.job import CommandConfig
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from orchestrator.config import ClusterSection
-from orchestrator.config.command import CommandConfig
+from orchestrator.config.job import CommandConfig
 from orchestrator.errors import Problem
 from orchestrator.modeling.generation.config import GenerationConfig
 

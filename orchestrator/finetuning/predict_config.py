@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from orchestrator.config.command import CommandConfig
+from orchestrator.config.job import CommandConfig
 from orchestrator.errors import Problem
 
 Format = Literal["parquet", "jsonl"]

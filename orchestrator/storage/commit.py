@@ -14,10 +14,10 @@ from typing import Any
 
 from orchestrator.errors import OrchestratorError, StageError
 from orchestrator.storage import operations
+from orchestrator.storage.atomic import ASIDE, MARK, is_temporary, temporary_sibling
 from orchestrator.storage.failures import explained, remote_write_explained
 from orchestrator.storage.files import scan, sha256_file
 from orchestrator.storage.json_files import json_bytes
-from orchestrator.storage.temporary import ASIDE, MARK, is_temporary, temporary_sibling
 from orchestrator.storage.uris import local_path, remote_filesystem
 
 MANIFEST_NAME = "manifest.json"

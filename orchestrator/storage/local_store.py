@@ -7,18 +7,18 @@ from typing import Any
 
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import operations
-from orchestrator.storage.atomic import atomic_write_bytes
+from orchestrator.storage.atomic import (
+    GRACE_S,
+    atomic_write_bytes,
+    is_temporary,
+    sweep_temporary,
+    temporary_sibling,
+)
 from orchestrator.storage.commit import commit_new_folder
 from orchestrator.storage.failures import explained
 from orchestrator.storage.files import scan, sha256_file
 from orchestrator.storage.json_files import read_limited
 from orchestrator.storage.locks import locked
-from orchestrator.storage.temporary import (
-    GRACE_S,
-    is_temporary,
-    sweep_temporary,
-    temporary_sibling,
-)
 
 LOCK_DEADLINE_S = 60.0
 """Seconds that a writer waits for the lock of another one."""

@@ -10,10 +10,10 @@ from typing import Any
 
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import operations
+from orchestrator.storage.atomic import GRACE_S, is_temporary
 from orchestrator.storage.commit import CLAIM, MANIFEST_NAME, commit_new_folder
 from orchestrator.storage.failures import explained, remote_explained, remote_write_explained
 from orchestrator.storage.locks import POLL_S, LockedError
-from orchestrator.storage.temporary import GRACE_S, is_temporary
 from orchestrator.storage.uris import remote_filesystem
 
 LOCK_DEADLINE_S = 60.0

@@ -15,11 +15,10 @@ from orchestrator.config import JobConfig, JobResult, dump_yaml, load_config
 from orchestrator.config.model import show
 from orchestrator.config.yaml_files import parse_yaml, read_text
 from orchestrator.errors import ConfigError, InputError, IntegrityError, Problem
-from orchestrator.storage.atomic import atomic_write_json, atomic_write_text
+from orchestrator.storage.atomic import atomic_write_json, atomic_write_text, sweep_temporary
 from orchestrator.storage.files import sha256_bytes
 from orchestrator.storage.json_files import Model, json_bytes, jsonable, parse_model, read_json
 from orchestrator.storage.locks import FileLock, LockedError
-from orchestrator.storage.temporary import sweep_temporary
 from orchestrator.storage.uris import local_path
 
 CONFIG_NAME = "job.yaml"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import IntegrityError
+from orchestrator.storage.atomic import is_temporary
 from orchestrator.storage.commit import MANIFEST_NAME
 from orchestrator.storage.files import scan, sha256_file, unsafe_reason
 from orchestrator.storage.json_files import read_json
-from orchestrator.storage.temporary import is_temporary
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 logger = logging.getLogger(__name__)

@@ -1,9 +1,15 @@
-"""A package in the making: a scratch folder that becomes the next version, or disappears."""
+"""A package in the making: a scratch folder that becomes the next version, or disappears.
 
+Its producer gets the source revision and the library versions, read without importing a library.
+"""
+
+import functools
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,12 +22,18 @@ from orchestrator.storage.commit import FolderExistsError
 from orchestrator.storage.failures import explained, is_full
 from orchestrator.storage.files import scan
 from orchestrator.storage.json_files import jsonable
-from orchestrator.zoo.cache import cache_folder
 from orchestrator.zoo.card import CARD_NAME, write_card
-from orchestrator.zoo.manifest import MANIFEST_NAME, Kind, Manifest, Parent, build_task, now
+from orchestrator.zoo.manifest import (
+    MANIFEST_NAME,
+    Kind,
+    Manifest,
+    Parent,
+    Producer,
+    build_task,
+    now,
+)
 from orchestrator.zoo.names import require_name, version_name
-from orchestrator.zoo.package import Package
-from orchestrator.zoo.provenance import complete_producer
+from orchestrator.zoo.package import Package, cache_folder
 from orchestrator.zoo.safety import require_allowed_names, require_sane_tensors
 
 if TYPE_CHECKING:
@@ -29,6 +41,23 @@ if TYPE_CHECKING:
 
 MAX_TRIES = 10_000
 """Versions tried when other writers keep taking the next one."""
+
+
+LIBRARIES = (
+    "ray-model-orchestrator",
+    "ray",
+    "torch",
+    "deepspeed",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+)
+GIT_TIMEOUT_S = 5.0
 
 
 class Draft:
@@ -176,3 +205,42 @@ class Draft:
 def _without_files(manifest: Manifest) -> dict[str, JsonValue]:
     """Return the manifest's content; the commit fills in the files."""
     return manifest.model_dump(mode="json", exclude={"files"})
+
+
+def complete_producer(given: dict[str, object]) -> Producer:
+    """Return a producer with what the stage gave, the git revision and the library versions."""
+    known: dict[str, object] = {"git_revision": git_revision(), "libraries": library_versions()}
+    producer: Producer = Producer.model_validate({**known, **given})
+    return producer
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """Return the installed versions of `LIBRARIES`."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # an optional library
+    return found
+
+
+@functools.cache
+def git_revision() -> str | None:
+    """Return the revision of this library's checkout, with ``-dirty`` after local changes.
+
+    None when it is installed without its repository, or without git.
+    """
+    source = Path(__file__).resolve().parents[2]
+    git = shutil.which("git")
+    if git is None or not (source / ".git").exists():
+        return None
+    command = [git, "-C", str(source), "describe", "--always", "--abbrev=40", "--dirty"]
+    try:
+        done = subprocess.run(  # noqa: S603  (fixed arguments, no shell)
+            command, capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from orchestrator.config import did_you_mean
-from orchestrator.config.suggest import listing
+from orchestrator.config.messages import listing
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage.stores import Store
 from orchestrator.zoo.aliases import Aliases, read_aliases, readable_aliases

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import InputError, IntegrityError, RefusedError, StageError
+from orchestrator.storage.atomic import GRACE_S
 from orchestrator.storage.stores import open_store
-from orchestrator.storage.temporary import GRACE_S
 from orchestrator.zoo.aliases import (
     LOCK_NAME,
     Aliases,
@@ -16,11 +16,8 @@ from orchestrator.zoo.aliases import (
     readable_aliases,
     update_aliases,
 )
-from orchestrator.zoo.audit import Ancestor, Finding, check, check_all, trace
 from orchestrator.zoo.card import CARD_NAME
-from orchestrator.zoo.collect import KEEP, Collection, plan_collection
 from orchestrator.zoo.draft import Draft
-from orchestrator.zoo.index import build_index
 from orchestrator.zoo.manifest import Kind, Parent
 from orchestrator.zoo.names import (
     CHAMPION,
@@ -29,6 +26,17 @@ from orchestrator.zoo.names import (
     require_alias,
     require_name,
     version_number,
+)
+from orchestrator.zoo.overview import (
+    KEEP,
+    Ancestor,
+    Collection,
+    Finding,
+    build_index,
+    check,
+    check_all,
+    plan_collection,
+    trace,
 )
 from orchestrator.zoo.package import Package
 from orchestrator.zoo.resolve import (

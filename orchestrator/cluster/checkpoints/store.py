@@ -29,9 +29,9 @@ from orchestrator.storage import (
     sweep_temporary,
     verify_folder,
 )
+from orchestrator.storage.atomic import MARK
 from orchestrator.storage.failures import explained
 from orchestrator.storage.json_files import parse_json, read_limited
-from orchestrator.storage.temporary import MARK
 from orchestrator.training.engine import Engine
 from orchestrator.training.events import CheckpointDamaged
 from orchestrator.training.worker_context import Extra, WorkerContext

@@ -33,9 +33,9 @@ from orchestrator.modeling.tensor_files import (
     weight_files,
     write_tensors,
 )
+from orchestrator.storage.atomic import temporary_sibling
 from orchestrator.storage.json_files import read_json
 from orchestrator.storage.operations import replace
-from orchestrator.storage.temporary import temporary_sibling
 from orchestrator.zoo.package import Package
 
 

@@ -12,13 +12,13 @@ import pytest
 
 from orchestrator.errors import StageError
 from orchestrator.storage import (
+    atomic,
     atomic_write_bytes,
     commit_folder,
     is_temporary,
     operations,
     read_json,
     sweep_temporary,
-    temporary,
     temporary_sibling,
     verify_folder,
 )
@@ -232,7 +232,7 @@ def test_sweeping_passes_over_what_its_writer_commits_at_this_moment(tmp_path, m
         return True
 
     temporary_sibling(tmp_path / "state").mkdir()
-    monkeypatch.setattr(temporary, "is_temporary", committed_meanwhile)
+    monkeypatch.setattr(atomic, "is_temporary", committed_meanwhile)
     assert sweep_temporary(tmp_path) == []
     assert os.listdir(tmp_path) == ["state"]
 

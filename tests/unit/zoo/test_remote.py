@@ -12,7 +12,7 @@ from orchestrator.errors import IntegrityError, StageError
 from orchestrator.storage import remote_store
 from orchestrator.storage.commit import FolderExistsError
 from orchestrator.zoo import Zoo
-from orchestrator.zoo.cache import cache_folder
+from orchestrator.zoo.package import cache_folder
 
 from .making import HISTORY, light, make
 

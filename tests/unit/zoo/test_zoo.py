@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import sha256_file
 from orchestrator.zoo import Zoo, manifest
-from orchestrator.zoo.index import COLUMNS
+from orchestrator.zoo.overview import COLUMNS
 
 from .making import HISTORY, light, make
 
