@@ -24,6 +24,9 @@ BUILTIN_EXAMPLES: dict[str, tuple[str, ...]] = {
 """Columns of the examples of each builtin, made by ``sources/<name>.py``. Digits are labelled rows
 as well."""
 
+OVERLAP = 64
+"""Tokens that neighboring windows of a long context share; at most half a window."""
+
 PYDOC_TASKS: dict[str, str] = {
     "library": "Which of eight libraries a docstring belongs to.",
     "kind": "Whether it describes a module, a class, a function or a method.",

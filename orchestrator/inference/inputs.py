@@ -12,9 +12,8 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from orchestrator.arrays import AnyArray, IntArray
-from orchestrator.data.processors.readings import Reading, read_texts, read_words
-from orchestrator.data.processors.windows import joined as joined_windows
-from orchestrator.data.processors.windows import read_windows
+from orchestrator.data.processors.readings import Reading, read_texts, read_windows, read_words
+from orchestrator.data.processors.readings import joined as joined_windows
 from orchestrator.data.rows.rows import WORD_BREAK, Rows
 from orchestrator.errors import InputError
 

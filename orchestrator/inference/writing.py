@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.arrays import AnyArray, IntArray
-from orchestrator.data.processors.prompts import end_id, prompt_ids, written_text
+from orchestrator.data.processors.readings import end_id, prompt_ids, written_text
 from orchestrator.data.rows.rows import Rows
 from orchestrator.errors import InputError
 from orchestrator.inference.models import LoadedModel, Writing

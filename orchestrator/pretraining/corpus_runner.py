@@ -25,7 +25,7 @@ def check(config: CorpusJobConfig) -> str:
     Raises:
         InputError: The source or the tokenizer is not there.
     """
-    from orchestrator.data.sharded.estimate import describe
+    from orchestrator.data.sharded.survey import describe
 
     cluster = config.cluster
     rows = {

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from orchestrator.data.documents import open_documents
-from orchestrator.data.entries import list_entries, split_entries
 from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.samples.kinds import ExamplesConfig
+from orchestrator.data.sources.opening import list_entries, open_documents, split_entries
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.estimate import (
     ModelSizes,

@@ -1,5 +1,6 @@
-"""Addresses: what is a local path, and which fsspec filesystem serves the rest."""
+"""Addresses: local paths, the fsspec filesystem of the rest, and the user's cache folder."""
 
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -51,3 +52,15 @@ def remote_filesystem(uri: str) -> tuple[Any, str]:
             f"{uri!r}: {protocol}:// cannot be used ({error}). Use {known}."
         ) from error
     return fs, str(path)
+
+
+def cache_folder() -> Path:
+    """Return the user's folder for local copies and drafts of remote zoos, and for parsed sources.
+
+    ``$ORCHESTRATOR_CACHE``, else ``$XDG_CACHE_HOME/ray-model-orchestrator``, else under
+    ``~/.cache``.
+    """
+    if chosen := os.environ.get("ORCHESTRATOR_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "ray-model-orchestrator"

@@ -22,6 +22,7 @@ from orchestrator.storage.commit import FolderExistsError
 from orchestrator.storage.failures import explained, is_full
 from orchestrator.storage.files import scan
 from orchestrator.storage.json_files import jsonable
+from orchestrator.storage.uris import cache_folder
 from orchestrator.zoo.card import CARD_NAME, write_card
 from orchestrator.zoo.manifest import (
     MANIFEST_NAME,
@@ -33,7 +34,7 @@ from orchestrator.zoo.manifest import (
     now,
 )
 from orchestrator.zoo.names import require_name, version_name
-from orchestrator.zoo.package import Package, cache_folder
+from orchestrator.zoo.package import Package
 from orchestrator.zoo.safety import require_allowed_names, require_sane_tensors
 
 if TYPE_CHECKING:

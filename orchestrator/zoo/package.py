@@ -4,7 +4,6 @@ Packages of an object store are read from verified local copies.
 """
 
 import hashlib
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from orchestrator.storage.failures import explained
 from orchestrator.storage.files import sha256_bytes
 from orchestrator.storage.json_files import MAX_JSON_BYTES, Model, parse_json, parse_model
 from orchestrator.storage.stores import Store
+from orchestrator.storage.uris import cache_folder
 from orchestrator.storage.verify import require_digest, require_sizes, verify_folder
 from orchestrator.zoo.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from orchestrator.zoo.safety import require_allowed_names, require_sane_tensors
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HISTORY_NAME = "history.parquet"
-
-
-CACHE_VARIABLE = "ORCHESTRATOR_CACHE"
 
 
 class Package:
@@ -212,18 +209,6 @@ class Package:
         for name in self.manifest.files:
             if name.endswith(".safetensors"):
                 require_sane_tensors(folder / name)
-
-
-def cache_folder() -> Path:
-    """Return where local copies and drafts of remote zoos lie.
-
-    ``$ORCHESTRATOR_CACHE``, else ``$XDG_CACHE_HOME/ray-model-orchestrator``, else under
-    ``~/.cache``.
-    """
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ray-model-orchestrator"
 
 
 def local_copy(store: Store, manifest: Manifest, manifest_bytes: bytes) -> Path:

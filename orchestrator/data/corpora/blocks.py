@@ -2,7 +2,8 @@
 
 A document is framed ``[CLS] tokens [SEP]`` and documents follow one another without a gap; only the
 last block of a file is padded, so no token is lost. The three special tokens never come from text,
-therefore they mark the document boundaries and the padding, and nothing else has to be stored.
+therefore they mark the document boundaries and the padding, and nothing else has to be stored. The
+writer of a split also stores the borders of its documents and sentences beside the blocks.
 
 Shapes: B batch, S block size, V vocabulary.
 """
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from orchestrator.arrays import IntArray
-from orchestrator.data.corpora.border_table import BorderTable, borders_path
+from orchestrator.data.corpora.border_table import BORDERS, BorderTable, borders_path
 from orchestrator.data.spec import CLS, PAD, SEP
 from orchestrator.errors import IntegrityError
 
@@ -24,6 +25,7 @@ TOKENS_PER_BATCH = 1 << 20  # written at once
 COUNTED_TOKENS = 1 << 26  # a larger sample does not improve the frequencies
 COUNTED_BLOCKS = 1024  # read at once
 COLUMN = "input_ids"
+ROWS_PER_BATCH = 1 << 14
 
 
 class BlockWriter:
@@ -220,3 +222,49 @@ def map_blocks(path: Path) -> tuple[list[npt.NDArray[np.integer]], int]:
     return [
         column.values.to_numpy(zero_copy_only=True).reshape(-1, size) for column in columns
     ], size
+
+
+class SplitWriter(BlockWriter):
+    """Write the tokens of one split with the borders of its documents and sentences."""
+
+    def __init__(self, path: Path, block_size: int, vocab_size: int) -> None:
+        super().__init__(path, block_size, vocab_size)
+        self._rows: list[tuple[IntArray, IntArray, IntArray]] = []
+        self._unwritten = 0
+        self._borders = pa.ipc.new_file(str(borders_path(path)), BORDERS)
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def add_document(self, ids: list[int], sentences: IntArray) -> None:
+        """Append one document.
+
+        Args:
+            ids: Its tokens, without special tokens.
+            sentences: Number of tokens of each of its sentences; together all of them.
+        """
+        begin = self.add(ids)
+        starts = begin + np.cumsum(sentences) - sentences
+        first = np.zeros(len(sentences), dtype=np.int64)
+        first[0] = 1
+        self._rows.append((starts, sentences, first))
+        self._unwritten += len(sentences)
+        if self._unwritten >= ROWS_PER_BATCH:
+            self._write_borders()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if kind is None and self._rows:
+            self._write_borders()
+        self._borders.close()
+
+    def _write_borders(self) -> None:
+        columns = [np.concatenate(column) for column in zip(*self._rows, strict=True)]
+        arrays = [pa.array(c, type=f.type) for c, f in zip(columns, BORDERS, strict=True)]
+        self._borders.write_batch(pa.record_batch(arrays, schema=BORDERS))
+        self._rows, self._unwritten = [], 0

@@ -17,15 +17,13 @@ import numpy as np
 
 from orchestrator.data.corpora.blocks import TokenBlocks
 from orchestrator.data.corpora.manifests import CORPUS_FORMAT, CorpusManifest
-from orchestrator.data.documents import open_documents
 from orchestrator.data.processors.subwords import sentinel_ids
 from orchestrator.data.processors.text import TOKENIZER, TextProcessor
-from orchestrator.data.sharded.build import build, uncommit
-from orchestrator.data.sharded.check import check_corpus
+from orchestrator.data.sharded.build import build, check_corpus, uncommit
 from orchestrator.data.sharded.contracts import SPLITS
 from orchestrator.data.sharded.mapping import CorpusJob, Mapper, Watch, in_turn, no_watch
-from orchestrator.data.sharded.shard import blocks_file
-from orchestrator.data.sharded.shard_blocks import ShardedBlocks
+from orchestrator.data.sharded.shard import ShardedBlocks, blocks_file
+from orchestrator.data.sources.opening import open_documents
 from orchestrator.data.spec import SPECIAL_TOKENS, CorpusConfig
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import locked, sha256_file

@@ -26,13 +26,13 @@ from orchestrator.data.corpora.manifests import (
     TokenizerFile,
     read_as,
 )
-from orchestrator.data.entries import list_entries, split_entries
 from orchestrator.data.media.patch_codes import Codebook, patches_of
 from orchestrator.data.model_inputs import ModelInputs
 from orchestrator.data.processors.example_processor import ExampleProcessor, new_processor
 from orchestrator.data.processors.text import TOKENIZER, TextProcessor, chosen_tokenizer
 from orchestrator.data.samples.kinds import ExamplesConfig, MaskedPatchesConfig
 from orchestrator.data.sources.contents import TRAIN, VALIDATION, Entry
+from orchestrator.data.sources.opening import list_entries, split_entries
 from orchestrator.data.spec import CorpusConfig, TokenizerConfig
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import commit_folder, sha256_file, temporary_sibling, verify_folder

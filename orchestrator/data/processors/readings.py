@@ -1,9 +1,17 @@
-"""Tokenization with offsets: the characters and the word of each token.
+"""Tokenization for tasks: with offsets, in windows of long contexts, and as prompts with answers.
 
-Tasks whose answers lie in the text (tags, extracted answers) need it to decode; the arrays are
-those of ``TextProcessor.arrays`` and ``word_arrays``.
+Tasks whose answers lie in the text (tags, extracted answers) need the characters and the word of
+each token to decode; the arrays are those of ``TextProcessor.arrays`` and ``word_arrays``.
 
-Shapes: B texts, S tokens.
+Windows are those of Devlin et al.'s ``run_squad``: a context that does not fit is cut every
+``room - overlap`` tokens, so that neighbors share ``overlap`` tokens; windows end with the one that
+reaches the end. Each is read with its whole question.
+
+A prompt begins as the tokenizer begins a text ([CLS], <s>, or nothing) and stays open at its end.
+An answer is read as running text goes on, with a blank before it, and ends with the tokenizer's end
+token. Prompt and answer are tokenized apart, so that training and writing see the same tokens.
+
+Shapes: B texts, S tokens of a text or window.
 """
 
 from collections.abc import Sequence
@@ -15,11 +23,16 @@ import numpy as np
 
 from orchestrator.arrays import IntArray
 from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.spec import OVERLAP
+from orchestrator.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
     from orchestrator.data.processors.text import Arrays
+
+MIN_ROOM = 2
+"""Tokens of question and context below which nothing can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +111,122 @@ def reading_of(encoding: "Encoding", text: str, sequence: int) -> Reading:
         np.where(inside[:, None], offsets, 0),
         np.where(inside, np.asarray(words, dtype=np.int64), -1),
     )
+
+
+Window = tuple["Encoding", Reading]
+"""One sequence as the model reads it, and the places of its tokens."""
+
+
+def read_windows(
+    processor: TextProcessor,
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    max_length: int | None = None,
+    overlap: int = OVERLAP,
+) -> list[list[Window]]:
+    """Tokenize questions with the windows of their contexts.
+
+    A question may take half the room; what is longer is cut at its end.
+
+    Args:
+        processor: the tokenizer.
+        questions: N questions.
+        contexts: N contexts.
+        max_length: limit of a window in tokens; None takes the processor's.
+        overlap: tokens that neighbors share.
+
+    Returns:
+        The windows of each row, at least one. Words of a reading are those of the context.
+
+    Raises:
+        InputError: the limit leaves no room for question and context.
+    """
+    limit = processor.max_length if max_length is None else max_length
+    room = limit - processor.tokenizer.num_special_tokens_to_add(True)
+    if room < MIN_ROOM:
+        raise InputError(
+            f"max_length {limit} leaves no room for a question and a context. Raise it."
+        )
+    first = processor.tokenizer.encode_batch(list(questions), add_special_tokens=False)
+    second = processor.tokenizer.encode_batch(list(contexts), add_special_tokens=False)
+    found: list[list[Window]] = []
+    for question, context, text in zip(first, second, contexts, strict=True):
+        question.truncate(max(room // 2, room - len(context)))
+        left = room - len(question)
+        context.truncate(left, stride=min(overlap, left // 2))
+        parts = [context, *context.overflowing]
+        framed = [processor.tokenizer.post_process(question, part, True) for part in parts]
+        found.append([(each, reading_of(each, text, 1)) for each in framed])
+    return found
+
+
+def joined(readings: Sequence[Reading]) -> Reading:
+    """Return the windows of one context as one reading, their tokens one after the other."""
+    lengths = [len(reading.words) for reading in readings]
+    return Reading(
+        readings[0].text,
+        np.concatenate([reading.offsets for reading in readings]),
+        np.concatenate([reading.words for reading in readings]),
+        tuple(int(start) for start in np.cumsum([0, *lengths[:-1]])),
+    )
+
+
+def place_of(reading: Reading, start: int, end: int) -> tuple[int, int] | None:
+    """Return the first and last token of the characters from start to end.
+
+    None: the window does not have all of them.
+    """
+    inside = np.flatnonzero(reading.words >= 0)
+    begins, ends = reading.offsets[inside].T
+    overlaps = np.flatnonzero((begins < end) & (ends > start))
+    if not len(overlaps) or begins[overlaps[0]] > start or ends[overlaps[-1]] < end:
+        return None
+    return int(inside[overlaps[0]]), int(inside[overlaps[-1]])
+
+
+def end_id(processor: TextProcessor) -> int:
+    """Return the token that ends a text: the end token, else the separator.
+
+    Raises:
+        InputError: the tokenizer has neither.
+    """
+    special = processor.settings.special
+    found = special.get("eos", special.get("sep"))
+    if found is None:
+        raise InputError("this tokenizer has no token that ends a text (eos or sep).")
+    return found
+
+
+def prompt_ids(
+    processor: TextProcessor, prompts: Sequence[str], limit: int | None = None
+) -> list[IntArray]:
+    """Return the tokens of prompts; of one that is too long, the last ``limit``."""
+    texts = [prompt.rstrip() for prompt in prompts]
+    encodings = processor.tokenizer.encode_batch(texts, add_special_tokens=True)
+    found = []
+    for encoding in encodings:
+        ids = np.asarray(encoding.ids, dtype=np.int64)
+        ordinary = np.flatnonzero(np.asarray(encoding.special_tokens_mask) == 0)
+        # What the tokenizer puts behind a text would end it.
+        ids = ids[: ordinary[-1] + 1] if len(ordinary) else ids[:1]
+        begin = int(ordinary[0]) if len(ordinary) else 0
+        if limit is not None and len(ids) > limit:
+            rest = max(limit - begin, 0)
+            ids = np.concatenate([ids[:begin], ids[len(ids) - rest :]])[:limit]
+        found.append(ids)
+    return found
+
+
+def answer_ids(
+    processor: TextProcessor, answers: Sequence[str], limit: int | None = None
+) -> list[IntArray]:
+    """Return the tokens of answers with the end token; of one that is too long, the first."""
+    end = end_id(processor)
+    encoded = processor.encode([f" {answer.strip()}" for answer in answers])
+    found = [np.asarray([*ids, end], dtype=np.int64) for ids in encoded]
+    return found if limit is None else [ids[:limit] for ids in found]
+
+
+def written_text(processor: TextProcessor, ids: Sequence[int]) -> str:
+    """Return the text of written tokens, without blanks at both ends."""
+    return processor.decode(ids).strip()

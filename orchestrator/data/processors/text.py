@@ -22,21 +22,19 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from orchestrator.data.processors.subwords import (
-    Kind,
-    Texts,
-    Training,
-    add_sentinels,
-    continues_word,
-    train_tokenizer,
-)
-from orchestrator.data.processors.tokenizer_files import (
     DEFAULT_MAX_LENGTH,
     HUGGING_FACE,
     SETTINGS,
     TOKENIZER,
+    Kind,
     Side,
+    Texts,
     TokenizerSettings,
+    Training,
+    add_sentinels,
+    continues_word,
     read_settings,
+    train_tokenizer,
 )
 from orchestrator.data.spec import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, CorpusConfig
 from orchestrator.errors import InputError

@@ -5,8 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from orchestrator.data.rows.labels import CLASSES, LabelForm, Labels
-from orchestrator.data.rows.records import Record
-from orchestrator.data.rows.rows import Rows, TaskData
+from orchestrator.data.rows.rows import Record, Rows, TaskData
 from orchestrator.data.rows.splitting import cap_indices, split_groups, split_indices
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError

@@ -21,8 +21,7 @@ import numpy.typing as npt
 from orchestrator.arrays import IntArray
 from orchestrator.config import did_you_mean
 from orchestrator.data.rows.guesses import guess_classes
-from orchestrator.data.rows.records import Reader, Record, TableRow
-from orchestrator.data.rows.rows import Rows
+from orchestrator.data.rows.rows import Reader, Record, Rows, TableRow
 from orchestrator.data.sources.columns import (
     CHOICE_COLUMNS,
     LABEL_COLUMNS,

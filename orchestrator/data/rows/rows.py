@@ -1,6 +1,7 @@
-"""Labelled rows in memory, and the task they belong to."""
+"""Labelled rows: one as it was read, many in memory, and the task they belong to."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from orchestrator.errors import InputError
 
 WORD_BREAK = "\n"
 """Between the words of a text that has a tag for each."""
+TableRow = Mapping[str, object]
+"""Cells of one row of a table, by column."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,3 +132,30 @@ class TaskData:
         """
         answer = np.bincount(self.train.labels, minlength=len(self.label_names)).argmax()
         return float((self.test.labels == answer).mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One labelled row.
+
+    Attributes:
+        label: words of the label, as its form reads them.
+        text: the text, or the first of two.
+        pair: the second text.
+        choices: candidates; one of them is right.
+        negative: a text that does not belong to ``text``.
+        picture: content of an image file.
+        sound: content of a sound file.
+    """
+
+    label: tuple[str, ...]
+    text: str = ""
+    pair: str | None = None
+    choices: tuple[str, ...] | None = None
+    negative: str | None = None
+    picture: bytes | None = None
+    sound: bytes | None = None
+
+
+Reader = Callable[[TableRow, Counter[str]], Record | None]
+"""Reads a row, or counts why it cannot be used."""

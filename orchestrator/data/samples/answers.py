@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from orchestrator.arrays import IntArray
+from orchestrator.data.processors.readings import place_of, read_windows
 from orchestrator.data.processors.text import TextProcessor
-from orchestrator.data.processors.window_sizes import OVERLAP
-from orchestrator.data.processors.windows import place_of, read_windows
 from orchestrator.data.rows.rows import Rows, require_pairs
 from orchestrator.data.samples.base import Batch
+from orchestrator.data.spec import OVERLAP
 from orchestrator.errors import InputError
 
 NOWHERE = (0, 0)
@@ -42,7 +42,7 @@ class AnswerSamples:
             processor: tokenizer.
             target_name: target that is trained.
             max_length: limit of a window in tokens; None takes the processor's.
-            overlap: tokens that neighbouring windows share.
+            overlap: tokens that neighboring windows share.
 
         Raises:
             InputError: there are no rows, no contexts or no tokenizer.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from orchestrator.arrays import IntArray
-from orchestrator.data.processors.prompts import answer_ids, prompt_ids
+from orchestrator.data.processors.readings import answer_ids, prompt_ids
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.base import Batch

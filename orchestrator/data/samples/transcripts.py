@@ -19,7 +19,7 @@ from orchestrator.data.media.audio import AudioProcessor
 from orchestrator.data.media.augmentation import mask_spectrograms
 from orchestrator.data.media.augmentation_config import SpecAugmentConfig
 from orchestrator.data.processors.example_processor import ExampleProcessor
-from orchestrator.data.processors.prompts import end_id
+from orchestrator.data.processors.readings import end_id
 from orchestrator.data.samples.base import Batch, SampleInputs
 from orchestrator.data.samples.kinds import TranscriptsConfig
 from orchestrator.data.samples.masking import IGNORED

@@ -1,4 +1,4 @@
-"""Build of a committed corpus from its sources: survey, tokenizer, shards, manifest.
+"""Build of a committed corpus from its sources, and the integrity check of one.
 
     corpus-<digest>/
       plan.json                 pieces, and the rule for held-out documents
@@ -8,6 +8,11 @@
 
 The folder grows in place. An interrupted build resumes: the plan is written as soon as it and the
 tokenizer are fixed, and a finished shard stays. The order of the work does not change the bytes.
+
+Every process checks names and sizes, and the hashes of small files: plan, tokenizer, sidecars. The
+driver of a job also hashes the shards: all of them up to one gibibyte, beyond that a sample of one
+gibibyte at equal distances, because hashing a large corpus takes minutes. A shard is also hashed
+when it is written and when an interrupted build resumes.
 """
 
 import json
@@ -18,9 +23,16 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from orchestrator.data.corpora.manifests import CorpusManifest, ShardCounts
+from orchestrator.data.corpora.manifests import (
+    CORPUS_FORMAT,
+    CorpusManifest,
+    FileEntry,
+    ShardCounts,
+    read_as,
+)
+from orchestrator.data.corpora.prepared import KIND
+from orchestrator.data.processors.subwords import HUGGING_FACE, SETTINGS, TOKENIZER
 from orchestrator.data.processors.text import TextProcessor, chosen_tokenizer
-from orchestrator.data.processors.tokenizer_files import HUGGING_FACE, SETTINGS, TOKENIZER
 from orchestrator.data.sharded.contracts import (
     SPLITS,
     Plan,
@@ -35,16 +47,20 @@ from orchestrator.data.sharded.mapping import CorpusJob, Mapper, Watch, with_pro
 from orchestrator.data.sharded.shard import build_shard, entry_of, sidecar_file
 from orchestrator.data.sharded.survey import Sample, survey
 from orchestrator.errors import IntegrityError
-from orchestrator.storage import atomic_write_json, read_json, sha256_file
+from orchestrator.storage import atomic_write_json, read_json, read_manifest, sha256_file
 from orchestrator.storage.commit import MANIFEST_NAME
 from orchestrator.storage.failures import explained
+from orchestrator.storage.files import scan
 from orchestrator.storage.operations import make_folder, remove, sync_file
+from orchestrator.storage.verify import require_hash, require_sizes
 
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
 TOKENIZER_FILES = (TOKENIZER, SETTINGS, HUGGING_FACE)
 STEP = "shard"
+SMALL_BYTES = 1 << 20
+HASHED_BYTES = 1 << 30
 
 
 def build(job: CorpusJob, mapper: Mapper, watch: Watch) -> None:
@@ -158,3 +174,42 @@ def _blocks(sidecars: Sequence[Sidecar], sources: int) -> dict[str, tuple[int, .
         )
         for split in SPLITS
     }
+
+
+def check_corpus(folder: Path, thorough: bool) -> CorpusManifest:
+    """Check a committed corpus.
+
+    Args:
+        folder: Folder of the corpus.
+        thorough: Also hash the shards.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        IntegrityError: It is not a corpus of this format, or a file is missing, changed or not
+            listed.
+    """
+    stored = read_manifest(folder)
+    found = scan(folder)
+    found.pop(MANIFEST_NAME, None)
+    require_sizes(str(folder), stored["files"], found)
+    if stored.get("kind") != KIND or stored.get("format") != CORPUS_FORMAT:
+        raise IntegrityError(
+            f"{folder}: is a {stored.get('kind')} of format {stored.get('format')}, and this "
+            f"version reads a {KIND} of format {CORPUS_FORMAT}. Build it again."
+        )
+    manifest = read_as(CorpusManifest, stored, folder)
+    files = manifest.files
+    small = [name for name, entry in files.items() if entry.bytes <= SMALL_BYTES]
+    large = [name for name, entry in files.items() if entry.bytes > SMALL_BYTES]
+    for name in [*small, *(_sampled(large, files) if thorough else ())]:
+        require_hash(folder / name, files[name].sha256)
+    return manifest
+
+
+def _sampled(names: list[str], files: dict[str, FileEntry]) -> list[str]:
+    """Return the names, or a sample at equal distances of about one gibibyte."""
+    total = sum(files[name].bytes for name in names)
+    count = len(names) if total <= HASHED_BYTES else max(1, len(names) * HASHED_BYTES // total)
+    return [names[number * len(names) // count] for number in range(count)]

@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from orchestrator.data.documents import open_documents
 from orchestrator.data.sharded.contracts import BuiltShard, PieceCounts, PieceTask, ShardTask
 from orchestrator.data.sources.contents import Documents
+from orchestrator.data.sources.opening import open_documents
 from orchestrator.data.spec import CorpusConfig
 
 Input = TypeVar("Input", PieceTask, ShardTask)

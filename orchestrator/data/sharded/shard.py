@@ -1,4 +1,4 @@
-"""One shard: the documents of a piece, tokenized, split and packed.
+"""Shards: written from the documents of a piece, and read as one sequence of blocks.
 
 Files of shard 7: ``train-00007.arrow`` and ``validation-00007.arrow`` with the blocks, the borders
 of their sentences beside each (``.sentences.arrow``), and ``shard-00007.json``, the sidecar: a hash
@@ -8,17 +8,20 @@ again.
 
 Packing ends with the shard: its last block is padded. Carrying the rest of a block into the next
 shard would save less than one block per shard, and make every shard depend on all earlier ones.
+
+A reader opens a shard at its first use.
 """
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
-from orchestrator.data.corpora.border_table import borders_path
-from orchestrator.data.corpora.borders import SplitWriter
+from orchestrator.arrays import IntArray
+from orchestrator.data.corpora.blocks import SplitWriter, TokenBlocks, map_blocks
+from orchestrator.data.corpora.border_table import BorderTable, borders_path
 from orchestrator.data.corpora.manifests import FileEntry
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.samples.passages import encode_sentences
@@ -43,6 +46,7 @@ from orchestrator.storage.operations import make_folder, replace, sync_file
 
 DOCUMENTS_PER_BATCH = 512
 CHARACTERS_PER_BATCH = 1 << 18  # encodings take a hundred times the memory of their text
+OPEN_SHARDS = 256  # open maps; each holds a file descriptor, and a process has about a thousand
 
 
 def blocks_file(split: str, number: int) -> str:
@@ -179,3 +183,49 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+class ShardedBlocks(TokenBlocks):
+    """The blocks of a split over all shards; they and their borders stay on disk."""
+
+    def __init__(
+        self, paths: Sequence[Path], sizes: Sequence[int], block_size: int, parts: tuple[int, ...]
+    ) -> None:
+        """Take shards that need not be opened yet.
+
+        Args:
+            paths: Their files, in order.
+            sizes: Number of blocks of each.
+            block_size: S.
+            parts: Number of blocks of each source.
+        """
+        self._paths, self._sizes = list(paths), list(sizes)
+        self._lay_out(self._sizes, block_size, parts)
+        self._opened = lru_cache(maxsize=OPEN_SHARDS)(self._open)
+
+    @cached_property
+    def borders(self) -> BorderTable:
+        """Positions where documents and sentences begin in the stream of all shards.
+
+        Raises:
+            IntegrityError: A file is missing or damaged.
+        """
+        positions = (self._starts[:-1] * self.block_size).tolist()
+        return BorderTable([borders_path(path) for path in self._paths], positions)
+
+    def _open(self, number: int) -> TokenBlocks:
+        path = self._paths[number]
+        chunks, size = map_blocks(path)
+        found = TokenBlocks(chunks, size)
+        if (len(found), size) != (self._sizes[number], self.block_size):
+            raise IntegrityError(
+                f"{path}: has {len(found)} blocks of {size} tokens, the manifest says "
+                f"{self._sizes[number]} of {self.block_size}. Build the corpus again."
+            )
+        return found
+
+    def _take(self, number: int, indices: IntArray) -> IntArray:
+        return self._opened(number).rows(indices)
+
+    def _stretch(self, number: int, start: int, stop: int) -> IntArray:
+        return self._opened(number).span(start, stop)

@@ -17,7 +17,7 @@ from pathlib import Path
 from orchestrator.config import did_you_mean
 from orchestrator.data.rows.labelled import Table, Tables
 from orchestrator.data.rows.labels import LabelForm
-from orchestrator.data.rows.records import Reader
+from orchestrator.data.rows.rows import Reader
 from orchestrator.data.sources.columns import (
     TEXT_COLUMNS,
     find_column,

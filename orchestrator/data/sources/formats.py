@@ -1,10 +1,14 @@
-"""File formats: JSONL, TSV, CSV, Parquet, CoNLL and plain text, each as a stream of rows.
+"""File formats: JSONL, TSV, CSV, Parquet, CoNLL, plain text and JSON tables, as streams of rows.
 
 Text files are read as UTF-8, line by line, gzip included; Parquet row group by row group, a
 thousand rows at a time. A byte that is not UTF-8 is an error with its place; a row that cannot be
 used is counted by reason and left out.
 
 Every reader takes a range (see ``ranges``): bytes of a text file, row groups of Parquet.
+
+A JSON file is a list of rows, or the articles of SQuAD. A row of SQuAD is a question: ``title``,
+``context``, ``question``, ``answers`` (its list of ``{text, answer_start}``) and
+``is_impossible``, where the file has these.
 """
 
 import csv
@@ -13,12 +17,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.data.sources.json_tables import json_rows
 from orchestrator.errors import InputError
 
 Row = Mapping[str, object]
@@ -37,6 +40,7 @@ ROWS_PER_BATCH = 1024  # of Parquet; a row may be a whole article
 COPY_BYTES = 1 << 20
 MAX_CELL = 1 << 27  # characters of a CSV cell; csv's own limit is 128 KiB
 BYTE_ORDER_MARK = "\ufeff"
+ROWS_KEY = "data"
 
 
 def suffix_of(path: Path) -> str:
@@ -296,3 +300,40 @@ READERS: dict[str, Reader] = {
     CONLL: _read_conll,
     **dict.fromkeys(PLAIN_TEXT, _read_text),
 }
+
+
+def json_rows(path: Path, text: str) -> Iterator[Mapping[str, object]]:
+    """Yield the rows of a JSON file.
+
+    Args:
+        path: the file, for messages.
+        text: its content.
+
+    Raises:
+        InputError: it is not JSON, or has no rows.
+    """
+    try:
+        content: Any = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}.") from error
+    rows = content.get(ROWS_KEY) if isinstance(content, dict) else content
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(
+            f"{path} has no rows: a list of objects is wanted, or SQuAD's object with the key "
+            f"{ROWS_KEY!r}. One object per line is JSONL: call the file .jsonl."
+        )
+    for row in rows:
+        yield from _questions(path, row) if "paragraphs" in row else [row]
+
+
+def _questions(path: Path, article: dict[str, Any]) -> Iterator[Mapping[str, object]]:
+    """Yield the questions of an article of SQuAD."""
+    title = article.get("title")
+    try:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                yield {"title": title, "context": paragraph["context"], "answers": [], **question}
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: article {title!r} is not as SQuAD has them: paragraphs with context and qas."
+        ) from error

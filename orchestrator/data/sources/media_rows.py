@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.data.rows.labels import CLASSES, LabelForm
-from orchestrator.data.rows.records import Reader, Record, TableRow
+from orchestrator.data.rows.rows import Reader, Record, TableRow
 from orchestrator.data.sources.columns import MEDIA_COLUMNS, MEDIA_SUFFIXES, find_column
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError

@@ -1,31 +1,51 @@
-"""``builtin:pydoc``: docstrings of the installed libraries, parsed once and cached as Parquet.
+"""``builtin:pydoc`` and ``builtin:pydoc_pairs``: docstrings of the installed libraries.
 
 Only as many files are parsed as a cap needs. Libraries share a cap equally; what a small one cannot
-fill goes to the others. A second request with the same library versions reads the cache.
+fill goes to the others. Tables are cached as Parquet, written atomically and rebuilt when damaged:
+a second request with the same library versions reads the cache.
+
+A pair is the first paragraph of a docstring and the one after it: two texts that belong together,
+for vectors of sentences.
 """
 
 import hashlib
+import json
+import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from orchestrator.data.cache import cached_table
-from orchestrator.data.sources.docstrings import Docstring, read_docstrings
-from orchestrator.data.sources.libraries import (
+from orchestrator.data.sources.contents import Entries, Entry, no_media
+from orchestrator.data.sources.docstrings import (
+    Docstring,
     Library,
     find_library,
     list_files,
+    read_docstrings,
     usual_libraries,
     versions,
 )
+from orchestrator.data.spec import DatasetSpec
+from orchestrator.errors import StageError
+from orchestrator.storage import atomic_write_bytes
+from orchestrator.storage.uris import cache_folder
 
 Record = dict[str, object]
 
 FORMAT = 1  # part of every cache key: raise it when the parser or a task's rule changes
 COLUMNS = ["library", "label", "file", *Docstring._fields]
+PAIRS_FORMAT = 1
+DOCUMENTS = 20_000
+USUAL_ROWS = 4000
+LEAST_WORDS = 4
+logger = logging.getLogger(__name__)
+
+ATTRIBUTES = b"orchestrator"
 
 
 @dataclass
@@ -136,3 +156,74 @@ def corpus_records(
 
 def _libraries(names: Sequence[str] | None) -> list[Library]:
     return usual_libraries() if names is None else [find_library(name) for name in names]
+
+
+def pair_entries(spec: DatasetSpec, cache: Path | None) -> Entries:
+    """Return as many pairs as the cap says (4,000 without one)."""
+    rows = spec.max_rows or USUAL_ROWS
+    limit = min(DOCUMENTS, 4 * rows)
+    pairs: dict[str, str] = {}
+    for text in corpus_records(limit, None, cache).text:
+        first, _, rest = str(text).partition("\n\n")
+        second = rest.partition("\n\n")[0]
+        if min(len(first.split()), len(second.split())) >= LEAST_WORDS:
+            pairs.setdefault(first.strip(), second.strip())
+    found = [Entry(key=first, text=first, pair=second) for first, second in pairs.items()][:rows]
+    identity: dict[str, object] = {
+        "builtin": "pydoc_pairs",
+        "format": PAIRS_FORMAT,
+        "rows": rows,
+        "documents": corpus_identity(limit, None),
+    }
+    return Entries(lambda: identity, found, no_media)
+
+
+def cached_table(
+    name: str,
+    request: dict[str, object],
+    build: Callable[[], pd.DataFrame],
+    cache: Path | None,
+) -> pd.DataFrame:
+    """Return a table from the cache, or build it and keep it there.
+
+    Args:
+        name: Folder and beginning of the file name.
+        request: Everything that decides the table, JSON-able.
+        build: Makes the table; its ``attrs`` (JSON-able) are stored.
+        cache: Folder of the cache; None takes the user's.
+    """
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
+    path = (cache or cache_folder()) / f"{name}-{digest}.parquet"
+    frame = read_table(path)
+    if frame is None:
+        frame = build()
+        write_table(path, frame)
+        logger.info("event=table_cached name=%s rows=%d", name, len(frame))
+    return frame
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table and its ``attrs`` (JSON-able); a cache that cannot be written is left out."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    attributes = {**(table.schema.metadata or {}), ATTRIBUTES: json.dumps(frame.attrs).encode()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(attributes), sink, compression="zstd")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(path, sink.getvalue().to_pybytes())
+    except (OSError, StageError) as error:
+        logger.warning("event=cache_not_written path=%s reason=%r", path, str(error))
+
+
+def read_table(path: Path) -> pd.DataFrame | None:
+    """Read a table with its ``attrs``; None where there is none or it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        table = pq.read_table(path)
+        frame: pd.DataFrame = table.to_pandas()
+        frame.attrs = json.loads((table.schema.metadata or {})[ATTRIBUTES])
+    except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+        logger.warning("event=damaged_cache_rebuilt path=%s reason=%r", path, str(error))
+        return None
+    return frame

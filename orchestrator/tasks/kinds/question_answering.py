@@ -25,9 +25,9 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
 from orchestrator.arrays import AnyArray, FloatArray
-from orchestrator.data.processors.window_sizes import OVERLAP
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import LabelForm
+from orchestrator.data.spec import OVERLAP
 from orchestrator.errors import Problem
 from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.modeling.targets.task_configs import SpanConfig

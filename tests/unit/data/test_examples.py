@@ -11,7 +11,6 @@ import soundfile
 from PIL import Image
 
 from orchestrator.data.corpora.examples_corpus import open_examples, prepare_examples
-from orchestrator.data.entries import list_entries, split_entries
 from orchestrator.data.media.images import read_image
 from orchestrator.data.media.patch_codes import Codebook, patches_of
 from orchestrator.data.model_inputs import ModelInputs, PictureInput, SoundInput
@@ -28,6 +27,7 @@ from orchestrator.data.samples.kinds import (
 )
 from orchestrator.data.samples.masked_patches import BlockMasking
 from orchestrator.data.sources.morse import CODES, RATE, keying, synthesize
+from orchestrator.data.sources.opening import list_entries, split_entries
 from orchestrator.data.spec import PAD, SEP, CorpusConfig, DatasetSpec
 from orchestrator.data.steps import StepSource
 from orchestrator.errors import InputError, IntegrityError
@@ -190,8 +190,7 @@ def test_scenes_show_what_their_captions_say():
     assert [len(splits[name]) for name in ("train", "validation")] == [54, 6]
     digits = {name: {i for e in found for i in e.place} for name, found in splits.items()}
     assert not digits["train"] & digits["validation"]
-    from orchestrator.data.sources.digit_scenes import NAMES
-    from orchestrator.data.sources.digits import digit_pixels, read_digits
+    from orchestrator.data.sources.digits import NAMES, digit_pixels, read_digits
 
     rows = read_digits()
     pixels = digit_pixels(rows)

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.data.documents import open_documents
 from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.sources.opening import open_documents
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 

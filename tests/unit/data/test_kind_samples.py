@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.data.processors.prompts import answer_ids, prompt_ids
+from orchestrator.data.processors.readings import answer_ids, place_of, prompt_ids, read_windows
 from orchestrator.data.processors.text import TextProcessor
-from orchestrator.data.processors.windows import place_of, read_windows
 from orchestrator.data.rows.labels import object_array
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.answers import AnswerSamples

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from orchestrator.data.corpora.labelled_corpus import prepare_labelled
-from orchestrator.data.documents import open_documents
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.samples.base import SampleInputs, build_samples
 from orchestrator.data.samples.kinds import LabelledConfig
+from orchestrator.data.sources.opening import open_documents
 from orchestrator.data.spec import CorpusConfig, DatasetSpec
 from orchestrator.errors import InputError
 

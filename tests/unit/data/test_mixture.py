@@ -2,13 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.data import mixture
+from orchestrator.data import steps
 from orchestrator.data.corpora.corpus import prepare_corpus
-from orchestrator.data.mixture import CYCLE, Mixed, Shuffled, quotas
 from orchestrator.data.samples.block_samples import LmSamples, MlmSamples
 from orchestrator.data.samples.sentence_pairs import PairSamples
 from orchestrator.data.spec import CorpusConfig
-from orchestrator.data.steps import StepSource
+from orchestrator.data.steps import CYCLE, Mixed, Shuffled, StepSource, quotas
 from orchestrator.errors import InputError
 
 SIZES, WEIGHTS = (50, 7, 300), (3.0, 1.0, 4.0)
@@ -75,7 +74,7 @@ def test_a_source_without_samples_is_refused():
 
 @pytest.mark.parametrize("listed", [29, 30])
 def test_one_source_alone_is_a_permutation_an_epoch(monkeypatch, listed):
-    monkeypatch.setattr(mixture, "LISTED", listed)
+    monkeypatch.setattr(steps, "LISTED", listed)
     samples, epochs = Shuffled(30, 2).at(np.arange(90))
     for epoch in range(3):
         assert sorted(samples[epochs == epoch]) == list(range(30))

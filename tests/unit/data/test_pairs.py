@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.data.corpora.blocks import TokenBlocks
-from orchestrator.data.corpora.borders import SplitWriter
+from orchestrator.data.corpora.blocks import SplitWriter, TokenBlocks
 from orchestrator.data.samples.kinds import PairsConfig
 from orchestrator.data.samples.masking import IGNORED
 from orchestrator.data.samples.sentence_pairs import PairSamples

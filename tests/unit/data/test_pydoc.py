@@ -4,9 +4,8 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from orchestrator.data import cache as cache_room
-from orchestrator.data.sources import libraries, pydoc
-from orchestrator.data.sources.libraries import Library, find_library, list_files
+from orchestrator.data.sources import docstrings, pydoc
+from orchestrator.data.sources.docstrings import Library, find_library, list_files
 from orchestrator.data.sources.pydoc import Shelf, corpus_records, fill
 from orchestrator.errors import InputError
 
@@ -144,14 +143,6 @@ def test_a_library_that_is_not_installed_is_named(tmp_path):
 
 
 def test_usual_libraries_are_those_of_the_project():
-    names = [library.name for library in libraries.usual_libraries()]
+    names = [library.name for library in docstrings.usual_libraries()]
     assert {"stdlib", "torch", "numpy", "ray", "sklearn"} <= set(names)
     assert "moto" not in names
-
-
-def test_the_users_cache_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("ORCHESTRATOR_CACHE", str(tmp_path / "own"))
-    assert cache_room.default_cache() == tmp_path / "own"
-    monkeypatch.delenv("ORCHESTRATOR_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_room.default_cache() == tmp_path / "ray-model-orchestrator"

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.data.documents import open_documents
-from orchestrator.data.sharded.pieces import divide
+from orchestrator.data.sharded.contracts import divide
 from orchestrator.data.sources.contents import UNDIVIDED
+from orchestrator.data.sources.opening import open_documents
 from orchestrator.data.spec import DatasetSpec
 
 # Line ends, blanks that only Unicode knows, quotes, separators, several bytes a character.

@@ -4,8 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from orchestrator.data.corpora.blocks import BlockWriter, TokenBlocks
-from orchestrator.data.corpora.borders import SplitWriter
+from orchestrator.data.corpora.blocks import BlockWriter, SplitWriter, TokenBlocks
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.samples.passages import Passages, encode_sentences, sentence_starts
 from orchestrator.errors import InputError, IntegrityError
@@ -110,7 +109,7 @@ def packed(documents, room, longest):
 def test_passages_from_marks_are_those_of_one_reading(tmp_path, monkeypatch, room, longest):
     monkeypatch.setattr("orchestrator.data.samples.passages.MARKED", 3)
     monkeypatch.setattr("orchestrator.data.samples.passages.ROWS_AT_ONCE", 7)
-    monkeypatch.setattr("orchestrator.data.corpora.borders.ROWS_PER_BATCH", 10)
+    monkeypatch.setattr("orchestrator.data.corpora.blocks.ROWS_PER_BATCH", 10)
     rng = np.random.default_rng(1)
     sizes = [int(rng.choice([1, 2, 9, 60])) for _ in range(30)]
     documents = [rng.integers(1, rng.choice([3, 9, 90]), size).tolist() for size in sizes]
@@ -152,7 +151,7 @@ def test_blocks_and_borders_are_written_in_batches_of_their_own(
     tmp_path, monkeypatch, tokens, rows
 ):
     monkeypatch.setattr("orchestrator.data.corpora.blocks.TOKENS_PER_BATCH", tokens)
-    monkeypatch.setattr("orchestrator.data.corpora.borders.ROWS_PER_BATCH", rows)
+    monkeypatch.setattr("orchestrator.data.corpora.blocks.ROWS_PER_BATCH", rows)
     rng = np.random.default_rng(0)
     documents = [rng.integers(1, 30, rng.integers(1, 9)).tolist() for _ in range(40)]
     blocks = corpus_of(documents, tmp_path / "x.arrow")

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.data.corpora.blocks import TokenBlocks
-from orchestrator.data.corpora.borders import SplitWriter
+from orchestrator.data.corpora.blocks import SplitWriter, TokenBlocks
 from orchestrator.data.processors.subwords import add_sentinels, sentinel_ids
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.samples.denoising import DenoisingSamples, poisson

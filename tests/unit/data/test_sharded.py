@@ -11,7 +11,7 @@ from orchestrator.config import load_config, require_no_problems
 from orchestrator.data.corpora.blocks import TokenBlocks
 from orchestrator.data.corpora.corpus import find_corpus, open_corpus, prepare_corpus
 from orchestrator.data.samples.passages import Passages
-from orchestrator.data.sharded.shard_blocks import ShardedBlocks
+from orchestrator.data.sharded.shard import ShardedBlocks
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.errors import ConfigError, InputError, IntegrityError
 from orchestrator.pretraining.corpus_config import CorpusJobConfig
@@ -119,7 +119,7 @@ def test_passages_of_shards_are_those_of_each(corpus, monkeypatch, tables):
 
 
 def test_few_shards_are_open_at_once(corpus, monkeypatch):
-    monkeypatch.setattr("orchestrator.data.sharded.shard_blocks.OPEN_SHARDS", 2)
+    monkeypatch.setattr("orchestrator.data.sharded.shard.OPEN_SHARDS", 2)
     opened = open_corpus(corpus.path).train
     assert isinstance(opened, ShardedBlocks)
     before = len(os.listdir("/proc/self/fd"))
@@ -187,7 +187,7 @@ def test_only_a_damaged_shard_is_built_again(corpus, source, tmp_path):
 def test_workers_check_sizes_and_sidecars_and_the_driver_every_byte(corpus, source, tmp_path):
     folder = prepare_corpus(config(source), tmp_path).path
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.data.sharded.check.SMALL_BYTES", 0)
+        patch.setattr("orchestrator.data.sharded.build.SMALL_BYTES", 0)
         path = folder / "train-00002.arrow"
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

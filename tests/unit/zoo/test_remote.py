@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 from orchestrator.errors import IntegrityError, StageError
 from orchestrator.storage import remote_store
 from orchestrator.storage.commit import FolderExistsError
+from orchestrator.storage.uris import cache_folder
 from orchestrator.zoo import Zoo
-from orchestrator.zoo.package import cache_folder
 
 from .making import HISTORY, light, make
 

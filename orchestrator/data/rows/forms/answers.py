@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.data.rows.labels import FreeForm, Label, Labels, object_array
-from orchestrator.data.rows.records import Reader, Record, TableRow
-from orchestrator.data.rows.rows import Rows
+from orchestrator.data.rows.rows import Reader, Record, Rows, TableRow
 from orchestrator.data.sources.columns import find_column, usable_text
 from orchestrator.data.spec import DatasetSpec
 

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.data.rows.labels import FreeForm, Label, Labels
-from orchestrator.data.rows.records import Reader, Record, TableRow
-from orchestrator.data.rows.rows import Rows
+from orchestrator.data.rows.rows import Reader, Record, Rows, TableRow
 from orchestrator.data.sources.columns import find_column, usable_text
 from orchestrator.data.spec import DatasetSpec
 

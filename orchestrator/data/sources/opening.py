@@ -1,12 +1,63 @@
-"""``list_entries``: the examples of any source, and their split; media are read later."""
+"""Opening of any source: the documents of a corpus, or the examples of a table or folder.
 
-from collections.abc import Sequence
+Both are listed first; texts and media are read later.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 from orchestrator.data.rows.splitting import rank
-from orchestrator.data.sources.contents import TRAIN, VALIDATION, Entries, Entry
+from orchestrator.data.sources.contents import TRAIN, VALIDATION, Documents, Entries, Entry, Span
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
+
+
+def open_documents(spec: DatasetSpec, cache: Path | None = None) -> Documents:
+    """Return the documents of a corpus; reads none of them yet.
+
+    Args:
+        spec: What to read.
+        cache: Folder for parsed docstrings; None takes the user's cache.
+
+    Raises:
+        InputError: The source is missing or not a corpus.
+    """
+    if spec.source == "builtin:pydoc":
+        return _pydoc(spec, cache)
+    if spec.scheme == "files":
+        from orchestrator.data.sources.files import file_documents
+
+        return file_documents(spec)
+    if spec.scheme == "hf":
+        from orchestrator.data.sources.hub import hub_documents
+
+        return hub_documents(spec)
+    raise InputError(
+        f"{spec.source!r} is not a corpus. Use builtin:pydoc, files:<path> or hf:<id>."
+    )
+
+
+def _pydoc(spec: DatasetSpec, cache: Path | None) -> Documents:
+    from orchestrator.data.sources.pydoc import corpus_identity, corpus_records
+
+    def divide(size: int) -> list[Span]:
+        text = corpus_records(spec.max_documents, spec.libraries, cache).text
+        ends = np.cumsum([0, *text.str.len()])
+        owner = ends[:-1] // size
+        cuts = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(text)]
+        return [Span("", a, b, int(ends[b] - ends[a])) for a, b in pairwise(cuts)]
+
+    def read(span: Span, rejected: Counter[str]) -> Iterator[str]:
+        frame = corpus_records(spec.max_documents, spec.libraries, cache)
+        if span.start == 0:
+            rejected.update(frame.attrs["rejected"])
+        yield from frame.text.iloc[span.start : span.stop]
+
+    return Documents(lambda: corpus_identity(spec.max_documents, spec.libraries), divide, read)
 
 
 def list_entries(spec: DatasetSpec, columns: Sequence[str], cache: Path | None = None) -> Entries:
@@ -35,14 +86,14 @@ def _builtin(spec: DatasetSpec, cache: Path | None) -> Entries:
 
         return digit_entries(spec)
     if spec.location == "digit_scenes":
-        from orchestrator.data.sources.digit_scenes import scene_entries
+        from orchestrator.data.sources.digits import scene_entries
 
         return scene_entries(spec)
     if spec.location == "morse":
         from orchestrator.data.sources.morse import morse_entries
 
         return morse_entries(spec, cache)
-    from orchestrator.data.sources.pydoc_pairs import pair_entries
+    from orchestrator.data.sources.pydoc import pair_entries
 
     return pair_entries(spec, cache)
 
