@@ -15,7 +15,7 @@ from typing import Any, Final
 from orchestrator.cluster.observe.progress import Progress
 from orchestrator.cluster.session import session_for
 from orchestrator.config import JobResult, did_you_mean
-from orchestrator.data.sources.columns import PAIR_COLUMNS, TEXT_COLUMNS
+from orchestrator.data.sources.contents import PAIR_COLUMNS, TEXT_COLUMNS
 from orchestrator.errors import InputError, IntegrityError, OrchestratorError, StageError
 from orchestrator.finetuning.predict_config import PredictConfig
 from orchestrator.finetuning.predict_inputs import MEDIA, PATH_COLUMN, Survey, find_inputs, survey

@@ -108,7 +108,7 @@ def media_batches(rows: Rows, processor: "RowProcessor | None") -> Batches:
     Raises:
         InputError: the package does not read them, or a file cannot be decoded.
     """
-    from orchestrator.data.samples.media_rows import media_arrays, media_processor
+    from orchestrator.data.samples.media_samples import media_arrays, media_processor
 
     found: ExampleProcessor = media_processor(processor, rows)
     # Without a mask the padding of a longer neighbor would change an answer.

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.arrays import IntArray
-from orchestrator.data.corpora.admission import Admission
-from orchestrator.data.corpora.example_rows import Examples, ExampleWriter
+from orchestrator.data.corpora.example_rows import Admission, Examples, ExampleWriter
 from orchestrator.data.corpora.manifests import (
     ExamplesContent,
     ExamplesManifest,

@@ -19,7 +19,7 @@ from orchestrator.data.rows.forms.similarity import SimilarityForm
 from orchestrator.data.rows.guesses import guess_classes, guess_flags, guess_numbers
 from orchestrator.data.rows.labels import CLASSES, FreeForm, Label, LabelForm, Labels, object_array
 from orchestrator.data.rows.rows import WORD_BREAK, Rows
-from orchestrator.data.sources.columns import LABEL_COLUMNS, TEXT_COLUMNS
+from orchestrator.data.sources.contents import LABEL_COLUMNS, TEXT_COLUMNS
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 

@@ -22,7 +22,7 @@ from orchestrator.arrays import IntArray
 from orchestrator.config import did_you_mean
 from orchestrator.data.rows.guesses import guess_classes
 from orchestrator.data.rows.rows import Reader, Record, Rows, TableRow
-from orchestrator.data.sources.columns import (
+from orchestrator.data.sources.contents import (
     CHOICE_COLUMNS,
     LABEL_COLUMNS,
     PAIR_COLUMNS,

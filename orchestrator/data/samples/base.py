@@ -2,16 +2,20 @@
 
 A batch is a dictionary of tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` (int64
 [B, S]) or ``pixel_values`` (float32 [B, C, height, width]), and the labels of a target under
-``labels.<name>``. Blocks whose documents are kept apart also have ``document_ids`` and
-``position_ids`` (see ``packing``). Label -100 means "not predicted", so that every id can be
-learned, 0 included.
+``labels.<name>``. Label -100 means "not predicted", so that every id can be learned, 0 included.
+
+Blocks whose documents are kept apart also have ``document_ids`` and ``position_ids``. A document
+begins with [CLS]; tokens before the first [CLS] of a block are the rest of an earlier document, and
+count as a separate document. Padding belongs to the last document, but is masked. Krell et al. 2021
+(arXiv 2107.02027), section 3.2: positions restart with each document, and attention stays inside
+it, so a document in a block has the same result as alone.
 
 Shapes: B batch, S length.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -26,11 +30,11 @@ from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.kinds import SampleConfig, samples
 from orchestrator.data.samples.masking import IGNORED
-from orchestrator.data.samples.packing import Packing, layout
 from orchestrator.data.spec import CLS, PAD
 from orchestrator.errors import InputError
 
 Batch = dict[str, Tensor]
+Packing = Literal["stream", "documents"]
 
 
 class SampleDataset(Protocol):
@@ -169,3 +173,26 @@ def block_batch(
         **{f"labels.{name}": array for name, array in labels.items()},
     }
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def document_ids(ids: IntArray) -> IntArray:
+    """Return the number of the document of each token within its block: int64 [B, S]."""
+    return np.cumsum(ids == CLS, axis=1)
+
+
+def document_starts(ids: IntArray) -> IntArray:
+    """Return where in its block the document of each token begins: int64 [B, S]."""
+    place = np.arange(ids.shape[1])
+    return np.maximum.accumulate(np.where(ids == CLS, place, 0), axis=1)
+
+
+def layout(ids: IntArray, packing: Packing) -> dict[str, IntArray]:
+    """Return what a model needs to keep the documents of a block apart; nothing for a stream.
+
+    Returns:
+        ``document_ids`` and ``position_ids``, int64 [B, S].
+    """
+    if packing == "stream":
+        return {}
+    position_ids = np.arange(ids.shape[1]) - document_starts(ids)
+    return {"document_ids": document_ids(ids), "position_ids": position_ids}

@@ -1,28 +1,36 @@
-"""Pictures and captions, as pairs or in one sequence.
+"""Pictures and captions, as pairs or in one sequence; and two texts that belong together as a pair.
 
-Pairs are for two streams (CLIP, Radford et al. 2021, section 2.3). For one sequence, the label is
-whether both belong together (ViLT, Kim et al. 2021, section 3.2). Half of the pictures then get the
-caption of another picture, as in ViLT; a caption with the same words is never taken as another one.
-Tokens are masked where picture and caption belong together. Deviation: ViLT uses different batches
-for its two targets, here one batch has both.
+Pairs are for two streams (CLIP, Radford et al. 2021, section 2.3). Each text has to find its
+partner among those of the other rows of the batch (in-batch negatives; Henderson et al. 2017,
+"Efficient Natural Language Response Suggestion for Smart Reply", section 4.3).
+
+For one sequence, the label is whether both belong together (ViLT, Kim et al. 2021, section 3.2).
+Half of the pictures then get the caption of another picture, as in ViLT; a caption with the same
+words is never taken as another one. Tokens are masked where picture and caption belong together.
+Deviation: ViLT uses different batches for its two targets, here one batch has both.
 
 Shapes: B batch, S tokens of the captions, P positions of the pictures.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
-from orchestrator.arrays import IntArray
+from orchestrator.arrays import AnyArray, IntArray
 from orchestrator.data.corpora.example_rows import Examples
 from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.randomness import Purpose, draw, uniform
 from orchestrator.data.samples.base import Batch, SampleInputs, words_of
-from orchestrator.data.samples.kinds import ImageTextConfig
+from orchestrator.data.samples.kinds import ImageTextConfig, TextPairsConfig
 from orchestrator.data.samples.masked_patches import PictureBatches
 from orchestrator.data.samples.masking import IGNORED, mask_tokens
-from orchestrator.data.samples.two_streams import two_streams
 
 DRAWS = 8  # attempts to find another caption
+SECOND = "second."
+"""Prefix of the inputs of the second stream."""
+
+Arrays = Mapping[str, AnyArray]
 
 
 class ImageTextPairs:
@@ -133,3 +141,36 @@ class ImageTextMatches:
     def _over_both(self, labels: IntArray) -> IntArray:
         """Append the unlabelled positions of the pictures to the labels of the texts."""
         return np.pad(labels, ((0, 0), (0, self._positions)), constant_values=IGNORED)
+
+
+def two_streams(first: Arrays, second: Arrays, target_name: str) -> Batch:
+    """Return the inputs of both streams; the label of every row is 1, "they belong together"."""
+    arrays = {**first, **{f"{SECOND}{name}": array for name, array in second.items()}}
+    rows = len(next(iter(first.values())))
+    labels = {f"labels.{target_name}": torch.ones(rows, dtype=torch.int64)}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()} | labels
+
+
+class TextPairs:
+    """Both texts for two streams, and ``labels.<name>`` [B] of ones."""
+
+    def __init__(self, examples: Examples, processor: ExampleProcessor, target_name: str) -> None:
+        self._examples, self._words = examples, processor.words
+        self._target = target_name
+        self.parts = (len(examples),)
+
+    @classmethod
+    def build(cls, config: TextPairsConfig, inputs: SampleInputs) -> "TextPairs":
+        """Build the samples of a split."""
+        del config  # it has no options
+        return cls(inputs.examples, inputs.example_processor, inputs.targets["clr"])
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
+        """Build a batch of pairs."""
+        del epoch
+        first = self._words.arrays(self._examples.text(indices), side="right")
+        second = self._words.arrays(self._examples.pair(indices), side="right")
+        return two_streams(first, second, self._target)

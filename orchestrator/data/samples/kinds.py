@@ -93,7 +93,7 @@ class NeighboursConfig(SampleConfig):
     type: Literal["neighbours"] = "neighbours"
 
 
-@samples.register("orchestrator.data.samples.prefixes:PrefixSamples")
+@samples.register("orchestrator.data.samples.block_samples:PrefixSamples")
 class PrefixConfig(SampleConfig):
     """Blocks with a bidirectional prefix whose rest is predicted (UniLM)."""
 
@@ -117,7 +117,7 @@ class PairsConfig(SampleConfig):
     """Choice of the masked tokens for a target mlm."""
 
 
-@samples.register("orchestrator.data.samples.replacing:ReplacedSamples")
+@samples.register("orchestrator.data.samples.block_samples:ReplacedSamples")
 class ReplacedConfig(SampleConfig):
     """Blocks with replaced tokens (ELECTRA, without a trained generator)."""
 
@@ -130,7 +130,7 @@ class ReplacedConfig(SampleConfig):
     """Draw replacements by their frequency in the corpus, or all with equal probability."""
 
 
-@samples.register("orchestrator.data.samples.span_corruption:SpanCorruptionSamples")
+@samples.register("orchestrator.data.samples.sequence_to_sequence:SpanCorruptionSamples")
 class SpansConfig(SampleConfig):
     """Texts with removed spans, which the decoder writes (T5)."""
 
@@ -165,7 +165,7 @@ class SpansConfig(SampleConfig):
         return length
 
 
-@samples.register("orchestrator.data.samples.denoising:DenoisingSamples")
+@samples.register("orchestrator.data.samples.sequence_to_sequence:DenoisingSamples")
 class DenoisingConfig(SampleConfig):
     """Texts with masked spans and shuffled sentences, which the decoder restores (BART)."""
 
@@ -180,7 +180,7 @@ class DenoisingConfig(SampleConfig):
     """Put sentences in random order."""
 
 
-@samples.register("orchestrator.data.samples.gap_sentences:GapSentenceSamples")
+@samples.register("orchestrator.data.samples.sequence_to_sequence:GapSentenceSamples")
 class GapsConfig(SampleConfig):
     """Texts with removed sentences, which the decoder writes (PEGASUS)."""
 
@@ -251,7 +251,7 @@ class ImageTextConfig(ExamplesConfig):
     """Choice of the masked tokens for a target mlm, in pairs of a picture with its own caption."""
 
 
-@samples.register("orchestrator.data.samples.two_streams:TextPairs")
+@samples.register("orchestrator.data.samples.image_text:TextPairs")
 class TextPairsConfig(ExamplesConfig):
     """Two texts that belong together, contrasted with those of the batch (sentence vectors)."""
 
@@ -260,7 +260,7 @@ class TextPairsConfig(ExamplesConfig):
     type: Literal["text_pairs"] = "text_pairs"
 
 
-@samples.register("orchestrator.data.samples.transcripts:TranscriptSamples")
+@samples.register("orchestrator.data.samples.media_samples:TranscriptSamples")
 class TranscriptsConfig(ExamplesConfig):
     """Recordings and their transcripts: written by a decoder (Speech2Text) or aligned (ctc)."""
 

@@ -10,9 +10,9 @@ from orchestrator.arrays import AnyArray, IntArray
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows, require_pairs
 from orchestrator.data.samples.base import Batch, SampleInputs, words_of
+from orchestrator.data.samples.image_text import two_streams
 from orchestrator.data.samples.kinds import LabelledConfig, MaskingConfig
 from orchestrator.data.samples.masking import IGNORED, mask_tokens
-from orchestrator.data.samples.two_streams import two_streams
 from orchestrator.errors import InputError
 
 

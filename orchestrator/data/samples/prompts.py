@@ -16,7 +16,7 @@ from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.base import Batch
 from orchestrator.data.samples.masking import IGNORED
-from orchestrator.data.samples.sequences import stack
+from orchestrator.data.samples.sequence_to_sequence import stack
 from orchestrator.errors import InputError
 
 MIN_PROMPT = 0.25

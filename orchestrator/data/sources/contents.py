@@ -1,4 +1,4 @@
-"""Contents of a source: the documents of a corpus, or the entries of a table of examples.
+"""Contents of a source: the documents of a corpus, the entries and the columns of a table.
 
 A corpus is a sequence of spans: a byte range of a file that begins and ends between two records,
 some row groups of a Parquet file, a run of rows of a table. The spans depend on the source and on
@@ -8,14 +8,27 @@ their order are the whole source.
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from orchestrator.config import did_you_mean, nearest
+from orchestrator.errors import InputError
 
 UNDIVIDED = sys.maxsize
 """Size of a span that holds a whole file or table."""
+TEXT_COLUMNS = ("text", "text_a", "sentence", "content", "document")
+PAIR_COLUMNS = ("text_b",)
+LABEL_COLUMNS = ("label", "labels", "class")
+CHOICE_COLUMNS = ("choices", "endings", "options", "candidates")  # lists of candidates
+MEDIA_COLUMNS = ("path", "image", "audio", "file")
+MEDIA_SUFFIXES = {
+    "picture": frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}),
+    "sound": frozenset({".wav", ".flac", ".ogg", ".mp3"}),
+}
 
 
 class Span(NamedTuple):
@@ -107,3 +120,45 @@ def no_media(entry: Entry) -> bytes:
     """Return no bytes, for examples of texts."""
     del entry
     return b""
+
+
+def find_column(
+    wanted: str | None, usual: Iterable[str], columns: Iterable[str], what: str, path: Path
+) -> str | None:
+    """Return the column to read, or None where none is asked for and no usual one is there.
+
+    Raises:
+        InputError: The column that is asked for is not there.
+    """
+    names = list(columns)
+    if wanted is None:
+        return next((name for name in usual if name in names), None)
+    if wanted not in names:
+        raise InputError(
+            f"{path}: no column {wanted!r} for the {what}. {did_you_mean(wanted, names, 'Columns')}"
+        )
+    return wanted
+
+
+def missing_column(option: str, usual: Iterable[str], row: Iterable[str], path: Path) -> str:
+    """Return the message for a table in which no usual column is found."""
+    names, wanted = list(row), list(usual)
+    near = next((name for name in names if nearest(name, wanted)), None)
+    guess = "" if near is None else f" Is it {near!r}?"
+    return (
+        f"{path}: no column called {', '.join(wanted)}. Name one with {option}.{guess} "
+        f"Columns: {', '.join(names)}."
+    )
+
+
+def usable_text(text: object, rejected: Counter[str]) -> str | None:
+    """Return a text without outer blanks, or count why it cannot be used."""
+    if text is None:
+        rejected["text missing"] += 1
+    elif not isinstance(text, str):
+        rejected["text is not a string"] += 1
+    elif not (stripped := text.strip()):
+        rejected["empty text"] += 1
+    else:
+        return stripped
+    return None

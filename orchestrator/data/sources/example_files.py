@@ -12,16 +12,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from orchestrator.data.sources.columns import (
+from orchestrator.data.sources.contents import (
     MEDIA_COLUMNS,
     MEDIA_SUFFIXES,
     PAIR_COLUMNS,
     TEXT_COLUMNS,
+    TRAIN,
+    VALIDATION,
+    Entries,
+    Entry,
     find_column,
     missing_column,
+    no_media,
     usable_text,
 )
-from orchestrator.data.sources.contents import TRAIN, VALIDATION, Entries, Entry, no_media
 from orchestrator.data.sources.files import LABEL_NAMES, find_files
 from orchestrator.data.sources.formats import PLAIN_TEXT, READERS, Row, read_rows, suffix_of
 from orchestrator.data.spec import DatasetSpec

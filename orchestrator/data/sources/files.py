@@ -18,13 +18,14 @@ from orchestrator.config import did_you_mean
 from orchestrator.data.rows.labelled import Table, Tables
 from orchestrator.data.rows.labels import LabelForm
 from orchestrator.data.rows.rows import Reader
-from orchestrator.data.sources.columns import (
+from orchestrator.data.sources.contents import (
     TEXT_COLUMNS,
+    Documents,
+    Span,
     find_column,
     missing_column,
     usable_text,
 )
-from orchestrator.data.sources.contents import Documents, Span
 from orchestrator.data.sources.formats import (
     JSON,
     PARQUET,

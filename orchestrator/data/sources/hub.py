@@ -12,13 +12,14 @@ from typing import Any
 
 from orchestrator.data.rows.labelled import Table, Tables
 from orchestrator.data.rows.labels import LabelForm
-from orchestrator.data.sources.columns import (
+from orchestrator.data.sources.contents import (
     TEXT_COLUMNS,
+    Documents,
+    Span,
     find_column,
     missing_column,
     usable_text,
 )
-from orchestrator.data.sources.contents import Documents, Span
 from orchestrator.data.sources.files import SPLIT_NAMES, fill_table
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError

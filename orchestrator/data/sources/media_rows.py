@@ -13,7 +13,7 @@ from pathlib import Path
 
 from orchestrator.data.rows.labels import CLASSES, LabelForm
 from orchestrator.data.rows.rows import Reader, Record, TableRow
-from orchestrator.data.sources.columns import MEDIA_COLUMNS, MEDIA_SUFFIXES, find_column
+from orchestrator.data.sources.contents import MEDIA_COLUMNS, MEDIA_SUFFIXES, find_column
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 

@@ -90,7 +90,7 @@ class Classification(Task[ClassificationConfig, ClassAnswer]):
     ) -> "SampleDataset":
         """Return rows with their class."""
         from orchestrator.data.samples.labelled_samples import ClsSamples
-        from orchestrator.data.samples.media_rows import MediaSamples, media_processor
+        from orchestrator.data.samples.media_samples import MediaSamples, media_processor
 
         if rows.pictures is not None or rows.sounds is not None:
             return MediaSamples(rows, media_processor(processor, rows), self.head)

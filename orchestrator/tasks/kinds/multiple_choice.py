@@ -74,7 +74,7 @@ class MultipleChoice(Task[MultipleChoiceConfig, ChoiceAnswer]):
         self, rows: "Rows", processor: "RowProcessor | None", max_length: int | None
     ) -> "SampleDataset":
         """Return rows, each with a sequence per choice."""
-        from orchestrator.data.samples.choices import ChoiceSamples
+        from orchestrator.data.samples.task_samples import ChoiceSamples
 
         return ChoiceSamples(rows, text_processor(processor), self.head, max_length)
 

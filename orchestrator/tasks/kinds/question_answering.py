@@ -108,7 +108,7 @@ class QuestionAnswering(Task[QuestionAnsweringConfig, ExtractedAnswer]):
         self, rows: "Rows", processor: "RowProcessor | None", max_length: int | None
     ) -> "SampleDataset":
         """Return questions and contexts with the places of the first answer."""
-        from orchestrator.data.samples.answers import AnswerSamples
+        from orchestrator.data.samples.task_samples import AnswerSamples
 
         overlap = self.config.overlap_tokens
         return AnswerSamples(

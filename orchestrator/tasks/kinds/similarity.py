@@ -85,7 +85,7 @@ class Similarity(Task[SimilarityTaskConfig, VectorAnswer]):
         self, rows: "Rows", processor: "RowProcessor | None", max_length: int | None
     ) -> "SampleDataset":
         """Return pairs, two sequences each."""
-        from orchestrator.data.samples.similar_pairs import SimilarPairs
+        from orchestrator.data.samples.task_samples import SimilarPairs
 
         return SimilarPairs(
             rows,

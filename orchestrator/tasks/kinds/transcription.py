@@ -70,8 +70,11 @@ class Transcription(Task[TranscriptionTaskConfig, TextAnswer]):
         Raises:
             InputError: The rows are not sounds, or the package reads none.
         """
-        from orchestrator.data.samples.media_rows import RowSounds, media_processor
-        from orchestrator.data.samples.transcripts import TranscriptSamples
+        from orchestrator.data.samples.media_samples import (
+            RowSounds,
+            TranscriptSamples,
+            media_processor,
+        )
 
         found = media_processor(processor, rows)
         rate = found.sound.rate if found.sound is not None else 0

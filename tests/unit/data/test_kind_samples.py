@@ -8,10 +8,8 @@ from orchestrator.data.processors.readings import answer_ids, place_of, prompt_i
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.labels import object_array
 from orchestrator.data.rows.rows import Rows
-from orchestrator.data.samples.answers import AnswerSamples
-from orchestrator.data.samples.choices import ChoiceSamples
 from orchestrator.data.samples.prompts import PromptSamples
-from orchestrator.data.samples.similar_pairs import SimilarPairs
+from orchestrator.data.samples.task_samples import AnswerSamples, ChoiceSamples, SimilarPairs
 from orchestrator.data.spec import CLS, PAD, SEP
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions

@@ -7,11 +7,9 @@ import pytest
 import torch
 
 from orchestrator.data.corpora.blocks import TokenBlocks
-from orchestrator.data.samples.block_samples import LmSamples
+from orchestrator.data.samples.base import document_ids, layout
+from orchestrator.data.samples.block_samples import LmSamples, PrefixSamples, ReplacedSamples
 from orchestrator.data.samples.kinds import ReplacedConfig
-from orchestrator.data.samples.packing import document_ids, layout
-from orchestrator.data.samples.prefixes import PrefixSamples
-from orchestrator.data.samples.replacing import ReplacedSamples
 from orchestrator.data.spec import CLS, PAD, SEP
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig

@@ -10,10 +10,16 @@ import torch
 from orchestrator.data.corpora.blocks import SplitWriter, TokenBlocks
 from orchestrator.data.processors.subwords import add_sentinels, sentinel_ids
 from orchestrator.data.processors.text import TextProcessor
-from orchestrator.data.samples.denoising import DenoisingSamples, poisson
-from orchestrator.data.samples.gap_sentences import GapSentenceSamples, overlap
 from orchestrator.data.samples.kinds import DenoisingConfig, GapsConfig, SpansConfig
-from orchestrator.data.samples.span_corruption import SpanCorruptionSamples, corrupt, segments
+from orchestrator.data.samples.sequence_to_sequence import (
+    DenoisingSamples,
+    GapSentenceSamples,
+    SpanCorruptionSamples,
+    corrupt,
+    overlap,
+    poisson,
+    segments,
+)
 from orchestrator.data.spec import CLS, MASK, PAD, SEP
 from orchestrator.errors import InputError
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator.data.rows.labels import FreeForm, Label, Labels, object_array
 from orchestrator.data.rows.rows import Reader, Record, Rows, TableRow
-from orchestrator.data.sources.columns import find_column, usable_text
+from orchestrator.data.sources.contents import find_column, usable_text
 from orchestrator.data.spec import DatasetSpec
 
 START_COLUMNS = ("answer_start", "answers_start", "start")

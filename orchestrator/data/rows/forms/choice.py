@@ -19,7 +19,7 @@ import numpy as np
 
 from orchestrator.data.rows.labels import FreeForm, Label, Labels
 from orchestrator.data.rows.rows import Reader, Record, Rows, TableRow
-from orchestrator.data.sources.columns import (
+from orchestrator.data.sources.contents import (
     CHOICE_COLUMNS,
     find_column,
     missing_column,

@@ -16,7 +16,7 @@ import numpy as np
 
 from orchestrator.data.rows.labels import FreeForm, Label, Labels
 from orchestrator.data.rows.rows import Reader, Record, Rows, TableRow
-from orchestrator.data.sources.columns import find_column, usable_text
+from orchestrator.data.sources.contents import find_column, usable_text
 from orchestrator.data.spec import DatasetSpec
 
 NEGATIVE_COLUMNS = ("negative", "hard_negative")
