@@ -112,6 +112,12 @@ class Stream:
         """
         cache = None if config.cache is None else Path(config.cache)
         tasks = [load_task(task.spec, cache) for task in config.tasks]
+        files = [task.name for task in tasks if task.train.media]
+        if files:
+            raise InputError(
+                f"task {files[0]!r} has files of images or sounds, which the continual stage does "
+                "not read yet; use finetune, or builtin:digits for images"
+            )
         images = [task.train.images is not None for task in tasks]
         if any(images) and not all(images):
             raise InputError("the stream mixes texts and images; one model reads one of them")

@@ -144,7 +144,7 @@ def _truth(task: AnyTask, rows: Rows, index: int) -> Any:
     """Return what is right in words."""
     value = rows.labels[index]
     if not task.labels:
-        return np.asarray(value).tolist() if isinstance(value, np.ndarray | np.generic) else value
+        return _plain(value)
     if isinstance(value, np.ndarray) and rows.labels.dtype != object:
         return [label for label, flag in zip(task.labels, value, strict=True) if flag]
     if isinstance(value, np.ndarray):
@@ -152,10 +152,17 @@ def _truth(task: AnyTask, rows: Rows, index: int) -> Any:
     return task.labels[int(value)]
 
 
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: arrays and tuples as lists."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
 def _short(answer: dict[str, Any]) -> dict[str, Any]:
     """Return an answer without its long lists."""
     return {
-        name: list(value) if isinstance(value, tuple) else value
+        name: _plain(value)
         for name, value in answer.items()
         if not (isinstance(value, list | tuple) and len(value) > LONG_VALUES)
     }

@@ -4,12 +4,10 @@ The driver resolves them once (`resolve`) and sends the workers what it decided;
 same rows again (`lessons_of`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from orchestrator.data.rows.rows import TaskData
 from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError, IntegrityError
@@ -20,11 +18,21 @@ from orchestrator.inference.heads import package_tasks
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import has_weights, read_config
 from orchestrator.modeling.targets.configs import TargetConfig
-from orchestrator.tasks.base import AnyTask, build_task, kind_of_target, task_class
+from orchestrator.tasks.base import (
+    SOUND_EMBEDDINGS,
+    AnyTask,
+    build_task,
+    kind_of_target,
+    task_class,
+    task_for,
+)
 from orchestrator.training.heads import head_name
 from orchestrator.training.learning_rates import Rate, rate_for
 from orchestrator.training.lessons import Lesson
 from orchestrator.zoo import Package, Zoo
+
+FORMS_READ = {"image": "images", "audio": "sounds"}
+"""Forms of rows in words; all others are texts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,18 +139,15 @@ def _lesson(
     kind = task_class(detected.kind)
     cache = None if config.cache is None else Path(config.cache)
     data = load_task(section.data, cache, kind.form())
-    options = given if given is not None else kind.Config()
-    if "num_values" in kind.Config.model_fields:  # numbers per row
-        options = options.model_copy(update={"num_values": kind.form().size((), data.train.labels)})
-    head = section.head or head_name(data.name)
-    task = kind(options, data.label_names, head)
+    options = {} if given is None else given.model_dump(exclude={"type"}, exclude_unset=True)
+    task = task_for(detected.kind, data, section.head or head_name(data.name), model, **options)
     return Lesson(task, data, section.weight, section.class_weights), detected
 
 
 def _by_head(section: LessonSection, model: ModelConfig) -> Detected | None:
     """Return the kind of the package's head of the same name."""
     for target in model.target:
-        kind = kind_of_target(target) if target.name == section.head else None
+        kind = kind_of_target(target, model) if target.name == section.head else None
         if kind is not None:
             return Detected(kind, f"the package has a head {target.name!r} for it")
     return None
@@ -152,46 +157,46 @@ def _require_fitting(inputs: FinetuneInputs) -> None:
     """Refuse tasks that one model cannot learn together.
 
     Raises:
-        InputError: Heads of the same name, or texts and images mixed.
+        InputError: Heads of the same name, rows of several forms, or rows that it does not read.
     """
     heads = [lesson.head for lesson in inputs.lessons]
     for head in heads:
         if heads.count(head) > 1:
             raise InputError(f"two tasks have the head {head!r}. Name them with tasks.N.head.")
-    images = {lesson.data.train.images is not None for lesson in inputs.lessons}
-    if len(images) > 1:
-        raise InputError("tasks of texts and of images are mixed; one model reads one of them.")
-    words = inputs.model.embedding.part("word") is not None
-    if words and images == {True}:
-        raise InputError(f"{inputs.package.ref} reads texts, the rows are images.")
-    if not words and images == {False}:
-        raise InputError(f"{inputs.package.ref} reads images, the rows are texts.")
-    for lesson in inputs.lessons:
-        modality = modality_of(lesson.data)
-        if modality not in lesson.task.modalities:
-            raise InputError(
-                f"task {lesson.head!r} is of kind {lesson.task.kind()}, which reads "
-                f"{', '.join(sorted(lesson.task.modalities))}, and its rows are of form "
-                f"{modality}. Give another task: {{type: ...}} or other columns."
-            )
+    forms = {FORMS_READ.get(lesson.data.train.modality, "texts") for lesson in inputs.lessons}
+    if len(forms) > 1:
+        raise InputError(
+            f"tasks of {' and of '.join(sorted(forms))} are mixed; one model reads one."
+        )
+    read = _forms_read(inputs.model)
+    if not forms <= read:
+        raise InputError(
+            f"{inputs.package.ref} reads {' and '.join(sorted(read))}, the rows are {forms.pop()}."
+        )
 
 
-def modality_of(data: TaskData) -> str:
-    """Return what the rows of a task hold: ``text``, ``pair`` or ``image``."""
-    if data.train.images is not None:
-        return "image"
-    return "text" if data.train.pairs is None else "pair"
+def _forms_read(model: ModelConfig) -> set[str]:
+    """Return the forms of rows that a model's embedding reads."""
+    embedding = model.embedding
+    parts = {part.type_name() for part in embedding.parts}
+    if parts & SOUND_EMBEDDINGS:
+        return {"sounds"}
+    forms = {"texts"} if embedding.reads_words else {"images"}
+    return forms | {"images"} if "dual" in parts else forms
 
 
-def lessons_of(planned: Sequence[PlannedLesson], cache: str | None) -> list[Lesson]:
-    """Read the rows of planned lessons again.
+def lessons_of(job: FinetuneJob) -> list[Lesson]:
+    """Read the rows of the planned lessons of a job again.
 
     Raises:
         IntegrityError: The labels are not what the driver found: the data has changed.
     """
+    model, cache = read_config(Path(job.package)), job.config.cache
     found = []
-    for each in planned:
+    for each in job.lessons:
         task = build_task(each.task)
+        if task.writes_text:
+            task.own_head = next(head for head in model.target if head.name == task.head)
         data = load_task(each.data, None if cache is None else Path(cache), task.form())
         if data.label_names != task.labels:
             raise IntegrityError(

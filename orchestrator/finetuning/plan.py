@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from orchestrator.data.processors.text import TextProcessor
-from orchestrator.finetuning.inputs import FinetuneInputs, modality_of
+from orchestrator.data.processors.example_processor import open_processor
+from orchestrator.finetuning.inputs import FinetuneInputs
 from orchestrator.modeling.estimate import activation_bytes, count_parameters, training_memory
-from orchestrator.tasks.base import HeadOptions
+from orchestrator.tasks.base import HeadOptions, text_processor
 from orchestrator.training.lesson_data import LessonData, Split
 from orchestrator.training.lessons import Lesson
 
@@ -19,10 +19,9 @@ SHOWN_CLASSES = 12
 def data_of(inputs: FinetuneInputs) -> LessonData:
     """Return the batches of a job as one worker of it has them."""
     config = inputs.config
-    images = inputs.lessons[0].data.train.images is not None
     return LessonData(
         inputs.lessons,
-        None if images else TextProcessor.load(inputs.package.path),
+        open_processor(inputs.package.path),
         config.train,
         min(config.train.max_length, inputs.model.max_position_embeddings),
         config.seed,
@@ -71,7 +70,7 @@ def describe(inputs: FinetuneInputs) -> str:
 def _task_line(inputs: FinetuneInputs, data: LessonData, index: int) -> str:
     lesson, detected = inputs.lessons[index], inputs.detected[index]
     parts = [
-        f"{lesson.task.kind()} ({detected.reason}) of {modality_of(lesson.data)} rows",
+        f"{lesson.task.kind()} ({detected.reason}) of {lesson.data.train.modality} rows",
         ", ".join(f"{split} {len(data.rows(split, index)):,}" for split in SPLITS),
         *_counts(lesson),
         *_left_out(lesson),
@@ -104,7 +103,7 @@ def _left_out(lesson: Lesson) -> Iterator[str]:
 
 def _truncated(data: LessonData, index: int) -> Iterator[str]:
     """Yield how many training texts are longer than the limit."""
-    rows, processor = data.rows("train", index), data.processor
+    rows, processor = data.rows("train", index), text_processor(data.processor)
     if processor is None or not rows.texts:
         return
     texts = [text.replace("\n", " ") for text in rows.texts]

@@ -95,7 +95,8 @@ class PartWorker:
             return done
         began = time.perf_counter()
         tagged = self.task is not None and self.task.form().tagged
-        content = read_piece(self.plan, piece, words=tagged)
+        choices = self.task is not None and "choices" in self.task.modalities
+        content = read_piece(self.plan, piece, words=tagged, choices=choices)
         table = self._answered(content, tagged=tagged)
         files = self._files(piece, content, table)
         done = PartDone(
@@ -194,4 +195,4 @@ def _rows(content: Content, source: Source, *, tagged: bool) -> Rows:
         words = [text if isinstance(text, list) else text.split() for text in content.texts]
         labels = np.empty(len(words), dtype=object)
         return Rows([WORD_BREAK.join(row) for row in words], None, labels)
-    return Rows(content.texts, pairs, count)
+    return Rows(content.texts, pairs, count, choices=content.choices or None)

@@ -15,6 +15,7 @@ from typing import Any, Final
 from orchestrator.cluster.observe.progress import Progress
 from orchestrator.cluster.session import session_for
 from orchestrator.config import JobResult, did_you_mean
+from orchestrator.data.rows.forms.choice import choices_reader
 from orchestrator.data.sources.contents import PAIR_COLUMNS, TEXT_COLUMNS
 from orchestrator.errors import InputError, IntegrityError, OrchestratorError, StageError
 from orchestrator.finetuning.predict_config import PredictConfig
@@ -106,11 +107,6 @@ def prepare(config: PredictConfig) -> PredictPlan:
     task = None
     if config.answers:
         task = require_head(package.ref, tasks, default_head(package, tasks), config.target)
-    if task is not None and "choices" in task.modalities:
-        raise InputError(
-            f"target: {task.head!r} chooses among candidates, which predict does not read yet. Use "
-            "load(...).predictor.answers from Python."
-        )
     found = survey(find_inputs(config.input), config.piece_rows)
     text, pair = _columns(config, found, task)
     _require_modality(package.ref, found, pair, task)
@@ -143,6 +139,8 @@ def prepare(config: PredictConfig) -> PredictPlan:
 def _require_modality(ref: str, found: Survey, pair: str | None, task: AnyTask | None) -> None:
     """Refuse rows that the task does not read."""
     given = {"picture": "image", "sound": "audio"}.get(found.source, "pair" if pair else "text")
+    if task is not None and "choices" in task.modalities and given in ("pair", "text"):
+        return  # _columns has found the candidates
     if task is not None and given not in task.modalities:
         raise InputError(
             f"input: head {task.head!r} of {ref} answers rows of "
@@ -160,12 +158,16 @@ def _columns(config: PredictConfig, found: Survey, task: AnyTask | None) -> tupl
     usual = TEXT_COLUMNS if form is None else form.text_columns
     second = PAIR_COLUMNS if form is None else form.pair_columns
     text = _column(config.text_column, usual, found, "text_column")
+    pair = _column(config.pair_column, second, found, "pair_column")
+    if task is not None and "choices" in task.modalities:
+        choices_reader(found.columns, Path(found.files[0].path), {text, pair})
+        usual = (*second, *usual)
+        text, pair = (text, pair) if text else (pair, None)  # questions need no context
     if text is None:
         raise InputError(
             f"input: no column called {', '.join(usual)}. Name one with text_column. Columns: "
             f"{', '.join(found.columns)}."
         )
-    pair = _column(config.pair_column, second, found, "pair_column")
     for option, name in (("text_column", text), ("pair_column", pair)):
         if name is not None and found.columns[name] in ("bool", "int", "float"):
             raise InputError(

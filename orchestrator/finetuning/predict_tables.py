@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from orchestrator.data.media.audio import read_sound
 from orchestrator.data.media.images import read_image
+from orchestrator.data.rows.forms.choice import choices_reader
 from orchestrator.data.sources.formats import TEXT_COLUMN, open_parquet, read_lines
 from orchestrator.errors import InputError
 from orchestrator.finetuning.predict_inputs import MEDIA, PATH_COLUMN, cells_and_ends
@@ -72,6 +73,7 @@ class Content:
         table: The same rows as Arrow gives them; None: the input is not Parquet.
         texts: Their texts, or lists of words, or contents of image and sound files.
         pairs: Their second texts.
+        choices: Their candidates.
         rejects: The other rows.
     """
 
@@ -79,16 +81,20 @@ class Content:
     table: pa.Table | None = None
     texts: list[Any] = field(default_factory=list)
     pairs: list[str] = field(default_factory=list)
+    choices: list[tuple[str, ...]] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
 
 
-def read_piece(plan: PredictPlan, piece: Piece, *, words: bool = False) -> Content:
+def read_piece(
+    plan: PredictPlan, piece: Piece, *, words: bool = False, choices: bool = False
+) -> Content:
     """Read the rows of a piece and part those that can be answered from the others.
 
     Args:
         plan: The job.
         piece: Which rows.
         words: Whether a list of words may stand in place of a text.
+        choices: Whether each row has candidates.
 
     Raises:
         InputError: A file is gone or not what it was.
@@ -98,6 +104,10 @@ def read_piece(plan: PredictPlan, piece: Piece, *, words: bool = False) -> Conte
     if plan.source in MEDIA:
         return _read_media(plan, piece, found)
     kept: list[int] = []
+    candidates = None
+    if choices:
+        taken = {plan.text_column, plan.pair_column}
+        candidates = choices_reader(plan.columns, Path(file.path), taken)
     table = _parquet_slice(file, piece) if plan.source == "parquet" else None
     numbered = _cells(plan, file, piece) if table is None else enumerate(table.to_pylist())
     for place, row in numbered:
@@ -105,7 +115,8 @@ def read_piece(plan: PredictPlan, piece: Piece, *, words: bool = False) -> Conte
         if isinstance(row, NoRow):
             found.rejects.append(Reject(file.path, number, row.reason, row.raw))
             continue
-        reason = _unusable(plan, row, words=words)
+        cells = None if candidates is None else candidates(row)
+        reason = _unusable(plan, row, words=words) or (cells if isinstance(cells, str) else None)
         if reason is not None:
             found.rejects.append(Reject(file.path, number, reason, row))
             continue
@@ -114,6 +125,8 @@ def read_piece(plan: PredictPlan, piece: Piece, *, words: bool = False) -> Conte
         found.texts.append(row[plan.text_column])
         if plan.pair_column is not None:
             found.pairs.append(row[plan.pair_column])
+        if isinstance(cells, list):
+            found.choices.append(tuple(text for _, text in cells))
     if table is not None:
         found.table = table.take(pa.array(kept, pa.int64()))
     return found

@@ -34,6 +34,8 @@ WORKER = "orchestrator.finetuning.worker:finetune"
 EXPORT, HISTORY = "export", "history.parquet"
 EXPORTED = ("config.json", "model*.safetensors*", "tokenizer*.json", "*_config.json", HISTORY)
 """Patterns of the files that become the package."""
+MODALITIES = {"image": "vision", "audio": "audio"}
+"""Modalities as manifests name them; all other rows are texts."""
 LEFTOVERS = (EXPORT, "best", "checkpoints")
 """Folders that only an unfinished run needs."""
 
@@ -189,13 +191,13 @@ def _task(inputs: "FinetuneInputs") -> dict[str, JsonValue]:
     first = inputs.lessons[0]
     kept = {head.name: inputs.earlier[head.name] for head in inputs.kept}
     tasks = {lesson.head: lesson.task for lesson in inputs.lessons} | kept
-    images = first.data.train.images is not None
+    modality = MODALITIES.get(first.data.train.modality, "text")
     longest = min(inputs.config.train.max_length, inputs.model.max_position_embeddings)
     return {
         "kind": first.task.kind(),
-        "modality": "vision" if images else "text",
+        "modality": modality,
         "labels": {name: list(task.labels) for name, task in tasks.items() if task.labels},
-        "max_length": None if images else longest,
+        "max_length": longest if modality == "text" else None,
         "default": first.head,
     }
 

@@ -60,7 +60,7 @@ def _with_rate(context: WorkerContext, job: FinetuneJob) -> FinetuneJob:
         config = job.config
         rate, trials = search_rate(
             Path(job.package),
-            lessons_of(job.lessons, config.cache),
+            lessons_of(job),
             config.train.with_rate,
             job.learning_rate,
             config.seed,
@@ -103,7 +103,7 @@ class _Run:
     def __init__(self, context: WorkerContext, job: FinetuneJob) -> None:
         self.context, self.job, self.config = context, job, job.config
         section = job.config.train
-        lessons = lessons_of(job.lessons, job.config.cache)
+        lessons = lessons_of(job)
         place = Place(
             device=context.device,
             build_engine=lambda model, optimizer: context.build_engine(

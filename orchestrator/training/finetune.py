@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.processors.example_processor import open_processor
 from orchestrator.errors import IntegrityError
 from orchestrator.inference.models import TorchModel
 from orchestrator.inference.predictor import Predictor
@@ -93,12 +93,10 @@ class FineTuner:
         self.tasks: dict[str, AnyTask] = {each.head: each.task for each in self.lessons}
         self._package, self._heads, self._place = package, heads, place
         self.model = self._build()
-        images = self.lessons[0].data.train.images is not None
-        processor = None if images else TextProcessor.load(package)
         self.max_length = min(config.max_length, self.model.config.max_position_embeddings)
         self.data = LessonData(
             self.lessons,
-            processor,
+            open_processor(package),
             config,
             self.max_length,
             seed,

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.processors.example_processor import RowProcessor
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.base import SampleDataset
 from orchestrator.data.steps import StepSource, eval_batches
@@ -23,7 +23,8 @@ class LessonData:
 
     Attributes:
         lessons: What is learned.
-        processor: The package's tokenizer; None for images.
+        processor: The package's tokenizer, or its processors of images and sounds; None: it has
+            none, as models of images in arrays.
         max_length: Tokens a text is cut to.
         global_batch_size: Rows of a step, G: as configured, or all there are where the smallest
             lesson has fewer; a multiple of the number of ranks.
@@ -43,7 +44,7 @@ class LessonData:
     def __init__(
         self,
         lessons: Sequence[Lesson],
-        processor: TextProcessor | None,
+        processor: RowProcessor | None,
         config: FineTuneOptions,
         max_length: int,
         seed: int,

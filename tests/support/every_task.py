@@ -9,10 +9,12 @@ import numpy as np
 import torch
 
 from orchestrator.data.media.audio import AudioProcessor
+from orchestrator.data.media.images import ImageProcessor
 from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import TaskData
 from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.sources.digits import png
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
@@ -27,6 +29,11 @@ ROWS = 72
 ANIMALS, TOOLS = ("cat", "dog", "cow", "hen"), ("saw", "axe", "drill", "file")
 FILLER = ("the", "one", "near", "under", "with", "has", "some", "of")
 
+FILES = {"image": ".png", "audio": ".wav"}
+"""Suffixes of the files of rows that are not texts."""
+MEDIA = "media"
+"""Folder of such files."""
+
 Row = dict[str, object]
 
 
@@ -39,12 +46,14 @@ class Case:
         kind: The task kind.
         source: A builtin, where the rows are not written to a file.
         modality: ``text``, ``pair``, ``image`` or ``audio``.
+        decoder: Whether a decoder writes what an encoder reads.
     """
 
     name: str
     kind: str
     source: str | None = None
     modality: str = "text"
+    decoder: bool = False
 
     @property
     def registered(self) -> bool:
@@ -56,6 +65,8 @@ CASES = (
     Case("classification, text", "classification"),
     Case("classification, pair", "classification", modality="pair"),
     Case("classification, image", "classification", "builtin:digits", "image"),
+    Case("classification, picture", "classification", modality="image"),
+    Case("classification, audio", "classification", modality="audio"),
     Case("multilabel", "multilabel"),
     Case("tags", "tags"),
     Case("regression", "regression"),
@@ -64,6 +75,7 @@ CASES = (
     Case("multiple_choice", "multiple_choice"),
     Case("generation", "generation"),
     Case("transcription", "transcription", modality="audio"),
+    Case("transcription, decoder", "transcription", modality="audio", decoder=True),
 )
 
 
@@ -90,8 +102,11 @@ def make_row(case: Case, index: int) -> Row:
         },
         "multiple_choice": {"text": text, "choices": ["animal", "tool"], "label": index % 2},
         "generation": {"prompt": text, "answer": ("animal", "tool")[index % 2]},
-        "transcription": {"path": f"{index}.wav", "text": "ab"[index % 2]},
     }
+    if case.modality in FILES:
+        name = f"{MEDIA}/{index}{FILES[case.modality]}"
+        said = "text" if case.kind == "transcription" else "label"
+        return {"path": name, said: "ab"[index % 2]}
     row = rows[case.kind]
     return {**row, "text_b": second} if case.modality == "pair" else row
 
@@ -100,9 +115,11 @@ def data_of(case: Case, folder: Path) -> DatasetSpec:
     """Write the rows of a case, and return where they are."""
     if case.source is not None:
         return DatasetSpec(source=case.source, max_rows=400)
-    if case.modality == "audio":
+    if case.modality in FILES:
+        (folder / MEDIA).mkdir()
         for index in range(ROWS):
-            write_tone(folder / f"{index}.wav", index)
+            write = write_tone if case.modality == "audio" else write_picture
+            write(folder / MEDIA / f"{index}{FILES[case.modality]}", index)
     path = folder / f"{case.name.replace(', ', '_')}.jsonl"
     rows = [make_row(case, index) for index in range(ROWS)]
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -112,6 +129,13 @@ def data_of(case: Case, folder: Path) -> DatasetSpec:
 def load(case: Case, spec: DatasetSpec) -> TaskData:
     """Read the rows of a case in the form of its kind."""
     return load_task(spec, form=task_class(case.kind).form())
+
+
+def write_picture(path: Path, index: int) -> None:
+    """Write 8 x 8 pixels whose upper or lower half is bright."""
+    pixels = np.random.default_rng(index).integers(0, 60, (8, 8))
+    pixels[4 * (index % 2) : 4 * (index % 2) + 4] += 180
+    path.write_bytes(png(pixels.astype(np.uint8)))
 
 
 def write_tone(path: Path, index: int) -> None:
@@ -128,8 +152,10 @@ def write_tone(path: Path, index: int) -> None:
 
 def processor_of(case: Case) -> TextProcessor | ExampleProcessor | None:
     """Return the processor of a case; images of a builtin need none."""
-    if case.modality == "image":
+    if case.source is not None:
         return None
+    if case.modality == "image":
+        return ExampleProcessor(picture=ImageProcessor.of_family("vit", side=8, channels=1))
     texts = [" ".join((*FILLER, *ANIMALS, *TOOLS, "animal", "tool", "name"))] * 3
     kind = "characters" if case.modality == "audio" else "wordpiece"
     text = TextProcessor.train(texts, 300, kind, max_length=MAX_LENGTH)
@@ -151,6 +177,7 @@ SPEECH: dict[str, object] = {
     "max_position_embeddings": 64,
     "dropout": 0.0,
 }
+DECODED: dict[str, object] = {"parts": ["word", "sinusoidalpos"], "dropout": 0.0}
 PATCHES: dict[str, object] = {
     "parts": [{"type": "patch", "image_size": 8, "patch_size": 2, "channels": 1}, "pos"],
     "layernorm": False,
@@ -166,8 +193,11 @@ def parts_of(case: Case, vocab_size: int) -> dict[str, object]:
     base |= {"max_position_embeddings": MAX_LENGTH, "embedding": WORDS}
     if case.kind == "generation":
         return {**base, "encoder": {**BLOCKS, "mask": "causal"}, "target": "lm"}
+    if case.modality == "audio":
+        base |= {"embedding": SPEECH}
     if case.kind == "transcription":
-        return {**base, "embedding": SPEECH, "target": "ctc"}
+        written = {"target_embedding": DECODED, "decoder": BLOCKS, "target": "lm"}
+        base |= written if case.decoder else {"target": "ctc"}
     return base
 
 
@@ -194,7 +224,7 @@ def commit(zoo: Zoo, case: Case, task: AnyTask | None, name: str) -> Package:
         head = new if task is None else task.target(HeadOptions(dropout=0.0)).model_dump()
         parts["target"] = [head]
     config = ModelConfig.model_validate(parts)
-    modalities = {"image": "image", "audio": "audio"}
+    modalities = {"image": "vision", "audio": "audio"}
     described = {
         "kind": case.kind,
         "modality": modalities.get(case.modality, "text"),

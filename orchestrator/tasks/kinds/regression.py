@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.data.processors.readings import Reading
     from orchestrator.data.rows.rows import Rows
     from orchestrator.data.samples.base import SampleDataset
+    from orchestrator.modeling.config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,12 @@ class Regression(Task[RegressionTaskConfig, NumbersAnswer]):
     def form(cls) -> LabelForm:
         """Numbers per row."""
         return FORMS["regression"]
+
+    @classmethod
+    def options_for(cls, rows: "Rows", model: "ModelConfig | None" = None) -> dict[str, object]:
+        """Rows have as many numbers as the head answers with."""
+        del model
+        return {"num_values": cls.form().size((), rows.labels)}
 
     def target(self, options: HeadOptions) -> TargetConfig:
         """Return a head with one output per number."""

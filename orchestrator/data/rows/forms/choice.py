@@ -11,7 +11,7 @@ Shapes: N rows, C choices of a row.
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class ChoiceForm(FreeForm):
         first = context or question or ""
         second = question if question != first else None
         label = self.require("label_column", spec.label_column, self.label_columns, row, path)
-        cells = _choices_reader(row, path, {first, second, label})
+        cells = choices_reader(row, path, {first, second, label})
 
         def read(row: TableRow, rejected: Counter[str]) -> Record | None:
             text = usable_text(row.get(first), rejected)
@@ -98,24 +98,32 @@ class ChoiceForm(FreeForm):
         return [" ".join(text.split()) for text in rows.texts]
 
 
-def _choices_reader(row: TableRow, path: Path, taken: set[str | None]) -> Any:
+def choices_reader(
+    columns: Iterable[str], path: Path, taken: set[str | None]
+) -> Callable[[TableRow], Cells | str]:
     """Return a function from a row to its choices, or to why they cannot be used.
+
+    Args:
+        columns: columns of the table.
+        path: the table, for messages.
+        taken: columns that are read as something else.
 
     Raises:
         InputError: there are no columns of choices.
     """
+    row = list(columns)
     column = find_column(None, CHOICE_COLUMNS, row, "choices", path)
     if column is not None:
         return lambda row: _listed(row.get(column))
     named = [name for name in row if OPTION_COLUMN.fullmatch(name) and name not in taken]
     letters = [name for name in row if name in LETTERS and name not in taken]
-    columns = sorted(named or letters, key=_order)
-    if len(columns) < MIN_CHOICES:
+    found = sorted(named or letters, key=_order)
+    if len(found) < MIN_CHOICES:
         usual = (*CHOICE_COLUMNS, "choice0 and choice1", "A and B")
         raise InputError(
             f"{path}: no columns of choices: {', '.join(usual)}, ... Columns: {', '.join(row)}."
         )
-    return lambda row: _usable([(name, row.get(name)) for name in columns])
+    return lambda row: _usable([(name, row.get(name)) for name in found])
 
 
 def _order(name: str) -> tuple[int, str]:
