@@ -23,9 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import InputError
-from orchestrator.training.engine import Batch, Engine
+from orchestrator.training.engine import Batch, Engine, gradient
 from orchestrator.training.optimizers import trainable
-from orchestrator.training.shards import gradient
 
 Importance = dict[str, Tensor]
 """Full fp32 tensors by parameter name, each shaped like its parameter, all >= 0."""

@@ -4,7 +4,6 @@ import json
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from orchestrator.errors import IntegrityError
 from orchestrator.finetuning.inputs import lessons_of
 from orchestrator.finetuning.learning_rate import search_rate
 from orchestrator.finetuning.results import (
@@ -15,16 +14,16 @@ from orchestrator.finetuning.results import (
     Summary,
 )
 from orchestrator.finetuning.state import FinetuneJob, RunState
-from orchestrator.storage import atomic_write_json, read_model, staged, verify_folder
+from orchestrator.storage import atomic_write_json, read_model, staged
 from orchestrator.tasks.measure import Measured
-from orchestrator.training.best import BestKeeper
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
-from orchestrator.training.events import CheckpointDamaged, Measurement, RunStarted
+from orchestrator.training.early_stopping import BestKeeper
+from orchestrator.training.events import Measurement, RunStarted
 from orchestrator.training.finetune import FineTuner, Heads, Place
 from orchestrator.training.history import History
 from orchestrator.training.loop import Hooks, TrainResult, train
 from orchestrator.training.watchdog import Watchdog
-from orchestrator.training.worker_context import WorkerContext
+from orchestrator.training.worker_context import WorkerContext, finished_run
 from orchestrator.zoo.suite import Figure
 
 EXPORT = "export"
@@ -38,7 +37,7 @@ NEVER = 10**9
 def finetune(context: WorkerContext, job: FinetuneJob) -> LaunchResult:
     """Train from the newest checkpoint on and commit the files of the package; collective."""
     context = context.claimed()
-    done = _exported(context)
+    done = finished_run(context, EXPORT, SUMMARY, Summary)
     if done is not None:
         return LaunchResult(result=done)
     run = _Run(context, _with_rate(context, job))
@@ -75,26 +74,6 @@ def _with_rate(context: WorkerContext, job: FinetuneJob) -> FinetuneJob:
     context.barrier()
     chosen = read_model(place, ChosenRate)
     return job.model_copy(update=dict(chosen))
-
-
-def _exported(context: WorkerContext) -> Summary | None:
-    """Return the summary of a run that is already finished; collective."""
-    folder = context.run_dir / EXPORT
-
-    def is_whole() -> bool:
-        try:
-            if folder.is_dir():
-                verify_folder(folder)
-                read_model(folder / SUMMARY, Summary)
-                return True
-        except IntegrityError as error:
-            context.emit(CheckpointDamaged(message=str(error)))
-        return False
-
-    whole = context.on_rank_zero(is_whole)
-    if not context.broadcast_from_rank_zero(int(bool(whole))):
-        return None
-    return read_model(folder / SUMMARY, Summary)
 
 
 class _Run:

@@ -286,7 +286,7 @@ class _Work:
         """Record the result, then remove what only an unfinished run needs."""
         from orchestrator.cluster.checkpoints.branching import CHECKPOINTS
         from orchestrator.cluster.checkpoints.store import CheckpointFolder
-        from orchestrator.training.best import FOLDER
+        from orchestrator.training.early_stopping import FOLDER
 
         if self.mlflow is not None:
             self.mlflow.finish("FINISHED", package.ref)

@@ -15,7 +15,7 @@ import torch
 
 from orchestrator.data.prefetch import Prefetch
 from orchestrator.data.steps import eval_batches
-from orchestrator.errors import IntegrityError, StageError
+from orchestrator.errors import StageError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.lora import freeze
 from orchestrator.modeling.model import Model
@@ -23,28 +23,26 @@ from orchestrator.modeling.package import stream_model
 from orchestrator.modeling.tensor_files import SHARD_BYTES
 from orchestrator.pretraining.baselines import baselines, pair_baselines
 from orchestrator.pretraining.inputs import PretrainInputs, open_inputs
-from orchestrator.pretraining.meter import Meter
 from orchestrator.pretraining.payload import PretrainJob, PretrainPayload
 from orchestrator.pretraining.results import Interrupted, LaunchResult, Summary
 from orchestrator.pretraining.starting import origin_of, take_weights
 from orchestrator.pretraining.state import RunState
-from orchestrator.storage import read_model, staged, verify_folder
-from orchestrator.training.averaging import averaged
-from orchestrator.training.best import BestKeeper
-from orchestrator.training.detour import Detour
+from orchestrator.pretraining.window_sources import Detour, Meter
+from orchestrator.storage import staged
+from orchestrator.training.early_stopping import BestKeeper
 from orchestrator.training.engine import Engine
 from orchestrator.training.events import (
-    CheckpointDamaged,
     Measurement,
     RolledBack,
     RunStarted,
 )
 from orchestrator.training.history import History, HistoryRow
 from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
+from orchestrator.training.optimizers import averaged
 from orchestrator.training.precision import COMPUTE
 from orchestrator.training.seeding import derive_seed
 from orchestrator.training.watchdog import Watchdog
-from orchestrator.training.worker_context import WorkerContext
+from orchestrator.training.worker_context import WorkerContext, finished_run
 
 EXPORT = "export"
 SUMMARY = "summary.json"
@@ -74,33 +72,12 @@ def pretrain(context: WorkerContext, job: PretrainJob) -> Summary | Interrupted:
     Returns:
         The summary that is also in the export folder, or where training was stopped.
     """
-    done = _exported(context)
+    done = finished_run(context, EXPORT, SUMMARY, Summary)
     if done is not None:
         return done
     run = _Run(context, open_inputs(job), job.start)
     result = run.train()
     return Interrupted(step=result.steps) if result.stopped else run.export(result)
-
-
-def _exported(context: WorkerContext) -> Summary | None:
-    """Return the summary of a model that is already finished; collective."""
-    folder = context.run_dir / EXPORT
-
-    def is_whole() -> bool:
-        try:
-            if folder.is_dir():
-                verify_folder(folder)
-                read_model(folder / SUMMARY, Summary)
-                return True
-        except IntegrityError as error:
-            context.emit(CheckpointDamaged(message=str(error)))
-        return False
-
-    # Hashing takes a while: rank 0 alone does it, and the others believe it.
-    whole = context.on_rank_zero(is_whole)
-    if not context.broadcast_from_rank_zero(int(bool(whole))):
-        return None
-    return read_model(folder / SUMMARY, Summary)
 
 
 def _first_model(inputs: PretrainInputs, start: str | None) -> Model:

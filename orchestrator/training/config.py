@@ -101,7 +101,7 @@ Shape = Literal[
 
 
 class ScheduleConfig(StrictModel):
-    """Learning rate schedule over the optimizer steps (``training/schedules.py``)."""
+    """Learning rate schedule over the optimizer steps (``training/learning_rates.py``)."""
 
     type: Shape = Field(
         "linear",

@@ -15,9 +15,9 @@ from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 from orchestrator.tasks.base import HeadOptions
 from orchestrator.training.config import FineTuneOptions, OptimizerConfig
 from orchestrator.training.engine import Engine
-from orchestrator.training.engines.single import SingleEngine
 from orchestrator.training.lessons import Lesson
 from orchestrator.training.seeding import derive_seed
+from orchestrator.training.torch_engines import SingleEngine
 
 EngineFactory = Callable[[Model, OptimizerConfig], Engine]
 """Wraps the model, which is on its device already, in an engine."""

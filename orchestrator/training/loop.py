@@ -16,12 +16,11 @@ import torch
 
 from orchestrator.errors import NoLabelsError, StageError
 from orchestrator.training.config import TrainConfig
-from orchestrator.training.engine import Batch, Engine, Projection
+from orchestrator.training.engine import Batch, Engine, Projection, clip_gradients, gradient_norm
 from orchestrator.training.events import Measurement, Metrics
+from orchestrator.training.learning_rates import learning_rate
 from orchestrator.training.metrics import OVERFLOW, SKIPPED, StepMetrics, interval_means
-from orchestrator.training.schedules import learning_rate
 from orchestrator.training.seeding import seed_step
-from orchestrator.training.shards import clip_gradients, gradient_norm
 from orchestrator.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)

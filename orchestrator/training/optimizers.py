@@ -6,22 +6,28 @@ vectors do not (decay would pull a norm's scale to 0, not to its neutral 1), nor
 nothing). **Target**: each head has its own groups, so that a head without labels in the window
 can be stepped with learning rate 0; ZeRO cannot skip a parameter, and AdamW would otherwise move
 an idle head by its momentum and decay.
+
+An exponential moving average of the weights is stored as one more optimizer state: it is cut,
+stored and restored like any moment, under every engine. The averaged weights are evaluated and
+exported (:func:`averaged`); training goes on with the rest.
 """
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from orchestrator.training.adamw8bit import AdamW8bit
-from orchestrator.training.averaging import AVERAGE, keep_average, keeps_average
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.lamb import Lamb
-from orchestrator.training.lion import Lion
+from orchestrator.training.engine import Engine
+from orchestrator.training.update_rules import AdamW8bit, Lamb, Lion
 
 TARGET_PREFIX = "targets."
 Role = Literal["matrix", "table", "vector"]
+AVERAGE = "average"
+"""Name of the state: a tensor like the parameter."""
 
 
 def trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -62,12 +68,12 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     return list(groups.values())
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
     """Build the optimizer over :func:`parameter_groups`; nothing is compiled."""
     return optimizer_over(parameter_groups(module, config.weight_decay), config)
 
 
-def optimizer_over(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+def optimizer_over(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
     """Build the optimizer over ready-made parameter groups."""
     optimizer = _bare_optimizer(groups, config)
     if config.average_decay is not None:
@@ -75,7 +81,7 @@ def optimizer_over(groups: list[dict[str, Any]], config: OptimizerConfig) -> tor
     return optimizer
 
 
-def _bare_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+def _bare_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
     rate, betas = config.learning_rate, config.moments
     if config.type == "lion":
         return Lion(groups, rate, betas)
@@ -88,16 +94,14 @@ def _bare_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> to
     return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=config.eps, fused=True)
 
 
-def fp32_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+def fp32_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
     """Return a parameter's state as it is stored: whole numbers and fp32 tensors of its size."""
     if isinstance(optimizer, AdamW8bit) and parameter in optimizer.state:
         return dict(optimizer.fp32_state(parameter))
     return dict(optimizer.state.get(parameter, {}))
 
 
-def load_fp32_state(
-    optimizer: torch.optim.Optimizer, parameter: Tensor, state: dict[str, Tensor]
-) -> None:
+def load_fp32_state(optimizer: Optimizer, parameter: Tensor, state: dict[str, Tensor]) -> None:
     """Replace a parameter's state by a stored one; an empty one forgets it.
 
     A stored average is dropped if this run has none: it would never be updated, yet be evaluated
@@ -111,11 +115,64 @@ def load_fp32_state(
         optimizer.state[parameter] = state
 
 
-def apply_lr(optimizer: torch.optim.Optimizer, lr: float, active: Collection[str]) -> None:
+def apply_lr(optimizer: Optimizer, lr: float, active: Collection[str]) -> None:
     """Set the learning rate of shared groups and of active heads; idle heads get 0."""
     for group in optimizer.param_groups:
         target = group.get("target")
         group["lr"] = lr if target is None or target in active else 0.0
+
+
+def keep_average(optimizer: Optimizer, decay: float) -> None:
+    """Update ``average = decay * average + (1 - decay) * weights`` after every step.
+
+    The average begins as the weights after the first step.
+
+    Args:
+        optimizer: Its states get a tensor more.
+        decay: In [0, 1); 0.999 averages about the last thousand steps.
+    """
+
+    @torch.no_grad()
+    def update(stepped: Optimizer, _args: Any, _kwargs: Any) -> None:
+        for group in stepped.param_groups:
+            for parameter in group["params"]:
+                state = stepped.state[parameter]
+                if AVERAGE not in state:
+                    state[AVERAGE] = parameter.detach().clone()
+                else:
+                    state[AVERAGE].lerp_(parameter, 1.0 - decay)
+
+    optimizer.register_step_post_hook(update)
+    optimizer.defaults[AVERAGE] = decay
+
+
+def keeps_average(optimizer: Optimizer) -> bool:
+    """Return whether :func:`keep_average` was called for an optimizer."""
+    return AVERAGE in optimizer.defaults
+
+
+@contextmanager
+@torch.no_grad()
+def averaged(engine: Engine) -> Iterator[None]:
+    """Put the averaged weights in the place of the weights for a while; collective.
+
+    Does nothing without an average, or before the first step.
+    """
+    averages = engine.optimizer_state(AVERAGE)
+    ranks = engine.sum_over_ranks(torch.tensor([float(bool(averages))]))
+    if not ranks.item():
+        yield
+        return
+    saved = {shard.name: shard.master.clone() for shard in engine.shards()}
+    for shard in engine.shards():
+        shard.master.copy_(averages[shard.name])
+    engine.refresh()
+    try:
+        yield
+    finally:
+        for shard in engine.shards():
+            shard.master.copy_(saved[shard.name])
+        engine.refresh()
 
 
 def _owned(module: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:

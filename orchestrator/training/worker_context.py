@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from orchestrator.config.model import StrictModel
+from orchestrator.errors import InputError, IntegrityError
+from orchestrator.storage import read_model, verify_folder
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engine import Engine
-from orchestrator.training.events import Event
+from orchestrator.training.events import CheckpointDamaged, Event
 
 Found = TypeVar("Found")
 Extra = TypeVar("Extra", bound=StrictModel)
@@ -136,3 +138,54 @@ class WorkerContext(Protocol):
     def should_stop(self) -> bool:
         """Return whether the driver asked to stop; rank 0 alone answers True."""
         ...
+
+
+def reserved_device(gpus: float) -> torch.device:
+    """Return the GPU where one is reserved for this process, else the CPU.
+
+    Args:
+        gpus: ``cluster.gpus_per_worker``; Ray shows a process only the GPUs reserved for it.
+
+    Raises:
+        InputError: A GPU is asked for and torch finds none.
+    """
+    if not gpus:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"cluster.gpus_per_worker is {gpus:g}, but torch finds no GPU on this machine. Set it "
+            "to 0 to train on the CPU, or install the driver and a build of torch with CUDA."
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def finished_run(
+    context: WorkerContext, folder: str, summary: str, kind: type[Extra]
+) -> Extra | None:
+    """Return the summary of a run whose export is whole, else None; collective.
+
+    A damaged export is reported, and made again by the caller.
+
+    Args:
+        context: This worker.
+        folder: Name of the export folder in the run's folder.
+        summary: Name of the summary in it.
+        kind: Class that reads the summary.
+    """
+    place = context.run_dir / folder
+
+    def is_whole() -> bool:
+        try:
+            if place.is_dir():
+                verify_folder(place)
+                read_model(place / summary, kind)
+                return True
+        except IntegrityError as error:
+            context.emit(CheckpointDamaged(message=str(error)))
+        return False
+
+    # Hashing takes a while: rank 0 alone does it, and the others believe it.
+    whole = context.on_rank_zero(is_whole)
+    if not context.broadcast_from_rank_zero(int(bool(whole))):
+        return None
+    return read_model(place / summary, kind)

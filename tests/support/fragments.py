@@ -2,8 +2,7 @@
 
 from safetensors.torch import load_file
 
-from orchestrator.training.fragments import snapshot_fragments
-from orchestrator.training.state import TENSORS
+from orchestrator.training.state import TENSORS, snapshot_fragments
 
 
 def recut(whole, folder, ranks):

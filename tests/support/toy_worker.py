@@ -8,8 +8,8 @@ import torch
 
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.engine import clip_gradients
 from orchestrator.training.loop import descend
-from orchestrator.training.shards import clip_gradients
 from orchestrator.training.watchdog import Watchdog
 from tests.support.state import AnyState
 from tests.support.toy import toy_model, toy_window

@@ -59,11 +59,11 @@ def build_engine(
     kind, scale = resolve(engine, world), engine.loss_scale
     given = (model, optimizer, target_weights)
     if kind == "single":
-        from orchestrator.training.engines.single import SingleEngine
+        from orchestrator.training.torch_engines import SingleEngine
 
         return SingleEngine(*given, precision=engine.precision, loss_scale=scale)
     if kind == "ddp":
-        from orchestrator.training.engines.ddp import DDPEngine
+        from orchestrator.training.torch_engines import DDPEngine
 
         return DDPEngine(*given, precision=engine.precision, loss_scale=scale)
     if kind == "fsdp2":

@@ -19,7 +19,7 @@ Settings that are not DeepSpeed's defaults, and why:
 - ``zero_force_ds_cpu_optimizer: false``: offloaded masters are stepped by torch's fused kernel;
   DeepSpeed's own would be compiled at the first use.
 
-``engine.deepspeed`` amends this (``training/deepspeed_file.py``). Stage 0 is not built here.
+``engine.deepspeed`` amends this (``training/engine_config.py``). Stage 0 is not built here.
 """
 
 import logging
@@ -37,8 +37,8 @@ from orchestrator.cluster.engines.sharded import ShardedEngine
 from orchestrator.cluster.engines.zero_layouts import ChunkLayout, ChunkTools, FlatLayout
 from orchestrator.errors import StageError
 from orchestrator.training.config import EngineConfig, OptimizerConfig
-from orchestrator.training.deepspeed_file import amended
 from orchestrator.training.engine import Batch, Projection
+from orchestrator.training.engine_config import amended
 from orchestrator.training.optimizers import build_optimizer
 
 

@@ -11,16 +11,14 @@ from orchestrator.cluster.engines.layouts import Layout, whole_shape
 from orchestrator.cluster.engines.sharded_files import home_of, load_state, snapshot_state
 from orchestrator.errors import InputError
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.engine import Batch, Projection, Shard
+from orchestrator.training.engine import Batch, Projection, Shard, part_of
 from orchestrator.training.engine_config import LossScaleConfig, Precision
-from orchestrator.training.fragments import Snapshot
-from orchestrator.training.lamb import MIN_TRUST_RATIO_DIMS, Lamb, Piece
 from orchestrator.training.metrics import MetricSums, StepMetrics, evaluate_batches
 from orchestrator.training.objective import ExtraLoss, target_names, window_scales
 from orchestrator.training.optimizers import apply_lr, trainable
 from orchestrator.training.precision import LossScaler, compute_type
-from orchestrator.training.shards import part_of
-from orchestrator.training.state import persistent_buffers
+from orchestrator.training.state import Snapshot, persistent_buffers
+from orchestrator.training.update_rules import MIN_TRUST_RATIO_DIMS, Lamb, Piece
 
 
 class ShardedEngine(ABC):

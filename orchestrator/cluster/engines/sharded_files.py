@@ -1,4 +1,4 @@
-"""Save and load the training state of a sharded engine as fragments (``training/fragments.py``)."""
+"""Save and load the training state of a sharded engine as fragments (``training/state.py``)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,10 +10,9 @@ from torch.optim import Optimizer
 from orchestrator.cluster.engines.layouts import Layout, offset_in
 from orchestrator.errors import StageError
 from orchestrator.training.engine import Engine, Shard
-from orchestrator.training.fragments import Fragments, Snapshot, snapshot_fragments
 from orchestrator.training.optimizers import fp32_state, load_fp32_state
 from orchestrator.training.precision import LossScale
-from orchestrator.training.state import persistent_buffers
+from orchestrator.training.state import Fragments, Snapshot, persistent_buffers, snapshot_fragments
 
 
 def snapshot_state(

@@ -23,12 +23,11 @@ from torch import Tensor, nn
 from orchestrator.arrays import Float32Array
 from orchestrator.continual.parts.configs import PartConfig
 from orchestrator.data.rows.rows import Rows
-from orchestrator.training.engine import Batch, Engine, Projection
+from orchestrator.training.engine import Batch, Engine, Projection, part_of
 from orchestrator.training.events import Metrics
 from orchestrator.training.loop import WindowSource
 from orchestrator.training.metrics import StepMetrics
 from orchestrator.training.objective import ExtraLoss
-from orchestrator.training.shards import part_of
 
 State = dict[str, Tensor]
 """Full tensors by name, the same on every rank and independent of any engine's layout."""

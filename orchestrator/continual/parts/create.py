@@ -26,10 +26,9 @@ from torch import Tensor
 
 from orchestrator.continual.parts.base import Part
 from orchestrator.continual.parts.configs import CreateConfig
-from orchestrator.training.engine import Engine
+from orchestrator.training.engine import Engine, global_norm, gradient
 from orchestrator.training.metrics import StepMetrics
 from orchestrator.training.seeding import keep_noise
-from orchestrator.training.shards import global_norm, gradient
 
 EPSILON = 1e-12
 """Added to the norm, as in the C&F code."""

@@ -25,9 +25,8 @@ from orchestrator.continual.fisher import Importance, gathered_fisher, sharded_f
 from orchestrator.continual.parts.base import Anchors, Leftovers, Part, ShardSums, Task, cut
 from orchestrator.continual.parts.configs import FindConfig
 from orchestrator.errors import StageError
-from orchestrator.training.engine import Batch, Engine, Shard
+from orchestrator.training.engine import Batch, Engine, Shard, gradient
 from orchestrator.training.metrics import StepMetrics
-from orchestrator.training.shards import gradient
 
 IMPORTANCE = "importance"
 """Name under which the accumulated importance is stored."""

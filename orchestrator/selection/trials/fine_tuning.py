@@ -95,10 +95,10 @@ class FineTuneTrial:
 
     def _new_tuner(self) -> "FineTuner":
         """The tuner before its first step, on the device that is reserved for this trial."""
-        from orchestrator.training.devices import reserved_device
         from orchestrator.training.finetune import FineTuner, Place
         from orchestrator.training.learning_rates import rate_for
         from orchestrator.training.lessons import lesson_of
+        from orchestrator.training.worker_context import reserved_device
 
         payload, config = self._payload, self._payload.fine_tune
         package = _package(payload.zoo, payload.package)

@@ -17,8 +17,8 @@ from orchestrator.config import validate_config
 from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.training.averaging import averaged
 from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.optimizers import averaged
 from tests.support.toy import toy_model, toy_window
 
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, eps=1e-6)

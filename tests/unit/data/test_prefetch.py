@@ -10,7 +10,7 @@ import torch
 from orchestrator.data import prefetch
 from orchestrator.data.prefetch import Prefetch
 from orchestrator.data.steps import StepSource
-from orchestrator.training.detour import Detour
+from orchestrator.pretraining.window_sources import Detour
 
 DEADLINE_SECONDS = 20
 

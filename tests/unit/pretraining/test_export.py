@@ -5,7 +5,7 @@ import torch
 
 from orchestrator.modeling.package import load_model
 from orchestrator.modeling.tensor_files import INDEX, WEIGHTS
-from orchestrator.pretraining import meter, runner, worker
+from orchestrator.pretraining import runner, window_sources, worker
 
 
 def test_a_large_model_is_exported_in_shards_with_the_same_weights(
@@ -30,7 +30,9 @@ def test_a_large_model_is_exported_in_shards_with_the_same_weights(
 def test_a_run_in_fp16_keeps_its_scale_in_the_history_and_exports_fp32(
     alone, make_job, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(meter, "ceiling_flops", lambda *_: 1e12)  # slow on a CPU, not the point
+    monkeypatch.setattr(
+        window_sources, "ceiling_flops", lambda *_: 1e12
+    )  # slow on a CPU, not the point
     worker.pretrain(
         alone.within(tmp_path),
         make_job("engine.precision=fp16", "train.checkpoint_every_steps=0", run_dir=tmp_path),

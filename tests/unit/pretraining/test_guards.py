@@ -9,14 +9,14 @@ from safetensors.torch import load_file
 from orchestrator.cluster.checkpoints.store import CheckpointFolder
 from orchestrator.data.steps import StepSource
 from orchestrator.errors import StageError
+from orchestrator.pretraining.window_sources import Detour
 from orchestrator.pretraining.worker import EXPORT, _Run, pretrain
-from orchestrator.training.best import FOLDER as BEST
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
-from orchestrator.training.detour import Detour
-from orchestrator.training.engines.single import SingleEngine
+from orchestrator.training.early_stopping import FOLDER as BEST
+from orchestrator.training.early_stopping import best_of
 from orchestrator.training.events import RolledBack
 from orchestrator.training.metrics import StepMetrics
-from orchestrator.training.stopping import best_of
+from orchestrator.training.torch_engines import SingleEngine
 
 from .test_worker import weights
 

@@ -15,10 +15,9 @@ from orchestrator.errors import InputError
 from orchestrator.finetuning.worker import finetune
 from orchestrator.selection.trials.fine_tuning import FineTuneTrial
 from orchestrator.selection.trials.payloads import TrialPayload
-from orchestrator.training import devices
+from orchestrator.training import torch_engines, worker_context
 from orchestrator.training.config import FineTuneConfig
-from orchestrator.training.devices import reserved_device
-from orchestrator.training.engines import single
+from orchestrator.training.worker_context import reserved_device
 from orchestrator.zoo import Zoo
 from tests.support.fake_device import DEVICE, FakeDevice, sgd
 from tests.support.lessons import job, make_lessons, planned
@@ -32,7 +31,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def fake(monkeypatch):
-    monkeypatch.setattr(single, "build_optimizer", sgd)
+    monkeypatch.setattr(torch_engines, "build_optimizer", sgd)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta
     with FakeDevice() as mode:
         yield mode
@@ -47,7 +46,9 @@ def test_a_gpu_that_is_not_there_is_one_error(monkeypatch):
 
 def test_a_trial_computes_on_the_reserved_device(place, tmp_path, fake, monkeypatch):
     asked = []
-    monkeypatch.setattr(devices, "reserved_device", lambda gpus: asked.append(gpus) or DEVICE)
+    monkeypatch.setattr(
+        worker_context, "reserved_device", lambda gpus: asked.append(gpus) or DEVICE
+    )
     payload = TrialPayload(
         trial="t",
         package="encoder/v0001",

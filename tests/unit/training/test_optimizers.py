@@ -11,14 +11,25 @@ import torch
 from orchestrator.config import validate_config
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.training.adamw8bit import AdamW8bit, dequantize, dynamic_map, quantize
-from orchestrator.training.averaging import averaged
 from orchestrator.training.config import EngineConfig, OptimizerConfig
-from orchestrator.training.engines.single import SingleEngine
-from orchestrator.training.lamb import Lamb, Piece
-from orchestrator.training.lion import Lion
-from orchestrator.training.optimizers import apply_lr, build_optimizer, parameter_groups, roles
+from orchestrator.training.optimizers import (
+    apply_lr,
+    averaged,
+    build_optimizer,
+    parameter_groups,
+    roles,
+)
 from orchestrator.training.seeding import derive_seed
+from orchestrator.training.torch_engines import SingleEngine
+from orchestrator.training.update_rules import (
+    AdamW8bit,
+    Lamb,
+    Lion,
+    Piece,
+    dequantize,
+    dynamic_map,
+    quantize,
+)
 from tests.unit.training.toy_model import ToyModel, ToySource
 
 

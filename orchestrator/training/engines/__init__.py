@@ -1,1 +1,0 @@
-"""Engines that need nothing but torch: one process, and DistributedDataParallel."""
