@@ -3,8 +3,7 @@
 The samples form one endless stream. Step t takes positions ``t * G`` to ``(t + 1) * G - 1`` of it,
 G being the global batch size. There is no position to save: resuming at step t needs t. A batch may
 begin in one epoch and end in the next. So no partial batch is dropped or padded, every sample
-occurs exactly once per epoch, and a data set smaller than a batch works. The ranks take consecutive
-equal slices of the batch, whatever their number.
+occurs exactly once per epoch, and a data set smaller than a batch works.
 
 The stream of one source is a permutation of its samples for epoch 0, another for epoch 1, and so
 on, each a function of (seed, epoch). That of a small source is a list; that of a large one is
@@ -16,6 +15,10 @@ source has its share of the places (largest remainders), in an order that depend
 So the shares hold exactly in every cycle, the number of earlier samples of a source is known
 without counting them, and each source goes through its own epochs: all its samples once before one
 comes again.
+
+The ranks take consecutive equal slices of the batch, whatever their number. Where the lengths of
+the samples are known, a rank sorts its slice by length before it is cut into micro-batches: the sum
+of gradients is the same, and little of a micro-batch is padding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,6 +54,7 @@ class StepSource:
         micro_batch_size: int,
         seed: int,
         weights: Sequence[float] | None = None,
+        lengths: IntArray | None = None,
     ) -> None:
         """Take a data set.
 
@@ -60,6 +64,7 @@ class StepSource:
             micro_batch_size: Samples of one forward pass.
             seed: seed of the order.
             weights: Share of each source of a mixture; None: there is one source.
+            lengths: Tokens of each sample [N]; None: a rank's slice stays in order.
 
         Raises:
             InputError: It is empty, or the micro-batch does not divide the global batch.
@@ -71,6 +76,7 @@ class StepSource:
         self.global_batch_size = global_batch_size
         self.micro_batch_size = micro_batch_size
         self._dataset = dataset
+        self._lengths = lengths
         self._stream: Shuffled | Mixed = (
             Shuffled(len(dataset), seed) if weights is None else Mixed(dataset.parts, weights, seed)
         )
@@ -127,18 +133,21 @@ class StepSource:
             raise InputError(f"rank {rank} is not in 0..{world - 1}.")
         samples, epochs = self.indices(step)
         share = self.global_batch_size // world
-        starts = range(rank * share, (rank + 1) * share, self.micro_batch_size)
-        return [self._batch(samples, epochs, start) for start in starts]
-
-    def _batch(self, samples: IntArray, epochs: IntArray, start: int) -> Batch:
-        part = slice(start, start + self.micro_batch_size)
-        return self._dataset.collate(samples[part], epochs[part])
+        mine = np.arange(rank * share, (rank + 1) * share)
+        if self._lengths is not None:
+            mine = mine[np.argsort(self._lengths[samples[mine]], kind="stable")]
+        parts = mine.reshape(-1, self.micro_batch_size)
+        return [self._dataset.collate(samples[part], epochs[part]) for part in parts]
 
 
 def eval_batches(
-    dataset: SampleDataset, batch_size: int, rank: int = 0, world: int = 1
+    dataset: SampleDataset,
+    batch_size: int,
+    rank: int = 0,
+    world: int = 1,
+    lengths: IntArray | None = None,
 ) -> Iterator[Batch]:
-    """Yield a rank's share of a data set in order, every sample on exactly one rank.
+    """Yield a rank's share of a data set, every sample on exactly one rank.
 
     All ranks get the same number of batches, because sharded engines meet in every forward pass. A
     rank for which no sample is left gets one sample whose labels are all -100: it counts nothing.
@@ -148,6 +157,8 @@ def eval_batches(
         batch_size: Samples of a batch on one rank.
         rank: This rank.
         world: Number of ranks.
+        lengths: Tokens of each sample [N]: short ones come first, and little is padding; None: the
+            order of the data set.
 
     Raises:
         InputError: batch_size is not positive, or the rank does not exist.
@@ -156,10 +167,13 @@ def eval_batches(
         raise InputError(
             f"batch_size {batch_size}, rank {rank} of {world}: use 1 or more, 0..world-1"
         )
+    order = np.arange(len(dataset), dtype=np.int64)
+    if lengths is not None:
+        order = np.argsort(lengths, kind="stable")
     for start in range(0, len(dataset), batch_size * world):
-        group = np.arange(start, min(start + batch_size * world, len(dataset)), dtype=np.int64)
+        group = order[start : start + batch_size * world]
         mine = np.array_split(group, world)[rank]
-        yield dataset.collate(mine, 0) if len(mine) else _uncounted(dataset, start)
+        yield dataset.collate(mine, 0) if len(mine) else _uncounted(dataset, int(group[0]))
 
 
 def _uncounted(dataset: SampleDataset, index: int) -> Batch:

@@ -37,6 +37,7 @@ from orchestrator.training.finetune_model import (
     Heads,
     Place,
     first_model,
+    is_costly,
     without_class_weights,
 )
 from orchestrator.training.history import History
@@ -102,6 +103,7 @@ class FineTuner:
             seed,
             world=place.world,
             micro_batch_size=place.micro_batch_size,
+            short_passes=place.device.type == "cpu" and is_costly(self.model),
         )
         self.plan = self._plan(self.data)
         self.source = self.data.source(self.plan.max_steps)

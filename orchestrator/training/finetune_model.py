@@ -91,3 +91,12 @@ def without_class_weights(config: ModelConfig) -> ModelConfig:
         for head in config.target
     ]
     return config.with_targets(heads)
+
+
+COSTLY_WEIGHTS = 2_000_000
+"""Weights of an encoder from which padding costs a CPU more than further passes do."""
+
+
+def is_costly(model: Model) -> bool:
+    """Return whether the time of a pass is that of its tokens, not that of calling the layers."""
+    return sum(weight.numel() for weight in model.encoder.parameters()) >= COSTLY_WEIGHTS

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from orchestrator.arrays import IntArray
 from orchestrator.data.processors.example_processor import RowProcessor
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.base import SampleDataset
@@ -16,6 +17,9 @@ from orchestrator.training.lessons import Lesson, LessonSource
 from orchestrator.training.seeding import derive_seed
 
 Split = Literal["train", "validation", "test"]
+SHORT_PASS = 8
+"""Rows of a pass that is cut to save padding. Of CoNLL-2003's sentences, 63 % of a batch of 32 are
+padding; of its four passes of 8 rows of about one length, 24 %."""
 
 
 class LessonData:
@@ -39,6 +43,8 @@ class LessonData:
         seed: Decides which rows a cap keeps, and their order.
         world: Number of ranks that share a batch.
         micro_batch_size: The most rows of one pass; None: a rank's share of the batch.
+        short_passes: Without a `micro_batch_size`, cut a rank's share into passes of rows of about
+            one length where all samples know theirs (not where the rows of a pass see each other).
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class LessonData:
         *,
         world: int = 1,
         micro_batch_size: int | None = None,
+        short_passes: bool = False,
     ) -> None:
         self.lessons, self.processor, self.max_length = tuple(lessons), processor, max_length
         self._config, self._seed = config, seed
@@ -58,6 +65,10 @@ class LessonData:
         places = range(len(self.lessons))
         fewest = min(len(self.rows("train", index)) for index in places)
         share = max(1, min(config.global_batch_size, fewest) // world)
+        lengths = [self._lengths("train", index) for index in places]
+        self._short_passes = short_passes and all(each is not None for each in lengths)
+        if self._short_passes:
+            micro_batch_size = micro_batch_size or SHORT_PASS
         wanted = min(micro_batch_size or share, share)
         self.micro_batch_size = next(n for n in range(wanted, 0, -1) if share % n == 0)
         self.global_batch_size = share * world
@@ -68,6 +79,7 @@ class LessonData:
                 self.micro_batch_size,
                 # The first lesson's order is that of a run with one task.
                 derive_seed(seed, "order", *([index] if index else [])) % 2**32,
+                lengths=lengths[index],
             )
             for index in places
         ]
@@ -92,6 +104,10 @@ class LessonData:
             )
         return self._samples[key]
 
+    def _lengths(self, split: Split, lesson: int) -> IntArray | None:
+        """Return the tokens of each sample; None where samples have no such number."""
+        return getattr(self.samples(split, lesson), "lengths", None)
+
     def source(self, max_steps: int) -> LessonSource:
         """Return the batches of each step of a run."""
         weights = [lesson.weight for lesson in self.lessons]
@@ -100,7 +116,9 @@ class LessonData:
     def batches(self, split: Split, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """Return a rank's share of a split of every lesson, in order."""
         size = self._config.eval_batch_size
+        if self._short_passes:  # no gradient, so no sum over passes: a few rows more than there
+            size = min(size, 2 * SHORT_PASS)
         return chain.from_iterable(
-            eval_batches(self.samples(split, index), size, rank, world)
+            eval_batches(self.samples(split, index), size, rank, world, self._lengths(split, index))
             for index in range(len(self.lessons))
         )

@@ -20,7 +20,12 @@ class ClsSamples:
     """Labelled rows, tokenized once: ``labels.<name>`` as the rows have them, [B] or [B, K].
 
     Rows of images need no processor. A batch is as long as its longest row.
+
+    Attributes:
+        lengths: Tokens of each row, int64 [N]; None for images.
     """
+
+    lengths: IntArray | None = None
 
     def __init__(
         self,
@@ -51,7 +56,7 @@ class ClsSamples:
         self._arrays: dict[str, IntArray] = {}
         if rows.images is None and processor is not None:
             self._arrays, self._labels = self._encode(rows, processor, max_length)
-            self._lengths = self._arrays["attention_mask"].sum(axis=1)
+            self.lengths = self._arrays["attention_mask"].sum(axis=1)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -68,7 +73,8 @@ class ClsSamples:
         labels = {self._target: torch.from_numpy(self._labels[indices])}
         if self._images is not None:
             return {"pixel_values": torch.from_numpy(self._images[indices])} | labels
-        longest = int(self._lengths[indices].max())
+        assert self.lengths is not None  # rows of texts
+        longest = int(self.lengths[indices].max())
         cut = {name: array[indices, :longest] for name, array in self._arrays.items()}
         return {name: torch.from_numpy(array) for name, array in cut.items()} | labels
 

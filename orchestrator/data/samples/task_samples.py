@@ -65,7 +65,7 @@ class AnswerSamples:
             raise InputError("questions need rows and a tokenizer.")
         found = read_windows(processor, rows.texts, rows.pairs or [], max_length, overlap)
         self._arrays = processor.stack([w for windows in found for w, _ in windows], "right")
-        self._lengths = self._arrays["attention_mask"].sum(axis=1)
+        self.lengths = self._arrays["attention_mask"].sum(axis=1)
         places = [
             None if not answers else place_of(reading, start, start + len(text))
             for answers, windows in zip(rows.labels, found, strict=True)
@@ -81,7 +81,7 @@ class AnswerSamples:
     def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
         """Build a batch, cut to its longest window."""
         del epoch
-        longest = int(self._lengths[indices].max())
+        longest = int(self.lengths[indices].max())
         cut = {name: array[indices, :longest] for name, array in self._arrays.items()}
         cut[self._name] = self._places[indices]
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in cut.items()}

@@ -125,3 +125,31 @@ def test_evaluation_covers_every_sample_once_with_equal_numbers_of_batches(size,
 def test_evaluation_refuses_impossible_sizes():
     with pytest.raises(InputError, match="batch_size 0"):
         list(eval_batches(Numbers(3), 0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(world=st.sampled_from([1, 2, 3]), step=st.integers(0, 20))
+def test_known_lengths_sort_a_rank_s_slice_and_change_no_sample(world, step):
+    lengths = np.random.default_rng(3).integers(1, 90, 37)
+    source = StepSource(Numbers(37), 12, 2, seed=5, lengths=lengths)
+    plain = StepSource(Numbers(37), 12, 2, seed=5)
+    for rank in range(world):
+        window = source.window(step, rank, world)
+        assert sorted(drawn([window])) == sorted(drawn([plain.window(step, rank, world)]))
+        sizes = np.concatenate([lengths[batch["x"]] for batch in window])
+        assert sizes.tolist() == sorted(sizes.tolist())
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_evaluation_by_length_has_every_sample_once(world):
+    lengths = np.random.default_rng(3).integers(1, 90, 37)
+    shares = [list(eval_batches(Numbers(37), 4, rank, world, lengths)) for rank in range(world)]
+    assert len({len(share) for share in shares}) == 1
+    counted = [
+        sample
+        for share in shares
+        for batch in share
+        for sample, label in zip(batch["x"].tolist(), batch["labels.t"].tolist(), strict=True)
+        if label != -100
+    ]
+    assert sorted(counted) == list(range(37))

@@ -1,5 +1,7 @@
 """FineTuner on a small package: learns, resumes exactly, writes a package."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -142,3 +144,28 @@ def test_caps_keep_the_same_rows_for_every_package(package, task):
 )
 def test_head_names(task_name, expected):
     assert head_name(task_name) == expected
+
+
+def test_passes_of_one_length_learn_what_whole_batches_do(package, task, tmp_path, monkeypatch):
+    """The sum of gradients and losses is the same; only padding is saved."""
+    still = without_dropout(package, tmp_path)
+    config = CONFIG.model_copy(update={"dropout": 0.0, "epochs": 1, "global_batch_size": 24})
+    whole = FineTuner(still, [lesson_of(task)], config)
+    monkeypatch.setattr("orchestrator.training.finetune.is_costly", lambda model: True)
+    short = FineTuner(still, [lesson_of(task)], config)
+    assert (whole.data.micro_batch_size, short.data.micro_batch_size) == (24, 8)
+    for tuner in (whole, short):
+        tuner.train_epoch()
+        tuner.evaluate()
+    for ours, theirs in zip(short.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    values = [[row.value for row in tuner.history.rows] for tuner in (whole, short)]
+    assert values[1] == pytest.approx(values[0], abs=1e-5)
+
+
+def without_dropout(package, folder):
+    model = load_model(package)
+    quiet = re.sub(r'"(\w*dropout)":[\d.]+', r'"\1":0.0', model.config.model_dump_json())
+    write_model(folder, model, ModelConfig.model_validate_json(quiet))
+    TextProcessor.load(package).save(folder)
+    return folder
