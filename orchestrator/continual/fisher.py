@@ -2,10 +2,7 @@
 
     F_i = 1/N * sum_n (d log p(y_n | x_n) / d w_i)^2       true labels, eval mode, at the weights w
 
-(Kirkpatrick et al. 2017; true labels as in the C&F code). Gradients are squared sample by sample:
-squaring a batch's mean gradient gives about 1/B of it. One accumulator is held, not N gradients
-(libraries for per-sample gradients, such as ``torch.func.vmap`` and opacus, hold a gradient per
-sample of a chunk, and know nothing of sharded weights).
+(Kirkpatrick et al. 2017; true labels as in the C&F code). Gradients are squared sample by sample.
 
 Two ways, equal up to rounding:
 
@@ -23,11 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import InputError
+from orchestrator.modeling.importance import Importance, squared_gradients
 from orchestrator.training.engine import Batch, Engine, gradient
 from orchestrator.training.optimizers import trainable
-
-Importance = dict[str, Tensor]
-"""Full fp32 tensors by parameter name, each shaped like its parameter, all >= 0."""
 
 
 def skeleton_of(model: nn.Module) -> nn.Module:
@@ -59,18 +54,14 @@ def gathered_fisher(engine: Engine, skeleton: nn.Module, samples: Iterable[Batch
     full = {name: value.to(device) for name, value in engine.gathered().items()}
     weights = {name: full[name].requires_grad_() for name, _ in trainable(skeleton)}
     state = {**full, **dict(engine.module.named_buffers())}  # buffers are whole on every rank
-    sums = {name: torch.zeros_like(value) for name, value in weights.items()}
-    count = 0
-    for batch in islice(samples, engine.rank, None, engine.world):
+
+    def run(batch: Batch) -> dict[str, Tensor]:
         moved = {key: value.to(device) for key, value in batch.items()}
-        outputs = torch.func.functional_call(skeleton, state, (moved,))
-        loss = sum(value for key, value in outputs.items() if key.startswith("loss."))
-        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-        for total, grad in zip(sums.values(), gradients, strict=True):
-            if grad is not None:
-                total.add_(grad.square())
-        count += 1
-    return _mean_over_ranks(engine, sums, count)
+        outputs: dict[str, Tensor] = torch.func.functional_call(skeleton, state, (moved,))
+        return outputs
+
+    mine = islice(samples, engine.rank, None, engine.world)
+    return _mean_over_ranks(engine, *squared_gradients(run, weights, mine))
 
 
 def sharded_fisher(engine: Engine, samples: Iterable[Batch]) -> Importance:

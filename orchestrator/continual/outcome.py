@@ -19,8 +19,9 @@ from orchestrator.continual.results import (
 )
 from orchestrator.continual.stages import Stages
 from orchestrator.continual.stream import Stream
-from orchestrator.continual.task import STATE_FILE, package_state
+from orchestrator.continual.task import package_state
 from orchestrator.inference.heads import default_head, package_tasks
+from orchestrator.inference.protection import STATE_FILE
 from orchestrator.modeling.package import read_config, write_model
 from orchestrator.training.history import History
 from orchestrator.zoo import Package
@@ -77,6 +78,7 @@ class Outcome:
             skipped_steps=sum(record.skipped for record in records),
             clamped_share=records[-1].clamped_share,
             unwatched_heads=tuple(stream.unwatched_heads(package.path)),
+            unprotected_heads=tuple(stream.unprotected_heads(package.path)),
             promotion="not asked" if config.promotion.alias is None else "promoted",
             promotion_refused=False,
         )
@@ -173,7 +175,7 @@ def write_package(folder: Path, outcome: Outcome) -> None:
     write_model(folder, weights, config)
     if outcome.stream.processor is not None:
         outcome.stream.processor.save(folder)
-    if left:
+    if left and outcome.stream.config.suite.protect:
         (folder / STATE_FILE).parent.mkdir(parents=True)
         save_file(package_state(left, weights), folder / STATE_FILE)
     histories = [stages.history(unit.index) for unit in stages.units]

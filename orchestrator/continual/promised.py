@@ -1,17 +1,22 @@
 """Tasks that the starting package promised and the stream does not learn.
 
 Their data are not in the stream. What protects them is what the package keeps: its weights as
-anchors, and its exemplars, which give the importance of each weight and rows to rehearse.
+anchors, how important each is for them, and exemplars, which are rehearsed and measure importance
+where none is kept.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.continual.parts.configs import PartConfig
+from orchestrator.continual.parts.find import IMPORTANCE
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.rows.storage import read_rows
+from orchestrator.inference.protection import FISHER, stored_tensors
 from orchestrator.storage.json_files import read_model
 from orchestrator.tasks.base import AnyTask, build_task
+from orchestrator.training.optimizers import target_of
 from orchestrator.zoo.suite import EXEMPLARS_FOLDER, SUITE_FILE, Suite
 
 
@@ -46,4 +51,28 @@ def read_promised(package: Path, learned: Collection[str]) -> dict[str, Promised
             path = package / EXEMPLARS_FOLDER / f"{head}.parquet"
             rows = read_rows(path) if path.is_file() else None
             found[head] = Promised(build_task(exam.task), rows)
+    return found
+
+
+def unprotected(
+    package: Path,
+    heads: Iterable[str],
+    promised: Mapping[str, Promised],
+    parts: Collection[PartConfig],
+) -> list[str]:
+    """Return those heads that no part of the method protects.
+
+    Args:
+        package: Folder of a verified package.
+        heads: Heads of the package that the stream does not learn.
+        promised: From `read_promised`.
+        parts: The parts that are on.
+    """
+    stored = {**stored_tensors(package, IMPORTANCE), **stored_tensors(package, FISHER)}
+    measured = {target_of(name) for name, value in stored.items() if value.any()}
+    found = []
+    for head in heads:
+        rows = head in promised and promised[head].exemplars is not None
+        if not any(p.protects_head(importance=head in measured, exemplars=rows) for p in parts):
+            found.append(head)
     return found

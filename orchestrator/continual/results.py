@@ -73,6 +73,8 @@ class StreamSummary(StreamFigures):
     """Share of weights at the box in the last logged interval; null without a box."""
     unwatched_heads: tuple[str, ...]
     """Heads the package came with whose tasks could not be examined."""
+    unprotected_heads: tuple[str, ...] = ()
+    """Heads the package came with that no part of the method protected."""
     promotion: Promotion
     """Whether the alias moved."""
     promotion_refused: bool

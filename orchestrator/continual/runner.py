@@ -59,6 +59,13 @@ def run(config: ContinualConfig) -> JobResult:
         package = _pinned(folder, package)
         stream = Stream.load(config, package.path)  # bad data is found before workers start
         stream.require_labels(package)
+        for head in stream.unprotected_heads(package.path):
+            logger.warning(
+                "nothing protects head %s of %s: the stream does not learn its task, and the "
+                "package keeps neither importance nor exemplars that the method uses",
+                head,
+                package.ref,
+            )
         stages = Stages(folder.path / STREAM_FOLDER, units_of(config))
         if stages.finished() < len(stages.units):
             _learn(folder, config, package, stages)
@@ -149,6 +156,7 @@ def _commit(folder: RunFolder, config: ContinualConfig, outcome: "Outcome") -> P
     """Make the package and examine it, once; what was promised before decides its status."""
     from orchestrator.continual.outcome import write_package
     from orchestrator.inference.examination import examine_draft
+    from orchestrator.inference.protection import STATE_FILE
 
     package = outcome.package
 
@@ -161,6 +169,7 @@ def _commit(folder: RunFolder, config: ContinualConfig, outcome: "Outcome") -> P
             default=outcome.default,
             promotion=config.promotion,
             config=config.suite,
+            trained=not (draft.path / STATE_FILE).is_file(),  # a method without importance
         )
         draft.reasons += outcome.refusals()
         judged = outcome.judged(draft.reasons, suite)

@@ -4,7 +4,7 @@ Scenario: task-incremental. Every task has a head of its own, named after it, an
 when it is tested. All heads exist from the start; a head that is not trained does not move.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from orchestrator.continual.config import ContinualConfig
-from orchestrator.continual.promised import Promised, read_promised
+from orchestrator.continual.promised import Promised, read_promised, unprotected
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.data.rows.tasks import load_task
@@ -195,6 +195,11 @@ class Stream:
         """Return heads of the package whose tasks are not in the stream."""
         return [head.name for head in self.heads(package) if head.name not in self.titles]
 
+    def unprotected_heads(self, package: Path) -> list[str]:
+        """Return heads of the package that nothing protects while the stream is learned."""
+        parts = self.config.method.used()
+        return unprotected(package, self.unwatched_heads(package), self.promised, parts)
+
     def samples(self, task: int, split: Split) -> ClsSamples:
         """Return a split of a task; tokenized once, when first asked for."""
         key = (task, split)
@@ -231,15 +236,16 @@ class Stream:
             for head, samples in self._exemplars.items()
         ]
 
-    def promised_singles(self, count: int) -> list[Batch]:
+    def promised_singles(self, count: int, known: Collection[str | None] = ()) -> list[Batch]:
         """Return about ``count`` exemplars of the promised tasks, equally many of each.
 
-        One per batch, the same on every rank.
+        One per batch, the same on every rank; none of the heads in ``known``.
         """
         batches = []
-        for head, samples in self._exemplars.items():
+        wanted = {head: found for head, found in self._exemplars.items() if head not in known}
+        for head, samples in wanted.items():
             seed = derive_seed(self.config.seed, "exemplars", head)
-            share = -(-count // len(self._exemplars))
+            share = -(-count // len(wanted))
             chosen = np.random.default_rng(seed).permutation(len(samples))[:share]
             batches += [samples.collate(np.asarray([index], np.int64), 0) for index in chosen]
         return batches

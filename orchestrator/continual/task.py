@@ -4,14 +4,13 @@ Protected parameters are the shared ones and the heads of tasks already learned.
 are being learned or still to come have no anchor, no importance and no box.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from orchestrator.arrays import Float32Array
@@ -21,13 +20,12 @@ from orchestrator.continual.stream import Stream, Unit
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.labelled_samples import ClsSamples
 from orchestrator.data.steps import StepSource, eval_batches
+from orchestrator.inference.protection import FISHER, stored_tensors
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import read_state
 from orchestrator.training.engine import Batch, Engine
 from orchestrator.training.optimizers import target_of, trainable
 
-STATE_FILE = "state/continual.safetensors"
-"""Stored tensors of the parts, and anchors, inside a package of kind ``continual``."""
 ANCHOR = "anchor"
 
 
@@ -75,7 +73,7 @@ class UnitTask:
         """Protected weights at the end of the previous unit, or those the package protects."""
         index = self.unit.index
         left = self.stages.weights(index - 1) if index else self._inherited(ANCHOR)
-        if not left and self.stream.promised:
+        if not left and (self.stream.promised or self._inherited(FISHER)):
             left = read_state(self.package)
         names = self._without_open_heads(left, after=index - 1)
         shared = (name for name, _ in trainable(self.engine.module) if name in names)
@@ -106,9 +104,9 @@ class UnitTask:
         for task in self.unit.tasks:
             yield from self.stream.singles(task, share)
 
-    def exemplars(self, count: int) -> Sequence[Batch]:
+    def exemplars(self, count: int, known: Collection[str | None] = ()) -> Sequence[Batch]:
         """Return rows of tasks that the package promised, equally many of each; rounded up."""
-        return self.stream.promised_singles(count)
+        return () if self.unit.index else self.stream.promised_singles(count, known)
 
     def buffers(self) -> list[StepSource]:
         """Return a source of rehearsal windows for each promised and each earlier task."""
@@ -141,12 +139,7 @@ class UnitTask:
         return {name for name in names if target_of(name) not in open_heads}
 
     def _inherited(self, name: str) -> State:
-        path = self.package / STATE_FILE
-        if not path.is_file():
-            return {}
-        prefix = f"{name}."
-        found = load_file(path)
-        return {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+        return stored_tensors(self.package, name)
 
 
 class _Pooled(nn.Module):

@@ -228,4 +228,5 @@ def _write(
         default=inputs.lessons[0].head,
         promotion=config.promotion,
         config=config.suite,
+        trained=True,
     )

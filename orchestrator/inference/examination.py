@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from orchestrator.inference.heads import package_tasks
 from orchestrator.inference.predictor import Predictor
+from orchestrator.inference.protection import protect
 from orchestrator.modeling.config_file import read_config
 from orchestrator.storage.json_files import json_bytes
 from orchestrator.tasks.base import AnyTask, build_task
@@ -29,6 +30,7 @@ def examine_draft(
     default: str | None = None,
     promotion: Promotion | None = None,
     config: SuiteConfig | None = None,
+    trained: bool = False,
 ) -> Suite:
     """Measure every task of a draft, write its suite, and set why the gate rejects it.
 
@@ -38,13 +40,15 @@ def examine_draft(
         learned: Data of the job by head.
         default: Head that answers where none is named; None: the parent's.
         promotion: Limits of the gate; None: the default ones.
-        config: How many rows are kept.
+        config: What is kept for later stages.
+        trained: Whether the draft holds weights that were just fine-tuned: how important each is
+            for its tasks is measured and stored, unless ``config.protect`` is false.
 
     Raises:
         IntegrityError: The files of the draft do not fit together.
         StageError: A new task cannot be measured.
     """
-    learned = learned or {}
+    learned, config = learned or {}, config or SuiteConfig()
     promised = None if parent is None else promises(parent)
     stated = draft.task or {}
     tasks = _draft_tasks(draft, promised, learned)
@@ -59,6 +63,8 @@ def examine_draft(
     suite = examine(
         child, draft.path, parent=known, learned=learned, default=default, config=config
     )
+    if trained and config.protect:
+        protect(draft.path, child.tasks, learned, child.max_length)
     verdict = judge(promised, suite, promotion or Promotion())
     suite = suite.model_copy(update={"notes": verdict.notes})
     if suite.exams:

@@ -108,7 +108,9 @@ def publish_winner(
         (draft.path / "evaluation" / REPORT_NAME).write_text(text + "\n", encoding="utf-8")
         (draft.path / "job.yaml").write_text(dump_yaml(config), encoding="utf-8")
         learned = Learned.of_classes(head, plan.task, plan.spec)
-        examine_draft(draft, learned={head: learned}, default=head, config=config.suite)
+        examine_draft(
+            draft, learned={head: learned}, default=head, config=config.suite, trained=True
+        )
 
     return commit_once(
         run,

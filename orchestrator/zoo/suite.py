@@ -37,6 +37,9 @@ class SuiteConfig(StrictModel):
     """Largest number of test rows that the package keeps per task; 0: none."""
     exemplars: int = Field(256, ge=0)
     """Largest number of training rows that the package keeps per task; 0: none."""
+    protect: bool = True
+    """Keep how important each weight is for the tasks (as large as the weights), so that a later
+    stream protects them without their data; only stages that train measure it."""
 
 
 Status = Literal["measured", "unverified"]

@@ -13,7 +13,7 @@ A part is built anew for every task. During one task its hooks run in this order
 All hooks are collective: every rank calls them in the same order.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -146,11 +146,15 @@ class Task(Protocol):
         """
         ...
 
-    def exemplars(self, count: int) -> Sequence[Batch]:
+    def exemplars(self, count: int, known: Collection[str | None] = ()) -> Sequence[Batch]:
         """Return about ``count`` rows of tasks that the starting package promised, one per batch.
 
-        Empty where the stream learns all of them, or the package keeps no rows. The same rows on
-        every rank.
+        Empty where the stream learns all of them, or the package keeps no rows, and after the first
+        task. The same rows on every rank.
+
+        Args:
+            count: Number of rows, rounded up to equally many of each task.
+            known: Heads to leave out.
         """
         ...
 

@@ -27,6 +27,16 @@ class PartConfig(EntryConfig):
         """Copies of the weights that the part holds; parts share a copy of the same name."""
         return frozenset()
 
+    def protects_head(self, *, importance: bool, exemplars: bool) -> bool:
+        """Whether the part protects a head of the starting package whose task is not learned again.
+
+        Args:
+            importance: The package keeps how important each weight is for the head.
+            exemplars: The package keeps training rows of the head.
+        """
+        del importance, exemplars
+        return self.protects
+
     def rehearsals(self, earlier: int, steps: int) -> int:
         """Return the additional updates in a task of ``steps`` steps after ``earlier`` tasks."""
         del earlier, steps
@@ -89,6 +99,10 @@ class FindConfig(SectionConfig):
         """Anchors and importance."""
         return frozenset({"anchors", "importance"})
 
+    def protects_head(self, *, importance: bool, exemplars: bool) -> bool:
+        """With importance, which exemplars can measure too."""
+        return self.penalty > 0 and (importance or exemplars)
+
 
 @CONTINUAL_PARTS.register("orchestrator.continual.parts.clamp:Clamp")
 class ClampConfig(SectionConfig):
@@ -106,6 +120,11 @@ class ClampConfig(SectionConfig):
         """Anchors."""
         return frozenset({"anchors"})
 
+    def protects_head(self, *, importance: bool, exemplars: bool) -> bool:
+        """False: a box bounds how far weights go, but not what a head forgets within it."""
+        del importance, exemplars
+        return False
+
 
 @CONTINUAL_PARTS.register("orchestrator.continual.parts.replay:Replay")
 class ReplayConfig(SectionConfig):
@@ -118,6 +137,11 @@ class ReplayConfig(SectionConfig):
     """After this many steps each earlier task gets one step on its buffer."""
     choice: Literal["random", "kmeans"] = "kmeans"
     """Selection of rows: at random, or nearest to the centers of their features."""
+
+    def protects_head(self, *, importance: bool, exemplars: bool) -> bool:
+        """With rows to rehearse."""
+        del importance
+        return exemplars
 
     def rehearsals(self, earlier: int, steps: int) -> int:
         """Return one update per earlier task every ``every_steps`` steps."""

@@ -21,12 +21,15 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from orchestrator.continual.fisher import Importance, gathered_fisher, sharded_fisher
+from orchestrator.continual.fisher import gathered_fisher, sharded_fisher
 from orchestrator.continual.parts.base import Anchors, Leftovers, Part, ShardSums, Task, cut
 from orchestrator.continual.parts.configs import FindConfig
 from orchestrator.errors import StageError
+from orchestrator.inference.protection import FISHER
+from orchestrator.modeling.importance import Importance
 from orchestrator.training.engine import Batch, Engine, Shard, gradient
 from orchestrator.training.metrics import StepMetrics
+from orchestrator.training.optimizers import target_of
 
 IMPORTANCE = "importance"
 """Name under which the accumulated importance is stored."""
@@ -39,7 +42,7 @@ class Find(Part[FindConfig]):
     """
 
     _anchors = Anchors()
-    _promised: Importance = {}  # noqa: RUF012  (replaced, never changed)
+    _brought: Importance = {}  # noqa: RUF012  (replaced, never changed)
     _value = 0.0
 
     @property
@@ -50,14 +53,19 @@ class Find(Part[FindConfig]):
     def before_task(self, task: Task) -> None:
         """Take this rank's anchors, and the importance of each; 0 where none was measured.
 
-        Of a package that no continual run made, it is measured here, on the rows it keeps.
+        A package brings what its last stream accumulated, or what its fine-tuning measured. For
+        heads that have neither, it is measured here, on the rows that the package keeps of them.
         """
         left = task.left(IMPORTANCE)
-        exemplars = () if left else task.exemplars(self.config.fisher_samples)
-        if exemplars:
-            found = self._measured(task, exemplars)
-            self._promised = {n: v for n, v in found.items() if n in task.anchors.names}
-        self._anchors, found = task.anchors, cut(task.engine, left or self._promised)
+        fisher = {} if left else task.left(FISHER)
+        known = {target_of(name) for name, value in {**left, **fisher}.items() if value.any()}
+        exemplars = task.exemplars(self.config.fisher_samples, known)
+        if fisher or exemplars:
+            brought = left or self._scaled(fisher)
+            if exemplars:
+                brought = accumulate(brought, self._measured(task, exemplars), gamma=1.0)
+            self._brought = {n: v for n, v in brought.items() if n in task.anchors.names}
+        self._anchors, found = task.anchors, cut(task.engine, self._brought or left)
         self._importance = {
             name: found.get(name, torch.zeros_like(anchor))
             for name, anchor in self._anchors.weights.items()
@@ -79,7 +87,7 @@ class Find(Part[FindConfig]):
     def after_task(self, task: Task) -> Leftovers:
         """Measure the task's importance and add it to that of earlier tasks."""
         measured = self._measured(task, task.samples(self.config.fisher_samples))
-        earlier = task.left(IMPORTANCE) or self._promised
+        earlier = self._brought or task.left(IMPORTANCE)
         return Leftovers(accumulate(earlier, measured, self.config.gamma))
 
     def _measured(self, task: Task, samples: Iterable[Batch]) -> Importance:
@@ -89,7 +97,9 @@ class Find(Part[FindConfig]):
         else:
             measured = sharded_fisher(task.engine, samples)
         names = task.protected(measured)
-        measured = {name: value for name, value in measured.items() if name in names}
+        return self._scaled({name: value for name, value in measured.items() if name in names})
+
+    def _scaled(self, measured: Importance) -> Importance:
         return normalized(measured) if self.config.normalise else measured
 
 

@@ -28,7 +28,7 @@ class NetTask:
     def left(self, name):
         return self.importance if name == "importance" else {}
 
-    def exemplars(self, count):
+    def exemplars(self, count, known=()):
         return ()
 
     def buffers(self):

@@ -12,6 +12,8 @@ from orchestrator.continual.stages import Stages
 from orchestrator.continual.stream import units_of
 from orchestrator.errors import InputError, RefusedError
 from orchestrator.inference.predictor import Predictor
+from orchestrator.inference.protection import FISHER, stored_tensors
+from orchestrator.modeling.package import read_state
 from orchestrator.zoo import Zoo
 from orchestrator.zoo.suite import SuiteConfig, read_suite
 from tests.support.promises import commit_classifier, commit_encoder, lesson, topic_data
@@ -28,6 +30,10 @@ def place(tmp_path_factory):
     promised = {"place": lesson("place", wrong=0.2, test=1000)}
     commit_classifier(zoo, promised, encoder)
     commit_classifier(zoo, promised, encoder, "bare", config=SuiteConfig(keep_rows=0))
+    only_importance = SuiteConfig(exemplars=0)
+    commit_classifier(zoo, promised, encoder, "weighed", config=only_importance, trained=True)
+    nothing = SuiteConfig(exemplars=0, protect=False)
+    commit_classifier(zoo, promised, encoder, "naked", config=nothing, trained=True)
     for name in ("spam", "food"):
         data = topic_data(name, train=320)
         lines = [
@@ -132,6 +138,45 @@ def test_exemplars_protect_from_the_first_step_on(place):
     frame = Stages(learn(config) / "stream", units_of(config)).history(0).frame()
     assert frame[frame.metric == "penalty"]["value"].max() > 0
     assert frame[frame.metric == "replay_loss"]["value"].notna().any()
+
+
+def test_fine_tuning_stores_importance_and_a_stream_keeps_what_it_weighs(place):
+    package = Zoo(place / "zoo").get("weighed")
+    assert not package.has("state/exemplars/place.parquet")
+    found = stored_tensors(package.path, FISHER)
+    weights = read_state(package.path)
+    assert found.keys() == weights.keys()
+    assert all(found[name].shape == weights[name].shape for name in found)
+    assert all((value >= 0).all() for value in found.values())
+    assert found["targets.place.output.bias"].all()
+
+    method = {"preset": "ewc", "find": {"penalty": 300.0}}
+    kept = job(place, "weighed", package="weighed", method=method, promotion={"max_drop": BOUND})
+    assert run(kept).metrics["unprotected_heads"] == []
+    suite = read_suite(newest(place))
+    assert suite.exams["place"].differences["accuracy"].bound <= 0.02
+    assert suite.exams["food"].metrics["accuracy"].value > 0.5
+    # Without the penalty the same steps break the promise: it is the importance that keeps it.
+    free = job(place, "free", package="weighed", preset="finetune", promotion={"max_drop": BOUND})
+    with pytest.raises(RefusedError, match="place accuracy: fell by 0"):
+        run(free)
+    assert newest(place).manifest.metrics["unprotected_heads"] == ["place"]
+
+
+def test_a_head_that_nothing_protects_is_named(place, caplog):
+    config = job(place, "naked", package="naked", promotion={"max_drop": {"default": 1.0}})
+    with caplog.at_level("WARNING"):
+        result = run(config)
+    assert result.metrics["unprotected_heads"] == ["place"]
+    assert "nothing protects head place of naked/v0001" in caplog.text
+    # The child carries importance of its own: for what it learned, not for what nothing measured.
+    heads = {name.split(".")[1] for name, value in importance(newest(place)).items() if value.any()}
+    assert heads == {"spam", "food"}
+
+
+def importance(package):
+    found = stored_tensors(package.path, "importance")
+    return {name: value for name, value in found.items() if name.startswith("targets.")}
 
 
 def test_labels_in_another_order_are_refused_before_any_work(place):
