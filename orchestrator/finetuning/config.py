@@ -17,6 +17,7 @@ from orchestrator.training.config import (
     TrackingSection,
     batch_problems,
 )
+from orchestrator.training.distillation.config import DistillationOptions
 from orchestrator.training.lesson_options import ClassWeights
 from orchestrator.zoo.gate import Promotion
 from orchestrator.zoo.suite import SuiteConfig
@@ -71,6 +72,18 @@ class TrainingSection(FineTuneOptions):
         return FineTuneConfig(**fields, learning_rate=learning_rate)
 
 
+class TeacherSection(DistillationOptions):
+    """A package whose answers are learned beside the labels; its reference alone is enough."""
+
+    package: str = Field(min_length=1)
+    """The teacher: name, name@alias or name/v0001; its labels are the task's, in their order."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reference(cls, data: Any) -> Any:
+        return {"package": data} if isinstance(data, str) else data
+
+
 class FinetuneConfig(JobConfig):
     """Fine-tune a package on labelled data and commit the result as a package."""
 
@@ -90,6 +103,8 @@ class FinetuneConfig(JobConfig):
     """Several tasks with a head each, learned in one run; the first one's head is the default."""
     keep_heads: bool = False
     """Keep the package's other heads; they are not trained, though what is below them is."""
+    teacher: TeacherSection | None = None
+    """A package to distill; null: labels alone are learned."""
     train: TrainingSection = TrainingSection()
     """Epochs, batches, learning rate, what is trained."""
     engine: EngineConfig = EngineConfig()

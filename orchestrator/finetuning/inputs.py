@@ -4,7 +4,7 @@ The driver resolves them once (`resolve`) and sends the workers what it decided;
 same rows again (`lessons_of`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from orchestrator.errors import InputError, IntegrityError
 from orchestrator.finetuning.config import FinetuneConfig, LessonSection
 from orchestrator.finetuning.detection import Detected, detect_kind
 from orchestrator.finetuning.state import FinetuneJob, PlannedLesson
+from orchestrator.finetuning.teaching import plan_teacher
 from orchestrator.inference.heads import package_tasks
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import has_weights, read_config
@@ -26,6 +27,7 @@ from orchestrator.tasks.base import (
     task_class,
     task_for,
 )
+from orchestrator.training.distillation.config import TeacherPlan
 from orchestrator.training.heads import head_name
 from orchestrator.training.learning_rates import Rate, rate_for
 from orchestrator.training.lessons import Lesson
@@ -44,12 +46,16 @@ class FinetuneInputs:
         package: The package to start from.
         lessons: What is learned, rows loaded.
         detected: How each task's kind was found.
+        teacher: The package that teaches.
+        teaching: What it teaches.
     """
 
     config: FinetuneConfig
     package: Package
     lessons: tuple[Lesson, ...]
     detected: tuple[Detected, ...]
+    teacher: Package | None = None
+    teaching: TeacherPlan | None = None
 
     @cached_property
     def model(self) -> ModelConfig:
@@ -108,8 +114,15 @@ class FinetuneInputs:
         )
 
 
-def resolve(config: FinetuneConfig, package: Package) -> FinetuneInputs:
-    """Read the rows of a job's tasks and decide what its heads are.
+def resolve(
+    config: FinetuneConfig, package: Package, teacher: Package | None = None
+) -> FinetuneInputs:
+    """Read the rows of a job's tasks and decide what its heads are, and who teaches them.
+
+    Args:
+        config: The job.
+        package: The package to start from.
+        teacher: The package that teaches; None: the one that the config names, if any.
 
     Raises:
         InputError: The package cannot be trained, or a task cannot be read or does not fit.
@@ -124,7 +137,11 @@ def resolve(config: FinetuneConfig, package: Package) -> FinetuneInputs:
     lessons = tuple(lesson for lesson, _ in found)
     inputs = FinetuneInputs(config, package, lessons, tuple(each for _, each in found))
     _require_fitting(inputs)
-    return inputs
+    if config.teacher is None:
+        return inputs
+    teacher = teacher or Zoo(config.run.zoo).get(config.teacher.package)
+    teaching = plan_teacher(config.teacher, teacher, package, lessons, config.train)
+    return replace(inputs, teacher=teacher, teaching=teaching)
 
 
 def _lesson(
@@ -223,6 +240,7 @@ def job_of(inputs: FinetuneInputs, run_dir: Path, rate: Rate) -> FinetuneJob:
         package=str(Path(inputs.package.path).resolve()),
         kept=inputs.kept,
         renewed=inputs.renewed,
+        teacher=inputs.teaching,
         learning_rate=rate.value,
         reason=rate.reason,
         run_dir=str(run_dir.resolve()),

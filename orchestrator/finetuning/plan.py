@@ -54,6 +54,7 @@ def describe(inputs: FinetuneInputs) -> str:
         },
         "heads": _heads(inputs),
         "trained": _trained(inputs),
+        **({} if inputs.teaching is None else {"teacher": _teacher(inputs)}),
         "rate": _rate(inputs),
         "steps": f"{train.epochs} epochs × {data.steps_per_epoch} = "
         f"{train.epochs * data.steps_per_epoch:,} steps of {data.global_batch_size} rows = "
@@ -124,6 +125,22 @@ def _heads(inputs: FinetuneInputs) -> str:
     parts += [f"{head.name} (kept, not trained)" for head in inputs.kept]
     if inputs.dropped:
         parts.append(f"dropped: {', '.join(inputs.dropped)} (keep_heads: true keeps them)")
+    return "; ".join(parts)
+
+
+def _teacher(inputs: FinetuneInputs) -> str:
+    plan = inputs.teaching
+    assert plan is not None
+    assert inputs.teacher is not None
+    options, parts = plan.options, [inputs.teacher.ref]
+    if options.soft_weight:
+        heads = ", ".join(f"{task.head} → {head}" for head, task in plan.tasks.items())
+        weight = f"weight {options.soft_weight:g}, temperature {options.temperature:g}"
+        parts.append(f"answers of {heads} ({weight})")
+    if plan.layers is not None:
+        pairs = zip(plan.layers.teacher, plan.layers.student, strict=True)
+        shown = ", ".join(f"{theirs} → {mine}" for theirs, mine in pairs)
+        parts.append(f"layers {shown} (weight {options.hidden_weight:g})")
     return "; ".join(parts)
 
 

@@ -110,6 +110,8 @@ class FinetuneEvaluation(Summary):
 
     parent: str
     """Package that training began with."""
+    teacher: str | None = None
+    """Package that was distilled."""
     dropped_heads: tuple[str, ...] = ()
     """Heads of the parent that the package does not have any more."""
     kept_heads: tuple[str, ...] = ()

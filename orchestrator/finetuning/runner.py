@@ -45,6 +45,8 @@ class Start(StrictModel):
 
     package: str
     """Reference with its version."""
+    teacher: str | None = None
+    """Reference of the teacher with its version."""
 
 
 def check(config: FinetuneConfig) -> str:
@@ -82,8 +84,9 @@ def _make(folder: RunFolder, config: FinetuneConfig) -> Package:
     from orchestrator.finetuning.inputs import resolve
 
     zoo = Zoo(config.run.zoo)
-    start = folder.once("start", Start, lambda: Start(package=zoo.get(config.package).ref))
-    inputs = resolve(config, zoo.get(start.package))
+    start = folder.once("start", Start, lambda: _start(config, zoo))
+    teacher = None if start.teacher is None else zoo.get(start.teacher)
+    inputs = resolve(config, zoo.get(start.package), teacher)
     _announce(inputs)
     summary = _train(folder, inputs)
     evaluation = _evaluation(inputs, summary)
@@ -91,12 +94,18 @@ def _make(folder: RunFolder, config: FinetuneConfig) -> Package:
         folder,
         config.output,
         kind="finetuned",
-        parents=[inputs.package],
+        parents=[inputs.package, *([] if inputs.teacher is None else [inputs.teacher])],
         task=_task(inputs),
         metrics=evaluation.figures(),
         licence=config.licence or inputs.package.manifest.licence,
         write=lambda draft: _write(folder, inputs, evaluation, draft),
     )
+
+
+def _start(config: FinetuneConfig, zoo: Zoo) -> Start:
+    """Return the versions that the references of the config stand for now."""
+    teacher = None if config.teacher is None else zoo.get(config.teacher.package).ref
+    return Start(package=zoo.get(config.package).ref, teacher=teacher)
 
 
 def _announce(inputs: "FinetuneInputs") -> None:
@@ -181,6 +190,7 @@ def _evaluation(inputs: "FinetuneInputs", summary: Summary) -> FinetuneEvaluatio
     return FinetuneEvaluation(
         **dict(summary),
         parent=inputs.package.ref,
+        teacher=None if inputs.teacher is None else inputs.teacher.ref,
         dropped_heads=inputs.dropped,
         kept_heads=tuple(head.name for head in inputs.kept),
     )

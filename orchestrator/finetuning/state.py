@@ -5,6 +5,7 @@ from orchestrator.data.spec import DatasetSpec
 from orchestrator.finetuning.config import FinetuneConfig
 from orchestrator.finetuning.results import RateTrial
 from orchestrator.modeling.config import Target
+from orchestrator.training.distillation.config import TeacherPlan
 from orchestrator.training.history import HistoryRow
 from orchestrator.training.lesson_options import ClassWeights
 from orchestrator.zoo.suite import TaskSpec
@@ -36,6 +37,8 @@ class FinetuneJob(StrictModel):
     """Heads of the package that stay."""
     renewed: tuple[str, ...] = ()
     """Heads that get new weights although the package has one of the same shape."""
+    teacher: TeacherPlan | None = None
+    """The package that teaches, with everything decided."""
     learning_rate: float
     """Peak."""
     reason: str

@@ -17,6 +17,7 @@ from orchestrator.finetuning.state import FinetuneJob, RunState
 from orchestrator.storage import atomic_write_json, read_model, staged
 from orchestrator.tasks.measure import Measured
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
+from orchestrator.training.distillation.teacher import Teacher
 from orchestrator.training.early_stopping import BestKeeper
 from orchestrator.training.events import Measurement, RunStarted
 from orchestrator.training.finetune import FineTuner, Heads, Place
@@ -65,6 +66,7 @@ def _with_rate(context: WorkerContext, job: FinetuneJob) -> FinetuneJob:
             config.seed,
             heads=Heads(job.kept, job.renewed),
             place=Place(device=context.device),
+            teacher=teacher_of(context, job),
         )
         found = ChosenRate(learning_rate=rate.value, reason=rate.reason, trials=trials)
         context.require_claim()
@@ -74,6 +76,11 @@ def _with_rate(context: WorkerContext, job: FinetuneJob) -> FinetuneJob:
     context.barrier()
     chosen = read_model(place, ChosenRate)
     return job.model_copy(update=dict(chosen))
+
+
+def teacher_of(context: WorkerContext, job: FinetuneJob) -> Teacher | None:
+    """Load the package that teaches, on this worker's device."""
+    return None if job.teacher is None else Teacher(job.teacher, context.device)
 
 
 class _Run:
@@ -99,6 +106,7 @@ class _Run:
             job.config.seed,
             heads=Heads(job.kept, job.renewed),
             place=place,
+            teacher=teacher_of(context, job),
         )
         primary = lessons[0].task.primary
         stopping = EarlyStoppingConfig(
@@ -139,6 +147,7 @@ class _Run:
                 first_step=first,
                 until_step=first if ended else None,
                 seed=self.config.seed,
+                step_fn=self.tuner.step_fn,
                 hooks=Hooks(
                     observer=self._observe,
                     evaluate=self.tuner.figures,

@@ -59,7 +59,16 @@ class TargetOutput(NamedTuple):
 
 
 class Encoder(nn.Module, ABC):
-    """Reads the whole sequence."""
+    """Reads the whole sequence.
+
+    Attributes:
+        keeps_layers: Whether the outputs of its layers are wanted.
+        layer_outputs: Those of the last pass, the embedded input first, each [B, S, D]; only of an
+            encoder that supports it.
+    """
+
+    keeps_layers: bool = False
+    layer_outputs: list[Tensor] | None = None
 
     @abstractmethod
     def forward(self, hidden: Tensor, mask: Tensor, batch: Batch) -> Tensor:
@@ -99,6 +108,8 @@ class Target(nn.Module, ABC):
 
     reads_router: ClassVar[bool] = False
     """Whether the labels are the answers of the encoder's routers, [layers, B * S, E]."""
+    reads_layers: ClassVar[bool] = False
+    """Whether it reads the outputs of all encoder layers, [B, S, layers, D]."""
 
     def tied_output(self) -> nn.Linear | None:
         """Return the output layer whose weight is the word table, if the config ties them."""

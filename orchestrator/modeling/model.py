@@ -54,6 +54,8 @@ class Model(nn.Module):
         self.targets = TargetHeads()
         for target in config.target:
             self.targets[target.name] = _build(targets, target, sizes)
+        heads = (cast(Target, head) for head in self.targets.values())
+        self.encoder.keeps_layers = any(head.reads_layers for head in heads)
         self.tie_weights()
 
     def tie_weights(self) -> None:
@@ -144,7 +146,7 @@ class Model(nn.Module):
             result[f"count.{name}"] = output.terms
             result[f"correct.{name}"] = output.correct
         for name in logits:
-            result[f"logits.{name}"] = cast(Target, self.targets[name]).predict(hidden, mask)
+            result[f"logits.{name}"] = self._answer(name, hidden, mask)
         return result
 
     def predict(
@@ -165,7 +167,7 @@ class Model(nn.Module):
         """
         hidden, mask = self._hidden(batch, memory)
         return {
-            name: cast(Target, head).predict(hidden, mask)
+            name: self._answer(name, hidden, mask)
             for name, head in self.targets.items()
             if not cast(Target, head).reads_router and (wanted is None or name in wanted)
         }
@@ -221,6 +223,18 @@ class Model(nn.Module):
         embedded, mask = self.target_embedding(own)
         hidden: Tensor = self.decoder(embedded, mask, memory, memory_mask)
         return hidden, mask
+
+    def _answer(self, name: str, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return the logits of one head."""
+        head = cast(Target, self.targets[name])
+        if not head.reads_layers:
+            return head.predict(hidden, mask)
+        layers = self.encoder.layer_outputs
+        if layers is None:
+            kind = type(self.encoder).__name__
+            raise InputError(f"The head {name!r} reads layers, and {kind} does not keep theirs.")
+        self.encoder.layer_outputs = None  # else the graph lives until the next pass
+        return head.predict(torch.stack(layers, dim=2), mask)
 
     def _router_logits(self) -> Tensor | None:
         """Return the answers of all routers in the last pass, [layers, B * S, E]."""

@@ -9,6 +9,7 @@ paused.
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,12 @@ from orchestrator.data.processors.example_processor import open_processor
 from orchestrator.errors import IntegrityError
 from orchestrator.inference.models import TorchModel
 from orchestrator.inference.predictor import Predictor
-from orchestrator.modeling.lora import merged_state
 from orchestrator.modeling.model import Model
-from orchestrator.modeling.package import write_model
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 from orchestrator.tasks.base import Answer, AnyTask
 from orchestrator.tasks.measure import Measured, measure
-from orchestrator.training.config import (
-    FineTuneConfig,
-    OptimizerConfig,
-    ScheduleConfig,
-    TrainConfig,
-)
+from orchestrator.training.config import FineTuneConfig
+from orchestrator.training.distillation.teacher import Teacher
 from orchestrator.training.finetune_model import (
     HERE,
     ONLY_LESSONS,
@@ -38,12 +33,13 @@ from orchestrator.training.finetune_model import (
     Place,
     first_model,
     is_costly,
-    without_class_weights,
+    plan_of,
+    write_finished,
 )
 from orchestrator.training.history import History
 from orchestrator.training.lesson_data import LessonData, Split
 from orchestrator.training.lessons import Lesson
-from orchestrator.training.loop import train
+from orchestrator.training.loop import plain_step, train
 
 PROGRESS = "finetune.json"
 HISTORY = "history.parquet"
@@ -60,6 +56,7 @@ class FineTuner:
         data: Rows and batches.
         plan: Steps, batches, optimizer and schedule of the run.
         source: Batches of each step.
+        step_fn: Takes a step.
         steps_done: Optimizer steps taken, counted in the loop.
         epochs_done: Whole epochs trained.
         history: Learning curves so far.
@@ -71,6 +68,7 @@ class FineTuner:
         seed: Decides the heads' first weights, which rows a cap keeps, their order, and dropout.
         heads: Heads of the package that stay, or are made anew.
         place: Where it is trained.
+        teacher: A package whose answers are learned beside the labels.
 
     Raises:
         IntegrityError: The package's model does not fit its config.
@@ -87,11 +85,15 @@ class FineTuner:
         *,
         heads: Heads = ONLY_LESSONS,
         place: Place = HERE,
+        teacher: Teacher | None = None,
     ) -> None:
         if config.learning_rate is None:
             raise ValueError("the learning rate is chosen by training.learning_rates.rate_for")
         self.lessons, self.config, self.seed = tuple(lessons), config, seed
         self.tasks: dict[str, AnyTask] = {each.head: each.task for each in self.lessons}
+        if teacher is not None:
+            self.lessons = tuple(replace(each, teacher=teacher) for each in lessons)
+            heads = replace(heads, helpers=teacher.helpers)
         self._package, self._heads, self._place = package, heads, place
         self.model = self._build()
         self.max_length = min(config.max_length, self.model.config.max_position_embeddings)
@@ -105,8 +107,9 @@ class FineTuner:
             micro_batch_size=place.micro_batch_size,
             short_passes=place.device.type == "cpu" and is_costly(self.model),
         )
-        self.plan = self._plan(self.data)
+        self.plan = plan_of(config, self.data)
         self.source = self.data.source(self.plan.max_steps)
+        self.step_fn = plain_step(config.max_grad_norm, () if teacher is None else teacher.terms)
         self.engine = place.build_engine(self.model, self.plan.optimizer)
         self.steps_done = 0
         self.epochs_done = 0
@@ -147,6 +150,7 @@ class FineTuner:
             first_step=self.steps_done,
             until_step=until,
             seed=self.seed,
+            step_fn=self.step_fn,
         )
         self.steps_done = result.steps
         self.epochs_done += 1
@@ -254,7 +258,7 @@ class FineTuner:
             model: From `whole`; None: the model that is trained.
         """
         model = self.model if model is None else model
-        write_model(folder, merged_state(model), without_class_weights(model.config))
+        write_finished(folder, model, self._heads.helpers)
         if self.data.processor is not None:
             self.data.processor.save(folder)
         self.history.to_parquet(folder / HISTORY)
@@ -263,24 +267,6 @@ class FineTuner:
         """Return the model before its first step, on its device."""
         model = first_model(self._package, self.lessons, self._heads, self.config, self.seed)
         return model.to(self._place.device)
-
-    def _plan(self, data: LessonData) -> TrainConfig:
-        config = self.config
-        assert config.learning_rate is not None
-        steps = config.epochs * data.steps_per_epoch
-        return TrainConfig(
-            max_steps=steps,
-            global_batch_size=data.global_batch_size,
-            micro_batch_size=data.micro_batch_size,
-            optimizer=OptimizerConfig(
-                learning_rate=config.learning_rate, weight_decay=config.weight_decay
-            ),
-            schedule=ScheduleConfig(
-                type="linear", warmup_steps=int(config.warmup_fraction * steps)
-            ),
-            max_grad_norm=config.max_grad_norm,
-            log_every_steps=steps,
-        )
 
     def _counted(self, lesson: Lesson) -> bool:
         """Whether the engine counts the primary metric while it measures the loss."""

@@ -7,14 +7,20 @@ from pathlib import Path
 import torch
 
 from orchestrator.modeling.builder import build_target
-from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.lora import add_lora, freeze
+from orchestrator.modeling.lora import add_lora, freeze, merged_state
 from orchestrator.modeling.model import Model
-from orchestrator.modeling.package import load_model
+from orchestrator.modeling.package import load_model, write_model
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 from orchestrator.tasks.base import HeadOptions
-from orchestrator.training.config import FineTuneOptions, OptimizerConfig
+from orchestrator.training.config import (
+    FineTuneConfig,
+    FineTuneOptions,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 from orchestrator.training.engine import Engine
+from orchestrator.training.lesson_data import LessonData
 from orchestrator.training.lessons import Lesson
 from orchestrator.training.seeding import derive_seed
 from orchestrator.training.torch_engines import SingleEngine
@@ -52,10 +58,12 @@ class Heads:
     Attributes:
         kept: Heads that stay in the model beside those of the lessons.
         renewed: Names of heads that get new weights although the package has such a head.
+        helpers: Heads that the model has during training alone.
     """
 
     kept: Sequence[TargetConfig] = ()
     renewed: Sequence[str] = ()
+    helpers: Sequence[TargetConfig] = ()
 
 
 HERE = Place()
@@ -74,7 +82,7 @@ def first_model(
     options = HeadOptions(pooling=config.pooling, hidden=config.hidden, dropout=config.dropout)
     targets = [lesson.target(options) for lesson in lessons]
     torch.manual_seed(derive_seed(seed, "head"))
-    model = load_model(package, targets=[*targets, *heads.kept])
+    model = load_model(package, targets=[*targets, *heads.kept, *heads.helpers])
     for target in targets:
         if target.name in heads.renewed:
             model.targets[target.name] = build_target(target, model.config)
@@ -84,13 +92,42 @@ def first_model(
     return model
 
 
-def without_class_weights(config: ModelConfig) -> ModelConfig:
-    """Return a config without class weights: they belong to the rows, not to the model."""
+def write_finished(folder: Path, model: Model, helpers: Sequence[TargetConfig]) -> None:
+    """Write a trained model without what only training needs; adapters become part of it.
+
+    Class weights belong to the rows, not to the model.
+
+    Args:
+        folder: An existing folder.
+        model: The model with all of its weights.
+        helpers: Heads that are left out.
+    """
+    names = {each.name for each in helpers}
     heads = [
         head.model_copy(update={"class_weights": None}) if isinstance(head, ClsConfig) else head
-        for head in config.target
+        for head in model.config.target
+        if head.name not in names
     ]
-    return config.with_targets(heads)
+    without = tuple(f"targets.{name}." for name in names)
+    state = {k: v for k, v in merged_state(model).items() if not k.startswith(without)}
+    write_model(folder, state, model.config.with_targets(heads))
+
+
+def plan_of(config: FineTuneConfig, data: LessonData) -> TrainConfig:
+    """Return steps, batches, optimizer and schedule of a run with a learning rate."""
+    assert config.learning_rate is not None
+    steps = config.epochs * data.steps_per_epoch
+    return TrainConfig(
+        max_steps=steps,
+        global_batch_size=data.global_batch_size,
+        micro_batch_size=data.micro_batch_size,
+        optimizer=OptimizerConfig(
+            learning_rate=config.learning_rate, weight_decay=config.weight_decay
+        ),
+        schedule=ScheduleConfig(type="linear", warmup_steps=int(config.warmup_fraction * steps)),
+        max_grad_norm=config.max_grad_norm,
+        log_every_steps=steps,
+    )
 
 
 COSTLY_WEIGHTS = 2_000_000

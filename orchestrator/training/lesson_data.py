@@ -99,9 +99,13 @@ class LessonData:
         """Return a split's samples, tokenized when first asked for and kept."""
         key = (lesson, split)
         if key not in self._samples:
-            self._samples[key] = self.lessons[lesson].task.samples(
-                self.rows(split, lesson), self.processor, self.max_length
-            )
+            rows, asked = self.rows(split, lesson), self.lessons[lesson]
+            samples = asked.task.samples(rows, self.processor, self.max_length)
+            if split == "train" and asked.teacher is not None:
+                samples = asked.teacher.teach(
+                    asked.head, rows, samples, self.processor, self.max_length
+                )
+            self._samples[key] = samples
         return self._samples[key]
 
     def _lengths(self, split: Split, lesson: int) -> IntArray | None:

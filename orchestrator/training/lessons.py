@@ -6,6 +6,7 @@ on every rank and after a restart; within a lesson the samples are those of ``St
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from orchestrator.training.engine import Batch
 from orchestrator.training.heads import head_name
 from orchestrator.training.lesson_options import ClassWeights
 
+if TYPE_CHECKING:
+    from orchestrator.training.distillation.teacher import Teacher
+
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
@@ -29,12 +33,14 @@ class Lesson:
         data: Rows to learn from and to be measured on; labels in the order of the task's.
         weight: How often it is learned, relative to its number of training rows.
         class_weights: Weights of the classes in the loss.
+        teacher: Adds its answers to the samples that are trained on.
     """
 
     task: AnyTask
     data: TaskData
     weight: float = 1.0
     class_weights: ClassWeights = "none"
+    teacher: "Teacher | None" = None
 
     @property
     def head(self) -> str:

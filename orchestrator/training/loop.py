@@ -20,6 +20,7 @@ from orchestrator.training.engine import Batch, Engine, Projection, clip_gradien
 from orchestrator.training.events import Measurement, Metrics
 from orchestrator.training.learning_rates import learning_rate
 from orchestrator.training.metrics import OVERFLOW, SKIPPED, StepMetrics, interval_means
+from orchestrator.training.objective import ExtraLoss
 from orchestrator.training.seeding import seed_step
 from orchestrator.training.watchdog import Watchdog
 
@@ -117,11 +118,16 @@ def descend(
     return StepMetrics(metrics, decided, {reason: 1.0})
 
 
-def plain_step(max_grad_norm: float | None) -> StepFunction:
-    """Return the step function of ordinary training: one gradient, clipped, one update."""
+def plain_step(max_grad_norm: float | None, extra: Sequence[ExtraLoss] = ()) -> StepFunction:
+    """Return the step function of ordinary training: one gradient, clipped, one update.
+
+    Args:
+        max_grad_norm: Bound of the global gradient norm; None: never clip.
+        extra: More loss terms of every step.
+    """
 
     def step(engine: Engine, window: Sequence[Batch], lr: float) -> StepMetrics:
-        metrics = engine.forward_backward(window)
+        metrics = engine.forward_backward(window, extra)
         return descend(engine, metrics, lr, max_grad_norm=max_grad_norm)
 
     return step

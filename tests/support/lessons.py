@@ -3,12 +3,19 @@
 import json
 
 import numpy as np
+import pytest
+import torch
 
 from orchestrator.cluster.context import Worker
 from orchestrator.config import validate_config
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.finetuning import runner
 from orchestrator.finetuning.config import FinetuneConfig
 from orchestrator.finetuning.inputs import job_of, resolve
 from orchestrator.finetuning.worker import finetune
+from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.package import write_model
 from orchestrator.training.learning_rates import Rate
 from orchestrator.zoo import Zoo
 from tests.support.streams import FILLER, WORDS, make_place
@@ -63,3 +70,35 @@ def learn(config, run_dir, rate=RATE):
     """Train a job in this process; return its summary and the folder of the package's files."""
     context = Worker.alone(run_dir)
     return finetune(context, planned(config, run_dir, rate)).result, run_dir / "export"
+
+
+def commit_encoder(place, name, *, layers, width, words=None):
+    """Commit an untrained encoder, with the tokenizer of `encoder` unless it is given words."""
+    processor = TextProcessor.load(Zoo(place / "zoo").get("encoder").path)
+    if words is not None:
+        processor = TextProcessor.train(words, 300, max_length=16)
+    config = ModelConfig(
+        hidden_size=width,
+        vocab_size=processor.vocab_size,
+        max_position_embeddings=16,
+        embedding={"parts": ["word", "pos"], "dropout": 0.0},
+        encoder={"type": "transformer", "num_layers": layers, "num_heads": 2, "dropout": 0.0},
+        target=["mlm"],
+    )
+    torch.manual_seed(1)
+    draft = Zoo(place / "zoo").draft(name, kind="pretrained", producer={"stage": "test"})
+    with draft as folder:
+        write_model(folder.path, build_model(config), config)
+        processor.save(folder.path)
+        return folder.commit()
+
+
+def run_here(config):
+    """Run a job with its one worker in this process."""
+
+    def train(folder, inputs):
+        return finetune(Worker.alone(folder.path), job_of(inputs, folder.path, RATE)).result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "_train", train)
+        return runner.run(config)

@@ -156,6 +156,7 @@ class TransformerEncoder(Encoder):
         near = self._mask(hidden, mask, batch, window)
         far = self._mask(hidden, mask, batch, None) if window_from else near
         angles = self._rotation(hidden, mask, batch)
+        self.layer_outputs = [hidden] if self.keeps_layers else None
         for index in range(self.config.num_layers):
             layer = self.layers[index % len(self.layers)]
             allowed = near if index >= window_from else far
@@ -164,6 +165,8 @@ class TransformerEncoder(Encoder):
             else:
                 own = None if cache is None else cache.layer(index).own
                 hidden = layer(hidden, allowed, angles, own)
+            if self.layer_outputs is not None:
+                self.layer_outputs.append(hidden)
         return hidden if self.norm is None else self.norm(hidden)
 
     def _mask(

@@ -20,6 +20,8 @@ from orchestrator.modeling.targets.configs import (
     BalanceConfig,
     MultilabelConfig,
     RegressionConfig,
+    StatesConfig,
+    TargetConfig,
     VectorConfig,
 )
 from orchestrator.modeling.targets.sequence import SequenceTarget, pool
@@ -135,10 +137,35 @@ class BalanceTarget(Target):
         return mask
 
 
-NO_LABELS = "A `vector` target has no labels: it answers, and learns nothing. Leave them out."
+class SilentTarget(Target):
+    """A head without labels and without a loss."""
+
+    Config: ClassVar[type[TargetConfig]]
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Refuse labels.
+
+        Raises:
+            InputError: Always.
+        """
+        raise self._no_labels()
+
+    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+        """Refuse labels.
+
+        Raises:
+            InputError: Always.
+        """
+        raise self._no_labels()
+
+    def _no_labels(self) -> InputError:
+        name = type(self).Config.type_name()
+        return InputError(
+            f"A `{name}` target has no labels: it answers, and learns nothing. Leave them out."
+        )
 
 
-class VectorTarget(Target):
+class VectorTarget(SilentTarget):
     """Pool, optional linear layer with tanh; neither labels nor a loss.
 
     BERT's pooler is ``first`` and hidden, SBERT's (Reimers and Gurevych 2019) is ``mean``.
@@ -153,23 +180,35 @@ class VectorTarget(Target):
         self.pooling = config.pooling
         self.dense = nn.Linear(width, width) if config.hidden else None
 
-    def count(self, labels: Tensor) -> Tensor:
-        """Refuse labels.
-
-        Raises:
-            InputError: Always.
-        """
-        raise InputError(NO_LABELS)
-
-    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
-        """Refuse labels.
-
-        Raises:
-            InputError: Always.
-        """
-        raise InputError(NO_LABELS)
-
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return one vector per sequence, [B, D]."""
         pooled = pool(hidden, mask, self.pooling)
         return pooled if self.dense is None else self.dense(pooled).tanh()
+
+
+class StatesTarget(SilentTarget):
+    """The outputs of encoder layers, all through one projection where there is one.
+
+    Parameters: ``projection`` [W, D], if there is one.
+    """
+
+    Config = StatesConfig
+    reads_layers = True
+
+    def __init__(self, config: StatesConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.layers, width = config.layers, config.width
+        self.projection = None if width is None else nn.Linear(dimensions.hidden_size, width)
+
+    def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return [B, S, L, W], or D where there is no projection, of all layers [B, S, N, D].
+
+        Raises:
+            InputError: The encoder has fewer layers than are wanted.
+        """
+        if max(self.layers) >= hidden.shape[2]:
+            raise InputError(
+                f"layer {max(self.layers)} is wanted, the encoder has {hidden.shape[2] - 1}."
+            )
+        chosen = hidden[:, :, list(self.layers)]
+        return chosen if self.projection is None else self.projection(chosen)

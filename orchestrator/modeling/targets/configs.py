@@ -6,7 +6,7 @@ Imports without torch.
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from orchestrator.errors import Problem
 from orchestrator.modeling.component import ComponentConfig, Dimensions, Visibility, targets
@@ -218,6 +218,22 @@ class VectorConfig(PooledConfig):
     """Answer with one vector per sequence; has no loss and no labels (BertModel, SBERT)."""
 
     type: Literal["vector"] = "vector"
+
+    @property
+    def has_loss(self) -> bool:
+        """Nothing is learned from labels."""
+        return False
+
+
+@targets.register("orchestrator.modeling.targets.answers:StatesTarget")
+class StatesConfig(TargetConfig):
+    """Answer with the outputs of encoder layers, for distillation; has no loss and no labels."""
+
+    type: Literal["states"] = "states"
+    layers: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    """Layers whose outputs are returned, in order; 0: the embedding."""
+    width: PositiveInt | None = None
+    """Width that one linear layer projects all of them to; null: none."""
 
     @property
     def has_loss(self) -> bool:

@@ -1,0 +1,1 @@
+"""Knowledge distillation: a package learns from the answers and the layers of another one."""
