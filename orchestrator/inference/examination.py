@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from orchestrator.inference.heads import package_tasks
 from orchestrator.inference.predictor import Predictor
 from orchestrator.inference.protection import protect
-from orchestrator.modeling.config_file import read_config
+from orchestrator.modeling.config import read_config
 from orchestrator.storage.json_files import json_bytes
 from orchestrator.tasks.base import AnyTask, build_task
 from orchestrator.tasks.suite import Learned, Parent, examine

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config import did_you_mean
 from orchestrator.errors import InputError, IntegrityError
-from orchestrator.modeling.config_file import read_config
+from orchestrator.modeling.config import read_config
 from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.tasks.base import AnyTask, build_task, kind_of_target, task_class
 from orchestrator.zoo.suite import TaskSpec, read_suite

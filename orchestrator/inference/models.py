@@ -12,7 +12,7 @@ import numpy as np
 
 from orchestrator.arrays import AnyArray, Float32Array, IntArray
 from orchestrator.errors import InputError
-from orchestrator.modeling.config_file import read_config
+from orchestrator.modeling.config import read_config
 from orchestrator.tasks.numerics import most_probable_path
 
 if TYPE_CHECKING:

@@ -1,22 +1,26 @@
-"""The config of a model: sizes and five component slots. Imports without torch."""
+"""The config of a model: sizes, component slots, ``config.json``, and options of low-rank adapters.
+
+Imports without torch: a graph is served without it.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 import orchestrator.modeling.decoders
 import orchestrator.modeling.embeddings
 import orchestrator.modeling.encoders
-import orchestrator.modeling.target_embeddings
-import orchestrator.modeling.targets  # noqa: F401 - these five imports fill the registries
-from orchestrator.config import StrictModel
+import orchestrator.modeling.targets  # noqa: F401 - these four imports fill the registries
+from orchestrator.config import StrictModel, validate_config
 from orchestrator.config.choice import Choice
 from orchestrator.config.registry import Registry
-from orchestrator.errors import Problem
+from orchestrator.errors import ConfigError, IntegrityError, Problem
 from orchestrator.modeling.component import (
     ComponentConfig,
     DecoderConfig,
@@ -53,6 +57,9 @@ ADVICE: dict[Visibility | None, str] = {
     "halves": "Use birnn, bilstm or bigru.",
 }
 """Options that give an encoder that visibility."""
+CONFIG_FILE = "config.json"
+MODEL_TYPE = "orchestrator"
+"""Value of Hugging Face's ``model_type`` key: their tools name the format they cannot open."""
 
 
 class StreamSizes(StrictModel):
@@ -226,10 +233,6 @@ class ModelConfig(StrictModel):
             yield Problem("top_k", f"{top_k} is not the encoder's experts.top_k ({experts.top_k}).")
 
 
-def _fits(needed: Visibility | None, given: Visibility | None) -> bool:
-    return needed is None or given is None or needed == given
-
-
 REGISTERED: dict[str, Registry[Any]] = {
     "embedding": embeddings,
     "encoder": encoders,
@@ -238,3 +241,57 @@ REGISTERED: dict[str, Registry[Any]] = {
     "target": targets,
 }
 """The component table of each slot of a model."""
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Return the model config of a folder.
+
+    Raises:
+        IntegrityError: There is no config, or it is not one of ours.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{path} cannot be read: {error}. Restore it.") from error
+    found = data.pop("model_type", None) if isinstance(data, dict) else None
+    if found != MODEL_TYPE:
+        raise IntegrityError(
+            f"{path}: model_type is {found!r}, only {MODEL_TYPE!r} is read here. "
+            "Import other checkpoints into the zoo first."
+        )
+    try:
+        return validate_config(ModelConfig, data, str(path))
+    except ConfigError as error:
+        raise IntegrityError(str(error)) from error
+
+
+class LoraConfig(StrictModel):
+    """Train a low-rank change of some linear layers instead of all weights (Hu et al. 2021)."""
+
+    layers: tuple[str, ...] = ("*.attention.query", "*.attention.value")
+    """Names of linear layers, with `*`, `?` and `[a-z]`; `*` alone takes all below the heads."""
+    rank: PositiveInt = 8
+    """Rank r of the change."""
+    alpha: PositiveFloat = 16.0
+    """The change is multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout rate on what the change reads."""
+    rank_stabilised: bool = False
+    """Multiply by alpha / sqrt(rank) instead (rsLoRA, Kalajdzievski 2023)."""
+    train: tuple[str, ...] = ("targets",)
+    """Parameters that are trained as well, by name; the heads, as a rule."""
+
+    @property
+    def scale(self) -> float:
+        """Factor on the change."""
+        return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
+
+    def problems(self) -> Iterable[Problem]:
+        """There must be something to adapt."""
+        if not self.layers:
+            yield Problem("layers", "is empty. Name linear layers, for example *.attention.query.")
+
+
+def _fits(needed: Visibility | None, given: Visibility | None) -> bool:
+    return needed is None or given is None or needed == given

@@ -1,9 +1,11 @@
 """Contracts of the components of a model; that of an embedding part is in `embeddings.stack`.
 
-Legend: B batch, S length, T target length, D model width, V vocabulary, K classes.
 A component module is built as ``Component(config, dimensions)``; see ``config.registry`` for how
 it gets its name. Modules take and return tensors, tuples (named ones too) and dicts of them: hooks
-of sharded training find tensors in nothing else.
+of sharded training find tensors in nothing else. A dual model reads two streams from one batch;
+keys of the second begin with ``second.``.
+
+Legend: B batch, S length, T target length, D model width, V vocabulary, K classes.
 """
 
 from abc import ABC, abstractmethod
@@ -11,6 +13,8 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from orchestrator.errors import InputError
 
 IGNORED_LABEL = -100
 """A label at which nothing is predicted."""
@@ -21,6 +25,8 @@ Batch = dict[str, Tensor]
 every position may read) [B, S]; ``pixel_values`` [B, C, height, width]; ``input_features``
 [B, frames, mel bins], ``input_values`` [B, samples], whose ``attention_mask`` has their length;
 ``decoder_input_ids``, ``decoder_attention_mask`` [B, T]; ``labels.<target name>``."""
+SECOND = "second."
+"""Prefix of what the second stream reads: ``second.input_ids``, ``second.pixel_values``."""
 
 
 def all_real(rows: int, length: int, device: torch.device) -> Tensor:
@@ -132,3 +138,25 @@ class Target(nn.Module, ABC):
     @abstractmethod
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits for every position or sequence; see the subclass for the shape."""
+
+
+def first_stream(batch: Batch) -> Batch:
+    """Return what the first stream reads."""
+    return {key: value for key, value in batch.items() if not key.startswith(SECOND)}
+
+
+def second_stream(batch: Batch) -> Batch:
+    """Return what the second stream reads, without the prefix.
+
+    Raises:
+        InputError: There is nothing for it.
+    """
+    own = {
+        key.removeprefix(SECOND): value for key, value in batch.items() if key.startswith(SECOND)
+    }
+    if not own:
+        raise InputError(
+            f"The model reads two streams; the batch has {', '.join(batch)}. Give the second one's "
+            f"inputs with the prefix {SECOND!r}, for example second.input_ids."
+        )
+    return own

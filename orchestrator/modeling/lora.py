@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from orchestrator.config import nearest
 from orchestrator.errors import InputError, IntegrityError
-from orchestrator.modeling.adapters import LoraConfig
+from orchestrator.modeling.config import LoraConfig
 
 EXAMPLES = "For example `embedding`, `encoder.layers.0` or `encoder.layers.*.norm?.*`."
 

@@ -15,7 +15,7 @@ from orchestrator.modeling.component import ComponentConfig, Dimensions, decoder
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.stack import EmbeddingStack
 from orchestrator.modeling.interfaces import Batch, Decoder, Encoder, Streams, Target
-from orchestrator.modeling.layers.cache import Cache
+from orchestrator.modeling.layers.attention import Cache
 from orchestrator.modeling.layers.feed_forward import Experts
 from orchestrator.modeling.targets.configs import Pooling
 from orchestrator.modeling.targets.sequence import pool

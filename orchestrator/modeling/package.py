@@ -12,8 +12,7 @@ from torch import Tensor
 
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.builder import build_on_meta, build_target
-from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.config_file import CONFIG_FILE, MODEL_TYPE, read_config
+from orchestrator.modeling.config import CONFIG_FILE, MODEL_TYPE, ModelConfig, read_config
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.modeling.tensor_files import (

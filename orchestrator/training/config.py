@@ -12,7 +12,7 @@ from pydantic import Field
 
 from orchestrator.config import StrictModel
 from orchestrator.errors import InputError, Problem
-from orchestrator.modeling.adapters import LoraConfig
+from orchestrator.modeling.config import LoraConfig
 from orchestrator.training.engine_config import EngineConfig
 
 __all__ = [

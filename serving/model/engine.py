@@ -13,7 +13,7 @@ from orchestrator.inference.heads import default_head, package_tasks, require_he
 from orchestrator.inference.inputs import Item, TextReader, Tokens
 from orchestrator.inference.models import EMBEDDING
 from orchestrator.inference.predictor import Predictor
-from orchestrator.modeling.config_file import read_config
+from orchestrator.modeling.config import read_config
 from orchestrator.tasks.base import AnyTask
 from orchestrator.zoo.suite import read_suite
 from serving.model.card import SIMILARITY, ModelCard

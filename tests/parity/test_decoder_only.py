@@ -23,7 +23,7 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.huggingface.families.llama import rotary_config
 from orchestrator.modeling.huggingface.families.qwen2 import window_config
 from orchestrator.modeling.huggingface.values import Values
-from orchestrator.modeling.layers.rotary import frequencies, magnitude
+from orchestrator.modeling.layers.relative_positions import frequencies, magnitude
 
 from .harness import (
     LAYERS,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from orchestrator.modeling.component import Dimensions, decoders, encoders
-from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
+from orchestrator.modeling.decoders import TransformerDecoderConfig
 from orchestrator.modeling.encoders.configs import GatedCnnConfig, TransformerConfig
 
 TOLERANCE = 1e-5

@@ -1,6 +1,28 @@
-"""Decoders: read the encoder's output through cross-attention.
+"""Decoders: read the encoder's output through cross-attention. The options import without torch."""
 
-Importing this package registers the built-in ones, without torch.
-"""
+from collections.abc import Iterator
+from typing import Literal
 
-from orchestrator.modeling.decoders import configs as configs
+from orchestrator.errors import Problem
+from orchestrator.modeling.component import DecoderConfig, Dimensions, decoders
+from orchestrator.modeling.layers.block_options import BlockOptions, PatchBiasConfig
+
+
+@decoders.register("orchestrator.modeling.decoders.transformer:TransformerDecoder")
+class TransformerDecoderConfig(BlockOptions, DecoderConfig):
+    """Blocks of causal self-attention, attention over the encoder's output, and feed-forward."""
+
+    type: Literal["transformer"] = "transformer"
+
+    def saved_activations(self, dimensions: Dimensions, length: int) -> int:
+        """Values per position that the backward pass keeps; cross-attention adds 6 vectors."""
+        cross = 6 * dimensions.hidden_size * self.num_layers
+        return self.saved_activations_of_blocks(dimensions, length) + cross
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Heads must divide the width; a decoder has neither patches nor a layer scale."""
+        yield from self.block_problems(dimensions)
+        if isinstance(self.position_bias, PatchBiasConfig):
+            yield Problem("position_bias", "patches have no order; a decoder needs one. Use t5.")
+        if self.layer_scale is not None:
+            yield Problem("layer_scale", "is for encoders. Remove it.")

@@ -10,18 +10,19 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
+from orchestrator.modeling.decoders import TransformerDecoderConfig
 from orchestrator.modeling.encoders.transformer import build_feed_forward
 from orchestrator.modeling.interfaces import Decoder
 from orchestrator.modeling.layers.attention import (
     Attention,
     AttentionMask,
+    Cache,
+    LayerCache,
     attention_mask,
     padding_mask,
 )
-from orchestrator.modeling.layers.cache import Cache, LayerCache
 from orchestrator.modeling.layers.feed_forward import build_norm
-from orchestrator.modeling.layers.position_bias import build_position_bias
+from orchestrator.modeling.layers.relative_positions import build_position_bias
 
 
 class DecoderLayer(nn.Module):

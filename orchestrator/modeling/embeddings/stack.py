@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions, embeddings
 from orchestrator.modeling.embeddings.stack_config import DualEmbeddingConfig, EmbeddingStackConfig
-from orchestrator.modeling.interfaces import Batch, Streams, all_real
-from orchestrator.modeling.layers.streams import first_stream, second_stream
+from orchestrator.modeling.interfaces import Batch, Streams, all_real, first_stream, second_stream
 
 
 class EmbeddingPart(nn.Module, ABC):

@@ -5,8 +5,7 @@ Legend: B batch, S and T positions of the streams, D and E their widths.
 
 from orchestrator.modeling.component import Dimensions, EncoderConfig, encoders
 from orchestrator.modeling.encoders.configs import DualEncoderConfig
-from orchestrator.modeling.interfaces import Batch, Encoder, Streams
-from orchestrator.modeling.layers.streams import first_stream, second_stream
+from orchestrator.modeling.interfaces import Batch, Encoder, Streams, first_stream, second_stream
 
 
 class DualEncoder(Encoder):

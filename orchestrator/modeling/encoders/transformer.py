@@ -25,9 +25,14 @@ from torch.utils.checkpoint import checkpoint
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.interfaces import Batch, Encoder
-from orchestrator.modeling.layers.attention import Attention, AttentionMask, attention_mask
+from orchestrator.modeling.layers.attention import (
+    Attention,
+    AttentionMask,
+    Cache,
+    KeyValues,
+    attention_mask,
+)
 from orchestrator.modeling.layers.block_options import BlockOptions, PatchBiasConfig
-from orchestrator.modeling.layers.cache import Cache, KeyValues
 from orchestrator.modeling.layers.feed_forward import (
     DropPath,
     Experts,
@@ -36,8 +41,7 @@ from orchestrator.modeling.layers.feed_forward import (
     build_scale,
     rates_of_layers,
 )
-from orchestrator.modeling.layers.position_bias import build_position_bias
-from orchestrator.modeling.layers.rotary import Rotation, rotation
+from orchestrator.modeling.layers.relative_positions import Rotation, build_position_bias, rotation
 
 
 def build_feed_forward(options: BlockOptions, dimensions: Dimensions) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.modeling.generation.config import GenerationConfig
-from orchestrator.modeling.generation.stops import Stops
+from orchestrator.modeling.generation.continuation import Stops
 
 NEVER = -1e9
 """Score of what cannot be chosen."""

@@ -1,8 +1,12 @@
-"""Sequences that grow token by token, and the logits of the next token.
+"""Sequences that grow token by token: the logits of the next token, and strings that end them.
+
+Stop strings are looked for in the decoded text, since one string has many token sequences. The
+library's ``StopStringCriteria`` needs its own tokenizer class; packages have the tokenizer alone.
 
 Legend: B rows, T positions so far, V vocabulary.
 """
 
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -11,11 +15,13 @@ from torch import Tensor
 from orchestrator.errors import InputError
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.interfaces import Batch, Target
-from orchestrator.modeling.layers.cache import Cache
+from orchestrator.modeling.layers.attention import Cache
 from orchestrator.modeling.model import Model
 
 LIMITED = ("pos", "sinusoidalpos")
 """Embedding parts that have no more than max_position_embeddings."""
+Decode = Callable[[Sequence[int]], str]
+"""New tokens of a row → text."""
 
 
 class Continuation:
@@ -132,3 +138,25 @@ def require_room(model: Model, prompt: int, new: int) -> None:
             f"{prompt} tokens and {new} new ones (max_new_tokens) do not fit the model's {limit} "
             f"positions. Set max_new_tokens to {max(limit - prompt + 1, 0)}, or shorten the text."
         )
+
+
+class Stops:
+    """Finds rows whose new text holds a stop string.
+
+    Args:
+        strings: Any of them ends a row.
+        decode: Tokens to text; not needed without strings.
+    """
+
+    def __init__(self, strings: Sequence[str], decode: Decode | None) -> None:
+        self._strings, self._decode = tuple(strings), decode
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Return which rows of new tokens [N, T] hold one, bool [N]."""
+        found = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+        if self._decode is None or not self._strings:
+            return found
+        for row, ids in enumerate(tokens.tolist()):
+            text = self._decode(ids)
+            found[row] = any(string in text for string in self._strings)
+        return found

@@ -13,8 +13,7 @@ from orchestrator.config import require_no_problems
 from orchestrator.errors import InputError
 from orchestrator.modeling.generation.beams import Beams
 from orchestrator.modeling.generation.config import GenerationConfig
-from orchestrator.modeling.generation.continuation import Continuation, require_room
-from orchestrator.modeling.generation.stops import Decode, Stops
+from orchestrator.modeling.generation.continuation import Continuation, Decode, Stops, require_room
 from orchestrator.modeling.interfaces import Batch
 from orchestrator.modeling.model import Model
 

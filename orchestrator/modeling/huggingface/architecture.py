@@ -1,23 +1,97 @@
-"""One class of transformers as an assembly of our components, in both directions."""
+"""One class of transformers as an assembly of our components: configs and tables of tensor names.
+
+A table says for each tensor of theirs which of ours it is: it renames, transposes, splits and
+joins. The same table works on weights and on gradients, in both directions; what a table does not
+mention is an error, never silently dropped. Names are those of the files that ``save_pretrained``
+writes, which stay the same between releases of transformers; names inside their classes do not.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from orchestrator.config import require_no_problems
-from orchestrator.errors import ConfigError, Problem
+from orchestrator.errors import ConfigError, IntegrityError, Problem
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.keys import Table
 from orchestrator.modeling.huggingface.values import JsonObject, Values
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LAYER = "{layer}"
+"""Stands for the layer number in names of a table."""
+
+Fetch = Callable[[str], "Tensor"]
+"""Reads one tensor by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Tensors of theirs and what they are here; one of the two sides has a single name.
+
+    Attributes:
+        theirs: Names in transformers' files; several are joined along a new first axis (experts).
+        ours: Names here; several split the tensor into equal parts along its first axis.
+        transposed: Theirs is the transpose ([in, out], GPT-2's Conv1D); split after transposing.
+        leading_axes: Number of axes of size 1 that theirs has in front of ours; negative: fewer.
+        heads: Theirs holds the parts head by head (BLOOM: query, key, value of head 0, then of head
+            1, ...); 0: part by part.
+    """
+
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
+    transposed: bool = False
+    leading_axes: int = 0
+    heads: int = 0
+
+    def at(self, layer: int) -> Row:
+        """Return the row of one layer."""
+        number = str(layer)
+        ours = tuple(name.replace(LAYER, number) for name in self.ours)
+        theirs = tuple(name.replace(LAYER, number) for name in self.theirs)
+        return replace(self, theirs=theirs, ours=ours)
+
+    def to_ours(self, fetch: Fetch) -> dict[str, Tensor]:
+        """Return our tensors; views where possible."""
+        if len(self.theirs) > 1:
+            return {self.ours[0]: _cat([fetch(name)[None] for name in self.theirs])}
+        tensor = fetch(self.theirs[0])
+        tensor = tensor.t() if self.transposed else tensor
+        tensor = _without_axes(tensor, self.leading_axes)
+        count = len(self.ours)
+        if self.heads:
+            tensor = (
+                tensor.reshape(self.heads, count, -1, *tensor.shape[1:])
+                .transpose(0, 1)
+                .flatten(0, 2)
+            )
+        parts = tensor.chunk(count) if count > 1 else (tensor,)
+        return dict(zip(self.ours, parts, strict=True))
+
+    def to_theirs(self, fetch: Fetch) -> dict[str, Tensor]:
+        """Return their tensors, contiguous where they are rearranged."""
+        if len(self.theirs) > 1:
+            return dict(zip(self.theirs, fetch(self.ours[0]).unbind(), strict=True))
+        parts = [fetch(name) for name in self.ours]
+        tensor = _cat(parts) if len(parts) > 1 else parts[0]
+        if self.heads:
+            count = len(self.ours)
+            tensor = (
+                tensor.reshape(count, self.heads, -1, *tensor.shape[1:])
+                .transpose(0, 1)
+                .flatten(0, 2)
+            )
+        tensor = _without_axes(tensor, -self.leading_axes)
+        return {self.theirs[0]: tensor.t().contiguous() if self.transposed else tensor}
+
+
+Table = Sequence[Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +165,86 @@ def quiet() -> Iterator[None]:
         their_logging.set_verbosity(level)
         if bars:
             their_logging.enable_progress_bar()
+
+
+def same(theirs: str, *ours: str, **how: int) -> Row:
+    """Return the row of one tensor of theirs."""
+    return Row((theirs,), ours, **how)  # type: ignore[arg-type]
+
+
+def weight(theirs: str, *ours: str, **how: int) -> Row:
+    """Return the row of the weight of a layer without bias."""
+    return same(f"{theirs}.weight", *(f"{name}.weight" for name in ours), **how)
+
+
+def linear(theirs: str, *ours: str, transposed: bool = False, heads: int = 0) -> tuple[Row, Row]:
+    """Return the rows of a linear layer's or norm's weight and bias."""
+    return (
+        weight(theirs, *ours, transposed=transposed, heads=heads),
+        same(f"{theirs}.bias", *(f"{name}.bias" for name in ours), heads=heads),
+    )
+
+
+def expand(table: Iterable[Row], num_layers: int) -> list[Row]:
+    """Return the table with every layer's rows written out."""
+    rows: list[Row] = []
+    for row in table:
+        layered = any(LAYER in name for name in (*row.theirs, *row.ours))
+        rows += [row.at(layer) for layer in range(num_layers)] if layered else [row]
+    return rows
+
+
+def to_ours(table: Table, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return their tensors under our names and in our layout; views where possible.
+
+    Args:
+        table: The rows of a model, layers written out.
+        state: Their tensors by name.
+
+    Raises:
+        IntegrityError: Names of theirs are missing or not in the table; all are listed.
+    """
+    require_same({name for row in table for name in row.theirs}, set(state))
+    result: dict[str, Tensor] = {}
+    for row in table:
+        result.update(row.to_ours(state.__getitem__))
+    return result
+
+
+def to_theirs(table: Table, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return our tensors under their names and in their layout.
+
+    Raises:
+        IntegrityError: Names of ours are missing or not in the table; all are listed.
+    """
+    require_same({name for row in table for name in row.ours}, set(state))
+    result: dict[str, Tensor] = {}
+    for row in table:
+        result.update(row.to_theirs(state.__getitem__))
+    return result
+
+
+def require_same(expected: set[str], found: set[str]) -> None:
+    """Refuse a difference between the names of a table and those of a file.
+
+    Raises:
+        IntegrityError: Lists every missing and unexpected name.
+    """
+    missing, unexpected = sorted(expected - found), sorted(found - expected)
+    if missing or unexpected:
+        raise IntegrityError(
+            f"The tensors do not fit the architecture. Missing: {missing or 'none'}. "
+            f"Unexpected: {unexpected or 'none'}."
+        )
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    import torch  # tables are also read without torch
+
+    return torch.cat(parts)
+
+
+def _without_axes(tensor: Tensor, count: int) -> Tensor:
+    """Return the tensor without its first axes (of size 1), or with more of them."""
+    shape = tensor.shape[count:] if count >= 0 else (1,) * -count + tensor.shape
+    return tensor.reshape(shape)

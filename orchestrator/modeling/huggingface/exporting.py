@@ -11,7 +11,12 @@ from torch import Tensor
 
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Table,
+    require_same,
+    to_theirs,
+)
 from orchestrator.modeling.huggingface.checking import Report, check
 from orchestrator.modeling.huggingface.classes import (
     architecture_of,
@@ -20,7 +25,6 @@ from orchestrator.modeling.huggingface.classes import (
 )
 from orchestrator.modeling.huggingface.folder import CONFIG, complete_values
 from orchestrator.modeling.huggingface.importing import original_of
-from orchestrator.modeling.huggingface.keys import Table, require_same, to_theirs
 from orchestrator.modeling.huggingface.renumbering import write_with_padding
 from orchestrator.modeling.huggingface.sources import PROCESSOR_FILES, copy_processor
 from orchestrator.modeling.huggingface.values import JsonObject, label_values

@@ -13,9 +13,8 @@ from torch import Tensor
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
+from orchestrator.modeling.huggingface.architecture import Architecture, Table, to_theirs
 from orchestrator.modeling.huggingface.classes import find_architecture
-from orchestrator.modeling.huggingface.keys import Table, to_theirs
 from orchestrator.modeling.huggingface.values import JsonObject, Values
 from orchestrator.modeling.tensor_files import Fetch, TensorReader, skeletons, weight_files
 

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from orchestrator.errors import InputError, IntegrityError
-from orchestrator.modeling.adapters import LoraConfig
+from orchestrator.modeling.config import LoraConfig
+from orchestrator.modeling.huggingface.architecture import Row
 from orchestrator.modeling.huggingface.classes import architecture_of
 from orchestrator.modeling.huggingface.exporting import named_after_types
-from orchestrator.modeling.huggingface.keys import Row
 from orchestrator.modeling.lora import LoraLinear, adapt, adapted
 from orchestrator.modeling.model import Model
 

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
+from orchestrator.modeling.decoders import TransformerDecoderConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.layers.block_options import Activation
 from orchestrator.modeling.targets.configs import (

@@ -5,5 +5,4 @@ Importing this package registers the built-in ones, without torch.
 
 from orchestrator.modeling.targets import configs as configs
 from orchestrator.modeling.targets import stream_configs as stream_configs
-from orchestrator.modeling.targets import task_configs as task_configs
 from orchestrator.modeling.targets import token_configs as token_configs

@@ -1,11 +1,8 @@
-"""Targets with other answers per sequence: several labels, numbers, a vector; balance of experts.
+"""Targets of labelled tasks: several labels, numbers, an extracted answer, a choice, similarity.
 
-The balance of experts is a target of its own, so that it is weighted and measured like any other.
-
-Legend: B batch, S length, D model width, E experts, K labels or numbers.
+Legend: B sequences, S length, D model width, K labels or numbers, N rows, C choices per row, P
+pairs.
 """
-
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +11,21 @@ from torch import Tensor, nn
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
-from orchestrator.modeling.layers.feed_forward import balance_loss
 from orchestrator.modeling.targets.configs import (
     AnswersConfig,
-    BalanceConfig,
+    ChoiceConfig,
     MultilabelConfig,
     RegressionConfig,
-    StatesConfig,
-    TargetConfig,
-    VectorConfig,
+    SimilarityConfig,
+    SpanConfig,
 )
 from orchestrator.modeling.targets.sequence import SequenceTarget, pool
+
+LOWEST = torch.finfo(torch.float32).min
+"""Logit of what does not exist; finite, so that a row without any has a gradient of zero."""
+
+BORDERS = 2
+"""An answer has a first and a last token."""
 
 
 class AnswersTarget(SequenceTarget):
@@ -106,109 +107,135 @@ class RegressionTarget(AnswersTarget):
         return TargetOutput(distance.square().sum(), known.sum(), correct)
 
 
-class BalanceTarget(Target):
-    """The balance loss of the encoder's routers, times the number of real tokens.
+class SpanTarget(Target):
+    """Dropout and a linear layer with two outputs per token (Devlin et al. 2019, section 4.2).
 
-    ``labels`` are the routers' answers, [layers, B * S, E]. The loss of a batch is not a sum over
-    tokens (it is a product of two means), so that cutting a batch differently changes it a little,
-    here as in every implementation. No parameters, no answers to be right about.
+    ``labels`` are [B, 2] int64: places of the first and the last token, -100 where the answer is
+    not in the sequence and nothing is asked; a question without an answer points at token 0.
+    Parameters: ``output`` [2, D].
     """
 
-    Config = BalanceConfig
-    reads_router: ClassVar[bool] = True
+    Config = SpanConfig
 
-    def __init__(self, config: BalanceConfig, dimensions: Dimensions) -> None:
+    def __init__(self, config: SpanConfig, dimensions: Dimensions) -> None:
         super().__init__()
-        del dimensions
-        self.top_k = config.top_k
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(dimensions.hidden_size, BORDERS)
 
     def count(self, labels: Tensor) -> Tensor:
-        """Return the number of real tokens of a mask [B, S], 0-dim int64."""
-        return labels.bool().sum()
+        """Return the number of sequences with an answer, 0-dim int64."""
+        return (labels[:, 0] != IGNORED_LABEL).sum()
 
     def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
-        """Return the balance loss times the number of real tokens."""
-        terms = self.count(mask)
-        loss = balance_loss(labels, mask.flatten(), self.top_k) * terms
-        return TargetOutput(loss, terms, terms.new_zeros(()))
+        """Return the mean of the two cross entropies over places, summed over sequences.
+
+        Padding is never a place: its logits are -inf.
+        """
+        logits = self.predict(hidden, mask).float()
+        places = logits.masked_fill(~mask[..., None], -torch.inf).transpose(1, 2)
+        loss = F.cross_entropy(
+            places.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORED_LABEL
+        )
+        best = places.detach().argmax(-1)
+        correct = (best == labels).all(dim=1).sum()
+        return TargetOutput(loss / BORDERS, self.count(labels), correct)
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Return the mask: there is nothing to predict."""
-        return mask
+        """Return the logits of being the first and the last token, [B, S, 2]."""
+        logits: Tensor = self.output(self.dropout(hidden))
+        return logits
 
 
-class SilentTarget(Target):
-    """A head without labels and without a loss."""
+class ChoiceTarget(Target):
+    """Pool, optional tanh layer, and one logit per sequence; C sequences in a row are one choice.
 
-    Config: ClassVar[type[TargetConfig]]
-
-    def count(self, labels: Tensor) -> Tensor:
-        """Refuse labels.
-
-        Raises:
-            InputError: Always.
-        """
-        raise self._no_labels()
-
-    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
-        """Refuse labels.
-
-        Raises:
-            InputError: Always.
-        """
-        raise self._no_labels()
-
-    def _no_labels(self) -> InputError:
-        name = type(self).Config.type_name()
-        return InputError(
-            f"A `{name}` target has no labels: it answers, and learns nothing. Leave them out."
-        )
-
-
-class VectorTarget(SilentTarget):
-    """Pool, optional linear layer with tanh; neither labels nor a loss.
-
-    BERT's pooler is ``first`` and hidden, SBERT's (Reimers and Gurevych 2019) is ``mean``.
-    Parameters: ``dense`` [D, D] if hidden.
+    ``labels`` are [N] int64 of N = B / C rows: the right choice, or -100. A row with fewer than C
+    choices is filled up with sequences without real tokens, which cannot be chosen. Parameters:
+    ``output`` [1, D] and, if hidden, ``dense`` [D, D].
     """
 
-    Config = VectorConfig
+    Config = ChoiceConfig
 
-    def __init__(self, config: VectorConfig, dimensions: Dimensions) -> None:
+    def __init__(self, config: ChoiceConfig, dimensions: Dimensions) -> None:
         super().__init__()
         width = dimensions.hidden_size
         self.pooling = config.pooling
         self.dense = nn.Linear(width, width) if config.hidden else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(width, 1)
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of labelled rows, 0-dim int64."""
+        return (labels != IGNORED_LABEL).sum()
+
+    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+        """Return the cross entropy over the choices, summed over rows."""
+        logits = self.predict(hidden, mask).float()
+        logits = logits.masked_fill(~mask.any(dim=1)[:, None], LOWEST).view(len(labels), -1)
+        loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED_LABEL)
+        correct = (logits.detach().argmax(-1) == labels).sum()
+        return TargetOutput(loss, self.count(labels), correct)
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Return one vector per sequence, [B, D]."""
+        """Return the logit of every sequence, [B, 1]."""
         pooled = pool(hidden, mask, self.pooling)
-        return pooled if self.dense is None else self.dense(pooled).tanh()
+        if self.dense is not None:
+            pooled = torch.tanh(self.dense(pooled))
+        logits: Tensor = self.output(self.dropout(pooled))
+        return logits
 
 
-class StatesTarget(SilentTarget):
-    """The outputs of encoder layers, all through one projection where there is one.
+class SimilarityTarget(Target):
+    """Pool, optional projection; a pair is two sequences in a row.
 
-    Parameters: ``projection`` [W, D], if there is one.
+    ``labels`` are [P] float of P = B / 2 pairs: with the loss ``cosine`` the score that the cosine
+    of the two vectors should have; with ``contrastive`` 1 for a pair that belongs together, any
+    other number for two texts that only serve as wrong answers. NaN: the pair does not count.
+    A sequence without real tokens is not a text: negatives are put two in a pair of label 0, and
+    the last one beside such a sequence.
+    Each text that belongs to a pair is one loss term in the contrastive loss (its partner among all
+    texts of the batch but itself; Gao et al. 2021, equation 1), each pair one with ``cosine``.
+    Parameters: ``projection`` [P, D], if there is one.
     """
 
-    Config = StatesConfig
-    reads_layers = True
+    Config = SimilarityConfig
 
-    def __init__(self, config: StatesConfig, dimensions: Dimensions) -> None:
+    def __init__(self, config: SimilarityConfig, dimensions: Dimensions) -> None:
         super().__init__()
-        self.layers, width = config.layers, config.width
-        self.projection = None if width is None else nn.Linear(dimensions.hidden_size, width)
+        self.pooling, self.loss = config.pooling, config.loss
+        self.temperature = config.temperature
+        size = config.projection_size
+        self.projection = None if size is None else nn.Linear(dimensions.hidden_size, size)
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of loss terms, 0-dim int64."""
+        return 2 * (labels == 1).sum() if self.loss == "contrastive" else labels.isfinite().sum()
+
+    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+        """Return the summed loss of the pairs of ``hidden`` [2 P, S, D]."""
+        vectors = F.normalize(self.predict(hidden, mask).float(), dim=-1)
+        if self.loss == "cosine":
+            return self._cosine(vectors, labels)
+        cosines = (vectors @ vectors.T).float() / self.temperature  # autocast multiplies in bf16
+        itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+        logits = cosines.masked_fill(itself, -torch.inf)
+        logits = logits.masked_fill(~mask.any(dim=1), LOWEST)
+        partner = torch.arange(len(vectors), device=vectors.device) ^ 1
+        asked = (labels == 1).repeat_interleave(2)
+        answers = torch.where(asked, partner, IGNORED_LABEL)
+        loss = F.cross_entropy(logits, answers, reduction="sum", ignore_index=IGNORED_LABEL)
+        correct = ((logits.detach().argmax(-1) == partner) & asked).sum()
+        return TargetOutput(loss, self.count(labels), correct)
+
+    def _cosine(self, vectors: Tensor, labels: Tensor) -> TargetOutput:
+        real = labels.isfinite()
+        cosine = (vectors[0::2] * vectors[1::2]).sum(-1)
+        error = torch.where(real, cosine - labels.nan_to_num(), 0.0)
+        correct = (real & (error.detach().abs() < 0.1)).sum()
+        return TargetOutput((error**2).sum(), self.count(labels), correct)
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Return [B, S, L, W], or D where there is no projection, of all layers [B, S, N, D].
-
-        Raises:
-            InputError: The encoder has fewer layers than are wanted.
-        """
-        if max(self.layers) >= hidden.shape[2]:
-            raise InputError(
-                f"layer {max(self.layers)} is wanted, the encoder has {hidden.shape[2] - 1}."
-            )
-        chosen = hidden[:, :, list(self.layers)]
-        return chosen if self.projection is None else self.projection(chosen)
+        """Return one vector per sequence, not normalized, [B, D]."""
+        pooled = pool(hidden, mask, self.pooling)
+        projected: Tensor = pooled if self.projection is None else self.projection(pooled)
+        return projected

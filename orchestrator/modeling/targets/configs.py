@@ -1,4 +1,4 @@
-"""Options of the targets: their base class, and heads with one answer per sequence.
+"""Options of the targets: their base class, and heads with one answer per sequence or per task.
 
 Imports without torch.
 """
@@ -140,7 +140,7 @@ class SopConfig(PairConfig):
     type: Literal["sop"] = "sop"
 
 
-@targets.register("orchestrator.modeling.targets.answers:BalanceTarget")
+@targets.register("orchestrator.modeling.targets.sequence:BalanceTarget")
 class BalanceConfig(TargetConfig):
     """Spread tokens evenly over the experts of the encoder (Switch, Mixtral)."""
 
@@ -213,7 +213,7 @@ class RegressionConfig(AnswersConfig):
     """An answer at most this far from the label counts as correct."""
 
 
-@targets.register("orchestrator.modeling.targets.answers:VectorTarget")
+@targets.register("orchestrator.modeling.targets.sequence:VectorTarget")
 class VectorConfig(PooledConfig):
     """Answer with one vector per sequence; has no loss and no labels (BertModel, SBERT)."""
 
@@ -225,7 +225,7 @@ class VectorConfig(PooledConfig):
         return False
 
 
-@targets.register("orchestrator.modeling.targets.answers:StatesTarget")
+@targets.register("orchestrator.modeling.targets.sequence:StatesTarget")
 class StatesConfig(TargetConfig):
     """Answer with the outputs of encoder layers, for distillation; has no loss and no labels."""
 
@@ -239,3 +239,48 @@ class StatesConfig(TargetConfig):
     def has_loss(self) -> bool:
         """Nothing is learned from labels."""
         return False
+
+
+@targets.register("orchestrator.modeling.targets.answers:SpanTarget")
+class SpanConfig(TargetConfig):
+    """Find the first and the last token of an answer (BERT on SQuAD)."""
+
+    type: Literal["span"] = "span"
+    dropout: Rate = 0.0
+    """Dropout rate before the output layer."""
+
+
+@targets.register("orchestrator.modeling.targets.answers:ChoiceTarget")
+class ChoiceConfig(TargetConfig):
+    """Choose one of several candidates, each read in a sequence of its own (BERT on SWAG)."""
+
+    type: Literal["choice"] = "choice"
+    pooling: Pooling = "first"
+    """Pooling of the vectors of a sequence into one."""
+    hidden: bool = True
+    """Put a linear layer and tanh before the output layer (BERT's pooler)."""
+    dropout: Rate = 0.1
+    """Dropout rate before the output layer."""
+
+
+@targets.register("orchestrator.modeling.targets.answers:SimilarityTarget")
+class SimilarityConfig(TargetConfig):
+    """One vector per text, near to those of similar texts (SBERT, SimCSE)."""
+
+    type: Literal["similarity"] = "similarity"
+    pooling: Pooling = "mean"
+    """Pooling of the vectors of a sequence into one."""
+    projection_size: PositiveInt | None = None
+    """Width of a linear layer after pooling; null: none."""
+    loss: Literal["contrastive", "cosine"] = "contrastive"
+    """contrastive: find the partner among the pairs of the batch; cosine: the squared distance of
+    the cosine to the score of the pair."""
+    temperature: PositiveFloat = 0.05
+    """Cosines are divided by this in the contrastive loss (SimCSE, section 3; SBERT: 1 / 20)."""
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """A temperature belongs to the contrastive loss."""
+        del dimensions
+        default = type(self).model_fields["temperature"].default
+        if self.loss == "cosine" and self.temperature != default:  # stored configs have every key
+            yield Problem("temperature", "is for the contrastive loss. Remove it.")

@@ -1,8 +1,9 @@
 """Targets that compare two streams: contrast, and classification of pairs.
 
 Contrast: CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023), whose images are pooled by a
-learned query (Zhai et al. 2022, "Scaling Vision Transformers"). Classification of pairs from one
-vector for each half: Reimers and Gurevych 2019, section 3.
+learned query (Zhai et al. 2022, "Scaling Vision Transformers"). Rows of all workers are gathered
+with gradients. Classification of pairs from one vector for each half: Reimers and Gurevych 2019,
+section 3.
 
 Legend: B batch of this worker, N pairs of all workers, S and T positions of the streams, D model
 width, P width of the compared vectors, K classes.
@@ -11,6 +12,7 @@ width, P width of the compared vectors, K classes.
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,7 +21,6 @@ from orchestrator.modeling.interfaces import IGNORED_LABEL, Streams, Target, Tar
 from orchestrator.modeling.layers.attention import Attention, padding_mask
 from orchestrator.modeling.layers.block_options import BlockOptions
 from orchestrator.modeling.layers.feed_forward import FeedForward
-from orchestrator.modeling.layers.gathering import gather_rows
 from orchestrator.modeling.targets.sequence import pool
 from orchestrator.modeling.targets.stream_configs import (
     AttentionPoolingConfig,
@@ -206,16 +207,6 @@ class ClrTarget(Target):
         return logits
 
 
-def _softmax_loss(logits: Tensor, own: Tensor) -> Tensor:
-    return F.cross_entropy(logits, own, reduction="sum")
-
-
-def _sigmoid_loss(logits: Tensor, own: Tensor) -> Tensor:
-    """Return the loss of logits [B, N] whose right answers are ``own`` [B]."""
-    truth = torch.zeros_like(logits).scatter_(1, own[:, None], 1.0)
-    return F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
-
-
 class SiameseTarget(Target):
     """softmax(W [u; v; |u - v|]), with other features if the config says so.
 
@@ -258,3 +249,57 @@ class SiameseTarget(Target):
         read = torch.cat([known[name] for name in self.features], dim=-1)
         logits: Tensor = self.output(self.dropout(read))
         return logits
+
+
+def gather_rows(x: Tensor) -> tuple[Tensor, int]:
+    """Return the rows of all workers, and the index of this worker's first row among them.
+
+    Collective where a process group exists: all workers must call it, forward and backward. The
+    gradient of a row is the sum of the gradients of all workers' losses.
+
+    Args:
+        x: [B, D]; B may differ between workers.
+
+    Returns:
+        [N, D] in the order of the ranks.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return x, 0
+    counts = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=x.device)
+    counts[dist.get_rank()] = len(x)
+    dist.all_reduce(counts)
+    sizes = counts.tolist()
+    rows: Tensor = _Gather.apply(x, sizes)  # type: ignore[no-untyped-call]
+    return rows, sum(sizes[: dist.get_rank()])
+
+
+def _softmax_loss(logits: Tensor, own: Tensor) -> Tensor:
+    return F.cross_entropy(logits, own, reduction="sum")
+
+
+def _sigmoid_loss(logits: Tensor, own: Tensor) -> Tensor:
+    """Return the loss of logits [B, N] whose right answers are ``own`` [B]."""
+    truth = torch.zeros_like(logits).scatter_(1, own[:, None], 1.0)
+    return F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather of rows; its transpose is an all-reduce of their gradients, cut to our own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sizes: list[int]) -> Tensor:  # type: ignore[override]
+        ctx.sizes = sizes
+        # all_gather takes tensors of one shape only; the padding is cut off again below.
+        padded = x.new_zeros(max(sizes), *x.shape[1:])
+        padded[: len(x)] = x
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        total = gradient.contiguous().clone()  # autograd may still use the original
+        dist.all_reduce(total)
+        rank = dist.get_rank()
+        start = sum(ctx.sizes[:rank])
+        return total[start : start + ctx.sizes[rank]], None

@@ -12,11 +12,11 @@ from orchestrator.config import validate_config
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.huggingface.architecture import Table, to_ours, to_theirs
+from orchestrator.modeling.huggingface.checking import text_sample
 from orchestrator.modeling.huggingface.classes import architecture_of
 from orchestrator.modeling.huggingface.folder import require_same
 from orchestrator.modeling.huggingface.importing import ImportOptions, write_json
-from orchestrator.modeling.huggingface.keys import Table, to_ours, to_theirs
-from orchestrator.modeling.huggingface.samples import text_sample
 from orchestrator.modeling.huggingface.sources import (
     PROCESSOR_FILES,
     complete_tokenizer,
@@ -24,10 +24,14 @@ from orchestrator.modeling.huggingface.sources import (
     package_name,
 )
 from orchestrator.modeling.package import load_model, write_model
-from orchestrator.modeling.tencentpretrain.architecture import assemble
-from orchestrator.modeling.tencentpretrain.names import REPEATED, in_halves, table, tied_names
-from orchestrator.modeling.tencentpretrain.options import read_options
-from orchestrator.modeling.tencentpretrain.weights import read_weights
+from orchestrator.modeling.tencentpretrain.architecture import assemble, read_options
+from orchestrator.modeling.tencentpretrain.weights import (
+    REPEATED,
+    in_halves,
+    read_weights,
+    table,
+    tied_names,
+)
 from orchestrator.storage.files import sha256_file
 from orchestrator.zoo.package import Package
 from orchestrator.zoo.zoo import Zoo

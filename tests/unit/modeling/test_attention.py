@@ -8,7 +8,7 @@ import torch
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.layers.attention import Attention, AttentionMask, attention_mask
 from orchestrator.modeling.layers.block_options import BlockOptions, RotaryConfig
-from orchestrator.modeling.layers.rotary import rotate, rotation
+from orchestrator.modeling.layers.relative_positions import rotate, rotation
 
 from .small import LENGTH, make_batch, make_model
 

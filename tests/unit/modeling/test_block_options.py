@@ -9,7 +9,7 @@ from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import all_real
 from orchestrator.modeling.layers.attention import Attention, AttentionMask, attention_mask
 from orchestrator.modeling.layers.block_options import BlockOptions
-from orchestrator.modeling.layers.position_bias import AlibiBias
+from orchestrator.modeling.layers.relative_positions import AlibiBias
 
 from .small import LENGTH, VOCAB, WIDTH, make_batch, make_model
 

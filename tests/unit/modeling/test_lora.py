@@ -16,9 +16,8 @@ from transformers import (
 from orchestrator.config import validate_config
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling import lora
-from orchestrator.modeling.adapters import LoraConfig
 from orchestrator.modeling.builder import build_model
-from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.config import LoraConfig, ModelConfig
 from orchestrator.modeling.huggingface.folder import open_source
 from orchestrator.modeling.huggingface.peft import read_adapter, write_adapter
 from orchestrator.modeling.interfaces import IGNORED_LABEL

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForPreTraining, PreTrainedTokenizerFast
 
 from orchestrator.errors import InputError
-from orchestrator.modeling.adapters import LoraConfig
+from orchestrator.modeling.config import LoraConfig
 from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
 from orchestrator.modeling.package import load_model
 from orchestrator.training.finetune import FineTuneConfig, FineTuner

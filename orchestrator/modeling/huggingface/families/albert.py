@@ -4,9 +4,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Row,
+    Table,
+    expand,
+    linear,
+    same,
+    weight,
+)
 from orchestrator.modeling.huggingface.families import bert
-from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
 from orchestrator.modeling.huggingface.values import JsonObject, Values, answers_of
 from orchestrator.modeling.targets.configs import SopConfig, TargetConfig
 from orchestrator.modeling.targets.token_configs import TagsConfig

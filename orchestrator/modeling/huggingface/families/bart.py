@@ -14,12 +14,19 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import DecoderConfig, Dimensions, EmbeddingConfig
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
+from orchestrator.modeling.decoders import TransformerDecoderConfig
 from orchestrator.modeling.embeddings.configs import PosConfig, SinusoidalPosConfig, WordConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
-from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Row,
+    Table,
+    expand,
+    linear,
+    same,
+    weight,
+)
 from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,

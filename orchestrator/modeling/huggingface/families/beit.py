@@ -17,8 +17,16 @@ from orchestrator.modeling.embeddings.configs import (
 )
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
-from orchestrator.modeling.huggingface.families.vision import (
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Row,
+    Table,
+    expand,
+    linear,
+    same,
+    weight,
+)
+from orchestrator.modeling.huggingface.families.vit import (
     OURS,
     blocks_table,
     encoder_options,
@@ -28,7 +36,6 @@ from orchestrator.modeling.huggingface.families.vision import (
     their_encoder,
     their_image,
 )
-from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
 from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,

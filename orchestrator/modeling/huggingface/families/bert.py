@@ -10,8 +10,15 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import PosConfig, SegConfig, WordConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
-from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Row,
+    Table,
+    expand,
+    linear,
+    same,
+    weight,
+)
 from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,

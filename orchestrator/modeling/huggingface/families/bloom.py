@@ -4,8 +4,7 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import WordConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
-from orchestrator.modeling.huggingface.keys import Row, expand, linear, weight
+from orchestrator.modeling.huggingface.architecture import Architecture, Row, expand, linear, weight
 from orchestrator.modeling.huggingface.values import JsonObject, Values, transformer_of
 from orchestrator.modeling.layers.block_options import AlibiConfig
 from orchestrator.modeling.targets.token_configs import LmConfig

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
+from orchestrator.modeling.huggingface.architecture import Architecture, Row, Table, linear, same
 from orchestrator.modeling.huggingface.families import bert
-from orchestrator.modeling.huggingface.keys import Row, Table, linear, same
 from orchestrator.modeling.huggingface.values import JsonObject, Values
 from orchestrator.modeling.targets.token_configs import MlmConfig, RtdConfig
 

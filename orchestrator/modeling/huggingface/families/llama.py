@@ -8,8 +8,14 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import WordConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
-from orchestrator.modeling.huggingface.keys import Row, Table, expand, same, weight
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Row,
+    Table,
+    expand,
+    same,
+    weight,
+)
 from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,

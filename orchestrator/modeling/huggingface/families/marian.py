@@ -6,7 +6,7 @@ that are computed; older files hold them as tables.
 
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
+from orchestrator.modeling.huggingface.architecture import Architecture, Row
 from orchestrator.modeling.huggingface.families.bart import (
     REPEATED,
     SHARED_WORDS,
@@ -16,7 +16,6 @@ from orchestrator.modeling.huggingface.families.bart import (
     text_to_text,
     their_started_with_padding,
 )
-from orchestrator.modeling.huggingface.keys import Row
 from orchestrator.modeling.huggingface.values import Values
 
 _WAVES = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")

@@ -1,9 +1,8 @@
 """Mixtral: Mistral with experts (Jiang et al. 2024); the balance of experts is a second target."""
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
+from orchestrator.modeling.huggingface.architecture import Architecture, Row, expand, weight
 from orchestrator.modeling.huggingface.families import llama, mistral
-from orchestrator.modeling.huggingface.keys import Row, expand, weight
 from orchestrator.modeling.huggingface.values import JsonObject, Values, transformer_of
 from orchestrator.modeling.layers.block_options import ExpertsConfig
 from orchestrator.modeling.targets.configs import BalanceConfig

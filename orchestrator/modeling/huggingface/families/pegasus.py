@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
+from orchestrator.modeling.huggingface.architecture import Architecture, Row, weight
 from orchestrator.modeling.huggingface.families.bart import (
     REPEATED,
     SHARED_WORDS,
@@ -21,7 +21,6 @@ from orchestrator.modeling.huggingface.families.bart import (
     their_started_with_padding,
     wave_table,
 )
-from orchestrator.modeling.huggingface.keys import Row, weight
 from orchestrator.modeling.huggingface.values import Values
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from functools import partial
 
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import PosConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
+from orchestrator.modeling.huggingface.architecture import Architecture, Table, linear, same
 from orchestrator.modeling.huggingface.families import bert
-from orchestrator.modeling.huggingface.keys import Table, linear, same
 from orchestrator.modeling.huggingface.values import JsonObject, Values
 from orchestrator.modeling.targets.token_configs import MlmConfig
 

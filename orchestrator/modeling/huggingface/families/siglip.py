@@ -6,17 +6,14 @@ processor does. With a mask, the vector is that of the last real position.
 """
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
-from orchestrator.modeling.huggingface.families.towers import (
+from orchestrator.modeling.huggingface.architecture import Architecture, Row, Table, linear, same
+from orchestrator.modeling.huggingface.families.clip import (
     Form,
     contrast_of,
     their_configs,
+    towers_config,
     towers_table,
 )
-from orchestrator.modeling.huggingface.families.towers import (
-    model_config as towers_config,
-)
-from orchestrator.modeling.huggingface.keys import Row, Table, linear, same
 from orchestrator.modeling.huggingface.values import JsonObject, Values
 from orchestrator.modeling.targets.stream_configs import (
     AttentionPoolingConfig,

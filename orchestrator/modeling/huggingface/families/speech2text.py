@@ -6,13 +6,12 @@ long that may be, and ``max_source_positions`` counts frames of the spectrogram.
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
+from orchestrator.modeling.decoders import TransformerDecoderConfig
 from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig, SpeechConfig, WordConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
+from orchestrator.modeling.huggingface.architecture import Architecture, Row, expand, linear, weight
 from orchestrator.modeling.huggingface.families.bart import blocks, stacks, their_blocks
-from orchestrator.modeling.huggingface.keys import Row, expand, linear, weight
 from orchestrator.modeling.huggingface.values import JsonObject, Values
 from orchestrator.modeling.targets.token_configs import LmConfig
 

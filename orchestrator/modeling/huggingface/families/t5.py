@@ -8,12 +8,11 @@ divides nothing. Their dropout after a stack's last norm has no counterpart here
 from typing import TypeVar
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
+from orchestrator.modeling.decoders import TransformerDecoderConfig
 from orchestrator.modeling.embeddings.configs import WordConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
-from orchestrator.modeling.huggingface.keys import Row, Table, expand, weight
+from orchestrator.modeling.huggingface.architecture import Architecture, Row, Table, expand, weight
 from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,

@@ -11,8 +11,16 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import PatchConfig, PosConfig, SegConfig, WordConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig, WordPatchConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
-from orchestrator.modeling.huggingface.families.vision import (
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Row,
+    Table,
+    expand,
+    linear,
+    same,
+    weight,
+)
+from orchestrator.modeling.huggingface.families.vit import (
     blocks_table,
     encoder_options,
     image_part,
@@ -23,7 +31,6 @@ from orchestrator.modeling.huggingface.families.vision import (
     their_encoder,
     their_image,
 )
-from orchestrator.modeling.huggingface.keys import Row, Table, expand, linear, same, weight
 from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,

@@ -15,8 +15,14 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import ConvPosConfig, WaveformConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
-from orchestrator.modeling.huggingface.keys import Row, expand, linear, same, weight
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Row,
+    expand,
+    linear,
+    same,
+    weight,
+)
 from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.decoders.configs import TransformerDecoderConfig
+from orchestrator.modeling.decoders import TransformerDecoderConfig
 from orchestrator.modeling.embeddings.configs import (
     PosConfig,
     SinusoidalPosConfig,
@@ -20,9 +20,8 @@ from orchestrator.modeling.embeddings.configs import (
 )
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture
+from orchestrator.modeling.huggingface.architecture import Architecture, Row, linear, weight
 from orchestrator.modeling.huggingface.families.bart import blocks, stacks, their_blocks, wave_table
-from orchestrator.modeling.huggingface.keys import Row, linear, weight
 from orchestrator.modeling.huggingface.values import JsonObject, Values
 from orchestrator.modeling.layers.block_options import Projection
 from orchestrator.modeling.targets.token_configs import LmConfig
