@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 
 from orchestrator.config import validate_config
 from orchestrator.data.processors.text import TextProcessor
-from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.finetuning.predict_config import PredictConfig
 from orchestrator.finetuning.predict_parts import PartJob, PartWorker

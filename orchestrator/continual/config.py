@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator.config import JobConfig, Name, StrictModel
-from orchestrator.config.choice import Choice
+from orchestrator.config.registry import Choice
 from orchestrator.continual.parts.configs import (
     CONTINUAL_PARTS,
     ClampConfig,

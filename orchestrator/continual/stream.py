@@ -16,9 +16,9 @@ from orchestrator.continual.config import ContinualConfig
 from orchestrator.continual.promised import Promised, read_promised, unprotected
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows, TaskData
-from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.samples.base import SampleDataset
 from orchestrator.data.samples.labelled_samples import ClsSamples
+from orchestrator.data.sources.opening import load_task
 from orchestrator.data.steps import StepSource
 from orchestrator.errors import InputError
 from orchestrator.modeling.package import read_config

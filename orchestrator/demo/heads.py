@@ -57,7 +57,7 @@ def measure_heads(
         package: The committed package.
         data: Data set of each head; heads without one are left out.
     """
-    from orchestrator.data.rows.tasks import load_task
+    from orchestrator.data.sources.opening import load_task
     from orchestrator.inference.predictor import Predictor
     from orchestrator.tasks.intervals import estimate
 

@@ -68,7 +68,7 @@ def serve_and_ask(life: "Lifecycle") -> Traffic:
         StageError: No replica became ready.
     """
     from orchestrator.config import load_config
-    from orchestrator.data.rows.tasks import load_task
+    from orchestrator.data.sources.opening import load_task
     from serving import local
     from serving.config import ServingConfig
 

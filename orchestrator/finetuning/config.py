@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from orchestrator.config import ClusterSection, JobConfig, Name, StrictModel
-from orchestrator.config.choice import Choice
+from orchestrator.config.registry import Choice
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
 from orchestrator.tasks.base import TaskConfig, tasks

@@ -13,7 +13,7 @@ from orchestrator.config import did_you_mean
 from orchestrator.data.rows.labelled import Table, Tables, left_out
 from orchestrator.data.rows.labels import Labels
 from orchestrator.data.rows.rows import Rows, TaskData
-from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 from orchestrator.finetuning.evaluate_config import Split

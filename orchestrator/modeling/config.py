@@ -18,8 +18,7 @@ import orchestrator.modeling.embeddings
 import orchestrator.modeling.encoders
 import orchestrator.modeling.targets  # noqa: F401 - these four imports fill the registries
 from orchestrator.config import StrictModel, validate_config
-from orchestrator.config.choice import Choice
-from orchestrator.config.registry import Registry
+from orchestrator.config.registry import Choice, Registry
 from orchestrator.errors import ConfigError, IntegrityError, Problem
 from orchestrator.modeling.component import (
     ComponentConfig,

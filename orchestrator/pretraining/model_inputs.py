@@ -1,6 +1,6 @@
 """Pictures and sounds that a model reads, from its config. Imports without torch."""
 
-from orchestrator.data.model_inputs import ModelInputs, PictureInput, SoundInput, SoundKind
+from orchestrator.data.media.inputs import ModelInputs, PictureInput, SoundInput, SoundKind
 from orchestrator.modeling.component import EmbeddingConfig
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import ImageConfig, SpeechConfig, WaveformConfig

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.samples.kinds import ExamplesConfig
-from orchestrator.data.sources.opening import list_entries, open_documents, split_entries
+from orchestrator.data.sources.opening import list_entries, load_task, open_documents, split_entries
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.estimate import (
     ModelSizes,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator.config import JobConfig, Name, StrictModel
-from orchestrator.config.choice import Choice
+from orchestrator.config.registry import Choice
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
 from orchestrator.quantization.registries import (

@@ -8,7 +8,7 @@ import numpy as np
 
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows, TaskData
-from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.sources.opening import load_task
 from orchestrator.errors import InputError
 from orchestrator.inference.heads import default_head, package_tasks
 from orchestrator.quantization.backends.backend import Backend, make_backend

@@ -69,7 +69,7 @@ def plan_benchmark(config: BenchmarkConfig) -> BenchmarkPlan:
         InputError: A package or data set cannot be used, or a column was measured on other rows or
             with other settings.
     """
-    from orchestrator.data.rows.tasks import load_task
+    from orchestrator.data.sources.opening import load_task
     from orchestrator.zoo import Zoo
 
     zoo = Zoo(config.run.zoo)

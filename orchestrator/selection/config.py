@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator.config import JobConfig, StrictModel
-from orchestrator.config.choice import NameOf
 from orchestrator.config.job import Name
+from orchestrator.config.registry import NameOf
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
 from orchestrator.selection.policies.base import POLICIES

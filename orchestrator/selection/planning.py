@@ -77,7 +77,7 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
         InputError: A package, the matrix or the target cannot be used, or the target is in the
             matrix.
     """
-    from orchestrator.data.rows.tasks import load_task
+    from orchestrator.data.sources.opening import load_task
     from orchestrator.zoo import Zoo
 
     if run is not None:

@@ -1,11 +1,31 @@
-"""One interface over a local folder and an object store: what a zoo needs of either."""
+"""One interface over a local folder and an object store: what a zoo needs of either.
+
+The local store is here; `remote_store` has the one on fsspec, which is imported only when needed.
+"""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from orchestrator.errors import IntegrityError
+from orchestrator.storage import operations
+from orchestrator.storage.atomic import (
+    GRACE_S,
+    atomic_write_bytes,
+    is_temporary,
+    sweep_temporary,
+    temporary_sibling,
+)
+from orchestrator.storage.commit import commit_new_folder
+from orchestrator.storage.failures import explained
+from orchestrator.storage.files import scan, sha256_file
+from orchestrator.storage.json_files import read_limited
+from orchestrator.storage.locks import locked
 from orchestrator.storage.uris import local_path
+
+LOCK_DEADLINE_S = 60.0
+"""Seconds that a writer waits for the lock of another one."""
 
 
 class Store(Protocol):
@@ -53,9 +73,99 @@ class Store(Protocol):
         """Return a temporary sibling of ``path`` to write a draft into, or None when remote."""
 
 
+class LocalStore:
+    """A folder on a local or mounted file system; see `Store`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()  # workers may have another current folder
+        self.root = str(self.folder)
+
+    def read(self, path: str, limit: int) -> bytes:
+        """See `Store.read`."""
+        return read_limited(self.folder / path, limit)
+
+    def read_many(self, paths: Sequence[str], limit: int) -> dict[str, bytes]:
+        """See `Store.read_many`."""
+        found = {}
+        for path in paths:
+            try:
+                found[path] = self.read(path, limit)
+            except (FileNotFoundError, IntegrityError):
+                continue  # left out: the caller compares with what it asked for
+        return found
+
+    def write(self, path: str, data: bytes) -> None:
+        """See `Store.write`."""
+        atomic_write_bytes(self.folder / path, data)
+
+    def folders(self, path: str = "") -> list[str]:
+        """See `Store.folders`."""
+        place = self.folder / path
+        if not place.is_dir():
+            return []
+        with explained(place):
+            found = [p.name for p in place.iterdir() if p.is_dir() and not is_temporary(p.name)]
+        return sorted(found)
+
+    def sizes(self, path: str) -> dict[str, int]:
+        """See `Store.sizes`."""
+        place = self.folder / path
+        if place.is_symlink():
+            raise IntegrityError(f"{place}: is a symbolic link. Only regular folders are accepted.")
+        return scan(place) if place.is_dir() else {}
+
+    def commit_new(self, staged: Path, path: str, manifest: Mapping[str, Any]) -> None:
+        """See `Store.commit_new`."""
+        commit_new_folder(staged, self.folder / path, manifest)
+
+    def drop(self, path: str) -> None:
+        """See `Store.drop`: the folder loses its name in one step, then its files go."""
+        place = self.folder / path
+        doomed = temporary_sibling(place)
+        with explained(place):
+            operations.replace(place, doomed)
+            operations.sync_folder(place.parent)
+            operations.remove(doomed)
+
+    def lock(self, path: str) -> AbstractContextManager[None]:
+        """See `Store.lock`."""
+        return locked(self.folder / path, LOCK_DEADLINE_S)
+
+    def sweep(self, path: str, grace_s: float = GRACE_S) -> list[str]:
+        """See `Store.sweep`."""
+        with explained(self.folder / path):
+            return [str(swept) for swept in sweep_temporary(self.folder / path, grace_s)]
+
+    def sha256(self, path: str) -> str:
+        """See `Store.sha256`."""
+        try:
+            return sha256_file(self.folder / path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            reason = error.strerror or error
+            raise IntegrityError(f"{self.folder / path}: cannot be read ({reason}).") from error
+
+    def local(self, path: str) -> Path | None:
+        """See `Store.local`."""
+        return self.folder / path
+
+    def fetch(self, path: str, names: Sequence[str], target: Path) -> None:
+        """See `Store.fetch`."""
+        for name in names:
+            operations.make_folder((target / name).parent)
+            operations.copy_file(self.folder / path / name, target / name)
+
+    def scratch(self, path: str) -> Path | None:
+        """See `Store.scratch`."""
+        place = temporary_sibling(self.folder / path)
+        with explained(place):
+            operations.make_folder(place)
+        return place
+
+
 def open_store(root: str | Path) -> Store:
     """Return the store of a root: a local path, ``file://``, or any address fsspec knows."""
-    from orchestrator.storage.local_store import LocalStore
     from orchestrator.storage.remote_store import RemoteStore
 
     path = local_path(root)

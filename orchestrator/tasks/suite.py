@@ -18,7 +18,7 @@ import numpy as np
 from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.data.rows.splitting import cap_indices
 from orchestrator.data.rows.storage import fingerprint, read_rows, write_rows
-from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import OrchestratorError
 from orchestrator.tasks.base import Answer, AnyTask, build_task

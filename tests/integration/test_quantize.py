@@ -9,7 +9,7 @@ import torch
 from orchestrator.cluster.tasks import TaskPool
 from orchestrator.config import ClusterSection, load_config
 from orchestrator.data.processors.text import TextProcessor
-from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError, StageError
 from orchestrator.modeling.builder import build_model

@@ -13,8 +13,8 @@ from orchestrator.data.media.images import ImageProcessor
 from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import TaskData
-from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.sources.digits import png
+from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig

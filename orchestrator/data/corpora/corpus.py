@@ -20,8 +20,7 @@ from orchestrator.data.corpora.manifests import CORPUS_FORMAT, CorpusManifest
 from orchestrator.data.processors.subwords import sentinel_ids
 from orchestrator.data.processors.text import TOKENIZER, TextProcessor
 from orchestrator.data.sharded.build import build, check_corpus, uncommit
-from orchestrator.data.sharded.contracts import SPLITS
-from orchestrator.data.sharded.mapping import CorpusJob, Mapper, Watch, in_turn, no_watch
+from orchestrator.data.sharded.contracts import SPLITS, CorpusJob, Mapper, Watch, in_turn, no_watch
 from orchestrator.data.sharded.shard import ShardedBlocks, blocks_file
 from orchestrator.data.sources.opening import open_documents
 from orchestrator.data.spec import SPECIAL_TOKENS, CorpusConfig

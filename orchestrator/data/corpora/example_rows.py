@@ -20,8 +20,8 @@ import pyarrow as pa
 from orchestrator.arrays import IntArray
 from orchestrator.data.media.audio import read_sound
 from orchestrator.data.media.images import read_image
+from orchestrator.data.media.inputs import ModelInputs
 from orchestrator.data.media.spectrograms import kaldi_frames
-from orchestrator.data.model_inputs import ModelInputs
 from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.samples.kinds import ExamplesConfig, TranscriptsConfig
 from orchestrator.data.sources.contents import Entries, Entry

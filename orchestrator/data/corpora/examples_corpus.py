@@ -25,8 +25,8 @@ from orchestrator.data.corpora.manifests import (
     TokenizerFile,
     read_as,
 )
+from orchestrator.data.media.inputs import ModelInputs
 from orchestrator.data.media.patch_codes import Codebook, patches_of
-from orchestrator.data.model_inputs import ModelInputs
 from orchestrator.data.processors.example_processor import ExampleProcessor, new_processor
 from orchestrator.data.processors.text import TOKENIZER, TextProcessor, chosen_tokenizer
 from orchestrator.data.samples.kinds import ExamplesConfig, MaskedPatchesConfig

@@ -23,7 +23,7 @@ from orchestrator.data.processors.text import TextProcessor, chosen_tokenizer
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import CLASSES, LabelForm
 from orchestrator.data.rows.rows import Rows, TaskData
-from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import commit_folder, sha256_file, temporary_sibling, verify_folder

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from orchestrator.config import StrictModel
 from orchestrator.data.corpora.prepared import KIND
-from orchestrator.data.model_inputs import ModelInputs
+from orchestrator.data.media.inputs import ModelInputs
 from orchestrator.data.spec import CorpusConfig, TokenizerConfig
 from orchestrator.errors import IntegrityError
 

@@ -13,7 +13,7 @@ Legend: B batch, A attempts, F frames, M mel bins.
 import numpy as np
 
 from orchestrator.arrays import BoolArray, Float32Array, FloatArray, IntArray
-from orchestrator.data.media.augmentation_config import CropConfig, SpecAugmentConfig
+from orchestrator.data.media.inputs import CropConfig, SpecAugmentConfig
 from orchestrator.data.randomness import Purpose, Words, draw, uniform
 
 ATTEMPTS = 10  # as in torchvision's RandomResizedCrop

@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from orchestrator.arrays import Float32Array, IntArray
 from orchestrator.data.media.augmentation import choose_crops
-from orchestrator.data.media.augmentation_config import CropConfig
 from orchestrator.data.media.image_settings import (
     CLASSES,
     FAMILIES,
@@ -28,6 +27,7 @@ from orchestrator.data.media.image_settings import (
     from_theirs,
     to_theirs,
 )
+from orchestrator.data.media.inputs import CropConfig
 from orchestrator.errors import InputError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 from orchestrator.data.media.audio import CLASSES as SOUND_CLASSES
 from orchestrator.data.media.audio import SETTINGS, AudioProcessor
 from orchestrator.data.media.images import ImageProcessor
+from orchestrator.data.media.inputs import ModelInputs
 from orchestrator.data.media.patch_codes import CODEBOOK, Codebook
-from orchestrator.data.model_inputs import ModelInputs
 from orchestrator.data.processors.text import TOKENIZER, TextProcessor
 from orchestrator.data.samples.kinds import ExamplesConfig, TranscriptsConfig
 from orchestrator.errors import InputError

@@ -12,9 +12,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from orchestrator.config import StrictModel
-from orchestrator.config.choice import Choice
-from orchestrator.config.registry import EntryConfig, Registry
-from orchestrator.data.media.augmentation_config import (
+from orchestrator.config.registry import Choice, EntryConfig, Registry
+from orchestrator.data.media.inputs import (
     CropConfig,
     Fraction,
     PictureFamily,

@@ -20,8 +20,8 @@ import torch
 
 from orchestrator.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from orchestrator.data.corpora.example_rows import Examples
-from orchestrator.data.media.augmentation_config import CropConfig
 from orchestrator.data.media.images import ImageProcessor
+from orchestrator.data.media.inputs import CropConfig
 from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.randomness import Purpose, draw, uniform
 from orchestrator.data.samples.base import Batch, SampleInputs

@@ -18,8 +18,8 @@ from orchestrator.arrays import AnyArray, IntArray
 from orchestrator.data.corpora.example_rows import Sound
 from orchestrator.data.media.audio import AudioProcessor, read_sound
 from orchestrator.data.media.augmentation import mask_spectrograms
-from orchestrator.data.media.augmentation_config import SpecAugmentConfig
 from orchestrator.data.media.images import read_image
+from orchestrator.data.media.inputs import SpecAugmentConfig
 from orchestrator.data.processors.example_processor import ExampleProcessor, RowProcessor
 from orchestrator.data.processors.readings import end_id
 from orchestrator.data.rows.rows import Rows

@@ -35,15 +35,18 @@ from orchestrator.data.processors.subwords import HUGGING_FACE, SETTINGS, TOKENI
 from orchestrator.data.processors.text import TextProcessor, chosen_tokenizer
 from orchestrator.data.sharded.contracts import (
     SPLITS,
+    CorpusJob,
+    Mapper,
     Plan,
     PlannedShard,
     ShardRules,
     ShardTask,
     Sidecar,
     StoredPlan,
+    Watch,
     content_hash,
+    with_progress,
 )
-from orchestrator.data.sharded.mapping import CorpusJob, Mapper, Watch, with_progress
 from orchestrator.data.sharded.shard import build_shard, entry_of, sidecar_file
 from orchestrator.data.sharded.survey import Sample, survey
 from orchestrator.errors import IntegrityError

@@ -6,17 +6,26 @@ A piece is the input of one shard: one or more whole spans of one source, that i
 file, or many small files. It depends on the sources and their size alone. So workers need not agree
 about borders, pieces can be processed in any order and by any number of workers, and processing one
 again gives the same shard.
+
+A mapper applies a task of a job to many inputs, in any order. Inputs and results are models, so
+they may go to another process. ``in_turn`` works in this process; ``ray_data`` has another mapper.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 from orchestrator.config import StrictModel
 from orchestrator.data.corpora.manifests import FileEntry
 from orchestrator.data.rows.splitting import rank
 from orchestrator.data.sources.contents import Documents, Span
+from orchestrator.data.sources.opening import open_documents
+from orchestrator.data.spec import CorpusConfig
 from orchestrator.storage import jsonable, sha256_bytes
 
 SPLITS = ("train", "validation")
@@ -159,6 +168,76 @@ def content_hash(content: object) -> str:
     return sha256_bytes(json.dumps(jsonable(content), sort_keys=True).encode())
 
 
+Input = TypeVar("Input", PieceTask, ShardTask)
+
+
+Result = TypeVar("Result", PieceCounts, BuiltShard)
+
+
+Watch = Callable[[str, int, int, PieceCounts | BuiltShard], None]
+"""Receives the step, the number of finished inputs, their total, and the newest result."""
+
+
+class Mapper(Protocol):
+    """Applies a task to inputs; results come in any order."""
+
+    def __call__(
+        self, task: Callable[[Input], Result], inputs: Sequence[Input]
+    ) -> Iterable[Result]:
+        """Yield the result of each input."""
+        ...
+
+
+def in_turn(task: Callable[[Input], Result], inputs: Sequence[Input]) -> Iterator[Result]:
+    """Apply a task to each input in this process."""
+    return map(task, inputs)
+
+
+def no_watch(step: str, done: int, total: int, result: PieceCounts | BuiltShard) -> None:
+    """Ignore progress."""
+
+
+def with_progress(
+    mapper: Mapper,
+    watch: Watch,
+    step: str,
+    task: Callable[[Input], Result],
+    inputs: Sequence[Input],
+) -> list[Result]:
+    """Apply a task to inputs and report progress; return the results in order of the inputs."""
+    found: dict[int, Result] = {}
+    for result in mapper(task, inputs):
+        found[result.number] = result
+        watch(step, len(found), len(inputs), result)
+    return [found[each.number] for each in inputs]
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusJob:
+    """Output folder and inputs of a corpus build; equal jobs read the same documents.
+
+    Attributes:
+        folder: Folder of the corpus, shared by all workers; its name identifies the documents.
+        cache: Folder for parsed docstrings, shared by all workers.
+        settings: The ``CorpusConfig`` as JSON.
+        identity: Identity of each source, as JSON.
+    """
+
+    folder: str
+    cache: str
+    settings: str
+    identity: str
+
+    @property
+    def config(self) -> CorpusConfig:
+        """The settings of the corpus."""
+        return CorpusConfig.model_validate_json(self.settings)
+
+    def sources(self) -> tuple[Documents, ...]:
+        """Return its sources; a worker opens them once."""
+        return _sources(self)
+
+
 def _together(spans: Iterable[Span], size: int) -> Iterator[tuple[Span, ...]]:
     """Yield runs of spans, each as large as possible without exceeding ``size``."""
     held: list[Span] = []
@@ -171,3 +250,8 @@ def _together(spans: Iterable[Span], size: int) -> Iterator[tuple[Span, ...]]:
         total += span.size
     if held:
         yield tuple(held)
+
+
+@lru_cache(maxsize=2)
+def _sources(job: CorpusJob) -> tuple[Documents, ...]:
+    return tuple(open_documents(spec, Path(job.cache)) for spec in job.config.specs)

@@ -18,8 +18,15 @@ from ray.util.annotations import RayDeprecationWarning
 
 from orchestrator import errors
 from orchestrator.config import StrictModel
-from orchestrator.data.sharded.contracts import BuiltShard, PieceCounts, PieceTask, ShardTask
-from orchestrator.data.sharded.mapping import Input, Mapper, Result
+from orchestrator.data.sharded.contracts import (
+    BuiltShard,
+    Input,
+    Mapper,
+    PieceCounts,
+    PieceTask,
+    Result,
+    ShardTask,
+)
 from orchestrator.errors import OrchestratorError, StageError
 
 QUIET = ("ray.data", "ray.data._internal")

@@ -28,12 +28,12 @@ from orchestrator.data.samples.passages import encode_sentences
 from orchestrator.data.sharded.contracts import (
     SPLITS,
     BuiltShard,
+    CorpusJob,
     ShardRules,
     ShardTask,
     Sidecar,
     content_hash,
 )
-from orchestrator.data.sharded.mapping import CorpusJob
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import (
     atomic_write_json,

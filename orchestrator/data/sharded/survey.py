@@ -18,8 +18,17 @@ from functools import partial
 from itertools import islice
 
 from orchestrator.data.rows.splitting import rank
-from orchestrator.data.sharded.contracts import HeldOut, Piece, PieceCounts, PieceTask, divide
-from orchestrator.data.sharded.mapping import CorpusJob, Mapper, Watch, with_progress
+from orchestrator.data.sharded.contracts import (
+    CorpusJob,
+    HeldOut,
+    Mapper,
+    Piece,
+    PieceCounts,
+    PieceTask,
+    Watch,
+    divide,
+    with_progress,
+)
 from orchestrator.data.sources.contents import UNDIVIDED, Documents
 from orchestrator.data.sources.opening import open_documents
 from orchestrator.data.spec import CorpusConfig, DatasetSpec

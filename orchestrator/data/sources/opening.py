@@ -1,6 +1,6 @@
-"""Opening of any source: the documents of a corpus, or the examples of a table or folder.
+"""Opening of any source: the documents of a corpus, examples, or labelled rows as a task.
 
-Both are listed first; texts and media are read later.
+Documents and examples are listed first; texts and media are read later. Rows are read at once.
 """
 
 from collections import Counter
@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from orchestrator.data.rows.labelled import assemble, split_rows
+from orchestrator.data.rows.labels import CLASSES, LabelForm
+from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.data.rows.splitting import rank
 from orchestrator.data.sources.contents import TRAIN, VALIDATION, Documents, Entries, Entry, Span
 from orchestrator.data.spec import DatasetSpec
@@ -41,25 +44,6 @@ def open_documents(spec: DatasetSpec, cache: Path | None = None) -> Documents:
     )
 
 
-def _pydoc(spec: DatasetSpec, cache: Path | None) -> Documents:
-    from orchestrator.data.sources.pydoc import corpus_identity, corpus_records
-
-    def divide(size: int) -> list[Span]:
-        text = corpus_records(spec.max_documents, spec.libraries, cache).text
-        ends = np.cumsum([0, *text.str.len()])
-        owner = ends[:-1] // size
-        cuts = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(text)]
-        return [Span("", a, b, int(ends[b] - ends[a])) for a, b in pairwise(cuts)]
-
-    def read(span: Span, rejected: Counter[str]) -> Iterator[str]:
-        frame = corpus_records(spec.max_documents, spec.libraries, cache)
-        if span.start == 0:
-            rejected.update(frame.attrs["rejected"])
-        yield from frame.text.iloc[span.start : span.stop]
-
-    return Documents(lambda: corpus_identity(spec.max_documents, spec.libraries), divide, read)
-
-
 def list_entries(spec: DatasetSpec, columns: Sequence[str], cache: Path | None = None) -> Entries:
     """List the examples of a data set.
 
@@ -78,24 +62,6 @@ def list_entries(spec: DatasetSpec, columns: Sequence[str], cache: Path | None =
     if spec.examples is None or not set(columns) <= set(spec.examples):
         raise InputError(f"{spec.source!r} has no examples with {' and '.join(columns)}.")
     return _builtin(spec, cache)
-
-
-def _builtin(spec: DatasetSpec, cache: Path | None) -> Entries:
-    if spec.location == "digits":
-        from orchestrator.data.sources.digits import digit_entries
-
-        return digit_entries(spec)
-    if spec.location == "digit_scenes":
-        from orchestrator.data.sources.digits import scene_entries
-
-        return scene_entries(spec)
-    if spec.location == "morse":
-        from orchestrator.data.sources.morse import morse_entries
-
-        return morse_entries(spec, cache)
-    from orchestrator.data.sources.pydoc import pair_entries
-
-    return pair_entries(spec, cache)
 
 
 def split_entries(spec: DatasetSpec, entries: Entries) -> dict[str, list[Entry]]:
@@ -124,3 +90,91 @@ def split_entries(spec: DatasetSpec, entries: Entries) -> dict[str, list[Entry]]
                 f"{dict(entries.rejected) or 'nothing'}."
             )
     return splits
+
+
+def load_task(spec: DatasetSpec, cache: Path | None = None, form: LabelForm = CLASSES) -> TaskData:
+    """Read a labelled data set.
+
+    Args:
+        spec: What to read. A source with its own splits keeps them; otherwise rows are split class
+            by class by a hash of their text, so that the same spec always gives the same split.
+        cache: Folder for parsed docstrings; None takes the user's cache.
+        form: What the label of a row is; the builtins have classes.
+
+    Returns:
+        The task. No text is in two splits.
+
+    Raises:
+        InputError: The source is missing, empty, has no labels, or a class cannot be split.
+    """
+    if spec.labelled and form is not CLASSES:
+        raise InputError(f"{spec.source!r} has classes, no {form.what[1]}. Use files: or hf:.")
+    if spec.pydoc_task is not None:
+        return _pydoc_task(spec, spec.pydoc_task, cache)
+    if spec.source == "builtin:digits":
+        return _digits_task(spec)
+    if spec.scheme == "files":
+        from orchestrator.data.sources.files import read_tables
+
+        return assemble(spec, read_tables(spec, form), form)
+    if spec.scheme == "hf":
+        from orchestrator.data.sources.hub import read_tables as read_hub
+
+        return assemble(spec, read_hub(spec, form), form)
+    raise InputError(
+        f"{spec.source!r} has no labels. Use builtin:pydoc/<task>, builtin:digits, files: or hf:."
+    )
+
+
+def _pydoc(spec: DatasetSpec, cache: Path | None) -> Documents:
+    from orchestrator.data.sources.pydoc import corpus_identity, corpus_records
+
+    def divide(size: int) -> list[Span]:
+        text = corpus_records(spec.max_documents, spec.libraries, cache).text
+        ends = np.cumsum([0, *text.str.len()])
+        owner = ends[:-1] // size
+        cuts = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(text)]
+        return [Span("", a, b, int(ends[b] - ends[a])) for a, b in pairwise(cuts)]
+
+    def read(span: Span, rejected: Counter[str]) -> Iterator[str]:
+        frame = corpus_records(spec.max_documents, spec.libraries, cache)
+        if span.start == 0:
+            rejected.update(frame.attrs["rejected"])
+        yield from frame.text.iloc[span.start : span.stop]
+
+    return Documents(lambda: corpus_identity(spec.max_documents, spec.libraries), divide, read)
+
+
+def _builtin(spec: DatasetSpec, cache: Path | None) -> Entries:
+    if spec.location == "digits":
+        from orchestrator.data.sources.digits import digit_entries
+
+        return digit_entries(spec)
+    if spec.location == "digit_scenes":
+        from orchestrator.data.sources.digits import scene_entries
+
+        return scene_entries(spec)
+    if spec.location == "morse":
+        from orchestrator.data.sources.morse import morse_entries
+
+        return morse_entries(spec, cache)
+    from orchestrator.data.sources.pydoc import pair_entries
+
+    return pair_entries(spec, cache)
+
+
+def _pydoc_task(spec: DatasetSpec, task: str, cache: Path | None) -> TaskData:
+    from orchestrator.data.sources.pydoc_tasks import task_table
+
+    table = task_table(task, cache)
+    names = tuple(sorted(table.label.unique()))
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = np.asarray([numbers[name] for name in table.label], dtype=np.int64)
+    rows = Rows(list(table.text), None, labels)
+    return split_rows(spec, f"pydoc-{task}", names, rows, dict(table.attrs["rejected"]))
+
+
+def _digits_task(spec: DatasetSpec) -> TaskData:
+    from orchestrator.data.sources.digits import read_digits
+
+    return split_rows(spec, "digits", tuple("0123456789"), read_digits(), {})

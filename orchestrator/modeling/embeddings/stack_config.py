@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from orchestrator.config import StrictModel
-from orchestrator.config.choice import Choice
+from orchestrator.config.registry import Choice
 from orchestrator.errors import Problem
 from orchestrator.modeling.component import (
     Dimensions,

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from orchestrator.config.choice import Choice
+from orchestrator.config.registry import Choice
 from orchestrator.errors import Problem
 from orchestrator.modeling.component import (
     Dimensions,

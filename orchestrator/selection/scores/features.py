@@ -25,7 +25,7 @@ KINDS_WITH_TRAINED_HEADS = ("finetuned", "continual", "imported")
 
 def score_package(payload: ProxyPayload) -> ProxyScore:
     """Score one package; runs as a Ray task."""
-    from orchestrator.data.rows.tasks import load_task
+    from orchestrator.data.sources.opening import load_task
     from orchestrator.zoo import Zoo
 
     task = load_task(payload.task)

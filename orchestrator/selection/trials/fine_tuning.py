@@ -150,6 +150,6 @@ def _package(zoo: str, reference: str) -> Package:
 
 @functools.lru_cache(maxsize=4)
 def _task(spec: str) -> "TaskData":
-    from orchestrator.data.rows.tasks import load_task
+    from orchestrator.data.sources.opening import load_task
 
     return load_task(DatasetSpec.model_validate_json(spec))

@@ -15,7 +15,7 @@ from transformers import (
 
 from orchestrator.data.media.audio import AudioProcessor, read_sound, resampled
 from orchestrator.data.media.augmentation import mask_spectrograms
-from orchestrator.data.media.augmentation_config import SpecAugmentConfig
+from orchestrator.data.media.inputs import SpecAugmentConfig
 from orchestrator.data.media.spectrograms import kaldi_bands, kaldi_fbank, slaney_bands
 from orchestrator.errors import InputError
 

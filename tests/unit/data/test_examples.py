@@ -12,8 +12,8 @@ from PIL import Image
 
 from orchestrator.data.corpora.examples_corpus import open_examples, prepare_examples
 from orchestrator.data.media.images import read_image
+from orchestrator.data.media.inputs import ModelInputs, PictureInput, SoundInput
 from orchestrator.data.media.patch_codes import Codebook, patches_of
-from orchestrator.data.model_inputs import ModelInputs, PictureInput, SoundInput
 from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.samples.base import SampleInputs, build_samples

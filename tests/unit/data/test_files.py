@@ -5,8 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.data.rows.tasks import load_task
-from orchestrator.data.sources.opening import open_documents
+from orchestrator.data.sources.opening import load_task, open_documents
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 

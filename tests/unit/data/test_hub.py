@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.data.rows.tasks import load_task
-from orchestrator.data.sources.opening import open_documents
+from orchestrator.data.sources.opening import load_task, open_documents
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 

@@ -16,9 +16,9 @@ from transformers import (
 )
 
 from orchestrator.data.media.augmentation import choose_crops
-from orchestrator.data.media.augmentation_config import CropConfig
 from orchestrator.data.media.image_settings import FAMILIES
 from orchestrator.data.media.images import ImageProcessor, read_image
+from orchestrator.data.media.inputs import CropConfig
 from orchestrator.errors import InputError
 
 THEIRS = {

@@ -12,10 +12,9 @@ import pytest
 from orchestrator.data.corpora.labelled_corpus import prepare_labelled
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.label_forms import FORMS
-from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.samples.base import SampleInputs, build_samples
 from orchestrator.data.samples.kinds import LabelledConfig
-from orchestrator.data.sources.opening import open_documents
+from orchestrator.data.sources.opening import load_task, open_documents
 from orchestrator.data.spec import CorpusConfig, DatasetSpec
 from orchestrator.errors import InputError
 

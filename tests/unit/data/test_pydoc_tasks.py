@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from orchestrator.data.rows.splitting import fingerprint
-from orchestrator.data.rows.tasks import load_task
 from orchestrator.data.sources import pydoc_tasks
 from orchestrator.data.sources.docstrings import Docstring
+from orchestrator.data.sources.opening import load_task
 from orchestrator.data.sources.pydoc_tasks import (
     AREAS,
     FORMS,

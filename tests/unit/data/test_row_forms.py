@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.data.rows.label_forms import FORMS
-from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 

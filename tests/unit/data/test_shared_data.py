@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.data.rows.label_forms import FORMS
-from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"

@@ -42,7 +42,7 @@ def test_the_package_answers_and_carries_its_suite(place):
 
 def config_rows(config):
     from orchestrator.data.rows.label_forms import FORMS
-    from orchestrator.data.rows.tasks import load_task
+    from orchestrator.data.sources.opening import load_task
 
     return load_task(config.data, form=FORMS["multilabel"]).test
 

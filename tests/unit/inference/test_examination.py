@@ -6,7 +6,7 @@ import torch
 
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.storage import fingerprint, read_rows
-from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import RefusedError
 from orchestrator.inference.examination import examine_draft, promises

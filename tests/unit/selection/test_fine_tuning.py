@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.data.rows.tasks import load_task
+from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
 from orchestrator.selection.scores.features import extract, sample_rows, score_package

@@ -272,7 +272,7 @@ def test_check_needs_no_cluster(world, matrix):
 
 
 def test_facts_depend_on_rows_and_labels(world):
-    from orchestrator.data.rows.tasks import load_task
+    from orchestrator.data.sources.opening import load_task
     from orchestrator.data.spec import DatasetSpec
 
     one = load_task(DatasetSpec(**spec(world, "food")))

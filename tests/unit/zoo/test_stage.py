@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.config import JobConfig, validate_config
 from orchestrator.storage import RunFolder
-from orchestrator.storage.local_store import LocalStore
+from orchestrator.storage.stores import LocalStore
 from orchestrator.zoo import Zoo, commit_once, committed
 
 from .making import light
