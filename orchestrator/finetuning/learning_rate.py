@@ -7,7 +7,7 @@ the rows is soon read, and every rank would find the same.
 """
 
 from collections.abc import Callable, Sequence
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 
 from orchestrator.finetuning.results import RateTrial
@@ -15,6 +15,7 @@ from orchestrator.training.config import FineTuneConfig
 from orchestrator.training.distillation.teacher import Teacher
 from orchestrator.training.finetune import FineTuner, Heads, Lesson, Place
 from orchestrator.training.learning_rates import Rate
+from orchestrator.training.loop import NonFiniteError
 
 FACTORS = (1.0, 3.0, 1 / 3, 9.0)
 """Tried values, as factors of the usual one."""
@@ -66,9 +67,7 @@ def search_rate(
     left = rates
     for _ in range(epochs):
         for rate in left:
-            tuners[rate].train_epoch()
-            found = tuners[rate].evaluate("validation")
-            scores[rate].append((found[tuners[rate].watched], found["loss"]))
+            scores[rate].append(_trained(tuners[rate]))
         # NaN, of a rate at which training diverges, is the worst; of equal ones, the lower loss.
         left = sorted(left, key=lambda rate: _place(scores[rate][-1], sign))[: len(left) // 2]
     trials = tuple(
@@ -81,6 +80,16 @@ def search_rate(
     )
     reason = f"the best of {len(rates)} values on {rows:,} rows"
     return Rate(left[0], reason), trials
+
+
+def _trained(tuner: FineTuner) -> tuple[float, float]:
+    """Return primary metric and loss after one more epoch; NaN where training diverges."""
+    try:
+        tuner.train_epoch()
+    except NonFiniteError:
+        return nan, nan
+    found = tuner.evaluate("validation")
+    return found[tuner.watched], found["loss"]
 
 
 def _place(score: tuple[float, float], sign: float) -> tuple[bool, float, float]:

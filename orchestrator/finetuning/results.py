@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from orchestrator.config import StrictModel
-from orchestrator.zoo.suite import Figure, TaskSpec
+from orchestrator.zoo.suite import Figure, Number, TaskSpec
 
 EVALUATION = "evaluation/finetuning.json"
 """Place of the `FinetuneEvaluation` in a package."""
@@ -36,7 +36,7 @@ class RateTrial(StrictModel):
 
     learning_rate: float
     """Peak."""
-    scores: tuple[float, ...]
+    scores: tuple[Number, ...]
     """Primary metric on validation rows after each round."""
     steps: int
     """Optimizer steps it cost."""
@@ -79,7 +79,7 @@ class Summary(StrictModel):
     """Optimizer steps of one epoch."""
     watched: str
     """The metric that decided which epoch is the best."""
-    validation: dict[str, float]
+    validation: dict[str, Number]
     """Metrics of the best epoch on validation rows."""
     tasks: tuple[LearnedTask, ...]
     """The tasks in order; the first one's head is the default."""
@@ -89,6 +89,8 @@ class Summary(StrictModel):
     """Reason of the choice."""
     trials: tuple[RateTrial, ...] = ()
     """Rates that were tried."""
+    skipped_steps: int = 0
+    """Steps that were not taken because their loss or gradient was not finite."""
     seconds: float
     """Time trained, over all parts of a resumed run."""
     world: int
@@ -130,6 +132,7 @@ class FinetuneEvaluation(Summary):
             "learning_rate": self.learning_rate,
             "steps": self.steps,
             "best_step": self.best_step,
+            "skipped_steps": self.skipped_steps,
             "search_steps": sum(trial.steps for trial in self.trials),
             "seconds": round(self.seconds, 1),
             "workers": self.world,

@@ -4,6 +4,7 @@ import json
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from orchestrator.errors import StageError
 from orchestrator.finetuning.inputs import lessons_of
 from orchestrator.finetuning.learning_rate import search_rate
 from orchestrator.finetuning.results import (
@@ -22,7 +23,8 @@ from orchestrator.training.early_stopping import BestKeeper
 from orchestrator.training.events import Measurement, RunStarted
 from orchestrator.training.finetune import FineTuner, Heads, Place
 from orchestrator.training.history import History
-from orchestrator.training.loop import Hooks, TrainResult, train
+from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
+from orchestrator.training.metrics import SKIPPED
 from orchestrator.training.watchdog import Watchdog
 from orchestrator.training.worker_context import WorkerContext, finished_run
 from orchestrator.zoo.suite import Figure
@@ -31,6 +33,10 @@ EXPORT = "export"
 SUMMARY = "summary.json"
 RATE = "learning_rate.json"
 """The learning rate that was searched for, so that a resumed run has the same one."""
+ADVICE = (
+    "the loss or its gradient is not finite. Lower train.learning_rate, raise "
+    "train.warmup_fraction, or use engine.precision fp32 or bf16 instead of fp16."
+)
 NEVER = 10**9
 """Patience of a run that is not stopped early."""
 
@@ -140,29 +146,52 @@ class _Run:
         ended = self.best.exhausted(history)
         patience_s = self.config.train.hang_timeout_s
         with closing(Watchdog(self.context.hung, patience_s)) as watchdog:
-            result = train(
-                self.tuner.engine,
-                self.tuner.source,
-                self._plan,
-                first_step=first,
-                until_step=first if ended else None,
-                seed=self.config.seed,
-                step_fn=self.tuner.step_fn,
-                hooks=Hooks(
-                    observer=self._observe,
-                    evaluate=self.tuner.figures,
-                    save=self._save,
-                    should_stop=self.context.should_stop,
-                    judge=lambda step, _: self.best.judge(history, step),
-                    watchdog=watchdog,
-                ),
+            hooks = Hooks(
+                observer=self._observe,
+                evaluate=self.tuner.figures,
+                save=self._save,
+                should_stop=self.context.should_stop,
+                judge=lambda step, _: self.best.judge(history, step),
+                watchdog=watchdog,
             )
+            result = self._loop(first, first if ended else None, hooks)
         self.context.settle_checkpoint()
         if result.stopped:
             return result
         if not result.validation:  # the last checkpoint was already at the end
             result.validation = self.tuner.figures()
         self.best.restore(history, result)
+        return result
+
+    def _loop(self, first: int, until: int | None, hooks: Hooks) -> TrainResult:
+        """Run the loop; end the run where nothing more can be learned.
+
+        Going back, as pre-training does, would not help: epochs repeat the same rows, and the
+        learning rate would be the same.
+
+        Raises:
+            StageError: Loss or gradient stayed infinite or NaN, on every rank.
+        """
+        tuner = self.tuner
+        try:
+            result = train(
+                tuner.engine,
+                tuner.source,
+                self._plan,
+                first_step=first,
+                until_step=until,
+                seed=self.config.seed,
+                step_fn=tuner.step_fn,
+                hooks=hooks,
+            )
+        except NonFiniteError as error:
+            self.context.settle_checkpoint()
+            raise StageError(
+                f"step {error.step}: {ADVICE} The last {error.step - error.first + 1} steps in a "
+                f"row were not finite; the learning rate is {self.job.learning_rate:g}."
+            ) from error
+        if first < result.steps == result.skipped + first:
+            raise StageError(f"step {result.steps}: {ADVICE} No step was finite.")
         return result
 
     def _resume(self) -> int:
@@ -242,6 +271,13 @@ class _Run:
             learning_rate=self.job.learning_rate,
             reason=self.job.reason,
             trials=self.job.trials,
+            skipped_steps=int(
+                sum(
+                    row.value
+                    for row in tuner.history.rows
+                    if (row.split, row.metric) == ("train", SKIPPED)
+                )
+            ),
             seconds=self._seconds(),
             world=self.context.world,
         )

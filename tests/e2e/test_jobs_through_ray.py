@@ -123,3 +123,16 @@ def test_a_bad_config_is_one_message_and_exit_code_2(ray_head, place):
     last = json.loads(shown.stdout.splitlines()[-1])
     assert (last["status"], last["exit_code"]) == ("failed", 2)
     assert not (place.folder / "runs" / "never").exists()
+
+
+def test_finetune_learns_a_head(ray_head, place, pretrained):
+    result = submit(
+        ray_head, place, "finetune", "finetune_pydoc",
+        f"package={pretrained['package']}", "data.max_rows=400", "train.epochs=1",
+        "cluster.workers=2", "engine.type=zero",
+    )  # fmt: skip
+    assert (result["status"], result["metrics"]["workers"]) == ("done", 2)
+    package = place.zoo.get(result["package"])
+    assert package.manifest.task.default == "stdlib-area"
+    assert set(package.manifest.task.labels) == {"stdlib-area"}
+    assert package.read_json("evaluation/suite.json")["exams"]["stdlib-area"]["metrics"]

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from orchestrator.cluster.context import Worker
+from orchestrator.errors import StageError
+from orchestrator.finetuning import learning_rate
 from orchestrator.finetuning.worker import finetune
 from orchestrator.modeling.package import load_model, read_config
+from orchestrator.training import torch_engines
 from orchestrator.training.history import History
 from orchestrator.training.learning_rates import Rate
 from tests.support.lessons import job, learn, make_lessons, planned
@@ -148,3 +151,45 @@ def test_a_head_for_other_labels_is_made_anew(place, tmp_path):
     found = planned(job(place, "task2", head="earlier"), tmp_path)
     assert found.renewed == ("earlier",)  # a, b, c, d in the package
     assert planned(job(place, "task2", head="thing"), tmp_path).renewed == ()
+
+
+def poison(monkeypatch, steps):
+    """Make the gradient of some steps infinite, counted from 1."""
+    step, engine = {"now": 0}, torch_engines.SingleEngine
+
+    def forward_backward(self, *args):
+        metrics = original(self, *args)
+        step["now"] += 1
+        if step["now"] in steps:
+            next(shard for shard in self.shards() if shard.grad is not None).grad.fill_(np.inf)
+        return metrics
+
+    original = engine.forward_backward
+    monkeypatch.setattr(engine, "forward_backward", forward_backward)
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(place, tmp_path, monkeypatch, caplog):
+    poison(monkeypatch, {2, 3, 9})
+    train = {"epochs": 2, "global_batch_size": 16, "max_length": 16}
+    summary, folder = learn(job(place, train=train), tmp_path)
+    assert summary.skipped_steps == 3
+    assert caplog.text.count("is not finite") == 3
+    assert all(torch.isfinite(value).all() for value in load_model(folder).state_dict().values())
+
+
+@pytest.mark.parametrize(("epochs", "said"), [(2, "in a row were not finite"), (1, "No step")])
+def test_a_run_that_only_skips_ends_with_one_error(place, tmp_path, monkeypatch, epochs, said):
+    poison(monkeypatch, range(100))
+    train = {"epochs": epochs, "global_batch_size": 16 if epochs == 2 else 32, "max_length": 16}
+    with pytest.raises(StageError, match=said) as caught:
+        learn(job(place, train=train), tmp_path)
+    assert "Lower train.learning_rate" in str(caught.value)
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_learning_rate_at_which_training_diverges_is_not_chosen(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(learning_rate, "FACTORS", (1.0, 1e30))
+    train = {"epochs": 1, "max_length": 16, "learning_rate": "auto", "global_batch_size": 8}
+    summary, _ = learn(job(place, train=train), tmp_path, Rate(3e-3, "usual"))
+    assert summary.learning_rate == 3e-3
+    assert np.isnan(summary.trials[1].scores[0])
