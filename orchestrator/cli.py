@@ -97,7 +97,7 @@ JOBS: dict[str, Job] = {
     ),
     "corpus": Job.of(
         "pretraining",
-        "corpus_config:CorpusJobConfig",
+        "CorpusJobConfig",
         "documents → tokenized, packed shards",
         "corpus_runner",
     ),

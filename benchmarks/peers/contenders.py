@@ -122,7 +122,7 @@ def job_of(given: dict[str, Any], settings: Sequence[str], run: Path, start: Pat
     """Return what a worker gets, with the model and a contender's settings."""
     from orchestrator.config import load_config
     from orchestrator.pretraining.config import PretrainConfig
-    from orchestrator.pretraining.payload import PretrainJob
+    from orchestrator.pretraining.state import PretrainJob
 
     model = f"model={json.dumps(given['model'])}"
     config = load_config(PretrainConfig, Path(given["folder"], "job.yaml"), [model, *settings])

@@ -1,4 +1,4 @@
-"""Settings of a pre-training job. Imports neither torch nor ray."""
+"""Settings of pre-training and corpus jobs. Imports neither torch nor ray."""
 
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
@@ -207,3 +207,22 @@ class PretrainConfig(JobConfig):
                 f"{self.model.encoder.type_name()!r} as configured reads only what is before it. "
                 "Use `mask: bidirectional`, a bidirectional encoder, or the target `lm`.",
             )
+
+
+class CorpusJobConfig(JobConfig):
+    """Make a corpus ready for pre-training: tokenized, packed, in shards, on many workers.
+
+    A pre-training job with the same ``run.dir`` and ``data`` finds it; any other one names its
+    folder as ``data.prepared``.
+    """
+
+    data: CorpusConfig = CorpusConfig()
+    """Documents, tokenizer, block size, size of a shard."""
+
+    def problems(self) -> Iterable[Problem]:
+        """The source must be documents that are not prepared yet."""
+        if self.data.prepared is not None:
+            yield Problem("data.prepared", "is a corpus already. Leave it out, or name a source.")
+        elif self.data.data.labelled and not self.data.mixture:
+            source = self.data.data.source
+            yield Problem("data.data.source", f"{source!r} is not a corpus. Use builtin:pydoc.")

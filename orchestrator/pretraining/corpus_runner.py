@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import JobResult
-from orchestrator.pretraining.corpus_config import CorpusJobConfig
+from orchestrator.pretraining.config import CorpusJobConfig
 from orchestrator.storage import RunFolder
 
 if TYPE_CHECKING:

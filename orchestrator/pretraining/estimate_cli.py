@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import InputError
 
 if TYPE_CHECKING:
-    from orchestrator.pretraining.estimate import Job, Row
+    from orchestrator.pretraining.estimate_clusters import Job, Row
 
 USUAL_CLUSTERS = "8,64,512"
 USUAL_MFU = 0.4
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     """
     from orchestrator.config import load_config
     from orchestrator.pretraining.config import PretrainConfig
-    from orchestrator.pretraining.estimate import ACCELERATORS, Job
+    from orchestrator.pretraining.estimate_clusters import ACCELERATORS, Job
     from orchestrator.pretraining.plan import expected_vocabulary
 
     clusters = _clusters(options.workers)
@@ -110,7 +110,7 @@ def _seconds(value: float) -> str:
 
 
 def _assumptions(job: "Job", accelerator: str) -> list[str]:
-    from orchestrator.pretraining.estimate import RESERVED
+    from orchestrator.pretraining.estimate_clusters import RESERVED
 
     device = job.accelerator
     return [

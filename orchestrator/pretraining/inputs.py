@@ -4,6 +4,7 @@ The driver prepares them once and sends the workers the place; a worker opens th
 else asks this one value.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -28,16 +29,25 @@ from orchestrator.data.corpora.labelled_corpus import (
 )
 from orchestrator.data.corpora.manifests import EXAMPLES, ROWS
 from orchestrator.data.media.images import ImageProcessor
-from orchestrator.data.rows.rows import Rows
+from orchestrator.data.rows.label_forms import FORMS
+from orchestrator.data.rows.labels import CLASSES, LabelForm
+from orchestrator.data.rows.rows import Rows, require_pairs
 from orchestrator.data.samples.base import Batch, SampleDataset, SampleInputs, build_samples
-from orchestrator.data.samples.kinds import ExamplesConfig
+from orchestrator.data.samples.kinds import ExamplesConfig, LabelledConfig
 from orchestrator.data.steps import IGNORED, StepSource, eval_batches
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.targets.configs import (
+    ClsConfig,
+    MultilabelConfig,
+    RegressionConfig,
+    SpConfig,
+)
+from orchestrator.modeling.targets.stream_configs import SiameseConfig
+from orchestrator.modeling.targets.token_configs import TagsConfig
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.labels import form_of, name_of_labelled, require_labels
-from orchestrator.pretraining.model_inputs import inputs_of
-from orchestrator.pretraining.payload import PretrainJob
+from orchestrator.pretraining.model_streams import inputs_of
+from orchestrator.pretraining.state import PretrainJob
 from orchestrator.storage import read_json
 from orchestrator.training.seeding import derive_seed
 
@@ -187,6 +197,41 @@ def open_data(path: Path) -> AnyCorpus:
     if kind == EXAMPLES:
         return open_examples(path)
     return open_labelled(path) if kind == ROWS else open_corpus(path, thorough=False)
+
+
+def form_of(model: ModelConfig) -> LabelForm:
+    """Return the form of labels that a model learns from."""
+    names = [target.type_name() for target in model.target]
+    return next((FORMS[name] for name in names if name in FORMS), CLASSES)
+
+
+def name_of_labelled(model: ModelConfig) -> str:
+    """Return the name of the target that learns from the labels of rows."""
+    return next(each.name for each in model.target if each.type_name() in LabelledConfig.wants)
+
+
+def require_labels(model: ModelConfig, names: Sequence[str], rows: Rows) -> None:
+    """Refuse rows with other labels than a model's targets answer with.
+
+    Args:
+        model: The model.
+        names: Of the labels.
+        rows: Those to learn from.
+
+    Raises:
+        InputError: The rows have another number of classes, tags, labels or numbers than the
+            target, or a target is for pairs and they have one text.
+    """
+    form = form_of(model)
+    for target in model.target:
+        if isinstance(
+            target, ClsConfig | SiameseConfig | TagsConfig | MultilabelConfig | RegressionConfig
+        ):
+            form.require_size(names, rows.labels, target.num_labels)
+        elif isinstance(target, SpConfig):
+            form.require_size(names, rows.labels, 2)
+        if isinstance(target, SiameseConfig | SpConfig):
+            require_pairs(rows)
 
 
 class HeldOut:

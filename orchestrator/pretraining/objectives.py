@@ -22,13 +22,16 @@ from orchestrator.data.samples.kinds import (
     TranscriptsConfig,
     samples,
 )
-from orchestrator.data.spec import CorpusConfig
+from orchestrator.data.spec import BUILTIN_EXAMPLES, CorpusConfig, TokenizerConfig
 from orchestrator.errors import Problem
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.pretraining.example_problems import (
-    example_problems,
+from orchestrator.modeling.embeddings.configs import ImageConfig, MaskedPatchConfig
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
+from orchestrator.pretraining.model_streams import (
+    reader_of,
     reads_pictures,
     reads_sounds,
+    streams_of,
 )
 
 USUAL: tuple[type[SampleConfig], ...] = (
@@ -148,7 +151,7 @@ def _source_problems(
         kind = chosen.type_name()
         yield Problem("data.prepared", f"holds documents, not {kind} samples. Use data.data")
     if isinstance(chosen, ExamplesConfig):
-        yield from example_problems(model, chosen, data)
+        yield from _example_problems(model, chosen, data)
     elif chosen.reads == "rows":
         yield from _row_problems(labelled_targets(model), data)
     elif (data.data.labelled or data.data.examples) and not data.mixture:
@@ -197,6 +200,84 @@ def _sentinel_problems(chosen: SpansConfig, data: CorpusConfig) -> Iterator[Prob
             f"{data.tokenizer.sentinels} are too few: blocks of {data.block_size} tokens need "
             f"{needed} (T5 has 100).",
         )
+
+
+def _example_problems(
+    model: ModelConfig, chosen: ExamplesConfig, data: CorpusConfig
+) -> Iterator[Problem]:
+    """Yield what of the examples the model does not read, and what the source does not have."""
+    yield from _example_source_problems(chosen, data)
+    stacks = streams_of(model)
+    found = sorted(_column(stack) for stack in stacks)
+    wanted = sorted("text" if name == "pair" else name for name in chosen.columns)
+    if isinstance(chosen, TranscriptsConfig):
+        wanted = ["sound"]  # the text is written
+    if found != wanted:
+        yield Problem(
+            "model.embedding.parts",
+            f"the model reads {' and '.join(found)}, {chosen.type_name()!r} samples have "
+            f"{' and '.join(wanted)}.",
+        )
+    elif isinstance(chosen, MaskedPatchesConfig) and not isinstance(
+        reader_of(stacks[0]), MaskedPatchConfig
+    ):
+        yield Problem("model.embedding.parts.0", "hides no patches. Use `masked_patch` for `mim`.")
+    if "text" not in chosen.columns:
+        if data.tokenizer != TokenizerConfig():
+            yield Problem("data.tokenizer", "pictures have no tokenizer. Leave it out.")
+    else:
+        yield from _length_problems(model, stacks, data.block_size)
+
+
+def _column(stack: EmbeddingStackConfig) -> str:
+    """Return the kind of input that a stack reads."""
+    part = reader_of(stack)
+    if isinstance(part, ImageConfig):
+        return "picture"
+    return "sound" if part is not None and part.type_name() in ("speech", "waveform") else "text"
+
+
+def _example_source_problems(chosen: ExamplesConfig, data: CorpusConfig) -> Iterator[Problem]:
+    if data.mixture:
+        yield Problem("data.mixture", "examples come from one source. Use data.data.")
+        return
+    spec = data.data
+    fitting = [
+        f"builtin:{name}"
+        for name, columns in BUILTIN_EXAMPLES.items()
+        if set(chosen.columns) <= set(columns)
+    ]
+    if spec.scheme == "hf" or (
+        spec.scheme == "builtin" and not set(chosen.columns) <= set(spec.examples or ())
+    ):
+        yield Problem(
+            "data.data.source",
+            f"{spec.source!r} has no examples with {' and '.join(chosen.columns)}. Use "
+            f"{', '.join(fitting)} or files:.",
+        )
+
+
+def _length_problems(
+    model: ModelConfig, stacks: tuple[EmbeddingStackConfig, ...], length: int
+) -> Iterator[Problem]:
+    """Yield where texts may be longer than what reads or writes them."""
+    sizes = model.dimensions
+    rooms = [
+        stack.max_position_embeddings or dimensions.max_position_embeddings
+        for stack, dimensions in zip(stacks, (sizes, sizes.of_second), strict=False)
+        if _column(stack) == "text"
+    ]
+    if model.target_embedding is not None:
+        rooms.append(
+            model.target_embedding.max_position_embeddings or sizes.max_position_embeddings
+        )
+    for room in rooms:
+        if length > room:
+            yield Problem(
+                "data.block_size",
+                f"{length} exceeds max_position_embeddings ({room}) of what reads the texts. Raise "
+                f"that, or use {room} or fewer tokens.",
+            )
 
 
 def _writers() -> str:

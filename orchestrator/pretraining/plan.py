@@ -14,7 +14,7 @@ from orchestrator.modeling.estimate import (
 )
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.estimate_memory import WorkerMemory, show_bytes, worker_memory
-from orchestrator.pretraining.labels import form_of, require_labels
+from orchestrator.pretraining.inputs import form_of, require_labels
 
 
 @dataclass(frozen=True, slots=True)

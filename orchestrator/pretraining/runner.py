@@ -13,7 +13,6 @@ from pydantic import JsonValue
 from orchestrator.config import JobResult, StrictModel, dump_yaml
 from orchestrator.errors import InputError, InterruptedRunError
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.payload import PretrainJob, PretrainPayload
 from orchestrator.pretraining.results import (
     EVALUATION,
     Evaluation,
@@ -22,6 +21,7 @@ from orchestrator.pretraining.results import (
     Summary,
     figures_of,
 )
+from orchestrator.pretraining.state import PretrainJob, PretrainPayload
 from orchestrator.storage import RunFolder, atomic_write_json
 from orchestrator.zoo import Package, Zoo, commit_once, committed
 from orchestrator.zoo.stage import Description, draft_of

@@ -23,10 +23,9 @@ from orchestrator.modeling.package import stream_model
 from orchestrator.modeling.tensor_files import SHARD_BYTES
 from orchestrator.pretraining.baselines import baselines, pair_baselines
 from orchestrator.pretraining.inputs import PretrainInputs, open_inputs
-from orchestrator.pretraining.payload import PretrainJob, PretrainPayload
 from orchestrator.pretraining.results import Interrupted, LaunchResult, Summary
 from orchestrator.pretraining.starting import origin_of, take_weights
-from orchestrator.pretraining.state import RunState
+from orchestrator.pretraining.state import PretrainJob, PretrainPayload, RunState
 from orchestrator.pretraining.window_sources import Detour, Meter
 from orchestrator.storage import staged
 from orchestrator.training.early_stopping import BestKeeper

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.corpus_memory import in_a_process, measure
 from orchestrator.config import load_config
 from orchestrator.data.corpora.corpus import open_corpus, prepare_corpus
-from orchestrator.pretraining.corpus_config import CorpusJobConfig
+from orchestrator.pretraining.config import CorpusJobConfig
 
 pytestmark = pytest.mark.chaos
 

@@ -8,8 +8,7 @@ import pytest
 from orchestrator.config import load_config
 from orchestrator.data.corpora.corpus import open_corpus, prepare_corpus
 from orchestrator.errors import InputError
-from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.corpus_config import CorpusJobConfig
+from orchestrator.pretraining.config import CorpusJobConfig, PretrainConfig
 from orchestrator.pretraining.corpus_runner import run
 from orchestrator.pretraining.inputs import prepare_inputs
 from orchestrator.pretraining.runner import check as plan

@@ -14,7 +14,7 @@ from orchestrator.data.samples.passages import Passages
 from orchestrator.data.sharded.shard import ShardedBlocks
 from orchestrator.data.spec import CorpusConfig
 from orchestrator.errors import ConfigError, InputError, IntegrityError
-from orchestrator.pretraining.corpus_config import CorpusJobConfig
+from orchestrator.pretraining.config import CorpusJobConfig
 from orchestrator.pretraining.corpus_runner import check
 from orchestrator.pretraining.inputs import open_data
 from orchestrator.storage.operations import fault_hook

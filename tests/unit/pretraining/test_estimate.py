@@ -5,7 +5,7 @@ import yaml
 
 from orchestrator.cli import main
 from orchestrator.config import dump_yaml
-from orchestrator.pretraining.estimate import (
+from orchestrator.pretraining.estimate_clusters import (
     ACCELERATORS,
     RESERVED,
     Accelerator,

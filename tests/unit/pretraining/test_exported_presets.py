@@ -16,7 +16,7 @@ from orchestrator.modeling.huggingface.classes import architecture_of, padding_o
 from orchestrator.modeling.huggingface.exporting import write_export
 from orchestrator.modeling.package import write_model
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.model_inputs import inputs_of
+from orchestrator.pretraining.model_streams import inputs_of
 
 CONFIGS = Path(__file__).resolve().parents[3] / "jobs" / "configs"
 TEXTS = ["the cat sat on the mat", "what a world is this", "a queue of tasks, cut in two"]

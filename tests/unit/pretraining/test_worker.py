@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from orchestrator.errors import InputError, StageError
 from orchestrator.pretraining.inputs import open_inputs, prepare_inputs
-from orchestrator.pretraining.payload import PretrainPayload
 from orchestrator.pretraining.results import Interrupted, LaunchResult, Summary
+from orchestrator.pretraining.state import PretrainPayload
 from orchestrator.pretraining.worker import EXPORT, pretrain, pretrain_all
 from orchestrator.storage import read_model, verify_folder
 from orchestrator.training.events import CheckpointDamaged

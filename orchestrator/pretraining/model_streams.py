@@ -1,4 +1,4 @@
-"""Pictures and sounds that a model reads, from its config. Imports without torch."""
+"""Inputs that a model reads, from its config. Imports without torch."""
 
 from orchestrator.data.media.inputs import ModelInputs, PictureInput, SoundInput, SoundKind
 from orchestrator.modeling.component import EmbeddingConfig
@@ -57,3 +57,13 @@ def sound_of(model: ModelConfig) -> SoundInput | None:
         return None
     kind: SoundKind = "speech2text" if part.activation == "glu" else "whisper"
     return SoundInput(kind, part.mel_bins, part.kernels, part.strides, room)
+
+
+def reads_pictures(model: ModelConfig) -> bool:
+    """Return whether an input of a model is pictures."""
+    return any(isinstance(reader_of(stack), ImageConfig) for stack in streams_of(model))
+
+
+def reads_sounds(model: ModelConfig) -> bool:
+    """Return whether a model's input is sounds."""
+    return inputs_of(model).sound is not None
