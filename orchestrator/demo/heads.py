@@ -1,12 +1,12 @@
-"""Scores of every head after every stage, each measured on the committed package."""
+"""Scores of every head after every stage, as the suites of the packages state them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from orchestrator.config import StrictModel
+from orchestrator.zoo.suite import Suite, read_suite
 
 if TYPE_CHECKING:
-    from orchestrator.data.spec import DatasetSpec
     from orchestrator.zoo import Package
 
 
@@ -29,6 +29,10 @@ class HeadScore(StrictModel):
     """Upper end."""
     rows: int
     """Test rows."""
+    drop: float | None = None
+    """Fall against the parent on the same rows; null: the parent does not answer this head."""
+    bound: float | None = None
+    """One-sided 95 % upper bound of the fall."""
 
 
 class HeadChange(StrictModel):
@@ -47,36 +51,29 @@ class HeadChange(StrictModel):
         return self.learned - self.served
 
 
-def measure_heads(
-    stage: str, package: "Package", data: "Mapping[str, DatasetSpec]"
-) -> Iterator[HeadScore]:
-    """Answer the test rows of every head of a package.
+def suite_scores(stage: str, package: "Package") -> Iterator[HeadScore]:
+    """Yield what the suite of a package says of each head that was measured.
 
     Args:
         stage: Stage that made it.
         package: The committed package.
-        data: Data set of each head; heads without one are left out.
     """
-    from orchestrator.data.sources.opening import load_task
-    from orchestrator.inference.predictor import Predictor
-    from orchestrator.tasks.intervals import estimate
-
-    predictor = Predictor.open(package)
-    for head, task in predictor.tasks.items():
-        if head not in data:
+    suite = read_suite(package) or Suite()
+    for head, exam in suite.exams.items():
+        if exam.status != "measured":
             continue
-        rows = load_task(data[head]).test
-        statistics = task.statistics(rows, predictor.answers(rows, head))
-        found = estimate(task.primary, statistics[task.primary.name])
+        figure, change = exam.metrics[exam.primary], exam.differences.get(exam.primary)
         yield HeadScore(
             stage=stage,
             package=package.ref,
             head=head,
-            metric=task.primary.name,
-            value=found.value,
-            low=found.low,
-            high=found.high,
-            rows=len(rows),
+            metric=exam.primary,
+            value=figure.value,
+            low=figure.low,
+            high=figure.high,
+            rows=exam.rows,
+            drop=None if change is None else change.drop,
+            bound=None if change is None else change.bound,
         )
 
 

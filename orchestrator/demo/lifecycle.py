@@ -9,7 +9,7 @@ from orchestrator.cli import JOBS
 from orchestrator.config import JobResult, load_config
 from orchestrator.continual.results import MATRIX_FILE, StreamEvaluation, StreamSummary
 from orchestrator.demo.config import DemoConfig, preset
-from orchestrator.demo.heads import changes, measure_heads, verdict
+from orchestrator.demo.heads import HeadScore, changes, suite_scores, verdict
 from orchestrator.demo.narrator import Narrator
 from orchestrator.demo.summary import (
     Answered,
@@ -34,7 +34,6 @@ from orchestrator.selection.results import REPORT_NAME, SelectionReport
 from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
-    from orchestrator.data.spec import DatasetSpec
     from orchestrator.demo.traffic import Traffic
     from orchestrator.pretraining.config import PretrainConfig
     from orchestrator.quantization.config import QuantizeConfig
@@ -56,6 +55,7 @@ class Lifecycle:
         stream: Figures of continual learning.
         quantized: The package that is served.
         metrics: Figures of the quantization.
+        scores: What the suites of the packages say of each head.
         traffic: Answers of the HTTP endpoint.
     """
 
@@ -68,6 +68,7 @@ class Lifecycle:
     stream: StreamSummary = field(init=False)
     quantized: Package = field(init=False)
     metrics: QuantizeMetrics = field(init=False)
+    scores: tuple[HeadScore, ...] = ()
     traffic: "Traffic" = field(init=False)
 
     @property
@@ -258,39 +259,30 @@ class Lifecycle:
         figures = found.model_dump(exclude={"plan"})
         return QuantizeChapter(**figures, plan=units, package=str(result.package))
 
-    def measure_heads(self) -> HeadsChapter:
-        """Every head of every package, on the test rows of its task."""
+    def follow_heads(self) -> HeadsChapter:
+        """The suite of every package: each head after each stage."""
         tell = self.narrator
-        tell.chapter("Measure every head again after every stage")
+        tell.chapter("The suite of every package: what became of each head")
         stages = {
             "select": self.zoo.get(str(self.results["select"].package)),
             "continual": self.learned,
             "quantize": self.quantized,
         }
-        data = self._data_of_heads(stages["select"])
-        scores = tuple(
-            score
-            for stage, package in stages.items()
-            for score in measure_heads(stage, package, data)
+        scores = self.scores = tuple(
+            score for stage, package in stages.items() for score in suite_scores(stage, package)
         )
         tell.table(
-            ("after", "head", "accuracy", "95 % interval", "rows"),
-            [(s.stage, s.head, s.value, f"{s.low:.3f} – {s.high:.3f}", s.rows) for s in scores],
+            ("after", "head", "accuracy", "95 % interval", "fall", "95 % bound", "rows"),
+            [
+                (s.stage, s.head, s.value, f"{s.low:.3f} – {s.high:.3f}", s.drop, s.bound, s.rows)
+                for s in scores
+            ],
         )
         bound = self.config.max_drop
         verdicts = tuple(verdict(change, bound) for change in changes(scores))
         for sentence in verdicts:
             tell.say(sentence)
         return HeadsChapter(scores=scores, max_drop=bound, verdicts=verdicts)
-
-    def _data_of_heads(self, selected: Package) -> "dict[str, DatasetSpec]":
-        """Return the data set of each head that was learned."""
-        from orchestrator.inference.heads import package_tasks
-
-        target = self.job("select", self.config.select).target
-        stream = self.job("continual", self.config.continual).tasks
-        known = {head: target for head in package_tasks(selected)}
-        return {task.title: task.spec for task in stream} | known
 
     def serve(self) -> ServeChapter:
         """The INT8 package behind HTTP with autoscaling, asked with texts it has not seen."""
@@ -323,7 +315,7 @@ class Lifecycle:
         """Duration, and the accuracy that the stages after the selection have lost."""
         tell = self.narrator
         tell.chapter("Where everything is")
-        lost = PointsLost.of(self.stream, self.metrics)
+        lost = PointsLost.of(self.scores, self.stream.unwatched_heads)
         tell.say(lost.sentence())
         return ResultChapter(seconds=round(tell.seconds(), 1), points_lost=lost)
 

@@ -46,7 +46,7 @@ def run(config: DemoConfig) -> JobResult:
             select=life.select(),
             continual=life.learn_continually(),
             quantize=life.quantize(),
-            heads=life.measure_heads(),
+            heads=life.follow_heads(),
             serve=life.serve(),
             result=life.finish(),
         )
@@ -118,19 +118,22 @@ def heads_section(chapter: HeadsChapter) -> Section:
     stages = list(dict.fromkeys(score.stage for score in chapter.scores))
     values = {(score.stage, score.head): score.value for score in chapter.scores}
     rows = tuple(
-        (score.package, score.head, score.value, f"{score.low:.3f} – {score.high:.3f}", score.rows)
-        for score in chapter.scores
+        (s.package, s.head, s.value, f"{s.low:.3f} – {s.high:.3f}", s.drop, s.bound, s.rows)
+        for s in chapter.scores
     )
     return Section(
         "Every head after every stage",
         "Accuracy on the test rows of each head's task, measured on the committed package, with "
-        "its 95 % interval.",
+        "its 95 % interval, and how far it fell against the package before it on the same rows "
+        "(negative: it rose).",
         (
             figures.accuracy_matrix(
                 [[values.get((stage, head)) for head in heads] for stage in stages],
                 heads,
                 [f"after {stage}" for stage in stages],
             ),
-            Table(("package", "head", "accuracy", "95 % interval", "test rows"), rows),
+            Table(
+                ("package", "head", "accuracy", "95 % interval", "fall", "95 % bound", "rows"), rows
+            ),
         ),
     )

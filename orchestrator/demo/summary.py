@@ -1,11 +1,13 @@
 """``summary.json`` of the demo: the figures of every chapter."""
 
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Literal
 
 from pydantic import Field
 
 from orchestrator.config import StrictModel
-from orchestrator.continual.results import StreamFigures, StreamSummary
+from orchestrator.continual.results import StreamFigures
 from orchestrator.demo.heads import HeadScore
 from orchestrator.quantization.kinds import KindName
 from orchestrator.quantization.results import QuantizeSummary
@@ -158,24 +160,27 @@ class PointsLost(StrictModel):
     """Accuracy lost after the selection, in points (hundredths); negative is a gain."""
 
     continual: float
-    """By earlier tasks of the stream, on average, while later ones were learned."""
+    """By the heads of the selected package, on average, while the stream was learned."""
     quantization: float
-    """By the newest task in INT8, against float."""
+    """By all heads, on average, in INT8 against float."""
     total: float
     """Sum of both."""
     unmeasured: tuple[str, ...]
     """Heads of the selected package that no later stage has measured again."""
 
     @classmethod
-    def of(cls, stream: StreamSummary, quantized: QuantizeSummary) -> "PointsLost":
-        """Add up the losses of two stages."""
-        forgotten = -100 * (stream.backward_transfer or 0.0)
-        rounded = 100 * quantized.accuracy_drop
+    def of(cls, scores: Sequence[HeadScore], unmeasured: Sequence[str]) -> "PointsLost":
+        """Average the falls that the suites of two stages state."""
+        forgotten, rounded = (
+            100 * fmean(falls or [0.0])
+            for stage in ("continual", "quantize")
+            for falls in [[s.drop for s in scores if s.stage == stage and s.drop is not None]]
+        )
         return cls(
             continual=forgotten,
             quantization=rounded,
             total=forgotten + rounded,
-            unmeasured=stream.unwatched_heads,
+            unmeasured=tuple(unmeasured),
         )
 
     def sentence(self) -> str:

@@ -15,6 +15,8 @@ A bootstrap cannot see what no row shows. Other metrics therefore have the same 
 got worse, the bound of their drop is at least 1 - 0.05 ** (1 / N) of their range.
 
 Shapes: N rows, S statistics per row, R resamples.
+
+scipy is imported where it is used: it costs each worker a second of start-up.
 """
 
 from collections.abc import Iterator
@@ -23,8 +25,6 @@ from math import sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import beta, binomtest, norm
 
 from orchestrator.arrays import FloatArray
 from orchestrator.zoo.gate import CONFIDENCE
@@ -96,6 +96,8 @@ def estimate(metric: "Metric", rows: FloatArray) -> Estimate:
         metric: Which.
         rows: Its statistics per row, [N, S].
     """
+    from scipy.stats import binomtest
+
     value = float(metric.value(np.ones((1, len(rows))), rows)[0])
     if metric.right_or_wrong and len(rows):
         right = round(float(rows[:, 0].sum()))
@@ -117,6 +119,8 @@ def compare(metric: "Metric", parent: FloatArray, child: FloatArray) -> Comparis
     Raises:
         ValueError: They are not of the same rows.
     """
+    from scipy.stats import binomtest
+
     if parent.shape != child.shape:
         raise ValueError(f"statistics of {parent.shape} and {child.shape} are not of equal rows")
     count = len(parent)
@@ -150,6 +154,9 @@ def proportion_bound(lost: int, gained: int, rows: int) -> float:
     Tango's score bound (Tango 1998, equation 5): the largest difference d whose score test does not
     reject at 5 %. When nothing was gained, at least Clopper and Pearson's bound of the lost share.
     """
+    from scipy.optimize import brentq
+    from scipy.stats import beta, norm
+
     if rows == 0:
         return 1.0
     z = float(norm.ppf(CONFIDENCE))

@@ -8,25 +8,35 @@ from pydantic import ValidationError
 
 from orchestrator.continual.results import MATRIX_FILE
 from orchestrator.demo.config import DemoConfig
-from orchestrator.demo.heads import changes, measure_heads, verdict
+from orchestrator.demo.heads import HeadScore, changes, suite_scores, verdict
 from orchestrator.demo.lifecycle import Lifecycle
 from orchestrator.demo.narrator import Narrator
 from orchestrator.demo.runner import report
 from orchestrator.demo.summary import DemoSummary, PointsLost
 from orchestrator.demo.traffic import Traffic, _Answer, _examples
-from orchestrator.inference.predictor import Predictor
 from orchestrator.quantization.results import PARETO_FILE
 from orchestrator.report.collect import SELECTION_FILE
 from orchestrator.zoo import Zoo
+from orchestrator.zoo.suite import SUITE_FILE, Suite
 from tests.support import results
-from tests.support.every_task import CASES, commit, data_of, load, task_of
 
 
 def score(stage, package, head, value):
     figures = {"value": value, "low": value - 0.1, "high": value + 0.1, "rows": 50}
+    figures |= {"drop": None, "bound": None}
     return {"stage": stage, "package": package, "head": head, "metric": "accuracy", **figures}
 
 
+FALLS = [
+    HeadScore.model_validate({**score(stage, "small/v0001", head, 0.7), "drop": drop})
+    for stage, head, drop in [
+        ("select", "topics", None),
+        ("continual", "topics", 0.05),
+        ("continual", "mail", None),
+        ("quantize", "topics", 0.02),
+        ("quantize", "mail", 0.0),
+    ]
+]
 COST = dict(results.selection_report().ledger)
 SUMMARY = {
     "pretrain": {
@@ -85,7 +95,7 @@ SUMMARY = {
     },
     "result": {
         "seconds": 12.5,
-        "points_lost": dict(PointsLost.of(results.stream_summary(), results.quantize_metrics())),
+        "points_lost": dict(PointsLost.of(FALLS, [])),
     },
 }
 
@@ -122,16 +132,33 @@ def test_a_head_is_followed_from_the_stage_that_learned_it():
     assert verdict(found[0], 0.01).endswith("not kept: it fell by more than 0.01")
 
 
-def test_every_head_of_a_package_is_measured_on_its_own_rows(tmp_path):
-    zoo, case = Zoo(tmp_path / "zoo"), CASES[0]
-    spec = data_of(case, tmp_path)
-    data = load(case, spec)
-    package = commit(zoo, case, task_of(case, data, "topics"), "one")
-    (found,) = measure_heads("select", package, {"topics": spec, "other": spec})
-    measured = Predictor.open(package).measure(data.test).primary
-    assert (found.head, found.rows, found.metric) == ("topics", len(data.test), "accuracy")
-    assert (found.value, found.low, found.high) == (measured.value, measured.low, measured.high)
-    assert list(measure_heads("select", package, {})) == []
+def exam(head, value, **changes):
+    fields = {
+        "task": {"kind": "classification", "head": head, "labels": ["a", "b"]},
+        "status": "measured",
+        "rows": 50,
+        "primary": "accuracy",
+        "metrics": {"accuracy": {"value": value, "low": value - 0.1, "high": value + 0.1}},
+    }
+    return fields | changes
+
+
+def test_scores_of_a_package_are_those_of_its_suite(tmp_path):
+    zoo = Zoo(tmp_path / "zoo")
+    fall = {"parent": 0.8, "drop": 0.1, "low": 0.0, "high": 0.2, "bound": 0.18}
+    fall |= {"lost": 6, "gained": 1, "p_value": 0.125}
+    unverified = {"status": "unverified", "reason": "no rows", "metrics": {}}
+    exams = {
+        "topics": exam("topics", 0.7, parent="first/v0001", differences={"accuracy": fall}),
+        "mail": exam("mail", 0.9),
+        "lost": exam("lost", 0.5, **unverified),
+    }
+    suite = Suite.model_validate({"exams": exams})
+    package = results.commit(zoo, "learned", {SUITE_FILE: suite})
+    topics, mail = suite_scores("continual", package)
+    assert (topics.head, topics.value, topics.drop, topics.bound) == ("topics", 0.7, 0.1, 0.18)
+    assert (mail.head, mail.rows, mail.drop, mail.metric) == ("mail", 50, None, "accuracy")
+    assert list(suite_scores("pretrain", results.commit(zoo, "encoder", {}))) == []
 
 
 def test_examples_are_the_surest_answers_with_the_right_labels():
@@ -149,17 +176,13 @@ def test_a_summary_without_a_figure_is_refused_by_its_name():
 
 
 def test_points_lost_add_up_and_name_what_was_not_measured():
-    stream = results.stream_summary(backward_transfer=-0.05, unwatched_heads=("areas",))
-    lost = PointsLost.of(stream, results.quantize_metrics(accuracy_drop=0.01))
+    lost = PointsLost.of(FALLS, ["areas"])
     assert (lost.continual, lost.quantization, lost.total) == pytest.approx((5, 1, 6))
     assert lost.sentence() == (
         "accuracy lost after selection: 6.0 points (5.0 by learning further tasks, 1.0 by INT8); "
         "not measured: areas"
     )
-    one_task = PointsLost.of(
-        results.stream_summary(backward_transfer=None), results.quantize_metrics()
-    )
-    assert one_task.total == one_task.quantization
+    assert PointsLost.of([], []).total == 0
 
 
 @pytest.fixture
@@ -177,6 +200,7 @@ def life(tmp_path):
     files = {PARETO_FILE: results.pareto_report(), SELECTION_FILE: found.selected}
     found.quantized = results.commit(zoo, "small", files, kind="quantized")
     found.metrics = results.quantize_metrics()
+    found.scores = tuple(FALLS)
     found.traffic = Traffic(
         "http://localhost", [1.0, 2.0], 1, 0.5, [("a text", "news (0.90)", "news")]
     )
