@@ -32,7 +32,8 @@ from orchestrator.data.samples.base import Batch, SampleDataset
 from orchestrator.errors import InputError
 
 IGNORED = -100
-CYCLE = 4096
+
+CYCLE = 4096  # places of a mixture over which the shares are exact
 GOLDEN = 0x9E3779B97F4A7C15  # keeps the seeds of sources apart
 WORD = (1 << 64) - 1
 CACHED_ORDERS = 2  # a batch may end one epoch and begin the next

@@ -40,7 +40,6 @@ from orchestrator.modeling.targets.configs import TargetConfig
 Target = Annotated[TargetConfig, Choice(targets)]
 """One target: a name or a mapping with ``type``."""
 
-
 VISIBILITIES: dict[Visibility | None, str] = {
     "past": "earlier positions only",
     "everything": "every position",
@@ -56,6 +55,7 @@ ADVICE: dict[Visibility | None, str] = {
     "halves": "Use birnn, bilstm or bigru.",
 }
 """Options that give an encoder that visibility."""
+
 CONFIG_FILE = "config.json"
 MODEL_TYPE = "orchestrator"
 """Value of Hugging Face's ``model_type`` key: their tools name the format they cannot open."""

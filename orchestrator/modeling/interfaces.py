@@ -25,6 +25,7 @@ Batch = dict[str, Tensor]
 every position may read) [B, S]; ``pixel_values`` [B, C, height, width]; ``input_features``
 [B, frames, mel bins], ``input_values`` [B, samples], whose ``attention_mask`` has their length;
 ``decoder_input_ids``, ``decoder_attention_mask`` [B, T]; ``labels.<target name>``."""
+
 SECOND = "second."
 """Prefix of what the second stream reads: ``second.input_ids``, ``second.pixel_values``."""
 

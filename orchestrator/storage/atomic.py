@@ -21,6 +21,7 @@ ASIDE = f"{MARK}old-"
 """Part of the name of a committed folder that is being replaced."""
 GRACE_S = 24 * 3600.0
 """Leftovers younger than this may belong to a living writer."""
+
 logger = logging.getLogger(__name__)
 
 

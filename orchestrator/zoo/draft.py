@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 MAX_TRIES = 10_000
 """Versions tried when other writers keep taking the next one."""
 
-
 LIBRARIES = (
     "ray-model-orchestrator",
     "ray",

@@ -36,7 +36,6 @@ COLUMNS = (
 )
 """Columns every index has; each numeric metric adds ``metric.<name>``."""
 
-
 Status = Literal["ok", "missing", "damaged", "changed"]
 MAX_ANCESTORS = 10_000
 KEEP = 3

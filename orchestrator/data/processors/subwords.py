@@ -44,6 +44,7 @@ ALPHABET_SHARE = 16  # characters take at most one in 16 places of a vocabulary
 MIN_ALPHABET = 64  # in small vocabularies
 SCORE_DIGITS = 5
 SENTINEL = "<extra_id_{}>"
+
 TOKENIZER, SETTINGS, HUGGING_FACE = (
     "tokenizer.json",
     "preprocessor_config.json",

@@ -31,6 +31,7 @@ from orchestrator.errors import InputError
 
 NOWHERE = (0, 0)
 """Place that a window without the answer points to."""
+
 ABSENT = -1
 """Number of a sequence without real tokens, which heads leave out."""
 

@@ -62,8 +62,8 @@ logger = logging.getLogger(__name__)
 PLAN = "plan.json"
 TOKENIZER_FILES = (TOKENIZER, SETTINGS, HUGGING_FACE)
 STEP = "shard"
-SMALL_BYTES = 1 << 20
-HASHED_BYTES = 1 << 30
+SMALL_BYTES = 1 << 20  # files up to this size are always hashed
+HASHED_BYTES = 1 << 30  # hashed of larger files in a thorough check
 
 
 def build(job: CorpusJob, mapper: Mapper, watch: Watch) -> None:

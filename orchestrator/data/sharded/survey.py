@@ -36,6 +36,8 @@ from orchestrator.errors import InputError
 
 TOKENIZER_CHARACTERS = 50_000_000  # more text takes longer and does not improve a tokenizer
 STEP = "reading"
+
+# The estimate reads the first documents of a source up to these bounds.
 PROBED_DOCUMENTS = 200
 PROBED_CHARACTERS = 1 << 20
 CHARACTERS_PER_TOKEN = 4  # English text, usual vocabulary size

@@ -20,8 +20,9 @@ from orchestrator.data.spec import DatasetSpec
 LEVELS = 16  # grey levels of a pixel are 0..16
 SIDE = 8  # pixels
 Pixels = npt.NDArray[np.uint8]
-FORMAT = 1
-USUAL_ROWS = 4000
+
+SCENES_FORMAT = 1  # part of the identity of scenes
+SCENES = 4000  # without a cap
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CAPTIONS = (
     "{0} {1} above {2} {3}",
@@ -67,7 +68,7 @@ def digit_entries(spec: DatasetSpec) -> Entries:
 
 def scene_entries(spec: DatasetSpec) -> Entries:
     """Return as many pictures as the cap says (4,000 without one)."""
-    rows = spec.max_rows or USUAL_ROWS
+    rows = spec.max_rows or SCENES
     held_out = max(1, round(rows * spec.validation_fraction))
     digits = read_digits()
     pixels, labels = digit_pixels(digits), digits.labels
@@ -81,7 +82,7 @@ def scene_entries(spec: DatasetSpec) -> Entries:
     ]
     identity: dict[str, object] = {
         "builtin": "digit_scenes",
-        "format": FORMAT,
+        "format": SCENES_FORMAT,
         "rows": rows,
         "seed": spec.seed,
         "validation_fraction": spec.validation_fraction,

@@ -33,6 +33,7 @@ BLANKS = re.compile(r"[ \t]+\n")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 NESTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+
 STDLIB = "stdlib"
 
 # Import name and distribution of what `pip install` of this project brings along and documents

@@ -40,7 +40,7 @@ ROWS_PER_BATCH = 1024  # of Parquet; a row may be a whole article
 COPY_BYTES = 1 << 20
 MAX_CELL = 1 << 27  # characters of a CSV cell; csv's own limit is 128 KiB
 BYTE_ORDER_MARK = "\ufeff"
-ROWS_KEY = "data"
+ROWS_KEY = "data"  # of a JSON file that is not a list
 
 
 def suffix_of(path: Path) -> str:

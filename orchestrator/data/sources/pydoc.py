@@ -39,13 +39,14 @@ Record = dict[str, object]
 
 FORMAT = 1  # part of every cache key: raise it when the parser or a task's rule changes
 COLUMNS = ["library", "label", "file", *Docstring._fields]
-PAIRS_FORMAT = 1
-DOCUMENTS = 20_000
-USUAL_ROWS = 4000
-LEAST_WORDS = 4
-logger = logging.getLogger(__name__)
+ATTRIBUTES = b"orchestrator"  # key of a table's attributes in the metadata of its file
 
-ATTRIBUTES = b"orchestrator"
+PAIRS_FORMAT = 1  # part of the identity of pairs
+PAIR_ROWS = 4000  # pairs without a cap
+PAIR_DOCUMENTS = 20_000  # most docstrings that are read for pairs
+MIN_PAIR_WORDS = 4  # of each of the two paragraphs
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -160,13 +161,13 @@ def _libraries(names: Sequence[str] | None) -> list[Library]:
 
 def pair_entries(spec: DatasetSpec, cache: Path | None) -> Entries:
     """Return as many pairs as the cap says (4,000 without one)."""
-    rows = spec.max_rows or USUAL_ROWS
-    limit = min(DOCUMENTS, 4 * rows)
+    rows = spec.max_rows or PAIR_ROWS
+    limit = min(PAIR_DOCUMENTS, 4 * rows)
     pairs: dict[str, str] = {}
     for text in corpus_records(limit, None, cache).text:
         first, _, rest = str(text).partition("\n\n")
         second = rest.partition("\n\n")[0]
-        if min(len(first.split()), len(second.split())) >= LEAST_WORDS:
+        if min(len(first.split()), len(second.split())) >= MIN_PAIR_WORDS:
             pairs.setdefault(first.strip(), second.strip())
     found = [Entry(key=first, text=first, pair=second) for first, second in pairs.items()][:rows]
     identity: dict[str, object] = {

@@ -46,6 +46,8 @@ FORM_RATIO = 1.25  # of the largest class to the smallest; forms are never scarc
 SPARE = 1.25  # near-duplicates are dropped after reading
 POOL_DOCUMENTS = 900  # per library, for the form tasks
 TEXT_CHARACTERS = 1000  # more than a tiny model reads
+
+# Sections, styles and parts of docstrings.
 SECTION = re.compile(
     r"^\s*(?:(?:Parameters|Args|Arguments|Keyword Args|Other Parameters|Attributes|Returns?|Yields?"
     r"|Raises|Warns|Examples?|Notes?|References|See Also|Methods|Usage)\s*:?\s*$"

@@ -20,6 +20,7 @@ from orchestrator.modeling.model import Model
 
 LIMITED = ("pos", "sinusoidalpos")
 """Embedding parts that have no more than max_position_embeddings."""
+
 Decode = Callable[[Sequence[int]], str]
 """New tokens of a row → text."""
 

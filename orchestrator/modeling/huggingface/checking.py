@@ -21,6 +21,8 @@ from orchestrator.modeling.package import load_model
 
 TOLERANCE = 1e-4
 """Largest difference, in units of the largest value, that rounding in fp32 explains."""
+
+# The random batch: rows, tokens of the longer and the shorter row, frames, masked patches.
 ROWS, LENGTH, SHORT, FRAMES = 2, 12, 7, 39
 MASKED = 0.4
 CLIP_BEFORE_FIX = 2

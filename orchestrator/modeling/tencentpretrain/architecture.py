@@ -24,6 +24,7 @@ SINUSOID_OFFSET = 2
 T5_DISTANCE = 128
 
 Shapes = Mapping[str, torch.Size]
+
 DEFAULTS: dict[str, Any] = {
     "embedding": ["word"],
     "tgt_embedding": None,
@@ -65,6 +66,7 @@ DEFAULTS: dict[str, Any] = {
     "data_processor": None,
 }
 """Options that decide what the model is, with the defaults of their command line."""
+
 TRAINING = frozenset({
     "tokenizer", "vocab_path", "spm_model_path", "merges_path", "tgt_tokenizer",
     "tgt_vocab_path", "label_smoothing", "ignore_index", "prefix_lm_loss", "batch_size",
@@ -74,6 +76,7 @@ TRAINING = frozenset({
     "span_masking", "do_lower_case",
 })  # fmt: skip
 """Options of data and training; they change no tensor and are passed over."""
+
 REQUIRED = ("hidden_size", "feedforward_size", "heads_num", "layers_num")
 PARTS = ("word", "pos", "seg", "sinusoidalpos")
 """Embedding parts that text models have."""

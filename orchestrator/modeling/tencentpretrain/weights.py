@@ -24,6 +24,7 @@ from orchestrator.modeling.tencentpretrain.architecture import our_target
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 """A number of steps may follow, as in ``model.bin-100000``."""
 _STEP = re.compile(r"-\d+$")
+
 REPEATED = (
     "*.sinusoidalpos.*",
     "*.relative_pos_emb.*",

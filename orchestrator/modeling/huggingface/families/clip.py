@@ -43,6 +43,7 @@ TABLE: Table = (
     weight("visual_projection", "targets.clr.second.projection"),
     same("logit_scale", "targets.clr.temperature.scale", leading_axes=-1),
 )
+
 DEFAULT_NORM_EPS = 1e-5
 """Value in our config of an embedding without a norm."""
 

@@ -41,9 +41,8 @@ WITH_TEACHER: Table = (
     *linear("cls_classifier", "targets.cls.output"),
     *linear("distillation_classifier", "targets.distillation.output"),
 )
-
-
 POOLER: Table = linear("pooler.dense", "targets.vector.dense")
+
 Image = TypeVar("Image", PatchConfig, MaskedPatchConfig)
 
 OURS = "encoder.layers.{layer}"
