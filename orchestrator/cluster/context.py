@@ -21,7 +21,7 @@ from orchestrator.cluster.checkpoints.store import Checkpoint, CheckpointFolder
 from orchestrator.cluster.checkpoints.waiting import on_rank_zero
 from orchestrator.cluster.engines import build_engine
 from orchestrator.cluster.observe.mailbox import Line, SilentLine
-from orchestrator.config.model import StrictModel
+from orchestrator.config.strict import StrictModel
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engine import Engine
 from orchestrator.training.events import Event, StepHung

@@ -3,7 +3,7 @@
 import traceback
 
 from orchestrator import errors
-from orchestrator.config.model import StrictModel
+from orchestrator.config.strict import StrictModel
 from orchestrator.errors import ConfigError, OrchestratorError, Problem, StageError
 
 SHOWN_LINES = 6

@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator.cluster.checkpoints.fencing import FencedError
 from orchestrator.cluster.failures import describe
 from orchestrator.cluster.observe.mailbox import RayLine, living_nodes
-from orchestrator.config.model import StrictModel
+from orchestrator.config.strict import StrictModel
 from orchestrator.errors import OrchestratorError
 from orchestrator.training.events import GroupStarted
 

@@ -11,7 +11,7 @@ from orchestrator.config.job import (
 )
 from orchestrator.config.load import dump_yaml, json_schema, load_config, validate_config
 from orchestrator.config.messages import did_you_mean, nearest
-from orchestrator.config.model import StrictModel, collect_problems, require_no_problems
+from orchestrator.config.strict import StrictModel, collect_problems, require_no_problems
 
 __all__ = [
     "NAME_PATTERN",

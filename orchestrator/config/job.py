@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from orchestrator.config.model import StrictModel
+from orchestrator.config.strict import StrictModel
 from orchestrator.errors import Problem, RefusedError
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"

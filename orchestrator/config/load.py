@@ -15,9 +15,9 @@ from pydantic_core import PydanticUndefined
 
 from orchestrator.config.locate import is_union, plain
 from orchestrator.config.messages import to_problems
-from orchestrator.config.model import StrictModel, collect_problems, join, sections
 from orchestrator.config.overrides import apply_overrides
 from orchestrator.config.registry import EntryConfig
+from orchestrator.config.strict import StrictModel, collect_problems, join, sections
 from orchestrator.config.yaml_files import dump_mapping, parse_yaml, read_text
 from orchestrator.errors import ConfigError, Problem
 

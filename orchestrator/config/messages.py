@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core.core_schema import ErrorType
 
 from orchestrator.config.locate import Location, Place, locate
-from orchestrator.config.model import Misfit, show
+from orchestrator.config.strict import Misfit, show
 from orchestrator.errors import Problem
 
 Context = Mapping[str, Any]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.config.model import show
+from orchestrator.config.strict import show
 from orchestrator.config.yaml_files import parse_yaml
 from orchestrator.errors import ConfigError, Problem
 

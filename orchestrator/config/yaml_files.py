@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from orchestrator.config.messages import nearest
-from orchestrator.config.model import join
+from orchestrator.config.strict import join
 from orchestrator.errors import ConfigError, Problem
 
 MAX_BYTES = 4 * 2**20

@@ -6,7 +6,7 @@ from pathlib import Path
 from orchestrator.continual.config import ContinualConfig
 from orchestrator.continual.stream import units_of
 from orchestrator.errors import InputError
-from orchestrator.modeling.estimate import count_parameters, training_memory
+from orchestrator.modeling.cost import count_parameters, training_memory
 from orchestrator.modeling.package import read_config
 from orchestrator.zoo import Package
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from orchestrator.data.processors.example_processor import open_processor
 from orchestrator.finetuning.inputs import FinetuneInputs
-from orchestrator.modeling.estimate import activation_bytes, count_parameters, training_memory
+from orchestrator.modeling.cost import activation_bytes, count_parameters, training_memory
 from orchestrator.tasks.base import HeadOptions, text_processor
 from orchestrator.training.lesson_data import LessonData, Split
 from orchestrator.training.lessons import Lesson

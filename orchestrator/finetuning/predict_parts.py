@@ -43,7 +43,7 @@ from orchestrator.storage import (
     sha256_file,
     temporary_sibling,
 )
-from orchestrator.storage.failures import explained
+from orchestrator.storage.disk_failures import explained
 from orchestrator.storage.json_files import json_bytes
 from orchestrator.storage.operations import make_folder, replace, sync_file
 from orchestrator.tasks.base import AnyTask

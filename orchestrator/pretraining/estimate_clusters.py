@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.estimate import ModelSizes, activation_bytes, model_sizes, training_flops
+from orchestrator.modeling.cost import ModelSizes, activation_bytes, model_sizes, training_flops
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.estimate_memory import WorkerMemory, worker_memory
 from orchestrator.training.config import EngineConfig

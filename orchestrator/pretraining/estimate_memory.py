@@ -32,7 +32,7 @@ gradients in fp32 on every worker (4 T), which are copied in fp32 and in bf16 to
 import math
 from dataclasses import dataclass
 
-from orchestrator.modeling.estimate import FP32_BYTES, HALF_BYTES, ModelSizes
+from orchestrator.modeling.cost import FP32_BYTES, HALF_BYTES, ModelSizes
 from orchestrator.training.config import EngineConfig
 
 BUCKET_VALUES = 2_500_000

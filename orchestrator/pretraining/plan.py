@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from orchestrator.data.samples.kinds import ExamplesConfig
 from orchestrator.data.sources.opening import list_entries, load_task, open_documents, split_entries
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.estimate import (
+from orchestrator.modeling.cost import (
     ModelSizes,
     Parameters,
     activation_bytes,

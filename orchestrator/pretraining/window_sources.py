@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.estimate import ceiling_flops, training_flops
+from orchestrator.modeling.cost import ceiling_flops, training_flops
 from orchestrator.training.engine import Batch, Engine
 from orchestrator.training.loop import WindowSource
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.storage import operations
-from orchestrator.storage.failures import explained, remote_write_explained
+from orchestrator.storage.disk_failures import explained, remote_write_explained
 from orchestrator.storage.json_files import json_bytes
 from orchestrator.storage.uris import local_path, remote_filesystem
 

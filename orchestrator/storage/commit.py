@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.errors import OrchestratorError, StageError
 from orchestrator.storage import operations
 from orchestrator.storage.atomic import ASIDE, MARK, is_temporary, temporary_sibling
-from orchestrator.storage.failures import explained, remote_write_explained
+from orchestrator.storage.disk_failures import explained, remote_write_explained
 from orchestrator.storage.files import scan, sha256_file
 from orchestrator.storage.json_files import json_bytes
 from orchestrator.storage.uris import local_path, remote_filesystem

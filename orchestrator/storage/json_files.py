@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.config.messages import to_problems
-from orchestrator.config.model import StrictModel
+from orchestrator.config.strict import StrictModel
 from orchestrator.errors import IntegrityError
 from orchestrator.storage.operations import open_regular
 

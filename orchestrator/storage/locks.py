@@ -16,9 +16,9 @@ from pathlib import Path
 from filelock import lock_descriptor
 from pydantic import ValidationError
 
-from orchestrator.config.model import StrictModel
+from orchestrator.config.strict import StrictModel
 from orchestrator.errors import StageError
-from orchestrator.storage.failures import explained
+from orchestrator.storage.disk_failures import explained
 
 POLL_S = 0.02
 """Pause between two attempts to take a lock."""

@@ -12,7 +12,7 @@ from orchestrator.errors import IntegrityError
 from orchestrator.storage import operations
 from orchestrator.storage.atomic import GRACE_S, is_temporary
 from orchestrator.storage.commit import CLAIM, MANIFEST_NAME, commit_new_folder
-from orchestrator.storage.failures import explained, remote_explained, remote_write_explained
+from orchestrator.storage.disk_failures import explained, remote_explained, remote_write_explained
 from orchestrator.storage.locks import POLL_S, LockedError
 from orchestrator.storage.uris import remote_filesystem
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from pydantic import JsonValue
 
 from orchestrator.config import JobConfig, JobResult, dump_yaml, load_config
-from orchestrator.config.model import show
+from orchestrator.config.strict import show
 from orchestrator.config.yaml_files import parse_yaml, read_text
 from orchestrator.errors import ConfigError, InputError, IntegrityError, Problem
 from orchestrator.storage.atomic import atomic_write_json, atomic_write_text, sweep_temporary

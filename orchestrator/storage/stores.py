@@ -18,7 +18,7 @@ from orchestrator.storage.atomic import (
     temporary_sibling,
 )
 from orchestrator.storage.commit import commit_new_folder
-from orchestrator.storage.failures import explained
+from orchestrator.storage.disk_failures import explained
 from orchestrator.storage.files import scan, sha256_file
 from orchestrator.storage.json_files import read_limited
 from orchestrator.storage.locks import locked

@@ -6,7 +6,7 @@ derives its own from the classes here; what has a ``message`` is shown to the us
 
 from pydantic import ConfigDict
 
-from orchestrator.config.model import StrictModel
+from orchestrator.config.strict import StrictModel
 
 Metrics = dict[str, float]
 """Names of metrics to values."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from orchestrator.config.model import StrictModel
+from orchestrator.config.strict import StrictModel
 from orchestrator.training.engine import Shard
 from orchestrator.training.engine_config import LossScaleConfig, Precision
 

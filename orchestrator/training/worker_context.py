@@ -11,7 +11,7 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import nn
 
-from orchestrator.config.model import StrictModel
+from orchestrator.config.strict import StrictModel
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import read_model, verify_folder
 from orchestrator.training.config import EngineConfig, OptimizerConfig

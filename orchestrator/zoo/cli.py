@@ -13,7 +13,7 @@ from orchestrator.config.tables import table
 from orchestrator.errors import IntegrityError
 from orchestrator.storage.atomic import GRACE_S
 from orchestrator.storage.json_files import json_bytes
-from orchestrator.zoo.history import SUITE_HEADER, alias_terms, suite_rows
+from orchestrator.zoo.alias_history import SUITE_HEADER, alias_terms, suite_rows
 from orchestrator.zoo.names import CHAMPION
 from orchestrator.zoo.overview import KEEP
 from orchestrator.zoo.suite import read_suite

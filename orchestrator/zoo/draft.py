@@ -19,7 +19,7 @@ from pydantic import JsonValue, ValidationError
 from orchestrator.config.messages import to_problems
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage.commit import FolderExistsError
-from orchestrator.storage.failures import explained, is_full
+from orchestrator.storage.disk_failures import explained, is_full
 from orchestrator.storage.files import scan
 from orchestrator.storage.json_files import jsonable
 from orchestrator.storage.uris import cache_folder

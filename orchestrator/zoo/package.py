@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import operations
 from orchestrator.storage.atomic import sweep_temporary, temporary_sibling
-from orchestrator.storage.failures import explained
+from orchestrator.storage.disk_failures import explained
 from orchestrator.storage.files import sha256_bytes
 from orchestrator.storage.json_files import MAX_JSON_BYTES, Model, parse_json, parse_model
 from orchestrator.storage.stores import Store

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.config import validate_config
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.estimate import activation_bytes, model_sizes
+from orchestrator.modeling.cost import activation_bytes, model_sizes
 from orchestrator.pretraining.estimate_memory import worker_memory
 from orchestrator.training.config import EngineConfig
 from tests.support.memory_worker import measure

@@ -36,7 +36,7 @@ from pathlib import Path
 
 from orchestrator.errors import IntegrityError, StageError
 from orchestrator.storage import operations, read_json
-from orchestrator.storage.failures import explained
+from orchestrator.storage.disk_failures import explained
 from orchestrator.storage.json_files import json_bytes
 
 GROUP = ".group-"

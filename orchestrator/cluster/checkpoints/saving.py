@@ -17,7 +17,7 @@ from pathlib import Path
 
 from orchestrator.cluster.checkpoints.waiting import join_all
 from orchestrator.errors import StageError
-from orchestrator.storage.failures import explained, is_full, require_space, system_error
+from orchestrator.storage.disk_failures import explained, is_full, require_space, system_error
 from orchestrator.training.events import NoSpace
 from orchestrator.training.worker_context import WorkerContext
 

@@ -20,7 +20,7 @@ from pydantic import JsonValue, ValidationError
 from orchestrator.cluster.checkpoints.saving import Part, Pending
 from orchestrator.cluster.checkpoints.waiting import on_rank_zero
 from orchestrator.config.messages import to_problems
-from orchestrator.config.model import StrictModel
+from orchestrator.config.strict import StrictModel
 from orchestrator.errors import InputError, IntegrityError, StageError
 from orchestrator.storage import (
     commit_folder,
@@ -30,7 +30,7 @@ from orchestrator.storage import (
     verify_folder,
 )
 from orchestrator.storage.atomic import MARK
-from orchestrator.storage.failures import explained
+from orchestrator.storage.disk_failures import explained
 from orchestrator.storage.json_files import parse_json, read_limited
 from orchestrator.training.engine import Engine
 from orchestrator.training.events import CheckpointDamaged

@@ -52,7 +52,7 @@ from orchestrator.data.sharded.survey import Sample, survey
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import atomic_write_json, read_json, read_manifest, sha256_file
 from orchestrator.storage.commit import MANIFEST_NAME
-from orchestrator.storage.failures import explained
+from orchestrator.storage.disk_failures import explained
 from orchestrator.storage.files import scan
 from orchestrator.storage.operations import make_folder, remove, sync_file
 from orchestrator.storage.verify import require_hash, require_sizes

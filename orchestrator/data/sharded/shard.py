@@ -41,7 +41,7 @@ from orchestrator.storage import (
     sha256_file,
     temporary_sibling,
 )
-from orchestrator.storage.failures import explained
+from orchestrator.storage.disk_failures import explained
 from orchestrator.storage.operations import make_folder, replace, sync_file
 
 DOCUMENTS_PER_BATCH = 512

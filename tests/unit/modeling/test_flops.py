@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from orchestrator.modeling.builder import build_model
-from orchestrator.modeling.estimate import ceiling_flops, training_flops
+from orchestrator.modeling.cost import ceiling_flops, training_flops
 
 from .small import VOCAB, make_config
 

@@ -10,7 +10,7 @@ from orchestrator.config import json_schema, validate_config
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.estimate import activation_bytes, count_parameters
+from orchestrator.modeling.cost import activation_bytes, count_parameters
 from orchestrator.modeling.interfaces import Streams
 
 from .pairs import STACK, TRANSFORMER, image_text_config, pair_batch, pair_config

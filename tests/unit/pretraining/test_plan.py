@@ -5,7 +5,7 @@ import torch
 
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.builder import build_model
-from orchestrator.modeling.estimate import ModelSizes
+from orchestrator.modeling.cost import ModelSizes
 from orchestrator.pretraining.estimate_memory import BUCKET_VALUES, worker_memory
 from orchestrator.pretraining.plan import describe, make_plan
 from orchestrator.pretraining.runner import check

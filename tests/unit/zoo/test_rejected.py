@@ -11,7 +11,7 @@ from orchestrator.errors import InputError, IntegrityError, RefusedError
 from orchestrator.storage import RunFolder
 from orchestrator.storage.json_files import json_bytes
 from orchestrator.zoo import Zoo, commit_once, committed, conclude
-from orchestrator.zoo.history import alias_terms
+from orchestrator.zoo.alias_history import alias_terms
 from orchestrator.zoo.suite import SUITE_FILE, Exam, Figure, Suite, TaskSpec, read_suite
 
 from .making import light

@@ -8,7 +8,7 @@ import pytest
 from tensorboardX import record_writer
 
 from orchestrator.cluster.observe.tracking import TensorBoard
-from orchestrator.config.model import collect_problems
+from orchestrator.config.strict import collect_problems
 from orchestrator.errors import InputError
 from orchestrator.training.config import MlflowConfig, TrackingSection
 from orchestrator.training.events import Measurement

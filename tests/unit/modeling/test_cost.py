@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from orchestrator.modeling.builder import build_model
-from orchestrator.modeling.estimate import activation_bytes, count_parameters, training_memory
+from orchestrator.modeling.cost import activation_bytes, count_parameters, training_memory
 
 from .small import VOCAB, make_config
 
