@@ -133,7 +133,15 @@ def resolve(
             "train. Give a pretrained, imported, finetuned or continual package."
         )
     model = read_config(package.path)
-    found = [_lesson(config, section, model) for section in config.lessons]
+    settings = (
+        ["task"]
+        if config.data is not None
+        else [f"tasks.{index}.task" for index in range(len(config.tasks))]
+    )
+    found = [
+        _lesson(config, section, model, setting)
+        for section, setting in zip(config.lessons, settings, strict=True)
+    ]
     lessons = tuple(lesson for lesson, _ in found)
     inputs = FinetuneInputs(config, package, lessons, tuple(each for _, each in found))
     _require_fitting(inputs)
@@ -145,14 +153,14 @@ def resolve(
 
 
 def _lesson(
-    config: FinetuneConfig, section: LessonSection, model: ModelConfig
+    config: FinetuneConfig, section: LessonSection, model: ModelConfig, setting: str
 ) -> tuple[Lesson, Detected]:
     """Load one task."""
     given = section.task
     if given is not None:
         detected = Detected(given.type_name(), "as the job says")
     else:
-        detected = _by_head(section, model) or detect_kind(section.data)
+        detected = _by_head(section, model) or detect_kind(section.data, model, setting)
     kind = task_class(detected.kind)
     cache = None if config.cache is None else Path(config.cache)
     data = load_task(section.data, cache, kind.form())

@@ -254,7 +254,7 @@ def read_tables(spec: DatasetSpec, form: LabelForm) -> Tables:
         InputError: Nothing readable is there, or a column is missing.
     """
     folder = Path(spec.location).expanduser()
-    if folder.is_dir() and (media := _media_only(folder)):
+    if media := media_only(folder):
         return _media_tables(spec, form, folder, media)
     files = find_files(spec, labelled=True)
     rejected: Counter[str] = Counter()
@@ -269,8 +269,10 @@ def read_tables(spec: DatasetSpec, form: LabelForm) -> Tables:
     return Tables(name, splits, _label_names(first.parent / LABEL_NAMES), rejected)
 
 
-def _media_only(folder: Path) -> list[Path]:
-    """Return the images and sounds of a folder; none where it has a table."""
+def media_only(folder: Path) -> list[Path]:
+    """Return the images and sounds of a folder; none of a file, or where it has a table."""
+    if not folder.is_dir():
+        return []
     tables = (suffix for suffix in READERS if suffix not in PLAIN_TEXT)
     if any(next(folder.rglob(f"*{suffix}"), None) is not None for suffix in tables):
         return []

@@ -115,15 +115,21 @@ def choices_reader(
     column = find_column(None, CHOICE_COLUMNS, row, "choices", path)
     if column is not None:
         return lambda row: _listed(row.get(column))
-    named = [name for name in row if OPTION_COLUMN.fullmatch(name) and name not in taken]
-    letters = [name for name in row if name in LETTERS and name not in taken]
-    found = sorted(named or letters, key=_order)
-    if len(found) < MIN_CHOICES:
+    found = option_columns(row, taken)
+    if not found:
         usual = (*CHOICE_COLUMNS, "choice0 and choice1", "A and B")
         raise InputError(
             f"{path}: no columns of choices: {', '.join(usual)}, ... Columns: {', '.join(row)}."
         )
     return lambda row: _usable([(name, row.get(name)) for name in found])
+
+
+def option_columns(columns: Iterable[str], taken: set[str | None]) -> list[str]:
+    """Return columns of one candidate each, in their order; none where there are fewer than two."""
+    free = [name for name in columns if name not in taken]
+    named = [name for name in free if OPTION_COLUMN.fullmatch(name)]
+    found = sorted(named or [name for name in free if name in LETTERS], key=_order)
+    return found if len(found) >= MIN_CHOICES else []
 
 
 def _order(name: str) -> tuple[int, str]:
