@@ -107,14 +107,17 @@ def describe(plan: "Plan", address: str | None) -> str:
 
 def _serve(plan: "Plan", address: str | None) -> int:
     describe(plan, address)
-    from orchestrator.cluster.session import ray_session
+    from orchestrator.cluster.session import session_for
     from serving import local
 
-    cpus = plan.config.cpus_per_replica * max(1, plan.config.autoscaling.min_replicas)
-    purpose = f"replicas: {cpus:g} CPU"
-    cluster = ClusterSection(address=address)
+    cluster = ClusterSection(
+        address=address,
+        workers=max(1, plan.config.autoscaling.min_replicas),
+        cpus_per_worker=plan.config.cpus_per_replica,
+        gpus_per_worker=plan.config.gpus_per_replica,
+    )
     try:
-        with ray_session(cluster, purpose, cpus, plan.config.gpus_per_replica):
+        with session_for(cluster, name="replicas"):
             served = local.run_plan(plan)
             try:
                 _announce(served, plan)

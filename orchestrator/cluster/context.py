@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 from orchestrator.cluster.checkpoints.fencing import Claim
-from orchestrator.cluster.checkpoints.saving import Pending
+from orchestrator.cluster.checkpoints.saving import Pending, on_rank_zero
 from orchestrator.cluster.checkpoints.store import Checkpoint, CheckpointFolder
-from orchestrator.cluster.checkpoints.waiting import on_rank_zero
 from orchestrator.cluster.engines import build_engine
 from orchestrator.cluster.observe.mailbox import Line, SilentLine
 from orchestrator.config.strict import StrictModel

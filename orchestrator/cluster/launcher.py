@@ -18,8 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from orchestrator.cluster.failures import rebuild
-from orchestrator.cluster.observe.mailbox import Mailbox
+from orchestrator.cluster.observe.mailbox import Mailbox, rebuild_error
 from orchestrator.cluster.session import RaySession, session_for
 from orchestrator.cluster.worker import Assignment, Ended, class_path, train_loop
 from orchestrator.config import ClusterSection, ElasticClusterSection, StrictModel
@@ -116,7 +115,7 @@ class _Launch:
             ray.kill(mailbox)
         logger.info("%s: workers ran for %.1f s", self.name, time.perf_counter() - started)
         if failure is not None:
-            raise rebuild(failure, self.name)
+            raise rebuild_error(failure, self.name)
         return self._result()
 
     def _wait(self, thread: threading.Thread, mailbox: Any) -> None:

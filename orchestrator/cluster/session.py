@@ -95,13 +95,14 @@ def ray_session(
 
 
 def session_for(
-    cluster: ClusterSection, workers: int | None = None
+    cluster: ClusterSection, workers: int | None = None, name: str = "cluster.workers"
 ) -> AbstractContextManager[RaySession]:
     """Return a session in which a job's workers fit; see `ray_session`.
 
     Args:
         cluster: Where, and what each worker takes.
         workers: How many work at once; None: ``cluster.workers``.
+        name: What messages call the workers.
 
     Raises:
         InputError: On entering, when the CPUs or GPUs are not there.
@@ -110,7 +111,7 @@ def session_for(
     count = cluster.workers if workers is None else workers
     return ray_session(
         cluster,
-        f"cluster.workers: {count} × {cluster.cpus_per_worker:g} CPU",
+        f"{name}: {count} × {cluster.cpus_per_worker:g} CPU",
         cpus=count * cluster.cpus_per_worker,
         gpus=count * cluster.gpus_per_worker,
     )

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.checkpoints.fencing import FencedError
-from orchestrator.cluster.failures import describe
-from orchestrator.cluster.observe.mailbox import RayLine, living_nodes
+from orchestrator.cluster.observe.mailbox import RayLine, describe_error, living_nodes
 from orchestrator.config.strict import StrictModel
 from orchestrator.errors import OrchestratorError
 from orchestrator.training.events import GroupStarted
@@ -93,14 +92,14 @@ def train_loop(config: dict[str, Assignment]) -> Ended:
         logger.warning("rank %d: %s", rank, error)
         raise
     except OrchestratorError as error:
-        ray.get(mailbox.fail.remote(describe(error), final=True))
+        ray.get(mailbox.fail.remote(describe_error(error), final=True))
         # The other ranks would wait for this one in a collective until its timeout.
         torch.distributed.destroy_process_group()
         return Ended(None)
     except Exception as error:
         if ray.get(mailbox.is_final.remote()):  # another rank gave up and took the group along
             return Ended(None)
-        ray.get(mailbox.fail.remote(describe(error), final=False))
+        ray.get(mailbox.fail.remote(describe_error(error), final=False))
         raise
 
 

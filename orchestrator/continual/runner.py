@@ -108,8 +108,8 @@ def _learn(folder: RunFolder, config: ContinualConfig, package: Package, stages:
         InterruptedRunError: Stopped before the last unit.
     """
     from orchestrator.cluster.launcher import launch
-    from orchestrator.cluster.observe.metrics import TrainingMetrics
     from orchestrator.cluster.observe.progress import Progress
+    from orchestrator.cluster.observe.watch import TrainingMetrics
 
     zoo = config.run.zoo
     absolute = zoo if "://" in zoo else str(Path(zoo).resolve())

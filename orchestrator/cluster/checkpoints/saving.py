@@ -3,6 +3,10 @@
 Rank 0 makes the temporary folder when there is room for the checkpoint; every rank writes its part
 into it and leaves a mark; rank 0 waits for all marks and commits. Writing that fails for want of
 space is tried again after a while: training goes on meanwhile, and somebody may make room.
+
+A collective waits for a late rank only as long as the process group's timeout allows: minutes.
+Writing or hashing a large checkpoint takes longer. While one rank works in a thread, all of them
+therefore meet in a short collective every second, and none is late.
 """
 
 import errno
@@ -11,11 +15,12 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from orchestrator.cluster.checkpoints.waiting import join_all
 from orchestrator.errors import StageError
 from orchestrator.storage.disk_failures import explained, is_full, require_space, system_error
 from orchestrator.training.events import NoSpace
@@ -23,11 +28,15 @@ from orchestrator.training.worker_context import WorkerContext
 
 logger = logging.getLogger(__name__)
 
+Found = TypeVar("Found")
+
 WRITTEN = ".written-"
 """A rank's empty file that says that its part of a checkpoint is complete."""
 FAILED = ".failed"
 """An empty file that says that some rank could not write its part."""
 DEADLINE_S = 3600  # a part may be large and storage slow; a rank that is lost is noticed at once
+BEAT_S = 1.0
+"""Seconds between two collectives of ranks that wait for one."""
 POLL_S = 0.02  # marks are files: a look costs one stat on the shared storage
 RETRY_AFTER_S = (2.0, 8.0, 20.0)
 """Pauses before another try when there is no space."""
@@ -155,3 +164,35 @@ class Pending:
 def _too_large(error: BaseException | None) -> bool:
     """Return whether a file was larger than this process may write: waiting does not help."""
     return isinstance(error, OSError) and error.errno == errno.EFBIG
+
+
+def join_all(thread: threading.Thread, group: WorkerContext) -> None:
+    """Wait until this thread of every rank has ended; collective."""
+    thread.join(BEAT_S)
+    while not group.all_ranks(not thread.is_alive()):
+        thread.join(BEAT_S)
+
+
+def on_rank_zero(action: Callable[[], Found], group: WorkerContext) -> Found | None:
+    """Run something on rank 0 while the others wait; collective.
+
+    Returns:
+        What it returned, on rank 0; None on the others.
+
+    Raises:
+        Exception: Whatever it raised, on rank 0 alone.
+    """
+    if group.world == 1:
+        return action()
+    outcome: Future[Found | None] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(action() if group.rank == 0 else None)
+        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=run, name="rank-zero", daemon=True)
+    thread.start()
+    join_all(thread, group)
+    return outcome.result()

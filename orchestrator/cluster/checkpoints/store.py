@@ -17,8 +17,7 @@ from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
-from orchestrator.cluster.checkpoints.saving import Part, Pending
-from orchestrator.cluster.checkpoints.waiting import on_rank_zero
+from orchestrator.cluster.checkpoints.saving import Part, Pending, on_rank_zero
 from orchestrator.config.messages import to_problems
 from orchestrator.config.strict import StrictModel
 from orchestrator.errors import InputError, IntegrityError, StageError
@@ -141,7 +140,8 @@ class CheckpointFolder:
             What every rank must ``settle``, before the next one is begun.
         """
         final = self.root / f"{PREFIX}{step:08d}"
-        # One name for all ranks; the mark makes readers ignore it until it is committed.
+        # Not `storage.staged`: all ranks write under one name, and after this call has returned.
+        # The mark makes readers ignore the folder until it is committed.
         staged = (
             self.root
             / f"{final.name}{MARK}{group.broadcast_from_rank_zero(secrets.randbits(62)):016x}"

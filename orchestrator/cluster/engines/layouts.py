@@ -1,13 +1,22 @@
-"""Layouts: places of masters and gradients in an engine that shards parameters."""
+"""Layouts of an engine that shards parameters: places of masters and gradients, and their state.
+
+State is saved and loaded as fragments (``training/state.py``), whatever the layout.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from orchestrator.training.engine import Shard
+from orchestrator.errors import StageError
+from orchestrator.training.engine import Engine, Shard
+from orchestrator.training.optimizers import fp32_state, load_fp32_state
+from orchestrator.training.precision import LossScale
+from orchestrator.training.state import Fragments, Snapshot, persistent_buffers, snapshot_fragments
 
 Named = list[tuple[str, nn.Parameter]]
 
@@ -51,3 +60,116 @@ def offset_in(part: Tensor, whole: Tensor) -> int | None:
 def whole_shape(parameter: nn.Parameter) -> torch.Size:
     """Shape of the whole parameter, also while only a chunk of it is here."""
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def snapshot_state(
+    engine: Engine,
+    optimizer: Optimizer,
+    layout: Layout,
+    loss_scale: LossScale | None,
+    frozen: Sequence[Shard] | None = None,
+) -> Snapshot:
+    """Copy this rank's fragments; rank 0 adds frozen parameters and buffers; collective.
+
+    Args:
+        engine: Whose masters to copy.
+        optimizer: What steps the flat tensors.
+        layout: Where things lie.
+        loss_scale: Joins the description.
+        frozen: This rank's parts of frozen parameters, if weights are rounded copies of them.
+    """
+    rest = (
+        _untrained(engine, layout) if frozen is None else persistent_buffers(engine.module).items()
+    )
+    untrained = [(name, value.detach().clone()) for name, value in rest]
+    fragments = list(_fragments(engine, optimizer, layout))
+    fragments += [(f"model.{part.name}", part.start, part.master) for part in frozen or ()]
+    if engine.rank == 0:
+        fragments += [(f"model.{name}", 0, value) for name, value in untrained]
+    return snapshot_fragments(engine.rank, engine.world, fragments, loss_scale)
+
+
+@torch.no_grad()
+def load_state(
+    folder: Path,
+    engine: Engine,
+    optimizer: Optimizer,
+    layout: Layout,
+    frozen: Sequence[Shard] = (),
+) -> LossScale | None:
+    """Read masters and optimizer state of this rank's shards; the caller publishes; collective.
+
+    Args:
+        folder: Written by any engine.
+        engine: What to read into.
+        optimizer: What steps the flat tensors.
+        layout: Where things lie.
+        frozen: This rank's parts of frozen parameters, if weights are rounded copies of them.
+
+    Returns:
+        The loss scale, if the state has one.
+
+    Raises:
+        IntegrityError: The state is missing, incomplete or of another model.
+    """
+    found = Fragments(folder)
+    for shard in (*engine.shards(), *frozen):
+        shard.master.copy_(found.read(f"model.{shard.name}", shard.start, shard.master.numel()))
+    for flat, state in _states(engine, optimizer, layout, found):
+        load_fp32_state(optimizer, flat, state)
+    for name, value in _untrained(engine, layout, write=True):
+        value.copy_(found.read(f"model.{name}", 0, value.numel()).view(value.shape))
+    return found.loss_scale
+
+
+def _fragments(
+    engine: Engine, optimizer: Optimizer, layout: Layout
+) -> Iterator[tuple[str, int, Tensor]]:
+    states = {id(flat): fp32_state(optimizer, flat) for flat in layout.flats()}
+    for shard in engine.shards():
+        yield f"model.{shard.name}", shard.start, shard.master
+        flat, offset = home_of(shard, layout)
+        for key, value in states[id(flat)].items():
+            name = f"optimizer.{key}.{shard.name}"
+            if value.dim() == 0:
+                yield name, 0, value
+            else:
+                yield name, shard.start, value[offset : offset + shard.master.numel()]
+
+
+def _states(
+    engine: Engine, optimizer: Optimizer, layout: Layout, found: Fragments
+) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Return the state of every flat tensor, put together from what its shards had."""
+    states = {id(flat): (flat, fp32_state(optimizer, flat)) for flat in layout.flats()}
+    for shard in engine.shards():
+        home, offset = home_of(shard, layout)
+        flat, state = states[id(home)]
+        for short, key in found.optimizer_keys(shard.name).items():
+            if found.is_scalar(key):
+                state[short] = found.whole(key).to(flat.device)
+                continue
+            whole = state.setdefault(short, torch.zeros_like(flat.detach()))
+            numel = shard.master.numel()
+            whole[offset : offset + numel] = found.read(key, shard.start, numel)
+    return [(flat, state) for flat, state in states.values() if state]
+
+
+def home_of(shard: Shard, layout: Layout) -> tuple[Tensor, int]:
+    """Return the flat tensor that holds a shard, and the shard's place in it."""
+    for flat in layout.flats():
+        offset = offset_in(shard.master, flat)
+        if offset is not None:
+            return flat, offset
+    raise StageError(f"{shard.name} lies in no tensor that the optimizer steps")
+
+
+def _untrained(
+    engine: Engine, layout: Layout, *, write: bool = False
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield frozen parameters, whole while they are yielded, and persistent buffers."""
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            with layout.whole(parameter, write=write) as whole:
+                yield name, whole
+    yield from persistent_buffers(engine.module).items()

@@ -7,8 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed, nn
 
-from orchestrator.cluster.engines.layouts import Layout, whole_shape
-from orchestrator.cluster.engines.sharded_files import home_of, load_state, snapshot_state
+from orchestrator.cluster.engines.layouts import (
+    Layout,
+    home_of,
+    load_state,
+    snapshot_state,
+    whole_shape,
+)
 from orchestrator.errors import InputError
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch, Projection, Shard, part_of

@@ -1,17 +1,73 @@
-"""Messages between rank 0 and the driver of a running launch.
+"""Messages between the workers and the driver of a running launch.
 
 One small actor without a CPU of its own: events travel to the driver, the wish to stop travels
 back, and failures are remembered across attempts, so that a worker group which Ray Train starts
 again knows whether it makes sense to go on. It works wherever the workers are: no shared folder,
-no extra port.
+no extra port. Errors travel as data and are made exceptions again on the driver.
 """
 
 import time
+import traceback
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
-from orchestrator.cluster.failures import Failure
+from orchestrator import errors
+from orchestrator.config.strict import StrictModel
+from orchestrator.errors import ConfigError, OrchestratorError, Problem, StageError
 from orchestrator.training.events import Event
+
+SHOWN_LINES = 6
+"""Last lines of a traceback that a message holds."""
+
+
+class Failure(StrictModel):
+    """An error that a worker raised."""
+
+    error: str
+    """Name of its class."""
+    message: str
+    """Its text."""
+    traceback: str
+    """Traceback of the error."""
+    source: str | None = None
+    """File of a config that is wrong."""
+    places: tuple[tuple[str, str], ...] = ()
+    """(path, message) of each problem in it."""
+
+
+def describe_error(error: BaseException) -> Failure:
+    """Return an error as data."""
+    failure = Failure(
+        error=type(error).__name__,
+        message=str(error) or type(error).__name__,
+        traceback="".join(traceback.format_exception(error)),
+    )
+    if not isinstance(error, ConfigError):
+        return failure
+    places = tuple((problem.path, problem.message) for problem in error.problems)
+    return failure.model_copy(update={"source": error.source, "places": places})
+
+
+def rebuild_error(failure: Failure, name: str) -> OrchestratorError:
+    """Return the error that :func:`describe_error` described.
+
+    Errors of this system keep their class, and with it their exit code; any other becomes a
+    ``StageError`` that ends with the place where it was raised.
+
+    Args:
+        failure: The description.
+        name: Name of the launch, for the message.
+    """
+    if failure.source is not None:
+        return ConfigError(failure.source, [Problem(*each) for each in failure.places])
+    known = getattr(errors, failure.error, None)
+    if isinstance(known, type) and issubclass(known, OrchestratorError):
+        return known(failure.message)
+    innermost = "\n".join(failure.traceback.rstrip().splitlines()[-SHOWN_LINES:])
+    return StageError(
+        f"{name}: a worker failed with {failure.error}: {failure.message}\n{innermost}"
+    )
+
 
 STOP_POLL_S = 0.25  # how often rank 0 asks whether it should stop
 

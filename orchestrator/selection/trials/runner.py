@@ -40,8 +40,8 @@ def train_trials(
     Returns:
         Trial id to its error, None for a trial that ended well.
     """
-    from orchestrator.cluster.observe.metrics import TrainingMetrics
     from orchestrator.cluster.observe.progress import Progress
+    from orchestrator.cluster.observe.watch import TrainingMetrics
     from orchestrator.cluster.tune import run_trials
 
     stage, text = title

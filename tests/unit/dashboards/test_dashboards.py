@@ -36,7 +36,7 @@ def names_of_ray() -> frozenset[str]:
 @functools.cache
 def names_of_training() -> frozenset[str]:
     """The driver's exported metrics of every training run."""
-    from orchestrator.cluster.observe import metrics as training
+    from orchestrator.cluster.observe import watch as training
 
     source = Path(training.__file__).read_text(encoding="utf-8")
     written_out = re.findall(r'"(orch_train_[a-z_]+)"', source)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from orchestrator.cluster.checkpoints import saving, waiting
+from orchestrator.cluster.checkpoints import saving
 from orchestrator.cluster.checkpoints import store as checkpoints
 from orchestrator.cluster.checkpoints.store import CheckpointFolder
 from orchestrator.errors import InputError, IntegrityError, StageError
@@ -346,7 +346,7 @@ def test_a_rank_that_hashes_for_long_keeps_nobody_waiting_in_a_collective(folder
         folder.commit(1, StubEngine(rank), AnyState(), group)
         return folder.latest(group).step
 
-    monkeypatch.setattr(waiting, "BEAT_S", 0.001)
+    monkeypatch.setattr(saving, "BEAT_S", 0.001)
     for name in ("commit_folder", "verify_folder"):
         monkeypatch.setattr(checkpoints, name, slowly(getattr(checkpoints, name)))
     with ThreadPoolExecutor(2) as pool:

@@ -1,7 +1,22 @@
 """Events, the wish to stop, and which failures are worth another attempt."""
 
-from orchestrator.cluster.failures import Failure
-from orchestrator.cluster.observe.mailbox import Mailbox, SilentLine
+import pytest
+
+from orchestrator.cluster.observe.mailbox import (
+    Failure,
+    Mailbox,
+    SilentLine,
+    describe_error,
+    rebuild_error,
+)
+from orchestrator.errors import (
+    ConfigError,
+    InputError,
+    IntegrityError,
+    InterruptedRunError,
+    Problem,
+    StageError,
+)
 from orchestrator.training.events import GroupStarted
 
 CRASH = Failure(error="ValueError", message="first", traceback="")
@@ -127,3 +142,40 @@ def test_nobody_listens_on_a_silent_line():
     line.post(GroupStarted(world=1))
     line.progressed("run", 3)
     assert not line.stop_requested()
+
+
+def _crossed(failure):
+    return Failure.model_validate_json(failure.model_dump_json())
+
+
+@pytest.mark.parametrize("kind", [StageError, InputError, InterruptedRunError, IntegrityError])
+def test_our_errors_keep_class_and_message(kind):
+    data = _crossed(describe_error(kind("what happened")))
+    again = rebuild_error(data, "run")
+    assert type(again) is kind
+    assert str(again) == "what happened"
+
+
+def test_config_errors_keep_their_problems():
+    error = ConfigError("job.yaml", [Problem("a.b", "is wrong"), Problem("", "and more")])
+    again = rebuild_error(_crossed(describe_error(error)), "run")
+    assert isinstance(again, ConfigError)
+    assert again.problems == error.problems
+    assert str(again) == str(error)
+
+
+def test_other_errors_say_what_and_where():
+    def inner():
+        raise ZeroDivisionError("by nothing")
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        inner()
+    again = rebuild_error(describe_error(caught.value), "my-run")
+    assert type(again) is StageError
+    assert "my-run: a worker failed with ZeroDivisionError: by nothing" in str(again)
+    assert "in inner" in str(again)
+
+
+def test_a_name_from_outside_is_never_called():
+    failure = Failure(error="Sequence", message="m", traceback="")
+    assert type(rebuild_error(failure, "run")) is StageError
