@@ -9,6 +9,7 @@ from orchestrator.config import ClusterSection
 from orchestrator.config.job import CommandConfig
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
+from orchestrator.tasks.kinds.classification import ClassificationConfig
 
 Split = Literal["train", "validation", "test", "all"]
 
@@ -27,6 +28,9 @@ class EvaluateConfig(CommandConfig):
     from this source; else all rows."""
     target: str | None = None
     """Head to measure; null: the one that the package was made for."""
+    task: ClassificationConfig | None = None
+    """Classify by words with the package's masked-word head, which has not learned the task:
+    template and verbalizer. null: ask a head of the package."""
     compare: str | None = None
     """Another package to compare with on the same rows; its labels must be the same."""
     compare_target: str | None = None
@@ -46,5 +50,9 @@ class EvaluateConfig(CommandConfig):
         """Refuse settings that have no effect."""
         if self.cluster != ClusterSection():
             yield Problem("cluster", "has no effect: evaluate runs in this process. Leave it out.")
+        if self.task is not None and self.task.template is None:
+            yield Problem("task", "is for zero-shot classification. Give template and verbalizer.")
+        if self.task is not None and self.target is not None:
+            yield Problem("target", "is given beside task, which has a head of its own. Remove it.")
         if self.compare_target is not None and self.compare is None:
             yield Problem("compare_target", "has no effect without compare. Set that, too.")

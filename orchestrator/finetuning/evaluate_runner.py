@@ -16,6 +16,7 @@ from orchestrator.finetuning import evaluate as parts
 from orchestrator.finetuning.evaluate_config import EvaluateConfig
 from orchestrator.finetuning.evaluate_results import EVALUATION_FILE, EvaluationReport
 from orchestrator.finetuning.evaluate_rows import Asked, read_asked, rows_digest
+from orchestrator.finetuning.zero_shot import zero_shot
 from orchestrator.inference.predictor import Predictor
 from orchestrator.storage import RunFolder, atomic_write_json
 from orchestrator.tasks.base import AnyTask
@@ -112,7 +113,12 @@ def prepare(config: EvaluateConfig) -> Prepared:
         InputError: They do not fit one another.
     """
     zoo = Zoo(config.run.zoo)
-    subject = _subject(zoo, config, config.package, config.target)
+    if config.task is None:
+        subject = _subject(zoo, config, config.package, config.target)
+    else:
+        package = zoo.get(config.package)
+        predictor = zero_shot(package, config)
+        subject = Subject(package, predictor, predictor.task())
     other = None
     if config.compare is not None:
         other = _subject(zoo, config, config.compare, config.compare_target, subject.task.head)

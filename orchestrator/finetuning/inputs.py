@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
+from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError, IntegrityError
@@ -16,12 +19,14 @@ from orchestrator.finetuning.detection import Detected, detect_kind
 from orchestrator.finetuning.state import FinetuneJob, PlannedLesson
 from orchestrator.finetuning.teaching import plan_teacher
 from orchestrator.inference.heads import package_tasks
+from orchestrator.inference.prompting import completed
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import has_weights, read_config
 from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.tasks.base import (
     SOUND_EMBEDDINGS,
     AnyTask,
+    HeadOptions,
     build_task,
     kind_of_target,
     task_class,
@@ -66,6 +71,11 @@ class FinetuneInputs:
     def earlier(self) -> dict[str, AnyTask]:
         """The labelled tasks that the package answers."""
         return package_tasks(self.package)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens a text is cut to."""
+        return min(self.config.train.max_length, self.model.max_position_embeddings)
 
     @property
     def kept(self) -> tuple[TargetConfig, ...]:
@@ -198,6 +208,11 @@ def _require_fitting(inputs: FinetuneInputs) -> None:
         raise InputError(
             f"{inputs.package.ref} reads {' and '.join(sorted(read))}, the rows are {forms.pop()}."
         )
+    for lesson in inputs.lessons:
+        if lesson.task.template is not None:
+            completed(inputs.package.path, lesson.task.target(HeadOptions()))
+            one = lesson.data.train.take(np.arange(1))
+            lesson.task.samples(one, TextProcessor.load(inputs.package.path), inputs.max_length)
 
 
 def _forms_read(model: ModelConfig) -> set[str]:

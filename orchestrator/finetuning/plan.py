@@ -23,7 +23,7 @@ def data_of(inputs: FinetuneInputs) -> LessonData:
         inputs.lessons,
         open_processor(inputs.package.path),
         config.train,
-        min(config.train.max_length, inputs.model.max_position_embeddings),
+        inputs.max_length,
         config.seed,
         world=config.cluster.workers,
         micro_batch_size=config.train.micro_batch_size,
@@ -121,7 +121,7 @@ def _heads(inputs: FinetuneInputs) -> str:
         state = "new"
         if lesson.head in inputs.earlier:
             state = "made anew (other labels)" if lesson.head in inputs.renewed else "continued"
-        parts.append(f"{lesson.head} ({lesson.task.target_types[0]}, {state})")
+        parts.append(f"{lesson.head} ({lesson.task.target(HeadOptions()).type_name()}, {state})")
     parts += [f"{head.name} (kept, not trained)" for head in inputs.kept]
     if inputs.dropped:
         parts.append(f"dropped: {', '.join(inputs.dropped)} (keep_heads: true keeps them)")

@@ -6,6 +6,7 @@ from orchestrator.config import did_you_mean
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.config import read_config
 from orchestrator.modeling.targets.configs import TargetConfig
+from orchestrator.modeling.targets.token_configs import PromptConfig
 from orchestrator.tasks.base import AnyTask, build_task, kind_of_target, task_class
 from orchestrator.zoo.suite import TaskSpec, read_suite
 
@@ -79,7 +80,7 @@ def require_head(
 def _described(package: "Package", target: TargetConfig, model: "ModelConfig") -> TaskSpec | None:
     """Describe a head by its config; None for a head of pre-training alone."""
     kind = kind_of_target(target, model)
-    if kind is None:
+    if kind is None or isinstance(target, PromptConfig):  # its template is in the suite alone
         return None
     manifest = package.manifest.task
     labels = () if manifest is None else tuple(manifest.labels.get(target.name, ()))

@@ -18,6 +18,7 @@ from orchestrator.data.rows.rows import WORD_BREAK, Rows
 from orchestrator.errors import InputError
 
 if TYPE_CHECKING:
+    from orchestrator.data.processors.templates import Template
     from orchestrator.data.processors.text import Arrays, TextProcessor
     from orchestrator.tasks.base import AnyTask
 
@@ -148,6 +149,8 @@ class TextReader:
         """
         if task is not None and task.reads_windows and items[0].pair is not None:
             return self._windows(items, task)
+        if task is not None and task.template is not None:
+            return self._filled(items, task.template, truncate=truncate)
         apart = task is not None and task.pairs_apart
         parts = [item.sequences(apart=apart) for item in items]
         # One token more than allowed is enough to see that a text is too long.
@@ -157,11 +160,7 @@ class TextReader:
         encoded = []
         for index, each in enumerate(parts):
             read = [next(found) for _ in each]
-            if any(len(tokens) > self.max_length for tokens, _ in read):
-                raise TooLongError(
-                    f"Input {index} has more than the {self.max_length} tokens the model reads. "
-                    "Shorten it or send `truncate: true`."
-                )
+            self._require_short(index, [tokens for tokens, _ in read])
             encoded.append(Encoded(tuple(tokens for tokens, _ in read), read[0][1]))
         return encoded
 
@@ -184,6 +183,26 @@ class TextReader:
                 strict=True,
             )
         ]
+
+    def _require_short(self, index: int, sequences: Sequence[Tokens]) -> None:
+        if any(len(tokens) > self.max_length for tokens in sequences):
+            raise TooLongError(
+                f"Input {index} has more than the {self.max_length} tokens the model reads. "
+                "Shorten it or send `truncate: true`."
+            )
+
+    def _filled(
+        self, items: Sequence[Item], template: "Template", *, truncate: bool
+    ) -> list[Encoded]:
+        """Tokenize texts in a template with a mask."""
+        limit = self.max_length if truncate else self.max_length + 1
+        has_pairs = any(item.pair is not None for item in items)
+        pairs = [item.pair or "" for item in items] if has_pairs else None
+        rows = template.tokens(self.processor, [item.text for item in items], pairs, limit)
+        encoded = [Encoded((Tokens(ids, np.zeros_like(ids)),)) for ids in rows]
+        for index, each in enumerate(encoded):
+            self._require_short(index, each.sequences)
+        return encoded
 
     def _windows(self, items: Sequence[Item], task: "AnyTask") -> list[Encoded]:
         """Tokenize questions with the windows of their contexts; nothing is too long."""

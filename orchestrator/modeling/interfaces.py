@@ -117,6 +117,8 @@ class Target(nn.Module, ABC):
     """Whether the labels are the answers of the encoder's routers, [layers, B * S, E]."""
     reads_layers: ClassVar[bool] = False
     """Whether it reads the outputs of all encoder layers, [B, S, layers, D]."""
+    reads_token: int | None = None
+    """Token whose first place is all that it reads, [B, 1, D]; None: it reads all positions."""
 
     def tied_output(self) -> nn.Linear | None:
         """Return the output layer whose weight is the word table, if the config ties them."""

@@ -141,12 +141,12 @@ class Model(nn.Module):
             labels = self._router_logits() if reads_router else batch.get(LABELS + name)
             if labels is None:
                 continue
-            output = head(hidden, mask, labels)
+            output = head(*_seen(head, hidden, mask, batch), labels)
             result[f"loss.{name}"] = output.loss
             result[f"count.{name}"] = output.terms
             result[f"correct.{name}"] = output.correct
         for name in logits:
-            result[f"logits.{name}"] = self._answer(name, hidden, mask)
+            result[f"logits.{name}"] = self._answer(name, hidden, mask, batch)
         return result
 
     def predict(
@@ -167,7 +167,7 @@ class Model(nn.Module):
         """
         hidden, mask = self._hidden(batch, memory)
         return {
-            name: self._answer(name, hidden, mask)
+            name: self._answer(name, hidden, mask, batch)
             for name, head in self.targets.items()
             if not cast(Target, head).reads_router and (wanted is None or name in wanted)
         }
@@ -224,11 +224,11 @@ class Model(nn.Module):
         hidden: Tensor = self.decoder(embedded, mask, memory, memory_mask)
         return hidden, mask
 
-    def _answer(self, name: str, hidden: Tensor, mask: Tensor) -> Tensor:
+    def _answer(self, name: str, hidden: Tensor, mask: Tensor, batch: Batch) -> Tensor:
         """Return the logits of one head."""
         head = cast(Target, self.targets[name])
         if not head.reads_layers:
-            return head.predict(hidden, mask)
+            return head.predict(*_seen(head, hidden, mask, batch))
         layers = self.encoder.layer_outputs
         if layers is None:
             kind = type(self.encoder).__name__
@@ -241,6 +241,16 @@ class Model(nn.Module):
         routers = [m.router_logits for m in self.encoder.modules() if isinstance(m, Experts)]
         found = [logits for logits in routers if logits is not None]
         return torch.stack(found) if found else None
+
+
+def _seen(head: nn.Module, hidden: Tensor, mask: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return what a head reads: all positions, or the first place of a token."""
+    token = cast(Target, head).reads_token
+    if token is None:
+        return hidden, mask
+    first = (batch["input_ids"] == token).int().argmax(dim=1)
+    place = first[:, None, None].expand(-1, 1, hidden.shape[-1])
+    return hidden.gather(1, place), mask[:, :1]
 
 
 def _word_table(stack: EmbeddingStack) -> Any:

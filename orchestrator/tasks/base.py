@@ -25,6 +25,7 @@ from orchestrator.zoo.suite import TaskSpec
 if TYPE_CHECKING:
     from orchestrator.data.processors.example_processor import RowProcessor
     from orchestrator.data.processors.readings import Reading
+    from orchestrator.data.processors.templates import Template
     from orchestrator.data.processors.text import TextProcessor
     from orchestrator.data.rows.labels import LabelForm
     from orchestrator.data.rows.rows import Rows, TaskData
@@ -73,6 +74,7 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
         has_labels: Whether answers are names of labels, so that their order matters.
         writes_text: Whether answers are written token by token, so that ``Predictor`` makes them.
         target_types: Types of the heads that can answer tasks of this kind; the first is made.
+        template: Text with a blank that rows are put into, of a task that classifies by words.
         own_head: Config of the package's head, of a task that continues it (``writes_text``).
     """
 
@@ -84,6 +86,7 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
     has_labels: ClassVar[bool] = True
     writes_text: ClassVar[bool] = False
     target_types: ClassVar[tuple[str, ...]]
+    template: "Template | None" = None
 
     def __init__(self, config: ConfigT, labels: Sequence[str], head: str) -> None:
         self.config = config

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from orchestrator.inference.prompting import completed, fill_prompts, new_prompts
 from orchestrator.modeling.builder import build_target
 from orchestrator.modeling.lora import add_lora, freeze, merged_state
 from orchestrator.modeling.model import Model
@@ -80,12 +81,13 @@ def first_model(
         InputError: ``freeze`` or ``lora`` names what the model does not have.
     """
     options = HeadOptions(pooling=config.pooling, hidden=config.hidden, dropout=config.dropout)
-    targets = [lesson.target(options) for lesson in lessons]
+    targets = [completed(package, lesson.target(options)) for lesson in lessons]
     torch.manual_seed(derive_seed(seed, "head"))
     model = load_model(package, targets=[*targets, *heads.kept, *heads.helpers])
     for target in targets:
         if target.name in heads.renewed:
             model.targets[target.name] = build_target(target, model.config)
+    fill_prompts(model, package, [*new_prompts(package, targets), *heads.renewed])
     if config.lora is not None:
         add_lora(model, config.lora)
     freeze(model, config.freeze)

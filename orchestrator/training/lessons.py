@@ -58,8 +58,9 @@ class Lesson:
             return target
         if not isinstance(target, ClsConfig):
             raise InputError(
-                f"class_weights: task {self.head!r} is of kind {self.task.kind()} and has no "
-                "classes to weigh. Leave class_weights out; only classification has them."
+                f"class_weights: task {self.head!r} is of kind {self.task.kind()} with a head "
+                f"{target.type_name()}, which has no classes to weigh. Leave class_weights out; "
+                "only classification without a template has them."
             )
         weights = class_weights(self.class_weights, self.task.labels, self.data.train)
         return target.model_copy(update={"class_weights": weights})

@@ -247,7 +247,7 @@ class TextProcessor:
         side = self.settings.truncation_side
         length, other = room, 0
         if second is not None:
-            length, other = _cut_pair(len(first), len(second), room)
+            length, other = cut_pair(len(first), len(second), room)
             second.truncate(other, direction=side)
         first.truncate(length, direction=side)
         return self.tokenizer.post_process(first, second, add_special_tokens=True)
@@ -282,7 +282,7 @@ class TextProcessor:
         return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
-def _cut_pair(first: int, second: int, limit: int) -> tuple[int, int]:
+def cut_pair(first: int, second: int, limit: int) -> tuple[int, int]:
     """Return the lengths to which two sequences are cut, the longer one first."""
     short, long = sorted((first, second))
     if short + long > limit:

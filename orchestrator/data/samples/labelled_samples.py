@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from orchestrator.arrays import AnyArray, IntArray
+from orchestrator.data.processors.templates import Template
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows, require_pairs
 from orchestrator.data.samples.base import Batch, SampleInputs, words_of
@@ -77,6 +78,40 @@ class ClsSamples:
         longest = int(self.lengths[indices].max())
         cut = {name: array[indices, :longest] for name, array in self._arrays.items()}
         return {name: torch.from_numpy(array) for name, array in cut.items()} | labels
+
+
+class TemplateSamples(ClsSamples):
+    """Labelled rows in a template with a mask, for classification by words."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        processor: TextProcessor | None,
+        target_name: str,
+        max_length: int | None,
+        template: Template,
+    ) -> None:
+        """Tokenize the rows.
+
+        Raises:
+            InputError: Rows and template do not fit, or the rows are not texts.
+        """
+        if rows.modality not in ("text", "pair"):
+            raise InputError(f"a template is filled with texts, and the rows are {rows.modality}.")
+        self._template = template
+        super().__init__(rows, processor, target_name, max_length)
+
+    def _encode(
+        self, rows: Rows, processor: TextProcessor, max_length: int | None
+    ) -> tuple[dict[str, IntArray], AnyArray]:
+        limit = processor.max_length if max_length is None else max_length
+        found = self._template.tokens(processor, rows.texts, rows.pairs, limit)
+        lengths = np.asarray([len(ids) for ids in found])
+        real = np.arange(lengths.max()) < lengths[:, None]
+        ids = np.full(real.shape, processor.settings.pad_id, dtype=np.int64)
+        ids[real] = np.concatenate(found)
+        arrays = {"input_ids": ids, "attention_mask": real.astype(np.int64)}
+        return arrays | {"token_type_ids": np.zeros_like(ids)}, rows.labels
 
 
 class LabelledSamples(ClsSamples):

@@ -1,9 +1,9 @@
 """Options of the targets with one answer per position. Imports without torch."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from orchestrator.errors import Problem
 from orchestrator.modeling.component import Dimensions, Visibility, targets
@@ -164,3 +164,31 @@ class RtdConfig(TargetConfig):
     def saved_activations(self, dimensions: Dimensions) -> int:
         """Values per position that the backward pass keeps: both sides of the hidden layer."""
         return 3 * dimensions.hidden_size
+
+
+Words = Annotated[tuple[str, ...], Field(min_length=1)]
+"""Words of one class."""
+
+
+@targets.register("orchestrator.modeling.targets.prompts:PromptTarget")
+class PromptConfig(TargetConfig):
+    """Classify by the words at the masked position of a template (PET)."""
+
+    type: Literal["prompt"] = "prompt"
+    words: tuple[Words, ...] = Field((("no",), ("yes",)), min_length=2)
+    """Words of each class, in the order of the labels; each is one token."""
+    mask_token: NonNegativeInt = 4
+    """Token at the position that is read; its first place in a sequence."""
+    transform: bool = True
+    """Put a linear layer, activation and LayerNorm before the output layer, as in ``mlm``."""
+    activation: Activation = "gelu"
+    """Activation of the transform."""
+    norm_eps: PositiveFloat = 1e-5
+    """Added to the variance inside the transform's LayerNorm (BERT: 1e-12)."""
+    bias: bool = True
+    """Give the output layer a bias."""
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes."""
+        return len(self.words)

@@ -20,7 +20,12 @@ from torch.autograd.function import once_differentiable
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
 from orchestrator.modeling.layers.feed_forward import ACTIVATIONS
-from orchestrator.modeling.targets.token_configs import BilmConfig, LmConfig, MlmConfig
+from orchestrator.modeling.targets.token_configs import (
+    BilmConfig,
+    LmConfig,
+    MlmConfig,
+    PromptConfig,
+)
 
 VALUES_PER_PIECE = {"cpu": 2**20}
 """Logits that exist at once: on a CPU as many as its cache holds."""
@@ -171,7 +176,7 @@ def token_loss(layer: VocabularyLayer, vectors: Tensor, labels: Tensor) -> Targe
 class MlmTransform(nn.Module):
     """Linear layer ``dense``, activation, LayerNorm ``norm`` (BERT's prediction head transform)."""
 
-    def __init__(self, config: MlmConfig, dimensions: Dimensions) -> None:
+    def __init__(self, config: MlmConfig | PromptConfig, dimensions: Dimensions) -> None:
         super().__init__()
         self.dense = nn.Linear(dimensions.hidden_size, dimensions.word_size)
         self.activation = ACTIVATIONS[config.activation]

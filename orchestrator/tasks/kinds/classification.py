@@ -7,15 +7,19 @@ and the expected calibration error in 15 bins (Guo et al. 2017).
 Shapes: N rows, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
+from pydantic import BeforeValidator, Field
 
 from orchestrator.arrays import AnyArray, FloatArray
+from orchestrator.data.processors.templates import Template
 from orchestrator.data.rows.labels import CLASSES, LabelForm
+from orchestrator.errors import InputError, Problem
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
+from orchestrator.modeling.targets.token_configs import PromptConfig
 from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks, text_processor
 from orchestrator.tasks.metrics import (
     Metric,
@@ -33,6 +37,7 @@ from orchestrator.tasks.metrics import (
     share,
 )
 from orchestrator.tasks.numerics import softmax
+from orchestrator.zoo.suite import TaskSpec
 
 if TYPE_CHECKING:
     from orchestrator.data.processors.example_processor import RowProcessor
@@ -56,10 +61,37 @@ class ClassAnswer(Answer):
     scores: tuple[float, ...]
 
 
+Words = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+]
+"""One word or several."""
+
+
 class ClassificationConfig(TaskConfig):
     """One label per row."""
 
     type: Literal["classification"] = "classification"
+    template: str | None = None
+    """Classify by words: text with ``{text}``, ``{mask}`` and, for pairs, ``{text_b}``, as in
+    ``It was {mask}. {text}``; null: a head of its own."""
+    verbalizer: dict[str, Words] | None = None
+    """The word, or words, at the mask that stand for each class; of several, logits are averaged.
+    Each is one token of the package."""
+
+    def problems(self) -> Iterable[Problem]:
+        """Template and verbalizer belong together, and a word stands for one class."""
+        if (self.template is None) != (self.verbalizer is None):
+            missing = "template" if self.template is None else "verbalizer"
+            yield Problem(missing, "is missing: template and verbalizer belong together.")
+        if self.template is not None:
+            for message in Template(self.template).problems():
+                yield Problem("template", message)
+        words = [word for words in (self.verbalizer or {}).values() for word in words]
+        for word in dict.fromkeys(words):
+            if words.count(word) > 1:
+                yield Problem("verbalizer", f"has {word!r} twice. A word stands for one class.")
 
 
 @tasks.add
@@ -68,7 +100,26 @@ class Classification(Task[ClassificationConfig, ClassAnswer]):
 
     Config = ClassificationConfig
     modalities: ClassVar[frozenset[str]] = frozenset({"text", "pair", "image", "audio"})
-    target_types = ("cls", "sp", "nsp", "sop", "siamese")
+    target_types = ("cls", "prompt", "sp", "nsp", "sop", "siamese")
+
+    def __init__(self, config: ClassificationConfig, labels: Sequence[str], head: str) -> None:
+        super().__init__(config, labels, head)
+        if config.template is None:
+            return
+        self.template = Template(config.template)
+        named = config.verbalizer or {}
+        if set(named) != set(self.labels):
+            raise InputError(
+                f"task {head!r}: the verbalizer names {', '.join(sorted(named))}, the classes are "
+                f"{', '.join(self.labels)}. Give words for each class."
+            )
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task as a package stores it; without options that it does not use."""
+        found = super().spec
+        used = {name: value for name, value in found.options.items() if value is not None}
+        return found.model_copy(update={"options": used})
 
     @classmethod
     def form(cls) -> LabelForm:
@@ -76,7 +127,10 @@ class Classification(Task[ClassificationConfig, ClassAnswer]):
         return CLASSES
 
     def target(self, options: HeadOptions) -> TargetConfig:
-        """Return a head with one output per class."""
+        """Return a head with one output per class, or with the words of each."""
+        if self.config.verbalizer is not None:
+            words = tuple(self.config.verbalizer[label] for label in self.labels)
+            return PromptConfig(name=self.head, words=words)
         return ClsConfig(
             name=self.head,
             num_labels=len(self.labels),
@@ -92,6 +146,12 @@ class Classification(Task[ClassificationConfig, ClassAnswer]):
         from orchestrator.data.samples.labelled_samples import ClsSamples
         from orchestrator.data.samples.media_samples import MediaSamples, media_processor
 
+        if self.template is not None:
+            from orchestrator.data.samples.labelled_samples import TemplateSamples
+
+            return TemplateSamples(
+                rows, text_processor(processor), self.head, max_length, self.template
+            )
         if rows.pictures is not None or rows.sounds is not None:
             return MediaSamples(rows, media_processor(processor, rows), self.head)
         return ClsSamples(rows, text_processor(processor), self.head, max_length)

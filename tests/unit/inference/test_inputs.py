@@ -12,7 +12,7 @@ from orchestrator.inference.predictor import Predictor, rows_of_texts
 from orchestrator.zoo import Zoo
 from tests.support.packages import SENTENCES, commit_tiny
 
-APART = SimpleNamespace(pairs_apart=True, reads_windows=False, needs_reading=False)
+APART = SimpleNamespace(pairs_apart=True, reads_windows=False, needs_reading=False, template=None)
 
 
 @pytest.fixture(scope="module")

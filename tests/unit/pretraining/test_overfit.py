@@ -108,7 +108,7 @@ CASES = {
         [ROWS % ("morse", 20), SOUND, ROOM, "model.target=ctc"],
     ],
 }
-WITHOUT_SAMPLES = {"balance", "vector", "span", "choice", "similarity", "states"}
+WITHOUT_SAMPLES = {"balance", "vector", "span", "choice", "similarity", "states", "prompt"}
 """Targets without labels, and heads that only fine-tuning trains."""
 
 
