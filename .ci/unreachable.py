@@ -34,7 +34,6 @@ ALLOWED: dict[str, str] = {
     "lora_state": "Python interface; described in orchestrator/modeling/README.md",
     "load_lora_state": "Python interface; described in orchestrator/modeling/README.md",
     "check_data": "for stages that fine-tune; new",
-    "task_for": "for stages that fine-tune: kinds that choose options by the rows are new",
     "earlier_heads": "offered to continual parts, which other packages may add",
 }
 """Name → what calls it."""

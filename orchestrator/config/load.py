@@ -118,6 +118,35 @@ def default_tree(cls: type[StrictModel]) -> dict[str, Any]:
     return tree
 
 
+class UnreadableError(Exception):
+    """A check touched a value that is invalid by itself and already reported."""
+
+
+class Unreadable:
+    """Stands for an invalid value; everything one can do with it raises `UnreadableError`."""
+
+    __slots__ = ()
+
+    def _stop(self, *_: Any) -> NoReturn:
+        raise UnreadableError
+
+    __getattr__ = __call__ = __bool__ = __len__ = __iter__ = __getitem__ = __contains__ = _stop
+    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _stop
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __abs__ = _stop
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _stop
+    __pow__ = __rpow__ = __int__ = __float__ = __index__ = __str__ = __format__ = _stop
+    __hash__ = __fspath__ = __enter__ = _stop
+
+
+def partial_problems(model: type[StrictModel], data: Mapping[str, Any]) -> list[Problem]:
+    """Return the cross-field problems that can be known although ``data`` does not validate."""
+    return [
+        Problem(join(prefix, problem.path), problem.message)
+        for prefix, section in sections(_build(model, data))
+        for problem in _until_unreadable(section)
+    ]
+
+
 def _dump(value: Any) -> Any:
     if isinstance(value, StrictModel):
         return value.model_dump(mode="json", by_alias=True, exclude_unset=True)
@@ -171,35 +200,6 @@ def _copy(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_copy(item) for item in value]
     return value
-
-
-class UnreadableError(Exception):
-    """A check touched a value that is invalid by itself and already reported."""
-
-
-class Unreadable:
-    """Stands for an invalid value; everything one can do with it raises `UnreadableError`."""
-
-    __slots__ = ()
-
-    def _stop(self, *_: Any) -> NoReturn:
-        raise UnreadableError
-
-    __getattr__ = __call__ = __bool__ = __len__ = __iter__ = __getitem__ = __contains__ = _stop
-    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _stop
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __abs__ = _stop
-    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _stop
-    __pow__ = __rpow__ = __int__ = __float__ = __index__ = __str__ = __format__ = _stop
-    __hash__ = __fspath__ = __enter__ = _stop
-
-
-def partial_problems(model: type[StrictModel], data: Mapping[str, Any]) -> list[Problem]:
-    """Return the cross-field problems that can be known although ``data`` does not validate."""
-    return [
-        Problem(join(prefix, problem.path), problem.message)
-        for prefix, section in sections(_build(model, data))
-        for problem in _until_unreadable(section)
-    ]
 
 
 def _until_unreadable(section: StrictModel) -> Iterator[Problem]:

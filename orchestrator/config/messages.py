@@ -82,6 +82,38 @@ def to_problems(model: type[BaseModel], error: ValidationError) -> list[Problem]
     ]
 
 
+def nearest(word: str, allowed: Iterable[str]) -> str | None:
+    """Return the allowed name closest to ``word``, or None when nothing is near."""
+    names = {name.lower(): name for name in allowed}
+    found = difflib.get_close_matches(word.lower(), list(names), n=1, cutoff=SIMILARITY)
+    return names[found[0]] if found else None
+
+
+def listing(allowed: Iterable[str]) -> str:
+    """Return the allowed names joined by commas, cut after `MAX_LISTED` of them."""
+    names = list(allowed)
+    shown = ", ".join(names[:MAX_LISTED])
+    return f"{shown}, … ({len(names)} in all)" if len(names) > MAX_LISTED else shown
+
+
+def did_you_mean(word: str, allowed: Iterable[str], label: str = "Allowed") -> str:
+    """Return the sentences that help after an unknown name: the nearest name and what is allowed.
+
+    Args:
+        word: What was written.
+        allowed: The names that exist.
+        label: What the list is called in the message.
+
+    Returns:
+        For example ``Did you mean 'transformer'? Allowed: gru, lstm, transformer.``; empty when
+        nothing is allowed.
+    """
+    names = list(allowed)
+    near = nearest(word, names)
+    guess = f"Did you mean {near!r}? " if near is not None else ""
+    return f"{guess}{label}: {listing(names)}." if names else guess.strip()
+
+
 def _only_wrong_shape(texts: list[tuple[str, str]]) -> bool:
     return all(kind in _SHAPES for kind, _ in texts)
 
@@ -172,35 +204,3 @@ def _choices(value: Any, context: Context) -> str:
     near = nearest(str(value), _quoted(expected))
     guess = f"Did you mean {near!r}? " if near is not None else ""
     return f"{guess}Allowed: {expected}."
-
-
-def nearest(word: str, allowed: Iterable[str]) -> str | None:
-    """Return the allowed name closest to ``word``, or None when nothing is near."""
-    names = {name.lower(): name for name in allowed}
-    found = difflib.get_close_matches(word.lower(), list(names), n=1, cutoff=SIMILARITY)
-    return names[found[0]] if found else None
-
-
-def listing(allowed: Iterable[str]) -> str:
-    """Return the allowed names joined by commas, cut after `MAX_LISTED` of them."""
-    names = list(allowed)
-    shown = ", ".join(names[:MAX_LISTED])
-    return f"{shown}, … ({len(names)} in all)" if len(names) > MAX_LISTED else shown
-
-
-def did_you_mean(word: str, allowed: Iterable[str], label: str = "Allowed") -> str:
-    """Return the sentences that help after an unknown name: the nearest name and what is allowed.
-
-    Args:
-        word: What was written.
-        allowed: The names that exist.
-        label: What the list is called in the message.
-
-    Returns:
-        For example ``Did you mean 'transformer'? Allowed: gru, lstm, transformer.``; empty when
-        nothing is allowed.
-    """
-    names = list(allowed)
-    near = nearest(word, names)
-    guess = f"Did you mean {near!r}? " if near is not None else ""
-    return f"{guess}{label}: {listing(names)}." if names else guess.strip()

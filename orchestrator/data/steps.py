@@ -177,18 +177,6 @@ def eval_batches(
         yield dataset.collate(mine, 0) if len(mine) else _uncounted(dataset, int(group[0]))
 
 
-def _uncounted(dataset: SampleDataset, index: int) -> Batch:
-    batch = dataset.collate(np.asarray([index], dtype=np.int64), 0)
-    return {
-        name: torch.full_like(value, IGNORED) if name.startswith("labels.") else value
-        for name, value in batch.items()
-    }
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
-
-
 class Shuffled:
     """The stream of one source of ``size`` samples."""
 
@@ -293,3 +281,15 @@ def quotas(weights: Sequence[float]) -> IntArray:
     rest = np.argsort(-(exact - found), kind="stable")
     found[rest[: CYCLE - int(found.sum())]] += 1
     return found
+
+
+def _uncounted(dataset: SampleDataset, index: int) -> Batch:
+    batch = dataset.collate(np.asarray([index], dtype=np.int64), 0)
+    return {
+        name: torch.full_like(value, IGNORED) if name.startswith("labels.") else value
+        for name, value in batch.items()
+    }
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]

@@ -202,11 +202,6 @@ class Draft:
         return manifest
 
 
-def _without_files(manifest: Manifest) -> dict[str, JsonValue]:
-    """Return the manifest's content; the commit fills in the files."""
-    return manifest.model_dump(mode="json", exclude={"files"})
-
-
 def complete_producer(given: dict[str, object]) -> Producer:
     """Return a producer with what the stage gave, the git revision and the library versions."""
     known: dict[str, object] = {"git_revision": git_revision(), "libraries": library_versions()}
@@ -244,3 +239,8 @@ def git_revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _without_files(manifest: Manifest) -> dict[str, JsonValue]:
+    """Return the manifest's content; the commit fills in the files."""
+    return manifest.model_dump(mode="json", exclude={"files"})

@@ -67,33 +67,6 @@ def build_index(
     return pd.concat([frame, metrics.astype("float64").sort_index(axis=1)], axis=1)
 
 
-def _row(package: Package, aliases: Sequence[str]) -> dict[str, object]:
-    manifest = package.manifest
-    return {
-        "ref": package.ref,
-        "name": package.name,
-        "version": package.version,
-        "kind": package.kind,
-        "status": manifest.status,
-        "created_at": manifest.created_at,
-        "aliases": " ".join(sorted(aliases)),
-        "task": manifest.task.kind if manifest.task else "",
-        "modality": manifest.task.modality if manifest.task else "",
-        "stage": manifest.producer.stage,
-        "parents": " ".join(parent.ref for parent in manifest.parents),
-        "bytes": manifest.total_bytes,
-        "licence": manifest.licence or "",
-    }
-
-
-def _numbers(package: Package) -> dict[str, float]:
-    return {
-        f"metric.{name}": float(value)
-        for name, value in package.manifest.metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Result of verifying one package or pointer.
@@ -146,19 +119,6 @@ def check_all(store: Store) -> list[Finding]:
     return sorted(findings, key=lambda finding: finding.ref)
 
 
-def _check_aliases(store: Store, name: str) -> list[Finding]:
-    try:
-        aliases = read_aliases(store, name).aliases
-    except IntegrityError as error:
-        return [Finding(f"{name}@*", ok=False, message=str(error))]
-    known = versions(store, name)
-    return [
-        Finding(f"{name}@{alias}", ok=False, message=f"points to {version}, which is not there.")
-        for alias, version in aliases.items()
-        if version not in known
-    ]
-
-
 @dataclass(frozen=True, slots=True)
 class Ancestor:
     """One package in a lineage.
@@ -199,32 +159,6 @@ def trace(store: Store, package: Package) -> list[Ancestor]:
         if found is not None:
             queue += [(grand, depth + 1, parent.ref) for grand in found.manifest.parents]
     return lineage
-
-
-def _state(package: Package) -> Ancestor:
-    """Return the first entry: the package itself, hashed like its ancestors."""
-    try:
-        package.verify()
-    except IntegrityError as error:
-        return Ancestor(package.ref, 0, package.kind, "damaged", str(error))
-    return Ancestor(package.ref, 0, package.kind, "ok")
-
-
-def _examine(
-    store: Store, parent: Parent, depth: int, child: str
-) -> tuple[Ancestor, Package | None]:
-    if parent.version not in store.folders(parent.name):
-        message = f"{parent.ref} is not in the zoo any more"
-        return Ancestor(parent.ref, depth, "", "missing", message, child), None
-    try:
-        package = Package.read(store, parent.name, parent.version)
-        package.verify()
-    except IntegrityError as error:
-        return Ancestor(parent.ref, depth, "", "damaged", str(error), child), None
-    if package.manifest_sha256 != parent.manifest_sha256:
-        message = f"{child} was made from another {parent.ref}: the manifests differ"
-        return Ancestor(parent.ref, depth, package.kind, "changed", message, child), package
-    return Ancestor(parent.ref, depth, package.kind, "ok", "", child), package
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +211,72 @@ def plan_collection(
         kept=dict(sorted(kept.items())),
         freed_bytes=sum(package.manifest.total_bytes for package in removed),
     )
+
+
+def _row(package: Package, aliases: Sequence[str]) -> dict[str, object]:
+    manifest = package.manifest
+    return {
+        "ref": package.ref,
+        "name": package.name,
+        "version": package.version,
+        "kind": package.kind,
+        "status": manifest.status,
+        "created_at": manifest.created_at,
+        "aliases": " ".join(sorted(aliases)),
+        "task": manifest.task.kind if manifest.task else "",
+        "modality": manifest.task.modality if manifest.task else "",
+        "stage": manifest.producer.stage,
+        "parents": " ".join(parent.ref for parent in manifest.parents),
+        "bytes": manifest.total_bytes,
+        "licence": manifest.licence or "",
+    }
+
+
+def _numbers(package: Package) -> dict[str, float]:
+    return {
+        f"metric.{name}": float(value)
+        for name, value in package.manifest.metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _check_aliases(store: Store, name: str) -> list[Finding]:
+    try:
+        aliases = read_aliases(store, name).aliases
+    except IntegrityError as error:
+        return [Finding(f"{name}@*", ok=False, message=str(error))]
+    known = versions(store, name)
+    return [
+        Finding(f"{name}@{alias}", ok=False, message=f"points to {version}, which is not there.")
+        for alias, version in aliases.items()
+        if version not in known
+    ]
+
+
+def _state(package: Package) -> Ancestor:
+    """Return the first entry: the package itself, hashed like its ancestors."""
+    try:
+        package.verify()
+    except IntegrityError as error:
+        return Ancestor(package.ref, 0, package.kind, "damaged", str(error))
+    return Ancestor(package.ref, 0, package.kind, "ok")
+
+
+def _examine(
+    store: Store, parent: Parent, depth: int, child: str
+) -> tuple[Ancestor, Package | None]:
+    if parent.version not in store.folders(parent.name):
+        message = f"{parent.ref} is not in the zoo any more"
+        return Ancestor(parent.ref, depth, "", "missing", message, child), None
+    try:
+        package = Package.read(store, parent.name, parent.version)
+        package.verify()
+    except IntegrityError as error:
+        return Ancestor(parent.ref, depth, "", "damaged", str(error), child), None
+    if package.manifest_sha256 != parent.manifest_sha256:
+        message = f"{child} was made from another {parent.ref}: the manifests differ"
+        return Ancestor(parent.ref, depth, package.kind, "changed", message, child), package
+    return Ancestor(parent.ref, depth, package.kind, "ok", "", child), package
 
 
 def _held(name: str, aliases: Aliases) -> dict[str, str]:

@@ -130,78 +130,6 @@ def continues_word(token: str, kind: Kind) -> bool:
     return not token.startswith((SPACE, *BYTE_SPACES))
 
 
-def _train_wordpiece(texts: Texts, vocab_size: int, lowercase: bool) -> Tokenizer:
-    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    counts = Counter(chain.from_iterable(normalizer.normalize_str(text) for text in texts))
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    limit = max(MIN_ALPHABET, vocab_size // ALPHABET_SHARE)
-    alphabet = sorted([char for char, _ in ranked if not char.isspace()][:limit])
-    numbered = [*SPECIAL_TOKENS, *alphabet, *(CONTINUATION + char for char in alphabet)]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        special_tokens=numbered,
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        continuing_subword_prefix=CONTINUATION,
-        show_progress=False,
-    )
-    pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    learner = Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS[UNK]))
-    learner.normalizer, learner.pre_tokenizer = normalizer, pre_tokenizer
-    learner.train_from_iterator(texts, trainer, length=len(texts))
-    # A fresh tokenizer, in which only the five are special and not the whole alphabet.
-    model = models.WordPiece(vocab=_model_of(learner)["vocab"], unk_token=SPECIAL_TOKENS[UNK])
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
-    tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
-    return tokenizer
-
-
-def _train_bpe(texts: Texts, vocab_size: int, lowercase: bool) -> Tokenizer:
-    del lowercase  # byte-level BPE keeps the text as it is
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer, length=len(texts))
-    return tokenizer
-
-
-def _train_unigram(texts: Texts, vocab_size: int, lowercase: bool) -> Tokenizer:
-    del lowercase
-    learner = Tokenizer(models.Unigram())
-    learner.normalizer = normalizers.NFKC()
-    # Split at brackets: otherwise the model would find its special pieces in ordinary text.
-    brackets = pre_tokenizers.Split(Regex(r"[\[\]]"), "isolated")
-    learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), brackets])
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
-        unk_token=SPECIAL_TOKENS[UNK],
-        show_progress=False,
-    )
-    learner.train_from_iterator(texts, trainer, length=len(texts))
-    pieces = _model_of(learner)["vocab"]
-    special, learned = pieces[: len(SPECIAL_TOKENS)], pieces[len(SPECIAL_TOKENS) :]
-    rounded = [(piece, round(score, SCORE_DIGITS)) for piece, score in learned]
-    rounded.sort(key=lambda item: (-item[1], item[0]))
-    vocab = [*((piece, score) for piece, score in special), *rounded]
-    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=UNK))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = learner.normalizer, learner.pre_tokenizer
-    tokenizer.decoder = decoders.Metaspace()
-    return tokenizer
-
-
-def _model_of(tokenizer: Tokenizer) -> dict[str, Any]:
-    model: dict[str, Any] = json.loads(tokenizer.to_str())["model"]
-    return model
-
-
 @dataclass(frozen=True, slots=True)
 class TokenizerSettings:
     """Settings of a tokenizer that its file does not hold.
@@ -277,6 +205,78 @@ def special_ids(tokenizer: Tokenizer, named: Mapping[str, Any]) -> dict[str, int
                 found[role] = int(number)
                 break
     return found
+
+
+def _train_wordpiece(texts: Texts, vocab_size: int, lowercase: bool) -> Tokenizer:
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    counts = Counter(chain.from_iterable(normalizer.normalize_str(text) for text in texts))
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    limit = max(MIN_ALPHABET, vocab_size // ALPHABET_SHARE)
+    alphabet = sorted([char for char, _ in ranked if not char.isspace()][:limit])
+    numbered = [*SPECIAL_TOKENS, *alphabet, *(CONTINUATION + char for char in alphabet)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=numbered,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        continuing_subword_prefix=CONTINUATION,
+        show_progress=False,
+    )
+    pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    learner = Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS[UNK]))
+    learner.normalizer, learner.pre_tokenizer = normalizer, pre_tokenizer
+    learner.train_from_iterator(texts, trainer, length=len(texts))
+    # A fresh tokenizer, in which only the five are special and not the whole alphabet.
+    model = models.WordPiece(vocab=_model_of(learner)["vocab"], unk_token=SPECIAL_TOKENS[UNK])
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
+    tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
+    return tokenizer
+
+
+def _train_bpe(texts: Texts, vocab_size: int, lowercase: bool) -> Tokenizer:
+    del lowercase  # byte-level BPE keeps the text as it is
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer, length=len(texts))
+    return tokenizer
+
+
+def _train_unigram(texts: Texts, vocab_size: int, lowercase: bool) -> Tokenizer:
+    del lowercase
+    learner = Tokenizer(models.Unigram())
+    learner.normalizer = normalizers.NFKC()
+    # Split at brackets: otherwise the model would find its special pieces in ordinary text.
+    brackets = pre_tokenizers.Split(Regex(r"[\[\]]"), "isolated")
+    learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), brackets])
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        unk_token=SPECIAL_TOKENS[UNK],
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts, trainer, length=len(texts))
+    pieces = _model_of(learner)["vocab"]
+    special, learned = pieces[: len(SPECIAL_TOKENS)], pieces[len(SPECIAL_TOKENS) :]
+    rounded = [(piece, round(score, SCORE_DIGITS)) for piece, score in learned]
+    rounded.sort(key=lambda item: (-item[1], item[0]))
+    vocab = [*((piece, score) for piece, score in special), *rounded]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=UNK))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = learner.normalizer, learner.pre_tokenizer
+    tokenizer.decoder = decoders.Metaspace()
+    return tokenizer
+
+
+def _model_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    model: dict[str, Any] = json.loads(tokenizer.to_str())["model"]
+    return model
 
 
 def _limit(theirs: Mapping[str, Any]) -> int:

@@ -90,6 +90,38 @@ def uncommit(folder: Path) -> None:
         remove(folder / MANIFEST_NAME)
 
 
+def check_corpus(folder: Path, thorough: bool) -> CorpusManifest:
+    """Check a committed corpus.
+
+    Args:
+        folder: Folder of the corpus.
+        thorough: Also hash the shards.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        IntegrityError: It is not a corpus of this format, or a file is missing, changed or not
+            listed.
+    """
+    stored = read_manifest(folder)
+    found = scan(folder)
+    found.pop(MANIFEST_NAME, None)
+    require_sizes(str(folder), stored["files"], found)
+    if stored.get("kind") != KIND or stored.get("format") != CORPUS_FORMAT:
+        raise IntegrityError(
+            f"{folder}: is a {stored.get('kind')} of format {stored.get('format')}, and this "
+            f"version reads a {KIND} of format {CORPUS_FORMAT}. Build it again."
+        )
+    manifest = read_as(CorpusManifest, stored, folder)
+    files = manifest.files
+    small = [name for name, entry in files.items() if entry.bytes <= SMALL_BYTES]
+    large = [name for name, entry in files.items() if entry.bytes > SMALL_BYTES]
+    for name in [*small, *(_sampled(large, files) if thorough else ())]:
+        require_hash(folder / name, files[name].sha256)
+    return manifest
+
+
 def _stored_plan(folder: Path) -> Plan | None:
     """Return the plan of an earlier build if it and the tokenizer are intact."""
     try:
@@ -177,38 +209,6 @@ def _blocks(sidecars: Sequence[Sidecar], sources: int) -> dict[str, tuple[int, .
         )
         for split in SPLITS
     }
-
-
-def check_corpus(folder: Path, thorough: bool) -> CorpusManifest:
-    """Check a committed corpus.
-
-    Args:
-        folder: Folder of the corpus.
-        thorough: Also hash the shards.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        IntegrityError: It is not a corpus of this format, or a file is missing, changed or not
-            listed.
-    """
-    stored = read_manifest(folder)
-    found = scan(folder)
-    found.pop(MANIFEST_NAME, None)
-    require_sizes(str(folder), stored["files"], found)
-    if stored.get("kind") != KIND or stored.get("format") != CORPUS_FORMAT:
-        raise IntegrityError(
-            f"{folder}: is a {stored.get('kind')} of format {stored.get('format')}, and this "
-            f"version reads a {KIND} of format {CORPUS_FORMAT}. Build it again."
-        )
-    manifest = read_as(CorpusManifest, stored, folder)
-    files = manifest.files
-    small = [name for name, entry in files.items() if entry.bytes <= SMALL_BYTES]
-    large = [name for name, entry in files.items() if entry.bytes > SMALL_BYTES]
-    for name in [*small, *(_sampled(large, files) if thorough else ())]:
-        require_hash(folder / name, files[name].sha256)
-    return manifest
 
 
 def _sampled(names: list[str], files: dict[str, FileEntry]) -> list[str]:

@@ -97,78 +97,9 @@ def build_shard(task: ShardTask, job: CorpusJob, rules: ShardRules) -> BuiltShar
     return BuiltShard(sidecar=sidecar, built=True)
 
 
-def _finished(folder: Path, number: int, made_of: str) -> Sidecar | None:
-    """Return the sidecar of a shard with these inputs and intact files, or None."""
-    try:
-        sidecar = Sidecar.model_validate(read_json(folder / sidecar_file(number)))
-        whole = sidecar.made_of == made_of and set(sidecar.files) == set(shard_files(number))
-        whole = whole and all(
-            (folder / name).stat().st_size == entry.bytes
-            and sha256_file(folder / name) == entry.sha256
-            for name, entry in sidecar.files.items()
-        )
-    except (OSError, IntegrityError, ValueError):
-        return None
-    return sidecar if whole else None
-
-
-def _write(
-    task: ShardTask, job: CorpusJob, rules: ShardRules, made_of: str, folder: Path
-) -> Sidecar:
-    """Write the files of a shard into a folder; return its sidecar."""
-    number, piece, config = task.number, task.piece, job.config
-    processor = _processor(job.folder, rules.tokenizer_sha256)
-    rejected: Counter[str] = Counter()
-    read = 0
-    with ExitStack() as stack:
-        writers = {
-            split: stack.enter_context(
-                SplitWriter(
-                    folder / blocks_file(split, number), config.block_size, processor.vocab_size
-                )
-            )
-            for split in SPLITS
-        }
-        for texts in batches(piece.documents(job.sources(), rejected)):
-            read += len(texts)
-            found = encode_sentences(processor.tokenizer, texts, config.sentences)
-            for text, (ids, sentences) in zip(texts, found, strict=True):
-                if ids:
-                    split = "validation" if rules.held_out.has(text) else "train"
-                    writers[split].add_document(ids, sentences)
-                rejected["no tokens"] += not ids
-        blocks = {split: writer.fill() for split, writer in writers.items()}
-    _require_unchanged(config.specs[piece.source].source, task.documents, read)
-    return Sidecar(
-        number=number,
-        made_of=made_of,
-        source=piece.source,
-        documents={split: writer.documents for split, writer in writers.items()},
-        tokens={split: writer.tokens for split, writer in writers.items()},
-        blocks=blocks,
-        rejected={reason: n for reason, n in sorted(rejected.items()) if n},
-        files={name: entry_of(folder / name) for name in shard_files(number)},
-    )
-
-
 def entry_of(path: Path) -> FileEntry:
     """Return the hash and the size of a file."""
     return FileEntry(sha256=sha256_file(path), bytes=path.stat().st_size)
-
-
-def _require_unchanged(source: str, surveyed: int, read: int) -> None:
-    if read != surveyed:
-        raise InputError(
-            f"{source}: had {surveyed} documents in a part that has {read} now. It was changed "
-            "while the corpus was built; start again when no process writes to it."
-        )
-
-
-@lru_cache(maxsize=1)
-def _processor(folder: str, sha256: str) -> TextProcessor:
-    """Return the tokenizer of a corpus; a worker reads it once."""
-    del sha256  # another one is another tokenizer
-    return TextProcessor.load(folder)
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -229,3 +160,72 @@ class ShardedBlocks(TokenBlocks):
 
     def _stretch(self, number: int, start: int, stop: int) -> IntArray:
         return self._opened(number).span(start, stop)
+
+
+def _finished(folder: Path, number: int, made_of: str) -> Sidecar | None:
+    """Return the sidecar of a shard with these inputs and intact files, or None."""
+    try:
+        sidecar = Sidecar.model_validate(read_json(folder / sidecar_file(number)))
+        whole = sidecar.made_of == made_of and set(sidecar.files) == set(shard_files(number))
+        whole = whole and all(
+            (folder / name).stat().st_size == entry.bytes
+            and sha256_file(folder / name) == entry.sha256
+            for name, entry in sidecar.files.items()
+        )
+    except (OSError, IntegrityError, ValueError):
+        return None
+    return sidecar if whole else None
+
+
+def _write(
+    task: ShardTask, job: CorpusJob, rules: ShardRules, made_of: str, folder: Path
+) -> Sidecar:
+    """Write the files of a shard into a folder; return its sidecar."""
+    number, piece, config = task.number, task.piece, job.config
+    processor = _processor(job.folder, rules.tokenizer_sha256)
+    rejected: Counter[str] = Counter()
+    read = 0
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(
+                SplitWriter(
+                    folder / blocks_file(split, number), config.block_size, processor.vocab_size
+                )
+            )
+            for split in SPLITS
+        }
+        for texts in batches(piece.documents(job.sources(), rejected)):
+            read += len(texts)
+            found = encode_sentences(processor.tokenizer, texts, config.sentences)
+            for text, (ids, sentences) in zip(texts, found, strict=True):
+                if ids:
+                    split = "validation" if rules.held_out.has(text) else "train"
+                    writers[split].add_document(ids, sentences)
+                rejected["no tokens"] += not ids
+        blocks = {split: writer.fill() for split, writer in writers.items()}
+    _require_unchanged(config.specs[piece.source].source, task.documents, read)
+    return Sidecar(
+        number=number,
+        made_of=made_of,
+        source=piece.source,
+        documents={split: writer.documents for split, writer in writers.items()},
+        tokens={split: writer.tokens for split, writer in writers.items()},
+        blocks=blocks,
+        rejected={reason: n for reason, n in sorted(rejected.items()) if n},
+        files={name: entry_of(folder / name) for name in shard_files(number)},
+    )
+
+
+def _require_unchanged(source: str, surveyed: int, read: int) -> None:
+    if read != surveyed:
+        raise InputError(
+            f"{source}: had {surveyed} documents in a part that has {read} now. It was changed "
+            "while the corpus was built; start again when no process writes to it."
+        )
+
+
+@lru_cache(maxsize=1)
+def _processor(folder: str, sha256: str) -> TextProcessor:
+    """Return the tokenizer of a corpus; a worker reads it once."""
+    del sha256  # another one is another tokenizer
+    return TextProcessor.load(folder)

@@ -102,36 +102,6 @@ def read_piece(task: PieceTask, job: CorpusJob) -> PieceCounts:
     )
 
 
-def _up_to(
-    limit: int, pieces: Sequence[Piece], task: "partial[PieceCounts]"
-) -> list[tuple[Piece, PieceCounts]]:
-    """Read pieces one after the other until there are ``limit`` documents."""
-    found: list[tuple[Piece, PieceCounts]] = []
-    for number, piece in enumerate(pieces):
-        capped = piece.capped(limit)
-        result = task(PieceTask(number=number, piece=capped))
-        limit -= result.documents
-        found.append((capped if limit <= 0 else piece, result))
-        if limit <= 0:
-            break
-    return found
-
-
-def _held_out(config: CorpusConfig, results: Sequence[PieceCounts]) -> HeldOut:
-    spec = config.specs[0]
-    least = min(result.least for result in results)
-    greatest = max(result.greatest for result in results)
-    if least >= greatest:
-        left_out = sum((Counter(result.rejected) for result in results), Counter[str]())
-        reasons = ", ".join(f"{n} × {reason}" for reason, n in left_out.items())
-        raise InputError(
-            f"{config.title}: needs at least two different documents, one to learn from and one "
-            f"for validation; left out: {reasons or 'nothing'}."
-        )
-    share = spec.validation_fraction
-    return HeldOut(seed=spec.seed, share=share, least=least, greatest=greatest)
-
-
 class Sample:
     """Documents for training a tokenizer: the beginning of each piece, read again on each pass.
 
@@ -219,6 +189,36 @@ def estimate(spec: DatasetSpec, shard_bytes: int) -> Estimate:
     if cap is not None and average is not None and count > cap:
         count, size = cap, round(cap * average)
     return Estimate(count, size, max(1, -(-size // shard_bytes)))
+
+
+def _up_to(
+    limit: int, pieces: Sequence[Piece], task: "partial[PieceCounts]"
+) -> list[tuple[Piece, PieceCounts]]:
+    """Read pieces one after the other until there are ``limit`` documents."""
+    found: list[tuple[Piece, PieceCounts]] = []
+    for number, piece in enumerate(pieces):
+        capped = piece.capped(limit)
+        result = task(PieceTask(number=number, piece=capped))
+        limit -= result.documents
+        found.append((capped if limit <= 0 else piece, result))
+        if limit <= 0:
+            break
+    return found
+
+
+def _held_out(config: CorpusConfig, results: Sequence[PieceCounts]) -> HeldOut:
+    spec = config.specs[0]
+    least = min(result.least for result in results)
+    greatest = max(result.greatest for result in results)
+    if least >= greatest:
+        left_out = sum((Counter(result.rejected) for result in results), Counter[str]())
+        reasons = ", ".join(f"{n} × {reason}" for reason, n in left_out.items())
+        raise InputError(
+            f"{config.title}: needs at least two different documents, one to learn from and one "
+            f"for validation; left out: {reasons or 'nothing'}."
+        )
+    share = spec.validation_fraction
+    return HeldOut(seed=spec.seed, share=share, least=least, greatest=greatest)
 
 
 def _average(documents: Documents) -> float | None:

@@ -120,6 +120,71 @@ def read_docstrings(file: Path, module: str) -> tuple[list[Docstring], str | Non
     return found[:: max(step, 1)], None
 
 
+@dataclass(frozen=True, slots=True)
+class Library:
+    """One installed library: import name, version, and the folder its modules lie in."""
+
+    name: str
+    version: str
+    root: Path
+
+    def module(self, file: str) -> str:
+        """Return the dotted path of a file, given relative to the root."""
+        parts = file.removesuffix(".py").split("/")
+        if parts[-1] == "__init__":
+            parts.pop()
+        return ".".join(parts if self.name == STDLIB else [self.name, *parts])
+
+
+def usual_libraries() -> list[Library]:
+    """Return the standard library and those of the usual libraries that are installed."""
+    found = [find_library(STDLIB)]
+    for name, distribution in USUAL.items():
+        library = _locate(name, distribution)
+        if library is not None:
+            found.append(library)
+    return found
+
+
+def find_library(name: str) -> Library:
+    """Find an installed library by its import name (``stdlib`` for the standard library).
+
+    Raises:
+        InputError: It is not installed, or it is not a package of Python files.
+    """
+    if name == STDLIB:
+        return Library(STDLIB, platform.python_version(), Path(sysconfig.get_path("stdlib")))
+    distributions = [USUAL[name]] if name in USUAL else metadata.packages_distributions().get(name)
+    library = _locate(name, distributions[0]) if distributions else None
+    if library is None:
+        known = [STDLIB, *(n for n, d in USUAL.items() if _locate(n, d) is not None)]
+        raise InputError(
+            f"{name!r} is not an installed library with Python files. {did_you_mean(name, known)} "
+            "Any other installed package may be named by its import name."
+        )
+    return library
+
+
+@lru_cache(maxsize=256)
+def list_files(library: Library, prefixes: tuple[str, ...] = ("",)) -> tuple[str, ...]:
+    """List a library's Python files, relative to its root, in hash order.
+
+    The order is that of the SHA-256 of library and path: the same on every machine, and a prefix
+    of it is a fair sample of the library.
+
+    Args:
+        library: The library.
+        prefixes: Relative folders or files to take; "" is everything.
+    """
+    files = {file for prefix in prefixes for file in _python_files(library.root, prefix)}
+    return tuple(sorted(files, key=lambda file: _rank(f"{library.name}/{file}")))
+
+
+def versions(libraries: Sequence[Library]) -> dict[str, str]:
+    """Return everything that determines the text of the libraries: versions, also of Python."""
+    return {"python": platform.python_version(), **{lib.name: lib.version for lib in libraries}}
+
+
 def _parse(source: bytes) -> ast.Module:
     """Parse without the garbage collector, which would visit each half-built tree many times."""
     collecting = gc.isenabled()
@@ -227,51 +292,6 @@ def _statements(node: ast.AST) -> Iterator[ast.stmt]:
             yield from _statements(child)
 
 
-@dataclass(frozen=True, slots=True)
-class Library:
-    """One installed library: import name, version, and the folder its modules lie in."""
-
-    name: str
-    version: str
-    root: Path
-
-    def module(self, file: str) -> str:
-        """Return the dotted path of a file, given relative to the root."""
-        parts = file.removesuffix(".py").split("/")
-        if parts[-1] == "__init__":
-            parts.pop()
-        return ".".join(parts if self.name == STDLIB else [self.name, *parts])
-
-
-def usual_libraries() -> list[Library]:
-    """Return the standard library and those of the usual libraries that are installed."""
-    found = [find_library(STDLIB)]
-    for name, distribution in USUAL.items():
-        library = _locate(name, distribution)
-        if library is not None:
-            found.append(library)
-    return found
-
-
-def find_library(name: str) -> Library:
-    """Find an installed library by its import name (``stdlib`` for the standard library).
-
-    Raises:
-        InputError: It is not installed, or it is not a package of Python files.
-    """
-    if name == STDLIB:
-        return Library(STDLIB, platform.python_version(), Path(sysconfig.get_path("stdlib")))
-    distributions = [USUAL[name]] if name in USUAL else metadata.packages_distributions().get(name)
-    library = _locate(name, distributions[0]) if distributions else None
-    if library is None:
-        known = [STDLIB, *(n for n, d in USUAL.items() if _locate(n, d) is not None)]
-        raise InputError(
-            f"{name!r} is not an installed library with Python files. {did_you_mean(name, known)} "
-            "Any other installed package may be named by its import name."
-        )
-    return library
-
-
 def _locate(name: str, distribution: str) -> Library | None:
     try:
         found = metadata.distribution(distribution)
@@ -279,21 +299,6 @@ def _locate(name: str, distribution: str) -> Library | None:
         return None
     root = Path(str(found.locate_file(name)))
     return Library(name, found.version, root) if root.is_dir() else None
-
-
-@lru_cache(maxsize=256)
-def list_files(library: Library, prefixes: tuple[str, ...] = ("",)) -> tuple[str, ...]:
-    """List a library's Python files, relative to its root, in hash order.
-
-    The order is that of the SHA-256 of library and path: the same on every machine, and a prefix
-    of it is a fair sample of the library.
-
-    Args:
-        library: The library.
-        prefixes: Relative folders or files to take; "" is everything.
-    """
-    files = {file for prefix in prefixes for file in _python_files(library.root, prefix)}
-    return tuple(sorted(files, key=lambda file: _rank(f"{library.name}/{file}")))
 
 
 def _rank(name: str) -> bytes:
@@ -309,8 +314,3 @@ def _python_files(root: Path, prefix: str) -> Iterator[str]:
         inside = Path(folder).relative_to(root).as_posix()
         start = "" if inside == "." else f"{inside}/"
         yield from (f"{start}{name}" for name in names if name.endswith(".py"))
-
-
-def versions(libraries: Sequence[Library]) -> dict[str, str]:
-    """Return everything that determines the text of the libraries: versions, also of Python."""
-    return {"python": platform.python_version(), **{lib.name: lib.version for lib in libraries}}

@@ -155,10 +155,6 @@ def corpus_records(
     return cached_table("pydoc/corpus", corpus_identity(limit, libraries), build, cache)
 
 
-def _libraries(names: Sequence[str] | None) -> list[Library]:
-    return usual_libraries() if names is None else [find_library(name) for name in names]
-
-
 def pair_entries(spec: DatasetSpec, cache: Path | None) -> Entries:
     """Return as many pairs as the cap says (4,000 without one)."""
     rows = spec.max_rows or PAIR_ROWS
@@ -228,3 +224,7 @@ def read_table(path: Path) -> pd.DataFrame | None:
         logger.warning("event=damaged_cache_rebuilt path=%s reason=%r", path, str(error))
         return None
     return frame
+
+
+def _libraries(names: Sequence[str] | None) -> list[Library]:
+    return usual_libraries() if names is None else [find_library(name) for name in names]

@@ -121,17 +121,6 @@ def their_outputs(
     return list(_tensors(model.eval()(**inputs)))
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, (list, tuple)):
-        for value in output:
-            yield from _tensors(value)
-
-
 @torch.no_grad()
 def our_outputs(folder: Path, sample: Sample) -> dict[str, Tensor]:
     """Return the logits of every head in fp32; ``encoded`` of a model without heads."""
@@ -181,33 +170,6 @@ def compare_outputs(
     return Report(largest, relative, compared, tuple(sorted(found.keys() - compared.keys())))
 
 
-def _aligned(ours: Tensor, theirs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the ways in which two outputs may be the same.
-
-    A head over positions answers at all of them here, [B, S, K]; some classes leave out the class
-    token in front (BEiT) or the image behind a text (ViLT).
-    """
-    if ours.shape == theirs.shape:
-        yield ours, theirs
-    elif ours.dim() == theirs.dim() == 3 and ours.shape[::2] == theirs.shape[::2]:
-        count = theirs.shape[1]
-        if 0 < count < ours.shape[1]:
-            yield ours[:, :count], theirs
-            yield ours[:, -count:], theirs
-
-
-def _difference(ours: Tensor, theirs: Tensor, sample: Sample) -> tuple[float, float]:
-    """Return the largest difference at real positions, absolute and relative; NaN counts as inf."""
-    ours, theirs = ours.double(), theirs.double()
-    for mask in sample.masks:
-        if ours.dim() > 1 and ours.shape[:2] == mask.shape:
-            ours, theirs = ours[mask], theirs[mask]
-            break
-    difference = float((ours - theirs).abs().nan_to_num(torch.inf).max())
-    scale = float(theirs.abs().max())
-    return difference, difference / max(scale, torch.finfo(torch.float32).tiny)
-
-
 def random_sample(architecture: Architecture, values: Values, config: ModelConfig) -> Sample:
     """Return a batch whose second row is padded.
 
@@ -233,6 +195,44 @@ def random_sample(architecture: Architecture, values: Values, config: ModelConfi
 def text_sample(config: ModelConfig) -> Sample:
     """Return a batch of texts for a model that has no counterpart in transformers."""
     return _text(Values({}), config, torch.Generator().manual_seed(SEED))
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (list, tuple)):
+        for value in output:
+            yield from _tensors(value)
+
+
+def _aligned(ours: Tensor, theirs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the ways in which two outputs may be the same.
+
+    A head over positions answers at all of them here, [B, S, K]; some classes leave out the class
+    token in front (BEiT) or the image behind a text (ViLT).
+    """
+    if ours.shape == theirs.shape:
+        yield ours, theirs
+    elif ours.dim() == theirs.dim() == 3 and ours.shape[::2] == theirs.shape[::2]:
+        count = theirs.shape[1]
+        if 0 < count < ours.shape[1]:
+            yield ours[:, :count], theirs
+            yield ours[:, -count:], theirs
+
+
+def _difference(ours: Tensor, theirs: Tensor, sample: Sample) -> tuple[float, float]:
+    """Return the largest difference at real positions, absolute and relative; NaN counts as inf."""
+    ours, theirs = ours.double(), theirs.double()
+    for mask in sample.masks:
+        if ours.dim() > 1 and ours.shape[:2] == mask.shape:
+            ours, theirs = ours[mask], theirs[mask]
+            break
+    difference = float((ours - theirs).abs().nan_to_num(torch.inf).max())
+    scale = float(theirs.abs().max())
+    return difference, difference / max(scale, torch.finfo(torch.float32).tiny)
 
 
 def _text(values: Values, config: ModelConfig, generator: torch.Generator) -> Sample:

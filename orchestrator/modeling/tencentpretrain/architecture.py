@@ -130,6 +130,43 @@ def assemble(options: Mapping[str, Any], shapes: Shapes) -> Assembly:
     return Assembly(config, tuple(_deviations(options, shapes)))
 
 
+def is_first_t5(options: Mapping[str, Any]) -> bool:
+    """Return whether a model is T5 v1.0, whose tied output layer reads scaled vectors."""
+    t5 = options["layernorm"] == "t5" and options["decoder"] is not None
+    return bool(t5 and options["tie_weights"] and options["relative_position_embedding"])
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """Read a configuration file and fill in the defaults.
+
+    Raises:
+        InputError: It cannot be read, lacks a size, or has options or parts that are not known.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}. Give the model's JSON file.") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path} is not a mapping. Give the model's JSON file.")
+    for key in sorted(raw.keys() - DEFAULTS.keys() - TRAINING):
+        near = nearest(key, DEFAULTS)
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise InputError(f"{path}: {key!r} is not an option of a model that is read here.{hint}")
+    options = {**DEFAULTS, **{key: raw[key] for key in raw.keys() & DEFAULTS.keys()}}
+    for key in REQUIRED:
+        if not isinstance(options[key], int) or options[key] < 1:
+            raise InputError(f"{path}: {key} is {options[key]!r}; it must be a whole number.")
+    for key in LISTS:
+        options[key] = _listed(options[key])
+    _require_known(path, options)
+    return options
+
+
+def our_target(name: str, options: Mapping[str, Any]) -> str:
+    """Return our name of a target; ``sp`` is nsp or sop, as the data processor says."""
+    return PAIRS.get(str(options["data_processor"]), name) if name == "sp" else name
+
+
 def _shape(shapes: Shapes, name: str) -> torch.Size:
     if name not in shapes:
         raise InputError(f"the weights hold no {name}. Are they those of this configuration?")
@@ -215,12 +252,6 @@ def _target(name: str, options: Mapping[str, Any], shapes: Shapes) -> dict[str, 
     return {"type": our_target(name, options)}
 
 
-def is_first_t5(options: Mapping[str, Any]) -> bool:
-    """Return whether a model is T5 v1.0, whose tied output layer reads scaled vectors."""
-    t5 = options["layernorm"] == "t5" and options["decoder"] is not None
-    return bool(t5 and options["tie_weights"] and options["relative_position_embedding"])
-
-
 def _deviations(options: Mapping[str, Any], shapes: Shapes) -> list[str]:
     """Say what is computed otherwise than by their code."""
     masks = "attention masks leave positions out, theirs subtract 10000 from their scores (T4)"
@@ -248,37 +279,6 @@ def _deviations(options: Mapping[str, Any], shapes: Shapes) -> list[str]:
     if "seg" in [*options["embedding"], *options["tgt_embedding"]]:
         found.append("row 0 of the segment table, theirs for padding, is left out (T11)")
     return found
-
-
-def read_options(path: Path) -> dict[str, Any]:
-    """Read a configuration file and fill in the defaults.
-
-    Raises:
-        InputError: It cannot be read, lacks a size, or has options or parts that are not known.
-    """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}. Give the model's JSON file.") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{path} is not a mapping. Give the model's JSON file.")
-    for key in sorted(raw.keys() - DEFAULTS.keys() - TRAINING):
-        near = nearest(key, DEFAULTS)
-        hint = f" Did you mean {near!r}?" if near else ""
-        raise InputError(f"{path}: {key!r} is not an option of a model that is read here.{hint}")
-    options = {**DEFAULTS, **{key: raw[key] for key in raw.keys() & DEFAULTS.keys()}}
-    for key in REQUIRED:
-        if not isinstance(options[key], int) or options[key] < 1:
-            raise InputError(f"{path}: {key} is {options[key]!r}; it must be a whole number.")
-    for key in LISTS:
-        options[key] = _listed(options[key])
-    _require_known(path, options)
-    return options
-
-
-def our_target(name: str, options: Mapping[str, Any]) -> str:
-    """Return our name of a target; ``sp`` is nsp or sop, as the data processor says."""
-    return PAIRS.get(str(options["data_processor"]), name) if name == "sp" else name
 
 
 def _listed(value: Any) -> list[str]:

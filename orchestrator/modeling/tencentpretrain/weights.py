@@ -61,23 +61,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return _only_tensors(path, content)
 
 
-def _is_archive(path: Path) -> bool:
-    """Return whether a file has today's format, which can be mapped, not that before torch 1.6."""
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
-
-
-def _only_tensors(path: Path, content: Any) -> dict[str, Tensor]:
-    wrapped = content.get("module") if isinstance(content, Mapping) else None
-    state = wrapped if isinstance(wrapped, Mapping) else content  # as DeepSpeed saves
-    if not isinstance(state, Mapping) or not state:
-        raise IntegrityError(f"{path} holds no tensors by name.")
-    wrong = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
-    if wrong:
-        raise IntegrityError(f"{path} holds more than tensors: {', '.join(wrong[:5])}.")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
-
-
 def table(options: Mapping[str, Any], names: frozenset[str]) -> Table:
     """Return the rows of a model, layers written out.
 
@@ -101,6 +84,57 @@ def table(options: Mapping[str, Any], names: frozenset[str]) -> Table:
         count = options["decoder_layers_num"] or options["layers_num"]
         written += expand(_blocks(options, "decoder"), count)
     return written
+
+
+def tied_names(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return second names of tied tensors → the name that is read; both must hold the same."""
+    word = "embedding.word.embedding.weight"
+    output_side = f"tgt_{word}" if options["decoder"] is not None else word
+    if options["decoder"] is not None and options["share_embedding"]:
+        output_side = word
+    tied: dict[str, str] = {}
+    if options["decoder"] is not None and options["share_embedding"]:
+        tied[f"tgt_{word}"] = word
+    if options["tie_weights"]:
+        tied["target.mlm.linear_2.weight"] = word
+        tied["target.lm.output_layer.weight"] = output_side
+    return tied
+
+
+def in_halves(options: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return our tensors with queries and keys whose channels turn as halves, not as pairs.
+
+    In their code channel 2i turns with 2i + 1 (as in LLaMA's own), here and in transformers channel
+    i with i + d/2; the rows of each head are brought into that order, and scores stay the same.
+    """
+    if not options["rotary_position_embedding"]:
+        return dict(state)
+    heads = {"query": options["heads_num"]}
+    heads["key"] = options["local_kv_heads_num"] or options["heads_num"]
+    result = dict(state)
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[-2] in heads and parts[-3] == "attention" and parts[0] == "encoder":
+            pairs = tensor.reshape(heads[parts[-2]], -1, 2, *tensor.shape[1:])
+            result[name] = pairs.transpose(1, 2).flatten(0, 2).contiguous()
+    return result
+
+
+def _is_archive(path: Path) -> bool:
+    """Return whether a file has today's format, which can be mapped, not that before torch 1.6."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _only_tensors(path: Path, content: Any) -> dict[str, Tensor]:
+    wrapped = content.get("module") if isinstance(content, Mapping) else None
+    state = wrapped if isinstance(wrapped, Mapping) else content  # as DeepSpeed saves
+    if not isinstance(state, Mapping) or not state:
+        raise IntegrityError(f"{path} holds no tensors by name.")
+    wrong = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise IntegrityError(f"{path} holds more than tensors: {', '.join(wrong[:5])}.")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
 def _norm(theirs: str, ours: str, kind: str) -> list[Row]:
@@ -195,37 +229,3 @@ def _target(name: str, options: Mapping[str, Any]) -> list[Row]:
         return rows if tied else [*rows, weight(output, f"{ours}.output")]
     dense, output = linear(f"{theirs}.linear_1", f"{ours}.dense"), f"{ours}.output"
     return [*dense, *linear(f"{theirs}.linear_2", output)]
-
-
-def tied_names(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return second names of tied tensors → the name that is read; both must hold the same."""
-    word = "embedding.word.embedding.weight"
-    output_side = f"tgt_{word}" if options["decoder"] is not None else word
-    if options["decoder"] is not None and options["share_embedding"]:
-        output_side = word
-    tied: dict[str, str] = {}
-    if options["decoder"] is not None and options["share_embedding"]:
-        tied[f"tgt_{word}"] = word
-    if options["tie_weights"]:
-        tied["target.mlm.linear_2.weight"] = word
-        tied["target.lm.output_layer.weight"] = output_side
-    return tied
-
-
-def in_halves(options: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return our tensors with queries and keys whose channels turn as halves, not as pairs.
-
-    In their code channel 2i turns with 2i + 1 (as in LLaMA's own), here and in transformers channel
-    i with i + d/2; the rows of each head are brought into that order, and scores stay the same.
-    """
-    if not options["rotary_position_embedding"]:
-        return dict(state)
-    heads = {"query": options["heads_num"]}
-    heads["key"] = options["local_kv_heads_num"] or options["heads_num"]
-    result = dict(state)
-    for name, tensor in state.items():
-        parts = name.split(".")
-        if parts[-2] in heads and parts[-3] == "attention" and parts[0] == "encoder":
-            pairs = tensor.reshape(heads[parts[-2]], -1, 2, *tensor.shape[1:])
-            result[name] = pairs.transpose(1, 2).flatten(0, 2).contiguous()
-    return result
