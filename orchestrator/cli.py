@@ -119,7 +119,7 @@ JOBS: dict[str, Job] = {
         "SelectConfig",
         "zoo + matrix + target data → fine-tuned package",
         "select_runner",
-        subcommands={"replay": "orchestrator.selection.cli"},
+        subcommands={"replay": "orchestrator.selection.replay"},
     ),
     "continual": Job.of("continual", "ContinualConfig", "package + task stream → package"),
     "evaluate": Job.of(

@@ -15,7 +15,7 @@ from orchestrator.quantization.backends.backend import Backend, make_backend
 from orchestrator.quantization.calibrators.calibrator import Calibrator, make_calibrator
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.kinds import Range
-from orchestrator.quantization.measures.texts import Encoded, encode
+from orchestrator.quantization.measures import Encoded, encode
 from orchestrator.quantization.plans import Unit
 from orchestrator.quantization.source import (
     Source,

@@ -15,9 +15,7 @@ from orchestrator.cluster.tasks import TaskPool
 from orchestrator.config import JobResult
 from orchestrator.inference.examination import examine_draft
 from orchestrator.inference.heads import default_head, package_tasks
-from orchestrator.quantization.artifact.figures import summary
-from orchestrator.quantization.artifact.package import write_package
-from orchestrator.quantization.artifact.text import plan_text
+from orchestrator.quantization.artifact import plan_text, summary, write_package
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.inputs import Prepared, prepare, read_subject
 from orchestrator.quantization.plans import PLAN_FILE, PlanFile

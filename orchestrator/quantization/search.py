@@ -14,10 +14,22 @@ from pydantic import JsonValue
 from orchestrator.config import StrictModel
 from orchestrator.errors import StageError
 from orchestrator.quantization import worker
-from orchestrator.quantization.allocator import Point, candidates, ranked, surrogate_front
-from orchestrator.quantization.artifact.figures import Choice, Prices
-from orchestrator.quantization.artifact.package import write_model_file
-from orchestrator.quantization.artifact.text import no_plan, points_table
+from orchestrator.quantization.allocator import (
+    Point,
+    candidates,
+    error_plans,
+    latency_plans,
+    options,
+    ranked,
+    surrogate_front,
+)
+from orchestrator.quantization.artifact import (
+    Choice,
+    Prices,
+    no_plan,
+    points_table,
+    write_model_file,
+)
 from orchestrator.quantization.config import GoalConfig, QuantizeConfig
 from orchestrator.quantization.inputs import Prepared, QuantizeInputs
 from orchestrator.quantization.kinds import Range
@@ -28,7 +40,6 @@ from orchestrator.quantization.results import (
     MeasuredArtifact,
     PlanFigures,
 )
-from orchestrator.quantization.sensitivity import error_plans, latency_plans, options
 from orchestrator.storage import RunFolder, sha256_bytes
 
 ROUNDING: Final = 1e-9

@@ -17,9 +17,14 @@ from orchestrator.modeling.targets.configs import ClsConfig, PairConfig
 from orchestrator.quantization.backends.backend import LoadedModel, Predictor
 from orchestrator.quantization.inputs import QuantizeInputs
 from orchestrator.quantization.kinds import Range
-from orchestrator.quantization.measures.accuracy import Outputs, divergence, paired, predict_all
-from orchestrator.quantization.measures.latency import compare
-from orchestrator.quantization.measures.texts import Encoded
+from orchestrator.quantization.measures import (
+    Encoded,
+    Outputs,
+    compare,
+    divergence,
+    paired,
+    predict_all,
+)
 from orchestrator.quantization.plans import Plan, float_plan
 from orchestrator.quantization.results import (
     Accuracy,

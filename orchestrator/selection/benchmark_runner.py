@@ -1,20 +1,26 @@
-"""The benchmark job on a cluster: one trial per missing cell of the performance matrix."""
+"""The benchmark job: the cells of the performance matrix that are missing, and their training."""
 
 import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.config import JobResult
-from orchestrator.errors import StageError
-from orchestrator.selection.benchmark import (
-    BenchmarkPlan,
-    complete_matrix,
-    describe_benchmark,
-    plan_benchmark,
+from orchestrator.errors import InputError, StageError
+from orchestrator.selection.candidates import (
+    dataset_facts,
+    model_facts,
+    portable,
+    protocol_of,
+    resolve_packages,
+    usable_for,
 )
 from orchestrator.selection.config import BenchmarkConfig
-from orchestrator.selection.matrix.files import write_matrix
+from orchestrator.selection.matrix.files import read_matrix, write_matrix
+from orchestrator.selection.matrix.performance import PerformanceMatrix
 from orchestrator.selection.results import JournalRow
+from orchestrator.selection.trials.fine_tuning import TrialPayload
 from orchestrator.selection.trials.journal import Journal
-from orchestrator.selection.trials.payloads import TrialPayload
 from orchestrator.selection.trials.runner import (
     JOURNAL_NAME,
     remove_states,
@@ -22,9 +28,48 @@ from orchestrator.selection.trials.runner import (
     train_trials,
 )
 from orchestrator.storage import RunFolder
+from orchestrator.storage.uris import absolute
+
+if TYPE_CHECKING:
+    from orchestrator.data.rows.rows import TaskData
+    from orchestrator.data.spec import DatasetSpec
+    from orchestrator.zoo import Package
+
+logger = logging.getLogger(__name__)
 
 STAGE = "benchmark"
-logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One package to be fine-tuned on one data set.
+
+    Attributes:
+        trial: Trial id.
+        package: Reference.
+        dataset: Name of the task.
+        spec: Its rows; local paths are absolute.
+    """
+
+    trial: str
+    package: str
+    dataset: str
+    spec: "DatasetSpec"
+
+
+@dataclass(frozen=True)
+class BenchmarkPlan:
+    """The whole plan of a benchmark.
+
+    Attributes:
+        matrix: The matrix with all rows and columns, and the cells measured before.
+        cells: The cells to train.
+        zoo: The zoo; a local path is absolute.
+    """
+
+    matrix: PerformanceMatrix
+    cells: tuple[Cell, ...]
+    zoo: str
 
 
 def check(config: BenchmarkConfig) -> str:
@@ -107,3 +152,105 @@ def _train_cells(config: BenchmarkConfig, plan: BenchmarkPlan, journal: Journal)
             logger.warning("%s failed: %s", trial, error)
             rung = len(journal.of(trial)) + 1
             journal.append(JournalRow(trial=trial, rung=rung, validation=None, error=error))
+
+
+def plan_benchmark(config: BenchmarkConfig) -> BenchmarkPlan:
+    """Resolve packages and data, and find the cells that the matrix file lacks.
+
+    Raises:
+        InputError: A package or data set cannot be used, or a column was measured on other rows or
+            with other settings.
+    """
+    from orchestrator.data.sources.opening import load_task
+    from orchestrator.zoo import Zoo
+
+    zoo = Zoo(config.run.zoo)
+    packages, everything = resolve_packages(zoo, config.packages), zoo.packages()
+    known = read_matrix(config.matrix) if Path(config.matrix).is_file() else PerformanceMatrix()
+    matrix = known
+    for package in packages:
+        matrix = matrix.add_model(package.ref, model_facts(package, everything))
+    cells: list[Cell] = []
+    for spec in config.datasets:
+        task = load_task(spec)
+        if any(cell.dataset == task.name for cell in cells):
+            raise InputError(f"datasets: two of them are named {task.name!r}; rename one.")
+        facts = dataset_facts(task, protocol_of(config.fine_tune, config.seed))
+        _require_same_column(known, task, facts.digest, facts.protocol, config.matrix)
+        matrix = matrix.add_dataset(task.name, facts)
+        cells += _missing(known, usable_for(packages, task), task, portable(spec))
+    return BenchmarkPlan(matrix, tuple(cells), absolute(config.run.zoo))
+
+
+def complete_matrix(plan: BenchmarkPlan, journal: Journal, epochs: int) -> PerformanceMatrix:
+    """The matrix with every cell whose trial finished; failed trials leave gaps."""
+    measured = []
+    for cell in plan.cells:
+        rows = sorted(journal.of(cell.trial), key=lambda row: row.rung)
+        curve = [row.validation for row in rows if row.validation is not None]
+        if len(curve) == epochs and rows[-1].test is not None:
+            measured.append((cell.package, cell.dataset, curve, rows[-1].test))
+        else:
+            reason = next((row.error for row in rows if row.error), "not finished")
+            logger.warning("no cell for %s on %s: %s", cell.package, cell.dataset, reason)
+    return plan.matrix.add_cells(measured)
+
+
+def describe_benchmark(config: BenchmarkConfig) -> str:
+    """The plan in words, without reading rows.
+
+    Raises:
+        InputError: A package is not in the zoo.
+    """
+    from orchestrator.zoo import Zoo
+
+    packages = resolve_packages(Zoo(config.run.zoo), config.packages)
+    cells = len(packages) * len(config.datasets)
+    sizes = sum(package.manifest.total_bytes for package in packages) / 2**20
+    lines = [
+        f"benchmark {config.run.name}: {len(packages)} packages x {len(config.datasets)} data sets",
+        *(f"  {package.ref} ({package.kind})" for package in packages),
+        *(f"  {spec.source}" for spec in config.datasets),
+        f"  {cells} cells x {config.fine_tune.epochs} epochs = "
+        f"{cells * config.fine_tune.epochs} epochs; packages {sizes:.1f} MiB",
+        f"  matrix: {config.matrix}"
+        + (" (exists: only missing cells are trained)" if Path(config.matrix).is_file() else ""),
+    ]
+    return "\n".join(lines)
+
+
+def _missing(
+    known: PerformanceMatrix, packages: list["Package"], task: "TaskData", spec: "DatasetSpec"
+) -> list[Cell]:
+    """Cells that the matrix lacks, or that were measured on another package of that name."""
+    finals = known.final()
+    cells = []
+    for package in packages:
+        same = known.models.get(package.ref)
+        measured = (
+            same is not None
+            and same.manifest_sha256 == package.manifest_sha256
+            and task.name in finals.columns
+            and bool(finals.notna().loc[package.ref, task.name])
+        )
+        if not measured:
+            trial = f"{package.ref} on {task.name}"
+            cells.append(Cell(trial, package.ref, task.name, spec))
+    return cells
+
+
+def _require_same_column(
+    known: PerformanceMatrix, task: "TaskData", digest: str, protocol: str, file: str
+) -> None:
+    column = known.datasets.get(task.name)
+    if column is None:
+        return
+    for what, now, before in (
+        ("rows", digest, column.digest),
+        ("fine-tuning settings", protocol, column.protocol),
+    ):
+        if before and now != before:
+            raise InputError(
+                f"{file}: its column {task.name!r} was measured with other {what}. Scores of one "
+                "column must be comparable: use the same config, or another matrix file."
+            )

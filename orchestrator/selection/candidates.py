@@ -1,6 +1,7 @@
 """Packages that config entries name, and facts about packages and data for the matrix."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from orchestrator.zoo.names import version_number
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import Rows, TaskData
     from orchestrator.data.spec import DatasetSpec
+    from orchestrator.training.config import FineTuneConfig
     from orchestrator.zoo import Package, Zoo
 
 DEFAULT_KINDS = ("pretrained", "imported")
@@ -106,6 +108,12 @@ def dataset_facts(task: "TaskData", protocol: str = "") -> DatasetFacts:
             digest.update(f"{split}\x1f{name}\x1f{text}\x1e".encode())
             rows.append((text, name))
     return DatasetFacts(digest=digest.hexdigest(), sketch=sketch_rows(rows), protocol=protocol)
+
+
+def protocol_of(fine_tune: "FineTuneConfig", seed: int) -> str:
+    """Hash of the settings that make curves comparable."""
+    text = json.dumps([fine_tune.model_dump(mode="json"), seed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def portable(spec: "DatasetSpec") -> "DatasetSpec":

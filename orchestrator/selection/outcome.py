@@ -13,7 +13,6 @@ from orchestrator.inference.examination import examine_draft
 from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.planning import SelectionPlan
-from orchestrator.selection.predictors.shrunken import MIN_HISTORY_SETS, conformal_halfwidth
 from orchestrator.selection.results import (
     REPORT_NAME,
     BracketCell,
@@ -27,6 +26,7 @@ from orchestrator.selection.results import (
     SelectionReport,
     TargetSummary,
 )
+from orchestrator.selection.score_predictor import MIN_HISTORY_SETS, conformal_halfwidth
 from orchestrator.selection.trials.fine_tuning import PACKAGE, committed_rows
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.storage import RunFolder

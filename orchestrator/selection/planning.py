@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.data.spec import DatasetSpec
-from orchestrator.selection.benchmark import protocol_of
 from orchestrator.selection.candidates import (
     dataset_facts,
     model_facts,
     portable,
+    protocol_of,
     resolve_packages,
     usable_for,
 )

@@ -23,10 +23,9 @@ from orchestrator.arrays import FloatArray
 from orchestrator.errors import InputError
 from orchestrator.selection.matrix.clustering import Clustering, cluster_models
 from orchestrator.selection.matrix.history import History
-from orchestrator.selection.predictors.shrunken import MIN_HISTORY_SETS, ShrunkenPredictor
 from orchestrator.selection.results import ProxyScore, Recalled
-from orchestrator.selection.scores.base import PROXIES, unit_proxies
-from orchestrator.selection.scores.scoring import is_informative
+from orchestrator.selection.score_predictor import MIN_HISTORY_SETS, ShrunkenPredictor
+from orchestrator.selection.scores.base import PROXIES, is_informative, unit_proxies
 
 
 @dataclass(frozen=True)

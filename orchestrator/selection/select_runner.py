@@ -11,8 +11,9 @@ from orchestrator.selection.outcome import publish_winner, selection_report
 from orchestrator.selection.planning import SelectionPlan, describe_selection, plan_selection
 from orchestrator.selection.recall import recall_candidates
 from orchestrator.selection.results import REPORT_NAME, ProxyScore, Recalled
+from orchestrator.selection.scores.features import ProxyPayload
+from orchestrator.selection.trials.fine_tuning import TrialPayload
 from orchestrator.selection.trials.journal import Journal
-from orchestrator.selection.trials.payloads import ProxyPayload, TrialPayload
 from orchestrator.selection.trials.runner import (
     JOURNAL_NAME,
     remove_states,

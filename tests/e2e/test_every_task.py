@@ -42,8 +42,7 @@ from orchestrator.inference.predictor import Predictor
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.inputs import prepare
 from orchestrator.quantization.search import Search
-from orchestrator.selection.trials.fine_tuning import FineTuneTrial
-from orchestrator.selection.trials.payloads import TrialPayload
+from orchestrator.selection.trials.fine_tuning import FineTuneTrial, TrialPayload
 from orchestrator.storage import RunFolder
 from orchestrator.tasks.base import AnyTask, build_task
 from orchestrator.training.config import FineTuneConfig

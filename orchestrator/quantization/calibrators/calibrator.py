@@ -5,12 +5,14 @@ package, with a class like ``max.MaxCalibrator``.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from orchestrator.quantization.backends.backend import LoadedModel
 from orchestrator.quantization.kinds import Range
-from orchestrator.quantization.measures.texts import Encoded
 from orchestrator.quantization.registries import CALIBRATORS, CalibratorConfig
+
+if TYPE_CHECKING:
+    from orchestrator.quantization.measures import Encoded
 
 LOW: Final = "low."
 HIGH: Final = "high."
@@ -30,13 +32,13 @@ class Calibrator(ABC):
         self.config = config
 
     @abstractmethod
-    def ranges(self, model: LoadedModel, texts: Encoded) -> dict[str, Range]:
+    def ranges(self, model: LoadedModel, texts: "Encoded") -> dict[str, Range]:
         """Run an observed float graph over texts.
 
         Args:
             model: A model emitted with ``observe=True``: it has the outputs ``low.<unit>`` and
                 ``high.<unit>``.
-            texts: Encoded calibration texts.
+            texts: "Encoded" calibration texts.
 
         Returns:
             Range of the input of each GEMM unit; layers that are not GEMMs have none.

@@ -4,15 +4,17 @@ Values of later texts outside the range are clipped. The allocator measures the 
 every other error.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from orchestrator.quantization.backends.backend import LoadedModel
 from orchestrator.quantization.calibrators.calibrator import HIGH, LOW, Calibrator
 from orchestrator.quantization.kinds import Range
-from orchestrator.quantization.measures.texts import Encoded
 from orchestrator.quantization.registries import CALIBRATORS, CalibratorConfig
+
+if TYPE_CHECKING:
+    from orchestrator.quantization.measures import Encoded
 
 
 @CALIBRATORS.add
@@ -24,7 +26,7 @@ class MaxCalibrator(Calibrator):
 
         type: Literal["max"] = "max"
 
-    def ranges(self, model: LoadedModel, texts: Encoded) -> dict[str, Range]:
+    def ranges(self, model: LoadedModel, texts: "Encoded") -> dict[str, Range]:
         """Return the extremes of the observed outputs."""
         units = [name.removeprefix(LOW) for name in model.outputs if name.startswith(LOW)]
         low, high = dict.fromkeys(units, np.inf), dict.fromkeys(units, -np.inf)

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from orchestrator.config.registry import EntryConfig, Registry
 from orchestrator.selection.matrix.history import History
-from orchestrator.selection.predictors.shrunken import (
+from orchestrator.selection.score_predictor import (
     MIN_HISTORY_SETS,
     Observed,
     ShrunkenPredictor,
@@ -63,7 +63,7 @@ class Policy(ABC):
         return halving_sizes(pool, stages)
 
 
-POLICIES = Registry("policy", PolicyConfig, builtin="orchestrator.selection.policies.builtin")
+POLICIES = Registry("policy", PolicyConfig, builtin="orchestrator.selection.policies")
 
 
 @dataclass(frozen=True)

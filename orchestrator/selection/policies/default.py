@@ -14,7 +14,7 @@ from orchestrator.selection.policies.base import (
     cut,
     ranked,
 )
-from orchestrator.selection.predictors.shrunken import (
+from orchestrator.selection.score_predictor import (
     MIN_HISTORY_SETS,
     Observed,
     ShrunkenPredictor,

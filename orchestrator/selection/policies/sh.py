@@ -12,7 +12,7 @@ from orchestrator.selection.policies.base import (
     cut,
     ranked,
 )
-from orchestrator.selection.predictors.shrunken import Observed, ShrunkenPredictor
+from orchestrator.selection.score_predictor import Observed, ShrunkenPredictor
 
 
 @POLICIES.add

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.arrays import FloatArray
+from orchestrator.config import StrictModel
+from orchestrator.data.spec import DatasetSpec
 from orchestrator.selection.results import ProxyScore
-from orchestrator.selection.scores.scoring import score_features
-from orchestrator.selection.trials.payloads import ProxyPayload
+from orchestrator.selection.scores.base import score_features
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import Rows
@@ -21,6 +22,25 @@ BATCH_ROWS = 128
 LABEL_COLUMN = "proxy"
 """Label column of the samples; no head of the model has this name, so no loss is computed."""
 KINDS_WITH_TRAINED_HEADS = ("finetuned", "continual", "imported")
+
+
+class ProxyPayload(StrictModel):
+    """One package to be scored by proxies."""
+
+    package: str
+    """Package reference with its version."""
+    zoo: str
+    """The zoo; a local path is absolute."""
+    task: DatasetSpec
+    """The rows; local paths are absolute."""
+    proxies: tuple[str, ...]
+    """Registered proxy scores."""
+    rows: int
+    """Training rows to read at most."""
+    max_length: int
+    """Tokens a text is truncated to."""
+    seed: int
+    """Seed of the run."""
 
 
 def score_package(payload: ProxyPayload) -> ProxyScore:

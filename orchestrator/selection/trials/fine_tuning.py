@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.config import StrictModel
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
 from orchestrator.selection.results import EpochResult
-from orchestrator.selection.trials.payloads import TrialPayload
 from orchestrator.storage import staged, verify_folder
+from orchestrator.training.config import FineTuneConfig
 from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
@@ -29,6 +30,31 @@ logger = logging.getLogger(__name__)
 POSITION_NAME = "position.json"
 STATE_MANIFEST = "state.json"
 TRAINER, PACKAGE = "trainer", "package"
+
+
+class TrialPayload(StrictModel):
+    """One package to be fine-tuned on one task."""
+
+    trial: str
+    """Trial id."""
+    package: str
+    """Package reference with its version."""
+    zoo: str
+    """The zoo; a local path is absolute."""
+    task: DatasetSpec
+    """The rows; local paths are absolute."""
+    fine_tune: FineTuneConfig
+    """Training settings."""
+    seed: int
+    """Seed of the run."""
+    state: str
+    """Folder of the training state, on storage that every worker sees."""
+    start: int = 0
+    """Epochs done already."""
+    gpus: float = 0.0
+    """GPUs that are reserved for the trial."""
+    keep_package: bool = False
+    """Write the files of a package after the last epoch."""
 
 
 class FineTuneTrial:

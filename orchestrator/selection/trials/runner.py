@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config import ClusterSection
 from orchestrator.selection.results import EpochResult
+from orchestrator.selection.trials.fine_tuning import TrialPayload
 from orchestrator.selection.trials.journal import Journal
-from orchestrator.selection.trials.payloads import TrialPayload
 
 if TYPE_CHECKING:
     from orchestrator.selection.trials.scheduler import HalvingScheduler

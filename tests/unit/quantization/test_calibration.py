@@ -7,7 +7,7 @@ import torch
 from orchestrator.quantization.backends.onnxruntime_cpu.session import OnnxModel
 from orchestrator.quantization.calibrators.max import MaxCalibrator
 from orchestrator.quantization.emission.model import emit
-from orchestrator.quantization.measures.texts import encode
+from orchestrator.quantization.measures import encode
 
 from .models import model_config, ragged_batch, random_model, state_of
 

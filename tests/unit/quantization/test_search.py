@@ -7,8 +7,7 @@ import pytest
 from orchestrator.config import load_config
 from orchestrator.errors import StageError
 from orchestrator.quantization import worker
-from orchestrator.quantization.artifact.figures import summary
-from orchestrator.quantization.artifact.package import write_package
+from orchestrator.quantization.artifact import summary, write_package
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.inputs import prepare
 from orchestrator.quantization.plans import PlanFile

@@ -3,9 +3,8 @@ import pytest
 from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
-from orchestrator.selection.scores.features import extract, sample_rows, score_package
-from orchestrator.selection.trials.fine_tuning import FineTuneTrial, committed_rows
-from orchestrator.selection.trials.payloads import ProxyPayload, TrialPayload
+from orchestrator.selection.scores.features import ProxyPayload, extract, sample_rows, score_package
+from orchestrator.selection.trials.fine_tuning import FineTuneTrial, TrialPayload, committed_rows
 from orchestrator.zoo import Zoo
 from tests.support.candidates import FINE_TUNE, TARGET, make_world, spec
 

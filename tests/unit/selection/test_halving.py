@@ -8,11 +8,10 @@ from orchestrator.selection.halving import Bracket, fit_to_budget, replay_rows
 from orchestrator.selection.policies.base import POLICIES, choose_policy, halving_sizes
 from orchestrator.selection.policies.default import Shrunken
 from orchestrator.selection.policies.fast import Fast
-from orchestrator.selection.policies.paper import PaperFilter
+from orchestrator.selection.policies.paper import KMeansTrend, PaperFilter
 from orchestrator.selection.policies.sh import Halving
-from orchestrator.selection.predictors.shrunken import ShrunkenPredictor
-from orchestrator.selection.predictors.trend import KMeansTrend
 from orchestrator.selection.results import JournalRow
+from orchestrator.selection.score_predictor import ShrunkenPredictor
 
 from .conftest import synthetic_history
 

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.selection import benchmark_runner, planning, select_runner
-from orchestrator.selection.benchmark import complete_matrix, plan_benchmark
+from orchestrator.selection.benchmark_runner import complete_matrix, plan_benchmark
 from orchestrator.selection.candidates import dataset_facts, resolve_packages
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.matrix.facts import ModelFacts

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InputError
-from orchestrator.selection.predictors.shrunken import (
+from orchestrator.selection.policies.paper import KMeansTrend, exact_kmeans
+from orchestrator.selection.score_predictor import (
     OBSERVATION_NOISE,
     ShrunkenPredictor,
     conformal_halfwidth,
 )
-from orchestrator.selection.predictors.trend import KMeansTrend, exact_kmeans
 
 from .conftest import synthetic_history
 

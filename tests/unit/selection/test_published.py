@@ -8,9 +8,9 @@ from orchestrator.selection.matrix.clustering import (
     cluster_models,
     similarity_matrix,
 )
-from orchestrator.selection.predictors.shrunken import ShrunkenPredictor, conformal_halfwidth
 from orchestrator.selection.recall import RecallPlan, keep_best, rank_paper
 from orchestrator.selection.replay import ReplaySettings, replay
+from orchestrator.selection.score_predictor import ShrunkenPredictor, conformal_halfwidth
 
 CV_THRESHOLD = 0.03
 TARGETS_ONLY = ("mnli", "multirc")

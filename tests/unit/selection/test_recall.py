@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from orchestrator.selection.predictors.shrunken import ShrunkenPredictor
 from orchestrator.selection.recall import (
     default_pool,
     keep_best,
@@ -11,6 +10,7 @@ from orchestrator.selection.recall import (
     rank_paper,
 )
 from orchestrator.selection.results import Ledger, ProxyScore
+from orchestrator.selection.score_predictor import ShrunkenPredictor
 
 from .conftest import synthetic_history
 

@@ -6,9 +6,8 @@ import pandas as pd
 import pytest
 
 from orchestrator.errors import InputError
-from orchestrator.selection.cli import register
 from orchestrator.selection.matrix.files import from_curves
-from orchestrator.selection.replay import ReplaySettings, replay
+from orchestrator.selection.replay import ReplaySettings, register, replay
 
 from .conftest import synthetic_history
 

@@ -4,9 +4,14 @@ from scipy.optimize import minimize
 
 from orchestrator.errors import InputError
 from orchestrator.selection.results import ProxyScore
-from orchestrator.selection.scores.base import PROXIES, label_entropy, unit_proxies
+from orchestrator.selection.scores.base import (
+    PROXIES,
+    is_informative,
+    label_entropy,
+    score_features,
+    unit_proxies,
+)
 from orchestrator.selection.scores.leep import leep
-from orchestrator.selection.scores.scoring import is_informative, score_features
 
 
 def score(name, features, labels):

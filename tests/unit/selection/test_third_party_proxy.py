@@ -23,7 +23,7 @@ from orchestrator.selection.recall import recall_candidates
 from orchestrator.selection.results import JournalRow
 from orchestrator.selection.scores.features import score_package
 from orchestrator.selection.trials.journal import Journal
-from orchestrator.selection.trials.payloads import ProxyPayload
+from orchestrator.selection.scores.features import ProxyPayload
 from tests.support.candidates import select_job
 
 world = Path(sys.argv[1])

@@ -13,8 +13,7 @@ from orchestrator.continual.worker import Learner
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 from orchestrator.finetuning.worker import finetune
-from orchestrator.selection.trials.fine_tuning import FineTuneTrial
-from orchestrator.selection.trials.payloads import TrialPayload
+from orchestrator.selection.trials.fine_tuning import FineTuneTrial, TrialPayload
 from orchestrator.training import torch_engines, worker_context
 from orchestrator.training.config import FineTuneConfig
 from orchestrator.training.worker_context import reserved_device

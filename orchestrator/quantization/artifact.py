@@ -1,16 +1,24 @@
-"""Typed figures of a package, from the measurements of a search."""
+"""Artifact of a job: typed figures from the measurements, the files of the package, texts."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from orchestrator.config import StrictModel, dump_yaml
+from orchestrator.config.tables import table
+from orchestrator.errors import StageError
 from orchestrator.modeling.package import stored_bytes
-from orchestrator.quantization.allocator import Point, pareto
+from orchestrator.quantization.allocator import Point, error_plans, pareto, predicted_error
 from orchestrator.quantization.backends.onnxruntime_cpu.session import MODEL_FILE
-from orchestrator.quantization.config import QuantizeConfig
-from orchestrator.quantization.inputs import Prepared
+from orchestrator.quantization.config import GoalConfig, QuantizeConfig
+from orchestrator.quantization.inputs import Prepared, Subject
+from orchestrator.quantization.plans import PLAN_FILE, Plan, Unit
 from orchestrator.quantization.results import (
+    PARETO_FILE,
+    PROBE_FILE,
+    REPORT_FILE,
     DeployedPlan,
     Divergence,
     Latency,
@@ -23,7 +31,8 @@ from orchestrator.quantization.results import (
     ReportedLatency,
     Runtime,
 )
-from orchestrator.quantization.sensitivity import predicted_error
+from orchestrator.quantization.source import Source
+from orchestrator.storage import sha256_file
 
 PROBE_SCHEMA: Final = 1
 PROBE_TOLERANCE: Final = 1e-2
@@ -151,4 +160,105 @@ def probe(prepared: Prepared, choice: Choice) -> Probe:
             name: values.astype(float).tolist() for name, values in model.predict(arrays).items()
         },
         tolerance=PROBE_TOLERANCE,
+    )
+
+
+COPIED: Final = ("config.json",)
+"""Files of the float package that the quantized one has too."""
+
+
+def write_model_file(folder: Path, source: Source, plan: Plan) -> bytes:
+    """Write ``model.onnx`` and ``plan.json`` and return the model's bytes as read back."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / MODEL_FILE).write_bytes(source.emit(plan).to_bytes())
+    _write_json(folder / PLAN_FILE, plan.to_file(source.ranges))
+    return (folder / MODEL_FILE).read_bytes()
+
+
+def write_package(folder: Path, config: QuantizeConfig, prepared: Prepared, choice: Choice) -> None:
+    """Write the files of the package.
+
+    Raises:
+        StageError: If the model file is not the one that was measured.
+    """
+    model = choice.folder / MODEL_FILE
+    if sha256_file(model) != choice.measured.sha256:
+        raise StageError(f"{model} changed after it was measured; start the job again")
+    for name in (MODEL_FILE, PLAN_FILE):
+        shutil.copyfile(choice.folder / name, folder / name)
+    for name in COPIED:
+        shutil.copyfile(prepared.subject.package.path / name, folder / name)
+    prepared.processor.save(folder)
+    (folder / "job.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    (folder / "evaluation").mkdir(exist_ok=True)
+    _write_json(folder / PARETO_FILE, pareto_report(config, choice))
+    _write_json(folder / REPORT_FILE, quantization_report(config, prepared, choice))
+    _write_json(folder / PROBE_FILE, probe(prepared, choice))
+
+
+def _write_json(path: Path, content: StrictModel) -> None:
+    path.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def points_table(points: Sequence[Point]) -> str:
+    """Return measured points as a table, fastest first."""
+    rows = [
+        (
+            point.name,
+            f"{len(point.plan.integer)}/{len(point.plan.kinds)}",
+            f"{point.latency.ratio:.3f}",
+            f"{point.latency.cpu_ms:.3f}",
+            f"{point.paired.accuracy:.4f}",
+            f"{point.paired.drop:+.4f}",
+            f"{point.divergence.kl:.2e}",
+        )
+        for point in sorted(points, key=lambda point: point.latency.ratio)
+    ]
+    return table(rows, ("plan", "INT8", "time", "ms", "accuracy", "drop", "KL"), "<>>>>>>")
+
+
+def no_plan(goal: GoalConfig, points: Sequence[Point]) -> str:
+    """Return the message that no plan reaches the goal, with all measured plans."""
+    asked = []
+    if goal.max_accuracy_drop is not None:
+        asked.append(f"max_accuracy_drop {goal.max_accuracy_drop:g}")
+    if goal.max_latency_ms is not None:
+        asked.append(f"max_latency_ms {goal.max_latency_ms:g}")
+    return (
+        f"no measured plan reaches {' and '.join(asked) or 'the goal'}. Nothing is committed. "
+        "Measured (time relative to the float graph; accuracy on validation rows):\n"
+        f"{points_table(points)}\nRelax the goal, allow more kinds, or give more evaluation rows"
+    )
+
+
+def plan_text(config: QuantizeConfig, subject: Subject) -> str:
+    """Return the text that ``--check`` prints."""
+    roles: dict[str, list[Unit]] = {}
+    for unit in subject.units:
+        roles.setdefault(unit.role, []).append(unit)
+    lines = [
+        f"{role}: {len(units)} x {units[0].shape[0]}x{units[0].shape[1]}, "
+        f"kinds {', '.join(units[0].options(config.kinds))}"
+        for role, units in roles.items()
+    ]
+    weights = sum(unit.shape[0] * unit.shape[1] for unit in subject.units)
+    goal = (
+        ", ".join(f"{name} {value}" for name, value in config.goal if value) or "knee of the front"
+    )
+    sessions = len(error_plans(subject.units, config.kinds))
+    return "\n".join(
+        [
+            f"quantize {subject.package.ref}, target {subject.target!r}, inputs of up to "
+            f"{subject.limit} tokens",
+            f"data: {config.data.source}, {config.calibration_rows} calibration rows, up to "
+            f"{config.evaluation_rows} validation and test rows",
+            f"goal: {goal}",
+            f"{len(subject.units)} units hold {weights:,} weights: {4 * weights / 2**20:.1f} MiB "
+            f"in float, {weights / 2**20:.1f} MiB in INT8",
+            *lines,
+            f"{sessions} single-unit sessions, then up to {config.mixed_plans} mixed plans and the "
+            "pure modes are measured",
+        ]
     )

@@ -1,1 +1,0 @@
-"""The package of a job: its files, the figures in them, and texts for people."""

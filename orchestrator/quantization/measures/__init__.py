@@ -1,1 +1,0 @@
-"""Measurements of a plan: accuracy, distance from the float model, time."""
