@@ -85,6 +85,9 @@ class DatasetSpec(StrictModel):
     """Read at most this many documents of a corpus; null reads all."""
     max_rows: int | None = Field(None, ge=6)
     """Keep at most this many rows or examples over all splits; of classes, the same share each."""
+    max_bad_share: float = Field(0.01, ge=0, le=1)
+    """Share of labelled rows that may be left out because they have no text or no label, or cannot
+    be read; more are one error."""
     validation_fraction: float = Field(0.1, gt=0, lt=0.5)
     """Share of the rows held out for validation where the source has no validation split."""
     test_fraction: float = Field(0.2, gt=0, lt=0.5)

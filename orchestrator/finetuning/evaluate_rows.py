@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from orchestrator.config import did_you_mean
-from orchestrator.data.rows.labelled import Table, Tables, left_out
+from orchestrator.data.rows.labelled import Table, Tables, left_out, require_readable
 from orchestrator.data.rows.labels import Labels
 from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.data.sources.opening import load_task
@@ -103,6 +103,7 @@ def _all_rows(spec: DatasetSpec, tables: Tables, task: AnyTask) -> Asked:
         joint.records.extend(table.records)
     if not joint.records:
         raise InputError(f"{spec.source}: no rows. {left_out(tables.rejected)}")
+    require_readable(spec, tables)
     form = task.form()
     if task.labels:
         _require_known(spec, joint, task, tables.label_names)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.rows.checks import check_data
 from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError, IntegrityError
@@ -174,6 +175,8 @@ def _lesson(
     kind = task_class(detected.kind)
     cache = None if config.cache is None else Path(config.cache)
     data = load_task(section.data, cache, kind.form())
+    for problem in check_data(data, kind.form()).problems():
+        raise InputError(f"{section.data.source}: {problem.path}: {problem.message}")
     options = {} if given is None else given.model_dump(exclude={"type"}, exclude_unset=True)
     task = task_for(detected.kind, data, section.head or head_name(data.name), model, **options)
     return Lesson(task, data, section.weight, section.class_weights), detected

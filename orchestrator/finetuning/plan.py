@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from orchestrator.data.processors.example_processor import open_processor
+from orchestrator.data.rows.checks import check_data
 from orchestrator.finetuning.inputs import FinetuneInputs
 from orchestrator.modeling.cost import activation_bytes, count_parameters, training_memory
 from orchestrator.tasks.base import HeadOptions, text_processor
@@ -96,10 +97,13 @@ def _counts(lesson: Lesson) -> Iterator[str]:
 
 
 def _left_out(lesson: Lesson) -> Iterator[str]:
-    """Yield how many rows were left out and why, duplicates across splits among them."""
+    """Yield how many rows were left out and why, and classes that a split lacks."""
     if lesson.data.rejected:
         reasons = ", ".join(f"{count:,} × {why}" for why, count in lesson.data.rejected.items())
         yield f"left out: {reasons}"
+    report = check_data(lesson.data, lesson.task.form())
+    for split, names in report.missing_classes.items():
+        yield f"{split} has no row of {', '.join(names)}"
 
 
 def _truncated(data: LessonData, index: int) -> Iterator[str]:

@@ -71,22 +71,24 @@ def run(config: FinetuneConfig) -> JobResult:
         RefusedError: The package is committed as rejected: it keeps heads, and one of them fell.
         StageError: The workers failed more often than allowed.
     """
+    inputs = None
+    if not (Path(config.run.dir) / config.run.name).exists():
+        zoo = Zoo(config.run.zoo)
+        inputs = _resolve(config, zoo, _start(config, zoo))  # refused before anything is written
     with RunFolder.open(config, STAGE) as folder:
         finished = folder.finished()
         if finished is not None:
             return finished
-        package = committed(folder, config.output) or _make(folder, config)
+        package = committed(folder, config.output) or _make(folder, config, inputs)
         return conclude(folder, package, leftovers=[folder.path / name for name in LEFTOVERS])
 
 
-def _make(folder: RunFolder, config: FinetuneConfig) -> Package:
-    """Resolve the inputs, train, commit."""
-    from orchestrator.finetuning.inputs import resolve
-
+def _make(folder: RunFolder, config: FinetuneConfig, inputs: "FinetuneInputs | None") -> Package:
+    """Resolve the inputs of a run that goes on, train, commit."""
     zoo = Zoo(config.run.zoo)
     start = folder.once("start", Start, lambda: _start(config, zoo))
-    teacher = None if start.teacher is None else zoo.get(start.teacher)
-    inputs = resolve(config, zoo.get(start.package), teacher)
+    if inputs is None or start != _started(inputs):
+        inputs = _resolve(config, zoo, start)
     _announce(inputs)
     summary = _train(folder, inputs)
     evaluation = _evaluation(inputs, summary)
@@ -106,6 +108,18 @@ def _start(config: FinetuneConfig, zoo: Zoo) -> Start:
     """Return the versions that the references of the config stand for now."""
     teacher = None if config.teacher is None else zoo.get(config.teacher.package).ref
     return Start(package=zoo.get(config.package).ref, teacher=teacher)
+
+
+def _started(inputs: "FinetuneInputs") -> Start:
+    teacher = inputs.teacher
+    return Start(package=inputs.package.ref, teacher=None if teacher is None else teacher.ref)
+
+
+def _resolve(config: FinetuneConfig, zoo: Zoo, start: Start) -> "FinetuneInputs":
+    from orchestrator.finetuning.inputs import resolve
+
+    teacher = None if start.teacher is None else zoo.get(start.teacher)
+    return resolve(config, zoo.get(start.package), teacher)
 
 
 def _announce(inputs: "FinetuneInputs") -> None:

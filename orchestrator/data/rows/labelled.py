@@ -13,6 +13,10 @@ from orchestrator.errors import InputError
 logger = logging.getLogger(__name__)
 
 MIN_ROWS = 3  # one for each split
+MANY_LABELS, TEXTS_OF_A_LABEL = 10, 5
+"""A table with at least so many labels, and so many times fewer texts, has swapped columns."""
+SHOWN = 40
+"""Characters of a text in a message."""
 HELD_OUT = ("validation", "test")
 
 
@@ -92,18 +96,51 @@ def assemble(spec: DatasetSpec, tables: Tables, form: LabelForm) -> TaskData:
     for split, table in tables.splits.items():
         if not table.records:
             raise InputError(f"{spec.source}: no rows in {split}. {left_out(tables.rejected)}")
+    require_readable(spec, tables)
+    if form is CLASSES:
+        _require_unswapped(spec, tables.splits["train"])
     words, names = form.names(spec, tables.splits["train"].labels, tables.label_names)
     rows = {
         split: table.rows(form.number(spec, split, table.labels, words))
         for split, table in tables.splits.items()
     }
     rejected = Counter(tables.rejected)
-    rows = _separate(rows, rejected, form)
+    rows = _separate(spec, rows, rejected, form)
     if rejected:
         logger.warning("event=rows_left_out source=%s reasons=%s", spec.source, dict(rejected))
     if spec.max_rows is not None:
         rows = _cap(rows, spec.max_rows, spec.seed, form)
     return _complete(spec, tables.name, names, rows, dict(rejected), form)
+
+
+def require_readable(spec: DatasetSpec, tables: Tables) -> None:
+    """Refuse a source with too many rows that cannot be read.
+
+    Raises:
+        InputError: Their share is above ``max_bad_share``; says why they cannot.
+    """
+    bad = tables.rejected.total()
+    rows = bad + sum(len(table.records) for table in tables.splits.values())
+    if bad > spec.max_bad_share * rows:
+        raise InputError(
+            f"{spec.source}: {bad} of {rows} rows cannot be used. {left_out(tables.rejected)} "
+            f"Repair them, or raise max_bad_share ({spec.max_bad_share:g}) to do without them."
+        )
+
+
+def _require_unswapped(spec: DatasetSpec, table: Table) -> None:
+    """Refuse classes that are texts beside texts that are classes.
+
+    Raises:
+        InputError: There are many more labels than texts.
+    """
+    labels, texts = set(table.labels), set(table.texts)
+    if len(labels) >= MANY_LABELS and TEXTS_OF_A_LABEL * len(texts) <= len(labels):
+        raise InputError(
+            f"{spec.source}: {len(labels)} different labels and {len(texts)} different texts, such "
+            f"as {table.texts[0][:SHOWN]!r} with label {table.labels[0][0][:SHOWN]!r}. Swap "
+            "text_column and label_column."
+        )
 
 
 def left_out(rejected: Counter[str]) -> str:
@@ -112,7 +149,9 @@ def left_out(rejected: Counter[str]) -> str:
     return f"Left out: {reasons or 'nothing'}."
 
 
-def _separate(rows: dict[str, Rows], rejected: Counter[str], form: LabelForm) -> dict[str, Rows]:
+def _separate(
+    spec: DatasetSpec, rows: dict[str, Rows], rejected: Counter[str], form: LabelForm
+) -> dict[str, Rows]:
     """Drop repeated rows, and from each split those that are also in a later one."""
     seen: set[str] = set()
     result: dict[str, Rows] = {}
@@ -123,6 +162,12 @@ def _separate(rows: dict[str, Rows], rejected: Counter[str], form: LabelForm) ->
         groups = form.leak_keys(rows[split]) or keys
         for index, (key, group) in enumerate(zip(keys, groups, strict=True)):
             if group in seen:
+                if not rejected[f"{split} row also held out"]:
+                    example = rows[split].texts[index][:SHOWN] if rows[split].texts else index
+                    logger.warning(
+                        "event=rows_in_two_splits source=%s split=%s example=%r",
+                        *(spec.source, split, example),
+                    )
                 rejected[f"{split} row also held out"] += 1
             elif key in mine:
                 rejected["repeated"] += 1
@@ -163,7 +208,7 @@ def _complete(
     if len(train) < MIN_ROWS:
         raise InputError(
             f"{spec.source}: {len(train)} rows to learn from, at least {MIN_ROWS} are needed. Add "
-            "rows or raise max_rows."
+            f"rows or raise max_rows. {left_out(Counter(rejected))}"
         )
     try:
         groups = form.leak_keys(train)

@@ -254,7 +254,9 @@ class ClassForm(LabelForm):
         return super().reader(spec, row, path)
 
     def label(self, value: object) -> Label | str:
-        """Take a word or a whole number."""
+        """Take a word or a whole number; ``NaN`` is what pandas writes for no label."""
+        if value in ("nan", "NaN"):
+            return "label missing"
         if isinstance(value, bool | int | str) and (word := str(value).strip()):
             return (word,)
         return "label missing" if value in (None, "") else "label is not a word or whole number"

@@ -106,10 +106,11 @@ def _decode(path: Path, raw: bytes, offset: int) -> str:
         line = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         place = offset + error.start
+        coding = "utf-16" if not place and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
         raise InputError(
             f"{path}, line {1 + lines_before(path, offset)}, byte {place}: "
             f"0x{raw[error.start]:02x} is not UTF-8. Convert the file first, for example: "
-            f"iconv -f latin1 -t utf-8 {path.name}"
+            f"iconv -f {coding} -t utf-8 {path.name}"
         ) from None
     return line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line
 

@@ -13,7 +13,7 @@ ROWS = [(f'text number {i}, "quoted" é', str(i % 3)) for i in range(60)]
 
 
 def spec(path, **changes):
-    return DatasetSpec(source=f"files:{path}", **changes)
+    return DatasetSpec(source=f"files:{path}", **{"max_bad_share": 1.0, **changes})
 
 
 def as_tsv(rows):
@@ -150,6 +150,37 @@ def test_unusable_rows_are_counted_by_reason(tmp_path, caplog):
         "repeated": 1,
     }
     assert "'empty text': 1" in caplog.text
+
+
+def test_more_bad_rows_than_the_share_allows_are_one_error(tmp_path):
+    bad = [(" ", "0"), ("text", ""), ("other text", "NaN")]
+    file = write(tmp_path / "x.tsv", [*ROWS, *bad])
+    with pytest.raises(InputError) as caught:
+        load_task(spec(file, max_bad_share=0.01))
+    message = str(caught.value)
+    assert f"3 of {len(ROWS) + 3} rows cannot be used." in message
+    assert "1 × empty text, 2 × label missing" in message
+    assert "raise max_bad_share (0.01)" in message
+    assert load_task(spec(file, max_bad_share=0.5)).rejected == {
+        "empty text": 1,
+        "label missing": 2,
+    }
+
+
+def test_swapped_columns_are_one_error(tmp_path):
+    rows = [{"text": "ab"[i % 2], "label": f"a long text number {i}"} for i in range(30)]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InputError, match="Swap text_column and label_column"):
+        load_task(spec(tmp_path / "x.jsonl"))
+
+
+def test_rows_in_two_splits_are_counted_and_shown(tmp_path, caplog):
+    write(tmp_path / "train.csv", ROWS)
+    write(tmp_path / "test.csv", ROWS[:4])
+    data = load_task(spec(tmp_path))
+    assert data.rejected == {"train row also held out": 4}
+    assert "rows_in_two_splits" in caplog.text
+    assert ROWS[0][0] in caplog.text
 
 
 def test_rows_of_another_width_are_counted(tmp_path):

@@ -31,6 +31,7 @@ SENTENCES = [
 
 
 def task(path, form, **columns):
+    columns = {"max_bad_share": 1.0, **columns}
     return load_task(DatasetSpec(source=f"files:{path}", **columns), form=FORMS[form])
 
 

@@ -17,6 +17,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def load(path, form, **columns):
+    columns = {"max_bad_share": 1.0, **columns}
     return load_task(DatasetSpec(source=f"files:{path}", **columns), form=FORMS[form])
 
 
