@@ -95,8 +95,8 @@ def poison(monkeypatch):
         read.append(step)
         return window(source, step, rank, world)
 
-    def measuring(engine, micro_batches):
-        metrics = passes(engine, micro_batches)
+    def measuring(engine, micro_batches, extra=None):
+        metrics = passes(engine, micro_batches, extra)
         return StepMetrics(metrics, {"loss": math.inf}) if read[-1] in bad else metrics
 
     monkeypatch.setattr(StepSource, "window", reading)

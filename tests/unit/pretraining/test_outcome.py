@@ -15,9 +15,9 @@ def test_a_skipped_step_is_told_though_the_run_was_interrupted_after_it(
 ):
     passes, calls = SingleEngine.forward_backward, []
 
-    def second_is_infinite(engine, micro_batches):
+    def second_is_infinite(engine, micro_batches, extra=None):
         calls.append(engine)
-        metrics = passes(engine, micro_batches)
+        metrics = passes(engine, micro_batches, extra)
         return StepMetrics(metrics, {"loss": math.inf}) if len(calls) == 2 else metrics
 
     monkeypatch.setattr(SingleEngine, "forward_backward", second_is_infinite)
