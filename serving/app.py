@@ -17,8 +17,7 @@ from orchestrator.config import validate_config
 from orchestrator.errors import OrchestratorError
 from serving.config import ServingConfig
 from serving.deployment import deployment
-from serving.ports import answers_as_serve, require_free_port
-from serving.resolve import pin
+from serving.preflight import answers_as_serve, pin, require_free_port
 
 
 class Arguments(ServingConfig):

@@ -85,8 +85,7 @@ def describe(plan: "Plan", address: str | None) -> str:
         InputError: The package, the key file or the port is not usable.
         IntegrityError: The package is damaged.
     """
-    from serving.ports import answers_as_serve, require_free_port
-    from serving.resolve import resolve
+    from serving.preflight import answers_as_serve, require_free_port, resolve
 
     package = resolve(plan.config)
     private = address is None and "RAY_ADDRESS" not in os.environ

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from orchestrator.errors import InputError, StageError
 from serving.config import ServingConfig
-from serving.ports import answers_as_serve, require_free_port
+from serving.preflight import answers_as_serve, require_free_port
 from serving.serve_file import DEFAULT_HOST, DEFAULT_PORT, Plan, check_plan
 
 _ERROR_LINE: Final = re.compile(r"[\w.]*(Error|Exception)\b.*: ")
@@ -66,7 +66,7 @@ def run_plan(plan: Plan) -> Served:
     import ray
 
     from serving.deployment import deployment
-    from serving.resolve import pin
+    from serving.preflight import pin
 
     if not ray.is_initialized():
         raise InputError("No Ray is connected: call this inside a Ray session.")

@@ -11,7 +11,7 @@ from orchestrator.config import require_no_problems, validate_config
 from orchestrator.config.yaml_files import parse_yaml, read_text
 from orchestrator.errors import ConfigError, InputError, Problem
 from serving.config import ServingConfig
-from serving.ports import is_loopback
+from serving.preflight import is_loopback
 
 IMPORT_PATH: Final = "serving.app:build"
 DEFAULT_HOST: Final = "127.0.0.1"

@@ -23,8 +23,12 @@ def register(subparsers: Any) -> None:
 
 def _main(options: argparse.Namespace) -> int:
     from orchestrator.errors import InputError
-    from orchestrator.report.collect import package_of_run, package_page
-    from orchestrator.report.evaluation import evaluation_page, holds_evaluation
+    from orchestrator.report.pages import (
+        evaluation_page,
+        holds_evaluation,
+        package_of_run,
+        package_page,
+    )
     from orchestrator.storage import atomic_write_text
     from orchestrator.zoo import Zoo
 

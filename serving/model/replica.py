@@ -20,7 +20,7 @@ from serving.metrics import Recorder
 from serving.model.engine import load_engine
 from serving.model.probe import warm_up
 from serving.model.service import Execute, Health, Service
-from serving.resolve import resolve
+from serving.preflight import resolve
 
 PROBE_TIMEOUT_S: Final = 30.0
 

@@ -30,7 +30,7 @@ from serving.config import ServingConfig
 from serving.guard.keys import new_key
 from serving.model.engine import load_engine
 from serving.model.probe import PROBE_FILE, Probe
-from serving.ports import answers_as_serve
+from serving.preflight import answers_as_serve
 from tests.support.packages import LABELS, SENTENCES, commit_tiny
 from tests.support.ray import ROOT, free_ports
 from tests.support.serving import probe_json

@@ -15,7 +15,7 @@ from orchestrator.demo.runner import report
 from orchestrator.demo.summary import DemoSummary, PointsLost
 from orchestrator.demo.traffic import Traffic, _Answer, _examples
 from orchestrator.quantization.results import PARETO_FILE
-from orchestrator.report.collect import SELECTION_FILE
+from orchestrator.report.pages import SELECTION_FILE
 from orchestrator.zoo import Zoo
 from orchestrator.zoo.suite import SUITE_FILE, Suite
 from tests.support import results

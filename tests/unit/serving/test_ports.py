@@ -3,7 +3,7 @@ import socket
 import pytest
 
 from orchestrator.errors import InputError
-from serving.ports import answers_as_serve, is_loopback, require_free_port
+from serving.preflight import answers_as_serve, is_loopback, require_free_port
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_a_busy_port_is_refused_with_a_free_one(busy):
 
 
 def test_a_silent_listener_is_not_a_serve_proxy(busy, monkeypatch):
-    monkeypatch.setattr("serving.ports.ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("serving.preflight.ANSWER_TIMEOUT_S", 0.1)
     assert not answers_as_serve("127.0.0.1", busy)
 
 

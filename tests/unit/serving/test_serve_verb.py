@@ -11,7 +11,7 @@ from orchestrator.cli import main
 from orchestrator.errors import ConfigError, InputError, IntegrityError
 from orchestrator.zoo import Zoo
 from serving.config import ServingConfig
-from serving.resolve import resolve
+from serving.preflight import resolve
 from serving.serve_file import Plan, check_plan, read_plan
 from tests.support.packages import commit_tiny
 

@@ -1,13 +1,63 @@
-"""Checks of HTTP ports before anything is started: Serve itself finds out a minute later."""
+"""Preflight: the package that a config names, and the HTTP port, checked before anything starts.
+
+Ray Serve itself would find out a minute later.
+"""
 
 import errno
 import http.client
 import ipaddress
 import socket
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from orchestrator.config import require_no_problems
 from orchestrator.errors import InputError
+from orchestrator.storage.uris import absolute
+from serving.config import ServingConfig
+from serving.guard.keys import KeyRing
+
+if TYPE_CHECKING:
+    from orchestrator.zoo import Package
+
+
+def resolve(config: ServingConfig) -> "Package":
+    """Return the verified package a config names.
+
+    Raises:
+        ConfigError: settings contradict each other.
+        InputError: the zoo, package, version or alias does not exist, the package cannot be served,
+            or the key file is unusable.
+        IntegrityError: the package is damaged.
+    """
+    from orchestrator.zoo import Zoo
+    from serving.model.engine import require_served
+
+    require_no_problems(config, "serving config")
+    if config.api_keys_file is not None:
+        KeyRing.load(config.api_keys_file)
+    package = Zoo(config.zoo).get(config.model)
+    require_served(package, config.target)
+    return package
+
+
+def pin(config: ServingConfig) -> ServingConfig:
+    """Return the config for replicas: one version, absolute paths.
+
+    Replicas started later serve the same bytes even if the alias moves, and run in another working
+    directory.
+
+    Raises:
+        ConfigError, InputError, IntegrityError: As `resolve`.
+    """
+    keys = config.api_keys_file
+    return config.model_copy(
+        update={
+            "model": resolve(config).ref,
+            "zoo": absolute(config.zoo),
+            "api_keys_file": None if keys is None else absolute(keys),
+        }
+    )
+
 
 _NOT_OURS: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 ANSWER_TIMEOUT_S: Final = 2.0

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.pretraining.results import EVALUATION
 from orchestrator.quantization.results import PARETO_FILE
-from orchestrator.report.collect import package_of_run, package_page
+from orchestrator.report.pages import package_of_run, package_page
 from orchestrator.zoo import Zoo
 from tests.support import results
 
