@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.importance import Importance, squared_gradients
+from orchestrator.modeling.transfer import to_device
 from orchestrator.training.engine import Batch, Engine, gradient
 from orchestrator.training.optimizers import trainable
 
@@ -56,7 +57,7 @@ def gathered_fisher(engine: Engine, skeleton: nn.Module, samples: Iterable[Batch
     state = {**full, **dict(engine.module.named_buffers())}  # buffers are whole on every rank
 
     def run(batch: Batch) -> dict[str, Tensor]:
-        moved = {key: value.to(device) for key, value in batch.items()}
+        moved = to_device(batch, device)
         outputs: dict[str, Tensor] = torch.func.functional_call(skeleton, state, (moved,))
         return outputs
 

@@ -23,6 +23,7 @@ from orchestrator.data.steps import StepSource, eval_batches
 from orchestrator.inference.protection import FISHER, stored_tensors
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import read_state
+from orchestrator.modeling.transfer import to_device
 from orchestrator.training.engine import Batch, Engine
 from orchestrator.training.optimizers import target_of, trainable
 
@@ -171,6 +172,6 @@ class _FeatureReader:
         samples = ClsSamples(rows, self.stream.processor, "unused", self.stream.max_length)
         found = []
         for batch in eval_batches(samples, self.stream.config.eval_batch_size):
-            moved = {key: value.to(device) for key, value in batch.items()}
+            moved = to_device(batch, device)
             found.append(torch.func.functional_call(model, state, (moved,)).float().cpu().numpy())
         return np.concatenate(found)

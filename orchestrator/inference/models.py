@@ -113,7 +113,10 @@ class TorchModel:
         """Run the encoder once, and what is wanted on top of it."""
         import torch
 
-        tensors = self._tensors(batch)
+        from orchestrator.modeling.transfer import to_device
+
+        arrays = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in batch.items()}
+        tensors = to_device(arrays, self._device)
         self._model.eval()  # a model in training is asked between its epochs
         with torch.inference_mode():
             memory = self._model.read(tensors)

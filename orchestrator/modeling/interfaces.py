@@ -19,12 +19,19 @@ from orchestrator.errors import InputError
 IGNORED_LABEL = -100
 """A label at which nothing is predicted."""
 
+LABELS = "labels."
+"""Labels of target ``name`` are in ``batch["labels.<name>"]``."""
+
+PLACES = "places."
+"""Places of its labels, where the host knows them, are in ``batch["places.<name>"]``."""
+
 Batch = dict[str, Tensor]
 """Named tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` [B, S], optional
 ``position_ids``, ``document_ids`` (which document of a packed row) and ``prefix_mask`` (1 where
 every position may read) [B, S]; ``pixel_values`` [B, C, height, width]; ``input_features``
 [B, frames, mel bins], ``input_values`` [B, samples], whose ``attention_mask`` has their length;
-``decoder_input_ids``, ``decoder_attention_mask`` [B, T]; ``labels.<target name>``."""
+``decoder_input_ids``, ``decoder_attention_mask`` [B, T]; ``labels.<target name>``, and
+``places.<target name>`` [N], indices of what is not -100 in the flattened labels."""
 
 SECOND = "second."
 """Prefix of what the second stream reads: ``second.input_ids``, ``second.pixel_values``."""
@@ -34,7 +41,7 @@ def all_real(rows: int, length: int, device: torch.device) -> Tensor:
     """Return a mask without padding, bool [rows, length].
 
     It is one value seen everywhere, which attention recognizes without reading it from the device
-    (``masks.known_full``), so that it can use its fastest kernels.
+    (``attention.known_full``), so that it can use its fastest kernels.
     """
     return torch.ones((), dtype=torch.bool, device=device).expand(rows, length)
 
@@ -119,6 +126,8 @@ class Target(nn.Module, ABC):
     """Whether it reads the outputs of all encoder layers, [B, S, layers, D]."""
     reads_token: int | None = None
     """Token whose first place is all that it reads, [B, 1, D]; None: it reads all positions."""
+    takes_places: ClassVar[bool] = False
+    """Whether ``forward`` also takes the places of the labels."""
 
     def tied_output(self) -> nn.Linear | None:
         """Return the output layer whose weight is the word table, if the config ties them."""

@@ -53,9 +53,9 @@ class LossScaler:
     def unscale(self, shards: Iterable[Shard]) -> None:
         """Divide gradients by the factor."""
         if self.active:
-            for shard in shards:
-                if shard.grad is not None:
-                    shard.grad.div_(self.scale)
+            gradients = [shard.grad for shard in shards if shard.grad is not None]
+            if gradients:
+                torch._foreach_div_(gradients, self.scale)
 
     def stepped(self) -> None:
         """Count a step that was taken; grow where it is time."""

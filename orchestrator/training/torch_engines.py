@@ -10,6 +10,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from orchestrator.errors import InputError
+from orchestrator.modeling.transfer import to_device
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch, Projection, Shard
 from orchestrator.training.engine_config import USUAL_SCALE, LossScaleConfig, Precision
@@ -72,7 +73,7 @@ class SingleEngine:
         )
         sums = MetricSums(self._targets, self.target_weights, extra, self._device)
         for index, each in enumerate(micro_batches):
-            batch = {key: value.to(self._device) for key, value in each.items()}
+            batch = to_device(each, self._device)
             with self._reduction(last=index == len(micro_batches) - 1):
                 outputs = self._run(self._wrapped, batch, window.heads)
                 if extra:
@@ -175,7 +176,7 @@ class SingleEngine:
         return nullcontext()
 
     def _evaluated(self, batch: Batch) -> dict[str, Tensor]:
-        return self._run(self.module, {k: v.to(self._device) for k, v in batch.items()})
+        return self._run(self.module, to_device(batch, self._device))
 
     def _run(
         self, model: nn.Module, batch: Batch, heads: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from orchestrator.cluster.engines.layouts import (
     whole_shape,
 )
 from orchestrator.errors import InputError
+from orchestrator.modeling.transfer import to_device
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engine import Batch, Projection, Shard, part_of
 from orchestrator.training.engine_config import LossScaleConfig, Precision
@@ -91,8 +92,7 @@ class ShardedEngine(ABC):
             outputs = self._forward(batch, window.heads)
             if extra:
                 # Moved once more: what the model was given is rounded to the pass's precision.
-                moved = {key: value.to(self._device) for key, value in batch.items()}
-                outputs = window.with_extra(index, outputs, moved)
+                outputs = window.with_extra(index, outputs, to_device(batch, self._device))
             # Gradients are averaged over ranks; the objective is a sum with global counts.
             self._backward(window.loss(outputs) * self.world * self._scaler.scale)
             sums.add(outputs)
@@ -160,12 +160,10 @@ class ShardedEngine(ABC):
         """Run the backward pass of a micro-batch."""
 
     def _forward(self, batch: Batch, heads: tuple[str, ...] = ()) -> dict[str, Tensor]:
-        return self._run({key: self._placed(value) for key, value in batch.items()}, heads)
-
-    def _placed(self, value: Tensor) -> Tensor:
-        if self._precision == "fp32":
-            return value.to(self._device)
-        return value.to(self._device, compute_type(self._precision, value))
+        moved = to_device(batch, self._device)
+        if self._precision != "fp32":
+            moved = {k: v.to(compute_type(self._precision, v)) for k, v in moved.items()}
+        return self._run(moved, heads)
 
     def _require_same_heads(self, micro_batches: Sequence[Batch]) -> None:
         """In lockstep a head's weights are gathered when it runs: on all ranks or on none."""

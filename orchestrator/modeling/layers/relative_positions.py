@@ -13,6 +13,7 @@ Legend: H heads, S queries, T keys, d head size.
 
 import math
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -201,8 +202,15 @@ class AlibiBias(PositionBias):
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Return -slope * |key - query|, [1, H, S, T]."""
         distance = -(keys[None, :] - queries[:, None]).abs().float()
-        slopes = torch.tensor(alibi_slopes(self.heads), device=keys.device)
+        slopes = _slopes_on(self.heads, keys.device)
         return slopes[None, :, None, None] * distance
+
+
+@cache
+def _slopes_on(heads: int, device: torch.device) -> Tensor:
+    """Return the slopes on a device; copied there once, since the copy waits for the device."""
+    with torch.inference_mode(mode=False):
+        return torch.tensor(alibi_slopes(heads), device=device)
 
 
 def alibi_slopes(heads: int) -> list[float]:

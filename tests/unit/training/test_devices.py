@@ -1,7 +1,5 @@
 """Model and batches move to the device that is reserved: trials, fine-tuning, continual units."""
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 
@@ -18,7 +16,7 @@ from orchestrator.training import torch_engines, worker_context
 from orchestrator.training.config import FineTuneConfig
 from orchestrator.training.worker_context import reserved_device
 from orchestrator.zoo import Zoo
-from tests.support.fake_device import DEVICE, FakeDevice, sgd
+from tests.support.fake_device import DEVICE, FakeDevice, sgd, without_autocast
 from tests.support.lessons import job, make_lessons, planned
 from tests.support.streams import job as stream_job
 
@@ -31,7 +29,7 @@ def place(tmp_path_factory):
 @pytest.fixture
 def fake(monkeypatch):
     monkeypatch.setattr(torch_engines, "build_optimizer", sgd)
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no meta
+    without_autocast(monkeypatch)
     with FakeDevice() as mode:
         yield mode
 
