@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.cost import ModelSizes, activation_bytes, model_sizes, training_flops
+from orchestrator.modeling.peaks import PEAKS
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.estimate_memory import WorkerMemory, worker_memory
 from orchestrator.training.config import EngineConfig
@@ -36,13 +37,18 @@ class Accelerator:
     single_flops: float
 
 
+def _nvidia(memory: float, name: str) -> Accelerator:
+    peaks = PEAKS[name]
+    return Accelerator(memory, peaks.fp16, peaks.fp32)
+
+
 ACCELERATORS: dict[str, Accelerator] = {
-    "v100": Accelerator(32e9, 125e12, 15.7e12),
-    "a100-40": Accelerator(40e9, 312e12, 19.5e12),
-    "a100": Accelerator(80e9, 312e12, 19.5e12),
-    "l40s": Accelerator(48e9, 362e12, 91.6e12),
-    "h100": Accelerator(80e9, 989e12, 67e12),
-    "h200": Accelerator(141e9, 989e12, 67e12),
+    "v100": _nvidia(32e9, "V100"),
+    "a100-40": _nvidia(40e9, "A100"),
+    "a100": _nvidia(80e9, "A100"),
+    "l40s": _nvidia(48e9, "L40S"),
+    "h100": _nvidia(80e9, "H100"),
+    "h200": _nvidia(141e9, "H200"),
     "mi300x": Accelerator(192e9, 1307e12, 163.4e12),
 }
 """Names that ``--accelerator`` takes: SXM or OAM versions, without sparsity."""
@@ -54,7 +60,7 @@ class Widths:
 
     Attributes:
         weights: What passes read.
-        gradients: One for each parameter.
+        gradients: One for each parapeaks.
         optimizer: fp32 masters and two moments (K = 12 in the paper).
     """
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.cost import ceiling_flops, training_flops
+from orchestrator.modeling.cost import training_flops
+from orchestrator.modeling.peaks import device_peak
 from orchestrator.training.engine import Batch, Engine
 from orchestrator.training.loop import WindowSource
 
@@ -56,6 +57,7 @@ class Detour:
 
 
 KIB = 1024
+TERA = 1e12
 
 
 class Meter:
@@ -67,6 +69,7 @@ class Meter:
         model: What is trained.
         length: Positions of a sequence.
         dtype: Number format of the forward pass.
+        peak_tflops: Peak of one device in 10^12 operations a second; None: by its name.
     """
 
     def __init__(
@@ -76,11 +79,14 @@ class Meter:
         model: ModelConfig,
         length: int,
         dtype: torch.dtype,
+        peak_tflops: float | None = None,
     ) -> None:
         self._source, self._engine = source, engine
         self._flops = training_flops(model, length)
         self._device = str(next(engine.module.parameters()).device)
-        self._ceiling = ceiling_flops(self._device, dtype)
+        self._ceiling = (
+            device_peak(self._device, dtype) if peak_tflops is None else peak_tflops * TERA
+        )
         self.begin()
 
     def begin(self) -> None:
@@ -114,9 +120,9 @@ class Meter:
 
         Returns:
             ``tokens`` (padding not counted) and ``tokens_per_second`` over all ranks,
-            ``model_flops_per_second``, ``mfu`` (the share of what matrix products reach on these
-            devices), ``data_wait_share`` (of the ranks' time), ``memory_bytes`` (the largest rank's
-            peak), ``checkpoint_seconds``.
+            ``model_flops_per_second``, ``mfu`` (their share of the devices' peak, see
+            `device_peak`), ``data_wait_share`` (of the ranks' time), ``memory_bytes`` (the largest
+            rank's peak), ``checkpoint_seconds``.
         """
         local = torch.tensor([self._tokens, self._waited_s, self._ceiling], dtype=torch.float64)
         tokens, waited, ceiling = self._engine.sum_over_ranks(local).tolist()

@@ -111,6 +111,7 @@ class _Run:
             inputs.model,
             config.data.block_size,
             COMPUTE[config.engine.precision],
+            config.engine.peak_tflops,
         )
         stopping = config.train.early_stopping
         every = config.train.eval_every_steps

@@ -17,7 +17,7 @@ GAUGES = {
     "grad_norm": "Gradient norm before clipping.",
     "tokens_per_second": "Tokens per second over all workers, padding not counted.",
     "model_flops_per_second": "Floating-point operations per second by formula, over all workers.",
-    "mfu": "Share of what matrix products reach on these devices.",
+    "mfu": "Share of the devices' published peak; on CPUs, of what matrix products reach.",
     "data_wait_share": "Share of the workers' time spent waiting for data.",
     "memory_bytes": "Largest peak of a worker's memory.",
     "checkpoint_seconds": "Seconds spent on checkpoints in the last interval.",
