@@ -14,14 +14,20 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.component import ComponentConfig, Dimensions, decoders, encoders, targets
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.stack import EmbeddingStack
-from orchestrator.modeling.interfaces import Batch, Decoder, Encoder, Streams, Target
+from orchestrator.modeling.interfaces import (
+    LABELS,
+    PLACES,
+    Batch,
+    Decoder,
+    Encoder,
+    Streams,
+    Target,
+)
 from orchestrator.modeling.layers.attention import Cache
-from orchestrator.modeling.layers.feed_forward import Experts
+from orchestrator.modeling.layers.feed_forward import Block, Experts
 from orchestrator.modeling.targets.configs import Pooling
 from orchestrator.modeling.targets.sequence import pool
-
-LABELS = "labels."
-"""Labels of target ``name`` are in ``batch["labels.<name>"]``."""
+from orchestrator.modeling.targets.vocabulary import VocabularyLayer
 
 
 class TargetHeads(nn.ModuleDict):
@@ -80,6 +86,29 @@ class Model(nn.Module):
         for stack in stacks:
             stack.checkpointing = on
         return len(stacks)
+
+    def compile_blocks(self) -> int:
+        """Run the blocks, and the loss over a vocabulary, through torch.compile.
+
+        Compilation happens at the first pass. A pass with a cache stays as it is. Dropout draws
+        other noise than without.
+
+        Returns:
+            The number of blocks; other parts are not compiled.
+
+        Raises:
+            InputError: A block cannot be one graph.
+        """
+        blocks = [module for module in self.modules() if isinstance(module, Block)]
+        if any(isinstance(inner, Experts) for block in blocks for inner in block.modules()):
+            raise InputError(
+                "engine.compile: true, but the blocks have experts, and the number of tokens of an "
+                "expert depends on their values, which one graph cannot. Set compile to false"
+            )
+        for module in self.modules():
+            if isinstance(module, Block | VocabularyLayer):
+                module.compiled = True
+        return len(blocks)
 
     def tied_names(self) -> dict[str, str]:
         """Return every second name of a tied parameter → the name under which it is stored."""
@@ -141,7 +170,9 @@ class Model(nn.Module):
             labels = self._router_logits() if reads_router else batch.get(LABELS + name)
             if labels is None:
                 continue
-            output = head(*_seen(head, hidden, mask, batch), labels)
+            places = batch.get(PLACES + name) if cast(Target, head).takes_places else None
+            given = (labels,) if places is None else (labels, places)
+            output = head(*_seen(head, hidden, mask, batch), *given)
             result[f"loss.{name}"] = output.loss
             result[f"count.{name}"] = output.terms
             result[f"correct.{name}"] = output.correct

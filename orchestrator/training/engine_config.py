@@ -200,6 +200,22 @@ class EngineConfig(StrictModel):
         description="Keep only the inputs of blocks for the backward pass and compute the rest "
         "again: a third more time, a fraction of the memory.",
     )
+    compile: bool = Field(
+        False,
+        description="Compile blocks with torch.compile, for accelerators: the first steps take a "
+        "minute, the others are faster. Not with type: zero, nor for experts.",
+    )
+    tf32: bool = Field(
+        False,
+        description="With precision fp32, let accelerators round the inputs of matrix products to "
+        "10 bits of mantissa (TF32): several times faster.",
+    )
+    peak_tflops: float | None = Field(
+        None,
+        gt=0,
+        description="Peak of one device for the metric mfu, in 10^12 operations a second; null: "
+        "its maker's figure, by its name; of a CPU, measured.",
+    )
     offload: OffloadConfig = Field(OffloadConfig(), description="What waits in host memory.")
     deepspeed: Annotated[
         dict[str, Any] | None,
@@ -230,6 +246,13 @@ class EngineConfig(StrictModel):
             if self.type != "zero" or not self.zero_stage:
                 yield Problem("deepspeed", f"is not read by {self.title}. Use type: zero")
             yield from amendment_problems(self.deepspeed, "deepspeed")
+        if self.compile and self.type == "zero" and self.zero_stage:
+            yield Problem(
+                "compile",
+                "is not for DeepSpeed, whose hooks run inside of blocks. Use type: ddp or fsdp2",
+            )
+        if self.tf32 and self.precision != "fp32":
+            yield Problem("tf32", f"has no effect with precision: {self.precision}. Remove it")
         yield from self._offload_problems()
 
     def _offload_problems(self) -> Iterator[Problem]:

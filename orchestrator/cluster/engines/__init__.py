@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 
 from orchestrator.errors import InputError
@@ -30,6 +31,15 @@ def _checkpoint_activations(model: nn.Module) -> None:
         )
 
 
+def _compile(model: nn.Module) -> None:
+    compile_blocks = getattr(model, "compile_blocks", None)
+    if compile_blocks is None or not compile_blocks():
+        raise InputError(
+            "engine.compile: true, but no component of this model has blocks. "
+            "Set it to false, or use a transformer"
+        )
+
+
 def build_engine(
     model: nn.Module,
     optimizer: OptimizerConfig,
@@ -48,14 +58,17 @@ def build_engine(
         world: Number of workers.
 
     Raises:
-        InputError: ``single`` with more than one worker, or activation checkpointing for a model
-            that has no blocks.
+        InputError: ``single`` with more than one worker, or activation checkpointing or
+            compilation for a model that has no blocks, or whose blocks cannot be compiled.
         StageError: The installed DeepSpeed does not behave as the engine needs.
     """
     for problem in engine.problems_with(world, optimizer):
         raise InputError(f"engine.{problem}")
     if engine.activation_checkpointing:
         _checkpoint_activations(model)
+    if engine.compile:
+        _compile(model)
+    torch.set_float32_matmul_precision("high" if engine.tf32 else "highest")
     kind, scale = resolve(engine, world), engine.loss_scale
     given = (model, optimizer, target_weights)
     if kind == "single":

@@ -21,11 +21,11 @@ from orchestrator.modeling.layers.attention import (
     attention_mask,
     padding_mask,
 )
-from orchestrator.modeling.layers.feed_forward import build_norm
+from orchestrator.modeling.layers.feed_forward import Block, build_norm
 from orchestrator.modeling.layers.relative_positions import build_position_bias
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(Block):
     """Causal self-attention, cross-attention, feed-forward; each with a residual and a norm."""
 
     def __init__(self, config: TransformerDecoderConfig, dimensions: Dimensions) -> None:
@@ -40,7 +40,7 @@ class DecoderLayer(nn.Module):
         self.norm2 = build_norm(config.norm, width, eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
+    def transform(
         self,
         x: Tensor,
         mask: AttentionMask,

@@ -34,6 +34,7 @@ from orchestrator.modeling.layers.attention import (
 )
 from orchestrator.modeling.layers.block_options import BlockOptions, PatchBiasConfig
 from orchestrator.modeling.layers.feed_forward import (
+    Block,
     DropPath,
     Experts,
     FeedForward,
@@ -67,7 +68,7 @@ def build_feed_forward(options: BlockOptions, dimensions: Dimensions) -> nn.Modu
     )
 
 
-class TransformerLayer(nn.Module):
+class TransformerLayer(Block):
     """Self-attention and feed-forward, each with a residual connection and a norm.
 
     post: ``x = norm1(x + attention(x)); x = norm2(x + feed_forward(x))``;
@@ -94,7 +95,7 @@ class TransformerLayer(nn.Module):
         )
         self.dropout = nn.Dropout(options.dropout)
 
-    def forward(
+    def transform(
         self,
         x: Tensor,
         mask: AttentionMask,

@@ -1,18 +1,53 @@
-"""Position-wise parts of a transformer block: norms, activations, feed-forwards, stochastic depth.
+"""Transformer blocks, compiled or not, and their position-wise parts.
+
+The parts are norms, activations, feed-forwards, layer scale and stochastic depth.
 
 A mixture of experts stands in place of one feed-forward: Jiang et al. 2024 (Mixtral), section 2.1;
 its balance loss is that of Fedus et al. 2022 (Switch), equation 4, summed over the top k as in
 transformers. Stochastic depth is Huang et al. 2016, layer scale Touvron et al. 2021.
 
+All compiled blocks of one class share one function, because torch passes weights to it as inputs: a
+stack of 24 blocks is compiled once. Hooks of sharding engines, checkpointing and parameter names
+are those of a block that is not compiled.
+
 Legend: B batch, S length, N tokens, D model width, F inner width, E experts.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from orchestrator.modeling.layers.attention import KeyValues, LayerCache
+
+RECOMPILE_LIMIT = 256
+"""Variants of one block: with and without a mask, training and evaluation, rates of drop_path."""
+
+
+class Block(nn.Module):
+    """One of a stack of equal modules; a subclass has ``transform``, [B, S, D] to [B, S, D]."""
+
+    compiled = False
+    """Whether ``transform`` runs compiled; never with a cache, which grows at every call."""
+    transform: Callable[..., Tensor]
+
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        """Transform [B, S, D] to [B, S, D]; see the arguments of ``transform``."""
+        if self.compiled and not any(isinstance(each, KeyValues | LayerCache) for each in others):
+            result: Tensor = compiled(type(self).transform)(self, x, *others)
+            return result
+        return self.transform(x, *others)
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function compiled as one graph; a part that needs Python would be an error."""
+    config = torch._dynamo.config  # not a public setting: torch.compile has no argument for it
+    config.recompile_limit = max(RECOMPILE_LIMIT, config.recompile_limit)
+    return torch.compile(function, fullgraph=True)
 
 
 def build_norm(name: str, width: int, eps: float) -> nn.Module:

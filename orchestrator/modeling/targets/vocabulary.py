@@ -10,7 +10,8 @@ this is plain torch. The values are those of linear layer and cross entropy; on 
 Legend: B batch, S length, N labelled positions, D model width, V vocabulary.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +20,16 @@ from torch.autograd.function import once_differentiable
 
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
-from orchestrator.modeling.layers.feed_forward import ACTIVATIONS
+from orchestrator.modeling.layers.feed_forward import ACTIVATIONS, compiled
 from orchestrator.modeling.targets.token_configs import (
     BilmConfig,
     LmConfig,
     MlmConfig,
     PromptConfig,
 )
+
+Piece = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
+"""Logits, labels and smoothing of one piece to its loss, gradient and correct answers."""
 
 VALUES_PER_PIECE = {"cpu": 2**20}
 """Logits that exist at once: on a CPU as many as its cache holds."""
@@ -53,6 +57,7 @@ class VocabularyLayer(nn.Linear):
     ) -> None:
         super().__init__(width, vocab_size, bias=bias)
         self.smoothing = smoothing
+        self.compiled = False
 
     def forward(self, input: Tensor, labels: Tensor | None = None) -> Any:
         """Return logits, or the loss.
@@ -69,7 +74,9 @@ class VocabularyLayer(nn.Linear):
         train = torch.is_grad_enabled()
         smoothing = self.smoothing if self.training else 0.0
         pieces: Any = _PieceByPiece.apply
-        return pieces(input, self.weight, self.bias, labels, smoothing, train)
+        # Compiled, a few passes over the logits take the place of a dozen.
+        piece = compiled(cross_entropy_of_piece) if self.compiled else cross_entropy_of_piece
+        return pieces(input, self.weight, self.bias, labels, smoothing, train, piece)
 
 
 def summed_cross_entropy(
@@ -98,6 +105,14 @@ def summed_cross_entropy(
     return loss, gradient, (answers[:, 0] == labels).sum()
 
 
+def cross_entropy_of_piece(
+    logits: Tensor, labels: Tensor, smoothing: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what ``summed_cross_entropy`` does, the gradient in the type of the logits."""
+    loss, gradient, right = summed_cross_entropy(logits.float(), labels, smoothing)
+    return loss, gradient.to(logits.dtype), right
+
+
 class _PieceByPiece(torch.autograd.Function):
     """Loss and gradients in one pass over pieces of rows; accumulates in fp32."""
 
@@ -110,6 +125,7 @@ class _PieceByPiece(torch.autograd.Function):
         labels: Tensor,
         smoothing: float,
         train: bool,
+        cross_entropy: Piece,
     ) -> tuple[Tensor, Tensor]:
         device = x.device.type
         autocast = torch.is_autocast_enabled(device)
@@ -128,11 +144,11 @@ class _PieceByPiece(torch.autograd.Function):
             for start in range(0, len(x), rows):
                 piece = slice(start, start + rows)
                 inputs = x[piece].to(dtype)
-                logits = F.linear(inputs, table, shift).float()
-                part, gradient, right = summed_cross_entropy(logits, labels[piece], smoothing)
+                logits = F.linear(inputs, table, shift)
+                part, gradient, right = cross_entropy(logits, labels[piece], smoothing)
                 loss += part
                 correct += right
-                _add_gradients(sums, piece, gradient.to(dtype), inputs, table)
+                _add_gradients(sums, piece, gradient, inputs, table)
         gradients = zip(sums, (x, weight, bias), strict=True)
         ctx.save_for_backward(*(g if t is None or g is None else g.to(t) for g, t in gradients))
         ctx.mark_non_differentiable(correct)
@@ -142,7 +158,7 @@ class _PieceByPiece(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         gradients = (None if g is None else g * scale.to(g.dtype) for g in ctx.saved_tensors)
-        return (*gradients, None, None, None)
+        return (*gradients, None, None, None, None)
 
 
 def _add_gradients(
@@ -170,7 +186,25 @@ def token_loss(layer: VocabularyLayer, vectors: Tensor, labels: Tensor) -> Targe
         labels: [N].
     """
     loss, correct = layer(vectors, labels)
-    return TargetOutput(loss, torch.tensor(len(labels), device=labels.device), correct)
+    # Not `torch.tensor`: that would copy from the host, and wait for the device.
+    return TargetOutput(loss, torch.full((), len(labels), device=labels.device), correct)
+
+
+def labelled(hidden: Tensor, labels: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the vectors that have a label, [N, D], and their labels, [N].
+
+    Args:
+        hidden: [..., D].
+        labels: [...], -100 where nothing is predicted.
+        places: Indices of labels in the flattened labels, [N], if the host has counted them; they
+            spare a device the wait for their number.
+    """
+    vectors, answers = hidden.flatten(0, -2), labels.flatten()
+    if places is None:
+        places = (answers != IGNORED_LABEL).nonzero()[:, 0]
+    if len(places) == len(answers):
+        return vectors, answers
+    return vectors.index_select(0, places), answers.index_select(0, places)
 
 
 class MlmTransform(nn.Module):
@@ -195,6 +229,8 @@ class TokenTarget(Target):
     Parameters: ``output.weight`` [V, D] (the word table if tied), ``output.bias`` [V].
     """
 
+    takes_places: ClassVar[bool] = True
+
     def __init__(
         self, width: int, vocab_size: int, *, tie: bool, bias: bool, smoothing: float = 0.0
     ) -> None:
@@ -214,10 +250,12 @@ class TokenTarget(Target):
         """Return the number of labelled positions, 0-dim int64."""
         return (labels != IGNORED_LABEL).sum()
 
-    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+    def forward(
+        self, hidden: Tensor, mask: Tensor, labels: Tensor, places: Tensor | None = None
+    ) -> TargetOutput:
         """Return the cross entropy summed over labelled positions of ``hidden`` [B, S, D]."""
-        chosen = labels != IGNORED_LABEL
-        return token_loss(self.output, self.transform(hidden[chosen]), labels[chosen])
+        vectors, answers = labelled(hidden, labels, places)
+        return token_loss(self.output, self.transform(vectors), answers)
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits of every position, [B, S, V]."""
@@ -282,6 +320,7 @@ class BilmTarget(Target):
     """
 
     Config = BilmConfig
+    takes_places: ClassVar[bool] = True
 
     def __init__(self, config: BilmConfig, dimensions: Dimensions) -> None:
         super().__init__()
@@ -293,10 +332,11 @@ class BilmTarget(Target):
         """Return the number of labelled (position, direction) pairs, 0-dim int64."""
         return (labels != IGNORED_LABEL).sum()
 
-    def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
+    def forward(
+        self, hidden: Tensor, mask: Tensor, labels: Tensor, places: Tensor | None = None
+    ) -> TargetOutput:
         """Return the cross entropy summed over positions and directions of ``hidden`` [B, S, D]."""
-        chosen = labels != IGNORED_LABEL
-        return token_loss(self.output, _halves(hidden)[chosen], labels[chosen])
+        return token_loss(self.output, *labelled(_halves(hidden), labels, places))
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits of every position and direction, [B, S, 2, V]."""
