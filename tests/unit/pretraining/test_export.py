@@ -31,7 +31,7 @@ def test_a_run_in_fp16_keeps_its_scale_in_the_history_and_exports_fp32(
     alone, make_job, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        window_sources, "ceiling_flops", lambda *_: 1e12
+        window_sources, "device_peak", lambda *_: 1e12
     )  # slow on a CPU, not the point
     worker.pretrain(
         alone.within(tmp_path),
