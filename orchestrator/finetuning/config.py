@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from orchestrator.config import ClusterSection, JobConfig, Name, StrictModel
 from orchestrator.config.registry import Choice
@@ -84,6 +84,39 @@ class TeacherSection(DistillationOptions):
         return {"package": data} if isinstance(data, str) else data
 
 
+MOST_TRIALS = 64
+"""Combinations of a grid search at most."""
+
+
+class SearchSection(StrictModel):
+    """Values that a grid search tries, in every combination."""
+
+    learning_rate: tuple[PositiveFloat, ...] = ()
+    """Peaks; none: that of train."""
+    global_batch_size: tuple[PositiveInt, ...] = ()
+    """Rows of one step; none: that of train."""
+    epochs: tuple[PositiveInt, ...] = ()
+    """Passes over the training rows; none: that of train."""
+
+    @classmethod
+    def axes(cls) -> tuple[str, ...]:
+        """Names of what can be searched."""
+        return tuple(cls.model_fields)
+
+    def problems(self) -> Iterable[Problem]:
+        """There is something to try, nothing twice, and not too much."""
+        count = 1
+        for name in self.axes():
+            values = getattr(self, name)
+            count *= max(len(values), 1)
+            if len(set(values)) < len(values):
+                yield Problem(name, f"has a value twice: {list(values)}. Remove it.")
+        if count == 1:
+            yield Problem("", f"tries one value. Give at least two of {', '.join(self.axes())}.")
+        if count > MOST_TRIALS:
+            yield Problem("", f"has {count} combinations, {MOST_TRIALS} are allowed. Remove some.")
+
+
 class FinetuneConfig(JobConfig):
     """Fine-tune a package on labelled data and commit the result as a package."""
 
@@ -107,6 +140,8 @@ class FinetuneConfig(JobConfig):
     """A package to distill; null: labels alone are learned."""
     train: TrainingSection = TrainingSection()
     """Epochs, batches, learning rate, what is trained."""
+    search: SearchSection | None = None
+    """Grid search on validation rows: the package is trained with the best combination."""
     engine: EngineConfig = EngineConfig()
     """The training engine."""
     cluster: ClusterSection = ClusterSection()
@@ -147,11 +182,30 @@ class FinetuneConfig(JobConfig):
     def problems(self) -> Iterable[Problem]:
         """One form of naming tasks, and batches that divide over the workers."""
         yield from self._task_problems()
-        sizes = (self.train.global_batch_size, self.train.micro_batch_size or 1)
-        for problem in batch_problems(*sizes, self.cluster.workers):
-            yield Problem(f"train.{problem.path}", problem.message)
+        yield from self._search_problems()
+        for path, size in self._batch_sizes():
+            micro = self.train.micro_batch_size or 1
+            for problem in batch_problems(size, micro, self.cluster.workers):
+                yield Problem(path or f"train.{problem.path}", problem.message)
         for problem in self.engine.problems_with(self.cluster.workers):
             yield Problem(f"engine.{problem.path}", problem.message)
+
+    def _batch_sizes(self) -> Iterator[tuple[str, int]]:
+        """Yield the sizes of a step with the field that names each; empty: one of train."""
+        searched = () if self.search is None else self.search.global_batch_size
+        if not searched:
+            yield "", self.train.global_batch_size
+        for size in searched:
+            yield "search.global_batch_size", size
+
+    def _search_problems(self) -> Iterator[Problem]:
+        if self.search is None:
+            return
+        for name in SearchSection.axes():
+            if getattr(self.search, name) and name in self.train.model_fields_set:
+                yield Problem(f"search.{name}", f"is given beside train.{name}. Remove one.")
+        if self.train.learning_rate == "auto" and not self.search.learning_rate:
+            yield Problem("train.learning_rate", "is auto. Give search.learning_rate values.")
 
     def _task_problems(self) -> Iterator[Problem]:
         if self.promotion != Promotion() and not self.keep_heads:

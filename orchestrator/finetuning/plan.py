@@ -6,6 +6,7 @@ import numpy as np
 
 from orchestrator.data.processors.example_processor import open_processor
 from orchestrator.data.rows.checks import check_data
+from orchestrator.finetuning.grid import combinations
 from orchestrator.finetuning.inputs import FinetuneInputs
 from orchestrator.modeling.cost import activation_bytes, count_parameters, training_memory
 from orchestrator.tasks.base import HeadOptions, text_processor
@@ -57,6 +58,7 @@ def describe(inputs: FinetuneInputs) -> str:
         "trained": _trained(inputs),
         **({} if inputs.teaching is None else {"teacher": _teacher(inputs)}),
         "rate": _rate(inputs),
+        **({} if config.search is None else {"search": _search(inputs)}),
         "steps": f"{train.epochs} epochs × {data.steps_per_epoch} = "
         f"{train.epochs * data.steps_per_epoch:,} steps of {data.global_batch_size} rows = "
         f"{cluster.workers} workers × micro-batches of {data.micro_batch_size}",
@@ -146,6 +148,19 @@ def _teacher(inputs: FinetuneInputs) -> str:
         shown = ", ".join(f"{theirs} → {mine}" for theirs, mine in pairs)
         parts.append(f"layers {shown} (weight {options.hidden_weight:g})")
     return "; ".join(parts)
+
+
+def _search(inputs: FinetuneInputs) -> str:
+    search, config = inputs.config.search, inputs.config
+    assert search is not None
+    tried = combinations(search, config, inputs.usual_rate.value)
+    axes = {name: getattr(search, name) for name in search.axes()}
+    shown = " × ".join(f"{name} {list(values)}" for name, values in axes.items() if values)
+    epochs = sum(values.epochs for values in tried)
+    return (
+        f"{len(tried)} trials ({shown}) of {epochs} epochs together at most, "
+        f"{config.cluster.cpus_per_worker:g} CPU each; the best one's values are trained with"
+    )
 
 
 def _rate(inputs: FinetuneInputs) -> str:

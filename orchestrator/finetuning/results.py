@@ -42,6 +42,60 @@ class RateTrial(StrictModel):
     """Optimizer steps it cost."""
 
 
+class EpochScore(StrictModel):
+    """One epoch of a trial of a grid search."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    value: float
+    """Primary metric on validation rows."""
+    loss: float
+    """Loss on validation rows."""
+    higher_is_better: bool
+    """Direction of the primary metric."""
+    steps: int
+    """Optimizer steps of the epoch."""
+    seconds: float
+    """Its wall time."""
+
+
+class GridValues(StrictModel):
+    """One combination of a grid search."""
+
+    learning_rate: float
+    """Peak."""
+    global_batch_size: int
+    """Rows of one step."""
+    epochs: int
+    """Passes over the training rows."""
+
+
+class GridTrialResult(StrictModel):
+    """One trial of a grid search."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    values: GridValues
+    """Values that it trained with."""
+    scores: tuple[Number, ...]
+    """Primary metric on validation rows after each epoch."""
+    loss: Number
+    """Lowest loss on validation rows; NaN without an epoch."""
+    steps: int
+    """Optimizer steps it cost."""
+    seconds: float
+    """Time it cost."""
+    error: str | None = None
+    """Reason why it failed."""
+
+
+class GridResult(StrictModel):
+    """A finished grid search."""
+
+    trials: tuple[GridTrialResult, ...]
+    """All trials, the best first: the run itself trains with its values."""
+
+
 class ChosenRate(StrictModel):
     """``learning_rate.json`` of a run whose learning rate was searched for."""
 
@@ -114,6 +168,8 @@ class FinetuneEvaluation(Summary):
     """Package that training began with."""
     teacher: str | None = None
     """Package that was distilled."""
+    grid: tuple[GridTrialResult, ...] = ()
+    """Trials of ``search``, the best first."""
     dropped_heads: tuple[str, ...] = ()
     """Heads of the parent that the package does not have any more."""
     kept_heads: tuple[str, ...] = ()
@@ -133,7 +189,8 @@ class FinetuneEvaluation(Summary):
             "steps": self.steps,
             "best_step": self.best_step,
             "skipped_steps": self.skipped_steps,
-            "search_steps": sum(trial.steps for trial in self.trials),
+            "search_steps": sum(trial.steps for trial in self.trials)
+            + sum(trial.steps for trial in self.grid),
             "seconds": round(self.seconds, 1),
             "workers": self.world,
         }

@@ -4,6 +4,8 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from orchestrator.finetuning.config import FinetuneConfig
 from orchestrator.finetuning.results import (
     EVALUATION,
     FinetuneEvaluation,
+    GridResult,
     LaunchResult,
     Summary,
 )
@@ -30,13 +33,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STAGE = "finetune"
+SEARCH = "search"
+"""Step of the run that records a finished grid search."""
 WORKER = "orchestrator.finetuning.worker:finetune"
 EXPORT, HISTORY = "export", "history.parquet"
 EXPORTED = ("config.json", "model*.safetensors*", "tokenizer*.json", "*_config.json", HISTORY)
 """Patterns of the files that become the package."""
 MODALITIES = {"image": "vision", "audio": "audio"}
 """Modalities as manifests name them; all other rows are texts."""
-LEFTOVERS = (EXPORT, "best", "checkpoints")
+LEFTOVERS = (EXPORT, "best", "checkpoints", "grid", "tune")
 """Folders that only an unfinished run needs."""
 
 
@@ -91,7 +96,7 @@ def _make(folder: RunFolder, config: FinetuneConfig, inputs: "FinetuneInputs | N
         inputs = _resolve(config, zoo, start)
     _announce(inputs)
     summary = _train(folder, inputs)
-    evaluation = _evaluation(inputs, summary)
+    evaluation = _evaluation(folder, inputs, summary)
     return commit_once(
         folder,
         config.output,
@@ -143,13 +148,16 @@ def _announce(inputs: "FinetuneInputs") -> None:
 
 
 def _train(folder: RunFolder, inputs: "FinetuneInputs") -> Summary:
-    """Launch the workers.
+    """Search for values where that is asked for, then launch the workers.
 
     Raises:
         InterruptedRunError: Stopped before the end.
+        StageError: No trial of the search has a score.
     """
     from orchestrator.cluster.launcher import launch
     from orchestrator.cluster.session import session_for
+    from orchestrator.finetuning.grid import with_values
+    from orchestrator.finetuning.grid_runner import search_grid
     from orchestrator.finetuning.inputs import job_of
 
     config = inputs.config
@@ -157,6 +165,11 @@ def _train(folder: RunFolder, inputs: "FinetuneInputs") -> Summary:
         rate = inputs.usual_rate
         if isinstance(config.train.learning_rate, float):
             rate = type(rate)(config.train.learning_rate, "as the job says")
+        if config.search is not None:
+            search = partial(search_grid, folder, inputs, config.search, rate)
+            trials = folder.once(SEARCH, GridResult, search).trials
+            inputs = replace(inputs, config=with_values(config, trials[0].values))
+            rate = type(rate)(trials[0].values.learning_rate, f"the best of {len(trials)} trials")
         logger.info("learning rate %g: %s", rate.value, rate.reason)
         job = job_of(inputs, folder.path, rate)
         with _watcher(folder, inputs) as watcher:
@@ -200,9 +213,13 @@ def _watcher(folder: RunFolder, inputs: "FinetuneInputs") -> "Iterator[Watcher]"
         mlflow.finish("FINISHED")
 
 
-def _evaluation(inputs: "FinetuneInputs", summary: Summary) -> FinetuneEvaluation:
+def _evaluation(
+    folder: RunFolder, inputs: "FinetuneInputs", summary: Summary
+) -> FinetuneEvaluation:
+    found = folder.done(SEARCH)
     return FinetuneEvaluation(
         **dict(summary),
+        grid=() if found is None else GridResult.model_validate(found).trials,
         parent=inputs.package.ref,
         teacher=None if inputs.teacher is None else inputs.teacher.ref,
         dropped_heads=inputs.dropped,

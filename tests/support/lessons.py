@@ -72,21 +72,26 @@ def learn(config, run_dir, rate=RATE):
     return finetune(context, planned(config, run_dir, rate)).result, run_dir / "export"
 
 
-def commit_encoder(place, name, *, layers, width, words=None):
+def commit_encoder(
+    place, name, *, layers, width, words=None, vocab_size=300, heads=("mlm",), labels=()
+):
     """Commit an untrained encoder, with the tokenizer of `encoder` unless it is given words."""
     processor = TextProcessor.load(Zoo(place / "zoo").get("encoder").path)
     if words is not None:
-        processor = TextProcessor.train(words, 300, max_length=16)
+        processor = TextProcessor.train(words, vocab_size, max_length=16)
     config = ModelConfig(
         hidden_size=width,
         vocab_size=processor.vocab_size,
         max_position_embeddings=16,
         embedding={"parts": ["word", "pos"], "dropout": 0.0},
         encoder={"type": "transformer", "num_layers": layers, "num_heads": 2, "dropout": 0.0},
-        target=["mlm"],
+        target=list(heads),
     )
     torch.manual_seed(1)
-    draft = Zoo(place / "zoo").draft(name, kind="pretrained", producer={"stage": "test"})
+    named = {head["name"]: list(labels) for head in heads if isinstance(head, dict)}
+    task = {"kind": "mlm", "labels": named}
+    producer = {"stage": "test"}
+    draft = Zoo(place / "zoo").draft(name, kind="pretrained", producer=producer, task=task)
     with draft as folder:
         write_model(folder.path, build_model(config), config)
         processor.save(folder.path)

@@ -20,7 +20,6 @@ def test_the_command_line_alone_is_enough():
     ("overrides", "message"),
     [
         (["package=a", "output=b"], r"data\.source: is missing"),
-        ([*BASE, "search={rate: 1}"], "search"),
         ([*BASE, "task=sentiment"], "not a registered task"),
         ([*BASE, "promotion.max_drop={default: 0.1}"], "no effect without keep_heads"),
         ([*BASE, "train.micro_batch_size=7"], r"train\.micro_batch_size: 7 does not divide"),
