@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 
 from orchestrator.cluster.checkpoints.fencing import Claim
 from orchestrator.cluster.checkpoints.saving import Pending, on_rank_zero
-from orchestrator.cluster.checkpoints.store import Checkpoint, CheckpointFolder
+from orchestrator.cluster.checkpoints.store import CHECKPOINTS, Checkpoint, CheckpointFolder
 from orchestrator.cluster.engines import build_engine
 from orchestrator.cluster.observe.mailbox import Line, SilentLine
 from orchestrator.config.strict import StrictModel
@@ -28,7 +28,6 @@ from orchestrator.training.worker_context import Found
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS = "checkpoints"
 HUNG = 70
 """Exit code of a worker that ends itself because a step hangs."""
 LAST_EVENT_TIMEOUT_S = 1.0

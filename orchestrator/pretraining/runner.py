@@ -232,7 +232,8 @@ class _Work:
 
     def _take_start(self) -> Start:
         """Resolve ``train.start_from``, and link the checkpoint that it names."""
-        from orchestrator.cluster.checkpoints.branching import CHECKPOINTS, link_checkpoint
+        from orchestrator.cluster.checkpoints.branching import link_checkpoint
+        from orchestrator.cluster.checkpoints.store import CHECKPOINTS
         from orchestrator.pretraining.starting import check_checkpoint, check_package
 
         source = _source(self.config)
@@ -284,8 +285,7 @@ class _Work:
 
     def _finish(self, package: Package) -> None:
         """Record the result, then remove what only an unfinished run needs."""
-        from orchestrator.cluster.checkpoints.branching import CHECKPOINTS
-        from orchestrator.cluster.checkpoints.store import CheckpointFolder
+        from orchestrator.cluster.checkpoints.store import CHECKPOINTS, CheckpointFolder
         from orchestrator.training.early_stopping import FOLDER
 
         if self.mlflow is not None:

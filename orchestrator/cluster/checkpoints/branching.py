@@ -12,14 +12,17 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.cluster.checkpoints.store import PREFIX, Checkpoint, CheckpointFolder
+from orchestrator.cluster.checkpoints.store import (
+    CHECKPOINTS,
+    PREFIX,
+    Checkpoint,
+    CheckpointFolder,
+)
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import temporary_sibling, verify_folder
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS = "checkpoints"
-"""Folder of a run's checkpoints, below the run's own."""
 Step = int | Literal["latest"]
 
 

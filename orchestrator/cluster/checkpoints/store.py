@@ -37,6 +37,8 @@ from orchestrator.training.worker_context import Extra, WorkerContext
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's checkpoints, below the run's own."""
 SCHEMA_VERSION = 2
 KEEP = 2  # never one: the newest may turn out to be damaged
 EXTRA = "extra.json"
