@@ -12,6 +12,7 @@ from orchestrator.continual.parts.configs import (
     CONTINUAL_PARTS,
     ClampConfig,
     CreateConfig,
+    DistillConfig,
     FindConfig,
     PartConfig,
     ReplayConfig,
@@ -23,12 +24,13 @@ from orchestrator.training.config import EngineConfig, TrainConfig, batch_proble
 from orchestrator.zoo.gate import Promotion
 from orchestrator.zoo.suite import SuiteConfig
 
-Preset = Literal["finetune", "replay", "ewc", "sam", "c&f", "c&f+replay", "joint"]
+Preset = Literal["finetune", "replay", "ewc", "lwf", "sam", "c&f", "c&f+replay", "joint"]
 
 PRESETS: dict[Preset, tuple[str, ...]] = {
     "finetune": (),
     "replay": ("replay",),
     "ewc": ("find",),
+    "lwf": ("distill",),
     "sam": ("create",),
     "c&f": ("create", "find", "clamp"),
     "c&f+replay": ("create", "find", "clamp", "replay"),
@@ -41,7 +43,7 @@ class MethodConfig(StrictModel):
     """Protection of earlier tasks: a preset, each of its parts switchable, and further parts."""
 
     preset: Preset = "c&f"
-    """finetune, replay, ewc, sam, c&f, c&f+replay or joint."""
+    """finetune, replay, ewc, lwf, sam, c&f, c&f+replay or joint."""
     create: CreateConfig = CreateConfig()
     """Sharpness-aware ascent."""
     find: FindConfig = FindConfig()
@@ -50,13 +52,15 @@ class MethodConfig(StrictModel):
     """Box constraint."""
     replay: ReplayConfig = ReplayConfig()
     """Rehearsal."""
+    distill: DistillConfig = DistillConfig()
+    """Distillation of earlier heads."""
     parts: tuple[Annotated[PartConfig, Choice(CONTINUAL_PARTS)], ...] = ()
     """Further parts, such as those of other packages: a name, or a mapping with `type`."""
 
     @property
     def sections(self) -> tuple[SectionConfig, ...]:
         """Parts with a section of their own, in the order in which a step runs them."""
-        return (self.create, self.find, self.clamp, self.replay)
+        return (self.create, self.find, self.clamp, self.replay, self.distill)
 
     def used(self) -> tuple[PartConfig, ...]:
         """Return the parts that are on, in the order in which a step runs them.

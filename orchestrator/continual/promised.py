@@ -14,6 +14,7 @@ from orchestrator.continual.parts.find import IMPORTANCE
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.rows.storage import read_rows
 from orchestrator.inference.protection import FISHER, stored_tensors
+from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.storage.json_files import read_model
 from orchestrator.tasks.base import AnyTask, build_task
 from orchestrator.training.optimizers import target_of
@@ -56,7 +57,7 @@ def read_promised(package: Path, learned: Collection[str]) -> dict[str, Promised
 
 def unprotected(
     package: Path,
-    heads: Iterable[str],
+    heads: Iterable[TargetConfig],
     promised: Mapping[str, Promised],
     parts: Collection[PartConfig],
 ) -> list[str]:
@@ -72,7 +73,8 @@ def unprotected(
     measured = {target_of(name) for name, value in stored.items() if value.any()}
     found = []
     for head in heads:
-        rows = head in promised and promised[head].exemplars is not None
-        if not any(p.protects_head(importance=head in measured, exemplars=rows) for p in parts):
-            found.append(head)
+        rows = head.name in promised and promised[head.name].exemplars is not None
+        known = {"importance": head.name in measured, "exemplars": rows}
+        if not any(part.protects_head(head, **known) for part in parts):
+            found.append(head.name)
     return found

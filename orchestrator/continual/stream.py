@@ -197,8 +197,8 @@ class Stream:
 
     def unprotected_heads(self, package: Path) -> list[str]:
         """Return heads of the package that nothing protects while the stream is learned."""
-        parts = self.config.method.used()
-        return unprotected(package, self.unwatched_heads(package), self.promised, parts)
+        heads = [head for head in self.heads(package) if head.name not in self.titles]
+        return unprotected(package, heads, self.promised, self.config.method.used())
 
     def samples(self, task: int, split: Split) -> ClsSamples:
         """Return a split of a task; tokenized once, when first asked for."""

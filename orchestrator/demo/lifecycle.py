@@ -203,12 +203,12 @@ class Lifecycle:
         )
 
     def learn_continually(self) -> ContinualChapter:
-        """Further tasks, one after the other, with the C&F step."""
+        """Further tasks, one after the other; the head that was selected is protected."""
         package = f"package={self.results['select'].package}"
         job = self.job("continual", self.config.continual, package)
         tell = self.narrator
-        titles = [task.title for task in job.tasks]
-        tell.chapter(f"Learn {' then '.join(titles)} with create-and-find flatness")
+        titles = " then ".join(task.title for task in job.tasks)
+        tell.chapter(f"Learn {titles} without forgetting {self.selected.target.name}")
         result = self._run("continual", job)
         self.learned = self.zoo.get(str(result.package))
         self.stream = StreamSummary.model_validate(result.metrics)

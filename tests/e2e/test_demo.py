@@ -27,7 +27,7 @@ SMALL = {
     ],
     "select": ["target.max_rows=600", "fine_tune.epochs=2"],
     "continual": [
-        "tasks.0.max_rows=600", "tasks.1.max_rows=240", "tasks.2.max_rows=400", "train.max_steps=8",
+        "tasks.0.max_rows=240", "tasks.1.max_rows=400", "train.max_steps=8",
         "train.schedule.warmup_steps=2", "train.eval_every_steps=8",
         "promotion.max_drop.default=1.0",
     ],

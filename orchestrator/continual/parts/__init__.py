@@ -2,5 +2,5 @@
 
 ``base`` the hooks of a part and the view it gets of a task · ``configs`` the options, importable
 without torch · ``create`` sharpness-aware ascent · ``find`` importance and penalty · ``clamp`` the
-box · ``replay`` rehearsal.
+box · ``replay`` rehearsal · ``distill`` distillation.
 """

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from orchestrator.config.registry import EntryConfig, Registry
+from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 
 
 class PartConfig(EntryConfig):
@@ -27,14 +28,15 @@ class PartConfig(EntryConfig):
         """Copies of the weights that the part holds; parts share a copy of the same name."""
         return frozenset()
 
-    def protects_head(self, *, importance: bool, exemplars: bool) -> bool:
+    def protects_head(self, head: TargetConfig, *, importance: bool, exemplars: bool) -> bool:
         """Whether the part protects a head of the starting package whose task is not learned again.
 
         Args:
+            head: The head.
             importance: The package keeps how important each weight is for the head.
             exemplars: The package keeps training rows of the head.
         """
-        del importance, exemplars
+        del head, importance, exemplars
         return self.protects
 
     def rehearsals(self, earlier: int, steps: int) -> int:
@@ -99,8 +101,9 @@ class FindConfig(SectionConfig):
         """Anchors and importance."""
         return frozenset({"anchors", "importance"})
 
-    def protects_head(self, *, importance: bool, exemplars: bool) -> bool:
+    def protects_head(self, head: TargetConfig, *, importance: bool, exemplars: bool) -> bool:
         """With importance, which exemplars can measure too."""
+        del head
         return self.penalty > 0 and (importance or exemplars)
 
 
@@ -120,9 +123,9 @@ class ClampConfig(SectionConfig):
         """Anchors."""
         return frozenset({"anchors"})
 
-    def protects_head(self, *, importance: bool, exemplars: bool) -> bool:
+    def protects_head(self, head: TargetConfig, *, importance: bool, exemplars: bool) -> bool:
         """False: a box bounds how far weights go, but not what a head forgets within it."""
-        del importance, exemplars
+        del head, importance, exemplars
         return False
 
 
@@ -138,11 +141,32 @@ class ReplayConfig(SectionConfig):
     choice: Literal["random", "kmeans"] = "kmeans"
     """Selection of rows: at random, or nearest to the centers of their features."""
 
-    def protects_head(self, *, importance: bool, exemplars: bool) -> bool:
+    def protects_head(self, head: TargetConfig, *, importance: bool, exemplars: bool) -> bool:
         """With rows to rehearse."""
-        del importance
+        del head, importance
         return exemplars
 
     def rehearsals(self, earlier: int, steps: int) -> int:
         """Return one update per earlier task every ``every_steps`` steps."""
         return earlier * (steps // self.every_steps)
+
+
+@CONTINUAL_PARTS.register("orchestrator.continual.parts.distill:Distill")
+class DistillConfig(SectionConfig):
+    """Distill the answers of earlier heads on the rows of the new task."""
+
+    type: Literal["distill"] = Field("distill", exclude=True)
+    weight: float = Field(0.5, ge=0)
+    """Weight of the term of each earlier head beside the task's loss."""
+    temperature: float = Field(2.0, gt=0)
+    """Softens the answers of teacher and student (2 in the paper)."""
+
+    @property
+    def copies(self) -> frozenset[str]:
+        """The model before the task."""
+        return frozenset({"teacher"})
+
+    def protects_head(self, head: TargetConfig, *, importance: bool, exemplars: bool) -> bool:
+        """On the new rows alone, heads that answer one class per row."""
+        del importance, exemplars
+        return self.weight > 0 and isinstance(head, ClsConfig)

@@ -174,6 +174,20 @@ def test_a_head_that_nothing_protects_is_named(place, caplog):
     assert heads == {"spam", "food"}
 
 
+def test_distillation_protects_a_head_for_which_nothing_is_stored(place):
+    found, allowed = {}, {"max_drop": {"default": 1.0}}
+    for preset in ("finetune", "lwf"):
+        method = {"preset": preset, "distill": {"weight": 4.0}}
+        config = job(place, preset, package="naked", method=method, promotion=allowed)
+        metrics = run(config).metrics
+        assert metrics["unprotected_heads"] == (["place"] if preset == "finetune" else [])
+        found[preset] = read_suite(newest(place)).exams
+    falls = {name: exams["place"].differences["accuracy"].drop for name, exams in found.items()}
+    # The new rows have none of the words that this head reads: they can hold only a part of it.
+    assert falls["lwf"] < 0.9 * falls["finetune"]
+    assert found["lwf"]["food"].metrics["accuracy"].value > 0.5
+
+
 def importance(package):
     found = stored_tensors(package.path, "importance")
     return {name: value for name, value in found.items() if name.startswith("targets.")}
