@@ -12,6 +12,7 @@ import numpy as np
 from orchestrator.arrays import FloatArray
 from orchestrator.data.rows.rows import WORD_BREAK, Rows
 from orchestrator.finetuning.evaluate_results import (
+    AnswerReport,
     CalibrationBin,
     Confusion,
     LabelFigures,
@@ -24,6 +25,8 @@ from orchestrator.zoo.suite import Difference, Figure
 
 SHOWN_CHARACTERS: Final = 300
 """Longest text of a row that is listed."""
+WORST: Final = 20
+"""Rows with the worst answers that are listed."""
 LONG_VALUES: Final = 24
 """Longer lists in an answer, such as vectors, are left out of the list of rows."""
 
@@ -51,6 +54,26 @@ def differences(compared: Mapping[str, Comparison]) -> dict[str, Difference]:
         for name, found in compared.items()
         if isfinite(found.drop)
     }
+
+
+def report_answers(
+    task: AnyTask, rows: Rows, answers: Sequence[Answer], measured: Measured, count: int = WORST
+) -> AnswerReport:
+    """Return what a report shows of the answers to rows.
+
+    Args:
+        task: The task.
+        rows: Its rows.
+        answers: The answers to them.
+        measured: Their metrics.
+        count: Number of worst rows.
+    """
+    return AnswerReport(
+        labels=label_table(measured),
+        confusion=confusion(task, rows, answers),
+        calibration=calibration(measured.statistics),
+        worst=worst(task, rows, answers, measured, count),
+    )
 
 
 def label_table(measured: Measured) -> tuple[LabelFigures, ...]:

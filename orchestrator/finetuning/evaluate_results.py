@@ -9,6 +9,8 @@ from orchestrator.zoo.suite import DataRecord, Difference, Figure, TaskSpec
 
 EVALUATION_FILE = "evaluation.json"
 """The report, in the run folder."""
+ANSWERS_FILE = "test_answers.json"
+"""Answers to test rows, in the folder of a fine-tuning run."""
 
 
 class LabelFigures(StrictModel):
@@ -63,7 +65,29 @@ class WorstRow(StrictModel):
     """Answer of the package."""
 
 
-class EvaluationReport(StrictModel):
+class AnswerReport(StrictModel):
+    """Answers to the rows of one task, beside its metrics."""
+
+    labels: tuple[LabelFigures, ...] = ()
+    """One row per label."""
+    confusion: Confusion | None = None
+    """null: answers are not one label each."""
+    calibration: tuple[CalibrationBin, ...] = ()
+    """Bins that hold answers, by confidence."""
+    worst: tuple[WorstRow, ...] = ()
+    """Rows with the worst answers, worst first."""
+
+
+class StoredAnswers(StrictModel):
+    """``test_answers.json`` of a run: texts of rows stay in its folder, out of the package."""
+
+    schema_version: Literal[1] = 1
+    """Version of this layout."""
+    heads: dict[str, AnswerReport]
+    """Answers to test rows by head."""
+
+
+class EvaluationReport(AnswerReport):
     """One package on the rows of one task."""
 
     schema_version: Literal[1] = 1
@@ -88,14 +112,6 @@ class EvaluationReport(StrictModel):
     """Every metric with its 95 % interval."""
     undefined: tuple[str, ...] = ()
     """Metrics that these rows leave undefined, such as the AUC of one class."""
-    labels: tuple[LabelFigures, ...] = ()
-    """One row per label."""
-    confusion: Confusion | None = None
-    """null: answers are not one label each."""
-    calibration: tuple[CalibrationBin, ...] = ()
-    """Bins that hold answers, by confidence."""
-    worst: tuple[WorstRow, ...] = ()
-    """Rows with the worst answers, worst first."""
     compared: str | None = None
     """Reference of the other package."""
     differences: dict[str, Difference] = Field(default_factory=dict)

@@ -153,10 +153,7 @@ def examined(config: EvaluateConfig, prepared: Prepared) -> EvaluationReport:
         primary=task.primary.name,
         metrics=metrics,
         undefined=undefined,
-        labels=parts.label_table(measured),
-        confusion=parts.confusion(task, rows, answers),
-        calibration=parts.calibration(measured.statistics),
-        worst=parts.worst(task, rows, answers, measured, config.worst_rows),
+        **dict(parts.report_answers(task, rows, answers, measured, config.worst_rows)),
         compared=None if prepared.other is None else prepared.other.package.ref,
         differences={} if prepared.other is None else _compared(prepared.other, asked, measured),
     )

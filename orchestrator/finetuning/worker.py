@@ -5,6 +5,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from orchestrator.errors import StageError
+from orchestrator.finetuning.evaluate import report_answers
+from orchestrator.finetuning.evaluate_results import ANSWERS_FILE, StoredAnswers
 from orchestrator.finetuning.inputs import lessons_of
 from orchestrator.finetuning.learning_rate import search_rate
 from orchestrator.finetuning.results import (
@@ -16,6 +18,7 @@ from orchestrator.finetuning.results import (
 )
 from orchestrator.finetuning.state import FinetuneJob, RunState
 from orchestrator.storage import atomic_write_json, read_model, staged
+from orchestrator.tasks.base import Answer
 from orchestrator.tasks.measure import Measured
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
 from orchestrator.training.distillation.teacher import Teacher
@@ -224,8 +227,9 @@ class _Run:
         model = self.tuner.whole()
 
         def write() -> None:
-            measured = self.tuner.measure(model)
-            summary = self._summary(result, measured)
+            tested = self.tuner.tested(model)
+            summary = self._summary(result, {head: each for head, (_, each) in tested.items()})
+            self._describe(tested)
             folder = self.context.run_dir / EXPORT
             with ExitStack() as stack:
                 made = stack.enter_context(
@@ -240,6 +244,20 @@ class _Run:
         self.context.on_rank_zero(write)
         self.context.barrier()
         return read_model(self.context.run_dir / EXPORT / SUMMARY, Summary)
+
+    def _describe(self, tested: dict[str, tuple[list[Answer], Measured]]) -> None:
+        """Write what the report shows of the answers; of recordings and images, no text."""
+        if not self.config.suite.keep_rows:  # nothing of the rows is to be stored
+            return
+        heads = {
+            lesson.head: report_answers(
+                self.tuner.tasks[lesson.head], self.tuner.data.rows("test", index), *found
+            )
+            for index, lesson in enumerate(self.tuner.lessons)
+            for found in [tested[lesson.head]]
+        }
+        self.context.require_claim()
+        atomic_write_json(self.context.run_dir / ANSWERS_FILE, StoredAnswers(heads=heads))
 
     def _summary(self, result: TrainResult, measured: dict[str, Measured]) -> Summary:
         tuner = self.tuner

@@ -41,8 +41,9 @@ def _main(options: argparse.Namespace) -> int:
     if folder.is_dir() and holds_evaluation(folder):
         page = evaluation_page(folder)
     else:
-        ref = package_of_run(folder) if folder.is_dir() else options.subject
-        page = package_page(Zoo(options.zoo), ref)
+        run = folder if folder.is_dir() else None
+        ref = options.subject if run is None else package_of_run(run)
+        page = package_page(Zoo(options.zoo), ref, run)
     atomic_write_text(options.output, page.html())
     sys.stdout.write(f"{options.output}: {page.title}, {len(page.sections)} sections\n")
     return 0

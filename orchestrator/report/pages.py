@@ -2,9 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from orchestrator.continual.results import MATRIX_FILE, StreamEvaluation
 from orchestrator.errors import InputError
@@ -12,17 +9,15 @@ from orchestrator.finetuning.evaluate_results import EVALUATION_FILE, Evaluation
 from orchestrator.pretraining.results import EVALUATION, Evaluation
 from orchestrator.quantization.results import PARETO_FILE, ParetoReport
 from orchestrator.report import sections
-from orchestrator.report.figures import draw_table, render_svg
-from orchestrator.report.page import Cell, Page, Picture, Section, Table, show
+from orchestrator.report.answers import answer_sections, interval
+from orchestrator.report.finetuning import finetuning_sections, run_sections, suite_section
+from orchestrator.report.page import Cell, Page, Section, Table, show
 from orchestrator.selection.results import SelectionReport
 from orchestrator.storage import read_json, read_model
 from orchestrator.zoo import Package, Zoo
-from orchestrator.zoo.suite import Figure
 
 SHOWN_METRICS = 6
 SELECTION_FILE = "evaluation/selection.json"
-MAX_DRAWN_LABELS = 30
-"""Confusion matrices of more labels are not drawn."""
 
 Part = Section | str
 """A section, or a note on a section that cannot be shown."""
@@ -45,8 +40,13 @@ def package_of_run(folder: Path) -> str:
     return str(package)
 
 
-def package_page(zoo: Zoo, ref: str) -> Page:
+def package_page(zoo: Zoo, ref: str, run: Path | None = None) -> Page:
     """Return the page of a package.
+
+    Args:
+        zoo: The zoo that holds it.
+        ref: Its reference.
+        run: Folder of the run that made it, for what only the run stores.
 
     Raises:
         InputError: No such package.
@@ -60,6 +60,8 @@ def package_page(zoo: Zoo, ref: str) -> Page:
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     parts = [part for each in chain for part in _parts(each)]
+    parts += [] if run is None else run_sections(run)
+    parts += suite_section(package)
     return Page(
         title=package.ref,
         subtitle=f"{package.kind}; lineage {' → '.join(each.ref for each in chain)}",
@@ -82,6 +84,7 @@ def _parts(package: Package) -> Iterator[Part]:
     """Yield the sections of one package, and notes on sections that cannot be shown."""
     found = [
         *_pretraining(package),
+        *finetuning_sections(package),
         *_selection(package),
         *_continual(package),
         *_quantization(package),
@@ -140,7 +143,7 @@ def evaluation_page(folder: Path) -> Page:
     primary = report.metrics.get(report.primary)
     facts = {"rows": f"{report.rows:,}", "split": report.split}
     if primary is not None:
-        facts = {report.primary: _interval(primary), **facts}
+        facts = {report.primary: interval(primary), **facts}
     return Page(
         title=report.package,
         subtitle=f"evaluation of head {report.task.head!r} ({report.task.kind}) on "
@@ -160,33 +163,12 @@ def evaluation_sections(report: EvaluationReport) -> list[Section]:
     if report.compared is not None:
         columns += (report.compared, "better by", "95 % from", "to", "rows won", "rows lost")
         rows = [row + _difference(report, str(row[0])) for row in rows]
-    parts = [
-        Section(
-            "Metrics",
-            "Intervals are from 1,000 resamples of the rows; differences are paired by row.",
-            (Table(columns, tuple(rows)),),
-        )
-    ]
-    if report.labels:
-        parts.append(_labels(report))
-    if report.calibration:
-        lead = "Answers by their confidence; calibrated answers lie on the diagonal."
-        parts.append(Section("Calibration", lead, (_calibration(report),)))
-    if report.worst:
-        table = Table(
-            ("row", "text", "truth", "answer"),
-            tuple(
-                (row.row, " | ".join(filter(None, [row.text, row.pair])), *_both(row))
-                for row in report.worst
-            ),
-        )
-        parts.append(Section("Worst rows", "Rows with the worst answers first.", (table,)))
-    return parts
-
-
-def _both(row: Any) -> tuple[str, str]:
-    answer = row.answer.get("label", row.answer) if isinstance(row.answer, dict) else row.answer
-    return str(row.truth), str(answer)
+    metrics = Section(
+        "Metrics",
+        "Intervals are from 1,000 resamples of the rows; differences are paired by row.",
+        (Table(columns, tuple(rows)),),
+    )
+    return [metrics, *answer_sections(report)]
 
 
 def _difference(report: EvaluationReport, name: str) -> tuple[Cell, ...]:
@@ -194,53 +176,3 @@ def _difference(report: EvaluationReport, name: str) -> tuple[Cell, ...]:
     if found is None:
         return (None,) * 6
     return (found.parent, -found.drop, -found.high, -found.low, found.gained, found.lost)
-
-
-def _labels(report: EvaluationReport) -> Section:
-    table = Table(
-        ("label", "rows", "answered", "precision", "recall", "F1"),
-        tuple(
-            (
-                row.label,
-                row.rows,
-                row.answered,
-                *map(_interval, (row.precision, row.recall, row.f1)),
-            )
-            for row in report.labels
-        ),
-    )
-    blocks: tuple[Table | Picture, ...] = (table,)
-    if report.confusion is not None and len(report.confusion.labels) <= MAX_DRAWN_LABELS:
-        blocks += (_confusion(report),)
-    return Section("Labels", "In the matrix, a row is the truth, a column the answer.", blocks)
-
-
-def _confusion(report: EvaluationReport) -> Picture:
-    assert report.confusion is not None
-    names = list(report.confusion.labels)
-    counts = pd.DataFrame(report.confusion.counts, index=names, columns=names)
-    side = 2.0 + 0.45 * len(names)
-    return render_svg(
-        lambda axis: draw_table(axis, counts, "{:.0f}"),
-        width=min(side + 1.0, 12.0),
-        height=min(side, 11),
-    )
-
-
-def _calibration(report: EvaluationReport) -> Picture:
-    def draw(axis: Any) -> None:
-        bins = report.calibration
-        axis.plot([0, 1], [0, 1], color="#666666", lw=0.8, ls="--")
-        axis.plot([b.confidence for b in bins], [b.accuracy for b in bins], marker="o", ms=4)
-        axis.set_xlabel("mean confidence")
-        axis.set_ylabel("share that is right")
-        axis.set_xlim(0, 1)
-        axis.set_ylim(0, 1)
-
-    return render_svg(draw, width=3.6, height=3.2)
-
-
-def _interval(figure: Figure | None) -> str:
-    if figure is None:
-        return "undefined"
-    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"

@@ -195,16 +195,19 @@ class FineTuner:
             model: From `whole`.
             split: Which rows.
         """
+        return {head: measured for head, (_, measured) in self.tested(model, split).items()}
+
+    def tested(
+        self, model: Model, split: Split = "test"
+    ) -> dict[str, tuple[list[Answer], Measured]]:
+        """Return the answers of each task beside their metrics, as `measure` does."""
         for lesson in self.lessons:
             self._primary(model, lesson, "validation")
-        return {
-            lesson.head: measure(
-                self.tasks[lesson.head],
-                self.data.rows(split, index),
-                self._answers(model, lesson, split),
-            )
-            for index, lesson in enumerate(self.lessons)
-        }
+        found = {}
+        for index, lesson in enumerate(self.lessons):
+            answers, rows = self._answers(model, lesson, split), self.data.rows(split, index)
+            found[lesson.head] = answers, measure(self.tasks[lesson.head], rows, answers)
+        return found
 
     def answers(self, split: Split = "test", lesson: int = 0) -> list[Answer]:
         """Answer the rows of a split; collective where weights are cut."""
