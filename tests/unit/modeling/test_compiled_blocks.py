@@ -7,6 +7,7 @@ from orchestrator.cluster.engines import build_engine
 from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.layers import feed_forward
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 
 from .small import LENGTH, VOCAB, make_config, make_model
@@ -104,12 +105,21 @@ def losses_of(name, steps=5, **engine):
 
 
 @pytest.mark.parametrize("name", list(TRAINED))
-def test_a_compiled_engine_trains_the_same(name):
+def test_a_compiled_engine_trains_the_same(name, monkeypatch):
+    ran, compiled_one = set(), feed_forward.compiled
+
+    def note(function):
+        ran.add(function.__qualname__)
+        return compiled_one(function)
+
+    monkeypatch.setattr(feed_forward, "compiled", note)
     plain, names = losses_of(name)
+    assert not ran
     compiled, same_names = losses_of(name, compile=True)
     assert compiled == pytest.approx(plain, abs=1e-5)
     assert same_names == names
-    assert compiled != plain, "nothing was compiled: not even the rounding differs"
+    stacks = {"llama": {"TransformerLayer"}, "t5": {"TransformerLayer", "DecoderLayer"}}[name]
+    assert ran == {f"{layer}.transform" for layer in stacks}
 
 
 def test_compiled_blocks_keep_to_checkpointing():
