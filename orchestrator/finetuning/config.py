@@ -18,7 +18,7 @@ from orchestrator.training.config import (
     batch_problems,
 )
 from orchestrator.training.distillation.config import DistillationOptions
-from orchestrator.training.lesson_options import ClassWeights
+from orchestrator.training.lesson_options import AdversarialConfig, ClassWeights
 from orchestrator.zoo.gate import Promotion
 from orchestrator.zoo.suite import SuiteConfig
 
@@ -53,6 +53,8 @@ class TrainingSection(FineTuneOptions):
     """Tokens a text is cut to; the model's limit where that is smaller."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Rows of one forward and backward pass of one worker; null: its share of the batch."""
+    adversarial: AdversarialConfig | None = None
+    """Learn every step at a word table that was moved to raise the loss, too; null: do not."""
     patience: int | None = Field(2, ge=1)
     """Epochs without a gain of the primary metric before training ends; null: never. The weights
     of the best epoch are taken either way."""
@@ -183,6 +185,8 @@ class FinetuneConfig(JobConfig):
         """One form of naming tasks, and batches that divide over the workers."""
         yield from self._task_problems()
         yield from self._search_problems()
+        if self.train.adversarial is not None and self.train.lora is not None:
+            yield Problem("train.adversarial", "moves the word table, which lora does not train.")
         for path, size in self._batch_sizes():
             micro = self.train.micro_batch_size or 1
             for problem in batch_problems(size, micro, self.cluster.workers):

@@ -15,11 +15,10 @@ from pathlib import Path
 from orchestrator.config import StrictModel
 from orchestrator.errors import StageError
 from orchestrator.finetuning.config import FinetuneConfig, SearchSection
-from orchestrator.finetuning.inputs import lessons_of
+from orchestrator.finetuning.inputs import lessons_of, method_of
 from orchestrator.finetuning.results import EpochScore, GridTrialResult, GridValues
 from orchestrator.finetuning.state import FinetuneJob
 from orchestrator.storage import staged, verify_folder
-from orchestrator.training.distillation.teacher import Teacher
 from orchestrator.training.finetune import FineTuner, Heads, Place
 from orchestrator.training.worker_context import reserved_device
 
@@ -137,7 +136,7 @@ class GridTrial:
             self._config.seed,
             heads=Heads(job.kept, job.renewed),
             place=Place(device=device, micro_batch_size=train.micro_batch_size),
-            teacher=None if job.teacher is None else Teacher(job.teacher, device),
+            method=method_of(job, device),
         )
 
 

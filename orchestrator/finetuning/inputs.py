@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.checks import check_data
@@ -34,6 +35,8 @@ from orchestrator.tasks.base import (
     task_for,
 )
 from orchestrator.training.distillation.config import TeacherPlan
+from orchestrator.training.distillation.teacher import Teacher
+from orchestrator.training.finetune import Method
 from orchestrator.training.heads import head_name
 from orchestrator.training.learning_rates import Rate, rate_for
 from orchestrator.training.lessons import Lesson
@@ -211,6 +214,8 @@ def _require_fitting(inputs: FinetuneInputs) -> None:
         raise InputError(
             f"{inputs.package.ref} reads {' and '.join(sorted(read))}, the rows are {forms.pop()}."
         )
+    if inputs.config.train.adversarial is not None and "texts" not in forms:
+        raise InputError("train.adversarial moves the word table, and the rows are not texts.")
     for lesson in inputs.lessons:
         if lesson.task.template is not None:
             completed(inputs.package.path, lesson.task.target(HeadOptions()))
@@ -248,6 +253,12 @@ def lessons_of(job: FinetuneJob) -> list[Lesson]:
             )
         found.append(Lesson(task, data, each.weight, each.class_weights))
     return found
+
+
+def method_of(job: FinetuneJob, device: torch.device) -> Method:
+    """Return what a job learns beside the labels; its teacher is loaded onto the device."""
+    teacher = None if job.teacher is None else Teacher(job.teacher, device)
+    return Method(teacher, job.config.train.adversarial)
 
 
 def _absolute(spec: DatasetSpec) -> DatasetSpec:

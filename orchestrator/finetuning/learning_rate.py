@@ -12,8 +12,7 @@ from pathlib import Path
 
 from orchestrator.finetuning.results import RateTrial
 from orchestrator.training.config import FineTuneConfig
-from orchestrator.training.distillation.teacher import Teacher
-from orchestrator.training.finetune import FineTuner, Heads, Lesson, Place
+from orchestrator.training.finetune import FineTuner, Heads, Lesson, Method, Place
 from orchestrator.training.learning_rates import Rate
 from orchestrator.training.loop import NonFiniteError
 
@@ -36,7 +35,7 @@ def search_rate(
     *,
     heads: Heads,
     place: Place,
-    teacher: Teacher | None = None,
+    method: Method,
 ) -> tuple[Rate, tuple[RateTrial, ...]]:
     """Return the best learning rate, and what was tried.
 
@@ -48,7 +47,7 @@ def search_rate(
         seed: Seed of the job.
         heads: As in the run itself.
         place: Device of this process; one rank.
-        teacher: As in the run itself.
+        method: As in the run itself.
     """
     rates = [float(f"{usual * factor:.3g}") for factor in FACTORS]
     fewest = min(len(lesson.data.train) for lesson in lessons)
@@ -60,7 +59,7 @@ def search_rate(
     def tuner_of(rate: float) -> FineTuner:
         caps = {"epochs": epochs, "max_train_rows": rows, "max_eval_rows": EVAL_ROWS}
         config = make(rate).model_copy(update=caps)
-        return FineTuner(package, lessons, config, seed, heads=heads, place=place, teacher=teacher)
+        return FineTuner(package, lessons, config, seed, heads=heads, place=place, method=method)
 
     tuners = {rate: tuner_of(rate) for rate in rates}
     scores: dict[float, list[tuple[float, float]]] = {rate: [] for rate in rates}

@@ -174,7 +174,11 @@ def _trained(inputs: FinetuneInputs) -> str:
     train = inputs.config.train
     if train.lora is not None:
         return f"heads and LoRA of rank {train.lora.rank} on {', '.join(train.lora.layers)}"
-    return f"all but {', '.join(train.freeze)}" if train.freeze else "all weights"
+    what = f"all but {', '.join(train.freeze)}" if train.freeze else "all weights"
+    if train.adversarial is None:
+        return what
+    options = train.adversarial
+    return f"{what}; also at a word table moved by {options.epsilon:g} ({options.type})"
 
 
 def _memory(inputs: FinetuneInputs, data: LessonData) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.errors import StageError
 from orchestrator.finetuning.evaluate import report_answers
 from orchestrator.finetuning.evaluate_results import ANSWERS_FILE, StoredAnswers
-from orchestrator.finetuning.inputs import lessons_of
+from orchestrator.finetuning.inputs import lessons_of, method_of
 from orchestrator.finetuning.learning_rate import search_rate
 from orchestrator.finetuning.results import (
     ChosenRate,
@@ -21,7 +21,6 @@ from orchestrator.storage import atomic_write_json, read_model, staged
 from orchestrator.tasks.base import Answer
 from orchestrator.tasks.measure import Measured
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
-from orchestrator.training.distillation.teacher import Teacher
 from orchestrator.training.early_stopping import BestKeeper
 from orchestrator.training.events import Measurement, RunStarted
 from orchestrator.training.finetune import FineTuner, Heads, Place
@@ -75,7 +74,7 @@ def _with_rate(context: WorkerContext, job: FinetuneJob) -> FinetuneJob:
             config.seed,
             heads=Heads(job.kept, job.renewed),
             place=Place(device=context.device),
-            teacher=teacher_of(context, job),
+            method=method_of(job, context.device),
         )
         found = ChosenRate(learning_rate=rate.value, reason=rate.reason, trials=trials)
         context.require_claim()
@@ -85,11 +84,6 @@ def _with_rate(context: WorkerContext, job: FinetuneJob) -> FinetuneJob:
     context.barrier()
     chosen = read_model(place, ChosenRate)
     return job.model_copy(update=dict(chosen))
-
-
-def teacher_of(context: WorkerContext, job: FinetuneJob) -> Teacher | None:
-    """Load the package that teaches, on this worker's device."""
-    return None if job.teacher is None else Teacher(job.teacher, context.device)
 
 
 class _Run:
@@ -115,7 +109,7 @@ class _Run:
             job.config.seed,
             heads=Heads(job.kept, job.renewed),
             place=place,
-            teacher=teacher_of(context, job),
+            method=method_of(job, context.device),
         )
         primary = lessons[0].task.primary
         stopping = EarlyStoppingConfig(

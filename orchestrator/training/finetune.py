@@ -25,11 +25,12 @@ from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 from orchestrator.tasks.base import Answer, AnyTask
 from orchestrator.tasks.measure import Measured, measure
 from orchestrator.training.config import FineTuneConfig
-from orchestrator.training.distillation.teacher import Teacher
 from orchestrator.training.finetune_model import (
     HERE,
+    LABELS_ALONE,
     ONLY_LESSONS,
     Heads,
+    Method,
     Place,
     first_model,
     is_costly,
@@ -39,11 +40,11 @@ from orchestrator.training.finetune_model import (
 from orchestrator.training.history import History
 from orchestrator.training.lesson_data import LessonData, Split
 from orchestrator.training.lessons import Lesson
-from orchestrator.training.loop import plain_step, train
+from orchestrator.training.loop import train
 
 PROGRESS = "finetune.json"
 HISTORY = "history.parquet"
-__all__ = ["FineTuneConfig", "FineTuner", "Heads", "Lesson", "Place"]
+__all__ = ["FineTuneConfig", "FineTuner", "Heads", "Lesson", "Method", "Place"]
 
 
 class FineTuner:
@@ -68,12 +69,12 @@ class FineTuner:
         seed: Decides the heads' first weights, which rows a cap keeps, their order, and dropout.
         heads: Heads of the package that stay, or are made anew.
         place: Where it is trained.
-        teacher: A package whose answers are learned beside the labels.
+        method: What is learned beside the labels.
 
     Raises:
         IntegrityError: The package's model does not fit its config.
-        InputError: The package has no tokenizer, a task no rows, or ``freeze`` or ``lora`` names
-            what the model does not have.
+        InputError: The package has no tokenizer, a task no rows, ``freeze`` or ``lora`` names what
+            the model does not have, or the method does not fit the model.
     """
 
     def __init__(
@@ -85,15 +86,15 @@ class FineTuner:
         *,
         heads: Heads = ONLY_LESSONS,
         place: Place = HERE,
-        teacher: Teacher | None = None,
+        method: Method = LABELS_ALONE,
     ) -> None:
         if config.learning_rate is None:
             raise ValueError("the learning rate is chosen by training.learning_rates.rate_for")
         self.lessons, self.config, self.seed = tuple(lessons), config, seed
         self.tasks: dict[str, AnyTask] = {each.head: each.task for each in self.lessons}
-        if teacher is not None:
-            self.lessons = tuple(replace(each, teacher=teacher) for each in lessons)
-            heads = replace(heads, helpers=teacher.helpers)
+        if method.teacher is not None:
+            self.lessons = tuple(replace(each, teacher=method.teacher) for each in lessons)
+            heads = replace(heads, helpers=method.teacher.helpers)
         self._package, self._heads, self._place = package, heads, place
         self.model = self._build()
         self.max_length = min(config.max_length, self.model.config.max_position_embeddings)
@@ -109,7 +110,7 @@ class FineTuner:
         )
         self.plan = plan_of(config, self.data)
         self.source = self.data.source(self.plan.max_steps)
-        self.step_fn = plain_step(config.max_grad_norm, () if teacher is None else teacher.terms)
+        self.step_fn = method.step(self.model, config.max_grad_norm)
         self.engine = place.build_engine(self.model, self.plan.optimizer)
         self.steps_done = 0
         self.epochs_done = 0

@@ -13,6 +13,7 @@ from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model, write_model
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 from orchestrator.tasks.base import HeadOptions
+from orchestrator.training.adversarial import adversarial_step, word_table
 from orchestrator.training.config import (
     FineTuneConfig,
     FineTuneOptions,
@@ -20,9 +21,12 @@ from orchestrator.training.config import (
     ScheduleConfig,
     TrainConfig,
 )
+from orchestrator.training.distillation.teacher import Teacher
 from orchestrator.training.engine import Engine
 from orchestrator.training.lesson_data import LessonData
+from orchestrator.training.lesson_options import AdversarialConfig
 from orchestrator.training.lessons import Lesson
+from orchestrator.training.loop import StepFunction, plain_step
 from orchestrator.training.seeding import derive_seed
 from orchestrator.training.torch_engines import SingleEngine
 
@@ -67,7 +71,32 @@ class Heads:
     helpers: Sequence[TargetConfig] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Method:
+    """Learning beside the labels.
+
+    Attributes:
+        teacher: A package whose answers are learned.
+        adversarial: How steps also learn at a worse word table.
+    """
+
+    teacher: Teacher | None = None
+    adversarial: AdversarialConfig | None = None
+
+    def step(self, model: Model, max_grad_norm: float | None) -> StepFunction:
+        """Return what takes a step.
+
+        Raises:
+            InputError: The model has no word table that adversarial training could move.
+        """
+        extra = () if self.teacher is None else self.teacher.terms
+        if self.adversarial is None:
+            return plain_step(max_grad_norm, extra)
+        return adversarial_step(self.adversarial, word_table(model), max_grad_norm, extra)
+
+
 HERE = Place()
+LABELS_ALONE = Method()
 ONLY_LESSONS = Heads()
 
 

@@ -193,3 +193,12 @@ def test_a_learning_rate_at_which_training_diverges_is_not_chosen(place, tmp_pat
     summary, _ = learn(job(place, train=train), tmp_path, Rate(3e-3, "usual"))
     assert summary.learning_rate == 3e-3
     assert np.isnan(summary.trials[1].scores[0])
+
+
+def test_steps_at_a_moved_word_table_learn_too(place, tmp_path):
+    adversarial = {"type": "pgd", "epsilon": 0.5, "steps": 2}
+    train = {"epochs": 12, "global_batch_size": 16, "max_length": 16, "adversarial": adversarial}
+    summary, folder = learn(job(place, train={**train, "patience": None}), tmp_path)
+    assert summary.tasks[0].test["accuracy"].value > 0.7
+    curve = History.from_parquet(folder / "history.parquet").frame()
+    assert "adversarial_loss" in set(curve.metric)
