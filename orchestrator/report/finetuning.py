@@ -36,6 +36,7 @@ def finetuning_sections(package: Package) -> Iterator[Section | str]:
     )
     numbers: dict[str, Cell] = {
         "from": evaluation.parent,
+        "teacher": evaluation.teacher,
         "learning rate": evaluation.learning_rate,
         "why": evaluation.reason,
         "steps": evaluation.steps,
@@ -46,7 +47,12 @@ def finetuning_sections(package: Package) -> Iterator[Section | str]:
         "heads dropped": ", ".join(evaluation.dropped_heads) or None,
         "heads kept, not trained": ", ".join(evaluation.kept_heads) or None,
     }
-    blocks += (_metrics(evaluation), Table.of_figures(numbers), *_trials(evaluation))
+    blocks += (
+        _metrics(evaluation),
+        Table.of_figures(numbers),
+        *_trials(evaluation),
+        *_grid(evaluation),
+    )
     yield Section(
         f"Fine-tuning of {package.name}",
         f"The weights are those of the epoch with the best {evaluation.watched} on validation "
@@ -73,6 +79,27 @@ def _trials(evaluation: FinetuneEvaluation) -> tuple[Table, ...]:
         for trial in evaluation.trials
     ]
     return (Table(("tried learning rate", "steps", "score after each round"), tuple(rows)),)
+
+
+def _grid(evaluation: FinetuneEvaluation) -> tuple[Table, ...]:
+    """Return the trials of a grid search, the one whose values were taken first."""
+    if not evaluation.grid:
+        return ()
+    rows = [
+        (
+            trial.values.learning_rate,
+            trial.values.global_batch_size,
+            trial.values.epochs,
+            ", ".join(f"{score:.3f}" for score in trial.scores),
+            trial.steps,
+            trial.seconds,
+            trial.error,
+        )
+        for trial in evaluation.grid
+    ]
+    score = f"{evaluation.watched} after each epoch"
+    columns = ("learning rate", "batch", "epochs", score, "steps", "seconds", "failed")
+    return (Table(columns, tuple(rows), highlight=0),)
 
 
 def run_sections(folder: Path) -> list[Section]:

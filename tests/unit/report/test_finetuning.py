@@ -71,3 +71,38 @@ def test_a_refused_package_says_why_and_several_heads_are_told_apart(place, monk
 def test_nothing_of_the_rows_is_stored_where_the_suite_keeps_none(place):
     runner.run(job(place, train=TRAIN, suite={"keep_rows": 0}))
     assert not (place / "runs/lesson" / ANSWERS_FILE).exists()
+
+
+def test_the_page_shows_the_teacher_and_the_trials_of_a_search(place):
+    from orchestrator.finetuning.results import FinetuneEvaluation, GridTrialResult, GridValues
+    from orchestrator.report.finetuning import finetuning_sections
+
+    result = runner.run(job(place, train=TRAIN))
+    package = Zoo(place / "zoo").get(result.package)
+    trials = [
+        GridTrialResult(
+            values=GridValues(learning_rate=rate, global_batch_size=16, epochs=2),
+            scores=(0.25, score), loss=0.5, steps=10, seconds=1.5, error=error,
+        )
+        for rate, score, error in ((0.01, 0.875, None), (3.0, float("nan"), "not finite"))
+    ]  # fmt: skip
+    update = {"teacher": "big/v0001", "grid": tuple(trials)}
+
+    class Searched:
+        def __getattr__(self, name):
+            return getattr(package, name)
+
+        def read_model(self, path, kind):
+            assert kind is FinetuneEvaluation
+            return package.read_model(path, kind).model_copy(update=update)
+
+    (section,) = finetuning_sections(Searched())
+    table = section.blocks[-1]
+    assert table.rows[0] == (0.01, 16, 2, "0.250, 0.875", 10, 1.5, None)
+    assert (table.rows[1][-1], table.highlight) == ("not finite", 0)
+    assert "accuracy after each epoch" in table.columns
+    assert any("big/v0001" in str(row) for block in section.blocks for row in block_rows(block))
+
+
+def block_rows(block):
+    return getattr(block, "rows", ())
