@@ -30,9 +30,9 @@ from orchestrator.config import validate_config
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
-from orchestrator.finetuning.predict_config import PredictConfig
-from orchestrator.finetuning.predict_parts import PartJob, PartWorker
-from orchestrator.finetuning.predict_runner import _claim, prepare
+from orchestrator.finetuning.predicting.config import PredictConfig
+from orchestrator.finetuning.predicting.parts import PartJob, PartWorker
+from orchestrator.finetuning.predicting.runner import _claim, prepare
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import write_model

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from orchestrator.arrays import Float32Array
     from orchestrator.data.in_memory import Table
     from orchestrator.data.rows.rows import Rows
-    from orchestrator.finetuning.evaluate_results import EvaluationReport
-    from orchestrator.finetuning.generate_runner import Writer
+    from orchestrator.finetuning.evaluating.results import EvaluationReport
+    from orchestrator.finetuning.generating.runner import Writer
     from orchestrator.inference.predictor import Predictor
     from orchestrator.tasks.base import Answer, AnyTask
 
@@ -109,7 +109,7 @@ class LoadedPackage:
             InputError: The package writes no text, or a prompt is empty.
             ConfigError: An option is not known or not valid.
         """
-        from orchestrator.finetuning.generate_runner import Writer
+        from orchestrator.finetuning.generating.runner import Writer
         from orchestrator.modeling.generation.config import GenerationConfig
 
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -131,7 +131,7 @@ class LoadedPackage:
             ConfigError: A setting is not known or not valid.
             InputError: The data do not fit the package.
         """
-        from orchestrator.finetuning.evaluate_results import EVALUATION_FILE, EvaluationReport
+        from orchestrator.finetuning.evaluating.results import EVALUATION_FILE, EvaluationReport
         from orchestrator.storage import read_model
 
         columns = {name: settings.pop(name) for name in list(settings) if name in _data_settings()}

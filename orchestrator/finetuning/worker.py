@@ -5,8 +5,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from orchestrator.errors import StageError
-from orchestrator.finetuning.evaluate import report_answers
-from orchestrator.finetuning.evaluate_results import ANSWERS_FILE, StoredAnswers
+from orchestrator.finetuning.evaluating.report import report_answers
+from orchestrator.finetuning.evaluating.results import ANSWERS_FILE, StoredAnswers
 from orchestrator.finetuning.inputs import lessons_of, method_of
 from orchestrator.finetuning.learning_rate import search_rate
 from orchestrator.finetuning.results import (

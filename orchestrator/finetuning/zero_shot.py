@@ -1,7 +1,7 @@
 """A package that classifies by words without having learned to."""
 
 from orchestrator.data.processors.example_processor import open_processor
-from orchestrator.finetuning.evaluate_config import EvaluateConfig
+from orchestrator.finetuning.evaluating.config import EvaluateConfig
 from orchestrator.inference.models import TorchModel
 from orchestrator.inference.predictor import Predictor
 from orchestrator.inference.prompting import completed, fill_prompts

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.finetuning.evaluate_results import AnswerReport
+from orchestrator.finetuning.evaluating.results import AnswerReport
 from orchestrator.report.figures import draw_table, render_svg
 from orchestrator.report.page import Picture, Section, Table
 from orchestrator.zoo.suite import Figure

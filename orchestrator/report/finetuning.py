@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from orchestrator.finetuning.evaluate_results import ANSWERS_FILE, StoredAnswers
+from orchestrator.finetuning.evaluating.results import ANSWERS_FILE, StoredAnswers
 from orchestrator.finetuning.results import EVALUATION, FinetuneEvaluation
 from orchestrator.report import figures
 from orchestrator.report.answers import answer_sections, interval

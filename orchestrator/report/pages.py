@@ -5,7 +5,7 @@ from pathlib import Path
 
 from orchestrator.continual.results import MATRIX_FILE, StreamEvaluation
 from orchestrator.errors import InputError
-from orchestrator.finetuning.evaluate_results import EVALUATION_FILE, EvaluationReport
+from orchestrator.finetuning.evaluating.results import EVALUATION_FILE, EvaluationReport
 from orchestrator.pretraining.results import EVALUATION, Evaluation
 from orchestrator.quantization.results import PARETO_FILE, ParetoReport
 from orchestrator.report import sections

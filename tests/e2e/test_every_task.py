@@ -26,15 +26,15 @@ from orchestrator.data.rows.rows import TaskData
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 from orchestrator.finetuning.config import FinetuneConfig
-from orchestrator.finetuning.evaluate_config import EvaluateConfig
-from orchestrator.finetuning.evaluate_rows import read_asked
-from orchestrator.finetuning.evaluate_runner import examined
-from orchestrator.finetuning.evaluate_runner import prepare as prepare_evaluation
+from orchestrator.finetuning.evaluating.config import EvaluateConfig
+from orchestrator.finetuning.evaluating.rows import read_asked
+from orchestrator.finetuning.evaluating.runner import examined
+from orchestrator.finetuning.evaluating.runner import prepare as prepare_evaluation
 from orchestrator.finetuning.inputs import job_of, resolve
-from orchestrator.finetuning.predict_config import PredictConfig
-from orchestrator.finetuning.predict_parts import PartJob, PartWorker
-from orchestrator.finetuning.predict_runner import _claim as claim
-from orchestrator.finetuning.predict_runner import prepare as prepare_prediction
+from orchestrator.finetuning.predicting.config import PredictConfig
+from orchestrator.finetuning.predicting.parts import PartJob, PartWorker
+from orchestrator.finetuning.predicting.runner import _claim as claim
+from orchestrator.finetuning.predicting.runner import prepare as prepare_prediction
 from orchestrator.finetuning.results import Summary
 from orchestrator.finetuning.worker import finetune
 from orchestrator.inference.inputs import Item, items_of_rows

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 import orchestrator
 from orchestrator.cli import main
 from orchestrator.errors import ConfigError, InputError
-from orchestrator.finetuning.evaluate_results import EVALUATION_FILE, EvaluationReport
+from orchestrator.finetuning.evaluating.results import EVALUATION_FILE, EvaluationReport
 from orchestrator.storage import read_model
 from orchestrator.zoo import Zoo
 from tests.support.packages import LABELS, SENTENCES, commit_tiny

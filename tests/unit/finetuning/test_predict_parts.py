@@ -14,10 +14,10 @@ import pytest
 import orchestrator
 from orchestrator.config import validate_config
 from orchestrator.errors import InputError
-from orchestrator.finetuning.predict_config import PredictConfig
-from orchestrator.finetuning.predict_parts import PartJob, PartWorker
-from orchestrator.finetuning.predict_runner import _claim, prepare
-from orchestrator.finetuning.predict_tables import answer_types
+from orchestrator.finetuning.predicting.config import PredictConfig
+from orchestrator.finetuning.predicting.parts import PartJob, PartWorker
+from orchestrator.finetuning.predicting.runner import _claim, prepare
+from orchestrator.finetuning.predicting.tables import answer_types
 from orchestrator.tasks.base import build_task, tasks
 from orchestrator.zoo import Zoo
 from orchestrator.zoo.suite import TaskSpec

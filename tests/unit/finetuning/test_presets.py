@@ -9,13 +9,15 @@ import pytest
 from orchestrator.config import load_config
 from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
-from orchestrator.finetuning import evaluate_runner, generate_runner, predict_runner
 from orchestrator.finetuning.config import FinetuneConfig
-from orchestrator.finetuning.evaluate_config import EvaluateConfig
-from orchestrator.finetuning.generate_config import GenerateConfig
+from orchestrator.finetuning.evaluating import runner as evaluate_runner
+from orchestrator.finetuning.evaluating.config import EvaluateConfig
+from orchestrator.finetuning.generating import runner as generate_runner
+from orchestrator.finetuning.generating.config import GenerateConfig
 from orchestrator.finetuning.inputs import resolve
 from orchestrator.finetuning.plan import describe
-from orchestrator.finetuning.predict_config import PredictConfig
+from orchestrator.finetuning.predicting import runner as predict_runner
+from orchestrator.finetuning.predicting.config import PredictConfig
 from orchestrator.zoo import Zoo
 from tests.support.every_task import Case, commit, data_of
 from tests.support.lessons import commit_encoder, learn, run_here

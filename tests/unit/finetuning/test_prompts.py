@@ -10,9 +10,9 @@ from orchestrator.config import load_config, validate_config
 from orchestrator.data.processors.templates import Template
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.errors import ConfigError, InputError
-from orchestrator.finetuning import evaluate_runner
 from orchestrator.finetuning.config import FinetuneConfig
-from orchestrator.finetuning.evaluate_config import EvaluateConfig
+from orchestrator.finetuning.evaluating import runner as evaluate_runner
+from orchestrator.finetuning.evaluating.config import EvaluateConfig
 from orchestrator.finetuning.inputs import resolve
 from orchestrator.finetuning.zero_shot import zero_shot
 from orchestrator.inference.predictor import Predictor, rows_of_texts

@@ -8,7 +8,7 @@ from orchestrator.cli import main
 from orchestrator.cluster.context import Worker
 from orchestrator.errors import RefusedError
 from orchestrator.finetuning import runner
-from orchestrator.finetuning.evaluate_results import ANSWERS_FILE, StoredAnswers
+from orchestrator.finetuning.evaluating.results import ANSWERS_FILE, StoredAnswers
 from orchestrator.finetuning.inputs import job_of
 from orchestrator.finetuning.worker import finetune
 from orchestrator.report.pages import package_page

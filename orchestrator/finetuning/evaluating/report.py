@@ -11,7 +11,7 @@ import numpy as np
 
 from orchestrator.arrays import FloatArray
 from orchestrator.data.rows.rows import WORD_BREAK, Rows
-from orchestrator.finetuning.evaluate_results import (
+from orchestrator.finetuning.evaluating.results import (
     AnswerReport,
     CalibrationBin,
     Confusion,

@@ -24,7 +24,7 @@ from orchestrator.data.sources.formats import (
 )
 from orchestrator.data.sources.media_rows import kind_of_file, media_files
 from orchestrator.errors import InputError
-from orchestrator.finetuning.predict_results import CellType, InputFile, Piece, Source
+from orchestrator.finetuning.predicting.results import CellType, InputFile, Piece, Source
 from orchestrator.storage import sha256_file
 
 FORMATS: Final[dict[str, Source]] = {

@@ -18,8 +18,8 @@ from orchestrator.data.media.images import read_image
 from orchestrator.data.rows.forms.choice import choices_reader
 from orchestrator.data.sources.formats import TEXT_COLUMN, open_parquet, read_lines
 from orchestrator.errors import InputError
-from orchestrator.finetuning.predict_inputs import MEDIA, PATH_COLUMN, cells_and_ends
-from orchestrator.finetuning.predict_results import CellType, InputFile, Piece, PredictPlan
+from orchestrator.finetuning.predicting.inputs import MEDIA, PATH_COLUMN, cells_and_ends
+from orchestrator.finetuning.predicting.results import CellType, InputFile, Piece, PredictPlan
 from orchestrator.tasks.base import AnyTask
 
 READ_ROWS: Final = 1024

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from orchestrator.config import StrictModel
 from orchestrator.data.rows.rows import WORD_BREAK, Rows
 from orchestrator.errors import IntegrityError
-from orchestrator.finetuning.predict_results import (
+from orchestrator.finetuning.predicting.results import (
     PLAN,
     REJECTED,
     STATE,
@@ -29,7 +29,7 @@ from orchestrator.finetuning.predict_results import (
     Source,
     part_name,
 )
-from orchestrator.finetuning.predict_tables import (
+from orchestrator.finetuning.predicting.tables import (
     Content,
     answer_columns,
     input_table,

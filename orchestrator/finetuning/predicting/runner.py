@@ -2,7 +2,7 @@
 
 Ray Data streams pieces (names and numbers) to actors that hold the model, and starts those again
 whose process or node is lost. Answers go to files that each worker commits by itself, see
-``predict_parts``: a killed job continues with the parts that are missing.
+``predicting.parts``: a killed job continues with the parts that are missing.
 """
 
 import logging
@@ -18,10 +18,16 @@ from orchestrator.config import JobResult, did_you_mean
 from orchestrator.data.rows.forms.choice import choices_reader
 from orchestrator.data.sources.contents import PAIR_COLUMNS, TEXT_COLUMNS
 from orchestrator.errors import InputError, IntegrityError, OrchestratorError, StageError
-from orchestrator.finetuning.predict_config import PredictConfig
-from orchestrator.finetuning.predict_inputs import MEDIA, PATH_COLUMN, Survey, find_inputs, survey
-from orchestrator.finetuning.predict_parts import PartJob, PartWorker, finished_part, plan_digest
-from orchestrator.finetuning.predict_results import (
+from orchestrator.finetuning.predicting.config import PredictConfig
+from orchestrator.finetuning.predicting.inputs import (
+    MEDIA,
+    PATH_COLUMN,
+    Survey,
+    find_inputs,
+    survey,
+)
+from orchestrator.finetuning.predicting.parts import PartJob, PartWorker, finished_part, plan_digest
+from orchestrator.finetuning.predicting.results import (
     PLAN,
     STATE,
     SUMMARY,

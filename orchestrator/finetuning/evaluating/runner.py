@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.config import JobResult
 from orchestrator.config.tables import table
 from orchestrator.errors import InputError
-from orchestrator.finetuning import evaluate as parts
-from orchestrator.finetuning.evaluate_config import EvaluateConfig
-from orchestrator.finetuning.evaluate_results import EVALUATION_FILE, EvaluationReport
-from orchestrator.finetuning.evaluate_rows import Asked, read_asked, rows_digest
+from orchestrator.finetuning.evaluating import report as parts
+from orchestrator.finetuning.evaluating.config import EvaluateConfig
+from orchestrator.finetuning.evaluating.results import EVALUATION_FILE, EvaluationReport
+from orchestrator.finetuning.evaluating.rows import Asked, read_asked, rows_digest
 from orchestrator.finetuning.zero_shot import zero_shot
 from orchestrator.inference.predictor import Predictor
 from orchestrator.storage import RunFolder, atomic_write_json

@@ -16,7 +16,7 @@ from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
-from orchestrator.finetuning.evaluate_config import Split
+from orchestrator.finetuning.evaluating.config import Split
 from orchestrator.tasks.base import AnyTask
 
 MIN_SHOWN: Final = 60

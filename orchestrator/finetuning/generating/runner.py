@@ -10,7 +10,7 @@ from torch import Tensor
 from orchestrator.config import JobResult
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.errors import InputError
-from orchestrator.finetuning.generate_config import GenerateConfig
+from orchestrator.finetuning.generating.config import GenerateConfig
 from orchestrator.modeling.generation.config import GenerationConfig
 from orchestrator.modeling.generation.generate import generate
 from orchestrator.modeling.huggingface.importing import original_of

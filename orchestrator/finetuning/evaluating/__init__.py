@@ -1,0 +1,1 @@
+"""``orchestrator evaluate``: a package measured on labelled rows."""

@@ -1,0 +1,1 @@
+"""``orchestrator generate``: a package continues prompts."""

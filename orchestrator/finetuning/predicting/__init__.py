@@ -1,0 +1,1 @@
+"""``orchestrator predict``: a package answers tables and folders on Ray Data."""
