@@ -106,6 +106,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=8)
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error(f"--rounds is {options.rounds}. Quartiles need 2 or more.")
     torch.manual_seed(0)
     print("| class | ours, ms | transformers, ms | ours / transformers (quartiles) |")
     print("| --- | --- | --- | --- |")
