@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import save_file
 
 from orchestrator.config import dump_yaml
 from orchestrator.config.tables import table
@@ -21,7 +20,7 @@ from orchestrator.continual.stages import Stages
 from orchestrator.continual.stream import Stream
 from orchestrator.continual.task import package_state
 from orchestrator.inference.heads import default_head, package_tasks
-from orchestrator.inference.protection import STATE_FILE
+from orchestrator.inference.protection import store_tensors
 from orchestrator.modeling.package import read_config, write_model
 from orchestrator.training.history import History
 from orchestrator.zoo import Package
@@ -176,8 +175,7 @@ def write_package(folder: Path, outcome: Outcome) -> None:
     if outcome.stream.processor is not None:
         outcome.stream.processor.save(folder)
     if left and outcome.stream.config.suite.protect:
-        (folder / STATE_FILE).parent.mkdir(parents=True)
-        save_file(package_state(left, weights), folder / STATE_FILE)
+        store_tensors(folder, package_state(left, weights))
     histories = [stages.history(unit.index) for unit in stages.units]
     _joined(histories).to_parquet(folder / HISTORY_FILE)
     (folder / MATRIX_FILE).parent.mkdir(parents=True)

@@ -224,6 +224,12 @@ class Lifecycle:
             f"average accuracy {figures.average_accuracy:.3f}, backward transfer "
             f"{'undefined' if change is None else f'{change:+.3f}'} ({evaluation.scenario})"
         )
+        for score in suite_scores("continual", self.learned):
+            if score.drop is not None:
+                tell.say(
+                    f"{score.head}, without its rows: {score.value + score.drop:.3f} → "
+                    f"{score.value:.3f} (95 % bound of the fall {score.bound:.3f})"
+                )
         return ContinualChapter(**dict(figures), accuracy_matrix=rows, package=str(result.package))
 
     def quantization_job(self) -> "QuantizeConfig":

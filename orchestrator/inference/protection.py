@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from orchestrator.data.processors.example_processor import RowProcessor, open_processor
@@ -79,14 +79,19 @@ def protect(
         for name, value in found.items():
             total[name] = total.get(name, 0) + value / count
     if total:
-        path = folder / STATE_FILE
-        path.parent.mkdir(exist_ok=True)
-        tensors = {f"{FISHER}.{name}": value for name, value in total.items()}
-        save_file(tensors, path, metadata={"rows": str(rows_read)})
+        store_tensors(folder, {f"{FISHER}.{name}": value for name, value in total.items()})
         logger.info("importance of the weights measured on %d training rows", rows_read)
     for head in unprotected:
         logger.warning("head %s: nothing measures which weights it needs", head)
     return unprotected
+
+
+def store_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write the tensors of a draft, named ``<what>.<parameter>``."""
+    path = folder / STATE_FILE
+    path.parent.mkdir(exist_ok=True)
+    # safetensors' save_file makes files that their owner alone reads; others share the zoo.
+    path.write_bytes(save(dict(tensors)))
 
 
 def stored_tensors(folder: Path, what: str) -> dict[str, Tensor]:

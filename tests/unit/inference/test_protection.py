@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from orchestrator.data.processors.example_processor import open_processor
-from orchestrator.inference.protection import FISHER, protect, stored_tensors
+from orchestrator.inference.protection import FISHER, STATE_FILE, protect, stored_tensors
 from orchestrator.modeling.package import load_model, read_state
 from orchestrator.tasks.suite import Learned
 from orchestrator.zoo import Zoo
@@ -27,6 +27,7 @@ def test_every_kind_has_importance(case, tmp_path):
     assert all(found[name].shape == weights[name].shape for name in found)
     assert all(torch.isfinite(value).all() and (value >= 0).all() for value in found.values())
     assert any(value.any() for name, value in found.items() if not name.startswith("targets."))
+    assert (draft / STATE_FILE).stat().st_mode == (draft / "config.json").stat().st_mode
 
 
 def test_it_is_the_mean_of_the_squared_gradients_of_single_rows(tmp_path):
