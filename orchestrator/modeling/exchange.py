@@ -58,8 +58,11 @@ def import_model(options: argparse.Namespace, write: Writer) -> int:
     if "import.max_abs_difference" in metrics:
         difference = metrics["import.max_abs_difference"]
         write(f"Outputs differ from the original by at most {difference:.2g}.\n")
-    for line in package.read_json("evaluation/import.json").get("deviations", []):
+    report = package.read_json("evaluation/import.json")
+    for line in report.get("deviations", []):
         write(f"Deviation: {line}.\n")
+    if report.get("other_heads_left_out"):
+        write(f"Left out: {', '.join(report['other_heads_left_out'])} (of other heads).\n")
     return 0
 
 

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -95,6 +96,29 @@ Table = Sequence[Row]
 
 
 @dataclass(frozen=True, slots=True)
+class Repeat:
+    """Tensors that files hold although the table does not name them.
+
+    Attributes:
+        pattern: Pattern of their names.
+        of: Name in the table of the tensor that they must equal. Where a file lacks that tensor,
+            they stand in for it, as in transformers.
+        value: Our config → the value that they must have, to rounding.
+
+    With neither ``of`` nor ``value``, their class does not read them.
+    """
+
+    pattern: str
+    of: str = ""
+    value: Callable[[ModelConfig], Tensor] | None = None
+
+    def matches(self, name: str) -> bool:
+        """Return whether a name is meant; files of a body alone lack the first part of names."""
+        _, _, rest = self.pattern.partition(".")
+        return fnmatch(name, self.pattern) or ("." in rest and fnmatch(name, rest))
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """One class of transformers as an assembly of our components.
 
@@ -108,8 +132,8 @@ class Architecture:
             by going there and back.
         table: Our config → which tensor of theirs is which of ours, layers written out. A tensor
             that their file stores under a second name (tied weights) is left out.
-        repeated: Names under which older files store a tensor once more, or store what is computed
-            (position ids, sine tables); they are passed over when reading.
+        repeated: Names under which files store a tensor once more, or store what is computed
+            (position ids, sine tables).
         computed: Our config → tensors that files may lack because the class makes them itself (sine
             tables, zeros), by their names.
         processor: What turns raw input into a batch: ``text``, ``image``, ``image_text``,
@@ -122,7 +146,7 @@ class Architecture:
     model_config: Callable[[Values], ModelConfig]
     their_config: Callable[[ModelConfig], JsonObject]
     table: Callable[[ModelConfig], Table]
-    repeated: tuple[str, ...] = ()
+    repeated: tuple[Repeat, ...] = ()
     computed: Callable[[ModelConfig], dict[str, Tensor]] = lambda config: {}
     processor: str = "text"
     pad_token_id: int | None = None

@@ -4,7 +4,7 @@ Legend: B batch, S length, T target length, C channels, V vocabulary.
 """
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, quiet
+from orchestrator.modeling.huggingface.architecture import Architecture
+from orchestrator.modeling.huggingface.comparison import require_known, their_model
 from orchestrator.modeling.huggingface.values import JsonObject, Values
 from orchestrator.modeling.interfaces import Batch
 from orchestrator.modeling.package import load_model
@@ -74,9 +75,14 @@ class Report:
 
 
 def check(
-    theirs: Path, architecture: Architecture, values: Values, ours: Path, config: ModelConfig
+    theirs: Path,
+    architecture: Architecture,
+    values: Values,
+    ours: Path,
+    config: ModelConfig,
+    tensors: Iterable[Tensor],
 ) -> Report:
-    """Compare all outputs of two folders in fp32; one model at a time is in memory.
+    """Compare all tensors and outputs of two folders in fp32; one model at a time is in memory.
 
     Args:
         theirs: A folder that transformers opens.
@@ -84,41 +90,29 @@ def check(
         values: Its complete config.
         ours: A folder with the same model in our form.
         config: Our config.
+        tensors: The tensors of our folder in their layout.
 
     Raises:
-        IntegrityError: An output differs by more than rounding explains, or is not there.
+        IntegrityError: A tensor differs, or an output differs by more than rounding explains, or is
+            not there.
     """
     sample = random_sample(architecture, values, config)
     made = architecture.computed(config).keys()
-    expected = their_outputs(theirs, architecture, sample, frozenset(made))
+    model = their_model(theirs, architecture, frozenset(made))
+    require_known(model.state_dict(), tensors, architecture)
+    expected = outputs_of(model, sample)
+    del model
     found = our_outputs(ours, sample)
     silent = {each.name for each in config.target if each.type_name() == "vector"}
     return compare_outputs(found, expected, sample, silent)
 
 
 @torch.no_grad()
-def their_outputs(
-    folder: Path, architecture: Architecture, sample: Sample, made: frozenset[str] = frozenset()
-) -> list[Tensor]:
-    """Return every tensor that their class answers, in fp32; it may make some parameters itself."""
-    import transformers
-
-    with quiet():
-        model, loading = getattr(transformers, architecture.name).from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    missing = set(loading["missing_keys"]) - made
-    wrong = {"missing_keys": sorted(missing), "mismatched_keys": sorted(loading["mismatched_keys"])}
-    if any(wrong.values()):
-        raise IntegrityError(f"{architecture.name} does not find all its tensors: {wrong}.")
+def outputs_of(model: Any, sample: Sample) -> list[Tensor]:
+    """Return every tensor that a model of theirs answers."""
     known = inspect.signature(model.forward).parameters
     inputs = {name: value for name, value in sample.theirs.items() if name in known}
-    return list(_tensors(model.eval()(**inputs)))
+    return list(_tensors(model(**inputs)))
 
 
 @torch.no_grad()

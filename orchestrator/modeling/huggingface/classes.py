@@ -1,7 +1,8 @@
 """The classes of transformers that can be imported and exported."""
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -64,11 +65,37 @@ def find_architecture(name: str) -> Architecture:
     known = architectures()
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-    hint = f" The nearest one is {near[0]}." if near else ""
+    near = _nearest_class(name, known)
+    hint = f" The nearest one is {near}." if near else ""
     raise InputError(
         f"{name!r} is not a supported architecture.{hint} Supported: {', '.join(sorted(known))}."
     )
+
+
+def _family_and_head(name: str) -> tuple[str, str]:
+    """Return the parts of a class name: ``Bert`` and ``ForMaskedLM``."""
+    found = re.match(r"(.+?)((?:For[A-Z]|LMHeadModel|MTModel|EncoderModel|Model).*)$", name)
+    return (found[1], found[2]) if found else (name, "")
+
+
+def _nearest_class(name: str, known: Iterable[str]) -> str | None:
+    """Return the class of the same or nearest family with the nearest head; else one of that head.
+
+    Spelling as a whole misleads: ``WhisperForAudioClassification`` looks like
+    ``BertForTokenClassification``.
+    """
+    family, head = _family_and_head(name)
+    parts = {each: _family_and_head(each) for each in known}
+    near = difflib.get_close_matches(family, {own for own, _ in parts.values()}, n=1, cutoff=0.6)
+    if near:
+        chosen = [each for each, (own, _) in parts.items() if own == near[0]]
+        return max(chosen, key=lambda each: _likeness(parts[each][1], head))
+    chosen = [each for each, (_, own) in parts.items() if own == head]
+    return max(chosen, key=lambda each: _likeness(parts[each][0], family), default=None)
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def architecture_of(config: ModelConfig) -> Architecture:

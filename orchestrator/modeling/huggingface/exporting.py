@@ -164,11 +164,14 @@ def write_export(
     def fetch(name: str) -> Tensor:
         return read(stored[name])
 
-    write_weights(target, architecture.table(theirs), layout, fetch, shard_bytes)
+    table = architecture.table(theirs)
+    write_weights(target, table, layout, fetch, shard_bytes)
     write_values(target, values)
     copy_processor(folder, _processor_files(folder), target)
-    complete = complete_values(architecture, values, target)
-    return check(target, architecture, complete, folder, config)
+    stored_output = "lm_head.weight" in weight_files(target)
+    complete = complete_values(architecture, values, target, output_stored=stored_output)
+    ours = (tensor for _, tensor in _renamed(table, fetch))
+    return check(target, architecture, complete, folder, config, ours)
 
 
 def _counterpart(
@@ -183,7 +186,9 @@ def _counterpart(
     original = original_of(folder)
     if original is not None:
         architecture, values = find_architecture(original[0]), original[1]
-        again = architecture.read(complete_values(architecture, values, folder), str(folder))
+        tied = all(target.ties_words for target in config.target)
+        complete = complete_values(architecture, values, folder, output_stored=not tied)
+        again = architecture.read(complete, str(folder))
         if again != config:
             raise IntegrityError(f"{folder}: huggingface.json is not the config of this model.")
         return architecture, values, config, str

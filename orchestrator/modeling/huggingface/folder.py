@@ -1,8 +1,9 @@
 """Folders that transformers writes: config and weights are compared before tensors are read."""
 
+import copy
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from orchestrator.errors import InputError, IntegrityError
+from orchestrator.errors import ConfigError, InputError, IntegrityError
 from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Table, to_theirs
-from orchestrator.modeling.huggingface.classes import find_architecture
-from orchestrator.modeling.huggingface.values import JsonObject, Values
+from orchestrator.modeling.huggingface.architecture import Architecture, Repeat, Table, to_theirs
+from orchestrator.modeling.huggingface.classes import architectures, find_architecture
+from orchestrator.modeling.huggingface.comparison import require_repeats
+from orchestrator.modeling.huggingface.values import OUTPUT_STORED, JsonObject, Values
 from orchestrator.modeling.tensor_files import Fetch, TensorReader, skeletons, weight_files
 
 CONFIG = "config.json"
@@ -62,6 +64,7 @@ class Contents:
         files: Name in the files → which file.
         stored: Name in the table → name in the files, where they differ.
         left_out: Names in the files that are not read.
+        other_heads: Those of them that belong to other heads of the family.
         computed: Names in the table → values that the files lack and the class makes itself.
     """
 
@@ -69,6 +72,7 @@ class Contents:
     files: dict[str, Path]
     stored: dict[str, str]
     left_out: tuple[str, ...]
+    other_heads: tuple[str, ...]
     computed: dict[str, Tensor]
 
     def fetch(self) -> Fetch:
@@ -91,22 +95,38 @@ def open_source(folder: Path) -> Source:
             f"{path} does not say which class it is. Add `architectures`, for example "
             '`"architectures": ["BertForMaskedLM"]`.'
         )
+    if raw.get("quantization_config"):
+        raise InputError(
+            f"{path}: quantization_config: quantized checkpoints are not read. Give the float "
+            "checkpoint that it was made from; a package is quantized by `orchestrator quantize`."
+        )
     architecture = find_architecture(names[0])
-    values = complete_values(architecture, raw, folder)
+    output_stored = "lm_head.weight" in weight_files(folder)
+    values = complete_values(architecture, raw, folder, output_stored=output_stored)
     return Source(folder, architecture, raw, values, architecture.read(values, str(path)))
 
 
-def complete_values(architecture: Architecture, raw: JsonObject, where: Path) -> Values:
+def complete_values(
+    architecture: Architecture, raw: JsonObject, where: Path, *, output_stored: bool
+) -> Values:
     """Return a config with the defaults of its class filled in.
+
+    Args:
+        architecture: The class.
+        raw: The config in the file; it is not changed.
+        where: Folder of the file, for messages.
+        output_stored: Whether the weights hold an output layer over words, ``lm_head``.
 
     Raises:
         InputError: Transformers refuses it.
     """
     from transformers import CONFIG_MAPPING
 
-    own = {key: value for key, value in raw.items() if key not in ("model_type", "auto_map")}
+    # a copy: their classes write into nested sections (rope_scaling)
+    own = copy.deepcopy({k: v for k, v in raw.items() if k not in ("model_type", "auto_map")})
     try:
-        return Values(CONFIG_MAPPING[architecture.model_type].from_dict(own).to_dict())
+        complete = CONFIG_MAPPING[architecture.model_type].from_dict(own).to_dict()
+        return Values(complete | {OUTPUT_STORED: output_stored})
     except Exception as error:  # validators of many classes, each with its own type
         raise InputError(f"{where / CONFIG}: transformers refuses it: {error}") from error
 
@@ -136,11 +156,16 @@ def compare(source: Source, leave_out: Sequence[str] = ()) -> Contents:
     wanted = expected_shapes(source)
     stored = {modern(name, wanted): name for name in files}
     found = dict(zip(stored, skeletons(files).values(), strict=True))
-    repeated = source.architecture.repeated
-    bare = [rest for rest in (name.partition(".")[2] for name in repeated) if "." in rest]
-    patterns = (*repeated, *bare, *leave_out)
-    extra = [name for name in found if name not in wanted]
-    dropped = {name for name in extra if any(fnmatch(name, pattern) for pattern in patterns)}
+    extra = found.keys() - wanted.keys()
+    dropped = {name for name in extra if any(fnmatch(name, pattern) for pattern in leave_out)}
+    repeats = _repeats(source.architecture, extra - dropped)
+    for name in sorted(repeats):
+        of = repeats[name].of
+        if of in wanted and of not in found:
+            found[of], stored[of] = found.pop(name), stored.pop(name)
+            del repeats[name]
+    spare = _of_other_heads(source, extra - dropped - repeats.keys(), wanted)
+    dropped |= {*repeats, *spare}
     read = {name: tensor for name, tensor in found.items() if name not in dropped}
     made = source.architecture.computed(source.config)
     made = {name: tensor for name, tensor in made.items() if name not in read}
@@ -150,7 +175,46 @@ def compare(source: Source, leave_out: Sequence[str] = ()) -> Contents:
     for row in source.table:
         layout.update(row.to_ours(read.__getitem__))
     renamed = {new: old for new, old in stored.items() if new != old}
-    return Contents(layout, files, renamed, tuple(sorted(dropped)), made)
+    contents = Contents(layout, files, renamed, tuple(sorted(dropped)), spare, made)
+    require_repeats(source, repeats, contents.fetch())
+    return contents
+
+
+def _repeats(architecture: Architecture, names: Iterable[str]) -> dict[str, Repeat]:
+    """Return which names are those of repeated tensors, and what they repeat."""
+    pairs = ((name, repeat) for name in names for repeat in architecture.repeated)
+    return {name: repeat for name, repeat in pairs if repeat.matches(name)}
+
+
+def _of_other_heads(
+    source: Source, names: Iterable[str], wanted: Mapping[str, torch.Size]
+) -> tuple[str, ...]:
+    """Return the names that belong to heads of other classes of the family.
+
+    Published files often hold all heads of pre-training (BERT's pooler and next sentence
+    prediction) and name the class of one.
+    """
+    fronts = {each.partition(".")[0] for each in wanted}
+    known: set[str] = set()
+    repeated: list[Repeat] = []
+    for each in architectures().values():
+        if each.model_type == source.architecture.model_type:
+            try:
+                table = each.table(each.read(source.values, str(source.folder)))
+            except (ConfigError, InputError):
+                continue  # a class that this config cannot be of
+            known.update(name for row in table for name in row.theirs)
+            repeated += each.repeated
+
+    def belongs(name: str) -> bool:
+        front, _, rest = name.partition(".")
+        return (
+            name in known
+            or (front in fronts and rest in known)
+            or any(repeat.matches(name) for repeat in repeated)
+        )
+
+    return tuple(sorted(name for name in names if belongs(name)))
 
 
 def modern(name: str, wanted: Mapping[str, torch.Size]) -> str:

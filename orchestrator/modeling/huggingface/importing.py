@@ -1,12 +1,15 @@
 """Import of a checkpoint of transformers as a package; checked before it is committed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from orchestrator.errors import IntegrityError
+from orchestrator.modeling.huggingface.architecture import Table
 from orchestrator.modeling.huggingface.checking import Report, check
 from orchestrator.modeling.huggingface.folder import (
     Contents,
@@ -25,7 +28,12 @@ from orchestrator.modeling.huggingface.sources import (
 )
 from orchestrator.modeling.huggingface.values import JsonObject
 from orchestrator.modeling.package import write_config
-from orchestrator.modeling.tensor_files import SHARD_BYTES, write_tensors
+from orchestrator.modeling.tensor_files import (
+    SHARD_BYTES,
+    TensorReader,
+    weight_files,
+    write_tensors,
+)
 from orchestrator.storage.json_files import read_json
 from orchestrator.zoo.draft import Draft
 from orchestrator.zoo.package import Package
@@ -99,6 +107,7 @@ def import_checkpoint(zoo: Zoo, source: str, options: ImportOptions) -> Package:
             checkpoint.values,
             draft.path,
             checkpoint.config,
+            written(checkpoint.table, draft.path),
         )
         _describe(draft, checkpoint, contents, files, report)
         return draft.commit()
@@ -112,6 +121,13 @@ def convert(
     write_config(folder, source.config)
     original = {"architecture": source.architecture.name, "config": source.raw}
     write_json(folder / ORIGINAL, original)
+
+
+def written(table: Table, folder: Path) -> Iterator[Tensor]:
+    """Yield the tensors of a package in their layout, one row of the table in memory at a time."""
+    read = TensorReader(weight_files(folder))
+    for row in table:
+        yield from row.to_theirs(read).values()
 
 
 def _producer(origin: Origin, source: Source, files: Files) -> JsonObject:
@@ -137,6 +153,7 @@ def _describe(
     (draft.path / REPORT).parent.mkdir(exist_ok=True)
     details = {
         "tensors_left_out": list(contents.left_out),
+        "other_heads_left_out": list(contents.other_heads),
         "tensors_renamed": contents.stored,
         "tensors_computed": sorted(contents.computed),
         "files_left_out": list(files.left_out),

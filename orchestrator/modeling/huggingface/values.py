@@ -25,6 +25,9 @@ JsonObject = dict[str, JsonValue]
 
 T = TypeVar("T")
 
+OUTPUT_STORED = "output_stored"
+"""Key that only we read: whether the weights hold an output layer over words of their own."""
+
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",

@@ -6,6 +6,7 @@ from functools import partial
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import (
     Architecture,
+    Repeat,
     Row,
     Table,
     expand,
@@ -49,9 +50,9 @@ MLM: Table = (
 )
 SOP = bert.hidden_and_output("albert.pooler", "sop_classifier.classifier", "sop")
 REPEATED = (
-    "predictions.decoder.weight",
-    "predictions.decoder.bias",
-    "*embeddings.position_ids",
+    Repeat("predictions.decoder.weight", of="albert.embeddings.word_embeddings.weight"),
+    Repeat("predictions.decoder.bias", of="predictions.bias"),
+    Repeat("*embeddings.position_ids"),
 )
 
 

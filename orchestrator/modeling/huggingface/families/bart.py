@@ -20,6 +20,7 @@ from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.huggingface.architecture import (
     Architecture,
+    Repeat,
     Row,
     Table,
     expand,
@@ -49,9 +50,9 @@ SHARED_WORDS: Table = (weight("model.shared", "embedding.word"),)
 LOGITS_BIAS = "final_logits_bias"
 """Their buffer, and our key for whether the file holds it."""
 REPEATED = (
-    "lm_head.weight",
-    "model.encoder.embed_tokens.weight",
-    "model.decoder.embed_tokens.weight",
+    Repeat("lm_head.weight", of="model.shared.weight"),
+    Repeat("model.encoder.embed_tokens.weight", of="model.shared.weight"),
+    Repeat("model.decoder.embed_tokens.weight", of="model.shared.weight"),
 )
 
 

@@ -19,6 +19,7 @@ from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.huggingface.architecture import (
     Architecture,
+    Repeat,
     Row,
     Table,
     expand,
@@ -178,7 +179,7 @@ def _architecture(
         model_config,
         their_config,
         partial(table, head),
-        repeated=("*.relative_position_index",),
+        repeated=(Repeat("*.relative_position_index"),),
         processor="image",
     )
 

@@ -12,6 +12,7 @@ from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.huggingface.architecture import (
     Architecture,
+    Repeat,
     Row,
     Table,
     expand,
@@ -72,9 +73,9 @@ NSP = hidden_and_output("bert.pooler.dense", "cls.seq_relationship", "nsp")
 TAGS: Table = linear("classifier", "targets.tags.output")
 VECTOR: Table = linear("pooler.dense", "targets.vector.dense")
 REPEATED = (
-    "cls.predictions.decoder.weight",
-    "cls.predictions.decoder.bias",
-    "*embeddings.position_ids",
+    Repeat("cls.predictions.decoder.weight", of="bert.embeddings.word_embeddings.weight"),
+    Repeat("cls.predictions.decoder.bias", of="cls.predictions.bias"),
+    Repeat("*embeddings.position_ids"),
 )
 
 

@@ -4,7 +4,14 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import WordConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Row, expand, linear, weight
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Repeat,
+    Row,
+    expand,
+    linear,
+    weight,
+)
 from orchestrator.modeling.huggingface.values import JsonObject, Values, transformer_of
 from orchestrator.modeling.layers.block_options import AlibiConfig
 from orchestrator.modeling.targets.token_configs import LmConfig
@@ -78,6 +85,11 @@ def table(config: ModelConfig) -> list[Row]:
 
 ARCHITECTURES = (
     Architecture(
-        "BloomForCausalLM", "bloom", model_config, their_config, table, ("lm_head.weight",)
+        "BloomForCausalLM",
+        "bloom",
+        model_config,
+        their_config,
+        table,
+        (Repeat("lm_head.weight", of="transformer.word_embeddings.weight"),),
     ),
 )

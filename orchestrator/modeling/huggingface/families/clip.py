@@ -17,6 +17,7 @@ from orchestrator.modeling.encoders.configs import DualEncoderConfig, Transforme
 from orchestrator.modeling.huggingface.architecture import (
     LAYER,
     Architecture,
+    Repeat,
     Row,
     Table,
     expand,
@@ -67,10 +68,6 @@ def model_config(theirs: Values) -> ModelConfig:
         InputError: The end token is not the last one of the vocabulary.
     """
     text, vision = theirs.section("text_config"), theirs.section("vision_config")
-    for part in (theirs, text, vision):
-        part.require(initializer_factor=1.0)
-    spread = text.number("initializer_range")
-    vision.require(initializer_range=spread)
     last, end = text.integer("vocab_size") - 1, text.optional_integer("eos_token_id")
     if end not in (LARGEST_TOKEN, last):
         raise InputError(
@@ -82,7 +79,7 @@ def model_config(theirs: Values) -> ModelConfig:
         class_token=True,
         patch_bias=False,
         image_norm_eps=vision.number("layer_norm_eps"),
-        initializer_range=spread,
+        initializer_range=text.number("initializer_range"),
         initialization="clip",
     )
     head = ClrConfig(
@@ -280,7 +277,7 @@ ARCHITECTURES = (
         model_config,
         their_config,
         table,
-        repeated=("*.embeddings.position_ids",),
+        repeated=(Repeat("*.embeddings.position_ids"),),
         processor="image_text",
     ),
 )

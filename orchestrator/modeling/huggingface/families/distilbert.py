@@ -13,6 +13,7 @@ from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.huggingface.architecture import (
     Architecture,
+    Repeat,
     Row,
     Table,
     expand,
@@ -61,7 +62,7 @@ MLM: Table = (
     *linear("vocab_layer_norm", "targets.mlm.transform_layer.norm"),
     same("vocab_projector.bias", "targets.mlm.output.bias"),
 )
-REPEATED = ("vocab_projector.weight",)
+REPEATED = (Repeat("vocab_projector.weight", of="distilbert.embeddings.word_embeddings.weight"),)
 
 
 def model_config(heads: Sequence[bert.Head], theirs: Values) -> ModelConfig:

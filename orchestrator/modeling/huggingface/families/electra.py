@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from functools import partial
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Row, Table, linear, same
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Repeat,
+    Row,
+    Table,
+    linear,
+    same,
+)
 from orchestrator.modeling.huggingface.families import bert
 from orchestrator.modeling.huggingface.values import JsonObject, Values
 from orchestrator.modeling.targets.token_configs import MlmConfig, RtdConfig
@@ -18,7 +25,10 @@ MLM: Table = (
     *linear("generator_predictions.LayerNorm", "targets.mlm.transform_layer.norm"),
     same("generator_lm_head.bias", "targets.mlm.output.bias"),
 )
-REPEATED = ("generator_lm_head.weight", "*embeddings.position_ids")
+REPEATED = (
+    Repeat("generator_lm_head.weight", of="electra.embeddings.word_embeddings.weight"),
+    Repeat("*embeddings.position_ids"),
+)
 
 
 def model_config(heads: Sequence[bert.Head], theirs: Values) -> ModelConfig:

@@ -4,7 +4,14 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import PosConfig, WordConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Row, expand, linear, weight
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Repeat,
+    Row,
+    expand,
+    linear,
+    weight,
+)
 from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,
@@ -28,7 +35,11 @@ TABLE = (
     *linear(f"{_LAYER}.mlp.c_proj", f"{_OURS}.feed_forward.down", transposed=True),
     *linear("transformer.ln_f", "encoder.norm"),
 )
-REPEATED = ("lm_head.weight", "transformer.h.*.attn.bias", "transformer.h.*.attn.masked_bias")
+REPEATED = (
+    Repeat("lm_head.weight", of="transformer.wte.weight"),
+    Repeat("transformer.h.*.attn.bias"),
+    Repeat("transformer.h.*.attn.masked_bias"),
+)
 
 
 def model_config(theirs: Values) -> ModelConfig:

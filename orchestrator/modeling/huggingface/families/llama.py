@@ -10,6 +10,7 @@ from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.huggingface.architecture import (
     Architecture,
+    Repeat,
     Row,
     Table,
     expand,
@@ -61,7 +62,10 @@ FEED_FORWARD_BIAS: Table = tuple(
     for part in ("gate", "up", "down")
 )
 UNTIED: Table = (weight("lm_head", "targets.lm.output"),)
-REPEATED = ("lm_head.weight", "model.layers.*.self_attn.rotary_emb.inv_freq")
+REPEATED = (
+    Repeat("lm_head.weight", of="model.embed_tokens.weight"),
+    Repeat("model.layers.*.self_attn.rotary_emb.inv_freq"),
+)
 SCALINGS: dict[str, type[LinearScaling] | type[Llama3Scaling] | type[YarnScaling] | None] = {
     "default": None,
     "linear": LinearScaling,

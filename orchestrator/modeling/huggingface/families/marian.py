@@ -4,9 +4,17 @@ The same parts as the original Transformer (Vaswani et al. 2017). Positions are 
 that are computed; older files hold them as tables.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Row
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Repeat,
+    Row,
+)
 from orchestrator.modeling.huggingface.families.bart import (
     REPEATED,
     SHARED_WORDS,
@@ -15,10 +23,22 @@ from orchestrator.modeling.huggingface.families.bart import (
     stacks,
     text_to_text,
     their_started_with_padding,
+    wave_table,
 )
 from orchestrator.modeling.huggingface.values import Values
 
-_WAVES = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def waves(config: ModelConfig) -> Tensor:
+    """Return the sine table of either side, which our model computes, [positions, D]."""
+    return wave_table(config.embedding, config.dimensions)
+
+
+_WAVES = tuple(
+    Repeat(f"model.{side}.embed_positions.weight", value=waves) for side in ("encoder", "decoder")
+)
 
 
 def model_config(theirs: Values) -> ModelConfig:

@@ -9,7 +9,13 @@ from functools import partial
 
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import PosConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Table, linear, same
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Repeat,
+    Table,
+    linear,
+    same,
+)
 from orchestrator.modeling.huggingface.families import bert
 from orchestrator.modeling.huggingface.values import JsonObject, Values
 from orchestrator.modeling.targets.token_configs import MlmConfig
@@ -19,7 +25,11 @@ MLM: Table = (
     *linear("lm_head.layer_norm", "targets.mlm.transform_layer.norm"),
     same("lm_head.bias", "targets.mlm.output.bias"),
 )
-REPEATED = ("lm_head.decoder.weight", "lm_head.decoder.bias", "*embeddings.position_ids")
+REPEATED = (
+    Repeat("lm_head.decoder.weight", of="roberta.embeddings.word_embeddings.weight"),
+    Repeat("lm_head.decoder.bias", of="lm_head.bias"),
+    Repeat("*embeddings.position_ids"),
+)
 
 
 def model_config(heads: Sequence[bert.Head], theirs: Values) -> ModelConfig:

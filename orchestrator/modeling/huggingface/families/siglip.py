@@ -6,7 +6,14 @@ processor does. With a mask, the vector is that of the last real position.
 """
 
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Row, Table, linear, same
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Repeat,
+    Row,
+    Table,
+    linear,
+    same,
+)
 from orchestrator.modeling.huggingface.families.clip import (
     Form,
     contrast_of,
@@ -51,7 +58,6 @@ TABLE: Table = (
 def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``SiglipConfig``."""
     text, vision = theirs.section("text_config"), theirs.section("vision_config")
-    theirs.require(initializer_factor=1.0)
     vision.require(vision_use_head=True)
     text.require(projection_size=vision.integer("hidden_size"))
     attention = AttentionPoolingConfig(
@@ -92,7 +98,7 @@ ARCHITECTURES = (
         model_config,
         their_config,
         table,
-        repeated=("*.embeddings.position_ids",),
+        repeated=(Repeat("*.embeddings.position_ids"),),
         processor="image_text",
     ),
 )

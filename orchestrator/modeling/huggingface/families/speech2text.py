@@ -10,7 +10,14 @@ from orchestrator.modeling.decoders import TransformerDecoderConfig
 from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig, SpeechConfig, WordConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Row, expand, linear, weight
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Repeat,
+    Row,
+    expand,
+    linear,
+    weight,
+)
 from orchestrator.modeling.huggingface.families.bart import blocks, stacks, their_blocks
 from orchestrator.modeling.huggingface.values import JsonObject, Values
 from orchestrator.modeling.targets.token_configs import LmConfig
@@ -89,9 +96,9 @@ def table(config: ModelConfig) -> list[Row]:
 
 
 REPEATED = (
-    "lm_head.weight",
-    "model.encoder.embed_positions.weights",
-    "model.decoder.embed_positions.weights",
+    Repeat("lm_head.weight", of="model.decoder.embed_tokens.weight"),
+    Repeat("model.encoder.embed_positions.weights"),
+    Repeat("model.decoder.embed_positions.weights"),
 )
 
 ARCHITECTURES = (

@@ -1,8 +1,9 @@
 """T5 and T5 v1.1: transformers' ``T5ForConditionalGeneration``, two stacks with one word table.
 
 Their config says by ``scale_decoder_outputs`` which of the two a checkpoint is: v1.0 divides what
-the tied output layer reads by the square root of the width, v1.1 has an output layer of its own and
-divides nothing. Their dropout after a stack's last norm has no counterpart here.
+the tied output layer reads by the square root of the width, v1.1 divides nothing and has an output
+layer of its own, or the tied one where its file holds no other. Their dropout after a stack's last
+norm has no counterpart here.
 """
 
 from typing import TypeVar
@@ -12,8 +13,16 @@ from orchestrator.modeling.decoders import TransformerDecoderConfig
 from orchestrator.modeling.embeddings.configs import WordConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Row, Table, expand, weight
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Repeat,
+    Row,
+    Table,
+    expand,
+    weight,
+)
 from orchestrator.modeling.huggingface.values import (
+    OUTPUT_STORED,
     JsonObject,
     Values,
     decoder_of,
@@ -100,8 +109,9 @@ def blocks(kind: type[Blocks], theirs: Values, num_layers: int) -> Blocks:
 
 def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``T5Config``."""
-    theirs.require(is_decoder=False, initializer_factor=1.0)
+    theirs.require(is_decoder=False)
     original = theirs.flag("scale_decoder_outputs", theirs.flag("tie_word_embeddings"))
+    stored = theirs.flag(OUTPUT_STORED, not original)
     words = EmbeddingStackConfig(
         parts=(WordConfig(),), layernorm=False, dropout=theirs.number("dropout_rate")
     )
@@ -116,7 +126,7 @@ def model_config(theirs: Values) -> ModelConfig:
         target_embedding=words,
         decoder=blocks(TransformerDecoderConfig, theirs, theirs.integer("num_decoder_layers")),
         share_embedding=True,
-        target=(LmConfig(tie=original, scale=original),),
+        target=(LmConfig(tie=original or not stored, scale=original),),
     )
 
 
@@ -142,6 +152,8 @@ def their_config(config: ModelConfig) -> JsonObject:
         "dropout_rate": encoder.dropout,
         "tie_word_embeddings": isinstance(target, LmConfig) and target.scale,
     }
+    if isinstance(target, LmConfig) and target.tie and not target.scale:
+        values[OUTPUT_STORED] = False
     if isinstance(bias, T5BiasConfig):
         values["relative_attention_num_buckets"] = bias.buckets
         values["relative_attention_max_distance"] = bias.max_distance
@@ -149,10 +161,10 @@ def their_config(config: ModelConfig) -> JsonObject:
 
 
 REPEATED = (
-    "lm_head.weight",
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+    Repeat("lm_head.weight", of="shared.weight"),
+    Repeat("encoder.embed_tokens.weight", of="shared.weight"),
+    Repeat("decoder.embed_tokens.weight", of="shared.weight"),
+    Repeat("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"),
 )
 
 ARCHITECTURES = (

@@ -13,6 +13,7 @@ from orchestrator.modeling.embeddings.configs import PatchConfig, PosConfig, Seg
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig, WordPatchConfig
 from orchestrator.modeling.huggingface.architecture import (
     Architecture,
+    Repeat,
     Row,
     Table,
     expand,
@@ -64,7 +65,10 @@ RETRIEVAL: Table = (
     *linear("vilt.pooler.dense", "targets.itm.dense"),
     *linear("rank_output", "targets.itm.output"),
 )
-REPEATED = ("mlm_score.decoder.weight", "vilt.embeddings.text_embeddings.position_ids")
+REPEATED = (
+    Repeat("mlm_score.decoder.weight", of="vilt.embeddings.text_embeddings.word_embeddings.weight"),
+    Repeat("vilt.embeddings.text_embeddings.position_ids"),
+)
 
 
 def model_config(heads: Sequence[Callable[[Values], TargetConfig]], theirs: Values) -> ModelConfig:

@@ -20,7 +20,13 @@ from orchestrator.modeling.embeddings.configs import (
 )
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.huggingface.architecture import Architecture, Row, linear, weight
+from orchestrator.modeling.huggingface.architecture import (
+    Architecture,
+    Repeat,
+    Row,
+    linear,
+    weight,
+)
 from orchestrator.modeling.huggingface.families.bart import blocks, stacks, their_blocks, wave_table
 from orchestrator.modeling.huggingface.values import JsonObject, Values
 from orchestrator.modeling.layers.block_options import Projection
@@ -101,7 +107,7 @@ ARCHITECTURES = (
         model_config,
         their_config,
         table,
-        ("proj_out.weight",),
+        (Repeat("proj_out.weight", of="model.decoder.embed_tokens.weight"),),
         computed,
         processor="log_mel",
     ),
