@@ -129,16 +129,17 @@ def require_readable(spec: DatasetSpec, tables: Tables) -> None:
 
 
 def _require_unswapped(spec: DatasetSpec, table: Table) -> None:
-    """Refuse classes that are texts beside texts that are classes.
+    """Refuse classes that are texts beside texts that are classes, where rows are single texts.
 
     Raises:
         InputError: There are many more labels than texts.
     """
-    labels, texts = set(table.labels), set(table.texts)
+    alone = [row for row in table.records if row.text and row.pair is None]
+    labels, texts = {row.label for row in alone}, {row.text for row in alone}
     if len(labels) >= MANY_LABELS and TEXTS_OF_A_LABEL * len(texts) <= len(labels):
         raise InputError(
             f"{spec.source}: {len(labels)} different labels and {len(texts)} different texts, such "
-            f"as {table.texts[0][:SHOWN]!r} with label {table.labels[0][0][:SHOWN]!r}. Swap "
+            f"as {alone[0].text[:SHOWN]!r} with label {alone[0].label[0][:SHOWN]!r}. Swap "
             "text_column and label_column."
         )
 

@@ -174,6 +174,17 @@ def test_swapped_columns_are_one_error(tmp_path):
         load_task(spec(tmp_path / "x.jsonl"))
 
 
+def test_files_and_pairs_with_many_classes_are_not_swapped(tmp_path):
+    (tmp_path / "sounds").mkdir()
+    for index in range(60):
+        (tmp_path / f"sounds/{index % 10}_{index}.wav").write_bytes(bytes([index]))
+    sounds = load_task(spec(tmp_path / "sounds", name_pattern=r"^(\d)_"))
+    assert len(sounds.label_names) == 10
+    rows = [{"text": "Topic?", "text_b": f"text {i}", "label": str(i % 10)} for i in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert len(load_task(spec(tmp_path / "pairs.jsonl")).label_names) == 10
+
+
 def test_rows_in_two_splits_are_counted_and_shown(tmp_path, caplog):
     write(tmp_path / "train.csv", ROWS)
     write(tmp_path / "test.csv", ROWS[:4])
