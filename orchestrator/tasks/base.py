@@ -79,7 +79,7 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
     """
 
     Config: ClassVar[type[TaskConfig]]
-    modalities: ClassVar[frozenset[str]] = frozenset({"text", "pair"})
+    modalities: frozenset[str] = frozenset({"text", "pair"})
     needs_reading: ClassVar[bool] = False
     pairs_apart: ClassVar[bool] = False
     reads_windows: ClassVar[bool] = False

@@ -9,7 +9,7 @@ Shapes: N rows, K classes.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -99,7 +99,7 @@ class Classification(Task[ClassificationConfig, ClassAnswer]):
     """One label per row."""
 
     Config = ClassificationConfig
-    modalities: ClassVar[frozenset[str]] = frozenset({"text", "pair", "image", "audio"})
+    modalities: frozenset[str] = frozenset({"text", "pair", "image", "audio"})
     target_types = ("cls", "prompt", "sp", "nsp", "sop", "siamese")
 
     def __init__(self, config: ClassificationConfig, labels: Sequence[str], head: str) -> None:
@@ -107,6 +107,7 @@ class Classification(Task[ClassificationConfig, ClassAnswer]):
         if config.template is None:
             return
         self.template = Template(config.template)
+        self.modalities = frozenset({"pair" if self.template.reads_pair else "text"})
         named = config.verbalizer or {}
         if set(named) != set(self.labels):
             raise InputError(

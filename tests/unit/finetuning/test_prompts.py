@@ -1,5 +1,8 @@
 """Classification by the words at a mask: beside transformers, few-shot, zero-shot, refused."""
 
+import asyncio
+
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -20,7 +23,9 @@ from orchestrator.modeling.huggingface.importing import ImportOptions, import_ch
 from orchestrator.modeling.package import read_config
 from orchestrator.zoo import Zoo
 from orchestrator.zoo.suite import read_suite
+from serving.model.engine import load_engine
 from tests.support.lessons import job, run_here
+from tests.support.serving import NoRecorder, application
 from tests.support.streams import FILLER, WORDS, make_place
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -152,6 +157,29 @@ def test_a_package_learns_to_answer_by_words_and_is_used_like_any_other(place):
     }
     measured = evaluate_runner.run(validate_config(EvaluateConfig, fields, "test"))
     assert measured.metrics["accuracy"] == pytest.approx(result.metrics["accuracy"])
+
+
+def test_answers_over_http_are_those_of_the_predictor(place):
+    config = prompted(place).model_copy(update={"output": "served"})
+    config = config.model_copy(update={"run": config.run.model_copy(update={"name": "served"})})
+    package = Zoo(place / "zoo").get(run_here(config).package)
+    texts = ["the cat of two", "one saw " * 30]
+    expected = Predictor.open(package).answers(rows_of_texts(texts))
+
+    async def post(body):
+        app = application(load_engine(package), NoRecorder()).app
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.post("/predict", json=body)
+
+    found = asyncio.run(post({"inputs": texts, "truncate": True}))
+    assert found.status_code == 200, found.text
+    scores = [{each["label"]: each["score"] for each in row} for row in found.json()]
+    for row, answer in zip(scores, expected, strict=True):
+        assert row[answer.label] == pytest.approx(answer.score, rel=1e-5)
+    pair = asyncio.run(post({"inputs": [["the cat", "a saw"]]}))
+    assert pair.status_code in (400, 422), pair.text
+    assert "needs" in pair.text
 
 
 def test_a_package_answers_before_it_has_learned(place):
