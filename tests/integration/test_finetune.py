@@ -16,8 +16,9 @@ from orchestrator.training.config import EngineConfig
 from orchestrator.training.history import History
 from orchestrator.zoo import Zoo
 from tests.support.finetune_worker import GROUP
-from tests.support.lessons import job, learn, make_lessons, planned
+from tests.support.lessons import commit_encoder, job, learn, make_lessons, planned
 from tests.support.state import AnyState
+from tests.support.streams import WORDS
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +44,10 @@ HALF = {
 }
 LORA = {"rank": 2}
 ADAPTERS = {"lora, ddp": {}, "lora, zero2": ENGINES["zero2"], "lora, zero3": ENGINES["zero3"]}
+TAUGHT = {f"taught, {name}": ENGINES[name] for name in ("ddp", "zero3", "fsdp2")}
+TEACHER = {"package": "large", "hidden_weight": 0.5}
+MOVED = {f"moved, {name}": ENGINES[name] for name in ("ddp", "zero3", "fsdp2")}
+ADVERSARIAL = {"type": "pgd", "epsilon": 0.5, "steps": 2}
 OTHERS = {"multilabel, zero3": ENGINES["zero3"], "poisoned": ENGINES["zero2"]}
 
 
@@ -66,11 +71,13 @@ class Group:
 
 def settings(place, name, engine):
     micro = {"micro_batch_size": 2} if "accumulation" in name else {}
-    lora = {"lora": LORA} if name.startswith("lora") else {}
+    more = {"lora": LORA} if name.startswith("lora") else {}
+    more |= {"adversarial": ADVERSARIAL} if name.startswith("moved") else {}
     return job(
         place,
         "multilabel" if name.startswith("multilabel") else "task2",
-        train={**TRAIN, **micro, **lora},
+        **({"teacher": TEACHER} if name.startswith("taught") else {}),
+        train={**TRAIN, **micro, **more},
         engine=engine,
         cluster={"workers": 2},
     )
@@ -78,13 +85,16 @@ def settings(place, name, engine):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    return make_lessons(tmp_path_factory.mktemp("lessons"))
+    place = make_lessons(tmp_path_factory.mktemp("lessons"))
+    classes = ({"type": "cls", "name": "child", "num_labels": 3},)
+    commit_encoder(place, "large", layers=2, width=24, heads=classes, labels=sorted(WORDS))
+    return place
 
 
 @pytest.fixture(scope="module")
 def group(local_ray, place):
     jobs = {}
-    for name, engine in {**ENGINES, **HALF, **ADAPTERS, **OTHERS}.items():
+    for name, engine in {**ENGINES, **HALF, **ADAPTERS, **TAUGHT, **MOVED, **OTHERS}.items():
         folder = place / "group" / name
         folder.mkdir(parents=True)
         jobs[name] = planned(settings(place, name, engine), folder).model_dump(mode="json")
@@ -155,6 +165,30 @@ def test_half_precision_learns_the_same(group, alone, name):
 def test_adapters_learn_the_same_under_every_engine(group, alone_with_adapters, name):
     group.summary(name)
     assert_same(group.weights(name), alone_with_adapters, 1e-5)
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_adversarial_steps_are_the_same_under_every_engine(group, place, name):
+    group.summary(name)
+    alone = place / "moved"  # whole from the second time on
+    _, folder = learn(job(place, train={**TRAIN, "adversarial": ADVERSARIAL}), alone)
+    assert losses(group.export(name)) == pytest.approx(losses(folder), abs=1e-5)
+    assert_same(group.weights(name), load_model(folder).state_dict(), 1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone_with_teacher(place):
+    _, folder = learn(job(place, train=TRAIN, teacher=TEACHER), place / "taught")
+    return load_model(folder).state_dict(), losses(folder)
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_a_student_learns_the_same_under_every_engine(group, alone, alone_with_teacher, name):
+    group.summary(name)
+    weights, curve = alone_with_teacher
+    assert losses(group.export(name)) == pytest.approx(curve, abs=1e-5)
+    assert_same(group.weights(name), weights, 1e-5)
+    assert curve[0] > alone[2][0] + 0.1  # the teacher's terms are in it
 
 
 def test_a_metric_of_answers_is_measured_where_weights_are_cut(group, place):
