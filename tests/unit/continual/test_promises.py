@@ -185,7 +185,6 @@ def test_distillation_protects_a_head_for_which_nothing_is_stored(place):
     falls = {name: exams["place"].differences["accuracy"].drop for name, exams in found.items()}
     # The new rows have none of the words that this head reads: they can hold only a part of it.
     assert falls["lwf"] < 0.9 * falls["finetune"]
-    assert found["lwf"]["food"].metrics["accuracy"].value > 0.5
 
 
 def importance(package):
