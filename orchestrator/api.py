@@ -86,13 +86,18 @@ class LoadedPackage:
 
     __call__ = predict
 
-    def embed(self, texts: Sequence[str]) -> "Float32Array":
+    def embed(self, texts: Sequence[str], prompt: str | None = None) -> "Float32Array":
         """Return one vector per text, float32 [N, D].
 
+        Args:
+            texts: One or more texts.
+            prompt: Name of a prompt that the package states; None: its default one, if it has one;
+                an empty name: no prompt.
+
         Raises:
-            InputError: A text is empty or not a string.
+            InputError: A text is empty or not a string, or there is no such prompt.
         """
-        return self.predictor.embed(_rows(texts, None))
+        return self.predictor.embed(_rows(texts, None), prompt=prompt)
 
     def generate(self, prompts: str | Sequence[str], **options: Any) -> list[str]:
         """Continue prompts, or answer them with an encoder-decoder.
@@ -245,7 +250,7 @@ def _rows(texts: Sequence[str], pairs: Sequence[str] | None) -> "Rows":
     Raises:
         InputError: One is empty or not a string, or texts and pairs are not equally many.
     """
-    from orchestrator.inference.predictor import rows_of_texts
+    from orchestrator.inference.inputs import rows_of_texts
 
     for name, values in (("texts", texts), ("pairs", pairs or [])):
         if isinstance(values, str):

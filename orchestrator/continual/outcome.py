@@ -22,6 +22,7 @@ from orchestrator.continual.task import package_state
 from orchestrator.inference.heads import default_head, package_tasks
 from orchestrator.inference.protection import store_tensors
 from orchestrator.modeling.package import read_config, write_model
+from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.training.history import History
 from orchestrator.zoo import Package
 from orchestrator.zoo.manifest import Task
@@ -172,6 +173,7 @@ def write_package(folder: Path, outcome: Outcome) -> None:
     parent = outcome.package.path
     config = read_config(parent).with_targets(outcome.stream.heads(parent))
     write_model(folder, weights, config)
+    copy_statement(parent, folder)
     if outcome.stream.processor is not None:
         outcome.stream.processor.save(folder)
     if left and outcome.stream.config.suite.protect:

@@ -17,6 +17,7 @@ from orchestrator.modeling.huggingface.sources import PROCESSOR_FILES, locate
 from orchestrator.modeling.lora import merged_state
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model, read_config, write_model
+from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.storage.atomic import temporary_sibling
 from orchestrator.storage.operations import replace
 from orchestrator.zoo import Package, Zoo
@@ -77,6 +78,7 @@ def import_adapter(
         for file in ("huggingface.json", *PROCESSOR_FILES):
             if (base.path / file).is_file():
                 shutil.copyfile(base.path / file, draft.path / file)
+        copy_statement(base.path, draft.path)
         write_model(draft.path, merged_state(model), read_config(base.path))
         difference = _difference(model, load_model(draft.path).eval())
         if difference is not None:

@@ -21,6 +21,7 @@ from orchestrator.finetuning.results import (
     LaunchResult,
     Summary,
 )
+from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.storage import RunFolder, atomic_write_json
 from orchestrator.zoo import Package, Zoo, commit_once, committed
 from orchestrator.zoo.stage import conclude
@@ -254,6 +255,7 @@ def _write(
     config, export = inputs.config, folder.path / EXPORT
     for path in (path for pattern in EXPORTED for path in export.glob(pattern)):
         shutil.copyfile(path, draft.path / path.name)
+    copy_statement(inputs.package.path, draft.path)
     (draft.path / "job.yaml").write_text(dump_yaml(config), encoding="utf-8")
     atomic_write_json(draft.path / EVALUATION, evaluation.model_dump(mode="json"))
     learned = {

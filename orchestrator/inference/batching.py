@@ -8,12 +8,16 @@ Shapes: B sequences of a run, S tokens of the longest, K outputs, D width.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from orchestrator.arrays import AnyArray, IntArray
+from orchestrator.arrays import AnyArray, Float32Array, IntArray
 from orchestrator.data.spec import PAD
 from orchestrator.inference.inputs import Tokens
+
+EMBEDDING_MASK: Final = "embedding_mask"
+"""Input [B, S], 1 at the tokens that are pooled; without it all real ones are."""
 
 Outputs = dict[str, list[AnyArray]]
 """Name of a head, or ``embedding`` → one array per sequence: [K], [S, K] or [D]."""
@@ -79,7 +83,10 @@ def padded_tokens(sequences: Sequence[Tokens]) -> int:
 
 
 def pad(sequences: Sequence[Tokens], pad_id: int = PAD) -> dict[str, IntArray]:
-    """Return ``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, S] int64."""
+    """Return ``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, S] int64.
+
+    ``embedding_mask`` too, where a sequence has tokens that the pooling of embeddings leaves out.
+    """
     shape = (len(sequences), max(map(len, sequences)))
     ids = np.full(shape, pad_id, dtype=np.int64)
     mask = np.zeros(shape, dtype=np.int64)
@@ -89,7 +96,18 @@ def pad(sequences: Sequence[Tokens], pad_id: int = PAD) -> dict[str, IntArray]:
         ids[row, :length] = sequence.input_ids
         mask[row, :length] = 1
         types[row, :length] = sequence.token_type_ids
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    prompts = np.asarray([sequence.prompt for sequence in sequences])
+    if prompts.any():
+        batch[EMBEDDING_MASK] = mask * (np.arange(shape[1]) >= prompts[:, None])
+    return batch
+
+
+def unpadded(values: Float32Array, sequences: Sequence[Tokens]) -> list[AnyArray]:
+    """Return the output of each sequence; of one row of outputs per token, the real ones."""
+    if values.ndim < 3:
+        return list(values)
+    return [row[: len(sequence)] for row, sequence in zip(values, sequences, strict=True)]
 
 
 def _chunks(order: Sequence[int], sequences: Sequence[Tokens], most: int) -> Iterator[list[int]]:

@@ -39,6 +39,11 @@ class Item(NamedTuple):
     choices: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
 
+    @property
+    def characters(self) -> int:
+        """Number of characters, by which items are sorted before they are tokenized."""
+        return len(self.text) + len(self.pair or "") + sum(map(len, self.choices))
+
     def sequences(self, *, apart: bool) -> "list[Item]":
         """Return the parts that the model reads in a sequence each.
 
@@ -51,6 +56,12 @@ class Item(NamedTuple):
         if apart and self.pair is not None:
             return [Item(self.text), Item(self.pair)]
         return [self]
+
+
+def rows_of_texts(texts: Sequence[str], pairs: Sequence[str] | None = None) -> Rows:
+    """Return rows without labels, for answering alone."""
+    labels = np.zeros(len(texts), dtype=np.int64)
+    return Rows(list(texts), None if pairs is None else list(pairs), labels)
 
 
 def items_of_rows(rows: Rows, task: "AnyTask | None") -> list[Item]:
@@ -72,10 +83,12 @@ class Tokens:
     Attributes:
         input_ids: [S] int64.
         token_type_ids: [S] int64, 1 in the second text of a pair.
+        prompt: Leading tokens that the pooling of an embedding leaves out.
     """
 
     input_ids: IntArray
     token_type_ids: IntArray
+    prompt: int = 0
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -12,6 +12,7 @@ import numpy as np
 
 from orchestrator.arrays import AnyArray, Float32Array, IntArray
 from orchestrator.errors import InputError
+from orchestrator.inference.batching import EMBEDDING_MASK
 from orchestrator.modeling.config import read_config
 from orchestrator.tasks.numerics import most_probable_path
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from orchestrator.modeling.model import Model
+    from orchestrator.modeling.sentence.embedder import SentenceEmbedder
 
 EMBEDDING = "embedding"
 """Name of the output that holds one vector per row, [B, D]."""
@@ -96,8 +98,11 @@ class TorchModel:
 
     runtime = "torch"
 
-    def __init__(self, model: "Model", device: str = "cpu") -> None:
+    def __init__(
+        self, model: "Model", device: str = "cpu", embedder: "SentenceEmbedder | None" = None
+    ) -> None:
         self._model = model.to(device).eval()
+        self._embedder = None if embedder is None else embedder.to(device)
         self._device = device
         self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         self.max_length = model.config.max_position_embeddings
@@ -124,7 +129,11 @@ class TorchModel:
             if any(name != EMBEDDING for name in wanted):
                 found = self._model.predict(tensors, wanted, memory)
             if EMBEDDING in wanted:
-                found[EMBEDDING] = self._model.pool(memory[0], tensors)
+                found[EMBEDDING] = (
+                    self._model.pool(memory[0], tensors)
+                    if self._embedder is None
+                    else self._embedder(*memory, tensors.get(EMBEDDING_MASK))
+                )
             return {name: found[name].float().cpu().numpy() for name in wanted}
 
     def generates(self, head: str) -> bool:
@@ -236,8 +245,10 @@ def load_folder(
     import torch
 
     from orchestrator.modeling.package import load_model
+    from orchestrator.modeling.sentence.embedder import SentenceEmbedder
 
     torch.set_num_threads(threads)
     stored = read_config(folder).target
     heads = None if keep is None else [target for target in stored if target.name in keep]
-    return TorchModel(load_model(folder, targets=heads, device=device), device)
+    model = load_model(folder, targets=heads, device=device)
+    return TorchModel(model, device, SentenceEmbedder.load(folder))

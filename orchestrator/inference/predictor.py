@@ -7,7 +7,7 @@ Shapes: N rows, S tokens of a row, K outputs, D width.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +20,17 @@ from orchestrator.data.rows.rows import Rows
 from orchestrator.data.spec import PAD
 from orchestrator.errors import InputError, IntegrityError, StageError
 from orchestrator.inference.batching import Outputs as SequenceOutputs
-from orchestrator.inference.batching import pad, run_sorted
+from orchestrator.inference.batching import pad, run_sorted, unpadded
+from orchestrator.inference.embedding_reader import EmbeddingReader
 from orchestrator.inference.heads import default_head, package_tasks, require_head
-from orchestrator.inference.inputs import Item, TextReader, Tokens, items_of_rows, joined
+from orchestrator.inference.inputs import TextReader, Tokens, items_of_rows, joined
 from orchestrator.inference.models import EMBEDDING, LoadedModel, load_folder
 from orchestrator.inference.writing import media_batches, written_texts
+from orchestrator.modeling.sentence.statement import read_statement
 from orchestrator.tasks.base import Answer, AnyTask, text_processor
 
 if TYPE_CHECKING:
+    from orchestrator.modeling.sentence.statement import SentenceEmbedding
     from orchestrator.tasks.measure import Measured
     from orchestrator.zoo.package import Package
 
@@ -36,9 +39,6 @@ BATCH_TOKENS = 4096
 
 BLOCK_ROWS = 512
 """Rows that are tokenized at once, in the order of their length."""
-
-BATCH_IMAGES = 64
-"""Images of one run."""
 
 Progress = Callable[[int], None]
 """Told how many rows have been answered since the last call."""
@@ -68,6 +68,7 @@ class Predictor:
         default: Head that answers where none is named; None: it must be named.
         max_length: Limit in tokens; longer texts are cut.
         reader: Its tokenizer with that limit; None: it reads no text.
+        embedding_reader: The same for embeddings, as the package states them.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Predictor:
         ref: str = "the model",
         max_length: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
+        statement: "SentenceEmbedding | None" = None,
     ) -> None:
         self._model, self._processor = model, processor
         self._batch_tokens = batch_tokens
@@ -88,6 +90,10 @@ class Predictor:
         limits = [model.max_length, max_length, words and words.max_length]
         self.max_length = min(limit for limit in limits if limit)
         self.reader = None if words is None else TextReader(words, self.max_length)
+        self._states_vectors = statement is not None
+        self.embedding_reader: EmbeddingReader | None = None
+        if self.reader is not None:
+            self.embedding_reader = EmbeddingReader(self.reader, statement, model.max_length)
         self._pad_id = PAD if words is None else words.settings.pad_id
 
     @classmethod
@@ -119,7 +125,7 @@ class Predictor:
             default = require_head(package.ref, tasks, default, target).head
         stored = package.manifest.task
         limits = [limit for limit in (max_length, stored and stored.max_length) if limit]
-        return cls.open_folder(
+        predictor = cls.open_folder(
             package.path,
             tasks,
             default=default,
@@ -128,6 +134,9 @@ class Predictor:
             device=device,
             max_length=min(limits, default=None),
         )
+        if max_length is not None and predictor.embedding_reader is not None:
+            predictor.embedding_reader.limit(max_length)
+        return predictor
 
     @classmethod
     def open_folder(
@@ -167,6 +176,7 @@ class Predictor:
             default=default,
             ref=ref,
             max_length=max_length,
+            statement=read_statement(folder),
         )
 
     @property
@@ -211,13 +221,23 @@ class Predictor:
         answers: list[Answer] = task.answers(found.logits, found.readings)
         return answers
 
-    def embed(self, rows: Rows, progress: Progress | None = None) -> Float32Array:
+    def embed(
+        self, rows: Rows, progress: Progress | None = None, prompt: str | None = None
+    ) -> Float32Array:
         """Return one vector per row, [N, D].
 
+        Args:
+            rows: The rows.
+            progress: Told about finished rows.
+            prompt: Name of a prompt that the package states; None: the default one; an empty name:
+                no prompt.
+
         Raises:
-            InputError: The rows are not what the model reads.
+            InputError: The rows are not what the model reads, or there is no such prompt.
         """
-        found = self.outputs(rows, None, embeddings=True, progress=progress).embeddings
+        found = self.outputs(
+            rows, None, embeddings=True, progress=progress, prompt=prompt
+        ).embeddings
         assert found is not None
         return found
 
@@ -236,6 +256,7 @@ class Predictor:
         *,
         embeddings: bool = False,
         progress: Progress | None = None,
+        prompt: str | None = None,
     ) -> Outputs:
         """Run rows through the model.
 
@@ -244,14 +265,18 @@ class Predictor:
             task: Whose outputs are wanted; None: embeddings only.
             embeddings: Return embeddings too.
             progress: Told about finished rows.
+            prompt: Name of the embeddings' prompt; see `embed`.
 
         Raises:
             InputError: The rows are not what the model reads.
         """
+        if embeddings and task is not None and self._states_vectors:
+            vectors = self.embed(rows, prompt=prompt)
+            return replace(self.outputs(rows, task, progress=progress), embeddings=vectors)
         wanted = ([task.head] if task else []) + ([EMBEDDING] if embeddings else [])
         outputs: dict[str, list[AnyArray]] = {name: [np.empty(0)] * len(rows) for name in wanted}
         readings: list[Reading | None] = [None] * len(rows)
-        for places, found, read in self._blocks(rows, task, wanted):
+        for places, found, read in self._blocks(rows, task, wanted, prompt):
             for row, place in enumerate(places):
                 for name in wanted:
                     outputs[name][place] = found[name][row]
@@ -278,32 +303,29 @@ class Predictor:
         """
         found = self._model.run(pad(sequences, self._pad_id), wanted)
         self._require_finite(found)
-        return {name: _unpadded(found[name], sequences) for name in wanted}
+        return {name: unpadded(found[name], sequences) for name in wanted}
 
     def _blocks(
-        self, rows: Rows, task: AnyTask | None, wanted: Collection[str]
+        self, rows: Rows, task: AnyTask | None, wanted: Collection[str], prompt: str | None
     ) -> Iterator[tuple[IntArray, SequenceOutputs, Sequence[Reading | None]]]:
         """Yield places of rows, their outputs, and how they were read; shortest texts first."""
-        if rows.images is not None:
-            for start in range(0, len(rows), BATCH_IMAGES):
-                places = np.arange(start, min(start + BATCH_IMAGES, len(rows)))
-                found = self._model.run({"pixel_values": rows.images[places]}, wanted)
-                self._require_finite(found)
-                yield places, {name: list(found[name]) for name in wanted}, [None] * len(places)
-            return
-        if rows.media:
+        if rows.images is not None or rows.media:
             for places, arrays in media_batches(rows, self._processor):
                 found = self._model.run(arrays, wanted)
                 self._require_finite(found)
                 yield places, {name: list(found[name]) for name in wanted}, [None] * len(places)
             return
-        if self.reader is None:
+        if self.reader is None or self.embedding_reader is None:
             raise InputError(f"{self.ref} reads images or sounds, the rows are texts.")
         items = items_of_rows(rows, task)
-        order = np.argsort([_characters(item) for item in items], kind="stable")
+        order = np.argsort([item.characters for item in items], kind="stable")
         for start in range(0, len(order), BLOCK_ROWS):
             places = order[start : start + BLOCK_ROWS]
-            encoded = self.reader.encode([items[place] for place in places], task)
+            block = [items[place] for place in places]
+            if task is None:
+                encoded = self.embedding_reader.encode(block, prompt)
+            else:
+                encoded = self.reader.encode(block, task)
             sequences = [sequence for item in encoded for sequence in item.sequences]
             if EMBEDDING in wanted and len(sequences) > len(encoded):
                 raise InputError(
@@ -321,20 +343,3 @@ class Predictor:
                 f"{self.ref}: outputs {', '.join(wrong)} are not finite. The package is damaged, "
                 "or its precision is too low."
             )
-
-
-def _characters(item: Item) -> int:
-    return len(item.text) + len(item.pair or "") + sum(map(len, item.choices))
-
-
-def _unpadded(values: Float32Array, sequences: Sequence[Tokens]) -> list[AnyArray]:
-    """Return the output of each sequence; of one row of outputs per token, the real ones."""
-    if values.ndim < 3:
-        return list(values)
-    return [row[: len(sequence)] for row, sequence in zip(values, sequences, strict=True)]
-
-
-def rows_of_texts(texts: Sequence[str], pairs: Sequence[str] | None = None) -> Rows:
-    """Return rows without labels, for answering alone."""
-    labels = np.zeros(len(texts), dtype=np.int64)
-    return Rows(list(texts), None if pairs is None else list(pairs), labels)

@@ -102,12 +102,21 @@ def _sources(rows: Rows, words: "TextProcessor", limit: int) -> Batches:
         yield places, dict(arrays)
 
 
+BATCH_IMAGES = 64
+"""Images in memory of one run."""
+
+
 def media_batches(rows: Rows, processor: "RowProcessor | None") -> Batches:
     """Yield batches of images or sounds as the model reads them.
 
     Raises:
         InputError: the package does not read them, or a file cannot be decoded.
     """
+    if rows.images is not None:
+        for start in range(0, len(rows), BATCH_IMAGES):
+            places = np.arange(start, min(start + BATCH_IMAGES, len(rows)))
+            yield places, {"pixel_values": rows.images[places]}
+        return
     from orchestrator.data.samples.media_samples import media_arrays, media_processor
 
     found: ExampleProcessor = media_processor(processor, rows)

@@ -58,6 +58,9 @@ def import_model(options: argparse.Namespace, write: Writer) -> int:
     if "import.max_abs_difference" in metrics:
         difference = metrics["import.max_abs_difference"]
         write(f"Outputs differ from the original by at most {difference:.2g}.\n")
+    if "import.embedding_max_abs_difference" in metrics:
+        difference = metrics["import.embedding_max_abs_difference"]
+        write(f"Vectors of texts differ from the original by at most {difference:.2g}.\n")
     report = package.read_json("evaluation/import.json")
     for line in report.get("deviations", []):
         write(f"Deviation: {line}.\n")
@@ -82,6 +85,8 @@ def export_model(options: argparse.Namespace, write: Writer) -> int:
         return 0
     write(f"{package.ref} → {options.to}\n")
     write(f"Outputs differ from ours by at most {report.max_abs_difference:.2g}.\n")
+    if (difference := report.max_embedding_difference) is not None:
+        write(f"Vectors of texts differ from ours by at most {difference:.2g}.\n")
     return 0
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from orchestrator.config import dump_yaml
 from orchestrator.errors import IntegrityError
 from orchestrator.inference.examination import examine_draft
+from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.planning import SelectionPlan
@@ -103,6 +104,7 @@ def publish_winner(
 
     def write(draft: Draft) -> None:
         shutil.copytree(state / PACKAGE, draft.path, dirs_exist_ok=True)
+        copy_statement(parent.path, draft.path)
         (draft.path / "evaluation").mkdir(exist_ok=True)
         text = json.dumps(report.model_dump(), indent=1, sort_keys=True, allow_nan=False)
         (draft.path / "evaluation" / REPORT_NAME).write_text(text + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from orchestrator.errors import StageError
-from orchestrator.inference.predictor import rows_of_texts
+from orchestrator.inference.inputs import rows_of_texts
 from orchestrator.zoo import Zoo
 from serving import local, metrics
 from serving.config import ServingConfig

@@ -56,22 +56,28 @@ class Report:
         outputs: Name of each output of ours that was compared → shape.
         not_compared: Names of those that their class does not answer (a pooler that only travels
             along).
+        max_embedding_difference: Largest difference of a text's vector; None: the package states
+            none.
     """
 
     max_abs_difference: float
     max_relative_difference: float
     outputs: dict[str, list[int]]
     not_compared: tuple[str, ...] = ()
+    max_embedding_difference: float | None = None
 
     def to_json(self) -> JsonObject:
         """Return the content of a report file."""
-        return {
+        content: JsonObject = {
             "max_abs_difference": self.max_abs_difference,
             "max_relative_difference": self.max_relative_difference,
             "tolerance": TOLERANCE,
             "outputs": {name: [*shape] for name, shape in self.outputs.items()},
             "not_compared": list(self.not_compared),
         }
+        if self.max_embedding_difference is not None:
+            content["max_embedding_difference"] = self.max_embedding_difference
+        return content
 
 
 def check(

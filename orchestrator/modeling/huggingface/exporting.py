@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from torch import Tensor
@@ -26,9 +27,12 @@ from orchestrator.modeling.huggingface.classes import (
 from orchestrator.modeling.huggingface.folder import CONFIG, complete_values
 from orchestrator.modeling.huggingface.importing import original_of
 from orchestrator.modeling.huggingface.renumbering import write_with_padding
+from orchestrator.modeling.huggingface.sentence_check import check_vectors
+from orchestrator.modeling.huggingface.sentences import write_sentences
 from orchestrator.modeling.huggingface.sources import PROCESSOR_FILES, copy_processor
 from orchestrator.modeling.huggingface.values import JsonObject, label_values
 from orchestrator.modeling.package import read_config
+from orchestrator.modeling.sentence.embedder import SentenceEmbedder
 from orchestrator.modeling.tensor_files import (
     SHARD_BYTES,
     Fetch,
@@ -135,7 +139,13 @@ def export_package(package: Package, to: Path, shard_bytes: int = SHARD_BYTES) -
         )
     labels = package.manifest.task.labels if package.manifest.task else {}
     with _appearing(to) as staged:
-        return write_export(package.path, labels, staged, shard_bytes)
+        report = write_export(package.path, labels, staged, shard_bytes)
+        embedder = SentenceEmbedder.load(package.path)
+        if embedder is not None:
+            write_sentences(staged, embedder, read_config(package.path).hidden_size)
+            difference = check_vectors(staged, package.path)
+            report = replace_fields(report, max_embedding_difference=difference)
+        return report
 
 
 def write_export(

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from orchestrator.errors import IntegrityError
+from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.huggingface.architecture import Table
 from orchestrator.modeling.huggingface.checking import Report, check
 from orchestrator.modeling.huggingface.folder import (
@@ -18,6 +18,8 @@ from orchestrator.modeling.huggingface.folder import (
     converted,
     open_source,
 )
+from orchestrator.modeling.huggingface.sentence_check import check_vectors
+from orchestrator.modeling.huggingface.sentences import MODULES, SentenceFolder, read_sentences
 from orchestrator.modeling.huggingface.sources import (
     Files,
     Origin,
@@ -90,7 +92,9 @@ def import_checkpoint(zoo: Zoo, source: str, options: ImportOptions) -> Package:
     origin = locate(source, options.revision)
     checkpoint = open_source(origin.folder)
     contents = compare(checkpoint, options.leave_out)
-    files = hash_files(origin, contents.files.values())
+    sentences = _sentences(checkpoint)
+    modules = () if sentences is None else sentences.files
+    files = hash_files(origin, contents.files.values(), modules)
     with zoo.draft(
         options.name or origin.name,
         kind="imported",
@@ -110,7 +114,30 @@ def import_checkpoint(zoo: Zoo, source: str, options: ImportOptions) -> Package:
             written(checkpoint.table, draft.path),
         )
         _describe(draft, checkpoint, contents, files, report)
+        if sentences is not None:
+            _state_vectors(draft, origin.folder, sentences)
         return draft.commit()
+
+
+def _sentences(source: Source) -> SentenceFolder | None:
+    """Read the modules of sentence-transformers beside an encoder of texts."""
+    positions = source.config.max_position_embeddings
+    longest = _max_length(source.folder, positions)
+    found = read_sentences(source.folder, source.config.hidden_size, longest, positions)
+    if found is not None and source.architecture.processor != "text":
+        raise InputError(
+            f"{source.folder / MODULES}: {source.architecture.name} does not read texts, whose "
+            "vectors the modules make. Import a copy of the folder without modules.json."
+        )
+    return found
+
+
+def _state_vectors(draft: Draft, theirs: Path, sentences: SentenceFolder) -> None:
+    """Write how texts become vectors, and compare them with theirs."""
+    sentences.embedder.save(draft.path)
+    draft.metrics["import.embedding_max_abs_difference"] = check_vectors(theirs, draft.path)
+    assert draft.task is not None
+    draft.task["max_length"] = sentences.embedder.statement.max_length
 
 
 def convert(
@@ -176,7 +203,7 @@ def task_of(source: Source, folder: Path) -> JsonObject:
 
 
 def _max_length(folder: Path, positions: int) -> int:
-    path = folder / "tokenizer_config.json"
+    path = (folder / "tokenizer_config.json").resolve()  # the Hub's cache holds links
     limit = read_json(path).get("model_max_length") if path.is_file() else None
     if not isinstance(limit, (int, float)) or not 0 < limit < LONGEST:
         return positions

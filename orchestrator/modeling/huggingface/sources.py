@@ -22,7 +22,14 @@ PROCESSOR_FILES = (
 )  # fmt: skip
 """Data of tokenizers, processors and generation that travels with a model, byte for byte."""
 WEIGHT_PATTERNS = (WEIGHTS, INDEX, "model-*.safetensors")
-WANTED = (CONFIG, "adapter_config.json", *WEIGHT_PATTERNS, *PROCESSOR_FILES)
+SENTENCE_PATTERNS = (
+    "modules.json", "sentence_*_config.json", "config_sentence_transformers.json",
+    "[0-9]*_*/config.json", "[0-9]*_*/model.safetensors",
+)  # fmt: skip
+"""Files of sentence-transformers, and those of its modules in folders such as ``1_Pooling``."""
+WANTED = (
+    CONFIG, "adapter_config.json", *WEIGHT_PATTERNS, *PROCESSOR_FILES, *SENTENCE_PATTERNS,
+)  # fmt: skip
 """Files that are downloaded from the Hub; no others are requested."""
 MAX_PROCESSOR_BYTES = 256 * 2**20
 _REPOSITORY = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
@@ -134,8 +141,13 @@ class Files:
     left_out: tuple[str, ...]
 
 
-def hash_files(origin: Origin, weights: Iterable[Path]) -> Files:
+def hash_files(origin: Origin, weights: Iterable[Path], modules: Iterable[str] = ()) -> Files:
     """Hash what is used of a checkpoint and name the rest.
+
+    Args:
+        origin: The checkpoint.
+        weights: Files of the encoder's tensors.
+        modules: Names of files of further modules.
 
     Raises:
         IntegrityError: A file of the processor is too large to be one.
@@ -145,7 +157,7 @@ def hash_files(origin: Origin, weights: Iterable[Path]) -> Files:
     for name in processor:
         if (folder / name).stat().st_size > MAX_PROCESSOR_BYTES:
             raise IntegrityError(f"{folder / name} is larger than {MAX_PROCESSOR_BYTES} bytes.")
-    used = [CONFIG, *processor, *(path.name for path in set(weights))]
+    used = [CONFIG, *processor, *modules, *(path.name for path in set(weights))]
     used += [INDEX] if (folder / INDEX).is_file() else []
     hashes = {name: sha256_file((folder / name).resolve()) for name in sorted(used)}
     others = [str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()]

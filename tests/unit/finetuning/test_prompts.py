@@ -18,7 +18,8 @@ from orchestrator.finetuning.evaluating import runner as evaluate_runner
 from orchestrator.finetuning.evaluating.config import EvaluateConfig
 from orchestrator.finetuning.inputs import resolve
 from orchestrator.finetuning.zero_shot import zero_shot
-from orchestrator.inference.predictor import Predictor, rows_of_texts
+from orchestrator.inference.inputs import rows_of_texts
+from orchestrator.inference.predictor import Predictor
 from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
 from orchestrator.modeling.package import read_config
 from orchestrator.zoo import Zoo

@@ -7,8 +7,8 @@ import pytest
 
 from orchestrator.data.rows.rows import Rows
 from orchestrator.errors import InputError
-from orchestrator.inference.inputs import Item, TooLongError, items_of_rows, joined
-from orchestrator.inference.predictor import Predictor, rows_of_texts
+from orchestrator.inference.inputs import Item, TooLongError, items_of_rows, joined, rows_of_texts
+from orchestrator.inference.predictor import Predictor
 from orchestrator.zoo import Zoo
 from tests.support.packages import SENTENCES, commit_tiny
 

@@ -7,7 +7,8 @@ import torch
 from orchestrator.data.rows.rows import Rows
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.inference.heads import package_tasks
-from orchestrator.inference.predictor import Predictor, rows_of_texts
+from orchestrator.inference.inputs import rows_of_texts
+from orchestrator.inference.predictor import Predictor
 from orchestrator.modeling.package import load_model
 from orchestrator.zoo import Zoo
 from tests.support.packages import LABELS, SENTENCES, commit_tiny

@@ -11,7 +11,8 @@ import pytest
 import uvicorn
 from huggingface_hub import InferenceClient
 
-from orchestrator.inference.predictor import Predictor, rows_of_texts
+from orchestrator.inference.inputs import rows_of_texts
+from orchestrator.inference.predictor import Predictor
 from orchestrator.zoo import Zoo
 from serving.model.engine import load_engine
 from tests.support.packages import SENTENCES, commit_tiny

@@ -1,0 +1,1 @@
+"""Sentence vectors: the statement of a package, and its computation."""
