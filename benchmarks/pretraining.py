@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write benchmarks/pretraining.md")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.steps = 1, 2
+        options.rounds, options.steps = 1, 5  # ten steps, after which the first loss is logged
     os.environ |= {
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
