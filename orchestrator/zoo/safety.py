@@ -19,9 +19,11 @@ ALLOWED = frozenset(
 ALLOWED_NAMES = frozenset(
     {"LICENSE", "LICENCE", "NOTICE"}
     | {"spiece.model", "sentencepiece.bpe.model", "tokenizer.model"}
+    | {"spm.model", "source.spm", "target.spm", "chat_template.jinja"}
 )
-"""Text files that traditionally have no ending, and vocabularies of SentencePiece, which are plain
-protocol buffers whatever their ending suggests."""
+"""Text files that traditionally have no ending; vocabularies of SentencePiece, which are plain
+protocol buffers whatever their ending suggests; and the template of chats, which transformers
+renders in a sandbox."""
 PICKLES = frozenset(
     {".pt", ".pth", ".bin", ".pkl", ".pickle", ".pt2", ".ckpt", ".joblib"}
     | {".npy", ".npz", ".h5", ".model"}

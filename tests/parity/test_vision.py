@@ -106,7 +106,40 @@ def beit_classifier(attention):
     return classifier(BeitForImageClassification(config))
 
 
+def answers(cls, config, kind):
+    """Several labels, or numbers, in place of classes."""
+    labels = torch.randn((BATCH, 3), generator=torch.Generator().manual_seed(2))
+    labels = (labels > 0).float() if kind == "multilabel" else labels
+    config.problem_type = {"multilabel": "multi_label_classification"}.get(kind, kind)
+    return Case(
+        cls(config),
+        pixels() | {"labels": labels},
+        pixels() | {f"labels.{kind}": labels},
+        {kind: lambda o: o.logits},
+    )
+
+
+def vit_answers(attention, kind):
+    config = ViTConfig(**SIZES, num_labels=3, attn_implementation=attention)
+    return answers(ViTForImageClassification, config, kind)
+
+
+def deit_answers(attention, kind):
+    config = DeiTConfig(**SIZES, num_labels=3, attn_implementation=attention)
+    return answers(DeiTForImageClassification, config, kind)
+
+
+def beit_answers(attention, kind):
+    config = beit_config(attention, num_labels=3, use_relative_position_bias=True)
+    return answers(BeitForImageClassification, config, kind)
+
+
 CASES = {
+    "vit_multilabel": lambda attention: vit_answers(attention, "multilabel"),
+    "vit_regression": lambda attention: vit_answers(attention, "regression"),
+    "deit_multilabel": lambda attention: deit_answers(attention, "multilabel"),
+    "beit_multilabel": lambda attention: beit_answers(attention, "multilabel"),
+    "beit_regression": lambda attention: beit_answers(attention, "regression"),
     "deit": deit,
     "deit_with_teacher": deit_with_teacher,
     "beit": lambda attention: beit_pretraining(attention, use_relative_position_bias=True),

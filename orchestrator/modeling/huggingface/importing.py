@@ -27,6 +27,7 @@ from orchestrator.modeling.huggingface.sources import (
     copy_processor,
     hash_files,
     locate,
+    require_rows,
 )
 from orchestrator.modeling.huggingface.values import JsonObject
 from orchestrator.modeling.package import write_config
@@ -105,6 +106,7 @@ def import_checkpoint(zoo: Zoo, source: str, options: ImportOptions) -> Package:
         copy_processor(origin.folder, files.processor, draft.path)
         if checkpoint.architecture.processor != "image":
             complete_tokenizer(origin.folder, draft.path)
+            require_rows(draft.path, checkpoint.config.vocab_size)
         report = check(
             origin.folder,
             checkpoint.architecture,

@@ -7,7 +7,8 @@ Legend: I and O inputs and outputs of a linear layer, r rank, R rank of a tensor
 """
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,26 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FRONT = "base_model.model."
 """In front of every name in their files."""
 WEIGHT = ".weight"
-UNSUPPORTED = {"bias": "none", "use_dora": False, "lora_bias": False, "layer_replication": None}
+UNSUPPORTED = {
+    "bias": "none",
+    "use_dora": False,
+    "lora_bias": False,
+    "layer_replication": None,
+    "use_qalora": False,
+    "use_bdlora": None,
+    "alora_invocation_tokens": None,
+    "arrow_config": None,
+    "kasa_config": None,
+    "monteclora_config": None,
+    "target_parameters": None,
+    "trainable_token_indices": None,
+    "ensure_weight_tying": False,
+}
 """Options of theirs that change the model, and the value they must have."""
+PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+"""Values of ``init_lora_weights`` that leave the base as it is. The others (pissa, olora, corda,
+loftq, ...) subtract the first product from the base, whenever peft opens the adapter."""
+ENDINGS = (".lora_A.weight", ".lora_B.weight")
 
 
 class _Names:
@@ -166,19 +185,36 @@ def read_adapter(folder: Path, model: Model) -> list[str]:
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"{folder} has no {WEIGHTS}. Only safetensors are read.")
     state = {key.removeprefix(FRONT): t for key, t in load_file(folder / WEIGHTS).items()}
-    ending = ".lora_A.weight"
-    modules = [key.removesuffix(ending) for key in state if key.endswith(ending)]
+    modules = [key.removesuffix(ENDINGS[0]) for key in state if key.endswith(ENDINGS[0])]
     wrong = [module for module in modules if module + WEIGHT not in names.by_theirs]
-    rest = {key: tensor for key, tensor in state.items() if ".lora_" not in key}
+    rest = {key: tensor for key, tensor in state.items() if not key.endswith(ENDINGS)}
     wrong += [key for key in rest if key not in names.by_theirs]
     if wrong or not modules:
         raise IntegrityError(f"the adapters do not fit {names.architecture.name}: {wrong}.")
+    _refuse_half_of_a_tied_table(model, names, rest)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for module in modules:
         _split(model, names, module, state, values)
     _put(model, names, rest)
     return [name for name, _ in adapted(model)]
+
+
+def _refuse_half_of_a_tied_table(model: Model, names: _Names, saved: Iterable[str]) -> None:
+    """Refuse a trained word table of a model whose output layer is that table.
+
+    peft trains a copy of the table and leaves the output layer as it was; here both are one tensor.
+
+    Raises:
+        InputError: Such a table was saved.
+    """
+    tied = set(model.tied_names().values())
+    for key in saved:
+        if tied & {names.own[name] for name in names.by_theirs[key].ours}:
+            raise InputError(
+                f"modules_to_save: {key} is also the output layer of this model, which peft leaves "
+                "as it was. Merge the adapter in peft and import the merged model."
+            )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -191,7 +227,31 @@ def _read_config(folder: Path) -> dict[str, Any]:
     for key, value in UNSUPPORTED.items():
         if (values.get(key) or value) != value:
             raise InputError(f"{folder}: {key}: {values[key]!r} is not supported; {value!r} is.")
+    start = values.get("init_lora_weights", True)
+    if start not in PLAIN_STARTS:
+        raise InputError(
+            f"{folder}: init_lora_weights: {start!r} changes the base when peft opens the adapter. "
+            f"Supported: {', '.join(map(repr, PLAIN_STARTS))}. Save it again as a plain adapter: "
+            "save_pretrained(..., path_initial_model_for_weight_conversion=...)."
+        )
     return values
+
+
+def _alpha_of(module: str, values: dict[str, Any]) -> float:
+    """Return ``lora_alpha`` of a module; keys of its pattern are regular expressions of its end.
+
+    The first key that fits counts, as in ``peft.utils.other.get_pattern_key``.
+
+    Raises:
+        InputError: A key is not a regular expression.
+    """
+    for key, alpha in (values.get("alpha_pattern") or {}).items():
+        try:
+            if re.match(rf"(.*\.)?({key})$", module):
+                return float(alpha)
+        except re.error as error:
+            raise InputError(f"alpha_pattern: {key!r} is not a pattern: {error}.") from error
+    return float(values["lora_alpha"])
 
 
 def _split(
@@ -201,8 +261,7 @@ def _split(
     row = names.by_theirs[module + WEIGHT]
     a, b = (state[f"{module}.lora_{letter}.weight"] for letter in "AB")
     rank = len(a)
-    alpha = (values.get("alpha_pattern") or {}).get(module, values["lora_alpha"])
-    scale = alpha / (rank**0.5 if values.get("use_rslora") else rank)
+    scale = _alpha_of(module, values) / (rank**0.5 if values.get("use_rslora") else rank)
     parts = replace(row, transposed=False).to_ours({row.theirs[0]: b}.__getitem__)
     empty = all(not part.any() for part in parts.values())
     for name, layer in zip(row.ours, names.layers(row), strict=True):

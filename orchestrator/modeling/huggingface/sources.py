@@ -17,8 +17,9 @@ SCHEME = "hf:"
 PROCESSOR_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
-    "tokenizer.model", "preprocessor_config.json", "processor_config.json",
-    "generation_config.json",
+    "tokenizer.model", "source.spm", "target.spm", "spm.model", "normalizer.json",
+    "chat_template.jinja", "chat_template.json", "preprocessor_config.json",
+    "processor_config.json", "video_preprocessor_config.json", "generation_config.json",
 )  # fmt: skip
 """Data of tokenizers, processors and generation that travels with a model, byte for byte."""
 WEIGHT_PATTERNS = (WEIGHTS, INDEX, "model-*.safetensors")
@@ -168,6 +169,32 @@ def copy_processor(folder: Path, names: Iterable[str], target: Path) -> None:
     """Copy files of a tokenizer or processor, contents only."""
     for name in names:
         shutil.copyfile(folder / name, target / name)
+
+
+def require_rows(folder: Path, rows: int) -> None:
+    """Refuse a tokenizer with ids that the word table has no rows for.
+
+    Args:
+        folder: A package's files, with ``tokenizer.json`` if it has a tokenizer.
+        rows: Rows of the word table.
+
+    Raises:
+        InputError: It has; the first such token is named.
+    """
+    path = folder / "tokenizer.json"
+    if not rows or not path.is_file():
+        return
+    from tokenizers import Tokenizer
+
+    ids = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+    beyond = sorted((number, token) for token, number in ids.items() if number >= rows)
+    if beyond:
+        number, token = beyond[0]
+        raise InputError(
+            f"tokenizer.json has {len(beyond)} tokens that the word table has no rows for (it has "
+            f"{rows}; the first token is {token!r}, id {number}): texts with them would fail. Call "
+            "resize_token_embeddings in transformers and save again, or remove these tokens."
+        )
 
 
 def complete_tokenizer(folder: Path, target: Path) -> bool:

@@ -16,6 +16,7 @@ from orchestrator.modeling.layers.block_options import Activation
 from orchestrator.modeling.targets.configs import (
     ClsConfig,
     MultilabelConfig,
+    Pooling,
     RegressionConfig,
     TargetConfig,
 )
@@ -184,13 +185,22 @@ ANSWERS: dict[str, type[ClsConfig] | type[MultilabelConfig] | type[RegressionCon
 """Their ``problem_type`` → options of our target."""
 
 
-def answers_of(theirs: Values, dropout: float, activation: str = "tanh") -> TargetConfig:
-    """Return the head for whole sequences: first vector, linear layer, activation, linear layer.
+def answers_of(
+    theirs: Values,
+    dropout: float,
+    activation: str | None = "tanh",
+    *,
+    pooling: Pooling = "first",
+    norm_eps: float | None = None,
+) -> TargetConfig:
+    """Return the head for whole sequences or images: one vector, then one or two linear layers.
 
     Args:
         theirs: Their config.
         dropout: Rate before the last layer.
-        activation: What follows the first layer.
+        activation: What follows the first of two layers; None: there is one layer.
+        pooling: Which vector.
+        norm_eps: Epsilon of a norm on it; None: no norm.
 
     Raises:
         InputError: Their problem type is unknown here.
@@ -199,8 +209,9 @@ def answers_of(theirs: Values, dropout: float, activation: str = "tanh") -> Targ
     # without a problem type, their classes decide so when they see labels
     default = "regression" if count == 1 else "single_label_classification"
     kind = theirs.choice("problem_type", ANSWERS, default)
-    options = {"num_labels": count, "pooling": "first", "hidden": True, "dropout": dropout}
-    return kind.model_validate(options | {"hidden_activation": activation})
+    options = {"num_labels": count, "pooling": pooling, "norm_eps": norm_eps, "dropout": dropout}
+    hidden = {} if activation is None else {"hidden": True, "hidden_activation": activation}
+    return kind.model_validate(options | hidden)
 
 
 def their_answers(target: TargetConfig) -> JsonObject:

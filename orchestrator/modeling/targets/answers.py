@@ -43,6 +43,7 @@ class AnswersTarget(SequenceTarget):
             dropout=config.dropout,
             activation=config.hidden_activation,
         )
+        self.normalize_with(config.norm_eps)
 
     def answers_for(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the answers in fp32 and the labels in their shape, [B, K] both.

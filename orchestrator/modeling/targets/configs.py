@@ -184,6 +184,8 @@ class AnswersConfig(PooledConfig):
 
     hidden_activation: Literal["tanh", "relu"] = "tanh"
     """Activation after the hidden layer (DistilBERT: relu)."""
+    norm_eps: PositiveFloat | None = None
+    """Put a LayerNorm with this eps after pooling (BEiT: 1e-12); null: none."""
     dropout: Rate = 0.1
     """Dropout rate before the output layer."""
 

@@ -67,11 +67,11 @@ HIDDEN_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 
 
 class SequenceTarget(Target):
-    """Pool, optional linear layer with tanh or ReLU, dropout, linear classifier.
+    """Pool, optional norm, optional linear layer with tanh or ReLU, dropout, linear classifier.
 
     ``labels`` are [B] int64, -100 where there is none; smoothed in training mode only, so that
     losses of evaluations compare.
-    Parameters: ``output`` [K, D] and, if hidden, ``dense`` [D, D].
+    Parameters: ``output`` [K, D]; if hidden, ``dense`` [D, D]; with ``norm_eps``, ``norm`` [D].
     """
 
     def __init__(
@@ -94,6 +94,12 @@ class SequenceTarget(Target):
         self.dense = nn.Linear(width, width) if hidden else None
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(width, labels)
+        self.norm: nn.LayerNorm | None = None
+
+    def normalize_with(self, eps: float | None) -> None:
+        """Put a norm after pooling; None: none."""
+        width = self.output.in_features
+        self.norm = None if eps is None else nn.LayerNorm(width, eps=eps)
 
     def count(self, labels: Tensor) -> Tensor:
         """Return the number of labelled sequences, 0-dim int64."""
@@ -117,8 +123,9 @@ class SequenceTarget(Target):
         return TargetOutput(loss, self.count(labels), correct)
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Return one vector for each sequence, [B, D]."""
-        return pool(hidden, mask, self.pooling)
+        """Return one vector for each sequence, normalized if the config says so, [B, D]."""
+        pooled = pool(hidden, mask, self.pooling)
+        return pooled if self.norm is None else self.norm(pooled)
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits of every sequence, [B, K]."""
@@ -130,7 +137,7 @@ class SequenceTarget(Target):
 
 
 class ClsTarget(SequenceTarget):
-    """Classification with free pooling. Parameters: also ``norm``, if there is a ``norm_eps``."""
+    """Classification with free pooling."""
 
     Config = ClsConfig
 
@@ -145,13 +152,7 @@ class ClsTarget(SequenceTarget):
             smoothing=config.label_smoothing,
             class_weights=config.class_weights,
         )
-        eps = config.norm_eps
-        self.norm = None if eps is None else nn.LayerNorm(dimensions.hidden_size, eps=eps)
-
-    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Return one vector for each sequence, normalized if the config says so, [B, D]."""
-        pooled = super().pool(hidden, mask)
-        return pooled if self.norm is None else self.norm(pooled)
+        self.normalize_with(config.norm_eps)
 
 
 class PairTarget(SequenceTarget):

@@ -244,6 +244,61 @@ def test_adapters_of_peft_open_here(pair):
     assert head == (["targets.cls.output.weight", "targets.cls.output.bias"] if saved else [])
 
 
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        {"alpha_pattern": {"query": 64}},
+        {"alpha_pattern": {r".*layer\.1\..*query": 40, "value": 3}},
+        {"rank_pattern": {"value": 2}, "alpha_pattern": {"attention.self.value": 9}},
+        {"alpha_pattern": {"query": 64}, "use_rslora": True},
+        {"alpha_pattern": {"quer": 64}, "init_lora_weights": "orthogonal"},
+    ],
+)
+def test_patterns_of_peft_are_ends_of_names_and_regular_expressions(patterns, tmp_path):
+    peft = pytest.importorskip("peft", reason="peft is an extra for development")
+    theirs = shake(bert())
+    theirs.save_pretrained(tmp_path / "base")
+    ours = read_base(tmp_path / "base")
+    options = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["query", "value"], **patterns)
+    wrapped = trained(peft.get_peft_model(theirs, options))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    read_adapter(tmp_path / "adapter", ours)
+    expected, found = wrapped(**inputs()).logits, ours.predict(inputs())["cls"]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("build", "targets", "options", "match"),
+    [
+        (bert, ["query"], {"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa' changes"),
+        (bert, ["query"], {"init_lora_weights": "olora"}, "init_lora_weights: 'olora' changes"),
+        (bert, ["query", "word_embeddings"], {}, "do not fit .*lora_embedding_A"),
+        (gpt2, ["c_attn"], {"modules_to_save": ["wte"]}, "modules_to_save: transformer.wte.weight"),
+        (bert, ["query"], {"trainable_token_indices": [3]}, "trainable_token_indices: "),
+    ],
+)
+def test_adapters_that_change_more_than_their_layers_are_refused(
+    build, targets, options, match, tmp_path
+):
+    peft = pytest.importorskip("peft", reason="peft is an extra for development")
+    theirs = shake(build())
+    theirs.save_pretrained(tmp_path / "base")
+    own = peft.LoraConfig(r=4, target_modules=targets, **options)
+    peft.get_peft_model(theirs, own).save_pretrained(tmp_path / "adapter")
+    with pytest.raises((InputError, IntegrityError), match=match):
+        read_adapter(tmp_path / "adapter", read_base(tmp_path / "base"))
+
+
+def trained(wrapped):
+    """Return a model of peft whose adapters have learned something."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return wrapped.eval()
+
+
 def test_adapters_written_here_are_read_back(pair):
     _, ours, layers, _, folder = pair
     config = LoraConfig(layers=layers, rank=2, train=())

@@ -248,3 +248,61 @@ def test_the_nearest_class_has_the_family_and_the_kind_of_head():
         with pytest.raises(InputError) as caught:
             find_architecture(name)
         assert near in str(caught.value).partition("Supported:")[0], name
+
+
+def test_a_legacy_rotary_config_comes_back_as_it_was(tmp_path):
+    folder = saved(tmp_path / "theirs", llama())
+    config = json.loads((folder / "config.json").read_text())
+    theta = config.pop("rope_parameters")["rope_theta"]
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling |= {"original_max_position_embeddings": 16, "rope_type": "llama3"}
+    config |= {"rope_scaling": scaling, "rope_theta": theta}
+    (folder / "config.json").write_text(json.dumps(config))
+    export_package(bring(folder), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == config
+
+
+def test_files_of_tokenizers_processors_and_generation_go_out_as_they_came(tmp_path):
+    folder = saved(tmp_path / "theirs", MODELS["bert"]())
+    names = (
+        "chat_template.jinja",
+        "chat_template.json",
+        "normalizer.json",
+        "generation_config.json",
+    )
+    names += ("source.spm", "target.spm", "spm.model", "video_preprocessor_config.json")
+    for name in names:
+        (folder / name).write_text(json.dumps({"of": name}))
+    package = bring(folder)
+    assert package.read_json("evaluation/import.json")["files_left_out"] == []
+    export_package(package, tmp_path / "out")
+    for name in names:
+        assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_tokenizer_with_more_tokens_than_the_word_table_is_refused(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    folder = saved(tmp_path / "theirs", MODELS["bert"]())
+    words = {f"w{number}": number for number in range(VOCAB)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert bring(folder).version == "v0001"
+    tokenizer.add_tokens(["more", "most"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(InputError, match=r"2 tokens that .* \(it has 97; .* 'more', id 97\)"):
+        bring(folder)
+
+
+@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
+def test_a_head_of_an_image_model_keeps_its_kind(kind, tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {k: v for k, v in BERT.items() if k not in ("vocab_size", "max_position_embeddings")}
+    config = ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=3, problem_type=kind)
+    package = bring(saved(tmp_path / "theirs", ViTForImageClassification(config)))
+    target = {"multi_label_classification": "multilabel"}.get(kind, kind)
+    assert package.manifest.task.kind == target
+    assert package.manifest.task.labels == {target: ["LABEL_0", "LABEL_1", "LABEL_2"]}
+    export_package(package, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["problem_type"] == kind

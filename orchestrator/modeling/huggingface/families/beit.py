@@ -5,7 +5,6 @@ patches in place of absolute positions.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
@@ -40,21 +39,18 @@ from orchestrator.modeling.huggingface.families.vit import (
 from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,
-    labels_of,
+    answers_of,
+    their_answers,
     transformer_of,
 )
 from orchestrator.modeling.layers.block_options import PatchBiasConfig
-from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
+from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.modeling.targets.token_configs import MimConfig
 
 _LAYER = "beit.encoder.layer.{layer}"
 _BIAS = "relative_position_bias.relative_position_bias_table"
 
 MIM: Table = (*linear("layernorm", "encoder.norm"), *linear("lm_head", "targets.mim.output"))
-CLS: Table = (
-    *linear("beit.pooler.layernorm", "targets.cls.norm"),
-    *linear("classifier", "targets.cls.output"),
-)
 
 
 def mim_config(theirs: Values) -> ModelConfig:
@@ -67,12 +63,7 @@ def mim_config(theirs: Values) -> ModelConfig:
 def cls_config(theirs: Values) -> ModelConfig:
     """Return our config of ``BeitForImageClassification``."""
     theirs.require(use_mask_token=False)
-    head = ClsConfig(
-        num_labels=len(theirs.labels()),
-        pooling="rest",
-        norm_eps=theirs.number("layer_norm_eps"),
-        dropout=0.0,
-    )
+    head = answers_of(theirs, 0.0, None, pooling="rest", norm_eps=theirs.number("layer_norm_eps"))
     return _model_config(theirs, image_part(PatchConfig, theirs), head, final_norm=False)
 
 
@@ -140,7 +131,7 @@ def their_config(config: ModelConfig) -> JsonObject:
 def _their_head(config: ModelConfig) -> JsonObject:
     head = config.target[0]
     codes: int | None = getattr(head, "num_codes", None)
-    return labels_of(head) if codes is None else {"vocab_size": codes}
+    return their_answers(head) if codes is None else {"vocab_size": codes}
 
 
 def _body_table(config: ModelConfig, encoder: TransformerConfig) -> Iterator[Row]:
@@ -164,27 +155,31 @@ def _body_table(config: ModelConfig, encoder: TransformerConfig) -> Iterator[Row
             yield same(f"{_LAYER}.attention.attention.{_BIAS}", f"{OURS}.position_bias.weight")
 
 
-def table(head: Table, config: ModelConfig) -> list[Row]:
+def table(config: ModelConfig) -> list[Row]:
     """Return every parameter."""
-    encoder = transformer_of(config)
-    return expand((*_body_table(config, encoder), *head), encoder.num_layers)
+    encoder, head = transformer_of(config), config.target[0]
+    name = f"targets.{head.name}"
+    rows: Table = (
+        *linear("beit.pooler.layernorm", f"{name}.norm"),
+        *linear("classifier", f"{name}.output"),
+    )
+    rows = MIM if isinstance(head, MimConfig) else rows
+    return expand((*_body_table(config, encoder), *rows), encoder.num_layers)
 
 
-def _architecture(
-    name: str, model_config: Callable[[Values], ModelConfig], head: Table
-) -> Architecture:
+def _architecture(name: str, model_config: Callable[[Values], ModelConfig]) -> Architecture:
     return Architecture(
         name,
         "beit",
         model_config,
         their_config,
-        partial(table, head),
+        table,
         repeated=(Repeat("*.relative_position_index"),),
         processor="image",
     )
 
 
 ARCHITECTURES = (
-    _architecture("BeitForMaskedImageModeling", mim_config, MIM),
-    _architecture("BeitForImageClassification", cls_config, CLS),
+    _architecture("BeitForMaskedImageModeling", mim_config),
+    _architecture("BeitForImageClassification", cls_config),
 )

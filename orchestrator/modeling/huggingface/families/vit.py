@@ -29,14 +29,14 @@ from orchestrator.modeling.huggingface.architecture import (
 from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,
-    labels_of,
+    answers_of,
     their_activation,
+    their_answers,
     transformer_of,
 )
 from orchestrator.modeling.layers.block_options import PatchBiasConfig, Projection
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig, VectorConfig
 
-CLASSIFIER: Table = linear("classifier", "targets.cls.output")
 WITH_TEACHER: Table = (
     *linear("cls_classifier", "targets.cls.output"),
     *linear("distillation_classifier", "targets.distillation.output"),
@@ -90,9 +90,9 @@ def model_config(
     )
 
 
-def classifier(theirs: Values) -> ClsConfig:
-    """Return a linear classifier of the class token."""
-    return ClsConfig(num_labels=len(theirs.labels()), pooling="first", dropout=0.0)
+def classifier(theirs: Values) -> TargetConfig:
+    """Return a linear layer on the class token: classes, several labels or numbers."""
+    return answers_of(theirs, 0.0, None)
 
 
 def pooler(theirs: Values) -> VectorConfig:
@@ -103,6 +103,8 @@ def pooler(theirs: Values) -> VectorConfig:
 
 def shared_classifier(theirs: Values) -> ClsConfig:
     """Return the classifier of the labels, for models that also have one of a teacher's answers."""
+    if "problem_type" in theirs:
+        theirs.require(problem_type="single_label_classification")
     count = len(theirs.labels())
     return ClsConfig(num_labels=count, pooling="first", dropout=0.0, weight=0.5)
 
@@ -121,12 +123,17 @@ def their_config(config: ModelConfig) -> JsonObject:
     values |= their_image(config.embedding.part("patch"))
     values["initializer_range"] = config.initializer_range
     head = config.target[0]
-    return values | (labels_of(head) if isinstance(head, ClsConfig) else {})
+    return values | ({} if isinstance(head, VectorConfig) else their_answers(head))
 
 
 def table(rows: Table, config: ModelConfig) -> list[Row]:
     """Return every parameter."""
     return expand(rows, transformer_of(config).num_layers)
+
+
+def classifier_table(rows: Table, config: ModelConfig) -> list[Row]:
+    """Return every parameter of a body with a classifier, whatever kind of answers it gives."""
+    return table((*rows, *linear("classifier", f"targets.{config.target[0].name}.output")), config)
 
 
 def patches_table(theirs: str, ours: str) -> Table:
@@ -254,7 +261,9 @@ def their_encoder(encoder: TransformerConfig, width: int) -> JsonObject:
 
 
 def _architecture(
-    name: str, heads: Sequence[Callable[[Values], TargetConfig]], rows: Table
+    name: str,
+    heads: Sequence[Callable[[Values], TargetConfig]],
+    rows: Callable[[ModelConfig], Table],
 ) -> Architecture:
     model_type = "vit" if name.startswith("ViT") else "deit"
     return Architecture(
@@ -262,7 +271,7 @@ def _architecture(
         model_type,
         partial(model_config, heads, model_type == "deit"),
         their_config,
-        partial(table, rows),
+        rows,
         processor="image",
     )
 
@@ -270,9 +279,13 @@ def _architecture(
 _DEIT = body("deit.", distillation=True)
 _BOTH = [shared_classifier, teacher_classifier]
 ARCHITECTURES = (
-    _architecture("ViTModel", [pooler], (*body(""), *POOLER)),
-    _architecture("ViTForImageClassification", [classifier], (*body("vit."), *CLASSIFIER)),
-    _architecture("DeiTModel", [pooler], (*body("", distillation=True), *POOLER)),
-    _architecture("DeiTForImageClassification", [classifier], (*_DEIT, *CLASSIFIER)),
-    _architecture("DeiTForImageClassificationWithTeacher", _BOTH, (*_DEIT, *WITH_TEACHER)),
+    _architecture("ViTModel", [pooler], partial(table, (*body(""), *POOLER))),
+    _architecture(
+        "ViTForImageClassification", [classifier], partial(classifier_table, body("vit."))
+    ),
+    _architecture("DeiTModel", [pooler], partial(table, (*body("", distillation=True), *POOLER))),
+    _architecture("DeiTForImageClassification", [classifier], partial(classifier_table, _DEIT)),
+    _architecture(
+        "DeiTForImageClassificationWithTeacher", _BOTH, partial(table, (*_DEIT, *WITH_TEACHER))
+    ),
 )
