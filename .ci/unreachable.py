@@ -33,8 +33,6 @@ ALLOWED: dict[str, str] = {
     "write_adapter": "Python interface; described in orchestrator/modeling/README.md",
     "lora_state": "Python interface; described in orchestrator/modeling/README.md",
     "load_lora_state": "Python interface; described in orchestrator/modeling/README.md",
-    "check_data": "for stages that fine-tune; new",
-    "earlier_heads": "offered to continual parts, which other packages may add",
 }
 """Name → what calls it."""
 

@@ -29,8 +29,8 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import write_model
 from orchestrator.modeling.transfer import to_device
 from orchestrator.training.config import EngineConfig, OptimizerConfig
-from orchestrator.training.finetune import FineTuneConfig, FineTuner, Place
-from orchestrator.training.lessons import lesson_of
+from orchestrator.training.finetune.finetuner import FineTuneConfig, FineTuner, Place
+from orchestrator.training.finetune.lessons import lesson_of
 from orchestrator.training.loop import plain_step
 
 Row = dict[str, Any]

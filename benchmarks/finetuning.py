@@ -30,9 +30,9 @@ from orchestrator.data.spec import DatasetSpec
 from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
 from orchestrator.tasks.base import tasks
 from orchestrator.training.config import FineTuneConfig
-from orchestrator.training.finetune import FineTuner
+from orchestrator.training.finetune.finetuner import FineTuner
+from orchestrator.training.finetune.lessons import Lesson
 from orchestrator.training.learning_rates import rate_for
-from orchestrator.training.lessons import Lesson
 from orchestrator.zoo import Zoo
 
 PAGE = Path(__file__).with_suffix(".md")

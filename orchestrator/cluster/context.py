@@ -22,7 +22,7 @@ from orchestrator.cluster.engines import build_engine
 from orchestrator.cluster.observe.mailbox import Line, SilentLine
 from orchestrator.config.strict import StrictModel
 from orchestrator.training.config import EngineConfig, OptimizerConfig
-from orchestrator.training.engine import Engine
+from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import Event, StepHung
 from orchestrator.training.worker_context import Found
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from orchestrator.errors import InputError
 from orchestrator.modeling.importance import Importance, squared_gradients
 from orchestrator.modeling.transfer import to_device
-from orchestrator.training.engine import Batch, Engine, gradient
-from orchestrator.training.optimizers import trainable
+from orchestrator.training.engines.engine import Batch, Engine, gradient
+from orchestrator.training.engines.optimizers import trainable
 
 
 def skeleton_of(model: nn.Module) -> nn.Module:

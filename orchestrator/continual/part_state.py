@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from orchestrator.continual.parts.base import Part, State
 from orchestrator.errors import IntegrityError
-from orchestrator.training.engine import Engine
+from orchestrator.training.engines.engine import Engine
 
 PARTS_FILE = "parts.safetensors"
 

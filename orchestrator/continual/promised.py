@@ -17,7 +17,7 @@ from orchestrator.inference.protection import FISHER, stored_tensors
 from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.storage.json_files import read_model
 from orchestrator.tasks.base import AnyTask, build_task
-from orchestrator.training.optimizers import target_of
+from orchestrator.training.engines.optimizers import target_of
 from orchestrator.zoo.suite import EXEMPLARS_FOLDER, SUITE_FILE, Suite
 
 

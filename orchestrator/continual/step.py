@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.continual.parts.base import Part, total_metrics
 from orchestrator.continual.parts.configs import CONTINUAL_PARTS, PartConfig
-from orchestrator.training.engine import Batch, Engine, Projection, Shard
+from orchestrator.training.engines.engine import Batch, Engine, Projection, Shard
 from orchestrator.training.loop import descend
 from orchestrator.training.metrics import StepMetrics
 

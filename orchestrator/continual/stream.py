@@ -25,8 +25,8 @@ from orchestrator.modeling.package import read_config
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 from orchestrator.tasks.base import kind_of_target
 from orchestrator.tasks.suite import Learned
-from orchestrator.training.engine import Batch
-from orchestrator.training.heads import classification_head
+from orchestrator.training.engines.engine import Batch
+from orchestrator.training.finetune.heads import classification_head
 from orchestrator.training.loop import WindowSource
 from orchestrator.training.seeding import derive_seed
 from orchestrator.zoo.package import Package

@@ -24,8 +24,8 @@ from orchestrator.inference.protection import FISHER, stored_tensors
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import read_state
 from orchestrator.modeling.transfer import to_device
-from orchestrator.training.engine import Batch, Engine
-from orchestrator.training.optimizers import target_of, trainable
+from orchestrator.training.engines.engine import Batch, Engine
+from orchestrator.training.engines.optimizers import target_of, trainable
 
 ANCHOR = "anchor"
 

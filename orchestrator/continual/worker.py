@@ -23,7 +23,7 @@ from orchestrator.data.steps import eval_batches
 from orchestrator.errors import IntegrityError
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model
-from orchestrator.training.engine import Engine
+from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import Measurement, Metrics
 from orchestrator.training.history import History
 from orchestrator.training.loop import Hooks, TrainResult, train

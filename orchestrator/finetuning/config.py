@@ -18,7 +18,7 @@ from orchestrator.training.config import (
     batch_problems,
 )
 from orchestrator.training.distillation.config import DistillationOptions
-from orchestrator.training.lesson_options import AdversarialConfig, ClassWeights
+from orchestrator.training.finetune.lesson_options import AdversarialConfig, ClassWeights
 from orchestrator.zoo.gate import Promotion
 from orchestrator.zoo.suite import SuiteConfig
 

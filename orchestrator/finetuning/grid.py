@@ -19,7 +19,7 @@ from orchestrator.finetuning.inputs import lessons_of, method_of
 from orchestrator.finetuning.results import EpochScore, GridTrialResult, GridValues
 from orchestrator.finetuning.state import FinetuneJob
 from orchestrator.storage import staged, verify_folder
-from orchestrator.training.finetune import FineTuner, Heads, Place
+from orchestrator.training.finetune.finetuner import FineTuner, Heads, Place
 from orchestrator.training.worker_context import reserved_device
 
 STATE_MANIFEST, TRAINER, POSITION = "state.json", "trainer", "position.json"

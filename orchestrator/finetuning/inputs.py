@@ -36,10 +36,10 @@ from orchestrator.tasks.base import (
 )
 from orchestrator.training.distillation.config import TeacherPlan
 from orchestrator.training.distillation.teacher import Teacher
-from orchestrator.training.finetune import Method
-from orchestrator.training.heads import head_name
+from orchestrator.training.finetune.finetuner import Method
+from orchestrator.training.finetune.heads import head_name
+from orchestrator.training.finetune.lessons import Lesson
 from orchestrator.training.learning_rates import Rate, rate_for
-from orchestrator.training.lessons import Lesson
 from orchestrator.zoo import Package, Zoo
 
 FORMS_READ = {"image": "images", "audio": "sounds"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from orchestrator.finetuning.results import RateTrial
 from orchestrator.training.config import FineTuneConfig
-from orchestrator.training.finetune import FineTuner, Heads, Lesson, Method, Place
+from orchestrator.training.finetune.finetuner import FineTuner, Heads, Lesson, Method, Place
 from orchestrator.training.learning_rates import Rate
 from orchestrator.training.loop import NonFiniteError
 

@@ -10,8 +10,8 @@ from orchestrator.finetuning.grid import combinations
 from orchestrator.finetuning.inputs import FinetuneInputs
 from orchestrator.modeling.cost import activation_bytes, count_parameters, training_memory
 from orchestrator.tasks.base import HeadOptions, text_processor
-from orchestrator.training.lesson_data import LessonData, Split
-from orchestrator.training.lessons import Lesson
+from orchestrator.training.finetune.lesson_data import LessonData, Split
+from orchestrator.training.finetune.lessons import Lesson
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 SHOWN_CLASSES = 12

@@ -6,8 +6,8 @@ from orchestrator.finetuning.config import FinetuneConfig
 from orchestrator.finetuning.results import RateTrial
 from orchestrator.modeling.config import Target
 from orchestrator.training.distillation.config import TeacherPlan
+from orchestrator.training.finetune.lesson_options import ClassWeights
 from orchestrator.training.history import HistoryRow
-from orchestrator.training.lesson_options import ClassWeights
 from orchestrator.zoo.suite import TaskSpec
 
 

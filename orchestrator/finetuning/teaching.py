@@ -20,7 +20,7 @@ from orchestrator.training.distillation.config import (
 )
 from orchestrator.training.distillation.losses import DIVERGENCES
 from orchestrator.training.distillation.teacher import STATES
-from orchestrator.training.lessons import Lesson
+from orchestrator.training.finetune.lessons import Lesson
 from orchestrator.zoo import Package
 
 COMPARED_TEXTS = 1000

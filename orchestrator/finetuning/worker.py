@@ -23,7 +23,7 @@ from orchestrator.tasks.measure import Measured
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
 from orchestrator.training.early_stopping import BestKeeper
 from orchestrator.training.events import Measurement, RunStarted
-from orchestrator.training.finetune import FineTuner, Heads, Place
+from orchestrator.training.finetune.finetuner import FineTuner, Heads, Place
 from orchestrator.training.history import History
 from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
 from orchestrator.training.metrics import SKIPPED

@@ -15,7 +15,7 @@ import torch
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.cost import training_flops
 from orchestrator.modeling.peaks import device_peak
-from orchestrator.training.engine import Batch, Engine
+from orchestrator.training.engines.engine import Batch, Engine
 from orchestrator.training.loop import WindowSource
 
 

@@ -29,7 +29,9 @@ from orchestrator.pretraining.state import PretrainJob, PretrainPayload, RunStat
 from orchestrator.pretraining.window_sources import Detour, Meter
 from orchestrator.storage import staged
 from orchestrator.training.early_stopping import BestKeeper
-from orchestrator.training.engine import Engine
+from orchestrator.training.engines.engine import Engine
+from orchestrator.training.engines.optimizers import averaged
+from orchestrator.training.engines.precision import COMPUTE
 from orchestrator.training.events import (
     Measurement,
     RolledBack,
@@ -37,8 +39,6 @@ from orchestrator.training.events import (
 )
 from orchestrator.training.history import History, HistoryRow
 from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
-from orchestrator.training.optimizers import averaged
-from orchestrator.training.precision import COMPUTE
 from orchestrator.training.seeding import derive_seed
 from orchestrator.training.watchdog import Watchdog
 from orchestrator.training.worker_context import WorkerContext, finished_run

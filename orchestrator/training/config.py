@@ -13,7 +13,7 @@ from pydantic import Field
 from orchestrator.config import StrictModel
 from orchestrator.errors import InputError, Problem
 from orchestrator.modeling.config import LoraConfig
-from orchestrator.training.engine_config import EngineConfig
+from orchestrator.training.engines.engine_config import EngineConfig
 
 __all__ = [
     "EarlyStoppingConfig",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from orchestrator.config import StrictModel
 from orchestrator.errors import IntegrityError
 from orchestrator.training.config import EarlyStoppingConfig
-from orchestrator.training.engine import Engine
+from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import Metrics
 from orchestrator.training.history import History
 from orchestrator.training.loop import TrainResult

@@ -16,7 +16,13 @@ import torch
 
 from orchestrator.errors import NoLabelsError, StageError
 from orchestrator.training.config import TrainConfig
-from orchestrator.training.engine import Batch, Engine, Projection, clip_gradients, gradient_norm
+from orchestrator.training.engines.engine import (
+    Batch,
+    Engine,
+    Projection,
+    clip_gradients,
+    gradient_norm,
+)
 from orchestrator.training.events import Measurement, Metrics
 from orchestrator.training.learning_rates import learning_rate
 from orchestrator.training.metrics import OVERFLOW, SKIPPED, StepMetrics, interval_means

@@ -15,7 +15,7 @@ from orchestrator.config.strict import StrictModel
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import read_model, verify_folder
 from orchestrator.training.config import EngineConfig, OptimizerConfig
-from orchestrator.training.engine import Engine
+from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import CheckpointDamaged, Event
 
 Found = TypeVar("Found")

@@ -7,8 +7,8 @@ from orchestrator.cluster.launcher import launch
 from orchestrator.config import ClusterSection
 from orchestrator.errors import ConfigError, StageError
 from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.engines.torch_engines import SingleEngine
 from orchestrator.training.events import GroupStarted
-from orchestrator.training.torch_engines import SingleEngine
 from tests.support.state import AnyState
 from tests.support.toy import toy_model
 from tests.support.toy_worker import RATE, STEPS, curve

@@ -73,6 +73,6 @@ def without_autocast(monkeypatch):
 
 def sgd(module, config):
     """Build an optimizer that runs anywhere: AdamW's fused kernel has no ``meta`` form."""
-    from orchestrator.training.optimizers import parameter_groups
+    from orchestrator.training.engines.optimizers import parameter_groups
 
     return torch.optim.SGD(parameter_groups(module, 0.0), lr=config.learning_rate)

@@ -38,7 +38,7 @@ class poisoned:
         self.active = active
 
     def __enter__(self):
-        import orchestrator.training.finetune as module
+        import orchestrator.training.finetune.finetuner as module
 
         self.module, self.first = module, module.first_model
 

@@ -2,7 +2,7 @@
 
 from safetensors.torch import load_file
 
-from orchestrator.training.state import TENSORS, snapshot_fragments
+from orchestrator.training.engines.state import TENSORS, snapshot_fragments
 
 
 def recut(whole, folder, ranks):

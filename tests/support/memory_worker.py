@@ -16,7 +16,7 @@ from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.lora import freeze
 from orchestrator.training.config import EngineConfig, OptimizerConfig
-from orchestrator.training.engine import clip_gradients
+from orchestrator.training.engines.engine import clip_gradients
 
 EXACT = {
     "MALLOC_MMAP_THRESHOLD_": "65536",  # larger tensors are returned to the system when freed

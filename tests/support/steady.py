@@ -16,7 +16,7 @@ import torch
 
 from orchestrator.config import StrictModel
 from orchestrator.training.config import EngineConfig, OptimizerConfig
-from orchestrator.training.engine import clip_gradients
+from orchestrator.training.engines.engine import clip_gradients
 from orchestrator.training.watchdog import Watchdog
 from tests.support.toy import toy_model, toy_window
 

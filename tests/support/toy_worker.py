@@ -8,7 +8,7 @@ import torch
 
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.training.config import EngineConfig, OptimizerConfig
-from orchestrator.training.engine import clip_gradients
+from orchestrator.training.engines.engine import clip_gradients
 from orchestrator.training.loop import descend
 from orchestrator.training.watchdog import Watchdog
 from tests.support.state import AnyState

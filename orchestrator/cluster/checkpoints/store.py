@@ -31,7 +31,7 @@ from orchestrator.storage import (
 from orchestrator.storage.atomic import MARK
 from orchestrator.storage.disk_failures import explained
 from orchestrator.storage.json_files import parse_json, read_limited
-from orchestrator.training.engine import Engine
+from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import CheckpointDamaged
 from orchestrator.training.worker_context import Extra, WorkerContext
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from orchestrator.errors import InputError
 from orchestrator.training.config import EngineConfig, OptimizerConfig
-from orchestrator.training.engine import Engine
+from orchestrator.training.engines.engine import Engine
 
 
 def resolve(engine: EngineConfig, world: int) -> str:
@@ -72,11 +72,11 @@ def build_engine(
     kind, scale = resolve(engine, world), engine.loss_scale
     given = (model, optimizer, target_weights)
     if kind == "single":
-        from orchestrator.training.torch_engines import SingleEngine
+        from orchestrator.training.engines.torch_engines import SingleEngine
 
         return SingleEngine(*given, precision=engine.precision, loss_scale=scale)
     if kind == "ddp":
-        from orchestrator.training.torch_engines import DDPEngine
+        from orchestrator.training.engines.torch_engines import DDPEngine
 
         return DDPEngine(*given, precision=engine.precision, loss_scale=scale)
     if kind == "fsdp2":

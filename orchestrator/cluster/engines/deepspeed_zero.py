@@ -15,11 +15,11 @@ Settings that are not DeepSpeed's defaults, and why:
 - ``reduce_bucket_size``: the default of 5e8 elements is allocated anew at every backward.
 - ``reduce_scatter: false`` on gloo: whole buckets are all-reduced faster than scattered.
 - ``grad_accum_dtype: fp32``: otherwise bf16 gradients are accumulated and exposed in bf16.
-- ``fp16.loss_scale: 1``: scaling is ours (``training/precision.py``), over shards.
+- ``fp16.loss_scale: 1``: scaling is ours (``training/engines/precision.py``), over shards.
 - ``zero_force_ds_cpu_optimizer: false``: offloaded masters are stepped by torch's fused kernel;
   DeepSpeed's own would be compiled at the first use.
 
-``engine.deepspeed`` amends this (``training/engine_config.py``). Stage 0 is not built here.
+``engine.deepspeed`` amends this (``training/engines/engine_config.py``). Stage 0 is not built here.
 """
 
 import logging
@@ -37,9 +37,9 @@ from orchestrator.cluster.engines.sharded import ShardedEngine
 from orchestrator.cluster.engines.zero_layouts import ChunkLayout, ChunkTools, FlatLayout
 from orchestrator.errors import StageError
 from orchestrator.training.config import EngineConfig, OptimizerConfig
-from orchestrator.training.engine import Batch, Projection
-from orchestrator.training.engine_config import amended
-from orchestrator.training.optimizers import build_optimizer
+from orchestrator.training.engines.engine import Batch, Projection
+from orchestrator.training.engines.engine_config import amended
+from orchestrator.training.engines.optimizers import build_optimizer
 
 
 @contextmanager
@@ -69,7 +69,7 @@ NEVER = 10**9  # steps between DeepSpeed's own reports; ours replace them
 
 
 class ZeroEngine(ShardedEngine):
-    """An :class:`~orchestrator.training.engine.Engine` whose optimizer state is cut over ranks.
+    """An ``Engine`` whose optimizer state is cut over ranks.
 
     The process group exists already; one rank is allowed. ``project`` in :meth:`step` is called
     once per parameter group, with that group's shards: it must treat each element by itself.

@@ -29,10 +29,10 @@ from orchestrator.cluster.engines.layouts import Layout, Named
 from orchestrator.cluster.engines.sharded import ShardedEngine
 from orchestrator.errors import InputError
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.engine import Batch, Projection, Shard
-from orchestrator.training.engine_config import USUAL_SCALE, LossScaleConfig, Precision
-from orchestrator.training.optimizers import optimizer_over, parameter_groups
-from orchestrator.training.precision import COMPUTE
+from orchestrator.training.engines.engine import Batch, Projection, Shard
+from orchestrator.training.engines.engine_config import USUAL_SCALE, LossScaleConfig, Precision
+from orchestrator.training.engines.optimizers import optimizer_over, parameter_groups
+from orchestrator.training.engines.precision import COMPUTE
 
 BLOCKS = "layers"
 """Name of the module lists whose members are gathered one by one."""
@@ -106,7 +106,7 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 class Fsdp2Engine(ShardedEngine):
-    """An :class:`~orchestrator.training.engine.Engine` over ``fully_shard``.
+    """An :class:`~orchestrator.training.engines.engine.Engine` over ``fully_shard``.
 
     Args:
         model: On its device, built the same way on every rank; every rank keeps its own rows.

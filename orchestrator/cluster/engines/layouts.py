@@ -1,6 +1,6 @@
 """Layouts of an engine that shards parameters: places of masters and gradients, and their state.
 
-State is saved and loaded as fragments (``training/state.py``), whatever the layout.
+State is saved and loaded as fragments (``training/engines/state.py``), whatever the layout.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from orchestrator.errors import StageError
-from orchestrator.training.engine import Engine, Shard
-from orchestrator.training.optimizers import fp32_state, load_fp32_state
-from orchestrator.training.precision import LossScale
-from orchestrator.training.state import Fragments, Snapshot, persistent_buffers, snapshot_fragments
+from orchestrator.training.engines.engine import Engine, Shard
+from orchestrator.training.engines.optimizers import fp32_state, load_fp32_state
+from orchestrator.training.engines.precision import LossScale
+from orchestrator.training.engines.state import (
+    Fragments,
+    Snapshot,
+    persistent_buffers,
+    snapshot_fragments,
+)
 
 Named = list[tuple[str, nn.Parameter]]
 

@@ -17,18 +17,18 @@ from orchestrator.cluster.engines.layouts import (
 from orchestrator.errors import InputError
 from orchestrator.modeling.transfer import to_device
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.engine import Batch, Projection, Shard, part_of
-from orchestrator.training.engine_config import LossScaleConfig, Precision
+from orchestrator.training.engines.engine import Batch, Projection, Shard, part_of
+from orchestrator.training.engines.engine_config import LossScaleConfig, Precision
+from orchestrator.training.engines.optimizers import apply_lr, trainable
+from orchestrator.training.engines.precision import LossScaler, compute_type
+from orchestrator.training.engines.state import Snapshot, persistent_buffers
+from orchestrator.training.engines.update_rules import MIN_TRUST_RATIO_DIMS, Lamb, Piece
 from orchestrator.training.metrics import MetricSums, StepMetrics, evaluate_batches
 from orchestrator.training.objective import ExtraLoss, target_names, window_scales
-from orchestrator.training.optimizers import apply_lr, trainable
-from orchestrator.training.precision import LossScaler, compute_type
-from orchestrator.training.state import Snapshot, persistent_buffers
-from orchestrator.training.update_rules import MIN_TRUST_RATIO_DIMS, Lamb, Piece
 
 
 class ShardedEngine(ABC):
-    """An :class:`~orchestrator.training.engine.Engine` that gives each rank a part of the model.
+    """An ``Engine`` that gives each rank a part of the model.
 
     The process group exists already. A subclass wraps the model and sets ``_layout`` and ``_base``.
 

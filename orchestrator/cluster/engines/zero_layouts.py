@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from orchestrator.cluster.engines.layouts import Named, whole_shape
-from orchestrator.training.engine import Shard
+from orchestrator.training.engines.engine import Shard
 
 
 class FlatLayout:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from orchestrator.arrays import Float32Array
 from orchestrator.continual.parts.configs import PartConfig
 from orchestrator.data.rows.rows import Rows
-from orchestrator.training.engine import Batch, Engine, Projection, part_of
+from orchestrator.training.engines.engine import Batch, Engine, Projection, part_of
 from orchestrator.training.events import Metrics
 from orchestrator.training.loop import WindowSource
 from orchestrator.training.metrics import StepMetrics

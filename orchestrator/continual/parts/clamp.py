@@ -13,7 +13,7 @@ from torch import Tensor
 
 from orchestrator.continual.parts.base import Anchors, Part, ShardSums, Task
 from orchestrator.continual.parts.configs import ClampConfig
-from orchestrator.training.engine import Projection, Shard
+from orchestrator.training.engines.engine import Projection, Shard
 
 
 def half_width(anchor: Tensor, radius: float, floor: float) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from orchestrator.continual.parts.base import Part
 from orchestrator.continual.parts.configs import CreateConfig
-from orchestrator.training.engine import Engine, global_norm, gradient
+from orchestrator.training.engines.engine import Engine, global_norm, gradient
 from orchestrator.training.metrics import StepMetrics
 from orchestrator.training.seeding import keep_noise
 

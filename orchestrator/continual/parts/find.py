@@ -27,9 +27,9 @@ from orchestrator.continual.parts.configs import FindConfig
 from orchestrator.errors import StageError
 from orchestrator.inference.protection import FISHER
 from orchestrator.modeling.importance import Importance
-from orchestrator.training.engine import Batch, Engine, Shard, gradient
+from orchestrator.training.engines.engine import Batch, Engine, Shard, gradient
+from orchestrator.training.engines.optimizers import target_of
 from orchestrator.training.metrics import StepMetrics
-from orchestrator.training.optimizers import target_of
 
 IMPORTANCE = "importance"
 """Name under which the accumulated importance is stored."""

@@ -23,7 +23,7 @@ from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import TaskData
-    from orchestrator.training.finetune import FineTuner
+    from orchestrator.training.finetune.finetuner import FineTuner
 
 logger = logging.getLogger(__name__)
 
@@ -121,9 +121,9 @@ class FineTuneTrial:
 
     def _new_tuner(self) -> "FineTuner":
         """The tuner before its first step, on the device that is reserved for this trial."""
-        from orchestrator.training.finetune import FineTuner, Place
+        from orchestrator.training.finetune.finetuner import FineTuner, Place
+        from orchestrator.training.finetune.lessons import lesson_of
         from orchestrator.training.learning_rates import rate_for
-        from orchestrator.training.lessons import lesson_of
         from orchestrator.training.worker_context import reserved_device
 
         payload, config = self._payload, self._payload.fine_tune

@@ -11,7 +11,7 @@ from orchestrator.cluster.engines import build_engine, resolve
 from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError
 from orchestrator.training.config import EngineConfig, OptimizerConfig
-from orchestrator.training.engine_config import REFUSED
+from orchestrator.training.engines.engine_config import REFUSED
 from orchestrator.training.loop import descend
 from tests.support.toy import toy_model, toy_window
 

@@ -10,8 +10,8 @@ from orchestrator.errors import InputError, NoLabelsError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.training.config import EngineConfig, OptimizerConfig
-from orchestrator.training.engine import clip_gradients
-from orchestrator.training.torch_engines import SingleEngine
+from orchestrator.training.engines.engine import clip_gradients
+from orchestrator.training.engines.torch_engines import SingleEngine
 
 STEPS, ROWS, LENGTH, TEMPERATURE = 10, 8, 8, 2.0
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, eps=1e-6)

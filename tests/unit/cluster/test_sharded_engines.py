@@ -18,7 +18,7 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.training.config import EngineConfig, OptimizerConfig
-from orchestrator.training.optimizers import averaged
+from orchestrator.training.engines.optimizers import averaged
 from tests.support.toy import toy_model, toy_window
 
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, eps=1e-6)
@@ -65,7 +65,7 @@ def test_it_trains_like_a_single_process(kind):
 
 @pytest.mark.parametrize("kind", ZERO)
 class TestInterface:
-    """The rules in the docstring of training/engine.py."""
+    """The rules in the docstring of training/engines/engine.py."""
 
     def test_forward_backward_advances_nothing_and_repeats_bit_for_bit(self, kind):
         zero, gradients = engine(kind), []

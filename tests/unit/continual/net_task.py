@@ -7,7 +7,7 @@ import torch
 
 from orchestrator.continual.parts.base import Anchors
 from orchestrator.continual.step import ContinualStep, build_parts
-from orchestrator.training.engine import Engine
+from orchestrator.training.engines.engine import Engine
 from orchestrator.training.loop import WindowSource
 
 

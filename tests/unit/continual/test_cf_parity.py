@@ -13,7 +13,7 @@ from orchestrator.continual.parts.create import perturbed
 from orchestrator.continual.parts.find import accumulate, add_penalty, normalized
 from orchestrator.errors import InputError, StageError
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.torch_engines import SingleEngine
+from orchestrator.training.engines.torch_engines import SingleEngine
 from tests.unit.continual.cf_reference import (
     Net,
     cf_run,

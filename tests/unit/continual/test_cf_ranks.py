@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from orchestrator.continual.config import MethodConfig
 from orchestrator.continual.fisher import gathered_fisher, sharded_fisher, skeleton_of
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.torch_engines import SingleEngine
+from orchestrator.training.engines.torch_engines import SingleEngine
 from tests.unit.continual.cf_reference import Net, task_data, torch_batch
 from tests.unit.continual.net_task import step_of
 
@@ -53,7 +53,7 @@ def ddp_rank(rank, world, folder):
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
-    from orchestrator.training.torch_engines import DDPEngine
+    from orchestrator.training.engines.torch_engines import DDPEngine
 
     found = learn(DDPEngine(Net(seed=rank), OPTIMIZER), rank, world)
     torch.save(found, folder / f"rank{rank}.pt")

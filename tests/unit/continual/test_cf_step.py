@@ -8,8 +8,8 @@ import torch
 
 from orchestrator.continual.config import PRESETS, MethodConfig
 from orchestrator.training.config import OptimizerConfig, TrainConfig
+from orchestrator.training.engines.torch_engines import SingleEngine
 from orchestrator.training.loop import Hooks, train
-from orchestrator.training.torch_engines import SingleEngine
 from tests.unit.continual.cf_reference import Net, task_data, torch_batch
 from tests.unit.continual.net_task import step_of
 

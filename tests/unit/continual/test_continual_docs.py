@@ -11,7 +11,7 @@ from orchestrator.cli import JOBS, main
 from orchestrator.continual.config import PRESETS, MethodConfig
 from orchestrator.continual.parts.configs import CONTINUAL_PARTS
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.torch_engines import SingleEngine
+from orchestrator.training.engines.torch_engines import SingleEngine
 from tests.support.streams import job, make_place
 from tests.unit.continual.cf_reference import Net, task_data, torch_batch
 from tests.unit.continual.net_task import step_of

@@ -10,7 +10,7 @@ from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.targets.configs import ClsConfig
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.torch_engines import SingleEngine
+from orchestrator.training.engines.torch_engines import SingleEngine
 from tests.unit.continual.net_task import NetTask
 
 TEMPERATURE, WEIGHT = 2.0, 3.0

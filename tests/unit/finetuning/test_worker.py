@@ -12,7 +12,7 @@ from orchestrator.errors import StageError
 from orchestrator.finetuning import learning_rate
 from orchestrator.finetuning.worker import finetune
 from orchestrator.modeling.package import load_model, read_config
-from orchestrator.training import torch_engines
+from orchestrator.training.engines import torch_engines
 from orchestrator.training.history import History
 from orchestrator.training.learning_rates import Rate
 from tests.support.lessons import job, learn, make_lessons, planned

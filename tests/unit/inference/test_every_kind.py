@@ -23,8 +23,8 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import write_model
 from orchestrator.tasks.base import HeadOptions, task_for
 from orchestrator.training.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from orchestrator.training.engines.torch_engines import SingleEngine
 from orchestrator.training.loop import train
-from orchestrator.training.torch_engines import SingleEngine
 from orchestrator.zoo import Zoo
 
 WORDS = [

@@ -106,7 +106,7 @@ from orchestrator.cli import main
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.torch_engines import SingleEngine
+from orchestrator.training.engines.torch_engines import SingleEngine
 assert main(["components", "deepsets"]) == 0
 config = ModelConfig(
     hidden_size=16, vocab_size=40, max_position_embeddings=8, target="mlm",

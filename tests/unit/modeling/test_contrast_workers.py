@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from orchestrator.modeling.builder import build_model
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.torch_engines import DDPEngine, SingleEngine
+from orchestrator.training.engines.torch_engines import DDPEngine, SingleEngine
 
 from .pairs import pair_batch, pair_config
 

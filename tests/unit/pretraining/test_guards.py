@@ -14,9 +14,9 @@ from orchestrator.pretraining.worker import EXPORT, _Run, pretrain
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
 from orchestrator.training.early_stopping import FOLDER as BEST
 from orchestrator.training.early_stopping import best_of
+from orchestrator.training.engines.torch_engines import SingleEngine
 from orchestrator.training.events import RolledBack
 from orchestrator.training.metrics import StepMetrics
-from orchestrator.training.torch_engines import SingleEngine
 
 from .test_worker import weights
 

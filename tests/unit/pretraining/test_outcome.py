@@ -5,9 +5,9 @@ import math
 from orchestrator.pretraining.results import figures_of
 from orchestrator.pretraining.worker import EXPORT, pretrain
 from orchestrator.report import sections
+from orchestrator.training.engines.torch_engines import SingleEngine
 from orchestrator.training.history import History
 from orchestrator.training.metrics import StepMetrics
-from orchestrator.training.torch_engines import SingleEngine
 
 
 def test_a_skipped_step_is_told_though_the_run_was_interrupted_after_it(

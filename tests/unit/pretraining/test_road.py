@@ -10,7 +10,7 @@ import orchestrator
 from orchestrator.pretraining import runner
 from orchestrator.pretraining.worker import pretrain
 from orchestrator.storage import RunFolder
-from orchestrator.training.torch_engines import SingleEngine
+from orchestrator.training.engines.torch_engines import SingleEngine
 
 PRODUCT = str(Path(orchestrator.__file__).parent) + "/"
 INPUTS = f"{PRODUCT}pretraining/inputs.py"

@@ -10,10 +10,10 @@ from orchestrator.errors import ConfigError, InputError, NoLabelsError
 from orchestrator.finetuning.config import FinetuneConfig
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.training.adversarial import adversarial_step, word_table
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.lesson_options import AdversarialConfig
-from orchestrator.training.torch_engines import SingleEngine
+from orchestrator.training.engines.torch_engines import SingleEngine
+from orchestrator.training.finetune.adversarial import adversarial_step, word_table
+from orchestrator.training.finetune.lesson_options import AdversarialConfig
 
 TABLE = "embedding.word.weight"
 FGM = AdversarialConfig(epsilon=0.5)

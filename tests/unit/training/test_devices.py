@@ -12,8 +12,9 @@ from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 from orchestrator.finetuning.worker import finetune
 from orchestrator.selection.trials.fine_tuning import FineTuneTrial, TrialPayload
-from orchestrator.training import torch_engines, worker_context
+from orchestrator.training import worker_context
 from orchestrator.training.config import FineTuneConfig
+from orchestrator.training.engines import torch_engines
 from orchestrator.training.worker_context import reserved_device
 from orchestrator.zoo import Zoo
 from tests.support.fake_device import DEVICE, FakeDevice, sgd, without_autocast

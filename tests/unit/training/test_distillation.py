@@ -16,7 +16,7 @@ from orchestrator.training.distillation.losses import (
     SoftLabels,
     layer_distance,
 )
-from orchestrator.training.torch_engines import SingleEngine
+from orchestrator.training.engines.torch_engines import SingleEngine
 
 
 def softmax(x):

@@ -8,8 +8,8 @@ import torch.multiprocessing as mp
 
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.training.config import OptimizerConfig, TrainConfig
+from orchestrator.training.engines.torch_engines import SingleEngine
 from orchestrator.training.loop import Hooks, train
-from orchestrator.training.torch_engines import SingleEngine
 from tests.unit.training.toy_model import ToyModel, ToySource
 
 STEPS = 20
@@ -91,7 +91,7 @@ def ddp_rank(rank, world, folder):
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
-    from orchestrator.training.torch_engines import DDPEngine
+    from orchestrator.training.engines.torch_engines import DDPEngine
 
     engine = DDPEngine(ToyModel(seed=rank), OPTIMIZER)
     uneven = [w for i in range(3 - rank) for w in ToySource().window(50 + i, 0, 1)]

@@ -12,10 +12,10 @@ from orchestrator.errors import IntegrityError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import load_model, write_model
-from orchestrator.training.finetune import FineTuneConfig, FineTuner
-from orchestrator.training.heads import head_name
+from orchestrator.training.finetune.finetuner import FineTuneConfig, FineTuner
+from orchestrator.training.finetune.heads import head_name
+from orchestrator.training.finetune.lessons import lesson_of
 from orchestrator.training.history import History
-from orchestrator.training.lessons import lesson_of
 
 ANIMALS = ["cat", "dog", "horse", "cow", "sheep", "goat", "pig", "hen"]
 TOOLS = ["hammer", "saw", "drill", "screw", "nail", "bolt", "wrench", "file"]
@@ -151,7 +151,7 @@ def test_passes_of_one_length_learn_what_whole_batches_do(package, task, tmp_pat
     still = without_dropout(package, tmp_path)
     config = CONFIG.model_copy(update={"dropout": 0.0, "epochs": 1, "global_batch_size": 24})
     whole = FineTuner(still, [lesson_of(task)], config)
-    monkeypatch.setattr("orchestrator.training.finetune.is_costly", lambda model: True)
+    monkeypatch.setattr("orchestrator.training.finetune.finetuner.is_costly", lambda model: True)
     short = FineTuner(still, [lesson_of(task)], config)
     assert (whole.data.micro_batch_size, short.data.micro_batch_size) == (24, 8)
     for tuner in (whole, short):

@@ -10,8 +10,8 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.config import LoraConfig
 from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
 from orchestrator.modeling.package import load_model
-from orchestrator.training.finetune import FineTuneConfig, FineTuner
-from orchestrator.training.lessons import lesson_of
+from orchestrator.training.finetune.finetuner import FineTuneConfig, FineTuner
+from orchestrator.training.finetune.lessons import lesson_of
 from orchestrator.zoo import Zoo
 
 from .test_finetune import rows, task  # noqa: F401 - the fixture

@@ -10,7 +10,7 @@ from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.targets.configs import ClsConfig
 from orchestrator.modeling.targets.sequence import ClsTarget
 from orchestrator.tasks.base import HeadOptions
-from orchestrator.training.lessons import Lesson, LessonSource, class_weights, lesson_of
+from orchestrator.training.finetune.lessons import Lesson, LessonSource, class_weights, lesson_of
 
 SIZES = Dimensions(
     hidden_size=4, vocab_size=8, max_position_embeddings=8, type_vocab_size=1, pad_token_id=0

@@ -7,9 +7,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from orchestrator.training.config import OptimizerConfig, TrainConfig
+from orchestrator.training.engines.torch_engines import SingleEngine
 from orchestrator.training.loop import descend, train
 from orchestrator.training.metrics import MetricSums, StepMetrics, interval_means
-from orchestrator.training.torch_engines import SingleEngine
 from tests.unit.training.toy_model import ToyModel, ToySource
 
 READS = {"item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__"}

@@ -12,16 +12,15 @@ from orchestrator.config import validate_config
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.training.config import EngineConfig, OptimizerConfig
-from orchestrator.training.optimizers import (
+from orchestrator.training.engines.optimizers import (
     apply_lr,
     averaged,
     build_optimizer,
     parameter_groups,
     roles,
 )
-from orchestrator.training.seeding import derive_seed
-from orchestrator.training.torch_engines import SingleEngine
-from orchestrator.training.update_rules import (
+from orchestrator.training.engines.torch_engines import SingleEngine
+from orchestrator.training.engines.update_rules import (
     AdamW8bit,
     Lamb,
     Lion,
@@ -30,6 +29,7 @@ from orchestrator.training.update_rules import (
     dynamic_map,
     quantize,
 )
+from orchestrator.training.seeding import derive_seed
 from tests.unit.training.toy_model import ToyModel, ToySource
 
 

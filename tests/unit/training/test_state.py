@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from orchestrator.errors import IntegrityError
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.state import Fragments, snapshot_fragments
-from orchestrator.training.torch_engines import SingleEngine
+from orchestrator.training.engines.state import Fragments, snapshot_fragments
+from orchestrator.training.engines.torch_engines import SingleEngine
 from tests.support.fragments import recut
 from tests.support.toy import toy_model, toy_window
 

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from orchestrator.data.rows.rows import TaskData
 from orchestrator.modeling.interfaces import all_real
 from orchestrator.modeling.transfer import to_device
-from orchestrator.training import torch_engines
 from orchestrator.training.config import OptimizerConfig, TrainConfig
-from orchestrator.training.finetune import FineTuneConfig, FineTuner, Place
-from orchestrator.training.lessons import lesson_of
+from orchestrator.training.engines import torch_engines
+from orchestrator.training.finetune.finetuner import FineTuneConfig, FineTuner, Place
+from orchestrator.training.finetune.lessons import lesson_of
 from orchestrator.training.loop import train
 from orchestrator.zoo import Zoo
 from tests.support.fake_device import DEVICE, FakeDevice, sgd, without_autocast

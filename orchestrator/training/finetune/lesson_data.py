@@ -12,8 +12,8 @@ from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.base import SampleDataset
 from orchestrator.data.steps import StepSource, eval_batches
 from orchestrator.training.config import FineTuneOptions
-from orchestrator.training.engine import Batch
-from orchestrator.training.lessons import Lesson, LessonSource
+from orchestrator.training.engines.engine import Batch
+from orchestrator.training.finetune.lessons import Lesson, LessonSource
 from orchestrator.training.seeding import derive_seed
 
 Split = Literal["train", "validation", "test"]

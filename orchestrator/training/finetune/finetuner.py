@@ -25,7 +25,7 @@ from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 from orchestrator.tasks.base import Answer, AnyTask
 from orchestrator.tasks.measure import Measured, measure
 from orchestrator.training.config import FineTuneConfig
-from orchestrator.training.finetune_model import (
+from orchestrator.training.finetune.finetune_model import (
     HERE,
     LABELS_ALONE,
     ONLY_LESSONS,
@@ -37,9 +37,9 @@ from orchestrator.training.finetune_model import (
     plan_of,
     write_finished,
 )
+from orchestrator.training.finetune.lesson_data import LessonData, Split
+from orchestrator.training.finetune.lessons import Lesson
 from orchestrator.training.history import History
-from orchestrator.training.lesson_data import LessonData, Split
-from orchestrator.training.lessons import Lesson
 from orchestrator.training.loop import train
 
 PROGRESS = "finetune.json"

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.engine import Engine
-from orchestrator.training.update_rules import AdamW8bit, Lamb, Lion
+from orchestrator.training.engines.engine import Engine
+from orchestrator.training.engines.update_rules import AdamW8bit, Lamb, Lion
 
 TARGET_PREFIX = "targets."
 Role = Literal["matrix", "table", "vector"]

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orchestrator.errors import IntegrityError
-from orchestrator.training.optimizers import fp32_state, load_fp32_state, trainable
-from orchestrator.training.precision import LossScale
+from orchestrator.training.engines.optimizers import fp32_state, load_fp32_state, trainable
+from orchestrator.training.engines.precision import LossScale
 
 PATTERN = "training*.safetensors"
 TENSORS = "training.safetensors"

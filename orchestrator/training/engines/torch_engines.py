@@ -12,22 +12,22 @@ from torch.nn.parallel import DistributedDataParallel
 from orchestrator.errors import InputError
 from orchestrator.modeling.transfer import to_device
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.engine import Batch, Projection, Shard
-from orchestrator.training.engine_config import USUAL_SCALE, LossScaleConfig, Precision
-from orchestrator.training.metrics import MetricSums, StepMetrics, evaluate_batches
-from orchestrator.training.objective import ExtraLoss, target_names, window_scales
-from orchestrator.training.optimizers import apply_lr, build_optimizer, trainable
-from orchestrator.training.precision import COMPUTE, LossScaler
-from orchestrator.training.state import (
+from orchestrator.training.engines.engine import Batch, Projection, Shard
+from orchestrator.training.engines.engine_config import USUAL_SCALE, LossScaleConfig, Precision
+from orchestrator.training.engines.optimizers import apply_lr, build_optimizer, trainable
+from orchestrator.training.engines.precision import COMPUTE, LossScaler
+from orchestrator.training.engines.state import (
     Snapshot,
     load_training_state,
     persistent_buffers,
     snapshot_training_state,
 )
+from orchestrator.training.metrics import MetricSums, StepMetrics, evaluate_batches
+from orchestrator.training.objective import ExtraLoss, target_names, window_scales
 
 
 class SingleEngine:
-    """An :class:`~orchestrator.training.engine.Engine` in one process.
+    """An :class:`~orchestrator.training.engines.engine.Engine` in one process.
 
     Args:
         model: Offers ``targets``, ``count_labels`` and a forward pass that returns loss sums.

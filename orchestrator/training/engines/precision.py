@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from orchestrator.config.strict import StrictModel
-from orchestrator.training.engine import Shard
-from orchestrator.training.engine_config import LossScaleConfig, Precision
+from orchestrator.training.engines.engine import Shard
+from orchestrator.training.engines.engine_config import LossScaleConfig, Precision
 
 COMPUTE: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,

@@ -13,7 +13,6 @@ from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model, write_model
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 from orchestrator.tasks.base import HeadOptions
-from orchestrator.training.adversarial import adversarial_step, word_table
 from orchestrator.training.config import (
     FineTuneConfig,
     FineTuneOptions,
@@ -22,13 +21,14 @@ from orchestrator.training.config import (
     TrainConfig,
 )
 from orchestrator.training.distillation.teacher import Teacher
-from orchestrator.training.engine import Engine
-from orchestrator.training.lesson_data import LessonData
-from orchestrator.training.lesson_options import AdversarialConfig
-from orchestrator.training.lessons import Lesson
+from orchestrator.training.engines.engine import Engine
+from orchestrator.training.engines.torch_engines import SingleEngine
+from orchestrator.training.finetune.adversarial import adversarial_step, word_table
+from orchestrator.training.finetune.lesson_data import LessonData
+from orchestrator.training.finetune.lesson_options import AdversarialConfig
+from orchestrator.training.finetune.lessons import Lesson
 from orchestrator.training.loop import StepFunction, plain_step
 from orchestrator.training.seeding import derive_seed
-from orchestrator.training.torch_engines import SingleEngine
 
 EngineFactory = Callable[[Model, OptimizerConfig], Engine]
 """Wraps the model, which is on its device already, in an engine."""

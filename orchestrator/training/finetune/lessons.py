@@ -16,9 +16,9 @@ from orchestrator.data.steps import StepSource
 from orchestrator.errors import InputError
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 from orchestrator.tasks.base import AnyTask, HeadOptions, task_class
-from orchestrator.training.engine import Batch
-from orchestrator.training.heads import head_name
-from orchestrator.training.lesson_options import ClassWeights
+from orchestrator.training.engines.engine import Batch
+from orchestrator.training.finetune.heads import head_name
+from orchestrator.training.finetune.lesson_options import ClassWeights
 
 if TYPE_CHECKING:
     from orchestrator.training.distillation.teacher import Teacher

@@ -1,0 +1,1 @@
+"""Engines: one interface for a model with its optimizer, in one process or on several ranks."""

@@ -1,0 +1,1 @@
+"""Fine-tuning on labelled tasks, as the finetune stage, selection and the continual stage do it."""
