@@ -20,7 +20,7 @@ from orchestrator.modeling.huggingface.comparison import require_repeats
 from orchestrator.modeling.huggingface.values import OUTPUT_STORED, JsonObject, Values
 from orchestrator.modeling.tensor_files import Fetch, TensorReader, skeletons, weight_files
 
-CONFIG = "config.json"
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
 OLD_NAMES = (
     (re.compile(r"\bgamma$"), "weight"),
     (re.compile(r"\bbeta$"), "bias"),
@@ -88,6 +88,11 @@ def open_source(folder: Path) -> Source:
         InputError: There is no config, or its architecture or an option is not supported.
     """
     path = folder / CONFIG
+    if (folder / ADAPTER).is_file() and not path.is_file():
+        raise InputError(
+            f"{folder} is an adapter of peft. Import it into the package that it was trained on: "
+            "--onto PACKAGE."
+        )
     raw = _read_config(path)
     names = raw.get("architectures") or []
     if not isinstance(names, list) or not names or not isinstance(names[0], str):

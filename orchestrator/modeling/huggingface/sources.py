@@ -22,6 +22,10 @@ PROCESSOR_FILES = (
     "processor_config.json", "video_preprocessor_config.json", "generation_config.json",
 )  # fmt: skip
 """Data of tokenizers, processors and generation that travels with a model, byte for byte."""
+OF_TEXT_AND_GENERATION = (
+    "chat_template.jinja", "chat_template.json", "normalizer.json", "generation_config.json",
+)  # fmt: skip
+"""Those that our processors do not write, and that hold for a fine-tuned model as well."""
 WEIGHT_PATTERNS = (WEIGHTS, INDEX, "model-*.safetensors")
 SENTENCE_PATTERNS = (
     "modules.json", "sentence_*_config.json", "config_sentence_transformers.json",

@@ -22,6 +22,7 @@ from orchestrator.modeling.huggingface.sources import (
     complete_tokenizer,
     copy_processor,
     package_name,
+    require_rows,
 )
 from orchestrator.modeling.package import load_model, write_model
 from orchestrator.modeling.tencentpretrain.architecture import assemble, read_options
@@ -71,6 +72,7 @@ def import_tencentpretrain(zoo: Zoo, source: str, options: ImportOptions) -> Pac
             there = [each for each in PROCESSOR_FILES if (tokenizer / each).is_file()]
             copy_processor(tokenizer, there, draft.path)
             complete_tokenizer(tokenizer, draft.path)
+            require_rows(draft.path, config.vocab_size)
         details |= {"numeric_check": _check_finite(draft.path, config)}
         draft.task = _task(config)
         draft.metrics["parameters"] = sum(tensor.numel() for tensor in state.values())

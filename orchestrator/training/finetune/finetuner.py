@@ -20,6 +20,7 @@ from orchestrator.data.processors.example_processor import open_processor
 from orchestrator.errors import IntegrityError
 from orchestrator.inference.models import TorchModel
 from orchestrator.inference.predictor import Predictor
+from orchestrator.modeling.huggingface.sources import OF_TEXT_AND_GENERATION, copy_processor
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 from orchestrator.tasks.base import Answer, AnyTask
@@ -257,6 +258,8 @@ class FineTuner:
     def write(self, folder: Path, model: Model | None = None) -> None:
         """Write the files of a package: model, adapters merged, tokenizer, learning curves.
 
+        Chat template and settings of generation are those of the package that was trained.
+
         Args:
             folder: Where.
             model: From `whole`; None: the model that is trained.
@@ -265,6 +268,8 @@ class FineTuner:
         write_finished(folder, model, self._heads.helpers)
         if self.data.processor is not None:
             self.data.processor.save(folder)
+        unchanged = [name for name in OF_TEXT_AND_GENERATION if (self._package / name).is_file()]
+        copy_processor(self._package, unchanged, folder)
         self.history.to_parquet(folder / HISTORY)
 
     def _build(self) -> Model:

@@ -100,6 +100,7 @@ def test_what_is_not_an_adapter_of_the_package_is_refused(place, capsys):
     before = sorted((folder / "zoo").rglob("*"))
     for arguments, message in (
         ([f"hf:{folder}/base", "--onto", "b"], "adapter_config.json cannot be read"),
+        ([f"hf:{folder}/adapter"], "is an adapter of peft. Import it into the package"),
         ([f"hf:{folder}/adapter", "--keep-adapter"], "needs --onto PACKAGE"),
         ([f"hf:{folder}/adapter", "--onto", "c"], "no package"),
     ):

@@ -17,6 +17,7 @@ from orchestrator.zoo import Zoo
 from .test_finetune import rows, task  # noqa: F401 - the fixture
 
 CONFIG = FineTuneConfig(epochs=6, global_batch_size=16, learning_rate=5e-3, max_length=16)
+TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 SPECIAL = ["[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"]
 
 
@@ -38,6 +39,7 @@ def imported(tmp_path_factory):
         vocab_size=300, intermediate_size=32, max_position_embeddings=32, pad_token_id=2, **sizes
     )
     BertForPreTraining(config).to(torch.bfloat16).save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
     zoo = Zoo(str(tmp_path_factory.mktemp("zoo")))
     return import_checkpoint(zoo, f"hf:{folder}", ImportOptions(name="theirs"))
 
@@ -51,6 +53,7 @@ def test_an_imported_encoder_learns_a_task(imported, task, tmp_path):  # noqa: F
     assert after["loss"] < 0.5 * before["loss"]
     assert after["accuracy"] > 0.9
     tuner.write(tmp_path)
+    assert (tmp_path / "chat_template.jinja").read_text() == TEMPLATE
     assert [target.name for target in load_model(tmp_path).config.target] == [tuner.head]
     again = FineTuner(tmp_path, [lesson_of(task)], CONFIG, seed=1)
     assert again.evaluate("validation") == after
