@@ -33,7 +33,8 @@ SENTENCE_PATTERNS = (
 )  # fmt: skip
 """Files of sentence-transformers, and those of its modules in folders such as ``1_Pooling``."""
 WANTED = (
-    CONFIG, "adapter_config.json", *WEIGHT_PATTERNS, *PROCESSOR_FILES, *SENTENCE_PATTERNS,
+    CONFIG, "adapter_config.json", "adapter_model.safetensors", *WEIGHT_PATTERNS,
+    *PROCESSOR_FILES, *SENTENCE_PATTERNS,
 )  # fmt: skip
 """Files that are downloaded from the Hub; no others are requested."""
 MAX_PROCESSOR_BYTES = 256 * 2**20
@@ -85,7 +86,7 @@ def locate(source: str, revision: str | None = None) -> Origin:
     if folder.is_dir():
         if revision is not None:
             raise InputError(f"{where} is a folder, which has no revisions. Leave --revision out.")
-        origin = Origin(source, folder, folder)
+        origin = Origin(source, folder, _root_of(folder))
     elif _is_path(where):
         names = [path.name for path in folder.parent.glob("*")] if folder.parent.is_dir() else []
         near = nearest(folder.name, names)
@@ -117,9 +118,18 @@ def _download(source: str, repository: str, revision: str | None) -> Origin:
         ) from error
     folder = Path(found)
     commit = folder.name if _COMMIT.match(folder.name) else revision
-    # <cache>/models--owner--name/snapshots/<commit>/file links to <cache>/models--.../blobs/...
-    root = folder.parents[1] if folder.parent.name == "snapshots" else folder
-    return Origin(source, folder, root, commit)
+    return Origin(source, folder, _root_of(folder), commit)
+
+
+def _root_of(folder: Path) -> Path:
+    """Return the folder that no link may lead out of.
+
+    In the cache of the Hub, <cache>/models--owner--name/snapshots/<commit>/file is a link to
+    <cache>/models--owner--name/blobs/...
+    """
+    there = folder.resolve()
+    cached = there.parent.name == "snapshots" and there.parents[1].name.startswith("models--")
+    return there.parents[1] if cached else folder
 
 
 def _refuse_links_out(origin: Origin) -> None:

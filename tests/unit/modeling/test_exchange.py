@@ -462,8 +462,11 @@ def test_the_hub_is_asked_for_data_files_only(bert, zoo, monkeypatch, tmp_path):
     package = import_checkpoint(zoo, "hf:a/b", ImportOptions(revision="v1"))
     assert (asked["repository"], asked["revision"]) == ("a/b", "v1")
     assert not any("*.bin" in p or ".py" in p or p == "*" for p in asked["allow_patterns"])
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(asked["allow_patterns"])
     assert package.name == "b"
     assert package.manifest.producer.model_dump()["revision"] == commit
+    again = import_checkpoint(zoo, f"hf:{snapshot}", ImportOptions(name="folder"))
+    same_tensors(again.path, package.path)
 
 
 def test_a_hub_that_does_not_answer_is_one_clear_error(zoo, monkeypatch):
