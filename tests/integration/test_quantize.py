@@ -22,6 +22,7 @@ from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.plans import Plan, PlanFile
 from orchestrator.storage import sha256_file
 from orchestrator.zoo import Zoo
+from orchestrator.zoo.suite import read_suite
 
 CLASSES = {
     "array": ["axis", "shape", "sum", "mean"],
@@ -152,6 +153,24 @@ def test_the_reported_accuracies_are_those_of_the_committed_file(finished, place
         assert report[split]["drop"] <= 0.05
     assert result.metrics["accuracy"] == report["test"]["accuracy"]
     assert result.metrics["accuracy_float"] > 1.5 / 3
+
+
+def test_the_suite_holds_what_the_committed_file_answers(finished, place):
+    """Both figures and their difference, computed again with onnxruntime and torch alone."""
+    config, _, package = finished
+    exam = read_suite(package).exams["topic"]
+    rows = load_task(config.data).split("test")
+    right = split_answers(OnnxModel.load(package.path), package, rows) == rows.labels
+    reference = load_model(Zoo(config.run.zoo).get("bert").path).eval()
+    with torch.no_grad():
+        batch = TextProcessor.load(package.path)(rows.texts, None, 32)
+        expected = reference.predict(batch)["topic"].numpy().argmax(axis=1) == rows.labels
+    assert (exam.status, exam.rows) == ("measured", len(rows))
+    assert exam.metrics["accuracy"].value == right.mean()
+    difference = exam.differences["accuracy"]
+    assert difference.parent == expected.mean()
+    assert difference.drop == pytest.approx(expected.mean() - right.mean())
+    assert (package.path / exam.rows_file).is_file()
 
 
 def test_the_front_contains_the_choice_and_the_modes_of_samp(finished):
