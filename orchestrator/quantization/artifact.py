@@ -10,6 +10,7 @@ from orchestrator.config import StrictModel, dump_yaml
 from orchestrator.config.tables import table
 from orchestrator.errors import StageError
 from orchestrator.modeling.package import stored_bytes
+from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.quantization.allocator import Point, error_plans, pareto, predicted_error
 from orchestrator.quantization.backends.onnxruntime_cpu.session import MODEL_FILE
 from orchestrator.quantization.config import GoalConfig, QuantizeConfig
@@ -191,6 +192,7 @@ def write_package(folder: Path, config: QuantizeConfig, prepared: Prepared, choi
     for name in COPIED:
         shutil.copyfile(prepared.subject.package.path / name, folder / name)
     prepared.processor.save(folder)
+    copy_statement(prepared.subject.package.path, folder)
     (folder / "job.yaml").write_text(dump_yaml(config), encoding="utf-8")
     (folder / "evaluation").mkdir(exist_ok=True)
     _write_json(folder / PARETO_FILE, pareto_report(config, choice))

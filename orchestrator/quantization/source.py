@@ -9,6 +9,7 @@ from orchestrator.arrays import AnyArray
 from orchestrator.data.rows.rows import TaskData
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.sentence.statement import SentenceEmbedding
 from orchestrator.modeling.targets.configs import ClsConfig
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.kinds import Range
@@ -29,12 +30,21 @@ class Source:
     """Parameters by name."""
     ranges: dict[str, Range] = field(default_factory=dict)
     """Calibrated input range of each unit."""
+    statement: SentenceEmbedding | None = None
+    """Statement of the package about embeddings; its layers' parameters are in ``state``."""
 
     def emit(self, plan: Plan | None = None, *, observe: bool = False) -> "Emission":
         """Write the model as an ONNX graph under a plan."""
         from orchestrator.quantization.emission.model import emit
 
-        return emit(self.model_config, self.state, plan, self.ranges, observe=observe)
+        return emit(
+            self.model_config,
+            self.state,
+            plan,
+            self.ranges,
+            observe=observe,
+            statement=self.statement,
+        )
 
     @property
     def model_config(self) -> ModelConfig:
@@ -49,10 +59,16 @@ def read_source(folder: Path) -> Source:
         IntegrityError: If a file is missing or damaged.
     """
     from orchestrator.modeling.package import read_config, read_state
+    from orchestrator.modeling.sentence.embedder import SentenceEmbedder
+    from orchestrator.quantization.emission.vectors import SENTENCE
 
-    config = read_config(folder)
+    config, embedder = read_config(folder), SentenceEmbedder.load(folder)
     state = {name: tensor.numpy() for name, tensor in read_state(folder).items()}
-    return Source(config.model_dump(mode="json"), state)
+    if embedder is None:
+        return Source(config.model_dump(mode="json"), state)
+    layers = embedder.state_dict()
+    state |= {f"{SENTENCE}{name}": tensor.numpy() for name, tensor in layers.items()}
+    return Source(config.model_dump(mode="json"), state, statement=embedder.statement)
 
 
 def choose_target(config: ModelConfig, wanted: str | None, default: str | None = None) -> ClsConfig:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.inference.models import EMBEDDING
+from orchestrator.modeling.sentence.statement import SentenceEmbedding
 from orchestrator.tasks.base import AnyTask
 from orchestrator.zoo.suite import Figure
 from serving.guard.errors import ErrorType, ServingError
@@ -30,8 +31,8 @@ class ModelCard:
             is none.
         takes_pairs: Whether the package was trained on pairs of texts.
         max_length: Most tokens of one input, special tokens included.
-        embedding_sizes: Width D of each kind of vector: of ``embedding``, the mean over tokens, and
-            of similarity targets.
+        embedding_sizes: Width D of each kind of vector, of ``embedding`` and similarity targets.
+        stated: What ``embedding`` is; None: the mean over the tokens.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ModelCard:
     takes_pairs: bool
     max_length: int
     embedding_sizes: Mapping[str, int]
+    stated: SentenceEmbedding | None = None
 
     @property
     def ref(self) -> str:
@@ -94,6 +96,17 @@ class ModelCard:
             message = f"'{task.head}' answers {task.kind()}, not similarity; /predict answers it."
             raise ServingError(ErrorType.UNSUPPORTED, message)
         return task.head
+
+    def require_prompt(self, name: str) -> None:
+        """Refuse the name of a prompt that the package does not state.
+
+        Raises:
+            ServingError: There is no such prompt.
+        """
+        prompts = {} if self.stated is None else self.stated.prompts
+        if name not in prompts:
+            message = f"There is no such prompt. Prompts: {', '.join(prompts) or 'none'}."
+            raise ServingError(ErrorType.VALIDATION, message)
 
     def _named(self, wanted: str | None) -> AnyTask:
         name = self.default_target if wanted is None else wanted

@@ -34,10 +34,13 @@ class Engine:
         card: What clients may know about it.
         predictor: Runs the model.
         reader: Its tokenizer.
+        embedding_reader: Its tokenizer for embeddings, as the package states them.
     """
 
     def __init__(self, card: ModelCard, predictor: Predictor, reader: TextReader) -> None:
         self.card, self.predictor, self.reader = card, predictor, reader
+        assert predictor.embedding_reader is not None
+        self.embedding_reader = predictor.embedding_reader
 
     def run(self, sequences: Sequence[Tokens], wanted: Collection[str]) -> Outputs:
         """Run the model once."""
@@ -124,6 +127,7 @@ def load_engine(
         takes_pairs=stated is not None and bool((stated.model_extra or {}).get("pairs")),
         max_length=predictor.max_length,
         embedding_sizes={name: len(rows[0]) for name, rows in found.items()},
+        stated=None if predictor.embedding_reader is None else predictor.embedding_reader.statement,
     )
     return Engine(card, predictor, reader)
 

@@ -8,6 +8,7 @@ batched: `execute` is the batched method of a Serve replica, or a direct call.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.inference.batching import Outputs, Work
 from orchestrator.inference.inputs import Encoded, Item, Token, TooLongError, joined
+from orchestrator.inference.models import EMBEDDING
 from orchestrator.tasks.base import Answer, AnyTask
 from serving.guard.errors import ErrorType, ServingError
 from serving.guard.guard import Policy
@@ -32,6 +34,8 @@ FORMS: Final = {
 """Forms of an input → what messages call them."""
 
 Execute = Callable[[Work], Awaitable[Outputs]]
+Encode = Callable[..., list[Encoded]]
+"""Items, and ``truncate`` by name → tokens."""
 
 
 @dataclass(slots=True)
@@ -106,35 +110,63 @@ class Service:
         items: Sequence[Item],
         *,
         truncate: bool = False,
-        normalize: bool = True,
+        normalize: bool | None = None,
         target: str | None = None,
+        prompt: str | None = None,
     ) -> tuple[Float32Array, int]:
         """Return [B, D] float32 vectors and the number of tokens they took.
 
         Args:
             items: Texts.
             truncate: Cut what is too long; otherwise it is refused.
-            normalize: Scale each vector to length 1.
-            target: Similarity target; None: the default one, or the mean over the tokens.
+            normalize: Scale each vector to length 1; None: as the package states, and where it
+                states nothing, yes.
+            target: Similarity target; None: the default one, or what the package states.
+            prompt: Name of a prompt that the package states; None: its default one.
 
         Raises:
-            ServingError: As for `predict`.
+            ServingError: As for `predict`, or there is no such prompt.
         """
         name = self.card.embedding(target)
-        encoded = await self._encode(items, None, truncate=truncate)
+        encode = self._vector_encoder(name, prompt)
+        encoded = await self._encode(items, None, truncate=truncate, encode=encode)
         vectors = np.stack((await self._run(encoded, (name,)))[name])
+        if normalize is None:
+            normalize = not (self.card.stated is not None and name == EMBEDDING)
         return unit(vectors) if normalize else vectors, sum(len(item) for item in encoded)
 
     async def infer(
-        self, items: Sequence[Item], wanted: Sequence[str], *, truncate: bool = False
+        self,
+        items: Sequence[Item],
+        wanted: Sequence[str],
+        *,
+        truncate: bool = False,
+        prompt: str | None = None,
     ) -> Outputs:
-        """Return several outputs of one run: name of a target or ``embedding`` → one per item.
+        """Return several outputs: name of a target or ``embedding`` → one per item.
+
+        They come from one run; an embedding that the package states reads its own tokens.
+
+        Args:
+            items: What is asked.
+            wanted: Names of outputs.
+            truncate: Cut what is too long; otherwise it is refused.
+            prompt: Name of the embedding's prompt; see `embed`.
 
         Raises:
-            ServingError: As for `predict`.
+            ServingError: As for `predict`, or there is no such prompt.
         """
-        encoded = await self._encode(items, None, truncate=truncate)
-        return await self._run(encoded, wanted)
+        stated = EMBEDDING in wanted and self.card.stated is not None
+        apart = {EMBEDDING} if stated or prompt else set()
+        found: Outputs = {}
+        if together := [name for name in wanted if name not in apart]:
+            encoded = await self._encode(items, None, truncate=truncate)
+            found |= await self._run(encoded, together)
+        if apart:
+            encode = self._vector_encoder(EMBEDDING, prompt)
+            encoded = await self._encode(items, None, truncate=truncate, encode=encode)
+            found |= await self._run(encoded, (EMBEDDING,))
+        return found
 
     async def tokenize(self, texts: Sequence[str], *, special: bool = True) -> list[list[Token]]:
         """Return the tokens of each text in the shape of Text Embeddings Inference.
@@ -146,6 +178,21 @@ class Service:
         return await asyncio.to_thread(
             lambda: [self.engine.reader.tokens(text, special=special) for text in texts]
         )
+
+    def _vector_encoder(self, name: str, prompt: str | None) -> Encode:
+        """Return the reader of an output of vectors, with a prompt.
+
+        Raises:
+            ServingError: There is no such prompt.
+        """
+        if name == EMBEDDING:
+            if prompt:
+                self.card.require_prompt(prompt)
+            return partial(self.engine.embedding_reader.encode, prompt=prompt)
+        if prompt:
+            message = f"'{name}' reads no prompt; the package's own embedding does."
+            raise ServingError(ErrorType.UNSUPPORTED, message)
+        return self.engine.reader.encode
 
     async def _outputs(
         self, items: Sequence[Item], task: AnyTask, *, truncate: bool
@@ -166,15 +213,21 @@ class Service:
         return {name: joined(encoded, rows) for name, rows in found.items()}
 
     async def _encode(
-        self, items: Sequence[Item], task: AnyTask | None, *, truncate: bool
+        self,
+        items: Sequence[Item],
+        task: AnyTask | None,
+        *,
+        truncate: bool,
+        encode: Encode | None = None,
     ) -> list[Encoded]:
         characters = self._check(items)
-        encode = self.engine.reader.encode
+        if encode is None:
+            encode = partial(self.engine.reader.encode, task=task)
         try:
             if characters <= INLINE_CHARACTERS:
-                encoded = encode(items, task, truncate=truncate)
+                encoded = encode(items, truncate=truncate)
             else:
-                encoded = await asyncio.to_thread(encode, items, task, truncate=truncate)
+                encoded = await asyncio.to_thread(encode, items, truncate=truncate)
         except TooLongError as error:
             raise ServingError(ErrorType.TOKENIZER, str(error)) from error
         tokens = sum(len(item) for item in encoded)

@@ -102,8 +102,9 @@ class NativeProtocol(WireProtocol):
         vectors, _ = await self.service.embed(
             [Item(text) for text in as_list(body.inputs)],
             truncate=body.truncate or options.truncate,
-            normalize=body.normalize and options.normalize,
+            normalize=_normalize(body.normalize, options.normalize),
             target=body.target,
+            prompt=body.prompt_name if options.prompt_name is None else options.prompt_name,
         )
         rows: list[list[float]] = vectors.tolist()
         return rows
@@ -120,7 +121,9 @@ class NativeProtocol(WireProtocol):
         vectors, _ = await self.service.embed(
             [Item(text) for text in texts],
             truncate=body.parameters is not None and body.parameters.truncate,
+            normalize=True,
             target=body.target,
+            prompt=body.prompt_name,
         )
         cosines: list[float] = (vectors[1:] @ vectors[0]).tolist()
         return cosines
@@ -155,6 +158,12 @@ class NativeProtocol(WireProtocol):
 def as_list(texts: str | list[str]) -> list[str]:
     """Return one text as a batch of one."""
     return [texts] if isinstance(texts, str) else texts
+
+
+def _normalize(*wanted: bool | None) -> bool | None:
+    """Return what the two places of a request say together: a false one decides."""
+    said = [each for each in wanted if each is not None]
+    return all(said) if said else None
 
 
 def parse_inputs(
@@ -213,7 +222,9 @@ def _finite(value: float) -> float | None:
 def _model_type(card: ModelCard) -> ClassifierType | EmbeddingType:
     task = card.tasks.get(card.default_target or "")
     if task is None or not task.labels:
-        return EmbeddingType(embedding=Pooling(pooling="mean"))
+        modes = ("mean",) if card.stated is None else card.stated.pooling
+        prompts = {} if card.stated is None else card.stated.prompts
+        return EmbeddingType(embedding=Pooling(pooling="+".join(modes)), prompts=list(prompts))
     return ClassifierType(
         classifier=Classifier(
             id2label={str(index): label for index, label in enumerate(task.labels)},

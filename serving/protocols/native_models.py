@@ -54,8 +54,10 @@ class Parameters(RequestBody):
 class EmbedParameters(Parameters):
     """Options in the place where Hugging Face's clients send them."""
 
-    normalize: bool = True
-    """Scale each vector to length 1."""
+    normalize: bool | None = None
+    """Scale each vector to length 1; null: as the package states."""
+    prompt_name: str | None = None
+    """Prompt that the package states, put before each text."""
 
 
 class PredictRequest(RequestBody):
@@ -89,11 +91,15 @@ class EmbedRequest(RequestBody):
     """One text or a batch of texts."""
     truncate: bool = False
     """Cut texts that are longer than ``max_input_length``; otherwise they are refused."""
-    normalize: bool = True
-    """Scale each vector to length 1."""
+    normalize: bool | None = None
+    """Scale each vector to length 1; null: as the package states, and where it states nothing,
+    true."""
     target: str | None = None
-    """Similarity target; null takes the default of ``/info`` if it is one, else the mean over the
-    tokens."""
+    """Similarity target; null takes the default of ``/info`` if it is one, else the embedding that
+    the package states (the mean over the tokens where it states none)."""
+    prompt_name: str | None = None
+    """Prompt that the package states, put before each text; null takes its default one, ``""``
+    none."""
     parameters: EmbedParameters | None = None
     """Options in another place."""
 
@@ -122,6 +128,8 @@ class SimilarityRequest(RequestBody):
     """Sentences to compare."""
     target: str | None = None
     """Similarity target; null: as for ``/embed``."""
+    prompt_name: str | None = None
+    """Prompt of all sentences; as for ``/embed``."""
     parameters: Parameters | None = None
     """Options."""
 
@@ -156,8 +164,8 @@ class ClassifierType(Message):
 class Pooling(Message):
     """Reduction of token vectors to one vector."""
 
-    pooling: Literal["mean"]
-    """Mean over the tokens of the text."""
+    pooling: str
+    """``mean``, ``cls`` ...; of several, joined by ``+``."""
 
 
 class EmbeddingType(Message):
@@ -165,6 +173,8 @@ class EmbeddingType(Message):
 
     embedding: Pooling
     """Its pooling."""
+    prompts: list[str] = Field(default_factory=list)
+    """Names that ``prompt_name`` takes."""
 
 
 class Reached(Message):

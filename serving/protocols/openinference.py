@@ -22,6 +22,7 @@ from serving.model.card import ModelCard
 from serving.model.service import unit
 from serving.protocols.openinference_models import (
     InferAnswer,
+    InferParameters,
     InferRequest,
     InputTensor,
     Live,
@@ -131,24 +132,31 @@ class OpenInferenceProtocol(WireProtocol):
         card = self.service.card
         _check(card, model, version)
         inputs = _texts(body.inputs)
-        truncate = body.parameters is not None and body.parameters.truncate
-        outputs = await self._run(inputs, _wanted(body.outputs, card), truncate=truncate)
+        parameters = body.parameters or InferParameters()
+        outputs = await self._run(inputs, _wanted(body.outputs, card), parameters)
         return InferAnswer(
             id=body.id, model_name=card.name, model_version=card.version, outputs=outputs
         )
 
     async def _run(
-        self, items: list[Item], wanted: list[str], *, truncate: bool
+        self, items: list[Item], wanted: list[str], parameters: InferParameters
     ) -> list[OutputTensor]:
         card = self.service.card
         targets = dict.fromkeys(name.rpartition(".")[0] for name in wanted if name != EMBEDDING)
         vectors = [card.embedding()] if EMBEDDING in wanted else []
-        found = await self.service.infer(items, [*targets, *vectors], truncate=truncate)
+        found = await self.service.infer(
+            items,
+            [*targets, *vectors],
+            truncate=parameters.truncate,
+            prompt=parameters.prompt_name,
+        )
         tensors: dict[str, list[Any]] = {}
         for name in targets:
             tensors |= _tensors(card.tasks[name], found[name])
         for name in vectors:
-            tensors[EMBEDDING] = unit(np.stack(found[name])).ravel().tolist()
+            values = np.stack(found[name])
+            plain = card.stated is not None and name == EMBEDDING
+            tensors[EMBEDDING] = (values if plain else unit(values)).ravel().tolist()
         offered = _outputs(card)
         return [
             OutputTensor(

@@ -47,6 +47,8 @@ class InferParameters(Message):
 
     truncate: bool = False
     """Cut texts that are too long; otherwise they are refused."""
+    prompt_name: str | None = None
+    """Prompt that the package states, put before the texts of ``embedding``."""
 
 
 class InferRequest(RequestBody):

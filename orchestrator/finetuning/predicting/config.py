@@ -31,6 +31,9 @@ class PredictConfig(CommandConfig):
     """Answer with a head; false: embeddings alone."""
     embedding: bool = False
     """Add the vector of each row."""
+    prompt: str | None = None
+    """Name of a prompt that the package states for its vectors; null takes its default one, an
+    empty name none."""
     text_column: str | None = None
     """Column of the text; null takes text, text_a, sentence, content or document (or what the task
     reads, such as question)."""
@@ -51,3 +54,5 @@ class PredictConfig(CommandConfig):
             yield Problem("answers", "false leaves nothing to write. Set embedding: true, too.")
         if not self.answers and self.target is not None:
             yield Problem("target", "has no effect with answers: false. Leave it out.")
+        if not self.embedding and self.prompt is not None:
+            yield Problem("prompt", "has no effect without embedding: true. Leave it out.")

@@ -117,13 +117,17 @@ class PartWorker:
         vectors = None
         if len(rows) and self.task is not None:
             if self.plan.embedding and not getattr(self.task, "writes_text", False):
-                outputs = self.predictor.outputs(rows, self.task, embeddings=True)
+                outputs = self.predictor.outputs(
+                    rows, self.task, embeddings=True, prompt=self.plan.prompt
+                )
                 answers = self.task.answers(outputs.logits, outputs.readings)
                 vectors = outputs.embeddings
             else:
                 answers = list(self.predictor.answers(rows, self.task.head))
         if self.plan.embedding and vectors is None:
-            vectors = self.predictor.embed(rows) if len(rows) else np.zeros((0, 0), np.float32)
+            vectors = np.zeros((0, 0), np.float32)
+            if len(rows):
+                vectors = self.predictor.embed(rows, prompt=self.plan.prompt)
         plain = [answer.to_json() for answer in answers]
         table = input_table(self.plan, content)
         for name, column in answer_columns(self.plan, self.task, plain, vectors).items():

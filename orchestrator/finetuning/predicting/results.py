@@ -68,6 +68,8 @@ class PredictPlan(StrictModel):
     """Names of its labels, in the order of the scores."""
     embedding: bool
     """Whether vectors are written."""
+    prompt: str | None = None
+    """Name of their prompt; null: the default one of the package."""
     format: Literal["parquet", "jsonl"]
     """Format of the answers."""
     prefix: str

@@ -37,9 +37,10 @@ from orchestrator.finetuning.predicting.results import (
     PredictSummary,
 )
 from orchestrator.inference.heads import default_head, package_tasks, require_head
+from orchestrator.modeling.sentence.statement import read_statement
 from orchestrator.storage import RunFolder, atomic_write_json, read_model
 from orchestrator.tasks.base import AnyTask
-from orchestrator.zoo import Zoo
+from orchestrator.zoo import Package, Zoo
 
 STAGE: Final = "predict"
 QUIET: Final = ("ray.data", "ray.data._internal")
@@ -113,6 +114,7 @@ def prepare(config: PredictConfig) -> PredictPlan:
     task = None
     if config.answers:
         task = require_head(package.ref, tasks, default_head(package, tasks), config.target)
+    _require_prompt(package, config.prompt)
     found = survey(find_inputs(config.input), config.piece_rows)
     text, pair = _columns(config, found, task)
     _require_modality(package.ref, found, pair, task)
@@ -122,6 +124,7 @@ def prepare(config: PredictConfig) -> PredictPlan:
         head=None if task is None else task.head,
         labels=() if task is None else task.labels,
         embedding=config.embedding,
+        prompt=config.prompt,
         format=config.format,
         prefix=config.prefix,
         max_length=config.max_length,
@@ -140,6 +143,16 @@ def prepare(config: PredictConfig) -> PredictPlan:
         )
     _require_own(Path(config.output).absolute(), plan)
     return plan
+
+
+def _require_prompt(package: Package, name: str | None) -> None:
+    """Refuse a prompt that the package does not state."""
+    if not name:
+        return
+    statement = read_statement(package.path)
+    if statement is None:
+        raise InputError(f"prompt: {package.ref} states no prompts. Leave it out.")
+    statement.prompt(name)
 
 
 def _require_modality(ref: str, found: Survey, pair: str | None, task: AnyTask | None) -> None:

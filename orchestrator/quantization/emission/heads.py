@@ -13,9 +13,11 @@ import numpy as np
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.sentence.statement import SentenceEmbedding
 from orchestrator.modeling.targets.configs import ClsConfig, PairConfig, Pooling, TargetConfig
 from orchestrator.quantization.backends.onnxruntime_cpu.session import EMBEDDING, LOGITS_PREFIX
 from orchestrator.quantization.emission.graph import GraphBuilder
+from orchestrator.quantization.emission.vectors import VectorEmitter
 from orchestrator.quantization.emission.weights import Weights
 
 EMBEDDING_POOLING: Final[Pooling] = "mean"
@@ -26,10 +28,24 @@ LOWEST: Final = float(np.finfo(np.float32).min)
 
 
 class HeadEmitter:
-    """Writes the embedding output and one logits output for each classification target."""
+    """Writes the embedding output and one logits output for each classification target.
 
-    def __init__(self, graph: GraphBuilder, config: ModelConfig, weights: Weights) -> None:
+    Args:
+        graph: Where the nodes go.
+        config: The model's config.
+        weights: Its parameters.
+        statement: What the embedding is; None: the mean over the tokens.
+    """
+
+    def __init__(
+        self,
+        graph: GraphBuilder,
+        config: ModelConfig,
+        weights: Weights,
+        statement: SentenceEmbedding | None = None,
+    ) -> None:
         self.graph = graph
+        self.statement = statement
         self.config = config
         self.weights = weights
 
@@ -37,20 +53,26 @@ class HeadEmitter:
         """Declare all outputs, given hidden [B, S, D] and the int32 mask [B, S].
 
         Raises:
-            InputError: If the model has no classification target.
+            InputError: If the model has no classification target, and states no embedding.
         """
         heads = [
             target for target in self.config.target if isinstance(target, ClsConfig | PairConfig)
         ]
-        if not heads:
+        if not heads and self.statement is None:
             raise InputError(
                 f"the package has targets {[target.name for target in self.config.target]}, none "
                 "of type cls, sp, nsp or sop: fine-tune it on a classification task first"
             )
         for head in heads:
             _require_supported(head)
-        pooled = {how: self._pool(hidden, mask, how) for how in _poolings(heads)}
-        self.graph.output(EMBEDDING, pooled[EMBEDDING_POOLING], ["batch", self.config.hidden_size])
+        pooled = {how: self._pool(hidden, mask, how) for how in self._poolings(heads)}
+        width = self.config.hidden_size
+        if self.statement is None:
+            vector = pooled[EMBEDDING_POOLING]
+        else:
+            vector = VectorEmitter(self.graph, self.statement, self.weights).emit(hidden, mask)
+            width = self.statement.width(width)
+        self.graph.output(EMBEDDING, vector, ["batch", width])
         for head in heads:
             self._classify(head, pooled[_pooling(head)])
 
@@ -67,6 +89,10 @@ class HeadEmitter:
         weight = self.graph.constant(f"{layer}.weight", self.weights.matrix(layer))
         bias = self.graph.constant(f"{layer}.bias", self.weights.array(f"{layer}.bias"))
         return self.graph.op("Add", [self.graph.op("MatMul", [x, weight]), bias])
+
+    def _poolings(self, heads: Sequence[TargetConfig]) -> dict[Pooling, None]:
+        own = [EMBEDDING_POOLING] if self.statement is None else []
+        return dict.fromkeys([*own, *(_pooling(head) for head in heads)])
 
     def _pool(self, hidden: str, mask: str, how: Pooling) -> str:
         """Reduce the real positions of hidden [B, S, D] to [B, D]."""
@@ -104,7 +130,3 @@ def _require_supported(head: TargetConfig) -> None:
 
 def _pooling(head: TargetConfig) -> Pooling:
     return head.pooling if isinstance(head, ClsConfig) else "first"
-
-
-def _poolings(heads: Sequence[TargetConfig]) -> dict[Pooling, None]:
-    return dict.fromkeys([EMBEDDING_POOLING, *(_pooling(head) for head in heads)])

@@ -1,7 +1,8 @@
 """Emission: from a config and its parameters to an ONNX model.
 
 Inputs, int32: ``input_ids`` [B, S], ``attention_mask`` [B, S] and, if the model has segments,
-``token_type_ids`` [B, S]. Outputs, float32: ``embedding`` [B, D] and ``logits.<target>`` [B, K].
+``token_type_ids`` [B, S]; ``embedding_mask`` [B, S] if the package states that prompts are not
+pooled. Outputs, float32: ``embedding`` [B, D] and ``logits.<target>`` [B, K].
 B and S are symbolic.
 """
 
@@ -19,6 +20,7 @@ from orchestrator.modeling.encoders.configs import (
     RecurrentConfig,
     TransformerConfig,
 )
+from orchestrator.modeling.sentence.statement import SentenceEmbedding
 from orchestrator.modeling.targets.configs import ClsConfig, PairConfig
 from orchestrator.quantization.backends.onnxruntime_cpu.session import (
     METADATA_POSITIONS,
@@ -67,15 +69,18 @@ def emit(
     ranges: Mapping[str, Range] | None = None,
     *,
     observe: bool = False,
+    statement: SentenceEmbedding | None = None,
 ) -> Emission:
     """Write a model as an ONNX graph.
 
     Args:
         config: The model's config.
-        state: Its parameters by name, as in ``model.safetensors``.
+        state: Its parameters by name, as in ``model.safetensors``; those of the statement's layers
+            too, as ``sentence.layers.<place>.*``.
         plan: The kind of every unit; None: float.
         ranges: Calibrated input range of each unit, for ``static_s7``.
         observe: Also return the extremes of every unit's input (see ``calibrators``).
+        statement: What the package states about embeddings.
 
     Raises:
         InputError: If a component has no ONNX form here, a parameter is missing, not finite or
@@ -91,7 +96,7 @@ def emit(
     mask = graph.input("attention_mask", ["batch", "length"])
     hidden = emit_embedding(graph, config, weights, mask)
     hidden = _emit_encoder(graph, config, weights, hidden, mask)
-    HeadEmitter(graph, config, weights).emit(hidden, mask)
+    HeadEmitter(graph, config, weights, statement).emit(hidden, mask)
     _require_all_read(weights, config)
     model = graph.model()
     onnx.helper.set_model_props(

@@ -12,11 +12,15 @@ from torch import nn
 
 from orchestrator.api import LoadedPackage, load
 from orchestrator.errors import InputError
+from orchestrator.inference.batching import pad
+from orchestrator.inference.inputs import Item
+from orchestrator.inference.models import OnnxModelAdapter
 from orchestrator.modeling.huggingface import sentence_check
 from orchestrator.modeling.huggingface.exporting import export_package
 from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
 from orchestrator.modeling.sentence.embedder import SentenceEmbedder
 from orchestrator.modeling.sentence.statement import read_statement
+from orchestrator.quantization.source import read_source
 from orchestrator.zoo import Zoo
 
 from ...support.sentences import TEXTS, sentence_folder
@@ -61,6 +65,25 @@ def test_vectors_are_equal_here_and_after_an_export(case, tmp_path):
         )
     assert package.manifest.metrics["import.embedding_max_abs_difference"] < EXACT
     assert again.max_seq_length == theirs.max_seq_length == 24
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_emitted_graph_gives_the_same_vectors(case, tmp_path):
+    pooling, layers = CASES[case]
+    inside = case != "weighted"
+    sentence_folder(tmp_path / "model", pooling, layers, include_prompt=inside)
+    package = imported(tmp_path, tmp_path / "model")
+    ours = opened(tmp_path)
+    (tmp_path / "graph").mkdir()
+    emission = read_source(package.path).emit()
+    (tmp_path / "graph" / "model.onnx").write_bytes(emission.to_bytes())
+    graph = OnnxModelAdapter(tmp_path / "graph")
+    for prompt in (None, "query"):
+        encoded = ours.predictor.embedding_reader.encode([Item(text) for text in TEXTS], prompt)
+        batch = pad([item.sequences[0] for item in encoded])
+        assert ("embedding_mask" in batch) == (prompt is not None and not inside)
+        vectors = graph.run(batch, ["embedding"])["embedding"]
+        np.testing.assert_allclose(vectors, ours.embed(TEXTS, prompt), atol=EXACT)
 
 
 def test_lower_case_the_default_prompt_and_a_limit_above_the_positions(tmp_path):

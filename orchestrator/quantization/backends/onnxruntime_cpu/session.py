@@ -21,6 +21,7 @@ from orchestrator.quantization.plans import PLAN_FILE, PlanFile
 
 MODEL_FILE: Final = "model.onnx"
 EMBEDDING: Final = "embedding"
+EMBEDDING_MASK: Final = "embedding_mask"
 LOGITS_PREFIX: Final = "logits."
 METADATA_VOCAB: Final = "vocab_size"
 METADATA_POSITIONS: Final = "max_position_embeddings"
@@ -80,8 +81,9 @@ class OnnxModel:
 
         Args:
             batch: ``input_ids`` [B, S]; optional ``attention_mask`` [B, S] (1 real, 0 padding;
-                default: all real) and ``token_type_ids`` [B, S] (default: 0). Other keys are
-                ignored.
+                default: all real), ``token_type_ids`` [B, S] (default: 0) and ``embedding_mask``
+                [B, S], 1 at the tokens that the embedding pools (default: all real). Other keys
+                are ignored.
 
         Raises:
             InputError: If shapes differ, an id is outside the vocabulary, a text has no real token,
@@ -107,6 +109,9 @@ class OnnxModel:
             if values.shape != ids.shape:
                 raise InputError(f"{name} has shape {values.shape}, input_ids {ids.shape}")
             feed[name] = values.astype(np.int32)
+        feed[EMBEDDING_MASK] = np.asarray(
+            batch.get(EMBEDDING_MASK, feed["attention_mask"]), np.int32
+        )
         empty = np.flatnonzero(~feed["attention_mask"].any(axis=1))
         if empty.size:
             raise InputError(
