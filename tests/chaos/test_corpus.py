@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -47,9 +48,10 @@ def command(path):
 
 def wait_for(condition, what):
     end = time.monotonic() + DEADLINE_S
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < end, what
         time.sleep(0.02)
+    return found
 
 
 def family(process):
@@ -80,6 +82,27 @@ def test_a_killed_job_goes_on_and_writes_no_finished_shard_again(tmp_path):
     assert open_corpus(folder).manifest == alone.manifest
 
 
+def stopped_at_work(job):
+    """Stop a worker process in the middle of its task and return it; None: there was none.
+
+    A task takes moments: a process that was seen to work may have ended its task since.
+    """
+    for process in family(job):
+        with suppress(psutil.NoSuchProcess):
+            if not works(process):
+                continue
+            process.suspend()
+            wait_for(lambda each=process: each.status() == psutil.STATUS_STOPPED, "not stopped")
+            if works(process):
+                return process
+            process.resume()
+    return None
+
+
+def works(process):
+    return "Map(_work)" in " ".join(process.cmdline())
+
+
 def test_a_killed_worker_is_replaced(tmp_path):
     """A process that works on shards gets SIGKILL: Ray Data starts its task again."""
     job = subprocess.Popen(
@@ -87,11 +110,7 @@ def test_a_killed_worker_is_replaced(tmp_path):
     )
     wait_for(lambda: list(tmp_path.glob("corpora/*/shard-*.json")), "no shards")
 
-    def working():
-        return [each for each in family(job) if "Map(_work)" in " ".join(each.cmdline())]
-
-    wait_for(working, "no worker")
-    working()[0].kill()
+    wait_for(lambda: stopped_at_work(job), "no worker").kill()
     output, _ = job.communicate(timeout=DEADLINE_S)
     assert job.returncode == 0
     figures = json.loads(output.splitlines()[-1])["metrics"]
