@@ -51,7 +51,7 @@ class Prefetch:
 
     Args:
         source: Makes windows; asked by one thread at a time.
-        depth: Windows that are made ahead; 0: none, and no thread.
+        depth: Windows that are made ahead, 1 or more.
     """
 
     def __init__(self, source: Source, depth: int) -> None:
@@ -65,8 +65,6 @@ class Prefetch:
         Raises:
             Exception: Whatever making it raised.
         """
-        if not self._depth:
-            return self._source.window(step, rank, world)
         ask = (step, rank, world)
         if self._maker is None or self._maker.next != ask:
             self.close()

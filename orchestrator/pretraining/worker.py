@@ -85,7 +85,8 @@ def _first_model(inputs: PretrainInputs, start: str | None) -> Model:
     model = build_model(inputs.model)
     if start is not None:
         take_weights(model, Path(start))
-    freeze(model, inputs.config.train.freeze)
+    if inputs.config.train.freeze:
+        freeze(model, inputs.config.train.freeze)
     return model
 
 
@@ -103,8 +104,9 @@ class _Run:
         self.before_s = 0.0
         """Seconds that earlier parts of a resumed run took."""
         self.origin = origin_of(inputs)
-        self.source = Prefetch(inputs.steps(), config.prefetch_steps)
-        self.detour = Detour(self.source)
+        steps, ahead = inputs.steps(), config.prefetch_steps
+        self.prefetch = Prefetch(steps, ahead) if ahead else None
+        self.detour = Detour(self.prefetch or steps)
         self.meter = Meter(
             self.detour,
             self.engine,
@@ -122,7 +124,10 @@ class _Run:
         first = self._resume() or 0
         self.context.emit(RunStarted(run=self.config.run.name, step=first))
         patience_s = self.config.train.hang_timeout_s
-        with closing(self.source), closing(Watchdog(self.context.hung, patience_s)) as watchdog:
+        with ExitStack() as stack:
+            if self.prefetch is not None:
+                stack.enter_context(closing(self.prefetch))
+            watchdog = stack.enter_context(closing(Watchdog(self.context.hung, patience_s)))
             result = self._loop(first, watchdog)
             while isinstance(result, NonFiniteError):
                 result = self._loop(self._go_back(result), watchdog)

@@ -64,9 +64,9 @@ IMAGES = {
 
 
 def t5_gated():
-    """Return T5 v1.1. A new one of theirs is tied by mistake; the class draws an own layer so."""
-    theirs = T5ForConditionalGeneration(T5Config(**T5, feed_forward_proj="gated-gelu"))
-    theirs.config.tie_word_embeddings = False
+    """Return T5 v1.1: an output layer of its own, and nothing is divided."""
+    config = T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    theirs = T5ForConditionalGeneration(config)
     theirs.lm_head.weight = torch.nn.Parameter(torch.randn(VOCAB, WIDTH))
     return theirs
 
