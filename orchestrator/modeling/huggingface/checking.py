@@ -6,6 +6,7 @@ Legend: B batch, S length, T target length, C channels, V vocabulary.
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,9 @@ def check(
             not there.
     """
     sample = random_sample(architecture, values, config)
-    made = architecture.computed(config).keys()
+    made = architecture.computed(config)
     model = their_model(theirs, architecture, frozenset(made))
-    require_known(model.state_dict(), tensors, architecture)
+    require_known(model.state_dict(), chain(tensors, made.values()), architecture)
     expected = outputs_of(model, sample)
     del model
     found = our_outputs(ours, sample)
