@@ -95,7 +95,7 @@ class LoadedPackage:
                 an empty name: no prompt.
 
         Raises:
-            InputError: A text is empty or not a string, or there is no such prompt.
+            InputError: A text is empty or not a string, or the prompt is unknown.
         """
         return self.predictor.embed(_rows(texts, None), prompt=prompt)
 

@@ -131,7 +131,7 @@ class CommandConfig(JobConfig):
     """Config of a verb that needs no file: ``orchestrator evaluate package=spam data.source=...``.
 
     Where ``run.name`` is not given, the run is named after its settings.
-    The same command continues its run; another one gets a folder of its own.
+    The same command continues its run; another command gets its own folder.
     """
 
     verb: ClassVar[str]

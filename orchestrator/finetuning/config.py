@@ -52,7 +52,8 @@ class TrainingSection(FineTuneOptions):
     max_length: int = Field(128, ge=4)
     """Tokens a text is cut to; the model's limit where that is smaller."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Rows of one forward and backward pass of one worker; null: its share of the batch."""
+    """Rows of one forward and backward pass of one worker; null: its share of the batch, or, of
+    texts on a CPU, 8 of about one length."""
     adversarial: AdversarialConfig | None = None
     """Learn every step at a word table that was moved to raise the loss, too; null: do not."""
     patience: int | None = Field(2, ge=1)

@@ -182,6 +182,12 @@ def _lesson(
         raise InputError(f"{section.data.source}: {problem.path}: {problem.message}")
     options = {} if given is None else given.model_dump(exclude={"type"}, exclude_unset=True)
     task = task_for(detected.kind, data, section.head or head_name(data.name), model, **options)
+    named = section.head if config.data is None else config.head
+    if named is not None and named != task.head:
+        raise InputError(
+            f"head {named!r}: {detected.kind} continues the package's own head {task.head!r}. "
+            "Leave head out, or name that one."
+        )
     return Lesson(task, data, section.weight, section.class_weights), detected
 
 

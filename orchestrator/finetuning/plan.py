@@ -8,8 +8,10 @@ from orchestrator.data.processors.example_processor import open_processor
 from orchestrator.data.rows.checks import check_data
 from orchestrator.finetuning.grid import combinations
 from orchestrator.finetuning.inputs import FinetuneInputs
+from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.cost import activation_bytes, count_parameters, training_memory
 from orchestrator.tasks.base import HeadOptions, text_processor
+from orchestrator.training.finetune.finetune_model import is_costly
 from orchestrator.training.finetune.lesson_data import LessonData, Split
 from orchestrator.training.finetune.lessons import Lesson
 
@@ -29,6 +31,7 @@ def data_of(inputs: FinetuneInputs) -> LessonData:
         config.seed,
         world=config.cluster.workers,
         micro_batch_size=config.train.micro_batch_size,
+        short_passes=not config.cluster.gpus_per_worker and is_costly(build_on_meta(inputs.model)),
     )
 
 

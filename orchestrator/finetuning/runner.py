@@ -111,7 +111,7 @@ def _make(folder: RunFolder, config: FinetuneConfig, inputs: "FinetuneInputs | N
 
 
 def _start(config: FinetuneConfig, zoo: Zoo) -> Start:
-    """Return the versions that the references of the config stand for now."""
+    """Resolve the references of the config to versions, once: aliases may move later."""
     teacher = None if config.teacher is None else zoo.get(config.teacher.package).ref
     return Start(package=zoo.get(config.package).ref, teacher=teacher)
 

@@ -52,13 +52,13 @@ class EmbeddingReader:
             truncate: Cut what is too long.
 
         Raises:
-            InputError: There is no such prompt.
+            InputError: The prompt is unknown.
             TooLongError: An item is too long and ``truncate`` is false.
         """
         stated = self.statement
         if stated is None:
             if prompt:
-                raise InputError(f"there is no prompt {prompt!r}: the package states none.")
+                raise InputError(f"prompt {prompt!r} is unknown: the package states none.")
             return self._reader.encode(items, truncate=truncate)
         text = stated.prompt(prompt)
         if text or stated.lowercase:

@@ -233,7 +233,7 @@ class Predictor:
                 no prompt.
 
         Raises:
-            InputError: The rows are not what the model reads, or there is no such prompt.
+            InputError: The rows are not what the model reads, or the prompt is unknown.
         """
         found = self.outputs(
             rows, None, embeddings=True, progress=progress, prompt=prompt

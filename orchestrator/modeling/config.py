@@ -246,7 +246,7 @@ def read_config(folder: Path) -> ModelConfig:
     """Return the model config of a folder.
 
     Raises:
-        IntegrityError: There is no config, or it is not one of ours.
+        IntegrityError: The config is missing or of another format.
     """
     path = folder / CONFIG_FILE
     try:

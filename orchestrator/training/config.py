@@ -216,7 +216,9 @@ class FineTuneOptions(StrictModel):
 
     epochs: int = Field(4, ge=1, description="Passes over the training rows.")
     global_batch_size: int = Field(32, ge=1, description="Rows of one step.")
-    eval_batch_size: int = Field(128, ge=1, description="Rows of one evaluation pass.")
+    eval_batch_size: int = Field(
+        128, ge=1, description="Rows of one evaluation pass at most; texts on a CPU take fewer."
+    )
     weight_decay: float = Field(0.01, ge=0, description="Decay of weight matrices.")
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="Share of steps of warm-up.")
     max_grad_norm: float | None = Field(1.0, gt=0, description="Clip to this norm; null: never.")

@@ -101,7 +101,7 @@ class ModelCard:
         """Refuse the name of a prompt that the package does not state.
 
         Raises:
-            ServingError: There is no such prompt.
+            ServingError: The prompt is unknown.
         """
         prompts = {} if self.stated is None else self.stated.prompts
         if name not in prompts:

@@ -125,7 +125,7 @@ class Service:
             prompt: Name of a prompt that the package states; None: its default one.
 
         Raises:
-            ServingError: As for `predict`, or there is no such prompt.
+            ServingError: As for `predict`, or the prompt is unknown.
         """
         name = self.card.embedding(target)
         encode = self._vector_encoder(name, prompt)
@@ -154,7 +154,7 @@ class Service:
             prompt: Name of the embedding's prompt; see `embed`.
 
         Raises:
-            ServingError: As for `predict`, or there is no such prompt.
+            ServingError: As for `predict`, or the prompt is unknown.
         """
         stated = EMBEDDING in wanted and self.card.stated is not None
         apart = {EMBEDDING} if stated or prompt else set()
@@ -183,7 +183,7 @@ class Service:
         """Return the reader of an output of vectors, with a prompt.
 
         Raises:
-            ServingError: There is no such prompt.
+            ServingError: The prompt is unknown.
         """
         if name == EMBEDDING:
             if prompt:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from orchestrator.config import load_config
 from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
+from orchestrator.errors import InputError
 from orchestrator.finetuning.config import FinetuneConfig
 from orchestrator.finetuning.evaluating import runner as evaluate_runner
 from orchestrator.finetuning.evaluating.config import EvaluateConfig
@@ -18,6 +20,8 @@ from orchestrator.finetuning.inputs import resolve
 from orchestrator.finetuning.plan import describe
 from orchestrator.finetuning.predicting import runner as predict_runner
 from orchestrator.finetuning.predicting.config import PredictConfig
+from orchestrator.training.finetune import finetune_model
+from orchestrator.training.finetune.finetuner import FineTuner
 from orchestrator.zoo import Zoo
 from tests.support.every_task import Case, commit, data_of
 from tests.support.lessons import commit_encoder, learn, run_here
@@ -61,8 +65,7 @@ def rows_of(preset, place):
     case = ROWS.get(preset.stem)
     if case is None:
         return []
-    folder = place / preset.stem
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix=preset.stem, dir=place))
     if case.name != "generation":
         commit(Zoo(place / "zoo"), case, None, preset.stem)
     source = data_of(case, folder).source
@@ -113,3 +116,24 @@ def test_the_page_names_every_preset():
     page = (ROOT / "docs/finetuning.md").read_text(encoding="utf-8")
     others = [*CONFIGS.glob("evaluate_*"), *CONFIGS.glob("predict_*"), *CONFIGS.glob("generate_*")]
     assert not [path.name for path in [*PRESETS, *others] if path.name not in page]
+
+
+def test_a_named_head_is_not_replaced_by_the_packages_own(place):
+    preset = CONFIGS / "finetune_text_to_text.yaml"
+    overrides = [*runs(place), *rows_of(preset, place), "head=mine"]
+    config = load_config(FinetuneConfig, preset, overrides)
+    with pytest.raises(InputError, match="head 'mine': generation continues the package's own"):
+        resolve(config, Zoo(config.run.zoo).get(config.package))
+
+
+def test_the_plan_has_the_passes_that_the_trainer_takes(place, monkeypatch):
+    preset = CONFIGS / "finetune_regression.yaml"
+    overrides = [*runs(place), *SMALLER, *rows_of(preset, place), "train.global_batch_size=16"]
+    config = load_config(FinetuneConfig, preset, overrides)
+    inputs = resolve(config, Zoo(config.run.zoo).get(config.package))
+    assert "micro-batches of 16" in describe(inputs)
+    monkeypatch.setattr(finetune_model, "COSTLY_WEIGHTS", 1)
+    assert "micro-batches of 8" in describe(inputs)
+    options = config.train.with_rate(1e-3)
+    tuner = FineTuner(Path(inputs.package.path), inputs.lessons, options)
+    assert tuner.data.micro_batch_size == 8
