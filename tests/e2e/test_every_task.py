@@ -93,7 +93,7 @@ def fine_tune(place: Place) -> None:
         output="child",
         data=place.spec.model_dump(),
         task=place.case.kind,
-        head=HEAD,
+        head=None if place.task.writes_text else HEAD,
         train={**TRAINING.model_dump(), "patience": None, "dropout": 0.0},
     )
     config = validate_config(FinetuneConfig, settings, "test")

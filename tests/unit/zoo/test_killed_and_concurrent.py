@@ -248,8 +248,9 @@ def test_an_upload_killed_anywhere_is_no_package(tmp_path):
             assert set(zoo.store.folders("base")) == known
 
 
-def test_uploaders_at_once_get_a_version_each():
-    zoo = Zoo(f"memory://many-{uuid.uuid4().hex}")
+def test_uploaders_at_once_get_a_version_each(s3_root):
+    """On a real server: the file system in memory of fsspec is not safe among threads."""
+    zoo = Zoo(f"{s3_root}/many-{uuid.uuid4().hex}")
     failures = []
 
     def write(number):
