@@ -26,3 +26,5 @@ class TransformerDecoderConfig(BlockOptions, DecoderConfig):
             yield Problem("position_bias", "patches have no order; a decoder needs one. Use t5.")
         if self.layer_scale is not None:
             yield Problem("layer_scale", "is for encoders. Remove it.")
+        if self.query_key_norm != "none":
+            yield Problem("query_key_norm", "is for encoders. Remove it.")

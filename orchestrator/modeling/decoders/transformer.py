@@ -21,7 +21,8 @@ from orchestrator.modeling.layers.attention import (
     attention_mask,
     padding_mask,
 )
-from orchestrator.modeling.layers.feed_forward import Block, build_norm
+from orchestrator.modeling.layers.feed_forward import Block
+from orchestrator.modeling.layers.norms import build_norm
 from orchestrator.modeling.layers.relative_positions import build_position_bias
 
 

@@ -57,6 +57,13 @@ class TransformerConfig(BlockOptions, EncoderConfig):
         head_size = self.size_of_head(dimensions)
         if self.rotary is not None and head_size % 2:
             yield Problem("rotary", f"head size {head_size} is odd. Rotary needs an even one.")
+        elif self.rotary is not None and self.rotary.channels(head_size) % 2:
+            channels = self.rotary.channels(head_size)
+            yield Problem(
+                "rotary.share",
+                f"{self.rotary.share} of head size {head_size} is {channels} channels. Rotary "
+                "turns pairs: choose a share that gives an even number.",
+            )
         if isinstance(self.position_bias, PatchBiasConfig) and self.mask != "bidirectional":
             yield Problem("position_bias", "patches have no order. Use `mask: bidirectional`.")
         if self.window_from and (self.window is None or self.window_from >= self.num_layers):

@@ -4,6 +4,7 @@ Parameter names, the same for every variant (other code relies on them):
 
     layers.N.attention.query, .key, .value   linear, [heads * head size, D]
     layers.N.attention.output                linear, [D, heads * head size]
+    layers.N.attention.query_norm, .key_norm norms of heads or projections; only with query_key_norm
     layers.N.feed_forward.up, .down          linear, [inner, D] and [D, inner]
     layers.N.feed_forward.gate               linear, [inner, D]; only if feed_forward is `gated`
     layers.N.feed_forward.router, ...        in place of those if there are experts; see `Experts`
@@ -38,10 +39,10 @@ from orchestrator.modeling.layers.feed_forward import (
     DropPath,
     Experts,
     FeedForward,
-    build_norm,
     build_scale,
     rates_of_layers,
 )
+from orchestrator.modeling.layers.norms import build_norm
 from orchestrator.modeling.layers.relative_positions import Rotation, build_position_bias, rotation
 
 

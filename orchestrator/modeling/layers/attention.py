@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import Batch
 from orchestrator.modeling.layers.block_options import BlockOptions
+from orchestrator.modeling.layers.norms import build_norm
 from orchestrator.modeling.layers.relative_positions import Rotation, rotate
 
 Order = Literal["bidirectional", "causal", "prefix"]
@@ -182,8 +183,10 @@ def known_full(mask: Tensor) -> bool:
 class Attention(nn.Module):
     """Scaled dot-product attention with grouped key and value heads.
 
-    Vaswani et al. 2017, section 3.2; Ainslie et al. 2023 for the groups.
-    Parameters: ``query``, ``key``, ``value``, ``output``.
+    Vaswani et al. 2017, section 3.2; Ainslie et al. 2023 for the groups; Henry et al. 2020 for
+    norms of queries and keys.
+    Parameters: ``query``, ``key``, ``value``, ``output``; ``query_norm`` and ``key_norm`` only with
+    ``query_key_norm``.
 
     Args:
         options: Heads, biases, scale, dropout, and whether to use the fused kernel.
@@ -203,6 +206,14 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, grouped, bias=options.has_bias("key"))
         self.value = nn.Linear(width, grouped, bias=options.has_bias("value"))
         self.output = nn.Linear(own, width, bias=options.has_bias("output"))
+        self.norm_heads = options.query_key_norm == "head"
+        self.query_norm: nn.Module | None = None
+        self.key_norm: nn.Module | None = None
+        if options.query_key_norm != "none":
+            sizes = (self.head_size,) * 2 if self.norm_heads else (own, grouped)
+            self.query_norm, self.key_norm = (
+                build_norm(options.norm, size, options.norm_eps) for size in sizes
+            )
 
     def forward(
         self,
@@ -227,12 +238,13 @@ class Attention(nn.Module):
             [B, S, D]. A query that may read nothing gets the output bias alone: finite, with finite
             gradients.
         """
-        query = self._split(self.query(x))
+        query = self._split(self.query(x), self.query_norm)
         if memory is not None and cache is not None and cache.key is not None:
             key, value = cache.key, cast(Tensor, cache.value)
         else:
             source = x if memory is None else memory
-            key, value = self._split(self.key(source)), self._split(self.value(source))
+            key = self._split(self.key(source), self.key_norm)
+            value = self._split(self.value(source))
             if rotation is not None:
                 query, key = rotate(query, rotation), rotate(key, rotation)
             if cache is not None:
@@ -258,8 +270,14 @@ class Attention(nn.Module):
             enable_gqa=self.num_kv_heads != self.num_heads,
         )
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], -1, self.head_size).transpose(1, 2)
+    def _split(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """Return the heads of a projection, normalized if there is a norm, [B, H, S, d]."""
+        if norm is not None and not self.norm_heads:
+            x = norm(x)
+        x = x.view(*x.shape[:2], -1, self.head_size)
+        if norm is not None and self.norm_heads:
+            x = norm(x)
+        return x.transpose(1, 2)
 
 
 def eager_attention(

@@ -95,6 +95,9 @@ class BlockOptions(StrictModel):
     null: all or none, as `bias` says."""
     attention_scale: PositiveFloat | None = None
     """Factor on attention scores; null: 1 / sqrt(head size). T5: 1."""
+    query_key_norm: Literal["none", "head", "projection"] = "none"
+    """Normalize queries and keys before they are rotated: each head (Qwen3, Gemma 3), or all heads
+    together (OLMo 2)."""
     position_bias: Annotated[PositionBiasConfig, Field(discriminator="type")] | None = None
     """Added to attention scores by distance: `{type: t5}`, `{type: alibi}`, `{type: patches, ...}`;
     null: nothing."""
@@ -138,6 +141,8 @@ class BlockOptions(StrictModel):
             values += 4 * width
         if self.activation_dropout:
             values += inner
+        if self.query_key_norm != "none":
+            values += 2 * width
         if self.attention == "eager" or self.attention_dropout:
             values += 3 * self.num_heads * length + 2 * width
         return values * self.num_layers
@@ -226,6 +231,13 @@ class RotaryConfig(StrictModel):
     layout: Literal["halves", "pairs"] = "halves"
     """Channel i turns together with i + d/2 (LLaMA in transformers, GPT-NeoX), or with its
     neighbor (the original, LLaMA as released by Meta)."""
+    share: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of a head's channels that are rotated, the first ones (GPT-NeoX, Phi-3: partial
+    rotary); the others carry no position."""
     scaling: Scaling | None = None
     """Waves for longer sequences: `{type: linear, ...}`, `{type: llama3, ...}`, `{type: yarn,
     ...}`; null: as they are."""
+
+    def channels(self, head_size: int) -> int:
+        """Return how many channels of a head are rotated."""
+        return int(head_size * self.share)

@@ -1,6 +1,6 @@
 """Transformer blocks, compiled or not, and their position-wise parts.
 
-The parts are norms, activations, feed-forwards, layer scale and stochastic depth.
+The parts are activations, feed-forwards, layer scale and stochastic depth.
 
 A mixture of experts stands in place of one feed-forward: Jiang et al. 2024 (Mixtral), section 2.1;
 its balance loss is that of Fedus et al. 2022 (Switch), equation 4, summed over the top k as in
@@ -48,19 +48,6 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     config = torch._dynamo.config  # not a public setting: torch.compile has no argument for it
     config.recompile_limit = max(RECOMPILE_LIMIT, config.recompile_limit)
     return torch.compile(function, fullgraph=True)
-
-
-def build_norm(name: str, width: int, eps: float) -> nn.Module:
-    """Return a norm over the last axis, of size ``width``.
-
-    Args:
-        name: ``layernorm`` (Ba et al. 2016, biased variance) or ``rms`` (Zhang and Sennrich 2019).
-        width: Size of the last axis.
-        eps: Added to the variance, under the square root.
-    """
-    if name == "rms":
-        return nn.RMSNorm(width, eps=eps)
-    return nn.LayerNorm(width, eps=eps)
 
 
 def quick_gelu(x: Tensor) -> Tensor:

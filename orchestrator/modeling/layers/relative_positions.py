@@ -1,14 +1,14 @@
 """Positions inside attention: rotary embedding of queries and keys, and biases of the scores.
 
 Rotary embedding (Su et al. 2021) has two layouts. Halves (transformers' LLaMA, GPT-NeoX): channel i
-is rotated together with channel i + d/2, by the angle position * theta^(-2i/d), i < d/2. Pairs (the
+is rotated together with channel i + r/2, by the angle position * theta^(-2i/r), i < r/2. Pairs (the
 original): channels 2i and 2i + 1 are. Scaled frequencies are those of transformers'
 ``ROPE_INIT_FUNCTIONS``; its ``dynamic`` scaling is left out, since it turns keys that are already
 in a cache by other angles.
 
 Biases depend on the distance of query and key: learned (T5, patches of BEiT) or fixed (ALiBi).
 
-Legend: H heads, S queries, T keys, d head size.
+Legend: H heads, S queries, T keys, d head size, r its first channels that are rotated.
 """
 
 import math
@@ -36,9 +36,9 @@ class Rotation(NamedTuple):
     """Angles by which queries and keys are turned, and which channels are turned together.
 
     Attributes:
-        cos: Cosines for each channel, [B, 1, S, d].
-        sin: Sines, [B, 1, S, d].
-        pairs: Neighbors are turned together; otherwise channels half a head apart.
+        cos: Cosines for each channel that is turned, [B, 1, S, r].
+        sin: Sines, [B, 1, S, r].
+        pairs: Neighbors are turned together; otherwise channels r/2 apart.
     """
 
     cos: Tensor
@@ -54,7 +54,7 @@ def rotation(
     Args:
         config: Base of the wavelengths, layout and scaling.
         positions: Position ids, [B, S] or [1, S].
-        head_size: Even width d of a head.
+        head_size: Width d of a head, an even number of whose channels are rotated.
         dtype: Type of the result.
     """
     angles = positions[..., None].float() * frequencies(config, head_size, positions.device)
@@ -67,6 +67,9 @@ def rotation(
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
     """Rotate queries or keys [B, H, S, d]."""
+    channels = by.cos.shape[-1]
+    if channels < x.shape[-1]:
+        return torch.cat([rotate(x[..., :channels], by), x[..., channels:]], dim=-1)
     if by.pairs:
         even, odd = x[..., 0::2], x[..., 1::2]
         turned = torch.stack([-odd, even], dim=-1).flatten(-2)
@@ -77,8 +80,9 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
 
 
 def frequencies(config: RotaryConfig, head_size: int, device: torch.device) -> Tensor:
-    """Return the angle per position of each pair of channels, fp32 [d/2]."""
-    exponents = torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size
+    """Return the angle per position of each pair of rotated channels, fp32 [r/2]."""
+    size = config.channels(head_size)
+    exponents = torch.arange(0, size, 2, device=device, dtype=torch.float32) / size
     plain = 1.0 / config.theta**exponents
     scaling = config.scaling
     if isinstance(scaling, LinearScaling):

@@ -123,6 +123,8 @@ def _require_plain(config: ModelConfig) -> None:
             found.append("rotary.layout: pairs")
         if encoder.rotary is not None and encoder.rotary.scaling is not None:
             found.append("rotary.scaling")
+        if encoder.rotary is not None and encoder.rotary.share != 1.0:
+            found.append("rotary.share")
     found = [f"encoder.{name}" for name in found]
     if config.embedding.size is not None:
         found.append("embedding.size")

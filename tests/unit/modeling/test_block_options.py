@@ -3,13 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb
 
 from orchestrator.errors import ConfigError
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import all_real
 from orchestrator.modeling.layers.attention import Attention, AttentionMask, attention_mask
-from orchestrator.modeling.layers.block_options import BlockOptions
-from orchestrator.modeling.layers.relative_positions import AlibiBias
+from orchestrator.modeling.layers.block_options import BlockOptions, RotaryConfig
+from orchestrator.modeling.layers.relative_positions import AlibiBias, rotate, rotation
 
 from .small import LENGTH, VOCAB, WIDTH, make_batch, make_model
 
@@ -32,6 +33,9 @@ OPTIONS = {
     "patches": {"position_bias": {"type": "patches", "rows": 1, "columns": LENGTH - 1}},
     "rotary": {"rotary": {}, "mask": "causal"},
     "rotary_pairs_grouped": {"rotary": {"layout": "pairs"}, "num_kv_heads": 1},
+    "rotary_share": {"rotary": {"share": 0.5}, "head_size": 8},
+    "query_key_norm": {"query_key_norm": "head", "num_kv_heads": 2, "rotary": {}},
+    "query_key_norm_projection": {"query_key_norm": "projection", "norm": "rms"},
     "grouped_t5": {"num_kv_heads": 2, "position_bias": T5, "mask": "causal"},
     "grouped_window_prefix": {"num_kv_heads": 2, "window": 3, "mask": "prefix"},
     "experts": {"experts": {"num_experts": 4}, "feed_forward": "gated", "mask": "causal"},
@@ -192,6 +196,7 @@ MISTAKES = {
     "window_from: no block has a window": {"window_from": 1},
     "window_from: no block has": {"window": 3, "window_from": 2},
     "rotary: head size 3 is odd": {"rotary": {}, "head_size": 3},
+    "rotary.share: 0.4 of head size 8 is 3 channels": {"rotary": {"share": 0.4}, "head_size": 8},
     "rotary.scaling.factor: 0.5 is not allowed": {
         "rotary": {"scaling": {"type": "linear", "factor": 0.5}}
     },
@@ -205,6 +210,30 @@ MISTAKES = {
 def test_options_that_do_not_fit_are_refused(message):
     with pytest.raises(ConfigError, match=message):
         make_model(encoder=BASE | MISTAKES[message])
+
+
+def test_a_share_of_a_head_is_rotated():
+    """Phi-3's own function, also with neighbors turned together, as in GPT-J."""
+    q, k = torch.randn(2, 2, 3, LENGTH, 10).unbind()
+    angles = rotation(RotaryConfig(share=0.6), torch.arange(LENGTH)[None], 10, torch.float32)
+    assert angles.cos.shape[-1] == 6
+    expected = apply_rotary_pos_emb(q, k, angles.cos[:, 0], angles.sin[:, 0])
+    for found, other in zip((rotate(q, angles), rotate(k, angles)), expected, strict=True):
+        assert torch.equal(found, other)
+    halves, pairs = q[..., :6], q[..., [0, 3, 1, 4, 2, 5]]
+    neighbors = RotaryConfig(share=0.6, layout="pairs")
+    turned = rotation(neighbors, torch.arange(LENGTH)[None], 10, torch.float32)
+    found = rotate(torch.cat([pairs, q[..., 6:]], -1), turned)
+    torch.testing.assert_close(
+        found[..., [0, 2, 4, 1, 3, 5]], rotate(halves, angles), atol=1e-6, rtol=0
+    )
+    assert torch.equal(found[..., 6:], q[..., 6:])
+
+
+def test_a_decoder_has_no_norms_of_queries_and_keys():
+    decoder = {"type": "transformer", "num_heads": 4, "query_key_norm": "head"}
+    with pytest.raises(ConfigError, match=r"decoder\.query_key_norm: is for encoders"):
+        make_model(encoder=BASE, decoder=decoder, target_embedding={"parts": ["word"]}, target="lm")
 
 
 def test_experts_of_a_shared_block_are_not_balanced():

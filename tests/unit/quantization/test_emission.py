@@ -224,6 +224,8 @@ def test_a_language_model_head_is_left_out():
         {"layer_scale": 0.1},
         {"mask": "prefix"},
         {"rotary": {"layout": "pairs"}},
+        {"rotary": {"share": 0.5}},
+        {"query_key_norm": "head"},
     ],
 )
 def test_options_without_an_onnx_form_are_refused_by_name(option):

@@ -128,30 +128,37 @@ def body_config(
     )
 
 
-def rotary_config(theirs: Values) -> RotaryConfig:
-    """Return base and scaling of rotary positions for their ``rope_parameters``.
+def rotary_config(theirs: Values, *, partial: bool = False) -> RotaryConfig:
+    """Return base, share and scaling of rotary positions for their ``rope_parameters``.
+
+    Args:
+        theirs: The section.
+        partial: Whether the class can rotate a part of a head.
 
     Raises:
-        InputError: The type of scaling is not supported, or only a part of a head is rotated.
+        InputError: The type of scaling is not supported, or only a part of a head is rotated by a
+            class that cannot.
     """
     share = theirs.number("partial_rotary_factor", 1.0)
-    if share != 1.0:
+    if share != 1.0 and not partial:
         raise InputError(f"partial_rotary_factor: {share} is not supported; only 1.0 is.")
     kind, theta = theirs.choice("rope_type", SCALINGS), theirs.number("rope_theta")
     if kind is None:
-        return RotaryConfig(theta=theta)
+        return RotaryConfig(theta=theta, share=share)
     own = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
-    return RotaryConfig(theta=theta, scaling=kind.model_validate(theirs.without(own)))
+    scaling = kind.model_validate(theirs.without(own))
+    return RotaryConfig(theta=theta, share=share, scaling=scaling)
 
 
-def their_rotary(encoder: TransformerConfig) -> JsonObject:
-    """Return their ``rope_parameters``."""
+def their_rotary(encoder: TransformerConfig, *, partial: bool = False) -> JsonObject:
+    """Return their ``rope_parameters``, with the share where the class reads it."""
     if encoder.rotary is None:
         return {}
     scaling = encoder.rotary.scaling
     options = {} if scaling is None else scaling.model_dump(exclude={"type"}, exclude_none=True)
     kind = "default" if scaling is None else scaling.type
-    return {"rope_type": kind, "rope_theta": encoder.rotary.theta, **options}
+    share = {"partial_rotary_factor": encoder.rotary.share} if partial else {}
+    return {"rope_type": kind, "rope_theta": encoder.rotary.theta, **share, **options}
 
 
 def model_config(theirs: Values) -> ModelConfig:
