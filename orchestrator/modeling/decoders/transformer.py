@@ -31,14 +31,14 @@ class DecoderLayer(Block):
 
     def __init__(self, config: TransformerDecoderConfig, dimensions: Dimensions) -> None:
         super().__init__()
-        width, eps = dimensions.hidden_size, config.norm_eps
+        width, eps, bias = dimensions.hidden_size, config.norm_eps, config.norm_bias
         self.pre = config.norm_position == "pre"
         self.attention = Attention(config, dimensions)
         self.cross_attention = Attention(config, dimensions)
         self.feed_forward = build_feed_forward(config, dimensions)
-        self.norm1 = build_norm(config.norm, width, eps)
-        self.cross_norm = build_norm(config.norm, width, eps)
-        self.norm2 = build_norm(config.norm, width, eps)
+        self.norm1 = build_norm(config.norm, width, eps, bias=bias)
+        self.cross_norm = build_norm(config.norm, width, eps, bias=bias)
+        self.norm2 = build_norm(config.norm, width, eps, bias=bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def transform(
@@ -78,9 +78,8 @@ class TransformerDecoder(Decoder):
             config.position_bias, config.num_heads, both_sides=False
         )
         final = config.norm_position == "pre"
-        self.norm = (
-            build_norm(config.norm, dimensions.hidden_size, config.norm_eps) if final else None
-        )
+        width, eps, bias = dimensions.hidden_size, config.norm_eps, config.norm_bias
+        self.norm = build_norm(config.norm, width, eps, bias=bias) if final else None
 
     def forward(
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from orchestrator.config.registry import Choice
 from orchestrator.errors import Problem
@@ -22,6 +22,9 @@ from orchestrator.modeling.layers.block_options import (
     RotaryConfig,
 )
 
+Blocks = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
+"""Numbers of blocks, ascending; the first one is 0."""
+
 
 @encoders.register("orchestrator.modeling.encoders.transformer:TransformerEncoder")
 class TransformerConfig(BlockOptions, EncoderConfig):
@@ -33,8 +36,18 @@ class TransformerConfig(BlockOptions, EncoderConfig):
     latter and those that the batch marks in `prefix_mask` (UniLM)."""
     rotary: RotaryConfig | None = None
     """Rotary positions (LLaMA); null: none, positions come from the embedding."""
+    rotary_layers: Blocks | None = None
+    """Blocks that rotate queries and keys, counted from 0; null: all (SmolLM3 leaves some out)."""
     window_from: NonNegativeInt = 0
     """First block with the window; earlier ones read everything (Qwen2)."""
+    window_layers: Blocks | None = None
+    """Blocks with the window, counted from 0 (ModernBERT, Gemma 3); null: all from `window_from`.
+    """
+    window_rotary: RotaryConfig | None = None
+    """Rotary positions of the blocks with the window (ModernBERT: theta 10000); null: as in the
+    others."""
+    first_norm: bool = True
+    """Normalize before the attention of the first block too (false in ModernBERT)."""
     final_norm: bool = True
     """Normalize after the last pre-norm block (false in BEiT's classifier)."""
     drop_path: Rate = 0.0
@@ -48,8 +61,22 @@ class TransformerConfig(BlockOptions, EncoderConfig):
 
     def saved_activations(self, dimensions: Dimensions, length: int) -> int:
         """Values per position that the backward pass keeps."""
-        rotated = 2 * dimensions.hidden_size * self.num_layers if self.rotary else 0
+        blocks = sum(self.rotary_of(block) is not None for block in range(self.num_layers))
+        rotated = 2 * dimensions.hidden_size * blocks
         return self.saved_activations_of_blocks(dimensions, length) + rotated
+
+    def window_of(self, block: int) -> int | None:
+        """Window of a block; None: it reads everything."""
+        if self.window_layers is None:
+            return self.window if block >= self.window_from else None
+        return self.window if block in self.window_layers else None
+
+    def rotary_of(self, block: int) -> RotaryConfig | None:
+        """Rotary positions of a block; None: it has none."""
+        if self.rotary_layers is not None and block not in self.rotary_layers:
+            return None
+        has_window = self.window_of(block) is not None
+        return (self.window_rotary if has_window else None) or self.rotary
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Heads must divide the width; rotary needs an even head."""
@@ -57,23 +84,48 @@ class TransformerConfig(BlockOptions, EncoderConfig):
         head_size = self.size_of_head(dimensions)
         if self.rotary is not None and head_size % 2:
             yield Problem("rotary", f"head size {head_size} is odd. Rotary needs an even one.")
-        elif self.rotary is not None and self.rotary.channels(head_size) % 2:
-            channels = self.rotary.channels(head_size)
-            yield Problem(
-                "rotary.share",
-                f"{self.rotary.share} of head size {head_size} is {channels} channels. Rotary "
-                "turns pairs: choose a share that gives an even number.",
-            )
+        for name, rotary in (("rotary", self.rotary), ("window_rotary", self.window_rotary)):
+            channels = 0 if rotary is None else rotary.channels(head_size)
+            if rotary is not None and channels % 2 and not head_size % 2:
+                yield Problem(
+                    f"{name}.share",
+                    f"{rotary.share} of head size {head_size} is {channels} channels. Rotary "
+                    "turns pairs: choose a share that gives an even number.",
+                )
         if isinstance(self.position_bias, PatchBiasConfig) and self.mask != "bidirectional":
             yield Problem("position_bias", "patches have no order. Use `mask: bidirectional`.")
-        if self.window_from and (self.window is None or self.window_from >= self.num_layers):
-            yield Problem("window_from", "no block has a window. Set `window`, or leave it out.")
+        yield from self._pattern_problems()
         if self.norm_position == "post" and not self.final_norm:
             yield Problem(
                 "final_norm", "is for pre-norm blocks; these end with a norm. Set it true."
             )
+        if not self.first_norm and (self.norm_position == "post" or self.shared_layers):
+            yield Problem(
+                "first_norm", "is for pre-norm blocks that share no weights. Set it true."
+            )
         if self.shared_layers and self.drop_path:
             yield Problem("drop_path", "grows from block to block, but all are one. Set it to 0.")
+
+    def _pattern_problems(self) -> Iterator[Problem]:
+        """Blocks that are named must exist, and what they are named for too."""
+        if self.window_from and (self.window is None or self.window_from >= self.num_layers):
+            yield Problem("window_from", "no block has a window. Set `window`, or leave it out.")
+        if self.window_from and self.window_layers is not None:
+            yield Problem("window_from", "window_layers names the blocks. Leave one of them out.")
+        for name, given in (("window", self.window), ("rotary", self.rotary)):
+            blocks: tuple[int, ...] | None = getattr(self, f"{name}_layers")
+            if blocks is None:
+                continue
+            if given is None:
+                yield Problem(f"{name}_layers", f"there is no {name}. Set `{name}` too.")
+            if list(blocks) != sorted({*blocks}) or blocks[-1] >= self.num_layers:
+                yield Problem(
+                    f"{name}_layers",
+                    f"{list(blocks)} must be ascending numbers of blocks, from 0 to "
+                    f"{self.num_layers - 1}.",
+                )
+        if self.window_rotary is not None and None in (self.window, self.rotary):
+            yield Problem("window_rotary", "needs `window` and `rotary`. Set them too.")
 
 
 @encoders.register("orchestrator.modeling.encoders.gatedcnn:GatedCnnEncoder")

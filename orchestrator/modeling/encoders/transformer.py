@@ -8,7 +8,8 @@ Parameter names, the same for every variant (other code relies on them):
     layers.N.feed_forward.up, .down          linear, [inner, D] and [D, inner]
     layers.N.feed_forward.gate               linear, [inner, D]; only if feed_forward is `gated`
     layers.N.feed_forward.router, ...        in place of those if there are experts; see `Experts`
-    layers.N.norm1                           post: after attention + residual; pre: before attention
+    layers.N.norm1                           post: after attention + residual; pre: before
+                                             attention; not in layer 0 without first_norm
     layers.N.norm2                           the same for the feed-forward
     layers.N.scale1, .scale2                 factors on both outputs; only with layer_scale
     layers.N.position_bias                   only with a patch bias that is not shared
@@ -33,7 +34,7 @@ from orchestrator.modeling.layers.attention import (
     KeyValues,
     attention_mask,
 )
-from orchestrator.modeling.layers.block_options import BlockOptions, PatchBiasConfig
+from orchestrator.modeling.layers.block_options import BlockOptions, PatchBiasConfig, RotaryConfig
 from orchestrator.modeling.layers.feed_forward import (
     Block,
     DropPath,
@@ -85,8 +86,9 @@ class TransformerLayer(Block):
         self.pre = options.norm_position == "pre"
         self.attention = Attention(options, dimensions)
         self.feed_forward = build_feed_forward(options, dimensions)
-        self.norm1 = build_norm(options.norm, width, options.norm_eps)
-        self.norm2 = build_norm(options.norm, width, options.norm_eps)
+        eps, bias = options.norm_eps, options.norm_bias
+        self.norm1 = build_norm(options.norm, width, eps, bias=bias)
+        self.norm2 = build_norm(options.norm, width, eps, bias=bias)
         self.scale1 = build_scale(width, options.layer_scale)
         self.scale2 = build_scale(width, options.layer_scale)
         own_bias = options.position_bias
@@ -132,6 +134,15 @@ class TransformerEncoder(Encoder):
         self.config = config
         self.head_size = config.size_of_head(dimensions)
         self.checkpointing = False
+        blocks = range(config.num_layers)
+        windows = [config.window_of(block) for block in blocks]
+        rotaries = [config.rotary_of(block) for block in blocks]
+        self.windows, self.rotaries = list(dict.fromkeys(windows)), list(dict.fromkeys(rotaries))
+        # numbers, not configs: torch.compile does not trace the hash of a config
+        self.choices = [
+            (self.windows.index(window), self.rotaries.index(rotary))
+            for window, rotary in zip(windows, rotaries, strict=True)
+        ]
         count = 1 if config.shared_layers else config.num_layers
         rates = rates_of_layers(config.drop_path, count)
         self.layers = nn.ModuleList(TransformerLayer(config, dimensions, rate) for rate in rates)
@@ -142,10 +153,11 @@ class TransformerEncoder(Encoder):
             if own
             else build_position_bias(config.position_bias, config.num_heads, both_sides=both)
         )
+        if not config.first_norm:
+            self.layers[0].norm1 = nn.Identity()
         final = config.norm_position == "pre" and config.final_norm
-        self.norm = (
-            build_norm(config.norm, dimensions.hidden_size, config.norm_eps) if final else None
-        )
+        width, eps, bias = dimensions.hidden_size, config.norm_eps, config.norm_bias
+        self.norm = build_norm(config.norm, width, eps, bias=bias) if final else None
 
     def forward(
         self, hidden: Tensor, mask: Tensor, batch: Batch, cache: Cache | None = None
@@ -158,19 +170,17 @@ class TransformerEncoder(Encoder):
             batch: May hold ``position_ids`` [B, S] (rotary), ``prefix_mask`` and ``document_ids``.
             cache: Keys and values of earlier positions; only for causal models.
         """
-        window, window_from = self.config.window, self.config.window_from
-        near = self._mask(hidden, mask, batch, window)
-        far = self._mask(hidden, mask, batch, None) if window_from else near
-        angles = self._rotation(hidden, mask, batch)
+        masks = [self._mask(hidden, mask, batch, window) for window in self.windows]
+        angles = [self._rotation(hidden, mask, batch, rotary) for rotary in self.rotaries]
         self.layer_outputs = [hidden] if self.keeps_layers else None
-        for index in range(self.config.num_layers):
+        for index, (window, rotary) in enumerate(self.choices):
             layer = self.layers[index % len(self.layers)]
-            allowed = near if index >= window_from else far
+            allowed, turned = masks[window], angles[rotary]
             if self.checkpointing and self.training:
-                hidden = checkpoint(layer, hidden, allowed, angles, use_reentrant=False)
+                hidden = checkpoint(layer, hidden, allowed, turned, use_reentrant=False)
             else:
                 own = None if cache is None else cache.layer(index).own
-                hidden = layer(hidden, allowed, angles, own)
+                hidden = layer(hidden, allowed, turned, own)
             if self.layer_outputs is not None:
                 self.layer_outputs.append(hidden)
         return hidden if self.norm is None else self.norm(hidden)
@@ -191,11 +201,13 @@ class TransformerEncoder(Encoder):
         positions = torch.arange(keys, device=hidden.device)
         return allowed.plus(self.position_bias(positions[keys - queries :], positions))
 
-    def _rotation(self, hidden: Tensor, mask: Tensor, batch: Batch) -> Rotation | None:
-        if self.config.rotary is None:
+    def _rotation(
+        self, hidden: Tensor, mask: Tensor, batch: Batch, rotary: RotaryConfig | None
+    ) -> Rotation | None:
+        if rotary is None:
             return None
         positions = batch.get("position_ids")
         if positions is None:
             first = mask.shape[1] - hidden.shape[1]
             positions = torch.arange(first, mask.shape[1], device=hidden.device)[None]
-        return rotation(self.config.rotary, positions, self.head_size, hidden.dtype)
+        return rotation(rotary, positions, self.head_size, hidden.dtype)

@@ -13,7 +13,7 @@ from orchestrator.config.registry import ENTRY_POINT_GROUP
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.component import Dimensions, EncoderConfig
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.encoders.configs import DualEncoderConfig
+from orchestrator.modeling.encoders.configs import DualEncoderConfig, TransformerConfig
 from orchestrator.modeling.huggingface import families
 from orchestrator.modeling.huggingface.architecture import Architecture, quiet
 from orchestrator.modeling.huggingface.values import Values
@@ -201,6 +201,8 @@ def _blocks(options: EncoderConfig, sizes: Dimensions) -> dict[str, object]:
     named = options.model_dump() | {"type": options.type_name()}
     if not isinstance(options, BlockOptions):
         return named
+    if isinstance(options, TransformerConfig):
+        named |= _layer_patterns(options)
     head_size = options.size_of_head(sizes)
     return named | {
         "intermediate_size": options.size_of_feed_forward(sizes),
@@ -208,6 +210,21 @@ def _blocks(options: EncoderConfig, sizes: Dimensions) -> dict[str, object]:
         "num_kv_heads": options.num_kv_heads or options.num_heads,
         "attention_bias": [p for p in get_args(Projection) if options.has_bias(p)],
         "attention_scale": options.attention_scale or head_size**-0.5,
+    }
+
+
+def _layer_patterns(options: TransformerConfig) -> dict[str, object]:
+    """Return which blocks have a window and rotary positions, however the options say it."""
+    blocks = range(options.num_layers)
+    near = [block for block in blocks if options.window_of(block) is not None]
+    rotated = [block for block in blocks if options.rotary_of(block) is not None]
+    both = sorted({*near} & {*rotated})
+    own = options.rotary_of(both[0]) if both else None
+    return {
+        "window_from": 0,
+        "window_layers": near,
+        "rotary_layers": rotated,
+        "window_rotary": None if own is None else own.model_dump(),
     }
 
 

@@ -82,6 +82,8 @@ class BlockOptions(StrictModel):
     """LayerNorm, or RMSNorm (LLaMA; T5's norm is the same)."""
     norm_eps: PositiveFloat = 1e-5
     """Added to the variance inside each norm (BERT, ViT: 1e-12; LLaMA, T5: 1e-6)."""
+    norm_bias: bool = True
+    """Give each LayerNorm a bias (ModernBERT: none); RMSNorm never has one."""
     activation: Activation = "gelu"
     """Activation of the feed-forward."""
     feed_forward: Literal["dense", "gated"] = "dense"
@@ -102,7 +104,8 @@ class BlockOptions(StrictModel):
     """Added to attention scores by distance: `{type: t5}`, `{type: alibi}`, `{type: patches, ...}`;
     null: nothing."""
     window: PositiveInt | None = None
-    """Positions that a position may look back, itself included (Mistral); null: all."""
+    """Positions that a position may look back, itself included (Mistral), and as many ahead where
+    both sides are read (65 for ModernBERT's local attention of 128); null: all."""
     layer_scale: PositiveFloat | None = None
     """First value of a learned factor for each channel of a sub-layer's output (BEiT); null: none.
     """
@@ -156,6 +159,8 @@ class BlockOptions(StrictModel):
             yield Problem(
                 "num_kv_heads", _does_not_divide(self.num_kv_heads, "num_heads", self.num_heads)
             )
+        if self.norm == "rms" and not self.norm_bias:
+            yield Problem("norm_bias", "RMSNorm never has a bias. Leave it out.")
         if self.experts is not None and self.activation_dropout:
             yield Problem("activation_dropout", "is not for experts. Set it to 0.")
         if self.experts is not None and self.experts.top_k > self.experts.num_experts:

@@ -25,6 +25,16 @@ OPTIONS = {
     "causal_window": {"mask": "causal", "window": 2},
     "window_later": {"mask": "causal", "window": 2, "window_from": 1},
     "prefix_window": {"mask": "prefix", "window": 3},
+    "window_pattern": {
+        "window": 3,
+        "window_layers": [1],
+        "rotary": {"theta": 100.0},
+        "window_rotary": {"theta": 10.0},
+        "norm_position": "pre",
+        "norm_bias": False,
+        "first_norm": False,
+    },
+    "rotary_pattern": {"mask": "causal", "rotary": {}, "rotary_layers": [0]},
     "t5": {"position_bias": T5, "attention_scale": 1.0},
     "t5_causal_window": {"position_bias": T5, "mask": "causal", "window": 3},
     "alibi": {"position_bias": ALIBI, "mask": "causal"},
@@ -136,6 +146,52 @@ def test_windows_and_prefixes_equal_plain_loops(order, window):
     torch.testing.assert_close(found[real], expected[real], **TOLERANCE)
 
 
+def test_each_block_has_its_own_window_and_rotary_positions():
+    """Against the blocks one by one, each with the mask and the angles that its number asks for."""
+    thetas = {False: RotaryConfig(theta=50.0), True: RotaryConfig(theta=5.0)}
+    options = {
+        "num_layers": 5,
+        "window": 3,
+        "window_layers": [1, 2, 4],
+        "rotary": thetas[False].model_dump(),
+        "window_rotary": thetas[True].model_dump(),
+        "rotary_layers": [0, 1, 3, 4],
+        "norm_position": "pre",
+        "first_norm": False,
+    }
+    model = make_model(embedding={"parts": ["word"]}, encoder=BASE | options, initializer_range=0.5)
+    batch = make_batch()
+    real = batch["attention_mask"].bool()
+    positions = torch.arange(LENGTH)[None]
+    hidden, _ = model.embedding(batch)
+    for block, layer in enumerate(model.encoder.layers):
+        near = block in options["window_layers"]
+        mask = attention_mask(real, order="bidirectional", window=3 if near else None)
+        angles = rotation(thetas[near], positions, WIDTH // 4, torch.float32)
+        normed = hidden if block == 0 else layer.norm1(hidden)
+        turned = angles if block in options["rotary_layers"] else None
+        hidden = hidden + layer.attention(normed, mask, rotation=turned)
+        hidden = hidden + layer.feed_forward(layer.norm2(hidden))
+    expected = model.encoder.norm(hidden)
+    assert not [*model.encoder.layers[0].norm1.parameters()]
+    torch.testing.assert_close(model.encode(batch)[real], expected[real], **TOLERANCE)
+
+
+def test_norms_without_a_bias_have_none_anywhere():
+    encoder = BASE | {"norm_bias": False, "norm_position": "pre"}
+    decoder = {"num_layers": 1, "num_heads": 4, "norm_bias": False, "norm_position": "pre"}
+    model = make_model(
+        encoder=encoder,
+        decoder={"type": "transformer", **decoder},
+        target_embedding={"parts": ["word"]},
+        target="lm",
+    )
+    for part in (model.encoder, model.decoder):
+        norms = [each for each in part.modules() if isinstance(each, torch.nn.LayerNorm)]
+        assert len(norms) > 3
+        assert all(each.bias is None for each in norms)
+
+
 def test_a_prefix_language_model_equals_one_with_an_explicit_mask():
     """UniLM: `lm` on `mask: prefix`, labels after the prefix; prefixes differ from row to row."""
     encoder = BASE | {"mask": "prefix"}
@@ -195,7 +251,35 @@ def test_alibi_falls_with_distance_on_both_sides():
 MISTAKES = {
     "window_from: no block has a window": {"window_from": 1},
     "window_from: no block has": {"window": 3, "window_from": 2},
+    "window_from: window_layers names the blocks": {
+        "window": 3,
+        "window_from": 1,
+        "window_layers": [1],
+    },
+    "window_layers: there is no window": {"window_layers": [1]},
+    r"window_layers: \[0, 2\] must be ascending numbers of blocks, from 0 to 1": {
+        "window": 3,
+        "window_layers": [0, 2],
+    },
+    r"window_layers: \[1, 0\] must be ascending": {"window": 3, "window_layers": [1, 0]},
+    "rotary_layers: there is no rotary": {"rotary_layers": [1]},
+    r"rotary_layers: \[1, 1\] must be ascending": {"rotary": {}, "rotary_layers": [1, 1]},
+    "rotary_layers: .* at least 1": {"rotary": {}, "rotary_layers": []},
+    "window_rotary: needs `window` and `rotary`": {"rotary": {}, "window_rotary": {}},
+    "first_norm: is for pre-norm blocks that share no weights": {"first_norm": False},
+    "first_norm: is for pre-norm blocks that": {
+        "norm_position": "pre",
+        "shared_layers": True,
+        "first_norm": False,
+    },
+    "norm_bias: RMSNorm never has a bias": {"norm": "rms", "norm_bias": False},
     "rotary: head size 3 is odd": {"rotary": {}, "head_size": 3},
+    "window_rotary.share: 0.4 of head size 8 is 3 channels": {
+        "rotary": {},
+        "window": 3,
+        "window_rotary": {"share": 0.4},
+        "head_size": 8,
+    },
     "rotary.share: 0.4 of head size 8 is 3 channels": {"rotary": {"share": 0.4}, "head_size": 8},
     "rotary.scaling.factor: 0.5 is not allowed": {
         "rotary": {"scaling": {"type": "linear", "factor": 0.5}}

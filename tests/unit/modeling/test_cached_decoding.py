@@ -26,6 +26,18 @@ MODELS = {
         "embedding": WORDS,
         "encoder": {"rotary": {}, "window": 3, "window_from": 1},
     },
+    "patterns": {
+        "embedding": WORDS,
+        "encoder": {
+            "num_layers": 4,
+            "rotary": {},
+            "rotary_layers": [0, 1, 3],
+            "window": 3,
+            "window_layers": [1, 2],
+            "window_rotary": {"theta": 20.0},
+            "first_norm": False,
+        },
+    },
     "grouped": {"embedding": WORDS, "encoder": {"rotary": {}, "num_kv_heads": 2}},
     "experts": {"embedding": WORDS, "encoder": {"rotary": {}, "experts": {"num_experts": 4}}},
     "shared": {"embedding": WORDS, "encoder": {"rotary": {}, "shared_layers": True}},

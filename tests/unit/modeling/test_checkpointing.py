@@ -16,6 +16,19 @@ MODELS = {
         "encoder": {"type": "transformer", **BLOCKS, "rotary": {}, "position_bias": {"type": "t5"}},
         "target": "mlm",
     },
+    "patterns": {
+        "encoder": {
+            "type": "transformer",
+            **BLOCKS,
+            "norm_position": "pre",
+            "first_norm": False,
+            "window": 3,
+            "window_layers": [1, 3],
+            "rotary": {},
+            "window_rotary": {"theta": 20.0},
+        },
+        "target": "mlm",
+    },
     "experts": {
         "encoder": {"type": "transformer", **BLOCKS, "experts": {"num_experts": 4}},
         "target": ["mlm", "balance"],

@@ -6,7 +6,7 @@ import torch
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.cost import activation_bytes, count_parameters, training_memory
 
-from .small import VOCAB, make_config
+from .small import VOCAB, WIDTH, make_config
 
 
 def test_parameters_are_those_of_the_built_model_and_tied_ones_count_once():
@@ -83,6 +83,16 @@ def saved_bytes(config, batch, checkpointing=False):
             "rotary": {},
             "dropout": 0.0,
         },
+        {
+            "type": "transformer",
+            "norm_position": "pre",
+            "first_norm": False,
+            "rotary": {},
+            "rotary_layers": [1],
+            "window": 5,
+            "window_layers": [0, 2],
+            "dropout": 0.0,
+        },
         {"type": "lstm"},
         {"type": "bilstm"},
         {"type": "gru"},
@@ -103,6 +113,16 @@ def test_activations_are_estimated_near_what_autograd_keeps(encoder):
     real = saved_bytes(config, batch)
     estimate = activation_bytes(config, batch_size=4, length=32)
     assert 0.8 * real < estimate < 1.5 * real
+
+
+def test_only_blocks_with_rotary_positions_keep_rotated_vectors():
+    def estimate(**options):
+        encoder = {"type": "transformer", "num_layers": 3, "rotary": {}} | options
+        config = make_config(embedding={"parts": ["word"]}, encoder=encoder)
+        return activation_bytes(config, batch_size=1, length=1)
+
+    one = estimate(rotary_layers=[1]) - estimate(rotary=None)
+    assert estimate() - estimate(rotary=None) == 3 * one == 3 * 4 * 2 * WIDTH
 
 
 @pytest.mark.parametrize(
