@@ -29,6 +29,7 @@ from orchestrator.modeling.tencentpretrain.architecture import assemble, read_op
 from orchestrator.modeling.tencentpretrain.weights import (
     REPEATED,
     in_halves,
+    output_is_its_own,
     read_weights,
     table,
     tied_names,
@@ -40,6 +41,11 @@ from orchestrator.zoo.zoo import Zoo
 SCHEME = "tencentpretrain:"
 REPORT = "evaluation/import.json"
 SEGMENTS = "seg.embedding.weight"
+UNTIED = (
+    "the output layer is a table of its own, as in the weights, although tie_weights is true: with "
+    "share_embedding their model ties it to a table that is replaced"
+)
+"""Deviation from a configuration that ties the output layer of weights that do not."""
 
 
 def import_tencentpretrain(zoo: Zoo, source: str, options: ImportOptions) -> Package:
@@ -64,6 +70,7 @@ def import_tencentpretrain(zoo: Zoo, source: str, options: ImportOptions) -> Pac
         "stage": "import",
         "source": source,
         "source_files": {path.name: sha256_file(path.resolve()) for path in paths},
+        "deviations": details["deviations"],
     }
     name = options.name or package_name(weights_path.name.partition(".")[0])
     with zoo.draft(name, kind="imported", producer=producer, licence=options.licence) as draft:
@@ -111,6 +118,8 @@ def convert(
         IntegrityError: Tensors are missing, unexpected or mis-shaped, or tied ones differ.
     """
     options = read_options(config_path)
+    untied = output_is_its_own(options, theirs)
+    options |= {"tie_weights": options["tie_weights"] and not untied}
     tied = tied_names(options)
     state = _without_padding_segment(theirs)
     assembly = assemble(options, {name: tensor.shape for name, tensor in state.items()})
@@ -126,7 +135,7 @@ def convert(
     own = {n: t for n, t in state.items() if n not in repeated and n not in tied}
     require_same(_expected(config, rows), own, f"{config_path.name}'s weights")
     details = {
-        "deviations": list(assembly.deviations),
+        "deviations": [*assembly.deviations, *([UNTIED] if untied else [])],
         "tensors_left_out": sorted({*repeated, *(tied.keys() & state.keys())}),
         "same_as_in_transformers": _counterpart(config),
     }

@@ -101,6 +101,20 @@ def tied_names(options: Mapping[str, Any]) -> dict[str, str]:
     return tied
 
 
+def output_is_its_own(options: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
+    """Return whether the output layer is a table of its own although the options tie it.
+
+    Their model ties it to the table of the target side, and then puts the input side's table in the
+    place of that one, which is shared. What they train has two tables that differ; a conversion of
+    a checkpoint of transformers holds the same one twice.
+    """
+    output, words = "target.lm.output_layer.weight", "embedding.word.embedding.weight"
+    if not (options["tie_weights"] and options["share_embedding"] and options["decoder"]):
+        return False
+    there = output in state and words in state
+    return there and not torch.equal(state[output], state[words])
+
+
 def in_halves(options: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return our tensors with queries and keys whose channels turn as halves, not as pairs.
 
