@@ -67,6 +67,8 @@ class Point:
     paired: Paired
     divergence: Divergence
     latency: Latency
+    length: int | None = None
+    """Tokens at which texts are cut, where that is shorter than the job's limit."""
 
 
 def surrogate_front(

@@ -61,6 +61,10 @@ class Choice:
     folder: Path
     """Holds the measured model file and its plan."""
 
+    def limit(self, prepared: Prepared) -> int:
+        """Return the longest input of the package in tokens; longer texts are cut."""
+        return self.point.length or prepared.subject.limit
+
     @property
     def bytes(self) -> int:
         """Size of the model file."""
@@ -111,6 +115,7 @@ def pareto_report(config: QuantizeConfig, choice: Choice) -> ParetoReport:
                 latency=point.latency,
                 plan=dict(point.plan.kinds),
                 latency_ms=point.latency.cpu_ms,
+                length=point.length,
                 predicted_kl=predicted_error(point.plan, choice.prices.errors),
                 on_front=id(point) in front,
                 chosen=point is choice.point,
@@ -131,6 +136,7 @@ def quantization_report(
         runtime=Runtime(name=backend.name, version=backend.version, threads=1),
         goal=config.goal,
         plan=DeployedPlan(**dict(choice.point.plan.to_file()), name=choice.point.name),
+        max_length=choice.point.length,
         artefact_sha256=measured.sha256,
         accuracy=measured.accuracy,
         latency=ReportedLatency(
@@ -153,7 +159,7 @@ def quantization_report(
 def probe(prepared: Prepared, choice: Choice) -> Probe:
     """Return a few texts with the answers that a server must reproduce before it takes traffic."""
     model = prepared.inputs.backend.load(choice.folder)
-    arrays = prepared.processor.arrays(prepared.probe, None, prepared.subject.limit)
+    arrays = prepared.processor.arrays(prepared.probe, None, choice.limit(prepared))
     return Probe(
         schema_version=PROBE_SCHEMA,
         texts=tuple(prepared.probe),
@@ -249,6 +255,7 @@ def plan_text(config: QuantizeConfig, subject: Subject) -> str:
     goal = (
         ", ".join(f"{name} {value}" for name, value in config.goal if value) or "knee of the front"
     )
+    shorter = ", ".join(map(str, config.lengths))
     sessions = len(error_plans(subject.units, config.kinds))
     return "\n".join(
         [
@@ -261,6 +268,7 @@ def plan_text(config: QuantizeConfig, subject: Subject) -> str:
             f"in float, {weights / 2**20:.1f} MiB in INT8",
             *lines,
             f"{sessions} single-unit sessions, then up to {config.mixed_plans} mixed plans and the "
-            "pure modes are measured",
+            "pure modes are measured"
+            + (f", the fastest of them also with texts cut at {shorter} tokens" if shorter else ""),
         ]
     )

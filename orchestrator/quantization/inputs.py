@@ -1,5 +1,6 @@
 """Inputs of a quantization job: package, model and encoded texts, resolved and checked once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -67,12 +68,18 @@ class QuantizeInputs:
     """Classification target whose accuracy counts."""
     texts: Texts
     """Encoded rows."""
+    cut: Mapping[int, Texts]
+    """The same rows, cut at each shorter length that is tried."""
     timing: Timing
     """The timed batch."""
     backend: Backend
     """Runtime to measure with."""
     calibrator: Calibrator
     """Chooses the ranges."""
+
+    def texts_of(self, length: int | None) -> Texts:
+        """Return the rows as a package with this limit reads them; None: with its own."""
+        return self.texts if length is None else self.cut[length]
 
     def calibrated(self, ranges: dict[str, Range]) -> "QuantizeInputs":
         """Return the same inputs with the input range of every unit."""
@@ -126,6 +133,7 @@ def read_subject(config: QuantizeConfig) -> Subject:
     default = default_head(package, package_tasks(package))
     target = choose_target(source.model_config, config.target, default).name
     limit = input_limit(config, source.model_config, package)
+    _check_lengths(config, limit, package)
     emission = source.emit()
     if not emission.units:
         raise InputError(
@@ -133,6 +141,25 @@ def read_subject(config: QuantizeConfig) -> Subject:
             "runtime (GRU and RNN have none); transformer, gatedcnn and LSTM encoders have"
         )
     return Subject(package, source, target, limit, emission)
+
+
+def _check_lengths(config: QuantizeConfig, limit: int, package: "Package") -> None:
+    """Require shorter lengths, and a manifest that can state the limit.
+
+    Raises:
+        InputError: A length is not shorter, or the package has no task.
+    """
+    if package.manifest.task is None and (config.lengths or config.max_length is not None):
+        raise InputError(
+            f"{package.ref} states no task, so it cannot state a limit either. Leave out "
+            "max_length and lengths, or fine-tune the package first"
+        )
+    long = [length for length in config.lengths if length >= limit]
+    if long:
+        raise InputError(
+            f"lengths: {', '.join(map(str, long))} is not shorter than the limit of {limit} "
+            "tokens. Give shorter lengths, or leave them out"
+        )
 
 
 def prepare(config: QuantizeConfig) -> Prepared:
@@ -152,6 +179,10 @@ def prepare(config: QuantizeConfig) -> Prepared:
         source=subject.source,
         target=subject.target,
         texts=_encode_task(task, processor, config, subject.limit),
+        cut={
+            length: _encode_task(task, processor, config, length)
+            for length in sorted(config.lengths, reverse=True)
+        },
         timing=Timing(
             batch_size=timing.batch_size,
             length=min(timing.length or subject.limit, subject.limit),

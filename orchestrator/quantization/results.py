@@ -133,7 +133,7 @@ class MeasuredArtifact(StrictModel):
     sha256: str
     """Hash of ``model.onnx``."""
     length: int
-    """Tokens of each text in the timed batch."""
+    """Tokens of each text in the timed batch, before a limit of the plan."""
     audit: Audit
     """Operators that the runtime executed."""
     accuracy: Accuracy
@@ -169,6 +169,8 @@ class ParetoPoint(StrictModel):
     """Kind of every unit."""
     latency_ms: float
     """CPU time of one call."""
+    length: int | None = None
+    """Tokens at which texts are cut; null: at the limit of the job."""
     predicted_kl: float | None = None
     """Sum of the errors of the single units; null if one of them was not measured."""
     on_front: bool
@@ -234,6 +236,9 @@ class QuantizationReport(StrictModel):
     """Bounds of the job."""
     plan: DeployedPlan
     """The deployed plan."""
+    max_length: int | None = None
+    """Tokens at which the deployed model's texts are cut; null (also in files of earlier releases):
+    at the limit of the job."""
     artefact_sha256: str
     """Hash of ``model.onnx``."""
     accuracy: Accuracy

@@ -66,6 +66,9 @@ def _quantize(config: QuantizeConfig, prepared: Prepared, folder: RunFolder) -> 
         choice = Search(config, prepared, folder, TaskPool(config.cluster)).run()
     parent, target = prepared.subject.package, prepared.subject.target
     manifest = parent.manifest
+    stated = None if manifest.task is None else manifest.task.model_dump(mode="json")
+    if stated is not None:
+        stated["max_length"] = choice.limit(prepared)  # what the figures were measured with
 
     def write(draft: Draft) -> None:
         write_package(draft.path, config, prepared, choice)
@@ -84,7 +87,7 @@ def _quantize(config: QuantizeConfig, prepared: Prepared, folder: RunFolder) -> 
         kind=KIND,
         write=write,
         parents=[parent.ref],
-        task=None if manifest.task is None else manifest.task.model_dump(mode="json"),
+        task=stated,
         metrics=summary(prepared, choice).model_dump(),
         licence=manifest.licence,
     )

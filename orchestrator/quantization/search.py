@@ -20,6 +20,7 @@ from orchestrator.quantization.allocator import (
     error_plans,
     latency_plans,
     options,
+    pareto,
     ranked,
     surrogate_front,
 )
@@ -44,6 +45,8 @@ from orchestrator.storage import RunFolder, sha256_bytes
 
 ROUNDING: Final = 1e-9
 """Slack on the accuracy bound: a drop is a fraction of two whole numbers."""
+CUT_PLANS: Final = 3
+"""Plans of the measured front, fastest first, that are tried with each shorter limit."""
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
@@ -107,6 +110,7 @@ class Search:
         front = surrogate_front(self.units, choices)
         baselines = named_plans(self.units, self.config.kinds)
         points = self._points(candidates(front, baselines, self.config.mixed_plans), reference)
+        points += self._cut(points, reference)
         logger.info("measured plans\n%s", points_table(points))
         for point in ranked(points, self.config.goal):
             measured = self._measure_file(point)
@@ -154,43 +158,72 @@ class Search:
             errors |= measured
         return errors
 
-    def _latencies(self, name: str, plans: Mapping[str, Plan]) -> dict[str, Latency]:
+    def _latencies(
+        self, name: str, plans: Mapping[str, Plan], lengths: Mapping[str, int] | None = None
+    ) -> dict[str, Latency]:
         """Time plans in one interleaved run."""
-        digests = sha256_bytes(repr([plan.digest for plan in plans.values()]).encode())[:12]
-        step = f"latency-{name}-{digests}"
+        timed = repr([plan.digest for plan in plans.values()]) + (repr(lengths) if lengths else "")
+        step = f"latency-{name}-{sha256_bytes(timed.encode())[:12]}"
         stored = self.folder.done(step)
         if stored is None:
-            found = self.pool.call(worker.measure_latencies, self.inputs, dict(plans))
+            found = self.pool.call(worker.measure_latencies, self.inputs, dict(plans), lengths)
             self.folder.mark(step, _dump(found))
             return found
         return {plan: Latency.model_validate(figures) for plan, figures in stored.items()}
 
-    def _points(self, plans: Mapping[str, Plan], reference: worker.References) -> list[Point]:
+    def _cut(self, points: Sequence[Point], reference: worker.References) -> list[Point]:
+        """Measure the fastest plans that may be deployed with each shorter limit."""
+        allowed = [p for p in points if p.plan.integer or self.config.goal.allow_float]
+        plans, lengths = {}, {}
+        for length in self.config.lengths:
+            for point in pareto(allowed)[:CUT_PLANS]:
+                name = f"{point.name}/{length}"
+                plans[name], lengths[name] = point.plan, length
+        return self._points(plans, reference, lengths) if plans else []
+
+    def _points(
+        self,
+        plans: Mapping[str, Plan],
+        reference: worker.References,
+        lengths: Mapping[str, int] | None = None,
+    ) -> list[Point]:
         """Measure accuracy, distance and time of the proposed plans."""
+        lengths = lengths or {}
+        steps = {
+            name: f"point-{plan.digest}" + (f"-{lengths[name]}" if name in lengths else "")
+            for name, plan in plans.items()
+        }
         found: dict[str, PlanFigures] = {}
         missing: dict[str, Sequence[Any]] = {}
         for name, plan in plans.items():
-            stored = self.folder.done(f"point-{plan.digest}")
+            stored = self.folder.done(steps[name])
             if stored is None:
-                missing[name] = (self.inputs, reference, plan)
+                missing[name] = (self.inputs, reference, plan, lengths.get(name))
             else:
                 found[name] = PlanFigures.model_validate(stored)
         calls = self.pool.map(
             worker.measure_plan, missing, title="quantize: accuracy of each plan", unit="plan"
         )
         for name, figures in calls:
-            self.folder.mark(f"point-{plans[name].digest}", figures.model_dump(mode="json"))
+            self.folder.mark(steps[name], figures.model_dump(mode="json"))
             found[name] = figures
-        latencies = self._latencies("plans", plans)
+        latencies = self._latencies("plans", plans, lengths)
         return [
-            Point(name, plan, found[name].paired, found[name].divergence, latencies[name])
+            Point(
+                name,
+                plan,
+                found[name].paired,
+                found[name].divergence,
+                latencies[name],
+                lengths.get(name),
+            )
             for name, plan in plans.items()
         ]
 
     def _measure_file(self, point: Point) -> MeasuredArtifact:
         """Write the model of a plan and measure the written file."""
         model = write_model_file(self.artifact, self.source, point.plan)
-        return self.pool.call(worker.measure_artifact, self.inputs, model, point.plan)
+        return self.pool.call(worker.measure_artifact, self.inputs, model, point.plan, point.length)
 
 
 def _dump(figures: Mapping[str, StrictModel]) -> dict[str, JsonValue]:

@@ -81,9 +81,15 @@ def measure_errors(
     ]
 
 
-def measure_plan(inputs: QuantizeInputs, reference: References, plan: Plan) -> PlanFigures:
-    """Measure the accuracy of a plan, and its distance from float, on the validation texts."""
-    rows = inputs.texts.validation
+def measure_plan(
+    inputs: QuantizeInputs, reference: References, plan: Plan, length: int | None = None
+) -> PlanFigures:
+    """Measure the accuracy of a plan, and its distance from float, on the validation texts.
+
+    With a ``length`` the plan reads texts that are cut there; float always reads them up to the
+    job's limit, so that the drop counts what the cut loses.
+    """
+    rows = inputs.texts_of(length).validation
     outputs = predict_all(open_plan(inputs, plan), rows)
     before, after = reference[1].logits[inputs.target], outputs.logits[inputs.target]
     return PlanFigures(
@@ -91,12 +97,15 @@ def measure_plan(inputs: QuantizeInputs, reference: References, plan: Plan) -> P
     )
 
 
-def measure_latencies(inputs: QuantizeInputs, plans: Mapping[str, Plan]) -> dict[str, Latency]:
+def measure_latencies(
+    inputs: QuantizeInputs, plans: Mapping[str, Plan], lengths: Mapping[str, int] | None = None
+) -> dict[str, Latency]:
     """Time plans against the float graph, which is measured beside them in every round.
 
     Args:
         inputs: The model and the timed batch.
         plans: Plans by name; one of them may be called ``float``.
+        lengths: Limit in tokens of the plans that cut texts; their batch is shorter.
     """
     plain = open_plan(inputs, Plan({}))
     size = sum(values.nbytes for values in inputs.source.state.values())
@@ -105,17 +114,20 @@ def measure_latencies(inputs: QuantizeInputs, plans: Mapping[str, Plan]) -> dict
     found: dict[str, Latency] = {}
     for start in range(0, max(len(others), 1), together):
         group = {name: open_plan(inputs, plans[name]) for name in others[start : start + together]}
-        found |= _timed(inputs, {FLOAT_NAME: plain, **group})
+        found |= _timed(inputs, {FLOAT_NAME: plain, **group}, lengths or {})
     return found
 
 
-def measure_artifact(inputs: QuantizeInputs, model: bytes, plan: Plan) -> MeasuredArtifact:
+def measure_artifact(
+    inputs: QuantizeInputs, model: bytes, plan: Plan, length: int | None = None
+) -> MeasuredArtifact:
     """Measure the file that is about to be committed: audit, accuracy and latency.
 
     Args:
         inputs: The float model and the texts.
         model: Content of the model file, as read back from the folder.
         plan: The plan that it must execute.
+        length: Tokens at which the package cuts texts; None: at the job's limit.
 
     Raises:
         StageError: If the executed graph is not the plan, or the float graph differs from the torch
@@ -125,16 +137,22 @@ def measure_artifact(inputs: QuantizeInputs, model: bytes, plan: Plan) -> Measur
     deployed = inputs.backend.open(model, batch_invariant=plan.batch_invariant)
     plain = open_plan(inputs, float_plan(inputs.source.emit().units))
     eager = _TorchModel(inputs.source)
-    texts = inputs.texts
+    texts, read = inputs.texts, inputs.texts_of(length)
     difference = _float_difference(eager, plain, texts.validation, inputs.target)
-    latency = _timed(inputs, {TORCH_NAME: eager, FLOAT_NAME: plain, DEPLOYED_NAME: deployed})
+    latency = _timed(
+        inputs,
+        {TORCH_NAME: eager, FLOAT_NAME: plain, DEPLOYED_NAME: deployed},
+        {} if length is None else {DEPLOYED_NAME: length},
+    )
     return MeasuredArtifact(
         sha256=sha256_bytes(model),
         length=inputs.timing.length,
         audit=audited,
         accuracy=Accuracy(
-            validation=_split_figures(plain, deployed, texts.validation, inputs.target),
-            test=_split_figures(plain, deployed, texts.test, inputs.target),
+            validation=_split_figures(
+                predict_all(plain, texts.validation), deployed, read.validation, inputs.target
+            ),
+            test=_split_figures(predict_all(plain, texts.test), deployed, read.test, inputs.target),
         ),
         float_graph_difference=difference,
         latency=DeployedLatency(**latency),
@@ -182,9 +200,9 @@ class _TorchModel:
 
 
 def _split_figures(
-    plain: Predictor, deployed: Predictor, rows: Encoded, target: str
+    before: Outputs, deployed: Predictor, rows: Encoded, target: str
 ) -> SplitFigures:
-    before, after = predict_all(plain, rows), predict_all(deployed, rows)
+    after = predict_all(deployed, rows)
     figures = paired(before.logits[target], after.logits[target], rows.labels)
     return SplitFigures(**dict(figures), error=divergence(before, after))
 
@@ -204,14 +222,16 @@ def _float_difference(eager: Predictor, plain: Predictor, texts: Encoded, target
     return worst
 
 
-def _timed(inputs: QuantizeInputs, models: Mapping[str, Predictor]) -> dict[str, Latency]:
-    """Time models on one batch of the configured shape, against the float graph."""
+def _timed(
+    inputs: QuantizeInputs, models: Mapping[str, Predictor], lengths: Mapping[str, int]
+) -> dict[str, Latency]:
+    """Time models on one batch of the configured shape, or cut, against the float graph."""
     timing = inputs.timing
     vocabulary = inputs.source.model_config.vocab_size
-    arrays = random_batch(timing.batch_size, timing.length, vocabulary)
 
-    def call(model: Predictor) -> Callable[[], object]:
+    def call(model: Predictor, length: int) -> Callable[[], object]:
+        arrays = random_batch(timing.batch_size, min(timing.length, length), vocabulary)
         return lambda: model.predict(arrays)
 
-    calls = {name: call(model) for name, model in models.items()}
+    calls = {name: call(model, lengths.get(name, timing.length)) for name, model in models.items()}
     return compare(calls, FLOAT_NAME, rounds=timing.rounds, calls=timing.calls)

@@ -265,6 +265,9 @@ def pareto_front(points: Sequence[ParetoPoint]) -> Picture:
         accuracy.set_ylabel("accuracy of the deployed artifact")
         _draw_plans(divergence, points, [1000 * point.error.kl for point in points])
         divergence.set_ylabel("KL divergence from float (millinats)")
+        divergence.set_yscale("symlog", linthresh=0.1)  # a cut text moves answers far more
+        divergence.set_ylim(bottom=0)
+        divergence.yaxis.set_major_formatter("{x:g}")
         divergence.legend(fontsize=7.5)
 
     return render_svg(draw, width=7.2, height=3.4, ncols=2)
@@ -278,7 +281,7 @@ def _draw_plans(axis: Any, points: Sequence[ParetoPoint], heights: Sequence[floa
             axis.plot(*place, "o", ms=13, mfc="none", color=PALETTE[1], label="chosen")
         if point.chosen or point.name == FLOAT_PLAN:
             axis.annotate(
-                point.name, place, xytext=(0, 10 if point.chosen else -14), ha="center",
+                point.name, place, xytext=(0, 10), ha="center",
                 textcoords="offset points", fontsize=7.5,
             )  # fmt: skip
     axis.plot([], [], "o", ms=5, color=PALETTE[0], label="on the Pareto front")

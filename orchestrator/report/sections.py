@@ -111,16 +111,18 @@ def continual(evaluation: StreamEvaluation) -> Section:
 
 def quantization(pareto: ParetoReport) -> Section:
     """Return the measured plans: accuracy against latency."""
-    chosen = [index for index, point in enumerate(pareto.points) if point.chosen]
+    points = sorted(pareto.points, key=lambda point: point.latency_ms)
+    chosen = [index for index, point in enumerate(points) if point.chosen]
     plans = Table(
         ("plan", "INT8 GEMMs", "accuracy", "ms"),
-        tuple((p.name, p.integer_units, p.accuracy, p.latency_ms) for p in pareto.points),
+        tuple((p.name, p.integer_units, p.accuracy, p.latency_ms) for p in points),
         highlight=chosen[0] if chosen else None,
     )
     return Section(
         "Quantization",
         f"Every point is a measured ONNX session: accuracy on {pareto.split} rows, one text at "
-        "a time, one thread. The front weighs accuracy, divergence from the float model and time.",
+        "a time, one thread. The front weighs accuracy, divergence from the float model and time. "
+        "A plan named with a number of tokens cuts texts there.",
         (figures.pareto_front(pareto.points), plans),
     )
 

@@ -12,6 +12,7 @@ from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError, StageError
+from orchestrator.inference.predictor import Predictor
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import load_model, write_model
@@ -215,6 +216,27 @@ def test_a_run_killed_right_after_its_commit_does_not_commit_again(finished, pla
     (place / "runs" / "first" / "result.json").unlink()
     assert runner.run(config) == result
     assert len(Zoo(config.run.zoo).packages()) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [("lengths", {"lengths": [6]}), ("whole", {"max_length": 6})]
+)
+def test_a_package_reads_as_many_tokens_as_it_was_measured_with(place, local_ray, name, change):
+    timed = {"rounds": 5, "calls": 3, "length": 32 if name == "lengths" else 6}
+    goal = {"max_accuracy_drop": 1.0}  # the fastest plan: the one that reads least
+    config = job(place, run=name, output=name, goal=goal, latency=timed, **change)
+    package = Zoo(config.run.zoo).get(runner.run(config).package)
+    assert package.manifest.task.max_length == 6
+    assert Predictor.open(package).max_length == 6
+    rows = load_task(config.data).split("test")
+    batch = TextProcessor.load(package.path).arrays(rows.texts, None, 6)
+    answers = OnnxModel.load(package.path).predict(batch)["topic"].argmax(axis=1)
+    right = (answers == rows.labels).mean()
+    whole = (split_answers(OnnxModel.load(package.path), package, rows) == rows.labels).mean()
+    assert right < whole  # the limit matters
+    assert read_suite(package).exams["topic"].metrics["accuracy"].value == right
+    report = package.read_json("evaluation/quantization.json")
+    assert report["accuracy"]["test"]["accuracy"] == right
 
 
 def test_a_bilstm_interrupted_before_its_commit_continues_without_measuring_again(

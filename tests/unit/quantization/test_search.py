@@ -5,7 +5,7 @@ import json
 import pytest
 
 from orchestrator.config import load_config
-from orchestrator.errors import StageError
+from orchestrator.errors import InputError, StageError
 from orchestrator.quantization import worker
 from orchestrator.quantization.artifact import summary, write_package
 from orchestrator.quantization.config import QuantizeConfig
@@ -77,8 +77,8 @@ def test_a_second_search_measures_only_the_written_file(make_config):
 def test_a_plan_whose_file_breaks_the_goal_is_skipped(make_config, monkeypatch):
     measured = []
 
-    def broken_once(inputs, model, plan, original=worker.measure_artifact):
-        found = original(inputs, model, plan)
+    def broken_once(inputs, model, plan, length, original=worker.measure_artifact):
+        found = original(inputs, model, plan, length)
         measured.append(plan)
         if len(measured) > 1:
             return found
@@ -127,6 +127,34 @@ def test_a_model_file_changed_after_the_measurement_is_not_packaged(make_config,
     model.write_bytes(model.read_bytes() + b"\0")
     with pytest.raises(StageError, match="changed after it was measured"):
         write_package(tmp_path, config, prepared, choice)
+
+
+def test_shorter_limits_are_measured_against_the_whole_texts(make_config, tmp_path):
+    config = make_config(lengths=[6, 5], goal={"max_latency_ms": 1e3})
+    prepared, choice, calls = search(config)
+    cut = [point for point in choice.points if point.length is not None]
+    assert {point.length for point in cut} == {5, 6}
+    assert all(point.name.endswith(f"/{point.length}") for point in cut)
+    assert calls.count("measure_plan") == len(choice.points)
+    whole = next(point for point in choice.points if point.name == "float")
+    assert all(point.paired.reference == whole.paired.accuracy for point in cut)
+    assert all(point.divergence.kl > 10 * whole.divergence.kl for point in cut)
+    texts = prepared.inputs.cut[5].test
+    assert max(batch["input_ids"].shape[1] for batch in texts.batches) == 5
+    chosen = next(point for point in cut if point.length == 5)
+    measured = worker.measure_artifact(
+        prepared.inputs.calibrated(worker.calibrate(prepared.inputs)),
+        (choice.folder / "model.onnx").read_bytes(),
+        choice.point.plan,
+        chosen.length,
+    )
+    assert measured.accuracy.validation.error.kl > choice.measured.accuracy.validation.error.kl
+
+
+@pytest.mark.parametrize("lengths", [[8, 16], [64]])
+def test_a_length_that_is_not_shorter_is_refused(make_config, lengths):
+    with pytest.raises(InputError, match="not shorter than the limit"):
+        prepare(make_config(lengths=lengths, max_length=16))
 
 
 def test_both_bounds_of_the_written_file_are_named(make_config):
