@@ -36,9 +36,9 @@ from orchestrator.modeling.interfaces import Target
 from orchestrator.modeling.layers.attention import Attention
 from orchestrator.modeling.layers.feed_forward import Experts, FeedForward
 from orchestrator.modeling.layers.relative_positions import T5Bias
+from orchestrator.modeling.layers.vocabulary import VocabularyLayer
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.targets.configs import TargetConfig
-from orchestrator.modeling.targets.vocabulary import VocabularyLayer
 
 NORMS = (nn.LayerNorm, nn.RMSNorm)
 

@@ -28,3 +28,5 @@ class TransformerDecoderConfig(BlockOptions, DecoderConfig):
             yield Problem("layer_scale", "is for encoders. Remove it.")
         if self.query_key_norm != "none":
             yield Problem("query_key_norm", "is for encoders. Remove it.")
+        if self.attention_softcap is not None:
+            yield Problem("attention_softcap", "is for encoders. Remove it.")

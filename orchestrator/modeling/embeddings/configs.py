@@ -20,9 +20,9 @@ class WordConfig(EmbeddingConfig):
 
     reads_content: ClassVar[bool] = True
     type: Literal["word"] = "word"
-    scale: bool = False
-    """Multiply by the square root of the hidden size (the original Transformer, PEGASUS, Marian).
-    """
+    scale: bool | Literal["rounded"] = False
+    """Multiply by the square root of the hidden size (the original Transformer, PEGASUS, Marian);
+    rounded: first brought to the type of the vectors (Gemma; the same in fp32)."""
 
     @property
     def reads_words(self) -> bool:

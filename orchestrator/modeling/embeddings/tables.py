@@ -27,6 +27,7 @@ class WordEmbedding(EmbeddingPart):
         super().__init__()
         width = dimensions.hidden_size
         self.factor = width**0.5 if config.scale else 1.0
+        self.rounded = config.scale == "rounded"
         self.weight = nn.Parameter(torch.empty(dimensions.vocab_size, width))
 
     def forward(self, batch: Batch, total: Tensor | None) -> Tensor:
@@ -38,6 +39,8 @@ class WordEmbedding(EmbeddingPart):
         if "input_ids" not in batch:
             raise InputError(f"The model reads input_ids; the batch has {', '.join(batch)}.")
         rows = F.embedding(batch["input_ids"], self.weight)
+        if self.rounded:
+            return rows * torch.tensor(self.factor, dtype=rows.dtype).item()
         return rows if self.factor == 1.0 else rows * self.factor
 
 

@@ -81,17 +81,9 @@ class TransformerConfig(BlockOptions, EncoderConfig):
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Heads must divide the width; rotary needs an even head."""
         yield from self.block_problems(dimensions)
-        head_size = self.size_of_head(dimensions)
-        if self.rotary is not None and head_size % 2:
-            yield Problem("rotary", f"head size {head_size} is odd. Rotary needs an even one.")
         for name, rotary in (("rotary", self.rotary), ("window_rotary", self.window_rotary)):
-            channels = 0 if rotary is None else rotary.channels(head_size)
-            if rotary is not None and channels % 2 and not head_size % 2:
-                yield Problem(
-                    f"{name}.share",
-                    f"{rotary.share} of head size {head_size} is {channels} channels. Rotary "
-                    "turns pairs: choose a share that gives an even number.",
-                )
+            if rotary is not None:
+                yield from inside(name, rotary.check(self.size_of_head(dimensions)))
         if isinstance(self.position_bias, PatchBiasConfig) and self.mask != "bidirectional":
             yield Problem("position_bias", "patches have no order. Use `mask: bidirectional`.")
         yield from self._pattern_problems()

@@ -43,6 +43,7 @@ class Row:
         leading_axes: Number of axes of size 1 that theirs has in front of ours; negative: fewer.
         heads: Theirs holds the parts head by head (BLOOM: query, key, value of head 0, then of head
             1, ...); 0: part by part.
+        sizes: Rows of each part where they differ (fewer key heads than query heads).
     """
 
     theirs: tuple[str, ...]
@@ -50,6 +51,7 @@ class Row:
     transposed: bool = False
     leading_axes: int = 0
     heads: int = 0
+    sizes: tuple[int, ...] = ()
 
     def at(self, layer: int) -> Row:
         """Return the row of one layer."""
@@ -72,7 +74,10 @@ class Row:
                 .transpose(0, 1)
                 .flatten(0, 2)
             )
-        parts = tensor.chunk(count) if count > 1 else (tensor,)
+        if self.sizes:
+            parts = tensor.split(self.sizes)
+        else:
+            parts = tensor.chunk(count) if count > 1 else (tensor,)
         return dict(zip(self.ours, parts, strict=True))
 
     def to_theirs(self, fetch: Fetch) -> dict[str, Tensor]:

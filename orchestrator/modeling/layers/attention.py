@@ -200,7 +200,8 @@ class Attention(nn.Module):
         self.num_kv_heads = options.num_kv_heads or options.num_heads
         self.scale = options.attention_scale or self.head_size**-0.5
         self.dropout = options.attention_dropout
-        self.eager = options.attention == "eager"
+        self.softcap = options.attention_softcap
+        self.eager = not options.fuses_attention
         own, grouped = self.num_heads * self.head_size, self.num_kv_heads * self.head_size
         self.query = nn.Linear(width, own, bias=options.has_bias("query"))
         self.key = nn.Linear(width, grouped, bias=options.has_bias("key"))
@@ -257,7 +258,9 @@ class Attention(nn.Module):
         """Return what each query reads, [B, H, S, d]."""
         dropout = self.dropout if self.training else 0.0
         if self.eager:
-            return eager_attention(query, key, value, mask, scale=self.scale, dropout=dropout)
+            return eager_attention(
+                query, key, value, mask, scale=self.scale, dropout=dropout, softcap=self.softcap
+            )
         bias = mask.bias
         return F.scaled_dot_product_attention(
             query,
@@ -288,6 +291,7 @@ def eager_attention(
     *,
     scale: float,
     dropout: float = 0.0,
+    softcap: float | None = None,
 ) -> Tensor:
     """Return softmax(scale q k' + bias) v by its formula, the reference for the fused kernel.
 
@@ -298,6 +302,7 @@ def eager_attention(
         mask: What may be read, and the bias; a query that may read nothing gets zeros.
         scale: Factor on the scores.
         dropout: Dropout rate on probabilities.
+        softcap: Limit of the scaled scores, by a tanh (Gemma team 2024, section 2); None: no limit.
 
     Returns:
         [B, H, S, d].
@@ -305,6 +310,8 @@ def eager_attention(
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(-1, -2) * scale
+    if softcap is not None:
+        scores = softcapped(scores, softcap)
     if mask.bias is not None:
         scores = scores + mask.bias
     allowed = mask.allowed
@@ -316,3 +323,8 @@ def eager_attention(
         weights = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).softmax(dim=-1)
         weights = weights.masked_fill(~allowed, 0.0)
     return F.dropout(weights, dropout) @ value
+
+
+def softcapped(x: Tensor, limit: float) -> Tensor:
+    """Return ``limit * tanh(x / limit)``; any shape."""
+    return (x / limit).tanh() * limit

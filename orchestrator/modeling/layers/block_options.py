@@ -100,6 +100,9 @@ class BlockOptions(StrictModel):
     query_key_norm: Literal["none", "head", "projection"] = "none"
     """Normalize queries and keys before they are rotated: each head (Qwen3, Gemma 3), or all heads
     together (OLMo 2)."""
+    attention_softcap: PositiveFloat | None = None
+    """Largest attention score c: each becomes c * tanh(score / c) (Gemma 2: 50); null: no limit.
+    No fused kernel does that, so attention is computed by its formula."""
     position_bias: Annotated[PositionBiasConfig, Field(discriminator="type")] | None = None
     """Added to attention scores by distance: `{type: t5}`, `{type: alibi}`, `{type: patches, ...}`;
     null: nothing."""
@@ -130,6 +133,11 @@ class BlockOptions(StrictModel):
         """Return whether a linear layer of attention has a bias."""
         return self.bias if self.attention_bias is None else projection in self.attention_bias
 
+    @property
+    def fuses_attention(self) -> bool:
+        """Whether attention is one kernel, which keeps no scores."""
+        return self.attention == "sdpa" and self.attention_softcap is None
+
     def saved_activations_of_blocks(self, dimensions: Dimensions, length: int) -> int:
         """Values per position that the backward pass keeps; fitted to what autograd saves.
 
@@ -146,7 +154,7 @@ class BlockOptions(StrictModel):
             values += inner
         if self.query_key_norm != "none":
             values += 2 * width
-        if self.attention == "eager" or self.attention_dropout:
+        if not self.fuses_attention or self.attention_dropout:
             values += 3 * self.num_heads * length + 2 * width
         return values * self.num_layers
 
@@ -224,7 +232,26 @@ class YarnScaling(StrictModel):
     """Round the channels between which the two blend."""
 
 
-Scaling = Annotated[LinearScaling | Llama3Scaling | YarnScaling, Field(discriminator="type")]
+class LongRopeScaling(StrictModel):
+    """Divide each wave by a factor of its own (LongRoPE, Ding et al. 2024; Phi-3)."""
+
+    type: Literal["longrope"] = "longrope"
+    short_factor: tuple[PositiveFloat, ...]
+    """Factors, one for each pair of rotated channels, where no position of the batch is beyond the
+    original length."""
+    long_factor: tuple[PositiveFloat, ...]
+    """The same for batches with a position beyond it."""
+    original_max_position_embeddings: int = Field(ge=2)
+    """Length that the model was first trained on, in positions."""
+    factor: Factor
+    """Maximum length of sequences, in lengths of the original model."""
+    attention_factor: PositiveFloat | None = None
+    """Factor on rotated queries and keys; null: sqrt(1 + ln(factor) / ln(original length))."""
+
+
+Scaling = Annotated[
+    LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling, Field(discriminator="type")
+]
 """Change of the waves for sequences longer than those of the original model."""
 
 
@@ -241,8 +268,28 @@ class RotaryConfig(StrictModel):
     rotary); the others carry no position."""
     scaling: Scaling | None = None
     """Waves for longer sequences: `{type: linear, ...}`, `{type: llama3, ...}`, `{type: yarn,
-    ...}`; null: as they are."""
+    ...}`, `{type: longrope, ...}`; null: as they are."""
 
     def channels(self, head_size: int) -> int:
         """Return how many channels of a head are rotated."""
         return int(head_size * self.share)
+
+    def check(self, head_size: int) -> Iterator[Problem]:
+        """Yield what does not fit a head; channels turn in pairs."""
+        if head_size % 2:
+            yield Problem("", f"head size {head_size} is odd. Rotary needs an even one.")
+            return
+        channels, scaling = self.channels(head_size), self.scaling
+        if channels % 2:
+            yield Problem(
+                "share",
+                f"{self.share} of head size {head_size} is {channels} channels. Rotary turns "
+                "pairs: choose a share that gives an even number.",
+            )
+        elif isinstance(scaling, LongRopeScaling):
+            for name in ("short_factor", "long_factor"):
+                if (found := len(getattr(scaling, name))) != channels // 2:
+                    yield Problem(
+                        f"scaling.{name}",
+                        f"{found} factors for {channels // 2} pairs of channels. Give one each.",
+                    )

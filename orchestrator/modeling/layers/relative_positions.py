@@ -24,6 +24,7 @@ from orchestrator.modeling.layers.block_options import (
     AlibiConfig,
     LinearScaling,
     Llama3Scaling,
+    LongRopeScaling,
     PatchBiasConfig,
     PositionBiasConfig,
     RotaryConfig,
@@ -57,7 +58,13 @@ def rotation(
         head_size: Width d of a head, an even number of whose channels are rotated.
         dtype: Type of the result.
     """
-    angles = positions[..., None].float() * frequencies(config, head_size, positions.device)
+    rates = frequencies(config, head_size, positions.device)
+    if isinstance(config.scaling, LongRopeScaling):
+        # a tensor decides, not the host, which would wait for the device
+        beyond = positions.max() >= config.scaling.original_max_position_embeddings
+        slower = frequencies(config, head_size, positions.device, long=True)
+        rates = torch.where(beyond, slower, rates)
+    angles = positions[..., None].float() * rates
     pairs = config.layout == "pairs"
     angles = angles.repeat_interleave(2, dim=-1) if pairs else torch.cat([angles, angles], dim=-1)
     angles = angles[:, None]
@@ -79,8 +86,17 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
     return x * by.cos + turned * by.sin
 
 
-def frequencies(config: RotaryConfig, head_size: int, device: torch.device) -> Tensor:
-    """Return the angle per position of each pair of rotated channels, fp32 [r/2]."""
+def frequencies(
+    config: RotaryConfig, head_size: int, device: torch.device, *, long: bool = False
+) -> Tensor:
+    """Return the angle per position of each pair of rotated channels, fp32 [r/2].
+
+    Args:
+        config: Base, share and scaling.
+        head_size: Width of a head.
+        device: Where the result is.
+        long: Those of sequences beyond the original length, where LongRoPE has others.
+    """
     size = config.channels(head_size)
     exponents = torch.arange(0, size, 2, device=device, dtype=torch.float32) / size
     plain = 1.0 / config.theta**exponents
@@ -91,12 +107,19 @@ def frequencies(config: RotaryConfig, head_size: int, device: torch.device) -> T
         return _llama3(plain, scaling)
     if isinstance(scaling, YarnScaling):
         return _yarn(plain, scaling, config.theta)
+    if isinstance(scaling, LongRopeScaling):
+        factors = scaling.long_factor if long else scaling.short_factor
+        return 1.0 / (_on_device(factors, device) * config.theta**exponents)
     return plain
 
 
 def magnitude(config: RotaryConfig) -> float:
-    """Return the factor on rotated queries and keys, which only YaRN has."""
+    """Return the factor on rotated queries and keys, which only YaRN and LongRoPE have."""
     scaling = config.scaling
+    if isinstance(scaling, LongRopeScaling):
+        length = scaling.original_max_position_embeddings
+        default = math.sqrt(1 + math.log(scaling.factor) / math.log(length))
+        return scaling.attention_factor or default
     if not isinstance(scaling, YarnScaling):
         return 1.0
     if scaling.attention_factor is not None:
@@ -206,15 +229,15 @@ class AlibiBias(PositionBias):
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Return -slope * |key - query|, [1, H, S, T]."""
         distance = -(keys[None, :] - queries[:, None]).abs().float()
-        slopes = _slopes_on(self.heads, keys.device)
+        slopes = _on_device(tuple(alibi_slopes(self.heads)), keys.device)
         return slopes[None, :, None, None] * distance
 
 
 @cache
-def _slopes_on(heads: int, device: torch.device) -> Tensor:
-    """Return the slopes on a device; copied there once, since the copy waits for the device."""
+def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return numbers on a device; copied there once, since the copy waits for the device."""
     with torch.inference_mode(mode=False):
-        return torch.tensor(alibi_slopes(heads), device=device)
+        return torch.tensor(values, device=device)
 
 
 def alibi_slopes(heads: int) -> list[float]:

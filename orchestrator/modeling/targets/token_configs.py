@@ -69,6 +69,8 @@ class LmConfig(VocabularyConfig):
     """Give the output layer a bias."""
     scale: bool = False
     """Divide what the output layer reads by the square root of the hidden size (T5 v1.0)."""
+    softcap: PositiveFloat | None = None
+    """Largest logit c: each becomes c * tanh(logit / c) (Gemma 2: 30); null: no limit."""
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """The output layer reads vectors of the model's width."""

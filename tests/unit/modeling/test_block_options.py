@@ -46,6 +46,17 @@ OPTIONS = {
     "rotary_share": {"rotary": {"share": 0.5}, "head_size": 8},
     "query_key_norm": {"query_key_norm": "head", "num_kv_heads": 2, "rotary": {}},
     "query_key_norm_projection": {"query_key_norm": "projection", "norm": "rms"},
+    "longrope": {
+        "rotary": {
+            "scaling": {
+                "type": "longrope",
+                "short_factor": [1.0, 1.5],
+                "long_factor": [2.0, 3.0],
+                "original_max_position_embeddings": 7,
+                "factor": 2.0,
+            }
+        }
+    },
     "grouped_t5": {"num_kv_heads": 2, "position_bias": T5, "mask": "causal"},
     "grouped_window_prefix": {"num_kv_heads": 2, "window": 3, "mask": "prefix"},
     "experts": {"experts": {"num_experts": 4}, "feed_forward": "gated", "mask": "causal"},
@@ -280,6 +291,17 @@ MISTAKES = {
         "window_rotary": {"share": 0.4},
         "head_size": 8,
     },
+    "rotary.scaling.short_factor: 1 factors for 2 pairs": {
+        "rotary": {
+            "scaling": {
+                "type": "longrope",
+                "short_factor": [1.0],
+                "long_factor": [2.0, 3.0],
+                "original_max_position_embeddings": 7,
+                "factor": 2.0,
+            }
+        }
+    },
     "rotary.share: 0.4 of head size 8 is 3 channels": {"rotary": {"share": 0.4}, "head_size": 8},
     "rotary.scaling.factor: 0.5 is not allowed": {
         "rotary": {"scaling": {"type": "linear", "factor": 0.5}}
@@ -314,9 +336,34 @@ def test_a_share_of_a_head_is_rotated():
     assert torch.equal(found[..., 6:], q[..., 6:])
 
 
-def test_a_decoder_has_no_norms_of_queries_and_keys():
-    decoder = {"type": "transformer", "num_heads": 4, "query_key_norm": "head"}
-    with pytest.raises(ConfigError, match=r"decoder\.query_key_norm: is for encoders"):
+def test_soft_capping_computes_attention_by_its_formula():
+    """No fused kernel limits scores, whatever `attention` says; the estimate counts the scores."""
+    plain, capped = BlockOptions(num_heads=2), BlockOptions(num_heads=2, attention_softcap=2.0)
+    module, uncapped = Attention(capped, SIZES), Attention(plain, SIZES)
+    assert module.eager
+    uncapped.load_state_dict(module.state_dict())
+    x = torch.randn(2, LENGTH, WIDTH) * 9
+    mask = attention_mask(torch.ones(2, LENGTH, dtype=torch.bool), order="causal")
+    scores = torch.einsum(
+        "bshd,bthd->bhst",
+        *(layer(x).view(2, LENGTH, 2, -1) for layer in (module.query, module.key)),
+    )
+    scores = 2.0 * (scores / (WIDTH / 2) ** 0.5 / 2.0).tanh()
+    scores = scores.masked_fill(torch.ones(LENGTH, LENGTH).triu(1).bool(), -torch.inf)
+    value = module.value(x).view(2, LENGTH, 2, -1)
+    mixed = torch.einsum("bhst,bthd->bshd", scores.softmax(-1), value)
+    torch.testing.assert_close(module(x, mask), module.output(mixed.flatten(2)), **TOLERANCE)
+    assert not torch.allclose(module(x, mask), uncapped(x, mask), atol=0.01)
+    found, fused = (each.saved_activations_of_blocks(SIZES, LENGTH) for each in (capped, plain))
+    eager = BlockOptions(num_heads=2, attention="eager")
+    assert found == eager.saved_activations_of_blocks(SIZES, LENGTH) > fused
+
+
+@pytest.mark.parametrize("option", [{"query_key_norm": "head"}, {"attention_softcap": 5.0}])
+def test_a_decoder_refuses_what_only_encoders_have(option):
+    decoder = {"type": "transformer", "num_heads": 4} | option
+    name = next(iter(option))
+    with pytest.raises(ConfigError, match=rf"decoder\.{name}: is for encoders"):
         make_model(encoder=BASE, decoder=decoder, target_embedding={"parts": ["word"]}, target="lm")
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from orchestrator.modeling.targets import vocabulary
-from orchestrator.modeling.targets.vocabulary import VocabularyLayer
+from orchestrator.modeling.layers import vocabulary
+from orchestrator.modeling.layers.vocabulary import VocabularyLayer
 
 N, WIDTH, VOCAB = 11, 6, 13
 
@@ -25,13 +25,18 @@ def gradients(tensors, loss):
     return torch.autograd.grad(loss, tensors)
 
 
+@pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
-def test_loss_and_gradients_equal_the_plain_formula(layer, smoothing):
+def test_loss_and_gradients_equal_the_plain_formula(layer, smoothing, softcap):
     layer = layer.float()
     x, labels = data(torch.float32)
-    layer.smoothing = smoothing
+    layer.smoothing, layer.softcap = smoothing, softcap
     loss, correct = layer(x, labels)
     logits = layer(x)
+    if softcap is not None:
+        plain = F.linear(x, layer.weight, layer.bias)
+        assert torch.equal(logits, (plain / softcap).tanh() * softcap)
+        assert plain.abs().max() > softcap / 2
     expected = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
     torch.testing.assert_close(loss, expected)
     assert correct == (logits.argmax(1) == labels).sum()

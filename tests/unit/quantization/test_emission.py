@@ -231,6 +231,7 @@ def test_a_language_model_head_is_left_out():
         {"rotary": {"layout": "pairs"}},
         {"rotary": {"share": 0.5}},
         {"query_key_norm": "head"},
+        {"attention_softcap": 5.0},
     ],
 )
 def test_options_without_an_onnx_form_are_refused_by_name(option):
