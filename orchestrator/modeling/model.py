@@ -25,7 +25,7 @@ from orchestrator.modeling.interfaces import (
 )
 from orchestrator.modeling.layers.attention import Cache
 from orchestrator.modeling.layers.feed_forward import Block, Experts
-from orchestrator.modeling.layers.vocabulary import VocabularyLayer
+from orchestrator.modeling.layers.output_layer import VocabularyLayer
 from orchestrator.modeling.targets.configs import Pooling
 from orchestrator.modeling.targets.sequence import pool
 

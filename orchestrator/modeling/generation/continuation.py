@@ -16,6 +16,7 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.interfaces import Batch, Target
 from orchestrator.modeling.layers.attention import Cache
+from orchestrator.modeling.layers.block_options import LongRopeScaling
 from orchestrator.modeling.model import Model
 
 LIMITED = ("pos", "sinusoidalpos")
@@ -23,6 +24,15 @@ LIMITED = ("pos", "sinusoidalpos")
 
 Decode = Callable[[Sequence[int]], str]
 """New tokens of a row → text."""
+
+
+def _length_of_other_angles(model: Model) -> int | None:
+    """Return the length beyond which all positions are turned by other angles (LongRoPE)."""
+    rotary = getattr(model.config.encoder, "rotary", None)
+    scaling = None if rotary is None else rotary.scaling
+    if isinstance(scaling, LongRopeScaling):
+        return scaling.original_max_position_embeddings
+    return None
 
 
 class Continuation:
@@ -46,6 +56,7 @@ class Continuation:
     ) -> None:
         self.model, self.target, self.cached = model, target, cached
         self.cache = Cache()
+        self.turns_at = _length_of_other_angles(model)
         self.memory: tuple[Tensor, Tensor] | None = None
         side = "" if model.decoder is None else "decoder_"
         if model.decoder is not None:
@@ -94,6 +105,9 @@ class Continuation:
     def _logits(self, new: int) -> Tensor:
         """Read the last ``new`` positions; return the logits after them, [B, V]."""
         encoder = self.model.config.encoder
+        if self.turns_at is not None and int(self.mask.sum(1).max()) > self.turns_at:
+            self.turns_at, self.cache = None, Cache()  # the keys so far were turned by other angles
+            new = self.tokens.shape[1]
         if self.model.decoder is None and not isinstance(encoder, TransformerConfig):
             hidden, _ = self.model.read(self._batch(self.tokens.shape[1]))
         elif self.cached:

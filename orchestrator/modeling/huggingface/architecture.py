@@ -75,7 +75,7 @@ class Row:
                 .flatten(0, 2)
             )
         if self.sizes:
-            parts = tensor.split(self.sizes)
+            parts = tensor.split_with_sizes(self.sizes)
         else:
             parts = tensor.chunk(count) if count > 1 else (tensor,)
         return dict(zip(self.ours, parts, strict=True))

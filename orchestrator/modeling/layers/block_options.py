@@ -237,8 +237,8 @@ class LongRopeScaling(StrictModel):
 
     type: Literal["longrope"] = "longrope"
     short_factor: tuple[PositiveFloat, ...]
-    """Factors, one for each pair of rotated channels, where no position of the batch is beyond the
-    original length."""
+    """Factors, one for each pair of rotated channels, of batches without a position beyond the
+    original length (as in transformers, the longest row decides for all)."""
     long_factor: tuple[PositiveFloat, ...]
     """The same for batches with a position beyond it."""
     original_max_position_embeddings: int = Field(ge=2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
 from orchestrator.modeling.layers.feed_forward import ACTIVATIONS
-from orchestrator.modeling.layers.vocabulary import VocabularyLayer
+from orchestrator.modeling.layers.output_layer import VocabularyLayer
 from orchestrator.modeling.targets.token_configs import (
     BilmConfig,
     LmConfig,

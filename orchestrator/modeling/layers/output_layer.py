@@ -23,7 +23,7 @@ from orchestrator.modeling.layers.feed_forward import compiled
 
 
 class LossOptions(NamedTuple):
-    """What the cross entropy of a piece depends on beside logits and labels.
+    """Options of the cross entropy of a piece.
 
     Attributes:
         smoothing: Share of each answer that is spread evenly over all V.
