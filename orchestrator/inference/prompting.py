@@ -32,7 +32,7 @@ def completed(folder: Path, target: TargetConfig) -> TargetConfig:
         raise InputError(f"{folder.parent.name}: its tokenizer has no mask token for a template.")
     for words in target.words:
         token_ids(processor, words)
-    options = ("transform", "activation", "norm_eps", "bias")
+    options = ("transform", "activation", "norm_eps", "norm_bias", "transform_bias", "bias")
     own = {name: getattr(head, name) for name in options}
     return target.model_copy(update={**own, "mask_token": processor.settings.special["mask"]})
 

@@ -14,6 +14,7 @@ from . import (
     test_decoder_only,
     test_encoder_decoder,
     test_huggingface,
+    test_modernbert,
     test_multimodal,
     test_speech,
     test_text_encoders,
@@ -21,7 +22,13 @@ from . import (
 )
 from .harness import files, randomize
 
-SIDED = (test_decoder_only, test_encoder_decoder, test_huggingface, test_text_encoders)
+SIDED = (
+    test_decoder_only,
+    test_encoder_decoder,
+    test_huggingface,
+    test_modernbert,
+    test_text_encoders,
+)
 CASES = {
     **{name: build for module in SIDED for name, build in module.CASES.items()},
     **{name: lambda a, s, b=build: b(a) for name, build in test_vision.CASES.items()},

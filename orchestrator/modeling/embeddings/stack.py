@@ -72,7 +72,9 @@ class EmbeddingStack(nn.Module):
         for name, part in zip(self.part_names, config.parts, strict=True):
             self.add_module(name, embeddings.component_class(name)(part, inner))
         width = inner.hidden_size
-        self.norm = nn.LayerNorm(width, eps=config.norm_eps) if config.layernorm else None
+        self.norm = None
+        if config.layernorm:
+            self.norm = nn.LayerNorm(width, eps=config.norm_eps, bias=config.norm_bias)
         self.dropout = nn.Dropout(config.dropout)
         sized = config.size is not None
         self.projection = nn.Linear(width, dimensions.hidden_size) if sized else None

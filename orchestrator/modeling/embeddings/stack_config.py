@@ -41,6 +41,8 @@ class EmbeddingStackConfig(StrictModel):
     """Normalize the sum."""
     norm_eps: PositiveFloat = 1e-5
     """Added to the variance inside the LayerNorm (BERT: 1e-12)."""
+    norm_bias: bool = True
+    """Give the LayerNorm a bias (ModernBERT: none)."""
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Dropout rate on the result."""
     size: PositiveInt | None = None

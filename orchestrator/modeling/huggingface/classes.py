@@ -184,7 +184,7 @@ def spelled_out(config: ModelConfig) -> dict[str, object]:
     for slot in ("embedding", "target_embedding"):
         stack = getattr(config, slot)
         if stack is not None and not stack.layernorm:
-            plain[slot] = stack.model_dump() | {"norm_eps": None}
+            plain[slot] = stack.model_dump() | {"norm_eps": None, "norm_bias": None}
     sizes, encoder = config.dimensions, config.encoder
     plain["encoder"] = _blocks(encoder, sizes)
     if isinstance(encoder, DualEncoderConfig):

@@ -51,6 +51,10 @@ class MlmConfig(VocabularyConfig):
     """Activation of the transform."""
     norm_eps: PositiveFloat = 1e-5
     """Added to the variance inside the transform's LayerNorm (BERT: 1e-12)."""
+    norm_bias: bool = True
+    """Give the transform's LayerNorm a bias (ModernBERT: none)."""
+    transform_bias: bool = True
+    """Give the transform's linear layer a bias (ModernBERT: none)."""
     bias: bool = True
     """Give the output layer a bias."""
 
@@ -187,6 +191,10 @@ class PromptConfig(TargetConfig):
     """Activation of the transform."""
     norm_eps: PositiveFloat = 1e-5
     """Added to the variance inside the transform's LayerNorm (BERT: 1e-12)."""
+    norm_bias: bool = True
+    """Give the transform's LayerNorm a bias (ModernBERT: none)."""
+    transform_bias: bool = True
+    """Give the transform's linear layer a bias (ModernBERT: none)."""
     bias: bool = True
     """Give the output layer a bias."""
 

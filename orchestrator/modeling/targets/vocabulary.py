@@ -55,9 +55,10 @@ class MlmTransform(nn.Module):
 
     def __init__(self, config: MlmConfig | PromptConfig, dimensions: Dimensions) -> None:
         super().__init__()
-        self.dense = nn.Linear(dimensions.hidden_size, dimensions.word_size)
+        width, inner = dimensions.hidden_size, dimensions.word_size
+        self.dense = nn.Linear(width, inner, bias=config.transform_bias)
         self.activation = ACTIVATIONS[config.activation]
-        self.norm = nn.LayerNorm(dimensions.word_size, eps=config.norm_eps)
+        self.norm = nn.LayerNorm(inner, eps=config.norm_eps, bias=config.norm_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform [..., D] to [..., width of the word table]."""

@@ -15,6 +15,7 @@ from orchestrator.arrays import AnyArray
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig
+from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import (
     GatedCnnConfig,
     RecurrentConfig,
@@ -126,10 +127,14 @@ def _require_plain(config: ModelConfig) -> None:
         if encoder.rotary is not None and encoder.rotary.share != 1.0:
             found.append("rotary.share")
     found = [f"encoder.{name}" for name in found]
-    if config.embedding.size is not None:
-        found.append("embedding.size")
-    if config.embedding.max_position_embeddings is not None:
-        found.append("embedding.max_position_embeddings")
+    other = EmbeddingStackConfig()
+    names = ["size", "max_position_embeddings"]
+    names += ["norm_bias"] if config.embedding.layernorm else []
+    found += [
+        f"embedding.{name}"
+        for name in names
+        if getattr(config.embedding, name) != getattr(other, name)
+    ]
     waves = config.embedding.part("sinusoidalpos")
     if isinstance(waves, SinusoidalPosConfig):
         layout = SinusoidalPosConfig(layout=waves.layout)

@@ -241,6 +241,15 @@ def test_options_without_an_onnx_form_are_refused_by_name(option):
 
 
 @pytest.mark.parametrize(
+    "option", [{"size": 8}, {"norm_bias": False}, {"max_position_embeddings": 9}]
+)
+def test_embeddings_without_an_onnx_form_are_refused_by_name(option):
+    config = model_config(transformer(), parts=("word",), **option)
+    with pytest.raises(InputError, match=f"embedding.{next(iter(option))}"):
+        emit(config, {})
+
+
+@pytest.mark.parametrize(
     "option",
     [{"spacing": "tensor2tensor"}, {"offset": 2}, {"pad_aware": True}, {"stored": True}],
 )
