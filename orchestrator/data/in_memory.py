@@ -2,10 +2,13 @@
 
 import io
 import json
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
+from orchestrator.data.sources.lines import REPAIRED, repaired, well_formed
 from orchestrator.errors import InputError
 from orchestrator.storage import atomic_write_bytes, sha256_bytes
 from orchestrator.storage.json_files import jsonable
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
     Table: TypeAlias = pd.DataFrame | Sequence[Mapping[str, Any]]
     """Rows in memory: a DataFrame, or one mapping per row."""
+
+logger = logging.getLogger(__name__)
 
 PLACES = ("source", "input")
 """Settings that name a file, where a table may stand."""
@@ -79,7 +84,10 @@ def _parquet(frame: Any) -> tuple[bytes, str]:
     if len(set(names)) < len(names):
         raise InputError(f"two columns of the DataFrame have the same name: {', '.join(names)}.")
     try:
-        table = pa.Table.from_pandas(frame.rename(columns=str), preserve_index=False)
+        try:
+            table = pa.Table.from_pandas(frame.rename(columns=str), preserve_index=False)
+        except UnicodeEncodeError:
+            table = pa.Table.from_pandas(_repaired(frame), preserve_index=False)
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise InputError(f"the DataFrame cannot be written as Parquet: {error}.") from error
     file = io.BytesIO()
@@ -87,9 +95,26 @@ def _parquet(frame: Any) -> tuple[bytes, str]:
     return file.getvalue(), ".parquet"
 
 
+def _repaired(frame: Any) -> Any:
+    """Return a DataFrame whose texts UTF-8 can write, and say how many rows were changed."""
+    texts = frame.rename(columns=str).select_dtypes(object)
+    rows = texts.to_dict("records")
+    counts: Counter[str] = Counter()
+    whole = [repaired(row, counts) for row in rows]
+    logger.warning("%d × %s", counts[REPAIRED], REPAIRED)
+    columns = {name: [row[name] for row in whole] for name in texts.columns}
+    return frame.rename(columns=str).assign(**columns)
+
+
 def _jsonl(rows: Sequence[Mapping[str, Any]]) -> tuple[bytes, str]:
     try:
-        lines = [json.dumps(jsonable(dict(row)), ensure_ascii=False) for row in rows]
+        lines = [_line(jsonable(dict(row))) for row in rows]
     except TypeError as error:
         raise InputError(f"a row cannot be written as JSON: {error}.") from error
-    return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass"), ".jsonl"
+    return "".join(f"{line}\n" for line in lines).encode(), ".jsonl"
+
+
+def _line(row: Any) -> str:
+    """Return a row as JSON; half of a surrogate pair stays escaped, as UTF-8 cannot write it."""
+    line = json.dumps(row, ensure_ascii=False)
+    return line if well_formed(line) == line else json.dumps(row)

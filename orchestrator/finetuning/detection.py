@@ -280,4 +280,5 @@ def _is_number(value: object) -> bool:
 
 
 def _is_whole(value: object) -> bool:
-    return str(value).strip().removeprefix("-").isdecimal()
+    """Whether a number is whole; pandas writes 1 as 1.0 where a column has gaps."""
+    return str(value).strip().removeprefix("-").removesuffix(".0").isdecimal()

@@ -106,6 +106,7 @@ def _left_out(lesson: Lesson) -> Iterator[str]:
     if lesson.data.rejected:
         reasons = ", ".join(f"{count:,} × {why}" for why, count in lesson.data.rejected.items())
         yield f"left out: {reasons}"
+    yield from lesson.data.notes
     report = check_data(lesson.data, lesson.task.form())
     for split, names in report.missing_classes.items():
         yield f"{split} has no row of {', '.join(names)}"

@@ -4,6 +4,8 @@ An item is one sequence for most tasks. A task of choices reads one per choice, 
 one for each text of a pair, and question answering one per window of a long context. No torch.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,12 +17,16 @@ from orchestrator.arrays import AnyArray, IntArray
 from orchestrator.data.processors.readings import Reading, read_texts, read_windows, read_words
 from orchestrator.data.processors.readings import joined as joined_windows
 from orchestrator.data.rows.rows import WORD_BREAK, Rows
+from orchestrator.data.sources.lines import REPAIRED, repaired
 from orchestrator.errors import InputError
 
 if TYPE_CHECKING:
     from orchestrator.data.processors.templates import Template
     from orchestrator.data.processors.text import Arrays, TextProcessor
     from orchestrator.tasks.base import AnyTask
+
+
+logger = logging.getLogger(__name__)
 
 
 class Item(NamedTuple):
@@ -59,9 +65,15 @@ class Item(NamedTuple):
 
 
 def rows_of_texts(texts: Sequence[str], pairs: Sequence[str] | None = None) -> Rows:
-    """Return rows without labels, for answering alone."""
+    """Return rows without labels, for answering alone; half of a character becomes U+FFFD."""
     labels = np.zeros(len(texts), dtype=np.int64)
-    return Rows(list(texts), None if pairs is None else list(pairs), labels)
+    counts: Counter[str] = Counter()
+    parts = [
+        [str(repaired({"": text}, counts)[""]) for text in each] for each in (texts, pairs or ())
+    ]
+    if counts:
+        logger.warning("%d × %s", counts[REPAIRED], REPAIRED)
+    return Rows(parts[0], None if pairs is None else parts[1], labels)
 
 
 def items_of_rows(rows: Rows, task: "AnyTask | None") -> list[Item]:

@@ -31,6 +31,7 @@ from orchestrator.data.processors.example_processor import ExampleProcessor, new
 from orchestrator.data.processors.text import TOKENIZER, TextProcessor, chosen_tokenizer
 from orchestrator.data.samples.kinds import ExamplesConfig, MaskedPatchesConfig
 from orchestrator.data.sources.contents import TRAIN, VALIDATION, Entry
+from orchestrator.data.sources.lines import REPAIRED
 from orchestrator.data.sources.opening import list_entries, split_entries
 from orchestrator.data.spec import CorpusConfig, TokenizerConfig
 from orchestrator.errors import InputError, IntegrityError
@@ -212,8 +213,11 @@ def _write(
                 if media is not None:
                     writer.add(entry.text, entry.pair, media)
         rows[split] = writer.rows
-    rejected = {reason: n for reason, n in admission.entries.rejected.items() if n}
-    source = config.data.source
+    source, counts = config.data.source, admission.entries.rejected
+    repaired = counts.pop(REPAIRED, 0)
+    rejected = {reason: n for reason, n in counts.items() if n}
+    if repaired:
+        logger.warning("%s: %d × %s", source, repaired, REPAIRED)
     if rejected:
         logger.warning("event=examples_left_out source=%s reasons=%s", source, rejected)
     if not all(rows.values()):
@@ -229,6 +233,7 @@ def _write(
         tokens=admission.tokens,
         vocab_size=processor.vocab_size,
         rejected=rejected,
+        repaired=repaired,
         shortened=admission.shortened,
     )
 

@@ -106,7 +106,7 @@ def prepare_labelled(
     staged.mkdir()
     try:
         written = _write(config, task, form, staged)
-        left_out = {"files"} if written.cut else {"files", "cut"}
+        left_out = {"files"} | {name for name in ("cut", "notes") if not getattr(written, name)}
         stored = written.model_dump(mode="json", exclude=left_out)
         final = cache / f"rows-{_digest(staged, stored)}"
         if not _is_whole(final):
@@ -163,6 +163,7 @@ def _write(config: CorpusConfig, task: TaskData, form: LabelForm, folder: Path) 
         rows={split: len(task.split(split)) for split in SPLITS},
         rejected=task.rejected,
         cut=_cut(processor, task, form),
+        notes=task.notes,
     )
 
 

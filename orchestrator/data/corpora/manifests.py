@@ -55,6 +55,8 @@ class CorpusManifest(StrictModel):
     blocks: dict[str, tuple[int, ...]]
     """Number of blocks of each source, by split."""
     rejected: dict[str, int]
+    repaired: int = 0
+    """Documents with half of a character, which became U+FFFD."""
     shards: tuple[ShardCounts, ...]
     files: dict[str, FileEntry]
 
@@ -81,6 +83,8 @@ class RowsManifest(StrictModel):
     rejected: dict[str, int]
     cut: CutTags | None = None
     """Lost tags; only for rows with a tag per word."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what was read in another way than it is written."""
     files: dict[str, FileEntry] = Field(default_factory=dict)
 
 
@@ -116,6 +120,8 @@ class ExamplesManifest(ExamplesContent):
     tokens: int
     vocab_size: int
     rejected: dict[str, int]
+    repaired: int = 0
+    """Examples with half of a character, which became U+FFFD."""
     shortened: int
     files: dict[str, FileEntry] = Field(default_factory=dict)
 

@@ -53,6 +53,8 @@ class DataReport(StrictModel):
     """The limit in tokens."""
     rejected: dict[str, int] = Field(default_factory=dict)
     """Rows that were left out, by reason."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what was read in another way than it is written."""
 
     @property
     def missing_classes(self) -> dict[str, tuple[str, ...]]:
@@ -81,6 +83,7 @@ class DataReport(StrictModel):
     def warnings(self) -> list[str]:
         """Return sentences about what may be meant so, but often is not."""
         said = [f"{count} rows were left out: {why}." for why, count in self.rejected.items()]
+        said += self.notes
         for split, found in self.repeated.items():
             said.append(
                 f"{found.count} rows of {split} are repeated, such as {found.examples[0]!r}."
@@ -124,6 +127,7 @@ def check_data(
         too_long={} if lengths is None or max_length is None else _long(parts, lengths, max_length),
         max_length=max_length,
         rejected=dict(data.rejected),
+        notes=data.notes,
     )
 
 

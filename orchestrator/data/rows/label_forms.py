@@ -17,7 +17,8 @@ from orchestrator.data.rows.forms.answers import AnswersForm
 from orchestrator.data.rows.forms.choice import ChoiceForm
 from orchestrator.data.rows.forms.similarity import SimilarityForm
 from orchestrator.data.rows.guesses import guess_classes, guess_flags, guess_numbers
-from orchestrator.data.rows.labels import CLASSES, FreeForm, Label, LabelForm, Labels, object_array
+from orchestrator.data.rows.labels import CLASSES, FreeForm, LabelForm, Labels, object_array
+from orchestrator.data.rows.rereading import Label, Reread, split_lists
 from orchestrator.data.rows.rows import WORD_BREAK, Rows
 from orchestrator.data.sources.contents import LABEL_COLUMNS, TEXT_COLUMNS
 from orchestrator.data.spec import DatasetSpec
@@ -85,6 +86,10 @@ class NamesForm(LabelForm):
         if None in words:
             return "label is not a list of names"
         return tuple(dict.fromkeys(word for word in words if word))
+
+    def reread(self, labels: Sequence[Label]) -> Reread:
+        """Split names that commas or semicolons separate."""
+        return split_lists(labels)
 
     def place(self, numbers: list[int], size: int) -> npt.NDArray[np.int64]:
         """Return a 1 for each name."""

@@ -2,11 +2,15 @@
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from orchestrator.data.rows.labels import CLASSES, LabelForm, Labels
+from orchestrator.data.rows.rereading import Label
 from orchestrator.data.rows.rows import Record, Rows, TaskData
 from orchestrator.data.rows.splitting import cap_indices, split_groups, split_indices
+from orchestrator.data.sources.lines import REPAIRED
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 
@@ -18,6 +22,8 @@ MANY_LABELS, TEXTS_OF_A_LABEL = 10, 5
 SHOWN = 40
 """Characters of a text in a message."""
 HELD_OUT = ("validation", "test")
+CONFLICTING = "text that was read before with another label (conflicting labels)"
+"""The first row of such a text stays."""
 
 
 @dataclass
@@ -97,6 +103,7 @@ def assemble(spec: DatasetSpec, tables: Tables, form: LabelForm) -> TaskData:
         if not table.records:
             raise InputError(f"{spec.source}: no rows in {split}. {left_out(tables.rejected)}")
     require_readable(spec, tables)
+    notes = read_again(tables, form)
     if form is CLASSES:
         _require_unswapped(spec, tables.splits["train"])
     words, names = form.names(spec, tables.splits["train"].labels, tables.label_names)
@@ -105,12 +112,37 @@ def assemble(spec: DatasetSpec, tables: Tables, form: LabelForm) -> TaskData:
         for split, table in tables.splits.items()
     }
     rejected = Counter(tables.rejected)
-    rows = _separate(spec, rows, rejected, form)
+    rows = _separate(tables, rows, rejected, form, notes)
     if rejected:
         logger.warning("event=rows_left_out source=%s reasons=%s", spec.source, dict(rejected))
+    for note in notes:
+        logger.warning("%s: %s", spec.source, note)
     if spec.max_rows is not None:
         rows = _cap(rows, spec.max_rows, spec.seed, form)
-    return _complete(spec, tables.name, names, rows, dict(rejected), form)
+    task = _complete(spec, tables.name, names, rows, dict(rejected), form)
+    return replace(task, notes=tuple(notes))
+
+
+def read_again(tables: Tables, form: LabelForm, known: Collection[str] | None = None) -> list[str]:
+    """Change the labels of a source to what is meant, in place; return sentences about it.
+
+    Rows with a character that was repaired are taken out of the count of those left out.
+
+    Args:
+        tables: The source.
+        form: Form of its labels.
+        known: Labels of a package; a source that has no others stays as it is.
+    """
+    repaired = tables.rejected.pop(REPAIRED, 0)
+    notes = [f"{repaired} × {REPAIRED}."] if repaired else []
+    labels = [record.label for table in tables.splits.values() for record in table.records]
+    if known is not None and {*chain.from_iterable(labels)} <= {*known}:
+        return notes
+    change, note = form.reread(labels)
+    if change is not None:
+        for table in tables.splits.values():
+            table.records = [replace(each, label=change(each.label)) for each in table.records]
+    return [*notes, note] if note else notes
 
 
 def require_readable(spec: DatasetSpec, tables: Tables) -> None:
@@ -119,7 +151,7 @@ def require_readable(spec: DatasetSpec, tables: Tables) -> None:
     Raises:
         InputError: Their share is above ``max_bad_share``; says why they cannot.
     """
-    bad = tables.rejected.total()
+    bad = tables.rejected.total() - tables.rejected[REPAIRED]
     rows = bad + sum(len(table.records) for table in tables.splits.values())
     if bad > spec.max_bad_share * rows:
         raise InputError(
@@ -146,15 +178,23 @@ def _require_unswapped(spec: DatasetSpec, table: Table) -> None:
 
 def left_out(rejected: Counter[str]) -> str:
     """Return a sentence with the number of rejected rows by reason."""
-    reasons = ", ".join(f"{count} × {reason}" for reason, count in rejected.items())
+    reasons = ", ".join(
+        f"{count} × {reason}" for reason, count in rejected.items() if reason != REPAIRED
+    )
     return f"Left out: {reasons or 'nothing'}."
 
 
 def _separate(
-    spec: DatasetSpec, rows: dict[str, Rows], rejected: Counter[str], form: LabelForm
+    tables: Tables,
+    rows: dict[str, Rows],
+    rejected: Counter[str],
+    form: LabelForm,
+    notes: list[str],
 ) -> dict[str, Rows]:
     """Drop repeated rows, and from each split those that are also in a later one."""
     seen: set[str] = set()
+    labels: dict[str, Label] = {}
+    conflicts: dict[str, list[str]] = {}
     result: dict[str, Rows] = {}
     for split in [name for name in ("test", "validation", "train") if name in rows]:
         mine: set[str] = set()
@@ -162,22 +202,35 @@ def _separate(
         keys = form.row_keys(rows[split])
         groups = form.leak_keys(rows[split]) or keys
         for index, (key, group) in enumerate(zip(keys, groups, strict=True)):
-            if group in seen:
-                if not rejected[f"{split} row also held out"]:
-                    example = rows[split].texts[index][:SHOWN] if rows[split].texts else index
-                    logger.warning(
-                        "event=rows_in_two_splits source=%s split=%s example=%r",
-                        *(spec.source, split, example),
-                    )
-                rejected[f"{split} row also held out"] += 1
-            elif key in mine:
-                rejected["repeated"] += 1
-            else:
+            label = tables.splits[split].records[index].label
+            if group not in seen and key not in mine:
                 mine.add(key)
                 kept.append(index)
+                labels[key] = label
+                continue
+            reason = f"{split} row also held out" if group in seen else "repeated"
+            text = _shown(rows[split], index)
+            if labels.get(key, label) != label:
+                reason = CONFLICTING if reason == "repeated" else reason
+                words = " and ".join("|".join(each)[:SHOWN] for each in (labels[key], label))
+                conflicts.setdefault(reason, []).append(f"{text!r} ({words})")
+            if group in seen and not rejected[reason]:
+                logger.warning(
+                    "event=rows_in_two_splits source=%s split=%s example=%r",
+                    *(tables.name, split, text),
+                )
+            rejected[reason] += 1
         seen |= {groups[index] for index in kept}
         result[split] = rows[split].take(kept)
+    for reason, found in conflicts.items():
+        what = reason if reason == CONFLICTING else f"{reason} with another label"
+        notes.append(f"{len(found)} × {what}: {found[0]}.")
     return result
+
+
+def _shown(rows: Rows, index: int) -> str:
+    """Return the beginning of a row; of files, its number."""
+    return rows.texts[index][:SHOWN] if rows.texts else f"row {index}"
 
 
 def _cap(rows: dict[str, Rows], limit: int, seed: int, form: LabelForm) -> dict[str, Rows]:

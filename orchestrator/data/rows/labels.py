@@ -10,8 +10,8 @@ Shapes: N rows, K classes, tags, names or numbers.
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 from itertools import chain
+from math import isnan
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,14 @@ import numpy.typing as npt
 from orchestrator.arrays import IntArray
 from orchestrator.config import did_you_mean
 from orchestrator.data.rows.guesses import guess_classes
-from orchestrator.data.rows.rows import Reader, Record, Rows, TableRow
+from orchestrator.data.rows.rereading import (
+    AS_READ,
+    Label,
+    Reread,
+    lists_as_classes,
+    whole_numbers,
+)
+from orchestrator.data.rows.rows import Reader, Record, Rows, TableRow, row_keys
 from orchestrator.data.sources.contents import (
     CHOICE_COLUMNS,
     LABEL_COLUMNS,
@@ -34,7 +41,6 @@ from orchestrator.data.sources.contents import (
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 
-Label = tuple[str, ...]
 Labels = npt.NDArray[Any]
 
 FEW_CLASSES = 50  # so few may be classes however small
@@ -116,6 +122,11 @@ class LabelForm(ABC):
     @abstractmethod
     def label(self, value: object) -> Label | str:
         """Return the label in a cell, or why there is none."""
+
+    def reread(self, labels: Sequence[Label]) -> Reread:
+        """Return how labels are meant, which only all labels of a source show."""
+        del labels
+        return AS_READ
 
     def names(
         self, spec: DatasetSpec, labels: Sequence[Label], given: tuple[str, ...] | None
@@ -257,9 +268,18 @@ class ClassForm(LabelForm):
         """Take a word or a whole number; ``NaN`` is what pandas writes for no label."""
         if value in ("nan", "NaN"):
             return "label missing"
+        if isinstance(value, float):
+            if isnan(value):
+                return "label missing"
+            value = repr(value) if value.is_integer() else value
         if isinstance(value, bool | int | str) and (word := str(value).strip()):
             return (word,)
         return "label missing" if value in (None, "") else "label is not a word or whole number"
+
+    def reread(self, labels: Sequence[Label]) -> Reread:
+        """Read ``0.0`` as 0; say where classes look like lists."""
+        numbers = whole_numbers(labels)
+        return lists_as_classes(labels) if numbers is AS_READ else numbers
 
     def names(
         self, spec: DatasetSpec, labels: Sequence[Label], given: tuple[str, ...] | None
@@ -316,22 +336,6 @@ def object_array(values: Sequence[object]) -> Labels:
     for index, value in enumerate(values):
         found[index] = value
     return found
-
-
-def row_keys(rows: Rows) -> list[str]:
-    """Return what identifies each row: its texts with blanks folded, or its pixels or sound."""
-    if rows.images is not None:
-        return [image.tobytes().hex() for image in rows.images]
-    media = rows.pictures if rows.pictures is not None else rows.sounds
-    if media is not None:
-        return [sha256(content).hexdigest() for content in media]
-    parts: list[Iterable[Iterable[str]]] = [([text] for text in rows.texts)]
-    parts += [([text] for text in texts) for texts in (rows.pairs, rows.negatives) if texts]
-    parts += [rows.choices] if rows.choices is not None else []
-    return [
-        "\x00".join(" ".join(text.split()) for part in row for text in part)
-        for row in zip(*parts, strict=True)
-    ]
 
 
 CLASSES = ClassForm()

@@ -1,9 +1,10 @@
 """Labelled rows: one as it was read, many in memory, and the task they belong to."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from typing import Any, Literal
 
 import numpy as np
@@ -81,6 +82,22 @@ class Rows:
         return "text" if self.pairs is None else "pair"
 
 
+def row_keys(rows: Rows) -> list[str]:
+    """Return what identifies each row: its texts with blanks folded, or its pixels or sound."""
+    if rows.images is not None:
+        return [image.tobytes().hex() for image in rows.images]
+    media = rows.pictures if rows.pictures is not None else rows.sounds
+    if media is not None:
+        return [sha256(content).hexdigest() for content in media]
+    parts: list[Iterable[Iterable[str]]] = [([text] for text in rows.texts)]
+    parts += [([text] for text in texts) for texts in (rows.pairs, rows.negatives) if texts]
+    parts += [rows.choices] if rows.choices is not None else []
+    return [
+        "\x00".join(" ".join(text.split()) for part in row for text in part)
+        for row in zip(*parts, strict=True)
+    ]
+
+
 def require_pairs(rows: Rows) -> None:
     """Refuse rows with one text.
 
@@ -104,6 +121,7 @@ class TaskData:
         validation: Rows to choose by.
         test: Rows to report on.
         rejected: Number of rows left out, by reason.
+        notes: Sentences about what was read in another way than it is written.
     """
 
     name: str
@@ -112,6 +130,7 @@ class TaskData:
     validation: Rows
     test: Rows
     rejected: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def split(self, name: str) -> Rows:
         """Return the split called train, validation or test.

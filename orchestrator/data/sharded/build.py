@@ -49,6 +49,7 @@ from orchestrator.data.sharded.contracts import (
 )
 from orchestrator.data.sharded.shard import build_shard, entry_of, sidecar_file
 from orchestrator.data.sharded.survey import Sample, survey
+from orchestrator.data.sources.lines import REPAIRED
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import atomic_write_json, read_json, read_manifest, sha256_file
 from orchestrator.storage.commit import MANIFEST_NAME
@@ -166,6 +167,9 @@ def _commit(job: CorpusJob, plan: Plan, sidecars: Sequence[Sidecar]) -> None:
     known |= {name: entry_of(folder / name) for name in others}
     _remove_all_but(folder, set(known))
     rejected = sum((Counter(sidecar.rejected) for sidecar in sidecars), Counter[str]())
+    repaired = rejected.pop(REPAIRED, 0)
+    if repaired:
+        logger.warning("%s: %d × %s", config.title, repaired, REPAIRED)
     if rejected:
         logger.warning("event=left_out source=%s reasons=%s", config.title, dict(rejected))
     manifest = CorpusManifest(
@@ -179,6 +183,7 @@ def _commit(job: CorpusJob, plan: Plan, sidecars: Sequence[Sidecar]) -> None:
         tokens=_sums([sidecar.tokens for sidecar in sidecars]),
         blocks=_blocks(sidecars, len(config.specs)),
         rejected=dict(sorted(rejected.items())),
+        repaired=repaired,
         shards=tuple(
             ShardCounts(source=s.source, documents=s.documents, tokens=s.tokens, blocks=s.blocks)
             for s in sidecars

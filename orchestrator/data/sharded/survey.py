@@ -30,6 +30,7 @@ from orchestrator.data.sharded.contracts import (
     with_progress,
 )
 from orchestrator.data.sources.contents import UNDIVIDED, Documents
+from orchestrator.data.sources.lines import REPAIRED
 from orchestrator.data.sources.opening import open_documents
 from orchestrator.data.spec import CorpusConfig, DatasetSpec
 from orchestrator.errors import InputError
@@ -212,6 +213,7 @@ def _held_out(config: CorpusConfig, results: Sequence[PieceCounts]) -> HeldOut:
     greatest = max(result.greatest for result in results)
     if least >= greatest:
         left_out = sum((Counter(result.rejected) for result in results), Counter[str]())
+        left_out.pop(REPAIRED, None)
         reasons = ", ".join(f"{n} × {reason}" for reason, n in left_out.items())
         raise InputError(
             f"{config.title}: needs at least two different documents, one to learn from and one "

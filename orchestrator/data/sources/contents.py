@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orchestrator.config import did_you_mean, nearest
+from orchestrator.data.sources.lines import REPAIRED, well_formed
 from orchestrator.errors import InputError
 
 UNDIVIDED = sys.maxsize
@@ -152,7 +153,7 @@ def missing_column(option: str, usual: Iterable[str], row: Iterable[str], path: 
 
 
 def usable_text(text: object, rejected: Counter[str]) -> str | None:
-    """Return a text without outer blanks, or count why it cannot be used."""
+    """Return a text without outer blanks, or count why it cannot be used; repairs characters."""
     if text is None:
         rejected["text missing"] += 1
     elif not isinstance(text, str):
@@ -160,5 +161,7 @@ def usable_text(text: object, rejected: Counter[str]) -> str | None:
     elif not (stripped := text.strip()):
         rejected["empty text"] += 1
     else:
-        return stripped
+        whole = well_formed(stripped)
+        rejected.update([REPAIRED] if whole != stripped else [])
+        return whole
     return None

@@ -31,23 +31,19 @@ from orchestrator.data.sources.formats import (
     PARQUET,
     PLAIN_TEXT,
     READERS,
-    WHOLE,
-    Range,
     Row,
-    is_compressed,
-    open_parquet,
-    read_columns,
-    read_lines,
     read_plain,
     read_rows,
     suffix_of,
 )
+from orchestrator.data.sources.lines import WHOLE, Range, is_compressed, read_lines
 from orchestrator.data.sources.media_rows import (
     folder_records,
     kind_of_file,
     media_files,
     media_reader,
 )
+from orchestrator.data.sources.parquet import open_parquet, read_columns
 from orchestrator.data.sources.ranges import cut_file
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
@@ -230,7 +226,7 @@ def _texts(
         return iter(read_plain(path, spec.document, within))
     column = _text_column(spec, path)
     if suffix == PARQUET:
-        return (row[column] for row in read_columns(path, [column], within))
+        return (row[column] for row in read_columns(path, [column], rejected, within))
     return (row.get(column) for row in read_rows(path, rejected, within))
 
 

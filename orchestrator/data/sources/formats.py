@@ -1,8 +1,8 @@
 """File formats: JSONL, TSV, CSV, Parquet, CoNLL, plain text and JSON tables, as streams of rows.
 
-Text files are read as UTF-8, line by line, gzip included; Parquet row group by row group, a
-thousand rows at a time. A byte that is not UTF-8 is an error with its place; a row that cannot be
-used is counted by reason and left out.
+Text files are read line by line (see ``lines``), Parquet row group by row group, a thousand rows
+at a time. A row that cannot be used is counted by reason and left out; one with half of a character
+is repaired and counted.
 
 Every reader takes a range (see ``ranges``): bytes of a text file, row groups of Parquet.
 
@@ -12,23 +12,25 @@ A JSON file is a list of rows, or the articles of SQuAD. A row of SQuAD is a que
 """
 
 import csv
-import gzip
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from orchestrator.data.sources.lines import (
+    WHOLE,
+    Range,
+    lines_and_ends,
+    lines_before,
+    read_lines,
+    repaired,
+)
+from orchestrator.data.sources.parquet import read_columns
 from orchestrator.errors import InputError
 
 Row = Mapping[str, object]
-Range = tuple[int, int | None]
 Reader = Callable[[Path, Counter[str], Range], Iterator[Row]]
-
-WHOLE: Range = (0, None)
 
 TEXT_COLUMN = "text"  # of plain text
 PLAIN_TEXT = (".txt", ".text")
@@ -36,10 +38,7 @@ PARQUET = ".parquet"
 JSON = ".json"  # of labelled rows alone: a corpus is read in ranges
 CONLL = ".conll"
 DOCUMENT_START, COMMENT = "-DOCSTART-", "# "  # CoNLL lines without a word
-ROWS_PER_BATCH = 1024  # of Parquet; a row may be a whole article
-COPY_BYTES = 1 << 20
 MAX_CELL = 1 << 27  # characters of a CSV cell; csv's own limit is 128 KiB
-BYTE_ORDER_MARK = "\ufeff"
 ROWS_KEY = "data"  # of a JSON file that is not a list
 
 
@@ -47,11 +46,6 @@ def suffix_of(path: Path) -> str:
     """Return the suffix that says the format, without .gz and in lower case."""
     name = path.name.lower().removesuffix(".gz")
     return Path(name).suffix
-
-
-def is_compressed(path: Path) -> bool:
-    """Return whether a file can only be read from its beginning."""
-    return path.name.lower().endswith(".gz")
 
 
 def read_rows(path: Path, rejected: Counter[str], within: Range = WHOLE) -> Iterator[Row]:
@@ -66,63 +60,10 @@ def read_rows(path: Path, rejected: Counter[str], within: Range = WHOLE) -> Iter
         InputError: The file is not UTF-8 or not of its format.
     """
     if suffix_of(path) == JSON:
-        return json_rows(path, "".join(read_lines(path)))
-    return READERS[suffix_of(path)](path, rejected, within)
-
-
-def read_lines(path: Path, within: Range = WHOLE) -> Iterator[str]:
-    """Yield the lines of a text file with their line ends.
-
-    Raises:
-        InputError: A byte is not UTF-8, or the file cannot be read; names file, line and byte.
-    """
-    return (line for line, _ in lines_and_ends(path, within))
-
-
-def lines_and_ends(path: Path, within: Range = WHOLE) -> Iterator[tuple[str, int]]:
-    """Yield each line of a text file and the byte after it; see :func:`read_lines`."""
-    place, stop = within
-    if stop is not None and place >= stop:
-        return
-    try:
-        with _open(path) as file:
-            file.seek(place)
-            for raw in file:
-                line = _decode(path, raw, place)
-                place += len(raw)
-                yield line, place
-                if stop is not None and place >= stop:
-                    return
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-
-
-def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if is_compressed(path) else path.open("rb")
-
-
-def _decode(path: Path, raw: bytes, offset: int) -> str:
-    try:
-        line = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        place = offset + error.start
-        coding = "utf-16" if not place and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
-        raise InputError(
-            f"{path}, line {1 + lines_before(path, offset)}, byte {place}: "
-            f"0x{raw[error.start]:02x} is not UTF-8. Convert the file first, for example: "
-            f"iconv -f {coding} -t utf-8 {path.name}"
-        ) from None
-    return line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line
-
-
-def lines_before(path: Path, offset: int) -> int:
-    """Return the number of lines before a byte of a text file; reads up to it."""
-    count = 0
-    with _open(path) as file:
-        while offset > 0 and (part := file.read(min(offset, COPY_BYTES))):
-            count += part.count(b"\n")
-            offset -= len(part)
-    return count
+        rows = json_rows(path, "".join(read_lines(path)))
+    else:
+        rows = READERS[suffix_of(path)](path, rejected, within)
+    return (repaired(row, rejected) for row in rows)
 
 
 def _read_jsonl(path: Path, rejected: Counter[str], within: Range) -> Iterator[Row]:
@@ -203,37 +144,7 @@ def _named(
 
 
 def _read_parquet(path: Path, rejected: Counter[str], within: Range) -> Iterator[Row]:
-    del rejected
-    return read_columns(path, None, within)
-
-
-def read_columns(path: Path, columns: list[str] | None, within: Range = WHOLE) -> Iterator[Row]:
-    """Yield the rows of some row groups of a Parquet file; None takes all columns.
-
-    Raises:
-        InputError: The Parquet file cannot be read.
-    """
-    with open_parquet(path) as file:
-        first, stop = within
-        groups = range(first, file.num_row_groups if stop is None else stop)
-        batches = file.iter_batches(ROWS_PER_BATCH, row_groups=list(groups), columns=columns)
-        try:
-            for batch in batches:
-                yield from batch.to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"cannot read Parquet file {path}: {error}") from error
-
-
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file so that its pages are read as they are needed.
-
-    Raises:
-        InputError: It is no Parquet file.
-    """
-    try:
-        return pq.ParquetFile(path, buffer_size=COPY_BYTES, pre_buffer=False)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"cannot read Parquet file {path}: {error}") from error
+    return read_columns(path, None, rejected, within)
 
 
 def read_plain(path: Path, unit: str, within: Range = WHOLE) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from orchestrator.data.rows.labels import CLASSES, LabelForm
 from orchestrator.data.rows.rows import Reader, Record, TableRow
 from orchestrator.data.sources.contents import MEDIA_COLUMNS, MEDIA_SUFFIXES, find_column
+from orchestrator.data.sources.lines import read_lines, well_formed
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 
@@ -105,10 +106,7 @@ def _labeller(spec: DatasetSpec, form: LabelForm, folder: Path, files: list[Path
 
 
 def _text_of(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8") if path.is_file() else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
+    return well_formed("".join(read_lines(path))) if path.is_file() else None
 
 
 def _record(

@@ -1,5 +1,6 @@
 """Rows to evaluate on: labels are numbered as the package numbers them, by name."""
 
+import logging
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
@@ -10,7 +11,13 @@ from typing import Any, Final
 import numpy as np
 
 from orchestrator.config import did_you_mean
-from orchestrator.data.rows.labelled import Table, Tables, left_out, require_readable
+from orchestrator.data.rows.labelled import (
+    Table,
+    Tables,
+    left_out,
+    read_again,
+    require_readable,
+)
 from orchestrator.data.rows.labels import Labels
 from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.data.sources.opening import load_task
@@ -18,6 +25,8 @@ from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 from orchestrator.finetuning.evaluating.config import Split
 from orchestrator.tasks.base import AnyTask
+
+logger = logging.getLogger(__name__)
 
 MIN_SHOWN: Final = 60
 """Characters of an unknown label in a message."""
@@ -98,13 +107,13 @@ def _read_tables(spec: DatasetSpec, task: AnyTask) -> Tables:
 
 def _all_rows(spec: DatasetSpec, tables: Tables, task: AnyTask) -> Asked:
     """Return every row of a source, numbered."""
-    joint = Table()
-    for table in tables.splits.values():
-        joint.records.extend(table.records)
-    if not joint.records:
+    if not any(table.records for table in tables.splits.values()):
         raise InputError(f"{spec.source}: no rows. {left_out(tables.rejected)}")
     require_readable(spec, tables)
     form = task.form()
+    for note in read_again(tables, form, task.labels):
+        logger.warning("%s: %s", spec.source, note)
+    joint = Table([record for table in tables.splits.values() for record in table.records])
     if task.labels:
         _require_known(spec, joint, task, tables.label_names)
         words = list(task.labels)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from orchestrator.config import JobResult
 from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.sources.lines import well_formed
 from orchestrator.errors import InputError
 from orchestrator.finetuning.generating.config import GenerateConfig
 from orchestrator.modeling.generation.config import GenerationConfig
@@ -104,7 +105,7 @@ class Writer:
         stream = None if show is None or not single else _Stream(self._decode, options, show)
         found = generate(
             self.model,
-            self._batch(prompt),
+            self._batch(well_formed(prompt)),
             options,
             target=self._target,
             decode=self._decode,

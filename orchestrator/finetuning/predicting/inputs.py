@@ -17,12 +17,11 @@ from orchestrator.data.sources.formats import (
     PLAIN_TEXT,
     TEXT_COLUMN,
     csv_rows,
-    is_compressed,
-    lines_and_ends,
-    open_parquet,
     suffix_of,
 )
+from orchestrator.data.sources.lines import is_compressed, lines_and_ends, well_formed
 from orchestrator.data.sources.media_rows import kind_of_file, media_files
+from orchestrator.data.sources.parquet import open_parquet
 from orchestrator.errors import InputError
 from orchestrator.finetuning.predicting.results import CellType, InputFile, Piece, Source
 from orchestrator.storage import sha256_file
@@ -192,7 +191,8 @@ def _note(line: str, columns: dict[str, CellType | None]) -> None:
         return  # its piece rejects it
     if isinstance(row, dict):
         for name, value in row.items():
-            columns[name] = _wider(columns.get(name), value)
+            column = well_formed(name)
+            columns[column] = _wider(columns.get(column), value)
 
 
 def _wider(known: CellType | None, value: object) -> CellType | None:

@@ -104,6 +104,7 @@ class PartWorker:
             plan_sha256=self.digest,
             rows=len(content.rows),
             rejected=dict(Counter(reject.reason for reject in content.rejects)),
+            repaired=content.repaired,
             seconds=time.perf_counter() - began,
             files=files,
         )

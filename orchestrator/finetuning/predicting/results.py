@@ -112,6 +112,8 @@ class PartDone(StrictModel):
     """Rows that were answered."""
     rejected: dict[str, int]
     """Rows that were not, by reason."""
+    repaired: int = 0
+    """Answered rows with half of a character, which became U+FFFD."""
     seconds: float
     """Time that a worker took."""
     files: dict[str, OutputFile]
@@ -131,6 +133,8 @@ class PredictSummary(StrictModel):
     """Rows that were answered."""
     rejected: dict[str, int]
     """Rows that were not, by reason."""
+    repaired: int = 0
+    """Answered rows with half of a character, which became U+FFFD."""
     parts: int
     """Number of parts."""
     labels: tuple[str, ...] = ()

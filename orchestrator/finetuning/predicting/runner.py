@@ -17,6 +17,7 @@ from orchestrator.cluster.session import session_for
 from orchestrator.config import JobResult, did_you_mean
 from orchestrator.data.rows.forms.choice import choices_reader
 from orchestrator.data.sources.contents import PAIR_COLUMNS, TEXT_COLUMNS
+from orchestrator.data.sources.lines import REPAIRED
 from orchestrator.errors import InputError, IntegrityError, OrchestratorError, StageError
 from orchestrator.finetuning.predicting.config import PredictConfig
 from orchestrator.finetuning.predicting.inputs import (
@@ -89,6 +90,8 @@ def run(config: PredictConfig) -> JobResult:
             run_dir=str(folder.path),
         )
         folder.finish(result)
+    if summary.repaired:
+        logger.warning("%d × %s", summary.repaired, REPAIRED)
     if summary.rejected:
         logger.warning("event=rows_rejected output=%s reasons=%s", output, summary.rejected)
     return result
@@ -243,6 +246,7 @@ def _summary(plan: PredictPlan, parts: Sequence[PartDone]) -> PredictSummary:
         package_sha256=plan.package_sha256,
         rows=sum(part.rows for part in parts),
         rejected=dict(sorted(rejected.items())),
+        repaired=sum(part.repaired for part in parts),
         parts=len(parts),
         labels=plan.labels,
     )

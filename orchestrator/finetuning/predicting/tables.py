@@ -4,6 +4,7 @@ Shapes: N rows, D width.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from io import BytesIO
@@ -16,7 +17,9 @@ import pyarrow as pa
 from orchestrator.data.media.audio import read_sound
 from orchestrator.data.media.images import read_image
 from orchestrator.data.rows.forms.choice import choices_reader
-from orchestrator.data.sources.formats import TEXT_COLUMN, open_parquet, read_lines
+from orchestrator.data.sources.formats import TEXT_COLUMN
+from orchestrator.data.sources.lines import REPAIRED, read_lines, repaired, well_formed
+from orchestrator.data.sources.parquet import NOT_UTF8, arrow_rows, open_parquet
 from orchestrator.errors import InputError
 from orchestrator.finetuning.predicting.inputs import MEDIA, PATH_COLUMN, cells_and_ends
 from orchestrator.finetuning.predicting.results import CellType, InputFile, Piece, PredictPlan
@@ -61,7 +64,7 @@ class Reject:
     def line(self) -> str:
         """Return it as a line of JSON."""
         values = {name: getattr(self, name) for name in ("file", "row", "reason", "content")}
-        return json.dumps(values, ensure_ascii=False, default=str) + "\n"
+        return well_formed(json.dumps(values, ensure_ascii=False, default=str)) + "\n"
 
 
 @dataclass(slots=True)
@@ -75,6 +78,7 @@ class Content:
         pairs: Their second texts.
         choices: Their candidates.
         rejects: The other rows.
+        repaired: Number of rows with half of a character, which became U+FFFD.
     """
 
     rows: list[Cells] = field(default_factory=list)
@@ -83,6 +87,7 @@ class Content:
     pairs: list[str] = field(default_factory=list)
     choices: list[tuple[str, ...]] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
+    repaired: int = 0
 
 
 def read_piece(
@@ -109,12 +114,14 @@ def read_piece(
         taken = {plan.text_column, plan.pair_column}
         candidates = choices_reader(plan.columns, Path(file.path), taken)
     table = _parquet_slice(file, piece) if plan.source == "parquet" else None
-    numbered = _cells(plan, file, piece) if table is None else enumerate(table.to_pylist())
-    for place, row in numbered:
+    counts: Counter[str] = Counter()
+    numbered = _cells(plan, file, piece) if table is None else _arrow_cells(table)
+    for place, given in numbered:
         number = piece.first_row + place
-        if isinstance(row, NoRow):
-            found.rejects.append(Reject(file.path, number, row.reason, row.raw))
+        if isinstance(given, NoRow):
+            found.rejects.append(Reject(file.path, number, given.reason, given.raw))
             continue
+        row: Cells = dict(repaired(given, counts))
         cells = None if candidates is None else candidates(row)
         reason = _unusable(plan, row, words=words) or (cells if isinstance(cells, str) else None)
         if reason is not None:
@@ -127,9 +134,18 @@ def read_piece(
             found.pairs.append(row[plan.pair_column])
         if isinstance(cells, list):
             found.choices.append(tuple(text for _, text in cells))
+    found.repaired = counts[REPAIRED]
     if table is not None:
         found.table = table.take(pa.array(kept, pa.int64()))
+        if found.repaired:
+            found.table = pa.Table.from_pylist(found.rows, table.schema)
     return found
+
+
+def _arrow_cells(table: pa.Table) -> Iterator[tuple[int, Cells | NoRow]]:
+    """Yield place and cells of each row of a Parquet file."""
+    for place, row in enumerate(arrow_rows(table)):
+        yield place, NoRow(NOT_UTF8, None) if row is None else dict(row)
 
 
 def _read_media(plan: PredictPlan, piece: Piece, found: Content) -> Content:

@@ -9,7 +9,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.data.sharded.contracts import divide
@@ -76,7 +76,9 @@ def test_no_document_is_lost_or_doubled_whatever_the_size_of_a_range(
     tmp_path_factory, name, documents, size
 ):
     path = tmp_path_factory.getbasetemp() / name
-    path.write_bytes(WRITERS[name](documents).encode())
+    text = WRITERS[name](documents)
+    assume("\n" in text or "\r" not in text)  # lines that end with CR alone are refused
+    path.write_bytes(text.encode())
     source = source_of(path)
     whole, reasons, spans = reading(source, UNDIVIDED)
     assert len(spans) <= 1

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.data.rows.label_forms import FORMS
+from orchestrator.data.rows.labelled import CONFLICTING
 from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 
@@ -35,7 +36,10 @@ def test_every_sentence_of_conll_2003_is_read_or_counted():
     found = [len(data.split(split)) for split in ("train", "validation", "test")]
     assert set(data.rejected) <= {
         "repeated",
+        CONFLICTING,
         "train row also held out",
         "validation row also held out",
     }
+    assert data.rejected[CONFLICTING] == 8
+    assert "8 × " in data.notes[0]
     assert sum(found) + sum(data.rejected.values()) == 14_986 + 3_465 + 3_683

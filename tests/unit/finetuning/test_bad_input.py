@@ -56,6 +56,8 @@ CASES = {
     ),
     "mixed encodings": (["mixed"], "b.csv, line 2, byte 11: 0xe9 is not UTF-8", "is not UTF-8"),
     "UTF-16": (["wide.csv"], "iconv -f utf-16 -t utf-8", "iconv -f utf-16 -t utf-8"),
+    "UTF-16 without its mark": (["wide.tsv"], "iconv -f utf-16le", "iconv -f utf-16le"),
+    "lines of old Macs": (["mac.csv"], "tr '\\r' '\\n' < mac.csv", "lines end with CR alone"),
     "splits of the same rows": (
         ["copies"], "Left out: 60 × train row also held out", "60 × train row also held out",
     ),
@@ -66,6 +68,8 @@ PREDICT = {
     "no usual column": (["odd.jsonl"], "Name one with text_column. Columns: txt, labl."),
     "mixed encodings": (["mixed"], "b.csv, line 2, byte 11: 0xe9 is not UTF-8"),
     "UTF-16": (["wide.csv"], "iconv -f utf-16 -t utf-8"),
+    "UTF-16 without its mark": (["wide.tsv"], "iconv -f utf-16le"),
+    "lines of old Macs": (["mac.csv"], "tr '\\r' '\\n' < mac.csv"),
     "a missing file": (["rowz.jsonl"], "does not exist. Did you mean 'rows.jsonl'?"),
     "a column of numbers": (["numbers.jsonl", "text_column=score"], "holds values of type float"),
 }
@@ -82,6 +86,8 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "mixed/a.csv").write_text(CSV)
     (tmp_path / "mixed/b.csv").write_bytes(CSV.encode("latin1"))
     (tmp_path / "wide.csv").write_bytes(CSV.encode("utf-16"))
+    (tmp_path / "wide.tsv").write_bytes(CSV.replace(",", "\t").encode("utf-16-le"))
+    (tmp_path / "mac.csv").write_bytes(CSV.replace("\n", "\r").encode())
     return tmp_path
 
 
@@ -151,3 +157,43 @@ def test_a_class_that_a_split_lacks_is_shown(place, capsys):
     )
     assert main(["finetune", "--check", "package=tiny", "output=x", "data.source=files:held"]) == 0
     assert "test has no row of array" in capsys.readouterr().out
+
+
+HALF = [*ROWS[:40], {"text": "cut in two \ud83d", "label": "array"}]
+
+
+@pytest.mark.parametrize("verb", ["finetune", "evaluate", "predict"])
+def test_half_of_a_character_ends_no_job(place, capsys, caplog, verb):
+    (place / "half.jsonl").write_text("\n".join(map(json.dumps, HALF)))
+    source = ["input=half.jsonl"] if verb == "predict" else ["data.source=files:half.jsonl"]
+    output = [] if verb == "evaluate" else ["output=x"]
+    assert main([verb, "--check", "package=tiny", *output, *source]) == 0
+    note = "1 × row with half of a character, which became U+FFFD"
+    assert note in capsys.readouterr().out + caplog.text or verb == "predict"
+
+
+def test_labels_that_are_read_in_another_way_are_said(place, capsys, caplog):
+    rows = [{**row, "label": f"{i % 2}.0"} for i, row in enumerate(ROWS)]
+    rows += [{**rows[0], "label": "1.0"}]
+    (place / "floats.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = "data.source=files:floats.jsonl"
+    assert main(["finetune", "--check", "package=tiny", "output=x", source]) == 0
+    shown = capsys.readouterr().out
+    assert "labels such as 0.0 were read as whole numbers (0)" in shown
+    assert "1 × text that was read before with another label (conflicting labels)" in shown
+    names = [
+        {**row, "label": ["array,frame", "array", "frame"][i % 3]} for i, row in enumerate(ROWS)
+    ]
+    (place / "names.jsonl").write_text("\n".join(map(json.dumps, names)))
+    source = "data.source=files:names.jsonl"
+    assert main(["finetune", "--check", "package=tiny", "output=x", source]) == 0
+    assert "'array,frame' look like lists" in capsys.readouterr().out
+    several = ["finetune", "--check", "package=tiny", "output=x", source, "task=multilabel"]
+    assert main(several) == 0
+    assert "labels were split at ','" in capsys.readouterr().out
+    caplog.clear()
+    floats = [{**row, "label": float(i % 2)} for i, row in enumerate(ROWS)]
+    (place / "floats.jsonl").write_text("\n".join(map(json.dumps, floats)))
+    error = "label '0' is not a label of task"
+    assert main(["evaluate", "--check", "package=tiny", "data.source=files:floats.jsonl"]) == 2
+    assert error in capsys.readouterr().err

@@ -271,3 +271,44 @@ def test_a_folder_of_images_is_answered_file_by_file(tmp_path, zoo):
     assert set(found.answer_label) <= {"no", "yes"}
     with pytest.raises(InputError, match="these are of image"):
         prepare(job(zoo, tmp_path, package="tagger", input=str(folder), output=str(tmp_path / "o")))
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.parquet", "x.txt"])
+def test_half_of_a_character_is_answered_and_counted(zoo, tmp_path, name, form):
+    texts = [SENTENCES[0], "cut in two \ud83d", SENTENCES[1]]
+    raw = [text.encode("utf-8", "surrogatepass") for text in texts]
+    if name == "x.jsonl":
+        (tmp_path / name).write_text(
+            "\n".join(json.dumps({"text": t, "b\ud83d": 1}) for t in texts)
+        )
+    elif name == "x.parquet":
+        pq.write_table(pa.table({"text": pa.array(raw).view(pa.string())}), tmp_path / name)
+    else:
+        head = [b"text"] if name == "x.csv" else []
+        (tmp_path / name).write_bytes(b"\n".join([*head, *raw]))
+    (part,) = answer(job(zoo, tmp_path, input=str(tmp_path / name), format=form))
+    assert (part.rows, part.rejected) == (3, {})
+    assert part.repaired == (3 if name == "x.jsonl" else 1)
+    if form == "parquet":
+        found = read(tmp_path).to_dict("records")
+    else:
+        lines = (tmp_path / "out/part-00000.jsonl").read_text().splitlines()
+        found = list(map(json.loads, lines))
+    assert [row["text"].strip() for row in found] == [texts[0], "cut in two \ufffd", texts[2]]
+    assert all(row["answer_label"] for row in found)
+
+
+def test_a_text_of_parquet_that_is_not_utf8_is_rejected(zoo, tmp_path):
+    raw = pa.array([SENTENCES[0].encode(), b"caf\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"text": raw}), tmp_path / "x.parquet")
+    (part,) = answer(job(zoo, tmp_path, input=str(tmp_path / "x.parquet")))
+    assert (part.rows, part.rejected) == (1, {"text is not UTF-8": 1})
+
+
+def test_texts_of_the_python_api_are_repaired(zoo, caplog):
+    package = orchestrator.load("tiny", zoo=zoo.root)
+    first, second = package.predict(["cut in two \ud83d", "cut in two \ufffd"])
+    assert first == second
+    assert "1 × row with half of a character" in caplog.text
+    assert np.array_equal(*package.embed(["cut in two \ud83d", "cut in two \ufffd"]))

@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from orchestrator.data.rows.labels import FreeForm, Label, Labels, object_array
+from orchestrator.data.rows.labels import FreeForm, Labels, object_array
+from orchestrator.data.rows.rereading import Label
 from orchestrator.data.rows.rows import Reader, Record, Rows, TableRow
 from orchestrator.data.sources.contents import find_column, usable_text
 from orchestrator.data.spec import DatasetSpec

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.data.rows.labels import FreeForm, Label, Labels
+from orchestrator.data.rows.labels import FreeForm, Labels
+from orchestrator.data.rows.rereading import Label
 from orchestrator.data.rows.rows import Reader, Record, Rows, TableRow
 from orchestrator.data.sources.contents import find_column, usable_text
 from orchestrator.data.spec import DatasetSpec
