@@ -39,7 +39,7 @@ ENGINES = {
 }
 HALF = {
     f"{engine}, {precision}": {**ENGINES[engine], "precision": precision}
-    for engine in ("ddp", "zero2")
+    for engine in ("ddp", "zero1", "zero2", "zero3", "fsdp2")
     for precision in ("bf16", "fp16")
 }
 LORA = {"rank": 2}
