@@ -34,7 +34,7 @@ from orchestrator.modeling.component import (
     targets,
 )
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
-from orchestrator.modeling.layers.block_options import PatchBiasConfig
+from orchestrator.modeling.layers.bias_options import PatchBiasConfig
 from orchestrator.modeling.targets.configs import TargetConfig
 
 Target = Annotated[TargetConfig, Choice(targets)]

@@ -231,7 +231,10 @@ def training_flops(config: ModelConfig, length: int) -> float:
         weights += share * _weights(module)
     stacks: list[object] = [config.encoder, config.decoder]
     attention = sum(
-        2 * stack.num_layers * stack.num_heads * stack.size_of_head(config.dimensions) * length
+        stack.num_layers
+        * stack.num_heads
+        * stack.size_of_head(config.dimensions)
+        * stack.reads_of_query(length)
         for stack in stacks
         if isinstance(stack, BlockOptions)
     )

@@ -5,7 +5,8 @@ from typing import Literal
 
 from orchestrator.errors import Problem
 from orchestrator.modeling.component import DecoderConfig, Dimensions, decoders
-from orchestrator.modeling.layers.block_options import BlockOptions, PatchBiasConfig
+from orchestrator.modeling.layers.bias_options import DisentangledConfig, PatchBiasConfig
+from orchestrator.modeling.layers.block_options import BlockOptions
 
 
 @decoders.register("orchestrator.modeling.decoders.transformer:TransformerDecoder")
@@ -24,6 +25,8 @@ class TransformerDecoderConfig(BlockOptions, DecoderConfig):
         yield from self.block_problems(dimensions)
         if isinstance(self.position_bias, PatchBiasConfig):
             yield Problem("position_bias", "patches have no order; a decoder needs one. Use t5.")
+        if isinstance(self.position_bias, DisentangledConfig):
+            yield Problem("position_bias", "disentangled attention is for encoders. Use t5.")
         if self.layer_scale is not None:
             yield Problem("layer_scale", "is for encoders. Remove it.")
         if self.query_key_norm != "none":

@@ -61,6 +61,8 @@ class EmbeddingPart(nn.Module, ABC):
 class EmbeddingStack(nn.Module):
     """Sum of parts, optional LayerNorm, dropout, optional linear layer to the model's width.
 
+    The linear layer stands last, or first (``projection``).
+
     Parameters: ``<part type>.*`` (for example ``word.weight``), ``norm.*`` and ``projection.*``.
     """
 
@@ -71,13 +73,15 @@ class EmbeddingStack(nn.Module):
         inner = config.dimensions_of_parts(dimensions)
         for name, part in zip(self.part_names, config.parts, strict=True):
             self.add_module(name, embeddings.component_class(name)(part, inner))
-        width = inner.hidden_size
+        width, wide = inner.hidden_size, dimensions.hidden_size
+        first = self.project_first = config.projection == "first"
         self.norm = None
         if config.layernorm:
-            self.norm = nn.LayerNorm(width, eps=config.norm_eps, bias=config.norm_bias)
+            normed = wide if first else width
+            self.norm = nn.LayerNorm(normed, eps=config.norm_eps, bias=config.norm_bias)
         self.dropout = nn.Dropout(config.dropout)
         sized = config.size is not None
-        self.projection = nn.Linear(width, dimensions.hidden_size) if sized else None
+        self.projection = nn.Linear(width, wide, bias=not first) if sized else None
 
     def forward(self, batch: Batch, past: int = 0) -> tuple[Tensor, Tensor]:
         """Embed a batch.
@@ -102,10 +106,14 @@ class EmbeddingStack(nn.Module):
             batch = {**batch, "attention_mask": mask}
         for part in others:
             hidden = hidden + part(batch, hidden)
+        if self.projection is not None and self.project_first:
+            hidden = self.projection(hidden)
         if self.norm is not None:
             hidden = self.norm(hidden)
         hidden = self.dropout(hidden)
-        return hidden if self.projection is None else self.projection(hidden), mask
+        if self.projection is not None and not self.project_first:
+            hidden = self.projection(hidden)
+        return hidden, mask
 
     def mask(self, batch: Batch, hidden: Tensor, past: int = 0) -> Tensor:
         """Return which positions of ``hidden`` [B, S, D] are real, bool [B, past + S]."""

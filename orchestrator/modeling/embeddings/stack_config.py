@@ -48,6 +48,9 @@ class EmbeddingStackConfig(StrictModel):
     size: PositiveInt | None = None
     """Width of the parts, brought to hidden_size by a linear layer (ALBERT, ELECTRA); null:
     hidden_size, without a linear layer."""
+    projection: Literal["last", "first"] = "last"
+    """That linear layer comes after norm and dropout and has a bias, or before them and has none
+    (DeBERTa)."""
     max_position_embeddings: PositiveInt | None = None
     """Longest sequence on this side, in positions (Whisper: 1500, beside 448 on the target side);
     null: the model's."""
@@ -116,6 +119,8 @@ class EmbeddingStackConfig(StrictModel):
                 "parts.0.interpolate",
                 "needs a `pos` part, whose table is interpolated. Add one, or set it false.",
             )
+        if self.projection == "first" and self.size is None:
+            yield Problem("projection", "there is none without size. Set size, or leave it out.")
         yield from self._alone(names)
 
     def _alone(self, names: list[str]) -> Iterator[Problem]:

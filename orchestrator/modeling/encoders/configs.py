@@ -15,9 +15,10 @@ from orchestrator.modeling.component import (
     inside,
     tie_problems,
 )
+from orchestrator.modeling.layers.bias_options import DisentangledConfig, PatchBiasConfig
 from orchestrator.modeling.layers.block_options import (
     BlockOptions,
-    PatchBiasConfig,
+    ConvolutionConfig,
     Rate,
     RotaryConfig,
 )
@@ -50,6 +51,8 @@ class TransformerConfig(BlockOptions, EncoderConfig):
     """Normalize before the attention of the first block too (false in ModernBERT)."""
     final_norm: bool = True
     """Normalize after the last pre-norm block (false in BEiT's classifier)."""
+    convolution: ConvolutionConfig | None = None
+    """A convolution beside the first block (DeBERTa-v2 xlarge); null: none."""
     drop_path: Rate = 0.0
     """Rate at which a sample skips a sub-layer of the last block while training; it grows from 0 in
     the first one (stochastic depth; BEiT: 0.1)."""
@@ -84,8 +87,9 @@ class TransformerConfig(BlockOptions, EncoderConfig):
         for name, rotary in (("rotary", self.rotary), ("window_rotary", self.window_rotary)):
             if rotary is not None:
                 yield from inside(name, rotary.check(self.size_of_head(dimensions)))
-        if isinstance(self.position_bias, PatchBiasConfig) and self.mask != "bidirectional":
-            yield Problem("position_bias", "patches have no order. Use `mask: bidirectional`.")
+        if self.convolution is not None:
+            yield from inside("convolution", self.convolution.check(dimensions))
+        yield from self._both_sides_problems()
         yield from self._pattern_problems()
         if self.norm_position == "post" and not self.final_norm:
             yield Problem(
@@ -118,6 +122,19 @@ class TransformerConfig(BlockOptions, EncoderConfig):
                 )
         if self.window_rotary is not None and None in (self.window, self.rotary):
             yield Problem("window_rotary", "needs `window` and `rotary`. Set them too.")
+
+    def _both_sides_problems(self) -> Iterator[Problem]:
+        """Some parts read both sides of a position."""
+        if self.rotary is not None and isinstance(self.position_bias, DisentangledConfig):
+            yield Problem("rotary", "is not for disentangled attention. Leave one of them out.")
+        if self.mask == "bidirectional":
+            return
+        if isinstance(self.position_bias, PatchBiasConfig):
+            yield Problem("position_bias", "patches have no order. Use `mask: bidirectional`.")
+        if isinstance(self.position_bias, DisentangledConfig):
+            yield Problem("position_bias", "distances have two sides. Use `mask: bidirectional`.")
+        if self.convolution is not None:
+            yield Problem("convolution", "reads both sides. Use `mask: bidirectional`.")
 
 
 @encoders.register("orchestrator.modeling.encoders.gatedcnn:GatedCnnEncoder")

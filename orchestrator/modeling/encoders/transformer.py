@@ -14,6 +14,10 @@ Parameter names, the same for every variant (other code relies on them):
     layers.N.scale1, .scale2                 factors on both outputs; only with layer_scale
     layers.N.position_bias                   only with a patch bias that is not shared
     position_bias                            T5's or a shared patch bias
+    layers.N.attention.position_key, .position_query
+                                             disentangled, unless tokens share theirs
+    position_vectors.weight, .norm           disentangled; see `PositionVectors`
+    convolution.layer, .norm                 only with a convolution; see `Convolution`
     norm                                     pre only: after the last layer, if final_norm
 
 With shared layers there is ``layers.0`` alone. Activation function, eps and positions of the norms
@@ -34,7 +38,13 @@ from orchestrator.modeling.layers.attention import (
     KeyValues,
     attention_mask,
 )
-from orchestrator.modeling.layers.block_options import BlockOptions, PatchBiasConfig, RotaryConfig
+from orchestrator.modeling.layers.bias_options import DisentangledConfig, PatchBiasConfig
+from orchestrator.modeling.layers.block_options import BlockOptions, RotaryConfig
+from orchestrator.modeling.layers.convolution import build_convolution
+from orchestrator.modeling.layers.disentangled import (
+    DisentangledAttention,
+    build_position_vectors,
+)
 from orchestrator.modeling.layers.feed_forward import (
     Block,
     DropPath,
@@ -84,7 +94,9 @@ class TransformerLayer(Block):
         width = dimensions.hidden_size
         self.drop_path = DropPath(drop_path)
         self.pre = options.norm_position == "pre"
-        self.attention = Attention(options, dimensions)
+        disentangled = isinstance(options.position_bias, DisentangledConfig)
+        attention = DisentangledAttention if disentangled else Attention
+        self.attention = attention(options, dimensions)
         self.feed_forward = build_feed_forward(options, dimensions)
         eps, bias = options.norm_eps, options.norm_bias
         self.norm1 = build_norm(options.norm, width, eps, bias=bias)
@@ -155,6 +167,8 @@ class TransformerEncoder(Encoder):
         )
         if not config.first_norm:
             self.layers[0].norm1 = nn.Identity()
+        self.position_vectors = build_position_vectors(config, dimensions)
+        self.convolution = build_convolution(config, config.convolution, dimensions)
         final = config.norm_position == "pre" and config.final_norm
         width, eps, bias = dimensions.hidden_size, config.norm_eps, config.norm_bias
         self.norm = build_norm(config.norm, width, eps, bias=bias) if final else None
@@ -171,8 +185,12 @@ class TransformerEncoder(Encoder):
             cache: Keys and values of earlier positions; only for causal models.
         """
         masks = [self._mask(hidden, mask, batch, window) for window in self.windows]
+        if self.position_vectors is not None:
+            distances = self.position_vectors(hidden.shape[1])
+            masks = [allowed._replace(distances=distances) for allowed in masks]
         angles = [self._rotation(hidden, mask, batch, rotary) for rotary in self.rotaries]
         self.layer_outputs = [hidden] if self.keeps_layers else None
+        embedded = hidden
         for index, (window, rotary) in enumerate(self.choices):
             layer = self.layers[index % len(self.layers)]
             allowed, turned = masks[window], angles[rotary]
@@ -181,6 +199,8 @@ class TransformerEncoder(Encoder):
             else:
                 own = None if cache is None else cache.layer(index).own
                 hidden = layer(hidden, allowed, turned, own)
+            if index == 0 and self.convolution is not None:
+                hidden = self.convolution(embedded, hidden, mask)
             if self.layer_outputs is not None:
                 self.layer_outputs.append(hidden)
         return hidden if self.norm is None else self.norm(hidden)

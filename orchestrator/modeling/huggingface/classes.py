@@ -209,7 +209,7 @@ def _blocks(options: EncoderConfig, sizes: Dimensions) -> dict[str, object]:
         "head_size": head_size,
         "num_kv_heads": options.num_kv_heads or options.num_heads,
         "attention_bias": [p for p in get_args(Projection) if options.has_bias(p)],
-        "attention_scale": options.attention_scale or head_size**-0.5,
+        "attention_scale": options.scale_of_attention(sizes),
     }
 
 

@@ -18,7 +18,7 @@ from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import Batch
 from orchestrator.modeling.layers.block_options import BlockOptions
 from orchestrator.modeling.layers.norms import build_norm
-from orchestrator.modeling.layers.relative_positions import Rotation, rotate
+from orchestrator.modeling.layers.relative_positions import Distances, Rotation, rotate
 
 Order = Literal["bidirectional", "causal", "prefix"]
 """Read all positions; the position itself and earlier ones; these and those of a prefix."""
@@ -91,11 +91,13 @@ class AttentionMask(NamedTuple):
         causal: Additionally only keys that are not later than the query. Never set together with
             ``allowed`` or ``bias`` (a fused kernel takes one or the other).
         bias: Added to the scores, broadcastable to [B, H, S, T]; -inf where not ``allowed``.
+        distances: What disentangled attention reads.
     """
 
     allowed: Tensor | None
     causal: bool = False
     bias: Tensor | None = None
+    distances: Distances | None = None
 
     def plus(self, bias: Tensor) -> "AttentionMask":
         """Return this mask with another bias added to the scores, [1, H, S, T]."""
@@ -198,7 +200,7 @@ class Attention(nn.Module):
         width, self.head_size = dimensions.hidden_size, options.size_of_head(dimensions)
         self.num_heads = options.num_heads
         self.num_kv_heads = options.num_kv_heads or options.num_heads
-        self.scale = options.attention_scale or self.head_size**-0.5
+        self.scale = options.scale_of_attention(dimensions)
         self.dropout = options.attention_dropout
         self.softcap = options.attention_softcap
         self.eager = not options.fuses_attention

@@ -1,4 +1,4 @@
-"""Options of transformer blocks, position biases and rotary positions. Imports without torch."""
+"""Options of transformer blocks and rotary positions. Imports without torch."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -7,7 +7,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from orchestrator.config import StrictModel
 from orchestrator.errors import Problem
-from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.component import Dimensions, inside
+from orchestrator.modeling.layers.bias_options import DisentangledConfig, PositionBiasConfig
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 """Names of activation functions: exact GELU, its tanh form, x*sigmoid(1.702x), ReLU, x*sigmoid(x).
@@ -20,35 +21,23 @@ Projection = Literal["query", "key", "value", "output"]
 """The four linear layers of attention."""
 
 
-class T5BiasConfig(StrictModel):
-    """A learned bias for each bucket of distances and head, shared by all layers (T5)."""
+class ConvolutionConfig(StrictModel):
+    """A convolution over the embedded input, added to the first block's output (DeBERTa-v2)."""
 
-    type: Literal["t5"] = "t5"
-    buckets: PositiveInt = 32
-    """Number of buckets; half of them for each direction where both sides are read."""
-    max_distance: PositiveInt = 128
-    """Larger distances share the last bucket."""
+    kernel_size: PositiveInt = 3
+    """Positions that an output reads; odd."""
+    groups: PositiveInt = 1
+    """Groups of channels that are convolved each by itself."""
+    activation: Literal["tanh"] | Activation = "tanh"
+    """Activation after it (DeBERTa-v2 xlarge: gelu)."""
 
-
-class AlibiConfig(StrictModel):
-    """Scores fall linearly with distance, at a fixed rate for each head (BLOOM)."""
-
-    type: Literal["alibi"] = "alibi"
-
-
-class PatchBiasConfig(StrictModel):
-    """A learned bias for each offset between patches of an image and head (BEiT)."""
-
-    type: Literal["patches"] = "patches"
-    rows: PositiveInt
-    """Patches in a column of the image."""
-    columns: PositiveInt
-    """Patches in a row of the image."""
-    shared: bool = False
-    """One table for all layers; otherwise one in each."""
-
-
-PositionBiasConfig = T5BiasConfig | AlibiConfig | PatchBiasConfig
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Kernels have a middle; groups divide the width."""
+        if self.kernel_size % 2 == 0:
+            yield Problem("kernel_size", f"{self.kernel_size} is even. Use an odd one.")
+        if dimensions.hidden_size % self.groups:
+            width = dimensions.hidden_size
+            yield Problem("groups", _does_not_divide(self.groups, "hidden_size", width))
 
 
 class ExpertsConfig(StrictModel):
@@ -96,7 +85,8 @@ class BlockOptions(StrictModel):
     """Linear layers of attention with a bias (Qwen2: query, key, value; BEiT, Whisper: no key);
     null: all or none, as `bias` says."""
     attention_scale: PositiveFloat | None = None
-    """Factor on attention scores; null: 1 / sqrt(head size). T5: 1."""
+    """Factor on attention scores; null: 1 / sqrt(head size), with `{type: disentangled}` also
+    divided by the root of the number of terms. T5: 1."""
     query_key_norm: Literal["none", "head", "projection"] = "none"
     """Normalize queries and keys before they are rotated: each head (Qwen3, Gemma 3), or all heads
     together (OLMo 2)."""
@@ -104,8 +94,8 @@ class BlockOptions(StrictModel):
     """Largest attention score c: each becomes c * tanh(score / c) (Gemma 2: 50); null: no limit.
     No fused kernel does that, so attention is computed by its formula."""
     position_bias: Annotated[PositionBiasConfig, Field(discriminator="type")] | None = None
-    """Added to attention scores by distance: `{type: t5}`, `{type: alibi}`, `{type: patches, ...}`;
-    null: nothing."""
+    """Added to attention scores by distance: `{type: t5}`, `{type: alibi}`, `{type: patches, ...}`,
+    `{type: disentangled}`; null: nothing."""
     window: PositiveInt | None = None
     """Positions that a position may look back, itself included (Mistral), and as many ahead where
     both sides are read (65 for ModernBERT's local attention of 128); null: all."""
@@ -124,6 +114,19 @@ class BlockOptions(StrictModel):
     def size_of_head(self, dimensions: Dimensions) -> int:
         """Width of a head."""
         return self.head_size or dimensions.hidden_size // self.num_heads
+
+    def scale_of_attention(self, dimensions: Dimensions) -> float:
+        """Factor on attention scores."""
+        bias, size = self.position_bias, self.size_of_head(dimensions)
+        terms = 1 + bias.num_terms if isinstance(bias, DisentangledConfig) else 1
+        return self.attention_scale or (size * terms) ** -0.5
+
+    def reads_of_query(self, length: int) -> int:
+        """Vectors of a head's size that one query of a head meets: keys, values, distances."""
+        bias = self.position_bias
+        if isinstance(bias, DisentangledConfig):
+            return 2 * length + bias.num_terms * bias.rows_in_use(length)
+        return 2 * length
 
     def size_of_feed_forward(self, dimensions: Dimensions) -> int:
         """Width inside the feed-forward."""
@@ -154,7 +157,8 @@ class BlockOptions(StrictModel):
             values += inner
         if self.query_key_norm != "none":
             values += 2 * width
-        if not self.fuses_attention or self.attention_dropout:
+        disentangled = isinstance(self.position_bias, DisentangledConfig)
+        if not self.fuses_attention or self.attention_dropout or disentangled:
             values += 3 * self.num_heads * length + 2 * width
         return values * self.num_layers
 
@@ -169,6 +173,16 @@ class BlockOptions(StrictModel):
             )
         if self.norm == "rms" and not self.norm_bias:
             yield Problem("norm_bias", "RMSNorm never has a bias. Leave it out.")
+        if isinstance(self.position_bias, DisentangledConfig):
+            yield from inside("position_bias", self.position_bias.check())
+            kv_heads = self.num_kv_heads or self.num_heads
+            for name, plain in (
+                ("num_kv_heads", kv_heads == self.num_heads),
+                ("query_key_norm", self.query_key_norm == "none"),
+                ("attention_softcap", self.attention_softcap is None),
+            ):
+                if not plain:
+                    yield Problem(name, "is not for disentangled attention. Leave it out.")
         if self.experts is not None and self.activation_dropout:
             yield Problem("activation_dropout", "is not for experts. Set it to 0.")
         if self.experts is not None and self.experts.top_k > self.experts.num_experts:

@@ -20,15 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.modeling.layers.block_options import (
+from orchestrator.modeling.layers.bias_options import (
     AlibiConfig,
+    PatchBiasConfig,
+    PositionBiasConfig,
+    T5BiasConfig,
+)
+from orchestrator.modeling.layers.block_options import (
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
-    PatchBiasConfig,
-    PositionBiasConfig,
     RotaryConfig,
-    T5BiasConfig,
     YarnScaling,
 )
 
@@ -45,6 +47,18 @@ class Rotation(NamedTuple):
     cos: Tensor
     sin: Tensor
     pairs: bool
+
+
+class Distances(NamedTuple):
+    """Relative positions as disentangled attention reads them.
+
+    Attributes:
+        vectors: One for each distance or bucket in use, [R, D].
+        rows: Which one each pair of a query and a key reads, int64 [S, S].
+    """
+
+    vectors: Tensor
+    rows: Tensor
 
 
 def rotation(
@@ -283,9 +297,9 @@ class PatchBias(PositionBias):
 def build_position_bias(
     config: PositionBiasConfig | None, heads: int, *, both_sides: bool
 ) -> PositionBias | None:
-    """Return the bias that a config names, or None."""
+    """Return the bias that a config names; None where it names none, or one that queries decide."""
     if isinstance(config, T5BiasConfig):
         return T5Bias(config, heads, both_sides=both_sides)
     if isinstance(config, AlibiConfig):
         return AlibiBias(heads)
-    return None if config is None else PatchBias(config, heads)
+    return PatchBias(config, heads) if isinstance(config, PatchBiasConfig) else None

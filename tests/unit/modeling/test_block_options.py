@@ -40,6 +40,12 @@ OPTIONS = {
     "alibi": {"position_bias": ALIBI, "mask": "causal"},
     "alibi_both_sides": {"position_bias": ALIBI},
     "alibi_prefix": {"position_bias": ALIBI, "mask": "prefix", "num_heads": 8},
+    "disentangled": {"position_bias": {"type": "disentangled", "max_distance": 5}},
+    "disentangled_convolution": {
+        "position_bias": {"type": "disentangled", "buckets": 4, "max_distance": 6, "norm": True},
+        "convolution": {"activation": "gelu"},
+        "window": 4,
+    },
     "patches": {"position_bias": {"type": "patches", "rows": 1, "columns": LENGTH - 1}},
     "rotary": {"rotary": {}, "mask": "causal"},
     "rotary_pairs_grouped": {"rotary": {"layout": "pairs"}, "num_kv_heads": 1},

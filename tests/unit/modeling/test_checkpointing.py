@@ -29,6 +29,15 @@ MODELS = {
         },
         "target": "mlm",
     },
+    "disentangled": {
+        "encoder": {
+            "type": "transformer",
+            **BLOCKS,
+            "position_bias": {"type": "disentangled", "max_distance": 5, "norm": True},
+            "convolution": {},
+        },
+        "target": "mlm",
+    },
     "experts": {
         "encoder": {"type": "transformer", **BLOCKS, "experts": {"num_experts": 4}},
         "target": ["mlm", "balance"],

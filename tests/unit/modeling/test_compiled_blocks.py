@@ -27,6 +27,7 @@ BLOCKS = {
     },
     "bloom": {"norm_position": "pre", "mask": "causal", "position_bias": {"type": "alibi"}},
     "t5": {"norm_position": "pre", "norm": "rms", "position_bias": {"type": "t5"}, "window": 3},
+    "deberta": {"position_bias": {"type": "disentangled", "max_distance": 5}},
     "mixtral": {"norm": "rms", "feed_forward": "gated", "experts": {"num_experts": 4}},
 }
 

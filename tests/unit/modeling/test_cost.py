@@ -93,6 +93,8 @@ def saved_bytes(config, batch, checkpointing=False):
             "window_layers": [0, 2],
             "dropout": 0.0,
         },
+        {"type": "transformer", "position_bias": {"type": "disentangled"}},
+        {"type": "transformer", "position_bias": {"type": "disentangled"}, "dropout": 0.0},
         {"type": "lstm"},
         {"type": "bilstm"},
         {"type": "gru"},

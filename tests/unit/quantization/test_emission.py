@@ -219,6 +219,8 @@ def test_a_language_model_head_is_left_out():
         {"attention_bias": ["query"]},
         {"attention_scale": 1.0},
         {"position_bias": {"type": "t5"}},
+        {"position_bias": {"type": "disentangled"}},
+        {"convolution": {}},
         {"window": 4},
         {"window_layers": [1], "window": 4},
         {"window_rotary": {}, "window": 4, "rotary": {}},

@@ -43,7 +43,7 @@ from orchestrator.modeling.huggingface.values import (
     their_answers,
     transformer_of,
 )
-from orchestrator.modeling.layers.block_options import PatchBiasConfig
+from orchestrator.modeling.layers.bias_options import PatchBiasConfig
 from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.modeling.targets.token_configs import MimConfig
 

@@ -13,7 +13,7 @@ from orchestrator.modeling.huggingface.architecture import (
     weight,
 )
 from orchestrator.modeling.huggingface.values import JsonObject, Values, transformer_of
-from orchestrator.modeling.layers.block_options import AlibiConfig
+from orchestrator.modeling.layers.bias_options import AlibiConfig
 from orchestrator.modeling.targets.token_configs import LmConfig
 
 POSITIONS = 2048

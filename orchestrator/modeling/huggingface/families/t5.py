@@ -29,7 +29,8 @@ from orchestrator.modeling.huggingface.values import (
     their_activation,
     transformer_of,
 )
-from orchestrator.modeling.layers.block_options import BlockOptions, T5BiasConfig
+from orchestrator.modeling.layers.bias_options import T5BiasConfig
+from orchestrator.modeling.layers.block_options import BlockOptions
 from orchestrator.modeling.targets.token_configs import LmConfig
 
 Blocks = TypeVar("Blocks", TransformerConfig, TransformerDecoderConfig)

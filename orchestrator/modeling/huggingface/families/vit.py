@@ -34,7 +34,8 @@ from orchestrator.modeling.huggingface.values import (
     their_answers,
     transformer_of,
 )
-from orchestrator.modeling.layers.block_options import PatchBiasConfig, Projection
+from orchestrator.modeling.layers.bias_options import PatchBiasConfig
+from orchestrator.modeling.layers.block_options import Projection
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig, VectorConfig
 
 WITH_TEACHER: Table = (
