@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from orchestrator.data.processors.example_processor import open_processor
 from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.processors.unknown import unknown_share
 from orchestrator.data.rows.checks import check_data
 from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
@@ -33,6 +35,7 @@ from orchestrator.tasks.base import (
     kind_of_target,
     task_class,
     task_for,
+    text_processor,
 )
 from orchestrator.training.distillation.config import TeacherPlan
 from orchestrator.training.distillation.teacher import Teacher
@@ -80,6 +83,13 @@ class FinetuneInputs:
     def max_length(self) -> int:
         """Tokens a text is cut to."""
         return min(self.config.train.max_length, self.model.max_position_embeddings)
+
+    @cached_property
+    def unknown_shares(self) -> dict[str, float]:
+        """Share of training tokens that the package's tokenizer does not know, by head."""
+        words = text_processor(open_processor(self.package.path))
+        found = {lesson.head: unknown_share(words, lesson.data.train) for lesson in self.lessons}
+        return {head: share for head, share in found.items() if share is not None}
 
     @property
     def kept(self) -> tuple[TargetConfig, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from orchestrator.data.processors.example_processor import open_processor
+from orchestrator.data.processors.unknown import unknown_note
 from orchestrator.data.rows.checks import check_data
 from orchestrator.finetuning.grid import combinations
 from orchestrator.finetuning.inputs import FinetuneInputs
@@ -82,6 +83,7 @@ def _task_line(inputs: FinetuneInputs, data: LessonData, index: int) -> str:
         *_counts(lesson),
         *_left_out(lesson),
         *_truncated(data, index),
+        *filter(None, [unknown_note(inputs.unknown_shares.get(lesson.head))]),
     ]
     return "; ".join(parts)
 

@@ -170,6 +170,8 @@ class FinetuneEvaluation(Summary):
     """Package that was distilled."""
     grid: tuple[GridTrialResult, ...] = ()
     """Trials of ``search``, the best first."""
+    unknown_shares: dict[str, float] = Field(default_factory=dict)
+    """Share of training tokens that the tokenizer does not know, by head."""
     dropped_heads: tuple[str, ...] = ()
     """Heads of the parent that the package does not have any more."""
     kept_heads: tuple[str, ...] = ()

@@ -130,6 +130,8 @@ def _resolve(config: FinetuneConfig, zoo: Zoo, start: Start) -> "FinetuneInputs"
 
 def _announce(inputs: "FinetuneInputs") -> None:
     """Say what was decided, before work starts."""
+    from orchestrator.data.processors.unknown import unknown_note
+
     for lesson, detected in zip(inputs.lessons, inputs.detected, strict=True):
         logger.info(
             "task %s: %s (%s), %s training rows",
@@ -138,6 +140,9 @@ def _announce(inputs: "FinetuneInputs") -> None:
             detected.reason,
             f"{len(lesson.data.train):,}",
         )
+    for head, share in inputs.unknown_shares.items():
+        if (note := unknown_note(share)) is not None:
+            logger.warning("task %s: %s", head, note)
     if inputs.dropped:
         logger.warning(
             "heads %s of %s are not in the result. Set keep_heads: true to keep them.",
@@ -223,6 +228,7 @@ def _evaluation(
         grid=() if found is None else GridResult.model_validate(found).trials,
         parent=inputs.package.ref,
         teacher=None if inputs.teacher is None else inputs.teacher.ref,
+        unknown_shares=inputs.unknown_shares,
         dropped_heads=inputs.dropped,
         kept_heads=tuple(head.name for head in inputs.kept),
     )

@@ -95,6 +95,7 @@ def _figures(corpus: "Corpus", made: "Counter[str]") -> dict[str, Any]:
         "shards": corpus.shards,
         "shards_made": made["shards"],
         "rejected": corpus.rejected,
+        "unknown_share": corpus.unknown_share,
         "vocab_size": corpus.processor.vocab_size,
         "bytes": size,
     }

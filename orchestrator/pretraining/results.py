@@ -116,6 +116,8 @@ class Figures(Measured):
     """Documents, rows or examples of both splits."""
     tokens: int
     """Tokens of both splits; 0 where there are none."""
+    unknown_share: float | None = None
+    """Share of tokens that the tokenizer does not know; null where there are none."""
 
 
 class Evaluation(Figures):
@@ -130,7 +132,13 @@ class Evaluation(Figures):
 
 
 def figures_of(
-    summary: Summary, targets: Sequence[str], *, chooses: bool, documents: int, tokens: int
+    summary: Summary,
+    targets: Sequence[str],
+    *,
+    chooses: bool,
+    documents: int,
+    tokens: int,
+    unknown_share: float | None = None,
 ) -> Figures:
     """Return the figures of a run.
 
@@ -141,6 +149,7 @@ def figures_of(
             perplexity.
         documents: As in `Figures`.
         tokens: As in `Figures`.
+        unknown_share: As in `Figures`.
     """
     first, *others = targets
     validation, guessed = summary.validation, summary.baselines
@@ -163,5 +172,6 @@ def figures_of(
         workers=summary.world,
         documents=documents,
         tokens=tokens,
+        unknown_share=unknown_share,
         **more,
     )

@@ -223,6 +223,8 @@ class _Work:
             f"{corpus.documents:,}",
             f"{corpus.tokens:,}",
         )
+        if inputs.unknown_note is not None:
+            logger.warning("%s: %s", self.config.data.title, inputs.unknown_note)
         return inputs.job(self.run.path, self._first_weights())
 
     def _open_mlflow(self) -> "MlflowRun | None":
@@ -281,6 +283,7 @@ class _Work:
             chooses=not isinstance(targets[0], AnswersConfig),
             documents=corpus.documents,
             tokens=corpus.tokens,
+            unknown_share=corpus.unknown_share,
         )
 
     def _finish(self, package: Package) -> None:

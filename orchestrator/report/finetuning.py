@@ -44,6 +44,7 @@ def finetuning_sections(package: Package) -> Iterator[Section | str]:
         "steps skipped (a loss or gradient was not finite)": evaluation.skipped_steps,
         "seconds": evaluation.seconds,
         "workers": evaluation.world,
+        "share of unknown tokens": max(evaluation.unknown_shares.values(), default=None),
         "heads dropped": ", ".join(evaluation.dropped_heads) or None,
         "heads kept, not trained": ", ".join(evaluation.kept_heads) or None,
     }

@@ -63,6 +63,11 @@ class Corpus:
         return int(sum(self.manifest.tokens.values()))
 
     @property
+    def unknown_share(self) -> float:
+        """Share of tokens that the tokenizer does not know."""
+        return self.manifest.unknown / max(self.tokens - 2 * self.documents, 1)
+
+    @property
     def shards(self) -> int:
         """Number of shards."""
         return len(self.manifest.shards)

@@ -23,6 +23,7 @@ from orchestrator.data.media.images import read_image
 from orchestrator.data.media.inputs import ModelInputs
 from orchestrator.data.media.spectrograms import kaldi_frames
 from orchestrator.data.processors.example_processor import ExampleProcessor
+from orchestrator.data.processors.unknown import count_unknown
 from orchestrator.data.samples.kinds import ExamplesConfig, TranscriptsConfig
 from orchestrator.data.sources.contents import Entries, Entry
 from orchestrator.errors import InputError
@@ -130,6 +131,7 @@ class Admission:
         processor: Processors of the examples.
         block_size: Most tokens of a text.
         tokens: Number of tokens of the texts admitted so far.
+        unknown: Number of them that the tokenizer does not know.
         shortened: Texts that are longer than the model reads; they are cut.
     """
 
@@ -139,6 +141,7 @@ class Admission:
     processor: ExampleProcessor
     block_size: int
     tokens: int = 0
+    unknown: int = 0
     shortened: int = field(default=0)
 
     def media(self, entry: Entry) -> bytes | None:
@@ -146,11 +149,13 @@ class Admission:
 
         None: the example is left out, and counted by reason.
         """
+        before = self.unknown
         try:
             length = self._length(entry)
             media = self._read(entry, length)
         except RejectedError as reason:
             self.entries.rejected[str(reason)] += 1
+            self.unknown = before
             return None
         self.tokens += length
         return media
@@ -161,12 +166,14 @@ class Admission:
         if text is None:
             return 0
         both = [entry.text, *([entry.pair] if entry.pair else [])]
-        lengths = [len(ids) for ids in text.encode(both)]
+        encoded = text.encode(both)
+        lengths = [len(ids) for ids in encoded]
         if not all(lengths):
             raise RejectedError("no tokens")
         if isinstance(self.samples, TranscriptsConfig) and lengths[0] + 1 > self.block_size:
             raise RejectedError("text longer than block_size")
         self.shortened += sum(length + 2 > self.block_size for length in lengths)
+        self.unknown += count_unknown(text, encoded)
         return sum(lengths)
 
     def _read(self, entry: Entry, length: int) -> bytes:

@@ -78,6 +78,11 @@ class ExampleCorpus:
         """Number of tokens of their texts."""
         return self.manifest.tokens
 
+    @property
+    def unknown_share(self) -> float | None:
+        """Share of tokens that the tokenizer does not know; None without texts."""
+        return self.manifest.unknown / self.tokens if self.tokens else None
+
     def unigram_entropy(self) -> float | None:
         """Return the loss in nats of a model that knows only frequencies of codes or tokens.
 
@@ -234,6 +239,7 @@ def _write(
         vocab_size=processor.vocab_size,
         rejected=rejected,
         repaired=repaired,
+        unknown=admission.unknown,
         shortened=admission.shortened,
     )
 

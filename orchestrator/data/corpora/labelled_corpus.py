@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from orchestrator.data.corpora.manifests import CutTags, RowsManifest, read_as
 from orchestrator.data.media.images import ImageProcessor
 from orchestrator.data.processors.text import TextProcessor, chosen_tokenizer
+from orchestrator.data.processors.unknown import unknown_share
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import CLASSES, LabelForm
 from orchestrator.data.rows.rows import Rows, TaskData
@@ -67,6 +68,11 @@ class LabelledCorpus:
         return 0
 
     @property
+    def unknown_share(self) -> float | None:
+        """Share of tokens that the tokenizer does not know; None for images."""
+        return self.manifest.unknown_share
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """Name of each class, tag or label; numbers have none."""
         return self.manifest.label_names
@@ -106,7 +112,8 @@ def prepare_labelled(
     staged.mkdir()
     try:
         written = _write(config, task, form, staged)
-        left_out = {"files"} | {name for name in ("cut", "notes") if not getattr(written, name)}
+        later = ("cut", "notes", "unknown_share")  # fields of later versions
+        left_out = {"files"} | {name for name in later if not getattr(written, name)}
         stored = written.model_dump(mode="json", exclude=left_out)
         final = cache / f"rows-{_digest(staged, stored)}"
         if not _is_whole(final):
@@ -164,6 +171,9 @@ def _write(config: CorpusConfig, task: TaskData, form: LabelForm, folder: Path) 
         rejected=task.rejected,
         cut=_cut(processor, task, form),
         notes=task.notes,
+        unknown_share=unknown_share(
+            processor if isinstance(processor, TextProcessor) else None, task.train
+        ),
     )
 
 

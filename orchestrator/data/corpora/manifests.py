@@ -57,6 +57,8 @@ class CorpusManifest(StrictModel):
     rejected: dict[str, int]
     repaired: int = 0
     """Documents with half of a character, which became U+FFFD."""
+    unknown: int = 0
+    """Tokens of both splits that the tokenizer does not know."""
     shards: tuple[ShardCounts, ...]
     files: dict[str, FileEntry]
 
@@ -85,6 +87,8 @@ class RowsManifest(StrictModel):
     """Lost tags; only for rows with a tag per word."""
     notes: tuple[str, ...] = ()
     """Sentences about what was read in another way than it is written."""
+    unknown_share: float | None = None
+    """Share of tokens that the tokenizer does not know; null: the rows have no texts."""
     files: dict[str, FileEntry] = Field(default_factory=dict)
 
 
@@ -122,6 +126,8 @@ class ExamplesManifest(ExamplesContent):
     rejected: dict[str, int]
     repaired: int = 0
     """Examples with half of a character, which became U+FFFD."""
+    unknown: int = 0
+    """Tokens that the tokenizer does not know."""
     shortened: int
     files: dict[str, FileEntry] = Field(default_factory=dict)
 

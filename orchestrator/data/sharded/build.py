@@ -184,6 +184,7 @@ def _commit(job: CorpusJob, plan: Plan, sidecars: Sequence[Sidecar]) -> None:
         blocks=_blocks(sidecars, len(config.specs)),
         rejected=dict(sorted(rejected.items())),
         repaired=repaired,
+        unknown=sum(sidecar.unknown for sidecar in sidecars),
         shards=tuple(
             ShardCounts(source=s.source, documents=s.documents, tokens=s.tokens, blocks=s.blocks)
             for s in sidecars

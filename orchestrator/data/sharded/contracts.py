@@ -148,6 +148,8 @@ class Sidecar(StrictModel):
     tokens: dict[str, int]
     blocks: dict[str, int]
     rejected: dict[str, int]
+    unknown: int = 0
+    """Tokens that the tokenizer does not know."""
     files: dict[str, FileEntry]
 
 

@@ -24,6 +24,7 @@ from orchestrator.data.corpora.blocks import SplitWriter, TokenBlocks, map_block
 from orchestrator.data.corpora.border_table import BorderTable, borders_path
 from orchestrator.data.corpora.manifests import FileEntry
 from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.processors.unknown import count_unknown
 from orchestrator.data.samples.passages import encode_sentences
 from orchestrator.data.sharded.contracts import (
     SPLITS,
@@ -184,7 +185,7 @@ def _write(
     number, piece, config = task.number, task.piece, job.config
     processor = _processor(job.folder, rules.tokenizer_sha256)
     rejected: Counter[str] = Counter()
-    read = 0
+    read = unknown = 0
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(
@@ -198,6 +199,7 @@ def _write(
             read += len(texts)
             found = encode_sentences(processor.tokenizer, texts, config.sentences)
             for text, (ids, sentences) in zip(texts, found, strict=True):
+                unknown += count_unknown(processor, [ids])
                 if ids:
                     split = "validation" if rules.held_out.has(text) else "train"
                     writers[split].add_document(ids, sentences)
@@ -212,6 +214,7 @@ def _write(
         tokens={split: writer.tokens for split, writer in writers.items()},
         blocks=blocks,
         rejected={reason: n for reason, n in sorted(rejected.items()) if n},
+        unknown=unknown,
         files={name: entry_of(folder / name) for name in shard_files(number)},
     )
 

@@ -106,6 +106,8 @@ class EvaluationReport(AnswerReport):
     """Number of rows."""
     rejected: dict[str, int] = Field(default_factory=dict)
     """Rows that could not be read, by reason."""
+    unknown_share: float | None = None
+    """Share of tokens that the tokenizer does not know; null: the rows have no texts."""
     primary: str
     """The metric that decides."""
     metrics: dict[str, Figure]

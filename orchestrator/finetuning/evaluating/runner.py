@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.config import JobResult
 from orchestrator.config.tables import table
+from orchestrator.data.processors.unknown import unknown_note, unknown_share
 from orchestrator.errors import InputError
 from orchestrator.finetuning.evaluating import report as parts
 from orchestrator.finetuning.evaluating.config import EvaluateConfig
@@ -138,6 +139,10 @@ def examined(config: EvaluateConfig, prepared: Prepared) -> EvaluationReport:
     answers = subject.predictor.answers(rows, task.head)
     measured = measure(task, rows, answers)
     metrics, undefined = parts.figures(measured)
+    reader = subject.predictor.reader
+    share = unknown_share(None if reader is None else reader.processor, rows)
+    if (note := unknown_note(share)) is not None:
+        logger.warning("%s: %s", config.data.source, note)
     return EvaluationReport(
         package=subject.package.ref,
         package_sha256=subject.package.manifest_sha256,
@@ -150,6 +155,7 @@ def examined(config: EvaluateConfig, prepared: Prepared) -> EvaluationReport:
         split=asked.split,
         rows=len(rows),
         rejected=asked.rejected,
+        unknown_share=share,
         primary=task.primary.name,
         metrics=metrics,
         undefined=undefined,

@@ -9,13 +9,14 @@ import shutil
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config import StrictModel
+from orchestrator.data.processors.unknown import unknown_share
 from orchestrator.data.rows.rows import WORD_BREAK, Rows
 from orchestrator.errors import IntegrityError
 from orchestrator.finetuning.predicting.results import (
@@ -48,6 +49,9 @@ from orchestrator.storage.json_files import json_bytes
 from orchestrator.storage.operations import make_folder, replace, sync_file
 from orchestrator.tasks.base import AnyTask
 from orchestrator.zoo import Zoo
+
+SAMPLED_ROWS: Final = 256
+"""Rows of a part that are searched for unknown tokens."""
 
 
 class PartJob(StrictModel):
@@ -97,7 +101,8 @@ class PartWorker:
         tagged = self.task is not None and self.task.form().tagged
         choices = self.task is not None and "choices" in self.task.modalities
         content = read_piece(self.plan, piece, words=tagged, choices=choices)
-        table = self._answered(content, tagged=tagged)
+        rows = _rows(content, self.plan.source, tagged=tagged)
+        table = self._answered(content, rows)
         files = self._files(piece, content, table)
         done = PartDone(
             number=piece.number,
@@ -105,15 +110,15 @@ class PartWorker:
             rows=len(content.rows),
             rejected=dict(Counter(reject.reason for reject in content.rejects)),
             repaired=content.repaired,
+            unknown_share=self._unknown_share(rows),
             seconds=time.perf_counter() - began,
             files=files,
         )
         atomic_write_json(self.folder / STATE / f"{part_name(piece.number)}.json", done)
         return done
 
-    def _answered(self, content: Content, *, tagged: bool) -> pa.Table:
+    def _answered(self, content: Content, rows: Rows) -> pa.Table:
         """Return the rows with their answers."""
-        rows = _rows(content, self.plan.source, tagged=tagged)
         answers: list[Any] = []
         vectors = None
         if len(rows) and self.task is not None:
@@ -134,6 +139,10 @@ class PartWorker:
         for name, column in answer_columns(self.plan, self.task, plain, vectors).items():
             table = table.append_column(name, column)
         return table
+
+    def _unknown_share(self, rows: Rows) -> float | None:
+        reader = self.predictor.reader
+        return unknown_share(None if reader is None else reader.processor, rows, SAMPLED_ROWS)
 
     def _files(self, piece: Piece, content: Content, table: pa.Table) -> dict[str, OutputFile]:
         """Write the files of a part and put them into place."""

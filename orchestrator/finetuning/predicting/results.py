@@ -114,6 +114,8 @@ class PartDone(StrictModel):
     """Rows that were not, by reason."""
     repaired: int = 0
     """Answered rows with half of a character, which became U+FFFD."""
+    unknown_share: float | None = None
+    """Share of tokens that the tokenizer does not know, of some rows; null: none has a text."""
     seconds: float
     """Time that a worker took."""
     files: dict[str, OutputFile]
@@ -135,6 +137,8 @@ class PredictSummary(StrictModel):
     """Rows that were not, by reason."""
     repaired: int = 0
     """Answered rows with half of a character, which became U+FFFD."""
+    unknown_share: float | None = None
+    """Share of tokens that the tokenizer does not know; null: the rows have no texts."""
     parts: int
     """Number of parts."""
     labels: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from typing import Any, Final
 from orchestrator.cluster.observe.progress import Progress
 from orchestrator.cluster.session import session_for
 from orchestrator.config import JobResult, did_you_mean
+from orchestrator.data.processors.unknown import unknown_note
 from orchestrator.data.rows.forms.choice import choices_reader
 from orchestrator.data.sources.contents import PAIR_COLUMNS, TEXT_COLUMNS
 from orchestrator.data.sources.lines import REPAIRED
@@ -92,6 +93,8 @@ def run(config: PredictConfig) -> JobResult:
         folder.finish(result)
     if summary.repaired:
         logger.warning("%d × %s", summary.repaired, REPAIRED)
+    if (note := unknown_note(summary.unknown_share)) is not None:
+        logger.warning("%s: %s", config.input, note)
     if summary.rejected:
         logger.warning("event=rows_rejected output=%s reasons=%s", output, summary.rejected)
     return result
@@ -241,12 +244,15 @@ def _claim(output: Path, plan: PredictPlan) -> None:
 
 def _summary(plan: PredictPlan, parts: Sequence[PartDone]) -> PredictSummary:
     rejected = sum((Counter(part.rejected) for part in parts), Counter[str]())
+    shares = [(part.rows, part.unknown_share) for part in parts if part.unknown_share is not None]
+    read = max(sum(rows for rows, _ in shares), 1)
     return PredictSummary(
         package=plan.package,
         package_sha256=plan.package_sha256,
         rows=sum(part.rows for part in parts),
         rejected=dict(sorted(rejected.items())),
         repaired=sum(part.repaired for part in parts),
+        unknown_share=sum(n * share for n, share in shares) / read if shares else None,
         parts=len(parts),
         labels=plan.labels,
     )

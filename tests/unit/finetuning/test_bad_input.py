@@ -197,3 +197,15 @@ def test_labels_that_are_read_in_another_way_are_said(place, capsys, caplog):
     error = "label '0' is not a label of task"
     assert main(["evaluate", "--check", "package=tiny", "data.source=files:floats.jsonl"]) == 2
     assert error in capsys.readouterr().err
+
+
+def test_unknown_tokens_are_said(place, capsys):
+    known = [
+        {**row, "text": f"{SENTENCES[i % 6]} {SENTENCES[i % 5]}"} for i, row in enumerate(ROWS)
+    ]
+    for text, said in ((" 漢字漢字", True), ("", False)):
+        rows = [{**row, "text": row["text"] + text} for row in known]
+        (place / "words.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        source = ["data.source=files:words.jsonl", "data.max_bad_share=1"]
+        assert main(["finetune", "--check", "package=tiny", "output=x", *source]) == 0
+        assert ("of the tokens are [UNK]" in capsys.readouterr().out) == said

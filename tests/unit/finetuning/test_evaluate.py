@@ -57,6 +57,7 @@ def test_figures_are_those_of_scikit_learn(place, evaluate):
     truth, given = frame().label, [answer.label for answer in answers]
     assert report.split == "all"
     assert report.rows == ROWS
+    assert 0 < report.unknown_share < 0.2  # the numbers behind the sentences
     assert report.metrics["accuracy"].value == pytest.approx(accuracy_score(truth, given))
     assert report.metrics["macro_f1"].value == pytest.approx(
         f1_score(truth, given, average="macro")

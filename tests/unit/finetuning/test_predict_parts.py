@@ -16,7 +16,7 @@ from orchestrator.config import validate_config
 from orchestrator.errors import InputError
 from orchestrator.finetuning.predicting.config import PredictConfig
 from orchestrator.finetuning.predicting.parts import PartJob, PartWorker
-from orchestrator.finetuning.predicting.runner import _claim, prepare
+from orchestrator.finetuning.predicting.runner import _claim, _summary, prepare
 from orchestrator.finetuning.predicting.tables import answer_types
 from orchestrator.tasks.base import build_task, tasks
 from orchestrator.zoo import Zoo
@@ -312,3 +312,14 @@ def test_texts_of_the_python_api_are_repaired(zoo, caplog):
     assert first == second
     assert "1 × row with half of a character" in caplog.text
     assert np.array_equal(*package.embed(["cut in two \ud83d", "cut in two \ufffd"]))
+
+
+def test_the_share_of_unknown_tokens_is_counted(zoo, tmp_path):
+    texts = [SENTENCES[0], f"漢字漢字 {SENTENCES[1]}"]
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts))
+    config = job(zoo, tmp_path, input=str(tmp_path / "x.jsonl"), piece_rows=1)
+    parts = answer(config)
+    assert parts[0].unknown_share == 0.0
+    assert parts[1].unknown_share > 0.01
+    summary = _summary(prepare(config), parts)
+    assert summary.unknown_share == pytest.approx(parts[1].unknown_share / 2)
