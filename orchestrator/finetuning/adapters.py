@@ -14,6 +14,7 @@ from orchestrator.errors import InputError, IntegrityError
 from orchestrator.inference.examination import examine_draft
 from orchestrator.modeling.huggingface.peft import CONFIG, WEIGHTS, read_adapter
 from orchestrator.modeling.huggingface.sources import PROCESSOR_FILES, locate
+from orchestrator.modeling.huggingface.tokenization.completion import copy_translation
 from orchestrator.modeling.lora import merged_state
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model, read_config, write_model
@@ -78,6 +79,7 @@ def import_adapter(
         for file in ("huggingface.json", *PROCESSOR_FILES):
             if (base.path / file).is_file():
                 shutil.copyfile(base.path / file, draft.path / file)
+        copy_translation(base.path, draft.path)
         copy_statement(base.path, draft.path)
         write_model(draft.path, merged_state(model), read_config(base.path))
         difference = _difference(model, load_model(draft.path).eval())

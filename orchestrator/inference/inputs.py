@@ -201,7 +201,7 @@ class TextReader:
                 "stop": None if is_special else stop,
             }
             for identifier, token, is_special, (start, stop) in zip(
-                encoding.ids,
+                self.processor.ids_of(encoding),
                 encoding.tokens,
                 encoding.special_tokens_mask,
                 encoding.offsets,
@@ -242,7 +242,10 @@ class TextReader:
         encoded = []
         for windows in found:
             tokens = [
-                Tokens(np.asarray(each.ids), np.asarray(each.type_ids) * int(segments))
+                Tokens(
+                    np.asarray(self.processor.ids_of(each)),
+                    np.asarray(each.type_ids) * int(segments),
+                )
                 for each, _ in windows
             ]
             encoded.append(Encoded(tuple(tokens), joined_windows([read for _, read in windows])))

@@ -205,7 +205,7 @@ def prompt_ids(
     encodings = processor.tokenizer.encode_batch(texts, add_special_tokens=True)
     found = []
     for encoding in encodings:
-        ids = np.asarray(encoding.ids, dtype=np.int64)
+        ids = np.asarray(processor.ids_of(encoding), dtype=np.int64)
         ordinary = np.flatnonzero(np.asarray(encoding.special_tokens_mask) == 0)
         # What the tokenizer puts behind a text would end it.
         ids = ids[: ordinary[-1] + 1] if len(ordinary) else ids[:1]
@@ -222,7 +222,7 @@ def answer_ids(
 ) -> list[IntArray]:
     """Return the tokens of answers with the end token; of one that is too long, the first."""
     end = end_id(processor)
-    encoded = processor.encode([f" {answer.strip()}" for answer in answers])
+    encoded = processor.target.encode([f" {answer.strip()}" for answer in answers])
     found = [np.asarray([*ids, end], dtype=np.int64) for ids in encoded]
     return found if limit is None else [ids[:limit] for ids in found]
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
+from orchestrator.data.processors.published import TARGET, Published
 from orchestrator.data.processors.subwords import (
     DEFAULT_MAX_LENGTH,
     HUGGING_FACE,
@@ -54,6 +55,8 @@ class TextProcessor:
         settings: Special tokens by role, sides, and what came with the tokenizer.
         kind: Wordpiece, bpe or unigram.
         max_length: Default limit of ``__call__`` in tokens, special ones included.
+        published: What came beside ``tokenizer.json``.
+        target: The tokenizer of what a model writes; this one, except for Marian's.
     """
 
     def __init__(self, tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
@@ -64,6 +67,8 @@ class TextProcessor:
         self.settings = settings
         self.kind: Kind = settings.kind
         self.max_length = settings.max_length
+        self.published = Published()
+        self.target = self
 
     @classmethod
     def train(
@@ -103,10 +108,13 @@ class TextProcessor:
             raise InputError(f"{folder} holds no {TOKENIZER}. Give the folder of a tokenizer.")
         try:
             tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-            settings = read_settings(folder, tokenizer)
+            processor = cls(tokenizer, read_settings(folder, tokenizer))
+            processor.published = Published.load(folder)
+            if (folder / TARGET / TOKENIZER).is_file():
+                processor.target = cls.load(folder / TARGET)
         except Exception as error:
             raise InputError(f"{folder} holds no readable tokenizer: {error}") from error
-        return cls(tokenizer, settings)
+        return processor
 
     def require_our_numbers(self) -> None:
         """Refuse a tokenizer that cannot make samples for pre-training.
@@ -122,9 +130,12 @@ class TextProcessor:
             )
 
     def save(self, folder: str | Path) -> None:
-        """Write the three files into an existing or new folder."""
+        """Write the three files, and those that came beside them, into a folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        self.published.save(folder)
+        if self.target is not self:
+            self.target.save(folder / TARGET)
         self.tokenizer.save(str(folder / TOKENIZER))
         settings = {
             "processor_type": "text",
@@ -148,7 +159,7 @@ class TextProcessor:
     @property
     def vocab_size(self) -> int:
         """Number of token ids."""
-        return int(self.tokenizer.get_vocab_size())
+        return int(self.tokenizer.get_vocab_size()) - self.published.beyond(self.tokenizer)
 
     @cached_property
     def continues(self) -> npt.NDArray[np.bool_]:
@@ -161,10 +172,16 @@ class TextProcessor:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, without special tokens and without a limit."""
-        return [encoding.ids for encoding in self._encode(texts)]
+        return [self.ids_of(encoding) for encoding in self._encode(texts)]
+
+    def ids_of(self, encoding: Encoding) -> list[int]:
+        """Return the ids of a tokenized text."""
+        return self.published.ids_of(encoding)
 
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
-        return list(self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False))
+        tokenizer = self.tokenizer  # the fast form leaves out the texts of tokens
+        encode = tokenizer.encode_batch if self.published.ids else tokenizer.encode_batch_fast
+        return list(encode(list(texts), add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; special tokens are left out."""
@@ -259,7 +276,7 @@ class TextProcessor:
         real = place < lengths[:, None]
         real = real[:, ::-1] if side == "left" else real
         input_ids = np.full(real.shape, self.settings.pad_id, dtype=np.int64)
-        input_ids[real] = np.concatenate([encoding.ids for encoding in encodings])
+        input_ids[real] = np.concatenate([self.ids_of(encoding) for encoding in encodings])
         types = np.zeros_like(input_ids)
         if self.settings.segments:
             types[real] = np.concatenate([encoding.type_ids for encoding in encodings])

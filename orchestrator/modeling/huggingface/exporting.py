@@ -30,6 +30,7 @@ from orchestrator.modeling.huggingface.renumbering import write_with_padding
 from orchestrator.modeling.huggingface.sentence_check import check_vectors
 from orchestrator.modeling.huggingface.sentences import write_sentences
 from orchestrator.modeling.huggingface.sources import PROCESSOR_FILES, copy_processor
+from orchestrator.modeling.huggingface.tokenization.completion import TOKENIZER, TRANSLATION
 from orchestrator.modeling.huggingface.values import JsonObject, label_values
 from orchestrator.modeling.package import read_config
 from orchestrator.modeling.sentence.embedder import SentenceEmbedder
@@ -243,10 +244,12 @@ def _token_values(
 
 
 def _processor_files(folder: Path) -> list[str]:
-    """Return the files that travel with the model, without settings that only we read."""
+    """Return the files that travel with the model, without those that only we read."""
     names = [name for name in PROCESSOR_FILES if (folder / name).is_file()]
     if OURS in names and read_json(folder / OURS).get("processor_type") == "text":
         names.remove(OURS)
+    if (folder / TRANSLATION).is_file():
+        names.remove(TOKENIZER)
     return names
 
 

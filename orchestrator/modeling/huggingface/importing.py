@@ -23,10 +23,12 @@ from orchestrator.modeling.huggingface.sentences import MODULES, SentenceFolder,
 from orchestrator.modeling.huggingface.sources import (
     Files,
     Origin,
-    complete_tokenizer,
     copy_processor,
     hash_files,
     locate,
+)
+from orchestrator.modeling.huggingface.tokenization.completion import (
+    complete_tokenizer,
     require_rows,
 )
 from orchestrator.modeling.huggingface.values import JsonObject
@@ -105,8 +107,7 @@ def import_checkpoint(zoo: Zoo, source: str, options: ImportOptions) -> Package:
         convert(checkpoint, contents, draft.path, options.shard_bytes)
         copy_processor(origin.folder, files.processor, draft.path)
         if checkpoint.architecture.processor != "image":
-            complete_tokenizer(origin.folder, draft.path)
-            require_rows(draft.path, checkpoint.config.vocab_size)
+            _complete(checkpoint, draft.path)
         report = check(
             origin.folder,
             checkpoint.architecture,
@@ -119,6 +120,15 @@ def import_checkpoint(zoo: Zoo, source: str, options: ImportOptions) -> Package:
         if sentences is not None:
             _state_vectors(draft, origin.folder, sentences)
         return draft.commit()
+
+
+def _complete(source: Source, target: Path) -> None:
+    """Make the tokenizer's file, where it is missing, and compare its size with the model's."""
+    config = source.config
+    aligned = any(head.type_name() == "ctc" for head in config.target)
+    blank = config.pad_token_id if aligned else None
+    complete_tokenizer(source.folder, target, config.vocab_size, blank)
+    require_rows(target, config.vocab_size)
 
 
 def _sentences(source: Source) -> SentenceFolder | None:

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator.config import nearest
 from orchestrator.errors import InputError, IntegrityError
@@ -183,53 +182,3 @@ def copy_processor(folder: Path, names: Iterable[str], target: Path) -> None:
     """Copy files of a tokenizer or processor, contents only."""
     for name in names:
         shutil.copyfile(folder / name, target / name)
-
-
-def require_rows(folder: Path, rows: int) -> None:
-    """Refuse a tokenizer with ids that the word table has no rows for.
-
-    Args:
-        folder: A package's files, with ``tokenizer.json`` if it has a tokenizer.
-        rows: Rows of the word table.
-
-    Raises:
-        InputError: It has; the first such token is named.
-    """
-    path = folder / "tokenizer.json"
-    if not rows or not path.is_file():
-        return
-    from tokenizers import Tokenizer
-
-    ids = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-    beyond = sorted((number, token) for token, number in ids.items() if number >= rows)
-    if beyond:
-        number, token = beyond[0]
-        raise InputError(
-            f"tokenizer.json has {len(beyond)} tokens that the word table has no rows for (it has "
-            f"{rows}; the first token is {token!r}, id {number}): texts with them would fail. Call "
-            "resize_token_embeddings in transformers and save again, or remove these tokens."
-        )
-
-
-def complete_tokenizer(folder: Path, target: Path) -> bool:
-    """Write ``tokenizer.json`` for a text model that has only a vocabulary; say whether.
-
-    Raises:
-        InputError: The vocabulary cannot be read.
-    """
-    parts = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
-    there = [name for name in (*parts, "tokenizer.model") if (folder / name).is_file()]
-    if (target / "tokenizer.json").is_file() or not there:
-        return False
-    from transformers import AutoTokenizer
-
-    try:
-        opened: Any = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        opened.backend_tokenizer.save(str(target / "tokenizer.json"))
-    except Exception as error:  # each tokenizer class has its own
-        raise InputError(
-            f"{folder}: no tokenizer can be made of {', '.join(there)}: {error} Add tokenizer.json."
-        ) from error
-    return True

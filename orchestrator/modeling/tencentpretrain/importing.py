@@ -19,9 +19,11 @@ from orchestrator.modeling.huggingface.folder import require_same
 from orchestrator.modeling.huggingface.importing import ImportOptions, write_json
 from orchestrator.modeling.huggingface.sources import (
     PROCESSOR_FILES,
-    complete_tokenizer,
     copy_processor,
     package_name,
+)
+from orchestrator.modeling.huggingface.tokenization.completion import (
+    complete_tokenizer,
     require_rows,
 )
 from orchestrator.modeling.package import load_model, write_model
@@ -78,7 +80,7 @@ def import_tencentpretrain(zoo: Zoo, source: str, options: ImportOptions) -> Pac
         if tokenizer is not None:
             there = [each for each in PROCESSOR_FILES if (tokenizer / each).is_file()]
             copy_processor(tokenizer, there, draft.path)
-            complete_tokenizer(tokenizer, draft.path)
+            complete_tokenizer(tokenizer, draft.path, config.vocab_size)
             require_rows(draft.path, config.vocab_size)
         details |= {"numeric_check": _check_finite(draft.path, config)}
         draft.task = _task(config)
