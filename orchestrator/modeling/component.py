@@ -45,6 +45,8 @@ class Dimensions:
     """Sizes of the second stream of a dual model, where they differ."""
     grid: Grid | None = None
     """Patches that a position table was made for, in a stack whose images may have other sizes."""
+    registers: int = 0
+    """Learned vectors after the class token of an image."""
 
     @property
     def word_size(self) -> int:

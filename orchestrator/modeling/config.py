@@ -209,6 +209,9 @@ class ModelConfig(StrictModel):
                     f"{where}.tie", "needs a `word` embedding part. Add one, or set tie to false."
                 )
             yield from inside(where, target.check(self.dimensions))
+            skips = getattr(target, "pooling", None) == "last_token"
+            if skips and (self.decoder is not None or not self.embedding.reads_words):
+                yield Problem(f"{where}.pooling", "last_token is for encoders of texts.")
             if target.balances is not None:
                 yield from inside(where, self._balance_problems(target.balances))
             if target.needs_visibility and self.decoder is None and self.embedding.looks_ahead:

@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from orchestrator.data.rows.guesses import Guess, guess_classes, guess_flags, guess_numbers
 from orchestrator.data.samples.base import SampleDataset
-from orchestrator.modeling.targets.configs import MultilabelConfig, RegressionConfig, TargetConfig
+from orchestrator.modeling.targets.answer_configs import MultilabelConfig, RegressionConfig
+from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.modeling.targets.stream_configs import ClrConfig
 from orchestrator.pretraining.config import PretrainConfig
 

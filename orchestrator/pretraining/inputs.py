@@ -38,12 +38,8 @@ from orchestrator.data.samples.kinds import ExamplesConfig, LabelledConfig
 from orchestrator.data.steps import IGNORED, StepSource, eval_batches
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.targets.configs import (
-    ClsConfig,
-    MultilabelConfig,
-    RegressionConfig,
-    SpConfig,
-)
+from orchestrator.modeling.targets.answer_configs import MultilabelConfig, RegressionConfig
+from orchestrator.modeling.targets.configs import ClsConfig, SpConfig
 from orchestrator.modeling.targets.stream_configs import SiameseConfig
 from orchestrator.modeling.targets.token_configs import TagsConfig
 from orchestrator.pretraining.config import PretrainConfig

@@ -272,7 +272,7 @@ class _Work:
         self._finish(commit_once(self.run, name, write=self._write, **described))
 
     def _figures(self, summary: Summary) -> Figures:
-        from orchestrator.modeling.targets.configs import AnswersConfig
+        from orchestrator.modeling.targets.answer_configs import AnswersConfig
 
         assert self.inputs is not None
         corpus = self.inputs.corpus

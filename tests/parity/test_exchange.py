@@ -13,6 +13,7 @@ from orchestrator.zoo import Zoo
 from . import (
     test_decoder_only,
     test_encoder_decoder,
+    test_heads,
     test_huggingface,
     test_modernbert,
     test_multimodal,
@@ -25,6 +26,7 @@ from .harness import files, randomize
 SIDED = (
     test_decoder_only,
     test_encoder_decoder,
+    test_heads,
     test_huggingface,
     test_modernbert,
     test_text_encoders,
@@ -36,6 +38,7 @@ CASES = {
     **test_multimodal.PAIRS,
     "vilt": lambda a, s: test_multimodal.vilt_mlm(s),
     "vilt_retrieval": lambda a, s: test_multimodal.vilt_retrieval(s),
+    **{f"{family}_body": lambda a, s, f=family: test_heads.body(f) for family in test_heads.BODIES},
     "bert_model": lambda a, s: test_text_encoders.HEADLESS["bert"](),
     "roberta_model": lambda a, s: test_text_encoders.HEADLESS["roberta"](),
 }

@@ -5,6 +5,7 @@ RoBERTa, XLM-R, ALBERT, ELECTRA, DistilBERT: outputs, loss, every gradient, ther
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AlbertConfig,
     AlbertForMaskedLM,
@@ -16,6 +17,7 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    CamembertConfig,
     DistilBertConfig,
     DistilBertForMaskedLM,
     DistilBertForSequenceClassification,
@@ -37,8 +39,12 @@ from transformers import (
 
 from orchestrator.config import validate_config
 from orchestrator.modeling.builder import build_model
-from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.config import ModelConfig, read_config
+from orchestrator.modeling.huggingface.exporting import export_package
 from orchestrator.modeling.huggingface.folder import open_source
+from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
+from orchestrator.zoo import Zoo
+from tests.support.checkpoints import read_tensors
 
 from .harness import (
     BATCH,
@@ -48,6 +54,7 @@ from .harness import (
     check_outputs_loss_and_gradients,
     check_there_and_back,
     close,
+    files,
     ours_from,
     padded_batch,
     randomize,
@@ -76,7 +83,7 @@ def inputs(config_class, side):
     batch = padded_batch(side, pad=pad)
     if config_class is DistilBertConfig:
         del batch["token_type_ids"]
-    if config_class is XLMRobertaConfig:
+    if config_class in (XLMRobertaConfig, CamembertConfig):
         batch["token_type_ids"] = torch.zeros_like(batch["token_type_ids"])
     return batch
 
@@ -99,7 +106,7 @@ def masked(cls, config_class, twin="", **options):
     return case
 
 
-def classifier(cls, config_class, target="cls", labels=CLASSES, **options):
+def classifier(cls, config_class, target="cls", labels=CLASSES, twin="", **options):
     """One answer, or several, for a sequence."""
 
     def case(attention, side):
@@ -109,12 +116,13 @@ def classifier(cls, config_class, target="cls", labels=CLASSES, **options):
             batch | {"labels": labels},
             batch | {f"labels.{target}": labels},
             {target: lambda o: o.logits},
+            twin=twin,
         )
 
     return case
 
 
-def tagger(cls, config_class, **options):
+def tagger(cls, config_class, twin="", **options):
     """One class for each token."""
 
     def case(attention, side):
@@ -126,6 +134,7 @@ def tagger(cls, config_class, **options):
             batch | {"labels.tags": labels},
             {"tags": lambda o: o.logits},
             {"tags": batch["attention_mask"].bool()},
+            twin=twin,
         )
 
     return case
@@ -283,3 +292,40 @@ def test_positions_of_roberta_leave_out_the_reserved_rows(tmp_path):
     config = open_source(tmp_path).config
     assert config.max_position_embeddings == SIZES["max_position_embeddings"] - 2
     assert build_model(config).embedding.pos.weight.shape == (16, 32)
+
+
+WITHOUT_POOLER = {
+    "bert": (BertModel, BertConfig, {}),
+    "roberta": (RobertaModel, RobertaConfig, {}),
+    "albert": (AlbertModel, AlbertConfig, {"embedding_size": 20}),
+}
+
+
+@pytest.mark.parametrize("name", list(WITHOUT_POOLER))
+def test_a_body_without_a_pooler_comes_in_and_goes_out(name, tmp_path):
+    cls, config_class, options = WITHOUT_POOLER[name]
+    theirs = cls(config_class(**SIZES, **options), add_pooling_layer=False).eval()
+    randomize(theirs)
+    theirs.save_pretrained(tmp_path / "theirs")
+    zoo = Zoo(str(tmp_path / "zoo"))
+    package = import_checkpoint(zoo, f"hf:{tmp_path / 'theirs'}", ImportOptions())
+    assert read_config(package.path).target == ()
+    export_package(package, tmp_path / "out")
+    assert files(tmp_path / "theirs").keys() == files(tmp_path / "out").keys()
+    batch = inputs(config_class, "right")
+    opened = cls.from_pretrained(tmp_path / "out").eval()
+    real = batch["attention_mask"].bool()
+    expected = theirs(**batch).last_hidden_state[real]
+    close(opened(**batch).last_hidden_state[real], expected, "hidden")
+
+
+def test_a_body_saved_with_the_name_of_its_class_in_front_is_read(tmp_path):
+    theirs = build(BertModel, BertConfig, "sdpa")
+    theirs.save_pretrained(tmp_path)
+    expected = read_tensors(open_source(tmp_path))
+    file = tmp_path / "model.safetensors"
+    longer = {f"bert.{name}": tensor for name, tensor in load_file(file).items()}
+    save_file(longer, file, metadata={"format": "pt"})
+    found = read_tensors(open_source(tmp_path))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

@@ -144,6 +144,8 @@ class Architecture:
         processor: What turns raw input into a batch: ``text``, ``image``, ``image_text``,
             ``log_mel`` or ``waveform``.
         pad_token_id: The id that padding must have, where the class reads more into it.
+        arguments: Our config → further arguments of their constructor (no pooler).
+        front: Name that files may have in front of all tensors of a body (``text_model``).
     """
 
     name: str
@@ -155,6 +157,8 @@ class Architecture:
     computed: Callable[[ModelConfig], dict[str, Tensor]] = lambda config: {}
     processor: str = "text"
     pad_token_id: int | None = None
+    arguments: Callable[[ModelConfig], dict[str, bool]] = lambda config: {}
+    front: str = ""
 
     def read(self, theirs: Values, source: str) -> ModelConfig:
         """Return our config of theirs, checked.

@@ -105,7 +105,7 @@ def check(
     """
     sample = random_sample(architecture, values, config)
     made = architecture.computed(config)
-    model = their_model(theirs, architecture, frozenset(made))
+    model = their_model(theirs, architecture, config, frozenset(made))
     require_known(model.state_dict(), chain(tensors, made.values()), architecture)
     expected = outputs_of(model, sample)
     del model
@@ -119,7 +119,10 @@ def outputs_of(model: Any, sample: Sample) -> list[Tensor]:
     """Return every tensor that a model of theirs answers."""
     known = inspect.signature(model.forward).parameters
     inputs = {name: value for name, value in sample.theirs.items() if name in known}
-    return list(_tensors(model(**inputs)))
+    output = model(**inputs)
+    if "start_logits" in output:  # two outputs of one layer here
+        return [torch.stack([output["start_logits"], output["end_logits"]], dim=-1)]
+    return list(_tensors(output))
 
 
 @torch.no_grad()
@@ -246,7 +249,10 @@ def _text(values: Values, config: ModelConfig, generator: torch.Generator) -> Sa
     if config.decoder is not None:
         written, real = _tokens(config, generator)
         batch |= {"decoder_input_ids": written, "decoder_attention_mask": real}
-    return Sample(batch, dict(batch), (mask.bool(),))
+    theirs = dict(batch)
+    if any(target.type_name() == "choice" for target in config.target):
+        theirs = {name: value[:, None] for name, value in batch.items()}  # one choice a row
+    return Sample(theirs, batch, (mask.bool(),))
 
 
 def _tokens(

@@ -15,6 +15,7 @@ from orchestrator.errors import IntegrityError
 from orchestrator.modeling.huggingface.architecture import Architecture, Fetch, Repeat, quiet
 
 if TYPE_CHECKING:
+    from orchestrator.modeling.config import ModelConfig
     from orchestrator.modeling.huggingface.folder import Source
 
 PARTS = (2, 3)
@@ -63,8 +64,16 @@ def _differing_rows(one: Tensor, other: Tensor, tolerance: float) -> list[int]:
     return (~equal.reshape(len(one), -1).all(dim=1)).nonzero().flatten().tolist()
 
 
-def their_model(folder: Path, architecture: Architecture, made: frozenset[str]) -> Any:
-    """Open a folder with their class, in fp32; the class may make some parameters itself.
+def their_model(
+    folder: Path, architecture: Architecture, config: "ModelConfig", made: frozenset[str]
+) -> Any:
+    """Open a folder with their class, in fp32.
+
+    Args:
+        folder: Their files.
+        architecture: Which class it is.
+        config: Our config.
+        made: Names of parameters that the class may make itself.
 
     Raises:
         IntegrityError: The folder lacks other tensors.
@@ -79,6 +88,7 @@ def their_model(folder: Path, architecture: Architecture, made: frozenset[str]) 
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
+            **architecture.arguments(config),
         )
     missing = set(loading["missing_keys"]) - made
     wrong = {"missing_keys": sorted(missing), "mismatched_keys": sorted(loading["mismatched_keys"])}

@@ -24,7 +24,7 @@ from orchestrator.modeling.huggingface.classes import (
     find_architecture,
     padding_of,
 )
-from orchestrator.modeling.huggingface.folder import CONFIG, complete_values
+from orchestrator.modeling.huggingface.folder import CONFIG, OUTPUT, POOLER, complete_values
 from orchestrator.modeling.huggingface.importing import original_of
 from orchestrator.modeling.huggingface.renumbering import write_with_padding
 from orchestrator.modeling.huggingface.sentence_check import check_vectors
@@ -179,8 +179,7 @@ def write_export(
     write_weights(target, table, layout, fetch, shard_bytes)
     write_values(target, values)
     copy_processor(folder, _processor_files(folder), target)
-    stored_output = "lm_head.weight" in weight_files(target)
-    complete = complete_values(architecture, values, target, output_stored=stored_output)
+    complete = complete_values(architecture, values, target, weight_files(target))
     ours = (tensor for _, tensor in _renamed(table, fetch))
     return check(target, architecture, complete, folder, config, ours)
 
@@ -198,7 +197,9 @@ def _counterpart(
     if original is not None:
         architecture, values = find_architecture(original[0]), original[1]
         tied = all(target.ties_words for target in config.target)
-        complete = complete_values(architecture, values, folder, output_stored=not tied)
+        pooler = any(target.type_name() == "vector" for target in config.target)
+        stored = [*([] if tied else [OUTPUT]), *([f"{POOLER}weight"] if pooler else [])]
+        complete = complete_values(architecture, values, folder, stored)
         again = architecture.read(complete, str(folder))
         if again != config:
             raise IntegrityError(f"{folder}: huggingface.json is not the config of this model.")

@@ -3,7 +3,7 @@
 import copy
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,10 +17,17 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Repeat, Table, to_theirs
 from orchestrator.modeling.huggingface.classes import architectures, find_architecture
 from orchestrator.modeling.huggingface.comparison import require_repeats
-from orchestrator.modeling.huggingface.values import OUTPUT_STORED, JsonObject, Values
+from orchestrator.modeling.huggingface.values import (
+    OUTPUT_STORED,
+    POOLER_STORED,
+    JsonObject,
+    Values,
+)
 from orchestrator.modeling.tensor_files import Fetch, TensorReader, skeletons, weight_files
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
+OUTPUT, POOLER = "lm_head.weight", ".pooler."
+"""Name of an output layer over words, and part of the names of a pooler."""
 OLD_NAMES = (
     (re.compile(r"\bgamma$"), "weight"),
     (re.compile(r"\bbeta$"), "bias"),
@@ -106,13 +113,12 @@ def open_source(folder: Path) -> Source:
             "checkpoint that it was made from; a package is quantized by `orchestrator quantize`."
         )
     architecture = find_architecture(names[0])
-    output_stored = "lm_head.weight" in weight_files(folder)
-    values = complete_values(architecture, raw, folder, output_stored=output_stored)
+    values = complete_values(architecture, raw, folder, weight_files(folder))
     return Source(folder, architecture, raw, values, architecture.read(values, str(path)))
 
 
 def complete_values(
-    architecture: Architecture, raw: JsonObject, where: Path, *, output_stored: bool
+    architecture: Architecture, raw: JsonObject, where: Path, stored: Collection[str]
 ) -> Values:
     """Return a config with the defaults of its class filled in.
 
@@ -120,7 +126,7 @@ def complete_values(
         architecture: The class.
         raw: The config in the file; it is not changed.
         where: Folder of the file, for messages.
-        output_stored: Whether the weights hold an output layer over words, ``lm_head``.
+        stored: Names of the tensors in the file.
 
     Raises:
         InputError: Transformers refuses it.
@@ -131,7 +137,8 @@ def complete_values(
     own = copy.deepcopy({k: v for k, v in raw.items() if k not in ("model_type", "auto_map")})
     try:
         complete = CONFIG_MAPPING[architecture.model_type].from_dict(own).to_dict()
-        return Values(complete | {OUTPUT_STORED: output_stored})
+        pooler = any(POOLER in f".{name}" for name in stored)
+        return Values(complete | {OUTPUT_STORED: OUTPUT in stored, POOLER_STORED: pooler})
     except Exception as error:  # validators of many classes, each with its own type
         raise InputError(f"{where / CONFIG}: transformers refuses it: {error}") from error
 
@@ -159,7 +166,7 @@ def compare(source: Source, leave_out: Sequence[str] = ()) -> Contents:
     """
     files = weight_files(source.folder)
     wanted = expected_shapes(source)
-    stored = {modern(name, wanted): name for name in files}
+    stored = {modern(name, wanted, source.architecture.front): name for name in files}
     found = dict(zip(stored, skeletons(files).values(), strict=True))
     extra = found.keys() - wanted.keys()
     dropped = {name for name in extra if any(fnmatch(name, pattern) for pattern in leave_out)}
@@ -222,16 +229,18 @@ def _of_other_heads(
     return tuple(sorted(name for name in names if belongs(name)))
 
 
-def modern(name: str, wanted: Mapping[str, torch.Size]) -> str:
+def modern(name: str, wanted: Mapping[str, torch.Size], front: str = "") -> str:
     """Return the name that a table uses for a tensor of an older file.
 
     Older files have other names (``OLD_NAMES``), and files of a model without head lack the name of
-    the body in front (``h.0.ln_1.weight`` for ``transformer.h.0.ln_1.weight``).
+    the body in front (``h.0.ln_1.weight`` for ``transformer.h.0.ln_1.weight``), or have it
+    (``front``) where the class of the body alone does not.
     """
     for old, new in OLD_NAMES:
         name = old.sub(new, name)
-    if name in wanted:
-        return name
+    bare = name.removeprefix(f"{front}.")
+    if name in wanted or bare in wanted:
+        return name if name in wanted else bare
     fronts = {each.partition(".")[0] for each in wanted}
     longer = [f"{front}.{name}" for front in sorted(fronts) if f"{front}.{name}" in wanted]
     return longer[0] if len(longer) == 1 else name

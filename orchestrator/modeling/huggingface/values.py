@@ -13,21 +13,21 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.decoders import TransformerDecoderConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.layers.block_options import Activation
-from orchestrator.modeling.targets.configs import (
-    ClsConfig,
+from orchestrator.modeling.targets.answer_configs import (
     MultilabelConfig,
-    Pooling,
     RegressionConfig,
-    TargetConfig,
+    SpanConfig,
 )
+from orchestrator.modeling.targets.configs import ClsConfig, HeadPooling, TargetConfig
 
 JsonObject = dict[str, JsonValue]
 """Content of a JSON file with keys at the top: their ``config.json``, a ``tokenizer.json``."""
 
 T = TypeVar("T")
 
-OUTPUT_STORED = "output_stored"
-"""Key that only we read: whether the weights hold an output layer over words of their own."""
+OUTPUT_STORED, POOLER_STORED = "output_stored", "pooler_stored"
+"""Keys that only we read: whether the weights hold an output layer over words of their own, and a
+pooler."""
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -177,6 +177,8 @@ def their_activation(ours: Activation) -> str:
     return next(theirs for theirs, name in ACTIVATIONS.items() if name == ours)
 
 
+BORDERS = ("first", "last")
+"""Tokens of an answer that are found."""
 ANSWERS: dict[str, type[ClsConfig] | type[MultilabelConfig] | type[RegressionConfig]] = {
     "single_label_classification": ClsConfig,
     "multi_label_classification": MultilabelConfig,
@@ -190,8 +192,8 @@ def answers_of(
     dropout: float,
     activation: str | None = "tanh",
     *,
-    pooling: Pooling = "first",
-    norm_eps: float | None = None,
+    pooling: HeadPooling = "first",
+    **options: float | bool | None,
 ) -> TargetConfig:
     """Return the head for whole sequences or images: one vector, then one or two linear layers.
 
@@ -200,7 +202,7 @@ def answers_of(
         dropout: Rate before the last layer.
         activation: What follows the first of two layers; None: there is one layer.
         pooling: Which vector.
-        norm_eps: Epsilon of a norm on it; None: no norm.
+        options: Other options of `SequenceHeadConfig`.
 
     Raises:
         InputError: Their problem type is unknown here.
@@ -209,9 +211,23 @@ def answers_of(
     # without a problem type, their classes decide so when they see labels
     default = "regression" if count == 1 else "single_label_classification"
     kind = theirs.choice("problem_type", ANSWERS, default)
-    options = {"num_labels": count, "pooling": pooling, "norm_eps": norm_eps, "dropout": dropout}
     hidden = {} if activation is None else {"hidden": True, "hidden_activation": activation}
-    return kind.model_validate(options | hidden)
+    values = {"num_labels": count, "pooling": pooling, "dropout": dropout}
+    return kind.model_validate(values | hidden | options)
+
+
+def span_of(theirs: Values, dropout: float = 0.0) -> SpanConfig:
+    """Return the head that finds an answer: two outputs per token.
+
+    Raises:
+        InputError: Their class has another number of outputs.
+    """
+    if len(theirs.labels()) != len(BORDERS):
+        raise InputError(
+            f"id2label: {theirs.labels()} is not supported; an answer has two labels, for its "
+            "first and its last token."
+        )
+    return SpanConfig(dropout=dropout)
 
 
 def their_answers(target: TargetConfig) -> JsonObject:

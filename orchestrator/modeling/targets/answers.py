@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
-from orchestrator.modeling.targets.configs import (
-    AnswersConfig,
+from orchestrator.modeling.targets.answer_configs import (
     ChoiceConfig,
     MultilabelConfig,
     RegressionConfig,
     SimilarityConfig,
     SpanConfig,
 )
-from orchestrator.modeling.targets.sequence import SequenceTarget, pool
+from orchestrator.modeling.targets.sequence import HIDDEN_ACTIVATIONS, SequenceTarget, pool
 
 LOWEST = torch.finfo(torch.float32).min
 """Logit of what does not exist; finite, so that a row without any has a gradient of zero."""
@@ -29,21 +28,7 @@ BORDERS = 2
 
 
 class AnswersTarget(SequenceTarget):
-    """The head of ``cls`` with other losses.
-
-    Parameters: ``output`` [K, D] and, if hidden, ``dense`` [D, D].
-    """
-
-    def __init__(self, config: AnswersConfig, dimensions: Dimensions, answers: int) -> None:
-        super().__init__(
-            dimensions.hidden_size,
-            answers,
-            pooling=config.pooling,
-            hidden=config.hidden,
-            dropout=config.dropout,
-            activation=config.hidden_activation,
-        )
-        self.normalize_with(config.norm_eps)
+    """The head of ``cls`` with other losses."""
 
     def answers_for(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the answers in fp32 and the labels in their shape, [B, K] both.
@@ -70,7 +55,7 @@ class MultilabelTarget(AnswersTarget):
     Config = MultilabelConfig
 
     def __init__(self, config: MultilabelConfig, dimensions: Dimensions) -> None:
-        super().__init__(config, dimensions, config.num_labels)
+        super().__init__(config.layout, dimensions, config.num_labels)
 
     def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
         """Return the binary cross entropy summed over known labels of ``hidden`` [B, S, D]."""
@@ -92,7 +77,7 @@ class RegressionTarget(AnswersTarget):
     Config = RegressionConfig
 
     def __init__(self, config: RegressionConfig, dimensions: Dimensions) -> None:
-        super().__init__(config, dimensions, config.num_labels)
+        super().__init__(config.layout, dimensions, config.num_labels)
         self.tolerance = config.tolerance
 
     def count(self, labels: Tensor) -> Tensor:
@@ -148,7 +133,7 @@ class SpanTarget(Target):
 
 
 class ChoiceTarget(Target):
-    """Pool, optional tanh layer, and one logit per sequence; C sequences in a row are one choice.
+    """Pool, optional hidden layer, and one logit per sequence; C sequences in a row are one choice.
 
     ``labels`` are [N] int64 of N = B / C rows: the right choice, or -100. A row with fewer than C
     choices is filled up with sequences without real tokens, which cannot be chosen. Parameters:
@@ -161,6 +146,7 @@ class ChoiceTarget(Target):
         super().__init__()
         width = dimensions.hidden_size
         self.pooling = config.pooling
+        self.activation = HIDDEN_ACTIVATIONS[config.hidden_activation]
         self.dense = nn.Linear(width, width) if config.hidden else None
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(width, 1)
@@ -181,7 +167,7 @@ class ChoiceTarget(Target):
         """Return the logit of every sequence, [B, 1]."""
         pooled = pool(hidden, mask, self.pooling)
         if self.dense is not None:
-            pooled = torch.tanh(self.dense(pooled))
+            pooled = self.activation(self.dense(pooled))
         logits: Tensor = self.output(self.dropout(pooled))
         return logits
 

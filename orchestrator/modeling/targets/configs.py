@@ -4,21 +4,55 @@ Imports without torch.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from orchestrator.config import StrictModel
 from orchestrator.errors import Problem
-from orchestrator.modeling.component import ComponentConfig, Dimensions, Visibility, targets
-from orchestrator.modeling.layers.block_options import Rate
+from orchestrator.modeling.component import (
+    ComponentConfig,
+    Dimensions,
+    Visibility,
+    inside,
+    targets,
+)
+from orchestrator.modeling.layers.block_options import Activation, Rate
 
 Pooling = Literal["mean", "first", "last", "max", "second", "rest"]
 """Pooling of the vectors of the real positions: their mean, the first, the last, the maximum
 per channel, the second (DeiT's distillation token), the mean of all but the first (BEiT)."""
 
+HeadPooling = Pooling | Literal["last_token", "first_rest"]
+"""Also the last position whose token is not the padding token, whatever the mask says (classifiers
+of LLaMA), and the first beside the mean of the rest (DINOv2), a vector of twice the width."""
+
+HeadActivation = Literal["tanh", "relu", "gelu", "none"]
+"""Activation after the hidden layer of a head."""
+
 Smoothing = Annotated[float, Field(ge=0.0, lt=1.0)]
 """Share of each answer that is spread evenly over all classes in training (Szegedy et al. 2016,
 section 7); evaluations measure the plain cross entropy."""
+
+
+class AttentionPoolingConfig(StrictModel):
+    """A learned query reads all positions, followed by a feed-forward (SigLIP's images)."""
+
+    type: Literal["attention"] = "attention"
+    num_heads: PositiveInt = 4
+    """Number of heads."""
+    intermediate_size: PositiveInt | None = None
+    """Width inside the feed-forward; null: 4 times the stream's width."""
+    activation: Activation = "gelu_tanh"
+    """Activation of the feed-forward."""
+    norm_eps: PositiveFloat = 1e-6
+    """Added to the variance inside the LayerNorm before the feed-forward."""
+
+    def check(self, width: int) -> Iterator[Problem]:
+        """Heads must divide the width."""
+        if width % self.num_heads:
+            yield Problem("num_heads", f"{self.num_heads} does not divide the width ({width}).")
 
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -72,23 +106,71 @@ class TargetConfig(ComponentConfig):
         return 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadLayout:
+    """Layers of a head that reads one vector per sequence; see `SequenceHeadConfig`."""
+
+    pooling: HeadPooling
+    hidden: bool
+    activation: HeadActivation = "tanh"
+    inner: int | None = None
+    norm_eps: float | None = None
+    dropout: float = 0.0
+    bias: bool = True
+
+
+class SequenceHeadConfig(TargetConfig):
+    """Options of a head with an output layer over one vector per sequence."""
+
+    pooling: HeadPooling = "mean"
+    """Pooling of the vectors of a sequence into one."""
+    hidden: bool = False
+    """Put a linear layer and an activation after pooling (BERT's pooler)."""
+    hidden_activation: HeadActivation = "tanh"
+    """Activation after the hidden layer (DistilBERT: relu, ELECTRA: gelu, wav2vec 2.0: none)."""
+    hidden_size: PositiveInt | None = None
+    """Width of the hidden layer (wav2vec 2.0: 256); null: that of the vector."""
+    norm_eps: PositiveFloat | None = None
+    """Put a LayerNorm with this eps after pooling (BEiT: 1e-12); null: none."""
+    dropout: Rate = 0.1
+    """Dropout rate before the output layer."""
+    output_bias: bool = True
+    """Give the output layer a bias (LLaMA's classifier: false)."""
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Options of the hidden layer need one."""
+        del dimensions
+        yield from hidden_problems(self.hidden, self.hidden_activation, self.hidden_size)
+
+    @property
+    def layout(self) -> HeadLayout:
+        """The layers."""
+        return HeadLayout(
+            pooling=self.pooling,
+            hidden=self.hidden,
+            activation=self.hidden_activation,
+            inner=self.hidden_size,
+            norm_eps=self.norm_eps,
+            dropout=self.dropout,
+            bias=self.output_bias,
+        )
+
+
+def hidden_problems(hidden: bool, activation: str, size: int | None = None) -> Iterator[Problem]:
+    """Yield what is wrong with the hidden layer of a head."""
+    if not hidden and activation != "tanh":
+        yield Problem("hidden_activation", "needs a hidden layer. Set hidden, or leave it out.")
+    if not hidden and size is not None:
+        yield Problem("hidden_size", "needs a hidden layer. Set hidden, or leave it out.")
+
+
 @targets.register("orchestrator.modeling.targets.sequence:ClsTarget")
-class ClsConfig(TargetConfig):
+class ClsConfig(SequenceHeadConfig):
     """Classify the whole sequence."""
 
     type: Literal["cls"] = "cls"
     num_labels: int = Field(default=2, ge=2)
     """Number of classes."""
-    pooling: Pooling = "mean"
-    """Pooling of the vectors of a sequence into one."""
-    hidden: bool = False
-    """Put a linear layer and tanh before the classifier."""
-    hidden_activation: Literal["tanh", "relu"] = "tanh"
-    """Activation after the hidden layer (DistilBERT: relu)."""
-    norm_eps: PositiveFloat | None = None
-    """Put a LayerNorm with this eps after pooling (BEiT: 1e-12); null: none."""
-    dropout: Rate = 0.1
-    """Dropout rate before the classifier."""
     label_smoothing: Smoothing = 0.0
     """Share of each answer that is spread evenly over all classes, in training only."""
     class_weights: tuple[PositiveFloat, ...] | None = None
@@ -97,19 +179,12 @@ class ClsConfig(TargetConfig):
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """An activation needs a layer before it; every class has a weight or none has."""
-        del dimensions
-        yield from hidden_problems(self.hidden, self.hidden_activation)
+        yield from super().check(dimensions)
         if self.class_weights is not None and len(self.class_weights) != self.num_labels:
             yield Problem(
                 "class_weights",
                 f"{len(self.class_weights)} weights for {self.num_labels} classes. Give one each.",
             )
-
-
-def hidden_problems(hidden: bool, activation: str) -> Iterator[Problem]:
-    """Yield what is wrong with the hidden layer of a head."""
-    if not hidden and activation != "tanh":
-        yield Problem("hidden_activation", "needs a hidden layer. Set hidden, or leave it out.")
 
 
 class PairConfig(TargetConfig):
@@ -170,56 +245,33 @@ class ItmConfig(TargetConfig):
     """Dropout rate before the output layer."""
 
 
-class PooledConfig(TargetConfig):
-    """Options of a head that reads one vector per sequence."""
+@targets.register("orchestrator.modeling.targets.sequence:VectorTarget")
+class VectorConfig(TargetConfig):
+    """Answer with one vector per sequence; has no loss and no labels (BertModel, SBERT)."""
 
+    type: Literal["vector"] = "vector"
     pooling: Pooling = "mean"
     """Pooling of the vectors of a sequence into one."""
     hidden: bool = False
     """Put a linear layer and tanh after pooling (BERT's pooler)."""
-
-
-class AnswersConfig(PooledConfig):
-    """Options of a head with several answers for a sequence."""
-
-    hidden_activation: Literal["tanh", "relu"] = "tanh"
-    """Activation after the hidden layer (DistilBERT: relu)."""
     norm_eps: PositiveFloat | None = None
-    """Put a LayerNorm with this eps after pooling (BEiT: 1e-12); null: none."""
-    dropout: Rate = 0.1
-    """Dropout rate before the output layer."""
+    """Put a LayerNorm with this eps after pooling (CLIP's images: 1e-5); null: none."""
+    projection_size: PositiveInt | None = None
+    """Width of a linear layer at the end (CLIP: 512); null: none."""
+    projection_bias: bool = False
+    """Give that layer a bias (SigLIP's texts)."""
+    attention: AttentionPoolingConfig | None = None
+    """A learned query that reads all positions, in place of `pooling` (SigLIP's images)."""
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
-        """An activation needs a layer before it."""
-        del dimensions
-        yield from hidden_problems(self.hidden, self.hidden_activation)
-
-
-@targets.register("orchestrator.modeling.targets.answers:MultilabelTarget")
-class MultilabelConfig(AnswersConfig):
-    """Say yes or no to each of several labels of a sequence."""
-
-    type: Literal["multilabel"] = "multilabel"
-    num_labels: PositiveInt = 2
-    """Number of labels, each true or not."""
-
-
-@targets.register("orchestrator.modeling.targets.answers:RegressionTarget")
-class RegressionConfig(AnswersConfig):
-    """Predict numbers for a sequence, with the squared error as loss."""
-
-    type: Literal["regression"] = "regression"
-    num_labels: PositiveInt = 1
-    """Numbers per sequence."""
-    tolerance: PositiveFloat = 0.5
-    """An answer at most this far from the label counts as correct."""
-
-
-@targets.register("orchestrator.modeling.targets.sequence:VectorTarget")
-class VectorConfig(PooledConfig):
-    """Answer with one vector per sequence; has no loss and no labels (BertModel, SBERT)."""
-
-    type: Literal["vector"] = "vector"
+        """A bias needs a layer; heads must divide the width; a query replaces the other layers."""
+        if self.projection_bias and self.projection_size is None:
+            yield Problem("projection_bias", "needs a projection. Set projection_size.")
+        if self.attention is None:
+            return
+        yield from inside("attention", self.attention.check(dimensions.hidden_size))
+        if self.hidden or self.norm_eps or self.projection_size:
+            yield Problem("attention", "stands alone: leave hidden, norm_eps and projection out.")
 
     @property
     def has_loss(self) -> bool:
@@ -241,48 +293,3 @@ class StatesConfig(TargetConfig):
     def has_loss(self) -> bool:
         """Nothing is learned from labels."""
         return False
-
-
-@targets.register("orchestrator.modeling.targets.answers:SpanTarget")
-class SpanConfig(TargetConfig):
-    """Find the first and the last token of an answer (BERT on SQuAD)."""
-
-    type: Literal["span"] = "span"
-    dropout: Rate = 0.0
-    """Dropout rate before the output layer."""
-
-
-@targets.register("orchestrator.modeling.targets.answers:ChoiceTarget")
-class ChoiceConfig(TargetConfig):
-    """Choose one of several candidates, each read in a sequence of its own (BERT on SWAG)."""
-
-    type: Literal["choice"] = "choice"
-    pooling: Pooling = "first"
-    """Pooling of the vectors of a sequence into one."""
-    hidden: bool = True
-    """Put a linear layer and tanh before the output layer (BERT's pooler)."""
-    dropout: Rate = 0.1
-    """Dropout rate before the output layer."""
-
-
-@targets.register("orchestrator.modeling.targets.answers:SimilarityTarget")
-class SimilarityConfig(TargetConfig):
-    """One vector per text, near to those of similar texts (SBERT, SimCSE)."""
-
-    type: Literal["similarity"] = "similarity"
-    pooling: Pooling = "mean"
-    """Pooling of the vectors of a sequence into one."""
-    projection_size: PositiveInt | None = None
-    """Width of a linear layer after pooling; null: none."""
-    loss: Literal["contrastive", "cosine"] = "contrastive"
-    """contrastive: find the partner among the pairs of the batch; cosine: the squared distance of
-    the cosine to the score of the pair."""
-    temperature: PositiveFloat = 0.05
-    """Cosines are divided by this in the contrastive loss (SimCSE, section 3; SBERT: 1 / 20)."""
-
-    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
-        """A temperature belongs to the contrastive loss."""
-        del dimensions
-        default = type(self).model_fields["temperature"].default
-        if self.loss == "cosine" and self.temperature != default:  # stored configs have every key
-            yield Problem("temperature", "is for the contrastive loss. Remove it.")

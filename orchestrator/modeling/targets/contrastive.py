@@ -1,7 +1,6 @@
 """Targets that compare two streams: contrast, and classification of pairs.
 
-Contrast: CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023), whose images are pooled by a
-learned query (Zhai et al. 2022, "Scaling Vision Transformers"). Rows of all workers are gathered
+Contrast: CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023). Rows of all workers are gathered
 with gradients. Classification of pairs from one vector for each half: Reimers and Gurevych 2019,
 section 3.
 
@@ -18,51 +17,14 @@ from torch import Tensor, nn
 
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Streams, Target, TargetOutput
-from orchestrator.modeling.layers.attention import Attention, padding_mask
-from orchestrator.modeling.layers.block_options import BlockOptions
-from orchestrator.modeling.layers.feed_forward import FeedForward
+from orchestrator.modeling.targets.attention_pooling import AttentionPool
+from orchestrator.modeling.targets.configs import AttentionPoolingConfig
 from orchestrator.modeling.targets.sequence import pool
 from orchestrator.modeling.targets.stream_configs import (
-    AttentionPoolingConfig,
     ClrConfig,
     SiameseConfig,
     StreamHeadConfig,
 )
-
-
-class AttentionPool(nn.Module):
-    """x = attention(query, sequence); x + feed_forward(norm(x)) (SigLIP's image head).
-
-    Parameters: ``query`` [D], ``attention.*``, ``norm``, ``feed_forward.*``.
-    """
-
-    def __init__(self, config: AttentionPoolingConfig, width: int) -> None:
-        super().__init__()
-        options = BlockOptions(num_heads=config.num_heads)
-        sizes = Dimensions(
-            hidden_size=width,
-            vocab_size=0,
-            max_position_embeddings=0,
-            type_vocab_size=0,
-            pad_token_id=0,
-        )
-        self.query = nn.Parameter(torch.empty(width))
-        self.attention = Attention(options, sizes)
-        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
-        self.feed_forward = FeedForward(
-            width,
-            config.intermediate_size or 4 * width,
-            activation=config.activation,
-            gated=False,
-            bias=True,
-        )
-
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Return [B, D] for ``hidden`` [B, S, D], reading where ``mask`` [B, S] is True."""
-        query = self.query.expand(len(hidden), 1, -1)
-        read = self.attention(query, padding_mask(mask), memory=hidden)
-        result: Tensor = read + self.feed_forward(self.norm(read))
-        return result[:, 0]
 
 
 class StreamHead(nn.Module):

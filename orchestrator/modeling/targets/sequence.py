@@ -5,6 +5,7 @@ The balance of experts is a target of its own, so that it is weighted and measur
 Legend: B batch, S length, D model width, K classes, E experts, L of N layers, W projected width.
 """
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -15,9 +16,11 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
 from orchestrator.modeling.layers.feed_forward import balance_loss
+from orchestrator.modeling.targets.attention_pooling import AttentionPool
 from orchestrator.modeling.targets.configs import (
     BalanceConfig,
     ClsConfig,
+    HeadLayout,
     ItmConfig,
     NspConfig,
     PairConfig,
@@ -29,22 +32,28 @@ from orchestrator.modeling.targets.configs import (
 )
 
 
-def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
+def pool(hidden: Tensor, mask: Tensor, how: str, registers: int = 0) -> Tensor:
     """Pool real positions.
 
     Args:
         hidden: [B, S, D].
         mask: True at real positions, [B, S].
         how: ``mean``; ``first`` or ``last`` real position; ``max`` per channel; ``rest``, the mean
-            without the first position; ``second``, the second position.
+            without the first position and the registers; ``second``, the second position;
+            ``first_rest``, the first beside the rest.
+        registers: Registers after the first position.
 
     Returns:
-        [B, D]; finite for a sequence without real positions (zeros for mean and max).
+        [B, D], or [B, 2 D] for ``first_rest``; finite for a sequence without real positions (zeros
+        for mean and max).
     """
     if how == "second":
         return hidden[:, 1]
     if how == "rest":
-        return pool(hidden[:, 1:], mask[:, 1:], "mean")
+        return pool(hidden[:, 1 + registers :], mask[:, 1 + registers :], "mean")
+    if how == "first_rest":
+        parts = [pool(hidden, mask, each, registers) for each in ("first", "rest")]
+        return torch.cat(parts, dim=-1)
     if how == "mean":
         weights = mask.to(hidden.dtype)
         total = torch.einsum("bsd,bs->bd", hidden, weights)
@@ -62,44 +71,48 @@ SENTENCE_PAIR_LABELS = 2
 """Class 0: the pair is as it was (in order, the next sentence); class 1: it was changed."""
 
 
-HIDDEN_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
+HIDDEN_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "gelu": F.gelu,
+    "none": lambda x: x,
+}
 """Activations after the hidden layer."""
 
 
 class SequenceTarget(Target):
-    """Pool, optional norm, optional linear layer with tanh or ReLU, dropout, linear classifier.
+    """Pool, optional norm, optional linear layer with activation, dropout, linear classifier.
 
     ``labels`` are [B] int64, -100 where there is none; smoothed in training mode only, so that
     losses of evaluations compare.
-    Parameters: ``output`` [K, D]; if hidden, ``dense`` [D, D]; with ``norm_eps``, ``norm`` [D].
+    Parameters: ``output`` [K, D]; if hidden, ``dense`` [inner, D] and ``output`` [K, inner]; with
+    ``norm_eps``, ``norm`` [D]. D is twice the model's width for ``first_rest``.
     """
 
     def __init__(
         self,
-        width: int,
-        labels: int,
+        layout: HeadLayout,
+        dimensions: Dimensions,
+        answers: int,
         *,
-        pooling: str,
-        hidden: bool,
-        dropout: float,
-        activation: str = "tanh",
         smoothing: float = 0.0,
         class_weights: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
         # A list and not a buffer: it is part of the config, and no part of the stored weights.
         self.class_weights = class_weights
-        self.pooling, self.smoothing = pooling, smoothing
-        self.activation = HIDDEN_ACTIVATIONS[activation]
-        self.dense = nn.Linear(width, width) if hidden else None
-        self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(width, labels)
-        self.norm: nn.LayerNorm | None = None
-
-    def normalize_with(self, eps: float | None) -> None:
-        """Put a norm after pooling; None: none."""
-        width = self.output.in_features
-        self.norm = None if eps is None else nn.LayerNorm(width, eps=eps)
+        self.pooling, self.smoothing = layout.pooling, smoothing
+        self.registers = dimensions.registers
+        if layout.pooling == "last_token":
+            self.skips_token, self.pooling = dimensions.pad_token_id, "last"
+        width = dimensions.hidden_size * (2 if layout.pooling == "first_rest" else 1)
+        inner = layout.inner or width
+        self.activation = HIDDEN_ACTIVATIONS[layout.activation]
+        self.dense = nn.Linear(width, inner) if layout.hidden else None
+        self.dropout = nn.Dropout(layout.dropout)
+        read = inner if layout.hidden else width
+        self.output = nn.Linear(read, answers, bias=layout.bias)
+        self.norm = None if layout.norm_eps is None else nn.LayerNorm(width, eps=layout.norm_eps)
 
     def count(self, labels: Tensor) -> Tensor:
         """Return the number of labelled sequences, 0-dim int64."""
@@ -124,7 +137,7 @@ class SequenceTarget(Target):
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return one vector for each sequence, normalized if the config says so, [B, D]."""
-        pooled = pool(hidden, mask, self.pooling)
+        pooled = pool(hidden, mask, self.pooling, self.registers)
         return pooled if self.norm is None else self.norm(pooled)
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -143,29 +156,20 @@ class ClsTarget(SequenceTarget):
 
     def __init__(self, config: ClsConfig, dimensions: Dimensions) -> None:
         super().__init__(
-            dimensions.hidden_size,
+            config.layout,
+            dimensions,
             config.num_labels,
-            pooling=config.pooling,
-            hidden=config.hidden,
-            dropout=config.dropout,
-            activation=config.hidden_activation,
             smoothing=config.label_smoothing,
             class_weights=config.class_weights,
         )
-        self.normalize_with(config.norm_eps)
 
 
 class PairTarget(SequenceTarget):
     """First token, linear layer, tanh, two classes: BERT's pooler and sentence-pair head."""
 
     def __init__(self, config: PairConfig, dimensions: Dimensions) -> None:
-        super().__init__(
-            dimensions.hidden_size,
-            SENTENCE_PAIR_LABELS,
-            pooling="first",
-            hidden=True,
-            dropout=config.dropout,
-        )
+        layout = HeadLayout(pooling="first", hidden=True, dropout=config.dropout)
+        super().__init__(layout, dimensions, SENTENCE_PAIR_LABELS)
 
 
 class SpTarget(PairTarget):
@@ -196,13 +200,8 @@ class ItmTarget(SequenceTarget):
     Config = ItmConfig
 
     def __init__(self, config: ItmConfig, dimensions: Dimensions) -> None:
-        super().__init__(
-            dimensions.hidden_size,
-            1 if config.rank else 2,
-            pooling="first",
-            hidden=True,
-            dropout=config.dropout,
-        )
+        layout = HeadLayout(pooling="first", hidden=True, dropout=config.dropout)
+        super().__init__(layout, dimensions, 1 if config.rank else 2)
         self.rank = config.rank
 
     def forward(self, hidden: Tensor, mask: Tensor, labels: Tensor) -> TargetOutput:
@@ -276,24 +275,34 @@ class SilentTarget(Target):
 
 
 class VectorTarget(SilentTarget):
-    """Pool, optional linear layer with tanh; neither labels nor a loss.
+    """Pool, optional norm, linear layer with tanh, and projection; neither labels nor a loss.
 
-    BERT's pooler is ``first`` and hidden, SBERT's (Reimers and Gurevych 2019) is ``mean``.
-    Parameters: ``dense`` [D, D] if hidden.
+    BERT's pooler is ``first`` and hidden, SBERT's (Reimers and Gurevych 2019) is ``mean``; a
+    learned query (SigLIP) reads all positions.
+    Parameters: ``norm`` [D], ``dense`` [D, D] if hidden, ``projection`` [P, D]; or ``pool.*``.
     """
 
     Config = VectorConfig
 
     def __init__(self, config: VectorConfig, dimensions: Dimensions) -> None:
         super().__init__()
-        width = dimensions.hidden_size
-        self.pooling = config.pooling
+        width, size = dimensions.hidden_size, config.projection_size
+        self.pooling, self.registers = config.pooling, dimensions.registers
+        self.pool = None if config.attention is None else AttentionPool(config.attention, width)
+        self.norm = None if config.norm_eps is None else nn.LayerNorm(width, eps=config.norm_eps)
         self.dense = nn.Linear(width, width) if config.hidden else None
+        bias = config.projection_bias
+        self.projection = None if size is None else nn.Linear(width, size, bias=bias)
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Return one vector per sequence, [B, D]."""
-        pooled = pool(hidden, mask, self.pooling)
-        return pooled if self.dense is None else self.dense(pooled).tanh()
+        """Return one vector per sequence, [B, D] or [B, P]."""
+        if self.pool is not None:
+            read: Tensor = self.pool(hidden, mask)
+            return read
+        pooled = pool(hidden, mask, self.pooling, self.registers)
+        pooled = pooled if self.norm is None else self.norm(pooled)
+        pooled = pooled if self.dense is None else self.dense(pooled).tanh()
+        return pooled if self.projection is None else self.projection(pooled)
 
 
 class StatesTarget(SilentTarget):

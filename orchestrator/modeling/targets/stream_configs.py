@@ -8,9 +8,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from orchestrator.config import StrictModel
 from orchestrator.errors import Problem
-from orchestrator.modeling.component import Dimensions, targets
-from orchestrator.modeling.layers.block_options import Activation, Rate
-from orchestrator.modeling.targets.configs import Pooling, TargetConfig
+from orchestrator.modeling.component import Dimensions, inside, targets
+from orchestrator.modeling.layers.block_options import Rate
+from orchestrator.modeling.targets.configs import AttentionPoolingConfig, Pooling, TargetConfig
 
 FIRST_SCALES = {"softmax": log(1 / 0.07), "sigmoid": log(10.0)}
 """First logarithm of the scale of each loss (CLIP, section 2.5; SigLIP, algorithm 1)."""
@@ -22,20 +22,6 @@ LIMITS = {"softmax": 100.0, "sigmoid": None}
 
 FIRST_BIAS = -10.0
 """First bias of the sigmoid loss (SigLIP, algorithm 1)."""
-
-
-class AttentionPoolingConfig(StrictModel):
-    """A learned query reads all positions, followed by a feed-forward (SigLIP's images)."""
-
-    type: Literal["attention"] = "attention"
-    num_heads: PositiveInt = 4
-    """Number of heads."""
-    intermediate_size: PositiveInt | None = None
-    """Width inside the feed-forward; null: 4 times the stream's width."""
-    activation: Activation = "gelu_tanh"
-    """Activation of the feed-forward."""
-    norm_eps: PositiveFloat = 1e-6
-    """Added to the variance inside the LayerNorm before the feed-forward."""
 
 
 class StreamHeadConfig(StrictModel):
@@ -61,12 +47,8 @@ class StreamHeadConfig(StrictModel):
         """Heads must divide the width; a bias needs a layer."""
         if self.bias and not self.projection:
             yield Problem("bias", "needs a projection. Set projection true, or bias false.")
-        pooling = self.pooling
-        if isinstance(pooling, AttentionPoolingConfig) and hidden_size % pooling.num_heads:
-            yield Problem(
-                "pooling.num_heads",
-                f"{pooling.num_heads} does not divide the stream's width ({hidden_size}).",
-            )
+        if isinstance(self.pooling, AttentionPoolingConfig):
+            yield from inside("pooling", self.pooling.check(hidden_size))
 
 
 @targets.register("orchestrator.modeling.targets.contrastive:ClrTarget")

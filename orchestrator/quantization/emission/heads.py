@@ -7,7 +7,7 @@ Legend: B batch, S length, D width, K classes.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
@@ -24,6 +24,8 @@ EMBEDDING_POOLING: Final[Pooling] = "mean"
 """Pooling of ``Model.pool``, which makes the embedding of a text."""
 ACTIVATIONS: Final = {"tanh": "Tanh", "relu": "Relu"}
 """Operator that follows the hidden layer of a head."""
+POOLINGS: Final = ("mean", "first", "last", "max")
+"""Poolings that have an ONNX form here."""
 LOWEST: Final = float(np.finfo(np.float32).min)
 
 
@@ -116,17 +118,27 @@ class HeadEmitter:
 
 
 def _require_supported(head: TargetConfig) -> None:
-    """Refuse options that only heads of image classifiers have.
+    """Refuse layouts of imported heads that have no ONNX form here.
 
     Raises:
-        InputError: If the head's pooling or norm has no ONNX form here.
+        InputError: If the head has such a pooling, norm, hidden layer or output layer.
     """
-    if isinstance(head, ClsConfig) and (head.pooling in ("second", "rest") or head.norm_eps):
+    if not isinstance(head, ClsConfig):
+        return
+    unsupported = {
+        "pooling": head.pooling if head.pooling not in POOLINGS else None,
+        "norm_eps": head.norm_eps,
+        "hidden_activation": None if head.hidden_activation in ACTIVATIONS else "gelu or none",
+        "output_bias": None if head.output_bias else "false",
+    }
+    found = [f"{name} {value}" for name, value in unsupported.items() if value is not None]
+    if found:
         raise InputError(
-            f"target {head.name!r} has pooling {head.pooling!r}, norm_eps {head.norm_eps}: only "
-            "mean, first, last and max without a norm are quantized. Fine-tune another head"
+            f"target {head.name!r} has {', '.join(found)}; only {', '.join(POOLINGS)} without a "
+            f"norm, {' and '.join(ACTIVATIONS)}, and a bias are quantized. Serve the package as "
+            "it is, or fine-tune another head"
         )
 
 
 def _pooling(head: TargetConfig) -> Pooling:
-    return head.pooling if isinstance(head, ClsConfig) else "first"
+    return cast(Pooling, head.pooling) if isinstance(head, ClsConfig) else "first"

@@ -17,7 +17,8 @@ from pydantic import Field
 from orchestrator.arrays import AnyArray, FloatArray
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import LabelForm
-from orchestrator.modeling.targets.configs import MultilabelConfig, TargetConfig
+from orchestrator.modeling.targets.answer_configs import MultilabelConfig
+from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks, text_processor
 from orchestrator.tasks.metrics import Metric, SumMetric, f1, macro_f1, precision, recall, share
 from orchestrator.tasks.numerics import sigmoid

@@ -29,7 +29,8 @@ from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import LabelForm
 from orchestrator.data.spec import OVERLAP
 from orchestrator.errors import Problem
-from orchestrator.modeling.targets.configs import SpanConfig, TargetConfig
+from orchestrator.modeling.targets.answer_configs import SpanConfig
+from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks, text_processor
 from orchestrator.tasks.metrics import Metric, mean, share
 from orchestrator.tasks.numerics import softmax

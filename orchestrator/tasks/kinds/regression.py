@@ -15,7 +15,8 @@ import numpy as np
 from orchestrator.arrays import AnyArray, FloatArray
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import LabelForm
-from orchestrator.modeling.targets.configs import RegressionConfig, TargetConfig
+from orchestrator.modeling.targets.answer_configs import RegressionConfig
+from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks, text_processor
 from orchestrator.tasks.metrics import DrawMetric, Metric, mean, pearson, pearson_rows, spearman
 

@@ -20,7 +20,8 @@ from pydantic import PositiveFloat
 from orchestrator.arrays import AnyArray, FloatArray, IntArray
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import LabelForm
-from orchestrator.modeling.targets.configs import SimilarityConfig, TargetConfig
+from orchestrator.modeling.targets.answer_configs import SimilarityConfig
+from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.tasks.base import Answer, HeadOptions, Task, TaskConfig, tasks, text_processor
 from orchestrator.tasks.metrics import DrawMetric, Metric, mean, spearman
 

@@ -13,8 +13,8 @@ from orchestrator.data.samples.task_samples import AnswerSamples, ChoiceSamples,
 from orchestrator.data.spec import CLS, PAD, SEP
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.targets.answer_configs import ChoiceConfig, SimilarityConfig
 from orchestrator.modeling.targets.answers import ChoiceTarget, SimilarityTarget
-from orchestrator.modeling.targets.configs import ChoiceConfig, SimilarityConfig
 
 TEXT = "the quick brown fox jumps over the lazy dog while seven wizards quietly mix potions"
 SIZES = Dimensions(

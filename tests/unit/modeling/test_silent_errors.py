@@ -240,7 +240,7 @@ def test_the_nearest_class_has_the_family_and_the_kind_of_head():
         "BertForQuestionAnsweringAndMore": "BertFor",
         "WhisperForAudioClassification": "WhisperForConditionalGeneration",
         "UMT5EncoderModel": "T5",
-        "ElectraForMultipleChoice": "ElectraFor",
+        "ElectraForMultipleChoices": "ElectraForMultipleChoice",
         "Qwen9ForCausalLM": "Qwen2ForCausalLM",
         "ConvNextForImageClassification": "ForImageClassification",
     }

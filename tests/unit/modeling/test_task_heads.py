@@ -7,8 +7,8 @@ from transformers import BertConfig, BertForMultipleChoice, BertForQuestionAnswe
 
 from orchestrator.config import collect_problems
 from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.targets.answer_configs import ChoiceConfig, SimilarityConfig, SpanConfig
 from orchestrator.modeling.targets.answers import ChoiceTarget, SimilarityTarget, SpanTarget
-from orchestrator.modeling.targets.configs import ChoiceConfig, SimilarityConfig, SpanConfig
 
 SIZES = Dimensions(
     hidden_size=16, vocab_size=50, max_position_embeddings=32, type_vocab_size=2, pad_token_id=0

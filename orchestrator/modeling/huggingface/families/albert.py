@@ -1,6 +1,7 @@
 """ALBERT: BERT with narrow embeddings and one block applied several times; mlm and sop."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from orchestrator.modeling.config import ModelConfig
@@ -15,7 +16,8 @@ from orchestrator.modeling.huggingface.architecture import (
     weight,
 )
 from orchestrator.modeling.huggingface.families import bert
-from orchestrator.modeling.huggingface.values import JsonObject, Values, answers_of
+from orchestrator.modeling.huggingface.values import JsonObject, Values, answers_of, span_of
+from orchestrator.modeling.targets.answer_configs import ChoiceConfig
 from orchestrator.modeling.targets.configs import SopConfig, TargetConfig
 from orchestrator.modeling.targets.token_configs import TagsConfig
 
@@ -83,12 +85,17 @@ def tags_config(theirs: Values) -> TagsConfig:
     return TagsConfig(num_labels=len(theirs.labels()), dropout=dropout_of(theirs))
 
 
+def choice_config(theirs: Values) -> ChoiceConfig:
+    """Return the head that chooses: pooler, dropout, one output."""
+    return ChoiceConfig(dropout=dropout_of(theirs))
+
+
 def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of an ``AlbertConfig``."""
     values = bert.their_config(config) | {"embedding_size": config.embedding.size}
     values.pop("classifier_dropout", None)
     for target in config.target:
-        if hasattr(target, "dropout"):
+        if hasattr(target, "dropout") and target.type_name() != "span":
             values["classifier_dropout_prob"] = target.dropout
     return values
 
@@ -101,8 +108,8 @@ def table(heads: Table, config: ModelConfig) -> list[Row]:
 
 def headless_table(config: ModelConfig) -> list[Row]:
     """Return the rows of body and pooler without a class name in front."""
-    del config
-    return expand((*body(""), *linear("pooler", "targets.vector.dense")), 1)
+    pooler = linear("pooler", "targets.vector.dense") if config.target else ()
+    return expand((*body(""), *pooler), 1)
 
 
 def cls_table(config: ModelConfig) -> list[Row]:
@@ -123,5 +130,15 @@ ARCHITECTURES = (
     _architecture("AlbertForMaskedLM", [bert.mlm_config], partial(table, MLM)),
     _architecture("AlbertForSequenceClassification", [cls_config], cls_table),
     _architecture("AlbertForTokenClassification", [tags_config], partial(table, bert.TAGS)),
-    _architecture("AlbertModel", [bert.vector_config], headless_table),
+    _architecture("AlbertForQuestionAnswering", [span_of], partial(table, bert.SPAN)),
+    _architecture(
+        "AlbertForMultipleChoice",
+        [choice_config],
+        partial(table, bert.choice_rows("albert.pooler", "classifier")),
+    ),
+    replace(
+        _architecture("AlbertModel", [bert.vector_config], headless_table),
+        arguments=bert.without_pooler,
+        front="albert",
+    ),
 )

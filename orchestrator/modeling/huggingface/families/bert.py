@@ -4,6 +4,7 @@ Rows and values serve its relatives too (RoBERTa, ELECTRA, ALBERT).
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from orchestrator.modeling.config import ModelConfig
@@ -21,18 +22,21 @@ from orchestrator.modeling.huggingface.architecture import (
     weight,
 )
 from orchestrator.modeling.huggingface.values import (
+    POOLER_STORED,
     JsonObject,
     Values,
     answers_of,
+    span_of,
     their_activation,
     their_answers,
     transformer_of,
 )
+from orchestrator.modeling.targets.answer_configs import ChoiceConfig
 from orchestrator.modeling.targets.configs import NspConfig, TargetConfig, VectorConfig
 from orchestrator.modeling.targets.token_configs import MlmConfig, TagsConfig
 
-Head = Callable[[Values], TargetConfig]
-"""Their config → the options of one target."""
+Head = Callable[[Values], TargetConfig | None]
+"""Their config → the options of one target; None: the file does not hold it."""
 
 _OURS = "encoder.layers.{layer}"
 
@@ -71,6 +75,7 @@ MLM: Table = (
 )
 NSP = hidden_and_output("bert.pooler.dense", "cls.seq_relationship", "nsp")
 TAGS: Table = linear("classifier", "targets.tags.output")
+SPAN: Table = linear("qa_outputs", "targets.span.output")
 VECTOR: Table = linear("pooler.dense", "targets.vector.dense")
 REPEATED = (
     Repeat("cls.predictions.decoder.weight", of="bert.embeddings.word_embeddings.weight"),
@@ -101,10 +106,26 @@ def tags_config(theirs: Values) -> TagsConfig:
     return TagsConfig(num_labels=len(theirs.labels()), dropout=dropout_of(theirs))
 
 
-def vector_config(theirs: Values) -> VectorConfig:
-    """Return the pooler of a model without a head."""
-    del theirs
-    return VectorConfig(pooling="first", hidden=True)
+def choice_config(theirs: Values) -> ChoiceConfig:
+    """Return the head that chooses: pooler, dropout, one output."""
+    return ChoiceConfig(dropout=dropout_of(theirs))
+
+
+def vector_config(theirs: Values) -> VectorConfig | None:
+    """Return the pooler of a model without a head, if the file holds one."""
+    stored = theirs.flag(POOLER_STORED, True)
+    return VectorConfig(pooling="first", hidden=True) if stored else None
+
+
+def no_arguments(config: ModelConfig) -> dict[str, bool]:
+    """Return no arguments."""
+    del config
+    return {}
+
+
+def without_pooler(config: ModelConfig) -> dict[str, bool]:
+    """Return the argument of a body's constructor that leaves out the pooler, where it has none."""
+    return {} if config.target else {"add_pooling_layer": False}
 
 
 def their_config(config: ModelConfig) -> JsonObject:
@@ -125,9 +146,13 @@ def their_config(config: ModelConfig) -> JsonObject:
         "hidden_dropout_prob": encoder.dropout,
         "attention_probs_dropout_prob": encoder.attention_dropout,
     }
+    if not config.target:
+        values[POOLER_STORED] = False
     for target in config.target:
         if hasattr(target, "num_labels"):
-            values |= their_answers(target) | {"classifier_dropout": getattr(target, "dropout", 0)}
+            values |= their_answers(target)
+        if hasattr(target, "num_labels") or target.type_name() == "choice":
+            values["classifier_dropout"] = getattr(target, "dropout", 0)
     return values
 
 
@@ -175,8 +200,14 @@ def model_config(
             attention_dropout=theirs.number("attention_probs_dropout_prob"),
             shared_layers=shared_layers,
         ),
-        target=tuple(head(theirs) for head in heads),
+        target=targets_of(heads, theirs),
     )
+
+
+def targets_of(heads: Sequence[Head], theirs: Values) -> tuple[TargetConfig, ...]:
+    """Return the targets that the file holds."""
+    found = (head(theirs) for head in heads)
+    return tuple(target for target in found if target is not None)
 
 
 def table(prefix: str, heads: Table, config: ModelConfig) -> list[Row]:
@@ -188,6 +219,16 @@ def answers_rows(dense: str, output: str, config: ModelConfig) -> Table:
     """Return the rows of a classification head, whatever kind of answers it gives."""
     name = config.target[0].name if config.target else "cls"
     return hidden_and_output(dense, output, name)
+
+
+def choice_rows(dense: str, output: str) -> Table:
+    """Return the rows of the head that chooses."""
+    return hidden_and_output(dense, output, "choice")
+
+
+def body_table(config: ModelConfig) -> list[Row]:
+    """Return the rows of the body alone, with its pooler if there is one."""
+    return table("", VECTOR if config.target else (), config)
 
 
 def cls_table(prefix: str, dense: str, output: str, config: ModelConfig) -> list[Row]:
@@ -215,5 +256,15 @@ ARCHITECTURES = (
         partial(cls_table, "bert.", "bert.pooler.dense", "classifier"),
     ),
     _architecture("BertForTokenClassification", [tags_config], partial(table, "bert.", TAGS)),
-    _architecture("BertModel", [vector_config], partial(table, "", VECTOR)),
+    _architecture("BertForQuestionAnswering", [span_of], partial(table, "bert.", SPAN)),
+    _architecture(
+        "BertForMultipleChoice",
+        [choice_config],
+        partial(table, "bert.", choice_rows("bert.pooler.dense", "classifier")),
+    ),
+    replace(
+        _architecture("BertModel", [vector_config], body_table),
+        arguments=without_pooler,
+        front="bert",
+    ),
 )

@@ -12,6 +12,7 @@ from orchestrator.modeling.huggingface.architecture import (
     linear,
     weight,
 )
+from orchestrator.modeling.huggingface.families.causal_heads import heads_of
 from orchestrator.modeling.huggingface.values import JsonObject, Values, transformer_of
 from orchestrator.modeling.layers.bias_options import AlibiConfig
 from orchestrator.modeling.targets.token_configs import LmConfig
@@ -83,13 +84,12 @@ def table(config: ModelConfig) -> list[Row]:
     return expand(rows, encoder.num_layers)
 
 
-ARCHITECTURES = (
-    Architecture(
-        "BloomForCausalLM",
-        "bloom",
-        model_config,
-        their_config,
-        table,
-        (Repeat("lm_head.weight", of="transformer.word_embeddings.weight"),),
-    ),
+_LM = Architecture(
+    "BloomForCausalLM",
+    "bloom",
+    model_config,
+    their_config,
+    table,
+    (Repeat("lm_head.weight", of="transformer.word_embeddings.weight"),),
 )
+ARCHITECTURES = (_LM, *heads_of(_LM, front="transformer", tags="classifier"))

@@ -5,6 +5,7 @@ for both sub-layers. Outputs are the same, training differs by that one dropout.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from orchestrator.modeling.config import ModelConfig
@@ -26,11 +27,13 @@ from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,
     answers_of,
+    span_of,
     their_activation,
     their_answers,
     transformer_of,
 )
-from orchestrator.modeling.targets.configs import TargetConfig
+from orchestrator.modeling.targets.answer_configs import ChoiceConfig, SpanConfig
+from orchestrator.modeling.targets.configs import SequenceHeadConfig, TargetConfig
 from orchestrator.modeling.targets.token_configs import MlmConfig, TagsConfig
 
 EPS = 1e-12
@@ -87,7 +90,7 @@ def model_config(heads: Sequence[bert.Head], theirs: Values) -> ModelConfig:
             dropout=dropout,
             attention_dropout=theirs.number("attention_dropout"),
         ),
-        target=tuple(head(theirs) for head in heads),
+        target=bert.targets_of(heads, theirs),
     )
 
 
@@ -105,6 +108,16 @@ def cls_config(theirs: Values) -> TargetConfig:
 def tags_config(theirs: Values) -> TagsConfig:
     """Return the token classification head."""
     return TagsConfig(num_labels=len(theirs.labels()), dropout=theirs.number("dropout"))
+
+
+def span_config(theirs: Values) -> SpanConfig:
+    """Return the head that finds an answer."""
+    return span_of(theirs, theirs.number("qa_dropout"))
+
+
+def choice_config(theirs: Values) -> ChoiceConfig:
+    """Return the head that chooses: first vector, linear, ReLU, dropout, one output."""
+    return ChoiceConfig(dropout=theirs.number("seq_classif_dropout"), hidden_activation="relu")
 
 
 def their_config(config: ModelConfig) -> JsonObject:
@@ -126,8 +139,10 @@ def their_config(config: ModelConfig) -> JsonObject:
     for target in config.target:
         if hasattr(target, "num_labels"):
             values |= their_answers(target)
-            if target.type_name() != "tags":
-                values["seq_classif_dropout"] = getattr(target, "dropout", 0.0)
+        if isinstance(target, SpanConfig):
+            values["qa_dropout"] = target.dropout
+        elif isinstance(target, SequenceHeadConfig | ChoiceConfig):
+            values["seq_classif_dropout"] = target.dropout
     return values
 
 
@@ -158,5 +173,11 @@ ARCHITECTURES = (
     _architecture("DistilBertForMaskedLM", [mlm_config], partial(table, MLM)),
     _architecture("DistilBertForSequenceClassification", [cls_config], cls_table),
     _architecture("DistilBertForTokenClassification", [tags_config], partial(table, bert.TAGS)),
-    _architecture("DistilBertModel", [], headless_table),
+    _architecture("DistilBertForQuestionAnswering", [span_config], partial(table, bert.SPAN)),
+    _architecture(
+        "DistilBertForMultipleChoice",
+        [choice_config],
+        partial(table, bert.choice_rows("pre_classifier", "classifier")),
+    ),
+    replace(_architecture("DistilBertModel", [], headless_table), front="distilbert"),
 )

@@ -12,6 +12,7 @@ from orchestrator.modeling.huggingface.architecture import (
     linear,
     weight,
 )
+from orchestrator.modeling.huggingface.families.causal_heads import heads_of
 from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,
@@ -99,6 +100,5 @@ def table(config: ModelConfig) -> list[Row]:
     return expand(TABLE, transformer_of(config).num_layers)
 
 
-ARCHITECTURES = (
-    Architecture("GPT2LMHeadModel", "gpt2", model_config, their_config, table, REPEATED),
-)
+_LM = Architecture("GPT2LMHeadModel", "gpt2", model_config, their_config, table, REPEATED)
+ARCHITECTURES = (_LM, *heads_of(_LM, front="transformer", tags="classifier"))

@@ -17,6 +17,7 @@ from orchestrator.modeling.huggingface.architecture import (
     same,
     weight,
 )
+from orchestrator.modeling.huggingface.families.causal_heads import heads_of
 from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,
@@ -222,6 +223,5 @@ def table(config: ModelConfig) -> list[Row]:
     return expand((*body_table(config), *FEED_FORWARD, *biases), encoder.num_layers)
 
 
-ARCHITECTURES = (
-    Architecture("LlamaForCausalLM", "llama", model_config, their_config, table, REPEATED),
-)
+_LM = Architecture("LlamaForCausalLM", "llama", model_config, their_config, table, REPEATED)
+ARCHITECTURES = (_LM, *heads_of(_LM, answers_front="transformer"))

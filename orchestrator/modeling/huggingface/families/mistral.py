@@ -3,6 +3,7 @@
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families import llama
+from orchestrator.modeling.huggingface.families.causal_heads import heads_of
 from orchestrator.modeling.huggingface.values import JsonObject, Values, transformer_of
 
 
@@ -20,13 +21,7 @@ def their_config(config: ModelConfig) -> JsonObject:
     }
 
 
-ARCHITECTURES = (
-    Architecture(
-        "MistralForCausalLM",
-        "mistral",
-        model_config,
-        their_config,
-        llama.table,
-        llama.REPEATED,
-    ),
+_LM = Architecture(
+    "MistralForCausalLM", "mistral", model_config, their_config, llama.table, llama.REPEATED
 )
+ARCHITECTURES = (_LM, *heads_of(_LM))

@@ -3,6 +3,7 @@
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture, Row, expand, weight
 from orchestrator.modeling.huggingface.families import llama, mistral
+from orchestrator.modeling.huggingface.families.causal_heads import heads_of
 from orchestrator.modeling.huggingface.values import JsonObject, Values, transformer_of
 from orchestrator.modeling.layers.block_options import ExpertsConfig
 from orchestrator.modeling.targets.configs import BalanceConfig
@@ -48,8 +49,7 @@ def table(config: ModelConfig) -> list[Row]:
     return expand(rows, encoder.num_layers)
 
 
-ARCHITECTURES = (
-    Architecture(
-        "MixtralForCausalLM", "mixtral", model_config, their_config, table, llama.REPEATED
-    ),
+_LM = Architecture(
+    "MixtralForCausalLM", "mixtral", model_config, their_config, table, llama.REPEATED
 )
+ARCHITECTURES = (_LM, *heads_of(_LM))

@@ -4,6 +4,7 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families import llama
+from orchestrator.modeling.huggingface.families.causal_heads import heads_of
 from orchestrator.modeling.huggingface.values import JsonObject, Values, transformer_of
 from orchestrator.modeling.layers.block_options import Projection
 
@@ -46,8 +47,7 @@ def their_config(config: ModelConfig) -> JsonObject:
     return values | {"layer_types": [*types]}
 
 
-ARCHITECTURES = (
-    Architecture(
-        "Qwen2ForCausalLM", "qwen2", model_config, their_config, llama.table, llama.REPEATED
-    ),
+_LM = Architecture(
+    "Qwen2ForCausalLM", "qwen2", model_config, their_config, llama.table, llama.REPEATED
 )
+ARCHITECTURES = (_LM, *heads_of(_LM, answers_front="transformer"))

@@ -1,4 +1,4 @@
-"""RoBERTa and XLM-R: BERT with positions that count real tokens from ``pad_token_id + 1``.
+"""RoBERTa, XLM-R, CamemBERT: BERT with positions that count real tokens from ``pad_token_id + 1``.
 
 transformers drops out before the hidden layer of the classification head as well; here only after
 it, as in BERT. Outputs are the same, training differs by that one dropout.
@@ -17,7 +17,7 @@ from orchestrator.modeling.huggingface.architecture import (
     same,
 )
 from orchestrator.modeling.huggingface.families import bert
-from orchestrator.modeling.huggingface.values import JsonObject, Values
+from orchestrator.modeling.huggingface.values import JsonObject, Values, span_of
 from orchestrator.modeling.targets.token_configs import MlmConfig
 
 MLM: Table = (
@@ -66,11 +66,23 @@ def _architectures(prefix: str, model_type: str) -> Sequence[Architecture]:
             bert.tags_config,
             partial(bert.table, "roberta.", bert.TAGS),
         ),
-        "Model": (bert.vector_config, partial(bert.table, "", bert.VECTOR)),
+        "ForQuestionAnswering": (span_of, partial(bert.table, "roberta.", bert.SPAN)),
+        "ForMultipleChoice": (
+            bert.choice_config,
+            partial(bert.table, "roberta.", bert.choice_rows("roberta.pooler.dense", "classifier")),
+        ),
+        "Model": (bert.vector_config, bert.body_table),
     }
     return [
         Architecture(
-            prefix + name, model_type, partial(model_config, [head]), their_config, rows, REPEATED
+            prefix + name,
+            model_type,
+            partial(model_config, [head]),
+            their_config,
+            rows,
+            REPEATED,
+            arguments=bert.without_pooler if name == "Model" else bert.no_arguments,
+            front="roberta" if name == "Model" else "",
         )
         for name, (head, rows) in heads.items()
     ]
@@ -79,4 +91,5 @@ def _architectures(prefix: str, model_type: str) -> Sequence[Architecture]:
 ARCHITECTURES = (
     *_architectures("Roberta", "roberta"),
     *_architectures("XLMRoberta", "xlm-roberta"),
+    *_architectures("Camembert", "camembert"),
 )

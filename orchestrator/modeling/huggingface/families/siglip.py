@@ -22,11 +22,8 @@ from orchestrator.modeling.huggingface.families.clip import (
     towers_table,
 )
 from orchestrator.modeling.huggingface.values import JsonObject, Values
-from orchestrator.modeling.targets.stream_configs import (
-    AttentionPoolingConfig,
-    ClrConfig,
-    StreamHeadConfig,
-)
+from orchestrator.modeling.targets.configs import AttentionPoolingConfig
+from orchestrator.modeling.targets.stream_configs import ClrConfig, StreamHeadConfig
 
 _HEAD = "vision_model.head"
 _POOL = "targets.clr.second.pool"
