@@ -215,8 +215,9 @@ def training_flops(config: ModelConfig, length: int) -> float:
     """Return the operations of one training step for each token (Chowdhery et al. 2022, app. B).
 
     6 for each weight of a matrix that a token passes through, and 12 L H d S for attention over S
-    positions. Lookup tables cost nothing, except as tied output layers; of experts those count that
-    a token passes through; masked language modeling computes its head at 15 % of the positions.
+    positions, or as many as a window holds. Lookup tables cost nothing, except as tied output
+    layers; of experts those count that a token passes through; masked language modeling computes
+    its head at 15 % of the positions.
     Recomputed activations are not counted.
 
     Args:
@@ -231,12 +232,12 @@ def training_flops(config: ModelConfig, length: int) -> float:
         weights += share * _weights(module)
     stacks: list[object] = [config.encoder, config.decoder]
     attention = sum(
-        stack.num_layers
-        * stack.num_heads
+        stack.num_heads
         * stack.size_of_head(config.dimensions)
-        * stack.reads_of_query(length)
+        * stack.reads_of_query(block, length)
         for stack in stacks
         if isinstance(stack, BlockOptions)
+        for block in range(stack.num_layers)
     )
     return float(PASSES * PER_WEIGHT * (weights + attention))
 

@@ -23,7 +23,7 @@ from orchestrator.modeling.interfaces import (
     Streams,
     Target,
 )
-from orchestrator.modeling.layers.attention import Cache
+from orchestrator.modeling.layers.cache import Cache
 from orchestrator.modeling.layers.feed_forward import Block, Experts
 from orchestrator.modeling.layers.output_layer import VocabularyLayer
 from orchestrator.modeling.targets.configs import Pooling

@@ -16,11 +16,10 @@ from orchestrator.modeling.interfaces import Decoder
 from orchestrator.modeling.layers.attention import (
     Attention,
     AttentionMask,
-    Cache,
-    LayerCache,
     attention_mask,
     padding_mask,
 )
+from orchestrator.modeling.layers.cache import Cache, LayerCache
 from orchestrator.modeling.layers.feed_forward import Block
 from orchestrator.modeling.layers.norms import build_norm
 from orchestrator.modeling.layers.relative_positions import build_position_bias
@@ -106,7 +105,13 @@ class TransformerDecoder(Decoder):
 
     def _mask(self, hidden: Tensor, mask: Tensor) -> AttentionMask:
         queries, keys = hidden.shape[1], mask.shape[1]
-        allowed = attention_mask(mask, order="causal", queries=queries, window=self.window)
+        allowed = attention_mask(
+            mask,
+            order="causal",
+            queries=queries,
+            window=self.window,
+            chunked=self.position_bias is None,
+        )
         if self.position_bias is None:
             return allowed
         positions = torch.arange(keys, device=hidden.device)

@@ -21,6 +21,7 @@ from orchestrator.modeling.layers.block_options import (
     ConvolutionConfig,
     Rate,
     RotaryConfig,
+    chunk_of,
 )
 
 Blocks = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
@@ -66,7 +67,29 @@ class TransformerConfig(BlockOptions, EncoderConfig):
         """Values per position that the backward pass keeps."""
         blocks = sum(self.rotary_of(block) is not None for block in range(self.num_layers))
         rotated = 2 * dimensions.hidden_size * blocks
-        return self.saved_activations_of_blocks(dimensions, length) + rotated
+        plain = self.saved_activations_of_blocks(dimensions, length) + rotated
+        return plain + sum(self._saved_by_chunks(dimensions, length))
+
+    def _saved_by_chunks(self, dimensions: Dimensions, length: int) -> Iterator[int]:
+        """Yield for each block that is cut: keys and values of overlapping chunks, and an answer.
+
+        One copy of keys and values is in every estimate.
+        """
+        both = self.mask == "bidirectional"
+        for block in range(self.num_layers):
+            window = self.window_of(block)
+            size = None if window is None else chunk_of(window, length, both_sides=both)
+            if window is None or size is None or self.position_bias or self.mask == "prefix":
+                continue
+            overlap = (2 if both else 1) * (window - 1) / size
+            yield round((2 * overlap + 1) * dimensions.hidden_size)
+
+    def keys_of(self, block: int, length: int) -> int:
+        """Number of positions that a position of a block reads, at most."""
+        window = self.window_of(block)
+        if window is None:
+            return length
+        return min(length, window if self.mask == "causal" else 2 * window - 1)
 
     def window_of(self, block: int) -> int | None:
         """Window of a block; None: it reads everything."""

@@ -34,12 +34,11 @@ from orchestrator.modeling.interfaces import Batch, Encoder
 from orchestrator.modeling.layers.attention import (
     Attention,
     AttentionMask,
-    Cache,
-    KeyValues,
     attention_mask,
 )
 from orchestrator.modeling.layers.bias_options import DisentangledConfig, PatchBiasConfig
 from orchestrator.modeling.layers.block_options import BlockOptions, RotaryConfig
+from orchestrator.modeling.layers.cache import Cache, KeyValues
 from orchestrator.modeling.layers.convolution import build_convolution
 from orchestrator.modeling.layers.disentangled import (
     DisentangledAttention,
@@ -215,6 +214,7 @@ class TransformerEncoder(Encoder):
             queries=queries,
             window=window,
             batch=batch,
+            chunked=self.config.position_bias is None,
         )
         if self.position_bias is None:
             return allowed

@@ -15,8 +15,8 @@ from torch import Tensor
 from orchestrator.errors import InputError
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.interfaces import Batch, Target
-from orchestrator.modeling.layers.attention import Cache
 from orchestrator.modeling.layers.block_options import LongRopeScaling
+from orchestrator.modeling.layers.cache import Cache
 from orchestrator.modeling.model import Model
 
 LIMITED = ("pos", "sinusoidalpos")

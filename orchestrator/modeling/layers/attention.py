@@ -1,13 +1,11 @@
-"""Multi-head attention, over the sequence itself or over another one, its masks and its cache.
+"""Multi-head attention, over the sequence itself or over another one, and its masks.
 
-The masks say which positions may be read, and what is added to their scores. The cache holds keys
-and values of earlier positions, so that a growing sequence does not compute them again. The kernel
-is torch's ``scaled_dot_product_attention``.
+The masks say which positions may be read, and what is added to their scores. The kernel is torch's
+``scaled_dot_product_attention``.
 
 Legend: B batch, S queries, T keys, D model width, H heads, G key and value heads, d head size.
 """
 
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -17,70 +15,13 @@ from torch import Tensor, nn
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import Batch
 from orchestrator.modeling.layers.block_options import BlockOptions
+from orchestrator.modeling.layers.cache import KeyValues
+from orchestrator.modeling.layers.near_attention import Chunks, cut
 from orchestrator.modeling.layers.norms import build_norm
 from orchestrator.modeling.layers.relative_positions import Distances, Rotation, rotate
 
 Order = Literal["bidirectional", "causal", "prefix"]
 """Read all positions; the position itself and earlier ones; these and those of a prefix."""
-
-
-@dataclass(slots=True)
-class KeyValues:
-    """Keys and values of one attention layer, [B, G, T, d] each; None before the first call."""
-
-    key: Tensor | None = None
-    value: Tensor | None = None
-
-    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append those of new positions; return all."""
-        if self.key is not None and self.value is not None:
-            key, value = torch.cat([self.key, key], 2), torch.cat([self.value, value], 2)
-        self.key, self.value = key, value
-        return key, value
-
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows of the batch, in this order (beam search)."""
-        if self.key is not None and self.value is not None:
-            self.key, self.value = self.key.index_select(0, rows), self.value.index_select(0, rows)
-
-
-@dataclass(slots=True)
-class LayerCache:
-    """Keys and values of one block: of its own sequence, and of the one it cross-attends to."""
-
-    own: KeyValues = field(default_factory=KeyValues)
-    across: KeyValues = field(default_factory=KeyValues)
-
-
-class Cache:
-    """Keys and values of all blocks of an encoder or decoder while a sequence grows."""
-
-    def __init__(self) -> None:
-        self.layers: list[LayerCache] = []
-
-    @property
-    def length(self) -> int:
-        """Positions read so far."""
-        key = self.layers[0].own.key if self.layers else None
-        return 0 if key is None else key.shape[2]
-
-    def layer(self, index: int) -> LayerCache:
-        """Return the part of the block that is applied as number ``index``."""
-        while len(self.layers) <= index:
-            self.layers.append(LayerCache())
-        return self.layers[index]
-
-    def select(self, rows: Tensor, *, across: bool = True) -> None:
-        """Keep these rows of the batch, in this order (beam search).
-
-        Args:
-            rows: Indices.
-            across: Also of what is read across; False where each row still reads the same.
-        """
-        for layer in self.layers:
-            layer.own.select(rows)
-            if across:
-                layer.across.select(rows)
 
 
 class AttentionMask(NamedTuple):
@@ -92,12 +33,15 @@ class AttentionMask(NamedTuple):
             ``allowed`` or ``bias`` (a fused kernel takes one or the other).
         bias: Added to the scores, broadcastable to [B, H, S, T]; -inf where not ``allowed``.
         distances: What disentangled attention reads.
+        chunks: In place of ``allowed``, which it holds for each chunk of the queries; never set
+            together with any of the others.
     """
 
     allowed: Tensor | None
     causal: bool = False
     bias: Tensor | None = None
     distances: Distances | None = None
+    chunks: Chunks | None = None
 
     def plus(self, bias: Tensor) -> "AttentionMask":
         """Return this mask with another bias added to the scores, [1, H, S, T]."""
@@ -128,6 +72,7 @@ def attention_mask(
     queries: int | None = None,
     window: int | None = None,
     batch: Batch | None = None,
+    chunked: bool = False,
 ) -> AttentionMask:
     """Combine padding with order, a window, a prefix and the borders of packed documents.
 
@@ -139,11 +84,18 @@ def attention_mask(
             included; None: all.
         batch: May hold ``prefix_mask`` [B, T], 1 where everybody may read (order ``prefix``), and
             ``document_ids`` [B, T]: positions of different documents never read one another.
+        chunked: Whether a long sequence with a window may be cut; without biases only.
     """
     length, device = mask.shape[1], mask.device
     queries = length if queries is None else queries
-    allowed = None if known_full(mask) else mask[:, None, None, :]
+    full = known_full(mask)
     documents = None if batch is None else batch.get("document_ids")
+    if chunked and window is not None and queries == length and order != "prefix":
+        real = mask[:1] if full else mask
+        chunks = cut(real, window, causal=order == "causal", documents=documents)
+        if chunks is not None:
+            return AttentionMask(None, chunks=chunks)
+    allowed = None if full else mask[:, None, None, :]
     if documents is not None:
         same = documents[:, -queries:, None] == documents[:, None, :]
         allowed = _both(allowed, same[:, None])
@@ -258,6 +210,12 @@ class Attention(nn.Module):
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Tensor:
         """Return what each query reads, [B, H, S, d]."""
+        chunks = mask.chunks
+        if chunks is not None:
+            near = AttentionMask(chunks.mask(len(query)))
+            keys, values = chunks.keys(key), chunks.keys(value)
+            mixed = self._mix(chunks.queries(query), keys, values, near)
+            return chunks.whole(mixed, query.shape[2])
         dropout = self.dropout if self.training else 0.0
         if self.eager:
             return eager_attention(

@@ -121,12 +121,12 @@ class BlockOptions(StrictModel):
         terms = 1 + bias.num_terms if isinstance(bias, DisentangledConfig) else 1
         return self.attention_scale or (size * terms) ** -0.5
 
-    def reads_of_query(self, length: int) -> int:
+    def reads_of_query(self, block: int, length: int) -> int:
         """Vectors of a head's size that one query of a head meets: keys, values, distances."""
-        bias = self.position_bias
+        bias, keys = self.position_bias, self.keys_of(block, length)
         if isinstance(bias, DisentangledConfig):
-            return 2 * length + bias.num_terms * bias.rows_in_use(length)
-        return 2 * length
+            return 2 * keys + bias.num_terms * bias.rows_in_use(length)
+        return 2 * keys
 
     def size_of_feed_forward(self, dimensions: Dimensions) -> int:
         """Width inside the feed-forward."""
@@ -140,6 +140,15 @@ class BlockOptions(StrictModel):
     def fuses_attention(self) -> bool:
         """Whether attention is one kernel, which keeps no scores."""
         return self.attention == "sdpa" and self.attention_softcap is None
+
+    def window_of(self, block: int) -> int | None:
+        """Window of a block; None: it reads everything."""
+        del block
+        return self.window
+
+    def keys_of(self, block: int, length: int) -> int:
+        """Number of positions that a position of a block reads, at most."""
+        return min(length, self.window_of(block) or length)
 
     def saved_activations_of_blocks(self, dimensions: Dimensions, length: int) -> int:
         """Values per position that the backward pass keeps; fitted to what autograd saves.
@@ -191,6 +200,25 @@ class BlockOptions(StrictModel):
                 f"{self.experts.top_k} is more than num_experts ({self.experts.num_experts}). "
                 "Use a smaller one.",
             )
+
+
+MIN_CHUNK = 64
+"""Fewer queries do not fill a matrix product (measured on a CPU: 32 to 512)."""
+CHUNKED_FROM = 2
+"""Shortest sequences that are cut into chunks, in keys of one chunk."""
+
+
+def chunk_of(window: int, length: int, *, both_sides: bool) -> int | None:
+    """Return how many queries of a block with a window are one chunk; None: it is not cut.
+
+    Args:
+        window: Positions that a position may look back, itself included.
+        length: Positions of a sequence.
+        both_sides: Whether a position may look ahead as well.
+    """
+    size = max(MIN_CHUNK, window - 1)
+    keys = size + (2 if both_sides else 1) * (window - 1)
+    return size if length >= CHUNKED_FROM * keys else None
 
 
 def _does_not_divide(value: int, name: str, total: int) -> str:

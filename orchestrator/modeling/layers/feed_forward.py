@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.modeling.layers.attention import KeyValues, LayerCache
+from orchestrator.modeling.layers.cache import KeyValues, LayerCache
 
 RECOMPILE_LIMIT = 256
 """Variants of one block: with and without a mask, training and evaluation, rates of drop_path."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from orchestrator.errors import InputError
-from orchestrator.modeling.layers.attention import Cache
+from orchestrator.modeling.layers.cache import Cache
 
 from .small import LENGTH, VOCAB, make_model
 

@@ -117,6 +117,20 @@ def test_activations_are_estimated_near_what_autograd_keeps(encoder):
     assert 0.8 * real < estimate < 1.5 * real
 
 
+@pytest.mark.parametrize("mask", ["bidirectional", "causal"])
+def test_activations_of_a_sequence_in_chunks_are_estimated(mask):
+    blocks = {"num_layers": 3, "window": 65, "dropout": 0.0, "mask": mask}
+    config = make_config(
+        hidden_size=64,
+        max_position_embeddings=512,
+        embedding={"parts": ["word"]},
+        encoder={"type": "transformer", **blocks},
+    )
+    real = saved_bytes(config, {"input_ids": torch.randint(1, VOCAB, (2, 512))})
+    estimate = activation_bytes(config, batch_size=2, length=512)
+    assert 0.8 * real < estimate < 1.5 * real
+
+
 def test_only_blocks_with_rotary_positions_keep_rotated_vectors():
     def estimate(**options):
         encoder = {"type": "transformer", "num_layers": 3, "rotary": {}} | options
