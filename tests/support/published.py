@@ -14,7 +14,7 @@ from tempfile import mkdtemp
 import sentencepiece
 import transformers
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 LINES = (
     "The quick brown fox jumps over the lazy dog", "Größe und Straße sind nicht das Gleiche",
@@ -61,21 +61,21 @@ def spiece(folder, name="spiece.model", config=None, **options):
         write(folder, "tokenizer_config.json", config)
 
 
-def word_pieces(lower):
+def word_pieces(lower, special=SPECIAL):
     letters = sorted({c for line in LINES for c in (line.lower() if lower else line)} - {" "})
     words = sorted({w for line in LINES for w in (line.lower() if lower else line).split()})
-    return [*SPECIAL, *letters, *(f"##{c}" for c in letters), *(w for w in words if len(w) > 1)]
+    return [*special, *letters, *(f"##{c}" for c in letters), *(w for w in words if len(w) > 1)]
 
 
-def vocab_txt(folder, lower=True, config=None):
+def vocab_txt(folder, lower=True, config=None, special=SPECIAL):
     """BERT as of 2018: a list of words, and whether they are lowercase."""
-    write(folder, "vocab.txt", "\n".join(word_pieces(lower)) + "\n")
+    write(folder, "vocab.txt", "\n".join(word_pieces(lower, special)) + "\n")
     write(folder, "tokenizer_config.json", config or {"do_lower_case": lower})
 
 
-def saved_words(folder, name="BertTokenizer"):
+def saved_words(folder, name="BertTokenizer", special=SPECIAL):
     """Today's files of BERT, with an added token."""
-    vocab_txt(folder)
+    vocab_txt(folder, special=special)
     tokenizer = getattr(transformers, name)(str(folder / "vocab.txt"))
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(folder)
@@ -113,6 +113,26 @@ def saved_bytes(folder, name, special=(), **options):
     vocabulary, merges = byte_merges(tuple(special))
     pairs = [tuple(merge.split(" ")) for merge in merges]
     tokenizer = getattr(transformers, name)(vocab=vocabulary, merges=pairs, **options)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(folder)
+
+
+def fast(folder, begin="[CLS]", end="[SEP]", special=SPECIAL):
+    """Files of today's models without a tokenizer class of their own."""
+    vocabulary, merges = byte_merges(tuple(special))
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    backend = Backend(models.BPE(vocabulary, pairs))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    both = [token for token in (begin, end) if token]
+    backend.post_processor = processors.TemplateProcessing(
+        single=[*([begin] if begin else []), "$A", *([end] if end else [])],
+        special_tokens=[(token, vocabulary[token]) for token in both],
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=special[0], model_max_length=64
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special[1:])})
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(folder)
 

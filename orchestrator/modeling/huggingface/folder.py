@@ -107,7 +107,7 @@ def open_source(folder: Path) -> Source:
             f"{path} does not say which class it is. Add `architectures`, for example "
             '`"architectures": ["BertForMaskedLM"]`.'
         )
-    if raw.get("quantization_config"):
+    if raw.get("quantization_config") is not None:
         raise InputError(
             f"{path}: quantization_config: quantized checkpoints are not read. Give the float "
             "checkpoint that it was made from; a package is quantized by `orchestrator quantize`."

@@ -208,9 +208,10 @@ def test_a_pooler_beside_masked_lm_of_roberta_is_left_out(tmp_path):
         bring(folder)
 
 
-def test_a_quantized_checkpoint_is_refused_in_one_line(tmp_path, capsys):
+@pytest.mark.parametrize("values", [{"quant_method": "gptq", "bits": 4}, {}])
+def test_a_quantized_checkpoint_is_refused_in_one_line(values, tmp_path, capsys):
     folder = saved(tmp_path / "theirs", MODELS["llama"]())
-    change_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
+    change_config(folder, quantization_config=values)
     assert main(["zoo", "import", f"hf:{folder}", "--zoo", str(tmp_path / "zoo")]) == 2
     shown = capsys.readouterr().err
     assert "quantization_config: quantized checkpoints are not read" in shown
