@@ -20,8 +20,8 @@ from transformers import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from orchestrator.errors import InputError
+from orchestrator.modeling.huggingface.families.layer_types import window_options
 from orchestrator.modeling.huggingface.families.llama import rotary_config
-from orchestrator.modeling.huggingface.families.qwen2 import window_config
 from orchestrator.modeling.huggingface.values import Values
 from orchestrator.modeling.layers.relative_positions import frequencies, magnitude
 
@@ -99,6 +99,14 @@ CASES = {
         use_sliding_window=True,
         sliding_window=4,
         max_window_layers=1,
+    ),
+    "qwen2_alternating": causal(
+        Qwen2ForCausalLM,
+        Qwen2Config,
+        **SIZES | {"num_hidden_layers": 3},
+        use_sliding_window=True,
+        sliding_window=3,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
     "mixtral": causal(
         MixtralForCausalLM,
@@ -195,10 +203,10 @@ def test_unsupported_scaling_is_refused():
         rotary_config(Values(partial))
 
 
-def test_windows_before_full_attention_are_refused():
-    types = ["sliding_attention", "full_attention"]
-    with pytest.raises(InputError, match="layer_types"):
-        window_config(Values({"layer_types": types, "sliding_window": 4}))
+def test_blocks_of_other_types_are_refused():
+    types = ["sliding_attention", "chunked_attention"]
+    with pytest.raises(InputError, match=r"layer_types: \['chunked_attention'\] is not supported"):
+        window_options(Values({"layer_types": types, "sliding_window": 4}))
 
 
 def test_mixtral_without_balance_has_no_balance_target(tmp_path):

@@ -15,6 +15,7 @@ from . import (
     test_encoder_decoder,
     test_heads,
     test_huggingface,
+    test_llama_relatives,
     test_modernbert,
     test_multimodal,
     test_speech,
@@ -28,6 +29,7 @@ SIDED = (
     test_encoder_decoder,
     test_heads,
     test_huggingface,
+    test_llama_relatives,
     test_modernbert,
     test_text_encoders,
 )

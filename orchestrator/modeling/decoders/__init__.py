@@ -31,5 +31,7 @@ class TransformerDecoderConfig(BlockOptions, DecoderConfig):
             yield Problem("layer_scale", "is for encoders. Remove it.")
         if self.query_key_norm != "none":
             yield Problem("query_key_norm", "is for encoders. Remove it.")
+        if self.norm_position not in ("post", "pre"):
+            yield Problem("norm_position", f"{self.norm_position!r} is for encoders. Use pre.")
         if self.attention_softcap is not None:
             yield Problem("attention_softcap", "is for encoders. Remove it.")

@@ -118,7 +118,8 @@ class TransformerConfig(BlockOptions, EncoderConfig):
             yield Problem(
                 "final_norm", "is for pre-norm blocks; these end with a norm. Set it true."
             )
-        if not self.first_norm and (self.norm_position == "post" or self.shared_layers):
+        before = self.norm_position in ("pre", "both")
+        if not self.first_norm and (not before or self.shared_layers):
             yield Problem(
                 "first_norm", "is for pre-norm blocks that share no weights. Set it true."
             )

@@ -11,6 +11,7 @@ Parameter names, the same for every variant (other code relies on them):
     layers.N.norm1                           post: after attention + residual; pre: before
                                              attention; not in layer 0 without first_norm
     layers.N.norm2                           the same for the feed-forward
+    layers.N.post_norm1, .post_norm2         both only: after attention, after the feed-forward
     layers.N.scale1, .scale2                 factors on both outputs; only with layer_scale
     layers.N.position_bias                   only with a patch bias that is not shared
     position_bias                            T5's or a shared patch bias
@@ -18,7 +19,7 @@ Parameter names, the same for every variant (other code relies on them):
                                              disentangled, unless tokens share theirs
     position_vectors.weight, .norm           disentangled; see `PositionVectors`
     convolution.layer, .norm                 only with a convolution; see `Convolution`
-    norm                                     pre only: after the last layer, if final_norm
+    norm                                     all but post: after the last layer, if final_norm
 
 With shared layers there is ``layers.0`` alone. Activation function, eps and positions of the norms
 are in the config.
@@ -83,7 +84,9 @@ class TransformerLayer(Block):
     """Self-attention and feed-forward, each with a residual connection and a norm.
 
     post: ``x = norm1(x + attention(x)); x = norm2(x + feed_forward(x))``;
-    pre: ``x = x + attention(norm1(x)); x = x + feed_forward(norm2(x))``.
+    pre: ``x = x + attention(norm1(x)); x = x + feed_forward(norm2(x))``;
+    both: as pre, with ``post_norm1(attention(...))`` and ``post_norm2(feed_forward(...))``;
+    output: ``x = x + norm1(attention(x)); x = x + norm2(feed_forward(x))``.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class TransformerLayer(Block):
         super().__init__()
         width = dimensions.hidden_size
         self.drop_path = DropPath(drop_path)
-        self.pre = options.norm_position == "pre"
+        self.norm_position = options.norm_position
         disentangled = isinstance(options.position_bias, DisentangledConfig)
         attention = DisentangledAttention if disentangled else Attention
         self.attention = attention(options, dimensions)
@@ -100,6 +103,11 @@ class TransformerLayer(Block):
         eps, bias = options.norm_eps, options.norm_bias
         self.norm1 = build_norm(options.norm, width, eps, bias=bias)
         self.norm2 = build_norm(options.norm, width, eps, bias=bias)
+        both = self.norm_position == "both"
+        self.post_norm1, self.post_norm2 = (
+            build_norm(options.norm, width, eps, bias=bias) if both else nn.Identity()
+            for _ in range(2)
+        )
         self.scale1 = build_scale(width, options.layer_scale)
         self.scale2 = build_scale(width, options.layer_scale)
         own_bias = options.position_bias
@@ -121,11 +129,15 @@ class TransformerLayer(Block):
             positions = torch.arange(x.shape[1], device=x.device)
             mask = mask.plus(self.position_bias(positions, positions))
         attend = self.attention
-        if self.pre:
+        if self.norm_position in ("pre", "both"):
             mixed = attend(self.norm1(x), mask, rotation=rotation, cache=cache)
-            x = x + self._drop(self.scale1(mixed))
-            return x + self._drop(self.scale2(self.feed_forward(self.norm2(x))))
+            x = x + self._drop(self.scale1(self.post_norm1(mixed)))
+            inner = self.post_norm2(self.feed_forward(self.norm2(x)))
+            return x + self._drop(self.scale2(inner))
         mixed = attend(x, mask, rotation=rotation, cache=cache)
+        if self.norm_position == "output":
+            x = x + self._drop(self.scale1(self.norm1(mixed)))
+            return x + self._drop(self.scale2(self.norm2(self.feed_forward(x))))
         x = self.norm1(x + self._drop(self.scale1(mixed)))
         result: Tensor = self.norm2(x + self._drop(self.scale2(self.feed_forward(x))))
         return result
@@ -168,7 +180,7 @@ class TransformerEncoder(Encoder):
             self.layers[0].norm1 = nn.Identity()
         self.position_vectors = build_position_vectors(config, dimensions)
         self.convolution = build_convolution(config, config.convolution, dimensions)
-        final = config.norm_position == "pre" and config.final_norm
+        final = config.norm_position != "post" and config.final_norm
         width, eps, bias = dimensions.hidden_size, config.norm_eps, config.norm_bias
         self.norm = build_norm(config.norm, width, eps, bias=bias) if final else None
 

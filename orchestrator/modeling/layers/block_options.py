@@ -64,11 +64,12 @@ class BlockOptions(StrictModel):
     """Width of a head; null: hidden_size / num_heads."""
     intermediate_size: PositiveInt | None = None
     """Width inside the feed-forward; null: 4 * hidden_size."""
-    norm_position: Literal["post", "pre"] = "post"
-    """Normalize after the residual sum (BERT) or before each sub-layer, with a final norm (GPT-2).
-    """
-    norm: Literal["layernorm", "rms"] = "layernorm"
-    """LayerNorm, or RMSNorm (LLaMA; T5's norm is the same)."""
+    norm_position: Literal["post", "pre", "both", "output"] = "post"
+    """Normalize after the residual sum (BERT); or, with a final norm, before each sub-layer
+    (GPT-2), before and after it (Gemma 2), or only its output before the sum (OLMo 2)."""
+    norm: Literal["layernorm", "rms", "rms_offset"] = "layernorm"
+    """LayerNorm, RMSNorm (LLaMA; T5's norm is the same), or RMSNorm with factors 1 + weight
+    (Gemma)."""
     norm_eps: PositiveFloat = 1e-5
     """Added to the variance inside each norm (BERT, ViT: 1e-12; LLaMA, T5: 1e-6)."""
     norm_bias: bool = True
@@ -166,6 +167,8 @@ class BlockOptions(StrictModel):
             values += inner
         if self.query_key_norm != "none":
             values += 2 * width
+        if self.norm_position == "both":
+            values += 2 * width
         disentangled = isinstance(self.position_bias, DisentangledConfig)
         if not self.fuses_attention or self.attention_dropout or disentangled:
             values += 3 * self.num_heads * length + 2 * width
@@ -180,7 +183,7 @@ class BlockOptions(StrictModel):
             yield Problem(
                 "num_kv_heads", _does_not_divide(self.num_kv_heads, "num_heads", self.num_heads)
             )
-        if self.norm == "rms" and not self.norm_bias:
+        if self.norm != "layernorm" and not self.norm_bias:
             yield Problem("norm_bias", "RMSNorm never has a bias. Leave it out.")
         if isinstance(self.position_bias, DisentangledConfig):
             yield from inside("position_bias", self.position_bias.check())

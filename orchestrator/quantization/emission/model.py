@@ -118,6 +118,10 @@ def _require_plain(config: ModelConfig) -> None:
     if isinstance(encoder, TransformerConfig):
         others = (name for name in type(encoder).model_fields if name not in FREE_OPTIONS)
         found = [name for name in others if getattr(encoder, name) != getattr(plain, name)]
+        if encoder.norm_position not in ("post", "pre"):
+            found.append(f"norm_position: {encoder.norm_position}")
+        if encoder.norm == "rms_offset":
+            found.append("norm: rms_offset")
         if encoder.mask == "prefix":
             found.append("mask: prefix")
         if encoder.rotary is not None and encoder.rotary.layout != "halves":

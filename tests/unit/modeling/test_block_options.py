@@ -52,6 +52,8 @@ OPTIONS = {
     "rotary_share": {"rotary": {"share": 0.5}, "head_size": 8},
     "query_key_norm": {"query_key_norm": "head", "num_kv_heads": 2, "rotary": {}},
     "query_key_norm_projection": {"query_key_norm": "projection", "norm": "rms"},
+    "norms_on_both_sides": {"norm_position": "both", "norm": "rms_offset"},
+    "norms_of_outputs": {"norm_position": "output", "norm": "rms"},
     "longrope": {
         "rotary": {
             "scaling": {
@@ -289,7 +291,9 @@ MISTAKES = {
         "shared_layers": True,
         "first_norm": False,
     },
+    "first_norm: is for pre-norm": {"norm_position": "output", "first_norm": False},
     "norm_bias: RMSNorm never has a bias": {"norm": "rms", "norm_bias": False},
+    "norm_bias: RMSNorm never has": {"norm": "rms_offset", "norm_bias": False},
     "rotary: head size 3 is odd": {"rotary": {}, "head_size": 3},
     "window_rotary.share: 0.4 of head size 8 is 3 channels": {
         "rotary": {},
@@ -365,11 +369,19 @@ def test_soft_capping_computes_attention_by_its_formula():
     assert found == eager.saved_activations_of_blocks(SIZES, LENGTH) > fused
 
 
-@pytest.mark.parametrize("option", [{"query_key_norm": "head"}, {"attention_softcap": 5.0}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"query_key_norm": "head"},
+        {"attention_softcap": 5.0},
+        {"norm_position": "both"},
+        {"norm_position": "output"},
+    ],
+)
 def test_a_decoder_refuses_what_only_encoders_have(option):
     decoder = {"type": "transformer", "num_heads": 4} | option
     name = next(iter(option))
-    with pytest.raises(ConfigError, match=rf"decoder\.{name}: is for encoders"):
+    with pytest.raises(ConfigError, match=rf"decoder\.{name}: .*is for encoders"):
         make_model(encoder=BASE, decoder=decoder, target_embedding={"parts": ["word"]}, target="lm")
 
 

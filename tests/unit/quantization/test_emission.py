@@ -234,6 +234,9 @@ def test_a_language_model_head_is_left_out():
         {"rotary": {"share": 0.5}},
         {"query_key_norm": "head"},
         {"attention_softcap": 5.0},
+        {"norm_position": "both"},
+        {"norm_position": "output"},
+        {"norm": "rms_offset"},
     ],
 )
 def test_options_without_an_onnx_form_are_refused_by_name(option):

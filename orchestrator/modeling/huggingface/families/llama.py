@@ -1,7 +1,10 @@
 """LLaMA: transformers' ``LlamaForCausalLM`` as word, rotary RMS-normed gated encoder, and lm.
 
-Rows and values serve its relatives too (Mistral, Qwen2, Mixtral).
+Rows and values serve its relatives too (Mistral, Qwen2 and 3, Mixtral, SmolLM3, Phi-3, OLMo 2,
+Gemma 2 and 3).
 """
+
+from collections.abc import Mapping
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
@@ -25,7 +28,6 @@ from orchestrator.modeling.huggingface.values import (
     transformer_of,
 )
 from orchestrator.modeling.layers.block_options import (
-    ExpertsConfig,
     LinearScaling,
     Llama3Scaling,
     Projection,
@@ -46,12 +48,19 @@ PROJECTIONS: dict[str, Projection] = {
 }
 """Their names of the linear layers of attention → ours."""
 
-ATTENTION: Table = (
+NORMS = {"input_layernorm": "norm1", "post_attention_layernorm": "norm2"}
+"""Their names of the norms of a block → ours."""
+OUTSIDE: Table = (
     weight("model.embed_tokens", "embedding.word"),
-    *(weight(f"{_LAYER}.self_attn.{p}", f"{_OURS}.attention.{q}") for p, q in PROJECTIONS.items()),
-    weight(f"{_LAYER}.input_layernorm", f"{_OURS}.norm1"),
-    weight(f"{_LAYER}.post_attention_layernorm", f"{_OURS}.norm2"),
     weight("model.norm", "encoder.norm"),
+)
+ATTENTION: Table = tuple(
+    weight(f"{_LAYER}.self_attn.{theirs}", f"{_OURS}.attention.{ours}")
+    for theirs, ours in PROJECTIONS.items()
+)
+QUERY_KEY_NORMS: Table = tuple(
+    weight(f"{_LAYER}.self_attn.{theirs}_norm", f"{_OURS}.attention.{ours}_norm")
+    for theirs, ours in (("q", "query"), ("k", "key"))
 )
 FEED_FORWARD: Table = (
     weight(f"{_LAYER}.mlp.gate_proj", f"{_OURS}.feed_forward.gate"),
@@ -67,7 +76,8 @@ REPEATED = (
     Repeat("lm_head.weight", of="model.embed_tokens.weight"),
     Repeat("model.layers.*.self_attn.rotary_emb.inv_freq"),
 )
-SCALINGS: dict[str, type[LinearScaling] | type[Llama3Scaling] | type[YarnScaling] | None] = {
+ScalingType = type[LinearScaling] | type[Llama3Scaling] | type[YarnScaling]
+SCALINGS: dict[str, ScalingType | None] = {
     "default": None,
     "linear": LinearScaling,
     "llama3": Llama3Scaling,
@@ -81,10 +91,11 @@ def body_config(
     *,
     bias: bool = False,
     attention_bias: tuple[Projection, ...] | None = None,
-    window: int | None = None,
-    window_from: int = 0,
-    experts: ExpertsConfig | None = None,
+    activation: str = "hidden_act",
+    rotary: RotaryConfig | None = None,
+    pads: bool = False,
     more_targets: tuple[TargetConfig, ...] = (),
+    options: Mapping[str, object] | None = None,
 ) -> ModelConfig:
     """Return our model config for any relative of LLaMA.
 
@@ -92,39 +103,39 @@ def body_config(
         theirs: Their config.
         bias: Whether linear layers have biases.
         attention_bias: Linear layers of attention with a bias; None: as `bias` says.
-        window: Positions that a position may look back.
-        window_from: First block with the window.
-        experts: Feed-forwards of a block, where there are several.
+        activation: Their name of the option.
+        rotary: Rotary positions; None: those of `rope_parameters`.
+        pads: Whether their class has a padding token by default, so that the id is read.
         more_targets: Targets after the language model.
+        options: Other options of the encoder, as our config holds them.
     """
     heads = theirs.integer("num_attention_heads")
+    encoder = TransformerConfig(
+        num_layers=theirs.integer("num_hidden_layers"),
+        num_heads=heads,
+        num_kv_heads=theirs.integer("num_key_value_heads"),
+        head_size=theirs.optional_integer("head_dim") or theirs.integer("hidden_size") // heads,
+        intermediate_size=theirs.integer("intermediate_size"),
+        norm_position="pre",
+        norm="rms",
+        norm_eps=theirs.number("rms_norm_eps"),
+        activation=theirs.activation(activation),
+        feed_forward="gated",
+        bias=bias,
+        attention_bias=attention_bias,
+        mask="causal",
+        rotary=rotary or rotary_config(theirs.section("rope_parameters")),
+        dropout=0.0,
+        attention_dropout=theirs.number("attention_dropout", 0.0),
+    )
     return ModelConfig(
         hidden_size=theirs.integer("hidden_size"),
         vocab_size=theirs.integer("vocab_size"),
         max_position_embeddings=theirs.integer("max_position_embeddings"),
+        pad_token_id=theirs.integer("pad_token_id", 0) if pads else 0,
         initializer_range=theirs.number("initializer_range"),
         embedding=EmbeddingStackConfig(parts=(WordConfig(),), layernorm=False, dropout=0.0),
-        encoder=TransformerConfig(
-            num_layers=theirs.integer("num_hidden_layers"),
-            num_heads=heads,
-            num_kv_heads=theirs.integer("num_key_value_heads"),
-            head_size=theirs.optional_integer("head_dim") or theirs.integer("hidden_size") // heads,
-            intermediate_size=theirs.integer("intermediate_size"),
-            norm_position="pre",
-            norm="rms",
-            norm_eps=theirs.number("rms_norm_eps"),
-            activation=theirs.activation("hidden_act"),
-            feed_forward="gated",
-            bias=bias,
-            attention_bias=attention_bias,
-            mask="causal",
-            rotary=rotary_config(theirs.section("rope_parameters")),
-            window=window,
-            window_from=window_from,
-            experts=experts,
-            dropout=0.0,
-            attention_dropout=theirs.number("attention_dropout"),
-        ),
+        encoder=encoder.model_copy(update=options or {}),
         target=(LmConfig(tie=theirs.flag("tie_word_embeddings")), *more_targets),
     )
 
@@ -151,15 +162,20 @@ def rotary_config(theirs: Values, *, partial: bool = False) -> RotaryConfig:
     return RotaryConfig(theta=theta, share=share, scaling=scaling)
 
 
-def their_rotary(encoder: TransformerConfig, *, partial: bool = False) -> JsonObject:
+def their_rotary(rotary: RotaryConfig | None, *, partial: bool = False) -> JsonObject:
     """Return their ``rope_parameters``, with the share where the class reads it."""
-    if encoder.rotary is None:
+    if rotary is None:
         return {}
-    scaling = encoder.rotary.scaling
+    scaling = rotary.scaling
     options = {} if scaling is None else scaling.model_dump(exclude={"type"}, exclude_none=True)
     kind = "default" if scaling is None else scaling.type
-    share = {"partial_rotary_factor": encoder.rotary.share} if partial else {}
-    return {"rope_type": kind, "rope_theta": encoder.rotary.theta, **share, **options}
+    share = {"partial_rotary_factor": rotary.share} if partial else {}
+    return {"rope_type": kind, "rope_theta": rotary.theta, **share, **options}
+
+
+def attention_biases(theirs: Values) -> tuple[Projection, ...] | None:
+    """Return the linear layers of attention with a bias; None: none, as in the feed-forward."""
+    return tuple(PROJECTIONS.values()) if theirs.flag("attention_bias") else None
 
 
 def model_config(theirs: Values) -> ModelConfig:
@@ -185,7 +201,7 @@ def their_body(config: ModelConfig) -> JsonObject:
         "rms_norm_eps": encoder.norm_eps,
         "hidden_act": their_activation(encoder.activation),
         "attention_dropout": encoder.attention_dropout,
-        "rope_parameters": their_rotary(encoder),
+        "rope_parameters": their_rotary(encoder.rotary),
         "tie_word_embeddings": is_tied(config),
     }
 
@@ -205,10 +221,18 @@ def is_tied(config: ModelConfig) -> bool:
     return all(target.ties_words for target in config.target if target.type_name() == "lm")
 
 
-def body_table(config: ModelConfig) -> list[Row]:
+def outer_rows(config: ModelConfig, norms: Mapping[str, str] = NORMS) -> list[Row]:
+    """Return the rows outside of blocks and of their norms, layers not yet written out."""
+    rows = [*OUTSIDE, *(() if is_tied(config) else UNTIED)]
+    return rows + [weight(f"{_LAYER}.{each}", f"{_OURS}.{norms[each]}") for each in norms]
+
+
+def body_table(config: ModelConfig, norms: Mapping[str, str] = NORMS) -> list[Row]:
     """Return every row but those of the feed-forward, layers not yet written out."""
     encoder = transformer_of(config)
-    rows = [*ATTENTION, *(() if is_tied(config) else UNTIED)]
+    rows = [*outer_rows(config, norms), *ATTENTION]
+    if encoder.query_key_norm != "none":
+        rows += QUERY_KEY_NORMS
     for theirs, ours in PROJECTIONS.items():
         if encoder.has_bias(ours):
             bias = same(f"{_LAYER}.self_attn.{theirs}.bias", f"{_OURS}.attention.{ours}.bias")
@@ -216,11 +240,11 @@ def body_table(config: ModelConfig) -> list[Row]:
     return rows
 
 
-def table(config: ModelConfig) -> list[Row]:
+def table(config: ModelConfig, norms: Mapping[str, str] = NORMS) -> list[Row]:
     """Return every parameter of ``LlamaForCausalLM`` or a relative with the same names."""
     encoder = transformer_of(config)
     biases = FEED_FORWARD_BIAS if encoder.bias else ()
-    return expand((*body_table(config), *FEED_FORWARD, *biases), encoder.num_layers)
+    return expand((*body_table(config, norms), *FEED_FORWARD, *biases), encoder.num_layers)
 
 
 _LM = Architecture("LlamaForCausalLM", "llama", model_config, their_config, table, REPEATED)

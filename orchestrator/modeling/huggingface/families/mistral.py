@@ -9,7 +9,7 @@ from orchestrator.modeling.huggingface.values import JsonObject, Values, transfo
 
 def model_config(theirs: Values) -> ModelConfig:
     """Return our model config for a ``MistralConfig``."""
-    return llama.body_config(theirs, window=theirs.optional_integer("sliding_window"))
+    return llama.body_config(theirs, options={"window": theirs.optional_integer("sliding_window")})
 
 
 def their_config(config: ModelConfig) -> JsonObject:

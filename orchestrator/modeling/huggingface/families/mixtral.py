@@ -21,8 +21,10 @@ def model_config(theirs: Values) -> ModelConfig:
     top_k, weight = theirs.integer("num_experts_per_tok"), theirs.number("router_aux_loss_coef")
     return llama.body_config(
         theirs,
-        window=theirs.optional_integer("sliding_window"),
-        experts=ExpertsConfig(num_experts=theirs.integer("num_local_experts"), top_k=top_k),
+        options={
+            "window": theirs.optional_integer("sliding_window"),
+            "experts": ExpertsConfig(num_experts=theirs.integer("num_local_experts"), top_k=top_k),
+        },
         more_targets=(BalanceConfig(weight=weight, top_k=top_k),) if weight else (),
     )
 

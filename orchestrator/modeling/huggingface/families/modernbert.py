@@ -136,7 +136,6 @@ def their_config(config: ModelConfig) -> JsonObject:
     encoder = transformer_of(config)
     blocks = range(encoder.num_layers)
     near = [encoder.window_of(block) is not None for block in blocks]
-    local = encoder.model_copy(update={"rotary": encoder.window_rotary or encoder.rotary})
     values: JsonObject = {
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
@@ -155,7 +154,10 @@ def their_config(config: ModelConfig) -> JsonObject:
         "attention_dropout": encoder.attention_dropout,
         "mlp_dropout": encoder.activation_dropout,
         "layer_types": [SLIDING if each else FULL for each in near],
-        "rope_parameters": {FULL: llama.their_rotary(encoder), SLIDING: llama.their_rotary(local)},
+        "rope_parameters": {
+            FULL: llama.their_rotary(encoder.rotary),
+            SLIDING: llama.their_rotary(encoder.window_rotary or encoder.rotary),
+        },
     }
     if encoder.window is not None:
         values["local_attention"] = 2 * (encoder.window - 1)
