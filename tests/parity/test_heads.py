@@ -19,8 +19,11 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    Olmo2Config,
     Qwen2Config,
+    Qwen3Config,
     RobertaConfig,
+    SmolLM3Config,
     XLMRobertaConfig,
 )
 
@@ -143,6 +146,9 @@ CAUSAL = {
     "Llama": (LlamaConfig, LLAMA),
     "Mistral": (MistralConfig, LLAMA | {"sliding_window": 5}),
     "Qwen2": (Qwen2Config, LLAMA),
+    "Qwen3": (Qwen3Config, LLAMA | {"head_dim": 12}),
+    "SmolLM3": (SmolLM3Config, LLAMA | {"no_rope_layers": [1, 0]}),
+    "Olmo2": (Olmo2Config, LLAMA),
     "Mixtral": (MixtralConfig, LLAMA | {"num_local_experts": 4}),
     "Bloom": (BloomConfig, SMALL),
 }
@@ -204,10 +210,16 @@ def causal_answer(family, attention, side):
     )
 
 
+MAKERS = {
+    "ForSequenceClassification": causal_classifier,
+    "ForTokenClassification": causal_tagger,
+    "ForQuestionAnswering": causal_answer,
+}
 CASES |= {
     f"{family}_{make.__name__}": partial(make, family)
     for family in CAUSAL
-    for make in (causal_classifier, causal_tagger, causal_answer)
+    for head, make in MAKERS.items()
+    if hasattr(transformers, family + head)
 }
 CASES["Qwen2_reward"] = partial(causal_classifier, "Qwen2", target="regression")
 SIDES = [(name, "right") for name in CASES] + [
@@ -227,7 +239,7 @@ def test_import_and_export_are_inverse(name, tmp_path):
     check_there_and_back(CASES[name]("sdpa", "right"), tmp_path)
 
 
-BODIES = ["GPT2", "Llama", "Mistral", "Qwen2", "Mixtral", "Bloom"]
+BODIES = list(CAUSAL)
 
 
 def body(family, attention="sdpa", side="left"):

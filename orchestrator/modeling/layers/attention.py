@@ -167,7 +167,8 @@ class Attention(nn.Module):
         if options.query_key_norm != "none":
             sizes = (self.head_size,) * 2 if self.norm_heads else (own, grouped)
             self.query_norm, self.key_norm = (
-                build_norm(options.norm, size, options.norm_eps) for size in sizes
+                build_norm(options.norm, size, options.norm_eps, bias=options.norm_bias)
+                for size in sizes
             )
 
     def forward(

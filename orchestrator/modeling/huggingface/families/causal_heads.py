@@ -5,7 +5,7 @@ classifier of theirs reads the last token that is not the padding token (``pad_t
 the mask says, and has no bias.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.errors import InputError
@@ -70,17 +70,25 @@ def _output(theirs: str) -> Callable[[str], Table]:
 
 
 def heads_of(
-    lm: Architecture, *, front: str = "model", answers_front: str = "", tags: str = "score"
+    lm: Architecture,
+    *,
+    family: str = "",
+    front: str = "model",
+    answers_front: str = "",
+    tags: str = "score",
+    without: Collection[str] = (),
 ) -> tuple[Architecture, ...]:
     """Return the classes of a family with other heads, and its body.
 
     Args:
         lm: The class with the language model.
+        family: First part of the names of the other classes, where it differs.
         front: First part of the names of the body's tensors.
         answers_front: The same in the class for answers, where it differs.
         tags: Their name of the classifier of tokens.
+        without: Heads that transformers does not have for this family.
     """
-    family = lm.name.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+    family = family or lm.name.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
     heads = {
         "ForSequenceClassification": Head(
             classifier, lambda name: (weight("score", f"targets.{name}.output"),)
@@ -88,9 +96,12 @@ def heads_of(
         "ForTokenClassification": Head(tagger, _output(tags)),
         "ForQuestionAnswering": Head(span_of, _output("qa_outputs")),
     }
-    found = [_class(lm, family + name, front, front, head) for name, head in heads.items()]
-    if answers_front:
-        found[-1] = _class(lm, found[-1].name, front, answers_front, heads["ForQuestionAnswering"])
+    fronts = {"ForQuestionAnswering": answers_front or front}
+    found = [
+        _class(lm, family + name, front, fronts.get(name, front), head)
+        for name, head in heads.items()
+        if name not in without
+    ]
     body = _class(lm, f"{family}Model", front, "", None)
     return (*found, replace(body, front=front))
 

@@ -9,6 +9,7 @@ from functools import partial
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families import llama
+from orchestrator.modeling.huggingface.families.causal_heads import heads_of
 from orchestrator.modeling.huggingface.values import JsonObject, Values, transformer_of
 
 NORMS = {"post_attention_layernorm": "norm1", "post_feedforward_layernorm": "norm2"}
@@ -41,4 +42,4 @@ _LM = Architecture(
     partial(llama.table, norms=NORMS),
     llama.REPEATED,
 )
-ARCHITECTURES = (_LM,)
+ARCHITECTURES = (_LM, *heads_of(_LM, without=("ForTokenClassification", "ForQuestionAnswering")))

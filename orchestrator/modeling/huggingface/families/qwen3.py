@@ -9,6 +9,7 @@ count.
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Architecture
 from orchestrator.modeling.huggingface.families import llama
+from orchestrator.modeling.huggingface.families.causal_heads import heads_of
 from orchestrator.modeling.huggingface.families.layer_types import their_windows, window_options
 from orchestrator.modeling.huggingface.values import JsonObject, Values, transformer_of
 
@@ -35,4 +36,4 @@ def their_config(config: ModelConfig) -> JsonObject:
 _LM = Architecture(
     "Qwen3ForCausalLM", "qwen3", model_config, their_config, llama.table, llama.REPEATED
 )
-ARCHITECTURES = (_LM,)
+ARCHITECTURES = (_LM, *heads_of(_LM, answers_front="transformer"))
