@@ -154,7 +154,7 @@ def prepare_inputs(config: PretrainConfig, cache: Path) -> PretrainInputs:
     if isinstance(chosen, ExamplesConfig):
         corpus = prepare_examples(config.data, chosen, inputs_of(config.model), cache)
     elif chosen.reads != "blocks":
-        rows = prepare_labelled(config.data, cache, form_of(config.model))
+        rows = prepare_labelled(config.data, cache, form_of(config))
         require_labels(config.model, rows.label_names, rows.train)
         corpus = rows
     ready = corpus or prepare_corpus(config.data, cache)
@@ -202,8 +202,14 @@ def open_data(path: Path) -> AnyCorpus:
     return open_labelled(path) if kind == ROWS else open_corpus(path, thorough=False)
 
 
-def form_of(model: ModelConfig) -> LabelForm:
-    """Return the form of labels that a model learns from."""
+def form_of(config: PretrainConfig) -> LabelForm:
+    """Return the form of labels that a job's samples or targets are learned from."""
+    if config.chosen_samples.form is not None:
+        return FORMS[config.chosen_samples.form]
+    return _form_of_targets(config.model)
+
+
+def _form_of_targets(model: ModelConfig) -> LabelForm:
     names = [target.type_name() for target in model.target]
     return next((FORMS[name] for name in names if name in FORMS), CLASSES)
 
@@ -225,7 +231,7 @@ def require_labels(model: ModelConfig, names: Sequence[str], rows: Rows) -> None
         InputError: The rows have another number of classes, tags, labels or numbers than the
             target, or a target is for pairs and they have one text.
     """
-    form = form_of(model)
+    form = _form_of_targets(model)
     for target in model.target:
         if isinstance(
             target, ClsConfig | SiameseConfig | TagsConfig | MultilabelConfig | RegressionConfig

@@ -153,14 +153,20 @@ def _source_problems(
     if isinstance(chosen, ExamplesConfig):
         yield from _example_problems(model, chosen, data)
     elif chosen.reads == "rows":
-        yield from _row_problems(labelled_targets(model), data)
+        yield from _row_problems(labelled_targets(model), chosen, data)
     elif (data.data.labelled or data.data.examples) and not data.mixture:
         yield Problem("data.data.source", f"{source!r} is not a corpus. Use builtin:pydoc.")
 
 
-def _row_problems(targets: list[str], data: CorpusConfig) -> Iterator[Problem]:
+def _row_problems(
+    targets: list[str], chosen: SampleConfig, data: CorpusConfig
+) -> Iterator[Problem]:
     """Yield what labelled rows of a source do not have."""
     spec = data.data
+    if chosen.form is not None and spec.scheme == "builtin":
+        kind = chosen.type_name()
+        yield Problem("data.data.source", f"{spec.source!r} has no {kind} rows. Use files: or hf:.")
+        return
     own = [name for name in targets if name in OWN_LABELS]
     if data.mixture:
         yield Problem("data.mixture", "labelled rows come from one source. Use data.data.")

@@ -55,7 +55,7 @@ def make_plan(config: PretrainConfig) -> Plan:
         if config.data.data.scheme == "files":
             split_entries(config.data.data, list_entries(config.data.data, chosen.columns))
     elif chosen.reads == "rows":
-        task = load_task(config.data.data, form=form_of(config.model))
+        task = load_task(config.data.data, form=form_of(config))
         require_labels(config.model, task.label_names, task.train)
     else:
         for spec in () if config.data.prepared else config.data.specs:

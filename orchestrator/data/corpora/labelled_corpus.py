@@ -19,8 +19,11 @@ from safetensors.numpy import load_file, save_file
 
 from orchestrator.data.corpora.manifests import CutTags, RowsManifest, read_as
 from orchestrator.data.media.images import ImageProcessor
+from orchestrator.data.processors.readings import answer_ids
 from orchestrator.data.processors.text import TextProcessor, chosen_tokenizer
 from orchestrator.data.processors.unknown import unknown_share
+from orchestrator.data.rows.forms.texts import TextForm
+from orchestrator.data.rows.guesses import guess_classes
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import CLASSES, LabelForm
 from orchestrator.data.rows.rows import Rows, TaskData
@@ -85,9 +88,13 @@ class LabelledCorpus:
     def unigram_entropy(self) -> float:
         """Return the loss of a model that knows only the distribution of the labels.
 
-        In nats per class, per tag, or per label that may be present; for numbers, the mean squared
-        distance to the mean.
+        In nats per class, per tag, per label that may be present, or per token of a text; for
+        numbers, the mean squared distance to the mean.
         """
+        if isinstance(self.form, TextForm) and isinstance(self.processor, TextProcessor):
+            written = (self.form.written(split) for split in (self.train, self.validation))
+            seen, asked = (np.concatenate(answer_ids(self.processor, each)) for each in written)
+            return guess_classes(seen, asked)[0]
         size = len(self.label_names)
         return self.form.guess(self.train.labels, self.validation.labels, size)
 
@@ -171,9 +178,7 @@ def _write(config: CorpusConfig, task: TaskData, form: LabelForm, folder: Path) 
         rejected=task.rejected,
         cut=_cut(processor, task, form),
         notes=task.notes,
-        unknown_share=unknown_share(
-            processor if isinstance(processor, TextProcessor) else None, task.train
-        ),
+        unknown_share=_unknown_share(processor, form, task.train),
     )
 
 
@@ -209,8 +214,16 @@ def _processor(
         channels, *size = rows.images.shape[1:]
         plain = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
         return ImageProcessor(size=(size[0], size[1]), **plain)
-    texts = [" ".join(words) for words in rows.words] if form.tagged else rows.texts
-    return chosen_tokenizer(config, [*texts, *(rows.pairs or ())])
+    return chosen_tokenizer(config, form.texts(rows))
+
+
+def _unknown_share(
+    processor: TextProcessor | ImageProcessor, form: LabelForm, rows: Rows
+) -> float | None:
+    if not isinstance(processor, TextProcessor):
+        return None
+    texts = form.texts(rows)
+    return unknown_share(processor, Rows(texts, None, np.zeros(len(texts))))
 
 
 def _file(split: str, images: bool) -> str:

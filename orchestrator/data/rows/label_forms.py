@@ -14,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.data.rows.forms.answers import AnswersForm
+from orchestrator.data.rows.forms.chat import ChatForm
 from orchestrator.data.rows.forms.choice import ChoiceForm
 from orchestrator.data.rows.forms.similarity import SimilarityForm
+from orchestrator.data.rows.forms.texts import TextForm
 from orchestrator.data.rows.guesses import guess_classes, guess_flags, guess_numbers
-from orchestrator.data.rows.labels import CLASSES, FreeForm, LabelForm, Labels, object_array
+from orchestrator.data.rows.labels import CLASSES, LabelForm, Labels
 from orchestrator.data.rows.rereading import Label, Reread, split_lists
-from orchestrator.data.rows.rows import WORD_BREAK, Rows
+from orchestrator.data.rows.rows import WORD_BREAK
 from orchestrator.data.sources.contents import LABEL_COLUMNS, TEXT_COLUMNS
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
@@ -165,54 +167,6 @@ class NumbersForm(LabelForm):
         return int(labels.shape[1])
 
 
-class TextForm(FreeForm):
-    """A text per row: an object array [N] of str."""
-
-    name = "text"
-    what = ("text", "texts")
-    text_columns = ("prompt", "input", "question", "source", "instruction", "article", "document")
-    pair_columns = ()
-    label_columns = (
-        "answer",
-        "output",
-        "target",
-        "completion",
-        "response",
-        "summary",
-        "label",
-    )
-    media_label_columns = ("text", "transcript", "transcription", "sentence", "label")
-
-    def label(self, value: object) -> Label | str:
-        """Take a text that is not empty."""
-        if value is None or value == "":
-            return "label missing"
-        text = str(value).strip() if isinstance(value, str | int) else ""
-        if not isinstance(value, str | int) or isinstance(value, bool):
-            return "label is not a text"
-        return (text,) if text else "label is empty"
-
-    def number(
-        self, spec: DatasetSpec, split: str, labels: Sequence[Label], words: Sequence[str]
-    ) -> Labels:
-        """Return the text of each row."""
-        del spec, split, words
-        return self.stack([label[0] for label in labels])
-
-    def stack(self, labels: Sequence[Any]) -> Labels:
-        """Return an object array [N]."""
-        return object_array([str(label) for label in labels])
-
-    def row_keys(self, rows: Rows) -> list[str]:
-        """Return prompts with their answers: a prompt may have several."""
-        keys = super().row_keys(rows)
-        return [f"{key}\x00{label}" for key, label in zip(keys, rows.labels, strict=True)]
-
-    def leak_keys(self, rows: Rows) -> list[str]:
-        """Return the prompts: all answers of one prompt are in the same split."""
-        return super().row_keys(rows)
-
-
 def _word(value: object) -> str | None:
     """Return a word or whole number as text with its blanks folded; None: it is none."""
     text = " ".join(str(value).split()) if isinstance(value, bool | int | str) else ""
@@ -237,6 +191,7 @@ FORMS: dict[str, LabelForm] = {
         ChoiceForm(),
         SimilarityForm(),
         TextForm(),
+        ChatForm(),
     )
 }
 """All of them by name."""

@@ -202,6 +202,11 @@ class LabelForm(ABC):
         """Return the stratum of each row, int64 [N]."""
         return np.zeros(len(labels), dtype=np.int64)
 
+    def texts(self, rows: Rows) -> list[str]:
+        """Return all texts of rows, for a tokenizer to know."""
+        first = [" ".join(words) for words in rows.words] if self.tagged else rows.texts
+        return [*first, *(rows.pairs or ())]
+
     def row_keys(self, rows: Rows) -> list[str]:
         """Return what identifies each row; of equal ones, the first stays."""
         return row_keys(rows)

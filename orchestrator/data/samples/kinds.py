@@ -40,6 +40,8 @@ class SampleConfig(EntryConfig):
     """Source of the samples: blocks of a corpus, labelled rows, or examples."""
     columns: ClassVar[tuple[Column, ...]] = ()
     """Columns that every example must have; empty for blocks and rows."""
+    form: ClassVar[str | None] = None
+    """Form of the labels of rows; None: the targets decide."""
 
 
 samples: Registry[SampleConfig] = Registry("sample", SampleConfig)
@@ -207,6 +209,33 @@ class LabelledConfig(SampleConfig):
     type: Literal["labelled"] = "labelled"
     masking: MaskingConfig = MaskingConfig()
     """Choice of the masked tokens for a target mlm."""
+
+
+@samples.register("orchestrator.data.samples.prompts:ParallelSamples")
+class ParallelConfig(SampleConfig):
+    """Parallel text: an encoder reads the source, a decoder writes the target (translation)."""
+
+    wants = ("lm",)
+    decoder = True
+    reads = "rows"
+    form = "text"
+    type: Literal["mt"] = "mt"
+    start: Literal["padding", "end", "begin"] = "padding"
+    """Token that the decoder begins with: padding (T5, Marian), the end token (BART), or the one
+    that begins a text."""
+
+
+@samples.register("orchestrator.data.samples.chats:ChatSamples")
+class SftConfig(SampleConfig):
+    """Conversations, or prompts and answers, whose answers alone are learned (instructions)."""
+
+    wants = ("lm",)
+    reads = "rows"
+    form = "chat"
+    type: Literal["sft"] = "sft"
+    chat_template: str | None = None
+    """File with a chat template in Jinja; null: that of the tokenizer; if it has none, messages
+    follow one another."""
 
 
 class ExamplesConfig(SampleConfig):

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from orchestrator.arrays import IntArray
-from orchestrator.data.processors.readings import answer_ids, prompt_ids
+from orchestrator.data.processors.readings import answer_ids, end_id, prompt_ids
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows
-from orchestrator.data.samples.base import Batch
+from orchestrator.data.samples.base import Batch, SampleInputs
+from orchestrator.data.samples.kinds import ParallelConfig
 from orchestrator.data.samples.masking import IGNORED
 from orchestrator.data.samples.sequence_to_sequence import stack
 from orchestrator.errors import InputError
@@ -108,3 +109,26 @@ class PromptSamples:
             "decoder_attention_mask": stack([np.ones_like(each) for each in inputs], 0),
             f"labels.{self._name}": stack(answers, IGNORED),
         }
+
+
+class ParallelSamples(PromptSamples):
+    """Parallel text: sources for an encoder, targets for a decoder."""
+
+    @classmethod
+    def build(cls, config: ParallelConfig, inputs: SampleInputs) -> "ParallelSamples":
+        """Build the samples of a split.
+
+        Raises:
+            InputError: The tokenizer has no token for the decoder to begin with.
+        """
+        processor = inputs.tokenizer
+        special = processor.settings.special
+        starts = {"padding": special.get("pad"), "begin": special.get("bos", special.get("cls"))}
+        start = end_id(processor) if config.start == "end" else starts[config.start]
+        if start is None:
+            raise InputError(
+                f"this tokenizer has no token for {config.start}. Set samples.start to another of "
+                "padding, end and begin."
+            )
+        name = inputs.targets["lm"]
+        return cls(inputs.rows, processor, name, decoder=True, start_token_id=start)

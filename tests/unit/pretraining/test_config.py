@@ -117,7 +117,7 @@ PACKED = "data.packing=documents"
         (["samples={type: pairs}"], "samples.type", "have labels of one target nsp or sop"),
         (["samples={type: spans}"], "samples.type", "'spans'"),
         (["samples={type: next}"], "samples.type", "the model has mlm"),
-        ([*DECODER], "samples", "denoising, gaps or spans"),
+        ([*DECODER], "samples", "denoising, gaps, mt or spans"),
         ([*DECODER, "samples={type: next}"], "samples.type", "the model has a decoder"),
         ([*DECODER, "samples={type: spans}"], "data.tokenizer.sentinels", "need"),
         (["model.target=lm", CAUSAL, "samples={type: gaps}"], "samples.type", "no decoder"),

@@ -58,6 +58,7 @@ TABLE = (
 PAIRS, TAGS, NAMES, NUMBERS = (
     TABLE.replace("LABEL", column) for column in ("label", "tags", "names", "numbers")
 )
+WRITTEN = TABLE.replace("LABEL", "text_b, text_column: text")
 BOTH = f"{{type: word_patch, text: {WORDS}, image: {picture('patch', 16)}}}"
 CASES = {
     "masked": [["model.target=mlm"]],
@@ -81,6 +82,8 @@ CASES = {
         [NAMES, "model.target={type: multilabel, num_labels: 2}"],
         [NUMBERS, "model.target={type: regression, num_labels: 2}"],
     ],
+    "sft": [[WRITTEN, *CAUSAL]],
+    "mt": [[WRITTEN, *DECODER]],
     "masked_patches": [
         [
             "data={data: {source: 'builtin:digits', max_rows: 60}}",
