@@ -11,6 +11,8 @@ from transformers import (
     BartForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
+    MT5Config,
+    MT5ForConditionalGeneration,
     PegasusConfig,
     PegasusForConditionalGeneration,
     T5Config,
@@ -84,6 +86,15 @@ def t5_gated(attention, side):
     return case
 
 
+def mt5(attention, side):
+    sizes = {"d_model": 32, "d_kv": 6, "d_ff": 48, "num_layers": LAYERS, "num_heads": 4}
+    config = MT5Config(vocab_size=VOCAB, **sizes, attn_implementation=attention)
+    case = case_of(MT5ForConditionalGeneration(config), side)
+    case.theirs.lm_head.weight = torch.nn.Parameter(torch.zeros(VOCAB, 32))
+    case.twin = "T5ForConditionalGeneration"
+    return case
+
+
 def two_sided(config_class, attention, **options):
     return config_class(
         vocab_size=VOCAB,
@@ -123,6 +134,7 @@ def marian(attention, side):
 
 
 CASES = {
+    "mt5": mt5,
     "t5": t5,
     "t5_gated": t5_gated,
     "bart": bart,

@@ -11,6 +11,7 @@ from orchestrator.modeling.huggingface.importing import ImportOptions, import_ch
 from orchestrator.zoo import Zoo
 
 from . import (
+    test_bodies,
     test_decoder_only,
     test_encoder_decoder,
     test_heads,
@@ -41,6 +42,7 @@ CASES = {
     "vilt": lambda a, s: test_multimodal.vilt_mlm(s),
     "vilt_retrieval": lambda a, s: test_multimodal.vilt_retrieval(s),
     **{f"{family}_body": lambda a, s, f=family: test_heads.body(f) for family in test_heads.BODIES},
+    **{f"body_{name}": lambda a, s, b=build: b() for name, build in test_bodies.CASES.items()},
     "bert_model": lambda a, s: test_text_encoders.HEADLESS["bert"](),
     "roberta_model": lambda a, s: test_text_encoders.HEADLESS["roberta"](),
 }

@@ -6,10 +6,12 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     HubertConfig,
     HubertForCTC,
+    HubertForSequenceClassification,
     Speech2TextConfig,
     Speech2TextForConditionalGeneration,
     Wav2Vec2Config,
     Wav2Vec2ForCTC,
+    Wav2Vec2ForSequenceClassification,
     WhisperConfig,
     WhisperForConditionalGeneration,
 )
@@ -152,6 +154,29 @@ def hubert(attention, **options):
     return ctc(HubertForCTC(config), LENGTHS)
 
 
+def classifier(cls, config_class, twin=""):
+    """One class for a recording: a linear layer, the mean over real frames, the output layer."""
+
+    def case(attention):
+        kernel = {"num_conv_pos_embeddings": 8, "classifier_proj_size": 20, "num_labels": 3}
+        config = config_class(**CONVOLUTIONS | kernel, attn_implementation=attention)
+        mask = frames_mask(LENGTHS)
+        generator = torch.Generator().manual_seed(5)
+        sound = torch.randn(mask.shape, generator=generator) * mask
+        given = {"input_values": sound, "attention_mask": mask}
+        labels = torch.tensor([0, 2, 1, 1])
+        return Case(
+            cls(config),
+            given | {"labels": labels},
+            given | {"labels.cls": labels},
+            {"cls": lambda o: o.logits},
+            untrained=("embedding.waveform.mask_vector",),
+            twin=twin,
+        )
+
+    return case
+
+
 STABLE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 CASES = {
     "speech2text": speech2text,
@@ -163,6 +188,10 @@ CASES = {
     "wav2vec2_stable": lambda attention: wav2vec2(attention, mask_time_prob=0.0, **STABLE),
     "hubert": hubert,
     "hubert_stable": lambda attention: hubert(attention, **STABLE),
+    "wav2vec2_classifier": classifier(Wav2Vec2ForSequenceClassification, Wav2Vec2Config),
+    "hubert_classifier": classifier(
+        HubertForSequenceClassification, HubertConfig, twin="Wav2Vec2ForSequenceClassification"
+    ),
 }
 
 

@@ -141,8 +141,9 @@ class Architecture:
             (position ids, sine tables).
         computed: Our config → tensors that files may lack because the class makes them itself (sine
             tables, zeros), by their names.
-        processor: What turns raw input into a batch: ``text``, ``image``, ``image_text``,
-            ``log_mel`` or ``waveform``.
+        processor: What turns raw input into a batch: ``text``, ``ended_text`` (texts that end with
+            an end token, whose vector is read), ``image``, ``image_text``, ``log_mel`` or
+            ``waveform``.
         pad_token_id: The id that padding must have, where the class reads more into it.
         arguments: Our config → further arguments of their constructor (no pooler).
         front: Name that files may have in front of all tensors of a body (``text_model``).

@@ -182,6 +182,7 @@ def random_sample(architecture: Architecture, values: Values, config: ModelConfi
     """
     kinds: dict[str, Callable[[Values, ModelConfig, torch.Generator], Sample]] = {
         "text": _text,
+        "ended_text": _ended_text,
         "image": _image,
         "image_text": _image_text,
         "log_mel": _log_mel,
@@ -281,6 +282,16 @@ def _image(values: Values, config: ModelConfig, generator: torch.Generator) -> S
 def _image_text(values: Values, config: ModelConfig, generator: torch.Generator) -> Sample:
     """Return whole texts that end with the end token, and images."""
     text = values.section("text_config") if "text_config" in values else values
+    batch = _ended_text(text, config, generator).ours
+    vision = values.section("vision_config") if "vision_config" in values else values
+    pixels = _pixels(vision, generator)
+    dual = config.embedding.part("dual") is not None
+    name = "second.pixel_values" if dual else "pixel_values"
+    return Sample(batch | {"pixel_values": pixels}, batch | {name: pixels})
+
+
+def _ended_text(text: Values, config: ModelConfig, generator: torch.Generator) -> Sample:
+    """Return whole texts that end with the end token."""
     length = max(2, min(LENGTH, config.max_position_embeddings - 1))
     end = text.integer("eos_token_id", CLIP_BEFORE_FIX)
     if end == CLIP_BEFORE_FIX or end >= config.vocab_size:
@@ -290,13 +301,7 @@ def _image_text(values: Values, config: ModelConfig, generator: torch.Generator)
     ids[banned] = next(i for i in range(4) if i not in (end, config.pad_token_id))
     ids[:, -1] = end
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    vision = values.section("vision_config") if "vision_config" in values else values
-    pixels = _pixels(vision, generator)
-    dual = config.embedding.part("dual") is not None
-    return Sample(
-        batch | {"pixel_values": pixels},
-        batch | {"second.pixel_values" if dual else "pixel_values": pixels},
-    )
+    return Sample(dict(batch), batch)
 
 
 def _log_mel(values: Values, config: ModelConfig, generator: torch.Generator) -> Sample:

@@ -53,6 +53,7 @@ TASKS = {"cls": "classification"}
 """Type of the first target → kind of the task, where they differ."""
 MODALITIES = {
     "text": "text",
+    "ended_text": "text",
     "image": "vision",
     "image_text": "vision",
     "log_mel": "audio",

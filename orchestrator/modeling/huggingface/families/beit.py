@@ -5,6 +5,7 @@ patches in place of absolute positions.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
@@ -26,6 +27,7 @@ from orchestrator.modeling.huggingface.architecture import (
     same,
     weight,
 )
+from orchestrator.modeling.huggingface.families import bert
 from orchestrator.modeling.huggingface.families.vit import (
     OURS,
     blocks_table,
@@ -37,6 +39,7 @@ from orchestrator.modeling.huggingface.families.vit import (
     their_image,
 )
 from orchestrator.modeling.huggingface.values import (
+    POOLER_STORED,
     JsonObject,
     Values,
     answers_of,
@@ -44,7 +47,7 @@ from orchestrator.modeling.huggingface.values import (
     transformer_of,
 )
 from orchestrator.modeling.layers.bias_options import PatchBiasConfig
-from orchestrator.modeling.targets.configs import TargetConfig
+from orchestrator.modeling.targets.configs import TargetConfig, VectorConfig
 from orchestrator.modeling.targets.token_configs import MimConfig
 
 _LAYER = "beit.encoder.layer.{layer}"
@@ -67,8 +70,18 @@ def cls_config(theirs: Values) -> ModelConfig:
     return _model_config(theirs, image_part(PatchConfig, theirs), head, final_norm=False)
 
 
+def body_config(theirs: Values) -> ModelConfig:
+    """Return our config of ``BeitModel``, with its pooler if the file holds one."""
+    masks = theirs.flag("use_mask_token")
+    image = image_part(MaskedPatchConfig, theirs) if masks else image_part(PatchConfig, theirs)
+    eps = theirs.number("layer_norm_eps")
+    pooler = VectorConfig(pooling="rest", norm_eps=eps)
+    head = pooler if theirs.flag(POOLER_STORED, True) else None
+    return _model_config(theirs, image, head, final_norm=False)
+
+
 def _model_config(
-    theirs: Values, image: ImageConfig, head: TargetConfig, *, final_norm: bool
+    theirs: Values, image: ImageConfig, head: TargetConfig | None, *, final_norm: bool
 ) -> ModelConfig:
     theirs.require(use_mean_pooling=True)
     absolute = (PosConfig(),) if theirs.flag("use_absolute_position_embeddings") else ()
@@ -87,7 +100,7 @@ def _model_config(
             drop_path=theirs.number("drop_path_rate"),
             final_norm=final_norm,
         ),
-        target=(head,),
+        target=() if head is None else (head,),
     )
 
 
@@ -129,6 +142,8 @@ def their_config(config: ModelConfig) -> JsonObject:
 
 
 def _their_head(config: ModelConfig) -> JsonObject:
+    if not config.target:
+        return {POOLER_STORED: False}
     head = config.target[0]
     codes: int | None = getattr(head, "num_codes", None)
     return their_answers(head) if codes is None else {"vocab_size": codes}
@@ -153,6 +168,17 @@ def _body_table(config: ModelConfig, encoder: TransformerConfig) -> Iterator[Row
             yield same(f"beit.encoder.{_BIAS}", "encoder.position_bias.weight")
         else:
             yield same(f"{_LAYER}.attention.attention.{_BIAS}", f"{OURS}.position_bias.weight")
+
+
+def body_table(config: ModelConfig) -> list[Row]:
+    """Return every parameter of the body alone."""
+    encoder = transformer_of(config)
+    pooler = linear("pooler.layernorm", "targets.vector.norm") if config.target else ()
+    rows = expand((*_body_table(config, encoder), *pooler), encoder.num_layers)
+    return [
+        replace(row, theirs=tuple(name.removeprefix("beit.") for name in row.theirs))
+        for row in rows
+    ]
 
 
 def table(config: ModelConfig) -> list[Row]:
@@ -182,4 +208,10 @@ def _architecture(name: str, model_config: Callable[[Values], ModelConfig]) -> A
 ARCHITECTURES = (
     _architecture("BeitForMaskedImageModeling", mim_config),
     _architecture("BeitForImageClassification", cls_config),
+    replace(
+        _architecture("BeitModel", body_config),
+        table=body_table,
+        arguments=bert.without_pooler,
+        front="beit",
+    ),
 )

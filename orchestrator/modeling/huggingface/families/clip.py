@@ -62,18 +62,9 @@ IMAGES: Table = (
 
 
 def model_config(theirs: Values) -> ModelConfig:
-    """Return our model config for a ``CLIPConfig``.
-
-    Raises:
-        InputError: The end token is not the last one of the vocabulary.
-    """
+    """Return our model config for a ``CLIPConfig``."""
     text, vision = theirs.section("text_config"), theirs.section("vision_config")
-    last, end = text.integer("vocab_size") - 1, text.optional_integer("eos_token_id")
-    if end not in (LARGEST_TOKEN, last):
-        raise InputError(
-            f"text_config.eos_token_id: {end!r} is not supported; only the last "
-            f"token of the vocabulary ({last}) is, or 2, which means the same there."
-        )
+    require_end(text, "text_config.")
     form = Form(
         causal=True,
         class_token=True,
@@ -89,6 +80,20 @@ def model_config(theirs: Values) -> ModelConfig:
         logit_scale=theirs.number("logit_scale_init_value"),
     )
     return towers_config(theirs, form, head)
+
+
+def require_end(text: Values, path: str = "") -> None:
+    """Refuse an end token within the vocabulary.
+
+    Raises:
+        InputError: The end token is not the last one of the vocabulary.
+    """
+    last, end = text.integer("vocab_size") - 1, text.optional_integer("eos_token_id")
+    if end not in (LARGEST_TOKEN, last):
+        raise InputError(
+            f"{path}eos_token_id: {end!r} is not supported; only the last "
+            f"token of the vocabulary ({last}) is, or 2, which means the same there."
+        )
 
 
 def their_config(config: ModelConfig) -> JsonObject:
@@ -245,8 +250,8 @@ def their_configs(config: ModelConfig) -> tuple[JsonObject, JsonObject]:
         "pad_token_id": config.pad_token_id,
     }
     width = config.dimensions.of_second.hidden_size
-    vision = _their_tower(images, width) | their_image(image_of(config))
-    return _their_tower(text, config.hidden_size) | words, vision
+    vision = their_tower(images, width) | their_image(image_of(config))
+    return their_tower(text, config.hidden_size) | words, vision
 
 
 def image_of(config: ModelConfig) -> EmbeddingConfig | None:
@@ -258,7 +263,8 @@ def image_of(config: ModelConfig) -> EmbeddingConfig | None:
     return found[0] if found else None
 
 
-def _their_tower(encoder: TransformerConfig, width: int) -> JsonObject:
+def their_tower(encoder: TransformerConfig, width: int) -> JsonObject:
+    """Return the options of one tower's encoder; ``width`` is hidden_size."""
     return {
         "hidden_size": width,
         "num_hidden_layers": encoder.num_layers,

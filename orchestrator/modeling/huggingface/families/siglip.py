@@ -26,7 +26,8 @@ from orchestrator.modeling.targets.configs import AttentionPoolingConfig
 from orchestrator.modeling.targets.stream_configs import ClrConfig, StreamHeadConfig
 
 _HEAD = "vision_model.head"
-_POOL = "targets.clr.second.pool"
+POOL = "targets.clr.second.pool"
+"""Module of the learned query that pools images."""
 
 FUSED = {"gelu_new": "gelu_pytorch_tanh"}
 """Their two names of one function: SigLIP uses the one that is computed in one step."""
@@ -34,22 +35,32 @@ FUSED = {"gelu_new": "gelu_pytorch_tanh"}
 TABLE: Table = (
     *linear("vision_model.embeddings.patch_embedding", "embedding.dual.second.patch.projection"),
     *linear("text_model.head", "targets.clr.first.projection"),
-    same(f"{_HEAD}.probe", f"{_POOL}.query", leading_axes=2),
+    same(f"{_HEAD}.probe", f"{POOL}.query", leading_axes=2),
     same(
         f"{_HEAD}.attention.in_proj_weight",
-        *(f"{_POOL}.attention.{name}.weight" for name in ("query", "key", "value")),
+        *(f"{POOL}.attention.{name}.weight" for name in ("query", "key", "value")),
     ),
     same(
         f"{_HEAD}.attention.in_proj_bias",
-        *(f"{_POOL}.attention.{name}.bias" for name in ("query", "key", "value")),
+        *(f"{POOL}.attention.{name}.bias" for name in ("query", "key", "value")),
     ),
-    *linear(f"{_HEAD}.attention.out_proj", f"{_POOL}.attention.output"),
-    *linear(f"{_HEAD}.layernorm", f"{_POOL}.norm"),
-    *linear(f"{_HEAD}.mlp.fc1", f"{_POOL}.feed_forward.up"),
-    *linear(f"{_HEAD}.mlp.fc2", f"{_POOL}.feed_forward.down"),
+    *linear(f"{_HEAD}.attention.out_proj", f"{POOL}.attention.output"),
+    *linear(f"{_HEAD}.layernorm", f"{POOL}.norm"),
+    *linear(f"{_HEAD}.mlp.fc1", f"{POOL}.feed_forward.up"),
+    *linear(f"{_HEAD}.mlp.fc2", f"{POOL}.feed_forward.down"),
     same("logit_scale", "targets.clr.temperature.scale"),
     same("logit_bias", "targets.clr.temperature.bias"),
 )
+
+
+def attention_of(vision: Values) -> AttentionPoolingConfig:
+    """Return the learned query that pools images."""
+    return AttentionPoolingConfig(
+        num_heads=vision.integer("num_attention_heads"),
+        intermediate_size=vision.integer("intermediate_size"),
+        activation=vision.activation("hidden_act"),
+        norm_eps=vision.number("layer_norm_eps"),
+    )
 
 
 def model_config(theirs: Values) -> ModelConfig:
@@ -57,16 +68,10 @@ def model_config(theirs: Values) -> ModelConfig:
     text, vision = theirs.section("text_config"), theirs.section("vision_config")
     vision.require(vision_use_head=True)
     text.require(projection_size=vision.integer("hidden_size"))
-    attention = AttentionPoolingConfig(
-        num_heads=vision.integer("num_attention_heads"),
-        intermediate_size=vision.integer("intermediate_size"),
-        activation=vision.activation("hidden_act"),
-        norm_eps=vision.number("layer_norm_eps"),
-    )
     head = ClrConfig(
         loss="sigmoid",
         first=StreamHeadConfig(pooling="last", bias=True),
-        second=StreamHeadConfig(pooling=attention, projection=False),
+        second=StreamHeadConfig(pooling=attention_of(vision), projection=False),
         projection_size=text.integer("projection_size"),
     )
     form = Form(causal=False, class_token=False, patch_bias=True)

@@ -1,4 +1,4 @@
-"""T5 and T5 v1.1: transformers' ``T5ForConditionalGeneration``, two stacks with one word table.
+"""T5, T5 v1.1 and mT5: transformers' classes, two stacks with one word table, or the encoder alone.
 
 Their config says by ``scale_decoder_outputs`` which of the two a checkpoint is: v1.0 divides what
 the tied output layer reads by the square root of the width, v1.1 divides nothing and has an output
@@ -108,23 +108,39 @@ def blocks(kind: type[Blocks], theirs: Values, num_layers: int) -> Blocks:
     )
 
 
-def model_config(theirs: Values) -> ModelConfig:
-    """Return our model config for a ``T5Config``."""
+def encoder_config(theirs: Values) -> ModelConfig:
+    """Return our model config of the encoder alone."""
     theirs.require(is_decoder=False)
-    original = theirs.flag("scale_decoder_outputs", theirs.flag("tie_word_embeddings"))
-    stored = theirs.flag(OUTPUT_STORED, not original)
-    words = EmbeddingStackConfig(
-        parts=(WordConfig(),), layernorm=False, dropout=theirs.number("dropout_rate")
-    )
     return ModelConfig(
         hidden_size=theirs.integer("d_model"),
         vocab_size=theirs.integer("vocab_size"),
         max_position_embeddings=theirs.integer("n_positions", _POSITIONS),
         pad_token_id=theirs.integer("pad_token_id"),
         initialization="t5",
-        embedding=words,
+        embedding=EmbeddingStackConfig(
+            parts=(WordConfig(),), layernorm=False, dropout=theirs.number("dropout_rate")
+        ),
         encoder=blocks(TransformerConfig, theirs, theirs.integer("num_layers")),
-        target_embedding=words,
+    )
+
+
+def model_config(theirs: Values) -> ModelConfig:
+    """Return our model config for a ``T5Config``."""
+    original = theirs.flag("scale_decoder_outputs", theirs.flag("tie_word_embeddings"))
+    return _both_stacks(theirs, original)
+
+
+def mt5_config(theirs: Values) -> ModelConfig:
+    """Return our model config for an ``MT5Config``, always a v1.1."""
+    return _both_stacks(theirs, original=False)
+
+
+def _both_stacks(theirs: Values, original: bool) -> ModelConfig:
+    stored = theirs.flag(OUTPUT_STORED, not original)
+    encoder = encoder_config(theirs)
+    return ModelConfig(
+        **{name: getattr(encoder, name) for name in encoder.model_fields_set},
+        target_embedding=encoder.embedding,
         decoder=blocks(TransformerDecoderConfig, theirs, theirs.integer("num_decoder_layers")),
         share_embedding=True,
         target=(LmConfig(tie=original or not stored, scale=original),),
@@ -133,7 +149,17 @@ def model_config(theirs: Values) -> ModelConfig:
 
 def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``T5Config``."""
-    encoder, decoder, target = transformer_of(config), decoder_of(config), config.target[0]
+    values, target = their_encoder(config), config.target[0]
+    values["num_decoder_layers"] = decoder_of(config).num_layers
+    values["tie_word_embeddings"] = isinstance(target, LmConfig) and target.scale
+    if isinstance(target, LmConfig) and target.tie and not target.scale:
+        values[OUTPUT_STORED] = False
+    return values
+
+
+def their_encoder(config: ModelConfig) -> JsonObject:
+    """Return the values of a ``T5Config`` of the encoder."""
+    encoder = transformer_of(config)
     bias = encoder.position_bias
     act = their_activation(encoder.activation)
     gated = _GATED_GELU if encoder.activation == "gelu_tanh" else f"gated-{act}"
@@ -144,17 +170,13 @@ def their_config(config: ModelConfig) -> JsonObject:
         "pad_token_id": config.pad_token_id,
         "decoder_start_token_id": config.pad_token_id,
         "num_layers": encoder.num_layers,
-        "num_decoder_layers": decoder.num_layers,
         "num_heads": encoder.num_heads,
         "d_kv": encoder.size_of_head(config.dimensions),
         "d_ff": encoder.size_of_feed_forward(config.dimensions),
         "layer_norm_epsilon": encoder.norm_eps,
         "feed_forward_proj": gated if encoder.feed_forward == "gated" else act,
         "dropout_rate": encoder.dropout,
-        "tie_word_embeddings": isinstance(target, LmConfig) and target.scale,
     }
-    if isinstance(target, LmConfig) and target.tie and not target.scale:
-        values[OUTPUT_STORED] = False
     if isinstance(bias, T5BiasConfig):
         values["relative_attention_num_buckets"] = bias.buckets
         values["relative_attention_max_distance"] = bias.max_distance
@@ -168,6 +190,21 @@ REPEATED = (
     Repeat("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"),
 )
 
+OF_ENCODER = (Repeat("encoder.embed_tokens.weight", of="shared.weight"),)
+
+
+def encoder_table(config: ModelConfig) -> list[Row]:
+    """Return every parameter of ``T5EncoderModel``."""
+    return [weight("shared", "embedding.word"), *stack("encoder", transformer_of(config))]
+
+
+def _encoder(name: str, model_type: str) -> Architecture:
+    return Architecture(name, model_type, encoder_config, their_encoder, encoder_table, OF_ENCODER)
+
+
 ARCHITECTURES = (
     Architecture("T5ForConditionalGeneration", "t5", model_config, their_config, table, REPEATED),
+    _encoder("T5EncoderModel", "t5"),
+    Architecture("MT5ForConditionalGeneration", "mt5", mt5_config, their_config, table, REPEATED),
+    _encoder("MT5EncoderModel", "mt5"),
 )

@@ -5,6 +5,7 @@ ViLT and in part the towers of CLIP share the rows and values at the end.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -26,7 +27,9 @@ from orchestrator.modeling.huggingface.architecture import (
     linear,
     same,
 )
+from orchestrator.modeling.huggingface.families import bert
 from orchestrator.modeling.huggingface.values import (
+    POOLER_STORED,
     JsonObject,
     Values,
     answers_of,
@@ -63,9 +66,7 @@ def body(prefix: str, *, distillation: bool = False) -> Table:
     )
 
 
-def model_config(
-    heads: Sequence[Callable[[Values], TargetConfig]], distillation: bool, theirs: Values
-) -> ModelConfig:
+def model_config(heads: Sequence[bert.Head], distillation: bool, theirs: Values) -> ModelConfig:
     """Return our model config for a ``ViTConfig`` or ``DeiTConfig``.
 
     Args:
@@ -87,7 +88,7 @@ def model_config(
             dropout=theirs.number("hidden_dropout_prob"),
         ),
         encoder=encoder_options(theirs),
-        target=tuple(head(theirs) for head in heads),
+        target=bert.targets_of(heads, theirs),
     )
 
 
@@ -96,8 +97,10 @@ def classifier(theirs: Values) -> TargetConfig:
     return answers_of(theirs, 0.0, None)
 
 
-def pooler(theirs: Values) -> VectorConfig:
-    """Return the pooler of a body without a head."""
+def pooler(theirs: Values) -> VectorConfig | None:
+    """Return the pooler of a body without a head, if the file holds one."""
+    if not theirs.flag(POOLER_STORED, True):
+        return None
     theirs.require(pooler_act="tanh", pooler_output_size=theirs.integer("hidden_size"))
     return VectorConfig(pooling="first", hidden=True)
 
@@ -123,6 +126,8 @@ def their_config(config: ModelConfig) -> JsonObject:
     values = their_encoder(transformer_of(config), config.hidden_size)
     values |= their_image(config.embedding.part("patch"))
     values["initializer_range"] = config.initializer_range
+    if not config.target:
+        return values | {POOLER_STORED: False}
     head = config.target[0]
     return values | ({} if isinstance(head, VectorConfig) else their_answers(head))
 
@@ -263,7 +268,7 @@ def their_encoder(encoder: TransformerConfig, width: int) -> JsonObject:
 
 def _architecture(
     name: str,
-    heads: Sequence[Callable[[Values], TargetConfig]],
+    heads: Sequence[bert.Head],
     rows: Callable[[ModelConfig], Table],
 ) -> Architecture:
     model_type = "vit" if name.startswith("ViT") else "deit"
@@ -277,14 +282,24 @@ def _architecture(
     )
 
 
+def _body(name: str, rows: Table) -> Architecture:
+    """Return a body without a head, with its pooler if the file holds one."""
+
+    def own_table(config: ModelConfig) -> list[Row]:
+        return table((*rows, *(POOLER if config.target else ())), config)
+
+    found = _architecture(name, [pooler], own_table)
+    return replace(found, arguments=bert.without_pooler, front=found.model_type)
+
+
 _DEIT = body("deit.", distillation=True)
 _BOTH = [shared_classifier, teacher_classifier]
 ARCHITECTURES = (
-    _architecture("ViTModel", [pooler], partial(table, (*body(""), *POOLER))),
+    _body("ViTModel", body("")),
     _architecture(
         "ViTForImageClassification", [classifier], partial(classifier_table, body("vit."))
     ),
-    _architecture("DeiTModel", [pooler], partial(table, (*body("", distillation=True), *POOLER))),
+    _body("DeiTModel", body("", distillation=True)),
     _architecture("DeiTForImageClassification", [classifier], partial(classifier_table, _DEIT)),
     _architecture(
         "DeiTForImageClassificationWithTeacher", _BOTH, partial(table, (*_DEIT, *WITH_TEACHER))

@@ -1,4 +1,6 @@
-"""wav2vec 2.0 and HuBERT: transformers' ``Wav2Vec2ForCTC`` and ``HubertForCTC``, the same model.
+"""wav2vec 2.0 and HuBERT: transformers' classes for CTC and classification, and the bodies alone.
+
+The two are the same model.
 
 Two layouts: the base models normalize after each sub-layer and the first convolution by groups, the
 large ones before each sub-layer (``do_stable_layer_norm``) and every convolution by frames. The
@@ -7,6 +9,7 @@ frames are hidden is the sample builder's choice. Dropping whole layers in train
 has no counterpart here, and these classes do not have their pre-training heads.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -18,6 +21,7 @@ from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.huggingface.architecture import (
     Architecture,
     Row,
+    Table,
     expand,
     linear,
     same,
@@ -26,9 +30,12 @@ from orchestrator.modeling.huggingface.architecture import (
 from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,
+    answers_of,
     their_activation,
+    their_answers,
     transformer_of,
 )
+from orchestrator.modeling.targets.configs import SequenceHeadConfig, TargetConfig
 from orchestrator.modeling.targets.token_configs import CtcConfig
 
 _OURS = "encoder.layers.{layer}"
@@ -66,7 +73,30 @@ def embedding_config(theirs: Values) -> EmbeddingStackConfig:
     )
 
 
-def model_config(theirs: Values) -> ModelConfig:
+Heads = Callable[[Values], tuple[TargetConfig, ...]]
+"""Their config → the targets."""
+
+
+def transcriber(theirs: Values) -> tuple[TargetConfig, ...]:
+    """Return the head that transcribes."""
+    dropout, zero = theirs.number("final_dropout"), theirs.flag("ctc_zero_infinity")
+    return (CtcConfig(dropout=dropout, zero_infinity=zero),)
+
+
+def classifier(theirs: Values) -> tuple[TargetConfig, ...]:
+    """Return the classifier: a linear layer, the mean over frames, an output layer."""
+    theirs.require(use_weighted_layer_sum=False)
+    size = theirs.integer("classifier_proj_size")
+    return (answers_of(theirs, 0.0, "none", pooling="mean", hidden_size=size),)
+
+
+def nothing(theirs: Values) -> tuple[TargetConfig, ...]:
+    """Return no head."""
+    del theirs
+    return ()
+
+
+def model_config(heads: Heads, theirs: Values) -> ModelConfig:
     """Return our model config for a ``Wav2Vec2Config`` or ``HubertConfig``."""
     theirs.require(add_adapter=False, adapter_attn_dim=None)
     return ModelConfig(
@@ -86,19 +116,14 @@ def model_config(theirs: Values) -> ModelConfig:
             activation_dropout=theirs.number("activation_dropout"),
             attention_dropout=theirs.number("attention_dropout"),
         ),
-        target=(
-            CtcConfig(
-                dropout=theirs.number("final_dropout"),
-                zero_infinity=theirs.flag("ctc_zero_infinity"),
-            ),
-        ),
+        target=heads(theirs),
     )
 
 
 def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``Wav2Vec2Config`` or ``HubertConfig``."""
     encoder, (waveform, positions) = transformer_of(config), parts_of(config)
-    head = config.target[0]
+    head = config.target[0] if config.target else None
     values: JsonObject = {
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
@@ -122,9 +147,11 @@ def their_config(config: ModelConfig) -> JsonObject:
         "hidden_dropout": encoder.dropout,
         "activation_dropout": encoder.activation_dropout,
         "attention_dropout": encoder.attention_dropout,
-        "final_dropout": getattr(head, "dropout", 0.0),
-        "ctc_zero_infinity": getattr(head, "zero_infinity", False),
     }
+    if isinstance(head, CtcConfig):
+        values |= {"final_dropout": head.dropout, "ctc_zero_infinity": head.zero_infinity}
+    elif isinstance(head, SequenceHeadConfig):
+        values |= their_answers(head) | {"classifier_proj_size": head.hidden_size}
     if not waveform.mask_vector:
         values |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
     return values
@@ -142,20 +169,20 @@ def parts_of(config: ModelConfig) -> tuple[WaveformConfig, ConvPosConfig]:
     raise InputError("only an embedding of waveform and convpos has this form")
 
 
-def front(prefix: str, waveform: WaveformConfig) -> list[Row]:
+def front_rows(prefix: str, waveform: WaveformConfig) -> list[Row]:
     """Return the rows of the convolutions, the projection and the positions."""
-    conv, ours = f"{prefix}.feature_extractor.conv_layers.{{layer}}", "embedding.waveform"
+    conv, ours = f"{prefix}feature_extractor.conv_layers.{{layer}}", "embedding.waveform"
     layer = f"{ours}.layers.{{layer}}"
     convolution = linear if waveform.bias else lambda *names: (weight(*names),)
     rows = expand(convolution(f"{conv}.conv", f"{layer}.conv"), len(waveform.channels))
     norms = expand(linear(f"{conv}.layer_norm", f"{layer}.norm"), len(waveform.channels))
     grouped = waveform.norm == "group"  # the first convolution alone has a norm
     rows += [row for row in norms if not grouped or f".{_FIRST}." in row.ours[0]]
-    rows += linear(f"{prefix}.feature_projection.layer_norm", f"{ours}.norm")
-    rows += linear(f"{prefix}.feature_projection.projection", f"{ours}.projection")
+    rows += linear(f"{prefix}feature_projection.layer_norm", f"{ours}.norm")
+    rows += linear(f"{prefix}feature_projection.projection", f"{ours}.projection")
     if waveform.mask_vector:
-        rows.append(same(f"{prefix}.masked_spec_embed", f"{ours}.mask_vector"))
-    kernel = f"{prefix}.encoder.pos_conv_embed.conv"
+        rows.append(same(f"{prefix}masked_spec_embed", f"{ours}.mask_vector"))
+    kernel = f"{prefix}encoder.pos_conv_embed.conv"
     return [
         *rows,
         same(f"{kernel}.bias", "embedding.convpos.bias"),
@@ -169,9 +196,9 @@ def front(prefix: str, waveform: WaveformConfig) -> list[Row]:
 
 
 def table(prefix: str, config: ModelConfig) -> list[Row]:
-    """Return every parameter of the class for CTC whose body is called ``prefix``."""
+    """Return every parameter; names of the body start with ``prefix`` (``hubert.``)."""
     encoder, (waveform, _) = transformer_of(config), parts_of(config)
-    layer = f"{prefix}.encoder.layers.{{layer}}"
+    layer = f"{prefix}encoder.layers.{{layer}}"
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
     rows = [
         row
@@ -184,26 +211,45 @@ def table(prefix: str, config: ModelConfig) -> list[Row]:
     rows += linear(f"{layer}.final_layer_norm", f"{_OURS}.norm2")
     norm = "encoder.norm" if encoder.norm_position == "pre" else "embedding.norm"
     return [
-        *front(prefix, waveform),
+        *front_rows(prefix, waveform),
         *expand(rows, encoder.num_layers),
-        *linear(f"{prefix}.encoder.layer_norm", norm),
-        *linear("lm_head", "targets.ctc.output"),
+        *linear(f"{prefix}encoder.layer_norm", norm),
+        *_head_rows(config),
     ]
 
 
-def architecture(name: str, model_type: str) -> Architecture:
-    """Return a class for CTC; its body is called like its model type."""
-    return Architecture(
-        name,
-        model_type,
-        model_config,
-        their_config,
-        partial(table, model_type),
-        processor="waveform",
+def _head_rows(config: ModelConfig) -> Table:
+    """Return the rows of the head, if there is one."""
+    if not config.target:
+        return ()
+    head = config.target[0]
+    if isinstance(head, CtcConfig):
+        return linear("lm_head", f"targets.{head.name}.output")
+    return (
+        *linear("projector", f"targets.{head.name}.dense"),
+        *linear("classifier", f"targets.{head.name}.output"),
     )
 
 
-ARCHITECTURES = (
-    architecture("Wav2Vec2ForCTC", "wav2vec2"),
-    architecture("HubertForCTC", "hubert"),
-)
+def _architectures(prefix: str, model_type: str) -> list[Architecture]:
+    """Return the classes of a family; the body is called like the model type."""
+    heads: dict[str, Heads] = {
+        "ForCTC": transcriber,
+        "ForSequenceClassification": classifier,
+        "Model": nothing,
+    }
+    return [
+        Architecture(
+            prefix + name,
+            model_type,
+            partial(model_config, make),
+            their_config,
+            partial(table, "" if make is nothing else f"{model_type}."),
+            processor="waveform",
+            front=model_type if make is nothing else "",
+        )
+        for name, make in heads.items()
+    ]
+
+
+ARCHITECTURES = (*_architectures("Wav2Vec2", "wav2vec2"), *_architectures("Hubert", "hubert"))
