@@ -168,6 +168,17 @@ class ModelConfig(StrictModel):
                 f"is a table of {bias.rows} by {bias.columns} patches, but images may have other "
                 "sizes. Set the image part's `interpolate` false.",
             )
+        made, read = self.embedding.width(self.hidden_size), self.hidden_size
+        read = getattr(self.encoder, "input_size", None) or read
+        if made != read:
+            yield Problem(
+                "encoder",
+                f"reads vectors of {read}, but the embedding makes {made}. Set `embedding.size`, "
+                "`embedding.projection` and `encoder.input_size` to fit, or leave all three out.",
+            )
+        output = self.target_embedding
+        if output is not None and output.width(self.hidden_size) != self.hidden_size:
+            yield Problem("target_embedding.projection", "'none' is not for a decoder.")
         if self.share_embedding:
             both = (self.embedding, self.target_embedding)
             if not all(stack is not None and stack.word_table is not None for stack in both):

@@ -43,7 +43,8 @@ class Weights(dict):
 
     def __call__(self, name, *shape):
         if name not in self:
-            self[name] = 0.3 * torch.randn(shape, generator=self.generator)
+            std = min(0.3, 2 / math.sqrt(math.prod(shape[1:]) or 1))
+            self[name] = std * torch.randn(shape, generator=self.generator)
         return self[name]
 
     def tie(self, name, other):
@@ -72,7 +73,7 @@ class Reference:
     """One model: ``forward`` answers what its targets say."""
 
     def __init__(self, options, vocabulary, seed=0, **sizes):
-        self.options = DEFAULTS | options
+        self.options = DEFAULTS | listed(options)
         self.vocabulary = vocabulary
         self.labels, self.codes = sizes.get("labels", 3), sizes.get("codes", vocabulary)
         self.weights = Weights(seed)
@@ -83,9 +84,10 @@ class Reference:
         hidden = self.embed("embedding", options, source, segments)
         if options["encoder"] == "dual":
             hidden = [
-                self.encode(f"encoder.encoder_{i}", self.stream(i), hidden[i], segments[i])
-                for i in range(2)
+                self.encode(f"encoder.encoder_{own}", self.stream(i), hidden[i], segments[i])
+                for i, own in enumerate((0, 0 if options.get("tie_weights") else 1))
             ]
+            self._name_twice()
         else:
             hidden = self.encode("encoder", options, hidden, segments)
         real = segments
@@ -97,8 +99,15 @@ class Reference:
             hidden, real = self.decode(hidden, words, segments), target_segments
         return {name: self.answer(name, hidden, real) for name in options.get("target", [])}
 
+    def _name_twice(self):
+        """Store what both streams share under the names of both."""
+        for name in list(self.weights) if self.options.get("tie_weights") else ():
+            if name.startswith(("embedding.dual.embedding_1.", "encoder.encoder_0.")):
+                kept, other = ("_1.", "_0.") if name.startswith("emb") else ("_0.", "_1.")
+                self.weights.tie(name.replace(kept, other, 1), name)
+
     def stream(self, index):
-        return self.options | self.options[f"stream_{index}"]
+        return self.options | listed(self.options[f"stream_{index}"])
 
     def embed(self, name, options, source, segments):
         names = options[name.rpartition(".")[2] if "." not in name else "embedding"]
@@ -187,6 +196,11 @@ class Reference:
         bias = None
         if options.get("relative_position_embedding"):
             bias = self._bias(f"{name}.relative_pos_emb", options, length, both=True)
+        elif options.get("alibi_position_embedding"):  # declared there, and never added (T9)
+            heads, steps = options["heads_num"], torch.arange(length)
+            slopes = 2.0 ** (-8.0 / heads * torch.arange(1, heads + 1))
+            scaled = math.sqrt(options["hidden_size"] // heads)  # scores are divided by it below
+            bias = slopes[:, None, None] * (steps[None] - steps[:, None]) * scaled
         earlier_scores = None
         for i in range(options["layers_num"]):
             shared = options.get("parameter_sharing")
@@ -220,12 +234,16 @@ class Reference:
         heads = options["heads_num"]
         size = options.get("attention_head_size") or options["hidden_size"] // heads
         has_bias = not options.get("remove_transformer_bias")
+        groups = options.get("local_kv_heads_num") or heads
         parts = [
-            self.weights.linear(f"{name}.linear_layers.{i}", each, heads * size, has_bias)
-            .unflatten(-1, (heads, size))
+            self.weights.linear(f"{name}.linear_layers.{i}", each, count * size, has_bias)
+            .unflatten(-1, (count, size))
             .transpose(1, 2)
-            for i, each in enumerate((x, memory, memory))
+            .repeat_interleave(heads // count, 1)
+            for i, (each, count) in enumerate(((x, heads), (memory, groups), (memory, groups)))
         ]
+        if options.get("rotary_position_embedding"):
+            parts[:2] = [turned(each) for each in parts[:2]]
         scores = parts[0] @ parts[1].transpose(2, 3)
         if bias is not None:
             scores = scores + bias
@@ -371,6 +389,21 @@ class Reference:
                 vector = vector @ self.weights(f"{first}.encoder_{i}_projection", *shape)
             vectors.append(F.normalize(vector, dim=-1))
         return self.weights(f"{first}.logit_scale").exp() * vectors[0] @ vectors[1].T
+
+
+def listed(options):
+    """Return options with the parts of the embedding as a list; older files write a name."""
+    names = options.get("embedding", [])
+    return options | {"embedding": [names] if isinstance(names, str) else names}
+
+
+def turned(x):
+    """Turn channels 2i and 2i + 1 of [B, H, S, d] by the position's angle."""
+    size = x.shape[-1]
+    rates = 10000.0 ** (-torch.arange(0, size, 2) / size)
+    angles = torch.polar(torch.ones(()), torch.arange(x.shape[2])[:, None] * rates)
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * angles).flatten(-2)
 
 
 def pool(hidden, segments, how):

@@ -434,12 +434,21 @@ def test_tied_tensors_must_be_equal(tmp_path):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"encoder": "gatedcnn"}, "encoder: 'gatedcnn' cannot be imported"),
-        ({"has_residual_attention": True}, "has_residual_attention: True cannot"),
-        ({"hidden_act": "linear"}, "hidden_act: 'linear' cannot"),
+        ({"encoder": "cnn"}, "encoder: 'cnn' is not allowed. .*Allowed: .*'gatedcnn'"),
+        ({"has_residual_attention": True}, "has_residual_attention: true is not allowed"),
+        ({"hidden_act": "linear"}, "hidden_act: 'linear' is not allowed. Allowed: 'gelu'"),
         ({"layers_nums": 2}, "Did you mean 'layers_num'"),
-        ({"heads_num": None}, "heads_num is None"),
-        ({"embedding": ["word", "patch"]}, "embedding: 'patch' cannot"),
+        ({"heads_num": 0}, "heads_num is missing; the encoder 'transformer' needs it"),
+        ({"image_sizes": 2}, "'image_sizes' is not an option of a model that is read here.$"),
+        ({"embedding": ["word", "patch"]}, "'patch' cannot stand here"),
+        ({"embedding": ["patch", "pos"], "image_width": 32}, "images that are not square"),
+        ({"encoder": "dual", "stream_0": {}}, "a dual encoder needs stream_1"),
+        ({"embedding": ["speech"], "data_processor": "st"}, "sound for 'st' cannot be imported"),
+        ({"decoder": "transformer"}, "tgt_embedding is missing, but there is a decoder"),
+        (
+            {"decoder": "transformer", "tgt_embedding": ["word"]},
+            "an output layer tied to the other side",
+        ),
     ],
 )
 def test_options_without_counterpart_are_refused(change, match, tmp_path):

@@ -80,7 +80,7 @@ class EmbeddingStack(nn.Module):
             normed = wide if first else width
             self.norm = nn.LayerNorm(normed, eps=config.norm_eps, bias=config.norm_bias)
         self.dropout = nn.Dropout(config.dropout)
-        sized = config.size is not None
+        sized = config.size is not None and config.projection != "none"
         self.projection = nn.Linear(width, wide, bias=not first) if sized else None
 
     def forward(self, batch: Batch, past: int = 0) -> tuple[Tensor, Tensor]:
@@ -124,7 +124,8 @@ class EmbeddingStack(nn.Module):
 class DualEmbedding(EmbeddingPart):
     """Two stacks, or one that reads both streams.
 
-    Parameters: ``first.*`` and, if not tied, ``second.*``.
+    Parameters: ``first.*`` and, if not tied, ``second.*``; ``first_norm`` and ``second_norm`` of
+    streams that are normalized after their stack.
     """
 
     Config = DualEmbeddingConfig
@@ -134,6 +135,12 @@ class DualEmbedding(EmbeddingPart):
         self.first = EmbeddingStack(config.first, dimensions)
         own = None if config.tie else EmbeddingStack(config.of_second, dimensions.of_second)
         self.second = own
+        widths = (dimensions.hidden_size, dimensions.of_second.hidden_size)
+        norms = [
+            nn.LayerNorm(width, eps=config.norm_eps) if name in config.norms else None
+            for name, width in zip(("first", "second"), widths, strict=True)
+        ]
+        self.first_norm, self.second_norm = norms
 
     def forward(  # type: ignore[override]
         self, batch: Batch, total: Tensor | None
@@ -145,6 +152,10 @@ class DualEmbedding(EmbeddingPart):
         """
         first, _ = self.first(first_stream(batch))
         second, _ = self._stack_of_second()(second_stream(batch))
+        if self.first_norm is not None:
+            first = self.first_norm(first)
+        if self.second_norm is not None:
+            second = self.second_norm(second)
         return Streams(first, second)
 
     def mask(  # type: ignore[override]

@@ -48,9 +48,10 @@ class EmbeddingStackConfig(StrictModel):
     size: PositiveInt | None = None
     """Width of the parts, brought to hidden_size by a linear layer (ALBERT, ELECTRA); null:
     hidden_size, without a linear layer."""
-    projection: Literal["last", "first"] = "last"
+    projection: Literal["last", "first", "none"] = "last"
     """That linear layer comes after norm and dropout and has a bias, or before them and has none
-    (DeBERTa)."""
+    (DeBERTa); none: the encoder reads the parts' width (`input_size` of recurrent encoders and
+    gatedcnn)."""
     max_position_embeddings: PositiveInt | None = None
     """Longest sequence on this side, in positions (Whisper: 1500, beside 448 on the target side);
     null: the model's."""
@@ -58,6 +59,10 @@ class EmbeddingStackConfig(StrictModel):
     def part(self, name: str) -> EmbeddingConfig | None:
         """Return the part of that type, if it is listed."""
         return next((part for part in self.parts if part.type_name() == name), None)
+
+    def width(self, hidden_size: int) -> int:
+        """Width of the result, in a model of that hidden size."""
+        return hidden_size if self.size is None or self.projection != "none" else self.size
 
     @property
     def reads_words(self) -> bool:
@@ -119,7 +124,7 @@ class EmbeddingStackConfig(StrictModel):
                 "parts.0.interpolate",
                 "needs a `pos` part, whose table is interpolated. Add one, or set it false.",
             )
-        if self.projection == "first" and self.size is None:
+        if self.projection != "last" and self.size is None:
             yield Problem("projection", "there is none without size. Set size, or leave it out.")
         yield from self._alone(names)
 
@@ -153,6 +158,10 @@ class DualEmbeddingConfig(EmbeddingConfig):
     the first."""
     tie: bool = False
     """Use the first stream's embedding for both (SBERT)."""
+    norms: tuple[Literal["first", "second"], ...] = ()
+    """Streams whose stack is followed by a LayerNorm of their own (TencentPretrain)."""
+    norm_eps: PositiveFloat = 1e-5
+    """Added to the variance inside these."""
 
     @property
     def of_second(self) -> EmbeddingStackConfig:
@@ -174,6 +183,10 @@ class DualEmbeddingConfig(EmbeddingConfig):
         for name, stack in (("first", self.first), ("second", self.of_second)):
             if stack.two_streams:
                 yield Problem(f"{name}.parts", "is a single stream. Take `dual` out of it.")
+            if stack.projection == "none":
+                yield Problem(f"{name}.projection", "'none' is not for a stream of `dual`.")
+        if len(set(self.norms)) != len(self.norms):
+            yield Problem("norms", f"{list(self.norms)}: name each stream once.")
 
 
 @embeddings.register("orchestrator.modeling.embeddings.patch:WordPatchEmbedding")

@@ -174,6 +174,11 @@ class GatedCnnConfig(EncoderConfig):
     """Layers a residual connection spans."""
     mask: Literal["causal", "bidirectional"] = "causal"
     """Read the position itself and earlier ones, or both sides."""
+    residual_from: Literal["input", "first_layer"] = "input"
+    """Begin the first residual connection before the first layer, or after it (TencentPretrain)."""
+    input_size: PositiveInt | None = None
+    """Width of the vectors that the first layer reads, that of an embedding without projection;
+    null: hidden_size."""
     dropout: Rate = 0.0
     """Dropout rate on the output of each convolution."""
 
@@ -186,6 +191,16 @@ class GatedCnnConfig(EncoderConfig):
         """Values per position that the backward pass keeps: input, value and gate of each layer."""
         del length
         return (4 if self.dropout else 3) * dimensions.hidden_size * self.num_layers
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """A residual connection over the first layer needs its input as wide as its output."""
+        other = self.input_size not in (None, dimensions.hidden_size)
+        if other and self.residual_from == "input":
+            yield Problem(
+                "residual_from",
+                f"adds vectors of {self.input_size} to those of {dimensions.hidden_size}. Use "
+                "first_layer.",
+            )
 
 
 Single = Annotated[EncoderConfig, Choice(encoders)]
@@ -226,107 +241,5 @@ class DualEncoderConfig(EncoderConfig):
         for name, encoder in (("first", self.first), ("second", self.of_second)):
             if encoder.two_streams:
                 yield Problem(f"{name}.type", "'dual' reads two streams. Name a single encoder.")
-
-
-_MODULE = "orchestrator.modeling.encoders.recurrent"
-
-
-SAVED_BY_CELL = {"rnn": 2, "gru": 8, "lstm": 17}
-"""Vectors of the hidden size that one layer of each kind keeps per position."""
-
-
-class RecurrentConfig(EncoderConfig):
-    """Options that all recurrent encoders share."""
-
-    num_layers: PositiveInt = 2
-    """Number of recurrent layers."""
-    dropout: Rate = 0.0
-    """Dropout rate between layers."""
-
-    @property
-    def gate_vectors(self) -> int:
-        """Vectors per layer and position that torch's kernel keeps (measured)."""
-        return SAVED_BY_CELL[self.type_name().removeprefix("bi")]
-
-    def saved_activations(self, dimensions: Dimensions, length: int) -> int:
-        """Values per position that the backward pass keeps."""
-        del length
-        return (self.gate_vectors * self.num_layers + 4) * dimensions.hidden_size
-
-
-class OneStackConfig(RecurrentConfig):
-    """Options of the encoders with one stack of layers."""
-
-    bidirectional: bool = False
-    """Read in both directions in every layer; each direction has half the hidden size."""
-
-    @property
-    def visibility(self) -> Visibility:
-        """Inputs that an output depends on."""
-        return "everything" if self.bidirectional else "past"
-
-    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
-        """Two directions share the width."""
-        if self.bidirectional:
-            yield from _odd(dimensions)
-
-
-class TwoStackConfig(RecurrentConfig):
-    """Options of the encoders with a forward and a backward stack that never meet (ELMo)."""
-
-    @property
-    def visibility(self) -> Visibility:
-        """Inputs that an output depends on."""
-        return "halves"
-
-    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
-        """Two directions share the width."""
-        yield from _odd(dimensions)
-
-
-def _odd(dimensions: Dimensions) -> Iterator[Problem]:
-    if dimensions.hidden_size % 2:
-        width = dimensions.hidden_size
-        yield Problem("type", f"two directions share hidden_size ({width}). Use an even one.")
-
-
-@encoders.register(f"{_MODULE}:RnnEncoder")
-class RnnConfig(OneStackConfig):
-    """Elman recurrence with tanh."""
-
-    type: Literal["rnn"] = "rnn"
-
-
-@encoders.register(f"{_MODULE}:LstmEncoder")
-class LstmConfig(OneStackConfig):
-    """Long short-term memory."""
-
-    type: Literal["lstm"] = "lstm"
-
-
-@encoders.register(f"{_MODULE}:GruEncoder")
-class GruConfig(OneStackConfig):
-    """Gated recurrent units."""
-
-    type: Literal["gru"] = "gru"
-
-
-@encoders.register(f"{_MODULE}:BiRnnEncoder")
-class BiRnnConfig(TwoStackConfig):
-    """A forward and a backward Elman stack, side by side."""
-
-    type: Literal["birnn"] = "birnn"
-
-
-@encoders.register(f"{_MODULE}:BiLstmEncoder")
-class BiLstmConfig(TwoStackConfig):
-    """A forward and a backward LSTM stack, side by side (ELMo)."""
-
-    type: Literal["bilstm"] = "bilstm"
-
-
-@encoders.register(f"{_MODULE}:BiGruEncoder")
-class BiGruConfig(TwoStackConfig):
-    """A forward and a backward GRU stack, side by side."""
-
-    type: Literal["bigru"] = "bigru"
+            if getattr(encoder, "input_size", None) is not None:
+                yield Problem(f"{name}.input_size", "is for a single stream. Remove it.")

@@ -2,8 +2,8 @@
 
 Dauphin et al. 2017, "Language Modeling with Gated Convolutional Networks".
 Equation 1: h(X) = (X * W + b) ⊗ σ(X * V + c), one convolution for W and V here. Residual
-connections span ``block_size`` layers. Deviations: no weight normalization; a bidirectional form
-that reads both sides.
+connections span ``block_size`` layers, counted from the input or from the first layer's output.
+Deviations: no weight normalization; a bidirectional form that reads both sides.
 """
 
 import math
@@ -27,9 +27,9 @@ class GatedCnnEncoder(Encoder):
     def __init__(self, config: GatedCnnConfig, dimensions: Dimensions) -> None:
         super().__init__()
         width, kernel = dimensions.hidden_size, config.kernel_size
-        self.layers = nn.ModuleList(
-            nn.Conv1d(width, 2 * width, kernel) for _ in range(config.num_layers)
-        )
+        inputs = [config.input_size or width] + [width] * (config.num_layers - 1)
+        self.layers = nn.ModuleList(nn.Conv1d(size, 2 * width, kernel) for size in inputs)
+        self.late = config.residual_from == "first_layer"
         left = kernel - 1 if config.mask == "causal" else (kernel - 1) // 2
         self.margins = (left, kernel - 1 - left)
         self.block_size = config.block_size
@@ -43,7 +43,9 @@ class GatedCnnEncoder(Encoder):
         for index, convolution in enumerate(self.layers):
             gated = F.glu(convolution(F.pad(x, self.margins)), dim=1)
             x = self.dropout(gated) * real
-            if (index + 1) % self.block_size == 0:
+            if self.late and index == 0:
+                residual = x
+            elif (index + (not self.late)) % self.block_size == 0:
                 x = residual = x + residual
         return x.transpose(1, 2)
 

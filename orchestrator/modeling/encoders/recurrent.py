@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from orchestrator.modeling.component import Dimensions
-from orchestrator.modeling.encoders.configs import (
+from orchestrator.modeling.encoders.recurrent_configs import (
     BiGruConfig,
     BiLstmConfig,
     BiRnnConfig,
@@ -78,7 +78,7 @@ class OneStackEncoder(Encoder):
         width = dimensions.hidden_size
         self.packed = config.bidirectional
         self.stack = self.cell(
-            width,
+            config.input_size or width,
             width // 2 if config.bidirectional else width,
             num_layers=config.num_layers,
             dropout=config.dropout if config.num_layers > 1 else 0.0,
@@ -123,7 +123,7 @@ class TwoStackEncoder(Encoder):
 
     def _stack(self, config: TwoStackConfig, width: int) -> nn.RNNBase:
         return self.cell(
-            width,
+            config.input_size or width,
             width // 2,
             num_layers=config.num_layers,
             dropout=config.dropout if config.num_layers > 1 else 0.0,

@@ -197,11 +197,6 @@ def random_sample(architecture: Architecture, values: Values, config: ModelConfi
     return kinds[architecture.processor](values, config, generator)
 
 
-def text_sample(config: ModelConfig) -> Sample:
-    """Return a batch of texts for a model that has no counterpart in transformers."""
-    return _text(Values({}), config, torch.Generator().manual_seed(SEED))
-
-
 def _tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output

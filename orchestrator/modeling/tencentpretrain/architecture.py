@@ -1,89 +1,39 @@
-"""A model of TencentPretrain as an assembly of our components, read from its flat JSON of options.
+"""A model of TencentPretrain as an assembly of our components.
 
-Options have their defaults; unused ones are passed over. Deviations of its code are numbered as in
-the list of its defects: LayerNorm (T1, T2), masks (T4), relative positions (T5, T6), tied output
-layers of T5 (T7), ALiBi (T9), segments (T11).
+Sizes that their file leaves to the tokenizer and to the command line come from the weights.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import torch
+from pydantic import JsonValue
 
-from orchestrator.config import nearest
 from orchestrator.errors import InputError
+from orchestrator.modeling.huggingface.values import JsonObject
+from orchestrator.modeling.tencentpretrain.deviations import deviations_of
+from orchestrator.modeling.tencentpretrain.options import Options
+from orchestrator.modeling.tencentpretrain.their_targets import (
+    ACTIVATIONS,
+    HEAD_NORM_EPS,
+    Shapes,
+    heads_of,
+    shape_of,
+    target_of,
+)
 
-ACTIVATIONS = {"gelu": "gelu", "gelu_fast": "gelu_tanh", "relu": "relu", "silu": "silu"}
-MASKS = {"fully_visible": "bidirectional", "causal": "causal", "causal_with_prefix": "prefix"}
-HEAD_NORM_EPS = 1e-6
-"""Their norms of embeddings and heads have it whatever ``layernorm_eps`` says."""
+MASKS = {
+    "fully_visible": "bidirectional",
+    "causal": "causal",
+    "causal_with_prefix": "prefix",
+    "prefix": "prefix",
+}
 SINUSOID_OFFSET = 2
+STRIDE = 2
+"""Frames that each of their convolutions over sound advances."""
 T5_DISTANCE = 128
 
-Shapes = Mapping[str, torch.Size]
-
-DEFAULTS: dict[str, Any] = {
-    "embedding": ["word"],
-    "tgt_embedding": None,
-    "encoder": "transformer",
-    "decoder": None,
-    "target": ["mlm"],
-    "emb_size": None,
-    "hidden_size": None,
-    "feedforward_size": None,
-    "hidden_act": "gelu",
-    "heads_num": None,
-    "layers_num": None,
-    "decoder_layers_num": None,
-    "max_seq_length": 512,
-    "dropout": 0.1,
-    "mask": "fully_visible",
-    "layernorm": "normal",
-    "layernorm_eps": 1e-6,
-    "layernorm_positioning": "post",
-    "feed_forward": "dense",
-    "attention_head_size": None,
-    "local_kv_heads_num": None,
-    "relative_position_embedding": False,
-    "relative_attention_buckets_num": 32,
-    "rotary_position_embedding": False,
-    "alibi_position_embedding": False,
-    "layer_number_scale": False,
-    "remove_attention_scale": False,
-    "remove_transformer_bias": False,
-    "remove_embedding_layernorm": False,
-    "parameter_sharing": False,
-    "factorized_embedding_parameterization": False,
-    "has_residual_attention": False,
-    "has_lmtarget_bias": False,
-    "tie_weights": False,
-    "share_embedding": False,
-    "pooling": "first",
-    "labels_num": None,
-    "data_processor": None,
-}
-"""Options that decide what the model is, with the defaults of their command line."""
-
-TRAINING = frozenset({
-    "tokenizer", "vocab_path", "spm_model_path", "merges_path", "tgt_tokenizer",
-    "tgt_vocab_path", "label_smoothing", "ignore_index", "prefix_lm_loss", "batch_size",
-    "seq_length", "learning_rate", "warmup", "optimizer", "scheduler", "seed", "use_mp",
-    "tensor_model_parallel_size", "pipeline_model_parallel_size",
-    "deepspeed_checkpoint_activations", "deepspeed_checkpoint_layers_num", "whole_word_masking",
-    "span_masking", "do_lower_case",
-})  # fmt: skip
-"""Options of data and training; they change no tensor and are passed over."""
-
-REQUIRED = ("hidden_size", "feedforward_size", "heads_num", "layers_num")
-PARTS = ("word", "pos", "seg", "sinusoidalpos")
-"""Embedding parts that text models have."""
-TARGETS = ("mlm", "lm", "sp", "cls")
-PAIRS = {"bert": "nsp", "albert": "sop"}
-"""Our name of a sentence pair target, by the data processor that it was trained with."""
-LISTS = ("embedding", "tgt_embedding", "target")
+WORDS = ("word.embedding.weight", "language_embedding.embedding.weight")
+"""Ends of the names of word tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,224 +42,267 @@ class Assembly:
 
     Attributes:
         config: Our model config as plain values.
+        heads: Their names of the targets that the weights hold.
         deviations: What is computed otherwise than by their code, in words.
     """
 
-    config: dict[str, Any]
+    config: JsonObject
+    heads: tuple[str, ...]
     deviations: tuple[str, ...]
 
 
-def assemble(options: Mapping[str, Any], shapes: Shapes) -> Assembly:
+def assemble(options: Options, shapes: Shapes) -> Assembly:
     """Return our model config for a configuration and the shapes of its tensors.
 
     Args:
-        options: What ``read_options`` returned.
-        shapes: Name of each tensor of theirs → shape; sizes that their file leaves to the
-            tokenizer and to the command line come from here.
+        options: Their options.
+        shapes: Name of each tensor of theirs → shape.
 
     Raises:
-        InputError: Parts do not fit together.
+        InputError: Parts do not fit together, or one is missing here.
     """
-    factorized = options["factorized_embedding_parameterization"]
-    word = _shape(shapes, "embedding.word.embedding.weight")
-    config: dict[str, Any] = {
-        "hidden_size": options["hidden_size"],
-        "vocab_size": word[0],
-        "max_position_embeddings": _positions(options, shapes),
-        "embedding": _embedding(options, "embedding"),
-        "encoder": _blocks(options) | _encoder(options),
-        "target": [_target(name, options, shapes) for name in options["target"]],
+    heads = heads_of(options, shapes)
+    streams = options.streams()
+    config: JsonObject = {
+        "hidden_size": (streams or (options,))[0].hidden_size,
+        "vocab_size": _vocabulary(shapes),
+        "initialization": "gpt2" if options.deep_init else "normal",
+        "target": [target_of(name, options, shapes) for name in heads],
     }
-    if factorized:
-        config["embedding"]["size"] = word[1]
-    if options["decoder"] is not None:
-        count = options["decoder_layers_num"] or options["layers_num"]
-        config["target_embedding"] = _embedding(options, "tgt_embedding")
+    config |= _two_streams(options, shapes) if streams else _one_stream(options, shapes)
+    return Assembly(config, heads, tuple(deviations_of(options, shapes, heads)))
+
+
+def _one_stream(options: Options, shapes: Shapes) -> JsonObject:
+    config: JsonObject = {
+        "max_position_embeddings": _positions(options, "", shapes),
+        "embedding": _embedding(options, "embedding", options.embedding, shapes),
+        "encoder": _encoder(options),
+    }
+    if options.decoder is not None:
+        if options.ties("mlm") and not options.share_embedding:
+            raise InputError(
+                "target: mlm on a decoder, tied to the table of the encoder's side, cannot be "
+                "imported. Missing here: an output layer tied to the other side."
+            )
+        count = options.decoder_layers_num or options.layers_num
+        config["target_embedding"] = _embedding(
+            options, "tgt_embedding", options.tgt_embedding, shapes
+        )
         config["decoder"] = _blocks(options) | {"num_layers": count}
-        config["share_embedding"] = bool(options["share_embedding"])
-    return Assembly(config, tuple(_deviations(options, shapes)))
+        config["share_embedding"] = options.share_embedding
+    return config
 
 
-def is_first_t5(options: Mapping[str, Any]) -> bool:
-    """Return whether a model is T5 v1.0, whose tied output layer reads scaled vectors."""
-    t5 = options["layernorm"] == "t5" and options["decoder"] is not None
-    return bool(t5 and options["tie_weights"] and options["relative_position_embedding"])
+def _two_streams(options: Options, shapes: Shapes) -> JsonObject:
+    """Return the parts of a dual model; tied streams are one."""
+    first, second = options.streams()
+    tie = options.tie_weights
+    if tie and options.stream_0 != options.stream_1:
+        raise InputError("tie_weights: the options of stream_0 and stream_1 differ. Untie them.")
+    norms: list[JsonValue] = []
+    stacks: list[JsonObject] = []
+    for index, (name, stream) in enumerate((("first", first), ("second", second))):
+        stack = _embedding(stream, f"embedding.dual.embedding_{index}", stream.embedding, shapes)
+        inner, outer = stream_norms(index, shapes, tied=tie)
+        norms += [name] if outer else []
+        stacks.append(stack | {"layernorm": inner is not None})
+    dual: JsonObject = {
+        "type": "dual",
+        "first": stacks[0],
+        "second": None if tie else stacks[1],
+        "tie": tie,
+        "norms": norms,
+        "norm_eps": HEAD_NORM_EPS,
+    }
+    sizes: JsonObject = {
+        "hidden_size": second.hidden_size,
+        "max_position_embeddings": _positions(second, "embedding_1.", shapes),
+    }
+    return {
+        "max_position_embeddings": _positions(first, "embedding_0.", shapes),
+        "second": None if tie else sizes,
+        "embedding": {"parts": [dual], "layernorm": False, "dropout": 0.0},
+        "encoder": {
+            "type": "dual",
+            "first": _encoder(first),
+            "second": None if tie else _encoder(second),
+            "tie": tie,
+        },
+    }
 
 
-def read_options(path: Path) -> dict[str, Any]:
-    """Read a configuration file and fill in the defaults.
+def stream_norms(
+    index: int, names: Mapping[str, object], *, tied: bool
+) -> tuple[str | None, str | None]:
+    """Return their names of the norm inside the stack of a stream and of the one after it.
 
-    Raises:
-        InputError: It cannot be read, lacks a size, or has options or parts that are not known.
+    Their models normalize each stream twice (T12); conversions write one of the two. A norm after a
+    stack that both streams share is each stream's own.
+
+    Args:
+        index: The stream, 0 or 1.
+        names: Names of the weights.
+        tied: Whether both streams share the stack.
     """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}. Give the model's JSON file.") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{path} is not a mapping. Give the model's JSON file.")
-    for key in sorted(raw.keys() - DEFAULTS.keys() - TRAINING):
-        near = nearest(key, DEFAULTS)
-        hint = f" Did you mean {near!r}?" if near else ""
-        raise InputError(f"{path}: {key!r} is not an option of a model that is read here.{hint}")
-    options = {**DEFAULTS, **{key: raw[key] for key in raw.keys() & DEFAULTS.keys()}}
-    for key in REQUIRED:
-        if not isinstance(options[key], int) or options[key] < 1:
-            raise InputError(f"{path}: {key} is {options[key]!r}; it must be a whole number.")
-    for key in LISTS:
-        options[key] = _listed(options[key])
-    _require_known(path, options)
-    return options
+    inside = f"embedding.dual.embedding_{index}.layer_norm"
+    after = f"embedding.dual.stream_{index}_layer_norm"
+    found = [name if f"{name}.gamma" in names else None for name in (inside, after)]
+    if found[0] is None and not tied:
+        return found[1], None
+    return found[0], found[1]
 
 
-def our_target(name: str, options: Mapping[str, Any]) -> str:
-    """Return our name of a target; ``sp`` is nsp or sop, as the data processor says."""
-    return PAIRS.get(str(options["data_processor"]), name) if name == "sp" else name
+def _positions(options: Options, prefix: str, shapes: Shapes) -> int:
+    tables = [n for n in shapes if n.endswith("embedding.weight") and f"{prefix}pos." in n]
+    return min((shapes[name][0] for name in tables), default=options.max_seq_length)
 
 
-def _shape(shapes: Shapes, name: str) -> torch.Size:
-    if name not in shapes:
-        raise InputError(f"the weights hold no {name}. Are they those of this configuration?")
-    return shapes[name]
+def _vocabulary(shapes: Shapes) -> int:
+    """Return the rows of the word tables, or of what predicts the codes of an image."""
+    sizes = {shape[0] for name, shape in shapes.items() if name.endswith(WORDS)}
+    if len(sizes) > 1:
+        raise InputError(
+            f"the word tables have {' and '.join(map(str, sorted(sizes)))} rows. Missing here: two "
+            "vocabularies in one model."
+        )
+    codes = shapes.get("target.mlm.linear_2.bias", (0,))[0]
+    return sizes.pop() if sizes else codes
 
 
-def _positions(options: Mapping[str, Any], shapes: Shapes) -> int:
-    tables = [n for n in shapes if n.endswith("embedding.pos.embedding.weight")]
-    return min((shapes[name][0] for name in tables), default=options["max_seq_length"])
+def _embedding(options: Options, theirs: str, names: tuple[str, ...], shapes: Shapes) -> JsonObject:
+    together = "word_patch" in names  # whose segments say what is text and what is image
+    stack: JsonObject = {
+        "parts": [
+            _part(name, options, theirs, shapes)
+            for name in names
+            if not (together and name == "seg")
+        ],
+        "layernorm": not options.remove_embedding_layernorm,
+        "norm_eps": HEAD_NORM_EPS,
+        "dropout": options.dropout,
+    }
+    if "speech" in names:
+        longest = max(options.max_seq_length, options.max_audio_frames)
+        stack["max_position_embeddings"] = longest - SINUSOID_OFFSET
+    if options.factorized_embedding_parameterization and theirs == "embedding":
+        stack["size"] = shape_of(shapes, "embedding.word.embedding.weight")[1]
+    elif options.encoder != "transformer" and options.embedding_size != options.hidden_size:
+        stack |= {"size": options.embedding_size, "projection": "none"}
+    return stack
 
 
-def _embedding(options: Mapping[str, Any], slot: str) -> dict[str, Any]:
-    names = options[slot]
-    if not names:
-        raise InputError(f"{slot} is missing, but there is a decoder. Add it.")
-    waves = "sinusoidalpos" in names
-    special: dict[str, Any] = {
-        "word": {"type": "word", "scale": waves},
-        "sinusoidalpos": {
+def _part(name: str, options: Options, theirs: str, shapes: Shapes) -> JsonObject:
+    waves = "sinusoidalpos" in options.embedding
+    if name == "word":
+        return {"type": "word", "scale": waves}
+    if name == "sinusoidalpos":
+        sound = "speech" in options.embedding
+        return {
             "type": "sinusoidalpos",
+            "layout": "halves" if sound else "interleaved",
             "spacing": "tensor2tensor",
             "offset": SINUSOID_OFFSET,
             "pad_aware": True,
-        },
-    }
+        }
+    if name in ("patch", "masked_patch"):
+        return {
+            "type": name,
+            "image_size": options.image_height,
+            "patch_size": options.patch_size,
+            "channels": options.channels_num,
+            "bias": f"{theirs}.{name}.projection.bias" in shapes,
+        }
+    if name == "word_patch":
+        inner: JsonObject = {"layernorm": False, "dropout": 0.0}
+        image = _part("patch", options, f"{theirs}.word_patch.vision_embedding", shapes)
+        image["bias"] = f"{theirs}.word_patch.vision_embedding.projection.bias" in shapes
+        return {
+            "type": "word_patch",
+            "text": {"parts": [{"type": "word", "scale": waves}], **inner},
+            "image": {"parts": [image], **inner},
+            "modalities": "seg" in options.embedding,
+        }
+    return _speech(options, theirs, shapes, waves) if name == "speech" else {"type": name}
+
+
+def _speech(options: Options, theirs: str, shapes: Shapes, scale: bool) -> JsonObject:
+    """Return the convolutions over sound; their channels are those of the weights."""
+    found = [convolution(theirs, index, shapes) for index in range(len(options.conv_kernel_sizes))]
+    outputs = [shape_of(shapes, f"{name}.weight")[0] for name in found]
+    if outputs[-1] != 2 * options.hidden_size:
+        raise InputError(
+            f"the last convolution over sound makes {outputs[-1] // 2} values for a frame, but "
+            f"hidden_size is {options.hidden_size}; their code cannot add the positions either. "
+            f"conv_channels must end with {2 * options.hidden_size}."
+        )
     return {
-        "parts": [special.get(name, name) for name in names],
-        "layernorm": not options["remove_embedding_layernorm"],
-        "norm_eps": HEAD_NORM_EPS,
-        "dropout": options["dropout"],
+        "type": "speech",
+        "mel_bins": options.audio_feature_size,
+        "kernels": [*options.conv_kernel_sizes],
+        "strides": [STRIDE] * len(options.conv_kernel_sizes),
+        "channels": outputs[0],
+        "activation": "glu",
+        "scale": scale,
     }
 
 
-def _blocks(options: Mapping[str, Any]) -> dict[str, Any]:
+def convolution(theirs: str, index: int, names: Mapping[str, object]) -> str:
+    """Return their name of a convolution over sound, which older files write without ``.0``."""
+    old = f"{theirs}.speech.conv.conv_layers.{index}"
+    return old if f"{old}.weight" in names else f"{old}.0"
+
+
+def _encoder(options: Options) -> JsonObject:
+    width = options.embedding_size if options.embedding_size != options.hidden_size else None
+    if options.encoder == "transformer":
+        return _blocks(options) | {
+            "num_layers": options.layers_num,
+            "shared_layers": options.parameter_sharing,
+            "mask": MASKS[options.mask],
+            "rotary": {} if options.rotary_position_embedding else None,
+        }
+    if options.encoder == "gatedcnn":
+        return {
+            "type": "gatedcnn",
+            "num_layers": options.layers_num,
+            "kernel_size": options.kernel_size,
+            "block_size": options.block_size,
+            "residual_from": "first_layer",
+            "input_size": width,
+        }
+    recurrent: JsonObject = {
+        "type": options.encoder,
+        "num_layers": options.layers_num,
+        "dropout": options.dropout,
+        "input_size": width,
+    }
+    one = not options.encoder.startswith("bi")
+    return recurrent | ({"bidirectional": options.bidirectional} if one else {})
+
+
+def _blocks(options: Options) -> JsonObject:
     """Return what blocks of encoder and decoder share."""
-    bias: dict[str, Any] | None = None
-    if options["relative_position_embedding"]:
-        buckets = options["relative_attention_buckets_num"]
+    bias: JsonObject | None = None
+    if options.relative_position_embedding:
+        buckets = options.relative_attention_buckets_num
         bias = {"type": "t5", "buckets": buckets, "max_distance": T5_DISTANCE}
-    elif options["alibi_position_embedding"]:
+    elif options.alibi_position_embedding:
         bias = {"type": "alibi"}
     return {
         "type": "transformer",
-        "num_heads": options["heads_num"],
-        "num_kv_heads": options["local_kv_heads_num"],
-        "head_size": options["attention_head_size"],
-        "intermediate_size": options["feedforward_size"],
-        "norm_position": options["layernorm_positioning"],
-        "norm": "rms" if options["layernorm"] in ("t5", "rms") else "layernorm",
-        "norm_eps": options["layernorm_eps"],
-        "activation": ACTIVATIONS[options["hidden_act"]],
-        "feed_forward": options["feed_forward"],
-        "bias": not options["remove_transformer_bias"],
-        "attention_scale": 1.0 if options["remove_attention_scale"] else None,
+        "num_heads": options.heads_num,
+        "num_kv_heads": options.local_kv_heads_num,
+        "head_size": options.attention_head_size,
+        "intermediate_size": options.feedforward_size,
+        "norm_position": options.layernorm_positioning,
+        "norm": "rms" if options.layernorm in ("t5", "rms") else "layernorm",
+        "norm_eps": options.layernorm_eps,
+        "activation": ACTIVATIONS[options.hidden_act],
+        "feed_forward": options.feed_forward,
+        "bias": not options.remove_transformer_bias,
+        "attention_scale": 1.0 if options.remove_attention_scale else None,
         "position_bias": bias,
-        "dropout": options["dropout"],
-        "attention_dropout": options["dropout"],
+        "dropout": options.dropout,
+        "attention_dropout": options.dropout,
     }
-
-
-def _encoder(options: Mapping[str, Any]) -> dict[str, Any]:
-    rotary: dict[str, Any] | None = {} if options["rotary_position_embedding"] else None
-    return {
-        "num_layers": options["layers_num"],
-        "shared_layers": bool(options["parameter_sharing"]),
-        "mask": MASKS[options["mask"]],
-        "rotary": rotary,
-    }
-
-
-def _target(name: str, options: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
-    tie = bool(options["tie_weights"])
-    if name == "mlm":
-        act = ACTIVATIONS[options["hidden_act"]]
-        return {"type": "mlm", "activation": act, "norm_eps": HEAD_NORM_EPS, "tie": tie}
-    if name == "lm":
-        bias = bool(options["has_lmtarget_bias"])
-        return {"type": "lm", "bias": bias, "tie": tie, "scale": is_first_t5(options)}
-    if name == "cls":
-        labels = _shape(shapes, "target.cls.linear_2.weight")[0]
-        pooling = options["pooling"]
-        return {"type": "cls", "num_labels": labels, "pooling": pooling, "hidden": True}
-    return {"type": our_target(name, options)}
-
-
-def _deviations(options: Mapping[str, Any], shapes: Shapes) -> list[str]:
-    """Say what is computed otherwise than by their code."""
-    masks = "attention masks leave positions out, theirs subtract 10000 from their scores (T4)"
-    found = [masks]
-    normal = options["layernorm"] == "normal" or not options["remove_embedding_layernorm"]
-    if normal or "mlm" in options["target"]:
-        found.append(
-            "LayerNorm divides by the root of (variance + eps), theirs by (unbiased standard "
-            "deviation + eps): about 1 part in 2 * hidden_size (T1)"
-        )
-    if is_first_t5(options):
-        found.append("the tied output layer reads vectors divided by sqrt(hidden_size) (T7)")
-    if options["relative_position_embedding"] and not options["remove_attention_scale"]:
-        found.append("the relative position bias is not divided by sqrt(head size) (T5)")
-    layered = any("relative_pos_emb" in n and n.startswith("encoder.transformer") for n in shapes)
-    if layered:
-        found.append(
-            "the encoder's position bias is the one that its layers used; the second one beside "
-            "them, which their converters write and nothing reads, is left out (T6)"
-        )
-    if options["alibi_position_embedding"]:
-        found.append("ALiBi acts on attention; their code declares it and ignores it (T9)")
-    if options["layer_number_scale"]:
-        found.append("layer_number_scale changes nothing, as in their code (T9)")
-    if "seg" in [*options["embedding"], *options["tgt_embedding"]]:
-        found.append("row 0 of the segment table, theirs for padding, is left out (T11)")
-    return found
-
-
-def _listed(value: Any) -> list[str]:
-    """Return names as a list; older files write ``word_pos_seg`` and ``bert`` for mlm and sp."""
-    if value is None:
-        return []
-    if isinstance(value, list):
-        return [str(name) for name in value]
-    if value == "bert":
-        return ["mlm", "sp"]
-    return str(value).split("_")
-
-
-def _require_known(path: Path, options: Mapping[str, Any]) -> None:
-    allowed: dict[str, tuple[Any, ...]] = {
-        "embedding": PARTS,
-        "tgt_embedding": PARTS,
-        "target": TARGETS,
-        "encoder": ("transformer",),
-        "decoder": (None, "transformer"),
-        "mask": ("fully_visible", "causal", "causal_with_prefix"),
-        "layernorm": ("normal", "normal_torch", "t5", "rms"),
-        "layernorm_positioning": ("post", "pre"),
-        "feed_forward": ("dense", "gated"),
-        "hidden_act": ("gelu", "gelu_fast", "relu", "silu"),
-        "pooling": ("first", "mean", "last", "max"),
-        "has_residual_attention": (False,),
-    }
-    for key, names in allowed.items():
-        values = options[key] if key in LISTS else [options[key]]
-        for value in values:
-            if value not in names:
-                listed = ", ".join(map(repr, names))
-                raise InputError(f"{path}: {key}: {value!r} cannot be imported; can be: {listed}.")

@@ -13,7 +13,6 @@ from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import Table, to_ours, to_theirs
-from orchestrator.modeling.huggingface.checking import text_sample
 from orchestrator.modeling.huggingface.classes import architecture_of
 from orchestrator.modeling.huggingface.folder import require_same
 from orchestrator.modeling.huggingface.importing import ImportOptions, write_json
@@ -26,15 +25,19 @@ from orchestrator.modeling.huggingface.tokenization.completion import (
     complete_tokenizer,
     require_rows,
 )
+from orchestrator.modeling.interfaces import Streams
 from orchestrator.modeling.package import load_model, write_model
-from orchestrator.modeling.tencentpretrain.architecture import assemble, read_options
+from orchestrator.modeling.tencentpretrain.architecture import assemble
+from orchestrator.modeling.tencentpretrain.deviations import UNTIED
+from orchestrator.modeling.tencentpretrain.options import read_options
+from orchestrator.modeling.tencentpretrain.sample import batch_of, modality_of
+from orchestrator.modeling.tencentpretrain.tensor_names import table, tied_names
 from orchestrator.modeling.tencentpretrain.weights import (
     REPEATED,
+    canonical,
     in_halves,
     output_is_its_own,
     read_weights,
-    table,
-    tied_names,
 )
 from orchestrator.storage.files import sha256_file
 from orchestrator.zoo.package import Package
@@ -42,12 +45,6 @@ from orchestrator.zoo.zoo import Zoo
 
 SCHEME = "tencentpretrain:"
 REPORT = "evaluation/import.json"
-SEGMENTS = "seg.embedding.weight"
-UNTIED = (
-    "the output layer is a table of its own, as in the weights, although tie_weights is true: with "
-    "share_embedding their model ties it to a table that is replaced"
-)
-"""Deviation from a configuration that ties the output layer of weights that do not."""
 
 
 def import_tencentpretrain(zoo: Zoo, source: str, options: ImportOptions) -> Package:
@@ -120,13 +117,14 @@ def convert(
         IntegrityError: Tensors are missing, unexpected or mis-shaped, or tied ones differ.
     """
     options = read_options(config_path)
-    untied = output_is_its_own(options, theirs)
-    options |= {"tie_weights": options["tie_weights"] and not untied}
-    tied = tied_names(options)
-    state = _without_padding_segment(theirs)
+    state = canonical(options, theirs)
+    untied = output_is_its_own(options, state)
+    if untied:
+        options = options.model_copy(update={"tie_weights": False})
+    tied = tied_names(options, state)
     assembly = assemble(options, {name: tensor.shape for name, tensor in state.items()})
     config = validate_config(ModelConfig, assembly.config, str(config_path))
-    rows = table(options, frozenset(state))
+    rows = table(options, state, assembly.heads)
     repeated = {name for name in state if _is_repeated(name, rows, leave_out)}
     for name in tied.keys() & state.keys():
         if tied[name] in state and not torch.equal(state[name], state[tied[name]]):
@@ -142,11 +140,6 @@ def convert(
         "same_as_in_transformers": _counterpart(config),
     }
     return config, in_halves(options, to_ours(rows, own)), details
-
-
-def _without_padding_segment(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors with segment tables that begin with segment A, as everywhere else."""
-    return {n: t[1:] if n.endswith(SEGMENTS) else t for n, t in state.items()}
 
 
 def _is_repeated(name: str, rows: Table, leave_out: Sequence[str]) -> bool:
@@ -175,8 +168,14 @@ def _check_finite(folder: Path, config: ModelConfig) -> str:
     Raises:
         IntegrityError: An output is not finite.
     """
-    sample = text_sample(config)
-    outputs = load_model(folder).eval().predict(sample.ours)
+    model = load_model(folder).eval()
+    batch = batch_of(config)
+    if config.target:
+        outputs = model.predict(batch)
+    else:
+        encoded = model.encode(batch)
+        streams = encoded if isinstance(encoded, Streams) else (encoded,)
+        outputs = {f"encoded.{index}": each for index, each in enumerate(streams)}
     wrong = [name for name, logits in outputs.items() if not logits.isfinite().all()]
     if wrong:
         raise IntegrityError(f"outputs {', '.join(wrong)} are not finite: the weights are damaged.")
@@ -184,9 +183,9 @@ def _check_finite(folder: Path, config: ModelConfig) -> str:
 
 
 def _task(config: ModelConfig) -> dict[str, Any]:
-    kind = config.target[0].type_name()
+    kind = config.target[0].type_name() if config.target else "embedding"
     return {
         "kind": "classification" if kind == "cls" else kind,
-        "modality": "text",
+        "modality": modality_of(config),
         "max_length": config.max_position_embeddings,
     }

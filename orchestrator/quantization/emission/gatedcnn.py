@@ -33,7 +33,10 @@ class GatedCnnEmitter:
         x = residual = self.graph.op("Mul", [hidden, real])
         for index in range(self.config.num_layers):
             x = self.graph.op("Mul", [self._gated_convolution(f"encoder.layers.{index}", x), real])
-            if (index + 1) % self.config.block_size == 0:
+            late = self.config.residual_from == "first_layer"
+            if late and index == 0:
+                residual = x
+            elif (index + (not late)) % self.config.block_size == 0:
                 x = residual = self.graph.op("Add", [x, residual])
         return x
 

@@ -18,9 +18,9 @@ from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import (
     GatedCnnConfig,
-    RecurrentConfig,
     TransformerConfig,
 )
+from orchestrator.modeling.encoders.recurrent_configs import RecurrentConfig
 from orchestrator.modeling.sentence.statement import SentenceEmbedding
 from orchestrator.modeling.targets.configs import ClsConfig, PairConfig
 from orchestrator.quantization.backends.onnxruntime_cpu.session import (

@@ -18,7 +18,11 @@ from typing import Any, Final
 import numpy as np
 
 from orchestrator.arrays import Float32Array
-from orchestrator.modeling.encoders.configs import OneStackConfig, RecurrentConfig, TwoStackConfig
+from orchestrator.modeling.encoders.recurrent_configs import (
+    OneStackConfig,
+    RecurrentConfig,
+    TwoStackConfig,
+)
 from orchestrator.quantization.emission.graph import GraphBuilder
 from orchestrator.quantization.emission.weights import Weights
 

@@ -4,9 +4,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from orchestrator.config import dump_yaml, json_schema, load_config, validate_config
 from orchestrator.errors import ConfigError
+from orchestrator.modeling.builder import build_model, build_on_meta
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.encoders.configs import TransformerConfig
 from orchestrator.modeling.targets.configs import ClsConfig
@@ -42,6 +44,72 @@ def test_yaml_round_trip_keeps_every_option(tmp_path):
     path = tmp_path / "model.yaml"
     path.write_text(dump_yaml(config), encoding="utf-8")
     assert load_config(ModelConfig, path) == config
+
+
+NARROW = {"parts": ["word"], "size": 20, "projection": "none"}
+
+
+@pytest.mark.parametrize("encoder", ["lstm", "bigru", "gatedcnn"])
+def test_an_encoder_may_read_an_embedding_of_another_width(encoder):
+    reads = {"type": encoder, "input_size": 20}
+    reads |= {"residual_from": "first_layer"} if encoder == "gatedcnn" else {}
+    config = config_of(hidden_size=32, vocab_size=30, embedding=NARROW, encoder=reads)
+    names = dict(build_on_meta(config).named_parameters())
+    assert "embedding.projection.weight" not in names
+    batch = {"input_ids": torch.randint(0, 30, (2, 5))}
+    assert build_model(config).encode(batch).shape == (2, 5, 32)
+    for change in ({"embedding": {"parts": ["word"]}}, {"encoder": encoder}):
+        found = problems_of(**({"hidden_size": 32, "embedding": NARROW, "encoder": reads} | change))
+        assert "but the embedding makes" in found["encoder"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "path", "message"),
+    [
+        ({"encoder": "transformer", "embedding": NARROW}, "encoder", "the embedding makes 20"),
+        (
+            {"encoder": {"type": "gatedcnn", "input_size": 20}, "embedding": NARROW},
+            "encoder.residual_from",
+            "adds vectors of 20 to those of 128",
+        ),
+        (
+            {"encoder": "lstm", "embedding": {"parts": ["word"], "projection": "none"}},
+            "embedding.projection",
+            "there is none without size",
+        ),
+        (
+            {
+                "encoder": "transformer",
+                "decoder": "transformer",
+                "target_embedding": {"parts": ["word", "pos"], "size": 20, "projection": "none"},
+            },
+            "target_embedding.projection",
+            "'none' is not for a decoder",
+        ),
+        (
+            {"encoder": {"type": "dual", "first": {"type": "lstm", "input_size": 20}}},
+            "encoder.first.input_size",
+            "is for a single stream",
+        ),
+        (
+            {
+                "encoder": "dual",
+                "embedding": {
+                    "parts": [{"type": "dual", "first": NARROW, "norms": ["first", "first"]}]
+                },
+            },
+            "embedding.parts.0.norms",
+            "name each stream once",
+        ),
+        (
+            {"encoder": "dual", "embedding": {"parts": [{"type": "dual", "first": NARROW}]}},
+            "embedding.parts.0.first.projection",
+            "'none' is not for a stream of `dual`",
+        ),
+    ],
+)
+def test_widths_that_do_not_fit_are_named(raw, path, message):
+    assert message in problems_of(**raw)[path]
 
 
 def test_dump_without_defaults_still_says_which_component():

@@ -67,9 +67,12 @@ MODELS = {
     "gatedcnn, both sides": model_config(
         {"type": "gatedcnn", "mask": "bidirectional", "num_layers": 3, "block_size": 3}
     ),
+    "gatedcnn, late residual": model_config(
+        {"type": "gatedcnn", "residual_from": "first_layer", "block_size": 1}
+    ),
     "gatedcnn, kernel 1": model_config({"type": "gatedcnn", "kernel_size": 1}),
 }
-SPREAD = {"gatedcnn": 0.1, "gatedcnn, both sides": 0.1}
+SPREAD = dict.fromkeys(("gatedcnn", "gatedcnn, both sides", "gatedcnn, late residual"), 0.1)
 INVARIANT = [name for name in MODELS if "rnn" not in name]
 
 
