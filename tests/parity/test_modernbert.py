@@ -1,11 +1,20 @@
 """ModernBERT against transformers' classes: windows, bases, biases, heads, there and back."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import ModernBertConfig, ModernBertForMaskedLM, ModernBertModel
+from transformers import (
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    ModernBertForMultipleChoice,
+    ModernBertForQuestionAnswering,
+    ModernBertForSequenceClassification,
+    ModernBertForTokenClassification,
+    ModernBertModel,
+)
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.huggingface.folder import open_source
@@ -59,10 +68,15 @@ def build(cls, attention, **options):
     return cls(ModernBertConfig(**SIZES | options, attn_implementation=attention))
 
 
+def plain_batch(side):
+    batch = padded_batch(side, first=4, pad=PAD)
+    del batch["token_type_ids"]
+    return batch
+
+
 def masked(**options):
     def case(attention, side):
-        batch = padded_batch(side, first=4, pad=PAD)
-        del batch["token_type_ids"]
+        batch = plain_batch(side)
         labels = token_labels(batch["attention_mask"])
         return Case(
             build(ModernBertForMaskedLM, attention, **options),
@@ -75,19 +89,96 @@ def masked(**options):
     return case
 
 
+def classifier(target="cls", labels=(0, 2, 1, 1), **options):
+    def case(attention, side):
+        batch = plain_batch(side)
+        labels_ = torch.as_tensor(labels)
+        return Case(
+            build(ModernBertForSequenceClassification, attention, **{"num_labels": 3} | options),
+            batch | {"labels": labels_},
+            batch | {f"labels.{target}": labels_},
+            {target: lambda o: o.logits},
+        )
+
+    return case
+
+
+def tagger(**options):
+    def case(attention, side):
+        batch = plain_batch(side)
+        labels = token_labels(batch["attention_mask"], 0.8, vocab=5)
+        return Case(
+            build(ModernBertForTokenClassification, attention, num_labels=5, **options),
+            batch | {"labels": labels},
+            batch | {"labels.tags": labels},
+            {"tags": lambda o: o.logits},
+            {"tags": batch["attention_mask"].bool()},
+        )
+
+    return case
+
+
+def answer(attention, side):
+    """Without padding, over which their loss goes as well."""
+    batch = plain_batch(side)
+    batch["input_ids"][batch["input_ids"] == PAD] = 7  # whose row their table does not train
+    batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
+    spans = torch.tensor([[0, 5], [1, 3], [0, 0], [2, 11]])
+    return Case(
+        build(ModernBertForQuestionAnswering, attention),
+        batch | {"start_positions": spans[:, 0], "end_positions": spans[:, 1]},
+        batch | {"labels.span": spans},
+        {"span": lambda o: torch.stack([o.start_logits, o.end_logits], dim=-1)},
+    )
+
+
+def choice(pooling, attention, side):
+    """Two rows of two choices."""
+    batch = plain_batch(side)
+    labels = torch.tensor([1, 0])
+    return Case(
+        build(ModernBertForMultipleChoice, attention, classifier_pooling=pooling),
+        {name: value.view(2, 2, -1) for name, value in batch.items()} | {"labels": labels},
+        batch | {"labels.choice": labels},
+        {"choice": lambda o: o.logits.view(4, 1)},
+    )
+
+
 def headless(attention, side):
-    batch = padded_batch(side, first=4, pad=PAD)
-    del batch["token_type_ids"]
+    batch = plain_batch(side)
     return Case(build(ModernBertModel, attention), batch, batch, {})
 
 
+BIASES = {"classifier_bias": True, "norm_bias": True, "classifier_activation": "relu"}
+SOME = ((1, 0, 1), (0, 0, 1), (1, 1, 1), (0, 0, 0))
+MULTILABEL = {"problem_type": "multi_label_classification"}
 CASES = {f"modernbert_{name}": masked(**options) for name, options in OPTIONS.items()}
+CASES |= {
+    "modernbert_cls": classifier(),
+    "modernbert_cls_mean": classifier(classifier_pooling="mean", **BIASES),
+    "modernbert_multilabel": classifier("multilabel", torch.tensor(SOME).float(), **MULTILABEL),
+    "modernbert_regression": classifier(
+        "regression", (0.1, -1.0, 2.0, 0.5), num_labels=1, classifier_pooling="mean"
+    ),
+    "modernbert_tags": tagger(),
+    "modernbert_tags_bias": tagger(classifier_dropout=0.1, **BIASES),
+    "modernbert_answer": answer,
+    "modernbert_choice": partial(choice, "cls"),
+    "modernbert_choice_mean": partial(choice, "mean"),
+}
+RIGHT_ONLY = ("modernbert_cls", "modernbert_multilabel")
+"""Their classifier reads position 0, whatever stands there."""
+SIDED = [
+    (name, side)
+    for name in CASES
+    for side in ("right", "left")
+    if side == "right" or name not in RIGHT_ONLY
+]
 BODIES = {"modernbert_body": headless}
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize(("name", "side"), SIDED)
 def test_outputs_loss_and_gradients_equal_the_reference(name, attention, side, tmp_path):
     check_outputs_loss_and_gradients(CASES[name](attention, side), tmp_path, attention)
 

@@ -18,7 +18,12 @@ from orchestrator.modeling.targets.answer_configs import (
     RegressionConfig,
     SpanConfig,
 )
-from orchestrator.modeling.targets.configs import ClsConfig, HeadPooling, TargetConfig
+from orchestrator.modeling.targets.configs import (
+    ClsConfig,
+    HeadPooling,
+    TargetConfig,
+    TransformConfig,
+)
 
 JsonObject = dict[str, JsonValue]
 """Content of a JSON file with keys at the top: their ``config.json``, a ``tokenizer.json``."""
@@ -193,7 +198,7 @@ def answers_of(
     activation: str | None = "tanh",
     *,
     pooling: HeadPooling = "first",
-    **options: float | bool | None,
+    **options: float | bool | TransformConfig | None,
 ) -> TargetConfig:
     """Return the head for whole sequences or images: one vector, then one or two linear layers.
 

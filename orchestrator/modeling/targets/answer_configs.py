@@ -16,7 +16,9 @@ from orchestrator.modeling.targets.configs import (
     Pooling,
     SequenceHeadConfig,
     TargetConfig,
+    TransformConfig,
     hidden_problems,
+    transform_problems,
 )
 
 
@@ -49,8 +51,14 @@ class SpanConfig(TargetConfig):
     """Find the first and the last token of an answer (BERT on SQuAD)."""
 
     type: Literal["span"] = "span"
+    transform: TransformConfig | None = None
+    """Linear layer, activation, norm before the output layer; null: none."""
     dropout: Rate = 0.0
     """Dropout rate before the output layer."""
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Options of a norm need one."""
+        yield from transform_problems(self.transform, dimensions)
 
 
 @targets.register("orchestrator.modeling.targets.answers:ChoiceTarget")
@@ -64,13 +72,15 @@ class ChoiceConfig(TargetConfig):
     """Put a linear layer and an activation before the output layer (BERT's pooler)."""
     hidden_activation: HeadActivation = "tanh"
     """Activation after the hidden layer (DistilBERT: relu, ELECTRA: gelu)."""
+    transform: TransformConfig | None = None
+    """In place of the hidden layer: linear layer, activation, norm; null: none."""
     dropout: Rate = 0.1
     """Dropout rate before the output layer."""
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """An activation needs a layer before it."""
-        del dimensions
         yield from hidden_problems(self.hidden, self.hidden_activation)
+        yield from transform_problems(self.transform, dimensions, hidden=self.hidden)
 
 
 @targets.register("orchestrator.modeling.targets.answers:SimilarityTarget")

@@ -19,6 +19,7 @@ from orchestrator.modeling.targets.answer_configs import (
     SpanConfig,
 )
 from orchestrator.modeling.targets.sequence import HIDDEN_ACTIVATIONS, SequenceTarget, pool
+from orchestrator.modeling.targets.transform import build_transform
 
 LOWEST = torch.finfo(torch.float32).min
 """Logit of what does not exist; finite, so that a row without any has a gradient of zero."""
@@ -98,13 +99,14 @@ class SpanTarget(Target):
 
     ``labels`` are [B, 2] int64: places of the first and the last token, -100 where the answer is
     not in the sequence and nothing is asked; a question without an answer points at token 0.
-    Parameters: ``output`` [2, D].
+    Parameters: ``output`` [2, D]; ``transform.*`` if there is one.
     """
 
     Config = SpanConfig
 
     def __init__(self, config: SpanConfig, dimensions: Dimensions) -> None:
         super().__init__()
+        self.transform = build_transform(config.transform, dimensions.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(dimensions.hidden_size, BORDERS)
 
@@ -128,6 +130,8 @@ class SpanTarget(Target):
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return the logits of being the first and the last token, [B, S, 2]."""
+        if self.transform is not None:
+            hidden = self.transform(hidden)
         logits: Tensor = self.output(self.dropout(hidden))
         return logits
 
@@ -137,7 +141,7 @@ class ChoiceTarget(Target):
 
     ``labels`` are [N] int64 of N = B / C rows: the right choice, or -100. A row with fewer than C
     choices is filled up with sequences without real tokens, which cannot be chosen. Parameters:
-    ``output`` [1, D] and, if hidden, ``dense`` [D, D].
+    ``output`` [1, D] and, if hidden, ``dense`` [D, D]; ``transform.*`` if there is one.
     """
 
     Config = ChoiceConfig
@@ -148,6 +152,7 @@ class ChoiceTarget(Target):
         self.pooling = config.pooling
         self.activation = HIDDEN_ACTIVATIONS[config.hidden_activation]
         self.dense = nn.Linear(width, width) if config.hidden else None
+        self.transform = build_transform(config.transform, width)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(width, 1)
 
@@ -168,6 +173,8 @@ class ChoiceTarget(Target):
         pooled = pool(hidden, mask, self.pooling)
         if self.dense is not None:
             pooled = self.activation(self.dense(pooled))
+        if self.transform is not None:
+            pooled = self.transform(pooled)
         logits: Tensor = self.output(self.dropout(pooled))
         return logits
 

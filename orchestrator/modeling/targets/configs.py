@@ -55,6 +55,25 @@ class AttentionPoolingConfig(StrictModel):
             yield Problem("num_heads", f"{self.num_heads} does not divide the width ({width}).")
 
 
+class TransformConfig(StrictModel):
+    """A linear layer, an activation and a norm before the output layer of a head (ModernBERT)."""
+
+    activation: Activation = "gelu"
+    """Activation after the linear layer."""
+    bias: bool = True
+    """Give the linear layer a bias."""
+    norm_eps: PositiveFloat | None = None
+    """Put a LayerNorm with this eps after the activation; null: none."""
+    norm_bias: bool = True
+    """Give that LayerNorm a bias."""
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """A bias needs its norm."""
+        del dimensions
+        if self.norm_eps is None and not self.norm_bias:
+            yield Problem("norm_bias", "there is no norm. Set norm_eps, or leave it out.")
+
+
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 
@@ -117,6 +136,8 @@ class HeadLayout:
     norm_eps: float | None = None
     dropout: float = 0.0
     bias: bool = True
+    transform: TransformConfig | None = None
+    pools_last: bool = False
 
 
 class SequenceHeadConfig(TargetConfig):
@@ -136,11 +157,19 @@ class SequenceHeadConfig(TargetConfig):
     """Dropout rate before the output layer."""
     output_bias: bool = True
     """Give the output layer a bias (LLaMA's classifier: false)."""
+    transform: TransformConfig | None = None
+    """In place of the hidden layer: linear layer, activation, norm; null: none."""
+    pools_last: bool = False
+    """Pool what the transform makes of each vector, not the vectors (EuroBERT's late pooling)."""
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:
         """Options of the hidden layer need one."""
-        del dimensions
         yield from hidden_problems(self.hidden, self.hidden_activation, self.hidden_size)
+        yield from transform_problems(self.transform, dimensions, hidden=self.hidden)
+        if self.pools_last and (self.transform is None or self.norm_eps is not None):
+            yield Problem("pools_last", "needs a transform, and no norm_eps. Leave it out.")
+        if self.pools_last and self.pooling == "first_rest":
+            yield Problem("pooling", "first_rest is as wide as two vectors. Set pools_last false.")
 
     @property
     def layout(self) -> HeadLayout:
@@ -153,7 +182,19 @@ class SequenceHeadConfig(TargetConfig):
             norm_eps=self.norm_eps,
             dropout=self.dropout,
             bias=self.output_bias,
+            transform=self.transform,
+            pools_last=self.pools_last,
         )
+
+
+def transform_problems(
+    transform: TransformConfig | None, dimensions: Dimensions, *, hidden: bool = False
+) -> Iterator[Problem]:
+    """Yield what is wrong with the transform of a head."""
+    if transform is not None:
+        yield from inside("transform", transform.check(dimensions))
+        if hidden:
+            yield Problem("transform", "is in place of the hidden layer. Set `hidden: false`.")
 
 
 def hidden_problems(hidden: bool, activation: str, size: int | None = None) -> Iterator[Problem]:

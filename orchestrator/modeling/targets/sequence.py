@@ -30,6 +30,7 @@ from orchestrator.modeling.targets.configs import (
     TargetConfig,
     VectorConfig,
 )
+from orchestrator.modeling.targets.transform import build_transform
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str, registers: int = 0) -> Tensor:
@@ -86,7 +87,8 @@ class SequenceTarget(Target):
     ``labels`` are [B] int64, -100 where there is none; smoothed in training mode only, so that
     losses of evaluations compare.
     Parameters: ``output`` [K, D]; if hidden, ``dense`` [inner, D] and ``output`` [K, inner]; with
-    ``norm_eps``, ``norm`` [D]. D is twice the model's width for ``first_rest``.
+    ``norm_eps``, ``norm`` [D]; ``transform.*`` if there is one. D is twice the model's width for
+    ``first_rest``.
     """
 
     def __init__(
@@ -109,6 +111,8 @@ class SequenceTarget(Target):
         inner = layout.inner or width
         self.activation = HIDDEN_ACTIVATIONS[layout.activation]
         self.dense = nn.Linear(width, inner) if layout.hidden else None
+        self.transform = build_transform(layout.transform, width)
+        self.pools_last = layout.pools_last
         self.dropout = nn.Dropout(layout.dropout)
         read = inner if layout.hidden else width
         self.output = nn.Linear(read, answers, bias=layout.bias)
@@ -142,7 +146,11 @@ class SequenceTarget(Target):
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits of every sequence, [B, K]."""
-        pooled = self.pool(hidden, mask)
+        if self.transform is not None and self.pools_last:
+            pooled = self.pool(self.transform(hidden), mask)
+        else:
+            pooled = self.pool(hidden, mask)
+            pooled = pooled if self.transform is None else self.transform(pooled)
         if self.dense is not None:
             pooled = self.activation(self.dense(pooled))
         logits: Tensor = self.output(self.dropout(pooled))

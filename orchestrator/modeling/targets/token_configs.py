@@ -8,7 +8,12 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from orchestrator.errors import Problem
 from orchestrator.modeling.component import Dimensions, Visibility, targets
 from orchestrator.modeling.layers.block_options import Activation, Rate
-from orchestrator.modeling.targets.configs import Smoothing, TargetConfig
+from orchestrator.modeling.targets.configs import (
+    Smoothing,
+    TargetConfig,
+    TransformConfig,
+    transform_problems,
+)
 
 _PACKAGE = "orchestrator.modeling.targets"
 
@@ -155,8 +160,14 @@ class TagsConfig(TargetConfig):
     type: Literal["tags"] = "tags"
     num_labels: int = Field(default=2, ge=2)
     """Number of classes."""
+    transform: TransformConfig | None = None
+    """Linear layer, activation, norm before the classifier; null: none."""
     dropout: Rate = 0.1
     """Dropout rate before the classifier."""
+
+    def check(self, dimensions: Dimensions) -> Iterator[Problem]:
+        """Options of a norm need one."""
+        yield from transform_problems(self.transform, dimensions)
 
 
 @targets.register("orchestrator.modeling.targets.tokens:RtdTarget")

@@ -15,19 +15,22 @@ from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput, first_frames
 from orchestrator.modeling.layers.feed_forward import ACTIVATIONS
 from orchestrator.modeling.targets.token_configs import CtcConfig, MimConfig, RtdConfig, TagsConfig
+from orchestrator.modeling.targets.transform import build_transform
 from orchestrator.modeling.targets.vocabulary import TokenTarget
 
 
 class TagsTarget(Target):
     """Dropout and a linear classifier at every position (transformers' ForTokenClassification).
 
-    ``labels`` are [B, S] int64, -100 where there is none. Parameters: ``output`` [K, D].
+    ``labels`` are [B, S] int64, -100 where there is none. Parameters: ``output`` [K, D];
+    ``transform.*`` if there is one.
     """
 
     Config = TagsConfig
 
     def __init__(self, config: TagsConfig, dimensions: Dimensions) -> None:
         super().__init__()
+        self.transform = build_transform(config.transform, dimensions.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(dimensions.hidden_size, config.num_labels)
 
@@ -45,6 +48,8 @@ class TagsTarget(Target):
 
     def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits of every position, [..., K] for ``hidden`` [..., D]."""
+        if self.transform is not None:
+            hidden = self.transform(hidden)
         logits: Tensor = self.output(self.dropout(hidden))
         return logits
 

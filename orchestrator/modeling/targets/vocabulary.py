@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput
-from orchestrator.modeling.layers.feed_forward import ACTIVATIONS
 from orchestrator.modeling.layers.output_layer import VocabularyLayer
 from orchestrator.modeling.targets.token_configs import (
     BilmConfig,
@@ -18,6 +17,7 @@ from orchestrator.modeling.targets.token_configs import (
     MlmConfig,
     PromptConfig,
 )
+from orchestrator.modeling.targets.transform import Transform
 
 
 def token_loss(layer: VocabularyLayer, vectors: Tensor, labels: Tensor) -> TargetOutput:
@@ -50,20 +50,18 @@ def labelled(hidden: Tensor, labels: Tensor, places: Tensor | None) -> tuple[Ten
     return vectors.index_select(0, places), answers.index_select(0, places)
 
 
-class MlmTransform(nn.Module):
+class MlmTransform(Transform):
     """Linear layer ``dense``, activation, LayerNorm ``norm`` (BERT's prediction head transform)."""
 
     def __init__(self, config: MlmConfig | PromptConfig, dimensions: Dimensions) -> None:
-        super().__init__()
-        width, inner = dimensions.hidden_size, dimensions.word_size
-        self.dense = nn.Linear(width, inner, bias=config.transform_bias)
-        self.activation = ACTIVATIONS[config.activation]
-        self.norm = nn.LayerNorm(inner, eps=config.norm_eps, bias=config.norm_bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform [..., D] to [..., width of the word table]."""
-        output: Tensor = self.norm(self.activation(self.dense(x)))
-        return output
+        super().__init__(
+            dimensions.hidden_size,
+            dimensions.word_size,
+            activation=config.activation,
+            norm_eps=config.norm_eps,
+            bias=config.transform_bias,
+            norm_bias=config.norm_bias,
+        )
 
 
 class TokenTarget(Target):

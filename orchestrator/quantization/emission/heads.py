@@ -130,6 +130,7 @@ def _require_supported(head: TargetConfig) -> None:
         "norm_eps": head.norm_eps,
         "hidden_activation": None if head.hidden_activation in ACTIVATIONS else "gelu or none",
         "output_bias": None if head.output_bias else "false",
+        "transform": None if head.transform is None else "before the classifier",
     }
     found = [f"{name} {value}" for name, value in unsupported.items() if value is not None]
     if found:

@@ -5,6 +5,7 @@ positions on each side, which is our window less one, and turn by a base of thei
 block has no norm before its attention, since the embedding ends with one. Query, key and value are
 one tensor in their files (``Wqkv``), gate and value of the feed-forward too (``Wi``).
 
+Their classifier reads position 0 where ours reads the first real one (padding on the left).
 Deviations that only training sees: transformers drops out after the output layer of attention too,
 at the rate of ``attention_dropout``; new weights are drawn from a truncated normal distribution.
 """
@@ -23,6 +24,7 @@ from orchestrator.modeling.huggingface.architecture import (
     Row,
     Table,
     expand,
+    linear,
     same,
     weight,
 )
@@ -30,16 +32,27 @@ from orchestrator.modeling.huggingface.families import llama
 from orchestrator.modeling.huggingface.values import (
     JsonObject,
     Values,
+    answers_of,
+    span_of,
     their_activation,
+    their_answers,
     transformer_of,
 )
 from orchestrator.modeling.layers.block_options import Projection
-from orchestrator.modeling.targets.configs import TargetConfig
-from orchestrator.modeling.targets.token_configs import MlmConfig
+from orchestrator.modeling.targets.answer_configs import ChoiceConfig, SpanConfig
+from orchestrator.modeling.targets.configs import (
+    Pooling,
+    SequenceHeadConfig,
+    TargetConfig,
+    TransformConfig,
+)
+from orchestrator.modeling.targets.token_configs import MlmConfig, TagsConfig
 
 Head = Callable[[Values], TargetConfig]
 """Their config → the options of one target."""
 
+POOLINGS: dict[str, Pooling] = {"cls": "first", "mean": "mean"}
+"""Their ``classifier_pooling`` → ours."""
 FULL, SLIDING = "full_attention", "sliding_attention"
 _OURS = "encoder.layers.{layer}"
 _INPUTS: tuple[Projection, ...] = ("query", "key", "value")
@@ -131,6 +144,52 @@ def mlm_config(theirs: Values) -> MlmConfig:
     )
 
 
+def transform_config(theirs: Values) -> TransformConfig:
+    """Return what every head puts before its output layer: linear, activation, norm."""
+    return TransformConfig(
+        activation=theirs.activation("classifier_activation"),
+        bias=theirs.flag("classifier_bias"),
+        norm_eps=theirs.number("norm_eps"),
+        norm_bias=theirs.flag("norm_bias"),
+    )
+
+
+def cls_config(theirs: Values) -> TargetConfig:
+    """Return the classification head: a vector, its transform, dropout, linear."""
+    return answers_of(
+        theirs,
+        theirs.number("classifier_dropout"),
+        None,
+        pooling=theirs.choice("classifier_pooling", POOLINGS),
+        transform=transform_config(theirs),
+    )
+
+
+def choice_config(theirs: Values) -> ChoiceConfig:
+    """Return the head that chooses: a vector, its transform, dropout, one output."""
+    return ChoiceConfig(
+        pooling=theirs.choice("classifier_pooling", POOLINGS),
+        hidden=False,
+        transform=transform_config(theirs),
+        dropout=theirs.number("classifier_dropout"),
+    )
+
+
+def tags_config(theirs: Values) -> TagsConfig:
+    """Return the token classification head: transform, dropout, linear."""
+    return TagsConfig(
+        num_labels=len(theirs.labels()),
+        transform=transform_config(theirs),
+        dropout=theirs.number("classifier_dropout"),
+    )
+
+
+def span_config(theirs: Values) -> SpanConfig:
+    """Return the head that finds an answer: transform, dropout, two outputs."""
+    plain = span_of(theirs, theirs.number("classifier_dropout"))
+    return plain.model_copy(update={"transform": transform_config(theirs)})
+
+
 def their_config(config: ModelConfig) -> JsonObject:
     """Return the values of a ``ModernBertConfig``."""
     encoder = transformer_of(config)
@@ -175,7 +234,17 @@ def _their_head(target: TargetConfig) -> JsonObject:
             "classifier_bias": target.transform_bias,
             "decoder_bias": target.bias,
         }
-    return {}
+    transform: TransformConfig | None = getattr(target, "transform", None)
+    if transform is None:
+        return {}
+    values: JsonObject = {
+        "classifier_activation": their_activation(transform.activation),
+        "classifier_bias": transform.bias,
+        "classifier_dropout": getattr(target, "dropout", 0.0),
+    }
+    if isinstance(target, SequenceHeadConfig | ChoiceConfig):
+        values["classifier_pooling"] = "mean" if target.pooling == "mean" else "cls"
+    return values | (their_answers(target) if hasattr(target, "num_labels") else {})
 
 
 def body(prefix: str, config: ModelConfig) -> list[Row]:
@@ -227,6 +296,20 @@ def mlm_table(config: ModelConfig) -> list[Row]:
     return rows
 
 
+def head_table(config: ModelConfig) -> list[Row]:
+    """Return every parameter of a class with a head of its own."""
+    (head,) = config.target
+    transform: TransformConfig | None = getattr(head, "transform", None)
+    assert transform is not None
+    ours = f"targets.{head.name}"
+    return [
+        *body("model.", config),
+        *layer_of("head.dense", f"{ours}.transform.dense", bias=transform.bias),
+        *layer_of("head.norm", f"{ours}.transform.norm", bias=transform.norm_bias),
+        *linear("classifier", f"{ours}.output"),
+    ]
+
+
 def _architecture(
     name: str, heads: Sequence[Head], rows: Callable[[ModelConfig], Table]
 ) -> Architecture:
@@ -238,4 +321,8 @@ def _architecture(
 ARCHITECTURES = (
     _architecture("ModernBertModel", [], partial(body, "")),
     _architecture("ModernBertForMaskedLM", [mlm_config], mlm_table),
+    _architecture("ModernBertForSequenceClassification", [cls_config], head_table),
+    _architecture("ModernBertForTokenClassification", [tags_config], head_table),
+    _architecture("ModernBertForQuestionAnswering", [span_config], head_table),
+    _architecture("ModernBertForMultipleChoice", [choice_config], head_table),
 )
