@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator.config import ElasticClusterSection, JobConfig, Name, StrictModel
-from orchestrator.data.samples.kinds import SampleConfig, Samples
+from orchestrator.data.samples.kinds import LabelledConfig, SampleConfig, Samples
 from orchestrator.data.spec import CorpusConfig, TokenizerConfig
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.pretraining.model_streams import reads_pictures
 from orchestrator.pretraining.objectives import labelled_targets, sample_problems, usual_samples
 from orchestrator.training.config import EngineConfig, TrackingSection, TrainConfig, batch_problems
 
@@ -158,7 +159,10 @@ class PretrainConfig(JobConfig):
         """Whether samples are labelled images and not texts."""
         chosen = self.samples or usual_samples(self.model)
         rows = chosen is None or not chosen.columns
-        return rows and self.data.data.source == "builtin:digits" and not self.data.mixture
+        images = self.data.data.source == "builtin:digits" or (
+            isinstance(chosen, LabelledConfig) and reads_pictures(self.model)
+        )
+        return rows and images and not self.data.mixture
 
     def _length_problems(self) -> Iterator[Problem]:
         chosen = self.samples or usual_samples(self.model)

@@ -29,6 +29,7 @@ from orchestrator.data.corpora.labelled_corpus import (
 )
 from orchestrator.data.corpora.manifests import EXAMPLES, ROWS
 from orchestrator.data.media.images import ImageProcessor
+from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.processors.unknown import training_advice, unknown_note
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import CLASSES, LabelForm
@@ -103,21 +104,25 @@ class PretrainInputs:
     @cached_property
     def train(self) -> SampleDataset:
         """Samples to learn from."""
-        return self._samples(self.corpus.train)
+        return self._samples(self.corpus.train, training=True)
 
     @cached_property
     def held_out(self) -> "HeldOut":
         """Samples to measure on."""
-        return HeldOut(self._samples(self.corpus.validation), self.config.train.eval_blocks)
+        held_out = self._samples(self.corpus.validation, training=False)
+        return HeldOut(held_out, self.config.train.eval_blocks)
 
-    def _samples(self, split: TokenBlocks | Rows | Examples) -> SampleDataset:
+    def _samples(self, split: TokenBlocks | Rows | Examples, *, training: bool) -> SampleDataset:
         config, processor = self.config, self.corpus.processor
         inputs = SampleInputs(
             split,
-            None if isinstance(processor, ImageProcessor) else processor,
+            ExampleProcessor(picture=processor)
+            if isinstance(processor, ImageProcessor)
+            else processor,
             {target.type_name(): target.name for target in config.model.target},
             derive_seed(config.seed, "masking"),
             config.data.packing,
+            training,
         )
         return build_samples(config.chosen_samples, inputs)
 
@@ -154,7 +159,7 @@ def prepare_inputs(config: PretrainConfig, cache: Path) -> PretrainInputs:
     if isinstance(chosen, ExamplesConfig):
         corpus = prepare_examples(config.data, chosen, inputs_of(config.model), cache)
     elif chosen.reads != "blocks":
-        rows = prepare_labelled(config.data, cache, form_of(config))
+        rows = prepare_labelled(config.data, cache, form_of(config), _pictures(config))
         require_labels(config.model, rows.label_names, rows.train)
         corpus = rows
     ready = corpus or prepare_corpus(config.data, cache)
@@ -162,6 +167,14 @@ def prepare_inputs(config: PretrainConfig, cache: Path) -> PretrainInputs:
     if corpus is None:
         _require_samples(found)
     return found
+
+
+def _pictures(config: PretrainConfig) -> ImageProcessor | None:
+    """Return the processor of files of pictures; None: the model reads none."""
+    chosen, picture = config.chosen_samples, inputs_of(config.model).picture
+    if picture is None or not isinstance(chosen, LabelledConfig):
+        return None
+    return ImageProcessor.of_family(chosen.family, picture.side, picture.channels)
 
 
 def _num_tokens(corpus: AnyCorpus) -> int:

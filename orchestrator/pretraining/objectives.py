@@ -154,6 +154,7 @@ def _source_problems(
         yield from _example_problems(model, chosen, data)
     elif chosen.reads == "rows":
         yield from _row_problems(labelled_targets(model), chosen, data)
+        yield from _picture_problems(model, chosen, data)
     elif (data.data.labelled or data.data.examples) and not data.mixture:
         yield Problem("data.data.source", f"{source!r} is not a corpus. Use builtin:pydoc.")
 
@@ -178,10 +179,23 @@ def _row_problems(
         yield Problem(
             "data.data.source", f"{spec.source!r} has no labels. Use builtin:pydoc/<task>."
         )
-    if spec.source == "builtin:digits" and "mlm" in targets:
-        yield Problem("model.target", "images have no tokens to mask. Leave mlm out.")
     if spec.pair_column is not None and "tags" in targets:
         yield Problem("data.data.pair_column", "a row with tags has one text. Leave it out.")
+
+
+def _picture_problems(
+    model: ModelConfig, chosen: SampleConfig, data: CorpusConfig
+) -> Iterator[Problem]:
+    """Yield what has no effect on, or is not possible with, labelled pictures."""
+    pictures = reads_pictures(model) or data.data.source == "builtin:digits"
+    if pictures and "mlm" in labelled_targets(model):
+        yield Problem("model.target", "images have no tokens to mask. Leave mlm out.")
+    if not isinstance(chosen, LabelledConfig):
+        return
+    files = pictures and data.data.source != "builtin:digits"
+    for name in ("family", "crop"):
+        if not files and getattr(chosen, name) != LabelledConfig.model_fields[name].default:
+            yield Problem(f"samples.{name}", "is for files of pictures. Leave it out.")
 
 
 def _packing_problems(

@@ -1,7 +1,7 @@
 """``prepare_labelled``: labelled rows with their tokenizer, committed as one folder.
 
 The counterpart of ``corpus`` for labelled rows: the folder is named by the digest of everything
-that determines its content. Texts are Parquet, images safetensors.
+that determines its content. Texts and files of pictures are Parquet, arrays safetensors.
 """
 
 import hashlib
@@ -29,12 +29,14 @@ from orchestrator.data.rows.labels import CLASSES, LabelForm
 from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import CorpusConfig
-from orchestrator.errors import IntegrityError
+from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import commit_folder, sha256_file, temporary_sibling, verify_folder
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation")
+PICTURE = "picture"
+"""Column of the content of files of pictures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +102,10 @@ class LabelledCorpus:
 
 
 def prepare_labelled(
-    config: CorpusConfig, cache_dir: str | Path, form: LabelForm = CLASSES
+    config: CorpusConfig,
+    cache_dir: str | Path,
+    form: LabelForm = CLASSES,
+    pictures: ImageProcessor | None = None,
 ) -> LabelledCorpus:
     """Prepare labelled rows, or open them if that was done before.
 
@@ -108,17 +113,19 @@ def prepare_labelled(
         config: Source, tokenizer and longest row in tokens (``block_size``).
         cache_dir: They are committed below it as ``rows-<digest>``.
         form: The form of the label of a row.
+        pictures: Processor of files of pictures; None: the model reads none.
 
     Raises:
-        InputError: The source is missing or cannot be split.
+        InputError: The source is missing or cannot be split, or is not what the model reads.
     """
     cache = Path(cache_dir)
     task = load_task(config.data, cache, form)
+    _require_read(config, task.train, pictures)
     cache.mkdir(parents=True, exist_ok=True)
     staged = temporary_sibling(cache / "rows-new")
     staged.mkdir()
     try:
-        written = _write(config, task, form, staged)
+        written = _write(config, task, form, staged, pictures)
         later = ("cut", "notes", "unknown_share")  # fields of later versions
         left_out = {"files"} | {name for name in later if not getattr(written, name)}
         stored = written.model_dump(mode="json", exclude=left_out)
@@ -128,6 +135,26 @@ def prepare_labelled(
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return open_labelled(final)
+
+
+def _require_read(config: CorpusConfig, rows: Rows, pictures: ImageProcessor | None) -> None:
+    """Refuse rows that the model does not read.
+
+    Raises:
+        InputError: They are sounds, or pictures for a model of texts, or the reverse.
+    """
+    if rows.sounds is not None:
+        raise InputError(
+            f"{config.title}: labelled sounds are learned by finetune. Pre-training reads sounds "
+            "with their texts (samples of type transcripts)."
+        )
+    if rows.modality != "image" and pictures is not None:
+        raise InputError(f"{config.title}: the rows are texts, and the model reads pictures.")
+    if rows.pictures is not None and pictures is None:
+        raise InputError(
+            f"{config.title}: the rows are files of pictures, which the model does not read. Use a "
+            "patch part in model.embedding.parts."
+        )
 
 
 def _is_whole(path: Path) -> bool:
@@ -151,27 +178,35 @@ def open_labelled(path: Path) -> LabelledCorpus:
     images = manifest.modality == "vision"
     processor = ImageProcessor.load(path) if images else TextProcessor.load(path)
     form = FORMS[manifest.labels]
-    train, validation = (_read(path, split, images, form) for split in SPLITS)
+    train, validation = (_read(path, split, form) for split in SPLITS)
     return LabelledCorpus(path, manifest, processor, train, validation)
 
 
-def _write(config: CorpusConfig, task: TaskData, form: LabelForm, folder: Path) -> RowsManifest:
-    images = task.train.images is not None
-    processor = _processor(config, task, form)
+def _write(
+    config: CorpusConfig,
+    task: TaskData,
+    form: LabelForm,
+    folder: Path,
+    pictures: ImageProcessor | None,
+) -> RowsManifest:
+    processor = pictures if task.train.pictures else _processor(config, task, form)
+    assert processor is not None
     processor.save(folder)
     for split in SPLITS:
         rows = task.split(split)
         if rows.images is not None:
             save_file({"images": rows.images, "labels": rows.labels}, folder / _file(split, True))
         else:
-            columns = {"text": rows.texts, "label": list(rows.labels)}
+            content = rows.texts if rows.pictures is None else rows.pictures
+            name = "text" if rows.pictures is None else PICTURE
+            columns = {name: content, "label": list(rows.labels)}
             if rows.pairs is not None:
                 columns["pair"] = rows.pairs
             pq.write_table(pa.table(columns), folder / _file(split, False), compression="zstd")
     return RowsManifest(
         builder=f"ray-model-orchestrator {metadata.version('ray-model-orchestrator')}",
         config=config,
-        modality="vision" if images else "text",
+        modality="vision" if task.train.modality == "image" else "text",
         labels=form.name,
         label_names=tuple(task.label_names),
         rows={split: len(task.split(split)) for split in SPLITS},
@@ -230,10 +265,11 @@ def _file(split: str, images: bool) -> str:
     return f"{split}.safetensors" if images else f"{split}.parquet"
 
 
-def _read(path: Path, split: str, images: bool, form: LabelForm) -> Rows:
-    if images:
+def _read(path: Path, split: str, form: LabelForm) -> Rows:
+    if (path / _file(split, True)).is_file():
         arrays = load_file(path / _file(split, True))
         return Rows([], None, arrays["labels"], arrays["images"])
     table = pq.read_table(path / _file(split, False))
-    pairs = table["pair"].to_pylist() if "pair" in table.column_names else None
-    return Rows(table["text"].to_pylist(), pairs, form.stack(table["label"].to_pylist()))
+    found = {name: table[name].to_pylist() for name in table.column_names}
+    labels = form.stack(found["label"])
+    return Rows(found.get("text", []), found.get("pair"), labels, pictures=found.get(PICTURE))

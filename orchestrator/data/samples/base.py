@@ -69,6 +69,7 @@ class SampleInputs:
         targets: Type of each target of the model → its name.
         seed: seed of all random choices.
         packing: Whether the documents of a block are kept apart.
+        training: Whether the split is learned from: only then are pictures of rows cropped.
     """
 
     data: TokenBlocks | Rows | Examples
@@ -76,6 +77,7 @@ class SampleInputs:
     targets: Mapping[str, str]
     seed: int
     packing: Packing = "stream"
+    training: bool = True
 
     @property
     def blocks(self) -> TokenBlocks:

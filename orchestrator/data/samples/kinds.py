@@ -200,7 +200,8 @@ class LabelledConfig(SampleConfig):
 
     A label is a class (cls, sp, siamese), a tag per word (tags), any number of names
     (multilabel), or numbers (regression). A pair of texts is one sequence, or two streams
-    (siamese); rows with tags have one text.
+    (siamese); rows with tags have one text. Pictures come from folders, a subfolder per class, or
+    from a table of files.
     """
 
     wants = ("cls", "sp", "siamese", "tags", "multilabel", "regression")
@@ -209,6 +210,10 @@ class LabelledConfig(SampleConfig):
     type: Literal["labelled"] = "labelled"
     masking: MaskingConfig = MaskingConfig()
     """Choice of the masked tokens for a target mlm."""
+    family: PictureFamily = "vit"
+    """Files of pictures: model family whose resizing and normalization is used."""
+    crop: CropConfig | None = None
+    """Files of pictures: random crop of each training picture; null: whole pictures."""
 
 
 @samples.register("orchestrator.data.samples.prompts:ParallelSamples")

@@ -14,6 +14,7 @@ from orchestrator.data.samples.base import Batch, SampleInputs, words_of
 from orchestrator.data.samples.image_text import two_streams
 from orchestrator.data.samples.kinds import LabelledConfig, MaskingConfig
 from orchestrator.data.samples.masking import IGNORED, mask_tokens
+from orchestrator.data.samples.media_samples import LabelledPictures
 from orchestrator.errors import InputError
 
 
@@ -143,12 +144,14 @@ class LabelledSamples(ClsSamples):
     @classmethod
     def build(
         cls, config: LabelledConfig, inputs: SampleInputs
-    ) -> "LabelledSamples | LabelledPairs":
+    ) -> "LabelledSamples | LabelledPairs | LabelledPictures":
         """Build the samples of a split, in the form that the targets read."""
-        processor = None if inputs.processor is None else inputs.tokenizer
+        processor = inputs.processor if isinstance(inputs.processor, TextProcessor) else None
         if "siamese" in inputs.targets:
             return LabelledPairs(inputs.rows, processor, inputs.targets["siamese"])
         (name,) = (inputs.targets[target] for target in config.wants if target in inputs.targets)
+        if inputs.rows.pictures is not None:
+            return LabelledPictures(config, inputs, name)
         kind = TagSamples if "tags" in inputs.targets else LabelledSamples
         words = inputs.targets.get("mlm")
         return kind(inputs.rows, processor, name, words, inputs.seed, config.masking)

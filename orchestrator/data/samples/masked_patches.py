@@ -14,6 +14,7 @@ Shapes: B batch, C channels, P patches, S positions: tokens before the patches, 
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -29,16 +30,33 @@ from orchestrator.data.samples.kinds import MaskedPatchesConfig
 from orchestrator.data.samples.masking import IGNORED
 from orchestrator.errors import InputError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 ATTEMPTS = 32
 MIN_RATIO = 0.3  # of height to width of a block
 MIN_SHARE = 16 / 196  # of the patches in a block
+
+
+class Pictures(Protocol):
+    """Pictures of examples, or of labelled rows.
+
+    Attributes:
+        training: Whether they are cropped at random.
+    """
+
+    training: bool
+
+    def pictures(self, indices: IntArray) -> "list[Image]":
+        """Return the pictures."""
+        ...
 
 
 class PictureBatches:
     """Makes ``pixel_values`` of examples; crops depend on (seed, epoch, sample) alone."""
 
     def __init__(
-        self, examples: Examples, processor: ExampleProcessor, crop: CropConfig | None, seed: int
+        self, examples: Pictures, processor: ExampleProcessor, crop: CropConfig | None, seed: int
     ) -> None:
         """Take the examples of a split; only those for training are cropped.
 

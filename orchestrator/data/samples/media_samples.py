@@ -9,7 +9,7 @@ Shapes: B batch, C channels, F frames, M mel bins, N samples, K labels, T tokens
 """
 
 from io import BytesIO
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -24,10 +24,14 @@ from orchestrator.data.processors.example_processor import ExampleProcessor, Row
 from orchestrator.data.processors.readings import end_id
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.base import Batch, SampleInputs
-from orchestrator.data.samples.kinds import TranscriptsConfig
+from orchestrator.data.samples.kinds import LabelledConfig, TranscriptsConfig
+from orchestrator.data.samples.masked_patches import PictureBatches
 from orchestrator.data.samples.masking import IGNORED
 from orchestrator.data.samples.sequence_to_sequence import stack
 from orchestrator.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FEATURES, MASK = "input_features", "attention_mask"
 
@@ -85,6 +89,48 @@ class RowSounds:
         """Return the sounds at the rate of the model, [N] each."""
         files = [BytesIO((self._rows.sounds or [])[index]) for index in indices]
         return [read_sound(file, self._rate, resample=True) for file in files]
+
+
+class RowPictures:
+    """Pictures of rows, as samples of pictures read them.
+
+    Attributes:
+        training: Whether they are cropped at random.
+    """
+
+    def __init__(self, rows: Rows, training: bool) -> None:
+        self._rows, self.training = rows, training
+
+    def pictures(self, indices: IntArray) -> "list[Image]":
+        """Return the pictures."""
+        return [read_image(BytesIO((self._rows.pictures or [])[index])) for index in indices]
+
+
+class LabelledPictures:
+    """Files of pictures with their label, for pre-training: ``labels.<name>`` as the rows have."""
+
+    def __init__(self, config: LabelledConfig, inputs: SampleInputs, target_name: str) -> None:
+        """Take the rows of a split.
+
+        Raises:
+            InputError: The model's processor of pictures is missing.
+        """
+        rows = inputs.rows
+        pictures = RowPictures(rows, inputs.training)
+        self._pictures = PictureBatches(
+            pictures, inputs.example_processor, config.crop, inputs.seed
+        )
+        self._labels, self._name = rows.labels, f"labels.{target_name}"
+        self.parts = (len(rows),)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
+        """Decode a batch."""
+        pixels = np.ascontiguousarray(self._pictures(indices, epoch))
+        labels = torch.from_numpy(self._labels[indices])
+        return {"pixel_values": torch.from_numpy(pixels), self._name: labels}
 
 
 class MediaSamples:
