@@ -13,8 +13,7 @@ from orchestrator.arrays import IntArray
 from orchestrator.data.randomness import Purpose, draw, uniform
 from orchestrator.data.samples.base import Batch, SampleInputs, block_batch
 from orchestrator.data.samples.kinds import SampleConfig
-from orchestrator.data.samples.masking import FIRST_WORD, IGNORED
-from orchestrator.data.spec import MASK
+from orchestrator.data.samples.masking import IGNORED
 
 
 class WindowSamples:
@@ -33,6 +32,9 @@ class WindowSamples:
         self._blocks, self.parts = inputs.blocks, inputs.blocks.parts
         self._width = max(1, round(config.share * inputs.blocks.block_size))
         self._inputs = inputs
+        roles = self._roles = inputs.blocks.roles
+        self._mask = roles.require("mask", "masked windows")
+        self._ordinary = roles.ordinary(inputs.tokenizer.vocab_size)
 
     @classmethod
     def build(cls, config: Config, inputs: SampleInputs) -> "WindowSamples":
@@ -48,6 +50,7 @@ class WindowSamples:
         luck = uniform(draw(self._inputs.seed, Purpose.MASK, epoch, indices, 1)[0])
         first = (luck * (ids.shape[1] - self._width + 1)).astype(np.int64)
         offset = np.arange(ids.shape[1]) - first
-        chosen = (offset >= 0) & (offset < self._width) & (ids >= FIRST_WORD)
+        chosen = (offset >= 0) & (offset < self._width) & self._ordinary[ids]
         labels = {self._inputs.targets["mlm"]: np.where(chosen, ids, IGNORED)}
-        return block_batch(np.where(chosen, MASK, ids), ids, labels, self._inputs.packing)
+        hidden = np.where(chosen, self._mask, ids)
+        return block_batch(hidden, ids, labels, self._inputs.packing, self._roles)

@@ -13,7 +13,6 @@ from typing import Final
 import numpy as np
 
 from orchestrator.arrays import AnyArray, Float32Array, IntArray
-from orchestrator.data.spec import PAD
 from orchestrator.inference.inputs import Tokens
 
 EMBEDDING_MASK: Final = "embedding_mask"
@@ -82,7 +81,7 @@ def padded_tokens(sequences: Sequence[Tokens]) -> int:
     return len(sequences) * max(map(len, sequences))
 
 
-def pad(sequences: Sequence[Tokens], pad_id: int = PAD) -> dict[str, IntArray]:
+def pad(sequences: Sequence[Tokens], pad_id: int) -> dict[str, IntArray]:
     """Return ``input_ids``, ``attention_mask`` and ``token_type_ids``, each [B, S] int64.
 
     ``embedding_mask`` too, where a sequence has tokens that the pooling of embeddings leaves out.

@@ -17,7 +17,6 @@ from orchestrator.arrays import AnyArray, Float32Array, IntArray
 from orchestrator.data.processors.example_processor import RowProcessor, open_processor
 from orchestrator.data.processors.readings import Reading
 from orchestrator.data.rows.rows import Rows
-from orchestrator.data.spec import PAD
 from orchestrator.errors import InputError, IntegrityError, StageError
 from orchestrator.inference.batching import Outputs as SequenceOutputs
 from orchestrator.inference.batching import pad, run_sorted, unpadded
@@ -94,7 +93,7 @@ class Predictor:
         self.embedding_reader: EmbeddingReader | None = None
         if self.reader is not None:
             self.embedding_reader = EmbeddingReader(self.reader, statement, model.max_length)
-        self._pad_id = PAD if words is None else words.settings.pad_id
+        self._pad_id = 0 if words is None else words.settings.pad_id
 
     @classmethod
     def open(

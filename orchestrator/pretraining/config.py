@@ -164,6 +164,12 @@ class PretrainConfig(JobConfig):
         )
         return rows and images and not self.data.mixture
 
+    @property
+    def wordless(self) -> bool:
+        """Whether nothing is tokenized."""
+        columns = self.chosen_samples.columns
+        return self.reads_images or bool(columns and "text" not in columns)
+
     def _length_problems(self) -> Iterator[Problem]:
         chosen = self.samples or usual_samples(self.model)
         if chosen is not None and chosen.columns:

@@ -30,6 +30,7 @@ from orchestrator.data.corpora.labelled_corpus import (
 from orchestrator.data.corpora.manifests import EXAMPLES, ROWS
 from orchestrator.data.media.images import ImageProcessor
 from orchestrator.data.processors.example_processor import ExampleProcessor
+from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.processors.unknown import training_advice, unknown_note
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import CLASSES, LabelForm
@@ -45,6 +46,7 @@ from orchestrator.modeling.targets.stream_configs import SiameseConfig
 from orchestrator.modeling.targets.token_configs import TagsConfig
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.model_streams import inputs_of
+from orchestrator.pretraining.objectives import labelled_targets
 from orchestrator.pretraining.state import PretrainJob
 from orchestrator.storage import read_json
 from orchestrator.training.seeding import derive_seed
@@ -152,9 +154,10 @@ def prepare_inputs(config: PretrainConfig, cache: Path) -> PretrainInputs:
     Raises:
         ConfigError: The config fixes a smaller vocabulary than the tokenizer's.
         InputError: The source is missing, has other labels than the model's targets ask for, or
-            too little for these samples.
+            too little for these samples, or the named tokenizer lacks a special token.
     """
     chosen = config.chosen_samples
+    named_tokenizer(config)
     corpus: AnyCorpus | None = None
     if isinstance(chosen, ExamplesConfig):
         corpus = prepare_examples(config.data, chosen, inputs_of(config.model), cache)
@@ -175,6 +178,23 @@ def _pictures(config: PretrainConfig) -> ImageProcessor | None:
     if picture is None or not isinstance(chosen, LabelledConfig):
         return None
     return ImageProcessor.of_family(chosen.family, picture.side, picture.channels)
+
+
+def named_tokenizer(config: PretrainConfig) -> TextProcessor | None:
+    """Return the tokenizer that a job names; None: one is trained, or there are no words.
+
+    Raises:
+        InputError: It lacks a special token that the samples need; says what to do.
+    """
+    path = config.data.prepared or config.data.tokenizer.path
+    if path is None or config.wordless:
+        return None
+    processor, chosen = TextProcessor.load(path), config.chosen_samples
+    use = f"samples of type {chosen.type_name()!r}"
+    processor.roles.require_all(chosen.needs(labelled_targets(config.model)), use)
+    if chosen.reads == "blocks":
+        processor.roles.opening  # noqa: B018 - refuses a tokenizer that cannot separate documents
+    return processor
 
 
 def _num_tokens(corpus: AnyCorpus) -> int:

@@ -14,7 +14,7 @@ from orchestrator.modeling.cost import (
 )
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.estimate_memory import WorkerMemory, show_bytes, worker_memory
-from orchestrator.pretraining.inputs import form_of, require_labels
+from orchestrator.pretraining.inputs import form_of, named_tokenizer, require_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +84,10 @@ def make_plan(config: PretrainConfig) -> Plan:
 
 def expected_vocabulary(config: PretrainConfig) -> int:
     """Return how many tokens the tokenizer will have at most; images need none."""
-    if _wordless(config):
+    if config.wordless:
         return 0
-    path = config.data.prepared or config.data.tokenizer.path
-    if path is None:
-        return config.data.tokenizer.vocab_size
-    from orchestrator.data.processors.text import TextProcessor
-
-    processor = TextProcessor.load(path)
-    processor.require_our_numbers()
-    return int(processor.vocab_size)
-
-
-def _wordless(config: PretrainConfig) -> bool:
-    """Return whether nothing is tokenized."""
-    columns = config.chosen_samples.columns
-    return config.reads_images or bool(columns and "text" not in columns)
+    processor = named_tokenizer(config)
+    return config.data.tokenizer.vocab_size if processor is None else processor.vocab_size
 
 
 def describe(plan: Plan) -> str:
@@ -164,7 +152,7 @@ def _samples(config: PretrainConfig) -> str:
 
 def _tokenizer(config: PretrainConfig) -> str:
     tokenizer = config.data.tokenizer
-    if _wordless(config):
+    if config.wordless:
         return "none: images"
     return tokenizer.path or f"{tokenizer.type}, {tokenizer.vocab_size} tokens"
 

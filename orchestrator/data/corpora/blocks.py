@@ -1,9 +1,10 @@
 """Packed token blocks on disk: documents end to end, cut into blocks, read through a memory map.
 
-A document is framed ``[CLS] tokens [SEP]`` and documents follow one another without a gap; only the
-last block of a file is padded, so no token is lost. The three special tokens never come from text,
-therefore they mark the document boundaries and the padding, and nothing else has to be stored. The
-writer of a split also stores the borders of its documents and sentences beside the blocks.
+A document is framed as its tokenizer frames a text (``[CLS] tokens [SEP]``, see
+``processors.roles``) and documents follow one another without a gap; only the last block of a file
+is padded, so no token is lost. The special tokens never come from text, therefore they mark the
+document boundaries and the padding, and nothing else has to be stored. The writer of a split also
+stores the borders of its documents and sentences beside the blocks.
 
 Shapes: B batch, S block size, V vocabulary.
 """
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from orchestrator.arrays import IntArray
 from orchestrator.data.corpora.border_table import BORDERS, BorderTable, borders_path
-from orchestrator.data.spec import CLS, PAD, SEP
+from orchestrator.data.processors.roles import OURS, Roles
 from orchestrator.errors import IntegrityError
 
 TOKENS_PER_BATCH = 1 << 20  # written at once
@@ -26,6 +27,7 @@ COUNTED_TOKENS = 1 << 26  # a larger sample does not improve the frequencies
 COUNTED_BLOCKS = 1024  # read at once
 COLUMN = "input_ids"
 ROWS_PER_BATCH = 1 << 14
+OUTSIDE = -1  # what stands before the first and after the last block
 
 
 class BlockWriter:
@@ -37,11 +39,13 @@ class BlockWriter:
         position: Length of the stream so far, padding included.
     """
 
-    def __init__(self, path: Path, block_size: int, vocab_size: int) -> None:
+    def __init__(self, path: Path, block_size: int, vocab_size: int, roles: Roles) -> None:
         self.documents = 0
         self.tokens = 0
         self.position = 0
         self._block_size = block_size
+        self._opening, self._closing = roles.opening, roles.closing
+        self._filler = roles.filler
         token = pa.uint16() if vocab_size <= 1 << 16 else pa.int32()
         self._dtype = token.to_pandas_dtype()
         self._type = pa.list_(token, block_size)
@@ -72,7 +76,7 @@ class BlockWriter:
             The number of blocks so far.
         """
         missing = -self.position % self._block_size
-        self._append([PAD] * missing)
+        self._append([self._filler] * missing)
         return self.position // self._block_size
 
     def add(self, ids: list[int]) -> int:
@@ -81,10 +85,11 @@ class BlockWriter:
         Returns:
             The position of its first token in the stream.
         """
-        begin = self.position + 1
-        self._append([CLS, *ids, SEP])
+        begin = self.position + len(self._opening)
+        framed = [*self._opening, *ids, *self._closing]
+        self._append(framed)
         self.documents += 1
-        self.tokens += len(ids) + 2
+        self.tokens += len(framed)
         if self._waiting >= max(TOKENS_PER_BATCH, self._block_size):
             self._write()
         return begin
@@ -109,6 +114,7 @@ class TokenBlocks:
     Attributes:
         block_size: S.
         parts: Number of blocks of each source that the tokens come from.
+        roles: Special tokens of the tokenizer that made the tokens.
     """
 
     def __init__(
@@ -117,8 +123,10 @@ class TokenBlocks:
         block_size: int,
         borders: BorderTable | None = None,
         parts: tuple[int, ...] | None = None,
+        roles: Roles = OURS,
     ) -> None:
         """Wrap arrays of token ids, each [blocks, S]."""
+        self.roles = roles
         self._chunks = list(chunks)
         self._borders = borders
         self._lay_out([len(chunk) for chunk in self._chunks], block_size, parts)
@@ -129,12 +137,15 @@ class TokenBlocks:
         self.parts = parts or (len(self),)
 
     @classmethod
-    def open(cls, path: Path, parts: tuple[int, ...] | None = None) -> "TokenBlocks":
+    def open(
+        cls, path: Path, parts: tuple[int, ...] | None = None, roles: Roles = OURS
+    ) -> "TokenBlocks":
         """Open a file of :class:`BlockWriter` without reading it into memory.
 
         Args:
             path: The file; the borders, if stored, lie beside it.
             parts: Number of blocks of each source; None: there is one source.
+            roles: Special tokens of the tokenizer; default: those of one trained here.
 
         Raises:
             IntegrityError: The file is missing or damaged.
@@ -142,7 +153,7 @@ class TokenBlocks:
         chunks, size = map_blocks(path)
         beside = borders_path(path)
         borders = BorderTable([beside], [0]) if beside.is_file() else None
-        return cls(chunks, size, borders, parts)
+        return cls(chunks, size, borders, parts, roles)
 
     @property
     def borders(self) -> BorderTable | None:
@@ -177,16 +188,16 @@ class TokenBlocks:
         return self._chunks[number].reshape(-1)[start:stop].astype(np.int64)
 
     def following(self, indices: IntArray) -> IntArray:
-        """Return the token that comes after each block, [PAD] after the last: int64 [B]."""
+        """Return the token that comes after each block, -1 after the last: int64 [B]."""
         return self._edge(indices + 1, 0)
 
     def preceding(self, indices: IntArray) -> IntArray:
-        """Return the token that comes before each block, [PAD] before the first: int64 [B]."""
+        """Return the token that comes before each block, -1 before the first: int64 [B]."""
         return self._edge(indices - 1, -1)
 
     def _edge(self, neighbours: IntArray, position: int) -> IntArray:
         inside = (neighbours >= 0) & (neighbours < len(self))
-        found = np.full(len(neighbours), PAD, dtype=np.int64)
+        found = np.full(len(neighbours), OUTSIDE, dtype=np.int64)
         found[inside] = self.rows(neighbours[inside])[:, position]
         return found
 
@@ -227,8 +238,8 @@ def map_blocks(path: Path) -> tuple[list[npt.NDArray[np.integer]], int]:
 class SplitWriter(BlockWriter):
     """Write the tokens of one split with the borders of its documents and sentences."""
 
-    def __init__(self, path: Path, block_size: int, vocab_size: int) -> None:
-        super().__init__(path, block_size, vocab_size)
+    def __init__(self, path: Path, block_size: int, vocab_size: int, roles: Roles) -> None:
+        super().__init__(path, block_size, vocab_size, roles)
         self._rows: list[tuple[IntArray, IntArray, IntArray]] = []
         self._unwritten = 0
         self._borders = pa.ipc.new_file(str(borders_path(path)), BORDERS)

@@ -17,13 +17,14 @@ import numpy as np
 
 from orchestrator.data.corpora.blocks import TokenBlocks
 from orchestrator.data.corpora.manifests import CORPUS_FORMAT, CorpusManifest
-from orchestrator.data.processors.subwords import sentinel_ids
-from orchestrator.data.processors.text import TOKENIZER, TextProcessor
+from orchestrator.data.processors.roles import OURS, Roles
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.processors.tokenizer_files import TOKENIZER
 from orchestrator.data.sharded.build import build, check_corpus, uncommit
 from orchestrator.data.sharded.contracts import SPLITS, CorpusJob, Mapper, Watch, in_turn, no_watch
 from orchestrator.data.sharded.shard import ShardedBlocks, blocks_file
 from orchestrator.data.sources.opening import open_documents
-from orchestrator.data.spec import SPECIAL_TOKENS, CorpusConfig
+from orchestrator.data.spec import CorpusConfig
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import locked, sha256_file
 from orchestrator.storage.commit import MANIFEST_NAME
@@ -81,11 +82,11 @@ class Corpus:
         """Return the loss in nats per token of a model that knows only token frequencies.
 
         Cross-entropy of the validation tokens under the token frequencies of train (one added to
-        every count), special tokens left out. A model that has learned anything is below it. Very
-        large splits are sampled, see ``TokenBlocks.counts``.
+        every count), special and added tokens left out. A model that has learned anything is below
+        it. Very large splits are sampled, see ``TokenBlocks.counts``.
         """
-        size, first = self.processor.vocab_size, len(SPECIAL_TOKENS)
-        words = slice(first, size - len(sentinel_ids(self.processor.tokenizer)))
+        size = self.processor.vocab_size
+        words = self.processor.roles.drawable(size)
         seen = self.train.counts(size)[words] + 1
         asked = self.validation.counts(size)[words]
         return float(-(asked * np.log(seen / seen.sum())).sum() / max(asked.sum(), 1))
@@ -148,8 +149,9 @@ def open_corpus(path: Path, thorough: bool = True) -> Corpus:
         IntegrityError: It does not match its manifest.
     """
     manifest = check_corpus(path, thorough)
-    train, validation = (_blocks(path, manifest, split) for split in SPLITS)
-    return Corpus(path, manifest, TextProcessor.load(path), train, validation)
+    processor = TextProcessor.load(path)
+    train, validation = (_blocks(path, manifest, split, processor.roles) for split in SPLITS)
+    return Corpus(path, manifest, processor, train, validation)
 
 
 def _opened(path: Path) -> Corpus | None:
@@ -162,10 +164,10 @@ def _opened(path: Path) -> Corpus | None:
         return None
 
 
-def _blocks(path: Path, manifest: CorpusManifest, split: str) -> TokenBlocks:
+def _blocks(path: Path, manifest: CorpusManifest, split: str, roles: Roles) -> TokenBlocks:
     sizes = [shard.blocks[split] for shard in manifest.shards]
     paths = [path / blocks_file(split, number) for number in range(len(sizes))]
-    return ShardedBlocks(paths, sizes, manifest.block_size, manifest.blocks[split])
+    return ShardedBlocks(paths, sizes, manifest.block_size, manifest.blocks[split], roles)
 
 
 def _job(config: CorpusConfig, cache: Path) -> CorpusJob:
@@ -187,7 +189,7 @@ def _job(config: CorpusConfig, cache: Path) -> CorpusJob:
 def _digest(config: CorpusConfig, identities: Sequence[Mapping[str, object]]) -> str:
     tokenizer = config.tokenizer.model_dump()
     if config.tokenizer.path is not None:
-        tokenizer = {"sha256": _tokenizer_hash(Path(config.tokenizer.path))}
+        tokenizer = _identity(Path(config.tokenizer.path))
     decides = {
         "format": CORPUS_FORMAT,
         "documents": list(identities),
@@ -201,10 +203,14 @@ def _digest(config: CorpusConfig, identities: Sequence[Mapping[str, object]]) ->
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _tokenizer_hash(folder: Path) -> str:
+def _identity(folder: Path) -> dict[str, object]:
+    """Return what decides the tokens: the tokenizer's file, and the frames its others name."""
     if not (folder / TOKENIZER).is_file():
         raise InputError(
             f"tokenizer.path: {folder} holds no {TOKENIZER}. Give a folder with one, or leave path "
             "out to train a tokenizer."
         )
-    return sha256_file(folder / TOKENIZER)
+    roles = TextProcessor.load(folder).roles
+    frame, ours = ((each.opening, each.closing, each.filler) for each in (roles, OURS))
+    found: dict[str, object] = {"sha256": sha256_file(folder / TOKENIZER)}
+    return found if frame == ours else {**found, "frame": frame}

@@ -28,7 +28,8 @@ from orchestrator.data.corpora.manifests import (
 from orchestrator.data.media.inputs import ModelInputs
 from orchestrator.data.media.patch_codes import Codebook, patches_of
 from orchestrator.data.processors.example_processor import ExampleProcessor, new_processor
-from orchestrator.data.processors.text import TOKENIZER, TextProcessor, chosen_tokenizer
+from orchestrator.data.processors.text import TextProcessor, chosen_tokenizer
+from orchestrator.data.processors.tokenizer_files import TOKENIZER
 from orchestrator.data.samples.kinds import ExamplesConfig, MaskedPatchesConfig
 from orchestrator.data.sources.contents import TRAIN, VALIDATION, Entry
 from orchestrator.data.sources.lines import REPAIRED

@@ -9,7 +9,8 @@ from orchestrator.data.media.audio import SETTINGS, AudioProcessor
 from orchestrator.data.media.images import ImageProcessor
 from orchestrator.data.media.inputs import ModelInputs
 from orchestrator.data.media.patch_codes import CODEBOOK, Codebook
-from orchestrator.data.processors.text import TOKENIZER, TextProcessor
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.processors.tokenizer_files import TOKENIZER
 from orchestrator.data.samples.kinds import ExamplesConfig, TranscriptsConfig
 from orchestrator.errors import InputError
 

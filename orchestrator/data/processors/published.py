@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Encoding
 
 TRANSLATION = "translation.json"
 FILES = (
@@ -71,7 +71,3 @@ class Published:
             return list(encoding.ids)
         pairs = zip(encoding.tokens, encoding.ids, strict=True)
         return [self.ids.get(token, number) for token, number in pairs]
-
-    def beyond(self, tokenizer: "Tokenizer") -> int:
-        """Return how many tokens of ``tokenizer.json`` stand for another one."""
-        return sum(tokenizer.token_to_id(token) is not None for token in self.ids)

@@ -185,16 +185,8 @@ def place_of(reading: Reading, start: int, end: int) -> tuple[int, int] | None:
 
 
 def end_id(processor: TextProcessor) -> int:
-    """Return the token that ends a text: the end token, else the separator.
-
-    Raises:
-        InputError: the tokenizer has neither.
-    """
-    special = processor.settings.special
-    found = special.get("eos", special.get("sep"))
-    if found is None:
-        raise InputError("this tokenizer has no token that ends a text (eos or sep).")
-    return found
+    """Return the token that ends a text; see `Roles.ending`."""
+    return processor.roles.ending
 
 
 def prompt_ids(

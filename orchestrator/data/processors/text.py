@@ -3,8 +3,8 @@
 The folder form is what ``transformers`` opens: ``tokenizer.json`` (read by
 ``PreTrainedTokenizerFast``), ``tokenizer_config.json`` (so that ``AutoTokenizer`` knows the class)
 and ``preprocessor_config.json`` (kind and input limit, ours). Tokenizers trained here have the five
-special tokens at ids 0 to 4, others anywhere; how texts are framed is what their ``tokenizer.json``
-says.
+special tokens at ids 0 to 4, others anywhere (see ``processors.roles``). The ``tokenizer.json`` of
+a tokenizer that was read is written again byte by byte.
 
 Text never produces special tokens: "[MASK]" written in a text is tokenized like any other word.
 
@@ -22,22 +22,20 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from orchestrator.data.processors.published import TARGET, Published
-from orchestrator.data.processors.subwords import (
+from orchestrator.data.processors.roles import Roles, roles_of
+from orchestrator.data.processors.subwords import Texts, Training, add_sentinels, train_tokenizer
+from orchestrator.data.processors.tokenizer_files import (
     DEFAULT_MAX_LENGTH,
     HUGGING_FACE,
     SETTINGS,
     TOKENIZER,
     Kind,
     Side,
-    Texts,
     TokenizerSettings,
-    Training,
-    add_sentinels,
     continues_word,
     read_settings,
-    train_tokenizer,
 )
-from orchestrator.data.spec import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, CorpusConfig
+from orchestrator.data.spec import SPECIAL_TOKENS, CorpusConfig
 from orchestrator.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,7 +57,17 @@ class TextProcessor:
         target: The tokenizer of what a model writes; this one, except for Marian's.
     """
 
-    def __init__(self, tokenizer: Tokenizer, settings: TokenizerSettings) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, settings: TokenizerSettings, content: bytes | None = None
+    ) -> None:
+        """Take a tokenizer.
+
+        Args:
+            tokenizer: The tokenizer; its padding and truncation are switched off.
+            settings: What its file does not hold.
+            content: Its file, if it was read from one.
+        """
+        self._content = content
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True
@@ -107,27 +115,15 @@ class TextProcessor:
         if not (folder / TOKENIZER).is_file():
             raise InputError(f"{folder} holds no {TOKENIZER}. Give the folder of a tokenizer.")
         try:
-            tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-            processor = cls(tokenizer, read_settings(folder, tokenizer))
+            content = (folder / TOKENIZER).read_bytes()
+            tokenizer = Tokenizer.from_buffer(content)
+            processor = cls(tokenizer, read_settings(folder, tokenizer), content)
             processor.published = Published.load(folder)
             if (folder / TARGET / TOKENIZER).is_file():
                 processor.target = cls.load(folder / TARGET)
         except Exception as error:
             raise InputError(f"{folder} holds no readable tokenizer: {error}") from error
         return processor
-
-    def require_our_numbers(self) -> None:
-        """Refuse a tokenizer that cannot make samples for pre-training.
-
-        Raises:
-            InputError: Its special tokens are not at 0 to 4.
-        """
-        found = [self.tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
-        if found != list(range(len(SPECIAL_TOKENS))):
-            raise InputError(
-                f"{', '.join(SPECIAL_TOKENS)} have ids {found} in this tokenizer, not 0 to 4. For "
-                "pre-training, train the tokenizer here or renumber it."
-            )
 
     def save(self, folder: str | Path) -> None:
         """Write the three files, and those that came beside them, into a folder."""
@@ -136,7 +132,11 @@ class TextProcessor:
         self.published.save(folder)
         if self.target is not self:
             self.target.save(folder / TARGET)
-        self.tokenizer.save(str(folder / TOKENIZER))
+        content = self._content
+        if content is not None and _same(content, self.tokenizer):
+            (folder / TOKENIZER).write_bytes(content)
+        else:
+            self.tokenizer.save(str(folder / TOKENIZER))
         settings = {
             "processor_type": "text",
             "kind": self.kind,
@@ -153,13 +153,19 @@ class TextProcessor:
         hugging_face = dict(self.settings.config or ours)
         if self.max_length != self.settings.max_length:
             hugging_face["model_max_length"] = self.max_length
-        for name, content in ((SETTINGS, settings), (HUGGING_FACE, hugging_face)):
-            (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        for name, values in ((SETTINGS, settings), (HUGGING_FACE, hugging_face)):
+            (folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids."""
-        return int(self.tokenizer.get_vocab_size()) - self.published.beyond(self.tokenizer)
+        """Number of token ids; some may have no token."""
+        numbers = {**self.tokenizer.get_vocab(), **self.published.ids}
+        return max(numbers.values(), default=-1) + 1
+
+    @cached_property
+    def roles(self) -> Roles:
+        """Its special tokens by role, and how it frames texts."""
+        return roles_of(self.tokenizer, self.settings)
 
     @cached_property
     def continues(self) -> npt.NDArray[np.bool_]:
@@ -299,6 +305,14 @@ class TextProcessor:
         return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
+def _same(content: bytes, tokenizer: Tokenizer) -> bool:
+    """Return whether a tokenizer is still the one of a file, but for padding and truncation."""
+    stored = Tokenizer.from_buffer(content)
+    stored.no_padding()
+    stored.no_truncation()
+    return bool(stored.to_str() == tokenizer.to_str())
+
+
 def cut_pair(first: int, second: int, limit: int) -> tuple[int, int]:
     """Return the lengths to which two sequences are cut, the longer one first."""
     short, long = sorted((first, second))
@@ -309,19 +323,6 @@ def cut_pair(first: int, second: int, limit: int) -> tuple[int, int]:
     return (long, short) if first > second else (short, long)
 
 
-__all__ = [
-    "CLS",
-    "DEFAULT_MAX_LENGTH",
-    "MASK",
-    "PAD",
-    "SEP",
-    "SPECIAL_TOKENS",
-    "TOKENIZER",
-    "UNK",
-    "TextProcessor",
-]
-
-
 def chosen_tokenizer(config: CorpusConfig, texts: Texts) -> TextProcessor:
     """Load the tokenizer that the config names, or train one.
 
@@ -330,12 +331,11 @@ def chosen_tokenizer(config: CorpusConfig, texts: Texts) -> TextProcessor:
         texts: What to train it on; not read where one is named.
 
     Raises:
-        InputError: The named one is not there, or numbers its special tokens in another way.
+        InputError: The named one is not there.
     """
     settings, length = config.tokenizer, config.block_size
     if settings.path is not None:
         processor = TextProcessor.load(settings.path)
-        processor.require_our_numbers()
         processor.max_length = length
         return processor
     learned = settings.vocab_size - settings.sentinels

@@ -5,15 +5,16 @@ A batch is a dictionary of tensors: ``input_ids``, ``attention_mask``, ``token_t
 ``labels.<name>``. Label -100 means "not predicted", so that every id can be learned, 0 included.
 
 Blocks whose documents are kept apart also have ``document_ids`` and ``position_ids``. A document
-begins with [CLS]; tokens before the first [CLS] of a block are the rest of an earlier document, and
-count as a separate document. Padding belongs to the last document, but is masked. Krell et al. 2021
-(arXiv 2107.02027), section 3.2: positions restart with each document, and attention stays inside
-it, so a document in a block has the same result as alone.
+begins with the first token of its frame ([CLS], see ``processors.roles``); tokens before the first
+one of a block are the rest of an earlier document, and count as a separate document. Padding
+belongs to the last document, but is masked. Krell et al. 2021 (arXiv 2107.02027), section 3.2:
+positions restart with each document, and attention stays inside it, so a document in a block has
+the same result as alone.
 
 Shapes: B batch, S length.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -22,15 +23,14 @@ import torch
 from torch import Tensor
 
 from orchestrator.arrays import IntArray
-from orchestrator.data.corpora.blocks import TokenBlocks
+from orchestrator.data.corpora.blocks import OUTSIDE, TokenBlocks
 from orchestrator.data.corpora.example_rows import Examples
 from orchestrator.data.processors.example_processor import ExampleProcessor
-from orchestrator.data.processors.subwords import sentinel_ids
+from orchestrator.data.processors.roles import Roles
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.kinds import SampleConfig, samples
 from orchestrator.data.samples.masking import IGNORED
-from orchestrator.data.spec import CLS, PAD
 from orchestrator.errors import InputError
 
 Batch = dict[str, Tensor]
@@ -145,19 +145,22 @@ def build_samples(config: SampleConfig, inputs: SampleInputs) -> SampleDataset:
     return built
 
 
-def words_of(processor: TextProcessor) -> int:
-    """Return the number of ids before the sentinels of a tokenizer, special ones included."""
-    return len(processor.continues) - len(sentinel_ids(processor.tokenizer))
-
-
 def next_tokens(blocks: TokenBlocks, indices: IntArray, ids: IntArray) -> IntArray:
-    """Return the token after each of ``ids`` [B, S] in its document, -100 after the last."""
+    """Return the token after each of ``ids`` [B, S] in its document, -100 after the last.
+
+    The mark of the next document is predicted only where it also ends a text (see ``Roles``).
+    """
+    roles = blocks.roles
     after = np.concatenate([ids[:, 1:], blocks.following(indices)[:, None]], axis=1)
-    return np.where((after == CLS) | (after == PAD), IGNORED, after)
+    unknown = after == OUTSIDE
+    unknown[:, :-1] |= roles.padding(ids)[:, 1:]
+    if not roles.opening_ends:
+        unknown |= after == roles.opening[0]
+    return np.where(unknown, IGNORED, after)
 
 
 def block_batch(
-    inputs: IntArray, ids: IntArray, labels: dict[str, IntArray], packing: Packing = "stream"
+    inputs: IntArray, ids: IntArray, labels: dict[str, IntArray], packing: Packing, roles: Roles
 ) -> Batch:
     """Return a batch of blocks.
 
@@ -166,29 +169,38 @@ def block_batch(
         ids: The original tokens, int64 [B, S]; they mark padding and documents.
         labels: Labels of each target.
         packing: Whether the documents of a block are kept apart.
+        roles: Special tokens of the blocks.
     """
     arrays = {
         "input_ids": inputs,
-        "attention_mask": (ids != PAD).astype(np.int64),
+        "attention_mask": (~roles.padding(ids)).astype(np.int64),
         "token_type_ids": np.zeros_like(ids),
-        **layout(ids, packing),
+        **layout(ids, packing, roles),
         **{f"labels.{name}": array for name, array in labels.items()},
     }
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def document_ids(ids: IntArray) -> IntArray:
+def stack(sequences: Sequence[IntArray], filler: int) -> IntArray:
+    """Stack sequences of different lengths, filled up on the right: [B, longest]."""
+    found = np.full((len(sequences), max(map(len, sequences))), filler, dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        found[row, : len(sequence)] = sequence
+    return found
+
+
+def document_ids(ids: IntArray, roles: Roles) -> IntArray:
     """Return the number of the document of each token within its block: int64 [B, S]."""
-    return np.cumsum(ids == CLS, axis=1)
+    return np.cumsum(roles.begins(ids), axis=1)
 
 
-def document_starts(ids: IntArray) -> IntArray:
+def document_starts(ids: IntArray, roles: Roles) -> IntArray:
     """Return where in its block the document of each token begins: int64 [B, S]."""
     place = np.arange(ids.shape[1])
-    return np.maximum.accumulate(np.where(ids == CLS, place, 0), axis=1)
+    return np.maximum.accumulate(np.where(roles.begins(ids), place, 0), axis=1)
 
 
-def layout(ids: IntArray, packing: Packing) -> dict[str, IntArray]:
+def layout(ids: IntArray, packing: Packing, roles: Roles) -> dict[str, IntArray]:
     """Return what a model needs to keep the documents of a block apart; nothing for a stream.
 
     Returns:
@@ -196,5 +208,5 @@ def layout(ids: IntArray, packing: Packing) -> dict[str, IntArray]:
     """
     if packing == "stream":
         return {}
-    position_ids = np.arange(ids.shape[1]) - document_starts(ids)
-    return {"document_ids": document_ids(ids), "position_ids": position_ids}
+    position_ids = np.arange(ids.shape[1]) - document_starts(ids, roles)
+    return {"document_ids": document_ids(ids, roles), "position_ids": position_ids}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from orchestrator.arrays import BoolArray, IntArray
-from orchestrator.data.corpora.blocks import TokenBlocks
+from orchestrator.data.corpora.blocks import OUTSIDE, TokenBlocks
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.randomness import Purpose, draw, uniform
 from orchestrator.data.samples.base import (
@@ -29,7 +29,6 @@ from orchestrator.data.samples.base import (
     block_batch,
     document_starts,
     next_tokens,
-    words_of,
 )
 from orchestrator.data.samples.kinds import (
     MaskedConfig,
@@ -39,8 +38,7 @@ from orchestrator.data.samples.kinds import (
     PrefixConfig,
     ReplacedConfig,
 )
-from orchestrator.data.samples.masking import FIRST_WORD, IGNORED, mask_tokens
-from orchestrator.data.spec import CLS, PAD
+from orchestrator.data.samples.masking import IGNORED, Vocabulary, mask_tokens
 
 
 class MlmSamples:
@@ -57,8 +55,9 @@ class MlmSamples:
     ) -> None:
         self._blocks = blocks
         self.parts = blocks.parts
-        self._continues = processor.continues
-        self._words = words_of(processor)
+        self._roles = blocks.roles
+        self._roles.require("mask", "masked tokens")
+        self._vocabulary = Vocabulary.of(processor.continues, self._roles)
         self._packing: Packing = packing
         self._target = target_name
         self._seed = seed
@@ -83,17 +82,17 @@ class MlmSamples:
         """Build a batch of masked blocks."""
         ids = self._blocks.rows(indices)
         masked, labels = mask_tokens(
-            ids, indices, epoch, self._seed, self._continues, self._masking, self._words
+            ids, indices, epoch, self._seed, self._vocabulary, self._masking
         )
-        return block_batch(masked, ids, {self._target: labels}, self._packing)
+        return block_batch(masked, ids, {self._target: labels}, self._packing, self._roles)
 
 
 class LmSamples:
     """Blocks with the next token of each position: ``labels.<name>`` [B, S], already shifted.
 
     The last position predicts the first token of the next block, so every token except the first
-    of each document is predicted once. [CLS] and [PAD] are never predicted: nothing before a
-    document determines it.
+    of each document is predicted once. Padding and the token that only begins a document ([CLS])
+    are never predicted: nothing before a document determines it.
     """
 
     def __init__(
@@ -121,7 +120,7 @@ class LmSamples:
         del epoch
         ids = self._blocks.rows(indices)
         labels = {self._target: next_tokens(self._blocks, indices, ids)}
-        return block_batch(ids, ids, labels, self._packing)
+        return block_batch(ids, ids, labels, self._packing, self._blocks.roles)
 
 
 class BilmSamples:
@@ -150,10 +149,12 @@ class BilmSamples:
         del epoch
         ids = self._blocks.rows(indices)
         before = np.concatenate([self._blocks.preceding(indices)[:, None], ids[:, :-1]], axis=1)
-        known = (ids != CLS) & (ids != PAD) & (before != PAD)
+        roles = self._blocks.roles
+        known = ~roles.begins(ids) & ~roles.padding(ids) & (before != OUTSIDE)
         backward = np.where(known, before, IGNORED)
         forward = next_tokens(self._blocks, indices, ids)
-        return block_batch(ids, ids, {self._target: np.stack([forward, backward], axis=-1)})
+        labels = {self._target: np.stack([forward, backward], axis=-1)}
+        return block_batch(ids, ids, labels, "stream", roles)
 
 
 class PrefixSamples:
@@ -185,15 +186,18 @@ class PrefixSamples:
         """Build a batch of blocks with their prefixes."""
         ids = self._blocks.rows(indices)
         rows, places = np.arange(len(ids))[:, None], np.arange(ids.shape[1])
-        starts = document_starts(ids) if self._packing == "documents" else np.zeros_like(ids)
+        roles, starts = self._blocks.roles, np.zeros_like(ids)
+        if self._packing == "documents":
+            starts = document_starts(ids, roles)
+        real = ~roles.padding(ids)
         luck = uniform(draw(self._seed, Purpose.PREFIX, epoch, indices, ids.shape[1])[0])
-        sizes = _sizes(starts, ids != PAD)
+        sizes = _sizes(starts, real)
         prefix = 1 + np.floor(luck[rows, starts] * (sizes - 1)).astype(np.int64)
         offset = places - starts
         labels = next_tokens(self._blocks, indices, ids)
         labels = np.where(offset >= prefix - 1, labels, IGNORED)
-        batch = block_batch(ids, ids, {self._target: labels}, self._packing)
-        shown = (offset < prefix) & (ids != PAD)
+        batch = block_batch(ids, ids, {self._target: labels}, self._packing, roles)
+        shown = (offset < prefix) & real
         return batch | {"prefix_mask": torch.from_numpy(shown.astype(np.int64))}
 
 
@@ -210,17 +214,17 @@ class ReplacedSamples:
         packing: Packing = "stream",
     ) -> None:
         self._blocks = blocks
-        self._continues = processor.continues
+        self._vocabulary = Vocabulary.of(processor.continues, blocks.roles)
         self._target = target_name
         self._seed = seed
         config = config or ReplacedConfig()
         self._rule = MaskingConfig(share=config.share)
         self._packing: Packing = packing
         self.parts = blocks.parts
-        weights = np.ones(words_of(processor))
-        if config.replacements == "unigram":
-            weights = blocks.counts(len(processor.continues))[: len(weights)].astype(np.float64)
-        weights[:FIRST_WORD] = 0.0
+        size, drawable = len(processor.continues), self._vocabulary.drawable
+        weights = np.zeros(size)
+        uniform_weights = config.replacements == "uniform"
+        weights[drawable] = 1.0 if uniform_weights else blocks.counts(size)[drawable]
         self._cumulative = np.cumsum(weights) / weights.sum()
 
     @classmethod
@@ -241,12 +245,13 @@ class ReplacedSamples:
     def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
         """Build a batch of blocks with replaced tokens."""
         ids = self._blocks.rows(indices)
-        _, answers = mask_tokens(ids, indices, epoch, self._seed, self._continues, self._rule)
+        _, answers = mask_tokens(ids, indices, epoch, self._seed, self._vocabulary, self._rule)
         luck = uniform(draw(self._seed, Purpose.REPLACE, epoch, indices, ids.shape[1])[0])
         other = np.searchsorted(self._cumulative, luck, side="right")
         changed = np.where(answers != IGNORED, other, ids)
-        labels = np.where(ids >= FIRST_WORD, (changed != ids).astype(np.int64), IGNORED)
-        return block_batch(changed, ids, {self._target: labels}, self._packing)
+        ordinary = self._vocabulary.ordinary[ids]
+        labels = np.where(ordinary, (changed != ids).astype(np.int64), IGNORED)
+        return block_batch(changed, ids, {self._target: labels}, self._packing, self._blocks.roles)
 
 
 def _sizes(starts: IntArray, real: BoolArray) -> IntArray:

@@ -29,10 +29,9 @@ from orchestrator.data.processors.readings import answer_ids, prompt_ids
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.forms.chat import ANSWERS, messages_of
 from orchestrator.data.rows.rows import Rows
-from orchestrator.data.samples.base import Batch, SampleInputs
+from orchestrator.data.samples.base import Batch, SampleInputs, stack
 from orchestrator.data.samples.kinds import SftConfig
 from orchestrator.data.samples.masking import IGNORED
-from orchestrator.data.samples.sequence_to_sequence import stack
 from orchestrator.errors import InputError
 
 TEMPLATE_KEY = "chat_template"

@@ -21,10 +21,10 @@ from orchestrator.arrays import AnyArray, IntArray
 from orchestrator.data.corpora.example_rows import Examples
 from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.randomness import Purpose, draw, uniform
-from orchestrator.data.samples.base import Batch, SampleInputs, words_of
+from orchestrator.data.samples.base import Batch, SampleInputs
 from orchestrator.data.samples.kinds import ImageTextConfig, TextPairsConfig
 from orchestrator.data.samples.masked_patches import PictureBatches
-from orchestrator.data.samples.masking import IGNORED, mask_tokens
+from orchestrator.data.samples.masking import IGNORED, Vocabulary, mask_tokens
 
 DRAWS = 8  # attempts to find another caption
 SECOND = "second."
@@ -90,6 +90,9 @@ class ImageTextMatches:
         self._examples, self._words, self._seed = examples, processor.words, seed
         self._target, self._words_target = target_name, words_target
         self._share, self._masking = config.mismatched, config.masking
+        if words_target is not None:
+            self._words.roles.require("mask", "masked tokens")
+            self._vocabulary = Vocabulary.of(self._words.continues, self._words.roles)
         self._pictures = PictureBatches(examples, processor, config.crop, seed)
         shape = examples.inputs.picture
         self._positions = 0 if shape is None else shape.tokens + shape.patches
@@ -133,9 +136,8 @@ class ImageTextMatches:
             indices,
             epoch,
             self._seed,
-            self._words.continues,
+            self._vocabulary,
             self._masking,
-            words_of(self._words),
         )
 
     def _over_both(self, labels: IntArray) -> IntArray:

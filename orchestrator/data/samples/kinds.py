@@ -7,6 +7,7 @@ imports torch and NumPy, and configs must load without them. A package outside a
 class with a nested ``Config``, through an entry point ``sample.<type>``.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -42,6 +43,12 @@ class SampleConfig(EntryConfig):
     """Columns that every example must have; empty for blocks and rows."""
     form: ClassVar[str | None] = None
     """Form of the labels of rows; None: the targets decide."""
+    roles: ClassVar[tuple[str, ...]] = ()
+    """Special tokens that the tokenizer must have, see ``Roles.require_all``."""
+
+    def needs(self, targets: Iterable[str]) -> tuple[str, ...]:
+        """Return the special tokens that samples for these targets need."""
+        return (*self.roles, "mask") if "mlm" in targets else self.roles
 
 
 samples: Registry[SampleConfig] = Registry("sample", SampleConfig)
@@ -109,6 +116,7 @@ class PairsConfig(SampleConfig):
 
     wants = ("nsp", "sop")
     also = ("mlm",)
+    roles = ("pair",)
     type: Literal["pairs"] = "pairs"
     changed: Fraction = 0.5
     """Share of the pairs that are random or swapped."""
@@ -137,6 +145,7 @@ class SpansConfig(SampleConfig):
 
     wants = ("lm",)
     decoder = True
+    roles = ("sentinels", "pad")
     type: Literal["spans"] = "spans"
     share: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of the tokens that are removed."""
@@ -172,6 +181,7 @@ class DenoisingConfig(SampleConfig):
 
     wants = ("lm",)
     decoder = True
+    roles = ("mask",)
     type: Literal["denoising"] = "denoising"
     share: Fraction = 0.3
     """Share of the words that are masked."""
@@ -187,6 +197,7 @@ class GapsConfig(SampleConfig):
 
     wants = ("lm",)
     decoder = True
+    roles = ("sentence_mask", "pad")
     type: Literal["gaps"] = "gaps"
     share: Share = 0.3
     """Share of the sentences that are removed."""

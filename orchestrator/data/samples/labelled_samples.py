@@ -10,10 +10,10 @@ from orchestrator.arrays import AnyArray, IntArray
 from orchestrator.data.processors.templates import Template
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows, require_pairs
-from orchestrator.data.samples.base import Batch, SampleInputs, words_of
+from orchestrator.data.samples.base import Batch, SampleInputs
 from orchestrator.data.samples.image_text import two_streams
 from orchestrator.data.samples.kinds import LabelledConfig, MaskingConfig
-from orchestrator.data.samples.masking import IGNORED, mask_tokens
+from orchestrator.data.samples.masking import IGNORED, Vocabulary, mask_tokens
 from orchestrator.data.samples.media_samples import LabelledPictures
 from orchestrator.errors import InputError
 
@@ -139,7 +139,10 @@ class LabelledSamples(ClsSamples):
         self._words_target = words_target
         self._seed = seed
         self._masking = masking or MaskingConfig()
-        self._processor = processor
+        self._vocabulary: Vocabulary | None = None
+        if words_target is not None and processor is not None:
+            processor.roles.require("mask", "masked tokens")
+            self._vocabulary = Vocabulary.of(processor.continues, processor.roles)
 
     @classmethod
     def build(
@@ -159,8 +162,7 @@ class LabelledSamples(ClsSamples):
     def collate(self, indices: IntArray, epoch: int | IntArray) -> Batch:
         """Build a batch, cut to its longest row."""
         batch = super().collate(indices, epoch)
-        processor = self._processor
-        if self._words_target is None or processor is None:
+        if self._vocabulary is None:
             return batch
         ids = batch["input_ids"].numpy()
         masked, labels = mask_tokens(
@@ -168,9 +170,8 @@ class LabelledSamples(ClsSamples):
             indices,
             epoch,
             self._seed,
-            processor.continues,
+            self._vocabulary,
             self._masking,
-            words_of(processor),
         )
         return batch | {
             "input_ids": torch.from_numpy(masked),

@@ -1,10 +1,11 @@
 """Masked language modelling: the choice of masked tokens, and their replacement.
 
 Devlin et al., "BERT" (NAACL 2019), section 3.1 and appendix A.1: 15 % of the tokens are chosen; of
-those 80 % become [MASK], 10 % a random token, 10 % stay. As in BERT's code, the number of chosen
-tokens of a sequence is fixed (the rounded share, at least one) instead of tossing a coin for every
-token. Special tokens are never chosen and never used as random tokens. With whole words, the last
-word may exceed the share; a word is a token and those that continue it.
+those 80 % become the mask token, 10 % a random token, 10 % stay. As in BERT's code, the number of
+chosen tokens of a sequence is fixed (the rounded share, at least one) instead of tossing a coin for
+every token. Special tokens are never chosen, and neither they nor added ones are used as random
+tokens. With whole words, the last word may exceed the share; a word is a token and those that
+continue it.
 
 Spans: Joshi et al., "SpanBERT" (TACL 2020), section 3.1. Until the share is reached, a length is
 drawn from a geometric distribution (p = 0.2, at most 10, mean 3.8 words) and a random word to begin
@@ -19,21 +20,53 @@ epoch e then has copy e mod ``copies`` ("static", BERT: 10).
 Shapes: B batch, S length, V vocabulary.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.arrays import BoolArray, FloatArray, IntArray
+from orchestrator.data.processors.roles import Roles
 from orchestrator.data.randomness import Purpose, draw, uniform
 from orchestrator.data.samples.kinds import MaskingConfig
-from orchestrator.data.spec import MASK, SPECIAL_TOKENS
+from orchestrator.errors import InputError
 
 IGNORED = -100  # label of a position that is not predicted
-FIRST_WORD = len(SPECIAL_TOKENS)  # id of the first ordinary token
 SUCCESS = 0.2  # p of the geometric distribution
 MAX_WORDS = 10  # per span
 _WEIGHTS = SUCCESS * (1 - SUCCESS) ** np.arange(MAX_WORDS)
 CUMULATIVE = np.cumsum(_WEIGHTS) / _WEIGHTS.sum()
 """Probability that a span has at most 1, 2, ..., MAX_WORDS words."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Vocabulary:
+    """The ids of a tokenizer as masking sees them.
+
+    Attributes:
+        continues: Whether a token continues the word before it, bool [V].
+        ordinary: Whether a token may be chosen, bool [V].
+        drawable: Ids that may replace a token, int64.
+        mask: Id that hides a token; None: the tokenizer has none.
+    """
+
+    continues: BoolArray
+    ordinary: BoolArray
+    drawable: IntArray
+    mask: int | None
+
+    @classmethod
+    def of(cls, continues: BoolArray, roles: Roles) -> "Vocabulary":
+        """Return the vocabulary of a tokenizer.
+
+        Raises:
+            InputError: It has nothing but special and added tokens.
+        """
+        size = len(continues)
+        drawable = roles.drawable(size)
+        if not len(drawable):
+            raise InputError("this tokenizer has no tokens but special and added ones.")
+        return cls(continues, roles.ordinary(size), drawable, roles.mask)
 
 
 def choose_spans(
@@ -81,9 +114,8 @@ def mask_tokens(
     samples: IntArray,
     epoch: int | IntArray,
     seed: int,
-    continues: BoolArray,
+    vocabulary: Vocabulary,
     rule: MaskingConfig,
-    words: int | None = None,
 ) -> tuple[IntArray, IntArray]:
     """Mask a batch; every choice depends on (seed, epoch, sample, position) alone.
 
@@ -92,39 +124,41 @@ def mask_tokens(
         samples: Index of each sample in the data set [B].
         epoch: Epoch of all samples, or one per sample [B].
         seed: seed of the job.
-        continues: Whether a token continues the word before it, bool [V].
+        vocabulary: The tokenizer's ids. Without a mask token, nothing is hidden: all that would
+            be stays.
         rule: Shares and units.
-        words: Random tokens are drawn from the ids below this, without the special ones; None: V.
 
     Returns:
         Masked ids and labels, int64 [B, S]; labels are -100 where nothing is predicted.
     """
     epoch = epoch if rule.copies is None else epoch % rule.copies
     place, fate, token, length = draw(seed, Purpose.MASK, epoch, samples, ids.shape[1])
-    ordinary = ids >= FIRST_WORD
+    ordinary = vocabulary.ordinary[ids]
     luck = uniform(fate)
     if rule.units == "spans":
-        starts = _word_starts(ids, continues)
+        starts = _word_starts(ids, vocabulary)
         count = budget(ordinary, rule.share)
         chosen, span = choose_spans(uniform(place), uniform(length), ordinary, starts, count)
         luck = np.take_along_axis(luck, span, axis=1)  # one fate per span
     else:
-        starts = _word_starts(ids, continues) if rule.units == "words" else np.ones_like(ordinary)
+        whole = rule.units == "words"
+        starts = _word_starts(ids, vocabulary) if whole else np.ones_like(ordinary)
         chosen = _choose(uniform(place), ordinary, starts, rule.share)
     masked = ids.copy()
-    masked[chosen & (luck < rule.hidden)] = MASK
-    size = (words or len(continues)) - FIRST_WORD
-    replacement = FIRST_WORD + (token.astype(np.uint64) * np.uint64(size) >> np.uint64(32))
+    if vocabulary.mask is not None:
+        masked[chosen & (luck < rule.hidden)] = vocabulary.mask
+    size = np.uint64(len(vocabulary.drawable))
+    replacement = vocabulary.drawable[token.astype(np.uint64) * size >> np.uint64(32)]
     swapped = chosen & (luck >= rule.hidden) & (luck < rule.hidden + rule.random)
     masked[swapped] = replacement[swapped]
     return masked, np.where(chosen, ids, IGNORED)
 
 
-def _word_starts(ids: IntArray, continues: BoolArray) -> BoolArray:
+def _word_starts(ids: IntArray, vocabulary: Vocabulary) -> BoolArray:
     """Mark the first token of each word; a block or a special token begins a new word."""
-    starts = ~continues[ids]
+    starts = ~vocabulary.continues[ids]
     starts[:, 0] = True
-    starts[:, 1:] |= ids[:, :-1] < FIRST_WORD
+    starts[:, 1:] |= ~vocabulary.ordinary[ids[:, :-1]]
     return starts
 
 

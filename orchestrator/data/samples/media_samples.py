@@ -23,11 +23,10 @@ from orchestrator.data.media.inputs import SpecAugmentConfig
 from orchestrator.data.processors.example_processor import ExampleProcessor, RowProcessor
 from orchestrator.data.processors.readings import end_id
 from orchestrator.data.rows.rows import Rows
-from orchestrator.data.samples.base import Batch, SampleInputs
+from orchestrator.data.samples.base import Batch, SampleInputs, stack
 from orchestrator.data.samples.kinds import LabelledConfig, TranscriptsConfig
 from orchestrator.data.samples.masked_patches import PictureBatches
 from orchestrator.data.samples.masking import IGNORED
-from orchestrator.data.samples.sequence_to_sequence import stack
 from orchestrator.errors import InputError
 
 if TYPE_CHECKING:

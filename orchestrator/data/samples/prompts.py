@@ -14,10 +14,9 @@ from orchestrator.arrays import IntArray
 from orchestrator.data.processors.readings import answer_ids, end_id, prompt_ids
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows
-from orchestrator.data.samples.base import Batch, SampleInputs
+from orchestrator.data.samples.base import Batch, SampleInputs, stack
 from orchestrator.data.samples.kinds import ParallelConfig
 from orchestrator.data.samples.masking import IGNORED
-from orchestrator.data.samples.sequence_to_sequence import stack
 from orchestrator.errors import InputError
 
 MIN_PROMPT = 0.25

@@ -19,16 +19,15 @@ import torch
 
 from orchestrator.arrays import FloatArray, IntArray
 from orchestrator.data.corpora.blocks import TokenBlocks
+from orchestrator.data.processors.roles import BARE_PAIR
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.randomness import Purpose, draw, uniform
-from orchestrator.data.samples.base import Batch, SampleInputs, words_of
+from orchestrator.data.samples.base import Batch, SampleInputs
 from orchestrator.data.samples.kinds import PairsConfig
-from orchestrator.data.samples.masking import IGNORED, mask_tokens
+from orchestrator.data.samples.masking import IGNORED, Vocabulary, mask_tokens
 from orchestrator.data.samples.passages import Passages
-from orchestrator.data.spec import CLS, PAD, SEP
 from orchestrator.errors import InputError
 
-FRAME = 3  # [CLS], [SEP], [SEP]
 MIN_TOKENS = 2  # of a pair
 UNCHANGED, CHANGED = 0, 1
 Second = Literal["next", "order"]
@@ -65,10 +64,14 @@ class PairSamples:
             config: Shares of changed and of short pairs, and masking.
 
         Raises:
-            InputError: There is no other document to take a random segment from.
+            InputError: There is no other document to take a random segment from, or the tokenizer
+                lacks a token between texts or, to mask words, a mask token.
         """
+        self._roles = roles = blocks.roles
+        needs = ("pair",) if words_target is None else ("pair", "mask")
+        roles.require_all(needs, "pairs of segments")
         self._length = blocks.block_size
-        self._room = blocks.block_size - FRAME
+        self._room = blocks.block_size - (len(roles.pair) - len(BARE_PAIR))
         self._passages = Passages(blocks, self._room, longest=max(1, self._room // 2))
         self._config, self._second = config or PairsConfig(), second
         if second == "next" and self._passages.documents < 2:
@@ -76,8 +79,7 @@ class PairSamples:
                 "pairs with a random second segment need at least two documents; this split has "
                 f"{self._passages.documents}. Give more documents, or use the target sop."
             )
-        self._continues = processor.continues
-        self._words = words_of(processor)
+        self._vocabulary = Vocabulary.of(processor.continues, roles)
         self._targets = (pair_target, words_target)
         self._seed = seed
         self.parts = self._passages.parts
@@ -103,36 +105,36 @@ class PairSamples:
         """Build a batch, as long as its longest pair."""
         luck = uniform(np.stack(draw(self._seed, Purpose.PAIR, epoch, indices, 1 + self._length)))
         pairs = [self._pair(int(i), luck[:, b]) for b, i in enumerate(indices)]
-        longest = max(len(a) + len(b) for a, b, _ in pairs) + FRAME
-        ids = np.full((len(pairs), longest), PAD, dtype=np.int64)
-        types = np.zeros_like(ids)
-        for row, (a, b, _) in enumerate(pairs):
-            framed = np.concatenate([[CLS], a, [SEP], b, [SEP]])
-            ids[row, : len(framed)] = framed
-            types[row, len(a) + 2 : len(framed)] = 1
+        framed = [self._roles.joined(a, b) for a, b, _ in pairs]
+        lengths = np.asarray([len(ids) for ids, _ in framed])
+        ids, types = np.zeros((2, len(pairs), int(lengths.max())), dtype=np.int64)
+        real = np.arange(ids.shape[1]) < lengths[:, None]
+        ids[:] = self._roles.filler
+        for row, (tokens, segments) in enumerate(framed):
+            ids[row, : len(tokens)], types[row, : len(tokens)] = tokens, segments
         labels = np.asarray([label for _, _, label in pairs], dtype=np.int64)
-        return self._batch(ids, types, labels, indices, epoch)
+        arrays = {
+            "input_ids": ids,
+            "attention_mask": real.astype(np.int64),
+            "token_type_ids": types,
+        }
+        return self._batch(arrays, labels, indices, epoch)
 
     def _batch(
         self,
-        ids: IntArray,
-        types: IntArray,
+        arrays: dict[str, IntArray],
         answers: IntArray,
         indices: IntArray,
         epoch: int | IntArray,
     ) -> Batch:
         pair, words = self._targets
         labels = {} if pair is None else {pair: answers}
-        masked = ids
         if words is not None:
-            masked, labels[words] = mask_tokens(
-                ids, indices, epoch, self._seed, self._continues, self._config.masking, self._words
+            ids, rule = arrays["input_ids"], self._config.masking
+            arrays["input_ids"], labels[words] = mask_tokens(
+                ids, indices, epoch, self._seed, self._vocabulary, rule
             )
-        arrays = {
-            "input_ids": masked,
-            "attention_mask": (ids != PAD).astype(np.int64),
-            "token_type_ids": types,
-        } | {f"labels.{name}": array for name, array in labels.items()}
+        arrays |= {f"labels.{name}": array for name, array in labels.items()}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def _pair(self, index: int, luck: FloatArray) -> tuple[IntArray, IntArray, int]:

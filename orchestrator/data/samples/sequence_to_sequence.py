@@ -11,7 +11,6 @@ Shapes: B batch, S source length, T target length, both the longest of the batch
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
 from math import ceil, exp
 
 import numpy as np
@@ -19,17 +18,15 @@ import torch
 
 from orchestrator.arrays import FloatArray, IntArray
 from orchestrator.data.corpora.blocks import TokenBlocks
-from orchestrator.data.processors.subwords import sentinel_ids
+from orchestrator.data.processors.roles import Roles
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.randomness import Purpose, draw, uniform
-from orchestrator.data.samples.base import Batch, SampleInputs
+from orchestrator.data.samples.base import Batch, SampleInputs, stack
 from orchestrator.data.samples.kinds import DenoisingConfig, GapsConfig, SpansConfig
 from orchestrator.data.samples.masking import IGNORED
 from orchestrator.data.samples.passages import Passages
-from orchestrator.data.spec import CLS, MASK, PAD, SEP
 from orchestrator.errors import InputError
 
-FRAME = 2  # [CLS] and [SEP]
 TAIL = 64  # the Poisson distribution is truncated here
 
 
@@ -40,13 +37,16 @@ class SequenceSamples(ABC):
         parts: Number of samples from each source.
     """
 
-    start: int = PAD
-    """Token that the decoder begins with (T5, PEGASUS: padding)."""
     purpose: Purpose
     """Purpose of the random numbers."""
 
-    def __init__(self, passages: Passages, target_name: str, seed: int) -> None:
+    def __init__(
+        self, passages: Passages, target_name: str, seed: int, roles: Roles, start: int
+    ) -> None:
+        """Take passages with their special tokens, and the token that the decoder begins with."""
         self._passages = passages
+        self._pad, self._start = roles.filler, start
+        self._end = np.asarray([roles.ending], dtype=np.int64)
         self._target = target_name
         self._seed = seed
         self._luck = passages.room + 2
@@ -72,23 +72,15 @@ class SequenceSamples(ABC):
             for row, index in enumerate(indices)
         ]
         sources, targets = zip(*made, strict=True)
-        inputs = [np.concatenate([[self.start], target[:-1]]) for target in targets]
+        inputs = [np.concatenate([[self._start], target[:-1]]) for target in targets]
         arrays = {
-            "input_ids": stack(sources, PAD),
+            "input_ids": stack(sources, self._pad),
             "attention_mask": stack([np.ones_like(each) for each in sources], 0),
-            "decoder_input_ids": stack(inputs, PAD),
+            "decoder_input_ids": stack(inputs, self._pad),
             "decoder_attention_mask": stack([np.ones_like(each) for each in targets], 0),
             f"labels.{self._target}": stack(targets, IGNORED),
         }
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-def stack(sequences: Sequence[IntArray], filler: int) -> IntArray:
-    """Stack sequences of different lengths, filled up on the right: [B, longest]."""
-    found = np.full((len(sequences), max(map(len, sequences))), filler, dtype=np.int64)
-    for row, sequence in enumerate(sequences):
-        found[row, : len(sequence)] = sequence
-    return found
 
 
 class SpanCorruptionSamples(SequenceSamples):
@@ -98,9 +90,9 @@ class SpanCorruptionSamples(SequenceSamples):
     15 % of the tokens are noise, in spans of 3 tokens on average. Noise and the rest are each cut
     into that many segments at random, and the segments take turns, beginning with one that stays.
     In the source each span is replaced by its own sentinel; the target is every sentinel followed
-    by the span it replaces. Both end with [SEP].
+    by the span it replaces. Both end with the end token; the decoder begins with padding.
 
-    "Thank you <X> me to your party <Y> week [SEP]" → "<X> for inviting <Y> last [SEP]"
+    "Thank you <X> me to your party <Y> week </s>" → "<X> for inviting <Y> last </s>"
 
     Deviation: T5 joins documents to sequences of equal length; here a sequence comes from one
     document.
@@ -111,7 +103,6 @@ class SpanCorruptionSamples(SequenceSamples):
     def __init__(
         self,
         blocks: TokenBlocks,
-        processor: TextProcessor,
         target_name: str = "lm",
         seed: int = 7,
         config: SpansConfig | None = None,
@@ -119,23 +110,26 @@ class SpanCorruptionSamples(SequenceSamples):
         """Lay out the samples.
 
         Raises:
-            InputError: The tokenizer has fewer sentinels than a sequence needs.
+            InputError: The tokenizer has fewer sentinels than a sequence needs, or no padding.
         """
+        roles, use = blocks.roles, "span corruption"
         self._rule = config or SpansConfig()
         room = self._rule.room(blocks.block_size)
-        self._sentinels = np.asarray(sentinel_ids(processor.tokenizer), dtype=np.int64)
+        self._sentinels = np.asarray(roles.sentinels, dtype=np.int64)
         _, needed = self._rule.sizes(room)
         if len(self._sentinels) < needed:
             raise InputError(
                 f"the tokenizer has {len(self._sentinels)} sentinels, blocks of "
-                f"{blocks.block_size} tokens need {needed}. Set data.tokenizer.sentinels (T5: 100)."
+                f"{blocks.block_size} tokens need {needed}. Set data.tokenizer.sentinels (T5: "
+                "100), or name a tokenizer with more of <extra_id_0>, <extra_id_1>, ..."
             )
-        super().__init__(Passages(blocks, room), target_name, seed)
+        start = roles.require("pad", use)
+        super().__init__(Passages(blocks, room), target_name, seed, roles, start)
 
     @classmethod
     def build(cls, config: SpansConfig, inputs: SampleInputs) -> "SpanCorruptionSamples":
         """Build the samples of a split."""
-        return cls(inputs.blocks, inputs.tokenizer, inputs.targets["lm"], inputs.seed, config)
+        return cls(inputs.blocks, inputs.targets["lm"], inputs.seed, config)
 
     def make(self, sentences: list[IntArray], luck: FloatArray) -> tuple[IntArray, IntArray]:
         """Return the source with sentinels, and the target with the spans."""
@@ -146,7 +140,7 @@ class SpanCorruptionSamples(SequenceSamples):
         else:
             stays = segments(len(tokens) - noise, spans, luck[0])
         removed = segments(noise, spans, luck[1])
-        return corrupt(tokens, stays, removed, self._sentinels)
+        return corrupt(tokens, stays, removed, self._sentinels, self._end)
 
 
 def segments(total: int, count: int, luck: FloatArray) -> IntArray:
@@ -165,7 +159,7 @@ def segments(total: int, count: int, luck: FloatArray) -> IntArray:
 
 
 def corrupt(
-    tokens: IntArray, stays: IntArray, removed: IntArray, sentinels: IntArray
+    tokens: IntArray, stays: IntArray, removed: IntArray, sentinels: IntArray, end: IntArray
 ) -> tuple[IntArray, IntArray]:
     """Replace spans by sentinels.
 
@@ -174,9 +168,10 @@ def corrupt(
         stays: Number of tokens before each span, int64 [spans].
         removed: Number of tokens of each span, int64 [spans].
         sentinels: Ids of the sentinels, in the order in which they are used.
+        end: Token that ends a text, int64 [1].
 
     Returns:
-        Source and target, both with [SEP] at the end.
+        Source and target, both with ``end`` behind them.
     """
     source: list[IntArray] = []
     target: list[IntArray] = []
@@ -186,7 +181,6 @@ def corrupt(
         source += [tokens[begin : begin + stay], sentinel]
         target += [sentinel, tokens[begin + stay : begin + stay + gone]]
         begin += stay + gone
-    end = np.asarray([SEP], dtype=np.int64)
     return np.concatenate([*source, tokens[begin:], end]), np.concatenate([*target, end])
 
 
@@ -195,15 +189,14 @@ class DenoisingSamples(SequenceSamples):
 
     Lewis et al., "BART" (ACL 2020), section 2.2, with the settings of section 4.4: all sentences in
     random order, then text infilling: spans of words, their lengths Poisson(3), until 30 % of the
-    words are covered; each span becomes one [MASK], also an empty span. Both sequences are
-    ``[CLS] text [SEP]``; the decoder begins with the end token.
+    words are covered; each span becomes one mask token, also an empty span. Both sequences are
+    framed as a text (``<s> text </s>``); the decoder begins with the end token.
 
     Deviation: BART's code draws where each span begins, so that spans may overlap and fewer words
     are masked; here spans and the words that stay are put in a random order, which covers exactly
     30 %. If inserted masks make a text longer than a block, the source loses its last tokens.
     """
 
-    start = SEP
     purpose = Purpose.SHUFFLE
 
     def __init__(
@@ -217,8 +210,12 @@ class DenoisingSamples(SequenceSamples):
         self._config = config or DenoisingConfig()
         self._continues = processor.continues
         self._lengths = poisson(self._config.mean_span)
-        super().__init__(Passages(blocks, blocks.block_size - FRAME), target_name, seed)
-        self._limit = blocks.block_size
+        roles = blocks.roles
+        self._mask = np.asarray([roles.require("mask", "denoising")], dtype=np.int64)
+        ends = (roles.begin, roles.end or (roles.ending,))
+        self._ends = [np.asarray(each, dtype=np.int64) for each in ends]
+        self._limit = blocks.block_size - sum(map(len, ends))
+        super().__init__(Passages(blocks, self._limit), target_name, seed, roles, roles.ending)
         self._draws = self._luck
         self._luck *= 2  # words that stay and spans are put in order together
 
@@ -233,13 +230,12 @@ class DenoisingSamples(SequenceSamples):
         if self._config.shuffle:
             order = np.argsort(luck[0, : len(sentences)], kind="stable")
             sentences = [sentences[place] for place in order]
-        noisy = self._fill(np.concatenate(sentences), luck[1:])[: self._limit - FRAME]
-        ends = (np.asarray([CLS], dtype=np.int64), np.asarray([SEP], dtype=np.int64))
-        source = np.concatenate([ends[0], noisy, ends[1]])
-        return source, np.concatenate([ends[0], text, ends[1]])
+        noisy = self._fill(np.concatenate(sentences), luck[1:])[: self._limit]
+        begin, end = self._ends
+        return np.concatenate([begin, noisy, end]), np.concatenate([begin, text, end])
 
     def _fill(self, tokens: IntArray, luck: FloatArray) -> IntArray:
-        """Replace spans of words by [MASK]."""
+        """Replace spans of words by the mask token."""
         starts = ~self._continues[tokens]
         starts[0] = True
         words = np.split(tokens, np.flatnonzero(starts)[1:])
@@ -250,7 +246,7 @@ class DenoisingSamples(SequenceSamples):
         here = 0
         for which in order:  # the first numbers are spans, the others words that stay
             if which < len(spans):
-                found.append(np.asarray([MASK], dtype=np.int64))
+                found.append(self._mask)
                 here += int(spans[which])
             else:
                 found.append(words[here])
@@ -285,7 +281,7 @@ class GapSentenceSamples(SequenceSamples):
     """Texts with gaps; ``labels.<name>`` are the removed sentences.
 
     Zhang et al., "PEGASUS" (ICML 2020), section 3.1: of a text 30 % of the sentences are replaced
-    by one [MASK] each; the target is these sentences in their order. The selection is the first
+    by one mask token each; the target is these sentences in their order. The selection is the first
     sentences ("lead"), random ones ("random"), or those most similar to the rest of the text
     ("principal"): each sentence is scored by its ROUGE-1 F1 against all others, repeated words
     counted ("Ind-Orig", equation 1).
@@ -304,7 +300,10 @@ class GapSentenceSamples(SequenceSamples):
         config: GapsConfig | None = None,
     ) -> None:
         self._config = config or GapsConfig()
-        super().__init__(Passages(blocks, blocks.block_size - 1), target_name, seed)
+        roles, use = blocks.roles, "gaps for sentences"
+        self._mask = np.asarray([roles.require("sentence_mask", use)], dtype=np.int64)
+        start = roles.require("pad", use)
+        super().__init__(Passages(blocks, blocks.block_size - 1), target_name, seed, roles, start)
 
     @classmethod
     def build(cls, config: GapsConfig, inputs: SampleInputs) -> "GapSentenceSamples":
@@ -313,16 +312,14 @@ class GapSentenceSamples(SequenceSamples):
 
     def make(self, sentences: list[IntArray], luck: FloatArray) -> tuple[IntArray, IntArray]:
         """Return the text with gaps and the removed sentences; a single token has no label."""
-        end = np.asarray([SEP], dtype=np.int64)
         if len(sentences) == 1:
             sentences = np.array_split(sentences[0], 2)
             if not len(sentences[1]):
-                return np.append(sentences[0], SEP), np.asarray([IGNORED], dtype=np.int64)
+                return np.append(sentences[0], self._end), np.asarray([IGNORED], dtype=np.int64)
         gaps = self._choose(sentences, luck[0])
-        mask = np.asarray([MASK], dtype=np.int64)
-        source = [mask if number in gaps else text for number, text in enumerate(sentences)]
+        source = [self._mask if number in gaps else text for number, text in enumerate(sentences)]
         target = [sentences[number] for number in sorted(gaps)]
-        return np.concatenate([*source, end]), np.concatenate([*target, end])
+        return np.concatenate([*source, self._end]), np.concatenate([*target, self._end])
 
     def _choose(self, sentences: list[IntArray], luck: FloatArray) -> set[int]:
         count = min(max(1, round(len(sentences) * self._config.share)), len(sentences) - 1)

@@ -31,8 +31,8 @@ from orchestrator.data.corpora.manifests import (
     read_as,
 )
 from orchestrator.data.corpora.prepared import KIND
-from orchestrator.data.processors.subwords import HUGGING_FACE, SETTINGS, TOKENIZER
 from orchestrator.data.processors.text import TextProcessor, chosen_tokenizer
+from orchestrator.data.processors.tokenizer_files import HUGGING_FACE, SETTINGS, TOKENIZER
 from orchestrator.data.sharded.contracts import (
     SPLITS,
     CorpusJob,

@@ -23,6 +23,7 @@ from orchestrator.arrays import IntArray
 from orchestrator.data.corpora.blocks import SplitWriter, TokenBlocks, map_blocks
 from orchestrator.data.corpora.border_table import BorderTable, borders_path
 from orchestrator.data.corpora.manifests import FileEntry
+from orchestrator.data.processors.roles import Roles
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.processors.unknown import count_unknown
 from orchestrator.data.samples.passages import encode_sentences
@@ -121,7 +122,12 @@ class ShardedBlocks(TokenBlocks):
     """The blocks of a split over all shards; they and their borders stay on disk."""
 
     def __init__(
-        self, paths: Sequence[Path], sizes: Sequence[int], block_size: int, parts: tuple[int, ...]
+        self,
+        paths: Sequence[Path],
+        sizes: Sequence[int],
+        block_size: int,
+        parts: tuple[int, ...],
+        roles: Roles,
     ) -> None:
         """Take shards that need not be opened yet.
 
@@ -130,7 +136,9 @@ class ShardedBlocks(TokenBlocks):
             sizes: Number of blocks of each.
             block_size: S.
             parts: Number of blocks of each source.
+            roles: Special tokens of the corpus's tokenizer.
         """
+        self.roles = roles
         self._paths, self._sizes = list(paths), list(sizes)
         self._lay_out(self._sizes, block_size, parts)
         self._opened = lru_cache(maxsize=OPEN_SHARDS)(self._open)
@@ -190,7 +198,10 @@ def _write(
         writers = {
             split: stack.enter_context(
                 SplitWriter(
-                    folder / blocks_file(split, number), config.block_size, processor.vocab_size
+                    folder / blocks_file(split, number),
+                    config.block_size,
+                    processor.vocab_size,
+                    processor.roles,
                 )
             )
             for split in SPLITS

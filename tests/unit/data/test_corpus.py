@@ -5,6 +5,7 @@ import pytest
 
 from orchestrator.data.corpora.blocks import BlockWriter, TokenBlocks
 from orchestrator.data.corpora.corpus import open_corpus, prepare_corpus
+from orchestrator.data.processors.roles import OURS
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.spec import CLS, PAD, SEP, CorpusConfig, DatasetSpec, TokenizerConfig
 from orchestrator.errors import InputError, IntegrityError
@@ -174,7 +175,7 @@ def test_missing_tokenizer_folder_is_named(source, tmp_path):
 def test_blocks_are_read_through_a_map_over_several_batches(tmp_path, monkeypatch):
     monkeypatch.setattr("orchestrator.data.corpora.blocks.TOKENS_PER_BATCH", 3 * 8)
     documents = [list(range(5, 5 + n)) for n in (10, 3, 40, 1, 7, 25)]
-    with BlockWriter(tmp_path / "x.arrow", 8, vocab_size=100) as writer:
+    with BlockWriter(tmp_path / "x.arrow", 8, 100, OURS) as writer:
         for ids in documents:
             writer.add(ids)
     blocks = TokenBlocks.open(tmp_path / "x.arrow")
@@ -185,7 +186,7 @@ def test_blocks_are_read_through_a_map_over_several_batches(tmp_path, monkeypatc
 
 
 def test_large_vocabularies_do_not_overflow(tmp_path):
-    with BlockWriter(tmp_path / "x.arrow", 8, vocab_size=70_000) as writer:
+    with BlockWriter(tmp_path / "x.arrow", 8, 70_000, OURS) as writer:
         writer.add([69_999] * 3)
     assert documents_in(TokenBlocks.open(tmp_path / "x.arrow")) == [[69_999] * 3]
 

@@ -1,15 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.data.processors.roles import OURS
 from orchestrator.data.samples.kinds import MaskingConfig
-from orchestrator.data.samples.masking import IGNORED, mask_tokens
+from orchestrator.data.samples.masking import IGNORED, Vocabulary, mask_tokens
 from orchestrator.data.spec import CLS, MASK, PAD, SEP
 
 V = 200
 CONTINUES = np.arange(V) % 3 == 0
 CONTINUES[:5] = False
+VOCABULARY = Vocabulary.of(CONTINUES, OURS)
 BERT = MaskingConfig()
 
 
@@ -25,7 +29,7 @@ def ids_of(rng, rows, length, padding=0):
 
 def mask(ids, rule=BERT, samples=None, epoch=0, seed=3):
     samples = np.arange(len(ids)) if samples is None else samples
-    return mask_tokens(ids, samples, epoch, seed, CONTINUES, rule)
+    return mask_tokens(ids, samples, epoch, seed, VOCABULARY, rule)
 
 
 def test_share_and_fates_are_those_of_bert():
@@ -112,9 +116,10 @@ def test_static_masks_come_back_after_their_copies():
 
 def test_random_tokens_are_no_sentinels():
     ids = ids_of(np.random.default_rng(0), 300, 32)
-    masked, _ = mask_tokens(
-        ids % 100, np.arange(300), 0, 1, CONTINUES, MaskingConfig(hidden=0.0, random=1.0), words=100
-    )
+    roles = replace(OURS, added=(*OURS.added, *range(100, V)))
+    vocabulary = Vocabulary.of(CONTINUES, roles)
+    rule = MaskingConfig(hidden=0.0, random=1.0)
+    masked, _ = mask_tokens(ids % 100, np.arange(300), 0, 1, vocabulary, rule)
     assert masked.max() == 99
 
 
@@ -131,7 +136,7 @@ def test_spans_have_the_share_the_lengths_and_one_fate_each():
     rng = np.random.default_rng(0)
     ids = rng.integers(5, V, (2000, 200))
     continues = np.zeros(V, dtype=bool)
-    masked, labels = mask_tokens(ids, np.arange(2000), 0, 3, continues, SPANS)
+    masked, labels = mask_tokens(ids, np.arange(2000), 0, 3, Vocabulary.of(continues, OURS), SPANS)
     chosen = labels != IGNORED
     assert (chosen.sum(axis=1) == 30).all()  # exactly 15 %
     hidden = masked == MASK
@@ -178,8 +183,9 @@ def test_whole_words_are_those_of_transformers(texts, processor):
         ids[row, : len(encoding)] = encoding.ids
         offsets[row, : len(encoding)] = encoding.offsets
     words, _ = find_words(offsets, (ids < 5).astype(np.int64))
+    vocabulary = Vocabulary.of(processor.continues, processor.roles)
     _masked, labels = mask_tokens(
-        ids, np.arange(60), 0, 3, processor.continues, MaskingConfig(units="words")
+        ids, np.arange(60), 0, 3, vocabulary, MaskingConfig(units="words")
     )
     chosen = labels != IGNORED
     assert chosen.any()

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from orchestrator.data.corpora.blocks import SplitWriter, TokenBlocks
+from orchestrator.data.processors.roles import OURS
 from orchestrator.data.samples.kinds import PairsConfig
 from orchestrator.data.samples.masking import IGNORED
 from orchestrator.data.samples.sentence_pairs import PairSamples
@@ -18,11 +19,6 @@ class Words:
 
     continues = np.zeros(V, dtype=bool)
 
-    class tokenizer:
-        @staticmethod
-        def token_to_id(_):
-            return None
-
 
 @pytest.fixture(scope="module")
 def documents():
@@ -34,7 +30,7 @@ def documents():
 def blocks(documents, tmp_path_factory):
     path = tmp_path_factory.mktemp("pairs") / "x.arrow"
     token = 5
-    with SplitWriter(path, S, V) as writer:
+    with SplitWriter(path, S, V, OURS) as writer:
         for lengths in documents:
             writer.add_document(list(range(token, token + sum(lengths))), np.asarray(lengths))
             token += sum(lengths)
@@ -134,7 +130,7 @@ def test_a_sample_does_not_depend_on_its_batch_but_on_the_epoch(blocks, second):
 
 
 def test_a_short_document_is_neither_lost_nor_asked_for_its_order(tmp_path):
-    with SplitWriter(tmp_path / "x.arrow", S, 100) as writer:
+    with SplitWriter(tmp_path / "x.arrow", S, 100, OURS) as writer:
         writer.add_document([7], np.asarray([1]))
         writer.add_document([8, 9, 10], np.asarray([3]))
     blocks = TokenBlocks.open(tmp_path / "x.arrow")
@@ -146,7 +142,7 @@ def test_a_short_document_is_neither_lost_nor_asked_for_its_order(tmp_path):
 
 
 def test_one_document_has_no_random_neighbour(tmp_path):
-    with SplitWriter(tmp_path / "x.arrow", S, 100) as writer:
+    with SplitWriter(tmp_path / "x.arrow", S, 100, OURS) as writer:
         writer.add_document([7, 8, 9], np.asarray([3]))
     blocks = TokenBlocks.open(tmp_path / "x.arrow")
     with pytest.raises(InputError, match="at least two documents"):

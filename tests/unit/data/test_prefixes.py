@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from orchestrator.data.corpora.blocks import TokenBlocks
+from orchestrator.data.processors.roles import OURS
 from orchestrator.data.samples.base import document_ids, layout
 from orchestrator.data.samples.block_samples import LmSamples, PrefixSamples, ReplacedSamples
 from orchestrator.data.samples.kinds import ReplacedConfig
@@ -21,18 +22,13 @@ V = 100
 class Words:
     continues = np.zeros(V, dtype=bool)
 
-    class tokenizer:
-        @staticmethod
-        def token_to_id(_):
-            return None
-
 
 def test_documents_of_a_block_are_numbered_and_counted_from_0():
     ids = np.asarray([[7, SEP, CLS, 8, 9, SEP, CLS, SEP, PAD, PAD]])
-    found = layout(ids, "documents")
+    found = layout(ids, "documents", OURS)
     assert found["document_ids"].tolist() == [[0, 0, 1, 1, 1, 1, 2, 2, 2, 2]]
     assert found["position_ids"].tolist() == [[0, 1, 0, 1, 2, 3, 0, 1, 2, 3]]
-    assert layout(ids, "stream") == {}
+    assert layout(ids, "stream", OURS) == {}
 
 
 def test_labels_never_cross_a_border(blocks):
@@ -87,7 +83,7 @@ def test_nothing_is_asked_that_the_prefix_shows(blocks, packing):
     assert ((labels == plain) | (labels == -100)).all()
     assert not prefix[ids == PAD].any()
     assert not (prefix[:, 1:] & (labels[:, :-1] != -100)).any()
-    texts = document_ids(ids) if packing == "documents" else np.zeros_like(ids)
+    texts = document_ids(ids, OURS) if packing == "documents" else np.zeros_like(ids)
     for row in range(len(ids)):
         for text in np.unique(texts[row]):
             mine = (texts[row] == text) & (ids[row] != PAD)

@@ -138,14 +138,3 @@ def test_bad_input_is_refused(processor, tmp_path):
         processor.arrays(["a", "b"], ["c"])
     with pytest.raises(InputError, match="0 texts"):
         processor.arrays([])
-
-
-def test_a_tokenizer_numbered_otherwise_is_refused_for_pre_training(tmp_path):
-    from tokenizers import Tokenizer, models
-
-    Tokenizer(models.WordPiece({"a": 0, "[UNK]": 1}, unk_token="[UNK]")).save(
-        str(tmp_path / "tokenizer.json")
-    )
-    processor = TextProcessor.load(tmp_path)
-    with pytest.raises(InputError, match=r"\[None, 1, None, None, None\]"):
-        processor.require_our_numbers()

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models
 
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.block_samples import BilmSamples, LmSamples, MlmSamples
@@ -14,7 +13,6 @@ EVERY = np.arange(40)
 
 
 class FakeProcessor:
-    tokenizer = Tokenizer(models.BPE())
     continues = np.zeros(100, dtype=bool)
 
 

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from orchestrator.data.corpora.blocks import BlockWriter, SplitWriter, TokenBlocks
+from orchestrator.data.processors.roles import OURS
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.samples.passages import Passages, encode_sentences, sentence_starts
 from orchestrator.errors import InputError, IntegrityError
@@ -49,7 +50,7 @@ def test_tokens_belong_to_their_sentence_and_ids_are_those_of_the_text(kind):
 def corpus_of(documents, path, block_size=8):
     """Documents as lists of sentence lengths; token n of the corpus has id 5 + n."""
     token = 5
-    with SplitWriter(path, block_size, 60_000) as writer:
+    with SplitWriter(path, block_size, 60_000, OURS) as writer:
         for lengths in documents:
             ids = list(range(token, token + sum(lengths)))
             token += len(ids)
@@ -136,7 +137,7 @@ def test_an_excerpt_begins_with_a_sentence_and_stays_in_its_document(tmp_path):
 
 
 def test_borders_that_are_missing_or_damaged(tmp_path):
-    with BlockWriter(tmp_path / "plain.arrow", 8, 100) as writer:
+    with BlockWriter(tmp_path / "plain.arrow", 8, 100, OURS) as writer:
         writer.add([7, 8])
     with pytest.raises(InputError, match="no sentence borders"):
         Passages(TokenBlocks.open(tmp_path / "plain.arrow"), 8)

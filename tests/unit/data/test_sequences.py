@@ -1,5 +1,6 @@
 """Source and target of encoder-decoder samples: by hand, by formulas written again, by rate."""
 
+from dataclasses import replace
 from itertools import chain
 from math import ceil
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 
 from orchestrator.data.corpora.blocks import SplitWriter, TokenBlocks
-from orchestrator.data.processors.subwords import add_sentinels, sentinel_ids
+from orchestrator.data.processors.roles import OURS
+from orchestrator.data.processors.subwords import add_sentinels
 from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.processors.tokenizer_files import sentinel_ids
 from orchestrator.data.samples.kinds import DenoisingConfig, GapsConfig, SpansConfig
 from orchestrator.data.samples.sequence_to_sequence import (
     DenoisingSamples,
@@ -28,16 +31,13 @@ FIRST, WORDS = 5, 20_000
 SENTINELS = list(range(WORDS + 99, WORDS - 1, -1))  # <extra_id_0> has the highest id
 
 
+ROLES = replace(OURS, sentinels=tuple(SENTINELS))
+
+
 class Words:
     """A tokenizer in which every token is a word, with 100 sentinels behind them."""
 
     continues = np.zeros(WORDS + 100, dtype=bool)
-
-    class tokenizer:
-        @staticmethod
-        def token_to_id(name):
-            number = int(name[10:-1])
-            return SENTINELS[number] if number < 100 else None
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +45,16 @@ def blocks(tmp_path_factory):
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("sequences") / "x.arrow"
     token = FIRST
-    with SplitWriter(path, S, WORDS) as writer:
+    with SplitWriter(path, S, WORDS, ROLES) as writer:
         for _ in range(200):
             lengths = rng.integers(3, 12, rng.integers(1, 12))
             writer.add_document(list(range(token, token + lengths.sum())), lengths)
             token += int(lengths.sum())
-    return TokenBlocks.open(path)
+    return TokenBlocks.open(path, roles=ROLES)
 
 
 MAKERS = {
-    "spans": lambda blocks: SpanCorruptionSamples(blocks, Words()),
+    "spans": SpanCorruptionSamples,
     "denoising": lambda blocks: DenoisingSamples(blocks, Words()),
     "gaps": GapSentenceSamples,
 }
@@ -122,6 +122,7 @@ def test_the_example_of_the_paper():
         stays=np.asarray([2, 4]),
         removed=np.asarray([2, 1]),
         sentinels=np.asarray([100, 99]),
+        end=np.asarray([SEP]),
     )
     read = " ".join(names[i] for i in source)
     assert read == "Thank you <X> me to your party <Y> week . </s>"
@@ -129,7 +130,7 @@ def test_the_example_of_the_paper():
 
 
 def test_span_corruption_is_undone_by_its_target(blocks):
-    samples = SpanCorruptionSamples(blocks, Words())
+    samples = SpanCorruptionSamples(blocks)
     batch = everything(samples)
     for index, (source, target) in enumerate(zip(sources(batch), targets(batch), strict=True)):
         spans, current = {}, None
@@ -169,7 +170,9 @@ def test_sequences_are_those_of_the_flax_example():
         turns = np.stack([kept, removed], axis=1).ravel()
         mask = np.repeat(np.arange(len(turns)) % 2 == 1, turns)
         size = 1000  # of the vocabulary: <extra_id_0> is 999
-        source, target = corrupt(tokens, kept, removed, np.arange(size - 1, 900, -1))
+        source, target = corrupt(
+            tokens, kept, removed, np.arange(size - 1, 900, -1), np.asarray([SEP])
+        )
         expected_source, expected_target = flax_corruption(tokens, mask, size)
         assert source[:-1].tolist() == expected_source
         assert target[:-1].tolist() == expected_target
@@ -205,7 +208,7 @@ def test_segments_are_all_partitions_alike():
 
 
 def test_rates_of_span_corruption(blocks):
-    samples = SpanCorruptionSamples(blocks, Words())
+    samples = SpanCorruptionSamples(blocks)
     removed = spans = total = 0
     for epoch in range(4):
         for target in targets(everything(samples, epoch)):
@@ -226,14 +229,9 @@ def test_sentinels_are_reserved_at_the_end_of_the_vocabulary():
 
 
 def test_too_few_sentinels_are_refused(blocks):
-    class None_(Words):
-        class tokenizer:
-            @staticmethod
-            def token_to_id(_):
-                return None
-
+    few = TokenBlocks(blocks._chunks, S, blocks.borders, roles=OURS)
     with pytest.raises(InputError, match=r"has 0 sentinels, blocks of 48 tokens need 3"):
-        SpanCorruptionSamples(blocks, None_())
+        SpanCorruptionSamples(few)
 
 
 def test_denoised_text_is_the_text_and_order_is_kept_where_asked(blocks):
@@ -305,23 +303,22 @@ def test_gaps_are_the_missing_sentences(blocks):
         assert np.mean(share) > 0.2
 
 
-def test_the_principal_sentence_is_most_like_the_rest():
+def test_the_principal_sentence_is_most_like_the_rest(blocks):
     sentences = [np.asarray(s) for s in ([5, 6, 7], [5, 6, 8, 9], [20, 21], [8, 9, 30, 31, 32])]
     scores = overlap(sentences)
     # by hand: common words with the rest, both lengths
     assert scores == pytest.approx([2 * 2 / 14, 2 * 4 / 14, 0.0, 2 * 2 / 14])
-    maker = GapSentenceSamples.__new__(GapSentenceSamples)
-    maker._config = GapsConfig()
+    maker = GapSentenceSamples(blocks)
     source, target = maker.make(sentences, np.zeros((4, 50)))
     assert source.tolist() == [5, 6, 7, MASK, 20, 21, 8, 9, 30, 31, 32, SEP]
     assert target.tolist() == [5, 6, 8, 9, SEP]
 
 
 def test_nothing_is_asked_of_a_single_token(tmp_path):
-    with SplitWriter(tmp_path / "x.arrow", 8, 100) as writer:
+    with SplitWriter(tmp_path / "x.arrow", 8, 100, ROLES) as writer:
         writer.add_document([7], np.asarray([1]))
-    blocks = TokenBlocks.open(tmp_path / "x.arrow")
+    blocks = TokenBlocks.open(tmp_path / "x.arrow", roles=ROLES)
     assert (everything(GapSentenceSamples(blocks))["labels.lm"] == -100).all()
-    spans = everything(SpanCorruptionSamples(blocks, Words()))
+    spans = everything(SpanCorruptionSamples(blocks))
     assert sources(spans) == [[SENTINELS[0], SEP]]
     assert targets(spans) == [[SENTINELS[0], 7, SEP]]

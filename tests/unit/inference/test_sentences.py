@@ -80,7 +80,7 @@ def test_an_emitted_graph_gives_the_same_vectors(case, tmp_path):
     graph = OnnxModelAdapter(tmp_path / "graph")
     for prompt in (None, "query"):
         encoded = ours.predictor.embedding_reader.encode([Item(text) for text in TEXTS], prompt)
-        batch = pad([item.sequences[0] for item in encoded])
+        batch = pad([item.sequences[0] for item in encoded], 0)
         assert ("embedding_mask" in batch) == (prompt is not None and not inside)
         vectors = graph.run(batch, ["embedding"])["embedding"]
         np.testing.assert_allclose(vectors, ours.embed(TEXTS, prompt), atol=EXACT)
