@@ -14,6 +14,9 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 """Names of activation functions: exact GELU, its tanh form, x*sigmoid(1.702x), ReLU, x*sigmoid(x).
 """
 
+LocalActivation = Literal["tanh"] | Activation
+"""Activations after a convolution."""
+
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 """A dropout rate."""
 
@@ -28,7 +31,7 @@ class ConvolutionConfig(StrictModel):
     """Positions that an output reads; odd."""
     groups: PositiveInt = 1
     """Groups of channels that are convolved each by itself."""
-    activation: Literal["tanh"] | Activation = "tanh"
+    activation: LocalActivation = "tanh"
     """Activation after it (DeBERTa-v2 xlarge: gelu)."""
 
     def check(self, dimensions: Dimensions) -> Iterator[Problem]:

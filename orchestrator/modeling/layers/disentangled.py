@@ -122,29 +122,29 @@ class DisentangledAttention(Attention):
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Tensor:
         distances = cast(Distances, mask.distances)
-        vectors = self.position_dropout(distances.vectors)
-        bias: Tensor | None = None
+        vectors, rows = self.position_dropout(distances.vectors), distances.rows
+        heads, batch, length = self.num_heads, len(query), query.shape[2]
+        terms: list[Tensor] = []
         if self.content_to_position:
             project = self.key if self.position_key is None else self.position_key
-            found = self._compare(query, project(vectors))
-            bias = found.gather(-1, distances.rows.expand(*found.shape[:3], -1))
+            found = torch.bmm(self._flat(query), self._flat(self._table(project(vectors))).mT)
+            found = found.view(heads, batch, length, -1)
+            terms.append(found.gather(-1, rows.expand(heads, batch, -1, -1)))
         if self.position_to_content:
             project = self.query if self.position_query is None else self.position_query
-            found = self._compare(key, project(vectors))
-            of_keys = distances.rows.t().expand(*found.shape[:3], -1)
-            other = found.gather(-1, of_keys).transpose(-1, -2)
-            bias = other if bias is None else bias + other
-        assert bias is not None
+            # distances first: a look-up whose result has the layout of the other term is faster
+            found = torch.bmm(self._flat(self._table(project(vectors))), self._flat(key).mT)
+            found = found.view(heads, -1, batch, length)
+            terms.append(
+                found.gather(1, rows[:, None].expand(heads, -1, batch, -1)).transpose(1, 2)
+            )
+        bias = terms[0] if len(terms) == 1 else terms[0] + terms[1]
         return super()._mix(query, key, value, mask.plus(bias.transpose(0, 1)))
 
-    def _compare(self, x: Tensor, projected: Tensor) -> Tensor:
-        """Return scaled products of each position with each distance, [H, B, S, R].
+    def _table(self, projected: Tensor) -> Tensor:
+        """Return scaled vectors of distances by head, [1, H, R, d], for [R, H d]."""
+        return self._split((projected * self.scale)[None])
 
-        Args:
-            x: Queries or keys, [B, H, S, d].
-            projected: Of the distances, [R, H d].
-        """
-        heads, size = self.num_heads, self.head_size
-        table = (projected * self.scale).view(-1, heads, size).permute(1, 2, 0)
-        rows = x.transpose(0, 1).reshape(heads, -1, size)
-        return torch.bmm(rows, table).view(heads, len(x), x.shape[2], -1)
+    def _flat(self, x: Tensor) -> Tensor:
+        """Return the positions of all rows by head, [H, B * S, d], for [B, H, S, d]."""
+        return x.transpose(0, 1).flatten(1, 2)
