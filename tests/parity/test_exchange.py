@@ -12,12 +12,14 @@ from orchestrator.zoo import Zoo
 
 from . import (
     test_bodies,
+    test_deberta,
     test_decoder_only,
     test_encoder_decoder,
     test_heads,
     test_huggingface,
     test_llama_relatives,
     test_modernbert,
+    test_mpnet,
     test_multimodal,
     test_speech,
     test_text_encoders,
@@ -26,12 +28,14 @@ from . import (
 from .harness import files, randomize
 
 SIDED = (
+    test_deberta,
     test_decoder_only,
     test_encoder_decoder,
     test_heads,
     test_huggingface,
     test_llama_relatives,
     test_modernbert,
+    test_mpnet,
     test_text_encoders,
 )
 CASES = {
@@ -41,6 +45,9 @@ CASES = {
     **test_multimodal.PAIRS,
     "vilt": lambda a, s: test_multimodal.vilt_mlm(s),
     "vilt_retrieval": lambda a, s: test_multimodal.vilt_retrieval(s),
+    **{f"{name}_of_deberta": build for name, build in test_deberta.BODIES.items()},
+    **{f"{name}_of_deberta": build for name, build in test_deberta.IMPORTED.items()},
+    "mpnet_model": lambda a, s: test_mpnet.body(),
     **{f"{family}_body": lambda a, s, f=family: test_heads.body(f) for family in test_heads.BODIES},
     **{f"body_{name}": lambda a, s, b=build: b() for name, build in test_bodies.CASES.items()},
     "bert_model": lambda a, s: test_text_encoders.HEADLESS["bert"](),

@@ -36,6 +36,7 @@ ALBERT = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1}
 ALBERT |= {"control_symbols": "[CLS],[SEP],[MASK]"}
 DEBERTA = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, "pad_piece": "[PAD]"}
 DEBERTA |= {"bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"}
+DEBERTA_BYTES = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
 MPNET = ("<s>", "<pad>", "</s>", "[UNK]", "<mask>")
 GEMMA = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "add_dummy_prefix": False}
 LLAMA = {"model_type": "bpe", "byte_fallback": True, "vocab_size": 420}
@@ -75,6 +76,7 @@ FAMILIES = {
     "bloom": (partial(saved_bytes, name="GPT2Tokenizer", special=BLOOM),),
     "camembert": (partial(spiece, name="sentencepiece.bpe.model"),),
     "clip": (both(files.clip_text, partial(image, name="CLIPImageProcessor")),),
+    "deberta": (partial(saved_bytes, name="DebertaTokenizer", special=DEBERTA_BYTES),),
     "deberta-v2": (partial(spiece, name="spm.model", **DEBERTA),),
     "deit": (partial(image, name="DeiTImageProcessor", **small),),
     "dinov2": (partial(image, name="BitImageProcessor"),),

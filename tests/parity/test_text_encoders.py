@@ -73,15 +73,20 @@ DISTILLED = {"dim": 32, "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 48}
 CLASSES = torch.tensor([0, 2, 1, 1])
 
 
+EAGER = ("deberta", "deberta-v2", "mpnet")
+"""Families whose classes have no fused attention."""
+
+
 def build(cls, config_class, attention, **options):
-    return cls(config_class(**SIZES, attn_implementation=attention, **options))
+    kernel = "eager" if config_class.model_type in EAGER else attention
+    return cls(config_class(**SIZES | options, attn_implementation=kernel))
 
 
 def inputs(config_class, side):
     """Return a batch as the class reads it: its padding id, its number of segments."""
     pad = config_class().pad_token_id
     batch = padded_batch(side, pad=pad)
-    if config_class is DistilBertConfig:
+    if config_class.model_type in ("distilbert", "mpnet"):
         del batch["token_type_ids"]
     if config_class in (XLMRobertaConfig, CamembertConfig):
         batch["token_type_ids"] = torch.zeros_like(batch["token_type_ids"])

@@ -147,6 +147,8 @@ class Architecture:
         pad_token_id: The id that padding must have, where the class reads more into it.
         arguments: Our config → further arguments of their constructor (no pooler).
         front: Name that files may have in front of all tensors of a body (``text_model``).
+        unnamed: Whether the family is published without ``architectures``, and read as this class.
+        renames: Their config → beginnings of names in the table → those in files with that config.
     """
 
     name: str
@@ -160,6 +162,23 @@ class Architecture:
     pad_token_id: int | None = None
     arguments: Callable[[ModelConfig], dict[str, bool]] = lambda config: {}
     front: str = ""
+    unnamed: bool = False
+    renames: Callable[[JsonObject], Mapping[str, str]] = lambda theirs: {}
+
+    def rows(self, config: ModelConfig, theirs: JsonObject) -> Table:
+        """Return the table with the names that files with a config of theirs have."""
+        renames = self.renames(theirs).items()
+        if not renames:
+            return self.table(config)
+
+        def renamed(name: str) -> str:
+            found = (new + name.removeprefix(old) for old, new in renames if name.startswith(old))
+            return next(found, name)
+
+        return [
+            replace(row, theirs=tuple(renamed(name) for name in row.theirs))
+            for row in self.table(config)
+        ]
 
     def read(self, theirs: Values, source: str) -> ModelConfig:
         """Return our config of theirs, checked.

@@ -175,7 +175,7 @@ def write_export(
     def fetch(name: str) -> Tensor:
         return read(stored[name])
 
-    table = architecture.table(theirs)
+    table = architecture.rows(theirs, values)
     write_weights(target, table, layout, fetch, shard_bytes)
     write_values(target, values)
     copy_processor(folder, _processor_files(folder), target)

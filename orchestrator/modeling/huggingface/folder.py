@@ -26,6 +26,8 @@ from orchestrator.modeling.huggingface.values import (
 from orchestrator.modeling.tensor_files import Fetch, TensorReader, skeletons, weight_files
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
+EMBEDDER = "modules.json"
+"""Stands in folders of sentence-transformers."""
 OUTPUT, POOLER = "lm_head.weight", ".pooler."
 """Name of an output layer over words, and part of the names of a pooler."""
 OLD_NAMES = (
@@ -59,7 +61,7 @@ class Source:
     @property
     def table(self) -> Table:
         """Table of tensor names, theirs to ours."""
-        return self.architecture.table(self.config)
+        return self.architecture.rows(self.config, self.raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +103,43 @@ def open_source(folder: Path) -> Source:
             "--onto PACKAGE."
         )
     raw = _read_config(path)
-    names = raw.get("architectures") or []
-    if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise InputError(
-            f"{path} does not say which class it is. Add `architectures`, for example "
-            '`"architectures": ["BertForMaskedLM"]`.'
-        )
+    files = weight_files(folder)
+    architecture = _class_of(path, raw, files)
     if raw.get("quantization_config") is not None:
         raise InputError(
             f"{path}: quantization_config: quantized checkpoints are not read. Give the float "
             "checkpoint that it was made from; a package is quantized by `orchestrator quantize`."
         )
-    architecture = find_architecture(names[0])
-    values = complete_values(architecture, raw, folder, weight_files(folder))
+    values = complete_values(architecture, raw, folder, files)
     return Source(folder, architecture, raw, values, architecture.read(values, str(path)))
+
+
+def _class_of(path: Path, raw: JsonObject, stored: Collection[str]) -> Architecture:
+    """Return the class of a checkpoint.
+
+    Embedders of sentence-transformers are the body, whatever class their config still names from
+    before: where the names of the tensors lack the body's, its class wrote them.
+
+    Args:
+        path: The config's file.
+        raw: The config.
+        stored: Names of the tensors.
+
+    Raises:
+        InputError: The config does not name it, or a class that is not supported.
+    """
+    of_type = [a for a in architectures().values() if a.model_type == raw.get("model_type")]
+    names = raw.get("architectures") or [each.name for each in of_type if each.unnamed]
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise InputError(
+            f"{path} does not say which class it is. Add `architectures`, for example "
+            '`"architectures": ["BertForMaskedLM"]`.'
+        )
+    if (path.parent / EMBEDDER).is_file() and stored:
+        bodies = [each for each in of_type if each.front and each.name != names[0]]
+        if bodies and not any(name.startswith(f"{bodies[0].front}.") for name in stored):
+            return bodies[0]
+    return find_architecture(names[0])
 
 
 def complete_values(
@@ -212,7 +237,7 @@ def _of_other_heads(
     for each in architectures().values():
         if each.model_type == source.architecture.model_type:
             try:
-                table = each.table(each.read(source.values, str(source.folder)))
+                table = each.rows(each.read(source.values, str(source.folder)), source.raw)
             except (ConfigError, InputError):
                 continue  # a class that this config cannot be of
             known.update(name for row in table for name in row.theirs)
