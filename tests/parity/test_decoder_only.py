@@ -8,6 +8,7 @@ import torch
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    Gemma2Config,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -44,17 +45,19 @@ SIZES = {
     "intermediate_size": 48,
     "max_position_embeddings": 64,
 }
+PLAIN_FORMULA = (BloomConfig, Gemma2Config)
+"""Configs of classes that have no fused attention."""
 ROPE = {"rope_type": "default", "rope_theta": 500.0}
 
 
 def causal(cls, config_class, more=None, twin="", **options):
     """Return a function that makes the case for one attention kernel and side of padding.
 
-    ``more`` are further inputs of theirs. BLOOM's class has the plain formula only.
+    ``more`` are further inputs of theirs.
     """
 
     def case(attention, side):
-        kernel = "eager" if config_class is BloomConfig else attention
+        kernel = "eager" if config_class in PLAIN_FORMULA else attention
         config = config_class(attn_implementation=kernel, **options)
         batch = padded_batch(side)
         del batch["token_type_ids"]

@@ -15,11 +15,14 @@ from transformers import (
     CamembertConfig,
     DistilBertConfig,
     ElectraConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
+    Phi3Config,
     Qwen2Config,
     Qwen3Config,
     RobertaConfig,
@@ -44,6 +47,7 @@ from .harness import (
     padded_batch,
     token_labels,
 )
+from .test_decoder_only import PLAIN_FORMULA
 from .test_text_encoders import DISTILLED, build, classifier, inputs, masked, tagger
 
 NARROW = {"embedding_size": 20}
@@ -141,6 +145,7 @@ LLAMA = SMALL | {
     "intermediate_size": 48,
     "max_position_embeddings": 64,
 }
+HALF = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}
 CAUSAL = {
     "GPT2": (GPT2Config, SMALL | {"n_positions": 16}),
     "Llama": (LlamaConfig, LLAMA),
@@ -149,6 +154,9 @@ CAUSAL = {
     "Qwen3": (Qwen3Config, LLAMA | {"head_dim": 12}),
     "SmolLM3": (SmolLM3Config, LLAMA | {"no_rope_layers": [1, 0]}),
     "Olmo2": (Olmo2Config, LLAMA),
+    "Phi3": (Phi3Config, LLAMA | {"rope_parameters": HALF}),
+    "Gemma2": (Gemma2Config, LLAMA | {"head_dim": 12, "sliding_window": 4}),
+    "Gemma3Text": (Gemma3TextConfig, LLAMA | {"head_dim": 12, "sliding_window": 4}),
     "Mixtral": (MixtralConfig, LLAMA | {"num_local_experts": 4}),
     "Bloom": (BloomConfig, SMALL),
 }
@@ -158,7 +166,7 @@ CLASSES = {"num_labels": 3, "pad_token_id": PAD}
 
 def causal_model(family, head, attention, **options):
     config_class, sizes = CAUSAL[family]
-    kernel = "eager" if config_class is BloomConfig else attention
+    kernel = "eager" if config_class in PLAIN_FORMULA else attention
     config = config_class(**sizes | {"pad_token_id": PAD} | options, attn_implementation=kernel)
     return class_of(family, head)(config)
 

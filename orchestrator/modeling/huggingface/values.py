@@ -97,6 +97,10 @@ class Values:
         """Return a whole number, or None where there is none."""
         return self.integer(key) if key in self else None
 
+    def optional_number(self, key: str) -> float | None:
+        """Return a number, or None where there is none."""
+        return self.number(key) if key in self else None
+
     def integers(self, key: str) -> tuple[int, ...]:
         """Return a list of whole numbers."""
         items = self._items(key)

@@ -167,7 +167,9 @@ def their_rotary(rotary: RotaryConfig | None, *, partial: bool = False) -> JsonO
     if rotary is None:
         return {}
     scaling = rotary.scaling
-    options = {} if scaling is None else scaling.model_dump(exclude={"type"}, exclude_none=True)
+    options: JsonObject = {}
+    if scaling is not None:
+        options = scaling.model_dump(mode="json", exclude={"type"}, exclude_none=True)
     kind = "default" if scaling is None else scaling.type
     share = {"partial_rotary_factor": rotary.share} if partial else {}
     return {"rope_type": kind, "rope_theta": rotary.theta, **share, **options}
