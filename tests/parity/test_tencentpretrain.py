@@ -435,7 +435,6 @@ def test_tied_tensors_must_be_equal(tmp_path):
     ("change", "match"),
     [
         ({"encoder": "cnn"}, "encoder: 'cnn' is not allowed. .*Allowed: .*'gatedcnn'"),
-        ({"has_residual_attention": True}, "has_residual_attention: true is not allowed"),
         ({"hidden_act": "linear"}, "hidden_act: 'linear' is not allowed. Allowed: 'gelu'"),
         ({"layers_nums": 2}, "Did you mean 'layers_num'"),
         ({"heads_num": 0}, "heads_num is missing; the encoder 'transformer' needs it"),

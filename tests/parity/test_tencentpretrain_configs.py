@@ -210,6 +210,19 @@ def test_a_body_without_its_head_is_imported_and_named(tmp_path):
     assert package.manifest.task.kind == "embedding"
 
 
+@pytest.mark.parametrize("name", ["bert/base", "albert/base", "gpt2/", "llama/7b", "t5/base"])
+def test_residual_attention_is_imported(name, tmp_path):
+    options = SHIPPED[f"{name}_config.json".replace("/_", "/")] | {"has_residual_attention": True}
+    _, report, ours = check(options, tmp_path)
+    assert ours.config.encoder.residual_attention
+    assert "(T20)" in " ".join(report["deviations"])
+
+
+def test_deep_initialization_is_of_new_weights_alone(tmp_path):
+    _, _, ours = check(SHIPPED["bert/base_config.json"] | {"deep_init": True}, tmp_path)
+    assert ours.config.initialization == "gpt2"
+
+
 def test_two_vocabularies_are_refused(tmp_path):
     options = SHIPPED["transformer/base_config.json"]
     theirs = Reference(options, VOCAB)

@@ -54,6 +54,9 @@ class TransformerConfig(BlockOptions, EncoderConfig):
     """Normalize after the last pre-norm block (false in BEiT's classifier)."""
     convolution: ConvolutionConfig | None = None
     """A convolution beside the first block (DeBERTa-v2 xlarge); null: none."""
+    residual_attention: bool = False
+    """Add the attention scores of each block to those of the next one (RealFormer). No fused kernel
+    keeps scores, so attention is computed by its formula."""
     drop_path: Rate = 0.0
     """Rate at which a sample skips a sub-layer of the last block while training; it grows from 0 in
     the first one (stochastic depth; BEiT: 0.1)."""
@@ -62,6 +65,11 @@ class TransformerConfig(BlockOptions, EncoderConfig):
     def visibility(self) -> Visibility:
         """Inputs that an output depends on; a prefix is never predicted."""
         return "everything" if self.mask == "bidirectional" else "past"
+
+    @property
+    def fuses_attention(self) -> bool:
+        """Whether attention is one kernel, which keeps no scores."""
+        return super().fuses_attention and not self.residual_attention
 
     def saved_activations(self, dimensions: Dimensions, length: int) -> int:
         """Values per position that the backward pass keeps."""
@@ -79,10 +87,15 @@ class TransformerConfig(BlockOptions, EncoderConfig):
         for block in range(self.num_layers):
             window = self.window_of(block)
             size = None if window is None else chunk_of(window, length, both_sides=both)
-            if window is None or size is None or self.position_bias or self.mask == "prefix":
+            if window is None or size is None or not self.cuts or self.mask == "prefix":
                 continue
             overlap = (2 if both else 1) * (window - 1) / size
             yield round((2 * overlap + 1) * dimensions.hidden_size)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether long sequences with a window may be cut into chunks, which share no scores."""
+        return self.position_bias is None and not self.residual_attention
 
     def keys_of(self, block: int, length: int) -> int:
         """Number of positions that a position of a block reads, at most."""
@@ -123,6 +136,10 @@ class TransformerConfig(BlockOptions, EncoderConfig):
             yield Problem(
                 "first_norm", "is for pre-norm blocks that share no weights. Set it true."
             )
+        if self.residual_attention and self.attention_softcap is not None:
+            yield Problem("attention_softcap", "is not for residual attention. Leave one out.")
+        if self.residual_attention and isinstance(self.position_bias, DisentangledConfig):
+            yield Problem("residual_attention", "is not for disentangled attention. Set it false.")
         if self.shared_layers and self.drop_path:
             yield Problem("drop_path", "grows from block to block, but all are one. Set it to 0.")
 

@@ -25,6 +25,9 @@ With shared layers there is ``layers.0`` alone. Activation function, eps and pos
 are in the config.
 """
 
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -55,6 +58,7 @@ from orchestrator.modeling.layers.feed_forward import (
 )
 from orchestrator.modeling.layers.norms import build_norm
 from orchestrator.modeling.layers.relative_positions import Rotation, build_position_bias, rotation
+from orchestrator.modeling.layers.residual_attention import ResidualAttention
 
 
 def build_feed_forward(options: BlockOptions, dimensions: Dimensions) -> nn.Module:
@@ -89,6 +93,8 @@ class TransformerLayer(Block):
     output: ``x = x + norm1(attention(x)); x = x + norm2(feed_forward(x))``.
     """
 
+    attention_class: ClassVar[type[Attention]] = Attention
+
     def __init__(
         self, options: BlockOptions, dimensions: Dimensions, drop_path: float = 0.0
     ) -> None:
@@ -97,7 +103,7 @@ class TransformerLayer(Block):
         self.drop_path = DropPath(drop_path)
         self.norm_position = options.norm_position
         disentangled = isinstance(options.position_bias, DisentangledConfig)
-        attention = DisentangledAttention if disentangled else Attention
+        attention = DisentangledAttention if disentangled else self.attention_class
         self.attention = attention(options, dimensions)
         self.feed_forward = build_feed_forward(options, dimensions)
         eps, bias = options.norm_eps, options.norm_bias
@@ -125,16 +131,25 @@ class TransformerLayer(Block):
         cache: KeyValues | None = None,
     ) -> Tensor:
         """Transform [B, S, D] to [B, S, D]."""
-        if self.position_bias is not None:
-            positions = torch.arange(x.shape[1], device=x.device)
-            mask = mask.plus(self.position_bias(positions, positions))
-        attend = self.attention
+        mask = self._own_mask(x, mask)
+        return self._around(
+            x, lambda read: self.attention(read, mask, rotation=rotation, cache=cache)
+        )
+
+    def _own_mask(self, x: Tensor, mask: AttentionMask) -> AttentionMask:
+        if self.position_bias is None:
+            return mask
+        positions = torch.arange(x.shape[1], device=x.device)
+        return mask.plus(self.position_bias(positions, positions))
+
+    def _around(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what the block makes of [B, S, D] around its attention."""
         if self.norm_position in ("pre", "both"):
-            mixed = attend(self.norm1(x), mask, rotation=rotation, cache=cache)
+            mixed = attend(self.norm1(x))
             x = x + self._drop(self.scale1(self.post_norm1(mixed)))
             inner = self.post_norm2(self.feed_forward(self.norm2(x)))
             return x + self._drop(self.scale2(inner))
-        mixed = attend(x, mask, rotation=rotation, cache=cache)
+        mixed = attend(x)
         if self.norm_position == "output":
             x = x + self._drop(self.scale1(self.norm1(mixed)))
             return x + self._drop(self.scale2(self.norm2(self.feed_forward(x))))
@@ -145,6 +160,31 @@ class TransformerLayer(Block):
     def _drop(self, output: Tensor) -> Tensor:
         dropped: Tensor = self.drop_path(self.dropout(output))
         return dropped
+
+
+class ResidualAttentionLayer(TransformerLayer):
+    """A transformer layer that also takes and returns attention scores, [B, H, S, T]."""
+
+    attention_class = ResidualAttention
+
+    def transform(  # type: ignore[override]
+        self,
+        x: Tensor,
+        mask: AttentionMask,
+        rotation: Rotation | None = None,
+        cache: KeyValues | None = None,
+        earlier: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Transform [B, S, D] to [B, S, D], and scores to those of this block."""
+        attention, mask = cast(ResidualAttention, self.attention), self._own_mask(x, mask)
+        kept: list[Tensor] = []
+
+        def attend(read: Tensor) -> Tensor:
+            mixed, scores = attention.with_scores(read, mask, rotation, cache, earlier)
+            kept.append(scores)
+            return mixed
+
+        return self._around(x, attend), kept[0]
 
 
 class TransformerEncoder(Encoder):
@@ -168,7 +208,8 @@ class TransformerEncoder(Encoder):
         ]
         count = 1 if config.shared_layers else config.num_layers
         rates = rates_of_layers(config.drop_path, count)
-        self.layers = nn.ModuleList(TransformerLayer(config, dimensions, rate) for rate in rates)
+        block = ResidualAttentionLayer if config.residual_attention else TransformerLayer
+        self.layers = nn.ModuleList(block(config, dimensions, rate) for rate in rates)
         own = isinstance(config.position_bias, PatchBiasConfig) and not config.position_bias.shared
         both = config.mask == "bidirectional"
         self.position_bias = (
@@ -201,15 +242,19 @@ class TransformerEncoder(Encoder):
             masks = [allowed._replace(distances=distances) for allowed in masks]
         angles = [self._rotation(hidden, mask, batch, rotary) for rotary in self.rotaries]
         self.layer_outputs = [hidden] if self.keeps_layers else None
-        embedded = hidden
+        embedded, scores = hidden, None
         for index, (window, rotary) in enumerate(self.choices):
             layer = self.layers[index % len(self.layers)]
             allowed, turned = masks[window], angles[rotary]
+            own = None if cache is None else cache.layer(index).own
+            given: tuple[Any, ...] = (hidden, allowed, turned, own)
+            given += (scores,) if self.config.residual_attention else ()
             if self.checkpointing and self.training:
-                hidden = checkpoint(layer, hidden, allowed, turned, use_reentrant=False)
+                hidden = checkpoint(layer, *given, use_reentrant=False)
             else:
-                own = None if cache is None else cache.layer(index).own
-                hidden = layer(hidden, allowed, turned, own)
+                hidden = layer(*given)
+            if self.config.residual_attention:
+                hidden, scores = hidden
             if index == 0 and self.convolution is not None:
                 hidden = self.convolution(embedded, hidden, mask)
             if self.layer_outputs is not None:
@@ -226,7 +271,7 @@ class TransformerEncoder(Encoder):
             queries=queries,
             window=window,
             batch=batch,
-            chunked=self.config.position_bias is None,
+            chunked=self.config.cuts,
         )
         if self.position_bias is None:
             return allowed

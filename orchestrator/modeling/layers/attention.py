@@ -194,6 +194,19 @@ class Attention(nn.Module):
             [B, S, D]. A query that may read nothing gets the output bias alone: finite, with finite
             gradients.
         """
+        query, key, value = self.heads(x, memory, rotation, cache)
+        mixed = self._mix(query, key, value, mask)
+        output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return output
+
+    def heads(
+        self,
+        x: Tensor,
+        memory: Tensor | None,
+        rotation: Rotation | None,
+        cache: KeyValues | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries [B, H, S, d], keys and values [B, G, T, d]; see ``forward``."""
         query = self._split(self.query(x), self.query_norm)
         if memory is not None and cache is not None and cache.key is not None:
             key, value = cache.key, cast(Tensor, cache.value)
@@ -205,9 +218,7 @@ class Attention(nn.Module):
                 query, key = rotate(query, rotation), rotate(key, rotation)
             if cache is not None:
                 key, value = cache.extend(key, value)
-        mixed = self._mix(query, key, value, mask)
-        output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
-        return output
+        return query, key, value
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Tensor:
         """Return what each query reads, [B, H, S, d]."""
@@ -268,16 +279,37 @@ def eager_attention(
     Returns:
         [B, H, S, d].
     """
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = attention_scores(query, key, mask, scale=scale, softcap=softcap)
+    return read_values(scores, value, mask, dropout=dropout)
+
+
+def attention_scores(
+    query: Tensor,
+    key: Tensor,
+    mask: AttentionMask,
+    *,
+    scale: float,
+    softcap: float | None = None,
+) -> Tensor:
+    """Return scale q k' + bias, [B, H, S, T]; see ``eager_attention``."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     scores = query @ key.transpose(-1, -2) * scale
     if softcap is not None:
         scores = softcapped(scores, softcap)
-    if mask.bias is not None:
-        scores = scores + mask.bias
-    allowed = mask.allowed
+    return scores if mask.bias is None else scores + mask.bias
+
+
+def permitted(scores: Tensor, mask: AttentionMask) -> Tensor | None:
+    """Return True where a query may read a key, broadcastable to [B, H, S, T]; None: everywhere."""
     if mask.causal:
-        allowed = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
+        return causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
+    return mask.allowed
+
+
+def read_values(scores: Tensor, value: Tensor, mask: AttentionMask, *, dropout: float) -> Tensor:
+    """Return softmax(scores) v where the mask permits it, [B, H, S, d]."""
+    value = value.repeat_interleave(scores.shape[1] // value.shape[1], dim=1)
+    allowed = permitted(scores, mask)
     if allowed is None:
         weights = scores.softmax(dim=-1)
     else:

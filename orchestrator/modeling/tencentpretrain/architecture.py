@@ -261,6 +261,7 @@ def _encoder(options: Options) -> JsonObject:
             "shared_layers": options.parameter_sharing,
             "mask": MASKS[options.mask],
             "rotary": {} if options.rotary_position_embedding else None,
+            "residual_attention": options.has_residual_attention,
         }
     if options.encoder == "gatedcnn":
         return {

@@ -2,7 +2,7 @@
 
 They are numbered as in the list of its defects: LayerNorm (T1), masks (T4), relative positions (T5,
 T6), tied output layers of T5 (T7), ALiBi (T9), segments (T11), two norms of a stream (T12), pooling
-(T13), the scale of CLIP (T14), lengths of sound (T19).
+(T13), the scale of CLIP (T14), lengths of sound (T19), residual attention (T20).
 """
 
 from collections.abc import Collection, Iterator
@@ -55,6 +55,8 @@ def _of_stream(options: Options) -> Iterator[str]:
         yield "ALiBi acts on attention; their code declares it and ignores it (T9)"
     if options.layer_number_scale:
         yield "layer_number_scale changes nothing, as in their code (T9)"
+    if options.has_residual_attention and options.encoder == "transformer":
+        yield "attention carries the scores of real positions alone, theirs also -10000 (T20)"
     if options.mask == "prefix":
         yield "the mask 'prefix' is causal_with_prefix, as every name that their code does not know"
     if options.encoder.startswith("bi") or options.bidirectional:

@@ -102,7 +102,7 @@ class Options(StrictModel):
     remove_embedding_layernorm: bool = False
     parameter_sharing: bool = False
     factorized_embedding_parameterization: bool = False
-    has_residual_attention: Literal[False] = False
+    has_residual_attention: bool = False
     has_lmtarget_bias: bool = False
     tie_weights: bool = False
     share_embedding: bool = False
