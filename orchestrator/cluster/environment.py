@@ -25,11 +25,12 @@ LOCAL_CLUSTER = {
 # Read by the driver, forwarded to the Train controller and workers by Ray Train.
 TRAIN = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",  # how soon the controller sees the end (default 2)
-    # A group that asks for CPUs of a node that just died asks again after this; no failure counts.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep meaning what they meant on the driver
 }
+
+# The same for a private cluster. No node comes up later, so nothing is worth Ray's own minute.
+PRIVATE_TRAIN = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
 
 
 def extensions_dir() -> Path:
@@ -44,7 +45,12 @@ def local_cluster_environment(accelerated: bool) -> dict[str, str]:
     Args:
         accelerated: Whether workers ask for GPUs; without them DeepSpeed need not look for one.
     """
-    values = {**LOCAL_CLUSTER, **TRAIN, "TORCH_EXTENSIONS_DIR": str(extensions_dir())}
+    values = {
+        **LOCAL_CLUSTER,
+        **TRAIN,
+        **PRIVATE_TRAIN,
+        "TORCH_EXTENSIONS_DIR": str(extensions_dir()),
+    }
     # One private machine: no spot instance can be reclaimed, so nothing needs to watch for it.
     values["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     if not accelerated:

@@ -196,6 +196,7 @@ class _Launch:
                 num_workers=workers,
                 use_gpu=accelerated,
                 resources_per_worker=resources,
+                label_selector=self.cluster.labels or None,
                 elastic_resize_monitor_interval_s=resize_s,
             ),
             run_config=RunConfig(

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from orchestrator.cluster.environment import (
     local_cluster_environment,
     temporary_defaults,
 )
+from orchestrator.cluster.room import Ask, require_room
 from orchestrator.config import ClusterSection
 from orchestrator.errors import InputError, StageError
 
@@ -35,7 +36,6 @@ logger = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 200 * 2**20  # models travel through files; the store carries messages
 TEMP_PREFIX = "orch-ray-"
 CONNECT_TIMEOUT_S = 5.0
-RELEASE_WAIT_S = 5.0  # an actor that just ended gives its CPUs back within this time
 START_ATTEMPTS = 3  # a loaded host can miss the start window of Ray's control service
 ABANDONED_AFTER_S = 60.0  # a younger folder may be one that another process is just making
 _PRIVATE = threading.Event()  # set while a cluster that this process started is running
@@ -61,16 +61,18 @@ class RaySession:
 
 
 @contextmanager
-def ray_session(
-    cluster: ClusterSection, purpose: str, cpus: float, gpus: float = 0.0
+def session_for(
+    cluster: ClusterSection, workers: int | None = None, name: str = "cluster.workers"
 ) -> Iterator[RaySession]:
-    """Connect to the configured cluster or start a private local one.
+    """Connect to the configured cluster, or start a private one here, with room for the workers.
+
+    A cluster that others share is waited for, up to ``cluster.wait_s``; see `room`.
 
     Args:
-        cluster: Where (``address``, else ``RAY_ADDRESS``, else this machine).
-        purpose: What the CPUs are for, for messages (``"workers: 2 x 1 CPU"``).
-        cpus: CPUs that must be free at once.
-        gpus: GPUs that must be free at once.
+        cluster: Where (``address``, else ``RAY_ADDRESS``, else this machine), and what each worker
+            takes.
+        workers: How many work at once; None: ``cluster.workers``.
+        name: What messages call the workers.
 
     Yields:
         The session; nested calls reuse the outer one's Ray.
@@ -80,41 +82,27 @@ def ray_session(
             work starts, and for a private cluster even before Ray does.
         StageError: A private Ray could not be started.
     """
+    ask = _ask(cluster, cluster.workers if workers is None else workers, name)
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     if not _initialized() and address is None:
-        _require("CPU", purpose, cpus, total=_machine_cpus(), free=_machine_cpus())
+        _require_here(ask)
     with ExitStack() as stack:
         started = False
         if not _initialized():
             started = address is None
-            stack.enter_context(_private_ray(gpus > 0) if started else _connection(str(address)))
+            accelerated = "GPU" in ask.resources
+            stack.enter_context(_private_ray(accelerated) if started else _connection(str(address)))
         session = _describe(started)
-        _check_free("CPU", purpose, cpus)
-        _check_free("GPU", purpose, gpus)
+        require_room(ask, private=session.private)
         yield session
 
 
-def session_for(
-    cluster: ClusterSection, workers: int | None = None, name: str = "cluster.workers"
-) -> AbstractContextManager[RaySession]:
-    """Return a session in which a job's workers fit; see `ray_session`.
-
-    Args:
-        cluster: Where, and what each worker takes.
-        workers: How many work at once; None: ``cluster.workers``.
-        name: What messages call the workers.
-
-    Raises:
-        InputError: On entering, when the CPUs or GPUs are not there.
-        StageError: On entering, when a private Ray could not be started.
-    """
-    count = cluster.workers if workers is None else workers
-    return ray_session(
-        cluster,
-        f"{name}: {count} × {cluster.cpus_per_worker:g} CPU",
-        cpus=count * cluster.cpus_per_worker,
-        gpus=count * cluster.gpus_per_worker,
-    )
+def _ask(cluster: ClusterSection, workers: int, name: str) -> Ask:
+    takes = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    resources = {kind: each for kind, each in takes.items() if each}
+    worker = " + ".join(f"{each:g} {kind}" for kind, each in resources.items()) or "0 CPU"
+    purpose = f"{name}: {workers} × {worker}"
+    return Ask(purpose, workers, resources, cluster.labels, cluster.wait_s)
 
 
 def _initialized() -> bool:
@@ -244,28 +232,23 @@ def _machine_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _check_free(kind: str, purpose: str, needed: float) -> None:
-    """Raise unless ``needed`` are free now, or within the time a finished actor takes to go."""
-    import ray
+def _require_here(ask: Ask) -> None:
+    """Refuse what this machine cannot hold, without starting anything.
 
-    deadline = time.monotonic() + RELEASE_WAIT_S
-    while True:
-        total = ray.cluster_resources().get(kind, 0.0)
-        free = ray.available_resources().get(kind, 0.0)
-        if free >= needed or total < needed or time.monotonic() > deadline:
-            break
-        time.sleep(0.1)
-    _require(kind, purpose, needed, total, free)
-
-
-def _require(kind: str, purpose: str, needed: float, total: float, free: float) -> None:
-    if free >= needed:
-        return
-    raise InputError(
-        f"{purpose} asked, {total:g} {kind}s in the cluster, {free:g} free. Lower cluster.workers "
-        f"or cluster.{kind.lower()}s_per_worker, wait for other jobs to end, or set "
-        "cluster.address to a larger cluster."
-    )
+    Raises:
+        InputError: It has too few CPUs.
+    """
+    needed, cpus = ask.workers * ask.resources.get("CPU", 0.0), _machine_cpus()
+    if needed > cpus:
+        raise InputError(
+            f"{ask.purpose} asked, {cpus} CPUs in the cluster, {cpus} free. Lower cluster.workers "
+            "or cluster.cpus_per_worker, or set cluster.address to a larger cluster."
+        )
+    if ask.labels:
+        raise InputError(
+            f"cluster.labels: {dict(ask.labels)} choose nodes of a cluster; a private Ray on this "
+            "machine has none. Leave them out, or set cluster.address."
+        )
 
 
 # --- temporary folders ---------------------------------------------------------------------------

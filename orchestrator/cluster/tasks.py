@@ -25,7 +25,11 @@ class TaskPool:
 
     def __init__(self, cluster: ClusterSection) -> None:
         self._limit = cluster.workers
-        self._options = {"num_cpus": cluster.cpus_per_worker, "max_retries": cluster.max_failures}
+        self._options = {
+            "num_cpus": cluster.cpus_per_worker,
+            "max_retries": cluster.max_failures,
+            "label_selector": cluster.labels,
+        }
 
     def put(self, value: Value) -> Value:
         """Store a value that many calls read; calls receive the value itself."""

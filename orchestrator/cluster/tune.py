@@ -122,9 +122,9 @@ def run_trials(
     Returns:
         Trial id -> its error, None for a trial that ended well; for every payload.
     """
-    trainable = tune.with_resources(
-        EpochTrainable, {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
-    )
+    takes = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    chosen = {"bundle_label_selector": [cluster.labels]} if cluster.labels else {}
+    trainable = tune.with_resources(EpochTrainable, tune.PlacementGroupFactory([takes], **chosen))
     space = {
         "target": target,
         "trial": tune.grid_search(list(payloads)),

@@ -52,6 +52,11 @@ class ClusterSection(StrictModel):
     """CPU cores reserved for each worker."""
     gpus_per_worker: float = Field(0, ge=0)
     """GPUs reserved for each worker."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes that workers run on, for example {ray.io/accelerator-type: H100}."""
+    wait_s: float = Field(1800.0, ge=0)
+    """Longest wait for nodes that an autoscaler starts, and for other jobs of the cluster to end;
+    what the cluster can never hold is refused at once."""
     max_failures: int = Field(3, ge=0)
     """Maximum worker failures in a row, without a new checkpoint in between, that a job recovers
     from; lost hosts are counted separately."""

@@ -78,7 +78,9 @@ def _make(config: CorpusJobConfig, cache: Path, made: "Counter[str]") -> "Corpus
             made["shards"] += result.built
             bar.update(done, f"{made['documents']:,} documents")
 
-        mapper = through_ray(cluster.workers, cluster.cpus_per_worker, cluster.max_failures)
+        mapper = through_ray(
+            cluster.workers, cluster.cpus_per_worker, cluster.max_failures, cluster.labels
+        )
         try:
             return prepare_corpus(config.data, cache, mapper, watch)
         finally:

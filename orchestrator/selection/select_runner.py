@@ -91,6 +91,7 @@ def _score_proxies(
         num_cpus=config.cluster.cpus_per_worker,
         num_gpus=config.cluster.gpus_per_worker,
         max_retries=config.cluster.max_failures,
+        label_selector=config.cluster.labels,
     )(score_package)
     pending = {
         task.remote(

@@ -5,6 +5,7 @@ a user has after ``ray start --head``: a real head node with its dashboard, in p
 """
 
 import http.client
+import json
 import os
 import random
 import secrets
@@ -35,10 +36,10 @@ WORKER_PORTS = range(10002, 20000)  # Ray gives these to workers; own ports must
 @pytest.fixture(scope="session")
 def local_ray():
     """A private cluster in this process; jobs that ask for one share it."""
-    from orchestrator.cluster.session import ray_session
+    from orchestrator.cluster.session import session_for
     from orchestrator.config import ClusterSection
 
-    with ray_session(ClusterSection(), "tests", cpus=0) as session:
+    with session_for(ClusterSection(), workers=0) as session:
         yield session
 
 
@@ -83,14 +84,19 @@ class RayHead:
 
 
 @contextmanager
-def started_head(num_cpus: int = 4):
+def started_head(num_cpus: int = 4, autoscaling: dict | None = None):
     """Start a head node and stop everything that belongs to it at the end.
 
     Ray gives a node 30 seconds to come up, which a busy host can miss: it is tried again.
+
+    Args:
+        num_cpus: CPUs of the head node.
+        autoscaling: Content of a cluster file for Ray's fake autoscaler, which starts nodes as
+            processes of this machine; None: there is none.
     """
     for attempt in range(START_ATTEMPTS):
         folder = Path(tempfile.mkdtemp(prefix="rh", dir="/tmp"))  # socket paths are limited
-        head, process = _launch(folder, num_cpus)
+        head, process = _launch(folder, num_cpus, autoscaling)
         try:
             try:
                 _wait_until_ready(head, process)
@@ -105,7 +111,9 @@ def started_head(num_cpus: int = 4):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _launch(folder: Path, num_cpus: int) -> tuple[RayHead, subprocess.Popen]:
+def _launch(
+    folder: Path, num_cpus: int, autoscaling: dict | None
+) -> tuple[RayHead, subprocess.Popen]:
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     env = _environment(folder, ports)
     log = folder / "ray-start.log"
@@ -127,6 +135,12 @@ def _launch(folder: Path, num_cpus: int) -> tuple[RayHead, subprocess.Popen]:
         "--object-store-memory=200000000",
         "--disable-usage-stats",
     ]
+    if autoscaling is not None:
+        provider = autoscaling["provider"] | {"gcs_address": env["RAY_ADDRESS"]}
+        content = json.dumps(autoscaling | {"provider": provider})
+        (folder / "cluster.json").write_text(content)
+        command.append(f"--autoscaling-config={folder}/cluster.json")
+        env |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
     with log.open("w") as output:
         process = subprocess.Popen(
             command, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True

@@ -8,8 +8,8 @@ back. A repeated task finds its shard finished, or builds it again with the same
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import ray.data
 from pydantic import TypeAdapter
@@ -46,19 +46,23 @@ ANSWERS: TypeAdapter[PieceCounts | BuiltShard | Failure] = TypeAdapter(
 )
 
 
-def through_ray(workers: int, cpus: float = 1.0, retries: int = 3) -> Mapper:
+def through_ray(
+    workers: int, cpus: float = 1.0, retries: int = 3, labels: Mapping[str, str] | None = None
+) -> Mapper:
     """Return a mapper that runs ``workers`` tasks at a time.
 
     Args:
         workers: Number of concurrent tasks.
         cpus: Cores per task.
         retries: Number of times a task is restarted after its process died.
+        labels: Labels of the nodes that tasks run on.
     """
+    options = {"num_cpus": cpus, "max_retries": retries, "label_selector": dict(labels or {})}
 
     def run(task: Callable[[Input], Result], inputs: Sequence[Input]) -> Iterator[Result]:
         if not inputs:
             return
-        results = _mapped(task, inputs, workers, cpus, retries)
+        results = _mapped(task, inputs, workers, options)
         try:
             for each in results.iter_rows():
                 yield cast(Result, _result(each["result"]))
@@ -75,8 +79,7 @@ def _mapped(
     task: Callable[[Input], Result],
     inputs: Sequence[Input],
     workers: int,
-    cpus: float,
-    retries: int,
+    options: Mapping[str, Any],
 ) -> ray.data.Dataset:
     """Return the results as a data set that is computed while it is read."""
     for name in QUIET:
@@ -90,10 +93,9 @@ def _mapped(
         warnings.simplefilter("ignore", RayDeprecationWarning)
         return ray.data.from_items(items, override_num_blocks=len(items)).map(
             _work,
-            fn_kwargs={"task": task, "threads": max(1, int(cpus))},
-            num_cpus=cpus,
+            fn_kwargs={"task": task, "threads": max(1, int(options["num_cpus"]))},
             compute=ray.data.TaskPoolStrategy(size=min(workers, len(items))),
-            max_retries=retries,
+            **options,
         )
 
 

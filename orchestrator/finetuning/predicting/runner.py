@@ -307,6 +307,7 @@ def through_ray(
         fn_constructor_kwargs={"job": job.model_dump_json()},
         num_cpus=cluster.cpus_per_worker,
         num_gpus=cluster.gpus_per_worker,
+        label_selector=cluster.labels,
         compute=ray.data.ActorPoolStrategy(size=workers),
         max_restarts=cluster.max_failures,
         max_task_retries=cluster.max_failures,

@@ -46,20 +46,20 @@ def test_too_many_workers_are_refused_before_ray_is_even_imported():
     assert verdict == "False True"
 
 
-@pytest.mark.parametrize("kind", ["CPU", "GPU"])
-def test_the_message_names_what_is_missing(kind):
-    with pytest.raises(InputError, match=f"2 × 4 {kind} asked, 6 {kind}s in the cluster, 3 free"):
-        session._require(kind, f"cluster.workers: 2 × 4 {kind}", needed=8, total=6, free=3)
-
-
-def test_what_is_free_is_granted():
-    session._require("CPU", "x", needed=2, total=2, free=2)
+def test_labels_are_for_clusters(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    cluster = ClusterSection(labels={"ray.io/accelerator-type": "H100"})
+    with (
+        pytest.raises(InputError, match=r"cluster\.labels: .*H100.*private Ray"),
+        session.session_for(cluster),
+    ):
+        pass
 
 
 def test_the_dashboards_address_is_not_a_clusters():
     with (
         pytest.raises(InputError, match=r"cluster\.address: 'http://head:8265'.*dashboard"),
-        session.ray_session(ClusterSection(address="http://head:8265"), "x", 1),
+        session.session_for(ClusterSection(address="http://head:8265")),
     ):
         pass
 
@@ -71,7 +71,7 @@ def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):
         monkeypatch.setenv("RAY_ADDRESS", address)
         with (
             pytest.raises(InputError, match=f"no Ray cluster answers at '{address}'.*refused"),
-            session.ray_session(ClusterSection(), "x", 1),
+            session.session_for(ClusterSection()),
         ):
             pass
 
