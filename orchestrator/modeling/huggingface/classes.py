@@ -134,14 +134,9 @@ def padding_of(config: ModelConfig) -> int:
         if candidate.pad_token_id not in (None, config.pad_token_id):
             moved = config.model_copy(update={"pad_token_id": candidate.pad_token_id})
             again = _there_and_back(candidate, moved)
-            if again is not None and _equal_but_for_rates(moved, again):
+            if again is not None and _alike(moved, again):
                 return moved.pad_token_id
     return config.pad_token_id
-
-
-def _equal_but_for_rates(one: ModelConfig, other: ModelConfig) -> bool:
-    differing = differing_keys(spelled_out(one), spelled_out(other))
-    return all(key.endswith(RATES) for key in differing)
 
 
 def _there_and_back(candidate: Architecture, config: ModelConfig) -> ModelConfig | None:

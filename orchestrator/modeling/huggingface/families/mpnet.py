@@ -9,6 +9,7 @@ classification head as well; here only after it. Outputs are the same.
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.embeddings.configs import PosConfig, WordConfig
 from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
@@ -120,7 +121,15 @@ def _choice(theirs: Values) -> TargetConfig:
 
 
 def their_config(config: ModelConfig) -> JsonObject:
-    """Return the values of an ``MPNetConfig``."""
+    """Return the values of an ``MPNetConfig``.
+
+    Raises:
+        InputError: The encoder has another form. Other models must not take its padding id.
+    """
+    encoder = transformer_of(config)
+    plain = encoder.mask == "bidirectional" and encoder.norm_position == "post"
+    if not (plain and isinstance(encoder.position_bias, T5BiasConfig)):
+        raise InputError("only post-norm blocks with a bias of type t5 have this form")
     values = bert.their_config(config)
     for name in ("type_vocab_size", "classifier_dropout"):
         values.pop(name, None)
