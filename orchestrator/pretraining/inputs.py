@@ -31,7 +31,6 @@ from orchestrator.data.corpora.manifests import EXAMPLES, ROWS
 from orchestrator.data.media.images import ImageProcessor
 from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.processors.text import TextProcessor
-from orchestrator.data.processors.unknown import training_advice, unknown_note
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import CLASSES, LabelForm
 from orchestrator.data.rows.rows import Rows, require_pairs
@@ -67,12 +66,6 @@ class PretrainInputs:
     config: PretrainConfig
     corpus: AnyCorpus
     model: ModelConfig
-
-    @property
-    def unknown_note(self) -> str | None:
-        """A sentence about tokens that the tokenizer does not know, if they are many."""
-        advice = training_advice(self.config.data.tokenizer)
-        return unknown_note(self.corpus.unknown_share, advice)
 
     @property
     def task(self) -> dict[str, JsonValue]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from orchestrator.data.processors.segmenters import build_segmenter
 from orchestrator.data.samples.kinds import ExamplesConfig
 from orchestrator.data.sources.opening import list_entries, load_task, open_documents, split_entries
 from orchestrator.modeling.config import ModelConfig
@@ -15,6 +16,7 @@ from orchestrator.modeling.cost import (
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.estimate_memory import WorkerMemory, show_bytes, worker_memory
 from orchestrator.pretraining.inputs import form_of, named_tokenizer, require_labels
+from orchestrator.pretraining.notes import masking_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,9 @@ def make_plan(config: PretrainConfig) -> Plan:
             targets, or ``train.freeze`` names what the model does not have.
     """
     chosen = config.chosen_samples
+    rule = masking_of(config)
+    if rule is not None:
+        build_segmenter(rule.segmenter)  # refused here where its library is missing
     if isinstance(chosen, ExamplesConfig):
         if config.data.data.scheme == "files":
             split_entries(config.data.data, list_entries(config.data.data, chosen.columns))

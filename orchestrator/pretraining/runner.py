@@ -208,6 +208,7 @@ class _Work:
     def prepare(self) -> PretrainJob:
         """Make the data ready, check that the result can be stored, and return what workers get."""
         from orchestrator.pretraining.inputs import prepare_inputs
+        from orchestrator.pretraining.notes import notes_of
         from orchestrator.pretraining.starting import require_same_data
 
         cache = Path(self.config.run.dir).resolve() / CORPORA
@@ -223,8 +224,8 @@ class _Work:
             f"{corpus.documents:,}",
             f"{corpus.tokens:,}",
         )
-        if inputs.unknown_note is not None:
-            logger.warning("%s: %s", self.config.data.title, inputs.unknown_note)
+        for note in notes_of(inputs):
+            logger.warning("%s: %s", self.config.data.title, note)
         return inputs.job(self.run.path, self._first_weights())
 
     def _open_mlflow(self) -> "MlflowRun | None":

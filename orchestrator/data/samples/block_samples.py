@@ -57,11 +57,11 @@ class MlmSamples:
         self.parts = blocks.parts
         self._roles = blocks.roles
         self._roles.require("mask", "masked tokens")
-        self._vocabulary = Vocabulary.of(processor.continues, self._roles)
+        self._masking = masking or MaskingConfig()
+        self._vocabulary = Vocabulary.for_rule(processor, self._roles, self._masking)
         self._packing: Packing = packing
         self._target = target_name
         self._seed = seed
-        self._masking = masking or MaskingConfig()
 
     @classmethod
     def build(cls, config: MaskedConfig, inputs: SampleInputs) -> "MlmSamples":

@@ -92,7 +92,7 @@ class ImageTextMatches:
         self._share, self._masking = config.mismatched, config.masking
         if words_target is not None:
             self._words.roles.require("mask", "masked tokens")
-            self._vocabulary = Vocabulary.of(self._words.continues, self._words.roles)
+            self._vocabulary = Vocabulary.for_rule(self._words, self._words.roles, self._masking)
         self._pictures = PictureBatches(examples, processor, config.crop, seed)
         shape = examples.inputs.picture
         self._positions = 0 if shape is None else shape.tokens + shape.patches

@@ -21,6 +21,8 @@ from orchestrator.data.media.inputs import (
     Share,
     SpecAugmentConfig,
 )
+from orchestrator.data.processors.segmenters import NoSegmenterConfig, Segmenters
+from orchestrator.errors import Problem
 
 Column = Literal["text", "pair", "picture", "sound"]
 """A column of a table of examples."""
@@ -69,8 +71,15 @@ class MaskingConfig(StrictModel):
     """Share of the predicted tokens that become a random token; the others stay."""
     units: Literal["tokens", "words", "spans"] = "tokens"
     """Unit of masking: tokens, whole words, or runs of words (SpanBERT)."""
+    segmenter: Segmenters = NoSegmenterConfig()
+    """Finds the words of scripts without blanks; none: words are what the tokenizer marks."""
     copies: PositiveInt | None = None
     """Number of masks per sample (static masking); null: a new one in every epoch."""
+
+    def problems(self) -> Iterable[Problem]:
+        """A segmenter finds words, and acts where words are units."""
+        if self.units == "tokens" and self.segmenter != NoSegmenterConfig():
+            yield Problem("segmenter", "finds words, and units are tokens. Set units: words.")
 
 
 @samples.register("orchestrator.data.samples.block_samples:MlmSamples")

@@ -142,7 +142,7 @@ class LabelledSamples(ClsSamples):
         self._vocabulary: Vocabulary | None = None
         if words_target is not None and processor is not None:
             processor.roles.require("mask", "masked tokens")
-            self._vocabulary = Vocabulary.of(processor.continues, processor.roles)
+            self._vocabulary = Vocabulary.for_rule(processor, processor.roles, self._masking)
 
     @classmethod
     def build(

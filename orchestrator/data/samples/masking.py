@@ -5,7 +5,8 @@ those 80 % become the mask token, 10 % a random token, 10 % stay. As in BERT's c
 chosen tokens of a sequence is fixed (the rounded share, at least one) instead of tossing a coin for
 every token. Special tokens are never chosen, and neither they nor added ones are used as random
 tokens. With whole words, the last word may exceed the share; a word is a token and those that
-continue it.
+continue it, or what a segmenter finds (Cui et al., "Pre-Training with Whole Word Masking for
+Chinese BERT", TASLP 2021: words of Chinese).
 
 Spans: Joshi et al., "SpanBERT" (TACL 2020), section 3.1. Until the share is reached, a length is
 drawn from a geometric distribution (p = 0.2, at most 10, mean 3.8 words) and a random word to begin
@@ -27,6 +28,9 @@ import numpy.typing as npt
 
 from orchestrator.arrays import BoolArray, FloatArray, IntArray
 from orchestrator.data.processors.roles import Roles
+from orchestrator.data.processors.segmenters import build_segmenter
+from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.processors.words import WordFinder
 from orchestrator.data.randomness import Purpose, draw, uniform
 from orchestrator.data.samples.kinds import MaskingConfig
 from orchestrator.errors import InputError
@@ -48,15 +52,19 @@ class Vocabulary:
         ordinary: Whether a token may be chosen, bool [V].
         drawable: Ids that may replace a token, int64.
         mask: Id that hides a token; None: the tokenizer has none.
+        words: Finds where words begin, in place of ``continues``; None: the tokenizer marks them.
     """
 
     continues: BoolArray
     ordinary: BoolArray
     drawable: IntArray
     mask: int | None
+    words: WordFinder | None = None
 
     @classmethod
-    def of(cls, continues: BoolArray, roles: Roles) -> "Vocabulary":
+    def of(
+        cls, continues: BoolArray, roles: Roles, words: WordFinder | None = None
+    ) -> "Vocabulary":
         """Return the vocabulary of a tokenizer.
 
         Raises:
@@ -66,7 +74,19 @@ class Vocabulary:
         drawable = roles.drawable(size)
         if not len(drawable):
             raise InputError("this tokenizer has no tokens but special and added ones.")
-        return cls(continues, roles.ordinary(size), drawable, roles.mask)
+        return cls(continues, roles.ordinary(size), drawable, roles.mask, words)
+
+    @classmethod
+    def for_rule(cls, processor: TextProcessor, roles: Roles, rule: MaskingConfig) -> "Vocabulary":
+        """Return the vocabulary of a tokenizer whose tokens are masked by a rule.
+
+        Raises:
+            InputError: It has nothing but special and added tokens, or the library of the segmenter
+                is not installed.
+        """
+        segmenter = build_segmenter(rule.segmenter)
+        words = None if segmenter is None else WordFinder(processor, segmenter)
+        return cls.of(processor.continues, roles, words)
 
 
 def choose_spans(
@@ -156,7 +176,7 @@ def mask_tokens(
 
 def _word_starts(ids: IntArray, vocabulary: Vocabulary) -> BoolArray:
     """Mark the first token of each word; a block or a special token begins a new word."""
-    starts = ~vocabulary.continues[ids]
+    starts = ~vocabulary.continues[ids] if vocabulary.words is None else vocabulary.words(ids)
     starts[:, 0] = True
     starts[:, 1:] |= ~vocabulary.ordinary[ids[:, :-1]]
     return starts

@@ -79,7 +79,7 @@ class PairSamples:
                 "pairs with a random second segment need at least two documents; this split has "
                 f"{self._passages.documents}. Give more documents, or use the target sop."
             )
-        self._vocabulary = Vocabulary.of(processor.continues, roles)
+        self._vocabulary = Vocabulary.for_rule(processor, roles, self._config.masking)
         self._targets = (pair_target, words_target)
         self._seed = seed
         self.parts = self._passages.parts

@@ -97,6 +97,7 @@ def test_pretraining_says_it(tmp_path, chinese, caplog):
     from orchestrator.config import validate_config
     from orchestrator.pretraining.config import PretrainConfig
     from orchestrator.pretraining.inputs import prepare_inputs
+    from orchestrator.pretraining.notes import notes_of
 
     settings = {
         "run": {"name": "x"},
@@ -112,4 +113,4 @@ def test_pretraining_says_it(tmp_path, chinese, caplog):
     }
     caplog.set_level(logging.WARNING)
     inputs = prepare_inputs(validate_config(PretrainConfig, settings, "test"), tmp_path)
-    assert "Raise data.tokenizer.vocab_size (1500; Chinese has thousands" in inputs.unknown_note
+    assert "Raise data.tokenizer.vocab_size (1500; Chinese has thousands" in notes_of(inputs)[0]
