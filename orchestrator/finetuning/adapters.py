@@ -12,6 +12,7 @@ import torch
 
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.inference.examination import examine_draft
+from orchestrator.modeling.huggingface.importing import original_of
 from orchestrator.modeling.huggingface.peft import CONFIG, WEIGHTS, read_adapter
 from orchestrator.modeling.huggingface.sources import PROCESSOR_FILES, locate
 from orchestrator.modeling.huggingface.tokenization.completion import copy_translation
@@ -65,7 +66,7 @@ def import_adapter(
         raise InputError(f"{base.ref} is quantized. Give the float package it was made from.")
     origin = locate(source, revision)
     model = load_model(base.path)
-    layers = read_adapter(origin.folder, model)
+    layers = read_adapter(origin.folder, model, _class_of(base))
     model.eval()
     task = base.manifest.task
     with zoo.draft(
@@ -118,8 +119,9 @@ def export_adapter(zoo: Zoo, ref: str, to: Path) -> list[str]:
         )
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to} exists and is not empty. Give a new folder.")
-    parent = package.manifest.parents[0]
-    layers = read_adapter(package.path / ADAPTER_FOLDER, load_model(zoo.get(parent.ref).path))
+    base = zoo.get(package.manifest.parents[0].ref)
+    folder = package.path / ADAPTER_FOLDER
+    layers = read_adapter(folder, load_model(base.path), _class_of(base))
     target = to.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = temporary_sibling(target)
@@ -128,6 +130,12 @@ def export_adapter(zoo: Zoo, ref: str, to: Path) -> list[str]:
         target.rmdir()
     replace(staged, target)
     return layers
+
+
+def _class_of(package: Package) -> str | None:
+    """Return the class that a package was imported as, if it was."""
+    original = original_of(package.path)
+    return None if original is None else original[0]
 
 
 @torch.no_grad()

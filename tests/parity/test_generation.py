@@ -9,10 +9,22 @@ import torch
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
     Speech2TextConfig,
     Speech2TextForConditionalGeneration,
     T5Config,
@@ -75,7 +87,51 @@ def speech2text():
     return Speech2TextForConditionalGeneration(config)
 
 
-MODELS = {"gpt2": gpt2, "llama": llama, "t5": t5, "bart": bart, "speech2text": speech2text}
+def relative(cls, config_class, **options):
+    """A relative of LLaMA, with windows and lengths that the texts grow past."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    return cls(config_class(vocab_size=VOCAB, pad_token_id=PAD, **sizes | options))
+
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+WINDOWS = {"sliding_window": 3, "layer_types": [SLIDING, FULL]}
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 50.0,
+    "short_factor": [1.0, 1.2, 1.5, 1.9],
+    "long_factor": [1.5, 2.0, 4.0, 7.0],
+}
+RELATIVES = {
+    "qwen3": lambda: relative(
+        Qwen3ForCausalLM, Qwen3Config, head_dim=12, use_sliding_window=True, **WINDOWS
+    ),
+    "smollm3": lambda: relative(
+        SmolLM3ForCausalLM, SmolLM3Config, no_rope_layers=[1, 0], use_sliding_window=True, **WINDOWS
+    ),
+    "olmo2": lambda: relative(Olmo2ForCausalLM, Olmo2Config),
+    "phi3": lambda: relative(
+        Phi3ForCausalLM,
+        Phi3Config,
+        sliding_window=4,
+        rope_parameters=LONG,
+        original_max_position_embeddings=15,
+    ),
+    "gemma2": lambda: relative(
+        Gemma2ForCausalLM, Gemma2Config, head_dim=12, attn_logit_softcapping=2.0, **WINDOWS
+    ),
+    "gemma3": lambda: relative(
+        Gemma3ForCausalLM, Gemma3TextConfig, head_dim=12, final_logit_softcapping=2.0, **WINDOWS
+    ),
+}
+MODELS = {
+    "gpt2": gpt2,
+    "llama": llama,
+    "t5": t5,
+    "bart": bart,
+    "speech2text": speech2text,
+    **RELATIVES,
+}
 
 
 @functools.cache
@@ -134,6 +190,17 @@ def test_greedy_tokens_are_theirs(name, cached):
     expected = their_tokens(theirs, inputs(name), do_sample=False)
     found = our_tokens(ours, inputs(name), cached=cached)
     assert found == expected
+
+
+@pytest.mark.parametrize("name", list(RELATIVES))
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+def test_padding_on_the_right_changes_no_token(name, options):
+    _, ours = pair(name)
+    left = inputs(name)
+    order = (1 - left["attention_mask"]).argsort(dim=1, stable=True)
+    right = {key: value.gather(1, order) for key, value in left.items()}
+    assert not torch.equal(right["attention_mask"], left["attention_mask"])
+    assert our_tokens(ours, right, **options) == our_tokens(ours, left, **options)
 
 
 BEAMS = {

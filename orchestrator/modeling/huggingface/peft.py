@@ -20,7 +20,7 @@ from torch import Tensor
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.config import LoraConfig
 from orchestrator.modeling.huggingface.architecture import Row
-from orchestrator.modeling.huggingface.classes import architecture_of
+from orchestrator.modeling.huggingface.classes import architecture_of, find_architecture
 from orchestrator.modeling.huggingface.exporting import named_after_types
 from orchestrator.modeling.lora import LoraLinear, adapt, adapted
 from orchestrator.modeling.model import Model
@@ -52,11 +52,16 @@ ENDINGS = (".lora_A.weight", ".lora_B.weight")
 
 
 class _Names:
-    """Names of layers and parameters: ours to theirs, and back."""
+    """Names of layers and parameters: ours to theirs, and back.
 
-    def __init__(self, model: Model) -> None:
+    Args:
+        model: Ours.
+        name: Their class; None: one that the model is equal to.
+    """
+
+    def __init__(self, model: Model, name: str | None = None) -> None:
         config, rename = named_after_types(model.config)
-        self.architecture = architecture_of(config)
+        self.architecture = architecture_of(config) if name is None else find_architecture(name)
         self.rows = self.architecture.table(config)
         self.own = {rename(name): name for name, _ in model.named_parameters()}
         self.by_ours = {name: row for row in self.rows for name in row.ours}
@@ -68,7 +73,13 @@ class _Names:
         return [self.own[name].removesuffix(WEIGHT) for name in row.ours]
 
 
-def write_adapter(folder: Path, model: Model, config: LoraConfig, base: str | None = None) -> None:
+def write_adapter(
+    folder: Path,
+    model: Model,
+    config: LoraConfig,
+    base: str | None = None,
+    name: str | None = None,
+) -> None:
     """Write what was trained as ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Args:
@@ -76,12 +87,14 @@ def write_adapter(folder: Path, model: Model, config: LoraConfig, base: str | No
         model: A model adapted by ``add_lora``.
         config: How it was adapted.
         base: Name or folder of the model that the adapters belong to, for their config.
+        name: Class that the model was imported as, whose names are written; None: one that it is
+            equal to (a Phi-3 may be equal to a LLaMA, but its fused tensors have other names).
 
     Raises:
         InputError: The model has no adapters, no counterpart in transformers, or parts of a tensor
             of theirs were trained.
     """
-    names = _Names(model)
+    names = _Names(model, name)
     layers = dict(adapted(model))
     if not layers:
         raise InputError("the model has no adapters. Call add_lora first.")
@@ -165,12 +178,13 @@ def _their_config(
     }
 
 
-def read_adapter(folder: Path, model: Model) -> list[str]:
+def read_adapter(folder: Path, model: Model, name: str | None = None) -> list[str]:
     """Put the adapters of a folder into a model; the rest is frozen, but for what they trained.
 
     Args:
         folder: What ``save_pretrained`` of a PEFT model, or `write_adapter`, wrote.
         model: The model they belong to, without adapters.
+        name: Class that the model was imported as; None: one that it is equal to.
 
     Returns:
         Names of the adapted layers.
@@ -181,7 +195,7 @@ def read_adapter(folder: Path, model: Model) -> list[str]:
         IntegrityError: They do not fit the model.
     """
     values = _read_config(folder)
-    names = _Names(model)
+    names = _Names(model, name)
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"{folder} has no {WEIGHTS}. Only safetensors are read.")
     state = {key.removeprefix(FRONT): t for key, t in load_file(folder / WEIGHTS).items()}

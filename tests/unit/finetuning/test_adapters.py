@@ -5,11 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    Phi3Config,
+    Phi3ForCausalLM,
+)
 
 from orchestrator.cli import main
 from orchestrator.errors import RefusedError
-from orchestrator.finetuning.adapters import ADAPTER_FOLDER
+from orchestrator.finetuning.adapters import ADAPTER_FOLDER, export_adapter, import_adapter
+from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
 from orchestrator.modeling.package import load_model
 from orchestrator.zoo import Zoo
 from tests.support.packages import SENTENCES, commit_tiny
@@ -116,3 +122,27 @@ def test_a_head_that_nothing_can_measure_is_rejected_unless_it_is_named(place, c
     assert main(command) == RefusedError.exit_code
     assert "cls: unverified" in capsys.readouterr().err
     assert Zoo(folder / "zoo").peek("r/v0001").manifest.status == "rejected"
+
+
+def test_an_adapter_has_the_names_of_the_class_that_was_imported(tmp_path):
+    """This Phi-3 is equal to a LLaMA, whose tensors have other names: its own are fused."""
+    torch.manual_seed(0)
+    config = Phi3Config(**SIZES, num_key_value_heads=2, pad_token_id=0)
+    model = Phi3ForCausalLM(config)
+    model.save_pretrained(tmp_path / "base")
+    options = peft.LoraConfig(r=4, target_modules=["qkv_proj", "gate_up_proj"])
+    wrapped = peft.get_peft_model(model, options).eval()
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    zoo = Zoo(tmp_path / "zoo")
+    base = import_checkpoint(zoo, f"hf:{tmp_path}/base", ImportOptions(name="base"))
+    found = import_adapter(zoo, f"hf:{tmp_path}/adapter", base.ref, name="child", keep=True)
+    ids = torch.randint(5, 61, (3, 9), generator=torch.Generator().manual_seed(1))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        logits = load_model(found.path).eval().predict(batch)["lm"]
+        np.testing.assert_allclose(logits, wrapped(**batch).logits, atol=1e-5, rtol=0)
+    assert export_adapter(zoo, found.ref, tmp_path / "out")
