@@ -127,7 +127,8 @@ class Target(nn.Module, ABC):
     reads_token: int | None = None
     """Token whose first place is all that it reads, [B, 1, D]; None: it reads all positions."""
     skips_token: int | None = None
-    """Token whose positions it does not read, whatever the mask says; None: the mask decides."""
+    """Token whose positions it does not read even where the mask has them; None: the mask decides.
+    """
     takes_places: ClassVar[bool] = False
     """Whether ``forward`` also takes the places of the labels."""
 

@@ -278,7 +278,7 @@ def _seen(head: nn.Module, hidden: Tensor, mask: Tensor, batch: Batch) -> tuple[
     """Return what a head reads: all positions, or the first place of a token."""
     skipped = cast(Target, head).skips_token
     if skipped is not None:
-        return hidden, batch["input_ids"] != skipped
+        return hidden, mask & (batch["input_ids"] != skipped)
     token = cast(Target, head).reads_token
     if token is None:
         return hidden, mask

@@ -153,9 +153,9 @@ def load_model(
 
     Args:
         folder: What ``write_model`` wrote.
-        targets: The heads wanted instead of the stored ones. A stored head with the same config is
-            kept; the others are new, with values from torch's global generator. Everything below
-            the heads must be stored.
+        targets: The heads wanted instead of the stored ones. A stored head with the same config,
+            weights of classes apart, is kept; the others are new, with values from torch's global
+            generator. Everything below the heads must be stored.
         device: Where the parameters go.
         dtype: Type of the floating-point parameters, whatever the files hold; null: as stored.
 
@@ -166,7 +166,8 @@ def load_model(
     config = stored_config if targets is None else stored_config.with_targets(targets)
     files = _stored_files(folder, stored_config)
     model = build_on_meta(config)
-    new = [target for target in config.target if target not in stored_config.target]
+    known = [_without_weights(target) for target in stored_config.target]
+    new = [target for target in config.target if _without_weights(target) not in known]
     for target in new:
         model.targets[target.name] = build_target(target, config).to(device, dtype)
     names = {target.name for target in new}
@@ -176,6 +177,13 @@ def load_model(
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     return model
+
+
+def _without_weights(target: TargetConfig) -> TargetConfig:
+    """Return a head's config without what belongs to the rows that it learns from."""
+    if getattr(target, "class_weights", None) is None:
+        return target
+    return target.model_copy(update={"class_weights": None})
 
 
 def _placed(tensor: Tensor, device: str, dtype: torch.dtype | None) -> Tensor:

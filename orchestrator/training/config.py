@@ -227,6 +227,11 @@ class FineTuneOptions(StrictModel):
         "mean", description="How token vectors become one; mean suits every encoder."
     )
     hidden: bool = Field(False, description="Put a tanh layer below the classifier.")
+    exportable: bool = Field(
+        False,
+        description="Give new heads the layers of the class of transformers that the encoder has, "
+        "so that `zoo export` finds it; pooling and hidden are then that class's.",
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate before the classifier.")
     max_train_rows: int | None = Field(None, ge=1, description="Use only this many training rows.")
     max_eval_rows: int | None = Field(None, ge=1, description="Use only this many rows per split.")

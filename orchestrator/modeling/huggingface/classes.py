@@ -18,6 +18,7 @@ from orchestrator.modeling.huggingface import families
 from orchestrator.modeling.huggingface.architecture import Architecture, quiet
 from orchestrator.modeling.huggingface.values import Values
 from orchestrator.modeling.layers.block_options import BlockOptions, Projection
+from orchestrator.modeling.targets.configs import TargetConfig
 
 PLUGIN = "family."
 """Beginning of the entry points of other packages that refer to a module of a family."""
@@ -122,6 +123,37 @@ def architecture_of(config: ModelConfig) -> Architecture:
         if all(key.endswith(RATES) for key in differing):
             return architectures()[name]
     raise InputError(_no_counterpart(differences))
+
+
+def fitting_head(config: ModelConfig, target: TargetConfig) -> TargetConfig:
+    """Return a head in the layout that the class of transformers gives it on a model's body.
+
+    Args:
+        config: The model; its own heads are not looked at.
+        target: A head of the wanted type with the wanted name, labels and dropout.
+
+    Raises:
+        InputError: No class has this body with such a head.
+    """
+    asked = config.with_targets((target.model_copy(update={"name": target.type_name()}),))
+    inexact: TargetConfig | None = None
+    for candidate in architectures().values():
+        again = _there_and_back(candidate, asked)
+        if again is None or [each.type_name() for each in again.target] != [target.type_name()]:
+            continue
+        found = again.target[0]
+        differing = differing_keys(spelled_out(asked.with_targets((found,))), spelled_out(again))
+        own = {key: getattr(target, key) for key in ("name", *LOSS_ONLY) if hasattr(target, key)}
+        if not differing:
+            return found.model_copy(update=own)
+        if all(key.endswith(RATES) for key in differing):
+            inexact = inexact or found.model_copy(update=own)
+    if inexact is None:
+        raise InputError(
+            f"exportable: no class of transformers has this encoder with a head of type "
+            f"{target.type_name()!r}. Set train.exportable false."
+        )
+    return inexact
 
 
 def padding_of(config: ModelConfig) -> int:
@@ -265,7 +297,10 @@ def _no_counterpart(differences: Mapping[str, list[str]]) -> str:
     if not differences:
         return f"This model has no counterpart. Supported: {', '.join(sorted(architectures()))}."
     nearest = min(differences, key=lambda name: len(differences[name]))
+    heads = all(key.partition(".")[0] == "target" for key in differences[nearest])
+    hint = " `train.exportable: true` makes heads that have one." if heads else ""
     return (
         f"This model has no counterpart in transformers. The nearest one is {nearest}; it differs "
         f"in {', '.join(differences[nearest])}. Change these, or keep the package as it is."
+        f"{hint}"
     )

@@ -25,8 +25,8 @@ Pooling = Literal["mean", "first", "last", "max", "second", "rest"]
 per channel, the second (DeiT's distillation token), the mean of all but the first (BEiT)."""
 
 HeadPooling = Pooling | Literal["last_token", "first_rest"]
-"""Also the last position whose token is not the padding token, whatever the mask says (classifiers
-of LLaMA), and the first beside the mean of the rest (DINOv2), a vector of twice the width."""
+"""Also the last real position whose token is not the padding token (classifiers of LLaMA), and the
+first beside the mean of the rest (DINOv2), a vector of twice the width."""
 
 HeadActivation = Literal["tanh", "relu", "gelu", "none"]
 """Activation after the hidden layer of a head."""

@@ -4,10 +4,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertForPreTraining, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import LoraConfig
+from orchestrator.modeling.huggingface.exporting import write_export
 from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
 from orchestrator.modeling.package import load_model
 from orchestrator.training.finetune.finetuner import FineTuneConfig, FineTuner
@@ -108,3 +114,26 @@ def test_frozen_layers_stay(imported, task):  # noqa: F811
             CONFIG.model_copy(update={"freeze": ("body",)}),
             seed=1,
         )
+
+
+@pytest.mark.parametrize("exportable", [True, False])
+def test_a_new_head_has_the_layers_of_its_class_where_it_is_asked_for(
+    imported,
+    task,  # noqa: F811
+    tmp_path,
+    exportable,
+):
+    config = CONFIG.model_copy(update={"exportable": exportable, "epochs": 1})
+    tuner = FineTuner(imported.path, [lesson_of(task)], config, seed=1)
+    tuner.train_epoch()
+    tuner.write(tmp_path)
+    (tmp_path / "out").mkdir()
+    if not exportable:
+        with pytest.raises(InputError, match="exportable: true"):
+            write_export(tmp_path, {}, tmp_path / "out")
+        return
+    (head,) = tuner.model.config.target
+    assert (head.pooling, head.hidden, head.dropout) == ("first", True, CONFIG.dropout)
+    write_export(tmp_path, {head.name: ["animal", "tool"]}, tmp_path / "out")
+    theirs = BertForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert theirs.config.id2label == {0: "animal", 1: "tool"}

@@ -1,8 +1,8 @@
 """Other heads of classes of causal models: classification, tags, answers, and the body alone.
 
 They are derived from the class with the language model: same options, same rows, another head. A
-classifier of theirs reads the last token that is not the padding token (``pad_token_id``), whatever
-the mask says, and has no bias.
+classifier of theirs reads the last token that is not the padding token (``pad_token_id``), and has
+no bias. There the mask plays no part in it; here a position must be real as well.
 """
 
 from collections.abc import Callable, Collection, Sequence
