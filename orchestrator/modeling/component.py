@@ -24,10 +24,12 @@ class Grid:
     Attributes:
         patch_size: Height and width of a patch in pixels.
         side: Patches in a row and in a column.
+        antialias: Whether positions are interpolated with antialiasing.
     """
 
     patch_size: int
     side: int
+    antialias: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,6 +121,7 @@ class ModelConfig(StrictModel):
             type_vocab_size=self.type_vocab_size,
             pad_token_id=self.pad_token_id,
             embedding_size=output_side.size or 0,
+            registers=self.embedding.registers,
         )
         if self.second is None:
             return first
@@ -220,6 +221,8 @@ class ModelConfig(StrictModel):
                     f"{where}.tie", "needs a `word` embedding part. Add one, or set tie to false."
                 )
             yield from inside(where, target.check(self.dimensions))
+            if target.type_name() == "mim" and self.embedding.registers:
+                yield Problem(f"{where}.type", "mim counts patches after the class token alone.")
             skips = getattr(target, "pooling", None) == "last_token"
             if skips and (self.decoder is not None or not self.embedding.reads_words):
                 yield Problem(f"{where}.pooling", "last_token is for encoders of texts.")

@@ -49,7 +49,10 @@ pads them; here they become squares, as with ViT's class."""
 VILT = "ViltImageProcessor"
 CLASSES: dict[str, Settings] = {
     str(settings["kind"]): settings for name, settings in FAMILIES.items() if name != "vilt"
-} | {VILT: {"kind": "ViTImageProcessor", "size": 384, "resample": "bicubic"}}
+} | {
+    VILT: {"kind": "ViTImageProcessor", "size": 384, "resample": "bicubic"},
+    "BitImageProcessor": FAMILIES["clip"] | {"kind": "BitImageProcessor"},  # DINOv2's
+}
 """Name of a class of transformers → its default settings."""
 
 SUFFIXES = ("Fast", "Pil")

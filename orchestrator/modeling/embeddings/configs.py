@@ -105,6 +105,8 @@ class ImageConfig(EmbeddingConfig):
     """Put a second learned vector after the class token, for a teacher's answers (DeiT)."""
     interpolate: bool = False
     """Accept images of other sizes (multiples of patch_size): `pos` interpolates its table."""
+    antialias: bool = False
+    """Interpolate with antialiasing (DINOv2 with registers)."""
 
     @property
     def side(self) -> int:
@@ -114,7 +116,7 @@ class ImageConfig(EmbeddingConfig):
     @property
     def free_grid(self) -> Grid | None:
         """The patches that positions were made for, if images may have other sizes."""
-        return Grid(self.patch_size, self.side) if self.interpolate else None
+        return Grid(self.patch_size, self.side, self.antialias) if self.interpolate else None
 
     def positions(self) -> int:
         """Number of patches, and one for each token before them."""
@@ -130,6 +132,8 @@ class ImageConfig(EmbeddingConfig):
                 f"{self.patch_size} does not divide image_size ({self.image_size}). "
                 f"Use one of {', '.join(map(str, sizes))}.",
             )
+        if self.antialias and not self.interpolate:
+            yield Problem("antialias", "is for interpolated positions. Set interpolate true.")
         if self.distillation_token and not self.class_token:
             yield Problem("distillation_token", "follows the class token. Set class_token true.")
 

@@ -8,6 +8,7 @@ Legend: B batch, S and T positions of the streams, D and E their widths.
 from abc import ABC, abstractmethod
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import InputError
@@ -63,7 +64,8 @@ class EmbeddingStack(nn.Module):
 
     The linear layer stands last, or first (``projection``).
 
-    Parameters: ``<part type>.*`` (for example ``word.weight``), ``norm.*`` and ``projection.*``.
+    Parameters: ``<part type>.*`` (for example ``word.weight``), ``norm.*``, ``projection.*`` and
+    ``registers`` [R, D].
     """
 
     def __init__(self, config: EmbeddingStackConfig, dimensions: Dimensions) -> None:
@@ -82,6 +84,8 @@ class EmbeddingStack(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         sized = config.size is not None and config.projection != "none"
         self.projection = nn.Linear(width, wide, bias=not first) if sized else None
+        registers = torch.empty(config.registers, wide) if config.registers else None
+        self.registers = None if registers is None else nn.Parameter(registers)
 
     def forward(self, batch: Batch, past: int = 0) -> tuple[Tensor, Tensor]:
         """Embed a batch.
@@ -110,6 +114,10 @@ class EmbeddingStack(nn.Module):
             hidden = self.projection(hidden)
         if self.norm is not None:
             hidden = self.norm(hidden)
+        if self.registers is not None:
+            own = self.registers.expand(len(hidden), -1, -1)
+            hidden = torch.cat([hidden[:, :1], own, hidden[:, 1:]], dim=1)
+            mask = self.mask(batch, hidden, past)
         hidden = self.dropout(hidden)
         if self.projection is not None and not self.project_first:
             hidden = self.projection(hidden)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from orchestrator.config import StrictModel
 from orchestrator.config.registry import Choice
@@ -52,6 +52,8 @@ class EmbeddingStackConfig(StrictModel):
     """That linear layer comes after norm and dropout and has a bias, or before them and has none
     (DeBERTa); none: the encoder reads the parts' width (`input_size` of recurrent encoders and
     gatedcnn)."""
+    registers: NonNegativeInt = 0
+    """Learned vectors put after the class token of an image, without positions (DINOv2)."""
     max_position_embeddings: PositiveInt | None = None
     """Longest sequence on this side, in positions (Whisper: 1500, beside 448 on the target side);
     null: the model's."""
@@ -126,6 +128,11 @@ class EmbeddingStackConfig(StrictModel):
             )
         if self.projection != "last" and self.size is None:
             yield Problem("projection", "there is none without size. Set size, or leave it out.")
+        first = self.parts[0] if self.parts else None
+        if self.registers and not (isinstance(first, ImageConfig) and first.class_token):
+            yield Problem("registers", "follow the class token of an image. Set them to 0.")
+        if self.registers and self.size is not None:
+            yield Problem("registers", "need parts of the model's width. Leave size out.")
         yield from self._alone(names)
 
     def _alone(self, names: list[str]) -> Iterator[Problem]:
@@ -185,6 +192,8 @@ class DualEmbeddingConfig(EmbeddingConfig):
                 yield Problem(f"{name}.parts", "is a single stream. Take `dual` out of it.")
             if stack.projection == "none":
                 yield Problem(f"{name}.projection", "'none' is not for a stream of `dual`.")
+            if stack.registers:
+                yield Problem(f"{name}.registers", "are not for two streams. Set them to 0.")
         if len(set(self.norms)) != len(self.norms):
             yield Problem("norms", f"{list(self.norms)}: name each stream once.")
 
@@ -223,5 +232,7 @@ class WordPatchConfig(EmbeddingConfig):
         if not (self.image.parts and isinstance(self.image.parts[0], ImageConfig)):
             yield Problem("image.parts", "reads no image. Put `patch` or `masked_patch` first.")
         for name, stack in (("text", self.text), ("image", self.image)):
+            if stack.registers:
+                yield Problem(f"{name}.registers", "are not for text and image. Set them to 0.")
             if stack.size is not None:
                 yield Problem(f"{name}.size", "must be null: both are as wide as the model.")

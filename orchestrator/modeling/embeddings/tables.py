@@ -141,11 +141,13 @@ class PositionEmbedding(EmbeddingPart):
         if (rows, columns) == (grid.side, grid.side):
             return table[None, :length]
         patches = table[tokens : tokens + grid.side**2]
-        resized = interpolate(patches, grid.side, rows, columns)
+        resized = interpolate(patches, grid.side, rows, columns, antialias=grid.antialias)
         return torch.cat([table[:tokens], resized])[None]
 
 
-def interpolate(table: Tensor, side: int, rows: int, columns: int) -> Tensor:
+def interpolate(
+    table: Tensor, side: int, rows: int, columns: int, *, antialias: bool = False
+) -> Tensor:
     """Return a table for another number of patches, bicubic as in ViT's fine-tuning.
 
     Args:
@@ -153,6 +155,7 @@ def interpolate(table: Tensor, side: int, rows: int, columns: int) -> Tensor:
         side: Patches in a row and in a column that the table was made for.
         rows: Patches in a column now.
         columns: Patches in a row now.
+        antialias: Average over more rows where there are fewer patches now.
 
     Returns:
         [rows * columns, D].
@@ -163,5 +166,7 @@ def interpolate(table: Tensor, side: int, rows: int, columns: int) -> Tensor:
     if len(table) != side * side:
         raise InputError(f"{len(table)} positions are no grid of {side} by {side} patches.")
     image = table.T.reshape(1, -1, side, side)
-    resized = F.interpolate(image, size=(rows, columns), mode="bicubic", align_corners=False)
+    resized = F.interpolate(
+        image, size=(rows, columns), mode="bicubic", align_corners=False, antialias=antialias
+    )
     return resized[0].flatten(1).T

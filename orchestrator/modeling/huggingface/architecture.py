@@ -277,6 +277,17 @@ def to_theirs(table: Table, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
+def layouts(table: Table, fetch: Fetch) -> Iterator[Tensor]:
+    """Yield our tensors as files of theirs hold them, one row of the table in memory at a time.
+
+    Where a file joins several of ours, they follow: their model may take them apart again.
+    """
+    for row in table:
+        yield from row.to_theirs(fetch).values()
+        if len(row.ours) > 1:
+            yield from (fetch(name) for name in row.ours)
+
+
 def require_same(expected: set[str], found: set[str]) -> None:
     """Refuse a difference between the names of a table and those of a file.
 

@@ -267,7 +267,7 @@ def _image(values: Values, config: ModelConfig, generator: torch.Generator) -> S
     pixels = _pixels(values, generator)
     theirs, ours = {"pixel_values": pixels}, {"pixel_values": pixels}
     patches = config.embedding.part("masked_patch")
-    if patches is not None:
+    if patches is not None and not any(hasattr(each, "num_labels") for each in config.target):
         count = (patches.positions() or 1) - 1
         hidden = torch.rand((ROWS, count), generator=generator) < MASKED
         theirs["bool_masked_pos"] = ours["masked_positions"] = hidden

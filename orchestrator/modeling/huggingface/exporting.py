@@ -15,6 +15,7 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.architecture import (
     Architecture,
     Table,
+    layouts,
     require_same,
     to_theirs,
 )
@@ -180,8 +181,7 @@ def write_export(
     write_values(target, values)
     copy_processor(folder, _processor_files(folder), target)
     complete = complete_values(architecture, values, target, weight_files(target))
-    ours = (tensor for _, tensor in _renamed(table, fetch))
-    return check(target, architecture, complete, folder, config, ours)
+    return check(target, architecture, complete, folder, config, layouts(table, fetch))
 
 
 def _counterpart(

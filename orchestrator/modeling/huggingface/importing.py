@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from orchestrator.errors import InputError, IntegrityError
-from orchestrator.modeling.huggingface.architecture import Table
+from orchestrator.modeling.huggingface.architecture import Table, layouts
 from orchestrator.modeling.huggingface.checking import Report, check
 from orchestrator.modeling.huggingface.folder import (
     Contents,
@@ -164,10 +164,8 @@ def convert(
 
 
 def written(table: Table, folder: Path) -> Iterator[Tensor]:
-    """Yield the tensors of a package in their layout, one row of the table in memory at a time."""
-    read = TensorReader(weight_files(folder))
-    for row in table:
-        yield from row.to_theirs(read).values()
+    """Yield the tensors of a package as their model may hold them; see `layouts`."""
+    return layouts(table, TensorReader(weight_files(folder)))
 
 
 def _producer(origin: Origin, source: Source, files: Files) -> JsonObject:
