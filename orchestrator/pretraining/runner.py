@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from orchestrator.config import JobResult, StrictModel, dump_yaml
+from orchestrator.data.samples.kinds import SftConfig
 from orchestrator.errors import InputError, InterruptedRunError
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.results import (
@@ -314,6 +315,9 @@ class _Work:
         for path in (path for pattern in EXPORTED for path in export.glob(pattern)):
             shutil.copyfile(path, draft.path / path.name)
         self.inputs.corpus.processor.save(draft.path)
+        chosen = self.config.chosen_samples
+        if isinstance(chosen, SftConfig) and chosen.chat_template is not None:
+            shutil.copyfile(chosen.chat_template, draft.path / "chat_template.jinja")
         (draft.path / "job.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
         evaluation = Evaluation(data=self.config.data.title, **draft.metrics)
         atomic_write_json(

@@ -19,7 +19,7 @@ TRANSLATION = "translation.json"
 FILES = (
     "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
     "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm",
-    "spm.model", "normalizer.json",
+    "spm.model", "normalizer.json", "chat_template.jinja",
 )  # fmt: skip
 """Files of transformers' tokenizers."""
 TARGET = "target"

@@ -17,6 +17,7 @@ of tokens than the prompt has before its answer.
 Shapes: B batch, S tokens of the longest conversation.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import torch
 from orchestrator.arrays import BoolArray, IntArray
 from orchestrator.data.processors.readings import answer_ids, prompt_ids
 from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.processors.unknown import count_unknown, unknown_note
 from orchestrator.data.rows.forms.chat import ANSWERS, messages_of
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.base import Batch, SampleInputs, stack
@@ -34,7 +36,10 @@ from orchestrator.data.samples.kinds import SftConfig
 from orchestrator.data.samples.masking import IGNORED
 from orchestrator.errors import InputError
 
-TEMPLATE_KEY = "chat_template"
+logger = logging.getLogger(__name__)
+
+TEMPLATE_KEY, TEMPLATE_FILE = "chat_template", "chat_template.jinja"
+"""A template in ``tokenizer_config.json``, and as a file beside it, which comes first."""
 Message = dict[str, str]
 Marked = tuple[IntArray, BoolArray]
 """Tokens of a conversation, and which of them an assistant says."""
@@ -74,6 +79,16 @@ class ChatSamples:
             marked = [_apart(processor, chat) for chat in chats]
         else:
             marked = [_rendered(processor, chat, template) for chat in chats]
+        count = count_unknown(processor, [ids.tolist() for ids, _ in marked])
+        note = unknown_note(count / max(sum(len(ids) for ids, _ in marked), 1))
+        if note is not None:  # a template may have words that no message has
+            logger.warning("conversations: %s", note)
+        longer = sum(len(ids) > limit + 1 for ids, _ in marked)
+        if longer:
+            logger.warning(
+                "%d of %d conversations are cut to their last %d tokens. Raise data.block_size.",
+                *(longer, len(marked), limit),
+            )
         # The last token of a sequence is only a label.
         self._marked = [(ids[-limit - 1 :], said[-limit - 1 :]) for ids, said in marked]
 
@@ -113,6 +128,8 @@ def chat_template(processor: TextProcessor, path: str | None) -> str | None:
             return Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"samples.chat_template: {path} cannot be read: {error}.") from error
+    if TEMPLATE_FILE in processor.published.files:
+        return processor.published.files[TEMPLATE_FILE].decode("utf-8")
     found = (processor.settings.config or {}).get(TEMPLATE_KEY)
     if found is not None and not isinstance(found, str):
         raise InputError(
@@ -177,7 +194,7 @@ def _encoded(processor: TextProcessor, text: str, spans: Sequence[tuple[int, int
     said = np.zeros(len(last), dtype=np.bool_)
     for begin, end in spans:
         said |= (last >= begin) & (last < end)
-    return np.asarray(encoding.ids, dtype=np.int64), said
+    return np.asarray(processor.ids_of(encoding), dtype=np.int64), said
 
 
 def render(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from orchestrator.arrays import IntArray
-from orchestrator.data.processors.readings import answer_ids, end_id, prompt_ids
+from orchestrator.data.processors.readings import answer_ids, prompt_ids
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.base import Batch, SampleInputs, stack
@@ -121,9 +121,9 @@ class ParallelSamples(PromptSamples):
             InputError: The tokenizer has no token for the decoder to begin with.
         """
         processor = inputs.tokenizer
-        special = processor.settings.special
-        starts = {"padding": special.get("pad"), "begin": special.get("bos", special.get("cls"))}
-        start = end_id(processor) if config.start == "end" else starts[config.start]
+        roles = processor.roles
+        begin = roles.cls if roles.bos is None else roles.bos
+        start = {"padding": roles.pad, "begin": begin, "end": roles.ending}[config.start]
         if start is None:
             raise InputError(
                 f"this tokenizer has no token for {config.start}. Set samples.start to another of "

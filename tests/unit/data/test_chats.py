@@ -172,16 +172,23 @@ def test_the_template_is_the_tokenizers_or_a_file(words, tmp_path):
     assert chat_template(words, None) is None
     settings = words.settings.__class__("bpe", config={"chat_template": CHATML})
     assert chat_template(TextProcessor(words.tokenizer, settings), None) == CHATML
+    words.save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(CHATML)
+    loaded = TextProcessor.load(tmp_path)
+    assert chat_template(loaded, None) == CHATML
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again/chat_template.jinja").read_text() == CHATML
     (tmp_path / "own.jinja").write_text("own")
     assert chat_template(words, str(tmp_path / "own.jinja")) == "own"
     with pytest.raises(InputError, match="cannot be read"):
         chat_template(words, str(tmp_path / "none.jinja"))
 
 
-def test_of_a_long_conversation_the_last_answer_stays(words):
+def test_of_a_long_conversation_the_last_answer_stays(words, caplog):
     ((ids, said),) = ChatSamples(rows_of(CHATS[2:]), words, "lm", 8)._marked
     assert len(ids) == 9
     assert said[-1]
+    assert "1 of 1 conversations are cut to their last 8 tokens" in caplog.text
     assert ids[-1] == words.settings.special["sep"]
 
 
@@ -256,3 +263,11 @@ def test_parallel_text_is_read_from_columns(tmp_path, name):
     pairs = set(zip(data.train.texts, data.train.labels, strict=True))
     assert pairs <= {(row["source"], row["target"]) for row in rows}
     assert len(pairs) == 14
+
+
+def test_words_of_a_template_that_the_tokenizer_does_not_know_are_said(caplog):
+    tokens = TextProcessor.train([text for chat in CHATS for text in chat[1::2]], 300)
+    ChatSamples(rows_of(CHATS), tokens, "lm", 64)
+    assert "[UNK]" not in caplog.text
+    ChatSamples(rows_of(CHATS), tokens, "lm", 64, CHATML)
+    assert "of the tokens are [UNK]" in caplog.text

@@ -10,6 +10,7 @@ from orchestrator.errors import ConfigError, InputError
 from orchestrator.finetuning.generating.runner import Writer
 from orchestrator.modeling.generation.config import GenerationConfig
 from orchestrator.pretraining import runner
+from orchestrator.pretraining.inputs import prepare_inputs
 from orchestrator.pretraining.worker import pretrain
 from orchestrator.storage import RunFolder
 from orchestrator.zoo import Zoo
@@ -63,6 +64,22 @@ def test_a_package_writes_what_its_rows_teach(alone, make_config, tmp_path, kind
     options = GenerationConfig(max_new_tokens=8)
     found = [writer.write(source, options)[0].strip() == target for source, target in pairs]
     assert np.mean(found) >= 2 / 3
+
+
+def test_the_package_has_the_template_it_learned_with(alone, make_config, tmp_path):
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    template += "{% if add_generation_prompt %}assistant: {% endif %}"
+    (tmp_path / "chat.jinja").write_text(template)
+    rows = write(tmp_path, "sft")
+    samples = f"samples={{type: sft, chat_template: {tmp_path / 'chat.jinja'}}}"
+    bytes_ = "data.tokenizer={type: bpe, vocab_size: 300}"
+    config = make_config(*rows[:1], *CAUSAL, samples, bytes_, "train.max_steps=1")
+    package, _ = trained(alone, config)
+    assert (package.path / "chat_template.jinja").read_text() == template
+    again = make_config(*rows, *CAUSAL, f"data.tokenizer={{path: {package.path}}}")
+    inputs = prepare_inputs(again, tmp_path / "cache")
+    shown = inputs.corpus.processor.decode(inputs.train.collate(np.arange(1), 0)["input_ids"][0])
+    assert "assistant: " in shown
 
 
 def test_rows_and_model_must_fit(make_config, tmp_path):
