@@ -22,6 +22,7 @@ from . import (
     test_modernbert,
     test_mpnet,
     test_multimodal,
+    test_opt_neox,
     test_speech,
     test_text_encoders,
     test_vision,
@@ -37,6 +38,7 @@ SIDED = (
     test_llama_relatives,
     test_modernbert,
     test_mpnet,
+    test_opt_neox,
     test_text_encoders,
 )
 CASES = {

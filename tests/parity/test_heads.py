@@ -18,10 +18,12 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
+    OPTConfig,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
@@ -159,6 +161,8 @@ CAUSAL = {
     "Gemma3Text": (Gemma3TextConfig, LLAMA | {"head_dim": 12, "sliding_window": 4}),
     "Mixtral": (MixtralConfig, LLAMA | {"num_local_experts": 4}),
     "Bloom": (BloomConfig, SMALL),
+    "OPT": (OPTConfig, SMALL | {"ffn_dim": 48, "max_position_embeddings": 16}),
+    "GPTNeoX": (GPTNeoXConfig, SMALL | {"intermediate_size": 48, "classifier_dropout": 0.2}),
 }
 PAD = 3
 CLASSES = {"num_labels": 3, "pad_token_id": PAD}

@@ -68,6 +68,9 @@ small = {"size": {"height": 8, "width": 8}}
 siglip = both(
     partial(spiece, config=SIGLIP_CONFIG, **T5), partial(image, name="SiglipImageProcessor")
 )
+OPT = ("<s>", "<pad>", "</s>", "<unk>")
+OPT_CONFIG = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "bos_token": "</s>"}
+OPT_CONFIG |= {"eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
 FAMILIES = {
     "albert": (partial(spiece, **ALBERT),),
     "bart": (old_roberta, roberta),
@@ -102,7 +105,10 @@ FAMILIES = {
     "mt5": (partial(spiece, **T5),),
     "nomic_bert": (words,),
     "olmo2": (partial(saved_bytes, name="GPT2Tokenizer", special=GPT),),
-    "opt": (partial(saved_bytes, name="GPT2Tokenizer", special=ROBERTA),),
+    "opt": (
+        partial(old_bytes, special=OPT, config=OPT_CONFIG),
+        partial(saved_bytes, name="GPT2Tokenizer", special=ROBERTA),
+    ),
     "pegasus": (partial(spiece, **T5),),
     "phi3": (both(llama, files.chat),),
     "qwen2": (qwen, partial(old_bytes, special=QWEN)),

@@ -54,6 +54,9 @@ class TransformerConfig(BlockOptions, EncoderConfig):
     """Normalize after the last pre-norm block (false in BEiT's classifier)."""
     convolution: ConvolutionConfig | None = None
     """A convolution beside the first block (DeBERTa-v2 xlarge); null: none."""
+    parallel: bool = False
+    """Let attention and feed-forward of a pre-norm block read the same input, each by its norm, and
+    add both outputs to it (GPT-NeoX)."""
     residual_attention: bool = False
     """Add the attention scores of each block to those of the next one (RealFormer). No fused kernel
     keeps scores, so attention is computed by its formula."""
@@ -136,6 +139,8 @@ class TransformerConfig(BlockOptions, EncoderConfig):
             yield Problem(
                 "first_norm", "is for pre-norm blocks that share no weights. Set it true."
             )
+        if self.parallel and self.norm_position != "pre":
+            yield Problem("parallel", "is for `norm_position: pre`. Set it false.")
         if self.residual_attention and self.attention_softcap is not None:
             yield Problem("attention_softcap", "is not for residual attention. Leave one out.")
         if self.residual_attention and isinstance(self.position_bias, DisentangledConfig):

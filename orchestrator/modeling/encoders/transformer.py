@@ -90,18 +90,19 @@ class TransformerLayer(Block):
     post: ``x = norm1(x + attention(x)); x = norm2(x + feed_forward(x))``;
     pre: ``x = x + attention(norm1(x)); x = x + feed_forward(norm2(x))``;
     both: as pre, with ``post_norm1(attention(...))`` and ``post_norm2(feed_forward(...))``;
-    output: ``x = x + norm1(attention(x)); x = x + norm2(feed_forward(x))``.
+    output: ``x = x + norm1(attention(x)); x = x + norm2(feed_forward(x))``;
+    parallel: ``x = x + attention(norm1(x)) + feed_forward(norm2(x))``.
     """
 
     attention_class: ClassVar[type[Attention]] = Attention
 
     def __init__(
-        self, options: BlockOptions, dimensions: Dimensions, drop_path: float = 0.0
+        self, options: TransformerConfig, dimensions: Dimensions, drop_path: float = 0.0
     ) -> None:
         super().__init__()
         width = dimensions.hidden_size
         self.drop_path = DropPath(drop_path)
-        self.norm_position = options.norm_position
+        self.norm_position, self.parallel = options.norm_position, options.parallel
         disentangled = isinstance(options.position_bias, DisentangledConfig)
         attention = DisentangledAttention if disentangled else self.attention_class
         self.attention = attention(options, dimensions)
@@ -144,6 +145,9 @@ class TransformerLayer(Block):
 
     def _around(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what the block makes of [B, S, D] around its attention."""
+        if self.parallel:
+            inner = self._drop(self.scale2(self.feed_forward(self.norm2(x))))
+            return x + self._drop(self.scale1(attend(self.norm1(x)))) + inner
         if self.norm_position in ("pre", "both"):
             mixed = attend(self.norm1(x))
             x = x + self._drop(self.scale1(self.post_norm1(mixed)))
