@@ -27,6 +27,7 @@ CLASSES = {
     "bert": "BertForMaskedLM",
     "bert_wide": "BertForMaskedLM",
     "clip": "CLIPModel",
+    "deberta": "DebertaV2ForMaskedLM",
     "gpt": "GPT2LMHeadModel",
     "llama": "LlamaForCausalLM",
     "pegasus": "PegasusForConditionalGeneration",
@@ -82,7 +83,9 @@ def test_a_preset_has_a_class(name):
     "path", sorted((CONFIGS / "original").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_an_original_has_the_class_of_its_publication(path):
-    family = path.stem.split("_")[0].replace("s2t", "speech_to_text")
+    family = (
+        path.stem.split("_")[0].replace("s2t", "speech_to_text").replace("deberta", "deberta-v2")
+    )
     assert class_of(path).model_type == family
 
 

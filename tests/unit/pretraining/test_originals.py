@@ -17,12 +17,33 @@ from orchestrator.pretraining.config import PretrainConfig
 FOLDER = Path(__file__).parents[3] / "jobs" / "configs" / "original"
 T5 = {"d_model": 768, "num_layers": 12, "num_heads": 12, "d_kv": 64}
 
+DEBERTA_V3 = {
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "relative_attention": True,
+    "position_buckets": 256,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+
 # Name of the preset -> class and config with the published sizes.
 ORIGINALS = {
     "bert_base": (hf.BertForPreTraining, hf.BertConfig()),
     "roberta_base": (
         hf.RobertaForMaskedLM,
         hf.RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1),
+    ),
+    "deberta_v3_small": (
+        hf.DebertaV2ForMaskedLM,
+        hf.DebertaV2Config(**DEBERTA_V3, num_hidden_layers=6),
+    ),
+    "deberta_v3_base": (
+        hf.DebertaV2ForMaskedLM,
+        hf.DebertaV2Config(**DEBERTA_V3, num_hidden_layers=12),
     ),
     "albert_base": (
         hf.AlbertForPreTraining,
