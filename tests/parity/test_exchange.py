@@ -23,6 +23,7 @@ from . import (
     test_mpnet,
     test_multimodal,
     test_opt_neox,
+    test_rotary_encoders,
     test_speech,
     test_text_encoders,
     test_vision,
@@ -40,6 +41,7 @@ SIDED = (
     test_mpnet,
     test_opt_neox,
     test_text_encoders,
+    test_rotary_encoders,
 )
 CASES = {
     **{name: build for module in SIDED for name, build in module.CASES.items()},

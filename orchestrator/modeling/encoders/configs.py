@@ -21,8 +21,8 @@ from orchestrator.modeling.layers.block_options import (
     ConvolutionConfig,
     Rate,
     RotaryConfig,
-    chunk_of,
 )
+from orchestrator.modeling.layers.chunk_sizes import chunk_of
 
 Blocks = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
 """Numbers of blocks, ascending; the first one is 0."""

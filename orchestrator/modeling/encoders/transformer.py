@@ -71,7 +71,7 @@ def build_feed_forward(options: BlockOptions, dimensions: Dimensions) -> nn.Modu
             inner,
             activation=options.activation,
             gated=gated,
-            bias=options.bias,
+            biases=options.feed_forward_biases(),
             dropout=options.activation_dropout,
         )
     return Experts(

@@ -147,6 +147,7 @@ class Architecture:
         pad_token_id: The id that padding must have, where the class reads more into it.
         arguments: Our config → further arguments of their constructor (no pooler).
         front: Name that files may have in front of all tensors of a body (``text_model``).
+        splits: Whether the class cuts tensors of its files into parts (GTE).
         unnamed: Whether the family is published without ``architectures``, and read as this class.
         renames: Their config → beginnings of names in the table → those in files with that config.
     """
@@ -162,6 +163,7 @@ class Architecture:
     pad_token_id: int | None = None
     arguments: Callable[[ModelConfig], dict[str, bool]] = lambda config: {}
     front: str = ""
+    splits: bool = False
     unnamed: bool = False
     renames: Callable[[JsonObject], Mapping[str, str]] = lambda theirs: {}
 

@@ -241,6 +241,7 @@ def _blocks(options: EncoderConfig, sizes: Dimensions) -> dict[str, object]:
         "head_size": head_size,
         "num_kv_heads": options.num_kv_heads or options.num_heads,
         "attention_bias": [p for p in get_args(Projection) if options.has_bias(p)],
+        "feed_forward_bias": sorted(options.feed_forward_biases()),
         "attention_scale": options.scale_of_attention(sizes),
     }
 

@@ -4,7 +4,7 @@ The numeric check of outputs reads a few rows of each table only; these comparis
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +127,10 @@ def require_known(
         for name, tensor in state.items()
         if tensor.is_floating_point() and not any(each.matches(name) for each in own)
     }
-    digests = {digest(tensor) for tensor in known}
+    counts = (1, *PARTS) if architecture.splits else (1,)
+    digests = {
+        digest(part) for tensor in known for count in counts for part in _parts(tensor, count)
+    }
     unknown = sorted(name for name, tensor in compared.items() if not _is_known(tensor, digests))
     if unknown:
         raise IntegrityError(
@@ -136,6 +139,10 @@ def require_known(
             "config.json."
         )
     return len(compared)
+
+
+def _parts(tensor: Tensor, count: int) -> Sequence[Tensor]:
+    return (tensor,) if count == 1 or not tensor.dim() else tensor.chunk(count)
 
 
 def _is_known(tensor: Tensor, digests: set[bytes]) -> bool:

@@ -31,12 +31,13 @@ EMBEDDER = "modules.json"
 OUTPUT, POOLER = "lm_head.weight", ".pooler."
 """Name of an output layer over words, and part of the names of a pooler."""
 OLD_NAMES = (
+    (re.compile(r"^new\."), "gte."),
     (re.compile(r"\bgamma$"), "weight"),
     (re.compile(r"\bbeta$"), "bias"),
     (re.compile(r"\bweight_g$"), "parametrizations.weight.original0"),
     (re.compile(r"\bweight_v$"), "parametrizations.weight.original1"),
 )
-"""Names in older files → today's: norms in those made from TensorFlow checkpoints, and kernels that
+"""Names in older files → today's: GTE's body, norms in files made from TensorFlow, and kernels that
 are stored as length and direction (wav2vec 2.0)."""
 
 

@@ -24,6 +24,10 @@ Projection = Literal["query", "key", "value", "output"]
 """The four linear layers of attention."""
 
 
+FeedForwardLayer = Literal["up", "gate", "down"]
+"""The linear layers of a feed-forward; `gate` only where it is gated."""
+
+
 class ConvolutionConfig(StrictModel):
     """A convolution over the embedded input, added to the first block's output (DeBERTa-v2)."""
 
@@ -91,6 +95,9 @@ class BlockOptions(StrictModel):
     attention_scale: PositiveFloat | None = None
     """Factor on attention scores; null: 1 / sqrt(head size), with `{type: disentangled}` also
     divided by the root of the number of terms. T5: 1."""
+    feed_forward_bias: tuple[FeedForwardLayer, ...] | None = None
+    """Linear layers of the feed-forward with a bias (GTE: down); null: all or none, as `bias`
+    says."""
     query_key_norm: Literal["none", "head", "projection"] = "none"
     """Normalize queries and keys before they are rotated: each head (Qwen3, Gemma 3), or all heads
     together (OLMo 2)."""
@@ -139,6 +146,15 @@ class BlockOptions(StrictModel):
     def has_bias(self, projection: Projection) -> bool:
         """Return whether a linear layer of attention has a bias."""
         return self.bias if self.attention_bias is None else projection in self.attention_bias
+
+    def feed_forward_biases(self) -> list[FeedForwardLayer]:
+        """Return the linear layers of the feed-forward that have a bias."""
+        layers: list[FeedForwardLayer] = ["up", "down"]
+        if self.feed_forward == "gated":
+            layers.append("gate")
+        if self.feed_forward_bias is None:
+            return layers if self.bias else []
+        return [layer for layer in layers if layer in self.feed_forward_bias]
 
     @property
     def fuses_attention(self) -> bool:
@@ -198,6 +214,14 @@ class BlockOptions(StrictModel):
             ):
                 if not plain:
                     yield Problem(name, "is not for disentangled attention. Leave it out.")
+        yield from self._feed_forward_problems()
+
+    def _feed_forward_problems(self) -> Iterator[Problem]:
+        """Yield what a feed-forward, or several, cannot have."""
+        if self.feed_forward_bias is not None and self.experts is not None:
+            yield Problem("feed_forward_bias", "experts have no biases. Leave it out.")
+        if "gate" in (self.feed_forward_bias or ()) and self.feed_forward == "dense":
+            yield Problem("feed_forward_bias", "there is no gate. Leave `gate` out.")
         if self.experts is not None and self.activation_dropout:
             yield Problem("activation_dropout", "is not for experts. Set it to 0.")
         if self.experts is not None and self.experts.top_k > self.experts.num_experts:
@@ -206,25 +230,6 @@ class BlockOptions(StrictModel):
                 f"{self.experts.top_k} is more than num_experts ({self.experts.num_experts}). "
                 "Use a smaller one.",
             )
-
-
-MIN_CHUNK = 64
-"""Fewer queries do not fill a matrix product (measured on a CPU: 32 to 512)."""
-CHUNKED_FROM = 2
-"""Shortest sequences that are cut into chunks, in keys of one chunk."""
-
-
-def chunk_of(window: int, length: int, *, both_sides: bool) -> int | None:
-    """Return how many queries of a block with a window are one chunk; None: it is not cut.
-
-    Args:
-        window: Positions that a position may look back, itself included.
-        length: Positions of a sequence.
-        both_sides: Whether a position may look ahead as well.
-    """
-    size = max(MIN_CHUNK, window - 1)
-    keys = size + (2 if both_sides else 1) * (window - 1)
-    return size if length >= CHUNKED_FROM * keys else None
 
 
 def _does_not_divide(value: int, name: str, total: int) -> str:

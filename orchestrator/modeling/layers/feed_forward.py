@@ -13,7 +13,7 @@ are those of a block that is not compiled.
 Legend: B batch, S length, N tokens, D model width, F inner width, E experts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache, partial
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from orchestrator.modeling.layers.block_options import FeedForwardLayer
 from orchestrator.modeling.layers.cache import KeyValues, LayerCache
 
 RECOMPILE_LIMIT = 256
@@ -77,13 +78,13 @@ class FeedForward(nn.Module):
         *,
         activation: str,
         gated: bool,
-        bias: bool,
+        biases: Collection[FeedForwardLayer] = ("up", "gate", "down"),
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.up = nn.Linear(width, inner, bias=bias)
-        self.gate = nn.Linear(width, inner, bias=bias) if gated else None
-        self.down = nn.Linear(inner, width, bias=bias)
+        self.up = nn.Linear(width, inner, bias="up" in biases)
+        self.gate = nn.Linear(width, inner, bias="gate" in biases) if gated else None
+        self.down = nn.Linear(inner, width, bias="down" in biases)
         self.activation = ACTIVATIONS[activation]
         self.dropout = nn.Dropout(dropout)
 

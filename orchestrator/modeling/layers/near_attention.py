@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from orchestrator.modeling.layers.block_options import chunk_of
+from orchestrator.modeling.layers.chunk_sizes import chunk_of
 
 OUTSIDE = -1
 """Document of keys before the first and after the last position."""

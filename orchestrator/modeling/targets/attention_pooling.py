@@ -39,7 +39,6 @@ class AttentionPool(nn.Module):
             config.intermediate_size or 4 * width,
             activation=config.activation,
             gated=False,
-            bias=True,
         )
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:

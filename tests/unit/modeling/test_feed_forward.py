@@ -11,7 +11,7 @@ from .small import make_config
 
 
 def layer(gated, dropout=0.0):
-    made = FeedForward(6, 50, activation="relu", gated=gated, bias=True, dropout=dropout)
+    made = FeedForward(6, 50, activation="relu", gated=gated, dropout=dropout)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter)
     return made

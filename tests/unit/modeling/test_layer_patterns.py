@@ -40,6 +40,8 @@ def class_of(encoder):
         ("MistralForCausalLM", LLAMA | {"window": 4, "window_layers": [0, 1, 2]}),
         ("MistralForCausalLM", LLAMA | {"window": 4, "window_rotary": {}}),
         ("Qwen2ForCausalLM", QWEN2 | {"window": 4, "window_from": 1}),
+        ("Qwen2ForCausalLM", QWEN2 | {"window": 4, "window_layers": [1, 2]}),
+        ("SmolLM3ForCausalLM", LLAMA | {"window": 4, "window_layers": [0, 2]}),
     ],
 )
 def test_it_does_not_matter_how_a_pattern_is_written(name, encoder):
@@ -49,7 +51,6 @@ def test_it_does_not_matter_how_a_pattern_is_written(name, encoder):
 @pytest.mark.parametrize(
     ("option", "pattern"),
     [
-        ("window_layers", {"window": 4, "window_layers": [0, 2]}),
         ("window_rotary", {"window": 4, "window_rotary": {"theta": 500.0}}),
         ("first_norm", {"first_norm": False}),
         ("norm_bias", {"norm": "layernorm", "norm_bias": False}),

@@ -33,7 +33,7 @@ def test_a_model_of_the_page_is_built(title):
 
 
 def test_every_block_of_the_page_is_tested():
-    assert len(MODELS) == PAGE.count("```yaml") == 41
+    assert len(MODELS) == PAGE.count("```yaml") == 46
 
 
 def test_every_model_type_is_on_the_page():

@@ -6,7 +6,8 @@ import torch
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.cost import activation_bytes, training_flops
 from orchestrator.modeling.layers.attention import Attention, attention_mask
-from orchestrator.modeling.layers.block_options import BlockOptions, chunk_of
+from orchestrator.modeling.layers.block_options import BlockOptions
+from orchestrator.modeling.layers.chunk_sizes import chunk_of
 
 from .small import VOCAB, WIDTH, make_config, make_model
 

@@ -230,6 +230,7 @@ def test_a_language_model_head_is_left_out():
         {"rotary_layers": [1], "rotary": {}},
         {"first_norm": False, "norm_position": "pre"},
         {"norm_bias": False},
+        {"feed_forward_bias": ["down"]},
         {"final_norm": False, "norm_position": "pre"},
         {"layer_scale": 0.1},
         {"mask": "prefix"},
