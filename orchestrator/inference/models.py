@@ -13,7 +13,8 @@ import numpy as np
 from orchestrator.arrays import AnyArray, Float32Array, IntArray
 from orchestrator.errors import InputError
 from orchestrator.inference.batching import EMBEDDING_MASK
-from orchestrator.modeling.config import read_config
+from orchestrator.modeling.config import ModelConfig, read_config
+from orchestrator.modeling.targets.configs import VectorConfig
 from orchestrator.tasks.numerics import most_probable_path
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class TorchModel:
         self, model: "Model", device: str = "cpu", embedder: "SentenceEmbedder | None" = None
     ) -> None:
         self._model = model.to(device).eval()
+        self._vector = vector_head(model.config)
         self._embedder = None if embedder is None else embedder.to(device)
         self._device = device
         self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
@@ -129,12 +131,18 @@ class TorchModel:
             if any(name != EMBEDDING for name in wanted):
                 found = self._model.predict(tensors, wanted, memory)
             if EMBEDDING in wanted:
-                found[EMBEDDING] = (
-                    self._model.pool(memory[0], tensors)
-                    if self._embedder is None
-                    else self._embedder(*memory, tensors.get(EMBEDDING_MASK))
-                )
+                found[EMBEDDING] = self._embedded(memory, tensors)
             return {name: found[name].float().cpu().numpy() for name in wanted}
+
+    def _embedded(self, memory: "tuple[Tensor, Tensor]", batch: "dict[str, Tensor]") -> "Tensor":
+        """Return what the package states, else the vector of its own head, else the mean."""
+        if self._embedder is not None:
+            stated: Tensor = self._embedder(*memory, batch.get(EMBEDDING_MASK))
+            return stated
+        if self._vector is None:
+            return self._model.pool(memory[0], batch)
+        require_embedding(self._model.config, self._vector)
+        return self._model.predict(batch, {self._vector.name}, memory)[self._vector.name]
 
     def generates(self, head: str) -> bool:
         """Whether a head predicts the next token."""
@@ -180,6 +188,27 @@ class TorchModel:
             name: torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
             for name, array in batch.items()
         }
+
+
+def vector_head(config: ModelConfig) -> VectorConfig | None:
+    """Return the head that makes the embedding (CLIP, SigLIP), if there is one."""
+    heads = (head for head in config.target if isinstance(head, VectorConfig))
+    return next((head for head in heads if head.is_embedding), None)
+
+
+def require_embedding(config: ModelConfig, head: VectorConfig) -> None:
+    """Refuse the embedding of a text by an encoder that also reads the padding after it.
+
+    Raises:
+        InputError: SigLIP's texts are padded to their full length without a mask.
+    """
+    words = config.embedding.reads_words and head.pooling == "last" and head.attention is None
+    if words and config.encoder.visibility == "everything":
+        raise InputError(
+            f"embed: the vector of {head.name!r} is that of the last position of a text padded to "
+            f"{config.max_position_embeddings} tokens without a mask (SigLIP), which is not "
+            "supported. Export the package, and embed its texts with transformers."
+        )
 
 
 class OnnxModelAdapter:
@@ -249,6 +278,7 @@ def load_folder(
 
     torch.set_num_threads(threads)
     stored = read_config(folder).target
-    heads = None if keep is None else [target for target in stored if target.name in keep]
+    vector = vector_head(read_config(folder))
+    heads = None if keep is None else [t for t in stored if t.name in keep or t == vector]
     model = load_model(folder, targets=heads, device=device)
     return TorchModel(model, device, SentenceEmbedder.load(folder))

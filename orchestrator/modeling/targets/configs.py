@@ -319,6 +319,11 @@ class VectorConfig(TargetConfig):
         """Nothing is learned from labels."""
         return False
 
+    @property
+    def is_embedding(self) -> bool:
+        """Whether `embed` answers with it, and not with the mean over the tokens."""
+        return any((self.norm_eps, self.projection_size, self.attention))
+
 
 @targets.register("orchestrator.modeling.targets.sequence:StatesTarget")
 class StatesConfig(TargetConfig):

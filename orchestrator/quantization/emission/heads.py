@@ -14,7 +14,13 @@ import numpy as np
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.sentence.statement import SentenceEmbedding
-from orchestrator.modeling.targets.configs import ClsConfig, PairConfig, Pooling, TargetConfig
+from orchestrator.modeling.targets.configs import (
+    ClsConfig,
+    PairConfig,
+    Pooling,
+    TargetConfig,
+    VectorConfig,
+)
 from orchestrator.quantization.backends.onnxruntime_cpu.session import EMBEDDING, LOGITS_PREFIX
 from orchestrator.quantization.emission.graph import GraphBuilder
 from orchestrator.quantization.emission.vectors import VectorEmitter
@@ -65,7 +71,7 @@ class HeadEmitter:
                 f"the package has targets {[target.name for target in self.config.target]}, none "
                 "of type cls, sp, nsp or sop: fine-tune it on a classification task first"
             )
-        for head in heads:
+        for head in self.config.target:
             _require_supported(head)
         pooled = {how: self._pool(hidden, mask, how) for how in self._poolings(heads)}
         width = self.config.hidden_size
@@ -123,6 +129,11 @@ def _require_supported(head: TargetConfig) -> None:
     Raises:
         InputError: If the head has such a pooling, norm, hidden layer or output layer.
     """
+    if isinstance(head, VectorConfig) and head.is_embedding:
+        raise InputError(
+            f"target {head.name!r} makes the embedding by layers of its own, which are not "
+            "quantized. Serve the package as it is"
+        )
     if not isinstance(head, ClsConfig):
         return
     unsupported = {

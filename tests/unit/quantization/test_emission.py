@@ -267,3 +267,20 @@ def test_waves_without_an_onnx_form_are_refused_by_name(option):
     config = model_config(transformer(), parts=("word", part))
     with pytest.raises(InputError, match=f"sinusoidalpos.{next(iter(option))}"):
         emit(config, {})
+
+
+@pytest.mark.parametrize(
+    ("head", "named"),
+    [
+        ({"type": "cls", "pooling": "last_token"}, "pooling last_token"),
+        ({"type": "cls", "pooling": "first_rest"}, "pooling first_rest"),
+        ({"type": "cls", "norm_eps": 1e-6}, "norm_eps"),
+        ({"type": "cls", "hidden": True, "hidden_activation": "gelu"}, "hidden_activation"),
+        ({"type": "cls", "output_bias": False}, "output_bias false"),
+        ({"type": "vector", "projection_size": 4}, "makes the embedding"),
+    ],
+)
+def test_heads_without_an_onnx_form_are_refused_by_name(head, named):
+    config = model_config(transformer(), heads=({"type": "cls", "name": "usual"}, head))
+    with pytest.raises(InputError, match=named):
+        emit(config, state_of(random_model(config)))
