@@ -101,7 +101,9 @@ JOBS: dict[str, Job] = {
         "documents → tokenized, packed shards",
         "corpus_runner",
     ),
-    "pretrain": Job.of("pretraining", "PretrainConfig", "corpus → package"),
+    "pretrain": Job.of(
+        "pretraining", "PretrainConfig", "corpus (and a package) → package", needs_file=False
+    ),
     "finetune": Job.of(
         "finetuning",
         "FinetuneConfig",

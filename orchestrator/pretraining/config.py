@@ -1,15 +1,17 @@
 """Settings of pre-training and corpus jobs. Imports neither torch nor ray."""
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic.config import JsonDict
 
 from orchestrator.config import ElasticClusterSection, JobConfig, Name, StrictModel
 from orchestrator.data.samples.kinds import LabelledConfig, SampleConfig, Samples
-from orchestrator.data.spec import CorpusConfig, TokenizerConfig
+from orchestrator.data.spec import CorpusConfig, DatasetSpec, TokenizerConfig
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.pretraining.continued import FROM, complete
 from orchestrator.pretraining.model_streams import reads_pictures
 from orchestrator.pretraining.objectives import labelled_targets, sample_problems, usual_samples
 from orchestrator.training.config import EngineConfig, TrackingSection, TrainConfig, batch_problems
@@ -68,6 +70,16 @@ class TrainingSection(TrainConfig):
             )
 
 
+class GuardSection(StrictModel):
+    """Text of the kind that a package knows, whose loss may rise only so far in a run from it."""
+
+    data: DatasetSpec
+    """Source of the documents."""
+    max_rise: float = Field(0.1, gt=0)
+    """Largest accepted rise of the loss over its value before the first step, in nats. Beyond, the
+    run ends and the package is committed as rejected."""
+
+
 class PackageSection(StrictModel):
     """Name and license of the result in the zoo."""
 
@@ -77,6 +89,17 @@ class PackageSection(StrictModel):
     """SPDX identifier of the license."""
 
 
+def _or_a_package(schema: JsonDict) -> None:
+    """Add the second form of the section model to the JSON schema."""
+    package: JsonDict = {
+        "type": "object",
+        "properties": {"from": {"type": "string"}, "target": {}},
+        "required": ["from"],
+        "additionalProperties": False,
+    }
+    schema["anyOf"] = [{"$ref": schema.pop("$ref")}, package]
+
+
 class PretrainConfig(JobConfig):
     """Pre-train a model on a corpus or on labelled rows and commit it as a package."""
 
@@ -84,12 +107,16 @@ class PretrainConfig(JobConfig):
     """The corpus and its tokenizer, or labelled rows."""
     samples: Samples | None = None
     """Samples made of the corpus; null: the usual ones for the model's targets."""
-    model: ModelConfig
-    """The model: five components by name. vocab_size 0 takes the tokenizer's."""
+    model: ModelConfig = Field(json_schema_extra=_or_a_package)
+    """The model: five components by name; vocab_size 0 takes the tokenizer's. Or ``from: PACKAGE``
+    goes on training that package: architecture, tokenizer and weights are its, and ``target`` may
+    name other heads."""
     train: TrainingSection = TrainingSection()
     """Steps, batches, optimizer, schedule, intervals."""
     engine: EngineConfig = EngineConfig()
     """The training engine."""
+    guard: GuardSection | None = None
+    """Limit for forgetting, in a run that starts from a package; null: none."""
     package: PackageSection
     """The package that is committed."""
     cluster: ElasticClusterSection = ElasticClusterSection()
@@ -97,8 +124,16 @@ class PretrainConfig(JobConfig):
     tracking: TrackingSection = TrackingSection()
     """Trackers that receive the metrics of training, in addition to history.parquet."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _continued(cls, data: Any) -> Any:
+        """Complete ``model: {from: PACKAGE}``."""
+        model = data.get("model") if isinstance(data, dict) else None
+        return complete(data) if isinstance(model, dict) and FROM in model else data
+
     def problems(self) -> Iterable[Problem]:
         """Everything that only the whole job can tell."""
+        yield from self._guard_problems()
         yield from self._batch_problems()
         yield from self._engine_problems()
         yield from self._length_problems()
@@ -111,6 +146,19 @@ class PretrainConfig(JobConfig):
             for problem in batch_problems(*sizes, workers):
                 message = problem.message.replace("global_batch_size", "train.global_batch_size")
                 yield Problem(f"train.{problem.path}", message)
+
+    def _guard_problems(self) -> Iterator[Problem]:
+        if self.guard is None:
+            return
+        start = self.train.start_from
+        if start is None or start.package is None:
+            yield Problem("guard", "is for runs from a package. Set model.from, or leave it out.")
+        chosen = self.samples or usual_samples(self.model)
+        if chosen is not None and chosen.reads != "blocks":
+            yield Problem("guard", f"reads documents, not {chosen.type_name()} samples.")
+        if self.guard.data.labelled or self.guard.data.examples:
+            source = self.guard.data.source
+            yield Problem("guard.data.source", f"{source!r} is not a corpus. Use builtin:pydoc.")
 
     def _engine_problems(self) -> Iterator[Problem]:
         most = self.cluster.worker_counts[-1]
@@ -130,21 +178,32 @@ class PretrainConfig(JobConfig):
             raise ConfigError(f"run {self.run.name!r}", problems)
         return chosen
 
-    def model_for(self, tokens: int) -> ModelConfig:
-        """Return the model for a tokenizer of this many tokens; 0 where nothing is tokenized.
+    def model_for(self, tokens: int, pad: int | None = None) -> ModelConfig:
+        """Return the model for a tokenizer.
+
+        Args:
+            tokens: Number of its ids; 0 where nothing is tokenized.
+            pad: Its id of padding; None: it has none.
 
         Raises:
-            ConfigError: The config fixes a smaller vocabulary.
+            ConfigError: The config fixes a smaller vocabulary, or another id of padding.
         """
-        room = self.model.vocab_size
+        room, model = self.model.vocab_size, self.model
+        if pad not in (None, model.pad_token_id) and self.train.start_from is None:
+            if "pad_token_id" in model.model_fields_set:
+                message = f"{model.pad_token_id} is not the tokenizer's ({pad}). Leave it out."
+                raise ConfigError(
+                    f"run {self.run.name!r}", [Problem("model.pad_token_id", message)]
+                )
+            model = model.model_copy(update={"pad_token_id": pad})
         if room == 0:
-            return self.model.with_vocab(tokens)
+            return model.with_vocab(tokens)
         if room < tokens:
             message = (
                 f"{room} is smaller than the tokenizer's {tokens} tokens. Use 0 to take those."
             )
             raise ConfigError(f"run {self.run.name!r}", [Problem("model.vocab_size", message)])
-        return self.model
+        return model
 
     @property
     def prefetch_steps(self) -> int:

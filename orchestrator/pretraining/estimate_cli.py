@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     if not 0 < options.mfu <= 1:
         raise InputError(f"--mfu {options.mfu} is not in (0, 1]. 0.4 is usual")
     config = load_config(PretrainConfig, options.config, options.overrides)
-    model = config.model_for(expected_vocabulary(config))
+    model = config.model_for(*expected_vocabulary(config))
     job = Job.of(config, model, ACCELERATORS[options.accelerator], options.mfu)
     sys.stdout.write(describe(job, options.accelerator, clusters) + "\n")
     return 0

@@ -44,6 +44,7 @@ from orchestrator.modeling.targets.configs import ClsConfig, SpConfig
 from orchestrator.modeling.targets.stream_configs import SiameseConfig
 from orchestrator.modeling.targets.token_configs import TagsConfig
 from orchestrator.pretraining.config import PretrainConfig
+from orchestrator.pretraining.guard import prepare_guard
 from orchestrator.pretraining.model_streams import inputs_of
 from orchestrator.pretraining.objectives import labelled_targets
 from orchestrator.pretraining.state import PretrainJob
@@ -61,11 +62,13 @@ class PretrainInputs:
         config: The job.
         corpus: Its data, made ready.
         model: Its model, with the vocabulary filled in.
+        guard: The text of its guard, made ready; None: it has none.
     """
 
     config: PretrainConfig
     corpus: AnyCorpus
     model: ModelConfig
+    guard: Corpus | None = None
 
     @property
     def task(self) -> dict[str, JsonValue]:
@@ -94,6 +97,7 @@ class PretrainInputs:
             corpus=str(self.corpus.path.resolve()),
             run_dir=str(run_dir.resolve()),
             start=None if start is None else str(start.resolve()),
+            guard=None if self.guard is None else str(self.guard.path.resolve()),
         )
 
     @cached_property
@@ -106,6 +110,15 @@ class PretrainInputs:
         """Samples to measure on."""
         held_out = self._samples(self.corpus.validation, training=False)
         return HeldOut(held_out, self.config.train.eval_blocks)
+
+    @cached_property
+    def guarded(self) -> "HeldOut | None":
+        """Samples whose loss may not rise."""
+        if self.guard is None:
+            return None
+        return HeldOut(
+            self._samples(self.guard.train, training=False), self.config.train.eval_blocks
+        )
 
     def _samples(self, split: TokenBlocks | Rows | Examples, *, training: bool) -> SampleDataset:
         config, processor = self.config, self.corpus.processor
@@ -159,7 +172,9 @@ def prepare_inputs(config: PretrainConfig, cache: Path) -> PretrainInputs:
         require_labels(config.model, rows.label_names, rows.train)
         corpus = rows
     ready = corpus or prepare_corpus(config.data, cache)
-    found = PretrainInputs(config, ready, config.model_for(_num_tokens(ready)))
+    model = config.model_for(_num_tokens(ready), _padding(ready))
+    guard = None if config.guard is None else prepare_guard(config, ready.path, cache)
+    found = PretrainInputs(config, ready, model, guard)
     if corpus is None:
         _require_samples(found)
     return found
@@ -190,6 +205,13 @@ def named_tokenizer(config: PretrainConfig) -> TextProcessor | None:
     return processor
 
 
+def _padding(corpus: AnyCorpus) -> int | None:
+    """Return the id of padding; None: nothing is tokenized, or the tokenizer has none."""
+    processor = corpus.processor
+    words = processor.text if isinstance(processor, ExampleProcessor) else processor
+    return words.roles.pad if isinstance(words, TextProcessor) else None
+
+
 def _num_tokens(corpus: AnyCorpus) -> int:
     """Return the size of the vocabulary; images have none."""
     processor = corpus.processor
@@ -217,7 +239,8 @@ def open_inputs(job: PretrainJob) -> PretrainInputs:
     Raises:
         IntegrityError: It is not what its manifest says.
     """
-    return PretrainInputs(job.config, open_data(Path(job.corpus)), job.model)
+    guard = None if job.guard is None else open_corpus(Path(job.guard), thorough=False)
+    return PretrainInputs(job.config, open_data(Path(job.corpus)), job.model, guard)
 
 
 def open_data(path: Path) -> AnyCorpus:

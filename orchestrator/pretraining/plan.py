@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from orchestrator.data.processors.roles import OURS
 from orchestrator.data.processors.segmenters import build_segmenter
 from orchestrator.data.samples.kinds import ExamplesConfig
 from orchestrator.data.sources.opening import list_entries, load_task, open_documents, split_entries
@@ -65,7 +66,7 @@ def make_plan(config: PretrainConfig) -> Plan:
     else:
         for spec in () if config.data.prepared else config.data.specs:
             open_documents(spec)
-    model = config.model_for(expected_vocabulary(config))
+    model = config.model_for(*expected_vocabulary(config))
     parameters = count_parameters(model)
     sizes = model_sizes(model, config.train.freeze)
     activations = activation_bytes(
@@ -87,12 +88,14 @@ def make_plan(config: PretrainConfig) -> Plan:
     return Plan(config, model, parameters, sizes, memory)
 
 
-def expected_vocabulary(config: PretrainConfig) -> int:
-    """Return how many tokens the tokenizer will have at most; images need none."""
+def expected_vocabulary(config: PretrainConfig) -> tuple[int, int | None]:
+    """Return how many tokens the tokenizer will have at most, and its padding; images need none."""
     if config.wordless:
-        return 0
+        return 0, None
     processor = named_tokenizer(config)
-    return config.data.tokenizer.vocab_size if processor is None else processor.vocab_size
+    if processor is None:
+        return config.data.tokenizer.vocab_size, OURS.pad
+    return processor.vocab_size, processor.roles.pad
 
 
 def describe(plan: Plan) -> str:

@@ -13,6 +13,8 @@ from orchestrator.config import StrictModel
 
 EVALUATION = "evaluation/pretraining.json"
 """Place of the `Evaluation` in a package."""
+GUARD = "guard.loss"
+"""Loss over the guard's text among the figures of a validation."""
 MAX_NATS = 50.0
 """Losses above this are not shown as perplexity: its exponential would not fit a float."""
 
@@ -63,6 +65,8 @@ class Summary(Measured):
     """Number of workers."""
     shard_elements: int
     """Parameters whose master copy rank 0 holds."""
+    guard_before: float | None = None
+    """Loss over the guard's text before the first step."""
 
 
 Trained = Annotated[Summary | Interrupted, Field(discriminator="stopped")]
@@ -154,6 +158,9 @@ def figures_of(
     first, *others = targets
     validation, guessed = summary.validation, summary.baselines
     more = {}
+    if summary.guard_before is not None:
+        losses = (summary.guard_before, validation[GUARD])
+        more = {"baseline_guard_loss": losses[0], "guard_loss": losses[1]}
     for key in (f"{figure}.{name}" for name in others for figure in ("loss", "accuracy")):
         more[key] = validation[key]
         if key in guessed:

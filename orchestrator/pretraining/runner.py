@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from orchestrator.config import JobResult, StrictModel, dump_yaml
+from orchestrator.config import JobResult, dump_yaml
 from orchestrator.data.samples.kinds import SftConfig
-from orchestrator.errors import InputError, InterruptedRunError
+from orchestrator.errors import InputError, IntegrityError, InterruptedRunError
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.results import (
     EVALUATION,
@@ -22,7 +22,7 @@ from orchestrator.pretraining.results import (
     Summary,
     figures_of,
 )
-from orchestrator.pretraining.state import PretrainJob, PretrainPayload
+from orchestrator.pretraining.state import PretrainJob, PretrainPayload, Start
 from orchestrator.storage import RunFolder, atomic_write_json
 from orchestrator.zoo import Package, Zoo, commit_once, committed
 from orchestrator.zoo.stage import Description, draft_of
@@ -52,9 +52,10 @@ def check(config: PretrainConfig) -> str:
         InputError: The corpus or the tokenizer is not there.
     """
     from orchestrator.pretraining.plan import describe, make_plan
+    from orchestrator.pretraining.starting import start_line
 
     config.tracking.require_installed()
-    return "\n".join([describe(make_plan(config)), *_start_line(config)])
+    return "\n".join([describe(make_plan(config)), *start_line(config, _source(config))])
 
 
 def run(config: PretrainConfig) -> JobResult:
@@ -96,20 +97,6 @@ def run_all(configs: Sequence[PretrainConfig]) -> list[JobResult]:
 def _require_one_group(configs: Sequence[PretrainConfig]) -> None:
     if any(config.cluster != configs[0].cluster for config in configs):
         raise InputError("jobs that share workers must have the same cluster section")
-
-
-def _start_line(config: PretrainConfig) -> list[str]:
-    """Check where a job starts, and return what ``--check`` says of it."""
-    from orchestrator.pretraining.starting import check_checkpoint, check_package
-
-    source = _source(config)
-    if source is None:
-        return []
-    if isinstance(source, Package):
-        check_package(config, source)
-        return [f"{'start':12} weights of {source.ref}, step 0"]
-    check_checkpoint(config, source)
-    return [f"{'start':12} everything of {source.path}, step {source.step}"]
 
 
 def _source(config: PretrainConfig) -> "Package | Checkpoint | None":
@@ -171,15 +158,6 @@ def _launch(works: Sequence["_Work"]) -> None:
         )
 
 
-class Start(StrictModel):
-    """Resolved starting point of a run: the names in its config may move on."""
-
-    package: str | None = None
-    """Reference of the package whose weights it took."""
-    checkpoint: str | None = None
-    """Checkpoint of another run that it took over."""
-
-
 @dataclass
 class _Work:
     """One model on its way from corpus to package.
@@ -190,6 +168,7 @@ class _Work:
         inputs: What it reads; set by `prepare`.
         start: Where it starts; set by `prepare`.
         mlflow: Its MLflow run, if it has one; set by `prepare`.
+        reasons: Why its package is refused; set by `commit`.
     """
 
     config: PretrainConfig
@@ -197,6 +176,7 @@ class _Work:
     inputs: "PretrainInputs | None" = None
     start: Start = field(default_factory=Start)
     mlflow: "MlflowRun | None" = None
+    reasons: list[str] = field(default_factory=list)
 
     def recover(self) -> None:
         """Record the result of a run that was killed after its commit, before it was finished."""
@@ -214,7 +194,9 @@ class _Work:
 
         cache = Path(self.config.run.dir).resolve() / CORPORA
         self.inputs = inputs = prepare_inputs(self.config, cache)
-        require_same_data(self.run, inputs)
+        require_same_data(self.run, inputs.corpus)
+        if inputs.guard is not None:
+            require_same_data(self.run, inputs.guard, "guard")
         self.start = self.run.once("start", Start, self._take_start)
         draft_of(self.run, self.config.package.name, **self._description({})).discard()
         self.mlflow = self._open_mlflow()
@@ -245,15 +227,28 @@ class _Work:
             return Start()
         if isinstance(source, Package):
             check_package(self.config, source)
-            return Start(package=source.ref)
+            return Start(package=source.ref, manifest_sha256=source.manifest_sha256)
         check_checkpoint(self.config, source, self.inputs)
         link_checkpoint(source, self.run.path / CHECKPOINTS)
         return Start(checkpoint=str(source.path))
 
     def _first_weights(self) -> Path | None:
         """Return the folder of the package that the run starts from."""
-        reference = self.start.package
-        return None if reference is None else Zoo(self.config.run.zoo).get(reference).path
+        return None if self.parent is None else self.parent.path
+
+    @property
+    def parent(self) -> Package | None:
+        """The package that the run starts from.
+
+        Raises:
+            IntegrityError: It is not the one that the run began with.
+        """
+        if self.start.package is None:
+            return None
+        found = Zoo(self.config.run.zoo).get(self.start.package)
+        if self.start.manifest_sha256 not in (None, found.manifest_sha256):
+            raise IntegrityError(f"{found.ref} is not the package that the run began with.")
+        return found
 
     def watched(self) -> "Watched":
         """Return what the watcher needs."""
@@ -269,8 +264,11 @@ class _Work:
 
     def commit(self, summary: Summary) -> None:
         """Commit the package and record the result."""
+        from orchestrator.pretraining.guard import refusals
+
         metrics = self._figures(summary).model_dump(mode="json", exclude_none=True)
         name, described = self.config.package.name, self._description(metrics)
+        self.reasons = refusals(self.config, summary)
         self._finish(commit_once(self.run, name, write=self._write, **described))
 
     def _figures(self, summary: Summary) -> Figures:
@@ -296,7 +294,11 @@ class _Work:
         if self.mlflow is not None:
             self.mlflow.finish("FINISHED", package.ref)
         metrics = package.manifest.metrics
-        self.run.finish(JobResult(package=package.ref, metrics=metrics, run_dir=str(self.run.path)))
+        result = JobResult(package=package.ref, metrics=metrics, run_dir=str(self.run.path))
+        if package.rejected:
+            refused = {"status": "refused", "reasons": tuple(package.manifest.reasons)}
+            result = result.model_copy(update=refused)
+        self.run.finish(result)
         for done_with in (EXPORT, FOLDER):
             shutil.rmtree(self.run.path / done_with, ignore_errors=True)
         CheckpointFolder(self.run.path / CHECKPOINTS).clear(self.config.train.keep_every_steps)
@@ -310,14 +312,19 @@ class _Work:
 
     def _write(self, draft: "Draft") -> None:
         """Write the files of the package."""
+        from orchestrator.pretraining.starting import pass_on
+
         assert self.inputs is not None
         export = self.run.path / EXPORT
         for path in (path for pattern in EXPORTED for path in export.glob(pattern)):
             shutil.copyfile(path, draft.path / path.name)
         self.inputs.corpus.processor.save(draft.path)
+        if self.parent is not None:
+            pass_on(self.parent.path, draft.path, self.inputs.model)
         chosen = self.config.chosen_samples
         if isinstance(chosen, SftConfig) and chosen.chat_template is not None:
             shutil.copyfile(chosen.chat_template, draft.path / "chat_template.jinja")
+        draft.reasons = self.reasons
         (draft.path / "job.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
         evaluation = Evaluation(data=self.config.data.title, **draft.metrics)
         atomic_write_json(
@@ -325,12 +332,17 @@ class _Work:
         )
 
     def _description(self, metrics: Mapping[str, JsonValue]) -> Description:
-        """Return what the manifest says of the package."""
+        """Return what the manifest says of the package; limit and license are the parent's."""
         assert self.inputs is not None
+        task, licence, parent = self.inputs.task, self.config.package.licence, self.parent
+        if parent is not None:
+            licence = licence or parent.manifest.licence
+            if parent.manifest.task is not None and task["max_length"] is not None:
+                task["max_length"] = parent.manifest.task.max_length or task["max_length"]
         return {
             "kind": "pretrained",
-            "parents": [self.start.package] if self.start.package else [],
-            "task": self.inputs.task,
+            "parents": [] if parent is None else [parent.ref],
+            "task": task,
             "metrics": metrics,
-            "licence": self.config.package.licence,
+            "licence": licence,
         }

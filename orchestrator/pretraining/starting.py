@@ -11,32 +11,53 @@ the same ids would mean other words, and the same step other samples, while all 
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from orchestrator.config import StrictModel
 from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.processors.tokenizer_files import TOKENIZER
 from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.classes import RATES, differing_keys, spelled_out
+from orchestrator.modeling.huggingface.importing import ORIGINAL
+from orchestrator.modeling.huggingface.sources import PROCESSOR_FILES
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model, read_config
+from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.inputs import PretrainInputs
+from orchestrator.pretraining.continued import new_heads
+from orchestrator.pretraining.inputs import AnyCorpus, PretrainInputs
 from orchestrator.pretraining.state import Origin, RunState
 from orchestrator.storage import RunFolder, sha256_bytes
 from orchestrator.storage.json_files import json_bytes
 from orchestrator.training.worker_context import StoredState
-
-if TYPE_CHECKING:
-    from orchestrator.zoo import Package
+from orchestrator.zoo import Package
 
 MAX_SHOWN = 5
 """Differences that a message lists."""
+
+
+def start_line(config: PretrainConfig, source: Package | StoredState | None) -> list[str]:
+    """Check where a job starts, and return what ``--check`` says of it."""
+    if source is None:
+        return []
+    if isinstance(source, Package):
+        check_package(config, source)
+        return [f"{'start':12} weights of {source.ref}, step 0{_heads_made(config, source)}"]
+    check_checkpoint(config, source)
+    return [f"{'start':12} everything of {source.path}, step {source.step}"]
+
+
+def _heads_made(config: PretrainConfig, source: Package) -> str:
+    """Return which heads the package lacks, and the peak of the learning rate, in words."""
+    made = [target.name for target in new_heads(read_config(source.path), config.model)]
+    new = f", new heads: {', '.join(made)}" if made else ", no new heads"
+    return f"{new}, learning rate {config.train.optimizer.learning_rate:g}"
 
 
 def origin_of(inputs: PretrainInputs) -> Origin:
@@ -144,7 +165,7 @@ def require_same_shapes(
         )
 
 
-def check_package(config: PretrainConfig, package: "Package") -> None:
+def check_package(config: PretrainConfig, package: Package) -> None:
     """Refuse a package whose weights or tokenizer are not this job's; reads no weights.
 
     Raises:
@@ -174,6 +195,26 @@ def take_weights(model: Model, folder: Path) -> None:
     model.load_state_dict(theirs)
 
 
+def pass_on(parent: Path, child: Path, model: ModelConfig) -> None:
+    """Give a package that was trained on from another one the files that still hold for it.
+
+    Args:
+        parent: Folder of the other one.
+        child: Folder of the new one, with its tokenizer.
+        model: The new model; with the same heads it stays the same class of transformers.
+    """
+    tokenizers = [folder / TOKENIZER for folder in (parent, child)]
+    if all(path.is_file() for path in tokenizers):
+        same = tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
+        for name in PROCESSOR_FILES if same else ():
+            if (parent / name).is_file():
+                shutil.copyfile(parent / name, child / name)
+    if read_config(parent) == model:
+        copy_statement(parent, child)
+        if (parent / ORIGINAL).is_file():
+            shutil.copyfile(parent / ORIGINAL, child / ORIGINAL)
+
+
 def vocabulary_id(processor: object) -> str:
     """Return a hash of a tokenizer's ids and the text of each; empty for images."""
     processor = getattr(processor, "text", processor)  # the tokenizer of examples with texts
@@ -197,19 +238,23 @@ class Data(StrictModel):
     """Amount of data, for people."""
 
 
-def require_same_data(run: RunFolder, inputs: PretrainInputs) -> None:
+def require_same_data(run: RunFolder, corpus: AnyCorpus, step: str = STEP) -> None:
     """Record a run's data when it begins, and refuse other data when it goes on.
+
+    Args:
+        run: The run.
+        corpus: Its data, or the text of its guard.
+        step: Where the run records it.
 
     Raises:
         InputError: The data changed; says how much there was.
     """
-    corpus = inputs.corpus
     manifest = corpus.manifest.model_dump(mode="json")
     seen = {name: manifest[name] for name in IDENTIFYING if name in manifest}
     content = json_bytes({**seen, "tokenizer": vocabulary_id(corpus.processor)})
     size = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens"
     now = Data(sha256=sha256_bytes(content), size=size)
-    before = run.once(STEP, Data, lambda: now)
+    before = run.once(step, Data, lambda: now)
     if before.sha256 != now.sha256:
         raise InputError(
             f"run {run.config.run.name!r} began with other data ({before.size}; now {size}): "

@@ -19,6 +19,19 @@ class PretrainJob(StrictModel):
     """Folder of the run, seen by all workers."""
     start: str | None = None
     """Folder of the package whose weights training begins with; null: new weights."""
+    guard: str | None = None
+    """Folder of the prepared text of the guard."""
+
+
+class Start(StrictModel):
+    """Resolved starting point of a run: the names in its config may move on."""
+
+    package: str | None = None
+    """Reference of the package whose weights it took."""
+    manifest_sha256: str | None = None
+    """Hash of that package's manifest."""
+    checkpoint: str | None = None
+    """Checkpoint of another run that it took over."""
 
 
 class PretrainPayload(StrictModel):

@@ -22,8 +22,9 @@ from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import stream_model
 from orchestrator.modeling.tensor_files import SHARD_BYTES
 from orchestrator.pretraining.baselines import baselines, pair_baselines
+from orchestrator.pretraining.guard import exceeded, first_loss
 from orchestrator.pretraining.inputs import PretrainInputs, open_inputs
-from orchestrator.pretraining.results import Interrupted, LaunchResult, Summary
+from orchestrator.pretraining.results import GUARD, Interrupted, LaunchResult, Summary
 from orchestrator.pretraining.starting import origin_of, take_weights
 from orchestrator.pretraining.state import PretrainJob, PretrainPayload, RunState
 from orchestrator.pretraining.window_sources import Detour, Meter
@@ -117,12 +118,14 @@ class _Run:
         )
         stopping = config.train.early_stopping
         every = config.train.eval_every_steps
+        self.guarded = inputs.guarded
         self.best = None if stopping is None else BestKeeper(context, self.engine, every, stopping)
 
     def train(self) -> TrainResult:
         """Run the loop from the newest intact checkpoint to the end."""
         first = self._resume() or 0
         self.context.emit(RunStarted(run=self.config.run.name, step=first))
+        self._look_back()
         patience_s = self.config.train.hang_timeout_s
         with ExitStack() as stack:
             if self.prefetch is not None:
@@ -140,7 +143,8 @@ class _Run:
         return result
 
     def _loop(self, first: int, watchdog: Watchdog) -> TrainResult | NonFiniteError:
-        ended = self.best is not None and self.best.exhausted(self.history)
+        ended = self._forgot()
+        ended |= self.best is not None and self.best.exhausted(self.history)
         self.meter.begin()
         try:
             result: TrainResult | NonFiniteError = train(
@@ -166,7 +170,7 @@ class _Run:
 
     def _judge(self, step: int, metrics: dict[str, float]) -> bool:
         del metrics  # they are in the history
-        return self.best is not None and self.best.judge(self.history, step)
+        return (self.best is not None and self.best.judge(self.history, step)) or self._forgot()
 
     def _resume(self) -> int | None:
         """Load the newest intact checkpoint and return its step; None: there is none."""
@@ -208,7 +212,26 @@ class _Run:
             self.inputs.held_out, section.eval_batch_size, self.engine.rank, self.engine.world
         )
         with averaged(self.engine):
-            return self.engine.evaluate(batches)
+            return self.engine.evaluate(batches) | self._remembered()
+
+    def _remembered(self) -> dict[str, float]:
+        """Return the loss over the guard's text, if there is a guard; collective."""
+        if self.guarded is None:
+            return {}
+        size, engine = self.config.train.eval_batch_size, self.engine
+        batches = eval_batches(self.guarded, size, engine.rank, engine.world)
+        return {GUARD: engine.evaluate(batches)["loss"]}
+
+    def _forgot(self) -> bool:
+        return self.guarded is not None and exceeded(self.config, self.history.rows)
+
+    def _look_back(self) -> None:
+        """Measure the guard's text before the first step."""
+        if self.guarded is not None and first_loss(self.history.rows) is None:
+            metrics = self._remembered()
+            self._observe(
+                Measurement(step=0, epoch=0.0, split="validation", metrics=metrics, seconds=0.0)
+            )
 
     def _save(self, step: int) -> None:
         state = RunState(
@@ -273,6 +296,7 @@ class _Run:
             baselines=guessed,
             seconds=self._seconds(),
             world=world,
+            guard_before=None if self.guarded is None else first_loss(self.history.rows),
             shard_elements=sum(s.master.numel() for s in self.engine.shards()),
         )
 

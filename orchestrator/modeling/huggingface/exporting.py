@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace as replace_fields
 from pathlib import Path
@@ -109,8 +109,9 @@ def _renamed(table: Table, fetch: Fetch) -> Iterator[tuple[str, Tensor]]:
         yield from row.to_theirs(fetch).items()
 
 
-BEGIN, END = "[CLS]", "[SEP]"
-"""Tokens of our own tokenizers at the ends of a text."""
+BEGIN, END = ("bos_token", "cls_token"), ("eos_token", "sep_token")
+"""Keys of the tokens at the ends of a text in ``tokenizer_config.json``, the first that is there.
+"""
 BEGIN_WITH_END = ("bart", "speech_to_text")
 """Families whose decoders are started with the token that ends a text."""
 OURS = "preprocessor_config.json"
@@ -180,6 +181,8 @@ def write_export(
     write_weights(target, table, layout, fetch, shard_bytes)
     write_values(target, values)
     copy_processor(folder, _processor_files(folder), target)
+    if original_of(folder) is None and _continues_prompts(config):
+        _leave_prompts_open(target / TOKENIZER)
     complete = complete_values(architecture, values, target, weight_files(target))
     return check(target, architecture, complete, folder, config, layouts(table, fetch))
 
@@ -228,20 +231,50 @@ def _token_values(
     Without it their generation would stop, and CLIP look for the vector of a text, at the ids of
     the family's original tokenizer.
     """
-    path = folder / "tokenizer.json"
-    added = read_json(path).get("added_tokens", []) if path.is_file() else []
-    ids: dict[str, int] = {token["content"]: token["id"] for token in added}
-    if not {BEGIN, END} <= ids.keys():
+    begin, end = (_id_of(folder, keys) for keys in (BEGIN, END))
+    if begin is None or end is None:
         return {}
-    ends: JsonObject = {"bos_token_id": ids[BEGIN], "eos_token_id": ids[END]}
+    ends: JsonObject = {"bos_token_id": begin, "eos_token_id": end}
     text = values.get("text_config")
     if architecture.model_type == "clip" and isinstance(text, dict):
         return {"text_config": text | ends}
     if not any(target.type_name() == "lm" for target in config.target):
         return {}
     if architecture.model_type in BEGIN_WITH_END:
-        ends |= {"decoder_start_token_id": ids[END], "forced_eos_token_id": ids[END]}
+        ends |= {"decoder_start_token_id": end, "forced_eos_token_id": end}
     return ends
+
+
+def _id_of(folder: Path, keys: Sequence[str]) -> int | None:
+    """Return the id of the first token that a tokenizer names with one of some keys."""
+    paths = (folder / "tokenizer_config.json", folder / TOKENIZER)
+    if not all(path.is_file() for path in paths):
+        return None
+    named, stored = (read_json(path) for path in paths)
+    ids = {token["content"]: int(token["id"]) for token in stored.get("added_tokens", [])}
+    given = [named[key] for key in keys if named.get(key) is not None]
+    texts = [each["content"] if isinstance(each, dict) else each for each in given]
+    return next((ids[text] for text in texts if text in ids), None)
+
+
+def _continues_prompts(config: ModelConfig) -> bool:
+    """Return whether a model writes on from a text, without a decoder of its own."""
+    return config.decoder is None and any(each.type_name() == "lm" for each in config.target)
+
+
+def _leave_prompts_open(path: Path) -> None:
+    """Leave out the token that the tokenizer puts behind a text: it would end every prompt."""
+    content = read_json(path) if path.is_file() else {}
+    framing = content.get("post_processor") or {}
+    changed = False
+    for form in ("single", "pair"):
+        pieces = framing.get(form) or []
+        texts = [place for place, piece in enumerate(pieces) if "Sequence" in piece]
+        if isinstance(pieces, list) and texts and texts[-1] + 1 < len(pieces):
+            framing[form], changed = pieces[: texts[-1] + 1], True
+    if changed:
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        path.write_text(text, encoding="utf-8")
 
 
 def _processor_files(folder: Path) -> list[str]:
