@@ -3,8 +3,11 @@
 Outputs, loss, every gradient, there and back; options without a counterpart; published folders.
 """
 
+import json
+
 import pytest
 import torch
+import transformers
 from transformers import (
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
@@ -14,9 +17,22 @@ from transformers import (
     OPTModel,
 )
 
+import orchestrator
+from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError, InputError
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.decoders import TransformerDecoderConfig
+from orchestrator.modeling.generation.config import GenerationConfig
+from orchestrator.modeling.generation.generate import generate
 from orchestrator.modeling.huggingface.classes import find_architecture
+from orchestrator.modeling.huggingface.exporting import export_package
+from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
 from orchestrator.modeling.huggingface.values import Values
+from orchestrator.quantization.emission.model import emit
+from orchestrator.zoo import Zoo
+from tests.support.lessons import job, run_here
+from tests.support.published import saved_bytes, vocab_and_merges
+from tests.support.streams import make_place
 
 from .harness import (
     LAYERS,
@@ -123,13 +139,67 @@ def test_options_without_counterpart_are_refused(name, make, change, message):
         find_architecture(name).read(Values(values), "config.json")
 
 
-def test_the_blocks_of_neox_must_be_pre_norm():
+def test_a_parallel_block_is_pre_norm_and_has_no_graph_yet():
     config = find_architecture("GPTNeoXForCausalLM").read(
         Values(GPTNeoXConfig(**NEOX).to_dict()), "config.json"
     )
-    raw = config.model_dump() | {}
+    raw = config.model_dump()
     raw["encoder"]["norm_position"] = "post"
-    from orchestrator.config import validate_config
-
     with pytest.raises(ConfigError, match=r"encoder\.parallel: is for `norm_position: pre`"):
-        validate_config(type(config), raw, "model")
+        validate_config(ModelConfig, raw, "model")
+    with pytest.raises(InputError, match=r"encoder\.parallel.* cannot be quantized"):
+        emit(config, {})
+    with pytest.raises(ConfigError, match="'parallel' is not a known key"):
+        validate_config(TransformerDecoderConfig, {"parallel": True}, "decoder")
+
+
+@pytest.mark.parametrize("name", ["opt", "opt_post", "neox"])
+def test_generation_with_a_cache_gives_their_tokens(name, tmp_path):
+    theirs = CASES[name]("sdpa", "left").theirs.eval()
+    randomize(theirs)
+    theirs.save_pretrained(tmp_path)
+    _, ours = ours_from(tmp_path)
+    batch = {k: v[:, -6:] for k, v in padded_batch("left").items() if k != "token_type_ids"}
+    batch["attention_mask"][:, -1] = 1
+    expected = theirs.generate(
+        **batch, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    found = generate(ours, batch, GenerationConfig(max_new_tokens=8)).tokens
+    assert torch.equal(found, expected[:, 6:])
+
+
+LONG = {"vocab_size": 340, "max_position_embeddings": 64}
+
+
+def opt_folder(folder):
+    OPTForCausalLM(OPTConfig(**OPT | LONG)).save_pretrained(folder)
+    names = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
+    config = names | {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True}
+    vocab_and_merges(folder, ("<s>", "<pad>", "</s>", "<unk>"), config)
+
+
+def neox_folder(folder):
+    GPTNeoXForCausalLM(GPTNeoXConfig(**NEOX | LONG)).save_pretrained(folder)
+    saved_bytes(folder, "GPTNeoXTokenizer", special=("<|endoftext|>",))
+
+
+@pytest.mark.parametrize("published", [opt_folder, neox_folder])
+def test_a_published_folder_is_finetuned_and_answers_as_in_transformers(published, tmp_path):
+    place = tmp_path
+    make_place(place)
+    (place / "theirs").mkdir()
+    torch.manual_seed(2)
+    published(place / "theirs")
+    zoo = Zoo(str(place / "zoo"))
+    import_checkpoint(zoo, f"hf:{place / 'theirs'}", ImportOptions(name="theirs"))
+    train = {"epochs": 1, "global_batch_size": 16, "max_length": 64, "exportable": True}
+    run_here(job(place, package="theirs", train=train))
+    rows = [json.loads(line) for line in (place / "task2.jsonl").read_text().splitlines()]
+    texts = [row["text"] for row in rows[:5]]
+    answers = orchestrator.load("child", zoo=zoo.root).predict(texts)
+    export_package(zoo.get("child"), place / "out")
+    out = str(place / "out")
+    again = transformers.pipeline("text-classification", model=out, tokenizer=out)(texts)
+    for answer, expected in zip(answers, again, strict=True):
+        assert answer.label == expected["label"]
+        assert answer.score == pytest.approx(expected["score"], abs=1e-5)
