@@ -79,6 +79,8 @@ FAMILIES = {
     "bloom": (partial(saved_bytes, name="GPT2Tokenizer", special=BLOOM),),
     "camembert": (partial(spiece, name="sentencepiece.bpe.model"),),
     "clip": (both(files.clip_text, partial(image, name="CLIPImageProcessor")),),
+    "clip_text_model": (partial(files.clip_text, config={"tokenizer_class": "CLIPTokenizer"}),),
+    "clip_vision_model": (partial(image, name="CLIPImageProcessor"),),
     "deberta": (partial(saved_bytes, name="DebertaTokenizer", special=DEBERTA_BYTES),),
     "deberta-v2": (partial(spiece, name="spm.model", **DEBERTA),),
     "deit": (partial(image, name="DeiTImageProcessor", **small),),
@@ -115,6 +117,8 @@ FAMILIES = {
     "qwen3": (qwen,),
     "roberta": (old_roberta, roberta),
     "siglip": (siglip,),
+    "siglip_text_model": (partial(spiece, config=SIGLIP_CONFIG, **T5),),
+    "siglip_vision_model": (partial(image, name="SiglipImageProcessor"),),
     "smollm3": (both(partial(files.fast, begin=None, end=None, special=QWEN), files.chat),),
     "speech_to_text": (
         speech,

@@ -137,8 +137,10 @@ def fast(folder, begin="[CLS]", end="[SEP]", special=SPECIAL):
     tokenizer.save_pretrained(folder)
 
 
-def clip_text(folder):
+def clip_text(folder, config=None):
     """CLIP: characters that end a word have a mark."""
+    if config is not None:
+        write(folder, "tokenizer_config.json", config)
     letters = sorted({c for line in LINES for c in line.lower()} - {" "})
     listed = [*letters, *(f"{c}</w>" for c in letters), "he", "th", "the</w>"]
     listed += ["<|startoftext|>", "<|endoftext|>"]
