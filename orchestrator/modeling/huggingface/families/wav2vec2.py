@@ -151,7 +151,9 @@ def their_config(config: ModelConfig) -> JsonObject:
     if isinstance(head, CtcConfig):
         values |= {"final_dropout": head.dropout, "ctc_zero_infinity": head.zero_infinity}
     elif isinstance(head, SequenceHeadConfig):
-        values |= their_answers(head) | {"classifier_proj_size": head.hidden_size}
+        values |= their_answers(head)
+        if head.hidden_size is not None:
+            values["classifier_proj_size"] = head.hidden_size
     if not waveform.mask_vector:
         values |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
     return values
