@@ -241,9 +241,16 @@ def _blocks(options: EncoderConfig, sizes: Dimensions) -> dict[str, object]:
         "head_size": head_size,
         "num_kv_heads": options.num_kv_heads or options.num_heads,
         "attention_bias": [p for p in get_args(Projection) if options.has_bias(p)],
-        "feed_forward_bias": sorted(options.feed_forward_biases()),
+        "feed_forward_bias": _feed_forward_biases(options),
         "attention_scale": options.scale_of_attention(sizes),
     }
+
+
+def _feed_forward_biases(options: BlockOptions) -> bool | list[str]:
+    """Return whether all layers of the feed-forward have a bias, or which ones."""
+    layers = options.feed_forward_biases()
+    count = 3 if options.feed_forward == "gated" else 2
+    return sorted(layers) if 0 < len(layers) < count else bool(layers)
 
 
 def _layer_patterns(options: TransformerConfig) -> dict[str, object]:

@@ -112,6 +112,8 @@ def _renamed(table: Table, fetch: Fetch) -> Iterator[tuple[str, Tensor]]:
 BEGIN, END = ("bos_token", "cls_token"), ("eos_token", "sep_token")
 """Keys of the tokens at the ends of a text in ``tokenizer_config.json``, the first that is there.
 """
+ENDS_OF_ENCODERS = ("modernbert",)
+"""Families whose encoders' configs name both ends of a text."""
 BEGIN_WITH_END = ("bart", "speech_to_text")
 """Families whose decoders are started with the token that ends a text."""
 OURS = "preprocessor_config.json"
@@ -235,6 +237,8 @@ def _token_values(
     if begin is None or end is None:
         return {}
     ends: JsonObject = {"bos_token_id": begin, "eos_token_id": end}
+    if architecture.model_type in ENDS_OF_ENCODERS:
+        return ends | {"cls_token_id": begin, "sep_token_id": end}
     text = values.get("text_config")
     if architecture.model_type == "clip" and isinstance(text, dict):
         return {"text_config": text | ends}

@@ -30,6 +30,7 @@ CLASSES = {
     "deberta": "DebertaV2ForMaskedLM",
     "gpt": "GPT2LMHeadModel",
     "llama": "LlamaForCausalLM",
+    "modernbert": "ModernBertForMaskedLM",
     "pegasus": "PegasusForConditionalGeneration",
     "roberta": "RobertaForMaskedLM",
     "s2t": "Speech2TextForConditionalGeneration",

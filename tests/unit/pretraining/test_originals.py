@@ -37,6 +37,7 @@ ORIGINALS = {
         hf.RobertaForMaskedLM,
         hf.RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1),
     ),
+    "modernbert_base": (hf.ModernBertForMaskedLM, hf.ModernBertConfig()),
     "deberta_v3_small": (
         hf.DebertaV2ForMaskedLM,
         hf.DebertaV2Config(**DEBERTA_V3, num_hidden_layers=6),

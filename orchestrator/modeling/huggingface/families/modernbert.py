@@ -234,14 +234,11 @@ def _their_head(target: TargetConfig) -> JsonObject:
             "classifier_bias": target.transform_bias,
             "decoder_bias": target.bias,
         }
+    values: JsonObject = {"classifier_dropout": getattr(target, "dropout", 0.0)}
     transform: TransformConfig | None = getattr(target, "transform", None)
-    if transform is None:
-        return {}
-    values: JsonObject = {
-        "classifier_activation": their_activation(transform.activation),
-        "classifier_bias": transform.bias,
-        "classifier_dropout": getattr(target, "dropout", 0.0),
-    }
+    if transform is not None:
+        values["classifier_activation"] = their_activation(transform.activation)
+        values["classifier_bias"] = transform.bias
     if isinstance(target, SequenceHeadConfig | ChoiceConfig):
         values["classifier_pooling"] = "mean" if target.pooling == "mean" else "cls"
     return values | (their_answers(target) if hasattr(target, "num_labels") else {})
