@@ -153,7 +153,7 @@ def model(name, size):
     values = config.to_dict()
     part = values.get("text_config", values)
     part |= {key: max(size, 1) for key in part if key in ("vocab_size", "decoder_vocab_size")}
-    if name == "CLIPModel":
+    if name == "CLIPModel" or name.startswith("CLIPText"):
         part["eos_token_id"] = size - 1
     torch.manual_seed(0)
     return getattr(transformers, name)(type(config).from_dict(values)).eval()
