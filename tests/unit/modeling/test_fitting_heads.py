@@ -25,7 +25,7 @@ CASES = [
     ("ElectraModel", ClsConfig, "ElectraForSequenceClassification", "first", "gelu"),
     ("LlamaModel", ClsConfig, "LlamaForSequenceClassification", "last_token", "tanh"),
     ("Dinov2Model", ClsConfig, "Dinov2ForImageClassification", "first_rest", "tanh"),
-    ("ElectraModel", ChoiceConfig, "ElectraForMultipleChoice", "first", "gelu"),
+    ("ElectraModel", ChoiceConfig, "ElectraForMultipleChoice", "first", "tanh"),
     ("BertModel", SpanConfig, "BertForQuestionAnswering", None, None),
 ]
 
