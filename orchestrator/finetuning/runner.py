@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from orchestrator.config import JobResult, StrictModel, dump_yaml
+from orchestrator.data.processors.published import FILES
 from orchestrator.errors import InterruptedRunError
 from orchestrator.finetuning.config import FinetuneConfig
 from orchestrator.finetuning.results import (
@@ -38,7 +39,10 @@ SEARCH = "search"
 """Step of the run that records a finished grid search."""
 WORKER = "orchestrator.finetuning.worker:finetune"
 EXPORT, HISTORY = "export", "history.parquet"
-EXPORTED = ("config.json", "model*.safetensors*", "tokenizer*.json", "*_config.json", HISTORY)
+EXPORTED = (
+    "config.json", "model*.safetensors*", "tokenizer*.json", "*_config.json", "chat_template.*",
+    *FILES, HISTORY,
+)  # fmt: skip
 """Patterns of the files that become the package."""
 MODALITIES = {"image": "vision", "audio": "audio"}
 """Modalities as manifests name them; all other rows are texts."""

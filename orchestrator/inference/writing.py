@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.arrays import AnyArray, IntArray
-from orchestrator.data.processors.readings import end_id, prompt_ids, written_text
+from orchestrator.data.processors.readings import begin_ids, end_id, prompt_ids, written_text
 from orchestrator.data.rows.rows import Rows
 from orchestrator.errors import InputError
 from orchestrator.inference.models import LoadedModel, Writing
@@ -53,8 +53,8 @@ def written_texts(
     if words is None:
         raise InputError("the package has no tokenizer; it cannot write text.")
     if rows.sounds is not None:
-        batches = media_batches(rows, processor)
-        new = limit - 1
+        batches, new = _sounds(rows, processor, words, decoder=task.config.decoder)
+        new = limit - new
     elif task.config.decoder:
         batches, new = _sources(rows, words, limit), limit - 1
     else:
@@ -62,7 +62,6 @@ def written_texts(
     # CTC reads its frames and has neither an end nor a start.
     end = end_id(words) if model.generates(task.head) else None
     start = getattr(task.config, "start_token_id", None)
-    start = end if rows.sounds is not None else start
     options = Writing(min(task.config.max_new_tokens, max(new, 1)), end, start)
     texts = [""] * len(rows)
     for places, arrays in batches:
@@ -71,6 +70,20 @@ def written_texts(
         if progress is not None:
             progress(len(places))
     return texts
+
+
+def _sounds(
+    rows: Rows, processor: "RowProcessor | None", words: "TextProcessor", *, decoder: bool
+) -> tuple[Batches, int]:
+    """Return batches of recordings with what a decoder reads first, and how many tokens that is."""
+    first = begin_ids(words) if decoder else np.zeros(1, dtype=np.int64)
+
+    def batches() -> Batches:
+        for places, arrays in media_batches(rows, processor):
+            begin = {"decoder_input_ids": np.tile(first, (len(places), 1))} if decoder else {}
+            yield places, arrays | begin
+
+    return batches(), len(first)
 
 
 def _prompts(rows: Rows, words: "TextProcessor", limit: int, wanted: int) -> tuple[Batches, int]:

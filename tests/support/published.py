@@ -82,8 +82,17 @@ def saved_words(folder, name="BertTokenizer", special=SPECIAL):
 
 
 @cache
-def byte_merges(special=()):
-    """Return a vocabulary of bytes and the merges of a byte-level BPE model."""
+def byte_merges(special=(), last=False):
+    """Return a vocabulary of bytes and the merges of a byte-level BPE model.
+
+    Args:
+        special: Special tokens.
+        last: Whether they have the largest ids (Whisper), not the smallest.
+    """
+    if last:
+        vocabulary, merges = byte_merges()
+        more = {token: len(vocabulary) + place for place, token in enumerate(special)}
+        return vocabulary | more, merges
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -98,19 +107,19 @@ def byte_merges(special=()):
     return model["vocab"], merges
 
 
-def vocab_and_merges(folder, special=(), config=None):
+def vocab_and_merges(folder, special=(), config=None, last=False):
     """GPT-2 as of 2019: vocab.json and merges.txt."""
-    vocabulary, merges = byte_merges(tuple(special))
+    vocabulary, merges = byte_merges(tuple(special), last)
     write(folder, "vocab.json", vocabulary)
     write(folder, "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
     if config is not None:
         write(folder, "tokenizer_config.json", config)
 
 
-def saved_bytes(folder, name, special=(), **options):
+def saved_bytes(folder, name, special=(), last=False, **options):
     """Today's files of a byte-level BPE tokenizer, with an added token."""
-    vocab_and_merges(folder, special)
-    vocabulary, merges = byte_merges(tuple(special))
+    vocab_and_merges(folder, special, last=last)
+    vocabulary, merges = byte_merges(tuple(special), last)
     pairs = [tuple(merge.split(" ")) for merge in merges]
     tokenizer = getattr(transformers, name)(vocab=vocabulary, merges=pairs, **options)
     tokenizer.add_tokens(["<new>"])

@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 TRANSLATION = "translation.json"
+TARGET = "target_"
+"""Beginning of the names of the tokenizer of what a model writes, if that is another (Marian)."""
+TARGET_TOKENIZER = f"{TARGET}tokenizer.json"
 FILES = (
     "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
     "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm",
     "spm.model", "normalizer.json", "chat_template.jinja",
+    TRANSLATION, TARGET_TOKENIZER, f"{TARGET}{TRANSLATION}",
 )  # fmt: skip
-"""Files of transformers' tokenizers."""
-TARGET = "target"
-"""Folder of the tokenizer of what a model writes, where that is another one (Marian)."""
+"""Files of transformers' tokenizers, then those of their translation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,10 @@ class Published:
 
     Attributes:
         files: Name → content.
-        translated: Whether ``tokenizer.json`` is a translation of Python code of transformers.
-        ids: Text of a token → id, where that is not the id of ``tokenizer.json``.
+        ids: Text of a token → id, where that is not the id of the tokenizer's file.
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
-    translated: bool = False
     ids: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -47,23 +47,18 @@ class Published:
         Raises:
             ValueError: ``translation.json`` is damaged.
         """
-        files = {name: (folder / name) for name in FILES}
-        path = folder / TRANSLATION
-        there = path.is_file()
-        ids = json.loads(path.read_text(encoding="utf-8"))["ids"] if there else {}
-        return cls(
-            {name: path.read_bytes() for name, path in files.items() if path.is_file()},
-            there,
-            {str(token): int(number) for token, number in ids.items()},
-        )
+        paths = {name: (folder / name) for name in FILES}
+        files = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+        return cls(files, _ids(files.get(TRANSLATION)))
+
+    def of_target(self) -> "Published":
+        """Return the same for the tokenizer of what a model writes; it has no files of its own."""
+        return Published(ids=_ids(self.files.get(f"{TARGET}{TRANSLATION}")))
 
     def save(self, folder: Path) -> None:
         """Write them into an existing folder."""
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
-        if self.translated:
-            text = json.dumps({"ids": self.ids}, ensure_ascii=False, indent=1, sort_keys=True)
-            (folder / TRANSLATION).write_text(text + "\n", encoding="utf-8")
 
     def ids_of(self, encoding: "Encoding") -> list[int]:
         """Return the ids of a tokenized text."""
@@ -71,3 +66,8 @@ class Published:
             return list(encoding.ids)
         pairs = zip(encoding.tokens, encoding.ids, strict=True)
         return [self.ids.get(token, number) for token, number in pairs]
+
+
+def _ids(content: bytes | None) -> dict[str, int]:
+    found = {} if content is None else json.loads(content)["ids"]
+    return {str(token): int(number) for token, number in found.items()}

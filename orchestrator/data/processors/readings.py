@@ -14,6 +14,7 @@ token. Prompt and answer are tokenized apart, so that training and writing see t
 Shapes: B texts, S tokens of a text or window.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -187,6 +188,37 @@ def place_of(reading: Reading, start: int, end: int) -> tuple[int, int] | None:
 def end_id(processor: TextProcessor) -> int:
     """Return the token that ends a text; see `Roles.ending`."""
     return processor.roles.ending
+
+
+WHISPER_START = "<|startoftranscript|>"
+LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
+"""Whisper's tokens of languages."""
+
+
+def begin_ids(processor: TextProcessor) -> IntArray:
+    """Return the tokens that a decoder of speech reads before it writes a text.
+
+    They are the end token and the language that the tokenizer puts before a text (Speech2Text), or
+    the prompt of Whisper.
+
+    Raises:
+        InputError: Whisper's tokenizer has languages, but its prompt names none.
+    """
+    tokenizer, special = processor.tokenizer, processor.settings.special
+    around = tokenizer.encode("", add_special_tokens=True).ids
+    end = end_id(processor)
+    front = around[:-1] if around[-1:] == [end] else around
+    if front[:1] != [tokenizer.token_to_id(WHISPER_START)]:
+        plain = {special.get("cls"), special.get("bos")}
+        return np.asarray([end, *(each for each in front if each not in plain)], dtype=np.int64)
+    named = any(LANGUAGE.fullmatch(str(tokenizer.id_to_token(each))) for each in front)
+    if not named and any(LANGUAGE.fullmatch(token) for token in tokenizer.get_vocab()):
+        raise InputError(
+            "this tokenizer does not say which language is transcribed. In transformers, call "
+            'tokenizer.set_prefix_tokens(language="en", task="transcribe"), save it into the '
+            "checkpoint, and import that."
+        )
+    return np.asarray(front, dtype=np.int64)
 
 
 def prompt_ids(

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from orchestrator.data.processors.published import TARGET, Published
+from orchestrator.data.processors.published import TARGET_TOKENIZER, Published
 from orchestrator.data.processors.roles import Roles, roles_of
 from orchestrator.data.processors.subwords import Texts, Training, add_sentinels, train_tokenizer
 from orchestrator.data.processors.tokenizer_files import (
@@ -119,19 +119,19 @@ class TextProcessor:
             tokenizer = Tokenizer.from_buffer(content)
             processor = cls(tokenizer, read_settings(folder, tokenizer), content)
             processor.published = Published.load(folder)
-            if (folder / TARGET / TOKENIZER).is_file():
-                processor.target = cls.load(folder / TARGET)
+            if (folder / TARGET_TOKENIZER).is_file():
+                written = Tokenizer.from_file(str(folder / TARGET_TOKENIZER))
+                processor.target = cls(written, processor.settings)
+                processor.target.published = processor.published.of_target()
         except Exception as error:
             raise InputError(f"{folder} holds no readable tokenizer: {error}") from error
         return processor
 
-    def save(self, folder: str | Path) -> None:
-        """Write the three files, and those that came beside them, into a folder."""
+    def save(self, folder: str | Path) -> tuple[str, ...]:
+        """Write the three files, and those that came beside them; return their names."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.published.save(folder)
-        if self.target is not self:
-            self.target.save(folder / TARGET)
         content = self._content
         if content is not None and _same(content, self.tokenizer):
             (folder / TOKENIZER).write_bytes(content)
@@ -155,6 +155,7 @@ class TextProcessor:
             hugging_face["model_max_length"] = self.max_length
         for name, values in ((SETTINGS, settings), (HUGGING_FACE, hugging_face)):
             (folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        return (TOKENIZER, SETTINGS, HUGGING_FACE, *self.published.files)
 
     @property
     def vocab_size(self) -> int:

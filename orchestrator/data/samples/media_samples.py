@@ -1,7 +1,8 @@
 """Samples of images and sounds, decoded when a batch is made: with a class, or with a transcript.
 
-A decoder (Speech2Text, Wang et al. 2020) reads the end token ([SEP] of tokenizers trained here) and
-then what it has written, and writes the text and the end token, as BART does. For ctc the labels
+A decoder (Speech2Text, Wang et al. 2020) reads the end token ([SEP] of tokenizers trained here),
+the language if its tokenizer names one, and what it has written, as BART does; of Whisper, the
+prompt of its tokenizer. It writes all but the first of them and the end token. For ctc the labels
 are the text alone. Spectrograms are masked in training (SpecAugment); raw waveforms are never
 changed.
 
@@ -21,7 +22,7 @@ from orchestrator.data.media.augmentation import mask_spectrograms
 from orchestrator.data.media.images import read_image
 from orchestrator.data.media.inputs import SpecAugmentConfig
 from orchestrator.data.processors.example_processor import ExampleProcessor, RowProcessor
-from orchestrator.data.processors.readings import end_id
+from orchestrator.data.processors.readings import begin_ids, end_id
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.base import Batch, SampleInputs, stack
 from orchestrator.data.samples.kinds import LabelledConfig, TranscriptsConfig
@@ -213,8 +214,10 @@ class TranscriptSamples:
         self._examples, self._target, self._seed = examples, target_name, seed
         self._sound: AudioProcessor = processor.sound
         self._words = processor.words
-        self._end, self._pad = end_id(self._words), self._words.settings.pad_id
-        self._written = written
+        self._pad, self._written = self._words.settings.pad_id, written
+        self._end, self._begin = 0, np.zeros(0, dtype=np.int64)
+        if written:
+            self._end, self._begin = end_id(self._words), begin_ids(self._words)
         self._augment = augment if examples.training else None
         self.parts = (len(examples),)
 
@@ -240,13 +243,15 @@ class TranscriptSamples:
             )
         encoded = self._words.encode(self._examples.text(indices))
         texts = [np.asarray(ids, dtype=np.int64) for ids in encoded]
-        arrays |= self._decoder_side(texts) if self._written else {}
-        labels = [np.append(ids, self._end) for ids in texts] if self._written else texts
+        labels = texts
+        if self._written:
+            begun = [np.concatenate([self._begin, ids]) for ids in texts]
+            arrays |= self._decoder_side(begun)
+            labels = [np.append(ids[1:], self._end) for ids in begun]
         arrays[f"labels.{self._target}"] = stack(labels, IGNORED)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def _decoder_side(self, texts: list[IntArray]) -> dict[str, IntArray]:
-        inputs = [np.insert(ids, 0, self._end) for ids in texts]
+    def _decoder_side(self, inputs: list[IntArray]) -> dict[str, IntArray]:
         return {
             "decoder_input_ids": stack(inputs, self._pad),
             "decoder_attention_mask": stack([np.ones_like(ids) for ids in inputs], 0),

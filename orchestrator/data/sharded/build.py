@@ -32,7 +32,7 @@ from orchestrator.data.corpora.manifests import (
 )
 from orchestrator.data.corpora.prepared import KIND
 from orchestrator.data.processors.text import TextProcessor, chosen_tokenizer
-from orchestrator.data.processors.tokenizer_files import HUGGING_FACE, SETTINGS, TOKENIZER
+from orchestrator.data.processors.tokenizer_files import TOKENIZER
 from orchestrator.data.sharded.contracts import (
     SPLITS,
     CorpusJob,
@@ -61,7 +61,6 @@ from orchestrator.storage.verify import require_hash, require_sizes
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-TOKENIZER_FILES = (TOKENIZER, SETTINGS, HUGGING_FACE)
 STEP = "shard"
 SMALL_BYTES = 1 << 20  # files up to this size are always hashed
 HASHED_BYTES = 1 << 30  # hashed of larger files in a thorough check
@@ -142,10 +141,10 @@ def _new_plan(job: CorpusJob, mapper: Mapper, watch: Watch) -> Plan:
     processor = chosen_tokenizer(job.config, Sample(found, job.sources()))
     with explained(folder):
         make_folder(folder)
-        processor.save(folder)
-        for name in TOKENIZER_FILES:
+        names = processor.save(folder)
+        for name in names:
             sync_file(folder / name)
-    tokenizer_files = {name: sha256_file(folder / name) for name in TOKENIZER_FILES}
+    tokenizer_files = {name: sha256_file(folder / name) for name in names}
     plan = Plan(
         shards=tuple(
             PlannedShard(piece=piece, documents=documents)
@@ -163,7 +162,7 @@ def _commit(job: CorpusJob, plan: Plan, sidecars: Sequence[Sidecar]) -> None:
     """Write the manifest. Shards were hashed when they were built and are not read again."""
     folder, config = Path(job.folder), job.config
     known = {name: entry for sidecar in sidecars for name, entry in sidecar.files.items()}
-    others = [PLAN, *TOKENIZER_FILES, *(sidecar_file(sidecar.number) for sidecar in sidecars)]
+    others = [PLAN, *plan.tokenizer_files, *(sidecar_file(sidecar.number) for sidecar in sidecars)]
     known |= {name: entry_of(folder / name) for name in others}
     _remove_all_but(folder, set(known))
     rejected = sum((Counter(sidecar.rejected) for sidecar in sidecars), Counter[str]())

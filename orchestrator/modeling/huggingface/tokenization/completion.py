@@ -31,8 +31,8 @@ VOCABULARIES = (
 """Files that a tokenizer can be made of."""
 TRANSLATION = "translation.json"
 """Beside a translated ``tokenizer.json``, which is not exported: the ids that it cannot say."""
-TARGET = "target"
-"""Folder of the tokenizer of what a model writes, where that is another one (Marian)."""
+TARGET = "target_"
+"""Beginning of the names of the tokenizer of what a model writes, if that is another (Marian)."""
 TEXTS = (
     "", " ", "Hello world", "HELLO WORLD, it's 12,345.67!", "  two  spaces ", "a\nb\tc",
     "Größe naïve café Straße", "今天天气很好。", "한국어 텍스트", "😀 party 🎉🎉", "x▁y ▁",
@@ -44,7 +44,7 @@ CHUNK = 20
 CHUNKS = 200
 
 Sides = dict[str, Converted]
-"""Folder within the package → tokenizer."""
+"""Beginning of the names of files → tokenizer."""
 
 
 def complete_tokenizer(folder: Path, target: Path, rows: int, pad: int | None = None) -> bool:
@@ -74,7 +74,7 @@ def complete_tokenizer(folder: Path, target: Path, rows: int, pad: int | None = 
         sides = _translated(opened, folder, rows)
         _require_same(opened, sides, pad)
         for side, converted in sides.items():
-            _write(converted, target / side)
+            _write(converted, target, side)
     except Exception as error:  # each tokenizer class has its own
         raise InputError(
             f"{folder}: no tokenizer can be made of {', '.join(there)}: {error} Add tokenizer.json."
@@ -125,12 +125,11 @@ TRANSLATIONS: Mapping[str, Callable[[Any, Path, int], Sides]] = {
 """Class of transformers that is Python code → its translation."""
 
 
-def _write(converted: Converted, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    converted.tokenizer.save(str(folder / TOKENIZER))
+def _write(converted: Converted, folder: Path, side: str) -> None:
+    converted.tokenizer.save(str(folder / f"{side}{TOKENIZER}"))
     ids = {"ids": converted.exceptions}
     text = json.dumps(ids, ensure_ascii=False, indent=1, sort_keys=True)
-    (folder / TRANSLATION).write_text(text + "\n", encoding="utf-8")
+    (folder / f"{side}{TRANSLATION}").write_text(text + "\n", encoding="utf-8")
 
 
 def _require_same(opened: Any, sides: Sides, pad: int | None) -> None:
@@ -176,9 +175,8 @@ def _joined(tokens: Sequence[str]) -> Iterator[str]:
 
 def copy_translation(folder: Path, target: Path) -> None:
     """Copy what a translated tokenizer has in a package beside the published files."""
-    for name in (TRANSLATION, f"{TARGET}/{TOKENIZER}", f"{TARGET}/{TRANSLATION}"):
+    for name in (TRANSLATION, f"{TARGET}{TOKENIZER}", f"{TARGET}{TRANSLATION}"):
         if (folder / name).is_file():
-            (target / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / name, target / name)
 
 
