@@ -19,7 +19,8 @@ from orchestrator.data.rows.label_forms import FORMS, NAME_BREAK
 from orchestrator.data.rows.labels import CLASSES
 from orchestrator.data.sources.contents import CHOICE_COLUMNS, MEDIA_COLUMNS
 from orchestrator.data.sources.files import LABEL_NAMES, find_files, media_only
-from orchestrator.data.sources.formats import CONLL, read_rows, suffix_of
+from orchestrator.data.sources.formats import CONLL, read_rows
+from orchestrator.data.sources.lines import suffix_of
 from orchestrator.data.sources.media_rows import SIDECAR, kind_of_file
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError

@@ -30,12 +30,14 @@ from orchestrator.data.corpora.labelled_corpus import (
 from orchestrator.data.corpora.manifests import EXAMPLES, ROWS
 from orchestrator.data.media.images import ImageProcessor
 from orchestrator.data.processors.example_processor import ExampleProcessor
+from orchestrator.data.processors.segmenters import NoSegmenterConfig
 from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.processors.unknown import MAX_UNKNOWN
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import CLASSES, LabelForm
 from orchestrator.data.rows.rows import Rows, require_pairs
 from orchestrator.data.samples.base import Batch, SampleDataset, SampleInputs, build_samples
-from orchestrator.data.samples.kinds import ExamplesConfig, LabelledConfig
+from orchestrator.data.samples.kinds import ExamplesConfig, LabelledConfig, MaskingConfig
 from orchestrator.data.steps import IGNORED, StepSource, eval_batches
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
@@ -69,6 +71,12 @@ class PretrainInputs:
     corpus: AnyCorpus
     model: ModelConfig
     guard: Corpus | None = None
+
+    @property
+    def noteworthy(self) -> bool:
+        """Whether something may have to be said about the data, see ``notes``."""
+        unknown = (self.corpus.unknown_share or 0.0) > MAX_UNKNOWN
+        return unknown or marks_words(masking_of(self.config))
 
     @property
     def task(self) -> dict[str, JsonValue]:
@@ -178,6 +186,19 @@ def prepare_inputs(config: PretrainConfig, cache: Path) -> PretrainInputs:
     if corpus is None:
         _require_samples(found)
     return found
+
+
+def masking_of(config: PretrainConfig) -> MaskingConfig | None:
+    """Return how a job masks tokens; None: it masks none."""
+    rule = getattr(config.chosen_samples, "masking", None)
+    masks = "mlm" in labelled_targets(config.model)
+    return rule if masks and isinstance(rule, MaskingConfig) else None
+
+
+def marks_words(rule: MaskingConfig | None) -> bool:
+    """Return whether words that the tokenizer marks are units of masking."""
+    words = rule is not None and rule.units != "tokens"
+    return words and rule is not None and isinstance(rule.segmenter, NoSegmenterConfig)
 
 
 def _pictures(config: PretrainConfig) -> ImageProcessor | None:

@@ -3,25 +3,15 @@
 import numpy as np
 
 from orchestrator.data.corpora.example_rows import Examples
-from orchestrator.data.processors.segmenters import NoSegmenterConfig
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.processors.unknown import training_advice, unknown_note
 from orchestrator.data.processors.words import ideograph_share
 from orchestrator.data.rows.rows import Rows
-from orchestrator.data.samples.kinds import MaskingConfig
-from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.inputs import AnyCorpus, PretrainInputs
+from orchestrator.pretraining.inputs import AnyCorpus, PretrainInputs, marks_words, masking_of
 
 CHINESE_SHARE = 0.05
 """Share of Chinese characters above which words that nothing marks are said."""
 SAMPLED_TEXTS = 64
-
-
-def masking_of(config: PretrainConfig) -> MaskingConfig | None:
-    """Return how a job masks tokens; None: it masks none."""
-    rule = getattr(config.chosen_samples, "masking", None)
-    masks = "mlm" in [target.type_name() for target in config.model.target]
-    return rule if masks and isinstance(rule, MaskingConfig) else None
 
 
 def notes_of(inputs: PretrainInputs) -> list[str]:
@@ -30,10 +20,8 @@ def notes_of(inputs: PretrainInputs) -> list[str]:
     unknown = unknown_note(inputs.corpus.unknown_share, advice)
     found = [] if unknown is None else [unknown]
     rule = masking_of(inputs.config)
-    if rule is None or rule.units == "tokens" or rule.segmenter != NoSegmenterConfig():
-        return found
-    share = ideograph_share(_some_texts(inputs.corpus))
-    if share > CHINESE_SHARE:
+    share = ideograph_share(_some_texts(inputs.corpus)) if marks_words(rule) else 0.0
+    if rule is not None and share > CHINESE_SHARE:
         found.append(
             f"{share:.0%} of the characters are Chinese, whose words the tokenizer does not mark "
             f"(units: {rule.units}). Set samples.masking.segmenter: jieba to mask whole words."

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from orchestrator.data.processors.roles import OURS
-from orchestrator.data.processors.segmenters import build_segmenter
+from orchestrator.data.processors.segmenters import NoSegmenterConfig, build_segmenter
 from orchestrator.data.samples.kinds import ExamplesConfig
 from orchestrator.data.sources.opening import list_entries, load_task, open_documents, split_entries
 from orchestrator.modeling.config import ModelConfig
@@ -16,8 +16,7 @@ from orchestrator.modeling.cost import (
 )
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.estimate_memory import WorkerMemory, show_bytes, worker_memory
-from orchestrator.pretraining.inputs import form_of, named_tokenizer, require_labels
-from orchestrator.pretraining.notes import masking_of
+from orchestrator.pretraining.inputs import form_of, masking_of, named_tokenizer, require_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def make_plan(config: PretrainConfig) -> Plan:
     """
     chosen = config.chosen_samples
     rule = masking_of(config)
-    if rule is not None:
+    if rule is not None and not isinstance(rule.segmenter, NoSegmenterConfig):
         build_segmenter(rule.segmenter)  # refused here where its library is missing
     if isinstance(chosen, ExamplesConfig):
         if config.data.data.scheme == "files":

@@ -207,7 +207,7 @@ class _Work:
             f"{corpus.documents:,}",
             f"{corpus.tokens:,}",
         )
-        for note in notes_of(inputs):
+        for note in notes_of(inputs) if inputs.noteworthy else ():
             logger.warning("%s: %s", self.config.data.title, note)
         return inputs.job(self.run.path, self._first_weights())
 

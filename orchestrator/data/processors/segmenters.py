@@ -32,7 +32,7 @@ class Segmenter(Protocol):
         ...
 
 
-@segmenters.register("orchestrator.data.processors.segmenters:no_segmenter")
+@segmenters.register("orchestrator.data.processors.segmenters:tokenizer_marks")
 class NoSegmenterConfig(SegmenterConfig):
     """Words are what the tokenizer marks: blanks, and pieces that continue a word."""
 
@@ -46,9 +46,13 @@ class JiebaConfig(SegmenterConfig):
     type: Literal["jieba"] = "jieba"
 
 
-def no_segmenter(config: NoSegmenterConfig) -> None:
-    """Return none: the tokenizer marks words."""
-    del config
+def tokenizer_marks(config: NoSegmenterConfig) -> Segmenter:
+    """Refuse: words are what the tokenizer marks, and no text is segmented.
+
+    Raises:
+        ValueError: Always.
+    """
+    raise ValueError(f"segmenter {config.type} finds nothing in a text.")
 
 
 def jieba_segmenter(config: JiebaConfig) -> Segmenter:
@@ -68,11 +72,11 @@ def jieba_segmenter(config: JiebaConfig) -> Segmenter:
     return lambda text: [begin for _, begin, _ in jieba.tokenize(text)]
 
 
-def build_segmenter(config: SegmenterConfig) -> Segmenter | None:
-    """Return a segmenter; None: the tokenizer marks words.
+def build_segmenter(config: SegmenterConfig) -> Segmenter:
+    """Return a segmenter.
 
     Raises:
         InputError: A library that it needs is not installed.
     """
-    found: Segmenter | None = segmenters.component_class(config.type_name())(config)
+    found: Segmenter = segmenters.component_class(config.type_name())(config)
     return found

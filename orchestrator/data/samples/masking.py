@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from orchestrator.arrays import BoolArray, FloatArray, IntArray
 from orchestrator.data.processors.roles import Roles
-from orchestrator.data.processors.segmenters import build_segmenter
+from orchestrator.data.processors.segmenters import NoSegmenterConfig, build_segmenter
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.processors.words import WordFinder
 from orchestrator.data.randomness import Purpose, draw, uniform
@@ -84,8 +84,9 @@ class Vocabulary:
             InputError: It has nothing but special and added tokens, or the library of the segmenter
                 is not installed.
         """
-        segmenter = build_segmenter(rule.segmenter)
-        words = None if segmenter is None else WordFinder(processor, segmenter)
+        if isinstance(rule.segmenter, NoSegmenterConfig):
+            return cls.of(processor.continues, roles)
+        words = WordFinder(processor, build_segmenter(rule.segmenter))
         return cls.of(processor.continues, roles, words)
 
 

@@ -27,7 +27,8 @@ from orchestrator.data.sources.contents import (
     usable_text,
 )
 from orchestrator.data.sources.files import LABEL_NAMES, find_files
-from orchestrator.data.sources.formats import PLAIN_TEXT, READERS, Row, read_rows, suffix_of
+from orchestrator.data.sources.formats import PLAIN_TEXT, READERS, Row, read_rows
+from orchestrator.data.sources.lines import suffix_of
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 from orchestrator.storage import sha256_file

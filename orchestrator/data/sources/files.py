@@ -34,9 +34,8 @@ from orchestrator.data.sources.formats import (
     Row,
     read_plain,
     read_rows,
-    suffix_of,
 )
-from orchestrator.data.sources.lines import WHOLE, Range, is_compressed, read_lines
+from orchestrator.data.sources.lines import WHOLE, Range, is_compressed, read_lines, suffix_of
 from orchestrator.data.sources.media_rows import (
     folder_records,
     kind_of_file,

@@ -25,6 +25,7 @@ from orchestrator.data.sources.lines import (
     lines_before,
     read_lines,
     repaired,
+    suffix_of,
 )
 from orchestrator.data.sources.parquet import read_columns
 from orchestrator.errors import InputError
@@ -40,12 +41,6 @@ CONLL = ".conll"
 DOCUMENT_START, COMMENT = "-DOCSTART-", "# "  # CoNLL lines without a word
 MAX_CELL = 1 << 27  # characters of a CSV cell; csv's own limit is 128 KiB
 ROWS_KEY = "data"  # of a JSON file that is not a list
-
-
-def suffix_of(path: Path) -> str:
-    """Return the suffix that says the format, without .gz and in lower case."""
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
 
 
 def read_rows(path: Path, rejected: Counter[str], within: Range = WHOLE) -> Iterator[Row]:

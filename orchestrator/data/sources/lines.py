@@ -27,6 +27,12 @@ REPAIRED = "row with half of a character, which became U+FFFD"
 """Entry of a count of rows left out by reason for rows that stay, repaired."""
 
 
+def suffix_of(path: Path) -> str:
+    """Return the suffix that says the format, without .gz and in lower case."""
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
 def is_compressed(path: Path) -> bool:
     """Return whether a file can only be read from its beginning."""
     return path.name.lower().endswith(".gz")

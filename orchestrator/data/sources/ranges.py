@@ -13,8 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from orchestrator.data.sources.formats import CONLL, PARQUET, PLAIN_TEXT, csv_rows, suffix_of
-from orchestrator.data.sources.lines import BYTE_ORDER_MARK, is_compressed
+from orchestrator.data.sources.formats import CONLL, PARQUET, PLAIN_TEXT, csv_rows
+from orchestrator.data.sources.lines import BYTE_ORDER_MARK, is_compressed, suffix_of
 from orchestrator.data.sources.parquet import open_parquet
 
 Part = tuple[int, int, int]

@@ -17,9 +17,8 @@ from orchestrator.data.sources.formats import (
     PLAIN_TEXT,
     TEXT_COLUMN,
     csv_rows,
-    suffix_of,
 )
-from orchestrator.data.sources.lines import is_compressed, lines_and_ends, well_formed
+from orchestrator.data.sources.lines import is_compressed, lines_and_ends, suffix_of, well_formed
 from orchestrator.data.sources.media_rows import kind_of_file, media_files
 from orchestrator.data.sources.parquet import open_parquet
 from orchestrator.errors import InputError

@@ -117,7 +117,8 @@ def test_the_extra_is_named_where_jieba_is_missing(monkeypatch):
 
 def test_the_registry_has_both():
     assert segmenters.names() == ("jieba", "none")
-    assert build_segmenter(NoSegmenterConfig()) is None
+    with pytest.raises(ValueError, match="finds nothing"):
+        build_segmenter(NoSegmenterConfig())
 
 
 @pytest.mark.parametrize("units", ["words", "spans"])
