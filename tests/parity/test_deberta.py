@@ -8,10 +8,12 @@ from functools import partial
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 from transformers import DebertaConfig, DebertaV2Config
 
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.huggingface.classes import find_architecture
+from orchestrator.modeling.huggingface.peft import read_adapter
 from orchestrator.modeling.huggingface.values import Values
 
 from .harness import (
@@ -256,3 +258,29 @@ def test_other_options_that_cannot_be_expressed_are_refused():
     few = DebertaV2Config(**sizes | V3 | {"position_buckets": 16})
     with pytest.raises(ConfigError, match="buckets: 16: half of them reach max_distance"):
         read("DebertaV2Model", few)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("v3_classifier", ["query_proj", "value_proj"]),
+        ("v3_classifier", ["key_proj"]),
+        ("v2_tagger", ["query_proj", "pos_key_proj", "pos_query_proj"]),
+        ("v1_classifier", ["in_proj", "pos_proj"]),
+    ],
+)
+def test_adapters_also_act_on_distances(name, layers, tmp_path):
+    """Tokens and distances share adapted projections; the first version's are fused by head."""
+    other = {"v2_tagger": v2(tagger, "ForTokenClassification", **V2)}
+    case = (CASES | other)[name]("eager", "right")
+    randomize(case.theirs.eval())
+    case.theirs.save_pretrained(tmp_path / "base")
+    _, ours = ours_from(tmp_path / "base")
+    theirs = get_peft_model(case.theirs, LoraConfig(r=3, target_modules=layers)).eval()
+    randomize(theirs)  # the adapters: nothing else is trained
+    theirs.save_pretrained(tmp_path / "adapter")
+    read_adapter(tmp_path / "adapter", ours, type(case.theirs).__name__)
+    ((target, get),) = case.logits.items()
+    where = case.where.get(target, slice(None))
+    found = ours.predict(case.batch)[target][where]
+    close(found, get(theirs(**case.their_inputs))[where], target)
