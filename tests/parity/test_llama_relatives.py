@@ -37,6 +37,7 @@ from .harness import (
     close,
     ours_from,
     padded_batch,
+    randomize,
 )
 from .test_decoder_only import ROPE, SIZES, causal
 
@@ -294,3 +295,25 @@ def test_a_causal_model_that_reads_both_sides_is_refused():
     architecture = find_architecture("Gemma3ForCausalLM")
     with pytest.raises(ConfigError, match="needs an encoder whose outputs know earlier"):
         architecture.read(Values(theirs.to_dict()), "test")
+
+
+LONG_TEXTS = [name for name in CASES if "window" in name or name.startswith(("gemma", "phi3"))]
+
+
+@pytest.mark.parametrize("name", [*LONG_TEXTS, "qwen3_alternating"])
+def test_texts_far_longer_than_windows_and_training_equal_the_reference(name, tmp_path):
+    """150 tokens of a model for 64; blocks with a window read in chunks."""
+    case = CASES[name]("sdpa", "right")
+    theirs = case.theirs.eval()
+    randomize(theirs)
+    theirs.save_pretrained(tmp_path)
+    _, ours = ours_from(tmp_path)
+    ids = torch.randint(2, VOCAB, (2, 150), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, :40] = 0
+    batch = {"input_ids": ids, "attention_mask": mask}
+    expected, found = theirs(**batch).logits, ours.predict(batch)["lm"]
+    close(found[mask.bool()], expected[mask.bool()], name)
+    expected[mask.bool()].square().mean().backward()
+    found[mask.bool()].square().mean().backward()
+    close(ours.embedding.word.weight.grad, theirs.get_input_embeddings().weight.grad, name)

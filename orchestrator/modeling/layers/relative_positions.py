@@ -250,7 +250,7 @@ class AlibiBias(PositionBias):
 @cache
 def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Return numbers on a device; copied there once, since the copy waits for the device."""
-    with torch.inference_mode(mode=False):
+    with torch.inference_mode(False):
         return torch.tensor(values, device=device)
 
 

@@ -25,6 +25,30 @@ BLOCKS = {
         "mask": "causal",
         "rotary": {"scaling": {"type": "linear", "factor": 2.0}},
     },
+    "gemma": {
+        "norm_position": "both",
+        "norm": "rms_offset",
+        "attention_softcap": 5.0,
+        "query_key_norm": "head",
+        "num_kv_heads": 2,
+        "mask": "causal",
+        "rotary": {"share": 0.5},
+    },
+    "olmo": {
+        "norm_position": "output",
+        "norm": "rms",
+        "query_key_norm": "projection",
+        "mask": "causal",
+        "rotary": {
+            "scaling": {
+                "type": "longrope",
+                "short_factor": [1.0, 2.0],
+                "long_factor": [3.0, 4.0],
+                "original_max_position_embeddings": 5,
+                "factor": 2.0,
+            }
+        },
+    },
     "bloom": {"norm_position": "pre", "mask": "causal", "position_bias": {"type": "alibi"}},
     "t5": {"norm_position": "pre", "norm": "rms", "position_bias": {"type": "t5"}, "window": 3},
     "deberta": {"position_bias": {"type": "disentangled", "max_distance": 5}},
@@ -64,7 +88,7 @@ def test_a_block_has_no_graph_break(name):
     assert all(p.grad is not None for p in layer.parameters())
 
 
-@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+@pytest.mark.parametrize("name", ["bert", "llama", "gemma", "olmo", "t5"])
 def test_an_encoder_has_no_graph_break(name):
     model = make_model(encoder=BASE | BLOCKS[name])
     compiled, inputs = torch.compile(model.encode, fullgraph=True, backend="eager"), batch()
