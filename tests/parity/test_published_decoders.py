@@ -115,6 +115,8 @@ def test_a_published_folder_learns_to_write_and_writes_as_in_transformers(family
     assert type(theirs).__name__ == f"{family}ForCausalLM"
     tokenizer = AutoTokenizer.from_pretrained(out)
     loaded = orchestrator.load("tuned", zoo=zoo.root)
+    if family != "SmolLM3":  # its files here name no such token
+        assert theirs.config.eos_token_id == tokenizer.eos_token_id is not None
     texts = ["a dog and a plum is", "a cow is"]
     found = [answer.text for answer in loaded.predict(texts)]
     for text, written in zip(texts, found, strict=True):

@@ -234,9 +234,11 @@ def _token_values(
     the family's original tokenizer.
     """
     begin, end = (_id_of(folder, keys) for keys in (BEGIN, END))
-    if begin is None or end is None:
+    if end is None:
         return {}
-    ends: JsonObject = {"bos_token_id": begin, "eos_token_id": end}
+    ends: JsonObject = {"eos_token_id": end}
+    if begin is not None:  # Qwen's texts begin with their first word
+        ends["bos_token_id"] = begin
     if architecture.model_type in ENDS_OF_ENCODERS:
         return ends | {"cls_token_id": begin, "sep_token_id": end}
     text = values.get("text_config")

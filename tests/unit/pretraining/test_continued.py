@@ -25,6 +25,13 @@ SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 GPT2 = {"n_embd": 24, "n_layer": 2, "n_head": 2, "n_positions": 48}
 T5 = {"d_model": 24, "d_kv": 12, "d_ff": 40, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
+DECODER = SIZES | {
+    "intermediate_size": 40,
+    "max_position_embeddings": 48,
+    "num_key_value_heads": 1,
+}
+TOKENIZERS = {"qwen3": "gpt2", "phi3": "llama", "gemma2": "llama"}
+"""Families whose tokenizers are of another one's kind."""
 MODELS = {
     "bert": lambda size: transformers.BertForMaskedLM(
         transformers.BertConfig(
@@ -48,29 +55,37 @@ MODELS = {
             num_key_value_heads=1,
         )
     ),
+    "qwen3": lambda size: transformers.Qwen3ForCausalLM(
+        transformers.Qwen3Config(**DECODER, vocab_size=size, head_dim=16)
+    ),
+    "phi3": lambda size: transformers.Phi3ForCausalLM(
+        transformers.Phi3Config(**DECODER, vocab_size=size, sliding_window=7, pad_token_id=0)
+    ),
+    "gemma2": lambda size: transformers.Gemma2ForCausalLM(
+        transformers.Gemma2Config(**DECODER, vocab_size=size, head_dim=16, sliding_window=7)
+    ),
     "t5": lambda size: transformers.T5ForConditionalGeneration(
         transformers.T5Config(**T5, vocab_size=size + 6, decoder_start_token_id=0)
     ),
 }  # fmt: skip
 CLASSES = {
+    **dict.fromkeys(MODELS, AutoModelForCausalLM),
     "bert": AutoModelForMaskedLM,
     "roberta": AutoModelForMaskedLM,
-    "gpt2": AutoModelForCausalLM,
-    "llama": AutoModelForCausalLM,
     "t5": AutoModelForSeq2SeqLM,
 }
-TARGET = {"bert": "mlm", "roberta": "mlm", "gpt2": "lm", "llama": "lm", "t5": "lm"}
+TARGET = {**dict.fromkeys(MODELS, "lm"), "bert": "mlm", "roberta": "mlm"}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A zoo with the five checkpoints, their folders, and a corpus."""
+    """A zoo with the checkpoints, their folders, and a corpus."""
     root = tmp_path_factory.mktemp("continued")
     (root / "texts.txt").write_text("\n".join(documents(160, seed=5)))
     (root / "old.txt").write_text("\n".join(documents(80, seed=9)))
     for number, (family, make) in enumerate(MODELS.items()):
         folder = root / family
-        size = save_tokenizer(family, folder, 48)
+        size = save_tokenizer(TOKENIZERS.get(family, family), folder, 48)
         torch.manual_seed(number)
         make(size).save_pretrained(folder)
         import_checkpoint(Zoo(root / "zoo"), f"hf:{folder}", ImportOptions(licence="MIT"))
@@ -118,7 +133,7 @@ def their_loss(folder, family, job):
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     if family == "t5":
         inputs |= {name: batch[name] for name in ("decoder_input_ids", "decoder_attention_mask")}
-    if family in ("gpt2", "llama"):  # ours are shifted already
+    if CLASSES[family] is AutoModelForCausalLM:  # ours are shifted already
         inputs["shift_labels"] = labels
     with torch.no_grad():
         return float(model(**inputs, labels=labels).loss)
