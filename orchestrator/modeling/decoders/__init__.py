@@ -33,5 +33,7 @@ class TransformerDecoderConfig(BlockOptions, DecoderConfig):
             yield Problem("query_key_norm", "is for encoders. Remove it.")
         if self.norm_position not in ("post", "pre"):
             yield Problem("norm_position", f"{self.norm_position!r} is for encoders. Use pre.")
+        if self.attention == "unpadded":
+            yield Problem("attention", "unpadded is for encoders. Use sdpa.")
         if self.attention_softcap is not None:
             yield Problem("attention_softcap", "is for encoders. Remove it.")

@@ -135,6 +135,7 @@ class TransformerConfig(BlockOptions, EncoderConfig):
                 "final_norm", "is for pre-norm blocks; these end with a norm. Set it true."
             )
         before = self.norm_position in ("pre", "both")
+        yield from self._unpadded_problems()
         if not self.first_norm and (not before or self.shared_layers):
             yield Problem(
                 "first_norm", "is for pre-norm blocks that share no weights. Set it true."
@@ -147,6 +148,20 @@ class TransformerConfig(BlockOptions, EncoderConfig):
             yield Problem("residual_attention", "is not for disentangled attention. Set it false.")
         if self.shared_layers and self.drop_path:
             yield Problem("drop_path", "grows from block to block, but all are one. Set it to 0.")
+
+    def _unpadded_problems(self) -> Iterator[Problem]:
+        """Sequences in one row read themselves alone, and nothing counts rows."""
+        if self.attention != "unpadded":
+            return
+        for name, plain in (
+            ("mask", self.mask == "bidirectional"),
+            ("position_bias", self.position_bias is None),
+            ("convolution", self.convolution is None),
+            ("experts", self.experts is None),
+            ("drop_path", not self.drop_path),
+        ):
+            if not plain:
+                yield Problem(name, "is not for `attention: unpadded`. Use sdpa.")
 
     def _pattern_problems(self) -> Iterator[Problem]:
         """Blocks that are named must exist, and what they are named for too."""

@@ -59,6 +59,7 @@ from orchestrator.modeling.layers.feed_forward import (
 from orchestrator.modeling.layers.norms import build_norm
 from orchestrator.modeling.layers.relative_positions import Rotation, build_position_bias, rotation
 from orchestrator.modeling.layers.residual_attention import ResidualAttention
+from orchestrator.modeling.layers.unpadding import packing_of
 
 
 def build_feed_forward(options: BlockOptions, dimensions: Dimensions) -> nn.Module:
@@ -240,7 +241,24 @@ class TransformerEncoder(Encoder):
             batch: May hold ``position_ids`` [B, S] (rotary), ``prefix_mask`` and ``document_ids``.
             cache: Keys and values of earlier positions; only for causal models.
         """
-        masks = [self._mask(hidden, mask, batch, window) for window in self.windows]
+        packing = packing_of(mask) if self.config.attention == "unpadded" else None
+        if packing is not None and not self.keeps_layers and 0 not in packing.lengths:
+            row = packing.row(mask, batch)
+            full = mask.new_ones(1, len(packing.places))
+            packed = self._blocks(packing.pack(hidden), full, row, packing.lengths)
+            return packing.restore(packed)
+        return self._blocks(hidden, mask, batch, cache=cache)
+
+    def _blocks(
+        self,
+        hidden: Tensor,
+        mask: Tensor,
+        batch: Batch,
+        lengths: tuple[int, ...] | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Pass through all blocks; ``lengths`` are those of sequences in one row."""
+        masks = [self._mask(hidden, mask, batch, window, lengths) for window in self.windows]
         if self.position_vectors is not None:
             distances = self.position_vectors(hidden.shape[1])
             masks = [allowed._replace(distances=distances) for allowed in masks]
@@ -266,8 +284,15 @@ class TransformerEncoder(Encoder):
         return hidden if self.norm is None else self.norm(hidden)
 
     def _mask(
-        self, hidden: Tensor, mask: Tensor, batch: Batch, window: int | None
+        self,
+        hidden: Tensor,
+        mask: Tensor,
+        batch: Batch,
+        window: int | None,
+        lengths: tuple[int, ...] | None = None,
     ) -> AttentionMask:
+        if lengths is not None and (window is None or max(lengths) <= window):
+            return AttentionMask(None, lengths=lengths)
         queries, keys = hidden.shape[1], mask.shape[1]
         allowed = attention_mask(
             mask,

@@ -35,6 +35,8 @@ class AttentionMask(NamedTuple):
         distances: What disentangled attention reads.
         chunks: In place of ``allowed``, which it holds for each chunk of the queries; never set
             together with any of the others.
+        lengths: Of sequences that stand in one row and read themselves alone; never set together
+            with any of the others.
     """
 
     allowed: Tensor | None
@@ -42,6 +44,7 @@ class AttentionMask(NamedTuple):
     bias: Tensor | None = None
     distances: Distances | None = None
     chunks: Chunks | None = None
+    lengths: tuple[int, ...] | None = None
 
     def plus(self, bias: Tensor) -> "AttentionMask":
         """Return this mask with another bias added to the scores, [1, H, S, T]."""
@@ -222,6 +225,13 @@ class Attention(nn.Module):
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Tensor:
         """Return what each query reads, [B, H, S, d]."""
+        if mask.lengths is not None:
+            sizes = list(mask.lengths)
+            parts = (x.split_with_sizes(sizes, dim=2) for x in (query, key, value))
+            alone = [
+                self._mix(q, k, v, AttentionMask(None)) for q, k, v in zip(*parts, strict=True)
+            ]
+            return torch.cat(alone, dim=2)
         chunks = mask.chunks
         if chunks is not None:
             near = AttentionMask(chunks.mask(len(query)))

@@ -119,8 +119,9 @@ class BlockOptions(StrictModel):
     """Dropout rate inside the feed-forward (T5, BART, wav2vec 2.0: 0.1)."""
     attention_dropout: Rate = 0.0
     """Dropout rate on attention probabilities (BERT: 0.1); above 0, CPUs cannot fuse attention."""
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    """Fused scaled dot-product attention, or the plain formula (for tests)."""
+    attention: Literal["sdpa", "eager", "unpadded"] = "sdpa"
+    """Fused scaled dot-product attention; the plain formula (for tests); or the fused kernel over
+    real positions alone, where a batch on a CPU has padding."""
 
     def size_of_head(self, dimensions: Dimensions) -> int:
         """Width of a head."""
@@ -159,7 +160,7 @@ class BlockOptions(StrictModel):
     @property
     def fuses_attention(self) -> bool:
         """Whether attention is one kernel, which keeps no scores."""
-        return self.attention == "sdpa" and self.attention_softcap is None
+        return self.attention != "eager" and self.attention_softcap is None
 
     def window_of(self, block: int) -> int | None:
         """Window of a block; None: it reads everything."""

@@ -55,7 +55,7 @@ def model_config(heads: Sequence[Head], theirs: Values) -> ModelConfig:
         bias=feed_forward,
         attention_bias=None if attention == feed_forward else own,
         pads=True,
-        options={"mask": "bidirectional"},
+        options={"mask": "bidirectional", "attention": "unpadded"},
     )
     return config.with_targets([head(theirs) for head in heads])
 

@@ -93,6 +93,7 @@ def model_config(heads: Sequence[Head], theirs: Values) -> ModelConfig:
             norm_eps=eps,
             norm_bias=norm_bias,
             first_norm=False,
+            attention="unpadded",
             activation=theirs.activation("hidden_activation"),
             feed_forward="gated",
             bias=feed_forward,

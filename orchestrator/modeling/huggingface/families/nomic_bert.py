@@ -135,6 +135,7 @@ def model_config(family: Family, heads: Sequence[bert.Head], theirs: Values) -> 
             norm_eps=eps,
             activation=theirs.activation("hidden_act"),
             feed_forward="gated",
+            attention="unpadded",
             bias=family.attention_bias,
             feed_forward_bias=family.feed_forward_bias,
             rotary=llama.rotary_config(theirs.section("rope_parameters")),
