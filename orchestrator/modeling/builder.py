@@ -35,10 +35,10 @@ from orchestrator.modeling.encoders.transformer import TransformerEncoder
 from orchestrator.modeling.interfaces import Target
 from orchestrator.modeling.layers.attention import Attention
 from orchestrator.modeling.layers.feed_forward import Experts, FeedForward
-from orchestrator.modeling.layers.output_layer import VocabularyLayer
 from orchestrator.modeling.layers.relative_positions import T5Bias
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.targets.configs import TargetConfig
+from orchestrator.modeling.targets.vocabulary import VocabularyLayer
 
 NORMS = (nn.LayerNorm, nn.RMSNorm)
 

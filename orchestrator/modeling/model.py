@@ -25,9 +25,9 @@ from orchestrator.modeling.interfaces import (
 )
 from orchestrator.modeling.layers.cache import Cache
 from orchestrator.modeling.layers.feed_forward import Block, Experts
-from orchestrator.modeling.layers.output_layer import VocabularyLayer
 from orchestrator.modeling.targets.configs import Pooling
 from orchestrator.modeling.targets.sequence import pool
+from orchestrator.modeling.targets.vocabulary import VocabularyLayer
 
 
 class TargetHeads(nn.ModuleDict):

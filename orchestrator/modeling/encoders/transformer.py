@@ -200,7 +200,7 @@ class TransformerEncoder(Encoder):
     def __init__(self, config: TransformerConfig, dimensions: Dimensions) -> None:
         super().__init__()
         self.config = config
-        self.head_size = config.size_of_head(dimensions)
+        self.head_size, self.cuts = config.size_of_head(dimensions), config.cuts
         self.checkpointing = False
         blocks = range(config.num_layers)
         windows = [config.window_of(block) for block in blocks]
@@ -300,7 +300,7 @@ class TransformerEncoder(Encoder):
             queries=queries,
             window=window,
             batch=batch,
-            chunked=self.config.cuts,
+            chunked=self.cuts,
         )
         if self.position_bias is None:
             return allowed

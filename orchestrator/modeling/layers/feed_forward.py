@@ -212,3 +212,32 @@ class LayerScale(nn.Module):
 def build_scale(width: int, start: float | None) -> nn.Module:
     """Return a layer scale, or the identity where there is none."""
     return nn.Identity() if start is None else LayerScale(width, start)
+
+
+class Transform(nn.Module):
+    """``norm(activation(dense(x)))``; parameters: ``dense`` [E, D], ``norm`` [E] if there is one.
+
+    BERT's prediction head (Devlin et al. 2019) and ModernBERT's heads (Warner et al. 2024).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        inner: int,
+        *,
+        activation: str,
+        norm_eps: float | None,
+        bias: bool = True,
+        norm_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, inner, bias=bias)
+        self.activation = ACTIVATIONS[activation]
+        self.norm: nn.Module | None = None
+        if norm_eps is not None:
+            self.norm = nn.LayerNorm(inner, eps=norm_eps, bias=norm_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform [..., D] to [..., E]."""
+        output: Tensor = self.activation(self.dense(x))
+        return output if self.norm is None else self.norm(output)

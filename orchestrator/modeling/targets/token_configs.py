@@ -96,7 +96,7 @@ class LmConfig(VocabularyConfig):
         return "past"
 
 
-@targets.register("orchestrator.modeling.targets.vocabulary:BilmTarget")
+@targets.register("orchestrator.modeling.targets.tokens:BilmTarget")
 class BilmConfig(TargetConfig):
     """Predict the next token from one half of the width, the previous one from the other (ELMo)."""
 

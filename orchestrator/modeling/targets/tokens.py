@@ -1,4 +1,6 @@
-"""Targets with one answer per position: tags, replaced tokens, transcripts, codes of patches.
+"""Targets with one answer, or two, per position.
+
+Tags, replaced tokens, transcripts, codes of patches, words in both directions.
 
 Logits of tags and replaced tokens are computed only where there is a label. Transcripts are
 connectionist temporal classification (Graves et al. 2006).
@@ -7,6 +9,8 @@ Legend: B batch, S positions or frames, N labelled positions, T label tokens, D 
 classes, V vocabulary.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,9 +18,20 @@ from torch import Tensor, nn
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Target, TargetOutput, first_frames
 from orchestrator.modeling.layers.feed_forward import ACTIVATIONS
-from orchestrator.modeling.targets.token_configs import CtcConfig, MimConfig, RtdConfig, TagsConfig
+from orchestrator.modeling.targets.token_configs import (
+    BilmConfig,
+    CtcConfig,
+    MimConfig,
+    RtdConfig,
+    TagsConfig,
+)
 from orchestrator.modeling.targets.transform import build_transform
-from orchestrator.modeling.targets.vocabulary import TokenTarget
+from orchestrator.modeling.targets.vocabulary import (
+    TokenTarget,
+    VocabularyLayer,
+    labelled,
+    token_loss,
+)
 
 
 class TagsTarget(Target):
@@ -171,3 +186,41 @@ class MimTarget(TokenTarget):
 
     def __init__(self, config: MimConfig, dimensions: Dimensions) -> None:
         super().__init__(dimensions.hidden_size, config.num_codes, tie=False, bias=True)
+
+
+class BilmTarget(Target):
+    """Two language models on the two halves of the width (Peters et al. 2018).
+
+    ``labels`` are [B, S, 2] int64: the token that the first half must predict (the next one) and
+    the one that the second half must predict (the previous one); -100 where nothing is predicted.
+    One output layer serves both directions, as in ELMo. Parameters: ``output.weight`` [V, D/2],
+    ``output.bias`` [V].
+    """
+
+    Config = BilmConfig
+    takes_places: ClassVar[bool] = True
+
+    def __init__(self, config: BilmConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.output = VocabularyLayer(
+            dimensions.hidden_size // 2, dimensions.vocab_size, bias=config.bias
+        )
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of labelled (position, direction) pairs, 0-dim int64."""
+        return (labels != IGNORED_LABEL).sum()
+
+    def forward(
+        self, hidden: Tensor, mask: Tensor, labels: Tensor, places: Tensor | None = None
+    ) -> TargetOutput:
+        """Return the cross entropy summed over positions and directions of ``hidden`` [B, S, D]."""
+        return token_loss(self.output, *labelled(_halves(hidden), labels, places))
+
+    def predict(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return logits of every position and direction, [B, S, 2, V]."""
+        logits: Tensor = self.output(_halves(hidden))
+        return logits
+
+
+def _halves(hidden: Tensor) -> Tensor:
+    return hidden.view(*hidden.shape[:2], 2, -1)

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from orchestrator.modeling.layers import output_layer
-from orchestrator.modeling.layers.output_layer import VocabularyLayer
+from orchestrator.modeling.targets import vocabulary
+from orchestrator.modeling.targets.vocabulary import VocabularyLayer
 
 N, WIDTH, VOCAB = 11, 6, 13
 
@@ -13,7 +13,7 @@ N, WIDTH, VOCAB = 11, 6, 13
 @pytest.fixture
 def layer(monkeypatch):
     """A layer whose labels are cut into four pieces: 3, 3, 3 and 2 rows."""
-    monkeypatch.setitem(output_layer.VALUES_PER_PIECE, "cpu", 3 * VOCAB + 5)
+    monkeypatch.setitem(vocabulary.VALUES_PER_PIECE, "cpu", 3 * VOCAB + 5)
     return VocabularyLayer(WIDTH, VOCAB).double()
 
 
