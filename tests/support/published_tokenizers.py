@@ -30,12 +30,12 @@ def documents(count=120, seed=0, longest=6):
     return [" ".join(sentence() for _ in range(rng.integers(1, longest))) for _ in range(count)]
 
 
-def bert():
+def bert(words=WORDS):
     """[PAD] 0, [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103, as in bert-base-uncased."""
     pieces = [f"[unused{number}]" for number in range(99)]
     letters = "abcdefghijklmnopqrstuvwxyz."
     pieces = ["[PAD]", *pieces, "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
-    pieces += [f"##{letter}" for letter in letters] + [word for word in WORDS if len(word) > 1]
+    pieces += [f"##{letter}" for letter in letters] + [word for word in words if len(word) > 1]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
@@ -125,9 +125,9 @@ def t5():
 PUBLISHED = {"bert": bert, "roberta": roberta, "gpt2": gpt2, "llama": llama, "t5": t5}
 
 
-def save_tokenizer(family, folder, max_length=512):
+def save_tokenizer(family, folder, max_length=512, **settings):
     """Write the files of a tokenizer as transformers does; return its number of ids."""
-    tokenizer, names, options = PUBLISHED[family]()
+    tokenizer, names, options = PUBLISHED[family](**settings)
     special = {f"{role}_token": token for role, token in names.items()}
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, **special, **options, model_max_length=max_length

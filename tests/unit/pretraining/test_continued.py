@@ -24,13 +24,24 @@ from tests.support.published_tokenizers import documents, save_tokenizer
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 GPT2 = {"n_embd": 24, "n_layer": 2, "n_head": 2, "n_positions": 48}
+DEBERTA = {
+    "relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm",
+    "share_att_key": True, "pos_att_type": "p2c|c2p", "position_biased_input": False,
+    "type_vocab_size": 0,
+}  # fmt: skip
 T5 = {"d_model": 24, "d_kv": 12, "d_ff": 40, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
 DECODER = SIZES | {
     "intermediate_size": 40,
     "max_position_embeddings": 48,
     "num_key_value_heads": 1,
 }
-TOKENIZERS = {"qwen3": "gpt2", "phi3": "llama", "gemma2": "llama"}
+TOKENIZERS = {
+    "qwen3": "gpt2",
+    "phi3": "llama",
+    "gemma2": "llama",
+    "modernbert": "bert",
+    "deberta": "bert",
+}
 """Families whose tokenizers are of another one's kind."""
 MODELS = {
     "bert": lambda size: transformers.BertForMaskedLM(
@@ -41,6 +52,19 @@ MODELS = {
     "roberta": lambda size: transformers.RobertaForMaskedLM(
         transformers.RobertaConfig(
             **SIZES, **QUIET, vocab_size=size, intermediate_size=40, max_position_embeddings=50
+        )
+    ),
+    "modernbert": lambda size: transformers.ModernBertForMaskedLM(
+        transformers.ModernBertConfig(
+            **SIZES, vocab_size=size, intermediate_size=40, max_position_embeddings=48,
+            local_attention=8, pad_token_id=0, cls_token_id=101,
+            sep_token_id=102, bos_token_id=101, eos_token_id=102,
+        )
+    ),
+    "deberta": lambda size: transformers.DebertaV2ForMaskedLM(
+        transformers.DebertaV2Config(
+            **SIZES, **QUIET, **DEBERTA, vocab_size=size, intermediate_size=40,
+            max_position_embeddings=48, pooler_hidden_size=24,
         )
     ),
     "gpt2": lambda size: transformers.GPT2LMHeadModel(
@@ -72,9 +96,11 @@ CLASSES = {
     **dict.fromkeys(MODELS, AutoModelForCausalLM),
     "bert": AutoModelForMaskedLM,
     "roberta": AutoModelForMaskedLM,
+    "modernbert": AutoModelForMaskedLM,
+    "deberta": AutoModelForMaskedLM,
     "t5": AutoModelForSeq2SeqLM,
 }
-TARGET = {**dict.fromkeys(MODELS, "lm"), "bert": "mlm", "roberta": "mlm"}
+TARGET = {name: "mlm" if cls is AutoModelForMaskedLM else "lm" for name, cls in CLASSES.items()}
 
 
 @pytest.fixture(scope="module")
