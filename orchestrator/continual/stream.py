@@ -15,6 +15,7 @@ import numpy as np
 from orchestrator.continual.config import ContinualConfig
 from orchestrator.continual.promised import Promised, read_promised, unprotected
 from orchestrator.data.processors.text import TextProcessor
+from orchestrator.data.randomness import derive_seed
 from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.data.samples.base import SampleDataset
 from orchestrator.data.samples.labelled_samples import ClsSamples
@@ -28,7 +29,6 @@ from orchestrator.tasks.suite import Learned
 from orchestrator.training.engines.engine import Batch
 from orchestrator.training.finetune.heads import classification_head
 from orchestrator.training.loop import WindowSource
-from orchestrator.training.seeding import derive_seed
 from orchestrator.zoo.package import Package
 from orchestrator.zoo.suite import Suite, read_suite
 

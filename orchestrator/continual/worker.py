@@ -19,6 +19,7 @@ from orchestrator.continual.stages import Stages
 from orchestrator.continual.step import ContinualStep, build_parts
 from orchestrator.continual.stream import Split, Stream, Unit, units_of
 from orchestrator.continual.task import UnitTask
+from orchestrator.data.randomness import derive_seed
 from orchestrator.data.steps import eval_batches
 from orchestrator.errors import IntegrityError
 from orchestrator.modeling.model import Model
@@ -27,7 +28,6 @@ from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import Measurement, Metrics
 from orchestrator.training.history import History
 from orchestrator.training.loop import Hooks, TrainResult, train
-from orchestrator.training.seeding import derive_seed
 from orchestrator.training.worker_context import WorkerContext
 from orchestrator.zoo import Zoo
 

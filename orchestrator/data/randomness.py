@@ -11,6 +11,7 @@ vectorized over counters and its ``Generator`` streams may change between releas
 not.
 """
 
+import hashlib
 from enum import IntEnum
 
 import numpy as np
@@ -27,6 +28,7 @@ MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 WEYL = (0x9E3779B9, 0xBB67AE85)
 LOW = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
+SEED_BITS = 63  # a seed fits a signed 64-bit integer
 
 
 class Purpose(IntEnum):
@@ -157,3 +159,10 @@ def _feistel(
 def uniform(words: Words) -> npt.NDArray[np.float64]:
     """Map words to [0, 1)."""
     return words.astype(np.float64) * 2.0**-32
+
+
+def derive_seed(seed: int, *purpose: int | str) -> int:
+    """Mix a seed with what it is used for into a new seed of 63 bits (BLAKE2b)."""
+    text = "/".join(str(part) for part in (seed, *purpose))
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> (64 - SEED_BITS)

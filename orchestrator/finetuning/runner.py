@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from orchestrator.config import JobResult, StrictModel, dump_yaml
-from orchestrator.data.processors.published import FILES
+from orchestrator.data.processors.tokenizer_files import FILES
 from orchestrator.errors import InterruptedRunError
 from orchestrator.finetuning.config import FinetuneConfig
 from orchestrator.finetuning.results import (

@@ -33,6 +33,7 @@ from orchestrator.data.processors.example_processor import ExampleProcessor
 from orchestrator.data.processors.segmenters import NoSegmenterConfig
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.processors.unknown import MAX_UNKNOWN
+from orchestrator.data.randomness import derive_seed
 from orchestrator.data.rows.label_forms import FORMS
 from orchestrator.data.rows.labels import CLASSES, LabelForm
 from orchestrator.data.rows.rows import Rows, require_pairs
@@ -51,7 +52,6 @@ from orchestrator.pretraining.model_streams import inputs_of
 from orchestrator.pretraining.objectives import labelled_targets
 from orchestrator.pretraining.state import PretrainJob
 from orchestrator.storage import read_json
-from orchestrator.training.seeding import derive_seed
 
 AnyCorpus = Corpus | LabelledCorpus | ExampleCorpus
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from orchestrator.data.prefetch import Prefetch
+from orchestrator.data.randomness import derive_seed
 from orchestrator.data.steps import eval_batches
 from orchestrator.errors import StageError
 from orchestrator.modeling.builder import build_model
@@ -40,7 +41,6 @@ from orchestrator.training.events import (
 )
 from orchestrator.training.history import History, HistoryRow
 from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
-from orchestrator.training.seeding import derive_seed
 from orchestrator.training.watchdog import Watchdog
 from orchestrator.training.worker_context import WorkerContext, finished_run
 
@@ -118,7 +118,7 @@ class _Run:
         )
         stopping = config.train.early_stopping
         every = config.train.eval_every_steps
-        self.guarded = inputs.guarded
+        self.guarded = None if inputs.guard is None else inputs.guarded
         self.best = None if stopping is None else BestKeeper(context, self.engine, every, stopping)
 
     def train(self) -> TrainResult:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from orchestrator.data.randomness import derive_seed
 from orchestrator.errors import NoLabelsError, StageError
 from orchestrator.training.config import TrainConfig
 from orchestrator.training.engines.engine import (
@@ -27,7 +28,6 @@ from orchestrator.training.events import Measurement, Metrics
 from orchestrator.training.learning_rates import learning_rate
 from orchestrator.training.metrics import OVERFLOW, SKIPPED, StepMetrics, interval_means
 from orchestrator.training.objective import ExtraLoss
-from orchestrator.training.seeding import seed_step
 from orchestrator.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -209,6 +209,15 @@ def train(
             break
     run.result.seconds = run.seconds
     return run.result
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make dropout of one optimizer step depend on (seed, step, rank) alone.
+
+    So a run that was killed continues bit-equal without generator state in its checkpoint, and the
+    noise of a step does not depend on whether an evaluation happened in between.
+    """
+    torch.manual_seed(derive_seed(seed, "step", step, rank))
 
 
 def _due(done: int, every: int) -> bool:

@@ -28,7 +28,6 @@ from orchestrator.continual.parts.base import Part
 from orchestrator.continual.parts.configs import CreateConfig
 from orchestrator.training.engines.engine import Engine, global_norm, gradient
 from orchestrator.training.metrics import StepMetrics
-from orchestrator.training.seeding import keep_noise
 
 EPSILON = 1e-12
 """Added to the norm, as in the C&F code."""
@@ -103,3 +102,20 @@ def _restore(engine: Engine, saved: list[Tensor]) -> None:
     """Copy ``w`` back: subtracting ``e`` would round."""
     for shard, weights in zip(engine.shards(), saved, strict=True):
         shard.master.copy_(weights)
+
+
+def keep_noise(device: torch.device) -> Callable[[], None]:
+    """Remember where the generators of a device stand.
+
+    Returns:
+        A function that sets them back: what follows draws the same noise again.
+    """
+    state = torch.get_rng_state()
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore() -> None:
+        torch.set_rng_state(state)
+        if on_device is not None:
+            torch.cuda.set_rng_state(on_device, device)
+
+    return restore

@@ -12,12 +12,12 @@ import numpy as np
 from orchestrator.arrays import Float32Array, IntArray
 from orchestrator.continual.parts.base import Leftovers, Part, Task
 from orchestrator.continual.parts.configs import ReplayConfig
+from orchestrator.data.randomness import derive_seed
 from orchestrator.data.rows.rows import Rows
 from orchestrator.training.engines.engine import Batch, Engine
 from orchestrator.training.events import Metrics
 from orchestrator.training.loop import WindowSource
 from orchestrator.training.metrics import StepMetrics
-from orchestrator.training.seeding import derive_seed
 
 
 class Replay(Part[ReplayConfig]):

@@ -21,15 +21,16 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from orchestrator.data.processors.published import TARGET_TOKENIZER, Published
 from orchestrator.data.processors.roles import Roles, roles_of
 from orchestrator.data.processors.subwords import Texts, Training, add_sentinels, train_tokenizer
 from orchestrator.data.processors.tokenizer_files import (
     DEFAULT_MAX_LENGTH,
     HUGGING_FACE,
     SETTINGS,
+    TARGET_TOKENIZER,
     TOKENIZER,
     Kind,
+    Published,
     Side,
     TokenizerSettings,
     continues_word,

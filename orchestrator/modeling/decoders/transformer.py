@@ -20,8 +20,7 @@ from orchestrator.modeling.layers.attention import (
     padding_mask,
 )
 from orchestrator.modeling.layers.cache import Cache, LayerCache
-from orchestrator.modeling.layers.feed_forward import Block
-from orchestrator.modeling.layers.norms import build_norm
+from orchestrator.modeling.layers.feed_forward import Block, build_norm
 from orchestrator.modeling.layers.relative_positions import build_position_bias
 
 

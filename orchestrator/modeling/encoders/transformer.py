@@ -53,10 +53,10 @@ from orchestrator.modeling.layers.feed_forward import (
     DropPath,
     Experts,
     FeedForward,
+    build_norm,
     build_scale,
     rates_of_layers,
 )
-from orchestrator.modeling.layers.norms import build_norm
 from orchestrator.modeling.layers.relative_positions import Rotation, build_position_bias, rotation
 from orchestrator.modeling.layers.residual_attention import ResidualAttention
 from orchestrator.modeling.layers.unpadding import packing_of
@@ -224,8 +224,14 @@ class TransformerEncoder(Encoder):
         )
         if not config.first_norm:
             self.layers[0].norm1 = nn.Identity()
-        self.position_vectors = build_position_vectors(config, dimensions)
-        self.convolution = build_convolution(config, config.convolution, dimensions)
+        self.position_vectors: nn.Module | None = None
+        if isinstance(config.position_bias, DisentangledConfig):
+            self.position_vectors = build_position_vectors(config, dimensions)
+        self.convolution = (
+            None
+            if config.convolution is None
+            else build_convolution(config, config.convolution, dimensions)
+        )
         final = config.norm_position != "post" and config.final_norm
         width, eps, bias = dimensions.hidden_size, config.norm_eps, config.norm_bias
         self.norm = build_norm(config.norm, width, eps, bias=bias) if final else None

@@ -16,8 +16,8 @@ from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.interfaces import Batch
 from orchestrator.modeling.layers.block_options import BlockOptions
 from orchestrator.modeling.layers.cache import KeyValues
+from orchestrator.modeling.layers.feed_forward import build_norm
 from orchestrator.modeling.layers.near_attention import Chunks, cut
-from orchestrator.modeling.layers.norms import build_norm
 from orchestrator.modeling.layers.relative_positions import Distances, Rotation, rotate
 
 Order = Literal["bidirectional", "causal", "prefix"]

@@ -5,7 +5,7 @@ and ``optimizer.<key>.<name>``. An engine that cuts parameters writes fragments 
 ``training-<rank>.safetensors``: ``model.<name>@<start>``, ``optimizer.<key>.<name>@<start>`` hold
 elements ``start : start + n`` of the flattened parameter, so that no layout has to be known.
 ``training.json`` describes either. No generator state is stored: noise is drawn by position
-(``training/seeding.py``).
+(``training/loop.py``).
 """
 
 import json

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from orchestrator.data.randomness import derive_seed
 from orchestrator.inference.prompting import completed, fill_prompts, new_prompts
 from orchestrator.modeling.builder import build_target
 from orchestrator.modeling.config import ModelConfig, read_config
@@ -32,7 +33,6 @@ from orchestrator.training.finetune.lesson_data import LessonData
 from orchestrator.training.finetune.lesson_options import AdversarialConfig
 from orchestrator.training.finetune.lessons import Lesson
 from orchestrator.training.loop import StepFunction, plain_step
-from orchestrator.training.seeding import derive_seed
 
 EngineFactory = Callable[[Model, OptimizerConfig], Engine]
 """Wraps the model, which is on its device already, in an engine."""

@@ -8,13 +8,13 @@ import numpy as np
 
 from orchestrator.arrays import IntArray
 from orchestrator.data.processors.example_processor import RowProcessor
+from orchestrator.data.randomness import derive_seed
 from orchestrator.data.rows.rows import Rows
 from orchestrator.data.samples.base import SampleDataset
 from orchestrator.data.steps import StepSource, eval_batches
 from orchestrator.training.config import FineTuneOptions
 from orchestrator.training.engines.engine import Batch
 from orchestrator.training.finetune.lessons import Lesson, LessonSource
-from orchestrator.training.seeding import derive_seed
 
 Split = Literal["train", "validation", "test"]
 SHORT_PASS = 8

@@ -4,12 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from orchestrator.data.randomness import derive_seed
 from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.package import read_config
 from orchestrator.pretraining.plan import make_plan
 from orchestrator.pretraining.worker import EXPORT, pretrain
-from orchestrator.training.seeding import derive_seed
 
 
 def test_frozen_parameters_are_exported_as_they_began(alone, make_job, tmp_path):

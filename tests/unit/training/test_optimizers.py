@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from orchestrator.config import validate_config
+from orchestrator.data.randomness import derive_seed
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.training.config import EngineConfig, OptimizerConfig
@@ -29,7 +30,6 @@ from orchestrator.training.engines.update_rules import (
     dynamic_map,
     quantize,
 )
-from orchestrator.training.seeding import derive_seed
 from tests.unit.training.toy_model import ToyModel, ToySource
 
 
