@@ -252,3 +252,17 @@ def test_keys_of_published_folders_are_read(tmp_path):
 def test_what_has_no_counterpart_is_refused_by_name(message, values, tmp_path):
     with pytest.raises(InputError, match=message):
         read(tmp_path, **values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["sdpa", "unpadded"])
+def test_a_text_of_8192_tokens_gives_the_same_vectors(tmp_path, attention):
+    """As long as the model reads, far past the window: chunks here, a dense mask there."""
+    theirs = build(ModernBertModel, "sdpa", max_position_embeddings=8192, local_attention=128)
+    randomize(theirs)
+    theirs.save_pretrained(tmp_path)
+    _, ours = ours_from(tmp_path, attention)
+    ids = torch.randint(4, VOCAB, (1, 8192), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        close(ours.encode(batch), theirs.eval()(**batch).last_hidden_state, "vectors")
