@@ -139,6 +139,7 @@ def _finetune(zoo: Zoo, place: Path) -> str:
     _run("finetune", zoo, place, package="encoder", output="area", data=ROWS, train=train)
     suite = read_suite(zoo.get("area"))
     assert suite is not None
+    assert suite.default is not None
     metric = suite.exams[suite.default].metrics["accuracy"]
     return f"accuracy {metric.value:.3f} in {time.perf_counter() - started:.0f} s"
 
