@@ -206,6 +206,8 @@ def pass_on(parent: Path, child: Path, model: ModelConfig) -> None:
     tokenizers = [folder / TOKENIZER for folder in (parent, child)]
     if all(path.is_file() for path in tokenizers):
         same = tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
+        if same:  # its limit is that of the model, not the size of the blocks
+            TextProcessor.load(parent).save(child)
         for name in PROCESSOR_FILES if same else ():
             if (parent / name).is_file():
                 shutil.copyfile(parent / name, child / name)

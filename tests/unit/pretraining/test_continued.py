@@ -8,6 +8,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from orchestrator.config import dump_yaml, load_config
+from orchestrator.data.processors.text import TextProcessor
 from orchestrator.errors import ConfigError, InputError, IntegrityError, RefusedError
 from orchestrator.modeling.huggingface.exporting import export_package
 from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
@@ -180,6 +181,7 @@ def test_a_published_checkpoint_goes_on(place, make_config, alone, tmp_path, fam
     assert [each.ref for each in package.manifest.parents] == [parent.ref]
     assert package.manifest.licence == "MIT"
     assert package.manifest.task.max_length == parent.manifest.task.max_length
+    assert TextProcessor.load(package.path).max_length == 48  # not the 24 of a block
     export_package(package, tmp_path / "out")
     original = (place / family / "tokenizer.json").read_bytes()
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == original
