@@ -29,6 +29,8 @@ NAMES = {
     "_autoscaling_coordinator": [f"{RAY_POLICY}/scaling_policy/scaling_policy.py"],
     "_requester_id": [f"{RAY_POLICY}/scaling_policy/scaling_policy.py"],
     "_worker_group_failures": [f"{RAY_POLICY}/failure_handling/default.py"],
+    # Ray: cluster/room.py asks what is free on each node; the public call has the sum of all.
+    "available_resources_per_node": ["ray/_private/state.py"],
     # Ray Serve: serving/local.py ends the controller itself.
     "SERVE_CONTROLLER_NAME": ["ray/serve/_private/constants.py"],
     "SERVE_NAMESPACE": ["ray/serve/_private/constants.py"],
@@ -175,6 +177,7 @@ def test_private_modules_are_imported_only_where_listed():
         and {"_private", "_internal"} & set(module.split("."))
     }
     assert found == {
+        ("orchestrator/cluster/room.py", "available_resources_per_node"),
         ("serving/local.py", "SERVE_CONTROLLER_NAME"),
         ("serving/local.py", "SERVE_NAMESPACE"),
     }

@@ -242,7 +242,7 @@ def test_the_nearest_class_has_the_family_and_the_kind_of_head():
         "WhisperForAudioClassification": "WhisperForConditionalGeneration",
         "UMT5EncoderModel": "T5",
         "ElectraForMultipleChoices": "ElectraForMultipleChoice",
-        "Qwen9ForCausalLM": "Qwen2ForCausalLM",
+        "Qwen9ForCausalLM": "Qwen3ForCausalLM",
         "ConvNextForImageClassification": "ForImageClassification",
     }
     for name, near in nearest.items():
