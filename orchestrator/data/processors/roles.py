@@ -28,6 +28,7 @@ from orchestrator.data.processors.tokenizer_files import (
     TokenizerSettings,
     sentinel_ids,
 )
+from orchestrator.data.spec import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK
 from orchestrator.errors import InputError
 
 FIRST, SECOND = -1, -2
@@ -227,15 +228,15 @@ class Roles:
 
 
 OURS = Roles(
-    pad=0,
-    unk=1,
-    cls=2,
-    sep=3,
-    mask=4,
-    added=tuple(range(5)),
-    special=tuple(range(5)),
-    single=((2, 0), (FIRST, 0), (3, 0)),
-    pair=((2, 0), (FIRST, 0), (3, 0), (SECOND, 1), (3, 1)),
+    pad=PAD,
+    unk=UNK,
+    cls=CLS,
+    sep=SEP,
+    mask=MASK,
+    added=tuple(range(len(SPECIAL_TOKENS))),
+    special=tuple(range(len(SPECIAL_TOKENS))),
+    single=((CLS, 0), (FIRST, 0), (SEP, 0)),
+    pair=((CLS, 0), (FIRST, 0), (SEP, 0), (SECOND, 1), (SEP, 1)),
 )
 """Roles of tokenizers trained here, without sentinels."""
 

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
@@ -36,10 +37,30 @@ CONFIG = FineTuneConfig(epochs=2, global_batch_size=16, learning_rate=5e-3, max_
 SPECIAL = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 SIZES |= {"intermediate_size": 32, "max_position_embeddings": 32, "pad_token_id": 2}
+FAMILIES = {
+    name: (getattr(transformers, f"{name}Config"), getattr(transformers, f"{head}Classification"))
+    for name, head in {
+        "ModernBert": "ModernBertForSequence",
+        "DebertaV2": "DebertaV2ForSequence",
+        "EuroBert": "EuroBertForSequence",
+        "NomicBert": "NomicBertForSequence",
+        "Gte": "GteForSequence",
+        "Qwen3": "Qwen3ForSequence",
+        "Gemma3Text": "Gemma3TextForSequence",
+        "SmolLM3": "SmolLM3ForSequence",
+        "Phi3": "Phi3ForSequence",
+        "OPT": "OPTForSequence",
+        "GPTNeoX": "GPTNeoXForSequence",
+    }.items()
+}
+SEGMENTS = (BertConfig, ElectraConfig)
+OWN = {"deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}}
+"""What makes a config of the family one that is published."""
 HEADS = {
     "question_answering": ("span", BertConfig, BertForQuestionAnswering),
     "multiple_choice": ("choice", BertConfig, BertForMultipleChoice),
     "classification, causal": ("cls", Qwen2Config, Qwen2ForSequenceClassification),
+    **{f"classification, {name}": ("cls", *each) for name, each in FAMILIES.items()},
     "classification, narrow": ("cls", ElectraConfig, ElectraForSequenceClassification),
 }
 
@@ -72,10 +93,12 @@ class World:
         self.data = load(self.case, self.spec)
         self.theirs = folder / "theirs"
         texts = [" ".join(map(str, make_row(self.case, i).values())) for i in range(60)]
-        size = write_tokenizer(self.theirs, texts, config_class is not Qwen2Config)
+        size = write_tokenizer(self.theirs, texts, config_class in SEGMENTS)
         torch.manual_seed(0)
-        more = {"num_key_value_heads": 1} if config_class is Qwen2Config else {}
-        model = self.cls(config_class(vocab_size=size, **SIZES, **more)).eval()
+        options = SIZES | OWN.get(config_class.model_type, {})
+        if hasattr(config_class(), "num_key_value_heads"):
+            options |= {"num_key_value_heads": 1, "head_dim": 8}
+        model = self.cls(config_class(vocab_size=size, **options)).eval()
         randomize(model)
         model.save_pretrained(self.theirs)
         self.zoo = Zoo(str(folder / "zoo"))
@@ -95,7 +118,8 @@ def theirs_of(world, folder):
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     rows = world.data.test
     if world.head == "cls":
-        model = world.cls.from_pretrained(folder)
+        # a Phi-3 without LongRoPE is a LLaMA or a Mistral, and goes out as one
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
         classify = pipeline("text-classification", model, tokenizer=tokenizer, top_k=None)
         found = [sorted(each, key=lambda one: one["label"]) for each in classify(list(rows.texts))]
         return [[one["score"] for one in each] for each in found]

@@ -44,7 +44,7 @@ texts, the third stands for an unknown code."""
 SPACE = "▁"
 UNIGRAM = 1
 """``model_type`` of SentencePiece's Unigram models."""
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 """Kinds of pieces."""
 CODE, ANY_CODE = re.compile(r">>.+<<"), r"\A>>(?m:.*?)<< *"
 """Marian's code of a target language, a token at the beginning of a text."""
