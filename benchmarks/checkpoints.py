@@ -63,7 +63,7 @@ PUBLISHED: Final = {
 
 @dataclass
 class Row:
-    """What became of one checkpoint."""
+    """Outcome of one checkpoint."""
 
     name: str
     family: str = ""

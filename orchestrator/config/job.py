@@ -1,6 +1,7 @@
 """Sections of every job's config, configs of verbs that need no file, and the result of a job."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -41,6 +42,10 @@ class RunSection(StrictModel):
         return value
 
 
+LABEL = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?")
+"""A value of a node's label, as Ray allows them."""
+
+
 class ClusterSection(StrictModel):
     """The Ray cluster of a job, and the resources it takes there."""
 
@@ -53,13 +58,24 @@ class ClusterSection(StrictModel):
     gpus_per_worker: float = Field(0, ge=0)
     """GPUs reserved for each worker."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """Labels of the nodes that workers run on, for example {ray.io/accelerator-type: H100}."""
+    """Labels of the nodes that workers run on, for example {ray.io/accelerator-type: H100}; each
+    must be equal: Ray's operators (``!H100``, ``in(...)``) are not taken."""
     wait_s: float = Field(1800.0, ge=0)
     """Longest wait for nodes that an autoscaler starts, and for other jobs of the cluster to end;
     what the cluster can never hold is refused at once."""
     max_failures: int = Field(3, ge=0)
     """Maximum worker failures in a row, without a new checkpoint in between, that a job recovers
     from; lost hosts are counted separately."""
+
+    def problems(self) -> Iterable[Problem]:
+        """Labels are compared for equality."""
+        for name, value in self.labels.items():
+            if not LABEL.fullmatch(value):
+                yield Problem(
+                    f"labels.{name}",
+                    f"{value!r} is not the value of a label: letters, digits, '-', '_' and '.', "
+                    "up to 63. Give one value.",
+                )
 
 
 class ElasticClusterSection(ClusterSection):
@@ -88,6 +104,7 @@ class ElasticClusterSection(ClusterSection):
 
     def problems(self) -> Iterable[Problem]:
         """The bounds must be in order."""
+        yield from super().problems()
         if self.max_workers is not None and self.max_workers < self.workers:
             yield Problem(
                 "max_workers", f"{self.max_workers} is less than workers ({self.workers}). Raise it"

@@ -2,7 +2,7 @@
 
 A segmenter finds the words of a text whose script puts no blanks between them, so that masking can
 hide whole words (``samples.masking``, ``units: words``). TencentPretrain does the same with jieba
-(its option ``--whole_word_masking``). A package outside adds one as a class with a nested
+(its option ``--whole_word_masking``). Another package adds one as a class with a nested
 ``Config``, through an entry point ``segmenter.<type>``; called with a text, it returns where words
 begin, in characters.
 """

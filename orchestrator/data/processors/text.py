@@ -308,7 +308,7 @@ class TextProcessor:
 
 
 def _same(content: bytes, tokenizer: Tokenizer) -> bool:
-    """Return whether a tokenizer is still the one of a file, but for padding and truncation."""
+    """Return whether a tokenizer equals that of a file, except for padding and truncation."""
     stored = Tokenizer.from_buffer(content)
     stored.no_padding()
     stored.no_truncation()

@@ -48,7 +48,7 @@ def read_columns(
 
 
 def arrow_rows(table: pa.Table) -> Iterator[Mapping[str, object] | None]:
-    """Yield the rows of an Arrow table; None for one with a text that is not UTF-8."""
+    """Yield the rows of an Arrow table, None in place of a row whose text is not UTF-8."""
     try:
         yield from table.to_pylist()
         return

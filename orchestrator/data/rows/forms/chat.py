@@ -46,7 +46,7 @@ class ChatForm(TextForm):
         """Return a reader of conversations, or of prompts with answers.
 
         Raises:
-            InputError: There is no column for either.
+            InputError: Neither column exists.
         """
         named = spec.text_column is not None or spec.label_column is not None
         column = None if named else find_column(None, MESSAGE_COLUMNS, row, "messages", path)
