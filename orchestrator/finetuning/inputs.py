@@ -40,7 +40,7 @@ from orchestrator.tasks.base import (
 from orchestrator.training.distillation.config import TeacherPlan
 from orchestrator.training.distillation.teacher import Teacher
 from orchestrator.training.finetune.finetuner import Method
-from orchestrator.training.finetune.heads import head_name
+from orchestrator.training.finetune.heads import head_name, trained_head
 from orchestrator.training.finetune.lessons import Lesson
 from orchestrator.training.learning_rates import Rate, rate_for
 from orchestrator.zoo import Package, Zoo
@@ -233,6 +233,7 @@ def _require_fitting(inputs: FinetuneInputs) -> None:
     if inputs.config.train.adversarial is not None and "texts" not in forms:
         raise InputError("train.adversarial moves the word table, and the rows are not texts.")
     for lesson in inputs.lessons:
+        trained_head(inputs.model, lesson, inputs.renewed, inputs.config.train)
         if lesson.task.template is not None:
             completed(inputs.package.path, lesson.task.target(HeadOptions()))
             one = lesson.data.train.take(np.arange(1))

@@ -70,7 +70,7 @@ def lesson(place):
         "output": "tuned",
         "task": {"type": "classification"},
         "data": {"source": f"files:{place / 'rows.tsv'}", **parts},
-        "train": train | {"exportable": True, "pooling": "first"},
+        "train": train | {"exportable": True},
     }
     return validate_config(FinetuneConfig, fields, "test")
 

@@ -9,15 +9,11 @@ import torch
 from orchestrator.data.randomness import derive_seed
 from orchestrator.inference.prompting import completed, fill_prompts, new_prompts
 from orchestrator.modeling.builder import build_target
-from orchestrator.modeling.config import ModelConfig, read_config
-from orchestrator.modeling.huggingface.classes import fitting_head
+from orchestrator.modeling.config import read_config
 from orchestrator.modeling.lora import add_lora, freeze, merged_state
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model, write_model
-from orchestrator.modeling.targets.answer_configs import ChoiceConfig, SpanConfig
-from orchestrator.modeling.targets.configs import ClsConfig, SequenceHeadConfig, TargetConfig
-from orchestrator.modeling.targets.token_configs import TagsConfig
-from orchestrator.tasks.base import HeadOptions
+from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 from orchestrator.training.config import (
     FineTuneConfig,
     FineTuneOptions,
@@ -29,6 +25,7 @@ from orchestrator.training.distillation.teacher import Teacher
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.engines.torch_engines import SingleEngine
 from orchestrator.training.finetune.adversarial import adversarial_step, word_table
+from orchestrator.training.finetune.heads import trained_head
 from orchestrator.training.finetune.lesson_data import LessonData
 from orchestrator.training.finetune.lesson_options import AdversarialConfig
 from orchestrator.training.finetune.lessons import Lesson
@@ -114,7 +111,9 @@ def first_model(
         InputError: ``freeze`` or ``lora`` names what the model does not have.
     """
     body = read_config(package)
-    targets = [completed(package, trained_head(body, each, heads, config)) for each in lessons]
+    targets = [
+        completed(package, trained_head(body, each, heads.renewed, config)) for each in lessons
+    ]
     torch.manual_seed(derive_seed(seed, "head"))
     model = load_model(package, targets=[*targets, *heads.kept, *heads.helpers])
     for target in targets:
@@ -125,49 +124,6 @@ def first_model(
         add_lora(model, config.lora)
     freeze(model, config.freeze)
     return model
-
-
-LAYERED = (SequenceHeadConfig, TagsConfig, SpanConfig, ChoiceConfig)
-"""Heads whose layers may be others than those of a new head: imported ones have their class's."""
-
-
-def trained_head(
-    model: ModelConfig, lesson: Lesson, heads: Heads, config: FineTuneOptions
-) -> TargetConfig:
-    """Return the config of the head that a lesson trains.
-
-    A head that the package has keeps its layers, whatever the options say. With ``exportable`` a
-    new one gets those of the class of transformers.
-
-    Args:
-        model: Config of the package's model.
-        lesson: What is learned.
-        heads: The package's heads in the run.
-        config: Options of a new head.
-
-    Raises:
-        InputError: ``exportable``, and no class has this body with such a head.
-    """
-    options = HeadOptions(pooling=config.pooling, hidden=config.hidden, dropout=config.dropout)
-    target = lesson.target(options)
-    if not isinstance(target, LAYERED):
-        return target
-    known = None if lesson.head in heads.renewed else own_head(model, target)
-    if known is None and config.exportable:
-        known = fitting_head(model, target)
-    if known is None:
-        return target
-    weights = getattr(target, "class_weights", None)
-    return known if weights is None else known.model_copy(update={"class_weights": weights})
-
-
-def own_head(model: ModelConfig, target: TargetConfig) -> TargetConfig | None:
-    """Return the package's head of the same name, type and number of labels; None: it has none."""
-    for head in model.target:
-        labels = [getattr(each, "num_labels", 0) for each in (head, target)]
-        if head.name == target.name and type(head) is type(target) and labels[0] == labels[1]:
-            return head
-    return None
 
 
 def write_finished(folder: Path, model: Model, helpers: Sequence[TargetConfig]) -> None:

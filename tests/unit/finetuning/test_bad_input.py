@@ -113,6 +113,26 @@ def test_finetune_refuses(place, capsys, arguments, message, _):
 MEASURED = {name: case for name, case in CASES.items() if case[2] is not None}
 
 
+WITHOUT_EFFECT = {
+    "a new head's layers": (
+        "new", ["train.exportable=true", "train.pooling=max"], "the class of transformers decides",
+    ),
+    "the package's own head": ("topic", ["train.exportable=true"], "(cls) keeps its layers"),
+    "its pooling": ("topic", ["train.pooling=max"], "the package's head 'topic' has 'mean'"),
+    "its tanh": ("topic", ["train.hidden=true"], "the package's head 'topic' has False"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("head", "settings", "message"), WITHOUT_EFFECT.values(), ids=WITHOUT_EFFECT
+)
+def test_settings_of_no_effect_are_refused(place, capsys, head, settings, message):
+    rows = [{"text": f"{SENTENCES[i % 6]} {i}", "label": LABELS[i % 3]} for i in range(90)]
+    (place / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["finetune", "package=tiny", "output=x", "data.source=files:own.jsonl"]
+    assert message in refused(place, capsys, *command, f"head={head}", *settings)
+
+
 @pytest.mark.parametrize(("arguments", "_", "message"), MEASURED.values(), ids=MEASURED)
 def test_evaluate_refuses(place, capsys, arguments, _, message):
     source, *more = arguments
