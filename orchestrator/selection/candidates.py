@@ -112,7 +112,10 @@ def dataset_facts(task: "TaskData", protocol: str = "") -> DatasetFacts:
 
 def protocol_of(fine_tune: "FineTuneConfig", seed: int) -> str:
     """Hash of the settings that make curves comparable."""
-    text = json.dumps([fine_tune.model_dump(mode="json"), seed], sort_keys=True)
+    settings = fine_tune.model_dump(mode="json")
+    if not settings["exportable"]:  # newer than the first matrices, which have what false means
+        del settings["exportable"]
+    text = json.dumps([settings, seed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.selection import benchmark_runner, planning, select_runner
 from orchestrator.selection.benchmark_runner import complete_matrix, plan_benchmark
-from orchestrator.selection.candidates import dataset_facts, resolve_packages
+from orchestrator.selection.candidates import dataset_facts, protocol_of, resolve_packages
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.matrix.facts import ModelFacts
 from orchestrator.selection.matrix.files import write_matrix
@@ -17,6 +17,7 @@ from orchestrator.selection.recall import recall_candidates
 from orchestrator.selection.results import REPORT_NAME, JournalRow, ProxyScore, SelectionReport
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.storage import RunFolder, atomic_write_json
+from orchestrator.training.config import FineTuneConfig
 from orchestrator.zoo import Zoo
 from tests.support.candidates import (
     ENCODERS,
@@ -279,3 +280,9 @@ def test_facts_depend_on_rows_and_labels(world):
     two = load_task(DatasetSpec(**spec(world, "things")))
     assert dataset_facts(one) == dataset_facts(load_task(DatasetSpec(**spec(world, "food"))))
     assert dataset_facts(one).digest != dataset_facts(two).digest
+
+
+def test_a_matrix_of_an_earlier_release_keeps_its_protocol():
+    """The hash that the first releases wrote for the defaults."""
+    assert protocol_of(FineTuneConfig(), 7) == "8706a2375cb4bd16"
+    assert protocol_of(FineTuneConfig(exportable=True), 7) != "8706a2375cb4bd16"
