@@ -20,6 +20,7 @@ from orchestrator.errors import InputError
 
 RELEASE_WAIT_S: Final = 5.0  # an actor that just ended gives its CPUs back within this time
 LOOK_EVERY_S: Final = 1.0
+ROUNDING: Final = 1e-6  # 0.6 / 0.2 is 2.9999999999999996; Ray counts in steps of 1e-4
 STATUS_KEY: Final = b"__autoscaling_status"
 """Key of the report of the monitor; every head node has one."""
 
@@ -44,10 +45,11 @@ class Ask:
 
     def places(self, nodes: Mapping[str, Mapping[str, float]]) -> int:
         """Return how many workers fit on nodes with these resources."""
-        return sum(
-            math.floor(min(node.get(kind, 0.0) / each for kind, each in self.resources.items()))
+        fits = (
+            min(node.get(kind, 0.0) / each for kind, each in self.resources.items())
             for node in nodes.values()
         )
+        return sum(math.floor(each + ROUNDING) for each in fits)
 
 
 def require_room(ask: Ask, *, private: bool) -> None:

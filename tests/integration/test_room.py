@@ -114,3 +114,8 @@ def test_a_job_waits_for_its_turn_and_not_for_what_never_fits():
 def test_workers_fit_on_whole_nodes(nodes, places):
     ask = Ask("x", 2, {"CPU": 2, "GPU": 1}, {}, 0)
     assert ask.places(nodes) == places
+
+
+def test_parts_of_a_cpu_are_counted_without_rounding():
+    assert Ask("x", 3, {"CPU": 0.2}, {}, 0).places({"a": {"CPU": 0.6}}) == 3
+    assert Ask("x", 3, {"CPU": 0.2}, {}, 0).places({"a": {"CPU": 0.5999}}) == 2
