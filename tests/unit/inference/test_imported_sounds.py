@@ -23,7 +23,8 @@ from orchestrator.zoo import Zoo
 from tests.parity.harness import randomize
 from tests.support.every_task import Case, data_of, load, task_of
 
-CONFIG = FineTuneConfig(epochs=1, global_batch_size=8, learning_rate=1e-3, exportable=True)
+CONFIG = FineTuneConfig(epochs=1, global_batch_size=8, learning_rate=1e-3)
+EXPORTABLE = CONFIG.model_copy(update={"exportable": True})
 SIZES = {
     "hidden_size": 16,
     "num_hidden_layers": 1,
@@ -72,7 +73,7 @@ def test_a_classifier_answers_as_theirs_and_goes_on_learning(tmp_path):
 
 def test_a_body_gets_the_classifier_of_its_class(tmp_path):
     package, data, task = world(tmp_path, Wav2Vec2Model(Wav2Vec2Config(**SIZES)))
-    tuner = FineTuner(package.path, [Lesson(task, data)], CONFIG, seed=1)
+    tuner = FineTuner(package.path, [Lesson(task, data)], EXPORTABLE, seed=1)
     (head,) = tuner.model.config.target
     assert (head.pooling, head.hidden_activation, head.hidden_size) == ("mean", "none", 256)
     tuner.train_epoch()
