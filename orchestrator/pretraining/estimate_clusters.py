@@ -231,4 +231,5 @@ class Job:
             activations,
             micro_batches=micro_batches,
             state_bytes=self.config.train.optimizer.state_bytes,
+            accelerated=True,
         )

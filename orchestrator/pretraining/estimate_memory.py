@@ -15,6 +15,10 @@ ZeRO-3        b N / w      4 T / w   s T / w       4 T / w of gradients, one buc
 FSDP2         4 N / w      -         s T / w       -
 ============= ============ ========= ============= =====================================
 
+A bucket has 2.5e6 values on a CPU; on an accelerator 5e8, or T if that is less, and stages 1 and 2
+have two of them, so that one is filled while the other is reduced (``cluster/engines/
+zero_settings.py``). There ZeRO-3 keeps up to 1e9 gathered values until the backward pass.
+
 Frozen parameters have masters, too, where ZeRO's weights are short: 4 (N - T) / w in host memory.
 
 Beside that, the larger of two moments counts. The **backward pass**: A, and the gradients that are
@@ -36,7 +40,11 @@ from orchestrator.modeling.cost import FP32_BYTES, HALF_BYTES, ModelSizes
 from orchestrator.training.config import EngineConfig
 
 BUCKET_VALUES = 2_500_000
-"""Gradients that ZeRO reduces at a time (``cluster/engines/deepspeed_zero.py``)."""
+"""Gradients that ZeRO reduces at a time on a CPU (``cluster/engines/zero_settings.py``)."""
+ACCELERATOR_VALUES = 500_000_000
+"""The same on an accelerator."""
+REUSED_VALUES = 1_000_000_000
+"""Weights that ZeRO-3 keeps on an accelerator until the backward pass uses them again."""
 FALLBACK_VALUES = 500_000_000
 """Gradients that DeepSpeed reduces at a time in stage 1 with bf16."""
 FP64_BYTES = 8
@@ -98,6 +106,7 @@ def worker_memory(
     *,
     micro_batches: int = 1,
     state_bytes: float = 8.0,
+    accelerated: bool = False,
 ) -> WorkerMemory:
     """Estimate what one worker holds (see the module).
 
@@ -108,8 +117,9 @@ def worker_memory(
         activations: Bytes one micro-batch keeps.
         micro_batches: Those of one worker in a step.
         state_bytes: Bytes that the optimizer keeps for each trained parameter.
+        accelerated: Whether workers have accelerators, where buckets are larger.
     """
-    window = _Window(sizes, engine, workers, activations, micro_batches, state_bytes)
+    window = _Window(sizes, engine, workers, activations, micro_batches, state_bytes, accelerated)
     if engine.sharding_stage == 0:
         return window.whole()
     if engine.type == "fsdp2":
@@ -127,6 +137,14 @@ class _Window:
     activations: int
     micro_batches: int
     state_bytes: float
+    accelerated: bool
+
+    @property
+    def bucket(self) -> int:
+        """Bytes of a bucket of gradients; DeepSpeed allocates it whole."""
+        if not self.accelerated:
+            return self.width * BUCKET_VALUES
+        return self.width * min(ACCELERATOR_VALUES, self.sizes.trained)
 
     @property
     def width(self) -> int:
@@ -172,7 +190,7 @@ class _Window:
 
     def ranges(self) -> WorkerMemory:
         """ZeRO-1 and 2: stage 1 reduces whole gradients after the last micro-batch."""
-        part, bucket = self.part(self.gradients), self.width * BUCKET_VALUES
+        part, bucket = self.part(self.gradients), self.bucket * (2 if self.accelerated else 1)
         trained, whole = self.sizes.trained, 0
         if self.engine.zero_stage == 1 and self._keeps_whole_gradients:
             whole = self.gradients
@@ -196,8 +214,8 @@ class _Window:
 
     def chunks(self) -> WorkerMemory:
         """ZeRO-3: one parameter at a time is gathered, and has a gradient not yet reduced."""
-        bucket = self.width * BUCKET_VALUES
-        gathered = 2 * self.width * self.sizes.largest
+        bucket, reused = self.bucket, REUSED_VALUES if self.accelerated else 0
+        gathered = self.width * max(2 * self.sizes.largest, min(reused, self.sizes.total))
         return self._zero(
             weights=self.part(self.width * self.sizes.total),
             buffers=self.part(self.gradients) + bucket,

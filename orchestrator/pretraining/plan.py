@@ -83,6 +83,7 @@ def make_plan(config: PretrainConfig) -> Plan:
         activations,
         micro_batches=share // config.train.micro_batch_size,
         state_bytes=config.train.optimizer.state_bytes,
+        accelerated=config.cluster.gpus_per_worker > 0,
     )
     return Plan(config, model, parameters, sizes, memory)
 

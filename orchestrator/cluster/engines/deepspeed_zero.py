@@ -4,22 +4,8 @@ The only file that imports DeepSpeed. Where masters and gradients live between b
 is not part of DeepSpeed's public interface; the names used here have been stable for years, each
 stage's are in one class below, and a self-test at construction fails loudly should they change.
 
-Settings that are not DeepSpeed's defaults, and why:
-
-- ``gradient_clipping: 0``: its default is 1.0; clipping is ours, over shards.
-- ``gradient_accumulation_steps: 1``: the window is ours, so a pass never advances anything.
-- ``stage3_param_persistence_threshold: 0``: the default leaves small models unsharded.
-- ``stage3_max_reuse_distance: 0``: with the default, models below 1e9 parameters stay gathered from
-  the forward to the backward pass, and stage 3 takes more memory than stage 2. On the CPU nothing
-  is fetched ahead either: no stream could overlap it.
-- ``reduce_bucket_size``: the default of 5e8 elements is allocated anew at every backward.
-- ``reduce_scatter: false`` on gloo: whole buckets are all-reduced faster than scattered.
-- ``grad_accum_dtype: fp32``: otherwise bf16 gradients are accumulated and exposed in bf16.
-- ``fp16.loss_scale: 1``: scaling is ours (``training/engines/precision.py``), over shards.
-- ``zero_force_ds_cpu_optimizer: false``: offloaded masters are stepped by torch's fused kernel;
-  DeepSpeed's own would be compiled at the first use.
-
-``engine.deepspeed`` amends this (``training/engines/engine_config.py``). Stage 0 is not built here.
+Its settings are in ``zero_settings``; ``engine.deepspeed`` amends them
+(``training/engines/engine_config.py``). Stage 0 is not built here.
 """
 
 import logging
@@ -35,10 +21,10 @@ from torch import Tensor, distributed, nn
 from orchestrator.cluster.engines.layouts import Layout, offset_in, whole_shape
 from orchestrator.cluster.engines.sharded import ShardedEngine
 from orchestrator.cluster.engines.zero_layouts import ChunkLayout, ChunkTools, FlatLayout
+from orchestrator.cluster.engines.zero_settings import zero_settings
 from orchestrator.errors import StageError
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import Batch, Projection
-from orchestrator.training.engines.engine_config import amended
 from orchestrator.training.engines.optimizers import build_optimizer
 
 
@@ -63,9 +49,6 @@ with hide_modules("mlflow"):  # two seconds of every worker, for an autotuner th
     import deepspeed
     import deepspeed.ops
     from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_grad
-
-BUCKET_ELEMENTS = 2_500_000  # fits a cache; re-allocating more costs page faults
-NEVER = 10**9  # steps between DeepSpeed's own reports; ours replace them
 
 
 class ZeroEngine(ShardedEngine):
@@ -101,7 +84,6 @@ class ZeroEngine(ShardedEngine):
             loss_scale=config.loss_scale,
             lockstep=config.zero_stage == 3,
         )
-        self._config = config
         self._offloaded = config.offload.optimizer is not None
         # Stages 2 and 3 reduce at every micro-batch, and copy to the host, at the last one, only
         # what that one has used; the layout does it for all of them when the window has ended.
@@ -111,9 +93,11 @@ class ZeroEngine(ShardedEngine):
         self._base.register_step_post_hook(self._after_update)
         short = config.precision != "fp32"  # DeepSpeed casts the model's weights where they are
         unrounded = self._unrounded() if short else []
+        elements = sum(p.numel() for _, p in self._trainable)
+        settings = zero_settings(config, self._device.type, elements)
         with _nothing_compiled(self._device), _quiet():
             self._engine, self._zero, _, _ = deepspeed.initialize(
-                model=model, optimizer=self._base, config=self._settings()
+                model=model, optimizer=self._base, config=settings
             )
         self._layout: Layout = self._layout_of(config.zero_stage)
         if short:
@@ -127,36 +111,6 @@ class ZeroEngine(ShardedEngine):
             safe_get_local_fp32_param, safe_get_local_grad, deepspeed.zero.GatheredParameters
         )
         return ChunkLayout(self._zero, self._trainable, self.rank, tools, offloaded=self._offloaded)
-
-    def _settings(self) -> dict[str, Any]:
-        stage, offload = self._config.zero_stage, self._config.offload
-        zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": BUCKET_ELEMENTS}
-        if stage == 3:
-            zero["stage3_param_persistence_threshold"] = 0
-            zero["stage3_max_reuse_distance"] = 0
-            if self._device.type == "cpu":
-                zero |= {"stage3_prefetch_bucket_size": 0, "stage3_max_live_parameters": 0}
-        elif self._device.type == "cpu":
-            zero["reduce_scatter"] = False
-        host = {"device": "cpu", "pin_memory": self._device.type != "cpu"}
-        if offload.optimizer:
-            zero["offload_optimizer"] = host
-        if offload.parameters:
-            zero["offload_param"] = host
-        generated = {
-            "train_micro_batch_size_per_gpu": 1,  # not used: batches come cut from the loop
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": 0.0,
-            "steps_per_print": NEVER,
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-            "bf16": {"enabled": self._precision == "bf16"},
-            "fp16": {"enabled": self._precision == "fp16", "loss_scale": 1.0},
-            "zero_optimization": zero,
-        }
-        if self._precision != "fp32":
-            generated["data_types"] = {"grad_accum_dtype": "fp32"}
-        return amended(generated, self._config.deepspeed)
 
     def _update(self, project: Projection | None) -> None:
         self._project = project

@@ -74,10 +74,29 @@ def test_offload_leaves_the_sum_and_moves_a_part():
     assert "in host memory" in most.formula()
 
 
+BIG = ModelSizes(100 * M, 100 * M, M, 4 * M, 4 * M)
+
+
+@pytest.mark.parametrize(
+    ("stage", "extra"),
+    [
+        (1, 2 * 400 * M - BUCKET),
+        (2, 2 * 400 * M - BUCKET),
+        (3, 3 * (400 * M - BUCKET) + 400 * M - 2 * 4 * M),
+    ],
+)
+def test_buckets_of_an_accelerator_are_as_large_as_the_model(stage, extra):
+    """Two buckets; in stage 3 also all weights, which stay gathered until they are used again."""
+    both = [
+        worker_memory(BIG, EngineConfig(**zero(stage)), 4, 500 * M, accelerated=accelerated)
+        for accelerated in (False, True)
+    ]
+    assert both[1].total - both[0].total == extra
+
+
 def test_every_stage_needs_less_than_the_one_before():
     stages = [EngineConfig(**zero(stage)) for stage in (1, 2, 3)]
-    big = ModelSizes(100 * M, 100 * M, M, 4 * M, 4 * M)
-    sizes = [worker_memory(big, stage, 8, 0).total for stage in stages]
+    sizes = [worker_memory(BIG, stage, 8, 0).total for stage in stages]
     assert sizes[0] > sizes[1] > sizes[2]
 
 
