@@ -5,11 +5,12 @@ one core. We read data in the workers (no dataset manager), and a private cluste
 driver, so no placement groups are left to clean up after a crash.
 
 The size of an elastic group follows the nodes that are alive. Ray's coordinator answers from a list
-of nodes that is up to 20 seconds old: a group that just lost a node would be started again with a
-worker on that node, and wait for it in vain.
+of nodes that is up to 20 seconds old, and counts nodes that are draining: a group that just lost a
+node would be started again with a worker on that node, and wait for it in vain.
 
-Failures are counted from the last checkpoint, and lost hosts separately. Ray counts those of a
-whole run: a job of months would end with the fourth crash, however far apart they are.
+Failures are counted from the last checkpoint, and lost hosts separately; leaving a draining node is
+none. Ray counts those of a whole run: a job of months would end with the fourth crash, however far
+apart they are.
 """
 
 import logging
@@ -19,6 +20,7 @@ from typing import Any
 import ray
 from ray.train.torch import TorchTrainer
 
+from orchestrator.cluster.drains import draining_nodes
 from orchestrator.cluster.observe.mailbox import living_nodes
 
 logger = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ def _followed(policy: type) -> type:
     """Return an elastic scaling policy whose coordinator looks at the nodes before it answers."""
 
     class Followed(policy):  # type: ignore[misc]
-        """Counts workers on the nodes that are alive."""
+        """Counts workers on the nodes that are alive and stay."""
 
         _looked_at = -LOOK_EVERY_S
 
@@ -79,7 +81,11 @@ def _followed(policy: type) -> type:
                     coordinator.get_reserved_resources.remote(self._requester_id, recompute=True)
                 except (AttributeError, TypeError) as error:
                     logger.debug("Ray looks for nodes at its own pace: %s", error)
-            return super()._get_reserved_resources()
+            found = super()._get_reserved_resources()
+            if not found:
+                return found
+            leaving = draining_nodes()
+            return {node: has for node, has in found.items() if node not in leaving}
 
     return Followed
 

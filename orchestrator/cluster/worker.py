@@ -12,13 +12,17 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.checkpoints.fencing import FencedError
+from orchestrator.cluster.drains import DrainedError, drain_notice
 from orchestrator.cluster.observe.mailbox import RayLine, describe_error, living_nodes
 from orchestrator.config.strict import StrictModel
 from orchestrator.errors import OrchestratorError
 from orchestrator.training.events import GroupStarted
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.context import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +91,10 @@ def train_loop(config: dict[str, Assignment]) -> Ended:
         payload = load_named(assignment.payload_class).model_validate_json(assignment.payload)
         result: StrictModel = load_named(assignment.worker)(context, payload)
         context.barrier()  # the controller ends the group as soon as one rank fails to
+        if context.broadcast_from_rank_zero(int(rank == 0 and _leaves(context, result, mailbox))):
+            raise DrainedError("a node of the worker group is draining")
         return Ended(result.model_dump_json() if rank == 0 else None)
-    except FencedError as error:  # what is left of an older group does not end the launch
+    except (FencedError, DrainedError) as error:  # neither ends the launch
         logger.warning("rank %d: %s", rank, error)
         raise
     except OrchestratorError as error:
@@ -101,6 +107,22 @@ def train_loop(config: dict[str, Assignment]) -> Ended:
             return Ended(None)
         ray.get(mailbox.fail.remote(describe_error(error), final=False))
         raise
+
+
+def _leaves(context: "Worker", result: StrictModel, mailbox: Any) -> bool:
+    """Return whether the group ends here to go on on other nodes, and say so to the driver.
+
+    A result that is not ``stopped`` is finished: there is nothing left to go on with.
+    """
+    import ray
+
+    notice = drain_notice()
+    if notice is None or not getattr(result, "stopped", False):
+        return False
+    if not ray.get(mailbox.leave.remote()):
+        return False
+    context.emit(notice)
+    return True
 
 
 def _prepare_process(*, accelerated: bool) -> None:

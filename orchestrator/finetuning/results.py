@@ -160,6 +160,11 @@ class LaunchResult(StrictModel):
     result: Trained
     """The summary, or where training was stopped."""
 
+    @property
+    def stopped(self) -> bool:
+        """Whether training ended before it was finished."""
+        return self.result.stopped
+
 
 class FinetuneEvaluation(Summary):
     """``evaluation/finetuning.json`` of a package."""

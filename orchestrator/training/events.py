@@ -39,6 +39,10 @@ class StepHung(Notice):
     """The worker that noticed."""
 
 
+class NodesDraining(Notice):
+    """Nodes of the worker group will be taken away; it saves and goes on on other nodes."""
+
+
 class CheckpointDamaged(Notice):
     """A checkpoint does not match its manifest and was passed over."""
 

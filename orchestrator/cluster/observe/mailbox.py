@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from orchestrator import errors
+from orchestrator.cluster.drains import drain_notice
 from orchestrator.config.strict import StrictModel
 from orchestrator.errors import ConfigError, OrchestratorError, Problem, StageError
 from orchestrator.training.events import Event
@@ -84,6 +85,7 @@ class Mailbox:
         self._failures: list[frozenset[str]] = []
         self._progress: dict[str, int] = {}
         self._final = False
+        self._leaving = False  # the worker group that runs ends because of a draining node
 
     def post(self, events: Sequence[Event]) -> None:
         """Add events for the driver."""
@@ -101,6 +103,15 @@ class Mailbox:
     def stop_requested(self) -> bool:
         """Return whether somebody asked the workers to stop."""
         return self._stop
+
+    def leave(self) -> bool:
+        """Note that the worker group ends to go on on other nodes; its end is not a failure.
+
+        Returns:
+            Whether it shall: not if somebody asked the workers to stop.
+        """
+        self._leaving = not self._stop
+        return self._leaving
 
     def progressed(self, run: str, step: int) -> None:
         """Note a run's committed checkpoint: failures before it are forgotten."""
@@ -139,6 +150,7 @@ class Mailbox:
         if self._failure is not None:
             self._crashes.append((self._failure, frozenset(self._nodes)))
         self._failure = None
+        self._leaving = False
         self._nodes.clear()
         own = [crash for crash, nodes in self._crashes if nodes <= set(alive)]
         if len(own) > 1:
@@ -150,7 +162,7 @@ class Mailbox:
         self._nodes.add(node)
 
     def group_failed(self, alive: Collection[str]) -> tuple[int, int]:
-        """Note that a worker group failed, for whatever reason.
+        """Note that a worker group failed, for whatever reason, or left a draining node.
 
         Args:
             alive: Ids of the nodes there are.
@@ -159,7 +171,8 @@ class Mailbox:
             Number of groups that failed since the last checkpoint although all their nodes are
             still there, and number of groups that lost a node.
         """
-        self._failures.append(frozenset(self._nodes))
+        if not self._leaving:
+            self._failures.append(frozenset(self._nodes))
         own = sum(nodes <= set(alive) for nodes in self._failures)
         return own, len(self._failures) - own
 
@@ -231,9 +244,14 @@ class RayLine:
         self.actor.progressed.remote(run, step)
 
     def stop_requested(self) -> bool:
-        """Return the last known answer and ask again in the background."""
+        """Return the last known answer and ask again in the background.
+
+        The notice that a node of the group is draining is a wish to stop, too.
+        """
         import ray
 
+        if drain_notice() is not None:
+            return True
         if self._asked is not None:
             ready, _ = ray.wait([self._asked], timeout=0)
             if ready:

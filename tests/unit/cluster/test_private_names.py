@@ -31,6 +31,12 @@ NAMES = {
     "_worker_group_failures": [f"{RAY_POLICY}/failure_handling/default.py"],
     # Ray: cluster/room.py asks what is free on each node; the public call has the sum of all.
     "available_resources_per_node": ["ray/_private/state.py"],
+    # Ray and Ray Train: cluster/drains.py; public calls meet all ranks, or do not say it at all.
+    "state": ["ray/_private/state.py"],
+    "get_draining_nodes": ["ray/_private/state.py"],
+    "get_train_context": [f"{RAY_POLICY}/context.py"],
+    "preemption_context": [f"{RAY_POLICY}/context.py"],
+    "preemption_info": [f"{RAY_POLICY}/preemption.py"],
     # Ray Serve: serving/local.py ends the controller itself.
     "SERVE_CONTROLLER_NAME": ["ray/serve/_private/constants.py"],
     "SERVE_NAMESPACE": ["ray/serve/_private/constants.py"],
@@ -177,6 +183,8 @@ def test_private_modules_are_imported_only_where_listed():
         and {"_private", "_internal"} & set(module.split("."))
     }
     assert found == {
+        ("orchestrator/cluster/drains.py", "get_train_context"),
+        ("orchestrator/cluster/drains.py", "state"),
         ("orchestrator/cluster/room.py", "available_resources_per_node"),
         ("serving/local.py", "SERVE_CONTROLLER_NAME"),
         ("serving/local.py", "SERVE_NAMESPACE"),
