@@ -24,7 +24,7 @@ from orchestrator.cluster.worker import Assignment, Ended, class_path, train_loo
 from orchestrator.config import ClusterSection, ElasticClusterSection, StrictModel
 from orchestrator.errors import InterruptedRunError, StageError
 from orchestrator.training.config import EngineConfig
-from orchestrator.training.events import Event
+from orchestrator.training.events import Event, GroupStarted, Status
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,7 @@ class _Launch:
         mailbox = _start_mailbox()
         thread = threading.Thread(target=self._fit, args=(mailbox,), daemon=True, name="fit")
         started = time.perf_counter()
+        logger.info("%s: starting %d workers", self.name, self.cluster.workers)
         try:
             with _caught_signals(self._signals):
                 thread.start()
@@ -139,6 +140,10 @@ class _Launch:
     def _hand_on(self, events: list[Event]) -> None:
         for event in events:
             self._working = True
+            if isinstance(event, GroupStarted):
+                logger.info("%s: %d workers started", self.name, event.world)
+            elif isinstance(event, Status):
+                logger.info("%s: %s", self.name, event.message)
             if self.on_event is not None:
                 self.on_event(event)
 

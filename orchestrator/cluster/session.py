@@ -131,6 +131,7 @@ def _private_ray(accelerated: bool) -> Iterator[None]:
         ensure_token()
         extensions_dir().mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
+        logger.info("starting a private Ray")
         _start(
             num_cpus=_machine_cpus(),
             include_dashboard=False,
@@ -159,6 +160,7 @@ def _connection(address: str) -> Iterator[None]:
         )
     with temporary_defaults(TRAIN):
         try:
+            logger.info("connecting to Ray at %s", address)
             _require_listener(address)
             _init(address=address)
         except Exception as error:  # of many kinds: refused, other version, no token

@@ -25,7 +25,7 @@ from orchestrator.errors import IntegrityError
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model
 from orchestrator.training.engines.engine import Engine
-from orchestrator.training.events import Measurement, Metrics
+from orchestrator.training.events import BUILDING, Measurement, Metrics, Status, loading
 from orchestrator.training.history import History
 from orchestrator.training.loop import Hooks, TrainResult, train
 from orchestrator.training.worker_context import WorkerContext
@@ -87,6 +87,7 @@ class Learner:
 
     def _open(self, unit: Unit) -> _Session:
         """Build the engine at the weights of the previous unit, or at the unit's own checkpoint."""
+        self.context.emit(Status(message=BUILDING))
         model = self._model(unit)
         skeleton = skeleton_of(model)
         engine = self.context.build_engine(
@@ -103,6 +104,7 @@ class Learner:
         found = self.context.latest_checkpoint()
         state = None if found is None else found.read(UnitState)
         if found is not None and state is not None and state.unit == unit.index:
+            self.context.emit(loading(state.step))
             engine.load(found.path)
             load_parts(found.path, engine, parts)
             session.step.steps_done = state.step

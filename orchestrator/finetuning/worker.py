@@ -22,7 +22,7 @@ from orchestrator.tasks.base import Answer
 from orchestrator.tasks.measure import Measured
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
 from orchestrator.training.early_stopping import BestKeeper
-from orchestrator.training.events import Measurement, RunStarted
+from orchestrator.training.events import BUILDING, Measurement, RunStarted, Status, loading
 from orchestrator.training.finetune.finetuner import FineTuner, Heads, Place
 from orchestrator.training.history import History
 from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
@@ -92,6 +92,7 @@ class _Run:
     def __init__(self, context: WorkerContext, job: FinetuneJob) -> None:
         self.context, self.job, self.config = context, job, job.config
         section = job.config.train
+        context.emit(Status(message=BUILDING))
         lessons = lessons_of(job)
         place = Place(
             device=context.device,
@@ -196,6 +197,7 @@ class _Run:
         checkpoint = self.context.latest_checkpoint()
         if checkpoint is None:
             return 0
+        self.context.emit(loading(checkpoint.step))
         self.tuner.engine.load(checkpoint.path)
         state = checkpoint.read(RunState)
         self.tuner.history, self.before_s = History(state.history), state.seconds

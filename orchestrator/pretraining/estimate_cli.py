@@ -1,8 +1,10 @@
 """``orchestrator estimate``: memory, traffic and time of a job on clusters that are not here."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import InputError
@@ -12,8 +14,10 @@ if TYPE_CHECKING:
 
 USUAL_CLUSTERS = "8,64,512"
 USUAL_MFU = 0.4
+BOUND = "! = more than the network carries: the step takes longer than this table says."
 COLUMNS = (
     "workers", "stage", "memory", "fits", "micro-batch", "batch", "step", "all steps", "sent/step",
+    "needed",
 )  # fmt: skip
 
 
@@ -34,6 +38,9 @@ def register(subparsers: Any) -> None:
         default=USUAL_MFU,
         help=f"share of the peak rate that is reached (default: {USUAL_MFU})",
     )
+    parser.add_argument(
+        "--network", type=float, help="Gbit/s between nodes for each device (default: its maker's)"
+    )
     parser.set_defaults(func=run)
 
 
@@ -42,11 +49,12 @@ def run(options: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: The job is not valid.
-        InputError: An unknown accelerator, a cluster size that is none, an MFU outside (0, 1].
+        InputError: An unknown accelerator, a cluster size that is none, an MFU outside (0, 1],
+            a network without speed.
     """
     from orchestrator.config import load_config
     from orchestrator.pretraining.config import PretrainConfig
-    from orchestrator.pretraining.estimate_clusters import ACCELERATORS, Job
+    from orchestrator.pretraining.estimate_clusters import ACCELERATORS, GBIT, Job
     from orchestrator.pretraining.plan import expected_vocabulary
 
     clusters = _clusters(options.workers)
@@ -56,9 +64,14 @@ def run(options: argparse.Namespace) -> int:
         )
     if not 0 < options.mfu <= 1:
         raise InputError(f"--mfu {options.mfu} is not in (0, 1]. 0.4 is usual")
+    if options.network is not None and not 0 < options.network < math.inf:
+        raise InputError(f"--network {options.network} is not above 0. 400 Gbit/s is usual")
     config = load_config(PretrainConfig, options.config, options.overrides)
     model = config.model_for(*expected_vocabulary(config))
-    job = Job.of(config, model, ACCELERATORS[options.accelerator], options.mfu)
+    device = ACCELERATORS[options.accelerator]
+    if options.network is not None:
+        device = replace(device, network=options.network * GBIT)
+    job = Job.of(config, model, device, options.mfu)
     sys.stdout.write(describe(job, options.accelerator, clusters) + "\n")
     return 0
 
@@ -72,13 +85,14 @@ def _clusters(text: str) -> list[int]:
 
 def describe(job: "Job", accelerator: str, clusters: Sequence[int]) -> str:
     """Return the table, the formulas and what they assume."""
-    lines = [_job_line(job), ""]
-    table = [COLUMNS, *(_cells(row) for row in job.rows(clusters))]
+    lines, rows = [_job_line(job), ""], list(job.rows(clusters))
+    table = [COLUMNS, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(COLUMNS))]
     for cells in table:
         padded = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
         lines.append("  ".join(padded))
-    return "\n".join([*lines, "", *_assumptions(job, accelerator)])
+    slow = [] if all(row.carried for row in rows) else [BOUND]
+    return "\n".join([*lines, "", *slow, *_assumptions(job, accelerator)])
 
 
 def _job_line(job: "Job") -> str:
@@ -102,6 +116,7 @@ def _cells(row: "Row") -> tuple[str, ...]:
         _seconds(row.seconds),
         f"{row.days:.2f} days" if row.days >= 0.1 else _seconds(row.days * 86400),
         f"{row.sent / 1e9:.2f} GB",
+        f"{row.needed / 1e9:.1f} GB/s" + (" " if row.carried else "!"),
     )
 
 
@@ -110,7 +125,7 @@ def _seconds(value: float) -> str:
 
 
 def _assumptions(job: "Job", accelerator: str) -> list[str]:
-    from orchestrator.pretraining.estimate_clusters import RESERVED
+    from orchestrator.pretraining.estimate_clusters import GBIT, NODE, RESERVED
 
     device = job.accelerator
     return [
@@ -129,6 +144,9 @@ def _assumptions(job: "Job", accelerator: str) -> list[str]:
         "sent/step = values × bytes, N trained parameters, a micro-batches a worker: stages 0 and "
         "1 2N, stage 2 (1+a)N, stage 3 3aN (with a = 1 the paper's 2N, 2N, 2N, 3N); 4 bytes in "
         "fp32 and at stage 0, else 2.",
+        f"needed = sent/step / step, of one device; up to {NODE} workers share a node and "
+        f"carry {device.link / 1e9:g} GB/s each, more send over a network of "
+        f"{device.network / GBIT:g} Gbit/s = {device.network / 1e9:g} GB/s each (--network).",
         "Every worker builds the whole model in fp32 before it is sharded: 4 bytes per parameter "
         "of host memory at the start.",
     ]

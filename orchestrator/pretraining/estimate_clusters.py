@@ -20,6 +20,10 @@ SECONDS_PER_DAY = 86400.0
 RESERVED = 2.5e9
 """Bytes of an accelerator that are not the job's: driver, kernels, libraries, fragments."""
 STAGES = (0, 1, 2, 3)
+NODE = 8
+"""Devices of a node; a larger cluster sends over its network."""
+GBIT = 1e9 / 8
+"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +34,31 @@ class Accelerator:
         memory: Bytes.
         half_flops: Dense operations a second in bf16 or fp16.
         single_flops: The same in fp32, without reduced formats.
+        link: Bytes a second that a device sends to the others of its node, one direction.
+        network: Bytes a second that a device sends to other nodes: its share of the network cards
+            of the maker's own server of 8 devices (DGX-1, DGX A100, DGX H100 and H200).
     """
 
     memory: float
     half_flops: float
     single_flops: float
+    link: float
+    network: float
 
 
-def _nvidia(memory: float, name: str) -> Accelerator:
+def _nvidia(memory: float, name: str, link: float, network: float) -> Accelerator:
     peaks = PEAKS[name]
-    return Accelerator(memory, peaks.fp16, peaks.fp32)
+    return Accelerator(memory, peaks.fp16, peaks.fp32, link, network)
 
 
 ACCELERATORS: dict[str, Accelerator] = {
-    "v100": _nvidia(32e9, "V100"),
-    "a100-40": _nvidia(40e9, "A100"),
-    "a100": _nvidia(80e9, "A100"),
-    "l40s": _nvidia(48e9, "L40S"),
-    "h100": _nvidia(80e9, "H100"),
-    "h200": _nvidia(141e9, "H200"),
-    "mi300x": Accelerator(192e9, 1307e12, 163.4e12),
+    "v100": _nvidia(32e9, "V100", 150e9, 50 * GBIT),
+    "a100-40": _nvidia(40e9, "A100", 300e9, 200 * GBIT),
+    "a100": _nvidia(80e9, "A100", 300e9, 200 * GBIT),
+    "l40s": _nvidia(48e9, "L40S", 32e9, 100 * GBIT),
+    "h100": _nvidia(80e9, "H100", 450e9, 400 * GBIT),
+    "h200": _nvidia(141e9, "H200", 450e9, 400 * GBIT),
+    "mi300x": Accelerator(192e9, 1307e12, 163.4e12, 448e9, 400 * GBIT),
 }
 """Names that ``--accelerator`` takes: SXM or OAM versions, without sparsity."""
 
@@ -60,7 +69,7 @@ class Widths:
 
     Attributes:
         weights: What passes read.
-        gradients: One for each parapeaks.
+        gradients: What backward passes write.
         optimizer: fp32 masters and two moments (K = 12 in the paper).
     """
 
@@ -125,6 +134,7 @@ class Row:
         sent: Bytes one worker sends in a step.
         seconds: Time of a step.
         days: Time of all steps.
+        limit: Bytes a second that one worker can send.
     """
 
     workers: int
@@ -137,6 +147,17 @@ class Row:
     sent: float
     seconds: float
     days: float
+    limit: float
+
+    @property
+    def needed(self) -> float:
+        """Bytes a second that one worker sends in a step of that time."""
+        return self.sent / self.seconds
+
+    @property
+    def carried(self) -> bool:
+        """Whether the network carries that."""
+        return self.needed <= self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +226,7 @@ class Job:
             values * (2 if short else 4),
             seconds,
             seconds * train.max_steps / SECONDS_PER_DAY,
+            self.accelerator.link if workers <= NODE else self.accelerator.network,
         )
 
     def _memory(self, workers: int, stage: int, micro: int, share: int) -> int:

@@ -35,9 +35,12 @@ from orchestrator.training.engines.engine import Engine
 from orchestrator.training.engines.optimizers import averaged
 from orchestrator.training.engines.precision import COMPUTE
 from orchestrator.training.events import (
+    BUILDING,
     Measurement,
     RolledBack,
     RunStarted,
+    Status,
+    loading,
 )
 from orchestrator.training.history import History, HistoryRow
 from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
@@ -98,6 +101,7 @@ class _Run:
         self.context, self.inputs = context, inputs
         self.config = config = inputs.config
         weights = {target.name: target.weight for target in inputs.model.target}
+        context.emit(Status(message=BUILDING))
         self.engine: Engine = context.build_engine(
             _first_model(inputs, start), config.train.optimizer, config.engine, weights
         )
@@ -177,6 +181,7 @@ class _Run:
         checkpoint = self.context.latest_checkpoint()
         if checkpoint is None:
             return None
+        self.context.emit(loading(checkpoint.step))
         self.engine.load(checkpoint.path)
         state = checkpoint.read(RunState)
         self.history, self.before_s = History(state.history), state.seconds

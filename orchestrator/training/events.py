@@ -12,6 +12,8 @@ Metrics = dict[str, float]
 """Names of metrics to values."""
 EPOCH_RESULT = "epoch_result"
 """Key of a trial's own result, as JSON, in the results that Ray Tune hands to a scheduler."""
+BUILDING = "building the model"
+"""Message of a worker that begins."""
 
 
 class Event(StrictModel):
@@ -23,6 +25,22 @@ class GroupStarted(Event):
 
     world: int
     """Number of workers."""
+
+
+class Status(Event):
+    """Work before the first step; shown, not recorded."""
+
+    message: str
+    """A few words, like ``building the model``."""
+
+
+def loading(step: int) -> Status:
+    """Return what a resumed run does next.
+
+    Args:
+        step: Optimizer steps done at its checkpoint.
+    """
+    return Status(message=f"loading the checkpoint of step {step}")
 
 
 class Notice(Event):

@@ -4,12 +4,14 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 from pydantic import AllowInfNan
 
 from orchestrator.training.events import Measurement
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,10 @@ class History:
         """
         self.log(event.step, event.split, event.metrics, event.epoch)
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """Return all rows as a table with the columns of ``COLUMNS``."""
+        import pandas as pd
+
         rows = [asdict(row) for row in self.rows]
         return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
@@ -99,6 +103,8 @@ class History:
     @classmethod
     def from_parquet(cls, path: Path) -> "History":
         """Continue a table written by :meth:`to_parquet`."""
+        import pandas as pd
+
         table = pd.read_parquet(path)
         columns = [table[each.name].tolist() for each in fields(HistoryRow)]
         return cls(HistoryRow(*row) for row in zip(*columns, strict=True))

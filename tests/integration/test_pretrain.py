@@ -197,6 +197,12 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path, number, send):
         **options,
     )
     assert again.returncode == 0, again.stderr
+    told = [
+        "starting a private Ray", "corpus of", "starting 1 workers", "1 workers started",
+        "building the model", f"loading the checkpoint of step {done}",
+        f"step {done + 1} is the next",
+    ]  # fmt: skip
+    assert sorted(told, key=again.stderr.index) == told
     assert result_of(again.stdout)["metrics"]["steps"] == done + 2
     history = Zoo(tmp_path / "zoo").get("bert-nano").history()
     steps = history[(history.split == "train") & (history.metric == "loss")].step

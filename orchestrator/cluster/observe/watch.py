@@ -52,6 +52,7 @@ class Watcher(Closes):
             self._resume(event.step)
 
     def _begin(self, run: str, step: int) -> None:
+        logger.info("%s: step %d is the next", run, step + 1)
         if run != self._run:
             self.close()
             self._run, self._validation = run, ""

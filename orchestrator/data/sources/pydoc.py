@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -34,6 +34,9 @@ from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import StageError
 from orchestrator.storage import atomic_write_bytes
 from orchestrator.storage.uris import cache_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Record = dict[str, object]
 
@@ -104,13 +107,15 @@ def fill(shelves: Sequence[Shelf], limit: int | None) -> list[Record]:
     return records
 
 
-def to_frame(records: Sequence[Record], shelves: Iterable[Shelf]) -> pd.DataFrame:
+def to_frame(records: Sequence[Record], shelves: Iterable[Shelf]) -> "pd.DataFrame":
     """Return records as a table.
 
     Returns:
         One row per docstring, columns as in :class:`Docstring` and library, label, file;
         ``attrs["rejected"]`` counts the files of the shelves that could not be read.
     """
+    import pandas as pd
+
     frame = pd.DataFrame.from_records(records, columns=COLUMNS)
     frame = frame.astype({"returns": "boolean", "raises": "boolean"})
     frame.attrs["rejected"] = dict(sum((shelf.rejected for shelf in shelves), Counter()))
@@ -134,7 +139,7 @@ def corpus_records(
     limit: int | None = None,
     libraries: Sequence[str] | None = None,
     cache: Path | None = None,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Return the documents of the corpus, the libraries mixed.
 
     Args:
@@ -146,7 +151,7 @@ def corpus_records(
         InputError: A library is not installed.
     """
 
-    def build() -> pd.DataFrame:
+    def build() -> "pd.DataFrame":
         shelves = [Shelf(library) for library in _libraries(libraries)]
         records = fill(shelves, limit)
         records.sort(key=lambda r: hashlib.sha256(str(r["text"]).encode()).digest())
@@ -178,9 +183,9 @@ def pair_entries(spec: DatasetSpec, cache: Path | None) -> Entries:
 def cached_table(
     name: str,
     request: dict[str, object],
-    build: Callable[[], pd.DataFrame],
+    build: Callable[[], "pd.DataFrame"],
     cache: Path | None,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Return a table from the cache, or build it and keep it there.
 
     Args:
@@ -199,7 +204,7 @@ def cached_table(
     return frame
 
 
-def write_table(path: Path, frame: pd.DataFrame) -> None:
+def write_table(path: Path, frame: "pd.DataFrame") -> None:
     """Write a table and its ``attrs`` (JSON-able); a cache that cannot be written is left out."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     attributes = {**(table.schema.metadata or {}), ATTRIBUTES: json.dumps(frame.attrs).encode()}
@@ -212,7 +217,7 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
         logger.warning("event=cache_not_written path=%s reason=%r", path, str(error))
 
 
-def read_table(path: Path) -> pd.DataFrame | None:
+def read_table(path: Path) -> "pd.DataFrame | None":
     """Read a table with its ``attrs``; None where there is none or it is damaged."""
     if not path.is_file():
         return None

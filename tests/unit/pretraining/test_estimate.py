@@ -54,7 +54,7 @@ def test_time_is_that_of_narayanan_et_al_2021():
 def job(make_config):
     def make(*overrides, memory=80e9):
         config = make_config(*LARGE, *overrides)
-        return Job.of(config, config.model, Accelerator(memory, 1e15, 1e14), 0.5)
+        return Job.of(config, config.model, Accelerator(memory, 1e15, 1e14, 1e11, 1e10), 0.5)
 
     return make
 
@@ -70,6 +70,21 @@ def test_rows_follow_the_formulas(job):
     assert row.sent == 2 * 3 * row.micro_batches * large.sizes.trained
     assert large.row(1, 3).sent == 0
     assert large.row(512, 0).sent == 4 * 2 * large.sizes.trained  # our DDP reduces in fp32
+
+
+def test_what_the_network_cannot_carry_is_marked(job, make_config, tmp_path, capsys):
+    large = job()
+    rows = {workers: large.row(workers, 3) for workers in (1, 8, 64)}
+    assert [rows[1].needed, rows[8].limit, rows[64].limit] == [0, 1e11, 1e10]
+    assert rows[64].needed == rows[64].sent / rows[64].seconds
+    file = tmp_path / "job.yaml"
+    file.write_text(dump_yaml(make_config(*LARGE)))
+    command = ["estimate", "-c", str(file), "--workers", "64", "--network"]
+    marked = []
+    for network in ("1e9", "0.001"):
+        assert main([*command, network]) == 0
+        marked.append(capsys.readouterr().out.count("GB/s!"))
+    assert marked == [0, 4]
 
 
 def test_the_largest_micro_batch_is_the_largest_that_fits(job):
@@ -125,6 +140,7 @@ def test_the_verb_writes_a_table_and_its_formulas(make_config, tmp_path, capsys)
     [
         (["--workers", "8,many"], "is not a list of sizes"),
         (["--accelerator", "abacus"], "is not known. Use v100"),
+        (["--network", "0"], "is not above 0"),
         (["--mfu", "1.5"], "is not in (0, 1]"),
     ],
 )

@@ -7,6 +7,13 @@ from orchestrator.cluster.observe.watch import Watcher
 from orchestrator.training.events import Measurement, RunStarted
 
 
+def test_the_step_that_comes_next_is_said(tmp_path, caplog):
+    caplog.set_level("INFO", logger="orchestrator")
+    with Watcher("test", {"run": Watched(tmp_path, 9)}) as watcher:
+        watcher.observe(RunStarted(run="run", step=4))
+    assert "run: step 5 is the next" in caplog.messages
+
+
 def test_an_interval_without_a_finite_loss_is_shown_and_ends_nothing(tmp_path, capsys):
     """A skipped step's loss is in no mean; the event then has none."""
     with Watcher("test", {"run": Watched(tmp_path, 4)}) as watcher:

@@ -1,1 +1,0 @@
-"""Run folders and zoos on object stores: conditional writes, leases, staging folders."""
