@@ -19,6 +19,7 @@ from orchestrator.continual.stages import Stages
 from orchestrator.continual.step import ContinualStep, build_parts
 from orchestrator.continual.stream import Split, Stream, Unit, units_of
 from orchestrator.continual.task import UnitTask
+from orchestrator.data.prefetch import Prefetch
 from orchestrator.data.randomness import derive_seed
 from orchestrator.data.steps import eval_batches
 from orchestrator.errors import IntegrityError
@@ -140,20 +141,22 @@ class Learner:
                 saved = with_parts(engine, session.step.parts)
                 self.context.commit_checkpoint(offset + done, saved, state)
 
-        return train(
-            engine,
-            self.stream.source(unit),
-            self.config.train.model_copy(update={"max_steps": unit.steps}),
-            first_step=session.step.steps_done,
-            seed=derive_seed(self.config.seed, "unit", unit.index),
-            step_fn=session.step,
-            hooks=Hooks(
-                observer=observe,
-                evaluate=lambda: self._measure(engine, unit.tasks, "validation"),
-                save=save,
-                should_stop=self.context.should_stop,
-            ),
+        hooks = Hooks(
+            observer=observe,
+            evaluate=lambda: self._measure(engine, unit.tasks, "validation"),
+            save=save,
+            should_stop=self.context.should_stop,
         )
+        with Prefetch(self.stream.source(unit)) as source:
+            return train(
+                engine,
+                source,
+                self.config.train.model_copy(update={"max_steps": unit.steps}),
+                first_step=session.step.steps_done,
+                seed=derive_seed(self.config.seed, "unit", unit.index),
+                step_fn=session.step,
+                hooks=hooks,
+            )
 
     def _finish(self, session: _Session, result: TrainResult) -> None:
         """Test, collect what the parts store for later units, commit; collective."""

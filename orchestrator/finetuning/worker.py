@@ -4,6 +4,7 @@ import json
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from orchestrator.data.prefetch import Prefetch
 from orchestrator.errors import StageError
 from orchestrator.finetuning.evaluating.report import report_answers
 from orchestrator.finetuning.evaluating.results import ANSWERS_FILE, StoredAnswers
@@ -172,16 +173,17 @@ class _Run:
         """
         tuner = self.tuner
         try:
-            result = train(
-                tuner.engine,
-                tuner.source,
-                self._plan,
-                first_step=first,
-                until_step=until,
-                seed=self.config.seed,
-                step_fn=tuner.step_fn,
-                hooks=hooks,
-            )
+            with Prefetch(tuner.source) as source:
+                result = train(
+                    tuner.engine,
+                    source,
+                    self._plan,
+                    first_step=first,
+                    until_step=until,
+                    seed=self.config.seed,
+                    step_fn=tuner.step_fn,
+                    hooks=hooks,
+                )
         except NonFiniteError as error:
             self.context.settle_checkpoint()
             raise StageError(

@@ -6,7 +6,7 @@ one for each text of a pair, and question answering one per window of a long con
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+BLOCK_ROWS = 512
+"""Items that are tokenized at once, in the order of their length."""
 
 
 class Item(NamedTuple):
@@ -121,6 +124,16 @@ class Encoded:
 
     def __len__(self) -> int:
         return sum(map(len, self.sequences))
+
+
+def sorted_blocks(
+    items: Sequence[Item], encode: Callable[[Sequence[Item]], list[Encoded]]
+) -> Iterator[tuple[IntArray, list[Encoded]]]:
+    """Yield places of items and what they are read as, the shortest texts first."""
+    order = np.argsort([item.characters for item in items], kind="stable")
+    for start in range(0, len(order), BLOCK_ROWS):
+        places = order[start : start + BLOCK_ROWS]
+        yield places, encode([items[place] for place in places])
 
 
 class Token(TypedDict):

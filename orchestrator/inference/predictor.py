@@ -8,12 +8,14 @@ Shapes: N rows, S tokens of a row, K outputs, D width.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from orchestrator.arrays import AnyArray, Float32Array, IntArray
+from orchestrator.data.prefetch import Ahead
 from orchestrator.data.processors.example_processor import RowProcessor, open_processor
 from orchestrator.data.processors.readings import Reading
 from orchestrator.data.rows.rows import Rows
@@ -22,7 +24,7 @@ from orchestrator.inference.batching import Outputs as SequenceOutputs
 from orchestrator.inference.batching import pad, run_sorted, unpadded
 from orchestrator.inference.embedding_reader import EmbeddingReader
 from orchestrator.inference.heads import default_head, package_tasks, require_head
-from orchestrator.inference.inputs import TextReader, Tokens, items_of_rows, joined
+from orchestrator.inference.inputs import TextReader, Tokens, items_of_rows, joined, sorted_blocks
 from orchestrator.inference.models import EMBEDDING, LoadedModel, load_folder
 from orchestrator.inference.writing import media_batches, written_texts
 from orchestrator.modeling.sentence.statement import read_statement
@@ -35,9 +37,6 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 4096
 """Tokens of one run, padding included."""
-
-BLOCK_ROWS = 512
-"""Rows that are tokenized at once, in the order of their length."""
 
 Progress = Callable[[int], None]
 """Told how many rows have been answered since the last call."""
@@ -309,31 +308,30 @@ class Predictor:
     ) -> Iterator[tuple[IntArray, SequenceOutputs, Sequence[Reading | None]]]:
         """Yield places of rows, their outputs, and how they were read; shortest texts first."""
         if rows.images is not None or rows.media:
-            for places, arrays in media_batches(rows, self._processor):
-                found = self._model.run(arrays, wanted)
-                self._require_finite(found)
-                yield places, {name: list(found[name]) for name in wanted}, [None] * len(places)
+            with Ahead(media_batches(rows, self._processor)) as batches:
+                for places, arrays in batches:
+                    found = self._model.run(arrays, wanted)
+                    self._require_finite(found)
+                    yield places, {n: list(found[n]) for n in wanted}, [None] * len(places)
             return
         if self.reader is None or self.embedding_reader is None:
             raise InputError(f"{self.ref} reads images or sounds, the rows are texts.")
         items = items_of_rows(rows, task)
-        order = np.argsort([item.characters for item in items], kind="stable")
-        for start in range(0, len(order), BLOCK_ROWS):
-            places = order[start : start + BLOCK_ROWS]
-            block = [items[place] for place in places]
-            if task is None:
-                encoded = self.embedding_reader.encode(block, prompt)
-            else:
-                encoded = self.reader.encode(block, task)
-            sequences = [sequence for item in encoded for sequence in item.sequences]
-            if EMBEDDING in wanted and len(sequences) > len(encoded):
-                raise InputError(
-                    f"{self.ref}: rows of {task and task.head!r} are several sequences each, which "
-                    "have no common embedding. Ask for answers alone."
-                )
-            outputs = run_sorted(sequences, wanted, self.run, self._batch_tokens)
-            joint = {name: joined(encoded, rows) for name, rows in outputs.items()}
-            yield places, joint, [item.reading for item in encoded]
+        if task is None:
+            blocks = sorted_blocks(items, partial(self.embedding_reader.encode, prompt=prompt))
+        else:
+            blocks = sorted_blocks(items, partial(self.reader.encode, task=task))
+        with Ahead(blocks) as made:
+            for places, encoded in made:
+                sequences = [sequence for item in encoded for sequence in item.sequences]
+                if EMBEDDING in wanted and len(sequences) > len(encoded):
+                    raise InputError(
+                        f"{self.ref}: rows of {task and task.head!r} are several sequences each, "
+                        "which have no common embedding. Ask for answers alone."
+                    )
+                outputs = run_sorted(sequences, wanted, self.run, self._batch_tokens)
+                joint = {name: joined(encoded, each) for name, each in outputs.items()}
+                yield places, joint, [item.reading for item in encoded]
 
     def _require_finite(self, found: dict[str, Float32Array]) -> None:
         wrong = [name for name, values in found.items() if not np.isfinite(values).all()]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.arrays import AnyArray, IntArray
+from orchestrator.data.prefetch import Ahead
 from orchestrator.data.processors.readings import begin_ids, end_id, prompt_ids, written_text
 from orchestrator.data.rows.rows import Rows
 from orchestrator.errors import InputError
@@ -64,11 +65,12 @@ def written_texts(
     start = getattr(task.config, "start_token_id", None)
     options = Writing(min(task.config.max_new_tokens, max(new, 1)), end, start)
     texts = [""] * len(rows)
-    for places, arrays in batches:
-        for place, ids in zip(places, model.write(arrays, task.head, options), strict=True):
-            texts[place] = written_text(words, ids.tolist())
-        if progress is not None:
-            progress(len(places))
+    with Ahead(batches) as made:
+        for places, arrays in made:
+            for place, ids in zip(places, model.write(arrays, task.head, options), strict=True):
+                texts[place] = written_text(words, ids.tolist())
+            if progress is not None:
+                progress(len(places))
     return texts
 
 

@@ -17,7 +17,7 @@ from orchestrator.pretraining.objectives import labelled_targets, sample_problem
 from orchestrator.training.config import EngineConfig, TrackingSection, TrainConfig, batch_problems
 
 BATCH_FIELDS = ("global_batch_size", "micro_batch_size")
-PREFETCHED = 2  # steps ahead where pictures or sounds are decoded
+PREFETCHED = 2  # steps whose batches are made ahead
 
 
 class StartSection(StrictModel):
@@ -50,7 +50,7 @@ class TrainingSection(TrainConfig):
     eval_blocks: int | None = Field(512, ge=1)
     """Held-out blocks that are measured; null measures all."""
     prefetch_steps: int | None = Field(None, ge=0, le=64)
-    """Steps whose batches a thread makes ahead; null: 2 for pictures and sounds, else none."""
+    """Steps whose batches a thread makes ahead; null: 2; 0: none."""
     freeze: tuple[str, ...] = ()
     """Parameters that stay as they are, by name: embedding, encoder.layers.0, encoder.*.bias."""
     start_from: StartSection | None = None
@@ -208,10 +208,8 @@ class PretrainConfig(JobConfig):
     @property
     def prefetch_steps(self) -> int:
         """Steps whose batches are made ahead."""
-        columns = set(self.chosen_samples.columns)
-        heavy = self.reads_images or bool(columns & {"picture", "sound"})
         given = self.train.prefetch_steps
-        return given if given is not None else PREFETCHED if heavy else 0
+        return PREFETCHED if given is None else given
 
     @property
     def reads_images(self) -> bool:

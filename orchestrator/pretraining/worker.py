@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.data.prefetch import Prefetch
+from orchestrator.data.prefetch import IndexedPrefetch
 from orchestrator.data.randomness import derive_seed
 from orchestrator.data.steps import eval_batches
 from orchestrator.errors import StageError
@@ -110,7 +110,7 @@ class _Run:
         """Seconds that earlier parts of a resumed run took."""
         self.origin = origin_of(inputs)
         steps, ahead = inputs.steps(), config.prefetch_steps
-        self.prefetch = Prefetch(steps, ahead) if ahead else None
+        self.prefetch = IndexedPrefetch(steps, ahead) if ahead else None
         self.detour = Detour(self.prefetch or steps)
         self.meter = Meter(
             self.detour,

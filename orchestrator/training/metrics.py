@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from orchestrator.data.prefetch import Ahead
 from orchestrator.errors import InputError
 from orchestrator.training.events import Metrics
 from orchestrator.training.objective import ExtraLoss, Reduce
@@ -161,7 +162,19 @@ def evaluate_batches(
     Raises:
         InputError: No rank has a batch, or in lockstep one has none at all.
     """
-    iterator = iter(batches)
+    with Ahead(iter(batches)) as iterator:
+        _add_all(forward, iterator, sums, sum_over_ranks, lockstep=lockstep)
+    return sums.reduce(sum_over_ranks)
+
+
+def _add_all(
+    forward: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
+    iterator: Iterator[dict[str, Tensor]],
+    sums: MetricSums,
+    sum_over_ranks: Reduce,
+    *,
+    lockstep: bool,
+) -> None:
     batch = last = next(iterator, None)
     ready, ranks = _ranks_with(batch, sum_over_ranks)
     if ready == 0 or (lockstep and ready < ranks):
@@ -177,7 +190,6 @@ def evaluate_batches(
             forward(last)
         if lockstep:
             ready, _ = _ranks_with(batch, sum_over_ranks)
-    return sums.reduce(sum_over_ranks)
 
 
 def _ranks_with(batch: object | None, sum_over_ranks: Reduce) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from orchestrator.data.prefetch import Prefetch
 from orchestrator.data.processors.example_processor import open_processor
 from orchestrator.errors import IntegrityError
 from orchestrator.inference.models import TorchModel
@@ -145,15 +146,16 @@ class FineTuner:
             classification task.
         """
         until = self.steps_done + self.steps_per_epoch
-        result = train(
-            self.engine,
-            self.source,
-            self.plan,
-            first_step=self.steps_done,
-            until_step=until,
-            seed=self.seed,
-            step_fn=self.step_fn,
-        )
+        with Prefetch(self.source) as source:
+            result = train(
+                self.engine,
+                source,
+                self.plan,
+                first_step=self.steps_done,
+                until_step=until,
+                seed=self.seed,
+                step_fn=self.step_fn,
+            )
         self.steps_done = result.steps
         self.epochs_done += 1
         short = {"loss": result.train.get("loss", float("nan"))}

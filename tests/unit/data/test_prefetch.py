@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from orchestrator.data import prefetch
-from orchestrator.data.prefetch import Prefetch
+from orchestrator.data.prefetch import Ahead, IndexedPrefetch, Prefetch
 from orchestrator.data.steps import StepSource
 from orchestrator.pretraining.window_sources import Detour
 
@@ -37,7 +37,7 @@ class Numbers:
 
 def source(depth, **options):
     samples = Numbers(**options)
-    return samples, Prefetch(StepSource(samples, 8, 4, 1), depth)
+    return samples, IndexedPrefetch(StepSource(samples, 8, 4, 1), depth)
 
 
 def read(windows, steps, rank=0, world=1):
@@ -123,3 +123,29 @@ def test_closing_does_not_wait_for_ever_for_a_source_that_hangs(monkeypatch, cap
     goes_on.set()
     thread.join(DEADLINE_SECONDS)
     assert not thread.is_alive()
+
+
+def test_items_are_made_ahead_in_order_and_an_error_comes_at_its_place():
+    made = []
+
+    def items():
+        for number in range(5):
+            made.append((number, threading.current_thread().name))
+            yield number
+        raise ValueError("broken")
+
+    with Ahead(items(), 2) as ahead:
+        assert [next(ahead) for _ in range(5)] == [0, 1, 2, 3, 4]
+        with pytest.raises(ValueError, match="broken"):
+            next(ahead)
+        assert list(ahead) == []
+    assert made == [(number, "prefetch") for number in range(5)]
+    assert not running()
+
+
+def test_items_that_end_end_and_a_reader_that_leaves_stops_the_thread():
+    assert list(Ahead(iter(range(7)))) == list(range(7))
+    with Ahead(iter(range(1000))) as ahead:
+        assert next(ahead) == 0
+    assert list(ahead) == []
+    assert not running()

@@ -1,11 +1,14 @@
 """A package as a callable: the same answers whatever the batches, for every kind of head."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 
 from orchestrator.data.rows.rows import Rows
 from orchestrator.errors import InputError, IntegrityError
+from orchestrator.inference import inputs
 from orchestrator.inference.heads import package_tasks
 from orchestrator.inference.inputs import rows_of_texts
 from orchestrator.inference.predictor import Predictor
@@ -86,6 +89,27 @@ def test_answers_are_those_of_the_model(predictor, package):
             logits = model.predict(processor([text], max_length=predictor.max_length))["topic"]
         (answer,) = predictor.answers(rows_of_texts([text]), "topic")
         assert answer.scores == pytest.approx(torch.softmax(logits[0], 0).tolist(), abs=1e-5)
+
+
+def test_texts_are_tokenized_while_the_model_runs(predictor, monkeypatch):
+    expected = predictor.answers(rows_of_texts(TEXTS), "topic")
+    threads, encode = [], predictor.reader.encode
+
+    def watched(items, task=None):
+        threads.append(threading.current_thread().name)
+        if any(item.text == "broken" for item in items):
+            raise InputError("broken text")
+        return encode(items, task)
+
+    monkeypatch.setattr(inputs, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(predictor.reader, "encode", watched)
+    found = predictor.answers(rows_of_texts(TEXTS), "topic")
+    for each, other in zip(found, expected, strict=True):
+        assert flat(each) == pytest.approx(flat(other), abs=1e-5)
+    assert threads == ["prefetch"] * -(-len(TEXTS) // 2)
+    with pytest.raises(InputError, match="broken text"):
+        predictor.answers(rows_of_texts([*TEXTS, "broken"]), "topic")
+    assert not [each for each in threading.enumerate() if each.name == "prefetch"]
 
 
 def test_embeddings_come_in_order(predictor):

@@ -239,7 +239,7 @@ def test_what_a_model_reads_decides_its_samples(tmp_path, overrides, kind):
     path.write_text(GOOD)
     config = load_config(PretrainConfig, path, overrides)
     assert config.chosen_samples.type == kind
-    assert config.prefetch_steps == (0 if kind == "text_pairs" else 2)
+    assert config.prefetch_steps == 2
     ahead = load_config(PretrainConfig, path, [*overrides, "train.prefetch_steps=5"])
     assert ahead.prefetch_steps == 5
 

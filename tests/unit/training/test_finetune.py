@@ -1,6 +1,8 @@
 """FineTuner on a small package: learns, resumes exactly, writes a package."""
 
 import re
+import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -12,10 +14,12 @@ from orchestrator.errors import IntegrityError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import load_model, write_model
+from orchestrator.training.finetune import finetuner
 from orchestrator.training.finetune.finetuner import FineTuneConfig, FineTuner
 from orchestrator.training.finetune.heads import head_name
 from orchestrator.training.finetune.lessons import lesson_of
 from orchestrator.training.history import History
+from orchestrator.training.metrics import StepMetrics
 
 ANIMALS = ["cat", "dog", "horse", "cow", "sheep", "goat", "pig", "hen"]
 TOOLS = ["hammer", "saw", "drill", "screw", "nail", "bolt", "wrench", "file"]
@@ -96,6 +100,43 @@ def test_continued_elsewhere_is_bit_equal(package, task, tmp_path):
     assert found == expected
     curves = [t.history.frame().drop(columns="seconds") for t in (whole, second)]
     assert curves[0].equals(curves[1])
+
+
+def test_batches_are_made_ahead_and_are_the_same(package, task, monkeypatch):
+    tuner = FineTuner(package, [lesson_of(task)], CONFIG, seed=3)
+    threads, window = set(), tuner.source.window
+
+    def watched(step, rank, world):
+        threads.add(threading.current_thread().name)
+        return window(step, rank, world)
+
+    monkeypatch.setattr(tuner.source, "window", watched)
+    found = [tuner.train_epoch() for _ in range(2)]
+    assert threads == {"prefetch"}
+    monkeypatch.setattr(finetuner, "Prefetch", nullcontext)
+    plain = FineTuner(package, [lesson_of(task)], CONFIG, seed=3)
+    assert [plain.train_epoch() for _ in range(2)] == found
+
+
+def test_a_batch_that_cannot_be_made_fails_at_its_step(package, task, monkeypatch):
+    tuner = FineTuner(package, [lesson_of(task)], CONFIG, seed=3)
+    window, steps = tuner.source.window, []
+
+    def broken(step, rank, world):
+        if step == 4:
+            raise ValueError("broken row")
+        return window(step, rank, world)
+
+    def step_fn(engine, window, lr):
+        steps.append(len(window))
+        return StepMetrics({"loss": 0.0})
+
+    monkeypatch.setattr(tuner.source, "window", broken)
+    tuner.step_fn = step_fn
+    with pytest.raises(ValueError, match="broken row"):
+        tuner.train_epoch()
+    assert len(steps) == 4
+    assert not [each for each in threading.enumerate() if each.name == "prefetch"]
 
 
 def test_the_seed_decides(package, task):
