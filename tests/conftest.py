@@ -1,8 +1,11 @@
-"""Fixtures of all tests: the clusters, each started once a session and stopped by pid."""
+"""Fixtures of all tests: clusters and an S3 server, each started once and stopped by pid."""
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.ray import local_ray, ray_head
+from tests.support.s3 import s3_server
 
 __all__ = ["local_ray", "ray_head"]
 
@@ -17,6 +20,13 @@ LONG = (
     "test_engines.py",
 )
 """Run first among the others: two processes that take files in turn then end together."""
+
+
+@pytest.fixture(scope="session")
+def s3_port():
+    """Port of an S3 server in a process of its own; see `tests.support.s3`."""
+    with s3_server() as port:
+        yield port
 
 
 def pytest_collection_modifyitems(items):

@@ -15,12 +15,13 @@ from typing import Self
 import torch
 from torch import Tensor, distributed, nn
 
-from orchestrator.cluster.checkpoints.fencing import Claim
 from orchestrator.cluster.checkpoints.saving import Pending, on_rank_zero
 from orchestrator.cluster.checkpoints.store import CHECKPOINTS, Checkpoint, CheckpointFolder
 from orchestrator.cluster.engines import build_engine
 from orchestrator.cluster.observe.mailbox import Line, SilentLine
 from orchestrator.config.strict import StrictModel
+from orchestrator.storage.claims import Claim
+from orchestrator.storage.stores import open_store
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import Event, StepHung
@@ -72,8 +73,9 @@ class Worker:
         Raises:
             StageError: The folder cannot be written.
         """
-        number = Claim.take(self.run_dir).number if self.rank == 0 else 0
-        return replace(self, _claim=Claim(self.run_dir, self.broadcast_from_rank_zero(number)))
+        store = open_store(self.run_dir)
+        number = Claim.take(store).number if self.rank == 0 else 0
+        return replace(self, _claim=Claim(store, self.broadcast_from_rank_zero(number)))
 
     def require_claim(self) -> None:
         """Raise when a newer group has claimed the run; before anything there is changed.

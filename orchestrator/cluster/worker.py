@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cluster.checkpoints.fencing import FencedError
 from orchestrator.cluster.drains import DrainedError, drain_notice
 from orchestrator.cluster.observe.mailbox import RayLine, describe_error, living_nodes
 from orchestrator.config.strict import StrictModel
 from orchestrator.errors import OrchestratorError
+from orchestrator.storage.claims import FencedError
 from orchestrator.training.events import GroupStarted
 
 if TYPE_CHECKING:

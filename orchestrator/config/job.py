@@ -31,16 +31,6 @@ class RunSection(StrictModel):
     zoo: str = Field("zoo", min_length=1)
     """Zoo to read packages from and commit them to: a path, s3://, gs:// or memory://."""
 
-    @field_validator("dir")
-    @classmethod
-    def _local_folder(cls, value: str) -> str:
-        if "://" in value and not value.startswith("file://"):
-            raise ValueError(
-                f"{value!r} is not a local folder. Run folders hold locks and checkpoints: use a "
-                "local or network-mounted path; only run.zoo may be an object store."
-            )
-        return value
-
 
 LABEL = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?")
 """A value of a node's label, as Ray allows them."""
@@ -114,12 +104,28 @@ class ElasticClusterSection(ClusterSection):
 class JobConfig(StrictModel):
     """The sections every job has; a stage's config adds its own."""
 
+    remote_runs: ClassVar[bool] = False
+    """Whether the stage can have its run folder on an object store."""
+
     run: RunSection
     """Name and folders of the run."""
     seed: int = Field(7, ge=0, lt=2**32)
     """Seed of every random choice."""
     cluster: ClusterSection = ClusterSection()
     """The Ray cluster to run on."""
+
+    @field_validator("run")
+    @classmethod
+    def _run_folder(cls, value: RunSection) -> RunSection:
+        protocol = value.dir.partition("://")[0] if "://" in value.dir else "file"
+        if protocol == "memory":
+            raise ValueError(f"dir {value.dir!r} is seen by one process only. Use a path or s3://.")
+        if protocol != "file" and not cls.remote_runs:
+            raise ValueError(
+                f"dir {value.dir!r} is not a local folder. This stage keeps its run folder on a "
+                "local or network-mounted path; only run.zoo may be an object store."
+            )
+        return value
 
 
 class JobResult(StrictModel):

@@ -13,6 +13,14 @@ from orchestrator.errors import OrchestratorError, StageError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _RUST_CODE = re.compile(r"\bos error (\d+)|\bcode: (\d+)")
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_PERMANENT = (PermissionError, FileNotFoundError, TypeError, ValueError, ImportError)
+"""Errors of a remote filesystem about wrong credentials, buckets and addresses."""
+_CREDENTIALS = re.compile("Credential|Token|Auth")
+"""Names of other exceptions that mean missing or refused credentials."""
+
+
+class UnreachableError(StageError):
+    """A remote store failed in a way that may pass: the network, or the store itself."""
 
 
 @contextmanager
@@ -69,8 +77,10 @@ def remote_write_explained(uri: str) -> Iterator[None]:
 
 def _remote_failure(uri: str, error: Exception) -> StageError:
     kind = type(error).__name__
-    advice = "Check the address, the bucket and the credentials."
-    return StageError(f"{uri}: the store failed ({kind}: {error}). {advice}")
+    text = f"{uri}: the store failed ({kind}: {error})."
+    if isinstance(error, _PERMANENT) or _CREDENTIALS.search(kind):
+        return StageError(f"{text} Check the address, the bucket and the credentials.")
+    return UnreachableError(f"{text} Check the address, the bucket, the credentials, the network.")
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -15,10 +15,11 @@ from orchestrator.config import JobConfig, JobResult, dump_yaml, load_config
 from orchestrator.config.strict import show
 from orchestrator.config.yaml_files import parse_yaml, read_text
 from orchestrator.errors import ConfigError, InputError, IntegrityError, Problem
-from orchestrator.storage.atomic import atomic_write_json, atomic_write_text, sweep_temporary
+from orchestrator.storage.atomic import atomic_write_bytes, sweep_temporary
 from orchestrator.storage.files import sha256_bytes
 from orchestrator.storage.json_files import Model, json_bytes, jsonable, parse_model, read_json
 from orchestrator.storage.locks import FileLock, LockedError
+from orchestrator.storage.remote.mirrored_run import MirroredRun
 from orchestrator.storage.uris import local_path
 
 CONFIG_NAME = "job.yaml"
@@ -28,6 +29,7 @@ JOURNAL_NAME = "journal"
 LOCK_NAME = ".lock"
 IDENTITY = "identity"
 """Step under which the id of the run is recorded."""
+STATE_FILES = (CONFIG_NAME, STAGE_NAME, RESULT_NAME)
 MAX_STEP_BYTES = 180
 """Longest quoted step name used as a file name; longer ones end in their hash."""
 
@@ -41,8 +43,13 @@ logger = logging.getLogger(__name__)
 class RunFolder:
     """``<run.dir>/<run.name>/``: the state of one run, held by one process at a time.
 
+    Where ``run.dir`` is on an object store, all of it is written to the folder there and to a
+    staging folder of this machine.
+
     Attributes:
-        path: The folder.
+        path: The folder; the staging folder of one on an object store.
+        address: The folder as its user knows it.
+        remote: The folder on an object store; None: it is local or mounted.
         config: The config of the run.
         stage: The stage that runs, like ``pretrain``.
         id: What distinguishes this run from all others, whatever their names; made when the run
@@ -51,11 +58,18 @@ class RunFolder:
 
     id: str
 
-    def __init__(self, path: Path, config: JobConfig, stage: str) -> None:
-        self.path = path
+    def __init__(self, config: JobConfig, stage: str) -> None:
+        folder, name = local_path(config.run.dir), config.run.name
+        self.remote = None
+        if folder is None:
+            self.remote = MirroredRun(f"{config.run.dir.rstrip('/')}/{name}")
+            self.path, self.address = self.remote.mirror.folder, self.remote.address
+        else:
+            self.path = folder.absolute() / name
+            self.address = str(self.path)
         self.config = config
         self.stage = stage
-        self._lock = FileLock(path / LOCK_NAME)
+        self._lock = FileLock(self.path / LOCK_NAME)
 
     @classmethod
     def open(cls, config: JobConfig, stage: str) -> "RunFolder":
@@ -68,20 +82,20 @@ class RunFolder:
         Raises:
             ConfigError: The name belongs to another stage or to a run with other settings; lists
                 the settings that differ.
-            InputError: Another process works on this run now.
+            InputError: Another process works on this run now, or the object store has no
+                conditional writes.
             StageError: The folder cannot be written.
         """
-        folder = local_path(config.run.dir)
-        if folder is None:
-            raise InputError(f"run.dir {config.run.dir!r} is not a local or mounted folder.")
-        run = cls(folder.absolute() / config.run.name, config, stage)
+        run = cls(config, stage)
         try:
             run._lock.acquire()
+            if run.remote is not None:
+                run.remote.open(STATE_FILES, JOURNAL_NAME)
+            run._claim()
         except LockedError as error:
+            run.close()
             advice = "Wait for it, or choose another run.name."
             raise InputError(f"run {config.run.name!r} is in use: {error} {advice}") from error
-        try:
-            run._claim()
         except BaseException:
             run.close()
             raise
@@ -100,6 +114,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another process take the run."""
+        if self.remote is not None:
+            self.remote.close()
         self._lock.release()
 
     def finished(self) -> JobResult | None:
@@ -160,7 +176,13 @@ class RunFolder:
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
         plain = jsonable(content)
-        atomic_write_json(path, {**plain, "sha256": sha256_bytes(json_bytes(plain))})
+        stored = {**plain, "sha256": sha256_bytes(json_bytes(plain))}
+        self._write_bytes(path, json_bytes(stored))
+
+    def _write_bytes(self, path: Path, data: bytes) -> None:
+        if self.remote is not None:
+            self.remote.write(path, data)
+        atomic_write_bytes(path, data)
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         """Return what `_write` stored; damaged content is logged and counts as not there."""
@@ -189,12 +211,12 @@ class RunFolder:
         if (self.path / CONFIG_NAME).exists():
             problems += self._differences()
         if problems:
-            advice = f"Choose another run.name, or delete {self.path} to start again."
+            advice = f"Choose another run.name, or delete {self.address} to start again."
             last = problems[-1]
             problems[-1] = Problem(last.path, f"{last.message} {advice}")
-            raise ConfigError(f"run {self.config.run.name!r} in {self.path}", problems)
+            raise ConfigError(f"run {self.config.run.name!r} in {self.address}", problems)
         self._write(self.path / STAGE_NAME, {"stage": self.stage})
-        atomic_write_text(self.path / CONFIG_NAME, dump_yaml(self.config))
+        self._write_bytes(self.path / CONFIG_NAME, dump_yaml(self.config).encode("utf-8"))
         self.id = self._identity()
 
     def _identity(self) -> str:

@@ -1,6 +1,6 @@
 """One interface over a local folder and an object store: what a zoo needs of either.
 
-The local store is here; `remote_store` has the one on fsspec, which is imported only when needed.
+The local store is here; `remote` has the one on fsspec, which is imported only when needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,6 +41,23 @@ class Store(Protocol):
 
     def write(self, path: str, data: bytes) -> None:
         """Replace a file atomically."""
+
+    def create(self, path: str, data: bytes) -> None:
+        """Make a file that must not be there; one of many writers succeeds.
+
+        Args:
+            path: The file.
+            data: Unlike what any other writer would store there.
+
+        Raises:
+            FileExistsError: It is there.
+        """
+
+    def remove(self, path: str) -> None:
+        """Remove a file; nothing there is fine."""
+
+    def files(self, path: str = "") -> list[str]:
+        """Return the sorted names of the files directly in a folder."""
 
     def folders(self, path: str = "") -> list[str]:
         """Return the sorted names of the folders inside a folder; uncommitted ones are left out."""
@@ -97,6 +114,23 @@ class LocalStore:
     def write(self, path: str, data: bytes) -> None:
         """See `Store.write`."""
         atomic_write_bytes(self.folder / path, data)
+
+    def create(self, path: str, data: bytes) -> None:
+        """See `Store.create`."""
+        with explained(self.folder / path):
+            operations.make_folder((self.folder / path).parent)
+            operations.write_file(self.folder / path, data)
+
+    def remove(self, path: str) -> None:
+        """See `Store.remove`."""
+        with explained(self.folder / path):
+            operations.remove(self.folder / path)
+
+    def files(self, path: str = "") -> list[str]:
+        """See `Store.files`."""
+        place = self.folder / path
+        with explained(place):
+            return sorted(p.name for p in place.iterdir() if p.is_file()) if place.is_dir() else []
 
     def folders(self, path: str = "") -> list[str]:
         """See `Store.folders`."""
@@ -166,7 +200,7 @@ class LocalStore:
 
 def open_store(root: str | Path) -> Store:
     """Return the store of a root: a local path, ``file://``, or any address fsspec knows."""
-    from orchestrator.storage.remote_store import RemoteStore
+    from orchestrator.storage.remote.remote_store import RemoteStore
 
     path = local_path(root)
     return LocalStore(path) if path is not None else RemoteStore(str(root))

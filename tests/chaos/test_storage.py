@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 
-from orchestrator.cluster.checkpoints.fencing import FencedError
 from orchestrator.cluster.context import Worker
+from orchestrator.storage.claims import FencedError
 from orchestrator.storage.operations import fault_hook
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from tests.support.state import AnyState

@@ -304,7 +304,7 @@ def test_run_names_that_are_no_folder_names(name):
 
 
 def test_a_run_folder_on_an_object_store_is_refused():
-    with pytest.raises(ConfigError, match=r"only run\.zoo may be an object store"):
+    with pytest.raises(ConfigError, match=r"run\.zoo may be an object store"):
         validate_config(JobConfig, {"run": {"name": "a", "dir": "s3://bucket/runs"}}, "x")
 
 

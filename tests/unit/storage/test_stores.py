@@ -12,9 +12,9 @@ from orchestrator.storage import (
     LockedError,
     atomic_write_json,
     atomic_write_text,
-    remote_store,
 )
 from orchestrator.storage.operations import fault_hook
+from orchestrator.storage.remote import remote_store
 from orchestrator.storage.stores import open_store
 from orchestrator.storage.uris import local_path
 

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from orchestrator.errors import IntegrityError, StageError
-from orchestrator.storage import remote_store
 from orchestrator.storage.commit import FolderExistsError
+from orchestrator.storage.remote import remote_store
 from orchestrator.storage.uris import cache_folder
 from orchestrator.zoo import Zoo
 

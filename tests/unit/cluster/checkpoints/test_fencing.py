@@ -7,9 +7,10 @@ import pytest
 
 from orchestrator.cluster import worker
 from orchestrator.cluster.checkpoints import store as checkpoints
-from orchestrator.cluster.checkpoints.fencing import Claim, FencedError
 from orchestrator.cluster.context import Worker
 from orchestrator.storage import commit_folder
+from orchestrator.storage.claims import Claim, FencedError
+from orchestrator.storage.stores import open_store
 from tests.support.state import AnyState
 from tests.unit.cluster.checkpoints.test_store import StubEngine
 
@@ -66,7 +67,7 @@ def test_a_group_that_is_replaced_right_after_its_commit_removes_nothing(
 
 def test_among_many_that_claim_at_once_one_stays(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        claims = list(pool.map(Claim.take, [tmp_path] * 16))
+        claims = list(pool.map(Claim.take, [open_store(tmp_path)] * 16))
     assert len({claim.number for claim in claims}) == len(claims)
     last = max(claims, key=lambda claim: claim.number)
     last.require()

@@ -1,9 +1,10 @@
 """The store on anything fsspec reaches: S3, GCS, memory."""
 
 import hashlib
+import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,14 @@ from orchestrator.errors import IntegrityError
 from orchestrator.storage import operations
 from orchestrator.storage.atomic import GRACE_S, is_temporary
 from orchestrator.storage.commit import CLAIM, MANIFEST_NAME, commit_new_folder
-from orchestrator.storage.disk_failures import explained, remote_explained, remote_write_explained
+from orchestrator.storage.disk_failures import (
+    explained,
+    is_full,
+    remote_explained,
+    remote_write_explained,
+)
 from orchestrator.storage.locks import POLL_S, LockedError
+from orchestrator.storage.remote.patience import patient
 from orchestrator.storage.uris import remote_filesystem
 
 LOCK_DEADLINE_S = 60.0
@@ -22,11 +29,24 @@ LEASE_S = 20.0
 """A lock object that did not change for this long belongs to a dead process."""
 
 
-class RemoteStore:
-    """A prefix of an object store, through fsspec; see `Store`."""
+logger = logging.getLogger(__name__)
 
-    def __init__(self, uri: str) -> None:
+
+class RemoteStore:
+    """A prefix of an object store, through fsspec; see `Store`.
+
+    Args:
+        uri: Address of the prefix.
+        patience_s: Longest time that reading, writing and listing are tried again while the store
+            cannot be reached; 0: they fail at once.
+        say: Receives what a user should know meanwhile.
+    """
+
+    def __init__(
+        self, uri: str, patience_s: float = 0.0, say: Callable[[str], None] = logger.warning
+    ) -> None:
         self.root = uri.rstrip("/")
+        self.patience_s, self.say = patience_s, say
         self._fs, path = remote_filesystem(self.root)
         self._prefix = path.rstrip("/")
 
@@ -36,6 +56,7 @@ class RemoteStore:
     def _uri(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
 
+    @patient
     def read(self, path: str, limit: int) -> bytes:
         """See `Store.read`."""
         with remote_explained(self._uri(path)):
@@ -57,16 +78,44 @@ class RemoteStore:
             found = {next(iter(places)): found}
         return {places[place]: data for place, data in found.items() if len(data) <= limit}
 
+    @patient
     def write(self, path: str, data: bytes) -> None:
         """See `Store.write`."""
         with remote_write_explained(self._uri(path)):
             operations.put_bytes(self._fs, self._at(path), data)
+
+    @patient
+    def create(self, path: str, data: bytes) -> None:
+        """See `Store.create`: a conditional write."""
+        try:
+            with remote_write_explained(self._uri(path)):
+                operations.put_new_bytes(self._fs, self._at(path), data)
+        except FileExistsError:
+            if self._owner(path) != data:  # else an earlier try succeeded and its answer was lost
+                raise
+
+    @patient
+    def put(self, source: Path, path: str) -> None:
+        """Store a local file; a large one in several parts at once."""
+        with remote_write_explained(self._uri(path)):
+            operations.put_file(self._fs, source, self._at(path))
+
+    @patient
+    def remove(self, path: str) -> None:
+        """See `Store.remove`."""
+        with remote_write_explained(self._uri(path)):
+            operations.delete_object(self._fs, self._at(path))
+
+    def files(self, path: str = "") -> list[str]:
+        """See `Store.files`."""
+        return sorted(_last(entry["name"]) for entry in self._entries(path) if _is_file(entry))
 
     def folders(self, path: str = "") -> list[str]:
         """See `Store.folders`."""
         names = [entry["name"] for entry in self._entries(path) if entry["type"] == "directory"]
         return sorted(name for name in map(_last, names) if not is_temporary(name))
 
+    @patient
     def _entries(self, path: str) -> list[dict[str, Any]]:
         with remote_explained(self._uri(path)):
             try:
@@ -74,6 +123,7 @@ class RemoteStore:
             except FileNotFoundError:
                 return []
 
+    @patient
     def sizes(self, path: str) -> dict[str, int]:
         """See `Store.sizes`."""
         prefix = self._at(path).lstrip("/") + "/"
@@ -88,6 +138,7 @@ class RemoteStore:
         """See `Store.commit_new`."""
         commit_new_folder(staged, self._uri(path), manifest)
 
+    @patient
     def drop(self, path: str) -> None:
         """See `Store.drop`: the manifest goes first, as it makes a package."""
         names = sorted(self.sizes(path), key=lambda name: name != MANIFEST_NAME)
@@ -154,6 +205,7 @@ class RemoteStore:
         with remote_explained(place):
             return time.time() - float(self._fs.modified(place).timestamp())
 
+    @patient
     def sha256(self, path: str) -> str:
         """See `Store.sha256`; the object is read in pieces and not kept."""
         with remote_explained(self._uri(path)), self._fs.open(self._at(path), "rb") as file:
@@ -170,12 +222,27 @@ class RemoteStore:
         """See `Store.fetch`."""
         for name in names:
             operations.make_folder((target / name).parent)
-            with remote_explained(self._uri(f"{path}/{name}")), explained(target):
-                self._fs.get_file(self._at(f"{path}/{name}"), str(target / name))
+            self.get(f"{path}/{name}" if path else name, target / name)
+
+    @patient
+    def get(self, path: str, target: Path) -> None:
+        """Copy an object into a local file. Raises FileNotFoundError, StageError."""
+        with remote_explained(self._uri(path)):
+            try:
+                self._fs.get_file(self._at(path), str(target))
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                with explained(target):
+                    raise
 
     def scratch(self, path: str) -> Path | None:
         """See `Store.scratch`."""
         return None
+
+
+def _is_file(entry: Mapping[str, Any]) -> bool:
+    return entry["type"] == "file" and not entry["name"].endswith("/")
 
 
 def _last(place: str) -> str:

@@ -1,0 +1,1 @@
+"""Run folders and zoos on object stores: conditional writes, leases, staging folders."""
