@@ -179,6 +179,8 @@ class ContinualConfig(JobConfig):
             yield Problem(f"train.{problem.path}", problem.message)
         for problem in self.engine.problems_with(self.cluster.workers, self.train.optimizer):
             yield Problem(f"engine.{problem.path}", problem.message)
+        for problem in self.engine.whole_layer_problems():
+            yield Problem(f"engine.{problem.path}", problem.message)
 
 
 class ContinualInputs(StrictModel):

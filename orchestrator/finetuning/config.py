@@ -194,6 +194,8 @@ class FinetuneConfig(JobConfig):
                 yield Problem(path or f"train.{problem.path}", problem.message)
         for problem in self.engine.problems_with(self.cluster.workers):
             yield Problem(f"engine.{problem.path}", problem.message)
+        for problem in self.engine.whole_layer_problems():
+            yield Problem(f"engine.{problem.path}", problem.message)
 
     def _batch_sizes(self) -> Iterator[tuple[str, int]]:
         """Yield the sizes of a step with the field that names each; empty: one of train."""

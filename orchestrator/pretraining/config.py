@@ -15,6 +15,7 @@ from orchestrator.pretraining.continued import FROM, complete
 from orchestrator.pretraining.model_streams import reads_pictures
 from orchestrator.pretraining.objectives import labelled_targets, sample_problems, usual_samples
 from orchestrator.training.config import EngineConfig, TrackingSection, TrainConfig, batch_problems
+from orchestrator.training.engines.layer_cuts import cut_problems
 
 BATCH_FIELDS = ("global_batch_size", "micro_batch_size")
 PREFETCHED = 2  # steps whose batches are made ahead
@@ -143,7 +144,9 @@ class PretrainConfig(JobConfig):
         """The batch stays the same whatever the number of workers: it must divide over each."""
         sizes = (self.train.global_batch_size, self.train.micro_batch_size)
         for workers in self.cluster.worker_counts:
-            for problem in batch_problems(*sizes, workers):
+            if workers % self.engine.tensor_parallel:
+                continue  # refused as a setting of the engine
+            for problem in batch_problems(*sizes, workers // self.engine.tensor_parallel):
                 message = problem.message.replace("global_batch_size", "train.global_batch_size")
                 yield Problem(f"train.{problem.path}", message)
 
@@ -161,9 +164,12 @@ class PretrainConfig(JobConfig):
             yield Problem("guard.data.source", f"{source!r} is not a corpus. Use builtin:pydoc.")
 
     def _engine_problems(self) -> Iterator[Problem]:
-        most = self.cluster.worker_counts[-1]
-        for problem in self.engine.problems_with(most, self.train.optimizer):
-            yield Problem(f"engine.{problem.path}", problem.message)
+        counts, found = self.cluster.worker_counts, list[Problem]()
+        for workers in (counts[-1], *counts):
+            found = found or list(self.engine.problems_with(workers, self.train.optimizer))
+        yield from (Problem(f"engine.{each.path}", each.message) for each in found)
+        for problem in cut_problems(self.model, self.engine):
+            yield Problem(f"model.{problem.path}", problem.message)
 
     @property
     def chosen_samples(self) -> SampleConfig:

@@ -132,7 +132,7 @@ class Meter:
             "tokens": tokens,
             "tokens_per_second": tokens / passed,
             "model_flops_per_second": flops,
-            "mfu": flops / ceiling,
+            "mfu": flops / ceiling / self._engine.tensor_ranks,
             "data_wait_share": waited / self._engine.world / passed,
             "memory_bytes": self._most_memory(),
             "checkpoint_seconds": self._saving_s,

@@ -171,7 +171,7 @@ class CheckpointFolder:
             except IntegrityError:
                 continue  # resuming reports it
             return int(MARGIN * sum(entry["bytes"] for entry in files.values()))
-        ranks = 1 if engine.replicated else engine.world
+        ranks = 1 if engine.replicated else engine.world * engine.tensor_ranks
         elements = sum(shard.master.numel() for shard in engine.shards())
         return elements * ranks * BYTES_PER_ELEMENT
 

@@ -83,7 +83,13 @@ def build_engine(
         from orchestrator.cluster.engines.fsdp2 import Fsdp2Engine
 
         moved = engine.offload.any
-        return Fsdp2Engine(*given, precision=engine.precision, loss_scale=scale, offload=moved)
+        return Fsdp2Engine(
+            *given,
+            precision=engine.precision,
+            loss_scale=scale,
+            offload=moved,
+            tensor_parallel=engine.tensor_parallel,
+        )
     from orchestrator.cluster.engines.deepspeed_zero import ZeroEngine
 
     return ZeroEngine(*given, engine)

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -25,13 +24,15 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
+from orchestrator.cluster.engines.cuts import placed
 from orchestrator.cluster.engines.layouts import Layout, Named
 from orchestrator.cluster.engines.sharded import ShardedEngine
+from orchestrator.cluster.engines.tensor_parallel import Parallel, parallelized
 from orchestrator.errors import InputError
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.engine import Batch, Projection, Shard
 from orchestrator.training.engines.engine_config import USUAL_SCALE, LossScaleConfig, Precision
-from orchestrator.training.engines.optimizers import optimizer_over, parameter_groups
+from orchestrator.training.engines.optimizers import optimizer_over, parameter_groups, trainable
 from orchestrator.training.engines.precision import COMPUTE
 
 BLOCKS = "layers"
@@ -44,16 +45,17 @@ class RowLayout:
     Args:
         module: The wrapped model.
         named: Its trainable parameters.
-        rank: This process.
-        world: Number of processes.
         device: Where whole parameters are gathered.
+        parallel: What other cuts were made before.
     """
 
     def __init__(
-        self, module: FSDPModule, named: Named, rank: int, world: int, device: torch.device
+        self, module: FSDPModule, named: Named, device: torch.device, parallel: Parallel
     ) -> None:
-        self.module, self.named, self.rank, self.world = module, named, rank, world
-        self.device = device
+        self.module, self.named, self.device, self.parallel = module, named, device, parallel
+        self.names = {
+            id(parameter): name for name, parameter in cast(nn.Module, module).named_parameters()
+        }
         self.masters = {name: nn.Parameter(_local(p).view(-1)) for name, p in named}
 
     def clear(self) -> None:
@@ -67,6 +69,9 @@ class RowLayout:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             self.masters[name].grad = _local(parameter.grad).view(-1)
+        for name, factor in self.parallel.factors.items():
+            if name in self.masters:
+                cast(Tensor, self.masters[name].grad).mul_(factor)
 
     def shards(self) -> Iterator[Shard]:
         """Yield the rows of this rank."""
@@ -75,12 +80,9 @@ class RowLayout:
             if not master.numel():
                 continue
             grad = None if parameter.grad is None else _local(parameter.grad).view(-1)
-            start = self._first_row(parameter) * (parameter.numel() // parameter.shape[0])
-            yield Shard(name, master.detach(), grad, start, parameter.shape)
-
-    def _first_row(self, parameter: Tensor) -> int:
-        rows = parameter.shape[0]
-        return min(self.rank * -(-rows // self.world), rows)
+            cut = self.parallel.cuts.get(name)
+            first = _first_row(parameter)
+            yield placed(name, master.detach(), grad, first, parameter.shape, cut)
 
     def refresh(self) -> None:
         """Release gathered parameters: the next forward pass gathers the masters."""
@@ -93,16 +95,25 @@ class RowLayout:
     @contextmanager
     def whole(self, parameter: nn.Parameter, *, write: bool) -> Iterator[Tensor]:
         """Gather the parameter; with ``write`` every rank takes its rows of what is written."""
+        cut = self.parallel.cuts.get(self.names[id(parameter)])
         full = cast(DTensor, parameter.data.to(self.device)).full_tensor()
+        full = full if cut is None else cut.assembled(full)
         yield full
         if write:
             distributed.broadcast(full, src=0)  # rank 0's values win, as under ZeRO
-            own, first = _local(parameter.data), self._first_row(parameter)
-            own.copy_(full[first : first + len(own)])
+            own, first = _local(parameter.data), _first_row(parameter)
+            part = full if cut is None else cut.take(full)
+            own.copy_(part[first : first + len(own)])
 
 
 def _local(tensor: Tensor) -> Tensor:
     return cast(DTensor, tensor).to_local().detach()
+
+
+def _first_row(parameter: Tensor) -> int:
+    """Return the number of the first row of this rank: rows are cut by ``ceil(rows / ranks)``."""
+    mesh, rows = cast(DTensor, parameter).device_mesh, parameter.shape[0]
+    return min(mesh.get_local_rank() * -(-rows // mesh.size()), rows)
 
 
 class Fsdp2Engine(ShardedEngine):
@@ -116,9 +127,10 @@ class Fsdp2Engine(ShardedEngine):
             fp32.
         loss_scale: Loss scaling with precision fp16.
         offload: Keep the rows, their gradients and the optimizer's state in the host's memory.
+        tensor_parallel: Ranks that share each layer.
 
     Raises:
-        InputError: A trainable parameter has no axis to cut.
+        InputError: A trainable parameter has no axis to cut, or a layer cannot be shared.
     """
 
     def __init__(
@@ -130,6 +142,7 @@ class Fsdp2Engine(ShardedEngine):
         precision: Precision = "fp32",
         loss_scale: LossScaleConfig = USUAL_SCALE,
         offload: bool = False,
+        tensor_parallel: int = 1,
     ) -> None:
         super().__init__(
             model,
@@ -141,12 +154,20 @@ class Fsdp2Engine(ShardedEngine):
         )
         _require_rows(model)
         groups = _named_groups(model, optimizer.weight_decay, self._trainable)
-        self._wrapped = _shard(model, self._device.type, self.world, precision, offload=offload)
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self._parallel = parallel = parallelized(model, self._device.type, tensor_parallel)
+        self.tensor_ranks = tensor_parallel
+        self.rank, self.world = self.rank // tensor_parallel, self.world // tensor_parallel
+        self._wrapped = _shard(model, parallel, precision, offload=offload)
+        named = trainable(model)
         self._trainable = named
-        layout = RowLayout(self._wrapped, named, self.rank, self.world, self._device)
+        layout = RowLayout(self._wrapped, named, self._device, parallel)
         self._layout: Layout = layout
         self._base = optimizer_over(_masters_in(groups, layout.masters), optimizer)
+
+    def _shape_of(self, name: str, parameter: nn.Parameter) -> torch.Size:
+        """Return the shape of a whole parameter."""
+        cut = self._parallel.cuts.get(name)
+        return parameter.shape if cut is None else cut.shape
 
     def _update(self, project: Projection | None) -> None:
         """Update the masters; ``project`` them; the next pass gathers them."""
@@ -202,20 +223,24 @@ def _masters_in(
 
 
 def _shard(
-    model: nn.Module, device: str, world: int, precision: Precision, *, offload: bool
+    model: nn.Module, parallel: Parallel, precision: Precision, *, offload: bool
 ) -> FSDPModule:
-    mesh = init_device_mesh(device, (world,))
     policy = (
         MixedPrecisionPolicy(param_dtype=COMPUTE[precision], reduce_dtype=torch.float32)
         if precision != "fp32"
         else MixedPrecisionPolicy()
     )
-    place = CPUOffloadPolicy(pin_memory=device != "cpu") if offload else OffloadPolicy()
+    pinned = parallel.mesh.device_type != "cpu"
+    place = CPUOffloadPolicy(pin_memory=pinned) if offload else OffloadPolicy()
+    shared: Any = {
+        "mesh": parallel.mesh,
+        "mp_policy": policy,
+        "offload_policy": place,
+        "shard_placement_fn": parallel.placement(model),
+    }
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == BLOCKS:
             for block in module:
-                fully_shard(block, mesh=mesh, mp_policy=policy, offload_policy=place)
-    fully_shard(
-        model, mesh=mesh, mp_policy=policy, offload_policy=place, reshard_after_forward=False
-    )
+                fully_shard(block, **shared)
+    fully_shard(model, reshard_after_forward=False, **shared)
     return cast(FSDPModule, model)

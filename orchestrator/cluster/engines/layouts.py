@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
+from orchestrator.cluster.engines.cuts import as_range, covering, picked
 from orchestrator.errors import StageError
 from orchestrator.training.engines.engine import Engine, Shard
 from orchestrator.training.engines.optimizers import fp32_state, load_fp32_state
@@ -89,9 +90,10 @@ def snapshot_state(
     untrained = [(name, value.detach().clone()) for name, value in rest]
     fragments = list(_fragments(engine, optimizer, layout))
     fragments += [(f"model.{part.name}", part.start, part.master) for part in frozen or ()]
-    if engine.rank == 0:
+    process, processes = distributed.get_rank(), distributed.get_world_size()
+    if process == 0:
         fragments += [(f"model.{name}", 0, value) for name, value in untrained]
-    return snapshot_fragments(engine.rank, engine.world, fragments, loss_scale)
+    return snapshot_fragments(process, processes, fragments, loss_scale)
 
 
 @torch.no_grad()
@@ -119,7 +121,7 @@ def load_state(
     """
     found = Fragments(folder)
     for shard in (*engine.shards(), *frozen):
-        shard.master.copy_(found.read(f"model.{shard.name}", shard.start, shard.master.numel()))
+        shard.master.copy_(picked(shard, found.read(f"model.{shard.name}", *covering(shard))))
     for flat, state in _states(engine, optimizer, layout, found):
         load_fp32_state(optimizer, flat, state)
     for name, value in _untrained(engine, layout, write=True):
@@ -132,14 +134,14 @@ def _fragments(
 ) -> Iterator[tuple[str, int, Tensor]]:
     states = {id(flat): fp32_state(optimizer, flat) for flat in layout.flats()}
     for shard in engine.shards():
-        yield f"model.{shard.name}", shard.start, shard.master
+        yield f"model.{shard.name}", *as_range(shard, shard.master)
         flat, offset = home_of(shard, layout)
         for key, value in states[id(flat)].items():
             name = f"optimizer.{key}.{shard.name}"
             if value.dim() == 0:
                 yield name, 0, value
             else:
-                yield name, shard.start, value[offset : offset + shard.master.numel()]
+                yield name, *as_range(shard, value[offset : offset + shard.master.numel()])
 
 
 def _states(
@@ -155,8 +157,8 @@ def _states(
                 state[short] = found.whole(key).to(flat.device)
                 continue
             whole = state.setdefault(short, torch.zeros_like(flat.detach()))
-            numel = shard.master.numel()
-            whole[offset : offset + numel] = found.read(key, shard.start, numel)
+            values = picked(shard, found.read(key, *covering(shard)))
+            whole[offset : offset + len(values)] = values
     return [(flat, state) for flat, state in states.values() if state]
 
 

@@ -42,6 +42,7 @@ class ShardedEngine(ABC):
     """
 
     replicated = False
+    tensor_ranks = 1
     _frozen: list[Shard] | None
     """This rank's fp32 parts of frozen parameters; None where their weights are fp32 anyway."""
     _layout: Layout
@@ -185,14 +186,21 @@ class ShardedEngine(ABC):
         return list(self._layout.shards())
 
     def sum_over_shards(self, value: Tensor) -> Tensor:
-        """Add over the ranks, which hold different elements."""
-        return self.sum_over_ranks(value)
-
-    def sum_over_ranks(self, value: Tensor) -> Tensor:
-        """Add ``value`` over all ranks (a new tensor, where ``value`` lies)."""
+        """Add over all processes, which hold different elements."""
         total = value.detach().to(self._device, copy=True)
         distributed.all_reduce(total)
         return total.to(value.device)
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Add ``value`` over the data-parallel ranks (a new tensor, where ``value`` lies).
+
+        Tensor ranks measure the same on the same samples. Adding over all processes gives them the
+        same bits, too, so that what they decide from it cannot part them.
+        """
+        total, copies = self.sum_over_shards(value), self.tensor_ranks
+        if copies == 1:
+            return total
+        return total / copies if total.is_floating_point() else total // copies
 
     def refresh(self) -> None:
         """Publish the masters to the weights of all ranks; collective."""
@@ -222,13 +230,18 @@ class ShardedEngine(ABC):
         mine = {shard.name: shard for shard in (*self.shards(), *(self._frozen or ()))}
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad or self._frozen is not None:
-                yield name, self._assembled(whole_shape(parameter), mine.get(name)).cpu()
+                yield name, self._assembled(self._shape_of(name, parameter), mine.get(name)).cpu()
             else:
                 with self._layout.whole(parameter, write=False) as whole:
                     copy = whole.detach().float().cpu().clone()
                 yield name, copy
         for name, buffer in persistent_buffers(self.module).items():
             yield name, buffer.detach().cpu().clone()
+
+    def _shape_of(self, name: str, parameter: nn.Parameter) -> torch.Size:
+        """Return the shape of a whole parameter."""
+        del name
+        return whole_shape(parameter)
 
     def _unrounded(self) -> list[Shard]:
         """Return this rank's parts of all parameters, fp32, in host memory; collective.
@@ -263,7 +276,8 @@ class ShardedEngine(ABC):
     def _assembled(self, shape: torch.Size, shard: Shard | None) -> Tensor:
         flat = torch.zeros(shape.numel(), dtype=torch.float32, device=self._device)
         if shard is not None:
-            flat[shard.start : shard.start + shard.master.numel()] = shard.master
+            place = shard.within(flat)
+            place.copy_(shard.master.view_as(place))
         distributed.all_reduce(flat)  # every element is set on one rank and 0 on all others
         return flat.view(shape)
 

@@ -25,10 +25,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from orchestrator.errors import StageError
 from orchestrator.training.metrics import StepMetrics
@@ -41,9 +42,30 @@ Batch = dict[str, Tensor]
 """``input_ids`` [B, S], ``attention_mask`` [B, S], ``labels.<target>`` ...; B batch, S length."""
 
 
+class Runs(NamedTuple):
+    """Equally long runs of elements at equal distances, in place of one range.
+
+    Attributes:
+        width: Elements of a run.
+        stride: Distance between the beginnings of two runs.
+        group: The ranks that hold what lies between the runs of this one.
+    """
+
+    width: int
+    stride: int
+    group: ProcessGroup
+
+    def first(self, start: int) -> int:
+        """Return where the row begins that holds the element ``start``."""
+        return start - start % self.stride
+
+
 @dataclass(slots=True)
 class Shard:
     """This rank's part of one parameter. ``master`` and ``grad`` are views: writing changes them.
+
+    Every element of a parameter is in the shard of one rank, or of every rank if the engine is
+    ``replicated``.
 
     Attributes:
         name: The parameter's name in the model.
@@ -51,6 +73,8 @@ class Shard:
         grad: Reduced gradient [n] of the last ``forward_backward``; None before the first.
         start: Offset in the flattened parameter.
         shape: Shape of the whole parameter.
+        runs: The elements are runs from ``start`` on, not one range (tensor parallel); None: a
+            range.
     """
 
     name: str
@@ -58,6 +82,15 @@ class Shard:
     grad: Tensor | None
     start: int
     shape: torch.Size
+    runs: Runs | None = None
+
+    def within(self, flat: Tensor) -> Tensor:
+        """Return a view of this shard's elements of a flattened whole tensor, [n] or [k, width]."""
+        numel = self.master.numel()
+        if self.runs is None:
+            return flat[self.start : self.start + numel]
+        width, stride, _ = self.runs
+        return flat.as_strided((numel // width, width), (stride, 1), self.start)
 
 
 Projection = Callable[[list[Shard]], None]
@@ -70,12 +103,14 @@ class Engine(Protocol):
     Attributes:
         rank: This process's place among the data-parallel ranks.
         world: Number of data-parallel ranks.
+        tensor_ranks: Processes that compute each data-parallel rank's samples together.
         replicated: Whether every rank holds all shards (single process, DDP).
         module: The model itself, unwrapped.
     """
 
     rank: int
     world: int
+    tensor_ranks: int
     replicated: bool
     module: nn.Module
 
@@ -237,10 +272,10 @@ def clip_gradients(engine: Engine, max_norm: float | None, norm: float | None = 
 
 
 def part_of(full: Mapping[str, Tensor], shard: Shard) -> Tensor:
-    """View of a full tensor's elements that belong to ``shard``, [n]; no communication.
+    """Return a full tensor's elements that belong to ``shard``, [n]; no communication.
 
     Args:
         full: Whole tensors by parameter name, each shaped like its parameter.
         shard: Any rank's shard.
     """
-    return full[shard.name].reshape(-1)[shard.start : shard.start + shard.master.numel()]
+    return shard.within(full[shard.name].reshape(-1)).reshape(-1)

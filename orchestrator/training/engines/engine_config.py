@@ -216,6 +216,12 @@ class EngineConfig(StrictModel):
         description="Peak of one device for the metric mfu, in 10^12 operations a second; null: "
         "its maker's figure, by its name; of a CPU, measured.",
     )
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        description="Workers that compute the same samples, each with a part of every layer of "
+        "transformer blocks; fsdp2 only. Data-parallel workers are cluster.workers divided by it.",
+    )
     offload: OffloadConfig = Field(OffloadConfig(), description="What waits in host memory.")
     deepspeed: Annotated[
         dict[str, Any] | None,
@@ -254,6 +260,22 @@ class EngineConfig(StrictModel):
         if self.tf32 and self.precision != "fp32":
             yield Problem("tf32", f"has no effect with precision: {self.precision}. Remove it")
         yield from self._offload_problems()
+        if self.tensor_parallel > 1:
+            yield from self._cut_problems()
+
+    def _cut_problems(self) -> Iterator[Problem]:
+        """Cut layers are cut again by rows, and talk to each other inside of blocks."""
+        if self.type != "fsdp2":
+            yield Problem("tensor_parallel", f"is not for {self.title}. Use type: fsdp2")
+        if self.compile:
+            yield Problem(
+                "compile", "is not for blocks that are cut: they communicate inside. Set it false"
+            )
+
+    def whole_layer_problems(self) -> Iterator[Problem]:
+        """Yield settings that only pre-training has: other stages do not cut layers."""
+        if self.tensor_parallel > 1:
+            yield Problem("tensor_parallel", "is for pre-training alone. Set it to 1")
 
     def _offload_problems(self) -> Iterator[Problem]:
         """ZeRO-1 and 2 have no cut weights to move; FSDP2 moves all it has."""
@@ -280,6 +302,12 @@ class EngineConfig(StrictModel):
             yield Problem(
                 "type",
                 f"'{self.type}' cuts matrices, adafactor needs them whole. Use ddp, or adamw",
+            )
+        if workers % self.tensor_parallel:
+            yield Problem(
+                "tensor_parallel",
+                f"{self.tensor_parallel} does not divide {workers} workers. Use a multiple of it "
+                "as cluster.workers, without other numbers between min and max",
             )
         if self.type == "single" and workers > 1:
             yield Problem(

@@ -39,6 +39,7 @@ class SingleEngine:
 
     rank = 0
     world = 1
+    tensor_ranks = 1
     replicated = True
 
     def __init__(

@@ -25,7 +25,7 @@ def _no_pauses(monkeypatch):
 class StubEngine:
     """Writes one file per rank."""
 
-    replicated, world = True, 1
+    replicated, world, tensor_ranks = True, 1, 1
 
     def shards(self):
         return []

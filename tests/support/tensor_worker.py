@@ -1,0 +1,142 @@
+"""Models and windows for engines that cut layers, and processes that train with them."""
+
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor, distributed
+
+from orchestrator.cluster.engines import build_engine
+from orchestrator.config import validate_config
+from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.config import ModelConfig
+from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.engines.engine import Engine
+from orchestrator.training.loop import descend, seed_step
+
+STEPS, ROWS, LENGTH, VOCABULARY, RATE = 20, 8, 12, 41, 3e-3
+BASE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "max_position_embeddings": 16,
+    "embedding": {"parts": ["word", "pos"], "dropout": 0.0},
+}
+PLAIN = {"type": "transformer", "num_heads": 4, "num_layers": 2, "dropout": 0.0}
+RELATIVE = {
+    "position_bias": {"type": "t5"},
+    "norm": "rms",
+    "norm_position": "pre",
+    "activation": "relu",
+    "bias": False,
+}
+MODELS = {
+    "llama": BASE
+    | {
+        "embedding": {"parts": ["word"], "dropout": 0.0, "layernorm": False},
+        "encoder": PLAIN
+        | {
+            "num_kv_heads": 2,
+            "norm": "rms",
+            "norm_position": "pre",
+            "rotary": {},
+            "mask": "causal",
+            "feed_forward": "gated",
+            "activation": "silu",
+            "bias": False,
+            "query_key_norm": "head",
+        },
+        "target": {"type": "lm", "tie": False, "bias": False},
+    },
+    "bert": BASE
+    | {
+        "embedding": {"parts": ["word", "pos", "seg"], "dropout": 0.0},
+        "encoder": PLAIN,
+        "target": ["mlm", "nsp"],
+    },
+    "gpt": BASE
+    | {
+        "encoder": PLAIN | {"norm_position": "pre", "mask": "causal", "activation": "gelu_tanh"},
+        "target": "lm",
+        "initialization": "gpt2",
+    },
+    "t5": BASE
+    | {
+        "embedding": {"parts": ["word"], "dropout": 0.0, "layernorm": False},
+        "encoder": PLAIN | RELATIVE,
+        "target_embedding": {"parts": ["word"], "dropout": 0.0, "layernorm": False},
+        "decoder": PLAIN | RELATIVE,
+        "target": "lm",
+    },
+    "alibi": BASE
+    | {
+        "encoder": PLAIN
+        | {"position_bias": {"type": "alibi"}, "mask": "causal", "residual_attention": True},
+        "target": "lm",
+    },
+    "albert": BASE
+    | {"encoder": PLAIN | {"shared_layers": True, "norm_position": "pre"}, "target": "mlm"},
+}
+
+
+def model_config(name: str, **encoder: object) -> ModelConfig:
+    """Return a model's config, some options of its encoder changed."""
+    raw = MODELS[name]
+    return validate_config(ModelConfig, raw | {"encoder": raw["encoder"] | encoder}, "test")
+
+
+def window(config: ModelConfig, step: int, rank: int, world: int) -> list[dict[str, Tensor]]:
+    """Return one rank's part of a step, of two micro-batches over all ranks of at most two."""
+    generator = torch.Generator().manual_seed(100 + step)
+    ids = torch.randint(5, VOCABULARY, (ROWS, LENGTH), generator=generator)
+    lengths = torch.randint(LENGTH // 2, LENGTH + 1, (ROWS, 1), generator=generator)
+    mask = (torch.arange(LENGTH) < lengths).long()
+    batch = {"input_ids": ids, "attention_mask": mask}
+    for target in config.target:
+        if target.type_name() == "mlm":
+            chosen = (torch.rand(ROWS, LENGTH, generator=generator) < 0.3) & (mask > 0)
+            chosen[:, 0] = True
+            batch["labels.mlm"] = torch.where(chosen, (ids * 7 + 3) % VOCABULARY, -100)
+        elif target.type_name() == "lm":
+            batch["labels.lm"] = torch.where(mask > 0, (ids * 7 + 3) % VOCABULARY, -100)
+        elif target.type_name() == "nsp":
+            batch["labels.nsp"] = ids.sum(1) % 2
+            batch["token_type_ids"] = (torch.arange(LENGTH) > LENGTH // 2).long().expand(ROWS, -1)
+    if config.decoder is not None:
+        batch |= {"decoder_input_ids": ids.flip(1), "decoder_attention_mask": mask}
+    size = ROWS // 2
+    parts = [{k: v[b : b + size] for k, v in batch.items()} for b in range(0, ROWS, size)]
+    return parts[rank * 2 // world : (rank + 1) * 2 // world]
+
+
+def engine(config: ModelConfig, world: int = 1, seed: int = 0, **settings: object) -> Engine:
+    """Return an engine over a new model."""
+    torch.manual_seed(seed)
+    chosen = validate_config(EngineConfig, settings, "test")
+    optimizer = OptimizerConfig(learning_rate=RATE, eps=1e-6)
+    return build_engine(build_model(config), optimizer, chosen, world=world)
+
+
+def advance(each: Engine, config: ModelConfig, steps: range) -> list[list[float]]:
+    """Train; loss and gradient norm of each step, clipped in most."""
+    rows = []
+    each.module.train()
+    for step in steps:
+        seed_step(7, step, each.rank)
+        metrics = each.forward_backward(window(config, step, each.rank, each.world))
+        found = descend(each, metrics, RATE, max_grad_norm=1.0)
+        rows.append([found["loss"], found["grad_norm"]])
+    return rows
+
+
+def spawn(function, folder: Path, world: int, *given: object) -> list[object]:
+    """Run ``function(rank, world, folder, *given)`` in a gloo group; what each rank returned."""
+    mp.spawn(_on_rank, args=(world, folder, function, given), nprocs=world, join=True)
+    return [torch.load(folder / f"found{rank}.pt") for rank in range(world)]
+
+
+def _on_rank(rank: int, world: int, folder: Path, function, given: tuple[object, ...]) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store{world}"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+    torch.save(function(rank, world, folder, *given), folder / f"found{rank}.pt")
+    distributed.destroy_process_group()
