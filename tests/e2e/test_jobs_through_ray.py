@@ -10,6 +10,8 @@ from tests.support.packages import write_tiny
 
 JOB_TIMEOUT_S = 300
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -61,7 +63,6 @@ def test_pretrain_with_zero_on_two_workers(place, pretrained):
     assert package.read_json("evaluation/pretraining.json")["loss"] > 0
 
 
-@pytest.mark.slow
 def test_select_fine_tunes_a_winner(ray_head, place, pretrained):
     for seed in (1, 2):
         task = {"kind": "mlm", "modality": "text", "max_length": 48}
@@ -82,7 +83,6 @@ def test_select_fine_tunes_a_winner(ray_head, place, pretrained):
     }  # fmt: skip
 
 
-@pytest.mark.slow
 def test_continual_learns_two_tasks(ray_head, place):
     result = submit(
         ray_head, place, "continual", "continual_pydoc",
@@ -96,7 +96,6 @@ def test_continual_learns_two_tasks(ray_head, place):
     assert None not in matrix["matrix"][1]
 
 
-@pytest.mark.slow
 def test_quantize_runs_integer_gemms(ray_head, place):
     result = submit(
         ray_head, place, "quantize", "quantize_pydoc",

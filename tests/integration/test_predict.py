@@ -49,6 +49,7 @@ def parts(place):
     return sorted((place / "out").glob("part-*.parquet"))
 
 
+@pytest.mark.slow
 def test_a_killed_job_continues_and_answers_every_row_once(place):
     job = start(place)
     deadline = time.monotonic() + DEADLINE_S

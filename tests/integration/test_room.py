@@ -86,6 +86,7 @@ def test_a_job_starts_the_nodes_that_it_needs(tmp_path):
         assert "`ray status`" in said
 
 
+@pytest.mark.slow
 def test_a_job_waits_for_its_turn_and_not_for_what_never_fits():
     with started_head(2) as head:
         first = hold(head, workers=2, seconds=12)
