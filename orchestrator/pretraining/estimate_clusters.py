@@ -13,7 +13,12 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.cost import ModelSizes, activation_bytes, model_sizes, training_flops
 from orchestrator.modeling.peaks import PEAKS
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.estimate_memory import WorkerMemory, worker_memory
+from orchestrator.pretraining.estimate_memory import (
+    OptimizerMemory,
+    WorkerMemory,
+    optimizer_memory,
+    worker_memory,
+)
 from orchestrator.training.config import EngineConfig
 
 SECONDS_PER_DAY = 86400.0
@@ -168,6 +173,7 @@ class Job:
         config: Its settings; engine type and stage are varied, the rest of the engine is kept.
         model: With the vocabulary filled in.
         sizes: Of the model.
+        optimizer: Memory of the optimizer.
         accelerator: The device.
         mfu: Share of its peak that training reaches.
         flops_a_sample: Operations for one sample, forward and backward.
@@ -176,6 +182,7 @@ class Job:
     config: PretrainConfig
     model: ModelConfig
     sizes: ModelSizes
+    optimizer: OptimizerMemory
     accelerator: Accelerator
     mfu: float
     flops_a_sample: float
@@ -188,7 +195,8 @@ class Job:
         sizes = model_sizes(model, config.train.freeze)
         length = config.data.block_size
         flops = training_flops(model, length) * length
-        return cls(config, model, sizes, accelerator, mfu, flops)
+        optimizer = optimizer_memory(config.train.optimizer, model, config.train.freeze)
+        return cls(config, model, sizes, optimizer, accelerator, mfu, flops)
 
     @property
     def peak(self) -> float:
@@ -252,6 +260,6 @@ class Job:
             workers,
             activations,
             micro_batches=micro_batches,
-            state_bytes=self.config.train.optimizer.state_bytes,
+            optimizer=self.optimizer,
             accelerated=True,
         )

@@ -24,7 +24,8 @@ Frozen parameters have masters, too, where ZeRO's weights are short: 4 (N - T) /
 Beside that, the larger of two moments counts. The **backward pass**: A, and the gradients that are
 there when activations are. Those of earlier micro-batches (if there are several) come on top of A;
 those of the last one arrive as A goes. The **optimizer's step**: gradients, the copy of them that
-ZeRO flattens for each parameter group, and one parameter in fp64, for the norm.
+ZeRO flattens for each parameter group, and one parameter in fp64, for the norm. Muon, which gathers
+one matrix at a time, has that matrix six times in fp32: what is sent, what arrives, and products.
 
 Sources: Rajbhandari et al. 2020 for what each stage cuts; what is kept beyond that was found by
 measuring workers (``tests/chaos/test_memory.py`` holds the formula to 15 % on that model and on
@@ -34,10 +35,15 @@ gradients in fp32 on every worker (4 T), which are copied in fp32 and in bf16 to
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.modeling.builder import build_on_meta
+from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.cost import FP32_BYTES, HALF_BYTES, ModelSizes
-from orchestrator.training.config import EngineConfig
+from orchestrator.modeling.lora import freeze
+from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.engines.optimizers import hidden_matrices
 
 BUCKET_VALUES = 2_500_000
 """Gradients that ZeRO reduces at a time on a CPU (``cluster/engines/zero_settings.py``)."""
@@ -48,6 +54,45 @@ REUSED_VALUES = 1_000_000_000
 FALLBACK_VALUES = 500_000_000
 """Gradients that DeepSpeed reduces at a time in stage 1 with bf16."""
 FP64_BYTES = 8
+MUON_COPIES = 6
+"""Times that Muon holds one matrix in fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerMemory:
+    """Memory of an optimizer.
+
+    Attributes:
+        state_bytes: Bytes of state of one trained parameter, on average.
+        workspace: Bytes of one worker during a step, whatever the number of workers.
+    """
+
+    state_bytes: float = 8.0
+    workspace: int = 0
+
+
+ADAMW = OptimizerMemory()
+
+
+def optimizer_memory(
+    config: OptimizerConfig, model: ModelConfig, frozen: Sequence[str] = ()
+) -> OptimizerMemory:
+    """Measure on the meta device what an optimizer takes for a model.
+
+    Args:
+        config: The optimizer.
+        model: The model.
+        frozen: Patterns of parameters that stay as they are.
+    """
+    if config.type != "muon":
+        return OptimizerMemory(config.state_bytes(1, 0))
+    built = build_on_meta(model)
+    freeze(built, frozen)
+    stacks = hidden_matrices(built).values()
+    trained = sum(p.numel() for p in built.parameters() if p.requires_grad)
+    state = config.state_bytes(trained, sum(stack.count * stack.size for stack in stacks))
+    largest = max((stack.size for stack in stacks), default=0)
+    return OptimizerMemory(state / trained, MUON_COPIES * FP32_BYTES * largest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +150,7 @@ def worker_memory(
     activations: int,
     *,
     micro_batches: int = 1,
-    state_bytes: float = 8.0,
+    optimizer: OptimizerMemory = ADAMW,
     accelerated: bool = False,
 ) -> WorkerMemory:
     """Estimate what one worker holds (see the module).
@@ -116,10 +161,10 @@ def worker_memory(
         workers: Number of workers.
         activations: Bytes one micro-batch keeps.
         micro_batches: Those of one worker in a step.
-        state_bytes: Bytes that the optimizer keeps for each trained parameter.
+        optimizer: Memory of the optimizer.
         accelerated: Whether workers have accelerators, where buckets are larger.
     """
-    window = _Window(sizes, engine, workers, activations, micro_batches, state_bytes, accelerated)
+    window = _Window(sizes, engine, workers, activations, micro_batches, optimizer, accelerated)
     if engine.sharding_stage == 0:
         return window.whole()
     if engine.type == "fsdp2":
@@ -136,7 +181,7 @@ class _Window:
     workers: int
     activations: int
     micro_batches: int
-    state_bytes: float
+    optimizer: OptimizerMemory
     accelerated: bool
 
     @property
@@ -154,7 +199,7 @@ class _Window:
     @property
     def state(self) -> int:
         """Bytes of optimizer state in all."""
-        return round(self.state_bytes * self.sizes.trained)
+        return round(self.optimizer.state_bytes * self.sizes.trained)
 
     @property
     def gradients(self) -> int:
@@ -185,7 +230,7 @@ class _Window:
             optimizer=self.state,
             buffers=self.gradients if self.workers > 1 else 0,
             backward=self.height(self.gradients) + short,
-            step=self.gradients + self.norm,
+            step=self.gradients + max(self.norm, self.optimizer.workspace),
         )
 
     def ranges(self) -> WorkerMemory:
@@ -204,7 +249,7 @@ class _Window:
             weights=self.width * self.sizes.total,
             buffers=whole,
             backward=backward,
-            step=2 * part,
+            step=2 * part + self.optimizer.workspace,
         )
 
     @property
@@ -220,7 +265,7 @@ class _Window:
             weights=self.part(self.width * self.sizes.total),
             buffers=self.part(self.gradients) + bucket,
             backward=self.activations + gathered + 2 * bucket,
-            step=self.part(self.gradients),
+            step=self.part(self.gradients) + self.optimizer.workspace,
         )
 
     def _zero(self, weights: int, buffers: int, backward: int, step: int) -> WorkerMemory:
@@ -249,7 +294,7 @@ class _Window:
             optimizer=optimizer,
             buffers=0,
             backward=self.activations + gradients + gathered + reduced,
-            step=gradients + self.part(self.norm),
+            step=gradients + max(self.part(self.norm), self.optimizer.workspace),
             offloaded=rows + optimizer + gradients if self.engine.offload.any else 0,
         )
 

@@ -15,7 +15,12 @@ from orchestrator.modeling.cost import (
     model_sizes,
 )
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.estimate_memory import WorkerMemory, show_bytes, worker_memory
+from orchestrator.pretraining.estimate_memory import (
+    WorkerMemory,
+    optimizer_memory,
+    show_bytes,
+    worker_memory,
+)
 from orchestrator.pretraining.inputs import form_of, masking_of, named_tokenizer, require_labels
 
 
@@ -82,7 +87,7 @@ def make_plan(config: PretrainConfig) -> Plan:
         config.cluster.workers,
         activations,
         micro_batches=share // config.train.micro_batch_size,
-        state_bytes=config.train.optimizer.state_bytes,
+        optimizer=optimizer_memory(config.train.optimizer, model, config.train.freeze),
         accelerated=config.cluster.gpus_per_worker > 0,
     )
     return Plan(config, model, parameters, sizes, memory)

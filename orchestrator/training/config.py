@@ -30,25 +30,31 @@ __all__ = [
 class OptimizerConfig(StrictModel):
     """Optimizer and its hyperparameters; weight decay is decoupled in all of them."""
 
-    type: Literal["adamw", "adamw8bit", "lion", "lamb", "adafactor"] = Field(
+    type: Literal["adamw", "adamw8bit", "lion", "lamb", "muon", "adafactor"] = Field(
         "adamw",
         description="adamw: torch's fused kernel; adamw8bit: its moments in one byte each; lion: "
         "one moment, signs of updates; lamb: updates scaled layer by layer, for large batches; "
-        "adafactor: factored second moments, not with sharding.",
+        "muon: orthogonalized momentum for hidden matrices, adamw for the rest; adafactor: "
+        "factored second moments, not with sharding.",
     )
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(
         0.01, ge=0, description="Decay of weight matrices; tables, norms and biases have none."
     )
+    cautious: bool = Field(
+        False,
+        description="Decay only the weights that the update shrinks anyway (Chen et al. 2025); not "
+        "with adafactor.",
+    )
+    momentum: float = Field(0.95, ge=0, lt=1, description="Decay rate of muon's momentum.")
     betas: tuple[float, float] | None = Field(
         None,
         description="Decay rates of the moment estimates, each in [0, 1); null: 0.9 and 0.999, for "
         "lion 0.9 and 0.99. Adafactor has none.",
     )
     eps: float = Field(
-        1e-8, gt=0, description="Added to the root of the second moment (adamw, adamw8bit, lamb)."
+        1e-8, gt=0, description="Added to the root of the second moment; not of lion, adafactor."
     )
-
     average_decay: float | None = Field(
         None,
         ge=0,
@@ -62,12 +68,15 @@ class OptimizerConfig(StrictModel):
         """Decay rates of the moment estimates."""
         return self.betas or ((0.9, 0.99) if self.type == "lion" else (0.9, 0.999))
 
-    @property
-    def state_bytes(self) -> float:
-        """Bytes of state that each parameter of a matrix has."""
-        moments = {"adamw": 8.0, "lamb": 8.0, "adamw8bit": 2 + 8 / 256, "lion": 4.0}
-        own = moments.get(self.type, 0.0)
-        return own + (4.0 if self.average_decay is not None else 0.0)
+    def state_bytes(self, trained: int, hidden: int) -> float:
+        """Return the bytes of state of ``trained`` parameters, ``hidden`` of them in Muon's care.
+
+        Adafactor's factors are not counted.
+        """
+        moments = {"adamw8bit": 2 + 8 / 256, "lion": 4.0, "adafactor": 0.0}
+        average = 4.0 if self.average_decay is not None else 0.0
+        less = 4.0 * hidden if self.type == "muon" else 0.0
+        return (moments.get(self.type, 8.0) + average) * trained - less
 
     def problems(self) -> Iterable[Problem]:
         """Both betas must lie in [0, 1), and every number must be of use."""
@@ -76,8 +85,14 @@ class OptimizerConfig(StrictModel):
                 yield Problem(f"betas.{index}", f"{beta} is not in [0, 1). Use for example 0.9")
         if self.betas is not None and self.type == "adafactor":
             yield Problem("betas", "has no effect with type: adafactor. Remove it")
-        if self.eps != 1e-8 and self.type not in ("adamw", "adamw8bit", "lamb"):
+        if self.eps != 1e-8 and self.type in ("lion", "adafactor"):
             yield Problem("eps", f"{self.eps} has no effect with type: {self.type}. Remove it")
+        if self.momentum != 0.95 and self.type != "muon":
+            yield Problem("momentum", f"is muon's and has no effect with {self.type}. Remove it")
+        if self.cautious and self.type == "adafactor":
+            yield Problem("cautious", "does not work with type: adafactor. Use adamw, or false")
+        elif self.cautious and not self.weight_decay:
+            yield Problem("cautious", "has no effect with weight_decay: 0. Remove it")
 
 
 USED_BY: dict[str, tuple[str, ...]] = {

@@ -71,8 +71,9 @@ def without_autocast(monkeypatch):
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
 
 
-def sgd(module, config):
+def sgd(module, config, precision="fp32"):
     """Build an optimizer that runs anywhere: AdamW's fused kernel has no ``meta`` form."""
     from orchestrator.training.engines.optimizers import parameter_groups
 
-    return torch.optim.SGD(parameter_groups(module, 0.0), lr=config.learning_rate)
+    del precision
+    return torch.optim.SGD(parameter_groups(module, config), lr=config.learning_rate)

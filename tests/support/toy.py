@@ -39,13 +39,17 @@ class Toy(nn.Module):
         hidden = hidden + torch.tanh(self.frozen(hidden))
         hidden = self.dropout(self.norm(self.recurrent(hidden)[0] * self.gain))
         shift = nn.functional.pad(self.bias, (0, WIDTH - 5))
-        hidden = hidden + shift
+        hidden = self.mixed(hidden + shift)
         out: dict[str, Tensor] = {}
         if "labels.lm" in batch:
             _add(out, "lm", self.targets["lm"](hidden), batch["labels.lm"])
         if "labels.cls" in batch:
             _add(out, "cls", self.targets["cls"](hidden.mean(1)), batch["labels.cls"])
         return out
+
+    def mixed(self, hidden: Tensor) -> Tensor:
+        """Return what the heads read; for a subclass."""
+        return hidden
 
 
 def _add(out: dict[str, Tensor], name: str, logits: Tensor, labels: Tensor) -> None:

@@ -89,7 +89,7 @@ class ZeroEngine(ShardedEngine):
         # what that one has used; the layout does it for all of them when the window has ended.
         self._deferred = self._offloaded and config.zero_stage > 1
         self._project: Projection | None = None
-        self._base = build_optimizer(model, optimizer)
+        self._base = build_optimizer(model, optimizer, config.precision)
         self._base.register_step_post_hook(self._after_update)
         short = config.precision != "fp32"  # DeepSpeed casts the model's weights where they are
         unrounded = self._unrounded() if short else []

@@ -153,7 +153,7 @@ class Fsdp2Engine(ShardedEngine):
             lockstep=True,
         )
         _require_rows(model)
-        groups = _named_groups(model, optimizer.weight_decay, self._trainable)
+        groups = _named_groups(model, optimizer, self._trainable)
         self._parallel = parallel = parallelized(model, self._device.type, tensor_parallel)
         self.tensor_ranks = tensor_parallel
         self.rank, self.world = self.rank // tensor_parallel, self.world // tensor_parallel
@@ -162,7 +162,8 @@ class Fsdp2Engine(ShardedEngine):
         self._trainable = named
         layout = RowLayout(self._wrapped, named, self._device, parallel)
         self._layout: Layout = layout
-        self._base = optimizer_over(_masters_in(groups, layout.masters), optimizer)
+        masters = _masters_in(groups, layout.masters)
+        self._base = optimizer_over(masters, optimizer, precision)
 
     def _shape_of(self, name: str, parameter: nn.Parameter) -> torch.Size:
         """Return the shape of a whole parameter."""
@@ -207,12 +208,14 @@ def _require_rows(model: nn.Module) -> None:
         )
 
 
-def _named_groups(model: nn.Module, decay: float, named: Named) -> list[dict[str, Any]]:
+def _named_groups(
+    model: nn.Module, optimizer: OptimizerConfig, named: Named
+) -> list[dict[str, Any]]:
     """Return the optimizer's groups with names in place of parameters, taken before they change."""
     names = {id(parameter): name for name, parameter in named}
     return [
         group | {"params": [names[id(p)] for p in group["params"]]}
-        for group in parameter_groups(model, decay)
+        for group in parameter_groups(model, optimizer)
     ]
 
 

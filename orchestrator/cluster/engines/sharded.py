@@ -14,12 +14,14 @@ from orchestrator.cluster.engines.layouts import (
     snapshot_state,
     whole_shape,
 )
+from orchestrator.cluster.engines.matrices import spread_matrices
 from orchestrator.errors import InputError
 from orchestrator.modeling.transfer import to_device
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.engine import Batch, Projection, Shard, part_of
 from orchestrator.training.engines.engine_config import LossScaleConfig, Precision
-from orchestrator.training.engines.optimizers import apply_lr, trainable
+from orchestrator.training.engines.muon import Muon
+from orchestrator.training.engines.optimizers import apply_lr, hidden_matrices, trainable
 from orchestrator.training.engines.precision import LossScaler, compute_type
 from orchestrator.training.engines.state import Snapshot, persistent_buffers
 from orchestrator.training.engines.update_rules import MIN_TRUST_RATIO_DIMS, Lamb, Piece
@@ -64,6 +66,7 @@ class ShardedEngine(ABC):
         self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
         self._targets = target_names(model)
         self._trainable = trainable(model)
+        self._matrices = hidden_matrices(model)
         self._active: frozenset[str] = frozenset(self._targets)
         self._device = next(model.parameters()).device
         self._lr = optimizer.learning_rate
@@ -108,6 +111,8 @@ class ShardedEngine(ABC):
         apply_lr(self._base, self._lr, self._active)
         if isinstance(self._base, Lamb) and not self._base.is_cut:
             self._base.cut(*self._layers(), self.sum_over_shards)
+        if isinstance(self._base, Muon) and not self._base.is_cut:
+            spread_matrices(self._base, self, self._layout, self._matrices, self._device)
         self._update(project)
         self._scaler.stepped()
 

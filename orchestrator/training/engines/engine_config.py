@@ -303,6 +303,11 @@ class EngineConfig(StrictModel):
                 "type",
                 f"'{self.type}' cuts matrices, adafactor needs them whole. Use ddp, or adamw",
             )
+        if self.tensor_parallel > 1 and optimizer is not None and optimizer.type == "muon":
+            yield Problem(
+                "tensor_parallel",
+                "cuts matrices along two axes, muon gathers rows alone. Set it to 1, or use adamw",
+            )
         if workers % self.tensor_parallel:
             yield Problem(
                 "tensor_parallel",

@@ -7,6 +7,10 @@ nothing). **Target**: each head has its own groups, so that a head without label
 can be stepped with learning rate 0; ZeRO cannot skip a parameter, and AdamW would otherwise move
 an idle head by its momentum and decay.
 
+Muon's **hidden** matrices have groups of their own: those of the encoder, the decoder and whatever
+else lies between embeddings and heads. Where a parameter holds several matrices, each of them is
+orthogonalized by itself (:func:`hidden_matrices`).
+
 An exponential moving average of the weights is stored as one more optimizer state: it is cut,
 stored and restored like any moment, under every engine. The averaged weights are evaluated and
 exported (:func:`averaged`); training goes on with the rest.
@@ -20,11 +24,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from orchestrator.errors import InputError
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.engine import Engine
+from orchestrator.training.engines.engine_config import Precision
+from orchestrator.training.engines.muon import Muon, Stack
 from orchestrator.training.engines.update_rules import AdamW8bit, Lamb, Lion
+from orchestrator.training.engines.weight_decay import decay_cautiously
 
 TARGET_PREFIX = "targets."
+OUTER = ("embedding.", "target_embedding.", TARGET_PREFIX)
+"""Beginnings of the names of parameters that are not between embeddings and heads."""
 Role = Literal["matrix", "table", "vector"]
 AVERAGE = "average"
 """Name of the state: a tensor like the parameter."""
@@ -45,53 +55,110 @@ def target_of(name: str) -> str | None:
     return name.split(".")[1] if name.startswith(TARGET_PREFIX) else None
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def hidden_matrices(module: nn.Module) -> dict[str, Stack]:
+    """Return the matrices in each trainable parameter between embeddings and heads.
+
+    - A parameter of three or more axes is a stack of matrices of its last two: experts.
+    - Kernels of a convolution are one matrix, a row for each output channel.
+    - Recurrent layers stack the matrices of their gates; a module with fused projections says how
+      many of one size lie in it by an attribute ``stacked_matrices``.
+    """
+    trained = {name for name, _ in trainable(module)}
+    return {
+        name: _stack(name.rpartition(".")[2], owner, parameter)
+        for name, owner, parameter in _owned(module)
+        if name in trained and not name.startswith(OUTER) and _role(owner, parameter) == "matrix"
+    }
+
+
+def _stack(name: str, owner: nn.Module, parameter: Tensor) -> Stack:
+    *before, rows, columns = parameter.shape
+    if isinstance(owner, nn.modules.conv._ConvNd):
+        return Stack(1, len(parameter), parameter.numel() // len(parameter))
+    if before:
+        return Stack(parameter.numel() // (rows * columns), rows, columns)
+    count = int(getattr(owner, "stacked_matrices", 1))
+    if isinstance(owner, nn.RNNBase) and not name.startswith("weight_hr"):
+        count = rows // owner.hidden_size
+    return Stack(count, rows // count, columns)
+
+
+def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Cut trainable parameters into groups for a torch optimizer.
 
     Args:
         module: The model, before any engine wraps it.
-        weight_decay: Decay of matrices.
+        config: Type of the optimizer, decay of matrices.
 
     Returns:
         Groups with ``params``, ``weight_decay`` and ``target`` (None: shared), in order of first
-        appearance.
+        appearance; those of hidden matrices have ``stacks`` if the optimizer is Muon.
+
+    Raises:
+        InputError: The optimizer is Muon, and no hidden matrix is trained.
     """
     role_of = roles(module)
-    groups: dict[tuple[str | None, bool], dict[str, Any]] = {}
+    stacks = hidden_matrices(module) if config.type == "muon" else {}
+    if config.type == "muon" and not stacks:
+        raise InputError("train.optimizer.type: muon, but no hidden matrix is trained. Use adamw")
+    groups: dict[tuple[str | None, bool, bool], dict[str, Any]] = {}
     for name, parameter in trainable(module):
-        decays = role_of[name] == "matrix"
-        key = (target_of(name), decays)
+        decays, hidden = role_of[name] == "matrix", name in stacks
+        key = (target_of(name), decays, hidden)
         if key not in groups:
-            decay = weight_decay if decays else 0.0
+            decay = config.weight_decay if decays else 0.0
             groups[key] = {"params": [], "weight_decay": decay, "target": key[0]}
+            groups[key] |= {"stacks": []} if hidden else {}
         groups[key]["params"].append(parameter)
+        if hidden:
+            groups[key]["stacks"].append(stacks[name])
     return list(groups.values())
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
+def build_optimizer(
+    module: nn.Module, config: OptimizerConfig, precision: Precision = "fp32"
+) -> Optimizer:
     """Build the optimizer over :func:`parameter_groups`; nothing is compiled."""
-    return optimizer_over(parameter_groups(module, config.weight_decay), config)
+    return optimizer_over(parameter_groups(module, config), config, precision)
 
 
-def optimizer_over(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
-    """Build the optimizer over ready-made parameter groups."""
-    optimizer = _bare_optimizer(groups, config)
+def optimizer_over(
+    groups: list[dict[str, Any]], config: OptimizerConfig, precision: Precision = "fp32"
+) -> Optimizer:
+    """Build the optimizer over ready-made parameter groups.
+
+    Args:
+        groups: As `parameter_groups` returns them.
+        config: Settings.
+        precision: Of the passes. With bf16, Muon's matrix products are in bf16, too; with fp16,
+            whose range is too small for them, in fp32.
+    """
+    optimizer = _bare_optimizer(groups, config, precision)
     if config.average_decay is not None:
         keep_average(optimizer, config.average_decay)
     return optimizer
 
 
-def _bare_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> Optimizer:
-    rate, betas = config.learning_rate, config.moments
+def _bare_optimizer(
+    groups: list[dict[str, Any]], config: OptimizerConfig, precision: Precision
+) -> Optimizer:
+    rate, betas, cautious = config.learning_rate, config.moments, config.cautious
     if config.type == "lion":
-        return Lion(groups, rate, betas)
+        return Lion(groups, rate, betas, cautious=cautious)
     if config.type == "lamb":
-        return Lamb(groups, rate, betas, config.eps)
+        return Lamb(groups, rate, betas, config.eps, cautious=cautious)
+    if config.type == "muon":
+        compute = torch.bfloat16 if precision == "bf16" else torch.float32
+        given = (groups, rate, betas, config.eps, config.momentum)
+        return Muon(*given, compute=compute, cautious=cautious)
     if config.type == "adafactor":
         return torch.optim.Adafactor(groups, lr=rate)
     if config.type == "adamw8bit":
-        return AdamW8bit(groups, rate, betas, config.eps)
-    return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=config.eps, fused=True)
+        return AdamW8bit(groups, rate, betas, config.eps, cautious=cautious)
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=betas, eps=config.eps, fused=True)
+    if cautious:
+        decay_cautiously(optimizer)
+    return optimizer
 
 
 def fp32_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ class SingleEngine:
         loss_scale: LossScaleConfig = USUAL_SCALE,
     ) -> None:
         self.module = self._wrapped = model
-        self.optimizer = build_optimizer(model, optimizer)
+        self.optimizer = build_optimizer(model, optimizer, precision)
         self.target_weights = dict(target_weights or {})
         self._targets = target_names(model)
         self._trainable = trainable(model)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from orchestrator.training.engines.weight_decay import decay, shrinking
+
 
 class Lion(Optimizer):
     """Lion (Chen et al. 2023, algorithm 2): the sign of an interpolated momentum.
@@ -26,6 +28,7 @@ class Lion(Optimizer):
         lr: Learning rate.
         betas: Interpolation for the update, and decay of the momentum.
         weight_decay: Decoupled decay.
+        cautious: As in ``weight_decay.decay``.
     """
 
     def __init__(
@@ -34,8 +37,11 @@ class Lion(Optimizer):
         lr: float,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
+        *,
+        cautious: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+        self.cautious = cautious
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -48,11 +54,12 @@ class Lion(Optimizer):
                 state = self.state[parameter]
                 if not state:
                     state["exp_avg"] = torch.zeros_like(parameter)
-                momentum, (mix, decay) = state["exp_avg"], group["betas"]
-                parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
+                momentum, (mix, fade) = state["exp_avg"], group["betas"]
                 direction = torch.lerp(parameter.grad, momentum, mix).sign_()
+                amount = group["lr"] * group["weight_decay"]
+                decay(parameter, direction, amount, cautious=self.cautious)
                 parameter.add_(direction, alpha=-group["lr"])
-                momentum.lerp_(parameter.grad, 1.0 - decay)
+                momentum.lerp_(parameter.grad, 1.0 - fade)
 
 
 MIN_TRUST_RATIO_DIMS = 2
@@ -90,6 +97,7 @@ class Lamb(Optimizer):
         betas: Decay rates of the moments.
         eps: Added to the root of the second moment.
         weight_decay: Decoupled decay, inside what is scaled.
+        cautious: Only the weights that Adam's direction shrinks are in r.
     """
 
     def __init__(
@@ -99,9 +107,12 @@ class Lamb(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
         weight_decay: float = 0.0,
+        *,
+        cautious: bool = False,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)
+        self.cautious = cautious
         each = [p for group in self.param_groups for p in group["params"]]
         self.is_cut = False
         self._layers = len(each)
@@ -138,7 +149,7 @@ class Lamb(Optimizer):
         for parameter, group in self._given():
             direction = self._direction(parameter, group)
             for piece in self._pieces.get(parameter, ()):
-                _part(direction, piece).mul_(ratios[piece.layer])
+                part_of_flat(direction, piece).mul_(ratios[piece.layer])
             parameter.add_(direction, alpha=-group["lr"])
 
     def _given(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
@@ -164,7 +175,8 @@ class Lamb(Optimizer):
         count = float(state["step"])
         root = (state["exp_avg_sq"] / (1.0 - beta2**count)).sqrt_().add_(group["eps"])
         direction: Tensor = (state["exp_avg"] / (1.0 - beta1**count)).div_(root)
-        return direction.add_(parameter, alpha=group["weight_decay"])
+        decayed = shrinking(parameter, direction) if self.cautious else parameter
+        return direction.add_(decayed, alpha=group["weight_decay"])
 
     def _ratios(self) -> Tensor:
         """Return |x| / |r| of each layer that this call steps, [layers] fp32; collective."""
@@ -176,7 +188,9 @@ class Lamb(Optimizer):
             direction = self._direction(parameter, group) if pieces else parameter
             for piece in pieces:
                 for row, values in enumerate((parameter, direction)):
-                    norm = torch.linalg.vector_norm(_part(values, piece), dtype=torch.float64)
+                    norm = torch.linalg.vector_norm(
+                        part_of_flat(values, piece), dtype=torch.float64
+                    )
                     squares[row, piece.layer] += norm.square()
         weights, directions = self._sum(squares).sqrt()
         return torch.where((weights > 0) & (directions > 0), weights / directions, 1.0).float()
@@ -186,7 +200,8 @@ def _alone(value: Tensor) -> Tensor:
     return value
 
 
-def _part(values: Tensor, piece: Piece) -> Tensor:
+def part_of_flat(values: Tensor, piece: Piece) -> Tensor:
+    """Return a view of a piece's elements, [n]."""
     return values.view(-1)[piece.start : piece.start + piece.count]
 
 
@@ -257,6 +272,7 @@ class AdamW8bit(Optimizer):
         betas: Decay rates of the moments.
         eps: Added to the root of the second moment.
         weight_decay: Decoupled decay.
+        cautious: As in ``weight_decay.decay``.
     """
 
     def __init__(
@@ -266,9 +282,12 @@ class AdamW8bit(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        *,
+        cautious: bool = False,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)
+        self.cautious = cautious
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -286,8 +305,9 @@ class AdamW8bit(Optimizer):
                 second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
                 count = float(step)
                 root = (second / (1.0 - beta2**count)).sqrt_().add_(group["eps"])
-                parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
                 update = (first / root).view_as(parameter)
+                amount = group["lr"] * group["weight_decay"]
+                decay(parameter, update, amount, cautious=self.cautious)
                 parameter.add_(update, alpha=-group["lr"] / (1.0 - beta1**count))
                 self.load_fp32_state(parameter, state | {"step": step})
 

@@ -59,6 +59,16 @@ def finished(place):
     return config, folder
 
 
+def test_a_stream_is_learned_with_muon_and_cautious_decay(place):
+    optimizer = {"type": "muon", "cautious": True, "learning_rate": 1e-3}
+    sizes = {"max_steps": 8, "global_batch_size": 8, "micro_batch_size": 8, "log_every_steps": 1}
+    config = job(place, train={"optimizer": optimizer, **sizes})
+    folder = place / "muon"
+    assert learn(place, folder, config) == WorkerResult(finished=2, stopped=False)
+    found = losses(stages(folder, config), 0)
+    assert found[-1] < found[0]
+
+
 def test_every_unit_leaves_what_the_next_one_needs(finished):
     config, folder = finished
     found = stages(folder, config)

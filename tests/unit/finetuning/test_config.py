@@ -27,6 +27,7 @@ def test_the_command_line_alone_is_enough():
         ([*BASE, "engine.type=single", "cluster.workers=2"], "runs on one worker"),
         ([*BASE, "tasks=[{data: {source: 'files:a.csv'}}]"], "given beside tasks"),
         ([*BASE, "train.learning_rate=fast"], r"train\.learning_rate"),
+        ([*BASE, "train.optimizer.type=muon"], r"train\.optimizer"),
     ],
 )
 def test_problems(overrides, message):

@@ -3,13 +3,21 @@
 import pytest
 import torch
 
+from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.cost import ModelSizes
-from orchestrator.pretraining.estimate_memory import BUCKET_VALUES, worker_memory
+from orchestrator.pretraining.estimate_memory import (
+    BUCKET_VALUES,
+    OptimizerMemory,
+    optimizer_memory,
+    worker_memory,
+)
 from orchestrator.pretraining.plan import describe, make_plan
 from orchestrator.pretraining.runner import check
-from orchestrator.training.config import EngineConfig
+from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.engines.optimizers import hidden_matrices
 
 M = 1_000_000
 SIZES = ModelSizes(total=M, trained=M, largest=M // 10, block=M // 10, root=M // 5)
@@ -40,6 +48,24 @@ def test_memory_follows_the_formula(engine, workers, kept, backward, step):
     memory = worker_memory(SIZES, EngineConfig(**engine), workers, activations=0)
     assert (memory.kept, memory.backward, memory.step) == (kept, backward, step)
     assert memory.total == kept + max(backward, step)
+
+
+def test_muon_has_half_the_state_of_hidden_matrices_and_gathers_one():
+    raw = {"vocab_size": 50, "hidden_size": 8, "encoder": "transformer", "target": "mlm"}
+    model = validate_config(ModelConfig, raw, "test")
+    found = optimizer_memory(OptimizerConfig(type="muon"), model)
+    built = build_model(model)
+    stacks = hidden_matrices(built).values()
+    hidden = sum(stack.size for stack in stacks)
+    total = sum(p.numel() for p in built.parameters())
+    assert found.state_bytes * total == pytest.approx(8 * total - 4 * hidden)
+    assert found.workspace == 6 * 4 * max(stack.size for stack in stacks)
+    assert optimizer_memory(OptimizerConfig(), model) == OptimizerMemory()
+    for engine in ({"type": "ddp"}, zero(1), zero(3), {"type": "fsdp2"}):
+        settings = EngineConfig(**engine)
+        muon = worker_memory(SIZES, settings, 2, 0, optimizer=OptimizerMemory(4.0, 50 * M))
+        assert muon.step >= 50 * M
+        assert muon.optimizer == worker_memory(SIZES, settings, 2, 0).optimizer / 2
 
 
 def test_activations_take_the_place_of_gradients_unless_some_are_there_already():

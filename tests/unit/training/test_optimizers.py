@@ -38,7 +38,7 @@ def test_only_matrices_decay_and_heads_stand_alone():
     names = {id(p): n for n, p in model.named_parameters()}
     found = {
         (group["target"], group["weight_decay"]): sorted(names[id(p)] for p in group["params"])
-        for group in parameter_groups(model, 0.1)
+        for group in parameter_groups(model, OptimizerConfig(weight_decay=0.1))
     }
     assert found == {
         (None, 0.0): [
@@ -212,7 +212,7 @@ def test_the_dynamic_map_is_dense_near_zero_and_ends_at_one():
         assert ((table.abs() > 0) & (table.abs() < 1e-3)).sum() >= 14
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adamw8bit", "lion", "lamb", "adafactor"])
+@pytest.mark.parametrize("kind", ["adamw", "adamw8bit", "lion", "lamb", "muon", "adafactor"])
 def test_a_stored_optimizer_continues_bit_for_bit(kind, tmp_path):
     config = OptimizerConfig(type=kind, learning_rate=1e-2)
 
