@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 NEVER_S = 60.0  # not used by a group of fixed size
 POLL_S = 0.2  # how often the driver empties the mailbox
+ACCELERATED_BACKEND = "cpu:gloo,cuda:nccl"
+"""Backend of a group with accelerators; hosts add what they know without their devices
+(``training/engines/reductions.py``)."""
 COLLECTIVE_TIMEOUT_S = 300  # a rank that waits longer than this for the others gives up
 RAY_STORAGE = ".ray-"
 """Folder of Ray Train's own records: a new one per launch, because Ray cannot start from a
@@ -195,7 +198,8 @@ class _Launch:
                 )
             },
             torch_config=TorchConfig(
-                backend="nccl" if accelerated else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
+                backend=ACCELERATED_BACKEND if accelerated else "gloo",
+                timeout_s=COLLECTIVE_TIMEOUT_S,
             ),
             scaling_config=ScalingConfig(
                 num_workers=workers,

@@ -23,6 +23,7 @@ from orchestrator.training.engines.engine_config import LossScaleConfig, Precisi
 from orchestrator.training.engines.muon import Muon
 from orchestrator.training.engines.optimizers import apply_lr, hidden_matrices, trainable
 from orchestrator.training.engines.precision import LossScaler, compute_type
+from orchestrator.training.engines.reductions import sum_over_processes
 from orchestrator.training.engines.state import Snapshot, persistent_buffers
 from orchestrator.training.engines.update_rules import MIN_TRUST_RATIO_DIMS, Lamb, Piece
 from orchestrator.training.metrics import MetricSums, StepMetrics, evaluate_batches
@@ -192,9 +193,7 @@ class ShardedEngine(ABC):
 
     def sum_over_shards(self, value: Tensor) -> Tensor:
         """Add over all processes, which hold different elements."""
-        total = value.detach().to(self._device, copy=True)
-        distributed.all_reduce(total)
-        return total.to(value.device)
+        return sum_over_processes(value, self._device)
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         """Add ``value`` over the data-parallel ranks (a new tensor, where ``value`` lies).

@@ -16,6 +16,7 @@ from orchestrator.training.engines.engine import Batch, Projection, Shard
 from orchestrator.training.engines.engine_config import USUAL_SCALE, LossScaleConfig, Precision
 from orchestrator.training.engines.optimizers import apply_lr, build_optimizer, trainable
 from orchestrator.training.engines.precision import COMPUTE, LossScaler
+from orchestrator.training.engines.reductions import sum_over_processes
 from orchestrator.training.engines.state import (
     Snapshot,
     load_training_state,
@@ -223,9 +224,7 @@ class DDPEngine(SingleEngine):
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         """Add ``value`` over all ranks (a new tensor, where ``value`` lies)."""
-        total = value.detach().to(self._device, copy=True)
-        distributed.all_reduce(total)
-        return total.to(value.device)
+        return sum_over_processes(value, self._device)
 
     def snapshot(self) -> Snapshot:
         """Copy the state on rank 0; the others have nothing to add."""
