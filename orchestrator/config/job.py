@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from orchestrator.config.changes import PLACES, Changes
 from orchestrator.config.strict import StrictModel
 from orchestrator.errors import Problem, RefusedError
 
@@ -101,11 +103,26 @@ class ElasticClusterSection(ClusterSection):
             )
 
 
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """State of a run that goes on.
+
+    Attributes:
+        status: ``status`` of its result; None: it is not finished.
+        folders: Names of the folders in a folder of the run, wherever that is.
+    """
+
+    status: str | None
+    folders: Callable[[str], list[str]] = lambda folder: []
+
+
 class JobConfig(StrictModel):
     """The sections every job has; a stage's config adds its own."""
 
     remote_runs: ClassVar[bool] = False
     """Whether the stage can have its run folder on an object store."""
+    changes: ClassVar[Changes] = PLACES
+    """Settings that may change when a run goes on."""
 
     run: RunSection
     """Name and folders of the run."""
@@ -126,6 +143,23 @@ class JobConfig(StrictModel):
                 "local or network-mounted path; only run.zoo may be an object store."
             )
         return value
+
+    def fixed(self, before: Mapping[str, JsonValue], progress: RunProgress) -> Iterable[Problem]:
+        """Yield settings that may change in other jobs, and not in this one.
+
+        Args:
+            before: Settings that the run has, by path.
+            progress: How far it is.
+        """
+        return ()
+
+    def prolongs(self, before: Mapping[str, JsonValue]) -> bool:
+        """Return whether a finished run goes on with these settings."""
+        return False
+
+    def way_on(self) -> str:
+        """Return what to do instead of changing a setting that decides the result."""
+        return "Choose another run.name, or set it back to go on with this run."
 
 
 class JobResult(StrictModel):

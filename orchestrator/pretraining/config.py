@@ -1,16 +1,19 @@
 """Settings of pre-training and corpus jobs. Imports neither torch nor ray."""
 
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 from pydantic.config import JsonDict
 
 from orchestrator.config import ElasticClusterSection, JobConfig, Name, StrictModel
+from orchestrator.config.changes import Changes
+from orchestrator.config.job import RunProgress
 from orchestrator.data.samples.kinds import LabelledConfig, SampleConfig, Samples
 from orchestrator.data.spec import CorpusConfig, DatasetSpec, TokenizerConfig
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.pretraining import resuming
 from orchestrator.pretraining.continued import FROM, complete
 from orchestrator.pretraining.model_streams import reads_pictures
 from orchestrator.pretraining.objectives import labelled_targets, sample_problems, usual_samples
@@ -57,8 +60,11 @@ class TrainingSection(TrainConfig):
     start_from: StartSection | None = None
     """Start from a checkpoint of another run or from a package; null: from nothing."""
     keep_every_steps: int = Field(0, ge=0)
-    """Keep the checkpoints of multiples of this step, and the last one, so that other
-    runs can start from them; 0: a finished run keeps none."""
+    """Keep the checkpoints of multiples of this step, so that other runs can start from them; 0:
+    none but the last."""
+    keep_last: int = Field(1, ge=0, le=2)
+    """Number of last checkpoints that a finished run keeps, so that it can be prolonged and other
+    runs can start from it; while it is not finished, it has two."""
 
     def problems(self) -> Iterable[Problem]:
         """Leave the batch sizes to the job, which knows the number of workers."""
@@ -104,6 +110,8 @@ def _or_a_package(schema: JsonDict) -> None:
 class PretrainConfig(JobConfig):
     """Pre-train a model on a corpus or on labelled rows and commit it as a package."""
 
+    changes: ClassVar[Changes] = resuming.CHANGES
+
     data: CorpusConfig = CorpusConfig()
     """The corpus and its tokenizer, or labelled rows."""
     samples: Samples | None = None
@@ -131,6 +139,18 @@ class PretrainConfig(JobConfig):
         """Complete ``model: {from: PACKAGE}``."""
         model = data.get("model") if isinstance(data, dict) else None
         return complete(data) if isinstance(model, dict) and FROM in model else data
+
+    def fixed(self, before: Mapping[str, JsonValue], progress: RunProgress) -> Iterable[Problem]:
+        """Yield settings that decide the result of this job, although not of every one."""
+        return resuming.fixed(self, before, progress)
+
+    def prolongs(self, before: Mapping[str, JsonValue]) -> bool:
+        """Return whether this is the finished run with more steps."""
+        return resuming.prolongs(self, before)
+
+    def way_on(self) -> str:
+        """Return what to do instead of changing what a run learns."""
+        return resuming.way_on(self)
 
     def problems(self) -> Iterable[Problem]:
         """Everything that only the whole job can tell."""

@@ -10,20 +10,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from orchestrator.config import JobResult, dump_yaml
-from orchestrator.data.samples.kinds import SftConfig
+from orchestrator.config import JobResult
 from orchestrator.errors import InputError, IntegrityError, InterruptedRunError
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.pretraining.results import (
-    EVALUATION,
-    Evaluation,
-    Figures,
-    LaunchResult,
-    Summary,
-    figures_of,
-)
+from orchestrator.pretraining.results import LaunchResult, Summary
 from orchestrator.pretraining.state import PretrainJob, PretrainPayload, Start
-from orchestrator.storage import RunFolder, atomic_write_json
+from orchestrator.storage import RunFolder
 from orchestrator.zoo import Package, Zoo, commit_once, committed
 from orchestrator.zoo.stage import Description, draft_of
 
@@ -39,9 +31,7 @@ logger = logging.getLogger(__name__)
 STAGE = "pretrain"
 WORKER = "orchestrator.pretraining.worker:pretrain_all"
 CORPORA = "corpora"
-EXPORT, HISTORY = "export", "history.parquet"
-EXPORTED = ("config.json", "model*.safetensors*", HISTORY)
-"""Patterns of the files that become the package; a large model has several of weights."""
+EXPORT = "export"
 
 
 def check(config: PretrainConfig) -> str:
@@ -83,15 +73,18 @@ def run_all(configs: Sequence[PretrainConfig]) -> list[JobResult]:
     """
     _require_one_group(configs)
     with ExitStack() as stack:
-        works = [
-            _Work(config, stack.enter_context(RunFolder.open(config, STAGE))) for config in configs
-        ]
+        works = [_Work(config, stack.enter_context(open_run(config))) for config in configs]
         for work in works:
             work.recover()
         pending = [work for work in works if work.run.finished() is None]
         if pending:
             _train(pending)
         return [work.result() for work in works]
+
+
+def open_run(config: PretrainConfig) -> RunFolder:
+    """Take the folder of a job's run; prolonging a finished one removes what it exported."""
+    return RunFolder.open(config, STAGE, (EXPORT,))
 
 
 def _require_one_group(configs: Sequence[PretrainConfig]) -> None:
@@ -190,6 +183,7 @@ class _Work:
         """Make the data ready, check that the result can be stored, and return what workers get."""
         from orchestrator.pretraining.inputs import prepare_inputs
         from orchestrator.pretraining.notes import notes_of
+        from orchestrator.pretraining.resuming import notes_on
         from orchestrator.pretraining.starting import require_same_data
 
         cache = Path(self.config.run.dir).resolve() / CORPORA
@@ -207,6 +201,8 @@ class _Work:
             f"{corpus.documents:,}",
             f"{corpus.tokens:,}",
         )
+        for note in notes_on(self.config, self.run.changed) if self.run.changed else ():
+            logger.info("%s: %s", self.config.run.name, note)
         for note in notes_of(inputs) if inputs.noteworthy else ():
             logger.warning("%s: %s", self.config.data.title, note)
         return inputs.job(self.run.path, self._first_weights())
@@ -265,26 +261,13 @@ class _Work:
     def commit(self, summary: Summary) -> None:
         """Commit the package and record the result."""
         from orchestrator.pretraining.guard import refusals
+        from orchestrator.pretraining.outcome import figures
 
-        metrics = self._figures(summary).model_dump(mode="json", exclude_none=True)
+        assert self.inputs is not None
+        metrics = figures(self.inputs, summary).model_dump(mode="json", exclude_none=True)
         name, described = self.config.package.name, self._description(metrics)
         self.reasons = refusals(self.config, summary)
         self._finish(commit_once(self.run, name, write=self._write, **described))
-
-    def _figures(self, summary: Summary) -> Figures:
-        from orchestrator.modeling.targets.answer_configs import AnswersConfig
-
-        assert self.inputs is not None
-        corpus = self.inputs.corpus
-        targets = [t for t in self.config.model.target if f"loss.{t.name}" in summary.validation]
-        return figures_of(
-            summary,
-            [target.name for target in targets],
-            chooses=not isinstance(targets[0], AnswersConfig),
-            documents=corpus.documents,
-            tokens=corpus.tokens,
-            unknown_share=corpus.unknown_share,
-        )
 
     def _finish(self, package: Package) -> None:
         """Record the result, then remove what only an unfinished run needs."""
@@ -301,7 +284,8 @@ class _Work:
         self.run.finish(result)
         for done_with in (EXPORT, FOLDER):
             shutil.rmtree(self.run.path / done_with, ignore_errors=True)
-        CheckpointFolder(self.run.path / CHECKPOINTS).clear(self.config.train.keep_every_steps)
+        folder, train = CheckpointFolder(self.run.path / CHECKPOINTS), self.config.train
+        folder.clear(train.keep_every_steps, train.keep_last)
 
     def result(self) -> JobResult:
         """Return the recorded result."""
@@ -312,24 +296,11 @@ class _Work:
 
     def _write(self, draft: "Draft") -> None:
         """Write the files of the package."""
-        from orchestrator.pretraining.starting import pass_on
+        from orchestrator.pretraining.outcome import write_package
 
         assert self.inputs is not None
-        export = self.run.path / EXPORT
-        for path in (path for pattern in EXPORTED for path in export.glob(pattern)):
-            shutil.copyfile(path, draft.path / path.name)
-        self.inputs.corpus.processor.save(draft.path)
-        if self.parent is not None:
-            pass_on(self.parent.path, draft.path, self.inputs.model)
-        chosen = self.config.chosen_samples
-        if isinstance(chosen, SftConfig) and chosen.chat_template is not None:
-            shutil.copyfile(chosen.chat_template, draft.path / "chat_template.jinja")
+        write_package(draft, self.run.path / EXPORT, self.inputs, self._first_weights())
         draft.reasons = self.reasons
-        (draft.path / "job.yaml").write_text(dump_yaml(self.config), encoding="utf-8")
-        evaluation = Evaluation(data=self.config.data.title, **draft.metrics)
-        atomic_write_json(
-            draft.path / EVALUATION, evaluation.model_dump(mode="json", exclude_none=True)
-        )
 
     def _description(self, metrics: Mapping[str, JsonValue]) -> Description:
         """Return what the manifest says of the package; limit and license are the parent's."""

@@ -6,7 +6,9 @@ takes weights only, and begins at step 0 (continued pre-training).
 
 A resumed run must use the data it started with, which its config only names. Files that were added,
 or other versions of the libraries whose docs are read, make another corpus with another tokenizer:
-the same ids would mean other words, and the same step other samples, while all shapes still fit.
+the same ids would mean other words, and the same step other samples, while all shapes still fit. So
+do the same documents in another order, where all counts are equal. The hashes of the data's files,
+which its manifest holds, cover both.
 """
 
 import hashlib
@@ -229,15 +231,19 @@ def vocabulary_id(processor: object) -> str:
 STEP = "data"
 IDENTIFYING = ("block_size", "documents", "tokens", "blocks", "shards", "rows", "label_names")
 """Keys of a manifest that distinguish data and do not depend on where or how they were made."""
+DESCRIBING = (".json", ".txt")
+"""Endings of files beside the data: plans, sidecars and tokenizers, which name places."""
 
 
 class Data(StrictModel):
     """Record in a run folder of the data that the run started with."""
 
     sha256: str
-    """Hash of what identifies the data."""
+    """Hash of its counts and of its tokenizer."""
     size: str
     """Amount of data, for people."""
+    content: str | None = None
+    """Hash of its files' hashes; null: the run was started by a version that compared counts."""
 
 
 def require_same_data(run: RunFolder, corpus: AnyCorpus, step: str = STEP) -> None:
@@ -251,15 +257,34 @@ def require_same_data(run: RunFolder, corpus: AnyCorpus, step: str = STEP) -> No
     Raises:
         InputError: The data changed; says how much there was.
     """
+    now = _identify(corpus)
+    before = run.once(step, Data, lambda: now)
+    known = before.content is not None
+    if before.sha256 == now.sha256 and (not known or before.content == now.content):
+        if not known:
+            run.mark(step, now.model_dump(mode="json"))
+        return
+    counted = before.size != now.size or before.sha256 != now.sha256
+    what = f"{before.size}; now {now.size}" if counted else f"{now.size} as now, in another order"
+    raise InputError(
+        f"run {run.config.run.name!r} began with other data ({what}): its samples have other "
+        "numbers now. Put back what the section data names (builtin:pydoc: the versions of the "
+        "libraries), or go on with this data in another run: run.name=<new> "
+        f"train.start_from={{run: {run.config.run.name}}}, which needs the same tokenizer."
+    )
+
+
+def _identify(corpus: AnyCorpus) -> Data:
     manifest = corpus.manifest.model_dump(mode="json")
     seen = {name: manifest[name] for name in IDENTIFYING if name in manifest}
-    content = json_bytes({**seen, "tokenizer": vocabulary_id(corpus.processor)})
-    size = f"{corpus.documents:,} documents, {corpus.tokens:,} tokens"
-    now = Data(sha256=sha256_bytes(content), size=size)
-    before = run.once(step, Data, lambda: now)
-    if before.sha256 != now.sha256:
-        raise InputError(
-            f"run {run.config.run.name!r} began with other data ({before.size}; now {size}): "
-            "tokens and samples have other numbers now. Put back what the section data names "
-            "(builtin:pydoc: the versions of the libraries), or choose another run.name."
-        )
+    counts = json_bytes({**seen, "tokenizer": vocabulary_id(corpus.processor)})
+    files = {
+        name: entry.sha256
+        for name, entry in sorted(corpus.manifest.files.items())
+        if not name.endswith(DESCRIBING)
+    }
+    return Data(
+        sha256=sha256_bytes(counts),
+        size=f"{corpus.documents:,} documents, {corpus.tokens:,} tokens",
+        content=sha256_bytes(json_bytes(files)),
+    )

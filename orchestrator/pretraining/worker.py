@@ -26,6 +26,7 @@ from orchestrator.pretraining.baselines import baselines, pair_baselines
 from orchestrator.pretraining.guard import exceeded, first_loss
 from orchestrator.pretraining.inputs import PretrainInputs, open_inputs
 from orchestrator.pretraining.results import GUARD, Interrupted, LaunchResult, Summary
+from orchestrator.pretraining.resuming import resumed_at
 from orchestrator.pretraining.starting import origin_of, take_weights
 from orchestrator.pretraining.state import PretrainJob, PretrainPayload, RunState
 from orchestrator.pretraining.window_sources import Detour, Meter
@@ -108,6 +109,8 @@ class _Run:
         self.history = History()
         self.before_s = 0.0
         """Seconds that earlier parts of a resumed run took."""
+        self.resumed = ""
+        """Checkpoint that a resumed run goes on from, in words."""
         self.origin = origin_of(inputs)
         steps, ahead = inputs.steps(), config.prefetch_steps
         self.prefetch = IndexedPrefetch(steps, ahead) if ahead else None
@@ -128,7 +131,7 @@ class _Run:
     def train(self) -> TrainResult:
         """Run the loop from the newest intact checkpoint to the end."""
         first = self._resume() or 0
-        self.context.emit(RunStarted(run=self.config.run.name, step=first))
+        self.context.emit(RunStarted(run=self.config.run.name, step=first, message=self.resumed))
         self._look_back()
         patience_s = self.config.train.hang_timeout_s
         with ExitStack() as stack:
@@ -186,6 +189,7 @@ class _Run:
         state = checkpoint.read(RunState)
         self.history, self.before_s = History(state.history), state.seconds
         self.detour.jumps = list(state.jumps)
+        self.resumed = resumed_at(checkpoint, self.context.world, self.inputs.model)
         return checkpoint.step
 
     def _go_back(self, error: NonFiniteError) -> int:

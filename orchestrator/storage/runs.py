@@ -1,25 +1,30 @@
 """Run folders: one writer, one config, and a journal so that no finished step runs twice."""
 
 import logging
-import re
+import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import JsonValue
-
-from orchestrator.config import JobConfig, JobResult, dump_yaml, load_config
-from orchestrator.config.strict import show
-from orchestrator.config.yaml_files import parse_yaml, read_text
+from orchestrator.config import JobConfig, JobResult, dump_yaml
+from orchestrator.config.changes import PLACES, change_of
+from orchestrator.config.job import RunProgress
 from orchestrator.errors import ConfigError, InputError, IntegrityError, Problem
 from orchestrator.storage.atomic import atomic_write_bytes, sweep_temporary
 from orchestrator.storage.files import sha256_bytes
 from orchestrator.storage.json_files import Model, json_bytes, jsonable, parse_model, read_json
 from orchestrator.storage.locks import FileLock, LockedError
 from orchestrator.storage.remote.mirrored_run import MirroredRun
+from orchestrator.storage.run_changes import (
+    Changed,
+    changes_between,
+    refused_changes,
+    settings_of,
+)
+from orchestrator.storage.stores import LocalStore, Store
 from orchestrator.storage.uris import local_path
 
 CONFIG_NAME = "job.yaml"
@@ -30,13 +35,13 @@ LOCK_NAME = ".lock"
 IDENTITY = "identity"
 """Step under which the id of the run is recorded."""
 STATE_FILES = (CONFIG_NAME, STAGE_NAME, RESULT_NAME)
+PROLONGED = "prolonged"
+"""Step under which it is recorded how often the run was prolonged."""
+FINISHED = ("done", "refused")
+"""Status of a result that a run has for good."""
 MAX_STEP_BYTES = 180
 """Longest quoted step name used as a file name; longer ones end in their hash."""
 
-_MAY_DIFFER = re.compile(
-    r"^(?:run\.dir|run\.zoo|train\.hang_timeout_s|(?:cluster|tracking)(?:\..*)?)$"
-)
-"""Settings for place, tracking and timeouts; none of them changes what a run computes."""
 logger = logging.getLogger(__name__)
 
 
@@ -53,12 +58,14 @@ class RunFolder:
         config: The config of the run.
         stage: The stage that runs, like ``pretrain``.
         id: What distinguishes this run from all others, whatever their names; made when the run
-            is first opened, and written into the package that it commits.
+            is first opened.
+        changed: Settings that differ from those of the last start, by path.
     """
 
     id: str
+    changed: Mapping[str, Changed]
 
-    def __init__(self, config: JobConfig, stage: str) -> None:
+    def __init__(self, config: JobConfig, stage: str, outcome: Sequence[str] = ()) -> None:
         folder, name = local_path(config.run.dir), config.run.name
         self.remote = None
         if folder is None:
@@ -69,24 +76,27 @@ class RunFolder:
             self.address = str(self.path)
         self.config = config
         self.stage = stage
+        self._outcome = outcome
         self._lock = FileLock(self.path / LOCK_NAME)
 
     @classmethod
-    def open(cls, config: JobConfig, stage: str) -> "RunFolder":
-        """Take the folder of a run: a new one, or one that the same config made.
+    def open(cls, config: JobConfig, stage: str, outcome: Sequence[str] = ()) -> "RunFolder":
+        """Take the folder of a run: a new one, or one that this config may continue.
 
         Args:
             config: Names the run; written to ``job.yaml``.
             stage: The stage, like ``pretrain``.
+            outcome: Folders of the run that belong to its result: removed when a finished run is
+                prolonged.
 
         Raises:
-            ConfigError: The name belongs to another stage or to a run with other settings; lists
-                the settings that differ.
+            ConfigError: The name belongs to another stage, or to a run with other settings that
+                decide its result; lists them.
             InputError: Another process works on this run now, or the object store has no
                 conditional writes.
             StageError: The folder cannot be written.
         """
-        run = cls(config, stage)
+        run = cls(config, stage, outcome)
         try:
             run._lock.acquire()
             if run.remote is not None:
@@ -125,7 +135,7 @@ class RunFolder:
             RefusedError: The run is done, and a gate refused its package.
         """
         stored = self._read(self.path / RESULT_NAME)
-        if stored is None or stored.get("status") not in ("done", "refused"):
+        if stored is None or stored.get("status") not in FINISHED:
             return None
         result: JobResult = JobResult.model_validate(stored)
         return result.accepted()
@@ -199,25 +209,70 @@ class RunFolder:
             return None
         return dict(stored)
 
+    @property
+    def package_id(self) -> str:
+        """The run's id in the package that it commits; a prolonged run commits another one."""
+        times = self._times_prolonged()
+        return f"{self.id}-{times}" if times else self.id
+
+    def _times_prolonged(self) -> int:
+        return int((self.done(PROLONGED) or {}).get("times", 0))
+
     def _claim(self) -> None:
         """Compare with what the folder was made for, then write the config and the stage."""
         for folder in (self.path, self.path / JOURNAL_NAME):
             sweep_temporary(folder, grace_s=0)  # we hold the lock: whoever wrote them is gone
-        stored = self._read(self.path / STAGE_NAME)
-        problems = []
-        if stored is not None and stored.get("stage") != self.stage:
-            made_by = f"belongs to a run of the stage {stored.get('stage')!r}, not {self.stage!r}"
-            problems.append(Problem("run.name", f"{self.config.run.name!r} {made_by}."))
-        if (self.path / CONFIG_NAME).exists():
-            problems += self._differences()
-        if problems:
-            advice = f"Choose another run.name, or delete {self.address} to start again."
-            last = problems[-1]
-            problems[-1] = Problem(last.path, f"{last.message} {advice}")
-            raise ConfigError(f"run {self.config.run.name!r} in {self.address}", problems)
-        self._write(self.path / STAGE_NAME, {"stage": self.stage})
-        self._write_bytes(self.path / CONFIG_NAME, dump_yaml(self.config).encode("utf-8"))
+        status = (self._read(self.path / RESULT_NAME) or {}).get("status")
+        finished = status in FINISHED
+        job = self.path / CONFIG_NAME
+        before = settings_of(self.config, job) if job.exists() else None
+        self.changed = {} if before is None else changes_between(before, self.config)
+        self._require_stage()
+        if before is not None:
+            progress = RunProgress(status if finished else None, self._store().folders)
+            self._require(refused_changes(self.changed, before, self.config, progress))
         self.id = self._identity()
+        if finished and before is not None and self.config.prolongs(before):
+            self._reopen()
+        elif finished and self.changed:
+            self._warn_of_no_effect()
+            return
+        self._write(self.path / STAGE_NAME, {"stage": self.stage})
+        self._write_bytes(job, dump_yaml(self.config).encode("utf-8"))
+
+    def _require_stage(self) -> None:
+        stored = self._read(self.path / STAGE_NAME)
+        if stored is None or stored.get("stage") == self.stage:
+            return
+        made_by = f"belongs to a run of the stage {stored.get('stage')!r}, not {self.stage!r}"
+        message = f"{self.config.run.name!r} {made_by}. Choose another run.name."
+        raise ConfigError(self._title(), [Problem("run.name", message)])
+
+    def _require(self, problems: list[Problem]) -> None:
+        if problems:
+            last = problems[-1]
+            problems[-1] = Problem(last.path, f"{last.message} {self.config.way_on()}")
+            raise ConfigError(self._title(), problems)
+
+    def _title(self) -> str:
+        return f"run {self.config.run.name!r} in {self.address}"
+
+    def _store(self) -> Store:
+        return LocalStore(self.path) if self.remote is None else self.remote.mirror.store
+
+    def _reopen(self) -> None:
+        """Make a finished run an unfinished one; killed in between, it is made so again."""
+        stored = self._read(self.path / RESULT_NAME)
+        self.mark(PROLONGED, {"times": self._times_prolonged() + 1})
+        for name in self._outcome:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        self._write(self.path / RESULT_NAME, {**(stored or {}), "status": "interrupted"})
+
+    def _warn_of_no_effect(self) -> None:
+        useless = [path for path in self.changed if change_of(PLACES, path) is None]
+        if useless:
+            names, run = ", ".join(useless), self.config.run.name
+            logger.warning("run %r is finished; without effect are now: %s", run, names)
 
     def _identity(self) -> str:
         """Return the id of this run, made and recorded when it has none."""
@@ -229,40 +284,3 @@ class RunFolder:
         made = uuid.uuid4().hex
         self.mark(IDENTITY, {"id": made})
         return made
-
-    def _differences(self) -> list[Problem]:
-        before, now = flatten(self._stored_config()), flatten(self.config.model_dump(mode="json"))
-        return [
-            Problem(key, f"is {_shown(now, key)} now, but the run has {_shown(before, key)}.")
-            for key in dict.fromkeys([*now, *before])
-            if now.get(key, _ABSENT) != before.get(key, _ABSENT) and not _MAY_DIFFER.match(key)
-        ]
-
-    def _stored_config(self) -> Any:
-        """Return the config the run was made with, with defaults for settings added since."""
-        path = self.path / CONFIG_NAME
-        try:
-            return load_config(type(self.config), path).model_dump(mode="json")
-        except ConfigError:
-            return parse_yaml(read_text(path), str(path))[0]
-
-
-_ABSENT = object()
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, JsonValue]:
-    """Return nested mappings and lists as ``a.0.b`` → value; empty ones are values."""
-    if isinstance(value, dict) and value:
-        items = list(value.items())
-    elif isinstance(value, list) and value:
-        items = list(enumerate(value))
-    else:
-        return {prefix: value}
-    flat = {}
-    for key, item in items:
-        flat.update(flatten(item, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
-
-
-def _shown(flat: dict[str, JsonValue], key: str) -> str:
-    return show(flat[key]) if key in flat else "not set"

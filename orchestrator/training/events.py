@@ -76,6 +76,8 @@ class RunStarted(Event):
     """Name of the run."""
     step: int
     """Optimizer steps done."""
+    message: str = ""
+    """Checkpoint that a resumed run goes on from, in words; empty: it begins."""
 
 
 class RolledBack(Notice):

@@ -35,6 +35,11 @@ class StoredState(Protocol):
         """Folder for ``Engine.load``."""
         ...
 
+    @property
+    def world(self) -> int:
+        """Number of workers that wrote it."""
+        ...
+
     def has(self, field: str) -> bool:
         """Return whether the caller's state has a field; this tells kinds of state apart."""
         ...

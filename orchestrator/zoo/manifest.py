@@ -63,7 +63,7 @@ class Producer(StrictModel):
 
     @property
     def run_id(self) -> str | None:
-        """`RunFolder.id` of the run that committed the package, if a run did.
+        """`RunFolder.package_id` of the run that committed the package, if a run did.
 
         ``select`` wrote it under the key ``selection`` before all stages shared one protocol.
         """

@@ -37,7 +37,7 @@ def committed(run: RunFolder, name: str) -> Package | None:
         run: The open run; its config names the zoo.
         name: Name of the package that the run makes.
     """
-    return Zoo(run.config.run.zoo).made_by(name, run.id)
+    return Zoo(run.config.run.zoo).made_by(name, run.package_id)
 
 
 class Description(TypedDict):
@@ -127,5 +127,5 @@ def draft_of(run: RunFolder, name: str, **description: Unpack[Description]) -> D
     Raises:
         InputError: A name, parent or value is not allowed. StageError: The zoo is not writable.
     """
-    producer = {"stage": run.stage, "job": run.config.run.name, "run_id": run.id}
+    producer = {"stage": run.stage, "job": run.config.run.name, "run_id": run.package_id}
     return Zoo(run.config.run.zoo).draft(name, producer=producer, **description)

@@ -157,7 +157,7 @@ class Zoo:
 
         Args:
             name: Name of the package.
-            run_id: `RunFolder.id` of the run.
+            run_id: `RunFolder.package_id` of the run.
         """
         newest_first = reversed(versions(self.store, require_name(name)))
         packages, _ = read_manifests(self.store, [(name, version) for version in newest_first])

@@ -52,8 +52,8 @@ def _chosen(place: Path, found: list[int], step: Step) -> int:
     if not found:
         what = "has no checkpoints" if place.is_dir() else "does not exist"
         raise InputError(
-            f"train.start_from: {place} {what}. A finished run keeps none, unless "
-            "train.keep_every_steps is set in it. Its package can be started from as well."
+            f"train.start_from: {place} {what}. A finished run keeps none with "
+            "train.keep_last: 0. Its package can be started from as well."
         )
     wanted = found[-1] if step == "latest" else step
     if wanted not in found:

@@ -251,17 +251,20 @@ class CheckpointFolder:
             group.require_claim()
             shutil.rmtree(folder, ignore_errors=True)
 
-    def clear(self, keep_every: int = 0) -> None:
-        """Remove all checkpoints, for the run is finished.
+    def clear(self, keep_every: int = 0, keep_last: int = 0) -> None:
+        """Remove the checkpoints that a finished run does not keep.
 
         Args:
-            keep_every: Multiples of this step and the last one stay for other runs to start from;
-                0: none does.
+            keep_every: Multiples of this step stay for other runs to start from; 0: none does.
+            keep_last: Number of last ones that stay.
         """
-        if not keep_every:
+        committed = self._committed()
+        last = committed[len(committed) - keep_last :] if keep_last else []
+        stay = {each for each in committed if each in last or _stays(each, keep_every)}
+        if not stay:
             shutil.rmtree(self.root, ignore_errors=True)
-        for folder in self._committed()[:-1]:
-            if not _stays(folder, keep_every):
+        for folder in committed:
+            if folder not in stay:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def steps(self) -> list[int]:

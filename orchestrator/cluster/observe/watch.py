@@ -43,6 +43,8 @@ class Watcher(Closes):
     def observe(self, event: Event) -> None:
         """Take one event of the workers."""
         if isinstance(event, RunStarted):
+            if event.message:
+                logger.info("%s: %s", event.run, event.message)
             self._begin(event.run, event.step)
         elif isinstance(event, Measurement):
             self._measured(event)

@@ -5,7 +5,7 @@ import torch
 
 from orchestrator.modeling.package import load_model
 from orchestrator.modeling.tensor_files import INDEX, WEIGHTS
-from orchestrator.pretraining import runner, window_sources, worker
+from orchestrator.pretraining import outcome, window_sources, worker
 
 
 def test_a_large_model_is_exported_in_shards_with_the_same_weights(
@@ -21,7 +21,7 @@ def test_a_large_model_is_exported_in_shards_with_the_same_weights(
     assert not (several / WEIGHTS).exists()
     expected = load_model(one).state_dict()
     assert all(torch.equal(v, expected[n]) for n, v in load_model(several).state_dict().items())
-    packed = {path.name for pattern in runner.EXPORTED for path in several.glob(pattern)}
+    packed = {path.name for pattern in outcome.EXPORTED for path in several.glob(pattern)}
     shards = {path.name for path in several.glob("model-*.safetensors")}
     assert packed == {"config.json", "history.parquet", INDEX, *shards}
     assert len(shards) > 2

@@ -188,7 +188,7 @@ def test_a_run_goes_on_with_another_staging_folder(root, monkeypatch, tmp_path):
     with RunFolder.open(config(root), "pretrain") as run:  # the store decides
         assert run.done("a/b") == {"x": 2}
         assert not (run.path / "journal" / "left over.json").exists()
-    with pytest.raises(ConfigError, match=rf"(?s)steps: is 11 now.*delete {root}/r"):
+    with pytest.raises(ConfigError, match=rf"(?s)in {root}/r.*steps: is 11 now.*Choose another"):
         RunFolder.open(config(root, steps=11), "pretrain")
 
 

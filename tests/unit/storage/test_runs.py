@@ -96,6 +96,7 @@ def test_another_config_is_refused_and_the_differences_are_listed(tmp_path):
     assert "steps: is 20 now, but the run has 10." in text
     assert "names.1: is 'b' now, but the run has not set." in text
     assert "Choose another run.name" in text
+    assert "delete" not in text
     with RunFolder.open(config(tmp_path), "s"):  # the refused attempt changed nothing
         pass
 
