@@ -15,8 +15,9 @@ from typing import Self
 import torch
 from torch import Tensor, distributed, nn
 
+from orchestrator.cluster.checkpoints.reading import Checkpoint
 from orchestrator.cluster.checkpoints.saving import Pending, on_rank_zero
-from orchestrator.cluster.checkpoints.store import CHECKPOINTS, Checkpoint, CheckpointFolder
+from orchestrator.cluster.checkpoints.store import CHECKPOINTS, CheckpointFolder
 from orchestrator.cluster.engines import build_engine
 from orchestrator.cluster.observe.mailbox import Line, SilentLine
 from orchestrator.config.strict import StrictModel
@@ -227,6 +228,23 @@ class Worker:
         tensor: Tensor = torch.tensor([value], dtype=torch.int64, device=self.device)
         distributed.broadcast(tensor, src=0)
         return int(tensor.item())
+
+    def first_bytes(self, data: bytes | None) -> bytes | None:
+        """Return the bytes of the lowest rank that passes some, on every rank; collective."""
+        if self.world == 1:
+            return data
+        speaker = torch.tensor([self.world if data is None else self.rank], device=self.device)
+        distributed.all_reduce(speaker, distributed.ReduceOp.MIN)
+        source = int(speaker.item())
+        if source == self.world:
+            return None
+        size = torch.tensor([len(data or b"")], device=self.device)
+        distributed.broadcast(size, src=source)
+        content = torch.zeros(int(size.item()), dtype=torch.uint8, device=self.device)
+        if self.rank == source:
+            content.copy_(torch.frombuffer(bytearray(data or b""), dtype=torch.uint8))
+        distributed.broadcast(content, src=source)
+        return bytes(content.cpu().numpy())
 
     def all_ranks(self, succeeded: bool) -> bool:
         """Return whether every rank passes True; collective."""

@@ -4,15 +4,18 @@ States are full tensors, so another number of workers or another engine can cont
 state write nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from orchestrator.continual.parts.base import Part, State
 from orchestrator.errors import IntegrityError
+from orchestrator.modeling.tensor_files import write_tensor_file
 from orchestrator.training.engines.engine import Engine
+from orchestrator.training.engines.state import Snapshot
+from orchestrator.training.engines.state_index import RankPart
 
 PARTS_FILE = "parts.safetensors"
 
@@ -29,7 +32,7 @@ class _WithParts:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def snapshot(self) -> Callable[[Path], None]:
+    def snapshot(self) -> Snapshot:
         """Copy the training state and the parts' state; collective."""
         write = self._engine.snapshot()
         tensors: State = {
@@ -38,10 +41,12 @@ class _WithParts:
             for key, value in part.state(self._engine).items()
         }
 
-        def write_both(folder: Path) -> None:
-            write(folder)
-            if tensors and self._engine.rank == 0:
-                save_file(tensors, folder / PARTS_FILE)
+        def write_both(folder: Path) -> RankPart:
+            part = write(folder)
+            if not tensors or self._engine.rank != 0:
+                return part
+            entry = write_tensor_file(folder / PARTS_FILE, tensors)
+            return part.model_copy(update={"files": {**part.files, PARTS_FILE: entry}})
 
         return write_both
 

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from orchestrator.errors import InputError, IntegrityError
+from orchestrator.storage import FileEntry, write_hashed
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -32,7 +33,7 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 """Name of an element type in the files → torch's."""
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ORDER = (
     "I64", "F64", "F32", "I32", "BF16", "F16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL",
 )  # fmt: skip
@@ -183,10 +184,36 @@ def write_tensors(
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
+def write_tensor_file(path: Path, tensors: Mapping[str, Tensor]) -> FileEntry:
+    """Write one file and hash it on the way.
+
+    safetensors' own writer gives no hash, and reading a large file back takes as long again.
+
+    Args:
+        path: Replaced when it is there.
+        tensors: By name.
+    """
+    places: dict[str, _Place] = {}
+    header = _header(path.name, tensors, places)
+
+    def pieces() -> Iterator[bytes | memoryview]:
+        yield header
+        for name in places:  # in the order of the header
+            yield _bytes(tensors[name])
+
+    return write_hashed(path, pieces())
+
+
 def _write(file: BinaryIO, tensor: Tensor) -> None:
-    if tensor.numel():
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        file.write(flat.view(torch.uint8).numpy().data)
+    file.write(_bytes(tensor))
+
+
+def _bytes(tensor: Tensor) -> bytes | memoryview:
+    if not tensor.numel():
+        return b""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    view: memoryview = flat.view(torch.uint8).numpy().data
+    return view
 
 
 def _size(tensor: Tensor) -> int:
@@ -228,7 +255,7 @@ def _header(file: str, shard: Mapping[str, Tensor], places: dict[str, _Place]) -
     for name, tensor in sorted(shard.items(), key=lambda item: (order[item[1].dtype], item[0])):
         end = begin + _size(tensor)
         header[name] = {
-            "dtype": _NAMES[tensor.dtype],
+            "dtype": DTYPE_NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [begin, end],
         }

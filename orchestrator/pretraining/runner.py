@@ -20,7 +20,7 @@ from orchestrator.zoo import Package, Zoo, commit_once, committed
 from orchestrator.zoo.stage import Description, draft_of
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.checkpoints.store import Checkpoint
+    from orchestrator.cluster.checkpoints.reading import Checkpoint
     from orchestrator.cluster.observe.mlflow_run import MlflowRun
     from orchestrator.cluster.observe.tracking import Watched
     from orchestrator.pretraining.inputs import PretrainInputs

@@ -9,13 +9,14 @@ from orchestrator.storage.atomic import (
     temporary_sibling,
 )
 from orchestrator.storage.commit import FolderExistsError, commit_folder, commit_new_folder, staged
-from orchestrator.storage.files import sha256_bytes, sha256_file
+from orchestrator.storage.files import FileEntry, sha256_bytes, sha256_file, write_hashed
 from orchestrator.storage.json_files import jsonable, read_json, read_model
 from orchestrator.storage.locks import FileLock, LockedError, locked
 from orchestrator.storage.runs import RunFolder
 from orchestrator.storage.verify import newest_valid, read_manifest, verify_folder
 
 __all__ = [
+    "FileEntry",
     "FileLock",
     "FolderExistsError",
     "LockedError",
@@ -38,4 +39,5 @@ __all__ = [
     "sweep_temporary",
     "temporary_sibling",
     "verify_folder",
+    "write_hashed",
 ]

@@ -16,13 +16,14 @@ from orchestrator.errors import OrchestratorError, StageError
 from orchestrator.storage import operations
 from orchestrator.storage.atomic import ASIDE, MARK, is_temporary, temporary_sibling
 from orchestrator.storage.disk_failures import explained, remote_write_explained
-from orchestrator.storage.files import scan, sha256_file
+from orchestrator.storage.files import FileEntry, scan, sha256_file
 from orchestrator.storage.json_files import json_bytes
 from orchestrator.storage.uris import local_path, remote_filesystem
 
 MANIFEST_NAME = "manifest.json"
 CLAIM = f"{MARK}claim"
 """Ending of the object that reserves a prefix on an object store while it is uploaded."""
+NOTHING_KNOWN: Mapping[str, FileEntry] = {}
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
 
 
@@ -35,6 +36,7 @@ def commit_folder(
     final: str | Path,
     manifest: Mapping[str, Any],
     manifest_name: str = MANIFEST_NAME,
+    known: Mapping[str, FileEntry] = NOTHING_KNOWN,
 ) -> None:
     """Commit ``staged`` under the name ``final``; a committed folder there is replaced.
 
@@ -46,6 +48,8 @@ def commit_folder(
         final: Local path, or a URI where nothing is committed yet.
         manifest: The manifest without ``files``: relative path → sha256 and bytes.
         manifest_name: Name of the manifest file.
+        known: Files that their writers have hashed and brought to the disk (`write_hashed`), also
+            on other hosts: only their sizes are compared. All other files are read and hashed.
 
     Raises:
         FolderExistsError: ``final`` is on an object store and taken.
@@ -56,7 +60,7 @@ def commit_folder(
     if path is None:
         _commit_remote(staged, str(final), manifest, manifest_name)
         return
-    with _ready(staged, path, manifest, manifest_name) as ready:
+    with _ready(staged, path, manifest, manifest_name, known) as ready:
         try:
             operations.replace(ready, path)
         except OSError as error:
@@ -125,12 +129,28 @@ def commit_new_folder(
 
 
 def complete_manifest(
-    folder: Path, manifest: Mapping[str, Any], manifest_name: str
+    folder: Path,
+    manifest: Mapping[str, Any],
+    manifest_name: str,
+    known: Mapping[str, FileEntry] = NOTHING_KNOWN,
 ) -> dict[str, Any]:
-    """Return the manifest with ``files``: relative path → ``{"sha256": …, "bytes": …}``."""
+    """Return the manifest with ``files``: relative path → ``{"sha256": …, "bytes": …}``.
+
+    Raises:
+        StageError: A file in ``known`` is not there as it was written.
+    """
     sizes = scan(folder)
+    for name, entry in known.items():
+        if sizes.get(name) != entry.bytes:
+            raise StageError(
+                f"{folder / name}: {sizes.get(name, 0)} of {entry.bytes} bytes arrived. "
+                "Nothing was committed; start again."
+            )
     files = {
-        name: {"sha256": sha256_file(folder / name), "bytes": size}
+        name: {
+            "sha256": known[name].sha256 if name in known else sha256_file(folder / name),
+            "bytes": size,
+        }
         for name, size in sizes.items()
         if name != manifest_name
     }
@@ -139,15 +159,19 @@ def complete_manifest(
 
 @contextmanager
 def _ready(
-    staged: Path, final: Path, manifest: Mapping[str, Any], manifest_name: str
+    staged: Path,
+    final: Path,
+    manifest: Mapping[str, Any],
+    manifest_name: str,
+    known: Mapping[str, FileEntry] = NOTHING_KNOWN,
 ) -> Iterator[Path]:
     """Yield a complete, synced temporary sibling of ``final``; undo it when the body fails."""
-    content = complete_manifest(staged, manifest, manifest_name)
+    content = complete_manifest(staged, manifest, manifest_name, known)
     data = json_bytes(content)
     needed = len(data) + sum(entry["bytes"] for entry in content["files"].values())
     with explained(final, needed):
         operations.make_folder(final.parent)
-        ready, copied = _as_sibling(staged, final, [*content["files"]])
+        ready, copied = _as_sibling(staged, final, [*content["files"]], known)
         try:
             operations.remove(ready / manifest_name)  # of an earlier try
             operations.write_file(ready / manifest_name, data)
@@ -161,7 +185,9 @@ def _ready(
             operations.remove(staged)
 
 
-def _as_sibling(staged: Path, final: Path, names: list[str]) -> tuple[Path, bool]:
+def _as_sibling(
+    staged: Path, final: Path, names: list[str], known: Mapping[str, FileEntry]
+) -> tuple[Path, bool]:
     """Bring the files to the disk next to ``final``: in place, by a rename, or else by copying."""
     if staged.parent.absolute() == final.parent.absolute() and is_temporary(staged.name):
         ready, copied = staged, False
@@ -178,7 +204,7 @@ def _as_sibling(staged: Path, final: Path, names: list[str]) -> tuple[Path, bool
             if copied:
                 operations.make_folder((ready / name).parent)
                 operations.copy_file(staged / name, ready / name)
-            else:
+            elif name not in known:
                 operations.sync_file(ready / name)
     except BaseException:
         _undo(ready, staged, copied)

@@ -4,15 +4,28 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from orchestrator.config.strict import StrictModel
 from orchestrator.errors import IntegrityError
+from orchestrator.storage import operations
 from orchestrator.storage.operations import open_regular
 
 MAX_PATH_LENGTH = 240
 MAX_FILES = 100_000
+HASH_CHUNK_BYTES = 2**20
+"""Bytes that are hashed and then written while they are still in the processor's cache."""
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+class FileEntry(StrictModel):
+    """One file in a manifest."""
+
+    sha256: str
+    """Hash of the content, in hexadecimal."""
+    bytes: int
+    """Size."""
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -24,6 +37,32 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a regular file, read in pieces; links raise OSError."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_hashed(path: Path, pieces: Iterable[bytes | memoryview]) -> FileEntry:
+    """Write a file and hash it on the way; nothing is read back.
+
+    Args:
+        path: Local; a file that is there is removed first.
+        pieces: The content.
+    """
+    digest, size = hashlib.sha256(), 0
+
+    def seen(chunk: memoryview) -> None:
+        nonlocal size
+        digest.update(chunk)
+        size += chunk.nbytes
+
+    operations.remove(path)
+    operations.write_pieces(path, _chunks(pieces), seen)
+    return FileEntry(sha256=digest.hexdigest(), bytes=size)
+
+
+def _chunks(pieces: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
+    for piece in filter(len, pieces):  # an empty view cannot be cast
+        view = memoryview(piece).cast("B")
+        for start in range(0, view.nbytes, HASH_CHUNK_BYTES):
+            yield view[start : start + HASH_CHUNK_BYTES]
 
 
 def unsafe_reason(relative: str) -> str | None:

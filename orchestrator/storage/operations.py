@@ -8,7 +8,7 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,27 @@ def write_file(path: Path, data: bytes) -> None:
             file.write(part)
             file.flush()
         _before("fsync", path)
+        os.fsync(file.fileno())
+
+
+def write_pieces(
+    path: Path, pieces: Iterable[memoryview], seen: Callable[[memoryview], None]
+) -> None:
+    """Write a new file piece by piece and bring it to the disk.
+
+    Args:
+        path: A name that is free; FileExistsError when it is not.
+        pieces: The content.
+        seen: Called with each piece before it is written.
+    """
+    _before("create", path)
+    with path.open("xb") as file:
+        for piece in pieces:
+            seen(piece)
+            _before("write", path)
+            file.write(piece)
+        _before("fsync", path)
+        file.flush()
         os.fsync(file.fileno())
 
 

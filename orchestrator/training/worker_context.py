@@ -120,6 +120,10 @@ class WorkerContext(Protocol):
         """Return rank 0's 64-bit integer on every rank; collective."""
         ...
 
+    def first_bytes(self, data: bytes | None) -> bytes | None:
+        """Return the bytes of the lowest rank that passes some, on every rank; collective."""
+        ...
+
     def all_ranks(self, succeeded: bool) -> bool:
         """Return whether every rank passes True; collective."""
         ...

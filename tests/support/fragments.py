@@ -3,6 +3,7 @@
 from safetensors.torch import load_file
 
 from orchestrator.training.engines.state import TENSORS, snapshot_fragments
+from orchestrator.training.engines.state_index import write_index
 
 
 def recut(whole, folder, ranks):
@@ -11,8 +12,8 @@ def recut(whole, folder, ranks):
     The rest of the state's description is that of a sharded engine; ``whole`` stays as it is.
     """
     stored = load_file(whole / TENSORS)
-    for rank in range(ranks):
-        snapshot_fragments(rank, ranks, _parts(stored, rank, ranks))(folder)
+    parts = [snapshot_fragments(r, _parts(stored, r, ranks))(folder) for r in range(ranks)]
+    write_index(folder, parts)
 
 
 def _parts(stored, rank, ranks):

@@ -12,12 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.cluster.checkpoints.store import (
-    CHECKPOINTS,
-    PREFIX,
-    Checkpoint,
-    CheckpointFolder,
-)
+from orchestrator.cluster.checkpoints.reading import PREFIX, Checkpoint
+from orchestrator.cluster.checkpoints.store import CHECKPOINTS, CheckpointFolder
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import temporary_sibling, verify_folder
 

@@ -1,8 +1,24 @@
-"""One checkpoint on its way to the disk: one thread per rank, parts, marks, one commit.
+"""One checkpoint on its way to the disk: one thread per rank, parts, descriptions, one commit.
 
-Rank 0 makes the temporary folder when there is room for the checkpoint; every rank writes its part
-into it and leaves a mark; rank 0 waits for all marks and commits. Writing that fails for want of
-space is tried again after a while: training goes on meanwhile, and somebody may make room.
+Rank 0 makes the temporary folder when there is room for the checkpoint. Every rank writes its part
+into it, hashes it while it writes, brings it to the disk, and leaves a description of it
+(``.written-<rank>``: a `RankPart` as JSON, under its name only when it is complete). Rank 0 waits
+for all descriptions, removes them, writes what follows from them and commits; it reads back no
+file. A committed checkpoint, ``step-<step>/``, holds:
+
+- ``training-<rank>.safetensors`` of every rank (of one process: ``training.safetensors``), and
+  what else a rank described;
+- ``training.json``, the index: which file holds which elements (`StateIndex`);
+- ``extra.json``, the state of the caller and a copy of the manifest's head;
+- ``manifest.json``, written last: schema version, step, number of ranks, and for every other file
+  its size and SHA-256, as its writer has measured them. Without it there is no checkpoint.
+
+A file that a rank described never changes afterwards. Nothing but the descriptions crosses ranks,
+so a storage that is not a folder can do the same: each rank stores its files and its description,
+rank 0 collects the descriptions and stores index, extra and at last the manifest.
+
+Writing that fails for want of space is tried again after a while: training goes on meanwhile, and
+somebody may make room.
 
 A collective waits for a late rank only as long as the process group's timeout allows: minutes.
 Writing or hashing a large checkpoint takes longer. While one rank works in a thread, all of them
@@ -14,7 +30,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +38,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.errors import StageError
+from orchestrator.storage import atomic_write_bytes
 from orchestrator.storage.disk_failures import explained, is_full, require_space, system_error
+from orchestrator.training.engines.state_index import RankPart
 from orchestrator.training.events import NoSpace
 from orchestrator.training.worker_context import WorkerContext
 
@@ -31,7 +49,7 @@ logger = logging.getLogger(__name__)
 Found = TypeVar("Found")
 
 WRITTEN = ".written-"
-"""A rank's empty file that says that its part of a checkpoint is complete."""
+"""Beginning of the name of a rank's description of its part, which is complete then."""
 FAILED = ".failed"
 """An empty file that says that some rank could not write its part."""
 DEADLINE_S = 3600  # a part may be large and storage slow; a rank that is lost is noticed at once
@@ -51,16 +69,17 @@ class Part:
         staged: Where all ranks write.
         final: Where the checkpoint will be.
         needed_bytes: Space that the checkpoint may take, for rank 0's check; 0: nobody knows.
-        write: Writes this rank's part into a folder; may be called again.
-        commit: Makes the checkpoint visible; only rank 0's is called.
+        write: Writes this rank's part into a folder and describes it; may be called again.
+        commit: Makes the checkpoint visible, given the descriptions of all ranks; only rank 0's
+            is called.
     """
 
     step: int
     staged: Path
     final: Path
     needed_bytes: int
-    write: Callable[[Path], None]
-    commit: Callable[[], None]
+    write: Callable[[Path], RankPart]
+    commit: Callable[[Sequence[RankPart]], None]
 
 
 class Pending:
@@ -113,9 +132,10 @@ class Pending:
         if ranks.rank == 0:
             marks = [part.staged / f"{WRITTEN}{rank}" for rank in range(ranks.world)]
             self._wait_until(lambda: all(m.exists() for m in marks), "some rank did not write")
+            parts = [RankPart.model_validate_json(mark.read_bytes()) for mark in marks]
             for mark in marks:
                 mark.unlink()
-            self._patiently(part.commit)
+            self._patiently(lambda: part.commit(parts))
 
     def _write(self) -> None:
         part = self._part
@@ -124,13 +144,14 @@ class Pending:
                 require_space(part.final, part.needed_bytes)
                 part.staged.mkdir(parents=True, exist_ok=True)
             try:
-                part.write(part.staged)
+                written = part.write(part.staged)
             except Exception as error:
                 known = system_error(error)
                 if known is None:
                     raise
                 raise known from error
-            (part.staged / f"{WRITTEN}{self._ranks.rank}").touch()
+            mark = part.staged / f"{WRITTEN}{self._ranks.rank}"
+            atomic_write_bytes(mark, written.model_dump_json().encode())
 
     def _patiently(self, action: Callable[[], None]) -> None:
         """Do something; again after a while when there was no space."""
@@ -182,17 +203,29 @@ def on_rank_zero(action: Callable[[], Found], group: WorkerContext) -> Found | N
     Raises:
         Exception: Whatever it raised, on rank 0 alone.
     """
+    return on_every_rank(lambda: action() if group.rank == 0 else None, group)
+
+
+def on_every_rank(action: Callable[[], Found], group: WorkerContext) -> Found:
+    """Run something on each rank, however long it takes on some of them; collective.
+
+    Returns:
+        What it returned on this rank.
+
+    Raises:
+        Exception: Whatever it raised on this rank.
+    """
     if group.world == 1:
         return action()
-    outcome: Future[Found | None] = Future()
+    outcome: Future[Found] = Future()
 
     def run() -> None:
         try:
-            outcome.set_result(action() if group.rank == 0 else None)
+            outcome.set_result(action())
         except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
             outcome.set_exception(error)
 
-    thread = threading.Thread(target=run, name="rank-zero", daemon=True)
+    thread = threading.Thread(target=run, name="every-rank", daemon=True)
     thread.start()
     join_all(thread, group)
     return outcome.result()

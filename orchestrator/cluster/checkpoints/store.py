@@ -1,99 +1,54 @@
 """Training checkpoints in a run folder: all ranks write, one commits, damaged ones are passed over.
 
-``<run>/checkpoints/step-00000120/`` holds what ``Engine.save`` wrote and a manifest with the hash
-of each file, written last. A folder without a valid manifest does not exist for a reader. The
-folder must lie on storage that all workers share.
+``<run>/checkpoints/step-00000120/`` holds the files that ``saving`` lists. A folder without a valid
+manifest does not exist for a reader. The folder must lie on storage that all workers share.
 """
 
-import errno
 import json
 import logging
 import secrets
 import shutil
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pydantic import JsonValue, ValidationError
-
+from orchestrator.cluster.checkpoints.reading import (
+    EXTRA,
+    HEADER,
+    PREFIX,
+    SCHEMA_VERSION,
+    Checkpoint,
+    read_checkpoint,
+    verify_together,
+)
 from orchestrator.cluster.checkpoints.saving import Part, Pending, on_rank_zero
-from orchestrator.config.messages import to_problems
 from orchestrator.config.strict import StrictModel
-from orchestrator.errors import InputError, IntegrityError, StageError
+from orchestrator.errors import IntegrityError
 from orchestrator.storage import (
     commit_folder,
     is_temporary,
     read_manifest,
     sweep_temporary,
-    verify_folder,
+    write_hashed,
 )
 from orchestrator.storage.atomic import MARK
+from orchestrator.storage.commit import MANIFEST_NAME
 from orchestrator.storage.disk_failures import explained
-from orchestrator.storage.json_files import parse_json, read_limited
 from orchestrator.training.engines.engine import Engine
+from orchestrator.training.engines.state_index import INDEX, RankPart, write_index
 from orchestrator.training.events import CheckpointDamaged
-from orchestrator.training.worker_context import Extra, WorkerContext
+from orchestrator.training.worker_context import WorkerContext
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints, below the run's own."""
-SCHEMA_VERSION = 2
 KEEP = 2  # never one: the newest may turn out to be damaged
-EXTRA = "extra.json"
-HEADER = "checkpoint"
-"""Key in ``extra.json`` of a copy of the manifest's head, so that a hash covers that, too."""
-PREFIX = "step-"
 MARGIN = 1.5
 """Space that must be free for a checkpoint, as a multiple of the size of the previous one."""
 BYTES_PER_ELEMENT = 12
 """Estimate for the first checkpoint: an fp32 weight and two moments."""
-NONE_THERE, ALL_DAMAGED = -1, -2
+NONE_THERE = -1
 """Agreed on by all ranks in place of a step."""
-UNREACHABLE = frozenset(
-    (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.ENOTCONN)
-)
-"""Values of errno that mean the storage failed; the file may be intact."""
-TRIES, PAUSE_S = 3, 5.0
-"""Read attempts on such storage, and the pause between them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A committed checkpoint.
-
-    Attributes:
-        step: Optimizer steps done.
-        path: Its folder, for ``Engine.load``.
-        world: Number of workers that wrote it.
-        extra: The caller's state as JSON data.
-    """
-
-    step: int
-    path: Path
-    world: int
-    extra: dict[str, JsonValue]
-
-    def has(self, field: str) -> bool:
-        """Return whether the caller's state has a field; this tells kinds of state apart."""
-        return field in self.extra
-
-    def read(self, extra: type[Extra]) -> Extra:
-        """Return the caller's state.
-
-        Raises:
-            InputError: It is not of this class. The hashes were right, so it is not damaged: the
-                checkpoint is of another kind of run or of another version.
-        """
-        try:
-            return extra.model_validate(self.extra)
-        except ValidationError as error:
-            problems = "; ".join(map(str, to_problems(extra, error)))
-            raise InputError(
-                f"{self.path / EXTRA} is not a {extra.__name__} of this version: {problems}. "
-                "Continue with the version that wrote it, or use another run.name."
-            ) from error
 
 
 class CheckpointFolder:
@@ -141,7 +96,7 @@ class CheckpointFolder:
         Returns:
             What every rank must ``settle``, before the next one is begun.
         """
-        final = self.root / f"{PREFIX}{step:08d}"
+        final = self._folder(step)
         # Not `storage.staged`: all ranks write under one name, and after this call has returned.
         # The mark makes readers ignore the folder until it is committed.
         staged = (
@@ -150,12 +105,14 @@ class CheckpointFolder:
         )
         header = {"schema_version": SCHEMA_VERSION, "step": step, "world": group.world}
 
-        def commit() -> None:
+        def commit(parts: Sequence[RankPart]) -> None:
+            known = {name: entry for part in parts for name, entry in part.files.items()}
             with explained(final):
                 stored = {HEADER: header, "extra": extra.model_dump(mode="json")}
-                (staged / EXTRA).write_text(json.dumps(stored), encoding="utf-8")
+                known[INDEX] = write_index(staged, parts)
+                known[EXTRA] = write_hashed(staged / EXTRA, [json.dumps(stored).encode()])
             group.require_claim()
-            commit_folder(staged, final, header)
+            commit_folder(staged, final, header, MANIFEST_NAME, known)
             self.retain(step, group, keep_every)
             if on_commit is not None:
                 on_commit()
@@ -176,59 +133,45 @@ class CheckpointFolder:
         return elements * ranks * BYTES_PER_ELEMENT
 
     def latest(self, group: WorkerContext) -> Checkpoint | None:
-        """Return the newest checkpoint that verifies, chosen by rank 0; collective.
+        """Return the newest checkpoint that verifies; collective.
 
         Raises:
             IntegrityError: There are some, and all are damaged (on every rank). Beginning anew, as
                 without any, would remove what may still be restored.
             StageError: The storage fails.
         """
-        found = on_rank_zero(lambda: self.newest_valid(group), group)
-        missing = ALL_DAMAGED if self.steps() else NONE_THERE
-        step = group.broadcast_from_rank_zero(missing if found is None else found.step)
-        if step == ALL_DAMAGED:
+        found = self.newest_valid(group)
+        if found is None and group.broadcast_from_rank_zero(int(bool(self.steps()))):
             raise IntegrityError(
                 f"{self.root}: no checkpoint is whole, see the messages before this one. Restore "
                 "one, or remove that folder to begin with step 0."
             )
-        if step == NONE_THERE:
-            return None
-        return found or self._read(self.root / f"{PREFIX}{step:08d}", verify=False)
+        return found
 
     def newest_valid(self, group: WorkerContext) -> Checkpoint | None:
-        """Verify from the newest on; damaged ones are reported and passed over.
+        """Verify from the newest on; damaged ones are reported and passed over; collective.
 
         Raises:
             StageError: The storage fails.
         """
-        # The run has one writer, and it is about to begin: whatever is uncommitted is left over.
-        group.require_claim()
-        sweep_temporary(self.root, grace_s=0)
-        for folder in reversed(self._committed()):
-            try:
-                return self._verified(folder)
-            except IntegrityError as error:
-                logger.warning("passing over a damaged checkpoint: %s", error)
-                group.emit(CheckpointDamaged(message=str(error)))
-        return None
 
-    def _verified(self, folder: Path) -> Checkpoint:
-        """Read a checkpoint and compare all its files, again where the storage fails."""
-        tries = TRIES
+        def begin() -> list[int]:
+            # The run has one writer, and it is about to begin: what is uncommitted is left over.
+            group.require_claim()
+            sweep_temporary(self.root, grace_s=0)
+            return self.steps()
+
+        steps = on_rank_zero(begin, group) or []
         while True:
+            step = group.broadcast_from_rank_zero(steps.pop() if steps else NONE_THERE)
+            if step == NONE_THERE:
+                return None
             try:
-                return self._read(folder, verify=True)
+                return verify_together(self._folder(step), group)
             except IntegrityError as error:
-                cause, tries = error.__cause__, tries - 1
-                if not isinstance(cause, OSError) or cause.errno not in UNREACHABLE:
-                    raise
-                if not tries:
-                    raise StageError(
-                        f"{error} That may be the storage and not the checkpoint, so nothing was "
-                        f"passed over and nothing changed. Start again when {folder.parent} can be "
-                        "read; where it cannot be repaired, remove this checkpoint."
-                    ) from error
-            time.sleep(PAUSE_S)
+                if group.rank == 0:
+                    logger.warning("passing over a damaged checkpoint: %s", error)
+                group.emit(CheckpointDamaged(message=str(error)))
 
     def retain(self, step: int, group: WorkerContext, keep_every: int = 0) -> None:
         """Remove all but the newest ``keep`` checkpoints up to the one just committed.
@@ -282,34 +225,14 @@ class CheckpointFolder:
             IntegrityError: It is damaged.
             InputError: It is of a version that this one cannot read.
         """
-        return self._read(self.root / f"{PREFIX}{step:08d}", verify=verify)
+        return read_checkpoint(self._folder(step), verify=verify)
+
+    def _folder(self, step: int) -> Path:
+        return self.root / f"{PREFIX}{step:08d}"
 
     def _committed(self) -> list[Path]:
         found = (path for path in self.root.glob(f"{PREFIX}*") if path.is_dir())
         return sorted((path for path in found if not is_temporary(path.name)), key=_step)
-
-    def _read(self, folder: Path, *, verify: bool) -> Checkpoint:
-        """Read a checkpoint; its manifest must say what the hashed files were sealed with.
-
-        Raises:
-            IntegrityError: It is damaged.
-            InputError: It is of a version that this one cannot read. That is not damage: passed
-                over, and then removed, it would be lost.
-        """
-        manifest = verify_folder(folder) if verify else read_manifest(folder)
-        size = manifest["files"].get(EXTRA, {}).get("bytes", 0)  # curves grow with the run
-        stored = parse_json(read_limited(folder / EXTRA, size), folder / EXTRA)
-        header = {key: value for key, value in manifest.items() if key != "files"}
-        sealed = stored.get(HEADER, {})
-        if header != sealed or folder.name != f"{PREFIX}{header.get('step', -1):08d}":
-            raise IntegrityError(f"{folder}: damaged: its manifest does not describe its files.")
-        if header["schema_version"] != SCHEMA_VERSION:
-            raise InputError(
-                f"{folder} has format {header['schema_version']}, this version reads "
-                f"{SCHEMA_VERSION}. Continue with the version that wrote it, or use another "
-                "run.name."
-            )
-        return Checkpoint(header["step"], folder, header["world"], stored["extra"])
 
 
 def _stays(folder: Path, every: int) -> bool:

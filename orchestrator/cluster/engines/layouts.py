@@ -3,7 +3,7 @@
 State is saved and loaded as fragments (``training/engines/state.py``), whatever the layout.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -13,16 +13,19 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from orchestrator.cluster.engines.cuts import as_range, covering, picked
-from orchestrator.errors import StageError
+from orchestrator.errors import IntegrityError, StageError
 from orchestrator.training.engines.engine import Engine, Shard
+from orchestrator.training.engines.fragments import MODEL, Fragments
 from orchestrator.training.engines.optimizers import fp32_state, load_fp32_state
 from orchestrator.training.engines.precision import LossScale
 from orchestrator.training.engines.state import (
-    Fragments,
+    Fragment,
     Snapshot,
     persistent_buffers,
+    read_shared,
     snapshot_fragments,
 )
+from orchestrator.training.engines.state_index import cut_each
 
 Named = list[tuple[str, nn.Parameter]]
 
@@ -75,7 +78,9 @@ def snapshot_state(
     loss_scale: LossScale | None,
     frozen: Sequence[Shard] | None = None,
 ) -> Snapshot:
-    """Copy this rank's fragments; rank 0 adds frozen parameters and buffers; collective.
+    """Copy this rank's fragments and its range of frozen parameters; collective.
+
+    Rank 0 adds buffers, which no rank has a part of.
 
     Args:
         engine: Whose masters to copy.
@@ -84,16 +89,31 @@ def snapshot_state(
         loss_scale: Joins the description.
         frozen: This rank's parts of frozen parameters, if weights are rounded copies of them.
     """
-    rest = (
-        _untrained(engine, layout) if frozen is None else persistent_buffers(engine.module).items()
-    )
-    untrained = [(name, value.detach().clone()) for name, value in rest]
     fragments = list(_fragments(engine, optimizer, layout))
-    fragments += [(f"model.{part.name}", part.start, part.master) for part in frozen or ()]
-    process, processes = distributed.get_rank(), distributed.get_world_size()
+    process = distributed.get_rank()
+    if frozen is None:
+        fragments += _ranges_of_frozen(engine, layout)
+    else:
+        fragments += [(MODEL + part.name, part.start, part.master) for part in frozen]
     if process == 0:
-        fragments += [(f"model.{name}", 0, value) for name, value in untrained]
-    return snapshot_fragments(process, processes, fragments, loss_scale)
+        buffers = persistent_buffers(engine.module)
+        fragments += [(MODEL + name, None, value) for name, value in buffers.items()]
+    return snapshot_fragments(process, fragments, loss_scale)
+
+
+def _ranges_of_frozen(engine: Engine, layout: Layout) -> Iterator[Fragment]:
+    """Yield copies of this process's range of all frozen parameters; collective."""
+    process, processes = distributed.get_rank(), distributed.get_world_size()
+    for name, parameter in _frozen_parameters(engine):
+        with layout.whole(parameter, write=False) as whole:
+            for owner, start, numel in cut_each({name: whole.numel()}, processes)[name]:
+                if owner == process:
+                    own = whole.detach().reshape(-1)[start : start + numel]
+                    yield MODEL + name, start, own.clone()
+
+
+def _frozen_parameters(engine: Engine) -> Named:
+    return [(name, p) for name, p in engine.module.named_parameters() if not p.requires_grad]
 
 
 @torch.no_grad()
@@ -103,6 +123,8 @@ def load_state(
     optimizer: Optimizer,
     layout: Layout,
     frozen: Sequence[Shard] = (),
+    *,
+    device: torch.device,
 ) -> LossScale | None:
     """Read masters and optimizer state of this rank's shards; the caller publishes; collective.
 
@@ -112,6 +134,7 @@ def load_state(
         optimizer: What steps the flat tensors.
         layout: Where things lie.
         frozen: This rank's parts of frozen parameters, if weights are rounded copies of them.
+        device: Device of the collectives.
 
     Returns:
         The loss scale, if the state has one.
@@ -124,14 +147,34 @@ def load_state(
         shard.master.copy_(picked(shard, found.read(f"model.{shard.name}", *covering(shard))))
     for flat, state in _states(engine, optimizer, layout, found):
         load_fp32_state(optimizer, flat, state)
-    for name, value in _untrained(engine, layout, write=True):
-        value.copy_(found.read(f"model.{name}", 0, value.numel()).view(value.shape))
+    buffers = persistent_buffers(engine.module)
+    keys = [MODEL + name for name, _ in _frozen_parameters(engine)]
+    _require_stored(found, [*keys, *(MODEL + name for name in buffers)])
+    process, processes = distributed.get_rank(), distributed.get_world_size()
+    cuts = cut_each({key: found.shape(key).numel() for key in keys}, processes)
+    cuts |= {MODEL + name: [(0, 0, value.numel())] for name, value in buffers.items()}
+    values = read_shared(found, cuts, process, processes, device)
+    for _, parameter in _frozen_parameters(engine):
+        with layout.whole(parameter, write=True) as whole:
+            whole.copy_(next(values).view(whole.shape))
+    for value in buffers.values():
+        value.copy_(next(values).view(value.shape))
     return found.loss_scale
 
 
-def _fragments(
-    engine: Engine, optimizer: Optimizer, layout: Layout
-) -> Iterator[tuple[str, int, Tensor]]:
+def _require_stored(found: Fragments, keys: Iterable[str]) -> None:
+    """Raise, the same on every rank, where a tensor is not in the state.
+
+    Raises:
+        IntegrityError: Names the tensors.
+    """
+    stored = found.names()
+    missing = [key for key in keys if key.removeprefix(MODEL) not in stored]
+    if missing:
+        raise IntegrityError(f"{found.folder} belongs to another model; it lacks {missing}")
+
+
+def _fragments(engine: Engine, optimizer: Optimizer, layout: Layout) -> Iterator[Fragment]:
     states = {id(flat): fp32_state(optimizer, flat) for flat in layout.flats()}
     for shard in engine.shards():
         yield f"model.{shard.name}", *as_range(shard, shard.master)
@@ -169,14 +212,3 @@ def home_of(shard: Shard, layout: Layout) -> tuple[Tensor, int]:
         if offset is not None:
             return flat, offset
     raise StageError(f"{shard.name} lies in no tensor that the optimizer steps")
-
-
-def _untrained(
-    engine: Engine, layout: Layout, *, write: bool = False
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield frozen parameters, whole while they are yielded, and persistent buffers."""
-    for name, parameter in engine.module.named_parameters():
-        if not parameter.requires_grad:
-            with layout.whole(parameter, write=write) as whole:
-                yield name, whole
-    yield from persistent_buffers(engine.module).items()

@@ -24,7 +24,7 @@ from orchestrator.training.engines.muon import Muon
 from orchestrator.training.engines.optimizers import apply_lr, hidden_matrices, trainable
 from orchestrator.training.engines.precision import LossScaler, compute_type
 from orchestrator.training.engines.reductions import sum_over_processes
-from orchestrator.training.engines.state import Snapshot, persistent_buffers
+from orchestrator.training.engines.state import Snapshot, persistent_buffers, save_state
 from orchestrator.training.engines.update_rules import MIN_TRUST_RATIO_DIMS, Lamb, Piece
 from orchestrator.training.metrics import MetricSums, StepMetrics, evaluate_batches
 from orchestrator.training.objective import ExtraLoss, target_names, window_scales
@@ -293,8 +293,7 @@ class ShardedEngine(ABC):
 
     def save(self, folder: Path) -> None:
         """Write the fragments of all ranks; collective."""
-        self.snapshot()(folder)
-        distributed.barrier()
+        save_state(self.snapshot(), folder, distributed.get_rank(), distributed.get_world_size())
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:
@@ -303,7 +302,9 @@ class ShardedEngine(ABC):
         Raises:
             IntegrityError: The state is missing, incomplete or of another model.
         """
-        found = load_state(folder, self, self._base, self._layout, self._frozen or ())
+        found = load_state(
+            folder, self, self._base, self._layout, self._frozen or (), device=self._device
+        )
         self._scaler.restore(found)
         self.refresh()
 

@@ -25,7 +25,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,9 @@ from torch.distributed import ProcessGroup
 from orchestrator.errors import StageError
 from orchestrator.training.metrics import StepMetrics
 from orchestrator.training.objective import ExtraLoss
+
+if TYPE_CHECKING:  # it imports this file
+    from orchestrator.training.engines.state_index import RankPart
 
 CLIP_EPSILON = 1e-6
 """Added to the norm before dividing, as ``torch.nn.utils.clip_grad_norm_`` does."""
@@ -195,12 +198,12 @@ class Engine(Protocol):
         """
         ...
 
-    def snapshot(self) -> Callable[[Path], None]:
+    def snapshot(self) -> "Callable[[Path], RankPart]":
         """Copy this rank's part of the training state; collective.
 
         Returns:
-            What writes the copy into a folder that all ranks share. It is not collective and may
-            run in a thread while training goes on.
+            What writes the copy into a folder and describes what it wrote. It is not collective,
+            may run in a thread while training goes on, and may be called again.
         """
         ...
 

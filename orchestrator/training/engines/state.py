@@ -1,188 +1,89 @@
 """Stored training state by name and place: what any engine has written, any other reads.
 
-Engines that hold whole parameters write one file, ``training.safetensors``, with ``model.<name>``
-and ``optimizer.<key>.<name>``. An engine that cuts parameters writes fragments on every rank, in
-``training-<rank>.safetensors``: ``model.<name>@<start>``, ``optimizer.<key>.<name>@<start>`` hold
-elements ``start : start + n`` of the flattened parameter, so that no layout has to be known.
-``training.json`` describes either. No generator state is stored: noise is drawn by position
-(``training/loop.py``).
+``model.<name>`` and ``optimizer.<key>.<name>`` are tensors of safetensors files. One process writes
+whole tensors into ``training.safetensors``. On several ranks each writes its own elements into
+``training-<rank>.safetensors``: ``<tensor>@<start>`` holds elements ``start : start + n`` of the
+flattened tensor. Engines that cut parameters write their shards; where every rank holds everything,
+each writes an equal range. ``training.json`` says which file holds what (``state_index``). No
+generator state is stored: noise is drawn by position (``training/loop.py``).
 """
 
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from orchestrator.errors import IntegrityError
+from orchestrator.modeling.tensor_files import DTYPE_NAMES, write_tensor_file
+from orchestrator.training.engines.fragments import MODEL, Fragments, stored_name
 from orchestrator.training.engines.optimizers import fp32_state, load_fp32_state, trainable
 from orchestrator.training.engines.precision import LossScale
+from orchestrator.training.engines.state_index import (
+    Cuts,
+    Piece,
+    RankPart,
+    cut_evenly,
+    write_index,
+)
 
-PATTERN = "training*.safetensors"
 TENSORS = "training.safetensors"
-"""File of an engine that holds whole parameters."""
-DESCRIPTION = "training.json"
-FORMAT = 1
-LOSS_SCALER = "loss_scaler"
-"""Key of the loss scale in the description; only precision fp16 has one."""
-MODEL = "model."
-"""Beginning of the keys of parameters and buffers."""
+"""File of a single process, with whole tensors."""
 
-Snapshot = Callable[[Path], None]
+Snapshot = Callable[[Path], RankPart]
 """Writes a training state as it was, into a folder that the caller makes atomic."""
+Fragment = tuple[str, int | None, Tensor]
+"""Key, first element (None: the whole tensor), values."""
 
 
 def snapshot_fragments(
     rank: int,
-    world: int,
-    fragments: Iterable[tuple[str, int, Tensor]],
+    fragments: Iterable[Fragment],
     loss_scale: LossScale | None = None,
+    name: str | None = None,
 ) -> Snapshot:
     """Copy one rank's fragments; return what writes them.
 
     Args:
         rank: The writing rank.
-        world: Number of ranks that write.
-        fragments: (key, start, values) of what this rank holds.
-        loss_scale: Joins the description.
+        fragments: What this rank holds; a value without axes is whole wherever it is.
+        loss_scale: Joins the index; rank 0's counts.
+        name: Name of the file; None: one by the rank.
     """
-    tensors = {f"{key}@{start}": _own(values) for key, start, values in fragments}
+    tensors: dict[str, Tensor] = {}
+    pieces: list[Piece] = []
+    for key, place, values in fragments:
+        start = place if values.dim() else None
+        own = values.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        tensors[stored_name(key, start)] = own
+        pieces.append(Piece(key, start, tuple(own.shape), DTYPE_NAMES[own.dtype]))
+    file = name or f"training-{rank:05d}.safetensors"
 
-    def write(folder: Path) -> None:
+    def write(folder: Path) -> RankPart:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / f"training-{rank:05d}.safetensors")
-        if rank == 0:
-            description = {"format": FORMAT, "layout": "fragments", "world": world}
-            description |= described(loss_scale)
-            (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
+        entry = write_tensor_file(folder / file, tensors)
+        return RankPart(
+            rank=rank,
+            tensors=file,
+            files={file: entry},
+            pieces=tuple(pieces),
+            loss_scaler=loss_scale,
+        )
 
     return write
 
 
-def described(loss_scale: LossScale | None) -> dict[str, object]:
-    """Return the entries of the description for a loss scale."""
-    return {} if loss_scale is None else {LOSS_SCALER: loss_scale.model_dump()}
-
-
-def _own(values: Tensor) -> Tensor:
-    return values.detach().cpu().contiguous().clone()
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Location of one fragment, and the elements it holds; without a start: all of them."""
-
-    path: Path
-    stored: str
-    start: int | None
-    shape: torch.Size
-
-    @property
-    def first(self) -> int:
-        return self.start or 0
-
-    @property
-    def end(self) -> int:
-        return self.first + self.shape.numel()
-
-    def read(self) -> Tensor:
-        with safe_open(self.path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(self.stored)
-        return tensor
-
-
-class Fragments:
-    """Everything in a training state, readable by place.
-
-    Args:
-        folder: Written by any engine.
-
-    Raises:
-        IntegrityError: The folder holds no training state of a format this version reads.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        description = folder / DESCRIPTION
-        files = sorted(folder.glob(PATTERN))
-        if not files or not description.is_file():
-            raise IntegrityError(f"{folder} holds no training state ({PATTERN}, {DESCRIPTION})")
-        found = json.loads(description.read_text(encoding="utf-8"))
-        if found.get("format") != FORMAT or found.get("world", 1) != len(files):
-            raise IntegrityError(
-                f"{folder} holds {len(files)} files of format {found.get('format')}, its "
-                f"description says {found.get('world', 1)}; this version reads format {FORMAT}"
-            )
-        self.folder = folder
-        scaler = found.get(LOSS_SCALER)
-        self.loss_scale = None if scaler is None else LossScale.model_validate(scaler)
-        self._places: dict[str, list[_Place]] = {}
-        for path in files:
-            with safe_open(path, framework="pt") as file:
-                for stored in file.keys():  # noqa: SIM118 - not a mapping
-                    key, cut, start = stored.partition("@")
-                    shape = torch.Size(file.get_slice(stored).get_shape())
-                    place = _Place(path, stored, int(start) if cut else None, shape)
-                    self._places.setdefault(key, []).append(place)
-
-    def optimizer_keys(self, name: str) -> dict[str, str]:
-        """Return the stored keys of one parameter's optimizer state, by their short names."""
-        found = {}
-        for key in self._places:
-            kind, _, rest = key.partition(".")
-            short, _, owner = rest.partition(".")
-            if kind == "optimizer" and owner == name:
-                found[short] = key
-        return found
-
-    def names(self) -> set[str]:
-        """Return the names of the stored parameters and buffers."""
-        return {key.removeprefix(MODEL) for key in self._places if key.startswith(MODEL)}
-
-    def shape(self, key: str) -> torch.Size:
-        """Return the shape of what `whole` returns."""
-        places = self._places[key]
-        if places[0].start is None or not places[0].shape:
-            return places[0].shape
-        return torch.Size([max(place.end for place in places)])
-
-    def whole(self, key: str) -> Tensor:
-        """Return a tensor in its shape if one rank has stored it, else flattened.
-
-        Raises:
-            IntegrityError: Some elements are in no file.
-        """
-        place, shape = self._places[key][0], self.shape(key)
-        return place.read() if shape == place.shape else self.read(key, 0, shape.numel())
-
-    def is_scalar(self, key: str) -> bool:
-        """Return whether a value belongs to a parameter as a whole, like the number of steps."""
-        return not self.shape(key)
-
-    def read(self, key: str, start: int, numel: int) -> Tensor:
-        """Assemble elements ``start : start + numel`` of one flattened tensor.
-
-        Raises:
-            IntegrityError: Some of them are in no file.
-        """
-        pieces: list[tuple[int, Tensor]] = []
-        for place in self._places.get(key, []):
-            low, high = max(start, place.first), min(start + numel, place.end)
-            if low < high:
-                piece = place.read().reshape(-1)[low - place.first : high - place.first]
-                pieces.append((low - start, piece))
-        if sum(piece.numel() for _, piece in pieces) != numel:
-            raise IntegrityError(
-                f"{self.folder}: elements {start} to {start + numel} of {key} are not complete. "
-                "The checkpoint belongs to another model"
-            )
-        out = torch.empty(numel, dtype=pieces[0][1].dtype)
-        for at, piece in pieces:
-            out[at : at + piece.numel()] = piece
-        return out
+def save_state(snapshot: Snapshot, folder: Path, rank: int, world: int) -> None:
+    """Write the state of all ranks with its index into a folder that they share; collective."""
+    part = snapshot(folder)
+    if world == 1:
+        write_index(folder, [part])
+        return
+    parts: list[str] = [""] * world
+    distributed.all_gather_object(parts, part.model_dump_json())
+    if rank == 0:
+        write_index(folder, [RankPart.model_validate_json(each) for each in parts])
+    distributed.barrier()
 
 
 def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
@@ -192,49 +93,100 @@ def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
 
 
 def snapshot_training_state(
-    module: nn.Module, optimizer: torch.optim.Optimizer, loss_scale: LossScale | None = None
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_scale: LossScale | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Snapshot:
     """Copy weights, buffers and optimizer moments to the CPU; return what writes them.
 
     Args:
         module: The model.
         optimizer: Its optimizer.
-        loss_scale: Joins the description.
+        loss_scale: Joins the index.
+        rank: The writing rank.
+        world: Number of ranks. All hold the same state and each writes a part of it; buffers may
+            differ, rank 0's count.
     """
-    tensors = {f"model.{name}": p.detach() for name, p in module.named_parameters()}
-    tensors |= {f"model.{name}": b.detach() for name, b in persistent_buffers(module).items()}
+    tensors = {MODEL + name: p.detach() for name, p in module.named_parameters()}
     for name, parameter in trainable(module):
         for key, value in fp32_state(optimizer, parameter).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-    copies = {k: v.to("cpu", copy=True).contiguous() for k, v in tensors.items()}
-    description = {"format": FORMAT, "optimizer": type(optimizer).__name__, **described(loss_scale)}
+    sizes = {key: value.numel() for key, value in tensors.items()}
+    own = [
+        (key, None, tensors[key])
+        if numel == sizes[key]
+        else (key, start, tensors[key].reshape(-1)[start : start + numel])
+        for key, cuts in cut_evenly(sizes, world).items()
+        for owner, start, numel in cuts
+        if owner == rank
+    ]
+    if rank == 0:
+        own += [(MODEL + n, None, b.detach()) for n, b in persistent_buffers(module).items()]
+    return snapshot_fragments(rank, own, loss_scale, TENSORS if world == 1 else None)
 
-    def write(folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(copies, folder / TENSORS)
-        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
 
-    return write
+def read_shared(
+    found: Fragments,
+    cuts: Cuts,
+    rank: int,
+    world: int,
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """Yield whole tensors, flattened, on every rank; each element is read by one rank; collective.
+
+    Args:
+        found: The state.
+        cuts: Pieces that each rank reads.
+        rank: This rank.
+        world: Number of ranks.
+        device: Where tensors are exchanged.
+    """
+    for key, pieces in cuts.items():
+        flat = torch.empty(found.shape(key).numel(), dtype=found.dtype(key), device=device)
+        for reader, start, numel in pieces:
+            part = flat[start : start + numel]
+            if reader == rank:
+                part.copy_(found.read(key, start, numel))
+            if world > 1 and numel:
+                distributed.broadcast(part.view(torch.uint8), src=reader)
+        yield flat
 
 
 @torch.no_grad()
 def load_training_state(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rank: int = 0,
+    world: int = 1,
 ) -> LossScale | None:
     """Read back, in place, what a snapshot of any engine wrote; return its loss scale, if any.
+
+    With several ranks each reads a part and hands it to the others; collective.
 
     Raises:
         IntegrityError: The state is missing, incomplete, of another format, or of another model.
     """
     found = Fragments(folder)
-    owned = dict(module.named_parameters()) | persistent_buffers(module)
-    _compare(owned, found)
-    for name, value in owned.items():
-        value.copy_(found.whole(MODEL + name).view(value.shape))
+    buffers = persistent_buffers(module)
+    _compare(dict(module.named_parameters()) | buffers, found)
+    states = {name: found.optimizer_keys(name) for name, _ in trainable(module)}
+    keys = [MODEL + name for name, _ in module.named_parameters()]
+    keys += [key for state in states.values() for key in state.values()]
+    cuts = cut_evenly({key: found.shape(key).numel() for key in keys}, world)
+    cuts |= {MODEL + n: [(0, 0, found.shape(MODEL + n).numel())] for n in buffers}
+    device = next(module.parameters()).device
+    values = read_shared(found, cuts, rank, world, device)  # in the order of `cuts`
+    for _, parameter in module.named_parameters():
+        parameter.copy_(next(values).view(parameter.shape))
     for name, parameter in trainable(module):
-        state = {key: found.whole(at) for key, at in found.optimizer_keys(name).items()}
-        placed = {key: _like(value, parameter) for key, value in state.items()}
-        load_fp32_state(optimizer, parameter, placed)
+        read = {short: next(values).view(found.shape(key)) for short, key in states[name].items()}
+        state = {short: _like(value, parameter) for short, value in read.items()}
+        load_fp32_state(optimizer, parameter, state)
+    for buffer in buffers.values():
+        buffer.copy_(next(values).view(buffer.shape))
     return found.loss_scale
 
 

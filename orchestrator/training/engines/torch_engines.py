@@ -21,6 +21,7 @@ from orchestrator.training.engines.state import (
     Snapshot,
     load_training_state,
     persistent_buffers,
+    save_state,
     snapshot_training_state,
 )
 from orchestrator.training.metrics import MetricSums, StepMetrics, evaluate_batches
@@ -154,16 +155,20 @@ class SingleEngine:
             self.module.train(training)
 
     def snapshot(self) -> Snapshot:
-        """Copy weights and optimizer state."""
-        return snapshot_training_state(self.module, self.optimizer, self._scaler.state())
+        """Copy this rank's part of weights and optimizer state."""
+        return snapshot_training_state(
+            self.module, self.optimizer, self._scaler.state(), self.rank, self.world
+        )
 
     def save(self, folder: Path) -> None:
-        """Write weights and optimizer state."""
-        self.snapshot()(folder)
+        """Write weights and optimizer state; collective."""
+        save_state(self.snapshot(), folder, self.rank, self.world)
 
     def load(self, folder: Path) -> None:
-        """Read weights and optimizer state."""
-        self._scaler.restore(load_training_state(folder, self.module, self.optimizer))
+        """Read weights and optimizer state; collective."""
+        self._scaler.restore(
+            load_training_state(folder, self.module, self.optimizer, self.rank, self.world)
+        )
 
     def state_dict(self) -> Iterator[tuple[str, Tensor]]:
         """Yield copies of parameters and persistent buffers, on the CPU."""
@@ -226,21 +231,8 @@ class DDPEngine(SingleEngine):
         """Add ``value`` over all ranks (a new tensor, where ``value`` lies)."""
         return sum_over_processes(value, self._device)
 
-    def snapshot(self) -> Snapshot:
-        """Copy the state on rank 0; the others have nothing to add."""
-        return super().snapshot() if self.rank == 0 else _nothing
-
-    def save(self, folder: Path) -> None:
-        """Write the state on rank 0; the others wait."""
-        super().save(folder)
-        distributed.barrier()
-
     def _reduction(self, *, last: bool) -> AbstractContextManager[None]:
         if last:
             return nullcontext()
         wrapped = cast("DistributedDataParallel", self._wrapped)
         return cast("AbstractContextManager[None]", wrapped.no_sync())
-
-
-def _nothing(folder: Path) -> None:
-    """Write nothing: rank 0 writes all."""

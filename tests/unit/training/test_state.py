@@ -9,7 +9,15 @@ from safetensors.torch import save_file
 
 from orchestrator.errors import IntegrityError
 from orchestrator.training.config import OptimizerConfig
-from orchestrator.training.engines.state import Fragments, snapshot_fragments
+from orchestrator.training.engines.fragments import Fragments
+from orchestrator.training.engines.state import snapshot_fragments
+from orchestrator.training.engines.state_index import (
+    Piece,
+    RankPart,
+    cut_evenly,
+    merged,
+    write_index,
+)
 from orchestrator.training.engines.torch_engines import SingleEngine
 from tests.support.fragments import recut
 from tests.support.toy import toy_model, toy_window
@@ -19,14 +27,15 @@ WHOLE = torch.arange(11, dtype=torch.float32) ** 2
 
 def written(folder, cuts):
     """Write WHOLE cut at the given places, one piece per rank."""
-    bounds = [0, *cuts, len(WHOLE)]
+    bounds, parts = [0, *cuts, len(WHOLE)], []
     for rank, (low, high) in enumerate(itertools.pairwise(bounds)):
         fragments = [
             ("model.a.weight", low, WHOLE[low:high]),
             ("optimizer.exp_avg.a.weight", low, WHOLE[low:high] / 2),
             ("optimizer.step.a.weight", 0, torch.tensor(5.0)),
         ]
-        snapshot_fragments(rank, len(bounds) - 1, fragments)(folder)
+        parts.append(snapshot_fragments(rank, fragments)(folder))
+    write_index(folder, parts)
     return Fragments(folder)
 
 
@@ -54,8 +63,58 @@ def test_whole_parameters_of_other_engines_are_read_too(tmp_path):
     assert torch.equal(Fragments(tmp_path).read("model.a", 1, 4), torch.ones(4))
 
 
+def test_fragments_without_an_index_are_read_too(tmp_path):
+    """As earlier versions wrote them: format 1, and a place also where a value has no axes."""
+    for rank, (low, high) in enumerate([(0, 4), (4, 11)]):
+        tensors = {
+            f"model.a.weight@{low}": WHOLE[low:high].clone(),
+            "optimizer.step.a.weight@0": torch.tensor(5.0),
+        }
+        save_file(tensors, tmp_path / f"training-0000{rank}.safetensors")
+    description = {"format": 1, "layout": "fragments", "world": 2}
+    description["loss_scaler"] = {"scale": 8.0, "steps": 3}
+    (tmp_path / "training.json").write_text(json.dumps(description))
+    found = Fragments(tmp_path)
+    assert torch.equal(found.read("model.a.weight", 2, 6), WHOLE[2:8])
+    assert found.whole(found.optimizer_keys("a.weight")["step"]) == 5
+    assert found.loss_scale.scale == 8.0
+
+
+def test_the_index_of_many_ranks_is_as_small_as_that_of_few(tmp_path):
+    """Equal chunks are one entry, however many there are."""
+
+    def chunks(world):
+        size = 4096 // world
+        pieces = [[Piece("model.a", r * size, (size,), "F32")] for r in range(world)]
+        parts = [
+            RankPart(rank=r, tensors=f"training-{r:05d}.safetensors", files={}, pieces=tuple(p))
+            for r, p in enumerate(pieces)
+        ]
+        return merged(parts).tensors["model.a"]
+
+    assert len(chunks(1024).runs) == len(chunks(4).runs) == 1
+    (run,) = chunks(1024).runs
+    assert list(run.overlapping(10, 17)) == [(2, 8), (3, 12), (4, 16)]
+    assert list(run.overlapping(4092, 4096)) == [(1023, 4092)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_every_element_is_written_by_one_rank_and_the_parts_are_equal(world):
+    sizes = {"a": 10, "empty": 0, "b": 1, "c": 23, "d": 2}
+    cuts = cut_evenly(sizes, world)
+    held = [0] * world
+    for name, pieces in cuts.items():
+        assert [start for _, start, _ in pieces] == [
+            sum(numel for _, _, numel in pieces[:place]) for place in range(len(pieces))
+        ]
+        assert sum(numel for _, _, numel in pieces) == sizes[name]
+        for rank, _, numel in pieces:
+            held[rank] += numel
+    assert max(held) - min(held) <= 1
+
+
 def test_views_are_stored_without_their_neighbours(tmp_path):
-    snapshot_fragments(0, 1, [("model.a", 3, torch.arange(1000.0)[3:5])])(tmp_path)
+    snapshot_fragments(0, [("model.a", 3, torch.arange(1000.0)[3:5])])(tmp_path)
     assert (tmp_path / "training-00000.safetensors").stat().st_size < 500
 
 

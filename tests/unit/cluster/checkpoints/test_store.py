@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from orchestrator.cluster.checkpoints import saving
+from orchestrator.cluster.checkpoints import reading, saving
 from orchestrator.cluster.checkpoints import store as checkpoints
 from orchestrator.cluster.checkpoints.store import CheckpointFolder
 from orchestrator.errors import InputError, IntegrityError, StageError
-from orchestrator.storage import json_files, verify
+from orchestrator.storage import json_files, verify, write_hashed
+from orchestrator.training.engines.state_index import RankPart
 from orchestrator.training.events import CheckpointDamaged, NoSpace
 from tests.support.state import AnyState
 
@@ -23,15 +24,18 @@ def _no_pauses(monkeypatch):
 
 
 class StubEngine:
-    """Writes one file per rank."""
+    """Writes one file."""
 
     replicated, world, tensor_ranks = True, 1, 1
 
     def shards(self):
         return []
 
-    def __init__(self, value, fails=False):
+    def __init__(self, value, fails=False, rank=None):
         self.value, self.fails = value, fails
+        self.rank, self.name = rank or 0, "training.safetensors"
+        if rank is not None:
+            self.name = f"training-{rank:05d}.safetensors"
 
     def snapshot(self):
         value = self.value
@@ -39,7 +43,8 @@ class StubEngine:
         def write(folder):
             if self.fails:
                 raise OSError(28, "No space left on device")
-            (folder / "training.safetensors").write_text(str(value))
+            entry = write_hashed(folder / self.name, [str(value).encode()])
+            return RankPart(rank=self.rank, tensors=self.name, files={self.name: entry}, pieces=())
 
         return write
 
@@ -57,6 +62,9 @@ class OneWorker:
 
     def all_ranks(self, succeeded):
         return succeeded
+
+    def first_bytes(self, data):
+        return data
 
     def emit(self, event):
         self.events.append(event)
@@ -132,8 +140,12 @@ def test_the_other_ranks_raise_as_well_when_all_are_damaged(folder):
         rank, world = 1, 2
 
         def broadcast_from_rank_zero(self, value):
-            return checkpoints.ALL_DAMAGED
+            return next(told)
 
+        def all_ranks(self, succeeded):
+            return succeeded
+
+    told = iter([checkpoints.NONE_THERE, 1])  # none is whole, some are there
     with pytest.raises(IntegrityError, match="no checkpoint is whole"):
         folder.latest(Other())
 
@@ -149,13 +161,13 @@ def failing(monkeypatch, times):
         return hashed(path)
 
     monkeypatch.setattr(verify, "sha256_file", failing_hash)
-    monkeypatch.setattr(checkpoints, "PAUSE_S", 0.0)
+    monkeypatch.setattr(reading, "PAUSE_S", 0.0)
 
 
 def test_a_storage_that_comes_back_costs_no_checkpoint(folder, group, monkeypatch):
     for step in (1, 2):
         folder.commit(step, StubEngine(step), AnyState(), group)
-    failing(monkeypatch, checkpoints.TRIES - 1)
+    failing(monkeypatch, reading.TRIES - 1)
     assert folder.latest(group).step == 2
     assert group.events == []
 
@@ -165,7 +177,7 @@ def test_a_storage_that_stays_away_is_no_damage_and_nothing_is_passed_over(
 ):
     for step in (1, 2):
         folder.commit(step, StubEngine(step), AnyState(), group)
-    failing(monkeypatch, checkpoints.TRIES)
+    failing(monkeypatch, reading.TRIES)
     with pytest.raises(StageError, match=r"step-00000002.*Stale file handle.*Start again when"):
         folder.latest(group)
     assert folder.steps() == [1, 2]
@@ -203,10 +215,23 @@ def test_a_long_run_has_long_curves(folder, group, monkeypatch):
 
 def test_another_format_is_no_damage_and_nothing_is_lost(folder, group, monkeypatch):
     folder.commit(7, StubEngine("x"), AnyState(), group)
-    monkeypatch.setattr(checkpoints, "SCHEMA_VERSION", checkpoints.SCHEMA_VERSION + 1)
+    monkeypatch.setattr(reading, "READ_VERSIONS", {reading.SCHEMA_VERSION + 1})
     with pytest.raises(InputError, match="Continue with the version that wrote it"):
         folder.latest(group)
     assert folder.steps() == [7]
+
+
+def test_a_checkpoint_of_the_version_before_is_read(folder, group):
+    """Version 2 had the same manifest; only the index of its tensors is new."""
+    path = folder.commit(7, StubEngine("x"), AnyState(losses=[1.0]), group)
+    stored = json.loads((path / "extra.json").read_text())
+    stored["checkpoint"]["schema_version"] = 2
+    entry = write_hashed(path / "extra.json", [json.dumps(stored).encode()])
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["schema_version"] = 2
+    manifest["files"]["extra.json"] = entry.model_dump()
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert folder.latest(group).extra == {"losses": [1.0]}
 
 
 class Rank(OneWorker):
@@ -257,14 +282,14 @@ def test_a_file_that_nobody_listed_is_damage(folder, group):
     path = folder.commit(3, StubEngine("x"), AnyState(), group)
     (path / "other.bin").write_text("?")
     with pytest.raises(IntegrityError):
-        folder._read(path, verify=True)
+        folder.at(3, verify=True)
 
 
 class SlowEngine(StubEngine):
     """Writes when it is told to."""
 
-    def __init__(self, value):
-        super().__init__(value)
+    def __init__(self, value, rank=None):
+        super().__init__(value, rank=rank)
         self.go = threading.Event()
 
     def snapshot(self):
@@ -272,7 +297,7 @@ class SlowEngine(StubEngine):
 
         def later(folder):
             assert self.go.wait(30)
-            write(folder)
+            return write(folder)
 
         return later
 
@@ -293,14 +318,15 @@ def test_training_goes_on_while_a_checkpoint_is_written(folder, group):
 
 
 def test_all_ranks_parts_are_awaited_before_the_commit(folder):
-    first, second = SlowEngine("0"), SlowEngine("1")
+    first, second = SlowEngine("0", rank=0), SlowEngine("1", rank=1)
     first.go.set()
     pending = [folder.begin(5, e, AnyState(), Rank(r)) for r, e in enumerate((first, second))]
     time.sleep(0.3)
     assert not (folder.root / "step-00000005").exists()
     second.go.set()
     pending[0].settle(Rank(0))
-    assert (folder.root / "step-00000005" / "manifest.json").is_file()
+    found = [path.name for path in folder.at(5, verify=True).path.iterdir()]
+    assert {"training-00000.safetensors", "training-00001.safetensors"} < set(found)
 
 
 class Two(OneWorker):
@@ -326,6 +352,9 @@ class Two(OneWorker):
     def all_ranks(self, succeeded):
         return all(self._exchange(succeeded))
 
+    def first_bytes(self, data):
+        return next((each for each in self._exchange(data) if each is not None), None)
+
 
 def test_a_rank_that_hashes_for_long_keeps_nobody_waiting_in_a_collective(folder, monkeypatch):
     """A collective ends after minutes; a commit or a check of a large checkpoint may not."""
@@ -343,12 +372,12 @@ def test_a_rank_that_hashes_for_long_keeps_nobody_waiting_in_a_collective(folder
 
     def work(rank):
         group = Two(rank, barrier, values, met)
-        folder.commit(1, StubEngine(rank), AnyState(), group)
+        folder.commit(1, StubEngine(rank, rank=rank), AnyState(), group)
         return folder.latest(group).step
 
     monkeypatch.setattr(saving, "BEAT_S", 0.001)
-    for name in ("commit_folder", "verify_folder"):
-        monkeypatch.setattr(checkpoints, name, slowly(getattr(checkpoints, name)))
+    for module, name in ((checkpoints, "commit_folder"), (reading, "require_hash")):
+        monkeypatch.setattr(module, name, slowly(getattr(module, name)))
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(work, range(2))) == [1, 1]
 
@@ -399,7 +428,7 @@ def test_a_save_that_finds_no_space_is_tried_again(folder, group):
                 self.tries += 1
                 if self.tries < 3:
                     raise OSError(28, "No space left on device")
-                write(folder)
+                return write(folder)
 
             return crowded
 
