@@ -28,8 +28,7 @@ from orchestrator.training.finetune.finetuner import FineTuner, Heads, Place
 from orchestrator.training.history import History
 from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
 from orchestrator.training.metrics import SKIPPED
-from orchestrator.training.watchdog import Watchdog
-from orchestrator.training.worker_context import WorkerContext, finished_run
+from orchestrator.training.worker_context import Watchdog, WorkerContext, finished_run
 from orchestrator.zoo.suite import Figure
 
 EXPORT = "export"

@@ -1,8 +1,9 @@
 """Construction of models and heads from configs, and the values of new parameters.
 
 Norm weights are 1, biases 0, every other weight is normal with ``initializer_range``. A module that
-wants something else has a method ``initialize(std)`` (recurrent and convolution encoders do) and
-answers for its own parameters. A parameter that several modules share is drawn once.
+wants something else has a method ``first_values(std)`` (recurrent and convolution encoders do) that
+returns the draw of each of its parameters by name. A parameter that several modules share is drawn
+once, under its first name. The values themselves come from ``initialization``.
 
 Families that draw some weights more or less widely have a rule (``ModelConfig.initialization``):
 
@@ -25,13 +26,23 @@ import torch
 from torch import nn
 
 from orchestrator.config import require_no_problems
-from orchestrator.errors import ConfigError, Problem
+from orchestrator.errors import ConfigError, Problem, StageError
 from orchestrator.modeling.component import targets
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.decoders.transformer import TransformerDecoder
 from orchestrator.modeling.embeddings.patch import PatchEmbedding
 from orchestrator.modeling.embeddings.tables import WordEmbedding
 from orchestrator.modeling.encoders.transformer import TransformerEncoder
+from orchestrator.modeling.initialization import (
+    Constant,
+    Draw,
+    Draws,
+    FirstValues,
+    Normal,
+    fill_all,
+    first_seed,
+    parameters_on_meta,
+)
 from orchestrator.modeling.interfaces import Target
 from orchestrator.modeling.layers.attention import Attention
 from orchestrator.modeling.layers.feed_forward import Experts, FeedForward
@@ -43,34 +54,41 @@ from orchestrator.modeling.targets.vocabulary import VocabularyLayer
 NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
-def build_model(config: ModelConfig) -> Model:
-    """Return a new model on the CPU, with values from torch's global generator.
+def build_model(config: ModelConfig, seed: int | None = None) -> Model:
+    """Return a new model on the CPU.
+
+    Args:
+        config: The model.
+        seed: Decides the values of parameters; None: from torch's global generator.
 
     Raises:
         ConfigError: The config does not fit together, or has no vocabulary size yet.
     """
-    _require_buildable(config)
-    model = Model(config)
-    initialize_model(model, config)
+    model = build_on_meta(config)
+    _initialize(model, config, seed)
     return model
 
 
 def build_on_meta(config: ModelConfig) -> Model:
-    """Return the model on the meta device: all shapes, no memory.
+    """Return the model with parameters on the meta device: all shapes, no memory.
 
     Raises:
         ConfigError: The config does not fit together, or has no vocabulary size yet.
     """
     _require_buildable(config)
-    with torch.device("meta"):
+    with parameters_on_meta():
         return Model(config)
 
 
 def build_target(target: TargetConfig, config: ModelConfig) -> Target:
-    """Return a new head on the CPU for a model of ``config``; ties are made by the model."""
+    """Return a new head on the CPU for a model of ``config``; ties are made by the model.
+
+    Its values come from torch's global generator.
+    """
     component = targets.component_class(target.type_name())
-    head: Target = component(target, config.dimensions)
-    initialize_model(head, config)
+    with parameters_on_meta():
+        head: Target = component(target, config.dimensions)
+    _initialize(head, config, None)
     return head
 
 
@@ -95,54 +113,59 @@ Rule = Callable[[nn.Module, Place], dict[str, float]]
 """A module and its place → its parameters with a standard deviation of their own."""
 
 
-def initialize_model(module: nn.Module, config: ModelConfig) -> None:
-    """Fill all parameters of a model, or of a head for it, as its config says."""
-    initialize(module, config.initializer_range)
-    if config.initialization != "normal":
-        _redraw(module, RULES[config.initialization], config.initializer_range)
-
-
-@torch.no_grad()
-def initialize(module: nn.Module, std: float) -> None:
-    """Fill all parameters below ``module`` from the global generator of torch.
+def first_values(module: nn.Module, config: ModelConfig, seed: int) -> FirstValues:
+    """Return the first values of a model, or of a head for it, as its config says.
 
     Args:
-        module: A model or a part of one, not on the meta device.
-        std: Standard deviation of weights.
+        module: May be on the meta device.
+        config: The model's.
+        seed: Below 2^63.
+
+    Raises:
+        StageError: A module does not say how its parameters begin.
     """
-    _initialize(module, std, set())
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    std, draws = config.initializer_range, dict(_usual_draws(module, config.initializer_range))
+    if config.initialization != "normal":
+        redrawn: set[str] = set()
+        for part, place in _places(module, std):
+            parameters = dict(part.named_parameters())
+            for key, own in RULES[config.initialization](part, place).items():
+                name = names[id(parameters[key])] if key in parameters else None
+                if name is not None and name not in redrawn:
+                    redrawn.add(name)
+                    draws[name] = Normal(own)
+    return FirstValues(module, draws, seed)
 
 
-def _initialize(module: nn.Module, std: float, done: set[int]) -> None:
-    own = getattr(module, "initialize", None)
-    if callable(own):
-        own(std)
-        done.update(id(parameter) for parameter in module.parameters())
-        return
-    for name, parameter in module.named_parameters(recurse=False):
-        if id(parameter) in done:
-            continue
-        done.add(id(parameter))
-        if name.endswith("bias"):
-            parameter.zero_()
-        elif isinstance(module, NORMS):
-            parameter.fill_(1.0)
-        else:
-            parameter.normal_(0.0, std)
-    for child in module.children():
-        _initialize(child, std, done)
+def _initialize(module: nn.Module, config: ModelConfig, seed: int | None) -> None:
+    values = first_values(module, config, first_seed() if seed is None else seed)
+    fill_all(module, values, torch.device("cpu"))
 
 
-@torch.no_grad()
-def _redraw(module: nn.Module, rule: Rule, std: float) -> None:
-    done: set[int] = set()
-    for part, place in _places(module, std):
-        parameters = dict(part.named_parameters())
-        for name, own in rule(part, place).items():
-            parameter = parameters.get(name)
-            if parameter is not None and id(parameter) not in done:
-                done.add(id(parameter))
-                parameter.normal_(0.0, own)
+def _usual_draws(module: nn.Module, std: float) -> Iterator[tuple[str, Draw]]:
+    """Yield the first name of every parameter below a module with its draw; no rule applied."""
+    seen: set[int] = set()
+
+    def below(part: nn.Module, prefix: str) -> Iterator[tuple[str, Draw]]:
+        own = getattr(part, "first_values", None)
+        given: Draws | None = own(std) if callable(own) else None
+        for key, parameter in part.named_parameters(recurse=given is not None):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            if given is not None:
+                if key not in given:
+                    raise StageError(f"{type(part).__name__}.first_values says nothing of {key!r}")
+                yield prefix + key, given[key]
+            elif key.endswith("bias"):
+                yield prefix + key, Constant(0.0)
+            else:
+                yield prefix + key, Constant(1.0) if isinstance(part, NORMS) else Normal(std)
+        for key, child in part.named_children() if given is None else ():
+            yield from below(child, f"{prefix}{key}.")
+
+    yield from below(module, "")
 
 
 def _places(module: nn.Module, std: float) -> Iterator[tuple[nn.Module, Place]]:

@@ -45,8 +45,7 @@ from orchestrator.training.events import (
 )
 from orchestrator.training.history import History, HistoryRow
 from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
-from orchestrator.training.watchdog import Watchdog
-from orchestrator.training.worker_context import WorkerContext, finished_run
+from orchestrator.training.worker_context import Watchdog, WorkerContext, finished_run
 
 EXPORT = "export"
 SUMMARY = "summary.json"

@@ -28,7 +28,7 @@ from orchestrator.training.events import Measurement, Metrics
 from orchestrator.training.learning_rates import learning_rate
 from orchestrator.training.metrics import OVERFLOW, SKIPPED, StepMetrics, interval_means
 from orchestrator.training.objective import ExtraLoss
-from orchestrator.training.watchdog import Watchdog
+from orchestrator.training.worker_context import Watchdog
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import torch
 from orchestrator.config import StrictModel
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import clip_gradients
-from orchestrator.training.watchdog import Watchdog
+from orchestrator.training.worker_context import Watchdog
 from tests.support.toy import toy_model, toy_window
 
 ROOT = Path(__file__).resolve().parents[2]

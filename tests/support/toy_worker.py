@@ -10,7 +10,7 @@ from orchestrator.errors import ConfigError, Problem
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import clip_gradients
 from orchestrator.training.loop import descend
-from orchestrator.training.watchdog import Watchdog
+from orchestrator.training.worker_context import Watchdog
 from tests.support.state import AnyState
 from tests.support.toy import toy_model, toy_window
 

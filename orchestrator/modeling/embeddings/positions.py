@@ -21,6 +21,7 @@ from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.embeddings.configs import ConvPosConfig, SinusoidalPosConfig
 from orchestrator.modeling.embeddings.stack import EmbeddingPart
 from orchestrator.modeling.embeddings.tables import position_ids
+from orchestrator.modeling.initialization import Computed, Constant, Draws, Normal
 from orchestrator.modeling.interfaces import Batch
 
 BASE = 10000.0
@@ -48,12 +49,13 @@ class SinusoidalPositionEmbedding(EmbeddingPart):
             else None
         )
 
-    @torch.no_grad()
-    def initialize(self, std: float) -> None:
-        """Write the waves into the table, if there is one."""
+    def first_values(self, std: float) -> Draws:
+        """The table, if there is one, holds the waves."""
         del std
-        if self.weight is not None:
-            self.weight.copy_(waves(torch.arange(len(self.weight)), self.width, self.config))
+        if self.weight is None:
+            return {}
+        rows, width, config = len(self.weight), self.width, self.config
+        return {"weight": Computed(lambda _: waves(torch.arange(rows), width, config))}
 
     def forward(self, batch: Batch, total: Tensor | None) -> Tensor:
         """Return [B, S, D] or [1, S, D].
@@ -109,14 +111,15 @@ class ConvolutionalPositionEmbedding(EmbeddingPart):
         self.gain = nn.Parameter(torch.empty(kernel))
         self.bias = nn.Parameter(torch.empty(width))
 
-    @torch.no_grad()
-    def initialize(self, std: float) -> None:
+    def first_values(self, std: float) -> Draws:
         """Draw the kernel with standard deviation 2 / sqrt(K D), as wav2vec 2.0 does."""
         del std
         width, _, kernel = self.direction.shape
-        self.direction.normal_(0.0, 2.0 / (kernel * width) ** 0.5)
-        self.gain.copy_(self.direction.flatten(0, 1).norm(dim=0))
-        self.bias.zero_()
+        return {
+            "direction": Normal(2.0 / (kernel * width) ** 0.5),
+            "gain": Computed(lambda whole: whole("direction").flatten(0, 1).norm(dim=0)),
+            "bias": Constant(0.0),
+        }
 
     def forward(self, batch: Batch, total: Tensor | None) -> Tensor:
         """Return [B, S, D], computed from the real positions of ``total``.

@@ -7,6 +7,7 @@ Legend: B batch, F frames of the spectrogram, M mel bins, N samples, S positions
 model width.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,7 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.embeddings.configs import SpeechConfig, WaveformConfig
 from orchestrator.modeling.embeddings.stack import EmbeddingPart
+from orchestrator.modeling.initialization import Constant, Draws, Normal
 from orchestrator.modeling.interfaces import Batch, first_frames
 
 
@@ -106,15 +108,16 @@ class WaveformLayer(nn.Module):
         if norm is not None:
             self.norm = nn.GroupNorm(after, after) if norm == "group" else nn.LayerNorm(after)
 
-    def initialize(self, std: float) -> None:
+    def first_values(self, std: float) -> Draws:
         """Draw the kernel so that GELU keeps the variance (He et al. 2015), as wav2vec 2.0 does."""
         del std
-        nn.init.kaiming_normal_(self.conv.weight)
+        fan_in = math.prod(self.conv.weight.shape[1:])
+        draws: Draws = {"conv.weight": Normal(math.sqrt(2.0 / fan_in))}
         if self.conv.bias is not None:
-            nn.init.zeros_(self.conv.bias)
-        if isinstance(self.norm, (nn.GroupNorm, nn.LayerNorm)):
-            nn.init.ones_(self.norm.weight)
-            nn.init.zeros_(self.norm.bias)
+            draws["conv.bias"] = Constant(0.0)
+        if self.norm is not None:
+            draws |= {"norm.weight": Constant(1.0), "norm.bias": Constant(0.0)}
+        return draws
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform [B, C, S] to [B, C', S']."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from orchestrator.modeling.component import Dimensions
 from orchestrator.modeling.encoders.configs import GatedCnnConfig
+from orchestrator.modeling.initialization import Constant, Draws, Normal
 from orchestrator.modeling.interfaces import Batch, Encoder
 
 
@@ -49,11 +50,13 @@ class GatedCnnEncoder(Encoder):
                 x = residual = x + residual
         return x.transpose(1, 2)
 
-    def initialize(self, std: float) -> None:
+    def first_values(self, std: float) -> Draws:
         """Draw weights that keep the variance of values through the gate (gain 2, no bias)."""
         del std
-        for convolution in (layer for layer in self.layers if isinstance(layer, nn.Conv1d)):
-            fan_in = math.prod(convolution.weight.shape[1:])
-            nn.init.normal_(convolution.weight, std=2.0 / math.sqrt(fan_in))
-            if convolution.bias is not None:
-                nn.init.zeros_(convolution.bias)
+        draws: Draws = {}
+        for number, layer in enumerate(self.layers):
+            for key, parameter in layer.named_parameters():
+                fan_in = math.prod(parameter.shape[1:])
+                draw = Constant(0.0) if key == "bias" else Normal(2.0 / math.sqrt(fan_in))
+                draws[f"layers.{number}.{key}"] = draw
+        return draws

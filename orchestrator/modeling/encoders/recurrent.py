@@ -7,6 +7,7 @@ anywhere (left, right or between) changes nothing; outputs at padding are zero. 
 those of ``torch.nn.RNN / LSTM / GRU``.
 """
 
+import math
 from typing import ClassVar, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ from orchestrator.modeling.encoders.recurrent_configs import (
     RnnConfig,
     TwoStackConfig,
 )
+from orchestrator.modeling.initialization import Draws, Uniform
 from orchestrator.modeling.interfaces import Batch, Encoder
 
 Cell = type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]
@@ -100,10 +102,19 @@ class OneStackEncoder(Encoder):
         output = run(self.stack, packed)
         return pad_packed_sequence(output, batch_first=True, total_length=x.shape[1])[0]
 
-    def initialize(self, std: float) -> None:
+    def first_values(self, std: float) -> Draws:
         """Use torch's own values: uniform within 1/sqrt(hidden size)."""
         del std
-        self.stack.reset_parameters()
+        return _as_in_torch(self)
+
+
+def _as_in_torch(encoder: nn.Module) -> Draws:
+    return {
+        f"{name}.{key}": Uniform(1 / math.sqrt(stack.hidden_size))
+        for name, stack in encoder.named_children()
+        if isinstance(stack, nn.RNNBase)
+        for key, _ in stack.named_parameters()
+    }
 
 
 class TwoStackEncoder(Encoder):
@@ -139,11 +150,10 @@ class TwoStackEncoder(Encoder):
             halves.append(reorder(read, order.argsort(dim=1)))
         return torch.cat(halves, dim=-1) * mask[..., None]
 
-    def initialize(self, std: float) -> None:
+    def first_values(self, std: float) -> Draws:
         """Use torch's own values: uniform within 1/sqrt(hidden size)."""
         del std
-        self.forward_stack.reset_parameters()
-        self.backward_stack.reset_parameters()
+        return _as_in_torch(self)
 
 
 class RnnEncoder(OneStackEncoder):

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from orchestrator.modeling.initialization import Constant, Draws
 from orchestrator.modeling.layers.block_options import FeedForwardLayer
 from orchestrator.modeling.layers.cache import KeyValues, LayerCache
 
@@ -199,10 +200,10 @@ class LayerScale(nn.Module):
         self.start = start
         self.weight = nn.Parameter(torch.empty(width))
 
-    def initialize(self, std: float) -> None:
-        """Set every factor to its first value."""
+    def first_values(self, std: float) -> Draws:
+        """Every factor begins as the option says."""
         del std
-        nn.init.constant_(self.weight, self.start)
+        return {"weight": Constant(self.start)}
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale [..., D]."""
@@ -258,10 +259,10 @@ class OffsetRMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(width))
 
-    def initialize(self, std: float) -> None:
-        """Set every factor to 1."""
+    def first_values(self, std: float) -> Draws:
+        """Every factor begins as 1."""
         del std
-        nn.init.zeros_(self.weight)
+        return {"weight": Constant(0.0)}
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize [..., D]."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orchestrator.modeling.component import Dimensions
+from orchestrator.modeling.initialization import Constant, Draws
 from orchestrator.modeling.interfaces import IGNORED_LABEL, Streams, Target, TargetOutput
 from orchestrator.modeling.targets.attention_pooling import AttentionPool
 from orchestrator.modeling.targets.configs import AttentionPoolingConfig
@@ -67,12 +68,11 @@ class Temperature(nn.Module):
         self.scale = nn.Parameter(torch.empty(1))
         self.bias = nn.Parameter(torch.empty(1)) if config.loss == "sigmoid" else None
 
-    def initialize(self, std: float) -> None:
-        """Set the first values of the config."""
+    def first_values(self, std: float) -> Draws:
+        """Both begin as the config says."""
         del std
-        nn.init.constant_(self.scale, self.first_scale)
-        if self.bias is not None:
-            nn.init.constant_(self.bias, self.first_bias)
+        scale: Draws = {"scale": Constant(self.first_scale)}
+        return scale if self.bias is None else scale | {"bias": Constant(self.first_bias)}
 
     def forward(self, similarity: Tensor) -> Tensor:
         """Return logits of any shape."""

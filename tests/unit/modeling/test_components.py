@@ -158,6 +158,10 @@ def mean_loss(model, batch):
     return result[f"loss.{name}"] / result[f"count.{name}"]
 
 
+SHIFTS = ("key.bias", "targets.choice.output.bias")
+"""Parameters that add the same to everything a softmax compares: their gradient is rounding."""
+
+
 @pytest.mark.parametrize(("kind", "name"), list(cases()))
 def test_component_builds_runs_forward_and_backward(kind, name):
     config = assembly(kind, name)
@@ -172,7 +176,7 @@ def test_component_builds_runs_forward_and_backward(kind, name):
             continue
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
-        assert parameter.grad.abs().sum() > 0 or key.endswith("key.bias"), key
+        assert parameter.grad.abs().sum() > 0 or key.endswith(SHIFTS), key
 
 
 @pytest.mark.parametrize(("kind", "name"), list(cases()))
@@ -180,7 +184,8 @@ def test_component_learns_one_batch_by_heart(kind, name):
     config = assembly(kind, name)
     model = build_model(config)
     batch = batch_for(config)
-    rate = 1e-2 if config.embedding.two_streams else 5e-2  # contrast collapses at larger steps
+    # Contrast collapses at larger steps, and CTC answers blank everywhere.
+    rate = 1e-2 if config.embedding.two_streams else 2e-2 if name == "ctc" else 5e-2
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     for _ in range(400):
         optimizer.zero_grad()

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from orchestrator.training.watchdog import FACTOR, Watchdog
+from orchestrator.training.worker_context import FACTOR, Watchdog
 
 
 def test_a_step_that_never_ends_is_noticed_once():
