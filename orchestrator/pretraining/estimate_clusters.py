@@ -246,7 +246,7 @@ class Job:
         offload = engine.offload if stage else EngineConfig().offload
         if stage < 3 and offload.parameters:
             offload = offload.model_copy(update={"parameters": None})
-        changed = {"type": "zero", "zero_stage": stage, "offload": offload}
+        changed = {"type": "zero", "zero_stage": stage, "offload": offload, "replicas": None}
         activations = activation_bytes(
             self.model,
             batch_size=micro,

@@ -212,8 +212,8 @@ class _Window:
         return FP64_BYTES * self.sizes.largest
 
     def part(self, size: int) -> int:
-        """One worker's share."""
-        return math.ceil(size / self.workers)
+        """One worker's share; replicas have all of it each."""
+        return math.ceil(size * (self.engine.replicas or 1) / self.workers)
 
     def height(self, arriving: int) -> int:
         """Activations with gradients that arrive as those go, or that are there already."""

@@ -36,6 +36,7 @@ TRAIN: Final[Changes] = {
 ENGINE: Final[Changes] = {
     "engine.type": Change(ROUNDING, "checkpoints fit every engine"),
     "engine.zero_stage": Change(ROUNDING, "checkpoints fit every stage"),
+    "engine.replicas": Change(ROUNDING, "checkpoints fit every number of groups"),
     "engine.tensor_parallel": Change(NOISE, "checkpoints fit every cut of layers"),
     "engine.precision": Change(RESULT, "number format of the passes"),
     "engine.loss_scale": Change(RESULT, "which steps overflow"),

@@ -89,6 +89,7 @@ def build_engine(
             loss_scale=scale,
             offload=moved,
             tensor_parallel=engine.tensor_parallel,
+            replicas=engine.replicas or 1,
         )
     from orchestrator.cluster.engines.deepspeed_zero import ZeroEngine
 

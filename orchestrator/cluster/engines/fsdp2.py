@@ -113,7 +113,8 @@ def _local(tensor: Tensor) -> Tensor:
 def _first_row(parameter: Tensor) -> int:
     """Return the number of the first row of this rank: rows are cut by ``ceil(rows / ranks)``."""
     mesh, rows = cast(DTensor, parameter).device_mesh, parameter.shape[0]
-    return min(mesh.get_local_rank() * -(-rows // mesh.size()), rows)
+    last = mesh.ndim - 1  # the axis before it, if there is one, is that of the replicas
+    return min(mesh.get_local_rank(last) * -(-rows // mesh.size(last)), rows)
 
 
 class Fsdp2Engine(ShardedEngine):
@@ -128,6 +129,7 @@ class Fsdp2Engine(ShardedEngine):
         loss_scale: Loss scaling with precision fp16.
         offload: Keep the rows, their gradients and the optimizer's state in the host's memory.
         tensor_parallel: Ranks that share each layer.
+        replicas: Groups of ranks with the whole model each; only gradients are sent between them.
 
     Raises:
         InputError: A trainable parameter has no axis to cut, or a layer cannot be shared.
@@ -143,6 +145,7 @@ class Fsdp2Engine(ShardedEngine):
         loss_scale: LossScaleConfig = USUAL_SCALE,
         offload: bool = False,
         tensor_parallel: int = 1,
+        replicas: int = 1,
     ) -> None:
         super().__init__(
             model,
@@ -154,8 +157,10 @@ class Fsdp2Engine(ShardedEngine):
         )
         _require_rows(model)
         groups = _named_groups(model, optimizer, self._trainable)
-        self._parallel = parallel = parallelized(model, self._device.type, tensor_parallel)
-        self.tensor_ranks = tensor_parallel
+        device = self._device.type
+        self._parallel = parallel = parallelized(model, device, tensor_parallel, replicas)
+        self.tensor_ranks, self.replicas = tensor_parallel, replicas
+        self.stores = self.rank < self.world // replicas
         self.rank, self.world = self.rank // tensor_parallel, self.world // tensor_parallel
         self._wrapped = _shard(model, parallel, precision, offload=offload)
         named = trainable(model)

@@ -77,6 +77,8 @@ def snapshot_state(
     layout: Layout,
     loss_scale: LossScale | None,
     frozen: Sequence[Shard] | None = None,
+    *,
+    stores: bool = True,
 ) -> Snapshot:
     """Copy this rank's fragments and its range of frozen parameters; collective.
 
@@ -88,8 +90,9 @@ def snapshot_state(
         layout: Where things lie.
         loss_scale: Joins the description.
         frozen: This rank's parts of frozen parameters, if weights are rounded copies of them.
+        stores: Whether this process stores its shards: others may have the same ones.
     """
-    fragments = list(_fragments(engine, optimizer, layout))
+    fragments = list(_fragments(engine, optimizer, layout)) if stores else []
     process = distributed.get_rank()
     if frozen is None:
         fragments += _ranges_of_frozen(engine, layout)

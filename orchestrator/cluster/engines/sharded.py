@@ -46,6 +46,10 @@ class ShardedEngine(ABC):
 
     replicated = False
     tensor_ranks = 1
+    replicas = 1
+    """Groups of processes with all shards each."""
+    stores = True
+    """Whether this process's shards are stored: those of one group are."""
     _frozen: list[Shard] | None
     """This rank's fp32 parts of frozen parameters; None where their weights are fp32 anyway."""
     _layout: Layout
@@ -192,8 +196,11 @@ class ShardedEngine(ABC):
         return list(self._layout.shards())
 
     def sum_over_shards(self, value: Tensor) -> Tensor:
-        """Add over all processes, which hold different elements."""
-        return sum_over_processes(value, self._device)
+        """Add over the processes that hold different elements.
+
+        Replicas hold the same ones; all processes are added, for the same bits on all.
+        """
+        return _share(sum_over_processes(value, self._device), self.replicas)
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         """Add ``value`` over the data-parallel ranks (a new tensor, where ``value`` lies).
@@ -201,10 +208,7 @@ class ShardedEngine(ABC):
         Tensor ranks measure the same on the same samples. Adding over all processes gives them the
         same bits, too, so that what they decide from it cannot part them.
         """
-        total, copies = self.sum_over_shards(value), self.tensor_ranks
-        if copies == 1:
-            return total
-        return total / copies if total.is_floating_point() else total // copies
+        return _share(sum_over_processes(value, self._device), self.tensor_ranks)
 
     def refresh(self) -> None:
         """Publish the masters to the weights of all ranks; collective."""
@@ -279,7 +283,7 @@ class ShardedEngine(ABC):
 
     def _assembled(self, shape: torch.Size, shard: Shard | None) -> Tensor:
         flat = torch.zeros(shape.numel(), dtype=torch.float32, device=self._device)
-        if shard is not None:
+        if shard is not None and self.stores:
             place = shard.within(flat)
             place.copy_(shard.master.view_as(place))
         distributed.all_reduce(flat)  # every element is set on one rank and 0 on all others
@@ -289,7 +293,10 @@ class ShardedEngine(ABC):
 
     def snapshot(self) -> Snapshot:
         """Copy this rank's fragments; rank 0 adds what no rank has a part of; collective."""
-        return snapshot_state(self, self._base, self._layout, self._scaler.state(), self._frozen)
+        scale = self._scaler.state()
+        return snapshot_state(
+            self, self._base, self._layout, scale, self._frozen, stores=self.stores
+        )
 
     def save(self, folder: Path) -> None:
         """Write the fragments of all ranks; collective."""
@@ -307,6 +314,13 @@ class ShardedEngine(ABC):
         )
         self._scaler.restore(found)
         self.refresh()
+
+
+def _share(total: Tensor, copies: int) -> Tensor:
+    """Return what was added, where ``copies`` processes have added the same."""
+    if copies == 1:
+        return total
+    return total / copies if total.is_floating_point() else total // copies
 
 
 def _labels(batch: Batch) -> frozenset[str]:

@@ -48,7 +48,8 @@ class Parallel:
     """Ranks of a job, and what of the model each has before FSDP2 cuts rows.
 
     Attributes:
-        mesh: All processes; FSDP2 cuts among them what is not in ``cuts``.
+        mesh: All processes; FSDP2 cuts among them what is not in ``cuts``. With replicas there are
+            two axes, and it cuts among those of the second.
         data: Those with the same part of each layer; FSDP2 cuts the parts among them.
         cuts: Parameters that are cut, with the part of this rank.
         factors: Parameters whose reduced gradient lacks a factor.
@@ -68,7 +69,9 @@ class Parallel:
         return lambda parameter: among if id(parameter) in parts else None
 
 
-def parallelized(model: nn.Module, device: str, tensor_parallel: int) -> Parallel:
+def parallelized(
+    model: nn.Module, device: str, tensor_parallel: int, replicas: int = 1
+) -> Parallel:
     """Cut the layers of a model in place; collective.
 
     Consecutive processes are tensor ranks of one another: those of one host, if it has enough.
@@ -77,12 +80,17 @@ def parallelized(model: nn.Module, device: str, tensor_parallel: int) -> Paralle
         model: Whole, the same on every rank.
         device: Type of its device.
         tensor_parallel: t, number of tensor ranks.
+        replicas: Groups of consecutive processes among which FSDP2 cuts; not with tensor ranks.
 
     Raises:
         InputError: The model has no block to cut, or one cannot be cut among so many ranks.
     """
     world = distributed.get_world_size()
-    mesh = init_device_mesh(device, (world,))
+    if replicas > 1:
+        axes = ("replicas", "rows")
+        mesh = init_device_mesh(device, (replicas, world // replicas), mesh_dim_names=axes)
+    else:
+        mesh = init_device_mesh(device, (world,))
     if tensor_parallel == 1:
         return Parallel(mesh, mesh)
     grid = init_device_mesh(

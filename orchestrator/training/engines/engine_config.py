@@ -222,6 +222,13 @@ class EngineConfig(StrictModel):
         description="Workers that compute the same samples, each with a part of every layer of "
         "transformer blocks; fsdp2 only. Data-parallel workers are cluster.workers divided by it.",
     )
+    replicas: int | None = Field(
+        None,
+        ge=2,
+        description="Groups of workers with the whole model each (hybrid sharding): weights are "
+        "gathered inside of a group, only gradients are sent between groups, once a step; fsdp2 "
+        "only. Use the number of hosts; null: one group.",
+    )
     offload: OffloadConfig = Field(OffloadConfig(), description="What waits in host memory.")
     deepspeed: Annotated[
         dict[str, Any] | None,
@@ -262,6 +269,10 @@ class EngineConfig(StrictModel):
         yield from self._offload_problems()
         if self.tensor_parallel > 1:
             yield from self._cut_problems()
+        if self.replicas is not None and self.type != "fsdp2":
+            yield Problem("replicas", f"is not for {self.title}. Use type: fsdp2")
+        elif self.replicas is not None and self.tensor_parallel > 1:
+            yield Problem("replicas", "is not for layers that are cut. Set tensor_parallel to 1")
 
     def _cut_problems(self) -> Iterator[Problem]:
         """Cut layers are cut again by rows, and talk to each other inside of blocks."""
@@ -314,7 +325,23 @@ class EngineConfig(StrictModel):
                 f"{self.tensor_parallel} does not divide {workers} workers. Use a multiple of it "
                 "as cluster.workers, without other numbers between min and max",
             )
+        yield from self._replica_problems(workers, optimizer)
         if self.type == "single" and workers > 1:
             yield Problem(
                 "type", f"'single' runs on one worker, {workers} are requested. Use ddp or zero"
             )
+
+    def _replica_problems(
+        self, workers: int, optimizer: "OptimizerConfig | None"
+    ) -> Iterator[Problem]:
+        """Each group has as many workers, two or more."""
+        if self.replicas is None:
+            return
+        if workers % self.replicas or workers == self.replicas:
+            yield Problem(
+                "replicas",
+                f"{self.replicas} groups of {workers} workers are not equally large groups of two "
+                f"or more. Use cluster.workers: {2 * self.replicas}, or another number",
+            )
+        if optimizer is not None and optimizer.type == "muon":
+            yield Problem("replicas", "is not for muon, which shares matrices among all workers")

@@ -122,6 +122,11 @@ HARMLESS = {
     "train.keep_last": "train.keep_last=0",
     "engine.type": "engine.type=single",
     "engine.zero_stage": "engine.zero_stage=3",
+    "engine.replicas": (
+        "cluster.workers=4",
+        "train.micro_batch_size=2",
+        "engine={type: fsdp2, replicas: 2}",
+    ),
     "engine.tensor_parallel": ("cluster.workers=2", "engine={type: fsdp2, tensor_parallel: 2}"),
     "engine.activation_checkpointing": "engine.activation_checkpointing=true",
     "engine.compile": "engine.compile=true",
