@@ -57,6 +57,5 @@ PLACES: Changes = {
     "run.zoo": Change(Effect.NOTHING, "a place"),
     "cluster": Change(Effect.NOTHING, "where the run computes"),
     "cluster.workers": Change(Effect.NOISE, "the same sum of gradients in other parts"),
-    "cluster.max_workers": Change(Effect.NOISE, "the same sum of gradients in other parts"),
 }
 """Settings that every job has."""

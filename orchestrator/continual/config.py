@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from orchestrator.config import JobConfig, Name, StrictModel
+from orchestrator.config.changes import PLACES, Change, Changes
 from orchestrator.config.registry import Choice
 from orchestrator.continual.parts.configs import (
     CONTINUAL_PARTS,
@@ -21,6 +22,7 @@ from orchestrator.continual.parts.configs import (
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
 from orchestrator.training.config import EngineConfig, TrainConfig, batch_problems
+from orchestrator.training.free_settings import ENGINE, NOTHING, RESULT, TRAIN
 from orchestrator.zoo.gate import Promotion
 from orchestrator.zoo.suite import SuiteConfig
 
@@ -134,8 +136,22 @@ class PromotionConfig(Promotion):
             yield Problem("alias", "'latest' always moves. Use for example candidate or champion")
 
 
+CHANGES: Changes = {
+    **PLACES,
+    **ENGINE,
+    **TRAIN,
+    "train.max_steps": Change(RESULT, "steps of each task"),
+    "train.eval_every_steps": Change(NOTHING, "rows of the curve"),
+    "eval_batch_size": Change(NOTHING, "speed of evaluations"),
+    "cache": Change(NOTHING, "a place"),
+}
+"""Settings that may change when a run goes on; others decide the result."""
+
+
 class ContinualConfig(JobConfig):
     """Learn a stream of tasks, one after the other: package to package."""
+
+    changes: ClassVar[Changes] = CHANGES
 
     package: str = Field("encoder", min_length=1)
     """Package to start from: name, name@alias or name/v0001."""

@@ -50,6 +50,7 @@ def run(config: ContinualConfig) -> JobResult:
     from orchestrator.continual.stages import Stages
     from orchestrator.continual.stream import Stream, units_of
     from orchestrator.continual.worker import STREAM_FOLDER
+    from orchestrator.data.rows.same_rows import require_same_rows
 
     package = starting_package(config)
     with RunFolder.open(config, STAGE) as folder:
@@ -59,6 +60,7 @@ def run(config: ContinualConfig) -> JobResult:
         package = _pinned(folder, package)
         stream = Stream.load(config, package.path)  # bad data is found before workers start
         stream.require_labels(package)
+        require_same_rows(folder, dict(zip(stream.titles, stream.tasks, strict=True)))
         for head in stream.unprotected_heads(package.path):
             logger.warning(
                 "nothing protects head %s of %s: the stream does not learn its task, and the "

@@ -1,11 +1,12 @@
 """Settings of a fine-tuning job. Imports neither torch nor ray."""
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from orchestrator.config import ClusterSection, JobConfig, Name, StrictModel
+from orchestrator.config.changes import PLACES, Change, Changes
 from orchestrator.config.registry import Choice
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
@@ -19,6 +20,7 @@ from orchestrator.training.config import (
 )
 from orchestrator.training.distillation.config import DistillationOptions
 from orchestrator.training.finetune.lesson_options import AdversarialConfig, ClassWeights
+from orchestrator.training.free_settings import ENGINE, NOISE, NOTHING, ROUNDING, TRACKING
 from orchestrator.zoo.gate import Promotion
 from orchestrator.zoo.suite import SuiteConfig
 
@@ -120,8 +122,25 @@ class SearchSection(StrictModel):
             yield Problem("", f"has {count} combinations, {MOST_TRIALS} are allowed. Remove some.")
 
 
+CHANGES: Changes = {
+    **PLACES,
+    **ENGINE,
+    **TRACKING,
+    "train.micro_batch_size": Change(NOISE, "the same sum of gradients in other parts"),
+    "train.eval_batch_size": Change(ROUNDING, "speed of evaluations"),
+    "train.log_every_steps": Change(NOTHING, "rows of the curve"),
+    "train.checkpoint_every_steps": Change(NOTHING, "what is kept"),
+    "train.hang_timeout_s": Change(NOTHING, "when workers start again"),
+    "licence": Change(NOTHING, "a note on the result"),
+    "cache": Change(NOTHING, "a place"),
+}
+"""Settings that may change when a run goes on; others decide the result."""
+
+
 class FinetuneConfig(JobConfig):
     """Fine-tune a package on labelled data and commit the result as a package."""
+
+    changes: ClassVar[Changes] = CHANGES
 
     package: str = Field(min_length=1)
     """Package to start from: name, name@alias or name/v0001."""

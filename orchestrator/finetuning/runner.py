@@ -95,10 +95,13 @@ def run(config: FinetuneConfig) -> JobResult:
 
 def _make(folder: RunFolder, config: FinetuneConfig, inputs: "FinetuneInputs | None") -> Package:
     """Resolve the inputs of a run that goes on, train, commit."""
+    from orchestrator.data.rows.same_rows import require_same_rows
+
     zoo = Zoo(config.run.zoo)
     start = folder.once("start", Start, lambda: _start(config, zoo))
     if inputs is None or start != _started(inputs):
         inputs = _resolve(config, zoo, start)
+    require_same_rows(folder, {each.head: each.data for each in inputs.lessons})
     _announce(inputs)
     summary = _train(folder, inputs)
     evaluation = _evaluation(folder, inputs, summary)

@@ -16,6 +16,7 @@ from orchestrator.modeling.targets.stream_configs import ClrConfig
 from orchestrator.storage.run_changes import Changed, flatten
 from orchestrator.training.free_settings import (
     ENGINE,
+    NOISE,
     NOTHING,
     RESULT,
     TRACKING,
@@ -33,6 +34,7 @@ LENGTHLESS = ("constant", "inverse_sqrt", "infinite")
 
 CHANGES: Final[Changes] = {
     **PLACES,
+    "cluster.max_workers": Change(NOISE, "the same sum of gradients in other parts"),
     "run.name": Change(RESULT, "another name is another run"),
     "seed": Change(RESULT, "weights, order of samples, noise"),
     "data": Change(RESULT, "the samples"),

@@ -1,11 +1,12 @@
 """Settings of a quantization job. Imports neither torch, Ray nor ONNX."""
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from orchestrator.config import JobConfig, Name, StrictModel
+from orchestrator.config.changes import PLACES, Change, Changes, Effect
 from orchestrator.config.registry import Choice
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
@@ -49,6 +50,8 @@ class LatencyConfig(StrictModel):
 
 class QuantizeConfig(JobConfig):
     """Choose a kind of arithmetic for every GEMM of a fine-tuned package, and verify the choice."""
+
+    changes: ClassVar[Changes] = {**PLACES, "cache": Change(Effect.NOTHING, "a place")}
 
     package: str = Field("classifier", min_length=1)
     """Package to quantize: name, name@alias or name/v0001."""

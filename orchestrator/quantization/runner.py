@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from orchestrator.cluster.session import session_for
 from orchestrator.cluster.tasks import TaskPool
 from orchestrator.config import JobResult
+from orchestrator.data.rows.same_rows import require_same_rows
 from orchestrator.inference.examination import examine_draft
 from orchestrator.inference.heads import default_head, package_tasks
 from orchestrator.quantization.artifact import plan_text, summary, write_package
@@ -62,6 +63,7 @@ def check(config: QuantizeConfig) -> str:
 
 
 def _quantize(config: QuantizeConfig, prepared: Prepared, folder: RunFolder) -> Package:
+    require_same_rows(folder, {prepared.subject.target: prepared.task})
     with session_for(config.cluster):
         choice = Search(config, prepared, folder, TaskPool(config.cluster)).run()
     parent, target = prepared.subject.package, prepared.subject.target

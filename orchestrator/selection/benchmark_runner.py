@@ -95,7 +95,7 @@ def run(config: BenchmarkConfig) -> JobResult:
         if finals.isna().all(axis=None):
             raise StageError(
                 "benchmark: no trial finished; the reasons are in "
-                f"{journal.path}. Remove the failing packages, or delete {folder.path}."
+                f"{journal.path}. Remove the failing packages under another run.name."
             )
         write_matrix(matrix, config.matrix)
         result = JobResult(

@@ -1,11 +1,12 @@
 """Configs of `benchmark` and `select`. Imports neither torch, ray nor pandas."""
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from orchestrator.config import JobConfig, StrictModel
+from orchestrator.config.changes import PLACES, Change, Changes, Effect
 from orchestrator.config.job import Name
 from orchestrator.config.registry import NameOf
 from orchestrator.data.spec import DatasetSpec
@@ -19,12 +20,21 @@ CANDIDATE_KINDS = ("pretrained", "imported", "continual", "finetuned")
 ALL = "all"
 
 
+CHANGES: Changes = {
+    **PLACES,
+    "fine_tune.eval_batch_size": Change(Effect.ROUNDING, "speed of evaluations"),
+}
+"""Settings that may change when a run goes on; others decide the result."""
+
+
 class BenchmarkConfig(JobConfig):
     """Fine-tune every package on every benchmark set once: the performance matrix and its curves.
 
     Trials run in parallel as far as the cluster's CPUs allow; ``cluster.workers`` is how many must
     fit at once. A cell that is in the matrix file already is not trained again.
     """
+
+    changes: ClassVar[Changes] = CHANGES
 
     packages: tuple[str, ...] = Field((ALL,), min_length=1)
     """Package references; `all`: pretrained and imported ones, `all:<kind>`: those of one kind."""
@@ -78,6 +88,8 @@ class SelectConfig(JobConfig):
     Trials run in parallel as far as the cluster's CPUs allow; ``cluster.workers`` is how many must
     fit at once.
     """
+
+    changes: ClassVar[Changes] = CHANGES
 
     target: DatasetSpec
     """The labelled data to select for; it must not be a column of the matrix."""

@@ -54,8 +54,10 @@ def run(config: SelectConfig) -> JobResult:
 
 def _select(config: SelectConfig, folder: RunFolder) -> Package:
     from orchestrator.cluster.session import session_for
+    from orchestrator.data.rows.same_rows import require_same_rows
 
     plan = plan_selection(config, folder)
+    require_same_rows(folder, {plan.task.name: plan.task})
     journal = Journal(folder.path / JOURNAL_NAME)
     with session_for(config.cluster, min(config.cluster.workers, len(plan.packages))):
         proxies = _score_proxies(config, plan, folder)

@@ -144,7 +144,7 @@ class CheckpointFolder:
         if found is None and group.broadcast_from_rank_zero(int(bool(self.steps()))):
             raise IntegrityError(
                 f"{self.root}: no checkpoint is whole, see the messages before this one. Restore "
-                "one, or remove that folder to begin with step 0."
+                "one, or begin with step 0 under another run.name."
             )
         return found
 

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from orchestrator.config import ClusterSection
+from orchestrator.config.changes import PLACES, Change, Changes, Effect
 from orchestrator.config.job import CommandConfig
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
@@ -18,6 +19,11 @@ class EvaluateConfig(CommandConfig):
     """Measure a package on labelled rows, in this process."""
 
     verb: ClassVar[str] = "evaluate"
+    changes: ClassVar[Changes] = {
+        **PLACES,
+        "threads": Change(Effect.ROUNDING, "speed"),
+        "cache": Change(Effect.NOTHING, "a place"),
+    }
 
     package: str = Field(min_length=1)
     """Package to measure: name, name@alias or name/v0001."""

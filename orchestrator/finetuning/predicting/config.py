@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from orchestrator.config.changes import PLACES, Change, Changes, Effect
 from orchestrator.config.job import CommandConfig
 from orchestrator.errors import Problem
 
@@ -15,6 +16,7 @@ class PredictConfig(CommandConfig):
     """Answer every row of a table or folder, in parallel on Ray Data."""
 
     verb: ClassVar[str] = "predict"
+    changes: ClassVar[Changes] = {**PLACES, "threads": Change(Effect.ROUNDING, "speed")}
 
     package: str = Field(min_length=1)
     """Package that answers: name, name@alias or name/v0001."""

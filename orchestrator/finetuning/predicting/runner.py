@@ -231,7 +231,7 @@ def _require_own(output: Path, plan: PredictPlan) -> None:
     if different:
         raise InputError(
             f"output: {output} holds answers of another job; these differ: {', '.join(different)}. "
-            "Give a new folder, or delete it."
+            "Give a new folder."
         )
 
 
