@@ -22,7 +22,7 @@ from orchestrator.cluster.engines import build_engine
 from orchestrator.cluster.observe.mailbox import Line, SilentLine
 from orchestrator.config.strict import StrictModel
 from orchestrator.storage.claims import Claim
-from orchestrator.storage.stores import open_store
+from orchestrator.storage.stores import Store, open_store
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import Event, StepHung
@@ -137,22 +137,39 @@ class Worker:
         """
         return self.rank == 0 and self.line.stop_requested()
 
-    def commit_checkpoint(self, step: int, engine: Engine, extra: StrictModel) -> Path:
+    @property
+    def store(self) -> Store:
+        """The run's storage, which all workers share."""
+        return open_store(self.run_dir)
+
+    def commit_checkpoint(
+        self,
+        step: int,
+        engine: Engine,
+        extra: StrictModel,
+        before_commit: Callable[[], None] | None = None,
+    ) -> Path:
         """Write the full training state and commit it atomically; collective.
 
         Args:
             step: Optimizer steps done.
             engine: What to save.
             extra: State of the caller; rank 0's is stored.
+            before_commit: See :meth:`begin_checkpoint`.
 
         Returns:
             The committed folder. Older checkpoints beyond the last two are removed.
         """
-        self.begin_checkpoint(step, engine, extra)
+        self.begin_checkpoint(step, engine, extra, before_commit=before_commit)
         return self.settle_checkpoint()
 
     def begin_checkpoint(
-        self, step: int, engine: Engine, extra: StrictModel, keep_every: int = 0
+        self,
+        step: int,
+        engine: Engine,
+        extra: StrictModel,
+        keep_every: int = 0,
+        before_commit: Callable[[], None] | None = None,
     ) -> None:
         """Copy the training state and commit it while training goes on; collective.
 
@@ -163,6 +180,8 @@ class Worker:
             engine: What to save.
             extra: State of the caller; rank 0's is stored.
             keep_every: Checkpoints of multiples of this step are never removed; 0: all are.
+            before_commit: Stores what ``extra`` refers to; called on rank 0 from another thread,
+                and again where there was no space.
 
         Raises:
             StageError: The checkpoint before it could not be written; older ones are intact.
@@ -172,7 +191,9 @@ class Worker:
         def committed() -> None:
             self.line.progressed(str(self.run_dir), step)
 
-        pending = self.checkpoints.begin(step, engine, extra, self, committed, keep_every)
+        pending = self.checkpoints.begin(
+            step, engine, extra, self, committed, keep_every, before_commit
+        )
         self._pending.append(pending)
 
     def settle_checkpoint(self) -> Path:

@@ -9,7 +9,7 @@ from pydantic import NonNegativeInt
 
 from orchestrator.config import StrictModel
 from orchestrator.training.events import Event
-from orchestrator.training.history import HistoryRow
+from orchestrator.training.history import CurvePosition, HistoryRow
 
 MATRIX_FILE = "evaluation/accuracy_matrix.json"
 """Path of the :class:`StreamEvaluation` in a package."""
@@ -117,8 +117,10 @@ class UnitState(StrictModel):
     """Place in the stream."""
     step: NonNegativeInt
     """Optimizer steps done in the unit."""
-    history: tuple[HistoryRow, ...]
-    """Learning curves of the unit."""
+    history: tuple[HistoryRow, ...] = ()
+    """Learning curves of the unit, in checkpoints of earlier versions."""
+    curves: CurvePosition | None = None
+    """Place in the learning curves of the unit."""
 
 
 class WorkerResult(StrictModel):

@@ -25,6 +25,7 @@ from orchestrator.data.steps import eval_batches
 from orchestrator.errors import IntegrityError
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import load_model
+from orchestrator.training.curve_parts import CurveParts
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import BUILDING, Measurement, Metrics, Status, loading
 from orchestrator.training.history import History
@@ -61,6 +62,7 @@ class _Session:
 
     task: UnitTask
     step: ContinualStep
+    curves: CurveParts
     history: History = field(default_factory=History)
 
 
@@ -101,7 +103,8 @@ class Learner:
         parts = build_parts(self.config.method.used())
         for part in parts:
             part.before_task(task)
-        session = _Session(task, ContinualStep(parts, self.config.train.max_grad_norm))
+        step = ContinualStep(parts, self.config.train.max_grad_norm)
+        session = _Session(task, step, CurveParts(self.context))
         found = self.context.latest_checkpoint()
         state = None if found is None else found.read(UnitState)
         if found is not None and state is not None and state.unit == unit.index:
@@ -109,7 +112,9 @@ class Learner:
             engine.load(found.path)
             load_parts(found.path, engine, parts)
             session.step.steps_done = state.step
-            session.history = History(state.history)
+            session.history = History(session.curves.resume(state.curves, state.history))
+        else:
+            session.curves.resume(None)
         return session
 
     def _model(self, unit: Unit) -> Model:
@@ -136,10 +141,10 @@ class Learner:
 
         def save(done: int) -> None:
             if done < unit.steps:  # a finished unit is committed right after
-                rows = tuple(session.history.rows)
-                state = UnitState(unit=unit.index, step=done, history=rows)
+                position, store_rows = session.curves.extend(session.history.rows)
+                state = UnitState(unit=unit.index, step=done, curves=position)
                 saved = with_parts(engine, session.step.parts)
-                self.context.commit_checkpoint(offset + done, saved, state)
+                self.context.commit_checkpoint(offset + done, saved, state, store_rows)
 
         hooks = Hooks(
             observer=observe,

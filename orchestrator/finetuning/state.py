@@ -7,7 +7,7 @@ from orchestrator.finetuning.results import RateTrial
 from orchestrator.modeling.config import Target
 from orchestrator.training.distillation.config import TeacherPlan
 from orchestrator.training.finetune.lesson_options import ClassWeights
-from orchestrator.training.history import HistoryRow
+from orchestrator.training.history import CurvePosition, HistoryRow
 from orchestrator.zoo.suite import TaskSpec
 
 
@@ -52,7 +52,9 @@ class FinetuneJob(StrictModel):
 class RunState(StrictModel):
     """State of a run beside a checkpoint."""
 
-    history: tuple[HistoryRow, ...]
-    """Learning curves so far."""
+    history: tuple[HistoryRow, ...] = ()
+    """Learning curves so far, in checkpoints of earlier versions."""
+    curves: CurvePosition | None = None
+    """Place in the learning curves."""
     seconds: float
     """Time trained, over all parts of a resumed run."""

@@ -22,6 +22,7 @@ from orchestrator.storage import atomic_write_json, read_model, staged
 from orchestrator.tasks.base import Answer
 from orchestrator.tasks.measure import Measured
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
+from orchestrator.training.curve_parts import CurveParts
 from orchestrator.training.early_stopping import BestKeeper
 from orchestrator.training.events import BUILDING, Measurement, RunStarted, Status, loading
 from orchestrator.training.finetune.finetuner import FineTuner, Heads, Place
@@ -122,6 +123,7 @@ class _Run:
         self.best = BestKeeper(
             context, self.tuner.engine, every, stopping, primary.higher_is_better
         )
+        self.curves = CurveParts(context)
         self.before_s = 0.0
         """Seconds that earlier parts of a resumed run took."""
 
@@ -197,11 +199,13 @@ class _Run:
         """Load the newest intact checkpoint and return its step."""
         checkpoint = self.context.latest_checkpoint()
         if checkpoint is None:
+            self.curves.resume(None)
             return 0
         self.context.emit(loading(checkpoint.step))
         self.tuner.engine.load(checkpoint.path)
         state = checkpoint.read(RunState)
-        self.tuner.history, self.before_s = History(state.history), state.seconds
+        self.tuner.history = History(self.curves.resume(state.curves, state.history))
+        self.before_s = state.seconds
         return checkpoint.step
 
     def _observe(self, event: Measurement) -> None:
@@ -211,9 +215,9 @@ class _Run:
         self.context.emit(event)
 
     def _save(self, step: int) -> None:
-        rows = tuple(self.tuner.history.rows)
-        state = RunState(history=rows, seconds=self._seconds())
-        self.context.begin_checkpoint(step, self.tuner.engine, state)
+        position, store_rows = self.curves.extend(self.tuner.history.rows)
+        state = RunState(curves=position, seconds=self._seconds())
+        self.context.begin_checkpoint(step, self.tuner.engine, state, before_commit=store_rows)
 
     def _seconds(self) -> float:
         rows = self.tuner.history.rows

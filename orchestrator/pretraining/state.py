@@ -3,7 +3,7 @@
 from orchestrator.config import StrictModel
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.training.history import HistoryRow
+from orchestrator.training.history import CurvePosition, HistoryRow
 
 
 class PretrainJob(StrictModel):
@@ -55,8 +55,10 @@ class Origin(StrictModel):
 class RunState(Origin):
     """State of a run."""
 
-    history: tuple[HistoryRow, ...]
-    """Learning curves so far."""
+    history: tuple[HistoryRow, ...] = ()
+    """Learning curves so far, in checkpoints of earlier versions."""
+    curves: CurvePosition | None = None
+    """Place in the learning curves."""
     seconds: float
     """Time trained, over all parts of a resumed run."""
     jumps: tuple[tuple[int, int], ...] = ()

@@ -31,6 +31,7 @@ from orchestrator.pretraining.starting import origin_of, take_weights
 from orchestrator.pretraining.state import PretrainJob, PretrainPayload, RunState
 from orchestrator.pretraining.window_sources import Detour, Meter
 from orchestrator.storage import staged
+from orchestrator.training.curve_parts import CurveParts
 from orchestrator.training.early_stopping import BestKeeper
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.engines.optimizers import averaged
@@ -105,7 +106,7 @@ class _Run:
         self.engine: Engine = context.build_engine(
             _first_model(inputs, start), config.train.optimizer, config.engine, weights
         )
-        self.history = History()
+        self.history, self.curves = History(), CurveParts(context)
         self.before_s = 0.0
         """Seconds that earlier parts of a resumed run took."""
         self.resumed = ""
@@ -182,11 +183,13 @@ class _Run:
         """Load the newest intact checkpoint and return its step; None: there is none."""
         checkpoint = self.context.latest_checkpoint()
         if checkpoint is None:
+            self.curves.resume(None)
             return None
         self.context.emit(loading(checkpoint.step))
         self.engine.load(checkpoint.path)
         state = checkpoint.read(RunState)
-        self.history, self.before_s = History(state.history), state.seconds
+        self.history = History(self.curves.resume(state.curves, state.history))
+        self.before_s = state.seconds
         self.detour.jumps = list(state.jumps)
         self.resumed = resumed_at(checkpoint, self.context.world, self.inputs.model)
         return checkpoint.step
@@ -242,15 +245,16 @@ class _Run:
             )
 
     def _save(self, step: int) -> None:
+        position, store_rows = self.curves.extend(self.history.rows)
         state = RunState(
             **dict(self.origin),
-            history=tuple(self.history.rows),
+            curves=position,
             seconds=self._seconds(),
             jumps=tuple(self.detour.jumps),
         )
         with self.meter.saving():
             keep_every = self.config.train.keep_every_steps
-            self.context.begin_checkpoint(step, self.engine, state, keep_every)
+            self.context.begin_checkpoint(step, self.engine, state, keep_every, store_rows)
 
     def _seconds(self) -> float:
         return self.history.rows[-1].seconds if self.history.rows else self.before_s

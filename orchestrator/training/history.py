@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AllowInfNan
 
+from orchestrator.config.strict import StrictModel
 from orchestrator.training.events import Measurement
 
 if TYPE_CHECKING:
@@ -44,6 +45,15 @@ COLUMNS = {
     "seconds": "float64",
 }
 """Types of the columns of the table."""
+
+
+class CurvePosition(StrictModel):
+    """Place in the curves of a run that a checkpoint goes on from (`curve_parts`)."""
+
+    rows: int = 0
+    """Rows logged until then."""
+    last: str = ""
+    """Name of the part that holds the last of them; empty: there are none."""
 
 
 class History:

@@ -19,6 +19,7 @@ from torch import nn
 from orchestrator.config.strict import StrictModel
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import read_model, verify_folder
+from orchestrator.storage.stores import Store
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import CheckpointDamaged, Event
@@ -88,6 +89,11 @@ class WorkerContext(Protocol):
         """The run's folder, on storage that all workers share."""
         ...
 
+    @property
+    def store(self) -> Store:
+        """The run's storage, which all workers share."""
+        ...
+
     def within(self, run_dir: Path) -> Self:
         """Return the same worker for the folder of another run."""
         ...
@@ -110,12 +116,23 @@ class WorkerContext(Protocol):
         """Wrap a model in the configured engine; collective."""
         ...
 
-    def commit_checkpoint(self, step: int, engine: Engine, extra: StrictModel) -> Path:
+    def commit_checkpoint(
+        self,
+        step: int,
+        engine: Engine,
+        extra: StrictModel,
+        before_commit: Callable[[], None] | None = None,
+    ) -> Path:
         """Write and commit the full training state; collective."""
         ...
 
     def begin_checkpoint(
-        self, step: int, engine: Engine, extra: StrictModel, keep_every: int = 0
+        self,
+        step: int,
+        engine: Engine,
+        extra: StrictModel,
+        keep_every: int = 0,
+        before_commit: Callable[[], None] | None = None,
     ) -> None:
         """Copy the full training state and commit it while training goes on; collective."""
         ...

@@ -16,6 +16,9 @@ from orchestrator.cluster.checkpoints.reading import PREFIX, Checkpoint
 from orchestrator.cluster.checkpoints.store import CHECKPOINTS, CheckpointFolder
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import temporary_sibling, verify_folder
+from orchestrator.storage.stores import Store, open_store
+from orchestrator.training.curve_parts import copy_parts
+from orchestrator.training.history import CurvePosition
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +81,16 @@ def link_checkpoint(checkpoint: Checkpoint, root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
     staged = temporary_sibling(final)
     shutil.copytree(checkpoint.path, staged, copy_function=_link)
+    _copy_curves(checkpoint, open_store(checkpoint.path.parent.parent), open_store(root.parent))
     staged.replace(final)
     logger.info("starting from %s", checkpoint.path)
+
+
+def _copy_curves(checkpoint: Checkpoint, source: Store, target: Store) -> None:
+    """Copy the learning curves before a checkpoint, which lie beside the checkpoints of its run."""
+    stored = checkpoint.extra.get("curves")
+    if stored is not None:
+        copy_parts(source, target, CurvePosition.model_validate(stored))
 
 
 def _link(source: str, target: str) -> None:

@@ -81,17 +81,18 @@ class CheckpointFolder:
         group: WorkerContext,
         on_commit: Callable[[], None] | None = None,
         keep_every: int = 0,
+        before_commit: Callable[[], None] | None = None,
     ) -> "Pending":
         """Copy the state of ``engine`` and write it while training goes on; collective.
 
         Args:
             step: Optimizer steps done.
             engine: What to save; it may be changed as soon as this returns.
-            extra: State of the caller; rank 0's is stored. A long run has long curves, so it
-                becomes text while training goes on.
+            extra: State of the caller; rank 0's is stored.
             group: The ranks.
             on_commit: Called on rank 0, from another thread, when the checkpoint is visible.
             keep_every: Checkpoints of multiples of this step are never removed; 0: all may be.
+            before_commit: Called on rank 0, from another thread, before the checkpoint is visible.
 
         Returns:
             What every rank must ``settle``, before the next one is begun.
@@ -112,6 +113,8 @@ class CheckpointFolder:
                 known[INDEX] = write_index(staged, parts)
                 known[EXTRA] = write_hashed(staged / EXTRA, [json.dumps(stored).encode()])
             group.require_claim()
+            if before_commit is not None:
+                before_commit()
             commit_folder(staged, final, header, MANIFEST_NAME, known)
             self.retain(step, group, keep_every)
             if on_commit is not None:

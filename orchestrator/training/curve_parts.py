@@ -1,0 +1,184 @@
+"""Learning curves of a running job: appended to its storage in parts, never written again.
+
+``<run>/curves/part-<first row>-<hash>.parquet`` holds the rows that were logged between two
+checkpoints. A checkpoint stores a position only: the number of rows, and the last part. Each part
+names the one before it, so the rows of a checkpoint are found by going back from its last part, and
+the hash in a part's name proves its content. Parts that a resumed run does not come across hold
+steps that it repeats: they are removed, and each step is logged once.
+
+The finished curve is ``history.parquet`` of the package, which reports read (`Package.history`).
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import IntegrityError
+from orchestrator.storage.stores import Store
+from orchestrator.training.events import Notice
+from orchestrator.training.history import COLUMNS, CurvePosition, HistoryRow
+from orchestrator.training.worker_context import WorkerContext
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CURVES = "curves"
+"""Folder of the parts, below the run's own."""
+MAX_PART_BYTES = 2**30
+PREVIOUS = b"previous"
+"""Key in a part's metadata: name of the part before it; empty: it is the first."""
+
+
+START = CurvePosition()
+
+
+class CurveParts:
+    """The parts of one run's curves; every rank has one, rank 0 writes.
+
+    Args:
+        context: This worker.
+    """
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self._position = START
+
+    def resume(
+        self, position: CurvePosition | None, rows: Sequence[HistoryRow] = ()
+    ) -> list[HistoryRow]:
+        """Return the rows before a position, and forget what was logged after it; collective.
+
+        Args:
+            position: From the checkpoint.
+            rows: Rows that a checkpoint of an earlier version holds itself.
+
+        Raises:
+            IntegrityError: A part is missing or damaged; the same on every rank.
+            FencedError: A newer group has claimed the run.
+        """
+        context, self._position = self._context, position or START
+        read, problem = context.on_rank_zero(self._read_and_forget) or (None, None)
+        told = context.first_bytes(None if problem is None else problem.encode())
+        if told is not None:
+            raise IntegrityError(told.decode())
+        content = context.first_bytes(read)
+        if content is not None:
+            return _rows_of(_parse(content))
+        if self._position.rows:
+            message = (
+                f"the learning curves before this checkpoint ({self._position.rows:,} rows) are "
+                f"not there: the folder {CURVES} is empty. The run goes on without them."
+            )
+            context.emit(Notice(message=message))
+            self._position = START
+        return list(rows)
+
+    def extend(self, rows: Sequence[HistoryRow]) -> tuple[CurvePosition, Callable[[], None]]:
+        """Return the position after all rows, and what stores the rows that are new.
+
+        Args:
+            rows: All rows of the run so far.
+
+        Returns:
+            The position; and a function for rank 0 that may be called again after it has failed,
+            and has to be called before the position is stored.
+        """
+        before, count = self._position, len(rows)
+        if count <= before.rows or self._context.rank != 0:
+            return before, _nothing
+        content = _encode(_table(rows[before.rows :]), before.last)
+        name = f"part-{before.rows:010d}-{_digest(content)}.parquet"
+        self._position = CurvePosition(rows=count, last=name)
+        store = self._context.store
+        return self._position, lambda: store.write(f"{CURVES}/{name}", content)
+
+    def _read_and_forget(self) -> tuple[bytes | None, str | None]:
+        """Return the rows before the position as one part, or what is wrong; on rank 0."""
+        store = self._context.store
+        there = store.files(CURVES)
+        try:
+            parts = read_parts(store, self._position) if there else {}
+        except IntegrityError as error:
+            return None, str(error)
+        self._context.require_claim()
+        for name in there:
+            if name not in parts:
+                store.remove(f"{CURVES}/{name}")
+        if not parts:
+            return None, None
+        import pyarrow as pa
+
+        return _encode(pa.concat_tables(map(_parse, parts.values())), ""), None
+
+
+def read_parts(store: Store, position: CurvePosition) -> dict[str, bytes]:
+    """Return the parts before a position, by name, the first one first.
+
+    Raises:
+        IntegrityError: One is missing or damaged; says what to do.
+    """
+    found: dict[str, bytes] = {}
+    name = position.last
+    while name:
+        where = f"{store.root}/{CURVES}/{name}"
+        advice = f"Restore it, or remove {store.root}/{CURVES} to go on without these curves."
+        try:
+            content = store.read(f"{CURVES}/{name}", MAX_PART_BYTES)
+        except FileNotFoundError as error:
+            raise IntegrityError(f"{where}: missing. {advice}") from error
+        if f"-{_digest(content)}." not in name:
+            raise IntegrityError(f"{where}: damaged: its hash differs. {advice}")
+        found[name] = content
+        name = (_parse(content).schema.metadata or {}).get(PREVIOUS, b"").decode()
+    return dict(reversed(found.items()))
+
+
+def copy_parts(source: Store, target: Store, position: CurvePosition) -> None:
+    """Copy the curves before a position to another run; nothing there is fine.
+
+    Raises:
+        IntegrityError: A part is damaged.
+        StageError: The target cannot be written.
+    """
+    if source.files(CURVES):
+        for name, content in read_parts(source, position).items():
+            target.write(f"{CURVES}/{name}", content)
+
+
+def _nothing() -> None:
+    """Store nothing: there are no new rows, or rank 0 stores them."""
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _table(rows: Sequence[HistoryRow]) -> "pa.Table":
+    import pyarrow as pa
+
+    types = {"str": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
+    columns = {
+        name: pa.array([getattr(row, name) for row in rows], types[kind])
+        for name, kind in COLUMNS.items()
+    }
+    return pa.table(columns)
+
+
+def _encode(table: "pa.Table", previous: str) -> bytes:
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({PREVIOUS: previous}), buffer)
+    return buffer.getvalue()
+
+
+def _parse(content: bytes) -> "pa.Table":
+    import pyarrow.parquet as pq
+
+    return pq.read_table(io.BytesIO(content))
+
+
+def _rows_of(table: "pa.Table") -> list[HistoryRow]:
+    columns = [table[name].to_pylist() for name in COLUMNS]
+    return [HistoryRow(*row) for row in zip(*columns, strict=True)]
