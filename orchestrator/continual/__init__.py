@@ -6,8 +6,8 @@ et al. 2017 (EWC) in the online form of Schwarz et al. 2018. Each module names i
 
 Weights w, anchors m (weights at the end of the previous task), gradient g, importance F:
 
-    e_i = rho * w_i^2 * g_i / || |w| * g ||_2                      parts.create.perturbed
-    g'  = grad L(w + e)                                            parts.create.Create
+    e_i = rho * w_i^2 * g_i / || |w| * g ||_2                      training.sharpness.perturbed
+    g'  = grad L(w + e)                                            training.sharpness.worst_gradient
     F_i = mean_n (d log p(y_n | x_n) / d w_i)^2                    fisher.gathered_fisher
     F <- gamma * F + F_new                                         parts.find.accumulate
     dP/dw_i = lambda * F_i * (w_i - m_i)                           parts.find.add_penalty

@@ -9,6 +9,7 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.cost import count_parameters, training_memory
 from orchestrator.modeling.package import read_config
 from orchestrator.zoo import Package
+from orchestrator.zoo.flatness import read_flatness
 
 FP32_BYTES = 4
 
@@ -37,6 +38,8 @@ def describe(config: ContinualConfig, package: Package) -> str:
         "steps": f"{steps:,} steps, {gradient_passes(config):,} gradients",
         "promotion": _promotion(config),
     }
+    if (flat := read_flatness(package)) is not None:
+        rows["flatness"] = f"of the start: sharpness {flat.sharpness:.3g} at rho {flat.rho:g}"
     return "\n".join(f"{name:12} {text}" for name, text in rows.items())
 
 

@@ -46,6 +46,22 @@ class StartSection(StrictModel):
             yield Problem("step", "a package has no steps. Leave it out, or start from a run.")
 
 
+class FlatnessSection(StrictModel):
+    """Sharpness-aware steps at the end of a run, and the flatness of its result."""
+
+    rho: float = Field(0.5, ge=0)
+    """Radius of the ascent, relative to each weight when adaptive; 0: none."""
+    last_fraction: float = Field(0.1, ge=0, le=1)
+    """Share of the steps, the last ones, whose gradient is taken at the worst point near the
+    weights: two gradients per step. 0: flatness is only measured."""
+    adaptive: bool = True
+    """Scale the ascent by the weights (ASAM); false: plain SAM, with a rho of about 0.05."""
+
+    def late_steps(self, max_steps: int) -> int:
+        """Return the number of sharpness-aware steps."""
+        return round(self.last_fraction * max_steps) if self.rho else 0
+
+
 class TrainingSection(TrainConfig):
     """Training, and evaluation on held-out blocks."""
 
@@ -57,6 +73,8 @@ class TrainingSection(TrainConfig):
     """Steps whose batches a thread makes ahead; null: 2; 0: none."""
     freeze: tuple[str, ...] = ()
     """Parameters that stay as they are, by name: embedding, encoder.layers.0, encoder.*.bias."""
+    flatness: FlatnessSection | None = None
+    """Sharpness-aware steps in the last part, and flatness figures in the package; null: none."""
     start_from: StartSection | None = None
     """Start from a checkpoint of another run or from a package; null: from nothing."""
     keep_every_steps: int = Field(0, ge=0)
@@ -65,6 +83,15 @@ class TrainingSection(TrainConfig):
     keep_last: int = Field(1, ge=0, le=2)
     """Number of last checkpoints that a finished run keeps, so that it can be prolonged and other
     runs can start from it; while it is not finished, it has two."""
+
+    @property
+    def late_steps(self) -> int:
+        """Sharpness-aware steps at the end."""
+        return 0 if self.flatness is None else self.flatness.late_steps(self.max_steps)
+
+    def gradients(self, step: int) -> int:
+        """Return the number of gradients of a step (from 0)."""
+        return 2 if step >= self.max_steps - self.late_steps else 1
 
     def problems(self) -> Iterable[Problem]:
         """Leave the batch sizes to the job, which knows the number of workers."""

@@ -32,7 +32,7 @@ FROM = "from"
 GIVEN = (FROM, "target")
 """Keys of the section model beside a package."""
 WARMUP_SHARE = 0.06
-ADAPTIVE = ("adamw", "adamw8bit", "adafactor")
+ADAPTIVE = ("adamw", "adamw8bit", "adafactor", "muon")
 """Optimizers that the usual learning rate is for."""
 START = "start"
 """Step of a run that records where it started."""

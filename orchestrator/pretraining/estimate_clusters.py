@@ -195,7 +195,7 @@ class Job:
         sizes = model_sizes(model, config.train.freeze)
         length = config.data.block_size
         flops = training_flops(model, length) * length
-        optimizer = optimizer_memory(config.train.optimizer, model, config.train.freeze)
+        optimizer = optimizer_memory(config.train, model)
         return cls(config, model, sizes, optimizer, accelerator, mfu, flops)
 
     @property
@@ -233,7 +233,7 @@ class Job:
             micro_batches,
             values * (2 if short else 4),
             seconds,
-            seconds * train.max_steps / SECONDS_PER_DAY,
+            seconds * (train.max_steps + train.late_steps) / SECONDS_PER_DAY,
             self.accelerator.link if workers <= NODE else self.accelerator.network,
         )
 

@@ -26,6 +26,7 @@ there when activations are. Those of earlier micro-batches (if there are several
 those of the last one arrive as A goes. The **optimizer's step**: gradients, the copy of them that
 ZeRO flattens for each parameter group, and one parameter in fp64, for the norm. Muon, which gathers
 one matrix at a time, has that matrix six times in fp32: what is sent, what arrives, and products.
+`train.flatness` holds a copy of the trained weights (4 T, sharded 4 T / w) for its second gradient.
 
 Sources: Rajbhandari et al. 2020 for what each stage cuts; what is kept beyond that was found by
 measuring workers (``tests/chaos/test_memory.py`` holds the formula to 15 % on that model and on
@@ -35,14 +36,14 @@ gradients in fp32 on every worker (4 T), which are copied in fp32 and in bf16 to
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.cost import FP32_BYTES, HALF_BYTES, ModelSizes
 from orchestrator.modeling.lora import freeze
-from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.pretraining.config import TrainingSection
+from orchestrator.training.config import EngineConfig
 from orchestrator.training.engines.optimizers import hidden_matrices
 
 BUCKET_VALUES = 2_500_000
@@ -65,34 +66,35 @@ class OptimizerMemory:
     Attributes:
         state_bytes: Bytes of state of one trained parameter, on average.
         workspace: Bytes of one worker during a step, whatever the number of workers.
+        ascends: Whether gradients are taken at the worst point nearby, while a copy of the trained
+            weights waits.
     """
 
     state_bytes: float = 8.0
     workspace: int = 0
+    ascends: bool = False
 
 
 ADAMW = OptimizerMemory()
 
 
-def optimizer_memory(
-    config: OptimizerConfig, model: ModelConfig, frozen: Sequence[str] = ()
-) -> OptimizerMemory:
-    """Measure on the meta device what an optimizer takes for a model.
+def optimizer_memory(train: TrainingSection, model: ModelConfig) -> OptimizerMemory:
+    """Measure on the meta device what the steps of a run take for a model.
 
     Args:
-        config: The optimizer.
+        train: The optimizer, what is frozen, flatness.
         model: The model.
-        frozen: Patterns of parameters that stay as they are.
     """
+    config, ascends = train.optimizer, train.flatness is not None and train.flatness.rho > 0
     if config.type != "muon":
-        return OptimizerMemory(config.state_bytes(1, 0))
+        return OptimizerMemory(config.state_bytes(1, 0), ascends=ascends)
     built = build_on_meta(model)
-    freeze(built, frozen)
+    freeze(built, train.freeze)
     stacks = hidden_matrices(built).values()
     trained = sum(p.numel() for p in built.parameters() if p.requires_grad)
     state = config.state_bytes(trained, sum(stack.count * stack.size for stack in stacks))
     largest = max((stack.size for stack in stacks), default=0)
-    return OptimizerMemory(state / trained, MUON_COPIES * FP32_BYTES * largest)
+    return OptimizerMemory(state / trained, MUON_COPIES * FP32_BYTES * largest, ascends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +167,8 @@ def worker_memory(
         accelerated: Whether workers have accelerators, where buckets are larger.
     """
     window = _Window(sizes, engine, workers, activations, micro_batches, optimizer, accelerated)
-    if engine.sharding_stage == 0:
-        return window.whole()
-    if engine.type == "fsdp2":
-        return window.rows()
-    return window.chunks() if engine.zero_stage == 3 else window.ranges()
+    memory = window.memory()
+    return replace(memory, buffers=memory.buffers + window.saved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +182,21 @@ class _Window:
     micro_batches: int
     optimizer: OptimizerMemory
     accelerated: bool
+
+    def memory(self) -> WorkerMemory:
+        """Return the estimate without weights that a step returns to."""
+        if self.engine.sharding_stage == 0:
+            return self.whole()
+        if self.engine.type == "fsdp2":
+            return self.rows()
+        return self.chunks() if self.engine.zero_stage == 3 else self.ranges()
+
+    @property
+    def saved(self) -> int:
+        """Bytes of the weights that a step returns to."""
+        if not self.optimizer.ascends:
+            return 0
+        return self.part(self.gradients) if self.engine.sharding_stage else self.gradients
 
     @property
     def bucket(self) -> int:

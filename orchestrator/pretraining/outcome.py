@@ -11,9 +11,10 @@ from orchestrator.pretraining.results import EVALUATION, Evaluation, Figures, Su
 from orchestrator.pretraining.starting import pass_on
 from orchestrator.storage import atomic_write_json
 from orchestrator.zoo.draft import Draft
+from orchestrator.zoo.flatness import FLATNESS_FILE
 
 HISTORY = "history.parquet"
-EXPORTED = ("config.json", "model*.safetensors*", HISTORY)
+EXPORTED = ("config.json", "model*.safetensors*", HISTORY, FLATNESS_FILE)
 """Patterns of the files that become the package; a large model has several of weights."""
 
 
@@ -47,7 +48,9 @@ def write_package(draft: Draft, export: Path, inputs: PretrainInputs, parent: Pa
     """
     config = inputs.config
     for path in (path for pattern in EXPORTED for path in export.glob(pattern)):
-        shutil.copyfile(path, draft.path / path.name)
+        target = draft.path / path.relative_to(export)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
     inputs.corpus.processor.save(draft.path)
     if parent is not None:
         pass_on(parent, draft.path, inputs.model)

@@ -87,7 +87,7 @@ def make_plan(config: PretrainConfig) -> Plan:
         config.cluster.workers,
         activations,
         micro_batches=share // config.train.micro_batch_size,
-        optimizer=optimizer_memory(config.train.optimizer, model, config.train.freeze),
+        optimizer=optimizer_memory(config.train, model),
         accelerated=config.cluster.gpus_per_worker > 0,
     )
     return Plan(config, model, parameters, sizes, memory)
@@ -120,7 +120,7 @@ def describe(plan: Plan) -> str:
         "memory": f"{show_bytes(plan.memory.total)} per worker = {plan.memory.formula()}",
         "batch": f"{train.global_batch_size} = {workers} workers × {micro} micro-batches × "
         f"{train.micro_batch_size} samples",
-        "steps": f"{train.max_steps:,} steps, {_amount(plan)}",
+        "steps": f"{train.max_steps:,} steps, {_amount(plan)}{_late(plan)}",
         "checkpoints": _every(train.checkpoint_every_steps),
         "evaluation": _every(train.eval_every_steps),
     }
@@ -130,6 +130,11 @@ def describe(plan: Plan) -> str:
 def _frozen(plan: Plan) -> str:
     fixed = plan.sizes.total - plan.sizes.trained
     return f", {fixed:,} of them frozen" if fixed else ""
+
+
+def _late(plan: Plan) -> str:
+    late = plan.config.train.late_steps
+    return f"; two gradients in each of the last {late:,}" if late else ""
 
 
 def _amount(plan: Plan) -> str:

@@ -48,6 +48,7 @@ CHANGES: Final[Changes] = {
     ),
     "train.prefetch_steps": Change(NOTHING, "when batches are made"),
     "train.freeze": Change(RESULT, "which weights are trained"),
+    "train.flatness": Change(RESULT, "the gradients of the last steps"),
     "train.start_from": Change(RESULT, "the first weights"),
     "train.keep_every_steps": Change(NOTHING, "what is kept"),
     "train.keep_last": Change(NOTHING, "what is kept"),
@@ -115,6 +116,8 @@ def _length_problems(
             "had other rates than those of a longer run. Only constant, inverse_sqrt and infinite "
             "without decay_steps can be prolonged."
         )
+    elif config.train.late_steps:
+        yield _length("train.flatness counts from the end, which would be another one.")
     elif progress.status is None:
         return
     elif config.train.early_stopping is not None:

@@ -6,7 +6,7 @@
 
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -70,6 +70,7 @@ class Meter:
         length: Positions of a sequence.
         dtype: Number format of the forward pass.
         peak_tflops: Peak of one device in 10^12 operations a second; None: by its name.
+        gradients: Step → number of gradients of that step.
     """
 
     def __init__(
@@ -80,8 +81,9 @@ class Meter:
         length: int,
         dtype: torch.dtype,
         peak_tflops: float | None = None,
+        gradients: Callable[[int], int] = lambda _: 1,
     ) -> None:
-        self._source, self._engine = source, engine
+        self._source, self._engine, self._gradients = source, engine, gradients
         self._flops = training_flops(model, length)
         self._device = str(next(engine.module.parameters()).device)
         self._ceiling = (
@@ -91,14 +93,17 @@ class Meter:
 
     def begin(self) -> None:
         """Reset at the start of a loop; leftovers of a failed one are dropped."""
-        self._tokens, self._waited_s, self._saving_s, self._since = 0, 0.0, 0.0, 0.0
+        self._tokens, self._passes = 0, 0
+        self._waited_s, self._saving_s, self._since = 0.0, 0.0, 0.0
 
     def window(self, step: int, rank: int, world: int) -> list[Batch]:
         """Micro-batches of one rank for a step."""
         began = time.perf_counter()
         window = self._source.window(step, rank, world)
         self._waited_s += time.perf_counter() - began
-        self._tokens += sum(_tokens(batch) for batch in window)
+        tokens = sum(_tokens(batch) for batch in window)
+        self._tokens += tokens
+        self._passes += tokens * self._gradients(step)
         return window
 
     def epoch(self, step: int) -> float:
@@ -124,10 +129,11 @@ class Meter:
             `device_peak`), ``data_wait_share`` (of the ranks' time), ``memory_bytes`` (the largest
             rank's peak), ``checkpoint_seconds``.
         """
-        local = torch.tensor([self._tokens, self._waited_s, self._ceiling], dtype=torch.float64)
-        tokens, waited, ceiling = self._engine.sum_over_ranks(local).tolist()
+        counts = [self._tokens, self._passes, self._waited_s, self._ceiling]
+        local = torch.tensor(counts, dtype=torch.float64)
+        tokens, passes, waited, ceiling = self._engine.sum_over_ranks(local).tolist()
         passed = max(seconds - self._since, 1e-9)
-        flops = tokens * self._flops / passed
+        flops = passes * self._flops / passed
         figures = {
             "tokens": tokens,
             "tokens_per_second": tokens / passed,
@@ -137,7 +143,8 @@ class Meter:
             "memory_bytes": self._most_memory(),
             "checkpoint_seconds": self._saving_s,
         }
-        self._tokens, self._waited_s, self._saving_s, self._since = 0, 0.0, 0.0, seconds
+        self._tokens, self._passes = 0, 0
+        self._waited_s, self._saving_s, self._since = 0.0, 0.0, seconds
         return figures
 
     def _most_memory(self) -> float:

@@ -25,12 +25,13 @@ from orchestrator.modeling.tensor_files import SHARD_BYTES
 from orchestrator.pretraining.baselines import baselines, pair_baselines
 from orchestrator.pretraining.guard import exceeded, first_loss
 from orchestrator.pretraining.inputs import PretrainInputs, open_inputs
+from orchestrator.pretraining.late_steps import measured_flatness, steps_from
 from orchestrator.pretraining.results import GUARD, Interrupted, LaunchResult, Summary
 from orchestrator.pretraining.resuming import resumed_at
 from orchestrator.pretraining.starting import origin_of, take_weights
 from orchestrator.pretraining.state import PretrainJob, PretrainPayload, RunState
 from orchestrator.pretraining.window_sources import Detour, Meter
-from orchestrator.storage import staged
+from orchestrator.storage import atomic_write_json, staged
 from orchestrator.training.curve_parts import CurveParts
 from orchestrator.training.early_stopping import BestKeeper
 from orchestrator.training.engines.engine import Engine
@@ -47,6 +48,7 @@ from orchestrator.training.events import (
 from orchestrator.training.history import History, HistoryRow
 from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
 from orchestrator.training.worker_context import Watchdog, WorkerContext, finished_run
+from orchestrator.zoo.flatness import FLATNESS_FILE
 
 EXPORT = "export"
 SUMMARY = "summary.json"
@@ -122,6 +124,7 @@ class _Run:
             config.data.block_size,
             COMPUTE[config.engine.precision],
             config.engine.peak_tflops,
+            config.train.gradients,
         )
         stopping = config.train.early_stopping
         every = config.train.eval_every_steps
@@ -161,6 +164,7 @@ class _Run:
                 first_step=first,
                 until_step=first if ended else None,
                 seed=self.config.seed,
+                step_fn=steps_from(self.config.train, first),
                 hooks=Hooks(
                     observer=self._observe,
                     evaluate=self._evaluate,
@@ -272,7 +276,11 @@ class _Run:
                 folder = stack.enter_context(staged(self.context.run_dir / EXPORT, manifest))
             self._write_weights(folder)
             summary = self._summary(result)
+            train, held_out = self.config.train, self.inputs.held_out
+            flatness = measured_flatness(train, self.engine, held_out, result.steps)
             if folder is not None:
+                if flatness is not None:
+                    atomic_write_json(folder / FLATNESS_FILE, flatness)
                 self.history.to_parquet(folder / HISTORY)
                 # Not the JSON of packages, which has no NaN: a figure that diverged is read back.
                 text = json.dumps(summary.model_dump(), indent=1)

@@ -15,6 +15,7 @@ from orchestrator.report.page import Cell, Page, Section, Table, show
 from orchestrator.selection.results import SelectionReport
 from orchestrator.storage import read_json, read_model
 from orchestrator.zoo import Package, Zoo
+from orchestrator.zoo.flatness import flatness_rows, read_flatness
 
 SHOWN_METRICS = 6
 SELECTION_FILE = "evaluation/selection.json"
@@ -84,6 +85,7 @@ def _parts(package: Package) -> Iterator[Part]:
     """Yield the sections of one package, and notes on sections that cannot be shown."""
     found = [
         *_pretraining(package),
+        *_flatness(package),
         *finetuning_sections(package),
         *_selection(package),
         *_continual(package),
@@ -105,6 +107,16 @@ def _pretraining(package: Package) -> Iterator[Part]:
         yield f"{package.ref} was made by an earlier release: training progress is missing."
     else:
         yield sections.training(history, evaluation)
+
+
+def _flatness(package: Package) -> Iterator[Part]:
+    if (flatness := read_flatness(package)) is not None:
+        yield Section(
+            "Flatness",
+            f"Rise of the validation loss of {package.ref} at the worst point near its weights; a "
+            "flat minimum rises little.",
+            (Table.of_figures(dict(flatness_rows(flatness))),),
+        )
 
 
 def _selection(package: Package) -> Iterator[Part]:

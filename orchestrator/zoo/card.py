@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.config.yaml_files import dump_mapping, parse_yaml
 from orchestrator.errors import ConfigError
+from orchestrator.zoo.flatness import Flatness, flatness_rows
 from orchestrator.zoo.manifest import Manifest
 
 CARD_NAME = "README.md"
@@ -24,18 +25,24 @@ _PIPELINES = {
 """Hugging Face's pipeline of a task kind; other kinds have none."""
 
 
-def write_card(manifest: Manifest, written: str | None, previous: str | None) -> str:
+def write_card(
+    manifest: Manifest,
+    written: str | None,
+    previous: str | None,
+    flatness: Flatness | None = None,
+) -> str:
     """Return the card of a package.
 
     Args:
         manifest: The package; its ``files`` are not needed yet.
         written: The draft's own README.md, if it has one.
         previous: The card of the version before, if there is one.
+        flatness: Its flatness, if it was measured.
     """
     source = written if written is not None else previous
     extra, by_hand = split_card(source) if source is not None else ({}, "")
     front = {**extra, **_front_matter(manifest)}
-    parts = [f"---\n{dump_mapping(front)}---", BEGIN, _body(manifest), END]
+    parts = [f"---\n{dump_mapping(front)}---", BEGIN, _body(manifest, flatness), END]
     if by_hand:
         parts.append(by_hand)
     return "\n\n".join(parts) + "\n"
@@ -76,7 +83,7 @@ def _front_matter(manifest: Manifest) -> dict[str, Any]:
     return front
 
 
-def _body(manifest: Manifest) -> str:
+def _body(manifest: Manifest, flatness: Flatness | None) -> str:
     """Return the generated part: what it is, its figures, where it comes from."""
     made = f"{manifest.created_at:%Y-%m-%d %H:%M} UTC"
     stage = manifest.producer.stage or "an unnamed stage"
@@ -89,6 +96,7 @@ def _body(manifest: Manifest) -> str:
     sections = [
         ("Task", _task_rows(manifest)),
         ("Metrics", _metric_rows(manifest.metrics)),
+        ("Flatness", [] if flatness is None else list(flatness_rows(flatness))),
         ("Made from", [(parent.ref, parent.manifest_sha256[:12]) for parent in manifest.parents]),
         ("Made with", _producer_rows(manifest)),
         ("License", [("licence", manifest.licence or "not stated")]),

@@ -14,6 +14,7 @@ from orchestrator.errors import IntegrityError
 from orchestrator.storage.atomic import GRACE_S
 from orchestrator.storage.json_files import json_bytes
 from orchestrator.zoo.alias_history import SUITE_HEADER, alias_terms, suite_rows
+from orchestrator.zoo.flatness import flatness_rows, read_flatness
 from orchestrator.zoo.names import CHAMPION
 from orchestrator.zoo.overview import KEEP
 from orchestrator.zoo.suite import read_suite
@@ -93,10 +94,12 @@ def list_packages(options: argparse.Namespace, write: Writer) -> int:
 def show_package(options: argparse.Namespace, write: Writer) -> int:
     """Write the manifest of a package, its suite, and where it lies."""
     package = Zoo(options.zoo).peek(options.ref)
-    manifest, suite = package.manifest, read_suite(package)
+    manifest, suite, flatness = package.manifest, read_suite(package), read_flatness(package)
     if options.json:
         content = manifest.model_dump(mode="json")
-        return write_json(write, {"location": package.location, **content, "suite": suite})
+        more = {} if flatness is None else {"flatness": flatness}
+        content = {"location": package.location, **content, "suite": suite, **more}
+        return write_json(write, content)
     producer, task = manifest.producer, manifest.task
     facts = [
         ("package", package.ref),
@@ -118,6 +121,8 @@ def show_package(options: argparse.Namespace, write: Writer) -> int:
     _write_table(write, ("metric", "value"), metrics)
     if suite is not None:
         _write_table(write, SUITE_HEADER, suite_rows(suite))
+    if flatness is not None:
+        _write_table(write, ("flatness", ""), list(flatness_rows(flatness)))
     files = [(name, _size(e.bytes), e.sha256[:16]) for name, e in manifest.files.items()]
     return _write_table(write, ("file", "size", "sha256"), files)
 

@@ -21,9 +21,10 @@ from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage.commit import FolderExistsError
 from orchestrator.storage.disk_failures import explained, is_full
 from orchestrator.storage.files import scan
-from orchestrator.storage.json_files import jsonable
+from orchestrator.storage.json_files import jsonable, read_model
 from orchestrator.storage.uris import cache_folder
 from orchestrator.zoo.card import CARD_NAME, write_card
+from orchestrator.zoo.flatness import FLATNESS_FILE, Flatness
 from orchestrator.zoo.manifest import (
     MANIFEST_NAME,
     Kind,
@@ -136,12 +137,15 @@ class Draft:
         card_path = self.path / CARD_NAME
         written = card_path.read_text("utf-8") if card_path.exists() else None
         previous = self._zoo.previous_card(self._name) if written is None else None
+        figures = self.path / FLATNESS_FILE
+        flatness = read_model(figures, Flatness) if figures.is_file() else None
         number = 0
         for _ in range(MAX_TRIES):
             number = max(number + 1, self._zoo.next_number(self._name))
             manifest = self._manifest(version_name(number))
             with explained(self.path):
-                card_path.write_text(write_card(manifest, written, previous), "utf-8")
+                card = write_card(manifest, written, previous, flatness)
+                card_path.write_text(card, "utf-8")
             try:
                 self._zoo.store.commit_new(self.path, manifest.ref, _without_files(manifest))
             except FolderExistsError:

@@ -9,11 +9,11 @@ from orchestrator.continual.fisher import gathered_fisher, sharded_fisher, skele
 from orchestrator.continual.parts.base import cut, total_metrics
 from orchestrator.continual.parts.clamp import Clamp
 from orchestrator.continual.parts.configs import ClampConfig
-from orchestrator.continual.parts.create import perturbed
 from orchestrator.continual.parts.find import accumulate, add_penalty, normalized
 from orchestrator.errors import InputError, StageError
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.torch_engines import SingleEngine
+from orchestrator.training.sharpness import perturbed
 from tests.unit.continual.cf_reference import (
     Net,
     cf_run,

@@ -8,6 +8,7 @@ from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.cost import ModelSizes
+from orchestrator.pretraining.config import TrainingSection
 from orchestrator.pretraining.estimate_memory import (
     BUCKET_VALUES,
     OptimizerMemory,
@@ -53,19 +54,36 @@ def test_memory_follows_the_formula(engine, workers, kept, backward, step):
 def test_muon_has_half_the_state_of_hidden_matrices_and_gathers_one():
     raw = {"vocab_size": 50, "hidden_size": 8, "encoder": "transformer", "target": "mlm"}
     model = validate_config(ModelConfig, raw, "test")
-    found = optimizer_memory(OptimizerConfig(type="muon"), model)
+    train = TrainingSection(optimizer=OptimizerConfig(type="muon"))
+    found = optimizer_memory(train, model)
     built = build_model(model)
     stacks = hidden_matrices(built).values()
     hidden = sum(stack.size for stack in stacks)
     total = sum(p.numel() for p in built.parameters())
     assert found.state_bytes * total == pytest.approx(8 * total - 4 * hidden)
     assert found.workspace == 6 * 4 * max(stack.size for stack in stacks)
-    assert optimizer_memory(OptimizerConfig(), model) == OptimizerMemory()
+    assert optimizer_memory(TrainingSection(), model) == OptimizerMemory()
     for engine in ({"type": "ddp"}, zero(1), zero(3), {"type": "fsdp2"}):
         settings = EngineConfig(**engine)
         muon = worker_memory(SIZES, settings, 2, 0, optimizer=OptimizerMemory(4.0, 50 * M))
         assert muon.step >= 50 * M
         assert muon.optimizer == worker_memory(SIZES, settings, 2, 0).optimizer / 2
+
+
+@pytest.mark.parametrize(("engine", "copy"), [({"type": "ddp"}, 4 * M), (zero(2), M), (zero(3), M)])
+def test_an_ascent_keeps_a_copy_of_the_trained_weights(engine, copy):
+    flat = OptimizerMemory(ascends=True)
+    plain, late = (
+        worker_memory(SIZES, EngineConfig(**engine), 4, 0, optimizer=optimizer)
+        for optimizer in (OptimizerMemory(), flat)
+    )
+    assert late.total == plain.total + copy
+    train = TrainingSection(flatness={"rho": 0.5, "last_fraction": 0.25})
+    assert optimizer_memory(train, None) == flat
+    assert [train.gradients(step) for step in (0, 149, 150, 199)] == [1, 1, 2, 2]
+    off = TrainingSection(flatness={"rho": 0})
+    assert not optimizer_memory(off, None).ascends
+    assert off.gradients(199) == 1
 
 
 def test_activations_take_the_place_of_gradients_unless_some_are_there_already():

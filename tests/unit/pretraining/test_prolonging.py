@@ -80,6 +80,7 @@ REFUSED = [
     ),
     ([CONSTANT[0], "train.early_stopping={patience: 9}"], "train.early_stopping has ended the run"),
     ([CONSTANT[0], "train.keep_last=0"], "keeps no checkpoint"),
+    ([CONSTANT[0], "train.flatness={last_fraction: 0.4}"], "train.flatness counts from the end"),
 ]
 
 
