@@ -194,7 +194,8 @@ class TrainConfig(StrictModel):
         60.0,
         gt=0,
         description="A step that takes longer than this, and 20 times the usual, is treated as "
-        "hung: the workers start again from the last checkpoint.",
+        "hung: the workers start again from the last checkpoint. The first step of a start, which "
+        "compiles and connects, has at least 600 s.",
     )
     early_stopping: EarlyStoppingConfig | None = Field(
         None, description="End when evaluations get no better, with the best weights; null: never."

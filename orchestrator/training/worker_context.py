@@ -30,6 +30,9 @@ Extra = TypeVar("Extra", bound=StrictModel)
 
 FACTOR = 20.0
 """A step may take this many times the median of those before it."""
+FIRST_STEP_S = 600.0
+"""The first step of a start may take this long: kernels are compiled, connections are made, and
+nobody knows yet how long a step takes. A shorter limit would end every attempt in the same way."""
 REMEMBERED = 50
 """Number of last steps whose median is the usual time of a step."""
 LOOKS_PER_LIMIT = 20
@@ -188,11 +191,14 @@ class Watchdog:
 
     Args:
         on_hang: Called once, from another thread, with the seconds that the step has taken.
-        floor_s: No step is too long before so many seconds; also the limit of the first steps.
+        floor_s: No step is too long before so many seconds.
+        first_s: The same for the first step.
     """
 
-    def __init__(self, on_hang: Callable[[float], None], floor_s: float) -> None:
-        self.on_hang, self.floor_s = on_hang, floor_s
+    def __init__(
+        self, on_hang: Callable[[float], None], floor_s: float, first_s: float = FIRST_STEP_S
+    ) -> None:
+        self.on_hang, self.floor_s, self.first_s = on_hang, floor_s, first_s
         self._took: deque[float] = deque(maxlen=REMEMBERED)
         self._began: float | None = None
         self._closed = threading.Event()
@@ -202,8 +208,9 @@ class Watchdog:
     @property
     def limit_s(self) -> float:
         """Seconds after which a step counts as hung."""
-        usual = statistics.median(self._took) if self._took else 0.0
-        return max(self.floor_s, FACTOR * usual)
+        if not self._took:
+            return max(self.floor_s, self.first_s)
+        return max(self.floor_s, FACTOR * statistics.median(self._took))
 
     @contextmanager
     def step(self) -> Iterator[None]:
