@@ -159,11 +159,11 @@ def test_a_run_goes_on_in_a_new_cluster_after_the_head_was_killed(quiet, tmp_pat
 
 
 def test_nothing_of_rays_records_is_read_while_a_run_goes_on(local_ray, tmp_path):
-    from tests.chaos.test_workers import Killer, launched
+    from tests.chaos.test_workers import PAUSE_S, Killer, train
     from tests.support.steady import Run
 
     damages = iter(DAMAGE.values())
-    run = Run(tmp_path / "snapshots")
+    run = Run.named(tmp_path, "snapshots", PAUSE_S)
 
     class Damaging(Killer):
         def _kill_one(self, first, seen):
@@ -178,10 +178,10 @@ def test_nothing_of_rays_records_is_read_while_a_run_goes_on(local_ray, tmp_path
 
     killer = Damaging(run, len(DAMAGE), seed=5)
     killer.start()
-    outcome = launched(run.path, max_failures=len(DAMAGE))
+    train(run, max_failures=len(DAMAGE))
     killer.join(60)
     assert killer.error is None, killer.error
-    assert outcome.steps == killer.end
+    assert len(run.losses()) == killer.end
 
 
 def test_the_damage_is_one_that_ray_would_not_survive(tmp_path):

@@ -1,7 +1,6 @@
 """Rows 3, 4 and 5: hosts that come, go, are cut off, and have a bad network; with the health checks
 with which ``cluster.yaml`` starts a head."""
 
-import json
 import math
 import sys
 import time
@@ -46,28 +45,24 @@ class Cluster:
         """Let the other host be gone."""
         self.other.kill()
 
-    def start(self, name, workers, kind="zero3"):
+    def start(self, name):
         """Start a driver on the head's host."""
-        return Driver(self, self.folder / name, workers, kind)
+        return Driver(self, name)
 
 
 class Driver:
-    """A launch of steady training in a process of its own."""
+    """``orchestrator pretrain`` on one or two workers, in a process of its own."""
 
-    def __init__(self, cluster, path, workers, kind):
-        self.run = Run(path)
-        path.mkdir()
-        self.log, self.output = path / "log", path / "output"
-        section = {"address": cluster.address, "max_failures": 3, "resize_interval_s": 2}
-        payload = {"kind": kind, "every": EVERY, "pause_s": PAUSE_S}
-        options = {"cluster": section | {"workers": workers}, "payload": payload}
-        with self.output.open("w") as stdout:
-            self.process = cluster.head.start(
-                *(sys.executable, "-m", "tests.support.steady", str(path), json.dumps(options)),
-                log=self.log,
-                stdout=stdout,
-                cwd=ROOT,
-            )
+    def __init__(self, cluster, name):
+        self.folder = cluster.folder
+        self.run, self.log = Run.named(self.folder, name, PAUSE_S), self.folder / f"{name}.log"
+        overrides = self.run.overrides(
+            *(f"cluster.address={cluster.address}", "cluster.workers={min: 1, max: 2}"),
+            *("cluster.max_failures=3", "cluster.resize_interval_s=2", "engine.zero_stage=3"),
+            f"train.checkpoint_every_steps={EVERY}",
+        )
+        command = (sys.executable, "-m", "tests.support.steady", *overrides)
+        self.process = cluster.head.start(*command, log=self.log, cwd=ROOT)
 
     def wait(self, condition, seconds=240):
         def alive():
@@ -76,14 +71,12 @@ class Driver:
         return self.run.wait(condition, alive, seconds)
 
     def finish(self):
-        """Let the run end; returns what it returned, checked against the quiet training."""
+        """Let the run end; returns the last row, after a check against the quiet training."""
         end = self.run.finish()
-        assert self.process.wait(timeout=240) == 0, self.log.read_text()[-6000:]
-        outcome = json.loads(self.output.read_text().splitlines()[-1])
-        assert outcome["steps"] == end
-        pairs = zip(outcome["losses"], undisturbed(end), strict=True)
+        assert self.process.wait(timeout=240) == 3, self.log.read_text()[-6000:]  # told to end
+        pairs = zip(self.run.losses(), undisturbed(self.folder, end), strict=True)
         assert all(math.isclose(a, b, rel_tol=1e-4) for a, b in pairs)
-        return outcome
+        return self.run.last()
 
     def lost_since(self, group, seconds):
         """Wait for the group after ``group``; returns its row and the steps that were lost."""
@@ -103,7 +96,7 @@ def cluster(tmp_path_factory):
 
 def test_a_group_grows_onto_a_host_that_joins_and_shrinks_when_its_raylet_dies(cluster):
     cluster.leave()
-    driver = cluster.start("growing", {"min": 1, "max": 2})
+    driver = cluster.start("growing")
     alone = driver.wait(lambda row: row["step"] > 2 * EVERY)
     assert set(driver.run.committed().values()) == {1}
 
@@ -126,7 +119,7 @@ def test_a_group_grows_onto_a_host_that_joins_and_shrinks_when_its_raylet_dies(c
 
 def test_a_cut_that_heals_costs_nothing_but_time(cluster):
     cluster.join()
-    driver = cluster.start("healing", {"min": 1, "max": 2})
+    driver = cluster.start("healing")
     before = driver.wait(lambda row: row["world"] == 2 and row["step"] > row["first"] + EVERY)
     cluster.other.cut()
     time.sleep(CUT_S)
@@ -143,7 +136,7 @@ def test_a_cut_that_heals_costs_nothing_but_time(cluster):
 
 def test_a_slow_and_flapping_network_fails_nothing(cluster):
     cluster.join()
-    driver = cluster.start("slow", {"min": 1, "max": 2})
+    driver = cluster.start("slow")
     before = driver.wait(lambda row: row["world"] == 2 and row["step"] > row["first"] + EVERY)
     delay = ("netem", "delay", "200ms")
     queue = ("tbf", "rate", "1mbit", "burst", "5kb", "latency", "400ms")
@@ -171,7 +164,7 @@ def test_a_slow_and_flapping_network_fails_nothing(cluster):
 
 def test_a_host_that_stays_cut_off_is_left_behind(cluster):
     cluster.join()
-    driver = cluster.start("cut", {"min": 1, "max": 2})
+    driver = cluster.start("cut")
     pair = driver.wait(lambda row: row["world"] == 2 and row["step"] > row["first"] + EVERY)
     cluster.other.cut()
     cut = time.time()

@@ -8,10 +8,7 @@ import time
 
 import pytest
 
-from orchestrator.cluster.launcher import launch
-from orchestrator.config import ClusterSection
-from orchestrator.training.config import EngineConfig
-from tests.support.steady import WORKER, Options, Run, Trained
+from tests.support.steady import Run
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "5"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
@@ -22,16 +19,11 @@ RECOVERY_DEADLINE_S = 120
 pytestmark = pytest.mark.chaos
 
 
-def launched(path, max_failures=0, **payload):
-    path.mkdir(parents=True, exist_ok=True)
-    return launch(
-        WORKER,
-        Options(**({"kind": "zero2", "every": EVERY, "pause_s": PAUSE_S} | payload)),
-        Trained,
-        cluster=ClusterSection(workers=2, max_failures=max_failures),
-        engine=EngineConfig(),
-        run_dir=path,
-        name=path.name,
+def train(run, max_failures=0):
+    """Pre-train on two workers with ZeRO-2 until the run is told to end."""
+    run.train(
+        *("cluster.workers=2", f"cluster.max_failures={max_failures}", "engine.zero_stage=2"),
+        f"train.checkpoint_every_steps={EVERY}",
     )
 
 
@@ -51,7 +43,6 @@ class Killer(threading.Thread):
             self.end = self.run_.finish()
         except BaseException as error:
             self.error = error
-            self.run_.path.mkdir(exist_ok=True)
             self.run_.finish()
 
     def _kill_one(self, first, seen):
@@ -77,19 +68,20 @@ class Killer(threading.Thread):
 def test_killed_workers_cost_at_most_an_interval_and_change_no_loss(local_ray, tmp_path):
     """One run whose workers are killed again and again; the losses are those of a quiet run."""
     print(f"seed {SEED}, {KILLS} kills")
-    run = Run(tmp_path / "killed")
+    run = Run.named(tmp_path, "killed", PAUSE_S)
     killer = Killer(run, KILLS, SEED)
     killer.start()
-    disturbed = launched(run.path, max_failures=1)  # each kill follows a new checkpoint
+    train(run, max_failures=1)  # each kill follows a new checkpoint
     killer.join(60)
     assert killer.error is None, killer.error
 
-    quiet = Run(tmp_path / "quiet")
-    quiet.path.mkdir()
-    (quiet.path / "finish").write_text(str(killer.end))
-    expected = launched(quiet.path, pause_s=0.0)
-    assert disturbed.steps == expected.steps == killer.end
-    assert disturbed.losses == expected.losses  # bit for bit
+    quiet = Run.named(tmp_path, "quiet")
+    quiet.end_at(killer.end)
+    train(quiet)
+    expected = quiet.losses()
+    assert len(expected) == killer.end
+    assert run.losses() == expected  # bit for bit
+    assert all(row["loss"] == expected[row["step"] - 1] for row in run.rows())  # repeated ones, too
     assert len(killer.lost) == KILLS
     assert max(killer.lost) <= EVERY + WRITING
     assert max(killer.seconds) < RECOVERY_DEADLINE_S

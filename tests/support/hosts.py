@@ -201,14 +201,18 @@ def start_ray(made: list[Host], stack: ExitStack) -> str:
     return address
 
 
-def start_node(host: Host, head: str | None, stack: ExitStack) -> None:
+def start_node(host: Host, head: str | None, stack: ExitStack, cpus: int = 1) -> None:
     """Start a head (``head`` is None) or a node that joins one; once more if it comes up late."""
     for attempt in range(1, START_ATTEMPTS + 1):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rn", dir="/tmp")))
         joining = (*HEAD, f"--temp-dir={folder}") if head is None else (f"--address={head}",)
         log = folder / "start.log"
         command = [str(BIN / "ray"), "start", "--block", f"--node-ip-address={host.address}"]
-        options = ("--num-cpus=1", "--object-store-memory=100000000", "--include-log-monitor=false")
+        options = (
+            f"--num-cpus={cpus}",
+            "--object-store-memory=100000000",
+            "--include-log-monitor=false",
+        )
         process = host.start(*command, *options, *joining, log=log)
         if _started(process, log):
             return
@@ -216,6 +220,21 @@ def start_node(host: Host, head: str | None, stack: ExitStack) -> None:
         host.kill()
         if attempt == START_ATTEMPTS:
             raise RuntimeError(f"a node did not start:\n{text}")
+
+
+def node_of(host: Host) -> str:
+    """Return Ray's id of the node on a host."""
+    (pid,) = host.pids("/raylet/raylet ")
+    return re.search(r"--node[_-]id=([0-9a-f]{56})", _command(pid)).group(1)
+
+
+def drain(host: Host, head: str, node: str, notice_s: float) -> None:
+    """Announce from a host that a node will be taken away, as an autoscaler does."""
+    command = [str(BIN / "ray"), "drain-node", f"--address={head}", f"--node-id={node}"]
+    command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=reclaimed"]
+    command += [f"--deadline-remaining-seconds={notice_s:.0f}"]
+    in_host = ["ip", "netns", "exec", host.name, *command]
+    subprocess.run(in_host, check=True, capture_output=True, env=host.env, timeout=120)
 
 
 def _started(process: subprocess.Popen, log: Path) -> bool:

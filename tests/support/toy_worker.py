@@ -1,8 +1,6 @@
 """Worker functions that tests launch."""
 
 import os
-import signal
-from contextlib import closing
 
 import torch
 
@@ -10,7 +8,6 @@ from orchestrator.errors import ConfigError, Problem
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import clip_gradients
 from orchestrator.training.loop import descend
-from orchestrator.training.worker_context import Watchdog
 from tests.support.state import AnyState
 from tests.support.toy import toy_model, toy_window
 
@@ -147,22 +144,3 @@ def _step(ctx, engine, step):
     engine.set_lr(RATE)
     engine.step()
     return metrics["loss"]
-
-
-def stop_once(ctx, payload):
-    """Stop (not end) the last rank in a step of the first attempt; the others notice the hang."""
-    engine = _engine(ctx, payload.kind)
-    found = ctx.latest_checkpoint()
-    if found is not None:
-        engine.load(found.path)
-    first = 0 if found is None else found.step
-    losses = []
-    with closing(Watchdog(ctx.hung, payload.limit_s)) as watchdog:
-        for step in range(first, 6):
-            with watchdog.step():
-                if found is None and step == payload.at and ctx.rank == ctx.world - 1:
-                    os.kill(os.getpid(), signal.SIGSTOP)
-                losses.append(_step(ctx, engine, step))
-            if (step + 1) % 2 == 0:
-                ctx.commit_checkpoint(step + 1, engine, AnyState())
-    return AnyState(first=first, losses=losses)
