@@ -7,7 +7,7 @@ and the rate that a device reaches.
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -18,8 +18,9 @@ from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.component import Dimensions, EncoderConfig
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.encoders.configs import DualEncoderConfig
+from orchestrator.modeling.layers.attention import Attention
 from orchestrator.modeling.layers.block_options import BlockOptions
-from orchestrator.modeling.layers.feed_forward import Experts
+from orchestrator.modeling.layers.feed_forward import Experts, FeedForward
 from orchestrator.modeling.lora import freeze
 from orchestrator.modeling.targets.token_configs import MASKED_SHARE
 
@@ -95,6 +96,8 @@ class ModelSizes:
         largest: Of the largest single parameter.
         block: Of the largest block (a member of a ``layers`` list).
         root: Outside of all blocks.
+        layers: Of the block, in layers that tensor ranks cut.
+        experts: Of the block, in experts.
     """
 
     total: int
@@ -102,6 +105,13 @@ class ModelSizes:
     largest: int
     block: int
     root: int
+    layers: int = 0
+    experts: int = 0
+
+    def on_a_rank(self, tensor_ranks: int, expert_ranks: int) -> "ModelSizes":
+        """Return these sizes with the block that one rank has where ranks cut its layers."""
+        cut = self.layers * (1 - 1 / tensor_ranks) + self.experts * (1 - 1 / expert_ranks)
+        return replace(self, block=self.block - round(cut))
 
 
 def model_sizes(config: ModelConfig, frozen: Sequence[str] = ()) -> ModelSizes:
@@ -121,11 +131,29 @@ def model_sizes(config: ModelConfig, frozen: Sequence[str] = ()) -> ModelSizes:
     named = dict(model.named_parameters())
     for name, parameter in named.items():
         before, _, after = name.rpartition(f"{BLOCKS}.")
-        blocks[f"{before}.{after.split('.')[0]}" if before else ""] += parameter.numel()
+        blocks[f"{before}{BLOCKS}.{after.split('.')[0]}" if before else ""] += parameter.numel()
     root = blocks.pop("", 0)
     numels = [parameter.numel() for parameter in named.values()]
     trained = sum(p.numel() for p in named.values() if p.requires_grad)
-    return ModelSizes(sum(numels), trained, max(numels), max(blocks.values(), default=0), root)
+    block = max(blocks, key=blocks.__getitem__, default="")
+    cut = (0, 0) if not block else _cut_of_block(model.get_submodule(block))
+    return ModelSizes(sum(numels), trained, max(numels), blocks[block], root, *cut)
+
+
+def _cut_of_block(block: nn.Module) -> tuple[int, int]:
+    """Return a block's parameters in layers that tensor ranks cut, and those in experts."""
+    layers = experts = 0
+    for name, parameter in block.named_parameters():
+        owner, _, last = name.rpartition(".")
+        inside = block.get_submodule(owner.rpartition(".")[0])
+        if isinstance(block.get_submodule(owner), Experts):
+            experts += parameter.numel()
+        elif isinstance(inside, Attention | FeedForward) and isinstance(
+            block.get_submodule(owner), nn.Linear
+        ):
+            summed = owner.rpartition(".")[2] in ("output", "down")
+            layers += 0 if summed and last == "bias" else parameter.numel()
+    return layers + experts, experts
 
 
 def training_memory(
@@ -160,6 +188,8 @@ def activation_bytes(
     length: int,
     precision: Precision = "fp32",
     checkpointing: bool = False,
+    tensor_ranks: int = 1,
+    positions_cut: bool = False,
 ) -> int:
     """Return about what the backward pass of one micro-batch keeps; components say how much.
 
@@ -169,6 +199,8 @@ def activation_bytes(
         length: Positions in each, on both sides of an encoder-decoder.
         precision: Of activations.
         checkpointing: Blocks keep their inputs alone, and one of them at a time all the rest.
+        tensor_ranks: Ranks that each keep their heads' and inner channels' values.
+        positions_cut: They also keep those of their positions alone between layers.
     """
     width = FP32_BYTES if precision == "fp32" else HALF_BYTES
     values = sum(target.saved_activations(config.dimensions) for target in config.target)
@@ -176,9 +208,29 @@ def activation_bytes(
     for stack, sizes in _stacks(config):
         values += 0 if stack is config.decoder else EMBEDDING_VECTORS * sizes.hidden_size
         saved = stack.saved_activations(sizes, length)
+        if tensor_ranks > 1 and isinstance(stack, BlockOptions):
+            saved -= round(
+                _cut_values(stack, sizes, length, positions_cut) * (1 - 1 / tensor_ranks)
+            )
         checkpointed = checkpointing and isinstance(stack, BlockOptions)
         values += _one_block(stack, saved, sizes.hidden_size) if checkpointed else saved
     return width * values * batch_size * length
+
+
+def _cut_values(stack: BlockOptions, sizes: Dimensions, length: int, positions_cut: bool) -> int:
+    """Values per position that lie on several ranks; what the first products read does not.
+
+    Of the eight vectors of a block (``BlockOptions.saved_activations_of_blocks``), queries, keys,
+    values and what is read from them are cut by heads, the inputs of both norms by positions.
+    """
+    width, inner = sizes.hidden_size, stack.size_of_feed_forward(sizes)
+    passes = 1 if stack.experts is None else stack.experts.top_k
+    values = 4 * width + (4 if stack.feed_forward == "gated" else 2) * inner * passes
+    if not stack.fuses_attention or stack.attention_dropout:
+        values += 3 * stack.num_heads * length + 2 * width
+    if positions_cut:
+        values += 2 * width + (4 * width if stack.dropout else 0)
+    return values * stack.num_layers
 
 
 def _stacks(config: ModelConfig) -> Iterator[tuple[EncoderConfig, Dimensions]]:

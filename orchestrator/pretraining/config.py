@@ -193,7 +193,7 @@ class PretrainConfig(JobConfig):
         for workers in self.cluster.worker_counts:
             if workers % self.engine.tensor_parallel:
                 continue  # refused as a setting of the engine
-            for problem in batch_problems(*sizes, workers // self.engine.tensor_parallel):
+            for problem in batch_problems(*sizes, self.engine.data_ranks(workers)):
                 message = problem.message.replace("global_batch_size", "train.global_batch_size")
                 yield Problem(f"train.{problem.path}", message)
 

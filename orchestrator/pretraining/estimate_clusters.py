@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.cost import ModelSizes, activation_bytes, model_sizes, training_flops
+from orchestrator.modeling.layers.block_options import BlockOptions
 from orchestrator.modeling.peaks import PEAKS
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.estimate_memory import (
@@ -119,6 +120,29 @@ def sent_values(parameters: float, stage: int, micro_batches: int = 1) -> float:
     return parameters * rounds
 
 
+def exchanged_values(model: ModelConfig, engine: EngineConfig, positions: int) -> float:
+    """Return the values that one worker sends in a step because layers are cut.
+
+    Tensor ranks sum what a sub-layer has read and what it returns, in the forward and the backward
+    pass (Shoeybi et al. 2020, figure 4); a ring sends twice (t - 1) / t of a sum. A token travels
+    to each of its experts and back, in both passes.
+
+    Args:
+        model: Its blocks.
+        engine: How many ranks cut them.
+        positions: Of all samples that one worker reads in a step.
+    """
+    ranks, experts = engine.tensor_parallel, engine.expert_parallel
+    width, values = model.dimensions.hidden_size, 0.0
+    for stack, layers in ((model.encoder, 2), (model.decoder, 3)):
+        if isinstance(stack, BlockOptions):
+            rounds = 2 * layers * 2 * (ranks - 1) / ranks
+            if stack.experts is not None:
+                rounds += 4 * stack.experts.top_k * (experts - 1) / experts
+            values += stack.num_layers * rounds * width * positions
+    return values
+
+
 def step_seconds(flops: float, workers: int, peak: float, mfu: float) -> float:
     """Return the time of a step: operations / (workers x peak x share of it that is reached)."""
     return flops / (workers * peak * mfu)
@@ -206,15 +230,17 @@ class Job:
 
     def rows(self, clusters: Sequence[int]) -> Iterator[Row]:
         """Yield every stage on every cluster."""
+        stages = (3,) if self.config.engine.cuts_layers else STAGES
         for workers in clusters:
-            for stage in STAGES:
+            for stage in stages:
                 yield self.row(workers, stage)
 
     def row(self, workers: int, stage: int) -> Row:
         """Estimate one stage on one cluster."""
         train = self.config.train
-        share = max(1, -(-train.global_batch_size // workers))
-        batch = share * workers
+        readers = max(1, self.config.engine.data_ranks(workers))
+        share = max(1, -(-train.global_batch_size // readers))
+        batch = share * readers
         sizes = [size for size in range(share, 0, -1) if share % size == 0]
         limit = self.accelerator.memory - RESERVED
         fitting = [size for size in sizes if self._memory(workers, stage, size, share) <= limit]
@@ -222,7 +248,11 @@ class Job:
         micro_batches = share // max(1, micro)
         seconds = step_seconds(self.flops_a_sample * batch, workers, self.peak, self.mfu)
         short = self.config.engine.precision != "fp32" and stage > 0
-        values = sent_values(self.sizes.trained, stage, micro_batches) if workers > 1 else 0.0
+        values = 0.0
+        if workers > 1:
+            values = sent_values(self.sizes.trained * self._held, stage, micro_batches)
+            positions = share * self.config.data.block_size
+            values += exchanged_values(self.model, self.config.engine, positions)
         return Row(
             workers,
             stage,
@@ -237,6 +267,13 @@ class Job:
             self.accelerator.link if workers <= NODE else self.accelerator.network,
         )
 
+    @property
+    def _held(self) -> float:
+        """Share of a block that one rank gathers."""
+        engine, block = self.config.engine, self.sizes.block
+        own = self.sizes.on_a_rank(engine.tensor_parallel, engine.expert_parallel)
+        return own.block / block if block else 1.0
+
     def _memory(self, workers: int, stage: int, micro: int, share: int) -> int:
         return self.memory(workers, stage, micro, share // micro).on_accelerator
 
@@ -247,12 +284,16 @@ class Job:
         if stage < 3 and offload.parameters:
             offload = offload.model_copy(update={"parameters": None})
         changed = {"type": "zero", "zero_stage": stage, "offload": offload, "replicas": None}
+        if engine.cuts_layers:
+            changed = {}  # there is one engine that does
         activations = activation_bytes(
             self.model,
             batch_size=micro,
             length=self.config.data.block_size,
             precision=engine.precision,
             checkpointing=engine.activation_checkpointing,
+            tensor_ranks=engine.tensor_parallel,
+            positions_cut=engine.sequence_parallel,
         )
         return worker_memory(
             self.sizes,

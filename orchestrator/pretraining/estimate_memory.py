@@ -15,6 +15,9 @@ ZeRO-3        b N / w      4 T / w   s T / w       4 T / w of gradients, one buc
 FSDP2         4 N / w      -         s T / w       -
 ============= ============ ========= ============= =====================================
 
+Where FSDP2's ranks also cut layers, each element is still on one of w workers; B is what a worker
+gathers of a block, and A what it keeps.
+
 A bucket has 2.5e6 values on a CPU; on an accelerator 5e8, or T if that is less, and stages 1 and 2
 have two of them, so that one is filled while the other is reduced (``cluster/engines/
 zero_settings.py``). There ZeRO-3 keeps up to 1e9 gathered values until the backward pass.
@@ -166,6 +169,7 @@ def worker_memory(
         optimizer: Memory of the optimizer.
         accelerated: Whether workers have accelerators, where buckets are larger.
     """
+    sizes = sizes.on_a_rank(engine.tensor_parallel, engine.expert_parallel)
     window = _Window(sizes, engine, workers, activations, micro_batches, optimizer, accelerated)
     memory = window.memory()
     return replace(memory, buffers=memory.buffers + window.saved)

@@ -79,8 +79,10 @@ def make_plan(config: PretrainConfig) -> Plan:
         length=config.data.block_size,
         precision=config.engine.precision,
         checkpointing=config.engine.activation_checkpointing,
+        tensor_ranks=config.engine.tensor_parallel,
+        positions_cut=config.engine.sequence_parallel,
     )
-    share = config.train.global_batch_size // config.cluster.workers
+    share = config.train.global_batch_size // config.engine.data_ranks(config.cluster.workers)
     memory = worker_memory(
         sizes,
         config.engine,
@@ -107,7 +109,9 @@ def describe(plan: Plan) -> str:
     """Return the text of ``--check``."""
     config, train, engine = plan.config, plan.config.train, plan.config.engine
     workers = config.cluster.workers
-    micro = train.global_batch_size // workers // train.micro_batch_size
+    readers = engine.data_ranks(workers)
+    micro = train.global_batch_size // readers // train.micro_batch_size
+    groups = "workers" if readers == workers else f"groups of {engine.tensor_parallel} workers"
     parts = " + ".join(f"{name} {count:,}" for name, count in plan.parameters.by_part.items())
     rows = {
         "run": f"{config.run.name} → package {config.package.name} in {config.run.zoo}",
@@ -118,7 +122,7 @@ def describe(plan: Plan) -> str:
         "engine": f"{engine.title}, {engine.precision}, {workers} × "
         f"{config.cluster.cpus_per_worker:g} CPU, {config.cluster.gpus_per_worker:g} GPU",
         "memory": f"{show_bytes(plan.memory.total)} per worker = {plan.memory.formula()}",
-        "batch": f"{train.global_batch_size} = {workers} workers × {micro} micro-batches × "
+        "batch": f"{train.global_batch_size} = {readers} {groups} × {micro} micro-batches × "
         f"{train.micro_batch_size} samples",
         "steps": f"{train.max_steps:,} steps, {_amount(plan)}{_late(plan)}",
         "checkpoints": _every(train.checkpoint_every_steps),

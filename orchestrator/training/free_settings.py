@@ -38,6 +38,8 @@ ENGINE: Final[Changes] = {
     "engine.zero_stage": Change(ROUNDING, "checkpoints fit every stage"),
     "engine.replicas": Change(ROUNDING, "checkpoints fit every number of groups"),
     "engine.tensor_parallel": Change(NOISE, "checkpoints fit every cut of layers"),
+    "engine.sequence_parallel": Change(NOISE, "dropout of other positions"),
+    "engine.expert_parallel": Change(ROUNDING, "where experts lie"),
     "engine.precision": Change(RESULT, "number format of the passes"),
     "engine.loss_scale": Change(RESULT, "which steps overflow"),
     "engine.activation_checkpointing": Change(ROUNDING, "activations are computed again"),

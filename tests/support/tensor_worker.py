@@ -14,7 +14,7 @@ from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.loop import descend, seed_step
 
-STEPS, ROWS, LENGTH, VOCABULARY, RATE = 20, 8, 12, 41, 3e-3
+STEPS, ROWS, LENGTH, VOCABULARY, RATE = 20, 8, 11, 41, 3e-3
 BASE = {
     "vocab_size": VOCABULARY,
     "hidden_size": 24,
@@ -73,6 +73,11 @@ MODELS = {
         | {"position_bias": {"type": "alibi"}, "mask": "causal", "residual_attention": True},
         "target": "lm",
     },
+    "moe": BASE
+    | {
+        "encoder": PLAIN | {"mask": "causal", "experts": {"num_experts": 4, "top_k": 2}},
+        "target": ["lm", {"type": "balance", "weight": 0.1}],
+    },
     "albert": BASE
     | {"encoder": PLAIN | {"shared_layers": True, "norm_position": "pre"}, "target": "mlm"},
 }
@@ -84,8 +89,10 @@ def model_config(name: str, **encoder: object) -> ModelConfig:
     return validate_config(ModelConfig, raw | {"encoder": raw["encoder"] | encoder}, "test")
 
 
-def window(config: ModelConfig, step: int, rank: int, world: int) -> list[dict[str, Tensor]]:
-    """Return one rank's part of a step, of two micro-batches over all ranks of at most two."""
+def window(
+    config: ModelConfig, step: int, rank: int, world: int, micro: int = 2
+) -> list[dict[str, Tensor]]:
+    """Return one rank's part of a step, which has ``micro`` micro-batches over all ranks."""
     generator = torch.Generator().manual_seed(100 + step)
     ids = torch.randint(5, VOCABULARY, (ROWS, LENGTH), generator=generator)
     lengths = torch.randint(LENGTH // 2, LENGTH + 1, (ROWS, 1), generator=generator)
@@ -103,9 +110,9 @@ def window(config: ModelConfig, step: int, rank: int, world: int) -> list[dict[s
             batch["token_type_ids"] = (torch.arange(LENGTH) > LENGTH // 2).long().expand(ROWS, -1)
     if config.decoder is not None:
         batch |= {"decoder_input_ids": ids.flip(1), "decoder_attention_mask": mask}
-    size = ROWS // 2
+    size = ROWS // micro
     parts = [{k: v[b : b + size] for k, v in batch.items()} for b in range(0, ROWS, size)]
-    return parts[rank * 2 // world : (rank + 1) * 2 // world]
+    return parts[rank * micro // world : (rank + 1) * micro // world]
 
 
 def engine(config: ModelConfig, world: int = 1, seed: int = 0, **settings: object) -> Engine:
@@ -116,13 +123,13 @@ def engine(config: ModelConfig, world: int = 1, seed: int = 0, **settings: objec
     return build_engine(build_model(config), optimizer, chosen, world=world)
 
 
-def advance(each: Engine, config: ModelConfig, steps: range) -> list[list[float]]:
+def advance(each: Engine, config: ModelConfig, steps: range, micro: int = 2) -> list[list[float]]:
     """Train; loss and gradient norm of each step, clipped in most."""
     rows = []
     each.module.train()
     for step in steps:
         seed_step(7, step, each.rank)
-        metrics = each.forward_backward(window(config, step, each.rank, each.world))
+        metrics = each.forward_backward(window(config, step, each.rank, each.world, micro))
         found = descend(each, metrics, RATE, max_grad_norm=1.0)
         rows.append([found["loss"], found["grad_norm"]])
     return rows

@@ -82,15 +82,7 @@ def build_engine(
     if kind == "fsdp2":
         from orchestrator.cluster.engines.fsdp2 import Fsdp2Engine
 
-        moved = engine.offload.any
-        return Fsdp2Engine(
-            *given,
-            precision=engine.precision,
-            loss_scale=scale,
-            offload=moved,
-            tensor_parallel=engine.tensor_parallel,
-            replicas=engine.replicas or 1,
-        )
+        return Fsdp2Engine(*given, engine)
     from orchestrator.cluster.engines.deepspeed_zero import ZeroEngine
 
     return ZeroEngine(*given, engine)

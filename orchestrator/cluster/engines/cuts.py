@@ -66,6 +66,20 @@ def cut_parameter(module: nn.Module, name: str, axis: int, group: ProcessGroup) 
     return found
 
 
+def become(module: nn.Module, kind: type[nn.Module], **given: object) -> None:
+    """Give a module the methods of ``kind`` before its own, as ``fully_shard`` does.
+
+    Args:
+        module: Keeps its name, parameters and class among its classes.
+        kind: A subclass of one of the module's classes.
+        given: Attributes that those methods read.
+    """
+    own = type(module)
+    module.__class__ = type(f"{kind.__name__}{own.__name__}", (kind, own), {})
+    for name, value in given.items():
+        setattr(module, name, value)
+
+
 def placed(
     name: str, master: Tensor, grad: Tensor | None, first: int, rows: torch.Size, cut: Cut | None
 ) -> Shard:

@@ -26,12 +26,12 @@ from torch.distributed.tensor import DTensor
 
 from orchestrator.cluster.engines.cuts import placed
 from orchestrator.cluster.engines.layouts import Layout, Named
+from orchestrator.cluster.engines.parallel import Parallel, parallelized
 from orchestrator.cluster.engines.sharded import ShardedEngine
-from orchestrator.cluster.engines.tensor_parallel import Parallel, parallelized
 from orchestrator.errors import InputError
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.engine import Batch, Projection, Shard
-from orchestrator.training.engines.engine_config import USUAL_SCALE, LossScaleConfig, Precision
+from orchestrator.training.engines.engine_config import EngineConfig, Precision
 from orchestrator.training.engines.optimizers import optimizer_over, parameter_groups, trainable
 from orchestrator.training.engines.precision import COMPUTE
 
@@ -124,12 +124,8 @@ class Fsdp2Engine(ShardedEngine):
         model: On its device, built the same way on every rank; every rank keeps its own rows.
         optimizer: Its settings.
         target_weights: Weight of each target in the objective; 1 where not given.
-        precision: Number format of weights and activations in a pass; masters and reductions stay
-            fp32.
-        loss_scale: Loss scaling with precision fp16.
-        offload: Keep the rows, their gradients and the optimizer's state in the host's memory.
-        tensor_parallel: Ranks that share each layer.
-        replicas: Groups of ranks with the whole model each; only gradients are sent between them.
+        engine: Number format of weights and activations in a pass (masters and reductions stay
+            fp32), loss scaling, offload, replicas, and what is cut before rows are.
 
     Raises:
         InputError: A trainable parameter has no axis to cut, or a layer cannot be shared.
@@ -139,36 +135,32 @@ class Fsdp2Engine(ShardedEngine):
         self,
         model: nn.Module,
         optimizer: OptimizerConfig,
-        target_weights: Mapping[str, float] | None = None,
-        *,
-        precision: Precision = "fp32",
-        loss_scale: LossScaleConfig = USUAL_SCALE,
-        offload: bool = False,
-        tensor_parallel: int = 1,
-        replicas: int = 1,
+        target_weights: Mapping[str, float] | None,
+        engine: EngineConfig,
     ) -> None:
         super().__init__(
             model,
             optimizer,
             target_weights,
-            precision=precision,
-            loss_scale=loss_scale,
+            precision=engine.precision,
+            loss_scale=engine.loss_scale,
             lockstep=True,
         )
         _require_rows(model)
         groups = _named_groups(model, optimizer, self._trainable)
-        device = self._device.type
-        self._parallel = parallel = parallelized(model, device, tensor_parallel, replicas)
-        self.tensor_ranks, self.replicas = tensor_parallel, replicas
-        self.stores = self.rank < self.world // replicas
-        self.rank, self.world = self.rank // tensor_parallel, self.world // tensor_parallel
-        self._wrapped = _shard(model, parallel, precision, offload=offload)
+        self._parallel = parallel = parallelized(model, self._device.type, engine)
+        self.tensor_ranks = copies = engine.tensor_parallel
+        self.replicas = engine.replicas or 1
+        self.stores = self.rank < self.world // self.replicas
+        self.rank, self.world = self.rank // copies, self.world // copies
+        offload = engine.offload.any
+        self._wrapped = _shard(model, parallel, engine.precision, offload=offload)
         named = trainable(model)
         self._trainable = named
         layout = RowLayout(self._wrapped, named, self._device, parallel)
         self._layout: Layout = layout
         masters = _masters_in(groups, layout.masters)
-        self._base = optimizer_over(masters, optimizer, precision)
+        self._base = optimizer_over(masters, optimizer, engine.precision)
 
     def _shape_of(self, name: str, parameter: nn.Parameter) -> torch.Size:
         """Return the shape of a whole parameter."""

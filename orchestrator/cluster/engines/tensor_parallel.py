@@ -4,35 +4,38 @@ The plan, by kind of layer (axis 0: rows of the weight, its outputs; 1: columns,
 
     attention      query, key, value along 0, by heads; output along 1
     feed-forward   up and gate along 0; down along 1
+    experts        up and gate along 1, down along 2: each expert as a feed-forward
     position bias  the tables of T5 and of patches along 1, by heads; ALiBi's slopes
 
 Everything else is computed by every tensor rank on the same values: embeddings, norms, residual
-sums, heads, and the biases of layers whose sum is shared. Their weights are cut by FSDP2 among all
-processes, those of the plan among the data-parallel ranks alone, so that each element is on one
-rank and has one optimizer state.
+sums, heads, and the biases of layers whose sum is shared. With ``sequence_parallel`` a rank
+computes norms, dropout and residual sums between the layers of a stack for its part of the
+positions alone (Korthikanti et al. 2022, figure 5).
+
+Gradients: what ranks compute on the same values has the same gradient on each, and the mean over
+processes is right. What a rank computes for its own heads or positions alone has a part of the
+gradient, and the mean lacks the factor t.
 
 Not torch's ``ColwiseParallel`` and ``RowwiseParallel``: these make norms and shared biases DTensors
 with a copy on each tensor rank, whose elements would count several times in norms, checkpoints
 and exports, and FSDP2 refuses such parameters where all processes do not divide their rows.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch.nn.functional as F
-from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch import Tensor, nn
 
-# Not public yet: FSDP2 takes other ranks for some parameters through its placement function alone.
-from torch.distributed.fsdp._fully_shard._fsdp_common import FSDPMeshInfo, ShardPlacementResult
-
-from orchestrator.cluster.engines.cuts import Cuts, cut_parameter
-from orchestrator.cluster.engines.tensor_ranks import TensorRanks, copied
+from orchestrator.cluster.engines.cuts import Cut, Cuts, become, cut_parameter
+from orchestrator.cluster.engines.tensor_ranks import TensorRanks, copied, summed
 from orchestrator.errors import InputError
+from orchestrator.modeling.decoders.transformer import TransformerDecoder
+from orchestrator.modeling.encoders.transformer import TransformerEncoder
 from orchestrator.modeling.layers.attention import Attention
 from orchestrator.modeling.layers.cache import KeyValues
-from orchestrator.modeling.layers.feed_forward import FeedForward
+from orchestrator.modeling.layers.feed_forward import Block, Experts, FeedForward
 from orchestrator.modeling.layers.relative_positions import (
     AlibiBias,
     PatchBias,
@@ -40,73 +43,22 @@ from orchestrator.modeling.layers.relative_positions import (
     T5Bias,
 )
 
-Placement = Callable[[nn.Parameter], ShardPlacementResult | None]
 
+def cut_layers(model: nn.Module, ranks: TensorRanks) -> tuple[Cuts, Mapping[str, float]]:
+    """Cut a model's layers in place.
 
-@dataclass(frozen=True)
-class Parallel:
-    """Ranks of a job, and what of the model each has before FSDP2 cuts rows.
-
-    Attributes:
-        mesh: All processes; FSDP2 cuts among them what is not in ``cuts``. With replicas there are
-            two axes, and it cuts among those of the second.
-        data: Those with the same part of each layer; FSDP2 cuts the parts among them.
-        cuts: Parameters that are cut, with the part of this rank.
-        factors: Parameters whose reduced gradient lacks a factor.
-    """
-
-    mesh: DeviceMesh
-    data: DeviceMesh
-    cuts: Cuts = field(default_factory=dict)
-    factors: Mapping[str, float] = field(default_factory=dict)
-
-    def placement(self, model: nn.Module) -> Placement | None:
-        """Return what names the ranks of each parameter for FSDP2; None: all processes."""
-        if not self.cuts:
-            return None
-        parts = {id(p) for name, p in model.named_parameters() if name in self.cuts}
-        among = ShardPlacementResult(None, FSDPMeshInfo(self.data, shard_mesh_dim=0))
-        return lambda parameter: among if id(parameter) in parts else None
-
-
-def parallelized(
-    model: nn.Module, device: str, tensor_parallel: int, replicas: int = 1
-) -> Parallel:
-    """Cut the layers of a model in place; collective.
-
-    Consecutive processes are tensor ranks of one another: those of one host, if it has enough.
-
-    Args:
-        model: Whole, the same on every rank.
-        device: Type of its device.
-        tensor_parallel: t, number of tensor ranks.
-        replicas: Groups of consecutive processes among which FSDP2 cuts; not with tensor ranks.
+    Returns:
+        The cuts, and factors that averaged gradients lack, by the names of parameters.
 
     Raises:
-        InputError: The model has no block to cut, or one cannot be cut among so many ranks.
+        InputError: The ranks do not divide some layer.
     """
-    world = distributed.get_world_size()
-    if replicas > 1:
-        axes = ("replicas", "rows")
-        mesh = init_device_mesh(device, (replicas, world // replicas), mesh_dim_names=axes)
-    else:
-        mesh = init_device_mesh(device, (world,))
-    if tensor_parallel == 1:
-        return Parallel(mesh, mesh)
-    grid = init_device_mesh(
-        device, (world // tensor_parallel, tensor_parallel), mesh_dim_names=("data", "tensor")
-    )
-    tensor = grid["tensor"]
-    ranks = TensorRanks(tensor.get_group(), tensor.get_local_rank(), tensor_parallel)
     plan = _Plan(ranks)
     for name, module in list(model.named_modules()):
         plan.apply(name, module)
-    if not plan.cuts:
-        raise InputError(
-            "engine.tensor_parallel is above 1, but no component of this model has blocks. "
-            "Set it to 1, or use a transformer"
-        )
-    return Parallel(mesh, grid["data"], plan.cuts, plan.factors)
+    names = [name for name, _ in model.named_parameters() if name not in plan.cuts]
+    partial = tuple(plan.partial)
+    return plan.cuts, {name: ranks.size for name in names if name.startswith(partial)}
 
 
 class _Plan:
@@ -114,20 +66,37 @@ class _Plan:
 
     def __init__(self, ranks: TensorRanks) -> None:
         self.ranks = ranks
-        self.cuts: dict[str, Any] = {}
-        self.factors: dict[str, float] = {}
+        self.cuts: dict[str, Cut] = {}
+        self.partial: list[str] = []
+        """Beginnings of the names of what a rank applies to its heads or positions alone."""
 
     def apply(self, name: str, module: nn.Module) -> None:
-        """Cut one module, if the plan has its kind."""
-        if isinstance(module, Attention):
+        """Cut one module, if the plan has its kind; a stack before its blocks."""
+        if isinstance(module, TransformerEncoder | TransformerDecoder) and self.ranks.sequence:
+            self._stack(name, module)
+        elif isinstance(module, Attention):
             self._attention(name, module)
         elif isinstance(module, FeedForward):
             self._feed_forward(name, module)
+        elif isinstance(module, Experts):
+            for parameter, axis in (("up", 1), ("gate", 1), ("down", 2)):
+                if getattr(module, parameter) is not None:
+                    self._cut(name, module, parameter, axis)
+            become(module, _SharedExperts, ranks=self.ranks)
         elif isinstance(module, T5Bias | PatchBias):
             self._cut(name, module, "weight", 1)
         elif isinstance(module, AlibiBias):
-            module.__class__ = _Alibi
-            cast(_Alibi, module).ranks = self.ranks
+            become(module, _SharedSlopes, ranks=self.ranks)
+
+    def _stack(self, name: str, module: TransformerEncoder | TransformerDecoder) -> None:
+        """Cut the sequence before the first block, and join it after the last one."""
+        self.ranks = ranks = replace(self.ranks)  # a decoder has another length than its encoder
+        first, last = module.layers[0], module.layers[-1]
+        first.register_forward_pre_hook(lambda _, given: (ranks.begin(given[0]), *given[1:]))
+        last.register_forward_hook(lambda _, given, hidden: ranks.end(hidden))
+        for block in module.layers:
+            become(cast(Block, block), _SharedBlock, ranks=ranks)
+        self.partial.append(f"{name}.layers.")
 
     def _attention(self, name: str, module: Attention) -> None:
         for layer in (module.query, module.key, module.value):
@@ -135,18 +104,15 @@ class _Plan:
         self._columns(f"{name}.output", module.output)
         module.num_heads //= self.ranks.size
         module.num_kv_heads //= self.ranks.size
-        _become(module, _SharedAttention, self.ranks)
-        for norm in ("query_norm", "key_norm"):  # each rank has seen its own heads alone
-            if (part := getattr(module, norm)) is not None:
-                found = part.named_parameters()
-                self.factors |= {f"{name}.{norm}.{key}": self.ranks.size for key, _ in found}
+        become(module, _SharedAttention, ranks=self.ranks)
+        self.partial += [f"{name}.query_norm.", f"{name}.key_norm."]
 
     def _feed_forward(self, name: str, module: FeedForward) -> None:
         self._rows(f"{name}.up", module.up)
         if module.gate is not None:
             self._rows(f"{name}.gate", module.gate)
         self._columns(f"{name}.down", module.down)
-        _become(module, _SharedFeedForward, self.ranks)
+        become(module, _SharedFeedForward, ranks=self.ranks)
 
     def _rows(self, name: str, layer: nn.Linear, unit: int = 1) -> None:
         if layer.out_features % (unit * self.ranks.size):
@@ -164,7 +130,7 @@ class _Plan:
     def _columns(self, name: str, layer: nn.Linear) -> None:
         self._cut(name, layer, "weight", 1)
         layer.in_features //= self.ranks.size
-        _become(layer, _SharedSum, self.ranks)
+        become(layer, _SharedSum, ranks=self.ranks)
 
     def _cut(self, name: str, module: nn.Module, parameter: str, axis: int) -> None:
         self.cuts[f"{name}.{parameter}"] = cut_parameter(module, parameter, axis, self.ranks.group)
@@ -172,13 +138,6 @@ class _Plan:
 
 def _name_in(module: nn.Module, child: nn.Module) -> str:
     return next(name for name, each in module.named_children() if each is child)
-
-
-def _become(module: nn.Module, kind: type[nn.Module], ranks: TensorRanks) -> None:
-    """Give a module the methods of ``kind`` before its own, as ``fully_shard`` does."""
-    own = type(module)
-    module.__class__ = type(f"Shared{own.__name__}", (kind, own), {})
-    module.ranks = ranks  # type: ignore[assignment]
 
 
 class _SharedSum(nn.Linear):
@@ -228,7 +187,29 @@ class _SharedFeedForward(FeedForward):
             return super().forward(self.ranks.enter(x))
 
 
-class _Alibi(AlibiBias):
+class _SharedExperts(Experts):
+    """Experts with some of their inner channels; every rank routes all tokens."""
+
+    ranks: TensorRanks
+
+    def mixed(self, tokens: Tensor, shares: Tensor, chosen: Tensor) -> Tensor:
+        """Return the weighted sum of what the chosen experts answer, [N, D]."""
+        group = self.ranks.group
+        return summed(super().mixed(copied(tokens, group), copied(shares, group), chosen), group)
+
+
+class _SharedBlock(Block):
+    """A block that sees a part of the positions."""
+
+    ranks: TensorRanks
+    dropout: nn.Dropout
+
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        with self.ranks.own_noise(self.dropout.p if self.training else 0.0, x.device):
+            return super().forward(x, *others)
+
+
+class _SharedSlopes(AlibiBias):
     """Slopes of some of the heads."""
 
     ranks: TensorRanks

@@ -7,12 +7,13 @@ gathers it and ``leave`` cuts it again; the bytes sent are the same.
 Legend: B batch, S positions, D width, t tensor ranks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup
 
@@ -44,6 +45,47 @@ class _Summed(torch.autograd.Function):
         return gradient, None
 
 
+class _Moved(torch.autograd.Function):
+    """One of the collectives along the sequence; the gradient goes back through its counterpart."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, group: ProcessGroup, move: "Move", back: "Move"
+    ) -> Tensor:
+        ctx.group, ctx.back = group, back
+        return move(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return ctx.back(gradient, ctx.group), None, None, None
+
+
+Move = Callable[[Tensor, ProcessGroup], Tensor]
+"""Parts or wholes along the sequence, [B, s, D], to wholes or parts."""
+
+
+def _gather(part: Tensor, group: ProcessGroup) -> Tensor:
+    """Return the parts of all ranks one after the other, [B, t s, D]."""
+    rows, length, width = part.shape
+    found = part.new_empty(group.size() * rows, length, width)
+    distributed.all_gather_single(found, part.contiguous(), group=group)
+    return found.view(-1, rows, length, width).transpose(0, 1).reshape(rows, -1, width)
+
+
+def _own(whole: Tensor, group: ProcessGroup) -> Tensor:
+    """Return this rank's part of [B, t s, D]."""
+    return whole.chunk(group.size(), dim=1)[group.rank()].contiguous()
+
+
+def _sum_and_cut(partial: Tensor, group: ProcessGroup) -> Tensor:
+    """Return this rank's part of the sum over ranks of [B, t s, D]."""
+    rows, _, width = partial.shape
+    parts = partial.reshape(rows, group.size(), -1, width).transpose(0, 1).contiguous()
+    found = torch.empty_like(parts[0])
+    distributed.reduce_scatter_single(found, parts.flatten(0, 1), group=group)
+    return found
+
+
 def copied(x: Tensor, group: ProcessGroup) -> Tensor:
     """Return ``x``, which every rank has, where each rank computes another part from it."""
     result: Tensor = _Copied.apply(x, group)  # type: ignore[no-untyped-call]
@@ -70,19 +112,46 @@ class TensorRanks:
         group: Their process group.
         rank: This process's place in it.
         size: t.
+        sequence: Between layers each rank has a part of the positions, not all of them.
+        length: S of the pass that is running, where positions are cut: parts are padded to equal
+            lengths.
     """
 
     group: ProcessGroup
     rank: int
     size: int
+    sequence: bool = False
+    length: int = 0
 
     def enter(self, x: Tensor) -> Tensor:
-        """Return what a layer's first products read, for [B, S, D]."""
-        return copied(x, self.group)
+        """Return what a layer's first products read, [B, S, D]."""
+        if not self.sequence:
+            return copied(x, self.group)
+        return self._moved(x, _gather, _sum_and_cut)[:, : self.length]
 
     def leave(self, partial: Tensor) -> Tensor:
-        """Return the sum of the ranks' products [B, S, D]."""
-        return summed(partial, self.group)
+        """Return the sum of the ranks' products [B, S, D], of this rank's positions if cut."""
+        if not self.sequence:
+            return summed(partial, self.group)
+        return self._moved(self._padded(partial), _sum_and_cut, _gather)
+
+    def begin(self, x: Tensor) -> Tensor:
+        """Return this rank's positions of what a stack of blocks reads, [B, S, D]."""
+        self.length = x.shape[1]
+        return self._moved(self._padded(x), _own, _gather)
+
+    def end(self, part: Tensor) -> Tensor:
+        """Return all positions of a stack's output, [B, S, D], on every rank."""
+        whole = self._moved(part, _gather, _own)
+        # A copy, not a view: hooks of FSDP2 hang on what a block returns.
+        return whole if whole.shape[1] == self.length else whole[:, : self.length].contiguous()
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0, 0, -x.shape[1] % self.size))
+
+    def _moved(self, x: Tensor, move: Move, back: Move) -> Tensor:
+        moved: Tensor = _Moved.apply(x, self.group, move, back)  # type: ignore[no-untyped-call]
+        return moved
 
     @contextmanager
     def own_noise(self, rate: float, device: torch.device) -> Iterator[None]:

@@ -149,14 +149,25 @@ class Experts(nn.Module):
         self.router_logits = self.router(tokens)
         shares, chosen = self.router_logits.float().softmax(dim=-1).topk(self.top_k, dim=-1)
         shares = (shares / shares.sum(dim=-1, keepdim=True)).to(x.dtype)
+        return self.mixed(tokens, shares, chosen).view_as(x)
+
+    def mixed(self, tokens: Tensor, shares: Tensor, chosen: Tensor) -> Tensor:
+        """Return the weighted sum of what the chosen experts answer, [N, D].
+
+        Args:
+            tokens: [N, D].
+            shares: Weight of each expert of a token, [N, top_k].
+            chosen: Their numbers, [N, top_k].
+        """
         result = torch.zeros_like(tokens)
         for expert in range(len(self.up)):
             token, rank = (chosen == expert).nonzero(as_tuple=True)
-            part = self._expert(tokens[token], expert) * shares[token, rank, None]
+            part = self.expert(tokens[token], expert) * shares[token, rank, None]
             result = result.index_add(0, token, part)
-        return result.view_as(x)
+        return result
 
-    def _expert(self, x: Tensor, expert: int) -> Tensor:
+    def expert(self, x: Tensor, expert: int) -> Tensor:
+        """Return the answer of one expert, [n, D] for [n, D]."""
         inner = F.linear(x, self.up[expert])
         if self.gate is None:
             inner = self.activation(inner)

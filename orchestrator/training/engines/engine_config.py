@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from orchestrator.config import StrictModel
 from orchestrator.errors import Problem
+from orchestrator.training.engines.layer_cut_settings import LayerCutSettings
 
 if TYPE_CHECKING:
     from orchestrator.training.config import OptimizerConfig
@@ -176,7 +177,7 @@ def amended(generated: Mapping[str, Any], content: Mapping[str, Any] | None) -> 
     return merged
 
 
-class EngineConfig(StrictModel):
+class EngineConfig(LayerCutSettings):
     """Engine of the training steps, and its number format."""
 
     type: Literal["auto", "single", "ddp", "zero", "fsdp2"] = Field(
@@ -216,12 +217,6 @@ class EngineConfig(StrictModel):
         description="Peak of one device for the metric mfu, in 10^12 operations a second; null: "
         "its maker's figure, by its name; of a CPU, measured.",
     )
-    tensor_parallel: int = Field(
-        1,
-        ge=1,
-        description="Workers that compute the same samples, each with a part of every layer of "
-        "transformer blocks; fsdp2 only. Data-parallel workers are cluster.workers divided by it.",
-    )
     replicas: int | None = Field(
         None,
         ge=2,
@@ -248,6 +243,7 @@ class EngineConfig(StrictModel):
     def title(self) -> str:
         """The engine's name for people."""
         name = f"ZeRO-{self.zero_stage}" if self.type == "zero" else self.type
+        name += self.cut_title if self.type == "fsdp2" else ""
         moved = [key for key in ("optimizer", "parameters") if getattr(self.offload, key)]
         return f"{name} with {' and '.join(moved)} in host memory" if moved else name
 
@@ -267,26 +263,18 @@ class EngineConfig(StrictModel):
         if self.tf32 and self.precision != "fp32":
             yield Problem("tf32", f"has no effect with precision: {self.precision}. Remove it")
         yield from self._offload_problems()
-        if self.tensor_parallel > 1:
-            yield from self._cut_problems()
+        yield from self.cut_problems(self.type, self.title)
         if self.replicas is not None and self.type != "fsdp2":
             yield Problem("replicas", f"is not for {self.title}. Use type: fsdp2")
-        elif self.replicas is not None and self.tensor_parallel > 1:
-            yield Problem("replicas", "is not for layers that are cut. Set tensor_parallel to 1")
-
-    def _cut_problems(self) -> Iterator[Problem]:
-        """Cut layers are cut again by rows, and talk to each other inside of blocks."""
-        if self.type != "fsdp2":
-            yield Problem("tensor_parallel", f"is not for {self.title}. Use type: fsdp2")
-        if self.compile:
+        elif self.replicas is not None and self.cuts_layers:
+            yield Problem(
+                "replicas",
+                "is not for layers that are cut. Set tensor_parallel to 1, and expert_parallel",
+            )
+        if self.compile and self.cuts_layers:
             yield Problem(
                 "compile", "is not for blocks that are cut: they communicate inside. Set it false"
             )
-
-    def whole_layer_problems(self) -> Iterator[Problem]:
-        """Yield settings that only pre-training has: other stages do not cut layers."""
-        if self.tensor_parallel > 1:
-            yield Problem("tensor_parallel", "is for pre-training alone. Set it to 1")
 
     def _offload_problems(self) -> Iterator[Problem]:
         """ZeRO-1 and 2 have no cut weights to move; FSDP2 moves all it has."""
@@ -314,17 +302,7 @@ class EngineConfig(StrictModel):
                 "type",
                 f"'{self.type}' cuts matrices, adafactor needs them whole. Use ddp, or adamw",
             )
-        if self.tensor_parallel > 1 and optimizer is not None and optimizer.type == "muon":
-            yield Problem(
-                "tensor_parallel",
-                "cuts matrices along two axes, muon gathers rows alone. Set it to 1, or use adamw",
-            )
-        if workers % self.tensor_parallel:
-            yield Problem(
-                "tensor_parallel",
-                f"{self.tensor_parallel} does not divide {workers} workers. Use a multiple of it "
-                "as cluster.workers, without other numbers between min and max",
-            )
+        yield from self.uncut_problems(workers, optimizer)
         yield from self._replica_problems(workers, optimizer)
         if self.type == "single" and workers > 1:
             yield Problem(

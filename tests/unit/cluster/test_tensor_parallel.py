@@ -18,32 +18,43 @@ from tests.support import tensor_worker as worker
 EXACT = 1e-5
 """Largest relative difference of losses and gradient norms, and of weights, after 20 steps."""
 CUT = {"type": "fsdp2", "tensor_parallel": 2}
+SEQUENCE = CUT | {"sequence_parallel": True}
+JOBS = {
+    **{name: (name, CUT) for name in worker.MODELS},
+    **{f"{name}, positions cut": (name, SEQUENCE) for name in ("llama", "bert", "gpt", "t5")},
+    "experts": ("moe", {"type": "fsdp2", "expert_parallel": 2}),
+    "experts of four ranks": ("moe", {"type": "fsdp2", "expert_parallel": 4}),
+}
+"""Model and engine; the length of its samples, 11, is not even."""
 MORE = range(worker.STEPS, worker.STEPS + 3)
+MICRO = 4
+"""Micro-batches of a step: a balance loss is one per micro-batch."""
 
 
 def alone(name, folder=None, steps=range(worker.STEPS), **encoder):
-    """Curve and weights of one process, from a checkpoint if there is one."""
+    """Curve, weights and evaluation of one process, from a checkpoint if there is one."""
     config = worker.model_config(name, **encoder)
     reference = worker.engine(config, seed=0 if folder is None else 9, type="single")
     if folder is not None:
         reference.load(folder)
-    rows = worker.advance(reference, config, steps)
-    return torch.tensor(rows), reference.gathered()
+    rows = worker.advance(reference, config, steps, MICRO)
+    evaluation = reference.evaluate(worker.window(config, 99, 0, 1, MICRO))
+    return torch.tensor(rows), reference.gathered(), evaluation
 
 
-def trained(rank, world, folder, names):
-    """Curve, weights and continuation of each model; what a shard says where it lies is right."""
-    return {name: _trained(world, folder / name, name) for name in names}
+def trained(rank, world, folder, jobs):
+    """Curve, weights and continuation of each job; what a shard says where it lies is right."""
+    return {job: _trained(world, folder / job, *JOBS[job]) for job in jobs}
 
 
-def _trained(world, folder, name):
+def _trained(world, folder, name, settings):
     config = worker.model_config(name)
-    cut = worker.engine(config, world, **CUT)
-    rows = worker.advance(cut, config, range(worker.STEPS))
+    cut = worker.engine(config, world, **settings)
+    rows = worker.advance(cut, config, range(worker.STEPS), MICRO)
     weights = cut.gathered()
     elements = sum(len(shard.master) for shard in cut.shards())
     cut.save(folder)
-    again = worker.engine(config, world, seed=5, **CUT)
+    again = worker.engine(config, world, seed=5, **settings)
     again.load(folder)
     return {
         "rows": rows,
@@ -51,26 +62,28 @@ def _trained(world, folder, name):
         "exported": dict(cut.state_dict()),
         "placed": all(torch.equal(part_of(weights, s), s.master) for s in cut.shards()),
         "elements": int(cut.sum_over_shards(torch.tensor(elements))),
-        "evaluation": cut.evaluate(worker.window(config, 99, cut.rank, cut.world)),
+        "evaluation": cut.evaluate(worker.window(config, 99, cut.rank, cut.world, MICRO)),
         "ranks": (cut.rank, cut.world),
-        "continued": [worker.advance(each, config, MORE) for each in (cut, again)],
+        "continued": [worker.advance(each, config, MORE, MICRO) for each in (cut, again)],
     }
 
 
-def same(found, name, folder):
+def same(found, job, folder):
     """Compare what the ranks found with one process."""
-    (rows, weights), first = alone(name), found[0][name]
-    measured = torch.tensor([rank[name]["rows"] for rank in found])
+    (rows, weights, evaluation), first = alone(JOBS[job][0]), found[0][job]
+    measured = torch.tensor([rank[job]["rows"] for rank in found])
     assert torch.equal(measured, measured[:1].expand_as(measured))
     torch.testing.assert_close(measured[0], rows, rtol=EXACT, atol=0)
     assert list(first["exported"]) == list(weights)
     for key, value in weights.items():
         torch.testing.assert_close(first["exported"][key], value, rtol=0, atol=EXACT, msg=key)
-    assert all(rank[name]["placed"] for rank in found)
+    assert all(rank[job]["placed"] for rank in found)
     assert first["elements"] == sum(value.numel() for value in weights.values())
+    for rank in found:
+        assert rank[job]["evaluation"] == pytest.approx(evaluation, rel=EXACT)
     kept, restored = first["continued"]
     assert kept == restored
-    continued, _ = alone(name, folder / name, MORE)
+    continued, *_ = alone(JOBS[job][0], folder / job, MORE)
     torch.testing.assert_close(torch.tensor(kept), continued, rtol=EXACT, atol=0)
 
 
@@ -82,42 +95,44 @@ def test_two_tensor_ranks_train_and_continue_like_one_process(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
-def test_every_kind_of_block_on_two_and_four_ranks(tmp_path, world):
-    found = worker.spawn(trained, tmp_path, world, list(worker.MODELS))
-    for name in worker.MODELS:
-        same(found, name, tmp_path)
-        assert [rank[name]["ranks"] for rank in found] == [
-            (rank // 2, world // 2) for rank in range(world)
+def test_every_cut_on_two_and_four_ranks(tmp_path, world):
+    parts = {job: settings.get("expert_parallel", 1) for job, (_, settings) in JOBS.items()}
+    jobs = [job for job, experts in parts.items() if experts <= world]
+    found = worker.spawn(trained, tmp_path, world, jobs)
+    for job in jobs:
+        same(found, job, tmp_path)
+        size = JOBS[job][1].get("tensor_parallel", 1)
+        assert [rank[job]["ranks"] for rank in found] == [
+            (rank // size, world // size) for rank in range(world)
         ]
 
 
-def continued(rank, world, folder, source):
-    config = worker.model_config("llama")
-    cut = worker.engine(config, world, seed=9, **CUT)
+def continued(rank, world, folder, source, settings):
+    config = worker.model_config("moe")
+    cut = worker.engine(config, world, seed=9, **settings)
     cut.load(source)
-    return {"rows": worker.advance(cut, config, MORE), "weights": cut.gathered()}
+    return worker.advance(cut, config, MORE, MICRO)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_one_process_is_continued_by_tensor_ranks(tmp_path):
-    config = worker.model_config("llama")
+@pytest.mark.parametrize("job", ["moe", "experts"])
+def test_a_checkpoint_of_one_process_is_continued_by_cut_layers(tmp_path, job):
+    config = worker.model_config("moe")
     source = worker.engine(config, type="single")
-    worker.advance(source, config, range(worker.STEPS))
+    worker.advance(source, config, range(worker.STEPS), MICRO)
     source.save(tmp_path / "alone")
-    found = worker.spawn(continued, tmp_path, 2, tmp_path / "alone")
-    rows = worker.advance(source, config, MORE)
-    torch.testing.assert_close(
-        torch.tensor(found[0]["rows"]), torch.tensor(rows), rtol=EXACT, atol=0
-    )
+    found = worker.spawn(continued, tmp_path, 2, tmp_path / "alone", JOBS[job][1])
+    rows = torch.tensor(worker.advance(source, config, MORE, MICRO))
+    torch.testing.assert_close(torch.tensor(found[0]), rows, rtol=EXACT, atol=0)
 
 
-def noisy(rank, world, folder):
+def noisy(rank, world, folder, settings):
     rate = {"dropout": 0.2, "attention_dropout": 0.2, "activation_dropout": 0.2}
     config = worker.model_config("bert", **rate)
-    cut = worker.engine(config, world, **CUT)
+    cut = worker.engine(config, world, **settings, activation_checkpointing=True)
     rows = worker.advance(cut, config, range(4))
     cut.save(folder / "noisy")
-    again = worker.engine(config, world, seed=3, **CUT)
+    again = worker.engine(config, world, seed=3, **settings)
     again.load(folder / "noisy")
     return {
         "rows": rows,
@@ -126,13 +141,16 @@ def noisy(rank, world, folder):
 
 
 @pytest.mark.slow
-def test_noise_is_a_function_of_the_step_and_the_ranks(tmp_path):
-    """Ranks agree on the residual stream, draw other noise for their heads, and repeat it."""
-    found = worker.spawn(noisy, tmp_path, 2)
+@pytest.mark.parametrize("settings", [CUT, SEQUENCE])
+def test_noise_is_a_function_of_the_step_and_the_ranks(tmp_path, settings):
+    """Ranks agree on what they share, and repeat their noise, also for activations made again."""
+    found = worker.spawn(noisy, tmp_path, 2, settings)
     assert found[0]["rows"] == found[1]["rows"]
-    assert found[0]["continued"][0] == found[0]["continued"][1]
-    (plain, _), noisy_rows = alone("bert"), torch.tensor(found[0]["rows"])
-    assert not torch.allclose(noisy_rows, plain[:4], rtol=1e-3)
+    first, second = (torch.tensor(rows) for rows in found[0]["continued"])
+    torch.testing.assert_close(first, second, rtol=1e-6, atol=0)
+    noisy_rows = torch.tensor(found[0]["rows"])
+    plain, *_ = alone("bert", steps=range(4))
+    assert not torch.allclose(noisy_rows, plain, rtol=1e-3)
 
 
 class TestNoise:
@@ -167,7 +185,16 @@ REFUSED = {
     "intermediate_size": {"intermediate_size": 51},
     "position_bias": {"position_bias": {"type": "disentangled"}},
     "query_key_norm": {"query_key_norm": "projection"},
+}
+CUT_POSITIONS = {
+    "shared_layers": {"shared_layers": True},
     "experts": {"experts": {"num_experts": 4}},
+    "position_bias": {
+        "position_bias": {"type": "patches", "rows": 2, "columns": 2, "shared": False}
+    },
+    "residual_attention": {"residual_attention": True},
+    "convolution": {"convolution": {}},
+    "drop_path": {"drop_path": 0.1},
 }
 
 
@@ -183,6 +210,29 @@ class TestRefusals:
         assert "tensor_parallel to 1" in problem.message
         assert not list(cut_problems(config, EngineConfig(type="fsdp2")))
 
+    @pytest.mark.parametrize("setting", CUT_POSITIONS)
+    def test_blocks_whose_positions_cannot_be_cut(self, setting):
+        raw = worker.MODELS["bert"]
+        config = ModelConfig.model_validate(
+            raw | {"encoder": raw["encoder"] | CUT_POSITIONS[setting]}
+        )
+        (problem,) = cut_problems(config, EngineConfig(**SEQUENCE))
+        assert problem.path == f"encoder.{setting}"
+        assert "sequence_parallel to false" in problem.message
+        assert not list(cut_problems(config, EngineConfig(**CUT)))
+
+    def test_heads_that_read_all_layers_need_all_positions(self):
+        raw = worker.MODELS["bert"] | {"target": [{"type": "states", "layers": [0]}]}
+        (problem,) = cut_problems(ModelConfig.model_validate(raw), EngineConfig(**SEQUENCE))
+        assert problem.path == "target"
+
+    def test_experts_that_cannot_be_cut(self):
+        engine = EngineConfig(type="fsdp2", expert_parallel=3)
+        (problem,) = cut_problems(worker.model_config("moe"), engine)
+        assert problem.path == "encoder.experts.num_experts"
+        (problem,) = cut_problems(worker.model_config("bert"), engine)
+        assert "has no experts" in problem.message
+
     @pytest.mark.parametrize("encoder", ["lstm", "gatedcnn"])
     def test_encoders_without_heads(self, encoder):
         raw = worker.MODELS["gpt"] | {"encoder": {"type": encoder}, "initialization": "normal"}
@@ -194,14 +244,16 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("settings", "path"),
         [
-            ({"type": "ddp"}, "tensor_parallel"),
-            ({"type": "zero"}, "tensor_parallel"),
-            ({"type": "fsdp2", "compile": True}, "compile"),
+            ({"type": "ddp", "tensor_parallel": 2}, "tensor_parallel"),
+            ({"type": "zero", "expert_parallel": 2}, "expert_parallel"),
+            ({"type": "fsdp2", "tensor_parallel": 2, "compile": True}, "compile"),
+            (CUT | {"expert_parallel": 2}, "expert_parallel"),
+            ({"type": "fsdp2", "sequence_parallel": True}, "sequence_parallel"),
         ],
     )
     def test_engines_that_cannot(self, settings, path):
         with pytest.raises(ConfigError) as found:
-            validate_config(EngineConfig, settings | {"tensor_parallel": 2}, "test")
+            validate_config(EngineConfig, settings, "test")
         assert [problem.path for problem in found.value.problems] == [path]
 
     def test_workers_that_do_not_divide(self):

@@ -128,6 +128,11 @@ HARMLESS = {
         "engine={type: fsdp2, replicas: 2}",
     ),
     "engine.tensor_parallel": ("cluster.workers=2", "engine={type: fsdp2, tensor_parallel: 2}"),
+    "engine.sequence_parallel": (
+        "cluster.workers=2",
+        "engine={type: fsdp2, tensor_parallel: 2, sequence_parallel: true}",
+    ),
+    "engine.expert_parallel": "",  # for models with experts, which this one has not
     "engine.activation_checkpointing": "engine.activation_checkpointing=true",
     "engine.compile": "engine.compile=true",
     "engine.peak_tflops": "engine.peak_tflops=1",
