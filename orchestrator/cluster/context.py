@@ -26,7 +26,7 @@ from orchestrator.storage.stores import Store, open_store
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import Event, StepHung
-from orchestrator.training.worker_context import Found
+from orchestrator.training.worker_context import Beside, Found
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class Worker:
         run_dir: The run's folder, on storage that every worker sees.
         device: Where this worker computes.
         line: Connection to the driver.
+        beside: Starts work beside the workers; None: there is no cluster.
     """
 
     rank: int
@@ -53,6 +54,7 @@ class Worker:
     run_dir: Path
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     line: Line = field(default_factory=SilentLine)
+    beside: Beside | None = None
     _pending: list[Pending] = field(default_factory=list, repr=False)
     _claim: Claim | None = field(default=None, repr=False)
 

@@ -19,8 +19,9 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from orchestrator.cluster.observe.mailbox import Mailbox, rebuild_error
+from orchestrator.cluster.processes import class_path
 from orchestrator.cluster.session import RaySession, session_for
-from orchestrator.cluster.worker import Assignment, Ended, class_path, train_loop
+from orchestrator.cluster.worker import Assignment, Ended, train_loop
 from orchestrator.config import ClusterSection, ElasticClusterSection, StrictModel
 from orchestrator.errors import InterruptedRunError, StageError
 from orchestrator.training.config import EngineConfig

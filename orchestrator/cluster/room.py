@@ -78,6 +78,11 @@ def require_room(ask: Ask, *, private: bool) -> None:
         raise InputError(_refusal(ask, can_grow=can_grow, waited_s=wait_s))
 
 
+def free_places(ask: Ask) -> int:
+    """Return how many workers of a kind fit on what is free now."""
+    return ask.places(_free(_nodes(ask.labels)))
+
+
 def has_autoscaler() -> bool:
     """Return whether the connected cluster starts nodes by itself.
 

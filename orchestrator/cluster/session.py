@@ -82,7 +82,7 @@ def session_for(
             work starts, and for a private cluster even before Ray does.
         StageError: A private Ray could not be started.
     """
-    ask = _ask(cluster, cluster.workers if workers is None else workers, name)
+    ask = ask_for(cluster, cluster.workers if workers is None else workers, name)
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     if not _initialized() and address is None:
         _require_here(ask)
@@ -97,7 +97,14 @@ def session_for(
         yield session
 
 
-def _ask(cluster: ClusterSection, workers: int, name: str) -> Ask:
+def ask_for(cluster: ClusterSection, workers: int, name: str) -> Ask:
+    """Return the resources of a number of workers.
+
+    Args:
+        cluster: What each of them takes.
+        workers: How many.
+        name: What messages call them.
+    """
     takes = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
     resources = {kind: each for kind, each in takes.items() if each}
     worker = " + ".join(f"{each:g} {kind}" for kind, each in resources.items()) or "0 CPU"

@@ -18,7 +18,7 @@ from ray.tune.experiment import Trial
 from ray.tune.search import BasicVariantGenerator
 
 from orchestrator.cluster.environment import temporary_defaults
-from orchestrator.cluster.worker import class_path, load_named
+from orchestrator.cluster.processes import class_path, load_named
 from orchestrator.config import ClusterSection, StrictModel
 from orchestrator.training.events import EPOCH_RESULT
 

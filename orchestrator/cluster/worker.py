@@ -5,17 +5,14 @@ worker group again for an error that can only repeat. When one rank ends with su
 process group is closed, which ends the collective that the other ranks wait in.
 """
 
-import importlib
 import logging
-import os
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.drains import DrainedError, drain_notice
 from orchestrator.cluster.observe.mailbox import RayLine, describe_error, living_nodes
+from orchestrator.cluster.processes import load_named, prepare_process
 from orchestrator.config.strict import StrictModel
 from orchestrator.errors import OrchestratorError
 from orchestrator.storage.claims import FencedError
@@ -25,8 +22,6 @@ if TYPE_CHECKING:
     from orchestrator.cluster.context import Worker
 
 logger = logging.getLogger(__name__)
-
-ORPHAN_POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +66,19 @@ def train_loop(config: dict[str, Assignment]) -> Ended:
         config: The ``assignment``; Ray Train hands over dicts only.
     """
     assignment = config["assignment"]
-    _prepare_process(accelerated=assignment.accelerated)
+    prepare_process(accelerated=assignment.accelerated)
     import ray
     import torch
 
+    from orchestrator.cluster.beside import RayBeside
     from orchestrator.cluster.context import Worker
 
     torch.set_num_threads(assignment.threads)
     mailbox = assignment.mailbox
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     device = _device(assignment.accelerated)
-    context = Worker(rank, world, assignment.run_dir, device, RayLine(mailbox))
+    line = RayLine(mailbox)
+    context = Worker(rank, world, assignment.run_dir, device, line, RayBeside())
     try:
         given_up = rank == 0 and ray.get(mailbox.begin.remote(living_nodes())) is not None
         if context.broadcast_from_rank_zero(int(given_up)):
@@ -123,42 +120,6 @@ def _leaves(context: "Worker", result: StrictModel, mailbox: Any) -> bool:
         return False
     context.emit(notice)
     return True
-
-
-def _prepare_process(*, accelerated: bool) -> None:
-    """Quieten the libraries and pin what they read from the environment at import."""
-    if not accelerated:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    logging.getLogger("orchestrator").setLevel(logging.INFO)
-    _end_with_parent()
-
-
-def _end_with_parent() -> None:
-    """End this process as soon as the node process that started it is gone.
-
-    Ray looks whether that process id still exists, which it does for ever where nobody reaps the
-    dead: in a container without an init process. The workers of a killed driver would go on
-    training beside those of the driver that continues the run.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(ORPHAN_POLL_S)
-        os._exit(1)  # not sys.exit: that would end this thread alone
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-def class_path(value: object) -> str:
-    """Return ``module:Class`` of a value; `load_named` finds the class again."""
-    return f"{type(value).__module__}:{type(value).__name__}"
-
-
-def load_named(path: str) -> Any:
-    """Return the object that ``module:name`` names."""
-    module, name = path.split(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _device(accelerated: bool) -> Any:

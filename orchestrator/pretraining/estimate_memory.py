@@ -45,7 +45,7 @@ from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.cost import FP32_BYTES, HALF_BYTES, ModelSizes
 from orchestrator.modeling.lora import freeze
-from orchestrator.pretraining.config import TrainingSection
+from orchestrator.pretraining.job_sections import TrainingSection
 from orchestrator.training.config import EngineConfig
 from orchestrator.training.engines.optimizers import hidden_matrices
 

@@ -4,7 +4,7 @@ from itertools import islice
 
 from orchestrator.data.samples.base import SampleDataset
 from orchestrator.data.steps import eval_batches
-from orchestrator.pretraining.config import TrainingSection
+from orchestrator.pretraining.job_sections import TrainingSection
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.engines.optimizers import averaged
 from orchestrator.training.loop import StepFunction

@@ -46,6 +46,7 @@ CHANGES: Final[Changes] = {
     "train.eval_blocks": Change(
         NOTHING, "how exact evaluations are; decides with early_stopping or guard"
     ),
+    "train.eval_beside": Change(NOTHING, "where evaluations run"),
     "train.prefetch_steps": Change(NOTHING, "when batches are made"),
     "train.freeze": Change(RESULT, "which weights are trained"),
     "train.flatness": Change(RESULT, "the gradients of the last steps"),

@@ -14,7 +14,7 @@ from orchestrator.config import JobResult
 from orchestrator.errors import InputError, IntegrityError, InterruptedRunError
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.results import LaunchResult, Summary
-from orchestrator.pretraining.state import PretrainJob, PretrainPayload, Start
+from orchestrator.pretraining.state import EVALUATIONS, PretrainJob, PretrainPayload, Start
 from orchestrator.storage import RunFolder
 from orchestrator.zoo import Package, Zoo, commit_once, committed
 from orchestrator.zoo.stage import Description, draft_of
@@ -282,7 +282,7 @@ class _Work:
             refused = {"status": "refused", "reasons": tuple(package.manifest.reasons)}
             result = result.model_copy(update=refused)
         self.run.finish(result)
-        for done_with in (EXPORT, FOLDER):
+        for done_with in (EXPORT, FOLDER, EVALUATIONS):
             shutil.rmtree(self.run.path / done_with, ignore_errors=True)
         folder, train = CheckpointFolder(self.run.path / CHECKPOINTS), self.config.train
         folder.clear(train.keep_every_steps, train.keep_last)

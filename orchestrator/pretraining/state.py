@@ -5,6 +5,9 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.training.history import CurvePosition, HistoryRow
 
+EVALUATIONS = "evaluations"
+"""Folder of a run for those beside training: ``step-N`` has weights, ``step-N.json`` figures."""
+
 
 class PretrainJob(StrictModel):
     """One model to train; all of it is decided before a worker starts."""

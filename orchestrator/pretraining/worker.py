@@ -23,6 +23,7 @@ from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import stream_model
 from orchestrator.modeling.tensor_files import SHARD_BYTES
 from orchestrator.pretraining.baselines import baselines, pair_baselines
+from orchestrator.pretraining.evaluations import EvaluationsBeside
 from orchestrator.pretraining.guard import exceeded, first_loss
 from orchestrator.pretraining.inputs import PretrainInputs, open_inputs
 from orchestrator.pretraining.late_steps import measured_flatness, steps_from
@@ -81,7 +82,7 @@ def pretrain(context: WorkerContext, job: PretrainJob) -> Summary | Interrupted:
     done = finished_run(context, EXPORT, SUMMARY, Summary)
     if done is not None:
         return done
-    run = _Run(context, open_inputs(job), job.start)
+    run = _Run(context, open_inputs(job), job)
     result = run.train()
     return Interrupted(step=result.steps) if result.stopped else run.export(result)
 
@@ -100,13 +101,13 @@ def _first_model(inputs: PretrainInputs, start: str | None) -> Model:
 class _Run:
     """One model being trained on one worker."""
 
-    def __init__(self, context: WorkerContext, inputs: PretrainInputs, start: str | None) -> None:
+    def __init__(self, context: WorkerContext, inputs: PretrainInputs, job: PretrainJob) -> None:
         self.context, self.inputs = context, inputs
         self.config = config = inputs.config
         weights = {target.name: target.weight for target in inputs.model.target}
         context.emit(Status(message=BUILDING))
         self.engine: Engine = context.build_engine(
-            _first_model(inputs, start), config.train.optimizer, config.engine, weights
+            _first_model(inputs, job.start), config.train.optimizer, config.engine, weights
         )
         self.history, self.curves = History(), CurveParts(context)
         self.before_s = 0.0
@@ -131,6 +132,8 @@ class _Run:
         self.guarded = None if inputs.guard is None else inputs.guarded
         self.best = None if stopping is None else BestKeeper(context, self.engine, every, stopping)
 
+        self.beside = EvaluationsBeside(context, job, self._write_weights, self._evaluated)
+
     def train(self) -> TrainResult:
         """Run the loop from the newest intact checkpoint to the end."""
         first = self._resume() or 0
@@ -146,6 +149,7 @@ class _Run:
                 result = self._loop(self._go_back(result), watchdog)
         if result.stopped:
             return result
+        self.beside.settle()
         if not result.validation:  # the last checkpoint was already at the end
             result.validation = self._evaluate()
         if self.best is not None:
@@ -168,6 +172,7 @@ class _Run:
                 hooks=Hooks(
                     observer=self._observe,
                     evaluate=self._evaluate,
+                    hand_off=self.beside.hand_off,
                     save=self._save,
                     should_stop=self.context.should_stop,
                     judge=self._judge,
@@ -195,6 +200,7 @@ class _Run:
         self.history = History(self.curves.resume(state.curves, state.history))
         self.before_s = state.seconds
         self.detour.jumps = list(state.jumps)
+        self.beside.resume(checkpoint.step, self.history.rows)
         self.resumed = resumed_at(checkpoint, self.context.world, self.inputs.model)
         return checkpoint.step
 
@@ -220,6 +226,17 @@ class _Run:
         event = event.model_copy(update={**more, "metrics": metrics})
         self.history.observe(event)
         self.context.emit(event)
+        if event.split == "train":
+            self.beside.collect()
+
+    def _evaluated(self, step: int, metrics: dict[str, float]) -> None:
+        """Take the figures of an evaluation beside training."""
+        epoch, seconds = float(self.meter.epoch(step)), self._seconds() - self.before_s
+        self._observe(
+            Measurement(
+                step=step, epoch=epoch, split="validation", metrics=metrics, seconds=seconds
+            )
+        )
 
     def _evaluate(self) -> dict[str, float]:
         section = self.config.train

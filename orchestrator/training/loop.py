@@ -149,6 +149,8 @@ class Hooks:
         observer: Gets training metrics every ``log_every_steps`` and every evaluation.
         evaluate: Called every ``eval_every_steps`` and after the last step; not because of an
             early stop. Returns the validation metrics.
+        hand_off: Called with the steps done where an evaluation is due before the last step; True:
+            it is made elsewhere and reported later, so ``evaluate`` and ``judge`` are not called.
         save: Called with the number of steps done every ``checkpoint_every_steps``, after the
             last step, and when stopping early.
         should_stop: Called after each step; True on one rank stops all of them.
@@ -159,6 +161,7 @@ class Hooks:
 
     observer: Observer | None = None
     evaluate: Callable[[], Metrics] | None = None
+    hand_off: Callable[[int], bool] | None = None
     save: Callable[[int], None] | None = None
     should_stop: Callable[[], bool] | None = None
     judge: Callable[[int, Metrics], bool] | None = None
@@ -298,6 +301,8 @@ class _Run:
             self.result.train, self._interval = interval_means(self._interval), []
             self._emit(done, "train", self.result.train)
         due = _due(done, config.eval_every_steps)
+        if due and done < end and hooks.hand_off is not None:
+            due = not hooks.hand_off(done)
         # Whoever asks to stop waits for the checkpoint, and may not wait long.
         if hooks.evaluate is not None and (due or done == end):
             self.result.validation = hooks.evaluate()

@@ -16,7 +16,7 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import nn
 
-from orchestrator.config.strict import StrictModel
+from orchestrator.config import ClusterSection, StrictModel
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import read_model, verify_folder
 from orchestrator.storage.stores import Store
@@ -69,6 +69,38 @@ class StoredState(Protocol):
         ...
 
 
+class Errand(Protocol):
+    """Work that was started beside the workers."""
+
+    def ended(self, wait_s: float = 0.0) -> bool:
+        """Return whether it ended, at the latest after a time."""
+        ...
+
+    def result(self, kind: type[Extra]) -> Extra:
+        """Return what it returned; waits for it.
+
+        Raises:
+            StageError: It failed, or its process was lost.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """End it."""
+        ...
+
+
+class Beside(Protocol):
+    """Resources of the cluster that no worker has."""
+
+    def has_place(self, cluster: ClusterSection) -> bool:
+        """Return whether what one more worker takes is free."""
+        ...
+
+    def start(self, function: str, payload: StrictModel, cluster: ClusterSection) -> Errand:
+        """Start ``module:function`` of one payload with the resources of one worker."""
+        ...
+
+
 class WorkerContext(Protocol):
     """One worker of a group; methods that say so are collective."""
 
@@ -95,6 +127,11 @@ class WorkerContext(Protocol):
     @property
     def store(self) -> Store:
         """The run's storage, which all workers share."""
+        ...
+
+    @property
+    def beside(self) -> Beside | None:
+        """Starts work beside the workers; None: there is no cluster."""
         ...
 
     def within(self, run_dir: Path) -> Self:

@@ -7,9 +7,9 @@ import time
 
 WORKER = """
 import os, sys, time
-from orchestrator.cluster import worker
-worker.ORPHAN_POLL_S = 0.02
-worker._end_with_parent()
+from orchestrator.cluster import processes
+processes.ORPHAN_POLL_S = 0.02
+processes._end_with_parent()
 print(os.getpid(), flush=True)
 time.sleep(60)
 """

@@ -8,13 +8,13 @@ from orchestrator.errors import ConfigError, InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.cost import ModelSizes
-from orchestrator.pretraining.config import TrainingSection
 from orchestrator.pretraining.estimate_memory import (
     BUCKET_VALUES,
     OptimizerMemory,
     optimizer_memory,
     worker_memory,
 )
+from orchestrator.pretraining.job_sections import TrainingSection
 from orchestrator.pretraining.plan import describe, make_plan
 from orchestrator.pretraining.runner import check
 from orchestrator.training.config import EngineConfig, OptimizerConfig

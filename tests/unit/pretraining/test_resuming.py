@@ -117,6 +117,7 @@ HARMLESS = {
     "train.checkpoint_every_steps": "train.checkpoint_every_steps=1",
     "train.eval_batch_size": "train.eval_batch_size=3",
     "train.eval_blocks": "train.eval_blocks=5",
+    "train.eval_beside": "train.eval_beside=true",
     "train.prefetch_steps": "train.prefetch_steps=2",
     "train.keep_every_steps": "train.keep_every_steps=4",
     "train.keep_last": "train.keep_last=0",
