@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import RunSection
+from orchestrator.config.yaml_files import parse_yaml, read_text
 from orchestrator.errors import ConfigError, IntegrityError, Problem
 from orchestrator.modeling.config import ModelConfig, read_config
 from orchestrator.pretraining.objectives import trained_targets
 from orchestrator.storage import read_json
-from orchestrator.storage.runs import JOURNAL_NAME
+from orchestrator.storage.runs import CONFIG_NAME, JOURNAL_NAME
 
 if TYPE_CHECKING:
     from orchestrator.modeling.targets.configs import TargetConfig
@@ -64,7 +65,7 @@ def complete(data: Any) -> Any:
         "run": run,
         "model": found.model_dump(mode="json") | {"target": _heads(model, found, package.ref)},
         "data": _with_tokenizer(_section(data, "data"), package),
-        "train": _training(data, rate_for(zoo, package, lora=False).value, package.ref),
+        "train": _training(data, rate_for(zoo, package, lora=False).value, package.ref, run),
     }
     return {**data, **sections}
 
@@ -93,11 +94,14 @@ def _contradictions(data: Any, model: Any) -> Iterator[Problem]:
         )
 
 
+def _place(run: Any) -> Path:
+    return Path(str(run.get("dir", RunSection.model_fields["dir"].default)), str(run.get("name")))
+
+
 def _pinned(run: Any, reference: str) -> str:
     """Return the version that the run began with, else the reference: aliases may have moved."""
-    place = Path(str(run.get("dir", RunSection.model_fields["dir"].default)), str(run.get("name")))
     try:
-        began = read_json(place / JOURNAL_NAME / f"{START}.json")["payload"]["package"]
+        began = read_json(_place(run) / JOURNAL_NAME / f"{START}.json")["payload"]["package"]
     except (OSError, IntegrityError, KeyError, TypeError):
         return reference
     names = {text.partition("@")[0].partition("/")[0] for text in (reference, str(began))}
@@ -137,13 +141,33 @@ def _with_tokenizer(section: Any, package: "Package") -> Any:
     return {**section, "tokenizer": {"path": str(package.path)}}
 
 
-def _training(data: Any, rate: float, ref: str) -> Any:
+def _usual_warmup(run: Any, steps: Any) -> int:
+    """Return the warm-up of a number of steps; a run that is prolonged has that of its first ones.
+
+    Args:
+        run: The section run.
+        steps: Steps of the whole run, as they are given.
+    """
+    path, usual = _place(run) / CONFIG_NAME, _share(steps)
+    try:
+        began = parse_yaml(read_text(path), str(path))[0]["train"]
+        first, warmup = _share(began["max_steps"]), int(began["schedule"]["warmup_steps"])
+    except (ConfigError, KeyError, TypeError, ValueError):
+        return usual  # a new run, or one that is refused elsewhere
+    return warmup if warmup == first else usual
+
+
+def _share(steps: Any) -> int:
+    return round(WARMUP_SHARE * steps) if isinstance(steps, int | float) else 0
+
+
+def _training(data: Any, rate: float, ref: str, run: Any) -> Any:
     """Return the section train with its start, and the usual rate and warm-up."""
     from orchestrator.training.config import TrainConfig
 
     train = _section(data, "train")
     steps = train.get("max_steps", TrainConfig.model_fields["max_steps"].default)
-    warmup = round(WARMUP_SHARE * steps) if isinstance(steps, int | float) else 0
+    warmup = _usual_warmup(run, steps)
     return {
         **train,
         "optimizer": {"learning_rate": rate, **_section(train, "optimizer")},

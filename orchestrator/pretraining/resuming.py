@@ -78,11 +78,12 @@ def fixed(
     train = config.train
     if train.max_steps != before.get("train.max_steps"):
         yield from _length_problems(config, before, progress)
+    contrast = any(isinstance(target, ClrConfig) for target in config.model.target)
     if train.early_stopping is not None or config.guard is not None:
         judge = "guard" if train.early_stopping is None else "train.early_stopping"
-        for path in MEASURING:
+        for path in (*MEASURING, *(["train.eval_batch_size"] if contrast else [])):
             yield Problem(path, f"{judge} ends the run by its evaluations.")
-    if any(isinstance(target, ClrConfig) for target in config.model.target):
+    if contrast:
         yield from _contrast_problems(config, before)
 
 

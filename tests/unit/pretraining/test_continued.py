@@ -152,6 +152,20 @@ def train(worker, config):
         return Zoo(config.run.zoo).get(work.result().package), job
 
 
+def test_a_run_is_prolonged_with_the_warm_up_that_it_began_with(make_config, tmp_path):
+    """A share of the steps: a longer run of its own would have another."""
+    constant = "train.schedule.type=constant"
+    first = make_config("bert", constant, "train.max_steps=100")
+    assert first.train.schedule.warmup_steps == 6
+    RunFolder.open(first, runner.STAGE).close()
+    longer = make_config("bert", constant, "train.max_steps=200")
+    assert longer.train.schedule.warmup_steps == 6
+    with RunFolder.open(longer, runner.STAGE) as run:
+        assert set(run.changed) == {"train.max_steps"}
+    other = make_config("bert", constant, "train.max_steps=200", "run.name=other")
+    assert other.train.schedule.warmup_steps == 12
+
+
 def their_loss(folder, family, job):
     """Loss of transformers' own class on the batch of the first step."""
     (batch,) = open_inputs(job).steps().window(0)

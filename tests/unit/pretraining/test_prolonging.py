@@ -1,6 +1,7 @@
 """A finished run goes on to more steps, as if it had been as long from the beginning."""
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from orchestrator.cluster.checkpoints.store import CheckpointFolder
@@ -10,6 +11,7 @@ from orchestrator.pretraining import runner, window_sources
 from orchestrator.pretraining.worker import EXPORT, pretrain
 from orchestrator.storage.operations import fault_hook
 from orchestrator.storage.runs import RESULT_NAME
+from orchestrator.training.events import RunStarted
 from orchestrator.zoo import Zoo, committed
 
 CONSTANT = ("train.schedule={type: constant, warmup_steps: 2}", "train.optimizer.average_decay=0.9")
@@ -142,24 +144,24 @@ class Killed(BaseException):
 
 
 def test_killed_at_any_point_it_is_prolonged_when_it_is_started_again(make_config):
-    operations = killed_at(10_000, make_config)
+    short, longer = make_config(*CONSTANT), make_config(*CONSTANT, "train.max_steps=8")
+    operations = killed_at(10_000, short, longer)
     assert operations > 4
     for point in range(operations):
-        killed_at(point, make_config)
+        killed_at(point, short, longer)
 
 
-def killed_at(point, make_config):
+def killed_at(point, *jobs):
     """Prolong a run and die before an operation, then start again; return how many there were."""
-    settings = (*CONSTANT, f"run.name=run-{point}")
-    before = finished(make_config(*settings))
-    longer = make_config(*settings, "train.max_steps=8")
+    section = jobs[0].run.model_copy(update={"name": f"run-{point}"})
+    short, longer = (job.model_copy(update={"run": section}) for job in jobs)
+    before = finished(short)
     count = killed_after(longer, point)
     with runner.open_run(longer) as run:
         assert run.finished() is None
         assert run.package_id.startswith(f"{before}-")
         assert committed(run, "tiny-model") is None
-    with runner.open_run(longer) as run:
-        assert not run.changed
+        assert "max_steps: 8" in (run.path / "job.yaml").read_text()
     return count
 
 
@@ -202,3 +204,48 @@ def test_an_export_that_was_left_is_not_the_result_of_the_prolonged_run(alone, m
     with runner.open_run(make_config(*CONSTANT, "train.max_steps=8")) as run:
         assert not (run.path / EXPORT).exists()
         assert run.finished() is None
+
+
+QUIET = ("model.embedding.dropout=0", "model.encoder.dropout=0")
+CHANGED = [
+    ("train.log_every_steps=4", "train.eval_every_steps=2", "train.checkpoint_every_steps=1"),
+    ("train.eval_batch_size=3", "train.eval_blocks=5", "train.prefetch_steps=3"),
+    ("train.keep_every_steps=2", "train.keep_last=0", "tracking.tensorboard=false"),
+    ("train.max_skipped_steps=0", "train.max_rollbacks=0", "train.hang_timeout_s=600"),
+    ("package.licence=MIT", "package.name=another", "engine.peak_tflops=3"),
+    ("engine.activation_checkpointing=true",),
+]
+
+
+@pytest.mark.slow
+def test_changes_that_decide_nothing_change_no_weight(alone, make_config):
+    """Bit by bit, with dropout; without it, also in other micro-batches, up to rounding."""
+    expected = train(alone, make_config("run.name=whole"))[1]
+    quiet = load(train(alone, make_config(*QUIET, "run.name=whole-quiet"))[1])
+    for number, changes in enumerate(CHANGED):
+        assert resumed(alone, make_config, (f"run.name=r{number}",), changes) == expected, changes
+    smaller = ("train.micro_batch_size=2",)
+    found = load(resumed(alone, make_config, (*QUIET, "run.name=smaller"), smaller))
+    assert found.keys() == quiet.keys()
+    assert all(torch.allclose(found[name], quiet[name], atol=1e-5) for name in quiet)
+
+
+def resumed(worker, make_config, settings, changes):
+    """Train half of the steps, then the others with changes; return the weights."""
+    worker.events.clear()
+    worker.stop_after.append(3)
+    with runner.open_run(make_config(*settings)) as run:
+        assert pretrain(worker.within(run.path), runner._Work(run.config, run).prepare()).stopped
+    worker.stop_after.clear()
+    worker.events.clear()
+    weights = train(worker, make_config(*settings, *changes))[1]
+    (start,) = [event for event in worker.events if isinstance(event, RunStarted)]
+    assert start.step == 4
+    assert start.message.startswith("resuming at step 4 from ")
+    return weights
+
+
+def load(weights):
+    return {
+        name: torch.frombuffer(bytearray(raw), dtype=torch.float32) for name, raw in weights.items()
+    }

@@ -195,6 +195,25 @@ def test_evaluations_are_fixed_where_they_decide(make_config):
     assert refused(make_config(STOPPING, "train.log_every_steps=2")) == {}
 
 
+TEXT = "{parts: [word, pos]}"
+CONTRAST = (
+    "data={data: {source: 'builtin:pydoc_pairs', max_rows: 60}, block_size: 16}",
+    f"model.embedding={{parts: [{{type: dual, first: {TEXT}, second: {TEXT}}}],"
+    " layernorm: false, dropout: 0.0}",
+    "model.encoder={type: dual, first: {type: transformer, num_layers: 1, num_heads: 2}}",
+    "model.target={type: clr, first: {pooling: mean}}",
+)
+
+
+def test_the_number_of_pairs_of_a_pass_is_fixed_where_they_are_compared(make_config):
+    runner.open_run(make_config(*CONTRAST)).close()
+    found = refused(make_config(*CONTRAST, "train.micro_batch_size=2"))
+    assert set(found) == {"train.micro_batch_size"}
+    assert "compares the pairs of one pass, 2 in place of 4" in found["train.micro_batch_size"]
+    same = (*CONTRAST, "train.micro_batch_size=2", "cluster.workers=2")
+    assert refused(make_config(*same)) == {}
+
+
 def test_the_docs_have_the_table():
     rows = [
         f"| `{path}` | {WORDS[change.effect]} | {change.reason} |"
