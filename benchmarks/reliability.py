@@ -58,7 +58,9 @@ class Outcome:
         kind: ``drain`` or ``kill``.
         steps: Different steps done.
         repeated: Steps done twice.
-        standstill: Seconds without a step around each fault.
+        standstill: Seconds without a step around each fault; of one that it had not come back from
+            when the time was over, those until then.
+        start_cpu: CPU seconds of rank 0 from the start of its process to its first step, by group.
         pace: Mean seconds of a step that nothing happened to.
         seconds: Time that passed.
     """
@@ -67,6 +69,7 @@ class Outcome:
     steps: int
     repeated: int
     standstill: Sequence[float]
+    start_cpu: Sequence[float]
     pace: float
     seconds: float
 
@@ -140,18 +143,19 @@ def measure(kind: str, folder: Path, workers: int, faults: int) -> Outcome:
         time.sleep(max(0.0, began + faults * PERIOD_S - time.time()))
         alive()
         rows = [row for row in run.rows() if row["at"] >= began]
-        return outcome(kind, rows, hits, time.time() - began)
+        return outcome(kind, rows, hits, began)
 
 
-def outcome(kind: str, rows: Sequence[Row], hits: Sequence[float], seconds: float) -> Outcome:
+def outcome(kind: str, rows: Sequence[Row], hits: Sequence[float], began: float) -> Outcome:
     """Return the figures of a run.
 
     Args:
         kind: ``drain`` or ``kill``.
         rows: The steps, as rank 0 did them.
         hits: Times of the faults.
-        seconds: Time that passed.
+        began: Time of the beginning; the end is now.
     """
+    seconds = time.time() - began
     steps = {row["step"] for row in rows}
     pairs = list(itertools.pairwise(rows))
     usual = [
@@ -160,9 +164,17 @@ def outcome(kind: str, rows: Sequence[Row], hits: Sequence[float], seconds: floa
         if before["pid"] == after["pid"] and before["step"] >= before["first"] + WARM
     ]
     still = [after["at"] - before["at"] for before, after in pairs if before["pid"] != after["pid"]]
-    still += [seconds] * (len(hits) - len(still))  # of these it had not come back
+    if len(still) < len(hits):
+        still.append(began + seconds - rows[-1]["at"])
+    first = [after["cpu"] for before, after in pairs if before["pid"] != after["pid"]]
     return Outcome(
-        kind, len(steps), len(rows) - len(steps), still, statistics.fmean(usual), seconds
+        kind=kind,
+        steps=len(steps),
+        repeated=len(rows) - len(steps),
+        standstill=still,
+        start_cpu=first,
+        pace=statistics.fmean(usual),
+        seconds=seconds,
     )
 
 
@@ -172,7 +184,8 @@ def page(found: Sequence[Outcome], options: argparse.Namespace, load: tuple[floa
         "# Goodput under faults",
         "",
         f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} CPUs, load "
-        f"{load[0]:.1f} at the start and {load[1]:.1f} at the end, own processes included; torch "
+        f"{load[0]:.1f} at the start and {load[1]:.1f} at the end, own processes included; a "
+        "load far above the number of CPUs is other work, which lengthens each restart; torch "
         f"{metadata.version('torch')}, ray {metadata.version('ray')}. "
         f"`python benchmarks/reliability.py --workers {options.workers} --faults {options.faults}`",
         "",
@@ -180,13 +193,15 @@ def page(found: Sequence[Outcome], options: argparse.Namespace, load: tuple[floa
         f"a step takes about {PAUSE_S:g} s, a checkpoint is written every {EVERY} steps. The first "
         "lines of the script say what the faults are and how goodput is counted.",
         "",
-        "| fault | number | steps | repeated | s/step | standstill s: median (worst) | goodput |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| fault | number | steps | repeated | s/step | standstill s: median (worst) | CPU s of a "
+        "worker before its first step | goodput |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [
         f"| {each.kind} | {len(each.standstill)} | {each.steps:,} | {each.repeated} | "
         f"{each.pace:.3f} | {statistics.median(each.standstill):.1f} "
-        f"({max(each.standstill):.1f}) | {each.goodput:.0%} |"
+        f"({max(each.standstill):.1f}) | {statistics.median(each.start_cpu):.1f} | "
+        f"{each.goodput:.0%} |"
         for each in found
     ]
     lines.append("")

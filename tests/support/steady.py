@@ -72,7 +72,7 @@ class _Watch:
         if event.split != "train":
             return
         row = self.row | {"step": event.step, "pid": os.getpid(), "at": time.time()}
-        row["loss"] = event.metrics["loss"]
+        row |= {"loss": event.metrics["loss"], "cpu": time.process_time()}
         with (self.path / STEPS).open("a") as log:
             log.write(json.dumps(row) + "\n")  # shorter than a page: lines of ranks do not mix
         time.sleep(self.pause_s)
