@@ -120,10 +120,7 @@ class TorchModel:
         """Run the encoder once, and what is wanted on top of it."""
         import torch
 
-        from orchestrator.modeling.transfer import to_device
-
-        arrays = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in batch.items()}
-        tensors = to_device(arrays, self._device)
+        tensors = self._tensors(batch)
         self._model.eval()  # a model in training is asked between its epochs
         with torch.inference_mode():
             memory = self._model.read(tensors)
@@ -184,10 +181,10 @@ class TorchModel:
     def _tensors(self, batch: Mapping[str, AnyArray]) -> "dict[str, Tensor]":
         import torch
 
-        return {
-            name: torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
-            for name, array in batch.items()
-        }
+        from orchestrator.modeling.transfer import to_device
+
+        arrays = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in batch.items()}
+        return to_device(arrays, self._device)
 
 
 def vector_head(config: ModelConfig) -> VectorConfig | None:

@@ -16,6 +16,7 @@ from orchestrator.modeling.generation.config import GenerationConfig
 from orchestrator.modeling.generation.generate import generate
 from orchestrator.modeling.huggingface.importing import original_of
 from orchestrator.modeling.package import load_model
+from orchestrator.modeling.transfer import to_device
 from orchestrator.zoo import Zoo
 
 if TYPE_CHECKING:
@@ -122,13 +123,14 @@ class Writer:
     def _batch(self, prompt: str) -> dict[str, Tensor]:
         if not self.continues:
             arrays = self._processor.arrays([prompt], None, None, "right")
-            return {name: torch.from_numpy(each).to(self._device) for name, each in arrays.items()}
+            tensors = {name: torch.from_numpy(each) for name, each in arrays.items()}
+            return to_device(tensors, self._device)
         encoding = self._processor.tokenizer.encode(prompt, add_special_tokens=True)
         special = encoding.special_tokens_mask
         last = max((place for place, flag in enumerate(special) if not flag), default=0)
         # What the tokenizer puts behind a text would end it.
-        ids = torch.tensor([encoding.ids[: last + 1]], device=self._device)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        ids = torch.tensor([encoding.ids[: last + 1]])
+        return to_device({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, self._device)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode(ids)

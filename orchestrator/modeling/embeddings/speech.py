@@ -65,7 +65,7 @@ class SpeechEmbedding(EmbeddingPart):
     def mask(self, batch: Batch, hidden: Tensor, past: int = 0) -> Tensor:
         """Return which positions are real, bool [B, S]; see ``subsampled``."""
         mask = batch.get("attention_mask")
-        if mask is None:
+        if mask is None or not any(mask.stride()):  # nothing is padding, see ``all_real``
             return super().mask({}, hidden, past)
         kernels, strides = self.config.kernels, self.config.strides
         lengths = subsampled(mask.long().sum(1), kernels, strides, centered=True)
@@ -183,7 +183,7 @@ class WaveformEmbedding(EmbeddingPart):
     def mask(self, batch: Batch, hidden: Tensor, past: int = 0) -> Tensor:
         """Return which frames are real, bool [B, S]; see ``subsampled``."""
         mask = batch.get("attention_mask")
-        if mask is None:
+        if mask is None or not any(mask.stride()):  # nothing is padding, see ``all_real``
             return super().mask({}, hidden, past)
         kernels, strides = self.config.kernels, self.config.strides
         lengths = subsampled(mask.long().sum(1), kernels, strides, centered=False)

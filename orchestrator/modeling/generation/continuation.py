@@ -14,7 +14,8 @@ from torch import Tensor
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.encoders.configs import TransformerConfig
-from orchestrator.modeling.interfaces import Batch, Target
+from orchestrator.modeling.interfaces import Batch, Target, all_real
+from orchestrator.modeling.layers.attention import known_full
 from orchestrator.modeling.layers.block_options import LongRopeScaling
 from orchestrator.modeling.layers.cache import Cache
 from orchestrator.modeling.model import Model
@@ -65,6 +66,7 @@ class Continuation:
             first = torch.full((len(hidden), 1), start, device=hidden.device)
             batch = {"decoder_input_ids": first, **batch}
         ids, mask = batch[f"{side}input_ids"], batch.get(f"{side}attention_mask")
+        self.full = mask is None or known_full(mask)
         self.mask = torch.ones_like(ids) if mask is None else mask.long()
         order = self.mask.argsort(dim=1, stable=True)  # padding first
         self.tokens, self.mask = ids.gather(1, order), self.mask.gather(1, order)
@@ -117,11 +119,18 @@ class Continuation:
         head = cast(Target, self.model.targets[self.target])
         return head.predict(hidden[:, -1:], self.mask[:, -1:])[:, 0].float()
 
+    def _real(self) -> Tensor:
+        """Return the mask, of one value seen everywhere if nothing is padding."""
+        if not self.full:
+            return self.mask
+        rows, length = self.mask.shape
+        return all_real(rows, length, self.mask.device)
+
     def _batch(self, new: int) -> Batch:
         positions = (self.mask.cumsum(1) - 1).clamp(min=0)
         batch = {
             "input_ids": self.tokens[:, -new:],
-            "attention_mask": self.mask,
+            "attention_mask": self._real(),
             "position_ids": positions[:, -new:],
         }
         if self.kinds is not None:
