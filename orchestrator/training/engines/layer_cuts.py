@@ -60,8 +60,8 @@ def _stack_problems(
     if not isinstance(stack, BlockOptions):
         yield Problem(
             "type",
-            f"{stack.type_name()!r} has no attention heads that tensor_parallel: {parts} could "
-            f"cut. {REMEDY}, or use a transformer",
+            f"{stack.type_name()!r} is not one stack of attention heads and feed-forwards, which "
+            f"tensor_parallel: {parts} cuts. {REMEDY}, or use a transformer",
         )
         return
     inner = stack.size_of_feed_forward(dimensions)

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from orchestrator.cluster.engines.tensor_ranks import TensorRanks
-from orchestrator.config import validate_config
+from orchestrator.config import load_config, validate_config
 from orchestrator.continual.config import ContinualConfig
 from orchestrator.errors import ConfigError
 from orchestrator.finetuning.config import FinetuneConfig
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.training.config import EngineConfig
+from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import part_of
 from orchestrator.training.engines.layer_cuts import cut_problems
 from tests.support import tensor_worker as worker
@@ -268,6 +268,17 @@ class TestRefusals:
         raw = {"tasks": [{"source": "builtin:topics"}], "engine": CUT}
         with pytest.raises(ConfigError, match=r"engine\.tensor_parallel: is for pre-training"):
             validate_config(ContinualConfig, raw, "test")
+
+    def test_two_streams(self):
+        path = "jobs/configs/original/clip_vit_b32.yaml"
+        with pytest.raises(ConfigError, match=r"model\.encoder\.type: 'dual' is not one"):
+            load_config(PretrainConfig, path, ["engine={type: fsdp2, tensor_parallel: 2}"])
+
+    def test_an_optimizer_that_gathers_rows(self):
+        muon = OptimizerConfig(type="muon")
+        for cut in ({"tensor_parallel": 2}, {"expert_parallel": 2}):
+            (problem,) = EngineConfig(type="fsdp2", **cut).problems_with(2, muon)
+            assert "muon" in problem.message
 
     def test_a_job_says_what_of_its_model_cannot_be_cut(self):
         raw = {

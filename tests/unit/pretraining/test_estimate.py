@@ -72,6 +72,31 @@ def test_rows_follow_the_formulas(job):
     assert large.row(512, 0).sent == 4 * 2 * large.sizes.trained  # our DDP reduces in fp32
 
 
+def test_cut_layers_are_counted(job):
+    """A rank keeps and gathers less, reads the samples of its group, and sends sums of layers."""
+    whole, cut = (
+        job("engine={type: fsdp2, precision: bf16}"),
+        job("engine={type: fsdp2, precision: bf16, tensor_parallel: 8}", "cluster.workers=8"),
+    )
+    assert [row.stage for row in cut.rows([64])] == [3]
+    row = cut.row(64, 3)
+    assert row.global_batch == 512
+    assert row.micro_batch * row.micro_batches == 64  # of 8 groups
+    config, sizes = cut.config, cut.sizes
+    used = sizes.block - sizes.layers * 7 / 8
+    positions = 64 * config.data.block_size
+    sums = cut.model.encoder.num_layers * 4 * 2 * 7 / 8 * positions * cut.model.hidden_size
+    weights = 3 * row.micro_batches * sizes.trained * used / sizes.block
+    assert row.sent == pytest.approx(2 * (weights + sums), rel=1e-6)
+    narrow = cut.memory(64, 3, 4, 1)
+    positions_cut = job(
+        "engine={type: fsdp2, precision: bf16, tensor_parallel: 8, sequence_parallel: true}",
+        "cluster.workers=8",
+    ).memory(64, 3, 4, 1)
+    assert positions_cut.backward < narrow.backward < whole.memory(64, 3, 4, 1).backward
+    assert narrow.weights == -(-4 * sizes.total // 64)  # each element on one worker
+
+
 def test_what_the_network_cannot_carry_is_marked(job, make_config, tmp_path, capsys):
     large = job()
     rows = {workers: large.row(workers, 3) for workers in (1, 8, 64)}
