@@ -16,16 +16,19 @@ import torch
 from torch import Tensor, distributed, nn
 
 from orchestrator.cluster.checkpoints.reading import Checkpoint
+from orchestrator.cluster.checkpoints.remote import checkpoints_of
 from orchestrator.cluster.checkpoints.saving import Pending, on_rank_zero
 from orchestrator.cluster.checkpoints.store import CHECKPOINTS, CheckpointFolder
 from orchestrator.cluster.engines import build_engine
 from orchestrator.cluster.observe.mailbox import Line, SilentLine
 from orchestrator.config.strict import StrictModel
 from orchestrator.storage.claims import Claim
+from orchestrator.storage.remote.mirror import Mirror
 from orchestrator.storage.stores import Store, open_store
+from orchestrator.storage.uris import local_path
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import Engine
-from orchestrator.training.events import Event, StepHung
+from orchestrator.training.events import Event, StepHung, StoreSlow
 from orchestrator.training.worker_context import Beside, Found
 
 logger = logging.getLogger(__name__)
@@ -43,10 +46,12 @@ class Worker:
     Attributes:
         rank: This worker's place among ``world``.
         world: Number of workers.
-        run_dir: The run's folder, on storage that every worker sees.
+        run_dir: The run's folder, on storage that every worker sees; or this host's staging
+            folder of a run on an object store.
         device: Where this worker computes.
         line: Connection to the driver.
         beside: Starts work beside the workers; None: there is no cluster.
+        mirror: The run on an object store; None: every worker sees its folder.
     """
 
     rank: int
@@ -55,6 +60,7 @@ class Worker:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     line: Line = field(default_factory=SilentLine)
     beside: Beside | None = None
+    mirror: Mirror | None = None
     _pending: list[Pending] = field(default_factory=list, repr=False)
     _claim: Claim | None = field(default=None, repr=False)
 
@@ -63,21 +69,58 @@ class Worker:
         """Return a context for one process without a cluster."""
         return cls(rank=0, world=1, run_dir=run_dir)
 
-    def within(self, run_dir: Path) -> Self:
-        """Return this worker for the folder of another run of the same launch."""
-        return replace(self, run_dir=run_dir)
+    def within(self, run_dir: str | Path) -> Self:
+        """Return this worker for the folder of another run of the same launch, or in this one.
 
-    def claimed(self) -> Self:
-        """Return this worker as one of the only group that may write to the run; collective.
+        Args:
+            run_dir: A path, or an address on an object store.
+        """
+        folder = local_path(run_dir)
+        if folder is None:
+            mirror = Mirror.of(str(run_dir), self._say)
+            return replace(self, run_dir=mirror.folder, mirror=mirror)
+        if self.mirror is None or not folder.is_relative_to(self.mirror.folder):
+            return replace(self, run_dir=folder, mirror=None)
+        inner = self.mirror.within(folder.relative_to(self.mirror.folder).as_posix())
+        return replace(self, run_dir=folder, mirror=inner)
 
-        What an older group still does there fails from now on (``fencing``). Call it before
-        anything is read. Folders that the result is taken :meth:`within` belong to the claim.
+    def _say(self, text: str) -> None:
+        logger.warning(text)
+        self.emit(StoreSlow(message=text))
+
+    def publish(self, name: str) -> None:
+        """Copy a committed folder of a run on an object store there; on one rank.
 
         Raises:
-            StageError: The folder cannot be written.
+            StageError: The store failed for too long; names what was not copied.
         """
-        store = open_store(self.run_dir)
-        number = Claim.take(store).number if self.rank == 0 else 0
+        if self.mirror is not None:
+            self.mirror.push_folder(name)
+
+    def fetch(self, name: str) -> None:
+        """Copy a committed folder of a run on an object store to this host, if there is one.
+
+        Raises:
+            IntegrityError: A file is damaged.
+            StageError: The store failed for too long, or the disk is full.
+        """
+        if self.mirror is not None:
+            self.mirror.pull_folder(name)
+
+    def claimed(self, lease: int = 0) -> Self:
+        """Return this worker as one of the only group that may write to the run; collective.
+
+        What an older group still does there fails from now on (``storage.claims``). Call it before
+        anything is read. Folders that the result is taken :meth:`within` belong to the claim.
+
+        Args:
+            lease: Number of the driver's lease on a run on an object store.
+
+        Raises:
+            StageError: The folder cannot be written, or another driver has the run.
+        """
+        store = self.store
+        number = Claim.take(store, lease).number if self.rank == 0 else 0
         return replace(self, _claim=Claim(store, self.broadcast_from_rank_zero(number)))
 
     def require_claim(self) -> None:
@@ -142,7 +185,7 @@ class Worker:
     @property
     def store(self) -> Store:
         """The run's storage, which all workers share."""
-        return open_store(self.run_dir)
+        return open_store(self.run_dir) if self.mirror is None else self.mirror.store
 
     def commit_checkpoint(
         self,
@@ -223,7 +266,8 @@ class Worker:
     @property
     def checkpoints(self) -> CheckpointFolder:
         """The run's checkpoints."""
-        return CheckpointFolder(self.run_dir / CHECKPOINTS)
+        group = 0 if self._claim is None else self._claim.number
+        return checkpoints_of(self.run_dir, self.mirror, group)
 
     def on_rank_zero(self, action: Callable[[], Found]) -> Found | None:
         """Run something on rank 0 while the others wait, however long it takes; collective.

@@ -29,7 +29,7 @@ class RunSection(StrictModel):
     name: Name
     """Name of the run; the same name continues where it stopped."""
     dir: str = Field("runs", min_length=1)
-    """Folder that holds one folder per run."""
+    """Folder that holds one folder per run: a path, or for pretrain s3://, gs:// and others."""
     zoo: str = Field("zoo", min_length=1)
     """Zoo to read packages from and commit them to: a path, s3://, gs:// or memory://."""
 
@@ -140,7 +140,8 @@ class JobConfig(StrictModel):
         if protocol != "file" and not cls.remote_runs:
             raise ValueError(
                 f"dir {value.dir!r} is not a local folder. This stage keeps its run folder on a "
-                "local or network-mounted path; only run.zoo may be an object store."
+                "local or network-mounted path; run.zoo may be an object store. Only pretrain "
+                "takes an object store as run.dir."
             )
         return value
 

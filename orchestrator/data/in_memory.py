@@ -12,6 +12,7 @@ from orchestrator.data.sources.lines import REPAIRED, repaired, well_formed
 from orchestrator.errors import InputError
 from orchestrator.storage import atomic_write_bytes, sha256_bytes
 from orchestrator.storage.json_files import jsonable
+from orchestrator.storage.uris import local_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,15 +60,24 @@ def with_stored_tables(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings of a job in which every table is the file that holds it.
 
     Files go to ``<run.dir>/data``.
+
+    Raises:
+        InputError: There is a table, and ``run.dir`` is on an object store.
     """
     section = settings.get("run", {})
-    base = section.get("dir", "runs") if isinstance(section, Mapping) else "runs"
-    folder = Path(str(base)).absolute() / FOLDER
+    base = str(section.get("dir", "runs")) if isinstance(section, Mapping) else "runs"
+    path = local_path(base)
+    folder = None if path is None else path.absolute() / FOLDER
 
     def replaced(key: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {name: replaced(name, part) for name, part in value.items()}
         if key in PLACES and is_table(value):
+            if folder is None:
+                raise InputError(
+                    f"a table in memory is written to a file below run.dir, and {base} is on an "
+                    "object store. Write it to a file that all workers see, and name that."
+                )
             return stored(value, folder)
         if isinstance(value, list | tuple):
             return [replaced("", part) for part in value]

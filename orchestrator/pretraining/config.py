@@ -1,5 +1,6 @@
 """Settings of pre-training and corpus jobs. Imports neither torch nor ray."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -39,6 +40,7 @@ def _or_a_package(schema: JsonDict) -> None:
 class PretrainConfig(JobConfig):
     """Pre-train a model on a corpus or on labelled rows and commit it as a package."""
 
+    remote_runs: ClassVar[bool] = True
     changes: ClassVar[Changes] = resuming.CHANGES
 
     data: CorpusConfig = CorpusConfig()
@@ -88,6 +90,7 @@ class PretrainConfig(JobConfig):
         yield from self._engine_problems()
         yield from self._length_problems()
         yield from self._target_problems()
+        yield from self._place_problems()
 
     def _batch_problems(self) -> Iterator[Problem]:
         """The batch stays the same whatever the number of workers: it must divide over each."""
@@ -99,11 +102,23 @@ class PretrainConfig(JobConfig):
                 message = problem.message.replace("global_batch_size", "train.global_batch_size")
                 yield Problem(f"train.{problem.path}", message)
 
-    def _guard_problems(self) -> Iterator[Problem]:
-        if self.train.eval_beside and local_path(self.run.dir) is None:
+    def _place_problems(self) -> Iterator[Problem]:
+        """Settings that a run folder on an object store rules out."""
+        if local_path(self.run.dir) is not None:
+            return
+        if self.train.eval_beside:
             yield Problem(
                 "train.eval_beside", f"needs a folder that workers share: run.dir is {self.run.dir}"
             )
+        mlflow = self.tracking.mlflow
+        if mlflow and not mlflow.tracking_uri and not os.environ.get("MLFLOW_TRACKING_URI"):
+            yield Problem(
+                "tracking.mlflow",
+                f"needs a tracking_uri (or MLFLOW_TRACKING_URI) where run.dir is {self.run.dir}: "
+                "its default is a database file beside the runs.",
+            )
+
+    def _guard_problems(self) -> Iterator[Problem]:
         if self.guard is None:
             return
         if self.train.eval_beside:

@@ -52,6 +52,7 @@ from orchestrator.pretraining.model_streams import inputs_of
 from orchestrator.pretraining.objectives import labelled_targets
 from orchestrator.pretraining.state import PretrainJob
 from orchestrator.storage import read_json
+from orchestrator.storage.remote.mirror import local_copy
 
 AnyCorpus = Corpus | LabelledCorpus | ExampleCorpus
 
@@ -260,8 +261,8 @@ def open_inputs(job: PretrainJob) -> PretrainInputs:
     Raises:
         IntegrityError: It is not what its manifest says.
     """
-    guard = None if job.guard is None else open_corpus(Path(job.guard), thorough=False)
-    return PretrainInputs(job.config, open_data(Path(job.corpus)), job.model, guard)
+    guard = None if job.guard is None else open_corpus(local_copy(job.guard), thorough=False)
+    return PretrainInputs(job.config, open_data(local_copy(job.corpus)), job.model, guard)
 
 
 def open_data(path: Path) -> AnyCorpus:

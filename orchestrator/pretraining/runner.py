@@ -1,7 +1,6 @@
 """The pre-training job: corpus, launch, package."""
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,11 +15,14 @@ from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.results import LaunchResult, Summary
 from orchestrator.pretraining.state import EVALUATIONS, PretrainJob, PretrainPayload, Start
 from orchestrator.storage import RunFolder
+from orchestrator.storage.remote.mirror import local_copy, local_folder
+from orchestrator.storage.uris import local_path
 from orchestrator.zoo import Package, Zoo, commit_once, committed
 from orchestrator.zoo.stage import Description, draft_of
 
 if TYPE_CHECKING:
     from orchestrator.cluster.checkpoints.reading import Checkpoint
+    from orchestrator.cluster.checkpoints.store import CheckpointFolder
     from orchestrator.cluster.observe.mlflow_run import MlflowRun
     from orchestrator.cluster.observe.tracking import Watched
     from orchestrator.pretraining.inputs import PretrainInputs
@@ -105,8 +107,7 @@ def _source(config: PretrainConfig) -> "Package | Checkpoint | None":
         return Zoo(config.run.zoo).get(start.package)
     from orchestrator.cluster.checkpoints.branching import find_checkpoint
 
-    place = Path(start.path or Path(config.run.dir) / str(start.run))
-    return find_checkpoint(place, start.step)
+    return find_checkpoint(start.path or f"{config.run.dir}/{start.run}", start.step)
 
 
 def _train(works: Sequence["_Work"]) -> None:
@@ -186,8 +187,10 @@ class _Work:
         from orchestrator.pretraining.resuming import notes_on
         from orchestrator.pretraining.starting import require_same_data
 
-        cache = Path(self.config.run.dir).resolve() / CORPORA
-        self.inputs = inputs = prepare_inputs(self.config, cache)
+        place = f"{self.config.run.dir}/{CORPORA}"
+        for name in (self.run.done(CORPORA) or {}).get("folders", ()):  # on another machine
+            local_copy(f"{place}/{name}")
+        self.inputs = inputs = prepare_inputs(self.config, local_folder(place))
         require_same_data(self.run, inputs.corpus)
         if inputs.guard is not None:
             require_same_data(self.run, inputs.guard, "guard")
@@ -205,7 +208,22 @@ class _Work:
             logger.info("%s: %s", self.config.run.name, note)
         for note in notes_of(inputs) if inputs.noteworthy else ():
             logger.warning("%s: %s", self.config.data.title, note)
-        return inputs.job(self.run.path, self._first_weights())
+        return self._placed(inputs.job(self.run.path, self._first_weights()))
+
+    def _placed(self, job: PretrainJob) -> PretrainJob:
+        """Name places on an object store so that workers of any host find them."""
+        zoo = self.config.run.zoo.rstrip("/")
+        if job.start is not None and local_path(zoo) is None:
+            job = job.model_copy(update={"start": f"{zoo}/{self.start.package}"})
+        if self.run.remote is None:
+            return job
+        folders = [Path(each) for each in (job.corpus, job.guard) if each is not None]
+        shared = [self.run.share(folder) for folder in folders]
+        names = [place.rpartition("/")[2] for place in shared if "://" in place]
+        self.run.mark(CORPORA, {"folders": names})
+        places = dict(zip(("corpus", "guard"), shared, strict=False))
+        more = {"run_dir": self.run.address, "lease": self.run.lease, **places}
+        return job.model_copy(update=more)
 
     def _open_mlflow(self) -> "MlflowRun | None":
         from orchestrator.cluster.observe.tracking import open_mlflow
@@ -215,7 +233,6 @@ class _Work:
     def _take_start(self) -> Start:
         """Resolve ``train.start_from``, and link the checkpoint that it names."""
         from orchestrator.cluster.checkpoints.branching import link_checkpoint
-        from orchestrator.cluster.checkpoints.store import CHECKPOINTS
         from orchestrator.pretraining.starting import check_checkpoint, check_package
 
         source = _source(self.config)
@@ -225,7 +242,7 @@ class _Work:
             check_package(self.config, source)
             return Start(package=source.ref, manifest_sha256=source.manifest_sha256)
         check_checkpoint(self.config, source, self.inputs)
-        link_checkpoint(source, self.run.path / CHECKPOINTS)
+        link_checkpoint(source, self._checkpoints())
         return Start(checkpoint=str(source.path))
 
     def _first_weights(self) -> Path | None:
@@ -264,6 +281,7 @@ class _Work:
         from orchestrator.pretraining.outcome import figures
 
         assert self.inputs is not None
+        self.run.fetch(EXPORT)
         metrics = figures(self.inputs, summary).model_dump(mode="json", exclude_none=True)
         name, described = self.config.package.name, self._description(metrics)
         self.reasons = refusals(self.config, summary)
@@ -271,21 +289,27 @@ class _Work:
 
     def _finish(self, package: Package) -> None:
         """Record the result, then remove what only an unfinished run needs."""
-        from orchestrator.cluster.checkpoints.store import CHECKPOINTS, CheckpointFolder
         from orchestrator.training.early_stopping import FOLDER
 
         if self.mlflow is not None:
             self.mlflow.finish("FINISHED", package.ref)
         metrics = package.manifest.metrics
-        result = JobResult(package=package.ref, metrics=metrics, run_dir=str(self.run.path))
+        result = JobResult(package=package.ref, metrics=metrics, run_dir=self.run.address)
         if package.rejected:
             refused = {"status": "refused", "reasons": tuple(package.manifest.reasons)}
             result = result.model_copy(update=refused)
         self.run.finish(result)
         for done_with in (EXPORT, FOLDER, EVALUATIONS):
-            shutil.rmtree(self.run.path / done_with, ignore_errors=True)
-        folder, train = CheckpointFolder(self.run.path / CHECKPOINTS), self.config.train
-        folder.clear(train.keep_every_steps, train.keep_last)
+            self.run.drop(done_with)
+        train = self.config.train
+        self._checkpoints().clear(train.keep_every_steps, train.keep_last)
+
+    def _checkpoints(self) -> "CheckpointFolder":
+        """Return the checkpoints of the run."""
+        from orchestrator.cluster.checkpoints.remote import checkpoints_of
+
+        remote = self.run.remote
+        return checkpoints_of(self.run.path, None if remote is None else remote.mirror)
 
     def result(self) -> JobResult:
         """Return the recorded result."""

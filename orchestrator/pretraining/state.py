@@ -17,13 +17,15 @@ class PretrainJob(StrictModel):
     model: ModelConfig
     """The model, with the vocabulary of the data filled in."""
     corpus: str
-    """Folder of the prepared data."""
+    """Folder of the prepared data: a path that all workers see, or an address."""
     run_dir: str
-    """Folder of the run, seen by all workers."""
+    """Folder of the run: a path that all workers see, or an address."""
+    lease: int = 0
+    """Number of the driver's lease on a run at an address."""
     start: str | None = None
-    """Folder of the package whose weights training begins with; null: new weights."""
+    """Folder or address of the package whose weights training begins with; null: new weights."""
     guard: str | None = None
-    """Folder of the prepared text of the guard."""
+    """Folder of the prepared text of the guard, as `corpus`."""
 
 
 class Start(StrictModel):

@@ -33,6 +33,7 @@ from orchestrator.pretraining.starting import origin_of, take_weights
 from orchestrator.pretraining.state import PretrainJob, PretrainPayload, RunState
 from orchestrator.pretraining.window_sources import Detour, Meter
 from orchestrator.storage import atomic_write_json, staged
+from orchestrator.storage.remote.mirror import local_copy
 from orchestrator.training.curve_parts import CurveParts
 from orchestrator.training.early_stopping import BestKeeper
 from orchestrator.training.engines.engine import Engine
@@ -67,7 +68,7 @@ def pretrain_all(context: WorkerContext, payload: PretrainPayload) -> LaunchResu
     """
     found: list[Summary | Interrupted] = []
     for job in payload.jobs:
-        found.append(pretrain(context.within(Path(job.run_dir)).claimed(), job))
+        found.append(pretrain(context.within(job.run_dir).claimed(job.lease), job))
         if found[-1].stopped:
             break
     return LaunchResult(summaries=tuple(found))
@@ -92,7 +93,7 @@ def _first_model(inputs: PretrainInputs, start: str | None) -> Model:
     torch.manual_seed(derive_seed(inputs.config.seed, "model"))
     model = build_model(inputs.model)
     if start is not None:
-        take_weights(model, Path(start))
+        take_weights(model, local_copy(start))
     if inputs.config.train.freeze:
         freeze(model, inputs.config.train.freeze)
     return model
@@ -306,6 +307,7 @@ class _Run:
             def commit() -> None:
                 self.context.require_claim()
                 stack.close()
+                self.context.publish(EXPORT)
 
             self.context.on_rank_zero(commit)
         return summary

@@ -15,7 +15,7 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report", help="a run or a package → one self-contained HTML page"
     )
-    parser.add_argument("subject", help="folder of a finished run, or a package reference")
+    parser.add_argument("subject", help="folder or address of a finished run, or a package")
     parser.add_argument("--zoo", default="zoo", help="zoo that holds the package")
     parser.add_argument("-o", "--output", default="report.html", help="file to write")
     parser.set_defaults(func=_main)
@@ -32,17 +32,18 @@ def _main(options: argparse.Namespace) -> int:
     from orchestrator.storage import atomic_write_text
     from orchestrator.zoo import Zoo
 
-    folder = Path(options.subject)
-    if not folder.is_dir() and not PACKAGE.fullmatch(options.subject):
+    subject = options.subject
+    folder, remote = Path(subject), "://" in subject
+    if not remote and not folder.is_dir() and not PACKAGE.fullmatch(subject):
         raise InputError(
-            f"{options.subject} is not a folder. Give the folder of a finished run, such as "
+            f"{subject} is not a folder. Give the folder of a finished run, such as "
             "runs/my-run, or a package, such as name or name/v0001."
         )
     if folder.is_dir() and holds_evaluation(folder):
         page = evaluation_page(folder)
     else:
         run = folder if folder.is_dir() else None
-        ref = options.subject if run is None else package_of_run(run)
+        ref = package_of_run(subject) if remote or run is not None else subject
         page = package_page(Zoo(options.zoo), ref, run)
     atomic_write_text(options.output, page.html())
     sys.stdout.write(f"{options.output}: {page.title}, {len(page.sections)} sections\n")

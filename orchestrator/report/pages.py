@@ -13,7 +13,9 @@ from orchestrator.report.answers import answer_sections, interval
 from orchestrator.report.finetuning import finetuning_sections, run_sections, suite_section
 from orchestrator.report.page import Cell, Page, Section, Table, show
 from orchestrator.selection.results import SelectionReport
-from orchestrator.storage import read_json, read_model
+from orchestrator.storage import read_model
+from orchestrator.storage.json_files import MAX_JSON_BYTES, parse_json
+from orchestrator.storage.stores import open_store
 from orchestrator.zoo import Package, Zoo
 from orchestrator.zoo.flatness import flatness_rows, read_flatness
 
@@ -24,17 +26,21 @@ Part = Section | str
 """A section, or a note on a section that cannot be shown."""
 
 
-def package_of_run(folder: Path) -> str:
+def package_of_run(folder: str | Path) -> str:
     """Return the package reference that a finished run recorded.
+
+    Args:
+        folder: The run's folder: a path, or an address on an object store.
 
     Raises:
         InputError: The folder is not that of a run, the run is not finished, or made no package.
     """
     try:
-        stored = read_json(folder / "result.json")
+        content = open_store(folder).read("result.json", MAX_JSON_BYTES)
     except FileNotFoundError as error:
         message = f"{folder} has no result.json: the run is not finished. Run it again to finish it"
         raise InputError(message) from error
+    stored = parse_json(content, f"{folder}/result.json")
     package = stored.get("package") if isinstance(stored, dict) else None
     if not package:
         raise InputError(f"the run in {folder} made no package; report a run that did")

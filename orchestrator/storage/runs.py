@@ -17,6 +17,7 @@ from orchestrator.storage.atomic import atomic_write_bytes, sweep_temporary
 from orchestrator.storage.files import sha256_bytes
 from orchestrator.storage.json_files import Model, json_bytes, jsonable, parse_model, read_json
 from orchestrator.storage.locks import FileLock, LockedError
+from orchestrator.storage.remote.mirror import Mirror, local_folder
 from orchestrator.storage.remote.mirrored_run import MirroredRun
 from orchestrator.storage.run_changes import (
     Changed,
@@ -122,11 +123,41 @@ class RunFolder:
     ) -> None:
         self.close()
 
+    @property
+    def lease(self) -> int:
+        """Number of the lease on the store, see `Claim.take`; 0: a lock keeps other drivers out."""
+        return 0 if self.remote is None else self.remote.lease
+
     def close(self) -> None:
         """Let another process take the run."""
         if self.remote is not None:
             self.remote.close()
         self._lock.release()
+
+    def share(self, folder: Path) -> str:
+        """Return what workers on any host find a committed folder by, like `local_copy`.
+
+        A folder beside the run's is copied to the object store; all others stay as they are.
+
+        Raises:
+            StageError: The store failed for too long.
+        """
+        beside = f"{self.config.run.dir.rstrip('/')}/{folder.parent.name}"
+        if self.remote is None or folder.parent.resolve() != local_folder(beside).resolve():
+            return str(folder.resolve())
+        Mirror.of(beside).push_folder(folder.name)
+        return f"{beside}/{folder.name}"
+
+    def fetch(self, name: str) -> None:
+        """Make a committed folder of the run whole on this machine."""
+        if self.remote is not None:
+            self.remote.mirror.pull_folder(name)
+
+    def drop(self, name: str) -> None:
+        """Remove a folder of the run."""
+        if self.remote is not None:
+            self.remote.mirror.store.drop(name)
+        shutil.rmtree(self.path / name, ignore_errors=True)
 
     def finished(self) -> JobResult | None:
         """Return the result when this run is done already; a damaged result counts as none.
@@ -265,7 +296,7 @@ class RunFolder:
         stored = self._read(self.path / RESULT_NAME)
         self.mark(PROLONGED, {"times": self._times_prolonged() + 1})
         for name in self._outcome:
-            shutil.rmtree(self.path / name, ignore_errors=True)
+            self.drop(name)
         self._write(self.path / RESULT_NAME, {**(stored or {}), "status": "interrupted"})
 
     def _warn_of_no_effect(self) -> None:

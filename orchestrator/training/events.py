@@ -69,6 +69,10 @@ class NoSpace(Notice):
     """A checkpoint waits for space on the storage."""
 
 
+class StoreSlow(Notice):
+    """The object store of a run is slow or cannot be reached; copies to it are tried again."""
+
+
 class RunStarted(Event):
     """A run begins or resumes."""
 

@@ -19,6 +19,7 @@ from torch import nn
 from orchestrator.config import ClusterSection, StrictModel
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import read_model, verify_folder
+from orchestrator.storage.json_files import parse_json, parse_model
 from orchestrator.storage.stores import Store
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import Engine
@@ -134,11 +135,19 @@ class WorkerContext(Protocol):
         """Starts work beside the workers; None: there is no cluster."""
         ...
 
-    def within(self, run_dir: Path) -> Self:
-        """Return the same worker for the folder of another run."""
+    def within(self, run_dir: str | Path) -> Self:
+        """Return the same worker for the folder of another run, or its address on a store."""
         ...
 
-    def claimed(self) -> Self:
+    def publish(self, name: str) -> None:
+        """Copy a committed folder of a run at an address there; on one rank."""
+        ...
+
+    def fetch(self, name: str) -> None:
+        """Copy a committed folder of a run at an address to this host."""
+        ...
+
+    def claimed(self, lease: int = 0) -> Self:
         """Return this worker with its group's exclusive right to write to the run; collective."""
         ...
 
@@ -305,18 +314,17 @@ def finished_run(
     """
     place = context.run_dir / folder
 
-    def is_whole() -> bool:
+    def stored() -> bytes | None:
         try:
+            context.fetch(folder)
             if place.is_dir():
                 verify_folder(place)
                 read_model(place / summary, kind)
-                return True
+                return (place / summary).read_bytes()
         except IntegrityError as error:
             context.emit(CheckpointDamaged(message=str(error)))
-        return False
+        return None
 
     # Hashing takes a while: rank 0 alone does it, and the others believe it.
-    whole = context.on_rank_zero(is_whole)
-    if not context.broadcast_from_rank_zero(int(bool(whole))):
-        return None
-    return read_model(place / summary, kind)
+    found = context.first_bytes(context.on_rank_zero(stored))
+    return None if found is None else parse_model(parse_json(found, place), kind, str(place))

@@ -12,11 +12,17 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.cluster.checkpoints.reading import PREFIX, Checkpoint
+from orchestrator.cluster.checkpoints.reading import PREFIX, Checkpoint, step_of
+from orchestrator.cluster.checkpoints.remote import RemoteCheckpoints
 from orchestrator.cluster.checkpoints.store import CHECKPOINTS, CheckpointFolder
 from orchestrator.errors import InputError, IntegrityError
-from orchestrator.storage import temporary_sibling, verify_folder
-from orchestrator.storage.stores import Store, open_store
+from orchestrator.storage import read_manifest, temporary_sibling, verify_folder
+from orchestrator.storage.commit import MANIFEST_NAME
+from orchestrator.storage.remote.mirror import Mirror
+from orchestrator.storage.remote.partial import ADDRESS, is_partial, present
+from orchestrator.storage.stores import open_store
+from orchestrator.storage.uris import local_path
+from orchestrator.storage.verify import require_hash
 from orchestrator.training.curve_parts import copy_parts
 from orchestrator.training.history import CurvePosition
 
@@ -25,31 +31,43 @@ logger = logging.getLogger(__name__)
 Step = int | Literal["latest"]
 
 
-def find_checkpoint(place: Path, step: Step = "latest") -> Checkpoint:
+def find_checkpoint(place: str | Path, step: Step = "latest") -> Checkpoint:
     """Return a committed checkpoint without reading its weights.
 
     Args:
-        place: Folder of a run, its folder of checkpoints, or one checkpoint.
+        place: A run, its folder of checkpoints, or one checkpoint: a path or an address.
         step: Which of them; ``latest``: the newest.
 
     Raises:
         InputError: There is none; lists the steps that are there.
     """
-    if place.name.startswith(PREFIX) and place.is_dir():
-        folder, step = CheckpointFolder(place.parent), int(place.name.removeprefix(PREFIX))
-    else:
-        inner = place / CHECKPOINTS
-        folder = CheckpointFolder(inner if inner.is_dir() else place)
-        step = _chosen(place, folder.steps(), step)
+    folder, named = _opened(place)
+    chosen = _chosen(place, folder.steps(), step) if named is None else named
     try:
-        return folder.at(step, verify=False)
+        return folder.at(chosen, verify=False)
     except (IntegrityError, OSError) as error:
         raise InputError(f"train.start_from: no intact checkpoint: {error}") from error
 
 
-def _chosen(place: Path, found: list[int], step: Step) -> int:
+def _opened(place: str | Path) -> tuple[CheckpointFolder, int | None]:
+    """Return the checkpoints at a place, and the step of the one that it names."""
+    path = local_path(place)
+    if path is not None:
+        if path.name.startswith(PREFIX) and path.is_dir():
+            return CheckpointFolder(path.parent), step_of(path.name)
+        inner = path / CHECKPOINTS
+        return CheckpointFolder(inner if inner.is_dir() else path), None
+    parent, _, name = str(place).rstrip("/").rpartition("/")
+    if name.startswith(PREFIX):
+        return RemoteCheckpoints(Mirror.of(parent)), step_of(name)
+    run = Mirror.of(f"{parent}/{name}")
+    return RemoteCheckpoints(run if name == CHECKPOINTS else run.within(CHECKPOINTS)), None
+
+
+def _chosen(place: str | Path, found: list[int], step: Step) -> int:
     if not found:
-        what = "has no checkpoints" if place.is_dir() else "does not exist"
+        path = local_path(place)
+        what = "has no checkpoints" if path is None or path.is_dir() else "does not exist"
         raise InputError(
             f"train.start_from: {place} {what}. A finished run keeps none with "
             "train.keep_last: 0. Its package can be started from as well."
@@ -64,32 +82,52 @@ def _chosen(place: Path, found: list[int], step: Step) -> int:
     return wanted
 
 
-def link_checkpoint(checkpoint: Checkpoint, root: Path) -> None:
+def link_checkpoint(checkpoint: Checkpoint, folder: CheckpointFolder) -> None:
     """Make a checkpoint the first one of another run; once.
 
     Args:
         checkpoint: Where the branch starts; its files are compared with their hashes.
-        root: The branch's folder of checkpoints.
+        folder: The branch's checkpoints.
 
     Raises:
         IntegrityError: A file is damaged.
+        StageError: An object store failed for too long.
     """
-    final = root / checkpoint.path.name
-    if final.is_dir():
+    if checkpoint.step in folder.steps():
         return
-    verify_folder(checkpoint.path)
-    root.mkdir(parents=True, exist_ok=True)
-    staged = temporary_sibling(final)
-    shutil.copytree(checkpoint.path, staged, copy_function=_link)
-    _copy_curves(checkpoint, open_store(checkpoint.path.parent.parent), open_store(root.parent))
-    staged.replace(final)
+    files = _whole(checkpoint.path)
+    _copy_curves(checkpoint, folder)
+    if isinstance(folder, RemoteCheckpoints):
+        name = folder.name_of(checkpoint.step)
+        folder.mirror.push(files, name, checkpoint.path)
+        folder.mirror.push([MANIFEST_NAME], name, checkpoint.path)
+    else:
+        final = folder.root / f"{PREFIX}{checkpoint.step:08d}"
+        folder.root.mkdir(parents=True, exist_ok=True)
+        staged = temporary_sibling(final)
+        leave_out = shutil.ignore_patterns(ADDRESS)
+        shutil.copytree(checkpoint.path, staged, copy_function=_link, ignore=leave_out)
+        staged.replace(final)
     logger.info("starting from %s", checkpoint.path)
 
 
-def _copy_curves(checkpoint: Checkpoint, source: Store, target: Store) -> None:
+def _whole(folder: Path) -> list[str]:
+    """Return the files of a checkpoint but the manifest, after comparing all with their hashes."""
+    if not is_partial(folder):
+        return [*verify_folder(folder)["files"]]
+    files = read_manifest(folder)["files"]
+    for name, entry in files.items():
+        require_hash(present(folder / name), entry["sha256"])
+    return [*files]
+
+
+def _copy_curves(checkpoint: Checkpoint, folder: CheckpointFolder) -> None:
     """Copy the learning curves before a checkpoint, which lie beside the checkpoints of its run."""
-    stored = checkpoint.extra.get("curves")
+    stored, path = checkpoint.extra.get("curves"), checkpoint.path
     if stored is not None:
+        place = (path / ADDRESS).read_text(encoding="utf-8") if is_partial(path) else str(path)
+        source = open_store(place.rsplit("/", 2)[0])
+        target = open_store(folder.where.rpartition("/")[0])
         copy_parts(source, target, CurvePosition.model_validate(stored))
 
 

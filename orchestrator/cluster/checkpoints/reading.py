@@ -20,13 +20,12 @@ from orchestrator.cluster.checkpoints.saving import on_every_rank
 from orchestrator.config.messages import to_problems
 from orchestrator.config.strict import StrictModel
 from orchestrator.errors import InputError, IntegrityError, OrchestratorError, StageError
-from orchestrator.storage import read_manifest, sha256_bytes, verify_folder
+from orchestrator.storage import read_manifest
 from orchestrator.storage.commit import MANIFEST_NAME
 from orchestrator.storage.files import scan
 from orchestrator.storage.json_files import json_bytes, parse_json, read_limited
 from orchestrator.storage.verify import (
     check_manifest,
-    require_digest,
     require_hash,
     require_sizes,
 )
@@ -99,22 +98,70 @@ class _Problem(StrictModel):
         return kind(self.message)
 
 
-def read_checkpoint(folder: Path, *, verify: bool) -> Checkpoint:
+class Source:
+    """A committed checkpoint in a folder that all ranks see.
+
+    Args:
+        folder: The folder, for ``Engine.load``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.where = str(folder)
+
+    def listed(self) -> bytes:
+        """Return the manifest.
+
+        Raises:
+            IntegrityError: It is damaged.
+        """
+        return json_bytes(read_manifest(self.folder))
+
+    def manifest(self) -> bytes:
+        """Return the manifest, after comparing names and sizes with what lies there.
+
+        Raises:
+            IntegrityError: They differ.
+        """
+        manifest = read_manifest(self.folder)
+        found = scan(self.folder)
+        found.pop(MANIFEST_NAME, None)
+        require_sizes(self.where, manifest["files"], found)
+        return json_bytes(manifest)
+
+    def begin(self, manifest: bytes) -> None:
+        """Make ready to read on this host."""
+
+    def require(self, name: str, sha256: str) -> None:
+        """Have a file on this host, and compare it with its hash.
+
+        Raises:
+            IntegrityError: It is damaged.
+        """
+        require_hash(self.folder / name, sha256)
+
+
+def read_checkpoint(source: Source, *, verify: bool) -> Checkpoint:
     """Read a checkpoint in this process alone.
 
     Args:
-        folder: A committed checkpoint.
+        source: A committed checkpoint.
         verify: Compare all files with their hashes.
 
     Raises:
         IntegrityError: It is damaged.
         InputError: It is of a version that this one cannot read.
     """
-    manifest = verify_folder(folder) if verify else read_manifest(folder)
-    return _composed(folder, manifest, _extra_bytes(folder, manifest))
+    content = source.manifest() if verify else source.listed()
+    manifest = check_manifest(parse_json(content, source.where), source.where)
+    source.begin(content)
+    for name, entry in manifest["files"].items():
+        if verify or name == EXTRA:
+            source.require(name, entry["sha256"])
+    return _composed(source.folder, manifest, _extra_bytes(source.folder, manifest))
 
 
-def verify_together(folder: Path, group: WorkerContext) -> Checkpoint:
+def verify_together(source: Source, group: WorkerContext) -> Checkpoint:
     """Verify and read a checkpoint, each rank a share of it; collective.
 
     Raises:
@@ -122,19 +169,19 @@ def verify_together(folder: Path, group: WorkerContext) -> Checkpoint:
         StageError: The storage fails; the same on every rank.
         InputError: It is of a version that this one cannot read.
     """
-    read = _agreed(lambda: _listed(folder) if group.rank == 0 else None, folder, group)
-    manifest = check_manifest(parse_json(read, folder / MANIFEST_NAME), str(folder))
-    extra = _agreed(lambda: _verify_share(folder, manifest, group), folder, group)
-    return _composed(folder, manifest, extra)
+    read = _agreed(lambda: source.manifest() if group.rank == 0 else None, source, group)
+    manifest = check_manifest(parse_json(read, source.where), source.where)
+    extra = _agreed(lambda: _verify_share(source, read, manifest, group), source, group)
+    return _composed(source.folder, manifest, extra)
 
 
-def _agreed(action: Callable[[], bytes | None], folder: Path, group: WorkerContext) -> bytes:
+def _agreed(action: Callable[[], bytes | None], source: Source, group: WorkerContext) -> bytes:
     """Run something on every rank; return the bytes that one of them found, or raise everywhere."""
     outcome: list[bytes] = []
 
     def attempt() -> _Problem | None:
         try:
-            found = _patiently(action, folder)
+            found = _patiently(action, source.folder)
         except StageError as error:
             return _Problem(kind="unreachable", message=str(error))
         except IntegrityError as error:
@@ -177,30 +224,22 @@ def _read_or_explained(action: Callable[[], bytes | None], folder: Path) -> byte
         raise IntegrityError(f"{folder}: cannot be read ({error.strerror or error}).") from error
 
 
-def _listed(folder: Path) -> bytes:
-    """Return the manifest's content after comparing names and sizes with what lies there."""
-    manifest = read_manifest(folder)
-    found = scan(folder)
-    found.pop(MANIFEST_NAME, None)
-    require_sizes(str(folder), manifest["files"], found)
-    return json_bytes(manifest)
-
-
-def _verify_share(folder: Path, manifest: Mapping[str, Any], group: WorkerContext) -> bytes | None:
+def _verify_share(
+    source: Source, content: bytes, manifest: Mapping[str, Any], group: WorkerContext
+) -> bytes | None:
     """Hash this rank's share of the files; the last rank returns the content of ``extra.json``."""
+    source.begin(content)
     files = manifest["files"]
     tensors = sorted(name for name in files if fnmatch(name, PATTERN))
     for place, name in enumerate(tensors):
         if place * group.world // len(tensors) == group.rank:
-            require_hash(folder / name, files[name]["sha256"])
+            source.require(name, files[name]["sha256"])
     if group.rank != group.world - 1:
         return None
     for name in files:
-        if name != EXTRA and name not in tensors:
-            require_hash(folder / name, files[name]["sha256"])
-    extra = _extra_bytes(folder, manifest)
-    require_digest(str(folder / EXTRA), sha256_bytes(extra), files[EXTRA]["sha256"])
-    return extra
+        if name not in tensors:
+            source.require(name, files[name]["sha256"])
+    return _extra_bytes(source.folder, manifest)
 
 
 def _extra_bytes(folder: Path, manifest: Mapping[str, Any]) -> bytes:
@@ -221,7 +260,7 @@ def _composed(folder: Path, manifest: Mapping[str, Any], extra: bytes) -> Checkp
     stored = parse_json(extra, folder / EXTRA)
     header = {key: value for key, value in manifest.items() if key != "files"}
     sealed = stored.get(HEADER, {})
-    if header != sealed or folder.name != f"{PREFIX}{header.get('step', -1):08d}":
+    if header != sealed or step_of(folder.name) != header.get("step"):
         raise IntegrityError(f"{folder}: damaged: its manifest does not describe its files.")
     if header["schema_version"] not in READ_VERSIONS:
         raise InputError(
@@ -230,3 +269,8 @@ def _composed(folder: Path, manifest: Mapping[str, Any], extra: bytes) -> Checkp
             "it, or use another run.name."
         )
     return Checkpoint(header["step"], folder, header["world"], stored["extra"])
+
+
+def step_of(name: str) -> int:
+    """Return the step in the name of a checkpoint's folder."""
+    return int(name.split("-")[1])

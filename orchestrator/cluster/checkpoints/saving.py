@@ -14,8 +14,8 @@ file. A committed checkpoint, ``step-<step>/``, holds:
   its size and SHA-256, as its writer has measured them. Without it there is no checkpoint.
 
 A file that a rank described never changes afterwards. Nothing but the descriptions crosses ranks,
-so a storage that is not a folder can do the same: each rank stores its files and its description,
-rank 0 collects the descriptions and stores index, extra and at last the manifest.
+so an object store does the same: each rank stores its files and its description, rank 0 collects
+the descriptions and stores index, extra and at last the manifest (`meetings`).
 
 Writing that fails for want of space is tried again after a while: training goes on meanwhile, and
 somebody may make room.
@@ -27,19 +27,24 @@ therefore meet in a short collective every second, and none is late.
 
 import errno
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator.cluster.checkpoints.meetings import Meeting
 from orchestrator.errors import StageError
-from orchestrator.storage import atomic_write_bytes
-from orchestrator.storage.disk_failures import explained, is_full, require_space, system_error
+from orchestrator.storage.claims import FencedError
+from orchestrator.storage.disk_failures import (
+    UnreachableError,
+    explained,
+    is_full,
+    require_space,
+    system_error,
+)
 from orchestrator.training.engines.state_index import RankPart
 from orchestrator.training.events import NoSpace
 from orchestrator.training.worker_context import WorkerContext
@@ -48,14 +53,8 @@ logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
-WRITTEN = ".written-"
-"""Beginning of the name of a rank's description of its part, which is complete then."""
-FAILED = ".failed"
-"""An empty file that says that some rank could not write its part."""
-DEADLINE_S = 3600  # a part may be large and storage slow; a rank that is lost is noticed at once
 BEAT_S = 1.0
 """Seconds between two collectives of ranks that wait for one."""
-POLL_S = 0.02  # marks are files: a look costs one stat on the shared storage
 RETRY_AFTER_S = (2.0, 8.0, 20.0)
 """Pauses before another try when there is no space."""
 
@@ -66,7 +65,7 @@ class Part:
 
     Attributes:
         step: Optimizer steps done.
-        staged: Where all ranks write.
+        meeting: Where the ranks bring their parts together.
         final: Where the checkpoint will be.
         needed_bytes: Space that the checkpoint may take, for rank 0's check; 0: nobody knows.
         write: Writes this rank's part into a folder and describes it; may be called again.
@@ -75,7 +74,7 @@ class Part:
     """
 
     step: int
-    staged: Path
+    meeting: Meeting
     final: Path
     needed_bytes: int
     write: Callable[[Path], RankPart]
@@ -105,53 +104,59 @@ class Pending:
             StageError: Some rank could not write (on every rank; the old checkpoints stay).
         """
         join_all(self._thread, group)
+        meeting = self._part.meeting
         if group.all_ranks(self._failed is None):
+            meeting.settle()
             return
-        shutil.rmtree(self._part.staged, ignore_errors=True)
-        group.require_claim()
+        meeting.discard()
+        self._require_claim(group)
         raise StageError(
             f"the checkpoint of step {self._part.step} could not be written to "
-            f"{self.final.parent} ({self._failed or 'another worker failed'}). Earlier "
+            f"{meeting.where} ({self._failed or 'another worker failed'}). Earlier "
             "checkpoints are intact: start the same command again when the cause is gone."
         ) from self._failed
+
+    def _require_claim(self, group: WorkerContext) -> None:
+        """Raise where a newer group is the reason; a store that fails says nothing of that."""
+        if isinstance(self._failed, UnreachableError):
+            return
+        try:
+            group.require_claim()
+        except FencedError:
+            raise
+        except StageError as error:
+            logger.debug("the claim cannot be read either: %s", error)
 
     def _guarded(self) -> None:
         try:
             self._run()
         except Exception as error:  # noqa: BLE001 - of many kinds; raised where it is settled
             self._failed = error
-            with suppress(OSError):  # where even this cannot be written, the others wait in vain
-                self._part.staged.mkdir(parents=True, exist_ok=True)
-                (self._part.staged / FAILED).touch()
+            self._part.meeting.fail()
 
     def _run(self) -> None:
-        part, ranks = self._part, self._ranks
-        if ranks.rank != 0:
-            self._wait_until(part.staged.is_dir, "rank 0 made no folder")
+        part, ranks, meeting = self._part, self._ranks, self._part.meeting
+        self._wait_for(lambda: meeting.is_open(ranks.rank), "rank 0 made no folder")
         self._patiently(self._write)
         if ranks.rank == 0:
-            marks = [part.staged / f"{WRITTEN}{rank}" for rank in range(ranks.world)]
-            self._wait_until(lambda: all(m.exists() for m in marks), "some rank did not write")
-            parts = [RankPart.model_validate_json(mark.read_bytes()) for mark in marks]
-            for mark in marks:
-                mark.unlink()
+            late = "some rank did not write"
+            parts = self._wait_for(lambda: meeting.delivered(ranks.world), late)
             self._patiently(lambda: part.commit(parts))
 
     def _write(self) -> None:
-        part = self._part
+        part, staged = self._part, self._part.meeting.staged
         with explained(part.final, part.needed_bytes or None):
             if self._ranks.rank == 0:
                 require_space(part.final, part.needed_bytes)
-                part.staged.mkdir(parents=True, exist_ok=True)
+            staged.mkdir(parents=True, exist_ok=True)
             try:
-                written = part.write(part.staged)
+                written = part.write(staged)
             except Exception as error:
                 known = system_error(error)
                 if known is None:
                     raise
                 raise known from error
-            mark = part.staged / f"{WRITTEN}{self._ranks.rank}"
-            atomic_write_bytes(mark, written.model_dump_json().encode())
+            part.meeting.deliver(written)
 
     def _patiently(self, action: Callable[[], None]) -> None:
         """Do something; again after a while when there was no space."""
@@ -167,19 +172,21 @@ class Pending:
                 time.sleep(pause)
         return action()
 
-    def _wait_until(self, condition: Callable[[], bool], otherwise: str) -> None:
-        """Wait for what other ranks do.
+    def _wait_for(self, look: Callable[[], Found], otherwise: str) -> Found:
+        """Wait for what other ranks do; return it when it is something.
 
         Raises:
             StageError: It has not happened within the deadline, or some rank failed.
         """
-        deadline = time.monotonic() + DEADLINE_S
-        while not condition():
-            if (self._part.staged / FAILED).exists():
+        meeting = self._part.meeting
+        deadline = time.monotonic() + meeting.deadline_s
+        while not (found := look()):
+            if meeting.has_failed():
                 raise StageError("another worker failed")
             if time.monotonic() > deadline:
-                raise StageError(f"{otherwise} within {DEADLINE_S} s")
-            time.sleep(POLL_S)
+                raise StageError(f"{otherwise} within {meeting.deadline_s:.0f} s")
+            time.sleep(meeting.poll_s)
+        return found
 
 
 def _too_large(error: BaseException | None) -> bool:

@@ -8,22 +8,26 @@ import json
 import logging
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from orchestrator.cluster.checkpoints.meetings import Meeting, SharedFolder
 from orchestrator.cluster.checkpoints.reading import (
     EXTRA,
     HEADER,
     PREFIX,
     SCHEMA_VERSION,
     Checkpoint,
+    Source,
     read_checkpoint,
+    step_of,
     verify_together,
 )
 from orchestrator.cluster.checkpoints.saving import Part, Pending, on_rank_zero
 from orchestrator.config.strict import StrictModel
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import (
+    FileEntry,
     commit_folder,
     is_temporary,
     read_manifest,
@@ -61,6 +65,7 @@ class CheckpointFolder:
 
     def __init__(self, root: Path, keep: int = KEEP) -> None:
         self.root = root
+        self.where = str(root)
         self.keep = max(keep, KEEP)
 
     def commit(self, step: int, engine: Engine, extra: StrictModel, group: WorkerContext) -> Path:
@@ -97,7 +102,7 @@ class CheckpointFolder:
         Returns:
             What every rank must ``settle``, before the next one is begun.
         """
-        final = self._folder(step)
+        final = self._new_folder(step)
         # Not `storage.staged`: all ranks write under one name, and after this call has returned.
         # The mark makes readers ignore the folder until it is committed.
         staged = (
@@ -115,13 +120,28 @@ class CheckpointFolder:
             group.require_claim()
             if before_commit is not None:
                 before_commit()
-            commit_folder(staged, final, header, MANIFEST_NAME, known)
+            self._publish(staged, final, header, known)
             self.retain(step, group, keep_every)
             if on_commit is not None:
                 on_commit()
 
         needed = self._needed_bytes(engine) if group.rank == 0 else 0
-        return Pending(Part(step, staged, final, needed, engine.snapshot(), commit), group)
+        meeting = self._meeting(staged, final)
+        return Pending(Part(step, meeting, final, needed, engine.snapshot(), commit), group)
+
+    def _new_folder(self, step: int) -> Path:
+        """Return the folder of a checkpoint that is to be written."""
+        return self.root / f"{PREFIX}{step:08d}"
+
+    def _meeting(self, staged: Path, final: Path) -> Meeting:
+        del final  # rank 0 gives the folder its name
+        return SharedFolder(staged)
+
+    def _publish(
+        self, staged: Path, final: Path, header: dict[str, int], known: Mapping[str, FileEntry]
+    ) -> None:
+        """Commit what all ranks have written."""
+        commit_folder(staged, final, header, MANIFEST_NAME, known)
 
     def _needed_bytes(self, engine: Engine) -> int:
         """Return the space that must be free for the next checkpoint."""
@@ -146,7 +166,7 @@ class CheckpointFolder:
         found = self.newest_valid(group)
         if found is None and group.broadcast_from_rank_zero(int(bool(self.steps()))):
             raise IntegrityError(
-                f"{self.root}: no checkpoint is whole, see the messages before this one. Restore "
+                f"{self.where}: no checkpoint is whole, see the messages before this one. Restore "
                 "one, or begin with step 0 under another run.name."
             )
         return found
@@ -161,7 +181,7 @@ class CheckpointFolder:
         def begin() -> list[int]:
             # The run has one writer, and it is about to begin: what is uncommitted is left over.
             group.require_claim()
-            sweep_temporary(self.root, grace_s=0)
+            self._sweep()
             return self.steps()
 
         steps = on_rank_zero(begin, group) or []
@@ -170,7 +190,7 @@ class CheckpointFolder:
             if step == NONE_THERE:
                 return None
             try:
-                return verify_together(self._folder(step), group)
+                return verify_together(self._source(step), group)
             except IntegrityError as error:
                 if group.rank == 0:
                     logger.warning("passing over a damaged checkpoint: %s", error)
@@ -190,12 +210,12 @@ class CheckpointFolder:
         Raises:
             FencedError: A newer group has claimed the run.
         """
-        committed = self._committed()
-        later = [folder for folder in committed if _step(folder) > step]
+        committed = self.steps()
+        later = [each for each in committed if each > step]
         older = committed[: len(committed) - len(later)][: -self.keep]
-        for folder in [each for each in older if not _stays(each, keep_every)] + later:
+        for each in [each for each in older if not _stays(each, keep_every)] + later:
             group.require_claim()
-            shutil.rmtree(folder, ignore_errors=True)
+            self._remove(each)
 
     def clear(self, keep_every: int = 0, keep_last: int = 0) -> None:
         """Remove the checkpoints that a finished run does not keep.
@@ -204,18 +224,29 @@ class CheckpointFolder:
             keep_every: Multiples of this step stay for other runs to start from; 0: none does.
             keep_last: Number of last ones that stay.
         """
-        committed = self._committed()
+        committed = self.steps()
         last = committed[len(committed) - keep_last :] if keep_last else []
         stay = {each for each in committed if each in last or _stays(each, keep_every)}
+        for step in committed:
+            if step not in stay:
+                self._remove(step)
         if not stay:
             shutil.rmtree(self.root, ignore_errors=True)
-        for folder in committed:
-            if folder not in stay:
-                shutil.rmtree(folder, ignore_errors=True)
+
+    def _remove(self, step: int) -> None:
+        shutil.rmtree(self._folder(step), ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove what killed writers left."""
+        sweep_temporary(self.root, grace_s=0)
+
+    def _source(self, step: int) -> Source:
+        """Return where a committed checkpoint is read."""
+        return Source(self._folder(step))
 
     def steps(self) -> list[int]:
         """Return the steps of the committed checkpoints, in order."""
-        return [_step(folder) for folder in self._committed()]
+        return [step_of(folder.name) for folder in self._committed()]
 
     def at(self, step: int, *, verify: bool) -> Checkpoint:
         """Return the checkpoint of a step.
@@ -228,19 +259,16 @@ class CheckpointFolder:
             IntegrityError: It is damaged.
             InputError: It is of a version that this one cannot read.
         """
-        return read_checkpoint(self._folder(step), verify=verify)
+        return read_checkpoint(self._source(step), verify=verify)
 
     def _folder(self, step: int) -> Path:
         return self.root / f"{PREFIX}{step:08d}"
 
     def _committed(self) -> list[Path]:
         found = (path for path in self.root.glob(f"{PREFIX}*") if path.is_dir())
-        return sorted((path for path in found if not is_temporary(path.name)), key=_step)
+        whole = (path for path in found if not is_temporary(path.name))
+        return sorted(whole, key=lambda path: step_of(path.name))
 
 
-def _stays(folder: Path, every: int) -> bool:
-    return every > 0 and _step(folder) % every == 0
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix(PREFIX))
+def _stays(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

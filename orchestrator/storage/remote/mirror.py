@@ -10,20 +10,22 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
-from orchestrator.errors import IntegrityError
+from orchestrator.errors import InputError, IntegrityError
 from orchestrator.storage import operations
 from orchestrator.storage.atomic import atomic_write_bytes, temporary_sibling
+from orchestrator.storage.commit import MANIFEST_NAME
 from orchestrator.storage.disk_failures import explained
-from orchestrator.storage.files import sha256_file
-from orchestrator.storage.json_files import MAX_JSON_BYTES
+from orchestrator.storage.files import scan, sha256_file
+from orchestrator.storage.json_files import MAX_JSON_BYTES, parse_json
+from orchestrator.storage.locks import locked
 from orchestrator.storage.remote.remote_store import RemoteStore
-from orchestrator.storage.uris import cache_folder
-from orchestrator.storage.verify import require_digest
+from orchestrator.storage.uris import cache_folder, local_path
+from orchestrator.storage.verify import check_manifest, require_digest
 
 PATIENCE_S = 600.0
 """Longest time that one operation is tried again while the store cannot be reached."""
@@ -60,6 +62,11 @@ class Mirror:
         store = RemoteStore(address, PATIENCE_S, say)
         return cls(store, staging_folder(store.root))
 
+    def within(self, name: str) -> Self:
+        """Return the mirror of a folder in this one."""
+        store = RemoteStore(f"{self.store.root}/{name}", self.store.patience_s, self.store.say)
+        return replace(self, store=store, folder=self.folder / name)
+
     def push(self, names: Iterable[str], prefix: str = "", source: Path | None = None) -> None:
         """Copy files to the store, and say how far that is when it takes long.
 
@@ -80,6 +87,50 @@ class Mirror:
             if time.monotonic() - said > SAY_EVERY_S:
                 said, total = time.monotonic(), sum(sizes.values())
                 self.store.say(f"{self.store.root}: {done:,} of {total:,} bytes are uploaded")
+
+    def push_folder(self, name: str) -> None:
+        """Commit a committed folder of the staging folder to the store, manifest last.
+
+        Nothing happens where the same one is committed there; another one is replaced.
+
+        Raises:
+            StageError: See `push`; the store then has no committed folder of this name.
+        """
+        manifest = (self.folder / name / MANIFEST_NAME).read_bytes()
+        there = self._manifest_bytes(name)
+        if there == manifest:
+            return
+        if there is not None:
+            self.store.drop(name)
+        self.push([each for each in scan(self.folder / name) if each != MANIFEST_NAME], name)
+        self.push([MANIFEST_NAME], name)
+
+    def pull_folder(self, name: str) -> bool:
+        """Copy a committed folder from the store; False: there is none.
+
+        One that is committed here, and has the same manifest, is taken as it is.
+
+        Raises:
+            IntegrityError: A file is not what the manifest says.
+            StageError: The store failed for too long, or the disk is full.
+        """
+        there = self._manifest_bytes(name)
+        if there is None:
+            return False
+        where, final = f"{self.store.root}/{name}/{MANIFEST_NAME}", self.folder / name
+        if (final / MANIFEST_NAME).is_file() and (final / MANIFEST_NAME).read_bytes() == there:
+            return True
+        files = check_manifest(parse_json(there, where), where)["files"]
+        (final / MANIFEST_NAME).unlink(missing_ok=True)
+        self.pull({each: entry["sha256"] for each, entry in files.items()}, name)
+        atomic_write_bytes(final / MANIFEST_NAME, there)
+        return True
+
+    def _manifest_bytes(self, name: str) -> bytes | None:
+        try:
+            return self.store.read(f"{name}/{MANIFEST_NAME}", MAX_JSON_BYTES)
+        except FileNotFoundError:
+            return None
 
     def pull(self, files: Mapping[str, str | None], prefix: str = "") -> None:
         """Copy files from the store; those that are there with their hash stay.
@@ -133,6 +184,30 @@ class Mirror:
         for name in sorted(there):  # one that could not be read raises here
             data = found[name] if name in found else self.store.read(name, MAX_JSON_BYTES)
             atomic_write_bytes(self.folder / name, data)
+
+
+def local_folder(place: str) -> Path:
+    """Return a place as a folder of this machine: a path, or an address's staging folder."""
+    path = local_path(place)
+    return staging_folder(place.rstrip("/")) if path is None else path.resolve()
+
+
+def local_copy(place: str) -> Path:
+    """Return a committed folder as one of this machine; that of an address is fetched once.
+
+    Raises:
+        InputError: The address has no committed folder.
+        IntegrityError: A file there is damaged.
+        StageError: The store failed for too long, or the disk is full.
+    """
+    if local_path(place) is not None:
+        return local_folder(place)
+    parent, _, name = place.rstrip("/").rpartition("/")
+    mirror = Mirror.of(parent)
+    with locked(mirror.folder / f".{name}.lock", PATIENCE_S):  # processes of one machine share it
+        if not mirror.pull_folder(name):
+            raise InputError(f"{place}: nothing is committed there.")
+    return mirror.folder / name
 
 
 def staging_folder(address: str) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from orchestrator.errors import IntegrityError
 from orchestrator.modeling.tensor_files import DTYPES
+from orchestrator.storage.remote.partial import file_names, present
 from orchestrator.training.engines.precision import LossScale
 from orchestrator.training.engines.state_index import (
     INDEX,
@@ -136,7 +138,7 @@ class Fragments:
         if file not in self._opened:
             path = self.folder / self._files[file]
             try:
-                opened: Any = safe_open(path, framework="pt")
+                opened: Any = safe_open(present(path), framework="pt")
             except Exception as error:  # safetensors raises its own type and OSError
                 raise IntegrityError(f"{path} cannot be read: {error}.") from error
             self._opened[file] = (opened, set(opened.keys()))
@@ -154,7 +156,8 @@ class Fragments:
 
 def _read_index(folder: Path) -> StateIndex:
     """Return the index of a state; of a state of the format without one, make it."""
-    path, files = folder / INDEX, sorted(folder.glob(PATTERN))
+    path = folder / INDEX
+    files = [folder / name for name in file_names(folder) if fnmatch(name, PATTERN)]
     if not files or not path.is_file():
         raise IntegrityError(f"{folder} holds no training state ({PATTERN}, {INDEX})")
     text = path.read_bytes()
@@ -187,7 +190,7 @@ def _scale_of(stored: Mapping[str, Any]) -> LossScale | None:
 def _unindexed(path: Path, rank: int) -> RankPart:
     """Describe one file of a state without an index; opens it."""
     pieces = []
-    with safe_open(path, framework="pt") as file:
+    with safe_open(present(path), framework="pt") as file:
         for stored in file.keys():  # noqa: SIM118 - not a mapping
             key, cut, start = stored.partition("@")
             part = file.get_slice(stored)

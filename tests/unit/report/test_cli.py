@@ -1,8 +1,11 @@
 """``orchestrator report`` on the command line."""
 
+import uuid
+
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.storage.stores import open_store
 from orchestrator.zoo import Zoo
 from tests.support.packages import commit_tiny
 
@@ -13,6 +16,17 @@ def test_a_package_becomes_one_file(tmp_path, capsys):
     assert main(["report", "tiny", "--zoo", str(tmp_path / "zoo"), "-o", str(page)]) == 0
     assert "tiny/v0001" in page.read_text()
     assert f"{page}: tiny/v0001, 0 sections" in capsys.readouterr().out
+
+
+def test_a_run_on_an_object_store_is_found_by_its_address(tmp_path, capsys):
+    commit_tiny(Zoo(tmp_path / "zoo"))
+    run, page = f"memory://runs-{uuid.uuid4().hex}/tiny", tmp_path / "page.html"
+    command = ["report", run, "--zoo", str(tmp_path / "zoo"), "-o", str(page)]
+    assert main(command) == 2
+    assert "the run is not finished" in capsys.readouterr().err
+    open_store(run).write("result.json", b'{"package": "tiny/v0001"}')
+    assert main(command) == 0
+    assert "tiny/v0001" in page.read_text()
 
 
 @pytest.mark.parametrize(
