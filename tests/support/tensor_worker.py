@@ -115,11 +115,13 @@ def window(
     return parts[rank * micro // world : (rank + 1) * micro // world]
 
 
-def engine(config: ModelConfig, world: int = 1, seed: int = 0, **settings: object) -> Engine:
+def engine(
+    config: ModelConfig, world: int = 1, seed: int = 0, kind: str = "adamw", **settings: object
+) -> Engine:
     """Return an engine over a new model."""
     torch.manual_seed(seed)
     chosen = validate_config(EngineConfig, settings, "test")
-    optimizer = OptimizerConfig(learning_rate=RATE, eps=1e-6)
+    optimizer = OptimizerConfig(type=kind, learning_rate=RATE, eps=1e-6)
     return build_engine(build_model(config), optimizer, chosen, world=world)
 
 

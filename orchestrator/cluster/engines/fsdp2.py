@@ -151,6 +151,7 @@ class Fsdp2Engine(ShardedEngine):
         self._parallel = parallel = parallelized(model, self._device.type, engine)
         self.tensor_ranks = copies = engine.tensor_parallel
         self.replicas = engine.replicas or 1
+        self._holders = parallel.mesh.get_group(parallel.mesh.ndim - 1)  # without the replicas
         self.stores = self.rank < self.world // self.replicas
         self.rank, self.world = self.rank // copies, self.world // copies
         offload = engine.offload.any

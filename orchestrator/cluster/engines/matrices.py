@@ -5,101 +5,138 @@ pieces of the result back: each matrix is treated once, and a rank holds one mat
 pieces. Matrices are given to owners so that all have about the same work.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import zip_longest
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, zip_longest
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import ProcessGroup
 
 from orchestrator.cluster.engines.layouts import Layout, home_of
 from orchestrator.errors import StageError
-from orchestrator.training.engines.engine import Engine
+from orchestrator.training.engines.engine import Shard
 from orchestrator.training.engines.muon import Muon, Stack, orthogonalized
 from orchestrator.training.engines.update_rules import Piece
 
 
+class Part(NamedTuple):
+    """Elements of a matrix that one rank holds: runs at equal distances, one run mostly.
+
+    Attributes:
+        numel: Number of elements.
+        start: The first of them in the flattened matrix.
+        width: Elements of a run.
+        stride: Distance between the beginnings of two runs.
+    """
+
+    numel: int
+    start: int
+    width: int
+    stride: int
+
+    def within(self, flat: Tensor) -> Tensor:
+        """Return a view of the elements in the flattened matrix, [runs, width]."""
+        return flat.as_strided((self.numel // self.width, self.width), (self.stride, 1), self.start)
+
+
+NOTHING = Part(0, 0, 1, 1)
+
+
 def spread_matrices(
-    optimizer: Muon, engine: Engine, layout: Layout, parameters: dict[str, Stack], device: Any
+    optimizer: Muon,
+    layout: Layout,
+    parameters: Mapping[str, Stack],
+    device: torch.device,
+    group: ProcessGroup | None = None,
 ) -> None:
     """Tell the optimizer where the pieces of matrices lie, on all ranks; collective.
 
     Args:
         optimizer: Steps the layout's flat tensors.
-        engine: Holds the shards.
-        layout: Its layout.
+        layout: Where the shards lie.
         parameters: Matrices of each parameter, by name.
         device: Where products are computed.
+        group: Ranks that hold the parts of one copy of the model; None: all processes.
     """
     stacks = [stack for stack in parameters.values() for _ in range(stack.count)]
-    firsts = dict(zip(parameters, _running(parameters.values()), strict=True))
+    firsts = dict(zip(parameters, _firsts(parameters.values()), strict=True))
+    flats = list(layout.flats())
+    places = {id(flat): index for index, flat in enumerate(flats)}
+    rank, world = distributed.get_rank(group), distributed.get_world_size(group)
+    table = torch.zeros(len(stacks), world, 5, dtype=torch.int64)
     pieces: dict[Tensor, list[Piece]] = {}
-    begin, held, home = torch.zeros(3, len(stacks), engine.world, dtype=torch.int64)
-    places = {id(flat): index for index, flat in enumerate(layout.flats())}
-    for shard in engine.shards():
+    for shard in layout.shards():
         if (stack := parameters.get(shard.name)) is None:
             continue
         flat, offset = home_of(shard, layout)
-        for k in range(stack.count):
-            low = max(shard.start, k * stack.size)
-            count = min(shard.start + shard.master.numel(), (k + 1) * stack.size) - low
-            if count > 0:
-                number = firsts[shard.name] + k
-                piece = Piece(number, offset + low - shard.start, count)
-                pieces.setdefault(flat, []).append(piece)
-                begin[number, engine.rank] = low - k * stack.size
-                held[number, engine.rank] = count
-                home[number, engine.rank] = places[id(flat)] + 1
-    begin, held, home = engine.sum_over_ranks(torch.stack((begin, held, home)))
-    _require_order(stacks, begin, held)
-    homes = home.amax(dim=1).tolist()
+        for k, before, part in _parts(shard, stack):
+            number = firsts[shard.name] + k
+            pieces.setdefault(flat, []).append(Piece(number, offset + before, part.numel))
+            table[number, rank] = torch.tensor([*part, places[id(flat)] + 1])
+    table = table.to(device)
+    distributed.all_reduce(table, group=group)
+    held = [[Part(*each[:4]) if each[0] else NOTHING for each in row] for row in table.tolist()]
+    _require_whole(stacks, held)
+    homes = table[:, :, 4].amax(dim=1).tolist()
     numbers = {
-        flat: [number for number, where in enumerate(homes) if where == index + 1]
-        for index, flat in enumerate(layout.flats())
+        flat: [number for number, home in enumerate(homes) if home == index + 1]
+        for index, flat in enumerate(flats)
     }
-    exchange = MatrixExchange(stacks, held.tolist(), engine.rank, device, optimizer.compute)
+    exchange = MatrixExchange(stacks, held, device, optimizer.compute, group)
     optimizer.cut(stacks, pieces, numbers, exchange)
 
 
-def _running(stacks: Any) -> Iterator[int]:
+def _firsts(stacks: Iterable[Stack]) -> Iterator[int]:
     """Yield the number of the first matrix of each parameter."""
-    first = 0
-    for stack in stacks:
-        yield first
-        first += stack.count
+    yield from list(accumulate((stack.count for stack in stacks), initial=0))[:-1]
 
 
-def _require_order(stacks: Sequence[Stack], begin: Tensor, held: Tensor) -> None:
-    """Pieces are joined in the order of the ranks: they must follow one another."""
-    before = held.cumsum(dim=1) - held
-    wrong = ((begin != before) & (held > 0)).any()
-    sizes = torch.tensor([stack.size for stack in stacks])
-    if bool(wrong) or not torch.equal(held.sum(dim=1), sizes):
-        raise StageError("the ranks' pieces of a matrix do not follow one another")
+def _parts(shard: Shard, stack: Stack) -> Iterator[tuple[int, int, Part]]:
+    """Yield a shard's part of each matrix: which matrix, elements of the shard before it, where."""
+    numel = shard.master.numel()
+    if shard.runs is not None:
+        width, stride, _ = shard.runs
+        if stack.count > 1:
+            raise StageError(f"{shard.name} holds several matrices, and is cut along their columns")
+        yield 0, 0, Part(numel, shard.start, width, stride)
+        return
+    for k in range(stack.count):
+        low = max(shard.start, k * stack.size)
+        count = min(shard.start + numel, (k + 1) * stack.size) - low
+        if count > 0:
+            yield k, low - shard.start, Part(count, low - k * stack.size, count, count)
+
+
+def _require_whole(stacks: Sequence[Stack], held: Sequence[Sequence[Part]]) -> None:
+    """Each element of a matrix is on one rank."""
+    for stack, parts in zip(stacks, held, strict=True):
+        if sum(part.numel for part in parts) != stack.size:
+            raise StageError("the ranks' pieces of a matrix are not the whole matrix")
 
 
 class MatrixExchange:
-    """A :class:`~orchestrator.training.engines.muon.Spread` over the ranks of the process group.
+    """A :class:`~orchestrator.training.engines.muon.Spread` over the ranks of a process group.
 
     Args:
         stacks: Of each matrix.
-        held: [matrix][rank] elements that a rank holds, in the order of the ranks.
-        rank: This process.
+        held: [matrix][rank] what a rank holds.
         device: Where products are computed.
         compute: Number format of the products, and of what is sent.
+        group: The ranks; None: all processes.
     """
 
     def __init__(
         self,
         stacks: Sequence[Stack],
-        held: Sequence[Sequence[int]],
-        rank: int,
-        device: Any,
+        held: Sequence[Sequence[Part]],
+        device: torch.device,
         compute: torch.dtype,
+        group: ProcessGroup | None,
     ) -> None:
-        self.stacks, self.held, self.rank = stacks, held, rank
-        self.device, self.compute = device, compute
-        self.owners = owners(stacks, held)
+        self.stacks, self.held, self.rank = stacks, held, distributed.get_rank(group)
+        self.device, self.compute, self.group = device, compute, group
+        self.owners = owners(stacks, [[part.numel for part in row] for row in held])
 
     def __call__(
         self, numbers: Sequence[int], piece: Callable[[int], Tensor]
@@ -114,18 +151,23 @@ class MatrixExchange:
         self, matrices: Sequence[int | None], piece: Callable[[int], Tensor]
     ) -> Iterator[tuple[int, Tensor]]:
         """Treat one matrix of each owner; None: it has no more."""
-        mine = [0 if n is None else self.held[n][self.rank] for n in matrices]
+        mine = [0 if n is None else self.held[n][self.rank].numel for n in matrices]
         own = matrices[self.rank]
-        theirs = [0] * len(mine) if own is None else list(self.held[own])
+        parts = [NOTHING] * len(mine) if own is None else self.held[own]
+        theirs = [part.numel for part in parts]
         sent = [
             piece(n) for n, count in zip(matrices, mine, strict=True) if n is not None and count
         ]
-        whole = self._exchange(self._joined(sent), theirs, mine)
+        received = self._exchange(self._joined(sent), theirs, mine)
         if own is not None:
-            stack = self.stacks[own]
-            matrix = whole.view(stack.rows, stack.columns)
-            whole = orthogonalized(matrix, self.compute).contiguous().view(-1)
-        results = torch.split(self._exchange(whole, mine, theirs), mine)
+            stack, whole = self.stacks[own], torch.empty_like(received)
+            for part, values in zip(parts, torch.split(received, theirs), strict=True):
+                place = part.within(whole)
+                place.copy_(values.view_as(place))
+            matrix = orthogonalized(whole.view(stack.rows, stack.columns), self.compute)
+            whole = matrix.contiguous().view(-1)
+            received = torch.cat([part.within(whole).reshape(-1) for part in parts])
+        results = torch.split(self._exchange(received, mine, theirs), mine)
         for number, result in zip(matrices, results, strict=True):
             if number is not None and result.numel():
                 yield number, result
@@ -136,7 +178,7 @@ class MatrixExchange:
 
     def _exchange(self, values: Tensor, receives: list[int], sends: list[int]) -> Tensor:
         received = values.new_empty(sum(receives))
-        distributed.all_to_all_single(received, values, receives, sends)
+        distributed.all_to_all_single(received, values, receives, sends, group=self.group)
         return received
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import ProcessGroup
 
 from orchestrator.cluster.engines.layouts import (
     Layout,
@@ -50,6 +51,8 @@ class ShardedEngine(ABC):
     """Groups of processes with all shards each."""
     stores = True
     """Whether this process's shards are stored: those of one group are."""
+    _holders: ProcessGroup | None = None
+    """The ranks that hold the shards of one copy of the model; None: all processes."""
     _frozen: list[Shard] | None
     """This rank's fp32 parts of frozen parameters; None where their weights are fp32 anyway."""
     _layout: Layout
@@ -117,7 +120,8 @@ class ShardedEngine(ABC):
         if isinstance(self._base, Lamb) and not self._base.is_cut:
             self._base.cut(*self._layers(), self.sum_over_shards)
         if isinstance(self._base, Muon) and not self._base.is_cut:
-            spread_matrices(self._base, self, self._layout, self._matrices, self._device)
+            holders = self._holders
+            spread_matrices(self._base, self._layout, self._matrices, self._device, holders)
         self._update(project)
         self._scaler.stepped()
 

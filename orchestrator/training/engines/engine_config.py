@@ -302,16 +302,14 @@ class EngineConfig(LayerCutSettings):
                 "type",
                 f"'{self.type}' cuts matrices, adafactor needs them whole. Use ddp, or adamw",
             )
-        yield from self.uncut_problems(workers, optimizer)
-        yield from self._replica_problems(workers, optimizer)
+        yield from self.uncut_problems(workers)
+        yield from self._replica_problems(workers)
         if self.type == "single" and workers > 1:
             yield Problem(
                 "type", f"'single' runs on one worker, {workers} are requested. Use ddp or zero"
             )
 
-    def _replica_problems(
-        self, workers: int, optimizer: "OptimizerConfig | None"
-    ) -> Iterator[Problem]:
+    def _replica_problems(self, workers: int) -> Iterator[Problem]:
         """Each group has as many workers, two or more."""
         if self.replicas is None:
             return
@@ -321,5 +319,3 @@ class EngineConfig(LayerCutSettings):
                 f"{self.replicas} groups of {workers} workers are not equally large groups of two "
                 f"or more. Use cluster.workers: {2 * self.replicas}, or another number",
             )
-        if optimizer is not None and optimizer.type == "muon":
-            yield Problem("replicas", "is not for muon, which shares matrices among all workers")

@@ -1,15 +1,11 @@
 """Settings of engines that cut layers among workers. Imports neither torch nor ray."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from orchestrator.config import StrictModel
 from orchestrator.errors import Problem
-
-if TYPE_CHECKING:
-    from orchestrator.training.config import OptimizerConfig
 
 CUTS = ("tensor_parallel", "expert_parallel")
 """Settings that cut layers; 1: they do not."""
@@ -72,18 +68,12 @@ class LayerCutSettings(StrictModel):
             if getattr(self, key) > 1:
                 yield Problem(key, "is for pre-training alone. Set it to 1")
 
-    def uncut_problems(
-        self, workers: int, optimizer: "OptimizerConfig | None"
-    ) -> Iterator[Problem]:
-        """Yield cuts that a number of workers, or an optimizer, does not allow."""
+    def uncut_problems(self, workers: int) -> Iterator[Problem]:
+        """Yield cuts that a number of workers does not allow."""
         for key in CUTS:
             if workers % (parts := getattr(self, key)):
                 yield Problem(
                     key,
                     f"{parts} does not divide {workers} workers. Use a multiple of it as "
                     "cluster.workers, without other numbers between min and max",
-                )
-            elif parts > 1 and optimizer is not None and optimizer.type == "muon":
-                yield Problem(
-                    key, "cuts matrices before rows, muon gathers rows. Set it to 1, or use adamw"
                 )

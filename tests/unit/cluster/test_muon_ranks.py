@@ -10,8 +10,10 @@ from orchestrator.cluster.engines.matrices import owners
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import clip_gradients
 from orchestrator.training.engines.muon import Stack
+from tests.support import tensor_worker as worker
 from tests.support.stacked import stacked_model
 from tests.support.toy import toy_window
+from tests.unit.cluster import test_replicas
 
 STEPS, MORE, RATE = 20, 3, 3e-3
 KINDS = {
@@ -149,6 +151,52 @@ def test_a_checkpoint_continues_bit_for_bit_and_under_another_engine(two_ranks, 
     assert all(torch.equal(value, ends[name]) for name, value in weights.items())
     after, more = two_ranks[kind, "then", other]
     assert_same(more, after)
+
+
+def curve(each, config, steps):
+    """Loss and gradient norm of each step; balance of experts is one of a micro-batch."""
+    way = worker if config.encoder.experts else test_replicas
+    return way.advance(each, config, steps)
+
+
+def meshed(rank, world, folder, name, settings):
+    """Curve, weights, and what comes after a checkpoint, there and in an engine of its kind."""
+    config = worker.model_config(name)
+    each = worker.engine(config, world, kind="muon", **settings)
+    rows = curve(each, config, range(STEPS))
+    weights = each.gathered()
+    each.save(folder / "state")
+    again = worker.engine(config, world, seed=5, kind="muon", **settings)
+    again.load(folder / "state")
+    after = [curve(one, config, range(STEPS, STEPS + MORE)) for one in (each, again)]
+    return {"rows": rows, "weights": weights, "after": after}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world", "name", "settings"),
+    [
+        (2, "llama", {"type": "fsdp2", "tensor_parallel": 2}),
+        (4, "llama", {"type": "fsdp2", "tensor_parallel": 2}),
+        (4, "llama", {"type": "fsdp2", "replicas": 2}),
+        (2, "moe", {"type": "fsdp2", "expert_parallel": 2}),
+    ],
+)
+def test_matrices_cut_twice_or_in_replicas_are_whole_for_a_step(tmp_path, world, name, settings):
+    """Of columns and rows, and of two groups that hold the same."""
+    found = worker.spawn(meshed, tmp_path, world, name, settings)
+    assert all(rank["rows"] == found[0]["rows"] for rank in found)
+    assert found[0]["after"][0] == found[0]["after"][1]
+    config = worker.model_config(name)
+    single = worker.engine(config, kind="muon", type="single")
+    rows = curve(single, config, range(STEPS))
+    assert torch.tensor(found[0]["rows"]) == pytest.approx(torch.tensor(rows), rel=1e-5)
+    for name, value in single.gathered().items():
+        assert (found[0]["weights"][name] - value).abs().max() <= 1e-5, name
+    other = worker.engine(config, seed=9, kind="muon", type="single")
+    other.load(tmp_path / "state")
+    after = curve(other, config, range(STEPS, STEPS + MORE))
+    assert torch.tensor(after) == pytest.approx(torch.tensor(found[0]["after"][0]), rel=1e-5)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from torch import distributed
 from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError
 from orchestrator.pretraining.estimate_memory import worker_memory
-from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.config import EngineConfig
 from orchestrator.training.engines.engine import part_of
 from orchestrator.training.loop import descend
 from tests.support import tensor_worker as worker
@@ -133,11 +133,6 @@ def test_groups_are_equally_large(workers, fits):
     found = list(EngineConfig(**HYBRID).problems_with(workers))
     assert bool(found) != fits
     assert fits or "not equally large groups of two or more" in str(found[0])
-
-
-def test_muon_is_refused():
-    problems = EngineConfig(**HYBRID).problems_with(4, OptimizerConfig(type="muon"))
-    assert "is not for muon" in str(*problems)
 
 
 def test_a_replica_has_the_rows_of_its_group_alone():

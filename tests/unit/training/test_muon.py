@@ -9,7 +9,7 @@ from orchestrator.config import validate_config
 from orchestrator.errors import InputError
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.muon import Stack, orthogonalized
 from orchestrator.training.engines.optimizers import build_optimizer, hidden_matrices
 from orchestrator.training.engines.torch_engines import SingleEngine
@@ -213,13 +213,6 @@ def test_long_tensors_decay_in_chunks():
 def test_settings_without_effect_are_refused(raw, path):
     (problem,) = OptimizerConfig(**raw).problems()
     assert problem.path == path
-
-
-def test_matrices_cut_along_two_axes_are_refused():
-    engine = EngineConfig(type="fsdp2", tensor_parallel=2)
-    (problem,) = engine.problems_with(2, OptimizerConfig(type="muon"))
-    assert problem.path == "tensor_parallel"
-    assert list(engine.problems_with(2, OptimizerConfig(type="lamb"))) == []
 
 
 def test_hidden_matrices_have_half_the_state():
