@@ -22,6 +22,7 @@ from orchestrator.cluster.checkpoints.store import CHECKPOINTS, CheckpointFolder
 from orchestrator.cluster.engines import build_engine
 from orchestrator.cluster.observe.mailbox import Line, SilentLine
 from orchestrator.config.strict import StrictModel
+from orchestrator.modeling.initialization import Materialization, Values
 from orchestrator.storage.claims import Claim
 from orchestrator.storage.remote.mirror import Mirror
 from orchestrator.storage.stores import Store, open_store
@@ -138,6 +139,7 @@ class Worker:
         optimizer: OptimizerConfig,
         engine: EngineConfig,
         target_weights: Mapping[str, float] | None = None,
+        values: Values | None = None,
     ) -> Engine:
         """Put the model on this worker's device and wrap it in the configured engine; collective.
 
@@ -146,13 +148,19 @@ class Worker:
             optimizer: The optimizer's settings.
             engine: Which engine; ``auto`` is single on one worker and DDP on more.
             target_weights: Weight of each target in the objective; 1 where not given.
+            values: What the parameters begin as, for a model on the meta device.
 
         Raises:
             InputError: The engine cannot run with this many workers.
             StageError: The installed DeepSpeed does not behave as the engine needs.
         """
         return build_engine(
-            model.to(self.device), optimizer, engine, target_weights, world=self.world
+            model.to(self.device) if values is None else model,
+            optimizer,
+            engine,
+            target_weights,
+            world=self.world,
+            missing=None if values is None else Materialization(values, self.device),
         )
 
     def emit(self, event: Event) -> None:

@@ -95,6 +95,19 @@ class Values(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Materialization:
+    """Everything that a model on the meta device lacks.
+
+    Attributes:
+        values: What its parameters begin as.
+        device: Where passes run.
+    """
+
+    values: Values
+    device: torch.device
+
+
 class Zeros:
     """A :class:`Values` for a model whose values are loaded afterwards."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.builder import build_on_meta, build_target
 from orchestrator.modeling.config import CONFIG_FILE, MODEL_TYPE, ModelConfig, read_config
+from orchestrator.modeling.initialization import Values
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.modeling.tensor_files import (
@@ -26,6 +27,7 @@ from orchestrator.modeling.tensor_files import (
 )
 
 __all__ = [
+    "StoredValues",
     "has_weights",
     "load_model",
     "read_config",
@@ -166,17 +168,57 @@ def load_model(
     config = stored_config if targets is None else stored_config.with_targets(targets)
     files = _stored_files(folder, stored_config)
     model = build_on_meta(config)
-    known = [_without_weights(target) for target in stored_config.target]
-    new = [target for target in config.target if _without_weights(target) not in known]
+    new = _new_heads(stored_config, config)
     for target in new:
         model.targets[target.name] = build_target(target, config).to(device, dtype)
-    names = {target.name for target in new}
     fetch = TensorReader(files)
-    wanted = [name for name in model.state_dict() if name in files and _head(name) not in names]
+    wanted = _wanted(model, files, new)
     state = {name: _placed(fetch(name), device, dtype) for name in wanted}
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     return model
+
+
+class StoredValues:
+    """The weights of a package by name and place: a ``Values`` of ``initialization``.
+
+    A tensor is mapped from its file, so that only the part that is asked for is read.
+
+    Args:
+        folder: What ``write_model`` wrote.
+        model: On the meta device, with the heads that are wanted; its buffers are filled.
+        new: Values of the heads that are not stored, as in `load_model`.
+
+    Raises:
+        IntegrityError: A file cannot be read, or names are missing, unexpected or mis-shaped.
+    """
+
+    def __init__(self, folder: Path, model: Model, new: Values) -> None:
+        stored = read_config(folder)
+        files = _stored_files(folder, stored)
+        self._new, self._fetch = new, TensorReader(files)
+        self._stored = set(_wanted(model, files, _new_heads(stored, model.config)))
+        for name, buffer in model.named_buffers():
+            if name in self._stored:
+                buffer.copy_(self._fetch(name))
+
+    def fill(self, name: str, out: Tensor, start: int = 0) -> None:
+        """Write elements ``start : start + len(out)`` of a flattened parameter."""
+        if name in self._stored:
+            out.copy_(self._fetch(name).reshape(-1)[start : start + len(out)])
+        else:
+            self._new.fill(name, out, start)
+
+
+def _new_heads(stored: ModelConfig, wanted: ModelConfig) -> list[TargetConfig]:
+    known = [_without_weights(target) for target in stored.target]
+    return [target for target in wanted.target if _without_weights(target) not in known]
+
+
+def _wanted(model: Model, files: Container[str], new: Sequence[TargetConfig]) -> list[str]:
+    """Return the names that a model takes from files, new heads apart."""
+    names = {target.name for target in new}
+    return [name for name in model.state_dict() if name in files and _head(name) not in names]
 
 
 def _without_weights(target: TargetConfig) -> TargetConfig:

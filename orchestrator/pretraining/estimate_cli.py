@@ -147,6 +147,6 @@ def _assumptions(job: "Job", accelerator: str) -> list[str]:
         f"needed = sent/step / step, of one device; up to {NODE} workers share a node and "
         f"carry {device.link / 1e9:g} GB/s each, more send over a network of "
         f"{device.network / GBIT:g} Gbit/s = {device.network / 1e9:g} GB/s each (--network).",
-        "Every worker builds the whole model in fp32 before it is sharded: 4 bytes per parameter "
-        "of host memory at the start.",
+        "memory covers the start, too: each worker makes its own part of each parameter, or reads "
+        "it from the checkpoint or package that it begins with.",
     ]

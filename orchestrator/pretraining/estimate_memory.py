@@ -31,6 +31,11 @@ ZeRO flattens for each parameter group, and one parameter in fp64, for the norm.
 one matrix at a time, has that matrix six times in fp32: what is sent, what arrives, and products.
 `train.flatness` holds a copy of the trained weights (4 T, sharded 4 T / w) for its second gradient.
 
+**Building** counts as well: each rank makes its own part of each parameter
+(``cluster/engines/building.py``). ZeRO-1 and 2 then move the weights to one flat tensor, one
+parameter at a time (stage 1 with bf16: all at once), ZeRO-3 its parts of them; their optimizers
+make their state at once.
+
 Sources: Rajbhandari et al. 2020 for what each stage cuts; what is kept beyond that was found by
 measuring workers (``tests/chaos/test_memory.py`` holds the formula to 15 % on that model and on
 a wider one that nothing was derived from, where it was 6 % off at most). DeepSpeed keeps fp32
@@ -111,6 +116,7 @@ class WorkerMemory:
         buffers: What else is kept between steps.
         backward: Beside that at the height of a backward pass.
         step: Beside that at the height of an optimizer step.
+        building: The most while the engine is built, before the first step.
         offloaded: Part of the total that lies in the host's memory where there is an accelerator.
     """
 
@@ -120,6 +126,7 @@ class WorkerMemory:
     buffers: int
     backward: int
     step: int
+    building: int
     offloaded: int = 0
 
     @property
@@ -129,8 +136,8 @@ class WorkerMemory:
 
     @property
     def total(self) -> int:
-        """The most at any moment."""
-        return self.kept + max(self.backward, self.step)
+        """The most at any moment, from the start on."""
+        return max(self.building, self.kept + max(self.backward, self.step))
 
     @property
     def on_accelerator(self) -> int:
@@ -143,6 +150,7 @@ class WorkerMemory:
         parts = {name: getattr(self, name) for name in ("weights", "masters", "optimizer")}
         parts |= {"buffers": self.buffers, moment: max(self.backward, self.step)}
         text = " + ".join(f"{name} {show_bytes(size)}" for name, size in parts.items() if size)
+        text += f"; {show_bytes(self.building)} while it is built"
         if self.offloaded:
             text += f"; {show_bytes(self.offloaded)} of it in host memory"
         return text
@@ -242,11 +250,13 @@ class _Window:
     def whole(self) -> WorkerMemory:
         """Single process and DDP; autocast keeps short copies of the weights for a pass."""
         short = 0 if self.engine.precision == "fp32" else HALF_BYTES * self.sizes.total
+        weights, buffers = FP32_BYTES * self.sizes.total, self.gradients if self.workers > 1 else 0
         return WorkerMemory(
-            weights=FP32_BYTES * self.sizes.total,
+            weights=weights,
             masters=0,
             optimizer=self.state,
-            buffers=self.gradients if self.workers > 1 else 0,
+            buffers=buffers,
+            building=weights + buffers,
             backward=self.height(self.gradients) + short,
             step=self.gradients + max(self.norm, self.optimizer.workspace),
         )
@@ -268,6 +278,7 @@ class _Window:
             buffers=whole,
             backward=backward,
             step=2 * part + self.optimizer.workspace,
+            copied=self.width * (self.sizes.total + (trained if whole else self.sizes.largest)),
         )
 
     @property
@@ -284,9 +295,12 @@ class _Window:
             buffers=self.part(self.gradients) + bucket,
             backward=self.activations + gathered + 2 * bucket,
             step=self.part(self.gradients) + self.optimizer.workspace,
+            copied=self.width * (2 * self.part(self.sizes.total) + self.sizes.largest),
         )
 
-    def _zero(self, weights: int, buffers: int, backward: int, step: int) -> WorkerMemory:
+    def _zero(
+        self, weights: int, buffers: int, backward: int, step: int, copied: int
+    ) -> WorkerMemory:
         masters, optimizer = self.part(self.gradients), self.part(self.state)
         frozen = 0
         if self.engine.precision != "fp32":  # kept as they were, always in host memory
@@ -296,8 +310,12 @@ class _Window:
             offloaded += masters + optimizer + self.part(self.gradients)
         if offload.parameters:
             offloaded += weights
+        masters += frozen
+        # The optimizer's state is made by a step with gradients of zero.
+        ready = weights + masters + optimizer + buffers + self.part(self.gradients)
+        building = max(copied, ready)
         return WorkerMemory(
-            weights, masters + frozen, optimizer, buffers, backward, step, offloaded
+            weights, masters, optimizer, buffers, backward, step, building, offloaded
         )
 
     def rows(self) -> WorkerMemory:
@@ -311,6 +329,7 @@ class _Window:
             masters=0,
             optimizer=optimizer,
             buffers=0,
+            building=rows,
             backward=self.activations + gradients + gathered + reduced,
             step=gradients + max(self.part(self.norm), self.optimizer.workspace),
             offloaded=rows + optimizer + gradients if self.engine.offload.any else 0,

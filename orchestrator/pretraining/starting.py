@@ -22,14 +22,17 @@ from torch import Tensor
 from orchestrator.config import StrictModel
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.processors.tokenizer_files import TOKENIZER
+from orchestrator.data.randomness import derive_seed
 from orchestrator.errors import InputError
-from orchestrator.modeling.builder import build_on_meta
+from orchestrator.modeling.builder import build_on_meta, first_values
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.huggingface.classes import RATES, differing_keys, spelled_out
 from orchestrator.modeling.huggingface.importing import ORIGINAL
 from orchestrator.modeling.huggingface.sources import PROCESSOR_FILES
+from orchestrator.modeling.initialization import Values, Zeros
+from orchestrator.modeling.lora import freeze
 from orchestrator.modeling.model import Model
-from orchestrator.modeling.package import load_model, read_config
+from orchestrator.modeling.package import StoredValues, read_config
 from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.continued import new_heads
@@ -37,6 +40,7 @@ from orchestrator.pretraining.inputs import AnyCorpus, PretrainInputs
 from orchestrator.pretraining.state import Origin, RunState
 from orchestrator.storage import RunFolder, sha256_bytes
 from orchestrator.storage.json_files import json_bytes
+from orchestrator.storage.remote.mirror import local_copy
 from orchestrator.training.worker_context import StoredState
 from orchestrator.zoo import Package
 
@@ -186,15 +190,36 @@ def check_package(config: PretrainConfig, package: Package) -> None:
         )
 
 
-def take_weights(model: Model, folder: Path) -> None:
-    """Copy the weights of a package into a model; heads that it lacks stay new.
+def first_model(
+    inputs: PretrainInputs, start: str | None, found: StoredState | None
+) -> tuple[Model, Values]:
+    """Return the model on the meta device, and what its parameters begin as.
+
+    Args:
+        inputs: Of the job.
+        start: Folder of a package whose weights it takes; None: it is new.
+        found: The checkpoint that is loaded afterwards; nothing is drawn or read before.
+    """
+    model = build_on_meta(inputs.model)
+    if inputs.config.train.freeze:
+        freeze(model, inputs.config.train.freeze)
+    if found is not None:
+        return model, Zeros()
+    new = first_values(model, inputs.model, derive_seed(inputs.config.seed, "model"))
+    return model, new if start is None else stored_weights(model, local_copy(start), new)
+
+
+def stored_weights(model: Model, folder: Path, new: Values) -> Values:
+    """Return the weights of a package for a model; heads that it lacks have `new` ones.
+
+    Nothing of a parameter is read that is not asked for. Buffers are copied into the model.
 
     Raises:
         InputError: It is another model.
     """
-    theirs = load_model(folder, targets=model.config.target).state_dict()
-    require_same_shapes(theirs, model.state_dict(), folder.name)
-    model.load_state_dict(theirs)
+    config = read_config(folder).with_targets(model.config.target)
+    require_same_shapes(build_on_meta(config).state_dict(), model.state_dict(), folder.name)
+    return StoredValues(folder, model, new)
 
 
 def pass_on(parent: Path, child: Path, model: ModelConfig) -> None:

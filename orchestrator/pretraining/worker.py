@@ -11,15 +11,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import torch
-
 from orchestrator.data.prefetch import IndexedPrefetch
-from orchestrator.data.randomness import derive_seed
 from orchestrator.data.steps import eval_batches
 from orchestrator.errors import StageError
-from orchestrator.modeling.builder import build_model
-from orchestrator.modeling.lora import freeze
-from orchestrator.modeling.model import Model
 from orchestrator.modeling.package import stream_model
 from orchestrator.modeling.tensor_files import SHARD_BYTES
 from orchestrator.pretraining.baselines import baselines, pair_baselines
@@ -29,11 +23,10 @@ from orchestrator.pretraining.inputs import PretrainInputs, open_inputs
 from orchestrator.pretraining.late_steps import measured_flatness, steps_from
 from orchestrator.pretraining.results import GUARD, Interrupted, LaunchResult, Summary
 from orchestrator.pretraining.resuming import resumed_at
-from orchestrator.pretraining.starting import origin_of, take_weights
+from orchestrator.pretraining.starting import first_model, origin_of
 from orchestrator.pretraining.state import PretrainJob, PretrainPayload, RunState
 from orchestrator.pretraining.window_sources import Detour, Meter
 from orchestrator.storage import atomic_write_json, staged
-from orchestrator.storage.remote.mirror import local_copy
 from orchestrator.training.curve_parts import CurveParts
 from orchestrator.training.early_stopping import BestKeeper
 from orchestrator.training.engines.engine import Engine
@@ -49,7 +42,7 @@ from orchestrator.training.events import (
 )
 from orchestrator.training.history import History, HistoryRow
 from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
-from orchestrator.training.worker_context import Watchdog, WorkerContext, finished_run
+from orchestrator.training.worker_context import StoredState, Watchdog, WorkerContext, finished_run
 from orchestrator.zoo.flatness import FLATNESS_FILE
 
 EXPORT = "export"
@@ -88,17 +81,6 @@ def pretrain(context: WorkerContext, job: PretrainJob) -> Summary | Interrupted:
     return Interrupted(step=result.steps) if result.stopped else run.export(result)
 
 
-def _first_model(inputs: PretrainInputs, start: str | None) -> Model:
-    """Return the model as it is before the first step: new, or with the weights of a package."""
-    torch.manual_seed(derive_seed(inputs.config.seed, "model"))
-    model = build_model(inputs.model)
-    if start is not None:
-        take_weights(model, local_copy(start))
-    if inputs.config.train.freeze:
-        freeze(model, inputs.config.train.freeze)
-    return model
-
-
 class _Run:
     """One model being trained on one worker."""
 
@@ -107,8 +89,10 @@ class _Run:
         self.config = config = inputs.config
         weights = {target.name: target.weight for target in inputs.model.target}
         context.emit(Status(message=BUILDING))
+        self.found = context.latest_checkpoint()
+        model, values = first_model(inputs, job.start, self.found)
         self.engine: Engine = context.build_engine(
-            _first_model(inputs, job.start), config.train.optimizer, config.engine, weights
+            model, config.train.optimizer, config.engine, weights, values
         )
         self.history, self.curves = History(), CurveParts(context)
         self.before_s = 0.0
@@ -137,7 +121,7 @@ class _Run:
 
     def train(self) -> TrainResult:
         """Run the loop from the newest intact checkpoint to the end."""
-        first = self._resume() or 0
+        first = self._resume(self.found) or 0
         self.context.emit(RunStarted(run=self.config.run.name, step=first, message=self.resumed))
         self._look_back()
         patience_s = self.config.train.hang_timeout_s
@@ -189,9 +173,8 @@ class _Run:
         del metrics  # they are in the history
         return (self.best is not None and self.best.judge(self.history, step)) or self._forgot()
 
-    def _resume(self) -> int | None:
+    def _resume(self, checkpoint: StoredState | None) -> int | None:
         """Load the newest intact checkpoint and return its step; None: there is none."""
-        checkpoint = self.context.latest_checkpoint()
         if checkpoint is None:
             self.curves.resume(None)
             return None
@@ -208,7 +191,8 @@ class _Run:
     def _go_back(self, error: NonFiniteError) -> int:
         """Return to the last checkpoint, and from there on read other samples."""
         jumps, samples = self.detour.jumps, self.detour.samples(error.first)
-        first = self._resume() if len(jumps) < self.config.train.max_rollbacks else None
+        again = len(jumps) < self.config.train.max_rollbacks
+        first = self._resume(self.context.latest_checkpoint()) if again else None
         if first is None:
             raise StageError(
                 f"{error}. Step {error.first} was the first of them; it read samples {samples}"

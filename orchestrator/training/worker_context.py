@@ -18,6 +18,7 @@ from torch import nn
 
 from orchestrator.config import ClusterSection, StrictModel
 from orchestrator.errors import InputError, IntegrityError
+from orchestrator.modeling.initialization import Values
 from orchestrator.storage import read_model, verify_folder
 from orchestrator.storage.json_files import parse_json, parse_model
 from orchestrator.storage.stores import Store
@@ -161,8 +162,9 @@ class WorkerContext(Protocol):
         optimizer: OptimizerConfig,
         engine: EngineConfig,
         target_weights: Mapping[str, float] | None = None,
+        values: Values | None = None,
     ) -> Engine:
-        """Wrap a model in the configured engine; collective."""
+        """Wrap a model, or one on the meta device and its `values`, in an engine; collective."""
         ...
 
     def commit_checkpoint(

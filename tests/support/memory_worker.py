@@ -1,4 +1,4 @@
-"""Memory of one of several workers while it trains: growth of its resident memory."""
+"""Memory of one of several workers, built and training: growth of its resident memory."""
 
 import gc
 import json
@@ -12,8 +12,9 @@ from torch import distributed
 
 from orchestrator.cluster.engines import build_engine
 from orchestrator.config import validate_config
-from orchestrator.modeling.builder import build_model
+from orchestrator.modeling.builder import build_on_meta, first_values
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.modeling.initialization import Materialization
 from orchestrator.modeling.lora import freeze
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import clip_gradients
@@ -28,8 +29,12 @@ EXACT = {
 STEPS = 3
 
 
-def measure(model: dict, engine: dict, *, world: int, batch: int, length: int, **more) -> int:
-    """Return the largest growth in bytes of rank 0 over its steps, libraries not counted.
+def measure(
+    model: dict, engine: dict, *, world: int, batch: int, length: int, **more
+) -> dict[str, int]:
+    """Return the largest growth in bytes of rank 0, libraries not counted.
+
+    ``start``: until the first step has ended, building included; ``steps``: over later steps.
 
     Args:
         model: Its config.
@@ -48,7 +53,7 @@ def measure(model: dict, engine: dict, *, world: int, batch: int, length: int, *
     finally:
         for key, value in before.items():
             os.environ.pop(key) if value is None else os.environ.update({key: value})
-    return int(json.loads((folder / "grown").read_text()))
+    return json.loads((folder / "grown").read_text())
 
 
 def _worker(rank: int, world: int, folder: str, job: dict) -> None:
@@ -56,37 +61,49 @@ def _worker(rank: int, world: int, folder: str, job: dict) -> None:
     os.environ["LOCAL_RANK"] = str(rank)
     store = f"file://{folder}/store"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
-    small = job["model"] | {"hidden_size": 8, "vocab_size": 32}
+    small = job["model"] | {"hidden_size": 8}
+    small |= {"vocab_size": 32} if "vocab_size" in small else {}
     _train(job, small)  # loads what is loaded at the first use
     gc.collect()
     distributed.barrier()
     base = _resident("VmRSS")
-    peaks = _train(job, job["model"])
+    first, *later = _train(job, job["model"])
     if rank == 0:
-        (Path(folder) / "grown").write_text(json.dumps(max(peaks) - base))
+        grown = {"start": first - base, "steps": max(later) - base}
+        (Path(folder) / "grown").write_text(json.dumps(grown))
     distributed.destroy_process_group()
 
 
 def _train(job: dict, raw: dict) -> list[int]:
+    Path("/proc/self/clear_refs").write_text("5")  # begins a new peak
     config = validate_config(ModelConfig, raw, "test")
-    torch.manual_seed(0)
-    model = build_model(config)
+    model = build_on_meta(config)
     freeze(model, job.get("frozen", []))
-    settings = EngineConfig(**job["engine"])
-    engine = build_engine(model, OptimizerConfig(), settings, world=distributed.get_world_size())
+    missing = Materialization(first_values(model, config, 0), torch.device("cpu"))
+    world, settings = distributed.get_world_size(), EngineConfig(**job["engine"])
+    engine = build_engine(model, OptimizerConfig(), settings, world=world, missing=missing)
     model.train()
-    ids = torch.randint(1, config.vocab_size, (job["batch"], job["length"]))
-    window = [{"input_ids": ids, "labels.lm": ids}] * job.get("micro", 1)
+    window = [_batch(config, job["batch"], job["length"])] * job.get("micro", 1)
     peaks = []
-    for step in range(STEPS):
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # begins a new peak
+    for _ in range(STEPS):
         engine.forward_backward(window)
         clip_gradients(engine, 1.0)
         engine.step()
-        if step:  # the first one creates the optimizer's state
-            peaks.append(_resident("VmHWM"))
+        peaks.append(_resident("VmHWM"))
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")
     return peaks
+
+
+def _batch(config: ModelConfig, rows: int, length: int) -> dict[str, torch.Tensor]:
+    """Return a batch of pictures, or of words for both sides of the model."""
+    if not config.vocab_size:
+        side = config.embedding.parts[0].image_size
+        pictures = torch.randn(rows, 3, side, side)
+        return {"pixel_values": pictures, "labels.cls": torch.zeros(rows, dtype=torch.long)}
+    ids = torch.randint(1, config.vocab_size, (rows, length))
+    batch = {"input_ids": ids, "labels.lm": ids}
+    return batch if config.decoder is None else batch | {"decoder_input_ids": ids}
 
 
 def _resident(key: str) -> int:

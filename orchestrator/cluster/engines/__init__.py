@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from orchestrator.errors import InputError
+from orchestrator.modeling.initialization import Materialization, fill_all
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import Engine
 
@@ -47,6 +48,7 @@ def build_engine(
     target_weights: Mapping[str, float] | None = None,
     *,
     world: int,
+    missing: Materialization | None = None,
 ) -> Engine:
     """Wrap a model in the configured engine; collective.
 
@@ -56,6 +58,8 @@ def build_engine(
         engine: Type, ZeRO stage, number format, offload.
         target_weights: Weight of each target in the objective; 1 where not given.
         world: Number of workers.
+        missing: Device and values for a model on the meta device. Each rank makes no more of it
+            than the engine keeps there.
 
     Raises:
         InputError: ``single`` with more than one worker, or activation checkpointing or
@@ -71,6 +75,8 @@ def build_engine(
     torch.set_float32_matmul_precision("high" if engine.tf32 else "highest")
     kind, scale = resolve(engine, world), engine.loss_scale
     given = (model, optimizer, target_weights)
+    if missing is not None and kind in ("single", "ddp"):
+        fill_all(model, missing.values, missing.device)
     if kind == "single":
         from orchestrator.training.engines.torch_engines import SingleEngine
 
@@ -82,7 +88,7 @@ def build_engine(
     if kind == "fsdp2":
         from orchestrator.cluster.engines.fsdp2 import Fsdp2Engine
 
-        return Fsdp2Engine(*given, engine)
+        return Fsdp2Engine(*given, engine, missing=missing)
     from orchestrator.cluster.engines.deepspeed_zero import ZeroEngine
 
-    return ZeroEngine(*given, engine)
+    return ZeroEngine(*given, engine, missing=missing)

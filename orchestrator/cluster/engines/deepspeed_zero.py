@@ -18,14 +18,22 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from orchestrator.cluster.engines.building import (
+    flattened,
+    groups_of,
+    named_groups,
+    partition,
+)
 from orchestrator.cluster.engines.layouts import Layout, offset_in, whole_shape
 from orchestrator.cluster.engines.sharded import ShardedEngine
 from orchestrator.cluster.engines.zero_layouts import ChunkLayout, ChunkTools, FlatLayout
 from orchestrator.cluster.engines.zero_settings import zero_settings
 from orchestrator.errors import StageError
+from orchestrator.modeling.initialization import Materialization, Values, fill_all
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import Batch, Projection
-from orchestrator.training.engines.optimizers import build_optimizer
+from orchestrator.training.engines.optimizers import optimizer_over, trainable
+from orchestrator.training.engines.precision import COMPUTE
 
 
 @contextmanager
@@ -48,6 +56,7 @@ def hide_modules(*names: str) -> Iterator[None]:
 with hide_modules("mlflow"):  # two seconds of every worker, for an autotuner that is never used
     import deepspeed
     import deepspeed.ops
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
     from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_grad
 
 
@@ -58,12 +67,14 @@ class ZeroEngine(ShardedEngine):
     once per parameter group, with that group's shards: it must treat each element by itself.
 
     Args:
-        model: On its device, built the same way on every rank; rank 0's weights win.
+        model: On its device, built the same way on every rank; rank 0's weights win. Or on the meta
+            device.
         optimizer: Settings of the optimizer.
         target_weights: Weight of each target in the objective; 1 where not given.
         config: Stage (1 cuts optimizer state, 2 also gradients, 3 also weights), number format of
             weights and activations, offload, amendments. Masters are fp32 and begin unrounded, and
             what is stored of frozen parameters is: each rank keeps its part of them in host memory.
+        missing: Device and values for a model on the meta device; each rank makes what it keeps.
 
     Raises:
         StageError: The installed DeepSpeed does not behave as this file needs.
@@ -75,6 +86,8 @@ class ZeroEngine(ShardedEngine):
         optimizer: OptimizerConfig,
         target_weights: Mapping[str, float] | None,
         config: EngineConfig,
+        *,
+        missing: Materialization | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -83,26 +96,43 @@ class ZeroEngine(ShardedEngine):
             precision=config.precision,
             loss_scale=config.loss_scale,
             lockstep=config.zero_stage == 3,
+            device=None if missing is None else missing.device,
         )
         self._offloaded = config.offload.optimizer is not None
         # Stages 2 and 3 reduce at every micro-batch, and copy to the host, at the last one, only
         # what that one has used; the layout does it for all of them when the window has ended.
         self._deferred = self._offloaded and config.zero_stage > 1
         self._project: Projection | None = None
-        self._base = build_optimizer(model, optimizer, config.precision)
-        self._base.register_step_post_hook(self._after_update)
+        values = None if missing is None else missing.values
+        groups = named_groups(model, optimizer)
         short = config.precision != "fp32"  # DeepSpeed casts the model's weights where they are
-        unrounded = self._unrounded() if short else []
+        unrounded = self._unrounded(values) if short else []
         elements = sum(p.numel() for _, p in self._trainable)
         settings = zero_settings(config, self._device.type, elements)
-        with _nothing_compiled(self._device), _quiet():
+        with _nothing_compiled(self._device), _quiet(), _held_once():
+            if values is not None:
+                self._build(values, settings)
+            masters = groups_of(groups, dict(self._trainable))
+            self._base = optimizer_over(masters, optimizer, config.precision)
+            self._base.register_step_post_hook(self._after_update)
             self._engine, self._zero, _, _ = deepspeed.initialize(
                 model=model, optimizer=self._base, config=settings
             )
         self._layout: Layout = self._layout_of(config.zero_stage)
         if short:
-            self._take_unrounded(unrounded)
+            self._take_unrounded(unrounded, values)
         self._check_internals()
+
+    def _build(self, values: Values, settings: dict[str, Any]) -> None:
+        """Give the model on the meta device memory and values, as far as the stage keeps them."""
+        dtype = COMPUTE[self._precision]
+        if settings["zero_optimization"]["stage"] < 3:
+            fill_all(self.module, values, self._device, dtype)
+        else:
+            # DeepSpeed prepares its gathering linear layer only where a module is given.
+            init = deepspeed.zero.Init(nn.Module(), config_dict_or_path=settings, dtype=dtype)
+            partition(self.module, values, init, self._device, dtype)
+        self._trainable = trainable(self.module)
 
     def _layout_of(self, stage: int) -> Layout:
         if stage < 3:
@@ -218,6 +248,13 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             setattr(owner, name, before)
         else:  # it came from the class
             delattr(owner, name)
+
+
+@contextmanager
+def _held_once() -> Iterator[None]:
+    """Let ZeRO-1 and 2 release a parameter as soon as it is in their flat tensor."""
+    with _replaced(DeepSpeedZeroOptimizer, "flatten_dense_tensors_aligned", flattened):
+        yield
 
 
 @contextmanager

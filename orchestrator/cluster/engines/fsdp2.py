@@ -24,15 +24,17 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
+from orchestrator.cluster.engines.building import fill_shards, groups_of, named_groups
 from orchestrator.cluster.engines.cuts import placed
 from orchestrator.cluster.engines.layouts import Layout, Named
 from orchestrator.cluster.engines.parallel import Parallel, parallelized
 from orchestrator.cluster.engines.sharded import ShardedEngine
 from orchestrator.errors import InputError
+from orchestrator.modeling.initialization import Materialization
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.engine import Batch, Projection, Shard
 from orchestrator.training.engines.engine_config import EngineConfig, Precision
-from orchestrator.training.engines.optimizers import optimizer_over, parameter_groups, trainable
+from orchestrator.training.engines.optimizers import optimizer_over, trainable
 from orchestrator.training.engines.precision import COMPUTE
 
 BLOCKS = "layers"
@@ -121,11 +123,13 @@ class Fsdp2Engine(ShardedEngine):
     """An :class:`~orchestrator.training.engines.engine.Engine` over ``fully_shard``.
 
     Args:
-        model: On its device, built the same way on every rank; every rank keeps its own rows.
+        model: On its device, built the same way on every rank; every rank keeps its own rows. Or on
+            the meta device.
         optimizer: Its settings.
         target_weights: Weight of each target in the objective; 1 where not given.
         engine: Number format of weights and activations in a pass (masters and reductions stay
             fp32), loss scaling, offload, replicas, and what is cut before rows are.
+        missing: Device and values for a model on the meta device; each rank makes its own part.
 
     Raises:
         InputError: A trainable parameter has no axis to cut, or a layer cannot be shared.
@@ -137,6 +141,8 @@ class Fsdp2Engine(ShardedEngine):
         optimizer: OptimizerConfig,
         target_weights: Mapping[str, float] | None,
         engine: EngineConfig,
+        *,
+        missing: Materialization | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -145,9 +151,10 @@ class Fsdp2Engine(ShardedEngine):
             precision=engine.precision,
             loss_scale=engine.loss_scale,
             lockstep=True,
+            device=None if missing is None else missing.device,
         )
         _require_rows(model)
-        groups = _named_groups(model, optimizer, self._trainable)
+        groups = named_groups(model, optimizer)
         self._parallel = parallel = parallelized(model, self._device.type, engine)
         self.tensor_ranks = copies = engine.tensor_parallel
         self.replicas = engine.replicas or 1
@@ -156,12 +163,28 @@ class Fsdp2Engine(ShardedEngine):
         self.rank, self.world = self.rank // copies, self.world // copies
         offload = engine.offload.any
         self._wrapped = _shard(model, parallel, engine.precision, offload=offload)
+        if missing is not None:
+            self._materialize(missing, torch.device("cpu") if offload else self._device)
         named = trainable(model)
         self._trainable = named
         layout = RowLayout(self._wrapped, named, self._device, parallel)
         self._layout: Layout = layout
-        masters = _masters_in(groups, layout.masters)
+        masters = groups_of(groups, layout.masters)
         self._base = optimizer_over(masters, optimizer, engine.precision)
+
+    def _materialize(self, missing: Materialization, device: torch.device) -> None:
+        """Give this rank's rows memory and values, frozen ones too; move buffers."""
+
+        def made(tensor: Tensor) -> Tensor:
+            if tensor.is_meta:
+                return torch.empty_like(tensor, device=device)
+            return tensor.to(missing.device)
+
+        # Rows are DTensors, which keep their identity, so that ties hold; FSDP2 takes note of them.
+        self.module._apply(made)  # type: ignore[no-untyped-call]
+        named = list(self.module.named_parameters())
+        rows = RowLayout(self._wrapped, named, self._device, self._parallel)
+        fill_shards(rows.shards(), missing.values)
 
     def _shape_of(self, name: str, parameter: nn.Parameter) -> torch.Size:
         """Return the shape of a whole parameter."""
@@ -204,23 +227,6 @@ def _require_rows(model: nn.Module) -> None:
             f"FSDP2 cuts parameters along their first axis; {', '.join(flat)} has none. "
             "Use engine.type: zero or ddp"
         )
-
-
-def _named_groups(
-    model: nn.Module, optimizer: OptimizerConfig, named: Named
-) -> list[dict[str, Any]]:
-    """Return the optimizer's groups with names in place of parameters, taken before they change."""
-    names = {id(parameter): name for name, parameter in named}
-    return [
-        group | {"params": [names[id(p)] for p in group["params"]]}
-        for group in parameter_groups(model, optimizer)
-    ]
-
-
-def _masters_in(
-    groups: list[dict[str, Any]], masters: Mapping[str, nn.Parameter]
-) -> list[dict[str, Any]]:
-    return [group | {"params": [masters[name] for name in group["params"]]} for group in groups]
 
 
 def _shard(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import ProcessGroup
 
+from orchestrator.cluster.engines.building import fill_shards, own_parts
 from orchestrator.cluster.engines.layouts import (
     Layout,
     home_of,
@@ -17,6 +18,7 @@ from orchestrator.cluster.engines.layouts import (
 )
 from orchestrator.cluster.engines.matrices import spread_matrices
 from orchestrator.errors import InputError
+from orchestrator.modeling.initialization import Values
 from orchestrator.modeling.transfer import to_device
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.engine import Batch, Projection, Shard, part_of
@@ -43,6 +45,7 @@ class ShardedEngine(ABC):
         precision: Number format of weights and activations in a pass; masters stay fp32.
         loss_scale: How the loss is scaled with precision fp16.
         lockstep: Forward passes are collective: every rank must run the same ones.
+        device: Where the model will be, if it is on the meta device.
     """
 
     replicated = False
@@ -68,6 +71,7 @@ class ShardedEngine(ABC):
         precision: Precision,
         loss_scale: LossScaleConfig,
         lockstep: bool,
+        device: torch.device | None = None,
     ) -> None:
         self.module = model
         self.target_weights = dict(target_weights or {})
@@ -76,7 +80,7 @@ class ShardedEngine(ABC):
         self._trainable = trainable(model)
         self._matrices = hidden_matrices(model)
         self._active: frozenset[str] = frozenset(self._targets)
-        self._device = next(model.parameters()).device
+        self._device = device or next(model.parameters()).device
         self._lr = optimizer.learning_rate
         self._precision, self._lockstep = precision, lockstep
         self._scaler = LossScaler(precision, loss_scale)
@@ -255,11 +259,14 @@ class ShardedEngine(ABC):
         del name
         return whole_shape(parameter)
 
-    def _unrounded(self) -> list[Shard]:
+    def _unrounded(self, values: Values | None) -> list[Shard]:
         """Return this rank's parts of all parameters, fp32, in host memory; collective.
 
-        For an engine that casts the model's own weights, before it does; rank 0's weights win.
+        For an engine that casts the model's own weights, before it does; rank 0's weights win. With
+        `values`, of frozen parameters alone: masters are written from them.
         """
+        if values is not None:
+            return own_parts(self.module, values)
         parts = []
         for name, parameter in self.module.named_parameters():
             distributed.broadcast(parameter.detach(), src=0)
@@ -271,12 +278,16 @@ class ShardedEngine(ABC):
         return parts
 
     @torch.no_grad()
-    def _take_unrounded(self, parts: Sequence[Shard]) -> None:
+    def _take_unrounded(self, parts: Sequence[Shard], values: Values | None) -> None:
         """Begin with what the weights were before they were cast; collective.
 
         Masters get these values, and frozen parameters keep theirs for what is stored: a job that
         begins with a package neither trains nor stores rounded copies of its weights.
         """
+        if values is not None:
+            fill_shards(self.shards(), values)
+            self._frozen = list(parts)
+            return
         mine = {part.name: part for part in parts}
         masters = {shard.name: shard for shard in self.shards()}
         for name, parameter in self._trainable:

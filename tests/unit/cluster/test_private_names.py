@@ -47,6 +47,10 @@ NAMES = {
     "_partition_all_parameters": [ZERO_3],
     "_reassign_or_swap_out_partitioned_parameters": [ZERO_3],
     "__compatible_ops__": ["deepspeed/ops/__init__.py"],
+    "flatten_dense_tensors_aligned": [ZERO_12],
+    # DeepSpeed: cluster/engines/building.py.
+    "_convert_to_deepspeed_param": ["deepspeed/runtime/zero/partition_parameters.py"],
+    "partition": ["deepspeed/runtime/zero/partition_parameters.py"],
 }
 """Private name -> files of the installed package, one of which must define it."""
 

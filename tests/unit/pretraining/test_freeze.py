@@ -17,8 +17,8 @@ def test_frozen_parameters_are_exported_as_they_began(alone, make_job, tmp_path)
     job = make_job("train.freeze=[embedding.word, encoder.layers.0.norm1]", run_dir=folder)
     pretrain(alone.within(folder), job)
     after = load_file(folder / EXPORT / "model.safetensors")
-    torch.manual_seed(derive_seed(job.config.seed, "model"))
-    before = build_model(read_config(folder / EXPORT)).state_dict()
+    seed = derive_seed(job.config.seed, "model")
+    before = build_model(read_config(folder / EXPORT), seed).state_dict()
     same = {name for name, tensor in after.items() if torch.equal(tensor, before[name])}
     frozen = {"embedding.word.weight"}
     frozen |= {f"encoder.layers.0.norm1.{part}" for part in ("weight", "bias")}
