@@ -30,6 +30,7 @@ ALLOWED: dict[str, str] = {
     "is_numeric": "called by report/page.html",
     "reconfigure": "called by Ray Serve on every replica when its config changes",
     "check_health": "called by Ray Serve on every replica",
+    "build_model": "Python interface; described in orchestrator/modeling/README.md",
     "write_adapter": "Python interface; described in orchestrator/modeling/README.md",
     "lora_state": "Python interface; described in orchestrator/modeling/README.md",
     "load_lora_state": "Python interface; described in orchestrator/modeling/README.md",
