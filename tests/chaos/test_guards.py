@@ -31,7 +31,7 @@ def test_poisoned_samples_are_skipped_gone_around_and_reported(
             *(f"engine.zero_stage={stage}", "cluster.workers=2", f"train.max_steps={STEPS}"),
             *(f"train.checkpoint_every_steps={EVERY}", "train.log_every_steps=1"),
             *("train.eval_every_steps=0", "train.schedule.warmup_steps=2"),
-            *("train.max_skipped_steps=1", "train.max_rollbacks=2"),
+            *("train.max_skipped_steps=1", "train.max_rollbacks=2", "train.prefetch_steps=0"),
             *(f"run.dir={tmp_path}/runs", f"run.zoo={tmp_path}/zoo"),
         ],
     )
