@@ -69,7 +69,7 @@ def loop(tmp_path, monkeypatch, actor, *, stopped):
     here = SimpleNamespace(get_node_id=lambda: "here")
     monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
     monkeypatch.setattr(worker, "living_nodes", lambda: ["here"])
-    monkeypatch.setattr(worker, "_prepare_process", lambda **_: None)
+    monkeypatch.setattr(worker, "prepare_process", lambda **_: None)
     assignment = worker.Assignment(
         worker=f"{__name__}:stop",
         payload_class=f"{AnyState.__module__}:AnyState",

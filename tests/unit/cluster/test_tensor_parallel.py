@@ -10,7 +10,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.finetuning.config import FinetuneConfig
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.pretraining.config import PretrainConfig
-from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.config import EngineConfig
 from orchestrator.training.engines.engine import part_of
 from orchestrator.training.engines.layer_cuts import cut_problems
 from tests.support import tensor_worker as worker
@@ -273,12 +273,6 @@ class TestRefusals:
         path = "jobs/configs/original/clip_vit_b32.yaml"
         with pytest.raises(ConfigError, match=r"model\.encoder\.type: 'dual' is not one"):
             load_config(PretrainConfig, path, ["engine={type: fsdp2, tensor_parallel: 2}"])
-
-    def test_an_optimizer_that_gathers_rows(self):
-        muon = OptimizerConfig(type="muon")
-        for cut in ({"tensor_parallel": 2}, {"expert_parallel": 2}):
-            (problem,) = EngineConfig(type="fsdp2", **cut).problems_with(2, muon)
-            assert "muon" in problem.message
 
     def test_a_job_says_what_of_its_model_cannot_be_cut(self):
         raw = {

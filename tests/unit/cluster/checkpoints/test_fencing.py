@@ -102,7 +102,7 @@ def test_the_launch_does_not_hear_of_it(tmp_path, monkeypatch):
     here = SimpleNamespace(get_node_id=lambda: "here")
     monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
     monkeypatch.setattr(worker, "living_nodes", lambda: ["here"])
-    monkeypatch.setattr(worker, "_prepare_process", lambda **_: None)
+    monkeypatch.setattr(worker, "prepare_process", lambda **_: None)
     actor = Actor()
     assignment = worker.Assignment(
         worker=f"{__name__}:overtaken",
