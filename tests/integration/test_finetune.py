@@ -46,6 +46,9 @@ LORA = {"rank": 2}
 ADAPTERS = {"lora, ddp": {}, "lora, zero2": ENGINES["zero2"], "lora, zero3": ENGINES["zero3"]}
 TAUGHT = {f"taught, {name}": ENGINES[name] for name in ("ddp", "zero3", "fsdp2")}
 TEACHER = {"package": "large", "hidden_weight": 0.5}
+# With some seeds one first gradient is a sum that cancels to 1e-10. AdamW divides it by itself plus
+# eps (1e-8), so that the order of the sum shows: in one process with other micro-batches, too.
+CONDITIONED = {"seed": 4}
 MOVED = {f"moved, {name}": ENGINES[name] for name in ("ddp", "zero3", "fsdp2")}
 ADVERSARIAL = {"type": "pgd", "epsilon": 0.5, "steps": 2}
 OTHERS = {"multilabel, zero3": ENGINES["zero3"], "poisoned": ENGINES["zero2"]}
@@ -77,6 +80,7 @@ def settings(place, name, engine):
         place,
         "multilabel" if name.startswith("multilabel") else "task2",
         **({"teacher": TEACHER} if name.startswith("taught") else {}),
+        **(CONDITIONED if name.startswith("moved") else {}),
         train={**TRAIN, **micro, **more},
         engine=engine,
         cluster={"workers": 2},
@@ -167,12 +171,12 @@ def test_adapters_learn_the_same_under_every_engine(group, alone_with_adapters, 
     assert_same(group.weights(name), alone_with_adapters, 1e-5)
 
 
-@pytest.mark.xfail(strict=False, reason="one feed-forward weight differs under DDP and FSDP2: open")
 @pytest.mark.parametrize("name", MOVED)
 def test_adversarial_steps_are_the_same_under_every_engine(group, place, name):
     group.summary(name)
     alone = place / "moved"  # whole from the second time on
-    _, folder = learn(job(place, train={**TRAIN, "adversarial": ADVERSARIAL}), alone)
+    given = job(place, train={**TRAIN, "adversarial": ADVERSARIAL}, **CONDITIONED)
+    _, folder = learn(given, alone)
     assert losses(group.export(name)) == pytest.approx(losses(folder), abs=1e-5)
     assert_same(group.weights(name), load_model(folder).state_dict(), 1e-5)
 
