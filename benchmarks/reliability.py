@@ -52,7 +52,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What faults of one kind cost.
+    """Cost of the faults of one kind.
 
     Attributes:
         kind: ``drain`` or ``kill``.

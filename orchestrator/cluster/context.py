@@ -51,7 +51,7 @@ class Worker:
             folder of a run on an object store.
         device: Where this worker computes.
         line: Connection to the driver.
-        beside: Starts work beside the workers; None: there is no cluster.
+        beside: Starts work beside the workers; None: without a cluster.
         mirror: The run on an object store; None: every worker sees its folder.
     """
 

@@ -53,7 +53,7 @@ class RunFolder:
     staging folder of this machine.
 
     Attributes:
-        path: The folder; the staging folder of one on an object store.
+        path: The folder; for a run on an object store, its staging folder.
         address: The folder as its user knows it.
         remote: The folder on an object store; None: it is local or mounted.
         config: The config of the run.

@@ -133,7 +133,7 @@ class WorkerContext(Protocol):
 
     @property
     def beside(self) -> Beside | None:
-        """Starts work beside the workers; None: there is no cluster."""
+        """Starts work beside the workers; None: without a cluster."""
         ...
 
     def within(self, run_dir: str | Path) -> Self:

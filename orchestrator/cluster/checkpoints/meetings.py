@@ -21,7 +21,7 @@ WRITTEN = ".written-"
 FAILED = ".failed"
 """Name of an empty file that says that some rank could not write its part."""
 MAX_PART_BYTES = 2**30
-"""Largest description; one of a model of many tensors takes megabytes."""
+"""Largest description in bytes; a model with many tensors needs megabytes."""
 
 
 class Meeting(Protocol):

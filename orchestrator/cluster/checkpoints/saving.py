@@ -11,7 +11,7 @@ file. A committed checkpoint, ``step-<step>/``, holds:
 - ``training.json``, the index: which file holds which elements (`StateIndex`);
 - ``extra.json``, the state of the caller and a copy of the manifest's head;
 - ``manifest.json``, written last: schema version, step, number of ranks, and for every other file
-  its size and SHA-256, as its writer has measured them. Without it there is no checkpoint.
+  size and SHA-256 as its writer measured them. A folder without it is not a checkpoint.
 
 A file that a rank described never changes afterwards. Nothing but the descriptions crosses ranks,
 so an object store does the same: each rank stores its files and its description, rank 0 collects
