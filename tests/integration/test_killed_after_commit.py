@@ -92,6 +92,7 @@ def adapt(place):
 STAGES = (pretrain, select, learn, quantize, adapt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_killed_after_its_commit_records_its_result(stage, local_ray, tmp_path, monkeypatch):
     place, saved = tmp_path / "place", tmp_path / "saved"

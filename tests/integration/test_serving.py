@@ -337,6 +337,7 @@ class TestBeforeAnythingStarts:
         assert "Traceback" not in shown.stderr
 
 
+@pytest.mark.slow
 def test_orchestrator_serve_until_sigterm(packages):
     """With a Ray of its own, which must be gone afterwards."""
     (port,) = free_ports(1)

@@ -210,6 +210,7 @@ def test_a_store_that_is_full_or_refuses_names_what_was_not_uploaded(relayed, ma
     assert ctx.checkpoints.steps() == [2, 3]
 
 
+@pytest.mark.slow
 def test_training_waits_for_a_lost_connection_and_says_so(relayed, machine):
     relay, root = relayed
     ctx = machine(root, 1)
