@@ -1,0 +1,1 @@
+"""Ties: candidates that the validation rows cannot tell apart from the winner."""
