@@ -25,6 +25,7 @@ from orchestrator.training.engines.engine import (
     gradient_norm,
 )
 from orchestrator.training.events import Measurement, Metrics
+from orchestrator.training.garbage import collect_after, collected_between_steps
 from orchestrator.training.learning_rates import learning_rate
 from orchestrator.training.metrics import OVERFLOW, SKIPPED, StepMetrics, interval_means
 from orchestrator.training.objective import ExtraLoss
@@ -202,14 +203,16 @@ def train(
     step_fn = step_fn or plain_step(config.max_grad_norm)
     end = min(config.max_steps, config.max_steps if until_step is None else until_step)
     engine.module.train()
-    for step in range(first_step, end):
-        seed_step(seed, step, engine.rank)
-        with nullcontext() if hooks.watchdog is None else hooks.watchdog.step():
-            window = source.window(step, engine.rank, engine.world)
-            metrics = run.take(step, step_fn, window)
-        run.record(step, metrics)
-        if run.conclude(step + 1, end):
-            break
+    with collected_between_steps():
+        for step in range(first_step, end):
+            seed_step(seed, step, engine.rank)
+            with nullcontext() if hooks.watchdog is None else hooks.watchdog.step():
+                window = source.window(step, engine.rank, engine.world)
+                metrics = run.take(step, step_fn, window)
+            run.record(step, metrics)
+            if run.conclude(step + 1, end):
+                break
+            collect_after(step + 1)
     run.result.seconds = run.seconds
     return run.result
 
