@@ -13,6 +13,7 @@ from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
 from orchestrator.selection.policies.base import POLICIES
 from orchestrator.selection.scores.base import PROXIES, unit_proxies
+from orchestrator.selection.ties.tie_breaker import TiesConfig
 from orchestrator.training.config import FineTuneConfig
 from orchestrator.zoo.suite import SuiteConfig
 
@@ -103,6 +104,8 @@ class SelectConfig(JobConfig):
     """Phase one."""
     halving: HalvingConfig = HalvingConfig()
     """Phase two."""
+    ties: TiesConfig = TiesConfig()
+    """Candidates that validation rows cannot tell apart from the winner."""
     fine_tune: FineTuneConfig = FineTuneConfig()
     """Training of the candidates and the winner; use the benchmark's settings."""
     package: Name

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from orchestrator.errors import InputError, StageError
 from orchestrator.selection.policies.base import Policy, Verdict, cut, ranked
 from orchestrator.selection.results import JournalRow
+from orchestrator.selection.ties.tie_breaker import TieBreaker
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Bracket:
         pool: Surviving models, in the order of the last verdict.
         stages: E, epochs of the full budget.
         policy: Decides between rungs.
+        ties: Settles ties where one candidate is left; None: the leader stays.
         rung: The stage now being trained, 1..E.
         observed: Every value recorded.
         failures: Model to why it failed; ranked last, never trained again.
@@ -33,6 +35,7 @@ class Bracket:
     pool: tuple[str, ...]
     stages: int
     policy: Policy
+    ties: TieBreaker | None = None
     rung: int = 1
     observed: dict[tuple[str, int], float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -100,6 +103,8 @@ class Bracket:
                 + "; ".join(f"{model}: {self.failures[model]}" for model in sorted(self.pool))
             )
         verdict = self._judge(alive)
+        if self.ties is not None and len(verdict.kept) == 1 < len(alive):
+            verdict = self.ties.settle(verdict, self.rung, self.observed)
         self.verdicts.append(verdict)
         self.dropped |= {model: (self.rung, why) for model, why in verdict.dropped.items()}
         self.pool = verdict.kept

@@ -28,6 +28,7 @@ from orchestrator.selection.results import (
     TargetSummary,
 )
 from orchestrator.selection.score_predictor import MIN_HISTORY_SETS, conformal_halfwidth
+from orchestrator.selection.ties.tie_breaker import TieBreaker
 from orchestrator.selection.trials.fine_tuning import PACKAGE, committed_rows
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.storage import RunFolder
@@ -42,6 +43,7 @@ def selection_report(
     proxies: Mapping[str, ProxyScore],
     bracket: Bracket,
     journal: Journal,
+    ties: TieBreaker | None = None,
 ) -> SelectionReport:
     """Collect ranking, bracket, clusters and cost of a finished bracket."""
     task, winner = plan.task, bracket.winner
@@ -54,6 +56,8 @@ def selection_report(
             f"the winner {winner} declares training on {task.name}: its validation score may be "
             "inflated"
         )
+    last_rungs = {model: rung for model, rung in sorted(bracket.observed)}
+    tied = () if ties is None else tuple(ties.tied(winner, last_rungs))
     clusters, linkage = _clusters(plan)
     matrix = plan.matrix.final().astype(object)
     return SelectionReport(
@@ -67,6 +71,7 @@ def selection_report(
         validation_accuracy=final.validation,
         majority_accuracy=task.majority_accuracy,
         policy=plan.decider.name,
+        tied_with_winner=tied,
         ranking=_ranking(bracket, recalled),
         bracket=_bracket_cells(plan, bracket),
         rungs=_rungs(plan, bracket),

@@ -243,6 +243,8 @@ class SelectionReport(StrictModel):
     """Test accuracy of always answering the largest class."""
     policy: str
     """Halving policy that decided (with little history not the one asked for)."""
+    tied_with_winner: tuple[str, ...] = ()
+    """Candidates that a paired test on validation rows cannot tell apart from the winner."""
     ranking: tuple[RankedModel, ...]
     """All candidates, best first, with reasons."""
     bracket: tuple[BracketCell, ...]

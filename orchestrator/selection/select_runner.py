@@ -12,6 +12,8 @@ from orchestrator.selection.planning import SelectionPlan, describe_selection, p
 from orchestrator.selection.recall import recall_candidates
 from orchestrator.selection.results import REPORT_NAME, ProxyScore, Recalled
 from orchestrator.selection.scores.features import ProxyPayload
+from orchestrator.selection.ties.row_scores import FOLDER as ROW_SCORES
+from orchestrator.selection.ties.tie_breaker import TieBreaker, Traits, ties_in_words
 from orchestrator.selection.trials.fine_tuning import TrialPayload
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.selection.trials.runner import (
@@ -70,10 +72,14 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
         )
         names = ", ".join(item.model for item in recalled if item.kept)
         logger.info("recalled %d of %d candidates: %s", plan.pool, len(recalled), names)
-        bracket = _halve(config, plan, recalled, journal)
-    report = selection_report(plan, recalled, proxies, bracket, journal)
+        traits = {ref: Traits.of(package) for ref, package in plan.packages.items()}
+        ties = TieBreaker(config.ties, folder.path / ROW_SCORES, traits)
+        bracket = _halve(config, plan, recalled, journal, ties)
+    report = selection_report(plan, recalled, proxies, bracket, journal, ties)
     for entry in report.ranking:
         logger.info("%d. %s: %s, %s", entry.place, entry.model, entry.status, entry.reason)
+    if report.tied_with_winner:
+        logger.info("%s", ties_in_words(report.winner, report.tied_with_winner))
     atomic_write_json(folder.path / REPORT_NAME, report.model_dump())
     state = state_folder(folder.path, bracket.winner)
     return publish_winner(config, plan, report, folder, state)
@@ -124,13 +130,17 @@ def _score_proxies(
 
 
 def _halve(
-    config: SelectConfig, plan: SelectionPlan, recalled: Iterable[Recalled], journal: Journal
+    config: SelectConfig,
+    plan: SelectionPlan,
+    recalled: Iterable[Recalled],
+    journal: Journal,
+    ties: TieBreaker,
 ) -> Bracket:
     """Phase two on Ray Tune, from where the journal ends."""
     from orchestrator.selection.trials.scheduler import HalvingScheduler
 
     epochs, policy = config.fine_tune.epochs, plan.decider.policy
-    bracket = Bracket(tuple(item.model for item in recalled if item.kept), epochs, policy)
+    bracket = Bracket(tuple(item.model for item in recalled if item.kept), epochs, policy, ties)
     replay_rows(bracket, journal.rows)
     if bracket.finished:
         return bracket

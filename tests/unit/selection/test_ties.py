@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import IntegrityError, StageError
+from orchestrator.selection.halving import Bracket
+from orchestrator.selection.matrix.history import History
+from orchestrator.selection.policies.base import Verdict, choose_policy
 from orchestrator.selection.ties.paired_tests import corrected_p_values, paired_p_value
 from orchestrator.selection.ties.row_scores import read_row_scores, row_scores, write_row_scores
+from orchestrator.selection.ties.tie_breaker import TieBreaker, TiesConfig, Traits
 from orchestrator.tasks.metrics import mean, share
 
 
@@ -79,3 +83,78 @@ def test_a_model_ten_points_worse_is_rarely_called_tied(exact):
     models = {"best": 0.85, "near": 0.85, "far": 0.75}
     missed = sum("far" not in differ(drawn(rng, models, 1000, exact=exact)) for _ in range(50))
     assert missed <= 2
+
+
+def breaker(folder, traits, **settings):
+    return TieBreaker(TiesConfig(**settings), folder, traits)
+
+
+def traits(size=100, licence="mit", content="", latency_ms=None):
+    return Traits(size, licence, content or str(size), latency_ms)
+
+
+def write_pool(folder, right, rung=1, rows=200):
+    """Scores of a pool: model to how many of the rows it has right, the first ones."""
+    for model, count in right.items():
+        write_row_scores(folder, model, rung, np.arange(rows) < count)
+    return {(model, rung): count / rows for model, count in right.items()}
+
+
+def verdict(observed, rung=1):
+    scores = {model: value for (model, at), value in observed.items() if at == rung}
+    order = sorted(scores, key=lambda model: -scores[model])
+    return Verdict((order[0],), dict.fromkeys(order[1:], "place"), scores)
+
+
+def test_among_ties_the_smaller_wins_within_the_margin(tmp_path):
+    observed = write_pool(tmp_path, {"large": 160, "small": 159, "tiny": 157, "far": 100})
+    sizes = {"large": 400, "small": 40, "tiny": 4, "far": 1}
+    found = breaker(tmp_path, {m: traits(size) for m, size in sizes.items()})
+    settled = found.settle(verdict(observed), 1, observed)
+    assert settled.kept == ("small",)  # tiny is tied too, but 1.5 points behind
+    assert "tied with small" in settled.dropped["large"]
+    assert set(settled.dropped) == {"large", "tiny", "far"}
+    assert set(found.tied("large", dict.fromkeys(sizes, 1))) == {"small", "tiny"}
+    for settings in ({"prefer": []}, {"margin": 0.0}):
+        kept = breaker(tmp_path, found.traits, **settings).settle(verdict(observed), 1, observed)
+        assert kept.kept == ("large",)
+
+
+def test_the_order_of_preference_is_the_one_asked_for(tmp_path):
+    observed = write_pool(tmp_path, {"a": 100, "b": 100, "c": 100})
+    facts = {
+        "a": traits(10, "gpl-3.0", "a", 5.0),
+        "b": traits(20, "Apache-2.0", "b", 9.0),
+        "c": traits(30, None, "c", 1.0),
+    }
+    for prefer, winner in (("size", "a"), ("licence", "b"), ("latency", "c")):
+        found = breaker(tmp_path, facts, prefer=[prefer])
+        assert found.settle(verdict(observed), 1, observed).kept == (winner,)
+
+
+def test_copies_are_tied_whatever_the_rows_say(tmp_path):
+    write_pool(tmp_path, {"winner": 200, "copy": 10, "other": 10})
+    same = {"winner": traits(content="x"), "copy": traits(content="x"), "other": traits(7)}
+    assert breaker(tmp_path, same).tied("winner", dict.fromkeys(same, 1)) == {"copy": 1.0}
+    assert breaker(tmp_path / "no files", same).tied("winner", {"winner": 1}) == {"copy": 1.0}
+
+
+def test_candidates_are_compared_at_their_last_common_rung(tmp_path):
+    write_pool(tmp_path, {"winner": 100, "early": 100}, rung=1)
+    write_pool(tmp_path, {"winner": 190, "late": 100}, rung=2)
+    found = breaker(tmp_path, {})
+    assert list(found.tied("winner", {"winner": 2, "early": 1, "late": 2})) == ["early"]
+
+
+def test_halving_settles_ties_only_where_one_candidate_is_left(tmp_path):
+    for rung in (1, 2):
+        write_pool(tmp_path, {"a": 120, "b": 120, "c": 100, "d": 90}, rung)
+    sizes = {"a": 3, "b": 2, "c": 1, "d": 1}
+    found = breaker(tmp_path, {m: traits(size) for m, size in sizes.items()})
+    decider = choose_policy("sh", History.empty(list(sizes), 2))
+    bracket = Bracket(tuple(sizes), 2, decider.policy, found)
+    for rung in (1, 2):
+        for model in bracket.waiting():
+            bracket.record(model, rung, {"a": 0.6, "b": 0.6, "c": 0.5, "d": 0.45}[model])
+    assert bracket.verdicts[0].kept == ("a", "b")
+    assert bracket.winner == "b"
