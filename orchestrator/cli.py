@@ -161,6 +161,7 @@ VERBS: dict[str, Job | Tool] = {
     "report": Tool(("orchestrator.report.cli",)),
     "components": Tool(("orchestrator.tasks.components_cli",)),
     "estimate": Tool(("orchestrator.pretraining.estimate_cli",)),
+    "matrix": Tool(("orchestrator.selection.matrix.cli",)),
     "doctor": Tool(("orchestrator.doctor",)),
 }
 """Every verb of the command line."""

@@ -17,7 +17,7 @@ from orchestrator.selection.candidates import (
 )
 from orchestrator.selection.config import BenchmarkConfig
 from orchestrator.selection.matrix.files import read_matrix, write_matrix
-from orchestrator.selection.matrix.performance import PerformanceMatrix
+from orchestrator.selection.matrix.performance import MeasuredCell, PerformanceMatrix
 from orchestrator.selection.results import JournalRow
 from orchestrator.selection.trials.fine_tuning import TrialPayload
 from orchestrator.selection.trials.journal import Journal
@@ -183,15 +183,19 @@ def plan_benchmark(config: BenchmarkConfig) -> BenchmarkPlan:
 
 
 def complete_matrix(plan: BenchmarkPlan, journal: Journal, epochs: int) -> PerformanceMatrix:
-    """The matrix with every cell whose trial finished; failed trials leave gaps."""
-    measured = []
+    """The matrix with every cell whose trial finished; failed trials leave gaps with a reason."""
+    measured: list[MeasuredCell] = []
     for cell in plan.cells:
         rows = sorted(journal.of(cell.trial), key=lambda row: row.rung)
-        curve = [row.validation for row in rows if row.validation is not None]
+        done = [row for row in rows if row.validation is not None]
+        curve, seconds = [row.validation for row in done], [row.seconds for row in done]
+        place = cell.package, cell.dataset
         if len(curve) == epochs and rows[-1].test is not None:
-            measured.append((cell.package, cell.dataset, curve, rows[-1].test))
+            measured.append(MeasuredCell(*place, curve, rows[-1].test, seconds))
         else:
             reason = next((row.error for row in rows if row.error), "not finished")
+            short = [*curve, *[None] * (epochs - len(curve))]
+            measured.append(MeasuredCell(*place, short, None, seconds, reason=reason))
             logger.warning("no cell for %s on %s: %s", cell.package, cell.dataset, reason)
     return plan.matrix.add_cells(measured)
 

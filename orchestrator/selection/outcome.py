@@ -59,7 +59,7 @@ def selection_report(
     last_rungs = {model: rung for model, rung in sorted(bracket.observed)}
     tied = () if ties is None else tuple(ties.tied(winner, last_rungs))
     clusters, linkage = _clusters(plan)
-    matrix = plan.matrix.final().astype(object)
+    matrix = plan.matrix.normalized().astype(object)
     return SelectionReport(
         target=TargetSummary(
             name=task.name,

@@ -176,7 +176,7 @@ def _history(
 ) -> History:
     """Curves up to the shorter of history and fine-tuning, with a row for every candidate."""
     models, epochs = sorted({*matrix.models, *packages}), config.fine_tune.epochs
-    if not matrix.stages:
+    if matrix.cells.empty:
         return History.empty(models, epochs)
     history = matrix.history(min(epochs, matrix.stages)).with_models(models)
     return history if config.halving.use_tags else history.without_tags()

@@ -85,6 +85,8 @@ class ShrunkenPredictor:
         Raises:
             InputError: Fewer than `MIN_HISTORY_SETS` usable data sets.
         """
+        if history.curved_datasets() < MIN_HISTORY_SETS:
+            history = history.only_finals()
         residual, medians = _residuals(history)
         sets = len(medians)
         if sets < MIN_HISTORY_SETS:
@@ -94,7 +96,7 @@ class ShrunkenPredictor:
             )
         seen = ~np.isnan(residual[:, :, -1])
         rows = seen.sum(axis=1).astype(float)
-        counts = rows[:, None]
+        counts = (~np.isnan(residual)).sum(axis=1).astype(float)  # [M, E+1]
         average = np.where(
             counts > 0, np.nansum(residual, axis=1) / np.maximum(counts, 1.0), np.nan
         )
@@ -105,9 +107,11 @@ class ShrunkenPredictor:
         spread = float(np.var(known[:, -1], ddof=1)) if len(known) > 1 else 0.0
         between = max(spread - within / sets, within * PRIOR_VARIANCE_FLOOR, 1e-12)
         kappa = within / between
-        center = known[rows[rows > 0] >= min(MIN_ROWS_FOR_CENTER, rows.max())].mean(axis=0)
-        weight = (rows / (rows + kappa))[:, None]
-        mean = center + weight * (np.nan_to_num(average) - center)
+        center = np.nanmean(known[rows[rows > 0] >= min(MIN_ROWS_FOR_CENTER, rows.max())], axis=0)
+        mean = center + counts / (counts + kappa) * (np.nan_to_num(average) - center)
+        deviations = deviations[~np.isnan(deviations).any(axis=1)]
+        free = max(len(deviations) - int((counts.min(axis=1) > 0).sum()), 1)
+        medians = medians[~np.isnan(medians).any(axis=1)]
         fitted = cls(
             models=history.models,
             mean=mean,
@@ -201,7 +205,8 @@ class ShrunkenPredictor:
         raw, _ = _residuals(history.without_tags())
         cells = history.tagged & ~np.isnan(raw[:, :, -1])
         excess = (raw - self.mean[:, None, :])[cells]
-        effect = excess.sum(axis=0) / (len(excess) + TAG_SHRINKAGE)
+        counts = (~np.isnan(excess)).sum(axis=0)
+        effect = np.nansum(excess, axis=0) / (counts + TAG_SHRINKAGE)
         mean = self.mean.copy()
         mean[[model in tags for model in self.models]] += effect
         return replace(self, mean=mean)
@@ -234,14 +239,18 @@ def conformal_halfwidth(history: History, stage: int, pool: Sequence[str]) -> fl
 def _residuals(history: History) -> tuple[FloatArray, FloatArray]:
     """Clipped residuals ``[M, N', E+1]`` without tagged cells, and set medians ``[N', E+1]``.
 
-    Sets with fewer than two measured models say nothing about models and are omitted.
+    Sets with fewer than two measured models say nothing about models and are omitted. A set with
+    fewer than two curves has values at T only.
     """
     counts = (~np.isnan(history.curves[:, :, -1])).sum(axis=0)
     usable = counts >= 2
     curves = history.curves[:, usable]
     if not usable.any():
         return curves, np.zeros((0, curves.shape[2]))
-    medians = np.nanmedian(curves, axis=0)
+    curved = (~np.isnan(curves[:, :, 0])).sum(axis=0) >= 2
+    medians = np.full(curves.shape[1:], np.nan)
+    medians[curved] = np.nanmedian(curves[:, curved], axis=0)
+    medians[~curved, -1] = np.nanmedian(curves[:, ~curved, -1], axis=0)
     residual = np.clip(curves - medians[None], -RESIDUAL_CLIP, RESIDUAL_CLIP)
     residual[history.tagged[:, usable]] = np.nan
     return residual, medians

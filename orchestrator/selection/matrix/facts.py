@@ -7,10 +7,36 @@ selection cannot read the test scores of its own target.
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
 
+import numpy as np
+
+from orchestrator.arrays import FloatArray
 from orchestrator.config import StrictModel
 
 SKETCH_SIZE = 64
+DIGITS = 10
+"""Decimals of a normalized score: the same scores as percent or as error rates differ by rounding
+errors, and a ranking must not depend on them."""
+
+Scale = Literal["fraction", "percent", "range"]
+"""``fraction``: 1 is perfect; ``percent``: 100 is; ``range``: no bounds, such as a loss."""
+SCALES: tuple[Scale, ...] = get_args(Scale)
+
+
+class Source(StrictModel):
+    """Provenance of imported cells."""
+
+    file: str
+    """File that was read, as it was named."""
+    sha256: str
+    """Hash of its bytes."""
+    imported_at: str
+    """Date and time of the import, UTC, ISO 8601."""
+    rows: int
+    """Lines of data."""
+    options: dict[str, str]
+    """Options of the import."""
 
 
 class ModelFacts(StrictModel):
@@ -30,13 +56,29 @@ class DatasetFacts(StrictModel):
     metric: str = "accuracy"
     """Name of the score."""
     higher_is_better: bool = True
-    """Its direction; `PerformanceMatrix.history` negates scores where lower is better."""
+    """Its direction."""
+    scale: Scale = "fraction"
+    """Its scale."""
+    worst: float = 0.0
+    """Score that counts as 0; of scale ``range`` only."""
+    best: float = 1.0
+    """Score that counts as 1; of scale ``range`` only."""
     digest: str = ""
     """Hash of the rows; empty when unknown."""
     sketch: tuple[int, ...] = ()
     """The `SKETCH_SIZE` smallest 52-bit hashes of the (text, label) rows, sorted."""
     protocol: str = ""
     """Hash of the fine-tuning settings the column was measured with."""
+
+    def normalized(self, values: FloatArray) -> FloatArray:
+        """Scores on one scale: 1 is perfect (``range``: the best stored one), larger is better.
+
+        Correlations may be negative, and error rates above 1; both give negative numbers.
+        """
+        if self.scale == "range":
+            return np.round((values - self.worst) / (self.best - self.worst), DIGITS) + 0.0
+        unit = values / 100 if self.scale == "percent" else values
+        return np.round(unit if self.higher_is_better else 1 - unit, DIGITS) + 0.0
 
 
 def is_tagged(model: str, trained_on: Iterable[str], dataset: str) -> bool:

@@ -1,4 +1,4 @@
-"""The view of a performance matrix that predictors read: complete, oriented learning curves."""
+"""The view of a performance matrix that predictors read: learning curves on one scale."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from orchestrator.arrays import BoolArray, FloatArray
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Complete curves; larger is better.
+    """Complete curves and final scores; larger is better.
 
     Attributes:
         models: M model ids.
         datasets: N data set names.
-        curves: ``[M, N, E+1]`` validation scores after stages 1..E, then the final test score; NaN
-            where any value of a cell is missing.
+        curves: ``[M, N, E+1]`` validation scores after stages 1..E, then the final test score. A
+            cell is complete, has only its final score, or is NaN.
         tagged: ``[M, N]`` whether the model declares, or is named after, the data set.
     """
 
@@ -58,7 +58,16 @@ class History:
         untagged = np.zeros_like(self.tagged)
         return History(self.models, self.datasets, self.curves, untagged)
 
+    def only_finals(self) -> "History":
+        """The same data without curves (E = 0)."""
+        return History(self.models, self.datasets, self.curves[:, :, -1:], self.tagged)
+
+    def curved_datasets(self) -> int:
+        """Number of data sets with at least two complete curves."""
+        complete = ~np.isnan(self.curves).any(axis=2)
+        return int((complete.sum(axis=0) >= 2).sum()) if self.stages else 0
+
     def measured_datasets(self) -> int:
-        """Number of data sets with at least two complete models; others say nothing of models."""
+        """Number of data sets with final scores of at least two models; others do not rank."""
         complete = ~np.isnan(self.curves[:, :, -1])
         return int((complete.sum(axis=0) >= 2).sum())

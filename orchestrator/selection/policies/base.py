@@ -40,7 +40,7 @@ class Policy(ABC):
     default_pool: ClassVar[int] = 10
     """Models to recall unless the config says how many."""
     min_history: ClassVar[int] = 0
-    """Data sets in the history that the policy needs."""
+    """Data sets with curves in the history that the policy needs."""
     fallback: ClassVar[str] = "sh"
     """Policy that takes its place when the history has fewer."""
 
@@ -89,12 +89,11 @@ def choose_policy(name: str, history: History, tags: Iterable[str] = ()) -> Deci
         history: Benchmark curves without the target.
         tags: Models that declare training on the target.
     """
-    measured = history.measured_datasets()
     predictor: ShrunkenPredictor | None = None
-    if measured >= MIN_HISTORY_SETS:
+    if history.measured_datasets() >= MIN_HISTORY_SETS:
         predictor = ShrunkenPredictor.fit(history, set(tags))
     policy: type[Policy] = POLICIES.component_class(name)
-    while measured < policy.min_history:
+    while history.curved_datasets() < policy.min_history:
         name = policy.fallback
         policy = POLICIES.component_class(name)
     return Decider(name, policy.make(history, predictor), predictor)

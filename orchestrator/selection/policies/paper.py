@@ -56,7 +56,7 @@ class KMeansTrend:
         if model not in self.history.models or stage > self.history.stages:
             return value
         curves = self.history.curves[self.history.models.index(model)]
-        curves = curves[~np.isnan(curves[:, -1])]
+        curves = curves[~np.isnan(curves).any(axis=1)]
         if not len(curves):
             return value
         ordered = curves[np.argsort(curves[:, stage - 1], kind="stable")]

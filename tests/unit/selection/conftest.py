@@ -23,6 +23,13 @@ def synthetic_history(models=8, datasets=6, stages=4, seed=0):
     return History(names, sets, curves, np.zeros((models, datasets), dtype=bool))
 
 
+def matrix_of(table, folder):
+    """A matrix from a data frame, through a file as a user has it."""
+    file = Path(folder) / "table.csv"
+    table.to_csv(file, index=False)
+    return read_matrix(file)
+
+
 @pytest.fixture
 def history():
     return synthetic_history()

@@ -6,10 +6,9 @@ import pandas as pd
 import pytest
 
 from orchestrator.errors import InputError
-from orchestrator.selection.matrix.files import from_curves
 from orchestrator.selection.replay import ReplaySettings, register, replay
 
-from .conftest import synthetic_history
+from .conftest import matrix_of, synthetic_history
 
 
 def table(seed=0, models=12, datasets=8, stages=4):
@@ -24,11 +23,11 @@ def table(seed=0, models=12, datasets=8, stages=4):
 
 
 @pytest.fixture(scope="module")
-def matrix():
-    return from_curves(table())
+def matrix(tmp_path_factory):
+    return matrix_of(table(), tmp_path_factory.mktemp("matrix"))
 
 
-def test_a_replay_pays_for_what_it_reveals_and_reads_the_test_score_last(matrix):
+def test_a_replay_pays_for_what_it_reveals_and_reads_the_test_score_last(matrix, tmp_path):
     report = replay(matrix, ["d0", "d3"], ReplaySettings(keep=8))
     for result in report.results:
         assert result.epochs == sum(result.pool_sizes)
@@ -36,16 +35,16 @@ def test_a_replay_pays_for_what_it_reveals_and_reads_the_test_score_last(matrix)
         assert result.regret >= result.recall_regret >= 0
     changed = table()
     changed.loc[changed["dataset"] == "d0", "test_final"] = np.linspace(0, 1, 12)
-    again = replay(from_curves(changed), ["d0"], ReplaySettings(keep=8))
+    again = replay(matrix_of(changed, tmp_path), ["d0"], ReplaySettings(keep=8))
     assert again.results[0].chosen == report.results[0].chosen
 
 
-def test_later_epochs_of_a_dropped_model_change_nothing(matrix):
+def test_later_epochs_of_a_dropped_model_change_nothing(matrix, tmp_path):
     before = replay(matrix, ["d1"], ReplaySettings("sh", keep=8)).results[0]
     changed = table()
     late = (changed["dataset"] == "d1") & (changed["model"] != before.chosen)
-    changed.loc[late, "val_epoch4"] = 5.0  # only the winner is trained that far
-    after = replay(from_curves(changed), ["d1"], ReplaySettings("sh", keep=8)).results[0]
+    changed.loc[late, "val_epoch4"] = 1.0  # only the winner is trained that far
+    after = replay(matrix_of(changed, tmp_path), ["d1"], ReplaySettings("sh", keep=8)).results[0]
     assert before.pool_sizes[-1] == 1
     assert after.chosen == before.chosen
 
