@@ -11,7 +11,7 @@ from orchestrator.continual.results import StreamFigures
 from orchestrator.demo.heads import HeadScore
 from orchestrator.quantization.kinds import KindName
 from orchestrator.quantization.results import QuantizeSummary
-from orchestrator.selection.results import Ledger
+from orchestrator.selection.costs.results import Ledger
 
 MatrixRow = dict[str, str | float | None]
 """One row of a matrix of scores: the name of the row, then the scores by column."""

@@ -86,7 +86,7 @@ def selection(report: SelectionReport) -> Section:
         tuple((row.place, row.model, row.epochs, row.reason) for row in report.ranking),
         highlight=winners[0] if winners else None,
     )
-    cost = {name.replace("_", " "): value for name, value in report.ledger}
+    cost = {name.replace("_", " "): value for name, value in report.ledger if name != "rows"}
     return Section(
         f"Selection for {report.target.name}",
         f"Always answering the largest class scores {report.majority_accuracy:.3f} on test "

@@ -1,9 +1,9 @@
 """Configs of `benchmark` and `select`. Imports neither torch, ray nor pandas."""
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from orchestrator.config import JobConfig, StrictModel
 from orchestrator.config.changes import PLACES, Change, Changes, Effect
@@ -11,6 +11,7 @@ from orchestrator.config.job import Name
 from orchestrator.config.registry import NameOf
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
+from orchestrator.selection.costs.config import BudgetConfig
 from orchestrator.selection.policies.base import POLICIES
 from orchestrator.selection.scores.base import PROXIES, unit_proxies
 from orchestrator.selection.ties.tie_breaker import TiesConfig
@@ -77,10 +78,18 @@ class HalvingConfig(StrictModel):
 
     policy: Annotated[str, NameOf(POLICIES)] = "default"
     """default: shrunken predictor; fast: one epoch each; paper: k-means trend; sh: halving only."""
-    budget_epochs: int | None = Field(None, ge=1)
-    """Hard limit of fine-tuning epochs over all models; null: what the policy needs."""
     use_tags: bool = True
     """Count a model that declares training on a data set as informed about it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _moved(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "budget_epochs" in data:
+            raise ValueError(
+                f"budget_epochs is now budget.epochs. Write budget: {{epochs: "
+                f"{data['budget_epochs']}}} at the top level."
+            )
+        return data
 
 
 class SelectConfig(JobConfig):
@@ -106,6 +115,10 @@ class SelectConfig(JobConfig):
     """Phase two."""
     ties: TiesConfig = TiesConfig()
     """Candidates that validation rows cannot tell apart from the winner."""
+    budget: BudgetConfig = BudgetConfig()
+    """Hard limit of the cost: epochs or steps."""
+    finish_top: int = Field(1, ge=1)
+    """Finalists that are trained to the end; each becomes a package, the winner is `package`."""
     fine_tune: FineTuneConfig = FineTuneConfig()
     """Training of the candidates and the winner; use the benchmark's settings."""
     package: Name
@@ -114,12 +127,18 @@ class SelectConfig(JobConfig):
     def problems(self) -> Iterable[Problem]:
         """Check the package entries, the budget, and what the paper's mode needs."""
         yield from _entry_problems("candidates", self.candidates)
-        budget, epochs = self.halving.budget_epochs, self.fine_tune.epochs
-        if budget is not None and budget < epochs:
+        budget, least = self.budget.epochs, self.finish_top * self.fine_tune.epochs
+        models = "one model" if self.finish_top == 1 else f"{self.finish_top} models"
+        if budget is not None and budget < least:
             yield Problem(
-                "halving.budget_epochs",
-                f"{budget} cannot train one model for fine_tune.epochs ({epochs}). "
-                f"Allow at least {epochs}.",
+                "budget.epochs",
+                f"{budget} cannot train {models} for fine_tune.epochs "
+                f"({self.fine_tune.epochs}). Allow at least {least}.",
+            )
+        if self.recall.k is not None and self.recall.k < self.finish_top:
+            yield Problem(
+                "finish_top",
+                f"{self.finish_top} models cannot finish: recall.k is {self.recall.k}.",
             )
         for name, value in (
             ("recall.mode", self.recall.mode),

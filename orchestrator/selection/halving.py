@@ -7,7 +7,7 @@ not depend on concurrency.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from orchestrator.errors import InputError, StageError
@@ -25,38 +25,53 @@ class Bracket:
         stages: E, epochs of the full budget.
         policy: Decides between rungs.
         ties: Settles ties where one candidate is left; None: the leader stays.
+        finalists: Models that stay to the end at least, if so many do not fail.
+        border: Called before each rung after the first; it may `end` here.
         rung: The stage now being trained, 1..E.
         observed: Every value recorded.
         failures: Model to why it failed; ranked last, never trained again.
         dropped: Model to (rung, reason).
         verdicts: Decisions after rung 1, 2, ...
+        ended: Reason to end before the last rung; empty otherwise.
     """
 
     pool: tuple[str, ...]
     stages: int
     policy: Policy
     ties: TieBreaker | None = None
+    finalists: int = 1
+    border: "Callable[[Bracket], None] | None" = None
     rung: int = 1
     observed: dict[tuple[str, int], float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, tuple[int, str]] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
+    ended: str = ""
 
     @property
     def finished(self) -> bool:
-        """Whether the last rung is closed."""
-        return self.rung > self.stages
+        """Whether the last rung is closed, or the bracket ended before."""
+        return self.rung > self.stages or bool(self.ended)
 
     @property
     def winner(self) -> str:
-        """The last remaining model.
+        """The best of the finalists.
+
+        Raises:
+            StageError: Called before the bracket is finished.
+        """
+        return self.winners[0]
+
+    @property
+    def winners(self) -> tuple[str, ...]:
+        """The finalists, best first.
 
         Raises:
             StageError: Called before the bracket is finished.
         """
         if not self.finished:
             raise StageError(f"halving: no winner yet, rung {self.rung} of {self.stages} is open.")
-        return self.pool[0]
+        return self.pool[: self.finalists]
 
     def waiting(self) -> tuple[str, ...]:
         """Models of the pool that have no value in this rung yet."""
@@ -91,6 +106,18 @@ class Bracket:
             self.failures[model] = reason
             self._close_if_complete()
 
+    def end(self, reason: str) -> None:
+        """End before the open rung: the best by the last verdict wins.
+
+        Raises:
+            StageError: No rung is complete.
+        """
+        if not self.verdicts:
+            raise StageError(f"halving: {reason}, and no model has been trained for a rung.")
+        for model in self.pool[self.finalists :]:
+            self.dropped[model] = (self.rung - 1, reason)
+        self.pool, self.ended = self.pool[: self.finalists], reason
+
     def _close_if_complete(self) -> None:
         if self.waiting():
             return
@@ -109,34 +136,69 @@ class Bracket:
         self.dropped |= {model: (self.rung, why) for model, why in verdict.dropped.items()}
         self.pool = verdict.kept
         self.rung += 1
+        if self.border is not None and not self.finished:
+            self.border(self)
 
     def _judge(self, alive: list[str]) -> Verdict:
-        if self.rung < self.stages and len(alive) > 1:
-            return self.policy.judge(alive, self.rung, self.stages, self.observed)
-        scores = {model: self.observed[(model, self.rung)] for model in alive}
-        return cut(ranked(scores), scores, 1, {}, "validation score after the last epoch")
+        room = min(self.finalists, len(alive))
+        if self.rung == self.stages or len(alive) == room:
+            scores = {model: self.observed[(model, self.rung)] for model in alive}
+            return cut(ranked(scores), scores, room, {}, "validation score after the last epoch")
+        verdict = self.policy.judge(alive, self.rung, self.stages, self.observed)
+        if len(verdict.kept) >= room:
+            return verdict
+        rest = [model for model in ranked(verdict.scores) if model not in verdict.kept]
+        kept = (*verdict.kept, *rest[: room - len(verdict.kept)])
+        dropped = {model: why for model, why in verdict.dropped.items() if model not in kept}
+        return Verdict(kept, dropped, verdict.scores)
 
 
-def fit_to_budget(pool: int, stages: int, policy: Policy, budget: int | None) -> int:
-    """The largest pool, at most ``pool``, whose worst-case cost is within ``budget`` epochs.
+def rung_sizes(pool: int, stages: int, policy: Policy, finalists: int = 1) -> list[int]:
+    """Largest number of models in each rung when ``finalists`` of them stay to the end."""
+    return [max(size, min(finalists, pool)) for size in policy.sizes(pool, stages)]
+
+
+def fit_to_budget(
+    pool: int,
+    stages: int,
+    policy: Policy,
+    budget: int | None,
+    *,
+    finalists: int = 1,
+    unit: str = "epochs",
+    price: int = 1,
+) -> int:
+    """The largest pool, at most ``pool``, whose worst-case cost is within the budget.
+
+    Args:
+        pool: Models that would be trained without a budget.
+        stages: Epochs of a full training.
+        policy: Decides between rungs.
+        budget: The limit; None: there is none.
+        finalists: Models that are trained to the end.
+        unit: What the budget counts.
+        price: Units of one epoch of one model.
 
     Raises:
-        InputError: The budget is too small to train one model to the end.
+        InputError: The budget is too small to train the finalists to the end.
     """
     if budget is None:
         return pool
-    for size in range(pool, 0, -1):
-        if sum(policy.sizes(size, stages)) <= budget:
+    for size in range(pool, finalists - 1, -1):
+        if price * sum(rung_sizes(size, stages, policy, finalists)) <= budget:
             return size
+    models = "one model" if finalists == 1 else f"{finalists} models"
     raise InputError(
-        f"halving.budget_epochs: {budget} epochs cannot train one model for {stages} epochs; "
-        f"allow at least {stages}."
+        f"budget.{unit}: {budget} {unit} cannot train {models} for {stages} epochs; "
+        f"allow at least {price * stages * finalists}."
     )
 
 
 def replay_rows(bracket: Bracket, rows: Iterable[JournalRow]) -> None:
     """Feed the rows of a journal to a fresh bracket."""
     for row in rows:
+        if row.phase != "rung":
+            continue
         if row.validation is None:
             bracket.fail(row.trial, row.error)
         else:

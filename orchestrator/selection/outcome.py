@@ -12,13 +12,14 @@ from orchestrator.errors import IntegrityError
 from orchestrator.inference.examination import examine_draft
 from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.selection.config import SelectConfig
+from orchestrator.selection.costs.results import Ledger
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.planning import SelectionPlan
 from orchestrator.selection.results import (
     REPORT_NAME,
     BracketCell,
     Clusters,
-    Ledger,
+    Finalist,
     Linkage,
     ProxyScore,
     RankedModel,
@@ -31,6 +32,7 @@ from orchestrator.selection.score_predictor import MIN_HISTORY_SETS, conformal_h
 from orchestrator.selection.ties.tie_breaker import TieBreaker
 from orchestrator.selection.trials.fine_tuning import PACKAGE, committed_rows
 from orchestrator.selection.trials.journal import Journal
+from orchestrator.selection.trials.runner import state_folder
 from orchestrator.storage import RunFolder
 from orchestrator.tasks.suite import Learned
 from orchestrator.zoo import Package, commit_once
@@ -44,12 +46,21 @@ def selection_report(
     bracket: Bracket,
     journal: Journal,
     ties: TieBreaker | None = None,
+    package: str = "",
 ) -> SelectionReport:
-    """Collect ranking, bracket, clusters and cost of a finished bracket."""
+    """Collect ranking, bracket, clusters and cost of a finished bracket.
+
+    Args:
+        plan: Candidates and target.
+        recalled: Ranking of phase one.
+        proxies: Model to its scores.
+        bracket: Finished.
+        journal: Its rows.
+        ties: Finds candidates tied with the winner; None: they are not looked for.
+        package: Name of the winner's package; the other finalists' names are made from it.
+    """
     task, winner = plan.task, bracket.winner
-    final = next(row for row in reversed(journal.of(winner)) if row.test is not None)
-    assert final.test is not None
-    assert final.validation is not None
+    finalists = _finalists(bracket, journal, package)
     warnings = list(plan.warnings)
     if winner in plan.tagged:
         warnings.append(
@@ -67,8 +78,9 @@ def selection_report(
             rows={s: len(task.split(s)) for s in ("train", "validation", "test")},
         ),
         winner=winner,
-        test_accuracy=final.test,
-        validation_accuracy=final.validation,
+        test_accuracy=finalists[0].test,
+        validation_accuracy=finalists[0].validation,
+        finalists=finalists,
         majority_accuracy=task.majority_accuracy,
         policy=plan.decider.name,
         tied_with_winner=tied,
@@ -85,17 +97,44 @@ def selection_report(
     )
 
 
-def publish_winner(
-    config: SelectConfig, plan: SelectionPlan, report: SelectionReport, run: RunFolder, state: Path
+def publish_finalists(
+    config: SelectConfig, plan: SelectionPlan, report: SelectionReport, run: RunFolder
 ) -> Package:
-    """Commit the winner as a package, once per run.
+    """Commit each finalist as a package, once per run; return the winner's.
+
+    The winner is last: once it is there, the others are.
+
+    Raises:
+        IntegrityError: A training state contains no complete package.
+    """
+    for place in range(len(report.finalists), 0, -1):
+        state = state_folder(run.path, report.finalists[place - 1].model)
+        package = _publish(config, plan, report, run, place, state)
+    return package
+
+
+def package_name(package: str, place: int) -> str:
+    """Name of the package of the finalist at a place: PACKAGE, PACKAGE-2, PACKAGE-3."""
+    return package if place == 1 else f"{package}-{place}"
+
+
+def _publish(
+    config: SelectConfig,
+    plan: SelectionPlan,
+    report: SelectionReport,
+    run: RunFolder,
+    place: int,
+    state: Path,
+) -> Package:
+    """Commit one finalist.
 
     Args:
         config: The job.
         plan: Candidates and target.
         report: Stored in the package as ``evaluation/selection.json``.
         run: The run.
-        state: The winner's committed training state with the files of its package.
+        place: 1 for the winner.
+        state: Its committed training state with the files of its package.
 
     Raises:
         IntegrityError: The state contains no complete package.
@@ -104,7 +143,9 @@ def publish_winner(
         raise IntegrityError(
             f"{state} contains no fine-tuned package. Delete {state} and run again."
         )
-    parent, images = plan.packages[report.winner], plan.task.train.images is not None
+    finalist, images = report.finalists[place - 1], plan.task.train.images is not None
+    parent = plan.packages[finalist.model]
+    scores = {"test_accuracy": finalist.test, "validation_accuracy": finalist.validation}
     head = json.loads((state / PACKAGE / "config.json").read_text())["target"][0]["name"]
 
     def write(draft: Draft) -> None:
@@ -121,7 +162,7 @@ def publish_winner(
 
     return commit_once(
         run,
-        config.package,
+        finalist.package,
         kind="finetuned",
         write=write,
         parents=[parent],
@@ -131,9 +172,20 @@ def publish_winner(
             "labels": {head: list(plan.task.label_names)},
             "max_length": None if images else config.fine_tune.max_length,
         },
-        metrics=report.figures(),
+        metrics={**report.figures(), **scores, "model": finalist.model, "place": place},
         licence=parent.manifest.licence,
     )
+
+
+def _finalists(bracket: Bracket, journal: Journal, package: str) -> tuple[Finalist, ...]:
+    found = []
+    for place, model in enumerate(bracket.winners, start=1):
+        row = next(row for row in reversed(journal.of(model)) if row.test is not None)
+        assert row.test is not None
+        assert row.validation is not None
+        name = package_name(package, place)
+        found.append(Finalist(model=model, package=name, validation=row.validation, test=row.test))
+    return tuple(found)
 
 
 def _ledger(
@@ -158,12 +210,15 @@ def _ranking(bracket: Bracket, recalled: Sequence[Recalled]) -> tuple[RankedMode
     for place, item in enumerate(recalled):
         rung, reason = bracket.dropped.get(item.model, (0, item.reason))
         status = "dropped" if rung else "not recalled"
-        if item.model == bracket.winner:
-            rung, reason, status = bracket.stages + 1, "best of the last rung", "winner"
+        within = place
+        if item.model in bracket.winners:
+            rung, within = bracket.stages + 1, bracket.winners.index(item.model)
+            status = "finalist" if within else "winner"
+            reason = "trained to the end" if within else "best of the last rung"
         elif item.model in bracket.failures:
             rung, status = -1, "failed"
         score = bracket.verdicts[rung - 1].scores.get(item.model) if status == "dropped" else None
-        order = (-rung, -(score if score is not None else -np.inf), place)
+        order = (-rung, -(score if score is not None else -np.inf), within)
         rungs = range(1, bracket.stages + 1)
         curve = [
             bracket.observed[item.model, r] for r in rungs if (item.model, r) in bracket.observed

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.data.spec import DatasetSpec
+from orchestrator.errors import InputError
 from orchestrator.selection.candidates import (
     dataset_facts,
     model_facts,
@@ -15,7 +16,7 @@ from orchestrator.selection.candidates import (
     usable_for,
 )
 from orchestrator.selection.config import SelectConfig
-from orchestrator.selection.halving import fit_to_budget
+from orchestrator.selection.halving import fit_to_budget, rung_sizes
 from orchestrator.selection.matrix.facts import ModelFacts, is_tagged
 from orchestrator.selection.matrix.files import read_matrix, write_matrix
 from orchestrator.selection.matrix.history import History
@@ -27,6 +28,7 @@ from orchestrator.storage.uris import absolute
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import TaskData
     from orchestrator.storage import RunFolder
+    from orchestrator.training.config import FineTuneConfig
     from orchestrator.zoo import Package
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class SelectionPlan:
         recall: Clusters, representatives, models without history.
         to_score: Models to run forward on the target; none when every candidate is recalled.
         pool: How many candidates enter halving.
+        steps_per_epoch: Optimizer steps of one epoch of any candidate.
         decider: The policy between rungs (with little history not the one asked for).
         tagged: Candidates that declare training on the target.
         warnings: For the report.
@@ -61,6 +64,7 @@ class SelectionPlan:
     recall: RecallPlan
     to_score: tuple[str, ...]
     pool: int
+    steps_per_epoch: int
     decider: Decider
     tagged: frozenset[str]
     warnings: tuple[str, ...]
@@ -103,7 +107,8 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
     for warning in warnings:
         logger.warning("%s", warning)
     recall = plan_recall(history, list(packages), config.recall.cluster_threshold)
-    pool = _pool_size(config, len(packages), decider)
+    steps = steps_per_epoch(len(task.train), config.fine_tune)
+    pool = _pool_size(config, len(packages), decider, steps)
     everyone = pool == len(packages) or config.recall.mode == "all"
     return SelectionPlan(
         task=task,
@@ -115,6 +120,7 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
         recall=recall,
         to_score=() if everyone else recall.to_score,
         pool=pool,
+        steps_per_epoch=steps,
         decider=decider,
         tagged=tagged,
         warnings=tuple(warnings),
@@ -134,10 +140,10 @@ def describe_selection(config: SelectConfig) -> str:
     epochs, count = config.fine_tune.epochs, len(packages)
     history = _history(matrix, {p.ref: p for p in packages}, config)
     decider = choose_policy(config.halving.policy, history)
-    pool = _pool_size(config, count, decider)
+    pool = _pool_size(config, count, decider, None)
     recall = plan_recall(history, [p.ref for p in packages], config.recall.cluster_threshold)
     passes = len(recall.to_score) if pool < count else 0
-    sizes = decider.policy.sizes(pool, epochs)
+    sizes = rung_sizes(pool, epochs, decider.policy, config.finish_top)
     return "\n".join(
         [
             f"select {config.run.name}: target {config.target.source}, {count} candidates",
@@ -206,8 +212,40 @@ def _without_changed(
     return PerformanceMatrix(cells.reset_index(drop=True), models, matrix.datasets), warnings
 
 
-def _pool_size(config: SelectConfig, candidates: int, decider: Decider) -> int:
+def steps_per_epoch(rows: int, fine_tune: "FineTuneConfig") -> int:
+    """Optimizer steps in which ``rows`` training rows are read once, as the fine-tuner counts."""
+    used = min(rows, fine_tune.max_train_rows or rows)
+    return -(-used // min(fine_tune.global_batch_size, used))
+
+
+def _pool_size(config: SelectConfig, candidates: int, decider: Decider, steps: int | None) -> int:
+    """Candidates that are recalled, as far as the budget goes.
+
+    Args:
+        config: The job.
+        candidates: How many there are.
+        decider: The policy.
+        steps: Optimizer steps per epoch; None: rows have not been read.
+
+    Raises:
+        InputError: There are fewer candidates than finalists, or the budget is too small.
+    """
+    if candidates < config.finish_top:
+        raise InputError(
+            f"finish_top: {config.finish_top} finalists, but {candidates} candidates. "
+            "Name more candidates or finish fewer."
+        )
     wanted = config.recall.k or default_pool(candidates, decider.policy.default_pool)
     wanted = candidates if config.recall.mode == "all" else min(wanted, candidates)
-    epochs, budget = config.fine_tune.epochs, config.halving.budget_epochs
-    return fit_to_budget(wanted, epochs, decider.policy, budget)
+    budget, price = config.budget.epochs, 1
+    if config.budget.steps is not None and steps is not None:
+        budget, price = config.budget.steps, steps
+    return fit_to_budget(
+        max(wanted, config.finish_top),
+        config.fine_tune.epochs,
+        decider.policy,
+        budget,
+        finalists=config.finish_top,
+        unit=config.budget.unit or "epochs",
+        price=price,
+    )

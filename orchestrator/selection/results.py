@@ -11,11 +11,9 @@ from pydantic import ConfigDict, JsonValue, ValidationError
 
 from orchestrator.config import StrictModel
 from orchestrator.errors import IntegrityError
+from orchestrator.selection.costs.results import Ledger
 
 REPORT_NAME = "selection.json"
-PROXY_EPOCHS = 0.5
-"""Price of one proxy pass over the training split. A forward pass is about a third of a training
-step; the half is the paper's, so that costs compare with the published ones."""
 
 
 class JournalRow(StrictModel):
@@ -37,6 +35,12 @@ class JournalRow(StrictModel):
     """Optimizer steps of this epoch."""
     seconds: float = 0.0
     """Wall time of this epoch."""
+    startup_s: float = 0.0
+    """Seconds before it: process, imports and loading; on the first row of a trial in a process."""
+    slots: float = 1.0
+    """Slots it occupied: its share of the cluster over what the config reserves for one trial."""
+    phase: Literal["rung", "learning rate"] = "rung"
+    """Use of the steps; only rungs count in the halving."""
     finished_at: float = 0.0
     """Unix time at which the state of this epoch was committed."""
     error: str = ""
@@ -65,6 +69,10 @@ class ProxyScore(StrictModel):
     """Proxy name to the score it gives without information."""
     rows: int = 0
     """Training rows of the forward pass."""
+    seconds: float = 0.0
+    """Wall time of the pass; 0 in files from before it was measured."""
+    startup_s: float = 0.0
+    """Seconds before it: process, imports and loading."""
 
 
 class Recalled(StrictModel):
@@ -98,7 +106,7 @@ class RankedModel(StrictModel):
     """1 for the winner."""
     model: str
     """Model id."""
-    status: Literal["winner", "dropped", "not recalled", "failed"]
+    status: Literal["winner", "finalist", "dropped", "not recalled", "failed"]
     """Outcome of its selection."""
     reason: str
     """Reason, in words."""
@@ -108,6 +116,19 @@ class RankedModel(StrictModel):
     """Validation score after each of them."""
     recall_score: float
     """Score that recall ranked it by."""
+
+
+class Finalist(StrictModel):
+    """One model that was trained to the end, and became a package."""
+
+    model: str
+    """Model id."""
+    package: str
+    """Name of its package."""
+    validation: float
+    """Validation score after its last epoch."""
+    test: float
+    """Test score after its last epoch."""
 
 
 class BracketCell(StrictModel):
@@ -160,72 +181,6 @@ class Linkage(StrictModel):
     """``[M-1, 4]`` scipy linkage matrix."""
 
 
-class Ledger(StrictModel):
-    """Cost of one selection beside brute force.
-
-    The unit is the paper's: fine-tuning epochs over all models, the winner's to the end included.
-    """
-
-    candidates: int
-    """Models that could have been chosen, N."""
-    epochs_each: int
-    """Epochs of a full fine-tuning, E."""
-    epochs: int
-    """Fine-tuning epochs spent."""
-    steps: int
-    """Optimizer steps spent."""
-    proxy_passes: int
-    """Models that were run forward to score them."""
-    proxy_epochs: float
-    """Their price in epochs."""
-    total_epochs: float
-    """Epochs spent, proxy passes included."""
-    brute_force_epochs: int
-    """Every candidate to the end, N E."""
-    brute_force_steps: int
-    """Optimizer steps of brute force."""
-    share_of_brute_force: float
-    """Total epochs divided by those of brute force."""
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        candidates: int,
-        epochs_each: int,
-        epochs: int,
-        steps: int = 0,
-        steps_per_epoch: int = 0,
-        proxy_passes: int = 0,
-        proxy_share: float = 1.0,
-    ) -> "Ledger":
-        """Add up the cost.
-
-        Args:
-            candidates: Models that could have been chosen.
-            epochs_each: Epochs of a full fine-tuning.
-            epochs: Fine-tuning epochs spent.
-            steps: Optimizer steps spent.
-            steps_per_epoch: Optimizer steps of one epoch on the target.
-            proxy_passes: Models that were run forward to score them.
-            proxy_share: Part of the training rows that a proxy pass reads, 0..1.
-        """
-        proxy_epochs = PROXY_EPOCHS * proxy_passes * proxy_share
-        brute_force = candidates * epochs_each
-        return cls(
-            candidates=candidates,
-            epochs_each=epochs_each,
-            epochs=epochs,
-            steps=steps,
-            proxy_passes=proxy_passes,
-            proxy_epochs=round(proxy_epochs, 4),
-            total_epochs=round(epochs + proxy_epochs, 4),
-            brute_force_epochs=brute_force,
-            brute_force_steps=brute_force * steps_per_epoch,
-            share_of_brute_force=round((epochs + proxy_epochs) / brute_force, 4),
-        )
-
-
 class SelectionReport(StrictModel):
     """Everything a selection found: ``selection.json`` of a run and of the winner's package."""
 
@@ -241,6 +196,8 @@ class SelectionReport(StrictModel):
     """Its validation accuracy after the last epoch."""
     majority_accuracy: float
     """Test accuracy of always answering the largest class."""
+    finalists: tuple[Finalist, ...] = ()
+    """The packages that were made, the winner's first; empty in files of earlier releases."""
     policy: str
     """Halving policy that decided (with little history not the one asked for)."""
     tied_with_winner: tuple[str, ...] = ()
@@ -281,7 +238,7 @@ class SelectionReport(StrictModel):
     def figures(self) -> dict[str, JsonValue]:
         """The figures that fit one JSON line and a manifest."""
         names = {"winner", "test_accuracy", "validation_accuracy", "majority_accuracy", "policy"}
-        return {**self.model_dump(include=names), **self.ledger.model_dump()}
+        return {**self.model_dump(include=names), **self.ledger.totals()}
 
 
 class ReplayResult(StrictModel):

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from orchestrator.config import JobResult
 from orchestrator.errors import StageError
 from orchestrator.selection.config import SelectConfig
-from orchestrator.selection.halving import Bracket, replay_rows
-from orchestrator.selection.outcome import publish_winner, selection_report
+from orchestrator.selection.halving import Bracket, replay_rows, rung_sizes
+from orchestrator.selection.outcome import publish_finalists, selection_report
 from orchestrator.selection.planning import SelectionPlan, describe_selection, plan_selection
 from orchestrator.selection.recall import recall_candidates
 from orchestrator.selection.results import REPORT_NAME, ProxyScore, Recalled
@@ -75,14 +75,13 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
         traits = {ref: Traits.of(package) for ref, package in plan.packages.items()}
         ties = TieBreaker(config.ties, folder.path / ROW_SCORES, traits)
         bracket = _halve(config, plan, recalled, journal, ties)
-    report = selection_report(plan, recalled, proxies, bracket, journal, ties)
+    report = selection_report(plan, recalled, proxies, bracket, journal, ties, config.package)
     for entry in report.ranking:
         logger.info("%d. %s: %s, %s", entry.place, entry.model, entry.status, entry.reason)
     if report.tied_with_winner:
         logger.info("%s", ties_in_words(report.winner, report.tied_with_winner))
     atomic_write_json(folder.path / REPORT_NAME, report.model_dump())
-    state = state_folder(folder.path, bracket.winner)
-    return publish_winner(config, plan, report, folder, state)
+    return publish_finalists(config, plan, report, folder)
 
 
 def _score_proxies(
@@ -140,7 +139,8 @@ def _halve(
     from orchestrator.selection.trials.scheduler import HalvingScheduler
 
     epochs, policy = config.fine_tune.epochs, plan.decider.policy
-    bracket = Bracket(tuple(item.model for item in recalled if item.kept), epochs, policy, ties)
+    pool = tuple(item.model for item in recalled if item.kept)
+    bracket = Bracket(pool, epochs, policy, ties, config.finish_top)
     replay_rows(bracket, journal.rows)
     if bracket.finished:
         return bracket
@@ -161,7 +161,8 @@ def _halve(
         if model not in bracket.failures
     }
     paid = sum(row.rung < bracket.rung for row in journal.rows)
-    most = paid + sum(policy.sizes(len(bracket.pool), epochs - bracket.rung + 1))
+    left = rung_sizes(len(bracket.pool), epochs - bracket.rung + 1, policy, config.finish_top)
+    most = paid + sum(left)
     scheduler = HalvingScheduler(bracket, journal)
     train_trials(
         payloads,

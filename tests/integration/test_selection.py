@@ -105,6 +105,23 @@ def test_the_same_run_returns_at_once(world, selected):
     assert len(Zoo(world / "zoo").packages()) == len(ENCODERS) + 1
 
 
+@pytest.mark.slow
+def test_finalists_become_packages_of_one_run(world):
+    result = run(select_job(world, "top", package="top", finish_top=2))
+    zoo = Zoo(world / "zoo")
+    first, second = zoo.get("top"), zoo.get("top-2")
+    assert result.package == first.ref
+    assert first.manifest.producer.run_id == second.manifest.producer.run_id
+    assert (first.manifest.metrics["place"], second.manifest.metrics["place"]) == (1, 2)
+    for package in (first, second):
+        figures = package.manifest.metrics
+        assert package.manifest.parents[0].ref == figures["model"]
+        report = package.read_json("evaluation/selection.json")
+        found = {each["model"]: each["test"] for each in report["finalists"]}
+        assert found[figures["model"]] == figures["test_accuracy"]
+        assert set(load_model(package.path).targets) == {TARGET}
+
+
 @pytest.mark.chaos
 def test_a_killed_driver_resumes_without_repeating_an_epoch(world, selected, local_ray):
     """SIGKILL in the middle of halving; the second run ends like one that was never killed."""

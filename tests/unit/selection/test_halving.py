@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InputError, StageError
-from orchestrator.selection.halving import Bracket, fit_to_budget, replay_rows
+from orchestrator.selection.halving import Bracket, fit_to_budget, replay_rows, rung_sizes
 from orchestrator.selection.policies.base import POLICIES, choose_policy, halving_sizes
 from orchestrator.selection.policies.default import Shrunken
 from orchestrator.selection.policies.fast import Fast
@@ -180,3 +180,21 @@ def test_a_policy_with_too_little_history_is_replaced(asked, datasets, made):
     assert decider.name == made
     assert type(decider.policy) is POLICIES.component_class(made)
     assert (decider.predictor is None) == (datasets < 3)
+
+
+def test_finalists_stay_to_the_end_and_are_ranked_by_the_last_rung(history):
+    policy = Fast(ShrunkenPredictor.fit(history))
+    bracket = Bracket(history.models, 4, policy, finalists=3)
+    assert drain(bracket, by_number) == 8 + 3 * 3 == sum(rung_sizes(8, 4, policy, 3))
+    assert len(bracket.winners) == len(set(bracket.winners)) == 3
+    last = [bracket.observed[model, 4] for model in bracket.winners]
+    assert last == sorted(last, reverse=True)
+    assert bracket.winner == bracket.winners[0]
+    assert set(bracket.dropped) == set(history.models) - set(bracket.winners)
+
+
+def test_fewer_finalists_are_left_when_models_fail():
+    bracket = Bracket(("a", "b", "c"), 2, Halving(), finalists=2)
+    bracket.fail("a", "disk full")
+    drain(bracket, lambda model, rung: {"b": 0.2, "c": 0.1}[model])
+    assert bracket.winners == ("b", "c")

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from orchestrator.errors import InputError, IntegrityError
+from orchestrator.errors import ConfigError, InputError, IntegrityError
 from orchestrator.selection import benchmark_runner, planning, select_runner
 from orchestrator.selection.benchmark_runner import complete_matrix, plan_benchmark
 from orchestrator.selection.candidates import dataset_facts, protocol_of, resolve_packages
@@ -154,8 +154,26 @@ def test_policies_fall_back_with_little_history(world, matrix):
 
 
 def test_the_budget_shrinks_the_pool(world, matrix):
-    assert plan_selection(select_job(world, halving={"budget_epochs": 4})).pool == 2
-    assert plan_selection(select_job(world, halving={"budget_epochs": 3})).pool == 1
+    assert plan_selection(select_job(world, budget={"epochs": 4})).pool == 2
+    assert plan_selection(select_job(world, budget={"epochs": 3})).pool == 1
+    steps = plan_selection(select_job(world)).steps_per_epoch
+    assert plan_selection(select_job(world, budget={"steps": 4 * steps + 1})).pool == 2
+    with pytest.raises(InputError, match=f"allow at least {3 * steps}"):
+        plan_selection(select_job(world, budget={"steps": 3 * steps - 1}))
+
+
+def test_settings_of_the_budget_that_cannot_hold_are_refused(world):
+    for changes, message in (
+        ({"halving": {"budget_epochs": 4}}, r"Write budget: \{epochs: 4\}"),
+        ({"budget": {"epochs": 2}}, "Allow at least 3"),
+        ({"budget": {"epochs": 5}, "finish_top": 2}, "Allow at least 6"),
+        ({"budget": {"epochs": 5, "steps": 9}}, "set one of them"),
+        ({"recall": {"k": 2}, "finish_top": 3}, "recall.k is 2"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            select_job(world, **changes)
+    with pytest.raises(InputError, match="6 finalists, but 5 candidates"):
+        plan_selection(select_job(world, finish_top=6))
 
 
 def test_paper_mode_ranks_by_mean_score_times_proxy(world, matrix):
@@ -212,6 +230,7 @@ def test_the_report_ranks_every_candidate_with_a_reason(world, matrix, tmp_path)
     assert report.ledger.brute_force_epochs == 15
     assert report.ledger.proxy_passes == len(plan.to_score)
     assert len(report.linkage.matrix) == 4
+    assert [(each.model, each.test) for each in report.finalists] == [(report.winner, 0.8)]
     atomic_write_json(tmp_path / REPORT_NAME, report.model_dump())
     assert SelectionReport.read(tmp_path / REPORT_NAME) == report
     earlier = {k: v for k, v in report.model_dump().items() if k != "schema_version"}
@@ -219,6 +238,26 @@ def test_the_report_ranks_every_candidate_with_a_reason(world, matrix, tmp_path)
     atomic_write_json(tmp_path / REPORT_NAME, {**earlier, "ledger": {}})
     with pytest.raises(IntegrityError, match="selection report"):
         SelectionReport.read(tmp_path / REPORT_NAME)
+
+
+def test_finalists_are_ranked_behind_the_winner(world, matrix, tmp_path):
+    plan = plan_selection(select_job(world, finish_top=2, halving={"policy": "sh"}))
+    recalled = recalled_of(plan, scores_for(plan))
+    journal = Journal(tmp_path / "t.jsonl")
+    pool = tuple(item.model for item in recalled if item.kept)
+    bracket = Bracket(pool, EPOCHS, plan.decider.policy, finalists=2)
+    while not bracket.finished:
+        rung = bracket.rung
+        for model in bracket.waiting():
+            score = 0.5 + 0.1 * pool.index(model)
+            journal.append(row(model, rung, score, test=score if rung == EPOCHS else None))
+            bracket.record(model, rung, score)
+    report = selection_report(plan, recalled, scores_for(plan), bracket, journal, package="chosen")
+    assert [(e.model, e.status) for e in report.ranking[:2]] == [
+        (pool[2], "winner"),
+        (pool[1], "finalist"),
+    ]
+    assert [e.package for e in report.finalists] == ["chosen", "chosen-2"]
 
 
 def test_a_run_keeps_its_first_inputs(tmp_path):

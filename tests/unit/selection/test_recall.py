@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from orchestrator.selection.costs.results import Ledger
 from orchestrator.selection.recall import (
     default_pool,
     keep_best,
@@ -9,7 +10,7 @@ from orchestrator.selection.recall import (
     rank_default,
     rank_paper,
 )
-from orchestrator.selection.results import Ledger, ProxyScore
+from orchestrator.selection.results import ProxyScore
 from orchestrator.selection.score_predictor import ShrunkenPredictor
 
 from .conftest import synthetic_history

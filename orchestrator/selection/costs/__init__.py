@@ -1,0 +1,1 @@
+"""Costs of a selection: budget, estimates, constraints and the ledger."""

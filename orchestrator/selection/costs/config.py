@@ -1,0 +1,37 @@
+"""Config sections of a selection's budget."""
+
+from collections.abc import Iterable
+
+from pydantic import Field
+
+from orchestrator.config import StrictModel
+from orchestrator.errors import Problem
+
+
+class BudgetConfig(StrictModel):
+    """Hard limit of a selection, in one unit; without one it takes what the policy needs.
+
+    It is compared with the expected cost before each rung: the rung gets fewer models, or the
+    selection ends there.
+    """
+
+    epochs: int | None = Field(None, ge=1)
+    """Fine-tuning epochs over all models; proxy passes are not epochs."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps over all models."""
+
+    @property
+    def unit(self) -> str | None:
+        """Name of the limit that is set; None: there is no limit."""
+        return next((name for name, value in self if value is not None), None)
+
+    @property
+    def limit(self) -> float:
+        """The limit in its unit; infinite without one."""
+        return float("inf") if self.unit is None else float(getattr(self, self.unit))
+
+    def problems(self) -> Iterable[Problem]:
+        """Check that there is one limit at most."""
+        given = [name for name, value in self if value is not None]
+        if len(given) > 1:
+            yield Problem("", f"has {' and '.join(given)}; set one of them and the other to null.")
