@@ -28,10 +28,11 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import has_weights, read_config
 from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.tasks.base import (
-    SOUND_EMBEDDINGS,
     AnyTask,
     HeadOptions,
     build_task,
+    form_of,
+    forms_read,
     kind_of_target,
     task_class,
     task_for,
@@ -44,9 +45,6 @@ from orchestrator.training.finetune.heads import head_name, trained_head
 from orchestrator.training.finetune.lessons import Lesson
 from orchestrator.training.learning_rates import Rate, rate_for
 from orchestrator.zoo import Package, Zoo
-
-FORMS_READ = {"image": "images", "audio": "sounds"}
-"""Forms of rows in words; all others are texts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,12 +218,12 @@ def _require_fitting(inputs: FinetuneInputs) -> None:
     for head in heads:
         if heads.count(head) > 1:
             raise InputError(f"two tasks have the head {head!r}. Name them with tasks.N.head.")
-    forms = {FORMS_READ.get(lesson.data.train.modality, "texts") for lesson in inputs.lessons}
+    forms = {form_of(lesson.data.train) for lesson in inputs.lessons}
     if len(forms) > 1:
         raise InputError(
             f"tasks of {' and of '.join(sorted(forms))} are mixed; one model reads one."
         )
-    read = _forms_read(inputs.model)
+    read = forms_read(inputs.model)
     if not forms <= read:
         raise InputError(
             f"{inputs.package.ref} reads {' and '.join(sorted(read))}, the rows are {forms.pop()}."
@@ -238,16 +236,6 @@ def _require_fitting(inputs: FinetuneInputs) -> None:
             completed(inputs.package.path, lesson.task.target(HeadOptions()))
             one = lesson.data.train.take(np.arange(1))
             lesson.task.samples(one, TextProcessor.load(inputs.package.path), inputs.max_length)
-
-
-def _forms_read(model: ModelConfig) -> set[str]:
-    """Return the forms of rows that a model's embedding reads."""
-    embedding = model.embedding
-    parts = {part.type_name() for part in embedding.parts}
-    if parts & SOUND_EMBEDDINGS:
-        return {"sounds"}
-    forms = {"texts"} if embedding.reads_words else {"images"}
-    return forms | {"images"} if "dual" in parts else forms
 
 
 def lessons_of(job: FinetuneJob) -> list[Lesson]:

@@ -267,17 +267,31 @@ def read_config(folder: Path) -> ModelConfig:
     """
     path = folder / CONFIG_FILE
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{path} cannot be read: {error}. Restore it.") from error
-    found = data.pop("model_type", None) if isinstance(data, dict) else None
+    return parse_config(data, str(path))
+
+
+def parse_config(data: object, where: str) -> ModelConfig:
+    """Return the model config that is the content of a ``config.json``.
+
+    Args:
+        data: The content.
+        where: What messages call it.
+
+    Raises:
+        IntegrityError: The config is of another format.
+    """
+    content = dict(data) if isinstance(data, dict) else {}
+    found = content.pop("model_type", None)
     if found != MODEL_TYPE:
         raise IntegrityError(
-            f"{path}: model_type is {found!r}, only {MODEL_TYPE!r} is read here. "
+            f"{where}: model_type is {found!r}, only {MODEL_TYPE!r} is read here. "
             "Import other checkpoints into the zoo first."
         )
     try:
-        return validate_config(ModelConfig, data, str(path))
+        return validate_config(ModelConfig, content, where)
     except ConfigError as error:
         raise IntegrityError(str(error)) from error
 

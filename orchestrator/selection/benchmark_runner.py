@@ -9,11 +9,13 @@ from orchestrator.config import JobResult
 from orchestrator.errors import InputError, StageError
 from orchestrator.selection.candidates import (
     dataset_facts,
+    form_of_source,
     model_facts,
     portable,
     protocol_of,
+    require_usable,
     resolve_packages,
-    usable_for,
+    sort_out,
 )
 from orchestrator.selection.config import BenchmarkConfig
 from orchestrator.selection.matrix.files import read_matrix, write_matrix
@@ -162,6 +164,7 @@ def plan_benchmark(config: BenchmarkConfig) -> BenchmarkPlan:
             with other settings.
     """
     from orchestrator.data.sources.opening import load_task
+    from orchestrator.tasks.base import form_of
     from orchestrator.zoo import Zoo
 
     zoo = Zoo(config.run.zoo)
@@ -178,7 +181,11 @@ def plan_benchmark(config: BenchmarkConfig) -> BenchmarkPlan:
         facts = dataset_facts(task, protocol_of(config.fine_tune, config.seed))
         _require_same_column(known, task, facts.digest, facts.protocol, config.matrix)
         matrix = matrix.add_dataset(task.name, facts)
-        cells += _missing(known, usable_for(packages, task), task, portable(spec))
+        usable, failed = sort_out(packages, form_of(task.train))
+        require_usable(usable, failed, task.name)
+        for ref, reason in failed.items():
+            logger.warning("no cell for %s on %s: %s", ref, task.name, reason)
+        cells += _missing(known, usable, task, portable(spec))
     return BenchmarkPlan(matrix, tuple(cells), absolute(config.run.zoo))
 
 
@@ -201,20 +208,26 @@ def complete_matrix(plan: BenchmarkPlan, journal: Journal, epochs: int) -> Perfo
 
 
 def describe_benchmark(config: BenchmarkConfig) -> str:
-    """The plan in words, without reading rows.
+    """The plan in words; of each data set at most the first row is read.
 
     Raises:
-        InputError: A package is not in the zoo.
+        InputError: A package is not in the zoo, or a data set cannot be read or trained on.
     """
     from orchestrator.zoo import Zoo
 
     packages = resolve_packages(Zoo(config.run.zoo), config.packages)
-    cells = len(packages) * len(config.datasets)
+    cells, left_out = 0, list[str]()
+    for spec in config.datasets:
+        usable, failed = sort_out(packages, form_of_source(spec))
+        require_usable(usable, failed, spec.source)
+        cells += len(usable)
+        left_out += [f"  left out: {ref} on {spec.source}: {why}" for ref, why in failed.items()]
     sizes = sum(package.manifest.total_bytes for package in packages) / 2**20
     lines = [
         f"benchmark {config.run.name}: {len(packages)} packages x {len(config.datasets)} data sets",
         *(f"  {package.ref} ({package.kind})" for package in packages),
         *(f"  {spec.source}" for spec in config.datasets),
+        *left_out,
         f"  {cells} cells x {config.fine_tune.epochs} epochs = "
         f"{cells * config.fine_tune.epochs} epochs; packages {sizes:.1f} MiB",
         f"  matrix: {config.matrix}"

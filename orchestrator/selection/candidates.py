@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, OrchestratorError
 from orchestrator.selection.config import ALL
 from orchestrator.selection.matrix.facts import DatasetFacts, ModelFacts, sketch_rows
 from orchestrator.storage.uris import absolute
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
     from orchestrator.zoo import Package, Zoo
 
 DEFAULT_KINDS = ("pretrained", "imported")
+FORM_OF_FILE = {None: "texts", "picture": "images", "sound": "sounds"}
 TOKENIZER_NAME = "tokenizer.json"
 CHAMPION, LATEST = "champion", "latest"
-
-logger = logging.getLogger(__name__)
 
 
 def resolve_packages(zoo: "Zoo", entries: Sequence[str]) -> list["Package"]:
@@ -53,25 +53,89 @@ def resolve_packages(zoo: "Zoo", entries: Sequence[str]) -> list["Package"]:
     return [found[ref] for ref in sorted(found)]
 
 
-def usable_for(packages: Iterable["Package"], task: "TaskData") -> list["Package"]:
-    """Return the packages that can read the rows of a task (texts need a tokenizer).
+def sort_out(
+    packages: Iterable["Package"], form: str | None
+) -> tuple[list["Package"], dict[str, str]]:
+    """Separate the packages that can be trained on rows of a form from the others.
+
+    Only manifests and ``config.json`` are read. What loading alone shows (weights that are not
+    finite) ends the proxy or the trial of that package later.
+
+    Args:
+        packages: The packages.
+        form: ``texts``, ``images`` or ``sounds``; None: not known yet.
+
+    Returns:
+        The usable packages, and the reference of each other one with the reason.
+    """
+    usable, reasons = [], {}
+    for package in packages:
+        reason = _unusable(package, form)
+        if reason is None:
+            usable.append(package)
+        else:
+            reasons[package.ref] = reason
+    return usable, reasons
+
+
+def require_usable(usable: Sequence["Package"], reasons: Mapping[str, str], target: str) -> None:
+    """Refuse a target that no package can be trained on.
 
     Raises:
-        InputError: None can.
+        InputError: None can; says why of each.
     """
-    given = list(packages)
-    if task.train.images is not None:
-        return given
-    usable = [package for package in given if package.has(TOKENIZER_NAME)]
-    for package in given:
-        if package not in usable:
-            logger.warning("%s is skipped: it has no %s", package.ref, TOKENIZER_NAME)
     if not usable:
-        raise InputError(
-            f"none of {', '.join(p.ref for p in given)} has a {TOKENIZER_NAME}; the rows of "
-            f"{task.name} are texts."
-        )
-    return usable
+        why = "; ".join(f"{ref}: {reason}" for ref, reason in reasons.items())
+        raise InputError(f"no package can be trained on {target}. {why}.")
+
+
+def form_of_source(spec: "DatasetSpec") -> str | None:
+    """Return the form of the rows of a source by its name and first row; None: it is remote.
+
+    Raises:
+        InputError: The file is missing or of an unknown format.
+    """
+    from orchestrator.data.rows.labels import CLASSES
+    from orchestrator.data.sources.contents import MEDIA_COLUMNS
+    from orchestrator.data.sources.files import find_files, media_only
+    from orchestrator.data.sources.formats import read_rows
+    from orchestrator.data.sources.media_rows import kind_of_file
+
+    if spec.scheme == "builtin":
+        return "images" if spec.location == "digits" else "texts"
+    if spec.scheme != "files":
+        return None
+    media = media_only(Path(spec.location).expanduser())
+    if media:
+        return FORM_OF_FILE[kind_of_file(media[0].name)]
+    files = find_files(spec, labelled=True)
+    row = next(iter(read_rows(next(iter(files.values()))[0], Counter())), {})
+    if spec.media_column is None and any(name in row for name in CLASSES.text_columns):
+        return "texts"
+    columns = [spec.media_column] if spec.media_column is not None else MEDIA_COLUMNS
+    return FORM_OF_FILE[next((kind_of_file(row[c]) for c in columns if c in row), None)]
+
+
+def _unusable(package: "Package", form: str | None) -> str | None:
+    """Return why a package cannot be trained on rows of a form; None: nothing is known."""
+    from orchestrator.modeling.config import CONFIG_FILE, parse_config
+    from orchestrator.modeling.package import has_weights
+    from orchestrator.tasks.base import forms_read
+
+    if not has_weights(package.manifest.files):
+        onnx = any(name.endswith(".onnx") for name in package.manifest.files)
+        content = "ONNX graphs only, " if onnx else ""
+        return f"cannot be trained: {content}no model.safetensors"
+    try:
+        where = f"{package.location}/{CONFIG_FILE}"
+        read = forms_read(parse_config(package.read_json(CONFIG_FILE), where))
+    except OrchestratorError as error:
+        return f"its {CONFIG_FILE} is not usable: {error}"
+    if form is not None and form not in read:
+        return f"reads {' and '.join(sorted(read))}, the rows are {form}"
+    if form in (None, "texts") and "texts" in read and not package.has(TOKENIZER_NAME):
+        return f"has no {TOKENIZER_NAME}, and the rows are texts"
+    return None
 
 
 def model_facts(package: "Package", zoo_packages: Iterable["Package"]) -> ModelFacts:
@@ -127,9 +191,11 @@ def portable(spec: "DatasetSpec") -> "DatasetSpec":
 
 
 def _texts(rows: "Rows") -> list[str]:
-    """Identity of each row: its texts, or the hash of its image."""
+    """Identity of each row: its texts, or the hash of its image or sound."""
     if rows.images is not None:
         return [hashlib.sha256(image.tobytes()).hexdigest() for image in rows.images]
+    if rows.media:
+        return [hashlib.sha256(content).hexdigest() for content in rows.media]
     if rows.pairs is None:
         return rows.texts
     return [f"{one}\x1f{two}" for one, two in zip(rows.texts, rows.pairs, strict=True)]

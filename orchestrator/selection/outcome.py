@@ -84,7 +84,7 @@ def selection_report(
         majority_accuracy=task.majority_accuracy,
         policy=plan.decider.name,
         tied_with_winner=tied,
-        ranking=_ranking(bracket, recalled),
+        ranking=_ranking(bracket, recalled, plan.failed),
         bracket=_bracket_cells(plan, bracket),
         rungs=_rungs(plan, bracket),
         recall=tuple(recalled),
@@ -192,20 +192,29 @@ def _ledger(
     plan: SelectionPlan, proxies: Mapping[str, ProxyScore], bracket: Bracket, journal: Journal
 ) -> Ledger:
     paid = [row for row in journal.rows if row.validation is not None]
-    read = sum(score.rows for score in proxies.values())
+    passed = [score for score in proxies.values() if not score.error]
+    read = sum(score.rows for score in passed)
     return Ledger.of(
         candidates=len(plan.packages),
         epochs_each=bracket.stages,
         epochs=len(paid),
         steps=sum(row.steps for row in paid),
         steps_per_epoch=max(row.steps for row in paid),
-        proxy_passes=len(proxies),
-        proxy_share=read / (len(proxies) * len(plan.task.train)) if proxies else 0.0,
+        proxy_passes=len(passed),
+        proxy_share=read / (len(passed) * len(plan.task.train)) if passed else 0.0,
     )
 
 
-def _ranking(bracket: Bracket, recalled: Sequence[Recalled]) -> tuple[RankedModel, ...]:
-    """Winner first, then by the last rung and the score in it; failed models last."""
+def _ranking(
+    bracket: Bracket, recalled: Sequence[Recalled], failed: Mapping[str, str]
+) -> tuple[RankedModel, ...]:
+    """Winner first, then by the last rung and the score in it; failed models last.
+
+    Args:
+        bracket: The finished bracket.
+        recalled: Candidates that recall ranked.
+        failed: Candidates that left before, with the reason of each.
+    """
     entries = []
     for place, item in enumerate(recalled):
         rung, reason = bracket.dropped.get(item.model, (0, item.reason))
@@ -225,7 +234,7 @@ def _ranking(bracket: Bracket, recalled: Sequence[Recalled]) -> tuple[RankedMode
         ]
         entries.append((order, item, status, reason, curve))
     entries.sort(key=lambda entry: entry[0])
-    return tuple(
+    ranked = [
         RankedModel(
             place=place,
             model=item.model,
@@ -236,7 +245,20 @@ def _ranking(bracket: Bracket, recalled: Sequence[Recalled]) -> tuple[RankedMode
             recall_score=item.score,
         )
         for place, (_, item, status, reason, curve) in enumerate(entries, start=1)
-    )
+    ]
+    broken = [
+        RankedModel(
+            place=place,
+            model=model,
+            status="failed",
+            reason=f"failed: {failed[model]}",
+            epochs=0,
+            validation=(),
+            recall_score=None,
+        )
+        for place, model in enumerate(sorted(failed), start=len(ranked) + 1)
+    ]
+    return (*ranked, *broken)
 
 
 def _bracket_cells(plan: SelectionPlan, bracket: Bracket) -> tuple[BracketCell, ...]:

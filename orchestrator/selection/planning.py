@@ -2,18 +2,20 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.data.spec import DatasetSpec
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, StageError
 from orchestrator.selection.candidates import (
     dataset_facts,
+    form_of_source,
     model_facts,
     portable,
     protocol_of,
+    require_usable,
     resolve_packages,
-    usable_for,
+    sort_out,
 )
 from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.halving import fit_to_budget, rung_sizes
@@ -53,6 +55,7 @@ class SelectionPlan:
         decider: The policy between rungs (with little history not the one asked for).
         tagged: Candidates that declare training on the target.
         warnings: For the report.
+        failed: Candidates that cannot be trained, with the reason of each.
     """
 
     task: "TaskData"
@@ -68,6 +71,34 @@ class SelectionPlan:
     decider: Decider
     tagged: frozenset[str]
     warnings: tuple[str, ...]
+    failed: Mapping[str, str]
+
+    def without(self, failed: Mapping[str, str], threshold: float | None) -> "SelectionPlan":
+        """Return the plan after some candidates turned out to be broken.
+
+        The others are clustered anew, so further representatives may have to be run forward. As
+        many candidates as before enter halving.
+
+        Args:
+            failed: The broken candidates, with the reason of each.
+            threshold: As `plan_recall` takes it.
+
+        Raises:
+            StageError: No candidate is left.
+        """
+        packages = {ref: each for ref, each in self.packages.items() if ref not in failed}
+        if not packages:
+            why = "; ".join(f"{ref}: {reason}" for ref, reason in failed.items())
+            raise StageError(f"select: every candidate failed. {why}")
+        recall = plan_recall(self.history, list(packages), threshold)
+        return replace(
+            self,
+            packages=packages,
+            recall=recall,
+            to_score=recall.to_score if len(packages) > self.pool else (),
+            pool=min(self.pool, len(packages)),
+            failed={**self.failed, **failed},
+        )
 
 
 def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> SelectionPlan:
@@ -82,6 +113,7 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
             matrix.
     """
     from orchestrator.data.sources.opening import load_task
+    from orchestrator.tasks.base import form_of
     from orchestrator.zoo import Zoo
 
     if run is not None:
@@ -91,7 +123,9 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
     matrix = read_matrix(config.matrix) if config.matrix else PerformanceMatrix()
     task, protocol = load_task(config.target), protocol_of(config.fine_tune, config.seed)
     matrix.guard(task.name, dataset_facts(task, protocol))
-    packages = {package.ref: package for package in usable_for(found, task)}
+    usable, failed = sort_out(found, form_of(task.train))
+    require_usable(usable, failed, task.name)
+    packages = {package.ref: package for package in usable}
     facts = {ref: model_facts(package, everything) for ref, package in packages.items()}
     matrix, warnings = _without_changed(matrix, facts, protocol)
     history = _history(matrix, packages, config)
@@ -124,18 +158,21 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
         decider=decider,
         tagged=tagged,
         warnings=tuple(warnings),
+        failed=failed,
     )
 
 
 def describe_selection(config: SelectConfig) -> str:
-    """The plan in words, without reading rows.
+    """The plan in words; of the target at most the first row is read.
 
     Raises:
-        InputError: A package or the matrix cannot be read.
+        InputError: A package, the matrix or the target cannot be read, or no package is usable.
     """
     from orchestrator.zoo import Zoo
 
-    packages = resolve_packages(Zoo(config.run.zoo), config.candidates)
+    found = resolve_packages(Zoo(config.run.zoo), config.candidates)
+    packages, failed = sort_out(found, form_of_source(config.target))
+    require_usable(packages, failed, config.target.source)
     matrix = read_matrix(config.matrix) if config.matrix else PerformanceMatrix()
     epochs, count = config.fine_tune.epochs, len(packages)
     history = _history(matrix, {p.ref: p for p in packages}, config)
@@ -148,6 +185,7 @@ def describe_selection(config: SelectConfig) -> str:
         [
             f"select {config.run.name}: target {config.target.source}, {count} candidates",
             *(f"  {package.ref} ({package.kind})" for package in packages),
+            *(f"  left out: {ref}: {reason}" for ref, reason in failed.items()),
             f"  history: {len(history.datasets)} data sets, policy {decider.name}",
             f"  recall: {passes} forward passes, keeps {pool} of {count}",
             f"  halving: at most {' + '.join(map(str, sizes))} = {sum(sizes)} epochs; "

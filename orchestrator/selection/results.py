@@ -73,6 +73,8 @@ class ProxyScore(StrictModel):
     """Wall time of the pass; 0 in files from before it was measured."""
     startup_s: float = 0.0
     """Seconds before it: process, imports and loading."""
+    error: str = ""
+    """Reason of the failure; values and floors are empty then."""
 
 
 class Recalled(StrictModel):
@@ -114,8 +116,8 @@ class RankedModel(StrictModel):
     """Epochs it was trained."""
     validation: tuple[float, ...]
     """Validation score after each of them."""
-    recall_score: float
-    """Score that recall ranked it by."""
+    recall_score: float | None
+    """Score that recall ranked it by; null where it left the selection before."""
 
 
 class Finalist(StrictModel):
@@ -239,6 +241,9 @@ class SelectionReport(StrictModel):
         """The figures that fit one JSON line and a manifest."""
         names = {"winner", "test_accuracy", "validation_accuracy", "majority_accuracy", "policy"}
         return {**self.model_dump(include=names), **self.ledger.totals()}
+        failed = {row.model: row.reason for row in self.ranking if row.status == "failed"}
+        figures = {**self.model_dump(include=names), **self.ledger.model_dump()}
+        return figures | ({"failed": failed} if failed else {})
 
 
 class ReplayResult(StrictModel):

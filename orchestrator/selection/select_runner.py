@@ -1,7 +1,7 @@
 """The select job on a cluster: proxies as Ray tasks, halving on Ray Tune, then a package."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from orchestrator.config import JobResult
 from orchestrator.errors import StageError
@@ -14,6 +14,7 @@ from orchestrator.selection.results import REPORT_NAME, ProxyScore, Recalled
 from orchestrator.selection.scores.features import ProxyPayload
 from orchestrator.selection.ties.row_scores import FOLDER as ROW_SCORES
 from orchestrator.selection.ties.tie_breaker import TieBreaker, Traits, ties_in_words
+from orchestrator.selection.trials.failures import reason_of
 from orchestrator.selection.trials.fine_tuning import TrialPayload
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.selection.trials.runner import (
@@ -62,10 +63,10 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
     require_same_rows(folder, {plan.task.name: plan.task})
     journal = Journal(folder.path / JOURNAL_NAME)
     with session_for(config.cluster, min(config.cluster.workers, len(plan.packages))):
-        proxies = _score_proxies(config, plan, folder)
+        plan, proxies = _scored_plan(config, plan, folder)
         recalled = recall_candidates(
             plan.recall,
-            proxies,
+            {model: proxies[model] for model in plan.to_score},
             mode=config.recall.mode,
             predictor=plan.decider.predictor,
             pool=plan.pool,
@@ -84,22 +85,43 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
     return publish_finalists(config, plan, report, folder)
 
 
-def _score_proxies(
+def _scored_plan(
     config: SelectConfig, plan: SelectionPlan, folder: RunFolder
-) -> dict[str, ProxyScore]:
-    """Forward passes of representatives and models without history, in parallel Ray tasks."""
+) -> tuple[SelectionPlan, dict[str, ProxyScore]]:
+    """Run models forward until the plan asks for no more; a broken one leaves the plan.
+
+    Returns:
+        The plan without broken candidates, and every score, failures included.
+    """
+    stored = {model: folder.done(f"proxy {model}") for model in plan.packages}
+    scores = {model: ProxyScore.model_validate(found) for model, found in stored.items() if found}
+    while True:
+        broken = {m: scores[m].error for m in plan.packages if m in scores and scores[m].error}
+        if broken:
+            plan = plan.without(broken, config.recall.cluster_threshold)
+        missing = [model for model in plan.to_score if model not in scores]
+        if not missing:
+            return plan, scores
+        for model, score in _score_proxies(config, plan, missing):
+            scores[model] = score
+            folder.mark(f"proxy {model}", score.model_dump())
+
+
+def _score_proxies(
+    config: SelectConfig, plan: SelectionPlan, models: Iterable[str]
+) -> Iterator[tuple[str, ProxyScore]]:
+    """Yield the scores of models as their forward passes, parallel Ray tasks, end."""
     import ray
 
-    from orchestrator.selection.scores.features import score_package
+    from orchestrator.selection.scores.features import try_package
 
-    stored = {model: folder.done(f"proxy {model}") for model in plan.to_score}
-    scores = {model: ProxyScore.model_validate(found) for model, found in stored.items() if found}
     task = ray.remote(
         num_cpus=config.cluster.cpus_per_worker,
         num_gpus=config.cluster.gpus_per_worker,
         max_retries=config.cluster.max_failures,
+        retry_exceptions=True,
         label_selector=config.cluster.labels,
-    )(score_package)
+    )(try_package)
     pending = {
         task.remote(
             ProxyPayload(
@@ -112,20 +134,23 @@ def _score_proxies(
                 seed=config.seed,
             )
         ): model
-        for model in plan.to_score
-        if model not in scores
+        for model in models
     }
     while pending:
         ready, _ = ray.wait(list(pending), timeout=PROXY_TIMEOUT_S)
         if not ready:
             raise StageError(f"proxies: no result within {PROXY_TIMEOUT_S:.0f} s.")
         model = pending.pop(ready[0])
-        score: ProxyScore = ray.get(ready[0])
-        scores[model] = score
-        folder.mark(f"proxy {model}", score.model_dump())
-        shown = (f"{n} {v:.3f} (floor {score.floors[n]:.3f})" for n, v in score.values.items())
-        logger.info("proxy scores of %s: %s", model, ", ".join(sorted(shown)))
-    return {model: scores[model] for model in plan.to_score}
+        try:
+            score: ProxyScore = ray.get(ready[0])
+        except ray.exceptions.RayError as error:  # after cluster.max_failures retries
+            score = ProxyScore(values={}, floors={}, error=reason_of(error))
+        if score.error:
+            logger.warning("proxy scores of %s failed: %s", model, score.error)
+        else:
+            shown = (f"{n} {v:.3f} (floor {score.floors[n]:.3f})" for n, v in score.values.items())
+            logger.info("proxy scores of %s: %s", model, ", ".join(sorted(shown)))
+        yield model, score
 
 
 def _halve(

@@ -194,11 +194,28 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
 
 SOUND_EMBEDDINGS = frozenset({"speech", "waveform"})
 """Embeddings that read recordings."""
+FORMS_READ = {"image": "images", "audio": "sounds"}
+"""Forms of rows in words; all others are texts."""
 
 AnyTask = Task[Any, Any]
 """A task of any kind."""
 
 tasks: Registry[TaskConfig] = Registry("task", TaskConfig, builtin="orchestrator.tasks.kinds")
+
+
+def form_of(rows: "Rows") -> str:
+    """Return the form of rows in words: ``texts``, ``images`` or ``sounds``."""
+    return FORMS_READ.get(rows.modality, "texts")
+
+
+def forms_read(model: "ModelConfig") -> set[str]:
+    """Return the forms of rows that a model's embedding reads."""
+    embedding = model.embedding
+    parts = {part.type_name() for part in embedding.parts}
+    if parts & SOUND_EMBEDDINGS:
+        return {"sounds"}
+    forms = {"texts"} if embedding.reads_words else {"images"}
+    return forms | {"images"} if "dual" in parts else forms
 
 
 def task_class(kind: str) -> type[AnyTask]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli import job_main
 from orchestrator.cluster.tune import run_trials
 from orchestrator.config import ClusterSection, dump_yaml
 from orchestrator.errors import InputError, StageError
@@ -18,7 +19,7 @@ from orchestrator.selection import benchmark_runner
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.matrix.files import read_matrix
 from orchestrator.selection.policies.sh import Halving
-from orchestrator.selection.results import EpochResult
+from orchestrator.selection.results import EpochResult, SelectionReport
 from orchestrator.selection.select_runner import run
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.selection.trials.scheduler import HalvingScheduler
@@ -30,6 +31,8 @@ from tests.support.candidates import (
     TARGET,
     TOPICS,
     benchmark_job,
+    commit_broken,
+    make_processor,
     make_world,
     select_job,
 )
@@ -120,6 +123,26 @@ def test_finalists_become_packages_of_one_run(world):
         found = {each["model"]: each["test"] for each in report["finalists"]}
         assert found[figures["model"]] == figures["test_accuracy"]
         assert set(load_model(package.path).targets) == {TARGET}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["default", "all"])
+def test_broken_candidates_are_ranked_last_and_end_nothing(local_ray, tmp_path, mode, capfd):
+    """Weights that are not finite show in a proxy, or without proxies in a trial."""
+    place = make_world(tmp_path, encoders=("bert", "conv"))
+    broken = commit_broken(Zoo(place / "zoo"), make_processor())
+    job = select_job(place, matrix=None, recall={"mode": mode})
+    (place / "job.yaml").write_text(dump_yaml(job))
+    assert job_main("select", ["--config", str(place / "job.yaml")]) == 0
+    line = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    report = SelectionReport.read(place / "runs" / "pick" / "selection.json")
+    failed = [row.model.partition("/")[0] for row in report.ranking if row.status == "failed"]
+    assert sorted(failed) == sorted(broken)
+    assert [row.place for row in report.ranking] == list(range(1, 7))
+    assert failed == [row.model.partition("/")[0] for row in report.ranking[2:]]
+    assert {ref.partition("/")[0] for ref in line["metrics"]["failed"]} == set(broken)
+    assert "not finite" in line["metrics"]["failed"]["nan/v0002"]
+    assert len([row for row in rows_of(place) if row.error]) == (mode == "all")  # not retried
 
 
 @pytest.mark.chaos

@@ -1,9 +1,11 @@
 """A small world for selection: five candidates in a zoo, three benchmark sets and a target."""
 
 import json
+import shutil
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from orchestrator.config import validate_config
 from orchestrator.data.processors.text import TextProcessor
@@ -77,6 +79,34 @@ def commit_encoder(zoo, name, processor, kind="pretrained"):
         write_model(draft.path, build_model(config), config)
         processor.save(draft.path)
         return draft.commit()
+
+
+def commit_broken(zoo, processor):
+    """Commit a package for each way in which one cannot be trained on texts; return their names."""
+    good = commit_encoder(zoo, "nan", processor)  # overwritten below: v0002 is the current one
+    weights = {k: v * float("nan") for k, v in load_file(good.path / "model.safetensors").items()}
+    digits = ModelConfig(
+        hidden_size=16,
+        max_position_embeddings=16,
+        embedding={"parts": [{"type": "patch", "channels": 1, "image_size": 8, "patch_size": 4}]},
+        encoder=ENCODERS["bert"],
+        target=[{"type": "cls", "name": "digits", "num_labels": 10}],
+    )
+    for name, config in (("nan", None), ("wordless", None), ("onnx", None), ("digits", digits)):
+        with zoo.draft(name, kind="pretrained", producer={"stage": "test"}) as draft:
+            if config is not None:
+                write_model(draft.path, build_model(config), config)
+            elif name == "onnx":
+                (draft.path / "model.onnx").write_bytes(b"graph")
+            else:
+                shutil.copytree(good.path, draft.path, dirs_exist_ok=True)
+                (draft.path / "manifest.json").unlink()
+            if name == "nan":
+                save_file(weights, draft.path / "model.safetensors")
+            if name == "wordless":
+                (draft.path / "tokenizer.json").unlink()
+            draft.commit()
+    return ("nan", "wordless", "onnx", "digits")
 
 
 def spec(root, name):

@@ -14,6 +14,7 @@ from orchestrator.config import StrictModel
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.selection.results import ProxyScore
 from orchestrator.selection.scores.base import score_features
+from orchestrator.selection.trials.failures import reason_of, repeats
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import Rows
@@ -43,8 +44,18 @@ class ProxyPayload(StrictModel):
     """Seed of the run."""
 
 
+def try_package(payload: ProxyPayload) -> ProxyScore:
+    """Score one package; an error that a retry would repeat becomes the result. A Ray task."""
+    try:
+        return score_package(payload)
+    except Exception as error:
+        if not repeats(error):
+            raise
+        return ProxyScore(values={}, floors={}, error=reason_of(error))
+
+
 def score_package(payload: ProxyPayload) -> ProxyScore:
-    """Score one package; runs as a Ray task."""
+    """Score one package."""
     from orchestrator.data.sources.opening import load_task
     from orchestrator.zoo import Zoo
 

@@ -17,12 +17,14 @@ from orchestrator.config import StrictModel
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
 from orchestrator.selection.results import EpochResult
+from orchestrator.selection.trials.failures import reason_of, repeats
 from orchestrator.storage import staged, verify_folder
 from orchestrator.training.config import FineTuneConfig
 from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import TaskData
+    from orchestrator.modeling.model import Model
     from orchestrator.training.finetune.finetuner import FineTuner
 
 logger = logging.getLogger(__name__)
@@ -70,16 +72,36 @@ class FineTuneTrial:
         self._epoch = self._payload.start
         self._epochs = self._payload.fine_tune.epochs
         self._tuner: FineTuner | None = None
+        self._failed = False
 
     @property
     def done(self) -> bool:
-        """Whether the last epoch is done."""
-        return self._epoch >= self._epochs
+        """Whether the last epoch is done, or none can be."""
+        return self._failed or self._epoch >= self._epochs
 
     def step(self) -> EpochResult:
-        """Train one epoch, unless it is committed; return its result."""
+        """Train one epoch, unless it is committed; return its result.
+
+        An error that a retry would repeat is a result as well: it carries the reason.
+        """
         rows = committed_rows(self._state)
-        row = rows[self._epoch] if self._epoch < len(rows) else self._train(rows)
+        if self._epoch < len(rows):
+            row = rows[self._epoch]
+        else:
+            try:
+                row = self._train(rows)
+            except Exception as error:
+                if not repeats(error):
+                    raise
+                self._failed, self._tuner = True, None
+                return EpochResult(
+                    trial=self._payload.trial,
+                    rung=self._epoch + 1,
+                    validation=None,
+                    error=reason_of(error),
+                    finished_at=time.time(),
+                )
+            self._commit(self._tuner_after(row.rung), [*rows, row])
         self._epoch += 1
         return row
 
@@ -98,7 +120,7 @@ class FineTuneTrial:
         tuner.train_epoch()
         measured = tuner.evaluate("validation")
         test = tuner.evaluate("test")["accuracy"] if rung == self._epochs else None
-        row = EpochResult(
+        return EpochResult(
             trial=self._payload.trial,
             rung=rung,
             validation=measured["accuracy"],
@@ -108,8 +130,6 @@ class FineTuneTrial:
             seconds=time.perf_counter() - started,
             finished_at=time.time(),
         )
-        self._commit(tuner, [*rows, row])
-        return row
 
     def _tuner_after(self, epochs_done: int) -> "FineTuner":
         """The current tuner if it stands at ``epochs_done`` epochs, else a restored one."""
@@ -132,13 +152,15 @@ class FineTuneTrial:
             rate = rate_for(Zoo(payload.zoo), package, lora=config.lora is not None)
             logger.info("%s: learning rate %g, for %s", payload.trial, rate.value, rate.reason)
             config = config.model_copy(update={"learning_rate": rate.value})
-        return FineTuner(
+        tuner = FineTuner(
             package.path,
             [lesson_of(_task(payload.task.model_dump_json()))],
             config,
             payload.seed,
             place=Place(device=reserved_device(payload.gpus)),
         )
+        _require_finite(tuner.model)
+        return tuner
 
     def _commit(self, tuner: "FineTuner", rows: Sequence[EpochResult]) -> None:
         """Commit state and rows together, without what the next epoch cannot need."""
@@ -165,6 +187,17 @@ def committed_rows(state: Path) -> list[EpochResult]:
     except IntegrityError as error:
         raise IntegrityError(f"{error} Delete {state} to train this trial again.") from error
     return [EpochResult.model_validate(row) for row in manifest["rows"]]
+
+
+def _require_finite(model: "Model") -> None:
+    """Refuse a package whose weights are not numbers: its accuracy would be that of one class.
+
+    Raises:
+        IntegrityError: Naming the first such parameter.
+    """
+    for name, weight in model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise IntegrityError(f"weights that are not finite: {name}. The package is broken")
 
 
 # Both caches live as long as the process: reused actors train many models on the same data, and a

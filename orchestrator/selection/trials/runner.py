@@ -49,7 +49,10 @@ def train_trials(
 
     def record(trial: str, row: EpochResult) -> None:
         journal.append(row.journal_row())  # no effect if the scheduler has written it
-        progress.update(len(journal.rows), f"{trial} {row.validation:.3f} after epoch {row.rung}")
+        score = "failed" if row.validation is None else f"{row.validation:.3f}"
+        progress.update(len(journal.rows), f"{trial} {score} after epoch {row.rung}")
+        if row.error:
+            return
         steps = sum(row.steps for row in journal.of(trial))
         losses = {} if row.loss is None else {"loss": row.loss}
         metrics.record(trial, steps, "train", {})

@@ -21,6 +21,7 @@ from ray.tune.schedulers import TrialScheduler
 from orchestrator.errors import OrchestratorError
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.results import EpochResult, JournalRow
+from orchestrator.selection.trials.failures import COLORS
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.training.events import EPOCH_RESULT
 
@@ -122,7 +123,10 @@ class HalvingScheduler(TrialScheduler):
     def _record(self, result: dict[str, Any]) -> JournalRow:
         row = EpochResult.model_validate_json(result[EPOCH_RESULT]).journal_row()
         self._journal.append(row)
-        if row.validation is not None:
+        if row.error:
+            logger.warning("trial %s failed: %s", row.trial, row.error)
+            self._guarded(functools.partial(self._bracket.fail, row.trial, row.error))
+        elif row.validation is not None:
             self._guarded(
                 functools.partial(self._bracket.record, row.trial, row.rung, row.validation)
             )
@@ -144,4 +148,4 @@ def _reason(trial: Trial) -> str:
     """Exception and message: the last line of the trial's traceback."""
     file = Path(trial.error_file) if trial.error_file else None
     text = file.read_text().strip() if file and file.is_file() else ""
-    return text.splitlines()[-1].strip() if text else "unknown error"
+    return COLORS.sub("", text.splitlines()[-1]).strip() if text else "unknown error"

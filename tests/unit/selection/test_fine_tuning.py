@@ -3,10 +3,24 @@ import pytest
 from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
-from orchestrator.selection.scores.features import ProxyPayload, extract, sample_rows, score_package
+from orchestrator.selection.scores.features import (
+    ProxyPayload,
+    extract,
+    sample_rows,
+    score_package,
+    try_package,
+)
+from orchestrator.selection.trials import fine_tuning
 from orchestrator.selection.trials.fine_tuning import FineTuneTrial, TrialPayload, committed_rows
 from orchestrator.zoo import Zoo
-from tests.support.candidates import FINE_TUNE, TARGET, make_world, spec
+from tests.support.candidates import (
+    FINE_TUNE,
+    TARGET,
+    commit_broken,
+    make_processor,
+    make_world,
+    spec,
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +79,38 @@ def test_a_damaged_state_is_refused(world, tmp_path):
     victim.write_bytes(victim.read_bytes()[:-8])
     with pytest.raises(IntegrityError, match="train this trial again"):
         FineTuneTrial(payload(world, tmp_path / "state")).step()
+
+
+def test_errors_that_a_retry_would_repeat_are_results(world, tmp_path, monkeypatch):
+    commit_broken(Zoo(world / "zoo"), make_processor())
+    trial = FineTuneTrial(payload(world, tmp_path / "nan", package="nan/v0002"))
+    row = trial.step()
+    assert trial.done
+    assert row.validation is None
+    assert "weights that are not finite: embedding" in row.error
+    assert not (tmp_path / "nan").exists()
+    score = try_package(
+        ProxyPayload(
+            package="nan/v0002",
+            zoo=str(world / "zoo"),
+            task=DatasetSpec(**spec(world, TARGET)),
+            proxies=("knn",),
+            rows=40,
+            max_length=12,
+            seed=3,
+        )
+    )
+    assert "not finite" in score.error
+    monkeypatch.setattr(fine_tuning, "_package", failing(OSError("the disk is gone")))
+    with pytest.raises(OSError, match="disk is gone"):  # may pass: Tune starts it again
+        FineTuneTrial(payload(world, tmp_path / "disk")).step()
+
+
+def failing(error):
+    def fail(*_):
+        raise error
+
+    return fail
 
 
 def test_proxies_read_training_rows_of_one_package(world):

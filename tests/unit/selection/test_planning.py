@@ -4,15 +4,19 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from orchestrator.errors import ConfigError, InputError, IntegrityError
+from orchestrator.errors import ConfigError, InputError, IntegrityError, StageError
 from orchestrator.selection import benchmark_runner, planning, select_runner
-from orchestrator.selection.benchmark_runner import complete_matrix, plan_benchmark
+from orchestrator.selection.benchmark_runner import (
+    complete_matrix,
+    describe_benchmark,
+    plan_benchmark,
+)
 from orchestrator.selection.candidates import dataset_facts, protocol_of, resolve_packages
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.matrix.facts import ModelFacts
 from orchestrator.selection.matrix.files import write_matrix
 from orchestrator.selection.outcome import selection_report
-from orchestrator.selection.planning import plan_selection
+from orchestrator.selection.planning import describe_selection, plan_selection
 from orchestrator.selection.recall import recall_candidates
 from orchestrator.selection.results import REPORT_NAME, JournalRow, ProxyScore, SelectionReport
 from orchestrator.selection.trials.journal import Journal
@@ -25,6 +29,7 @@ from tests.support.candidates import (
     TARGET,
     TOPICS,
     benchmark_job,
+    commit_broken,
     commit_encoder,
     make_processor,
     make_world,
@@ -139,6 +144,44 @@ def test_a_small_zoo_is_recalled_to_three_of_five(world, matrix):
     assert 1 <= len(plan.to_score) < len(ENCODERS)
     recalled = recalled_of(plan, scores_for(plan))
     assert [item.kept for item in recalled] == [True] * 3 + [False] * 2
+
+
+def test_candidates_that_cannot_be_trained_are_named_before_anything_is_loaded(tmp_path):
+    world = make_world(tmp_path, encoders=("bert", "conv"))
+    commit_broken(Zoo(world / "zoo"), make_processor())
+    config = select_job(world, matrix=None)
+    plan = plan_selection(config)
+    assert plan.failed == {
+        "digits/v0001": "reads images, the rows are texts",
+        "onnx/v0001": "cannot be trained: ONNX graphs only, no model.safetensors",
+        "wordless/v0001": "has no tokenizer.json, and the rows are texts",
+    }
+    assert set(plan.packages) == {"bert/v0001", "conv/v0001", "nan/v0002"}
+    for ref, reason in plan.failed.items():
+        assert f"left out: {ref}: {reason}" in describe_selection(config)
+    benchmark = benchmark_job(world, datasets=[spec(world, "food")])
+    assert "left out: onnx/v0001 on files:" in describe_benchmark(benchmark)
+    assert {cell.package for cell in plan_benchmark(benchmark).cells} == set(plan.packages)
+    digits = select_job(world, matrix=None, target={"source": "builtin:digits"})
+    assert "left out: bert/v0001: reads texts, the rows are images" in describe_selection(digits)
+    assert set(plan_selection(digits).packages) == {"digits/v0001"}
+    texts = digits.model_copy(update={"candidates": ("bert", "conv")})
+    with pytest.raises(InputError, match=r"conv/v0001: reads texts, the rows are images"):
+        describe_selection(texts)
+    missing = select_job(world, matrix=None, target={"source": f"files:{world}/none.jsonl"})
+    with pytest.raises(InputError, match="does not exist"):
+        describe_selection(missing)
+
+
+def test_a_broken_candidate_leaves_the_plan_and_its_cluster_gets_another_head(world, matrix):
+    plan = plan_selection(select_job(world))
+    broken = plan.to_score[0]
+    rest = plan.without({broken: "the features are not finite"}, None)
+    assert broken not in {*rest.packages, *rest.to_score, *rest.recall.candidates}
+    assert rest.pool == plan.pool
+    assert rest.failed == {broken: "the features are not finite"}
+    with pytest.raises(StageError, match="every candidate failed"):
+        plan.without(dict.fromkeys(plan.packages, "is broken"), None)
 
 
 def test_policies_fall_back_with_little_history(world, matrix):
