@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-import torch.multiprocessing as mp
 from torch import distributed
 
 from orchestrator.cluster.engines import build_engine
@@ -18,6 +17,7 @@ from orchestrator.modeling.initialization import Materialization
 from orchestrator.modeling.lora import freeze
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import clip_gradients
+from tests.support import ranks
 
 EXACT = {
     "MALLOC_MMAP_THRESHOLD_": "65536",  # larger tensors are returned to the system when freed
@@ -49,18 +49,14 @@ def measure(
     before = {key: os.environ.get(key) for key in EXACT}
     os.environ.update(EXACT)
     try:
-        mp.spawn(_worker, args=(world, str(folder), job), nprocs=world, join=True)
+        ranks.spawn(_worker, world, folder, job)
     finally:
         for key, value in before.items():
             os.environ.pop(key) if value is None else os.environ.update({key: value})
     return json.loads((folder / "grown").read_text())
 
 
-def _worker(rank: int, world: int, folder: str, job: dict) -> None:
-    torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = str(rank)
-    store = f"file://{folder}/store"
-    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+def _worker(rank: int, world: int, folder: Path, job: dict) -> None:
     small = job["model"] | {"hidden_size": 8}
     small |= {"vocab_size": 32} if "vocab_size" in small else {}
     _train(job, small)  # loads what is loaded at the first use
@@ -70,8 +66,7 @@ def _worker(rank: int, world: int, folder: str, job: dict) -> None:
     first, *later = _train(job, job["model"])
     if rank == 0:
         grown = {"start": first - base, "steps": max(later) - base}
-        (Path(folder) / "grown").write_text(json.dumps(grown))
-    distributed.destroy_process_group()
+        (folder / "grown").write_text(json.dumps(grown))
 
 
 def _train(job: dict, raw: dict) -> list[int]:

@@ -1,15 +1,65 @@
-"""Several ranks of one process group on this machine, without Ray; each is a forked process."""
+"""Several ranks of one process group on this machine, without Ray; each is a process.
+
+They end by ``os._exit``. A thread of gloo may still hold a tensor that Python wraps when a rank
+has done its work; freeing it while the interpreter shuts down ends the process by SIGABRT
+("terminate called without an active exception", pytorch/pytorch#179291 and #190489), also after
+``destroy_process_group`` where an engine refers to the group. Only a busy machine shows it.
+"""
 
 import json
 import os
+import sys
+import tempfile
+import time
 import traceback
+from datetime import timedelta
 
+import pytest
 import torch
+import torch.multiprocessing as mp
 from torch import distributed
 
 from orchestrator.cluster.context import Worker
 
 DEADLINE_S = 120
+SPAWNED_S = 1800  # for a group of processes that import all; generous, for busy machines
+
+
+def spawn(function, world, folder, *given):
+    """Run ``function(rank, world, folder, *given)`` on so many new processes in a gloo group.
+
+    Args:
+        function: Of a module, with arguments that can be pickled.
+        world: Number of ranks.
+        folder: An existing one, handed on to the function; several groups may use one.
+        given: Further arguments.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: A rank raised; the message has its traceback.
+    """
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as meeting:
+        patch.setenv("DS_ACCELERATOR", "cpu")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        arguments = (world, folder, function, given, f"file://{meeting}/store")
+        group = mp.spawn(_spawned, args=arguments, nprocs=world, join=False)
+        deadline = time.monotonic() + SPAWNED_S
+        while not group.join(timeout=max(0.0, deadline - time.monotonic())):
+            if time.monotonic() < deadline:
+                continue  # one of them has ended
+            for process in group.processes:
+                process.kill()
+            raise AssertionError(f"the ranks have not ended within {SPAWNED_S} s")
+
+
+def _spawned(rank, world, folder, function, given, store):
+    os.environ["LOCAL_RANK"] = str(rank)
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+    function(rank, world, folder, *given)
+    distributed.barrier()  # a rank that ends early would end the connections of the others
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def on_ranks(world, work, folder, run=None):
@@ -44,7 +94,7 @@ def _be_rank(rank, world, work, folder, run):
             init_method=f"file://{folder}/store",
             rank=rank,
             world_size=world,
-            timeout=torch.distributed.constants.timedelta(seconds=DEADLINE_S),
+            timeout=timedelta(seconds=DEADLINE_S),
         )
         found = work(Worker(rank, world, run))
         (folder / f"rank-{rank}.json").write_text(json.dumps(found))

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import torch
-import torch.multiprocessing as mp
-from torch import Tensor, distributed
+from torch import Tensor
 
 from orchestrator.cluster.engines import build_engine
 from orchestrator.config import validate_config
@@ -13,6 +12,7 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.loop import descend, seed_step
+from tests.support import ranks
 
 STEPS, ROWS, LENGTH, VOCABULARY, RATE = 20, 8, 11, 41, 3e-3
 BASE = {
@@ -139,13 +139,9 @@ def advance(each: Engine, config: ModelConfig, steps: range, micro: int = 2) -> 
 
 def spawn(function, folder: Path, world: int, *given: object) -> list[object]:
     """Run ``function(rank, world, folder, *given)`` in a gloo group; what each rank returned."""
-    mp.spawn(_on_rank, args=(world, folder, function, given), nprocs=world, join=True)
+    ranks.spawn(_on_rank, world, folder, function, given)
     return [torch.load(folder / f"found{rank}.pt") for rank in range(world)]
 
 
 def _on_rank(rank: int, world: int, folder: Path, function, given: tuple[object, ...]) -> None:
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store{world}"
-    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     torch.save(function(rank, world, folder, *given), folder / f"found{rank}.pt")
-    distributed.destroy_process_group()

@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
-from torch import distributed
 
 from orchestrator.errors import InputError, NoLabelsError
 from orchestrator.modeling.builder import build_model
@@ -12,6 +10,7 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import clip_gradients
 from orchestrator.training.engines.torch_engines import SingleEngine
+from tests.support.ranks import spawn
 
 STEPS, ROWS, LENGTH, TEMPERATURE = 10, 8, 8, 2.0
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, eps=1e-6)
@@ -120,10 +119,6 @@ def repeats(engine):
 
 def on_rank(rank, world, folder):
     """Train with every engine in one pair of processes."""
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
-    )
     from orchestrator.cluster.engines import build_engine
 
     found = {}
@@ -134,16 +129,12 @@ def on_rank(rank, world, folder):
         engine = build_engine(model(), OPTIMIZER, EngineConfig(**settings), world=world)
         found[kind] = {**trained(engine), "repeats": repeats(engine)}
     torch.save(found, folder / f"rank{rank}.pt")
-    distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("extra")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOCAL_RANK", "0")
-        patch.setenv("DS_ACCELERATOR", "cpu")
-        mp.spawn(on_rank, args=(2, folder), nprocs=2, join=True)
+    spawn(on_rank, 2, folder)
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-import torch.multiprocessing as mp
-from torch import distributed
 
 from orchestrator.cluster.engines import build_engine
 from orchestrator.cluster.engines.matrices import owners
@@ -11,6 +9,7 @@ from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import clip_gradients
 from orchestrator.training.engines.muon import Stack
 from tests.support import tensor_worker as worker
+from tests.support.ranks import spawn
 from tests.support.stacked import stacked_model
 from tests.support.toy import toy_window
 from tests.unit.cluster import test_replicas
@@ -66,10 +65,6 @@ def advance(each, steps, micro=3):
 
 
 def on_rank(rank, world, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
-    )
     found = {}
     for kind, optimizer in PAIRS:
         if world == 3 and (optimizer != "cautious" or kind == "ddp"):
@@ -83,7 +78,6 @@ def on_rank(rank, world, folder):
         found[kind, "bf16"] = advance(each, range(4))
     if rank == 0:
         torch.save(found, folder / "found.pt")
-    distributed.destroy_process_group()
 
 
 def continued(place, kind, each):
@@ -99,10 +93,7 @@ def continued(place, kind, each):
 
 
 def trained_on(world, folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOCAL_RANK", "0")
-        patch.setenv("DS_ACCELERATOR", "cpu")
-        mp.spawn(on_rank, args=(world, folder), nprocs=world, join=True)
+    spawn(on_rank, world, folder)
     return torch.load(folder / "found.pt")
 
 

@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
-import torch.multiprocessing as mp
-from torch import distributed
 
 from orchestrator.cluster.engines import build_engine
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.sharpness import LateSteps, perturbed_losses
+from tests.support.ranks import spawn
 from tests.support.toy import toy_model, toy_window
 
 STEPS, LATE, RATE, RHO = 20, 8, 3e-3, 0.5
@@ -53,10 +52,6 @@ def result(each, steps=STEPS, late=LATE, rho=RHO):
 
 
 def on_rank(rank, world, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
-    )
     found = {kind: result(engine(kind, world)) for kind in KINDS}
     for kind in ("zero2", "fsdp2"):
         found[kind, "off"] = result(engine(kind, world), late=0, rho=0.0)
@@ -67,16 +62,12 @@ def on_rank(rank, world, folder):
         found[kind, precision] = result(each, steps=12, late=4)
     if rank == 0:
         torch.save(found, folder / "found.pt")
-    distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharpness")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOCAL_RANK", "0")
-        patch.setenv("DS_ACCELERATOR", "cpu")
-        mp.spawn(on_rank, args=(2, folder), nprocs=2, join=True)
+    spawn(on_rank, 2, folder)
     return torch.load(folder / "found.pt")
 
 

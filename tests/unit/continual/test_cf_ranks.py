@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from orchestrator.continual.config import MethodConfig
 from orchestrator.continual.fisher import gathered_fisher, sharded_fisher, skeleton_of
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.torch_engines import SingleEngine
+from tests.support.ranks import spawn
 from tests.unit.continual.cf_reference import Net, task_data, torch_batch
 from tests.unit.continual.net_task import step_of
 
@@ -50,20 +50,16 @@ def learn(engine, rank=0, world=1):
 
 
 def ddp_rank(rank, world, folder):
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     from orchestrator.training.engines.torch_engines import DDPEngine
 
     found = learn(DDPEngine(Net(seed=rank), OPTIMIZER), rank, world)
     torch.save(found, folder / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(ddp_rank, args=(2, folder), nprocs=2, join=True)
+    spawn(ddp_rank, 2, folder)
     ranks = [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
     return learn(SingleEngine(Net(seed=0), OPTIMIZER)), ranks
 

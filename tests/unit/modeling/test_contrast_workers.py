@@ -1,20 +1,18 @@
 """Two workers, each with its own rows: loss and gradients are those of one with the whole batch."""
 
-from time import monotonic
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from safetensors.torch import load_file, save_file
 
 from orchestrator.modeling.builder import build_model
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.torch_engines import DDPEngine, SingleEngine
+from tests.support.ranks import spawn
 
 from .pairs import pair_batch, pair_config
 
-WORKERS, DEADLINE_SECONDS = 2, 120
+WORKERS = 2
 SHARES = ([0, 1, 2, 3, 4], [5, 6, 7])
 TARGETS = {
     "softmax": {"type": "clr", "projection_size": 6},
@@ -50,11 +48,7 @@ def run_engine(kind, loss, rows=slice(None)):
     return found, gradients
 
 
-def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORKERS
-    )
+def worker(rank, _world, folder):
     for loss in TARGETS:
         result, gradients = run(loss, SHARES[rank])
         for value in (*result.values(), *gradients.values()):
@@ -67,17 +61,12 @@ def worker(rank, folder):
         model.eval()(batch)
         with torch.no_grad():
             model.train()(batch)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workers")
-    context = multiprocessing.spawn(worker, (str(folder),), nprocs=WORKERS, join=False)
-    end = monotonic() + DEADLINE_SECONDS
-    while not context.join(timeout=max(0.0, end - monotonic())):
-        assert monotonic() < end
+    spawn(worker, WORKERS, folder)
     return {loss: load_file(folder / f"{loss}.safetensors") for loss in TARGETS}
 
 

@@ -3,13 +3,12 @@
 import pandas as pd
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
-from torch import distributed
 
 from orchestrator.cluster.context import Worker
 from orchestrator.pretraining.results import Interrupted, Summary
 from orchestrator.pretraining.worker import EXPORT, HISTORY, pretrain
+from tests.support.ranks import spawn
 
 pytestmark = pytest.mark.slow
 MODEL = ["model.embedding.dropout=0", "model.encoder.dropout=0", "model.encoder.num_layers=2"]
@@ -30,14 +29,9 @@ class Stopping(Worker):
         return self.rank == 0 and (self.run_dir / "checkpoints" / "step-00000002").is_dir()
 
 
-def on_rank(rank, folder, job, kind):
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store-{kind.__name__}", rank=rank, world_size=2
-    )
-    outcome = pretrain(kind(rank=rank, world=2, run_dir=folder), job)
+def on_rank(rank, world, folder, job, kind):
+    outcome = pretrain(kind(rank=rank, world=world, run_dir=folder), job)
     assert isinstance(outcome, Interrupted if kind is Stopping else Summary)
-    distributed.destroy_process_group()
 
 
 def figures(folder):
@@ -58,7 +52,7 @@ def test_a_run_is_that_of_one_process(make_job, tmp_path, kind):
     folder.mkdir()
     job = make_job(*model, *ENGINES[kind], "cluster.workers=2", run_dir=folder)
     for context in (Stopping, Worker):
-        mp.spawn(on_rank, args=(folder, job, context), nprocs=2, join=True)
+        spawn(on_rank, 2, folder, job, context)
     (weights, rows), (expected, wanted) = figures(folder), figures(tmp_path / "alone")
     assert list(weights) == list(expected)
     for name, value in expected.items():

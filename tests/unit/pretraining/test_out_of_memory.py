@@ -3,19 +3,16 @@
 Two processes with gloo, the product's own way from the config to the export; no Ray.
 """
 
-import os
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-import torch.multiprocessing as mp
-from torch import distributed
 
 from orchestrator.pretraining import runner
 from orchestrator.pretraining.results import Interrupted, Summary
 from orchestrator.pretraining.state import PretrainJob
 from orchestrator.pretraining.worker import EXPORT, HISTORY, pretrain
+from tests.support.ranks import spawn
 from tests.unit.pretraining.conftest import Recording
 
 pytestmark = pytest.mark.slow
@@ -39,19 +36,14 @@ THEN = (
 )
 
 
-def on_rank(rank, folder, job, stop_after):
-    torch.set_num_threads(1)
-    os.environ |= {"LOCAL_RANK": str(rank), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    store = f"file://{folder}/store"
-    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD)
+def on_rank(rank, world, folder, job, stop_after):
     job = PretrainJob.model_validate_json(job)
-    worker = Recording(rank=rank, world=WORLD, run_dir=folder, stop_after=stop_after)
+    worker = Recording(rank=rank, world=world, run_dir=folder, stop_after=stop_after)
     result = pretrain(worker.within(Path(job.run_dir)).claimed(), job)
     if rank == 0:
         (folder / "result.json").write_text(result.model_dump_json())
         lines = [event.message for event in worker.events if getattr(event, "message", "")]
         (folder / "lines").write_text("\n".join(lines))
-    distributed.destroy_process_group()
 
 
 def train(folder, config, stop_after=()):
@@ -59,7 +51,7 @@ def train(folder, config, stop_after=()):
     folder.mkdir()
     with runner.open_run(config) as run:
         job = runner._Work(config, run).prepare().model_dump_json()
-        mp.spawn(on_rank, args=(folder, job, stop_after), nprocs=WORLD, join=True)
+        spawn(on_rank, WORLD, folder, job, stop_after)
         return run.path, (folder / "result.json").read_text(), (folder / "lines").read_text()
 
 

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.training.config import OptimizerConfig, TrainConfig
 from orchestrator.training.engines.torch_engines import SingleEngine
 from orchestrator.training.loop import Hooks, train
+from tests.support.ranks import spawn
 from tests.unit.training.toy_model import ToyModel, ToySource
 
 STEPS = 20
@@ -88,9 +88,6 @@ def test_accumulation_does_not_change_the_run(micro, reference):
 
 
 def ddp_rank(rank, world, folder):
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     from orchestrator.training.engines.torch_engines import DDPEngine
 
     engine = DDPEngine(ToyModel(seed=rank), OPTIMIZER)
@@ -109,13 +106,12 @@ def ddp_rank(rank, world, folder):
         n for n, p in engine.module.targets["a"].named_parameters() if not torch.equal(p, idle[n])
     ]
     torch.save({"mixed": mixed, "moved": moved}, folder / f"mixed{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
-    mp.spawn(ddp_rank, args=(2, folder), nprocs=2, join=True)
+    spawn(ddp_rank, 2, folder)
     return folder
 
 
