@@ -25,7 +25,8 @@ from orchestrator.selection.matrix.clustering import Clustering, cluster_models
 from orchestrator.selection.matrix.history import History
 from orchestrator.selection.results import ProxyScore, Recalled
 from orchestrator.selection.score_predictor import MIN_HISTORY_SETS, ShrunkenPredictor
-from orchestrator.selection.scores.base import PROXIES, is_informative, unit_proxies
+from orchestrator.selection.scores.base import PROXIES, unit_proxies
+from orchestrator.selection.scores.permutations import is_informative, says_something
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,16 @@ def proxy_residuals(
     columns: list[dict[str, float]] = []
     for name in names:
         column = {m: score for m, score in proxies.items() if name in score.values}
-        if len(column) > 1 and any(is_informative(score, name) for score in column.values()):
-            columns.append(_normal_scores({m: s.values[name] for m, s in column.items()}))
+        if len(column) > 1 and says_something(column, name):
+            least = min(score.values[name] for score in column.values())
+            columns.append(
+                _normal_scores(
+                    {
+                        m: s.values[name] if is_informative(s, name) else least
+                        for m, s in column.items()
+                    }
+                )
+            )
     if not columns:
         return {}
     scored = {m: [column[m] for column in columns if m in column] for m in proxies}

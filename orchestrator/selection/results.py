@@ -7,7 +7,7 @@ that wrote them.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, JsonValue, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from orchestrator.config import StrictModel
 from orchestrator.errors import IntegrityError
@@ -66,7 +66,12 @@ class ProxyScore(StrictModel):
     values: dict[str, float]
     """Proxy name to score."""
     floors: dict[str, float]
-    """Proxy name to the score it gives without information."""
+    """Proxy name to the score that permuted labels reach in 5 % of draws."""
+    p_values: dict[str, float] = Field(default_factory=dict)
+    """Proxy name to the share of permutations that score at least as much."""
+    nulls: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """Proxy name to its scores under permuted labels, the same permutations for every model of a
+    target. The test over several models needs them; reports leave them out."""
     rows: int = 0
     """Training rows of the forward pass."""
     seconds: float = 0.0

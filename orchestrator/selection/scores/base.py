@@ -2,8 +2,8 @@
 
 A proxy scores one model on the target without training it. It maps features ``[n, D]`` (or the
 probabilities ``[n, Z]`` of a trained source head) and labels ``[n]`` with values 0..K-1 to a
-number; larger is better; arithmetic is in fp64. Its floor is the number it gives when the labels
-carry no information.
+number; larger is better; arithmetic is in fp64. Its floor and its p-value come from
+`permutations`: what it gives when the labels carry no information.
 """
 
 from abc import ABC, abstractmethod
@@ -16,8 +16,10 @@ from orchestrator.arrays import FloatArray, IntArray
 from orchestrator.config.registry import EntryConfig, Registry
 from orchestrator.errors import InputError
 from orchestrator.selection.results import ProxyScore
+from orchestrator.selection.scores.permutations import LEVEL, p_value, permuted
 
-FLOOR_PERMUTATIONS = 3
+DEAD = 1e-6
+"""Standard deviation of features, relative to their size, below which they are equal."""
 
 
 class ProxyConfig(EntryConfig):
@@ -30,8 +32,6 @@ class Proxy(ABC):
     Config: ClassVar[type[ProxyConfig]]
     reads_head: ClassVar[bool] = False
     """Read the probabilities of a trained source head instead of features."""
-    margin: ClassVar[float] = 0.0
-    """Minimum distance of an informative score above its floor."""
     unit_order: ClassVar[int | None] = None
     """Position among the proxies that ``recall.mode: paper`` may multiply by; None: never."""
 
@@ -39,22 +39,21 @@ class Proxy(ABC):
     def score(self, inputs: FloatArray, labels: IntArray) -> float:
         """Score features ``[n, D]`` or head probabilities ``[n, Z]`` against labels ``[n]``."""
 
-    def floor(self, inputs: FloatArray, labels: IntArray, seed: int) -> float:
-        """The score without information: the best of a few under permuted labels."""
-        generator = np.random.default_rng(seed)
-        permuted = [generator.permutation(labels) for _ in range(FLOOR_PERMUTATIONS)]
-        return max(self.score(inputs, shuffled) for shuffled in permuted)
+    def scores(self, inputs: FloatArray, labelings: IntArray) -> FloatArray:
+        """Score the same inputs against several labelings ``[P, n]``; return ``[P]``.
+
+        Override it where work on the inputs alone (a decomposition, neighbors) can be shared.
+        """
+        return np.array([self.score(inputs, labels) for labels in labelings])
 
     def to_unit(self, value: float) -> float:
         """A score as a number in [0, 1]; used where ``unit_order`` is set."""
         return value
 
 
-def label_entropy(labels: IntArray) -> float:
-    """H(Y) in nats."""
-    shares = np.bincount(labels) / len(labels)
-    shares = shares[shares > 0]
-    return float(-(shares * np.log(shares)).sum())
+def one_hot(labelings: IntArray) -> FloatArray:
+    """Indicators ``[P, n, K]`` of labelings ``[P, n]``."""
+    return np.asarray(np.eye(int(labelings.max()) + 1)[labelings])
 
 
 PROXIES = Registry("proxy", ProxyConfig, builtin="orchestrator.selection.scores")
@@ -80,29 +79,36 @@ def score_features(
         features: ``[n, D]`` pooled features of training rows.
         labels: ``[n]`` class numbers.
         probabilities: ``[n, Z]`` of a trained source head, None for a headless encoder.
-        seed: For the permutation floors.
+        seed: Of the permutations; one seed for all models of a target.
 
     Raises:
-        InputError: An unknown proxy, features that are not finite, or only one class.
+        InputError: An unknown proxy, features that are not finite or equal for every row, or only
+            one class.
     """
     proxies: dict[str, Proxy] = {name: PROXIES.component_class(name)() for name in names}
-    if not np.isfinite(features).all():
-        raise InputError("proxy: the features are not finite; the model is broken.")
-    if len(np.unique(labels)) < 2:
+    targets = np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int64)
+    if targets.max(initial=0) < 1:
         raise InputError("proxy: all training rows have one label; nothing can be ranked.")
-    targets = np.asarray(labels, dtype=np.int64)
-    values: dict[str, float] = {}
-    floors: dict[str, float] = {}
+    _require_alive(features)
+    labelings = permuted(targets, seed)
+    score = ProxyScore(values={}, floors={}, rows=len(targets))
     for name, proxy in proxies.items():
         inputs = probabilities if proxy.reads_head else features
-        if inputs is not None:
-            inputs = np.asarray(inputs, dtype=np.float64)
-            values[name] = proxy.score(inputs, targets)
-            floors[name] = proxy.floor(inputs, targets, seed)
-    return ProxyScore(values=values, floors=floors, rows=len(targets))
+        if inputs is None:
+            continue
+        found = proxy.scores(np.asarray(inputs, dtype=np.float64), labelings)
+        if np.isfinite(found).all():
+            score.values[name], null = float(found[0]), found[1:]
+            score.floors[name] = float(np.quantile(null, 1.0 - LEVEL))
+            score.p_values[name] = p_value(found[0], null)
+            score.nulls[name] = tuple(float(f"{value:.6g}") for value in null)
+    return score
 
 
-def is_informative(score: ProxyScore, name: str) -> bool:
-    """Return whether a score of proxy ``name`` lies above its floor by that proxy's margin."""
-    margin: float = PROXIES.component_class(name).margin
-    return score.values[name] > score.floors[name] + margin
+def _require_alive(features: FloatArray) -> None:
+    if not np.isfinite(features).all():
+        raise InputError("proxy: the features are not finite; the model is broken.")
+    if features.std(axis=0).max(initial=0.0) <= DEAD * max(
+        np.abs(features).max(initial=0.0), 1e-12
+    ):
+        raise InputError("proxy: the features are equal for every row; the model is dead.")

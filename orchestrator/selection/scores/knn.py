@@ -3,7 +3,7 @@
 import numpy as np
 
 from orchestrator.arrays import FloatArray, IntArray
-from orchestrator.selection.scores.base import PROXIES, Proxy, ProxyConfig
+from orchestrator.selection.scores.base import PROXIES, Proxy, ProxyConfig, one_hot
 
 NEIGHBORS = 5
 
@@ -21,9 +21,16 @@ class Knn(Proxy):
 
     def score(self, inputs: FloatArray, labels: IntArray) -> float:
         """Accuracy in [0, 1] of features ``[n, D]``."""
+        return float(self.scores(inputs, labels[None])[0])
+
+    def scores(self, inputs: FloatArray, labelings: IntArray) -> FloatArray:
+        """Accuracies of several labelings, from one search of the neighbors."""
         unit = inputs / np.maximum(np.linalg.norm(inputs, axis=1, keepdims=True), 1e-12)
         cosine = unit @ unit.T
         np.fill_diagonal(cosine, -np.inf)
-        nearest = np.argsort(-cosine, axis=1, kind="stable")[:, : min(NEIGHBORS, len(labels) - 1)]
-        votes = np.eye(int(labels.max()) + 1)[labels[nearest]].sum(axis=1)
-        return float((votes.argmax(axis=1) == labels).mean())
+        nearest = np.argsort(-cosine, axis=1, kind="stable")[:, : min(NEIGHBORS, len(inputs) - 1)]
+        found = []
+        for labels, members in zip(labelings, one_hot(labelings), strict=True):
+            votes = members[nearest].sum(axis=1)
+            found.append((votes.argmax(axis=1) == labels).mean())
+        return np.array(found)

@@ -1,6 +1,6 @@
 """LEEP: log expected empirical prediction (Nguyen et al., ICML 2020, arXiv 2002.12462).
 
-Needs a trained source head: a random head scores the floor ``-H(Y)``.
+Needs a trained source head: a constant head scores ``-H(Y)``.
 """
 
 import math
@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from orchestrator.arrays import FloatArray, IntArray
-from orchestrator.selection.scores.base import PROXIES, Proxy, ProxyConfig, label_entropy
+from orchestrator.selection.scores.base import PROXIES, Proxy, ProxyConfig
 
 
 @PROXIES.add
@@ -21,16 +21,11 @@ class Leep(Proxy):
         type: str = "leep"
 
     reads_head = True
-    margin = 0.01
     unit_order = 1
 
     def score(self, inputs: FloatArray, labels: IntArray) -> float:
         """LEEP of probabilities ``[n, Z]``."""
         return leep(inputs, labels)
-
-    def floor(self, inputs: FloatArray, labels: IntArray, seed: int) -> float:
-        """``-H(Y)``: a head that is independent of the labels."""
-        return -label_entropy(labels)
 
     def to_unit(self, value: float) -> float:
         """``exp(LEEP)``, as in the published code."""

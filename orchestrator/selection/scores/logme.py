@@ -6,7 +6,7 @@ You et al., ICML 2021 (arXiv 2102.11005), with the fixed point of You et al., JM
 import numpy as np
 
 from orchestrator.arrays import FloatArray, IntArray
-from orchestrator.selection.scores.base import PROXIES, Proxy, ProxyConfig
+from orchestrator.selection.scores.base import PROXIES, Proxy, ProxyConfig, one_hot
 
 MAX_STEPS = 100
 TOLERANCE = 1e-6
@@ -23,53 +23,64 @@ class LogME(Proxy):
 
     def score(self, inputs: FloatArray, labels: IntArray) -> float:
         """LogME of features ``[n, D]``."""
+        return float(self.scores(inputs, labels[None])[0])
+
+    def scores(self, inputs: FloatArray, labelings: IntArray) -> FloatArray:
+        """LogMEs of several labelings, from one decomposition of the features."""
         rows, width = inputs.shape
         left, singular, _ = np.linalg.svd(inputs, full_matrices=False)
-        squared = singular**2
-        evidences = []
-        for label in np.unique(labels):
-            target = (labels == label).astype(float)
-            projected = left.T @ target
-            rest = max(float(target @ target - projected @ projected), 0.0)
-            evidences.append(_log_evidence(squared, projected**2, rest, rows, width) / rows)
-        return float(np.mean(evidences))
+        targets = np.concatenate(one_hot(labelings).transpose(0, 2, 1))  # [P K, n]
+        projected = (targets @ left) ** 2
+        rest = np.maximum((targets**2).sum(axis=1) - projected.sum(axis=1), 0.0)
+        evidence = _log_evidence(singular**2, projected, rest, rows, width) / rows
+        return np.asarray(evidence.reshape(len(labelings), -1).mean(axis=1))
 
 
 def _log_evidence(
-    squared: FloatArray, projected: FloatArray, rest: float, rows: int, width: int
-) -> float:
-    """Maximize the evidence over (alpha, beta) by the fixed point, in the basis of the SVD.
+    squared: FloatArray, projected: FloatArray, rest: FloatArray, rows: int, width: int
+) -> FloatArray:
+    """Maximize T evidences over (alpha, beta) by the fixed point, in the basis of the SVD.
 
     With ``t = alpha / beta``: ``|m|^2 = sum s z / (s + t)^2``,
     ``|Fm - y|^2 = sum z t^2 / (s + t)^2 + rest`` and ``gamma = sum s / (s + t)``.
 
     Args:
-        squared: S, squared singular values of the features.
-        projected: Z, squared projections of the target on the left singular vectors.
-        rest: Squared norm of the target outside their span.
+        squared: S ``[r]``, squared singular values of the features.
+        projected: Z ``[T, r]``, squared projections of each target on the left singular vectors.
+        rest: ``[T]`` squared norm of each target outside their span.
         rows: N.
         width: D.
     """
-    alpha = beta = 1.0
+    alpha, beta = np.ones(len(projected)), np.ones(len(projected))
+    moving = np.ones(len(projected), dtype=bool)
     for _ in range(MAX_STEPS):
-        ratio = alpha / beta
-        gamma = float((squared / (squared + ratio)).sum())
-        weight = float((squared * projected / (squared + ratio) ** 2).sum())
-        error = float((projected * ratio**2 / (squared + ratio) ** 2).sum()) + rest
-        alpha = gamma / max(weight, 1e-12)
-        beta = (rows - gamma) / max(error, 1e-12)
-        if abs(alpha / beta - ratio) <= TOLERANCE * ratio:
+        ratio = (alpha / beta)[moving]
+        gamma, weight, error = _moments(squared, projected[moving], rest[moving], ratio)
+        alpha[moving] = gamma / np.maximum(weight, 1e-12)
+        beta[moving] = (rows - gamma) / np.maximum(error, 1e-12)
+        still = np.abs((alpha / beta)[moving] - ratio) > TOLERANCE * ratio
+        moving[moving] = still
+        if not still.any():
             break
-    ratio = alpha / beta
-    weight = float((squared * projected / (squared + ratio) ** 2).sum())
-    error = float((projected * ratio**2 / (squared + ratio) ** 2).sum()) + rest
-    determinant = float(np.log(beta * squared + alpha).sum())
-    determinant += (width - len(squared)) * float(np.log(alpha))
-    return 0.5 * (
-        width * float(np.log(alpha))
-        + rows * float(np.log(beta))
-        - rows * float(np.log(2 * np.pi))
+    _, weight, error = _moments(squared, projected, rest, alpha / beta)
+    determinant = np.log(beta[:, None] * squared + alpha[:, None]).sum(axis=1)
+    determinant += (width - len(squared)) * np.log(alpha)
+    evidence = 0.5 * (
+        width * np.log(alpha)
+        + rows * np.log(beta)
+        - rows * np.log(2 * np.pi)
         - beta * error
         - alpha * weight
         - determinant
     )
+    return np.asarray(evidence)
+
+
+def _moments(
+    squared: FloatArray, projected: FloatArray, rest: FloatArray, ratio: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """``gamma``, ``|m|^2`` and ``|Fm - y|^2`` of each target, ``[T]``."""
+    sums = squared + ratio[:, None]
+    weight = (squared * projected / sums**2).sum(axis=1)
+    error = (projected * ratio[:, None] ** 2 / sums**2).sum(axis=1) + rest
+    return (squared / sums).sum(axis=1), weight, error

@@ -4,18 +4,19 @@ from scipy.optimize import minimize
 
 from orchestrator.errors import InputError
 from orchestrator.selection.results import ProxyScore
-from orchestrator.selection.scores.base import (
-    PROXIES,
-    is_informative,
-    label_entropy,
-    score_features,
-    unit_proxies,
-)
+from orchestrator.selection.scores.base import PROXIES, score_features, unit_proxies
 from orchestrator.selection.scores.leep import leep
+from orchestrator.selection.scores.linear_probe import PENALTIES
+from orchestrator.selection.scores.permutations import is_informative, permuted, says_something
 
 
 def score(name, features, labels):
     return PROXIES.component_class(name)().score(features, labels)
+
+
+def label_entropy(labels):
+    shares = np.bincount(labels) / len(labels)
+    return -(shares * np.log(shares)).sum()
 
 
 def blobs(rows=120, width=10, classes=3, distance=3.0, seed=0):
@@ -112,29 +113,109 @@ def test_knn_equals_scikit_learn_with_the_row_itself_left_out():
     assert score("knn", features, labels) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", ["h_score", "knn", "logme", "nleep"])
+def test_the_linear_probe_equals_a_ridge_classifier_refitted_without_each_row():
+    from sklearn.linear_model import Ridge
+
+    features, labels = blobs(rows=40, width=6, distance=1.5)
+    scatter = np.linalg.svd(features - features.mean(axis=0), compute_uv=False) ** 2
+    targets, trials = np.eye(3)[labels], []
+    for penalty in PENALTIES:
+        predicted = np.stack(
+            [
+                Ridge(alpha=penalty * scatter.mean())
+                .fit(np.delete(features, row, axis=0), np.delete(targets, row, axis=0))
+                .predict(features[[row]])[0]
+                for row in range(len(labels))
+            ]
+        )
+        right = (predicted.argmax(axis=1) == labels).mean()
+        trials.append((((targets - predicted) ** 2).sum(), right))
+    assert score("linear_probe", features, labels) == pytest.approx(min(trials)[1])
+
+
+def test_nleep_is_scored_on_rows_that_did_not_fit_it():
+    """In sample, noise scores far above minus the entropy; out of sample below it."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 6, 300)
+    noise = score("nleep", rng.normal(size=(300, 32)), labels)
+    assert noise < -label_entropy(labels) + 0.01
+
+
+FROM_FEATURES = ["h_score", "knn", "linear_probe", "logme", "nleep"]
+
+
+@pytest.mark.parametrize("name", FROM_FEATURES)
 def test_every_proxy_prefers_separated_classes(name):
     near, labels = blobs(distance=0.5)
     far, _ = blobs(distance=6.0)
     assert score(name, far, labels) > score(name, near, labels)
 
 
+@pytest.mark.parametrize("name", [*FROM_FEATURES, "leep"])
+def test_many_labelings_at_once_score_as_one_by_one(name):
+    features, labels = blobs(rows=60, width=8)
+    inputs = np.abs(features) / np.abs(features).sum(axis=1, keepdims=True)
+    labelings = permuted(labels, 3)[:5]
+    proxy = PROXIES.component_class(name)()
+    one_by_one = [proxy.score(inputs, each) for each in labelings]
+    np.testing.assert_allclose(proxy.scores(inputs, labelings), one_by_one, rtol=1e-9)
+
+
 def test_the_registry_lists_every_file():
-    assert PROXIES.names() == ("h_score", "knn", "leep", "logme", "nleep")
-    assert unit_proxies(PROXIES.names()) == ("leep", "nleep", "knn")
+    assert PROXIES.names() == ("h_score", "knn", "leep", "linear_probe", "logme", "nleep")
+    assert unit_proxies(PROXIES.names()) == ("leep", "nleep", "knn", "linear_probe")
 
 
-def test_floors_separate_information_from_noise():
+LONGER = [pytest.param(name, marks=pytest.mark.slow) for name in ("linear_probe", "nleep")]
+
+
+@pytest.mark.parametrize("name", ["h_score", "knn", "leep", "logme", *LONGER])
+def test_pure_noise_is_informative_in_at_most_a_tenth_of_draws(name):
+    found = 0
+    for draw in range(100):
+        rng = np.random.default_rng(draw)
+        labels, noise = rng.integers(0, 2, 40), rng.normal(size=(40, 4))
+        head = rng.dirichlet(np.ones(4), 40)
+        found += is_informative(score_features([name], noise, labels, head, seed=draw), name)
+    assert found <= 10
+
+
+@pytest.mark.parametrize("name", PROXIES.names())
+def test_a_planted_signal_is_found(name):
+    found = 0
+    for draw in range(10):
+        features, labels = blobs(rows=150, width=8, distance=2.5, seed=draw)
+        head = np.exp(np.eye(3)[labels] + np.random.default_rng(draw).normal(size=(150, 3)))
+        head /= head.sum(axis=1, keepdims=True)
+        found += is_informative(score_features([name], features, labels, head, seed=draw), name)
+    assert found >= 9
+
+
+def several(name, models, draw, signal=0.0):
+    """Scores of some models on one target; the first one's features may carry a signal."""
+    rng = np.random.default_rng(draw)
+    labels = rng.integers(0, 3, 60)
+    scores = {}
+    for model in range(models):
+        features = rng.normal(size=(60, 4 + model))
+        if model == 0:
+            features[:, :3] += signal * np.eye(3)[labels]
+        scores[f"m{model}"] = score_features([name], features, labels, seed=draw)
+    return scores
+
+
+def test_the_best_of_many_models_is_tested_as_the_best_of_many():
+    draws = [several("knn", 10, draw) for draw in range(20)]
+    alone = sum(any(is_informative(score, "knn") for score in one.values()) for one in draws)
+    assert alone >= 5  # each by itself: up to 1 - .95 ** 10 = 40 % of targets
+    assert sum(says_something(one, "knn") for one in draws) <= 2
+    assert says_something(several("knn", 10, 0, signal=3.0), "knn")
+
+
+def test_a_head_is_read_only_where_there_is_one():
     features, labels = blobs(distance=4.0)
-    noise = np.random.default_rng(3).normal(size=features.shape)
-    random_head = np.random.default_rng(4).dirichlet(np.ones(3) * 50, size=len(labels))
-    names = ("knn", "h_score", "logme", "leep")
-    good = score_features(names, features, labels, np.eye(3)[labels])
-    assert all(is_informative(good, name) for name in names)
-    headless = score_features(names, noise, labels)
-    assert "leep" not in headless.values
-    untrained = score_features(("leep",), noise, labels, random_head)
-    assert not is_informative(untrained, "leep")
+    assert "leep" not in score_features(["leep", "knn"], features, labels).values
+    assert set(score_features(["leep"], features, labels, np.eye(3)[labels]).values) == {"leep"}
 
 
 def test_bad_input_is_refused():
@@ -145,8 +226,20 @@ def test_bad_input_is_refused():
         score_features(["knn"], features, np.zeros_like(labels))
     with pytest.raises(InputError, match="not finite"):
         score_features(["knn"], features * np.nan, labels)
+    for dead in (np.zeros_like(features), np.ones_like(features) * 3.7):
+        with pytest.raises(InputError, match="equal for every row"):
+            score_features(PROXIES.names(), dead, labels)
 
 
-def test_informative_reads_the_floor():
+@pytest.mark.parametrize("name", PROXIES.names())
+def test_partly_dead_features_and_missing_classes_score(name):
+    features, labels = blobs()
+    features[:, 3:] = 0.0
+    labels = np.where(labels == 1, 5, labels)  # of six classes, the sample has three
+    head = np.eye(6)[labels] * 0.5 + 0.5 / 6
+    assert np.isfinite(score_features([name], features, labels, head).values[name])
+
+
+def test_scores_of_earlier_releases_have_a_floor_only():
     assert is_informative(ProxyScore(values={"knn": 0.6}, floors={"knn": 0.5}), "knn")
-    assert not is_informative(ProxyScore(values={"leep": -0.683}, floors={"leep": -0.684}), "leep")
+    assert not is_informative(ProxyScore(values={"knn": 0.5}, floors={"knn": 0.5}), "knn")
