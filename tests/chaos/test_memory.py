@@ -72,6 +72,8 @@ ENGINES = {
     "zero2": {"type": "zero", "zero_stage": 2},
     "zero3": {"type": "zero", "zero_stage": 3},
     "fsdp2": {"type": "fsdp2"},
+    "tensor": {"type": "fsdp2", "tensor_parallel": 2},
+    "sequence": {"type": "fsdp2", "tensor_parallel": 2, "sequence_parallel": True},
 }
 FROZEN = ["encoder.layers.[0-1]"]
 
@@ -93,6 +95,10 @@ def test_workers_take_what_was_estimated(model, engine, micro, frozen, workers):
     if settings.precision != "fp32":  # products take minutes where there are no instructions for it
         batch, length = 1, 16
     sizes = {"batch_size": batch, "length": length, "precision": settings.precision}
+    sizes |= {
+        "tensor_ranks": settings.tensor_parallel,
+        "positions_cut": settings.sequence_parallel,
+    }
     estimate = worker_memory(
         model_sizes(config, frozen),
         settings,

@@ -143,8 +143,11 @@ class TensorRanks:
     def end(self, part: Tensor) -> Tensor:
         """Return all positions of a stack's output, [B, S, D], on every rank."""
         whole = self._moved(part, _gather, _own)
-        # A copy, not a view: hooks of FSDP2 hang on what a block returns.
-        return whole if whole.shape[1] == self.length else whole[:, : self.length].contiguous()
+        if whole.shape[1] != self.length:
+            whole = whole[:, : self.length]
+        # Hooks of FSDP2 hang on what a block returns, and a view may lose them. The parts of one
+        # sample follow each other in memory, so that gathering them returns a view, too.
+        return whole.clone() if whole._is_view() else whole
 
     def _padded(self, x: Tensor) -> Tensor:
         return F.pad(x, (0, 0, 0, -x.shape[1] % self.size))

@@ -1,5 +1,7 @@
 """Layers cut among tensor ranks: the same training, checkpoints and exports as one process."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -151,6 +153,24 @@ def test_noise_is_a_function_of_the_step_and_the_ranks(tmp_path, settings):
     noisy_rows = torch.tensor(found[0]["rows"])
     plain, *_ = alone("bert", steps=range(4))
     assert not torch.allclose(noisy_rows, plain, rtol=1e-3)
+
+
+def one_sample(rank, world, folder):
+    """Losses of samples of even and odd lengths; a warning is an error."""
+    warnings.simplefilter("error")
+    losses = []
+    for length in (10, 11):
+        cut = worker.engine(worker.model_config("gpt"), world, **(SEQUENCE if world > 1 else {}))
+        ids = torch.arange(5, 5 + length)[None]
+        losses.append(cut.forward_backward([{"input_ids": ids, "labels.lm": ids}])["loss"])
+    return losses
+
+
+@pytest.mark.slow
+def test_cut_positions_of_one_sample_keep_the_hooks_of_fsdp(tmp_path):
+    """FSDP2 warns of blocks that return views: gathered positions of one sample were one."""
+    found = worker.spawn(one_sample, tmp_path, 2)
+    assert found[0] == pytest.approx(one_sample(0, 1, tmp_path), rel=1e-6)
 
 
 class TestNoise:
