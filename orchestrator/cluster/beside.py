@@ -22,7 +22,7 @@ class RayBeside:
 
     def has_place(self, cluster: ClusterSection) -> bool:
         """Return whether the cluster has free what one more worker takes."""
-        return free_places(ask_for(cluster, 1, "one more worker")) > 0
+        return any(free_places(ask_for(cluster, 1, "one more worker")).values())
 
     def start(self, function: str, payload: StrictModel, cluster: ClusterSection) -> "RayErrand":
         """Start a function of one payload with the resources of one worker.

@@ -12,15 +12,17 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 from orchestrator.cluster.observe.mailbox import Mailbox, rebuild_error
+from orchestrator.cluster.preload import Preload
 from orchestrator.cluster.processes import class_path
-from orchestrator.cluster.session import RaySession, session_for
+from orchestrator.cluster.session import RaySession, ask_for, session_for
+from orchestrator.cluster.spares import Spares, preload_for
 from orchestrator.cluster.worker import Assignment, Ended, train_loop
 from orchestrator.config import ClusterSection, ElasticClusterSection, StrictModel
 from orchestrator.errors import InterruptedRunError, StageError
@@ -102,6 +104,10 @@ class _Launch:
     _error: Exception | None = None
     _signals: list[int] = field(default_factory=list)
     _working: bool = False
+    _preload: Preload | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._preload = preload_for(self.cluster, uuid.uuid4().hex[:8], self.session)
 
     def run(self) -> str:
         """Return the result of rank 0 as JSON."""
@@ -112,7 +118,7 @@ class _Launch:
         started = time.perf_counter()
         logger.info("%s: starting %d workers", self.name, self.cluster.workers)
         try:
-            with _caught_signals(self._signals):
+            with _caught_signals(self._signals), self._spares(mailbox):
                 thread.start()
                 self._wait(thread, mailbox)
             failure = ray.get(mailbox.failure.remote())
@@ -140,6 +146,13 @@ class _Launch:
                 logger.warning("stopping after this step; once more to stop at once")
                 ray.get(mailbox.request_stop.remote())
         self._hand_on(ray.get(mailbox.take.remote()))
+
+    def _spares(self, mailbox: Any) -> AbstractContextManager[object]:
+        """Return what keeps spare processes ready, if there shall be any."""
+        if self._preload is None:
+            return nullcontext()
+        ask = ask_for(self.cluster, _most(self.cluster), "cluster.spare_workers")
+        return Spares(self.name, self._preload, ask, mailbox)
 
     def _hand_on(self, events: list[Event]) -> None:
         for event in events:
@@ -213,6 +226,7 @@ class _Launch:
                 name=f"{self.name}-{uuid.uuid4().hex[:8]}",
                 storage_path=str(storage),
                 failure_config=FailureConfig(max_failures=self.cluster.max_failures),
+                worker_runtime_env={"env_vars": self._preload.environment if self._preload else {}},
             ),
         )
 
@@ -224,6 +238,13 @@ def _size(cluster: ClusterSection) -> tuple[int | tuple[int, int], float]:
     counts = cluster.worker_counts
     workers = (counts[0], counts[-1]) if len(counts) > 1 else cluster.workers
     return workers, cluster.resize_interval_s
+
+
+def _most(cluster: ClusterSection) -> int:
+    """Return the largest number of workers of a group."""
+    return (
+        cluster.worker_counts[-1] if isinstance(cluster, ElasticClusterSection) else cluster.workers
+    )
 
 
 def _start_mailbox() -> Any:

@@ -78,9 +78,21 @@ def require_room(ask: Ask, *, private: bool) -> None:
         raise InputError(_refusal(ask, can_grow=can_grow, waited_s=wait_s))
 
 
-def free_places(ask: Ask) -> int:
-    """Return how many workers of a kind fit on what is free now."""
-    return ask.places(_free(_nodes(ask.labels)))
+def nodes_with(labels: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
+    """Return Ray's records of the living nodes with these labels, by node id."""
+    import ray
+
+    return {
+        node["NodeID"]: node
+        for node in ray.nodes()
+        if node["Alive"] and labels.items() <= node.get("Labels", {}).items()
+    }
+
+
+def free_places(ask: Ask) -> dict[str, int]:
+    """Return how many workers of a kind fit on what is free now, by node id."""
+    free = _free(_nodes(ask.labels))
+    return {node: ask.places({node: has}) for node, has in free.items() if ask.resources}
 
 
 def has_autoscaler() -> bool:
@@ -142,13 +154,7 @@ def _request(ask: Ask) -> Iterator[Any]:
 
 def _nodes(labels: Mapping[str, str]) -> dict[str, Mapping[str, float]]:
     """Return the resources of the living nodes with these labels, by node id."""
-    import ray
-
-    return {
-        node["NodeID"]: node["Resources"]
-        for node in ray.nodes()
-        if node["Alive"] and labels.items() <= node.get("Labels", {}).items()
-    }
+    return {key: node["Resources"] for key, node in nodes_with(labels).items()}
 
 
 def _free(nodes: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:

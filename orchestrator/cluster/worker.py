@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.drains import DrainedError, drain_notice
 from orchestrator.cluster.observe.mailbox import RayLine, describe_error, living_nodes
+from orchestrator.cluster.preload import take
 from orchestrator.cluster.processes import load_named, prepare_process
 from orchestrator.config.strict import StrictModel
 from orchestrator.errors import OrchestratorError
@@ -67,6 +68,7 @@ def train_loop(config: dict[str, Assignment]) -> Ended:
     """
     assignment = config["assignment"]
     prepare_process(accelerated=assignment.accelerated)
+    take()
     import ray
     import torch
 

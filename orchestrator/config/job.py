@@ -78,6 +78,10 @@ class ElasticClusterSection(ClusterSection):
 
     max_workers: int | None = Field(None, ge=1)
     """Grow up to this many workers when the cluster has room; null: always `workers`."""
+    spare_workers: bool | None = None
+    """Keep worker processes ready that have imported everything, so that a group which starts
+    again need not wait for that; null: on a cluster that was connected to, not on this machine's
+    own. Each takes about 0.3 GB of memory."""
     resize_interval_s: float = Field(60.0, gt=0)
     """Seconds between two checks for free resources; each resize goes back to a checkpoint."""
 
@@ -97,6 +101,8 @@ class ElasticClusterSection(ClusterSection):
     def problems(self) -> Iterable[Problem]:
         """The bounds must be in order."""
         yield from super().problems()
+        if self.spare_workers and not (self.cpus_per_worker or self.gpus_per_worker):
+            yield Problem("spare_workers", "true needs workers that take CPUs or GPUs. Set false")
         if self.max_workers is not None and self.max_workers < self.workers:
             yield Problem(
                 "max_workers", f"{self.max_workers} is less than workers ({self.workers}). Raise it"

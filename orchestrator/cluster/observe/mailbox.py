@@ -8,14 +8,16 @@ no extra port. Errors travel as data and are made exceptions again on the driver
 
 import time
 import traceback
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from orchestrator import errors
 from orchestrator.cluster.drains import drain_notice
+from orchestrator.cluster.preload import imported_modules
 from orchestrator.config.strict import StrictModel
 from orchestrator.errors import ConfigError, OrchestratorError, Problem, StageError
-from orchestrator.training.events import Event
+from orchestrator.training.events import Event, Measurement
 
 SHOWN_LINES = 6
 """Last lines of a traceback that a message holds."""
@@ -70,6 +72,17 @@ def rebuild_error(failure: Failure, name: str) -> OrchestratorError:
     )
 
 
+class Team(StrictModel):
+    """The worker group that runs, for processes that may follow it."""
+
+    environment: str
+    """Runtime environment of its processes, as Ray writes it."""
+    modules: tuple[str, ...]
+    """Modules that rank 0 has imported, in order."""
+    nodes: dict[str, int]
+    """Number of its workers by node id."""
+
+
 STOP_POLL_S = 0.25  # how often rank 0 asks whether it should stop
 
 
@@ -80,7 +93,8 @@ class Mailbox:
         self._events: list[Event] = []
         self._stop = False
         self._failure: Failure | None = None
-        self._nodes: set[str] = set()  # of the worker group that runs
+        self._nodes = Counter[str]()  # of the workers of the group that runs
+        self._process: tuple[str, tuple[str, ...]] | None = None  # of rank 0, while it does steps
         self._crashes: list[tuple[Failure, frozenset[str]]] = []
         self._failures: list[frozenset[str]] = []
         self._progress: dict[str, int] = {}
@@ -110,7 +124,7 @@ class Mailbox:
         Returns:
             Whether it shall: not if somebody asked the workers to stop.
         """
-        self._leaving = not self._stop
+        self._process, self._leaving = None, not self._stop
         return self._leaving
 
     def progressed(self, run: str, step: int) -> None:
@@ -151,6 +165,7 @@ class Mailbox:
             self._crashes.append((self._failure, frozenset(self._nodes)))
         self._failure = None
         self._leaving = False
+        self._process = None
         self._nodes.clear()
         own = [crash for crash, nodes in self._crashes if nodes <= set(alive)]
         if len(own) > 1:
@@ -159,7 +174,18 @@ class Mailbox:
 
     def joined(self, node: str) -> None:
         """Note a node of the worker group that has begun; called by every rank."""
-        self._nodes.add(node)
+        self._nodes[node] += 1
+
+    def trains(self, environment: str, modules: Sequence[str]) -> None:
+        """Note that rank 0 does steps, and what its process is made of."""
+        self._process = environment, tuple(modules)
+
+    def team(self) -> Team | None:
+        """Return the worker group that does steps; None while there is none."""
+        if self._process is None:
+            return None
+        environment, modules = self._process
+        return Team(environment=environment, modules=modules, nodes=dict(self._nodes))
 
     def group_failed(self, alive: Collection[str]) -> tuple[int, int]:
         """Note that a worker group failed, for whatever reason, or left a draining node.
@@ -171,6 +197,7 @@ class Mailbox:
             Number of groups that failed since the last checkpoint although all their nodes are
             still there, and number of groups that lost a node.
         """
+        self._process = None
         if not self._leaving:
             self._failures.append(frozenset(self._nodes))
         own = sum(nodes <= set(alive) for nodes in self._failures)
@@ -234,14 +261,27 @@ class RayLine:
         self._stop = False
         self._asked: Any = None
         self._asked_at = 0.0
+        self._told = 0
 
     def post(self, event: Event) -> None:
         """Send an event; it is numbered by arrival, and arrives in order."""
         self.actor.post.remote([event])
+        if isinstance(event, Measurement) and self._told == 0:
+            self._tell()
 
     def progressed(self, run: str, step: int) -> None:
         """Report a run's committed checkpoint."""
         self.actor.progressed.remote(run, step)
+        if self._told == 1:  # what saving imports is known only now
+            self._tell()
+
+    def _tell(self) -> None:
+        """Say what a process must have to go on in this one's place."""
+        import ray
+
+        environment = ray.get_runtime_context().get_runtime_env_string()
+        self.actor.trains.remote(environment, imported_modules())
+        self._told += 1
 
     def stop_requested(self) -> bool:
         """Return the last known answer and ask again in the background.

@@ -37,6 +37,11 @@ NAMES = {
     "get_train_context": [f"{RAY_POLICY}/context.py"],
     "preemption_context": [f"{RAY_POLICY}/context.py"],
     "preemption_info": [f"{RAY_POLICY}/preemption.py"],
+    # Ray: cluster/preload.py and cluster/spares.py; nothing public starts a process in advance.
+    "WORKER_PROCESS_SETUP_HOOK_ENV_VAR": ["ray/_private/ray_constants.py"],
+    "get_used_memory": ["ray/_private/utils.py"],
+    "get_runtime_env_info": ["ray/_private/utils.py"],
+    "init_grpc_channel": ["ray/_private/grpc_utils.py"],
     # Ray Serve: serving/local.py ends the controller itself.
     "SERVE_CONTROLLER_NAME": ["ray/serve/_private/constants.py"],
     "SERVE_NAMESPACE": ["ray/serve/_private/constants.py"],
@@ -189,7 +194,12 @@ def test_private_modules_are_imported_only_where_listed():
     assert found == {
         ("orchestrator/cluster/drains.py", "get_train_context"),
         ("orchestrator/cluster/drains.py", "state"),
+        ("orchestrator/cluster/preload.py", "WORKER_PROCESS_SETUP_HOOK_ENV_VAR"),
+        ("orchestrator/cluster/preload.py", "get_used_memory"),
         ("orchestrator/cluster/room.py", "available_resources_per_node"),
+        ("orchestrator/cluster/spares.py", "WORKER_PROCESS_SETUP_HOOK_ENV_VAR"),
+        ("orchestrator/cluster/spares.py", "get_runtime_env_info"),
+        ("orchestrator/cluster/spares.py", "init_grpc_channel"),
         ("serving/local.py", "SERVE_CONTROLLER_NAME"),
         ("serving/local.py", "SERVE_NAMESPACE"),
     }

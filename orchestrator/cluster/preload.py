@@ -1,0 +1,148 @@
+"""Imports of a worker process, made before it has work.
+
+Most of the time between a lost worker and the next step is Python that imports libraries. Ray calls
+`preload` in each process of a launch as it starts, so that a process which was started in advance
+(`orchestrator.cluster.spares`) has imported everything when a worker group takes it: exactly what
+the workers that train have imported. Ray's own ways do less: a node imports what
+``RAY_preload_python_modules`` named when the node was started, in every process; and a process that
+has run a task is never given to an actor.
+"""
+
+import importlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from orchestrator.cluster.processes import prepare_process
+from orchestrator.config.strict import StrictModel
+
+logger = logging.getLogger(__name__)
+
+TASK: Final = "ORCHESTRATOR_PRELOAD"
+"""Environment variable that holds a `Preload` as JSON."""
+NAMESPACE: Final = b"orchestrator"
+MIN_FREE_BYTES: Final = 2 * 2**30
+"""Free memory without which a process imports nothing before it has work."""
+NOT_EARLY: Final = ("deepspeed",)
+"""Packages that look for GPUs on import. Ray says which GPUs a process may use when it gets work;
+CUDA reads that only once."""
+
+
+class Preload(StrictModel):
+    """Launch that a process belongs to, and what it must know of it at its start."""
+
+    launch: str
+    """Id of the launch."""
+    threads: int
+    """Threads of a worker, for libraries that ask on import."""
+    accelerated: bool
+    """Whether workers have GPUs."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of the processes of the launch.
+
+        Ray's interface takes a ``worker_process_setup_hook`` for a whole job only. A process looks
+        for the variable alone.
+        """
+        from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
+
+        hook = f"{__name__}.{preload.__name__}"
+        return {WORKER_PROCESS_SETUP_HOOK_ENV_VAR: hook, TASK: self.model_dump_json()}
+
+    @property
+    def modules_key(self) -> bytes:
+        """Key of the names of the modules in Ray's key-value store."""
+        return f"modules/{self.launch}".encode()
+
+    def ready_key(self, node: str = "", pid: int | None = None) -> bytes:
+        """Return the key of a ready process, or the first part of those of a node or launch."""
+        parts = ["ready", self.launch, node, *([] if pid is None else [str(pid)])]
+        return "/".join(parts).encode()
+
+
+def imported_modules() -> list[str]:
+    """Return the names of the modules that this process has imported, in order."""
+    return [
+        name
+        for name, module in list(sys.modules.items())
+        if getattr(module, "__spec__", None) is not None and name != "__main__"
+    ]
+
+
+def preload() -> None:
+    """Import what the workers of the launch have imported, and note that this process is ready.
+
+    Called by Ray when the process starts. Does nothing before the first group of the launch trains.
+    Raises nothing: Ray would end the process, and a worker that imports by itself is only slower.
+    """
+    try:
+        task = Preload.model_validate_json(os.environ[TASK])
+        prepare_process(accelerated=task.accelerated)
+        os.environ.setdefault("OMP_NUM_THREADS", str(task.threads))  # Ray would do so with the work
+        _import_all(task)
+    except Exception:
+        logger.warning("not everything was imported in advance", exc_info=True)
+
+
+def _import_all(task: Preload) -> None:
+    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+    names = _internal_kv_get(task.modules_key, namespace=NAMESPACE)
+    if names is None:
+        return
+    if (free := _free_bytes()) < MIN_FREE_BYTES:
+        logger.warning("nothing was imported in advance: %d MiB are free", free // 2**20)
+        return
+    began = time.monotonic()
+    failed = import_modules(json.loads(names), skipped=NOT_EARLY if task.accelerated else ())
+    logger.info("imported %d modules in %.1f s", len(sys.modules), time.monotonic() - began)
+    if failed:
+        logger.warning("not imported in advance: %s", ", ".join(failed))
+    _internal_kv_put(_own_key(task), b"", namespace=NAMESPACE)
+
+
+def import_modules(names: Iterable[str], skipped: Collection[str]) -> list[str]:
+    """Import modules, and return the names of those that cannot be imported.
+
+    Args:
+        names: Their names.
+        skipped: Packages that are left out.
+    """
+    failed = []
+    for name in names:
+        if name in sys.modules or name.partition(".")[0] in skipped:
+            continue
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - of any module, and none of them is needed yet
+            logger.debug("%s: %s", name, error)
+            failed.append(name)
+    return failed
+
+
+def take() -> None:
+    """Note that this process has work and is not a spare one any more."""
+    if TASK in os.environ:
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        key = _own_key(Preload.model_validate_json(os.environ[TASK]))
+        _internal_kv_del(key, namespace=NAMESPACE)
+
+
+def _own_key(task: Preload) -> bytes:
+    import ray
+
+    return task.ready_key(ray.get_runtime_context().get_node_id(), os.getpid())
+
+
+def _free_bytes() -> int:
+    """Return the free memory of this host or container, as Ray's memory monitor counts it."""
+    from ray._common.utils import get_system_memory
+    from ray._private.utils import get_used_memory
+
+    return int(get_system_memory() - get_used_memory())

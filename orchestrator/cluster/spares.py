@@ -1,0 +1,233 @@
+"""Spare worker processes: started and imported before a restart needs them.
+
+A thread of the driver. Once training runs, it asks nodes to start processes of the workers' own
+environment (Ray's ``PrestartWorkers``). Ray gives such a process to the next worker that starts on
+its node. As many are ready as a group that starts again can take: the places of the group that
+runs, on its nodes, and those of one more group where there is room. A process that was taken, or
+was lost, is replaced. All of them end with the driver.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, Final, TypeAlias
+
+from orchestrator.cluster.drains import draining_nodes
+from orchestrator.cluster.observe.mailbox import Team
+from orchestrator.cluster.preload import NAMESPACE, Preload
+from orchestrator.cluster.room import Ask, free_places, nodes_with
+from orchestrator.cluster.session import RaySession
+from orchestrator.config import ClusterSection, ElasticClusterSection
+
+logger = logging.getLogger(__name__)
+
+Node: TypeAlias = Mapping[str, Any]  # as Ray describes one
+LOOK_EVERY_S: Final = 1.0
+CHECK_EVERY: Final = 10
+"""Looks between two checks that ready processes live."""
+START_TIMEOUT_S: Final = 120.0
+"""A process that is not ready after this time is asked for again."""
+ANSWER_S: Final = 5.0
+FOREVER_S: Final = 10 * 365 * 24 * 3600
+"""Idle time after which Ray may end a spare process; it ends with its job anyway."""
+
+
+def wanted(team: Mapping[str, int], free: Mapping[str, int], workers: int) -> dict[str, int]:
+    """Return how many spare processes each node shall have.
+
+    Args:
+        team: Workers of the running group by node: if one is lost, all start again.
+        free: Number of workers that each node still has room for.
+        workers: Largest number of workers of a group.
+    """
+    found, left = dict(team), workers
+    for node in sorted(set(free) - set(team), key=lambda node: (-free[node], node)):
+        if more := min(left, free[node]):
+            found[node] = more
+            left -= more
+    return found
+
+
+def preload_for(cluster: ClusterSection, launch: str, session: RaySession) -> Preload | None:
+    """Return what the processes of a launch do at their start; None: it keeps no spare ones.
+
+    Args:
+        cluster: Its cluster.
+        launch: Its id.
+        session: The connected Ray.
+    """
+    import ray
+    from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
+
+    asked = cluster.spare_workers if isinstance(cluster, ElasticClusterSection) else False
+    if asked is False or (asked is None and session.private):
+        return None
+    own = ray.get_runtime_context().runtime_env.get("env_vars", {})
+    if WORKER_PROCESS_SETUP_HOOK_ENV_VAR in own:
+        logger.warning("no spare worker processes: the job has its own worker_process_setup_hook")
+        return None
+    return Preload(
+        launch=launch,
+        threads=max(1, int(cluster.cpus_per_worker)),
+        accelerated=cluster.gpus_per_worker > 0,
+    )
+
+
+class Spares:
+    """Keeps spare processes ready for the length of a ``with`` block.
+
+    Args:
+        name: Name of the launch in messages.
+        task: What the processes know of it.
+        ask: Resources and labels of a worker; the largest number of workers.
+        mailbox: The launch's mailbox actor.
+    """
+
+    def __init__(self, name: str, task: Preload, ask: Ask, mailbox: Any) -> None:
+        self._name, self._task, self._ask, self._mailbox = name, task, ask, mailbox
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="spares", daemon=True)
+        self._seen: set[tuple[str, int]] = set()
+        self._looks = 0
+        self._asked: dict[str, list[float]] = {}
+        self._modules: Sequence[str] = ()
+        self._complete = self._warned = False
+
+    def __enter__(self) -> "Spares":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        self._ended.set()
+        self._thread.join(2 * ANSWER_S)
+        for key in (self._task.modules_key, self._task.ready_key()):
+            _internal_kv_del(key, del_by_prefix=True, namespace=NAMESPACE)
+
+    def _run(self) -> None:
+        while not self._ended.wait(LOOK_EVERY_S):
+            try:
+                self._look()
+            except Exception as error:  # noqa: BLE001 - training goes on without spare processes
+                level = logging.DEBUG if self._warned else logging.WARNING
+                logger.log(level, "%s: no spare worker processes now: %s", self._name, error)
+                self._warned = True
+
+    def _look(self) -> None:
+        import ray
+
+        team: Team | None = ray.get(self._mailbox.team.remote(), timeout=ANSWER_S)
+        if team is None:
+            return
+        self._publish(team.modules)
+        leaving = draining_nodes()
+        nodes = {
+            key: node for key, node in nodes_with(self._ask.labels).items() if key not in leaving
+        }
+        here = {node: count for node, count in team.nodes.items() if node in nodes}
+        free = {node: count for node, count in free_places(self._ask).items() if node in nodes}
+        want = wanted(here, free, self._ask.workers)
+        ready = self._ready(nodes)
+        for node, count in want.items():
+            missing = count - ready[node] - self._awaited(node)
+            if missing > 0:
+                prestart(nodes[node], team.environment, missing)
+                self._asked.setdefault(node, []).extend([time.monotonic()] * missing)
+        complete = all(ready[node] >= count for node, count in want.items())
+        if complete and not self._complete:
+            text = "%s: %d spare worker processes are ready on %d nodes"
+            logger.info(text, self._name, sum(want.values()), len(want))
+        self._complete = complete
+
+    def _publish(self, modules: Sequence[str]) -> None:
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        if modules != self._modules:
+            text = json.dumps(modules).encode()
+            _internal_kv_put(self._task.modules_key, text, namespace=NAMESPACE)
+            self._modules = modules
+
+    def _ready(self, nodes: Mapping[str, Node]) -> Counter[str]:
+        """Return how many processes are ready on each node."""
+        from ray.experimental.internal_kv import _internal_kv_list
+
+        keys = _internal_kv_list(self._task.ready_key(), namespace=NAMESPACE)
+        found = {(node, int(pid)) for _, _, node, pid in (key.decode().split("/") for key in keys)}
+        self._looks += 1
+        if self._looks % CHECK_EVERY == 0:
+            found -= self._lost(found, nodes)
+        for node, _ in found - self._seen:
+            if self._asked.get(node):
+                self._asked[node].pop(0)
+        self._seen = found
+        return Counter(node for node, _ in found if node in nodes)
+
+    def _lost(
+        self, found: Collection[tuple[str, int]], nodes: Mapping[str, Node]
+    ) -> set[tuple[str, int]]:
+        """Forget processes that ended without work, and return them."""
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        hosts = {node for node, _ in found if node in nodes}
+        alive = {(node, pid) for node in hosts for pid in worker_pids(nodes[node])}
+        lost = {each for each in found if each[0] in hosts and each not in alive}
+        for node, pid in lost:
+            _internal_kv_del(self._task.ready_key(node, pid), namespace=NAMESPACE)
+        return lost
+
+    def _awaited(self, node: str) -> int:
+        """Return how many processes were asked for that are not ready yet."""
+        recent = time.monotonic() - START_TIMEOUT_S
+        self._asked[node] = [at for at in self._asked.get(node, ()) if at > recent]
+        return len(self._asked[node])
+
+
+def prestart(node: Node, environment: str, count: int) -> None:
+    """Ask a node to start processes and to let them wait for work.
+
+    Args:
+        node: Ray's record of it.
+        environment: Runtime environment of the processes, as Ray writes it.
+        count: How many.
+    """
+    import ray
+    from ray._private.utils import get_runtime_env_info
+    from ray.core.generated import common_pb2
+    from ray.core.generated.node_manager_pb2 import PrestartWorkersRequest
+    from ray.runtime_env import RuntimeEnv
+
+    info = get_runtime_env_info(RuntimeEnv.deserialize(environment))
+    info.serialized_runtime_env = environment  # Ray compares the text
+    request = PrestartWorkersRequest(
+        language=common_pb2.Language.PYTHON,
+        job_id=bytes.fromhex(ray.get_runtime_context().get_job_id()),
+        runtime_env_info=info,
+        keep_alive_duration_secs=FOREVER_S,
+        num_workers=count,
+    )
+    with _calls(node) as calls:
+        calls.PrestartWorkers(request, timeout=ANSWER_S)
+
+
+def worker_pids(node: Node) -> set[int]:
+    """Return the ids of the worker processes on a node, busy or not."""
+    from ray.core.generated.node_manager_pb2 import GetWorkerPIDsRequest
+
+    with _calls(node) as calls:
+        return set(calls.GetWorkerPIDs(GetWorkerPIDsRequest(), timeout=ANSWER_S).pids)
+
+
+@contextmanager
+def _calls(node: Node) -> Iterator[Any]:
+    """Connect to the node's own process; Ray's Python interface has neither call."""
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
+
+    address = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+    with closing(init_grpc_channel(address)) as channel:
+        yield NodeManagerServiceStub(channel)
