@@ -38,9 +38,9 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.cost import training_flops
 from orchestrator.modeling.peaks import device_peak
 from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.descent import plain_step
 from orchestrator.training.engines.engine_config import Precision
 from orchestrator.training.engines.precision import COMPUTE
-from orchestrator.training.loop import plain_step
 
 BETAS, EPS, DECAY, RATE, MAX_NORM = (0.9, 0.95), 1e-8, 0.1, 3e-4, 1.0
 Batch = dict[str, Tensor]

@@ -29,9 +29,9 @@ from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import write_model
 from orchestrator.modeling.transfer import to_device
 from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.descent import plain_step
 from orchestrator.training.finetune.finetuner import FineTuneConfig, FineTuner, Place
 from orchestrator.training.finetune.lessons import lesson_of
-from orchestrator.training.loop import plain_step
 
 Row = dict[str, Any]
 PURE = [

@@ -13,8 +13,8 @@ from typing import Any
 
 from orchestrator.continual.parts.base import Part, total_metrics
 from orchestrator.continual.parts.configs import CONTINUAL_PARTS, PartConfig
+from orchestrator.training.descent import descend
 from orchestrator.training.engines.engine import Batch, Engine, Projection, Shard
-from orchestrator.training.loop import descend
 from orchestrator.training.metrics import StepMetrics
 
 

@@ -5,9 +5,9 @@ from itertools import islice
 from orchestrator.data.samples.base import SampleDataset
 from orchestrator.data.steps import eval_batches
 from orchestrator.pretraining.job_sections import TrainingSection
+from orchestrator.training.descent import StepFunction
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.engines.optimizers import averaged
-from orchestrator.training.loop import StepFunction
 from orchestrator.training.sharpness import LateSteps, perturbed_losses
 from orchestrator.zoo.flatness import Flatness
 

@@ -5,7 +5,6 @@ seed and t alone; a run continued at ``first_step`` is therefore the run that wa
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -17,26 +16,18 @@ import torch
 from orchestrator.data.randomness import derive_seed
 from orchestrator.errors import NoLabelsError, StageError
 from orchestrator.training.config import TrainConfig
-from orchestrator.training.engines.engine import (
-    Batch,
-    Engine,
-    Projection,
-    clip_gradients,
-    gradient_norm,
-)
+from orchestrator.training.descent import StepFunction, plain_step
+from orchestrator.training.engines.engine import Batch, Engine
 from orchestrator.training.events import Measurement, Metrics
 from orchestrator.training.garbage import collect_after, collected_between_steps
 from orchestrator.training.learning_rates import learning_rate
-from orchestrator.training.metrics import OVERFLOW, SKIPPED, StepMetrics, interval_means
-from orchestrator.training.objective import ExtraLoss
+from orchestrator.training.metrics import SKIPPED, StepMetrics, interval_means, read
 from orchestrator.training.worker_context import Watchdog
 
 logger = logging.getLogger(__name__)
 
 Observer = Callable[[Measurement], None]
 """Called on every rank with the same numbers."""
-StepFunction = Callable[[Engine, Sequence[Batch], float], StepMetrics]
-"""``(engine, window, lr) -> metrics``; takes one optimizer step, or skips it (``skipped``: 1)."""
 
 
 class NonFiniteError(StageError):
@@ -85,59 +76,6 @@ class TrainResult:
     train: Metrics = field(default_factory=dict)
     validation: Metrics = field(default_factory=dict)
     seconds: float = 0.0
-
-
-def descend(
-    engine: Engine,
-    metrics: StepMetrics,
-    lr: float,
-    *,
-    max_grad_norm: float | None,
-    project: Projection | None = None,
-) -> StepMetrics:
-    """Clip, guard, step: the second half of every step function.
-
-    A loss or gradient norm that is not finite skips the step on every rank (both numbers are
-    global) and leaves weights and optimizer untouched.
-
-    Args:
-        engine: After ``forward_backward``.
-        metrics: What that returned.
-        lr: Learning rate of this step.
-        max_grad_norm: Bound of the global gradient norm; None: only measure.
-        project: Passed on to ``engine.step``.
-
-    Returns:
-        ``metrics`` with ``grad_norm`` (before clipping), ``learning_rate`` and ``skipped``; with
-        ``overflow`` instead of that, if a lower loss scale may do.
-    """
-    # The step's one transfer from the device: what decides on clipping and skipping.
-    unread = gradient_norm(engine)
-    loss, norm = torch.stack([metrics.unread("loss").to(unread), unread]).tolist()
-    decided = {"loss": loss, "grad_norm": norm, "learning_rate": lr, SKIPPED: 0.0}
-    if math.isfinite(loss) and math.isfinite(norm):
-        clip_gradients(engine, max_grad_norm, norm)
-        engine.set_lr(lr)
-        engine.step(project)
-        return StepMetrics(metrics, decided)
-    lowered = engine.skip()  # publishes: masters may have been restored since the last time
-    reason = OVERFLOW if lowered and math.isfinite(loss) else SKIPPED
-    return StepMetrics(metrics, decided, {reason: 1.0})
-
-
-def plain_step(max_grad_norm: float | None, extra: Sequence[ExtraLoss] = ()) -> StepFunction:
-    """Return the step function of ordinary training: one gradient, clipped, one update.
-
-    Args:
-        max_grad_norm: Bound of the global gradient norm; None: never clip.
-        extra: More loss terms of every step.
-    """
-
-    def step(engine: Engine, window: Sequence[Batch], lr: float) -> StepMetrics:
-        metrics = engine.forward_backward(window, extra)
-        return descend(engine, metrics, lr, max_grad_norm=max_grad_norm)
-
-    return step
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +187,8 @@ class _Run:
         self.engine, self.source, self.config = engine, source, config
         self.hooks, self.result = hooks, result
         self._interval: list[StepMetrics] = []
+        self._unjudged: list[tuple[int, StepMetrics]] = []
+        """Steps that the device has decided on, and those after them."""
         self._skipped_in_a_row = self._unlabelled_in_a_row = 0
         self._began = time.monotonic()
 
@@ -274,9 +214,27 @@ class _Run:
         return metrics
 
     def record(self, step: int, metrics: StepMetrics) -> None:
-        """Take one step's metrics; guard against endless non-finite steps."""
+        """Take one step's metrics; guard against endless non-finite steps.
+
+        What the device has decided is read together with the metrics of the interval. Steps that
+        should not have followed are undone: whoever catches the error goes back to a checkpoint,
+        which is older than the first of them.
+        """
         self._interval.append(metrics)
         self.result.steps = step + 1
+        if metrics.is_read(SKIPPED) and not self._unjudged:
+            self._judge(step, metrics)
+        else:
+            self._unjudged.append((step, metrics))
+
+    def _settle(self) -> None:
+        """Read what was left on the device, and guard: in the order of the steps."""
+        read(self._interval)
+        unjudged, self._unjudged = self._unjudged, []
+        for step, metrics in unjudged:
+            self._judge(step, metrics)
+
+    def _judge(self, step: int, metrics: StepMetrics) -> None:
         if not metrics.get(SKIPPED):
             self._skipped_in_a_row = 0
             return
@@ -300,10 +258,13 @@ class _Run:
         hooks, config = self.hooks, self.config
         stop = hooks.should_stop is not None and _any_rank(self.engine, hooks.should_stop())
         last = stop or done == end
-        if last or _due(done, config.log_every_steps):
+        due, saved = _due(done, config.eval_every_steps), _due(done, config.checkpoint_every_steps)
+        logged = last or _due(done, config.log_every_steps)
+        if logged or due or saved:
+            self._settle()  # nothing is measured or stored of a run that is to go back
+        if logged:
             self.result.train, self._interval = interval_means(self._interval), []
             self._emit(done, "train", self.result.train)
-        due = _due(done, config.eval_every_steps)
         if due and done < end and hooks.hand_off is not None:
             due = not hooks.hand_off(done)
         # Whoever asks to stop waits for the checkpoint, and may not wait long.
@@ -313,7 +274,7 @@ class _Run:
         if hooks.judge is not None and due:
             self.result.early_stopped = hooks.judge(done, self.result.validation) and done < end
         ending = last or self.result.early_stopped
-        if hooks.save is not None and (ending or _due(done, config.checkpoint_every_steps)):
+        if hooks.save is not None and (ending or saved):
             hooks.save(done)
         self.result.stopped = stop and done < end
         return ending

@@ -42,34 +42,51 @@ class StepMetrics(Mapping[str, float]):
     def __getitem__(self, name: str) -> float:
         return float(self._values[name])
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._values  # the one of `Mapping` reads the value
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
     def __len__(self) -> int:
         return len(self._values)
 
+    def is_read(self, name: str) -> bool:
+        """Return whether the host has a value: reading it waits for nothing."""
+        return not isinstance(self._values[name], Tensor)
+
     def unread(self, name: str) -> Tensor:
         """Return one value as a 0-dim fp64 tensor, without a transfer."""
         return torch.as_tensor(self._values[name], dtype=torch.float64)
 
 
+def read(steps: Sequence[StepMetrics]) -> None:
+    """Bring the metrics of some steps to the host, in one transfer."""
+    unread = [v for step in steps for v in step._values.values() if isinstance(v, Tensor)]
+    numbers = iter(torch.stack(unread).tolist() if unread else ())
+    for step in steps:
+        for name, value in step._values.items():
+            if isinstance(value, Tensor):
+                step._values[name] = next(numbers)
+
+
 def interval_means(interval: Sequence[StepMetrics]) -> Metrics:
     """Read the metrics of some steps in one transfer and return the mean of each.
 
-    The mean is over the steps that have a finite value; counts and skipped steps are summed.
+    The mean is over the steps that have a finite value; counts and skipped steps are summed, and
+    overflows, if there were any.
     """
-    unread = [v for step in interval for v in step._values.values() if isinstance(v, Tensor)]
-    read = iter(torch.stack(unread).tolist() if unread else ())
+    read(interval)
     found: dict[str, list[float]] = {}
     for step in interval:
-        for name, value in step._values.items():
-            number = next(read) if isinstance(value, Tensor) else value
-            if math.isfinite(number):
+        for name in step:
+            if math.isfinite(number := step[name]):
                 found.setdefault(name, []).append(number)
     summed = (SKIPPED, OVERFLOW, "count.")
     return {
         name: sum(numbers) if name.startswith(summed) else sum(numbers) / len(numbers)
         for name, numbers in found.items()
+        if name != OVERFLOW or any(numbers)
     }
 
 

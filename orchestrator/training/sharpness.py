@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from orchestrator.training.descent import StepFunction, descend, plain_step
 from orchestrator.training.engines.engine import Batch, Engine, global_norm, gradient, gradient_norm
-from orchestrator.training.loop import StepFunction, descend, plain_step
 from orchestrator.training.metrics import StepMetrics
 
 EPSILON = 1e-12

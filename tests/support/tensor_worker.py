@@ -10,8 +10,9 @@ from orchestrator.config import validate_config
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.descent import descend
 from orchestrator.training.engines.engine import Engine
-from orchestrator.training.loop import descend, seed_step
+from orchestrator.training.loop import seed_step
 from tests.support import ranks
 
 STEPS, ROWS, LENGTH, VOCABULARY, RATE = 20, 8, 11, 41, 3e-3

@@ -6,8 +6,8 @@ import torch
 
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.descent import descend
 from orchestrator.training.engines.engine import clip_gradients
-from orchestrator.training.loop import descend
 from tests.support.state import AnyState
 from tests.support.toy import toy_model, toy_window
 

@@ -56,7 +56,8 @@ def hide_modules(*names: str) -> Iterator[None]:
 with hide_modules("mlflow"):  # two seconds of every worker, for an autotuner that is never used
     import deepspeed
     import deepspeed.ops
-    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+    from deepspeed.runtime import bf16_optimizer
+    from deepspeed.runtime.zero import stage3, stage_1_and_2
     from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_grad
 
 
@@ -113,7 +114,8 @@ class ZeroEngine(ShardedEngine):
             if values is not None:
                 self._build(values, settings)
             masters = groups_of(groups, dict(self._trainable))
-            self._base = optimizer_over(masters, optimizer, config.precision)
+            base = optimizer_over(masters, optimizer, config.precision)
+            self._stepped_by(base, offloaded=self._offloaded)
             self._base.register_step_post_hook(self._after_update)
             self._engine, self._zero, _, _ = deepspeed.initialize(
                 model=model, optimizer=self._base, config=settings
@@ -146,7 +148,8 @@ class ZeroEngine(ShardedEngine):
         self._project = project
         try:
             self._engine.set_gradient_accumulation_boundary(is_boundary=True)
-            self._engine.step()
+            with _trusted(self._zero):
+                self._engine.step()
         finally:
             self._project = None
 
@@ -251,9 +254,25 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @contextmanager
+def _trusted(zero: Any) -> Iterator[None]:
+    """Keep DeepSpeed from looking for gradients that are not finite: ``descend`` has done so.
+
+    It would wait for the device, and drop a step without publishing the masters.
+    """
+    with ExitStack() as patches:
+        for module in (bf16_optimizer, stage3, stage_1_and_2):
+            patches.enter_context(_replaced(module, "is_invalid_grad_norm", lambda _norm: False))
+        if hasattr(zero, "check_overflow"):  # of fp16
+            patches.enter_context(_replaced(zero, "check_overflow", lambda **_options: None))
+        yield
+
+
+@contextmanager
 def _held_once() -> Iterator[None]:
     """Let ZeRO-1 and 2 release a parameter as soon as it is in their flat tensor."""
-    with _replaced(DeepSpeedZeroOptimizer, "flatten_dense_tensors_aligned", flattened):
+    with _replaced(
+        stage_1_and_2.DeepSpeedZeroOptimizer, "flatten_dense_tensors_aligned", flattened
+    ):
         yield
 
 

@@ -170,7 +170,7 @@ class Fsdp2Engine(ShardedEngine):
         layout = RowLayout(self._wrapped, named, self._device, parallel)
         self._layout: Layout = layout
         masters = groups_of(groups, layout.masters)
-        self._base = optimizer_over(masters, optimizer, engine.precision)
+        self._stepped_by(optimizer_over(masters, optimizer, engine.precision))
 
     def _materialize(self, missing: Materialization, device: torch.device) -> None:
         """Give this rank's rows memory and values, frozen ones too; move buffers."""

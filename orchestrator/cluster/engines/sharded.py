@@ -24,6 +24,7 @@ from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.engine import Batch, Projection, Shard, part_of
 from orchestrator.training.engines.engine_config import LossScaleConfig, Precision
 from orchestrator.training.engines.muon import Muon
+from orchestrator.training.engines.on_device import decides_on_device, stepping_where
 from orchestrator.training.engines.optimizers import apply_lr, hidden_matrices, trainable
 from orchestrator.training.engines.precision import LossScaler, compute_type
 from orchestrator.training.engines.reductions import sum_over_processes
@@ -59,6 +60,7 @@ class ShardedEngine(ABC):
     _frozen: list[Shard] | None
     """This rank's fp32 parts of frozen parameters; None where their weights are fp32 anyway."""
     _layout: Layout
+    decides_on_device = False
     _base: torch.optim.Optimizer
     """The optimizer that steps the flat tensors of the layout."""
 
@@ -118,7 +120,13 @@ class ShardedEngine(ABC):
         metrics = sums.unread(self.sum_over_ranks, window.counts.keys())
         return StepMetrics(metrics, self._scaler.metrics())
 
-    def step(self, project: Projection | None = None) -> None:
+    def _stepped_by(self, base: torch.optim.Optimizer, *, offloaded: bool = False) -> None:
+        self._base = base
+        self.decides_on_device = decides_on_device(base) and not offloaded
+        if self.decides_on_device:
+            self._scaler.move_to(self._device)
+
+    def step(self, project: Projection | None = None, finite: Tensor | None = None) -> None:
         """Update the masters; ``project`` them; publish; heads without labels do not move."""
         apply_lr(self._base, self._lr, self._active)
         if isinstance(self._base, Lamb) and not self._base.is_cut:
@@ -126,8 +134,9 @@ class ShardedEngine(ABC):
         if isinstance(self._base, Muon) and not self._base.is_cut:
             holders = self._holders
             spread_matrices(self._base, self._layout, self._matrices, self._device, holders)
-        self._update(project)
-        self._scaler.stepped()
+        with stepping_where(self._base, finite):
+            self._update(project)
+        self._scaler.stepped(finite)
 
     def _layers(self) -> tuple[dict[Tensor, list[Piece]], int]:
         """Return where this rank has pieces of the layers that LAMB scales, and how many exist."""
@@ -308,10 +317,8 @@ class ShardedEngine(ABC):
 
     def snapshot(self) -> Snapshot:
         """Copy this rank's fragments; rank 0 adds what no rank has a part of; collective."""
-        scale = self._scaler.state()
-        return snapshot_state(
-            self, self._base, self._layout, scale, self._frozen, stores=self.stores
-        )
+        given = (self, self._base, self._layout, self._scaler.state(), self._frozen)
+        return snapshot_state(*given, stores=self.stores)
 
     def save(self, folder: Path) -> None:
         """Write the fragments of all ranks; collective."""

@@ -108,6 +108,7 @@ class Engine(Protocol):
         world: Number of data-parallel ranks.
         tensor_ranks: Processes that compute each data-parallel rank's samples together.
         replicated: Whether every rank holds all shards (single process, DDP).
+        decides_on_device: Whether ``step`` takes ``finite``.
         module: The model itself, unwrapped.
     """
 
@@ -115,6 +116,7 @@ class Engine(Protocol):
     world: int
     tensor_ranks: int
     replicated: bool
+    decides_on_device: bool
     module: nn.Module
 
     def forward_backward(
@@ -161,8 +163,15 @@ class Engine(Protocol):
         """Make the weights that the forward pass uses equal to the masters, on every rank."""
         ...
 
-    def step(self, project: Projection | None = None) -> None:
-        """Update the masters from the gradients, then ``project(shards)``, then publish."""
+    def step(self, project: Projection | None = None, finite: Tensor | None = None) -> None:
+        """Update the masters from the gradients, then ``project(shards)``, then publish.
+
+        Args:
+            project: Called where the step is taken, which the host knows: without ``finite``.
+            finite: 0-dim bool on the device, the same on every rank. Where it is False the call is
+                a ``skip``: weights and optimizer state stay, the loss scale comes down. Only where
+                ``decides_on_device``; None: step.
+        """
         ...
 
     def skip(self) -> bool:
@@ -272,6 +281,21 @@ def clip_gradients(engine: Engine, max_norm: float | None, norm: float | None = 
     if gradients and math.isfinite(norm) and factor < 1:
         torch._foreach_mul_(gradients, factor)
     return norm
+
+
+@torch.no_grad()
+def clip_unread(engine: Engine, max_norm: float | None, norm: Tensor) -> None:
+    """Do the same without a transfer; gradients are of no use afterwards if one was not finite.
+
+    Args:
+        engine: After ``forward_backward``.
+        max_norm: The bound; None: do nothing.
+        norm: The gradients' global norm, 0-dim fp64.
+    """
+    gradients = [gradient(shard) for shard in engine.shards()]
+    if gradients and max_norm is not None:
+        factor = (max_norm / (norm + CLIP_EPSILON)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
 
 
 def part_of(full: Mapping[str, Tensor], shard: Shard) -> Tensor:

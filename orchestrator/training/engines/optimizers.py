@@ -29,6 +29,7 @@ from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.engines.engine_config import Precision
 from orchestrator.training.engines.muon import Muon, Stack
+from orchestrator.training.engines.on_device import left_out
 from orchestrator.training.engines.update_rules import AdamW8bit, Lamb, Lion
 from orchestrator.training.engines.weight_decay import decay_cautiously
 
@@ -201,13 +202,18 @@ def keep_average(optimizer: Optimizer, decay: float) -> None:
 
     @torch.no_grad()
     def update(stepped: Optimizer, _args: Any, _kwargs: Any) -> None:
+        left = left_out(stepped)
         for group in stepped.param_groups:
             for parameter in group["params"]:
                 state = stepped.state[parameter]
                 if AVERAGE not in state:
                     state[AVERAGE] = parameter.detach().clone()
-                else:
+                elif left is None:
                     state[AVERAGE].lerp_(parameter, 1.0 - decay)
+                else:
+                    # The host does not know whether there was a first step yet.
+                    weight = torch.where(state["step"] <= 1, 1.0, (1.0 - decay) * (1.0 - left))
+                    state[AVERAGE].lerp_(parameter, weight)
 
     optimizer.register_step_post_hook(update)
     optimizer.defaults[AVERAGE] = decay

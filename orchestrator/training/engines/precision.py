@@ -6,7 +6,7 @@ is the same number on every rank, so all ranks take the same decisions without a
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -41,13 +41,24 @@ class LossScaler:
     Args:
         precision: Only fp16 scales; otherwise the factor is 1 and stays.
         config: Where the factor begins, and how often it grows.
+        device: Decides on steps, so the factor lies there; None: the host does.
     """
 
-    def __init__(self, precision: Precision, config: LossScaleConfig) -> None:
+    def __init__(
+        self, precision: Precision, config: LossScaleConfig, device: torch.device | None = None
+    ) -> None:
         self.active = precision == "fp16"
-        self.scale = config.initial if self.active else 1.0
+        self.scale: float | Tensor = config.initial if self.active else 1.0
         self._growth_steps = config.growth_steps
-        self._steps = 0
+        self._steps: int | Tensor = 0
+        if device is not None:
+            self.move_to(device)
+
+    def move_to(self, device: torch.device) -> None:
+        """Let the factor lie on a device, whose decisions change it from now on."""
+        if self.active:
+            self.scale = torch.tensor(float(self.scale), device=device)
+            self._steps = torch.tensor(int(self._steps), dtype=torch.int32, device=device)
 
     @torch.no_grad()
     def unscale(self, shards: Iterable[Shard]) -> None:
@@ -57,9 +68,21 @@ class LossScaler:
             if gradients:
                 torch._foreach_div_(gradients, self.scale)
 
-    def stepped(self) -> None:
-        """Count a step that was taken; grow where it is time."""
+    def stepped(self, finite: Tensor | None = None) -> None:
+        """Count a step that was taken; grow where it is time.
+
+        Args:
+            finite: 0-dim bool; where it is False the step was not taken, and the factor comes
+                down. None: it was.
+        """
         if not self.active:
+            return
+        if isinstance(self.scale, Tensor) and isinstance(self._steps, Tensor):
+            left = self.scale.new_zeros(()) if finite is None else finite.logical_not().float()
+            torch._amp_update_scale_(
+                self.scale, self._steps, left, FACTOR, 1.0 / FACTOR, self._growth_steps
+            )
+            self.scale.clamp_(min=MIN_SCALE)
             return
         self._steps += 1
         if self._steps == self._growth_steps:
@@ -69,23 +92,36 @@ class LossScaler:
 
     def skipped(self) -> bool:
         """Lower the factor after a step that was not taken; whether it could be lowered."""
-        if not self.active or self.scale <= MIN_SCALE:
+        if not self.active:
             return False
-        self.scale, self._steps = max(MIN_SCALE, self.scale / FACTOR), 0
-        return True
+        lowered = bool(self.scale > MIN_SCALE)
+        if isinstance(self.scale, Tensor):
+            self.stepped(torch.zeros_like(self.scale).bool())
+        else:
+            self.scale, self._steps = max(MIN_SCALE, self.scale / FACTOR), 0
+        return lowered
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> Mapping[str, float] | Mapping[str, Tensor]:
         """``loss_scale`` where the loss is scaled."""
-        return {"loss_scale": self.scale} if self.active else {}
+        if not self.active:
+            return {}
+        if isinstance(self.scale, Tensor):  # a copy: the step changes it
+            return {"loss_scale": self.scale.double()}
+        return {"loss_scale": self.scale}
 
     def state(self) -> LossScale | None:
         """Return the state for a checkpoint; None where the loss is not scaled."""
-        return LossScale(scale=self.scale, steps=self._steps) if self.active else None
+        if not self.active:
+            return None
+        return LossScale(scale=float(self.scale), steps=int(self._steps))
 
     def restore(self, stored: LossScale | None) -> None:
         """Continue from a checkpoint's state; one of another precision has none."""
         if self.active and stored is not None:
+            place = self.scale.device if isinstance(self.scale, Tensor) else None
             self.scale, self._steps = stored.scale, stored.steps
+            if place is not None:
+                self.move_to(place)
 
 
 def compute_type(precision: Precision, value: Tensor) -> torch.dtype:

@@ -14,6 +14,7 @@ from orchestrator.modeling.transfer import to_device
 from orchestrator.training.config import OptimizerConfig
 from orchestrator.training.engines.engine import Batch, Projection, Shard
 from orchestrator.training.engines.engine_config import USUAL_SCALE, LossScaleConfig, Precision
+from orchestrator.training.engines.on_device import decides_on_device, stepping_where
 from orchestrator.training.engines.optimizers import apply_lr, build_optimizer, trainable
 from orchestrator.training.engines.precision import COMPUTE, LossScaler
 from orchestrator.training.engines.reductions import sum_over_processes
@@ -60,7 +61,10 @@ class SingleEngine:
         self._trainable = trainable(model)
         self._device = next(model.parameters()).device
         self._precision = precision
-        self._scaler = LossScaler(precision, loss_scale)
+        self.decides_on_device = decides_on_device(self.optimizer)
+        self._scaler = LossScaler(
+            precision, loss_scale, self._device if self.decides_on_device else None
+        )
         self._lr = optimizer.learning_rate
         self._active: frozenset[str] = frozenset(self._targets)
 
@@ -116,14 +120,15 @@ class SingleEngine:
     def refresh(self) -> None:
         """Do nothing: the masters are the weights."""
 
-    def step(self, project: Projection | None = None) -> None:
+    def step(self, project: Projection | None = None, finite: Tensor | None = None) -> None:
         """Update the parameters; idle heads with learning rate 0; then ``project``."""
         apply_lr(self.optimizer, self._lr, self._active)
-        self.optimizer.step()
+        with stepping_where(self.optimizer, finite):
+            self.optimizer.step()
         if project is not None:
             with torch.no_grad():
                 project(self.shards())
-        self._scaler.stepped()
+        self._scaler.stepped(finite)
 
     def skip(self) -> bool:
         """Take no step, lower the loss scale."""

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from orchestrator.training.engines.on_device import left_out
+
 CHUNK = 1 << 20
 """Elements that are treated at a time, so that no second copy of a flat tensor is made."""
 DECAY = "cautious_decay"
@@ -56,12 +58,19 @@ def decay_cautiously(optimizer: Optimizer) -> None:
                 if parameter.grad is not None:
                     first = stepped.state[parameter].get("exp_avg")
                     amount = group["lr"] * group[DECAY]
-                    decay_before_adam(parameter, first, group["betas"][0], amount)
+                    beta, left = group["betas"][0], left_out(stepped)
+                    decay_before_adam(parameter, first, beta, amount, left)
 
     optimizer.register_step_pre_hook(before)
 
 
-def decay_before_adam(parameter: Tensor, first: Tensor | None, beta: float, amount: float) -> None:
+def decay_before_adam(
+    parameter: Tensor,
+    first: Tensor | None,
+    beta: float,
+    amount: float,
+    left: Tensor | None = None,
+) -> None:
     """Decay a parameter cautiously before an AdamW step without decay.
 
     Args:
@@ -69,12 +78,16 @@ def decay_before_adam(parameter: Tensor, first: Tensor | None, beta: float, amou
         first: Its first moment; None before the first step.
         beta: Decay rate of that.
         amount: Learning rate times decay.
+        left: 0-dim, 1 where the step is left out; None: it is taken.
     """
     gradient = parameter.grad
     if not amount or gradient is None:
         return
     for part, slope, moment in _chunks(parameter, gradient, gradient if first is None else first):
-        part.sub_(shrinking(part, moment.lerp(slope, 1.0 - beta)), alpha=amount)
+        decayed = shrinking(part, moment.lerp(slope, 1.0 - beta))
+        if left is not None:
+            decayed = torch.where(left == 0, decayed, 0.0)
+        part.sub_(decayed, alpha=amount)
 
 
 def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from orchestrator.errors import InputError
 from orchestrator.modeling.model import Model
+from orchestrator.training.descent import StepFunction, descend
 from orchestrator.training.engines.engine import Batch, Engine, Shard, global_norm, gradient
 from orchestrator.training.finetune.lesson_options import AdversarialConfig
-from orchestrator.training.loop import StepFunction, descend
 from orchestrator.training.metrics import StepMetrics
 from orchestrator.training.objective import ExtraLoss
 

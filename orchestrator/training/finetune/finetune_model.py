@@ -21,6 +21,7 @@ from orchestrator.training.config import (
     ScheduleConfig,
     TrainConfig,
 )
+from orchestrator.training.descent import StepFunction, plain_step
 from orchestrator.training.distillation.teacher import Teacher
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.engines.torch_engines import SingleEngine
@@ -29,7 +30,6 @@ from orchestrator.training.finetune.heads import trained_head
 from orchestrator.training.finetune.lesson_data import LessonData
 from orchestrator.training.finetune.lesson_options import AdversarialConfig
 from orchestrator.training.finetune.lessons import Lesson
-from orchestrator.training.loop import StepFunction, plain_step
 
 EngineFactory = Callable[[Model, OptimizerConfig], Engine]
 """Wraps the model, which is on its device already, in an engine."""

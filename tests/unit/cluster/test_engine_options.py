@@ -11,8 +11,8 @@ from orchestrator.cluster.engines import build_engine, resolve
 from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError
 from orchestrator.training.config import EngineConfig, OptimizerConfig
+from orchestrator.training.descent import descend
 from orchestrator.training.engines.engine_config import REFUSED
-from orchestrator.training.loop import descend
 from tests.support.toy import toy_model, toy_window
 
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, eps=1e-6)

@@ -8,8 +8,8 @@ from orchestrator.config import validate_config
 from orchestrator.errors import ConfigError
 from orchestrator.pretraining.estimate_memory import worker_memory
 from orchestrator.training.config import EngineConfig
+from orchestrator.training.descent import descend
 from orchestrator.training.engines.engine import part_of
-from orchestrator.training.loop import descend
 from tests.support import tensor_worker as worker
 from tests.unit.pretraining.test_plan import SIZES
 

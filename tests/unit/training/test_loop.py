@@ -7,12 +7,13 @@ import torch
 
 from orchestrator.errors import InputError, StageError
 from orchestrator.training.config import OptimizerConfig, TrainConfig
+from orchestrator.training.descent import descend, plain_step
 from orchestrator.training.engines.engine import clip_gradients, global_norm, part_of
 from orchestrator.training.engines.torch_engines import SingleEngine
 from orchestrator.training.events import Measurement
 from orchestrator.training.history import History
 from orchestrator.training.learning_rates import learning_rate
-from orchestrator.training.loop import Hooks, descend, plain_step, train
+from orchestrator.training.loop import Hooks, train
 from tests.unit.training.toy_model import ToyModel, ToySource
 
 

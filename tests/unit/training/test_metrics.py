@@ -7,8 +7,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from orchestrator.training.config import OptimizerConfig, TrainConfig
+from orchestrator.training.descent import descend
 from orchestrator.training.engines.torch_engines import SingleEngine
-from orchestrator.training.loop import descend, train
+from orchestrator.training.loop import train
 from orchestrator.training.metrics import MetricSums, StepMetrics, interval_means
 from tests.unit.training.toy_model import ToyModel, ToySource
 

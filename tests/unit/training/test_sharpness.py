@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from orchestrator.training.config import OptimizerConfig, TrainConfig
+from orchestrator.training.descent import plain_step
 from orchestrator.training.engines.engine import gradient_norm
 from orchestrator.training.engines.engine_config import LossScaleConfig
 from orchestrator.training.engines.torch_engines import SingleEngine
-from orchestrator.training.loop import plain_step, train
+from orchestrator.training.loop import train
 from orchestrator.training.sharpness import LateSteps, perturbed_losses, worst_step
 from tests.support.toy import toy_model, toy_window
 
