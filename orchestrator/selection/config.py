@@ -69,8 +69,12 @@ class RecallConfig(StrictModel):
     """Scores of frozen features on the target's training rows; leep needs a source head."""
     max_proxy_rows: int = Field(512, ge=16)
     """Training rows that a proxy reads at most."""
+    score_top: int | None = Field(None, ge=0)
+    """Mode default: candidates with history that proxies look at, the best by the prior; null: as
+    many as are recalled. Candidates without history are always looked at."""
     cluster_threshold: float | None = Field(None, gt=0, lt=1)
-    """Distance up to which models form one cluster; null takes the cut of the best silhouette."""
+    """Mode paper: distance up to which models form one cluster; null takes the cut of the best
+    silhouette."""
 
 
 class HalvingConfig(StrictModel):

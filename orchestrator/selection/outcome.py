@@ -15,6 +15,7 @@ from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.costs.results import Ledger
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.planning import SelectionPlan
+from orchestrator.selection.recall import plan_recall
 from orchestrator.selection.results import (
     REPORT_NAME,
     BracketCell,
@@ -37,6 +38,9 @@ from orchestrator.storage import RunFolder
 from orchestrator.tasks.suite import Learned
 from orchestrator.zoo import Package, commit_once
 from orchestrator.zoo.draft import Draft
+
+MAX_CLUSTERED = 1000
+"""Models in the dendrogram of a report at most, the first by name."""
 
 
 def selection_report(
@@ -90,7 +94,7 @@ def selection_report(
         recall=tuple(recalled),
         clusters=clusters,
         linkage=linkage,
-        proxies=dict(proxies),
+        proxies={m: s.model_copy(update={"nulls": {}}) for m, s in proxies.items()},
         matrix=matrix.where(matrix.notna(), None).to_dict("index"),
         ledger=_ledger(plan, proxies, bracket, journal),
         warnings=tuple(warnings),
@@ -299,11 +303,14 @@ def _trained(bracket: Bracket, rung: int) -> list[str]:
 
 def _clusters(plan: SelectionPlan) -> tuple[Clusters | None, Linkage | None]:
     found = plan.recall.clustering
+    if found is None and plan.recall.means:
+        shown = sorted(plan.recall.means)[:MAX_CLUSTERED]
+        found = plan_recall(plan.history, shown).clustering
     if found is None:
         return None, None
     clusters = Clusters(
         groups=tuple(found.clusters()),
-        representatives=tuple(sorted(set(plan.recall.representatives.values()))),
+        representatives=tuple(sorted(set(found.representatives().values()))),
         threshold=found.threshold,
         silhouette=found.silhouette(),
     )

@@ -17,14 +17,18 @@ from orchestrator.selection.candidates import (
     resolve_packages,
     sort_out,
 )
-from orchestrator.selection.config import SelectConfig
+from orchestrator.selection.config import RecallConfig, SelectConfig
 from orchestrator.selection.halving import fit_to_budget, rung_sizes
 from orchestrator.selection.matrix.facts import ModelFacts, is_tagged
 from orchestrator.selection.matrix.files import read_matrix, write_matrix
 from orchestrator.selection.matrix.history import History
 from orchestrator.selection.matrix.performance import PerformanceMatrix
 from orchestrator.selection.policies.base import Decider, choose_policy
-from orchestrator.selection.recall import RecallPlan, default_pool, plan_recall
+from orchestrator.selection.recall import (
+    RecallPlan,
+    default_pool,
+    plan_mode,
+)
 from orchestrator.storage.uris import absolute
 
 if TYPE_CHECKING:
@@ -48,9 +52,10 @@ class SelectionPlan:
         packages: Candidates by reference.
         matrix: The performance matrix, empty without one.
         history: Its curves, with a row for every candidate.
-        recall: Clusters, representatives, models without history.
+        recall: Candidates that proxies look at, models without history, clusters of mode paper.
         to_score: Models to run forward on the target; none when every candidate is recalled.
         pool: How many candidates enter halving.
+        widest: How many enter when neither history nor a proxy says anything about them.
         steps_per_epoch: Optimizer steps of one epoch of any candidate.
         decider: The policy between rungs (with little history not the one asked for).
         tagged: Candidates that declare training on the target.
@@ -67,21 +72,22 @@ class SelectionPlan:
     recall: RecallPlan
     to_score: tuple[str, ...]
     pool: int
+    widest: int
     steps_per_epoch: int
     decider: Decider
     tagged: frozenset[str]
     warnings: tuple[str, ...]
     failed: Mapping[str, str]
 
-    def without(self, failed: Mapping[str, str], threshold: float | None) -> "SelectionPlan":
+    def without(self, failed: Mapping[str, str], config: RecallConfig) -> "SelectionPlan":
         """Return the plan after some candidates turned out to be broken.
 
-        The others are clustered anew, so further representatives may have to be run forward. As
-        many candidates as before enter halving.
+        The others are planned anew, so further ones may have to be run forward. As many candidates
+        as before enter halving.
 
         Args:
             failed: The broken candidates, with the reason of each.
-            threshold: As `plan_recall` takes it.
+            config: Phase one.
 
         Raises:
             StageError: No candidate is left.
@@ -90,13 +96,14 @@ class SelectionPlan:
         if not packages:
             why = "; ".join(f"{ref}: {reason}" for ref, reason in failed.items())
             raise StageError(f"select: every candidate failed. {why}")
-        recall = plan_recall(self.history, list(packages), threshold)
+        recall = plan_mode(config, self.history, packages, self.decider.predictor, self.pool)
         return replace(
             self,
             packages=packages,
             recall=recall,
             to_score=recall.to_score if len(packages) > self.pool else (),
             pool=min(self.pool, len(packages)),
+            widest=min(self.widest, len(packages)),
             failed={**self.failed, **failed},
         )
 
@@ -140,9 +147,9 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
         )
     for warning in warnings:
         logger.warning("%s", warning)
-    recall = plan_recall(history, list(packages), config.recall.cluster_threshold)
     steps = steps_per_epoch(len(task.train), config.fine_tune)
-    pool = _pool_size(config, len(packages), decider, steps)
+    pool, widest = _pool_sizes(config, len(packages), decider, steps)
+    recall = plan_mode(config.recall, history, packages, decider.predictor, pool)
     everyone = pool == len(packages) or config.recall.mode == "all"
     return SelectionPlan(
         task=task,
@@ -154,6 +161,7 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
         recall=recall,
         to_score=() if everyone else recall.to_score,
         pool=pool,
+        widest=widest,
         steps_per_epoch=steps,
         decider=decider,
         tagged=tagged,
@@ -177,8 +185,9 @@ def describe_selection(config: SelectConfig) -> str:
     epochs, count = config.fine_tune.epochs, len(packages)
     history = _history(matrix, {p.ref: p for p in packages}, config)
     decider = choose_policy(config.halving.policy, history)
-    pool = _pool_size(config, count, decider, None)
-    recall = plan_recall(history, [p.ref for p in packages], config.recall.cluster_threshold)
+    pool, _ = _pool_sizes(config, count, decider, None)
+    candidates = {package.ref: package for package in packages}
+    recall = plan_mode(config.recall, history, candidates, decider.predictor, pool)
     passes = len(recall.to_score) if pool < count else 0
     sizes = rung_sizes(pool, epochs, decider.policy, config.finish_top)
     return "\n".join(
@@ -256,8 +265,13 @@ def steps_per_epoch(rows: int, fine_tune: "FineTuneConfig") -> int:
     return -(-used // min(fine_tune.global_batch_size, used))
 
 
-def _pool_size(config: SelectConfig, candidates: int, decider: Decider, steps: int | None) -> int:
-    """Candidates that are recalled, as far as the budget goes.
+def _pool_sizes(
+    config: SelectConfig, candidates: int, decider: Decider, steps: int | None
+) -> tuple[int, int]:
+    """Candidates that are recalled as far as the budget goes, and without any information.
+
+    Without information each candidate that is left out may be the best. Unless `recall.k` says how
+    many, a budget is then used up, and without a budget twice as many are recalled.
 
     Args:
         config: The job.
@@ -273,17 +287,24 @@ def _pool_size(config: SelectConfig, candidates: int, decider: Decider, steps: i
             f"finish_top: {config.finish_top} finalists, but {candidates} candidates. "
             "Name more candidates or finish fewer."
         )
-    wanted = config.recall.k or default_pool(candidates, decider.policy.default_pool)
-    wanted = candidates if config.recall.mode == "all" else min(wanted, candidates)
+    usual = default_pool(candidates, decider.policy.default_pool)
+    wanted = (
+        candidates if config.recall.mode == "all" else min(config.recall.k or usual, candidates)
+    )
     budget, price = config.budget.epochs, 1
     if config.budget.steps is not None and steps is not None:
         budget, price = config.budget.steps, steps
-    return fit_to_budget(
-        max(wanted, config.finish_top),
-        config.fine_tune.epochs,
-        decider.policy,
-        budget,
-        finalists=config.finish_top,
-        unit=config.budget.unit or "epochs",
-        price=price,
+    widest = candidates if budget is not None else min(candidates, 2 * decider.policy.default_pool)
+    pool, widest = (
+        fit_to_budget(
+            max(size, config.finish_top),
+            config.fine_tune.epochs,
+            decider.policy,
+            budget,
+            finalists=config.finish_top,
+            unit=config.budget.unit or "epochs",
+            price=price,
+        )
+        for size in (wanted, widest)
     )
+    return pool, pool if config.recall.k is not None else max(pool, widest)

@@ -1,12 +1,12 @@
 """Coarse recall (phase one): the few of many candidates that are worth training on the target.
 
 - Mode ``default``, `rank_default`: the prior of the shrunken predictor over the benchmark history;
-  proxy scores count as one more noisy benchmark set.
+  proxy scores count as one more noisy benchmark set. Proxies go to where the choice is open: the
+  best candidates by the prior, and all candidates without history. On tables that nobody tuned on,
+  ten such passes gave all that a pass of every model gave, and cluster heads gave nothing.
 - Mode ``paper``, `rank_paper`: Eq. 2-4 of arXiv 2404.00069, mean accuracy times the proxy score of
-  the cluster's representative.
-
-In both, only representatives of non-singleton clusters and models without history are run forward
-on the target.
+  the cluster's representative. Only representatives of non-singleton clusters and models without
+  history are run forward on the target.
 
 Deviations: the weight in Eq. 4 is the similarity of Eq. 1 (the published code uses the cosine). The
 published code gives every member its own proxy score, which saves nothing (``own_scores``).
@@ -14,12 +14,13 @@ published code gives every member its own proxy score, which saves nothing (``ow
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.arrays import FloatArray
+from orchestrator.arrays import BoolArray, FloatArray
 from orchestrator.errors import InputError
 from orchestrator.selection.matrix.clustering import Clustering, cluster_models
 from orchestrator.selection.matrix.history import History
@@ -27,31 +28,45 @@ from orchestrator.selection.results import ProxyScore, Recalled
 from orchestrator.selection.score_predictor import MIN_HISTORY_SETS, ShrunkenPredictor
 from orchestrator.selection.scores.base import PROXIES, unit_proxies
 from orchestrator.selection.scores.permutations import is_informative, says_something
+from orchestrator.selection.ties.tie_breaker import weights_bytes
+
+if TYPE_CHECKING:
+    from orchestrator.selection.config import RecallConfig
+    from orchestrator.zoo import Package
 
 
 @dataclass(frozen=True)
 class RecallPlan:
-    """Candidates and their clusters before any proxy is computed.
+    """Candidates before any proxy is computed.
 
     Attributes:
         candidates: Every model that may be chosen.
-        clustering: Clusters of the candidates with history; None when none has any.
+        clustering: Clusters of the candidates with history; None in mode default, and when none
+            has any.
         representatives: Model of a non-singleton cluster to its representative.
         unknown: Candidates without any history.
+        means: Candidate with history to its mean score.
+        open_choice: Models that proxies look at in mode default; None: those of the paper.
+        sizes: Candidate to the bytes of its weights; they order what nothing else orders.
     """
 
     candidates: tuple[str, ...]
     clustering: Clustering | None
     representatives: Mapping[str, str]
     unknown: tuple[str, ...]
+    means: Mapping[str, float] = field(default_factory=dict)
+    open_choice: tuple[str, ...] | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def to_score(self) -> tuple[str, ...]:
-        """Models to run forward on the target: representatives and models without history.
+        """Models to run forward on the target.
 
-        Singletons need no pass (Eq. 4), except in a small zoo with one larger cluster: a single
-        score cannot be compared, so singletons are scored too.
+        In the paper's mode singletons need no pass (Eq. 4), except in a small zoo with one larger
+        cluster: a single score cannot be compared, so singletons are scored too.
         """
+        if self.open_choice is not None:
+            return self.open_choice
         scored = {*self.representatives.values(), *self.unknown}
         if len(scored) == 1 and self.clustering is not None:
             scored |= set(self.clustering.models) - set(self.representatives)
@@ -61,16 +76,72 @@ class RecallPlan:
 def plan_recall(
     history: History, candidates: Sequence[str], threshold: float | None = None
 ) -> RecallPlan:
-    """Cluster the candidates that have history and name the representatives."""
-    narrowed = history.with_models(sorted(candidates))
-    finals = narrowed.curves[:, :, -1]
-    known = [bool((~np.isnan(row)).any()) for row in finals]
-    names = [model for model, measured in zip(narrowed.models, known, strict=True) if measured]
-    unknown = tuple(m for m, measured in zip(narrowed.models, known, strict=True) if not measured)
+    """Cluster the candidates that have history and name the representatives (mode paper)."""
+    narrowed, finals, known = _finals(history, candidates)
+    names = [model for model, measured in zip(narrowed, known, strict=True) if measured]
+    unknown = tuple(m for m, measured in zip(narrowed, known, strict=True) if not measured)
     if not names:
-        return RecallPlan(narrowed.models, None, {}, unknown)
+        return RecallPlan(narrowed, None, {}, unknown)
     clustering = cluster_models(names, finals[known], threshold)
-    return RecallPlan(narrowed.models, clustering, clustering.representatives(), unknown)
+    means = dict(zip(names, clustering.means.tolist(), strict=True))
+    return RecallPlan(narrowed, clustering, clustering.representatives(), unknown, means)
+
+
+def plan_open_choice(
+    history: History,
+    candidates: Sequence[str],
+    predictor: ShrunkenPredictor | None,
+    top: int,
+    sizes: Mapping[str, int] | None = None,
+) -> RecallPlan:
+    """Name the candidates that proxies look at: the best by the prior, and those without history.
+
+    Args:
+        history: Benchmark curves.
+        candidates: Every model that may be chosen.
+        predictor: Fitted on the history; None with little history: the mean score decides.
+        top: How many of the candidates with history.
+        sizes: Candidate to the bytes of its weights.
+    """
+    models, finals, known = _finals(history, candidates)
+    unknown = tuple(m for m, measured in zip(models, known, strict=True) if not measured)
+    average = np.nanmean(finals[known], axis=1) if known.any() else np.zeros(0)
+    names = [model for model, measured in zip(models, known, strict=True) if measured]
+    means = dict(zip(names, average.tolist(), strict=True))
+    order = means if predictor is None else predictor.prior()
+    best = sorted(names, key=lambda model: (-order[model], model))[:top]
+    scored = tuple(sorted({*best, *unknown}))
+    scored = scored if len(scored) > 1 else ()  # a single score cannot be compared
+    return RecallPlan(models, None, {}, unknown, means, scored, sizes or {})
+
+
+def plan_mode(
+    config: "RecallConfig",
+    history: History,
+    packages: Mapping[str, "Package"],
+    predictor: ShrunkenPredictor | None,
+    pool: int,
+) -> RecallPlan:
+    """Plan recall as `RecallConfig.mode` says, for a pool of ``pool`` candidates."""
+    if config.mode == "paper":
+        return plan_recall(history, list(packages), config.cluster_threshold)
+    top = pool if config.score_top is None else config.score_top
+    sizes = {ref: weights_bytes(package.manifest) for ref, package in packages.items()}
+    return plan_open_choice(history, list(packages), predictor, top, sizes)
+
+
+def _finals(
+    history: History, candidates: Sequence[str]
+) -> tuple[tuple[str, ...], FloatArray, BoolArray]:
+    """Sorted candidates, their final scores ``[M, N]``, and which of them have any."""
+    row_of = {model: row for row, model in enumerate(history.models)}
+    models = tuple(sorted(candidates))
+    finals = np.full((len(models), len(history.datasets)), np.nan)
+    rows = [(row, row_of[model]) for row, model in enumerate(models) if model in row_of]
+    if rows:
+        own, theirs = np.array(rows).T
+        finals[own] = history.curves[theirs, :, -1]
+    return models, finals, ~np.isnan(finals).all(axis=1)
 
 
 def recall_candidates(
@@ -91,11 +162,19 @@ def recall_candidates(
         pool: How many to recall.
     """
     if mode != "paper":
-        return keep_best(rank_default(plan, predictor, proxies), pool)
+        return keep_best(rank_default(plan, predictor, proxies), pool, plan.sizes)
     # When every candidate is recalled no proxy is computed: the mean score alone ranks.
     everyone = pool >= len(plan.candidates)
     factors = dict.fromkeys(plan.to_score, 1.0) if everyone else unit_scores(plan, proxies)
     return keep_best(rank_paper(plan, factors), pool)
+
+
+def lacks_information(
+    plan: RecallPlan, predictor: ShrunkenPredictor | None, proxies: Mapping[str, ProxyScore]
+) -> bool:
+    """Return whether neither history nor a proxy says anything about the candidates."""
+    informed = predictor is not None or len(plan.means) > 1
+    return not informed and not proxy_residuals(plan, proxies, None)
 
 
 def rank_default(
@@ -109,7 +188,7 @@ def rank_default(
     Returns:
         Model to (score, reason).
     """
-    residuals = proxy_residuals(plan, proxies, predictor.spread_between if predictor else 1.0)
+    residuals = proxy_residuals(plan, proxies, predictor)
     if predictor is None:
         return _rank_without_prior(plan, residuals)
     before = predictor.prior()
@@ -157,9 +236,12 @@ def rank_paper(
     return ranked
 
 
-def keep_best(ranked: Mapping[str, tuple[float, str]], keep: int) -> list[Recalled]:
-    """Sort by score (ties by model id) and mark the first ``keep`` models."""
-    order = sorted(ranked, key=lambda model: (-ranked[model][0], model))
+def keep_best(
+    ranked: Mapping[str, tuple[float, str]], keep: int, sizes: Mapping[str, int] | None = None
+) -> list[Recalled]:
+    """Sort by score and mark the first ``keep`` models; ties by size, then by model id."""
+    bytes_of = sizes or {}
+    order = sorted(ranked, key=lambda model: (-ranked[model][0], bytes_of.get(model, 0), model))
     return [
         Recalled(model=model, score=ranked[model][0], reason=ranked[model][1], kept=place < keep)
         for place, model in enumerate(order)
@@ -167,33 +249,30 @@ def keep_best(ranked: Mapping[str, tuple[float, str]], keep: int) -> list[Recall
 
 
 def proxy_residuals(
-    plan: RecallPlan, proxies: Mapping[str, ProxyScore], spread: float
+    plan: RecallPlan, proxies: Mapping[str, ProxyScore], predictor: ShrunkenPredictor | None
 ) -> dict[str, float]:
-    """Proxy scores as residuals of one more benchmark set, passed on to cluster members.
+    """Proxy scores as residuals of one more benchmark set, of the models that were scored.
 
     Each proxy becomes its normal score (van der Waerden) times the spread of a history residual.
-    Ranks are used because proxies of different feature widths share no scale. A proxy that is above
-    its floor for no model carries no information and is skipped.
+    Ranks are used because proxies of different feature widths share no scale. The scored models are
+    the best by the prior, so that their mean residual is the mean of their priors, not zero. A
+    proxy that is above chance for no model carries no information and is skipped; models that are
+    not above chance share its last place.
     """
-    names = sorted({name for score in proxies.values() for name in score.values})
     columns: list[dict[str, float]] = []
-    for name in names:
+    for name in sorted({name for score in proxies.values() for name in score.values}):
         column = {m: score for m, score in proxies.items() if name in score.values}
         if len(column) > 1 and says_something(column, name):
             least = min(score.values[name] for score in column.values())
-            columns.append(
-                _normal_scores(
-                    {
-                        m: s.values[name] if is_informative(s, name) else least
-                        for m, s in column.items()
-                    }
-                )
-            )
-    if not columns:
-        return {}
+            raised = {m: s.values[name] for m, s in column.items() if is_informative(s, name)}
+            columns.append(_normal_scores({m: raised.get(m, least) for m in column}))
     scored = {m: [column[m] for column in columns if m in column] for m in proxies}
-    own = {m: spread * float(np.mean(values)) for m, values in scored.items() if values}
-    return own | {m: own[r] for m, r in plan.representatives.items() if r in own}
+    spread, center = 1.0, 0.0
+    if predictor is not None:
+        prior, spread = predictor.prior(), predictor.spread_between
+        known = [prior[m] for m in proxies if m in prior and m in plan.candidates]
+        center = float(np.mean(known)) if known else 0.0
+    return {m: center + spread * float(np.mean(found)) for m, found in scored.items() if found}
 
 
 def default_pool(candidates: int, at_most: int) -> int:
@@ -203,30 +282,33 @@ def default_pool(candidates: int, at_most: int) -> int:
 
 def _normal_scores(values: Mapping[str, float]) -> dict[str, float]:
     """Van der Waerden scores; ties share their mean rank."""
-    names = sorted(values)
-    scores = np.array([values[name] for name in names])
-    below = (scores[None, :] < scores[:, None]).sum(axis=1)
-    ties = (scores[None, :] == scores[:, None]).sum(axis=1)
-    middle = (below + ties / 2) / len(names)
+    _, place, counts = np.unique(list(values.values()), return_inverse=True, return_counts=True)
+    middle = (np.cumsum(counts) - counts / 2) / len(values)
     normal = NormalDist()
-    return {name: normal.inv_cdf(float(q)) for name, q in zip(names, middle, strict=True)}
+    scores = [normal.inv_cdf(float(quantile)) for quantile in middle]
+    return {name: scores[at] for name, at in zip(values, place, strict=True)}
 
 
 def _rank_without_prior(
     plan: RecallPlan, residuals: Mapping[str, float]
 ) -> dict[str, tuple[float, str]]:
     """Proxy rank first; the mean score breaks ties (scaled below one rank)."""
-    means: dict[str, float] = {}
-    if plan.clustering is not None:
-        means = dict(zip(plan.clustering.models, plan.clustering.means.tolist(), strict=True))
-    why = f"fewer than {MIN_HISTORY_SETS} benchmark sets in the history"
-    return {
-        model: (
-            residuals.get(model, 0.0) + 1e-3 * means.get(model, 0.0),
-            f"{'proxy rank' if model in residuals else 'mean score'}: {why}",
-        )
-        for model in plan.candidates
-    }
+    average = float(np.mean(list(plan.means.values()))) if plan.means else 0.0
+    few = f"fewer than {MIN_HISTORY_SETS} benchmark sets in the history"
+    nothing = not residuals and len(plan.means) < 2
+    ranked = {}
+    for model in plan.candidates:
+        if nothing:
+            why = "no information (no history, no proxy above chance): in order of size"
+        elif model in residuals:
+            why = f"proxy rank: {few}"
+        elif model in plan.means:
+            why = f"mean score {plan.means[model]:.3f}: {few}"
+        else:
+            why = "no history and no proxy above chance: the mean of the others"
+        mean = 0.0 if nothing else plan.means.get(model, average)
+        ranked[model] = (residuals.get(model, 0.0) + 1e-3 * mean, why)
+    return ranked
 
 
 def _reason(
@@ -235,8 +317,6 @@ def _reason(
     parts = [f"expected {after[model]:+.3f} against the median model"]
     if model in plan.unknown:
         parts.append("no history: prior of the pool")
-    if model in plan.representatives and plan.representatives[model] != model:
-        parts.append(f"cluster of {plan.representatives[model]}")
     if abs(after[model] - before[model]) > 1e-9:
         parts.append(f"proxy moved it by {after[model] - before[model]:+.3f}")
     return "; ".join(parts)

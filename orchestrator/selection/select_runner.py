@@ -1,7 +1,8 @@
 """The select job on a cluster: proxies as Ray tasks, halving on Ray Tune, then a package."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from orchestrator.config import JobResult
 from orchestrator.errors import StageError
@@ -9,7 +10,7 @@ from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.halving import Bracket, replay_rows, rung_sizes
 from orchestrator.selection.outcome import publish_finalists, selection_report
 from orchestrator.selection.planning import SelectionPlan, describe_selection, plan_selection
-from orchestrator.selection.recall import recall_candidates
+from orchestrator.selection.recall import lacks_information, recall_candidates
 from orchestrator.selection.results import REPORT_NAME, ProxyScore, Recalled
 from orchestrator.selection.scores.features import ProxyPayload
 from orchestrator.selection.ties.row_scores import FOLDER as ROW_SCORES
@@ -64,13 +65,7 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
     journal = Journal(folder.path / JOURNAL_NAME)
     with session_for(config.cluster, min(config.cluster.workers, len(plan.packages))):
         plan, proxies = _scored_plan(config, plan, folder)
-        recalled = recall_candidates(
-            plan.recall,
-            {model: proxies[model] for model in plan.to_score},
-            mode=config.recall.mode,
-            predictor=plan.decider.predictor,
-            pool=plan.pool,
-        )
+        plan, recalled = _recall(plan, proxies, config.recall.mode)
         names = ", ".join(item.model for item in recalled if item.kept)
         logger.info("recalled %d of %d candidates: %s", plan.pool, len(recalled), names)
         traits = {ref: Traits.of(package) for ref, package in plan.packages.items()}
@@ -98,13 +93,38 @@ def _scored_plan(
     while True:
         broken = {m: scores[m].error for m in plan.packages if m in scores and scores[m].error}
         if broken:
-            plan = plan.without(broken, config.recall.cluster_threshold)
+            plan = plan.without(broken, config.recall)
         missing = [model for model in plan.to_score if model not in scores]
         if not missing:
             return plan, scores
         for model, score in _score_proxies(config, plan, missing):
             scores[model] = score
             folder.mark(f"proxy {model}", score.model_dump())
+
+
+def _recall(
+    plan: SelectionPlan, proxies: Mapping[str, ProxyScore], mode: str
+) -> tuple[SelectionPlan, list[Recalled]]:
+    """Recall candidates; without any information more of them, and the plan says so.
+
+    Args:
+        plan: The plan without broken candidates.
+        proxies: Scores of at least the models that it asks for.
+        mode: As in `RecallConfig`.
+    """
+    scores = {model: proxies[model] for model in plan.to_score}
+    predictor = plan.decider.predictor
+    left_out = plan.pool < len(plan.packages)
+    if mode == "default" and left_out and lacks_information(plan.recall, predictor, scores):
+        taken = "all" if plan.widest == len(plan.packages) else f"{plan.widest} of"
+        warning = (
+            f"no information: no history, and no proxy above chance; {taken} "
+            f"{len(plan.packages)} candidates are taken in order of size"
+        )
+        logger.warning("%s", warning)
+        plan = replace(plan, pool=plan.widest, warnings=(*plan.warnings, warning))
+    ranked = recall_candidates(plan.recall, scores, mode=mode, predictor=predictor, pool=plan.pool)
+    return plan, ranked
 
 
 def _score_proxies(

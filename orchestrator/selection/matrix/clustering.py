@@ -22,6 +22,13 @@ TOP_DIFFERENCES = 5
 """k of Eq. 1, the paper's choice."""
 NLP_THRESHOLD = 0.09
 """Threshold of the published code for text models."""
+MANY_MODELS, MANY_REPRESENTATIVES = 30, 5
+"""An automatic cut of so many models gives at least so many representatives."""
+MAX_CUTS = 32
+"""Cuts whose silhouettes are compared; each takes a pass over all pairs."""
+MAX_MODELS = 5000
+"""Models that are clustered at most: 200 MB for their distances."""
+ROWS_AT_ONCE = 32
 INCOMPARABLE = 1e7
 """Distance of two models with too few data sets in common: they never merge."""
 
@@ -90,16 +97,36 @@ def similarity_matrix(
     known = np.where(scores > 0, scores, np.nan) if positive_only else scores
     count = len(known)
     distance = np.full((count, count), INCOMPARABLE)
-    for row in range(count):
-        gap = np.abs(known - known[row])
-        common = (~np.isnan(gap)).sum(axis=1)
-        largest = -np.sort(-np.nan_to_num(gap, nan=-1.0), axis=1)[:, :top]
-        used = np.minimum(common, top)
-        total = np.where(largest >= 0, largest, 0.0).sum(axis=1)
-        enough = common >= max(min_common, 1)
-        distance[row] = np.where(enough, total / np.maximum(used, 1), INCOMPARABLE)
+    for first in range(0, count, ROWS_AT_ONCE):
+        rows = slice(first, first + ROWS_AT_ONCE)
+        largest, common = _largest_differences(known[rows], known, min(top, known.shape[1]))
+        total = np.where(largest >= 0, largest, 0.0).sum(axis=0)
+        used = np.clip(common, 1, top)
+        distance[rows] = np.where(common >= max(min_common, 1), total / used, INCOMPARABLE)
     np.fill_diagonal(distance, 0.0)
     return 1.0 - distance
+
+
+def _largest_differences(
+    some: FloatArray, everyone: FloatArray, top: int
+) -> tuple[FloatArray, IntArray]:
+    """The ``top`` largest differences ``[top, R, M]``, -1 where missing, and the common cells.
+
+    One data set at a time is sorted into the differences so far: a full sort of ``[R, M, N]`` takes
+    several times as long and N times the memory.
+    """
+    largest = np.full((top, len(some), len(everyone)), -1.0)
+    common = np.zeros(largest.shape[1:], dtype=np.int64)
+    for one, two in zip(some.T, everyone.T, strict=True):
+        gap = np.abs(one[:, None] - two[None, :])
+        missing = np.isnan(gap)
+        common += ~missing
+        gap[missing] = -1.0
+        for place in largest:
+            smaller = np.minimum(place, gap)
+            np.maximum(place, gap, out=place)
+            gap = smaller
+    return largest, common
 
 
 def cluster_models(
@@ -118,7 +145,7 @@ def cluster_models(
         similarity: ``[M, M]``, default `similarity_matrix` of ``scores``.
 
     Raises:
-        InputError: No models, or a model without any score.
+        InputError: No models, more than `MAX_MODELS`, or a model without any score.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
@@ -126,6 +153,11 @@ def cluster_models(
     empty = [m for m, row in zip(models, scores, strict=True) if np.isnan(row).all()]
     if not models or empty:
         raise InputError(f"clustering: no scores for {', '.join(empty) or 'any model'}.")
+    if len(models) > MAX_MODELS:
+        raise InputError(
+            f"clustering: {len(models)} models; the distances of more than {MAX_MODELS} fill the "
+            "memory. Use recall.mode=default, which needs no clusters."
+        )
     similar = similarity_matrix(scores) if similarity is None else similarity
     means = np.nanmean(scores, axis=1)
     if len(models) == 1:
@@ -141,20 +173,33 @@ def cluster_models(
 def _best_cut(tree: FloatArray, distance: FloatArray) -> float:
     """The merge height whose partition (2..M-1 clusters) has the best silhouette.
 
-    Partitions with at least two non-singleton clusters are preferred: with fewer representatives
-    recall has nothing to compare. Two models have no such partition: the paper's text threshold
-    decides.
+    Only partitions with enough representatives count: `MANY_REPRESENTATIVES` of `MANY_MODELS` or
+    more, else 2; with fewer, recall has nothing to compare. A tree without such a partition has no
+    automatic cut, and two models have no partition: the paper's text threshold decides.
     """
     from scipy.cluster.hierarchy import fcluster
 
-    if len(distance) == 2:
-        return NLP_THRESHOLD
-    scored = []
-    for height in sorted({float(h) for h in tree[:-1, 2] if h < INCOMPARABLE / 2}):
-        labels = _relabel(fcluster(tree, height, criterion="distance"))
-        several = int((np.bincount(labels) > 1).sum())
-        scored.append((several >= 2, _silhouette(distance, labels), -height))
-    return -max(scored)[2] if scored else NLP_THRESHOLD
+    models = len(distance)
+    needed = MANY_REPRESENTATIVES if models >= MANY_MODELS else 2
+    several = _clusters_of_several(tree)
+    heights = [h for h, count in several.items() if h < INCOMPARABLE / 2 and count >= needed]
+    if models < MANY_MODELS and not heights:
+        heights = [h for h in several if h < INCOMPARABLE / 2]
+    step = max(1, -(-len(heights) // MAX_CUTS))
+    scored = [
+        (_silhouette(distance, _relabel(fcluster(tree, height, criterion="distance"))), -height)
+        for height in sorted(heights)[::step]
+    ]
+    return -max(scored)[1] if scored and models > 2 else NLP_THRESHOLD
+
+
+def _clusters_of_several(tree: FloatArray) -> dict[float, int]:
+    """Merge height, the last one left out, to the clusters of several models at that height."""
+    leaves, several, found = len(tree) + 1, 0, dict[float, int]()
+    for one, two, height, _ in tree[:-1]:
+        several += 1 - int(one >= leaves) - int(two >= leaves)
+        found[float(height)] = several
+    return found
 
 
 def _silhouette(distance: FloatArray, labels: IntArray) -> float:

@@ -26,6 +26,7 @@ from orchestrator.storage import sha256_bytes
 
 if TYPE_CHECKING:
     from orchestrator.zoo import Package
+    from orchestrator.zoo.manifest import Manifest
 
 LICENSES = (
     r"(mit|apache-2\.0|bsd-.*|isc|unlicense|cc0-1\.0|cc-by-\d\.\d|zlib|0bsd)",
@@ -68,9 +69,7 @@ class Traits:
     def of(cls, package: "Package") -> "Traits":
         """Read the traits of a package from its manifest."""
         manifest = package.manifest
-        stored = (".safetensors", ".onnx")
-        weights = sum(e.bytes for name, e in manifest.files.items() if name.endswith(stored))
-        return cls(weights or manifest.total_bytes, manifest.licence, content_digest(package))
+        return cls(weights_bytes(manifest), manifest.licence, content_digest(package))
 
     def order(self, prefer: Iterable[str]) -> tuple[float, ...]:
         """Return the sort key of an order of preference; smaller is preferred."""
@@ -152,6 +151,13 @@ class TieBreaker:
     def _copies(self, winner: str) -> list[str]:
         content = self.traits[winner].content if winner in self.traits else None
         return sorted(m for m, t in self.traits.items() if t.content == content and m != winner)
+
+
+def weights_bytes(manifest: "Manifest") -> int:
+    """Bytes of the weights of a package; of all its files where it names no weights."""
+    stored = (".safetensors", ".onnx")
+    weights = sum(e.bytes for name, e in manifest.files.items() if name.endswith(stored))
+    return weights or manifest.total_bytes
 
 
 def content_digest(package: "Package") -> str:

@@ -2,7 +2,11 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InputError
-from orchestrator.selection.matrix.clustering import cluster_models, similarity_matrix
+from orchestrator.selection.matrix.clustering import (
+    NLP_THRESHOLD,
+    cluster_models,
+    similarity_matrix,
+)
 
 
 def test_similarity_is_one_minus_the_mean_of_the_largest_differences():
@@ -57,3 +61,24 @@ def test_one_model_and_no_scores():
     assert cluster_models(["a"], np.array([[0.5]])).clusters() == [("a",)]
     with pytest.raises(InputError, match="no scores for b"):
         cluster_models(["a", "b"], np.array([[0.5], [np.nan]]))
+
+
+@pytest.mark.parametrize("models", [30, 45, 80])
+def test_an_automatic_cut_of_many_models_has_five_representatives(models):
+    """One model far from two dense groups: the best silhouette alone gives two clusters."""
+    rng = np.random.default_rng(models)
+    centers = np.where(np.arange(models)[:, None] % 2, 0.3, 0.8)
+    scores = centers + rng.normal(0, 0.01, (models, 8))
+    found = cluster_models([f"m{i:02d}" for i in range(models)], scores)
+    assert len(set(found.representatives().values())) >= 5
+
+
+def test_a_chain_of_models_has_no_automatic_cut():
+    """Every partition of a chain has one cluster of several models: the cut is dropped."""
+    scores = (3.0 ** -np.arange(40))[:, None].repeat(3, axis=1)
+    assert cluster_models([f"m{i:02d}" for i in range(40)], scores).threshold == NLP_THRESHOLD
+
+
+def test_more_models_than_fit_the_memory_are_refused():
+    with pytest.raises(InputError, match="mode=default"):
+        cluster_models([str(i) for i in range(5001)], np.zeros((5001, 1)))

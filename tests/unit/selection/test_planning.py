@@ -12,6 +12,7 @@ from orchestrator.selection.benchmark_runner import (
     plan_benchmark,
 )
 from orchestrator.selection.candidates import dataset_facts, protocol_of, resolve_packages
+from orchestrator.selection.config import RecallConfig
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.matrix.facts import ModelFacts
 from orchestrator.selection.matrix.files import write_matrix
@@ -173,15 +174,15 @@ def test_candidates_that_cannot_be_trained_are_named_before_anything_is_loaded(t
         describe_selection(missing)
 
 
-def test_a_broken_candidate_leaves_the_plan_and_its_cluster_gets_another_head(world, matrix):
+def test_a_broken_candidate_leaves_the_plan_and_the_next_one_is_looked_at(world, matrix):
     plan = plan_selection(select_job(world))
     broken = plan.to_score[0]
-    rest = plan.without({broken: "the features are not finite"}, None)
+    rest = plan.without({broken: "the features are not finite"}, RecallConfig())
     assert broken not in {*rest.packages, *rest.to_score, *rest.recall.candidates}
     assert rest.pool == plan.pool
     assert rest.failed == {broken: "the features are not finite"}
     with pytest.raises(StageError, match="every candidate failed"):
-        plan.without(dict.fromkeys(plan.packages, "is broken"), None)
+        plan.without(dict.fromkeys(plan.packages, "is broken"), RecallConfig())
 
 
 def test_policies_fall_back_with_little_history(world, matrix):
