@@ -30,7 +30,7 @@ from orchestrator.storage.uris import local_path
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import Event, StepHung, StoreSlow
-from orchestrator.training.worker_context import Beside, Found
+from orchestrator.training.worker_context import Beside, Found, StoredState
 
 logger = logging.getLogger(__name__)
 
@@ -264,12 +264,19 @@ class Worker:
         pending.settle(self)
         return pending.final
 
-    def latest_checkpoint(self) -> Checkpoint | None:
+    def latest_checkpoint(
+        self, require: Callable[[StoredState], None] | None = None
+    ) -> Checkpoint | None:
         """Return the newest checkpoint whose files are all intact, or None; collective.
 
         Damaged ones are passed over with a warning in the log and an event to the driver.
+
+        Args:
+            require: Verifies what a checkpoint needs beside its own files; collective.
         """
-        return self.checkpoints.latest(self)
+        if require is None:
+            return self.checkpoints.latest(self)
+        return self.checkpoints.latest(self, require)
 
     @property
     def checkpoints(self) -> CheckpointFolder:

@@ -30,7 +30,7 @@ from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import BUILDING, Measurement, Metrics, Status, loading
 from orchestrator.training.history import History
 from orchestrator.training.loop import Hooks, TrainResult, train
-from orchestrator.training.worker_context import WorkerContext
+from orchestrator.training.worker_context import StoredState, WorkerContext
 from orchestrator.zoo import Zoo
 
 STREAM_FOLDER = "stream"
@@ -105,7 +105,13 @@ class Learner:
             part.before_task(task)
         step = ContinualStep(parts, self.config.train.max_grad_norm)
         session = _Session(task, step, CurveParts(self.context))
-        found = self.context.latest_checkpoint()
+
+        def require(found: StoredState) -> None:
+            state = found.read(UnitState)
+            if state.unit == unit.index:  # the curves of finished units are no longer in parts
+                session.curves.require(state.curves)
+
+        found = self.context.latest_checkpoint(require)
         state = None if found is None else found.read(UnitState)
         if found is not None and state is not None and state.unit == unit.index:
             self.context.emit(loading(state.step))

@@ -197,7 +197,9 @@ class _Run:
 
     def _resume(self) -> int:
         """Load the newest intact checkpoint and return its step."""
-        checkpoint = self.context.latest_checkpoint()
+        checkpoint = self.context.latest_checkpoint(
+            lambda found: self.curves.require(found.read(RunState).curves)
+        )
         if checkpoint is None:
             self.curves.resume(None)
             return 0

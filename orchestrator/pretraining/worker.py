@@ -89,12 +89,12 @@ class _Run:
         self.config = config = inputs.config
         weights = {target.name: target.weight for target in inputs.model.target}
         context.emit(Status(message=BUILDING))
-        self.found = context.latest_checkpoint()
+        self.history, self.curves = History(), CurveParts(context)
+        self.found = context.latest_checkpoint(self._require_curves)
         model, values = first_model(inputs, job.start, self.found)
         self.engine: Engine = context.build_engine(
             model, config.train.optimizer, config.engine, weights, values
         )
-        self.history, self.curves = History(), CurveParts(context)
         self.before_s = 0.0
         """Seconds that earlier parts of a resumed run took."""
         self.resumed = ""
@@ -188,11 +188,16 @@ class _Run:
         self.resumed = resumed_at(checkpoint, self.context.world, self.inputs.model)
         return checkpoint.step
 
+    def _require_curves(self, checkpoint: StoredState) -> None:
+        """Pass over a checkpoint whose curves are damaged; see `latest_checkpoint`."""
+        self.curves.require(checkpoint.read(RunState).curves)
+
     def _go_back(self, error: NonFiniteError) -> int:
         """Return to the last checkpoint, and from there on read other samples."""
         jumps, samples = self.detour.jumps, self.detour.samples(error.first)
         again = len(jumps) < self.config.train.max_rollbacks
-        first = self._resume(self.context.latest_checkpoint()) if again else None
+        found = self.context.latest_checkpoint(self._require_curves) if again else None
+        first = self._resume(found)
         if first is None:
             raise StageError(
                 f"{error}. Step {error.first} was the first of them; it read samples {samples}"

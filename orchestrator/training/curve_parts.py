@@ -43,6 +43,26 @@ class CurveParts:
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
         self._position = START
+        self._checked: tuple[CurvePosition, dict[str, bytes]] | None = None
+
+    def require(self, position: CurvePosition | None) -> None:
+        """Verify the parts before a position, so that an older checkpoint can be taken; collective.
+
+        Raises:
+            IntegrityError: One is missing or damaged; the same on every rank.
+        """
+
+        def read() -> str | None:
+            try:
+                self._checked = position or START, self._parts(position or START)
+            except IntegrityError as error:
+                return str(error)
+            return None
+
+        problem = self._context.on_rank_zero(read)
+        told = self._context.first_bytes(None if problem is None else problem.encode())
+        if told is not None:
+            raise IntegrityError(told.decode())
 
     def resume(
         self, position: CurvePosition | None, rows: Sequence[HistoryRow] = ()
@@ -97,8 +117,10 @@ class CurveParts:
         """Return the rows before the position as one part, or what is wrong; on rank 0."""
         store = self._context.store
         there = store.files(CURVES)
+        (checked, parts), self._checked = self._checked or (None, {}), None
         try:
-            parts = read_parts(store, self._position) if there else {}
+            if checked != self._position:
+                parts = self._parts(self._position)
         except IntegrityError as error:
             return None, str(error)
         self._context.require_claim()
@@ -110,6 +132,15 @@ class CurveParts:
         import pyarrow as pa
 
         return _encode(pa.concat_tables(map(_parse, parts.values())), ""), None
+
+    def _parts(self, position: CurvePosition) -> dict[str, bytes]:
+        """Return the parts before a position; none where the folder is empty.
+
+        Raises:
+            IntegrityError: One is missing or damaged.
+        """
+        store = self._context.store
+        return read_parts(store, position) if store.files(CURVES) else {}
 
 
 def read_parts(store: Store, position: CurvePosition) -> dict[str, bytes]:

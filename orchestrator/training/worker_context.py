@@ -192,8 +192,15 @@ class WorkerContext(Protocol):
         """Wait until the checkpoint that was begun is committed; collective."""
         ...
 
-    def latest_checkpoint(self) -> StoredState | None:
-        """Return the newest intact checkpoint; collective."""
+    def latest_checkpoint(
+        self, require: Callable[[StoredState], None] | None = None
+    ) -> StoredState | None:
+        """Return the newest intact checkpoint; collective.
+
+        Args:
+            require: Verifies what a checkpoint needs beside its own files; collective. It raises
+                IntegrityError on every rank where that is damaged; the one before is taken then.
+        """
         ...
 
     def broadcast_from_rank_zero(self, value: int) -> int:

@@ -40,7 +40,7 @@ from orchestrator.storage.disk_failures import explained
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.engines.state_index import INDEX, RankPart, write_index
 from orchestrator.training.events import CheckpointDamaged
-from orchestrator.training.worker_context import WorkerContext
+from orchestrator.training.worker_context import StoredState, WorkerContext
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,11 @@ BYTES_PER_ELEMENT = 12
 """Estimate for the first checkpoint: an fp32 weight and two moments."""
 NONE_THERE = -1
 """Agreed on by all ranks in place of a step."""
+Require = Callable[[StoredState], None]
+
+
+def _nothing_more(_: StoredState) -> None:
+    """A checkpoint is whole when its own files are."""
 
 
 class CheckpointFolder:
@@ -155,15 +160,19 @@ class CheckpointFolder:
         elements = sum(shard.master.numel() for shard in engine.shards())
         return elements * ranks * BYTES_PER_ELEMENT
 
-    def latest(self, group: WorkerContext) -> Checkpoint | None:
+    def latest(self, group: WorkerContext, require: Require = _nothing_more) -> Checkpoint | None:
         """Return the newest checkpoint that verifies; collective.
+
+        Args:
+            group: The ranks.
+            require: See `newest_valid`.
 
         Raises:
             IntegrityError: There are some, and all are damaged (on every rank). Beginning anew, as
                 without any, would remove what may still be restored.
             StageError: The storage fails.
         """
-        found = self.newest_valid(group)
+        found = self.newest_valid(group, require)
         if found is None and group.broadcast_from_rank_zero(int(bool(self.steps()))):
             raise IntegrityError(
                 f"{self.where}: no checkpoint is whole, see the messages before this one. Restore "
@@ -171,8 +180,15 @@ class CheckpointFolder:
             )
         return found
 
-    def newest_valid(self, group: WorkerContext) -> Checkpoint | None:
+    def newest_valid(
+        self, group: WorkerContext, require: Require = _nothing_more
+    ) -> Checkpoint | None:
         """Verify from the newest on; damaged ones are reported and passed over; collective.
+
+        Args:
+            group: The ranks.
+            require: Verifies what a checkpoint needs beside its own files; collective. It raises
+                IntegrityError on every rank where that is damaged.
 
         Raises:
             StageError: The storage fails.
@@ -190,7 +206,9 @@ class CheckpointFolder:
             if step == NONE_THERE:
                 return None
             try:
-                return verify_together(self._source(step), group)
+                found = verify_together(self._source(step), group)
+                require(found)
+                return found
             except IntegrityError as error:
                 if group.rank == 0:
                     logger.warning("passing over a damaged checkpoint: %s", error)

@@ -55,8 +55,8 @@ def test_a_run_that_gets_no_better_ends_with_its_best_weights(alone, make_job, t
 def test_damaged_best_weights_do_not_cost_the_last_ones(alone, make_job, tmp_path, monkeypatch):
     whole = CheckpointFolder.newest_valid
 
-    def none_of_the_best(folder, group):
-        return None if BEST in folder.root.parts else whole(folder, group)
+    def none_of_the_best(folder, group, require):
+        return None if BEST in folder.root.parts else whole(folder, group, require)
 
     monkeypatch.setattr(CheckpointFolder, "newest_valid", none_of_the_best)
     folder = tmp_path / "early"

@@ -92,6 +92,28 @@ def test_a_stopped_and_continued_run_is_the_run_that_was_never_stopped(
     )
 
 
+def test_a_damaged_part_of_the_curves_costs_one_checkpoint_and_no_step(
+    finished, alone, make_job, tmp_path
+):
+    folder = tmp_path / "curves-damaged"
+    job, worker = make_job(run_dir=folder), alone.within(folder)
+    alone.events.clear()
+    alone.stop_after.append(3)
+    pretrain(worker, job)
+    alone.events.clear()
+    alone.stop_after.clear()
+    last = sorted((folder / "curves").iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:-1])
+    pretrain(worker, job)
+    (damage,) = (each for each in alone.events if isinstance(each, CheckpointDamaged))
+    assert last.name in damage.message
+    assert steps_of(alone.events, "train") == [3, 4, 5, 6]
+    assert weights(folder / EXPORT) == weights(finished[0])
+    history = pd.read_parquet(folder / EXPORT / "history.parquet")
+    losses = history[(history.metric == "loss") & (history.split == "train")]
+    assert losses.step.tolist() == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_finished_run_is_not_trained_again(finished, alone, make_job, tmp_path):
     folder = tmp_path / "whole"
     alone.events.clear()

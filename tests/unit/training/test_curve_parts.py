@@ -103,6 +103,44 @@ def test_a_damaged_part_is_named_and_nothing_is_removed(ctx, part, damage):
     assert files(ctx) == before
 
 
+DAMAGES = {
+    "deleted": lambda path: path.unlink(),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "one bit": lambda path: path.write_bytes(
+        (content := path.read_bytes())[:9] + bytes([content[9] ^ 1]) + content[10:]
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_part_costs_the_checkpoints_after_it_alone(ctx, notes, damage):
+    """As a damaged file of the checkpoint itself: the one before is taken, which says so."""
+    parts, logged = CurveParts(ctx), []
+    for step in (1, 2):
+        logged += rows(3 * step, 3 * step + 3)
+        position, store = parts.extend(logged)
+        state = AnyState(curves=position.model_dump())
+        ctx.commit_checkpoint(step, StubEngine(str(step)), state, store)
+
+    def require(found):
+        again.require(CurvePosition.model_validate(found.extra["curves"]))
+
+    again, name = CurveParts(ctx), files(ctx)[1]
+    assert ctx.latest_checkpoint(require).step == 2
+    DAMAGES[damage](ctx.run_dir / CURVES / name)
+    found = ctx.latest_checkpoint(require)
+    assert found.step == 1
+    assert name in notes.events[-1].message
+    kept = again.resume(CurvePosition.model_validate(found.extra["curves"]))
+    assert kept == rows(3, 6)
+    assert len(files(ctx)) == 1
+    first = ctx.run_dir / CURVES / files(ctx)[0]
+    first.write_bytes(b"?")
+    with pytest.raises(IntegrityError, match="no checkpoint is whole"):
+        ctx.latest_checkpoint(require)
+    assert first.exists()
+
+
 def test_without_the_folder_a_run_goes_on_and_says_so(ctx, notes):
     position = CurvePosition(rows=3, last="part-0000000000-00.parquet")
     parts = CurveParts(ctx)
