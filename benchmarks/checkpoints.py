@@ -292,6 +292,23 @@ def curves() -> dict[str, float]:
     }
 
 
+def goals(rows: Sequence[Row]) -> list[str]:
+    """Return what was aimed at and what was reached; the worst layout counts."""
+    found = {
+        "files that a rank opens to resume on as many ranks": (max(r.files for r in rows), 3),
+        "files on three quarters of the ranks": (max(r.files_fewer for r in rows), 3),
+        "bytes of the files on as many ranks ÷ an equal share": (max(r.share for r in rows), 1.1),
+    }
+    return [
+        "",
+        *(
+            f"- {what}: {figure:.3g}; goal ≤ {limit}: "
+            f"{'reached' if figure <= limit else '**missed**'}"
+            for what, (figure, limit) in found.items()
+        ),
+    ]
+
+
 def page(rows: Sequence[Row], rate: float, curve: dict[str, float]) -> str:
     """Return the figures as a page."""
     lines = [HEAD.format(machine=platform.machine(), torch=torch.__version__)]
@@ -302,6 +319,7 @@ def page(rows: Sequence[Row], rate: float, curve: dict[str, float]) -> str:
             f"| {row.resume_s:.3f} | {row.files_fewer} | {row.share_fewer:.2f} "
             f"| {row.resume_fewer_s:.3f} | {row.ranks + 1:,} | {row.resume_before_s:.2f} |"
         )
+    lines += goals(rows)
     lines.append(HASHING.format(rate=rate / 1e9))
     for name, parameters in (("7 B", 7e9), ("70 B", 70e9)):
         size = parameters * BYTES_PER_PARAMETER

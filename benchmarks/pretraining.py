@@ -195,8 +195,8 @@ def report(options: argparse.Namespace) -> str:
         f"--steps {options.steps}`",
         "",
         f"BERT of {given['parameters'] / 1e6:.1f} M parameters ({LAYERS} layers of {WIDTH}), "
-        f"batches of {BATCH} × {LENGTH} tokens, fp32, one thread per process. What is compared, "
-        "and how: the first lines of the script.",
+        f"batches of {BATCH} × {LENGTH} tokens, fp32, one thread per process. The first lines of "
+        "the script say what is compared, and how.",
         "",
     ]
     goal_lines = [] if options.only else goals(runners, options.steps, starts)

