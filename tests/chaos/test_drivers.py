@@ -20,7 +20,7 @@ from tests.support.ray import started_head
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "jobs" / "configs" / "pretrain_bert_nano.yaml"
 STEPS, EVERY = 60, 5
-GONE_DEADLINE_S = 15
+GONE_DEADLINE_S, DEADLINE_S = 60, 900
 DAMAGE = {"cut": b'{"ray_version": "2.6', "empty": b"", "foreign": b'{"ray_version": "9.9.9"}'}
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
@@ -51,14 +51,14 @@ class Job:
             )
 
     def run_to_the_end(self):
-        assert self.start().wait(timeout=300) == 0, self.log.read_text()[-6000:]
+        assert self.start().wait(timeout=DEADLINE_S) == 0, self.log.read_text()[-6000:]
 
     def newest(self):
         found = [p for p in self.run.glob("checkpoints/step-*") if ".tmp-" not in p.name]
         return max((int(p.name.removeprefix("step-")) for p in found), default=0)
 
     def wait_for(self, step, process):
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + DEADLINE_S
         while self.newest() < step:
             assert process.poll() is None, self.log.read_text()[-6000:]
             assert time.monotonic() < deadline, self.log.read_text()[-6000:]
@@ -70,15 +70,16 @@ class Job:
         assert found.step.tolist() == list(range(1, STEPS + 1))  # each step counts once
         return found.value.tolist()
 
-    def damage_rays_records(self):
-        """Leave files that Ray Train could not start from; returns the folders."""
-        folders = [*self.run.glob(f"{RAY_STORAGE}*")]
-        for folder in folders:
-            names = {file.parent for file in folder.rglob("*") if file.is_file()} | {folder / "x"}
-            for place in names:
-                place.mkdir(parents=True, exist_ok=True)
-                (place / SNAPSHOT).write_bytes(DAMAGE["cut"])
-        return folders
+
+def damage_rays_records(root, kind):
+    """Leave files below a folder that Ray Train could not start from; returns Ray's folders."""
+    folders = [*root.rglob(f"{RAY_STORAGE}*")]
+    for folder in folders:
+        names = {file.parent for file in folder.rglob("*") if file.is_file()} | {folder / "x"}
+        for place in names:
+            place.mkdir(parents=True, exist_ok=True)
+            (place / SNAPSHOT).write_bytes(DAMAGE[kind])
+    return folders
 
 
 def environment(**more):
@@ -87,6 +88,11 @@ def environment(**more):
 
 def family(pid):
     return [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
+
+
+def trainers_of(processes):
+    """Those of the processes that train."""
+    return [each for each in processes if "TrainWorker" in " ".join(each.cmdline())]
 
 
 def alive(process):
@@ -110,7 +116,7 @@ def test_a_killed_driver_goes_on_and_repeats_nothing_it_had_finished(quiet, tmp_
     process = job.start()
     job.wait_for(4 * EVERY, process)
     owned = family(process.pid)
-    trainers = [each for each in owned if "TrainWorker" in " ".join(each.cmdline())]
+    trainers = trainers_of(owned)
     process.kill()
     process.wait(30)
     assert trainers, "no process is called a training worker"
@@ -123,7 +129,8 @@ def test_a_killed_driver_goes_on_and_repeats_nothing_it_had_finished(quiet, tmp_
             each.kill()
     committed = job.newest()
     corpora = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/corpora/*")}
-    assert job.damage_rays_records(), "row 13: records of Ray Train that a killed driver leaves"
+    left = damage_rays_records(job.run, "cut")
+    assert left, "row 13: records of Ray Train that a killed driver leaves"
 
     job.run_to_the_end()
     assert job.losses() == quiet  # bit for bit
@@ -146,7 +153,7 @@ def test_a_run_goes_on_in_a_new_cluster_after_the_head_was_killed(quiet, tmp_pat
         for each in family(head.pid):
             each.kill()
         killed = time.monotonic()
-        code = process.wait(timeout=240)
+        code = process.wait(timeout=DEADLINE_S)
         print(f"the driver ended with {code} after {time.monotonic() - killed:.1f} s")
         assert code != 0
     committed = job.newest()

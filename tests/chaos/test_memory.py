@@ -75,21 +75,23 @@ ENGINES = {
     "tensor": {"type": "fsdp2", "tensor_parallel": 2},
     "sequence": {"type": "fsdp2", "tensor_parallel": 2, "sequence_parallel": True},
 }
-FROZEN = ["encoder.layers.[0-1]"]
+FORMS = {name: (name, 1, []) for name in ENGINES} | {
+    "zero2-frozen": ("zero2", 2, ["encoder.layers.[0-1]"])
+}
+"""Engine, micro-batches of a step, frozen parameters."""
+CASES = [
+    (form, model, (2, 4)[(row + column) % 2])
+    for row, form in enumerate(FORMS)
+    for column, model in enumerate(MODELS)
+]
+"""All pairs of two of them: each form with each model, both with two and with four workers."""
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's memory peaks")
-@pytest.mark.parametrize("workers", [2, 4])
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(
-    ("engine", "micro", "frozen"),
-    [
-        *((engine, 1, []) for engine in ENGINES),
-        ("zero2", 2, FROZEN),
-    ],
-)
-def test_workers_take_what_was_estimated(model, engine, micro, frozen, workers):
+@pytest.mark.parametrize(("form", "model", "workers"), CASES)
+def test_workers_take_what_was_estimated(form, model, workers):
     raw, batch, length = MODELS[model]
+    engine, micro, frozen = FORMS[form]
     config = validate_config(ModelConfig, raw, "test")
     settings = EngineConfig(**ENGINES[engine])
     if settings.precision != "fp32":  # products take minutes where there are no instructions for it

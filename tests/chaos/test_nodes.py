@@ -16,11 +16,11 @@ from tests.support.hosts import (
     start_node,
     start_ray,
 )
-from tests.support.steady import Run, undisturbed
+from tests.support.steady import WAIT_S, Run, undisturbed
 
 EVERY, PAUSE_S = 5, 0.1
 WRITING = 5  # steps that may be done while the checkpoint before them is being written
-LOSS_DEADLINE_S, JOIN_DEADLINE_S = 120, 120
+LOSS_DEADLINE_S, JOIN_DEADLINE_S = 400, 400
 CUT_S = 10.0
 
 pytestmark = [pytest.mark.chaos, pytest.mark.root]
@@ -64,7 +64,7 @@ class Driver:
         command = (sys.executable, "-m", "tests.support.steady", *overrides)
         self.process = cluster.head.start(*command, log=self.log, cwd=ROOT)
 
-    def wait(self, condition, seconds=240):
+    def wait(self, condition, seconds=WAIT_S):
         def alive():
             assert self.process.poll() is None, self.log.read_text()[-6000:]
 
@@ -73,7 +73,7 @@ class Driver:
     def finish(self):
         """Let the run end; returns the last row, after a check against the quiet training."""
         end = self.run.finish()
-        assert self.process.wait(timeout=240) == 3, self.log.read_text()[-6000:]  # told to end
+        assert self.process.wait(timeout=WAIT_S) == 3, self.log.read_text()[-6000:]  # told to end
         pairs = zip(self.run.losses(), undisturbed(self.folder, end), strict=True)
         assert all(math.isclose(a, b, rel_tol=1e-4) for a, b in pairs)
         return self.run.last()

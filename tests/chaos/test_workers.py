@@ -14,7 +14,7 @@ KILLS = int(os.environ.get("CHAOS_KILLS", "5"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 EVERY, PAUSE_S = 5, 0.05
 WRITING = 5  # steps that may be done while the checkpoint before them is being written
-RECOVERY_DEADLINE_S = 120
+RECOVERY_DEADLINE_S = 400
 
 pytestmark = pytest.mark.chaos
 

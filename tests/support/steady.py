@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "jobs" / "configs" / "pretrain_bert_nano.yaml"
 WORKER = "tests.support.steady:pretrain_all"
 FINISH, STEPS, PAUSE = "finish", "steps.jsonl", "pause"
-WAIT_S = 240
+WAIT_S = 600
 TINY = (
     *("data.max_documents=100", "data.tokenizer.vocab_size=400", "model.hidden_size=32"),
     *("model.encoder.num_layers=1", "model.encoder.num_heads=2"),
