@@ -245,9 +245,8 @@ class SelectionReport(StrictModel):
     def figures(self) -> dict[str, JsonValue]:
         """The figures that fit one JSON line and a manifest."""
         names = {"winner", "test_accuracy", "validation_accuracy", "majority_accuracy", "policy"}
-        return {**self.model_dump(include=names), **self.ledger.totals()}
         failed = {row.model: row.reason for row in self.ranking if row.status == "failed"}
-        figures = {**self.model_dump(include=names), **self.ledger.model_dump()}
+        figures = {**self.model_dump(include=names), **self.ledger.totals()}
         return figures | ({"failed": failed} if failed else {})
 
 

@@ -201,6 +201,7 @@ def _halve(
             state=str(state_folder(journal.path.parent, model)),
             start=bracket.rung - 1,
             keep_package=True,
+            row_scores=str((journal.path.parent / ROW_SCORES).absolute()),
         )
         for model in bracket.pool
         if model not in bracket.failures

@@ -17,6 +17,7 @@ from orchestrator.config import StrictModel
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
 from orchestrator.selection.results import EpochResult
+from orchestrator.selection.ties.row_scores import row_scores, write_row_scores
 from orchestrator.selection.trials.failures import reason_of, repeats
 from orchestrator.storage import staged, verify_folder
 from orchestrator.training.config import FineTuneConfig
@@ -57,6 +58,8 @@ class TrialPayload(StrictModel):
     """GPUs that are reserved for the trial."""
     keep_package: bool = False
     """Write the files of a package after the last epoch."""
+    row_scores: str = ""
+    """Folder of the scores per validation row; empty: they are not written."""
 
 
 class FineTuneTrial:
@@ -119,6 +122,7 @@ class FineTuneTrial:
         steps_before, rung = tuner.steps_done, len(rows) + 1
         tuner.train_epoch()
         measured = tuner.evaluate("validation")
+        self._write_row_scores(tuner, rung)
         test = tuner.evaluate("test")["accuracy"] if rung == self._epochs else None
         return EpochResult(
             trial=self._payload.trial,
@@ -161,6 +165,14 @@ class FineTuneTrial:
         )
         _require_finite(tuner.model)
         return tuner
+
+    def _write_row_scores(self, tuner: "FineTuner", rung: int) -> None:
+        """Write which validation rows are right, before the epoch is committed."""
+        if self._payload.row_scores:
+            task, rows = tuner.tasks[tuner.head], tuner.data.rows("validation", 0)
+            statistics = task.statistics(rows, tuner.answers("validation"))[task.primary.name]
+            scores = row_scores(task.primary, statistics)
+            write_row_scores(Path(self._payload.row_scores), self._payload.trial, rung, scores)
 
     def _commit(self, tuner: "FineTuner", rows: Sequence[EpochResult]) -> None:
         """Commit state and rows together, without what the next epoch cannot need."""

@@ -10,6 +10,7 @@ from orchestrator.selection.scores.features import (
     score_package,
     try_package,
 )
+from orchestrator.selection.ties.row_scores import read_row_scores
 from orchestrator.selection.trials import fine_tuning
 from orchestrator.selection.trials.fine_tuning import FineTuneTrial, TrialPayload, committed_rows
 from orchestrator.zoo import Zoo
@@ -144,3 +145,13 @@ def test_a_trained_head_gives_source_probabilities(world, tmp_path):
     assert probabilities.shape == (len(task.validation), 3)
     assert probabilities.sum(axis=1) == pytest.approx(1.0)
     assert len(features) == len(task.validation)
+
+
+def test_scores_per_row_are_the_validation_score(world, tmp_path):
+    trial = FineTuneTrial(payload(world, tmp_path / "state", row_scores=str(tmp_path / "correct")))
+    results = [trial.step(), trial.step()]
+    task = load_task(DatasetSpec(**spec(world, TARGET)))
+    for row in results:
+        right = read_row_scores(tmp_path / "correct", "bert/v0001", row.rung)
+        assert len(right) == len(task.validation)
+        assert right.mean() == pytest.approx(row.validation, abs=1e-6)
