@@ -121,7 +121,7 @@ JOBS: dict[str, Job] = {
         "SelectConfig",
         "zoo + matrix + target data → fine-tuned package",
         "select_runner",
-        subcommands={"replay": "orchestrator.selection.replay"},
+        subcommands={"replay": "orchestrator.selection.replay.cli"},
     ),
     "continual": Job.of("continual", "ContinualConfig", "package + task stream → package"),
     "evaluate": Job.of(

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +88,7 @@ def selection_report(
         majority_accuracy=task.majority_accuracy,
         policy=plan.decider.name,
         tied_with_winner=tied,
-        ranking=_ranking(bracket, recalled, plan.failed),
+        ranking=_ranking(bracket, recalled, plan.failed, plan.tagged),
         bracket=_bracket_cells(plan, bracket),
         rungs=_rungs(plan, bracket),
         recall=tuple(recalled),
@@ -210,7 +210,10 @@ def _ledger(
 
 
 def _ranking(
-    bracket: Bracket, recalled: Sequence[Recalled], failed: Mapping[str, str]
+    bracket: Bracket,
+    recalled: Sequence[Recalled],
+    failed: Mapping[str, str],
+    tagged: Collection[str],
 ) -> tuple[RankedModel, ...]:
     """Winner first, then by the last rung and the score in it; failed models last.
 
@@ -218,6 +221,7 @@ def _ranking(
         bracket: The finished bracket.
         recalled: Candidates that recall ranked.
         failed: Candidates that left before, with the reason of each.
+        tagged: Candidates that declare training on the target.
     """
     entries = []
     for place, item in enumerate(recalled):
@@ -247,6 +251,7 @@ def _ranking(
             epochs=len(curve),
             validation=tuple(curve),
             recall_score=item.score,
+            trained_on_target=item.model in tagged,
         )
         for place, (_, item, status, reason, curve) in enumerate(entries, start=1)
     ]
@@ -259,6 +264,7 @@ def _ranking(
             epochs=0,
             validation=(),
             recall_score=None,
+            trained_on_target=model in tagged,
         )
         for place, model in enumerate(sorted(failed), start=len(ranked) + 1)
     ]

@@ -123,6 +123,8 @@ class RankedModel(StrictModel):
     """Validation score after each of them."""
     recall_score: float | None
     """Score that recall ranked it by; null where it left the selection before."""
+    trained_on_target: bool = False
+    """Whether it declares, or is named after, the target; its validation may be inflated."""
 
 
 class Finalist(StrictModel):
@@ -248,43 +250,3 @@ class SelectionReport(StrictModel):
         failed = {row.model: row.reason for row in self.ranking if row.status == "failed"}
         figures = {**self.model_dump(include=names), **self.ledger.totals()}
         return figures | ({"failed": failed} if failed else {})
-
-
-class ReplayResult(StrictModel):
-    """Outcome of replaying the selection on one target."""
-
-    target: str
-    """The data set left out of the history."""
-    chosen: str
-    """The model the halving chose."""
-    best: str
-    """The model with the best final test score."""
-    regret: float
-    """Best test score minus the chosen model's."""
-    recall_regret: float
-    """Best test score minus that of the best recalled model."""
-    epochs: int
-    """Fine-tuning epochs paid."""
-    pool_sizes: tuple[int, ...]
-    """Models trained in each rung."""
-
-
-class ReplaySummary(StrictModel):
-    """Averages over the targets of a replay."""
-
-    targets: int
-    """Number of targets."""
-    mean_regret: float
-    """Mean regret."""
-    median_regret: float
-    """Median regret."""
-    mean_epochs: float
-    """Mean cost."""
-    max_epochs: int
-    """Largest cost."""
-    recall: float
-    """Share of targets whose best model was recalled."""
-    mean_recall_regret: float
-    """Mean regret of the best recalled model."""
-    brute_force_epochs: float
-    """Mean cost of training every model to the end."""

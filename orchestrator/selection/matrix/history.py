@@ -47,11 +47,14 @@ class History:
                 curves[row], tagged[row] = self.curves[row_of[model]], self.tagged[row_of[model]]
         return History(tuple(models), self.datasets, curves, tagged)
 
+    def with_datasets(self, datasets: Sequence[str]) -> "History":
+        """The same data for exactly ``datasets``, in that order."""
+        keep = [self.datasets.index(name) for name in datasets]
+        return History(self.models, tuple(datasets), self.curves[:, keep], self.tagged[:, keep])
+
     def without_dataset(self, dataset: str) -> "History":
         """The same data without one column."""
-        keep = [column for column, name in enumerate(self.datasets) if name != dataset]
-        names = tuple(self.datasets[column] for column in keep)
-        return History(self.models, names, self.curves[:, keep], self.tagged[:, keep])
+        return self.with_datasets([name for name in self.datasets if name != dataset])
 
     def without_tags(self) -> "History":
         """The same curves with every cell untagged."""

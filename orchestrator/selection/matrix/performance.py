@@ -196,12 +196,14 @@ class PerformanceMatrix:
         curves[broken, :-1] = np.nan
         return History(self.model_names, self.dataset_names, curves, self._tags())
 
-    def column(self, dataset: str) -> tuple[FloatArray, FloatArray]:
-        """Validation ``[M, E]`` and final test ``[M]`` scores of one data set, on one scale."""
-        facts, stages = self.datasets[dataset], range(1, self.stages + 1)
-        layers = [self._wide("validation", stage)[dataset].to_numpy() for stage in stages]
-        curves = np.stack(layers, axis=1) if layers else np.zeros((len(self.models), 0))
-        return facts.normalized(curves), facts.normalized(self.final()[dataset].to_numpy())
+    def validation(self) -> FloatArray:
+        """Validation scores ``[M, N, E]`` on one scale, NaN where missing."""
+        layers = [self._wide("validation", at).to_numpy() for at in range(1, self.stages + 1)]
+        shape = (len(self.models), len(self.datasets), 0)
+        curves = np.stack(layers, axis=2) if layers else np.zeros(shape)
+        for place, name in enumerate(self.dataset_names):
+            curves[:, place] = self.datasets[name].normalized(curves[:, place])
+        return curves
 
     def near_duplicates(self, target: str, facts: DatasetFacts | None = None) -> dict[str, str]:
         """Columns that hold the target itself under any name, each with the reason."""

@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.selection.matrix.files import read_matrix
 from orchestrator.selection.matrix.history import History
+from orchestrator.selection.matrix.importing import ImportOptions, import_table
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "two_phase_selection"
 
@@ -23,11 +24,11 @@ def synthetic_history(models=8, datasets=6, stages=4, seed=0):
     return History(names, sets, curves, np.zeros((models, datasets), dtype=bool))
 
 
-def matrix_of(table, folder):
+def matrix_of(table, folder, **options):
     """A matrix from a data frame, through a file as a user has it."""
     file = Path(folder) / "table.csv"
     table.to_csv(file, index=False)
-    return read_matrix(file)
+    return import_table(file, ImportOptions(**options)).matrix
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Figures of the paper and our gates on the published data (skipped where it is missing)."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from orchestrator.selection.matrix.clustering import (
@@ -8,9 +9,14 @@ from orchestrator.selection.matrix.clustering import (
     cluster_models,
     similarity_matrix,
 )
-from orchestrator.selection.recall import RecallPlan, keep_best, rank_paper
-from orchestrator.selection.replay import ReplaySettings, replay
+from orchestrator.selection.matrix.importing import import_table
+from orchestrator.selection.recall import RecallPlan, keep_best, rank_paper, unit_scores
+from orchestrator.selection.replay.methods import ReplaySettings, paper_plan
+from orchestrator.selection.replay.playing import replay
+from orchestrator.selection.replay.proxy_files import read_proxies
 from orchestrator.selection.score_predictor import ShrunkenPredictor, conformal_halfwidth
+
+from .conftest import matrix_of
 
 CV_THRESHOLD = 0.03
 TARGETS_ONLY = ("mnli", "multirc")
@@ -180,8 +186,8 @@ def test_fast_gate(curves):
 
 def test_it_is_no_worse_than_the_paper_and_costs_less_than_halving_all(curves):
     ours = play(curves, policy="default")
-    paper = play(curves, policy="paper", mean_score_recall=True)
-    everything = play(curves, policy="sh", keep=0)
+    paper = play(curves, method="paper")
+    everything = play(curves, method="successive_halving")
     assert ours.mean_regret <= paper.mean_regret + 0.01
     assert ours.mean_epochs <= 0.26 * everything.mean_epochs
     assert ours.mean_epochs <= 0.1 * ours.brute_force_epochs
@@ -192,11 +198,11 @@ def test_the_published_selection_replays(curves):
     report = replay(
         curves,
         ["multirc"],
-        ReplaySettings("sh", keep=10, never_history=TARGETS_ONLY, mean_score_recall=True),
+        ReplaySettings("successive_halving", keep=10, never_history=TARGETS_ONLY),
     )
     assert report.results[0].epochs == 19
     finals = curves.final()["multirc"]
-    assert finals[report.results[0].chosen] == pytest.approx(0.63, abs=0.01)
+    assert finals[report.results[0].winner] == pytest.approx(0.63, abs=0.01)
 
 
 def test_interval_coverage(curves):
@@ -231,3 +237,75 @@ def test_predictor_errors(curves):
             found += [abs(shown[m] - c[-1]) for m, c in seen.items()]
     assert np.mean(errors[1]) <= 0.095
     assert np.mean(errors[2]) <= 0.055
+
+
+NUMBERS = [*(f"val_epoch{e}" for e in range(1, 6)), "test_final"]
+
+
+@pytest.mark.parametrize(("factor", "lower"), [(100, False), (1, True), (100, True)])
+def test_percent_and_error_rates_choose_the_same(shared, curves, factor, lower, tmp_path):
+    """The same rankings, to the last digit, on all 20 targets."""
+    table = pd.read_csv(shared / "olml_demo" / "nlp_convergence_curves.csv")
+    scores = (1 - table[NUMBERS] if lower else table[NUMBERS]) * factor
+    options = {"lower_is_better": ("all",)} if lower else {}
+    scaled = matrix_of(table.assign(**scores), tmp_path, **options)
+    targets = [name for name in curves.dataset_names if name not in TINY_TEST_SETS]
+    for settings in (
+        ReplaySettings(never_history=TARGETS_ONLY, use_tags=True),
+        ReplaySettings("paper", never_history=TARGETS_ONLY),
+    ):
+        asked, got = replay(curves, targets, settings), replay(scaled, targets, settings)
+        assert len(asked.results) == 20
+        for one, other in zip(asked.results, got.results, strict=True):
+            assert one == other
+
+
+@pytest.mark.parametrize("method", ["two_phase", "paper", "successive_halving"])
+def test_test_scores_of_the_target_decide_nothing(shared, curves, method, tmp_path):
+    table = pd.read_csv(shared / "olml_demo" / "nlp_convergence_curves.csv")
+    settings = ReplaySettings(method, never_history=TARGETS_ONLY)
+    for target in ("trec", "multirc"):
+        rows = table["dataset"] == target
+        shuffled = table.copy()
+        drawn = np.random.default_rng(1).permutation(table.loc[rows, "test_final"])
+        shuffled.loc[rows, "test_final"] = drawn
+        before = replay(curves, [target], settings).results[0]
+        after = replay(matrix_of(shuffled, tmp_path), [target], settings).results[0]
+        assert after.regret != before.regret
+        assert (after.ranking, after.rungs) == (before.ranking, before.rungs)
+
+
+def test_paper_mode_is_the_paper(shared, curves):
+    """MultiRC from its LEEP file: winner and accuracy of Table VII, cost of Table VI less one."""
+    leep = read_proxies(shared / "olml_demo" / "leep_score_multirc.txt", curves.models)
+    settings = ReplaySettings("paper", never_history=TARGETS_ONLY)
+    result = replay(curves, ["multirc"], settings, leep).results[0]
+    assert result.winner == "albert-base-v2"
+    assert curves.final()["multirc"][result.winner] == pytest.approx(0.63, abs=5e-4)
+    assert result.ledger.proxy_epochs == 4
+    assert result.ledger.total_epochs == 19
+
+
+@pytest.mark.parametrize(
+    ("domain", "leep", "threshold"),
+    [("nlp", "leep_score_multirc.txt", NLP_THRESHOLD), ("cv", "leep_score_xray.txt", CV_THRESHOLD)],
+)
+def test_paper_mode_recalls_the_lists_of_the_paper(shared, request, domain, leep, threshold):
+    """From the published files as they are: clusters, and the first 15 with their scores."""
+    published = request.getfixturevalue(domain)
+    matrix = import_table(shared / domain / "matrix.txt").matrix
+    plan = paper_plan(matrix.history(), matrix.model_names, threshold)
+    assert plan.clustering.clusters() == sorted_clusters(published, threshold)
+    factors = unit_scores(plan, read_proxies(shared / domain / leep, matrix.models))
+    top = keep_best(rank_paper(plan, factors), 15)
+    got = {item.model.split("/")[-1].split("--")[-1]: item.score for item in top if item.kept}
+    assert got == pytest.approx(
+        recalled(*published, threshold, published_code=False, keep=15), abs=1e-9
+    )
+
+
+def sorted_clusters(published, threshold):
+    """Clusters of a published table, with the models in order of their ids."""
+    models, scores, _ = published
+    order = sorted(range(len(models)), key=lambda at: models[at])
+    return published_clusters([models[at] for at in order], scores[order], threshold).clusters()

@@ -1,0 +1,1 @@
+"""Selection methods on stored curves (``select replay``)."""
