@@ -20,13 +20,14 @@ class TaskPool:
     after a lost worker nor the library's own errors.
 
     Args:
-        cluster: Number of tasks at a time, CPUs per task, and retries of a task.
+        cluster: Number of tasks at a time, CPUs and GPUs per task, and retries of a task.
     """
 
     def __init__(self, cluster: ClusterSection) -> None:
         self._limit = cluster.workers
         self._options = {
             "num_cpus": cluster.cpus_per_worker,
+            "num_gpus": cluster.gpus_per_worker,
             "max_retries": cluster.max_failures,
             "label_selector": cluster.labels,
         }

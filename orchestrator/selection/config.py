@@ -123,6 +123,9 @@ class SelectConfig(JobConfig):
     """Hard limit of the cost: epochs or steps."""
     finish_top: int = Field(1, ge=1)
     """Finalists that are trained to the end; each becomes a package, the winner is `package`."""
+    salvage: bool = True
+    """Merge other candidates of the winner's base into it where that validates better; costs
+    evaluations only."""
     fine_tune: FineTuneConfig = FineTuneConfig()
     """Training of the candidates and the winner; use the benchmark's settings."""
     package: Name

@@ -33,7 +33,7 @@ from orchestrator.selection.score_predictor import MIN_HISTORY_SETS, conformal_h
 from orchestrator.selection.ties.tie_breaker import TieBreaker
 from orchestrator.selection.trials.fine_tuning import PACKAGE, committed_rows
 from orchestrator.selection.trials.journal import Journal
-from orchestrator.selection.trials.runner import state_folder
+from orchestrator.selection.trials.runner import merged_folder, state_folder
 from orchestrator.storage import RunFolder
 from orchestrator.tasks.suite import Learned
 from orchestrator.zoo import Package, commit_once
@@ -113,6 +113,10 @@ def publish_finalists(
     """
     for place in range(len(report.finalists), 0, -1):
         state = state_folder(run.path, report.finalists[place - 1].model)
+        if not committed_rows(state):
+            raise IntegrityError(f"{state} is not complete. Delete {state} and run again.")
+        if place == 1 and report.salvage is not None and report.salvage.merged:
+            state = merged_folder(run.path)
         package = _publish(config, plan, report, run, place, state)
     return package
 
@@ -138,17 +142,18 @@ def _publish(
         report: Stored in the package as ``evaluation/selection.json``.
         run: The run.
         place: 1 for the winner.
-        state: Its committed training state with the files of its package.
+        state: Committed folder with the files of its package.
 
     Raises:
         IntegrityError: The state contains no complete package.
     """
-    if not committed_rows(state) or not (state / PACKAGE).is_dir():
+    if not (state / PACKAGE).is_dir():
         raise IntegrityError(
             f"{state} contains no fine-tuned package. Delete {state} and run again."
         )
     finalist, images = report.finalists[place - 1], plan.task.train.images is not None
     parent = plan.packages[finalist.model]
+    merged = report.salvage.merged if place == 1 and report.salvage is not None else {}
     scores = {"test_accuracy": finalist.test, "validation_accuracy": finalist.validation}
     head = json.loads((state / PACKAGE / "config.json").read_text())["target"][0]["name"]
 
@@ -169,7 +174,7 @@ def _publish(
         finalist.package,
         kind="finetuned",
         write=write,
-        parents=[parent],
+        parents=[parent, *(plan.packages[model] for model in merged)],
         task={
             "kind": "classification",
             "modality": "vision" if images else "text",

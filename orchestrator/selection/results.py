@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError
 from orchestrator.config import StrictModel
 from orchestrator.errors import IntegrityError
 from orchestrator.selection.costs.results import Ledger
+from orchestrator.selection.salvage.results import Salvage
 
 REPORT_NAME = "selection.json"
 
@@ -229,8 +230,25 @@ class SelectionReport(StrictModel):
     """Model id to data set to final test score; null where not measured."""
     ledger: Ledger
     """Cost."""
+    salvage: Salvage | None = None
+    """Other candidates merged into the winner; null where none comes from its base."""
     warnings: tuple[str, ...]
     """Warnings to read before trusting the result."""
+
+    def with_salvage(self, salvage: Salvage) -> "SelectionReport":
+        """Add what was merged into the winner; its figures become those of the merged weights."""
+        if salvage.test is None:
+            return self.model_copy(update={"salvage": salvage})
+        scores = {"validation": salvage.after, "test": salvage.test}
+        finalists = (self.finalists[0].model_copy(update=scores), *self.finalists[1:])
+        return self.model_copy(
+            update={
+                "salvage": salvage,
+                "finalists": finalists,
+                "validation_accuracy": salvage.after,
+                "test_accuracy": salvage.test,
+            }
+        )
 
     @classmethod
     def read(cls, path: Path) -> "SelectionReport":

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from orchestrator.config import JobResult
 from orchestrator.errors import StageError
@@ -12,6 +13,7 @@ from orchestrator.selection.outcome import publish_finalists, selection_report
 from orchestrator.selection.planning import SelectionPlan, describe_selection, plan_selection
 from orchestrator.selection.recall import lacks_information, recall_candidates
 from orchestrator.selection.results import REPORT_NAME, ProxyScore, Recalled
+from orchestrator.selection.salvage.results import Salvage
 from orchestrator.selection.scores.features import ProxyPayload
 from orchestrator.selection.ties.row_scores import FOLDER as ROW_SCORES
 from orchestrator.selection.ties.tie_breaker import TieBreaker, Traits, ties_in_words
@@ -20,12 +22,13 @@ from orchestrator.selection.trials.fine_tuning import TrialPayload
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.selection.trials.runner import (
     JOURNAL_NAME,
+    merged_folder,
     remove_states,
     state_folder,
     train_trials,
 )
 from orchestrator.storage import RunFolder, atomic_write_json
-from orchestrator.zoo import Package, committed
+from orchestrator.zoo import Package, Zoo, committed
 
 STAGE = "select"
 PROXY_TIMEOUT_S = 600.0
@@ -71,7 +74,10 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
         traits = {ref: Traits.of(package) for ref, package in plan.packages.items()}
         ties = TieBreaker(config.ties, folder.path / ROW_SCORES, traits)
         bracket = _halve(config, plan, recalled, journal, ties)
+        salvaged = _salvage(config, plan, folder.path, bracket) if config.salvage else None
     report = selection_report(plan, recalled, proxies, bracket, journal, ties, config.package)
+    if salvaged is not None:
+        report = report.with_salvage(salvaged)
     for entry in report.ranking:
         logger.info("%d. %s: %s, %s", entry.place, entry.model, entry.status, entry.reason)
     if report.tied_with_winner:
@@ -190,19 +196,7 @@ def _halve(
     if bracket.finished:
         return bracket
     payloads = {
-        model: TrialPayload(
-            trial=model,
-            package=model,
-            zoo=plan.zoo,
-            task=plan.spec,
-            fine_tune=config.fine_tune,
-            seed=config.seed,
-            gpus=config.cluster.gpus_per_worker,
-            state=str(state_folder(journal.path.parent, model)),
-            start=bracket.rung - 1,
-            keep_package=True,
-            row_scores=str((journal.path.parent / ROW_SCORES).absolute()),
-        )
+        model: _payload(config, plan, journal.path.parent, model, start=bracket.rung - 1)
         for model in bracket.pool
         if model not in bracket.failures
     }
@@ -221,3 +215,52 @@ def _halve(
     if scheduler.error is not None:
         raise scheduler.error
     return bracket
+
+
+def _payload(
+    config: SelectConfig, plan: SelectionPlan, run: Path, model: str, start: int
+) -> TrialPayload:
+    """Return the trial of a model from an epoch on."""
+    return TrialPayload(
+        trial=model,
+        package=model,
+        zoo=plan.zoo,
+        task=plan.spec,
+        fine_tune=config.fine_tune,
+        seed=config.seed,
+        gpus=config.cluster.gpus_per_worker,
+        state=str(state_folder(run, model)),
+        start=start,
+        keep_package=True,
+        row_scores=str((run / ROW_SCORES).absolute()),
+    )
+
+
+def _salvage(
+    config: SelectConfig, plan: SelectionPlan, run: Path, bracket: Bracket
+) -> Salvage | None:
+    """Merge trained candidates of the winner's base into it; None: there are none."""
+    from orchestrator.cluster.tasks import TaskPool
+    from orchestrator.selection.salvage.merging import same_base
+    from orchestrator.selection.salvage.trial import Donor, salvage_winner
+
+    winner, last = bracket.winner, dict(sorted(bracket.observed.items(), key=lambda e: e[0][1]))
+    scores = {
+        model: value
+        for (model, _), value in last.items()
+        if model != winner and model not in bracket.failures
+    }
+    packages = plan.packages
+    reasons = same_base(packages[winner], [packages[model] for model in scores], Zoo(plan.zoo))
+    donors = [
+        Donor(payload=_payload(config, plan, run, model, start=0), validation=scores[model])
+        for model, reason in reasons.items()
+        if reason is None
+    ]
+    if not donors:
+        return None
+    found = TaskPool(config.cluster).call(
+        salvage_winner, _payload(config, plan, run, winner, start=0), donors, merged_folder(run)
+    )
+    logger.info("salvage: %s", found.in_words(winner))
+    return found

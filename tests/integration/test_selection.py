@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,33 @@ def test_finalists_become_packages_of_one_run(world):
         found = {each["model"]: each["test"] for each in report["finalists"]}
         assert found[figures["model"]] == figures["test_accuracy"]
         assert set(load_model(package.path).targets) == {TARGET}
+
+
+@pytest.mark.slow
+def test_a_loser_of_the_winners_base_is_measured_in_it(local_ray, tmp_path):
+    place = make_world(tmp_path, encoders=("bert",))
+    zoo = Zoo(place / "zoo")
+    base = zoo.get("bert")
+    with zoo.draft(
+        "child",
+        kind="pretrained",
+        producer={"stage": "test"},
+        parents=[base],
+        task=base.manifest.task.model_dump(mode="json"),
+    ) as draft:
+        shutil.copytree(base.path, draft.path, dirs_exist_ok=True)
+        (draft.path / "manifest.json").unlink()
+        draft.commit()
+    run(select_job(place, matrix=None, recall={"mode": "all"}))
+    package = zoo.get("chosen")
+    report = SelectionReport.model_validate(package.read_json("evaluation/selection.json"))
+    salvage = report.salvage
+    assert [trial.share for trial in salvage.trials] == [0.25, 0.5, 0.75]
+    assert report.validation_accuracy == salvage.after >= salvage.before
+    assert len(package.manifest.parents) == 1 + len(salvage.merged)
+    job = select_job(place, "alone", matrix=None, recall={"mode": "all"}, salvage=False)
+    run(job.model_copy(update={"package": "alone"}))
+    assert zoo.get("alone").read_json("evaluation/selection.json")["salvage"] is None
 
 
 @pytest.mark.slow

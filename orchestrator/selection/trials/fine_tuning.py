@@ -104,7 +104,7 @@ class FineTuneTrial:
                     error=reason_of(error),
                     finished_at=time.time(),
                 )
-            self._commit(self._tuner_after(row.rung), [*rows, row])
+            self._commit(self.tuner_after(row.rung), [*rows, row])
         self._epoch += 1
         return row
 
@@ -118,7 +118,7 @@ class FineTuneTrial:
         self._tuner = None
 
     def _train(self, rows: Sequence[EpochResult]) -> EpochResult:
-        started, tuner = time.perf_counter(), self._tuner_after(len(rows))
+        started, tuner = time.perf_counter(), self.tuner_after(len(rows))
         steps_before, rung = tuner.steps_done, len(rows) + 1
         tuner.train_epoch()
         measured = tuner.evaluate("validation")
@@ -135,7 +135,7 @@ class FineTuneTrial:
             finished_at=time.time(),
         )
 
-    def _tuner_after(self, epochs_done: int) -> "FineTuner":
+    def tuner_after(self, epochs_done: int) -> "FineTuner":
         """The current tuner if it stands at ``epochs_done`` epochs, else a restored one."""
         if self._tuner is None or self._tuner.epochs_done != epochs_done:
             self._tuner = self._new_tuner()
@@ -144,7 +144,11 @@ class FineTuneTrial:
         return self._tuner
 
     def _new_tuner(self) -> "FineTuner":
-        """The tuner before its first step, on the device that is reserved for this trial."""
+        """The tuner before its first step."""
+        return self.tuner_of(_package(self._payload.zoo, self._payload.package).path)
+
+    def tuner_of(self, folder: Path) -> "FineTuner":
+        """The tuner of a package's files, on the device that is reserved for this trial."""
         from orchestrator.training.finetune.finetuner import FineTuner, Place
         from orchestrator.training.finetune.lessons import lesson_of
         from orchestrator.training.learning_rates import rate_for
@@ -157,7 +161,7 @@ class FineTuneTrial:
             logger.info("%s: learning rate %g, for %s", payload.trial, rate.value, rate.reason)
             config = config.model_copy(update={"learning_rate": rate.value})
         tuner = FineTuner(
-            package.path,
+            folder,
             [lesson_of(_task(payload.task.model_dump_json()))],
             config,
             payload.seed,

@@ -78,6 +78,11 @@ def state_folder(run: Path, trial: str) -> Path:
     return (run / "trials" / re.sub(r"[^A-Za-z0-9._-]+", "_", trial)).absolute()
 
 
+def merged_folder(run: Path) -> Path:
+    """Folder in which a salvage commits what it measured and the merged package."""
+    return state_folder(run, "~merged")
+
+
 def remove_states(run: Path) -> None:
     """Remove what only an unfinished run needs."""
     for name in ("trials", "tune"):

@@ -1,0 +1,1 @@
+"""Merging of other candidates of one base into the winner."""

@@ -1,0 +1,45 @@
+"""Typed result of a salvage; light, as the report reads it."""
+
+from pydantic import Field
+
+from orchestrator.config import StrictModel
+
+
+class SalvageTrial(StrictModel):
+    """One merge that was measured."""
+
+    model: str
+    """The candidate that was merged in."""
+    share: float
+    """Its share of the merged weights, 0..1."""
+    validation: float | None
+    """Validation score of the merged weights; null: it is not a number."""
+    taken: bool = False
+    """Whether the merged weights replaced the ones before."""
+
+
+class Salvage(StrictModel):
+    """Merges that were measured, and those in the published weights."""
+
+    before: float
+    """Validation score of the winner alone."""
+    after: float
+    """Validation score of what is published; equal to ``before`` if nothing helped."""
+    test: float | None = None
+    """Test score of the merged weights; null if nothing was merged. It decides nothing."""
+    trials: tuple[SalvageTrial, ...] = ()
+    """Every merge that was measured, in order."""
+    left_out: dict[str, str] = Field(default_factory=dict)
+    """Candidates that could not be merged, with the reason."""
+
+    @property
+    def merged(self) -> dict[str, float]:
+        """Model → share at the time it was merged in, of what is in the published weights."""
+        return {trial.model: trial.share for trial in self.trials if trial.taken}
+
+    def in_words(self, winner: str) -> str:
+        """One line for the log."""
+        if not self.merged:
+            return f"no merge into {winner} validates better than {self.before:.4f}"
+        parts = ", ".join(f"{model} ({share:.0%})" for model, share in self.merged.items())
+        return f"{parts} merged into {winner}: validation {self.before:.4f} to {self.after:.4f}"
