@@ -2,8 +2,10 @@
 
 Ray Train asks the control service once a second which nodes are draining, and tells every worker of
 a group that has one of them. Rank 0 then stops the training loop as for Ctrl-C: the step is
-finished and saved. The attempt ends with a :class:`DrainedError`, and Ray Train starts the next
-one, for which it uses no draining node; without room it waits.
+finished and saved. Where spare processes are kept, that is once there are enough of them on other
+nodes, and at the latest when half of the time is over: until then the group trains on. The attempt
+ends with a :class:`DrainedError`, and Ray Train starts the next one, for which it uses no draining
+node; without room it waits.
 
 ``ray.train.get_preemption_info`` returns what rank 0 was told, on every rank. For that, all ranks
 meet in an actor, which would be one more round trip per step. The training loop makes rank 0's word
@@ -12,6 +14,7 @@ everybody's anyway, so rank 0 reads here what that function would broadcast.
 
 import logging
 import time
+from typing import Any
 
 from orchestrator.training.events import NodesDraining
 
@@ -22,18 +25,34 @@ class DrainedError(Exception):
     """A worker group ends because one of its nodes is being drained; what it did is saved."""
 
 
-def drain_notice() -> NodesDraining | None:
-    """Return what Ray Train told this worker about draining nodes of its group, if it did."""
+def _told() -> Any:
+    """Return Ray Train's record of draining nodes of this worker's group, if there is one."""
     try:
         from ray.train.v2._internal.execution.context import get_train_context
 
-        info = get_train_context().preemption_context.preemption_info
+        return get_train_context().preemption_context.preemption_info
     except (ImportError, AttributeError, RuntimeError) as error:  # other Ray, or not a Train worker
         logger.debug("no notice of draining nodes: %s", error)
         return None
+
+
+def seconds_left() -> float | None:
+    """Return how long the draining nodes of this worker's group stay; None: none is draining.
+
+    Where nobody says how long, that is 0.
+    """
+    info = _told()
     if info is None:
         return None
-    left = "" if info.deadline_ms is None else f" in {info.deadline_ms / 1000 - time.time():.0f} s"
+    return max(0.0, info.deadline_ms / 1000 - time.time()) if info.deadline_ms else 0.0
+
+
+def drain_notice() -> NodesDraining | None:
+    """Return what Ray Train told this worker about draining nodes of its group, if it did."""
+    info = _told()
+    if info is None:
+        return None
+    left = "" if info.deadline_ms is None else f" in {seconds_left():.0f} s"
     nodes = ", ".join(info.preempted_node_ids)
     return NodesDraining(
         message=f"node {nodes} of ranks {info.preempted_ranks} will be taken away{left}: the last "

@@ -95,9 +95,10 @@ class Spares:
         self._looks = 0
         self._asked: dict[str, list[float]] = {}
         self._modules: Sequence[str] = ()
-        self._complete = self._warned = False
+        self._complete = self._warned = self._place = False
 
     def __enter__(self) -> "Spares":
+        self._mailbox.hold.remote(place_is_ready=False)
         self._thread.start()
         return self
 
@@ -138,11 +139,22 @@ class Spares:
             if missing > 0:
                 prestart(nodes[node], team.environment, missing)
                 self._asked.setdefault(node, []).extend([time.monotonic()] * missing)
+        self._say_place(leaving & team.nodes.keys(), team, want, ready)
         complete = all(ready[node] >= count for node, count in want.items())
         if complete and not self._complete:
             text = "%s: %d spare worker processes are ready on %d nodes"
             logger.info(text, self._name, sum(want.values()), len(want))
         self._complete = complete
+
+    def _say_place(
+        self, gone: Collection[str], team: Team, want: Mapping[str, int], ready: Mapping[str, int]
+    ) -> None:
+        """Say whether a group that must leave nodes would find enough ready processes."""
+        found = sum(min(count, ready[node]) for node, count in want.items())
+        place = bool(gone) and found >= sum(team.nodes.values())
+        if place != self._place:
+            self._mailbox.hold.remote(place_is_ready=place)
+            self._place = place
 
     def _publish(self, modules: Sequence[str]) -> None:
         from ray.experimental.internal_kv import _internal_kv_put

@@ -35,6 +35,7 @@ def test_a_drained_node_costs_no_step_and_the_run_goes_on_where_there_is_room(tm
         fixed = (
             *(f"cluster.address={address}", "cluster.workers=2", "cluster.max_failures=0"),
             "train.checkpoint_every_steps=1000000",  # only the notice saves
+            "cluster.spare_workers=false",  # else it trains on for half of the notice
         )
         driver = start(head, run, log, fixed)
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from orchestrator import errors
-from orchestrator.cluster.drains import drain_notice
+from orchestrator.cluster.drains import seconds_left
 from orchestrator.cluster.preload import imported_modules
 from orchestrator.config.strict import StrictModel
 from orchestrator.errors import ConfigError, OrchestratorError, Problem, StageError
@@ -100,6 +100,7 @@ class Mailbox:
         self._progress: dict[str, int] = {}
         self._final = False
         self._leaving = False  # the worker group that runs ends because of a draining node
+        self._may_leave = True  # it need not wait for a place elsewhere
 
     def post(self, events: Sequence[Event]) -> None:
         """Add events for the driver."""
@@ -117,6 +118,14 @@ class Mailbox:
     def stop_requested(self) -> bool:
         """Return whether somebody asked the workers to stop."""
         return self._stop
+
+    def hold(self, *, place_is_ready: bool) -> None:
+        """Note whether a group that must leave a node would find ready processes elsewhere."""
+        self._may_leave = place_is_ready
+
+    def should_leave(self) -> bool:
+        """Return whether a group that must leave a node gains nothing by staying for a while."""
+        return self._may_leave or self._stop
 
     def leave(self) -> bool:
         """Note that the worker group ends to go on on other nodes; its end is not a failure.
@@ -262,6 +271,8 @@ class RayLine:
         self._asked: Any = None
         self._asked_at = 0.0
         self._told = 0
+        self._leave_below: float | None = None
+        """Seconds that a draining node is still there at which the group leaves in any case."""
 
     def post(self, event: Event) -> None:
         """Send an event; it is numbered by arrival, and arrives in order."""
@@ -286,17 +297,23 @@ class RayLine:
     def stop_requested(self) -> bool:
         """Return the last known answer and ask again in the background.
 
-        The notice that a node of the group is draining is a wish to stop, too.
+        The notice that a node of the group is draining is a wish to stop, too, as soon as the group
+        may leave.
         """
         import ray
 
-        if drain_notice() is not None:
-            return True
+        left = seconds_left()
+        if left is not None:
+            if self._leave_below is None:
+                self._leave_below, self._asked = left / 2, None
+            if left <= self._leave_below:
+                return True
         if self._asked is not None:
             ready, _ = ray.wait([self._asked], timeout=0)
             if ready:
                 self._stop = self._stop or bool(ray.get(self._asked))
                 self._asked = None
         elif time.monotonic() - self._asked_at > STOP_POLL_S:
-            self._asked, self._asked_at = self.actor.stop_requested.remote(), time.monotonic()
+            question = self.actor.stop_requested if left is None else self.actor.should_leave
+            self._asked, self._asked_at = question.remote(), time.monotonic()
         return self._stop

@@ -44,8 +44,51 @@ def test_there_is_no_notice_outside_ray_train_or_before_a_drain():
     ray_train.set_train_context(None)
 
 
-def test_the_notice_is_a_wish_to_stop(told):
+def asked(line):
+    """Return what rank 0 hears after a step and, the answer being there, after the next one."""
+    line.stop_requested()
+    return line.stop_requested()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Answers of actors are there at once."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    monkeypatch.setattr(ray, "wait", lambda answers, timeout: (answers, []))
+
+
+def test_the_notice_is_a_wish_to_stop(told, quick):
+    assert asked(RayLine(Actor()))
+
+
+def test_a_group_trains_on_until_processes_are_ready_elsewhere(told, quick):
+    actor = Actor()
+    actor.box.hold(place_is_ready=False)
+    assert not asked(RayLine(actor))
+    actor.box.hold(place_is_ready=True)
+    assert asked(RayLine(actor))
+    actor.box.hold(place_is_ready=False)
+    actor.box.request_stop()
+    assert asked(RayLine(actor))
+
+
+def test_a_group_stays_for_half_of_the_notice_at_most(told, quick, monkeypatch):
+    actor = Actor()
+    actor.box.hold(place_is_ready=False)
+    line, now = RayLine(actor), time.time()
+    assert not asked(line)
+    monkeypatch.setattr(time, "time", lambda: now + 15)
+    assert not line.stop_requested()
+    monkeypatch.setattr(time, "time", lambda: now + 15.5)
+    assert line.stop_requested()
+
+
+def test_a_group_leaves_at_once_where_nobody_says_how_long_the_node_stays(quick):
+    info = PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"ab12": [0]})
+    ray_train.set_train_context(SimpleNamespace(preemption_context=PreemptionContext(info)))
     assert RayLine(actor=None).stop_requested()
+    ray_train.set_train_context(None)
 
 
 class Actor:
