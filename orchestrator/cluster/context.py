@@ -168,14 +168,14 @@ class Worker:
         if self.rank == 0:
             self.line.post(event)
 
-    def hung(self, seconds: float) -> None:
+    def hung(self, phase: str, seconds: float) -> None:
         """Show where all threads are and end this process, so that the group is started again.
 
         Nothing milder helps: the main thread waits in a collective that cannot be cancelled.
         """
         message = (
-            f"rank {self.rank}: a step has taken {seconds:.0f} s and is treated as hung. If steps "
-            "of this job do take so long, raise train.hang_timeout_s and start it again"
+            f"rank {self.rank}: {phase} has made no progress for {seconds:.0f} s and is treated as "
+            "hung. If this job does need so long, raise train.hang_timeout_s and start it again"
         )
         logger.error("%s; all threads follow", message)
         faulthandler.dump_traceback()

@@ -68,7 +68,7 @@ class TrainingSection(FineTuneOptions):
     checkpoint_every_steps: int = Field(0, ge=0)
     """Interval of checkpoints beside those after every epoch; 0: none."""
     hang_timeout_s: float = Field(60.0, gt=0)
-    """A step that takes longer than this, and 20 times the usual, counts as hung."""
+    """A step, evaluation or checkpoint without progress for this and 20 times the usual hangs."""
 
     def with_rate(self, learning_rate: float) -> FineTuneConfig:
         """Return the options of the trainer."""

@@ -29,7 +29,8 @@ from orchestrator.training.finetune.finetuner import FineTuner, Heads, Place
 from orchestrator.training.history import History
 from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
 from orchestrator.training.metrics import SKIPPED
-from orchestrator.training.worker_context import Watchdog, WorkerContext, finished_run
+from orchestrator.training.watchdog import EVALUATION, STORING, Watchdog
+from orchestrator.training.worker_context import WorkerContext, finished_run
 from orchestrator.zoo.suite import Figure
 
 EXPORT = "export"
@@ -50,8 +51,11 @@ def finetune(context: WorkerContext, job: FinetuneJob) -> LaunchResult:
     done = finished_run(context, EXPORT, SUMMARY, Summary)
     if done is not None:
         return LaunchResult(result=done)
-    run = _Run(context, _with_rate(context, job))
-    result = run.train()
+    job = _with_rate(context, job)
+    with closing(Watchdog(context.hung, job.config.train.hang_timeout_s)) as watchdog:
+        with watchdog.phase(BUILDING):
+            run = _Run(context, job)
+        result = run.train(watchdog)
     if result.stopped:
         return LaunchResult(result=Interrupted(step=result.steps))
     return LaunchResult(result=run.export(result))
@@ -138,29 +142,31 @@ class _Run:
             }
         )
 
-    def train(self) -> TrainResult:
+    def train(self, watchdog: Watchdog) -> TrainResult:
         """Run the loop from the newest intact checkpoint to the end, then take the best epoch."""
-        first = self._resume()
+        with watchdog.phase(BUILDING):
+            first = self._resume()
         self.context.emit(RunStarted(run=self.config.run.name, step=first))
         history = self.tuner.history
         ended = self.best.exhausted(history)
-        patience_s = self.config.train.hang_timeout_s
-        with closing(Watchdog(self.context.hung, patience_s)) as watchdog:
-            hooks = Hooks(
-                observer=self._observe,
-                evaluate=self.tuner.figures,
-                save=self._save,
-                should_stop=self.context.should_stop,
-                judge=lambda step, _: self.best.judge(history, step),
-                watchdog=watchdog,
-            )
-            result = self._loop(first, first if ended else None, hooks)
-        self.context.settle_checkpoint()
+        hooks = Hooks(
+            observer=self._observe,
+            evaluate=self.tuner.figures,
+            save=self._save,
+            should_stop=self.context.should_stop,
+            judge=lambda step, _: self.best.judge(history, step),
+            watchdog=watchdog,
+        )
+        result = self._loop(first, first if ended else None, hooks)
+        with watchdog.phase(STORING):
+            self.context.settle_checkpoint()
         if result.stopped:
             return result
         if not result.validation:  # the last checkpoint was already at the end
-            result.validation = self.tuner.figures()
-        self.best.restore(history, result)
+            with watchdog.phase(EVALUATION):
+                result.validation = self.tuner.figures()
+        with watchdog.phase(STORING):
+            self.best.restore(history, result)
         return result
 
     def _loop(self, first: int, until: int | None, hooks: Hooks) -> TrainResult:

@@ -8,7 +8,7 @@ group that is started again continues where the last one was lost.
 import json
 from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 
 from orchestrator.data.prefetch import IndexedPrefetch
@@ -42,7 +42,8 @@ from orchestrator.training.events import (
 )
 from orchestrator.training.history import History, HistoryRow
 from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
-from orchestrator.training.worker_context import StoredState, Watchdog, WorkerContext, finished_run
+from orchestrator.training.watchdog import EVALUATION, STORING, Watchdog, beating
+from orchestrator.training.worker_context import StoredState, WorkerContext, finished_run
 from orchestrator.zoo.flatness import FLATNESS_FILE
 
 EXPORT = "export"
@@ -76,16 +77,21 @@ def pretrain(context: WorkerContext, job: PretrainJob) -> Summary | Interrupted:
     done = finished_run(context, EXPORT, SUMMARY, Summary)
     if done is not None:
         return done
-    run = _Run(context, open_inputs(job), job)
-    result = run.train()
+    inputs = open_inputs(job)
+    with closing(Watchdog(context.hung, inputs.config.train.hang_timeout_s)) as watchdog:
+        with watchdog.phase(BUILDING):
+            run = _Run(context, inputs, job, watchdog)
+        result = run.train()
     return Interrupted(step=result.steps) if result.stopped else run.export(result)
 
 
 class _Run:
     """One model being trained on one worker."""
 
-    def __init__(self, context: WorkerContext, inputs: PretrainInputs, job: PretrainJob) -> None:
-        self.context, self.inputs = context, inputs
+    def __init__(
+        self, context: WorkerContext, inputs: PretrainInputs, job: PretrainJob, watchdog: Watchdog
+    ) -> None:
+        self.context, self.inputs, self.watchdog = context, inputs, watchdog
         self.config = config = inputs.config
         weights = {target.name: target.weight for target in inputs.model.target}
         context.emit(Status(message=BUILDING))
@@ -121,27 +127,29 @@ class _Run:
 
     def train(self) -> TrainResult:
         """Run the loop from the newest intact checkpoint to the end."""
-        first = self._resume(self.found) or 0
+        with self.watchdog.phase(BUILDING):
+            first = self._resume(self.found) or 0
         self.context.emit(RunStarted(run=self.config.run.name, step=first, message=self.resumed))
-        self._look_back()
-        patience_s = self.config.train.hang_timeout_s
-        with ExitStack() as stack:
-            if self.prefetch is not None:
-                stack.enter_context(closing(self.prefetch))
-            watchdog = stack.enter_context(closing(Watchdog(self.context.hung, patience_s)))
-            result = self._loop(first, watchdog)
+        with self.watchdog.phase(BUILDING):
+            self._look_back()
+        with nullcontext() if self.prefetch is None else closing(self.prefetch):
+            result = self._loop(first)
             while isinstance(result, NonFiniteError):
-                result = self._loop(self._go_back(result), watchdog)
+                with self.watchdog.phase(BUILDING):
+                    first = self._go_back(result)
+                result = self._loop(first)
         if result.stopped:
             return result
         self.beside.settle()
-        if not result.validation:  # the last checkpoint was already at the end
-            result.validation = self._evaluate()
+        with self.watchdog.phase(EVALUATION):
+            if not result.validation:  # the last checkpoint was already at the end
+                result.validation = self._evaluate()
         if self.best is not None:
-            self.best.restore(self.history, result)
+            with self.watchdog.phase(STORING):
+                self.best.restore(self.history, result)
         return result
 
-    def _loop(self, first: int, watchdog: Watchdog) -> TrainResult | NonFiniteError:
+    def _loop(self, first: int) -> TrainResult | NonFiniteError:
         ended = self._forgot()
         ended |= self.best is not None and self.best.exhausted(self.history)
         self.meter.begin()
@@ -161,12 +169,13 @@ class _Run:
                     save=self._save,
                     should_stop=self.context.should_stop,
                     judge=self._judge,
-                    watchdog=watchdog,
+                    watchdog=self.watchdog,
                 ),
             )
         except NonFiniteError as error:
             result = error
-        self.context.settle_checkpoint()
+        with self.watchdog.phase(STORING):
+            self.context.settle_checkpoint()
         return result
 
     def _judge(self, step: int, metrics: dict[str, float]) -> bool:
@@ -304,7 +313,7 @@ class _Run:
     def _write_weights(self, folder: Path | None) -> None:
         """Gather the weights on all ranks and write them where there is a folder."""
         with averaged(self.engine):
-            tensors = self.engine.state_dict()
+            tensors = beating(self.engine.state_dict())
             if folder is not None:
                 stream_model(folder, tensors, self.inputs.model, SHARD_BYTES)
             else:

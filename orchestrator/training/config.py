@@ -193,9 +193,9 @@ class TrainConfig(StrictModel):
     hang_timeout_s: float = Field(
         60.0,
         gt=0,
-        description="A step that takes longer than this, and 20 times the usual, is treated as "
-        "hung: the workers start again from the last checkpoint. The first step of a start, which "
-        "compiles and connects, has at least 600 s.",
+        description="A step, evaluation or checkpoint without progress for longer than this, and "
+        "20 times the usual, is treated as hung: the workers start again from the last checkpoint. "
+        "The first of a start, which compiles and connects, and building have at least 600 s.",
     )
     early_stopping: EarlyStoppingConfig | None = Field(
         None, description="End when evaluations get no better, with the best weights; null: never."

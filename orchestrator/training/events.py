@@ -51,7 +51,7 @@ class Notice(Event):
 
 
 class StepHung(Notice):
-    """A step took longer than ``train.hang_timeout_s``; the worker ends itself."""
+    """A phase made no progress for ``train.hang_timeout_s``; the worker ends itself."""
 
     rank: int
     """The worker that noticed."""

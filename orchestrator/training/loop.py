@@ -7,7 +7,6 @@ seed and t alone; a run continued at ``first_step`` is therefore the run that wa
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,7 +21,15 @@ from orchestrator.training.events import Measurement, Metrics
 from orchestrator.training.garbage import collect_after, collected_between_steps
 from orchestrator.training.learning_rates import learning_rate
 from orchestrator.training.metrics import SKIPPED, StepMetrics, interval_means, read
-from orchestrator.training.worker_context import Watchdog
+from orchestrator.training.watchdog import (
+    BETWEEN,
+    CHECKPOINT,
+    EVALUATION,
+    STEP,
+    STORING,
+    Watchdog,
+    phase_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +102,7 @@ class Hooks:
         should_stop: Called after each step; True on one rank stops all of them.
         judge: Called with the steps done and every evaluation, the same numbers on every rank;
             True ends the run (early stopping).
-        watchdog: Watches every step.
+        watchdog: Watches every step and what lies between two of them.
     """
 
     observer: Observer | None = None
@@ -144,13 +151,14 @@ def train(
     with collected_between_steps():
         for step in range(first_step, end):
             seed_step(seed, step, engine.rank)
-            with nullcontext() if hooks.watchdog is None else hooks.watchdog.step():
+            with phase_of(hooks.watchdog, STEP):
                 window = source.window(step, engine.rank, engine.world)
                 metrics = run.take(step, step_fn, window)
-            run.record(step, metrics)
-            if run.conclude(step + 1, end):
-                break
-            collect_after(step + 1)
+            with phase_of(hooks.watchdog, BETWEEN):
+                run.record(step, metrics)
+                if run.conclude(step + 1, end):
+                    break
+                collect_after(step + 1)
     run.result.seconds = run.seconds
     return run.result
 
@@ -266,16 +274,21 @@ class _Run:
             self.result.train, self._interval = interval_means(self._interval), []
             self._emit(done, "train", self.result.train)
         if due and done < end and hooks.hand_off is not None:
-            due = not hooks.hand_off(done)
+            with phase_of(hooks.watchdog, STORING):
+                due = not hooks.hand_off(done)
         # Whoever asks to stop waits for the checkpoint, and may not wait long.
         if hooks.evaluate is not None and (due or done == end):
-            self.result.validation = hooks.evaluate()
+            with phase_of(hooks.watchdog, EVALUATION):
+                self.result.validation = hooks.evaluate()
             self._emit(done, "validation", self.result.validation)
         if hooks.judge is not None and due:
-            self.result.early_stopped = hooks.judge(done, self.result.validation) and done < end
+            with phase_of(hooks.watchdog, STORING):
+                stopping = hooks.judge(done, self.result.validation)
+            self.result.early_stopped = stopping and done < end
         ending = last or self.result.early_stopped
         if hooks.save is not None and (ending or saved):
-            hooks.save(done)
+            with phase_of(hooks.watchdog, CHECKPOINT):
+                hooks.save(done)
         self.result.stopped = stop and done < end
         return ending
 

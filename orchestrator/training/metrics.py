@@ -17,6 +17,7 @@ from orchestrator.data.prefetch import Ahead
 from orchestrator.errors import InputError
 from orchestrator.training.events import Metrics
 from orchestrator.training.objective import ExtraLoss, Reduce
+from orchestrator.training.watchdog import beat
 
 Value = TypeVar("Value", float, Tensor)
 
@@ -200,6 +201,7 @@ def _add_all(
             "Use a larger validation set, a smaller evaluation batch or fewer workers"
         )
     while batch is not None or (lockstep and ready):
+        beat()
         if batch is not None:
             sums.add(forward(batch))
             last, batch = batch, next(iterator, None)

@@ -1,15 +1,10 @@
-"""A worker's view of its group: rank, engines, checkpoints, a line to the driver, a watchdog.
+"""A worker's view of its group: rank, engines, checkpoints, a line to the driver.
 
 Stages are written against :class:`WorkerContext` alone and import neither Ray nor DeepSpeed.
 ``orchestrator.cluster.context.Worker`` implements it, on a cluster and in one process without one.
 """
 
-import statistics
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -28,16 +23,6 @@ from orchestrator.training.events import CheckpointDamaged, Event
 
 Found = TypeVar("Found")
 Extra = TypeVar("Extra", bound=StrictModel)
-
-
-FACTOR = 20.0
-"""A step may take this many times the median of those before it."""
-FIRST_STEP_S = 600.0
-"""The first step of a start may take this long: kernels are compiled, connections are made, and
-nobody knows yet how long a step takes. A shorter limit would end every attempt in the same way."""
-REMEMBERED = 50
-"""Number of last steps whose median is the usual time of a step."""
-LOOKS_PER_LIMIT = 20
 
 
 class StoredState(Protocol):
@@ -227,66 +212,13 @@ class WorkerContext(Protocol):
         """Send an event to the driver, from rank 0; may be called from any thread."""
         ...
 
-    def hung(self, seconds: float) -> None:
-        """Report that a step hangs, and end this process."""
+    def hung(self, phase: str, seconds: float) -> None:
+        """Report that a phase hangs, and end this process."""
         ...
 
     def should_stop(self) -> bool:
         """Return whether the driver asked to stop; rank 0 alone answers True."""
         ...
-
-
-class Watchdog:
-    """Calls somebody when a step takes far too long: a peer that hangs without dying blocks all.
-
-    Ray notices dead workers by itself, within seconds; a stopped process, a stuck disk or a cut
-    network keeps the others in a collective until the process group's own timeout, half an hour.
-    The watchdog of a rank that waits ends that rank, which Ray does notice: the group starts again
-    from the last checkpoint.
-
-    Args:
-        on_hang: Called once, from another thread, with the seconds that the step has taken.
-        floor_s: No step is too long before so many seconds.
-        first_s: The same for the first step.
-    """
-
-    def __init__(
-        self, on_hang: Callable[[float], None], floor_s: float, first_s: float = FIRST_STEP_S
-    ) -> None:
-        self.on_hang, self.floor_s, self.first_s = on_hang, floor_s, first_s
-        self._took: deque[float] = deque(maxlen=REMEMBERED)
-        self._began: float | None = None
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._thread.start()
-
-    @property
-    def limit_s(self) -> float:
-        """Seconds after which a step counts as hung."""
-        if not self._took:
-            return max(self.floor_s, self.first_s)
-        return max(self.floor_s, FACTOR * statistics.median(self._took))
-
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        """Watch one step; what happens between steps (evaluation, checkpoints) is not watched."""
-        began = self._began = time.monotonic()
-        try:
-            yield
-            self._took.append(time.monotonic() - began)
-        finally:
-            self._began = None
-
-    def close(self) -> None:
-        """Stop watching."""
-        self._closed.set()
-
-    def _watch(self) -> None:
-        while not self._closed.wait(self.floor_s / LOOKS_PER_LIMIT):
-            began = self._began
-            if began is not None and time.monotonic() - began > self.limit_s:
-                self.on_hang(time.monotonic() - began)
-                return
 
 
 def reserved_device(gpus: float) -> torch.device:

@@ -19,8 +19,7 @@ def test_a_stopped_worker_is_noticed_and_the_group_starts_again(local_ray, tmp_p
 
     def stop_one():
         try:
-            # In a step: a rank that stops while the others meet for a checkpoint is noticed by the
-            # timeout of the process group, minutes later.
+            # In a step; of a stop elsewhere `tests/unit/cluster/test_watchdog_ranks.py` knows.
             row = run.wait(lambda row: row["step"] > 2 * EVERY and row["step"] % EVERY == 1)
             seen["committed"] = max(run.committed())
             os.kill(run.last(rank=1)["pid"], signal.SIGSTOP)

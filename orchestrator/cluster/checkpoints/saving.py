@@ -47,6 +47,7 @@ from orchestrator.storage.disk_failures import (
 )
 from orchestrator.training.engines.state_index import RankPart
 from orchestrator.training.events import NoSpace
+from orchestrator.training.watchdog import beat, unwatched
 from orchestrator.training.worker_context import WorkerContext
 
 logger = logging.getLogger(__name__)
@@ -198,6 +199,7 @@ def join_all(thread: threading.Thread, group: WorkerContext) -> None:
     """Wait until this thread of every rank has ended; collective."""
     thread.join(BEAT_S)
     while not group.all_ranks(not thread.is_alive()):
+        beat()  # all ranks are here
         thread.join(BEAT_S)
 
 
@@ -223,7 +225,8 @@ def on_every_rank(action: Callable[[], Found], group: WorkerContext) -> Found:
         Exception: Whatever it raised on this rank.
     """
     if group.world == 1:
-        return action()
+        with unwatched():
+            return action()
     outcome: Future[Found] = Future()
 
     def run() -> None:

@@ -26,6 +26,7 @@ from orchestrator.training.engines.state import (
     snapshot_fragments,
 )
 from orchestrator.training.engines.state_index import cut_each
+from orchestrator.training.watchdog import beat
 
 Named = list[tuple[str, nn.Parameter]]
 
@@ -147,6 +148,7 @@ def load_state(
     """
     found = Fragments(folder)
     for shard in (*engine.shards(), *frozen):
+        beat()
         shard.master.copy_(picked(shard, found.read(f"model.{shard.name}", *covering(shard))))
     for flat, state in _states(engine, optimizer, layout, found):
         load_fp32_state(optimizer, flat, state)
@@ -198,6 +200,7 @@ def _states(
     for shard in engine.shards():
         home, offset = home_of(shard, layout)
         flat, state = states[id(home)]
+        beat()
         for short, key in found.optimizer_keys(shard.name).items():
             if found.is_scalar(key):
                 state[short] = found.whole(key).to(flat.device)

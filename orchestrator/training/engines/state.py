@@ -26,6 +26,7 @@ from orchestrator.training.engines.state_index import (
     cut_evenly,
     write_index,
 )
+from orchestrator.training.watchdog import beat
 
 TENSORS = "training.safetensors"
 """File of a single process, with whole tensors."""
@@ -151,6 +152,7 @@ def read_shared(
                 part.copy_(found.read(key, start, numel))
             if world > 1 and numel:
                 distributed.broadcast(part.view(torch.uint8), src=reader)
+        beat()
         yield flat
 
 
