@@ -53,8 +53,8 @@ class StepMetrics(Mapping[str, float]):
         return len(self._values)
 
     def is_read(self, name: str) -> bool:
-        """Return whether the host has a value: reading it waits for nothing."""
-        return not isinstance(self._values[name], Tensor)
+        """Return whether reading a value, or that there is none, waits for nothing."""
+        return not isinstance(self._values.get(name), Tensor)
 
     def unread(self, name: str) -> Tensor:
         """Return one value as a 0-dim fp64 tensor, without a transfer."""
