@@ -69,8 +69,8 @@ class Watchdog:
     def limit_s(self, phase: str) -> float:
         """Return the seconds without progress after which a phase counts as hung.
 
-        Steps are alike: their median is what is usual. The parts of other phases are not (a state
-        is copied, then ranks meet every second): the longest of them is.
+        The median of earlier steps is what is usual. The parts of other phases differ (a state is
+        copied, then ranks meet every second): there the longest one is.
         """
         took = list(self._took[phase])
         if not took or phase not in LEARNED:
@@ -143,7 +143,7 @@ def beating(items: Iterable[Item]) -> Iterator[Item]:
 
 @contextmanager
 def unwatched() -> Iterator[None]:
-    """Hold the watchdogs for work of which nobody knows how long it takes, nor how far it is."""
+    """Hold the watchdogs for work that may take any time and shows no progress."""
     watchdogs = tuple(_watching)
     if not watchdogs:
         yield
