@@ -67,6 +67,8 @@ class RecallConfig(StrictModel):
         ("h_score", "knn", "logme"), min_length=1
     )
     """Scores of frozen features on the target's training rows; leep needs a source head."""
+    features: Literal["last", "mean"] = "last"
+    """Output of the encoder that proxies read: of the last layer, or the mean over all layers."""
     max_proxy_rows: int = Field(512, ge=16)
     """Training rows that a proxy reads at most."""
     score_top: int | None = Field(None, ge=0)

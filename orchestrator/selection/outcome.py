@@ -201,7 +201,7 @@ def _ledger(
     plan: SelectionPlan, proxies: Mapping[str, ProxyScore], bracket: Bracket, journal: Journal
 ) -> Ledger:
     paid = [row for row in journal.rows if row.validation is not None]
-    passed = [score for score in proxies.values() if not score.error]
+    passed = [score for score in proxies.values() if not score.error and not score.cached]
     read = sum(score.rows for score in passed)
     return Ledger.of(
         candidates=len(plan.packages),

@@ -75,6 +75,8 @@ class ProxyScore(StrictModel):
     target. The test over several models needs them; reports leave them out."""
     rows: int = 0
     """Training rows of the forward pass."""
+    cached: bool = False
+    """Whether an earlier forward pass on the same rows was read from disk."""
     seconds: float = 0.0
     """Wall time of the pass; 0 in files from before it was measured."""
     startup_s: float = 0.0

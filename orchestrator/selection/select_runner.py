@@ -14,6 +14,7 @@ from orchestrator.selection.planning import SelectionPlan, describe_selection, p
 from orchestrator.selection.recall import lacks_information, recall_candidates
 from orchestrator.selection.results import REPORT_NAME, ProxyScore, Recalled
 from orchestrator.selection.salvage.results import Salvage
+from orchestrator.selection.scores.feature_cache import FOLDER as FEATURES
 from orchestrator.selection.scores.features import ProxyPayload
 from orchestrator.selection.ties.row_scores import FOLDER as ROW_SCORES
 from orchestrator.selection.ties.tie_breaker import TieBreaker, Traits, ties_in_words
@@ -103,7 +104,7 @@ def _scored_plan(
         missing = [model for model in plan.to_score if model not in scores]
         if not missing:
             return plan, scores
-        for model, score in _score_proxies(config, plan, missing):
+        for model, score in _score_proxies(config, plan, missing, folder.path.parent / FEATURES):
             scores[model] = score
             folder.mark(f"proxy {model}", score.model_dump())
 
@@ -134,7 +135,7 @@ def _recall(
 
 
 def _score_proxies(
-    config: SelectConfig, plan: SelectionPlan, models: Iterable[str]
+    config: SelectConfig, plan: SelectionPlan, models: Iterable[str], cache: Path
 ) -> Iterator[tuple[str, ProxyScore]]:
     """Yield the scores of models as their forward passes, parallel Ray tasks, end."""
     import ray
@@ -158,6 +159,8 @@ def _score_proxies(
                 rows=config.recall.max_proxy_rows,
                 max_length=config.fine_tune.max_length,
                 seed=config.seed,
+                layers=config.recall.features,
+                cache=str(cache.absolute()),
             )
         ): model
         for model in models

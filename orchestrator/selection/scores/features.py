@@ -4,8 +4,9 @@ One forward pass without training, on rows of the target's TRAINING split only: 
 later chooses between models and must not be read before. Runs on a worker; imports torch, not Ray.
 """
 
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from orchestrator.config import StrictModel
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.selection.results import ProxyScore
 from orchestrator.selection.scores.base import score_features
+from orchestrator.selection.scores.feature_cache import cached_features, rows_digest
+from orchestrator.selection.ties.tie_breaker import content_digest
 from orchestrator.selection.trials.failures import reason_of, repeats
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 128
 LABEL_COLUMN = "proxy"
 """Label column of the samples; no head of the model has this name, so no loss is computed."""
+logger = logging.getLogger(__name__)
 KINDS_WITH_TRAINED_HEADS = ("finetuned", "continual", "imported")
 
 
@@ -42,6 +46,10 @@ class ProxyPayload(StrictModel):
     """Tokens a text is truncated to."""
     seed: int
     """Seed of the run."""
+    layers: Literal["last", "mean"] = "last"
+    """Output that is pooled: of the last layer, or the mean over all layers."""
+    cache: str = ""
+    """Folder of `feature_cache`; empty: the model is always read."""
 
 
 def try_package(payload: ProxyPayload) -> ProxyScore:
@@ -64,8 +72,19 @@ def score_package(payload: ProxyPayload) -> ProxyScore:
     declared = set(package.manifest.task.labels) if package.manifest.task else set()
     heads = declared if package.kind in KINDS_WITH_TRAINED_HEADS else set()
     rows = sample_rows(task.train, payload.rows, payload.seed)
-    features, probabilities = extract(package.path, rows, payload.max_length, heads)
-    return score_features(payload.proxies, features, rows.labels, probabilities, payload.seed)
+    (features, probabilities), cached = cached_features(
+        Path(payload.cache) if payload.cache else None,
+        (
+            content_digest(package),
+            rows_digest(rows),
+            payload.max_length,
+            payload.layers,
+            sorted(heads),
+        ),
+        lambda: extract(package.path, rows, payload.max_length, heads, payload.layers),
+    )
+    score = score_features(payload.proxies, features, rows.labels, probabilities, payload.seed)
+    return score.model_copy(update={"cached": cached})
 
 
 def sample_rows(rows: "Rows", limit: int, seed: int) -> "Rows":
@@ -77,7 +96,7 @@ def sample_rows(rows: "Rows", limit: int, seed: int) -> "Rows":
 
 
 def extract(
-    folder: Path, rows: "Rows", max_length: int, trained_heads: set[str]
+    folder: Path, rows: "Rows", max_length: int, trained_heads: set[str], layers: str = "last"
 ) -> tuple[FloatArray, FloatArray | None]:
     """Mean-pooled features, and the class probabilities of a trained source head.
 
@@ -87,6 +106,7 @@ def extract(
         max_length: Tokens a text is truncated to.
         trained_heads: Names of trained classification heads. Others are not used: a random head
             scores every model at its floor.
+        layers: ``last``, or ``mean`` over the outputs of all layers, without the embeddings.
 
     Returns:
         ``[n, D]`` and ``[n, Z]`` (None without a trained head).
@@ -102,13 +122,21 @@ def extract(
     limit = min(max_length, model.config.max_position_embeddings)
     samples = ClsSamples(rows, processor, LABEL_COLUMN, limit)
     head = next((name for name in sorted(trained_heads) if name in model.targets), None)
+    wants_layers = layers == "mean"
+    model.encoder.keeps_layers |= wants_layers
     features, probabilities = [], []
     with torch.inference_mode():
         for start in range(0, len(samples), BATCH_ROWS):
             index = np.arange(start, min(start + BATCH_ROWS, len(samples)))
             batch = samples.collate(index, 0)
-            features.append(model.pool(model.encode(batch), batch))
+            hidden = model.encode(batch)
+            shown = model.encoder.layer_outputs if wants_layers else None
+            if shown:
+                hidden = torch.stack(shown[1:]).mean(dim=0)
+            features.append(model.pool(hidden, batch))
             if head is not None:
                 probabilities.append(model.predict(batch)[head].softmax(dim=-1))
+    if wants_layers and not shown:
+        logger.warning("%s: its encoder shows only the last layer, which is read", folder.name)
     stacked = torch.cat(features).double().numpy()
     return stacked, torch.cat(probabilities).double().numpy() if head else None

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from orchestrator.data.sources.opening import load_task
@@ -155,3 +156,57 @@ def test_scores_per_row_are_the_validation_score(world, tmp_path):
         right = read_row_scores(tmp_path / "correct", "bert/v0001", row.rung)
         assert len(right) == len(task.validation)
         assert right.mean() == pytest.approx(row.validation, abs=1e-6)
+
+
+def proxy_payload(world, tmp_path, **changes):
+    settings = {
+        "package": "bert/v0001",
+        "zoo": str(world / "zoo"),
+        "task": spec(world, TARGET),
+        "proxies": ["knn"],
+        "rows": 40,
+        "max_length": 12,
+        "seed": 3,
+        "cache": str(tmp_path / "features"),
+    }
+    return ProxyPayload.model_validate(settings | changes)
+
+
+def test_another_proxy_does_not_read_the_model_again(world, tmp_path, monkeypatch):
+    first = score_package(proxy_payload(world, tmp_path))
+    others = {"rows": 30}, {"seed": 4}, {"max_length": 8}, {"layers": "mean"}
+    assert not any(score_package(proxy_payload(world, tmp_path, **o)).cached for o in others)
+    assert len(list((tmp_path / "features").iterdir())) == 5
+    monkeypatch.setattr("orchestrator.modeling.package.load_model", lambda _: pytest.fail("read"))
+    again = score_package(proxy_payload(world, tmp_path, proxies=["knn", "h_score"]))
+    assert (first.cached, again.cached) == (False, True)
+    assert again.values["knn"] == first.values["knn"]
+    assert again.nulls["knn"] == first.nulls["knn"]
+
+
+def test_damaged_features_are_made_anew_and_old_ones_go(world, tmp_path, monkeypatch):
+    score_package(proxy_payload(world, tmp_path))
+    (file,) = (tmp_path / "features").iterdir()
+    file.write_bytes(b"PK\x03\x04")
+    assert not score_package(proxy_payload(world, tmp_path)).cached
+    assert score_package(proxy_payload(world, tmp_path)).cached
+    monkeypatch.setattr("orchestrator.selection.scores.feature_cache.MAX_BYTES", 1)
+    score_package(proxy_payload(world, tmp_path, seed=9))
+    assert list((tmp_path / "features").iterdir()) == []
+
+
+def test_the_mean_over_layers_is_that_of_the_blocks(tmp_path, caplog):
+    world = make_world(tmp_path, encoders=("bert", "bert-two", "conv"))
+    rows = load_task(DatasetSpec(**spec(world, TARGET))).train
+    zoo = Zoo(world / "zoo")
+    last, mean = (
+        extract(zoo.get("bert").path, rows, 12, set(), layers)[0] for layers in ("last", "mean")
+    )
+    np.testing.assert_allclose(last, mean, atol=1e-6)  # one layer is its own mean
+    last, mean = (
+        extract(zoo.get("bert-two").path, rows, 12, set(), layers)[0] for layers in ("last", "mean")
+    )
+    assert np.abs(last - mean).max() > 1e-3
+    assert not caplog.records
+    extract(zoo.get("conv").path, rows, 12, set(), "mean")
+    assert "shows only the last layer" in caplog.text
