@@ -301,7 +301,7 @@ def _rungs(plan: SelectionPlan, bracket: Bracket) -> tuple[Rung, ...]:
     history, rungs = plan.history, []
     for rung, verdict in enumerate(bracket.verdicts, start=1):
         width = None
-        if plan.decider.predictor is not None and len(history.datasets) > MIN_HISTORY_SETS:
+        if plan.decider.predictor is not None and len(history.datasets) >= MIN_HISTORY_SETS:
             width = conformal_halfwidth(history, min(rung, history.stages), history.models)
         trained = tuple(_trained(bracket, rung))
         rungs.append(Rung(rung=rung, trained=trained, kept=verdict.kept, halfwidth=width))

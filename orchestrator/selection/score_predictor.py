@@ -19,6 +19,7 @@ Shapes: M models, N history sets, E stages; index E of a curve is T, the final t
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 
@@ -75,24 +76,30 @@ class ShrunkenPredictor:
     spread_between: float
 
     @classmethod
-    def fit(cls, history: History, target_tags: Collection[str] = ()) -> "ShrunkenPredictor":
+    def fit(
+        cls,
+        history: History,
+        target_tags: Collection[str] = (),
+        least: int = MIN_HISTORY_SETS,
+    ) -> "ShrunkenPredictor":
         """Estimate every moment from a history without the target.
 
         Args:
             history: Curves; tagged cells are left out of the prior, not counted as zero.
             target_tags: Models tagged for the target; their prior gets the tag effect.
+            least: Data sets needed.
 
         Raises:
-            InputError: Fewer than `MIN_HISTORY_SETS` usable data sets.
+            InputError: Fewer than ``least`` usable data sets.
         """
-        if history.curved_datasets() < MIN_HISTORY_SETS:
+        if history.curved_datasets() < least:
             history = history.only_finals()
         residual, medians = _residuals(history)
         sets = len(medians)
-        if sets < MIN_HISTORY_SETS:
+        if sets < least:
             raise InputError(
                 f"history prior: {sets} data sets with at least two models; it needs "
-                f"{MIN_HISTORY_SETS}. Benchmark more data sets, or use recall.mode=paper."
+                f"{least}. Benchmark more data sets, or use recall.mode=paper."
             )
         seen = ~np.isnan(residual[:, :, -1])
         rows = seen.sum(axis=1).astype(float)
@@ -215,25 +222,36 @@ class ShrunkenPredictor:
 def conformal_halfwidth(history: History, stage: int, pool: Sequence[str]) -> float:
     """Half-width of a 90 % interval of `ShrunkenPredictor.predict_for_report` (split conformal).
 
-    The quantile of its errors on each history set, with that set left out of the fit.
+    The quantile of its errors on all history sets, each left out of the fit for its own, times
+    ``t / z``: errors within a set go together, so that n sets are n draws and not n M. Student's t
+    with n - 1 degrees of freedom widens the interval of three sets by .78 and of twenty by .05.
 
     Returns:
-        NaN when leaving one set out leaves fewer than `MIN_HISTORY_SETS`.
+        NaN when leaving one set out leaves fewer than two.
     """
+    from scipy.stats import t as student
+
     errors: list[float] = []
+    sets = 0
     for place, dataset in enumerate(history.datasets):
         rest = history.without_dataset(dataset)
         column = history.curves[:, place]
         seen = {m: row for m, row in zip(history.models, column, strict=True) if m in set(pool)}
         seen = {model: row for model, row in seen.items() if not np.isnan(row).any()}
-        if len(_residuals(rest)[1]) < MIN_HISTORY_SETS or not seen:
+        if len(_residuals(rest)[1]) < MIN_HISTORY_SETS - 1 or not seen:
             continue
         observed = {
             (m, e): float(row[e - 1]) for m, row in seen.items() for e in range(1, stage + 1)
         }
-        shown = ShrunkenPredictor.fit(rest).predict_for_report(observed, list(seen))
+        fitted = ShrunkenPredictor.fit(rest, least=MIN_HISTORY_SETS - 1)
+        shown = fitted.predict_for_report(observed, list(seen))
         errors += [abs(shown[model] - float(row[-1])) for model, row in seen.items()]
-    return float(np.quantile(errors, INTERVAL)) if errors else float("nan")
+        sets += 1
+    if not errors:
+        return float("nan")
+    tail = (1 + INTERVAL) / 2
+    widening = float(student.ppf(tail, sets - 1)) / NormalDist().inv_cdf(tail)
+    return float(np.quantile(errors, INTERVAL)) * widening
 
 
 def _residuals(history: History) -> tuple[FloatArray, FloatArray]:

@@ -205,6 +205,23 @@ def test_the_published_selection_replays(curves):
     assert finals[report.results[0].winner] == pytest.approx(0.63, abs=0.01)
 
 
+def test_interval_coverage_with_three_history_sets(curves):
+    """Sets drawn four times per target: .80 to .98 of its final scores after one and two epochs."""
+    full, draw = curves.history().without_tags(), np.random.default_rng(0)
+    for stage in (1, 2):
+        inside = []
+        for target in 4 * [name for name in curves.dataset_names if name not in TINY_TEST_SETS]:
+            others = [name for name in full.datasets if name not in (target, *TARGETS_ONLY)]
+            history = full.with_datasets(draw.choice(others, 3, replace=False).tolist())
+            half = conformal_halfwidth(history, stage, history.models)
+            column = full.curves[:, full.datasets.index(target)]
+            seen = {m: c for m, c in zip(full.models, column, strict=True) if not np.isnan(c).any()}
+            observed = {(m, e): c[e - 1] for m, c in seen.items() for e in range(1, stage + 1)}
+            shown = ShrunkenPredictor.fit(history).predict_for_report(observed, list(seen))
+            inside += [abs(shown[m] - c[-1]) <= half for m, c in seen.items()]
+        assert 0.80 <= np.mean(inside) <= 0.98
+
+
 def test_interval_coverage(curves):
     """90 % intervals made without the target hold .85 to .95 of its final scores."""
     full = curves.history()
