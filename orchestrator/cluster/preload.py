@@ -8,13 +8,14 @@ the workers that train have imported. Ray's own ways do less: a node imports wha
 has run a task is never given to an actor.
 """
 
+import ctypes
 import importlib
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from orchestrator.cluster.processes import prepare_process
@@ -27,9 +28,13 @@ TASK: Final = "ORCHESTRATOR_PRELOAD"
 NAMESPACE: Final = b"orchestrator"
 MIN_FREE_BYTES: Final = 2 * 2**30
 """Free memory without which a process imports nothing before it has work."""
-NOT_EARLY: Final = ("deepspeed",)
-"""Packages that look for GPUs on import. Ray says which GPUs a process may use when it gets work;
-CUDA reads that only once."""
+GPU_SAFE: Final = ("numpy", "orchestrator", "pandas", "pyarrow", "pydantic", "ray", "torch")
+"""Packages that do not look for GPUs on import. Ray says which GPUs a process may use when it gets
+work, and CUDA reads that only once: with GPUs nothing else is imported in advance."""
+GPU_UNSAFE: Final = ("orchestrator.cluster.engines", "torch._dynamo", "torch._inductor")
+"""Their parts that do, or that import DeepSpeed, which does."""
+CUDA_NOT_INITIALIZED: Final = 3
+"""Answer of CUDA's driver to a process that has not called it before."""
 
 
 class Preload(StrictModel):
@@ -97,25 +102,56 @@ def _import_all(task: Preload) -> None:
         return
     if (free := _free_bytes()) < MIN_FREE_BYTES:
         logger.warning("nothing was imported in advance: %d MiB are free", free // 2**20)
-        return
-    began = time.monotonic()
-    failed = import_modules(json.loads(names), skipped=NOT_EARLY if task.accelerated else ())
-    logger.info("imported %d modules in %.1f s", len(sys.modules), time.monotonic() - began)
-    if failed:
-        logger.warning("not imported in advance: %s", ", ".join(failed))
+    else:
+        began = time.monotonic()
+        failed = import_modules(early(json.loads(names), accelerated=task.accelerated))
+        logger.info("imported %d modules in %.1f s", len(sys.modules), time.monotonic() - began)
+        if failed:
+            logger.warning("not imported in advance: %s", ", ".join(failed))
+        if task.accelerated and cuda_is_initialized():
+            logger.error("an import looked for GPUs: no process imports in advance any more")
+            _internal_kv_put(task.modules_key, b"[]", namespace=NAMESPACE)
+            os._exit(1)  # it would use GPUs that are not its own
     _internal_kv_put(_own_key(task), b"", namespace=NAMESPACE)
 
 
-def import_modules(names: Iterable[str], skipped: Collection[str]) -> list[str]:
-    """Import modules, and return the names of those that cannot be imported.
+def early(names: Iterable[str], *, accelerated: bool) -> list[str]:
+    """Return the modules that may be imported before it is known which GPUs a process uses.
 
     Args:
-        names: Their names.
-        skipped: Packages that are left out.
+        names: All modules.
+        accelerated: Whether it will use any.
     """
+    return [
+        name
+        for name in names
+        if not accelerated
+        or (name.partition(".")[0] in GPU_SAFE and not f"{name}.".startswith(_UNSAFE_PARTS))
+    ]
+
+
+_UNSAFE_PARTS = tuple(f"{name}." for name in GPU_UNSAFE)
+
+
+def cuda_is_initialized(library: str = "libcuda.so.1") -> bool:
+    """Return whether this process has called CUDA's driver, which then has read the environment.
+
+    Args:
+        library: File of the driver; False where there is none.
+    """
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return False
+    answer: int = driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int()))
+    return answer != CUDA_NOT_INITIALIZED
+
+
+def import_modules(names: Iterable[str]) -> list[str]:
+    """Import modules in order, and return the names of those that cannot be imported."""
     failed = []
     for name in names:
-        if name in sys.modules or name.partition(".")[0] in skipped:
+        if name in sys.modules:
             continue
         try:
             importlib.import_module(name)

@@ -32,6 +32,8 @@ CHECK_EVERY: Final = 10
 START_TIMEOUT_S: Final = 120.0
 """A process that is not ready after this time is asked for again."""
 ANSWER_S: Final = 5.0
+MAX_SILENT: Final = 3
+"""Processes of a node that may fail to get ready before no more are asked of it."""
 FOREVER_S: Final = 10 * 365 * 24 * 3600
 """Idle time after which Ray may end a spare process; it ends with its job anyway."""
 
@@ -92,6 +94,7 @@ class Spares:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spares", daemon=True)
         self._seen: set[tuple[str, int]] = set()
+        self._silent = Counter[str]()
         self._looks = 0
         self._asked: dict[str, list[float]] = {}
         self._modules: Sequence[str] = ()
@@ -136,7 +139,7 @@ class Spares:
         ready = self._ready(nodes)
         for node, count in want.items():
             missing = count - ready[node] - self._awaited(node)
-            if missing > 0:
+            if missing > 0 and self._silent[node] < MAX_SILENT:
                 prestart(nodes[node], team.environment, missing)
                 self._asked.setdefault(node, []).extend([time.monotonic()] * missing)
         self._say_place(leaving & team.nodes.keys(), team, want, ready)
@@ -194,8 +197,12 @@ class Spares:
 
     def _awaited(self, node: str) -> int:
         """Return how many processes were asked for that are not ready yet."""
-        recent = time.monotonic() - START_TIMEOUT_S
-        self._asked[node] = [at for at in self._asked.get(node, ()) if at > recent]
+        asked, recent = self._asked.get(node, []), time.monotonic() - START_TIMEOUT_S
+        self._asked[node] = [at for at in asked if at > recent]
+        if silent := len(asked) - len(self._asked[node]):
+            self._silent[node] += silent
+            if self._silent[node] >= MAX_SILENT:
+                logger.warning("%s: no spare worker processes on node %s", self._name, node)
         return len(self._asked[node])
 
 

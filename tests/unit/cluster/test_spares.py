@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,9 +11,10 @@ import pytest
 
 from orchestrator.cluster.observe.mailbox import Mailbox
 from orchestrator.cluster.preload import (
-    NOT_EARLY,
     TASK,
     Preload,
+    cuda_is_initialized,
+    early,
     import_modules,
     imported_modules,
     preload,
@@ -63,17 +65,30 @@ def test_modules_are_imported_in_order_and_a_broken_one_ends_nothing(tmp_path, m
     (tmp_path / "early_a.py").write_text("ready = True\n")
     (tmp_path / "early_b.py").write_text("raise RuntimeError('not here')\n")
     (tmp_path / "early_c.py").write_text("import early_a\nassert early_a.ready\n")
-    (tmp_path / "gpus.py").write_text("raise SystemExit('looked for GPUs')\n")
-    names = ["early_a", "early_b", "early_c", "gpus"]
-    assert import_modules(names, skipped=("gpus",)) == ["early_b"]
+    assert import_modules(["early_a", "early_b", "early_c"]) == ["early_b"]
     assert {"early_a", "early_c"} <= sys.modules.keys()
     for name in ("early_a", "early_c"):
         del sys.modules[name]
 
 
-def test_what_looks_for_gpus_on_import_is_left_to_the_worker():
+def test_what_may_look_for_gpus_on_import_is_left_to_the_worker():
     """CUDA reads the visible devices once, and Ray names them with the work."""
-    assert "deepspeed" in NOT_EARLY
+    safe = ["torch", "torch.distributed", "orchestrator.cluster.context", "numpy"]
+    unsafe = ["deepspeed", "deepspeed.ops", "bitsandbytes", "torch._inductor.config"]
+    unsafe += ["orchestrator.cluster.engines", "orchestrator.cluster.engines.deepspeed_zero"]
+    assert early([*safe, *unsafe], accelerated=True) == safe
+    assert early([*safe, *unsafe], accelerated=False) == [*safe, *unsafe]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize(("answer", "initialized"), [(3, False), (0, True), (100, True)])
+def test_a_process_that_has_looked_for_gpus_is_noticed(tmp_path, answer, initialized):
+    (tmp_path / "driver.c").write_text(f"int cuDeviceGetCount(int *n) {{ return {answer}; }}\n")
+    library = tmp_path / "libcuda.so"
+    command = ["cc", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "driver.c")]
+    subprocess.run(command, check=True, timeout=60)
+    assert cuda_is_initialized(str(library)) == initialized
+    assert not cuda_is_initialized(str(tmp_path / "none.so"))
 
 
 def test_the_list_of_modules_can_be_imported_by_another_process():
@@ -83,7 +98,7 @@ def test_the_list_of_modules_can_be_imported_by_another_process():
     code = (
         "import json, sys\n"
         "from orchestrator.cluster.preload import import_modules\n"
-        "failed = import_modules(json.load(sys.stdin), ())\n"
+        "failed = import_modules(json.load(sys.stdin))\n"
         "assert 'pydantic' in sys.modules and not failed, failed\n"
     )
     light = [name for name in names if name.partition(".")[0] in ("pydantic", "orchestrator")]
