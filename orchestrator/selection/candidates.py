@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DEFAULT_KINDS = ("pretrained", "imported")
 FORM_OF_FILE = {None: "texts", "picture": "images", "sound": "sounds"}
 TOKENIZER_NAME = "tokenizer.json"
+MAX_LINES, MAX_NAMES = 16, 6
+"""Lines of candidates that `--check` prints, and names in a line that groups them."""
 CHAMPION, LATEST = "champion", "latest"
 
 
@@ -85,7 +87,7 @@ def require_usable(usable: Sequence["Package"], reasons: Mapping[str, str], targ
         InputError: None can; says why of each.
     """
     if not usable:
-        why = "; ".join(f"{ref}: {reason}" for ref, reason in reasons.items())
+        why = "; ".join(line.strip() for line in listed_candidates((), reasons))
         raise InputError(f"no package can be trained on {target}. {why}.")
 
 
@@ -136,6 +138,33 @@ def _unusable(package: "Package", form: str | None) -> str | None:
     if form in (None, "texts") and "texts" in read and not package.has(TOKENIZER_NAME):
         return f"has no {TOKENIZER_NAME}, and the rows are texts"
     return None
+
+
+def listed_candidates(packages: Sequence["Package"], left_out: Mapping[str, str]) -> list[str]:
+    """Return the lines that list candidates, and packages left out; grouped where they are many.
+
+    Args:
+        packages: The candidates.
+        left_out: Reference of each other package to the reason.
+    """
+    if len(packages) + len(left_out) <= MAX_LINES:
+        alone = [f"  {package.ref} ({package.kind})" for package in packages]
+        return alone + [f"  left out: {ref}: {reason}" for ref, reason in left_out.items()]
+    kinds: dict[str, list[str]] = {}
+    for package in packages:
+        kinds.setdefault(f"  {package.kind}", []).append(package.ref)
+    reasons: dict[str, list[str]] = {}
+    for ref, reason in left_out.items():
+        reasons.setdefault(f"  left out: {reason}", []).append(ref)
+    lines = [_group(text, refs) for text, refs in (kinds | reasons).items()]
+    more = len(lines) - MAX_LINES
+    return lines if more <= 0 else [*lines[:MAX_LINES], f"  left out for {more} other reasons"]
+
+
+def _group(text: str, refs: Sequence[str]) -> str:
+    shown = ", ".join(refs[:MAX_NAMES])
+    more = len(refs) - MAX_NAMES
+    return f"{text}: {len(refs)}: {shown}" + (f" and {more} more" if more > 0 else "")
 
 
 def model_facts(package: "Package", zoo_packages: Iterable["Package"]) -> ModelFacts:

@@ -10,6 +10,7 @@ from orchestrator.errors import InputError, StageError
 from orchestrator.selection.candidates import (
     dataset_facts,
     form_of_source,
+    listed_candidates,
     model_facts,
     portable,
     protocol_of,
@@ -193,8 +194,7 @@ def describe_selection(config: SelectConfig) -> str:
     return "\n".join(
         [
             f"select {config.run.name}: target {config.target.source}, {count} candidates",
-            *(f"  {package.ref} ({package.kind})" for package in packages),
-            *(f"  left out: {ref}: {reason}" for ref, reason in failed.items()),
+            *listed_candidates(packages, failed),
             f"  history: {len(history.datasets)} data sets, policy {decider.name}",
             f"  recall: {passes} forward passes, keeps {pool} of {count}",
             f"  halving: at most {' + '.join(map(str, sizes))} = {sum(sizes)} epochs; "

@@ -11,7 +11,12 @@ from orchestrator.selection.benchmark_runner import (
     describe_benchmark,
     plan_benchmark,
 )
-from orchestrator.selection.candidates import dataset_facts, protocol_of, resolve_packages
+from orchestrator.selection.candidates import (
+    dataset_facts,
+    listed_candidates,
+    protocol_of,
+    resolve_packages,
+)
 from orchestrator.selection.config import RecallConfig
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.matrix.facts import ModelFacts
@@ -369,3 +374,23 @@ def test_a_matrix_of_an_earlier_release_keeps_its_protocol():
     """The hash that the first releases wrote for the defaults."""
     assert protocol_of(FineTuneConfig(), 7) == "8706a2375cb4bd16"
     assert protocol_of(FineTuneConfig(exportable=True), 7) != "8706a2375cb4bd16"
+
+
+def test_check_of_many_packages_is_grouped():
+    class Named:
+        def __init__(self, number):
+            self.ref, self.kind = f"m{number:03d}/v0001", ("pretrained", "imported")[number % 2]
+
+    packages = [Named(number) for number in range(500)]
+    left_out = {f"x{i}/v0001": f"reason {i % 40}" for i in range(80)}
+    lines = listed_candidates(packages, left_out)
+    assert len(lines) <= 17
+    assert lines[0].startswith("  pretrained: 250: m000/v0001, m002/v0001")
+    assert lines[0].endswith("and 244 more")
+    assert "  left out: reason 0: 2: x0/v0001, x40/v0001" in lines
+    assert lines[-1] == "  left out for 26 other reasons"
+    assert listed_candidates(packages[:2], {"y/v0001": "no"}) == [
+        "  m000/v0001 (pretrained)",
+        "  m001/v0001 (imported)",
+        "  left out: y/v0001: no",
+    ]
