@@ -26,8 +26,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from orchestrator.training.engines.on_device import left_out
 from orchestrator.training.engines.update_rules import Piece, part_of_flat
-from orchestrator.training.engines.weight_decay import decay, decay_before_adam
+from orchestrator.training.engines.weight_decay import decay, decay_before_adam, taken
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """a, b, c of the authors: the steepest slope at 0 that keeps singular values near 1."""
@@ -104,6 +105,8 @@ class Muon(Optimizer):
         cautious: Decay only where the update shrinks the weight (``weight_decay.decay``).
     """
 
+    _step_supports_amp_scaling = True  # `on_device` gives it a flag
+
     def __init__(
         self,
         params: Any,
@@ -164,11 +167,14 @@ class Muon(Optimizer):
                 self._muon(given, group)
 
     def _muon(self, given: Sequence[Tensor], group: dict[str, Any]) -> None:
+        left = left_out(self)
         for parameter in given:
             state = self.state[parameter]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
-            state["momentum_buffer"].lerp_(parameter.grad, 1.0 - self.momentum)
+            momentum = state["momentum_buffer"]
+            assert parameter.grad is not None
+            momentum.lerp_(taken(parameter.grad, momentum, left), 1.0 - self.momentum)
         places = {p.layer: (held, p) for held in given for p in self._pieces.get(held, ())}
 
         def piece(number: int) -> Tensor:
@@ -183,8 +189,9 @@ class Muon(Optimizer):
         for number, computed in self._spread(numbers, piece):
             held, place = places[number]
             values, scale = part_of_flat(held, place), self._stacks[number].scale
-            direction = computed.to(values.device)  # where offloaded weights are
-            decay(values, direction, group["lr"] * group["weight_decay"], cautious=self.cautious)
+            direction = taken(computed.to(values.device), 0.0, left)  # there if offloaded
+            amount = group["lr"] * group["weight_decay"]
+            decay(values, direction, amount, cautious=self.cautious, left=left)
             values.add_(direction, alpha=-group["lr"] * scale)
 
     def _alone(
@@ -207,7 +214,8 @@ class Muon(Optimizer):
         (beta1, beta2), decays = group["betas"], group["weight_decay"]
         if self.cautious:
             for parameter, state in zip(given, states, strict=True):
-                decay_before_adam(parameter, state["exp_avg"], beta1, group["lr"] * decays)
+                amount = group["lr"] * decays
+                decay_before_adam(parameter, state["exp_avg"], beta1, amount, left_out(self))
             decays = 0.0
         adamw(
             list(given),
@@ -224,4 +232,5 @@ class Muon(Optimizer):
             weight_decay=decays,
             eps=group["eps"],
             maximize=False,
+            found_inf=left_out(self),
         )

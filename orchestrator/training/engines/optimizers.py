@@ -217,6 +217,8 @@ def keep_average(optimizer: Optimizer, decay: float) -> None:
 
     optimizer.register_step_post_hook(update)
     optimizer.defaults[AVERAGE] = decay
+    if isinstance(optimizer, Lion | Muon):  # without a count of steps for every weight
+        optimizer._step_supports_amp_scaling = False
 
 
 def keeps_average(optimizer: Optimizer) -> bool:

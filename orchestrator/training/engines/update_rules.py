@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from orchestrator.training.engines.weight_decay import decay, shrinking
+from orchestrator.training.engines.on_device import left_out
+from orchestrator.training.engines.weight_decay import decay, shrinking, taken
 
 
 class Lion(Optimizer):
@@ -30,6 +31,8 @@ class Lion(Optimizer):
         weight_decay: Decoupled decay.
         cautious: As in ``weight_decay.decay``.
     """
+
+    _step_supports_amp_scaling = True  # `on_device` gives it a flag
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class Lion(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         del closure
+        left = left_out(self)
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -56,10 +60,11 @@ class Lion(Optimizer):
                     state["exp_avg"] = torch.zeros_like(parameter)
                 momentum, (mix, fade) = state["exp_avg"], group["betas"]
                 direction = torch.lerp(parameter.grad, momentum, mix).sign_()
+                direction = taken(direction, 0.0, left)
                 amount = group["lr"] * group["weight_decay"]
-                decay(parameter, direction, amount, cautious=self.cautious)
+                decay(parameter, direction, amount, cautious=self.cautious, left=left)
                 parameter.add_(direction, alpha=-group["lr"])
-                momentum.lerp_(parameter.grad, 1.0 - fade)
+                momentum.lerp_(taken(parameter.grad, momentum, left), 1.0 - fade)
 
 
 MIN_TRUST_RATIO_DIMS = 2

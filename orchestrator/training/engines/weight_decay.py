@@ -23,7 +23,9 @@ DECAY = "cautious_decay"
 """Key of a group's decay where AdamW's own is off."""
 
 
-def decay(values: Tensor, update: Tensor, amount: float, *, cautious: bool) -> None:
+def decay(
+    values: Tensor, update: Tensor, amount: float, *, cautious: bool, left: Tensor | None = None
+) -> None:
     """Multiply weights by ``1 - amount``, in place.
 
     Args:
@@ -31,14 +33,26 @@ def decay(values: Tensor, update: Tensor, amount: float, *, cautious: bool) -> N
         update: Has the sign of what the optimizer subtracts, shaped like them.
         amount: Learning rate times decay.
         cautious: Only where the update and the weight do not have opposite signs.
+        left: 0-dim, 1 where the step is left out; None: it is taken.
     """
     if not amount:
         return
     if not cautious:
-        values.mul_(1.0 - amount)
+        values.mul_(1.0 - amount if left is None else torch.where(left == 0, 1.0 - amount, 1.0))
         return
     for part, direction in _chunks(values, update):
-        part.sub_(shrinking(part, direction), alpha=amount)
+        part.sub_(taken(shrinking(part, direction), 0.0, left), alpha=amount)
+
+
+def taken(values: Tensor, otherwise: Tensor | float, left: Tensor | None) -> Tensor:
+    """Return values of a step, and something else where it is left out.
+
+    Args:
+        values: Any, also not finite where the step is left out.
+        otherwise: Shaped like them, or a number.
+        left: 0-dim, 1 where the step is left out; None: it is taken.
+    """
+    return values if left is None else torch.where(left == 0, values, otherwise)
 
 
 def shrinking(values: Tensor, update: Tensor) -> Tensor:
@@ -85,9 +99,7 @@ def decay_before_adam(
         return
     for part, slope, moment in _chunks(parameter, gradient, gradient if first is None else first):
         decayed = shrinking(part, moment.lerp(slope, 1.0 - beta))
-        if left is not None:
-            decayed = torch.where(left == 0, decayed, 0.0)
-        part.sub_(decayed, alpha=amount)
+        part.sub_(taken(decayed, 0.0, left), alpha=amount)
 
 
 def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

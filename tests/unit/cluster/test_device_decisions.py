@@ -16,6 +16,7 @@ POISON = {0: math.nan, 3: math.inf, 4: "gradient", 6: 1e9, 7: -math.inf}
 HALF = {"precision": "fp16", "loss_scale": {"initial": 2.0**14, "growth_steps": 2}}
 
 SLOW = pytest.mark.slow
+SHARDED = ["zero2", "zero3", "fsdp2"]
 pytestmark = pytest.mark.usefixtures("process_group")
 
 
@@ -101,6 +102,36 @@ def test_the_device_decides_as_the_host_does(kind, settings, tmp_path, monkeypat
 @pytest.mark.parametrize("kind", ["single", pytest.param("zero3", marks=SLOW)])
 def test_decay_and_the_average_take_no_part_in_a_step_left_out(kind, more, tmp_path, monkeypatch):
     compare(tmp_path, monkeypatch, kind, {"weight_decay": 0.1, **more}, {})
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"type": "lion"},
+        {"type": "lion", "cautious": True},
+        {"type": "muon"},
+        {"type": "muon", "cautious": True},
+    ],
+    ids=lambda each: "-".join(map(str, each.values())),
+)
+@pytest.mark.parametrize("kind", ["single", *(pytest.param(k, marks=SLOW) for k in SHARDED)])
+def test_other_rules_leave_out_the_same_steps(kind, optimizer, tmp_path, monkeypatch):
+    compare(tmp_path, monkeypatch, kind, {"weight_decay": 0.1, **optimizer}, {})
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"type": "lamb"},
+        {"type": "adafactor"},
+        {"type": "adamw8bit"},
+        {"type": "muon", "average_decay": 0.9},
+    ],
+    ids=lambda each: each["type"],
+)
+def test_where_the_optimizer_cannot_the_host_decides(optimizer, monkeypatch):
+    monkeypatch.setattr(on_device, "reads_wait", lambda device: True)
+    assert not engine_of("single", optimizer, {}).decides_on_device
 
 
 @pytest.mark.parametrize("every", [1, 4, pytest.param(100, marks=SLOW)])

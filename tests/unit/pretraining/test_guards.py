@@ -14,6 +14,7 @@ from orchestrator.pretraining.worker import EXPORT, _Run, pretrain
 from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
 from orchestrator.training.early_stopping import FOLDER as BEST
 from orchestrator.training.early_stopping import best_of
+from orchestrator.training.engines import on_device
 from orchestrator.training.engines.torch_engines import SingleEngine
 from orchestrator.training.events import RolledBack
 from orchestrator.training.metrics import StepMetrics
@@ -105,6 +106,7 @@ def poison(monkeypatch):
 
 
 ONE_BY_ONE = "train.prefetch_steps=0"  # what was read last is what is trained on
+INTERVALS = {"log": 8, "checkpoint": 4, "eval": 0}
 GUARDED = ["train.max_skipped_steps=1", "train.max_rollbacks=1", ONE_BY_ONE]
 
 
@@ -122,6 +124,30 @@ def test_bad_data_is_gone_around_from_the_last_checkpoint(alone, make_job, tmp_p
     trained = [each.metrics for each in alone.events if getattr(each, "split", "") == "train"]
     assert [each["tokens"] for each in trained] == [trained[0]["tokens"]] * len(trained)
     assert max(each["tokens_per_second"] for each in trained) < 1e8  # the clock begins anew
+
+
+def test_bad_data_is_gone_around_however_late_the_host_hears_of_it(
+    alone, make_job, tmp_path, poison, monkeypatch
+):
+    """Steps that followed are undone: weights and curve are those of a host that knew at once."""
+    bad, read = poison
+    bad |= {4, 5}
+    found, steps = [], []
+    for place in ("host", "device"):
+        if place == "device":
+            monkeypatch.setattr(on_device, "reads_wait", lambda device: True)
+        read.clear()
+        folder = tmp_path / place
+        every = [f"train.{what}_every_steps={n}" for what, n in INTERVALS.items()]
+        job = make_job(*GUARDED, *every, "train.max_steps=8", run_dir=folder)
+        summary = pretrain(alone.within(folder), job)
+        found.append((summary.step, summary.rollbacks, weights(folder / EXPORT)))
+        steps.append(list(read))
+    assert found[0] == found[1]
+    assert steps == [list(range(10)), [*range(8), *range(6, 10)]]  # it had gone on
+    events = [each.message for each in alone.events if isinstance(each, RolledBack)]
+    assert len(events) == 2
+    assert events[0] == events[1]
 
 
 def test_after_too_many_rollbacks_the_run_fails_with_the_samples(alone, make_job, tmp_path, poison):
