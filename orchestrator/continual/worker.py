@@ -23,8 +23,9 @@ from orchestrator.data.prefetch import Prefetch
 from orchestrator.data.randomness import derive_seed
 from orchestrator.data.steps import eval_batches
 from orchestrator.errors import IntegrityError
+from orchestrator.modeling.initialization import Held, Values, set_aside
 from orchestrator.modeling.model import Model
-from orchestrator.modeling.package import load_model
+from orchestrator.modeling.package import load_model, open_model
 from orchestrator.training.curve_parts import CurveParts
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import BUILDING, Measurement, Metrics, Status, loading
@@ -91,13 +92,14 @@ class Learner:
     def _open(self, unit: Unit) -> _Session:
         """Build the engine at the weights of the previous unit, or at the unit's own checkpoint."""
         self.context.emit(Status(message=BUILDING))
-        model = self._model(unit)
+        model, values = self._model(unit)
         skeleton = skeleton_of(model)
         engine = self.context.build_engine(
             model,
             self.config.train.optimizer,
             self.config.engine,
             {task.title: task.weight for task in self.config.tasks},
+            values,
         )
         task = UnitTask(self.stream, self.stages, self.package, unit, engine, skeleton)
         parts = build_parts(self.config.method.used())
@@ -123,18 +125,32 @@ class Learner:
             session.curves.resume(None)
         return session
 
-    def _model(self, unit: Unit) -> Model:
+    def _model(self, unit: Unit) -> tuple[Model, Values | None]:
+        """Return the model; where the engine cuts it, on the meta device, and its values."""
         torch.manual_seed(derive_seed(self.config.seed, "heads"))
-        model = load_model(self.package, targets=self.stream.heads(self.package))
+        heads, values = self.stream.heads(self.package), None
+        if self.config.engine.sharding_stage:
+            model, stored = open_model(self.package, heads)
+            values = set_aside(model, stored)
+        else:
+            model = load_model(self.package, targets=heads)
         if unit.index:
             left = self.stages.weights(unit.index - 1)
-            missing, unexpected = model.load_state_dict(left, strict=False)
-            if unexpected or set(missing) - set(model.tied_names()):
+            own, tied = model.state_dict().keys(), model.tied_names().keys()
+            missing, unexpected = own - left.keys() - tied, left.keys() - own
+            if unexpected or missing:
                 raise IntegrityError(
                     f"{self.stages.folder(unit.index - 1)} belongs to another model: missing "
-                    f"{missing}, unexpected {unexpected}. Start a run with another name"
+                    f"{sorted(missing)}, unexpected {sorted(unexpected)}. Start a run with "
+                    "another name"
                 )
-        return model
+            if values is None:
+                model.load_state_dict(left, strict=False)
+            else:
+                buffers = {name: left[name] for name, _ in model.named_buffers() if name in left}
+                model.load_state_dict(buffers, strict=False)
+                values = Held(left, values)
+        return model, values
 
     def _train(self, session: _Session) -> TrainResult:
         unit, engine = session.task.unit, session.task.engine

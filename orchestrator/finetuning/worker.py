@@ -18,12 +18,15 @@ from orchestrator.finetuning.results import (
     Summary,
 )
 from orchestrator.finetuning.state import FinetuneJob, RunState
+from orchestrator.modeling.initialization import Values
+from orchestrator.modeling.model import Model
 from orchestrator.storage import atomic_write_json, read_model, staged
 from orchestrator.tasks.base import Answer
 from orchestrator.tasks.measure import Measured
-from orchestrator.training.config import EarlyStoppingConfig, TrainConfig
+from orchestrator.training.config import EarlyStoppingConfig, OptimizerConfig, TrainConfig
 from orchestrator.training.curve_parts import CurveParts
 from orchestrator.training.early_stopping import BestKeeper
+from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import BUILDING, Measurement, RunStarted, Status, loading
 from orchestrator.training.finetune.finetuner import FineTuner, Heads, Place
 from orchestrator.training.history import History
@@ -99,11 +102,16 @@ class _Run:
         section = job.config.train
         context.emit(Status(message=BUILDING))
         lessons = lessons_of(job)
+
+        def engine(
+            model: Model, optimizer: OptimizerConfig, values: Values | None = None
+        ) -> Engine:
+            return context.build_engine(model, optimizer, job.config.engine, values=values)
+
         place = Place(
             device=context.device,
-            build_engine=lambda model, optimizer: context.build_engine(
-                model, optimizer, job.config.engine
-            ),
+            build_engine=engine,
+            build_in_parts=engine if job.config.engine.sharding_stage else None,
             world=context.world,
             micro_batch_size=section.micro_batch_size,
             on_rank_zero=context.on_rank_zero,

@@ -117,6 +117,26 @@ class Zeros:
         out.zero_()
 
 
+class Held:
+    """Whole parameters by name, and other values for the rest; a :class:`Values`.
+
+    Args:
+        held: Parameters; views of files, or what was made already.
+        rest: Where all others come from; None: there are no others.
+    """
+
+    def __init__(self, held: Mapping[str, Tensor], rest: Values | None = None) -> None:
+        self._held, self._rest = held, rest
+
+    @torch.no_grad()
+    def fill(self, name: str, out: Tensor, start: int = 0) -> None:
+        """Write elements ``start : start + len(out)`` of a flattened parameter; see `Values`."""
+        if name not in self._held and self._rest is not None:
+            self._rest.fill(name, out, start)
+        else:
+            out.copy_(self._held[name].reshape(-1)[start : start + len(out)])
+
+
 class FirstValues:
     """The first values of a model's parameters; a :class:`Values`.
 
@@ -164,6 +184,28 @@ class FirstValues:
             _write(draw, words, block)
             if not whole:
                 wanted.copy_(block[low - begin : high - begin])
+
+
+def set_aside(module: nn.Module, rest: Values) -> Values:
+    """Put the parameters that have memory on the meta device, where the others are; ties stay.
+
+    Args:
+        module: Its parameters are replaced.
+        rest: Values of those that have no memory.
+
+    Returns:
+        The values of all parameters.
+    """
+    held = {name: p.detach() for name, p in module.named_parameters() if not p.is_meta}
+    replaced: dict[int, nn.Parameter] = {}
+    for owner in module.modules():
+        for key, parameter in owner._parameters.items():
+            if parameter is not None and not parameter.is_meta:
+                empty = replaced.setdefault(
+                    id(parameter), _empty_like(parameter, torch.device("meta"))
+                )
+                setattr(owner, key, empty)  # also where an RNN lists its own
+    return Held(held, rest)
 
 
 @contextmanager

@@ -88,8 +88,9 @@ class LoraLinear(nn.Linear):
             layer.in_features, layer.out_features, layer.bias is not None, device="meta"
         )
         self.weight, self.bias = layer.weight, layer.bias
-        self.lora_a = nn.Parameter(layer.weight.new_empty(rank, layer.in_features))
-        self.lora_b = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))
+        device = torch.device("cpu") if layer.weight.is_meta else layer.weight.device
+        self.lora_a = nn.Parameter(layer.weight.new_empty(rank, layer.in_features, device=device))
+        self.lora_b = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank, device=device))
         self.scale = scale
         self.lora_dropout = nn.Dropout(dropout)
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))

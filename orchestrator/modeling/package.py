@@ -13,7 +13,7 @@ from torch import Tensor
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.builder import build_on_meta, build_target
 from orchestrator.modeling.config import CONFIG_FILE, MODEL_TYPE, ModelConfig, read_config
-from orchestrator.modeling.initialization import Values
+from orchestrator.modeling.initialization import Held, Values
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.modeling.tensor_files import (
@@ -30,6 +30,7 @@ __all__ = [
     "StoredValues",
     "has_weights",
     "load_model",
+    "open_model",
     "read_config",
     "read_state",
     "stored_bytes",
@@ -177,6 +178,27 @@ def load_model(
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     return model
+
+
+def open_model(folder: Path, targets: Sequence[TargetConfig]) -> tuple[Model, Values]:
+    """Return a model as `load_model` does, without memory, and what reads its parameters by parts.
+
+    Parameters of new heads have memory: they have the values that `load_model` gives them. Buffers
+    are filled.
+
+    Args:
+        folder: What ``write_model`` wrote.
+        targets: The heads wanted instead of the stored ones.
+
+    Raises:
+        IntegrityError: A file cannot be read, or names are missing, unexpected or mis-shaped.
+    """
+    stored = read_config(folder)
+    model = build_on_meta(stored.with_targets(targets))
+    for target in _new_heads(stored, model.config):
+        model.targets[target.name] = build_target(target, model.config)
+    model.tie_weights()
+    return model, StoredValues(folder, model, Held({}))
 
 
 class StoredValues:

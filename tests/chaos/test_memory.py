@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from orchestrator.config import validate_config
+from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.cost import activation_bytes, model_sizes
+from orchestrator.modeling.package import write_model
 from orchestrator.pretraining.estimate_memory import worker_memory
 from orchestrator.training.config import EngineConfig
 from tests.support.memory_worker import measure
@@ -112,4 +115,21 @@ def test_workers_take_what_was_estimated(form, model, workers):
     measured = measure(raw, ENGINES[engine], **shape, micro=micro, frozen=frozen)
     print(f"{estimate / 1e6:.0f} MB estimated, {measured} measured")
     assert abs(estimate / measured["steps"] - 1) <= ALLOWED
+    assert measured["start"] <= (1 + ALLOWED) * estimate
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's memory peaks")
+@pytest.mark.parametrize("stored_as", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("engine", ["zero3", "fsdp2"])
+def test_workers_that_begin_with_a_package_never_hold_it_whole(tmp_path, engine, stored_as):
+    """As fine-tuning and continual learning do: from the start on, peaks are those of training."""
+    config = validate_config(ModelConfig, DEEP, "test")
+    state = {key: value.to(stored_as) for key, value in build_model(config, 0).state_dict().items()}
+    write_model(tmp_path, state, config)
+    shape = {"world": 4, "batch": 1, "length": 16}
+    activations = activation_bytes(config, batch_size=1, length=16)
+    settings = EngineConfig(**ENGINES[engine])
+    estimate = worker_memory(model_sizes(config), settings, 4, activations).total
+    measured = measure(DEEP, ENGINES[engine], **shape, package=str(tmp_path))
+    print(f"{estimate / 1e6:.0f} MB estimated, {measured} measured")
     assert measured["start"] <= (1 + ALLOWED) * estimate

@@ -7,9 +7,11 @@ import torch
 from orchestrator.cluster.engines import build_engine
 from orchestrator.config import validate_config
 from orchestrator.modeling.builder import build_model, build_on_meta, first_values
-from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.initialization import Materialization
-from orchestrator.modeling.lora import freeze
+from orchestrator.modeling.config import LoraConfig, ModelConfig
+from orchestrator.modeling.initialization import Materialization, set_aside
+from orchestrator.modeling.lora import add_lora, freeze
+from orchestrator.modeling.package import load_model, open_model, read_config
+from orchestrator.modeling.targets.configs import ClsConfig
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 
 SEED = 11
@@ -83,6 +85,44 @@ def built(name, kind, world, frozen=()):
     missing = Materialization(first_values(model, config, SEED), torch.device("cpu"))
     settings = EngineConfig(**ENGINES[kind])
     return build_engine(model, OptimizerConfig(), settings, world=world, missing=missing)
+
+
+def prepared(model, adapted):
+    """A package's model as fine-tuning prepares it; its first values are those of the seed."""
+    if adapted:
+        add_lora(model, LoraConfig(rank=2))
+    return model
+
+
+def heads_for(config):
+    """A package's heads and a new one."""
+    return [*config.target, ClsConfig(name="new", num_labels=3)]
+
+
+def packaged(folder, adapted):
+    """The model of a package with a new head, whole in one process."""
+    torch.manual_seed(SEED)
+    return prepared(load_model(folder, targets=heads_for(read_config(folder))), adapted)
+
+
+def packaged_weights(rank, world, folder, packages, cases):
+    """Weights that each engine begins with where each rank reads its part of a package."""
+    os.environ |= {"LOCAL_RANK": str(rank), "DS_ACCELERATOR": "cpu"}
+    found = {}
+    for name, kind, adapted in cases:
+        torch.manual_seed(SEED)
+        model, stored = open_model(packages / name, heads_for(model_config(name)))
+        values = set_aside(prepared(model, adapted), stored)
+        assert all(parameter.is_meta for parameter in model.parameters())
+        missing = Materialization(values, torch.device("cpu"))
+        settings = EngineConfig(**ENGINES[kind])
+        engine = build_engine(model, OptimizerConfig(), settings, world=world, missing=missing)
+        found[name, kind, adapted] = {
+            "weights": dict(engine.state_dict()),
+            "trained": [key for key, p in engine.module.named_parameters() if p.requires_grad],
+            "tied": engine.module.tied_names(),
+        }
+    return found
 
 
 def first_weights(rank, world, folder, cases):

@@ -43,10 +43,10 @@ class poisoned:
         self.module, self.first = module, module.first_model
 
         def first_model(*args):
-            model = self.first(*args)
+            model, values = self.first(*args)
             if self.active:
                 model.register_forward_hook(self.poison)
-            return model
+            return model, values
 
         module.first_model = first_model
 

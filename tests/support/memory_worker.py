@@ -13,8 +13,9 @@ from orchestrator.cluster.engines import build_engine
 from orchestrator.config import validate_config
 from orchestrator.modeling.builder import build_on_meta, first_values
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.initialization import Materialization
+from orchestrator.modeling.initialization import Materialization, set_aside
 from orchestrator.modeling.lora import freeze
+from orchestrator.modeling.package import open_model
 from orchestrator.training.config import EngineConfig, OptimizerConfig
 from orchestrator.training.engines.engine import clip_gradients
 from tests.support import ranks
@@ -42,7 +43,8 @@ def measure(
         world: Processes.
         batch: Sequences of one micro-batch.
         length: Tokens of each.
-        more: ``micro`` (micro-batches of a step), ``frozen`` (patterns).
+        more: ``micro`` (micro-batches of a step), ``frozen`` (patterns), ``package`` (a folder that
+            the weights come from).
     """
     folder = Path(tempfile.mkdtemp())
     job = {"model": model, "engine": engine, "batch": batch, "length": length, **more}
@@ -72,11 +74,18 @@ def _worker(rank: int, world: int, folder: Path, job: dict) -> None:
 def _train(job: dict, raw: dict) -> list[int]:
     Path("/proc/self/clear_refs").write_text("5")  # begins a new peak
     config = validate_config(ModelConfig, raw, "test")
-    model = build_on_meta(config)
+    if "package" in job and raw is job["model"]:
+        model, stored = open_model(Path(job["package"]), config.target)
+        values = set_aside(model, stored)
+        del stored
+    else:
+        model = build_on_meta(config)
+        values = first_values(model, config, 0)
     freeze(model, job.get("frozen", []))
-    missing = Materialization(first_values(model, config, 0), torch.device("cpu"))
+    missing = Materialization(values, torch.device("cpu"))
     world, settings = distributed.get_world_size(), EngineConfig(**job["engine"])
     engine = build_engine(model, OptimizerConfig(), settings, world=world, missing=missing)
+    del values, missing  # and with them the mapped file
     model.train()
     window = [_batch(config, job["batch"], job["length"])] * job.get("micro", 1)
     peaks = []

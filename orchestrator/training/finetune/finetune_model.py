@@ -10,9 +10,10 @@ from orchestrator.data.randomness import derive_seed
 from orchestrator.inference.prompting import completed, fill_prompts, new_prompts
 from orchestrator.modeling.builder import build_target
 from orchestrator.modeling.config import read_config
+from orchestrator.modeling.initialization import Values, set_aside
 from orchestrator.modeling.lora import add_lora, freeze, merged_state
 from orchestrator.modeling.model import Model
-from orchestrator.modeling.package import load_model, write_model
+from orchestrator.modeling.package import load_model, open_model, write_model
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 from orchestrator.training.config import (
     FineTuneConfig,
@@ -45,6 +46,8 @@ class Place:
     Attributes:
         device: Where the model goes; its engine moves every batch there.
         build_engine: Makes the engine.
+        build_in_parts: Makes the engine of a model on the meta device, whose values are read by
+            parts; None: models are built whole.
         world: Number of ranks that share a batch.
         micro_batch_size: Rows of one pass of one rank at most; None: its share of the batch.
         on_rank_zero: Runs something on rank 0 alone.
@@ -52,9 +55,16 @@ class Place:
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     build_engine: EngineFactory = SingleEngine
+    build_in_parts: Callable[[Model, OptimizerConfig, Values], Engine] | None = None
     world: int = 1
     micro_batch_size: int | None = None
     on_rank_zero: OnRankZero = lambda action: action()
+
+    def engine(self, model: Model, optimizer: OptimizerConfig, values: Values | None) -> Engine:
+        """Return the engine of a model, or of a model on the meta device and its values."""
+        if values is None or self.build_in_parts is None:
+            return self.build_engine(model, optimizer)
+        return self.build_in_parts(model, optimizer, values)
 
 
 @dataclass(frozen=True)
@@ -102,9 +112,22 @@ ONLY_LESSONS = Heads()
 
 
 def first_model(
-    package: Path, lessons: Sequence[Lesson], heads: Heads, config: FineTuneOptions, seed: int
-) -> Model:
+    package: Path,
+    lessons: Sequence[Lesson],
+    heads: Heads,
+    config: FineTuneOptions,
+    seed: int,
+    in_parts: bool = False,
+) -> tuple[Model, Values | None]:
     """Return the model before its first step, on the CPU; the same on every rank.
+
+    Args:
+        package: Folder of the package.
+        lessons: What is learned.
+        heads: Heads of the package in the run.
+        config: What is frozen or adapted.
+        seed: Decides the values of what is new.
+        in_parts: Leave the model on the meta device; its values come second then.
 
     Raises:
         IntegrityError: The package's model does not fit its config.
@@ -115,7 +138,11 @@ def first_model(
         completed(package, trained_head(body, each, heads.renewed, config)) for each in lessons
     ]
     torch.manual_seed(derive_seed(seed, "head"))
-    model = load_model(package, targets=[*targets, *heads.kept, *heads.helpers])
+    wanted, stored = [*targets, *heads.kept, *heads.helpers], None
+    if in_parts:
+        model, stored = open_model(package, wanted)
+    else:
+        model = load_model(package, targets=wanted)
     for target in targets:
         if target.name in heads.renewed:
             model.targets[target.name] = build_target(target, model.config)
@@ -123,7 +150,7 @@ def first_model(
     if config.lora is not None:
         add_lora(model, config.lora)
     freeze(model, config.freeze)
-    return model
+    return model, None if stored is None else set_aside(model, stored)
 
 
 def write_finished(folder: Path, model: Model, helpers: Sequence[TargetConfig]) -> None:

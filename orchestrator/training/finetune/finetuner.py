@@ -22,6 +22,7 @@ from orchestrator.errors import IntegrityError
 from orchestrator.inference.models import TorchModel
 from orchestrator.inference.predictor import Predictor
 from orchestrator.modeling.huggingface.sources import OF_TEXT_AND_GENERATION, copy_processor
+from orchestrator.modeling.initialization import Values
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.targets.configs import ClsConfig, TargetConfig
 from orchestrator.tasks.base import Answer, AnyTask
@@ -98,7 +99,7 @@ class FineTuner:
             self.lessons = tuple(replace(each, teacher=method.teacher) for each in lessons)
             heads = replace(heads, helpers=method.teacher.helpers)
         self._package, self._heads, self._place = package, heads, place
-        self.model = self._build()
+        self.model, values = self._first(place.build_in_parts is not None)
         self.max_length = min(config.max_length, self.model.config.max_position_embeddings)
         self.data = LessonData(
             self.lessons,
@@ -113,7 +114,7 @@ class FineTuner:
         self.plan = plan_of(config, self.data)
         self.source = self.data.source(self.plan.max_steps)
         self.step_fn = method.step(self.model, config.max_grad_norm)
-        self.engine = place.build_engine(self.model, self.plan.optimizer)
+        self.engine = place.engine(self.model, self.plan.optimizer, values)
         self.steps_done = 0
         self.epochs_done = 0
         self.history = History()
@@ -224,7 +225,7 @@ class FineTuner:
         """
         if self.engine.replicated:
             return self.model
-        model = self._build()
+        model, _ = self._first()
         missing, unexpected = model.load_state_dict(self.engine.gathered(), strict=False)
         buffers = dict(model.named_buffers())
         if unexpected or set(missing) - set(model.tied_names()) - buffers.keys():
@@ -274,10 +275,11 @@ class FineTuner:
         copy_processor(self._package, unchanged, folder)
         self.history.to_parquet(folder / HISTORY)
 
-    def _build(self) -> Model:
-        """Return the model before its first step, on its device."""
-        model = first_model(self._package, self.lessons, self._heads, self.config, self.seed)
-        return model.to(self._place.device)
+    def _first(self, in_parts: bool = False) -> tuple[Model, Values | None]:
+        """Return the model before its first step, on its device; in parts, see `first_model`."""
+        given = self._package, self.lessons, self._heads, self.config, self.seed
+        model, values = first_model(*given, in_parts)
+        return (model.to(self._place.device) if values is None else model), values
 
     def _counted(self, lesson: Lesson) -> bool:
         """Whether the engine counts the primary metric while it measures the loss."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from orchestrator.modeling.package import write_model
 from tests.support import building_worker as worker
 from tests.support.tensor_worker import spawn
 
@@ -42,3 +43,26 @@ def test_two_ranks_begin_like_one_process(tmp_path):
 def test_every_engine_begins_like_one_process(tmp_path, world):
     cases = [(name, kind) for name in worker.MODELS for kind in worker.ENGINES]
     compare(spawn(worker.first_weights, tmp_path, world, cases), cases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stored_as", [torch.float32, torch.bfloat16])
+def test_each_rank_reads_its_part_of_a_package(tmp_path, stored_as):
+    """Fine-tuning and continual learning begin with a package's weights, new heads, adapters."""
+    packages = tmp_path / "packages"
+    for name in worker.MODELS:
+        (packages / name).mkdir(parents=True)
+        state = {key: value.to(stored_as) for key, value in worker.whole(name).items()}
+        write_model(packages / name, state, worker.model_config(name))
+    kinds = ("zero1", "zero2", "zero3", "zero3-bf16", "fsdp2")
+    cases = [(name, kind, name == "gpt") for name in worker.MODELS for kind in kinds]
+    for rank in spawn(worker.packaged_weights, tmp_path, 2, packages, cases):
+        for name, kind, adapted in cases:
+            expected, each = worker.packaged(packages / name, adapted), rank[name, kind, adapted]
+            trained = [key for key, p in expected.named_parameters() if p.requires_grad]
+            assert each["trained"] == trained
+            assert each["tied"] == expected.tied_names()
+            state = expected.state_dict()
+            assert each["weights"].keys() == state.keys() - each["tied"].keys()
+            for key, value in each["weights"].items():
+                assert torch.equal(value, state[key]), (name, kind, key)
