@@ -9,10 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from orchestrator.config import load_config
 from orchestrator.data.media.audio import AudioProcessor
 from orchestrator.data.media.images import ImageProcessor
+from orchestrator.modeling.huggingface.exporting import export_package
 from orchestrator.modeling.package import load_model
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.pretraining.runner import run, run_all
@@ -62,12 +65,28 @@ def round_of_names(path):
     )
 
 
+WHOLE, CUT = "gpt-whole", "gpt-cut"
+ENGINES = {
+    WHOLE: "engine={type: ddp}",
+    CUT: "engine={type: fsdp2, tensor_parallel: 2, sequence_parallel: true}",
+}
+
+
+def without_noise(path, name):
+    """The same few steps of a GPT on two workers, which have whole layers, or halves of them."""
+    steps = ["train.max_steps=4", "train.schedule.warmup_steps=0", "train.eval_every_steps=4"]
+    steps.append("train.optimizer.eps=1e-4")  # less, and the first steps of AdamW amplify rounding
+    names = [f"run.name={name}", f"package.name={name}", ENGINES[name]]
+    preset = BERT.with_name("pretrain_gpt_nano.yaml")
+    return load_config(PretrainConfig, preset, [*SMALL, *steps, *names, *folders(path)])
+
+
 @pytest.fixture(scope="module")
 def launched(local_ray, tmp_path_factory):
     """Jobs on one group of two workers, which starts once: name -> (config, result)."""
     path = tmp_path_factory.mktemp("presets")
     steps = ["train.max_steps=1", "train.schedule.warmup_steps=0"]
-    configs = [round_of_names(path)]
+    configs = [round_of_names(path), *(without_noise(path, name) for name in ENGINES)]
     for preset in PRESETS:
         rows = any(f"builtin:{name}" in preset.read_text() for name in OF_ROWS)
         small = SMALL_ROWS if rows else SMALL
@@ -79,7 +98,7 @@ def launched(local_ray, tmp_path_factory):
 @pytest.fixture
 def presets(launched):
     """Every preset after one step."""
-    return {name: both for name, both in launched.items() if name != ROUND}
+    return {name: both for name, both in launched.items() if name not in (ROUND, *ENGINES)}
 
 
 def test_every_preset_trains_and_commits_a_package(presets):
@@ -144,6 +163,24 @@ def test_two_sharded_workers_learn_more_than_word_frequencies(launched):
     assert launched[ROUND][0].engine.sharding_stage == 3
     assert metrics["loss"] < 0.5 * metrics["unigram_entropy"]
     assert metrics["accuracy"] > 0.8
+
+
+def test_cut_layers_train_through_ray_and_export_what_whole_ones_do(launched, tmp_path):
+    """The packages are equal, and so is what transformers opens and computes."""
+    ids, logits, exported = torch.arange(5, 21)[None], {}, {}
+    for name in ENGINES:
+        config, result = launched[name]
+        package = Zoo(config.run.zoo).get(result.package)
+        assert package.manifest.metrics["workers"] == 2
+        export_package(package, tmp_path / name)
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
+        exported[name] = theirs.state_dict()
+        logits[name] = theirs(input_ids=ids).logits
+    assert launched[CUT][0].engine.cuts_layers
+    assert exported[CUT].keys() == exported[WHOLE].keys()
+    for name, value in exported[WHOLE].items():
+        assert (exported[CUT][name] - value).abs().max() <= 1e-5, name
+    torch.testing.assert_close(logits[CUT], logits[WHOLE], rtol=0, atol=1e-4)
 
 
 @pytest.mark.chaos
