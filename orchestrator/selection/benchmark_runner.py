@@ -198,7 +198,8 @@ def complete_matrix(plan: BenchmarkPlan, journal: Journal, epochs: int) -> Perfo
         curve, seconds = [row.validation for row in done], [row.seconds for row in done]
         place = cell.package, cell.dataset
         if len(curve) == epochs and rows[-1].test is not None:
-            measured.append(MeasuredCell(*place, curve, rows[-1].test, seconds))
+            startup = rows[0].startup_s or None
+            measured.append(MeasuredCell(*place, curve, rows[-1].test, seconds, startup))
         else:
             reason = next((row.error for row in rows if row.error), "not finished")
             short = [*curve, *[None] * (epochs - len(curve))]

@@ -1,7 +1,7 @@
 """Planning of the select job: candidates, history, policy and recall in one typed plan. No Ray."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -128,7 +128,7 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
         config = _pinned(config, run)
     zoo = Zoo(config.run.zoo)
     found, everything = resolve_packages(zoo, config.candidates), zoo.packages()
-    matrix = read_matrix(config.matrix) if config.matrix else PerformanceMatrix()
+    matrix = _matrix(config, [package.ref for package in found])
     task, protocol = load_task(config.target), protocol_of(config.fine_tune, config.seed)
     matrix.guard(task.name, dataset_facts(task, protocol))
     usable, failed = sort_out(found, form_of(task.train))
@@ -182,7 +182,7 @@ def describe_selection(config: SelectConfig) -> str:
     found = resolve_packages(Zoo(config.run.zoo), config.candidates)
     packages, failed = sort_out(found, form_of_source(config.target))
     require_usable(packages, failed, config.target.source)
-    matrix = read_matrix(config.matrix) if config.matrix else PerformanceMatrix()
+    matrix = _matrix(config, [package.ref for package in found])
     epochs, count = config.fine_tune.epochs, len(packages)
     history = _history(matrix, {p.ref: p for p in packages}, config)
     decider = choose_policy(config.halving.policy, history)
@@ -222,6 +222,20 @@ def _pinned(config: SelectConfig, run: "RunFolder") -> SelectConfig:
         run.mark("inputs", inputs)
     matrix = None if config.matrix is None else str(copy)
     return config.model_copy(update={"candidates": tuple(inputs["candidates"]), "matrix": matrix})
+
+
+def _matrix(config: SelectConfig, candidates: Sequence[str]) -> PerformanceMatrix:
+    """The matrix, with rows of imported tables under the references of the candidates."""
+    if config.matrix is None:
+        return PerformanceMatrix()
+    matrix = read_matrix(config.matrix).with_references(candidates)
+    if not set(candidates) & set(matrix.models):
+        logger.warning(
+            "%s has no row of any candidate, so that it says nothing of them; its rows are named "
+            "%s, ...; candidates are named %s, ... (rows may leave the version out)",
+            config.matrix, min(matrix.models, default="nothing"), min(candidates),
+        )  # fmt: skip
+    return matrix
 
 
 def _history(

@@ -145,6 +145,28 @@ class PerformanceMatrix:
         cells = self.cells[~self.cells["dataset"].isin(drop)].reset_index(drop=True)
         return replace(self, cells=cells, datasets=others)
 
+    def with_references(self, references: Iterable[str]) -> "PerformanceMatrix":
+        """Give packages the rows that an imported table has under their plain names.
+
+        A table of a user knows ``bert``, the zoo ``bert/v0001``. Rows of `benchmark` belong to one
+        version and stay with it.
+        """
+        aliases: dict[str, list[str]] = {}
+        for reference in references:
+            name = reference.rpartition("/")[0]
+            known = self.models.get(name)
+            if reference not in self.models and known and not known.manifest_sha256:
+                aliases.setdefault(name, []).append(reference)
+        if not aliases:
+            return self
+        models = {name: facts for name, facts in self.models.items() if name not in aliases}
+        parts = [self.cells[~self.cells["model"].isin(list(aliases))]]
+        for name, refs in aliases.items():
+            models |= dict.fromkeys(refs, self.models[name])
+            rows = self.cells[self.cells["model"] == name]
+            parts += [rows.assign(model=reference) for reference in refs]
+        return replace(self, cells=pd.concat(parts, ignore_index=True), models=models)
+
     def final(self) -> pd.DataFrame:
         """Final test scores ``[M, N]`` as measured; NaN where missing."""
         return self._wide("test", TEST_STAGE)

@@ -47,6 +47,13 @@ def test_a_cell_is_replaced_and_the_old_matrix_is_not_changed(matrix):
     assert len(again.cells) == len(matrix.cells)
 
 
+def test_rows_of_imported_tables_serve_packages_of_that_name(matrix):
+    found = matrix.with_references(["lstm/v0001", "lstm/v0003", "bert/v0002", "gru/v0001"])
+    assert found.model_names == ("bert", "lstm/v0001", "lstm/v0003")  # bert was benchmarked
+    assert found.final()["sst"].tolist() == [0.65, 0.55, 0.55]
+    assert matrix.with_references(["gru/v0001"]) is matrix
+
+
 def test_round_trip_through_parquet(matrix, tmp_path):
     write_matrix(matrix, tmp_path / "m.parquet")
     back = read_matrix(tmp_path / "m.parquet")
