@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 TASK: Final = "ORCHESTRATOR_PRELOAD"
 """Environment variable that holds a `Preload` as JSON."""
 NAMESPACE: Final = b"orchestrator"
+LOOK_EVERY_S: Final = 5.0  # a spare process looks whether it is still needed
 MIN_FREE_BYTES: Final = 2 * 2**30
 """Free memory without which a process imports nothing before it has work."""
 GPU_SAFE: Final = ("numpy", "orchestrator", "pandas", "pyarrow", "pydantic", "ray", "torch")
@@ -113,6 +115,20 @@ def _import_all(task: Preload) -> None:
             _internal_kv_put(task.modules_key, b"[]", namespace=NAMESPACE)
             os._exit(1)  # it would use GPUs that are not its own
     _internal_kv_put(_own_key(task), b"", namespace=NAMESPACE)
+    threading.Thread(target=_wait_for_work, args=(task,), name="spare", daemon=True).start()
+
+
+_taken = threading.Event()
+
+
+def _wait_for_work(task: Preload) -> None:
+    """End this process when its launch is over: another launch of the job would never take it."""
+    from ray.experimental.internal_kv import _internal_kv_exists
+
+    while not _taken.wait(LOOK_EVERY_S):
+        over = not _internal_kv_exists(task.modules_key, namespace=NAMESPACE)
+        if over and not _taken.is_set():
+            os._exit(0)
 
 
 def early(names: Iterable[str], *, accelerated: bool) -> list[str]:
@@ -163,6 +179,7 @@ def import_modules(names: Iterable[str]) -> list[str]:
 
 def take() -> None:
     """Note that this process has work and is not a spare one any more."""
+    _taken.set()
     if TASK in os.environ:
         from ray.experimental.internal_kv import _internal_kv_del
 

@@ -4,7 +4,7 @@ A thread of the driver. Once training runs, it asks nodes to start processes of 
 environment (Ray's ``PrestartWorkers``). Ray gives such a process to the next worker that starts on
 its node. As many are ready as a group that starts again can take: the places of the group that
 runs, on its nodes, and those of one more group where there is room. A process that was taken, or
-was lost, is replaced. All of them end with the driver.
+was lost, is replaced. All of them end with the launch.
 """
 
 import json

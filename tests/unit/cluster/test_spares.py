@@ -133,3 +133,20 @@ def test_spare_processes_need_workers_that_take_something():
     cluster = ElasticClusterSection(cpus_per_worker=0, spare_workers=True)
     assert [problem.path for problem in cluster.problems()] == ["spare_workers"]
     assert not list(ElasticClusterSection(spare_workers=True).problems())
+
+
+@pytest.mark.parametrize(("taken", "code"), [(False, 0), (True, 9)])
+def test_a_spare_process_ends_with_its_launch_and_one_with_work_does_not(taken, code):
+    code_of = (
+        "import os, sys\n"
+        "from ray.experimental import internal_kv\n"
+        "from orchestrator.cluster import preload\n"
+        "internal_kv._internal_kv_exists = lambda key, namespace: False\n"
+        "preload.LOOK_EVERY_S = 0.01\n"
+        f"if {taken}: preload.take()\n"
+        "task = preload.Preload(launch='a1', threads=1, accelerated=False)\n"
+        "preload._wait_for_work(task)\n"
+        "sys.exit(9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code_of], timeout=120, check=False)
+    assert done.returncode == code
