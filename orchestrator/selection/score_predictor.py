@@ -23,7 +23,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from orchestrator.arrays import FloatArray
+from orchestrator.arrays import FloatArray, IntArray
 from orchestrator.errors import InputError
 from orchestrator.selection.matrix.history import History
 
@@ -163,14 +163,34 @@ class ShrunkenPredictor:
         rows = np.array([place[model] for model, _ in cells])
         at = np.array([stage - 1 for _, stage in cells])
         values = np.array([observed[cell] for cell in cells])
-        same = rows[:, None] == rows[None, :]
-        covariance = self.level_cov[np.ix_(at, at)] + same * self.residual_cov[np.ix_(at, at)]
-        covariance += OBSERVATION_NOISE**2 * np.eye(len(cells))
         surprise = values - self.mean[rows, at] - self.level[at]
-        own = np.arange(len(self.models))[:, None] == rows[None, :]
-        cross = self.level_cov[-1, at][None, :] + own * self.residual_cov[-1, at][None, :]
-        predicted = prior + cross @ np.linalg.solve(covariance, surprise)
+        weight = self._solve(rows, at, surprise)
+        own = np.bincount(rows, self.residual_cov[-1, at] * weight, minlength=len(self.models))
+        predicted = prior + self.level_cov[-1, at] @ weight + own
         return {m: float(v) for m, v in zip(self.models, predicted, strict=True)}
+
+    def _solve(self, rows: IntArray, at: IntArray, right: FloatArray) -> FloatArray:
+        """``K^-1 right`` for cells of models ``rows`` at stages ``at``, sorted by model; ``[C]``.
+
+        K is one small block per model plus ``Z G Z^T`` (Z: cell to stage), so that Woodbury's
+        identity needs no ``[C, C]`` matrix: ten thousand models would not fit.
+        """
+        stages = len(self.level)
+        sides = np.column_stack([right, np.eye(stages)[at]])
+        solved = np.empty_like(sides)
+        firsts = np.flatnonzero(np.diff(rows, prepend=-1))
+        cells_of: dict[tuple[int, ...], list[IntArray]] = {}
+        for cells in np.split(np.arange(len(rows)), firsts[1:]):
+            cells_of.setdefault(tuple(at[cells].tolist()), []).append(cells)
+        for pattern, groups in cells_of.items():
+            block = self.residual_cov[np.ix_(pattern, pattern)]
+            block = block + OBSERVATION_NOISE**2 * np.eye(len(pattern))
+            index = np.stack(groups)
+            solved[index] = np.linalg.inv(block) @ sides[index]
+        alone, shared = solved[:, 0], solved[:, 1:]
+        inner = np.eye(stages) + self.level_cov @ (sides[:, 1:].T @ shared)
+        level = np.linalg.solve(inner, self.level_cov @ (sides[:, 1:].T @ alone))
+        return np.asarray(alone - shared @ level)
 
     def spread(self, stage: int) -> float:
         """Standard deviation of a model's own final residual after ``stage`` stages.
