@@ -132,6 +132,7 @@ def _train_cells(config: BenchmarkConfig, plan: BenchmarkPlan, journal: Journal)
             task=cell.spec,
             fine_tune=config.fine_tune,
             seed=config.seed,
+            precision=config.precision,
             gpus=config.cluster.gpus_per_worker,
             state=str(state_folder(journal.path.parent, cell.trial)),
         )
@@ -178,7 +179,7 @@ def plan_benchmark(config: BenchmarkConfig) -> BenchmarkPlan:
         task = load_task(spec)
         if any(cell.dataset == task.name for cell in cells):
             raise InputError(f"datasets: two of them are named {task.name!r}; rename one.")
-        facts = dataset_facts(task, protocol_of(config.fine_tune, config.seed))
+        facts = dataset_facts(task, protocol_of(config.fine_tune, config.seed, config.precision))
         _require_same_column(known, task, facts.digest, facts.protocol, config.matrix)
         matrix = matrix.add_dataset(task.name, facts)
         usable, failed = sort_out(packages, form_of(task.train))

@@ -203,11 +203,13 @@ def dataset_facts(task: "TaskData", protocol: str = "") -> DatasetFacts:
     return DatasetFacts(digest=digest.hexdigest(), sketch=sketch_rows(rows), protocol=protocol)
 
 
-def protocol_of(fine_tune: "FineTuneConfig", seed: int) -> str:
+def protocol_of(fine_tune: "FineTuneConfig", seed: int, precision: str = "fp32") -> str:
     """Hash of the settings that make curves comparable."""
     settings = fine_tune.model_dump(mode="json")
     if not settings["exportable"]:  # newer than the first matrices, which have what false means
         del settings["exportable"]
+    if precision != "fp32":
+        settings["precision"] = precision
     text = json.dumps([settings, seed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -44,6 +44,8 @@ class BenchmarkConfig(JobConfig):
     """The benchmark sets; the later target of a selection must not be among them."""
     fine_tune: FineTuneConfig = FineTuneConfig()
     """Training of each cell; one validation score per epoch is recorded."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the forward and backward passes of trials; weights stay fp32."""
     matrix: str = Field("matrix.parquet", pattern=r"\.parquet$")
     """File of the performance matrix; an existing one is completed."""
 
@@ -130,6 +132,8 @@ class SelectConfig(JobConfig):
     evaluations only."""
     fine_tune: FineTuneConfig = FineTuneConfig()
     """Training of the candidates and the winner; use the benchmark's settings."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the forward and backward passes of trials; weights stay fp32."""
     package: Name
     """Name of the package that the winner becomes."""
 

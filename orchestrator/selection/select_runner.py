@@ -231,6 +231,7 @@ def _payload(
         task=plan.spec,
         fine_tune=config.fine_tune,
         seed=config.seed,
+        precision=config.precision,
         gpus=config.cluster.gpus_per_worker,
         state=str(state_folder(run, model)),
         start=start,

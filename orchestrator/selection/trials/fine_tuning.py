@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.config import StrictModel
 from orchestrator.data.spec import DatasetSpec
@@ -54,6 +54,8 @@ class TrialPayload(StrictModel):
     """Folder of the training state, on storage that every worker sees."""
     start: int = 0
     """Epochs done already."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of forward and backward passes."""
     gpus: float = 0.0
     """GPUs that are reserved for the trial."""
     keep_package: bool = False
@@ -123,11 +125,11 @@ class FineTuneTrial:
         tuner.train_epoch()
         measured = tuner.evaluate("validation")
         self._write_row_scores(tuner, rung)
-        test = tuner.evaluate("test")["accuracy"] if rung == self._epochs else None
+        test = tuner.evaluate("test")[tuner.watched] if rung == self._epochs else None
         return EpochResult(
             trial=self._payload.trial,
             rung=rung,
-            validation=measured["accuracy"],
+            validation=measured[tuner.watched],
             loss=measured["loss"],
             test=test,
             steps=tuner.steps_done - steps_before,
@@ -149,6 +151,7 @@ class FineTuneTrial:
 
     def tuner_of(self, folder: Path) -> "FineTuner":
         """The tuner of a package's files, on the device that is reserved for this trial."""
+        from orchestrator.training.engines.torch_engines import SingleEngine
         from orchestrator.training.finetune.finetuner import FineTuner, Place
         from orchestrator.training.finetune.lessons import lesson_of
         from orchestrator.training.learning_rates import rate_for
@@ -165,7 +168,10 @@ class FineTuneTrial:
             [lesson_of(_task(payload.task.model_dump_json()))],
             config,
             payload.seed,
-            place=Place(device=reserved_device(payload.gpus)),
+            place=Place(
+                device=reserved_device(payload.gpus),
+                build_engine=functools.partial(SingleEngine, precision=payload.precision),
+            ),
         )
         _require_finite(tuner.model)
         return tuner

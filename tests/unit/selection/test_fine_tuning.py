@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 
 from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
+from orchestrator.modeling.model import Model
 from orchestrator.selection.scores.features import (
     ProxyPayload,
     extract,
@@ -62,6 +64,26 @@ def test_a_trial_paused_and_moved_equals_one_that_was_not(world, tmp_path):
     second.load(tmp_path)
     rows += [second.step(), second.step()]
     assert values(rows) == values(straight)
+
+
+def test_bf16_rounds_the_passes_and_nothing_else(world, tmp_path, monkeypatch):
+    seen = []
+    forward = Model.forward
+
+    def watch(model, batch, *rest):
+        seen.append((torch.is_autocast_enabled("cpu"), next(model.parameters()).dtype))
+        return forward(model, batch, *rest)
+
+    monkeypatch.setattr(Model, "forward", watch)
+    trial = FineTuneTrial(payload(world, tmp_path / "half", precision="bf16"))
+    half = trial.step()
+    assert (True, torch.float32) in seen
+    assert {kind for _, kind in seen} == {torch.float32}
+    seen.clear()
+    full = FineTuneTrial(payload(world, tmp_path / "full")).step()
+    assert {enabled for enabled, _ in seen} == {False}
+    assert half.loss != full.loss
+    assert half.loss == pytest.approx(full.loss, rel=0.05)
 
 
 def test_a_committed_epoch_is_never_trained_again(world, tmp_path):

@@ -374,6 +374,7 @@ def test_a_matrix_of_an_earlier_release_keeps_its_protocol():
     """The hash that the first releases wrote for the defaults."""
     assert protocol_of(FineTuneConfig(), 7) == "8706a2375cb4bd16"
     assert protocol_of(FineTuneConfig(exportable=True), 7) != "8706a2375cb4bd16"
+    assert protocol_of(FineTuneConfig(), 7, "bf16") != "8706a2375cb4bd16"
 
 
 def test_check_of_many_packages_is_grouped():
