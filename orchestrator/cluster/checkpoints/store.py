@@ -98,7 +98,7 @@ class CheckpointFolder:
         Args:
             step: Optimizer steps done.
             engine: What to save; it may be changed as soon as this returns.
-            extra: State of the caller; rank 0's is stored.
+            extra: State of the caller; rank 0's is stored; it may be changed as well.
             group: The ranks.
             on_commit: Called on rank 0, from another thread, when the checkpoint is visible.
             keep_every: Checkpoints of multiples of this step are never removed; 0: all may be.
@@ -115,11 +115,12 @@ class CheckpointFolder:
             / f"{final.name}{MARK}{group.broadcast_from_rank_zero(secrets.randbits(62)):016x}"
         )
         header = {"schema_version": SCHEMA_VERSION, "step": step, "world": group.world}
+        # Here and not in the thread: lists of the caller may grow while the checkpoint is written.
+        stored = {HEADER: header, "extra": extra.model_dump(mode="json")}
 
         def commit(parts: Sequence[RankPart]) -> None:
             known = {name: entry for part in parts for name, entry in part.files.items()}
             with explained(final):
-                stored = {HEADER: header, "extra": extra.model_dump(mode="json")}
                 known[INDEX] = write_index(staged, parts)
                 known[EXTRA] = write_hashed(staged / EXTRA, [json.dumps(stored).encode()])
             group.require_claim()

@@ -199,9 +199,10 @@ def test_a_full_disk_leaves_the_old_one_and_no_rest(folder, group):
 
 
 def test_curves_that_grow_while_they_are_written_are_those_of_the_step(folder, group):
-    rows = [1, 2]
-    pending = folder.begin(7, StubEngine("x"), AnyState(history=list(rows)), group)
+    rows, engine = [1, 2], SlowEngine("x")
+    pending = folder.begin(7, engine, AnyState(history=rows), group)
     rows.append(3)
+    engine.go.set()
     pending.settle(group)
     assert folder.latest(group).extra == {"history": [1, 2]}
 
