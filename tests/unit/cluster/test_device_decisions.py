@@ -86,7 +86,7 @@ FORMATS = [
     pytest.param({"precision": "bf16"}, id="bf16", marks=SLOW),
     pytest.param(HALF, id="fp16"),
 ]
-KINDS = ["single", "ddp", "zero2", "fsdp2", *(pytest.param(f"zero{n}", marks=SLOW) for n in (1, 3))]
+KINDS = ["single", "ddp", *(pytest.param(kind, marks=SLOW) for kind in ("zero1", *SHARDED))]
 
 
 @pytest.mark.parametrize("settings", FORMATS)
