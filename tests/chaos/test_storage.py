@@ -129,7 +129,7 @@ def test_two_hundred_killed_saves_leave_nothing_unreadable(tmp_path):
         resumed.append(found.step if found else 0)
         assert not list(folder.glob("checkpoints/*.tmp-*"))
     print(f"newest steps found: {json.dumps(resumed)}; {rests} unfinished ones swept")
-    assert len(set(resumed)) > 2  # kills hit many moments
+    assert len(set(resumed)) > 4  # kills hit many moments
     assert rests > KILLS // 20
     losses, ended = saving(tmp_path / "0")
     assert losses == expected
