@@ -17,7 +17,8 @@ def test_tune_decides_on_stored_curves(local_ray, method, tmp_path):
     rows = []
     for model in range(11):  # no multiple of a bracket of HyperBand
         for dataset in ("d0", "d1"):
-            curve = 0.5 + 0.03 * model + 0.02 * np.arange(4) + rng.normal(0, 0.002, 4)
+            level = 0.5 + 0.03 * model + rng.uniform(-0.012, 0.012)  # else d1 is a copy of d0
+            curve = level + 0.02 * np.arange(4) + rng.normal(0, 0.001, 4)
             final = {} if dataset == "d1" else {"test_final": curve[-1]}
             scores = {f"val_epoch{e}": score for e, score in enumerate(curve, start=1)}
             rows.append({"model": f"m{model:02d}", "dataset": dataset, **scores, **final})
