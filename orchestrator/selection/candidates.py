@@ -200,7 +200,12 @@ def dataset_facts(task: "TaskData", protocol: str = "") -> DatasetFacts:
             name = task.label_names[label]
             digest.update(f"{split}\x1f{name}\x1f{text}\x1e".encode())
             rows.append((text, name))
-    return DatasetFacts(digest=digest.hexdigest(), sketch=sketch_rows(rows), protocol=protocol)
+    return DatasetFacts(
+        digest=digest.hexdigest(),
+        sketch=sketch_rows(rows),
+        protocol=protocol,
+        train_rows=len(task.train),
+    )
 
 
 def protocol_of(fine_tune: "FineTuneConfig", seed: int, precision: str = "fp32") -> str:

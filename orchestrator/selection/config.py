@@ -11,7 +11,7 @@ from orchestrator.config.job import Name
 from orchestrator.config.registry import NameOf
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
-from orchestrator.selection.costs.config import BudgetConfig
+from orchestrator.selection.costs.config import BudgetConfig, PricesConfig
 from orchestrator.selection.policies.base import POLICIES
 from orchestrator.selection.scores.base import PROXIES, unit_proxies
 from orchestrator.selection.ties.tie_breaker import TiesConfig
@@ -124,7 +124,9 @@ class SelectConfig(JobConfig):
     ties: TiesConfig = TiesConfig()
     """Candidates that validation rows cannot tell apart from the winner."""
     budget: BudgetConfig = BudgetConfig()
-    """Hard limit of the cost: epochs or steps."""
+    """Hard limit of the cost: epochs, steps, seconds or money."""
+    prices: PricesConfig = PricesConfig()
+    """Prices of CPUs and GPUs, for the ledger and a budget in money."""
     finish_top: int = Field(1, ge=1)
     """Finalists that are trained to the end; each becomes a package, the winner is `package`."""
     salvage: bool = True
@@ -148,6 +150,7 @@ class SelectConfig(JobConfig):
                 f"{budget} cannot train {models} for fine_tune.epochs "
                 f"({self.fine_tune.epochs}). Allow at least {least}.",
             )
+        yield from self._price_problems()
         if self.recall.k is not None and self.recall.k < self.finish_top:
             yield Problem(
                 "finish_top",
@@ -162,6 +165,23 @@ class SelectConfig(JobConfig):
         if self.recall.mode == "paper" and not unit_proxies(self.recall.proxies):
             allowed = ", ".join(unit_proxies(PROXIES.names()))
             yield Problem("recall.proxies", f"mode paper multiplies by one of {allowed}. Add one.")
+
+    def _price_problems(self) -> Iterable[Problem]:
+        """Money needs the price of everything that a trial reserves."""
+        prices, cluster = self.prices, self.cluster
+        given = prices.cpu_hour is not None or prices.gpu_hour is not None
+        if self.budget.currency is None and not given:
+            return
+        for name, reserved in (
+            ("cpu", cluster.cpus_per_worker),
+            ("gpu", cluster.gpus_per_worker),
+        ):
+            if reserved and getattr(prices, f"{name}_hour") is None:
+                yield Problem(
+                    f"prices.{name}_hour",
+                    f"is missing, and cluster.{name}s_per_worker is {reserved:g}. Give it; 0 if "
+                    "it costs nothing.",
+                )
 
 
 def _entry_problems(path: str, entries: tuple[str, ...]) -> Iterable[Problem]:

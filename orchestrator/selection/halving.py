@@ -26,7 +26,7 @@ class Bracket:
         policy: Decides between rungs.
         ties: Settles ties where one candidate is left; None: the leader stays.
         finalists: Models that stay to the end at least, if so many do not fail.
-        border: Called before each rung after the first; it may `end` here.
+        border: Called before each rung after the first; it may `shrink` the rung or `end` here.
         rung: The stage now being trained, 1..E.
         observed: Every value recorded.
         failures: Model to why it failed; ranked last, never trained again.
@@ -81,12 +81,16 @@ class Bracket:
         return tuple(m for m in self.pool if m not in done and m not in self.failures)
 
     def record(self, model: str, rung: int, value: float) -> bool:
-        """Record a validation score; return False if it is known (a resumed trial repeats it).
+        """Record a validation score.
+
+        Returns:
+            False if it is known (a resumed trial repeats it), or comes from a model that the open
+            or the last rung was shrunk by.
 
         Raises:
             StageError: The value is not one of the open rung.
         """
-        if (model, rung) in self.observed:
+        if (model, rung) in self.observed or self.dropped.get(model, (0, ""))[0] == rung:
             return False
         if rung != self.rung or model not in self.pool or self.finished:
             raise StageError(
@@ -105,6 +109,19 @@ class Bracket:
         if model in self.pool and model not in self.failures and not self.finished:
             self.failures[model] = reason
             self._close_if_complete()
+
+    def shrink(self, stay: Iterable[str], reason: str) -> None:
+        """Drop models from the open rung that have not been trained in it.
+
+        Args:
+            stay: Models of the pool that stay; those with a value in this rung stay anyway.
+            reason: Reason for the others, in words.
+        """
+        staying = {*stay} | set(self.pool) - set(self.waiting())
+        for model in set(self.pool) - staying:
+            self.dropped[model] = (self.rung, reason)
+        self.pool = tuple(model for model in self.pool if model in staying)
+        self._close_if_complete()
 
     def end(self, reason: str) -> None:
         """End before the open rung: the best by the last verdict wins.

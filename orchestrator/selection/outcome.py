@@ -12,7 +12,8 @@ from orchestrator.errors import IntegrityError
 from orchestrator.inference.examination import examine_draft
 from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.selection.config import SelectConfig
-from orchestrator.selection.costs.results import Ledger
+from orchestrator.selection.costs.accounting import ledger_of
+from orchestrator.selection.costs.clock import Attempt
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.planning import SelectionPlan
 from orchestrator.selection.recall import plan_recall
@@ -51,6 +52,7 @@ def selection_report(
     journal: Journal,
     ties: TieBreaker | None = None,
     package: str = "",
+    attempts: Sequence[Attempt] = (),
 ) -> SelectionReport:
     """Collect ranking, bracket, clusters and cost of a finished bracket.
 
@@ -62,6 +64,7 @@ def selection_report(
         journal: Its rows.
         ties: Finds candidates tied with the winner; None: they are not looked for.
         package: Name of the winner's package; the other finalists' names are made from it.
+        attempts: Tries of the run, for idle slots and money; none where nobody measured them.
     """
     task, winner = plan.task, bracket.winner
     finalists = _finalists(bracket, journal, package)
@@ -71,6 +74,8 @@ def selection_report(
             f"the winner {winner} declares training on {task.name}: its validation score may be "
             "inflated"
         )
+    if bracket.ended:
+        warnings.append(f"{bracket.ended}: the winner was not trained to the end")
     last_rungs = {model: rung for model, rung in sorted(bracket.observed)}
     tied = () if ties is None else tuple(ties.tied(winner, last_rungs))
     clusters, linkage = _clusters(plan)
@@ -96,7 +101,8 @@ def selection_report(
         linkage=linkage,
         proxies={m: s.model_copy(update={"nulls": {}}) for m, s in proxies.items()},
         matrix=matrix.where(matrix.notna(), None).to_dict("index"),
-        ledger=_ledger(plan, proxies, bracket, journal),
+        ledger=ledger_of(plan, proxies, bracket, journal.rows, attempts),
+        ended=bracket.ended,
         warnings=tuple(warnings),
     )
 
@@ -195,23 +201,6 @@ def _finalists(bracket: Bracket, journal: Journal, package: str) -> tuple[Finali
         name = package_name(package, place)
         found.append(Finalist(model=model, package=name, validation=row.validation, test=row.test))
     return tuple(found)
-
-
-def _ledger(
-    plan: SelectionPlan, proxies: Mapping[str, ProxyScore], bracket: Bracket, journal: Journal
-) -> Ledger:
-    paid = [row for row in journal.rows if row.validation is not None]
-    passed = [score for score in proxies.values() if not score.error and not score.cached]
-    read = sum(score.rows for score in passed)
-    return Ledger.of(
-        candidates=len(plan.packages),
-        epochs_each=bracket.stages,
-        epochs=len(paid),
-        steps=sum(row.steps for row in paid),
-        steps_per_epoch=max(row.steps for row in paid),
-        proxy_passes=len(passed),
-        proxy_share=read / (len(passed) * len(plan.task.train)) if passed else 0.0,
-    )
 
 
 def _ranking(

@@ -40,8 +40,9 @@ class JournalRow(StrictModel):
     """Seconds before it: process, imports and loading; on the first row of a trial in a process."""
     slots: float = 1.0
     """Slots it occupied: its share of the cluster over what the config reserves for one trial."""
-    phase: Literal["rung", "learning rate"] = "rung"
-    """Use of the steps; only rungs count in the halving."""
+    phase: Literal["rung", "learning rate", "completion"] = "rung"
+    """Use of the time; only rungs count in the halving. Completion: test rows and package of a
+    model that was not trained to the end."""
     finished_at: float = 0.0
     """Unix time at which the state of this epoch was committed."""
     error: str = ""
@@ -234,6 +235,8 @@ class SelectionReport(StrictModel):
     """Cost."""
     salvage: Salvage | None = None
     """Other candidates merged into the winner; null where none comes from its base."""
+    ended: str = ""
+    """Reason to end before the last rung; empty otherwise."""
     warnings: tuple[str, ...]
     """Warnings to read before trusting the result."""
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from orchestrator.config import JobResult
 from orchestrator.errors import StageError
 from orchestrator.selection.config import SelectConfig
+from orchestrator.selection.costs.clock import RunClock, slot_price, slots_of
+from orchestrator.selection.costs.epoch_times import times_of_matrix
+from orchestrator.selection.costs.limits import BudgetLimit
 from orchestrator.selection.halving import Bracket, replay_rows, rung_sizes
 from orchestrator.selection.outcome import publish_finalists, selection_report
 from orchestrator.selection.planning import SelectionPlan, describe_selection, plan_selection
@@ -67,16 +70,24 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
     plan = plan_selection(config, folder)
     require_same_rows(folder, {plan.task.name: plan.task})
     journal = Journal(folder.path / JOURNAL_NAME)
-    with session_for(config.cluster, min(config.cluster.workers, len(plan.packages))):
+    with session_for(config.cluster, min(config.cluster.workers, len(plan.packages))) as session:
+        slots = slots_of(config.cluster, session.cpus, session.gpus)
+        limit = _limit(config, plan, folder, journal, slots)
         plan, proxies = _scored_plan(config, plan, folder)
         plan, recalled = _recall(plan, proxies, config.recall.mode)
         names = ", ".join(item.model for item in recalled if item.kept)
         logger.info("recalled %d of %d candidates: %s", plan.pool, len(recalled), names)
         traits = {ref: Traits.of(package) for ref, package in plan.packages.items()}
         ties = TieBreaker(config.ties, folder.path / ROW_SCORES, traits)
-        bracket = _halve(config, plan, recalled, journal, ties)
-        salvaged = _salvage(config, plan, folder.path, bracket) if config.salvage else None
-    report = selection_report(plan, recalled, proxies, bracket, journal, ties, config.package)
+        limit.times.add_proxies(proxies, len(plan.task.train))
+        bracket = _halve(config, plan, recalled, journal, ties, limit)
+        _finish_early(config, plan, bracket, journal)
+        salvages = config.salvage and not bracket.ended  # the budget is used up
+        salvaged = _salvage(config, plan, folder.path, bracket) if salvages else None
+        attempts = limit.clock.stop()
+    report = selection_report(
+        plan, recalled, proxies, bracket, journal, ties, config.package, attempts
+    )
     if salvaged is not None:
         report = report.with_salvage(salvaged)
     for entry in report.ranking:
@@ -188,13 +199,15 @@ def _halve(
     recalled: Iterable[Recalled],
     journal: Journal,
     ties: TieBreaker,
+    limit: BudgetLimit,
 ) -> Bracket:
     """Phase two on Ray Tune, from where the journal ends."""
     from orchestrator.selection.trials.scheduler import HalvingScheduler
 
     epochs, policy = config.fine_tune.epochs, plan.decider.policy
     pool = tuple(item.model for item in recalled if item.kept)
-    bracket = Bracket(pool, epochs, policy, ties, config.finish_top)
+    bracket = Bracket(pool, epochs, policy, ties, config.finish_top, limit.open_rung)
+    limit.open_rung(bracket)
     replay_rows(bracket, journal.rows)
     if bracket.finished:
         return bracket
@@ -206,7 +219,7 @@ def _halve(
     paid = sum(row.rung < bracket.rung for row in journal.rows)
     left = rung_sizes(len(bracket.pool), epochs - bracket.rung + 1, policy, config.finish_top)
     most = paid + sum(left)
-    scheduler = HalvingScheduler(bracket, journal)
+    scheduler = HalvingScheduler(bracket, journal, limit)
     train_trials(
         payloads,
         journal,
@@ -218,6 +231,23 @@ def _halve(
     if scheduler.error is not None:
         raise scheduler.error
     return bracket
+
+
+def _finish_early(
+    config: SelectConfig, plan: SelectionPlan, bracket: Bracket, journal: Journal
+) -> None:
+    """Make the packages of finalists that the budget did not let train to the end."""
+    from orchestrator.cluster.tasks import TaskPool
+    from orchestrator.selection.trials.fine_tuning import finish_trial
+
+    if not bracket.ended:
+        return
+    logger.info("%s: the best so far is %s", bracket.ended, bracket.winner)
+    run, done = journal.path.parent, bracket.rung - 1
+    for model in bracket.winners:
+        payload = _payload(config, plan, run, model, start=done)
+        row = TaskPool(config.cluster).call(finish_trial, payload)
+        journal.append(row.journal_row())
 
 
 def _payload(

@@ -173,6 +173,38 @@ def test_broken_candidates_are_ranked_last_and_end_nothing(local_ray, tmp_path, 
     assert len([row for row in rows_of(place) if row.error]) == (mode == "all")  # not retried
 
 
+@pytest.mark.slow
+def test_a_selection_ends_within_its_seconds_with_a_package(local_ray, tmp_path):
+    """The deadline is read on the run's own clock: a busy machine has the same limit."""
+    names = [f"{name}-{i}" for i in range(3) for name in ("bert", "bilstm", "conv", "gpt")]
+    place = make_world(tmp_path, encoders=names)
+    budget = {"seconds": 60}
+    result = run(
+        select_job(
+            place,
+            "short",
+            matrix=None,
+            recall={"mode": "all"},
+            budget=budget,
+            fine_tune={**FINE_TUNE, "epochs": 60},
+            prices={"cpu_hour": 0.05},
+        )
+    )
+    report = Zoo(place / "zoo").get(result.package).read_json("evaluation/selection.json")
+    ledger = report["ledger"]
+    print(f"{ledger['wall_s']:.1f} s, {ledger['epochs']} epochs; {report['ended']}")
+    assert "budget.seconds of 60" in report["ended"]
+    assert ledger["wall_s"] <= 66
+    held = ledger["wall_s"] * ledger["slots"]
+    spent = sum((r["seconds"] + r["startup_s"]) * r["slots"] for r in ledger["rows"])
+    assert spent == pytest.approx(held, rel=0.1)
+    assert sum(r["money"] for r in ledger["rows"]) == pytest.approx(ledger["money"], rel=0.1)
+    rows = rows_of(place, "short")
+    assert [row.phase for row in rows].count("completion") == 1
+    model = load_model(Zoo(place / "zoo").get(result.package).path)
+    assert set(model.targets) == {TARGET}
+
+
 @pytest.mark.chaos
 def test_a_killed_driver_resumes_without_repeating_an_epoch(world, selected, local_ray):
     """SIGKILL in the middle of halving; the second run ends like one that was never killed."""

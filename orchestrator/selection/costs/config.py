@@ -19,6 +19,10 @@ class BudgetConfig(StrictModel):
     """Fine-tuning epochs over all models; proxy passes are not epochs."""
     steps: int | None = Field(None, ge=1)
     """Optimizer steps over all models."""
+    seconds: float | None = Field(None, gt=0)
+    """Seconds from the first proxy pass or trial on, those of interrupted tries included."""
+    currency: float | None = Field(None, gt=0)
+    """Money for all slots over that time, in `prices.currency`."""
 
     @property
     def unit(self) -> str | None:
@@ -34,4 +38,15 @@ class BudgetConfig(StrictModel):
         """Check that there is one limit at most."""
         given = [name for name, value in self if value is not None]
         if len(given) > 1:
-            yield Problem("", f"has {' and '.join(given)}; set one of them and the other to null.")
+            yield Problem("", f"has {' and '.join(given)}; keep one and set the others to null.")
+
+
+class PricesConfig(StrictModel):
+    """Prices of what a trial reserves."""
+
+    cpu_hour: float | None = Field(None, ge=0)
+    """Price of one CPU for one hour; null: unknown."""
+    gpu_hour: float | None = Field(None, ge=0)
+    """Price of one GPU for one hour; null: unknown."""
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$")
+    """Currency of the prices, as in ISO 4217."""

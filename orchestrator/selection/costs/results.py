@@ -38,6 +38,11 @@ class LedgerRow(StrictModel):
     money: float | None = None
     """Price of the slots for that time; null without prices."""
 
+    @property
+    def slot_seconds(self) -> float:
+        """Seconds of one slot, start-up included."""
+        return (self.seconds + self.startup_s) * self.slots
+
 
 class Ledger(StrictModel):
     """Cost of one selection beside brute force.

@@ -69,6 +69,8 @@ class DatasetFacts(StrictModel):
     """The `SKETCH_SIZE` smallest 52-bit hashes of the (text, label) rows, sorted."""
     protocol: str = ""
     """Hash of the fine-tuning settings the column was measured with."""
+    train_rows: int = 0
+    """Training rows of one epoch; 0 when unknown."""
 
     def normalized(self, values: FloatArray) -> FloatArray:
         """Scores on one scale: 1 is perfect (``range``: the best stored one), larger is better.

@@ -120,7 +120,8 @@ class FineTuneTrial:
         self._tuner = None
 
     def _train(self, rows: Sequence[EpochResult]) -> EpochResult:
-        started, tuner = time.perf_counter(), self.tuner_after(len(rows))
+        begun, tuner = time.perf_counter(), self.tuner_after(len(rows))
+        started = time.perf_counter()
         steps_before, rung = tuner.steps_done, len(rows) + 1
         tuner.train_epoch()
         measured = tuner.evaluate("validation")
@@ -134,8 +135,29 @@ class FineTuneTrial:
             test=test,
             steps=tuner.steps_done - steps_before,
             seconds=time.perf_counter() - started,
+            startup_s=started - begun,
             finished_at=time.time(),
         )
+
+    def finish(self) -> EpochResult:
+        """End after the committed epochs: score the test rows and write the package."""
+        rows = committed_rows(self._state)
+        if rows[-1].test is not None:
+            return rows[-1]
+        begun, tuner = time.perf_counter(), self.tuner_after(len(rows))
+        started = time.perf_counter()
+        row = rows[-1].model_copy(
+            update={
+                "phase": "completion",
+                "test": tuner.evaluate("test")["accuracy"],
+                "steps": 0,
+                "seconds": time.perf_counter() - started,
+                "startup_s": started - begun,
+                "finished_at": time.time(),
+            }
+        )
+        self._commit(tuner, [*rows[:-1], row])
+        return row
 
     def tuner_after(self, epochs_done: int) -> "FineTuner":
         """The current tuner if it stands at ``epochs_done`` epochs, else a restored one."""
@@ -188,12 +210,17 @@ class FineTuneTrial:
         """Commit state and rows together, without what the next epoch cannot need."""
         stored = {"rows": [row.model_dump() for row in rows]}
         with staged(self._state, stored, STATE_MANIFEST) as folder:
-            if len(rows) < self._epochs:
+            if rows[-1].test is None:
                 (folder / TRAINER).mkdir()
                 tuner.save(folder / TRAINER)
             elif self._payload.keep_package:
                 (folder / PACKAGE).mkdir()
                 tuner.write(folder / PACKAGE)
+
+
+def finish_trial(payload: TrialPayload) -> EpochResult:
+    """Make the package of a trial that is not trained to the end; runs as a Ray task."""
+    return FineTuneTrial(payload).finish()
 
 
 def committed_rows(state: Path) -> list[EpochResult]:

@@ -15,7 +15,7 @@ from orchestrator.selection.results import JournalRow
 
 
 class Journal:
-    """Append-only rows of one run; a (trial, rung) is written at most once.
+    """Append-only rows of one run; a (phase, trial, rung) is written at most once.
 
     Args:
         path: The file; an incomplete last line (the writer was killed) is removed.
@@ -29,11 +29,11 @@ class Journal:
         self.rows: list[JournalRow] = []
         if path.exists():
             self._read()
-        self._known = {(row.trial, row.rung) for row in self.rows}
+        self._known = {(row.phase, row.trial, row.rung) for row in self.rows}
 
     def append(self, row: JournalRow) -> bool:
-        """Write a row; return False when this (trial, rung) was written before."""
-        if (row.trial, row.rung) in self._known:
+        """Write a row; return False when this (phase, trial, rung) was written before."""
+        if (row.phase, row.trial, row.rung) in self._known:
             return False
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
@@ -41,7 +41,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         self.rows.append(row)
-        self._known.add((row.trial, row.rung))
+        self._known.add((row.phase, row.trial, row.rung))
         return True
 
     def of(self, trial: str) -> list[JournalRow]:

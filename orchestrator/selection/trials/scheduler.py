@@ -19,6 +19,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.selection.costs.limits import BudgetLimit
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.results import EpochResult, JournalRow
 from orchestrator.selection.trials.failures import COLORS
@@ -37,6 +38,7 @@ class HalvingScheduler(TrialScheduler):
     Args:
         bracket: The state, rebuilt from the journal when a run continues.
         journal: Finished epochs and failures are appended to it.
+        limit: Drops trials that wait when the budget ends; None: there is none.
 
     Attributes:
         error: What ended the bracket; the caller raises it, because Tune swallows exceptions.
@@ -45,11 +47,14 @@ class HalvingScheduler(TrialScheduler):
     # Tune would buffer results and train a second epoch before the first is judged.
     _supports_buffered_results = False
 
-    def __init__(self, bracket: Bracket, journal: Journal) -> None:
+    def __init__(
+        self, bracket: Bracket, journal: Journal, limit: BudgetLimit | None = None
+    ) -> None:
         super().__init__()
         self.error: OrchestratorError | None = None
         self._bracket = bracket
         self._journal = journal
+        self._limit = limit
         self._erring: list[Trial] = []
 
     def is_open(self) -> bool:
@@ -92,6 +97,9 @@ class HalvingScheduler(TrialScheduler):
         if self.error is not None:
             tune_controller.request_stop_experiment()
             return None
+        if self._limit is not None and not self._bracket.finished:
+            running = {t.config["trial"] for t in trials if t.status == Trial.RUNNING}
+            self._guarded(functools.partial(self._limit.check, self._bracket, running))
         waiting = set(self._bracket.waiting())
         chosen = next((t for t in trials if _has(t, Trial.PENDING, waiting)), None)
         chosen = chosen or next((t for t in trials if _has(t, Trial.PAUSED, waiting)), None)
@@ -99,7 +107,7 @@ class HalvingScheduler(TrialScheduler):
         losers = {trial.config["trial"] for trial in trials} - alive
         if chosen is None:
             for trial in trials:
-                if _has(trial, Trial.PAUSED, losers):
+                if _has(trial, Trial.PAUSED, losers) or _has(trial, Trial.PENDING, losers):
                     tune_controller.stop_trial(trial)
         return chosen
 

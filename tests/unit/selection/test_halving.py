@@ -198,3 +198,29 @@ def test_fewer_finalists_are_left_when_models_fail():
     bracket.fail("a", "disk full")
     drain(bracket, lambda model, rung: {"b": 0.2, "c": 0.1}[model])
     assert bracket.winners == ("b", "c")
+
+
+def test_a_border_shrinks_a_rung_or_ends_the_bracket():
+    def border(bracket):
+        if bracket.rung == 2:
+            bracket.shrink(bracket.pool[:1], "the budget ends")
+        else:
+            bracket.end("the budget ended")
+
+    bracket = Bracket(tuple(f"m{i}" for i in range(6)), 4, Halving(), border=border)
+    assert drain(bracket, by_number) == 6 + 1
+    assert bracket.finished
+    assert (bracket.winner, bracket.ended) == ("m5", "the budget ended")
+    assert bracket.dropped["m4"] == (2, "the budget ends")
+    assert bracket.waiting() == ()
+
+
+def test_a_rung_shrinks_to_those_that_were_trained_in_it():
+    bracket = Bracket(("a", "b", "c"), 2, Halving())
+    bracket.record("a", 1, 0.3)
+    bracket.shrink((), "no time is left")
+    assert bracket.rung == 2
+    assert bracket.pool == ("a",)
+    assert set(bracket.dropped) == {"b", "c"}
+    with pytest.raises(StageError, match="no model has been trained"):
+        Bracket(("a",), 2, Halving()).end("the budget is too small")

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
+from orchestrator.cluster.session import RaySession
 from orchestrator.errors import ConfigError, InputError, IntegrityError, StageError
 from orchestrator.selection import benchmark_runner, planning, select_runner
 from orchestrator.selection.benchmark_runner import (
@@ -216,7 +217,7 @@ def test_settings_of_the_budget_that_cannot_hold_are_refused(world):
         ({"halving": {"budget_epochs": 4}}, r"Write budget: \{epochs: 4\}"),
         ({"budget": {"epochs": 2}}, "Allow at least 3"),
         ({"budget": {"epochs": 5}, "finish_top": 2}, "Allow at least 6"),
-        ({"budget": {"epochs": 5, "steps": 9}}, "set one of them"),
+        ({"budget": {"epochs": 5, "steps": 9}}, "keep one"),
         ({"recall": {"k": 2}, "finish_top": 3}, "recall.k is 2"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -326,6 +327,9 @@ def test_a_run_keeps_its_first_inputs(tmp_path):
     assert after.history.datasets == before.history.datasets == ("animals", "food", "things")
 
 
+PRETENDED = RaySession("127.0.0.1:1", cpus=2.0, gpus=0.0, started=False, private=False)
+
+
 class Stopped(Exception):
     """Ends a run before it needs Ray."""
 
@@ -341,7 +345,9 @@ def test_the_runner_enters_planning_once(world, matrix, monkeypatch):
     def stop(*_):
         raise Stopped
 
-    monkeypatch.setattr("orchestrator.cluster.session.session_for", lambda *_: nullcontext())
+    monkeypatch.setattr(
+        "orchestrator.cluster.session.session_for", lambda *_: nullcontext(PRETENDED)
+    )
     monkeypatch.setattr(select_runner, "_halve", stop)
     config = select_job(world, "traced", recall={"mode": "all"})
     sys.setprofile(trace)

@@ -1,0 +1,102 @@
+"""The ledger of a selection from everything that its run has stored."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.selection.costs.clock import Attempt, money_of
+from orchestrator.selection.costs.results import Ledger, LedgerRow
+from orchestrator.selection.halving import Bracket
+from orchestrator.selection.results import JournalRow, ProxyScore
+
+if TYPE_CHECKING:
+    from orchestrator.selection.planning import SelectionPlan
+
+
+def ledger_of(
+    plan: "SelectionPlan",
+    proxies: Mapping[str, ProxyScore],
+    bracket: Bracket,
+    journal: Sequence[JournalRow],
+    attempts: Sequence[Attempt],
+) -> Ledger:
+    """Add up a finished selection.
+
+    Args:
+        plan: Candidates and target.
+        proxies: Model to its scores.
+        bracket: Finished.
+        journal: Its rows.
+        attempts: Tries of the run; none where nobody measured them.
+    """
+    paid = [row for row in journal if row.validation is not None and row.phase == "rung"]
+    passed = [score for score in proxies.values() if not score.error and not score.cached]
+    read = sum(score.rows for score in passed)
+    ledger = Ledger.of(
+        candidates=len(plan.packages),
+        epochs_each=bracket.stages,
+        epochs=len(paid),
+        steps=sum(row.steps for row in journal),
+        steps_per_epoch=max(row.steps for row in paid),
+        proxy_passes=len(passed),
+        proxy_share=read / (len(passed) * len(plan.task.train)) if passed else 0.0,
+    )
+    wall = sum(attempt.seconds for attempt in attempts)
+    held = sum(attempt.seconds * attempt.slots for attempt in attempts)
+    money = money_of(attempts) if attempts else None
+    return ledger.model_copy(
+        update={
+            "wall_s": wall,
+            "slots": held / wall if wall else 0.0,
+            "money": money,
+            "currency": attempts[-1].currency if attempts and money is not None else "",
+            "rows": ledger_rows(proxies, journal, bracket.finalists, attempts),
+        }
+    )
+
+
+def ledger_rows(
+    proxies: Mapping[str, ProxyScore],
+    journal: Sequence[JournalRow],
+    finalists: int,
+    attempts: Sequence[Attempt],
+) -> tuple[LedgerRow, ...]:
+    """Return one row per model and phase, and the idle slots.
+
+    Idle is what is left of wall time x slots: slots that waited for a rung to close, starts of
+    processes, and work that a killed try lost.
+
+    Args:
+        proxies: Model to its scores, with their time.
+        journal: Finished epochs.
+        finalists: Rungs that train no more models than this are completion.
+        attempts: Tries of the run; without any, nothing is known of idle slots.
+    """
+    held, money = sum(a.seconds * a.slots for a in attempts), money_of(attempts)
+    price = money / held if money is not None and held else None
+    rows = [
+        LedgerRow(phase="proxies", model=m, seconds=score.seconds, startup_s=score.startup_s)
+        for m, score in sorted(proxies.items())
+        if not score.cached
+    ]
+    models = Counter(row.rung for row in journal if row.phase == "rung")
+    for row in journal:
+        last = row.phase == "completion" or (row.rung > 1 and models[row.rung] <= finalists)
+        rows.append(
+            LedgerRow(
+                phase="completion" if last else row.phase,
+                model=row.trial,
+                rung=row.rung,
+                epochs=int(row.phase == "rung" and row.validation is not None),
+                steps=row.steps,
+                seconds=row.seconds,
+                startup_s=row.startup_s,
+                slots=row.slots,
+            )
+        )
+    if held:
+        idle = max(0.0, held - sum(row.slot_seconds for row in rows))
+        rows.append(LedgerRow(phase="idle", seconds=idle))
+    if price is None:
+        return tuple(rows)
+    return tuple(row.model_copy(update={"money": price * row.slot_seconds}) for row in rows)
