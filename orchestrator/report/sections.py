@@ -10,7 +10,11 @@ from orchestrator.pretraining.results import Evaluation, Figures
 from orchestrator.quantization.results import ParetoReport
 from orchestrator.report import figures
 from orchestrator.report.page import Cell, Section, Table
+from orchestrator.selection.costs.results import Ledger
 from orchestrator.selection.results import SelectionReport
+
+UNMEASURED = ("rows", "wall_s", "slots", "money", "currency")
+"""Fields of a ledger with their own lines, where they were measured."""
 
 
 def pretraining(
@@ -86,13 +90,41 @@ def selection(report: SelectionReport) -> Section:
         tuple((row.place, row.model, row.epochs, row.reason) for row in report.ranking),
         highlight=winners[0] if winners else None,
     )
-    cost = {name.replace("_", " "): value for name, value in report.ledger if name != "rows"}
+    cost = {
+        name.replace("_", " "): value for name, value in report.ledger if name not in UNMEASURED
+    }
+    if report.ledger.wall_s:
+        cost |= {"wall s": round(report.ledger.wall_s, 1), "slots": report.ledger.slots}
+    if report.ledger.money is not None:
+        cost[report.ledger.currency] = round(report.ledger.money, 4)
     return Section(
         f"Selection for {report.target.name}",
         f"Always answering the largest class scores {report.majority_accuracy:.3f} on test "
         f"rows, the winner {report.test_accuracy:.3f}.",
-        (figures.halving_bracket(report.bracket), ranking, Table.of_figures(cost, "cost")),
+        (
+            figures.halving_bracket(report.bracket),
+            ranking,
+            Table.of_figures(cost, "cost"),
+            *ledger_table(report.ledger),
+        ),
     )
+
+
+def ledger_table(ledger: Ledger) -> tuple[Table, ...]:
+    """Return the rows of a ledger as one table; none for files of earlier releases."""
+    if not ledger.rows:
+        return ()
+    columns = ("phase", "model", "rung", "epochs", "steps", "seconds", "start-up", "slots")
+    money = (ledger.currency,) if ledger.money is not None else ()
+    rows = [
+        (
+            *(row.phase, row.model, row.rung or "", row.epochs, row.steps),
+            *(round(row.seconds, 2), round(row.startup_s, 2), round(row.slots, 2)),
+            *((round(row.money or 0.0, 5),) if money else ()),
+        )
+        for row in ledger.rows
+    ]
+    return (Table((*columns, *money), tuple(rows)),)
 
 
 def continual(evaluation: StreamEvaluation) -> Section:

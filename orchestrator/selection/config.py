@@ -11,7 +11,7 @@ from orchestrator.config.job import Name
 from orchestrator.config.registry import NameOf
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
-from orchestrator.selection.costs.config import BudgetConfig, PricesConfig
+from orchestrator.selection.costs.config import BudgetConfig, ConstraintsConfig, PricesConfig
 from orchestrator.selection.policies.base import POLICIES
 from orchestrator.selection.scores.base import PROXIES, unit_proxies
 from orchestrator.selection.ties.tie_breaker import TiesConfig
@@ -127,6 +127,8 @@ class SelectConfig(JobConfig):
     """Hard limit of the cost: epochs, steps, seconds or money."""
     prices: PricesConfig = PricesConfig()
     """Prices of CPUs and GPUs, for the ledger and a budget in money."""
+    constraints: ConstraintsConfig = ConstraintsConfig()
+    """Size and license that a candidate must keep to."""
     finish_top: int = Field(1, ge=1)
     """Finalists that are trained to the end; each becomes a package, the winner is `package`."""
     salvage: bool = True

@@ -14,6 +14,7 @@ from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.costs.accounting import ledger_of
 from orchestrator.selection.costs.clock import Attempt
+from orchestrator.selection.costs.constraints import EXCLUDED
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.planning import SelectionPlan
 from orchestrator.selection.recall import plan_recall
@@ -253,14 +254,17 @@ def _ranking(
         RankedModel(
             place=place,
             model=model,
-            status="failed",
-            reason=f"failed: {failed[model]}",
+            status="excluded" if failed[model].startswith(EXCLUDED) else "failed",
+            reason=failed[model]
+            if failed[model].startswith(EXCLUDED)
+            else f"failed: {failed[model]}",
             epochs=0,
             validation=(),
             recall_score=None,
             trained_on_target=model in tagged,
         )
         for place, model in enumerate(sorted(failed), start=len(ranked) + 1)
+        for excluded in [failed[model].startswith(EXCLUDED)]
     ]
     return (*ranked, *broken)
 

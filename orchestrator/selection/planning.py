@@ -19,6 +19,8 @@ from orchestrator.selection.candidates import (
     sort_out,
 )
 from orchestrator.selection.config import RecallConfig, SelectConfig
+from orchestrator.selection.costs.constraints import within_constraints
+from orchestrator.selection.costs.forecast import forecast_lines, rows_at_hand, steps_per_epoch
 from orchestrator.selection.halving import fit_to_budget, rung_sizes
 from orchestrator.selection.matrix.facts import ModelFacts, is_tagged
 from orchestrator.selection.matrix.files import read_matrix, write_matrix
@@ -35,7 +37,6 @@ from orchestrator.storage.uris import absolute
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import TaskData
     from orchestrator.storage import RunFolder
-    from orchestrator.training.config import FineTuneConfig
     from orchestrator.zoo import Package
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,9 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
     task = load_task(config.target)
     protocol = protocol_of(config.fine_tune, config.seed, config.precision)
     matrix.guard(task.name, dataset_facts(task, protocol))
+    found, excluded = within_constraints(found, config.constraints)
     usable, failed = sort_out(found, form_of(task.train))
+    failed = {**failed, **excluded}
     require_usable(usable, failed, task.name)
     packages = {package.ref: package for package in usable}
     facts = {ref: model_facts(package, everything) for ref, package in packages.items()}
@@ -173,7 +176,7 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
 
 
 def describe_selection(config: SelectConfig) -> str:
-    """The plan in words; of the target at most the first row is read.
+    """The plan in words; the rows of a small local target are counted, others not read.
 
     Raises:
         InputError: A package, the matrix or the target cannot be read, or no package is usable.
@@ -181,13 +184,17 @@ def describe_selection(config: SelectConfig) -> str:
     from orchestrator.zoo import Zoo
 
     found = resolve_packages(Zoo(config.run.zoo), config.candidates)
+    found, excluded = within_constraints(found, config.constraints)
     packages, failed = sort_out(found, form_of_source(config.target))
+    failed = {**failed, **excluded}
     require_usable(packages, failed, config.target.source)
     matrix = _matrix(config, [package.ref for package in found])
     epochs, count = config.fine_tune.epochs, len(packages)
     history = _history(matrix, {p.ref: p for p in packages}, config)
     decider = choose_policy(config.halving.policy, history)
-    pool, _ = _pool_sizes(config, count, decider, None)
+    rows = rows_at_hand(config.target)
+    steps = None if rows is None else steps_per_epoch(rows, config.fine_tune)
+    pool, _ = _pool_sizes(config, count, decider, steps)
     candidates = {package.ref: package for package in packages}
     recall = plan_mode(config.recall, history, candidates, decider.predictor, pool)
     passes = len(recall.to_score) if pool < count else 0
@@ -200,6 +207,7 @@ def describe_selection(config: SelectConfig) -> str:
             f"  recall: {passes} forward passes, keeps {pool} of {count}",
             f"  halving: at most {' + '.join(map(str, sizes))} = {sum(sizes)} epochs; "
             f"brute force {count * epochs}",
+            *forecast_lines(config, matrix, candidates, passes=passes, sizes=sizes, rows=rows),
             f"  package: {config.package}",
         ]
     )
@@ -272,12 +280,6 @@ def _without_changed(
     models = {name: item for name, item in matrix.models.items() if name not in changed}
     cells = matrix.cells[~matrix.cells["model"].isin(changed)]
     return PerformanceMatrix(cells.reset_index(drop=True), models, matrix.datasets), warnings
-
-
-def steps_per_epoch(rows: int, fine_tune: "FineTuneConfig") -> int:
-    """Optimizer steps in which ``rows`` training rows are read once, as the fine-tuner counts."""
-    used = min(rows, fine_tune.max_train_rows or rows)
-    return -(-used // min(fine_tune.global_batch_size, used))
 
 
 def _pool_sizes(

@@ -117,7 +117,7 @@ class RankedModel(StrictModel):
     """1 for the winner."""
     model: str
     """Model id."""
-    status: Literal["winner", "finalist", "dropped", "not recalled", "failed"]
+    status: Literal["winner", "finalist", "dropped", "not recalled", "failed", "excluded"]
     """Outcome of its selection."""
     reason: str
     """Reason, in words."""
@@ -266,6 +266,11 @@ class SelectionReport(StrictModel):
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise IntegrityError(f"{path} is not a readable selection report: {error}") from error
+
+    def cost_in_full(self) -> dict[str, JsonValue]:
+        """The rows of the ledger, the finalists and an early end, for the result of the job."""
+        full = self.model_dump(mode="json", include={"finalists", "ended"})
+        return {**full, "ledger": [row.model_dump(mode="json") for row in self.ledger.rows]}
 
     def figures(self) -> dict[str, JsonValue]:
         """The figures that fit one JSON line and a manifest."""

@@ -8,14 +8,14 @@ from pathlib import Path
 from orchestrator.config import JobResult
 from orchestrator.errors import StageError
 from orchestrator.selection.config import SelectConfig
-from orchestrator.selection.costs.clock import RunClock, slot_price, slots_of
-from orchestrator.selection.costs.epoch_times import times_of_matrix
-from orchestrator.selection.costs.limits import BudgetLimit
+from orchestrator.selection.costs.clock import slots_of
+from orchestrator.selection.costs.forecast import plan_lines
+from orchestrator.selection.costs.limits import BudgetLimit, open_limit
 from orchestrator.selection.halving import Bracket, replay_rows, rung_sizes
 from orchestrator.selection.outcome import publish_finalists, selection_report
 from orchestrator.selection.planning import SelectionPlan, describe_selection, plan_selection
 from orchestrator.selection.recall import lacks_information, recall_candidates
-from orchestrator.selection.results import REPORT_NAME, ProxyScore, Recalled
+from orchestrator.selection.results import REPORT_NAME, ProxyScore, Recalled, SelectionReport
 from orchestrator.selection.salvage.results import Salvage
 from orchestrator.selection.scores.feature_cache import FOLDER as FEATURES
 from orchestrator.selection.scores.features import ProxyPayload
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def check(config: SelectConfig) -> str:
-    """The plan in words, with its highest cost; needs no cluster and reads no rows."""
+    """The plan in words, with its highest cost; needs no cluster."""
     return describe_selection(config)
 
 
@@ -55,9 +55,9 @@ def run(config: SelectConfig) -> JobResult:
         if (done := folder.finished()) is not None:
             return done
         package = committed(folder, config.package) or _select(config, folder)
-        result = JobResult(
-            package=package.ref, metrics=package.manifest.metrics, run_dir=str(folder.path)
-        )
+        report = SelectionReport.read(folder.path / REPORT_NAME)
+        metrics = {**package.manifest.metrics, **report.cost_in_full()}
+        result = JobResult(package=package.ref, metrics=metrics, run_dir=str(folder.path))
         folder.finish(result)
         remove_states(folder.path)
         return result
@@ -72,7 +72,9 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
     journal = Journal(folder.path / JOURNAL_NAME)
     with session_for(config.cluster, min(config.cluster.workers, len(plan.packages))) as session:
         slots = slots_of(config.cluster, session.cpus, session.gpus)
-        limit = _limit(config, plan, folder, journal, slots)
+        limit = open_limit(config, plan, folder, journal.rows, slots)
+        for line in plan_lines(config, plan, slots):
+            logger.info("%s", line)
         plan, proxies = _scored_plan(config, plan, folder)
         plan, recalled = _recall(plan, proxies, config.recall.mode)
         names = ", ".join(item.model for item in recalled if item.kept)

@@ -76,6 +76,18 @@ def require_sane_tensors(path: Path) -> None:
         raise _damaged(path, f"its tensors need {position} bytes, it holds {held}")
 
 
+def count_elements(path: Path) -> int:
+    """Return the number of elements of all tensors of a safetensors file, from its header.
+
+    Raises:
+        IntegrityError: The header is damaged.
+    """
+    header, _ = _read_header(path)
+    for name, entry in header.items():
+        _span(path, name, entry)
+    return sum(math.prod(entry["shape"]) for entry in header.values())
+
+
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     """Return the entries of the tensors, and how many bytes follow the header."""
     with open_regular(path) as file:

@@ -1,4 +1,4 @@
-"""Config sections of a selection's budget."""
+"""Config sections of a selection's budget, prices and constraints."""
 
 from collections.abc import Iterable
 
@@ -50,3 +50,14 @@ class PricesConfig(StrictModel):
     """Price of one GPU for one hour; null: unknown."""
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$")
     """Currency of the prices, as in ISO 4217."""
+
+
+class ConstraintsConfig(StrictModel):
+    """What a candidate must keep to; one that does not is left out before it is loaded."""
+
+    max_parameters: int | None = Field(None, ge=1)
+    """Numbers in the weights of the package, its heads included."""
+    max_bytes: int | None = Field(None, ge=1)
+    """Size of the package."""
+    licences: tuple[str, ...] | None = Field(None, min_length=1)
+    """SPDX identifiers of licenses that are allowed; a package that declares none is left out."""

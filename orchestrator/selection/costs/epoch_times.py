@@ -116,7 +116,7 @@ def times_of_matrix(
     startup = cells["startup_s"].dropna()
     overhead = float(startup.median()) if len(startup) else None
     counts = cells["dataset"].map({name: f.train_rows for name, f in matrix.datasets.items()})
-    seconds, absolute = cells["seconds"], False
+    seconds, absolute = cells["seconds"].where(cells["seconds"] > 0), False
     if rows is not None and (counts > 0).any():
         seconds, absolute = seconds / counts.where(counts > 0) * rows, True
     found = seconds.groupby(cells["model"]).median().dropna().to_dict()

@@ -13,14 +13,19 @@ Decisions that depend on time are marks of the run, so that a resumed run repeat
 import logging
 import math
 from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from orchestrator.config import StrictModel
-from orchestrator.selection.costs.clock import RunClock
+from orchestrator.selection.costs.clock import RunClock, slot_price
 from orchestrator.selection.costs.config import BudgetConfig
-from orchestrator.selection.costs.epoch_times import EpochTimes
+from orchestrator.selection.costs.epoch_times import EpochTimes, times_of_matrix
 from orchestrator.selection.halving import Bracket, rung_sizes
 from orchestrator.selection.results import JournalRow
 from orchestrator.storage import RunFolder
+
+if TYPE_CHECKING:
+    from orchestrator.selection.config import SelectConfig
+    from orchestrator.selection.planning import SelectionPlan
 
 ROUNDING = 1e-6
 logger = logging.getLogger(__name__)
@@ -193,3 +198,22 @@ def _apply(bracket: Bracket, decision: Decision) -> None:
         bracket.end(decision.reason)
     elif set(bracket.pool) - set(decision.stay):
         bracket.shrink(decision.stay, decision.reason)
+
+
+def open_limit(
+    config: "SelectConfig",
+    plan: "SelectionPlan",
+    folder: RunFolder,
+    rows: Sequence[JournalRow],
+    slots: float,
+) -> BudgetLimit:
+    """Start the clock of a try, with the times that the matrix knows."""
+    price = slot_price(config.cluster, config.prices)
+    return BudgetLimit(
+        config.budget,
+        RunClock(folder, slots, price, config.prices.currency),
+        times_of_matrix(plan.matrix, plan.packages, len(plan.task.train)),
+        folder,
+        rows,
+        plan.steps_per_epoch,
+    )

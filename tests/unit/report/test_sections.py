@@ -67,6 +67,20 @@ def test_selection_ranks_with_reasons_and_marks_the_winner():
     assert svg.count("dropped") == 1
 
 
+def test_the_ledger_is_a_table_with_money_where_there_are_prices():
+    report = results.selection_report()
+    row = {"phase": "rung", "model": "one/v0001", "rung": 1, "epochs": 1, "steps": 10}
+    rows = [{**row, "seconds": 2.0, "startup_s": 1.0, "money": 0.25}, {"phase": "idle"}]
+    ledger = type(report.ledger).model_validate(
+        {**report.ledger.totals(), "wall_s": 2.5, "money": 0.5, "currency": "EUR", "rows": rows}
+    )
+    section = sections.selection(report.model_copy(update={"ledger": ledger}))
+    *_, cost, table = picture_and_tables(section)[1]
+    assert dict(cost.rows)["EUR"] == 0.5
+    assert table.columns[-1] == "EUR"
+    assert table.rows[0] == ("rung", "one/v0001", 1, 1, 10, 2.0, 1.0, 1.0, 0.25)
+
+
 def test_continual_learning_shows_the_matrix_and_the_figures():
     section = sections.continual(results.stream_evaluation())
     svg, (table,) = picture_and_tables(section)

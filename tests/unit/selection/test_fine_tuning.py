@@ -6,6 +6,7 @@ from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
 from orchestrator.modeling.model import Model
+from orchestrator.modeling.package import load_model
 from orchestrator.selection.scores.features import (
     ProxyPayload,
     extract,
@@ -15,7 +16,12 @@ from orchestrator.selection.scores.features import (
 )
 from orchestrator.selection.ties.row_scores import read_row_scores
 from orchestrator.selection.trials import fine_tuning
-from orchestrator.selection.trials.fine_tuning import FineTuneTrial, TrialPayload, committed_rows
+from orchestrator.selection.trials.fine_tuning import (
+    FineTuneTrial,
+    TrialPayload,
+    committed_rows,
+    finish_trial,
+)
 from orchestrator.zoo import Zoo
 from tests.support.candidates import (
     FINE_TUNE,
@@ -95,6 +101,17 @@ def test_a_committed_epoch_is_never_trained_again(world, tmp_path):
     assert again.step().rung == 3
     assert [row.rung for row in committed_rows(tmp_path / "state")] == [1, 2, 3]
     assert (tmp_path / "state" / "package" / "model.safetensors").is_file()
+
+
+def test_a_trial_that_ends_early_becomes_a_package(world, tmp_path):
+    trial = FineTuneTrial(payload(world, tmp_path / "state"))
+    first = trial.step()
+    assert first.startup_s > 0
+    last = finish_trial(payload(world, tmp_path / "state", start=1))
+    assert (last.rung, last.validation, last.phase) == (1, first.validation, "completion")
+    assert 0 <= last.test <= 1
+    assert set(load_model(tmp_path / "state" / "package").targets) == {TARGET}
+    assert finish_trial(payload(world, tmp_path / "state", start=1)) == last
 
 
 def test_a_damaged_state_is_refused(world, tmp_path):

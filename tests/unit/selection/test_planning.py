@@ -1,5 +1,6 @@
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,9 +20,10 @@ from orchestrator.selection.candidates import (
     resolve_packages,
 )
 from orchestrator.selection.config import RecallConfig
+from orchestrator.selection.costs.forecast import forecast_lines
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.matrix.facts import ModelFacts
-from orchestrator.selection.matrix.files import write_matrix
+from orchestrator.selection.matrix.files import read_matrix, write_matrix
 from orchestrator.selection.outcome import selection_report
 from orchestrator.selection.planning import describe_selection, plan_selection
 from orchestrator.selection.recall import recall_candidates
@@ -327,6 +329,7 @@ def test_a_run_keeps_its_first_inputs(tmp_path):
     assert after.history.datasets == before.history.datasets == ("animals", "food", "things")
 
 
+ENCODED = tuple(f"{name}/v0001" for name in ENCODERS)
 PRETENDED = RaySession("127.0.0.1:1", cpus=2.0, gpus=0.0, started=False, private=False)
 
 
@@ -364,6 +367,29 @@ def test_check_needs_no_cluster(world, matrix):
     assert "keeps 3 of 5" in text
     assert "3 + 1 + 1 = 5 epochs; brute force 15" in text
     assert "15 cells x 3 epochs = 45 epochs" in benchmark_runner.check(benchmark_job(world))
+
+
+def test_the_plan_says_what_it_costs_and_what_nobody_knows(world, matrix, tmp_path):
+    prices = {"cpu_hour": 3.6}
+    text = select_runner.check(select_job(world, prices=prices, budget={"seconds": 9.0}))
+    steps = plan_selection(select_job(world)).steps_per_epoch
+    found = next(line.split() for line in text.splitlines() if "at most  " in line)
+    assert found == ["at", "most", "5", str(5 * steps), "unknown", "unknown"]
+    assert "unknown until the first rung; the matrix has no times" in text
+    assert "budget: 9 seconds" in text
+    timed = matrix.cells.assign(seconds=2.0)
+    rows = {n: f.model_copy(update={"train_rows": 9}) for n, f in matrix.datasets.items()}
+    write_matrix(replace(matrix, cells=timed, datasets=rows), tmp_path / "timed.parquet")
+    job = select_job(world, matrix=str(tmp_path / "timed.parquet"), prices=prices)
+    lines = forecast_lines(
+        job, read_matrix(job.matrix), ENCODED, passes=0, sizes=[3, 1], rows=18, slots=2
+    )
+    assert [line.split() for line in lines[1:4]] == [
+        ["rung", "1", "3", "3", "9", "8.0", "0.02"],
+        ["rung", "2", "1", "1", "3", "4.0", "0.01"],
+        ["at", "most", "4", "12", "12.0", "0.02"],
+    ]
+    assert lines[4] == "  seconds on 2 slots: by the matrix"
 
 
 def test_facts_depend_on_rows_and_labels(world):

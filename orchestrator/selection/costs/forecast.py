@@ -1,0 +1,172 @@
+"""Expected cost of a selection before it starts, phase by phase."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.config import ClusterSection
+from orchestrator.config.tables import table
+from orchestrator.selection.costs.clock import slot_price, slots_of
+from orchestrator.selection.costs.config import BudgetConfig
+from orchestrator.selection.costs.epoch_times import FORWARD_SHARE, EpochTimes, times_of_matrix
+from orchestrator.selection.halving import rung_sizes
+
+if TYPE_CHECKING:
+    from orchestrator.data.spec import DatasetSpec
+    from orchestrator.selection.config import SelectConfig
+    from orchestrator.selection.matrix.performance import PerformanceMatrix
+    from orchestrator.selection.planning import SelectionPlan
+    from orchestrator.training.config import FineTuneConfig
+
+UNKNOWN = "unknown"
+MAX_READ_BYTES = 2**24
+"""Larger files are not read to count their rows."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The largest cost of each phase; what nobody has measured is unknown.
+
+    Attributes:
+        passes: Forward passes of proxies.
+        share: Part of the training rows that a pass reads; None: rows have not been read.
+        sizes: Models in each rung, at most.
+        steps: Optimizer steps per epoch; None: rows have not been read.
+        times: Expected seconds.
+        models: Candidates; the slowest ones count.
+        slots: Trials that fit at once.
+        price: Of one slot for one second; None without prices.
+        currency: Of the price.
+    """
+
+    passes: int
+    share: float | None
+    sizes: Sequence[int]
+    steps: int | None
+    times: EpochTimes
+    models: Iterable[str]
+    slots: float
+    price: float | None
+    currency: str
+
+    def lines(self, budget: BudgetConfig) -> list[str]:
+        """A table of the phases with their sum, and the budget."""
+        slowest = sorted(self.models, key=lambda m: -(self.times.of(m) or 0.0))
+        rows: list[tuple[str, object, int, int | None, float | None]] = []
+        if self.passes:
+            # a proxy pass is part of an epoch without its backward half
+            whole = self.times.rung(slowest[: self.passes], self.slots)
+            seconds: float | None = None
+            if whole is not None and self.share is not None:
+                seconds = whole * self.share * FORWARD_SHARE
+            rows.append(("proxies", self.passes, 0, 0, seconds))
+        for rung, size in enumerate(self.sizes, start=1):
+            seconds = self.times.rung(slowest[:size], self.slots)
+            steps = None if self.steps is None else size * self.steps
+            rows.append((f"rung {rung}", size, size, steps, seconds))
+        steps = None if any(r[3] is None for r in rows) else sum(r[3] or 0 for r in rows)
+        total = None if any(r[4] is None for r in rows) else sum(r[4] or 0.0 for r in rows)
+        rows.append(("at most", "", sum(self.sizes), steps, total))
+        shown = [
+            (*row[:3], UNKNOWN if row[3] is None else row[3], *self._time_and_money(row[4]))
+            for row in rows
+        ]
+        header = ("phase", "models", "epochs", "steps", "seconds", self.currency or "money")
+        width = len(header) - (self.price is None)
+        text = table([row[:width] for row in shown], header[:width], "<>>>>>"[:width])
+        lines = [f"  {line}" for line in text.splitlines()]
+        if self.steps is None:
+            lines.append("  steps: unknown until the rows are read")
+        lines.append(f"  seconds on {self.slots:g} slots: {self._origin()}")
+        if budget.unit is not None:
+            lines.append(f"  budget: {budget.limit:g} {budget.unit}")
+        return lines
+
+    def _time_and_money(self, seconds: float | None) -> tuple[str, str]:
+        if seconds is None:
+            return UNKNOWN, UNKNOWN
+        money = seconds * self.slots * (self.price or 0.0)
+        return f"{seconds:.1f}", f"{money:.2f}"
+
+    def _origin(self) -> str:
+        if self.times.source:
+            return f"by {self.times.source}"
+        return "unknown until the first rung; the matrix has no times"
+
+
+def expected_slots(cluster: ClusterSection) -> float:
+    """Trials that fit at once, as far as that is known before a cluster is connected."""
+    if cluster.address is not None or "RAY_ADDRESS" in os.environ or cluster.gpus_per_worker:
+        return float(cluster.workers)
+    return slots_of(cluster, float(os.cpu_count() or 1), 0.0)
+
+
+def forecast_lines(
+    config: "SelectConfig",
+    matrix: "PerformanceMatrix",
+    models: Iterable[str],
+    *,
+    passes: int,
+    sizes: Sequence[int],
+    rows: int | None,
+    slots: float | None = None,
+) -> list[str]:
+    """Lines of the plan with its expected cost.
+
+    Args:
+        config: The job.
+        matrix: With or without times of its epochs.
+        models: Candidates.
+        passes: Forward passes of proxies.
+        sizes: Models in each rung, at most.
+        rows: Training rows of the target; None: not read.
+        slots: Of the connected cluster; None: it is not connected yet.
+    """
+    cap = config.recall.max_proxy_rows
+    forecast = Forecast(
+        passes=passes,
+        share=None if rows is None else min(1.0, cap / rows),
+        sizes=sizes,
+        steps=None if rows is None else steps_per_epoch(rows, config.fine_tune),
+        times=times_of_matrix(matrix, models, rows),
+        models=tuple(models),
+        slots=expected_slots(config.cluster) if slots is None else slots,
+        price=slot_price(config.cluster, config.prices),
+        currency=config.prices.currency,
+    )
+    return forecast.lines(config.budget)
+
+
+def plan_lines(config: "SelectConfig", plan: "SelectionPlan", slots: float) -> list[str]:
+    """Lines of the plan of a run that is connected to its cluster."""
+    epochs, policy = config.fine_tune.epochs, plan.decider.policy
+    return forecast_lines(
+        config,
+        plan.matrix,
+        plan.packages,
+        passes=len(plan.to_score),
+        sizes=rung_sizes(plan.pool, epochs, policy, config.finish_top),
+        rows=len(plan.task.train),
+        slots=slots,
+    )
+
+
+def steps_per_epoch(rows: int, fine_tune: "FineTuneConfig") -> int:
+    """Optimizer steps in which ``rows`` training rows are read once, as the fine-tuner counts."""
+    used = min(rows, fine_tune.max_train_rows or rows)
+    return -(-used // min(fine_tune.global_batch_size, used))
+
+
+def rows_at_hand(spec: "DatasetSpec") -> int | None:
+    """Training rows of a target that is on this machine and small; None: it is not read."""
+    from orchestrator.data.sources.files import find_files
+    from orchestrator.data.sources.opening import load_task
+
+    if spec.scheme == "files":
+        files = [file for group in find_files(spec, labelled=True).values() for file in group]
+        if sum(file.stat().st_size for file in files) > MAX_READ_BYTES:
+            return None
+    elif spec.scheme != "builtin":
+        return None
+    return len(load_task(spec).train)

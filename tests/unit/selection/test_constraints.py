@@ -1,0 +1,66 @@
+"""Constraints on candidates, in the plan and before anything is loaded."""
+
+import pytest
+
+from orchestrator.errors import InputError
+from orchestrator.selection import select_runner
+from orchestrator.selection.costs.config import ConstraintsConfig
+from orchestrator.selection.costs.constraints import parameters_of, within_constraints
+from orchestrator.selection.planning import plan_selection
+from orchestrator.zoo import Zoo
+from tests.support.candidates import make_world, select_job
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"), encoders=("bert", "bert-two", "conv"))
+
+
+@pytest.fixture(scope="module")
+def packages(world):
+    return Zoo(world / "zoo").packages()
+
+
+def test_parameters_are_counted_from_the_headers(packages):
+    from orchestrator.modeling.package import load_model
+
+    for package in packages:
+        stored = load_model(package.path).state_dict(keep_vars=True)
+        tensors = {tensor.data_ptr(): tensor.numel() for tensor in stored.values()}
+        assert parameters_of(package) == sum(tensors.values())
+
+
+def test_a_limit_below_the_largest_leaves_out_that_one_alone(world, packages):
+    sizes = {package.ref: parameters_of(package) for package in packages}
+    largest = max(sizes, key=sizes.get)
+    limit = {"max_parameters": sizes[largest] - 1}
+    job = select_job(world, matrix=None, constraints=limit)
+    plan = plan_selection(job)
+    assert set(plan.packages) == set(sizes) - {largest}
+    assert plan.failed[largest] == (
+        f"constraints.max_parameters: {sizes[largest]:,} parameters, "
+        f"{sizes[largest] - 1:,} are allowed"
+    )
+    assert f"left out: {largest}: constraints.max_parameters" in select_runner.check(job)
+
+
+def test_bytes_and_licenses_are_read_from_the_manifest(packages):
+    smallest = min(packages, key=lambda package: package.manifest.total_bytes)
+    tight = ConstraintsConfig(max_bytes=smallest.manifest.total_bytes)
+    left, reasons = within_constraints(packages, tight)
+    assert [package.ref for package in left] == [smallest.ref]
+    assert all("constraints.max_bytes" in reason for reason in reasons.values())
+    free = smallest.manifest.model_copy(update={"licence": "MIT"})
+    assert within_constraints(packages, ConstraintsConfig())[0] == packages
+    with pytest.raises(InputError, match="none declared, allowed: mit"):
+        within_constraints(packages, ConstraintsConfig(licences=("mit",)))
+    licensed = type(smallest)(smallest._store, free, b"")
+    assert within_constraints([licensed], ConstraintsConfig(licences=("mit",)))[1] == {}
+
+
+def test_where_none_is_left_the_nearest_miss_is_named(world, packages):
+    smallest = min(packages, key=parameters_of)
+    job = select_job(world, matrix=None, constraints={"max_parameters": 10})
+    for refuses in (plan_selection, select_runner.check):
+        with pytest.raises(InputError, match=f"The nearest is {smallest.ref}: .* 10 are allowed"):
+            refuses(job)
