@@ -12,8 +12,7 @@ from orchestrator.errors import IntegrityError
 from orchestrator.inference.examination import examine_draft
 from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.selection.config import SelectConfig
-from orchestrator.selection.costs.accounting import ledger_of
-from orchestrator.selection.costs.clock import Attempt
+from orchestrator.selection.costs.accounting import NOTHING, Spent, ledger_of
 from orchestrator.selection.costs.constraints import EXCLUDED
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.planning import SelectionPlan
@@ -53,7 +52,7 @@ def selection_report(
     journal: Journal,
     ties: TieBreaker | None = None,
     package: str = "",
-    attempts: Sequence[Attempt] = (),
+    spent: Spent = NOTHING,
 ) -> SelectionReport:
     """Collect ranking, bracket, clusters and cost of a finished bracket.
 
@@ -65,7 +64,7 @@ def selection_report(
         journal: Its rows.
         ties: Finds candidates tied with the winner; None: they are not looked for.
         package: Name of the winner's package; the other finalists' names are made from it.
-        attempts: Tries of the run, for idle slots and money; none where nobody measured them.
+        spent: Tries of the run and latencies.
     """
     task, winner = plan.task, bracket.winner
     finalists = _finalists(bracket, journal, package)
@@ -102,7 +101,8 @@ def selection_report(
         linkage=linkage,
         proxies={m: s.model_copy(update={"nulls": {}}) for m, s in proxies.items()},
         matrix=matrix.where(matrix.notna(), None).to_dict("index"),
-        ledger=ledger_of(plan, proxies, bracket, journal.rows, attempts),
+        ledger=ledger_of(plan, proxies, bracket, journal.rows, spent),
+        latencies=dict(spent.latencies),
         ended=bracket.ended,
         warnings=tuple(warnings),
     )

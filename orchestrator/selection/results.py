@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from orchestrator.config import StrictModel
 from orchestrator.errors import IntegrityError
-from orchestrator.selection.costs.results import Ledger
+from orchestrator.selection.costs.results import Latency, Ledger
 from orchestrator.selection.salvage.results import Salvage
 
 REPORT_NAME = "selection.json"
@@ -235,6 +235,8 @@ class SelectionReport(StrictModel):
     """Cost."""
     salvage: Salvage | None = None
     """Other candidates merged into the winner; null where none comes from its base."""
+    latencies: dict[str, Latency] = Field(default_factory=dict)
+    """Model id to its measured latency, where a constraint asked for it."""
     ended: str = ""
     """Reason to end before the last rung; empty otherwise."""
     warnings: tuple[str, ...]

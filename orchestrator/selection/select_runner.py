@@ -8,9 +8,12 @@ from pathlib import Path
 from orchestrator.config import JobResult
 from orchestrator.errors import StageError
 from orchestrator.selection.config import SelectConfig
+from orchestrator.selection.costs.accounting import Spent
 from orchestrator.selection.costs.clock import slots_of
+from orchestrator.selection.costs.constraints import too_slow
 from orchestrator.selection.costs.forecast import plan_lines
 from orchestrator.selection.costs.limits import BudgetLimit, open_limit
+from orchestrator.selection.costs.results import Latency
 from orchestrator.selection.halving import Bracket, replay_rows, rung_sizes
 from orchestrator.selection.outcome import publish_finalists, selection_report
 from orchestrator.selection.planning import SelectionPlan, describe_selection, plan_selection
@@ -75,20 +78,21 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
         limit = open_limit(config, plan, folder, journal.rows, slots)
         for line in plan_lines(config, plan, slots):
             logger.info("%s", line)
-        plan, proxies = _scored_plan(config, plan, folder)
-        plan, recalled = _recall(plan, proxies, config.recall.mode)
+        plan, proxies, recalled, latencies = _recalled_plan(config, plan, folder)
         names = ", ".join(item.model for item in recalled if item.kept)
         logger.info("recalled %d of %d candidates: %s", plan.pool, len(recalled), names)
         traits = {ref: Traits.of(package) for ref, package in plan.packages.items()}
+        for ref in latencies.keys() & traits:
+            traits[ref] = replace(traits[ref], latency_ms=latencies[ref].ms)
         ties = TieBreaker(config.ties, folder.path / ROW_SCORES, traits)
         limit.times.add_proxies(proxies, len(plan.task.train))
         bracket = _halve(config, plan, recalled, journal, ties, limit)
         _finish_early(config, plan, bracket, journal)
         salvages = config.salvage and not bracket.ended  # the budget is used up
         salvaged = _salvage(config, plan, folder.path, bracket) if salvages else None
-        attempts = limit.clock.stop()
+        spent = Spent(limit.clock.stop(), latencies)
     report = selection_report(
-        plan, recalled, proxies, bracket, journal, ties, config.package, attempts
+        plan, recalled, proxies, bracket, journal, ties, config.package, spent
     )
     if salvaged is not None:
         report = report.with_salvage(salvaged)
@@ -98,6 +102,40 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
         logger.info("%s", ties_in_words(report.winner, report.tied_with_winner))
     atomic_write_json(folder.path / REPORT_NAME, report.model_dump())
     return publish_finalists(config, plan, report, folder)
+
+
+def _recalled_plan(
+    config: SelectConfig, plan: SelectionPlan, folder: RunFolder
+) -> tuple[SelectionPlan, dict[str, ProxyScore], list[Recalled], dict[str, Latency]]:
+    """Recall until no recalled candidate is broken or too slow.
+
+    Returns:
+        The plan without the others, every proxy score, the ranking, and the latencies.
+    """
+    from orchestrator.cluster.tasks import TaskPool
+    from orchestrator.selection.costs.latency import time_package
+
+    latencies: dict[str, Latency] = {}
+    while True:
+        plan, proxies = _scored_plan(config, plan, folder)
+        plan, recalled = _recall(plan, proxies, config.recall.mode)
+        most = config.constraints.max_latency_ms
+        if most is None:
+            return plan, proxies, recalled, latencies
+        kept = [item.model for item in recalled if item.kept]
+        for model in kept:
+            if (found := folder.done(f"latency {model}")) is not None:
+                latencies[model] = Latency.model_validate(found)
+        payloads = {m: (_proxy_payload(config, plan, m),) for m in kept if m not in latencies}
+        for model, measured in TaskPool(config.cluster).map(time_package, payloads, "latency"):
+            latencies[model] = measured
+            folder.mark(f"latency {model}", measured.model_dump())
+        slow = too_slow(latencies, plan.packages, most)
+        if not slow:
+            return plan, proxies, recalled, latencies
+        for model, reason in slow.items():
+            logger.info("%s is left out: %s", model, reason)
+        plan = plan.without(slow, config.recall)
 
 
 def _scored_plan(
@@ -162,22 +200,7 @@ def _score_proxies(
         retry_exceptions=True,
         label_selector=config.cluster.labels,
     )(try_package)
-    pending = {
-        task.remote(
-            ProxyPayload(
-                package=model,
-                zoo=plan.zoo,
-                task=plan.spec,
-                proxies=config.recall.proxies,
-                rows=config.recall.max_proxy_rows,
-                max_length=config.fine_tune.max_length,
-                seed=config.seed,
-                layers=config.recall.features,
-                cache=str(cache.absolute()),
-            )
-        ): model
-        for model in models
-    }
+    pending = {task.remote(_proxy_payload(config, plan, model, cache)): model for model in models}
     while pending:
         ready, _ = ray.wait(list(pending), timeout=PROXY_TIMEOUT_S)
         if not ready:
@@ -250,6 +273,23 @@ def _finish_early(
         payload = _payload(config, plan, run, model, start=done)
         row = TaskPool(config.cluster).call(finish_trial, payload)
         journal.append(row.journal_row())
+
+
+def _proxy_payload(
+    config: SelectConfig, plan: SelectionPlan, model: str, cache: Path | None = None
+) -> ProxyPayload:
+    """Return the forward pass of a model, and where its features are cached."""
+    return ProxyPayload(
+        package=model,
+        zoo=plan.zoo,
+        task=plan.spec,
+        proxies=config.recall.proxies,
+        rows=config.recall.max_proxy_rows,
+        max_length=config.fine_tune.max_length,
+        seed=config.seed,
+        layers=config.recall.features,
+        cache=str(cache.absolute()) if cache is not None else "",
+    )
 
 
 def _payload(

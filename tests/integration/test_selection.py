@@ -111,7 +111,9 @@ def test_the_same_run_returns_at_once(world, selected):
 
 @pytest.mark.slow
 def test_finalists_become_packages_of_one_run(world):
-    result = run(select_job(world, "top", package="top", finish_top=2))
+    result = run(
+        select_job(world, "top", package="top", finish_top=2, constraints={"max_latency_ms": 5000})
+    )
     zoo = Zoo(world / "zoo")
     first, second = zoo.get("top"), zoo.get("top-2")
     assert result.package == first.ref
@@ -122,6 +124,7 @@ def test_finalists_become_packages_of_one_run(world):
         assert package.manifest.parents[0].ref == figures["model"]
         report = package.read_json("evaluation/selection.json")
         found = {each["model"]: each["test"] for each in report["finalists"]}
+        assert report["latencies"].keys() >= found.keys()
         assert found[figures["model"]] == figures["test_accuracy"]
         assert set(load_model(package.path).targets) == {TARGET}
 

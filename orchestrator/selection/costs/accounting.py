@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.selection.costs.clock import Attempt, money_of
-from orchestrator.selection.costs.results import Ledger, LedgerRow
+from orchestrator.selection.costs.results import Latency, Ledger, LedgerRow
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.results import JournalRow, ProxyScore
 
@@ -13,12 +14,28 @@ if TYPE_CHECKING:
     from orchestrator.selection.planning import SelectionPlan
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Costs that neither proxies nor trials report.
+
+    Attributes:
+        attempts: Tries of the run; none where nobody measured them.
+        latencies: Model to its measured latency, where a constraint asked for it.
+    """
+
+    attempts: Sequence[Attempt] = ()
+    latencies: Mapping[str, Latency] = field(default_factory=dict)
+
+
+NOTHING = Spent()
+
+
 def ledger_of(
     plan: "SelectionPlan",
     proxies: Mapping[str, ProxyScore],
     bracket: Bracket,
     journal: Sequence[JournalRow],
-    attempts: Sequence[Attempt],
+    spent: Spent,
 ) -> Ledger:
     """Add up a finished selection.
 
@@ -27,8 +44,9 @@ def ledger_of(
         proxies: Model to its scores.
         bracket: Finished.
         journal: Its rows.
-        attempts: Tries of the run; none where nobody measured them.
+        spent: Other costs.
     """
+    attempts = spent.attempts
     paid = [row for row in journal if row.validation is not None and row.phase == "rung"]
     passed = [score for score in proxies.values() if not score.error and not score.cached]
     read = sum(score.rows for score in passed)
@@ -50,7 +68,7 @@ def ledger_of(
             "slots": held / wall if wall else 0.0,
             "money": money,
             "currency": attempts[-1].currency if attempts and money is not None else "",
-            "rows": ledger_rows(proxies, journal, bracket.finalists, attempts),
+            "rows": ledger_rows(proxies, journal, bracket.finalists, spent),
         }
     )
 
@@ -59,7 +77,7 @@ def ledger_rows(
     proxies: Mapping[str, ProxyScore],
     journal: Sequence[JournalRow],
     finalists: int,
-    attempts: Sequence[Attempt],
+    spent: Spent,
 ) -> tuple[LedgerRow, ...]:
     """Return one row per model and phase, and the idle slots.
 
@@ -70,14 +88,18 @@ def ledger_rows(
         proxies: Model to its scores, with their time.
         journal: Finished epochs.
         finalists: Rungs that train no more models than this are completion.
-        attempts: Tries of the run; without any, nothing is known of idle slots.
+        spent: Other costs; without tries of the run, nothing is known of idle slots.
     """
+    attempts = spent.attempts
     held, money = sum(a.seconds * a.slots for a in attempts), money_of(attempts)
     price = money / held if money is not None and held else None
     rows = [
         LedgerRow(phase="proxies", model=m, seconds=score.seconds, startup_s=score.startup_s)
         for m, score in sorted(proxies.items())
-        if not score.cached
+    ]
+    rows += [
+        LedgerRow(phase="latency", model=m, seconds=found.seconds, startup_s=found.startup_s)
+        for m, found in sorted(spent.latencies.items())
     ]
     models = Counter(row.rung for row in journal if row.phase == "rung")
     for row in journal:

@@ -53,8 +53,10 @@ class PricesConfig(StrictModel):
 
 
 class ConstraintsConfig(StrictModel):
-    """What a candidate must keep to; one that does not is left out before it is loaded."""
+    """What a candidate must keep to; one that does not is left out before it is trained."""
 
+    max_latency_ms: float | None = Field(None, gt=0)
+    """Milliseconds per row on the CPU of a worker, one row of median length at a time."""
     max_parameters: int | None = Field(None, ge=1)
     """Numbers in the weights of the package, its heads included."""
     max_bytes: int | None = Field(None, ge=1)

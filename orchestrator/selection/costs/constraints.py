@@ -1,11 +1,12 @@
 """Constraints on candidates that the zoo can answer before anything is loaded."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError
 from orchestrator.selection.costs.config import ConstraintsConfig
+from orchestrator.selection.costs.results import Latency
 from orchestrator.zoo.safety import count_elements
 
 if TYPE_CHECKING:
@@ -45,6 +46,34 @@ def within_constraints(
             f"{nearest}: {reasons[nearest]}. Relax a constraint or name other candidates."
         )
     return left, reasons
+
+
+def too_slow(
+    latencies: Mapping[str, Latency], candidates: Collection[str], most: float
+) -> dict[str, str]:
+    """Return the candidates that are slower than ``most`` milliseconds, each with the reason.
+
+    Args:
+        latencies: Measured so far.
+        candidates: Those that have not been left out, measured or not.
+        most: Milliseconds per row.
+
+    Raises:
+        InputError: No candidate is left; names the fastest.
+    """
+    reasons = {
+        model: f"{EXCLUDED}max_latency_ms: {found.ms:.3g} ms, {most:g} are allowed ({found.host})"
+        for model, found in latencies.items()
+        if found.ms > most and model in candidates
+    }
+    if len(reasons) == len(candidates):
+        fastest = min(latencies, key=lambda model: (latencies[model].ms, model))
+        raise InputError(
+            f"constraints: none of {len(latencies)} candidates keeps to them. The nearest is "
+            f"{fastest} with {latencies[fastest].ms:.3g} ms, {most:g} are allowed "
+            f"({latencies[fastest].host}). Relax a constraint or name other candidates."
+        )
+    return reasons
 
 
 def parameters_of(package: "Package") -> int:

@@ -54,7 +54,7 @@ class EpochTimes:
             return
         self._guesses, self._ratios_only = {}, False
         for model, score in scores.items():
-            if score.seconds > 0 and score.rows:
+            if score.seconds > 0 and score.rows and not score.cached:
                 self._guesses[model] = score.seconds / score.rows * rows / FORWARD_SHARE
                 self.source = "the proxy passes"
 

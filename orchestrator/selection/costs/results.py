@@ -10,9 +10,7 @@ PROXY_EPOCHS = 0.5
 """Price of one proxy pass over the training split. A forward pass is about a third of a training
 step; the half is the paper's, so that costs compare with the published ones."""
 
-Phase = Literal[
-    "proxies", "learning rate", "rung", "completion", "int8 check", "publication", "idle"
-]
+Phase = Literal["proxies", "latency", "learning rate", "rung", "completion", "int8 check", "idle"]
 """Uses of the slots. Completion: epochs in which no decision is left."""
 
 
@@ -42,6 +40,21 @@ class LedgerRow(StrictModel):
     def slot_seconds(self) -> float:
         """Seconds of one slot, start-up included."""
         return (self.seconds + self.startup_s) * self.slots
+
+
+class Latency(StrictModel):
+    """Measured latency of one candidate: CPU, one row of median length at a time."""
+
+    ms: float
+    """Median milliseconds of a call."""
+    tokens: int
+    """Length of the row; 0 for images."""
+    host: str
+    """Processor, CPUs and threads it was measured on."""
+    seconds: float = 0.0
+    """Seconds that the calls took."""
+    startup_s: float = 0.0
+    """Seconds before them."""
 
 
 class Ledger(StrictModel):

@@ -5,6 +5,7 @@ later chooses between models and must not be read before. Runs on a worker; impo
 """
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -64,6 +65,7 @@ def try_package(payload: ProxyPayload) -> ProxyScore:
 
 def score_package(payload: ProxyPayload) -> ProxyScore:
     """Score one package."""
+    begun = time.perf_counter()
     from orchestrator.data.sources.opening import load_task
     from orchestrator.zoo import Zoo
 
@@ -72,6 +74,7 @@ def score_package(payload: ProxyPayload) -> ProxyScore:
     declared = set(package.manifest.task.labels) if package.manifest.task else set()
     heads = declared if package.kind in KINDS_WITH_TRAINED_HEADS else set()
     rows = sample_rows(task.train, payload.rows, payload.seed)
+    started = time.perf_counter()
     (features, probabilities), cached = cached_features(
         Path(payload.cache) if payload.cache else None,
         (
@@ -84,7 +87,8 @@ def score_package(payload: ProxyPayload) -> ProxyScore:
         lambda: extract(package.path, rows, payload.max_length, heads, payload.layers),
     )
     score = score_features(payload.proxies, features, rows.labels, probabilities, payload.seed)
-    return score.model_copy(update={"cached": cached})
+    times = {"seconds": time.perf_counter() - started, "startup_s": started - begun}
+    return score.model_copy(update={"cached": cached, **times})
 
 
 def sample_rows(rows: "Rows", limit: int, seed: int) -> "Rows":

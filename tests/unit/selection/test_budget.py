@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.selection.costs.accounting import ledger_rows
+from orchestrator.selection.costs.accounting import Spent, ledger_rows
 from orchestrator.selection.costs.clock import RunClock, money_of, slot_price, slots_of
 from orchestrator.selection.costs.config import BudgetConfig, PricesConfig
 from orchestrator.selection.costs.epoch_times import EpochTimes, makespan
@@ -155,7 +155,7 @@ def test_the_ledger_sums_to_wall_time_times_slots(folder):
     bracket = run.halve(run.bracket())
     attempts = run.clock.stop()
     proxies = {"m00": ProxyScore(values={}, floors={}, seconds=1.0, startup_s=2.0)}
-    rows = ledger_rows(proxies, run.rows, bracket.finalists, attempts)
+    rows = ledger_rows(proxies, run.rows, bracket.finalists, Spent(attempts))
     assert sum(row.slot_seconds for row in rows) == pytest.approx(2 * run.spent)
     assert sum(row.money for row in rows) == pytest.approx(0.02 * run.spent)
     assert {row.phase for row in rows} == {"proxies", "rung", "completion", "idle"}

@@ -5,8 +5,11 @@ import pytest
 from orchestrator.errors import InputError
 from orchestrator.selection import select_runner
 from orchestrator.selection.costs.config import ConstraintsConfig
-from orchestrator.selection.costs.constraints import parameters_of, within_constraints
+from orchestrator.selection.costs.constraints import parameters_of, too_slow, within_constraints
+from orchestrator.selection.costs.latency import time_package
+from orchestrator.selection.costs.results import Latency
 from orchestrator.selection.planning import plan_selection
+from orchestrator.selection.scores.features import ProxyPayload
 from orchestrator.zoo import Zoo
 from tests.support.candidates import make_world, select_job
 
@@ -64,3 +67,28 @@ def test_where_none_is_left_the_nearest_miss_is_named(world, packages):
     for refuses in (plan_selection, select_runner.check):
         with pytest.raises(InputError, match=f"The nearest is {smallest.ref}: .* 10 are allowed"):
             refuses(job)
+
+
+def test_latency_is_measured_on_a_row_of_median_length(world):
+    plan = plan_selection(select_job(world, matrix=None))
+    payload = ProxyPayload(
+        package="bert/v0001",
+        zoo=plan.zoo,
+        task=plan.spec,
+        proxies=("knn",),
+        rows=50,
+        max_length=12,
+        seed=3,
+    )
+    found = time_package(payload)
+    assert found.ms > 0
+    assert 5 <= found.tokens <= 12
+    assert "CPUs" in found.host
+
+
+def test_candidates_that_are_too_slow_are_left_out_until_none_is():
+    times = {name: Latency(ms=ms, tokens=9, host="one CPU") for name, ms in [("a", 2), ("b", 5)]}
+    assert set(too_slow(times, ["a", "b", "c"], 3.0)) == {"b"}
+    assert set(too_slow(times, ["a", "b", "c"], 1.0)) == {"a", "b"}  # c is not measured yet
+    with pytest.raises(InputError, match="The nearest is a with 2 ms, 1 are allowed"):
+        too_slow(times, ["a", "b"], 1.0)

@@ -1,0 +1,64 @@
+"""Latency of one candidate on the data it is selected for; a Ray task, imports torch, not Ray.
+
+Measured on the CPU of a worker, one row at a time, on the training row of median length. The heads
+of the finished package are not measured: they are small beside the encoder.
+"""
+
+import os
+import platform
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from orchestrator.selection.costs.results import Latency
+from orchestrator.selection.scores.features import LABEL_COLUMN, ProxyPayload, sample_rows
+
+WARM_UP, CALLS = 3, 20
+
+
+def time_package(payload: ProxyPayload) -> Latency:
+    """Measure one package."""
+    import torch
+
+    from orchestrator.data.processors.text import TextProcessor
+    from orchestrator.data.samples.labelled_samples import ClsSamples
+    from orchestrator.data.sources.opening import load_task
+    from orchestrator.modeling.package import load_model
+    from orchestrator.zoo import Zoo
+
+    begun = time.perf_counter()
+    rows = sample_rows(load_task(payload.task).train, payload.rows, payload.seed)
+    folder = Zoo(payload.zoo).get(payload.package).path
+    model = load_model(folder).eval()
+    processor = None if rows.images is not None else TextProcessor.load(folder)
+    limit = min(payload.max_length, model.config.max_position_embeddings)
+    samples = ClsSamples(rows, processor, LABEL_COLUMN, limit)
+    lengths = np.zeros(len(rows), int) if samples.lengths is None else samples.lengths
+    row = np.argsort(lengths, kind="stable")[len(rows) // 2]
+    batch, times = samples.collate(np.array([row]), 0), []
+    started = time.perf_counter()
+    with torch.inference_mode():
+        for _ in range(WARM_UP + CALLS):
+            before = time.perf_counter()
+            model.pool(model.encode(batch), batch)
+            times.append(time.perf_counter() - before)
+    return Latency(
+        ms=1000 * median(times[WARM_UP:]),
+        tokens=int(lengths[row]),
+        host=host_fingerprint(torch.get_num_threads()),
+        seconds=time.perf_counter() - started,
+        startup_s=started - begun,
+    )
+
+
+def host_fingerprint(threads: int) -> str:
+    """Processor, number of CPUs and threads of this host: latencies of others differ."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):  # not Linux, or a processor without a name there
+        pass
+    return f"{model}, {os.cpu_count()} CPUs, {threads} threads"
