@@ -135,7 +135,6 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
     matrix.guard(task.name, dataset_facts(task, protocol))
     found, excluded = within_constraints(found, config.constraints)
     usable, failed = sort_out(found, form_of(task.train))
-    failed = {**failed, **excluded}
     require_usable(usable, failed, task.name)
     packages = {package.ref: package for package in usable}
     facts = {ref: model_facts(package, everything) for ref, package in packages.items()}
@@ -171,7 +170,7 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
         decider=decider,
         tagged=tagged,
         warnings=tuple(warnings),
-        failed=failed,
+        failed={**failed, **excluded},
     )
 
 

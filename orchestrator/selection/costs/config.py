@@ -53,7 +53,7 @@ class PricesConfig(StrictModel):
 
 
 class ConstraintsConfig(StrictModel):
-    """What a candidate must keep to; one that does not is left out before it is trained."""
+    """Limits that a candidate must keep to; one that does not is left out before it is trained."""
 
     max_latency_ms: float | None = Field(None, gt=0)
     """Milliseconds per row on the CPU of a worker, one row of median length at a time."""
