@@ -152,7 +152,9 @@ def run_trials(
                 verbose=0,
             ),
         ).fit()
-    return {ended.config["trial"]: _last_line(ended.error) for ended in grid}
+    # A trial that was dropped before it started has no config in its result, but a folder.
+    names = {_folder_name(trial): trial for trial in payloads}
+    return {names[Path(ended.path).name]: _last_line(ended.error) for ended in grid}
 
 
 class _HeldOpen(BasicVariantGenerator):  # type: ignore[misc]
@@ -200,7 +202,11 @@ class _Results(tune.Callback):  # type: ignore[misc]
 
 
 def _trial_name(trial: Trial) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", str(trial.config["trial"]))
+    return _folder_name(str(trial.config["trial"]))
+
+
+def _folder_name(trial: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", trial)
 
 
 def _last_line(error: BaseException | None) -> str | None:

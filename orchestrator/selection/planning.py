@@ -141,14 +141,11 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
     matrix, warnings = _without_changed(matrix, facts, protocol)
     history = _history(matrix, packages, config)
     tagged = frozenset(r for r, item in facts.items() if is_tagged(r, item.trained_on, task.name))
-    decider = choose_policy(
-        config.halving.policy, history, tagged if config.halving.use_tags else ()
-    )
-    if decider.name != config.halving.policy:
+    asked = config.halving.policy
+    decider = choose_policy(asked, history, tagged if config.halving.use_tags else ())
+    if decider.name != asked:
         sets = len(history.datasets)
-        warnings.append(
-            f"policy {config.halving.policy} became {decider.name}: {sets} history sets"
-        )
+        warnings.append(f"policy {asked} became {decider.name}: {sets} history sets")
     for warning in warnings:
         logger.warning("%s", warning)
     steps = steps_per_epoch(len(task.train), config.fine_tune)

@@ -149,7 +149,7 @@ class FineTuneTrial:
         row = rows[-1].model_copy(
             update={
                 "phase": "completion",
-                "test": tuner.evaluate("test")["accuracy"],
+                "test": tuner.evaluate("test")[tuner.watched],
                 "steps": 0,
                 "seconds": time.perf_counter() - started,
                 "startup_s": started - begun,
