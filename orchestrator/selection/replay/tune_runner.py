@@ -97,7 +97,7 @@ def play_through_tune(
         for target, first in zip(targets, begun, strict=True):
             order = np.random.default_rng(settings.seed).permutation(first.pool)
             found = _fit(target, [str(name) for name in order], settings.method, storage)
-            played.append(_played(target, found))
+            played.append(_played(target, found, settings.method))
     return played
 
 
@@ -142,8 +142,13 @@ def _fit(
     return paid.observed
 
 
-def _played(target: StoredTarget, observed: dict[tuple[str, int], float]) -> Played:
-    """The winner is the best of those trained longest; what it lacks to the end is paid too."""
+def _played(target: StoredTarget, observed: dict[tuple[str, int], float], method: str) -> Played:
+    """The decision of a scheduler; what its winner lacks to the end is paid too.
+
+    ASHA chooses the best of those trained longest. The brackets of HyperBand end at different
+    epochs (Tune rounds them down), so it chooses the best last score of all, as its algorithm 1
+    (Li et al. 2018) and Tune's ``get_best_result`` do.
+    """
     depth: dict[str, int] = {}
     for model, epoch in observed:
         depth[model] = max(epoch, depth.get(model, 0))
@@ -155,7 +160,9 @@ def _played(target: StoredTarget, observed: dict[tuple[str, int], float]) -> Pla
     alive = [model for model in depth if model not in failures]
     if not alive:
         raise StageError("every candidate failed: no complete curve is stored.")
-    winner = max(alive, key=lambda m: (depth[m], observed[m, depth[m]], m))
+    longest = max(depth[m] for m in alive)
+    asked = [m for m in alive if method == "hyperband" or depth[m] == longest]
+    winner = max(asked, key=lambda m: (observed[m, depth[m]], m))
     values = dict(observed)
     for epoch, value in enumerate(target.curves[winner], start=1):
         values[winner, epoch] = value
