@@ -188,8 +188,11 @@ def select(place: Place) -> None:
         seed=3,
         state=str(place.folder / "state"),
     )
-    trial = FineTuneTrial(payload)
-    assert 0 <= (trial.step().validation or 0.0) <= 1
+    row = FineTuneTrial(payload).step()
+    if row.error:  # errors that a retry would repeat are results
+        raise InputError(row.error)
+    assert row.validation is not None
+    assert 0 <= row.validation <= 1
 
 
 def job(place: Place, **fields: object) -> dict[str, object]:
