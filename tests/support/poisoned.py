@@ -15,16 +15,16 @@ POISON = {2: math.nan, 5: math.inf, 6: -math.inf, 9: 1e15}
 def pretrain_all(context, payload):
     """Run the stage's own worker function; the losses of some samples are not numbers."""
     step = {"now": 0}
-    window, build = StepSource.window, stage.build_model
+    window, build = StepSource.window, stage.first_model
 
     def reading(source, number, rank=0, world=1):
         step["now"] = number
         return window(source, number, rank, world)
 
-    def building(config):
-        model = build(config)
+    def building(inputs, start, found):
+        model, values = build(inputs, start, found)
         model.register_forward_hook(poison)
-        return model
+        return model, values
 
     def poison(module, _inputs, outputs):
         if not (module.training and torch.is_grad_enabled() and context.rank == context.world - 1):
@@ -32,8 +32,8 @@ def pretrain_all(context, payload):
         factor = POISON.get(step["now"], 1.0)
         return {k: v * factor if k.startswith("loss.") else v for k, v in outputs.items()}
 
-    StepSource.window, stage.build_model = reading, building
+    StepSource.window, stage.first_model = reading, building
     try:
         return stage.pretrain_all(context, payload)
     finally:
-        StepSource.window, stage.build_model = window, build
+        StepSource.window, stage.first_model = window, build
