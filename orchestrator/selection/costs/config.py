@@ -26,7 +26,7 @@ class BudgetConfig(StrictModel):
 
     @property
     def unit(self) -> str | None:
-        """Name of the limit that is set; None: there is no limit."""
+        """Name of the limit that is set; None: nothing is limited."""
         return next((name for name, value in self if value is not None), None)
 
     @property

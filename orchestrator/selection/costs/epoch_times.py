@@ -59,7 +59,7 @@ class EpochTimes:
                 self.source = "the proxy passes"
 
     def add_rows(self, rows: Iterable[JournalRow]) -> None:
-        """Take over measured epochs; the last one of a model counts."""
+        """Read measured epochs; the last one of each model counts."""
         for row in rows:
             if row.phase == "rung" and row.validation is not None and row.seconds > 0:
                 self._measured[row.trial] = row.seconds

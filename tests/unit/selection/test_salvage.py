@@ -60,7 +60,7 @@ def test_nothing_is_merged_where_validation_does_not_rise():
     assert found.after == found.before == 1.0
     assert torch.equal(weights["weight"], ZERO["weight"])
     weights, found = salvage(ZERO, 0.7, [Ingredient("b", 0.7, lambda: ONE)], lambda _: 0.7)
-    assert found.merged == {}  # equal is no rise
+    assert found.merged == {}  # an equal score does not rise
 
 
 def test_a_score_that_is_not_a_number_replaces_nothing():

@@ -84,7 +84,7 @@ def test_afterwards_the_collector_is_as_it_was(enabled):
 
 
 def test_a_model_in_a_cycle_is_freed_after_its_run():
-    """A worker that trains one model after the other holds one at a time."""
+    """A worker that trains several models in turn holds only one of them in memory."""
     cycle = Cycle()
     gone = weakref.ref(cycle)
     with collected_between_steps():

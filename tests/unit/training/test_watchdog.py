@@ -26,7 +26,7 @@ from tests.unit.training.toy_model import ToyModel, ToySource
 
 
 class Seen(list):
-    """What a watchdog reports."""
+    """Reports of a watchdog."""
 
     def __init__(self):
         super().__init__()
