@@ -96,7 +96,7 @@ def selection(report: SelectionReport) -> Section:
     if report.ledger.wall_s:
         cost |= {"wall s": round(report.ledger.wall_s, 1), "slots": report.ledger.slots}
     if report.ledger.money is not None:
-        cost[report.ledger.currency] = round(report.ledger.money, 4)
+        cost[report.ledger.currency] = report.ledger.money
     return Section(
         f"Selection for {report.target.name}",
         f"Always answering the largest class scores {report.majority_accuracy:.3f} on test "
@@ -104,23 +104,36 @@ def selection(report: SelectionReport) -> Section:
         (
             figures.halving_bracket(report.bracket),
             ranking,
+            *selection_remarks(report),
             Table.of_figures(cost, "cost"),
             *ledger_table(report.ledger),
         ),
     )
 
 
+def selection_remarks(report: SelectionReport) -> tuple[Table, ...]:
+    """Return ties, salvage and warnings of a selection, one row each; none without any."""
+    rows: list[tuple[Cell, ...]] = []
+    if report.tied_with_winner:
+        names = ", ".join(report.tied_with_winner)
+        rows.append(("tied with the winner", f"{names}: validation rows do not tell them apart"))
+    if report.salvage is not None:
+        rows.append(("salvage", report.salvage.in_words(report.winner)))
+    rows += [("warning", text) for text in report.warnings]
+    return (Table(("remark", ""), tuple(rows)),) if rows else ()
+
+
 def ledger_table(ledger: Ledger) -> tuple[Table, ...]:
     """Return the rows of a ledger as one table; none for files of earlier releases."""
     if not ledger.rows:
         return ()
-    columns = ("phase", "model", "rung", "epochs", "steps", "seconds", "start-up", "slots")
+    columns = ("phase", "model", "rung", "epochs", "steps", "seconds", "start-up s", "slots")
     money = (ledger.currency,) if ledger.money is not None else ()
     rows = [
         (
             *(row.phase, row.model, row.rung or "", row.epochs, row.steps),
             *(round(row.seconds, 2), round(row.startup_s, 2), round(row.slots, 2)),
-            *((round(row.money or 0.0, 5),) if money else ()),
+            *((row.money or 0.0,) if money else ()),
         )
         for row in ledger.rows
     ]

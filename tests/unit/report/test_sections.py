@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.report import figures, sections
 from orchestrator.report.page import Picture, Table
+from orchestrator.selection.salvage.results import Salvage
 from tests.support import results
 
 
@@ -70,15 +71,29 @@ def test_selection_ranks_with_reasons_and_marks_the_winner():
 def test_the_ledger_is_a_table_with_money_where_there_are_prices():
     report = results.selection_report()
     row = {"phase": "rung", "model": "one/v0001", "rung": 1, "epochs": 1, "steps": 10}
-    rows = [{**row, "seconds": 2.0, "startup_s": 1.0, "money": 0.25}, {"phase": "idle"}]
+    rows = [{**row, "seconds": 2.0, "startup_s": 1.0, "money": 2.5e-6}, {"phase": "idle"}]
     ledger = type(report.ledger).model_validate(
-        {**report.ledger.totals(), "wall_s": 2.5, "money": 0.5, "currency": "EUR", "rows": rows}
+        {**report.ledger.totals(), "wall_s": 2.5, "money": 5e-6, "currency": "EUR", "rows": rows}
     )
     section = sections.selection(report.model_copy(update={"ledger": ledger}))
     *_, cost, table = picture_and_tables(section)[1]
-    assert dict(cost.rows)["EUR"] == 0.5
+    assert dict(cost.rows)["EUR"] == 5e-6
     assert table.columns[-1] == "EUR"
-    assert table.rows[0] == ("rung", "one/v0001", 1, 1, 10, 2.0, 1.0, 1.0, 0.25)
+    assert table.rows[0] == ("rung", "one/v0001", 1, 1, 10, 2.0, 1.0, 1.0, 2.5e-6)
+
+
+def test_selection_names_ties_salvage_and_warnings():
+    trial = {"model": "two/v0001", "share": 0.25, "validation": 0.875, "taken": True}
+    salvage = Salvage.model_validate({"before": 0.75, "after": 0.875, "trials": [trial]})
+    report = results.selection_report(
+        tied_with_winner=("two/v0001",), salvage=salvage, warnings=("the matrix is small",)
+    )
+    remarks = sections.selection(report).blocks[2]
+    assert remarks.rows == (
+        ("tied with the winner", "two/v0001: validation rows do not tell them apart"),
+        ("salvage", "two/v0001 (25%) merged into one/v0001: validation 0.7500 to 0.8750"),
+        ("warning", "the matrix is small"),
+    )
 
 
 def test_continual_learning_shows_the_matrix_and_the_figures():
