@@ -29,6 +29,7 @@ from orchestrator.selection.results import (
     Rung,
     SelectionReport,
     TargetSummary,
+    ranked_models,
 )
 from orchestrator.selection.score_predictor import MIN_HISTORY_SETS, conformal_halfwidth
 from orchestrator.selection.ties.tie_breaker import TieBreaker
@@ -236,36 +237,22 @@ def _ranking(
             bracket.observed[item.model, r] for r in rungs if (item.model, r) in bracket.observed
         ]
         entries.append((order, item, status, reason, curve))
-    entries.sort(key=lambda entry: entry[0])
-    ranked = [
-        RankedModel(
-            place=place,
-            model=item.model,
-            status=status,
-            reason=reason,
-            epochs=len(curve),
-            validation=tuple(curve),
-            recall_score=item.score,
-            trained_on_target=item.model in tagged,
+    ranked = ranked_models(entries, tagged)
+    broken = []
+    for place, model in enumerate(sorted(failed), start=len(ranked) + 1):
+        excluded = failed[model].startswith(EXCLUDED)
+        broken.append(
+            RankedModel(
+                place=place,
+                model=model,
+                status="excluded" if excluded else "failed",
+                reason=failed[model] if excluded else f"failed: {failed[model]}",
+                epochs=0,
+                validation=(),
+                recall_score=None,
+                trained_on_target=model in tagged,
+            )
         )
-        for place, (_, item, status, reason, curve) in enumerate(entries, start=1)
-    ]
-    broken = [
-        RankedModel(
-            place=place,
-            model=model,
-            status="excluded" if failed[model].startswith(EXCLUDED) else "failed",
-            reason=failed[model]
-            if failed[model].startswith(EXCLUDED)
-            else f"failed: {failed[model]}",
-            epochs=0,
-            validation=(),
-            recall_score=None,
-            trained_on_target=model in tagged,
-        )
-        for place, model in enumerate(sorted(failed), start=len(ranked) + 1)
-        for excluded in [failed[model].startswith(EXCLUDED)]
-    ]
     return (*ranked, *broken)
 
 

@@ -4,6 +4,7 @@ Light on purpose (no torch, ray or pandas): the report and the demo read files t
 that wrote them.
 """
 
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -129,6 +130,35 @@ class RankedModel(StrictModel):
     """Score that recall ranked it by; null where it left the selection before."""
     trained_on_target: bool = False
     """Whether it declares, or is named after, the target; its validation may be inflated."""
+
+
+def ranked_models(
+    found: Iterable[tuple[tuple[float, ...], Recalled, str, str, Sequence[float]]],
+    tagged: Collection[str],
+) -> tuple[RankedModel, ...]:
+    """Return candidates in order, with their places.
+
+    Args:
+        found: Order (smallest first), recall, status, reason, and validation score per epoch.
+        tagged: Models that declare, or are named after, the target.
+    """
+    return tuple(
+        RankedModel.model_validate(
+            {
+                "place": place,
+                "model": item.model,
+                "status": status,
+                "reason": reason,
+                "epochs": len(curve),
+                "validation": tuple(curve),
+                "recall_score": item.score,
+                "trained_on_target": item.model in tagged,
+            }
+        )
+        for place, (_, item, status, reason, curve) in enumerate(
+            sorted(found, key=lambda entry: entry[0]), start=1
+        )
+    )
 
 
 class Finalist(StrictModel):

@@ -88,9 +88,8 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
         limit.times.add_proxies(proxies, len(plan.task.train))
         bracket = _halve(config, plan, recalled, journal, ties, limit)
         _finish_early(config, plan, bracket, journal)
-        salvages = config.salvage and not bracket.ended  # the budget is used up
-        salvaged = _salvage(config, plan, folder.path, bracket) if salvages else None
-        spent = Spent(limit.clock.stop(), latencies)
+        salvaged = _salvage(config, plan, folder.path, bracket) if config.salvage else None
+        spent = Spent(limit.clock.stop(), latencies, salvaged)
     report = selection_report(
         plan, recalled, proxies, bracket, journal, ties, config.package, spent
     )
@@ -320,6 +319,9 @@ def _salvage(
     from orchestrator.selection.salvage.merging import same_base
     from orchestrator.selection.salvage.trial import Donor, salvage_winner
 
+    if bracket.ended:
+        logger.info("salvage: left out, because the budget is used up")
+        return None
     winner, last = bracket.winner, dict(sorted(bracket.observed.items(), key=lambda e: e[0][1]))
     scores = {
         model: value
@@ -333,6 +335,9 @@ def _salvage(
         for model, reason in reasons.items()
         if reason is None
     ]
+    for model, reason in reasons.items():
+        if reason is not None:
+            logger.info("salvage: %s is left out: %s", model, reason)
     if not donors:
         return None
     found = TaskPool(config.cluster).call(

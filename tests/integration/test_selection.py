@@ -151,6 +151,8 @@ def test_a_loser_of_the_winners_base_is_measured_in_it(local_ray, tmp_path):
     assert [trial.share for trial in salvage.trials] == [0.25, 0.5, 0.75]
     assert report.validation_accuracy == salvage.after >= salvage.before
     assert len(package.manifest.parents) == 1 + len(salvage.merged)
+    (row,) = [each for each in report.ledger.rows if each.phase == "salvage"]
+    assert row.seconds == salvage.seconds > 0
     job = select_job(place, "alone", matrix=None, recall={"mode": "all"}, salvage=False)
     run(job.model_copy(update={"package": "alone"}))
     assert zoo.get("alone").read_json("evaluation/selection.json")["salvage"] is None

@@ -9,6 +9,7 @@ from orchestrator.selection.costs.clock import Attempt, money_of
 from orchestrator.selection.costs.results import Latency, Ledger, LedgerRow
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.results import JournalRow, ProxyScore
+from orchestrator.selection.salvage.results import Salvage
 
 if TYPE_CHECKING:
     from orchestrator.selection.planning import SelectionPlan
@@ -21,10 +22,12 @@ class Spent:
     Attributes:
         attempts: Tries of the run; none where nobody measured them.
         latencies: Model to its measured latency, where a constraint asked for it.
+        salvage: Merges into the winner that were measured; None: there were none.
     """
 
     attempts: Sequence[Attempt] = ()
     latencies: Mapping[str, Latency] = field(default_factory=dict)
+    salvage: Salvage | None = None
 
 
 NOTHING = Spent()
@@ -68,7 +71,7 @@ def ledger_of(
             "slots": held / wall if wall else 0.0,
             "money": money,
             "currency": attempts[-1].currency if attempts and money is not None else "",
-            "rows": ledger_rows(proxies, journal, bracket.finalists, spent),
+            "rows": ledger_rows(proxies, journal, bracket, spent),
         }
     )
 
@@ -76,7 +79,7 @@ def ledger_of(
 def ledger_rows(
     proxies: Mapping[str, ProxyScore],
     journal: Sequence[JournalRow],
-    finalists: int,
+    bracket: Bracket,
     spent: Spent,
 ) -> tuple[LedgerRow, ...]:
     """Return one row per model and phase, and the idle slots.
@@ -87,7 +90,7 @@ def ledger_rows(
     Args:
         proxies: Model to its scores, with their time.
         journal: Finished epochs.
-        finalists: Rungs that train no more models than this are completion.
+        bracket: Finished; rungs that train no more models than its finalists are completion.
         spent: Other costs; without tries of the run, nothing is known of idle slots.
     """
     attempts = spent.attempts
@@ -103,7 +106,7 @@ def ledger_rows(
     ]
     models = Counter(row.rung for row in journal if row.phase == "rung")
     for row in journal:
-        last = row.phase == "completion" or (row.rung > 1 and models[row.rung] <= finalists)
+        last = row.phase == "completion" or (row.rung > 1 and models[row.rung] <= bracket.finalists)
         rows.append(
             LedgerRow(
                 phase="completion" if last else row.phase,
@@ -116,6 +119,9 @@ def ledger_rows(
                 slots=row.slots,
             )
         )
+    if spent.salvage is not None:
+        seconds = spent.salvage.seconds
+        rows.append(LedgerRow(phase="salvage", model=bracket.winner, seconds=seconds))
     if held:
         idle = max(0.0, held - sum(row.slot_seconds for row in rows))
         rows.append(LedgerRow(phase="idle", seconds=idle))

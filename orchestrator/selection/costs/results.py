@@ -10,8 +10,10 @@ PROXY_EPOCHS = 0.5
 """Price of one proxy pass over the training split. A forward pass is about a third of a training
 step; the half is the paper's, so that costs compare with the published ones."""
 
-Phase = Literal["proxies", "latency", "learning rate", "rung", "completion", "int8 check", "idle"]
-"""Uses of the slots. Completion: epochs in which no decision is left."""
+Phase = Literal[
+    "proxies", "latency", "learning rate", "rung", "completion", "salvage", "int8 check", "idle"
+]
+"""Uses of the slots. Completion: epochs in which no decision is left; salvage: merges measured."""
 
 
 class LedgerRow(StrictModel):

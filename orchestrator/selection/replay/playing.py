@@ -21,7 +21,7 @@ from orchestrator.selection.replay.methods import (
 )
 from orchestrator.selection.replay.results import ReplayResult, ReplaySummary
 from orchestrator.selection.replay.stored import StoredMatrix, StoredTarget
-from orchestrator.selection.results import ProxyScore, RankedModel, Rung
+from orchestrator.selection.results import ProxyScore, RankedModel, Rung, ranked_models
 
 
 @dataclass(frozen=True)
@@ -182,20 +182,7 @@ def _ranking(target: StoredTarget, begun: Start, played: Played) -> tuple[Ranked
             status, reason, group = "failed", played.failures[item.model], 2
         order = (group, -len(curve), -(curve[-1] if curve else 0.0), place)
         entries.append((order, item, status, reason, curve))
-    entries.sort(key=lambda entry: entry[0])
-    return tuple(
-        RankedModel(
-            place=place,
-            model=item.model,
-            status=status,
-            reason=reason,
-            epochs=len(curve),
-            validation=tuple(curve),
-            recall_score=item.score,
-            trained_on_target=item.model in target.tagged,
-        )
-        for place, (_, item, status, reason, curve) in enumerate(entries, start=1)
-    )
+    return ranked_models(entries, target.tagged)
 
 
 def _gaps(target: StoredTarget) -> list[str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, OrchestratorError
 from orchestrator.selection.salvage.results import Salvage, SalvageTrial
 from orchestrator.zoo import Package, Zoo
 
@@ -99,7 +99,11 @@ def salvage(
     weights = mix(winner, winner, 0.0)
     score, trials, left_out = before, list[SalvageTrial](), dict[str, str]()
     for other in sorted(others, key=lambda each: (-each.validation, each.model)):
-        theirs = other.weights()
+        try:
+            theirs = other.weights()
+        except OrchestratorError as error:  # the winner is trained: a broken state ends nothing
+            left_out[other.model] = str(error)
+            continue
         if (difference := different(weights, theirs)) is not None:
             left_out[other.model] = difference
             continue
@@ -124,19 +128,23 @@ def same_base(winner: Package, others: Iterable[Package], zoo: Zoo) -> dict[str,
     """Say which packages come from the winner's base.
 
     Packages share a base if one of them, or a package that it was made from, is (by the hash of its
-    manifest) also the other one or one that the other one was made from, and if both read text by
-    the same tokenizer. A teacher is an ancestor too: whether weights fit and help is measured.
+    manifest) also the other one or one that the other one was made from. They must read text by the
+    same tokenizer and have one license, because the merged package states the winner's. A teacher
+    is an ancestor too: whether weights fit and help is measured.
 
     Returns:
-        Reference → None, or why it is of another base.
+        Reference → None, or why it may not be merged.
     """
-    mine, tokenizer = _bases(winner, zoo), _tokenizer(winner)
+    mine, tokenizer, licence = _bases(winner, zoo), _tokenizer(winner), winner.manifest.licence
     reasons: dict[str, str | None] = {}
     for package in others:
         if not mine & _bases(package, zoo):
             reasons[package.ref] = f"it was not made from a base that {winner.ref} was made from"
         elif _tokenizer(package) != tokenizer:
             reasons[package.ref] = "its tokenizer differs from the winner's"
+        elif package.manifest.licence != licence:
+            theirs = package.manifest.licence
+            reasons[package.ref] = f"its license is {theirs}, the winner's {licence}"
         else:
             reasons[package.ref] = None
     return reasons

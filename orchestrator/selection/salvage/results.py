@@ -29,6 +29,8 @@ class Salvage(StrictModel):
     """Test score of the merged weights; null if nothing was merged. It decides nothing."""
     trials: tuple[SalvageTrial, ...] = ()
     """Every merge that was measured, in order."""
+    seconds: float = 0.0
+    """Wall time of all measurements."""
     left_out: dict[str, str] = Field(default_factory=dict)
     """Candidates that could not be merged, with the reason."""
 

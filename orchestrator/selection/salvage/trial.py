@@ -3,6 +3,7 @@
 import math
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,7 @@ def salvage_winner(winner: TrialPayload, donors: Sequence[Donor], folder: Path) 
     """
     if (folder / RECORD).exists():
         return Salvage.model_validate(verify_folder(folder, RECORD)["salvage"])
-    package = Path(winner.state) / PACKAGE
+    started, package = time.perf_counter(), Path(winner.state) / PACKAGE
     # adapters are merged in the files of a package: its weights are measured without any
     plain = winner.fine_tune.model_copy(update={"lora": None})
     tuner = FineTuneTrial(winner.model_copy(update={"fine_tune": plain})).tuner_of(package)
@@ -62,6 +63,7 @@ def salvage_winner(winner: TrialPayload, donors: Sequence[Donor], folder: Path) 
     weights, found = salvage(trained, before, others, lambda each: _score_of(tuner, each))
     if found.merged:
         found = found.model_copy(update={"test": _score_of(tuner, weights, "test")})
+    found = found.model_copy(update={"seconds": time.perf_counter() - started})
     with staged(folder, {"salvage": found.model_dump()}, RECORD) as draft:
         if found.merged:
             tuner.model.load_state_dict(weights, strict=False)

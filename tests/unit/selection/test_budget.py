@@ -11,6 +11,7 @@ from orchestrator.selection.costs.limits import BudgetLimit
 from orchestrator.selection.halving import Bracket, replay_rows
 from orchestrator.selection.policies.sh import Halving
 from orchestrator.selection.results import JournalRow, ProxyScore
+from orchestrator.selection.salvage.results import Salvage
 from orchestrator.storage import RunFolder
 from tests.support.candidates import select_job
 
@@ -155,10 +156,11 @@ def test_the_ledger_sums_to_wall_time_times_slots(folder):
     bracket = run.halve(run.bracket())
     attempts = run.clock.stop()
     proxies = {"m00": ProxyScore(values={}, floors={}, seconds=1.0, startup_s=2.0)}
-    rows = ledger_rows(proxies, run.rows, bracket.finalists, Spent(attempts))
+    spent = Spent(attempts, salvage=Salvage(before=0.5, after=0.5, seconds=1.5))
+    rows = ledger_rows(proxies, run.rows, bracket, spent)
     assert sum(row.slot_seconds for row in rows) == pytest.approx(2 * run.spent)
     assert sum(row.money for row in rows) == pytest.approx(0.02 * run.spent)
-    assert {row.phase for row in rows} == {"proxies", "rung", "completion", "idle"}
+    assert {row.phase for row in rows} == {"proxies", "rung", "completion", "salvage", "idle"}
     assert rows[-1].phase == "idle"
     assert sum(row.epochs for row in rows) == len(run.rows)
 

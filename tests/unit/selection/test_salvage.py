@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, IntegrityError
 from orchestrator.selection.salvage.merging import Ingredient, different, mix, salvage, same_base
 from orchestrator.zoo import Zoo
 from tests.support.candidates import commit_encoder, make_processor
@@ -103,6 +103,34 @@ def test_packages_of_one_base_are_found_by_their_origin(tmp_path):
         base.ref: None,
         stranger.ref: "it was not made from a base that one/v0001 was made from",
     }
+
+
+def test_a_state_that_cannot_be_read_is_left_out_with_its_reason():
+    def broken():
+        raise IntegrityError("the state is damaged")
+
+    others = [Ingredient("bad", 0.9, broken), Ingredient("good", 0.1, lambda: ONE)]
+    _, found = salvage(ZERO, 0.0, others, bowl(0.5))
+    assert found.left_out == {"bad": "the state is damaged"}
+    assert found.merged == {"good": 0.5}
+
+
+def test_another_license_is_not_merged(tmp_path):
+    zoo = Zoo(tmp_path / "zoo")
+    base = commit_encoder(zoo, "bert", make_processor())
+    with zoo.draft(
+        "child",
+        kind="finetuned",
+        producer={"stage": "test"},
+        parents=[base],
+        task=None,
+        licence="CC-BY-NC-4.0",
+    ) as draft:
+        shutil.copytree(base.path, draft.path, dirs_exist_ok=True)
+        (draft.path / "manifest.json").unlink()
+        child = draft.commit()
+    reason = same_base(base, [child], zoo)[child.ref]
+    assert reason == "its license is CC-BY-NC-4.0, the winner's None"
 
 
 def test_another_tokenizer_is_another_base(tmp_path):
