@@ -51,8 +51,7 @@ def register(subparsers: Any) -> None:
     export.add_argument(
         "--layout",
         choices=("wide", "long"),
-        default="long",
-        help="long: every value; wide: final scores, one row per model",
+        help="long: every value (the default); wide: final scores, one row per model",
     )
     export.add_argument(
         "--normalized", action="store_true", help="scores from 0 to 1, larger is better"
@@ -134,16 +133,24 @@ def run_export(options: argparse.Namespace) -> int:
             f"{', '.join(matrix.dataset_names)}."
         )
     matrix = matrix.without(drop)
+    if not matrix.datasets:
+        raise InputError(f"--without: no data set of {options.matrix} is left; name fewer.")
+    if out.exists() and out.samefile(options.matrix):
+        raise InputError(f"--out: {options.out} is the matrix that is exported; name another file.")
+    hint = ""
     if out.suffix == ".parquet":
         if options.normalized:
             raise InputError("--normalized: a .parquet matrix holds the scores as measured.")
+        if options.layout:
+            raise InputError("--layout: a .parquet matrix has none; --out .csv or .tsv has.")
         write_matrix(matrix, out)
     elif out.suffix in (".csv", ".tsv"):
+        hint = "" if options.normalized else _import_hint(matrix)
         text = _export_text(matrix, options, "," if out.suffix == ".csv" else "\t")
         atomic_write_bytes(out, text.encode())
     else:
         raise InputError(f"--out: {options.out!r} must end in .csv, .tsv or .parquet.")
-    sys.stdout.write(f"written: {out}\n")
+    sys.stdout.write(f"written: {out}\n{hint}")
     return 0
 
 
@@ -165,12 +172,25 @@ def _export_text(matrix: "PerformanceMatrix", options: argparse.Namespace, separ
     return str(long.to_csv(index=False, sep=separator, lineterminator="\n"))
 
 
+def _import_hint(matrix: "PerformanceMatrix") -> str:
+    """Options of the import that give back directions and scales; empty: none is needed."""
+    told = matrix.datasets.items()
+    lower = ",".join(name for name, facts in told if not facts.higher_is_better)
+    scales = ",".join(f"{name}={facts.scale}" for name, facts in told if facts.scale != "fraction")
+    flags = f" --lower-is-better {lower}" * bool(lower) + f" --scale {scales}" * bool(scales)
+    return f"a table has no directions and scales; import it with{flags}\n" if flags else ""
+
+
 def _with_rows(matrix: "PerformanceMatrix", pairs: Iterable[str]) -> "PerformanceMatrix":
     """The matrix with digests and sketches of the rows behind its columns."""
     from orchestrator.data.sources.opening import load_task
     from orchestrator.data.spec import DatasetSpec
     from orchestrator.selection.candidates import dataset_facts
 
+    pairs = tuple(pairs)
+    named = [pair.partition("=")[0] for pair in pairs]
+    if len(set(named)) < len(named):
+        raise InputError(f"--rows: {','.join(pairs)!r} names a data set twice; keep one source.")
     for pair in pairs:
         name, _, source = pair.partition("=")
         if name not in matrix.datasets or not source:

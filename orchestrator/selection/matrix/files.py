@@ -73,7 +73,10 @@ def read_matrix(path: str | Path) -> PerformanceMatrix:
         )
     if file.suffix == ".parquet":
         return _read_parquet(file)
-    matrix = import_table(file).matrix
+    found = import_table(file)
+    matrix = found.matrix
+    if found.ignored:
+        logger.warning("%s: columns that were not read: %s", path, ", ".join(found.ignored))
     if reasons := matrix.reasons():
         (model, dataset), reason = next(iter(reasons.items()))
         logger.warning(
@@ -98,7 +101,10 @@ def _read_parquet(file: Path) -> PerformanceMatrix:
         raise IntegrityError(
             f"performance matrix {file}: this Parquet file is not a performance matrix."
         )
-    version = json.loads(raw)["schema_version"]
+    try:
+        version = json.loads(raw)["schema_version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"performance matrix {file}: damaged metadata: {error!r}") from error
     if version not in READABLE:
         raise InputError(
             f"performance matrix {file}: schema version {version}, this program reads "
@@ -110,4 +116,8 @@ def _read_parquet(file: Path) -> PerformanceMatrix:
         raise IntegrityError(f"performance matrix {file}: damaged metadata: {error}") from error
     cells = table.to_pandas().reindex(columns=[*COLUMNS, *COST_COLUMNS])
     cells["reason"] = cells["reason"].fillna("")
+    unknown = {*cells["model"]} - {*facts.models} or {*cells["dataset"]} - {*facts.datasets}
+    if unknown or cells["value"].dtype != "float64":
+        what = f"nothing about {min(unknown)!r}" if unknown else "values that are not numbers"
+        raise IntegrityError(f"performance matrix {file}: damaged: it has {what}.")
     return PerformanceMatrix(cells, facts.models, facts.datasets, facts.sources)

@@ -112,6 +112,10 @@ def _wide(table: Table) -> Readings:
     else:
         names, first, by_model = _names_beside(table), 0, False
     skip = table.place("trained_on") if by_model else None
+    if not set(range(first, len(table.header))) - {skip}:
+        raise InputError(f"{table.path}: line 1: no column of scores; it has {table.header[0]!r}.")
+    if "" in table.header[first:]:
+        raise table.refuse(1, "", "a column of scores needs a name, or --ignore leaves it out")
     trained = {}
     if skip is not None:
         trained = {name: _split(row[skip]) for name, row in zip(names, table.rows, strict=True)}
@@ -153,14 +157,15 @@ def _pairs(table: Table, model: int, dataset: int) -> Readings:
             "empty test_final."
         )
     extra = {n: table.place(n) for n in ("metric", "seconds_per_epoch", "startup_s", "reason")}
+    if not curve:  # the seconds of no epoch
+        extra["seconds_per_epoch"] = None
     trained_on = table.place("trained_on")
     found = Readings(ignored=_ignored(table, {model, dataset, final, trained_on, *curve}, extra))
     for row, cells in enumerate(table.rows):
         key = table.name(row, model), table.name(row, dataset)
         _note(table, row, found, key, cells, extra["metric"], trained_on)
         seconds, startup = (
-            None if (at := extra[name]) is None else table.number(row, at)
-            for name in ("seconds_per_epoch", "startup_s")
+            table.duration(row, extra[name]) for name in ("seconds_per_epoch", "startup_s")
         )
         reason = "" if (at := extra["reason"]) is None else cells[at].strip()
         for stage, column in enumerate([*curve, final], start=1):
@@ -216,10 +221,7 @@ def _stages(table: Table, model: int, dataset: int) -> Readings:
             raise table.refuse(table.lines[row], "split", "must be validation or test")
         if number is None or number != int(number) or (number < 1 and not is_test):
             raise table.refuse(table.lines[row], "stage", "must be an epoch, 1 or more")
-        seconds, startup = (
-            None if (at := extra[name]) is None else table.number(row, at)
-            for name in ("seconds", "startup_s")
-        )
+        seconds, startup = (table.duration(row, extra[n]) for n in ("seconds", "startup_s"))
         found.values.append(
             Reading(
                 *key,

@@ -89,7 +89,7 @@ def parse_scales(text: str, datasets: Sequence[str]) -> dict[str, ScaleOption]:
     Raises:
         InputError: An unknown scale or data set.
     """
-    default: ScaleOption = "auto"
+    every: list[ScaleOption] = []
     single: dict[str, ScaleOption] = {}
     for part in filter(None, (item.strip() for item in text.split(","))):
         name, _, scale = part.rpartition("=")
@@ -98,6 +98,8 @@ def parse_scales(text: str, datasets: Sequence[str]) -> dict[str, ScaleOption]:
             raise InputError(
                 f"--scale: {scale!r} is not a scale. Use auto, {', '.join(SCALES)}, or NAME=SCALE."
             )
+        if name in single or (every and not name):
+            raise InputError(f"--scale: {text!r} names two scales for the same; keep one.")
         if name and name not in datasets:
             raise InputError(
                 f"--scale: {name!r} is not a data set of the table; it has {', '.join(datasets)}."
@@ -105,7 +107,8 @@ def parse_scales(text: str, datasets: Sequence[str]) -> dict[str, ScaleOption]:
         if name:
             single[name] = known
         else:
-            default = known
+            every.append(known)
+    default = every[0] if every else "auto"
     return {name: single.get(name, default) for name in datasets}
 
 

@@ -65,6 +65,18 @@ class Table:
             )
         return value
 
+    def duration(self, row: int, column: int | None) -> float | None:
+        """A cell as seconds, 0 or more; None where it, or its column, is missing.
+
+        Raises:
+            InputError: It is negative, or not a number.
+        """
+        value = None if column is None else self.number(row, column)
+        if value is not None and column is not None and value < 0:
+            why = f"{value:g} seconds are negative. Correct it, or leave it empty."
+            raise self.refuse(self.lines[row], self.header[column], why)
+        return value
+
     def name(self, row: int, column: int) -> str:
         """A cell as the id of a model or data set.
 

@@ -35,7 +35,7 @@ def register(subparsers: Any) -> None:
     replay.add_argument(
         "--threshold", type=float, default=NLP_THRESHOLD, help="distance of one cluster, in paper"
     )
-    replay.add_argument("--seed", type=int, default=0, help="of everything random")
+    replay.add_argument("--seed", type=int, default=0, help="of random, asha and hyperband")
     replay.add_argument("--json", action="store_true", help="print JSON instead of a table")
     replay.set_defaults(func=run_replay)
 
@@ -52,8 +52,10 @@ def run_replay(options: argparse.Namespace) -> int:
     from orchestrator.selection.replay.playing import replay
     from orchestrator.selection.replay.proxy_files import read_proxies
 
-    if options.target and options.targets:
+    if options.target is not None and options.targets is not None:
         raise InputError("--target and --targets: give one of them.")
+    if options.targets is not None and not names_of(options.targets):
+        raise InputError("--targets: names no data set; without it, every one is the target.")
     if options.proxy and not options.target:
         raise InputError("--proxy: the scores belong to one target. Name it with --target.")
     matrix = read_matrix(options.matrix)
@@ -68,10 +70,11 @@ def run_replay(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     proxies = read_proxies(options.proxy, matrix.models) if options.proxy else None
-    targets = [options.target] if options.target else names_of(options.targets)
+    single = options.target is not None
+    targets = [options.target] if single else names_of(options.targets)
     report = replay(matrix, targets, settings, proxies)
     told: dict[str, JsonValue]
-    if options.target:
+    if single:
         told = report.results[0].model_dump(mode="json")
     else:
         rows: list[JsonValue] = [result.model_dump(mode="json") for result in report.results]

@@ -86,11 +86,19 @@ class ReplaySettings:
             ("--proxy", proxies is not None, ("two_phase", "paper")),
             ("--threshold", self.threshold != NLP_THRESHOLD, ("paper",)),
             ("--budget", self.budget is not None, halving),
+            ("--seed", self.seed != 0, ("random", *THROUGH_TUNE)),
         ):
             if is_set and self.method not in methods:
                 raise InputError(f"{option} belongs to --method {' or '.join(methods)}.")
         if self.keep is not None and self.keep < 0:
             raise InputError(f"--keep: {self.keep} models cannot be recalled. Use 0 for all.")
+        if self.seed < 0:
+            raise InputError(f"--seed: {self.seed} is negative. Use 0 or more.")
+        if not 0 < self.threshold < 1:
+            raise InputError(
+                f"--threshold: {self.threshold:g} is not a distance between 0 and 1, as "
+                "recall.cluster_threshold."
+            )
 
 
 @dataclass(frozen=True)
@@ -197,7 +205,8 @@ def _two_phase(
     pool = _pool(pool, target)
     plan = plan_open_choice(history, target.candidates, decider.predictor, pool)
     scored: dict[str, ProxyScore] = {}
-    if proxies is not None and pool < len(target.candidates):
+    if proxies is not None:
+        _require_choice(pool, target)
         scored = _scores_of(plan.to_score, proxies)
     recalled = keep_best(rank_default(plan, decider.predictor, scored), pool)
     warnings = []
@@ -288,6 +297,15 @@ def _within_budget(begun: Start, target: StoredTarget, budget: int) -> Start:
     size = fit_to_budget(len(begun.pool), target.stages, begun.policy, budget)
     scores = {item.model: (item.score, item.reason) for item in begun.recalled}
     return replace(begun, recalled=keep_best(scores, size))
+
+
+def _require_choice(pool: int, target: StoredTarget) -> None:
+    """Refuse stored proxy scores where every candidate is recalled without them."""
+    if pool >= (count := len(target.candidates)):
+        raise InputError(
+            f"--proxy: all {count} candidates are recalled, and no proxy is read. Say --keep with "
+            f"less than {count}."
+        )
 
 
 def _scores_of(models: Sequence[str], proxies: Mapping[str, ProxyScore]) -> dict[str, ProxyScore]:

@@ -94,6 +94,9 @@ def replay(
     chosen = settings or ReplaySettings()
     chosen.check(proxies)
     columns = StoredMatrix(matrix, chosen.never_history)
+    twice = sorted({name for name in targets if list(targets).count(name) > 1})
+    if twice:
+        raise InputError(f"--targets: {twice[0]!r} is listed twice.")
     stored = [columns.target(name) for name in targets or columns.with_curves()]
     if proxies is not None and len(stored) > 1:
         raise InputError("replay: proxy scores belong to one target; name it.")

@@ -30,6 +30,10 @@ def read_proxies(path: str | Path, models: Collection[str]) -> dict[str, ProxySc
             raise table.refuse(
                 1, name, f"not a proxy; there are {', '.join(sorted(PROXIES.names()))}"
             )
+        if not scores[name]:
+            raise table.refuse(1, name, "has no number")
+        if name.removesuffix(FLOOR) not in scores:
+            raise table.refuse(1, name, f"a floor without its scores; add {name[: -len(FLOOR)]!r}")
     known = {model for values in scores.values() for model in values}
     unknown = sorted(known - set(models))
     if unknown:

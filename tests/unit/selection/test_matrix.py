@@ -1,11 +1,15 @@
+import json
+
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.selection.matrix.facts import DatasetFacts, ModelFacts, is_tagged, sketch_rows
 from orchestrator.selection.matrix.files import read_matrix, write_matrix
 from orchestrator.selection.matrix.performance import PerformanceMatrix
+from orchestrator.selection.matrix.table import MATRIX_KEY
 
 
 @pytest.fixture
@@ -71,6 +75,23 @@ def test_bad_files_are_refused(tmp_path, matrix):
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
     with pytest.raises(IntegrityError, match="not a performance matrix"):
         read_matrix(tmp_path / "other.parquet")
+    write_matrix(matrix, tmp_path / "good.parquet")
+    good = pq.read_table(tmp_path / "good.parquet")
+    facts = json.loads(good.schema.metadata[MATRIX_KEY])
+    for text, message in (
+        ("{", "damaged metadata: JSONDecodeError"),
+        ("[1]", "damaged metadata: TypeError"),
+        ("{}", "damaged metadata: KeyError"),
+        (json.dumps({**facts, "models": {}}), "damaged: it has nothing about 'bert'"),
+    ):
+        pq.write_table(good.replace_schema_metadata({MATRIX_KEY: text}), tmp_path / "b.parquet")
+        with pytest.raises(IntegrityError, match=message):
+            read_matrix(tmp_path / "b.parquet")
+    place = good.column_names.index("value")
+    texts = good.set_column(place, "value", [["x"] * good.num_rows])
+    pq.write_table(texts.replace_schema_metadata(good.schema.metadata), tmp_path / "b.parquet")
+    with pytest.raises(IntegrityError, match="values that are not numbers"):
+        read_matrix(tmp_path / "b.parquet")
 
 
 def test_bad_cells_are_refused(matrix):

@@ -106,6 +106,12 @@ BAD = {
     "gap": (GOOD.replace("epoch2", "epoch3"), r"line 1, column 'val_epoch3': a gap .* val_epoch2"),
     "column twice": (GOOD.replace("epoch2", "epoch1"), r"line 1, column 'val_epoch1': two columns"),
     "short line": (GOOD.replace("0.3,0.35", "0.3"), r"line 4, column 'val_epoch2': 4 cells"),
+    "negative time": (
+        "model,dataset,val_epoch1,score,seconds_per_epoch\na,x,0.5,0.6,-7\n",
+        r"line 2, column 'seconds_per_epoch': -7 seconds are negative",
+    ),
+    "no column": ("model\na\n", r"line 1: no column of scores"),
+    "column without a name": ("model,x,\na,0.5,0.6\n", r"line 1, column '': a column of scores"),
     "no final": (GOOD.replace("test_final", "final"), r"missing: test_final"),
     "same scores": (
         "model,x,y\na,0.1,0.1\nb,0.2,0.2\nc,0.4,0.4\n",
@@ -146,6 +152,8 @@ def test_what_cannot_be_read_is_one_line_with_row_and_column(case, tmp_path, cap
         (ImportOptions(ignore=("z",)), "--ignore z: no such column"),
         (ImportOptions(scale="permille"), "'permille' is not a scale"),
         (ImportOptions(scale="z=percent"), "'z' is not a data set"),
+        (ImportOptions(scale="percent,fraction"), "'percent,fraction' names two scales"),
+        (ImportOptions(scale="x=percent,x=range"), "names two scales for the same"),
         (ImportOptions(scale="fraction,x=percent", lower_is_better=("y",)), ""),
     ],
 )
@@ -236,6 +244,34 @@ def test_import_show_and_export(tmp_path, capsys):
     assert read_matrix(less).dataset_names == ("x",)
     assert main(["matrix", "export", str(out), "--without", "z", "--out", str(less)]) == 2
     assert "'z' is not a data set" in capsys.readouterr().err
+
+
+def test_export_says_what_a_table_cannot_hold_and_refuses_what_it_would_lose(tmp_path, capsys):
+    file, out = write(tmp_path, GOOD), tmp_path / "m.parquet"
+    lower = ["--lower-is-better", "y", "--scale", "x=range"]
+    assert main(["matrix", "import", str(file), "--out", str(out), *lower]) == 0
+    assert main(["matrix", "export", str(out), "--out", str(tmp_path / "l.csv")]) == 0
+    assert "import it with --lower-is-better y --scale x=range\n" in capsys.readouterr().out
+    before = file.read_text()
+    for arguments, message in (
+        ([str(file), "--out", str(file)], "is the matrix that is exported"),
+        ([str(out), "--out", str(tmp_path / "e.csv"), "--without", "x,y"], "no data set of"),
+        ([str(out), "--out", str(tmp_path / "e.parquet"), "--layout", "wide"], "--layout: a"),
+    ):
+        assert main(["matrix", "export", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert file.read_text() == before
+    twice = ["--rows", "x=builtin:digits,x=builtin:digits", "--replace"]
+    assert main(["matrix", "import", str(file), "--out", str(out), *twice]) == 2
+    assert "names a data set twice" in capsys.readouterr().err
+
+
+def test_columns_that_are_not_read_are_named(tmp_path, caplog):
+    text = "model,dataset,score,seconds_per_epoch,note\na,x,0.5,3,good\n"
+    file = write(tmp_path, text)
+    assert import_table(file).ignored == ("seconds_per_epoch", "note")  # seconds of no epoch
+    read_matrix(file)
+    assert "columns that were not read: seconds_per_epoch, note" in caplog.text
 
 
 def test_rows_behind_an_imported_column_are_guarded(tmp_path, capsys):

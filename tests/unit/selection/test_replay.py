@@ -219,6 +219,13 @@ def test_models_trained_on_the_target_are_flagged(tmp_path):
         (["--target", "d0", "--targets", "d1"], "give one of them"),
         (["--proxy", "x.csv"], "Name it with --target"),
         (["--budget", "3"], "allow at least 4"),
+        (["--method", "random", "--seed", "-1"], "--seed: -1 is negative"),
+        (["--seed", "3"], "--seed belongs to --method random or asha or hyperband"),
+        (["--method", "paper", "--threshold", "nan"], "--threshold: nan is not a distance"),
+        (["--method", "paper", "--threshold", "1"], "--threshold: 1 is not a distance"),
+        (["--targets", ","], "--targets: names no data set"),
+        (["--targets", "d1,d1"], "--targets: 'd1' is listed twice"),
+        (["--target", ""], "target: '' is not in the matrix"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, message, file):
@@ -241,6 +248,14 @@ def test_stored_proxies_move_the_recall_and_are_paid(file, tmp_path, capsys):
     proxy.write_text("model,knn\nm99,0.5\n")
     with pytest.raises(InputError, match="'m99' is not a model of the matrix"):
         run_command(*base)
-    proxy.write_text("model,magic\nm0,0.5\n")
-    with pytest.raises(InputError, match=r"line 1, column 'magic': not a proxy"):
-        run_command(*base)
+    for text, message in (
+        ("model,magic\nm0,0.5\n", r"line 1, column 'magic': not a proxy"),
+        ("model,knn\nm0,\n", r"line 1, column 'knn': has no number"),
+        ("model,knn_floor\nm0,0.5\n", r"column 'knn_floor': a floor without its scores; add 'knn'"),
+    ):
+        proxy.write_text(text)
+        with pytest.raises(InputError, match=message):
+            run_command(*base)
+    proxy.write_text("model,knn\nm0,0.5\n")
+    with pytest.raises(InputError, match="--proxy: all 12 candidates are recalled"):
+        run_command(*base[:-2], "--keep", "0")
