@@ -190,6 +190,18 @@ class ContinualConfig(JobConfig):
                     f"{title!r} is already the name of task {titles.index(title)}. Each task has "
                     "a head of its own: give another name",
                 )
+        if self.train.early_stopping is not None:
+            yield Problem(
+                "train.early_stopping",
+                "is not supported: each task is learned for train.max_steps. Leave it out",
+            )
+        usual = TrainConfig.model_fields["max_rollbacks"].default
+        if self.train.max_rollbacks not in (0, usual):
+            yield Problem(
+                "train.max_rollbacks",
+                f"{self.train.max_rollbacks} is not supported: only pre-training goes back to a "
+                "checkpoint by itself. Leave it out",
+            )
         sizes = (self.train.global_batch_size, self.train.micro_batch_size)
         for problem in batch_problems(*sizes, self.cluster.workers):
             yield Problem(f"train.{problem.path}", problem.message)

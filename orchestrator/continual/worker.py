@@ -5,6 +5,7 @@ first steps must not meet moments that decayed while it was idle. Rank 0 commits
 finished unit (``stages``); within a unit, checkpoints hold the state of the engine and the parts.
 """
 
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -31,6 +32,7 @@ from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import BUILDING, Measurement, Metrics, Status, loading
 from orchestrator.training.history import History
 from orchestrator.training.loop import Hooks, TrainResult, train
+from orchestrator.training.watchdog import Watchdog
 from orchestrator.training.worker_context import StoredState, WorkerContext
 from orchestrator.zoo import Zoo
 
@@ -168,21 +170,25 @@ class Learner:
                 saved = with_parts(engine, session.step.parts)
                 self.context.commit_checkpoint(offset + done, saved, state, store_rows)
 
-        hooks = Hooks(
-            observer=observe,
-            evaluate=lambda: self._measure(engine, unit.tasks, "validation"),
-            save=save,
-            should_stop=self.context.should_stop,
-        )
-        with Prefetch(self.stream.source(unit)) as source:
+        config = self.config.train
+        with (
+            closing(Watchdog(self.context.hung, config.hang_timeout_s)) as watchdog,
+            Prefetch(self.stream.source(unit)) as source,
+        ):
             return train(
                 engine,
                 source,
-                self.config.train.model_copy(update={"max_steps": unit.steps}),
+                config.model_copy(update={"max_steps": unit.steps}),
                 first_step=session.step.steps_done,
                 seed=derive_seed(self.config.seed, "unit", unit.index),
                 step_fn=session.step,
-                hooks=hooks,
+                hooks=Hooks(
+                    observer=observe,
+                    evaluate=lambda: self._measure(engine, unit.tasks, "validation"),
+                    save=save,
+                    should_stop=self.context.should_stop,
+                    watchdog=watchdog,
+                ),
             )
 
     def _finish(self, session: _Session, result: TrainResult) -> None:

@@ -59,6 +59,9 @@ class Watchdog:
     ) -> None:
         self.on_hang, self.floor_s, self.first_s = on_hang, floor_s, first_s
         self._took = {name: deque[float](maxlen=REMEMBERED) for name in PHASES}
+        self._known = set[str]()
+        """Phases that have ended once. A beat alone says nothing yet: the work after the first one
+        of an evaluation is a pass that compiles."""
         self._now: tuple[str, float] | None = None
         """The phase, and the time of its last progress; None: nothing is watched."""
         self._closed = threading.Event()
@@ -72,9 +75,9 @@ class Watchdog:
         The median of earlier steps is what is usual. The parts of other phases differ (a state is
         copied, then ranks meet every second): there the longest one is.
         """
-        took = list(self._took[phase])
-        if not took or phase not in LEARNED:
+        if phase not in self._known or phase not in LEARNED:
             return max(self.floor_s, self.first_s)
+        took = list(self._took[phase])
         usual = statistics.median(took) if phase == STEP else max(took)
         return max(self.floor_s, FACTOR * usual)
 
@@ -90,6 +93,7 @@ class Watchdog:
         try:
             yield
             self.beat()
+            self._known.add(name)
         finally:
             self._now = None if outer is None else (outer[0], time.monotonic())
 

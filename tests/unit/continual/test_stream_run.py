@@ -22,6 +22,7 @@ from orchestrator.continual.stream import units_of
 from orchestrator.continual.worker import Learner, run
 from orchestrator.errors import ConfigError, InputError, IntegrityError
 from orchestrator.modeling.package import load_model
+from orchestrator.training.watchdog import BETWEEN, _watching
 from orchestrator.zoo import Zoo
 from tests.support.streams import job, make_place
 
@@ -123,6 +124,22 @@ class Line:
 
     def progressed(self, run, step):
         pass
+
+
+class Watched(Worker):
+    """Stops at once, and notes limit and phase of the watchdogs."""
+
+    def should_stop(self):
+        self.line.limit = [(dog.floor_s, dog._now and dog._now[0]) for dog in _watching]
+        return True
+
+
+def test_a_unit_is_watched(place, tmp_path):
+    config = job(place, train={"hang_timeout_s": 77, "max_steps": 2})
+    payload, line = ContinualInputs(config=config, zoo=config.run.zoo, package="encoder"), Line(0)
+    run(Watched(rank=0, world=1, run_dir=tmp_path, line=line), payload)
+    assert line.limit == [(77.0, BETWEEN)]
+    assert _watching == []
 
 
 @pytest.mark.parametrize("limit", [3, 12 + 7])
@@ -315,6 +332,8 @@ def test_a_head_of_the_same_name_with_other_classes_is_refused(place, tmp_path):
         ({"method": {"parts": ["replai"]}}, "Did you mean 'replay'"),
         ({"method": {"parts": ["find"]}}, "parts.0.type: 'find' has a section of its own"),
         ({"promotion": {"alias": "latest"}}, "'latest' always moves"),
+        ({"train": {"early_stopping": {}, "eval_every_steps": 5}}, "train.early_stopping: is not"),
+        ({"train": {"max_rollbacks": 5}}, "train.max_rollbacks: 5 is not supported"),
         ({"tasks": [{"source": "builtin:pydoc/kindd"}]}, "Did you mean 'pydoc/kind'"),
     ],
 )

@@ -136,6 +136,15 @@ def test_the_first_time_may_take_longer_because_it_compiles_and_connects(watch, 
     assert dog.limit_s(BUILDING) == FIRST_S  # nobody knows what the next one has to read
 
 
+def test_beats_do_not_end_the_time_that_the_first_evaluation_has(watch):
+    """It beats before its first batch, whose pass compiles."""
+    dog = watch(0.05)
+    with dog.phase(EVALUATION):
+        beat()
+        assert dog.limit_s(EVALUATION) == FIRST_S
+    assert dog.limit_s(EVALUATION) < FIRST_S
+
+
 def test_progress_restarts_the_clock(watch, seen):
     dog = watch(0.6, first_s=0.6)
     with dog.phase(BUILDING):
