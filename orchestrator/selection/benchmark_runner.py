@@ -214,10 +214,14 @@ def describe_benchmark(config: BenchmarkConfig) -> str:
 
     Raises:
         InputError: A package is not in the zoo, or a data set cannot be read or trained on.
+        IntegrityError: The matrix exists and cannot be read.
     """
     from orchestrator.zoo import Zoo
 
     packages = resolve_packages(Zoo(config.run.zoo), config.packages)
+    exists = Path(config.matrix).is_file()
+    if exists:
+        read_matrix(config.matrix)
     cells, left_out = 0, list[str]()
     for spec in config.datasets:
         usable, failed = sort_out(packages, form_of_source(spec))
@@ -233,7 +237,7 @@ def describe_benchmark(config: BenchmarkConfig) -> str:
         f"  {cells} cells x {config.fine_tune.epochs} epochs = "
         f"{cells * config.fine_tune.epochs} epochs; packages {sizes:.1f} MiB",
         f"  matrix: {config.matrix}"
-        + (" (exists: only missing cells are trained)" if Path(config.matrix).is_file() else ""),
+        + (" (exists: only missing cells are trained)" if exists else ""),
     ]
     return "\n".join(lines)
 

@@ -80,6 +80,23 @@ class RecallConfig(StrictModel):
     """Mode paper: distance up to which models form one cluster; null takes the cut of the best
     silhouette."""
 
+    def problems(self) -> Iterable[Problem]:
+        """Refuse settings that the mode does not read."""
+        for name, modes in (
+            ("k", ("default", "paper")),
+            ("proxies", ("default", "paper")),
+            ("features", ("default", "paper")),
+            ("score_top", ("default",)),
+            ("cluster_threshold", ("paper",)),
+        ):
+            value, usual = getattr(self, name), type(self).model_fields[name].default
+            if self.mode not in modes and value != usual:
+                yield Problem(
+                    name,
+                    f"{value!r} has no effect in mode {self.mode}; it belongs to mode "
+                    f"{' or '.join(modes)}. Leave it out.",
+                )
+
 
 class HalvingConfig(StrictModel):
     """Phase two: successive halving with real training."""
@@ -172,6 +189,10 @@ class SelectConfig(JobConfig):
         """Money needs the price of everything that a trial reserves."""
         prices, cluster = self.prices, self.cluster
         given = prices.cpu_hour is not None or prices.gpu_hour is not None
+        if not given and prices.currency != PricesConfig().currency:
+            yield Problem(
+                "prices.currency", f"{prices.currency} has no effect without a price per hour."
+            )
         if self.budget.currency is None and not given:
             return
         for name, reserved in (
@@ -184,6 +205,16 @@ class SelectConfig(JobConfig):
                     f"is missing, and cluster.{name}s_per_worker is {reserved:g}. Give it; 0 if "
                     "it costs nothing.",
                 )
+        reserved = cluster.cpus_per_worker * (prices.cpu_hour or 0)
+        if (
+            given
+            and self.budget.currency
+            and not reserved + cluster.gpus_per_worker * (prices.gpu_hour or 0)
+        ):
+            yield Problem(
+                "budget.currency",
+                "limits nothing: the prices of what a trial reserves are 0. Use budget.seconds.",
+            )
 
 
 def _entry_problems(path: str, entries: tuple[str, ...]) -> Iterable[Problem]:

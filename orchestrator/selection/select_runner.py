@@ -112,7 +112,7 @@ def _recalled_plan(
         The plan without the others, every proxy score, the ranking, and the latencies.
     """
     from orchestrator.cluster.tasks import TaskPool
-    from orchestrator.selection.costs.latency import time_package
+    from orchestrator.selection.costs.latency import try_time
 
     latencies: dict[str, Latency] = {}
     while True:
@@ -126,10 +126,11 @@ def _recalled_plan(
             if (found := folder.done(f"latency {model}")) is not None:
                 latencies[model] = Latency.model_validate(found)
         payloads = {m: (_proxy_payload(config, plan, m),) for m in kept if m not in latencies}
-        for model, measured in TaskPool(config.cluster).map(time_package, payloads, "latency"):
+        for model, measured in TaskPool(config.cluster).map(try_time, payloads, "latency"):
             latencies[model] = measured
             folder.mark(f"latency {model}", measured.model_dump())
-        slow = too_slow(latencies, plan.packages, most)
+        broken = {m: latencies.pop(m).error for m in kept if latencies[m].error}
+        slow = broken or too_slow(latencies, plan.packages, most)
         if not slow:
             return plan, proxies, recalled, latencies
         for model, reason in slow.items():

@@ -14,8 +14,19 @@ import numpy as np
 
 from orchestrator.selection.costs.results import Latency
 from orchestrator.selection.scores.features import LABEL_COLUMN, ProxyPayload, sample_rows
+from orchestrator.selection.trials.failures import reason_of, repeats
 
 WARM_UP, CALLS = 3, 20
+
+
+def try_time(payload: ProxyPayload) -> Latency:
+    """Measure one package; an error that a retry would repeat becomes the result. A Ray task."""
+    try:
+        return time_package(payload)
+    except Exception as error:
+        if not repeats(error):
+            raise
+        return Latency(ms=0.0, tokens=0, host="", error=reason_of(error))
 
 
 def time_package(payload: ProxyPayload) -> Latency:

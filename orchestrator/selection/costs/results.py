@@ -57,6 +57,8 @@ class Latency(StrictModel):
     """Seconds that the calls took."""
     startup_s: float = 0.0
     """Seconds before them."""
+    error: str = ""
+    """Reason why the candidate could not be measured; it is broken."""
 
 
 class Ledger(StrictModel):

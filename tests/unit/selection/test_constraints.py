@@ -10,6 +10,7 @@ from orchestrator.selection.costs.latency import time_package
 from orchestrator.selection.costs.results import Latency
 from orchestrator.selection.planning import plan_selection
 from orchestrator.selection.scores.features import ProxyPayload
+from orchestrator.storage import RunFolder
 from orchestrator.zoo import Zoo
 from tests.support.candidates import make_world, select_job
 
@@ -84,6 +85,32 @@ def test_latency_is_measured_on_a_row_of_median_length(world):
     assert found.ms > 0
     assert 5 <= found.tokens <= 12
     assert "CPUs" in found.host
+
+
+class HerePool:
+    """Runs the calls of a task pool one after another in this process."""
+
+    def __init__(self, cluster):
+        pass
+
+    def map(self, function, items, title=""):
+        for name, arguments in items.items():
+            yield name, function(*arguments)
+
+
+def test_a_candidate_that_cannot_be_measured_is_left_out_as_broken(tmp_path, monkeypatch):
+    world = make_world(tmp_path, encoders=("bert", "conv"))
+    config = select_job(
+        world, matrix=None, recall={"mode": "all"}, constraints={"max_latency_ms": 1e6}
+    )
+    plan = plan_selection(config)
+    (world / "zoo" / "conv" / "v0001" / "tokenizer.json").unlink()  # after the plan
+    monkeypatch.setattr("orchestrator.cluster.tasks.TaskPool", HerePool)
+    for _ in range(2):  # the second time from the marks of the run
+        with RunFolder.open(config, "select") as folder:
+            found, _, recalled, latencies = select_runner._recalled_plan(config, plan, folder)
+        assert "tokenizer.json" in found.failed["conv/v0001"]
+        assert [item.model for item in recalled] == list(latencies) == ["bert/v0001"]
 
 
 def test_candidates_that_are_too_slow_are_left_out_until_none_is():
