@@ -24,6 +24,7 @@ from orchestrator.tasks.base import build_task, text_processor
 from orchestrator.training.distillation.config import TeacherPlan
 from orchestrator.training.distillation.losses import TEACHER, HiddenStates, SoftLabels
 from orchestrator.training.objective import ExtraLoss
+from orchestrator.training.watchdog import beat
 
 STATES = "distillation"
 """Name of the student's head that projects its layers; the finished package has no such head."""
@@ -108,7 +109,7 @@ class Teacher:
             device=str(self._device),
             max_length=max_length,
         )
-        found = predictor.outputs(rows, task)
+        found = predictor.outputs(rows, task, progress=lambda _rows: beat())
         if starts is None:
             return np.stack(found.logits).astype(np.float32)
         words = [reading.words for reading in found.readings or ()]

@@ -1,5 +1,7 @@
 """Distillation through the stage: every kind is taught, and what cannot be taught is refused."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from orchestrator.finetuning.plan import describe
 from orchestrator.finetuning.results import EVALUATION, FinetuneEvaluation
 from orchestrator.modeling.package import load_model, read_config
 from orchestrator.training.history import History
+from orchestrator.training.watchdog import BUILDING, Watchdog
 from orchestrator.zoo import Zoo
 from tests.support.lessons import commit_encoder, job, learn, make_lessons, run_here
 from tests.support.streams import FILLER, WORDS
@@ -84,7 +87,10 @@ def test_answers_of_another_tokenizer_reach_the_right_words(place, tmp_path):
     data = data_of(planned)
     rows, samples = data.rows("train"), data.samples("train")
     teacher = Teacher(planned.teaching, "cpu")
-    batch = teacher.teach("child", rows, samples, data.processor, 16).collate(np.arange(4), 0)
+    with closing(Watchdog(lambda *_: None, 60)) as dog, dog.phase(BUILDING):
+        taught = teacher.teach("child", rows, samples, data.processor, 16)
+        assert dog._took[BUILDING]  # many rows take longer than building may without progress
+    batch = taught.collate(np.arange(4), 0)
     known = batch["teacher.child"].isfinite().all(-1)
     assert 0 < known.sum() < (batch["labels.child"] != -100).sum()  # it reads 16 letters
     assert not known[batch["labels.child"] == -100].any()
