@@ -22,6 +22,7 @@ from orchestrator.cluster.preload import NAMESPACE, Preload
 from orchestrator.cluster.room import Ask, free_places, nodes_with
 from orchestrator.cluster.session import RaySession
 from orchestrator.config import ClusterSection, ElasticClusterSection
+from orchestrator.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,9 @@ def preload_for(cluster: ClusterSection, launch: str, session: RaySession) -> Pr
         cluster: Its cluster.
         launch: Its id.
         session: The connected Ray.
+
+    Raises:
+        InputError: `spare_workers` is true, and the job has a hook of its own.
     """
     import ray
     from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
@@ -70,7 +74,12 @@ def preload_for(cluster: ClusterSection, launch: str, session: RaySession) -> Pr
         return None
     own = ray.get_runtime_context().runtime_env.get("env_vars", {})
     if WORKER_PROCESS_SETUP_HOOK_ENV_VAR in own:
-        logger.warning("no spare worker processes: the job has its own worker_process_setup_hook")
+        reason = "the job has its own worker_process_setup_hook"
+        if asked:
+            raise InputError(
+                f"cluster.spare_workers: true is not possible, {reason}. Remove that, or set false"
+            )
+        logger.warning("no spare worker processes: %s", reason)
         return None
     return Preload(
         launch=launch,

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,8 +20,9 @@ from orchestrator.cluster.preload import (
     imported_modules,
     preload,
 )
-from orchestrator.cluster.spares import wanted
+from orchestrator.cluster.spares import preload_for, wanted
 from orchestrator.config import ElasticClusterSection
+from orchestrator.errors import InputError
 
 MODULES = ["json", "os"]
 ENVIRONMENT = '{"env_vars":{}}'
@@ -133,6 +135,18 @@ def test_spare_processes_need_workers_that_take_something():
     cluster = ElasticClusterSection(cpus_per_worker=0, spare_workers=True)
     assert [problem.path for problem in cluster.problems()] == ["spare_workers"]
     assert not list(ElasticClusterSection(spare_workers=True).problems())
+
+
+def test_a_job_with_a_hook_of_its_own_gets_none_and_is_told(monkeypatch, caplog):
+    import ray
+
+    job = SimpleNamespace(runtime_env={"env_vars": dict.fromkeys(LAUNCH.environment, "its.own")})
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: job)
+    session = SimpleNamespace(private=False)
+    with pytest.raises(InputError, match=r"cluster\.spare_workers: true is not possible"):
+        preload_for(ElasticClusterSection(spare_workers=True), "a1", session)
+    assert preload_for(ElasticClusterSection(), "a1", session) is None
+    assert "no spare worker processes: the job has its own" in caplog.text
 
 
 @pytest.mark.parametrize(("taken", "code"), [(False, 0), (True, 9)])
