@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 
 from orchestrator.selection.costs.results import Latency
-from orchestrator.selection.scores.features import LABEL_COLUMN, ProxyPayload, sample_rows
+from orchestrator.selection.scores.features import ProxyPayload, read_samples, sample_rows
 from orchestrator.selection.trials.failures import reason_of, repeats
 
 WARM_UP, CALLS = 3, 20
@@ -33,8 +33,6 @@ def time_package(payload: ProxyPayload) -> Latency:
     """Measure one package."""
     import torch
 
-    from orchestrator.data.processors.text import TextProcessor
-    from orchestrator.data.samples.labelled_samples import ClsSamples
     from orchestrator.data.sources.opening import load_task
     from orchestrator.modeling.package import load_model
     from orchestrator.zoo import Zoo
@@ -43,10 +41,10 @@ def time_package(payload: ProxyPayload) -> Latency:
     rows = sample_rows(load_task(payload.task).train, payload.rows, payload.seed)
     folder = Zoo(payload.zoo).get(payload.package).path
     model = load_model(folder).eval()
-    processor = None if rows.images is not None else TextProcessor.load(folder)
     limit = min(payload.max_length, model.config.max_position_embeddings)
-    samples = ClsSamples(rows, processor, LABEL_COLUMN, limit)
-    lengths = np.zeros(len(rows), int) if samples.lengths is None else samples.lengths
+    samples = read_samples(folder, rows, limit)
+    lengths = getattr(samples, "lengths", None)
+    lengths = np.zeros(len(rows), int) if lengths is None else lengths
     row = np.argsort(lengths, kind="stable")[len(rows) // 2]
     batch, times = samples.collate(np.array([row]), 0), []
     started = time.perf_counter()

@@ -22,6 +22,8 @@ from orchestrator.selection.trials.failures import reason_of, repeats
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import Rows
+    from orchestrator.data.samples.labelled_samples import ClsSamples
+    from orchestrator.data.samples.media_samples import MediaSamples
 
 BATCH_ROWS = 128
 LABEL_COLUMN = "proxy"
@@ -99,6 +101,23 @@ def sample_rows(rows: "Rows", limit: int, seed: int) -> "Rows":
     return rows.take(np.sort(chosen))
 
 
+def read_samples(folder: Path, rows: "Rows", max_length: int) -> "ClsSamples | MediaSamples":
+    """Rows as a package reads them: texts up to ``max_length`` tokens, images or sounds.
+
+    Raises:
+        InputError: The package does not read such rows.
+    """
+    from orchestrator.data.processors.example_processor import open_processor
+    from orchestrator.data.processors.text import TextProcessor
+    from orchestrator.data.samples.labelled_samples import ClsSamples
+    from orchestrator.data.samples.media_samples import MediaSamples, media_processor
+
+    if rows.media:
+        return MediaSamples(rows, media_processor(open_processor(folder), rows), LABEL_COLUMN)
+    processor = None if rows.images is not None else TextProcessor.load(folder)
+    return ClsSamples(rows, processor, LABEL_COLUMN, max_length)
+
+
 def extract(
     folder: Path, rows: "Rows", max_length: int, trained_heads: set[str], layers: str = "last"
 ) -> tuple[FloatArray, FloatArray | None]:
@@ -117,14 +136,10 @@ def extract(
     """
     import torch
 
-    from orchestrator.data.processors.text import TextProcessor
-    from orchestrator.data.samples.labelled_samples import ClsSamples
     from orchestrator.modeling.package import load_model
 
     model = load_model(folder).eval()
-    processor = None if rows.images is not None else TextProcessor.load(folder)
-    limit = min(max_length, model.config.max_position_embeddings)
-    samples = ClsSamples(rows, processor, LABEL_COLUMN, limit)
+    samples = read_samples(folder, rows, min(max_length, model.config.max_position_embeddings))
     head = next((name for name in sorted(trained_heads) if name in model.targets), None)
     wants_layers = layers == "mean"
     model.encoder.keeps_layers |= wants_layers
