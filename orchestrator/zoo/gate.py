@@ -24,9 +24,6 @@ MAX_DROP = 0.02
 CONFIDENCE = 0.95
 """Confidence of the one-sided bound."""
 
-ROUNDING = 1e-9
-"""Slack in comparisons: .765 - .745 is more than .02 in floating point."""
-
 Drop = Annotated[float, Field(ge=0.0)]
 
 
@@ -123,12 +120,12 @@ def _metric_refusals(
         yield f"{what}: it was not compared with the parent. {hint}"
         return
     held = difference.drop if promotion.statistic == "mean" else difference.bound
-    if isfinite(held) and held <= limit + ROUNDING:
+    if isfinite(held) and held <= limit:
         return
     text = f"{what}: fell by {difference.drop:.4f} (95 % bound {difference.bound:.4f}, "
     text += f"{difference.lost} rows lost, {difference.gained} gained of {exam.rows}); "
     text += f"{limit:g} is allowed"
-    if promotion.statistic == "bound" and difference.drop <= limit + ROUNDING:
+    if promotion.statistic == "bound" and difference.drop <= limit:
         needed = rows_needed(limit)
         more = "no number of rows" if needed is None else f"{needed} rows with none lost"
         text += f". {exam.rows} rows are too few to tell; {more} would be enough"
