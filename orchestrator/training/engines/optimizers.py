@@ -208,7 +208,7 @@ def keep_average(optimizer: Optimizer, decay: float) -> None:
                 state = stepped.state[parameter]
                 if AVERAGE not in state:
                     state[AVERAGE] = parameter.detach().clone()
-                elif left is None:
+                elif left is None or "step" not in state:  # it never had a gradient
                     state[AVERAGE].lerp_(parameter, 1.0 - decay)
                 else:
                     # The host does not know whether there was a first step yet.

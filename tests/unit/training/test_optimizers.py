@@ -17,6 +17,7 @@ from orchestrator.training.engines.optimizers import (
     apply_lr,
     averaged,
     build_optimizer,
+    keep_average,
     parameter_groups,
     roles,
 )
@@ -286,3 +287,16 @@ def test_an_average_that_is_no_longer_kept_does_not_stand_for_the_weights(tmp_pa
     with averaged(trunk):
         average = trunk.gathered()
     assert not torch.equal(average["encoder.inner.weight"], shown["encoder.inner.weight"])
+
+
+def test_the_average_of_a_weight_without_a_gradient_is_the_weight():
+    """The device decides on steps by a flag; such a weight has no count of steps."""
+    used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = torch.optim.AdamW([used, unused], lr=0.1, fused=True)
+    keep_average(optimizer, 0.5)
+    optimizer.found_inf = torch.zeros(())
+    for _ in range(2):
+        used.grad = torch.ones(2)
+        optimizer.step()
+    assert torch.equal(optimizer.state[unused]["average"], unused)
+    assert not torch.equal(optimizer.state[used]["average"], used)
