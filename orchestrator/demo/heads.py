@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from orchestrator.config import StrictModel
+from orchestrator.zoo.gate import is_within
 from orchestrator.zoo.suite import Suite, read_suite
 
 if TYPE_CHECKING:
@@ -90,6 +91,6 @@ def changes(scores: tuple[HeadScore, ...]) -> tuple[HeadChange, ...]:
 
 def verdict(change: HeadChange, bound: float) -> str:
     """Return in words whether a head was kept."""
-    kept = change.drop <= bound
+    kept = is_within(change.drop, bound, change.learned)
     ending = f"kept within {bound:g}" if kept else f"not kept: it fell by more than {bound:g}"
     return f"{change.head}: {change.learned:.3f} when learned, {change.served:.3f} served; {ending}"

@@ -31,6 +31,7 @@ from orchestrator.quantization.config import GoalConfig
 from orchestrator.quantization.kinds import FLOAT, KindName
 from orchestrator.quantization.plans import Plan, Unit, role_plan, single_plan
 from orchestrator.quantization.results import Divergence, Latency, Paired
+from orchestrator.zoo.gate import is_within
 
 SEPARATOR: Final = "@"
 """Between the unit or role and the kind in the names of prices."""
@@ -196,7 +197,8 @@ def predicted_error(plan: Plan, errors: Mapping[str, Divergence]) -> float | Non
 
 
 def _reaches(point: Point, goal: GoalConfig) -> bool:
-    accurate = goal.max_accuracy_drop is None or point.paired.drop <= goal.max_accuracy_drop
+    paired, limit = point.paired, goal.max_accuracy_drop
+    accurate = limit is None or is_within(paired.drop, limit, paired.reference)
     fast = goal.max_latency_ms is None or point.latency.cpu_ms <= goal.max_latency_ms
     return accurate and fast and (goal.allow_float or bool(point.plan.integer))
 

@@ -42,9 +42,8 @@ from orchestrator.quantization.results import (
     PlanFigures,
 )
 from orchestrator.storage import RunFolder, sha256_bytes
+from orchestrator.zoo.gate import is_within
 
-ROUNDING: Final = 1e-9
-"""Slack on the accuracy bound: a drop is a fraction of two whole numbers."""
 CUT_PLANS: Final = 3
 """Plans of the measured front, fastest first, that are tried with each shorter limit."""
 logger = logging.getLogger(__name__)
@@ -239,7 +238,7 @@ def broken_bounds(measured: MeasuredArtifact, goal: GoalConfig) -> list[str]:
             f"accuracy drops by {figures.drop:.4f} on {split} rows, "
             f"{goal.max_accuracy_drop:g} is allowed"
             for split, figures in splits.items()
-            if figures.drop > goal.max_accuracy_drop + ROUNDING
+            if not is_within(figures.drop, goal.max_accuracy_drop, figures.reference)
         ]
     time = measured.latency.int8.cpu_ms
     if goal.max_latency_ms is not None and time > goal.max_latency_ms:

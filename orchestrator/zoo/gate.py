@@ -6,7 +6,7 @@ refuse, never to pass.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from math import ceil, isfinite, log, log1p
+from math import ceil, isfinite, log, log1p, ulp
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -87,6 +87,23 @@ def judge(parent: Suite | None, child: Suite, promotion: Promotion) -> Verdict:
     return Verdict(accepted=not reasons, reasons=tuple(reasons), notes=tuple(notes))
 
 
+def is_within(drop: float, limit: float, parent: float) -> bool:
+    """Return whether a drop is at most its limit; NaN is not.
+
+    .84 - .82 is more than .02 in floating point, though it is 2 rows of 100. The drop is the
+    difference of two rounded values, and the limit is a rounded decimal: what these roundings can
+    add up to, 2 units in the last place of the largest value, is forgiven. One row more than the
+    limit fails, for any number of rows that a computer can hold.
+
+    Args:
+        drop: ``parent - child``, or ``child - parent`` where less is better.
+        limit: The largest accepted drop.
+        parent: The parent's value.
+    """
+    largest = max(abs(parent), abs(parent) + abs(drop), limit)
+    return isfinite(drop) and drop - limit <= 2 * ulp(largest)
+
+
 def rows_needed(max_drop: float) -> int | None:
     """Return how many rows, none of them lost, exclude a larger drop; None: no number does."""
     if max_drop <= 0:
@@ -119,13 +136,17 @@ def _metric_refusals(
         hint = did_you_mean(metric, exam.differences, "Compared metrics")
         yield f"{what}: it was not compared with the parent. {hint}"
         return
-    held = difference.drop if promotion.statistic == "mean" else difference.bound
-    if isfinite(held) and held <= limit:
+    kept = is_within(difference.drop, limit, difference.parent)
+    if promotion.statistic == "bound":
+        fits = isfinite(difference.bound) and difference.bound <= limit
+    else:
+        fits = kept
+    if fits:
         return
     text = f"{what}: fell by {difference.drop:.4f} (95 % bound {difference.bound:.4f}, "
     text += f"{difference.lost} rows lost, {difference.gained} gained of {exam.rows}); "
     text += f"{limit:g} is allowed"
-    if promotion.statistic == "bound" and difference.drop <= limit:
+    if kept:
         needed = rows_needed(limit)
         more = "no number of rows" if needed is None else f"{needed} rows with none lost"
         text += f". {exam.rows} rows are too few to tell; {more} would be enough"

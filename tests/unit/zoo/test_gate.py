@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.config import collect_problems
-from orchestrator.zoo.gate import Promotion, judge, rows_needed
+from orchestrator.zoo.gate import Promotion, is_within, judge, rows_needed
 from orchestrator.zoo.suite import Difference, Exam, Figure, Suite, TaskSpec
 
 
@@ -121,6 +121,22 @@ def test_the_mean_is_a_choice_that_is_stated():
     verdict = judge(PARENT, child, Promotion(statistic="mean"))
     assert verdict.accepted
     assert verdict.notes == ("judged by the mean drop, not by its bound",)
+
+
+@pytest.mark.parametrize("rows", [100, 150, 1000, 10**6, 10**12])
+@pytest.mark.parametrize("limit", [0.02, 0.0, 0.1])
+def test_a_drop_of_exactly_the_limit_passes_and_one_row_more_fails(rows, limit):
+    lost = round(limit * rows)
+    mean = Promotion(max_drop={"default": limit}, statistic="mean")
+    for right in {round(share * rows) for share in (0.82, 0.84, 0.745, 0.93, 1.0)}:
+        parent = right / rows
+        for more in (0, 1):
+            drop = parent - (right - lost - more) / rows
+            assert is_within(drop, limit, parent) == (more == 0)
+            child = suite(exam("spam", bound=0.2, drop=drop))
+            assert judge(PARENT, child, mean).accepted == (more == 0)
+            assert not judge(PARENT, child, Promotion(max_drop={"default": limit})).accepted
+    assert not is_within(float("nan"), limit, 0.84)
 
 
 def test_required_and_allowed_contradict():
