@@ -273,8 +273,8 @@ def curves() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         parts = CurveParts(_Alone(folder))  # type: ignore[arg-type]
-        for count in range(ROWS // 476, ROWS + 1, ROWS // 476):
-            logged = rows[:count]
+        for first in range(0, ROWS, ROWS // 476):
+            logged = rows[first : first + ROWS // 476]
             began = time.process_time()
             position, store = parts.extend(logged)
             store()

@@ -26,6 +26,7 @@ from orchestrator.modeling.package import read_state
 from orchestrator.modeling.transfer import to_device
 from orchestrator.training.engines.engine import Batch, Engine
 from orchestrator.training.engines.optimizers import target_of, trainable
+from orchestrator.training.watchdog import beating
 
 ANCHOR = "anchor"
 
@@ -171,7 +172,7 @@ class _FeatureReader:
         model = _Pooled(self.skeleton)  # type: ignore[arg-type]
         samples = ClsSamples(rows, self.stream.processor, "unused", self.stream.max_length)
         found = []
-        for batch in eval_batches(samples, self.stream.config.eval_batch_size):
+        for batch in beating(eval_batches(samples, self.stream.config.eval_batch_size)):
             moved = to_device(batch, device)
             found.append(torch.func.functional_call(model, state, (moved,)).float().cpu().numpy())
         return np.concatenate(found)

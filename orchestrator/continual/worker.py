@@ -32,7 +32,7 @@ from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import BUILDING, Measurement, Metrics, Status, loading
 from orchestrator.training.history import History
 from orchestrator.training.loop import Hooks, TrainResult, train
-from orchestrator.training.watchdog import Watchdog
+from orchestrator.training.watchdog import STORING, Watchdog, beating
 from orchestrator.training.worker_context import StoredState, WorkerContext
 from orchestrator.zoo import Zoo
 
@@ -85,10 +85,14 @@ class Learner:
         Returns:
             False when the driver asked to stop; a checkpoint is committed then.
         """
-        session = self._open(unit)
-        result = self._train(session)
-        if not result.stopped:
-            self._finish(session, result)
+        limit = self.config.train.hang_timeout_s
+        with closing(Watchdog(self.context.hung, limit)) as watchdog:
+            with watchdog.phase(BUILDING):
+                session = self._open(unit)
+            result = self._train(session, watchdog)
+            if not result.stopped:
+                with watchdog.phase(STORING):
+                    self._finish(session, result)
         return not result.stopped
 
     def _open(self, unit: Unit) -> _Session:
@@ -122,7 +126,7 @@ class Learner:
             engine.load(found.path)
             load_parts(found.path, engine, parts)
             session.step.steps_done = state.step
-            session.history = History(session.curves.resume(state.curves, state.history))
+            session.history = session.curves.resume(state.curves, state.history)
         else:
             session.curves.resume(None)
         return session
@@ -138,13 +142,18 @@ class Learner:
             model = load_model(self.package, targets=heads)
         if unit.index:
             left = self.stages.weights(unit.index - 1)
-            own, tied = model.state_dict().keys(), model.tied_names().keys()
-            missing, unexpected = own - left.keys() - tied, left.keys() - own
-            if unexpected or missing:
+            own, tied = model.state_dict(), model.tied_names().keys()
+            missing, unexpected = own.keys() - left.keys() - tied, left.keys() - own.keys()
+            sizes = [
+                f"{name} {list(left[name].shape)} instead of {list(value.shape)}"
+                for name, value in own.items()
+                if name in left and left[name].shape != value.shape
+            ]
+            if unexpected or missing or sizes:
                 raise IntegrityError(
                     f"{self.stages.folder(unit.index - 1)} belongs to another model: missing "
-                    f"{sorted(missing)}, unexpected {sorted(unexpected)}. Start a run with "
-                    "another name"
+                    f"{sorted(missing)}, unexpected {sorted(unexpected)}, other sizes {sizes}. "
+                    "Start a run with another name"
                 )
             if values is None:
                 model.load_state_dict(left, strict=False)
@@ -154,7 +163,7 @@ class Learner:
                 values = Held(left, values)
         return model, values
 
-    def _train(self, session: _Session) -> TrainResult:
+    def _train(self, session: _Session, watchdog: Watchdog) -> TrainResult:
         unit, engine = session.task.unit, session.task.engine
         offset = self._steps_before(unit)
 
@@ -165,16 +174,13 @@ class Learner:
 
         def save(done: int) -> None:
             if done < unit.steps:  # a finished unit is committed right after
-                position, store_rows = session.curves.extend(session.history.rows)
+                position, store_rows = session.curves.extend(session.history.take())
                 state = UnitState(unit=unit.index, step=done, curves=position)
                 saved = with_parts(engine, session.step.parts)
                 self.context.commit_checkpoint(offset + done, saved, state, store_rows)
 
         config = self.config.train
-        with (
-            closing(Watchdog(self.context.hung, config.hang_timeout_s)) as watchdog,
-            Prefetch(self.stream.source(unit)) as source,
-        ):
+        with Prefetch(self.stream.source(unit)) as source:
             return train(
                 engine,
                 source,
@@ -202,7 +208,7 @@ class Learner:
             buffers.update(leftovers.rows)
             if leftovers.tensors is not None:
                 left[part.left_name] = leftovers.tensors
-        weights = dict(engine.state_dict())
+        weights = dict(beating(engine.state_dict()))
         titles = [self.stream.titles[task] for task in unit.seen]
         record = UnitRecord(
             accuracy={title: tested[f"accuracy.{title}"] for title in titles},

@@ -29,7 +29,6 @@ from orchestrator.training.early_stopping import BestKeeper
 from orchestrator.training.engines.engine import Engine
 from orchestrator.training.events import BUILDING, Measurement, RunStarted, Status, loading
 from orchestrator.training.finetune.finetuner import FineTuner, Heads, Place
-from orchestrator.training.history import History
 from orchestrator.training.loop import Hooks, NonFiniteError, TrainResult, train
 from orchestrator.training.metrics import SKIPPED
 from orchestrator.training.watchdog import EVALUATION, STORING, Watchdog
@@ -220,7 +219,7 @@ class _Run:
         self.context.emit(loading(checkpoint.step))
         self.tuner.engine.load(checkpoint.path)
         state = checkpoint.read(RunState)
-        self.tuner.history = History(self.curves.resume(state.curves, state.history))
+        self.tuner.history = self.curves.resume(state.curves, state.history)
         self.before_s = state.seconds
         return checkpoint.step
 
@@ -231,7 +230,7 @@ class _Run:
         self.context.emit(event)
 
     def _save(self, step: int) -> None:
-        position, store_rows = self.curves.extend(self.tuner.history.rows)
+        position, store_rows = self.curves.extend(self.tuner.history.take())
         state = RunState(curves=position, seconds=self._seconds())
         self.context.begin_checkpoint(step, self.tuner.engine, state, before_commit=store_rows)
 

@@ -190,7 +190,7 @@ class _Run:
         self.context.emit(loading(checkpoint.step))
         self.engine.load(checkpoint.path)
         state = checkpoint.read(RunState)
-        self.history = History(self.curves.resume(state.curves, state.history))
+        self.history = self.curves.resume(state.curves, state.history, _decides)
         self.before_s = state.seconds
         self.detour.jumps = list(state.jumps)
         self.beside.resume(checkpoint.step, self.history.rows)
@@ -265,7 +265,8 @@ class _Run:
             )
 
     def _save(self, step: int) -> None:
-        position, store_rows = self.curves.extend(self.history.rows)
+        position, store_rows = self.curves.extend(self.history.take())
+        self.history.forget(_decides)
         state = RunState(
             **dict(self.origin),
             curves=position,
@@ -297,7 +298,7 @@ class _Run:
             if folder is not None:
                 if flatness is not None:
                     atomic_write_json(folder / FLATNESS_FILE, flatness)
-                self.history.to_parquet(folder / HISTORY)
+                self.curves.whole(self.history).to_parquet(folder / HISTORY, index=False)
                 # Not the JSON of packages, which has no NaN: a figure that diverged is read back.
                 text = json.dumps(summary.model_dump(), indent=1)
                 (folder / SUMMARY).write_text(text, encoding="utf-8")
@@ -338,11 +339,12 @@ class _Run:
         )
 
 
-def _skipped_steps(rows: Sequence[HistoryRow]) -> int:
-    """Return how many steps the loss guard skipped, over all parts of a run.
+def _decides(row: HistoryRow) -> bool:
+    """Whether a row is needed after it has been stored: an evaluation, or a skipped step."""
+    return row.split != "train" or (row.metric == "skipped" and row.value > 0)
 
-    Args:
-        rows: The rows of its history; each interval has its number.
-    """
+
+def _skipped_steps(rows: Sequence[HistoryRow]) -> int:
+    """Return how many steps the loss guard skipped, over all parts of a run."""
     train = (row for row in rows if row.split == "train" and row.metric == "skipped")
     return int(sum(row.value for row in train))

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import IntegrityError
 from orchestrator.storage.stores import Store
 from orchestrator.training.events import Notice
-from orchestrator.training.history import COLUMNS, CurvePosition, HistoryRow
-from orchestrator.training.worker_context import WorkerContext
+from orchestrator.training.history import COLUMNS, CurvePosition, History, HistoryRow, Keep
+from orchestrator.training.worker_context import WorkerContext, from_rank_zero
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
 CURVES = "curves"
@@ -49,89 +50,106 @@ class CurveParts:
         """Verify the parts before a position, so that an older checkpoint can be taken; collective.
 
         Raises:
-            IntegrityError: One is missing or damaged; the same on every rank.
+            IntegrityError: One is missing or damaged.
+            StageError: The storage fails; whatever rank 0 meets is raised on every rank.
         """
 
-        def read() -> str | None:
-            try:
-                self._checked = position or START, self._parts(position or START)
-            except IntegrityError as error:
-                return str(error)
-            return None
+        def read() -> None:
+            self._checked = position or START, self._parts(position or START)
 
-        problem = self._context.on_rank_zero(read)
-        told = self._context.first_bytes(None if problem is None else problem.encode())
-        if told is not None:
-            raise IntegrityError(told.decode())
+        from_rank_zero(self._context, read)
 
     def resume(
-        self, position: CurvePosition | None, rows: Sequence[HistoryRow] = ()
-    ) -> list[HistoryRow]:
-        """Return the rows before a position, and forget what was logged after it; collective.
+        self,
+        position: CurvePosition | None,
+        rows: Sequence[HistoryRow] = (),
+        keep: Keep | None = None,
+    ) -> History:
+        """Return the curves before a position, and remove what was logged after it; collective.
 
         Args:
             position: From the checkpoint.
             rows: Rows that a checkpoint of an earlier version holds itself.
+            keep: Which stored rows are needed in memory; None: all.
 
         Raises:
-            IntegrityError: A part is missing or damaged; the same on every rank.
+            IntegrityError: A part is missing or damaged.
             FencedError: A newer group has claimed the run.
+            StageError: The storage fails; whatever rank 0 meets is raised on every rank.
         """
         context, self._position = self._context, position or START
-        read, problem = context.on_rank_zero(self._read_and_forget) or (None, None)
-        told = context.first_bytes(None if problem is None else problem.encode())
-        if told is not None:
-            raise IntegrityError(told.decode())
-        content = context.first_bytes(read)
+        content = from_rank_zero(context, lambda: self._read_and_remove(keep))
         if content is not None:
-            return _rows_of(_parse(content))
+            return History(_rows_of(_parse(content)), taken=True)
         if self._position.rows:
-            message = (
-                f"the learning curves before this checkpoint ({self._position.rows:,} rows) are "
-                f"not there: the folder {CURVES} is empty. The run goes on without them."
-            )
-            context.emit(Notice(message=message))
+            self._say_lost()
             self._position = START
-        return list(rows)
+        return History(rows)
 
     def extend(self, rows: Sequence[HistoryRow]) -> tuple[CurvePosition, Callable[[], None]]:
-        """Return the position after all rows, and what stores the rows that are new.
+        """Return the position after some new rows, and what stores them.
 
         Args:
-            rows: All rows of the run so far.
+            rows: Those since the last call.
 
         Returns:
             The position; and a function for rank 0 that may be called again after it has failed,
             and has to be called before the position is stored.
         """
-        before, count = self._position, len(rows)
-        if count <= before.rows or self._context.rank != 0:
+        before = self._position
+        if not rows or self._context.rank != 0:
             return before, _nothing
-        content = _encode(_table(rows[before.rows :]), before.last)
+        content = _encode(_table(rows), before.last)
         name = f"part-{before.rows:010d}-{_digest(content)}.parquet"
-        self._position = CurvePosition(rows=count, last=name)
+        self._position = CurvePosition(rows=before.rows + len(rows), last=name)
         store = self._context.store
         return self._position, lambda: store.write(f"{CURVES}/{name}", content)
 
-    def _read_and_forget(self) -> tuple[bytes | None, str | None]:
-        """Return the rows before the position as one part, or what is wrong; on rank 0."""
+    def whole(self, history: History) -> "pd.DataFrame":
+        """Return the whole curve of a run: the stored rows, and those since; on rank 0.
+
+        Every part must have been stored.
+
+        Raises:
+            IntegrityError: A part is missing or damaged.
+        """
+        import pandas as pd
+
+        parts = self._parts(self._position)
+        if self._position.rows and not parts:
+            self._say_lost()
+        tables = [*map(_parse, parts.values()), _table(history.take())]
+        frames = [table.to_pandas() for table in tables]
+        whole: pd.DataFrame = pd.concat(frames, ignore_index=True).astype(COLUMNS)
+        return whole
+
+    def _say_lost(self) -> None:
+        message = (
+            f"the learning curves before this checkpoint ({self._position.rows:,} rows) are "
+            f"not there: the folder {CURVES} is empty. The run goes on without them."
+        )
+        self._context.emit(Notice(message=message))
+
+    def _read_and_remove(self, keep: Keep | None) -> bytes | None:
+        """Return the rows before the position as one part, remove later parts; on rank 0."""
         store = self._context.store
         there = store.files(CURVES)
         (checked, parts), self._checked = self._checked or (None, {}), None
-        try:
-            if checked != self._position:
-                parts = self._parts(self._position)
-        except IntegrityError as error:
-            return None, str(error)
+        if checked != self._position:
+            parts = self._parts(self._position)
         self._context.require_claim()
         for name in there:
             if name not in parts:
                 store.remove(f"{CURVES}/{name}")
         if not parts:
-            return None, None
-        import pyarrow as pa
-
-        return _encode(pa.concat_tables(map(_parse, parts.values())), ""), None
+            return None
+        rows: list[HistoryRow] = []
+        for part in parts.values():
+            history = History(_rows_of(_parse(part)), taken=True)
+            if keep is not None:
+                history.forget(keep)
+            rows += history.rows
+        return _encode(_table(rows), "")
 
     def _parts(self, position: CurvePosition) -> dict[str, bytes]:
         """Return the parts before a position; none where the folder is empty.

@@ -1,7 +1,7 @@
 """Learning curves in long form: one row per step, split and metric (``history.parquet``)."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,6 +47,10 @@ COLUMNS = {
 """Types of the columns of the table."""
 
 
+Keep = Callable[[HistoryRow], bool]
+"""Whether a row stays in memory after it has been stored."""
+
+
 class CurvePosition(StrictModel):
     """Place in the curves of a run that a checkpoint goes on from (`curve_parts`)."""
 
@@ -61,10 +65,15 @@ class History:
 
     Args:
         rows: Rows of an earlier part of the run; time continues from its last one.
+        taken: They are stored already, see :meth:`take`.
+
+    Attributes:
+        rows: The rows in memory.
     """
 
-    def __init__(self, rows: Iterable[HistoryRow] = ()) -> None:
+    def __init__(self, rows: Iterable[HistoryRow] = (), *, taken: bool = False) -> None:
         self.rows = list(rows)
+        self._taken = len(self.rows) if taken else 0
         offset = max((row.seconds for row in self.rows), default=0.0)
         self._began = time.monotonic() - offset
 
@@ -98,6 +107,18 @@ class History:
         Timed here, not by the event: the clock of a resumed loop starts at 0, this one continues.
         """
         self.log(event.step, event.split, event.metrics, event.epoch)
+
+    def take(self) -> list[HistoryRow]:
+        """Return the rows since the last call."""
+        new, self._taken = self.rows[self._taken :], len(self.rows)
+        return new
+
+    def forget(self, keep: Keep) -> None:
+        """Drop the rows that were taken, except the last one, which has the time, and some more."""
+        taken = self.rows[: self._taken]
+        if taken:
+            kept = [*filter(keep, taken[:-1]), taken[-1]]
+            self.rows[: self._taken], self._taken = kept, len(kept)
 
     def frame(self) -> "pd.DataFrame":
         """Return all rows as a table with the columns of ``COLUMNS``."""

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from orchestrator.config import ClusterSection, StrictModel
-from orchestrator.errors import InputError, IntegrityError
+from orchestrator.errors import InputError, IntegrityError, StageError
 from orchestrator.modeling.initialization import Values
 from orchestrator.storage import read_model, verify_folder
+from orchestrator.storage.claims import FencedError
 from orchestrator.storage.json_files import parse_json, parse_model
 from orchestrator.storage.stores import Store
 from orchestrator.training.config import EngineConfig, OptimizerConfig
@@ -23,6 +24,8 @@ from orchestrator.training.events import CheckpointDamaged, Event
 
 Found = TypeVar("Found")
 Extra = TypeVar("Extra", bound=StrictModel)
+SHARED_ERRORS = {kind.__name__: kind for kind in (IntegrityError, InputError, FencedError)}
+"""Errors of rank 0 that keep their kind on the other ranks."""
 
 
 class StoredState(Protocol):
@@ -267,5 +270,35 @@ def finished_run(
         return None
 
     # Hashing takes a while: rank 0 alone does it, and the others believe it.
-    found = context.first_bytes(context.on_rank_zero(stored))
+    found = from_rank_zero(context, stored)
     return None if found is None else parse_model(parse_json(found, place), kind, str(place))
+
+
+def from_rank_zero(context: WorkerContext, read: Callable[[], bytes | None]) -> bytes | None:
+    """Return what rank 0 reads, on every rank; an error there is raised on all of them; collective.
+
+    Raised on rank 0 alone, it would leave the others in their next collective.
+
+    Raises:
+        IntegrityError, InputError, FencedError: Rank 0 raised it.
+        StageError: Rank 0 raised another error, on the other ranks.
+    """
+    failed: list[Exception] = []
+
+    def attempt() -> bytes | None:
+        try:
+            return read()
+        except Exception as error:  # noqa: BLE001 - of any kind; raised on every rank below
+            failed.append(error)
+        return None
+
+    content = context.on_rank_zero(attempt)
+    told = context.first_bytes(
+        f"{type(failed[0]).__name__}\n{failed[0]}".encode() if failed else None
+    )
+    if failed:
+        raise failed[0]
+    if told is not None:
+        kind, _, message = told.decode().partition("\n")
+        raise SHARED_ERRORS.get(kind, StageError)(message)
+    return context.first_bytes(content)

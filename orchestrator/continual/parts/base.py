@@ -192,7 +192,11 @@ class Part(Generic[PartConfigT]):
         return self.name
 
     def before_task(self, task: Task) -> None:
-        """Prepare for a task; the engine is at the weights the previous task left."""
+        """Prepare for a task; the engine is at the weights the previous task left.
+
+        Work that takes minutes, here and in `after_task`, calls `training.watchdog.beat` on its
+        way: without progress for ten minutes a worker counts as hung.
+        """
 
     def extra(self) -> Sequence[ExtraLoss]:
         """Return additional loss terms of one update: distillation, replayed logits."""

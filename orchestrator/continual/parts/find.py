@@ -30,6 +30,7 @@ from orchestrator.modeling.importance import Importance
 from orchestrator.training.engines.engine import Batch, Engine, Shard, gradient
 from orchestrator.training.engines.optimizers import target_of
 from orchestrator.training.metrics import StepMetrics
+from orchestrator.training.watchdog import beating
 
 IMPORTANCE = "importance"
 """Name under which the accumulated importance is stored."""
@@ -92,6 +93,7 @@ class Find(Part[FindConfig]):
 
     def _measured(self, task: Task, samples: Iterable[Batch]) -> Importance:
         """Return the importance for some rows of all parameters but heads still to come."""
+        samples = beating(samples)
         if self.config.way == "gathered":
             measured = gathered_fisher(task.engine, task.skeleton, samples)
         else:

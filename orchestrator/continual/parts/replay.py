@@ -18,6 +18,7 @@ from orchestrator.training.engines.engine import Batch, Engine
 from orchestrator.training.events import Metrics
 from orchestrator.training.loop import WindowSource
 from orchestrator.training.metrics import StepMetrics
+from orchestrator.training.watchdog import unwatched
 
 
 class Replay(Part[ReplayConfig]):
@@ -81,9 +82,10 @@ def choose_by_kmeans(features: Float32Array, size: int, seed: int) -> IntArray:
     """
     from sklearn.cluster import KMeans
 
-    centers = KMeans(size, n_init=1, random_state=seed % 2**32).fit(features).cluster_centers_
+    with unwatched():
+        found = KMeans(size, n_init=1, random_state=seed % 2**32).fit(features)
     chosen: list[int] = []
-    for center in centers:
+    for center in found.cluster_centers_:
         distance = np.square(features - center).sum(1)
         distance[chosen] = np.inf
         chosen.append(int(distance.argmin()))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from orchestrator.config import load_config
 from orchestrator.continual.config import ContinualConfig, ContinualInputs
 from orchestrator.continual.metrics import forgetting
 from orchestrator.continual.outcome import Outcome, write_package
+from orchestrator.continual.parts import find
 from orchestrator.continual.plan import describe, gradient_passes
 from orchestrator.continual.results import WorkerResult
 from orchestrator.continual.stages import Stages
@@ -22,7 +24,9 @@ from orchestrator.continual.stream import units_of
 from orchestrator.continual.worker import Learner, run
 from orchestrator.errors import ConfigError, InputError, IntegrityError
 from orchestrator.modeling.package import load_model
-from orchestrator.training.watchdog import BETWEEN, _watching
+from orchestrator.training.config import EngineConfig
+from orchestrator.training.events import BUILDING
+from orchestrator.training.watchdog import BETWEEN, STORING, Watchdog, _watching
 from orchestrator.zoo import Zoo
 from tests.support.streams import job, make_place
 
@@ -140,6 +144,56 @@ def test_a_unit_is_watched(place, tmp_path):
     run(Watched(rank=0, world=1, run_dir=tmp_path, line=line), payload)
     assert line.limit == [(77.0, BETWEEN)]
     assert _watching == []
+
+
+def test_what_is_done_before_and_after_the_steps_is_watched_and_moves_on(
+    place, tmp_path, monkeypatch
+):
+    """Importance is measured sample by sample: each of them is progress."""
+    phases, opened, measured = [], [], []
+
+    def beat(dog):
+        phases.append(dog._now and dog._now[0])
+        plain(dog)
+
+    def measuring(*given):
+        phases.clear()
+        found = importance(*given)
+        measured.append(Counter(phases))
+        return found
+
+    plain, importance = Watchdog.beat, find.gathered_fisher
+    monkeypatch.setattr(Watchdog, "beat", beat)
+    monkeypatch.setattr(find, "gathered_fisher", measuring)
+
+    def noting(learner, unit):
+        opened.append(_watching[0]._now[0])
+        return opening(learner, unit)
+
+    opening = Learner._open
+    monkeypatch.setattr(Learner, "_open", noting)
+    config = job(place, train={"max_steps": 2})
+    learn(place, tmp_path, config)
+    assert opened == [BUILDING] * 2
+    assert measured == [{STORING: config.method.find.fisher_samples}] * 2
+    assert _watching == []
+
+
+def test_weights_of_other_sizes_are_named(place, finished, tmp_path):
+    """Each element is found by its place: a larger matrix would be read in part, and wrong."""
+    config, folder = finished
+    done, mine = stages(folder, config), stages(tmp_path, config)
+    weights = done.weights(0)
+    name = next(name for name, value in weights.items() if value.dim() == 2)
+    rows, width = weights[name].shape
+    weights[name] = torch.zeros(rows + 1, width)
+    mine.commit(
+        mine.units[0], weights=weights, left={}, history=done.history(0), record=done.record(0)
+    )
+    message = rf"{name} \[{rows + 1}, {width}\] instead of \[{rows}, {width}\]"
+    for kind in ("single", "fsdp2"):
+        with pytest.raises(IntegrityError, match=message):
+            learn(place, tmp_path, config.model_copy(update={"engine": EngineConfig(type=kind)}))
 
 
 @pytest.mark.parametrize("limit", [3, 12 + 7])
