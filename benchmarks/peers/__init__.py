@@ -1,1 +1,1 @@
-"""Contenders of `benchmarks/pretraining.py`, and the time they take to start."""
+"""Parts of benchmarks: contenders and their start-up; zoo, data and methods of real selections."""

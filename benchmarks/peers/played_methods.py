@@ -1,0 +1,158 @@
+"""Methods of selection played on recorded trials, with their steps and seconds.
+
+``two_phase`` is the product: its plan, its proxies, its recall, its bracket; the first rung trains
+every recalled candidate at every learning rate, and the best rate of each goes on. The baselines
+have no first phase and no notion of a learning rate: a candidate at one rate is one arm of theirs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from orchestrator.selection.config import SelectConfig
+from orchestrator.selection.halving import Bracket
+from orchestrator.selection.matrix.performance import MeasuredCell, PerformanceMatrix
+from orchestrator.selection.planning import SelectionPlan, plan_selection
+from orchestrator.selection.recall import lacks_information, recall_candidates
+from orchestrator.selection.replay.methods import Method, ReplaySettings
+from orchestrator.selection.replay.playing import replay
+from orchestrator.selection.results import ProxyScore
+from orchestrator.selection.ties.row_scores import read_row_scores, write_row_scores
+from orchestrator.selection.ties.tie_breaker import TieBreaker, Traits
+from peers.recorded_trials import Curve
+
+Arm = tuple[str, float]
+"""A candidate and a learning rate."""
+Curves = Mapping[Arm, Curve]
+Score = Callable[[str], tuple[ProxyScore, float]]
+"""Candidate → its proxy scores and their CPU seconds."""
+BASELINES: Final[Mapping[str, Method]] = {
+    "successive halving": "successive_halving",
+    "ASHA (Tune)": "asha",
+    "HyperBand (Tune)": "hyperband",
+    "brute force": "brute_force",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Choice and cost of one method on one target and seed.
+
+    Attributes:
+        winner: Candidate and learning rate.
+        validation: Its last validation score.
+        test: Its test score, read after the choice.
+        steps: Optimizer steps of all training.
+        seconds: CPU seconds of training, evaluation, start of trials and proxies.
+        notes: The policy that decided, and how many candidates were left out and trained.
+    """
+
+    winner: Arm
+    validation: float
+    test: float
+    steps: int
+    seconds: float
+    notes: str = ""
+
+
+def outcome(winner: Arm, paid: Mapping[Arm, int], curves: Curves, proxies: float = 0.0) -> Outcome:
+    """The cost of a choice.
+
+    Args:
+        winner: The choice.
+        paid: Arm to the epochs that it was trained.
+        curves: All recorded curves.
+        proxies: CPU seconds of proxy scores.
+    """
+    chosen = curves[winner]
+    return Outcome(
+        winner,
+        chosen.validation[-1],
+        chosen.test,
+        sum(sum(curves[arm].steps[:epochs]) for arm, epochs in paid.items()),
+        proxies + sum(curves[a].startup + sum(curves[a].seconds[:n]) for a, n in paid.items()),
+    )
+
+
+def play_two_phase(config: SelectConfig, curves: Curves, score: Score, rows: Path) -> Outcome:
+    """The product's selection on the recorded trials of one target and seed.
+
+    Args:
+        config: The job.
+        curves: All recorded curves.
+        score: Computes proxy scores.
+        rows: Folder of the scores per validation row, a folder for each rate below it.
+    """
+    plan = plan_selection(config)
+    found = {model: score(model) for model in plan.to_score}
+    proxies = {model: each for model, (each, _) in found.items()}
+    seconds = sum(each for _, each in found.values())
+    pool = _recalled(plan, proxies)
+    rates = sorted({rate for _, rate in curves})
+    best = {m: max(rates, key=lambda rate: curves[m, rate].validation[0]) for m in pool}
+    ties = _ties(config, plan, best, rows)
+    bracket = Bracket(pool, config.fine_tune.epochs, plan.decider.policy, ties)
+    paid = {(model, rate): 1 for model in pool for rate in rates}
+    while not bracket.finished:
+        rung = bracket.rung
+        for model in bracket.waiting():
+            arm = model, best[model]
+            paid[arm] = rung
+            bracket.record(model, rung, curves[arm].validation[rung - 1])
+    winner = bracket.winner, best[bracket.winner]
+    notes = f"policy {plan.decider.name}, {len(pool)} of {len(plan.packages)} recalled"
+    done = outcome(winner, paid, curves, seconds)
+    return Outcome(done.winner, done.validation, done.test, done.steps, done.seconds, notes)
+
+
+def _recalled(plan: SelectionPlan, proxies: Mapping[str, ProxyScore]) -> tuple[str, ...]:
+    """The candidates that enter the first rung."""
+    predictor, pool = plan.decider.predictor, plan.pool
+    if pool < len(plan.packages) and lacks_information(plan.recall, predictor, proxies):
+        pool = plan.widest
+    ranked = recall_candidates(plan.recall, proxies, mode="default", predictor=predictor, pool=pool)
+    return tuple(item.model for item in ranked if item.kept)
+
+
+def _ties(
+    config: SelectConfig, plan: SelectionPlan, best: Mapping[str, float], rows: Path
+) -> TieBreaker:
+    """Settles ties by the scores per row, each candidate's at its rate."""
+    for model, rate in best.items():
+        for rung in range(1, config.fine_tune.epochs + 1):
+            found = read_row_scores(rows / f"{rate:g}", model, rung)
+            if found is not None:
+                write_row_scores(rows / "played", model, rung, found)
+    traits = {ref: Traits.of(package) for ref, package in plan.packages.items()}
+    return TieBreaker(config.ties, rows / "played", traits)
+
+
+def play_baselines(cases: Mapping[str, Curves], method: Method) -> dict[str, Outcome]:
+    """One baseline on every case (a target with a seed); Tune's schedulers run in one Ray.
+
+    Returns:
+        Case to outcome.
+    """
+    matrix, arms = PerformanceMatrix(), {_name(arm): arm for c in cases.values() for arm in c}
+    for name in arms:
+        matrix = matrix.add_model(name)
+    for case in cases:
+        matrix = matrix.add_dataset(case)
+    matrix = matrix.add_cells(
+        MeasuredCell(_name(arm), case, curve.validation, curve.test)
+        for case, curves in cases.items()
+        for arm, curve in curves.items()
+    )
+    settings = ReplaySettings(method=method, never_history=tuple(cases))
+    found = {}
+    for result in replay(matrix, list(cases), settings).results:
+        paid: dict[Arm, int] = {}
+        for rung in result.rungs:
+            paid |= {arms[name]: rung.rung for name in rung.trained}
+        found[result.target] = outcome(arms[result.winner], paid, cases[result.target])
+    return found
+
+
+def _name(arm: Arm) -> str:
+    return f"{arm[0]} at {arm[1]:g}"

@@ -1,0 +1,295 @@
+"""Selection with real training: cost and result against brute force, ASHA and HyperBand.
+
+The candidates are tiny encoders of different corpora and components, pre-trained here. The targets
+are real texts, images and sounds. Every candidate is trained once by the code of the product's
+trials on every target, with each seed and learning rate; each method is then played on the recorded
+curves: the product's own plan, proxies (really computed), recall and bracket, and the schedulers
+of Ray Tune. A whole `select` job per modality, on a cluster, shows that it decides as the records
+say.
+
+Run: `python benchmarks/selection_training.py --work FOLDER [--data DATA] [--write]`. DATA has the
+public sets. What FOLDER has already is not done again: a stopped run goes on. `--write` puts
+the section into selection.md (about 20 CPU minutes).
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peers.played_methods import (
+    BASELINES,
+    Curves,
+    Outcome,
+    play_baselines,
+    play_two_phase,
+)
+from peers.real_data import HISTORY, TARGETS, corpora, history, target_rows
+from peers.recorded_trials import Records
+from peers.tiny_zoo import RECIPES, WIDTH, make_zoo
+from peers.training_page import BRUTE, HEADING, OURS, Case, goal_found, section
+from peers.whole_jobs import import_minilm, run_job
+from selection import DATA as PUBLISHED
+from selection import PAGE, TITLE, with_section
+
+from orchestrator.selection.benchmark_runner import complete_matrix, plan_benchmark
+from orchestrator.selection.config import BenchmarkConfig, SelectConfig
+from orchestrator.selection.matrix.files import write_matrix
+from orchestrator.selection.planning import plan_selection
+from orchestrator.selection.results import ProxyScore
+from orchestrator.selection.scores.features import ProxyPayload
+from orchestrator.selection.trials.fine_tuning import FineTuneTrial, TrialPayload
+from orchestrator.selection.trials.journal import Journal
+from orchestrator.training.config import FineTuneConfig
+from orchestrator.zoo import Zoo
+
+DATA: Final = PUBLISHED.parents[1]
+EPOCHS: Final = 5
+RATES: Final = (1e-3, 3e-3, 1e-2)
+SEEDS: Final = (0, 1, 2)
+FAST: Final = "two_phase, fast"
+FINE_TUNE: Final = FineTuneConfig(epochs=EPOCHS, max_length=32, learning_rate=2e-3)
+"""Of the history, at the product's default rate of narrow models."""
+
+
+class Bench:
+    """Work folder, data, and everything that is recorded.
+
+    Args:
+        work: Folder of what is done.
+        data: Folder of the public sets.
+        targets: Names of the targets.
+    """
+
+    def __init__(self, work: Path, data: Path, targets: tuple[str, ...]) -> None:
+        self.work, self.data, self.targets = work, data, targets
+        self.records = Records(work / "records.jsonl")
+
+    def prepare(self) -> None:
+        """Pre-train the zoo, and measure its history on other texts."""
+        make_zoo(self.work, corpora(self.work / "data", self.data))
+        config = BenchmarkConfig.model_validate(
+            {
+                "run": self._run("history"),
+                "packages": [name for name in RECIPES if RECIPES[name].parts[0] == "word"],
+                "datasets": [
+                    {"source": s} for s in history(self.work / "data", self.data).values()
+                ],
+                "fine_tune": FINE_TUNE.model_dump(),
+                "matrix": str(self.matrix),
+            }
+        )
+        if self.matrix.is_file():
+            return
+        plan, journal = plan_benchmark(config), Journal(self.work / "history.jsonl")
+        for number, cell in enumerate(plan.cells):
+            trial = FineTuneTrial(
+                TrialPayload(
+                    trial=cell.trial,
+                    package=cell.package,
+                    zoo=plan.zoo,
+                    task=cell.spec,
+                    fine_tune=FINE_TUNE,
+                    seed=config.seed,
+                    state=str(self.work / "states" / f"history-{number}"),
+                )
+            )
+            while not trial.done and len(journal.of(cell.trial)) < EPOCHS:
+                journal.append(trial.step().journal_row())
+            say(f"history: {cell.trial}")
+        write_matrix(complete_matrix(plan, journal, EPOCHS), self.matrix)
+
+    @property
+    def matrix(self) -> Path:
+        """File of the performance matrix."""
+        return self.work / "matrix.parquet"
+
+    def _run(self, name: str) -> dict[str, Any]:
+        return {"name": name, "dir": str(self.work / "runs"), "zoo": str(self.work / "zoo")}
+
+    def config(self, target: str, seed: int, **more: Any) -> SelectConfig:
+        """The select job of one target and seed."""
+        name = f"{target}-{seed}"
+        return SelectConfig.model_validate(
+            {
+                "run": self._run(f"select-{name}"),
+                "seed": seed,
+                "target": {"source": target_rows(self.work / "data", self.data, target, seed)},
+                "matrix": str(self.matrix),
+                "candidates": list(RECIPES),
+                "fine_tune": FINE_TUNE.model_dump(),
+                "salvage": False,
+                "package": name,
+                **more,
+            }
+        )
+
+    def curves(self, target: str, seed: int) -> Curves:
+        """Every candidate of the target's modality at every rate; trains what is not recorded."""
+        config = self.config(target, seed)
+        found = {}
+        for package in plan_selection(config).packages:
+            for rate in RATES:
+                key = f"{target}-{seed} {package} {rate:g}"
+                rows = self.rows(target, seed) / f"{rate:g}"
+                curve = self.records.curve(key, self._payload(config, package, rate, rows))
+                say(f"{key}: {curve.error or f'{curve.validation[-1]:.3f}'}")
+                if not curve.error:
+                    found[package, rate] = curve
+        return found
+
+    def rows(self, target: str, seed: int) -> Path:
+        """Folder of the scores per validation row, a folder for each rate below it."""
+        return self.work / "rows" / f"{target}-{seed}"
+
+    def _payload(self, config: SelectConfig, package: str, rate: float, rows: Path) -> TrialPayload:
+        return TrialPayload(
+            trial=package,
+            package=package,
+            zoo=config.run.zoo,
+            task=config.target,
+            fine_tune=FINE_TUNE.model_copy(update={"learning_rate": rate}),
+            seed=config.seed,
+            state=str(self.work / "states" / config.package),
+            row_scores=str(rows),
+        )
+
+    def score(self, target: str, seed: int, package: str) -> tuple[ProxyScore, float]:
+        """Proxy scores of a candidate as `select` computes them, and their CPU seconds."""
+        config = self.config(target, seed)
+        payload = ProxyPayload(
+            package=package,
+            zoo=config.run.zoo,
+            task=config.target,
+            proxies=config.recall.proxies,
+            rows=config.recall.max_proxy_rows,
+            max_length=config.fine_tune.max_length,
+            seed=seed,
+        )
+        return self.records.proxy(f"{target}-{seed} {package} proxy", payload)
+
+    def cases(self) -> Iterator[tuple[str, int]]:
+        """Every target with every seed, one seed of all targets after the other."""
+        return ((target, seed) for seed in SEEDS for target in self.targets)
+
+
+def play(bench: Bench, curves: Mapping[Case, Curves]) -> dict[str, dict[Case, Outcome]]:
+    """Play every method on the recorded trials."""
+    found: dict[str, dict[Case, Outcome]] = {OURS: {}, FAST: {}}
+    for case, each in curves.items():
+        for method, policy in ((OURS, "default"), (FAST, "fast")):
+            config = bench.config(*case, halving={"policy": policy})
+            found[method][case] = play_two_phase(
+                config, each, partial(bench.score, *case), bench.rows(*case)
+            )
+    names = {f"{target}-{seed}": (target, seed) for target, seed in curves}
+    cases = {name: curves[case] for name, case in names.items()}
+    for title, method in BASELINES.items():
+        say(f"{title} ...")
+        played = play_baselines(cases, method)
+        found[title] = {names[name]: outcome for name, outcome in played.items()}
+    for case, outcome in found[BRUTE].items():
+        plan = plan_selection(bench.config(*case))
+        notes = f"{len(plan.packages)} ({len(plan.failed)} left out)"
+        found[BRUTE][case] = replace(outcome, notes=notes)
+    return found
+
+
+def jobs(bench: Bench, curves: Mapping[Case, Curves]) -> list[str]:
+    """Whole jobs at one learning rate: one per modality, and one with MiniLM among them."""
+    lines = [
+        "| select | chosen: job, records | test: job, records | steps: job, records | "
+        "seconds: job, records | wall, s |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    firsts = {TARGETS[name].modality: name for name in reversed(bench.targets)}
+    one = FINE_TUNE.model_copy(update={"learning_rate": RATES[1]}).model_dump()
+    for target in firsts.values():
+        config, case = bench.config(target, 0, fine_tune=one), (target, 0)
+        job = run_job(config, bench.work / "jobs")
+        same = {arm: curve for arm, curve in curves[case].items() if arm[1] == RATES[1]}
+        played = play_two_phase(config, same, partial(bench.score, *case), bench.rows(*case))
+        lines.append(
+            f"| {target} | {job.winner}, {played.winner[0]} | {job.test:.3f}, {played.test:.3f} "
+            f"| {job.steps}, {played.steps} | {job.seconds:.0f}, {played.seconds:.0f} "
+            f"| {job.wall:.0f} |"
+        )
+    return lines
+
+
+def minilm(bench: Bench, curves: Mapping[Case, Curves]) -> str:
+    """A job with a published checkpoint among the candidates, each at the rate of the rule."""
+    name = import_minilm(Zoo(bench.work / "zoo"))
+    target = bench.targets[0]
+    rule = FINE_TUNE.model_copy(update={"learning_rate": None}).model_dump()
+    config = bench.config(target, 0, candidates=[*RECIPES, name], fine_tune=rule)
+    config = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
+    job = run_job(config, bench.work / "jobs")
+    best = max(curve.test for curve in curves[target, 0].values())
+    places = [place for place, model in enumerate(job.recalled, 1) if model.startswith(name)]
+    place = f"place {places[0] if places else 'none'} of the {len(job.recalled)} recalled"
+    chosen = "chosen" if job.winner.startswith(name) else "not chosen"
+    return (
+        f"With all-MiniLM-L6-v2 among the candidates of {target}, each at the rate of the "
+        f"product's rule: {place}, {chosen}; test {job.test:.3f}, best of the tiny ones "
+        f"{best:.3f}; {job.seconds:.0f} s.\n" + goal_found(job.winner.startswith(name))
+    )
+
+
+def facts_of(bench: Bench, found: Mapping[str, Mapping[Case, Outcome]]) -> list[str]:
+    """Paragraphs on the zoo, the history, the targets and what was left out."""
+    inputs = [bench.config(case[0], case[1]) for case in found[BRUTE]]
+    reasons = {reason for config in inputs for reason in plan_selection(config).failed.values()}
+    target = TARGETS[bench.targets[0]]
+    return [
+        f"Zoo: {len(RECIPES)} encoders of width {WIDTH}, pre-trained on "
+        f"{len({recipe.corpus for recipe in RECIPES.values()})} corpora: {', '.join(RECIPES)}. "
+        f"History: the text encoders on {', '.join(HISTORY)}; none for images and sounds.",
+        f"Targets: {', '.join(bench.targets)}, {len(SEEDS)} seeds; {target.rows[0]} training rows "
+        f"of a text; {EPOCHS} epochs; learning rates {', '.join(f'{rate:g}' for rate in RATES)}.",
+        f"Left out at no cost, as their config says: {'; '.join(sorted(reasons))}.",
+    ]
+
+
+def say(text: str) -> None:
+    """Tell on stderr what is done."""
+    sys.stderr.write(f"{text}\n")
+
+
+def main() -> int:
+    """Record what is missing, play every method, and write the section if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder of what is done")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the public sets")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=tuple(TARGETS))
+    parser.add_argument("--until", choices=("zoo", "records"), help="stop after this part")
+    parser.add_argument("--without-jobs", action="store_true", help="no whole jobs, no MiniLM")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench(options.work.absolute(), options.data.absolute(), tuple(options.targets))
+    bench.prepare()
+    if options.until == "zoo":
+        return 0
+    curves = {case: bench.curves(*case) for case in bench.cases()}
+    for case in curves:
+        for package in plan_selection(bench.config(*case)).to_score:
+            bench.score(*case, package)
+    if options.until == "records":
+        return 0
+    found = play(bench, curves)
+    whole = [] if options.without_jobs else [*jobs(bench, curves), "", minilm(bench, curves)]
+    text = section(found, facts_of(bench, found), whole)
+    sys.stdout.write(f"## {HEADING}\n\n{text}\n")
+    if options.write:
+        old = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else TITLE
+        PAGE.write_text(with_section(old, HEADING, text), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
