@@ -97,6 +97,23 @@ def session_for(
         yield session
 
 
+@contextmanager
+def session_at_hand(cluster: ClusterSection) -> Iterator[None]:
+    """Connect like `session_for`, but start no Ray: this machine is only asked for its room.
+
+    For checks that take long, so that neither they nor the start of Ray are in vain.
+
+    Raises:
+        InputError: The resources are not there or the address does not answer.
+    """
+    if _initialized() or cluster.address or os.environ.get("RAY_ADDRESS"):
+        with session_for(cluster):
+            yield
+    else:
+        _require_here(ask_for(cluster, cluster.workers, "cluster.workers"))
+        yield
+
+
 def ask_for(cluster: ClusterSection, workers: int, name: str) -> Ask:
     """Return the resources of a number of workers.
 

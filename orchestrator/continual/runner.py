@@ -97,7 +97,7 @@ def _pinned(folder: RunFolder, package: Package) -> Package:
     """Return the package the run began with: its alias may have moved since."""
     pinned = folder.done("package")
     if pinned is None:
-        folder.mark("package", {"ref": package.ref})
+        folder.pin("package", {"ref": package.ref})
         return package
     zoo = Zoo(folder.config.run.zoo)
     return package if pinned["ref"] == package.ref else zoo.get(pinned["ref"])

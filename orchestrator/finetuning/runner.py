@@ -180,7 +180,7 @@ def _train(folder: RunFolder, inputs: "FinetuneInputs") -> Summary:
             rate = type(rate)(config.train.learning_rate, "as the job says")
         if config.search is not None:
             search = partial(search_grid, folder, inputs, config.search, rate)
-            trials = folder.once(SEARCH, GridResult, search).trials
+            trials = folder.once(SEARCH, GridResult, search, work=True).trials
             inputs = replace(inputs, config=with_values(config, trials[0].values))
             rate = type(rate)(trials[0].values.learning_rate, f"the best of {len(trials)} trials")
         logger.info("learning rate %g: %s", rate.value, rate.reason)

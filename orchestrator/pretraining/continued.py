@@ -23,7 +23,7 @@ from orchestrator.errors import ConfigError, IntegrityError, Problem
 from orchestrator.modeling.config import ModelConfig, read_config
 from orchestrator.pretraining.objectives import trained_targets
 from orchestrator.storage import read_json
-from orchestrator.storage.runs import CONFIG_NAME, JOURNAL_NAME
+from orchestrator.storage.run_state import CONFIG_NAME, JOURNAL_NAME
 
 if TYPE_CHECKING:
     from orchestrator.modeling.targets.configs import TargetConfig

@@ -124,10 +124,10 @@ def _launch(works: Sequence["_Work"]) -> None:
     """Launch the workers, watch them, and commit a package for each model that they finish."""
     from orchestrator.cluster.launcher import launch
     from orchestrator.cluster.observe.watch import Watcher
-    from orchestrator.cluster.session import session_for
+    from orchestrator.cluster.session import session_at_hand
 
     first = works[0].config
-    with session_for(first.cluster):
+    with session_at_hand(first.cluster):  # a Ray of its own starts when the inputs are there
         payload = PretrainPayload(jobs=tuple(work.prepare() for work in works))
         names = first.run.name  # becomes the name of a folder, which has a limit
         names += f" and {len(works) - 1} more" if len(works) > 1 else ""
@@ -220,7 +220,7 @@ class _Work:
         folders = [Path(each) for each in (job.corpus, job.guard) if each is not None]
         shared = [self.run.share(folder) for folder in folders]
         names = [place.rpartition("/")[2] for place in shared if "://" in place]
-        self.run.mark(CORPORA, {"folders": names})
+        self.run.pin(CORPORA, {"folders": names})
         places = dict(zip(("corpus", "guard"), shared, strict=False))
         more = {"run_dir": self.run.address, "lease": self.run.lease, **places}
         return job.model_copy(update=more)

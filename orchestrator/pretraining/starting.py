@@ -287,7 +287,7 @@ def require_same_data(run: RunFolder, corpus: AnyCorpus, step: str = STEP) -> No
     known = before.content is not None
     if before.sha256 == now.sha256 and (not known or before.content == now.content):
         if not known:
-            run.mark(step, now.model_dump(mode="json"))
+            run.pin(step, now.model_dump(mode="json"))
         return
     counted = before.size != now.size or before.sha256 != now.sha256
     what = f"{before.size}; now {now.size}" if counted else f"{now.size} as now, in another order"

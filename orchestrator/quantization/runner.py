@@ -51,7 +51,7 @@ def run(config: QuantizeConfig) -> JobResult:
             if pinned is None:
                 prepared = prepared or prepare(config)
                 pinned = {"ref": prepared.subject.package.ref}
-                folder.mark("package", pinned)
+                folder.pin("package", pinned)
             config = config.model_copy(update={"package": pinned["ref"]})  # its alias may move
             package = _quantize(config, prepared or prepare(config), folder)
         return conclude(folder, package, metrics=_metrics(package))

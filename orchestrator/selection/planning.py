@@ -221,10 +221,10 @@ def _pinned(config: SelectConfig, run: "RunFolder") -> SelectConfig:
     inputs = run.done("inputs")
     if inputs is None:
         found = resolve_packages(Zoo(config.run.zoo), config.candidates)
+        inputs = {"candidates": [package.ref for package in found]}
         if config.matrix is not None:
             write_matrix(read_matrix(config.matrix), copy)
-        inputs = {"candidates": [package.ref for package in found]}
-        run.mark("inputs", inputs)
+        run.pin("inputs", inputs, files=[MATRIX_NAME])
     matrix = None if config.matrix is None else str(copy)
     return config.model_copy(update={"candidates": tuple(inputs["candidates"]), "matrix": matrix})
 

@@ -66,7 +66,8 @@ class FileLock:
     """An exclusive lock on a file, held until `release` or the end of the process.
 
     The kernel's lock decides, so the lock of a dead process is free at once. Where the file system
-    has no locks, the process id in the file decides. The file itself stays.
+    has no locks, the process id in the file decides. The file itself stays, unless its holder
+    removes it.
 
     Args:
         path: The lock file; created when needed.
@@ -87,7 +88,8 @@ class FileLock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         holder = _read_holder(descriptor)
-        if not _try_lock(descriptor, holder):
+        # A file that its holder removed just now locks nothing any more.
+        if not _try_lock(descriptor, holder) or not os.fstat(descriptor).st_nlink:
             os.close(descriptor)
             raise LockedError(f"{self.path}: held by {holder}.")
         if holder.pid not in (None, os.getpid()):

@@ -12,30 +12,34 @@ from urllib.parse import quote
 from orchestrator.config import JobConfig, JobResult, dump_yaml
 from orchestrator.config.changes import PLACES, change_of
 from orchestrator.config.job import RunProgress
-from orchestrator.errors import ConfigError, InputError, IntegrityError, Problem
+from orchestrator.errors import ConfigError, InputError, OrchestratorError, Problem
 from orchestrator.storage.atomic import atomic_write_bytes, sweep_temporary
 from orchestrator.storage.files import sha256_bytes
-from orchestrator.storage.json_files import Model, json_bytes, jsonable, parse_model, read_json
+from orchestrator.storage.json_files import Model, json_bytes, jsonable, parse_model
 from orchestrator.storage.locks import FileLock, LockedError
 from orchestrator.storage.remote.mirror import Mirror, local_folder
-from orchestrator.storage.remote.mirrored_run import MirroredRun
+from orchestrator.storage.remote.mirrored_run import LOGS, MirroredRun
 from orchestrator.storage.run_changes import (
     Changed,
     changes_between,
     refused_changes,
     settings_of,
 )
+from orchestrator.storage.run_state import (
+    CONFIG_NAME,
+    IDENTITY,
+    JOURNAL_NAME,
+    LOCK_NAME,
+    PINNED,
+    RESULT_NAME,
+    STAGE_NAME,
+    STATE_FILES,
+    has_only_begun,
+    read_state,
+)
 from orchestrator.storage.stores import LocalStore, Store
 from orchestrator.storage.uris import local_path
 
-CONFIG_NAME = "job.yaml"
-STAGE_NAME = "stage.json"
-RESULT_NAME = "result.json"
-JOURNAL_NAME = "journal"
-LOCK_NAME = ".lock"
-IDENTITY = "identity"
-"""Step under which the id of the run is recorded."""
-STATE_FILES = (CONFIG_NAME, STAGE_NAME, RESULT_NAME)
 PROLONGED = "prolonged"
 """Step under which it is recorded how often the run was prolonged."""
 FINISHED = ("done", "refused")
@@ -121,7 +125,15 @@ class RunFolder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            if isinstance(error, InputError) and has_only_begun(self.path, self._store()):
+                self._remove()
+        except (OSError, OrchestratorError) as failed:  # the reason that is raised stands
+            logger.warning(
+                "event=refused_run_not_removed path=%s reason=%r", self.path, str(failed)
+            )
+        finally:
+            self.close()
 
     @property
     def lease(self) -> int:
@@ -165,7 +177,7 @@ class RunFolder:
         Raises:
             RefusedError: The run is done, and a gate refused its package.
         """
-        stored = self._read(self.path / RESULT_NAME)
+        stored = read_state(self.path / RESULT_NAME)
         if stored is None or stored.get("status") not in FINISHED:
             return None
         result: JobResult = JobResult.model_validate(stored)
@@ -177,10 +189,12 @@ class RunFolder:
 
     def done(self, step: str) -> dict[str, Any] | None:
         """Return what `mark` recorded for a step, or None when it has to run."""
-        stored = self._read(self._step_path(step))
+        stored = read_state(self._step_path(step))
         return stored["payload"] if stored is not None and stored.get("step") == step else None
 
-    def once(self, step: str, kind: type[Model], make: Callable[[], Model]) -> Model:
+    def once(
+        self, step: str, kind: type[Model], make: Callable[[], Model], *, work: bool = False
+    ) -> Model:
         """Return what a step found when it was first reached: made now, or recorded then.
 
         For what must not change while a run is continued, like the version behind an alias.
@@ -189,6 +203,7 @@ class RunFolder:
             step: As for `mark`.
             kind: What the step records; fields that are None are left out.
             make: Finds it.
+            work: Whether finding it is work of the run, as for `mark`, and not a `pin`.
 
         Raises:
             IntegrityError: What is recorded is not of this kind.
@@ -197,7 +212,7 @@ class RunFolder:
         if found is not None:
             return parse_model(found, kind, str(self._step_path(step)))
         made = make()
-        self.mark(step, made.model_dump(mode="json", exclude_none=True))
+        (self.mark if work else self.pin)(step, made.model_dump(mode="json", exclude_none=True))
         return made
 
     def mark(self, step: str, payload: dict[str, Any]) -> None:
@@ -208,6 +223,26 @@ class RunFolder:
             payload: JSON data; NumPy values and paths are converted, NaN becomes null.
         """
         self._write(self._step_path(step), {"step": step, "payload": payload})
+
+    def pin(self, step: str, payload: dict[str, Any], files: Sequence[str] = ()) -> None:
+        """Record what a run begins with, like `mark`, though nothing is finished by it.
+
+        A run that is refused for its input when all its steps are pins leaves no folder.
+
+        Args:
+            step: As for `mark`.
+            payload: As for `mark`.
+            files: Files of the run that belong to it.
+        """
+        stored = {"step": step, "payload": payload, PINNED: list(files)}
+        self._write(self._step_path(step), stored)
+
+    def _remove(self) -> None:
+        """Remove the run, what it began with first: its name is free again."""
+        if self.remote is not None:
+            self.remote.remove([JOURNAL_NAME, LOGS, *STATE_FILES])
+        shutil.rmtree(self.path / JOURNAL_NAME)
+        shutil.rmtree(self.path)
 
     def _step_path(self, step: str) -> Path:
         name = quote(step, safe=" ,=@+()").replace(".", "%2E")
@@ -225,21 +260,6 @@ class RunFolder:
             self.remote.write(path, data)
         atomic_write_bytes(path, data)
 
-    def _read(self, path: Path) -> dict[str, Any] | None:
-        """Return what `_write` stored; damaged content is logged and counts as not there."""
-        try:
-            stored = read_json(path)
-        except FileNotFoundError:
-            return None
-        except IntegrityError as error:
-            logger.warning("event=damaged_run_state path=%s reason=%r", path, str(error))
-            return None
-        digest = stored.pop("sha256", None) if isinstance(stored, dict) else None
-        if digest is None or digest != sha256_bytes(json_bytes(stored)):
-            logger.warning("event=damaged_run_state path=%s reason='its hash differs'", path)
-            return None
-        return dict(stored)
-
     @property
     def package_id(self) -> str:
         """The run's id in the package that it commits; a prolonged run commits another one."""
@@ -253,7 +273,7 @@ class RunFolder:
         """Compare with what the folder was made for, then write the config and the stage."""
         for folder in (self.path, self.path / JOURNAL_NAME):
             sweep_temporary(folder, grace_s=0)  # we hold the lock: whoever wrote them is gone
-        status = (self._read(self.path / RESULT_NAME) or {}).get("status")
+        status = (read_state(self.path / RESULT_NAME) or {}).get("status")
         finished = status in FINISHED
         job = self.path / CONFIG_NAME
         before = settings_of(self.config, job) if job.exists() else None
@@ -272,7 +292,7 @@ class RunFolder:
         self._write_bytes(job, dump_yaml(self.config).encode("utf-8"))
 
     def _require_stage(self) -> None:
-        stored = self._read(self.path / STAGE_NAME)
+        stored = read_state(self.path / STAGE_NAME)
         if stored is None or stored.get("stage") == self.stage:
             return
         made_by = f"belongs to a run of the stage {stored.get('stage')!r}, not {self.stage!r}"
@@ -293,7 +313,7 @@ class RunFolder:
 
     def _reopen(self) -> None:
         """Make a finished run an unfinished one; killed in between, it is made so again."""
-        stored = self._read(self.path / RESULT_NAME)
+        stored = read_state(self.path / RESULT_NAME)
         self.mark(PROLONGED, {"times": self._times_prolonged() + 1})
         for name in self._outcome:
             self.drop(name)
@@ -313,5 +333,5 @@ class RunFolder:
             if isinstance(found, str):
                 return found
         made = uuid.uuid4().hex
-        self.mark(IDENTITY, {"id": made})
+        self.pin(IDENTITY, {"id": made})
         return made

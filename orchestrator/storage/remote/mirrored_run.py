@@ -70,6 +70,24 @@ class MirroredRun:
         self._lease.require()
         self.mirror.store.write(path.relative_to(self.mirror.folder).as_posix(), data)
 
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files and folders of the run, in this order.
+
+        Args:
+            names: Their names; what is not there is passed over.
+
+        Raises:
+            LockedError: Another process has taken over the run.
+            StageError: The store failed for too long.
+        """
+        store = self.mirror.store
+        for name in names:
+            self._lease.require()
+            if name in store.folders():
+                store.drop(name)
+            else:
+                store.remove(name)
+
     def _copy_logs(self) -> None:
         folder = self.mirror.folder / LOGS
         found = {file.name: file.stat().st_size for file in folder.glob("*") if file.is_file()}

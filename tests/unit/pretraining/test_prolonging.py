@@ -10,7 +10,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.pretraining import runner, window_sources
 from orchestrator.pretraining.worker import EXPORT, pretrain
 from orchestrator.storage.operations import fault_hook
-from orchestrator.storage.runs import RESULT_NAME
+from orchestrator.storage.run_state import RESULT_NAME
 from orchestrator.training.events import RunStarted
 from orchestrator.zoo import Zoo, committed
 

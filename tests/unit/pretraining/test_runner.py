@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from orchestrator.cluster import launcher, session
 from orchestrator.data.processors.text import TextProcessor
 from orchestrator.errors import InputError
 from orchestrator.modeling.package import load_model
@@ -71,6 +72,22 @@ def test_a_run_does_not_go_on_with_other_data(make_config, documents, tmp_path):
 def test_jobs_of_one_group_must_agree_about_the_group(make_config):
     with pytest.raises(InputError, match="same cluster section"):
         runner.run_all([make_config(), make_config("cluster.max_failures=1")])
+
+
+def test_a_missing_corpus_is_refused_before_ray_starts_and_leaves_nothing(
+    make_config, documents, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(session, "_private_ray", None)
+    place = tmp_path / "later"
+    config = make_config(f"data.data.source=files:{place}")
+    with pytest.raises(InputError, match="later"):
+        runner.run(config)
+    assert not (tmp_path / "runs" / "tiny").exists()
+    shutil.copytree(documents, place)
+    monkeypatch.setattr(launcher, "launch", None)
+    with pytest.raises(TypeError, match="not callable"):  # it gets as far as the launch
+        runner.run(make_config(f"data.data.source=files:{place}", "seed=8"))
 
 
 def test_too_many_workers_are_refused_before_the_corpus_is_read(make_config, tmp_path):

@@ -192,6 +192,24 @@ def test_a_run_goes_on_with_another_staging_folder(root, monkeypatch, tmp_path):
         RunFolder.open(config(root, steps=11), "pretrain")
 
 
+def refuse(config, stage, work):
+    with RunFolder.open(config, stage) as run:
+        (run.path / "tensorboard").mkdir()
+        (run.path / "tensorboard" / "events").write_bytes(b"curve")
+        (run.mark if work else run.pin)("data", {"sha256": "of bad data"})
+        raise InputError("no corpus")
+
+
+def test_a_run_that_is_refused_for_its_input_leaves_the_store(root):
+    store = RemoteStore(f"{root}/r")
+    with pytest.raises(InputError, match="no corpus"):
+        refuse(config(root), "pretrain", work=False)
+    assert [name for name in store.files() if name[0] != "."] == store.folders() == []
+    with pytest.raises(InputError, match="no corpus"):
+        refuse(config(root, steps=11), "select", work=True)
+    assert "job.yaml" in store.files()
+
+
 def test_two_drivers_on_two_machines(root, monkeypatch, tmp_path):
     first = RunFolder.open(config(root), "pretrain")
     monkeypatch.setenv("ORCHESTRATOR_CACHE", str(tmp_path / "other machine"))

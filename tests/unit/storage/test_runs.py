@@ -5,7 +5,7 @@ import time
 import pytest
 from pydantic import Field
 
-from orchestrator.config import JobConfig, JobResult
+from orchestrator.config import JobConfig, JobResult, StrictModel
 from orchestrator.errors import ConfigError, InputError, StageError
 from orchestrator.storage import FileLock, LockedError, RunFolder, locked
 from orchestrator.storage import locks as lock_module
@@ -110,6 +110,79 @@ def test_where_a_run_happens_may_differ(tmp_path):
     )
     with RunFolder.open(moved, "s") as run:
         assert "zoo: other" in (run.path / "job.yaml").read_text()
+
+
+class Pin(StrictModel):
+    value: str
+
+
+def refuse(config, error=InputError, *, work=False, name=None):
+    with RunFolder.open(config, "finetune") as run:
+        _work(run, work=work, name=name)
+        raise error(run.id)
+
+
+def _work(run, *, work, name):
+    run.once("rows", Pin, lambda: Pin(value="seen"))
+    (run.path / "matrix.parquet").write_text("a copy", encoding="utf-8")
+    run.pin("inputs", {"matrix": "m"}, files=["matrix.parquet"])
+    if work:
+        run.once("search", Pin, lambda: Pin(value="took hours"), work=True)
+    if name is not None:
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_text("of a unit", encoding="utf-8")
+
+
+def test_a_run_that_is_refused_for_its_input_leaves_nothing_behind(tmp_path):
+    with pytest.raises(InputError) as caught:
+        refuse(config(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    with RunFolder.open(config(tmp_path, steps=20), "select") as again:  # nothing is locked
+        assert again.once("rows", Pin, lambda: Pin(value="repaired")).value == "repaired"
+        assert again.id != str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"work": True}, InputError),
+        ({"name": "units/0001/weights"}, InputError),
+        ({"name": "journal.jsonl"}, InputError),
+        ({}, StageError),
+    ],
+)
+def test_a_run_that_finished_something_stays_whatever_ends_it(tmp_path, options, error):
+    with pytest.raises(error) as caught:
+        refuse(config(tmp_path), error, **options)
+    with RunFolder.open(config(tmp_path), "finetune") as again:
+        assert again.id == str(caught.value)
+        assert again.once("rows", Pin, lambda: Pin(value="changed")).value == "seen"
+    with pytest.raises(ConfigError):
+        RunFolder.open(config(tmp_path, steps=20), "finetune")
+
+
+def test_a_finished_run_stays_when_it_is_refused(tmp_path):
+    with RunFolder.open(config(tmp_path), "s") as run:
+        run.finish(JobResult(run_dir=str(run.path)))
+    with pytest.raises(InputError), RunFolder.open(config(tmp_path), "s"):
+        raise InputError("the package is gone")
+    with RunFolder.open(config(tmp_path), "s") as run:
+        assert run.finished() is not None
+
+
+def test_a_lock_file_that_its_holder_removed_is_not_taken(tmp_path, monkeypatch):
+    path = tmp_path / "r" / ".lock"
+    holder = FileLock(path)
+    holder.acquire()
+
+    def holder_leaves(descriptor, blocking):
+        path.unlink()
+        holder.release()
+        return True
+
+    monkeypatch.setattr(lock_module, "lock_descriptor", holder_leaves)
+    with pytest.raises(LockedError):
+        FileLock(path).acquire()
 
 
 def test_a_setting_that_is_new_with_its_default_is_no_difference(tmp_path):
