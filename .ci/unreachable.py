@@ -28,6 +28,7 @@ OTHER_CHECKS = ("attribute", "import")
 ALLOWED: dict[str, str] = {
     "fault_hook": "the seam where tests end a process between two file operations",
     "is_numeric": "called by report/page.html",
+    "is_long": "called by report/page.html",
     "reconfigure": "called by Ray Serve on every replica when its config changes",
     "check_health": "called by Ray Serve on every replica",
     "build_model": "Python interface; described in orchestrator/modeling/README.md",

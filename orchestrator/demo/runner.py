@@ -12,6 +12,7 @@ from orchestrator.demo.summary import DemoSummary, HeadsChapter
 from orchestrator.quantization.results import PARETO_FILE, ParetoReport
 from orchestrator.report import figures, sections
 from orchestrator.report.page import Page, Section, Table
+from orchestrator.report.selection import performance_matrix, selection
 from orchestrator.storage import RunFolder, atomic_write_text
 
 STAGE = "demo"
@@ -92,8 +93,8 @@ def report(life: Lifecycle, summary: DemoSummary) -> Page:
                 models[0].unigram_entropy,
                 Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows)),
             ),
-            sections.performance_matrix(life.selected),
-            sections.selection(life.selected),
+            performance_matrix(life.selected),
+            selection(life.selected),
             sections.continual(life.learned.read_model(MATRIX_FILE, StreamEvaluation)),
             sections.quantization(life.quantized.read_model(PARETO_FILE, ParetoReport)),
             heads_section(summary.heads),

@@ -32,7 +32,11 @@ def _main(options: argparse.Namespace) -> int:
     from orchestrator.storage import atomic_write_text
     from orchestrator.zoo import Zoo
 
-    subject = options.subject
+    subject, output = options.subject, Path(options.output)
+    if not output.parent.is_dir():
+        raise InputError(f"--output: {output.parent} is not a folder. Make it first.")
+    if output.is_dir():
+        raise InputError(f"--output: {output} is a folder. Name the file to write in it.")
     folder, remote = Path(subject), "://" in subject
     if not remote and not folder.is_dir() and not PACKAGE.fullmatch(subject):
         raise InputError(
@@ -45,6 +49,6 @@ def _main(options: argparse.Namespace) -> int:
         run = folder if folder.is_dir() else None
         ref = package_of_run(subject) if remote or run is not None else subject
         page = package_page(Zoo(options.zoo), ref, run)
-    atomic_write_text(options.output, page.html())
-    sys.stdout.write(f"{options.output}: {page.title}, {len(page.sections)} sections\n")
+    atomic_write_text(output, page.html())
+    sys.stdout.write(f"{output}: {page.title}, {len(page.sections)} sections\n")
     return 0

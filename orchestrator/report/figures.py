@@ -1,4 +1,4 @@
-"""Pictures of a run: curves, heat map, halving bracket, accuracy matrix, Pareto front, latencies.
+"""Pictures of a run: curves, accuracy matrix, Pareto front, latencies.
 
 Style: one palette that color-blind readers can distinguish, SVG with real text.
 """
@@ -13,7 +13,6 @@ from markupsafe import Markup
 
 from orchestrator.quantization.results import ParetoPoint
 from orchestrator.report.page import Picture
-from orchestrator.selection.results import BracketCell
 
 # Okabe & Ito, "Color Universal Design" (2008).
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -140,33 +139,6 @@ def training_progress(history: pd.DataFrame) -> Picture:
     return render_svg(draw, width=7.2, height=2.1, ncols=len(PROGRESS))
 
 
-def matrix_heatmap(matrix: pd.DataFrame, linkage: np.ndarray | None) -> Picture:
-    """Draw the performance matrix (models x data sets), rows ordered by the dendrogram beside it.
-
-    Args:
-        matrix: Final test score, one row per model, one column per benchmark data set.
-        linkage: SciPy linkage over the rows, or None when fewer than two models exist.
-    """
-    from scipy.cluster.hierarchy import dendrogram
-
-    def draw(axes: Any) -> None:
-        tree, heat = axes
-        order = list(range(len(matrix)))
-        if linkage is not None and len(linkage):
-            drawn = dendrogram(
-                linkage, orientation="left", ax=tree, color_threshold=0.0,
-                above_threshold_color=PALETTE[0], no_labels=True,
-            )  # fmt: skip
-            order = list(reversed(drawn["leaves"]))
-        tree.set_xlabel("distance (1 - similarity)")
-        tree.spines["left"].set_visible(False)
-        tree.set_yticks([])
-        draw_table(heat, matrix.iloc[order], span=SCORES)
-
-    height = 1.3 + 0.36 * len(matrix)
-    return render_svg(draw, width=7.2, height=height, ncols=2, width_ratios=[1, 2.6])
-
-
 def accuracy_matrix(
     matrix: Sequence[Sequence[float | None]],
     tasks: Sequence[str],
@@ -218,38 +190,6 @@ def draw_table(
             axis.text(
                 column, row, form.format(value), ha="center", va="center", color=ink, fontsize=8
             )
-
-
-def halving_bracket(cells: Sequence[BracketCell], metric: str = "accuracy") -> Picture:
-    """Draw successive halving: validation curves, predictions, and where models were dropped.
-
-    Args:
-        cells: One per model and rung.
-        metric: Name of the score.
-    """
-    table = pd.DataFrame([cell.model_dump() for cell in cells])
-
-    def draw(axis: Any) -> None:
-        by_rung = table.sort_values("rung", kind="stable")
-        for index, (model, rows) in enumerate(by_rung.groupby("model", sort=False)):
-            style = series_style(index)
-            axis.plot(rows["rung"], rows["score"], marker="o", ms=4, label=str(model), **style)
-            axis.plot(
-                rows["rung"], rows["predicted"], marker="x", ms=5, ls="none", color=style["color"]
-            )
-            last = rows.iloc[-1]
-            if not last["kept"]:
-                axis.annotate(
-                    "dropped", (last["rung"], last["score"]), xytext=(5, -3), fontsize=7,
-                    textcoords="offset points", color=style["color"],
-                )  # fmt: skip
-        axis.set_xticks(sorted(table["rung"].unique()))
-        axis.set_xlabel("rung (epochs trained)   ·   o validation, x predicted final")
-        axis.set_ylabel(metric)
-        axis.margins(x=0.12)
-        axis.legend(fontsize=8)
-
-    return render_svg(draw, width=7.2, height=3.2)
 
 
 def pareto_front(points: Sequence[ParetoPoint]) -> Picture:

@@ -7,7 +7,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from orchestrator.report.heat_map import TREE_WIDTH, HeatMap, shades
+
 TEMPLATE = "page.html"
+LONG_TABLE = 30
+"""Rows from which a table scrolls in a box of its own."""
 
 Cell = str | float | int | bool | None
 """A value of a table; text is escaped, numbers are rounded by ``show``."""
@@ -27,6 +31,11 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     highlight: int | None = None
 
+    @property
+    def is_long(self) -> bool:
+        """Whether it scrolls in a box of its own."""
+        return len(self.rows) >= LONG_TABLE
+
     def is_numeric(self, column: int) -> bool:
         """Return whether a column holds numbers only; missing values count as numbers."""
         return all(isinstance(row[column], int | float | None) for row in self.rows)
@@ -45,12 +54,22 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """A sentence between tables and pictures."""
+
+    text: str
+
+
+Block = Table | Picture | HeatMap | Note
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
-    """One part of the page: a heading, a sentence on how to read it, then tables and pictures."""
+    """One part of the page: a heading, a sentence on how to read it, then its blocks."""
 
     title: str
     lead: str
-    blocks: tuple[Table | Picture, ...]
+    blocks: tuple[Block, ...]
 
     @property
     def anchor(self) -> str:
@@ -86,6 +105,9 @@ class Page:
         )
         environment.filters["show"] = show
         environment.tests["table"] = lambda block: isinstance(block, Table)
+        environment.tests["heat_map"] = lambda block: isinstance(block, HeatMap)
+        environment.tests["note"] = lambda block: isinstance(block, Note)
+        environment.globals |= {"shades": shades(), "tree_width": TREE_WIDTH}
         return environment.get_template(TEMPLATE).render(page=self)
 
 

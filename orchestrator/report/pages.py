@@ -12,6 +12,7 @@ from orchestrator.report import sections
 from orchestrator.report.answers import answer_sections, interval
 from orchestrator.report.finetuning import finetuning_sections, run_sections, suite_section
 from orchestrator.report.page import Cell, Page, Section, Table, show
+from orchestrator.report.selection import performance_matrix, selection
 from orchestrator.selection.results import SelectionReport
 from orchestrator.storage import read_model
 from orchestrator.storage.json_files import MAX_JSON_BYTES, parse_json
@@ -130,10 +131,10 @@ def _selection(package: Package) -> Iterator[Part]:
         return
     report = package.read_model(SELECTION_FILE, SelectionReport)
     if report.matrix:
-        yield sections.performance_matrix(report)
+        yield performance_matrix(report)
     else:
         yield f"{package.ref} was selected without history: the performance matrix is missing."
-    yield sections.selection(report)
+    yield selection(report)
 
 
 def _continual(package: Package) -> Iterator[Part]:

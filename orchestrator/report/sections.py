@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from orchestrator.continual.results import StreamEvaluation
@@ -10,11 +9,6 @@ from orchestrator.pretraining.results import Evaluation, Figures
 from orchestrator.quantization.results import ParetoReport
 from orchestrator.report import figures
 from orchestrator.report.page import Cell, Section, Table
-from orchestrator.selection.costs.results import Ledger
-from orchestrator.selection.results import SelectionReport
-
-UNMEASURED = ("rows", "wall_s", "slots", "money", "currency")
-"""Fields of a ledger with their own lines, where they were measured."""
 
 
 def pretraining(
@@ -65,79 +59,6 @@ def training(history: pd.DataFrame, evaluation: Figures) -> Section:
         "One point per interval; a dashed line marks an interval with skipped steps.",
         (figures.training_progress(history), Table.of_figures(numbers)),
     )
-
-
-def performance_matrix(selection: SelectionReport) -> Section:
-    """Return the heat map and the dendrogram of the matrix that a selection read."""
-    matrix = pd.DataFrame.from_dict(selection.matrix, orient="index")
-    tree = None
-    if selection.linkage is not None:
-        matrix = matrix.loc[list(selection.linkage.models)]
-        tree = np.asarray(selection.linkage.matrix, dtype=float)
-    return Section(
-        "Performance matrix",
-        "Final test accuracy of every candidate on every benchmark task; models that succeed and "
-        "fail together are joined early in the tree.",
-        (figures.matrix_heatmap(matrix, tree),),
-    )
-
-
-def selection(report: SelectionReport) -> Section:
-    """Return the bracket, the ranking with reasons, and the cost of a selection."""
-    winners = [index for index, row in enumerate(report.ranking) if row.status == "winner"]
-    ranking = Table(
-        ("place", "model", "epochs", "why"),
-        tuple((row.place, row.model, row.epochs, row.reason) for row in report.ranking),
-        highlight=winners[0] if winners else None,
-    )
-    cost = {
-        name.replace("_", " "): value for name, value in report.ledger if name not in UNMEASURED
-    }
-    if report.ledger.wall_s:
-        cost |= {"wall s": round(report.ledger.wall_s, 1), "slots": report.ledger.slots}
-    if report.ledger.money is not None:
-        cost[report.ledger.currency] = report.ledger.money
-    return Section(
-        f"Selection for {report.target.name}",
-        f"Always answering the largest class scores {report.majority_accuracy:.3f} on test "
-        f"rows, the winner {report.test_accuracy:.3f}.",
-        (
-            figures.halving_bracket(report.bracket),
-            ranking,
-            *selection_remarks(report),
-            Table.of_figures(cost, "cost"),
-            *ledger_table(report.ledger),
-        ),
-    )
-
-
-def selection_remarks(report: SelectionReport) -> tuple[Table, ...]:
-    """Return ties, salvage and warnings of a selection, one row each; none without any."""
-    rows: list[tuple[Cell, ...]] = []
-    if report.tied_with_winner:
-        names = ", ".join(report.tied_with_winner)
-        rows.append(("tied with the winner", f"{names}: validation rows do not tell them apart"))
-    if report.salvage is not None:
-        rows.append(("salvage", report.salvage.in_words(report.winner)))
-    rows += [("warning", text) for text in report.warnings]
-    return (Table(("remark", ""), tuple(rows)),) if rows else ()
-
-
-def ledger_table(ledger: Ledger) -> tuple[Table, ...]:
-    """Return the rows of a ledger as one table; none for files of earlier releases."""
-    if not ledger.rows:
-        return ()
-    columns = ("phase", "model", "rung", "epochs", "steps", "seconds", "start-up s", "slots")
-    money = (ledger.currency,) if ledger.money is not None else ()
-    rows = [
-        (
-            *(row.phase, row.model, row.rung or "", row.epochs, row.steps),
-            *(round(row.seconds, 2), round(row.startup_s, 2), round(row.slots, 2)),
-            *((row.money or 0.0,) if money else ()),
-        )
-        for row in ledger.rows
-    ]
-    return (Table((*columns, *money), tuple(rows)),)
 
 
 def continual(evaluation: StreamEvaluation) -> Section:

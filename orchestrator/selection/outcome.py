@@ -13,6 +13,7 @@ from orchestrator.inference.examination import examine_draft
 from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.costs.accounting import NOTHING, Spent, ledger_of
+from orchestrator.selection.costs.comparison import compare_costs
 from orchestrator.selection.costs.constraints import EXCLUDED
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.planning import SelectionPlan
@@ -81,6 +82,7 @@ def selection_report(
     tied = () if ties is None else tuple(ties.tied(winner, last_rungs))
     clusters, linkage = _clusters(plan)
     matrix = plan.matrix.normalized().astype(object)
+    ledger = ledger_of(plan, proxies, bracket, journal.rows, spent)
     return SelectionReport(
         target=TargetSummary(
             name=task.name,
@@ -102,7 +104,8 @@ def selection_report(
         linkage=linkage,
         proxies={m: s.model_copy(update={"nulls": {}}) for m, s in proxies.items()},
         matrix=matrix.where(matrix.notna(), None).to_dict("index"),
-        ledger=ledger_of(plan, proxies, bracket, journal.rows, spent),
+        ledger=ledger,
+        comparison=compare_costs(ledger),
         latencies=dict(spent.latencies),
         ended=bracket.ended,
         warnings=tuple(warnings),
@@ -282,7 +285,8 @@ def _rungs(plan: SelectionPlan, bracket: Bracket) -> tuple[Rung, ...]:
     for rung, verdict in enumerate(bracket.verdicts, start=1):
         width = None
         if plan.decider.predictor is not None and len(history.datasets) >= MIN_HISTORY_SETS:
-            width = conformal_halfwidth(history, min(rung, history.stages), history.models)
+            found = conformal_halfwidth(history, min(rung, history.stages), history.models)
+            width = found if np.isfinite(found) else None
         trained = tuple(_trained(bracket, rung))
         rungs.append(Rung(rung=rung, trained=trained, kept=verdict.kept, halfwidth=width))
     return tuple(rungs)

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from orchestrator.config import StrictModel
 from orchestrator.errors import IntegrityError
-from orchestrator.selection.costs.results import Latency, Ledger
+from orchestrator.selection.costs.results import Latency, Ledger, MethodCost
 from orchestrator.selection.salvage.results import Salvage
 
 REPORT_NAME = "selection.json"
@@ -263,6 +263,9 @@ class SelectionReport(StrictModel):
     """Model id to data set to final test score; null where not measured."""
     ledger: Ledger
     """Cost."""
+    comparison: tuple[MethodCost, ...] = ()
+    """This cost first, then what other methods would have cost; empty in files of earlier
+    releases."""
     salvage: Salvage | None = None
     """Other candidates merged into the winner; null where none comes from its base."""
     latencies: dict[str, Latency] = Field(default_factory=dict)

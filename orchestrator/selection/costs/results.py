@@ -10,6 +10,7 @@ PROXY_EPOCHS = 0.5
 """Price of one proxy pass over the training split. A forward pass is about a third of a training
 step; the half is the paper's, so that costs compare with the published ones."""
 
+Compared = Literal["this selection", "brute force", "successive halving", "ASHA", "HyperBand"]
 Phase = Literal[
     "proxies", "latency", "learning rate", "rung", "completion", "salvage", "int8 check", "idle"
 ]
@@ -140,3 +141,19 @@ class Ledger(StrictModel):
             brute_force_steps=brute_force * steps_per_epoch,
             share_of_brute_force=round((epochs + proxy_epochs) / brute_force, 4),
         )
+
+
+class MethodCost(StrictModel):
+    """Cost of one method on the candidates of a selection."""
+
+    method: Compared
+    """The method; all but the first one were not run."""
+    epochs: float
+    """Fine-tuning epochs; proxy passes of this selection included."""
+    seconds: float | None = None
+    """Seconds of one slot, the work of this selection or epochs times seconds per epoch; null
+    where no epoch was timed."""
+    waiting_s: float = 0.0
+    """Further seconds of one slot: start-up and idle slots. Measured for this selection only."""
+    money: float | None = None
+    """Price of the seconds, waiting included; null without prices."""

@@ -36,3 +36,16 @@ def test_unknown_subjects_are_refused(tmp_path, capsys, subject, message):
     assert main(["report", subject, "--zoo", str(tmp_path / "zoo")]) == 2
     captured = capsys.readouterr()
     assert message in captured.err + captured.out
+
+
+@pytest.mark.parametrize(
+    ("output", "message"), [("none/x/r.html", "is not a folder"), ("", "is a folder")]
+)
+def test_a_page_is_written_where_a_folder_is(tmp_path, capsys, output, message):
+    commit_tiny(Zoo(tmp_path / "zoo"))
+    command = ["report", "tiny", "--zoo", str(tmp_path / "zoo"), "-o", str(tmp_path / output)]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--output: ")
+    assert message in line
+    assert not (tmp_path / "none").exists()

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.report import sections
 from orchestrator.report.page import Page, Section, Table, show
+from orchestrator.report.selection import performance_matrix, selection
 from tests.support import results
 
 HOSTILE = '<script>alert("x")</script>&$\\frac$'
@@ -74,8 +75,8 @@ def test_notes_are_on_the_page():
         lambda: Page("t", "s", sections=[Section("x", "y", (Table((HOSTILE,), ((HOSTILE,),)),))]),
         lambda: pages_with(
             sections.pretraining({HOSTILE: results.history()}, 1.0, Table((), ())),
-            sections.performance_matrix(results.selection_report((HOSTILE, "two/v0001"))),
-            sections.selection(results.selection_report((HOSTILE, "two/v0001"))),
+            performance_matrix(results.selection_report((HOSTILE, "two/v0001"))),
+            selection(results.selection_report((HOSTILE, "two/v0001"))),
             sections.continual(results.stream_evaluation((HOSTILE, "mail"))),
         ),
     ],

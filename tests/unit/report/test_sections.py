@@ -6,7 +6,6 @@ import pytest
 
 from orchestrator.report import figures, sections
 from orchestrator.report.page import Picture, Table
-from orchestrator.selection.salvage.results import Salvage
 from tests.support import results
 
 
@@ -42,58 +41,6 @@ def test_training_progress_reports_what_the_loss_guard_did():
     assert figures["tokens/s (median)"] == 900
     assert figures["memory of a worker, MB (maximum)"] == 200
     assert figures["seconds in which checkpoints held up training"] == 0.5
-
-
-def test_the_performance_matrix_shows_every_score_and_leaves_gaps():
-    svg, tables = picture_and_tables(sections.performance_matrix(results.selection_report()))
-    assert not tables
-    for text in ("one/v0001", "two/v0001", "news", "mail", "0.700", "0.800", "0.600"):
-        assert text in svg
-    assert "nan" not in svg
-
-
-def test_a_matrix_without_a_dendrogram_is_drawn_too():
-    svg, _ = picture_and_tables(sections.performance_matrix(results.selection_report(linkage=None)))
-    assert "0.700" in svg
-
-
-def test_selection_ranks_with_reasons_and_marks_the_winner():
-    section = sections.selection(results.selection_report())
-    svg, (ranking, cost) = picture_and_tables(section)
-    assert section.title == "Selection for topics"
-    assert "the winner 0.875" in section.lead
-    assert ranking.columns == ("place", "model", "epochs", "why")
-    assert ranking.rows[ranking.highlight] == (1, "one/v0001", 2, "best of the last rung")
-    assert dict(cost.rows)["share of brute force"] == 0.75
-    assert svg.count("dropped") == 1
-
-
-def test_the_ledger_is_a_table_with_money_where_there_are_prices():
-    report = results.selection_report()
-    row = {"phase": "rung", "model": "one/v0001", "rung": 1, "epochs": 1, "steps": 10}
-    rows = [{**row, "seconds": 2.0, "startup_s": 1.0, "money": 2.5e-6}, {"phase": "idle"}]
-    ledger = type(report.ledger).model_validate(
-        {**report.ledger.totals(), "wall_s": 2.5, "money": 5e-6, "currency": "EUR", "rows": rows}
-    )
-    section = sections.selection(report.model_copy(update={"ledger": ledger}))
-    *_, cost, table = picture_and_tables(section)[1]
-    assert dict(cost.rows)["EUR"] == 5e-6
-    assert table.columns[-1] == "EUR"
-    assert table.rows[0] == ("rung", "one/v0001", 1, 1, 10, 2.0, 1.0, 1.0, 2.5e-6)
-
-
-def test_selection_names_ties_salvage_and_warnings():
-    trial = {"model": "two/v0001", "share": 0.25, "validation": 0.875, "taken": True}
-    salvage = Salvage.model_validate({"before": 0.75, "after": 0.875, "trials": [trial]})
-    report = results.selection_report(
-        tied_with_winner=("two/v0001",), salvage=salvage, warnings=("the matrix is small",)
-    )
-    remarks = sections.selection(report).blocks[2]
-    assert remarks.rows == (
-        ("tied with the winner", "two/v0001: validation rows do not tell them apart"),
-        ("salvage", "two/v0001 (25%) merged into one/v0001: validation 0.7500 to 0.8750"),
-        ("warning", "the matrix is small"),
-    )
 
 
 def test_continual_learning_shows_the_matrix_and_the_figures():
