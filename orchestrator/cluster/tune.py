@@ -15,12 +15,12 @@ from typing import Any, Protocol, TypeVar
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.search import BasicVariantGenerator
+from ray.tune.search import Searcher
 
 from orchestrator.cluster.environment import temporary_defaults
 from orchestrator.cluster.processes import class_path, load_named
 from orchestrator.config import ClusterSection, StrictModel
-from orchestrator.training.events import EPOCH_RESULT
+from orchestrator.training.events import EPOCH_RESULT, NewTrial
 
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our journal holds the results
@@ -29,6 +29,8 @@ TUNE_ENVIRONMENT = {
     "TUNE_WARN_THRESHOLD_S": "10",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+MAX_PENDING = 16
+"""Trials of a queue that may wait for a process at a time; Tune's default is one."""
 
 Result = TypeVar("Result", bound=StrictModel)
 
@@ -54,14 +56,18 @@ class EpochTrial(Protocol):
         ...
 
 
-class PausingScheduler(Protocol):
-    """A Tune ``TrialScheduler`` that pauses trials and resumes them later.
+class TrialQueue(Protocol):
+    """A Tune ``TrialScheduler`` that makes trials as it goes, pauses them and resumes them later.
 
     It finds what a trial's ``step`` returned, as JSON, under the key `EPOCH_RESULT`.
     """
 
+    def next_trial(self) -> NewTrial | None:
+        """Return a trial that is to be started; None: none at this moment."""
+        ...
+
     def is_open(self) -> bool:
-        """Return whether a paused trial may still be resumed."""
+        """Return whether a trial may still be started or resumed."""
         ...
 
 
@@ -104,10 +110,9 @@ def run_trials(
     *,
     storage: Path,
     cluster: ClusterSection,
-    scheduler: PausingScheduler | None = None,
     on_result: Callable[[str, Result], None] | None = None,
 ) -> dict[str, str | None]:
-    """Run trials on the connected cluster, as many at once as fit.
+    """Run trials on the connected cluster to their ends, as many at once as fit.
 
     Args:
         target: ``module:Class`` of the trial, importable on every worker.
@@ -115,67 +120,108 @@ def run_trials(
         result: Class of what a trial's ``step`` returns.
         storage: Folder for Tune's own files, seen by every node.
         cluster: CPUs and GPUs of one trial, retries after a lost worker.
-        scheduler: Who decides (default: every trial runs to its end); reads ``config["trial"]``
-            and answers with ``is_open`` whether paused trials may still be resumed.
         on_result: Called with (trial id, result) in this process.
 
     Returns:
         Trial id -> its error, None for a trial that ended well; for every payload.
     """
-    takes = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-    chosen = {"bundle_label_selector": [cluster.labels]} if cluster.labels else {}
-    trainable = tune.with_resources(EpochTrainable, tune.PlacementGroupFactory([takes], **chosen))
     space = {
         "target": target,
         "trial": tune.grid_search(list(payloads)),
         "payload_class": tune.sample_from(lambda spec: class_path(payloads[spec.config.trial])),
         "payload": tune.sample_from(lambda spec: payloads[spec.config.trial].model_dump_json()),
     }
-    # A failed trial is the caller's to report: here it may be expected, and is in the outcome.
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
-    with temporary_defaults(TUNE_ENVIRONMENT):
-        grid = tune.Tuner(
-            trainable,
-            param_space=space,
-            tune_config=tune.TuneConfig(
-                scheduler=scheduler,
-                search_alg=_HeldOpen(scheduler.is_open) if scheduler else None,
-                reuse_actors=True,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
-            ),
-            run_config=tune.RunConfig(
-                name=f"tune-{time.time_ns():x}",  # ours is the state to resume from, not Tune's
-                storage_path=str(storage.absolute()),
-                failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
-                callbacks=[_Results(result, on_result)] if on_result else [],
-                verbose=0,
-            ),
-        ).fit()
+    callbacks = [_Results(result, on_result)] if on_result else []
+    grid = _fit(space, tune.TuneConfig(), storage, cluster, callbacks)
     # A trial that was dropped before it started has no config in its result, but a folder.
     names = {_folder_name(trial): trial for trial in payloads}
     return {names[Path(ended.path).name]: _last_line(ended.error) for ended in grid}
 
 
-class _HeldOpen(BasicVariantGenerator):  # type: ignore[misc]
-    """The grid, not finished while paused trials may go on: else Tune ends their idle actors.
+def run_queue(queue: TrialQueue, *, storage: Path, cluster: ClusterSection) -> None:
+    """Run the trials that a scheduler makes on the connected cluster, as many at once as fit.
 
-    Without this every rung would start its processes again.
+    Args:
+        queue: Makes the trials, hears their results and errors and decides between their epochs;
+            reads ``config["trial"]``.
+        storage: Folder for Tune's own files, seen by every node.
+        cluster: CPUs and GPUs of one trial, retries after a lost worker.
+    """
+    config = tune.TuneConfig(scheduler=queue, search_alg=_Queue(queue), num_samples=-1)
+    with temporary_defaults({"TUNE_MAX_PENDING_TRIALS_PG": str(MAX_PENDING)}):
+        _fit({}, config, storage, cluster, [])
+
+
+def _fit(
+    space: Mapping[str, object],
+    config: tune.TuneConfig,
+    storage: Path,
+    cluster: ClusterSection,
+    callbacks: list[tune.Callback],
+) -> tune.ResultGrid:
+    takes = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    chosen = {"bundle_label_selector": [cluster.labels]} if cluster.labels else {}
+    trainable = tune.with_resources(EpochTrainable, tune.PlacementGroupFactory([takes], **chosen))
+    config.reuse_actors = True
+    config.trial_name_creator = config.trial_dirname_creator = _trial_name
+    # A failed trial is the caller's to report: here it may be expected, and is in the outcome.
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
+    with temporary_defaults(TUNE_ENVIRONMENT):
+        return tune.Tuner(
+            trainable,
+            param_space=dict(space),
+            tune_config=config,
+            run_config=tune.RunConfig(
+                name=f"tune-{time.time_ns():x}",  # ours is the state to resume from, not Tune's
+                storage_path=str(storage.absolute()),
+                failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
+                callbacks=callbacks,
+                verbose=0,
+            ),
+        ).fit()
+
+
+class _Queue(Searcher):  # type: ignore[misc]
+    """The trials of a queue, not finished while it is open: else Tune ends the idle actors.
+
+    Without this every rung would start its processes again. Nothing is saved: a run continues from
+    our journal, never from Tune's snapshot.
     """
 
-    def __init__(self, is_open: Callable[[], bool]) -> None:
+    def __init__(self, queue: TrialQueue) -> None:
         super().__init__()
-        self._is_open = is_open
+        self._queue = queue
 
-    def is_finished(self) -> bool:
-        """Finished when the grid is, and nobody is left who could resume a trial."""
-        return bool(super().is_finished()) and not self._is_open()
+    def suggest(self, trial_id: str) -> dict[str, str] | str | None:
+        """Return the config of the next trial; None: none at this moment."""
+        if not self._queue.is_open():
+            return str(Searcher.FINISHED)
+        new = self._queue.next_trial()
+        if new is None:
+            return None
+        return {
+            "trial": new.name,
+            "target": new.target,
+            "payload_class": class_path(new.payload),
+            "payload": new.payload.model_dump_json(),
+        }
 
-    def save_to_dir(self, dirpath: str, **_: Any) -> None:
-        """Nothing is saved: a run continues from our journal, never from Tune's snapshot."""
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Nothing to do: the scheduler has seen the result."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing is saved."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing was saved."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing is saved."""
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        return BasicVariantGenerator, ()
+        return Searcher, ()
 
 
 class _Results(tune.Callback):  # type: ignore[misc]

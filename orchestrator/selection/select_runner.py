@@ -1,44 +1,41 @@
-"""The select job on a cluster: proxies as Ray tasks, halving on Ray Tune, then a package."""
+"""The select job on a cluster: screening and halving in one Ray Tune run, then a package."""
 
+import importlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.config import JobResult
-from orchestrator.errors import StageError
 from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.costs.accounting import Spent
 from orchestrator.selection.costs.clock import slots_of
-from orchestrator.selection.costs.constraints import too_slow
 from orchestrator.selection.costs.forecast import plan_lines
 from orchestrator.selection.costs.limits import BudgetLimit, open_limit
-from orchestrator.selection.costs.results import Latency
 from orchestrator.selection.halving import Bracket, replay_rows, rung_sizes
-from orchestrator.selection.outcome import publish_finalists, selection_report
 from orchestrator.selection.planning import SelectionPlan, describe_selection, plan_selection
-from orchestrator.selection.recall import lacks_information, recall_candidates
-from orchestrator.selection.results import REPORT_NAME, ProxyScore, Recalled, SelectionReport
+from orchestrator.selection.results import REPORT_NAME, SelectionReport
 from orchestrator.selection.salvage.results import Salvage
-from orchestrator.selection.scores.feature_cache import FOLDER as FEATURES
-from orchestrator.selection.scores.features import ProxyPayload
+from orchestrator.selection.screening import Screening
 from orchestrator.selection.ties.row_scores import FOLDER as ROW_SCORES
 from orchestrator.selection.ties.tie_breaker import TieBreaker, Traits, ties_in_words
-from orchestrator.selection.trials.failures import reason_of
 from orchestrator.selection.trials.fine_tuning import TrialPayload
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.selection.trials.runner import (
     JOURNAL_NAME,
+    TRIAL,
     merged_folder,
     remove_states,
+    run_selection,
     state_folder,
-    train_trials,
 )
+from orchestrator.selection.trials.source import TrialSource
 from orchestrator.storage import RunFolder, atomic_write_json
+from orchestrator.training.events import NewTrial
 from orchestrator.zoo import Package, Zoo, committed
 
 STAGE = "select"
-PROXY_TIMEOUT_S = 600.0
+OUTCOME = "orchestrator.selection.outcome"
 logger = logging.getLogger(__name__)
 
 
@@ -78,18 +75,14 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
         limit = open_limit(config, plan, folder, journal.rows, slots)
         for line in plan_lines(config, plan, slots):
             logger.info("%s", line)
-        plan, proxies, recalled, latencies = _recalled_plan(config, plan, folder)
-        names = ", ".join(item.model for item in recalled if item.kept)
-        logger.info("recalled %d of %d candidates: %s", plan.pool, len(recalled), names)
-        traits = {ref: Traits.of(package) for ref, package in plan.packages.items()}
-        for ref in latencies.keys() & traits:
-            traits[ref] = replace(traits[ref], latency_ms=latencies[ref].ms)
-        ties = TieBreaker(config.ties, folder.path / ROW_SCORES, traits)
-        limit.times.add_proxies(proxies, len(plan.task.train))
-        bracket = _halve(config, plan, recalled, journal, ties, limit)
+        screening, bracket, ties = _halve(config, plan, folder, journal, limit)
+        plan = screening.plan
         _finish_early(config, plan, bracket, journal)
         salvaged = _salvage(config, plan, folder.path, bracket) if config.salvage else None
-        spent = Spent(limit.clock.stop(), latencies, salvaged)
+        spent = Spent(limit.clock.stop(), screening.latencies, salvaged)
+    from orchestrator.selection.outcome import publish_finalists, selection_report
+
+    recalled, proxies = screening.recalled, screening.scores
     report = selection_report(
         plan, recalled, proxies, bracket, journal, ties, config.package, spent
     )
@@ -103,159 +96,63 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
     return publish_finalists(config, plan, report, folder)
 
 
-def _recalled_plan(
-    config: SelectConfig, plan: SelectionPlan, folder: RunFolder
-) -> tuple[SelectionPlan, dict[str, ProxyScore], list[Recalled], dict[str, Latency]]:
-    """Recall until no recalled candidate is broken or too slow.
-
-    Returns:
-        The plan without the others, every proxy score, the ranking, and the latencies.
-    """
-    from orchestrator.cluster.tasks import TaskPool
-    from orchestrator.selection.costs.latency import try_time
-
-    latencies: dict[str, Latency] = {}
-    while True:
-        plan, proxies = _scored_plan(config, plan, folder)
-        plan, recalled = _recall(plan, proxies, config.recall.mode)
-        most = config.constraints.max_latency_ms
-        if most is None:
-            return plan, proxies, recalled, latencies
-        kept = [item.model for item in recalled if item.kept]
-        for model in kept:
-            if (found := folder.done(f"latency {model}")) is not None:
-                latencies[model] = Latency.model_validate(found)
-        payloads = {m: (_proxy_payload(config, plan, m),) for m in kept if m not in latencies}
-        for model, measured in TaskPool(config.cluster).map(try_time, payloads, "latency"):
-            latencies[model] = measured
-            folder.mark(f"latency {model}", measured.model_dump())
-        broken = {m: latencies.pop(m).error for m in kept if latencies[m].error}
-        slow = broken or too_slow(latencies, plan.packages, most)
-        if not slow:
-            return plan, proxies, recalled, latencies
-        for model, reason in slow.items():
-            logger.info("%s is left out: %s", model, reason)
-        plan = plan.without(slow, config.recall)
-
-
-def _scored_plan(
-    config: SelectConfig, plan: SelectionPlan, folder: RunFolder
-) -> tuple[SelectionPlan, dict[str, ProxyScore]]:
-    """Run models forward until the plan asks for no more; a broken one leaves the plan.
-
-    Returns:
-        The plan without broken candidates, and every score, failures included.
-    """
-    stored = {model: folder.done(f"proxy {model}") for model in plan.packages}
-    scores = {model: ProxyScore.model_validate(found) for model, found in stored.items() if found}
-    while True:
-        broken = {m: scores[m].error for m in plan.packages if m in scores and scores[m].error}
-        if broken:
-            plan = plan.without(broken, config.recall)
-        missing = [model for model in plan.to_score if model not in scores]
-        if not missing:
-            return plan, scores
-        for model, score in _score_proxies(config, plan, missing, folder.path.parent / FEATURES):
-            scores[model] = score
-            folder.mark(f"proxy {model}", score.model_dump())
-
-
-def _recall(
-    plan: SelectionPlan, proxies: Mapping[str, ProxyScore], mode: str
-) -> tuple[SelectionPlan, list[Recalled]]:
-    """Recall candidates; without any information more of them, and the plan says so.
-
-    Args:
-        plan: The plan without broken candidates.
-        proxies: Scores of at least the models that it asks for.
-        mode: As in `RecallConfig`.
-    """
-    scores = {model: proxies[model] for model in plan.to_score}
-    predictor = plan.decider.predictor
-    left_out = plan.pool < len(plan.packages)
-    if mode == "default" and left_out and lacks_information(plan.recall, predictor, scores):
-        taken = "all" if plan.widest == len(plan.packages) else f"{plan.widest} of"
-        warning = (
-            f"no information: no history, and no proxy above chance; {taken} "
-            f"{len(plan.packages)} candidates are taken in order of size"
-        )
-        logger.warning("%s", warning)
-        plan = replace(plan, pool=plan.widest, warnings=(*plan.warnings, warning))
-    ranked = recall_candidates(plan.recall, scores, mode=mode, predictor=predictor, pool=plan.pool)
-    return plan, ranked
-
-
-def _score_proxies(
-    config: SelectConfig, plan: SelectionPlan, models: Iterable[str], cache: Path
-) -> Iterator[tuple[str, ProxyScore]]:
-    """Yield the scores of models as their forward passes, parallel Ray tasks, end."""
-    import ray
-
-    from orchestrator.selection.scores.features import try_package
-
-    task = ray.remote(
-        num_cpus=config.cluster.cpus_per_worker,
-        num_gpus=config.cluster.gpus_per_worker,
-        max_retries=config.cluster.max_failures,
-        retry_exceptions=True,
-        label_selector=config.cluster.labels,
-    )(try_package)
-    pending = {task.remote(_proxy_payload(config, plan, model, cache)): model for model in models}
-    while pending:
-        ready, _ = ray.wait(list(pending), timeout=PROXY_TIMEOUT_S)
-        if not ready:
-            raise StageError(f"proxies: no result within {PROXY_TIMEOUT_S:.0f} s.")
-        model = pending.pop(ready[0])
-        try:
-            score: ProxyScore = ray.get(ready[0])
-        except ray.exceptions.RayError as error:  # after cluster.max_failures retries
-            score = ProxyScore(values={}, floors={}, error=reason_of(error))
-        if score.error:
-            logger.warning("proxy scores of %s failed: %s", model, score.error)
-        else:
-            shown = (f"{n} {v:.3f} (floor {score.floors[n]:.3f})" for n, v in score.values.items())
-            logger.info("proxy scores of %s: %s", model, ", ".join(sorted(shown)))
-        yield model, score
-
-
 def _halve(
     config: SelectConfig,
     plan: SelectionPlan,
-    recalled: Iterable[Recalled],
+    folder: RunFolder,
     journal: Journal,
-    ties: TieBreaker,
     limit: BudgetLimit,
-) -> Bracket:
-    """Phase two on Ray Tune, from where the journal ends."""
-    from orchestrator.selection.trials.scheduler import HalvingScheduler
+) -> tuple[Screening, Bracket, TieBreaker]:
+    """Screening and halving on Ray Tune, from where run folder and journal end."""
+    screening = Screening(config, plan, folder)
+    begun: list[tuple[Bracket, TieBreaker]] = []
 
+    def begin() -> Bracket:
+        # The outcome needs torch, whose import takes seconds: it goes on while trials train.
+        threading.Thread(target=importlib.import_module, args=(OUTCOME,), daemon=True).start()
+        begun.append(_begin(config, screening, folder, journal, limit))
+        return begun[0][0]
+
+    def trial(model: str) -> NewTrial:
+        done = begun[0][0].rung - 1
+        return NewTrial(model, TRIAL, _payload(config, screening.plan, folder.path, model, done))
+
+    source = TrialSource(begin, trial, screening)
+    if not source.finished:
+        epochs, policy = config.fine_tune.epochs, plan.decider.policy
+        run_selection(
+            source,
+            journal,
+            limit,
+            config.cluster,
+            title=(STAGE, "selection"),
+            total=sum(rung_sizes(screening.plan.pool, epochs, policy, config.finish_top)),
+        )
+    return screening, *begun[0]
+
+
+def _begin(
+    config: SelectConfig,
+    screening: Screening,
+    folder: RunFolder,
+    journal: Journal,
+    limit: BudgetLimit,
+) -> tuple[Bracket, TieBreaker]:
+    """Begin the bracket of the recalled candidates, as far as the journal goes."""
+    plan, latencies = screening.plan, screening.latencies
+    pool = tuple(item.model for item in screening.recalled if item.kept)
+    count = len(screening.recalled)
+    logger.info("recalled %d of %d candidates: %s", plan.pool, count, ", ".join(pool))
+    traits = {ref: Traits.of(package) for ref, package in plan.packages.items()}
+    for ref in latencies.keys() & traits:
+        traits[ref] = replace(traits[ref], latency_ms=latencies[ref].ms)
+    ties = TieBreaker(config.ties, folder.path / ROW_SCORES, traits)
+    limit.times.add_proxies(screening.scores, len(plan.task.train))
     epochs, policy = config.fine_tune.epochs, plan.decider.policy
-    pool = tuple(item.model for item in recalled if item.kept)
     bracket = Bracket(pool, epochs, policy, ties, config.finish_top, limit.open_rung)
     limit.open_rung(bracket)
     replay_rows(bracket, journal.rows)
-    if bracket.finished:
-        return bracket
-    payloads = {
-        model: _payload(config, plan, journal.path.parent, model, start=bracket.rung - 1)
-        for model in bracket.pool
-        if model not in bracket.failures
-    }
-    paid = sum(row.rung < bracket.rung for row in journal.rows)
-    left = rung_sizes(len(bracket.pool), epochs - bracket.rung + 1, policy, config.finish_top)
-    most = paid + sum(left)
-    scheduler = HalvingScheduler(bracket, journal, limit)
-    train_trials(
-        payloads,
-        journal,
-        config.cluster,
-        title=(STAGE, "halving"),
-        total=most,
-        scheduler=scheduler,
-    )
-    if scheduler.error is not None:
-        raise scheduler.error
-    return bracket
+    return bracket, ties
 
 
 def _finish_early(
@@ -273,23 +170,6 @@ def _finish_early(
         payload = _payload(config, plan, run, model, start=done)
         row = TaskPool(config.cluster).call(finish_trial, payload)
         journal.append(row.journal_row())
-
-
-def _proxy_payload(
-    config: SelectConfig, plan: SelectionPlan, model: str, cache: Path | None = None
-) -> ProxyPayload:
-    """Return the forward pass of a model, and where its features are cached."""
-    return ProxyPayload(
-        package=model,
-        zoo=plan.zoo,
-        task=plan.spec,
-        proxies=config.recall.proxies,
-        rows=config.recall.max_proxy_rows,
-        max_length=config.fine_tune.max_length,
-        seed=config.seed,
-        layers=config.recall.features,
-        cache=str(cache.absolute()) if cache is not None else "",
-    )
 
 
 def _payload(

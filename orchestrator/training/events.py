@@ -4,6 +4,8 @@ Rank 0 sends them with ``WorkerContext.emit``; the driver shows, records and cou
 derives its own from the classes here; what has a ``message`` is shown to the user as a warning.
 """
 
+from typing import NamedTuple
+
 from pydantic import ConfigDict
 
 from orchestrator.config.strict import StrictModel
@@ -14,6 +16,17 @@ EPOCH_RESULT = "epoch_result"
 """Key of a trial's own result, as JSON, in the results that Ray Tune hands to a scheduler."""
 BUILDING = "building the model"
 """Message of a worker that begins."""
+
+
+class NewTrial(NamedTuple):
+    """A trial that Ray Tune is asked to start."""
+
+    name: str
+    """Its id."""
+    target: str
+    """``module:Class`` of the trial, importable on every worker."""
+    payload: StrictModel
+    """Argument of the class."""
 
 
 class Event(StrictModel):

@@ -115,7 +115,7 @@ def test_a_run_killed_after_its_commit_records_its_result(stage, local_ray, tmp_
         raise AssertionError("the run asked for workers")
 
     monkeypatch.setattr(launcher, "launch", nothing_is_trained)
-    monkeypatch.setattr(tune, "run_trials", nothing_is_trained)
+    monkeypatch.setattr(tune, "run_queue", nothing_is_trained)
     monkeypatch.setattr(quantization, "TaskPool", nothing_is_trained)
     result = run(config)
     assert result.model_dump_json() == str(caught.value)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import job_main
-from orchestrator.cluster.tune import run_trials
+from orchestrator.cluster.tune import run_queue
 from orchestrator.config import ClusterSection, dump_yaml
 from orchestrator.errors import InputError, StageError
 from orchestrator.modeling.package import load_model
@@ -20,10 +20,12 @@ from orchestrator.selection import benchmark_runner
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.matrix.files import read_matrix
 from orchestrator.selection.policies.sh import Halving
-from orchestrator.selection.results import EpochResult, SelectionReport
+from orchestrator.selection.results import SelectionReport
 from orchestrator.selection.select_runner import run
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.selection.trials.scheduler import HalvingScheduler
+from orchestrator.selection.trials.source import TrialSource
+from orchestrator.training.events import NewTrial
 from orchestrator.zoo import Zoo
 from tests.support.candidates import (
     BENCHMARKS,
@@ -256,15 +258,10 @@ def play(tmp_path, name, cpus, fails=(), count=8):
         for i, model in enumerate(models)
     }
     bracket = Bracket(tuple(models), 4, Halving())
-    scheduler = HalvingScheduler(bracket, Journal(tmp_path / f"{name}.jsonl"))
-    run_trials(
-        CURVE_TRIAL,
-        payloads,
-        EpochResult,
-        storage=tmp_path / name,
-        cluster=ClusterSection(cpus_per_worker=cpus, max_failures=0),
-        scheduler=scheduler,
-    )
+    source = TrialSource(lambda: bracket, lambda m: NewTrial(m, CURVE_TRIAL, payloads[m]))
+    scheduler = HalvingScheduler(source, Journal(tmp_path / f"{name}.jsonl"))
+    cluster = ClusterSection(cpus_per_worker=cpus, max_failures=0)
+    run_queue(scheduler, storage=tmp_path / name, cluster=cluster)
     return bracket, scheduler, Journal(tmp_path / f"{name}.jsonl").rows
 
 

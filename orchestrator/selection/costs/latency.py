@@ -1,4 +1,4 @@
-"""Latency of one candidate on the data it is selected for; a Ray task, imports torch, not Ray.
+"""Latency of one candidate on the data it is selected for; runs on a worker, imports no Ray.
 
 Measured on the CPU of a worker, one row at a time, on the training row of median length. The heads
 of the finished package are not measured: they are small beside the encoder.
@@ -15,12 +15,13 @@ import numpy as np
 from orchestrator.selection.costs.results import Latency
 from orchestrator.selection.scores.features import ProxyPayload, read_samples, sample_rows
 from orchestrator.selection.trials.failures import reason_of, repeats
+from orchestrator.selection.trials.loading import package_of, task_of
 
 WARM_UP, CALLS = 3, 20
 
 
 def try_time(payload: ProxyPayload) -> Latency:
-    """Measure one package; an error that a retry would repeat becomes the result. A Ray task."""
+    """Measure one package; an error that a retry would repeat becomes the result."""
     try:
         return time_package(payload)
     except Exception as error:
@@ -33,13 +34,11 @@ def time_package(payload: ProxyPayload) -> Latency:
     """Measure one package."""
     import torch
 
-    from orchestrator.data.sources.opening import load_task
     from orchestrator.modeling.package import load_model
-    from orchestrator.zoo import Zoo
 
     begun = time.perf_counter()
-    rows = sample_rows(load_task(payload.task).train, payload.rows, payload.seed)
-    folder = Zoo(payload.zoo).get(payload.package).path
+    rows = sample_rows(task_of(payload.task).train, payload.rows, payload.seed)
+    folder = package_of(payload.zoo, payload.package).path
     model = load_model(folder).eval()
     limit = min(payload.max_length, model.config.max_position_embeddings)
     samples = read_samples(folder, rows, limit)

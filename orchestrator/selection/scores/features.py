@@ -19,6 +19,7 @@ from orchestrator.selection.scores.base import score_features
 from orchestrator.selection.scores.feature_cache import cached_features, rows_digest
 from orchestrator.selection.ties.tie_breaker import content_digest
 from orchestrator.selection.trials.failures import reason_of, repeats
+from orchestrator.selection.trials.loading import package_of, task_of
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import Rows
@@ -56,7 +57,7 @@ class ProxyPayload(StrictModel):
 
 
 def try_package(payload: ProxyPayload) -> ProxyScore:
-    """Score one package; an error that a retry would repeat becomes the result. A Ray task."""
+    """Score one package; an error that a retry would repeat becomes the result."""
     try:
         return score_package(payload)
     except Exception as error:
@@ -68,11 +69,7 @@ def try_package(payload: ProxyPayload) -> ProxyScore:
 def score_package(payload: ProxyPayload) -> ProxyScore:
     """Score one package."""
     begun = time.perf_counter()
-    from orchestrator.data.sources.opening import load_task
-    from orchestrator.zoo import Zoo
-
-    task = load_task(payload.task)
-    package = Zoo(payload.zoo).get(payload.package)
+    task, package = task_of(payload.task), package_of(payload.zoo, payload.package)
     declared = set(package.manifest.task.labels) if package.manifest.task else set()
     heads = declared if package.kind in KINDS_WITH_TRAINED_HEADS else set()
     rows = sample_rows(task.train, payload.rows, payload.seed)

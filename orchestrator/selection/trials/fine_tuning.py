@@ -19,12 +19,13 @@ from orchestrator.errors import IntegrityError
 from orchestrator.selection.results import EpochResult
 from orchestrator.selection.ties.row_scores import row_scores, write_row_scores
 from orchestrator.selection.trials.failures import reason_of, repeats
+from orchestrator.selection.trials.loading import held, hold, package_of, task_of
+from orchestrator.selection.trials.starting import clock
 from orchestrator.storage import staged, verify_folder
 from orchestrator.training.config import FineTuneConfig
-from orchestrator.zoo import Package, Zoo
+from orchestrator.zoo import Zoo
 
 if TYPE_CHECKING:
-    from orchestrator.data.rows.rows import TaskData
     from orchestrator.modeling.model import Model
     from orchestrator.training.finetune.finetuner import FineTuner
 
@@ -113,6 +114,8 @@ class FineTuneTrial:
     def save(self, folder: Path) -> None:
         """Write the position of this trial; the state itself is committed by `step`."""
         (folder / POSITION_NAME).write_text(json.dumps({"epoch": self._epoch}))
+        if self._tuner is not None:
+            hold(self._payload.state, self._tuner)
 
     def load(self, folder: Path) -> None:
         """Continue from the position that `save` wrote."""
@@ -120,8 +123,8 @@ class FineTuneTrial:
         self._tuner = None
 
     def _train(self, rows: Sequence[EpochResult]) -> EpochResult:
-        begun, tuner = time.perf_counter(), self.tuner_after(len(rows))
-        started = time.perf_counter()
+        asked, tuner = time.perf_counter(), self.tuner_after(len(rows))
+        startup, started = clock.seconds(asked), time.perf_counter()
         steps_before, rung = tuner.steps_done, len(rows) + 1
         tuner.train_epoch()
         measured = tuner.evaluate("validation")
@@ -135,7 +138,7 @@ class FineTuneTrial:
             test=test,
             steps=tuner.steps_done - steps_before,
             seconds=time.perf_counter() - started,
-            startup_s=started - begun,
+            startup_s=startup,
             finished_at=time.time(),
         )
 
@@ -144,15 +147,15 @@ class FineTuneTrial:
         rows = committed_rows(self._state)
         if rows[-1].test is not None:
             return rows[-1]
-        begun, tuner = time.perf_counter(), self.tuner_after(len(rows))
-        started = time.perf_counter()
+        asked, tuner = time.perf_counter(), self.tuner_after(len(rows))
+        startup, started = clock.seconds(asked), time.perf_counter()
         row = rows[-1].model_copy(
             update={
                 "phase": "completion",
                 "test": tuner.evaluate("test")[tuner.watched],
                 "steps": 0,
                 "seconds": time.perf_counter() - started,
-                "startup_s": started - begun,
+                "startup_s": startup,
                 "finished_at": time.time(),
             }
         )
@@ -161,6 +164,7 @@ class FineTuneTrial:
 
     def tuner_after(self, epochs_done: int) -> "FineTuner":
         """The current tuner if it stands at ``epochs_done`` epochs, else a restored one."""
+        self._tuner = self._tuner or held(self._payload.state)
         if self._tuner is None or self._tuner.epochs_done != epochs_done:
             self._tuner = self._new_tuner()
             if epochs_done:
@@ -169,7 +173,7 @@ class FineTuneTrial:
 
     def _new_tuner(self) -> "FineTuner":
         """The tuner before its first step."""
-        return self.tuner_of(_package(self._payload.zoo, self._payload.package).path)
+        return self.tuner_of(package_of(self._payload.zoo, self._payload.package).path)
 
     def tuner_of(self, folder: Path) -> "FineTuner":
         """The tuner of a package's files, on the device that is reserved for this trial."""
@@ -180,14 +184,14 @@ class FineTuneTrial:
         from orchestrator.training.worker_context import reserved_device
 
         payload, config = self._payload, self._payload.fine_tune
-        package = _package(payload.zoo, payload.package)
+        package = package_of(payload.zoo, payload.package)
         if config.learning_rate is None:
             rate = rate_for(Zoo(payload.zoo), package, lora=config.lora is not None)
             logger.info("%s: learning rate %g, for %s", payload.trial, rate.value, rate.reason)
             config = config.model_copy(update={"learning_rate": rate.value})
         tuner = FineTuner(
             folder,
-            [lesson_of(_task(payload.task.model_dump_json()))],
+            [lesson_of(task_of(payload.task))],
             config,
             payload.seed,
             place=Place(
@@ -247,17 +251,3 @@ def _require_finite(model: "Model") -> None:
     for name, weight in model.named_parameters():
         if not bool(weight.isfinite().all()):
             raise IntegrityError(f"weights that are not finite: {name}. The package is broken")
-
-
-# Both caches live as long as the process: reused actors train many models on the same data, and a
-# reference with a version never changes.
-@functools.lru_cache(maxsize=8)
-def _package(zoo: str, reference: str) -> Package:
-    return Zoo(zoo).get(reference)
-
-
-@functools.lru_cache(maxsize=4)
-def _task(spec: str) -> "TaskData":
-    from orchestrator.data.sources.opening import load_task
-
-    return load_task(DatasetSpec.model_validate_json(spec))

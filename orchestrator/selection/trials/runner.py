@@ -2,7 +2,8 @@
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ from orchestrator.selection.trials.fine_tuning import TrialPayload
 from orchestrator.selection.trials.journal import Journal
 
 if TYPE_CHECKING:
-    from orchestrator.selection.trials.scheduler import HalvingScheduler
+    from orchestrator.selection.costs.limits import BudgetLimit
+    from orchestrator.selection.trials.source import TrialSource
 
 TRIAL = "orchestrator.selection.trials.fine_tuning:FineTuneTrial"
 JOURNAL_NAME = "trials.jsonl"
@@ -25,9 +27,8 @@ def train_trials(
     *,
     title: tuple[str, str],
     total: int,
-    scheduler: "HalvingScheduler | None" = None,
 ) -> dict[str, str | None]:
-    """Run trials on the connected Ray; each epoch is on disk before the next counts.
+    """Run trials on the connected Ray to their ends; each epoch is on disk before the next counts.
 
     Args:
         payloads: Trial id to what it trains.
@@ -35,14 +36,62 @@ def train_trials(
         cluster: Resources of one trial.
         title: Stage name for metrics, and what the progress bar says.
         total: Epochs that the progress bar counts to.
-        scheduler: Decides between epochs; None runs every trial to its end.
 
     Returns:
         Trial id to its error, None for a trial that ended well.
     """
+    from orchestrator.cluster.tune import run_trials
+
+    with _recorder(journal, title, total) as record:
+        return run_trials(
+            TRIAL,
+            payloads,
+            EpochResult,
+            storage=journal.path.parent / "tune",
+            cluster=cluster,
+            on_result=record,
+        )
+
+
+def run_selection(
+    source: "TrialSource",
+    journal: Journal,
+    limit: "BudgetLimit",
+    cluster: ClusterSection,
+    *,
+    title: tuple[str, str],
+    total: int,
+) -> None:
+    """Run screening and halving on the connected Ray, in the same processes.
+
+    Args:
+        source: Makes the trials.
+        journal: Of the run; Tune's own files go beside it.
+        limit: Budget.
+        cluster: Resources of one trial.
+        title: Stage name for metrics, and what the progress bar says.
+        total: Epochs that the progress bar counts to.
+
+    Raises:
+        OrchestratorError: What ended screening or the bracket.
+    """
+    from orchestrator.cluster.tune import run_queue
+    from orchestrator.selection.trials.scheduler import HalvingScheduler
+
+    with _recorder(journal, title, total) as record:
+        scheduler = HalvingScheduler(source, journal, limit, record)
+        run_queue(scheduler, storage=journal.path.parent / "tune", cluster=cluster)
+    if scheduler.error is not None:
+        raise scheduler.error
+
+
+@contextmanager
+def _recorder(
+    journal: Journal, title: tuple[str, str], total: int
+) -> Iterator[Callable[[str, EpochResult], None]]:
+    """Yield what journals, shows and measures a finished epoch."""
     from orchestrator.cluster.observe.progress import Progress
     from orchestrator.cluster.observe.watch import TrainingMetrics
-    from orchestrator.cluster.tune import run_trials
 
     stage, text = title
     metrics, progress = TrainingMetrics(stage), Progress(text, total, unit="epoch")
@@ -60,15 +109,7 @@ def train_trials(
 
     progress.update(len(journal.rows))
     try:
-        return run_trials(
-            TRIAL,
-            payloads,
-            EpochResult,
-            storage=journal.path.parent / "tune",
-            cluster=cluster,
-            scheduler=scheduler,
-            on_result=record,
-        )
+        yield record
     finally:
         progress.close()
 

@@ -16,62 +16,87 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.selection.costs.limits import BudgetLimit
-from orchestrator.selection.halving import Bracket
 from orchestrator.selection.results import EpochResult, JournalRow
 from orchestrator.selection.trials.failures import COLORS
 from orchestrator.selection.trials.journal import Journal
-from orchestrator.training.events import EPOCH_RESULT
+from orchestrator.selection.trials.source import TrialSource
+from orchestrator.training.events import EPOCH_RESULT, NewTrial
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
 
 logger = logging.getLogger(__name__)
 
+MANY_ACTORS = 10_000
+"""More than any cluster has; resources limit how many there are."""
+
 
 class HalvingScheduler(TrialScheduler):
-    """Runs one bracket. Trials carry their model's id in ``config["trial"]``.
+    """Runs screening and one bracket. Trials carry their name in ``config["trial"]``.
 
     Args:
-        bracket: The state, rebuilt from the journal when a run continues.
+        source: Makes the trials; its bracket is rebuilt from the journal when a run continues.
         journal: Finished epochs and failures are appended to it.
         limit: Drops trials that wait when the budget ends; None: there is none.
+        on_epoch: Called with (model, result) of each epoch, after it was judged.
 
     Attributes:
-        error: What ended the bracket; the caller raises it, because Tune swallows exceptions.
+        error: What ended the run; the caller raises it, because Tune swallows exceptions.
     """
 
     # Tune would buffer results and train a second epoch before the first is judged.
     _supports_buffered_results = False
 
     def __init__(
-        self, bracket: Bracket, journal: Journal, limit: BudgetLimit | None = None
+        self,
+        source: TrialSource,
+        journal: Journal,
+        limit: BudgetLimit | None = None,
+        on_epoch: Callable[[str, EpochResult], None] | None = None,
     ) -> None:
         super().__init__()
         self.error: OrchestratorError | None = None
-        self._bracket = bracket
-        self._journal = journal
-        self._limit = limit
-        self._erring: list[Trial] = []
+        self._source, self._journal = source, journal
+        self._limit, self._on_epoch = limit, on_epoch
+        self._erring: dict[str, Trial] = {}
+        self._holds_actors = False
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Tune snapshots its schedulers; a run continues from our journal instead."""
+        return FIFOScheduler, ()
+
+    def next_trial(self) -> NewTrial | None:
+        """Return the next trial to be started; None: none at this moment."""
+        return self._source.next_trial()
 
     def is_open(self) -> bool:
-        """Return whether the bracket may still resume a trial."""
+        """Return whether a trial may still be started or resumed."""
         self.settle()
-        return self.error is None and not self._bracket.finished
+        return self.error is None and not self._source.finished
 
     def on_trial_add(self, tune_controller: "TuneController", trial: Trial) -> None:
-        """Nothing to prepare: the bracket knows its pool."""
+        """Let Tune hold all idle actors.
+
+        It holds as many as trials are staged at that moment, and one at least. Between screening
+        and trials, and between rungs, none is staged: it would end processes that are needed again.
+        There is no setting for it; all trials take the same resources, so no other trial can wait
+        for what an idle actor holds.
+        """
+        if not self._holds_actors:
+            self._holds_actors = True
+            cache = vars(tune_controller)["_tune_controller"]._actor_cache
+            cache.increase_max(trial.placement_group_factory, by=MANY_ACTORS)
 
     def on_trial_result(
         self, tune_controller: "TuneController", trial: Trial, result: dict[str, Any]
     ) -> str:
         """Record an epoch; the trial continues, or waits for its rung."""
-        row = self._record(result)
-        bracket = self._bracket
-        survives = trial.config["trial"] in bracket.waiting() and row.rung < bracket.rung
+        row, bracket = self._record(trial, result), self._source.bracket
+        survives = row and bracket and row.trial in bracket.waiting() and row.rung < bracket.rung
         # A loser is paused too, and stopped later by `choose_trial_to_run`: by then a survivor
         # waits for its actor. Tune would otherwise end the actor and start a new process.
         return str(TrialScheduler.CONTINUE if survives else TrialScheduler.PAUSE)
@@ -79,13 +104,13 @@ class HalvingScheduler(TrialScheduler):
     def on_trial_complete(
         self, tune_controller: "TuneController", trial: Trial, result: dict[str, Any]
     ) -> None:
-        """Record the last epoch: Tune reports it only here, because it carries ``done``."""
+        """Record a last epoch or a single step: Tune reports what carries ``done`` only here."""
         if EPOCH_RESULT in result:
-            self._record(result)
+            self._record(trial, result)
 
     def on_trial_error(self, tune_controller: "TuneController", trial: Trial) -> None:
         """Remember the trial: Tune may recover it. If not, `settle` removes it."""
-        self._erring.append(trial)
+        self._erring[trial.config["trial"]] = trial
 
     def on_trial_remove(self, tune_controller: "TuneController", trial: Trial) -> None:
         """Nothing to do: the paused loser was stopped by this scheduler."""
@@ -97,47 +122,56 @@ class HalvingScheduler(TrialScheduler):
         if self.error is not None:
             tune_controller.request_stop_experiment()
             return None
-        if self._limit is not None and not self._bracket.finished:
+        bracket = self._source.bracket
+        if self._limit is not None and bracket is not None and not bracket.finished:
             running = {t.config["trial"] for t in trials if t.status == Trial.RUNNING}
-            self._guarded(functools.partial(self._limit.check, self._bracket, running))
-        waiting = set(self._bracket.waiting())
+            self._guarded(functools.partial(self._limit.check, bracket, running))
+        waiting = set(self._source.waiting())
         chosen = next((t for t in trials if _has(t, Trial.PENDING, waiting)), None)
         chosen = chosen or next((t for t in trials if _has(t, Trial.PAUSED, waiting)), None)
-        alive = set() if self._bracket.finished else set(self._bracket.pool)
-        losers = {trial.config["trial"] for trial in trials} - alive
-        if chosen is None:
+        if chosen is None and bracket is not None:
+            alive = set() if bracket.finished else set(bracket.pool)
+            losers = {trial.config["trial"] for trial in trials} - alive
             for trial in trials:
                 if _has(trial, Trial.PAUSED, losers) or _has(trial, Trial.PENDING, losers):
                     tune_controller.stop_trial(trial)
         return chosen
 
     def settle(self) -> None:
-        """Remove trials that failed finally from the bracket, with the reason."""
-        for trial in self._erring:
-            model = trial.config["trial"]
-            if trial.status == Trial.ERROR and model not in self._bracket.failures:
-                reason = _reason(trial)
-                logger.warning("trial %s failed: %s", model, reason)
-                rung = self._bracket.rung
-                row = JournalRow(trial=model, rung=rung, validation=None, error=reason)
+        """Take trials that failed finally out of what is waited for, with the reason."""
+        for name, trial in list(self._erring.items()):
+            if trial.status != Trial.ERROR:
+                continue  # Tune may recover it
+            del self._erring[name]
+            bracket, reason = self._source.bracket, _reason(trial)
+            if bracket is None:
+                self._guarded(functools.partial(self._source.fail, name, reason))
+            elif name in bracket.pool and name not in bracket.failures:
+                logger.warning("trial %s failed: %s", name, reason)
+                row = JournalRow(trial=name, rung=bracket.rung, validation=None, error=reason)
                 self._journal.append(row)
-                self._guarded(functools.partial(self._bracket.fail, model, reason))
+                self._guarded(functools.partial(bracket.fail, name, reason))
 
     def debug_string(self) -> str:
         """One line for Tune's own status output."""
-        bracket = self._bracket
-        return f"Halving: rung {bracket.rung}/{bracket.stages}, pool {', '.join(bracket.pool)}"
+        return f"Selection: waiting for {', '.join(self._source.waiting())}"
 
-    def _record(self, result: dict[str, Any]) -> JournalRow:
-        row = EpochResult.model_validate_json(result[EPOCH_RESULT]).journal_row()
+    def _record(self, trial: Trial, result: dict[str, Any]) -> JournalRow | None:
+        """Record a result; return it as a row if it is an epoch."""
+        name, text, bracket = trial.config["trial"], result[EPOCH_RESULT], self._source.bracket
+        if bracket is None:
+            self._guarded(functools.partial(self._source.record, name, text))
+            return None
+        found = EpochResult.model_validate_json(text)
+        row = found.journal_row()
         self._journal.append(row)
         if row.error:
             logger.warning("trial %s failed: %s", row.trial, row.error)
-            self._guarded(functools.partial(self._bracket.fail, row.trial, row.error))
+            self._guarded(functools.partial(bracket.fail, row.trial, row.error))
         elif row.validation is not None:
-            self._guarded(
-                functools.partial(self._bracket.record, row.trial, row.rung, row.validation)
-            )
+            self._guarded(functools.partial(bracket.record, row.trial, row.rung, row.validation))
+        if self._on_epoch is not None:
+            self._on_epoch(name, found)
         return row
 
     def _guarded(self, decide: Callable[[], object]) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from orchestrator.cluster.processes import load_named
 from orchestrator.errors import InputError
 from orchestrator.selection import select_runner
 from orchestrator.selection.costs.config import ConstraintsConfig
@@ -10,6 +11,7 @@ from orchestrator.selection.costs.latency import time_package
 from orchestrator.selection.costs.results import Latency
 from orchestrator.selection.planning import plan_selection
 from orchestrator.selection.scores.features import ProxyPayload
+from orchestrator.selection.screening import Screening
 from orchestrator.storage import RunFolder
 from orchestrator.zoo import Zoo
 from tests.support.candidates import make_world, select_job
@@ -87,30 +89,26 @@ def test_latency_is_measured_on_a_row_of_median_length(world):
     assert "CPUs" in found.host
 
 
-class HerePool:
-    """Runs the calls of a task pool one after another in this process."""
-
-    def __init__(self, cluster):
-        pass
-
-    def map(self, function, items, title=""):
-        for name, arguments in items.items():
-            yield name, function(*arguments)
-
-
-def test_a_candidate_that_cannot_be_measured_is_left_out_as_broken(tmp_path, monkeypatch):
+def test_a_candidate_that_cannot_be_measured_is_left_out_as_broken(tmp_path):
     world = make_world(tmp_path, encoders=("bert", "conv"))
     config = select_job(
         world, matrix=None, recall={"mode": "all"}, constraints={"max_latency_ms": 1e6}
     )
     plan = plan_selection(config)
     (world / "zoo" / "conv" / "v0001" / "tokenizer.json").unlink()  # after the plan
-    monkeypatch.setattr("orchestrator.cluster.tasks.TaskPool", HerePool)
-    for _ in range(2):  # the second time from the marks of the run
+    for count in (2, 0):  # the second time from the marks of the run
         with RunFolder.open(config, "select") as folder:
-            found, _, recalled, latencies = select_runner._recalled_plan(config, plan, folder)
-        assert "tokenizer.json" in found.failed["conv/v0001"]
-        assert [item.model for item in recalled] == list(latencies) == ["bert/v0001"]
+            screening, measured = Screening(config, plan, folder), 0
+            while screening.waiting:
+                name = screening.waiting[0]
+                new = screening.trial(name)
+                result = load_named(new.target)(new.payload).step()
+                screening.record(name, result.model_dump_json())
+                measured += 1
+        assert measured == count
+        assert "tokenizer.json" in screening.plan.failed["conv/v0001"]
+        recalled = [item.model for item in screening.recalled]
+        assert recalled == list(screening.latencies) == ["bert/v0001"]
 
 
 def test_candidates_that_are_too_slow_are_left_out_until_none_is():

@@ -142,7 +142,7 @@ def test_errors_that_a_retry_would_repeat_are_results(world, tmp_path, monkeypat
         )
     )
     assert "not finite" in score.error
-    monkeypatch.setattr(fine_tuning, "_package", failing(OSError("the disk is gone")))
+    monkeypatch.setattr(fine_tuning, "package_of", failing(OSError("the disk is gone")))
     with pytest.raises(OSError, match="disk is gone"):  # may pass: Tune starts it again
         FineTuneTrial(payload(world, tmp_path / "disk")).step()
 
