@@ -189,9 +189,11 @@ class Lifecycle:
             f"({cost.brute_force_steps:,} steps) by brute force: "
             f"{cost.share_of_brute_force:.0%}"
         )
+        majority = report.majority_accuracy
+        assert majority is not None  # the target of the demo has classes
         tell.say(
             f"winner {report.winner} → {result.package}: test accuracy "
-            f"{report.test_accuracy:.3f}, majority class {report.majority_accuracy:.3f}"
+            f"{report.test_accuracy:.3f}, majority class {majority:.3f}"
         )
         return SelectChapter(
             **dict(cost),
@@ -199,7 +201,7 @@ class Lifecycle:
             winner=report.winner,
             package=str(result.package),
             test_accuracy=report.test_accuracy,
-            majority_accuracy=report.majority_accuracy,
+            majority_accuracy=majority,
         )
 
     def learn_continually(self) -> ContinualChapter:

@@ -7,10 +7,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from orchestrator.config import ClusterSection, JobConfig, Name, StrictModel
 from orchestrator.config.changes import PLACES, Change, Changes
-from orchestrator.config.registry import Choice
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
-from orchestrator.tasks.base import TaskConfig, tasks
+from orchestrator.tasks.base import TaskKind
 from orchestrator.training.config import (
     EngineConfig,
     FineTuneConfig,
@@ -25,8 +24,6 @@ from orchestrator.zoo.gate import Promotion
 from orchestrator.zoo.suite import SuiteConfig
 
 HeadName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-TaskKind = Annotated[TaskConfig, Choice(tasks)]
-"""A task kind: its name, or a mapping with ``type`` and options."""
 
 
 class LessonSection(StrictModel):

@@ -19,7 +19,6 @@ from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.finetuning.config import FinetuneConfig, LessonSection
-from orchestrator.finetuning.detection import Detected, detect_kind
 from orchestrator.finetuning.state import FinetuneJob, PlannedLesson
 from orchestrator.finetuning.teaching import plan_teacher
 from orchestrator.inference.heads import package_tasks
@@ -38,6 +37,7 @@ from orchestrator.tasks.base import (
     task_for,
     text_processor,
 )
+from orchestrator.tasks.detection import Detected, detect_kind
 from orchestrator.training.distillation.config import TeacherPlan
 from orchestrator.training.distillation.teacher import Teacher
 from orchestrator.training.finetune.finetuner import Method

@@ -44,7 +44,6 @@ EXPORTED = (
     *FILES, HISTORY,
 )  # fmt: skip
 """Patterns of the files that become the package."""
-MODALITIES = {"image": "vision", "audio": "audio"}
 """Modalities as manifests name them; all other rows are texts."""
 LEFTOVERS = (EXPORT, "best", "checkpoints", "grid", "tune")
 """Folders that only an unfinished run needs."""
@@ -243,6 +242,8 @@ def _evaluation(
 
 def _task(inputs: "FinetuneInputs") -> dict[str, JsonValue]:
     """Return what the manifest says of inputs and answers."""
+    from orchestrator.tasks.base import MODALITIES
+
     first = inputs.lessons[0]
     kept = {head.name: inputs.earlier[head.name] for head in inputs.kept}
     tasks = {lesson.head: lesson.task for lesson in inputs.lessons} | kept

@@ -56,6 +56,21 @@ def performance_matrix(report: SelectionReport) -> Section:
     )
 
 
+def score_in_words(report: SelectionReport) -> str:
+    """Return the winner's score beside what it is compared with."""
+    target = report.target
+    if report.majority_accuracy is not None and target.metric == "accuracy":
+        return (
+            f"Always answering the largest class scores {report.majority_accuracy:.3f} on test "
+            f"rows, the winner {report.test_accuracy:.3f}."
+        )
+    direction = "higher" if target.higher_is_better else "lower"
+    return (
+        f"Task {target.kind}: the winner has {target.metric} {report.test_accuracy:.3f} on test "
+        f"rows ({direction} is better)."
+    )
+
+
 def selection(report: SelectionReport) -> Section:
     """Return the bracket, the ranking with reasons, and the cost of a selection."""
     cost = {
@@ -67,8 +82,7 @@ def selection(report: SelectionReport) -> Section:
         cost[report.ledger.currency] = report.ledger.money
     return Section(
         f"Selection for {report.target.name}",
-        f"Always answering the largest class scores {report.majority_accuracy:.3f} on test "
-        f"rows, the winner {report.test_accuracy:.3f}.",
+        score_in_words(report),
         (
             *bracket_blocks(report),
             ranking_table(report),

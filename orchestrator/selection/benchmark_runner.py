@@ -18,9 +18,11 @@ from orchestrator.selection.candidates import (
     sort_out,
 )
 from orchestrator.selection.config import BenchmarkConfig
+from orchestrator.selection.matrix.facts import DatasetFacts
 from orchestrator.selection.matrix.files import read_matrix, write_matrix
 from orchestrator.selection.matrix.performance import MeasuredCell, PerformanceMatrix
 from orchestrator.selection.results import JournalRow
+from orchestrator.selection.target_tasks import TargetTask, kind_of, label_form, target_task
 from orchestrator.selection.trials.fine_tuning import TrialPayload
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.selection.trials.runner import (
@@ -51,12 +53,14 @@ class Cell:
         package: Reference.
         dataset: Name of the task.
         spec: Its rows; local paths are absolute.
+        asked: What is asked about them.
     """
 
     trial: str
     package: str
     dataset: str
     spec: "DatasetSpec"
+    asked: TargetTask
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def run(config: BenchmarkConfig) -> JobResult:
         journal = Journal(folder.path / JOURNAL_NAME)
         _train_cells(config, plan, journal)
         matrix = complete_matrix(plan, journal, config.fine_tune.epochs)
-        finals = matrix.final()
+        finals = matrix.normalized()
         if finals.isna().all(axis=None):
             raise StageError(
                 "benchmark: no trial finished; the reasons are in "
@@ -130,6 +134,7 @@ def _train_cells(config: BenchmarkConfig, plan: BenchmarkPlan, journal: Journal)
             package=cell.package,
             zoo=plan.zoo,
             task=cell.spec,
+            asked=cell.asked,
             fine_tune=config.fine_tune,
             seed=config.seed,
             precision=config.precision,
@@ -176,17 +181,20 @@ def plan_benchmark(config: BenchmarkConfig) -> BenchmarkPlan:
         matrix = matrix.add_model(package.ref, model_facts(package, everything))
     cells: list[Cell] = []
     for spec in config.datasets:
-        task = load_task(spec)
+        kind = kind_of(spec, config.task)
+        task = load_task(spec, form=label_form(kind))
+        asked = target_task(task, kind, config.task, config.metric)
         if any(cell.dataset == task.name for cell in cells):
             raise InputError(f"datasets: two of them are named {task.name!r}; rename one.")
-        facts = dataset_facts(task, protocol_of(config.fine_tune, config.seed, config.precision))
-        _require_same_column(known, task, facts.digest, facts.protocol, config.matrix)
+        protocol = protocol_of(config.fine_tune, config.seed, config.precision)
+        facts = dataset_facts(task, protocol, asked)
+        _require_same_column(known, task.name, facts, config.matrix)
         matrix = matrix.add_dataset(task.name, facts)
         usable, failed = sort_out(packages, form_of(task.train))
         require_usable(usable, failed, task.name)
         for ref, reason in failed.items():
             logger.warning("no cell for %s on %s: %s", ref, task.name, reason)
-        cells += _missing(known, usable, task, portable(spec))
+        cells += _missing(known, usable, task, portable(spec), asked)
     return BenchmarkPlan(matrix, tuple(cells), absolute(config.run.zoo))
 
 
@@ -224,6 +232,7 @@ def describe_benchmark(config: BenchmarkConfig) -> str:
         read_matrix(config.matrix)
     cells, left_out = 0, list[str]()
     for spec in config.datasets:
+        kind_of(spec, config.task)
         usable, failed = sort_out(packages, form_of_source(spec))
         require_usable(usable, failed, spec.source)
         cells += len(usable)
@@ -243,7 +252,11 @@ def describe_benchmark(config: BenchmarkConfig) -> str:
 
 
 def _missing(
-    known: PerformanceMatrix, packages: list["Package"], task: "TaskData", spec: "DatasetSpec"
+    known: PerformanceMatrix,
+    packages: list["Package"],
+    task: "TaskData",
+    spec: "DatasetSpec",
+    asked: TargetTask,
 ) -> list[Cell]:
     """Cells that the matrix lacks, or that were measured on another package of that name."""
     finals = known.final()
@@ -258,22 +271,23 @@ def _missing(
         )
         if not measured:
             trial = f"{package.ref} on {task.name}"
-            cells.append(Cell(trial, package.ref, task.name, spec))
+            cells.append(Cell(trial, package.ref, task.name, spec, asked))
     return cells
 
 
 def _require_same_column(
-    known: PerformanceMatrix, task: "TaskData", digest: str, protocol: str, file: str
+    known: PerformanceMatrix, name: str, facts: DatasetFacts, file: str
 ) -> None:
-    column = known.datasets.get(task.name)
+    column = known.datasets.get(name)
     if column is None:
         return
     for what, now, before in (
-        ("rows", digest, column.digest),
-        ("fine-tuning settings", protocol, column.protocol),
+        ("rows", facts.digest, column.digest),
+        ("fine-tuning settings", facts.protocol, column.protocol),
+        (f"metrics ({column.metric})", facts.metric, column.metric),
     ):
         if before and now != before:
             raise InputError(
-                f"{file}: its column {task.name!r} was measured with other {what}. Scores of one "
+                f"{file}: its column {name!r} was measured with other {what}. Scores of one "
                 "column must be comparable: use the same config, or another matrix file."
             )

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from orchestrator.data.rows.rows import row_keys
 from orchestrator.errors import InputError, OrchestratorError
 from orchestrator.selection.config import ALL
 from orchestrator.selection.matrix.facts import DatasetFacts, ModelFacts, sketch_rows
@@ -16,6 +19,7 @@ from orchestrator.zoo.names import version_number
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import Rows, TaskData
     from orchestrator.data.spec import DatasetSpec
+    from orchestrator.selection.target_tasks import TargetTask
     from orchestrator.training.config import FineTuneConfig
     from orchestrator.zoo import Package, Zoo
 
@@ -190,22 +194,31 @@ def model_facts(package: "Package", zoo_packages: Iterable["Package"]) -> ModelF
     )
 
 
-def dataset_facts(task: "TaskData", protocol: str = "") -> DatasetFacts:
-    """Digest and sketch of a task's labelled rows."""
+def dataset_facts(
+    task: "TaskData", protocol: str = "", asked: "TargetTask | None" = None
+) -> DatasetFacts:
+    """Digest and sketch of a task's labelled rows, and the metric of its scores.
+
+    Args:
+        task: The rows.
+        protocol: From `protocol_of`.
+        asked: What is measured; None: the accuracy of classes.
+    """
     digest = hashlib.sha256()
     rows: list[tuple[str, str]] = []
     for split in ("train", "validation", "test"):
         part = task.split(split)
         for text, label in zip(_texts(part), part.labels.tolist(), strict=True):
-            name = task.label_names[label]
+            name = _label_name(task.label_names, label)
             digest.update(f"{split}\x1f{name}\x1f{text}\x1e".encode())
             rows.append((text, name))
-    return DatasetFacts(
-        digest=digest.hexdigest(),
-        sketch=sketch_rows(rows),
-        protocol=protocol,
-        train_rows=len(task.train),
-    )
+    content = {
+        "digest": digest.hexdigest(),
+        "sketch": sketch_rows(rows),
+        "protocol": protocol,
+        "train_rows": len(task.train),
+    }
+    return (DatasetFacts() if asked is None else asked.facts).model_copy(update=content)
 
 
 def protocol_of(fine_tune: "FineTuneConfig", seed: int, precision: str = "fp32") -> str:
@@ -226,12 +239,21 @@ def portable(spec: "DatasetSpec") -> "DatasetSpec":
     return spec.model_copy(update={"source": f"files:{absolute(spec.location)}"})
 
 
+def _label_name(names: Sequence[str], label: object) -> str:
+    """A label in words: the name of a class, else its numbers or texts."""
+    if isinstance(label, int) and names:
+        return names[label]
+    return json.dumps(label.tolist() if isinstance(label, np.ndarray) else label)
+
+
 def _texts(rows: "Rows") -> list[str]:
     """Identity of each row: its texts, or the hash of its image or sound."""
     if rows.images is not None:
         return [hashlib.sha256(image.tobytes()).hexdigest() for image in rows.images]
     if rows.media:
         return [hashlib.sha256(content).hexdigest() for content in rows.media]
+    if rows.choices is not None or rows.negatives is not None:
+        return row_keys(rows)
     if rows.pairs is None:
         return rows.texts
     return [f"{one}\x1f{two}" for one, two in zip(rows.texts, rows.pairs, strict=True)]

@@ -14,7 +14,9 @@ from orchestrator.errors import Problem
 from orchestrator.selection.costs.config import BudgetConfig, ConstraintsConfig, PricesConfig
 from orchestrator.selection.policies.base import POLICIES
 from orchestrator.selection.scores.base import PROXIES, unit_proxies
+from orchestrator.selection.target_tasks import refusal
 from orchestrator.selection.ties.tie_breaker import TiesConfig
+from orchestrator.tasks.base import TaskConfig, TaskKind
 from orchestrator.training.config import FineTuneConfig
 from orchestrator.zoo.suite import SuiteConfig
 
@@ -42,6 +44,10 @@ class BenchmarkConfig(JobConfig):
     """Package references; `all`: pretrained and imported ones, `all:<kind>`: those of one kind."""
     datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
     """The benchmark sets; the later target of a selection must not be among them."""
+    task: TaskKind | None = None
+    """Kind of their task; null: read from each one's columns and labels."""
+    metric: str | None = None
+    """Metric that is recorded; null: the first one of the kind."""
     fine_tune: FineTuneConfig = FineTuneConfig()
     """Training of each cell; one validation score per epoch is recorded."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -52,6 +58,7 @@ class BenchmarkConfig(JobConfig):
     def problems(self) -> Iterable[Problem]:
         """Check the package entries and that no benchmark set is listed twice."""
         yield from _entry_problems("packages", self.packages)
+        yield from _task_problems(self.task)
         sources = [spec.source for spec in self.datasets]
         for place, source in enumerate(sources):
             if source in sources[:place]:
@@ -128,6 +135,10 @@ class SelectConfig(JobConfig):
 
     target: DatasetSpec
     """The labelled data to select for; it must not be a column of the matrix."""
+    task: TaskKind | None = None
+    """Kind of its task; null: read from the columns and labels of the target."""
+    metric: str | None = None
+    """Metric that decides, such as macro_f1 or mae; null: the first one of the kind."""
     suite: SuiteConfig = SuiteConfig()
     """Rows that the package keeps to repeat its exam and to protect its task."""
     matrix: str | None = None
@@ -161,6 +172,7 @@ class SelectConfig(JobConfig):
     def problems(self) -> Iterable[Problem]:
         """Check the package entries, the budget, and what the paper's mode needs."""
         yield from _entry_problems("candidates", self.candidates)
+        yield from _task_problems(self.task)
         budget, least = self.budget.epochs, self.finish_top * self.fine_tune.epochs
         models = "one model" if self.finish_top == 1 else f"{self.finish_top} models"
         if budget is not None and budget < least:
@@ -215,6 +227,11 @@ class SelectConfig(JobConfig):
                 "budget.currency",
                 "limits nothing: the prices of what a trial reserves are 0. Use budget.seconds.",
             )
+
+
+def _task_problems(task: TaskConfig | None) -> Iterable[Problem]:
+    if task is not None and (reason := refusal(task.type_name())) is not None:
+        yield Problem("task", reason)
 
 
 def _entry_problems(path: str, entries: tuple[str, ...]) -> Iterable[Problem]:

@@ -216,7 +216,7 @@ def replay_rows(bracket: Bracket, rows: Iterable[JournalRow]) -> None:
     for row in rows:
         if row.phase != "rung":
             continue
-        if row.validation is None:
+        if row.decides is None:
             bracket.fail(row.trial, row.error)
         else:
-            bracket.record(row.trial, row.rung, row.validation)
+            bracket.record(row.trial, row.rung, row.decides)

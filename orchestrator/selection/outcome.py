@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +32,20 @@ from orchestrator.selection.results import (
     TargetSummary,
     ranked_models,
 )
+from orchestrator.selection.salvage.trial import RECORD
 from orchestrator.selection.score_predictor import MIN_HISTORY_SETS, conformal_halfwidth
+from orchestrator.selection.target_tasks import majority_accuracy
 from orchestrator.selection.ties.tie_breaker import TieBreaker
-from orchestrator.selection.trials.fine_tuning import PACKAGE, committed_rows
+from orchestrator.selection.trials.fine_tuning import (
+    PACKAGE,
+    STATE_MANIFEST,
+    committed_rows,
+    learned_task,
+)
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.selection.trials.runner import merged_folder, state_folder
 from orchestrator.storage import RunFolder
+from orchestrator.tasks.base import MODALITIES, build_task
 from orchestrator.tasks.suite import Learned
 from orchestrator.zoo import Package, commit_once
 from orchestrator.zoo.draft import Draft
@@ -87,16 +95,19 @@ def selection_report(
         target=TargetSummary(
             name=task.name,
             labels=tuple(task.label_names),
+            kind=plan.asked.kind,
+            metric=plan.asked.metric,
+            higher_is_better=plan.asked.higher_is_better,
             rows={s: len(task.split(s)) for s in ("train", "validation", "test")},
         ),
         winner=winner,
         test_accuracy=finalists[0].test,
         validation_accuracy=finalists[0].validation,
         finalists=finalists,
-        majority_accuracy=task.majority_accuracy,
+        majority_accuracy=majority_accuracy(task, plan.asked),
         policy=plan.decider.name,
         tied_with_winner=tied,
-        ranking=_ranking(bracket, recalled, plan.failed, plan.tagged),
+        ranking=_ranking(plan, bracket, recalled),
         bracket=_bracket_cells(plan, bracket),
         rungs=_rungs(plan, bracket),
         recall=tuple(recalled),
@@ -162,11 +173,14 @@ def _publish(
         raise IntegrityError(
             f"{state} contains no fine-tuned package. Delete {state} and run again."
         )
-    finalist, images = report.finalists[place - 1], plan.task.train.images is not None
+    finalist = report.finalists[place - 1]
+    modality = MODALITIES.get(plan.task.train.modality, "text")
     parent = plan.packages[finalist.model]
     merged = report.salvage.merged if place == 1 and report.salvage is not None else {}
-    scores = {"test_accuracy": finalist.test, "validation_accuracy": finalist.validation}
-    head = json.loads((state / PACKAGE / "config.json").read_text())["target"][0]["name"]
+    scores = report.scores_of(finalist.test, finalist.validation)
+    manifest = STATE_MANIFEST if state == state_folder(run.path, finalist.model) else RECORD
+    learned_spec = learned_task(state, manifest) or plan.asked.spec
+    head = learned_spec.head
 
     def write(draft: Draft) -> None:
         shutil.copytree(state / PACKAGE, draft.path, dirs_exist_ok=True)
@@ -175,7 +189,7 @@ def _publish(
         text = json.dumps(report.model_dump(), indent=1, sort_keys=True, allow_nan=False)
         (draft.path / "evaluation" / REPORT_NAME).write_text(text + "\n", encoding="utf-8")
         (draft.path / "job.yaml").write_text(dump_yaml(config), encoding="utf-8")
-        learned = Learned.of_classes(head, plan.task, plan.spec)
+        learned = Learned(build_task(learned_spec), plan.task, plan.spec)
         examine_draft(
             draft, learned={head: learned}, default=head, config=config.suite, trained=True
         )
@@ -187,10 +201,10 @@ def _publish(
         write=write,
         parents=[parent, *(plan.packages[model] for model in merged)],
         task={
-            "kind": "classification",
-            "modality": "vision" if images else "text",
-            "labels": {head: list(plan.task.label_names)},
-            "max_length": None if images else config.fine_tune.max_length,
+            "kind": plan.asked.kind,
+            "modality": modality,
+            "labels": {head: list(learned_spec.labels)} if learned_spec.labels else {},
+            "max_length": config.fine_tune.max_length if modality == "text" else None,
         },
         metrics={**report.figures(), **scores, "model": finalist.model, "place": place},
         licence=parent.manifest.licence,
@@ -209,20 +223,16 @@ def _finalists(bracket: Bracket, journal: Journal, package: str) -> tuple[Finali
 
 
 def _ranking(
-    bracket: Bracket,
-    recalled: Sequence[Recalled],
-    failed: Mapping[str, str],
-    tagged: Collection[str],
+    plan: SelectionPlan, bracket: Bracket, recalled: Sequence[Recalled]
 ) -> tuple[RankedModel, ...]:
     """Winner first, then by the last rung and the score in it; failed models last.
 
     Args:
+        plan: Candidates that left before, and those that declare training on the target.
         bracket: The finished bracket.
         recalled: Candidates that recall ranked.
-        failed: Candidates that left before, with the reason of each.
-        tagged: Candidates that declare training on the target.
     """
-    entries = []
+    entries, failed, tagged = [], plan.failed, plan.tagged
     for place, item in enumerate(recalled):
         rung, reason = bracket.dropped.get(item.model, (0, item.reason))
         status = "dropped" if rung else "not recalled"
@@ -237,7 +247,9 @@ def _ranking(
         order = (-rung, -(score if score is not None else -np.inf), within)
         rungs = range(1, bracket.stages + 1)
         curve = [
-            bracket.observed[item.model, r] for r in rungs if (item.model, r) in bracket.observed
+            plan.asked.score_of(bracket.observed[item.model, r])
+            for r in rungs
+            if (item.model, r) in bracket.observed
         ]
         entries.append((order, item, status, reason, curve))
     ranked = ranked_models(entries, tagged)
@@ -261,7 +273,7 @@ def _ranking(
 
 def _bracket_cells(plan: SelectionPlan, bracket: Bracket) -> tuple[BracketCell, ...]:
     """One entry per (model, rung), with the prediction from the values known at that rung."""
-    cells = []
+    cells, score_of = [], plan.asked.score_of
     for rung, verdict in enumerate(bracket.verdicts, start=1):
         trained, predicted = _trained(bracket, rung), dict[str, float]()
         if plan.decider.predictor is not None:
@@ -271,8 +283,8 @@ def _bracket_cells(plan: SelectionPlan, bracket: Bracket) -> tuple[BracketCell, 
             BracketCell(
                 model=model,
                 rung=rung,
-                score=bracket.observed[model, rung],
-                predicted=predicted.get(model),
+                score=score_of(bracket.observed[model, rung]),
+                predicted=score_of(predicted[model]) if model in predicted else None,
                 kept=model in verdict.kept,
             )
             for model in trained
@@ -286,7 +298,7 @@ def _rungs(plan: SelectionPlan, bracket: Bracket) -> tuple[Rung, ...]:
         width = None
         if plan.decider.predictor is not None and len(history.datasets) >= MIN_HISTORY_SETS:
             found = conformal_halfwidth(history, min(rung, history.stages), history.models)
-            width = found if np.isfinite(found) else None
+            width = plan.asked.width_of(found) if np.isfinite(found) else None
         trained = tuple(_trained(bracket, rung))
         rungs.append(Rung(rung=rung, trained=trained, kept=verdict.kept, halfwidth=width))
     return tuple(rungs)

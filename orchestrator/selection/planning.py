@@ -32,6 +32,8 @@ from orchestrator.selection.recall import (
     default_pool,
     plan_mode,
 )
+from orchestrator.selection.scores.proxy_kinds import NO_PROXY, planned_proxies
+from orchestrator.selection.target_tasks import TargetTask, kind_of, label_form, target_task
 from orchestrator.storage.uris import absolute
 
 if TYPE_CHECKING:
@@ -48,7 +50,9 @@ class SelectionPlan:
     """Everything that is decided before a cluster is needed.
 
     Attributes:
-        task: The target.
+        task: The rows of the target.
+        asked: What is asked about them, and the metric that decides.
+        proxies: Proxy scores that apply to such a task.
         spec: Its rows; local paths are absolute.
         zoo: The zoo; a local path is absolute.
         packages: Candidates by reference.
@@ -66,6 +70,8 @@ class SelectionPlan:
     """
 
     task: "TaskData"
+    asked: TargetTask
+    proxies: tuple[str, ...]
     spec: DatasetSpec
     zoo: str
     packages: Mapping[str, "Package"]
@@ -103,7 +109,7 @@ class SelectionPlan:
             self,
             packages=packages,
             recall=recall,
-            to_score=recall.to_score if len(packages) > self.pool else (),
+            to_score=recall.to_score if self.proxies and len(packages) > self.pool else (),
             pool=min(self.pool, len(packages)),
             widest=min(self.widest, len(packages)),
             failed={**self.failed, **failed},
@@ -121,7 +127,6 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
         InputError: A package, the matrix or the target cannot be used, or the target is in the
             matrix.
     """
-    from orchestrator.data.sources.opening import load_task
     from orchestrator.tasks.base import form_of
     from orchestrator.zoo import Zoo
 
@@ -130,9 +135,10 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
     zoo = Zoo(config.run.zoo)
     found, everything = resolve_packages(zoo, config.candidates), zoo.packages()
     matrix = _matrix(config, [package.ref for package in found])
-    task = load_task(config.target)
+    task, asked = _target(config)
+    proxies = planned_proxies(config.recall, asked)
     protocol = protocol_of(config.fine_tune, config.seed, config.precision)
-    matrix.guard(task.name, dataset_facts(task, protocol))
+    matrix.guard(task.name, dataset_facts(task, protocol, asked))
     found, excluded = within_constraints(found, config.constraints)
     usable, failed = sort_out(found, form_of(task.train))
     require_usable(usable, failed, task.name)
@@ -141,26 +147,28 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
     matrix, warnings = _without_changed(matrix, facts, protocol)
     history = _history(matrix, packages, config)
     tagged = frozenset(r for r, item in facts.items() if is_tagged(r, item.trained_on, task.name))
-    asked = config.halving.policy
-    decider = choose_policy(asked, history, tagged if config.halving.use_tags else ())
-    if decider.name != asked:
-        sets = len(history.datasets)
-        warnings.append(f"policy {asked} became {decider.name}: {sets} history sets")
+    informed = tagged if config.halving.use_tags else ()
+    decider = choose_policy(config.halving.policy, history, informed)
+    warnings += decider.changes(config.halving.policy, history)
     for warning in warnings:
         logger.warning("%s", warning)
     steps = steps_per_epoch(len(task.train), config.fine_tune)
     pool, widest = _pool_sizes(config, len(packages), decider, steps)
     recall = plan_mode(config.recall, history, packages, decider.predictor, pool)
     everyone = pool == len(packages) or config.recall.mode == "all"
+    if not proxies and not everyone:
+        warnings.append(NO_PROXY.format(kind=asked.kind))
     return SelectionPlan(
         task=task,
+        asked=asked,
+        proxies=proxies,
         spec=portable(config.target),
         zoo=absolute(config.run.zoo),
         packages=packages,
         matrix=matrix,
         history=history,
         recall=recall,
-        to_score=() if everyone else recall.to_score,
+        to_score=() if everyone or not proxies else recall.to_score,
         pool=pool,
         widest=widest,
         steps_per_epoch=steps,
@@ -169,6 +177,15 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
         warnings=tuple(warnings),
         failed={**failed, **excluded},
     )
+
+
+def _target(config: SelectConfig) -> tuple["TaskData", TargetTask]:
+    """The rows of the target, and what is asked about them."""
+    from orchestrator.data.sources.opening import load_task
+
+    kind = kind_of(config.target, config.task)
+    rows = load_task(config.target, form=label_form(kind))
+    return rows, target_task(rows, kind, config.task, config.metric)
 
 
 def describe_selection(config: SelectConfig) -> str:
@@ -188,7 +205,8 @@ def describe_selection(config: SelectConfig) -> str:
     epochs, count = config.fine_tune.epochs, len(packages)
     history = _history(matrix, {p.ref: p for p in packages}, config)
     decider = choose_policy(config.halving.policy, history)
-    rows = rows_at_hand(config.target)
+    kind = kind_of(config.target, config.task)
+    rows = rows_at_hand(config.target, kind)
     steps = None if rows is None else steps_per_epoch(rows, config.fine_tune)
     pool, _ = _pool_sizes(config, count, decider, steps)
     candidates = {package.ref: package for package in packages}
@@ -199,6 +217,7 @@ def describe_selection(config: SelectConfig) -> str:
         [
             f"select {config.run.name}: target {config.target.source}, {count} candidates",
             *listed_candidates(packages, failed),
+            f"  task: {kind}" + (f" by {config.metric}" if config.metric else ""),
             f"  history: {len(history.datasets)} data sets, policy {decider.name}",
             f"  recall: {passes} forward passes, keeps {pool} of {count}",
             f"  halving: at most {' + '.join(map(str, sizes))} = {sum(sizes)} epochs; "

@@ -30,7 +30,9 @@ class JournalRow(StrictModel):
     rung: int
     """Epoch, 1-based."""
     validation: float | None
-    """Score after this epoch; null when the trial failed."""
+    """Score after this epoch, in the unit of the metric; null when the trial failed."""
+    goodness: float | None = None
+    """The same on the scale of decisions, where larger is better; null: the score itself."""
     test: float | None = None
     """Final test score, after the last epoch only."""
     steps: int = 0
@@ -48,6 +50,11 @@ class JournalRow(StrictModel):
     """Unix time at which the state of this epoch was committed."""
     error: str = ""
     """Reason of the failure."""
+
+    @property
+    def decides(self) -> float | None:
+        """The number that decisions compare, larger is better; None when the trial failed."""
+        return self.validation if self.goodness is None else self.goodness
 
 
 class EpochResult(JournalRow):
@@ -109,6 +116,12 @@ class TargetSummary(StrictModel):
     """Label names in order."""
     rows: dict[str, int]
     """Split to number of rows."""
+    kind: str = "classification"
+    """Kind of the task."""
+    metric: str = "accuracy"
+    """Metric that decides; all scores of the report are in its unit."""
+    higher_is_better: bool = True
+    """Its direction."""
 
 
 class RankedModel(StrictModel):
@@ -234,11 +247,11 @@ class SelectionReport(StrictModel):
     winner: str
     """Model id of the winner."""
     test_accuracy: float
-    """Its final test accuracy."""
+    """Its final test score: accuracy, or `TargetSummary.metric`."""
     validation_accuracy: float
-    """Its validation accuracy after the last epoch."""
-    majority_accuracy: float
-    """Test accuracy of always answering the largest class."""
+    """Its validation score after the last epoch."""
+    majority_accuracy: float | None
+    """Test accuracy of always answering the largest class; null where labels are not classes."""
     finalists: tuple[Finalist, ...] = ()
     """The packages that were made, the winner's first; empty in files of earlier releases."""
     policy: str
@@ -307,9 +320,19 @@ class SelectionReport(StrictModel):
         full = self.model_dump(mode="json", include={"finalists", "ended"})
         return {**full, "ledger": [row.model_dump(mode="json") for row in self.ledger.rows]}
 
+    def scores_of(self, test: float, validation: float) -> dict[str, JsonValue]:
+        """A test and a validation score under the name of the metric."""
+        metric = self.target.metric
+        return {f"test_{metric}": test, f"validation_{metric}": validation}
+
     def figures(self) -> dict[str, JsonValue]:
         """The figures that fit one JSON line and a manifest."""
-        names = {"winner", "test_accuracy", "validation_accuracy", "majority_accuracy", "policy"}
-        failed = {row.model: row.reason for row in self.ranking if row.status == "failed"}
-        figures = {**self.model_dump(include=names), **self.ledger.totals()}
+        figures: dict[str, JsonValue] = {"winner": self.winner, "policy": self.policy}
+        figures |= self.scores_of(self.test_accuracy, self.validation_accuracy)
+        if self.majority_accuracy is not None and self.target.metric == "accuracy":
+            figures["majority_accuracy"] = self.majority_accuracy
+        failed: dict[str, JsonValue] = {
+            row.model: row.reason for row in self.ranking if row.status == "failed"
+        }
+        figures |= self.ledger.totals()
         return figures | ({"failed": failed} if failed else {})

@@ -181,6 +181,7 @@ def _payload(
         package=model,
         zoo=plan.zoo,
         task=plan.spec,
+        asked=plan.asked,
         fine_tune=config.fine_tune,
         seed=config.seed,
         precision=config.precision,

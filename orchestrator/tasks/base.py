@@ -11,13 +11,13 @@ Shapes: N rows, S tokens of a row, K labels, D width.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field
 
 from orchestrator.arrays import AnyArray, FloatArray
 from orchestrator.config import StrictModel
-from orchestrator.config.registry import EntryConfig, Registry
+from orchestrator.config.registry import Choice, EntryConfig, Registry
 from orchestrator.errors import InputError
 from orchestrator.modeling.targets.configs import Pooling, TargetConfig
 from orchestrator.zoo.suite import TaskSpec
@@ -76,6 +76,7 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
         target_types: Types of the heads that can answer tasks of this kind; the first is made.
         template: Text with a blank that rows are put into, of a task that classifies by words.
         own_head: Config of the package's head, of a task that continues it (``writes_text``).
+        decides: Name of the metric that decides; None: the first one.
     """
 
     Config: ClassVar[type[TaskConfig]]
@@ -93,6 +94,7 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
         self.labels = tuple(labels)
         self.head = head
         self.own_head: TargetConfig | None = None
+        self.decides: str | None = None
 
     @classmethod
     def kind(cls) -> str:
@@ -189,18 +191,23 @@ class Task(ABC, Generic[ConfigT, AnswerT]):
     @property
     def primary(self) -> "Metric":
         """The metric that decides."""
-        return self.metrics()[0]
+        found = self.metrics()
+        return next((metric for metric in found if metric.name == self.decides), found[0])
 
 
 SOUND_EMBEDDINGS = frozenset({"speech", "waveform"})
 """Embeddings that read recordings."""
 FORMS_READ = {"image": "images", "audio": "sounds"}
 """Forms of rows in words; all others are texts."""
+MODALITIES = {"image": "vision", "audio": "audio"}
+"""Modalities of rows as manifests state them; all others are ``text``."""
 
 AnyTask = Task[Any, Any]
 """A task of any kind."""
 
 tasks: Registry[TaskConfig] = Registry("task", TaskConfig, builtin="orchestrator.tasks.kinds")
+TaskKind = Annotated[TaskConfig, Choice(tasks)]
+"""A task kind in a config: its name, or a mapping with ``type`` and options."""
 
 
 def form_of(rows: "Rows") -> str:

@@ -158,10 +158,16 @@ def steps_per_epoch(rows: int, fine_tune: "FineTuneConfig") -> int:
     return -(-used // min(fine_tune.global_batch_size, used))
 
 
-def rows_at_hand(spec: "DatasetSpec") -> int | None:
-    """Training rows of a target that is on this machine and small; None: it is not read."""
+def rows_at_hand(spec: "DatasetSpec", kind: str = "classification") -> int | None:
+    """Training rows of a target that is on this machine and small; None: it is not read.
+
+    Args:
+        spec: The target.
+        kind: Kind of its task.
+    """
     from orchestrator.data.sources.files import find_files
     from orchestrator.data.sources.opening import load_task
+    from orchestrator.selection.target_tasks import label_form
 
     if spec.scheme == "files":
         files = [file for group in find_files(spec, labelled=True).values() for file in group]
@@ -169,4 +175,4 @@ def rows_at_hand(spec: "DatasetSpec") -> int | None:
             return None
     elif spec.scheme != "builtin":
         return None
-    return len(load_task(spec).train)
+    return len(load_task(spec, form=label_form(kind)).train)

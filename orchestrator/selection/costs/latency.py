@@ -13,7 +13,12 @@ from statistics import median
 import numpy as np
 
 from orchestrator.selection.costs.results import Latency
-from orchestrator.selection.scores.features import ProxyPayload, read_samples, sample_rows
+from orchestrator.selection.scores.features import (
+    CLASSES,
+    ProxyPayload,
+    read_samples,
+    sample_rows,
+)
 from orchestrator.selection.trials.failures import reason_of, repeats
 from orchestrator.selection.trials.loading import package_of, task_of
 
@@ -37,14 +42,15 @@ def time_package(payload: ProxyPayload) -> Latency:
     from orchestrator.modeling.package import load_model
 
     begun = time.perf_counter()
-    rows = sample_rows(task_of(payload.task).train, payload.rows, payload.seed)
+    kind = CLASSES if payload.asked is None else payload.asked.kind
+    rows = sample_rows(task_of(payload.task, kind).train, payload.rows, payload.seed)
     folder = package_of(payload.zoo, payload.package).path
     model = load_model(folder).eval()
     limit = min(payload.max_length, model.config.max_position_embeddings)
-    samples = read_samples(folder, rows, limit)
+    samples = read_samples(folder, rows, limit, payload.asked)
     lengths = getattr(samples, "lengths", None)
-    lengths = np.zeros(len(rows), int) if lengths is None else lengths
-    row = np.argsort(lengths, kind="stable")[len(rows) // 2]
+    lengths = np.zeros(len(samples), int) if lengths is None else lengths
+    row = np.argsort(lengths, kind="stable")[len(lengths) // 2]
     batch, times = samples.collate(np.array([row]), 0), []
     started = time.perf_counter()
     with torch.inference_mode():

@@ -80,6 +80,11 @@ class Decider:
     policy: Policy
     predictor: ShrunkenPredictor | None
 
+    def changes(self, asked: str, history: History) -> list[str]:
+        """A warning where it is not the policy that was asked for."""
+        sets = len(history.datasets)
+        return [f"policy {asked} became {self.name}: {sets} history sets"] * (asked != self.name)
+
 
 def choose_policy(name: str, history: History, tags: Iterable[str] = ()) -> Decider:
     """Make the policy ``name``, or the one that replaces it with little history.

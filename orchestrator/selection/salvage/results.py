@@ -1,5 +1,7 @@
 """Typed result of a salvage; light, as the report reads it."""
 
+from collections.abc import Callable
+
 from pydantic import Field
 
 from orchestrator.config import StrictModel
@@ -38,6 +40,17 @@ class Salvage(StrictModel):
     def merged(self) -> dict[str, float]:
         """Model → share at the time it was merged in, of what is in the published weights."""
         return {trial.model: trial.share for trial in self.trials if trial.taken}
+
+    def in_unit(self, score_of: Callable[[float], float]) -> "Salvage":
+        """Return the same with scores in the unit of the metric; the test score is in it."""
+        trials = tuple(
+            trial
+            if trial.validation is None
+            else trial.model_copy(update={"validation": score_of(trial.validation)})
+            for trial in self.trials
+        )
+        scores = {"before": score_of(self.before), "after": score_of(self.after)}
+        return self.model_copy(update={**scores, "trials": trials})
 
     def in_words(self, winner: str) -> str:
         """One line for the log."""

@@ -1,11 +1,11 @@
 """Salvage of one selection: runs in a worker on the states of its trials; imports no Ray."""
 
+import functools
 import math
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from orchestrator.config import StrictModel
 from orchestrator.modeling.package import read_state
 from orchestrator.selection.salvage.merging import Ingredient, Weights, salvage
 from orchestrator.selection.salvage.results import Salvage
+from orchestrator.selection.target_tasks import TargetTask
 from orchestrator.selection.trials.fine_tuning import (
     PACKAGE,
     FineTuneTrial,
@@ -55,22 +56,35 @@ def salvage_winner(winner: TrialPayload, donors: Sequence[Donor], folder: Path) 
     plain = winner.fine_tune.model_copy(update={"lora": None})
     tuner = FineTuneTrial(winner.model_copy(update={"fine_tune": plain})).tuner_of(package)
     trained = read_state(package)
-    before = _score_of(tuner, trained)
+    good = functools.partial(_goodness, winner.asked)
+    before = good(_score_of(tuner, trained))
     others = [
-        Ingredient(donor.payload.package, donor.validation, partial(_trained, donor.payload))
+        Ingredient(
+            donor.payload.package, donor.validation, functools.partial(_trained, donor.payload)
+        )
         for donor in donors
     ]
-    weights, found = salvage(trained, before, others, lambda each: _score_of(tuner, each))
+    weights, found = salvage(trained, before, others, lambda each: good(_score_of(tuner, each)))
     if found.merged:
+        if winner.asked is not None and winner.asked.adapts:
+            _score_of(tuner, weights)  # a threshold was last chosen for other weights
         found = found.model_copy(update={"test": _score_of(tuner, weights, "test")})
     found = found.model_copy(update={"seconds": time.perf_counter() - started})
-    with staged(folder, {"salvage": found.model_dump()}, RECORD) as draft:
+    if winner.asked is not None:
+        found = found.in_unit(winner.asked.score_of)
+    learned = tuner.tasks[tuner.head].spec.model_dump(mode="json")
+    with staged(folder, {"salvage": found.model_dump(), "learned": learned}, RECORD) as draft:
         if found.merged:
             tuner.model.load_state_dict(weights, strict=False)
             (draft / PACKAGE).mkdir()
             tuner.write(draft / PACKAGE)
             _copy_curves(package, draft / PACKAGE)
     return found
+
+
+def _goodness(asked: TargetTask | None, score: float) -> float:
+    """Return a score on the scale of decisions, where larger is better."""
+    return score if asked is None or math.isnan(score) else asked.goodness(score)
 
 
 def _score_of(tuner: "FineTuner", weights: Weights, split: "Split" = "validation") -> float:

@@ -11,22 +11,24 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from orchestrator.arrays import FloatArray
+from orchestrator.arrays import AnyArray, FloatArray
 from orchestrator.config import StrictModel
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.selection.results import ProxyScore
 from orchestrator.selection.scores.base import score_features
 from orchestrator.selection.scores.feature_cache import cached_features, rows_digest
+from orchestrator.selection.target_tasks import TargetTask
 from orchestrator.selection.ties.tie_breaker import content_digest
 from orchestrator.selection.trials.failures import reason_of, repeats
 from orchestrator.selection.trials.loading import package_of, task_of
 
 if TYPE_CHECKING:
+    from orchestrator.arrays import IntArray
     from orchestrator.data.rows.rows import Rows
-    from orchestrator.data.samples.labelled_samples import ClsSamples
-    from orchestrator.data.samples.media_samples import MediaSamples
+    from orchestrator.data.samples.base import SampleDataset
 
 BATCH_ROWS = 128
+CLASSES, TAGS = "classification", "tags"
 LABEL_COLUMN = "proxy"
 """Label column of the samples; no head of the model has this name, so no loss is computed."""
 logger = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ class ProxyPayload(StrictModel):
     """Seed of the run."""
     layers: Literal["last", "mean"] = "last"
     """Output that is pooled: of the last layer, or the mean over all layers."""
+    asked: TargetTask | None = None
+    """The task; null: classes."""
     cache: str = ""
     """Folder of `feature_cache`; empty: the model is always read."""
 
@@ -69,10 +73,17 @@ def try_package(payload: ProxyPayload) -> ProxyScore:
 def score_package(payload: ProxyPayload) -> ProxyScore:
     """Score one package."""
     begun = time.perf_counter()
-    task, package = task_of(payload.task), package_of(payload.zoo, payload.package)
+    from orchestrator.selection.scores.task_rows import drawn_words, proxy_labels
+
+    kind = CLASSES if payload.asked is None else payload.asked.kind
+    task, package = task_of(payload.task, kind), package_of(payload.zoo, payload.package)
     declared = set(package.manifest.task.labels) if package.manifest.task else set()
-    heads = declared if package.kind in KINDS_WITH_TRAINED_HEADS else set()
+    heads = declared if package.kind in KINDS_WITH_TRAINED_HEADS and kind == CLASSES else set()
     rows = sample_rows(task.train, payload.rows, payload.seed)
+    words = drawn_words(rows, payload.rows, payload.seed) if kind == TAGS else None
+    labels = proxy_labels(kind, rows, words)
+    if words is not None and len(np.unique(labels)) < 2:
+        return ProxyScore(values={}, floors={}, rows=len(labels))  # a rare tag was not drawn
     started = time.perf_counter()
     (features, probabilities), cached = cached_features(
         Path(payload.cache) if payload.cache else None,
@@ -82,12 +93,22 @@ def score_package(payload: ProxyPayload) -> ProxyScore:
             payload.max_length,
             payload.layers,
             sorted(heads),
+            *(() if payload.asked is None else _read_key(payload.asked, words)),
         ),
-        lambda: extract(package.path, rows, payload.max_length, heads, payload.layers),
+        lambda: extract(
+            package.path, rows, payload.max_length, heads, payload.layers, payload.asked, words
+        ),
     )
-    score = score_features(payload.proxies, features, rows.labels, probabilities, payload.seed)
+    score = score_features(payload.proxies, features, labels, probabilities, payload.seed)
     times = {"seconds": time.perf_counter() - started, "startup_s": started - begun}
     return score.model_copy(update={"cached": cached, **times})
+
+
+def _read_key(asked: TargetTask, words: "IntArray | None") -> tuple[object, ...]:
+    """Further parts of the key: none for classes, so that earlier files are found."""
+    if asked.kind == CLASSES:
+        return ()
+    return (asked.kind, None if words is None else words.tolist())
 
 
 def sample_rows(rows: "Rows", limit: int, seed: int) -> "Rows":
@@ -98,8 +119,16 @@ def sample_rows(rows: "Rows", limit: int, seed: int) -> "Rows":
     return rows.take(np.sort(chosen))
 
 
-def read_samples(folder: Path, rows: "Rows", max_length: int) -> "ClsSamples | MediaSamples":
+def read_samples(
+    folder: Path, rows: "Rows", max_length: int, asked: TargetTask | None = None
+) -> "SampleDataset":
     """Rows as a package reads them: texts up to ``max_length`` tokens, images or sounds.
+
+    Args:
+        folder: The package.
+        rows: The rows.
+        max_length: Tokens a text is truncated to.
+        asked: The task; None: classes.
 
     Raises:
         InputError: The package does not read such rows.
@@ -111,14 +140,22 @@ def read_samples(folder: Path, rows: "Rows", max_length: int) -> "ClsSamples | M
 
     if rows.media:
         return MediaSamples(rows, media_processor(open_processor(folder), rows), LABEL_COLUMN)
+    if asked is not None and asked.kind != CLASSES:
+        return asked.answering().samples(rows, open_processor(folder), max_length)
     processor = None if rows.images is not None else TextProcessor.load(folder)
     return ClsSamples(rows, processor, LABEL_COLUMN, max_length)
 
 
 def extract(
-    folder: Path, rows: "Rows", max_length: int, trained_heads: set[str], layers: str = "last"
+    folder: Path,
+    rows: "Rows",
+    max_length: int,
+    trained_heads: set[str],
+    layers: str = "last",
+    asked: TargetTask | None = None,
+    words: "IntArray | None" = None,
 ) -> tuple[FloatArray, FloatArray | None]:
-    """Mean-pooled features, and the class probabilities of a trained source head.
+    """Features of rows (`task_rows`), and the class probabilities of a trained source head.
 
     Args:
         folder: The package.
@@ -127,6 +164,8 @@ def extract(
         trained_heads: Names of trained classification heads. Others are not used: a random head
             scores every model at its floor.
         layers: ``last``, or ``mean`` over the outputs of all layers, without the embeddings.
+        asked: The task; None: classes.
+        words: Drawn words, of tags.
 
     Returns:
         ``[n, D]`` and ``[n, Z]`` (None without a trained head).
@@ -134,9 +173,13 @@ def extract(
     import torch
 
     from orchestrator.modeling.package import load_model
+    from orchestrator.selection.scores.task_rows import features_of, word_vectors
 
     model = load_model(folder).eval()
-    samples = read_samples(folder, rows, min(max_length, model.config.max_position_embeddings))
+    kind = CLASSES if asked is None else asked.kind
+    limit = min(max_length, model.config.max_position_embeddings)
+    samples = read_samples(folder, rows, limit, asked)
+    starts = None if words is None else _word_starts(folder, rows, limit)
     head = next((name for name in sorted(trained_heads) if name in model.targets), None)
     wants_layers = layers == "mean"
     model.encoder.keeps_layers |= wants_layers
@@ -149,10 +192,20 @@ def extract(
             shown = model.encoder.layer_outputs if wants_layers else None
             if shown:
                 hidden = torch.stack(shown[1:]).mean(dim=0)
-            features.append(model.pool(hidden, batch))
+            if starts is not None and words is not None:
+                here = words[(words[:, 0] >= start) & (words[:, 0] <= index[-1])]
+                features.append(word_vectors(hidden, starts, here, start))
+            else:
+                features.append(features_of(kind, hidden, batch, model.pool, len(index)))
             if head is not None:
                 probabilities.append(model.predict(batch)[head].softmax(dim=-1))
     if wants_layers and not shown:
         logger.warning("%s: its encoder shows only the last layer, which is read", folder.name)
     stacked = torch.cat(features).double().numpy()
     return stacked, torch.cat(probabilities).double().numpy() if head else None
+
+
+def _word_starts(folder: Path, rows: "Rows", limit: int) -> AnyArray:
+    from orchestrator.data.processors.text import TextProcessor
+
+    return np.asarray(TextProcessor.load(folder).word_arrays(rows.words, limit)[1])

@@ -1,4 +1,7 @@
-"""kNN: leave-one-out accuracy of the nearest neighbors by cosine (as in TransformerRanker)."""
+"""kNN: leave-one-out accuracy (of numbers: R squared) of the nearest neighbors by cosine.
+
+Of classes as in TransformerRanker.
+"""
 
 import numpy as np
 
@@ -17,6 +20,7 @@ class Knn(Proxy):
 
         type: str = "knn"
 
+    reads_numbers = True
     unit_order = 3
 
     def score(self, inputs: FloatArray, labels: IntArray) -> float:
@@ -25,12 +29,24 @@ class Knn(Proxy):
 
     def scores(self, inputs: FloatArray, labelings: IntArray) -> FloatArray:
         """Accuracies of several labelings, from one search of the neighbors."""
-        unit = inputs / np.maximum(np.linalg.norm(inputs, axis=1, keepdims=True), 1e-12)
-        cosine = unit @ unit.T
-        np.fill_diagonal(cosine, -np.inf)
-        nearest = np.argsort(-cosine, axis=1, kind="stable")[:, : min(NEIGHBORS, len(inputs) - 1)]
+        nearest = _nearest(inputs)
         found = []
         for labels, members in zip(labelings, one_hot(labelings), strict=True):
             votes = members[nearest].sum(axis=1)
             found.append((votes.argmax(axis=1) == labels).mean())
         return np.array(found)
+
+    def number_scores(self, inputs: FloatArray, targets: FloatArray) -> FloatArray:
+        """Leave-one-out R squared of the neighbors' mean, averaged over the columns."""
+        nearest = _nearest(inputs)
+        lost = np.array([((each - each[nearest].mean(axis=1)) ** 2).sum() for each in targets])
+        return np.asarray(1.0 - lost / np.maximum((targets**2).sum(axis=(1, 2)), 1e-12))
+
+
+def _nearest(inputs: FloatArray) -> IntArray:
+    """Rows of the nearest neighbors of each row by cosine, ``[n, NEIGHBORS]``."""
+    unit = inputs / np.maximum(np.linalg.norm(inputs, axis=1, keepdims=True), 1e-12)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -np.inf)
+    order = np.argsort(-cosine, axis=1, kind="stable")
+    return np.asarray(order[:, : min(NEIGHBORS, len(inputs) - 1)])

@@ -21,19 +21,25 @@ class LogME(Proxy):
 
         type: str = "logme"
 
+    reads_numbers = True
+
     def score(self, inputs: FloatArray, labels: IntArray) -> float:
         """LogME of features ``[n, D]``."""
         return float(self.scores(inputs, labels[None])[0])
 
     def scores(self, inputs: FloatArray, labelings: IntArray) -> FloatArray:
         """LogMEs of several labelings, from one decomposition of the features."""
+        return self.number_scores(inputs, one_hot(labelings))
+
+    def number_scores(self, inputs: FloatArray, targets: FloatArray) -> FloatArray:
+        """LogMEs of several targets, averaged over their columns."""
         rows, width = inputs.shape
         left, singular, _ = np.linalg.svd(inputs, full_matrices=False)
-        targets = np.concatenate(one_hot(labelings).transpose(0, 2, 1))  # [P K, n]
-        projected = (targets @ left) ** 2
-        rest = np.maximum((targets**2).sum(axis=1) - projected.sum(axis=1), 0.0)
+        columns = np.concatenate(targets.transpose(0, 2, 1))  # [P K, n]
+        projected = (columns @ left) ** 2
+        rest = np.maximum((columns**2).sum(axis=1) - projected.sum(axis=1), 0.0)
         evidence = _log_evidence(singular**2, projected, rest, rows, width) / rows
-        return np.asarray(evidence.reshape(len(labelings), -1).mean(axis=1))
+        return np.asarray(evidence.reshape(len(targets), -1).mean(axis=1))
 
 
 def _log_evidence(

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from orchestrator.arrays import FloatArray, IntArray
+from orchestrator.arrays import AnyArray, FloatArray
 from orchestrator.selection.results import ProxyScore
 
 PERMUTATIONS = 99
@@ -23,8 +23,11 @@ LEVEL = 0.05
 """Largest p-value of an informative score."""
 
 
-def permuted(labels: IntArray, seed: int) -> IntArray:
-    """Labelings ``[1 + PERMUTATIONS, n]``: the true labels first, then permutations of them."""
+def permuted(labels: AnyArray, seed: int) -> AnyArray:
+    """Labelings ``[1 + PERMUTATIONS, n]``: the true labels first, then permutations of them.
+
+    Numbers ``[n, K]`` give ``[1 + PERMUTATIONS, n, K]``: the K numbers of a row stay together.
+    """
     generator = np.random.default_rng(seed)
     return np.stack([labels, *(generator.permutation(labels) for _ in range(PERMUTATIONS))])
 

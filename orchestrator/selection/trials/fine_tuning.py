@@ -17,6 +17,7 @@ from orchestrator.config import StrictModel
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
 from orchestrator.selection.results import EpochResult
+from orchestrator.selection.target_tasks import TargetTask
 from orchestrator.selection.ties.row_scores import row_scores, write_row_scores
 from orchestrator.selection.trials.failures import reason_of, repeats
 from orchestrator.selection.trials.loading import held, hold, package_of, task_of
@@ -24,10 +25,12 @@ from orchestrator.selection.trials.starting import clock
 from orchestrator.storage import staged, verify_folder
 from orchestrator.training.config import FineTuneConfig
 from orchestrator.zoo import Zoo
+from orchestrator.zoo.suite import TaskSpec
 
 if TYPE_CHECKING:
     from orchestrator.modeling.model import Model
     from orchestrator.training.finetune.finetuner import FineTuner
+    from orchestrator.training.finetune.lessons import Lesson
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,8 @@ class TrialPayload(StrictModel):
     """The zoo; a local path is absolute."""
     task: DatasetSpec
     """The rows; local paths are absolute."""
+    asked: TargetTask | None = None
+    """The task; null: classification by accuracy."""
     fine_tune: FineTuneConfig
     """Training settings."""
     seed: int
@@ -134,6 +139,7 @@ class FineTuneTrial:
             trial=self._payload.trial,
             rung=rung,
             validation=measured[tuner.watched],
+            goodness=self._goodness(measured[tuner.watched]),
             loss=measured["loss"],
             test=test,
             steps=tuner.steps_done - steps_before,
@@ -149,6 +155,8 @@ class FineTuneTrial:
             return rows[-1]
         asked, tuner = time.perf_counter(), self.tuner_after(len(rows))
         startup, started = clock.seconds(asked), time.perf_counter()
+        if self._payload.asked is not None and self._payload.asked.adapts:
+            tuner.figures("validation")  # the state does not hold what is chosen on these rows
         row = rows[-1].model_copy(
             update={
                 "phase": "completion",
@@ -179,7 +187,6 @@ class FineTuneTrial:
         """The tuner of a package's files, on the device that is reserved for this trial."""
         from orchestrator.training.engines.torch_engines import SingleEngine
         from orchestrator.training.finetune.finetuner import FineTuner, Place
-        from orchestrator.training.finetune.lessons import lesson_of
         from orchestrator.training.learning_rates import rate_for
         from orchestrator.training.worker_context import reserved_device
 
@@ -191,7 +198,7 @@ class FineTuneTrial:
             config = config.model_copy(update={"learning_rate": rate.value})
         tuner = FineTuner(
             folder,
-            [lesson_of(task_of(payload.task))],
+            [self._lesson()],
             config,
             payload.seed,
             place=Place(
@@ -202,17 +209,34 @@ class FineTuneTrial:
         _require_finite(tuner.model)
         return tuner
 
+    def _lesson(self) -> "Lesson":
+        """The rows, and what is asked about them."""
+        from orchestrator.training.finetune.lessons import Lesson, lesson_of
+
+        asked, spec = self._payload.asked, self._payload.task
+        if asked is None:
+            return lesson_of(task_of(spec))
+        data = task_of(spec, asked.kind)
+        return Lesson(asked.answering(data), data)
+
+    def _goodness(self, score: float) -> float | None:
+        """The score on the scale of decisions; None: as it is."""
+        asked = self._payload.asked
+        return None if asked is None or asked.plain else asked.goodness(score)
+
     def _write_row_scores(self, tuner: "FineTuner", rung: int) -> None:
         """Write which validation rows are right, before the epoch is committed."""
         if self._payload.row_scores:
-            task, rows = tuner.tasks[tuner.head], tuner.data.rows("validation", 0)
-            statistics = task.statistics(rows, tuner.answers("validation"))[task.primary.name]
-            scores = row_scores(task.primary, statistics)
+            task, primary = tuner.tasks[tuner.head], tuner.lessons[0].task.primary
+            rows = tuner.data.rows("validation", 0)
+            statistics = task.statistics(rows, tuner.answers("validation"))[primary.name]
+            scores = row_scores(primary, statistics)
             write_row_scores(Path(self._payload.row_scores), self._payload.trial, rung, scores)
 
     def _commit(self, tuner: "FineTuner", rows: Sequence[EpochResult]) -> None:
         """Commit state and rows together, without what the next epoch cannot need."""
-        stored = {"rows": [row.model_dump() for row in rows]}
+        stored: dict[str, object] = {"rows": [row.model_dump() for row in rows]}
+        stored["learned"] = tuner.tasks[tuner.head].spec.model_dump(mode="json")
         with staged(self._state, stored, STATE_MANIFEST) as folder:
             if rows[-1].test is None:
                 (folder / TRAINER).mkdir()
@@ -240,6 +264,12 @@ def committed_rows(state: Path) -> list[EpochResult]:
     except IntegrityError as error:
         raise IntegrityError(f"{error} Delete {state} to train this trial again.") from error
     return [EpochResult.model_validate(row) for row in manifest["rows"]]
+
+
+def learned_task(state: Path, manifest: str = STATE_MANIFEST) -> TaskSpec | None:
+    """The task with what was chosen on validation rows (a threshold); None in earlier states."""
+    found = json.loads((state / manifest).read_text(encoding="utf-8")).get("learned")
+    return None if found is None else TaskSpec.model_validate(found)
 
 
 def _require_finite(model: "Model") -> None:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from orchestrator.data.spec import DatasetSpec
+from orchestrator.selection.target_tasks import label_form
 from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
@@ -26,16 +27,16 @@ def package_of(zoo: str, reference: str) -> Package:
     return Zoo(zoo).get(reference)
 
 
-def task_of(spec: DatasetSpec) -> "TaskData":
-    """Return the rows of a task."""
-    return _task(spec.model_dump_json())
+def task_of(spec: DatasetSpec, kind: str = "classification") -> "TaskData":
+    """Return the rows of a task of a kind."""
+    return _task(spec.model_dump_json(), kind)
 
 
 @functools.lru_cache(maxsize=4)
-def _task(spec: str) -> "TaskData":
+def _task(spec: str, kind: str) -> "TaskData":
     from orchestrator.data.sources.opening import load_task
 
-    return load_task(DatasetSpec.model_validate_json(spec))
+    return load_task(DatasetSpec.model_validate_json(spec), form=label_form(kind))
 
 
 def hold(state: str, tuner: "FineTuner") -> None:

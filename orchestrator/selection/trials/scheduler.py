@@ -168,8 +168,8 @@ class HalvingScheduler(TrialScheduler):
         if row.error:
             logger.warning("trial %s failed: %s", row.trial, row.error)
             self._guarded(functools.partial(bracket.fail, row.trial, row.error))
-        elif row.validation is not None:
-            self._guarded(functools.partial(bracket.record, row.trial, row.rung, row.validation))
+        elif row.decides is not None:
+            self._guarded(functools.partial(bracket.record, row.trial, row.rung, row.decides))
         if self._on_epoch is not None:
             self._on_epoch(name, found)
         return row

@@ -301,9 +301,9 @@ class FineTuner:
             if adapted is not lesson.task:
                 self.tasks[lesson.head] = adapted
                 answers = self._answers(model, lesson, split)
-        task = self.tasks[lesson.head]
-        statistics = task.statistics(rows, answers)[task.primary.name]
-        return float(task.primary.value(np.ones((1, len(rows))), statistics)[0])
+        primary = lesson.task.primary
+        statistics = self.tasks[lesson.head].statistics(rows, answers)[primary.name]
+        return float(primary.value(np.ones((1, len(rows))), statistics)[0])
 
     def _answers(self, model: Model, lesson: Lesson, split: Split) -> list[Answer]:
         """Answer the rows of a split as the finished package will."""

@@ -54,14 +54,24 @@ Row = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Detected:
-    """A task kind and what it was recognized by."""
+    """A task kind.
+
+    Attributes:
+        kind: Its name.
+        reason: What it was recognized by.
+        several: Whether other kinds read the same rows, and this is the usual one.
+    """
 
     kind: str
     reason: str
+    several: bool = False
 
 
 def detect_kind(
-    spec: DatasetSpec, model: ModelConfig | None = None, setting: str = "task"
+    spec: DatasetSpec,
+    model: ModelConfig | None = None,
+    setting: str = "task",
+    usual: str | None = None,
 ) -> Detected:
     """Return the kind of the task that a source is for.
 
@@ -69,6 +79,7 @@ def detect_kind(
         spec: The source.
         model: Config of the package; kinds that it has no head for are not considered.
         setting: The setting that decides, for messages.
+        usual: The kind that is taken where it is one of several; None: that is an error.
 
     Raises:
         InputError: The file is not there or cannot be read, or several kinds read its rows.
@@ -89,7 +100,7 @@ def detect_kind(
     if (path.parent / LABEL_NAMES).is_file():
         return Detected("classification", f"{LABEL_NAMES} names the classes")
     rows = list(islice(read_rows(path, Counter()), SEEN_ROWS))
-    return kind_of_rows(spec, rows, model, setting)
+    return kind_of_rows(spec, rows, model, setting, usual)
 
 
 def kind_of_rows(
@@ -97,8 +108,9 @@ def kind_of_rows(
     rows: Sequence[Row],
     model: ModelConfig | None = None,
     setting: str = "task",
+    usual: str | None = None,
 ) -> Detected:
-    """Return the kind of the task of the first rows of a table.
+    """Return the kind of the task of the first rows of a table; see `detect_kind`.
 
     Raises:
         InputError: Several kinds read them.
@@ -110,6 +122,10 @@ def kind_of_rows(
     if model is not None and len(found) > 1:
         found = [each for each in found if _can_learn(model, each.kind)]
     if len({each.kind for each in found}) > 1:
+        others = [each for each in found if each.kind != usual]
+        if len(others) < len(found):
+            also = ", or ".join(f"{setting}={each.kind} ({each.reason})" for each in others)
+            return Detected(str(usual), f"the usual kind; otherwise set {also}", several=True)
         raise InputError(
             f"{spec.source}: several kinds of task read these rows: "
             + ", or ".join(f"{each.kind} ({each.reason})" for each in found)

@@ -6,8 +6,8 @@ import pytest
 
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
-from orchestrator.finetuning.detection import detect_kind, kind_of_rows
 from orchestrator.modeling.config import ModelConfig
+from orchestrator.tasks.detection import detect_kind, kind_of_rows
 
 SPEC = DatasetSpec(source="files:x.jsonl")
 
