@@ -14,10 +14,10 @@ from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.matrix.performance import MeasuredCell, PerformanceMatrix
 from orchestrator.selection.planning import SelectionPlan, plan_selection
-from orchestrator.selection.recall import lacks_information, recall_candidates
 from orchestrator.selection.replay.methods import Method, ReplaySettings
 from orchestrator.selection.replay.playing import replay
 from orchestrator.selection.results import ProxyScore
+from orchestrator.selection.screening import recall
 from orchestrator.selection.ties.row_scores import read_row_scores, write_row_scores
 from orchestrator.selection.ties.tie_breaker import TieBreaker, Traits
 from peers.recorded_trials import Curve
@@ -88,7 +88,8 @@ def play_two_phase(config: SelectConfig, curves: Curves, score: Score, rows: Pat
     found = {model: score(model) for model in plan.to_score}
     proxies = {model: each for model, (each, _) in found.items()}
     seconds = sum(each for _, each in found.values())
-    pool = _recalled(plan, proxies)
+    plan, recalled = recall(plan, proxies, config.recall.mode)
+    pool = tuple(item.model for item in recalled if item.kept)
     rates = sorted({rate for _, rate in curves})
     best = {m: max(rates, key=lambda rate: curves[m, rate].validation[0]) for m in pool}
     ties = _ties(config, plan, best, rows)
@@ -104,15 +105,6 @@ def play_two_phase(config: SelectConfig, curves: Curves, score: Score, rows: Pat
     notes = f"policy {plan.decider.name}, {len(pool)} of {len(plan.packages)} recalled"
     done = outcome(winner, paid, curves, seconds)
     return Outcome(done.winner, done.validation, done.test, done.steps, done.seconds, notes)
-
-
-def _recalled(plan: SelectionPlan, proxies: Mapping[str, ProxyScore]) -> tuple[str, ...]:
-    """The candidates that enter the first rung."""
-    predictor, pool = plan.decider.predictor, plan.pool
-    if pool < len(plan.packages) and lacks_information(plan.recall, predictor, proxies):
-        pool = plan.widest
-    ranked = recall_candidates(plan.recall, proxies, mode="default", predictor=predictor, pool=pool)
-    return tuple(item.model for item in ranked if item.kept)
 
 
 def _ties(

@@ -51,7 +51,7 @@ class Target:
 
     source: str
     modality: str = "text"
-    rows: tuple[int, int, int] = (384, 300, 600)
+    rows: tuple[int, int, int] = (256, 240, 600)
     task: str = "classification"
 
 
@@ -60,8 +60,8 @@ TARGETS: Final[Mapping[str, Target]] = {
     "subj": Target("cl_sentences/subj"),
     "cr": Target("cl_sentences/cr"),
     "conll03": Target("conll03_cf", task="tags"),
-    "mnist": Target("mnist10k", "image", (384, 300, 1000)),
-    "spoken": Target("fsdd_speakers_a", "audio", (256, 200, 500)),
+    "mnist": Target("mnist10k", "image", (256, 240, 1000)),
+    "spoken": Target("fsdd_speakers_a", "audio", (192, 160, 400)),
 }
 
 
@@ -82,7 +82,7 @@ def history(folder: Path, data: Path) -> dict[str, str]:
     """Write the benchmark sets, as large as the targets; return name → source."""
     found = {}
     for name, place in HISTORY.items():
-        target = Target(place, rows=(384, 300, 300))
+        target = Target(place, rows=(256, 200, 200))
         found[name] = _texts(folder / "history" / name, data / place, target, 0)
     return found
 

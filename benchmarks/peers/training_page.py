@@ -11,16 +11,16 @@ OURS: Final = "two_phase"
 BRUTE: Final = "brute force"
 POINTS, STEPS, SECONDS = 1.0, 20.0, 25.0
 """Goals: points of the test score below brute force, and percent of its steps and seconds."""
-ABOUT: Final = (
-    "Made by `python benchmarks/selection_training.py`. Every candidate was trained once on every\n"
-    "target, seed and learning rate, by the code of the trials of `select`; the methods are played "
-    "on these\nrecords: two_phase and fast are the plan, the proxies, the recall and the bracket "
-    "of the product; ASHA\nand HyperBand are Tune's. two_phase trains each recalled candidate at "
-    "every rate in the first rung, and\nits best rate goes on; to the others, a candidate at one "
-    "rate is one arm. Each seed draws its own\ntraining and validation rows. Validation chooses; "
-    "test scores are read after the choice.\nSeconds: CPU seconds of one thread, of starting, "
-    "training and evaluating trials, and of proxies."
-)
+ABOUT: Final = """\
+Made by `python benchmarks/selection_training.py`. Every candidate was trained once on every
+target, seed and learning rate, by the code of the trials of `select`; the methods are played on
+these records. two_phase is the plan, the proxies, the recall, the bracket and the tie-breaker of
+the product; ASHA and HyperBand are Tune's. two_phase trains each recalled candidate at every rate
+in the first rung, and its best rate goes on; to the others, a candidate at one rate is one arm.
+Each seed draws its own training and validation rows. Validation chooses; test scores are read
+after the choice. Seconds: CPU seconds of one thread, of starting, training and evaluating trials,
+and of proxies. The policy fast asks for 16 history sets; there are fewer, so that the default
+decided in its place."""
 
 Case = tuple[str, int]
 """A target and a seed."""
