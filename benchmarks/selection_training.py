@@ -28,7 +28,7 @@ from peers.played_methods import (
     play_baselines,
     play_two_phase,
 )
-from peers.real_data import HISTORY, TARGETS, corpora, history, target_rows
+from peers.real_data import HISTORY, LARGE, TARGETS, corpora, history, target_rows
 from peers.recorded_trials import Records
 from peers.tiny_zoo import RECIPES, WIDTH, make_zoo
 from peers.training_page import BRUTE, HEADING, OURS, Case, goal_found, section
@@ -40,6 +40,7 @@ from orchestrator.selection.benchmark_runner import complete_matrix, plan_benchm
 from orchestrator.selection.config import BenchmarkConfig, SelectConfig
 from orchestrator.selection.matrix.files import write_matrix
 from orchestrator.selection.planning import plan_selection
+from orchestrator.selection.replay.methods import THROUGH_TUNE, Method
 from orchestrator.selection.results import ProxyScore
 from orchestrator.selection.scores.features import ProxyPayload
 from orchestrator.selection.trials.fine_tuning import FineTuneTrial, TrialPayload
@@ -51,6 +52,7 @@ DATA: Final = PUBLISHED.parents[1]
 EPOCHS: Final = 5
 RATES: Final = (1e-3, 3e-3, 1e-2)
 SEEDS: Final = (0, 1, 2)
+USUAL: Final = tuple(name for name in TARGETS if name != LARGE)
 FAST: Final = "two_phase, fast"
 FINE_TUNE: Final = FineTuneConfig(epochs=EPOCHS, max_length=32, learning_rate=2e-3)
 """Of the history, at the product's default rate of narrow models."""
@@ -177,7 +179,9 @@ class Bench:
         return ((target, seed) for seed in SEEDS for target in self.targets)
 
 
-def play(bench: Bench, curves: Mapping[Case, Curves]) -> dict[str, dict[Case, Outcome]]:
+def play(
+    bench: Bench, curves: Mapping[Case, Curves], baselines: Mapping[str, Method]
+) -> dict[str, dict[Case, Outcome]]:
     """Play every method on the recorded trials."""
     found: dict[str, dict[Case, Outcome]] = {OURS: {}, FAST: {}}
     for case, each in curves.items():
@@ -188,7 +192,7 @@ def play(bench: Bench, curves: Mapping[Case, Curves]) -> dict[str, dict[Case, Ou
             )
     names = {f"{target}-{seed}": (target, seed) for target, seed in curves}
     cases = {name: curves[case] for name, case in names.items()}
-    for title, method in BASELINES.items():
+    for title, method in baselines.items():
         say(f"{title} ...")
         played = play_baselines(cases, method)
         found[title] = {names[name]: outcome for name, outcome in played.items()}
@@ -221,23 +225,25 @@ def jobs(bench: Bench, curves: Mapping[Case, Curves]) -> list[str]:
     return lines
 
 
-def minilm(bench: Bench, curves: Mapping[Case, Curves]) -> str:
+def minilm(bench: Bench) -> list[str]:
     """A job with a published checkpoint among the candidates, each at the rate of the rule."""
     name = import_minilm(Zoo(bench.work / "zoo"))
-    target = bench.targets[0]
     rule = FINE_TUNE.model_copy(update={"learning_rate": None}).model_dump()
-    config = bench.config(target, 0, candidates=[*RECIPES, name], fine_tune=rule)
-    config = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
+    config = bench.config(LARGE, 0, candidates=[*RECIPES, name], fine_tune=rule)
     job = run_job(config, bench.work / "jobs")
-    best = max(curve.test for curve in curves[target, 0].values())
     places = [place for place, model in enumerate(job.recalled, 1) if model.startswith(name)]
     place = f"place {places[0] if places else 'none'} of the {len(job.recalled)} recalled"
-    chosen = "chosen" if job.winner.startswith(name) else "not chosen"
-    return (
-        f"With all-MiniLM-L6-v2 among the candidates of {target}, each at the rate of the "
-        f"product's rule: {place}, {chosen}; test {job.test:.3f}, best of the tiny ones "
-        f"{best:.3f}; {job.seconds:.0f} s.\n" + goal_found(job.winner.startswith(name))
-    )
+    curves = {model: curve for model, curve in job.curves.items() if curve}
+    firsts = sorted(curves, key=lambda model: -curves[model][0])
+    shown = ", ".join(f"{m} {' '.join(f'{v:.3f}' for v in curves[m])}" for m in firsts[:4])
+    return [
+        f"With all-MiniLM-L6-v2 among {job.candidates} candidates, each at the rate of the "
+        f"product's rule, {TARGETS[LARGE].rows[0]} rows of trec: {place}; chosen: {job.winner}, "
+        f"test {job.test:.3f}.",
+        f"Validation by epoch, the four best after the first: {shown}.",
+        "",
+        goal_found(job.winner.startswith(name)),
+    ]
 
 
 def facts_of(bench: Bench, found: Mapping[str, Mapping[Case, Outcome]]) -> list[str]:
@@ -265,8 +271,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of what is done")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the public sets")
-    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=tuple(TARGETS))
+    parser.add_argument("--targets", nargs="+", choices=USUAL, default=USUAL)
     parser.add_argument("--until", choices=("zoo", "records"), help="stop after this part")
+    parser.add_argument("--without-tune", action="store_true", help="no ASHA, no HyperBand")
     parser.add_argument("--without-jobs", action="store_true", help="no whole jobs, no MiniLM")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     options = parser.parse_args()
@@ -281,8 +288,9 @@ def main() -> int:
             bench.score(*case, package)
     if options.until == "records":
         return 0
-    found = play(bench, curves)
-    whole = [] if options.without_jobs else [*jobs(bench, curves), "", minilm(bench, curves)]
+    left_out = THROUGH_TUNE if options.without_tune else ()
+    found = play(bench, curves, {n: m for n, m in BASELINES.items() if m not in left_out})
+    whole = [] if options.without_jobs else [*jobs(bench, curves), "", *minilm(bench)]
     text = section(found, facts_of(bench, found), whole)
     sys.stdout.write(f"## {HEADING}\n\n{text}\n")
     if options.write:

@@ -55,13 +55,15 @@ class Target:
     task: str = "classification"
 
 
+LARGE: Final = "trec-1024"
+"""Target with enough rows for a published checkpoint."""
 TARGETS: Final[Mapping[str, Target]] = {
     "trec": Target("cl_sentences/trec"),
     "subj": Target("cl_sentences/subj"),
-    "cr": Target("cl_sentences/cr"),
-    "conll03": Target("conll03_cf", task="tags"),
+    "conll03": Target("conll03_cf", rows=(512, 200, 500), task="tags"),
     "mnist": Target("mnist10k", "image", (256, 240, 1000)),
     "spoken": Target("fsdd_speakers_a", "audio", (192, 160, 400)),
+    LARGE: Target("cl_sentences/trec", rows=(1024, 400, 500)),
 }
 
 

@@ -24,6 +24,8 @@ class Curve(StrictModel):
 
     validation: tuple[float, ...] = ()
     """Score after each epoch."""
+    losses: tuple[float, ...] = ()
+    """Validation loss after each epoch."""
     test: float = 0.0
     """Score of the test rows after the last one."""
     steps: tuple[int, ...] = ()
@@ -98,6 +100,7 @@ def train(payload: TrialPayload) -> Curve:
         return Curve(error=rows[-1].error or "no score of the test rows")
     return Curve(
         validation=tuple(float(row.validation or 0.0) for row in rows),
+        losses=tuple(float(row.loss or 0.0) for row in rows),
         test=rows[-1].test,
         steps=tuple(row.steps for row in rows),
         seconds=tuple(seconds[1:]),

@@ -89,14 +89,11 @@ BIGRU: Final[Settings] = {"type": "bigru", "num_layers": 1}
 CNN: Final[Settings] = {"type": "gatedcnn", "num_layers": 2, "mask": "bidirectional"}
 RECIPES: Final[Mapping[str, Recipe]] = {
     "bert-reviews": Recipe("reviews", BLOCK, "mlm", steps=500, rate=2e-3),
-    "bert-news": Recipe("news", BLOCK, "mlm"),
     "bert-docstrings": Recipe("docstrings", BLOCK, "mlm"),
     "albert-encyclopedia": Recipe(
         "encyclopedia", {**BLOCK, "shared_layers": True}, ["mlm", "sop"], rate=1e-3
     ),
-    "electra-news": Recipe("news", BLOCK, "rtd"),
     "electra-questions": Recipe("questions", BLOCK, "rtd"),
-    "roberta-reviews": Recipe("reviews", BLOCK, "mlm", tokenizer="bpe"),
     "rope-questions": Recipe("questions", GATED, "mlm", ("word",)),
     "deberta-encyclopedia": Recipe(
         "encyclopedia", {**BLOCK, "position_bias": DISTANCES}, "mlm", ("word",), rate=1e-3
@@ -105,8 +102,6 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "gatedcnn-reviews": Recipe(
         "reviews", {"type": "gatedcnn", "num_layers": 3, "kernel_size": 3}, "lm", ("word",)
     ),
-    "bilstm-news": Recipe("news", BILSTM, "bilm", ("word",), rate=5e-3),
-    "gru-mails": Recipe("mails", {"type": "gru", "num_layers": 1}, "lm", ("word",), rate=5e-3),
     "vit-digits": Recipe("digits", PRE, CLASSES, _patches(8), "", 300, 2e-3, side=8),
     "vit-fashion": Recipe("fashion", PRE, CLASSES, _patches(28), "", 300, side=28),
     "beit-digits": Recipe("digits", PRE, MIM, _patches(8, "masked_patch"), "", 300, side=8),
@@ -122,7 +117,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     "gatedcnn-speech": Recipe("speech", CNN, "ctc", SPEECH, "characters", 200),
     "rope-morse": Recipe("morse", GATED, "ctc", SPEECH[:1], "characters", 100),
 }
-"""Package name → how it is made: 13 read texts, 6 images, 6 sounds."""
+"""Package name → how it is made: 8 read texts, 6 images, 6 sounds."""
 
 
 def make_zoo(folder: Path, sources: Mapping[str, str]) -> Zoo:

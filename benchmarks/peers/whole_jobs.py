@@ -23,10 +23,10 @@ class Job(StrictModel):
     """Candidates that read such rows."""
     recalled: tuple[str, ...]
     """Candidates that entered the first rung, best first."""
-    validation: float
-    """Its validation score."""
+    curves: dict[str, tuple[float, ...]]
+    """Candidate to its validation score after each epoch that it was trained."""
     test: float
-    """Its test score."""
+    """Test score of the winner."""
     steps: int
     """Optimizer steps."""
     seconds: float
@@ -51,7 +51,7 @@ def run_job(config: SelectConfig, folder: Path) -> Job:
             winner=report.winner,
             candidates=report.ledger.candidates,
             recalled=tuple(item.model for item in report.recall if item.kept),
-            validation=report.validation_accuracy,
+            curves={entry.model: entry.validation for entry in report.ranking},
             test=report.test_accuracy,
             steps=report.ledger.steps,
             seconds=sum(row.slot_seconds for row in work),
