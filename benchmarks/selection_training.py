@@ -15,7 +15,6 @@ the section into selection.md (about 20 CPU minutes).
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +24,7 @@ from peers.played_methods import (
     BASELINES,
     Curves,
     Outcome,
+    Outcomes,
     play_baselines,
     play_two_phase,
 )
@@ -39,7 +39,7 @@ from selection import PAGE, TITLE, with_section
 from orchestrator.selection.benchmark_runner import complete_matrix, plan_benchmark
 from orchestrator.selection.config import BenchmarkConfig, SelectConfig
 from orchestrator.selection.matrix.files import write_matrix
-from orchestrator.selection.planning import plan_selection
+from orchestrator.selection.planning import SelectionPlan, plan_selection
 from orchestrator.selection.replay.methods import THROUGH_TUNE, Method
 from orchestrator.selection.results import ProxyScore
 from orchestrator.selection.scores.features import ProxyPayload
@@ -95,6 +95,7 @@ class Bench:
                     package=cell.package,
                     zoo=plan.zoo,
                     task=cell.spec,
+                    asked=cell.asked,
                     fine_tune=FINE_TUNE,
                     seed=config.seed,
                     state=str(self.work / "states" / f"history-{number}"),
@@ -120,6 +121,7 @@ class Bench:
             {
                 "run": self._run(f"select-{name}"),
                 "seed": seed,
+                "task": TARGETS[target].task,
                 "target": {"source": target_rows(self.work / "data", self.data, target, seed)},
                 "matrix": str(self.matrix),
                 "candidates": list(RECIPES),
@@ -133,12 +135,11 @@ class Bench:
     def curves(self, target: str, seed: int) -> Curves:
         """Every candidate of the target's modality at every rate; trains what is not recorded."""
         config = self.config(target, seed)
-        found = {}
-        for package in plan_selection(config).packages:
+        found, plan = {}, plan_selection(config)
+        for package in plan.packages:
             for rate in RATES:
                 key = f"{target}-{seed} {package} {rate:g}"
-                rows = self.rows(target, seed) / f"{rate:g}"
-                curve = self.records.curve(key, self._payload(config, package, rate, rows))
+                curve = self.records.curve(key, self._payload(config, plan, package, rate))
                 say(f"{key}: {curve.error or f'{curve.validation[-1]:.3f}'}")
                 if not curve.error:
                     found[package, rate] = curve
@@ -148,26 +149,31 @@ class Bench:
         """Folder of the scores per validation row, a folder for each rate below it."""
         return self.work / "rows" / f"{target}-{seed}"
 
-    def _payload(self, config: SelectConfig, package: str, rate: float, rows: Path) -> TrialPayload:
+    def _payload(
+        self, config: SelectConfig, plan: SelectionPlan, package: str, rate: float
+    ) -> TrialPayload:
         return TrialPayload(
             trial=package,
             package=package,
             zoo=config.run.zoo,
             task=config.target,
+            asked=plan.asked,
             fine_tune=FINE_TUNE.model_copy(update={"learning_rate": rate}),
             seed=config.seed,
             state=str(self.work / "states" / config.package),
-            row_scores=str(rows),
+            row_scores=str(self.work / "rows" / config.package / f"{rate:g}"),
         )
 
     def score(self, target: str, seed: int, package: str) -> tuple[ProxyScore, float]:
         """Proxy scores of a candidate as `select` computes them, and their CPU seconds."""
         config = self.config(target, seed)
+        plan = plan_selection(config)
         payload = ProxyPayload(
             package=package,
             zoo=config.run.zoo,
             task=config.target,
-            proxies=config.recall.proxies,
+            asked=plan.asked,
+            proxies=plan.proxies,
             rows=config.recall.max_proxy_rows,
             max_length=config.fine_tune.max_length,
             seed=seed,
@@ -191,15 +197,18 @@ def play(
                 config, each, partial(bench.score, *case), bench.rows(*case)
             )
     names = {f"{target}-{seed}": (target, seed) for target, seed in curves}
-    cases = {name: curves[case] for name, case in names.items()}
     for title, method in baselines.items():
         say(f"{title} ...")
-        played = play_baselines(cases, method)
-        found[title] = {names[name]: outcome for name, outcome in played.items()}
+        stored = Outcomes(bench.work / f"{method}.json")
+        known = stored.of if method in THROUGH_TUNE else {}
+        missing = {name: curves[case] for name, case in names.items() if name not in known}
+        if missing:
+            stored.add(play_baselines(missing, method))
+        found[title] = {case: stored.of[name] for name, case in names.items()}
     for case, outcome in found[BRUTE].items():
         plan = plan_selection(bench.config(*case))
         notes = f"{len(plan.packages)} ({len(plan.failed)} left out)"
-        found[BRUTE][case] = replace(outcome, notes=notes)
+        found[BRUTE][case] = outcome.model_copy(update={"notes": notes})
     return found
 
 

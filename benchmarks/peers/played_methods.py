@@ -6,10 +6,10 @@ have no first phase and no notion of a learning rate: a candidate at one rate is
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from orchestrator.config import StrictModel
 from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.matrix.performance import MeasuredCell, PerformanceMatrix
@@ -20,6 +20,7 @@ from orchestrator.selection.results import ProxyScore
 from orchestrator.selection.screening import recall
 from orchestrator.selection.ties.row_scores import read_row_scores, write_row_scores
 from orchestrator.selection.ties.tie_breaker import TieBreaker, Traits
+from orchestrator.storage import atomic_write_json, read_json
 from peers.recorded_trials import Curve
 
 Arm = tuple[str, float]
@@ -35,25 +36,40 @@ BASELINES: Final[Mapping[str, Method]] = {
 }
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Choice and cost of one method on one target and seed.
-
-    Attributes:
-        winner: Candidate and learning rate.
-        validation: Its last validation score.
-        test: Its test score, read after the choice.
-        steps: Optimizer steps of all training.
-        seconds: CPU seconds of training, evaluation, start of trials and proxies.
-        notes: The policy that decided, and how many candidates were left out and trained.
-    """
+class Outcome(StrictModel):
+    """Choice and cost of one method on one target and seed."""
 
     winner: Arm
+    """Candidate and learning rate."""
     validation: float
+    """Its last validation score."""
     test: float
+    """Its test score, read after the choice."""
     steps: int
+    """Optimizer steps of all training."""
     seconds: float
+    """CPU seconds of training, evaluation, start of trials and proxies."""
     notes: str = ""
+    """The policy that decided, and how many candidates were left out and trained."""
+
+
+class Outcomes:
+    """Outcomes of one method on disk: Tune takes its time for each case.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        rows = read_json(path) if path.is_file() else {}
+        self.of = {case: Outcome.model_validate(row) for case, row in rows.items()}
+
+    def add(self, more: Mapping[str, Outcome]) -> None:
+        """Store the outcomes of more cases."""
+        self.of |= more
+        rows = {case: found.model_dump(mode="json") for case, found in self.of.items()}
+        atomic_write_json(self.path, rows)
 
 
 def outcome(winner: Arm, paid: Mapping[Arm, int], curves: Curves, proxies: float = 0.0) -> Outcome:
@@ -67,11 +83,12 @@ def outcome(winner: Arm, paid: Mapping[Arm, int], curves: Curves, proxies: float
     """
     chosen = curves[winner]
     return Outcome(
-        winner,
-        chosen.validation[-1],
-        chosen.test,
-        sum(sum(curves[arm].steps[:epochs]) for arm, epochs in paid.items()),
-        proxies + sum(curves[a].startup + sum(curves[a].seconds[:n]) for a, n in paid.items()),
+        winner=winner,
+        validation=chosen.validation[-1],
+        test=chosen.test,
+        steps=sum(sum(curves[arm].steps[:epochs]) for arm, epochs in paid.items()),
+        seconds=proxies
+        + sum(curves[a].startup + sum(curves[a].seconds[:n]) for a, n in paid.items()),
     )
 
 
@@ -103,8 +120,7 @@ def play_two_phase(config: SelectConfig, curves: Curves, score: Score, rows: Pat
             bracket.record(model, rung, curves[arm].validation[rung - 1])
     winner = bracket.winner, best[bracket.winner]
     notes = f"policy {plan.decider.name}, {len(pool)} of {len(plan.packages)} recalled"
-    done = outcome(winner, paid, curves, seconds)
-    return Outcome(done.winner, done.validation, done.test, done.steps, done.seconds, notes)
+    return outcome(winner, paid, curves, seconds).model_copy(update={"notes": notes})
 
 
 def _ties(

@@ -60,7 +60,7 @@ LARGE: Final = "trec-1024"
 TARGETS: Final[Mapping[str, Target]] = {
     "trec": Target("cl_sentences/trec"),
     "subj": Target("cl_sentences/subj"),
-    "conll03": Target("conll03_cf", rows=(512, 200, 500), task="tags"),
+    "conll03": Target("conll03_cf", rows=(384, 160, 400), task="tags"),
     "mnist": Target("mnist10k", "image", (256, 240, 1000)),
     "spoken": Target("fsdd_speakers_a", "audio", (192, 160, 400)),
     LARGE: Target("cl_sentences/trec", rows=(1024, 400, 500)),
