@@ -60,8 +60,9 @@ CPU seconds on one core beside other load; {machine}, torch {torch}.
 *Write*: headers, hash and file of one rank, almost without bytes. *Merge*: rank 0 reads all
 descriptions and writes the index, while training goes on. *Resume*: the slowest of three ranks
 finds and reads its elements; *bytes* are those in the files of tensors that it opens, relative to
-an equal share. *Fewer*: on three quarters of the ranks. *Without index*: as checkpoints of earlier
-versions are read, where every rank opens every file.
+an equal share. *Fewer*: on three quarters of the ranks. FSDP2 and ZeRO-3 cut each parameter by
+itself and round up, so that there parameters of another size lie in other files. *Without index*:
+as checkpoints of earlier versions are read, where every rank opens every file.
 
 | layout, ranks | pieces | index, kB | write, s | merge, s | resume: files | bytes | s \
 | fewer: files | bytes | s | without index: files | s |

@@ -41,6 +41,9 @@ __all__ = [
 
 State = Mapping[str, Tensor]
 
+MAPPED_BYTES = 2**24
+"""Bytes that are read before a file is mapped again; reading its header takes a millisecond."""
+
 
 def write_model(
     folder: Path,
@@ -204,7 +207,8 @@ def open_model(folder: Path, targets: Sequence[TargetConfig]) -> tuple[Model, Va
 class StoredValues:
     """The weights of a package by name and place: a ``Values`` of ``initialization``.
 
-    A tensor is mapped from its file, so that only the part that is asked for is read.
+    A tensor is mapped from its file, so that only the part that is asked for is read. What was read
+    stays in this process's memory as long as the file is mapped: it is mapped again now and then.
 
     Args:
         folder: What ``write_model`` wrote.
@@ -218,7 +222,7 @@ class StoredValues:
     def __init__(self, folder: Path, model: Model, new: Values) -> None:
         stored = read_config(folder)
         files = _stored_files(folder, stored)
-        self._new, self._fetch = new, TensorReader(files)
+        self._new, self._fetch, self._mapped = new, TensorReader(files), 0
         self._stored = set(_wanted(model, files, _new_heads(stored, model.config)))
         for name, buffer in model.named_buffers():
             if name in self._stored:
@@ -226,10 +230,14 @@ class StoredValues:
 
     def fill(self, name: str, out: Tensor, start: int = 0) -> None:
         """Write elements ``start : start + len(out)`` of a flattened parameter."""
-        if name in self._stored:
-            out.copy_(self._fetch(name).reshape(-1)[start : start + len(out)])
-        else:
+        if name not in self._stored:
             self._new.fill(name, out, start)
+            return
+        out.copy_(self._fetch(name).reshape(-1)[start : start + len(out)])
+        self._mapped += out.nbytes
+        if self._mapped > MAPPED_BYTES:
+            self._fetch.release()
+            self._mapped = 0
 
 
 def _new_heads(stored: ModelConfig, wanted: ModelConfig) -> list[TargetConfig]:

@@ -134,6 +134,10 @@ class TensorReader:
         tensor: Tensor = self._open.get_tensor(name)
         return tensor
 
+    def release(self) -> None:
+        """Give back the memory of the file, once the tensors that were read are gone, too."""
+        self._path = self._open = None
+
 
 @dataclass(frozen=True, slots=True)
 class _Place:

@@ -27,8 +27,10 @@ Frozen parameters have masters, too, where ZeRO's weights are short: 4 (N - T) /
 Beside that, the larger of two moments counts. The **backward pass**: A, and the gradients that are
 there when activations are. Those of earlier micro-batches (if there are several) come on top of A;
 those of the last one arrive as A goes. The **optimizer's step**: gradients, the copy of them that
-ZeRO flattens for each parameter group, and one parameter in fp64, for the norm. Muon, which gathers
-one matrix at a time, has that matrix six times in fp32: what is sent, what arrives, and products.
+ZeRO flattens for each parameter group, and one parameter in fp64, for the norm. After it ZeRO-1 and
+2 gather the new weights, on a CPU through a copy of all of them (gloo's; NCCL writes in place).
+Muon gathers one matrix at a time and has it six times in fp32: what is sent, what arrives, and
+products.
 `train.flatness` holds a copy of the trained weights (4 T, sharded 4 T / w) for its second gradient.
 
 **Building** counts as well: each rank makes its own part of each parameter
@@ -265,6 +267,7 @@ class _Window:
         """ZeRO-1 and 2: stage 1 reduces whole gradients after the last micro-batch."""
         part, bucket = self.part(self.gradients), self.bucket * (2 if self.accelerated else 1)
         trained, whole = self.sizes.trained, 0
+        gathered = 0 if self.accelerated else self.width * trained
         if self.engine.zero_stage == 1 and self._keeps_whole_gradients:
             whole = self.gradients
             reduced = (FP32_BYTES + HALF_BYTES) * min(trained, FALLBACK_VALUES)
@@ -277,7 +280,7 @@ class _Window:
             weights=self.width * self.sizes.total,
             buffers=whole,
             backward=backward,
-            step=2 * part + self.optimizer.workspace,
+            step=max(2 * part + self.optimizer.workspace, gathered),
             copied=self.width * (self.sizes.total + (trained if whole else self.sizes.largest)),
         )
 

@@ -120,16 +120,21 @@ def test_workers_take_what_was_estimated(form, model, workers):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's memory peaks")
 @pytest.mark.parametrize("stored_as", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("engine", ["zero3", "fsdp2"])
-def test_workers_that_begin_with_a_package_never_hold_it_whole(tmp_path, engine, stored_as):
+@pytest.mark.parametrize(
+    ("engine", "workers"),
+    [("zero1", 2), ("zero1", 4), ("zero2", 2), ("zero2", 4), ("zero3", 4), ("fsdp2", 4)],
+)
+def test_workers_that_begin_with_a_package_take_what_was_estimated(
+    tmp_path, engine, workers, stored_as
+):
     """As fine-tuning and continual learning do: from the start on, peaks are those of training."""
     config = validate_config(ModelConfig, DEEP, "test")
     state = {key: value.to(stored_as) for key, value in build_model(config, 0).state_dict().items()}
     write_model(tmp_path, state, config)
-    shape = {"world": 4, "batch": 1, "length": 16}
+    shape = {"world": workers, "batch": 1, "length": 16}
     activations = activation_bytes(config, batch_size=1, length=16)
     settings = EngineConfig(**ENGINES[engine])
-    estimate = worker_memory(model_sizes(config), settings, 4, activations).total
+    estimate = worker_memory(model_sizes(config), settings, workers, activations).total
     measured = measure(DEEP, ENGINES[engine], **shape, package=str(tmp_path))
     print(f"{estimate / 1e6:.0f} MB estimated, {measured} measured")
     assert measured["start"] <= (1 + ALLOWED) * estimate

@@ -16,6 +16,7 @@ from orchestrator.training.loop import seed_step
 from tests.support import ranks
 
 STEPS, ROWS, LENGTH, VOCABULARY, RATE = 20, 8, 11, 41, 3e-3
+SIDE, LABELS = 12, 5
 BASE = {
     "vocab_size": VOCABULARY,
     "hidden_size": 24,
@@ -81,6 +82,17 @@ MODELS = {
     },
     "albert": BASE
     | {"encoder": PLAIN | {"shared_layers": True, "norm_position": "pre"}, "target": "mlm"},
+    "vit": {
+        "hidden_size": 24,
+        "max_position_embeddings": 16,
+        "embedding": {
+            "parts": [{"type": "patch", "image_size": SIDE, "patch_size": 4}, "pos"],
+            "dropout": 0.0,
+            "layernorm": False,
+        },
+        "encoder": PLAIN | {"norm_position": "pre"},
+        "target": {"type": "cls", "num_labels": LABELS, "dropout": 0.0},
+    },
 }
 
 
@@ -95,6 +107,10 @@ def window(
 ) -> list[dict[str, Tensor]]:
     """Return one rank's part of a step, which has ``micro`` micro-batches over all ranks."""
     generator = torch.Generator().manual_seed(100 + step)
+    if not config.vocab_size:
+        pictures = torch.randn(ROWS, 3, SIDE, SIDE, generator=generator)
+        labels = torch.randint(LABELS, (ROWS,), generator=generator)
+        return _cut({"pixel_values": pictures, "labels.cls": labels}, rank, world, micro)
     ids = torch.randint(5, VOCABULARY, (ROWS, LENGTH), generator=generator)
     lengths = torch.randint(LENGTH // 2, LENGTH + 1, (ROWS, 1), generator=generator)
     mask = (torch.arange(LENGTH) < lengths).long()
@@ -111,6 +127,10 @@ def window(
             batch["token_type_ids"] = (torch.arange(LENGTH) > LENGTH // 2).long().expand(ROWS, -1)
     if config.decoder is not None:
         batch |= {"decoder_input_ids": ids.flip(1), "decoder_attention_mask": mask}
+    return _cut(batch, rank, world, micro)
+
+
+def _cut(batch: dict[str, Tensor], rank: int, world: int, micro: int) -> list[dict[str, Tensor]]:
     size = ROWS // micro
     parts = [{k: v[b : b + size] for k, v in batch.items()} for b in range(0, ROWS, size)]
     return parts[rank * micro // world : (rank + 1) * micro // world]
