@@ -46,8 +46,16 @@ def names_of_training() -> frozenset[str]:
     )
 
 
+def names_of_selection() -> frozenset[str]:
+    """The driver's exported metrics of every selection."""
+    from orchestrator.selection.monitoring import GAUGES
+
+    return frozenset(f"ray_{name}" for name in GAUGES)
+
+
 def known() -> frozenset[str]:
-    return names_of_ray() | names_of_training() | metrics.EXPORTED | recorded()
+    exported = names_of_training() | names_of_selection() | metrics.EXPORTED
+    return names_of_ray() | exported | recorded()
 
 
 def metric_names(expression: str) -> set[str]:
@@ -125,6 +133,14 @@ class TestDashboard:
             for target in panel["targets"]:
                 for opening, closing in ("()", "{}", "[]"):
                     assert target["expr"].count(opening) == target["expr"].count(closing)
+
+
+def test_every_metric_of_a_selection_has_a_panel():
+    shown = set()
+    for panel in panels(FOLDER / "selection.json"):
+        for target in panel["targets"]:
+            shown |= metric_names(target["expr"])
+    assert names_of_selection() <= shown
 
 
 def test_dashboards_have_different_identities():
