@@ -1,16 +1,15 @@
 """Readings of a selection while it runs: `dashboards/selection.json` draws them. No Ray.
 
-Every gauge has the label ``run``, the name of the run. A reading is never taken back by an exporter,
-so that each status and each phase that was once read is read again, with 0 where nothing is left.
+Every gauge has the label ``run``, the name of the run. An exporter never takes a reading back, so
+that all statuses and phases are read every time, with 0 where there is nothing.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
-from orchestrator.selection.costs.accounting import NOTHING, ledger_rows
-from orchestrator.selection.costs.results import LedgerRow, Phase
+from orchestrator.selection.costs.results import Latency, Phase
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.results import JournalRow, ProxyScore
 
@@ -29,7 +28,8 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
 """Name to description and labels. Ray exports each with the prefix ``ray_``."""
 STATUSES = ("screening", "waiting", "trained", "dropped", "not recalled", "failed", "finalist")
 MAX_REASON = 80
-PHASES: tuple[Phase, ...] = get_args(Phase)
+PHASES = tuple(phase for phase in get_args(Phase) if phase not in ("salvage", "idle"))
+"""Uses of the slots that are known while trials run."""
 
 Reading = tuple[str, Mapping[str, str], float]
 """Name of a gauge, its labels, and the value."""
@@ -44,6 +44,7 @@ class Monitor:
         candidates: Candidates that may still be chosen, those of the bracket included.
         failed: Candidates that left before the bracket, with the reason of each.
         proxies: Model to its scores.
+        latencies: Model to its measured latency.
         bracket: The halving; None while candidates are screened.
         rows: Journal, as it grows.
         budget_used: Share of the budget; None without one.
@@ -53,6 +54,7 @@ class Monitor:
     candidates: Sequence[str]
     failed: Mapping[str, str] = field(default_factory=dict)
     proxies: Mapping[str, ProxyScore] = field(default_factory=dict)
+    latencies: Mapping[str, Latency] = field(default_factory=dict)
     bracket: Bracket | None = None
     rows: Sequence[JournalRow] = ()
     budget_used: float | None = None
@@ -97,20 +99,24 @@ class Monitor:
             }
         )
 
-    def _costs(self) -> dict[str, Counter[str]]:
-        epochs, seconds = Counter[str](), Counter[str]()
-        for row in self._ledger():
-            epochs[row.phase] += row.epochs
-            seconds[row.phase] += row.slot_seconds
+    def _costs(self) -> dict[str, dict[str, float]]:
+        """Epochs and seconds by phase, as the ledger will count them."""
+        epochs, seconds = defaultdict[str, float](float), defaultdict[str, float](float)
+        for score in self.proxies.values():
+            seconds["proxies"] += score.seconds + score.startup_s
+        for latency in self.latencies.values():
+            seconds["latency"] += latency.seconds + latency.startup_s
+        sizes, least = Counter[int](), 0
+        if (bracket := self.bracket) is not None:
+            sizes, least = Counter(rung for _, rung in bracket.observed), bracket.finalists
+            sizes[bracket.rung] = len(bracket.pool)
+        for row in self.rows:
+            phase: str = row.phase
+            if phase == "rung" and row.rung > 1 and sizes[row.rung] <= least:
+                phase = "completion"
+            epochs[phase] += int(row.phase == "rung" and row.validation is not None)
+            seconds[phase] += (row.seconds + row.startup_s) * row.slots
         return {"orch_select_epochs": epochs, "orch_select_seconds": seconds}
-
-    def _ledger(self) -> Sequence[LedgerRow]:
-        if self.bracket is not None:
-            return ledger_rows(self.proxies, self.rows, self.bracket, NOTHING)
-        return [
-            LedgerRow(phase="proxies", model=m, seconds=score.seconds, startup_s=score.startup_s)
-            for m, score in self.proxies.items()
-        ]
 
     def _best(self) -> float | None:
         """The validation score of the best value so far, in the unit of the journal."""

@@ -11,6 +11,7 @@ from orchestrator.config import dump_yaml
 from orchestrator.errors import IntegrityError
 from orchestrator.inference.examination import examine_draft
 from orchestrator.modeling.sentence.statement import copy_statement
+from orchestrator.selection.card_rows import card_rows
 from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.costs.accounting import NOTHING, Spent, ledger_of
 from orchestrator.selection.costs.comparison import compare_costs
@@ -185,6 +186,7 @@ def _publish(
     def write(draft: Draft) -> None:
         shutil.copytree(state / PACKAGE, draft.path, dirs_exist_ok=True)
         copy_statement(parent.path, draft.path)
+        draft.card["Selection"] = card_rows(report, place)
         (draft.path / "evaluation").mkdir(exist_ok=True)
         text = json.dumps(report.model_dump(), indent=1, sort_keys=True, allow_nan=False)
         (draft.path / "evaluation" / REPORT_NAME).write_text(text + "\n", encoding="utf-8")

@@ -315,9 +315,10 @@ class SelectionReport(StrictModel):
         except (OSError, ValidationError) as error:
             raise IntegrityError(f"{path} is not a readable selection report: {error}") from error
 
-    def cost_in_full(self) -> dict[str, JsonValue]:
-        """The rows of the ledger, the finalists and an early end, for the result of the job."""
-        full = self.model_dump(mode="json", include={"finalists", "ended"})
+    def in_full(self) -> dict[str, JsonValue]:
+        """Ranking, ties, costs, finalists and an early end, for the result of the job."""
+        names = {"ranking", "tied_with_winner", "comparison", "finalists", "ended"}
+        full = self.model_dump(mode="json", include=names)
         return {**full, "ledger": [row.model_dump(mode="json") for row in self.ledger.rows]}
 
     def scores_of(self, test: float, validation: float) -> dict[str, JsonValue]:

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from orchestrator.selection.costs.clock import slots_of
 from orchestrator.selection.costs.forecast import plan_lines
 from orchestrator.selection.costs.limits import BudgetLimit, open_limit
 from orchestrator.selection.halving import Bracket, replay_rows, rung_sizes
+from orchestrator.selection.monitoring import GAUGES, Monitor
 from orchestrator.selection.planning import SelectionPlan, describe_selection, plan_selection
+from orchestrator.selection.ranking_text import ranking_lines
 from orchestrator.selection.results import REPORT_NAME, SelectionReport
 from orchestrator.selection.salvage.results import Salvage
 from orchestrator.selection.screening import Screening
@@ -56,7 +59,7 @@ def run(config: SelectConfig) -> JobResult:
             return done
         package = committed(folder, config.package) or _select(config, folder)
         report = SelectionReport.read(folder.path / REPORT_NAME)
-        metrics = {**package.manifest.metrics, **report.cost_in_full()}
+        metrics = {**package.manifest.metrics, **report.in_full()}
         result = JobResult(package=package.ref, metrics=metrics, run_dir=str(folder.path))
         folder.finish(result)
         remove_states(folder.path)
@@ -88,8 +91,8 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
     )
     if salvaged is not None:
         report = report.with_salvage(salvaged)
-    for entry in report.ranking:
-        logger.info("%d. %s: %s, %s", entry.place, entry.model, entry.status, entry.reason)
+    for line in ranking_lines(report.ranking, report.tied_with_winner):
+        logger.info("%s", line)
     if report.tied_with_winner:
         logger.info("%s", ties_in_words(report.winner, report.tied_with_winner))
     atomic_write_json(folder.path / REPORT_NAME, report.model_dump())
@@ -118,6 +121,7 @@ def _halve(
         return NewTrial(model, TRIAL, _payload(config, screening.plan, folder.path, model, done))
 
     source = TrialSource(begin, trial, screening)
+    observe = _observer(config, screening, source, journal, limit)
     if not source.finished:
         epochs, policy = config.fine_tune.epochs, plan.decider.policy
         run_selection(
@@ -127,8 +131,40 @@ def _halve(
             config.cluster,
             title=(STAGE, "selection"),
             total=sum(rung_sizes(screening.plan.pool, epochs, policy, config.finish_top)),
+            observe=observe,
         )
+    observe()
     return screening, *begun[0]
+
+
+def _observer(
+    config: SelectConfig,
+    screening: Screening,
+    source: TrialSource,
+    journal: Journal,
+    limit: BudgetLimit,
+) -> Callable[[], None]:
+    """Return what shows the state of the run in Ray's metrics."""
+    from orchestrator.cluster.observe.gauges import Gauges
+
+    gauges = Gauges(GAUGES)
+
+    def observe() -> None:
+        plan = screening.plan
+        monitor = Monitor(
+            run=config.run.name,
+            candidates=tuple(plan.packages),
+            failed=plan.failed,
+            proxies=screening.scores,
+            latencies=screening.latencies,
+            bracket=source.bracket,
+            rows=journal.rows,
+            budget_used=limit.used,
+        )
+        gauges.show(monitor.readings())
+
+    observe()
+    return observe
 
 
 def _begin(

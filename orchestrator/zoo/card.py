@@ -4,7 +4,8 @@ Everything between the two marks is generated for each version. What stands afte
 is hand-written: it is carried over from the draft's own README.md, or from the version before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.config.yaml_files import dump_mapping, parse_yaml
@@ -30,6 +31,7 @@ def write_card(
     written: str | None,
     previous: str | None,
     flatness: Flatness | None = None,
+    more: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType({}),
 ) -> str:
     """Return the card of a package.
 
@@ -38,11 +40,12 @@ def write_card(
         written: The draft's own README.md, if it has one.
         previous: The card of the version before, if there is one.
         flatness: Its flatness, if it was measured.
+        more: Title to the rows (name, text) of a section that only its stage knows.
     """
     source = written if written is not None else previous
     extra, by_hand = split_card(source) if source is not None else ({}, "")
     front = {**extra, **_front_matter(manifest)}
-    parts = [f"---\n{dump_mapping(front)}---", BEGIN, _body(manifest, flatness), END]
+    parts = [f"---\n{dump_mapping(front)}---", BEGIN, _body(manifest, flatness, more), END]
     if by_hand:
         parts.append(by_hand)
     return "\n\n".join(parts) + "\n"
@@ -83,7 +86,11 @@ def _front_matter(manifest: Manifest) -> dict[str, Any]:
     return front
 
 
-def _body(manifest: Manifest, flatness: Flatness | None) -> str:
+def _body(
+    manifest: Manifest,
+    flatness: Flatness | None,
+    more: Mapping[str, Sequence[tuple[str, str]]],
+) -> str:
     """Return the generated part: what it is, its figures, where it comes from."""
     made = f"{manifest.created_at:%Y-%m-%d %H:%M} UTC"
     stage = manifest.producer.stage or "an unnamed stage"
@@ -93,10 +100,11 @@ def _body(manifest: Manifest, flatness: Flatness | None) -> str:
     ]
     if manifest.status == "rejected":
         lines += ["**Its promotion gate rejected it:**", _list(manifest.reasons)]
-    sections = [
+    sections: list[tuple[str, Sequence[tuple[str, str]]]] = [
         ("Task", _task_rows(manifest)),
         ("Metrics", _metric_rows(manifest.metrics)),
         ("Flatness", [] if flatness is None else list(flatness_rows(flatness))),
+        *more.items(),
         ("Made from", [(parent.ref, parent.manifest_sha256[:12]) for parent in manifest.parents]),
         ("Made with", _producer_rows(manifest)),
         ("License", [("licence", manifest.licence or "not stated")]),
@@ -133,7 +141,7 @@ def _producer_rows(manifest: Manifest) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows if value]
 
 
-def _table(rows: list[tuple[str, str]]) -> str:
+def _table(rows: Sequence[tuple[str, str]]) -> str:
     cells = [(_cell(name), _cell(value)) for name, value in rows]
     return "\n".join(
         ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells)]

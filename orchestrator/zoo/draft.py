@@ -70,6 +70,8 @@ class Draft:
         task: Task of the manifest; may be set until `commit`.
         reasons: Why a gate rejects the package; may be set until `commit`. Without any it is
             accepted.
+        card: Title to the rows (name, text) of a further section of the card; may be filled until
+            `commit`.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Draft:
         self.task = dict(task) if task is not None else None
         self.metrics: dict[str, JsonValue] = dict(metrics)
         self.reasons: list[str] = []
+        self.card: dict[str, list[tuple[str, str]]] = {}
         self._require_valid()
         self.path = self._scratch()
         self._open = True
@@ -144,7 +147,7 @@ class Draft:
             number = max(number + 1, self._zoo.next_number(self._name))
             manifest = self._manifest(version_name(number))
             with explained(self.path):
-                card = write_card(manifest, written, previous, flatness)
+                card = write_card(manifest, written, previous, flatness, self.card)
                 card_path.write_text(card, "utf-8")
             try:
                 self._zoo.store.commit_new(self.path, manifest.ref, _without_files(manifest))

@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
+import ray
 
 from orchestrator.cli import job_main
 from orchestrator.cluster.tune import run_queue
@@ -19,6 +22,7 @@ from orchestrator.modeling.package import load_model
 from orchestrator.selection import benchmark_runner
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.matrix.files import read_matrix
+from orchestrator.selection.monitoring import GAUGES
 from orchestrator.selection.policies.sh import Halving
 from orchestrator.selection.results import SelectionReport
 from orchestrator.selection.select_runner import run
@@ -109,6 +113,32 @@ def test_the_same_run_returns_at_once(world, selected):
     assert benchmark_runner.run(benchmark_job(world)).metrics["epochs"] == 15 * EPOCHS
     assert len(rows_of(world)) == before
     assert len(Zoo(world / "zoo").packages()) == len(ENCODERS) + 1
+
+
+@pytest.mark.slow
+def test_prometheus_finds_every_metric_of_the_selection(world):
+    run(select_job(world, "watched", package="watched", budget={"epochs": 10}))
+    (node,) = ray.nodes()
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    found: dict[tuple[str, ...], float] = {}
+    deadline = time.monotonic() + 120
+    while len({name for name, *_ in found} & GAUGES.keys()) < len(GAUGES) - 1:
+        assert time.monotonic() < deadline, sorted(found)
+        with urllib.request.urlopen(address, timeout=60) as page:
+            text = page.read().decode()
+        for name, labels, value in re.findall(r"(?m)^ray_(orch_select_\w+){(.*)} (\S+)$", text):
+            own = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            if own["run"] == "watched":
+                kept = [own[label] for label in GAUGES[name][1] if label != "run"]
+                found[name, *kept] = float(value)
+        time.sleep(1)
+    rows = rows_of(world, "watched")
+    assert found["orch_select_candidates", "finalist"] == 1
+    assert found["orch_select_rung",] == EPOCHS
+    assert found["orch_select_best_score",] == max(row.validation for row in rows)
+    assert found["orch_select_budget_used",] == pytest.approx(len(rows) / 10)
+    of_phases = [v for (name, *_), v in found.items() if name == "orch_select_epochs"]
+    assert sum(of_phases) == len(rows)
 
 
 @pytest.mark.slow

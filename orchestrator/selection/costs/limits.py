@@ -81,6 +81,11 @@ class BudgetLimit:
             spent = sum(a.seconds * a.slots * (a.price or 0.0) for a in self.clock.attempts)
         return self._budget.limit - spent
 
+    @property
+    def used(self) -> float | None:
+        """Share of the budget that is used up; None without one."""
+        return None if self._budget.unit is None else 1.0 - self.left() / self._budget.limit
+
     def open_rung(self, bracket: Bracket) -> None:
         """Shrink the rung that is about to start, or end the bracket; a resumed run repeats it."""
         rung, trained = bracket.rung, self._trained

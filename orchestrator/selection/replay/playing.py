@@ -11,6 +11,7 @@ from statistics import mean, median
 from orchestrator.errors import InputError
 from orchestrator.selection.costs.results import Ledger
 from orchestrator.selection.matrix.performance import PerformanceMatrix
+from orchestrator.selection.ranking_text import ranking_lines
 from orchestrator.selection.replay.methods import (
     THROUGH_TUNE,
     Played,
@@ -51,7 +52,7 @@ class ReplayReport:
         )
 
     def table(self) -> str:
-        """Text table: one line per target, then the summary."""
+        """Text table: one line per target, then the summary; of one target the ranking first."""
         width = max(len(result.target) for result in self.results)
         lines = [f"{'target':{width}}  epochs  regret  recall regret  chosen (best)"]
         for result in self.results:
@@ -69,6 +70,8 @@ class ReplayReport:
             f"force {found.brute_force_epochs:.1f}); the best model was recalled for "
             f"{share} of {found.targets}"
         )
+        if len(self.results) == 1:
+            lines = [*ranking_lines(first.ranking), "", *lines]
         return "\n".join(lines)
 
 

@@ -61,6 +61,7 @@ def run_selection(
     *,
     title: tuple[str, str],
     total: int,
+    observe: Callable[[], None] | None = None,
 ) -> None:
     """Run screening and halving on the connected Ray, in the same processes.
 
@@ -71,6 +72,7 @@ def run_selection(
         cluster: Resources of one trial.
         title: Stage name for metrics, and what the progress bar says.
         total: Epochs that the progress bar counts to.
+        observe: Called after each result and each failure.
 
     Raises:
         OrchestratorError: What ended screening or the bracket.
@@ -79,7 +81,7 @@ def run_selection(
     from orchestrator.selection.trials.scheduler import HalvingScheduler
 
     with _recorder(journal, title, total) as record:
-        scheduler = HalvingScheduler(source, journal, limit, record)
+        scheduler = HalvingScheduler(source, journal, limit, record, observe)
         run_queue(scheduler, storage=journal.path.parent / "tune", cluster=cluster)
     if scheduler.error is not None:
         raise scheduler.error

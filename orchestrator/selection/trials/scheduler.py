@@ -43,6 +43,7 @@ class HalvingScheduler(TrialScheduler):
         journal: Finished epochs and failures are appended to it.
         limit: Drops trials that wait when the budget ends; None: there is none.
         on_epoch: Called with (model, result) of each epoch, after it was judged.
+        observe: Called after each result and each failure.
 
     Attributes:
         error: What ended the run; the caller raises it, because Tune swallows exceptions.
@@ -57,11 +58,12 @@ class HalvingScheduler(TrialScheduler):
         journal: Journal,
         limit: BudgetLimit | None = None,
         on_epoch: Callable[[str, EpochResult], None] | None = None,
+        observe: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         self.error: OrchestratorError | None = None
         self._source, self._journal = source, journal
-        self._limit, self._on_epoch = limit, on_epoch
+        self._limit, self._on_epoch, self._observe = limit, on_epoch, observe
         self._erring: dict[str, Trial] = {}
         self._holds_actors = False
 
@@ -151,6 +153,7 @@ class HalvingScheduler(TrialScheduler):
                 row = JournalRow(trial=name, rung=bracket.rung, validation=None, error=reason)
                 self._journal.append(row)
                 self._guarded(functools.partial(bracket.fail, name, reason))
+            self._observed()
 
     def debug_string(self) -> str:
         """One line for Tune's own status output."""
@@ -161,6 +164,7 @@ class HalvingScheduler(TrialScheduler):
         name, text, bracket = trial.config["trial"], result[EPOCH_RESULT], self._source.bracket
         if bracket is None:
             self._guarded(functools.partial(self._source.record, name, text))
+            self._observed()
             return None
         found = EpochResult.model_validate_json(text)
         row = found.journal_row()
@@ -172,7 +176,12 @@ class HalvingScheduler(TrialScheduler):
             self._guarded(functools.partial(bracket.record, row.trial, row.rung, row.decides))
         if self._on_epoch is not None:
             self._on_epoch(name, found)
+        self._observed()
         return row
+
+    def _observed(self) -> None:
+        if self._observe is not None:
+            self._observe()
 
     def _guarded(self, decide: Callable[[], object]) -> None:
         """Store what the bracket raises: Tune would turn it into a failure of one trial."""

@@ -45,7 +45,7 @@ def test_an_open_rung_counts_what_waits_and_what_is_trained():
     bracket, rows = bracket_and_rows(values=[("a/v0001", 1, 0.5), ("b/v0001", 1, 0.75)])
     bracket.fail("c/v0001", "its score in rung 1 is nan: training diverged")
     candidates = ("a/v0001", "b/v0001", "c/v0001", "d/v0001")
-    found = read(Monitor("pick", candidates, {}, {}, bracket, rows, budget_used=0.25))
+    found = read(Monitor("pick", candidates, {}, {}, {}, bracket, rows, 0.25))
     counts = {status: found["orch_select_candidates", status] for status in STATUSES}
     assert counts == {
         "screening": 0, "waiting": 1, "trained": 0, "dropped": 1, "not recalled": 1, "failed": 1,
@@ -69,7 +69,7 @@ def test_the_last_readings_name_the_finalist_and_the_phases():
             ("b/v0001", 2, 0.8),
         ]
     )
-    found = read(Monitor("pick", bracket.pool, {}, {}, bracket, rows))
+    found = read(Monitor("pick", bracket.pool, bracket=bracket, rows=rows))
     counts = {status: found["orch_select_candidates", status] for status in STATUSES}
     assert {status: n for status, n in counts.items() if n} == {"dropped": 2, "finalist": 1}
     assert found["orch_select_rung",] == 2
