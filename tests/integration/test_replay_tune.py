@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from orchestrator.selection.costs.comparison import asha_epochs, hyperband_epochs
 from orchestrator.selection.matrix.importing import import_table
 from orchestrator.selection.replay.methods import ReplaySettings
 from orchestrator.selection.replay.playing import replay
@@ -34,3 +35,20 @@ def test_tune_decides_on_stored_curves(local_ray, method, tmp_path):
     assert first.ranking[0].epochs == 4
     assert first.ranking[-1].status == "failed"
     assert first.ranking[-1].model == "m04"
+
+
+def test_reports_estimate_the_epochs_that_tune_pays_for(local_ray, tmp_path):
+    rng, models, epochs = np.random.default_rng(1), 23, 5
+    rows = []
+    for model in range(models):
+        for dataset in ("d0", "d1"):
+            curve = rng.uniform(0.4, 0.8) + 0.02 * np.arange(epochs)
+            scores = {f"val_epoch{e}": score for e, score in enumerate(curve, start=1)}
+            rows.append({"model": f"m{model:02d}", "dataset": dataset, **scores})
+    pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
+    matrix = import_table(tmp_path / "t.csv").matrix
+    (found,) = replay(matrix, ["d0"], ReplaySettings("hyperband")).results
+    least = hyperband_epochs(models, epochs)
+    assert least <= found.epochs < least + epochs  # the rest trains its choice to the end
+    (found,) = replay(matrix, ["d0"], ReplaySettings("asha", seed=1)).results
+    assert found.epochs == pytest.approx(asha_epochs(models, epochs), rel=0.3)
