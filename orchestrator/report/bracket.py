@@ -21,7 +21,7 @@ def bracket_blocks(report: SelectionReport) -> tuple[Picture | Table | Note, ...
     widths = _halfwidths(report)
     note = (
         f"The picture names the best {MAX_NAMED}. In the table: validation score → predicted final "
-        "score ± half of its 90 % interval; empty: dropped before."
+        "score ± half of its 90 % interval; empty: dropped before. Gray dots are the other models."
     )
     if all(cell.predicted is None for cell in report.bracket):
         note = "No prediction: the history has too few data sets for a predictor."
@@ -43,7 +43,8 @@ def halving_bracket(report: SelectionReport, widths: Mapping[int, float]) -> Pic
     def draw(axis: Any) -> None:
         for model in cells.keys() - set(named):
             of_model = cells[model]
-            axis.plot(list(of_model), [c.score for c in of_model.values()], color="#bbb", lw=0.7)
+            scores = [cell.score for cell in of_model.values()]
+            axis.plot(list(of_model), scores, color="#bbb", lw=0.7, marker=".", ms=3, zorder=1)
         for index, model in enumerate(named):
             style, of_model = series_style(index), cells[model]
             rungs, scores = list(of_model), [cell.score for cell in of_model.values()]

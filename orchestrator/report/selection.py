@@ -6,7 +6,7 @@ from typing import Any
 from orchestrator.report.bracket import bracket_blocks
 from orchestrator.report.figures import PALETTE, render_svg
 from orchestrator.report.heat_map import heat_map
-from orchestrator.report.page import Block, Cell, Note, Picture, Section, Table
+from orchestrator.report.page import Block, Cell, Note, Picture, Section, Table, show
 from orchestrator.selection.costs.results import Ledger, MethodCost
 from orchestrator.selection.results import RankedModel, SelectionReport
 
@@ -185,7 +185,7 @@ def _bars(costs: Sequence[MethodCost], currency: str) -> Picture:
             axis.set_xlabel(title + ("; gray: start-up and idle slots" if any(waiting) else ""))
             for place, value in enumerate(map(sum, zip(values, waiting, strict=True))):
                 axis.annotate(
-                    f"{value:,.4g}", (value, place), xytext=(4, 0), va="center", fontsize=8,
+                    show(float(value)), (value, place), xytext=(4, 0), va="center", fontsize=8,
                     textcoords="offset points",
                 )  # fmt: skip
             axis.margins(x=0.14)

@@ -44,7 +44,8 @@ def test_reports_estimate_the_epochs_that_tune_pays_for(local_ray, tmp_path):
         for dataset in ("d0", "d1"):
             curve = rng.uniform(0.4, 0.8) + 0.02 * np.arange(epochs)
             scores = {f"val_epoch{e}": score for e, score in enumerate(curve, start=1)}
-            rows.append({"model": f"m{model:02d}", "dataset": dataset, **scores})
+            cell = {"model": f"m{model:02d}", "dataset": dataset, "test_final": curve[-1]}
+            rows.append({**cell, **scores})
     pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
     matrix = import_table(tmp_path / "t.csv").matrix
     (found,) = replay(matrix, ["d0"], ReplaySettings("hyperband")).results
