@@ -37,7 +37,7 @@ Reading = tuple[str, Mapping[str, str], float]
 
 @dataclass
 class Monitor:
-    """What a selection knows of itself at a moment.
+    """State of a selection at a moment.
 
     Attributes:
         run: Name of the run.

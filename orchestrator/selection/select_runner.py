@@ -144,7 +144,7 @@ def _observer(
     journal: Journal,
     limit: BudgetLimit,
 ) -> Callable[[], None]:
-    """Return what shows the state of the run in Ray's metrics."""
+    """Return a function that shows the state of the run in Ray's metrics."""
     from orchestrator.cluster.observe.gauges import Gauges
 
     gauges = Gauges(GAUGES)
