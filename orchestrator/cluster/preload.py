@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 TASK: Final = "ORCHESTRATOR_PRELOAD"
 """Environment variable that holds a `Preload` as JSON."""
 NAMESPACE: Final = b"orchestrator"
+MODULES: Final = "modules"
+READY: Final = "ready"
+"""First parts of keys in Ray's key-value store; the launch is the second one."""
 LOOK_EVERY_S: Final = 5.0  # a spare process looks whether it is still needed
 MIN_FREE_BYTES: Final = 2 * 2**30
 """Free memory without which a process imports nothing before it has work."""
@@ -43,7 +46,7 @@ class Preload(StrictModel):
     """Launch that a process belongs to, and what it must know of it at its start."""
 
     launch: str
-    """Id of the launch."""
+    """Id of the launch, which begins with that of its job."""
     threads: int
     """Threads of a worker, for libraries that ask on import."""
     accelerated: bool
@@ -64,11 +67,11 @@ class Preload(StrictModel):
     @property
     def modules_key(self) -> bytes:
         """Key of the names of the modules in Ray's key-value store."""
-        return f"modules/{self.launch}".encode()
+        return f"{MODULES}/{self.launch}".encode()
 
     def ready_key(self, node: str = "", pid: int | None = None) -> bytes:
         """Return the key of a ready process, or the first part of those of a node or launch."""
-        parts = ["ready", self.launch, node, *([] if pid is None else [str(pid)])]
+        parts = [READY, self.launch, node, *([] if pid is None else [str(pid)])]
         return "/".join(parts).encode()
 
 

@@ -14,11 +14,12 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from itertools import chain, repeat
 from typing import Any, Final, TypeAlias
 
 from orchestrator.cluster.drains import draining_nodes
 from orchestrator.cluster.observe.mailbox import Team
-from orchestrator.cluster.preload import NAMESPACE, Preload
+from orchestrator.cluster.preload import MODULES, NAMESPACE, READY, Preload
 from orchestrator.cluster.room import Ask, free_places, nodes_with
 from orchestrator.cluster.session import RaySession
 from orchestrator.config import ClusterSection, ElasticClusterSection
@@ -82,10 +83,25 @@ def preload_for(cluster: ClusterSection, launch: str, session: RaySession) -> Pr
         logger.warning("no spare worker processes: %s", reason)
         return None
     return Preload(
-        launch=launch,
+        launch=f"{ray.get_runtime_context().get_job_id()}-{launch}",
         threads=max(1, int(cluster.cpus_per_worker)),
         accelerated=cluster.gpus_per_worker > 0,
     )
+
+
+def forget_ended_jobs() -> None:
+    """Remove what drivers that were killed left in Ray's key-value store, which nobody else does.
+
+    A launch is named after its job.
+    """
+    from ray._private.state import jobs
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_list
+
+    ended = {job["JobID"] for job in jobs() if job["IsDead"]}
+    for kind in (MODULES, READY):
+        for key in _internal_kv_list(f"{kind}/".encode(), namespace=NAMESPACE):
+            if key.decode().split("/")[1].partition("-")[0] in ended:
+                _internal_kv_del(key, namespace=NAMESPACE)
 
 
 class Spares:
@@ -123,9 +139,11 @@ class Spares:
             _internal_kv_del(key, del_by_prefix=True, namespace=NAMESPACE)
 
     def _run(self) -> None:
-        while not self._ended.wait(LOOK_EVERY_S):
+        for step in chain([forget_ended_jobs], repeat(self._look)):
+            if self._ended.wait(LOOK_EVERY_S):
+                return
             try:
-                self._look()
+                step()
             except Exception as error:  # noqa: BLE001 - training goes on without spare processes
                 level = logging.DEBUG if self._warned else logging.WARNING
                 logger.log(level, "%s: no spare worker processes now: %s", self._name, error)

@@ -39,6 +39,7 @@ NAMES = {
     "preemption_info": [f"{RAY_POLICY}/preemption.py"],
     # Ray: cluster/preload.py and cluster/spares.py; nothing public starts a process in advance.
     "WORKER_PROCESS_SETUP_HOOK_ENV_VAR": ["ray/_private/ray_constants.py"],
+    "jobs": ["ray/_private/state.py"],
     "get_used_memory": ["ray/_private/utils.py"],
     "get_runtime_env_info": ["ray/_private/utils.py"],
     "init_grpc_channel": ["ray/_private/grpc_utils.py"],
@@ -200,6 +201,7 @@ def test_private_modules_are_imported_only_where_listed():
         ("orchestrator/cluster/spares.py", "WORKER_PROCESS_SETUP_HOOK_ENV_VAR"),
         ("orchestrator/cluster/spares.py", "get_runtime_env_info"),
         ("orchestrator/cluster/spares.py", "init_grpc_channel"),
+        ("orchestrator/cluster/spares.py", "jobs"),
         ("serving/local.py", "SERVE_CONTROLLER_NAME"),
         ("serving/local.py", "SERVE_NAMESPACE"),
     }

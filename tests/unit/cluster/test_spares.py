@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.cluster.observe.mailbox import Mailbox
 from orchestrator.cluster.preload import (
+    NAMESPACE,
     TASK,
     Preload,
     cuda_is_initialized,
@@ -20,7 +21,7 @@ from orchestrator.cluster.preload import (
     imported_modules,
     preload,
 )
-from orchestrator.cluster.spares import preload_for, wanted
+from orchestrator.cluster.spares import forget_ended_jobs, preload_for, wanted
 from orchestrator.config import ElasticClusterSection
 from orchestrator.errors import InputError
 
@@ -147,6 +148,29 @@ def test_a_job_with_a_hook_of_its_own_gets_none_and_is_told(monkeypatch, caplog)
         preload_for(ElasticClusterSection(spare_workers=True), "a1", session)
     assert preload_for(ElasticClusterSection(), "a1", session) is None
     assert "no spare worker processes: the job has its own" in caplog.text
+
+
+def test_keys_of_jobs_that_ended_are_removed(monkeypatch):
+    from ray._private import state
+    from ray.experimental import internal_kv
+
+    ended, lives = (LAUNCH.model_copy(update={"launch": f"{job}-a1"}) for job in ("02", "03"))
+    mine = [lives.modules_key, lives.ready_key("node", 7)]
+    keys = {*mine, ended.modules_key, ended.ready_key("node", 8), b"modules/of-another-version"}
+
+    def delete(key, namespace):
+        assert namespace == NAMESPACE
+        keys.remove(key)
+
+    monkeypatch.setattr(
+        state, "jobs", lambda: [{"JobID": "02", "IsDead": True}, {"JobID": "03", "IsDead": False}]
+    )
+    monkeypatch.setattr(
+        internal_kv, "_internal_kv_list", lambda prefix, **_: [k for k in keys if prefix in k]
+    )
+    monkeypatch.setattr(internal_kv, "_internal_kv_del", delete)
+    forget_ended_jobs()
+    assert keys == {*mine, b"modules/of-another-version"}
 
 
 @pytest.mark.parametrize(("taken", "code"), [(False, 0), (True, 9)])
