@@ -1,5 +1,6 @@
 """Fixtures of all tests: clusters and an S3 server, each started once and stopped by pid."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,16 @@ LONG = (
     "test_engines.py",
 )
 """Run first among the others: two processes that take files in turn then end together."""
+
+
+gc.disable()  # until all tests are collected: what is imported and collected stays to the end
+
+
+def pytest_collection_finish():
+    """Leave what stays to the end out of all later collections: a full one took a second."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

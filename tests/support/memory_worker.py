@@ -51,7 +51,7 @@ def measure(
     before = {key: os.environ.get(key) for key in EXACT}
     os.environ.update(EXACT)
     try:
-        ranks.spawn(_worker, world, folder, job)
+        ranks.spawn(_worker, world, folder, job, fresh=True)
     finally:
         for key, value in before.items():
             os.environ.pop(key) if value is None else os.environ.update({key: value})

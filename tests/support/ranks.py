@@ -1,5 +1,8 @@
 """Several ranks of one process group on this machine, without Ray; each is a process.
 
+Those of `spawn` are forks of a process that has imported what ranks need, once per test session,
+and has started no thread: most of the time of a short test is imports.
+
 They end by ``os._exit``. A thread of gloo may still hold a tensor that Python wraps when a rank
 has done its work; freeing it while the interpreter shuts down ends the process by SIGABRT
 ("terminate called without an active exception", pytorch/pytorch#179291 and #190489), also after
@@ -7,6 +10,7 @@ has done its work; freeing it while the interpreter shuts down ends the process 
 """
 
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -23,16 +27,30 @@ from orchestrator.cluster.context import Worker
 
 DEADLINE_S = 120
 SPAWNED_S = 1800  # for a group of processes that import all; generous, for busy machines
+IMPORTED = (
+    "deepspeed",
+    "numpy",
+    "orchestrator.cluster.engines",
+    "orchestrator.pretraining.worker",
+    "pytest",
+    "scipy.stats",
+    "tests.support.toy",
+    "torch",
+)
+"""Modules of ranks; others are imported by each rank."""
 
 
-def spawn(function, world, folder, *given):
+def spawn(function, world, folder, *given, fresh=False):
     """Run ``function(rank, world, folder, *given)`` on so many new processes in a gloo group.
+
+    They share no state with this process, unlike those of `on_ranks`.
 
     Args:
         function: Of a module, with arguments that can be pickled.
         world: Number of ranks.
         folder: An existing one, handed on to the function; several groups may use one.
         given: Further arguments.
+        fresh: Whether they are no forks: libraries read the environment when they are loaded.
 
     Raises:
         torch.multiprocessing.ProcessRaisedException: A rank raised; the message has its traceback.
@@ -40,8 +58,10 @@ def spawn(function, world, folder, *given):
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as meeting:
         patch.setenv("DS_ACCELERATOR", "cpu")
         patch.setenv("OMP_NUM_THREADS", "1")
-        arguments = (world, folder, function, given, f"file://{meeting}/store")
-        group = mp.spawn(_spawned, args=arguments, nprocs=world, join=False)
+        multiprocessing.set_forkserver_preload([*IMPORTED, __name__])
+        arguments = (dict(os.environ), world, folder, function, given, f"file://{meeting}/store")
+        method = "spawn" if fresh else "forkserver"
+        group = mp.start_processes(_spawned, arguments, world, join=False, start_method=method)
         deadline = time.monotonic() + SPAWNED_S
         while not group.join(timeout=max(0.0, deadline - time.monotonic())):
             if time.monotonic() < deadline:
@@ -51,8 +71,9 @@ def spawn(function, world, folder, *given):
             raise AssertionError(f"the ranks have not ended within {SPAWNED_S} s")
 
 
-def _spawned(rank, world, folder, function, given, store):
-    os.environ["LOCAL_RANK"] = str(rank)
+def _spawned(rank, environment, world, folder, function, given, store):
+    os.environ.clear()  # that of the process it is a fork of
+    os.environ.update(environment, LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     function(rank, world, folder, *given)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tokenize
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,13 @@ def room_of(module: str) -> str:
     return parts[0]
 
 
-def imports_of(path: Path):
+@cache
+def imports_of(path: Path) -> tuple[str, ...]:
     """Every module named in an import statement, at any depth of the file."""
+    return tuple(_imports_of(path))
+
+
+def _imports_of(path: Path):
     package = module_name(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]

@@ -19,6 +19,7 @@ from orchestrator.zoo.suite import SuiteConfig, read_suite
 from tests.support.promises import commit_classifier, commit_encoder, lesson, topic_data
 
 BOUND = {"default": 0.02}
+FEW = 10
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,8 @@ def place(tmp_path_factory):
     return root
 
 
-def job(place, run, *, package="classifier", preset="c&f+replay", rate=5e-3, **changes):
+def job(place, run, *, package="classifier", preset="c&f+replay", rate=5e-3, steps=100, **changes):
+    """Return a job; with few steps it learns little, where only what it says counts."""
     fields = {
         "run": {"name": run, "dir": str(place / "runs"), "zoo": str(place / "zoo")},
         "package": package,
@@ -52,7 +54,7 @@ def job(place, run, *, package="classifier", preset="c&f+replay", rate=5e-3, **c
         "tasks": [{"source": f"files:{place}/{name}.tsv"} for name in ("spam", "food")],
         "method": {"preset": preset, "find": {"fisher_samples": 64}, "replay": {"every_steps": 2}},
         "train": {
-            "max_steps": 100,
+            "max_steps": steps,
             "global_batch_size": 16,
             "micro_batch_size": 16,
             "optimizer": {"learning_rate": rate},
@@ -117,16 +119,17 @@ def test_a_broken_promise_is_committed_as_rejected(place):
 
 def test_missing_rows_are_refused_as_unverified(place):
     with pytest.raises(RefusedError, match="place: unverified: the package keeps no test rows"):
-        run(job(place, "unverified", package="bare"))
+        run(job(place, "unverified", package="bare", steps=FEW))
     assert newest(place).manifest.metrics["unwatched_heads"] == ["place"]
-    allowed = job(place, "allowed", package="bare", promotion={"allow_unverified": ["place"]})
+    allow = {"allow_unverified": ["place"]}
+    allowed = job(place, "allowed", package="bare", steps=FEW, promotion=allow)
     assert run(allowed).status == "done"
 
 
 @pytest.mark.parametrize("preset", ["finetune", "joint"])
 def test_unknown_forgetting_is_refused(place, preset):
     promotion = {"max_forgetting": 0.5, "max_drop": {"default": 1.0}}
-    config = job(place, f"unknown-{preset}", preset=preset, promotion=promotion)
+    config = job(place, f"unknown-{preset}", preset=preset, promotion=promotion, steps=FEW)
     if preset == "finetune":
         config = config.model_copy(update={"tasks": config.tasks[:1]})
     with pytest.raises(RefusedError, match="forgetting is unknown"):
@@ -134,7 +137,7 @@ def test_unknown_forgetting_is_refused(place, preset):
 
 
 def test_exemplars_protect_from_the_first_step_on(place):
-    config = job(place, "protected", promotion={"max_drop": {"default": 1.0}})
+    config = job(place, "protected", promotion={"max_drop": {"default": 1.0}}, steps=FEW)
     frame = Stages(learn(config) / "stream", units_of(config)).history(0).frame()
     assert frame[frame.metric == "penalty"]["value"].max() > 0
     assert frame[frame.metric == "replay_loss"]["value"].notna().any()
@@ -164,7 +167,8 @@ def test_fine_tuning_stores_importance_and_a_stream_keeps_what_it_weighs(place):
 
 
 def test_a_head_that_nothing_protects_is_named(place, caplog):
-    config = job(place, "naked", package="naked", promotion={"max_drop": {"default": 1.0}})
+    allowed = {"max_drop": {"default": 1.0}}
+    config = job(place, "naked", package="naked", promotion=allowed, steps=FEW)
     with caplog.at_level("WARNING"):
         result = run(config)
     assert result.metrics["unprotected_heads"] == ["place"]
