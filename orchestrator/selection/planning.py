@@ -20,7 +20,7 @@ from orchestrator.selection.candidates import (
 )
 from orchestrator.selection.config import RecallConfig, SelectConfig
 from orchestrator.selection.costs.constraints import within_constraints
-from orchestrator.selection.costs.forecast import forecast_lines, rows_at_hand, steps_per_epoch
+from orchestrator.selection.costs.forecast import forecast_lines, steps_per_epoch
 from orchestrator.selection.halving import fit_to_budget, rung_sizes
 from orchestrator.selection.matrix.facts import ModelFacts, is_tagged
 from orchestrator.selection.matrix.files import read_matrix, write_matrix
@@ -33,7 +33,8 @@ from orchestrator.selection.recall import (
     plan_mode,
 )
 from orchestrator.selection.scores.proxy_kinds import NO_PROXY, planned_proxies
-from orchestrator.selection.target_tasks import TargetTask, kind_of, label_form, target_task
+from orchestrator.selection.target_rows import load_target, rows_at_hand
+from orchestrator.selection.target_tasks import TargetTask, kind_of
 from orchestrator.storage.uris import absolute
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
     zoo = Zoo(config.run.zoo)
     found, everything = resolve_packages(zoo, config.candidates), zoo.packages()
     matrix = _matrix(config, [package.ref for package in found])
-    task, asked = _target(config)
+    task, asked = load_target(config)
     proxies = planned_proxies(config.recall, asked)
     protocol = protocol_of(config.fine_tune, config.seed, config.precision)
     matrix.guard(task.name, dataset_facts(task, protocol, asked))
@@ -179,20 +180,12 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
     )
 
 
-def _target(config: SelectConfig) -> tuple["TaskData", TargetTask]:
-    """The rows of the target, and what is asked about them."""
-    from orchestrator.data.sources.opening import load_task
-
-    kind = kind_of(config.target, config.task)
-    rows = load_task(config.target, form=label_form(kind))
-    return rows, target_task(rows, kind, config.task, config.metric)
-
-
 def describe_selection(config: SelectConfig) -> str:
     """The plan in words; the rows of a small local target are counted, others not read.
 
     Raises:
-        InputError: A package, the matrix or the target cannot be read, or no package is usable.
+        InputError: A package, the matrix or the target cannot be read, the target is in the
+            matrix, or no package is usable.
     """
     from orchestrator.zoo import Zoo
 
@@ -206,7 +199,7 @@ def describe_selection(config: SelectConfig) -> str:
     history = _history(matrix, {p.ref: p for p in packages}, config)
     decider = choose_policy(config.halving.policy, history)
     kind = kind_of(config.target, config.task)
-    rows = rows_at_hand(config.target, kind)
+    rows = rows_at_hand(config, matrix)
     steps = None if rows is None else steps_per_epoch(rows, config.fine_tune)
     pool, _ = _pool_sizes(config, count, decider, steps)
     candidates = {package.ref: package for package in packages}

@@ -13,15 +13,12 @@ from orchestrator.selection.costs.epoch_times import FORWARD_SHARE, EpochTimes, 
 from orchestrator.selection.halving import rung_sizes
 
 if TYPE_CHECKING:
-    from orchestrator.data.spec import DatasetSpec
     from orchestrator.selection.config import SelectConfig
     from orchestrator.selection.matrix.performance import PerformanceMatrix
     from orchestrator.selection.planning import SelectionPlan
     from orchestrator.training.config import FineTuneConfig
 
 UNKNOWN = "unknown"
-MAX_READ_BYTES = 2**24
-"""Larger files are not read to count their rows."""
 
 
 @dataclass(frozen=True)
@@ -156,23 +153,3 @@ def steps_per_epoch(rows: int, fine_tune: "FineTuneConfig") -> int:
     """Optimizer steps in which ``rows`` training rows are read once, as the fine-tuner counts."""
     used = min(rows, fine_tune.max_train_rows or rows)
     return -(-used // min(fine_tune.global_batch_size, used))
-
-
-def rows_at_hand(spec: "DatasetSpec", kind: str = "classification") -> int | None:
-    """Training rows of a target that is on this machine and small; None: it is not read.
-
-    Args:
-        spec: The target.
-        kind: Kind of its task.
-    """
-    from orchestrator.data.sources.files import find_files
-    from orchestrator.data.sources.opening import load_task
-    from orchestrator.selection.target_tasks import label_form
-
-    if spec.scheme == "files":
-        files = [file for group in find_files(spec, labelled=True).values() for file in group]
-        if sum(file.stat().st_size for file in files) > MAX_READ_BYTES:
-            return None
-    elif spec.scheme != "builtin":
-        return None
-    return len(load_task(spec, form=label_form(kind)).train)

@@ -182,6 +182,16 @@ def test_candidates_that_cannot_be_trained_are_named_before_anything_is_loaded(t
         describe_selection(missing)
 
 
+def test_the_check_finds_the_target_in_the_matrix(world, matrix, tmp_path):
+    assert "3 data sets" in describe_selection(select_job(world))
+    with pytest.raises(InputError, match="target 'food' is in the performance matrix"):
+        describe_selection(select_job(world, target=spec(world, "food")))
+    lines = (world / "food.jsonl").read_text().splitlines()
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines[:-2]))  # another name, almost its rows
+    with pytest.raises(InputError, match=r"target 'mine' is in the .*'food' \("):
+        describe_selection(select_job(world, target=spec(tmp_path, "mine")))
+
+
 def test_a_broken_candidate_leaves_the_plan_and_the_next_one_is_looked_at(world, matrix):
     plan = plan_selection(select_job(world))
     broken = plan.to_score[0]
