@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.config import JobResult
 from orchestrator.selection.config import SelectConfig
@@ -22,20 +23,21 @@ from orchestrator.selection.salvage.results import Salvage
 from orchestrator.selection.screening import Screening
 from orchestrator.selection.ties.row_scores import FOLDER as ROW_SCORES
 from orchestrator.selection.ties.tie_breaker import TieBreaker, Traits, ties_in_words
-from orchestrator.selection.trials.fine_tuning import TrialPayload
+from orchestrator.selection.trials.fine_tuning import TRIAL, TrialPayload
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.selection.trials.runner import (
     JOURNAL_NAME,
-    TRIAL,
-    merged_folder,
     remove_states,
     run_selection,
     state_folder,
 )
-from orchestrator.selection.trials.source import TrialSource
+from orchestrator.selection.trials.source import Phase, TrialSource
 from orchestrator.storage import RunFolder, atomic_write_json
 from orchestrator.training.events import NewTrial
-from orchestrator.zoo import Package, Zoo, committed
+from orchestrator.zoo import Package, committed
+
+if TYPE_CHECKING:
+    from orchestrator.selection.trials.closing import Closing
 
 STAGE = "select"
 OUTCOME = "orchestrator.selection.outcome"
@@ -78,10 +80,10 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
         limit = open_limit(config, plan, folder, journal.rows, slots)
         for line in plan_lines(config, plan, slots):
             logger.info("%s", line)
-        screening, bracket, ties = _halve(config, plan, folder, journal, limit)
+        # On a cluster that others share, the CPUs beside a process are not known to be free.
+        shared = int(slots) if session.private else 1
+        screening, bracket, ties, salvaged = _halve(config, plan, folder, journal, limit, shared)
         plan = screening.plan
-        _finish_early(config, plan, bracket, journal)
-        salvaged = _salvage(config, plan, folder.path, bracket) if config.salvage else None
         spent = Spent(limit.clock.stop(), screening.latencies, salvaged)
     from orchestrator.selection.outcome import publish_finalists, selection_report
 
@@ -105,10 +107,12 @@ def _halve(
     folder: RunFolder,
     journal: Journal,
     limit: BudgetLimit,
-) -> tuple[Screening, Bracket, TieBreaker]:
-    """Screening and halving on Ray Tune, from where run folder and journal end."""
+    slots: int,
+) -> tuple[Screening, Bracket, TieBreaker, Salvage | None]:
+    """Screening, halving and closing on Ray Tune, from where run folder and journal end."""
     screening = Screening(config, plan, folder)
     begun: list[tuple[Bracket, TieBreaker]] = []
+    closed: list[Closing] = []
 
     def begin() -> Bracket:
         # The outcome needs torch, whose import takes seconds: it goes on while trials train.
@@ -116,11 +120,19 @@ def _halve(
         begun.append(_begin(config, screening, folder, journal, limit))
         return begun[0][0]
 
-    def trial(model: str) -> NewTrial:
-        done = begun[0][0].rung - 1
-        return NewTrial(model, TRIAL, _payload(config, screening.plan, folder.path, model, done))
+    def payload(model: str, start: int) -> TrialPayload:
+        return _payload(config, screening.plan, folder.path, model, start)
 
-    source = TrialSource(begin, trial, screening)
+    def trial(model: str) -> NewTrial:
+        return NewTrial(model, TRIAL, payload(model, begun[0][0].rung - 1))
+
+    def close(bracket: Bracket) -> Phase:
+        from orchestrator.selection.trials.closing import Closing
+
+        closed.append(Closing(bracket, screening.plan, journal, payload, salvage=config.salvage))
+        return closed[0]
+
+    source = TrialSource(begin, trial, screening, close)
     observe = _observer(config, screening, source, journal, limit)
     if not source.finished:
         epochs, policy = config.fine_tune.epochs, plan.decider.policy
@@ -132,9 +144,10 @@ def _halve(
             title=(STAGE, "selection"),
             total=sum(rung_sizes(screening.plan.pool, epochs, policy, config.finish_top)),
             observe=observe,
+            slots=slots,
         )
     observe()
-    return screening, *begun[0]
+    return screening, *begun[0], closed[0].salvaged
 
 
 def _observer(
@@ -191,23 +204,6 @@ def _begin(
     return bracket, ties
 
 
-def _finish_early(
-    config: SelectConfig, plan: SelectionPlan, bracket: Bracket, journal: Journal
-) -> None:
-    """Make the packages of finalists that the budget did not let train to the end."""
-    from orchestrator.cluster.tasks import TaskPool
-    from orchestrator.selection.trials.fine_tuning import finish_trial
-
-    if not bracket.ended:
-        return
-    logger.info("%s: the best so far is %s", bracket.ended, bracket.winner)
-    run, done = journal.path.parent, bracket.rung - 1
-    for model in bracket.winners:
-        payload = _payload(config, plan, run, model, start=done)
-        row = TaskPool(config.cluster).call(finish_trial, payload)
-        journal.append(row.journal_row())
-
-
 def _payload(
     config: SelectConfig, plan: SelectionPlan, run: Path, model: str, start: int
 ) -> TrialPayload:
@@ -227,39 +223,3 @@ def _payload(
         keep_package=True,
         row_scores=str((run / ROW_SCORES).absolute()),
     )
-
-
-def _salvage(
-    config: SelectConfig, plan: SelectionPlan, run: Path, bracket: Bracket
-) -> Salvage | None:
-    """Merge trained candidates of the winner's base into it; None: there are none."""
-    from orchestrator.cluster.tasks import TaskPool
-    from orchestrator.selection.salvage.merging import same_base
-    from orchestrator.selection.salvage.trial import Donor, salvage_winner
-
-    if bracket.ended:
-        logger.info("salvage: left out, because the budget is used up")
-        return None
-    winner, last = bracket.winner, dict(sorted(bracket.observed.items(), key=lambda e: e[0][1]))
-    scores = {
-        model: value
-        for (model, _), value in last.items()
-        if model != winner and model not in bracket.failures
-    }
-    packages = plan.packages
-    reasons = same_base(packages[winner], [packages[model] for model in scores], Zoo(plan.zoo))
-    donors = [
-        Donor(payload=_payload(config, plan, run, model, start=0), validation=scores[model])
-        for model, reason in reasons.items()
-        if reason is None
-    ]
-    for model, reason in reasons.items():
-        if reason is not None:
-            logger.info("salvage: %s is left out: %s", model, reason)
-    if not donors:
-        return None
-    found = TaskPool(config.cluster).call(
-        salvage_winner, _payload(config, plan, run, winner, start=0), donors, merged_folder(run)
-    )
-    logger.info("salvage: %s", found.in_words(winner))
-    return found

@@ -38,6 +38,24 @@ class Donor(StrictModel):
     """Its last validation score; larger is better."""
 
 
+class SalvagePayload(StrictModel):
+    """One salvage."""
+
+    winner: TrialPayload
+    """The trial that was trained to its end."""
+    donors: tuple[Donor, ...]
+    """Trials of the same base, trained to any epoch."""
+    folder: str
+    """Place where the result is committed."""
+
+
+def committed_salvage(folder: Path) -> Salvage | None:
+    """Return what an earlier try of the run has measured; None: it has not come that far."""
+    if not (folder / RECORD).exists():
+        return None
+    return Salvage.model_validate(verify_folder(folder, RECORD)["salvage"])
+
+
 def salvage_winner(winner: TrialPayload, donors: Sequence[Donor], folder: Path) -> Salvage:
     """Merge donors into the winner; commit the merged package if it validates better.
 
@@ -49,8 +67,8 @@ def salvage_winner(winner: TrialPayload, donors: Sequence[Donor], folder: Path) 
     Returns:
         What was measured; the committed one if this was done before.
     """
-    if (folder / RECORD).exists():
-        return Salvage.model_validate(verify_folder(folder, RECORD)["salvage"])
+    if (found := committed_salvage(folder)) is not None:
+        return found
     started, package = time.perf_counter(), Path(winner.state) / PACKAGE
     # adapters are merged in the files of a package: its weights are measured without any
     plain = winner.fine_tune.model_copy(update={"lora": None})

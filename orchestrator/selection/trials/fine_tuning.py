@@ -22,6 +22,7 @@ from orchestrator.selection.ties.row_scores import row_scores, write_row_scores
 from orchestrator.selection.trials.failures import reason_of, repeats
 from orchestrator.selection.trials.loading import held, hold, package_of, task_of
 from orchestrator.selection.trials.starting import clock
+from orchestrator.selection.trials.threads import more_threads, slots_used
 from orchestrator.storage import staged, verify_folder
 from orchestrator.training.config import FineTuneConfig
 from orchestrator.zoo import Zoo
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TRIAL = "orchestrator.selection.trials.fine_tuning:FineTuneTrial"
 POSITION_NAME = "position.json"
 STATE_MANIFEST = "state.json"
 TRAINER, PACKAGE = "trainer", "package"
@@ -68,6 +70,8 @@ class TrialPayload(StrictModel):
     """Write the files of a package after the last epoch."""
     row_scores: str = ""
     """Folder of the scores per validation row; empty: they are not written."""
+    slots: int = 1
+    """Slots whose CPUs it may use: more than one where survivors are fewer than slots."""
 
 
 class FineTuneTrial:
@@ -131,8 +135,10 @@ class FineTuneTrial:
         asked, tuner = time.perf_counter(), self.tuner_after(len(rows))
         startup, started = clock.seconds(asked), time.perf_counter()
         steps_before, rung = tuner.steps_done, len(rows) + 1
-        tuner.train_epoch()
-        measured = tuner.evaluate("validation")
+        slots = slots_used(tuner.model, self._payload)
+        with more_threads(slots):
+            tuner.train_epoch()
+            measured = tuner.evaluate("validation")
         self._write_row_scores(tuner, rung)
         test = tuner.evaluate("test")[tuner.watched] if rung == self._epochs else None
         return EpochResult(
@@ -145,6 +151,7 @@ class FineTuneTrial:
             steps=tuner.steps_done - steps_before,
             seconds=time.perf_counter() - started,
             startup_s=startup,
+            slots=slots,
             finished_at=time.time(),
         )
 
@@ -244,11 +251,6 @@ class FineTuneTrial:
             elif self._payload.keep_package:
                 (folder / PACKAGE).mkdir()
                 tuner.write(folder / PACKAGE)
-
-
-def finish_trial(payload: TrialPayload) -> EpochResult:
-    """Make the package of a trial that is not trained to the end; runs as a Ray task."""
-    return FineTuneTrial(payload).finish()
 
 
 def committed_rows(state: Path) -> list[EpochResult]:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config import ClusterSection
 from orchestrator.selection.results import EpochResult
-from orchestrator.selection.trials.fine_tuning import TrialPayload
+from orchestrator.selection.trials.fine_tuning import TRIAL, TrialPayload
 from orchestrator.selection.trials.journal import Journal
 
 if TYPE_CHECKING:
     from orchestrator.selection.costs.limits import BudgetLimit
     from orchestrator.selection.trials.source import TrialSource
 
-TRIAL = "orchestrator.selection.trials.fine_tuning:FineTuneTrial"
 JOURNAL_NAME = "trials.jsonl"
 
 
@@ -62,6 +61,7 @@ def run_selection(
     title: tuple[str, str],
     total: int,
     observe: Callable[[], None] | None = None,
+    slots: int = 1,
 ) -> None:
     """Run screening and halving on the connected Ray, in the same processes.
 
@@ -73,6 +73,7 @@ def run_selection(
         title: Stage name for metrics, and what the progress bar says.
         total: Epochs that the progress bar counts to.
         observe: Called after each result and each failure.
+        slots: Slots of one host that survivors share when they are fewer; 1: they never do.
 
     Raises:
         OrchestratorError: What ended screening or the bracket.
@@ -81,7 +82,7 @@ def run_selection(
     from orchestrator.selection.trials.scheduler import HalvingScheduler
 
     with _recorder(journal, title, total) as record:
-        scheduler = HalvingScheduler(source, journal, limit, record, observe)
+        scheduler = HalvingScheduler(source, journal, limit, record, observe, slots)
         run_queue(scheduler, storage=journal.path.parent / "tune", cluster=cluster)
     if scheduler.error is not None:
         raise scheduler.error

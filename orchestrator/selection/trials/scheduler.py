@@ -22,8 +22,10 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.selection.costs.limits import BudgetLimit
 from orchestrator.selection.results import EpochResult, JournalRow
 from orchestrator.selection.trials.failures import COLORS
+from orchestrator.selection.trials.fine_tuning import TRIAL, TrialPayload
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.selection.trials.source import TrialSource
+from orchestrator.selection.trials.threads import is_busy
 from orchestrator.training.events import EPOCH_RESULT, NewTrial
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class HalvingScheduler(TrialScheduler):
         limit: Drops trials that wait when the budget ends; None: there is none.
         on_epoch: Called with (model, result) of each epoch, after it was judged.
         observe: Called after each result and each failure.
+        slots: Slots of one host that survivors share when they are fewer; 1: they never do.
 
     Attributes:
         error: What ended the run; the caller raises it, because Tune swallows exceptions.
@@ -59,11 +62,13 @@ class HalvingScheduler(TrialScheduler):
         limit: BudgetLimit | None = None,
         on_epoch: Callable[[str, EpochResult], None] | None = None,
         observe: Callable[[], None] | None = None,
+        slots: int = 1,
     ) -> None:
         super().__init__()
         self.error: OrchestratorError | None = None
         self._source, self._journal = source, journal
         self._limit, self._on_epoch, self._observe = limit, on_epoch, observe
+        self._slots = slots
         self._erring: dict[str, Trial] = {}
         self._holds_actors = False
 
@@ -78,6 +83,7 @@ class HalvingScheduler(TrialScheduler):
     def is_open(self) -> bool:
         """Return whether a trial may still be started or resumed."""
         self.settle()
+        self._guarded(self._source.advance)
         return self.error is None and not self._source.finished
 
     def on_trial_add(self, tune_controller: "TuneController", trial: Trial) -> None:
@@ -99,6 +105,8 @@ class HalvingScheduler(TrialScheduler):
         """Record an epoch; the trial continues, or waits for its rung."""
         row, bracket = self._record(trial, result), self._source.bracket
         survives = row and bracket and row.trial in bracket.waiting() and row.rung < bracket.rung
+        if survives and with_slots(trial, self._share()):
+            survives = False  # it goes on at once, with its new payload
         # A loser is paused too, and stopped later by `choose_trial_to_run`: by then a survivor
         # waits for its actor. Tune would otherwise end the actor and start a new process.
         return str(TrialScheduler.CONTINUE if survives else TrialScheduler.PAUSE)
@@ -128,6 +136,7 @@ class HalvingScheduler(TrialScheduler):
         if self._limit is not None and bracket is not None and not bracket.finished:
             running = {t.config["trial"] for t in trials if t.status == Trial.RUNNING}
             self._guarded(functools.partial(self._limit.check, bracket, running))
+        self._guarded(self._source.advance)
         waiting = set(self._source.waiting())
         chosen = next((t for t in trials if _has(t, Trial.PENDING, waiting)), None)
         chosen = chosen or next((t for t in trials if _has(t, Trial.PAUSED, waiting)), None)
@@ -137,6 +146,8 @@ class HalvingScheduler(TrialScheduler):
             for trial in trials:
                 if _has(trial, Trial.PAUSED, losers) or _has(trial, Trial.PENDING, losers):
                     tune_controller.stop_trial(trial)
+        if chosen is not None:
+            with_slots(chosen, self._share())
         return chosen
 
     def settle(self) -> None:
@@ -145,10 +156,10 @@ class HalvingScheduler(TrialScheduler):
             if trial.status != Trial.ERROR:
                 continue  # Tune may recover it
             del self._erring[name]
-            bracket, reason = self._source.bracket, _reason(trial)
-            if bracket is None:
-                self._guarded(functools.partial(self._source.fail, name, reason))
-            elif name in bracket.pool and name not in bracket.failures:
+            bracket, phase, reason = self._source.bracket, self._source.phase, _reason(trial)
+            if phase is not None and name in phase.waiting:
+                self._guarded(functools.partial(phase.fail, name, reason))
+            elif bracket is not None and name in bracket.pool and name not in bracket.failures:
                 logger.warning("trial %s failed: %s", name, reason)
                 row = JournalRow(trial=name, rung=bracket.rung, validation=None, error=reason)
                 self._journal.append(row)
@@ -161,10 +172,14 @@ class HalvingScheduler(TrialScheduler):
 
     def _record(self, trial: Trial, result: dict[str, Any]) -> JournalRow | None:
         """Record a result; return it as a row if it is an epoch."""
-        name, text, bracket = trial.config["trial"], result[EPOCH_RESULT], self._source.bracket
-        if bracket is None:
-            self._guarded(functools.partial(self._source.record, name, text))
+        name, text, phase = trial.config["trial"], result[EPOCH_RESULT], self._source.phase
+        if phase is not None and name in phase.waiting:
+            self._guarded(functools.partial(phase.record, name, text))
+            self._guarded(self._source.advance)
             self._observed()
+            return None
+        bracket = self._source.bracket
+        if bracket is None:  # Tune repeats a result of the screening
             return None
         found = EpochResult.model_validate_json(text)
         row = found.journal_row()
@@ -183,12 +198,29 @@ class HalvingScheduler(TrialScheduler):
         if self._observe is not None:
             self._observe()
 
+    def _share(self) -> int:
+        """Slots of one trial of the open rung; one on a busy host, where threads would wait."""
+        bracket = self._source.bracket
+        if self._slots == 1 or bracket is None or is_busy(self._slots):
+            return 1
+        return max(1, self._slots // max(1, len(bracket.pool)))
+
     def _guarded(self, decide: Callable[[], object]) -> None:
         """Store what the bracket raises: Tune would turn it into a failure of one trial."""
         try:
             decide()
         except OrchestratorError as error:
             self.error = self.error or error
+
+
+def with_slots(trial: Trial, slots: int) -> bool:
+    """Tell a trial that is not running how many slots it may use; return whether that is new."""
+    if trial.config["target"] != TRIAL:
+        return False
+    payload = TrialPayload.model_validate_json(trial.config["payload"])
+    changed = payload.model_copy(update={"slots": slots})
+    trial.config["payload"] = changed.model_dump_json()
+    return changed != payload
 
 
 def _has(trial: Trial, status: str, models: set[str]) -> bool:

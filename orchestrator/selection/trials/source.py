@@ -1,14 +1,35 @@
-"""Work of a selection in its order: screening first, then the epochs of those recalled.
+"""Work of a selection in its order: screening, the epochs of those recalled, and the closing.
 
-One queue feeds one set of processes. Forward passes as tasks of their own would load torch, the
-rows and the packages in processes that no trial could take over.
+One queue feeds one set of processes. Forward passes and packages as tasks of their own would load
+torch, the rows and the packages in processes that no trial could take over.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 from orchestrator.selection.halving import Bracket
-from orchestrator.selection.screening import Screening
 from orchestrator.training.events import NewTrial
+
+
+class Phase(Protocol):
+    """Trials of one step before or after the bracket."""
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Names of the trials whose results are missing."""
+        ...
+
+    def trial(self, name: str) -> NewTrial:
+        """Return the trial behind a name that is waited for."""
+        ...
+
+    def record(self, name: str, text: str) -> None:
+        """Take the result of a trial, as JSON."""
+        ...
+
+    def fail(self, name: str, reason: str) -> None:
+        """Take the failure of a trial."""
+        ...
 
 
 class TrialSource:
@@ -17,37 +38,45 @@ class TrialSource:
     Args:
         begin: Makes the bracket when screening waits for nothing any more.
         trial: Makes the trial of a model.
-        screening: Phase one; None: there is none.
+        screening: Phase before the bracket; None: there is none.
+        close: Makes the phase after the bracket; None: there is none.
 
     Attributes:
         bracket: The bracket; None until screening is over.
 
     Raises:
-        OrchestratorError: As ``begin``.
+        OrchestratorError: As ``begin`` or ``close``.
     """
 
     def __init__(
         self,
         begin: Callable[[], Bracket],
         trial: Callable[[str], NewTrial],
-        screening: Screening | None = None,
+        screening: Phase | None = None,
+        close: Callable[[Bracket], Phase] | None = None,
     ) -> None:
         self.bracket: Bracket | None = None
-        self._begin, self._trial, self._screening = begin, trial, screening
+        self._begin, self._trial, self._close = begin, trial, close
+        self._screening = screening
+        self._closing: Phase | None = None
         self._issued: set[str] = set()
-        self._advance()
+        self.advance()
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to be run."""
-        return self.bracket is not None and self.bracket.finished
+        return self.bracket is not None and self.bracket.finished and not self.waiting()
+
+    @property
+    def phase(self) -> Phase | None:
+        """The phase that is open before or after the bracket."""
+        return self._screening if self.bracket is None else self._closing
 
     def waiting(self) -> tuple[str, ...]:
         """Names of the trials that may run now."""
-        if self.bracket is not None:
-            return self.bracket.waiting()
-        assert self._screening is not None
-        return self._screening.waiting
+        if self.phase is not None:
+            return self.phase.waiting
+        return () if self.bracket is None else self.bracket.waiting()
 
     def next_trial(self) -> NewTrial | None:
         """Return a trial that has not been started; None: none at this moment."""
@@ -55,30 +84,15 @@ class TrialSource:
         if name is None:
             return None
         self._issued.add(name)
-        if self.bracket is None and self._screening is not None:
-            return self._screening.trial(name)
-        return self._trial(name)
+        return self._trial(name) if self.phase is None else self.phase.trial(name)
 
-    def record(self, name: str, text: str) -> None:
-        """Take the result, as JSON, of a trial of the screening.
+    def advance(self) -> None:
+        """Open the bracket or the closing if nothing before it is waited for.
 
         Raises:
-            OrchestratorError: No bracket can be made of the results.
+            OrchestratorError: No bracket can be made of the results, or no closing.
         """
-        assert self._screening is not None
-        self._screening.record(name, text)
-        self._advance()
-
-    def fail(self, name: str, reason: str) -> None:
-        """Take the failure of a trial of the screening.
-
-        Raises:
-            OrchestratorError: No bracket can be made of the results.
-        """
-        assert self._screening is not None
-        self._screening.fail(name, reason)
-        self._advance()
-
-    def _advance(self) -> None:
         if self.bracket is None and not (self._screening and self._screening.waiting):
             self.bracket = self._begin()
+        if self.bracket is not None and self.bracket.finished and self._close is not None:
+            self._closing, self._close = self._close(self.bracket), None

@@ -15,13 +15,14 @@ from orchestrator.selection.scores.features import (
     try_package,
 )
 from orchestrator.selection.ties.row_scores import read_row_scores
-from orchestrator.selection.trials import fine_tuning
+from orchestrator.selection.trials import fine_tuning, loading, threads
 from orchestrator.selection.trials.fine_tuning import (
     FineTuneTrial,
     TrialPayload,
     committed_rows,
-    finish_trial,
 )
+from orchestrator.selection.trials.single import FinishTrial
+from orchestrator.training.finetune.finetuner import FineTuner
 from orchestrator.zoo import Zoo
 from tests.support.candidates import (
     FINE_TUNE,
@@ -57,7 +58,8 @@ def values(rows):
     return [(row.rung, row.validation, row.test, row.steps) for row in rows]
 
 
-def test_a_trial_paused_and_moved_equals_one_that_was_not(world, tmp_path):
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_trial_paused_here_or_moved_equals_one_that_was_not(moved, world, tmp_path):
     whole = FineTuneTrial(payload(world, tmp_path / "whole"))
     straight, done = zip(*((whole.step(), whole.done) for _ in range(3)), strict=True)
     assert done == (False, False, True)
@@ -66,10 +68,28 @@ def test_a_trial_paused_and_moved_equals_one_that_was_not(world, tmp_path):
     first = FineTuneTrial(payload(world, tmp_path / "parts"))
     rows = [first.step()]
     first.save(tmp_path)
+    if moved:  # another process holds no training
+        loading._held.clear()
     second = FineTuneTrial(payload(world, tmp_path / "parts"))
     second.load(tmp_path)
     rows += [second.step(), second.step()]
     assert values(rows) == values(straight)
+
+
+def test_a_large_model_uses_the_cpus_of_idle_slots(world, tmp_path, monkeypatch):
+    seen, before, train = [], torch.get_num_threads(), FineTuner.train_epoch
+
+    def counted(tuner):
+        seen.append(torch.get_num_threads())
+        train(tuner)
+
+    monkeypatch.setattr(FineTuner, "train_epoch", counted)
+    rows = [FineTuneTrial(payload(world, tmp_path / "small", slots=2)).step()]
+    monkeypatch.setattr(threads, "MIN_WEIGHTS", 1)
+    rows.append(FineTuneTrial(payload(world, tmp_path / "large", slots=2)).step())
+    assert [row.slots for row in rows] == [1, 2]
+    assert seen == [before, 2 * before]
+    assert torch.get_num_threads() == before
 
 
 def test_bf16_rounds_the_passes_and_nothing_else(world, tmp_path, monkeypatch):
@@ -107,11 +127,11 @@ def test_a_trial_that_ends_early_becomes_a_package(world, tmp_path):
     trial = FineTuneTrial(payload(world, tmp_path / "state"))
     first = trial.step()
     assert first.startup_s > 0
-    last = finish_trial(payload(world, tmp_path / "state", start=1))
+    last = FinishTrial(payload(world, tmp_path / "state", start=1)).step()
     assert (last.rung, last.validation, last.phase) == (1, first.validation, "completion")
     assert 0 <= last.test <= 1
     assert set(load_model(tmp_path / "state" / "package").targets) == {TARGET}
-    assert finish_trial(payload(world, tmp_path / "state", start=1)) == last
+    assert FinishTrial(payload(world, tmp_path / "state", start=1)).step() == last
 
 
 def test_a_damaged_state_is_refused(world, tmp_path):
