@@ -153,7 +153,8 @@ def cost_comparison(report: SelectionReport) -> tuple[Block, ...]:
         "arrival; ASHA and HyperBand as in Ray Tune, reduction factor 3)"
     )
     note += (
-        ", times the measured seconds per epoch. Their start-up and idle slots are not counted."
+        ", times the measured seconds per epoch; each trains the winner to the end. Their start-up "
+        "and idle slots are not counted."
         if timed
         else ". No epoch was timed: epochs are compared, not seconds."
     )

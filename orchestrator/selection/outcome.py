@@ -117,7 +117,7 @@ def selection_report(
         proxies={m: s.model_copy(update={"nulls": {}}) for m, s in proxies.items()},
         matrix=matrix.where(matrix.notna(), None).to_dict("index"),
         ledger=ledger,
-        comparison=compare_costs(ledger),
+        comparison=compare_costs(ledger, winner),
         latencies=dict(spent.latencies),
         ended=bracket.ended,
         warnings=tuple(warnings),

@@ -19,15 +19,17 @@ MAX_DRAWN = 2000
 """Candidates of a simulated ASHA at most; the epochs of more grow in proportion."""
 
 
-def compare_costs(ledger: Ledger) -> tuple[MethodCost, ...]:
+def compare_costs(ledger: Ledger, winner: str = "") -> tuple[MethodCost, ...]:
     """Return the measured cost of a selection, then what other methods would have cost.
 
     A candidate without a measured epoch takes the seconds of its proxy pass times the usual ratio
-    between both, and without a pass the mean of the measured candidates. Proxies, start-up and idle
-    slots are counted for this selection alone.
+    between both, and without a pass the mean of the measured candidates. Every method trains all
+    candidates for an epoch and its choice, taken to be the same, to the end; the epochs between are
+    of average candidates. Proxies, start-up and idle slots are counted for this selection alone.
 
     Args:
         ledger: Of the selection; without rows, only epochs are compared.
+        winner: Its winner; empty: an average candidate.
     """
     count, stages = ledger.candidates, ledger.epochs_each
     epochs: dict[Compared, float] = {
@@ -36,23 +38,28 @@ def compare_costs(ledger: Ledger) -> tuple[MethodCost, ...]:
         "ASHA": asha_epochs(count, stages),
         "HyperBand": hyperband_epochs(count, stages),
     }
-    each, held = _seconds_per_epoch(ledger), ledger.wall_s * ledger.slots
+    known, held = _seconds_per_epoch(ledger), ledger.wall_s * ledger.slots
+    each = mean(known.values()) if known else 0.0
+    # Expensive winners cost more than average: brute force trains everybody to the end anyway.
+    extra = (stages - 1) * (known.get(winner, each) - each)
+    seconds = {m: number * each + extra for m, number in epochs.items()}
+    seconds["brute force"] = epochs["brute force"] * each
     price = ledger.money / held if ledger.money is not None and held else None
     work = sum(r.seconds * r.slots for r in ledger.rows if r.phase != "idle")
     waiting = max(held, sum(row.slot_seconds for row in ledger.rows)) - work
     ours = MethodCost(
         method="this selection",
         epochs=ledger.total_epochs,
-        seconds=work if each is not None else None,
-        waiting_s=waiting if each is not None else 0.0,
+        seconds=work if known else None,
+        waiting_s=waiting if known else 0.0,
         money=ledger.money,
     )
     others = [
         MethodCost(
             method=method,
             epochs=number,
-            seconds=None if each is None else number * each,
-            money=None if each is None or price is None else number * each * price,
+            seconds=seconds[method] if known else None,
+            money=seconds[method] * price if known and price is not None else None,
         )
         for method, number in epochs.items()
     ]
@@ -132,18 +139,18 @@ def _quantile(ordered: list[float], share: float) -> float:
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
-def _seconds_per_epoch(ledger: Ledger) -> float | None:
-    """Mean seconds of one slot for an epoch, over all candidates; None: no epoch was timed."""
+def _seconds_per_epoch(ledger: Ledger) -> dict[str, float]:
+    """Model to seconds of one slot for an epoch, measured or by proxy; empty: none was timed."""
     epochs: dict[str, list[float]] = {}
     for row in ledger.rows:
         if row.epochs and row.seconds > 0:
             epochs.setdefault(row.model, []).append(row.seconds * row.slots / row.epochs)
     known = {model: median(values) for model, values in epochs.items()}
     if not known:
-        return None
+        return {}
     passes = {r.model: r.seconds for r in ledger.rows if r.phase == "proxies" and r.seconds > 0}
     both = [known[model] / passes[model] for model in known.keys() & passes.keys()]
     if both:
         ratio = median(both)
         known = {**{model: ratio * seconds for model, seconds in passes.items()}, **known}
-    return mean(known.values())
+    return known

@@ -54,6 +54,8 @@ def test_seconds_come_from_epochs_that_took_slots():
             ).rows,
         }
     )
-    ours, brute_force, *_ = compare_costs(ledger)
+    ours, brute_force, halving, *_ = compare_costs(ledger, "b")
     assert (ours.seconds, ours.waiting_s) == (10, 10)
     assert brute_force.seconds == 6 * (2 + 4) / 2  # mean of a: 2, b: 4; c was not measured
+    assert halving.epochs == 4
+    assert halving.seconds == 3 * 3 + 4  # an epoch of each, and one more of the winner
