@@ -4,6 +4,7 @@ Each try writes its own mark into the run folder, again and again while it lasts
 killed has therefore counted up to its last mark.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,7 @@ from orchestrator.selection.costs.config import PricesConfig
 from orchestrator.storage import RunFolder
 
 MARK_EVERY_S = 2.0
+ROUNDING = 1e-9
 
 
 class Attempt(StrictModel):
@@ -116,11 +118,11 @@ def slots_of(cluster: ClusterSection, cpus: float, gpus: float) -> float:
         gpus: Its GPUs.
     """
     fits = [
-        have // takes
+        math.floor(have / takes + ROUNDING)  # 1 // 0.1 is 9
         for have, takes in ((cpus, cluster.cpus_per_worker), (gpus, cluster.gpus_per_worker))
         if takes > 0
     ]
-    return max(1.0, min(fits, default=1.0))
+    return float(max(1, min(fits, default=1)))
 
 
 def slot_price(cluster: ClusterSection, prices: PricesConfig) -> float | None:

@@ -168,6 +168,8 @@ def test_the_ledger_sums_to_wall_time_times_slots(folder):
 def test_slots_and_prices_come_from_what_a_trial_reserves(tmp_path):
     cluster = select_job(tmp_path, cluster={"cpus_per_worker": 2, "gpus_per_worker": 0.5}).cluster
     assert slots_of(cluster, cpus=16, gpus=2) == 4
+    packed = cluster.model_copy(update={"cpus_per_worker": 0.1, "gpus_per_worker": 0.0})
+    assert slots_of(packed, cpus=1, gpus=0) == 10
     price = slot_price(cluster, PricesConfig(cpu_hour=0.9, gpu_hour=3.6))
     assert price == pytest.approx((1.8 + 1.8) / 3600)
     assert slot_price(cluster, PricesConfig()) is None
