@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from orchestrator.config import JobConfig, StrictModel
 from orchestrator.config.changes import PLACES, Change, Changes, Effect
@@ -110,6 +110,9 @@ class HalvingConfig(StrictModel):
 
     policy: Annotated[str, NameOf(POLICIES)] = "default"
     """default: shrunken predictor; fast: one epoch each; paper: k-means trend; sh: halving only."""
+    learning_rates: tuple[PositiveFloat, ...] | None = Field(None, min_length=2)
+    """Learning rates that each candidate tries on a quarter of its first epoch; the best goes on.
+    null: that of fine_tune."""
     use_tags: bool = True
     """Count a model that declares training on a data set as informed about it."""
 
@@ -182,6 +185,15 @@ class SelectConfig(JobConfig):
                 f"({self.fine_tune.epochs}). Allow at least {least}.",
             )
         yield from self._price_problems()
+        rates = self.halving.learning_rates or ()
+        if len(set(rates)) < len(rates):
+            yield Problem("halving.learning_rates", f"{list(rates)} has a value twice. Remove it.")
+        if rates and self.fine_tune.learning_rate is not None:
+            yield Problem(
+                "fine_tune.learning_rate",
+                f"{self.fine_tune.learning_rate:g} has no effect beside halving.learning_rates. "
+                "Leave it out.",
+            )
         if self.recall.k is not None and self.recall.k < self.finish_top:
             yield Problem(
                 "finish_top",

@@ -184,6 +184,7 @@ def fit_to_budget(
     finalists: int = 1,
     unit: str = "epochs",
     price: int = 1,
+    entry: float = 0.0,
 ) -> int:
     """The largest pool, at most ``pool``, whose worst-case cost is within the budget.
 
@@ -195,6 +196,7 @@ def fit_to_budget(
         finalists: Models that are trained to the end.
         unit: What the budget counts.
         price: Units of one epoch of one model.
+        entry: Epochs that each model of the first rung trains beside it.
 
     Raises:
         InputError: The budget is too small to train the finalists to the end.
@@ -202,12 +204,12 @@ def fit_to_budget(
     if budget is None:
         return pool
     for size in range(pool, finalists - 1, -1):
-        if price * sum(rung_sizes(size, stages, policy, finalists)) <= budget:
+        if price * (sum(rung_sizes(size, stages, policy, finalists)) + entry * size) <= budget:
             return size
     models = "one model" if finalists == 1 else f"{finalists} models"
     raise InputError(
         f"budget.{unit}: {budget} {unit} cannot train {models} for {stages} epochs; "
-        f"allow at least {price * stages * finalists}."
+        f"allow at least {math.ceil(price * (stages + entry) * finalists)}."
     )
 
 

@@ -118,6 +118,7 @@ def selection_report(
         matrix=matrix.where(matrix.notna(), None).to_dict("index"),
         ledger=ledger,
         comparison=compare_costs(ledger, winner),
+        learning_rates=_learning_rates(journal),
         latencies=dict(spent.latencies),
         ended=bracket.ended,
         warnings=tuple(warnings),
@@ -179,6 +180,8 @@ def _publish(
     parent = plan.packages[finalist.model]
     merged = report.salvage.merged if place == 1 and report.salvage is not None else {}
     scores = report.scores_of(finalist.test, finalist.validation)
+    if finalist.learning_rate is not None:
+        scores["learning_rate"] = finalist.learning_rate
     manifest = STATE_MANIFEST if state == state_folder(run.path, finalist.model) else RECORD
     learned_spec = learned_task(state, manifest) or plan.asked.spec
     head = learned_spec.head
@@ -220,8 +223,25 @@ def _finalists(bracket: Bracket, journal: Journal, package: str) -> tuple[Finali
         assert row.test is not None
         assert row.validation is not None
         name = package_name(package, place)
-        found.append(Finalist(model=model, package=name, validation=row.validation, test=row.test))
+        found.append(
+            Finalist(
+                model=model,
+                package=name,
+                validation=row.validation,
+                test=row.test,
+                learning_rate=row.learning_rate,
+            )
+        )
     return tuple(found)
+
+
+def _learning_rates(journal: Journal) -> dict[str, dict[str, float | None]]:
+    """Model to learning rate to the score that it reached."""
+    found: dict[str, dict[str, float | None]] = {}
+    for row in journal.rows:
+        if row.phase == "learning rate":
+            found.setdefault(row.trial, {})[f"{row.learning_rate:g}"] = row.validation
+    return found
 
 
 def _ranking(

@@ -35,6 +35,7 @@ from orchestrator.selection.recall import (
 from orchestrator.selection.scores.proxy_kinds import NO_PROXY, planned_proxies
 from orchestrator.selection.target_rows import load_target, rows_at_hand
 from orchestrator.selection.target_tasks import TargetTask, kind_of
+from orchestrator.selection.trials.rates import extra_epochs
 from orchestrator.storage.uris import absolute
 
 if TYPE_CHECKING:
@@ -329,6 +330,7 @@ def _pool_sizes(
             finalists=config.finish_top,
             unit=config.budget.unit or "epochs",
             price=price,
+            entry=extra_epochs(len(config.halving.learning_rates or ()), steps),
         )
         for size in (wanted, widest)
     )

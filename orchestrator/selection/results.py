@@ -46,6 +46,8 @@ class JournalRow(StrictModel):
     phase: Literal["rung", "learning rate", "completion"] = "rung"
     """Use of the time; only rungs count in the halving. Completion: test rows and package of a
     model that was not trained to the end."""
+    learning_rate: float | None = None
+    """Learning rate that was tried, or chosen, among several; null: there was one."""
     finished_at: float = 0.0
     """Unix time at which the state of this epoch was committed."""
     error: str = ""
@@ -58,14 +60,16 @@ class JournalRow(StrictModel):
 
 
 class EpochResult(JournalRow):
-    """Report of a trial after one epoch: the row of the journal and the validation loss."""
+    """Report of a trial after one epoch: the rows of the journal and the validation loss."""
 
     loss: float | None = None
     """Validation loss; null where none was measured."""
+    rates: tuple[JournalRow, ...] = ()
+    """Learning rates that were tried in this epoch."""
 
     def journal_row(self) -> JournalRow:
         """The part that goes to the journal."""
-        return JournalRow.model_validate(self.model_dump(exclude={"loss"}))
+        return JournalRow.model_validate(self.model_dump(exclude={"loss", "rates"}))
 
 
 class ProxyScore(StrictModel):
@@ -185,6 +189,8 @@ class Finalist(StrictModel):
     """Validation score after its last epoch."""
     test: float
     """Test score after its last epoch."""
+    learning_rate: float | None = None
+    """Learning rate that was chosen for it; null: none was tried."""
 
 
 class BracketCell(StrictModel):
@@ -281,6 +287,8 @@ class SelectionReport(StrictModel):
     releases."""
     salvage: Salvage | None = None
     """Other candidates merged into the winner; null where none comes from its base."""
+    learning_rates: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    """Model id to learning rate to the validation score that it reached; null: it failed."""
     latencies: dict[str, Latency] = Field(default_factory=dict)
     """Model id to its measured latency, where a constraint asked for it."""
     ended: str = ""

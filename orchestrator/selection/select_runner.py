@@ -215,6 +215,7 @@ def _payload(
         task=plan.spec,
         asked=plan.asked,
         fine_tune=config.fine_tune,
+        learning_rates=config.halving.learning_rates or (),
         seed=config.seed,
         precision=config.precision,
         gpus=config.cluster.gpus_per_worker,

@@ -6,6 +6,7 @@ from orchestrator.selection import benchmark_runner
 from orchestrator.selection.matrix.files import read_matrix
 from orchestrator.selection.results import SelectionReport
 from orchestrator.selection.select_runner import run
+from orchestrator.selection.trials.journal import Journal
 from orchestrator.zoo import Zoo
 from orchestrator.zoo.suite import read_suite
 from tests.support.candidates import FINE_TUNE, benchmark_job, select_job
@@ -62,3 +63,23 @@ def test_an_error_is_minimized(local_ray, tmp_path):
     kept = [cell.model for cell in report.bracket if cell.rung == 1 and cell.kept]
     assert kept == [min(first, key=first.get)]
     assert result.metrics["test_mae"] < 1
+
+
+def test_each_candidate_tries_its_learning_rates(local_ray, tmp_path):
+    case = Case("words", "classification")
+    make_zoo(tmp_path, case)
+    fields = {**FIELDS, "fine_tune": {**FIELDS["fine_tune"], "learning_rate": None}}
+    halving = {"learning_rates": [1e-6, 5e-3]}
+    result = run(select_job(tmp_path, target=data_of(case, tmp_path), halving=halving, **fields))
+    report = SelectionReport.read(tmp_path / "runs" / "pick" / "selection.json")
+    assert report.finalists[0].learning_rate in (1e-6, 5e-3)
+    trained = {cell.model for cell in report.bracket}
+    assert report.learning_rates.keys() == trained
+    assert all({*found} == {"1e-06", "0.005"} for found in report.learning_rates.values())
+    rows = Journal(tmp_path / "runs" / "pick" / "trials.jsonl").rows
+    tried = [row for row in rows if row.phase == "learning rate"]
+    paid = [row for row in report.ledger.rows if row.phase == "learning rate"]
+    assert len(paid) == len(tried) == 2 * len(trained)
+    assert report.ledger.steps == sum(row.steps for row in rows)
+    metrics = Zoo(tmp_path / "zoo").get(result.package).manifest.metrics
+    assert metrics["learning_rate"] == report.finalists[0].learning_rate

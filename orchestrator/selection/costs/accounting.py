@@ -58,7 +58,7 @@ def ledger_of(
         epochs_each=bracket.stages,
         epochs=len(paid),
         steps=sum(row.steps for row in journal),
-        steps_per_epoch=max(row.steps for row in paid),
+        steps_per_epoch=max(row.steps + _chosen_steps(row, journal) for row in paid),
         proxy_passes=len(passed),
         proxy_share=read / (len(passed) * len(plan.task.train)) if passed else 0.0,
     )
@@ -74,6 +74,14 @@ def ledger_of(
             "rows": ledger_rows(proxies, journal, bracket, spent),
         }
     )
+
+
+def _chosen_steps(row: JournalRow, journal: Sequence[JournalRow]) -> int:
+    """Steps of a first epoch that were taken when its learning rate was tried."""
+    if row.rung > 1 or row.learning_rate is None:
+        return 0
+    tried = (r for r in journal if r.phase == "learning rate" and r.trial == row.trial)
+    return next((r.steps for r in tried if r.learning_rate == row.learning_rate), 0)
 
 
 def ledger_rows(

@@ -11,6 +11,7 @@ from orchestrator.selection.costs.clock import slot_price, slots_of
 from orchestrator.selection.costs.config import BudgetConfig
 from orchestrator.selection.costs.epoch_times import FORWARD_SHARE, EpochTimes, times_of_matrix
 from orchestrator.selection.halving import rung_sizes
+from orchestrator.selection.trials.rates import extra_epochs
 
 if TYPE_CHECKING:
     from orchestrator.selection.config import SelectConfig
@@ -35,6 +36,7 @@ class Forecast:
         slots: Trials that fit at once.
         price: Of one slot for one second; None without prices.
         currency: Of the price.
+        rates: Learning rates that each model of the first rung tries.
     """
 
     passes: int
@@ -46,6 +48,7 @@ class Forecast:
     slots: float
     price: float | None
     currency: str
+    rates: int = 0
 
     def lines(self, budget: BudgetConfig) -> list[str]:
         """A table of the phases with their sum, and the budget."""
@@ -58,6 +61,12 @@ class Forecast:
             if whole is not None and self.share is not None:
                 seconds = whole * self.share * FORWARD_SHARE
             rows.append(("proxies", self.passes, 0, 0, seconds))
+        if self.rates:
+            extra, size = extra_epochs(self.rates, self.steps), self.sizes[0]
+            whole = self.times.rung(slowest[:size], self.slots)
+            steps = None if self.steps is None else round(size * self.steps * extra)
+            seconds = None if whole is None else whole * extra
+            rows.append(("learning rates", size, 0, steps, seconds))
         for rung, size in enumerate(self.sizes, start=1):
             seconds = self.times.rung(slowest[:size], self.slots)
             steps = None if self.steps is None else size * self.steps
@@ -131,6 +140,7 @@ def forecast_lines(
         slots=expected_slots(config.cluster) if slots is None else slots,
         price=slot_price(config.cluster, config.prices),
         currency=config.prices.currency,
+        rates=len(config.halving.learning_rates or ()),
     )
     return forecast.lines(config.budget)
 

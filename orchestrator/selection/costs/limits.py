@@ -21,6 +21,7 @@ from orchestrator.selection.costs.config import BudgetConfig
 from orchestrator.selection.costs.epoch_times import EpochTimes, times_of_matrix
 from orchestrator.selection.halving import Bracket, rung_sizes
 from orchestrator.selection.results import JournalRow
+from orchestrator.selection.trials.rates import extra_epochs
 from orchestrator.storage import RunFolder
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class BudgetLimit:
         folder: Run with the decisions so far.
         rows: Journal, as it grows.
         steps_per_epoch: Optimizer steps of one epoch.
+        entry: Epochs that each model of the first rung trains beside it.
     """
 
     def __init__(
@@ -60,10 +62,11 @@ class BudgetLimit:
         folder: RunFolder,
         rows: Sequence[JournalRow],
         steps_per_epoch: int,
+        entry: float = 0.0,
     ) -> None:
         self.clock, self.times = clock, times
         self._budget, self._folder, self._rows = budget, folder, rows
-        self._steps = steps_per_epoch
+        self._steps, self._entry = steps_per_epoch, entry
         self._opened = clock.seconds()
         self._trained: tuple[str, ...] = ()
         self._cut = 0
@@ -120,7 +123,7 @@ class BudgetLimit:
         if not timed or not queue or self._cut == rung:
             return
         self.times.add_rows(self._rows)
-        needed = self._cost(queue[:1]) or 0.0
+        needed = self._cost(queue[:1], self._first(bracket)) or 0.0
         if self.left() > needed:
             return
         started = [m for m in bracket.pool if m in running or (m, rung) in bracket.observed]
@@ -149,34 +152,39 @@ class BudgetLimit:
         pool, least = bracket.pool, min(bracket.finalists, len(bracket.pool))
         left = self.left() + ROUNDING
         for size in range(len(pool), least - 1, -1):
-            cost = self._total(pool, self._sizes(bracket, size))
+            cost = self._total(pool, self._sizes(bracket, size), self._first(bracket))
             if cost is None and left > 0:
                 return Decision(stay=pool, reason="")
             if cost is not None and cost <= left:
                 return Decision(stay=pool[:size], reason=f"{self._reason()}: {size} models fit")
         for size in range(least, 0, -1):
-            cost = self._cost(pool[:size])
+            cost = self._cost(pool[:size], self._first(bracket))
             if (cost is not None and cost <= left) or (size == 1 and not bracket.verdicts):
                 return Decision(stay=pool[:size], reason=f"{self._reason()}: {size} models fit")
         return Decision(stay=(), reason=f"{self._reason()} before rung {bracket.rung}")
 
-    def _total(self, pool: Sequence[str], sizes: Iterable[int]) -> float | None:
+    def _first(self, bracket: Bracket) -> float:
+        """Epochs of one model in the open rung."""
+        return 1.0 + (self._entry if bracket.rung == 1 else 0.0)
+
+    def _total(self, pool: Sequence[str], sizes: Iterable[int], first: float) -> float | None:
         """Cost of all rungs that are left; None: unknown."""
-        costs = [self._cost(pool[:size]) for size in sizes]
+        rungs = enumerate(sizes)
+        costs = [self._cost(pool[:size], 1.0 if at else first) for at, size in rungs]
         known = [cost for cost in costs if cost is not None]
         return sum(known) if len(known) == len(costs) else None
 
-    def _cost(self, models: Sequence[str]) -> float | None:
-        """Cost of one epoch of each model in the unit of the budget; None: unknown."""
+    def _cost(self, models: Sequence[str], epochs: float = 1.0) -> float | None:
+        """Cost of ``epochs`` of each model in the unit of the budget; None: unknown."""
         if self._budget.unit is None:
             return 0.0
         if self._budget.unit == "epochs":
-            return float(len(models))
+            return len(models) * epochs
         if self._budget.unit == "steps":
-            return float(len(models) * self._steps)
+            return len(models) * self._steps * epochs
         seconds = self.times.rung(models, self.clock.slots)
         price = (self.clock.price or 0.0) if self._budget.unit == "currency" else 1.0
-        return None if seconds is None else seconds * price
+        return None if seconds is None else seconds * price * epochs
 
     def _seconds(self, pool: Sequence[str], sizes: Iterable[int]) -> float | None:
         found = [self.times.rung(pool[:size], self.clock.slots) for size in sizes]
@@ -221,4 +229,5 @@ def open_limit(
         folder,
         rows,
         plan.steps_per_epoch,
+        extra_epochs(len(config.halving.learning_rates or ()), plan.steps_per_epoch),
     )

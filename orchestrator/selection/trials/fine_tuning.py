@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Literal
 from orchestrator.config import StrictModel
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
-from orchestrator.selection.results import EpochResult
+from orchestrator.selection.results import EpochResult, JournalRow
 from orchestrator.selection.target_tasks import TargetTask
 from orchestrator.selection.ties.row_scores import row_scores, write_row_scores
 from orchestrator.selection.trials.failures import reason_of, repeats
 from orchestrator.selection.trials.loading import held, hold, package_of, task_of
+from orchestrator.selection.trials.rates import RateTrials
 from orchestrator.selection.trials.starting import clock
 from orchestrator.selection.trials.threads import more_threads, slots_used
 from orchestrator.storage import staged, verify_folder
 from orchestrator.training.config import FineTuneConfig
-from orchestrator.zoo import Zoo
+from orchestrator.zoo import Package, Zoo
 from orchestrator.zoo.suite import TaskSpec
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class TrialPayload(StrictModel):
     """GPUs that are reserved for the trial."""
     keep_package: bool = False
     """Write the files of a package after the last epoch."""
+    learning_rates: tuple[float, ...] = ()
+    """Learning rates to try in the first epoch; none: that of ``fine_tune``."""
     row_scores: str = ""
     """Folder of the scores per validation row; empty: they are not written."""
     slots: int = 1
@@ -88,6 +91,17 @@ class FineTuneTrial:
         self._epochs = self._payload.fine_tune.epochs
         self._tuner: FineTuner | None = None
         self._failed = False
+        self._rates = RateTrials(
+            self._state,
+            self._payload.trial,
+            self._payload.learning_rates,
+            lambda rate: self.tuner_of(self._package.path, rate),
+            self._goodness,
+        )
+
+    @property
+    def _package(self) -> Package:
+        return package_of(self._payload.zoo, self._payload.package)
 
     @property
     def done(self) -> bool:
@@ -114,9 +128,12 @@ class FineTuneTrial:
                     rung=self._epoch + 1,
                     validation=None,
                     error=reason_of(error),
+                    rates=self._rates.tried(),
                     finished_at=time.time(),
                 )
             self._commit(self.tuner_after(row.rung), [*rows, row])
+            if row.rates:
+                self._rates.remove()
         self._epoch += 1
         return row
 
@@ -132,12 +149,17 @@ class FineTuneTrial:
         self._tuner = None
 
     def _train(self, rows: Sequence[EpochResult]) -> EpochResult:
-        asked, tuner = time.perf_counter(), self.tuner_after(len(rows))
+        rates: tuple[JournalRow, ...] = ()
+        if self._payload.learning_rates and not rows:
+            self._tuner, rates = self._rates.best()
+        asked = time.perf_counter()
+        tuner = self._tuner if rates and self._tuner else self.tuner_after(len(rows))
         startup, started = clock.seconds(asked), time.perf_counter()
         steps_before, rung = tuner.steps_done, len(rows) + 1
         slots = slots_used(tuner.model, self._payload)
         with more_threads(slots):
-            tuner.train_epoch()
+            if tuner.epochs_done < rung:  # else the epoch is one step, in which a rate was tried
+                tuner.train_epoch()
             measured = tuner.evaluate("validation")
         self._write_row_scores(tuner, rung)
         test = tuner.evaluate("test")[tuner.watched] if rung == self._epochs else None
@@ -152,6 +174,8 @@ class FineTuneTrial:
             seconds=time.perf_counter() - started,
             startup_s=startup,
             slots=slots,
+            learning_rate=tuner.config.learning_rate if self._payload.learning_rates else None,
+            rates=rates,
             finished_at=time.time(),
         )
 
@@ -188,19 +212,27 @@ class FineTuneTrial:
 
     def _new_tuner(self) -> "FineTuner":
         """The tuner before its first step."""
-        return self.tuner_of(package_of(self._payload.zoo, self._payload.package).path)
+        return self.tuner_of(self._package.path)
 
-    def tuner_of(self, folder: Path) -> "FineTuner":
-        """The tuner of a package's files, on the device that is reserved for this trial."""
+    def tuner_of(self, folder: Path, learning_rate: float | None = None) -> "FineTuner":
+        """The tuner of a package's files, on the device that is reserved for this trial.
+
+        Args:
+            folder: The files.
+            learning_rate: To be tried; None: the one that was chosen, or that of the config.
+        """
         from orchestrator.training.engines.torch_engines import SingleEngine
         from orchestrator.training.finetune.finetuner import FineTuner, Place
         from orchestrator.training.learning_rates import rate_for
         from orchestrator.training.worker_context import reserved_device
 
         payload, config = self._payload, self._payload.fine_tune
-        package = package_of(payload.zoo, payload.package)
+        if payload.learning_rates and learning_rate is None:
+            learning_rate = next((r.learning_rate for r in committed_rows(self._state)), None)
+        if learning_rate is not None:
+            config = config.model_copy(update={"learning_rate": learning_rate})
         if config.learning_rate is None:
-            rate = rate_for(Zoo(payload.zoo), package, lora=config.lora is not None)
+            rate = rate_for(Zoo(payload.zoo), self._package, lora=config.lora is not None)
             logger.info("%s: learning rate %g, for %s", payload.trial, rate.value, rate.reason)
             config = config.model_copy(update={"learning_rate": rate.value})
         tuner = FineTuner(

@@ -15,7 +15,7 @@ from orchestrator.selection.results import JournalRow
 
 
 class Journal:
-    """Append-only rows of one run; a (phase, trial, rung) is written at most once.
+    """Append-only rows of one run; a (phase, trial, rung, rate) is written at most once.
 
     Args:
         path: The file; an incomplete last line (the writer was killed) is removed.
@@ -29,11 +29,11 @@ class Journal:
         self.rows: list[JournalRow] = []
         if path.exists():
             self._read()
-        self._known = {(row.phase, row.trial, row.rung) for row in self.rows}
+        self._known = {_key(row) for row in self.rows}
 
     def append(self, row: JournalRow) -> bool:
-        """Write a row; return False when this (phase, trial, rung) was written before."""
-        if (row.phase, row.trial, row.rung) in self._known:
+        """Write a row; return False when this (phase, trial, rung, rate) was written before."""
+        if _key(row) in self._known:
             return False
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
@@ -41,7 +41,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         self.rows.append(row)
-        self._known.add((row.phase, row.trial, row.rung))
+        self._known.add(_key(row))
         return True
 
     def of(self, trial: str) -> list[JournalRow]:
@@ -63,3 +63,9 @@ class Journal:
             with self.path.open("r+b") as file:
                 file.truncate(len(whole))
                 os.fsync(file.fileno())
+
+
+def _key(row: JournalRow) -> tuple[str, str, int, float | None]:
+    """Identity of a row; an epoch counts once, whatever its rate."""
+    rate = row.learning_rate if row.phase == "learning rate" else None
+    return row.phase, row.trial, row.rung, rate

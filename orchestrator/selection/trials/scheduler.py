@@ -183,7 +183,8 @@ class HalvingScheduler(TrialScheduler):
             return None
         found = EpochResult.model_validate_json(text)
         row = found.journal_row()
-        self._journal.append(row)
+        for tried in (*found.rates, row):
+            self._journal.append(tried)
         if row.error:
             logger.warning("trial %s failed: %s", row.trial, row.error)
             self._guarded(functools.partial(bracket.fail, row.trial, row.error))

@@ -139,14 +139,14 @@ class FineTuner:
         """Optimizer steps of one epoch."""
         return self.data.steps_per_epoch
 
-    def train_epoch(self) -> dict[str, float]:
-        """Train one more epoch.
+    def train_epoch(self, steps: int | None = None) -> dict[str, float]:
+        """Train to the end of the epoch, or its next ``steps``.
 
         Returns:
-            Mean ``loss`` over the epoch's training batches, and ``accuracy`` of a lone
-            classification task.
+            Mean ``loss`` over these steps, and ``accuracy`` of a lone classification task.
         """
-        until = self.steps_done + self.steps_per_epoch
+        end = (self.epochs_done + 1) * self.steps_per_epoch
+        until = end if steps is None else min(end, self.steps_done + steps)
         with Prefetch(self.source) as source:
             result = train(
                 self.engine,
@@ -158,7 +158,7 @@ class FineTuner:
                 step_fn=self.step_fn,
             )
         self.steps_done = result.steps
-        self.epochs_done += 1
+        self.epochs_done = self.steps_done // self.steps_per_epoch
         short = {"loss": result.train.get("loss", float("nan"))}
         if self._counted(self.lessons[0]):
             accuracy = result.train.get(f"accuracy.{self.lessons[0].head}", float("nan"))
