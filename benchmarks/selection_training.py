@@ -29,7 +29,7 @@ from peers.played_methods import (
     play_two_phase,
 )
 from peers.real_data import HISTORY, LARGE, TARGETS, corpora, history, target_rows
-from peers.recorded_trials import Records
+from peers.recorded_trials import RateChoice, Records
 from peers.tiny_zoo import RECIPES, WIDTH, make_zoo
 from peers.training_page import BRUTE, HEADING, OURS, Case, goal_found, section
 from peers.whole_jobs import import_minilm, run_job
@@ -53,7 +53,7 @@ EPOCHS: Final = 5
 RATES: Final = (1e-3, 3e-3, 1e-2)
 SEEDS: Final = (0, 1, 2)
 USUAL: Final = tuple(name for name in TARGETS if name != LARGE)
-FAST: Final = "two_phase, fast"
+WHOLE: Final = "two_phase, a whole epoch for every rate"
 FINE_TUNE: Final = FineTuneConfig(epochs=EPOCHS, max_length=32, learning_rate=2e-3)
 """Of the history, at the product's default rate of narrow models."""
 
@@ -164,6 +164,12 @@ class Bench:
             row_scores=str(self.work / "rows" / config.package / f"{rate:g}"),
         )
 
+    def choose(self, target: str, seed: int, package: str) -> RateChoice:
+        """The learning rate of a candidate as the first rung of `select` chooses it."""
+        config = self.config(target, seed)
+        payload = self._payload(config, plan_selection(config), package, RATES[0])
+        return self.records.choice(f"{target}-{seed} {package} rate", payload, RATES)
+
     def score(self, target: str, seed: int, package: str) -> tuple[ProxyScore, float]:
         """Proxy scores of a candidate as `select` computes them, and their CPU seconds."""
         config = self.config(target, seed)
@@ -189,13 +195,12 @@ def play(
     bench: Bench, curves: Mapping[Case, Curves], baselines: Mapping[str, Method]
 ) -> dict[str, dict[Case, Outcome]]:
     """Play every method on the recorded trials."""
-    found: dict[str, dict[Case, Outcome]] = {OURS: {}, FAST: {}}
+    found: dict[str, dict[Case, Outcome]] = {OURS: {}, WHOLE: {}}
     for case, each in curves.items():
-        for method, policy in ((OURS, "default"), (FAST, "fast")):
-            config = bench.config(*case, halving={"policy": policy})
-            found[method][case] = play_two_phase(
-                config, each, partial(bench.score, *case), bench.rows(*case)
-            )
+        config, score = bench.config(*case), partial(bench.score, *case)
+        for method, choose in ((OURS, partial(bench.choose, *case)), (WHOLE, None)):
+            outcome = play_two_phase(config, each, score, bench.rows(*case), choose)
+            found[method][case] = outcome
     names = {f"{target}-{seed}": (target, seed) for target, seed in curves}
     for title, method in baselines.items():
         say(f"{title} ...")
@@ -225,7 +230,7 @@ def jobs(bench: Bench, curves: Mapping[Case, Curves]) -> list[str]:
         config, case = bench.config(target, 0, fine_tune=one), (target, 0)
         job = run_job(config, bench.work / "jobs")
         same = {arm: curve for arm, curve in curves[case].items() if arm[1] == RATES[1]}
-        played = play_two_phase(config, same, partial(bench.score, *case), bench.rows(*case))
+        played = play_two_phase(config, same, partial(bench.score, *case), bench.rows(*case), None)
         lines.append(
             f"| {target} | {job.winner}, {played.winner[0]} | {job.test:.3f}, {played.test:.3f} "
             f"| {job.steps}, {played.steps} | {job.seconds:.0f}, {played.seconds:.0f} "

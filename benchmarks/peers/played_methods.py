@@ -1,8 +1,8 @@
 """Methods of selection played on recorded trials, with their steps and seconds.
 
-``two_phase`` is the product: its plan, its proxies, its recall, its bracket; the first rung trains
-every recalled candidate at every learning rate, and the best rate of each goes on. The baselines
-have no first phase and no notion of a learning rate: a candidate at one rate is one arm of theirs.
+``two_phase`` is the product: its plan, its proxies, its recall, its choice of a learning rate, its
+bracket. The baselines have no first phase and no notion of a learning rate: a candidate at one rate
+is one arm of theirs.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,13 +21,15 @@ from orchestrator.selection.screening import recall
 from orchestrator.selection.ties.row_scores import read_row_scores, write_row_scores
 from orchestrator.selection.ties.tie_breaker import TieBreaker, Traits
 from orchestrator.storage import atomic_write_json, read_json
-from peers.recorded_trials import Curve
+from peers.recorded_trials import Curve, RateChoice
 
 Arm = tuple[str, float]
 """A candidate and a learning rate."""
 Curves = Mapping[Arm, Curve]
 Score = Callable[[str], tuple[ProxyScore, float]]
 """Candidate → its proxy scores and their CPU seconds."""
+Choose = Callable[[str], RateChoice]
+"""Candidate → the choice among its rates."""
 BASELINES: Final[Mapping[str, Method]] = {
     "successive halving": "successive_halving",
     "ASHA (Tune)": "asha",
@@ -92,7 +94,9 @@ def outcome(winner: Arm, paid: Mapping[Arm, int], curves: Curves, proxies: float
     )
 
 
-def play_two_phase(config: SelectConfig, curves: Curves, score: Score, rows: Path) -> Outcome:
+def play_two_phase(
+    config: SelectConfig, curves: Curves, score: Score, rows: Path, choose: Choose | None
+) -> Outcome:
     """The product's selection on the recorded trials of one target and seed.
 
     Args:
@@ -100,27 +104,43 @@ def play_two_phase(config: SelectConfig, curves: Curves, score: Score, rows: Pat
         curves: All recorded curves.
         score: Computes proxy scores.
         rows: Folder of the scores per validation row, a folder for each rate below it.
+        choose: Chooses the rate of a candidate; None: the best after a whole epoch of each.
     """
     plan = plan_selection(config)
     found = {model: score(model) for model in plan.to_score}
-    proxies = {model: each for model, (each, _) in found.items()}
-    seconds = sum(each for _, each in found.values())
-    plan, recalled = recall(plan, proxies, config.recall.mode)
+    seconds, steps = sum(each for _, each in found.values()), 0
+    plan, recalled = recall(plan, {m: each for m, (each, _) in found.items()}, config.recall.mode)
     pool = tuple(item.model for item in recalled if item.kept)
     rates = sorted({rate for _, rate in curves})
-    best = {m: max(rates, key=lambda rate: curves[m, rate].validation[0]) for m in pool}
+    if choose is None:
+        best = {m: max(rates, key=lambda rate: curves[m, rate].validation[0]) for m in pool}
+        paid = {(model, rate): 1 for model in pool for rate in rates}
+    else:
+        choices = {model: choose(model) for model in pool}
+        best = {model: choice.rate for model, choice in choices.items()}
+        paid = {}
+        seconds += sum(choice.seconds for choice in choices.values())
+        steps = sum(choice.steps for choice in choices.values())
+    bracket = _halved(config, plan, curves, best, rows)
+    for model, rung in bracket.observed:
+        paid[model, best[model]] = max(rung, paid.get((model, best[model]), 0))
+    winner = bracket.winner, best[bracket.winner]
+    notes = f"policy {plan.decider.name}, {len(pool)} of {len(plan.packages)} recalled"
+    done = outcome(winner, paid, curves, seconds)
+    return done.model_copy(update={"notes": notes, "steps": done.steps + steps})
+
+
+def _halved(
+    config: SelectConfig, plan: SelectionPlan, curves: Curves, best: Mapping[str, float], rows: Path
+) -> Bracket:
+    """Successive halving of candidates, each at its rate."""
     ties = _ties(config, plan, best, rows)
-    bracket = Bracket(pool, config.fine_tune.epochs, plan.decider.policy, ties)
-    paid = {(model, rate): 1 for model in pool for rate in rates}
+    bracket = Bracket(tuple(best), config.fine_tune.epochs, plan.decider.policy, ties)
     while not bracket.finished:
         rung = bracket.rung
         for model in bracket.waiting():
-            arm = model, best[model]
-            paid[arm] = rung
-            bracket.record(model, rung, curves[arm].validation[rung - 1])
-    winner = bracket.winner, best[bracket.winner]
-    notes = f"policy {plan.decider.name}, {len(pool)} of {len(plan.packages)} recalled"
-    return outcome(winner, paid, curves, seconds).model_copy(update={"notes": notes})
+            bracket.record(model, rung, curves[model, best[model]].validation[rung - 1])
+    return bracket
 
 
 def _ties(

@@ -7,16 +7,22 @@ disturbs, on a machine that has other work.
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.selection.trials.rates import RateTrials
 
 from orchestrator.config import StrictModel
 from orchestrator.errors import OrchestratorError
 from orchestrator.selection.results import ProxyScore
 from orchestrator.selection.scores.features import ProxyPayload, try_package
 from orchestrator.selection.trials.fine_tuning import FineTuneTrial, TrialPayload
+
+if TYPE_CHECKING:
+    from orchestrator.training.finetune.finetuner import FineTuner
 
 
 class Curve(StrictModel):
@@ -36,6 +42,17 @@ class Curve(StrictModel):
     """CPU seconds before the first step."""
     error: str = ""
     """Reason of a failure; the curve is empty then."""
+
+
+class RateChoice(StrictModel):
+    """Learning rate of one candidate, chosen as the first rung of `select` does it."""
+
+    rate: float
+    """The rate that goes on."""
+    steps: int
+    """Optimizer steps of the other rates."""
+    seconds: float
+    """CPU seconds of trying all rates."""
 
 
 @dataclass
@@ -60,11 +77,16 @@ class Records:
     def curve(self, key: str, payload: TrialPayload) -> Curve:
         """Return a stored curve, or train it."""
         if key not in self.lines:
-            if not self._warm:  # the first trial of a process also pays its imports
-                train(payload)
-                self._warm = True
+            self._warm_up(payload)
             self._append(key, train(payload).model_dump())
         return Curve.model_validate(self.lines[key])
+
+    def choice(self, key: str, payload: TrialPayload, rates: Sequence[float]) -> RateChoice:
+        """Return a stored choice among rates, or make it."""
+        if key not in self.lines:
+            self._warm_up(payload)
+            self._append(key, choose_rate(payload, rates).model_dump())
+        return RateChoice.model_validate(self.lines[key])
 
     def proxy(self, key: str, payload: ProxyPayload) -> tuple[ProxyScore, float]:
         """Return stored proxy scores and their CPU seconds, or compute them."""
@@ -75,6 +97,12 @@ class Records:
             self._append(key, {"score": score.model_dump(), "seconds": seconds})
         row = self.lines[key]
         return ProxyScore.model_validate(row["score"]), float(str(row["seconds"]))
+
+    def _warm_up(self, payload: TrialPayload) -> None:
+        """Train once for nothing: the first trial of a process also pays its imports."""
+        if not self._warm:
+            train(payload)
+            self._warm = True
 
     def _append(self, key: str, row: dict[str, object]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +134,23 @@ def train(payload: TrialPayload) -> Curve:
         seconds=tuple(seconds[1:]),
         startup=seconds[0],
     )
+
+
+def choose_rate(payload: TrialPayload, rates: Sequence[float]) -> RateChoice:
+    """Try each rate on the first steps of the first epoch, with the code of the product."""
+
+    def start(rate: float) -> "FineTuner":
+        tuning = payload.fine_tune.model_copy(update={"learning_rate": rate})
+        return FineTuneTrial(payload.model_copy(update={"fine_tune": tuning})).tuner_after(0)
+
+    seconds = list[float]()
+    trials = RateTrials(Path(payload.state), payload.trial, rates, start, lambda score: score)
+    with timed(seconds):
+        tuner, rows = trials.best()
+    trials.remove()
+    rate = float(tuner.config.learning_rate or 0.0)
+    steps = sum(row.steps for row in rows if row.learning_rate != rate)
+    return RateChoice(rate=rate, steps=steps, seconds=seconds[0])
 
 
 @contextmanager

@@ -14,13 +14,13 @@ POINTS, STEPS, SECONDS = 1.0, 20.0, 25.0
 ABOUT: Final = """\
 Made by `python benchmarks/selection_training.py`. Every candidate was trained once on every
 target, seed and learning rate, by the code of the trials of `select`; the methods are played on
-these records. two_phase is the plan, the proxies, the recall, the bracket and the tie-breaker of
-the product; ASHA and HyperBand are Tune's. two_phase trains each recalled candidate at every rate
-in the first rung, and its best rate goes on; to the others, a candidate at one rate is one arm.
-Each seed draws its own training and validation rows. Validation chooses; test scores are read
-after the choice. Seconds: CPU seconds of one thread, of starting, training and evaluating trials,
-and of proxies. The policy fast asks for 16 history sets; there are fewer, so that the default
-decided in its place."""
+these records. two_phase is the plan, the proxies, the recall, the choice of a learning rate (each
+rate on a quarter of the first epoch), the bracket and the tie-breaker of the product; ASHA and
+HyperBand are Tune's, and to the baselines a candidate at one rate is one arm. Each seed draws its
+own training and validation rows. Validation chooses; test scores are read after the choice.
+Seconds: CPU seconds of one thread, of starting, training and evaluating trials, of choosing rates
+and of proxies. The policy fast asks for 16 history sets; there are fewer, so that it becomes the
+default policy."""
 
 Case = tuple[str, int]
 """A target and a seed."""
