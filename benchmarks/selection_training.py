@@ -15,7 +15,7 @@ the section into selection.md (about 20 CPU minutes).
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +40,7 @@ from orchestrator.selection.benchmark_runner import complete_matrix, plan_benchm
 from orchestrator.selection.config import BenchmarkConfig, SelectConfig
 from orchestrator.selection.matrix.files import write_matrix
 from orchestrator.selection.planning import SelectionPlan, plan_selection
-from orchestrator.selection.replay.methods import THROUGH_TUNE, Method
+from orchestrator.selection.replay.methods import THROUGH_TUNE
 from orchestrator.selection.results import ProxyScore
 from orchestrator.selection.scores.features import ProxyPayload
 from orchestrator.selection.trials.fine_tuning import FineTuneTrial, TrialPayload
@@ -132,10 +132,15 @@ class Bench:
             }
         )
 
+    @cache  # noqa: B019 - one bench per process; a plan reads all rows of its target
+    def plan(self, target: str, seed: int) -> SelectionPlan:
+        """The plan of the select job of one target and seed."""
+        return plan_selection(self.config(target, seed))
+
     def curves(self, target: str, seed: int) -> Curves:
         """Every candidate of the target's modality at every rate; trains what is not recorded."""
         config = self.config(target, seed)
-        found, plan = {}, plan_selection(config)
+        found, plan = {}, self.plan(target, seed)
         for package in plan.packages:
             for rate in RATES:
                 key = f"{target}-{seed} {package} {rate:g}"
@@ -167,13 +172,13 @@ class Bench:
     def choose(self, target: str, seed: int, package: str) -> RateChoice:
         """The learning rate of a candidate as the first rung of `select` chooses it."""
         config = self.config(target, seed)
-        payload = self._payload(config, plan_selection(config), package, RATES[0])
+        payload = self._payload(config, self.plan(target, seed), package, RATES[0])
         return self.records.choice(f"{target}-{seed} {package} rate", payload, RATES)
 
     def score(self, target: str, seed: int, package: str) -> tuple[ProxyScore, float]:
         """Proxy scores of a candidate as `select` computes them, and their CPU seconds."""
         config = self.config(target, seed)
-        plan = plan_selection(config)
+        plan = self.plan(target, seed)
         payload = ProxyPayload(
             package=package,
             zoo=config.run.zoo,
@@ -192,32 +197,39 @@ class Bench:
 
 
 def play(
-    bench: Bench, curves: Mapping[Case, Curves], baselines: Mapping[str, Method]
+    bench: Bench, curves: Mapping[Case, Curves], *, with_tune: bool
 ) -> dict[str, dict[Case, Outcome]]:
-    """Play every method on the recorded trials."""
+    """Play every method on the recorded trials.
+
+    Args:
+        bench: What is recorded.
+        curves: Case to all of its curves.
+        with_tune: Start Tune for cases that it has not played; else they are left out.
+    """
     found: dict[str, dict[Case, Outcome]] = {OURS: {}, WHOLE: {}}
     for case, each in curves.items():
         config, score = bench.config(*case), partial(bench.score, *case)
         for method, choose in ((OURS, partial(bench.choose, *case)), (WHOLE, None)):
-            outcome = play_two_phase(config, each, score, bench.rows(*case), choose)
+            rows, plan = bench.rows(*case), bench.plan(*case)
+            outcome = play_two_phase(config, plan, each, score, rows, choose)
             found[method][case] = outcome
     names = {f"{target}-{seed}": (target, seed) for target, seed in curves}
-    for title, method in baselines.items():
+    for title, method in BASELINES.items():
         say(f"{title} ...")
         stored = Outcomes(bench.work / f"{method}.json")
         known = stored.of if method in THROUGH_TUNE else {}
         missing = {name: curves[case] for name, case in names.items() if name not in known}
-        if missing:
+        if missing and (with_tune or method not in THROUGH_TUNE):
             stored.add(play_baselines(missing, method))
-        found[title] = {case: stored.of[name] for name, case in names.items()}
+        found[title] = {c: stored.of[name] for name, c in names.items() if name in stored.of}
     for case, outcome in found[BRUTE].items():
-        plan = plan_selection(bench.config(*case))
+        plan = bench.plan(*case)
         notes = f"{len(plan.packages)} ({len(plan.failed)} left out)"
         found[BRUTE][case] = outcome.model_copy(update={"notes": notes})
     return found
 
 
-def jobs(bench: Bench, curves: Mapping[Case, Curves]) -> list[str]:
+def jobs(bench: Bench, curves: Mapping[Case, Curves], *, start: bool) -> list[str]:
     """Whole jobs at one learning rate: one per modality, and one with MiniLM among them."""
     lines = [
         "| select | chosen: job, records | test: job, records | steps: job, records | "
@@ -228,23 +240,28 @@ def jobs(bench: Bench, curves: Mapping[Case, Curves]) -> list[str]:
     one = FINE_TUNE.model_copy(update={"learning_rate": RATES[1]}).model_dump()
     for target in firsts.values():
         config, case = bench.config(target, 0, fine_tune=one), (target, 0)
-        job = run_job(config, bench.work / "jobs")
+        job = run_job(config, bench.work / "jobs", start=start)
+        if job is None:
+            continue
         same = {arm: curve for arm, curve in curves[case].items() if arm[1] == RATES[1]}
-        played = play_two_phase(config, same, partial(bench.score, *case), bench.rows(*case), None)
+        score, rows = partial(bench.score, *case), bench.rows(*case)
+        played = play_two_phase(config, bench.plan(*case), same, score, rows, None)
         lines.append(
             f"| {target} | {job.winner}, {played.winner[0]} | {job.test:.3f}, {played.test:.3f} "
             f"| {job.steps}, {played.steps} | {job.seconds:.0f}, {played.seconds:.0f} "
             f"| {job.wall:.0f} |"
         )
-    return lines
+    return [*lines, ""] if len(lines) > 2 else []
 
 
-def minilm(bench: Bench) -> list[str]:
+def minilm(bench: Bench, *, start: bool) -> list[str]:
     """A job with a published checkpoint among the candidates, each at the rate of the rule."""
     name = import_minilm(Zoo(bench.work / "zoo"))
     rule = FINE_TUNE.model_copy(update={"learning_rate": None}).model_dump()
     config = bench.config(LARGE, 0, candidates=[*RECIPES, name], fine_tune=rule)
-    job = run_job(config, bench.work / "jobs")
+    job = run_job(config, bench.work / "jobs", start=start)
+    if job is None:
+        return []
     places = [place for place, model in enumerate(job.recalled, 1) if model.startswith(name)]
     place = f"place {places[0] if places else 'none'} of the {len(job.recalled)} recalled"
     curves = {model: curve for model, curve in job.curves.items() if curve}
@@ -262,8 +279,7 @@ def minilm(bench: Bench) -> list[str]:
 
 def facts_of(bench: Bench, found: Mapping[str, Mapping[Case, Outcome]]) -> list[str]:
     """Paragraphs on the zoo, the history, the targets and what was left out."""
-    inputs = [bench.config(case[0], case[1]) for case in found[BRUTE]]
-    reasons = {reason for config in inputs for reason in plan_selection(config).failed.values()}
+    reasons = {reason for case in found[BRUTE] for reason in bench.plan(*case).failed.values()}
     target = TARGETS[bench.targets[0]]
     return [
         f"Zoo: {len(RECIPES)} encoders of width {WIDTH}, pre-trained on "
@@ -287,8 +303,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the public sets")
     parser.add_argument("--targets", nargs="+", choices=USUAL, default=USUAL)
     parser.add_argument("--until", choices=("zoo", "records"), help="stop after this part")
-    parser.add_argument("--without-tune", action="store_true", help="no ASHA, no HyperBand")
-    parser.add_argument("--without-jobs", action="store_true", help="no whole jobs, no MiniLM")
+    parser.add_argument("--without-tune", action="store_true", help="start no ASHA, no HyperBand")
+    parser.add_argument("--without-jobs", action="store_true", help="start no whole jobs")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -298,13 +314,13 @@ def main() -> int:
         return 0
     curves = {case: bench.curves(*case) for case in bench.cases()}
     for case in curves:
-        for package in plan_selection(bench.config(*case)).to_score:
+        for package in bench.plan(*case).to_score:
             bench.score(*case, package)
     if options.until == "records":
         return 0
-    left_out = THROUGH_TUNE if options.without_tune else ()
-    found = play(bench, curves, {n: m for n, m in BASELINES.items() if m not in left_out})
-    whole = [] if options.without_jobs else [*jobs(bench, curves), "", *minilm(bench)]
+    found = play(bench, curves, with_tune=not options.without_tune)
+    starts = not options.without_jobs
+    whole = [*jobs(bench, curves, start=starts), *minilm(bench, start=starts)]
     text = section(found, facts_of(bench, found), whole)
     sys.stdout.write(f"## {HEADING}\n\n{text}\n")
     if options.write:

@@ -13,7 +13,7 @@ from orchestrator.config import StrictModel
 from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.matrix.performance import MeasuredCell, PerformanceMatrix
-from orchestrator.selection.planning import SelectionPlan, plan_selection
+from orchestrator.selection.planning import SelectionPlan
 from orchestrator.selection.replay.methods import Method, ReplaySettings
 from orchestrator.selection.replay.playing import replay
 from orchestrator.selection.results import ProxyScore
@@ -95,18 +95,23 @@ def outcome(winner: Arm, paid: Mapping[Arm, int], curves: Curves, proxies: float
 
 
 def play_two_phase(
-    config: SelectConfig, curves: Curves, score: Score, rows: Path, choose: Choose | None
+    config: SelectConfig,
+    plan: SelectionPlan,
+    curves: Curves,
+    score: Score,
+    rows: Path,
+    choose: Choose | None,
 ) -> Outcome:
     """The product's selection on the recorded trials of one target and seed.
 
     Args:
         config: The job.
+        plan: Its plan.
         curves: All recorded curves.
         score: Computes proxy scores.
         rows: Folder of the scores per validation row, a folder for each rate below it.
         choose: Chooses the rate of a candidate; None: the best after a whole epoch of each.
     """
-    plan = plan_selection(config)
     found = {model: score(model) for model in plan.to_score}
     seconds, steps = sum(each for _, each in found.values()), 0
     plan, recalled = recall(plan, {m: each for m, (each, _) in found.items()}, config.recall.mode)

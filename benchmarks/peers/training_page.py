@@ -63,13 +63,17 @@ def _methods(found: Found, cases: Sequence[Case]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for method, outcomes in found.items():
-        lost = below(found, method, cases)
-        same = mean(outcomes[c].winner == found[BRUTE][c].winner for c in cases)
+        played = [case for case in cases if case in outcomes]
+        if not played:
+            continue
+        part = "" if played == cases else f", {len(played)} of {len(cases)} selections"
+        lost = below(found, method, played)
+        same = mean(outcomes[c].winner == found[BRUTE][c].winner for c in played)
         lines.append(
-            f"| {method} | {mean(outcomes[c].test for c in cases):.3f} "
+            f"| {method}{part} | {mean(outcomes[c].test for c in played):.3f} "
             f"| {mean(lost):.2f} ({max(lost):.2f}) | {same:.0%} "
-            f"| {percent(found, method, 'steps', cases):.1f}% "
-            f"| {percent(found, method, 'seconds', cases):.1f}% |"
+            f"| {percent(found, method, 'steps', played):.1f}% "
+            f"| {percent(found, method, 'seconds', played):.1f}% |"
         )
     return lines
 

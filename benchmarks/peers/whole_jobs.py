@@ -35,14 +35,17 @@ class Job(StrictModel):
     """Seconds that slots were held."""
 
 
-def run_job(config: SelectConfig, folder: Path) -> Job:
+def run_job(config: SelectConfig, folder: Path, *, start: bool = True) -> Job | None:
     """Run a job unless it was run before.
 
     Args:
         config: The job.
         folder: Of the outcomes of jobs.
+        start: Whether one that was not run before is run; else it has no outcome.
     """
     path = folder / f"{config.run.name}.json"
+    if not path.is_file() and not start:
+        return None
     if not path.is_file():
         result = select_runner.run(config)
         report = SelectionReport.read(Path(result.run_dir) / REPORT_NAME)
