@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.selection.trials.rates import RateTrials
-
 from orchestrator.config import StrictModel
 from orchestrator.errors import OrchestratorError
 from orchestrator.selection.results import ProxyScore
 from orchestrator.selection.scores.features import ProxyPayload, try_package
 from orchestrator.selection.trials.fine_tuning import FineTuneTrial, TrialPayload
+from orchestrator.selection.trials.rates import RateTrials
 
 if TYPE_CHECKING:
     from orchestrator.training.finetune.finetuner import FineTuner
