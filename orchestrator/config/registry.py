@@ -11,7 +11,8 @@ A field of a config is read from a registry through an annotation: `Choice` take
 options, `NameOf` the name of one.
 
 Kinds: ``embedding``, ``encoder``, ``decoder``, ``target``, ``task``, ``sample``, ``proxy``,
-``policy``, ``continual_part``, ``backend``, ``calibrator``, ``protocol``, ``segmenter``.
+``policy``, ``continual_part``, ``backend``, ``calibrator``, ``compressor``, ``protocol``,
+``segmenter``.
 """
 
 from __future__ import annotations

@@ -136,11 +136,16 @@ def read_subject(config: QuantizeConfig) -> Subject:
     _check_lengths(config, limit, package)
     emission = source.emit()
     if not emission.units:
-        raise InputError(
-            f"encoder {source.config['encoder']['type']!r} has no part with an INT8 kernel on this "
-            "runtime (GRU and RNN have none); transformer, gatedcnn and LSTM encoders have"
-        )
+        raise InputError(no_units(source.config["encoder"]["type"]))
     return Subject(package, source, target, limit, emission)
+
+
+def no_units(encoder: str) -> str:
+    """Say that an encoder has nothing to quantize, and which ones have."""
+    return (
+        f"encoder {encoder!r} has no part with an INT8 kernel on this runtime (GRU and RNN have "
+        "none); transformer, gatedcnn and LSTM encoders have"
+    )
 
 
 def _check_lengths(config: QuantizeConfig, limit: int, package: "Package") -> None:

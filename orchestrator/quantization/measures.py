@@ -21,7 +21,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 from orchestrator.arrays import AnyArray, Float32Array, FloatArray, IntArray
 from orchestrator.errors import StageError
@@ -101,6 +100,8 @@ def paired(reference: Float32Array, candidate: Float32Array, labels: IntArray) -
     The test is the exact one of McNemar (a binomial test of the changed answers); the interval is
     that of Agresti and Min (2005) for paired proportions.
     """
+    from scipy.stats import binomtest  # takes longer to import than many models to measure
+
     right_before = reference.argmax(axis=1) == labels
     right_after = candidate.argmax(axis=1) == labels
     gained = int((right_after & ~right_before).sum())

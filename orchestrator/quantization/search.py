@@ -5,9 +5,9 @@ is missing. Time is measured by one task at a time, while nothing else of this j
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
 from pydantic import JsonValue
 
@@ -42,36 +42,12 @@ from orchestrator.quantization.results import (
     PlanFigures,
 )
 from orchestrator.storage import RunFolder, sha256_bytes
+from orchestrator.training.compression import Pool
 from orchestrator.zoo.gate import is_within
 
 CUT_PLANS: Final = 3
 """Plans of the measured front, fastest first, that are tried with each shorter limit."""
 logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
-Value = TypeVar("Value")
-
-
-class Pool(Protocol):
-    """Runs functions in other processes; ``cluster.tasks.TaskPool`` is the one on Ray."""
-
-    def put(self, value: Value) -> Value:
-        """Store a value that many calls read."""
-        ...
-
-    def map(
-        self,
-        function: Callable[..., Result],
-        items: Mapping[str, Sequence[Any]],
-        title: str = "",
-        unit: str = "call",
-    ) -> Iterator[tuple[str, Result]]:
-        """Yield (name, result) as calls end."""
-        ...
-
-    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Run one call while nothing else of this pool runs."""
-        ...
 
 
 class Search:
@@ -93,12 +69,25 @@ class Search:
         self.pool = pool
         self.source = prepared.inputs.calibrated(self._ranges(prepared.inputs)).source
         self.inputs = pool.put(prepared.inputs.calibrated(self.source.ranges))
+        self.points: list[Point] = []
 
     def run(self) -> Choice:
         """Return the first plan in the allocator's order whose written file keeps the goal.
 
         Raises:
             StageError: If no measured plan does.
+        """
+        for choice in self.choices():
+            broken = broken_bounds(choice.measured, self.config.goal)
+            if not broken:
+                return choice
+            logger.warning("plan %s is not taken: %s", choice.point.name, "; ".join(broken))
+        raise StageError(no_plan(self.config.goal, self.points))
+
+    def choices(self) -> Iterator[Choice]:
+        """Measure plans, and yield those that reach the goal, each with its measured file.
+
+        They come in the allocator's order; a file is there until the next one is asked for.
         """
         reference = self.pool.put(self.pool.call(worker.float_outputs, self.inputs))
         prices = Prices(
@@ -109,15 +98,10 @@ class Search:
         front = surrogate_front(self.units, choices)
         baselines = named_plans(self.units, self.config.kinds)
         points = self._points(candidates(front, baselines, self.config.mixed_plans), reference)
-        points += self._cut(points, reference)
-        logger.info("measured plans\n%s", points_table(points))
-        for point in ranked(points, self.config.goal):
-            measured = self._measure_file(point)
-            broken = broken_bounds(measured, self.config.goal)
-            if not broken:
-                return Choice(point, points, prices, measured, self.artifact)
-            logger.warning("plan %s is not taken: %s", point.name, "; ".join(broken))
-        raise StageError(no_plan(self.config.goal, points))
+        self.points = points + self._cut(points, reference)
+        logger.info("measured plans\n%s", points_table(self.points))
+        for point in ranked(self.points, self.config.goal):
+            yield Choice(point, self.points, prices, self._measure_file(point), self.artifact)
 
     @property
     def artifact(self) -> Path:

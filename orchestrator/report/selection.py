@@ -116,11 +116,13 @@ def _outcome(row: RankedModel, tied: Collection[str]) -> str:
 
 
 def selection_remarks(report: SelectionReport) -> tuple[Table, ...]:
-    """Return ties, salvage and warnings of a selection, one row each; none without any."""
+    """Return ties, objective, salvage and warnings of a selection, one row each, if any."""
     rows: list[tuple[Cell, ...]] = []
     if report.tied_with_winner:
         names = ", ".join(report.tied_with_winner)
         rows.append(("tied with the winner", f"{names}: validation rows do not tell them apart"))
+    if report.objective is not None:
+        rows.append((f"score after {report.objective.after}", report.objective.in_words()))
     if report.salvage is not None:
         rows.append(("salvage", report.salvage.in_words(report.winner)))
     if report.ended:

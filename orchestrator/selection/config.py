@@ -12,6 +12,7 @@ from orchestrator.config.registry import NameOf
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
 from orchestrator.selection.costs.config import BudgetConfig, ConstraintsConfig, PricesConfig
+from orchestrator.selection.objective.config import ObjectiveConfig
 from orchestrator.selection.policies.base import POLICIES
 from orchestrator.selection.scores.base import PROXIES, unit_proxies
 from orchestrator.selection.target_tasks import refusal
@@ -160,6 +161,8 @@ class SelectConfig(JobConfig):
     """Prices of CPUs and GPUs, for the ledger and a budget in money."""
     constraints: ConstraintsConfig = ConstraintsConfig()
     """Size and license that a candidate must keep to."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """Score that candidates are chosen by: as they are trained, or after compression."""
     finish_top: int = Field(1, ge=1)
     """Finalists that are trained to the end; each becomes a package, the winner is `package`."""
     salvage: bool = True

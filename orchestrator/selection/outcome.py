@@ -17,6 +17,7 @@ from orchestrator.selection.costs.accounting import NOTHING, Spent, ledger_of
 from orchestrator.selection.costs.comparison import compare_costs
 from orchestrator.selection.costs.constraints import EXCLUDED
 from orchestrator.selection.halving import Bracket
+from orchestrator.selection.objective.publishing import as_trained, publish_compressed
 from orchestrator.selection.planning import SelectionPlan
 from orchestrator.selection.recall import plan_recall
 from orchestrator.selection.results import (
@@ -142,6 +143,8 @@ def publish_finalists(
         if place == 1 and report.salvage is not None and report.salvage.merged:
             state = merged_folder(run.path)
         package = _publish(config, plan, report, run, place, state)
+        if report.objective is not None:
+            package = publish_compressed(config, plan, report, run, place, package)
     return package
 
 
@@ -175,7 +178,7 @@ def _publish(
         raise IntegrityError(
             f"{state} contains no fine-tuned package. Delete {state} and run again."
         )
-    finalist = report.finalists[place - 1]
+    finalist = as_trained(report, place)
     modality = MODALITIES.get(plan.task.train.modality, "text")
     parent = plan.packages[finalist.model]
     merged = report.salvage.merged if place == 1 and report.salvage is not None else {}

@@ -26,6 +26,7 @@ from orchestrator.selection.matrix.facts import ModelFacts, is_tagged
 from orchestrator.selection.matrix.files import read_matrix, write_matrix
 from orchestrator.selection.matrix.history import History
 from orchestrator.selection.matrix.performance import PerformanceMatrix
+from orchestrator.selection.objective.refusals import compressible, objective_lines
 from orchestrator.selection.policies.base import Decider, choose_policy
 from orchestrator.selection.recall import (
     RecallPlan,
@@ -142,7 +143,7 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
     protocol = protocol_of(config.fine_tune, config.seed, config.precision)
     matrix.guard(task.name, dataset_facts(task, protocol, asked))
     found, excluded = within_constraints(found, config.constraints)
-    usable, failed = sort_out(found, form_of(task.train))
+    usable, failed = compressible(sort_out(found, form_of(task.train)), config.objective, asked)
     require_usable(usable, failed, task.name)
     packages = {package.ref: package for package in usable}
     facts = {ref: model_facts(package, everything) for ref, package in packages.items()}
@@ -192,14 +193,15 @@ def describe_selection(config: SelectConfig) -> str:
 
     found = resolve_packages(Zoo(config.run.zoo), config.candidates)
     found, excluded = within_constraints(found, config.constraints)
-    packages, failed = sort_out(found, form_of_source(config.target))
+    kind = kind_of(config.target, config.task)
+    sorted_out = sort_out(found, form_of_source(config.target))
+    packages, failed = compressible(sorted_out, config.objective, kind)
     failed = {**failed, **excluded}
     require_usable(packages, failed, config.target.source)
     matrix = _matrix(config, [package.ref for package in found])
     epochs, count = config.fine_tune.epochs, len(packages)
     history = _history(matrix, {p.ref: p for p in packages}, config)
     decider = choose_policy(config.halving.policy, history)
-    kind = kind_of(config.target, config.task)
     rows = rows_at_hand(config, matrix)
     steps = None if rows is None else steps_per_epoch(rows, config.fine_tune)
     pool, _ = _pool_sizes(config, count, decider, steps)
@@ -217,6 +219,7 @@ def describe_selection(config: SelectConfig) -> str:
             f"  halving: at most {' + '.join(map(str, sizes))} = {sum(sizes)} epochs; "
             f"brute force {count * epochs}",
             *forecast_lines(config, matrix, candidates, passes=passes, sizes=sizes, rows=rows),
+            *objective_lines(config.objective, config.finish_top),
             f"  package: {config.package}",
         ]
     )

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError
 from orchestrator.config import StrictModel
 from orchestrator.errors import IntegrityError
 from orchestrator.selection.costs.results import Latency, Ledger, MethodCost
+from orchestrator.selection.objective.results import CompressionCheck, ObjectiveResult
 from orchestrator.selection.salvage.results import Salvage
 
 REPORT_NAME = "selection.json"
@@ -44,12 +45,13 @@ class JournalRow(StrictModel):
     slots: float = 1.0
     """Slots it occupied: its share of the cluster over what the config reserves for one trial."""
     phase: Literal["rung", "learning rate", "completion"] = "rung"
-    """Use of the time; only rungs count in the halving. Completion: test rows and package of a
-    model that was not trained to the end."""
+    """Use of the time; only rungs count in the halving. Completion: package after an early end."""
     learning_rate: float | None = None
     """Learning rate that was tried, or chosen, among several; null: there was one."""
     finished_at: float = 0.0
     """Unix time at which the state of this epoch was committed."""
+    check: CompressionCheck | None = None
+    """Figures of the objective, which `validation` contains then; null without one."""
     error: str = ""
     """Reason of the failure."""
 
@@ -283,12 +285,13 @@ class SelectionReport(StrictModel):
     ledger: Ledger
     """Cost."""
     comparison: tuple[MethodCost, ...] = ()
-    """This cost first, then what other methods would have cost; empty in files of earlier
-    releases."""
+    """This cost first, then that of other methods; empty in files of earlier releases."""
     salvage: Salvage | None = None
     """Other candidates merged into the winner; null where none comes from its base."""
     learning_rates: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     """Model id to learning rate to the validation score that it reached; null: it failed."""
+    objective: ObjectiveResult | None = None
+    """Objective and the compressed finalists; null: candidates were chosen as they were trained."""
     latencies: dict[str, Latency] = Field(default_factory=dict)
     """Model id to its measured latency, where a constraint asked for it."""
     ended: str = ""

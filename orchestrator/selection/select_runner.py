@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.config import JobResult
+from orchestrator.errors import StageError
 from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.costs.accounting import Spent
 from orchestrator.selection.costs.clock import slots_of
@@ -16,6 +17,8 @@ from orchestrator.selection.costs.forecast import plan_lines
 from orchestrator.selection.costs.limits import BudgetLimit, open_limit
 from orchestrator.selection.halving import Bracket, replay_rows, rung_sizes
 from orchestrator.selection.monitoring import GAUGES, Monitor
+from orchestrator.selection.objective.finalists import Finishing, explained, finish, result_of
+from orchestrator.selection.objective.results import CompressedFinalist
 from orchestrator.selection.planning import SelectionPlan, describe_selection, plan_selection
 from orchestrator.selection.ranking_text import ranking_lines
 from orchestrator.selection.results import REPORT_NAME, SelectionReport
@@ -34,7 +37,7 @@ from orchestrator.selection.trials.runner import (
 from orchestrator.selection.trials.source import Phase, TrialSource
 from orchestrator.storage import RunFolder, atomic_write_json
 from orchestrator.training.events import NewTrial
-from orchestrator.zoo import Package, committed
+from orchestrator.zoo import Package, committed, conclude
 
 if TYPE_CHECKING:
     from orchestrator.selection.trials.closing import Closing
@@ -62,14 +65,13 @@ def run(config: SelectConfig) -> JobResult:
         package = committed(folder, config.package) or _select(config, folder)
         report = SelectionReport.read(folder.path / REPORT_NAME)
         metrics = {**package.manifest.metrics, **report.in_full()}
-        result = JobResult(package=package.ref, metrics=metrics, run_dir=str(folder.path))
-        folder.finish(result)
         remove_states(folder.path)
-        return result
+        return conclude(folder, package, metrics=metrics)
 
 
 def _select(config: SelectConfig, folder: RunFolder) -> Package:
     from orchestrator.cluster.session import session_for
+    from orchestrator.cluster.tasks import TaskPool
     from orchestrator.data.rows.same_rows import require_same_rows
 
     plan = plan_selection(config, folder)
@@ -82,9 +84,17 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
             logger.info("%s", line)
         # On a cluster that others share, the CPUs beside a process are not known to be free.
         shared = int(slots) if session.private else 1
-        screening, bracket, ties, salvaged = _halve(config, plan, folder, journal, limit, shared)
-        plan = screening.plan
-        spent = Spent(limit.clock.stop(), screening.latencies, salvaged)
+        try:
+            found = _halve(config, plan, folder, journal, limit, shared)
+        except StageError as error:
+            raise explained(error, config.objective, journal.rows) from error
+        screening, bracket, ties, salvaged = found
+        plan, compressed = screening.plan, list[CompressedFinalist]()
+        if config.objective.after is not None:
+            finishing = Finishing(config, plan, folder, TaskPool(config.cluster))
+            salvaged, compressed = finish(finishing, bracket, salvaged)
+        spent = Spent(limit.clock.stop(), screening.latencies, salvaged, compressed)
+    from orchestrator.selection.objective.publishing import with_objective
     from orchestrator.selection.outcome import publish_finalists, selection_report
 
     recalled, proxies = screening.recalled, screening.scores
@@ -93,6 +103,8 @@ def _select(config: SelectConfig, folder: RunFolder) -> Package:
     )
     if salvaged is not None:
         report = report.with_salvage(salvaged)
+    if compressed:
+        report = with_objective(report, result_of(config.objective, compressed))
     for line in ranking_lines(report.ranking, report.tied_with_winner):
         logger.info("%s", line)
     if report.tied_with_winner:
@@ -223,4 +235,5 @@ def _payload(
         start=start,
         keep_package=True,
         row_scores=str((run / ROW_SCORES).absolute()),
+        objective=config.objective if config.objective.after is not None else None,
     )

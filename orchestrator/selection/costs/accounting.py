@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.selection.costs.clock import Attempt, money_of
 from orchestrator.selection.costs.results import Latency, Ledger, LedgerRow
 from orchestrator.selection.halving import Bracket
+from orchestrator.selection.objective.results import CompressedFinalist
 from orchestrator.selection.results import JournalRow, ProxyScore
 from orchestrator.selection.salvage.results import Salvage
 
@@ -23,11 +24,13 @@ class Spent:
         attempts: Tries of the run; none where nobody measured them.
         latencies: Model to its measured latency, where a constraint asked for it.
         salvage: Merges into the winner that were measured; None: there were none.
+        compressed: Finalists that were compressed in full.
     """
 
     attempts: Sequence[Attempt] = ()
     latencies: Mapping[str, Latency] = field(default_factory=dict)
     salvage: Salvage | None = None
+    compressed: Sequence[CompressedFinalist] = ()
 
 
 NOTHING = Spent()
@@ -127,6 +130,20 @@ def ledger_rows(
                 slots=row.slots,
             )
         )
+        if row.check is not None:
+            rows.append(
+                LedgerRow(
+                    phase="int8 check",
+                    model=row.trial,
+                    rung=row.rung,
+                    seconds=row.check.seconds,
+                    slots=row.slots,
+                )
+            )
+    rows += [
+        LedgerRow(phase="compression", model=each.model, seconds=each.seconds)
+        for each in spent.compressed
+    ]
     if spent.salvage is not None:
         seconds = spent.salvage.seconds
         rows.append(LedgerRow(phase="salvage", model=bracket.winner, seconds=seconds))

@@ -12,9 +12,11 @@ step; the half is the paper's, so that costs compare with the published ones."""
 
 Compared = Literal["this selection", "brute force", "successive halving", "ASHA", "HyperBand"]
 Phase = Literal[
-    "proxies", "latency", "learning rate", "rung", "completion", "salvage", "int8 check", "idle"
-]
-"""Uses of the slots. Completion: epochs in which no decision is left; salvage: merges measured."""
+    "proxies", "latency", "learning rate", "rung", "int8 check", "completion", "compression",
+    "salvage", "idle",
+]  # fmt: skip
+"""Uses of the slots. Completion: epochs in which no decision is left; INT8 check: compression of a
+candidate after a rung; compression: search for the form of a finalist; salvage: merges measured."""
 
 
 class LedgerRow(StrictModel):

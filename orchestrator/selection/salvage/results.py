@@ -52,6 +52,11 @@ class Salvage(StrictModel):
         scores = {"before": score_of(self.before), "after": score_of(self.after)}
         return self.model_copy(update={**scores, "trials": trials})
 
+    def without_merges(self) -> "Salvage":
+        """The same measurements, none of them taken."""
+        trials = tuple(trial.model_copy(update={"taken": False}) for trial in self.trials)
+        return self.model_copy(update={"trials": trials, "after": self.before, "test": None})
+
     def in_words(self, winner: str) -> str:
         """One line for the log."""
         if not self.merged:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config import StrictModel
 from orchestrator.modeling.package import read_state
+from orchestrator.selection.objective.checking import check_trial
+from orchestrator.selection.objective.config import ObjectiveConfig
 from orchestrator.selection.salvage.merging import Ingredient, Weights, salvage
 from orchestrator.selection.salvage.results import Salvage
 from orchestrator.selection.target_tasks import TargetTask
@@ -75,14 +77,15 @@ def salvage_winner(winner: TrialPayload, donors: Sequence[Donor], folder: Path) 
     tuner = FineTuneTrial(winner.model_copy(update={"fine_tune": plain})).tuner_of(package)
     trained = read_state(package)
     good = functools.partial(_goodness, winner.asked)
-    before = good(_score_of(tuner, trained))
+    score = functools.partial(_score_of, tuner, objective=winner.objective)
+    before = good(score(trained))
     others = [
         Ingredient(
             donor.payload.package, donor.validation, functools.partial(_trained, donor.payload)
         )
         for donor in donors
     ]
-    weights, found = salvage(trained, before, others, lambda each: good(_score_of(tuner, each)))
+    weights, found = salvage(trained, before, others, lambda each: good(score(each)))
     if found.merged:
         if winner.asked is not None and winner.asked.adapts:
             _score_of(tuner, weights)  # a threshold was last chosen for other weights
@@ -105,12 +108,21 @@ def _goodness(asked: TargetTask | None, score: float) -> float:
     return score if asked is None or math.isnan(score) else asked.goodness(score)
 
 
-def _score_of(tuner: "FineTuner", weights: Weights, split: "Split" = "validation") -> float:
-    """Return the primary metric of merged weights; NaN if they are not finite."""
+def _score_of(
+    tuner: "FineTuner",
+    weights: Weights,
+    split: "Split" = "validation",
+    objective: ObjectiveConfig | None = None,
+) -> float:
+    """Return the primary metric of merged weights; NaN if they are not finite.
+
+    With an objective it is the score after compression, as in the rungs.
+    """
     if not all(bool(each.isfinite().all()) for each in weights.values()):
         return math.nan
     tuner.model.load_state_dict(dict(weights), strict=False)
-    return tuner.figures(split)[tuner.watched]
+    found = tuner.figures(split)[tuner.watched]
+    return found if objective is None else found - check_trial(tuner, objective)[0].drop
 
 
 def _trained(payload: TrialPayload) -> Weights:

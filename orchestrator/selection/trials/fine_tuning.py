@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from orchestrator.config import StrictModel
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
+from orchestrator.selection.objective.config import ObjectiveConfig
 from orchestrator.selection.results import EpochResult, JournalRow
 from orchestrator.selection.target_tasks import TargetTask
 from orchestrator.selection.ties.row_scores import row_scores, write_row_scores
@@ -75,6 +76,8 @@ class TrialPayload(StrictModel):
     """Folder of the scores per validation row; empty: they are not written."""
     slots: int = 1
     """Slots whose CPUs it may use: more than one where survivors are fewer than slots."""
+    objective: ObjectiveConfig | None = None
+    """Compression before the score of an epoch; None: it is that of the trained weights."""
 
 
 class FineTuneTrial:
@@ -161,9 +164,10 @@ class FineTuneTrial:
             if tuner.epochs_done < rung:  # else the epoch is one step, in which a rate was tried
                 tuner.train_epoch()
             measured = tuner.evaluate("validation")
-        self._write_row_scores(tuner, rung)
+        if self._payload.objective is None:
+            self._write_row_scores(tuner, rung)
         test = tuner.evaluate("test")[tuner.watched] if rung == self._epochs else None
-        return EpochResult(
+        row = EpochResult(
             trial=self._payload.trial,
             rung=rung,
             validation=measured[tuner.watched],
@@ -178,6 +182,18 @@ class FineTuneTrial:
             rates=rates,
             finished_at=time.time(),
         )
+        return row if self._payload.objective is None else self._checked(tuner, row)
+
+    def _checked(self, tuner: "FineTuner", row: EpochResult) -> EpochResult:
+        """Return the result with its score after compression; that also decides ties."""
+        from orchestrator.selection.objective.checking import check_trial, checked_row
+
+        assert self._payload.objective is not None
+        check, scores = check_trial(tuner, self._payload.objective)
+        if self._payload.row_scores:
+            folder = Path(self._payload.row_scores)
+            write_row_scores(folder, self._payload.trial, row.rung, scores)
+        return checked_row(row, check, self._payload.objective)
 
     def finish(self) -> EpochResult:
         """End after the committed epochs: score the test rows and write the package."""
@@ -191,6 +207,7 @@ class FineTuneTrial:
         row = rows[-1].model_copy(
             update={
                 "phase": "completion",
+                "check": None,
                 "test": tuner.evaluate("test")[tuner.watched],
                 "steps": 0,
                 "seconds": time.perf_counter() - started,

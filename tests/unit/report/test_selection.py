@@ -142,8 +142,12 @@ def test_selection_ranks_with_reasons_and_marks_the_winner():
 def test_the_ranking_and_the_remarks_name_ties_salvage_and_warnings():
     trial = {"model": "two/v0001", "share": 0.25, "validation": 0.875, "taken": True}
     salvage = Salvage.model_validate({"before": 0.75, "after": 0.875, "trials": [trial]})
+    finalist = {"model": "one/v0001", "validation_before": 0.9, "validation": 0.875}
+    objective = {"after": "int8", "p95_ms": 3, "max_accuracy_drop": None}
+    objective["finalists"] = [{**finalist, "bytes": 500_000, "p95_ms": 1.25}]
     report = results.selection_report(
-        tied_with_winner=("two/v0001",), salvage=salvage, warnings=("the matrix is small",),
+        objective=objective, tied_with_winner=("two/v0001",), salvage=salvage,
+        warnings=("the matrix is small",),
         ended="budget.epochs of 3 before rung 2",
     )  # fmt: skip
     assert [row[2] for row in ranking_table(report).rows] == [
@@ -151,6 +155,10 @@ def test_the_ranking_and_the_remarks_name_ties_salvage_and_warnings():
     ]  # fmt: skip
     assert table_of(selection_remarks(report), "remark").rows == (
         ("tied with the winner", "two/v0001: validation rows do not tell them apart"),
+        (
+            "score after int8",
+            "validation 0.9000 to 0.8750 after int8, p95 1.25 ms of 3 allowed, 0.50 MB",
+        ),
         ("salvage", "two/v0001 (25%) merged into one/v0001: validation 0.7500 to 0.8750"),
         ("ended early", "budget.epochs of 3 before rung 2"),
         ("warning", "the matrix is small"),
