@@ -1,10 +1,10 @@
 """Threads of a trial that has the CPUs of idle slots.
 
 A survivor that trains beside an idle slot uses that slot's CPUs, too: models of `MIN_WEIGHTS` and
-more, on a cluster that the run has started, on a host with nothing else to do. On a busy host a
-second thread made training 3 to 9 times slower (`benchmarks/selection.md`): each operation waits
-for the slowest thread. The number of threads changes the order of sums, and so may change the last
-bits of a result; the ``slots`` of a row say how many were used.
+more, on a cluster that the run has started, on a host with nothing else to do. At a load of 27 on
+2 cores a second thread made training 3 to 9 times slower: each operation waits for the slowest
+thread. The number of threads changes the order of sums, and so may change the last bits of a
+result; the ``slots`` of a row say how many were used.
 """
 
 import os
