@@ -168,7 +168,9 @@ def test_fewer_ranks_of_any_engine_go_on_from_what_four_wrote(four, kind, world,
     for _, opened in fewer:
         assert "training.json" in opened
         if kind == written:  # a rank of another engine has parts of every file
-            assert len(opened) <= 1 + world, f"{opened}: thirds of small parameters are elsewhere"
+            # FSDP2 cuts 5 rows for 4 ranks in 2, 2, 1, 0 and for 2 ranks in 3, 2: a half of many
+            # parameters lies in 3 of the 4 files, never in all of them.
+            assert len(opened) <= 1 + 3, opened
 
 
 def work_of_one(ctx):
