@@ -43,6 +43,8 @@ NAMES = {
     "get_used_memory": ["ray/_private/utils.py"],
     "get_runtime_env_info": ["ray/_private/utils.py"],
     "init_grpc_channel": ["ray/_private/grpc_utils.py"],
+    # Ray Tune: selection/trials/scheduler.py keeps actors for later trials; nothing public does.
+    "_actor_cache": ["ray/tune/execution/tune_controller.py"],
     # Ray Serve: serving/local.py ends the controller itself.
     "SERVE_CONTROLLER_NAME": ["ray/serve/_private/constants.py"],
     "SERVE_NAMESPACE": ["ray/serve/_private/constants.py"],

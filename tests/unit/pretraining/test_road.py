@@ -14,7 +14,7 @@ from orchestrator.training.engines.torch_engines import SingleEngine
 
 PRODUCT = str(Path(orchestrator.__file__).parent) + "/"
 INPUTS = f"{PRODUCT}pretraining/inputs.py"
-MAX_DRIVER_FILES, MAX_WORKER_FILES, MAX_FILES = 59, 80, 97
+MAX_DRIVER_FILES, MAX_WORKER_FILES, MAX_FILES = 60, 80, 98
 """Files that calls enter, where the corpus has been made before."""
 
 
