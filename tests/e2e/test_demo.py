@@ -132,6 +132,7 @@ def test_the_report_is_one_self_contained_page(demo):
         assert outside not in page
 
 
+@pytest.mark.slow
 def test_the_second_run_trains_nothing(demo):
     folder, _, first = demo
     again = run_demo(folder)
