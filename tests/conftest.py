@@ -27,7 +27,7 @@ gc.disable()  # until all tests are collected: what is imported and collected st
 
 
 def pytest_collection_finish():
-    """Leave what stays to the end out of all later collections: a full one took a second."""
+    """Exclude what stays to the end from all later collections; a full one took a second."""
     gc.collect()
     gc.freeze()
     gc.enable()

@@ -134,9 +134,10 @@ class Registry(Generic[ConfigT]):
         """Say that ``name`` is not registered, with the nearest name and the others."""
         names = self.names()
         near = nearest(name, names)
-        hint = f"Did you mean {near!r}? " if near else ""
-        others = ", ".join(other for other in names if other != near)
-        return f"{name!r} is not a registered {self.kind}. {hint}({others})"
+        hint = [f"Did you mean {near!r}?"] if near else []
+        if others := ", ".join(other for other in names if other != near):
+            hint.append(f"({others})")
+        return " ".join([f"{name!r} is not a registered {self.kind}.", *hint])
 
     def _add(self, config: type[Any], component: str | type[Any]) -> None:
         name = config.type_name()

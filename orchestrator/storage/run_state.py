@@ -41,7 +41,7 @@ def read_state(path: Path) -> dict[str, Any] | None:
 
 
 def has_only_begun(folder: Path, store: Store) -> bool:
-    """Return whether nothing is finished: all steps are pins, and there is no other file.
+    """Return whether nothing is finished: the run has pins only, and no other files.
 
     Args:
         folder: The run folder on this machine.

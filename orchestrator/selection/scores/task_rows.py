@@ -5,7 +5,7 @@
 - similarity with scores: ``|u - v|`` and ``u * v`` of the two texts' features, and the score.
 - multiple choice: pooled features of each candidate with its question; right or wrong.
 - tags: the vectors of drawn words, each at its first token, and their tags. The words are the same
-  for every package; one beyond a package's limit has the vector 0.
+  for every package; a word beyond a package's limit has the vector 0.
 
 Questions about contexts, and pairs without scores, have no label that the features of a frozen
 model can be compared with: no proxy applies.

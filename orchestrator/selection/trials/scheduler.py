@@ -91,7 +91,7 @@ class HalvingScheduler(TrialScheduler):
 
         It holds as many as trials are staged at that moment, and one at least. Between screening
         and trials, and between rungs, none is staged: it would end processes that are needed again.
-        There is no setting for it; all trials take the same resources, so no other trial can wait
+        Tune has no setting for it; all trials take the same resources, so no other trial can wait
         for what an idle actor holds.
         """
         if not self._holds_actors:
@@ -200,7 +200,7 @@ class HalvingScheduler(TrialScheduler):
             self._observe()
 
     def _share(self) -> int:
-        """Slots of one trial of the open rung; one on a busy host, where threads would wait."""
+        """Slots per trial of the open rung; 1 on a busy host, where threads would wait."""
         bracket = self._source.bracket
         if self._slots == 1 or bracket is None or is_busy(self._slots):
             return 1

@@ -20,7 +20,7 @@ MIN_WEIGHTS = 1_000_000
 """Weights of the body of the smallest model that gets more threads. Below, handing operations out
 to threads costs about what it saves; an estimate, not a measurement."""
 BUSY = 2.0
-"""Processes that want to run, per slot, from which a host counts as busy."""
+"""Processes that want to run, per slot, from which a host counts as busy; an estimate, too."""
 
 
 def is_busy(slots: int) -> bool:

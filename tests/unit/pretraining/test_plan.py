@@ -206,7 +206,7 @@ def test_the_plan_is_made_on_the_meta_device(make_config, monkeypatch):
 
 @pytest.mark.slow
 def test_check_loads_no_library_that_only_jobs_need():
-    """What is loaded decides how long ``--check`` takes; half of it is torch, which it needs."""
+    """The imports decide how long ``--check`` takes; half of it is torch, which it needs."""
     heavy = ["ray", "deepspeed", "transformers", "pandas", "scipy", "sklearn", "datasets", "mlflow"]
     code = (
         "import sys; from orchestrator.cli import main; "
