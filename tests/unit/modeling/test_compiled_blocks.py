@@ -129,7 +129,8 @@ def losses_of(name, steps=5, **engine):
     return [*found, built.evaluate([each])["loss"]], set(dict(model.named_parameters()))
 
 
-@pytest.mark.parametrize("name", ["llama", pytest.param("t5", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "t5"])
 def test_a_compiled_engine_trains_the_same(name, monkeypatch):
     ran, compiled_one = set(), feed_forward.compiled
 
