@@ -134,6 +134,12 @@ def read_subject(config: QuantizeConfig) -> Subject:
     target = choose_target(source.model_config, config.target, default).name
     limit = input_limit(config, source.model_config, package)
     _check_lengths(config, limit, package)
+    part = source.model_config.embedding.parts[0].type_name()
+    if part != "word":
+        raise InputError(
+            f"package: {package.ref} reads its input by {part!r}, and this job measures answers to "
+            "texts. Serve the package as it is"
+        )
     emission = source.emit()
     if not emission.units:
         raise InputError(no_units(source.config["encoder"]["type"]))

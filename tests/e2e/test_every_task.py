@@ -270,14 +270,14 @@ MISSING: dict[tuple[str, str], str] = {
 }
 """Cells that this release does not have, with the reason. They must still fail."""
 REFUSED: dict[tuple[str, str], str] = {
-    ("classification, image", "quantize"): "'patch' cannot be quantized yet",
+    ("classification, image", "quantize"): "'patch', and this job measures answers to texts",
     ("classification, image", "serve"): "reads vision, not text",
     ("classification, picture", "continual"): "does not read yet",
     ("classification, audio", "continual"): "does not read yet",
     ("classification, picture", "serve"): "reads vision, not text",
-    ("classification, picture", "quantize"): "'patch' cannot be quantized yet",
+    ("classification, picture", "quantize"): "'patch', and this job measures answers to texts",
     ("classification, audio", "serve"): "reads audio, not text",
-    ("classification, audio", "quantize"): "cannot be quantized yet",
+    ("classification, audio", "quantize"): "this job measures answers to texts",
     ("transcription, decoder", "serve"): "reads audio, not text",
     ("transcription", "serve"): "reads audio, not text",
     ("multiple_choice", "continual"): "holds candidates",

@@ -279,10 +279,10 @@ class PatchBias(PositionBias):
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Return the bias of each pair, [1, H, S, T]."""
-        table = self._index(self.weight.device)
+        table = self.index(self.weight.device)
         return F.embedding(table[queries][:, keys], self.weight).permute(2, 0, 1)[None]
 
-    def _index(self, device: torch.device) -> Tensor:
+    def index(self, device: torch.device) -> Tensor:
         """Return the row of each (query, key) pair, [1 + patches, 1 + patches]."""
         row = torch.arange(self.rows, device=device).repeat_interleave(self.columns)
         column = torch.arange(self.columns, device=device).repeat(self.rows)

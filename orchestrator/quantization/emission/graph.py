@@ -36,6 +36,8 @@ IR_VERSION: Final = 10
 MICROSOFT: Final = "com.microsoft"
 GEMM_KINDS: Final[tuple[KindName, ...]] = ("static_s7", "row_s7", "row_u8", "s7")
 LSTM_KINDS: Final[tuple[KindName, ...]] = ("s7",)
+COMPARED_BYTES: Final = 64
+"""Bytes at both ends of two arrays that are compared first."""
 PROTOBUF_LIMIT_BYTES: Final = 2**31 - 2**20
 """Protobuf allows 2 GiB per message; 1 MiB is left for nodes and names."""
 
@@ -58,13 +60,17 @@ class GraphBuilder:
         self.units: list[Unit] = []
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
+        self._names: dict[str, str] = {}
+        self._alike: dict[tuple[Any, ...], list[str]] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._rows: dict[str, tuple[str, str]] = {}
 
-    def input(self, name: str, shape: Sequence[str | int]) -> str:
-        """Declare an int32 input; named dimensions are symbolic."""
-        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, list(shape)))
+    def input(
+        self, name: str, shape: Sequence[str | int], element_type: int = TensorProto.INT32
+    ) -> str:
+        """Declare an input, int32 if nothing else is said; named dimensions are symbolic."""
+        self._inputs.append(helper.make_tensor_value_info(name, element_type, list(shape)))
         return name
 
     def output(self, name: str, value: str, shape: Sequence[str | int]) -> None:
@@ -73,11 +79,23 @@ class GraphBuilder:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
 
     def constant(self, name: str, array: npt.NDArray[Any]) -> str:
-        """Store an initializer once under its name and return the name."""
-        if name not in self._initializers:
+        """Store an initializer once and return its name.
+
+        Equal arrays of different names are stored under the first one: layers that share their
+        weights cost no more than one of them.
+        """
+        if name not in self._names:
             tensor = numpy_helper.from_array(np.ascontiguousarray(array), name)
-            self._initializers[name] = tensor
-        return name
+            content = tensor.raw_data
+            key = (array.shape, array.dtype, content[:COMPARED_BYTES], content[-COMPARED_BYTES:])
+            stored = self._alike.setdefault(key, [])
+            for other in stored:
+                if self._initializers[other].raw_data == content:
+                    self._names[name] = other
+                    return other
+            stored.append(name)
+            self._initializers[name], self._names[name] = tensor, name
+        return self._names[name]
 
     def scalar(self, value: float, dtype: type[np.generic] = np.float32) -> str:
         """Store a 0-dimensional constant."""

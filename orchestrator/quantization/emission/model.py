@@ -1,21 +1,20 @@
 """Emission: from a config and its parameters to an ONNX model.
 
-Inputs, int32: ``input_ids`` [B, S], ``attention_mask`` [B, S] and, if the model has segments,
-``token_type_ids`` [B, S]; ``embedding_mask`` [B, S] if the package states that prompts are not
-pooled. Outputs, float32: ``embedding`` [B, D] and ``logits.<target>`` [B, K].
-B and S are symbolic.
+Inputs of texts, int32: ``input_ids`` [B, S], ``attention_mask`` [B, S] and, if the model has
+segments, ``token_type_ids`` [B, S]; ``embedding_mask`` [B, S] if the package states that prompts
+are not pooled. Of images, float32: ``pixel_values`` [B, C, height, width]. Of sounds, float32:
+``input_values`` [B, N] or ``input_features`` [B, F, M], with ``attention_mask``.
+Outputs, float32: ``embedding`` [B, D] and ``logits.<target>`` [B, K]. B and S are symbolic.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
 from orchestrator.arrays import AnyArray
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
-from orchestrator.modeling.embeddings.configs import SinusoidalPosConfig
-from orchestrator.modeling.embeddings.stack_config import EmbeddingStackConfig
 from orchestrator.modeling.encoders.configs import (
     GatedCnnConfig,
     TransformerConfig,
@@ -27,12 +26,13 @@ from orchestrator.quantization.backends.onnxruntime_cpu.session import (
     METADATA_POSITIONS,
     METADATA_VOCAB,
 )
-from orchestrator.quantization.emission.embeddings import emit_embedding
-from orchestrator.quantization.emission.gatedcnn import GatedCnnEmitter
+from orchestrator.quantization.emission.embedded import Embedded
+from orchestrator.quantization.emission.embeddings.stack import emit_embedding
+from orchestrator.quantization.emission.encoders.gatedcnn import GatedCnnEmitter
+from orchestrator.quantization.emission.encoders.recurrent import CELLS, RecurrentEmitter
+from orchestrator.quantization.emission.encoders.transformer import TransformerEmitter
 from orchestrator.quantization.emission.graph import GraphBuilder
 from orchestrator.quantization.emission.heads import HeadEmitter
-from orchestrator.quantization.emission.recurrent import CELLS, RecurrentEmitter
-from orchestrator.quantization.emission.transformer import TransformerEmitter
 from orchestrator.quantization.emission.weights import Weights
 from orchestrator.quantization.kinds import Range
 from orchestrator.quantization.plans import Plan, Unit
@@ -50,17 +50,6 @@ class Emission:
     def to_bytes(self) -> bytes:
         """Return the content of ``model.onnx``."""
         return bytes(self.model.SerializeToString())
-
-
-FREE_OPTIONS = frozenset(
-    {
-        "type", "num_layers", "num_heads", "num_kv_heads", "head_size", "intermediate_size",
-        "norm_position", "norm", "norm_eps", "activation", "feed_forward", "bias", "mask", "rotary",
-        "attention", "dropout", "activation_dropout", "attention_dropout", "drop_path",
-    }
-)  # fmt: skip
-"""Options of transformer blocks that have an ONNX form, or no effect in inference. All other
-options, and those that are added later, must be at their defaults."""
 
 
 def emit(
@@ -89,79 +78,64 @@ def emit(
     """
     graph = GraphBuilder(plan or Plan({}), ranges, observe=observe)
     weights = Weights(state)
-    if config.decoder is not None:
-        raise InputError(
-            "a model with a decoder cannot be quantized yet; supported: encoder models"
-        )
-    _require_plain(config)
-    mask = graph.input("attention_mask", ["batch", "length"])
-    hidden = emit_embedding(graph, config, weights, mask)
-    hidden = _emit_encoder(graph, config, weights, hidden, mask)
-    HeadEmitter(graph, config, weights, statement).emit(hidden, mask)
+    _require_form(config)
+    embedded = emit_embedding(graph, config, weights)
+    hidden = emit_encoder(graph, config, weights, embedded)
+    HeadEmitter(graph, config, weights, statement).emit(hidden, embedded.mask)
     _require_all_read(weights, config)
-    model = graph.model()
+    model, sizes = graph.model(), config.embedding.dimensions_of_parts(config.dimensions)
     onnx.helper.set_model_props(
         model,
         {
             METADATA_VOCAB: str(config.vocab_size),
-            METADATA_POSITIONS: str(config.max_position_embeddings),
+            METADATA_POSITIONS: str(sizes.max_position_embeddings),
         },
     )
     return Emission(model, tuple(graph.units))
 
 
-def _require_plain(config: ModelConfig) -> None:
-    """Refuse options that have no ONNX form here yet."""
-    plain = TransformerConfig()
+def _require_form(config: ModelConfig) -> None:
+    """Refuse what has no ONNX form, with the reason.
+
+    Raises:
+        InputError: If the model has experts, a prefix, two streams, or answers by its decoder.
+    """
     encoder = config.encoder
-    found = []
-    if isinstance(encoder, TransformerConfig):
-        others = (name for name in type(encoder).model_fields if name not in FREE_OPTIONS)
-        found = [name for name in others if getattr(encoder, name) != getattr(plain, name)]
-        if encoder.norm_position not in ("post", "pre"):
-            found.append(f"norm_position: {encoder.norm_position}")
-        if encoder.norm == "rms_offset":
-            found.append("norm: rms_offset")
-        if encoder.mask == "prefix":
-            found.append("mask: prefix")
-        if encoder.rotary is not None and encoder.rotary.layout != "halves":
-            found.append("rotary.layout: pairs")
-        if encoder.rotary is not None and encoder.rotary.scaling is not None:
-            found.append("rotary.scaling")
-        if encoder.rotary is not None and encoder.rotary.share != 1.0:
-            found.append("rotary.share")
-    found = [f"encoder.{name}" for name in found]
-    other = EmbeddingStackConfig()
-    names = ["size", "max_position_embeddings"]
-    names += ["norm_bias"] if config.embedding.layernorm else []
-    found += [
-        f"embedding.{name}"
-        for name in names
-        if getattr(config.embedding, name) != getattr(other, name)
-    ]
-    waves = config.embedding.part("sinusoidalpos")
-    if isinstance(waves, SinusoidalPosConfig):
-        layout = SinusoidalPosConfig(layout=waves.layout)
-        names = [name for name, value in waves if value != getattr(layout, name)]
-        found += [f"sinusoidalpos.{name}" for name in names]
-    if found:
-        raise InputError(
-            f"a model with {', '.join(found)} cannot be quantized yet; supported: transformers "
-            "without these options"
-        )
+    reason = ""
+    if isinstance(encoder, TransformerConfig) and encoder.experts is not None:
+        reason = "encoder.experts: which experts a token passes through depends on its values"
+    elif isinstance(encoder, TransformerConfig) and encoder.mask == "prefix":
+        reason = "encoder.mask: prefix, and a graph has no input for the prefix"
+    elif encoder.two_streams:
+        reason = "two streams: each is a model of its own; import the tower that you need"
+    elif config.decoder is not None and _answering(config):
+        names = ", ".join(_answering(config))
+        reason = f"a decoder that the targets {names} read; only its encoder has a graph"
+    if reason:
+        raise InputError(f"a model with {reason} cannot be quantized. Serve the package as it is")
 
 
-def _emit_encoder(
-    graph: GraphBuilder, config: ModelConfig, weights: Weights, hidden: str, mask: str
+def _answering(config: ModelConfig) -> list[str]:
+    """Return the names of the targets that are answered in one pass."""
+    return [each.name for each in config.target if isinstance(each, ClsConfig | PairConfig)]
+
+
+def emit_encoder(
+    graph: GraphBuilder, config: ModelConfig, weights: Weights, embedded: Embedded
 ) -> str:
-    encoder = config.encoder
+    """Encode what the embedding made; return the hidden states [B, S, D].
+
+    Raises:
+        InputError: If the encoder has no ONNX form here.
+    """
+    encoder, inner = config.encoder, config.embedding.dimensions_of_parts(config.dimensions)
+    sizes = replace(config.dimensions, max_position_embeddings=inner.max_position_embeddings)
     if isinstance(encoder, TransformerConfig):
-        emitter = TransformerEmitter(graph, encoder, config.dimensions, weights)
-        return emitter.emit(hidden, mask)
+        return TransformerEmitter(graph, encoder, sizes, weights).emit(embedded)
     if isinstance(encoder, GatedCnnConfig):
-        return GatedCnnEmitter(graph, encoder, weights).emit(hidden, mask)
+        return GatedCnnEmitter(graph, encoder, weights).emit(embedded.hidden, embedded.mask)
     if isinstance(encoder, RecurrentConfig):
-        return RecurrentEmitter(graph, encoder, weights).emit(hidden, mask)
+        return RecurrentEmitter(graph, encoder, weights).emit(embedded.hidden, embedded.mask)
     raise InputError(
         f"encoder {encoder.type_name()!r} cannot be quantized yet; supported: "
         f"{', '.join(SUPPORTED_ENCODERS)}"
@@ -175,6 +149,8 @@ def _require_all_read(weights: Weights, config: ModelConfig) -> None:
         for target in config.target
         if not isinstance(target, ClsConfig | PairConfig)
     )
+    if config.decoder is not None:
+        dropped = (*dropped, "decoder.", "target_embedding.")
     unread = [name for name in weights.unread() if not name.startswith(dropped)]
     if unread:
         raise InputError(

@@ -6,6 +6,12 @@ import torch
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.model import Model
+from orchestrator.quantization.backends.onnxruntime_cpu.session import open_session
+from orchestrator.quantization.emission.embeddings.stack import emit_embedding
+from orchestrator.quantization.emission.graph import GraphBuilder
+from orchestrator.quantization.emission.model import emit_encoder
+from orchestrator.quantization.emission.weights import Weights
+from orchestrator.quantization.plans import Plan, fully_quant
 
 HEADS = (
     {"type": "cls", "name": "mean", "num_labels": 5, "pooling": "mean"},
@@ -74,3 +80,48 @@ def torch_answers(model: Model, batch: dict[str, np.ndarray]) -> dict[str, np.nd
         answers = model.predict(tensors)
         answers["embedding"] = model.pool(model.encode(tensors), tensors)
     return {name: tensor.numpy() for name, tensor in answers.items()}
+
+
+def encoded(model: Model, batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return torch's hidden states [B, S, D] and mask [B, S]."""
+    tensors = {name: torch.from_numpy(values) for name, values in batch.items()}
+    with torch.no_grad():
+        hidden, mask = model.read(tensors)
+    return hidden.numpy(), mask.numpy()
+
+
+class EncoderGraph:
+    """The graph of embedding and encoder alone, whose outputs are all hidden states.
+
+    Attributes:
+        units: Its units.
+        model: The ONNX model.
+    """
+
+    def __init__(self, config: ModelConfig, state: dict[str, np.ndarray], kind: str = "fp32"):
+        self.units = self._write(config, state, Plan({})).units
+        plan = Plan({}) if kind == "fp32" else fully_quant(self.units, kind)
+        graph = self._write(config, state, plan)
+        self.model = graph.model()
+        self.session = open_session(self.model.SerializeToString())
+
+    def _write(self, config, state, plan):
+        graph, weights = GraphBuilder(plan), Weights(state)
+        embedded = emit_embedding(graph, config, weights)
+        hidden = emit_encoder(graph, config, weights, embedded)
+        graph.output("hidden", hidden, ["batch", "length", config.hidden_size])
+        graph.output("mask", graph.op("Cast", [embedded.mask], to=1), ["batch", "length"])
+        left = ("targets.", "decoder.", "target_embedding.")
+        assert not [name for name in weights.unread() if not name.startswith(left)]
+        return graph
+
+    def run(self, batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return hidden states [B, S, D] and mask [B, S]."""
+        feed = {
+            value.name: batch[value.name].astype(
+                np.int32 if value.type == "tensor(int32)" else np.float32
+            )
+            for value in self.session.get_inputs()
+        }
+        hidden, mask = self.session.run(None, feed)
+        return hidden, mask.astype(bool)

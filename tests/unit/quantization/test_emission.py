@@ -201,72 +201,12 @@ def test_models_without_an_onnx_form_are_refused_with_the_alternatives():
     headless = model_config(transformer(), heads=({"type": "mlm"},))
     with pytest.raises(InputError, match="fine-tune"):
         emit(headless, state_of(random_model(headless)))
-    image = model_config(
-        transformer(), parts=({"type": "patch", "image_size": 8, "patch_size": 4},), heads=HEADS[:1]
-    )
-    with pytest.raises(InputError, match="word, pos, seg"):
-        emit(image, state_of(random_model(image)))
 
 
 def test_a_language_model_head_is_left_out():
     config = model_config(transformer(), heads=({"type": "mlm"}, HEADS[0]))
     answers = predict(config, state_of(random_model(config)), Plan({}), ragged_batch())
     assert set(answers) == {"mean", "embedding"}
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"shared_layers": True},
-        {"experts": {"num_experts": 2}},
-        {"attention_bias": ["query"]},
-        {"attention_scale": 1.0},
-        {"position_bias": {"type": "t5"}},
-        {"position_bias": {"type": "disentangled"}},
-        {"convolution": {}},
-        {"window": 4},
-        {"window_layers": [1], "window": 4},
-        {"window_rotary": {}, "window": 4, "rotary": {}},
-        {"rotary_layers": [1], "rotary": {}},
-        {"first_norm": False, "norm_position": "pre"},
-        {"norm_bias": False},
-        {"feed_forward_bias": ["down"]},
-        {"final_norm": False, "norm_position": "pre"},
-        {"layer_scale": 0.1},
-        {"mask": "prefix"},
-        {"rotary": {"layout": "pairs"}},
-        {"rotary": {"share": 0.5}},
-        {"query_key_norm": "head"},
-        {"attention_softcap": 5.0},
-        {"norm_position": "both"},
-        {"norm_position": "output"},
-        {"norm": "rms_offset"},
-    ],
-)
-def test_options_without_an_onnx_form_are_refused_by_name(option):
-    config = model_config(transformer(**option))
-    with pytest.raises(InputError, match=next(iter(option))):
-        emit(config, {})
-
-
-@pytest.mark.parametrize(
-    "option", [{"size": 8}, {"norm_bias": False}, {"max_position_embeddings": 9}]
-)
-def test_embeddings_without_an_onnx_form_are_refused_by_name(option):
-    config = model_config(transformer(), parts=("word",), **option)
-    with pytest.raises(InputError, match=f"embedding.{next(iter(option))}"):
-        emit(config, {})
-
-
-@pytest.mark.parametrize(
-    "option",
-    [{"spacing": "tensor2tensor"}, {"offset": 2}, {"pad_aware": True}, {"stored": True}],
-)
-def test_waves_without_an_onnx_form_are_refused_by_name(option):
-    part = {"type": "sinusoidalpos", **option}
-    config = model_config(transformer(), parts=("word", part))
-    with pytest.raises(InputError, match=f"sinusoidalpos.{next(iter(option))}"):
-        emit(config, {})
 
 
 @pytest.mark.parametrize(

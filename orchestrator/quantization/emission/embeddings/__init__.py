@@ -1,0 +1,1 @@
+"""Embeddings as ONNX nodes: tokens and positions, images, sounds."""

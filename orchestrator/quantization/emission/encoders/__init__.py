@@ -1,0 +1,1 @@
+"""Encoders as ONNX nodes: transformers, recurrent and gated convolutional ones."""
