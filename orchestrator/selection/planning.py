@@ -1,7 +1,7 @@
 """Planning of the select job: candidates, history, policy and recall in one typed plan. No Ray."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -151,7 +151,7 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
     history = _history(matrix, packages, config)
     tagged = frozenset(r for r, item in facts.items() if is_tagged(r, item.trained_on, task.name))
     informed = tagged if config.halving.use_tags else ()
-    decider = choose_policy(config.halving.policy, history, informed)
+    decider = _decider(config, history, informed)
     warnings += decider.changes(config.halving.policy, history)
     for warning in warnings:
         logger.warning("%s", warning)
@@ -201,7 +201,7 @@ def describe_selection(config: SelectConfig) -> str:
     matrix = _matrix(config, [package.ref for package in found])
     epochs, count = config.fine_tune.epochs, len(packages)
     history = _history(matrix, {p.ref: p for p in packages}, config)
-    decider = choose_policy(config.halving.policy, history)
+    decider = _decider(config, history)
     rows = rows_at_hand(config, matrix)
     steps = None if rows is None else steps_per_epoch(rows, config.fine_tune)
     pool, _ = _pool_sizes(config, count, decider, steps)
@@ -292,6 +292,12 @@ def _without_changed(
     models = {name: item for name, item in matrix.models.items() if name not in changed}
     cells = matrix.cells[~matrix.cells["model"].isin(changed)]
     return PerformanceMatrix(cells.reset_index(drop=True), models, matrix.datasets), warnings
+
+
+def _decider(config: SelectConfig, history: History, tags: Iterable[str] = ()) -> Decider:
+    """The policy; without a budget a small pool may take the epochs of the usual one."""
+    decider = choose_policy(config.halving.policy, history, tags)
+    return decider if config.budget.unit else decider.with_usual_epochs(config.fine_tune.epochs)
 
 
 def _pool_sizes(

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from orchestrator.config.registry import EntryConfig, Registry
@@ -62,6 +62,14 @@ class Policy(ABC):
         """Largest number of models in each stage; their sum is the worst-case cost in epochs."""
         return halving_sizes(pool, stages)
 
+    def within(self, epochs: int) -> "Policy":
+        """The policy where all stages may take ``epochs``, if it can cut later than halving does.
+
+        Args:
+            epochs: Limit; a smaller one than halving takes has no effect.
+        """
+        return self
+
 
 POLICIES = Registry("policy", PolicyConfig, builtin="orchestrator.selection.policies")
 
@@ -85,6 +93,11 @@ class Decider:
         sets = len(history.datasets)
         return [f"policy {asked} became {self.name}: {sets} history sets"] * (asked != self.name)
 
+    def with_usual_epochs(self, stages: int) -> "Decider":
+        """The same where a small pool may take the epochs of the usual one: it is cut later."""
+        usual = sum(self.policy.sizes(self.policy.default_pool, stages))
+        return replace(self, policy=self.policy.within(usual))
+
 
 def choose_policy(name: str, history: History, tags: Iterable[str] = ()) -> Decider:
     """Make the policy ``name``, or the one that replaces it with little history.
@@ -107,6 +120,19 @@ def choose_policy(name: str, history: History, tags: Iterable[str] = ()) -> Deci
 def halving_sizes(pool: int, stages: int) -> list[int]:
     """Models trained in each stage when half is dropped every time: 40, 20, 10, 5, 2."""
     return [max(1, pool >> stage) for stage in range(stages)]
+
+
+def largest_room(pool: int, spent: int, stages: int, epochs: int) -> int:
+    """Models that can go on when halving them to the end may cost at most ``epochs`` in all.
+
+    Args:
+        pool: Models of the complete stage.
+        spent: Epochs of all stages so far.
+        stages: Stages that are left.
+        epochs: Limit.
+    """
+    fitting = (n for n in range(pool, 1, -1) if spent + sum(halving_sizes(n, stages)) <= epochs)
+    return next(fitting, 1)
 
 
 def ranked(scores: dict[str, float]) -> list[str]:

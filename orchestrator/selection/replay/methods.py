@@ -199,6 +199,8 @@ def _two_phase(
 ) -> Start:
     tags = sorted(target.tagged) if settings.use_tags else ()
     decider = choose_policy(settings.policy, history, tags)
+    if settings.budget is None:
+        decider = decider.with_usual_epochs(target.stages)
     pool = settings.keep
     if pool is None:
         pool = int(POLICIES.component_class(settings.policy).default_pool)

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,6 +133,34 @@ def test_hopeless_models_are_dropped_before_half_and_the_leader_never(history):
     assert bracket.verdicts[0].kept == ("m3",)
     assert cost == 8 + 3
     assert "chance of beating m3" in bracket.dropped["m0"][1]
+
+
+@pytest.fixture
+def impartial(history):
+    """The default policy without any preference among models."""
+    predictor = ShrunkenPredictor.fit(history)
+    return Shrunken(replace(predictor, mean=np.zeros_like(predictor.mean)))
+
+
+def test_a_small_pool_takes_the_epochs_of_the_usual_one_where_the_choice_is_open(
+    history, impartial
+):
+    policy = impartial
+    late = policy.within(sum(policy.sizes(10, 5)))
+    assert policy.sizes(5, 5) == [5, 2, 1, 1, 1]
+    assert late.sizes(5, 5) == [5, 5, 5, 3, 1]
+    assert policy.sizes(10, 5) == late.sizes(10, 5) == [10, 5, 2, 1, 1]
+    assert [late.sizes(1, n) for n in (1, 2)] == [[1], [1, 1]]
+    for each, cost in ((policy, 10), (late, 19)):
+        bracket = Bracket(history.models[:5], 5, each)
+        assert drain(bracket, lambda model, rung: 0.5) == cost == sum(each.sizes(5, 5))
+
+
+def test_epochs_that_early_drops_save_keep_open_choices(history, impartial):
+    bracket = Bracket(history.models, 4, impartial)
+    cost = drain(bracket, lambda m, rung: 0.6 if m in ("m2", "m3", "m5") else 0.3)
+    assert [len(verdict.kept) for verdict in bracket.verdicts] == [3, 3, 1, 1]  # halving: 4, 2, 1
+    assert cost == 8 + 3 + 3 + 1 <= sum(halving_sizes(8, 4))
 
 
 def test_paper_filter_never_drops_the_best_validated(history):

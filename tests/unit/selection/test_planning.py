@@ -375,7 +375,7 @@ def test_the_runner_enters_planning_once(world, matrix, monkeypatch):
 def test_check_needs_no_cluster(world, matrix):
     text = select_runner.check(select_job(world))
     assert "keeps 3 of 5" in text
-    assert "3 + 1 + 1 = 5 epochs; brute force 15" in text
+    assert "3 + 3 + 1 = 7 epochs; brute force 15" in text
     assert "15 cells x 3 epochs = 45 epochs" in benchmark_runner.check(benchmark_job(world))
 
 
