@@ -2,8 +2,10 @@
 
 Every rate sees the same rows in the same order for a quarter of the first epoch
 (`steps_of_a_rate`). The best on validation rows goes on from its own state, so that its steps are
-part of the first rung; the steps of the others are the price of the choice. What each rate has
-reached is committed: a killed trial trains no rate twice. A rate that diverges is not chosen.
+part of the first rung; the steps of the others are the price of the choice. Among equal scores the
+lower validation loss is better: after a few steps all rates may give every row the same answer.
+What each rate has reached is committed: a killed trial trains no rate twice. A rate that diverges
+is not chosen.
 """
 
 import logging
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import StageError
-from orchestrator.selection.results import JournalRow
+from orchestrator.selection.results import EpochResult, JournalRow
 from orchestrator.selection.trials.failures import reason_of, repeats
 from orchestrator.storage import staged, verify_folder
 
@@ -81,19 +83,21 @@ class RateTrials:
         if not sound:
             reasons = "; ".join(f"{row.learning_rate:g}: {row.error}" for row in rows)
             raise StageError(f"every learning rate failed: {reasons}")
-        chosen = max(sound, key=lambda row: row.decides or 0.0)
+        chosen = max(sound, key=_order)
         rate = chosen.learning_rate or 0.0
+        journal = tuple(row.journal_row() for row in rows)
         logger.info("%s: learning rate %g of %d", self._trial, rate, len(rows))
         if self._last is not None and self._last[0] == rate:
-            return self._last[1], rows
+            return self._last[1], journal
         tuner = self._make(rate)
         tuner.load(self._place(rows.index(chosen)) / TRAINER)
-        return tuner, rows
+        return tuner, journal
 
     def tried(self) -> tuple[JournalRow, ...]:
         """Rates whose trials are committed."""
         places = [self._place(number) for number in range(len(self._rates))]
-        return tuple(_read(place) for place in places if (place / MANIFEST).exists())
+        done = (place for place in places if (place / MANIFEST).exists())
+        return tuple(_read(place).journal_row() for place in done)
 
     def remove(self) -> None:
         """Remove the states of the rates, once the first epoch is committed."""
@@ -102,7 +106,7 @@ class RateTrials:
     def _place(self, number: int) -> Path:
         return self._folder / str(number)
 
-    def _row(self, number: int, rate: float) -> JournalRow:
+    def _row(self, number: int, rate: float) -> EpochResult:
         folder = self._place(number)
         if (folder / MANIFEST).exists():
             return _read(folder)
@@ -121,7 +125,7 @@ class RateTrials:
                 self._last = rate, tuner
         return row
 
-    def _train(self, rate: float) -> "tuple[JournalRow, FineTuner]":
+    def _train(self, rate: float) -> "tuple[EpochResult, FineTuner]":
         begun = time.perf_counter()
         tuner = self._make(rate)
         started = time.perf_counter()
@@ -133,6 +137,7 @@ class RateTrials:
             rate,
             validation=score if sound else None,
             goodness=self._goodness(score) if sound else None,
+            loss=loss if sound else None,
             error="" if sound else f"training diverged (loss {loss:g})",
             steps=tuner.steps_done,
             seconds=time.perf_counter() - started,
@@ -140,10 +145,15 @@ class RateTrials:
         )
         return row, tuner
 
-    def _result(self, rate: float, **fields: float | str | None) -> JournalRow:
+    def _result(self, rate: float, **fields: float | str | None) -> EpochResult:
         known = {"trial": self._trial, "rung": 1, "phase": "learning rate", "learning_rate": rate}
-        return JournalRow.model_validate({**known, "finished_at": time.time(), **fields})
+        return EpochResult.model_validate({**known, "finished_at": time.time(), **fields})
 
 
-def _read(folder: Path) -> JournalRow:
-    return JournalRow.model_validate(verify_folder(folder, MANIFEST)["row"])
+def _order(row: EpochResult) -> tuple[float, float]:
+    """Score, then loss; a state of an earlier release has no loss."""
+    return row.decides or 0.0, -math.inf if row.loss is None else -row.loss
+
+
+def _read(folder: Path) -> EpochResult:
+    return EpochResult.model_validate(verify_folder(folder, MANIFEST)["row"])

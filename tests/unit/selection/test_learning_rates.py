@@ -76,6 +76,12 @@ def test_a_rate_that_diverges_is_not_chosen(world, tmp_path):
     assert len(row.rates) == 2  # they are paid for
 
 
+def test_the_lower_loss_is_better_among_equal_scores(world, tmp_path):
+    row = FineTuneTrial(payload(world, tmp_path / "state", learning_rates=(1e-8, 1e-6))).step()
+    assert len({each.validation for each in row.rates}) == 1
+    assert row.learning_rate == 1e-6
+
+
 def test_the_journal_names_the_rates(world, tmp_path):
     row = FineTuneTrial(payload(world, tmp_path / "state")).step()
     journal = Journal(tmp_path / "t.jsonl")
