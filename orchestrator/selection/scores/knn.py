@@ -44,9 +44,17 @@ class Knn(Proxy):
 
 
 def _nearest(inputs: FloatArray) -> IntArray:
-    """Rows of the nearest neighbors of each row by cosine, ``[n, NEIGHBORS]``."""
+    """Rows of the nearest neighbors of each row by cosine, ``[n, NEIGHBORS]``, the nearest first.
+
+    A few passes for the largest cosine take a tenth of the time of a sort, and less than a
+    partition. Of equal cosines the first row is taken.
+    """
     unit = inputs / np.maximum(np.linalg.norm(inputs, axis=1, keepdims=True), 1e-12)
     cosine = unit @ unit.T
     np.fill_diagonal(cosine, -np.inf)
-    order = np.argsort(-cosine, axis=1, kind="stable")
-    return np.asarray(order[:, : min(NEIGHBORS, len(inputs) - 1)])
+    rows = np.arange(len(inputs))
+    nearest = np.empty((len(inputs), min(NEIGHBORS, len(inputs) - 1)), dtype=np.int64)
+    for place in range(nearest.shape[1]):
+        nearest[:, place] = cosine.argmax(axis=1)
+        cosine[rows, nearest[:, place]] = -np.inf
+    return nearest
