@@ -28,10 +28,10 @@ from peers.played_methods import (
     play_baselines,
     play_two_phase,
 )
-from peers.real_data import HISTORY, LARGE, TARGETS, corpora, history, target_rows
+from peers.real_data import HISTORY, LARGE, OTHERS, TARGETS, corpora, history, target_rows
 from peers.recorded_trials import RateChoice, Records
 from peers.tiny_zoo import RECIPES, WIDTH, make_zoo
-from peers.training_page import BRUTE, HEADING, OURS, Case, goal_found, section
+from peers.training_page import BRUTE, HEADING, OURS, Case, goal_found, others, section
 from peers.whole_jobs import import_minilm, run_job
 from selection import DATA as PUBLISHED
 from selection import PAGE, TITLE, with_section
@@ -56,6 +56,8 @@ USUAL: Final = tuple(name for name in TARGETS if name != LARGE)
 WHOLE: Final = "two_phase, a whole epoch for every rate"
 FINE_TUNE: Final = FineTuneConfig(epochs=EPOCHS, max_length=32, learning_rate=2e-3)
 """Of the history, at the product's default rate of narrow models."""
+AT_ONCE: Final = 3
+"""Cases that one Ray plays; then they are stored."""
 
 
 class Bench:
@@ -218,9 +220,10 @@ def play(
         say(f"{title} ...")
         stored = Outcomes(bench.work / f"{method}.json")
         known = stored.of if method in THROUGH_TUNE else {}
-        missing = {name: curves[case] for name, case in names.items() if name not in known}
-        if missing and (with_tune or method not in THROUGH_TUNE):
-            stored.add(play_baselines(missing, method))
+        missing = [name for name in names if name not in known]
+        while missing and (with_tune or method not in THROUGH_TUNE):
+            part, missing = missing[:AT_ONCE], missing[AT_ONCE:]
+            stored.add(play_baselines({name: curves[names[name]] for name in part}, method))
         found[title] = {c: stored.of[name] for name, c in names.items() if name in stored.of}
     for case, outcome in found[BRUTE].items():
         plan = bench.plan(*case)
@@ -230,15 +233,19 @@ def play(
 
 
 def jobs(bench: Bench, curves: Mapping[Case, Curves], *, start: bool) -> list[str]:
-    """Whole jobs at one learning rate: one per modality, and one with MiniLM among them."""
+    """Whole jobs at one learning rate: one per modality and kind of task."""
     lines = [
         "| select | chosen: job, records | test: job, records | steps: job, records | "
         "seconds: job, records | wall, s |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    firsts = {TARGETS[name].modality: name for name in reversed(bench.targets)}
+    kinds = {
+        (TARGETS[n].modality, TARGETS[n].task): n
+        for n in reversed(bench.targets)
+        if n not in OTHERS
+    }
     one = FINE_TUNE.model_copy(update={"learning_rate": RATES[1]}).model_dump()
-    for target in firsts.values():
+    for target in kinds.values():
         config, case = bench.config(target, 0, fine_tune=one), (target, 0)
         job = run_job(config, bench.work / "jobs", start=start)
         if job is None:
@@ -280,12 +287,12 @@ def minilm(bench: Bench, *, start: bool) -> list[str]:
 def facts_of(bench: Bench, found: Mapping[str, Mapping[Case, Outcome]]) -> list[str]:
     """Paragraphs on the zoo, the history, the targets and what was left out."""
     reasons = {reason for case in found[BRUTE] for reason in bench.plan(*case).failed.values()}
-    target = TARGETS[bench.targets[0]]
+    names, rows = dict.fromkeys(name for name, _ in found[BRUTE]), TARGETS[bench.targets[0]].rows
     return [
         f"Zoo: {len(RECIPES)} encoders of width {WIDTH}, pre-trained on "
         f"{len({recipe.corpus for recipe in RECIPES.values()})} corpora: {', '.join(RECIPES)}. "
         f"History: the text encoders on {', '.join(HISTORY)}; none for images and sounds.",
-        f"Targets: {', '.join(bench.targets)}, {len(SEEDS)} seeds; {target.rows[0]} training rows "
+        f"Targets: {', '.join(names)}, {len(SEEDS)} seeds; {rows[0]} training rows "
         f"of a text; {EPOCHS} epochs; learning rates {', '.join(f'{rate:g}' for rate in RATES)}.",
         f"Left out at no cost, as their config says: {'; '.join(sorted(reasons))}.",
     ]
@@ -318,10 +325,12 @@ def main() -> int:
             bench.score(*case, package)
     if options.until == "records":
         return 0
+    apart = {case: curves.pop(case) for case in list(curves) if case[0] in OTHERS}
     found = play(bench, curves, with_tune=not options.without_tune)
     starts = not options.without_jobs
     whole = [*jobs(bench, curves, start=starts), *minilm(bench, start=starts)]
-    text = section(found, facts_of(bench, found), whole)
+    check = others(play(bench, apart, with_tune=False)) if apart else []
+    text = section(found, facts_of(bench, found), [*check, *whole])
     sys.stdout.write(f"## {HEADING}\n\n{text}\n")
     if options.write:
         old = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else TITLE

@@ -64,7 +64,12 @@ TARGETS: Final[Mapping[str, Target]] = {
     "mnist": Target("mnist10k", "image", (256, 240, 1000)),
     "spoken": Target("fsdd_speakers_a", "audio", (192, 160, 400)),
     LARGE: Target("cl_sentences/trec", rows=(1024, 400, 500)),
+    "cr": Target("cl_sentences/cr"),
+    "amazon": Target("cl_text5/amazon"),
+    "fashion": Target("fashion900", "image", (256, 240, 300)),
 }
+OTHERS: Final = ("cr", "amazon", "fashion")
+"""Targets that were recorded after the rules of selection were made on the others."""
 
 
 def corpora(folder: Path, data: Path) -> dict[str, str]:
