@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import __version__
-from orchestrator.errors import InterruptedRunError, OrchestratorError, RefusedError
+from orchestrator.errors import InterruptedRunError, OrchestratorError
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -38,6 +38,7 @@ class Job:
         run: ``module:function`` that runs a config.
         check: ``module:function`` that describes what it would do.
         needs_file: Whether ``--config`` must be given.
+        subject: Setting that the first word without ``=`` gives, as in ``quantize PACKAGE``.
         subcommands: Further commands of the verb, name → module with ``register(subparsers)``.
     """
 
@@ -46,6 +47,7 @@ class Job:
     run: str
     check: str
     needs_file: bool = True
+    subject: str = ""
     subcommands: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -145,7 +147,14 @@ JOBS: dict[str, Job] = {
         "generating.runner",
         needs_file=False,
     ),
-    "quantize": Job.of("quantization", "QuantizeConfig", "package + goal → INT8 package"),
+    "quantize": Job.of(
+        "quantization",
+        "QuantizeConfig",
+        "package + goal → INT8 package",
+        needs_file=False,
+        subject="package",
+        subcommands={"inspect": "orchestrator.quantization.inspect_cli"},
+    ),
 }
 VERBS: dict[str, Job | Tool] = {
     **JOBS,
@@ -216,10 +225,10 @@ def guarded(work: Callable[[], int], *, json_line: bool = False) -> int:
 
 
 def _error_line(error: BaseException, code: int) -> "dict[str, JsonValue]":
-    """Return the JSON line of a job that did not end well; a refused one names its package."""
+    """Return the JSON line of a job that did not end well, with what its error knows."""
     status = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
     line: dict[str, JsonValue] = {"status": status, "error": str(error), "exit_code": code}
-    return {**line, **error.result} if isinstance(error, RefusedError) else line
+    return {**line, **error.result} if isinstance(error, OrchestratorError) else line
 
 
 def _run_job(job: Job, options: argparse.Namespace) -> int:
@@ -229,16 +238,27 @@ def _run_job(job: Job, options: argparse.Namespace) -> int:
     if options.print_schema:
         sys.stdout.write(json.dumps(json_schema(config_class), indent=2) + "\n")
         return EXIT_DONE
-    config = load_config(config_class, options.config, options.overrides)
+    config = load_config(config_class, options.config, _overrides(job, options.overrides))
     if options.print_config:
         sys.stdout.write(dump_yaml(config))
         return EXIT_DONE
     if options.check:
-        sys.stdout.write(job.load(job.check)(config).rstrip() + "\n")
+        text = job.load(job.check)(config).rstrip()
+        if options.json:
+            _write_json_line({"status": "checked", "lines": text.splitlines()})
+        else:
+            sys.stdout.write(f"{text}\n")
         return EXIT_DONE
     result: JobResult = job.load(job.run)(config)
     _write_json_line(result.model_dump(mode="json"))
     return EXIT_DONE
+
+
+def _overrides(job: Job, words: Sequence[str]) -> list[str]:
+    """Return the settings of a command line; its first word may name the subject alone."""
+    if job.subject and words and "=" not in words[0]:
+        return [f"{job.subject}={words[0]}", *words[1:]]
+    return list(words)
 
 
 def _job_parser(verb: str, job: Job) -> argparse.ArgumentParser:
@@ -250,6 +270,9 @@ def _job_parser(verb: str, job: Job) -> argparse.ArgumentParser:
     )
     parser.add_argument("-c", "--config", help="YAML file of this job")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting")
+    parser.add_argument(
+        "--json", action="store_true", help="print a check as JSON; a result always is"
+    )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="validate and estimate, run nothing")
     action.add_argument("--print-config", action="store_true", help="print the resolved config")

@@ -7,6 +7,7 @@ A message says what was wrong (the value), what is allowed, and what to do.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,9 +15,14 @@ if TYPE_CHECKING:
 
 
 class OrchestratorError(Exception):
-    """Base of every error this system raises on purpose."""
+    """Base of every error this system raises on purpose.
+
+    Attributes:
+        result: What a program wants to know of it, as JSON values of the job's last line.
+    """
 
     exit_code = 1
+    result: "Mapping[str, JsonValue]" = MappingProxyType({})
 
 
 class StageError(OrchestratorError):

@@ -256,6 +256,8 @@ class Lifecycle:
         self.quantized = self.zoo.get(str(result.package))
         found = self.metrics = QuantizeMetrics.model_validate(result.metrics)
         tell.table(("unit", "kind"), list(found.plan.items()))
+        assert found.accuracy is not None  # the rows have labels
+        assert found.accuracy_float is not None
         tell.say(
             f"{found.integer_units} of {found.units} GEMMs run in INT8; test accuracy "
             f"{found.accuracy_float:.4f} → {found.accuracy:.4f}; one text "

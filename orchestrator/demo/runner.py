@@ -9,9 +9,9 @@ from orchestrator.demo.config import DemoConfig
 from orchestrator.demo.lifecycle import Lifecycle
 from orchestrator.demo.narrator import Narrator
 from orchestrator.demo.summary import DemoSummary, HeadsChapter
-from orchestrator.quantization.results import PARETO_FILE, ParetoReport
 from orchestrator.report import figures, sections
 from orchestrator.report.page import Page, Section, Table
+from orchestrator.report.precision import quantization_section
 from orchestrator.report.selection import performance_matrix, selection
 from orchestrator.storage import RunFolder, atomic_write_text
 
@@ -96,7 +96,7 @@ def report(life: Lifecycle, summary: DemoSummary) -> Page:
             performance_matrix(life.selected),
             selection(life.selected),
             sections.continual(life.learned.read_model(MATRIX_FILE, StreamEvaluation)),
-            sections.quantization(life.quantized.read_model(PARETO_FILE, ParetoReport)),
+            quantization_section(life.quantized),
             heads_section(summary.heads),
             sections.serving(traffic.latencies_ms, traffic.failures, traffic.examples),
         ],

@@ -72,8 +72,10 @@ def serve_and_ask(life: "Lifecycle") -> Traffic:
     from serving import local
     from serving.config import ServingConfig
 
-    task = load_task(life.quantization_job().data)
-    target = life.metrics.target
+    data, target = life.quantization_job().data, life.metrics.target
+    assert data is not None  # the job names both
+    assert target is not None
+    task = load_task(data)
     overrides = [f"model={life.quantized.ref}", f"zoo={json.dumps(life.config.run.zoo)}"]
     asked = life.config.overrides.get("serve", ())
     served = local.start(load_config(ServingConfig, None, [*overrides, *asked]), free_port())

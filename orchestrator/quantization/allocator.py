@@ -1,4 +1,4 @@
-"""The accuracy-decay-aware allocator: proposes plans to measure, and ranks the measured plans.
+"""The accuracy-decay-aware allocator: prices of units, and the front of plans they predict.
 
 Role of SAMP's allocator (Tian et al., EMNLP 2023 industry, arXiv 2209.09130): given an accuracy or
 a latency requirement, or none, recommend a mix of precisions. Deliberate differences:
@@ -13,12 +13,13 @@ The price list (``options``) has the error that each unit adds and the time that
 Error: one unit at a time is executed in INT8, on real texts, in the runtime that would serve it.
 Errors of small perturbations add up, so a plan's predicted error is the sum over its units; the
 prediction is stored beside each measured point. Time: units of one role and shape cost the same, so
-all units of a role are switched together, which divides the noise of the clock by their number.
+all units of a role are switched together, which divides the noise of the clock by their number, and
+what noise is left is shrunk (``shrunk_times``).
 
 Equations to functions: the knapsack (minimize the sum of errors for every sum of times) is
-``surrogate_front``; the choice under a bound, and the knee without one, is ``ranked``. Integer
-programming solvers return one plan per bound; the whole front is wanted here, and this dynamic
-program gives it in one pass.
+``surrogate_front``; the choice under a bound, and the knee without one, is ``ranking.ranked``.
+Integer programming solvers return one plan per bound; the whole front is wanted here, and this
+dynamic program gives it in one pass.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,16 +30,16 @@ import numpy as np
 
 from orchestrator.quantization.config import GoalConfig
 from orchestrator.quantization.kinds import FLOAT, KindName
+from orchestrator.quantization.measured_results import Divergence
 from orchestrator.quantization.plans import Plan, Unit, role_plan, single_plan
-from orchestrator.quantization.results import Divergence, Latency, Paired
-from orchestrator.zoo.gate import is_within
+from orchestrator.quantization.results import Latency
 
 SEPARATOR: Final = "@"
 """Between the unit or role and the kind in the names of prices."""
 GRID_CELLS: Final = 4096
 """Cells of the time axis of the knapsack: the front is exact up to one cell per unit."""
-EQUAL_SPEED: Final = 0.02
-"""Width of a class of equal speed, as a ratio; within a class the smaller error wins."""
+QUANTILE: Final = 1.959964
+"""97.5 % quantile of the standard normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +58,6 @@ class Predicted:
     plan: Plan
     time: float
     error: float
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A plan and its measurements."""
-
-    name: str
-    plan: Plan
-    paired: Paired
-    divergence: Divergence
-    latency: Latency
-    length: int | None = None
-    """Tokens at which texts are cut, where that is shorter than the job's limit."""
 
 
 def surrogate_front(
@@ -111,8 +99,8 @@ def candidates(
     """
     chosen = dict(baselines)
     known = {plan.digest for plan in baselines.values()}
-    fresh = [predicted for predicted in front if predicted.plan.digest not in known]
-    times = np.asarray([predicted.time for predicted in fresh])
+    fresh = [each for each in front if each.plan.digest not in known]
+    times = np.asarray([each.time for each in fresh])
     wanted = np.linspace(times.min(), times.max(), count) if fresh else np.empty(0)
     indices = sorted({int(np.abs(times - time).argmin()) for time in wanted})
     for position, index in enumerate(indices):
@@ -120,23 +108,10 @@ def candidates(
     return chosen
 
 
-def ranked(points: Sequence[Point], goal: GoalConfig) -> list[Point]:
-    """Return the measured points that reach the goal, in the order to deploy them."""
-    allowed = [point for point in points if _reaches(point, goal)]
-    if goal.max_accuracy_drop is not None:
-        return sorted(allowed, key=_by_speed)
-    if goal.max_latency_ms is not None:
-        return sorted(allowed, key=lambda p: (p.paired.drop, p.divergence.kl, p.latency.ratio))
-    return sorted(allowed, key=lambda point: -_knee_score(point, points))
-
-
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """Return the Pareto front of measured time and output error, fastest first."""
-    front: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.latency.ratio, p.divergence.kl)):
-        if not front or point.divergence.kl < front[-1].divergence.kl:
-            front.append(point)
-    return front
+def error_of(divergence: Divergence, goal: GoalConfig) -> float:
+    """Return the distance that the search adds up over units."""
+    error = divergence.cosine if goal.surrogate == "cosine" else divergence.error
+    return max(error, 0.0)
 
 
 def error_plans(units: Sequence[Unit], allowed: Sequence[KindName]) -> dict[str, Plan]:
@@ -157,11 +132,43 @@ def latency_plans(units: Sequence[Unit], allowed: Sequence[KindName]) -> dict[st
     }
 
 
+def shrunk_times(
+    units: Sequence[Unit], allowed: Sequence[KindName], latencies: Mapping[str, Latency]
+) -> dict[str, float]:
+    """Return the time difference of one unit of each role in each kind, by ``<role>@<kind>``.
+
+    A search that picks the best of many noisy times believes the luckiest ones: its predictions are
+    too fast. Measured differences of roles are therefore shrunk towards what the number of weights
+    lets expect, by the share of their variance that is noise (empirical Bayes: Efron and Morris
+    1975): with slope c of the difference over the weights, residual r and standard error s of a
+    role, c w + t / (t + s^2) r, where t is the variance of the residuals beyond the noise.
+    """
+    members: dict[str, list[Unit]] = {}
+    for unit in units:
+        members.setdefault(unit.role, []).append(unit)
+    found: dict[str, float] = {}
+    for kind in dict.fromkeys(kind for unit in units for kind in unit.options(allowed)):
+        roles = [role for role in members if f"{role}{SEPARATOR}{kind}" in latencies]
+        names = [f"{role}{SEPARATOR}{kind}" for role in roles]
+        weights = np.asarray([sum(u.shape[0] * u.shape[1] for u in members[r]) for r in roles])
+        saved = np.asarray([latencies[name].ratio - 1 for name in names])
+        noise = np.asarray([np.ptp(latencies[name].range) for name in names]) / (2 * QUANTILE)
+        expected = weights * float((saved * weights).sum() / (weights.astype(float) ** 2).sum())
+        residual = saved - expected
+        spread = max(float((residual**2).mean() - (noise**2).mean()), 0.0)
+        with np.errstate(invalid="ignore"):
+            trust = np.where(noise > 0, spread / (spread + noise**2), 1.0)
+        for name, role, time in zip(names, roles, expected + trust * residual, strict=True):
+            found[name] = float(time) / len(members[role])
+    return found
+
+
 def options(
     units: Sequence[Unit],
     allowed: Sequence[KindName],
     errors: Mapping[str, Divergence],
-    latencies: Mapping[str, Latency],
+    times: Mapping[str, float],
+    goal: GoalConfig,
 ) -> dict[str, list[Option]]:
     """Price every kind of every unit.
 
@@ -169,18 +176,18 @@ def options(
         units: The units of the model.
         allowed: INT8 kinds to choose from.
         errors: Measured divergence by name of ``error_plans``.
-        latencies: Measured time, against float, by name of ``latency_plans``.
+        times: Time difference of a unit, from ``shrunk_times``.
+        goal: Says which distance counts.
 
     Returns:
         Options by unit. Times are in units of the float model's call: -0.01 saves one percent.
     """
-    members = {role: sum(unit.role == role for unit in units) for role in {u.role for u in units}}
     return {
         unit.name: [
             Option(
                 kind,
-                time=(latencies[f"{unit.role}{SEPARATOR}{kind}"].ratio - 1) / members[unit.role],
-                error=max(errors[f"{unit.name}{SEPARATOR}{kind}"].kl, 0.0),
+                time=times[f"{unit.role}{SEPARATOR}{kind}"],
+                error=error_of(errors[f"{unit.name}{SEPARATOR}{kind}"], goal),
             )
             for kind in unit.options(allowed)
         ]
@@ -188,32 +195,44 @@ def options(
     }
 
 
-def predicted_error(plan: Plan, errors: Mapping[str, Divergence]) -> float | None:
-    """Return the sum of the single-unit errors of a plan; None if one of them was not measured."""
-    names = [f"{unit}{SEPARATOR}{kind}" for unit, kind in plan.integer.items()]
-    if any(name not in errors for name in names):
-        return None
-    return float(sum(errors[name].kl for name in names))
+def predicted(plan: Plan, options: Mapping[str, Sequence[Option]]) -> Predicted | None:
+    """Return what the prices of a plan add up to; None if one of its units has none."""
+    time = error = 0.0
+    for unit, kind in plan.integer.items():
+        option = next((each for each in options.get(unit, ()) if each.kind == kind), None)
+        if option is None:
+            return None
+        time, error = time + option.time, error + option.error
+    return Predicted(plan, time, error)
 
 
-def _reaches(point: Point, goal: GoalConfig) -> bool:
-    paired, limit = point.paired, goal.max_accuracy_drop
-    accurate = limit is None or is_within(paired.drop, limit, paired.reference)
-    fast = goal.max_latency_ms is None or point.latency.cpu_ms <= goal.max_latency_ms
-    return accurate and fast and (goal.allow_float or bool(point.plan.integer))
+def saved_bytes(units: Sequence[Unit], plan: Plan) -> int:
+    """Return how much smaller than float a plan's file is, but for its scales and names.
+
+    One byte per weight in place of four; scale and zero point are 5 bytes per output.
+    """
+    return sum(
+        3 * unit.shape[0] * unit.shape[1] - 5 * unit.shape[1]
+        for unit in units
+        if plan.kind(unit.name) != FLOAT
+    )
 
 
-def _by_speed(point: Point) -> tuple[int, float, float]:
-    return round(point.latency.ratio / EQUAL_SPEED), point.divergence.kl, point.latency.ratio
-
-
-def _knee_score(point: Point, points: Sequence[Point]) -> float:
-    """Share of the possible saving minus share of the possible error (Kneedle's difference)."""
-    slowest = max(p.latency.ratio for p in points)
-    saving = slowest - min(p.latency.ratio for p in points)
-    worst = max(p.divergence.kl for p in points)
-    saved = (slowest - point.latency.ratio) / saving if saving else 0.0
-    return saved - (point.divergence.kl / worst if worst else 0.0)
+def by_size(
+    units: Sequence[Unit], options: Mapping[str, Sequence[Option]]
+) -> dict[str, list[Option]]:
+    """Return the options with what they save of the file, in MiB, in place of time."""
+    return {
+        unit.name: [
+            Option(
+                each.kind,
+                -saved_bytes([unit], Plan({unit.name: each.kind})) / 2**20,
+                each.error,
+            )
+            for each in options[unit.name]
+        ]
+        for unit in units
+    }
 
 
 def _undominated(

@@ -1,27 +1,33 @@
-"""Artifact of a job: typed figures from the measurements, the files of the package, texts."""
+"""Artifact of a job: typed figures from the measurements, and the files of the package."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from orchestrator.config import StrictModel, dump_yaml
-from orchestrator.config.tables import table
+from orchestrator.data.rows.storage import fingerprint
 from orchestrator.errors import StageError
 from orchestrator.modeling.package import stored_bytes
 from orchestrator.modeling.sentence.statement import copy_statement
-from orchestrator.quantization.allocator import Point, error_plans, pareto, predicted_error
+from orchestrator.quantization.allocator import Option, predicted
 from orchestrator.quantization.backends.onnxruntime_cpu.session import MODEL_FILE
-from orchestrator.quantization.config import GoalConfig, QuantizeConfig
-from orchestrator.quantization.inputs import Prepared, Subject
-from orchestrator.quantization.plans import PLAN_FILE, Plan, Unit
+from orchestrator.quantization.config import QuantizeConfig
+from orchestrator.quantization.inputs import Prepared
+from orchestrator.quantization.measured_results import (
+    Accuracy,
+    Divergence,
+    PlanFigures,
+    SplitFigures,
+)
+from orchestrator.quantization.plans import PLAN_FILE, Plan
+from orchestrator.quantization.ranking import Point, pareto
 from orchestrator.quantization.results import (
     PARETO_FILE,
     PROBE_FILE,
     REPORT_FILE,
     DeployedPlan,
-    Divergence,
     Latency,
     MeasuredArtifact,
     ParetoPoint,
@@ -31,6 +37,7 @@ from orchestrator.quantization.results import (
     QuantizeSummary,
     ReportedLatency,
     Runtime,
+    SplitRecord,
 )
 from orchestrator.quantization.source import Source
 from orchestrator.storage import sha256_file
@@ -42,12 +49,14 @@ PROBE_TOLERANCE: Final = 1e-2
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Measurements that plans were predicted from."""
+    """Measurements that plans were predicted from; empty of a method that predicts nothing."""
 
-    errors: dict[str, Divergence]
+    errors: Mapping[str, Divergence]
     """Error of each unit alone, by ``<unit>@<kind>``."""
-    roles: dict[str, Latency]
+    roles: Mapping[str, Latency]
     """Time with each role alone in INT8, by ``<role>@<kind>``."""
+    options: Mapping[str, Sequence[Option]]
+    """Time and error that they come to for each unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +83,10 @@ class Choice:
 def summary(prepared: Prepared, choice: Choice) -> QuantizeSummary:
     """Return the figures of manifest and result: of the written file, on test rows."""
     measured = choice.measured
-    test, latency, audited = measured.accuracy.test, measured.latency, measured.audit
-    return QuantizeSummary(
-        target=prepared.inputs.target,
-        accuracy=test.accuracy,
-        accuracy_float=test.reference,
-        accuracy_drop=test.drop,
-        accuracy_drop_validation=measured.accuracy.validation.drop,
-        p_value=test.p_value,
+    latency, audited = measured.latency, measured.audit
+    test, validation = tested(measured), measured.validation
+    found = QuantizeSummary(
+        target=prepared.subject.target,
         integer_units=audited.integer_units,
         units=audited.integer_units + audited.float_units,
         plan_name=choice.point.name,
@@ -93,6 +98,31 @@ def summary(prepared: Prepared, choice: Choice) -> QuantizeSummary:
         bytes=choice.bytes,
         bytes_float=len(prepared.subject.emission.to_bytes()),
     )
+    more: dict[str, float | None] = {}
+    if test.paired is not None and validation.paired is not None:
+        more = {
+            "accuracy": test.paired.accuracy,
+            "accuracy_float": test.paired.reference,
+            "accuracy_drop": test.paired.drop,
+            "accuracy_drop_validation": validation.paired.drop,
+            "p_value": test.paired.p_value,
+        }
+    if (near := test.closeness) is not None:
+        more["cosine"] = near.cosine.value
+        more["agreement"] = None if near.agreement is None else near.agreement.value
+        more["kl"] = None if near.kl is None else near.kl.value
+    return found.model_copy(update=more)
+
+
+def tested(measured: MeasuredArtifact) -> PlanFigures:
+    """Return the figures on test rows.
+
+    Raises:
+        StageError: They were not measured.
+    """
+    if measured.test is None:
+        raise StageError("the test rows were not read; nothing is committed")
+    return measured.test
 
 
 def pareto_report(config: QuantizeConfig, choice: Choice) -> ParetoReport:
@@ -103,42 +133,63 @@ def pareto_report(config: QuantizeConfig, choice: Choice) -> ParetoReport:
         split="validation",
         latency_shape=(config.latency.batch_size, choice.measured.length),
         points=tuple(
-            ParetoPoint(
-                name=point.name,
-                digest=point.plan.digest,
-                integer_units=len(point.plan.integer),
-                units=len(point.plan.kinds),
-                accuracy=point.paired.accuracy,
-                accuracy_drop=point.paired.drop,
-                paired=point.paired,
-                error=point.divergence,
-                latency=point.latency,
-                plan=dict(point.plan.kinds),
-                latency_ms=point.latency.cpu_ms,
-                length=point.length,
-                predicted_kl=predicted_error(point.plan, choice.prices.errors),
-                on_front=id(point) in front,
-                chosen=point is choice.point,
-            )
-            for point in choice.points
+            _pareto_point(point, choice, on_front=id(point) in front) for point in choice.points
         ),
+    )
+
+
+def _pareto_point(point: Point, choice: Choice, *, on_front: bool) -> ParetoPoint:
+    figures, foreseen = point.figures, predicted(point.plan, choice.prices.options)
+    paired = figures.paired
+    return ParetoPoint(
+        name=point.name,
+        digest=point.plan.digest,
+        integer_units=len(point.plan.integer),
+        units=len(point.plan.kinds),
+        accuracy=None if paired is None else paired.accuracy,
+        accuracy_drop=None if paired is None else paired.drop,
+        paired=paired,
+        gates=figures.gates,
+        closeness=figures.closeness,
+        error=figures.divergence,
+        latency=point.latency,
+        buckets=dict(point.buckets),
+        plan=dict(point.plan.kinds),
+        latency_ms=point.latency.cpu_ms,
+        size=figures.size,
+        length=point.length,
+        predicted_kl=None if foreseen is None else foreseen.error,
+        predicted_ratio=None if foreseen is None else 1 + foreseen.time,
+        stopped=figures.stopped,
+        on_front=on_front,
+        chosen=point is choice.point,
     )
 
 
 def quantization_report(
     config: QuantizeConfig, prepared: Prepared, choice: Choice
 ) -> QuantizationReport:
-    """Return accuracy, latency and size before and after, the audit, and the prices."""
+    """Return quality, latency and size before and after, the audit, and the prices."""
     measured, backend = choice.measured, prepared.inputs.backend
+    splits = {"validation": measured.validation, "test": tested(measured)}
+    labelled = {
+        name: SplitFigures(**dict(each.paired), error=each.divergence)
+        for name, each in splits.items()
+        if each.paired is not None
+    }
     return QuantizationReport(
         source=prepared.subject.package.ref,
-        target=prepared.inputs.target,
+        target=prepared.subject.target,
+        method=config.method,
         runtime=Runtime(name=backend.name, version=backend.version, threads=1),
         goal=config.goal,
         plan=DeployedPlan(**dict(choice.point.plan.to_file()), name=choice.point.name),
         max_length=choice.point.length,
         artefact_sha256=measured.sha256,
-        accuracy=measured.accuracy,
+        accuracy=Accuracy(**labelled) if labelled else None,
+        gates={name: each.gates for name, each in splits.items() if each.gates},
+        closeness={n: each.closeness for n, each in splits.items() if each.closeness is not None},
+        splits=split_records(prepared),
         latency=ReportedLatency(
             **dict(measured.latency),
             shape=(config.latency.batch_size, measured.length),
@@ -151,20 +202,37 @@ def quantization_report(
             "source model.safetensors": stored_bytes(prepared.subject.package.path),
         },
         audit=measured.audit,
-        sensitivity=choice.prices.errors,
-        role_latency=choice.prices.roles,
+        sensitivity=dict(choice.prices.errors),
+        role_latency=dict(choice.prices.roles),
     )
 
 
+def split_records(prepared: Prepared) -> dict[str, SplitRecord]:
+    """Return number and fingerprint of the rows that calibrated, chose and confirmed."""
+    texts = prepared.inputs.texts
+    used = {"calibration": texts.calibration, "validation": texts.validation, "test": texts.test}
+    return {
+        name: SplitRecord(rows=len(split), sha256=fingerprint(split.rows))
+        for name, split in used.items()
+    }
+
+
 def probe(prepared: Prepared, choice: Choice) -> Probe:
-    """Return a few texts with the answers that a server must reproduce before it takes traffic."""
-    model = prepared.inputs.backend.load(choice.folder)
-    arrays = prepared.processor.arrays(prepared.probe, None, choice.limit(prepared))
+    """Return a few texts with the answers that a server must reproduce before it takes traffic.
+
+    Outputs of heads that answer for tokens are left out: their number differs from text to text.
+    """
+    model, words = prepared.inputs.backend.load(choice.folder), prepared.words
+    assert words is not None
+    arrays = words.arrays(prepared.probe, None, choice.limit(prepared))
+    answers = model.predict(arrays)
     return Probe(
         schema_version=PROBE_SCHEMA,
         texts=tuple(prepared.probe),
         outputs={
-            name: values.astype(float).tolist() for name, values in model.predict(arrays).items()
+            name: values.astype(float).tolist()
+            for name, values in answers.items()
+            if values.ndim == 2
         },
         tolerance=PROBE_TOLERANCE,
     )
@@ -188,6 +256,17 @@ def write_package(folder: Path, config: QuantizeConfig, prepared: Prepared, choi
     """Write the files of the package.
 
     Raises:
+        StageError: If the model file is not the one that was measured, or the test rows were not
+            read.
+    """
+    write_files(folder, prepared, choice)
+    write_evaluation(folder, config, prepared, choice)
+
+
+def write_files(folder: Path, prepared: Prepared, choice: Choice) -> None:
+    """Write what answers: model, plan, config and tokenizer.
+
+    Raises:
         StageError: If the model file is not the one that was measured.
     """
     model = choice.folder / MODEL_FILE
@@ -199,76 +278,23 @@ def write_package(folder: Path, config: QuantizeConfig, prepared: Prepared, choi
         shutil.copyfile(prepared.subject.package.path / name, folder / name)
     prepared.processor.save(folder)
     copy_statement(prepared.subject.package.path, folder)
+
+
+def write_evaluation(
+    folder: Path, config: QuantizeConfig, prepared: Prepared, choice: Choice
+) -> None:
+    """Write the job and what was measured.
+
+    Raises:
+        StageError: If the test rows were not read.
+    """
     (folder / "job.yaml").write_text(dump_yaml(config), encoding="utf-8")
     (folder / "evaluation").mkdir(exist_ok=True)
     _write_json(folder / PARETO_FILE, pareto_report(config, choice))
     _write_json(folder / REPORT_FILE, quantization_report(config, prepared, choice))
-    _write_json(folder / PROBE_FILE, probe(prepared, choice))
+    if prepared.probe:
+        _write_json(folder / PROBE_FILE, probe(prepared, choice))
 
 
 def _write_json(path: Path, content: StrictModel) -> None:
     path.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def points_table(points: Sequence[Point]) -> str:
-    """Return measured points as a table, fastest first."""
-    rows = [
-        (
-            point.name,
-            f"{len(point.plan.integer)}/{len(point.plan.kinds)}",
-            f"{point.latency.ratio:.3f}",
-            f"{point.latency.cpu_ms:.3f}",
-            f"{point.paired.accuracy:.4f}",
-            f"{point.paired.drop:+.4f}",
-            f"{point.divergence.kl:.2e}",
-        )
-        for point in sorted(points, key=lambda point: point.latency.ratio)
-    ]
-    return table(rows, ("plan", "INT8", "time", "ms", "accuracy", "drop", "KL"), "<>>>>>>")
-
-
-def no_plan(goal: GoalConfig, points: Sequence[Point]) -> str:
-    """Return the message that no plan reaches the goal, with all measured plans."""
-    asked = []
-    if goal.max_accuracy_drop is not None:
-        asked.append(f"max_accuracy_drop {goal.max_accuracy_drop:g}")
-    if goal.max_latency_ms is not None:
-        asked.append(f"max_latency_ms {goal.max_latency_ms:g}")
-    return (
-        f"no measured plan reaches {' and '.join(asked) or 'the goal'}. Nothing is committed. "
-        "Measured (time relative to the float graph; accuracy on validation rows):\n"
-        f"{points_table(points)}\nRelax the goal, allow more kinds, or give more evaluation rows"
-    )
-
-
-def plan_text(config: QuantizeConfig, subject: Subject) -> str:
-    """Return the text that ``--check`` prints."""
-    roles: dict[str, list[Unit]] = {}
-    for unit in subject.units:
-        roles.setdefault(unit.role, []).append(unit)
-    lines = [
-        f"{role}: {len(units)} x {units[0].shape[0]}x{units[0].shape[1]}, "
-        f"kinds {', '.join(units[0].options(config.kinds))}"
-        for role, units in roles.items()
-    ]
-    weights = sum(unit.shape[0] * unit.shape[1] for unit in subject.units)
-    goal = (
-        ", ".join(f"{name} {value}" for name, value in config.goal if value) or "knee of the front"
-    )
-    shorter = ", ".join(map(str, config.lengths))
-    sessions = len(error_plans(subject.units, config.kinds))
-    return "\n".join(
-        [
-            f"quantize {subject.package.ref}, target {subject.target!r}, inputs of up to "
-            f"{subject.limit} tokens",
-            f"data: {config.data.source}, {config.calibration_rows} calibration rows, up to "
-            f"{config.evaluation_rows} validation and test rows",
-            f"goal: {goal}",
-            f"{len(subject.units)} units hold {weights:,} weights: {4 * weights / 2**20:.1f} MiB "
-            f"in float, {weights / 2**20:.1f} MiB in INT8",
-            *lines,
-            f"{sessions} single-unit sessions, then up to {config.mixed_plans} mixed plans and the "
-            "pure modes are measured"
-            + (f", the fastest of them also with texts cut at {shorter} tokens" if shorter else ""),
-        ]
-    )

@@ -3,7 +3,8 @@
 The check executes every unit in INT8 with one scale per token, which needs no calibration and costs
 one emission. It sees what outliers do to activations, which rounding of weights alone would not.
 Gentler forms, with some units in float, are for models that lose by it, as the search would find.
-The search is that of the job `quantize`; the caller measures the written files by its own limits.
+The search is that of the job `quantize`; the caller measures the written files by its own limits on
+validation rows. Test rows are read once, by the files that it accepts, and reject nothing here.
 """
 
 import logging
@@ -20,12 +21,18 @@ from orchestrator.data.processors.text import TextProcessor
 from orchestrator.errors import InputError, StageError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.targets.configs import ClsConfig
-from orchestrator.quantization.allocator import Point
-from orchestrator.quantization.artifact import COPIED, no_plan, write_model_file, write_package
+from orchestrator.quantization.artifact import (
+    COPIED,
+    write_evaluation,
+    write_files,
+    write_model_file,
+)
 from orchestrator.quantization.config import GoalConfig, QuantizeConfig
+from orchestrator.quantization.describing import no_plan
 from orchestrator.quantization.inputs import Prepared, no_units, prepare
 from orchestrator.quantization.kinds import FLOAT, KindName
 from orchestrator.quantization.plans import Plan, Unit, ffn_only, fully_quant
+from orchestrator.quantization.ranking import Point, misses
 from orchestrator.quantization.registries import Int8Config
 from orchestrator.quantization.results import REPORT_FILE, QuantizationReport
 from orchestrator.quantization.search import Search
@@ -33,7 +40,6 @@ from orchestrator.quantization.source import read_source
 from orchestrator.storage import RunFolder, atomic_write_bytes
 from orchestrator.training.compression import CompressionJob, Compressor, Miss, Pool
 from orchestrator.zoo import Package, Zoo
-from orchestrator.zoo.gate import is_within
 
 QUICK_KIND: Final[KindName] = "row_s7"
 STAGE = "quantize"
@@ -83,18 +89,19 @@ class Int8Compressor(Compressor):
         with RunFolder.open(config, STAGE) as run:
             search = Search(config, prepared, run, pool)
             for choice in search.choices():
-                write_package(folder, config, prepared, choice)
-                misses = list(job.accept(folder))
-                if not misses:
+                write_files(folder, prepared, choice)
+                missed = list(job.accept(folder))
+                if not missed:
+                    write_evaluation(folder, config, prepared, search.tested(choice))
                     return []
                 _empty(folder)
-                words = "; ".join(miss.in_words() for miss in misses)
+                words = "; ".join(miss.in_words() for miss in missed)
                 logger.info("%s: plan %s is not taken: %s", job.name, choice.point.name, words)
-                nearest = _nearer(nearest, misses)
+                nearest = _nearer(nearest, missed)
         for point in search.points:
             nearest = _nearer(nearest, list(_misses(point, config.goal)))
         if not nearest:
-            raise StageError(no_plan(config.goal, search.points))
+            raise StageError(no_plan(config.goal, search.points, None))
         return nearest
 
     def publish(self, folder: Path, draft: Path, parent: Package) -> None:
@@ -138,6 +145,7 @@ def _config_of(job: CompressionJob, subject: Package) -> QuantizeConfig:
         "goal": {
             "max_accuracy_drop": job.max_accuracy_drop,
             "max_latency_ms": job.max_latency_ms,
+            "statistic": "mean",  # as the caller compares scores
         },
     }
     return validate_config(QuantizeConfig, fields, f"INT8 of {job.name}")
@@ -145,28 +153,25 @@ def _config_of(job: CompressionJob, subject: Package) -> QuantizeConfig:
 
 def _timed_at_percentile(prepared: Prepared) -> Prepared:
     """Time plans on one text that is as long as the 95th percentile of the validation rows."""
-    batches = prepared.inputs.texts.validation.batches
-    lengths = np.concatenate([batch["attention_mask"].sum(axis=1) for batch in batches])
+    parts = prepared.inputs.texts.validation.parts
+    lengths = [length for part in parts for length in part.lengths or ()]
     length = int(np.percentile(lengths, PERCENTILE, method="higher"))
     timing = replace(prepared.inputs.timing, length=length)
     return replace(prepared, inputs=replace(prepared.inputs, timing=timing))
 
 
 def _misses(point: Point, goal: GoalConfig) -> Iterator[Miss]:
-    """Yield the limits that a measured plan does not keep."""
-    if not point.plan.integer and not goal.allow_float:
-        return
-    paired, drop, limit = point.paired, goal.max_accuracy_drop, goal.max_latency_ms
-    if drop is not None and not is_within(paired.drop, drop, paired.reference):
-        yield Miss(limit="max_accuracy_drop", value=paired.drop, allowed=drop)
-    if limit is not None and point.latency.cpu_ms > limit:
-        yield Miss(limit="p95_ms", value=point.latency.cpu_ms, allowed=limit)
+    """Yield the limits that a measured plan does not keep, by the names of the caller."""
+    if point.plan.integer or goal.allow_float:
+        for miss in misses(point, goal):
+            name = "p95_ms" if miss.limit == "max_latency_ms" else miss.limit
+            yield Miss(limit=name, value=miss.value, allowed=miss.allowed)
 
 
 def _nearer(one: list[Miss], other: list[Miss]) -> list[Miss]:
     """Return the misses of the plan that is nearer to its limits; none are an unknown plan's."""
     found = [each for each in (one, other) if each]
-    return min(found, key=lambda misses: sum(each.excess for each in misses), default=[])
+    return min(found, key=lambda missed: sum(each.excess for each in missed), default=[])
 
 
 def _empty(folder: Path) -> None:

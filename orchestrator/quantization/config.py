@@ -5,8 +5,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from orchestrator.config import JobConfig, Name, StrictModel
+from orchestrator.config import Name, StrictModel
 from orchestrator.config.changes import PLACES, Change, Changes, Effect
+from orchestrator.config.job import CommandConfig
 from orchestrator.config.registry import Choice
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import Problem
@@ -22,17 +23,94 @@ from orchestrator.zoo.suite import SuiteConfig
 IntegerKind = Literal["static_s7", "row_s7", "row_u8", "s7"]
 
 
+class BucketLimit(StrictModel):
+    """Longest time of a call of one shape."""
+
+    batch_size: int = Field(1, ge=1)
+    """Texts per call."""
+    length: int = Field(ge=2)
+    """Tokens of each text."""
+    max_ms: float = Field(gt=0)
+    """Longest time of the call, in milliseconds of CPU time of one thread."""
+
+    @property
+    def name(self) -> str:
+        """The shape in words, like ``8x128``."""
+        return f"{self.batch_size}x{self.length}"
+
+
 class GoalConfig(StrictModel):
-    """Bounds of the INT8 package. Without a bound the knee of the measured front is taken."""
+    """Bounds of the INT8 package. Without a bound the knee of the measured front is taken.
+
+    With a bound of quality the fastest plan within all bounds is taken, otherwise the one nearest
+    to the float model. Validation rows decide; test rows confirm the one decision.
+    """
 
     max_accuracy_drop: float | None = Field(None, ge=0, le=1)
-    """Largest drop of accuracy (0.01: one point) against the float model: the fastest plan within
-    it is taken. Holds on the validation rows and again on the test rows."""
+    """Largest drop of the target's primary metric (accuracy 0.01: one point) against the float
+    model, on labelled rows."""
+    gates: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Largest drops of other metrics of the target, such as ``{recall.spam: 0.01}``."""
+    min_cosine: float | None = Field(None, gt=0, lt=1)
+    """Cosine to the float model's embedding that at least 90 % of texts reach; needs no labels."""
+    min_agreement: float | None = Field(None, gt=0, lt=1)
+    """Smallest share of answers that are those of the float model; needs no labels."""
+    max_kl: float | None = Field(None, gt=0)
+    """Largest mean divergence of the target's probabilities, in nats; needs no labels."""
     max_latency_ms: float | None = Field(None, gt=0)
     """Longest time of one call of `latency.batch_size` x `latency.length` tokens, one thread, this
-    kind of machine: the most accurate plan within it is taken."""
+    kind of machine."""
+    buckets: tuple[BucketLimit, ...] = ()
+    """Longest times of calls of other shapes; all of them hold."""
+    max_bytes: int | None = Field(None, ge=1)
+    """Largest size of the model file."""
+    statistic: Literal["bound", "mean"] = "bound"
+    """Statistic of the validation rows that a bound of quality holds: the one-sided 95 % bound (a
+    test of non-inferiority), or the figure itself where there are few rows."""
     allow_float: bool = False
     """Accept a plan without any INT8 unit when it is the best answer."""
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a bound can only be measured on labelled rows."""
+        return self.max_accuracy_drop is not None or bool(self.gates)
+
+    @property
+    def without_labels(self) -> bool:
+        """Whether the bounds of quality are those that need no labels."""
+        free = (self.min_cosine, self.min_agreement, self.max_kl)
+        return not self.needs_labels and any(bound is not None for bound in free)
+
+    @property
+    def bounds_quality(self) -> bool:
+        """Whether there is a bound of quality."""
+        return self.needs_labels or self.without_labels
+
+    @property
+    def bounds_time(self) -> bool:
+        """Whether there is a bound of time."""
+        return self.max_latency_ms is not None or bool(self.buckets)
+
+    @property
+    def surrogate(self) -> Literal["kl", "cosine"]:
+        """Distance from the float model that the search adds up over units."""
+        only_vectors = self.without_labels and self.min_agreement is None and self.max_kl is None
+        return "cosine" if only_vectors else "kl"
+
+    def problems(self) -> Iterable[Problem]:
+        """Bounds that no number of rows can show, and shapes that are given twice."""
+        if self.statistic == "bound":
+            drops = {"max_accuracy_drop": self.max_accuracy_drop}
+            drops |= {f"gates.{name}": drop for name, drop in self.gates.items()}
+            for name, drop in drops.items():
+                if drop == 0:
+                    yield Problem(
+                        name, "0 cannot be shown by any number of rows. Set statistic: mean"
+                    )
+        names = [bucket.name for bucket in self.buckets]
+        for name in dict.fromkeys(names):
+            if names.count(name) > 1:
+                yield Problem("buckets", f"names the shape {name} twice. Name each once.")
 
 
 class LatencyConfig(StrictModel):
@@ -48,9 +126,10 @@ class LatencyConfig(StrictModel):
     """Smallest number of calls of a candidate per round."""
 
 
-class QuantizeConfig(JobConfig):
-    """Choose a kind of arithmetic for every GEMM of a fine-tuned package, and verify the choice."""
+class QuantizeConfig(CommandConfig):
+    """Choose a kind of arithmetic for every GEMM of a package, and verify the choice."""
 
+    verb: ClassVar[str] = "quantize"
     changes: ClassVar[Changes] = {**PLACES, "cache": Change(Effect.NOTHING, "a place")}
 
     package: str = Field("classifier", min_length=1)
@@ -58,11 +137,17 @@ class QuantizeConfig(JobConfig):
     output: Name = "classifier-int8"
     """Name of the package that is committed."""
     target: str | None = None
-    """Classification target whose accuracy counts; null: the package's default one."""
-    data: DatasetSpec = DatasetSpec(source="builtin:pydoc/library", max_rows=2400)
-    """Labelled data: training rows calibrate, validation rows choose, test rows confirm."""
+    """Target whose primary metric counts; null: the package's default one."""
+    data: DatasetSpec | None = None
+    """Training rows calibrate, validation rows choose, test rows confirm the one choice. Goals
+    without labels read texts (`files:texts.txt`). null: the data that the package's evaluation
+    suite names for the target."""
     goal: GoalConfig = GoalConfig()
     """Bounds of the INT8 package."""
+    method: Literal["front", "samp", "exhaustive"] = "front"
+    """Plans that are measured. front: those of a knapsack over measured errors and times, by
+    bisection up to the bound; samp: the sweep of the paper, by the number of leading layers;
+    exhaustive: every layer in every mode, for small models."""
     kinds: tuple[IntegerKind, ...] = Field(("static_s7", "row_s7", "row_u8"), min_length=1)
     """INT8 kinds to choose from: activations with a calibrated range (static_s7), with one scale
     per token (row_s7, row_u8: more exact weights), or with one scale per call (s7: these packages
@@ -89,8 +174,9 @@ class QuantizeConfig(JobConfig):
     one. Empty: only `max_length`."""
     batch_size: int = Field(16, ge=1)
     """Rows per evaluation call."""
-    mixed_plans: int = Field(6, ge=0)
-    """Plans of the predicted front that are measured in addition to the pure modes."""
+    mixed_plans: int = Field(9, ge=0)
+    """Largest number of plans of the predicted front that are measured in addition to the pure
+    modes."""
     latency: LatencyConfig = LatencyConfig()
     """Measurement of speed."""
     promotion: Promotion = Promotion()

@@ -1,47 +1,55 @@
-"""Inputs of a quantization job: package, model and encoded texts, resolved and checked once."""
+"""Inputs of a quantization job: package, model and encoded rows, resolved and checked once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
-from orchestrator.data.processors.text import TextProcessor
+from orchestrator.config import did_you_mean
+from orchestrator.data.processors.example_processor import RowProcessor, open_processor
 from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.data.sources.opening import load_task
+from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 from orchestrator.inference.heads import default_head, package_tasks
 from orchestrator.quantization.backends.backend import Backend, make_backend
+from orchestrator.quantization.backends.onnxruntime_cpu.session import LOGITS_PREFIX
 from orchestrator.quantization.calibrators.calibrator import Calibrator, make_calibrator
-from orchestrator.quantization.config import QuantizeConfig
+from orchestrator.quantization.config import GoalConfig, QuantizeConfig
+from orchestrator.quantization.encoding import RowReader
 from orchestrator.quantization.kinds import Range
-from orchestrator.quantization.measures import Encoded, encode
+from orchestrator.quantization.measures import Split
 from orchestrator.quantization.plans import Unit
 from orchestrator.quantization.source import (
     Source,
     check_labels,
-    choose_target,
+    choose_task,
     input_limit,
     read_source,
 )
+from orchestrator.quantization.unlabelled import load_texts
+from orchestrator.tasks.base import AnyTask, form_of, forms_read, text_processor
 from orchestrator.zoo import Zoo
+from orchestrator.zoo.suite import read_suite
 
 if TYPE_CHECKING:
+    from orchestrator.data.processors.text import TextProcessor
     from orchestrator.quantization.emission.model import Emission
     from orchestrator.zoo import Package
 
 PROBE_CHARACTERS: Final = 300
 """Longest text of a probe: probes are read by people too."""
+ROW_KINDS: Final = ("classification", "multilabel", "regression")
+"""Kinds that answer one sequence with one row of numbers: they can be asked about one text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
     """Encoded rows: to calibrate on, to choose by, and to confirm on."""
 
-    calibration: Encoded
-    validation: Encoded
-    test: Encoded
+    calibration: Split
+    validation: Split
+    test: Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,8 @@ class Timing:
     """Rounds in which every candidate is called."""
     calls: int
     """Smallest number of calls of a candidate per round."""
+    buckets: Mapping[str, tuple[int, int]]
+    """Other shapes that the goal bounds: rows and tokens by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +74,14 @@ class QuantizeInputs:
 
     source: Source
     """The float model; with ranges once it is calibrated."""
-    target: str
-    """Classification target whose accuracy counts."""
+    task: AnyTask | None
+    """Task whose primary metric counts; None: the package answers with embeddings only."""
+    labelled: bool
+    """Whether the rows have labels."""
+    heads: Mapping[str, str]
+    """Task kind of the targets whose answers are compared with the float model's."""
+    goal: GoalConfig
+    """Bounds of the job."""
     texts: Texts
     """Encoded rows."""
     cut: Mapping[int, Texts]
@@ -92,7 +108,10 @@ class Subject:
 
     package: "Package"
     source: Source
-    target: str
+    task: AnyTask | None
+    """Task that counts; None: the package answers with embeddings only."""
+    heads: Mapping[str, AnyTask]
+    """Tasks of the heads that the graph answers with."""
     limit: int
     """Longest input in tokens."""
     emission: "Emission"
@@ -103,6 +122,11 @@ class Subject:
         """The units that plans choose kinds for."""
         return self.emission.units
 
+    @property
+    def target(self) -> str | None:
+        """Name of the head of the task that counts."""
+        return None if self.task is None else self.task.head
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -110,19 +134,26 @@ class Prepared:
 
     subject: Subject
     inputs: QuantizeInputs
-    processor: TextProcessor
-    task: TaskData
-    """The labelled data."""
+    processor: RowProcessor
+    data: TaskData
+    """The rows."""
+    spec: DatasetSpec
+    """Their source."""
     probe: list[str]
     """Texts whose answers are stored with the package."""
 
+    @property
+    def words(self) -> "TextProcessor | None":
+        """The tokenizer; None: the package reads no texts."""
+        return text_processor(self.processor)
+
 
 def read_subject(config: QuantizeConfig) -> Subject:
-    """Read the package, and find its target, its limits and its units.
+    """Read the package, and find its task, its limits and its units.
 
     Raises:
-        InputError: If it is quantized already, has no fitting target, or has no part that can be
-            executed in INT8.
+        InputError: If it is quantized already, has no fitting target, has no part that can be
+            executed in INT8, or a goal has no meaning for its task.
     """
     package = Zoo(config.run.zoo).get(config.package)
     if package.kind == "quantized":
@@ -130,9 +161,13 @@ def read_subject(config: QuantizeConfig) -> Subject:
             f"package: {package.ref} is quantized already; give the float package it was made from"
         )
     source = read_source(package.path)
-    default = default_head(package, package_tasks(package))
-    target = choose_target(source.model_config, config.target, default).name
+    emission, tasks = source.emit(), package_tasks(package)
+    outputs = [output.name for output in emission.model.graph.output]
+    graph = [n.removeprefix(LOGITS_PREFIX) for n in outputs if n.startswith(LOGITS_PREFIX)]
+    task = choose_task(tasks, graph, config.target, default_head(package, tasks))
     limit = input_limit(config, source.model_config, package)
+    if task is None and source.statement is not None:
+        limit = min(limit, source.statement.max_length)
     _check_lengths(config, limit, package)
     part = source.model_config.embedding.parts[0].type_name()
     if part != "word":
@@ -140,10 +175,11 @@ def read_subject(config: QuantizeConfig) -> Subject:
             f"package: {package.ref} reads its input by {part!r}, and this job measures answers to "
             "texts. Serve the package as it is"
         )
-    emission = source.emit()
     if not emission.units:
         raise InputError(no_units(source.config["encoder"]["type"]))
-    return Subject(package, source, target, limit, emission)
+    _check_goal(config.goal, task, package.ref)
+    heads = {name: tasks[name] for name in graph if name in tasks}
+    return Subject(package, source, task, heads, limit, emission)
 
 
 def no_units(encoder: str) -> str:
@@ -152,6 +188,33 @@ def no_units(encoder: str) -> str:
         f"encoder {encoder!r} has no part with an INT8 kernel on this runtime (GRU and RNN have "
         "none); transformer, gatedcnn and LSTM encoders have"
     )
+
+
+def _check_goal(goal: GoalConfig, task: AnyTask | None, ref: str) -> None:
+    """Refuse bounds that have no meaning for the task.
+
+    Raises:
+        InputError: There is no task, its answers cannot be equal, or it has no such metric.
+    """
+    answers = {"min_agreement": goal.min_agreement, "max_kl": goal.max_kl}
+    if task is None:
+        asked = [name for name, bound in answers.items() if bound is not None]
+        if not goal.without_labels or asked:
+            raise InputError(
+                f"goal: {ref} answers no labelled task, so that there is no accuracy to bound. "
+                "Give goal.min_cosine, which bounds its embeddings on unlabelled texts, or "
+                "fine-tune it first"
+            )
+        return
+    if goal.min_agreement is not None and task.kind() in ("regression", "similarity"):
+        raise InputError(
+            f"goal.min_agreement: target {task.head!r} answers with numbers, which are never "
+            "equal. Give goal.min_cosine or goal.max_kl"
+        )
+    names = [metric.name for metric in task.metrics()]
+    for name in goal.gates:
+        if name not in names:
+            raise InputError(f"goal.gates.{name}: {did_you_mean(name, names, 'Metrics')}")
 
 
 def _check_lengths(config: QuantizeConfig, limit: int, package: "Package") -> None:
@@ -173,6 +236,24 @@ def _check_lengths(config: QuantizeConfig, limit: int, package: "Package") -> No
         )
 
 
+def data_of(config: QuantizeConfig, subject: Subject) -> DatasetSpec:
+    """Return the data of the job, or those that the package's suite names for the target.
+
+    Raises:
+        InputError: Neither names any.
+    """
+    if config.data is not None:
+        return config.data
+    suite = read_suite(subject.package)
+    exam = None if suite is None or subject.target is None else suite.exams.get(subject.target)
+    if exam is None or not exam.data.spec:
+        raise InputError(
+            f"data: {subject.package.ref} does not name the data it was trained on. Give "
+            "data.source, for example data.source=files:rows.jsonl"
+        )
+    return DatasetSpec.model_validate(exam.data.spec)
+
+
 def prepare(config: QuantizeConfig) -> Prepared:
     """Read the package and the data, and require that they belong together.
 
@@ -180,18 +261,22 @@ def prepare(config: QuantizeConfig) -> Prepared:
         InputError: If they do not, or nothing in the package can be executed in INT8.
     """
     subject = read_subject(config)
-    task = load_task(config.data, None if config.cache is None else Path(config.cache))
-    stored = subject.package.manifest.task
-    head = choose_target(subject.source.model_config, subject.target)
-    check_labels(head, task, stored.labels if stored is not None else None)
-    processor = TextProcessor.load(subject.package.path)
-    timing = config.latency
+    spec = data_of(config, subject)
+    subject, data = _read_data(config, subject, spec)
+    processor = open_processor(subject.package.path)
+    if processor is None:
+        raise InputError(f"{subject.package.ref} has no processor to read rows with")
+    reader = RowReader(processor, subject.task, subject.source.statement, config.batch_size)
+    timing, goal = config.latency, config.goal
     inputs = QuantizeInputs(
         source=subject.source,
-        target=subject.target,
-        texts=_encode_task(task, processor, config, subject.limit),
+        task=subject.task,
+        labelled=not _without_labels(config, subject),
+        heads=_compared(subject),
+        goal=goal,
+        texts=_encode(data, reader, config, subject.limit),
         cut={
-            length: _encode_task(task, processor, config, length)
+            length: _encode(data, reader, config, length)
             for length in sorted(config.lengths, reverse=True)
         },
         timing=Timing(
@@ -199,43 +284,63 @@ def prepare(config: QuantizeConfig) -> Prepared:
             length=min(timing.length or subject.limit, subject.limit),
             rounds=timing.rounds,
             calls=timing.calls,
+            buckets={b.name: (b.batch_size, min(b.length, subject.limit)) for b in goal.buckets},
         ),
         backend=make_backend(config.backend),
         calibrator=make_calibrator(config.calibrator),
     )
-    probe = probe_texts(task.test, processor, config.probe_texts, subject.limit)
-    return Prepared(subject, inputs, processor, task, probe)
+    words = text_processor(processor)
+    probe = probe_texts(data.test, words, config.probe_texts, subject.limit) if words else []
+    return Prepared(subject, inputs, processor, data, spec, probe)
 
 
-def _encode_task(
-    task: TaskData, processor: TextProcessor, config: QuantizeConfig, limit: int
-) -> Texts:
+def _without_labels(config: QuantizeConfig, subject: Subject) -> bool:
+    return subject.task is None or config.goal.without_labels
+
+
+def _read_data(
+    config: QuantizeConfig, subject: Subject, spec: DatasetSpec
+) -> tuple[Subject, TaskData]:
+    """Read rows as the goal needs them, and the task with the names of their labels."""
+    cache = None if config.cache is None else Path(config.cache)
+    if _without_labels(config, subject):
+        if subject.task is not None and "text" not in subject.task.modalities:
+            raise InputError(
+                f"goal: target {subject.task.head!r} reads rows of "
+                f"{' or '.join(sorted(subject.task.modalities))}, not single texts. Give "
+                "goal.max_accuracy_drop and labelled rows"
+            )
+        return subject, load_texts(spec, config.calibration_rows, cache)
+    assert subject.task is not None
+    data = load_task(spec, cache, subject.task.form())
+    if (form := form_of(data.train)) not in forms_read(subject.source.model_config):
+        raise InputError(f"data: {data.name} holds {form}; {subject.package.ref} reads others")
+    stored = subject.package.manifest.task
+    task = check_labels(subject.task, data, stored.labels if stored is not None else None)
+    return replace(subject, task=task), data
+
+
+def _compared(subject: Subject) -> dict[str, str]:
+    """Return the kinds of the targets that the rows can be asked about."""
+    if subject.task is None:
+        return {}
+    kind = subject.task.kind()
+    if kind not in ROW_KINDS:
+        return {subject.task.head: kind}
+    kinds = {name: task.kind() for name, task in subject.heads.items()}
+    return {name: each for name, each in kinds.items() if each in ROW_KINDS}
+
+
+def _encode(data: TaskData, reader: RowReader, config: QuantizeConfig, limit: int) -> Texts:
+    rows, seed = config.evaluation_rows, config.seed
     return Texts(
-        calibration=encode_rows(task.train, processor, config.calibration_rows, config, limit),
-        validation=encode_rows(task.validation, processor, config.evaluation_rows, config, limit),
-        test=encode_rows(task.test, processor, config.evaluation_rows, config, limit),
+        calibration=reader.split(data.train, limit, count=config.calibration_rows, seed=seed),
+        validation=reader.split(data.validation, limit, count=rows, seed=seed, parts=True),
+        test=reader.split(data.test, limit, count=rows, seed=seed),
     )
 
 
-def encode_rows(
-    rows: Rows, processor: TextProcessor, count: int, config: QuantizeConfig, limit: int
-) -> Encoded:
-    """Tokenize up to ``count`` rows, chosen by the job's seed, into batches of similar length."""
-    rng = np.random.default_rng(config.seed)
-    chosen = np.sort(rng.permutation(len(rows))[:count])
-    rows = rows.take(chosen)
-    lengths = np.asarray([len(text) for text in rows.texts])
-    order = np.argsort(lengths, kind="stable")
-    batches = []
-    for start in range(0, len(order), config.batch_size):
-        index = order[start : start + config.batch_size]
-        texts = [rows.texts[i] for i in index]
-        pairs = None if rows.pairs is None else [rows.pairs[i] for i in index]
-        batches.append(processor.arrays(texts, pairs, limit))
-    return encode(batches, order, rows.labels)
-
-
-def probe_texts(rows: Rows, processor: TextProcessor, count: int, limit: int) -> list[str]:
+def probe_texts(rows: Rows, processor: "TextProcessor", count: int, limit: int) -> list[str]:
     """Choose short, different texts that are not cut."""
     unique = list(dict.fromkeys(text for text in rows.texts if len(text) <= PROBE_CHARACTERS))
     whole = [
@@ -243,6 +348,6 @@ def probe_texts(rows: Rows, processor: TextProcessor, count: int, limit: int) ->
         for text, ids in zip(unique, processor.encode(unique), strict=True)
         if len(ids) < limit - 2
     ]
-    chosen = whole or rows.texts
+    chosen: Sequence[str] = whole or rows.texts
     step = max(1, len(chosen) // count)
     return list(chosen[::step][:count])

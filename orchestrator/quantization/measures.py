@@ -1,7 +1,7 @@
-"""Measures of a plan: encoded texts, accuracy and output error, and speed.
+"""Measures of a plan: encoded rows, accuracy and output error, and speed.
 
-Accuracy runs encoded texts and compares two models on the same ones. Legend: N texts, B batch,
-S length, D width, K classes.
+Accuracy runs encoded rows and compares two models on the same ones. Legend: N rows, B batch,
+S length, D width, K outputs.
 
 Speed compares callables on a machine that is busy with other things. Each round calls every
 candidate; the order is reversed every other round. A candidate is compared with the reference *of
@@ -16,17 +16,28 @@ the other, so that a slow minute of the machine falls on one of them.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
 from statistics import median
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from orchestrator.arrays import AnyArray, Float32Array, FloatArray, IntArray
+from orchestrator.arrays import AnyArray, BoolArray, Float32Array, FloatArray, IntArray
+from orchestrator.data.rows.rows import Rows
 from orchestrator.errors import StageError
+from orchestrator.inference.inputs import joined
 from orchestrator.quantization.backends.backend import Predictor
 from orchestrator.quantization.backends.onnxruntime_cpu.session import EMBEDDING
-from orchestrator.quantization.results import Divergence, Latency, Paired
+from orchestrator.quantization.distances import row_cosine, row_divergence
+from orchestrator.quantization.measured_results import Divergence, Paired
+from orchestrator.quantization.results import Latency
+from orchestrator.tasks.intervals import compare as compare_rows
+from orchestrator.tasks.intervals import proportion_bound
+from orchestrator.tasks.metrics import Metric
+
+if TYPE_CHECKING:
+    from orchestrator.data.processors.readings import Reading
+    from orchestrator.inference.inputs import Encoded as Item
 
 NORMAL_QUANTILE: Final = 1.959964
 """97.5 % quantile of the standard normal distribution: a two-sided 95 % interval."""
@@ -39,84 +50,177 @@ REFERENCE_SLICES: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Texts as token ids, cut into batches of similar length; ``order[i]`` is the text of row i."""
+    """Rows as batches of similar length; ``order[i]`` is the sequence of row i of the batches.
 
-    batches: tuple[dict[str, npt.NDArray[np.int32]], ...]
+    Most rows are one sequence. Candidates of a choice are one each, and so are windows of a long
+    context and the texts of a pair that are read apart.
+    """
+
+    batches: tuple[dict[str, AnyArray], ...]
     order: IntArray
-    labels: IntArray
-    """Class of each text [N], in the order of the texts."""
+    items: "tuple[Item, ...] | None" = None
+    """The sequences of each row, with the places of their tokens; None: rows are images."""
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.order) if self.items is None else len(self.items)
+
+    @property
+    def lengths(self) -> list[int] | None:
+        """Tokens of each sequence; None: rows are images."""
+        if self.items is None:
+            return None
+        return [len(sequence) for item in self.items for sequence in item.sequences]
 
 
-def encode(rows: Sequence[Mapping[str, AnyArray]], order: IntArray, labels: IntArray) -> Encoded:
-    """Pack batches of token ids with the position of each row among the texts."""
-    batches = tuple(
-        {name: np.asarray(values, dtype=np.int32) for name, values in batch.items()}
-        for batch in rows
-    )
-    return Encoded(batches, np.asarray(order, np.int64), np.asarray(labels, np.int64))
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows of one split, in parts that are answered one after the other.
+
+    Several parts are random parts of the rows: each beginning is a random sample of all.
+    """
+
+    rows: Rows
+    """All rows, in the order of the parts."""
+    parts: tuple[Encoded, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def seen(self, parts: int) -> Rows:
+        """Return the rows of the first parts."""
+        return self.rows.take(range(sum(map(len, self.parts[:parts]))))
+
+
+def encode(
+    batches: Sequence[Mapping[str, AnyArray]],
+    order: IntArray,
+    items: "Sequence[Item] | None" = None,
+) -> Encoded:
+    """Pack batches with the position of each of their rows among the sequences."""
+    packed = tuple({name: _compact(values) for name, values in each.items()} for each in batches)
+    return Encoded(packed, np.asarray(order, np.int64), None if items is None else tuple(items))
+
+
+def _compact(values: AnyArray) -> AnyArray:
+    """Return whole numbers as int32, which graphs read; other values as they are."""
+    return values.astype(np.int32) if np.issubdtype(values.dtype, np.integer) else values
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Answers for N texts, in their order: logits [N, K] by target, embedding [N, D]."""
+    """Answers to N rows, in their order.
 
-    logits: dict[str, Float32Array]
+    Attributes:
+        logits: Outputs of each row by target: [K], [S, K], or those of its sequences.
+        embedding: Vector of each sequence [N, D].
+        readings: Places of the tokens of each row, of kinds that need them.
+    """
+
+    logits: dict[str, Sequence[AnyArray]]
     embedding: Float32Array
+    readings: "tuple[Reading | None, ...]" = ()
 
 
 def predict_all(model: Predictor, texts: Encoded) -> Outputs:
-    """Answer every text.
+    """Answer every row.
 
     Raises:
         StageError: If an answer is not finite.
     """
-    rows = [model.predict(batch) for batch in texts.batches]
-    back = np.argsort(texts.order)
-    joined = {name: np.concatenate([row[name] for row in rows])[back] for name in rows[0]}
-    broken = [name for name, values in joined.items() if not np.isfinite(values).all()]
+    found: dict[str, list[AnyArray]] = {}
+    lengths, start = texts.lengths, 0
+    for batch in texts.batches:
+        answers = model.predict(batch)
+        places = texts.order[start : start + len(next(iter(batch.values())))].tolist()
+        start += len(places)
+        for name, values in answers.items():
+            rows = found.setdefault(name, [np.empty(0)] * len(texts.order))
+            for place, row in zip(places, values, strict=True):
+                rows[place] = row if lengths is None or row.ndim < 2 else row[: lengths[place]]
+    broken = [n for n, rows in found.items() if not all(np.isfinite(row).all() for row in rows)]
     if broken:
         raise StageError(f"outputs {broken} are not finite: the source package is not usable")
-    embedding = joined.pop(EMBEDDING)
-    return Outputs(joined, embedding)
+    embedding = np.stack(found.pop(EMBEDDING))
+    if texts.items is None:
+        return Outputs(dict(found), embedding)
+    logits = {name: joined(texts.items, rows) for name, rows in found.items()}
+    return Outputs(dict(logits), embedding, tuple(item.reading for item in texts.items))
 
 
-def divergence(reference: Outputs, other: Outputs) -> Divergence:
-    """Compare answers to the same texts, in float64."""
-    kl = [
-        float(_kl(reference.logits[name], other.logits[name]).mean()) for name in reference.logits
-    ]
-    left, right = reference.embedding.astype(np.float64), other.embedding.astype(np.float64)
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    cosine = 1 - (left * right).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
-    return Divergence(kl=float(np.mean(kl)), cosine=float(cosine.mean()))
+def joint(parts: Sequence[Outputs]) -> Outputs:
+    """Return the outputs of several parts as one."""
+    return Outputs(
+        {name: [row for part in parts for row in part.logits[name]] for name in parts[0].logits},
+        np.concatenate([part.embedding for part in parts]),
+        tuple(reading for part in parts for reading in part.readings),
+    )
 
 
-def paired(reference: Float32Array, candidate: Float32Array, labels: IntArray) -> Paired:
-    """Compare two models by their logits [N, K] on texts with the given labels [N].
+def divergence(
+    reference: Outputs, other: Outputs, kinds: Mapping[str, str] | None = None
+) -> Divergence:
+    """Compare answers to the same rows, in float64.
 
-    The test is the exact one of McNemar (a binomial test of the changed answers); the interval is
-    that of Agresti and Min (2005) for paired proportions.
+    Args:
+        reference: Of the float model.
+        other: Of the other model.
+        kinds: Task kind of each target that counts; None: all targets are classifiers.
     """
+    kinds = dict.fromkeys(reference.logits, "classification") if kinds is None else kinds
+    kl = [
+        float(row_divergence(kind, reference.logits[name], other.logits[name]).mean())
+        for name, kind in kinds.items()
+    ]
+    cosine = row_cosine(reference.embedding, other.embedding)
+    return Divergence(kl=float(np.mean(kl)) if kl else None, cosine=float(1 - cosine.mean()))
+
+
+def paired(metric: Metric, before: FloatArray, after: FloatArray) -> Paired:
+    """Compare two models by the statistics of a metric on the same rows.
+
+    The test is the exact one of McNemar (a binomial test of the changed rows). The interval is that
+    of Agresti and Min (2005) for paired proportions where rows are right or wrong, and the bound
+    Tango's; both come from the bootstrap over rows for other metrics.
+
+    Args:
+        metric: The metric.
+        before: Its statistics per row of the reference [N, S].
+        after: Those of the candidate.
+    """
+    if metric.right_or_wrong:
+        return _paired_shares(metric.name, before[:, 0] > 0, after[:, 0] > 0)
+    found = compare_rows(metric, before, after)
+    return Paired(
+        metric=metric.name,
+        texts=found.rows,
+        reference=found.parent,
+        accuracy=found.child,
+        drop=found.drop,
+        gained=found.gained,
+        lost=found.lost,
+        p_value=found.p_value,
+        interval=(found.low, found.high),
+        bound=found.bound,
+    )
+
+
+def _paired_shares(name: str, before: BoolArray, after: BoolArray) -> Paired:
+    """Compare two shares of right rows [N]; needs no bootstrap."""
     from scipy.stats import binomtest  # takes longer to import than many models to measure
 
-    right_before = reference.argmax(axis=1) == labels
-    right_after = candidate.argmax(axis=1) == labels
-    gained = int((right_after & ~right_before).sum())
-    lost = int((right_before & ~right_after).sum())
-    changed = gained + lost
-    p_value = float(binomtest(lost, changed, 0.5).pvalue) if changed else 1.0
+    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    changed, texts = gained + lost, len(before)
     return Paired(
-        texts=len(labels),
-        reference=float(right_before.mean()),
-        accuracy=float(right_after.mean()),
-        drop=(lost - gained) / len(labels),
+        metric=name,
+        texts=texts,
+        reference=float(before.mean()),
+        accuracy=float(after.mean()),
+        drop=(lost - gained) / texts,
         gained=gained,
         lost=lost,
-        p_value=p_value,
-        interval=_agresti_min(gained, lost, len(labels)),
+        p_value=float(binomtest(lost, changed, 0.5).pvalue) if changed else 1.0,
+        interval=_agresti_min(gained, lost, texts),
+        bound=proportion_bound(lost, gained, texts),
     )
 
 
@@ -127,16 +231,6 @@ def _agresti_min(gained: int, lost: int, texts: int) -> tuple[float, float]:
     variance = (lost + gained + 1) - (lost - gained) ** 2 / total
     half = NORMAL_QUANTILE * np.sqrt(variance) / total
     return float(drop - half), float(drop + half)
-
-
-def _kl(reference: Float32Array, other: Float32Array) -> FloatArray:
-    left, right = _log_softmax(reference), _log_softmax(other)
-    return np.asarray((np.exp(left) * (left - right)).sum(axis=1), dtype=np.float64)
-
-
-def _log_softmax(logits: Float32Array) -> FloatArray:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def compare(
@@ -195,4 +289,19 @@ def _summary(times: FloatArray, base: FloatArray) -> Latency:
         wall_ms=float(median(times[:, 1])) * 1e3,
         ratio=float(median(ratios)),
         spread=(float(ratios.min()), float(ratios.max())),
+        interval=median_interval(ratios),
     )
+
+
+def median_interval(values: FloatArray) -> tuple[float, float]:
+    """Return the order statistics that enclose the median of a population with 95 % confidence.
+
+    The number of values below the median is binomial with share 1/2 (Conover 1999, section 3.2).
+    Fewer than 6 values enclose it with less confidence; all of them are the interval then.
+    """
+    ordered, count = np.sort(values), len(values)
+    outside, below = 0, 0.0
+    while (below := below + comb(count, outside) / 2**count) <= 0.025 and outside < count // 2:
+        outside += 1
+    first = max(outside - 1, 0)
+    return float(ordered[first]), float(ordered[count - 1 - first])

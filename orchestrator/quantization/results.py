@@ -11,6 +11,13 @@ from pydantic import Field
 from orchestrator.config import StrictModel
 from orchestrator.quantization.config import GoalConfig
 from orchestrator.quantization.kinds import KindName
+from orchestrator.quantization.measured_results import (
+    Accuracy,
+    Closeness,
+    Divergence,
+    Paired,
+    PlanFigures,
+)
 from orchestrator.quantization.plans import PlanFile
 
 SCHEMA_VERSION: Final = 1
@@ -18,52 +25,6 @@ SCHEMA_VERSION: Final = 1
 PARETO_FILE: Final = "evaluation/pareto.json"
 REPORT_FILE: Final = "evaluation/quantization.json"
 PROBE_FILE: Final = "evaluation/probe.json"
-
-
-class Divergence(StrictModel):
-    """Distance between the answers of a model and of the float model, averaged over texts."""
-
-    kl: float
-    """Kullback-Leibler divergence of the class probabilities in nats, averaged over targets too."""
-    cosine: float
-    """1 - cosine of the embeddings."""
-
-
-class Paired(StrictModel):
-    """Accuracy of a candidate against a reference on the same texts."""
-
-    texts: int
-    """Number of texts."""
-    reference: float
-    """Accuracy of the reference."""
-    accuracy: float
-    """Accuracy of the candidate."""
-    drop: float
-    """``reference - accuracy``: positive when the candidate is worse."""
-    gained: int
-    """Texts that only the candidate answers correctly."""
-    lost: int
-    """Texts that only the reference answers correctly."""
-    p_value: float
-    """Exact McNemar test, two-sided: probability of a split this uneven between equal models."""
-    interval: tuple[float, float]
-    """95 % confidence interval of the drop (Agresti and Min 2005, paired proportions)."""
-
-
-class SplitFigures(Paired):
-    """Accuracy and output error of the deployed model on one split."""
-
-    error: Divergence
-    """Distance from the float model."""
-
-
-class Accuracy(StrictModel):
-    """Figures of the deployed model on the rows that chose it and on rows that did not."""
-
-    validation: SplitFigures
-    """Rows by which the plan was chosen."""
-    test: SplitFigures
-    """Rows that confirm the choice."""
 
 
 class Latency(StrictModel):
@@ -77,6 +38,13 @@ class Latency(StrictModel):
     """Median over rounds of CPU time divided by that of the reference in the same round."""
     spread: tuple[float, float]
     """Smallest and largest ratio over the rounds."""
+    interval: tuple[float, float] | None = None
+    """95 % interval of the median ratio; null in files of earlier releases."""
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The interval, or the spread where there is none."""
+        return self.spread if self.interval is None else self.interval
 
 
 class DeployedLatency(StrictModel):
@@ -88,15 +56,6 @@ class DeployedLatency(StrictModel):
     """The deployed model."""
     float: Latency
     """The float graph, which is the reference of the ratios."""
-
-
-class PlanFigures(StrictModel):
-    """Accuracy and output error of one plan on the validation rows."""
-
-    paired: Paired
-    """Accuracy against the float graph."""
-    divergence: Divergence
-    """Distance from the float graph."""
 
 
 class ExecutedUnit(StrictModel):
@@ -136,12 +95,16 @@ class MeasuredArtifact(StrictModel):
     """Tokens of each text in the timed batch, before a limit of the plan."""
     audit: Audit
     """Operators that the runtime executed."""
-    accuracy: Accuracy
-    """Accuracy on validation and test rows."""
+    validation: PlanFigures
+    """Figures on the validation rows."""
+    test: PlanFigures | None = None
+    """Figures on the test rows; null until the one plan is chosen."""
     float_graph_difference: float
-    """Largest difference of a logit between torch and the float graph."""
+    """Largest difference of an output between torch and the float graph."""
     latency: DeployedLatency
     """Times of torch, the float graph and the deployed model."""
+    buckets: dict[str, Latency] = Field(default_factory=dict)
+    """Times of the deployed model at other shapes, by their name."""
 
 
 class ParetoPoint(StrictModel):
@@ -155,24 +118,36 @@ class ParetoPoint(StrictModel):
     """Number of INT8 units."""
     units: int
     """Number of units."""
-    accuracy: float
-    """Accuracy of the plan."""
-    accuracy_drop: float
-    """Accuracy of the float graph minus that of the plan."""
-    paired: Paired
+    accuracy: float | None = None
+    """Primary metric of the plan; null: without labels."""
+    accuracy_drop: float | None = None
+    """Loss of the primary metric against the float graph."""
+    paired: Paired | None = None
     """The full comparison with the float graph."""
+    gates: dict[str, Paired] = Field(default_factory=dict)
+    """Other metrics that the goal bounds."""
+    closeness: Closeness | None = None
+    """Answers against those of the float graph, where the goal bounds them."""
     error: Divergence
     """Distance from the float graph."""
     latency: Latency
     """Time against the float graph."""
+    buckets: dict[str, Latency] = Field(default_factory=dict)
+    """Time at the other shapes of the goal."""
     plan: dict[str, KindName]
     """Kind of every unit."""
     latency_ms: float
     """CPU time of one call."""
+    size: int | None = None
+    """Bytes of the model file."""
     length: int | None = None
     """Tokens at which texts are cut; null: at the limit of the job."""
     predicted_kl: float | None = None
     """Sum of the errors of the single units; null if one of them was not measured."""
+    predicted_ratio: float | None = None
+    """Time that the role times add up to; null if one of them was not measured."""
+    stopped: bool = False
+    """Whether fewer rows were answered, because the interval excluded a bound of the goal."""
     on_front: bool
     """Whether no other measured plan is better in both time and output error."""
     chosen: bool
@@ -221,6 +196,15 @@ class ReportedLatency(DeployedLatency):
     """The clock, in words."""
 
 
+class SplitRecord(StrictModel):
+    """Rows of one split that were used."""
+
+    rows: int
+    """Number of rows."""
+    sha256: str
+    """SHA-256 over the rows in their order."""
+
+
 class QuantizationReport(StrictModel):
     """``evaluation/quantization.json``: before and after, the audit, and the measured prices."""
 
@@ -228,8 +212,10 @@ class QuantizationReport(StrictModel):
     """Version of this file's format."""
     source: str
     """Reference of the float package."""
-    target: str
-    """Classification target whose accuracy counts."""
+    target: str | None
+    """Target whose primary metric counts; null: the package answers with embeddings only."""
+    method: str = "front"
+    """Method of the search."""
     runtime: Runtime
     """Library that executed the model."""
     goal: GoalConfig
@@ -241,8 +227,14 @@ class QuantizationReport(StrictModel):
     at the limit of the job."""
     artefact_sha256: str
     """Hash of ``model.onnx``."""
-    accuracy: Accuracy
-    """Accuracy on validation and test rows."""
+    accuracy: Accuracy | None = None
+    """Primary metric on validation and test rows; null: without labels."""
+    gates: dict[str, dict[str, Paired]] = Field(default_factory=dict)
+    """Other metrics that the goal bounds, by split."""
+    closeness: dict[str, Closeness] = Field(default_factory=dict)
+    """Answers against those of the float model, by split, where the goal bounds them."""
+    splits: dict[str, SplitRecord] = Field(default_factory=dict)
+    """The rows that calibrated, chose and confirmed; empty in files of earlier releases."""
     latency: ReportedLatency
     """Times of torch, the float graph and the deployed model."""
     float_graph_difference: float
@@ -273,18 +265,24 @@ class Probe(StrictModel):
 class QuantizeSummary(StrictModel):
     """Figures of the manifest: of the committed file, on test rows unless named otherwise."""
 
-    target: str
-    """Classification target whose accuracy counts."""
-    accuracy: float
-    """Accuracy of the INT8 model."""
-    accuracy_float: float
-    """Accuracy of the float model."""
-    accuracy_drop: float
-    """Float minus INT8."""
-    accuracy_drop_validation: float
-    """Float minus INT8 on validation rows."""
-    p_value: float
+    target: str | None
+    """Target whose primary metric counts; null: the package answers with embeddings only."""
+    accuracy: float | None = None
+    """Primary metric of the INT8 model; null: without labels."""
+    accuracy_float: float | None = None
+    """Primary metric of the float model."""
+    accuracy_drop: float | None = None
+    """Loss of the INT8 model."""
+    accuracy_drop_validation: float | None = None
+    """Loss on validation rows."""
+    p_value: float | None = None
     """Exact McNemar test of the drop."""
+    cosine: float | None = None
+    """Cosine to the float model's embedding that 90 % of the texts reach; null: not bounded."""
+    agreement: float | None = None
+    """Share of answers that are those of the float model; null: not bounded."""
+    kl: float | None = None
+    """Mean divergence of the target's probabilities; null: not bounded."""
     integer_units: int
     """GEMMs executed in integers."""
     units: int

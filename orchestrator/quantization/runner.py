@@ -1,8 +1,8 @@
 """The quantization job: a package and a bound in, an INT8 package and its Pareto front out.
 
-Steps: measure the error of each unit and the time of each role, let the allocator propose plans,
-measure these plans, take the best one that keeps the bound, write it, measure the written file
-again, commit.
+Steps: measure the error of each unit and the time of each role, let the method propose plans,
+measure these plans on validation rows, take the best one that keeps the goal, write it, measure the
+written file again, confirm it on test rows, commit.
 """
 
 from pathlib import Path
@@ -16,8 +16,9 @@ from orchestrator.config import JobResult
 from orchestrator.data.rows.same_rows import require_same_rows
 from orchestrator.inference.examination import examine_draft
 from orchestrator.inference.heads import default_head, package_tasks
-from orchestrator.quantization.artifact import plan_text, summary, write_package
+from orchestrator.quantization.artifact import summary, write_package
 from orchestrator.quantization.config import QuantizeConfig
+from orchestrator.quantization.describing import plan_text
 from orchestrator.quantization.inputs import Prepared, prepare, read_subject
 from orchestrator.quantization.plans import PLAN_FILE, PlanFile
 from orchestrator.quantization.results import QuantizeMetrics
@@ -36,7 +37,8 @@ def run(config: QuantizeConfig) -> JobResult:
 
     Raises:
         InputError: if the package, the target or the data do not fit.
-        StageError: if no measured plan reaches the goal.
+        NoPlanError: if no measured plan reaches the goal, or the test rows do not confirm the one
+            that was chosen.
         RefusedError: if the package is committed, but its gate rejected it.
     """
     # A first start checks everything before it leaves a folder; a later one reads the folder first.
@@ -63,10 +65,11 @@ def check(config: QuantizeConfig) -> str:
 
 
 def _quantize(config: QuantizeConfig, prepared: Prepared, folder: RunFolder) -> Package:
-    require_same_rows(folder, {prepared.subject.target: prepared.task})
+    subject = prepared.subject
+    require_same_rows(folder, {subject.target or "texts": prepared.data})
     with session_for(config.cluster):
         choice = Search(config, prepared, folder, TaskPool(config.cluster)).run()
-    parent, target = prepared.subject.package, prepared.subject.target
+    parent = subject.package
     manifest = parent.manifest
     stated = None if manifest.task is None else manifest.task.model_dump(mode="json")
     if stated is not None:
@@ -77,8 +80,8 @@ def _quantize(config: QuantizeConfig, prepared: Prepared, folder: RunFolder) -> 
         examine_draft(
             draft,
             parent=parent,
-            learned={target: Learned.of_classes(target, prepared.task, config.data)},
-            default=default_head(parent, package_tasks(parent)) or target,
+            learned=_learned(prepared),
+            default=default_head(parent, package_tasks(parent)) or subject.target,
             promotion=config.promotion,
             config=config.suite,
         )
@@ -90,9 +93,17 @@ def _quantize(config: QuantizeConfig, prepared: Prepared, folder: RunFolder) -> 
         write=write,
         parents=[parent.ref],
         task=stated,
-        metrics=summary(prepared, choice).model_dump(),
+        metrics=summary(prepared, choice).model_dump(exclude_none=True),
         licence=manifest.licence,
     )
+
+
+def _learned(prepared: Prepared) -> dict[str, Learned]:
+    """Return the task of labelled rows, which the suite examines on the package."""
+    task = prepared.subject.task
+    if task is None or not prepared.inputs.labelled:
+        return {}
+    return {task.head: Learned(task, prepared.data, prepared.spec)}
 
 
 def _metrics(package: Package) -> dict[str, JsonValue]:

@@ -1,53 +1,76 @@
-"""The search of one job: measure prices, let the allocator propose plans, measure, deploy one.
+"""The search of one job: measure prices, let the method propose plans, measure, deploy one.
+
+Validation rows decide. Test rows are read once, by the written file of the one plan that was
+chosen; what they say confirms it or ends the job, and never leads to another plan.
 
 Every finished measurement is in the run's journal, so that a run started again measures only what
-is missing. Time is measured by one task at a time, while nothing else of this job runs.
+is missing, and does not ask the test rows again. Time is measured by one task at a time, while
+nothing else of this job runs.
 """
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
-
-from pydantic import JsonValue
+from typing import Final
 
 from orchestrator.config import StrictModel
-from orchestrator.errors import StageError
 from orchestrator.quantization import worker
 from orchestrator.quantization.allocator import (
-    Point,
-    candidates,
-    error_plans,
+    Predicted,
+    by_size,
     latency_plans,
     options,
-    pareto,
-    ranked,
+    predicted,
+    saved_bytes,
+    shrunk_times,
     surrogate_front,
 )
-from orchestrator.quantization.artifact import (
-    Choice,
-    Prices,
-    no_plan,
-    points_table,
-    write_model_file,
-)
+from orchestrator.quantization.artifact import Choice, Prices, write_model_file
+from orchestrator.quantization.backends.onnxruntime_cpu.session import MODEL_FILE
 from orchestrator.quantization.config import GoalConfig, QuantizeConfig
-from orchestrator.quantization.inputs import Prepared, QuantizeInputs
-from orchestrator.quantization.kinds import Range
-from orchestrator.quantization.plans import Plan, named_plans
-from orchestrator.quantization.results import (
-    Divergence,
-    Latency,
-    MeasuredArtifact,
-    PlanFigures,
+from orchestrator.quantization.describing import no_plan, points_table
+from orchestrator.quantization.goals import (
+    Missed,
+    NearMiss,
+    NoPlanError,
+    missed_cost,
+    missed_quality,
+    nearest_of,
 )
-from orchestrator.storage import RunFolder, sha256_bytes
+from orchestrator.quantization.inputs import Prepared
+from orchestrator.quantization.measured_results import PlanFigures
+from orchestrator.quantization.measuring import Measurements
+from orchestrator.quantization.methods import exhaustive, front, samp
+from orchestrator.quantization.methods.space import Space
+from orchestrator.quantization.plans import Plan, named_plans
+from orchestrator.quantization.ranking import (
+    Point,
+    misses,
+    near_miss,
+    near_misses,
+    pareto,
+    ranked,
+)
+from orchestrator.quantization.results import MeasuredArtifact
+from orchestrator.storage import RunFolder
 from orchestrator.training.compression import Pool
-from orchestrator.zoo.gate import is_within
 
 CUT_PLANS: Final = 3
 """Plans of the measured front, fastest first, that are tried with each shorter limit."""
+METHODS: Final = {"front": front.search, "samp": samp.search, "exhaustive": exhaustive.search}
 logger = logging.getLogger(__name__)
+
+
+class Confirmation(StrictModel):
+    """The one question to the test rows, as the journal keeps it."""
+
+    digest: str
+    """Short hash of the plan that was asked."""
+    length: int | None
+    """Tokens at which it cuts texts."""
+    figures: PlanFigures
+    """Answer of the test rows."""
 
 
 class Search:
@@ -55,7 +78,7 @@ class Search:
 
     Args:
         config: The job.
-        prepared: Package, texts and back end.
+        prepared: Package, rows and back end.
         folder: The run's folder; holds the journal and the model file.
         pool: Runs the measurements.
     """
@@ -63,168 +86,178 @@ class Search:
     def __init__(
         self, config: QuantizeConfig, prepared: Prepared, folder: RunFolder, pool: Pool
     ) -> None:
-        self.config = config
+        self.config, self.goal = config, config.goal
         self.units = prepared.subject.units
-        self.folder = folder
-        self.pool = pool
-        self.source = prepared.inputs.calibrated(self._ranges(prepared.inputs)).source
-        self.inputs = pool.put(prepared.inputs.calibrated(self.source.ranges))
+        self.folder, self.pool = folder, pool
+        self.measurements = Measurements(prepared.inputs, folder, pool)
+        self.emitted_bytes = len(prepared.subject.emission.to_bytes())
         self.points: list[Point] = []
 
     def run(self) -> Choice:
-        """Return the first plan in the allocator's order whose written file keeps the goal.
+        """Return the plan that validation rows choose and test rows confirm.
 
         Raises:
-            StageError: If no measured plan does.
+            NoPlanError: No measured plan keeps the goal on validation rows, or the test rows do not
+                confirm the chosen one.
         """
-        for choice in self.choices():
-            broken = broken_bounds(choice.measured, self.config.goal)
-            if not broken:
-                return choice
-            logger.warning("plan %s is not taken: %s", choice.point.name, "; ".join(broken))
-        raise StageError(no_plan(self.config.goal, self.points))
+        near: list[NearMiss] = []
+        stored = self.folder.done("confirmation")
+        asked = None if stored is None else Confirmation.model_validate(stored)
+        for choice in self.choices(asked):
+            missed = file_misses(choice, self.goal)
+            if not missed:
+                return self._confirmed(self.tested(choice))
+            near.append(near_miss(choice.point, missed))
+            words = "; ".join(each.in_words() for each in missed)
+            logger.warning("plan %s is not taken: %s", choice.point.name, words)
+        nearest = nearest_of([*near, *near_misses(self.points, self.goal)])
+        raise NoPlanError(no_plan(self.goal, self.points, nearest), nearest)
 
-    def choices(self) -> Iterator[Choice]:
+    def choices(self, asked: Confirmation | None = None) -> Iterator[Choice]:
         """Measure plans, and yield those that reach the goal, each with its measured file.
 
-        They come in the allocator's order; a file is there until the next one is asked for.
+        They come in the order of `ranking.ranked`; a file is there until the next one is asked for.
+        Test rows are not read.
+
+        Args:
+            asked: What the run has asked the test rows before: its plan alone is yielded.
         """
-        reference = self.pool.put(self.pool.call(worker.float_outputs, self.inputs))
-        prices = Prices(
-            errors=self._errors(reference),
-            roles=self._latencies("roles", latency_plans(self.units, self.config.kinds)),
-        )
-        choices = options(self.units, self.config.kinds, prices.errors, prices.roles)
-        front = surrogate_front(self.units, choices)
-        baselines = named_plans(self.units, self.config.kinds)
-        points = self._points(candidates(front, baselines, self.config.mixed_plans), reference)
-        self.points = points + self._cut(points, reference)
+        prices = self._prices()
+        points = self.measurements.points(self._propose(prices))
+        self.points = points + self._cut(points)
         logger.info("measured plans\n%s", points_table(self.points))
-        for point in ranked(self.points, self.config.goal):
-            yield Choice(point, self.points, prices, self._measure_file(point), self.artifact)
+        for point in self._ranked():
+            if asked is None or (asked.digest, asked.length) == (point.plan.digest, point.length):
+                measured = self._measure_file(point)
+                yield Choice(point, self.points, prices, measured, self.artifact)
+
+    def tested(self, choice: Choice) -> Choice:
+        """Return a choice with the figures of the test rows, which are asked once about a plan."""
+        stored, point = self.folder.done("confirmation"), choice.point
+        known = None if stored is None else Confirmation.model_validate(stored)
+        if known is None or (known.digest, known.length) != (point.plan.digest, point.length):
+            model = (self.artifact / MODEL_FILE).read_bytes()
+            inputs = self.measurements.inputs
+            found = self.pool.call(worker.measure_test, inputs, model, point.plan, point.length)
+            known = Confirmation(digest=point.plan.digest, length=point.length, figures=found)
+            self.folder.mark("confirmation", known.model_dump(mode="json"))
+        return replace(choice, measured=choice.measured.model_copy(update={"test": known.figures}))
 
     @property
     def artifact(self) -> Path:
         """Folder with the model file that was measured."""
         return self.folder.path / "artefact"
 
-    def _ranges(self, inputs: QuantizeInputs) -> dict[str, Range]:
-        """Return the input range of every unit, measured once."""
-        stored = self.folder.done("calibration")
-        if stored is None:
-            found = self.pool.call(worker.calibrate, inputs)
-            stored = {unit: list(bounds) for unit, bounds in found.items()}
-            self.folder.mark("calibration", stored)
-        return {unit: (bounds[0], bounds[1]) for unit, bounds in stored.items()}
+    def _confirmed(self, choice: Choice) -> Choice:
+        """Return a choice that test rows confirm.
 
-    def _errors(self, reference: worker.References) -> dict[str, Divergence]:
-        """Measure every unit alone in every kind; one task per unit."""
-        plans = error_plans(self.units, self.config.kinds)
-        names = {
-            unit.name: [n for n in plans if plans[n].integer.keys() == {unit.name}]
-            for unit in self.units
-        }
-        errors: dict[str, Divergence] = {}
-        missing: dict[str, Sequence[Any]] = {}
-        for unit, group in names.items():
-            stored = self.folder.done(f"error-{unit}")
-            if stored is None:
-                missing[unit] = (self.inputs, reference, [plans[name] for name in group])
-            else:
-                errors |= {name: Divergence.model_validate(stored[name]) for name in stored}
-        calls = self.pool.map(
-            worker.measure_errors, missing, title="quantize: error of each unit", unit="unit"
+        Raises:
+            NoPlanError: They do not.
+        """
+        assert choice.measured.test is not None
+        missed = missed_quality(choice.measured.test, self.goal, "test")
+        if choice.point.is_float or not missed:
+            return choice
+        nearest = near_miss(choice.point, missed)
+        words = "; ".join(each.in_words() for each in missed)
+        raise NoPlanError(
+            f"plan {choice.point.name} was chosen on validation rows, and the test rows do not "
+            f"confirm it: {words}. Nothing is committed, and no other plan is tried on them. "
+            "Relax the goal, or give more validation rows",
+            nearest,
         )
-        for unit, found in calls:
-            measured = dict(zip(names[unit], found, strict=True))
-            self.folder.mark(f"error-{unit}", _dump(measured))
-            errors |= measured
-        return errors
 
-    def _latencies(
-        self, name: str, plans: Mapping[str, Plan], lengths: Mapping[str, int] | None = None
-    ) -> dict[str, Latency]:
-        """Time plans in one interleaved run."""
-        timed = repr([plan.digest for plan in plans.values()]) + (repr(lengths) if lengths else "")
-        step = f"latency-{name}-{sha256_bytes(timed.encode())[:12]}"
-        stored = self.folder.done(step)
-        if stored is None:
-            found = self.pool.call(worker.measure_latencies, self.inputs, dict(plans), lengths)
-            self.folder.mark(step, _dump(found))
+    def _ranked(self) -> list[Point]:
+        unbounded = not self.goal.bounds_quality and not self.goal.bounds_time
+        if self.config.method == "samp" and unbounded and self.goal.max_bytes is None:
+            return samp.recommended(self.points, self.goal)
+        return ranked(self.points, self.goal)
+
+    def _prices(self) -> Prices:
+        """Measure what the knapsack needs; other methods need no prices."""
+        if self.config.method != "front":
+            return Prices({}, {}, {})
+        kinds = self.config.kinds
+        errors = self.measurements.errors(self.units, kinds)
+        roles = self.measurements.latencies("roles", latency_plans(self.units, kinds))
+        times = shrunk_times(self.units, kinds, roles)
+        return Prices(errors, roles, options(self.units, kinds, errors, times, self.goal))
+
+    def _propose(self, prices: Prices) -> dict[str, Plan]:
+        """Let the method measure plans; return them by name."""
+        proposed: dict[str, Plan] = {}
+
+        def measure(plans: Mapping[str, Plan]) -> dict[str, bool]:
+            proposed.update(plans)
+            return self._keeps(plans)
+
+        space = Space(
+            units=self.units,
+            kinds=self.config.kinds,
+            goal=self.goal,
+            options=prices.options,
+            front=self._front(prices) if prices.options else [],
+            baselines=named_plans(self.units, self.config.kinds),
+            budget=self.config.mixed_plans,
+        )
+        METHODS[self.config.method](space, measure)
+        return proposed
+
+    def _keeps(self, plans: Mapping[str, Plan]) -> dict[str, bool]:
+        """Return which plans keep the bounds of quality; without one, those of time."""
+        goal = self.goal
+        if goal.bounds_quality or not goal.bounds_time:
+            figures = self.measurements.figures(plans)
+            return {
+                name: not plan.integer or not missed_quality(figures[name], goal, "validation")
+                for name, plan in plans.items()
+            }
+        points = self.measurements.points(plans)
+        return {point.name: not misses(point, goal) for point in points}
+
+    def _front(self, prices: Prices) -> list[Predicted]:
+        """Return the predicted front, of the plans whose file is small enough."""
+        found, limit = surrogate_front(self.units, prices.options), self.goal.max_bytes
+        if limit is None:
             return found
-        return {plan: Latency.model_validate(figures) for plan, figures in stored.items()}
+        whole = self.emitted_bytes
+        small = [each for each in found if whole - saved_bytes(self.units, each.plan) <= limit]
+        if small:
+            return small
+        lean = surrogate_front(self.units, by_size(self.units, prices.options))
+        return [
+            again
+            for each in lean
+            if whole - saved_bytes(self.units, each.plan) <= limit
+            and (again := predicted(each.plan, prices.options)) is not None
+        ]
 
-    def _cut(self, points: Sequence[Point], reference: worker.References) -> list[Point]:
+    def _cut(self, points: Sequence[Point]) -> list[Point]:
         """Measure the fastest plans that may be deployed with each shorter limit."""
-        allowed = [p for p in points if p.plan.integer or self.config.goal.allow_float]
+        allowed = [p for p in points if p.plan.integer or self.goal.allow_float]
         plans, lengths = {}, {}
         for length in self.config.lengths:
             for point in pareto(allowed)[:CUT_PLANS]:
                 name = f"{point.name}/{length}"
                 plans[name], lengths[name] = point.plan, length
-        return self._points(plans, reference, lengths) if plans else []
-
-    def _points(
-        self,
-        plans: Mapping[str, Plan],
-        reference: worker.References,
-        lengths: Mapping[str, int] | None = None,
-    ) -> list[Point]:
-        """Measure accuracy, distance and time of the proposed plans."""
-        lengths = lengths or {}
-        steps = {
-            name: f"point-{plan.digest}" + (f"-{lengths[name]}" if name in lengths else "")
-            for name, plan in plans.items()
-        }
-        found: dict[str, PlanFigures] = {}
-        missing: dict[str, Sequence[Any]] = {}
-        for name, plan in plans.items():
-            stored = self.folder.done(steps[name])
-            if stored is None:
-                missing[name] = (self.inputs, reference, plan, lengths.get(name))
-            else:
-                found[name] = PlanFigures.model_validate(stored)
-        calls = self.pool.map(
-            worker.measure_plan, missing, title="quantize: accuracy of each plan", unit="plan"
-        )
-        for name, figures in calls:
-            self.folder.mark(steps[name], figures.model_dump(mode="json"))
-            found[name] = figures
-        latencies = self._latencies("plans", plans, lengths)
-        return [
-            Point(
-                name,
-                plan,
-                found[name].paired,
-                found[name].divergence,
-                latencies[name],
-                lengths.get(name),
-            )
-            for name, plan in plans.items()
-        ]
+        return self.measurements.points(plans, lengths) if plans else []
 
     def _measure_file(self, point: Point) -> MeasuredArtifact:
-        """Write the model of a plan and measure the written file."""
-        model = write_model_file(self.artifact, self.source, point.plan)
-        return self.pool.call(worker.measure_artifact, self.inputs, model, point.plan, point.length)
+        """Write the model of a plan and measure the written file on validation rows."""
+        measurements = self.measurements
+        model = write_model_file(self.artifact, measurements.source, point.plan)
+        return self.pool.call(
+            worker.measure_artifact,
+            measurements.inputs,
+            measurements.reference,
+            model,
+            point.plan,
+            point.length,
+        )
 
 
-def _dump(figures: Mapping[str, StrictModel]) -> dict[str, JsonValue]:
-    return {name: value.model_dump(mode="json") for name, value in figures.items()}
-
-
-def broken_bounds(measured: MeasuredArtifact, goal: GoalConfig) -> list[str]:
-    """Return the bounds that the written file breaks: accuracy on both splits, and time."""
-    broken = []
-    if goal.max_accuracy_drop is not None:
-        splits = {"validation": measured.accuracy.validation, "test": measured.accuracy.test}
-        broken += [
-            f"accuracy drops by {figures.drop:.4f} on {split} rows, "
-            f"{goal.max_accuracy_drop:g} is allowed"
-            for split, figures in splits.items()
-            if not is_within(figures.drop, goal.max_accuracy_drop, figures.reference)
-        ]
-    time = measured.latency.int8.cpu_ms
-    if goal.max_latency_ms is not None and time > goal.max_latency_ms:
-        broken.append(f"a call takes {time:.3f} ms, {goal.max_latency_ms:g} is allowed")
-    return broken
+def file_misses(choice: Choice, goal: GoalConfig) -> list[Missed]:
+    """Return the bounds that the written file does not keep on validation rows, time and size."""
+    measured, point = choice.measured, choice.point
+    quality = [] if point.is_float else missed_quality(measured.validation, goal, "validation")
+    return quality + missed_cost(measured.latency.int8, measured.buckets, choice.bytes, goal)

@@ -1,4 +1,4 @@
-"""The float model of a job: its parameters, its classification target, its input limit."""
+"""The float model of a job: its parameters, the task that counts, its input limit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ from orchestrator.data.rows.rows import TaskData
 from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.sentence.statement import SentenceEmbedding
-from orchestrator.modeling.targets.configs import ClsConfig
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.kinds import Range
 from orchestrator.quantization.plans import Plan
+from orchestrator.tasks.base import AnyTask, build_task
 
 if TYPE_CHECKING:
     from orchestrator.quantization.emission.model import Emission
@@ -71,61 +71,72 @@ def read_source(folder: Path) -> Source:
     return Source(config.model_dump(mode="json"), state, statement=embedder.statement)
 
 
-def choose_target(config: ModelConfig, wanted: str | None, default: str | None = None) -> ClsConfig:
-    """Return the classification target whose accuracy the goal bounds.
+def choose_task(
+    tasks: Mapping[str, AnyTask],
+    graph: Sequence[str],
+    wanted: str | None,
+    default: str | None = None,
+) -> AnyTask | None:
+    """Return the task whose primary metric the goal bounds; None: the package answers none.
 
     Args:
-        config: the model.
-        wanted: the target that the job names, if it does.
-        default: the target that the package was made for, if it says so.
+        tasks: Tasks of the package by the name of their head.
+        graph: Heads that its graph answers with.
+        wanted: the head that the job names, if it does.
+        default: the head that the package was made for, if it says so.
 
     Raises:
         InputError: If there is no target of that name, or there are several and no name was given.
     """
-    heads = {target.name: target for target in config.target if isinstance(target, ClsConfig)}
-    if not heads:
-        kinds = ", ".join(target.type_name() for target in config.target) or "none"
-        raise InputError(
-            f"the package has no classification target (targets: {kinds}). Fine-tune it first, for "
-            "example with `orchestrator select`"
-        )
+    heads = {name: tasks[name] for name in graph if name in tasks}
+    if wanted is None and not heads:
+        return None
     if wanted is None and default in heads:
         return heads[default]
     if wanted is None and len(heads) == 1:
         return next(iter(heads.values()))
     if wanted not in heads:
         raise InputError(
-            f"target: {wanted!r}; the package has {', '.join(heads)}. Name one of them"
+            f"target: {wanted!r}; the package has {', '.join(heads) or 'none'}. Name one of them"
         )
     return heads[wanted]
 
 
 def check_labels(
-    target: ClsConfig, task: TaskData, stored: Mapping[str, Sequence[str]] | None
-) -> None:
-    """Require that the data have the classes that the head was trained on, in the same order.
+    task: AnyTask, data: TaskData, stored: Mapping[str, Sequence[str]] | None
+) -> AnyTask:
+    """Require that the data have the labels that the head was trained on, in the same order.
 
     Args:
-        target: The classification head.
-        task: The labelled data.
-        stored: Class names by target, as the package's manifest has them.
+        task: The task of the head.
+        data: The labelled data.
+        stored: Label names by target, as the package's manifest has them.
+
+    Returns:
+        The task, with the names of the data where the package has none.
 
     Raises:
-        InputError: If the classes differ, or the data are images.
+        InputError: If the labels differ, or the rows are of a form that the task does not read.
     """
-    if task.train.images is not None:
-        raise InputError(f"data: {task.name} holds images; packages of text models read text")
-    names = (stored or {}).get(target.name)
-    if names is not None and list(names) != list(task.label_names):
+    if data.train.modality not in task.modalities:
         raise InputError(
-            f"data: {task.name} has the classes {list(task.label_names)}; target {target.name!r} "
+            f"data: {data.name} holds rows of {data.train.modality}; target {task.head!r} reads "
+            f"{' or '.join(sorted(task.modalities))}"
+        )
+    if not task.has_labels:
+        return task
+    names = (stored or {}).get(task.head)
+    if names is not None and list(names) != list(data.label_names):
+        raise InputError(
+            f"data: {data.name} has the classes {list(data.label_names)}; target {task.head!r} "
             f"was trained on {list(names)}. Give the data set it was trained on"
         )
-    if len(task.label_names) != target.num_labels:
+    if len(data.label_names) != len(task.labels):
         raise InputError(
-            f"data: {task.name} has {len(task.label_names)} classes, target {target.name!r} has "
-            f"{target.num_labels}. Give the data set it was trained on"
+            f"data: {data.name} has {len(data.label_names)} classes, target {task.head!r} has "
+            f"{len(task.labels)}. Give the data set it was trained on"
         )
+    return build_task(task.spec.model_copy(update={"labels": data.label_names}))
 
 
 def input_limit(config: QuantizeConfig, model: ModelConfig, package: "Package | None") -> int:

@@ -5,38 +5,36 @@ float graph with the input of every unit observed, one text at a time without pa
 padding row widens a range.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.arrays import AnyArray, Float32Array
+from orchestrator.arrays import AnyArray, Float32Array, FloatArray
+from orchestrator.data.rows.rows import Rows
 from orchestrator.errors import StageError
-from orchestrator.modeling.targets.configs import ClsConfig, PairConfig
+from orchestrator.inference.models import EMBEDDING, TorchModel
 from orchestrator.quantization.backends.backend import LoadedModel, Predictor
+from orchestrator.quantization.distances import closeness, row_agreement, row_cosine, row_divergence
+from orchestrator.quantization.goals import is_hopeless
 from orchestrator.quantization.inputs import QuantizeInputs
 from orchestrator.quantization.kinds import Range
+from orchestrator.quantization.measured_results import Closeness, Divergence, PlanFigures
 from orchestrator.quantization.measures import (
     Encoded,
     Outputs,
     compare,
     divergence,
+    joint,
     paired,
     predict_all,
 )
 from orchestrator.quantization.plans import Plan, float_plan
-from orchestrator.quantization.results import (
-    Accuracy,
-    DeployedLatency,
-    Divergence,
-    Latency,
-    MeasuredArtifact,
-    PlanFigures,
-    SplitFigures,
-)
+from orchestrator.quantization.results import DeployedLatency, Latency, MeasuredArtifact
 from orchestrator.quantization.source import Source
 from orchestrator.storage import sha256_bytes
+from orchestrator.tasks.base import Answer, AnyTask
 
 FLOAT_NAME: Final = "float"
 TORCH_NAME: Final = "torch"
@@ -44,10 +42,10 @@ DEPLOYED_NAME: Final = "int8"
 OPEN_SESSIONS_BYTES: Final = 2 * 2**30
 """Limit on the float bytes of the models that are timed together, because all are open at once."""
 FLOAT_TOLERANCE: Final = 1e-3
-"""Largest difference between torch and the float graph, relative to the largest logit."""
+"""Largest difference between torch and the float graph, relative to the largest output."""
 
-References = tuple[Outputs, Outputs]
-"""Answers of the float graph to the calibration and to the validation texts."""
+References = tuple[Outputs, list[Outputs]]
+"""Answers of the float graph to the calibration rows, and to each part of the validation rows."""
 
 
 def open_plan(inputs: QuantizeInputs, plan: Plan) -> LoadedModel:
@@ -61,44 +59,107 @@ def calibrate(inputs: QuantizeInputs) -> dict[str, Range]:
     observed = inputs.source.emit(observe=True).to_bytes()
     # not batch-invariant: runs each text alone and cut, so that padding is never observed
     model = inputs.backend.open(observed, batch_invariant=False)
-    return inputs.calibrator.ranges(model, inputs.texts.calibration)
+    (texts,) = inputs.texts.calibration.parts
+    return inputs.calibrator.ranges(model, texts)
 
 
 def float_outputs(inputs: QuantizeInputs) -> References:
-    """Return the float graph's answers to the calibration and to the validation texts."""
-    model = open_plan(inputs, Plan({}))
-    texts = inputs.texts
-    return predict_all(model, texts.calibration), predict_all(model, texts.validation)
+    """Return the float graph's answers to the calibration and to the validation rows."""
+    model, texts = open_plan(inputs, Plan({})), inputs.texts
+    calibration = joint([predict_all(model, part) for part in texts.calibration.parts])
+    return calibration, [predict_all(model, part) for part in texts.validation.parts]
 
 
 def measure_errors(
     inputs: QuantizeInputs, reference: References, plans: list[Plan]
 ) -> list[Divergence]:
-    """Return how far each plan moves the answers to the calibration texts."""
-    return [
-        divergence(reference[0], predict_all(open_plan(inputs, plan), inputs.texts.calibration))
-        for plan in plans
-    ]
+    """Return how far each plan moves the answers to the calibration rows."""
+    parts = inputs.texts.calibration.parts
+    found = []
+    for plan in plans:
+        model = open_plan(inputs, plan)
+        outputs = joint([predict_all(model, part) for part in parts])
+        found.append(divergence(reference[0], outputs, inputs.heads))
+    return found
 
 
 def measure_plan(
     inputs: QuantizeInputs, reference: References, plan: Plan, length: int | None = None
 ) -> PlanFigures:
-    """Measure the accuracy of a plan, and its distance from float, on the validation texts.
+    """Measure a plan on the validation rows, part by part.
+
+    A plan whose interval excludes a bound of the goal after a part is given up there: it could not
+    be chosen. No plan is accepted on fewer than all rows, so that looking early makes no wrong
+    acceptance more likely.
 
     With a ``length`` the plan reads texts that are cut there; float always reads them up to the
     job's limit, so that the drop counts what the cut loses.
     """
-    rows = inputs.texts_of(length).validation
-    outputs = predict_all(open_plan(inputs, plan), rows)
-    before, after = reference[1].logits[inputs.target], outputs.logits[inputs.target]
+    content = inputs.source.emit(plan).to_bytes()
+    model = inputs.backend.open(content, batch_invariant=plan.batch_invariant)
+    split, done = inputs.texts_of(length).validation, list[Outputs]()
+    known = not plan.integer and length is None  # float itself, whose answers are the reference
+    for count, part in enumerate(split.parts, 1):
+        done.append(reference[1][count - 1] if known else predict_all(model, part))
+        before = joint(reference[1][:count])
+        figures = figures_of(inputs, split.seen(count), before, joint(done))
+        if is_hopeless(figures, inputs.goal):
+            break
+    stopped = len(done) < len(split.parts)
+    return figures.model_copy(update={"stopped": stopped, "size": len(content)})
+
+
+def figures_of(inputs: QuantizeInputs, rows: Rows, before: Outputs, after: Outputs) -> PlanFigures:
+    """Compare a model with the float model on the same rows, as the goal asks."""
+    task, goal = inputs.task, inputs.goal
+    distance = divergence(before, after, inputs.heads)
+    if task is None or not inputs.labelled:
+        return PlanFigures(divergence=distance, closeness=_closeness(task, before, after))
+    statistics = [task.statistics(rows, _answers(task, each)) for each in (before, after)]
+    metrics = {metric.name: metric for metric in task.metrics()}
+
+    def against(name: str) -> tuple[FloatArray, FloatArray]:
+        return statistics[0][name], statistics[1][name]
+
     return PlanFigures(
-        paired=paired(before, after, rows.labels), divergence=divergence(reference[1], outputs)
+        paired=paired(task.primary, *against(task.primary.name)),
+        gates={name: paired(metrics[name], *against(name)) for name in goal.gates},
+        closeness=_with_labels(task, before, after, inputs),
+        divergence=distance,
     )
 
 
+def _with_labels(
+    task: AnyTask, before: Outputs, after: Outputs, inputs: QuantizeInputs
+) -> Closeness | None:
+    """Return the figures without labels where the goal bounds them beside labelled ones."""
+    goal = inputs.goal
+    asked = (goal.min_cosine, goal.min_agreement, goal.max_kl)
+    return _closeness(task, before, after) if any(x is not None for x in asked) else None
+
+
+def _closeness(task: AnyTask | None, before: Outputs, after: Outputs) -> Closeness:
+    cosine = row_cosine(before.embedding, after.embedding)
+    if task is None:
+        return closeness(cosine, None, None)
+    agreement = row_agreement(_answers(task, before), _answers(task, after))
+    kl = row_divergence(task.kind(), before.logits[task.head], after.logits[task.head])
+    return closeness(cosine, agreement, kl)
+
+
+def _answers(task: AnyTask, outputs: Outputs) -> list[Answer]:
+    readings = [reading for reading in outputs.readings if reading is not None]
+    found: list[Answer] = task.answers(
+        outputs.logits[task.head], readings if task.needs_reading else None
+    )
+    return found
+
+
 def measure_latencies(
-    inputs: QuantizeInputs, plans: Mapping[str, Plan], lengths: Mapping[str, int] | None = None
+    inputs: QuantizeInputs,
+    plans: Mapping[str, Plan],
+    lengths: Mapping[str, int] | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> dict[str, Latency]:
     """Time plans against the float graph, which is measured beside them in every round.
 
@@ -106,6 +167,7 @@ def measure_latencies(
         inputs: The model and the timed batch.
         plans: Plans by name; one of them may be called ``float``.
         lengths: Limit in tokens of the plans that cut texts; their batch is shorter.
+        shape: Rows and tokens of the timed batch; None: those of the job.
     """
     plain = open_plan(inputs, Plan({}))
     size = sum(values.nbytes for values in inputs.source.state.values())
@@ -114,17 +176,22 @@ def measure_latencies(
     found: dict[str, Latency] = {}
     for start in range(0, max(len(others), 1), together):
         group = {name: open_plan(inputs, plans[name]) for name in others[start : start + together]}
-        found |= _timed(inputs, {FLOAT_NAME: plain, **group}, lengths or {})
+        found |= _timed(inputs, {FLOAT_NAME: plain, **group}, lengths or {}, shape)
     return found
 
 
 def measure_artifact(
-    inputs: QuantizeInputs, model: bytes, plan: Plan, length: int | None = None
+    inputs: QuantizeInputs,
+    reference: References,
+    model: bytes,
+    plan: Plan,
+    length: int | None = None,
 ) -> MeasuredArtifact:
-    """Measure the file that is about to be committed: audit, accuracy and latency.
+    """Measure the file that may be committed: audit, validation rows and latency.
 
     Args:
-        inputs: The float model and the texts.
+        inputs: The float model and the rows.
+        reference: Answers of the float graph.
         model: Content of the model file, as read back from the folder.
         plan: The plan that it must execute.
         length: Tokens at which the package cuts texts; None: at the job's limit.
@@ -136,27 +203,37 @@ def measure_artifact(
     audited = inputs.backend.audit(model, plan)
     deployed = inputs.backend.open(model, batch_invariant=plan.batch_invariant)
     plain = open_plan(inputs, float_plan(inputs.source.emit().units))
-    eager = _TorchModel(inputs.source)
-    texts, read = inputs.texts, inputs.texts_of(length)
-    difference = _float_difference(eager, plain, texts.validation, inputs.target)
-    latency = _timed(
-        inputs,
-        {TORCH_NAME: eager, FLOAT_NAME: plain, DEPLOYED_NAME: deployed},
-        {} if length is None else {DEPLOYED_NAME: length},
-    )
+    eager, read = _TorchModel(inputs.source, inputs.heads), inputs.texts_of(length).validation
+    outputs = joint([predict_all(deployed, part) for part in read.parts])
+    parts = inputs.texts.validation.parts
+    difference = max(_float_difference(eager, plain, part, eager.wanted) for part in parts)
+    lengths = {} if length is None else {DEPLOYED_NAME: length}
+    models: dict[str, Predictor] = {FLOAT_NAME: plain, DEPLOYED_NAME: deployed}
+    latency = _timed(inputs, {TORCH_NAME: eager, **models}, lengths)
     return MeasuredArtifact(
         sha256=sha256_bytes(model),
         length=inputs.timing.length,
         audit=audited,
-        accuracy=Accuracy(
-            validation=_split_figures(
-                predict_all(plain, texts.validation), deployed, read.validation, inputs.target
-            ),
-            test=_split_figures(predict_all(plain, texts.test), deployed, read.test, inputs.target),
-        ),
+        validation=figures_of(inputs, read.rows, joint(reference[1]), outputs),
         float_graph_difference=difference,
         latency=DeployedLatency(**latency),
+        buckets={
+            name: _timed(inputs, models, lengths, shape)[DEPLOYED_NAME]
+            for name, shape in inputs.timing.buckets.items()
+        },
     )
+
+
+def measure_test(
+    inputs: QuantizeInputs, model: bytes, plan: Plan, length: int | None = None
+) -> PlanFigures:
+    """Measure the file of the one chosen plan on the test rows."""
+    plain = open_plan(inputs, Plan({}))
+    deployed = inputs.backend.open(model, batch_invariant=plan.batch_invariant)
+    whole, read = inputs.texts.test, inputs.texts_of(length).test
+    before = joint([predict_all(plain, part) for part in whole.parts])
+    after = joint([predict_all(deployed, part) for part in read.parts])
+    return figures_of(inputs, whole.rows, before, after)
 
 
 def random_batch(size: int, length: int, vocabulary: int) -> dict[str, npt.NDArray[np.int32]]:
@@ -171,67 +248,93 @@ def random_batch(size: int, length: int, vocabulary: int) -> dict[str, npt.NDArr
 
 
 class _TorchModel:
-    """The package's own model in torch, eager, one thread, with the interface of ``Predictor``."""
+    """The package's own model in torch, eager, one thread, with the interface of ``Predictor``.
 
-    def __init__(self, source: Source) -> None:
+    Args:
+        source: The float model.
+        heads: Targets that are compared; empty: its embedding is.
+    """
+
+    def __init__(self, source: Source, heads: Collection[str]) -> None:
         import torch
 
         from orchestrator.modeling.builder import build_on_meta
+        from orchestrator.modeling.sentence.embedder import SentenceEmbedder
+        from orchestrator.quantization.emission.vectors import SENTENCE
 
         torch.set_num_threads(1)
-        self._torch = torch
         config = source.model_config
-        heads = [head for head in config.target if isinstance(head, ClsConfig | PairConfig)]
-        self.model = build_on_meta(config.with_targets(heads))
-        names = self.model.state_dict()
-        state = {name: torch.from_numpy(np.array(source.state[name])) for name in names}
-        self.model.load_state_dict(state, assign=True)
-        self.model.eval()
+        model = build_on_meta(config.with_targets([t for t in config.target if t.name in heads]))
+        state = {
+            name: torch.from_numpy(np.array(source.state[name])) for name in model.state_dict()
+        }
+        model.load_state_dict(state, assign=True)
+        embedder = None
+        if source.statement is not None and not heads:
+            embedder = SentenceEmbedder(source.statement).eval()
+            layers = {
+                name: torch.from_numpy(np.array(source.state[f"{SENTENCE}{name}"]))
+                for name in embedder.state_dict()
+            }
+            embedder.load_state_dict(layers)
+        self.wanted = tuple(heads) or (EMBEDDING,)
+        self._model = TorchModel(model, embedder=embedder)
 
     def predict(self, batch: Mapping[str, AnyArray]) -> dict[str, Float32Array]:
-        """Return logits [B, K] by target and ``embedding`` [B, D]."""
-        torch = self._torch
-        tensors = {
-            name: torch.from_numpy(np.asarray(values, np.int64)) for name, values in batch.items()
+        """Return what is wanted: logits [B, K] or [B, S, K] by target, or ``embedding`` [B, D]."""
+        wide = {
+            name: values.astype(np.int64) if values.dtype == np.int32 else values
+            for name, values in batch.items()
         }
-        with torch.inference_mode():
-            answers = self.model.predict(tensors)
-        return {name: logits.numpy() for name, logits in answers.items()}
+        return self._model.run(wide, self.wanted)
 
 
-def _split_figures(
-    before: Outputs, deployed: Predictor, rows: Encoded, target: str
-) -> SplitFigures:
-    after = predict_all(deployed, rows)
-    figures = paired(before.logits[target], after.logits[target], rows.labels)
-    return SplitFigures(**dict(figures), error=divergence(before, after))
-
-
-def _float_difference(eager: Predictor, plain: Predictor, texts: Encoded, target: str) -> float:
+def _float_difference(
+    eager: Predictor, plain: Predictor, texts: Encoded, wanted: Sequence[str]
+) -> float:
     """Compare torch and the float graph, so that no figure rests on a wrong float model."""
     worst, largest = 0.0, 1.0
     for batch in texts.batches:
-        expected, got = eager.predict(batch)[target], plain.predict(batch)[target]
-        worst = max(worst, float(np.abs(expected - got).max()))
-        largest = max(largest, float(np.abs(expected).max()))
+        mask = batch.get("attention_mask")
+        answers = eager.predict(batch), plain.predict(batch)
+        for name in wanted:
+            expected, got = (_real(answer[name], mask) for answer in answers)
+            worst = max(worst, float(np.abs(expected - got).max()))
+            largest = max(largest, float(np.abs(expected).max()))
     if not worst <= FLOAT_TOLERANCE * largest:
         raise StageError(
-            f"the float graph differs from the torch model by {worst:.3g} (logits up to "
+            f"the float graph differs from the torch model by {worst:.3g} (outputs up to "
             f"{largest:.3g}); nothing is committed. Report this with the package's config.json"
         )
     return worst
 
 
+def _real(values: Float32Array, mask: AnyArray | None) -> Float32Array:
+    """Return the outputs of real tokens, of a head with one output per token [B, S, K]."""
+    return values if mask is None or values.ndim < 3 else values[mask.astype(bool)]
+
+
 def _timed(
-    inputs: QuantizeInputs, models: Mapping[str, Predictor], lengths: Mapping[str, int]
+    inputs: QuantizeInputs,
+    models: Mapping[str, Predictor],
+    lengths: Mapping[str, int],
+    shape: tuple[int, int] | None = None,
 ) -> dict[str, Latency]:
-    """Time models on one batch of the configured shape, or cut, against the float graph."""
+    """Time models on one batch of a shape, or cut, against the float graph."""
     timing = inputs.timing
-    vocabulary = inputs.source.model_config.vocab_size
+    size, longest = shape or (timing.batch_size, timing.length)
 
     def call(model: Predictor, length: int) -> Callable[[], object]:
-        arrays = random_batch(timing.batch_size, min(timing.length, length), vocabulary)
+        arrays = _batch_of(inputs, size, min(longest, length))
         return lambda: model.predict(arrays)
 
-    calls = {name: call(model, lengths.get(name, timing.length)) for name, model in models.items()}
+    calls = {name: call(model, lengths.get(name, longest)) for name, model in models.items()}
     return compare(calls, FLOAT_NAME, rounds=timing.rounds, calls=timing.calls)
+
+
+def _batch_of(inputs: QuantizeInputs, size: int, length: int) -> dict[str, AnyArray]:
+    """Return a timed batch: random tokens, or the first image again and again."""
+    part = inputs.texts.calibration.parts[0]
+    if part.items is None:
+        return {name: np.repeat(each[:1], size, axis=0) for name, each in part.batches[0].items()}
+    return dict(random_batch(size, length, inputs.source.model_config.vocab_size))

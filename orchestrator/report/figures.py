@@ -201,16 +201,29 @@ def pareto_front(points: Sequence[ParetoPoint]) -> Picture:
 
     def draw(axes: Any) -> None:
         accuracy, divergence = axes
-        _draw_plans(accuracy, points, [point.accuracy for point in points])
-        accuracy.set_ylabel("accuracy of the deployed artifact")
-        _draw_plans(divergence, points, [1000 * point.error.kl for point in points])
-        divergence.set_ylabel("KL divergence from float (millinats)")
+        _draw_plans(accuracy, points, [quality(point) for point in points])
+        accuracy.set_ylabel(f"{quality_name(points)} of the deployed artifact")
+        _draw_plans(divergence, points, [1000 * point.error.error for point in points])
+        only_vectors = all(point.error.kl is None for point in points)
+        unit = "1 - cosine to float (thousandths)" if only_vectors else "KL divergence (millinats)"
+        divergence.set_ylabel(unit)
         divergence.set_yscale("symlog", linthresh=0.1)  # a cut text moves answers far more
         divergence.set_ylim(bottom=0)
         divergence.yaxis.set_major_formatter("{x:g}")
         divergence.legend(fontsize=7.5)
 
     return render_svg(draw, width=7.2, height=3.4, ncols=2)
+
+
+def quality(point: ParetoPoint) -> float:
+    """Return the primary metric of a plan, or its mean cosine where rows have no labels."""
+    return 1 - point.error.cosine if point.accuracy is None else point.accuracy
+
+
+def quality_name(points: Sequence[ParetoPoint]) -> str:
+    """Return the name of what `quality` returns."""
+    named = [point.paired.metric for point in points if point.paired is not None]
+    return named[0].replace("_", " ") if named else "cosine"
 
 
 def _draw_plans(axis: Any, points: Sequence[ParetoPoint], heights: Sequence[float]) -> None:

@@ -7,11 +7,12 @@ from orchestrator.continual.results import MATRIX_FILE, StreamEvaluation
 from orchestrator.errors import InputError
 from orchestrator.finetuning.evaluating.results import EVALUATION_FILE, EvaluationReport
 from orchestrator.pretraining.results import EVALUATION, Evaluation
-from orchestrator.quantization.results import PARETO_FILE, ParetoReport
+from orchestrator.quantization.results import PARETO_FILE
 from orchestrator.report import sections
 from orchestrator.report.answers import answer_sections, interval
 from orchestrator.report.finetuning import finetuning_sections, run_sections, suite_section
 from orchestrator.report.page import Cell, Page, Section, Table, show
+from orchestrator.report.precision import quantization_section
 from orchestrator.report.selection import performance_matrix, selection
 from orchestrator.selection.results import SelectionReport
 from orchestrator.storage import read_model
@@ -144,7 +145,7 @@ def _continual(package: Package) -> Iterator[Part]:
 
 def _quantization(package: Package) -> Iterator[Part]:
     if package.has(PARETO_FILE):
-        yield sections.quantization(package.read_model(PARETO_FILE, ParetoReport))
+        yield quantization_section(package)
 
 
 def holds_evaluation(folder: Path) -> bool:

@@ -6,7 +6,6 @@ import pandas as pd
 
 from orchestrator.continual.results import StreamEvaluation
 from orchestrator.pretraining.results import Evaluation, Figures
-from orchestrator.quantization.results import ParetoReport
 from orchestrator.report import figures
 from orchestrator.report.page import Cell, Section, Table
 
@@ -72,24 +71,6 @@ def continual(evaluation: StreamEvaluation) -> Section:
             figures.accuracy_matrix(evaluation.matrix, evaluation.tasks),
             Table.of_figures(numbers),
         ),
-    )
-
-
-def quantization(pareto: ParetoReport) -> Section:
-    """Return the measured plans: accuracy against latency."""
-    points = sorted(pareto.points, key=lambda point: point.latency_ms)
-    chosen = [index for index, point in enumerate(points) if point.chosen]
-    plans = Table(
-        ("plan", "INT8 GEMMs", "accuracy", "ms"),
-        tuple((p.name, p.integer_units, p.accuracy, p.latency_ms) for p in points),
-        highlight=chosen[0] if chosen else None,
-    )
-    return Section(
-        "Quantization",
-        f"Every point is a measured ONNX session: accuracy on {pareto.split} rows, one text at "
-        "a time, one thread. The front weighs accuracy, divergence from the float model and time. "
-        "A plan named with a number of tokens cuts texts there.",
-        (figures.pareto_front(pareto.points), plans),
     )
 
 

@@ -127,7 +127,7 @@ def test_lineage_leads_from_the_served_package_to_the_corpus(demo):
 def test_the_report_is_one_self_contained_page(demo):
     folder, _, _ = demo
     page = (folder / "demo" / "report.html").read_text()
-    assert page.count("<svg") == 8
+    assert page.count("<svg") == 9
     for outside in ("<script", "<link", 'src="http', "@import"):
         assert outside not in page
 

@@ -10,19 +10,31 @@ from scipy.stats import entropy
 
 from orchestrator.errors import StageError
 from orchestrator.quantization import measures
+from orchestrator.quantization.distances import lowest_decile, row_agreement, row_divergence
+from orchestrator.quantization.measured_results import Paired
 from orchestrator.quantization.measures import (
     Outputs,
     compare,
     divergence,
     encode,
-    paired,
+    median_interval,
     predict_all,
 )
-from orchestrator.quantization.results import Paired
+from orchestrator.tasks.base import build_task
+from orchestrator.tasks.metrics import share
+from orchestrator.zoo.suite import TaskSpec
 
 
 def one_hot(answers, classes=3):
     return np.eye(classes, dtype=np.float32)[answers]
+
+
+def paired(before, after, labels):
+    """Compare two classifiers by their logits."""
+    rows = [(logits.argmax(axis=1) == labels).astype(float) for logits in (before, after)]
+    return measures.paired(
+        share("accuracy"), *(np.stack([right, np.ones_like(right)], axis=1) for right in rows)
+    )
 
 
 def test_paired_counts_gains_and_losses():
@@ -76,8 +88,8 @@ class Echo:
 
 def test_answers_come_back_in_the_order_of_the_texts():
     rows = [{"input_ids": np.asarray([[3], [1]])}, {"input_ids": np.asarray([[2, 9]])}]
-    texts = encode(rows, np.asarray([3, 1, 2]) - 1, np.zeros(3))
-    assert predict_all(Echo(), texts).logits["t"][:, 0].tolist() == [1, 2, 3]
+    texts = encode(rows, np.asarray([3, 1, 2]) - 1)
+    assert [row[0] for row in predict_all(Echo(), texts).logits["t"]] == [1, 2, 3]
 
 
 def test_answers_that_are_not_finite_are_refused():
@@ -88,7 +100,7 @@ def test_answers_that_are_not_finite_are_refused():
             return {"t": np.full((1, 2), np.nan), "embedding": np.zeros((1, 2))}
 
     with pytest.raises(StageError, match="not finite"):
-        predict_all(Broken(), encode(rows, np.zeros(1), np.zeros(1)))
+        predict_all(Broken(), encode(rows, np.zeros(1)))
 
 
 class Clock:
@@ -130,3 +142,53 @@ def test_short_calls_are_repeated_up_to_the_shortest_slice(monkeypatch):
     clock = Clock(monkeypatch)
     compare({"a": clock.worker("a", 1e-5)}, "a", rounds=3, calls=1)
     assert len(clock.calls) > 3 * 5 * 190
+
+
+def test_the_interval_of_a_median_covers_it():
+    rng = np.random.default_rng(0)
+    low, high = np.transpose([median_interval(rng.exponential(1.0, 15)) for _ in range(500)])
+    share_inside = np.mean((low <= np.log(2)) & (np.log(2) <= high))
+    assert 0.94 < share_inside < 0.99
+    assert median_interval(np.asarray([3.0, 1.0, 2.0])) == (1.0, 3.0)
+
+
+def test_the_lower_bound_of_the_lowest_decile_holds_in_95_percent_of_draws():
+    rng = np.random.default_rng(0)
+    below = [lowest_decile(rng.random(200)).low <= 0.1 for _ in range(400)]
+    assert 0.94 < np.mean(below) < 0.99
+    assert lowest_decile(rng.random(28)).low == -1.0
+    assert lowest_decile(rng.random(29)).low >= 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("classification", (4,)),
+        ("tags", (6, 4)),
+        ("multilabel", (4,)),
+        ("regression", (2,)),
+        ("question_answering", (6, 2)),
+        ("multiple_choice", (3, 1)),
+        ("similarity", (2, 5)),
+    ],
+)
+def test_every_kind_has_a_divergence_that_grows_with_the_square_of_a_change(kind, shape):
+    rng = np.random.default_rng(0)
+    before = rng.standard_normal((30, *shape))
+    change = rng.standard_normal(before.shape)
+    assert row_divergence(kind, before, before) == pytest.approx(0, abs=1e-12)
+    small, large = (row_divergence(kind, before, before + e * change).mean() for e in (1e-3, 2e-3))
+    assert 0 < small < 1e-4
+    assert large == pytest.approx(4 * small, rel=0.02)
+
+
+def test_agreement_is_that_of_the_answers():
+    def answers(kind, logits, labels=("a", "b")):
+        return build_task(TaskSpec(kind=kind, head="h", labels=labels)).answers(list(logits))
+
+    before, after = np.asarray([[1.0, 0], [0, 1]]), np.asarray([[2.0, 0], [1, 0]])
+    classes = [answers("classification", logits) for logits in (before, after)]
+    assert row_agreement(*classes).tolist() == [1, 0]
+    labels = [answers("multilabel", logits - 0.5) for logits in (before, after)]
+    assert row_agreement(*labels).tolist() == [1, 0]
+    assert row_agreement(*[answers("regression", x, ()) for x in (before, after)]) is None

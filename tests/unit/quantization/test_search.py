@@ -5,10 +5,12 @@ import json
 import pytest
 
 from orchestrator.config import load_config
+from orchestrator.data.rows.storage import fingerprint
 from orchestrator.errors import InputError, StageError
 from orchestrator.quantization import worker
-from orchestrator.quantization.artifact import summary, write_package
+from orchestrator.quantization.artifact import split_records, summary, write_package
 from orchestrator.quantization.config import QuantizeConfig
+from orchestrator.quantization.goals import NoPlanError
 from orchestrator.quantization.inputs import prepare
 from orchestrator.quantization.plans import PlanFile
 from orchestrator.quantization.results import (
@@ -19,7 +21,7 @@ from orchestrator.quantization.results import (
     Probe,
     QuantizationReport,
 )
-from orchestrator.quantization.search import Search, broken_bounds
+from orchestrator.quantization.search import Search, file_misses
 from orchestrator.storage import RunFolder
 from orchestrator.zoo import Zoo
 from tests.support.packages import LABELS, SENTENCES, commit_tiny
@@ -55,10 +57,9 @@ def make_config(tmp_path):
     return make
 
 
-def search(config):
-    prepared = prepare(config)
+def search(config, pool=None):
+    prepared, pool = prepare(config), pool or InProcess()
     with RunFolder.open(config, "quantize") as folder:
-        pool = InProcess()
         choice = Search(config, prepared, folder, pool).run()
     return prepared, choice, pool.calls
 
@@ -68,33 +69,80 @@ def test_a_second_search_measures_only_the_written_file(make_config):
     assert calls.count("calibrate") == 1
     assert calls.count("measure_errors") == GEMMS
     assert calls.count("measure_plan") == len(first.points)
+    assert calls.count("measure_test") == 1
     _, again, calls = search(make_config())
     assert set(calls) == {"float_outputs", "measure_artifact"}
     assert again.points == first.points
     assert again.prices == first.prices
+    assert again.measured.test == first.measured.test
 
 
-def test_a_plan_whose_file_breaks_the_goal_is_skipped(make_config, monkeypatch):
+def test_test_rows_are_asked_once_and_lead_to_no_other_plan(make_config, monkeypatch):
+    def broken(*arguments, original=worker.measure_test):
+        found = original(*arguments)
+        return found.model_copy(update={"paired": found.paired.model_copy(update={"drop": 0.9})})
+
+    broken.__name__ = "measure_test"
+    monkeypatch.setattr(worker, "measure_test", broken)
+    for times in (1, 0):  # a run that is started again does not ask again
+        pool = InProcess()
+        with pytest.raises(
+            NoPlanError, match=r"do not confirm it: max_accuracy_drop is 0\.9"
+        ) as caught:
+            search(make_config(goal={"max_accuracy_drop": 0.5, "statistic": "mean"}), pool)
+        assert pool.calls.count("measure_test") == times
+        assert pool.calls.count("measure_artifact") == 1
+    found = caught.value.result["nearest_miss"]
+    (missed,) = found["missed"]
+    assert missed == {"limit": "max_accuracy_drop", "value": 0.9, "allowed": 0.5, "rows": "test"}
+    assert found["integer_units"] > 0
+    assert found["plan"]
+
+
+def test_a_file_that_is_too_slow_leaves_the_place_to_the_next_plan(make_config, monkeypatch):
     measured = []
 
-    def broken_once(inputs, model, plan, length, original=worker.measure_artifact):
-        found = original(inputs, model, plan, length)
+    def slow_once(*arguments, original=worker.measure_artifact):
+        found, plan = original(*arguments), arguments[3]
         measured.append(plan)
         if len(measured) > 1:
             return found
-        test = found.accuracy.test.model_copy(update={"drop": 0.9})
-        accuracy = found.accuracy.model_copy(update={"test": test})
-        return found.model_copy(update={"accuracy": accuracy})
+        slow = found.latency.int8.model_copy(update={"cpu_ms": 1e4})
+        return found.model_copy(update={"latency": found.latency.model_copy(update={"int8": slow})})
 
-    monkeypatch.setattr(worker, "measure_artifact", broken_once)
-    _, choice, _ = search(make_config(goal={"max_accuracy_drop": 0.5}))
+    monkeypatch.setattr(worker, "measure_artifact", slow_once)
+    _, choice, _ = search(make_config(goal={"max_latency_ms": 1e3}))
     assert len(measured) == 2
     assert choice.point.plan == measured[1] != measured[0]
 
 
 def test_a_goal_out_of_reach_names_the_bound_and_the_measured_plans(make_config):
-    with pytest.raises(StageError, match=r"max_latency_ms 1e-09[\s\S]*fully_quant\.row_s7"):
+    with pytest.raises(
+        NoPlanError, match=r"max_latency_ms 1e-09[\s\S]*fully_quant\.row_s7"
+    ) as found:
         search(make_config(goal={"max_latency_ms": 1e-9}))
+    (missed,) = found.value.nearest.missed
+    assert (missed.limit, missed.allowed, missed.rows) == ("max_latency_ms", 1e-9, None)
+
+
+def test_the_rows_of_each_split_are_recorded_and_disjoint(make_config):
+    prepared, *_ = search(make_config())
+    records = split_records(prepared)
+    texts = prepared.inputs.texts
+    sets = [set(split.rows.texts) for split in (texts.calibration, texts.validation, texts.test)]
+    assert sum(map(len, sets)) == len(set.union(*sets)) == sum(r.rows for r in records.values())
+    assert records["test"].sha256 == fingerprint(texts.test.rows)
+    assert len({record.sha256 for record in records.values()}) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["samp", "exhaustive"])
+def test_other_methods_measure_without_prices(make_config, method):
+    _, choice, calls = search(make_config(method=method, kinds=["row_s7"]))
+    assert "measure_errors" not in calls
+    assert choice.prices.errors == {}
+    layers = 1
+    assert len(choice.points) == {"samp": 1 + 2 * layers, "exhaustive": 3**layers}[method]
 
 
 def test_every_file_reads_back_with_the_class_that_wrote_it(make_config, tmp_path):
@@ -136,20 +184,23 @@ def test_shorter_limits_are_measured_against_the_whole_texts(make_config, tmp_pa
     assert {point.length for point in cut} == {5, 6}
     assert all(point.name.endswith(f"/{point.length}") for point in cut)
     assert calls.count("measure_plan") == len(choice.points)
-    whole = next(point for point in choice.points if point.name == "float")
-    assert all(point.paired.reference == whole.paired.accuracy for point in cut)
-    assert all(point.divergence.kl > 10 * whole.divergence.kl for point in cut)
-    texts = prepared.inputs.cut[5].test
+    whole = next(point for point in choice.points if point.name == "float").figures
+    assert all(point.figures.paired.reference == whole.paired.accuracy for point in cut)
+    assert all(point.figures.divergence.kl > 10 * whole.divergence.kl for point in cut)
+    (texts,) = prepared.inputs.cut[5].test.parts
     assert max(batch["input_ids"].shape[1] for batch in texts.batches) == 5
     same = (point for point in cut if point.plan == choice.point.plan)
     chosen = next(point for point in same if point.length == 5)
+    inputs = prepared.inputs.calibrated(worker.calibrate(prepared.inputs))
     measured = worker.measure_artifact(
-        prepared.inputs.calibrated(worker.calibrate(prepared.inputs)),
+        inputs,
+        worker.float_outputs(inputs),
         (choice.folder / "model.onnx").read_bytes(),
         choice.point.plan,
         chosen.length,
     )
-    assert measured.accuracy.validation.error.kl == pytest.approx(chosen.divergence.kl, rel=1e-3)
+    expected = chosen.figures.divergence.kl
+    assert measured.validation.divergence.kl == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("lengths", [[8, 16], [64]])
@@ -158,14 +209,14 @@ def test_a_length_that_is_not_shorter_is_refused(make_config, lengths):
         prepare(make_config(lengths=lengths, max_length=16))
 
 
-def test_both_bounds_of_the_written_file_are_named(make_config):
+def test_every_bound_of_the_written_file_is_named(make_config):
     config = make_config()
     _, choice, _ = search(config)
-    goal = config.goal.model_copy(update={"max_accuracy_drop": -1.0, "max_latency_ms": 1e-9})
-    validation, test, time = broken_bounds(choice.measured, goal)
-    assert "on validation rows" in validation
-    assert "on test rows" in test
-    assert "a call takes" in time
+    goal = {"max_accuracy_drop": -1.0, "max_latency_ms": 1e-9, "max_bytes": 1}
+    quality, time, size = file_misses(choice, config.goal.model_copy(update=goal))
+    assert quality.in_words().startswith("max_accuracy_drop is ")
+    assert "on validation rows" in quality.in_words()
+    assert (time.limit, size.limit) == ("max_latency_ms", "max_bytes")
 
 
 def test_a_calibrator_of_another_package_measures_the_ranges(make_config, tmp_path, monkeypatch):

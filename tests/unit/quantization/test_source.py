@@ -11,10 +11,13 @@ from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.package import write_model
 from orchestrator.quantization.config import QuantizeConfig
-from orchestrator.quantization.inputs import encode_rows, probe_texts
-from orchestrator.quantization.source import check_labels, choose_target, input_limit, read_source
+from orchestrator.quantization.encoding import RowReader
+from orchestrator.quantization.inputs import probe_texts
+from orchestrator.quantization.source import check_labels, choose_task, input_limit, read_source
+from orchestrator.tasks.base import build_task
+from orchestrator.zoo.suite import TaskSpec
 
-from .models import HEADS, model_config, random_model, state_of
+from .models import model_config, random_model, state_of
 
 CONFIG = model_config({"type": "transformer", "num_layers": 1, "num_heads": 4})
 JOB = QuantizeConfig(run={"name": "q"}, batch_size=4)
@@ -26,27 +29,35 @@ def task_of(names=("a", "b", "c", "d", "e"), **fields):
     return TaskData("toy", tuple(names), rows, rows, rows)
 
 
-def test_a_target_is_chosen_by_name_or_is_the_only_one():
-    only = model_config({"type": "lstm"}, heads=({"type": "mlm"}, HEADS[0]))
-    assert choose_target(only, None).name == "mean"
-    assert choose_target(CONFIG, "last").name == "last"
-    for wanted in (None, "sp", "genre"):
-        with pytest.raises(InputError, match="mean, first, last, max"):
-            choose_target(CONFIG, wanted)
-    with pytest.raises(InputError, match="orchestrator select"):
-        choose_target(model_config({"type": "lstm"}, heads=({"type": "mlm"},)), None)
+def tasks_of(*heads, labels=tuple("abcde")):
+    specs = [TaskSpec(kind="classification", head=head, labels=labels) for head in heads]
+    return {spec.head: build_task(spec) for spec in specs}
+
+
+def test_a_target_is_chosen_by_name_or_is_the_default_or_the_only_one():
+    tasks = tasks_of("mean", "last")
+    assert choose_task(tasks, ["mean"], None).head == "mean"
+    assert choose_task(tasks, ["mean", "last"], "last").head == "last"
+    assert choose_task(tasks, ["mean", "last"], None, "mean").head == "mean"
+    assert choose_task(tasks, [], None) is None  # an embedder
+    for wanted in (None, "genre"):
+        with pytest.raises(InputError, match="mean, last"):
+            choose_task(tasks, ["mean", "last"], wanted)
 
 
 def test_the_data_must_have_the_classes_of_the_head_in_their_order():
-    head = choose_target(CONFIG, "mean")
+    (head,) = tasks_of("mean").values()
     check_labels(head, task_of(), {"mean": list("abcde")})
     check_labels(head, task_of(), None)
+    (unnamed,) = tasks_of("mean", labels=("LABEL_0", "LABEL_1")).values()
+    assert check_labels(unnamed, task_of(("spam", "ham")), None).labels == ("spam", "ham")
     with pytest.raises(InputError, match="was trained on"):
         check_labels(head, task_of(), {"mean": list("abced")})
     with pytest.raises(InputError, match="3 classes"):
         check_labels(head, task_of("abc"), {})
-    with pytest.raises(InputError, match="images"):
-        check_labels(head, task_of(images=np.zeros((30, 1, 2, 2), np.float32)), None)
+    (tags,) = (build_task(TaskSpec(kind="tags", head="mean", labels=("O", "B-X"))),)
+    with pytest.raises(InputError, match="rows of image"):
+        check_labels(tags, task_of(images=np.zeros((30, 1, 2, 2), np.float32)), None)
 
 
 def test_the_input_limit_is_that_of_the_config_the_package_or_the_model():
@@ -68,19 +79,33 @@ def processor():
 
 
 def test_rows_are_chosen_by_seed_and_batched_by_length(processor):
-    rows = task_of().train
-    texts = encode_rows(rows, processor, 20, JOB, 16)
-    assert len(texts) == len(texts.labels) == 20
+    rows, (task,) = task_of().train, tasks_of("mean").values()
+    reader = RowReader(processor, task, None, 4)
+    split = reader.split(rows, 16, count=20, seed=7)
+    (texts,) = split.parts
+    assert len(split) == len(texts) == len(split.rows.labels) == 20
     assert [len(batch["input_ids"]) for batch in texts.batches] == [4] * 5
     assert sorted(texts.order.tolist()) == list(range(20))
     widths = [batch["input_ids"].shape[1] for batch in texts.batches]
     assert widths == sorted(widths)
-    again = encode_rows(rows, processor, 20, JOB, 16)
-    assert np.array_equal(again.batches[2]["input_ids"], texts.batches[2]["input_ids"])
-    other = encode_rows(rows, processor, 20, JOB.model_copy(update={"seed": 8}), 16)
-    assert not np.array_equal(other.labels, texts.labels)
-    everything = encode_rows(rows, processor, 500, JOB, 16)
-    assert np.array_equal(everything.labels, rows.labels)
+    again = reader.split(rows, 16, count=20, seed=7)
+    assert np.array_equal(again.parts[0].batches[2]["input_ids"], texts.batches[2]["input_ids"])
+    assert reader.split(rows, 16, count=20, seed=8).rows.texts != split.rows.texts
+    everything = reader.split(rows, 16, count=500, seed=7)
+    assert np.array_equal(everything.rows.labels, rows.labels)
+
+
+def test_parts_of_validation_rows_are_random_and_hold_each_row_once(processor):
+    texts = [f"word {index}" for index in range(256)]
+    rows, (task,) = Rows(texts, None, np.arange(256) % 5), tasks_of("mean").values()
+    split = RowReader(processor, task, None, 16).split(rows, 16, count=300, seed=7, parts=True)
+    assert [len(part) for part in split.parts] == [64, 64, 128]
+    assert sorted(split.rows.texts) == sorted(texts)
+    first = split.seen(1).texts
+    assert len(first) == 64
+    assert first != texts[:64]
+    few = RowReader(processor, task, None, 16).split(rows, 16, count=60, seed=7, parts=True)
+    assert len(few.parts) == 1
 
 
 def test_probe_texts_are_whole_and_different(processor):

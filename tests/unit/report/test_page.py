@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from orchestrator.report import sections
+from orchestrator.report import precision, sections
 from orchestrator.report.page import Page, Section, Table, show
 from orchestrator.report.selection import performance_matrix, selection
 from tests.support import results
@@ -36,7 +36,7 @@ def page_of(*blocks, **fields):
 
 
 def test_the_document_needs_nothing_from_outside():
-    page = page_of(*sections.quantization(results.pareto_report()).blocks)
+    page = page_of(*precision.plans_section(results.pareto_report()).blocks)
     elements = Elements(page)
     assert page.startswith("<!doctype html>")
     assert page.endswith("</html>\n")

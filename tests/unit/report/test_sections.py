@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from orchestrator.report import figures, sections
+from orchestrator.report import figures, precision, sections
 from orchestrator.report.page import Picture, Table
 from tests.support import results
 
@@ -53,7 +53,7 @@ def test_continual_learning_shows_the_matrix_and_the_figures():
 
 
 def test_quantization_labels_float_and_the_chosen_plan():
-    svg, (table,) = picture_and_tables(sections.quantization(results.pareto_report()))
+    svg, (table,) = picture_and_tables(precision.plans_section(results.pareto_report()))
     assert table.rows[table.highlight] == ("fully_quant.row_s7", 2, 0.8, 1.25)
     assert "> float<" in svg or ">float<" in svg
     assert "fully_quant.row_s7" in svg

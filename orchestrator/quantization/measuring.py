@@ -1,0 +1,156 @@
+"""Measurements of one job: each is made once, by a task of the pool, and kept in the journal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import JsonValue
+
+from orchestrator.config import StrictModel
+from orchestrator.quantization import worker
+from orchestrator.quantization.allocator import error_plans
+from orchestrator.quantization.inputs import QuantizeInputs
+from orchestrator.quantization.kinds import KindName, Range
+from orchestrator.quantization.measured_results import Divergence, PlanFigures
+from orchestrator.quantization.plans import Plan, Unit
+from orchestrator.quantization.ranking import Point
+from orchestrator.quantization.results import Latency
+from orchestrator.storage import RunFolder, sha256_bytes
+from orchestrator.training.compression import Pool
+
+
+class Measurements:
+    """Measures prices and plans.
+
+    Args:
+        inputs: The float model and the rows, not calibrated.
+        folder: The run's folder; holds the journal.
+        pool: Runs the measurements.
+    """
+
+    def __init__(self, inputs: QuantizeInputs, folder: RunFolder, pool: Pool) -> None:
+        self.folder, self.pool = folder, pool
+        calibrated = inputs.calibrated(self._ranges(inputs))
+        self.source, self.shapes = calibrated.source, calibrated.timing.buckets
+        self.inputs = pool.put(calibrated)
+        self.reference = pool.put(pool.call(worker.float_outputs, self.inputs))
+
+    def errors(self, units: Sequence[Unit], kinds: Sequence[KindName]) -> dict[str, Divergence]:
+        """Measure every unit alone in every kind; one task per unit."""
+        plans = error_plans(units, kinds)
+        names = {
+            unit.name: [n for n in plans if plans[n].integer.keys() == {unit.name}]
+            for unit in units
+        }
+        errors: dict[str, Divergence] = {}
+        missing: dict[str, Sequence[Any]] = {}
+        for unit, group in names.items():
+            stored = self.folder.done(f"error-{unit}")
+            if stored is None:
+                missing[unit] = (self.inputs, self.reference, [plans[name] for name in group])
+            else:
+                errors |= {name: Divergence.model_validate(stored[name]) for name in stored}
+        calls = self.pool.map(
+            worker.measure_errors, missing, title="quantize: error of each unit", unit="unit"
+        )
+        for unit, found in calls:
+            measured = dict(zip(names[unit], found, strict=True))
+            self.folder.mark(f"error-{unit}", _dump(measured))
+            errors |= measured
+        return errors
+
+    def figures(
+        self, plans: Mapping[str, Plan], lengths: Mapping[str, int] | None = None
+    ) -> dict[str, PlanFigures]:
+        """Measure plans on the validation rows; one task per plan.
+
+        Args:
+            plans: By name.
+            lengths: Limit in tokens of the plans that cut texts.
+        """
+        lengths = lengths or {}
+        steps = {
+            name: f"point-{plan.digest}" + (f"-{lengths[name]}" if name in lengths else "")
+            for name, plan in plans.items()
+        }
+        found: dict[str, PlanFigures] = {}
+        missing: dict[str, Sequence[Any]] = {}
+        for name, plan in plans.items():
+            stored = self.folder.done(steps[name])
+            if stored is None:
+                missing[name] = (self.inputs, self.reference, plan, lengths.get(name))
+            else:
+                found[name] = PlanFigures.model_validate(stored)
+        calls = self.pool.map(
+            worker.measure_plan, missing, title="quantize: accuracy of each plan", unit="plan"
+        )
+        for name, figures in calls:
+            self.folder.mark(steps[name], figures.model_dump(mode="json"))
+            found[name] = figures
+        return {name: found[name] for name in plans}
+
+    def latencies(
+        self,
+        name: str,
+        plans: Mapping[str, Plan],
+        lengths: Mapping[str, int] | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> dict[str, Latency]:
+        """Time plans in one interleaved run.
+
+        Args:
+            name: Of the group, in the journal.
+            plans: By name.
+            lengths: Limit in tokens of the plans that cut texts.
+            shape: Rows and tokens of the timed batch; None: those of the job.
+        """
+        timed = repr([plan.digest for plan in plans.values()])
+        timed += "".join(repr(part) for part in (lengths, shape) if part)
+        step = f"latency-{name}-{sha256_bytes(timed.encode())[:12]}"
+        stored = self.folder.done(step)
+        if stored is None:
+            found = self.pool.call(
+                worker.measure_latencies, self.inputs, dict(plans), lengths, shape
+            )
+            self.folder.mark(step, _dump(found))
+            return found
+        return {plan: Latency.model_validate(figures) for plan, figures in stored.items()}
+
+    def points(
+        self, plans: Mapping[str, Plan], lengths: Mapping[str, int] | None = None
+    ) -> list[Point]:
+        """Measure quality and time of plans.
+
+        Args:
+            plans: By name.
+            lengths: Limit in tokens of the plans that cut texts.
+        """
+        figures = self.figures(plans, lengths)
+        times = self.latencies("plans", plans, lengths)
+        shapes = {
+            name: self.latencies(f"plans-{name}", plans, lengths, shape)
+            for name, shape in self.shapes.items()
+        }
+        return [
+            Point(
+                name,
+                plan,
+                figures[name],
+                times[name],
+                {shape: found[name] for shape, found in shapes.items()},
+                (lengths or {}).get(name),
+            )
+            for name, plan in plans.items()
+        ]
+
+    def _ranges(self, inputs: QuantizeInputs) -> dict[str, Range]:
+        """Return the input range of every unit, measured once."""
+        stored = self.folder.done("calibration")
+        if stored is None:
+            found = self.pool.call(worker.calibrate, inputs)
+            stored = {unit: list(bounds) for unit, bounds in found.items()}
+            self.folder.mark("calibration", stored)
+        return {unit: (bounds[0], bounds[1]) for unit, bounds in stored.items()}
+
+
+def _dump(figures: Mapping[str, StrictModel]) -> dict[str, JsonValue]:
+    return {name: value.model_dump(mode="json") for name, value in figures.items()}
