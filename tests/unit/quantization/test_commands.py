@@ -1,0 +1,95 @@
+"""``orchestrator quantize PACKAGE`` without a file, ``--check --json`` and ``quantize inspect``."""
+
+import json
+
+import pytest
+
+from orchestrator.cli import main
+from orchestrator.config import validate_config
+from orchestrator.quantization.artifact import write_package
+from orchestrator.quantization.config import QuantizeConfig
+from orchestrator.quantization.inputs import prepare
+from orchestrator.quantization.search import Search
+from orchestrator.storage import RunFolder
+from orchestrator.zoo import Zoo
+from tests.support.packages import LABELS, SENTENCES, commit_tiny
+from tests.support.pools import InProcess
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Return a folder with a zoo and labelled rows; the package's suite names them."""
+    rows = [
+        {"text": f"{SENTENCES[index % 6]} {index}", "label": LABELS[index % 3]}
+        for index in range(90)
+    ]
+    data = {"source": f"files:{tmp_path / 'rows.jsonl'}", "max_rows": 60}
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    exam = {
+        "task": {"kind": "classification", "head": "topic", "labels": list(LABELS)},
+        "data": {"spec": data},
+        "status": "unverified",
+        "reason": "it was made by a test",
+        "primary": "accuracy",
+    }
+    suite = {"default": "topic", "exams": {"topic": exam}}
+    commit_tiny(Zoo(tmp_path / "zoo"), files={"evaluation/suite.json": json.dumps(suite)})
+    return tmp_path
+
+
+def settings(place):
+    return {
+        "run": {"dir": str(place / "runs"), "zoo": str(place / "zoo")},
+        "package": "tiny",
+        "goal": {"max_accuracy_drop": 1.0},
+        "kinds": ["row_s7"],
+        "calibration_rows": 8,
+        "mixed_plans": 1,
+        "latency": {"rounds": 3, "calls": 1, "length": 8},
+    }
+
+
+def test_a_package_and_a_goal_are_enough(place, capsys):
+    zoo = f"run.zoo={place / 'zoo'}"
+    words = ["quantize", "tiny", "goal.max_accuracy_drop=0.05", zoo, "--check"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert f"data: files:{place / 'rows.jsonl'}" in shown
+    assert "max_accuracy_drop needs 59 validation rows with none lost" in shown
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["status"] == "checked"
+    assert found["lines"] == shown.splitlines()
+
+
+def test_the_data_of_the_suite_are_read_with_its_cap_and_others_without(place):
+    config = validate_config(QuantizeConfig, settings(place), "test")
+    assert config.run.name.startswith("quantize-")
+    assert sum(len(prepare(config).data.split(n)) for n in ("train", "validation", "test")) == 60
+    other = {**settings(place), "data": {"source": f"files:{place / 'rows.jsonl'}"}}
+    data = prepare(validate_config(QuantizeConfig, other, "test")).data
+    assert sum(len(data.split(n)) for n in ("train", "validation", "test")) == 90
+
+
+def test_inspect_shows_plan_audit_front_and_rows(place, capsys):
+    config = validate_config(QuantizeConfig, settings(place), "test")
+    prepared, zoo = prepare(config), Zoo(place / "zoo")
+    with RunFolder.open(config, "quantize") as folder:
+        choice = Search(config, prepared, folder, InProcess()).run()
+    with zoo.draft(
+        "small", kind="quantized", producer={"stage": "test", "job": "test"}, task=None
+    ) as draft:
+        write_package(draft.path, config, prepared, choice)
+        draft.commit()
+    words = ["quantize", "inspect", "small", "--zoo", str(place / "zoo")]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert f"{len(choice.point.plan.integer)} of 4 units executed in integers" in shown
+    assert "encoder.layers.0.feed_forward.down" in shown
+    assert f"{choice.point.name}*" in shown
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["plan"]["digest"] == choice.point.plan.digest
+    assert set(found["report"]["splits"]) == {"calibration", "validation", "test"}
+    assert main(["quantize", "inspect", "tiny", "--zoo", str(place / "zoo")]) == 2
+    assert "is not quantized" in capsys.readouterr().err
