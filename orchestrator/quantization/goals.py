@@ -8,16 +8,19 @@ must be within the bound: they confirm one decision, and choose nothing.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import JsonValue
 
-from orchestrator.config import StrictModel
-from orchestrator.errors import StageError
+from orchestrator.config import StrictModel, did_you_mean
+from orchestrator.errors import InputError, StageError
 from orchestrator.quantization.config import GoalConfig
 from orchestrator.quantization.measured_results import PlanFigures
 from orchestrator.quantization.results import Latency
 from orchestrator.zoo.gate import is_within
+
+if TYPE_CHECKING:
+    from orchestrator.tasks.base import AnyTask
 
 Rows = Literal["validation", "test"]
 
@@ -185,3 +188,35 @@ def missed_cost(
 def nearest_of(found: Sequence[NearMiss]) -> NearMiss | None:
     """Return the nearest miss; None of none."""
     return min(found, key=lambda miss: miss.excess, default=None)
+
+
+def check_goal(goal: GoalConfig, task: "AnyTask | None", ref: str) -> None:
+    """Refuse bounds that have no meaning for the task of a package.
+
+    Args:
+        goal: The bounds.
+        task: What the package answers; None: with embeddings only.
+        ref: The package, for messages.
+
+    Raises:
+        InputError: There is no task, its answers cannot be equal, or it has no such metric.
+    """
+    answers = {"min_agreement": goal.min_agreement, "max_kl": goal.max_kl}
+    if task is None:
+        asked = [name for name, bound in answers.items() if bound is not None]
+        if not goal.without_labels or asked:
+            raise InputError(
+                f"goal: {ref} answers no labelled task, so that there is no accuracy to bound. "
+                "Give goal.min_cosine, which bounds its embeddings on unlabelled texts, or "
+                "fine-tune it first"
+            )
+        return
+    if goal.min_agreement is not None and task.kind() in ("regression", "similarity"):
+        raise InputError(
+            f"goal.min_agreement: target {task.head!r} answers with numbers, which are never "
+            "equal. Give goal.min_cosine or goal.max_kl"
+        )
+    names = [metric.name for metric in task.metrics()]
+    for name in goal.gates:
+        if name not in names:
+            raise InputError(f"goal.gates.{name}: {did_you_mean(name, names, 'Metrics')}")

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.config import did_you_mean
 from orchestrator.data.processors.example_processor import RowProcessor, open_processor
 from orchestrator.data.rows.rows import Rows, TaskData
 from orchestrator.data.sources.opening import load_task
@@ -17,6 +16,7 @@ from orchestrator.quantization.backends.onnxruntime_cpu.session import LOGITS_PR
 from orchestrator.quantization.calibrators.calibrator import Calibrator, make_calibrator
 from orchestrator.quantization.config import GoalConfig, QuantizeConfig
 from orchestrator.quantization.encoding import RowReader
+from orchestrator.quantization.goals import check_goal
 from orchestrator.quantization.kinds import Range
 from orchestrator.quantization.measures import Split
 from orchestrator.quantization.plans import Unit
@@ -177,7 +177,7 @@ def read_subject(config: QuantizeConfig) -> Subject:
         )
     if not emission.units:
         raise InputError(no_units(source.config["encoder"]["type"]))
-    _check_goal(config.goal, task, package.ref)
+    check_goal(config.goal, task, package.ref)
     heads = {name: tasks[name] for name in graph if name in tasks}
     return Subject(package, source, task, heads, limit, emission)
 
@@ -188,33 +188,6 @@ def no_units(encoder: str) -> str:
         f"encoder {encoder!r} has no part with an INT8 kernel on this runtime (GRU and RNN have "
         "none); transformer, gatedcnn and LSTM encoders have"
     )
-
-
-def _check_goal(goal: GoalConfig, task: AnyTask | None, ref: str) -> None:
-    """Refuse bounds that have no meaning for the task.
-
-    Raises:
-        InputError: There is no task, its answers cannot be equal, or it has no such metric.
-    """
-    answers = {"min_agreement": goal.min_agreement, "max_kl": goal.max_kl}
-    if task is None:
-        asked = [name for name, bound in answers.items() if bound is not None]
-        if not goal.without_labels or asked:
-            raise InputError(
-                f"goal: {ref} answers no labelled task, so that there is no accuracy to bound. "
-                "Give goal.min_cosine, which bounds its embeddings on unlabelled texts, or "
-                "fine-tune it first"
-            )
-        return
-    if goal.min_agreement is not None and task.kind() in ("regression", "similarity"):
-        raise InputError(
-            f"goal.min_agreement: target {task.head!r} answers with numbers, which are never "
-            "equal. Give goal.min_cosine or goal.max_kl"
-        )
-    names = [metric.name for metric in task.metrics()]
-    for name in goal.gates:
-        if name not in names:
-            raise InputError(f"goal.gates.{name}: {did_you_mean(name, names, 'Metrics')}")
 
 
 def _check_lengths(config: QuantizeConfig, limit: int, package: "Package") -> None:
