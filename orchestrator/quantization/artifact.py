@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,16 +12,18 @@ from orchestrator.errors import StageError
 from orchestrator.modeling.package import stored_bytes
 from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.quantization.allocator import Option, predicted
+from orchestrator.quantization.backends.hosts import this_host
 from orchestrator.quantization.backends.onnxruntime_cpu.session import MODEL_FILE
 from orchestrator.quantization.config import QuantizeConfig
-from orchestrator.quantization.inputs import Prepared
+from orchestrator.quantization.inputs import Prepared, probe_texts
 from orchestrator.quantization.measured_results import (
     Accuracy,
     Divergence,
     PlanFigures,
     SplitFigures,
 )
-from orchestrator.quantization.plans import PLAN_FILE, Plan
+from orchestrator.quantization.plans import PLAN_FILE, Plan, PlanFile
+from orchestrator.quantization.probing import TEXTS_PER_CHOICE, make_probe, perturbed_sources
 from orchestrator.quantization.ranking import Point, pareto
 from orchestrator.quantization.results import (
     PARETO_FILE,
@@ -41,10 +43,6 @@ from orchestrator.quantization.results import (
 )
 from orchestrator.quantization.source import Source
 from orchestrator.storage import sha256_file
-
-PROBE_SCHEMA: Final = 1
-PROBE_TOLERANCE: Final = 1e-2
-"""Other CPUs round floats in another order, which may move an activation to the next INT8 step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +181,9 @@ def quantization_report(
         method=config.method,
         runtime=Runtime(name=backend.name, version=backend.version, threads=1),
         goal=config.goal,
-        plan=DeployedPlan(**dict(choice.point.plan.to_file()), name=choice.point.name),
+        plan=DeployedPlan(
+            **dict(choice.point.plan.to_file(host=this_host())), name=choice.point.name
+        ),
         max_length=choice.point.length,
         artefact_sha256=measured.sha256,
         accuracy=Accuracy(**labelled) if labelled else None,
@@ -218,24 +218,21 @@ def split_records(prepared: Prepared) -> dict[str, SplitRecord]:
 
 
 def probe(prepared: Prepared, choice: Choice) -> Probe:
-    """Return a few texts with the answers that a server must reproduce before it takes traffic.
-
-    Outputs of heads that answer for tokens are left out: their number differs from text to text.
-    """
-    model, words = prepared.inputs.backend.load(choice.folder), prepared.words
+    """Return a few texts with the answers that a server must reproduce before it takes traffic."""
+    inputs, limit, plan = prepared.inputs, choice.limit(prepared), choice.point.plan
+    words, count = prepared.words, len(prepared.probe)
     assert words is not None
-    arrays = words.arrays(prepared.probe, None, choice.limit(prepared))
-    answers = model.predict(arrays)
-    return Probe(
-        schema_version=PROBE_SCHEMA,
-        texts=tuple(prepared.probe),
-        outputs={
-            name: values.astype(float).tolist()
-            for name, values in answers.items()
-            if values.ndim == 2
-        },
-        tolerance=PROBE_TOLERANCE,
+    more = TEXTS_PER_CHOICE * count
+    pool = probe_texts(prepared.data.test, words, more, prepared.subject.limit)
+    texts = list(dict.fromkeys([*prepared.probe, *pool]))
+    stored = PlanFile.read(choice.folder)
+    source = replace(inputs.source, ranges={} if stored is None else stored.ranges)
+    others = (
+        inputs.backend.open(each.emit(plan).to_bytes(), batch_invariant=plan.batch_invariant)
+        for each in perturbed_sources(source, seed=0)
     )
+    model = inputs.backend.load(choice.folder)
+    return make_probe(model, others, texts, words.arrays(texts, None, limit), count)
 
 
 COPIED: Final = ("config.json",)
@@ -248,7 +245,7 @@ def write_model_file(folder: Path, source: Source, plan: Plan) -> bytes:
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     (folder / MODEL_FILE).write_bytes(source.emit(plan).to_bytes())
-    _write_json(folder / PLAN_FILE, plan.to_file(source.ranges))
+    _write_json(folder / PLAN_FILE, plan.to_file(source.ranges, this_host()))
     return (folder / MODEL_FILE).read_bytes()
 
 

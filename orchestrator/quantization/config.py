@@ -20,7 +20,7 @@ from orchestrator.quantization.registries import (
 from orchestrator.zoo.gate import Promotion
 from orchestrator.zoo.suite import SuiteConfig
 
-IntegerKind = Literal["static_s7", "row_s7", "row_u8", "s7"]
+IntegerKind = Literal["static_s7", "row_s7", "row_u8", "s7", "static_s8", "row_s8"]
 
 
 class BucketLimit(StrictModel):

@@ -9,15 +9,18 @@ kind           activations                    weights, per output channel     ex
 =============  =============================  ==============================  =====================
 ``fp32``       float                          float                           MatMul, LSTM
 ``static_s7``  u8, a calibrated range         signed 7 bit                    MatMulIntegerToFloat
-``row_s7``     u8 symmetric, scale per row    signed 7 bit                    MatMulIntegerToFloat
-``row_u8``     u8 symmetric, scale per row    unsigned 8 bit with zero point  MatMulIntegerToFloat
+``row_s7``     u8, one scale per row          signed 7 bit                    MatMulIntegerToFloat
+``row_u8``     u8, one scale per row          unsigned 8 bit with zero point  MatMulIntegerToFloat
+``static_s8``  u8, a calibrated range         signed 8 bit                    MatMulIntegerToFloat
+``row_s8``     u8, one scale per row          signed 8 bit                    MatMulIntegerToFloat
 ``s7``         u8, one range per call         signed 7 bit                    DynamicQuantizeMatMul,
                                                                               DynamicQuantizeLSTM
 =============  =============================  ==============================  =====================
 
-Full-range signed weights are left out on purpose: AVX2 adds two u8 x s8 products in 16 bits and
-saturates (255 * 127 * 2 > 32767), so that constant rows come out 50 % wrong while random data look
-fine. With 7-bit weights 255 * 63 * 2 = 32130 always fits; u8 x u8 takes an exact path.
+Full-range signed weights need a CPU with VNNI, AMX or ARM's dot products (``backends.hosts``): AVX2
+adds two u8 x s8 products in 16 bits and saturates (255 * 127 * 2 > 32767), so that constant rows
+come out 50 % wrong while random data look fine. With 7-bit weights 255 * 63 * 2 = 32130 always
+fits; u8 x u8 takes an exact path.
 
 Row scales and calibrated ranges make every row independent of the other rows of the batch, bit for
 bit; ``s7`` does not (its range covers the whole call), see ``Plan.batch_invariant``. Row scales
@@ -33,19 +36,25 @@ import numpy.typing as npt
 
 from orchestrator.arrays import Float32Array
 
-KindName = Literal["fp32", "static_s7", "row_s7", "row_u8", "s7"]
+KindName = Literal["fp32", "static_s7", "row_s7", "row_u8", "s7", "static_s8", "row_s8"]
+TableKind = Literal["float", "int8"]
+"""Storage of a table of embeddings; int8: signed 8 bit, one scale per row."""
 Range = tuple[float, float]
 """Smallest and largest activation that a calibrated kind represents."""
+Channels = tuple[Float32Array, Float32Array]
+"""Smallest and largest activation of each channel: two [K]."""
 
 FLOAT: Final[KindName] = "fp32"
-STATIC: Final[KindName] = "static_s7"
+STATIC_KINDS: Final[tuple[KindName, ...]] = ("static_s7", "static_s8")
+"""Kinds with a calibrated range of activations."""
+WIDE_KINDS: Final[tuple[KindName, ...]] = ("static_s8", "row_s8")
+"""Kinds with full-range signed weights, exact on some hosts only."""
 
 SIGNED_LIMIT: Final = 63
-ROW_LIMIT: Final = 127
-ROW_ZERO_POINT: Final = 128
-ROW_FLOOR: Final = 1e-12
-"""Added to the largest magnitude of a row, so that a row of zeros is not divided by zero."""
+WIDE_LIMIT: Final = 127
 UNSIGNED_LEVELS: Final = 255
+BOUNDED_ZERO_POINT: Final = 20
+"""Steps below zero of rows with a known lower bound; GELU's takes them at a largest value of 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +66,10 @@ class QuantizedWeight:
     zero_point: npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 
 
-def quantize_signed(weight: Float32Array) -> QuantizedWeight:
-    """Quantize each column of a weight [K, N] to [-63, 63]; a column of zeros gets scale 1."""
-    scale = _safe_scale(np.abs(weight).max(axis=0) / np.float32(SIGNED_LIMIT))
-    values = np.clip(np.rint(weight / scale), -SIGNED_LIMIT, SIGNED_LIMIT).astype(np.int8)
+def quantize_signed(weight: Float32Array, limit: int = SIGNED_LIMIT) -> QuantizedWeight:
+    """Quantize each column of a weight [K, N] to [-limit, limit]; a zero column gets scale 1."""
+    scale = _safe_scale(np.abs(weight).max(axis=0) / np.float32(limit))
+    values = np.clip(np.rint(weight / scale), -limit, limit).astype(np.int8)
     return QuantizedWeight(values, scale, np.zeros(scale.shape, np.int8))
 
 
@@ -82,7 +91,51 @@ def quantize_weight(weight: Float32Array, kind: KindName) -> QuantizedWeight:
     """
     if kind == FLOAT:
         raise ValueError("the weights of fp32 are float")
-    return quantize_unsigned(weight) if kind == "row_u8" else quantize_signed(weight)
+    if kind == "row_u8":
+        return quantize_unsigned(weight)
+    return quantize_signed(weight, WIDE_LIMIT if kind in WIDE_KINDS else SIGNED_LIMIT)
+
+
+LOWEST: Final = {
+    "gelu": -0.17,
+    "gelu_tanh": -0.17005,
+    "quick_gelu": -0.1637,
+    "silu": -0.2785,
+    "relu": 0.0,
+}
+"""Smallest value of activation functions that are bounded close below zero, rounded down."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowSteps:
+    """Division of each row of activations into u8 steps around a constant zero point.
+
+    A row's step is its largest magnitude, at least ``floor``, over ``above``.
+    """
+
+    zero_point: int
+    above: int
+    """Steps above the zero point."""
+    floor: float
+    """Smallest represented magnitude."""
+
+
+SYMMETRIC: Final = RowSteps(zero_point=128, above=127, floor=1e-12)
+"""Steps of rows without a known bound. A row of zeros is not divided by zero."""
+
+
+def row_steps(low: float | None) -> RowSteps:
+    """Return the steps of rows whose values are at least ``low``, <= 0; None: no known bound.
+
+    After an activation function values below zero are small, so that most steps go to those above;
+    no pass for magnitudes is needed.
+    """
+    if low is None:
+        return SYMMETRIC
+    if low == 0:
+        return RowSteps(0, UNSIGNED_LEVELS, SYMMETRIC.floor)
+    above = UNSIGNED_LEVELS - BOUNDED_ZERO_POINT
+    return RowSteps(BOUNDED_ZERO_POINT, above, -low * above / BOUNDED_ZERO_POINT)
 
 
 def unsigned_range(low: float, high: float) -> tuple[np.float32, int]:

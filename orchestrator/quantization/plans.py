@@ -17,7 +17,8 @@ from pydantic import Field, JsonValue, ValidationError
 
 from orchestrator.config import StrictModel
 from orchestrator.errors import InputError
-from orchestrator.quantization.kinds import FLOAT, STATIC, KindName, Range
+from orchestrator.quantization.backends.hosts import Host
+from orchestrator.quantization.kinds import FLOAT, STATIC_KINDS, KindName, Range, TableKind
 
 PLAN_FILE: Final = "plan.json"
 PLAN_VERSION: Final = 1
@@ -56,7 +57,13 @@ class PlanFile(StrictModel):
     units: dict[str, KindName]
     """Kind of every unit."""
     ranges: dict[str, Range] = Field(default_factory=dict)
-    """Calibrated input ranges of the ``static_s7`` units."""
+    """Calibrated input ranges of the ``static_*`` units."""
+    equalized: tuple[str, ...] = ()
+    """Norms whose outputs are shifted and scaled (``emission.equalization``)."""
+    tables: TableKind = "float"
+    """Arithmetic of the word table."""
+    host: Host | None = None
+    """Machine and runtime that the plan was measured on; older plans do not say."""
 
     @classmethod
     def of(cls, content: JsonValue) -> "PlanFile":
@@ -93,6 +100,10 @@ class Plan:
     """An immutable map from unit name to kind; all other units stay in float."""
 
     kinds: Mapping[str, KindName]
+    equalized: tuple[str, ...] = ()
+    """Norms whose outputs are shifted and scaled, exactly in float."""
+    tables: TableKind = "float"
+    """Storage of the word table."""
 
     @property
     def integer(self) -> dict[str, KindName]:
@@ -106,27 +117,37 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """A short hash of the INT8 units and their kinds."""
+        """A short hash of the INT8 units, their kinds, and the equalized norms."""
         text = json.dumps(sorted(self.integer.items()))
+        if self.equalized:
+            text += json.dumps(sorted(self.equalized))
+        if self.tables != "float":
+            text += self.tables
         return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARACTERS]
 
     def kind(self, unit: str) -> KindName:
         """Return the kind of a unit."""
         return self.kinds.get(unit, FLOAT)
 
-    def to_file(self, ranges: Mapping[str, Range] | None = None) -> PlanFile:
+    def to_file(
+        self, ranges: Mapping[str, Range] | None = None, host: Host | None = None
+    ) -> PlanFile:
         """Return the content of ``plan.json``.
 
         Args:
-            ranges: Calibrated ranges; those of ``static_s7`` units are recorded.
+            ranges: Calibrated ranges; those of ``static_*`` units are recorded.
+            host: Machine and runtime that the plan was measured on.
         """
-        static = [name for name, kind in self.kinds.items() if kind == STATIC]
+        static = [name for name, kind in self.kinds.items() if kind in STATIC_KINDS]
         return PlanFile(
             version=PLAN_VERSION,
             digest=self.digest,
             batch_invariant=self.batch_invariant,
             units=dict(self.kinds),
             ranges={name: ranges[name] for name in static} if ranges else {},
+            equalized=self.equalized,
+            tables=self.tables,
+            host=host,
         )
 
 

@@ -256,8 +256,8 @@ class Probe(StrictModel):
     """Version of this file's format."""
     texts: tuple[str, ...]
     """The texts."""
-    outputs: dict[str, list[list[float]]]
-    """Answers [N, K] or [N, D] by output name."""
+    outputs: dict[str, list[list[float] | list[list[float]]]]
+    """Answers of each text by output name: [K], [D], or [S, K] without padding."""
     tolerance: float
     """Largest difference that a server accepts, relative to 1 + the answer's magnitude."""
 

@@ -11,7 +11,7 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.sentence.statement import SentenceEmbedding
 from orchestrator.quantization.config import QuantizeConfig
-from orchestrator.quantization.kinds import Range
+from orchestrator.quantization.kinds import Channels, Range
 from orchestrator.quantization.plans import Plan
 from orchestrator.tasks.base import AnyTask, build_task
 
@@ -30,18 +30,24 @@ class Source:
     """Parameters by name."""
     ranges: dict[str, Range] = field(default_factory=dict)
     """Calibrated input range of each unit."""
+    channels: dict[str, Channels] = field(default_factory=dict)
+    """Observed extremes of each unit's input by channel, for plans that equalize norms."""
     statement: SentenceEmbedding | None = None
     """Statement of the package about embeddings; its layers' parameters are in ``state``."""
 
     def emit(self, plan: Plan | None = None, *, observe: bool = False) -> "Emission":
         """Write the model as an ONNX graph under a plan."""
+        from orchestrator.quantization.emission.equalization import equalize
         from orchestrator.quantization.emission.model import emit
 
+        config, state, ranges = self.model_config, self.state, self.ranges
+        if plan is not None and plan.equalized:
+            state, ranges = equalize(config, state, self.channels, ranges, plan.equalized)
         return emit(
-            self.model_config,
-            self.state,
+            config,
+            state,
             plan,
-            self.ranges,
+            ranges,
             observe=observe,
             statement=self.statement,
         )

@@ -1,26 +1,25 @@
 """NumPy references of the integer arithmetic, which the runtime must match bit for bit."""
 
-from typing import get_args
-
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.arrays import Float32Array
+from orchestrator.quantization.backends.hosts import exact_kinds, this_host
 from orchestrator.quantization.kinds import (
     FLOAT,
-    ROW_FLOOR,
-    ROW_LIMIT,
-    ROW_ZERO_POINT,
-    STATIC,
+    STATIC_KINDS,
+    SYMMETRIC,
     UNSIGNED_LEVELS,
     KindName,
     QuantizedWeight,
     Range,
+    RowSteps,
     quantize_weight,
+    row_steps,
     unsigned_range,
 )
 
-KIND_NAMES: tuple[KindName, ...] = get_args(KindName)
+KIND_NAMES: tuple[KindName, ...] = (FLOAT, *exact_kinds(this_host()))
 
 
 def dequantized(weight: QuantizedWeight) -> Float32Array:
@@ -30,7 +29,11 @@ def dequantized(weight: QuantizedWeight) -> Float32Array:
 
 
 def gemm_reference(
-    x: Float32Array, weight: Float32Array, kind: KindName, bounds: Range | None = None
+    x: Float32Array,
+    weight: Float32Array,
+    kind: KindName,
+    bounds: Range | None = None,
+    low: float | None = None,
 ) -> Float32Array:
     """Compute ``x @ weight`` in the integer arithmetic of ``kind``.
 
@@ -38,7 +41,8 @@ def gemm_reference(
         x: activations [..., K].
         weight: float weight [K, N]; quantized here.
         kind: one of ``KIND_NAMES``.
-        bounds: calibrated range of x, for ``static_s7``; None: that of x itself.
+        bounds: calibrated range of x, for ``static_*`` kinds; None: that of x itself.
+        low: known lower bound of x, for the kinds with a scale per row.
 
     Returns:
         The product [..., N]; integer accumulation is exact, as the runtime's must be.
@@ -46,13 +50,13 @@ def gemm_reference(
     if kind == FLOAT:
         return np.asarray(x @ weight, dtype=np.float32)
     quantized = quantize_weight(weight, kind)
-    if kind in ("s7", STATIC):
+    if kind == "s7" or kind in STATIC_KINDS:
         values, scale, zero_point = _quantize_tensor(x, bounds)
         return _product(values, zero_point, quantized) * (scale * quantized.scale)
-    values, row_max = _quantize_rows(x)
-    scales = np.float32(1 / ROW_LIMIT) * quantized.scale
-    product = _product(values, ROW_ZERO_POINT, quantized) * scales
-    return np.asarray(product * row_max, dtype=np.float32)
+    steps = row_steps(low)
+    values, step = _quantize_rows(x, steps)
+    product = _product(values, steps.zero_point, quantized) * quantized.scale
+    return np.asarray(product * step, dtype=np.float32)
 
 
 def _quantize_tensor(
@@ -68,17 +72,17 @@ def _quantize_tensor(
     return values.astype(np.uint8), scale, zero_point
 
 
-def _quantize_rows(x: Float32Array) -> tuple[npt.NDArray[np.uint8], Float32Array]:
-    """Quantize each row of activations [..., K] symmetrically around zero point 128.
+def _quantize_rows(x: Float32Array, steps: RowSteps) -> tuple[npt.NDArray[np.uint8], Float32Array]:
+    """Quantize each row of activations [..., K] around the constant zero point.
 
     Returns:
-        Values like ``x`` and the largest magnitude of each row [..., 1] (plus ``ROW_FLOOR``, so
-        that a row of zeros does not become NaN).
+        Values like ``x`` and the step of each row [..., 1].
     """
-    row_max = np.abs(x).max(axis=-1, keepdims=True) + np.float32(ROW_FLOOR)
-    scaled = (x / row_max) / np.float32(1 / ROW_LIMIT)
-    values = np.clip(np.rint(scaled) + ROW_ZERO_POINT, 0, UNSIGNED_LEVELS).astype(np.uint8)
-    return values, np.asarray(row_max, dtype=np.float32)
+    largest = np.abs(x) if steps.zero_point == SYMMETRIC.zero_point else x
+    row_max = np.maximum(largest.max(axis=-1, keepdims=True), np.float32(steps.floor))
+    step = np.asarray(row_max * np.float32(1 / steps.above), dtype=np.float32)
+    values = np.clip(np.rint(x / step) + steps.zero_point, 0, UNSIGNED_LEVELS).astype(np.uint8)
+    return values, step
 
 
 def _product(

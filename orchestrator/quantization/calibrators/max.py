@@ -6,10 +6,8 @@ every other error.
 
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from orchestrator.quantization.backends.backend import LoadedModel
-from orchestrator.quantization.calibrators.calibrator import HIGH, LOW, Calibrator
+from orchestrator.quantization.calibrators.calibrator import Calibrator, channel_extremes
 from orchestrator.quantization.kinds import Range
 from orchestrator.quantization.registries import CALIBRATORS, CalibratorConfig
 
@@ -27,12 +25,8 @@ class MaxCalibrator(Calibrator):
         type: Literal["max"] = "max"
 
     def ranges(self, model: LoadedModel, texts: "Encoded") -> dict[str, Range]:
-        """Return the extremes of the observed outputs."""
-        units = [name.removeprefix(LOW) for name in model.outputs if name.startswith(LOW)]
-        low, high = dict.fromkeys(units, np.inf), dict.fromkeys(units, -np.inf)
-        for batch in texts.batches:
-            answers = model.predict(batch)
-            for unit in units:
-                low[unit] = min(low[unit], float(answers[f"{LOW}{unit}"].min()))
-                high[unit] = max(high[unit], float(answers[f"{HIGH}{unit}"].max()))
-        return {unit: (low[unit], high[unit]) for unit in units}
+        """Return the extremes over all channels."""
+        return {
+            unit: (float(low.min()), float(high.max()))
+            for unit, (low, high) in channel_extremes(model, texts).items()
+        }

@@ -12,21 +12,29 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from orchestrator.arrays import Float32Array
 from orchestrator.errors import InputError
-from orchestrator.quantization.calibrators.calibrator import HIGH, LOW
+from orchestrator.quantization.backends.hosts import exact_kinds, this_host
+from orchestrator.quantization.backends.onnxruntime_cpu.arithmetic import (
+    FULL_RANGE,
+    METADATA_RULES,
+    ROW_SCALES,
+)
+from orchestrator.quantization.calibrators.calibrator import INPUT
+from orchestrator.quantization.emission.constants import Constants
 from orchestrator.quantization.kinds import (
     FLOAT,
-    ROW_FLOOR,
-    ROW_LIMIT,
-    ROW_ZERO_POINT,
-    STATIC,
+    STATIC_KINDS,
+    WIDE_KINDS,
+    WIDE_LIMIT,
     KindName,
     QuantizedWeight,
     Range,
+    quantize_signed,
     quantize_weight,
+    row_steps,
     unsigned_range,
 )
 from orchestrator.quantization.plans import Plan, Unit
@@ -34,10 +42,12 @@ from orchestrator.quantization.plans import Plan, Unit
 OPSET: Final = 21
 IR_VERSION: Final = 10
 MICROSOFT: Final = "com.microsoft"
-GEMM_KINDS: Final[tuple[KindName, ...]] = ("static_s7", "row_s7", "row_u8", "s7")
 LSTM_KINDS: Final[tuple[KindName, ...]] = ("s7",)
-COMPARED_BYTES: Final = 64
-"""Bytes at both ends of two arrays that are compared first."""
+BIASED_KINDS: Final[tuple[KindName, ...]] = ("s7", *STATIC_KINDS)
+"""Kinds whose product takes a bias. With one scale per row ``MatMulIntegerToFloat`` (ONNX Runtime
+1.32) multiplies the bias by the scale too."""
+WIDEST: Final = 1e30
+"""Step in which every activation rounds to zero."""
 PROTOBUF_LIMIT_BYTES: Final = 2**31 - 2**20
 """Protobuf allows 2 GiB per message; 1 MiB is left for nodes and names."""
 
@@ -47,8 +57,8 @@ class GraphBuilder:
 
     Args:
         plan: The kind of every unit.
-        ranges: Calibrated range of the input of every unit, for ``static_s7``.
-        observe: Add the outputs ``low.<unit>`` and ``high.<unit>``: the extremes of its input.
+        ranges: Calibrated range of the input of every unit, for ``static_*`` kinds.
+        observe: Add the output ``input.<unit>`` [P, K] of every unit: its input at P positions.
     """
 
     def __init__(
@@ -58,13 +68,14 @@ class GraphBuilder:
         self.ranges = ranges or {}
         self.observe = observe
         self.units: list[Unit] = []
+        self.gemm_kinds = exact_kinds(this_host())
+        self._rules: set[str] = set()
         self._nodes: list[onnx.NodeProto] = []
-        self._initializers: dict[str, onnx.TensorProto] = {}
-        self._names: dict[str, str] = {}
-        self._alike: dict[tuple[Any, ...], list[str]] = {}
+        self._constants = Constants()
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
-        self._rows: dict[str, tuple[str, str]] = {}
+        self._rows: dict[str, tuple[str, str, str]] = {}
+        self._residual_scales: dict[str, str] = {}
 
     def input(
         self, name: str, shape: Sequence[str | int], element_type: int = TensorProto.INT32
@@ -79,23 +90,8 @@ class GraphBuilder:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
 
     def constant(self, name: str, array: npt.NDArray[Any]) -> str:
-        """Store an initializer once and return its name.
-
-        Equal arrays of different names are stored under the first one: layers that share their
-        weights cost no more than one of them.
-        """
-        if name not in self._names:
-            tensor = numpy_helper.from_array(np.ascontiguousarray(array), name)
-            content = tensor.raw_data
-            key = (array.shape, array.dtype, content[:COMPARED_BYTES], content[-COMPARED_BYTES:])
-            stored = self._alike.setdefault(key, [])
-            for other in stored:
-                if self._initializers[other].raw_data == content:
-                    self._names[name] = other
-                    return other
-            stored.append(name)
-            self._initializers[name], self._names[name] = tensor, name
-        return self._names[name]
+        """Store an initializer once and return its name; equal arrays share the first one's."""
+        return self._constants.add(name, array)
 
     def scalar(self, value: float, dtype: type[np.generic] = np.float32) -> str:
         """Store a 0-dimensional constant."""
@@ -137,32 +133,89 @@ class GraphBuilder:
         self._nodes.append(node)
         return names
 
-    def gemm(self, unit: str, x: str, weight: Float32Array) -> str:
-        """Multiply x [..., K] by a constant weight [K, N] in the kind of the unit.
+    def lookup(self, name: str, table: Float32Array, ids: str) -> str:
+        """Take the rows of a table [V, D] by ids [...], stored as the plan says.
 
         Returns:
-            The product [..., N], without bias.
+            The rows [..., D].
         """
-        self.units.append(Unit(unit, (weight.shape[0], weight.shape[1]), GEMM_KINDS))
+        if self.plan.tables == "float":
+            return self.op("Gather", [self.constant(name, table), ids])
+        rows = quantize_signed(np.ascontiguousarray(table.T), WIDE_LIMIT)
+        values = self.constant(f"{name}.quantized", rows.values.T)
+        scale = self.constant(f"{name}.scale", rows.scale[:, None])
+        found = self.op("Cast", [self.op("Gather", [values, ids])], to=TensorProto.FLOAT)
+        return self.op("Mul", [found, self.op("Gather", [scale, ids])])
+
+    def scale_residual(self, x: str, layer: str, scale: Float32Array) -> None:
+        """State that x [..., D] is a norm's output divided by ``scale`` [D] (equalization)."""
+        self._residual_scales[x] = self.constant(f"{layer}.residual_scale", scale)
+
+    def residual(self, x: str) -> str:
+        """Return x as a residual: multiplied by its scale, if it has one."""
+        scale = self._residual_scales.get(x)
+        return x if scale is None else self.op("Mul", [x, scale])
+
+    def linear(
+        self,
+        unit: str,
+        x: str,
+        weight: Float32Array,
+        bias: Float32Array | None,
+        *,
+        low: float | None = None,
+    ) -> tuple[str, Float32Array | None]:
+        """Multiply as ``gemm`` does, with the bias [N] where the product takes it for free.
+
+        Returns:
+            The product, and the bias that the following node has to add.
+        """
+        if self.plan.kind(unit) in BIASED_KINDS:
+            return self.gemm(unit, x, weight, low=low, bias=bias), None
+        return self.gemm(unit, x, weight, low=low), bias
+
+    def gemm(
+        self,
+        unit: str,
+        x: str,
+        weight: Float32Array,
+        *,
+        low: float | None = None,
+        bias: Float32Array | None = None,
+    ) -> str:
+        """Multiply x [..., K] by a constant weight [K, N] in the kind of the unit.
+
+        Args:
+            unit: Name of the product.
+            x: Its input.
+            weight: Its weight.
+            low: Known lower bound of x, 0 or less, if x is the output of an activation function.
+            bias: Values [N] to add; only for kinds whose product takes them (``linear``).
+
+        Returns:
+            The product [..., N].
+        """
+        self.units.append(Unit(unit, (weight.shape[0], weight.shape[1]), self.gemm_kinds))
         if self.observe:
-            self._observe(unit, x)
+            self._observe(unit, x, weight.shape[0])
         kind = self.plan.kind(unit)
         label = f"{unit}.{kind}"
+        added = [] if bias is None else [self.constant(f"{unit}.bias", bias)]
         if kind == FLOAT:
             return self.op("MatMul", [x, self.constant(f"{unit}.weight", weight)], name=label)
         values, scale, zero_point = self._weight(unit, quantize_weight(weight, kind))
+        if kind in WIDE_KINDS:
+            self._rules.add(FULL_RANGE)
         if kind == "s7":
-            inputs = [x, values, scale, zero_point]
+            inputs = [x, values, scale, zero_point, *added]
             return self.op("DynamicQuantizeMatMul", inputs, domain=MICROSOFT, name=label)
-        if kind == STATIC:
+        if kind in STATIC_KINDS:
             rows, step, middle = self._quantized_range(unit, x)
-            inputs = [rows, values, step, scale, middle, zero_point]
-            return self.op("MatMulIntegerToFloat", inputs, domain=MICROSOFT, name=label)
-        rows, rescale = self._quantized_rows(x)
-        middle = self.scalar(ROW_ZERO_POINT, np.uint8)
-        inputs = [rows, values, self.scalar(1 / ROW_LIMIT), scale, middle, zero_point]
-        product = self.op("MatMulIntegerToFloat", inputs, domain=MICROSOFT, name=label)
-        return self.op("Mul", [product, rescale])
+        else:
+            rows, step, middle = self._quantized_rows(x, weight.shape[0], low)
+            self._rules.add(ROW_SCALES)
+        inputs = [rows, values, step, scale, middle, zero_point, *added]
+        return self.op("MatMulIntegerToFloat", inputs, domain=MICROSOFT, name=label)
 
     def lstm(
         self,
@@ -202,6 +255,11 @@ class GraphBuilder:
         values = [x, first[0], second[0], bias, lengths, "", "", "", *first[1:], *second[1:]]
         return self.op("DynamicQuantizeLSTM", values, domain=MICROSOFT, name=label, **attributes)
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Metadata of the model file: the rules of arithmetic that its units rely on."""
+        return {METADATA_RULES: ",".join(sorted(self._rules))} if self._rules else {}
+
     def model(self) -> onnx.ModelProto:
         """Return the finished model.
 
@@ -210,45 +268,54 @@ class GraphBuilder:
                 model does not have.
         """
         self._check_plan()
-        size = sum(len(tensor.raw_data) for tensor in self._initializers.values())
+        size = self._constants.bytes
         if size > PROTOBUF_LIMIT_BYTES:
             raise InputError(
                 f"the model has {size:,} bytes of parameters; one ONNX file holds at most "
                 f"{PROTOBUF_LIMIT_BYTES:,}: quantize more of its units or use a smaller model"
             )
         graph = helper.make_graph(
-            self._nodes, "model", self._inputs, self._outputs, list(self._initializers.values())
+            self._nodes, "model", self._inputs, self._outputs, self._constants.tensors
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="orchestrator"
         )
 
-    def _quantized_rows(self, x: str) -> tuple[str, str]:
-        """Quantize each row of x, once for all GEMMs that read it; return rows and rescaling."""
+    def _quantized_rows(self, x: str, width: int, low: float | None) -> tuple[str, str, str]:
+        """Quantize each row of x [..., K], once for all GEMMs that read it.
+
+        Returns:
+            Values [..., K], the step of each row [..., 1], and the zero point.
+        """
         if x not in self._rows:
-            magnitude = self.op("Abs", [x])
+            steps = row_steps(low)
+            magnitude = self.op("Abs", [x]) if low is None else x
             largest = self.op("ReduceMax", [magnitude, self.shape(-1)], keepdims=1)
-            largest = self.op("Add", [largest, self.scalar(ROW_FLOOR)])
-            scaled = self.op("Div", [x, largest])
-            middle = self.scalar(ROW_ZERO_POINT, np.uint8)
-            rows = self.op("QuantizeLinear", [scaled, self.scalar(1 / ROW_LIMIT), middle])
-            self._rows[x] = (rows, largest)
+            largest = self.op("Max", [largest, self.scalar(steps.floor)])
+            step = self.op("Mul", [largest, self.scalar(1 / steps.above)])
+            middle = self.scalar(steps.zero_point, np.uint8)
+            # scales per block need a zero point per block: the largest magnitude in steps so wide
+            # that it rounds to zero
+            middles = self.op("QuantizeLinear", [step, self.scalar(WIDEST), middle])
+            rows = self.op("QuantizeLinear", [x, step, middles], axis=-1, block_size=width)
+            self._rows[x] = (rows, step, middle)
         return self._rows[x]
 
     def _quantized_range(self, unit: str, x: str) -> tuple[str, str, str]:
         """Quantize x with the unit's calibrated range; return values, scale and zero point."""
         if unit not in self.ranges:
-            raise InputError(f"{unit} is planned {STATIC} but has no calibrated range: calibrate")
+            kind = self.plan.kind(unit)
+            raise InputError(f"{unit} is planned {kind} but has no calibrated range: calibrate")
         scale, zero_point = unsigned_range(*self.ranges[unit])
         step = self.constant(f"{unit}.input.scale", np.asarray(scale, np.float32))
         middle = self.constant(f"{unit}.input.zero_point", np.asarray(zero_point, np.uint8))
         return self.op("QuantizeLinear", [x, step, middle]), step, middle
 
-    def _observe(self, unit: str, x: str) -> None:
-        """Declare the extremes of x [B, S, K] as outputs [1, 1, 1]."""
-        for label, op in ((LOW, "ReduceMin"), (HIGH, "ReduceMax")):
-            self.output(f"{label}{unit}", self.op(op, [x], keepdims=1), [1, 1, 1])
+    def _observe(self, unit: str, x: str, width: int) -> None:
+        """Declare x [..., K] as an output [P, K]."""
+        flat = self.op("Reshape", [x, self.shape(-1, width)])
+        self.output(f"{INPUT}{unit}", flat, ["positions", width])
 
     def _directions(self, name: str, weight: Float32Array, kind: KindName) -> tuple[str, str, str]:
         """Quantize weights [R, N, K] of R directions to [R, K, N], DynamicQuantizeLSTM's order."""

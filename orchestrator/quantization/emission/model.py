@@ -68,8 +68,8 @@ def emit(
         state: Its parameters by name, as in ``model.safetensors``; those of the statement's layers
             too, as ``sentence.layers.<place>.*``.
         plan: The kind of every unit; None: float.
-        ranges: Calibrated input range of each unit, for ``static_s7``.
-        observe: Also return the extremes of every unit's input (see ``calibrators``).
+        ranges: Calibrated input range of each unit, for ``static_*`` kinds.
+        observe: Also return the input of every unit (see ``calibrators``).
         statement: What the package states about embeddings.
 
     Raises:
@@ -89,6 +89,7 @@ def emit(
         {
             METADATA_VOCAB: str(config.vocab_size),
             METADATA_POSITIONS: str(sizes.max_position_embeddings),
+            **graph.metadata,
         },
     )
     return Emission(model, tuple(graph.units))

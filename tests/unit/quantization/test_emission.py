@@ -224,3 +224,23 @@ def test_heads_without_an_onnx_form_are_refused_by_name(head, named):
     config = model_config(transformer(), heads=({"type": "cls", "name": "usual"}, head))
     with pytest.raises(InputError, match=named):
         emit(config, state_of(random_model(config)))
+
+
+def test_an_int8_word_table_is_a_quarter_as_large_and_each_value_within_half_a_step():
+    config = model_config({"type": "transformer", "num_layers": 1, "num_heads": 4})
+    config = config.model_copy(update={"vocab_size": 2000})
+    model = random_model(config)
+    state = state_of(model)
+    plain, small = emit(config, state), emit(config, state, Plan({}, tables="int8"))
+    saved = len(plain.to_bytes()) - len(small.to_bytes())
+    table = state["embedding.word.weight"]
+    assert 0.9 * table.nbytes * 3 / 4 < saved < table.nbytes * 3 / 4
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in small.model.graph.initializer}
+    restored = values["embedding.word.quantized"] * values["embedding.word.scale"]
+    half = np.abs(table).max(axis=1, keepdims=True) / 127 / 2
+    assert (np.abs(restored - table) <= half * 1.001).all()
+    batch, rounded = ragged_batch(), {**state, "embedding.word.weight": restored}
+    expected = OnnxModel.from_bytes(emit(config, rounded).to_bytes(), batch_invariant=True)
+    got = OnnxModel.from_bytes(small.to_bytes(), batch_invariant=True)
+    for name, answer in expected.predict(batch).items():
+        np.testing.assert_allclose(got.predict(batch)[name], answer, rtol=1e-5, atol=1e-5)

@@ -3,23 +3,30 @@
 import numpy as np
 import onnxruntime as ort
 import pytest
+import torch
 
 from orchestrator.errors import InputError
+from orchestrator.modeling.layers.feed_forward import ACTIVATIONS
 from orchestrator.quantization.emission.graph import GraphBuilder
-from orchestrator.quantization.kinds import quantize_signed, quantize_unsigned, quantize_weight
+from orchestrator.quantization.kinds import (
+    LOWEST,
+    quantize_signed,
+    quantize_unsigned,
+    quantize_weight,
+)
 from orchestrator.quantization.plans import Plan
 from tests.support.integer_gemm import KIND_NAMES, dequantized, gemm_reference
 
-ROW_KINDS = ("static_s7", "row_s7", "row_u8")
 INTEGER_KINDS = tuple(kind for kind in KIND_NAMES if kind != "fp32")
+ROW_KINDS = tuple(kind for kind in INTEGER_KINDS if kind != "s7")
 
 
-def gemm_session(weight: np.ndarray, kind: str, bounds=None) -> ort.InferenceSession:
+def gemm_session(weight: np.ndarray, kind: str, bounds=None, **more) -> ort.InferenceSession:
     """A session that multiplies a float input [M, K], fed through an int32 identity gather."""
     graph = GraphBuilder(Plan({"unit": kind}), {"unit": bounds or (-3.0, 3.0)})
     rows = graph.input("rows", ["m"])
     table = graph.constant("table", np.zeros((1, weight.shape[0]), np.float32))
-    value = graph.gemm("unit", graph.op("Gather", [table, rows], axis=0), weight)
+    value = graph.gemm("unit", graph.op("Gather", [table, rows], axis=0), weight, **more)
     graph.output("y", value, ["m", weight.shape[1]])
     model = graph.model()
     # the table is replaced by a float input: initializers may be overridden by inputs
@@ -39,7 +46,7 @@ def run_gemm(session: ort.InferenceSession, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KIND_NAMES)
-@pytest.mark.parametrize("shape", [(1, 96, 7), (33, 128, 96), (64, 97, 130)])
+@pytest.mark.parametrize("shape", [(1, 96, 7), (33, 128, 96), (64, 97, 130), (48, 96, 48)])
 def test_the_runtime_computes_what_the_reference_computes(kind, shape):
     rng = np.random.default_rng(3)
     m, k, n = shape
@@ -47,7 +54,7 @@ def test_the_runtime_computes_what_the_reference_computes(kind, shape):
     weight = rng.standard_normal((k, n)).astype(np.float32)
     bounds = (-1.25, 2.5)  # some activations lie outside
     got = run_gemm(gemm_session(weight, kind, bounds), x)
-    expected = gemm_reference(x, weight, kind, bounds if kind == "static_s7" else None)
+    expected = gemm_reference(x, weight, kind, bounds if kind.startswith("static") else None)
     if kind == "fp32":
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
     else:
@@ -122,3 +129,39 @@ def test_a_plan_for_another_model_is_refused():
     graph = GraphBuilder(Plan({"elsewhere": "row_s7"}))
     with pytest.raises(InputError, match="elsewhere"):
         graph.model()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ROW_KINDS if kind.startswith("row")])
+@pytest.mark.parametrize("low", [0.0, -0.17])
+def test_a_known_lower_bound_gives_twice_the_steps(kind, low):
+    """Outputs of an activation function: the bound holds, and the error halves."""
+    rng = np.random.default_rng(13)
+    x = np.maximum(rng.standard_normal((33, 128)) * rng.uniform(1, 3, (33, 1)), low)
+    x, weight = x.astype(np.float32), rng.standard_normal((128, 24)).astype(np.float32)
+    got = run_gemm(gemm_session(weight, kind, low=low), x)
+    np.testing.assert_array_equal(got, gemm_reference(x, weight, kind, low=low))
+    exact = x @ dequantized(quantize_weight(weight, kind))
+    without = run_gemm(gemm_session(weight, kind), x)
+    assert np.linalg.norm(got - exact) < 0.65 * np.linalg.norm(without - exact)
+
+
+@pytest.mark.parametrize("name", sorted(LOWEST))
+def test_the_lower_bound_of_each_activation_holds_and_is_close(name):
+    x = torch.linspace(-8, 8, 200_001)
+    smallest = float(ACTIVATIONS[name](x).min())
+    assert LOWEST[name] <= smallest <= LOWEST[name] + 2e-4
+
+
+@pytest.mark.parametrize("kind", KIND_NAMES)
+def test_a_bias_is_in_the_product_or_left_to_the_next_node(kind):
+    rng = np.random.default_rng(17)
+    x, weight = rng.standard_normal((5, 64)), rng.standard_normal((64, 24))
+    x, weight = x.astype(np.float32), weight.astype(np.float32)
+    bias = rng.standard_normal(24).astype(np.float32)
+    graph = GraphBuilder(Plan({"unit": kind}), {"unit": (-3.0, 3.0)})
+    _, rest = graph.linear("unit", graph.input("x", ["m", 64]), weight, bias)
+    assert (rest is bias) is (kind == "fp32" or kind.startswith("row"))
+    if rest is None:
+        got = run_gemm(gemm_session(weight, kind, bias=bias), x)
+        expected = run_gemm(gemm_session(weight, kind), x) + bias
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)

@@ -41,6 +41,8 @@ OPS_OF_KIND: Final[dict[KindName, frozenset[str]]] = {
     "static_s7": frozenset({"MatMulIntegerToFloat"}),
     "row_s7": frozenset({"MatMulIntegerToFloat"}),
     "row_u8": frozenset({"MatMulIntegerToFloat"}),
+    "static_s8": frozenset({"MatMulIntegerToFloat"}),
+    "row_s8": frozenset({"MatMulIntegerToFloat"}),
 }
 EVENT_SUFFIX: Final = "_kernel_time"
 SHOWN_PROBLEMS: Final = 8

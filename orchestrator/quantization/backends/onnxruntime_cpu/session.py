@@ -17,6 +17,7 @@ import onnxruntime as ort
 
 from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.errors import InputError, IntegrityError
+from orchestrator.quantization.backends.onnxruntime_cpu.arithmetic import check_rules
 from orchestrator.quantization.plans import PLAN_FILE, PlanFile
 
 MODEL_FILE: Final = "model.onnx"
@@ -158,7 +159,9 @@ def open_session(
 
     Raises:
         IntegrityError: If the runtime cannot execute the model.
+        InputError: If its arithmetic on this host is not what the model relies on.
     """
+    name = model if isinstance(model, str) else "the model in memory"
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -169,10 +172,11 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own types share no public base class
-        name = model if isinstance(model, str) else "the model in memory"
         raise IntegrityError(f"{name} is not executable by ONNX Runtime: {error}") from error
+    check_rules(session.get_modelmeta().custom_metadata_map, name)
+    return session
 
 
 def _row(feed: Feed, index: int) -> Feed:

@@ -37,7 +37,7 @@ from orchestrator.quantization.emission.embeddings.sounds import (
     emit_waveform,
 )
 from orchestrator.quantization.emission.graph import MICROSOFT, GraphBuilder
-from orchestrator.quantization.emission.norms import FLOAT, Norm, with_bias
+from orchestrator.quantization.emission.norms import FLOAT, Norm, mark_residual, with_bias
 from orchestrator.quantization.emission.weights import Weights
 
 
@@ -88,6 +88,8 @@ class StackEmitter:
         if config.layernorm and not self._is_fused():
             norm = Norm(graph, self.weights, "layernorm", config.norm_eps)
             x = norm.plain(f"{self.prefix}.norm", x)
+        if config.layernorm:
+            mark_residual(graph, self.weights, f"{self.prefix}.norm", x)
         if config.registers:
             registers = self.weights.array(f"{self.prefix}.registers")
             x = self._put_registers(x, registers)
@@ -118,8 +120,7 @@ class StackEmitter:
             case WordConfig():
                 mask = self.graph.input("attention_mask", ["batch", "length"])
                 ids = self.graph.input("input_ids", ["batch", "length"])
-                table = self.graph.constant(name, self._words(part))
-                return Embedded(self.graph.op("Gather", [table, ids]), mask)
+                return Embedded(self.graph.lookup(name, self._words(part), ids), mask)
             case ImageConfig():
                 hidden, self.pixels = emit_patches(self.graph, self.weights, name, part)
                 self.tokens = part.class_token + part.distillation_token
@@ -164,7 +165,8 @@ class StackEmitter:
         config = self.config
         names = [part.type_name() for part in config.parts]
         normed = config.layernorm and config.norm_bias and config.projection != "first"
-        return normed and names in (["word", "pos"], ["word", "pos", "seg"])
+        plain = normed and self.graph.plan.tables == "float"
+        return plain and names in (["word", "pos"], ["word", "pos", "seg"])
 
     def _fused(self) -> Embedded:
         graph, part = self.graph, self.config.parts

@@ -59,7 +59,7 @@ class AttentionEmitter:
         """Return what each position of a block reads, [B, S, H d], before the output projection."""
         layer = f"encoder.layers.{block}.attention"
         weight, bias = self._joined_projection(layer)
-        product = self.graph.gemm(f"{layer}.qkv", x, weight)
+        product, bias = self.graph.linear(f"{layer}.qkv", x, weight, bias)
         if self._is_plain(block):
             parts = self.graph.ops("Split", [product], 3, axis=-1, num_outputs=3)
             constant = "" if bias is None else self.graph.constant(f"{layer}.qkv.bias", bias)

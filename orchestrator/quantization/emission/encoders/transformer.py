@@ -23,6 +23,7 @@ from orchestrator.quantization.emission.encoders.attention import AttentionEmitt
 from orchestrator.quantization.emission.graph import GraphBuilder
 from orchestrator.quantization.emission.norms import FLOAT, Norm, activate, with_bias
 from orchestrator.quantization.emission.weights import Weights
+from orchestrator.quantization.kinds import LOWEST
 
 FINAL_NORM = "encoder.norm"
 
@@ -97,14 +98,14 @@ class TransformerEmitter:
             if position == "post":
                 stream.replace_by_norm(norm)
 
-    def _output(self, layer: str, x: str, number: int) -> Output:
-        """Project x [B, S, N] to [B, S, D]; the layer scale is in the weights."""
+    def _output(self, layer: str, x: str, number: int, low: float | None = None) -> Output:
+        """Project x [B, S, N] >= low to [B, S, D]; the layer scale is in the weights."""
         weight, bias = self.weights.matrix(layer), self.weights.bias(layer)
         factors = self._scale(layer, number)
         if factors is not None and self.config.norm_position not in ("both", "output"):
             weight = np.ascontiguousarray(weight * factors)
             bias = None if bias is None else bias * factors
-        return Output(self.graph.gemm(layer, x, weight), bias)
+        return Output(*self.graph.linear(layer, x, weight, bias, low=low))
 
     def _scale(self, layer: str, number: int) -> Float32Array | None:
         """Return the factors of the sub-layer's output [D], if the model has any."""
@@ -130,15 +131,20 @@ class TransformerEmitter:
 
     def _feed_forward(self, block: str, x: str) -> Output:
         layer, activation = f"{block}.feed_forward", self.config.activation
-        up = self.graph.gemm(f"{layer}.up", x, self.weights.matrix(f"{layer}.up"))
+        up, bias = self._linear(f"{layer}.up", x)
         if self.config.feed_forward == "dense":
-            inner = activate(self.graph, activation, up, self._bias(f"{layer}.up"))
-        else:
-            gate = self.graph.gemm(f"{layer}.gate", x, self.weights.matrix(f"{layer}.gate"))
-            gate = activate(self.graph, activation, gate, self._bias(f"{layer}.gate"))
-            named = f"{layer}.up.bias", self.weights.bias(f"{layer}.up")
-            inner = self.graph.op("Mul", [gate, with_bias(self.graph, up, named)])
+            inner = activate(self.graph, activation, up, bias)
+            return self._output(f"{layer}.down", inner, 2, LOWEST.get(activation))
+        gate = activate(self.graph, activation, *self._linear(f"{layer}.gate", x))
+        named = (f"{layer}.up.bias", None) if bias is None else bias
+        inner = self.graph.op("Mul", [gate, with_bias(self.graph, up, named)])
         return self._output(f"{layer}.down", inner, 2)
+
+    def _linear(self, layer: str, x: str) -> tuple[str, tuple[str, Float32Array] | None]:
+        """Return the product of a layer, and its bias with a name if it is still to be added."""
+        weight, bias = self.weights.matrix(layer), self.weights.bias(layer)
+        product, rest = self.graph.linear(layer, x, weight, bias)
+        return product, None if rest is None else (f"{layer}.bias", rest)
 
     def _bias(self, layer: str) -> tuple[str, Float32Array] | None:
         bias = self.weights.bias(layer)
