@@ -27,6 +27,11 @@ def bracket_blocks(report: SelectionReport) -> tuple[Picture | Table | Note, ...
         note = "No prediction: the history has too few data sets for a predictor."
     elif not widths:
         note = "Predictions have no interval: the history has too few data sets."
+    if report.first_rung_steps is not None:
+        note += (
+            f" After the first {report.first_rung_steps} steps the better half by validation score "
+            "stays: there are no curves for a part of an epoch, hence no prediction."
+        )
     return (halving_bracket(report, widths), Note(note), _table(report, widths))
 
 
@@ -60,7 +65,8 @@ def halving_bracket(report: SelectionReport, widths: Mapping[int, float]) -> Pic
                 axis.plot(
                     rungs[-1:], scores[-1:], "o", ms=7, mfc="white", color=style["color"], zorder=3
                 )
-        axis.set_xticks(sorted({cell.rung for cell in report.bracket}))
+        ticks = sorted({cell.rung for cell in report.bracket})
+        axis.set_xticks(ticks, [report.rung_name(rung).removeprefix("rung ") for rung in ticks])
         axis.set_xlabel("rung   ·   o validation score (ring: dropped), x predicted final score")
         axis.set_ylabel("score")
         axis.margins(x=0.08)
@@ -78,7 +84,7 @@ def _table(report: SelectionReport, widths: Mapping[int, float]) -> Table:
         found = cells[model]
         texts = [_in_words(found[r], widths.get(r)) if r in found else "" for r in rungs]
         rows.append((model, *texts))
-    columns = ("model", *(f"rung {r}" for r in rungs))
+    columns = ("model", *(report.rung_name(rung) for rung in rungs))
     return Table(columns, tuple(rows), highlight=0)
 
 

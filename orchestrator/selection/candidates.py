@@ -13,6 +13,7 @@ from orchestrator.data.rows.rows import row_keys
 from orchestrator.errors import InputError, OrchestratorError
 from orchestrator.selection.config import ALL
 from orchestrator.selection.matrix.facts import DatasetFacts, ModelFacts, sketch_rows
+from orchestrator.selection.matrix.performance import PerformanceMatrix
 from orchestrator.storage.uris import absolute
 from orchestrator.zoo.names import version_number
 
@@ -270,3 +271,27 @@ def _current(zoo: "Zoo", everything: Iterable["Package"]) -> list["Package"]:
         version = aliases.get(CHAMPION, aliases.get(LATEST, ""))
         chosen.append(versions.get(version) or versions[max(versions, key=version_number)])
     return chosen
+
+
+def without_changed(
+    matrix: PerformanceMatrix, facts: Mapping[str, ModelFacts], protocol: str
+) -> tuple[PerformanceMatrix, list[str]]:
+    """The matrix without rows of packages that have changed since, and warnings."""
+    warnings = []
+    changed = [
+        ref
+        for ref, item in facts.items()
+        if ref in matrix.models
+        and matrix.models[ref].manifest_sha256 not in ("", item.manifest_sha256)
+    ]
+    if changed:
+        warnings.append(f"history ignored: {', '.join(changed)} changed since the benchmark")
+    other = [n for n, d in matrix.datasets.items() if d.protocol and d.protocol != protocol]
+    if other:
+        warnings.append(
+            f"fine_tune or seed differs from the benchmark's ({', '.join(sorted(other))}): its "
+            "curves predict less well"
+        )
+    models = {name: item for name, item in matrix.models.items() if name not in changed}
+    cells = matrix.cells[~matrix.cells["model"].isin(changed)]
+    return PerformanceMatrix(cells.reset_index(drop=True), models, matrix.datasets), warnings

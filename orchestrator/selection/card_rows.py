@@ -16,6 +16,9 @@ def card_rows(report: SelectionReport, place: int) -> list[tuple[str, str]]:
     """
     statuses = Counter(row.status for row in report.ranking)
     counts = ", ".join(f"{count} {status}" for status, count in statuses.items())
+    policy = report.policy
+    if report.first_rung_steps is not None:
+        policy += f"; the better half after {report.first_rung_steps} steps"
     sets = {name for row in report.matrix.values() for name in row}
     finalist, ledger = report.finalists[place - 1], report.ledger
     rows = [
@@ -23,7 +26,7 @@ def card_rows(report: SelectionReport, place: int) -> list[tuple[str, str]]:
         ("fine-tuned from", finalist.model),
         ("place", f"{place} of {len(report.ranking)} candidates: {counts}"),
         ("history", f"{len(sets)} data sets" if sets else "none"),
-        ("policy", report.policy),
+        ("policy", policy),
     ]
     if place == 1:
         tied = _names(report.tied_with_winner)

@@ -114,6 +114,9 @@ class HalvingConfig(StrictModel):
     learning_rates: tuple[PositiveFloat, ...] | None = Field(None, min_length=2)
     """Learning rates that each candidate tries on a quarter of its first epoch; the best goes on.
     null: that of fine_tune."""
+    first_rung_steps: int | None = Field(None, ge=1)
+    """Optimizer steps of a first rung that is shorter than an epoch; after it the better half
+    stays, whatever the policy is. null: the first rung is an epoch."""
     use_tags: bool = True
     """Count a model that declares training on a data set as informed about it."""
 

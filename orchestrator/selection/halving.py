@@ -1,19 +1,23 @@
 """Synchronous successive halving (phase two): decisions on complete rungs only.
 
-A rung is one epoch of every model still in the pool. `Bracket` holds the state. The Tune scheduler,
+A rung is one epoch of every model still in the pool; the first may be shorter (`rungs.Rungs`).
+`Bracket` holds the state. The Tune scheduler,
 a resumed run and `replay` feed the same class, so that a replay decides as a run. Values may arrive
 in any order: a decision reads a complete rung in the order of model ids, so that the survivors do
 not depend on concurrency.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.errors import InputError, StageError
-from orchestrator.selection.policies.base import Policy, Verdict, cut, ranked
+from orchestrator.selection.policies.base import Judge, Verdict, cut, ranked
 from orchestrator.selection.results import JournalRow
 from orchestrator.selection.ties.tie_breaker import TieBreaker
+
+ROUNDING = 1e-6
+"""Sums of parts of epochs are rounded."""
 
 
 @dataclass
@@ -22,12 +26,12 @@ class Bracket:
 
     Attributes:
         pool: Surviving models, in the order of the last verdict.
-        stages: E, epochs of the full budget.
+        stages: Rungs of the full budget.
         policy: Decides between rungs.
         ties: Settles ties where one candidate is left; None: the leader stays.
         finalists: Models that stay to the end at least, if so many do not fail.
         border: Called before each rung after the first; it may `shrink` the rung or `end` here.
-        rung: The stage now being trained, 1..E.
+        rung: The rung now being trained, from 1.
         observed: Every value recorded.
         failures: Model to why it failed; ranked last, never trained again.
         dropped: Model to (rung, reason).
@@ -37,7 +41,7 @@ class Bracket:
 
     pool: tuple[str, ...]
     stages: int
-    policy: Policy
+    policy: Judge
     ties: TieBreaker | None = None
     finalists: int = 1
     border: "Callable[[Bracket], None] | None" = None
@@ -170,7 +174,7 @@ class Bracket:
         return Verdict(kept, dropped, verdict.scores)
 
 
-def rung_sizes(pool: int, stages: int, policy: Policy, finalists: int = 1) -> list[int]:
+def rung_sizes(pool: int, stages: int, policy: Judge, finalists: int = 1) -> list[int]:
     """Largest number of models in each rung when ``finalists`` of them stay to the end."""
     return [max(size, min(finalists, pool)) for size in policy.sizes(pool, stages)]
 
@@ -178,38 +182,42 @@ def rung_sizes(pool: int, stages: int, policy: Policy, finalists: int = 1) -> li
 def fit_to_budget(
     pool: int,
     stages: int,
-    policy: Policy,
+    policy: Judge,
     budget: int | None,
     *,
     finalists: int = 1,
     unit: str = "epochs",
     price: int = 1,
-    entry: float = 0.0,
+    shares: Sequence[float] | None = None,
 ) -> int:
     """The largest pool, at most ``pool``, whose worst-case cost is within the budget.
 
     Args:
         pool: Models that would be trained without a budget.
-        stages: Epochs of a full training.
+        stages: Rungs of a full training.
         policy: Decides between rungs.
         budget: The limit; None: there is none.
         finalists: Models that are trained to the end.
         unit: What the budget counts.
         price: Units of one epoch of one model.
-        entry: Epochs that each model of the first rung trains beside it.
+        shares: Epochs of one model in each rung, in the first one with the choice of its learning
+            rate; None: one each.
 
     Raises:
         InputError: The budget is too small to train the finalists to the end.
     """
     if budget is None:
         return pool
+    parts = [1.0] * stages if shares is None else shares
     for size in range(pool, finalists - 1, -1):
-        if price * (sum(rung_sizes(size, stages, policy, finalists)) + entry * size) <= budget:
+        sizes = rung_sizes(size, stages, policy, finalists)
+        epochs = math.fsum(n * part for n, part in zip(sizes, parts, strict=True))
+        if price * epochs <= budget + ROUNDING:
             return size
     models = "one model" if finalists == 1 else f"{finalists} models"
     raise InputError(
-        f"budget.{unit}: {budget} {unit} cannot train {models} for {stages} epochs; "
-        f"allow at least {math.ceil(price * (stages + entry) * finalists)}."
+        f"budget.{unit}: {budget} {unit} cannot train {models} for {sum(parts):g} epochs; "
+        f"allow at least {math.ceil(price * sum(parts) * finalists - ROUNDING)}."
     )
 
 

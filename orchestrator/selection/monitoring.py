@@ -114,7 +114,7 @@ class Monitor:
             phase: str = row.phase
             if phase == "rung" and row.rung > 1 and sizes[row.rung] <= least:
                 phase = "completion"
-            epochs[phase] += int(row.phase == "rung" and row.validation is not None)
+            epochs[phase] += row.paid
             seconds[phase] += (row.seconds + row.startup_s) * row.slots
         return {"orch_select_epochs": epochs, "orch_select_seconds": seconds}
 

@@ -11,6 +11,7 @@ from orchestrator.config import dump_yaml
 from orchestrator.errors import IntegrityError
 from orchestrator.inference.examination import examine_draft
 from orchestrator.modeling.sentence.statement import copy_statement
+from orchestrator.selection.bracket_rows import bracket_cells, bracket_rungs
 from orchestrator.selection.card_rows import card_rows
 from orchestrator.selection.config import SelectConfig
 from orchestrator.selection.costs.accounting import NOTHING, Spent, ledger_of
@@ -19,23 +20,20 @@ from orchestrator.selection.costs.constraints import EXCLUDED
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.objective.publishing import as_trained, publish_compressed
 from orchestrator.selection.planning import SelectionPlan
+from orchestrator.selection.ranking_text import ranked_models
 from orchestrator.selection.recall import plan_recall
 from orchestrator.selection.results import (
     REPORT_NAME,
-    BracketCell,
     Clusters,
     Finalist,
     Linkage,
     ProxyScore,
     RankedModel,
     Recalled,
-    Rung,
     SelectionReport,
     TargetSummary,
-    ranked_models,
 )
 from orchestrator.selection.salvage.trial import RECORD
-from orchestrator.selection.score_predictor import MIN_HISTORY_SETS, conformal_halfwidth
 from orchestrator.selection.target_tasks import majority_accuracy
 from orchestrator.selection.ties.tie_breaker import TieBreaker
 from orchestrator.selection.trials.fine_tuning import (
@@ -110,13 +108,14 @@ def selection_report(
         policy=plan.decider.name,
         tied_with_winner=tied,
         ranking=_ranking(plan, bracket, recalled),
-        bracket=_bracket_cells(plan, bracket),
-        rungs=_rungs(plan, bracket),
+        bracket=bracket_cells(plan, bracket),
+        rungs=bracket_rungs(plan, bracket),
         recall=tuple(recalled),
         clusters=clusters,
         linkage=linkage,
         proxies={m: s.model_copy(update={"nulls": {}}) for m, s in proxies.items()},
         matrix=matrix.where(matrix.notna(), None).to_dict("index"),
+        first_rung_steps=plan.rungs.first_steps,
         ledger=ledger,
         comparison=compare_costs(ledger, winner),
         learning_rates=_learning_rates(journal),
@@ -277,7 +276,7 @@ def _ranking(
             if (item.model, r) in bracket.observed
         ]
         entries.append((order, item, status, reason, curve))
-    ranked = ranked_models(entries, tagged)
+    ranked = ranked_models(entries, tagged, plan.rungs.trained)
     broken = []
     for place, model in enumerate(sorted(failed), start=len(ranked) + 1):
         excluded = failed[model].startswith(EXCLUDED)
@@ -294,43 +293,6 @@ def _ranking(
             )
         )
     return (*ranked, *broken)
-
-
-def _bracket_cells(plan: SelectionPlan, bracket: Bracket) -> tuple[BracketCell, ...]:
-    """One entry per (model, rung), with the prediction from the values known at that rung."""
-    cells, score_of = [], plan.asked.score_of
-    for rung, verdict in enumerate(bracket.verdicts, start=1):
-        trained, predicted = _trained(bracket, rung), dict[str, float]()
-        if plan.decider.predictor is not None:
-            known = {cell: value for cell, value in bracket.observed.items() if cell[1] <= rung}
-            predicted = plan.decider.predictor.predict_for_report(known, trained)
-        cells += [
-            BracketCell(
-                model=model,
-                rung=rung,
-                score=score_of(bracket.observed[model, rung]),
-                predicted=score_of(predicted[model]) if model in predicted else None,
-                kept=model in verdict.kept,
-            )
-            for model in trained
-        ]
-    return tuple(cells)
-
-
-def _rungs(plan: SelectionPlan, bracket: Bracket) -> tuple[Rung, ...]:
-    history, rungs = plan.history, []
-    for rung, verdict in enumerate(bracket.verdicts, start=1):
-        width = None
-        if plan.decider.predictor is not None and len(history.datasets) >= MIN_HISTORY_SETS:
-            found = conformal_halfwidth(history, min(rung, history.stages), history.models)
-            width = plan.asked.width_of(found) if np.isfinite(found) else None
-        trained = tuple(_trained(bracket, rung))
-        rungs.append(Rung(rung=rung, trained=trained, kept=verdict.kept, halfwidth=width))
-    return tuple(rungs)
-
-
-def _trained(bracket: Bracket, rung: int) -> list[str]:
-    return sorted(model for model, at in bracket.observed if at == rung)
 
 
 def _clusters(plan: SelectionPlan) -> tuple[Clusters | None, Linkage | None]:

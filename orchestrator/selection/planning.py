@@ -17,22 +17,25 @@ from orchestrator.selection.candidates import (
     require_usable,
     resolve_packages,
     sort_out,
+    without_changed,
 )
 from orchestrator.selection.config import RecallConfig, SelectConfig
 from orchestrator.selection.costs.constraints import within_constraints
-from orchestrator.selection.costs.forecast import forecast_lines, steps_per_epoch
+from orchestrator.selection.costs.forecast import forecast_lines, planned_rungs
 from orchestrator.selection.halving import fit_to_budget, rung_sizes
-from orchestrator.selection.matrix.facts import ModelFacts, is_tagged
+from orchestrator.selection.matrix.facts import is_tagged
 from orchestrator.selection.matrix.files import read_matrix, write_matrix
 from orchestrator.selection.matrix.history import History
 from orchestrator.selection.matrix.performance import PerformanceMatrix
 from orchestrator.selection.objective.refusals import compressible, objective_lines
-from orchestrator.selection.policies.base import Decider, choose_policy
+from orchestrator.selection.policies.base import Decider, Judge, choose_policy
+from orchestrator.selection.policies.short_rung import in_rungs
 from orchestrator.selection.recall import (
     RecallPlan,
     default_pool,
     plan_mode,
 )
+from orchestrator.selection.rungs import Rungs
 from orchestrator.selection.scores.proxy_kinds import NO_PROXY, planned_proxies
 from orchestrator.selection.target_rows import load_target, rows_at_hand
 from orchestrator.selection.target_tasks import TargetTask, kind_of
@@ -65,7 +68,7 @@ class SelectionPlan:
         to_score: Models to run forward on the target; none when every candidate is recalled.
         pool: How many candidates enter halving.
         widest: How many enter when neither history nor a proxy says anything about them.
-        steps_per_epoch: Optimizer steps of one epoch of any candidate.
+        rungs: What is trained in each rung, by any candidate.
         decider: The policy between rungs (with little history not the one asked for).
         tagged: Candidates that declare training on the target.
         warnings: For the report.
@@ -84,11 +87,16 @@ class SelectionPlan:
     to_score: tuple[str, ...]
     pool: int
     widest: int
-    steps_per_epoch: int
+    rungs: Rungs
     decider: Decider
     tagged: frozenset[str]
     warnings: tuple[str, ...]
     failed: Mapping[str, str]
+
+    @property
+    def judge(self) -> Judge:
+        """Policy between rungs, plain halving after a first one in steps."""
+        return in_rungs(self.decider.policy, self.rungs)
 
     def without(self, failed: Mapping[str, str], config: RecallConfig) -> "SelectionPlan":
         """Return the plan after some candidates turned out to be broken.
@@ -147,7 +155,7 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
     require_usable(usable, failed, task.name)
     packages = {package.ref: package for package in usable}
     facts = {ref: model_facts(package, everything) for ref, package in packages.items()}
-    matrix, warnings = _without_changed(matrix, facts, protocol)
+    matrix, warnings = without_changed(matrix, facts, protocol)
     history = _history(matrix, packages, config)
     tagged = frozenset(r for r, item in facts.items() if is_tagged(r, item.trained_on, task.name))
     informed = tagged if config.halving.use_tags else ()
@@ -155,8 +163,8 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
     warnings += decider.changes(config.halving.policy, history)
     for warning in warnings:
         logger.warning("%s", warning)
-    steps = steps_per_epoch(len(task.train), config.fine_tune)
-    pool, widest = _pool_sizes(config, len(packages), decider, steps)
+    rungs = planned_rungs(config, len(task.train))
+    pool, widest = _pool_sizes(config, len(packages), decider, rungs)
     recall = plan_mode(config.recall, history, packages, decider.predictor, pool)
     everyone = pool == len(packages) or config.recall.mode == "all"
     if not proxies and not everyone:
@@ -174,7 +182,7 @@ def plan_selection(config: SelectConfig, run: "RunFolder | None" = None) -> Sele
         to_score=() if everyone or not proxies else recall.to_score,
         pool=pool,
         widest=widest,
-        steps_per_epoch=steps,
+        rungs=rungs,
         decider=decider,
         tagged=tagged,
         warnings=tuple(warnings),
@@ -199,16 +207,16 @@ def describe_selection(config: SelectConfig) -> str:
     failed = {**failed, **excluded}
     require_usable(packages, failed, config.target.source)
     matrix = _matrix(config, [package.ref for package in found])
-    epochs, count = config.fine_tune.epochs, len(packages)
+    count = len(packages)
     history = _history(matrix, {p.ref: p for p in packages}, config)
     decider = _decider(config, history)
     rows = rows_at_hand(config, matrix)
-    steps = None if rows is None else steps_per_epoch(rows, config.fine_tune)
-    pool, _ = _pool_sizes(config, count, decider, steps)
+    rungs = planned_rungs(config, None if rows is None else rows.train)
+    pool, _ = _pool_sizes(config, count, decider, rungs)
     candidates = {package.ref: package for package in packages}
     recall = plan_mode(config.recall, history, candidates, decider.predictor, pool)
     passes = len(recall.to_score) if pool < count else 0
-    sizes = rung_sizes(pool, epochs, decider.policy, config.finish_top)
+    sizes = rung_sizes(pool, rungs.count, in_rungs(decider.policy, rungs), config.finish_top)
     return "\n".join(
         [
             f"select {config.run.name}: target {config.target.source}, {count} candidates",
@@ -216,8 +224,7 @@ def describe_selection(config: SelectConfig) -> str:
             f"  task: {kind}" + (f" by {config.metric}" if config.metric else ""),
             f"  history: {len(history.datasets)} data sets, policy {decider.name}",
             f"  recall: {passes} forward passes, keeps {pool} of {count}",
-            f"  halving: at most {' + '.join(map(str, sizes))} = {sum(sizes)} epochs; "
-            f"brute force {count * epochs}",
+            f"  halving: {rungs.in_words(sizes)}; brute force {count * rungs.epochs}",
             *forecast_lines(config, matrix, candidates, passes=passes, sizes=sizes, rows=rows),
             *objective_lines(config.objective, config.finish_top),
             f"  package: {config.package}",
@@ -270,38 +277,18 @@ def _history(
     return history if config.halving.use_tags else history.without_tags()
 
 
-def _without_changed(
-    matrix: PerformanceMatrix, facts: Mapping[str, ModelFacts], protocol: str
-) -> tuple[PerformanceMatrix, list[str]]:
-    """The matrix without rows of packages that have changed since, and warnings."""
-    warnings = []
-    changed = [
-        ref
-        for ref, item in facts.items()
-        if ref in matrix.models
-        and matrix.models[ref].manifest_sha256 not in ("", item.manifest_sha256)
-    ]
-    if changed:
-        warnings.append(f"history ignored: {', '.join(changed)} changed since the benchmark")
-    other = [n for n, d in matrix.datasets.items() if d.protocol and d.protocol != protocol]
-    if other:
-        warnings.append(
-            f"fine_tune or seed differs from the benchmark's ({', '.join(sorted(other))}): its "
-            "curves predict less well"
-        )
-    models = {name: item for name, item in matrix.models.items() if name not in changed}
-    cells = matrix.cells[~matrix.cells["model"].isin(changed)]
-    return PerformanceMatrix(cells.reset_index(drop=True), models, matrix.datasets), warnings
-
-
 def _decider(config: SelectConfig, history: History, tags: Iterable[str] = ()) -> Decider:
-    """The policy; without a budget a small pool may take the epochs of the usual one."""
+    """The policy; a small pool may take the epochs of the usual one.
+
+    Not under a budget, nor after a first rung in steps: the job says that they are to be saved.
+    """
     decider = choose_policy(config.halving.policy, history, tags)
-    return decider if config.budget.unit else decider.with_usual_epochs(config.fine_tune.epochs)
+    saving = config.budget.unit or config.halving.first_rung_steps
+    return decider if saving else decider.with_usual_epochs(config.fine_tune.epochs)
 
 
 def _pool_sizes(
-    config: SelectConfig, candidates: int, decider: Decider, steps: int | None
+    config: SelectConfig, candidates: int, decider: Decider, rungs: Rungs
 ) -> tuple[int, int]:
     """Candidates that are recalled as far as the budget goes, and without any information.
 
@@ -312,7 +299,7 @@ def _pool_sizes(
         config: The job.
         candidates: How many there are.
         decider: The policy.
-        steps: Optimizer steps per epoch; None: rows have not been read.
+        rungs: What is trained in each rung.
 
     Raises:
         InputError: There are fewer candidates than finalists, or the budget is too small.
@@ -326,20 +313,22 @@ def _pool_sizes(
     wanted = (
         candidates if config.recall.mode == "all" else min(config.recall.k or usual, candidates)
     )
-    budget, price = config.budget.epochs, 1
+    budget, price, steps = config.budget.epochs, 1, rungs.steps_per_epoch
+    shares, rates = rungs.shares(), len(config.halving.learning_rates or ())
+    shares[0] += extra_epochs(rates, steps, rungs.first_steps)
     if config.budget.steps is not None and steps is not None:
         budget, price = config.budget.steps, steps
     widest = candidates if budget is not None else min(candidates, 2 * decider.policy.default_pool)
     pool, widest = (
         fit_to_budget(
             max(size, config.finish_top),
-            config.fine_tune.epochs,
-            decider.policy,
+            rungs.count,
+            in_rungs(decider.policy, rungs),
             budget,
             finalists=config.finish_top,
             unit=config.budget.unit or "epochs",
             price=price,
-            entry=extra_epochs(len(config.halving.learning_rates or ()), steps),
+            shares=shares,
         )
         for size in (wanted, widest)
     )

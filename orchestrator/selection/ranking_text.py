@@ -1,12 +1,44 @@
-"""The ranking of a selection or a replay as a text table."""
+"""The ranking of a selection or a replay: its rows, and their text table."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from orchestrator.config.tables import table
-from orchestrator.selection.results import RankedModel
+from orchestrator.selection.results import RankedModel, Recalled
+from orchestrator.selection.rungs import whole
 
 MAX_LINES = 40
 """Candidates shown, the best; the files have all."""
+
+
+def ranked_models(
+    found: Iterable[tuple[tuple[float, ...], Recalled, str, str, Sequence[float]]],
+    tagged: Collection[str],
+    epochs: Callable[[int], float] = float,
+) -> tuple[RankedModel, ...]:
+    """Return candidates in order, with their places.
+
+    Args:
+        found: Order (smallest first), recall, status, reason, and validation score per rung.
+        tagged: Models that declare, or are named after, the target.
+        epochs: Returns the epochs that a model has trained after a rung.
+    """
+    return tuple(
+        RankedModel.model_validate(
+            {
+                "place": place,
+                "model": item.model,
+                "status": status,
+                "reason": reason,
+                "epochs": whole(epochs(len(curve))),
+                "validation": tuple(curve),
+                "recall_score": item.score,
+                "trained_on_target": item.model in tagged,
+            }
+        )
+        for place, (_, item, status, reason, curve) in enumerate(
+            sorted(found, key=lambda entry: entry[0]), start=1
+        )
+    )
 
 
 def ranking_lines(ranking: Sequence[RankedModel], tied: Collection[str] = ()) -> list[str]:

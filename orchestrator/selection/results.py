@@ -4,7 +4,6 @@ Light on purpose (no torch, ray or pandas): the report and the demo read files t
 that wrote them.
 """
 
-from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,13 +13,14 @@ from orchestrator.config import StrictModel
 from orchestrator.errors import IntegrityError
 from orchestrator.selection.costs.results import Latency, Ledger, MethodCost
 from orchestrator.selection.objective.results import CompressionCheck, ObjectiveResult
+from orchestrator.selection.rungs import Rungs
 from orchestrator.selection.salvage.results import Salvage
 
 REPORT_NAME = "selection.json"
 
 
 class JournalRow(StrictModel):
-    """One finished epoch of one trial, or its failure: a line of ``trials.jsonl``."""
+    """One finished rung of one trial, or its failure: a line of ``trials.jsonl``."""
 
     model_config = ConfigDict(allow_inf_nan=True)  # a diverged model scores NaN
 
@@ -29,17 +29,21 @@ class JournalRow(StrictModel):
     trial: str
     """Trial id; in a selection the model's id."""
     rung: int
-    """Epoch, 1-based."""
+    """Rung, 1-based: one epoch each, unless the first one is shorter."""
     validation: float | None
-    """Score after this epoch, in the unit of the metric; null when the trial failed."""
+    """Score after this rung, in the unit of the metric; null when the trial failed."""
     goodness: float | None = None
     """The same on the scale of decisions, where larger is better; null: the score itself."""
     test: float | None = None
     """Final test score, after the last epoch only."""
     steps: int = 0
-    """Optimizer steps of this epoch."""
+    """Optimizer steps of this rung."""
+    epochs: float = 1.0
+    """Part of an epoch that this rung is: 1, or less where the first rung is given in steps."""
     seconds: float = 0.0
-    """Wall time of this epoch."""
+    """Wall time of this rung."""
+    evaluation_s: float = 0.0
+    """Seconds of it that validation took; 0 in files of earlier releases."""
     startup_s: float = 0.0
     """Seconds before it: process, imports and loading; on the first row of a trial in a process."""
     slots: float = 1.0
@@ -54,6 +58,11 @@ class JournalRow(StrictModel):
     """Figures of the objective, which `validation` contains then; null without one."""
     error: str = ""
     """Reason of the failure."""
+
+    @property
+    def paid(self) -> float:
+        """Epochs that count as fine-tuning: those of a rung with a score."""
+        return self.epochs if self.phase == "rung" and self.validation is not None else 0.0
 
     @property
     def decides(self) -> float | None:
@@ -141,43 +150,14 @@ class RankedModel(StrictModel):
     """Outcome of its selection."""
     reason: str
     """Reason, in words."""
-    epochs: int
-    """Epochs it was trained."""
+    epochs: int | float
+    """Epochs it was trained; a part of one where the first rung is given in steps."""
     validation: tuple[float, ...]
-    """Validation score after each of them."""
+    """Validation score after each of its rungs."""
     recall_score: float | None
     """Score that recall ranked it by; null where it left the selection before."""
     trained_on_target: bool = False
     """Whether it declares, or is named after, the target; its validation may be inflated."""
-
-
-def ranked_models(
-    found: Iterable[tuple[tuple[float, ...], Recalled, str, str, Sequence[float]]],
-    tagged: Collection[str],
-) -> tuple[RankedModel, ...]:
-    """Return candidates in order, with their places.
-
-    Args:
-        found: Order (smallest first), recall, status, reason, and validation score per epoch.
-        tagged: Models that declare, or are named after, the target.
-    """
-    return tuple(
-        RankedModel.model_validate(
-            {
-                "place": place,
-                "model": item.model,
-                "status": status,
-                "reason": reason,
-                "epochs": len(curve),
-                "validation": tuple(curve),
-                "recall_score": item.score,
-                "trained_on_target": item.model in tagged,
-            }
-        )
-        for place, (_, item, status, reason, curve) in enumerate(
-            sorted(found, key=lambda entry: entry[0]), start=1
-        )
-    )
 
 
 class Finalist(StrictModel):
@@ -201,26 +181,29 @@ class BracketCell(StrictModel):
     model: str
     """Model id."""
     rung: int
-    """Epoch, 1-based."""
+    """Rung, 1-based: one epoch each, unless `first_rung_steps` is set."""
     score: float
     """Validation score after it."""
     predicted: float | None
-    """Predicted final test score; null without a predictor."""
+    """Predicted final test score; null without a predictor, and before the first whole epoch."""
     kept: bool
-    """Whether it trains another epoch."""
+    """Whether it stays for the next rung."""
 
 
 class Rung(StrictModel):
     """One complete rung."""
 
     rung: int
-    """Epoch, 1-based."""
+    """Rung, 1-based: one epoch each, unless `first_rung_steps` is set."""
     trained: tuple[str, ...]
     """Models trained in it, by id."""
     kept: tuple[str, ...]
     """Survivors, best first."""
     halfwidth: float | None
     """Half-width of the 90 % interval of the predictions; null with too little history."""
+    policy: str = ""
+    """Policy that chose the survivors: ``sh`` after a first rung in steps; empty after the last
+    rung, in a replay, and in files of earlier releases."""
 
 
 class Clusters(StrictModel):
@@ -282,6 +265,8 @@ class SelectionReport(StrictModel):
     """Model id to its proxy scores."""
     matrix: dict[str, dict[str, float | None]]
     """Model id to data set to final test score; null where not measured."""
+    first_rung_steps: int | None = None
+    """Optimizer steps of the first rung; null: it is an epoch."""
     ledger: Ledger
     """Cost."""
     comparison: tuple[MethodCost, ...] = ()
@@ -326,9 +311,16 @@ class SelectionReport(StrictModel):
         except (OSError, ValidationError) as error:
             raise IntegrityError(f"{path} is not a readable selection report: {error}") from error
 
+    def rung_name(self, rung: int) -> str:
+        """Name of a rung; where the first one is shorter, what was trained up to its end."""
+        if self.first_rung_steps is None:
+            return f"rung {rung}"
+        return Rungs(self.ledger.epochs_each, self.first_rung_steps).name(rung)
+
     def in_full(self) -> dict[str, JsonValue]:
         """Ranking, ties, costs, finalists and an early end, for the result of the job."""
         names = {"ranking", "tied_with_winner", "comparison", "finalists", "ended"}
+        names |= {"first_rung_steps"} if self.first_rung_steps is not None else set()
         full = self.model_dump(mode="json", include=names)
         return {**full, "ledger": [row.model_dump(mode="json") for row in self.ledger.rows]}
 

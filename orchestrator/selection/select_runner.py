@@ -147,14 +147,15 @@ def _halve(
     source = TrialSource(begin, trial, screening, close)
     observe = _observer(config, screening, source, journal, limit)
     if not source.finished:
-        epochs, policy = config.fine_tune.epochs, plan.decider.policy
+        top = config.finish_top
+        sizes = rung_sizes(screening.plan.pool, plan.rungs.count, plan.judge, top)
         run_selection(
             source,
             journal,
             limit,
             config.cluster,
             title=(STAGE, "selection"),
-            total=sum(rung_sizes(screening.plan.pool, epochs, policy, config.finish_top)),
+            total=sum(sizes),
             observe=observe,
             slots=slots,
         )
@@ -209,8 +210,8 @@ def _begin(
         traits[ref] = replace(traits[ref], latency_ms=latencies[ref].ms)
     ties = TieBreaker(config.ties, folder.path / ROW_SCORES, traits)
     limit.times.add_proxies(screening.scores, len(plan.task.train))
-    epochs, policy = config.fine_tune.epochs, plan.decider.policy
-    bracket = Bracket(pool, epochs, policy, ties, config.finish_top, limit.open_rung)
+    top = config.finish_top
+    bracket = Bracket(pool, plan.rungs.count, plan.judge, ties, top, limit.open_rung)
     limit.open_rung(bracket)
     replay_rows(bracket, journal.rows)
     return bracket, ties
@@ -228,6 +229,7 @@ def _payload(
         asked=plan.asked,
         fine_tune=config.fine_tune,
         learning_rates=config.halving.learning_rates or (),
+        first_rung_steps=config.halving.first_rung_steps,
         seed=config.seed,
         precision=config.precision,
         gpus=config.cluster.gpus_per_worker,

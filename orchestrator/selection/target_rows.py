@@ -1,15 +1,18 @@
 """Rows of the target, and the check before the start that they are no column of the matrix."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.selection.candidates import dataset_facts, protocol_of
 from orchestrator.selection.config import SelectConfig
+from orchestrator.selection.costs.epoch_times import FORWARD_SHARE
 from orchestrator.selection.matrix.performance import PerformanceMatrix
 from orchestrator.selection.target_tasks import TargetTask, kind_of, label_form, target_task
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import TaskData
     from orchestrator.data.spec import DatasetSpec
+    from orchestrator.training.config import FineTuneConfig
 
 MAX_READ_BYTES = 2**24
 """Larger files are not read by a check."""
@@ -28,8 +31,33 @@ def load_target(config: SelectConfig) -> tuple["TaskData", TargetTask]:
     return rows, target_task(rows, kind, config.task, config.metric)
 
 
-def rows_at_hand(config: SelectConfig, matrix: PerformanceMatrix) -> int | None:
-    """Return how many training rows a target has; None: it is remote or large, and is not read.
+@dataclass(frozen=True)
+class RowCounts:
+    """Rows of a target that trials read.
+
+    Attributes:
+        train: Training rows.
+        validation: Validation rows.
+    """
+
+    train: int
+    validation: int
+
+    @classmethod
+    def of(cls, task: "TaskData") -> "RowCounts":
+        """Count the rows of a task."""
+        return cls(len(task.train), len(task.validation))
+
+    def evaluation(self, fine_tune: "FineTuneConfig") -> float:
+        """Expected share of an epoch's seconds that its evaluation takes."""
+        trained = min(self.train, fine_tune.max_train_rows or self.train)
+        read = min(self.validation, fine_tune.max_eval_rows or self.validation)
+        forward = FORWARD_SHARE * read / trained
+        return forward / (1.0 + forward)
+
+
+def rows_at_hand(config: SelectConfig, matrix: PerformanceMatrix) -> RowCounts | None:
+    """Count the rows of a target; None: it is remote or large, and is not read.
 
     Raises:
         InputError: The target, or a near-duplicate of it, is a column of the matrix.
@@ -39,7 +67,7 @@ def rows_at_hand(config: SelectConfig, matrix: PerformanceMatrix) -> int | None:
     task, asked = load_target(config)
     protocol = protocol_of(config.fine_tune, config.seed, config.precision)
     matrix.guard(task.name, dataset_facts(task, protocol, asked) if matrix.datasets else None)
-    return len(task.train)
+    return RowCounts.of(task)
 
 
 def _is_at_hand(spec: "DatasetSpec") -> bool:

@@ -1,7 +1,8 @@
 """The ledger of a selection from everything that its run has stored."""
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from orchestrator.selection.costs.results import Latency, Ledger, LedgerRow
 from orchestrator.selection.halving import Bracket
 from orchestrator.selection.objective.results import CompressedFinalist
 from orchestrator.selection.results import JournalRow, ProxyScore
+from orchestrator.selection.rungs import Rungs, whole
 from orchestrator.selection.salvage.results import Salvage
 
 if TYPE_CHECKING:
@@ -58,10 +60,10 @@ def ledger_of(
     read = sum(score.rows for score in passed)
     ledger = Ledger.of(
         candidates=len(plan.packages),
-        epochs_each=bracket.stages,
-        epochs=len(paid),
+        epochs_each=plan.rungs.epochs,
+        epochs=whole(math.fsum(row.paid for row in paid)),
         steps=sum(row.steps for row in journal),
-        steps_per_epoch=max(row.steps + _chosen_steps(row, journal) for row in paid),
+        steps_per_epoch=_steps_per_epoch(plan.rungs, paid, journal),
         proxy_passes=len(passed),
         proxy_share=read / (len(passed) * len(plan.task.train)) if passed else 0.0,
     )
@@ -77,6 +79,15 @@ def ledger_of(
             "rows": ledger_rows(proxies, journal, bracket, spent),
         }
     )
+
+
+def _steps_per_epoch(
+    rungs: Rungs, paid: Iterable[JournalRow], journal: Sequence[JournalRow]
+) -> int:
+    """Optimizer steps of the longest epoch; as planned where the first epoch is cut."""
+    if rungs.first_steps is not None and rungs.steps_per_epoch is not None:
+        return rungs.steps_per_epoch
+    return max(row.steps + _chosen_steps(row, journal) for row in paid)
 
 
 def _chosen_steps(row: JournalRow, journal: Sequence[JournalRow]) -> int:
@@ -123,9 +134,10 @@ def ledger_rows(
                 phase="completion" if last else row.phase,
                 model=row.trial,
                 rung=row.rung,
-                epochs=int(row.phase == "rung" and row.validation is not None),
+                epochs=whole(row.paid),
                 steps=row.steps,
                 seconds=row.seconds,
+                evaluation_s=row.evaluation_s,
                 startup_s=row.startup_s,
                 slots=row.slots,
             )

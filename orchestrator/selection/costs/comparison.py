@@ -142,9 +142,12 @@ def _quantile(ordered: list[float], share: float) -> float:
 def _seconds_per_epoch(ledger: Ledger) -> dict[str, float]:
     """Model to seconds of one slot for an epoch, measured or by proxy; empty: none was timed."""
     epochs: dict[str, list[float]] = {}
+    steps = ledger.brute_force_steps / ledger.brute_force_epochs
     for row in ledger.rows:
         if row.epochs and row.seconds > 0:
-            epochs.setdefault(row.model, []).append(row.seconds * row.slots / row.epochs)
+            part = row.steps / steps if steps and row.steps else row.epochs
+            training = max(0.0, row.seconds - row.evaluation_s) / part
+            epochs.setdefault(row.model, []).append((training + row.evaluation_s) * row.slots)
     known = {model: median(values) for model, values in epochs.items()}
     if not known:
         return {}

@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ class EpochTimes:
     """Expected seconds of one epoch on the target.
 
     What this run measured counts first. Guesses are scaled by what the measured models took; a
-    model without a guess takes the median of the measured ones.
+    model without a guess takes the median of the measured ones. An epoch is its training and one
+    evaluation: of a rung that is a part of an epoch only the training is shorter.
 
     Attributes:
         source: Origin of the expectation, in words.
@@ -29,6 +30,8 @@ class EpochTimes:
         guesses: Model to seconds per epoch, from the matrix; may be empty.
         overhead_s: Start-up, from the matrix; None: unknown.
         ratios_only: Whether only the ratios of the guesses mean anything.
+        steps_per_epoch: Optimizer steps of an epoch; None: every row is a whole one.
+        evaluation: Share of an epoch's seconds that its evaluation takes, until it is measured.
     """
 
     def __init__(
@@ -37,9 +40,13 @@ class EpochTimes:
         overhead_s: float | None = None,
         *,
         ratios_only: bool = False,
+        steps_per_epoch: int | None = None,
+        evaluation: float = 0.0,
     ) -> None:
         self._guesses, self._measured = dict(guesses), dict[str, float]()
         self._ratios_only = ratios_only
+        self._steps, self._evaluation = steps_per_epoch, evaluation
+        self._evaluations = dict[str, float]()
         self.source = "the matrix" if guesses and not ratios_only else ""
         self.overhead_s = overhead_s or 0.0
 
@@ -59,17 +66,29 @@ class EpochTimes:
                 self.source = "the proxy passes"
 
     def add_rows(self, rows: Iterable[JournalRow]) -> None:
-        """Read measured epochs; the last one of each model counts."""
+        """Read measured rungs; the last one of each model in which it was trained counts."""
         for row in rows:
-            if row.phase == "rung" and row.validation is not None and row.seconds > 0:
-                self._measured[row.trial] = row.seconds
-                self.source = "the measured epochs"
-                self.overhead_s = self.overhead_s or row.startup_s
+            if row.phase != "rung" or row.validation is None or row.seconds <= 0:
+                continue
+            part = row.steps / self._steps if self._steps and row.steps else row.epochs
+            if row.steps == 0 and row.learning_rate is not None:
+                continue  # all its steps were taken when its learning rate was tried
+            training = max(0.0, row.seconds - row.evaluation_s)
+            self._measured[row.trial] = training / part + row.evaluation_s
+            self._evaluations[row.trial] = row.evaluation_s
+            self.source = "the measured epochs"
+            self.overhead_s = self.overhead_s or row.startup_s
 
-    def add_rung(self, models: Sequence[str], slots: float, seconds: float) -> None:
-        """Learn the overhead from the wall time of a complete rung."""
-        known = [found for model in models if (found := self.of(model)) is not None]
-        if known:
+    def add_rung(self, models: Mapping[str, float], slots: float, seconds: float) -> None:
+        """Learn the overhead from the wall time of a complete rung.
+
+        Args:
+            models: Model to the seconds of its work in the rung; 0: as usual.
+            slots: Trials that fit at once.
+            seconds: Wall time.
+        """
+        found = [work or self.of(model) for model, work in models.items()]
+        if known := [work for work in found if work is not None]:
             spare = max(0.0, seconds - makespan(known, slots))
             self.overhead_s = spare / math.ceil(len(models) / slots)
 
@@ -86,11 +105,30 @@ class EpochTimes:
         others = self._measured or self._guesses
         return median(others.values()) if others else None
 
-    def rung(self, models: Iterable[str], slots: float) -> float | None:
-        """Expected wall seconds of one epoch of each model; None: nothing is known."""
-        found = [self.of(model) for model in models]
-        known = [seconds + self.overhead_s for seconds in found if seconds is not None]
+    def rung(
+        self, models: Iterable[str], slots: float, epochs: float = 1.0, starts: int = 1
+    ) -> float | None:
+        """Expected wall seconds of a rung; None: nothing is known.
+
+        Args:
+            models: Models of the rung.
+            slots: Trials that fit at once.
+            epochs: Epochs that each of them trains.
+            starts: Times that each of them starts and evaluates.
+        """
+        found = [self._work(model, epochs, starts) for model in models]
+        known = [seconds for seconds in found if seconds is not None]
         return makespan(known, slots) if len(known) == len(found) else None
+
+    def _work(self, model: str, epochs: float, starts: int) -> float | None:
+        whole = self.of(model)
+        if whole is None:
+            return None
+        evaluation = self._evaluations.get(model)
+        if evaluation is None:
+            shares = [s / self._measured[m] for m, s in self._evaluations.items()]
+            evaluation = whole * (median(shares) if shares else self._evaluation)
+        return (whole - evaluation) * epochs + starts * (evaluation + self.overhead_s)
 
 
 def makespan(seconds: Iterable[float], slots: float) -> float:
@@ -102,7 +140,12 @@ def makespan(seconds: Iterable[float], slots: float) -> float:
 
 
 def times_of_matrix(
-    matrix: "PerformanceMatrix", models: Iterable[str], rows: int | None
+    matrix: "PerformanceMatrix",
+    models: Iterable[str],
+    rows: int | None,
+    *,
+    steps_per_epoch: int | None = None,
+    evaluation: float = 0.0,
 ) -> EpochTimes:
     """Guesses from the epochs that a benchmark timed: seconds grow with the training rows.
 
@@ -111,6 +154,8 @@ def times_of_matrix(
             tables), only the ratios between models are used, once one is measured.
         models: Candidates.
         rows: Training rows of the target; None: not read yet.
+        steps_per_epoch: Optimizer steps of an epoch on the target.
+        evaluation: Share of an epoch's seconds that its evaluation takes.
     """
     cells = matrix.cells[matrix.cells["model"].isin(list(models))]
     startup = cells["startup_s"].dropna()
@@ -121,4 +166,10 @@ def times_of_matrix(
         seconds, absolute = seconds / counts.where(counts > 0) * rows, True
     found = seconds.groupby(cells["model"]).median().dropna().to_dict()
     guesses = {str(model): float(value) for model, value in found.items()}
-    return EpochTimes(guesses, overhead, ratios_only=not absolute)
+    return EpochTimes(
+        guesses,
+        overhead,
+        ratios_only=not absolute,
+        steps_per_epoch=steps_per_epoch,
+        evaluation=evaluation,
+    )

@@ -1,7 +1,8 @@
 """Expected cost of a selection before it starts, phase by phase."""
 
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from orchestrator.selection.costs.clock import slot_price, slots_of
 from orchestrator.selection.costs.config import BudgetConfig
 from orchestrator.selection.costs.epoch_times import FORWARD_SHARE, EpochTimes, times_of_matrix
 from orchestrator.selection.halving import rung_sizes
+from orchestrator.selection.rungs import Rungs, whole
+from orchestrator.selection.target_rows import RowCounts
 from orchestrator.selection.trials.rates import extra_epochs
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ class Forecast:
         passes: Forward passes of proxies.
         share: Part of the training rows that a pass reads; None: rows have not been read.
         sizes: Models in each rung, at most.
-        steps: Optimizer steps per epoch; None: rows have not been read.
+        rungs: What is trained in each.
         times: Expected seconds.
         models: Candidates; the slowest ones count.
         slots: Trials that fit at once.
@@ -42,7 +45,7 @@ class Forecast:
     passes: int
     share: float | None
     sizes: Sequence[int]
-    steps: int | None
+    rungs: Rungs
     times: EpochTimes
     models: Iterable[str]
     slots: float
@@ -53,41 +56,63 @@ class Forecast:
     def lines(self, budget: BudgetConfig) -> list[str]:
         """A table of the phases with their sum, and the budget."""
         slowest = sorted(self.models, key=lambda m: -(self.times.of(m) or 0.0))
-        rows: list[tuple[str, object, int, int | None, float | None]] = []
+        rows: list[tuple[str, object, float | None, int | None, float | None]] = []
+        per_epoch = self.rungs.steps_per_epoch
         if self.passes:
             # a proxy pass is part of an epoch without its backward half
-            whole = self.times.rung(slowest[: self.passes], self.slots)
+            epoch = self.times.rung(slowest[: self.passes], self.slots)
             seconds: float | None = None
-            if whole is not None and self.share is not None:
-                seconds = whole * self.share * FORWARD_SHARE
+            if epoch is not None and self.share is not None:
+                seconds = epoch * self.share * FORWARD_SHARE
             rows.append(("proxies", self.passes, 0, 0, seconds))
         if self.rates:
-            extra, size = extra_epochs(self.rates, self.steps), self.sizes[0]
-            whole = self.times.rung(slowest[:size], self.slots)
-            steps = None if self.steps is None else round(size * self.steps * extra)
-            seconds = None if whole is None else whole * extra
+            extra = extra_epochs(self.rates, per_epoch, self.rungs.first_steps)
+            size = self.sizes[0]
+            steps = None if per_epoch is None else round(size * per_epoch * extra)
+            seconds = self.times.rung(slowest[:size], self.slots, extra, self.rates)
             rows.append(("learning rates", size, 0, steps, seconds))
-        for rung, size in enumerate(self.sizes, start=1):
-            seconds = self.times.rung(slowest[:size], self.slots)
-            steps = None if self.steps is None else size * self.steps
-            rows.append((f"rung {rung}", size, size, steps, seconds))
+        rows += self._rungs(slowest)
         steps = None if any(r[3] is None for r in rows) else sum(r[3] or 0 for r in rows)
         total = None if any(r[4] is None for r in rows) else sum(r[4] or 0.0 for r in rows)
-        rows.append(("at most", "", sum(self.sizes), steps, total))
+        parts = zip(self.sizes, self.rungs.shares(), strict=False)
+        rows.append(("at most", "", math.fsum(n * part for n, part in parts), steps, total))
         shown = [
-            (*row[:3], UNKNOWN if row[3] is None else row[3], *self._time_and_money(row[4]))
+            (
+                *row[:2],
+                UNKNOWN if row[2] is None else whole(row[2]),
+                UNKNOWN if row[3] is None else row[3],
+                *self._time_and_money(row[4]),
+            )
             for row in rows
         ]
         header = ("phase", "models", "epochs", "steps", "seconds", self.currency or "money")
         width = len(header) - (self.price is None)
         text = table([row[:width] for row in shown], header[:width], "<>>>>>"[:width])
         lines = [f"  {line}" for line in text.splitlines()]
-        if self.steps is None:
+        if per_epoch is None:
             lines.append("  steps: unknown until the rows are read")
         lines.append(f"  seconds on {self.slots:g} slots: {self._origin()}")
         if budget.unit is not None:
             lines.append(f"  budget: {budget.limit:g} {budget.unit}")
         return lines
+
+    def _rungs(
+        self, slowest: Sequence[str]
+    ) -> Iterator[tuple[str, int, float | None, int | None, float | None]]:
+        """Yield name, models, epochs, steps and seconds of each rung."""
+        rungs = self.rungs
+        for rung, size in enumerate(self.sizes, start=1):
+            name, share = f"rung {rung}", rungs.share(rung)
+            steps: int | None = None
+            if rungs.first_steps is not None:
+                name += f", to {rungs.name(rung)}"
+            if rungs.steps_per_epoch is not None:
+                steps = size * (rungs.steps_after(rung) - rungs.steps_after(rung - 1))
+            elif rungs.first_steps is not None and rung <= 2:
+                yield name, size, None, None, None
+                continue
+            seconds = self.times.rung(slowest[:size], self.slots, share)
+            yield name, size, size * share, steps, seconds
 
     def _time_and_money(self, seconds: float | None) -> tuple[str, str]:
         if seconds is None:
@@ -115,7 +140,7 @@ def forecast_lines(
     *,
     passes: int,
     sizes: Sequence[int],
-    rows: int | None,
+    rows: RowCounts | None,
     slots: float | None = None,
 ) -> list[str]:
     """Lines of the plan with its expected cost.
@@ -126,16 +151,19 @@ def forecast_lines(
         models: Candidates.
         passes: Forward passes of proxies.
         sizes: Models in each rung, at most.
-        rows: Training rows of the target; None: not read.
+        rows: Of the target; None: not read.
         slots: Of the connected cluster; None: it is not connected yet.
     """
-    cap = config.recall.max_proxy_rows
+    cap, rungs = (
+        config.recall.max_proxy_rows,
+        planned_rungs(config, None if rows is None else rows.train),
+    )
     forecast = Forecast(
         passes=passes,
-        share=None if rows is None else min(1.0, cap / rows),
+        share=None if rows is None else min(1.0, cap / rows.train),
         sizes=sizes,
-        steps=None if rows is None else steps_per_epoch(rows, config.fine_tune),
-        times=times_of_matrix(matrix, models, rows),
+        rungs=rungs,
+        times=planned_times(config, matrix, models, rows),
         models=tuple(models),
         slots=expected_slots(config.cluster) if slots is None else slots,
         price=slot_price(config.cluster, config.prices),
@@ -147,16 +175,49 @@ def forecast_lines(
 
 def plan_lines(config: "SelectConfig", plan: "SelectionPlan", slots: float) -> list[str]:
     """Lines of the plan of a run that is connected to its cluster."""
-    epochs, policy = config.fine_tune.epochs, plan.decider.policy
     return forecast_lines(
         config,
         plan.matrix,
         plan.packages,
         passes=len(plan.to_score),
-        sizes=rung_sizes(plan.pool, epochs, policy, config.finish_top),
-        rows=len(plan.task.train),
+        sizes=rung_sizes(plan.pool, plan.rungs.count, plan.judge, config.finish_top),
+        rows=RowCounts.of(plan.task),
         slots=slots,
     )
+
+
+def planned_times(
+    config: "SelectConfig",
+    matrix: "PerformanceMatrix",
+    models: Iterable[str],
+    rows: RowCounts | None,
+) -> EpochTimes:
+    """Return the expected seconds of epochs, by the matrix; arguments as of `forecast_lines`."""
+    if rows is None:
+        return times_of_matrix(matrix, models, None)
+    return times_of_matrix(
+        matrix,
+        models,
+        rows.train,
+        steps_per_epoch=steps_per_epoch(rows.train, config.fine_tune),
+        evaluation=rows.evaluation(config.fine_tune),
+    )
+
+
+def planned_rungs(config: "SelectConfig", rows: int | None) -> Rungs:
+    """Return what is trained in each rung.
+
+    Args:
+        config: The job.
+        rows: Training rows of the target; None: not read.
+
+    Raises:
+        InputError: The first rung in steps is not shorter than an epoch.
+    """
+    steps = None if rows is None else steps_per_epoch(rows, config.fine_tune)
+    rungs = Rungs(config.fine_tune.epochs, config.halving.first_rung_steps, steps)
+    rungs.require_shorter()
+    return rungs
 
 
 def steps_per_epoch(rows: int, fine_tune: "FineTuneConfig") -> int:

@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING
 from orchestrator.config import StrictModel
 from orchestrator.selection.costs.clock import RunClock, slot_price
 from orchestrator.selection.costs.config import BudgetConfig
-from orchestrator.selection.costs.epoch_times import EpochTimes, times_of_matrix
+from orchestrator.selection.costs.epoch_times import EpochTimes
+from orchestrator.selection.costs.forecast import planned_times
 from orchestrator.selection.halving import Bracket, rung_sizes
 from orchestrator.selection.results import JournalRow
+from orchestrator.selection.rungs import Rungs, whole
+from orchestrator.selection.target_rows import RowCounts
 from orchestrator.selection.trials.rates import extra_epochs
 from orchestrator.storage import RunFolder
 
@@ -50,8 +53,8 @@ class BudgetLimit:
         times: Expected seconds; learns from every rung.
         folder: Run with the decisions so far.
         rows: Journal, as it grows.
-        steps_per_epoch: Optimizer steps of one epoch.
-        entry: Epochs that each model of the first rung trains beside it.
+        rungs: What is trained in each rung, with the steps of an epoch.
+        rates: Learning rates that each model of the first rung tries.
     """
 
     def __init__(
@@ -61,23 +64,27 @@ class BudgetLimit:
         times: EpochTimes,
         folder: RunFolder,
         rows: Sequence[JournalRow],
-        steps_per_epoch: int,
-        entry: float = 0.0,
+        rungs: Rungs,
+        rates: int = 0,
     ) -> None:
         self.clock, self.times = clock, times
         self._budget, self._folder, self._rows = budget, folder, rows
-        self._steps, self._entry = steps_per_epoch, entry
+        self._rungs, self._rates = rungs, rates
         self._opened = clock.seconds()
         self._trained: tuple[str, ...] = ()
         self._cut = 0
 
+    @property
+    def _steps(self) -> int:
+        assert self._rungs.steps_per_epoch is not None  # rows are read before a run begins
+        return self._rungs.steps_per_epoch
+
     def left(self) -> float:
         """Rest of the budget in its unit; infinite without one."""
         spent: float = 0
-        if self._budget.unit == "epochs":
-            spent = sum(row.steps for row in self._rows) / self._steps
-        elif self._budget.unit == "steps":
+        if self._budget.unit in ("epochs", "steps"):
             spent = sum(row.steps for row in self._rows)
+            spent /= self._steps if self._budget.unit == "epochs" else 1
         elif self._budget.unit == "seconds":
             spent = self.clock.seconds()
         elif self._budget.unit == "currency":
@@ -98,7 +105,12 @@ class BudgetLimit:
         if decision is None:
             if trained:
                 seconds = self.clock.seconds() - self._opened
-                self.times.add_rung(trained, self.clock.slots, seconds)
+                work = dict.fromkeys(trained, 0.0)
+                for row in self._rows:
+                    if row.rung == rung - 1 and row.trial in work:
+                        started = row.startup_s if row.phase == "learning rate" else 0.0
+                        work[row.trial] += row.seconds + started
+                self.times.add_rung(work, self.clock.slots, seconds)
             decision = self._decide(bracket)
             self._folder.mark(f"budget rung {rung}", decision.model_dump())
             self._trained = bracket.pool
@@ -123,12 +135,12 @@ class BudgetLimit:
         if not timed or not queue or self._cut == rung:
             return
         self.times.add_rows(self._rows)
-        needed = self._cost(queue[:1], self._first(bracket)) or 0.0
+        needed = self._cost(queue[:1], rung) or 0.0
         if self.left() > needed:
             return
         started = [m for m in bracket.pool if m in running or (m, rung) in bracket.observed]
         if not started and not bracket.verdicts:
-            started = [bracket.pool[0]]  # one epoch of one model, for there to be a result
+            started = [bracket.pool[0]]  # one rung of one model, for there to be a result
         self._cut = rung
         decision = Decision(stay=tuple(started), reason=f"{self._reason()} in rung {rung}")
         logger.info("%s: %d models are not started", decision.reason, len(queue))
@@ -137,9 +149,11 @@ class BudgetLimit:
 
     def forecast(self, bracket: Bracket) -> str:
         """Expected rest of the selection, in words."""
-        sizes = self._sizes(bracket, len(bracket.pool))
-        seconds = self._seconds(bracket.pool, sizes)
-        text = f"{len(bracket.pool)} models, at most {sum(sizes)} epochs"
+        rungs = list(enumerate(self._sizes(bracket, len(bracket.pool)), start=bracket.rung))
+        found = [self._seconds(bracket.pool[:size], rung) for rung, size in rungs]
+        seconds = None if None in found else math.fsum(each or 0.0 for each in found)
+        epochs = whole(math.fsum(size * self._rungs.share(rung) for rung, size in rungs))
+        text = f"{len(bracket.pool)} models, at most {epochs} epochs"
         if seconds is None:
             return f"{text}, seconds unknown until the first epochs are measured"
         price = ""
@@ -152,44 +166,43 @@ class BudgetLimit:
         pool, least = bracket.pool, min(bracket.finalists, len(bracket.pool))
         left = self.left() + ROUNDING
         for size in range(len(pool), least - 1, -1):
-            cost = self._total(pool, self._sizes(bracket, size), self._first(bracket))
+            cost = self._total(pool, self._sizes(bracket, size), bracket.rung)
             if cost is None and left > 0:
                 return Decision(stay=pool, reason="")
             if cost is not None and cost <= left:
                 return Decision(stay=pool[:size], reason=f"{self._reason()}: {size} models fit")
         for size in range(least, 0, -1):
-            cost = self._cost(pool[:size], self._first(bracket))
+            cost = self._cost(pool[:size], bracket.rung)
             if (cost is not None and cost <= left) or (size == 1 and not bracket.verdicts):
                 return Decision(stay=pool[:size], reason=f"{self._reason()}: {size} models fit")
         return Decision(stay=(), reason=f"{self._reason()} before rung {bracket.rung}")
 
-    def _first(self, bracket: Bracket) -> float:
-        """Epochs of one model in the open rung."""
-        return 1.0 + (self._entry if bracket.rung == 1 else 0.0)
-
-    def _total(self, pool: Sequence[str], sizes: Iterable[int], first: float) -> float | None:
-        """Cost of all rungs that are left; None: unknown."""
-        rungs = enumerate(sizes)
-        costs = [self._cost(pool[:size], 1.0 if at else first) for at, size in rungs]
+    def _total(self, pool: Sequence[str], sizes: Iterable[int], rung: int) -> float | None:
+        """Cost of the open rung and all after it; None: unknown."""
+        costs = [self._cost(pool[:size], at) for at, size in enumerate(sizes, start=rung)]
         known = [cost for cost in costs if cost is not None]
         return sum(known) if len(known) == len(costs) else None
 
-    def _cost(self, models: Sequence[str], epochs: float = 1.0) -> float | None:
-        """Cost of ``epochs`` of each model in the unit of the budget; None: unknown."""
+    def _cost(self, models: Sequence[str], rung: int) -> float | None:
+        """Cost of a rung in the unit of the budget; None: unknown."""
         if self._budget.unit is None:
             return 0.0
         if self._budget.unit == "epochs":
-            return len(models) * epochs
+            return len(models) * self._epochs(rung)
         if self._budget.unit == "steps":
-            return len(models) * self._steps * epochs
-        seconds = self.times.rung(models, self.clock.slots)
+            return len(models) * self._steps * self._epochs(rung)
+        seconds = self._seconds(models, rung)
         price = (self.clock.price or 0.0) if self._budget.unit == "currency" else 1.0
-        return None if seconds is None else seconds * price * epochs
+        return None if seconds is None else seconds * price
 
-    def _seconds(self, pool: Sequence[str], sizes: Iterable[int]) -> float | None:
-        found = [self.times.rung(pool[:size], self.clock.slots) for size in sizes]
-        known = [seconds for seconds in found if seconds is not None]
-        return math.fsum(known) if len(known) == len(found) else None
+    def _epochs(self, rung: int) -> float:
+        """Epochs of one model in a rung; in the first one with the choice of its learning rate."""
+        rates = self._rates if rung == 1 else 0
+        return self._rungs.share(rung) + extra_epochs(rates, self._steps, self._rungs.first_steps)
+
+    def _seconds(self, models: Sequence[str], rung: int) -> float | None:
+        starts = 1 + (self._rates if rung == 1 else 0)
+        return self.times.rung(models, self.clock.slots, self._epochs(rung), starts)
 
     def _sizes(self, bracket: Bracket, size: int) -> list[int]:
         rungs = bracket.stages - bracket.rung + 1
@@ -225,9 +238,9 @@ def open_limit(
     return BudgetLimit(
         config.budget,
         RunClock(folder, slots, price, config.prices.currency),
-        times_of_matrix(plan.matrix, plan.packages, len(plan.task.train)),
+        planned_times(config, plan.matrix, plan.packages, RowCounts.of(plan.task)),
         folder,
         rows,
-        plan.steps_per_epoch,
-        extra_epochs(len(config.halving.learning_rates or ()), plan.steps_per_epoch),
+        plan.rungs,
+        len(config.halving.learning_rates or ()),
     )

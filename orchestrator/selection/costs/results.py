@@ -28,12 +28,14 @@ class LedgerRow(StrictModel):
     """Model id; empty for what belongs to no model."""
     rung: int = 0
     """Rung, 1-based; 0 outside of the halving."""
-    epochs: int = 0
-    """Fine-tuning epochs; a proxy pass has none."""
+    epochs: int | float = 0
+    """Fine-tuning epochs, a part of one for a rung in steps; a proxy pass has none."""
     steps: int = 0
     """Optimizer steps."""
     seconds: float = 0.0
     """Seconds of work."""
+    evaluation_s: float = 0.0
+    """Seconds of it that validation took; 0 in files of earlier releases."""
     startup_s: float = 0.0
     """Seconds before the work: process, imports and loading."""
     slots: float = 1.0
@@ -74,7 +76,7 @@ class Ledger(StrictModel):
     """Models that could have been chosen, N."""
     epochs_each: int
     """Epochs of a full fine-tuning, E."""
-    epochs: int
+    epochs: int | float
     """Fine-tuning epochs spent."""
     steps: int
     """Optimizer steps spent."""
@@ -112,7 +114,7 @@ class Ledger(StrictModel):
         *,
         candidates: int,
         epochs_each: int,
-        epochs: int,
+        epochs: float,
         steps: int = 0,
         steps_per_epoch: int = 0,
         proxy_passes: int = 0,

@@ -33,8 +33,20 @@ class Verdict:
     scores: dict[str, float]
 
 
-class Policy(ABC):
-    """Decides after a complete rung; a subclass nests a `PolicyConfig` and joins `POLICIES`."""
+class Judge(ABC):
+    """Decides after a complete rung."""
+
+    @abstractmethod
+    def judge(self, pool: Sequence[str], stage: int, last: int, observed: Observed) -> Verdict:
+        """Judge ``pool`` after ``stage`` of ``last`` stages."""
+
+    def sizes(self, pool: int, stages: int) -> list[int]:
+        """Largest number of models in each of the last ``stages`` stages."""
+        return halving_sizes(pool, stages)
+
+
+class Policy(Judge):
+    """Decides on whole epochs; a subclass nests a `PolicyConfig` and joins `POLICIES`."""
 
     Config: ClassVar[type[PolicyConfig]]
     default_pool: ClassVar[int] = 10
@@ -53,14 +65,6 @@ class Policy(ABC):
             history: Benchmark curves without the target.
             predictor: Fitted on it; None with fewer than `MIN_HISTORY_SETS` data sets.
         """
-
-    @abstractmethod
-    def judge(self, pool: Sequence[str], stage: int, last: int, observed: Observed) -> Verdict:
-        """Judge ``pool`` after ``stage`` of ``last`` stages."""
-
-    def sizes(self, pool: int, stages: int) -> list[int]:
-        """Largest number of models in each stage; their sum is the worst-case cost in epochs."""
-        return halving_sizes(pool, stages)
 
     def within(self, epochs: int) -> "Policy":
         """The policy where all stages may take ``epochs``, if it can cut later than halving does.

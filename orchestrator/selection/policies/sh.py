@@ -31,6 +31,18 @@ class Halving(Policy):
 
     def judge(self, pool: Sequence[str], stage: int, last: int, observed: Observed) -> Verdict:
         """Keep the better half."""
-        scores = {model: observed[(model, stage)] for model in pool}
-        room = max(1, len(pool) // 2)
-        return cut(ranked(scores), scores, room, {}, f"validation score after epoch {stage}")
+        return better_half(pool, stage, observed, f"epoch {stage}")
+
+
+def better_half(pool: Sequence[str], stage: int, observed: Observed, after: str) -> Verdict:
+    """Keep the better half by the validation scores of a stage.
+
+    Args:
+        pool: Models with a score.
+        stage: The stage.
+        observed: Every value recorded.
+        after: Training up to the end of the stage, in words.
+    """
+    scores = {model: observed[(model, stage)] for model in pool}
+    room = max(1, len(pool) // 2)
+    return cut(ranked(scores), scores, room, {}, f"validation score after {after}")

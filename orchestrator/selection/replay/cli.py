@@ -36,6 +36,11 @@ def register(subparsers: Any) -> None:
         "--threshold", type=float, default=NLP_THRESHOLD, help="distance of one cluster, in paper"
     )
     replay.add_argument("--seed", type=int, default=0, help="of random, asha and hyperband")
+    replay.add_argument(
+        "--first-rung-steps",
+        type=int,
+        help="halving.first_rung_steps; refused: stored curves have no score within an epoch",
+    )
     replay.add_argument("--json", action="store_true", help="print JSON instead of a table")
     replay.set_defaults(func=run_replay)
 
@@ -68,6 +73,7 @@ def run_replay(options: argparse.Namespace) -> int:
         use_tags=options.tags,
         threshold=options.threshold,
         seed=options.seed,
+        first_rung_steps=options.first_rung_steps,
     )
     proxies = read_proxies(options.proxy, matrix.models) if options.proxy else None
     single = options.target is not None

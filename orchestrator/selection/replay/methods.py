@@ -62,6 +62,7 @@ class ReplaySettings:
         use_tags: Leave tagged cells out of the prior and add the tag effect.
         threshold: Distance up to which models form one cluster, in ``paper``.
         seed: Of ``random``, and of the order in which ASHA and HyperBand start models.
+        first_rung_steps: Of a job; refused, because stored curves have no score within an epoch.
     """
 
     method: Method = "two_phase"
@@ -72,6 +73,7 @@ class ReplaySettings:
     use_tags: bool = False
     threshold: float = NLP_THRESHOLD
     seed: int = 0
+    first_rung_steps: int | None = None
 
     def check(self, proxies: Mapping[str, ProxyScore] | None) -> None:
         """Refuse settings that the method cannot honor.
@@ -90,6 +92,11 @@ class ReplaySettings:
         ):
             if is_set and self.method not in methods:
                 raise InputError(f"{option} belongs to --method {' or '.join(methods)}.")
+        if self.first_rung_steps is not None:
+            raise InputError(
+                f"--first-rung-steps: stored curves have scores after whole epochs, none after "
+                f"{self.first_rung_steps} steps. Leave it out."
+            )
         if self.keep is not None and self.keep < 0:
             raise InputError(f"--keep: {self.keep} models cannot be recalled. Use 0 for all.")
         if self.seed < 0:

@@ -11,7 +11,7 @@ from statistics import mean, median
 from orchestrator.errors import InputError
 from orchestrator.selection.costs.results import Ledger
 from orchestrator.selection.matrix.performance import PerformanceMatrix
-from orchestrator.selection.ranking_text import ranking_lines
+from orchestrator.selection.ranking_text import ranked_models, ranking_lines
 from orchestrator.selection.replay.methods import (
     THROUGH_TUNE,
     Played,
@@ -22,7 +22,7 @@ from orchestrator.selection.replay.methods import (
 )
 from orchestrator.selection.replay.results import ReplayResult, ReplaySummary
 from orchestrator.selection.replay.stored import StoredMatrix, StoredTarget
-from orchestrator.selection.results import ProxyScore, RankedModel, Rung, ranked_models
+from orchestrator.selection.results import ProxyScore, RankedModel, Rung
 
 
 @dataclass(frozen=True)

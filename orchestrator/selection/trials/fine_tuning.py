@@ -18,6 +18,7 @@ from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import IntegrityError
 from orchestrator.selection.objective.config import ObjectiveConfig
 from orchestrator.selection.results import EpochResult, JournalRow
+from orchestrator.selection.rungs import Rungs
 from orchestrator.selection.target_tasks import TargetTask
 from orchestrator.selection.ties.row_scores import row_scores, write_row_scores
 from orchestrator.selection.trials.failures import reason_of, repeats
@@ -63,7 +64,9 @@ class TrialPayload(StrictModel):
     state: str
     """Folder of the training state, on storage that every worker sees."""
     start: int = 0
-    """Epochs done already."""
+    """Rungs done already."""
+    first_rung_steps: int | None = None
+    """Optimizer steps of the first rung; None: each rung is an epoch."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of forward and backward passes."""
     gpus: float = 0.0
@@ -91,7 +94,7 @@ class FineTuneTrial:
         self._payload = payload
         self._state = Path(self._payload.state)
         self._epoch = self._payload.start
-        self._epochs = self._payload.fine_tune.epochs
+        self._last = Rungs(payload.fine_tune.epochs, payload.first_rung_steps).count
         self._tuner: FineTuner | None = None
         self._failed = False
         self._rates = RateTrials(
@@ -100,6 +103,7 @@ class FineTuneTrial:
             self._payload.learning_rates,
             lambda rate: self.tuner_of(self._package.path, rate),
             self._goodness,
+            self._payload.first_rung_steps,
         )
 
     @property
@@ -109,10 +113,10 @@ class FineTuneTrial:
     @property
     def done(self) -> bool:
         """Whether the last epoch is done, or none can be."""
-        return self._failed or self._epoch >= self._epochs
+        return self._failed or self._epoch >= self._last
 
     def step(self) -> EpochResult:
-        """Train one epoch, unless it is committed; return its result.
+        """Train one rung, unless it is committed; return its result.
 
         An error that a retry would repeat is a result as well: it carries the reason.
         """
@@ -158,15 +162,18 @@ class FineTuneTrial:
         asked = time.perf_counter()
         tuner = self._tuner if rates and self._tuner else self.tuner_after(len(rows))
         startup, started = clock.seconds(asked), time.perf_counter()
-        steps_before, rung = tuner.steps_done, len(rows) + 1
+        steps_before, rung, rungs = tuner.steps_done, len(rows) + 1, self._rungs(tuner)
+        rungs.require_shorter()
         slots = slots_used(tuner.model, self._payload)
         with more_threads(slots):
-            if tuner.epochs_done < rung:  # else the epoch is one step, in which a rate was tried
-                tuner.train_epoch()
+            if (missing := rungs.steps_after(rung) - tuner.steps_done) > 0:
+                tuner.train_epoch(missing)  # else a rate was tried on all of them
+            trained = time.perf_counter()
             measured = tuner.evaluate("validation")
+            evaluation_s = time.perf_counter() - trained
         if self._payload.objective is None:
             self._write_row_scores(tuner, rung)
-        test = tuner.evaluate("test")[tuner.watched] if rung == self._epochs else None
+        test = tuner.evaluate("test")[tuner.watched] if rung == self._last else None
         row = EpochResult(
             trial=self._payload.trial,
             rung=rung,
@@ -175,7 +182,9 @@ class FineTuneTrial:
             loss=measured["loss"],
             test=test,
             steps=tuner.steps_done - steps_before,
+            epochs=rungs.share(rung),
             seconds=time.perf_counter() - started,
+            evaluation_s=evaluation_s,
             startup_s=startup,
             slots=slots,
             learning_rate=tuner.config.learning_rate if self._payload.learning_rates else None,
@@ -183,6 +192,10 @@ class FineTuneTrial:
             finished_at=time.time(),
         )
         return row if self._payload.objective is None else self._checked(tuner, row)
+
+    def _rungs(self, tuner: "FineTuner") -> Rungs:
+        payload = self._payload
+        return Rungs(payload.fine_tune.epochs, payload.first_rung_steps, tuner.steps_per_epoch)
 
     def _checked(self, tuner: "FineTuner", row: EpochResult) -> EpochResult:
         """Return the result with its score after compression; that also decides ties."""
@@ -211,6 +224,7 @@ class FineTuneTrial:
                 "test": tuner.evaluate("test")[tuner.watched],
                 "steps": 0,
                 "seconds": time.perf_counter() - started,
+                "evaluation_s": 0.0,
                 "startup_s": startup,
                 "finished_at": time.time(),
             }
@@ -218,18 +232,15 @@ class FineTuneTrial:
         self._commit(tuner, [*rows[:-1], row])
         return row
 
-    def tuner_after(self, epochs_done: int) -> "FineTuner":
-        """The current tuner if it stands at ``epochs_done`` epochs, else a restored one."""
-        self._tuner = self._tuner or held(self._payload.state)
-        if self._tuner is None or self._tuner.epochs_done != epochs_done:
-            self._tuner = self._new_tuner()
-            if epochs_done:
-                self._tuner.load(self._state / TRAINER)
-        return self._tuner
-
-    def _new_tuner(self) -> "FineTuner":
-        """The tuner before its first step."""
-        return self.tuner_of(self._package.path)
+    def tuner_after(self, rungs: int) -> "FineTuner":
+        """The current tuner if it stands at the end of so many rungs, else a restored one."""
+        tuner = self._tuner or held(self._payload.state)
+        if tuner is None or tuner.steps_done != self._rungs(tuner).steps_after(rungs):
+            tuner = self.tuner_of(self._package.path)
+            if rungs:
+                tuner.load(self._state / TRAINER)
+        self._tuner = tuner
+        return tuner
 
     def tuner_of(self, folder: Path, learning_rate: float | None = None) -> "FineTuner":
         """The tuner of a package's files, on the device that is reserved for this trial.

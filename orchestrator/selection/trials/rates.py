@@ -1,11 +1,11 @@
 """Learning rate of a candidate: each of a few rates is tried on the first steps of the first epoch.
 
-Every rate sees the same rows in the same order for a quarter of the first epoch
-(`steps_of_a_rate`). The best on validation rows goes on from its own state, so that its steps are
-part of the first rung; the steps of the others are the price of the choice. Among equal scores the
-lower validation loss is better: after a few steps all rates may give every row the same answer.
-What each rate has reached is committed: a killed trial trains no rate twice. A rate that diverges
-is not chosen.
+Every rate sees the same rows in the same order for a quarter of the first epoch, or for the whole
+first rung where that is shorter (`steps_of_a_rate`). The best on validation rows goes on from its
+own state, so that its steps are part of the first rung; the steps of the others are the price of
+the choice. Among equal scores the lower validation loss is better: after a few steps all rates may
+give every row the same answer. What each rate has reached is committed: a killed trial trains no
+rate twice. A rate that diverges is not chosen.
 """
 
 import logging
@@ -31,22 +31,30 @@ TRAINER = "trainer"
 logger = logging.getLogger(__name__)
 
 
-def steps_of_a_rate(steps_per_epoch: int) -> int:
-    """Optimizer steps in which one rate is tried."""
-    return max(1, steps_per_epoch // SHARE)
+def steps_of_a_rate(steps_per_epoch: int, first_rung: int | None = None) -> int:
+    """Optimizer steps in which one rate is tried.
+
+    Args:
+        steps_per_epoch: Optimizer steps of an epoch.
+        first_rung: Those of the first rung; None: it is a whole epoch.
+    """
+    quarter = max(1, steps_per_epoch // SHARE)
+    return quarter if first_rung is None else min(quarter, first_rung)
 
 
-def extra_epochs(rates: int, steps_per_epoch: int | None = None) -> float:
-    """Epochs that one candidate trains beside its first one, for the choice among rates.
+def extra_epochs(rates: int, steps_per_epoch: int | None = None, first: int | None = None) -> float:
+    """Epochs that one candidate trains beside its first rung, for the choice among rates.
 
     Args:
         rates: How many there are; 0: none is tried.
-        steps_per_epoch: Optimizer steps of an epoch; None: not known yet.
+        steps_per_epoch: Optimizer steps of an epoch; None: not known yet, a rate takes a quarter.
+        first: Optimizer steps of the first rung; None: it is a whole epoch.
     """
     if rates == 0:
         return 0.0
-    steps = steps_per_epoch or SHARE
-    return (rates - 1) * steps_of_a_rate(steps) / steps
+    if steps_per_epoch is None:
+        return (rates - 1) / SHARE
+    return (rates - 1) * steps_of_a_rate(steps_per_epoch, first) / steps_per_epoch
 
 
 class RateTrials:
@@ -58,6 +66,7 @@ class RateTrials:
         rates: The rates.
         make: Returns the training at its first step, with a rate.
         goodness: Returns a score on the scale of decisions; None: as it is.
+        first_rung: Optimizer steps of the first rung; None: it is a whole epoch.
     """
 
     def __init__(
@@ -67,9 +76,11 @@ class RateTrials:
         rates: Sequence[float],
         make: "Callable[[float], FineTuner]",
         goodness: Callable[[float], float | None],
+        first_rung: int | None = None,
     ) -> None:
         self._folder = state.with_name(f"{state.name}~rates")
         self._trial, self._rates, self._make, self._goodness = trial, rates, make, goodness
+        self._first_rung = first_rung
         self._last: tuple[float, FineTuner] | None = None
 
     def best(self) -> "tuple[FineTuner, tuple[JournalRow, ...]]":
@@ -129,7 +140,8 @@ class RateTrials:
         begun = time.perf_counter()
         tuner = self._make(rate)
         started = time.perf_counter()
-        tuner.train_epoch(steps_of_a_rate(tuner.steps_per_epoch))
+        tuner.train_epoch(steps_of_a_rate(tuner.steps_per_epoch, self._first_rung))
+        trained = time.perf_counter()
         measured = tuner.evaluate("validation")
         score, loss = measured[tuner.watched], measured["loss"]
         sound = math.isfinite(score) and math.isfinite(loss)
@@ -141,6 +153,7 @@ class RateTrials:
             error="" if sound else f"training diverged (loss {loss:g})",
             steps=tuner.steps_done,
             seconds=time.perf_counter() - started,
+            evaluation_s=time.perf_counter() - trained,
             startup_s=started - begun,
         )
         return row, tuner

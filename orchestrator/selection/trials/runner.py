@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config import ClusterSection
 from orchestrator.selection.results import EpochResult
+from orchestrator.selection.rungs import whole
 from orchestrator.selection.trials.fine_tuning import TRIAL, TrialPayload
 from orchestrator.selection.trials.journal import Journal
 
@@ -102,7 +103,8 @@ def _recorder(
     def record(trial: str, row: EpochResult) -> None:
         journal.append(row.journal_row())  # no effect if the scheduler has written it
         score = "failed" if row.validation is None else f"{row.validation:.3f}"
-        progress.update(len(journal.rows), f"{trial} {score} after epoch {row.rung}")
+        epochs = whole(sum(each.paid for each in journal.of(trial)))
+        progress.update(len(journal.rows), f"{trial} {score} after epoch {epochs}")
         if row.error:
             return
         steps = sum(row.steps for row in journal.of(trial))

@@ -11,6 +11,7 @@ from orchestrator.selection.costs.limits import BudgetLimit
 from orchestrator.selection.halving import Bracket, replay_rows
 from orchestrator.selection.policies.sh import Halving
 from orchestrator.selection.results import JournalRow, ProxyScore
+from orchestrator.selection.rungs import Rungs
 from orchestrator.selection.salvage.results import Salvage
 from orchestrator.storage import RunFolder
 from tests.support.candidates import select_job
@@ -26,7 +27,7 @@ class Run:
         self.rows, self.clock = [], RunClock(folder, 2, price, "EUR", now=lambda: self.time)
         self.times = EpochTimes(dict(guesses))
         self.limit = BudgetLimit(
-            BudgetConfig(**budget), self.clock, self.times, folder, self.rows, 9
+            BudgetConfig(**budget), self.clock, self.times, folder, self.rows, Rungs(5, None, 9)
         )
 
     def bracket(self, stages=5, finalists=1):

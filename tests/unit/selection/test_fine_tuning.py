@@ -79,9 +79,9 @@ def test_a_trial_paused_here_or_moved_equals_one_that_was_not(moved, world, tmp_
 def test_a_large_model_uses_the_cpus_of_idle_slots(world, tmp_path, monkeypatch):
     seen, before, train = [], torch.get_num_threads(), FineTuner.train_epoch
 
-    def counted(tuner):
+    def counted(tuner, steps):
         seen.append(torch.get_num_threads())
-        train(tuner)
+        train(tuner, steps)
 
     monkeypatch.setattr(FineTuner, "train_epoch", counted)
     rows = [FineTuneTrial(payload(world, tmp_path / "small", slots=2)).step()]

@@ -100,7 +100,7 @@ def test_the_choice_is_part_of_plan_and_budget(world):
     assert extra_epochs(3, 8) == 0.5
     assert extra_epochs(0, 8) == 0
     assert fit_to_budget(8, 3, Halving(), 14) == 8
-    assert fit_to_budget(8, 3, Halving(), 14, entry=0.5) == 6
+    assert fit_to_budget(8, 3, Halving(), 14, shares=[1.5, 1.0, 1.0]) == 6
 
 
 def test_what_has_no_effect_is_refused(world):

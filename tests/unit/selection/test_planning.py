@@ -28,6 +28,7 @@ from orchestrator.selection.outcome import selection_report
 from orchestrator.selection.planning import describe_selection, plan_selection
 from orchestrator.selection.recall import recall_candidates
 from orchestrator.selection.results import REPORT_NAME, JournalRow, ProxyScore, SelectionReport
+from orchestrator.selection.target_rows import RowCounts
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.storage import RunFolder, atomic_write_json
 from orchestrator.training.config import FineTuneConfig
@@ -218,7 +219,7 @@ def test_policies_fall_back_with_little_history(world, matrix):
 def test_the_budget_shrinks_the_pool(world, matrix):
     assert plan_selection(select_job(world, budget={"epochs": 4})).pool == 2
     assert plan_selection(select_job(world, budget={"epochs": 3})).pool == 1
-    steps = plan_selection(select_job(world)).steps_per_epoch
+    steps = plan_selection(select_job(world)).rungs.steps_per_epoch
     assert plan_selection(select_job(world, budget={"steps": 4 * steps + 1})).pool == 2
     with pytest.raises(InputError, match=f"allow at least {3 * steps}"):
         plan_selection(select_job(world, budget={"steps": 3 * steps - 1}))
@@ -382,7 +383,7 @@ def test_check_needs_no_cluster(world, matrix):
 def test_the_plan_says_what_it_costs_and_what_nobody_knows(world, matrix, tmp_path):
     prices = {"cpu_hour": 3.6}
     text = select_runner.check(select_job(world, prices=prices, budget={"seconds": 9.0}))
-    steps = plan_selection(select_job(world)).steps_per_epoch
+    steps = plan_selection(select_job(world)).rungs.steps_per_epoch
     found = next(line.split() for line in text.splitlines() if "at most  " in line)
     assert found == ["at", "most", "5", str(5 * steps), "unknown", "unknown"]
     assert "unknown until the first rung; the matrix has no times" in text
@@ -392,7 +393,13 @@ def test_the_plan_says_what_it_costs_and_what_nobody_knows(world, matrix, tmp_pa
     write_matrix(replace(matrix, cells=timed, datasets=rows), tmp_path / "timed.parquet")
     job = select_job(world, matrix=str(tmp_path / "timed.parquet"), prices=prices)
     lines = forecast_lines(
-        job, read_matrix(job.matrix), ENCODED, passes=0, sizes=[3, 1], rows=18, slots=2
+        job,
+        read_matrix(job.matrix),
+        ENCODED,
+        passes=0,
+        sizes=[3, 1],
+        rows=RowCounts(18, 0),
+        slots=2,
     )
     assert [line.split() for line in lines[1:4]] == [
         ["rung", "1", "3", "3", "9", "8.0", "0.02"],
