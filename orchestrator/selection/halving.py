@@ -10,11 +10,15 @@ not depend on concurrency.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError, StageError
 from orchestrator.selection.policies.base import Judge, Verdict, cut, ranked
 from orchestrator.selection.results import JournalRow
 from orchestrator.selection.ties.tie_breaker import TieBreaker
+
+if TYPE_CHECKING:
+    from orchestrator.selection.planning import SelectionPlan
 
 ROUNDING = 1e-6
 """Sums of parts of epochs are rounded."""
@@ -31,6 +35,7 @@ class Bracket:
         ties: Settles ties where one candidate is left; None: the leader stays.
         finalists: Models that stay to the end at least, if so many do not fail.
         border: Called before each rung after the first; it may `shrink` the rung or `end` here.
+        score_of: Returns a value in the unit of the metric, for the reasons; None: it is in it.
         rung: The rung now being trained, from 1.
         observed: Every value recorded.
         failures: Model to why it failed; ranked last, never trained again.
@@ -45,6 +50,7 @@ class Bracket:
     ties: TieBreaker | None = None
     finalists: int = 1
     border: "Callable[[Bracket], None] | None" = None
+    score_of: Callable[[float], float] | None = None
     rung: int = 1
     observed: dict[tuple[str, int], float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -154,7 +160,9 @@ class Bracket:
         if self.ties is not None and len(verdict.kept) == 1 < len(alive):
             verdict = self.ties.settle(verdict, self.rung, self.observed)
         self.verdicts.append(verdict)
-        self.dropped |= {model: (self.rung, why) for model, why in verdict.dropped.items()}
+        for model, why in verdict.dropped.items():
+            text = why if isinstance(why, str) else why.in_words(self.score_of or float)
+            self.dropped[model] = (self.rung, text)
         self.pool = verdict.kept
         self.rung += 1
         if self.border is not None and not self.finished:
@@ -172,6 +180,18 @@ class Bracket:
         kept = (*verdict.kept, *rest[: room - len(verdict.kept)])
         dropped = {model: why for model, why in verdict.dropped.items() if model not in kept}
         return Verdict(kept, dropped, verdict.scores)
+
+
+def planned_bracket(
+    plan: "SelectionPlan",
+    pool: tuple[str, ...],
+    ties: TieBreaker | None = None,
+    finalists: int = 1,
+    border: Callable[[Bracket], None] | None = None,
+) -> Bracket:
+    """Begin the halving of a plan; arguments as of `Bracket`."""
+    score_of = plan.asked.score_of
+    return Bracket(pool, plan.rungs.count, plan.judge, ties, finalists, border, score_of)
 
 
 def rung_sizes(pool: int, stages: int, policy: Judge, finalists: int = 1) -> list[int]:

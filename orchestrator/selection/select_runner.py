@@ -15,7 +15,7 @@ from orchestrator.selection.costs.accounting import Spent
 from orchestrator.selection.costs.clock import slots_of
 from orchestrator.selection.costs.forecast import plan_lines
 from orchestrator.selection.costs.limits import BudgetLimit, open_limit
-from orchestrator.selection.halving import Bracket, replay_rows, rung_sizes
+from orchestrator.selection.halving import Bracket, planned_bracket, replay_rows, rung_sizes
 from orchestrator.selection.monitoring import GAUGES, Monitor
 from orchestrator.selection.objective.finalists import Finishing, explained, finish, result_of
 from orchestrator.selection.objective.results import CompressedFinalist
@@ -210,8 +210,7 @@ def _begin(
         traits[ref] = replace(traits[ref], latency_ms=latencies[ref].ms)
     ties = TieBreaker(config.ties, folder.path / ROW_SCORES, traits)
     limit.times.add_proxies(screening.scores, len(plan.task.train))
-    top = config.finish_top
-    bracket = Bracket(pool, plan.rungs.count, plan.judge, ties, top, limit.open_rung)
+    bracket = planned_bracket(plan, pool, ties, config.finish_top, limit.open_rung)
     limit.open_rung(bracket)
     replay_rows(bracket, journal.rows)
     return bracket, ties

@@ -1,15 +1,10 @@
 """Benchmark and select on a real Ray Tune, with real training of tiny packages."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 import ray
@@ -44,10 +39,9 @@ from tests.support.candidates import (
     select_job,
 )
 from tests.support.curve_trial import Curve
+from tests.support.killed_driver import killed_at_the_first_row
 
-ROOT = Path(__file__).resolve().parents[2]
 CURVE_TRIAL = "tests.support.curve_trial:CurveTrial"
-KILL_DEADLINE_S = 300
 EPOCHS = FINE_TUNE["epochs"]
 
 
@@ -251,22 +245,8 @@ def test_a_killed_driver_resumes_without_repeating_an_epoch(world, selected, loc
     """SIGKILL in the middle of halving; the second run ends like one that was never killed."""
     cluster = {"address": local_ray.address}
     job = select_job(world, "killed", package="survivor", cluster=cluster)
-    (world / "killed.yaml").write_text(dump_yaml(job))
-    code = (
-        "import sys; from orchestrator.cli import job_main; "
-        f"sys.exit(job_main('select', ['--config', {str(world / 'killed.yaml')!r}]))"
-    )
-    command = [sys.executable, "-c", code]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     journal = world / "runs" / "killed" / "trials.jsonl"
-    deadline = time.monotonic() + KILL_DEADLINE_S
-    try:
-        while not journal.exists() and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    paid = journal.read_bytes()
+    paid = killed_at_the_first_row(job, world)
     result = run(job)
     assert journal.read_bytes().startswith(paid[: paid.rfind(b"\n") + 1])
     rows = rows_of(world, "killed")

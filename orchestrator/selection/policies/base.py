@@ -1,7 +1,7 @@
 """The interface of a halving policy, and the registry of all policies."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -19,17 +19,36 @@ class PolicyConfig(EntryConfig):
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """Reason of a policy with scores, which it compares on the scale of decisions.
+
+    Attributes:
+        parts: Words and scores in their order.
+    """
+
+    parts: tuple[str | float, ...]
+
+    def in_words(self, score_of: Callable[[float], float]) -> str:
+        """Return the reason.
+
+        Args:
+            score_of: Returns a score in the unit of the metric.
+        """
+        return "".join(p if isinstance(p, str) else f"{score_of(p):.3f}" for p in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Decision of a policy on one complete rung.
 
     Attributes:
         kept: Models that train another epoch, best first.
-        dropped: Model to the reason, in words.
+        dropped: Model to the reason.
         scores: Model to the number it was ranked by (a predicted final score, or the last value).
     """
 
     kept: tuple[str, ...]
-    dropped: dict[str, str]
+    dropped: dict[str, str | Reason]
     scores: dict[str, float]
 
 
@@ -145,7 +164,11 @@ def ranked(scores: dict[str, float]) -> list[str]:
 
 
 def cut(
-    order: Sequence[str], scores: dict[str, float], room: int, reasons: dict[str, str], by: str
+    order: Sequence[str],
+    scores: dict[str, float],
+    room: int,
+    reasons: Mapping[str, str | Reason],
+    by: str,
 ) -> Verdict:
     """Drop the models in ``reasons``, then the worst until ``room`` are left.
 
@@ -157,11 +180,10 @@ def cut(
         by: What the scores are, in words.
     """
     alive = [model for model in order if model not in reasons]
-    dropped = dict(reasons)
+    dropped: dict[str, str | Reason] = dict(reasons)
     for place, model in enumerate(order, start=1):
         if model not in reasons and model not in alive[:room]:
-            dropped[model] = (
-                f"place {place} of {len(order)} by {by} ({scores[model]:.3f}; "
-                f"{order[0]}: {scores[order[0]]:.3f}), {room} kept"
-            )
+            text = f"place {place} of {len(order)} by {by} ("
+            leader = f"; {order[0]}: ", scores[order[0]]
+            dropped[model] = Reason((text, scores[model], *leader, f"), {room} kept"))
     return Verdict(tuple(alive[:room]), dropped, dict(scores))

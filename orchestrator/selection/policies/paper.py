@@ -23,6 +23,7 @@ from orchestrator.selection.policies.base import (
     POLICIES,
     Policy,
     PolicyConfig,
+    Reason,
     Verdict,
     cut,
     ranked,
@@ -133,14 +134,13 @@ class PaperFilter(Policy):
         values = {model: observed[(model, stage)] for model in pool}
         order = ranked(values)
         predicted = {m: self.trend.predict(m, stage, value) for m, value in values.items()}
-        dominated: dict[str, str] = {}
+        dominated: dict[str, Reason] = {}
         for model in reversed(order):
             better = [m for m in order if values[m] > values[model] and m not in dominated]
             rival = max(better, key=lambda m: (predicted[m], m), default=None)
             if rival and predicted[model] < predicted[rival] - self.threshold:
-                dominated[model] = (
-                    f"{rival} validates better and its trend ends higher "
-                    f"({predicted[rival]:.3f} against {predicted[model]:.3f})"
-                )
+                text = f"{rival} validates better and its trend ends better ("
+                both = predicted[rival], " against ", predicted[model]
+                dominated[model] = Reason((text, *both, ")"))
         room = max(1, len(pool) // 2)
         return cut(order, values, room, dominated, f"validation score after epoch {stage}")

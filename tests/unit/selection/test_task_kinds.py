@@ -5,7 +5,7 @@ import pytest
 
 from orchestrator.errors import ConfigError, InputError
 from orchestrator.selection.benchmark_runner import complete_matrix, plan_benchmark
-from orchestrator.selection.halving import Bracket
+from orchestrator.selection.halving import planned_bracket
 from orchestrator.selection.outcome import publish_finalists, selection_report
 from orchestrator.selection.planning import describe_selection, plan_selection
 from orchestrator.selection.recall import recall_candidates
@@ -73,7 +73,7 @@ def select(config):
         given = {"mode": "default", "predictor": None, "pool": len(plan.packages)}
         recalled = recall_candidates(plan.recall, scores, **given)
         journal = Journal(folder.path / "trials.jsonl")
-        bracket = Bracket(tuple(plan.packages), config.fine_tune.epochs, plan.decider.policy)
+        bracket = planned_bracket(plan, tuple(plan.packages))
         trials = {
             model: FineTuneTrial(_payload(config, plan, folder.path, model, start=0))
             for model in plan.packages
@@ -116,6 +116,8 @@ def test_an_error_is_minimized_and_reported_in_its_unit(tmp_path):
     assert report.winner == min(first, key=first.get)
     assert plan.asked.worst == pytest.approx(0.5, abs=0.1)  # half of the labels are 1 away
     dropped = next(row for row in report.ranking if row.status == "dropped")
+    shown = f"({first[dropped.model]:.3f}; {report.winner}: {first[report.winner]:.3f}), 1 kept"
+    assert dropped.reason == f"place 2 of 2 by validation score after epoch 1 {shown}"
     assert dropped.validation == pytest.approx((first[dropped.model],))
     assert report.target.higher_is_better is False
     assert package.manifest.metrics["test_mae"] == report.test_accuracy > 0
