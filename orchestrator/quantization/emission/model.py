@@ -101,19 +101,22 @@ def _require_form(config: ModelConfig) -> None:
     Raises:
         InputError: If the model has experts, a prefix, two streams, or answers by its decoder.
     """
-    encoder = config.encoder
-    reason = ""
-    if isinstance(encoder, TransformerConfig) and encoder.experts is not None:
-        reason = "encoder.experts: which experts a token passes through depends on its values"
-    elif isinstance(encoder, TransformerConfig) and encoder.mask == "prefix":
-        reason = "encoder.mask: prefix, and a graph has no input for the prefix"
+    encoder, names = config.encoder, ", ".join(_answering(config))
+    blocks = encoder if isinstance(encoder, TransformerConfig) else None
+    if blocks is not None and blocks.experts is not None:
+        what, why = "encoder.experts", "a graph would compute every expert for every token"
+    elif blocks is not None and blocks.mask == "prefix":
+        what, why = "encoder.mask: prefix", "a graph has no input for the prefix"
     elif encoder.two_streams:
-        reason = "two streams: each is a model of its own; import the tower that you need"
-    elif config.decoder is not None and _answering(config):
-        names = ", ".join(_answering(config))
-        reason = f"a decoder that the targets {names} read; only its encoder has a graph"
-    if reason:
-        raise InputError(f"a model with {reason} cannot be quantized. Serve the package as it is")
+        what, why = "a model of two streams", "each is a model of its own; import the tower alone"
+    elif config.decoder is not None and names:
+        what, why = (
+            f"the answers of {names}",
+            "a decoder gives them, and only encoders have a graph",
+        )
+    else:
+        return
+    raise InputError(f"{what} cannot be quantized: {why}. Serve the package as it is")
 
 
 def _answering(config: ModelConfig) -> list[str]:

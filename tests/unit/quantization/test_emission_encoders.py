@@ -3,6 +3,12 @@
 import numpy as np
 import pytest
 
+from orchestrator.modeling.encoders.configs import TransformerConfig
+from orchestrator.modeling.sentence.statement import SentenceEmbedding
+from orchestrator.quantization.backends.onnxruntime_cpu.audit import audit, verify
+from orchestrator.quantization.emission.model import emit
+from orchestrator.quantization.plans import fully_quant
+
 from .models import EncoderGraph, encoded, model_config, ragged_batch, random_model, state_of
 
 TINY = {"width": 32, "heads": ()}
@@ -193,6 +199,8 @@ def test_each_text_alone_has_the_same_bits(name):
     """Neither other texts nor padding change a bit of a real position."""
     config, model = make(name)
     graph, batch = EncoderGraph(config, state_of(model), "row_s7"), ragged_batch()
+    written = {node.name for node in graph.model.graph.node}
+    assert {f"{unit.name}.row_s7" for unit in graph.units} <= written
     together, mask = graph.run(batch)
     for row in range(len(mask)):
         end = int(np.flatnonzero(mask[row])[-1]) + 1
@@ -208,6 +216,32 @@ def test_a_row_of_padding_alone_gives_finite_states(name):
     hidden, mask = EncoderGraph(config, state_of(model)).run(batch)
     assert np.isfinite(hidden).all()
     assert not mask[2].any()
+
+
+@pytest.mark.parametrize("name", ["albert", "deberta v3", "mpnet", "modernbert"])
+def test_the_runtime_executes_each_unit_in_the_kind_of_the_plan(name):
+    config, model = make(name)
+    state, statement = state_of(model), SentenceEmbedding(pooling=("mean",), max_length=9)
+    plan = fully_quant(emit(config, state, statement=statement).units, "row_s7")
+    verify(audit(emit(config, state, plan, statement=statement).to_bytes()), plan)
+
+
+def test_every_option_of_a_block_is_known_to_the_graph():
+    """A new option must be written, or refused; then it belongs on one of these lists."""
+    refused = {"experts", "mask"}
+    no_effect = {
+        *("type", "dropout", "activation_dropout", "attention_dropout", "drop_path"),
+        *("attention", "bias", "norm_bias", "attention_bias", "feed_forward_bias"),
+    }
+    written = {
+        *("num_layers", "shared_layers", "num_heads", "num_kv_heads", "head_size"),
+        *("intermediate_size", "norm_position", "norm", "norm_eps", "activation", "feed_forward"),
+        *("attention_scale", "query_key_norm", "attention_softcap", "position_bias", "window"),
+        *("layer_scale", "rotary", "rotary_layers", "window_from", "window_layers"),
+        *("window_rotary", "first_norm", "final_norm", "convolution", "parallel"),
+        "residual_attention",
+    }
+    assert set(TransformerConfig.model_fields) == refused | no_effect | written
 
 
 def test_shared_layers_store_each_matrix_once_and_have_units_for_each_use():
