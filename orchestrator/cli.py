@@ -164,6 +164,7 @@ VERBS: dict[str, Job | Tool] = {
             "orchestrator.zoo.cli",
             "orchestrator.modeling.exchange",
             "orchestrator.finetuning.adapters_cli",
+            "orchestrator.quantization.hub.cli",
         )
     ),
     "serve": Tool(("serving.cli",)),

@@ -11,8 +11,8 @@ from orchestrator.zoo import Zoo
 from orchestrator.zoo.gate import Promotion
 
 
-def register(commands: Any) -> None:
-    """Add options to the two commands of ``zoo``.
+def register(commands: Any) -> Any:
+    """Add options to the two commands of ``zoo``; return the commands.
 
     Args:
         commands: Subparsers that have ``import`` and ``export`` already.
@@ -39,6 +39,7 @@ def register(commands: Any) -> None:
     whole_import, whole_export = enter.get_default("func"), leave.get_default("func")
     enter.set_defaults(func=lambda o: _import(o) if _is_adapter(o) else whole_import(o))
     leave.set_defaults(func=lambda o: _export(o) if o.adapter else whole_export(o))
+    return commands
 
 
 def _is_adapter(options: argparse.Namespace) -> bool:

@@ -1,5 +1,6 @@
 """Tiny real packages: a trained tokenizer, a random model, committed into a zoo."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -8,6 +9,8 @@ from orchestrator.data.processors.text import TextProcessor
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.package import write_model
+from orchestrator.quantization.plans import Plan, fully_quant
+from orchestrator.quantization.source import read_source
 
 SENTENCES = (
     "Return the sum of the elements of an array over the given axis.",
@@ -72,4 +75,22 @@ def commit_tiny(
             target = draft.path / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(content, encoding="utf-8")
+        return draft.commit()
+
+
+def commit_graph(zoo, package, name: str = "graph", kind: str = "fp32"):
+    """Commit a package as a graph with every unit in one kind, as quantization writes it."""
+    source = read_source(package.path)
+    units = source.emit().units
+    plan = Plan({}) if kind == "fp32" else fully_quant(units, kind)
+    stated = package.manifest.task.model_dump(mode="json")
+    producer = {"stage": "test", "job": "graph"}
+    with zoo.draft(
+        name, kind="quantized", producer=producer, parents=[package.ref], task=stated
+    ) as draft:
+        shutil.copytree(package.path, draft.path, dirs_exist_ok=True)
+        for weights in (*draft.path.glob("model*.safetensors"), draft.path / "manifest.json"):
+            weights.unlink()
+        (draft.path / "model.onnx").write_bytes(source.emit(plan).to_bytes())
+        (draft.path / "plan.json").write_text(plan.to_file().model_dump_json())
         return draft.commit()

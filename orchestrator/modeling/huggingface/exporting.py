@@ -116,6 +116,8 @@ ENDS_OF_ENCODERS = ("modernbert",)
 """Families whose encoders' configs name both ends of a text."""
 BEGIN_WITH_END = ("bart", "speech_to_text")
 """Families whose decoders are started with the token that ends a text."""
+INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+"""Inputs of a model with segments, by the names of transformers."""
 OURS = "preprocessor_config.json"
 """Holds our settings of a text processor, or those of an imported image or audio processor."""
 
@@ -135,15 +137,14 @@ def export_package(package: Package, to: Path, shard_bytes: int = SHARD_BYTES) -
         InputError: The model has no counterpart, or the folder is not empty.
         IntegrityError: The package is damaged, or the numeric check failed. Nothing was written.
     """
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise InputError(f"{to} exists and is not empty. Give a new folder.")
     if package.kind == "quantized":
         raise InputError(
             f"{package.ref} is quantized, which transformers does not open. Export what it was "
-            f"made from: {', '.join(parent.ref for parent in package.manifest.parents)}."
+            f"made from: {', '.join(parent.ref for parent in package.manifest.parents)}; or export "
+            "its graph with --format onnx."
         )
     labels = package.manifest.task.labels if package.manifest.task else {}
-    with _appearing(to) as staged:
+    with appearing(to) as staged:
         report = write_export(package.path, labels, staged, shard_bytes)
         embedder = SentenceEmbedder.load(package.path)
         if embedder is not None:
@@ -171,7 +172,7 @@ def write_export(
             write_with_padding(folder, config, pad, Path(scratch), shard_bytes)
             return write_export(Path(scratch), labels, target, shard_bytes)
     files = weight_files(folder)
-    architecture, values, theirs, names = _counterpart(folder, config, labels)
+    architecture, values, theirs, names = counterpart(folder, config, labels)
     layout = {names(name): tensor for name, tensor in skeletons(files).items()}
     stored = {names(name): name for name in files}
     read = TensorReader(files)
@@ -182,14 +183,16 @@ def write_export(
     table = architecture.rows(theirs, values)
     write_weights(target, table, layout, fetch, shard_bytes)
     write_values(target, values)
-    copy_processor(folder, _processor_files(folder), target)
-    if original_of(folder) is None and _continues_prompts(config):
-        _leave_prompts_open(target / TOKENIZER)
+    copy_processor(folder, processor_files(folder), target)
+    if original_of(folder) is None:
+        name_inputs(target, config)
+        if _continues_prompts(config):
+            _leave_prompts_open(target / TOKENIZER)
     complete = complete_values(architecture, values, target, weight_files(target))
     return check(target, architecture, complete, folder, config, layouts(table, fetch))
 
 
-def _counterpart(
+def counterpart(
     folder: Path, config: ModelConfig, labels: Mapping[str, list[str]]
 ) -> tuple[Architecture, JsonObject, ModelConfig, Callable[[str], str]]:
     """Return what the model is in transformers.
@@ -263,6 +266,18 @@ def _id_of(folder: Path, keys: Sequence[str]) -> int | None:
     return next((ids[text] for text in texts if text in ids), None)
 
 
+def name_inputs(folder: Path, config: ModelConfig) -> None:
+    """Say in a tokenizer's settings that the model reads segments, where they say nothing.
+
+    Without it transformers' tokenizer leaves them out, and both texts of a pair get the first one.
+    """
+    path = folder / "tokenizer_config.json"
+    content = read_json(path) if path.is_file() else {}
+    if content and config.embedding.part("seg") is not None:
+        content.setdefault("model_input_names", [*INPUTS])
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def _continues_prompts(config: ModelConfig) -> bool:
     """Return whether a model writes on from a text, without a decoder of its own."""
     return config.decoder is None and any(each.type_name() == "lm" for each in config.target)
@@ -283,7 +298,7 @@ def _leave_prompts_open(path: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _processor_files(folder: Path) -> list[str]:
+def processor_files(folder: Path) -> list[str]:
     """Return the files that travel with the model, without those that only we read."""
     names = [name for name in PROCESSOR_FILES if (folder / name).is_file()]
     if OURS in names and read_json(folder / OURS).get("processor_type") == "text":
@@ -294,8 +309,14 @@ def _processor_files(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """Give a scratch folder that becomes ``folder`` at the end, or disappears."""
+def appearing(folder: Path) -> Iterator[Path]:
+    """Give a scratch folder that becomes ``folder`` at the end, or disappears.
+
+    Raises:
+        InputError: The folder is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not empty. Give a new folder.")
     target = folder.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = temporary_sibling(target)

@@ -19,7 +19,7 @@ class Predictor(Protocol):
     """Anything that answers a batch of token ids."""
 
     def predict(self, batch: Mapping[str, AnyArray]) -> dict[str, Float32Array]:
-        """Return logits [B, K] by target name, and ``embedding`` [B, D].
+        """Return answers [B, K] or [B, S, K] by target name, and ``embedding`` [B, D].
 
         Args:
             batch: ``input_ids`` [B, S]; optional ``attention_mask`` and ``token_type_ids`` [B, S].

@@ -89,6 +89,11 @@ class GraphBuilder:
         self._nodes.append(helper.make_node("Identity", [value], [name], name=f"output.{name}"))
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
 
+    def named(self, name: str, value: str) -> str:
+        """Give a value a name that other tools find it by; runtimes remove the node."""
+        self._nodes.append(helper.make_node("Identity", [value], [name], name=f"named.{name}"))
+        return name
+
     def constant(self, name: str, array: npt.NDArray[Any]) -> str:
         """Store an initializer once and return its name; equal arrays share the first one's."""
         return self._constants.add(name, array)

@@ -4,11 +4,14 @@ Inputs of texts, int32: ``input_ids`` [B, S], ``attention_mask`` [B, S] and, if 
 segments, ``token_type_ids`` [B, S]; ``embedding_mask`` [B, S] if the package states that prompts
 are not pooled. Of images, float32: ``pixel_values`` [B, C, height, width]. Of sounds, float32:
 ``input_values`` [B, N] or ``input_features`` [B, F, M], with ``attention_mask``.
-Outputs, float32: ``embedding`` [B, D] and ``logits.<target>`` [B, K]. B and S are symbolic.
+Outputs, float32: ``embedding`` [B, E] and, of every head that answers in one pass,
+``logits.<target>``: [B, K] with one answer per sequence, [B, S, K] with one per token. B and S are
+symbolic. The token vectors [B, S, D] are the value ``last_hidden_state``, which exports declare.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 import onnx
 
@@ -21,7 +24,6 @@ from orchestrator.modeling.encoders.configs import (
 )
 from orchestrator.modeling.encoders.recurrent_configs import RecurrentConfig
 from orchestrator.modeling.sentence.statement import SentenceEmbedding
-from orchestrator.modeling.targets.configs import ClsConfig, PairConfig
 from orchestrator.quantization.backends.onnxruntime_cpu.session import (
     METADATA_POSITIONS,
     METADATA_VOCAB,
@@ -32,11 +34,13 @@ from orchestrator.quantization.emission.encoders.gatedcnn import GatedCnnEmitter
 from orchestrator.quantization.emission.encoders.recurrent import CELLS, RecurrentEmitter
 from orchestrator.quantization.emission.encoders.transformer import TransformerEmitter
 from orchestrator.quantization.emission.graph import GraphBuilder
-from orchestrator.quantization.emission.heads import HeadEmitter
+from orchestrator.quantization.emission.heads import HeadEmitter, answering
 from orchestrator.quantization.emission.weights import Weights
 from orchestrator.quantization.kinds import Range
 from orchestrator.quantization.plans import Plan, Unit
 
+HIDDEN: Final = "last_hidden_state"
+"""Name of the value that holds the token vectors [B, S, D]; no output by itself."""
 SUPPORTED_ENCODERS = ("transformer", "gatedcnn", *CELLS, *(f"bi{cell}" for cell in CELLS))
 
 
@@ -80,7 +84,7 @@ def emit(
     weights = Weights(state)
     _require_form(config)
     embedded = emit_embedding(graph, config, weights)
-    hidden = emit_encoder(graph, config, weights, embedded)
+    hidden = graph.named(HIDDEN, emit_encoder(graph, config, weights, embedded))
     HeadEmitter(graph, config, weights, statement).emit(hidden, embedded.mask)
     _require_all_read(weights, config)
     model, sizes = graph.model(), config.embedding.dimensions_of_parts(config.dimensions)
@@ -101,7 +105,7 @@ def _require_form(config: ModelConfig) -> None:
     Raises:
         InputError: If the model has experts, a prefix, two streams, or answers by its decoder.
     """
-    encoder, names = config.encoder, ", ".join(_answering(config))
+    encoder, names = config.encoder, ", ".join(head.name for head in answering(config))
     blocks = encoder if isinstance(encoder, TransformerConfig) else None
     if blocks is not None and blocks.experts is not None:
         what, why = "encoder.experts", "a graph would compute every expert for every token"
@@ -117,11 +121,6 @@ def _require_form(config: ModelConfig) -> None:
     else:
         return
     raise InputError(f"{what} cannot be quantized: {why}. Serve the package as it is")
-
-
-def _answering(config: ModelConfig) -> list[str]:
-    """Return the names of the targets that are answered in one pass."""
-    return [each.name for each in config.target if isinstance(each, ClsConfig | PairConfig)]
 
 
 def emit_encoder(
@@ -147,12 +146,9 @@ def emit_encoder(
 
 
 def _require_all_read(weights: Weights, config: ModelConfig) -> None:
-    """Refuse to drop parameters, except those of heads that do not classify."""
-    dropped = tuple(
-        f"targets.{target.name}."
-        for target in config.target
-        if not isinstance(target, ClsConfig | PairConfig)
-    )
+    """Refuse to drop parameters, except those of heads that a graph does not answer with."""
+    written = answering(config)
+    dropped = tuple(f"targets.{each.name}." for each in config.target if each not in written)
     if config.decoder is not None:
         dropped = (*dropped, "decoder.", "target_embedding.")
     unread = [name for name in weights.unread() if not name.startswith(dropped)]

@@ -197,33 +197,10 @@ def test_missing_and_additional_parameters_are_refused():
         emit(config, state)
 
 
-def test_models_without_an_onnx_form_are_refused_with_the_alternatives():
-    headless = model_config(transformer(), heads=({"type": "mlm"},))
-    with pytest.raises(InputError, match="fine-tune"):
-        emit(headless, state_of(random_model(headless)))
-
-
 def test_a_language_model_head_is_left_out():
     config = model_config(transformer(), heads=({"type": "mlm"}, HEADS[0]))
     answers = predict(config, state_of(random_model(config)), Plan({}), ragged_batch())
     assert set(answers) == {"mean", "embedding"}
-
-
-@pytest.mark.parametrize(
-    ("head", "named"),
-    [
-        ({"type": "cls", "pooling": "last_token"}, "pooling last_token"),
-        ({"type": "cls", "pooling": "first_rest"}, "pooling first_rest"),
-        ({"type": "cls", "norm_eps": 1e-6}, "norm_eps"),
-        ({"type": "cls", "hidden": True, "hidden_activation": "gelu"}, "hidden_activation"),
-        ({"type": "cls", "output_bias": False}, "output_bias false"),
-        ({"type": "vector", "projection_size": 4}, "makes the embedding"),
-    ],
-)
-def test_heads_without_an_onnx_form_are_refused_by_name(head, named):
-    config = model_config(transformer(), heads=({"type": "cls", "name": "usual"}, head))
-    with pytest.raises(InputError, match=named):
-        emit(config, state_of(random_model(config)))
 
 
 def test_an_int8_word_table_is_a_quarter_as_large_and_each_value_within_half_a_step():

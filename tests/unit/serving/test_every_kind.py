@@ -15,7 +15,7 @@ from orchestrator.inference.inputs import rows_of_texts
 from orchestrator.inference.predictor import Predictor
 from orchestrator.zoo import Zoo
 from serving.model.engine import load_engine
-from tests.support.packages import SENTENCES, commit_tiny
+from tests.support.packages import SENTENCES, commit_graph, commit_tiny
 from tests.support.serving import NoRecorder, application
 
 HEADS = (
@@ -33,13 +33,25 @@ TEXTS = [*SENTENCES, CONTEXT]
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory):
-    return commit_tiny(Zoo(str(tmp_path_factory.mktemp("zoo"))), "many", targets=HEADS)
+def zoo(tmp_path_factory):
+    return Zoo(str(tmp_path_factory.mktemp("zoo")))
 
 
 @pytest.fixture(scope="module")
-def app(package):
-    return application(load_engine(package), NoRecorder()).app
+def package(zoo):
+    return commit_tiny(zoo, "float", targets=HEADS)
+
+
+@pytest.fixture(scope="module", params=["torch", "onnxruntime"])
+def app(zoo, package, request):
+    """The same heads in both runtimes; what is known of them is that of torch."""
+    if request.param == "torch":
+        served = commit_tiny(zoo, "many", targets=HEADS)
+    else:
+        served = commit_graph(zoo, package, "many")
+    engine = load_engine(served)
+    assert engine.card.backend == request.param
+    return application(engine, NoRecorder()).app
 
 
 @pytest.fixture(scope="module")

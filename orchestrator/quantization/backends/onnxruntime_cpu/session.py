@@ -1,6 +1,6 @@
-"""Execute a quantized package with ONNX Runtime: arrays of token ids in, logits per target out.
+"""Execute a quantized package with ONNX Runtime: arrays of token ids in, answers per target out.
 
-Needs NumPy and ONNX Runtime only. Legend: B batch, S length, D width, K classes.
+Needs NumPy and ONNX Runtime only. Legend: B batch, S length, D width, K answers.
 
 With per-tensor activation ranges (kind ``s7``), the answer to a text would depend on the other
 texts of its batch. Such models run each row alone, cut to its own length, so that the answer of
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from orchestrator.arrays import AnyArray, Float32Array
@@ -24,10 +23,16 @@ MODEL_FILE: Final = "model.onnx"
 EMBEDDING: Final = "embedding"
 EMBEDDING_MASK: Final = "embedding_mask"
 LOGITS_PREFIX: Final = "logits."
+LENGTH: Final = "length"
+"""Symbolic dimension of the tokens of a batch."""
 METADATA_VOCAB: Final = "vocab_size"
 METADATA_POSITIONS: Final = "max_position_embeddings"
 
-Feed = dict[str, npt.NDArray[np.int32]]
+IDS: Final = "input_ids"
+OPTIONAL: Final = ("attention_mask", "token_type_ids", EMBEDDING_MASK)
+"""Integer inputs that have a default where texts are read."""
+
+Feed = dict[str, AnyArray]
 
 
 class OnnxModel:
@@ -38,6 +43,7 @@ class OnnxModel:
         self.batch_invariant = batch_invariant
         self.inputs: tuple[str, ...] = tuple(value.name for value in session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(value.name for value in session.get_outputs())
+        self._per_token = {v.name for v in session.get_outputs() if LENGTH in v.shape[1:]}
         metadata = session.get_modelmeta().custom_metadata_map
         self.vocab_size = int(metadata.get(METADATA_VOCAB, 0))
         self.max_length = int(metadata.get(METADATA_POSITIONS, 0))
@@ -70,7 +76,7 @@ class OnnxModel:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the classification targets."""
+        """Names of the targets."""
         return tuple(
             name.removeprefix(LOGITS_PREFIX)
             for name in self.outputs
@@ -78,33 +84,52 @@ class OnnxModel:
         )
 
     def predict(self, batch: Mapping[str, AnyArray]) -> dict[str, Float32Array]:
-        """Compute logits [B, K] for each target name, and ``embedding`` [B, D].
+        """Compute the answers of each target, [B, K] or [B, S, K], and ``embedding`` [B, D].
 
         Args:
             batch: ``input_ids`` [B, S]; optional ``attention_mask`` [B, S] (1 real, 0 padding;
                 default: all real), ``token_type_ids`` [B, S] (default: 0) and ``embedding_mask``
-                [B, S], 1 at the tokens that the embedding pools (default: all real). Other keys
-                are ignored.
+                [B, S], 1 at the tokens that the embedding pools (default: all real). A graph that
+                reads no tokens takes its own inputs (``pixel_values``). Other keys are ignored.
+
+        Returns:
+            Name → values; answers per token are zeros at columns that are padding in every row.
 
         Raises:
-            InputError: If shapes differ, an id is outside the vocabulary, a text has no real token,
-                or it is longer than the model's positions.
+            InputError: If an input is missing, shapes differ, an id is outside the vocabulary, a
+                text has no real token, or it is longer than the model's positions.
         """
-        feed = self._feed(batch)
-        if self.batch_invariant or len(feed["input_ids"]) == 1:
-            return self._run(_trimmed(feed))
-        rows = [self._run(_trimmed(_row(feed, index))) for index in range(len(feed["input_ids"]))]
+        reads_tokens = IDS in self.inputs
+        known = {*batch, *OPTIONAL} if reads_tokens else set(batch)
+        if missing := [name for name in self.inputs if name not in known]:
+            raise InputError(
+                f"the graph reads {', '.join(missing)}; the batch has {', '.join(batch)}"
+            )
+        feed = self._tokens(batch) if reads_tokens else {}
+        for name in self.inputs:
+            if name not in feed:  # images and sounds
+                feed[name] = np.asarray(batch[name], np.int32 if name in OPTIONAL else np.float32)
+        count = len(next(iter(feed.values())))
+        if self.batch_invariant or count == 1:
+            return self._run(feed)
+        rows = [self._run(_row(feed, index)) for index in range(count)]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def _run(self, feed: Feed) -> dict[str, Float32Array]:
-        values = self.session.run(None, {name: feed[name] for name in self.inputs})
-        names = (name.removeprefix(LOGITS_PREFIX) for name in self.outputs)
-        return dict(zip(names, values, strict=True))
+        """Run rows without the columns that are padding in all of them."""
+        trimmed = _trimmed(feed) if IDS in feed else feed
+        values = self.session.run(None, {name: trimmed[name] for name in self.inputs})
+        found = {}
+        for name, each in zip(self.outputs, values, strict=True):
+            wide = IDS in feed and name in self._per_token
+            whole = _widened(each, trimmed[IDS], feed[IDS]) if wide else each
+            found[name.removeprefix(LOGITS_PREFIX)] = whole
+        return found
 
-    def _feed(self, batch: Mapping[str, AnyArray]) -> Feed:
-        ids = np.asarray(batch["input_ids"])
+    def _tokens(self, batch: Mapping[str, AnyArray]) -> Feed:
+        ids = np.asarray(batch[IDS])
         self._check_ids(ids)
-        feed = {"input_ids": ids.astype(np.int32)}
+        feed: Feed = {IDS: ids.astype(np.int32)}
         for name, default in (("attention_mask", 1), ("token_type_ids", 0)):
             values = np.asarray(batch[name]) if name in batch else np.full(ids.shape, default)
             if values.shape != ids.shape:
@@ -183,7 +208,17 @@ def _row(feed: Feed, index: int) -> Feed:
     return {name: values[index : index + 1] for name, values in feed.items()}
 
 
+def _widened(values: Float32Array, trimmed: AnyArray, ids: AnyArray) -> Float32Array:
+    """Return answers per token [B, S, K] for all columns of the ids, not the trimmed ones alone."""
+    missing = ids.shape[1] - trimmed.shape[1]
+    of_tokens = values.shape[1] == trimmed.shape[1]  # a text with an image has more positions
+    return np.pad(values, ((0, 0), (0, missing), (0, 0))) if of_tokens else values
+
+
 def _trimmed(feed: Feed) -> Feed:
     """Drop columns on the right that are padding in every row."""
     length = int(np.flatnonzero(feed["attention_mask"].any(axis=0))[-1]) + 1
-    return {name: np.ascontiguousarray(values[:, :length]) for name, values in feed.items()}
+    return {
+        name: np.ascontiguousarray(values[:, :length]) if name in (IDS, *OPTIONAL) else values
+        for name, values in feed.items()
+    }

@@ -1,0 +1,1 @@
+"""Export of packages as ONNX graphs with the files that other tools open."""
