@@ -7,7 +7,7 @@ minus the slot seconds of its training divided by the slots, and minus the start
 are those of the job with all its processes; they hardly depend on what else the machine does. The
 run of minutes has wider encoders: training is what fills it, as it does for real packages.
 
-Run: `python benchmarks/selection_overhead.py [--write]` (about 15 minutes on 2 idle cores).
+Run: `python benchmarks/selection_overhead.py [--write]` (about 20 minutes on 2 idle cores).
 """
 
 import argparse
@@ -53,7 +53,7 @@ FINE_TUNE = {"epochs": 3, "global_batch_size": 16, "learning_rate": 2e-3}
 ENDLESS = {**FINE_TUNE, "epochs": 2000}
 RAY_STARTED = re.compile(r"started a private Ray .* in ([\d.]+) s")
 GOAL_S, BUDGET_S, BUDGET_GOAL_S = 15.0, 60, 66
-WIDE, LONG_ROWS = 384, 4800
+WIDE = 384
 TIMEOUT_S = 1800
 
 
@@ -214,17 +214,24 @@ def budget(folder: Path, rows: int) -> list[str]:
     ]
 
 
-def long_run(folder: Path, packages: int, slots: float) -> list[str]:
-    """A run of minutes: what is neither training nor the start of Ray, as a share of it."""
+def long_run(folder: Path, packages: int, rows: int, slots: float) -> list[str]:
+    """Runs of minutes: the share that is neither training nor Ray's start, and INT8 checks."""
     commit_zoo(folder / "zoo", packages, WIDE)
-    target = {"source": TARGET, "max_rows": LONG_ROWS}
-    config: dict[str, object] = {"target": target, "package": "long", "fine_tune": FINE_TUNE}
-    job = run_job("select", folder, "long", config)
+    config = {"target": {"source": TARGET, "max_rows": rows}, "fine_tune": FINE_TUNE}
+    job = run_job("select", folder, "long", {**config, "package": "long"})
     wall = job.wall - job.ray
     share = 100 * job.overhead(slots) / wall
-    what = f"{packages} packages of {WIDE} dimensions, {LONG_ROWS} rows, load {job.load:.0f}"
+    what = f"{packages} packages of {WIDE} dimensions, {rows} rows, load {job.load:.0f}"
     epochs = f"{len(job.rows)} epochs in {wall:.0f} s"
-    return [goal(f"{what}, {epochs}: share beside training", share, 5.0, "%")]
+    text = [goal(f"{what}, {epochs}: share beside training", share, 5.0, "%")]
+    objective = {"after": "int8", "max_accuracy_drop": 0.02}
+    checked = run_job(
+        "select", folder, "checked", {**config, "package": "checked", "objective": objective}
+    )
+    extra = 100 * ((checked.wall - checked.ray) / wall - 1)
+    cpu = checked.cpu / job.cpu
+    text.append(goal(f"{what}, objective after INT8: more wall time", extra, 20.0, "%"))
+    return [*text, f"- {what}, objective after INT8: {cpu:.2f} x the CPU seconds"]
 
 
 def goal(name: str, found: float, limit: float, unit: str = "") -> str:
@@ -238,6 +245,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packages", type=int, default=12)
     parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--long-rows", type=int, default=4800)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--without-budget", action="store_true")
     parser.add_argument("--without-long", action="store_true")
@@ -252,7 +260,7 @@ def main() -> int:
             lines += ["", *budget(folder, options.rows)]
     with tempfile.TemporaryDirectory() as name:
         if not options.without_long:
-            lines += long_run(Path(name), options.packages, slots)
+            lines += long_run(Path(name), options.packages, options.long_rows, slots)
     head = f"{options.packages} packages of 64 dimensions, {options.rows} rows, {slots:g} slots.\n"
     text = "\n".join([head, *lines])
     sys.stdout.write(f"## {HEADING}\n\n{text}\n")
