@@ -33,8 +33,8 @@ V3 = {"type": "disentangled", "max_distance": 20, "buckets": 8, "norm": True}
 YARN = {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16}
 LLAMA3 = {"type": "llama3", "factor": 4.0, "original_max_position_embeddings": 16}
 LONG = {
-    "type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 3.0], "factor": 2.0,
-    "original_max_position_embeddings": 20,
+    "type": "longrope", "short_factor": [1.0, 1.5, 1.7, 2.0], "long_factor": [2.0, 3.0, 4.0, 5.0],
+    "factor": 2.0, "original_max_position_embeddings": 20,
 }  # fmt: skip
 FAMILIES = {
     "albert": (blocks(shared_layers=True, activation="gelu_tanh"), {"size": 16}),
@@ -206,6 +206,37 @@ def test_each_text_alone_has_the_same_bits(name):
         end = int(np.flatnonzero(mask[row])[-1]) + 1
         alone, real = graph.run({key: each[row : row + 1, :end] for key, each in batch.items()})
         assert np.array_equal(alone[real], together[row, :end][real[0]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fp32", "row_u8"])
+@pytest.mark.parametrize("name", ["albert", "deberta v3", "gemma 2", "modernbert", "qwen3", "t5"])
+def test_texts_of_every_length_have_the_same_bits_in_one_batch(name, kind):
+    config, model = make(name)
+    graph, longest = EncoderGraph(config, state_of(model), kind), config.max_position_embeddings
+    batch = {
+        key: np.random.default_rng(2).integers(0, top, (longest, longest))
+        for key, top in (("input_ids", config.vocab_size), ("token_type_ids", 2))
+    }
+    batch["attention_mask"] = np.tri(longest, dtype=np.int64)
+    together, _ = graph.run(batch)
+    for row in range(longest):
+        end = row + 1
+        alone, _ = graph.run({key: each[row : row + 1, :end] for key, each in batch.items()})
+        assert np.array_equal(alone[0], together[row, :end]), end
+
+
+def test_waves_for_long_texts_follow_the_length_of_each_text():
+    """Torch's follow the longest text of a batch, so each text is compared alone."""
+    config = model_config(blocks(**LLAMA | {"rotary": {"scaling": LONG}}), **TINY, **WORDS)
+    model = random_model(config, 0.15)
+    graph, batch = EncoderGraph(config, state_of(model)), ragged_batch()
+    together, mask = graph.run(batch)
+    for row in range(len(mask)):
+        end = int(np.flatnonzero(mask[row])[-1]) + 1
+        alone = {key: each[row : row + 1, :end] for key, each in batch.items()}
+        expected, real = encoded(model, alone)
+        assert largest(together[row, :end][real[0]], expected[real]) <= 1e-5
 
 
 @pytest.mark.parametrize("name", ["deberta v3", "gemma 2", "mpnet", "realformer", "modernbert"])
