@@ -153,7 +153,7 @@ JOBS: dict[str, Job] = {
         "package + goal → INT8 package",
         needs_file=False,
         subject="package",
-        subcommands={"inspect": "orchestrator.quantization.inspect_cli"},
+        subcommands=dict.fromkeys(("inspect", "retime"), "orchestrator.quantization.inspect_cli"),
     ),
 }
 VERBS: dict[str, Job | Tool] = {

@@ -273,7 +273,8 @@ def write_files(folder: Path, prepared: Prepared, choice: Choice) -> None:
         shutil.copyfile(choice.folder / name, folder / name)
     for name in COPIED:
         shutil.copyfile(prepared.subject.package.path / name, folder / name)
-    prepared.processor.save(folder)
+    if prepared.processor is not None:
+        prepared.processor.save(folder)
     copy_statement(prepared.subject.package.path, folder)
 
 

@@ -1,7 +1,7 @@
 """Settings of a quantization job. Imports neither torch, Ray nor ONNX."""
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,11 @@ from orchestrator.zoo.gate import Promotion
 from orchestrator.zoo.suite import SuiteConfig
 
 IntegerKind = Literal["static_s7", "row_s7", "row_u8", "s7", "static_s8", "row_s8"]
+
+
+WIDE: Final[tuple[IntegerKind, ...]] = ("static_s8", "row_s8", "row_u8")
+NARROW: Final[tuple[IntegerKind, ...]] = ("static_s7", "row_s7", "row_u8")
+"""Kinds of a job that names none, by what its host executes exactly."""
 
 
 class BucketLimit(StrictModel):
@@ -148,11 +153,14 @@ class QuantizeConfig(CommandConfig):
     """Plans that are measured. front: those of a knapsack over measured errors and times, by
     bisection up to the bound; samp: the sweep of the paper, by the number of leading layers;
     exhaustive: every layer in every mode, for small models."""
-    kinds: tuple[IntegerKind, ...] = Field(("static_s7", "row_s7", "row_u8"), min_length=1)
-    """INT8 kinds to choose from: activations with a calibrated range (static_s7), with one scale
-    per token (row_s7, row_u8: more exact weights), or with one scale per call (s7: these packages
-    answer texts one by one, so that no answer depends on another text; LSTM layers have no other
-    kind)."""
+    front_of: str | None = None
+    """Quantized package whose measured plans are measured again on this host and chosen from, in
+    place of a search (`quantize retime`)."""
+    kinds: Annotated[tuple[IntegerKind, ...], Field(min_length=1)] | None = None
+    """INT8 kinds to choose from; null: static_s8, row_s8 and row_u8 where the host executes signed
+    weights of 8 bits exactly, else static_s7, row_s7 and row_u8. Activations have a calibrated
+    range (static), one scale per token (row), or one scale per call (s7: these packages answer
+    texts one by one, so that no answer depends on another text; LSTM layers have no other kind)."""
     calibrator: Annotated[CalibratorConfig, Choice(CALIBRATORS)] = Field(
         # looked up when it is used, because the entries import modules that import this one
         default_factory=lambda: CALIBRATORS.config_class("max")()  # noqa: PLW0108
@@ -188,9 +196,19 @@ class QuantizeConfig(CommandConfig):
     cache: str | None = None
     """Folder for prepared data; null: the user's cache."""
 
+    @property
+    def allowed(self) -> tuple[IntegerKind, ...]:
+        """INT8 kinds to choose from, on this host."""
+        from orchestrator.quantization.backends.hosts import exact_kinds, this_host
+
+        if self.kinds is not None:
+            return self.kinds
+        exact = exact_kinds(this_host())
+        return WIDE if set(WIDE) <= set(exact) else NARROW
+
     def problems(self) -> Iterable[Problem]:
         """Kinds must differ; the INT8 runtime uses CPUs only."""
-        if len(set(self.kinds)) != len(self.kinds):
+        if self.kinds is not None and len(set(self.kinds)) != len(self.kinds):
             yield Problem("kinds", f"{list(self.kinds)} names a kind twice. Name each once.")
         if self.cluster.gpus_per_worker:
             yield Problem(

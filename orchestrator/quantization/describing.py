@@ -66,7 +66,7 @@ def plan_text(config: QuantizeConfig, subject: Subject) -> str:
         roles.setdefault(unit.role, []).append(unit)
     lines = [
         f"{role}: {len(units)} x {units[0].shape[0]}x{units[0].shape[1]}, "
-        f"kinds {', '.join(units[0].options(config.kinds))}"
+        f"kinds {', '.join(units[0].options(config.allowed))}"
         for role, units in roles.items()
     ]
     weights = sum(unit.shape[0] * unit.shape[1] for unit in subject.units)
@@ -90,8 +90,8 @@ def _work(config: QuantizeConfig, subject: Subject) -> str:
     """Return what is measured, in words."""
     if config.method != "front":
         return f"method {config.method}: every plan of it is measured"
-    sessions = len(error_plans(subject.units, config.kinds))
-    pure = len(named_plans(subject.units, config.kinds)) - 1
+    sessions = len(error_plans(subject.units, config.allowed))
+    pure = len(named_plans(subject.units, config.allowed)) - 1
     shorter = ", ".join(map(str, config.lengths))
     cut = f", the fastest of them also with texts cut at {shorter} tokens" if shorter else ""
     return (

@@ -35,13 +35,13 @@ class RowReader:
     """Reads rows as one package does.
 
     Attributes:
-        processor: Its tokenizer, or its processors.
+        processor: Its tokenizer, or its processors; None: it reads images as they are.
         task: Task of the rows; None: they are read for embeddings.
         statement: Its statement about embeddings.
         batch_size: Sequences per batch.
     """
 
-    processor: RowProcessor
+    processor: RowProcessor | None
     task: AnyTask | None
     statement: "SentenceEmbedding | None"
     batch_size: int
@@ -92,6 +92,6 @@ class RowReader:
         return EmbeddingReader(reader, self.statement, reader.max_length).encode(asked)
 
 
-def _media(rows: Rows, processor: RowProcessor) -> Encoded:
+def _media(rows: Rows, processor: RowProcessor | None) -> Encoded:
     made = list(media_batches(rows, processor))
     return encode([arrays for _, arrays in made], np.concatenate([places for places, _ in made]))

@@ -134,7 +134,8 @@ class Prepared:
 
     subject: Subject
     inputs: QuantizeInputs
-    processor: RowProcessor
+    processor: RowProcessor | None
+    """Its tokenizer, or its processors; None: it reads images as they are."""
     data: TaskData
     """The rows."""
     spec: DatasetSpec
@@ -169,11 +170,10 @@ def read_subject(config: QuantizeConfig) -> Subject:
     if task is None and source.statement is not None:
         limit = min(limit, source.statement.max_length)
     _check_lengths(config, limit, package)
-    part = source.model_config.embedding.parts[0].type_name()
-    if part != "word":
+    if "sounds" in forms_read(source.model_config):
         raise InputError(
-            f"package: {package.ref} reads its input by {part!r}, and this job measures answers to "
-            "texts. Serve the package as it is"
+            f"package: {package.ref} reads recordings, and this job measures answers to texts and "
+            "images. Serve the package as it is"
         )
     if not emission.units:
         raise InputError(no_units(source.config["encoder"]["type"]))
@@ -237,8 +237,6 @@ def prepare(config: QuantizeConfig) -> Prepared:
     spec = data_of(config, subject)
     subject, data = _read_data(config, subject, spec)
     processor = open_processor(subject.package.path)
-    if processor is None:
-        raise InputError(f"{subject.package.ref} has no processor to read rows with")
     reader = RowReader(processor, subject.task, subject.source.statement, config.batch_size)
     timing, goal = config.latency, config.goal
     inputs = QuantizeInputs(

@@ -1,13 +1,14 @@
-"""``quantize inspect``: plan, audit, front and rows of a quantized package."""
+"""``quantize inspect`` and ``retime``: read a quantized package, choose again on this host."""
 
 import argparse
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
-from orchestrator.config import StrictModel
+from orchestrator.config import StrictModel, validate_config
 from orchestrator.config.tables import table
 from orchestrator.errors import InputError
+from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.plans import PLAN_FILE, PlanFile
 from orchestrator.quantization.results import (
     PARETO_FILE,
@@ -16,8 +17,10 @@ from orchestrator.quantization.results import (
     ParetoReport,
     QuantizationReport,
 )
+from orchestrator.storage import sha256_bytes
 
-HASH_CHARACTERS = 12
+HASH_CHARACTERS: Final = 12
+JOB_FILE: Final = "job.yaml"
 
 
 class Inspection(StrictModel):
@@ -42,6 +45,11 @@ def register(subparsers: Any) -> None:
     inspect.add_argument("--zoo", default="zoo", help="zoo that holds the package")
     inspect.add_argument("--json", action="store_true", help="print JSON instead of tables")
     inspect.set_defaults(func=run_inspect)
+    retime = verbs.add_parser("retime", help="measure the stored plans here and choose again")
+    retime.add_argument("package", help="name, name@alias or name/v0001")
+    retime.add_argument("--zoo", default="zoo", help="zoo that holds the package")
+    retime.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting")
+    retime.set_defaults(func=run_retime)
 
 
 def run_inspect(options: argparse.Namespace) -> int:
@@ -64,6 +72,51 @@ def run_inspect(options: argparse.Namespace) -> int:
     text = found.model_dump_json() if options.json else "\n".join(in_words(found))
     sys.stdout.write(f"{text}\n")
     return 0
+
+
+def run_retime(options: argparse.Namespace) -> int:
+    """Measure the plans of a package on this host, commit the best as its next version.
+
+    The settings are those of its job. Validation rows and times choose; test rows confirm once.
+
+    Raises:
+        InputError: The package is not quantized.
+        NoPlanError: No plan keeps the goal on this host.
+    """
+    from orchestrator.quantization.runner import run
+
+    result = run(retime_config(options.package, options.zoo, options.overrides))
+    sys.stdout.write(f"{result.model_dump_json()}\n")
+    return 0
+
+
+def retime_config(ref: str, zoo: str, overrides: Sequence[str]) -> QuantizeConfig:
+    """Return the job that chooses again among the measured plans of a package.
+
+    Args:
+        ref: The package.
+        zoo: Its zoo.
+        overrides: Settings of the job to change, ``a.b=c``.
+
+    Raises:
+        InputError: The package is not quantized.
+    """
+    from orchestrator.config.yaml_files import parse_yaml
+    from orchestrator.quantization.backends.hosts import this_host
+    from orchestrator.zoo import Zoo
+
+    package = Zoo(zoo).get(ref)
+    if PLAN_FILE not in package.manifest.files:
+        raise InputError(f"{package.ref} is not quantized: it has no {PLAN_FILE}")
+    text = (package.path / JOB_FILE).read_text(encoding="utf-8")
+    stored, _ = parse_yaml(text, f"{package.ref}/{JOB_FILE}")
+    if not isinstance(stored, dict):
+        raise InputError(f"{package.ref}/{JOB_FILE} holds no settings")
+    host = sha256_bytes(this_host().model_dump_json().encode())[:HASH_CHARACTERS]
+    name = f"retime-{package.name}-{package.version}-{host}"
+    place = {**stored.get("run", {}), "name": name, "zoo": zoo}
+    again = {**stored, "run": place, "front_of": package.ref, "output": package.name}
+    return validate_config(QuantizeConfig, again, f"retime of {package.ref}", overrides)
 
 
 def in_words(found: Inspection) -> Iterator[str]:

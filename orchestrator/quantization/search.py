@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.config import StrictModel
+from orchestrator.errors import InputError
 from orchestrator.quantization import worker
 from orchestrator.quantization.allocator import (
     Predicted,
@@ -52,9 +53,10 @@ from orchestrator.quantization.ranking import (
     pareto,
     ranked,
 )
-from orchestrator.quantization.results import MeasuredArtifact
+from orchestrator.quantization.results import PARETO_FILE, MeasuredArtifact, ParetoReport
 from orchestrator.storage import RunFolder
 from orchestrator.training.compression import Pool
+from orchestrator.zoo import Zoo
 
 CUT_PLANS: Final = 3
 """Plans of the measured front, fastest first, that are tried with each shorter limit."""
@@ -175,9 +177,9 @@ class Search:
 
     def _prices(self) -> Prices:
         """Measure what the knapsack needs; other methods need no prices."""
-        if self.config.method != "front":
+        if self.config.method != "front" or self.config.front_of is not None:
             return Prices({}, {}, {})
-        kinds = self.config.kinds
+        kinds = self.config.allowed
         errors = self.measurements.errors(self.units, kinds)
         roles = self.measurements.latencies("roles", latency_plans(self.units, kinds))
         times = shrunk_times(self.units, kinds, roles)
@@ -193,15 +195,33 @@ class Search:
 
         space = Space(
             units=self.units,
-            kinds=self.config.kinds,
+            kinds=self.config.allowed,
             goal=self.goal,
             options=prices.options,
             front=self._front(prices) if prices.options else [],
-            baselines=named_plans(self.units, self.config.kinds),
+            baselines=named_plans(self.units, self.config.allowed),
             budget=self.config.mixed_plans,
         )
-        METHODS[self.config.method](space, measure)
+        if self.config.front_of is None:
+            METHODS[self.config.method](space, measure)
+        else:
+            measure(self._stored_plans(self.config.front_of))
         return proposed
+
+    def _stored_plans(self, ref: str) -> dict[str, Plan]:
+        """Return the plans that a quantized package was chosen from, with texts at their limit.
+
+        Raises:
+            InputError: The package is not quantized, or is of another model.
+        """
+        package = Zoo(self.config.run.zoo).get(ref)
+        if not package.has(PARETO_FILE):
+            raise InputError(f"front_of: {package.ref} is not quantized: it has no {PARETO_FILE}")
+        points = package.read_model(PARETO_FILE, ParetoReport).points
+        names = {unit.name for unit in self.units}
+        if any(point.plan.keys() != names for point in points):
+            raise InputError(f"front_of: {package.ref} is of another model; its units differ")
+        return {point.name: Plan(point.plan) for point in points if point.length is None}
 
     def _keeps(self, plans: Mapping[str, Plan]) -> dict[str, bool]:
         """Return which plans keep the bounds of quality; without one, those of time."""

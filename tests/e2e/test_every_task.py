@@ -270,21 +270,21 @@ MISSING: dict[tuple[str, str], str] = {
 }
 """Cells that this release does not have, with the reason. They must still fail."""
 REFUSED: dict[tuple[str, str], str] = {
-    ("classification, image", "quantize"): "'patch', and this job measures answers to texts",
     ("classification, image", "serve"): "reads vision, not text",
     ("classification, picture", "continual"): "does not read yet",
     ("classification, audio", "continual"): "does not read yet",
     ("classification, picture", "serve"): "reads vision, not text",
-    ("classification, picture", "quantize"): "'patch', and this job measures answers to texts",
     ("classification, audio", "serve"): "reads audio, not text",
-    ("classification, audio", "quantize"): "this job measures answers to texts",
+    ("classification, audio", "quantize"): "reads recordings",
     ("transcription, decoder", "serve"): "reads audio, not text",
     ("transcription", "serve"): "reads audio, not text",
     ("multiple_choice", "continual"): "holds candidates",
     ("multiple_choice", "select"): "holds candidates",
     **{(name, "select"): NOT_CLASSES for name in NEW_KINDS if name != "multiple_choice"},
     **{(name, "continual"): NOT_CLASSES for name in NEW_KINDS if name != "multiple_choice"},
-    **{(name, "quantize"): "has no classification target" for name in NEW_KINDS},
+    ("generation", "quantize"): "answers no labelled task",
+    ("transcription", "quantize"): "reads recordings",
+    ("transcription, decoder", "quantize"): "reads recordings",
 }
 """Cells that are refused, with what the error says."""
 

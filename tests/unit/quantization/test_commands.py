@@ -6,9 +6,11 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.config import validate_config
+from orchestrator.errors import InputError
 from orchestrator.quantization.artifact import write_package
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.inputs import prepare
+from orchestrator.quantization.inspect_cli import retime_config
 from orchestrator.quantization.search import Search
 from orchestrator.storage import RunFolder
 from orchestrator.zoo import Zoo
@@ -71,7 +73,8 @@ def test_the_data_of_the_suite_are_read_with_its_cap_and_others_without(place):
     assert sum(len(data.split(n)) for n in ("train", "validation", "test")) == 90
 
 
-def test_inspect_shows_plan_audit_front_and_rows(place, capsys):
+def commit_small(place):
+    """Commit an INT8 package of the tiny one, and return what chose it."""
     config = validate_config(QuantizeConfig, settings(place), "test")
     prepared, zoo = prepare(config), Zoo(place / "zoo")
     with RunFolder.open(config, "quantize") as folder:
@@ -81,6 +84,27 @@ def test_inspect_shows_plan_audit_front_and_rows(place, capsys):
     ) as draft:
         write_package(draft.path, config, prepared, choice)
         draft.commit()
+    return choice
+
+
+@pytest.mark.slow
+def test_a_package_is_chosen_again_among_its_measured_plans(place):
+    choice = commit_small(place)
+    config = retime_config("small", str(place / "zoo"), ["goal.max_accuracy_drop=0.9"])
+    assert (config.front_of, config.output, config.package) == ("small/v0001", "small", "tiny")
+    assert config.goal.max_accuracy_drop == 0.9
+    pool = InProcess()
+    with RunFolder.open(config, "quantize") as folder:
+        again = Search(config, prepare(config), folder, pool).run()
+    assert [point.name for point in again.points] == [point.name for point in choice.points]
+    assert "measure_errors" not in pool.calls
+    assert pool.calls.count("measure_latencies") == 1
+    with pytest.raises(InputError, match="is not quantized"):
+        retime_config("tiny", str(place / "zoo"), [])
+
+
+def test_inspect_shows_plan_audit_front_and_rows(place, capsys):
+    choice = commit_small(place)
     words = ["quantize", "inspect", "small", "--zoo", str(place / "zoo")]
     assert main(words) == 0
     shown = capsys.readouterr().out

@@ -15,7 +15,9 @@ from typing import Any, Final, cast, get_args
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 
+from orchestrator.arrays import AnyArray
 from orchestrator.errors import StageError
 from orchestrator.quantization.backends.onnxruntime_cpu.session import OnnxModel, open_session
 from orchestrator.quantization.kinds import FLOAT, KindName
@@ -48,13 +50,24 @@ EVENT_SUFFIX: Final = "_kernel_time"
 SHOWN_PROBLEMS: Final = 8
 
 
+def _sample(session: ort.InferenceSession) -> dict[str, AnyArray]:
+    """Return a batch that a graph reads: tokens, or an image of its size; free sizes are 2."""
+    if any(each.name == "input_ids" for each in session.get_inputs()):
+        return {"input_ids": np.ones((2, 2), np.int32)}
+    shapes = {
+        each.name: [size if isinstance(size, int) else 2 for size in each.shape]
+        for each in session.get_inputs()
+    }
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
 def audit(model: bytes) -> Audit:
     """Execute a model once under the profiler and return the executed operators."""
     with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
         optimized = Path(scratch) / "optimized.onnx"
         session = open_session(model, optimized=optimized, profile=Path(scratch) / "profile")
         runner = OnnxModel(session, batch_invariant=True)
-        runner.predict({"input_ids": np.ones((2, 2), np.int32)})
+        runner.predict(_sample(session))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         graph = onnx.load(optimized).graph
     executed = list(_executed(events))
