@@ -20,7 +20,11 @@ from typing import Any, TypeVar
 
 from orchestrator.cluster.observe.mailbox import Mailbox, rebuild_error
 from orchestrator.cluster.preload import Preload
-from orchestrator.cluster.processes import class_path
+from orchestrator.cluster.processes import (
+    ACCELERATED_BACKEND,
+    COLLECTIVE_TIMEOUT_S,
+    class_path,
+)
 from orchestrator.cluster.session import RaySession, ask_for, session_for
 from orchestrator.cluster.spares import Spares, preload_for
 from orchestrator.cluster.worker import Assignment, Ended, train_loop
@@ -33,10 +37,6 @@ logger = logging.getLogger(__name__)
 
 NEVER_S = 60.0  # not used by a group of fixed size
 POLL_S = 0.2  # how often the driver empties the mailbox
-ACCELERATED_BACKEND = "cpu:gloo,cuda:nccl"
-"""Backend of a group with accelerators; hosts add what they know without their devices
-(``training/engines/reductions.py``)."""
-COLLECTIVE_TIMEOUT_S = 300  # a rank that waits longer than this for the others gives up
 RAY_STORAGE = ".ray-"
 """Folder of Ray Train's own records: a new one per launch, because Ray cannot start from a
 damaged one. Everything that a run needs to resume is in its checkpoints."""

@@ -8,6 +8,10 @@ import time
 from typing import Any
 
 ORPHAN_POLL_S = 1.0
+ACCELERATED_BACKEND = "cpu:gloo,cuda:nccl"
+"""Backend of a group with accelerators; hosts add what they know without their devices
+(``training/engines/reductions.py``)."""
+COLLECTIVE_TIMEOUT_S = 300  # a rank that waits longer than this for the others gives up
 
 
 def prepare_process(*, accelerated: bool) -> None:

@@ -11,16 +11,20 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from orchestrator.cluster.environment import temporary_defaults
+from orchestrator.cluster.peers import RayPeers, peers_of_actor
 from orchestrator.cluster.processes import class_path, load_named
-from orchestrator.config import ClusterSection, StrictModel
+from orchestrator.config import ClusterSection, StrictModel, TrialClusterSection
 from orchestrator.training.events import EPOCH_RESULT, NewTrial
+
+if TYPE_CHECKING:  # it imports torch, which this process may not need
+    from orchestrator.training.worker_context import Peers
 
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our journal holds the results
@@ -56,6 +60,15 @@ class EpochTrial(Protocol):
         ...
 
 
+@runtime_checkable
+class SharedTrial(Protocol):
+    """A trial that can do its work with several workers; others use the first one alone."""
+
+    def share(self, peers: "Peers") -> None:
+        """Take the other workers; called before the first step."""
+        ...
+
+
 class TrialQueue(Protocol):
     """A Tune ``TrialScheduler`` that makes trials as it goes, pauses them and resumes them later.
 
@@ -78,11 +91,17 @@ class EpochTrainable(tune.Trainable):  # type: ignore[misc]
     """
 
     _trial: EpochTrial
+    _peers: RayPeers | None = None
+    """Other workers of this actor's trials; they stay with it."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Make the trial."""
         payload = load_named(config["payload_class"]).model_validate_json(config["payload"])
         self._trial = load_named(config["target"])(payload)
+        if isinstance(self._trial, SharedTrial):
+            self._peers = self._peers or peers_of_actor()
+            if self._peers is not None:
+                self._trial.share(self._peers)
 
     def step(self) -> dict[str, Any]:
         """Advance one epoch."""
@@ -159,9 +178,7 @@ def _fit(
     cluster: ClusterSection,
     callbacks: list[tune.Callback],
 ) -> tune.ResultGrid:
-    takes = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-    chosen = {"bundle_label_selector": [cluster.labels]} if cluster.labels else {}
-    trainable = tune.with_resources(EpochTrainable, tune.PlacementGroupFactory([takes], **chosen))
+    trainable = tune.with_resources(EpochTrainable, _places(cluster))
     config.reuse_actors = True
     config.trial_name_creator = config.trial_dirname_creator = _trial_name
     # A failed trial is the caller's to report: here it may be expected, and is in the outcome.
@@ -179,6 +196,14 @@ def _fit(
                 verbose=0,
             ),
         ).fit()
+
+
+def _places(cluster: ClusterSection) -> tune.PlacementGroupFactory:
+    """Return what a trial reserves: the same for each of its workers."""
+    takes = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    workers = cluster.workers_per_trial if isinstance(cluster, TrialClusterSection) else 1
+    chosen = {"bundle_label_selector": [cluster.labels] * workers} if cluster.labels else {}
+    return tune.PlacementGroupFactory([takes] * workers, **chosen)
 
 
 class _Queue(Searcher):  # type: ignore[misc]

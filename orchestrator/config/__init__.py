@@ -8,6 +8,7 @@ from orchestrator.config.job import (
     JobResult,
     Name,
     RunSection,
+    TrialClusterSection,
 )
 from orchestrator.config.load import dump_yaml, json_schema, load_config, validate_config
 from orchestrator.config.messages import did_you_mean, nearest
@@ -22,6 +23,7 @@ __all__ = [
     "Name",
     "RunSection",
     "StrictModel",
+    "TrialClusterSection",
     "collect_problems",
     "did_you_mean",
     "dump_yaml",

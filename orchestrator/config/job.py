@@ -70,6 +70,29 @@ class ClusterSection(StrictModel):
                 )
 
 
+class TrialClusterSection(ClusterSection):
+    """A cluster for trials: ``workers`` is how many of them must fit at once."""
+
+    workers_per_trial: int = Field(1, ge=1)
+    """Worker processes of one trial. Each takes ``cpus_per_worker`` and ``gpus_per_worker``; they
+    share the rows of each step and add their gradients."""
+
+    def problems(self) -> Iterable[Problem]:
+        """A trial of several workers needs something for each of them."""
+        yield from super().problems()
+        if self.workers_per_trial == 1:
+            return
+        if not (self.cpus_per_worker or self.gpus_per_worker):
+            yield Problem("workers_per_trial", "needs workers that take CPUs or GPUs. Set 1")
+        if not self.gpus_per_worker.is_integer():
+            yield Problem(
+                "gpus_per_worker",
+                f"{self.gpus_per_worker:g} with workers_per_trial {self.workers_per_trial}: "
+                "workers that exchange gradients cannot share a GPU. Give each whole ones, or "
+                "set workers_per_trial to 1",
+            )
+
+
 class ElasticClusterSection(ClusterSection):
     """A cluster whose nodes come and go: the number of workers follows, within bounds.
 

@@ -18,6 +18,7 @@ from orchestrator.selection.candidates import (
     sort_out,
 )
 from orchestrator.selection.config import BenchmarkConfig
+from orchestrator.selection.costs.forecast import trial_lines
 from orchestrator.selection.matrix.facts import DatasetFacts
 from orchestrator.selection.matrix.files import read_matrix, write_matrix
 from orchestrator.selection.matrix.performance import MeasuredCell, PerformanceMatrix
@@ -30,6 +31,7 @@ from orchestrator.selection.trials.runner import (
     remove_states,
     state_folder,
     train_trials,
+    trial_session,
 )
 from orchestrator.storage import RunFolder
 from orchestrator.storage.uris import absolute
@@ -124,8 +126,6 @@ def run(config: BenchmarkConfig) -> JobResult:
 
 def _train_cells(config: BenchmarkConfig, plan: BenchmarkPlan, journal: Journal) -> None:
     """Train the cells that have no final row yet."""
-    from orchestrator.cluster.session import session_for
-
     epochs = config.fine_tune.epochs
     ended = {row.trial for row in journal.rows if row.rung == epochs or row.error}
     payloads = {
@@ -146,8 +146,7 @@ def _train_cells(config: BenchmarkConfig, plan: BenchmarkPlan, journal: Journal)
     }
     if not payloads:
         return
-    workers = min(config.cluster.workers, len(payloads))
-    with session_for(config.cluster, workers):
+    with trial_session(config.cluster, len(payloads)):
         errors = train_trials(
             payloads,
             journal,
@@ -243,6 +242,7 @@ def describe_benchmark(config: BenchmarkConfig) -> str:
         *(f"  {package.ref} ({package.kind})" for package in packages),
         *(f"  {spec.source}" for spec in config.datasets),
         *left_out,
+        *trial_lines(config.cluster),
         f"  {cells} cells x {config.fine_tune.epochs} epochs = "
         f"{cells * config.fine_tune.epochs} epochs; packages {sizes:.1f} MiB",
         f"  matrix: {config.matrix}"

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from orchestrator.config import JobConfig, StrictModel
+from orchestrator.config import JobConfig, StrictModel, TrialClusterSection
 from orchestrator.config.changes import PLACES, Change, Changes, Effect
 from orchestrator.config.job import Name
 from orchestrator.config.registry import NameOf
@@ -27,6 +27,7 @@ ALL = "all"
 
 CHANGES: Changes = {
     **PLACES,
+    "cluster.workers_per_trial": Change(Effect.NOISE, "the same sum of gradients in other parts"),
     "fine_tune.eval_batch_size": Change(Effect.ROUNDING, "speed of evaluations"),
 }
 """Settings that may change when a run goes on; others decide the result."""
@@ -41,6 +42,8 @@ class BenchmarkConfig(JobConfig):
 
     changes: ClassVar[Changes] = CHANGES
 
+    cluster: TrialClusterSection = TrialClusterSection()
+    """The Ray cluster, and what each trial takes there."""
     packages: tuple[str, ...] = Field((ALL,), min_length=1)
     """Package references; `all`: pretrained and imported ones, `all:<kind>`: those of one kind."""
     datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
@@ -60,6 +63,7 @@ class BenchmarkConfig(JobConfig):
         """Check the package entries and that no benchmark set is listed twice."""
         yield from _entry_problems("packages", self.packages)
         yield from _task_problems(self.task)
+        yield from _share_problems(self.fine_tune, self.cluster)
         sources = [spec.source for spec in self.datasets]
         for place, source in enumerate(sources):
             if source in sources[:place]:
@@ -140,6 +144,8 @@ class SelectConfig(JobConfig):
 
     changes: ClassVar[Changes] = CHANGES
 
+    cluster: TrialClusterSection = TrialClusterSection()
+    """The Ray cluster, and what each trial takes there."""
     target: DatasetSpec
     """The labelled data to select for; it must not be a column of the matrix."""
     task: TaskKind | None = None
@@ -182,6 +188,7 @@ class SelectConfig(JobConfig):
         """Check the package entries, the budget, and what the paper's mode needs."""
         yield from _entry_problems("candidates", self.candidates)
         yield from _task_problems(self.task)
+        yield from _share_problems(self.fine_tune, self.cluster)
         budget, least = self.budget.epochs, self.finish_top * self.fine_tune.epochs
         models = "one model" if self.finish_top == 1 else f"{self.finish_top} models"
         if budget is not None and budget < least:
@@ -250,6 +257,17 @@ class SelectConfig(JobConfig):
 def _task_problems(task: TaskConfig | None) -> Iterable[Problem]:
     if task is not None and (reason := refusal(task.type_name())) is not None:
         yield Problem("task", reason)
+
+
+def _share_problems(fine_tune: FineTuneConfig, cluster: TrialClusterSection) -> Iterable[Problem]:
+    """The workers of a trial take equal parts of a step's rows."""
+    rows, workers = fine_tune.global_batch_size, cluster.workers_per_trial
+    if rows % workers:
+        yield Problem(
+            "fine_tune.global_batch_size",
+            f"{rows} does not divide over {workers} workers (cluster.workers_per_trial). Use "
+            f"{max(workers, rows // workers * workers)}.",
+        )
 
 
 def _entry_problems(path: str, entries: tuple[str, ...]) -> Iterable[Problem]:

@@ -21,7 +21,7 @@ from orchestrator.selection.candidates import (
 )
 from orchestrator.selection.config import RecallConfig, SelectConfig
 from orchestrator.selection.costs.constraints import within_constraints
-from orchestrator.selection.costs.forecast import forecast_lines, planned_rungs
+from orchestrator.selection.costs.forecast import forecast_lines, planned_rungs, trial_lines
 from orchestrator.selection.halving import fit_to_budget, rung_sizes
 from orchestrator.selection.matrix.facts import is_tagged
 from orchestrator.selection.matrix.files import read_matrix, write_matrix
@@ -225,6 +225,7 @@ def describe_selection(config: SelectConfig) -> str:
             f"  history: {len(history.datasets)} data sets, policy {decider.name}",
             f"  recall: {passes} forward passes, keeps {pool} of {count}",
             f"  halving: {rungs.in_words(sizes)}; brute force {count * rungs.epochs}",
+            *trial_lines(config.cluster),
             *forecast_lines(config, matrix, candidates, passes=passes, sizes=sizes, rows=rows),
             *objective_lines(config.objective, config.finish_top),
             f"  package: {config.package}",

@@ -33,6 +33,7 @@ from orchestrator.selection.trials.runner import (
     remove_states,
     run_selection,
     state_folder,
+    trial_session,
 )
 from orchestrator.selection.trials.source import Phase, TrialSource
 from orchestrator.storage import RunFolder, atomic_write_json
@@ -70,20 +71,20 @@ def run(config: SelectConfig) -> JobResult:
 
 
 def _select(config: SelectConfig, folder: RunFolder) -> Package:
-    from orchestrator.cluster.session import session_for
     from orchestrator.cluster.tasks import TaskPool
     from orchestrator.data.rows.same_rows import require_same_rows
 
     plan = plan_selection(config, folder)
     require_same_rows(folder, {plan.task.name: plan.task})
     journal = Journal(folder.path / JOURNAL_NAME)
-    with session_for(config.cluster, min(config.cluster.workers, len(plan.packages))) as session:
+    with trial_session(config.cluster, len(plan.packages)) as session:
         slots = slots_of(config.cluster, session.cpus, session.gpus)
         limit = open_limit(config, plan, folder, journal.rows, slots)
         for line in plan_lines(config, plan, slots):
             logger.info("%s", line)
         # On a cluster that others share, the CPUs beside a process are not known to be free.
-        shared = int(slots) if session.private else 1
+        alone = session.private and config.cluster.workers_per_trial == 1
+        shared = int(slots) if alone else 1
         try:
             found = _halve(config, plan, folder, journal, limit, shared)
         except StageError as error:

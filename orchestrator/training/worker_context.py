@@ -5,6 +5,7 @@ Stages are written against :class:`WorkerContext` alone and import neither Ray n
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -221,6 +222,30 @@ class WorkerContext(Protocol):
 
     def should_stop(self) -> bool:
         """Return whether the driver asked to stop; rank 0 alone answers True."""
+        ...
+
+
+class Peers(Protocol):
+    """Ranks 1 and more of a group whose rank 0 is this process."""
+
+    def start(self, follower: str) -> WorkerContext:
+        """Start them, unless they run, and return this process's view of the group.
+
+        Args:
+            follower: ``module:Class`` of what each of them makes of its own `WorkerContext`.
+        """
+        ...
+
+    def doing(self, method: str, *arguments: str | float | None) -> AbstractContextManager[None]:
+        """Call a method of each follower while this process does its own part in the block.
+
+        When the block ends, they have ended as well. A failure on any rank ends the peers; they
+        are started again when they are next asked for.
+
+        Raises:
+            Exception: What the block or a follower raised.
+            RuntimeError: A peer was lost, or does not answer.
+        """
         ...
 
 

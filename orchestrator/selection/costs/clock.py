@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from orchestrator.config import ClusterSection, StrictModel
+from orchestrator.config import StrictModel, TrialClusterSection
 from orchestrator.selection.costs.config import PricesConfig
 from orchestrator.storage import RunFolder
 
@@ -109,7 +109,7 @@ def money_of(attempts: Sequence[Attempt]) -> float | None:
     return sum(a.seconds * a.slots * p for a, p in zip(attempts, prices, strict=True))
 
 
-def slots_of(cluster: ClusterSection, cpus: float, gpus: float) -> float:
+def slots_of(cluster: TrialClusterSection, cpus: float, gpus: float) -> float:
     """Trials that fit at once on a cluster, at least one.
 
     Args:
@@ -117,21 +117,27 @@ def slots_of(cluster: ClusterSection, cpus: float, gpus: float) -> float:
         cpus: CPUs of the cluster.
         gpus: Its GPUs.
     """
+    return float(max(1, trials_that_fit(cluster, cpus, gpus)))
+
+
+def trials_that_fit(cluster: TrialClusterSection, cpus: float, gpus: float) -> int:
+    """Trials that fit at once, as `slots_of`; 0 where none does, 1 if they reserve nothing."""
+    workers = cluster.workers_per_trial
     fits = [
-        math.floor(have / takes + ROUNDING)  # 1 // 0.1 is 9
+        math.floor(have / (takes * workers) + ROUNDING)  # 1 // 0.1 is 9
         for have, takes in ((cpus, cluster.cpus_per_worker), (gpus, cluster.gpus_per_worker))
         if takes > 0
     ]
-    return float(max(1, min(fits, default=1)))
+    return min(fits, default=1)
 
 
-def slot_price(cluster: ClusterSection, prices: PricesConfig) -> float | None:
-    """Price of one slot for one second; None without prices."""
+def slot_price(cluster: TrialClusterSection, prices: PricesConfig) -> float | None:
+    """Price of one slot for one second, of all workers of a trial; None without prices."""
     if prices.cpu_hour is None and prices.gpu_hour is None:
         return None
     hour = cluster.cpus_per_worker * (prices.cpu_hour or 0.0)
     hour += cluster.gpus_per_worker * (prices.gpu_hour or 0.0)
-    return hour / 3600
+    return cluster.workers_per_trial * hour / 3600
 
 
 def _attempts(folder: RunFolder) -> tuple[Attempt, ...]:

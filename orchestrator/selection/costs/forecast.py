@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.config import ClusterSection
+from orchestrator.config import TrialClusterSection
 from orchestrator.config.tables import table
-from orchestrator.selection.costs.clock import slot_price, slots_of
+from orchestrator.errors import InputError
+from orchestrator.selection.costs.clock import slot_price, slots_of, trials_that_fit
 from orchestrator.selection.costs.config import BudgetConfig
 from orchestrator.selection.costs.epoch_times import FORWARD_SHARE, EpochTimes, times_of_matrix
 from orchestrator.selection.halving import rung_sizes
@@ -126,11 +127,37 @@ class Forecast:
         return "unknown until the first rung; the matrix has no times"
 
 
-def expected_slots(cluster: ClusterSection) -> float:
+def expected_slots(cluster: TrialClusterSection) -> float:
     """Trials that fit at once, as far as that is known before a cluster is connected."""
-    if cluster.address is not None or "RAY_ADDRESS" in os.environ or cluster.gpus_per_worker:
+    if _elsewhere(cluster) or cluster.gpus_per_worker:
         return float(cluster.workers)
     return slots_of(cluster, float(os.cpu_count() or 1), 0.0)
+
+
+def trial_lines(cluster: TrialClusterSection) -> list[str]:
+    """Line of the plan about trials of several workers; none for trials of one.
+
+    Raises:
+        InputError: They can never fit on this machine.
+    """
+    workers = cluster.workers_per_trial
+    if workers == 1:
+        return []
+    cpus = len(os.sched_getaffinity(0))
+    one_gpu_each = cluster.model_copy(update={"gpus_per_worker": 0.0})
+    if not _elsewhere(cluster) and trials_that_fit(one_gpu_each, cpus, 0.0) < cluster.workers:
+        raise InputError(
+            f"cluster.workers_per_trial: {cluster.workers} × {workers} × "
+            f"{cluster.cpus_per_worker:g} CPU asked, {cpus} CPUs on this machine. Lower it or "
+            "cluster.workers, or set cluster.address to a larger cluster."
+        )
+    fits = "at least " if _elsewhere(cluster) or cluster.gpus_per_worker else ""
+    return [f"  trials: {workers} workers each, {fits}{expected_slots(cluster):g} at once"]
+
+
+def _elsewhere(cluster: TrialClusterSection) -> bool:
+    """Return whether a cluster is connected to, whose size is not known yet."""
+    return cluster.address is not None or "RAY_ADDRESS" in os.environ
 
 
 def forecast_lines(
@@ -199,7 +226,7 @@ def planned_times(
         matrix,
         models,
         rows.train,
-        steps_per_epoch=steps_per_epoch(rows.train, config.fine_tune),
+        steps_per_epoch=steps_of(config, rows.train),
         evaluation=rows.evaluation(config.fine_tune),
     )
 
@@ -214,13 +241,19 @@ def planned_rungs(config: "SelectConfig", rows: int | None) -> Rungs:
     Raises:
         InputError: The first rung in steps is not shorter than an epoch.
     """
-    steps = None if rows is None else steps_per_epoch(rows, config.fine_tune)
+    steps = None if rows is None else steps_of(config, rows)
     rungs = Rungs(config.fine_tune.epochs, config.halving.first_rung_steps, steps)
     rungs.require_shorter()
     return rungs
 
 
-def steps_per_epoch(rows: int, fine_tune: "FineTuneConfig") -> int:
+def steps_of(config: "SelectConfig", rows: int) -> int:
+    """Optimizer steps of one epoch of any candidate, of ``rows`` training rows."""
+    return steps_per_epoch(rows, config.fine_tune, config.cluster.workers_per_trial)
+
+
+def steps_per_epoch(rows: int, fine_tune: "FineTuneConfig", workers: int = 1) -> int:
     """Optimizer steps in which ``rows`` training rows are read once, as the fine-tuner counts."""
     used = min(rows, fine_tune.max_train_rows or rows)
-    return -(-used // min(fine_tune.global_batch_size, used))
+    share = max(1, min(fine_tune.global_batch_size, used) // workers)
+    return -(-used // (share * workers))

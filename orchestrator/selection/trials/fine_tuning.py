@@ -22,7 +22,7 @@ from orchestrator.selection.rungs import Rungs
 from orchestrator.selection.target_tasks import TargetTask
 from orchestrator.selection.ties.row_scores import row_scores, write_row_scores
 from orchestrator.selection.trials.failures import reason_of, repeats
-from orchestrator.selection.trials.loading import held, hold, package_of, task_of
+from orchestrator.selection.trials.loading import held, hold, lesson_for, package_of
 from orchestrator.selection.trials.rates import RateTrials
 from orchestrator.selection.trials.starting import clock
 from orchestrator.selection.trials.threads import more_threads, slots_used
@@ -34,7 +34,7 @@ from orchestrator.zoo.suite import TaskSpec
 if TYPE_CHECKING:
     from orchestrator.modeling.model import Model
     from orchestrator.training.finetune.finetuner import FineTuner
-    from orchestrator.training.finetune.lessons import Lesson
+    from orchestrator.training.worker_context import Peers
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ class FineTuneTrial:
         self._epoch = self._payload.start
         self._last = Rungs(payload.fine_tune.epochs, payload.first_rung_steps).count
         self._tuner: FineTuner | None = None
+        self._peers: Peers | None = None
         self._failed = False
         self._rates = RateTrials(
             self._state,
@@ -105,6 +106,10 @@ class FineTuneTrial:
             self._goodness,
             self._payload.first_rung_steps,
         )
+
+    def share(self, peers: "Peers") -> None:
+        """Train with other workers, which share the rows of each step."""
+        self._peers = peers
 
     @property
     def _package(self) -> Package:
@@ -147,7 +152,7 @@ class FineTuneTrial:
     def save(self, folder: Path) -> None:
         """Write the position of this trial; the state itself is committed by `step`."""
         (folder / POSITION_NAME).write_text(json.dumps({"epoch": self._epoch}))
-        if self._tuner is not None:
+        if self._tuner is not None and self._peers is None:  # peers keep no more than one
             hold(self._payload.state, self._tuner)
 
     def load(self, folder: Path) -> None:
@@ -249,6 +254,7 @@ class FineTuneTrial:
             folder: The files.
             learning_rate: To be tried; None: the one that was chosen, or that of the config.
         """
+        from orchestrator.selection.trials.group import SharedTraining, lead
         from orchestrator.training.engines.torch_engines import SingleEngine
         from orchestrator.training.finetune.finetuner import FineTuner, Place
         from orchestrator.training.learning_rates import rate_for
@@ -263,28 +269,25 @@ class FineTuneTrial:
             rate = rate_for(Zoo(payload.zoo), self._package, lora=config.lora is not None)
             logger.info("%s: learning rate %g, for %s", payload.trial, rate.value, rate.reason)
             config = config.model_copy(update={"learning_rate": rate.value})
-        tuner = FineTuner(
-            folder,
-            [self._lesson()],
-            config,
-            payload.seed,
-            place=Place(
+        if self._peers is not None:
+            shared = SharedTraining(
+                package=str(folder),
+                task=payload.task,
+                asked=payload.asked,
+                fine_tune=config,
+                seed=payload.seed,
+                precision=payload.precision,
+            )
+            tuner = lead(self._peers, shared)
+        else:
+            place = Place(
                 device=reserved_device(payload.gpus),
                 build_engine=functools.partial(SingleEngine, precision=payload.precision),
-            ),
-        )
+            )
+            lessons = [lesson_for(payload.task, payload.asked)]
+            tuner = FineTuner(folder, lessons, config, payload.seed, place=place)
         _require_finite(tuner.model)
         return tuner
-
-    def _lesson(self) -> "Lesson":
-        """The rows, and what is asked about them."""
-        from orchestrator.training.finetune.lessons import Lesson, lesson_of
-
-        asked, spec = self._payload.asked, self._payload.task
-        if asked is None:
-            return lesson_of(task_of(spec))
-        data = task_of(spec, asked.kind)
-        return Lesson(asked.answering(data), data)
 
     def _goodness(self, score: float) -> float | None:
         """The score on the scale of decisions; None: as it is."""

@@ -9,12 +9,13 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from orchestrator.data.spec import DatasetSpec
-from orchestrator.selection.target_tasks import label_form
+from orchestrator.selection.target_tasks import TargetTask, label_form
 from orchestrator.zoo import Package, Zoo
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import TaskData
     from orchestrator.training.finetune.finetuner import FineTuner
+    from orchestrator.training.finetune.lessons import Lesson
 
 HELD_WEIGHTS = 20_000_000
 """Weights of paused trainings that a process keeps, at most; with their optimizer 16 bytes each."""
@@ -37,6 +38,16 @@ def _task(spec: str, kind: str) -> "TaskData":
     from orchestrator.data.sources.opening import load_task
 
     return load_task(DatasetSpec.model_validate_json(spec), form=label_form(kind))
+
+
+def lesson_for(spec: DatasetSpec, asked: TargetTask | None) -> "Lesson":
+    """Return the rows of a task, and what is asked about them; None: classification by accuracy."""
+    from orchestrator.training.finetune.lessons import Lesson, lesson_of
+
+    if asked is None:
+        return lesson_of(task_of(spec))
+    data = task_of(spec, asked.kind)
+    return Lesson(asked.answering(data), data)
 
 
 def hold(state: str, tuner: "FineTuner") -> None:

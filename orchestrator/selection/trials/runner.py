@@ -3,27 +3,44 @@
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.config import ClusterSection
+from orchestrator.config import TrialClusterSection
 from orchestrator.selection.results import EpochResult
 from orchestrator.selection.rungs import whole
 from orchestrator.selection.trials.fine_tuning import TRIAL, TrialPayload
 from orchestrator.selection.trials.journal import Journal
 
 if TYPE_CHECKING:
+    from orchestrator.cluster.session import RaySession
     from orchestrator.selection.costs.limits import BudgetLimit
     from orchestrator.selection.trials.source import TrialSource
 
 JOURNAL_NAME = "trials.jsonl"
 
 
+def trial_session(
+    cluster: TrialClusterSection, trials: int
+) -> "AbstractContextManager[RaySession]":
+    """Return a session with room for the trials that run at once.
+
+    Args:
+        cluster: The cluster, and what each trial takes.
+        trials: How many there are in all.
+    """
+    from orchestrator.cluster.session import session_for
+
+    at_once, each = min(cluster.workers, trials), cluster.workers_per_trial
+    name = "cluster.workers" if each == 1 else "cluster.workers × cluster.workers_per_trial"
+    return session_for(cluster, at_once * each, name)
+
+
 def train_trials(
     payloads: Mapping[str, TrialPayload],
     journal: Journal,
-    cluster: ClusterSection,
+    cluster: TrialClusterSection,
     *,
     title: tuple[str, str],
     total: int,
@@ -57,7 +74,7 @@ def run_selection(
     source: "TrialSource",
     journal: Journal,
     limit: "BudgetLimit",
-    cluster: ClusterSection,
+    cluster: TrialClusterSection,
     *,
     title: tuple[str, str],
     total: int,

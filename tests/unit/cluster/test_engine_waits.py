@@ -6,7 +6,7 @@ from torch import distributed
 from torch.distributed.distributed_c10d import BackendConfig
 
 from orchestrator.cluster.engines import build_engine, sharded
-from orchestrator.cluster.launcher import ACCELERATED_BACKEND
+from orchestrator.cluster.processes import ACCELERATED_BACKEND
 from orchestrator.training.config import EngineConfig, OptimizerConfig, TrainConfig
 from orchestrator.training.engines import on_device, reductions, torch_engines
 from orchestrator.training.loop import Hooks, train

@@ -89,7 +89,7 @@ ZERO_NAMES = {
 CLASS_CHANGES = {("orchestrator/cluster/trainer.py", name) for name in ("policy", "failures")}
 """(file, variable) of objects of Ray whose ``__class__`` is replaced."""
 
-STANDARD = frozenset({"_exit", "__name__", "__module__", "__class__"})
+STANDARD = frozenset({"_exit", "__name__", "__module__", "__class__", "__cause__"})
 """Names of Python's own that begin with an underscore."""
 
 
