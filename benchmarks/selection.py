@@ -11,7 +11,8 @@ The curves are not part of this project: `nlp_convergence_curves.csv`, converted
 github.com/plasware/OLML-DEMO.
 
 Run: `python benchmarks/selection.py [DATA] [--only replay] [--write]`, DATA being the folder of
-the curves (about 6 minutes; `--without-tune` takes 20 seconds).
+the curves (about 6 minutes; `--without-tune` takes 20 seconds and keeps the page's rows of ASHA and
+HyperBand, which no rule of selection changes).
 """
 
 import argparse
@@ -84,7 +85,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="?", type=Path, default=DATA)
     parser.add_argument("--only", choices=PARTS, help="one part")
-    parser.add_argument("--without-tune", action="store_true", help="no ASHA, no HyperBand")
+    parser.add_argument("--without-tune", action="store_true", help="start no ASHA, no HyperBand")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     options = parser.parse_args()
     for name, (heading, part) in PARTS.items():
@@ -121,7 +122,8 @@ def replay_part(options: argparse.Namespace) -> str:
             float(np.mean([result.recall_regret == 0 for result in results])),
         )
     head = f"{len(targets)} targets, 39 models, 5 epochs each. {COLUMNS}\n"
-    return "\n".join([head, *_cost_table(rows), "", *_gates(rows), "", *_calibration(matrix)])
+    table = _cost_table(rows, _stored_rows())
+    return "\n".join([head, *table, "", *_gates(rows), "", *_calibration(matrix)])
 
 
 def upper_bound(difference: FloatArray) -> float:
@@ -130,7 +132,15 @@ def upper_bound(difference: FloatArray) -> float:
     return float(np.quantile(difference[drawn].mean(axis=1), 0.95))
 
 
-def _cost_table(rows: Mapping[str, Row]) -> list[str]:
+def _stored_rows() -> dict[str, str]:
+    """Method to its line in the table of the page."""
+    page = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+    part = page.partition(f"## {PARTS['replay'][0]}\n")[2].partition("\n## ")[0].splitlines()
+    return {name: line for line in part for name in METHODS if line.startswith(f"| {name} |")}
+
+
+def _cost_table(rows: Mapping[str, Row], stored: Mapping[str, str]) -> list[str]:
+    """A line per method; of one that was not played the stored line, if there is one."""
     bases = [name for name in BASES if name in rows]
     lines = [
         "| method | epochs, mean (most) | share of brute force | regret, mean / median "
@@ -140,7 +150,11 @@ def _cost_table(rows: Mapping[str, Row]) -> list[str]:
         "| --- " * (5 + len(bases)) + "|",
     ]
     everything = rows["brute force"].epochs.mean()
-    for name, row in rows.items():
+    for name in METHODS:
+        if name not in rows:
+            lines += [stored[name]] if name in stored else []
+            continue
+        row = rows[name]
         cells = [
             name,
             f"{row.epochs.mean():.1f} ({row.epochs.max():g})",
