@@ -164,7 +164,7 @@ class FineTuneTrial:
         rates: tuple[JournalRow, ...] = ()
         if self._payload.learning_rates and not rows:
             self._tuner, rates = self._rates.best()
-        asked = time.perf_counter()
+        asked = time.perf_counter() - self._rates.loading_s
         tuner = self._tuner if rates and self._tuner else self.tuner_after(len(rows))
         startup, started = clock.seconds(asked), time.perf_counter()
         steps_before, rung, rungs = tuner.steps_done, len(rows) + 1, self._rungs(tuner)

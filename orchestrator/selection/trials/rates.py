@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import StageError
 from orchestrator.selection.results import EpochResult, JournalRow
 from orchestrator.selection.trials.failures import reason_of, repeats
+from orchestrator.selection.trials.starting import clock
 from orchestrator.storage import staged, verify_folder
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class RateTrials:
         make: Returns the training at its first step, with a rate.
         goodness: Returns a score on the scale of decisions; None: as it is.
         first_rung: Optimizer steps of the first rung; None: it is a whole epoch.
+
+    Attributes:
+        loading_s: Seconds in which the best training was built again.
     """
 
     def __init__(
@@ -80,7 +84,7 @@ class RateTrials:
     ) -> None:
         self._folder = state.with_name(f"{state.name}~rates")
         self._trial, self._rates, self._make, self._goodness = trial, rates, make, goodness
-        self._first_rung = first_rung
+        self._first_rung, self.loading_s = first_rung, 0.0
         self._last: tuple[float, FineTuner] | None = None
 
     def best(self) -> "tuple[FineTuner, tuple[JournalRow, ...]]":
@@ -100,8 +104,10 @@ class RateTrials:
         logger.info("%s: learning rate %g of %d", self._trial, rate, len(rows))
         if self._last is not None and self._last[0] == rate:
             return self._last[1], journal
+        begun = time.perf_counter()
         tuner = self._make(rate)
         tuner.load(self._place(rows.index(chosen)) / TRAINER)
+        self.loading_s = time.perf_counter() - begun
         return tuner, journal
 
     def tried(self) -> tuple[JournalRow, ...]:
@@ -139,7 +145,7 @@ class RateTrials:
     def _train(self, rate: float) -> "tuple[EpochResult, FineTuner]":
         begun = time.perf_counter()
         tuner = self._make(rate)
-        started = time.perf_counter()
+        startup, started = clock.seconds(begun), time.perf_counter()
         tuner.train_epoch(steps_of_a_rate(tuner.steps_per_epoch, self._first_rung))
         trained = time.perf_counter()
         measured = tuner.evaluate("validation")
@@ -154,7 +160,7 @@ class RateTrials:
             steps=tuner.steps_done,
             seconds=time.perf_counter() - started,
             evaluation_s=time.perf_counter() - trained,
-            startup_s=started - begun,
+            startup_s=startup,
         )
         return row, tuner
 

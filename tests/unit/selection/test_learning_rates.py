@@ -1,5 +1,7 @@
 """Learning rates tried in the first epoch, without Ray."""
 
+import time
+
 import pytest
 
 from orchestrator.errors import ConfigError
@@ -8,7 +10,7 @@ from orchestrator.selection.costs.accounting import _chosen_steps
 from orchestrator.selection.halving import fit_to_budget
 from orchestrator.selection.planning import describe_selection, plan_selection
 from orchestrator.selection.policies.sh import Halving
-from orchestrator.selection.trials import rates
+from orchestrator.selection.trials import rates, starting
 from orchestrator.selection.trials.fine_tuning import FineTuneTrial, TrialPayload
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.selection.trials.rates import extra_epochs, steps_of_a_rate
@@ -47,6 +49,21 @@ def test_the_best_rate_goes_on_from_its_own_state(world, tmp_path):
     assert not list(tmp_path.glob("*~rates"))
     again = FineTuneTrial(payload(world, tmp_path / "state", start=1)).step()
     assert (again.rung, again.learning_rate, again.rates) == (2, row.learning_rate, ())
+
+
+def test_start_up_is_counted_once_and_the_way_back_to_the_best_rate_too(
+    world, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(starting.clock, "_uncounted_since", time.perf_counter() - 100.0)
+    begun = time.perf_counter()
+    row = FineTuneTrial(payload(world, tmp_path / "state")).step()
+    passed = time.perf_counter() - begun
+    assert row.learning_rate == RATES[1], "the last one is not at hand"
+    first, *others = row.rates
+    assert 100.0 < first.startup_s < 100.0 + passed
+    assert row.startup_s > 0
+    counted = sum(each.seconds + each.startup_s for each in (*others, row)) + first.seconds
+    assert counted < passed
 
 
 def test_a_killed_trial_tries_no_rate_twice(world, tmp_path, monkeypatch):
