@@ -12,6 +12,7 @@ from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.inputs import prepare
 from orchestrator.quantization.inspect_cli import retime_config
 from orchestrator.quantization.search import Search
+from orchestrator.report.pages import package_page
 from orchestrator.storage import RunFolder
 from orchestrator.zoo import Zoo
 from tests.support.packages import LABELS, SENTENCES, commit_tiny
@@ -103,6 +104,7 @@ def test_a_package_is_chosen_again_among_its_measured_plans(place):
         retime_config("tiny", str(place / "zoo"), [])
 
 
+@pytest.mark.slow
 def test_inspect_shows_plan_audit_front_and_rows(place, capsys):
     choice = commit_small(place)
     words = ["quantize", "inspect", "small", "--zoo", str(place / "zoo")]
@@ -115,5 +117,8 @@ def test_inspect_shows_plan_audit_front_and_rows(place, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["plan"]["digest"] == choice.point.plan.digest
     assert set(found["report"]["splits"]) == {"calibration", "validation", "test"}
+    page = package_page(Zoo(place / "zoo"), "small").html()
+    assert page.count("<svg") == 2  # the front, and the precision of every layer
+    assert "divergence that the unit adds alone" in page
     assert main(["quantize", "inspect", "tiny", "--zoo", str(place / "zoo")]) == 2
     assert "is not quantized" in capsys.readouterr().err
