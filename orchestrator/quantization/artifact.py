@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,7 @@ from orchestrator.quantization.measured_results import (
     PlanFigures,
     SplitFigures,
 )
-from orchestrator.quantization.plans import PLAN_FILE, Plan, PlanFile
+from orchestrator.quantization.plans import PLAN_FILE, Plan
 from orchestrator.quantization.probing import TEXTS_PER_CHOICE, make_probe, perturbed_sources
 from orchestrator.quantization.ranking import Point, pareto
 from orchestrator.quantization.results import (
@@ -67,6 +67,8 @@ class Choice:
     measured: MeasuredArtifact
     folder: Path
     """Holds the measured model file and its plan."""
+    source: Source
+    """The float model with what was observed of it: the model file is emitted from it."""
 
     def limit(self, prepared: Prepared) -> int:
         """Return the longest input of the package in tokens; longer texts are cut."""
@@ -225,11 +227,9 @@ def probe(prepared: Prepared, choice: Choice) -> Probe:
     more = TEXTS_PER_CHOICE * count
     pool = probe_texts(prepared.data.test, words, more, prepared.subject.limit)
     texts = list(dict.fromkeys([*prepared.probe, *pool]))
-    stored = PlanFile.read(choice.folder)
-    source = replace(inputs.source, ranges={} if stored is None else stored.ranges)
     others = (
         inputs.backend.open(each.emit(plan).to_bytes(), batch_invariant=plan.batch_invariant)
-        for each in perturbed_sources(source, seed=0)
+        for each in perturbed_sources(choice.source, seed=0)
     )
     model = inputs.backend.load(choice.folder)
     return make_probe(model, others, texts, words.arrays(texts, None, limit), count)

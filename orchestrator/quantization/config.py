@@ -161,6 +161,9 @@ class QuantizeConfig(CommandConfig):
     weights of 8 bits exactly, else static_s7, row_s7 and row_u8. Activations have a calibrated
     range (static), one scale per token (row), or one scale per call (s7: these packages answer
     texts one by one, so that no answer depends on another text; LSTM layers have no other kind)."""
+    equalize: bool = True
+    """Shift and scale the channels of norm outputs, exactly in float, in all plans, where that
+    brings the model with every unit in INT8 nearer to float on calibration rows."""
     calibrator: Annotated[CalibratorConfig, Choice(CALIBRATORS)] = Field(
         # looked up when it is used, because the entries import modules that import this one
         default_factory=lambda: CALIBRATORS.config_class("max")()  # noqa: PLW0108

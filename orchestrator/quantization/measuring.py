@@ -1,6 +1,7 @@
 """Measurements of one job: each is made once, by a task of the pool, and kept in the journal."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import JsonValue
@@ -8,10 +9,11 @@ from pydantic import JsonValue
 from orchestrator.config import StrictModel
 from orchestrator.quantization import worker
 from orchestrator.quantization.allocator import error_plans
+from orchestrator.quantization.emission.equalization import equalizable
 from orchestrator.quantization.inputs import QuantizeInputs
 from orchestrator.quantization.kinds import KindName, Range
 from orchestrator.quantization.measured_results import Divergence, PlanFigures
-from orchestrator.quantization.plans import Plan, Unit
+from orchestrator.quantization.plans import Plan, Unit, fully_quant
 from orchestrator.quantization.ranking import Point
 from orchestrator.quantization.results import Latency
 from orchestrator.storage import RunFolder, sha256_bytes
@@ -30,13 +32,41 @@ class Measurements:
     def __init__(self, inputs: QuantizeInputs, folder: RunFolder, pool: Pool) -> None:
         self.folder, self.pool = folder, pool
         calibrated = inputs.calibrated(self._ranges(inputs))
+        self._calibrated, self.equalized = calibrated, tuple[str, ...]()
         self.source, self.shapes = calibrated.source, calibrated.timing.buckets
         self.inputs = pool.put(calibrated)
         self.reference = pool.put(pool.call(worker.float_outputs, self.inputs))
 
+    def equalize(self, units: Sequence[Unit], kinds: Sequence[KindName]) -> None:
+        """Equalize norms in all plans, if the fully quantized model comes nearer to float by it."""
+        norms = tuple(each.norm for each in equalizable(self.source.model_config))
+        if not norms:
+            return
+        channels = self.pool.call(worker.measure_channels, self.inputs)
+        source = replace(self.source, channels=channels)
+        inputs = replace(self._calibrated, source=source)
+        stored = self.folder.done("equalization")
+        if stored is None:
+            kind = next((kind for kind in kinds if kind.startswith("row")), kinds[0])
+            plain = fully_quant(units, kind)
+            plans = [plain, replace(plain, equalized=norms)]
+            before, after = self.pool.call(worker.measure_errors, inputs, self.reference, plans)
+            stored = {"norms": list(norms) if after.error < before.error else []}
+            self.folder.mark("equalization", stored)
+        if stored["norms"]:
+            self.equalized, self.source = tuple(stored["norms"]), source
+            self.inputs = self.pool.put(inputs)
+
+    def _equalized(self, plans: Mapping[str, Plan]) -> dict[str, Plan]:
+        """Return plans with the norms that all of them equalize; float stays as it is."""
+        return {
+            name: replace(plan, equalized=self.equalized) if plan.integer else plan
+            for name, plan in plans.items()
+        }
+
     def errors(self, units: Sequence[Unit], kinds: Sequence[KindName]) -> dict[str, Divergence]:
         """Measure every unit alone in every kind; one task per unit."""
-        plans = error_plans(units, kinds)
+        plans = self._equalized(error_plans(units, kinds))
         names = {
             unit.name: [n for n in plans if plans[n].integer.keys() == {unit.name}]
             for unit in units
@@ -67,7 +97,7 @@ class Measurements:
             plans: By name.
             lengths: Limit in tokens of the plans that cut texts.
         """
-        lengths = lengths or {}
+        plans, lengths = self._equalized(plans), lengths or {}
         steps = {
             name: f"point-{plan.digest}" + (f"-{lengths[name]}" if name in lengths else "")
             for name, plan in plans.items()
@@ -103,6 +133,7 @@ class Measurements:
             lengths: Limit in tokens of the plans that cut texts.
             shape: Rows and tokens of the timed batch; None: those of the job.
         """
+        plans = self._equalized(plans)
         timed = repr([plan.digest for plan in plans.values()])
         timed += "".join(repr(part) for part in (lengths, shape) if part)
         step = f"latency-{name}-{sha256_bytes(timed.encode())[:12]}"
@@ -124,6 +155,7 @@ class Measurements:
             plans: By name.
             lengths: Limit in tokens of the plans that cut texts.
         """
+        plans = self._equalized(plans)
         figures = self.figures(plans, lengths)
         times = self.latencies("plans", plans, lengths)
         shapes = {

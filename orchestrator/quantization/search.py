@@ -92,6 +92,8 @@ class Search:
         self.units = prepared.subject.units
         self.folder, self.pool = folder, pool
         self.measurements = Measurements(prepared.inputs, folder, pool)
+        if config.equalize:
+            self.measurements.equalize(self.units, config.allowed)
         self.emitted_bytes = len(prepared.subject.emission.to_bytes())
         self.points: list[Point] = []
 
@@ -131,7 +133,8 @@ class Search:
         for point in self._ranked():
             if asked is None or (asked.digest, asked.length) == (point.plan.digest, point.length):
                 measured = self._measure_file(point)
-                yield Choice(point, self.points, prices, measured, self.artifact)
+                source = self.measurements.source
+                yield Choice(point, self.points, prices, measured, self.artifact, source)
 
     def tested(self, choice: Choice) -> Choice:
         """Return a choice with the figures of the test rows, which are asked once about a plan."""

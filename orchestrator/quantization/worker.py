@@ -16,10 +16,11 @@ from orchestrator.data.rows.rows import Rows
 from orchestrator.errors import StageError
 from orchestrator.inference.models import EMBEDDING, TorchModel
 from orchestrator.quantization.backends.backend import LoadedModel, Predictor
+from orchestrator.quantization.calibrators.calibrator import channel_extremes
 from orchestrator.quantization.distances import closeness, row_agreement, row_cosine, row_divergence
 from orchestrator.quantization.goals import is_hopeless
 from orchestrator.quantization.inputs import QuantizeInputs
-from orchestrator.quantization.kinds import Range
+from orchestrator.quantization.kinds import Channels, Range
 from orchestrator.quantization.measured_results import Closeness, Divergence, PlanFigures
 from orchestrator.quantization.measures import (
     Encoded,
@@ -61,6 +62,14 @@ def calibrate(inputs: QuantizeInputs) -> dict[str, Range]:
     model = inputs.backend.open(observed, batch_invariant=False)
     (texts,) = inputs.texts.calibration.parts
     return inputs.calibrator.ranges(model, texts)
+
+
+def measure_channels(inputs: QuantizeInputs) -> dict[str, Channels]:
+    """Return the extremes of every unit's input by channel over the calibration rows."""
+    observed = inputs.source.emit(observe=True).to_bytes()
+    model = inputs.backend.open(observed, batch_invariant=False)
+    (texts,) = inputs.texts.calibration.parts
+    return channel_extremes(model, texts)
 
 
 def float_outputs(inputs: QuantizeInputs) -> References:

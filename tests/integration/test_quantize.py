@@ -101,6 +101,7 @@ def job(folder, name="bert", run="first", **changes) -> QuantizeConfig:
         "output": f"{name}-int8",
         "data": {"source": f"files:{folder / 'rows.jsonl'}"},
         "goal": {"max_accuracy_drop": 0.05, "statistic": "mean"},
+        "kinds": ["static_s7", "row_s7", "row_u8"],
         "promotion": {"max_drop": {"default": 1.0}},  # 48 test rows prove no smaller bound
         "calibration_rows": 16,
         "mixed_plans": 2,

@@ -96,6 +96,7 @@ def test_the_planted_units_stay_in_float_and_hardly_any_other(tmp_path, monkeypa
             "package": "deep",
             "data": {"source": f"files:{tmp_path / 'texts.txt'}"},
             "goal": {"max_kl": 0.01},
+            "kinds": list(SAVED),
             "calibration_rows": 32,
             "latency": {"rounds": 3, "calls": 1, "length": 8},
         },
