@@ -57,6 +57,6 @@ def _export(options: argparse.Namespace) -> int:
 
 
 NO_CONFIG = (
-    "No class of transformers has this encoder: ONNX Runtime opens the graph and tokenizers the "
-    "tokenizer, `optimum` does not open the folder."
+    "No class of transformers has this encoder, so that `optimum` does not open the folder; ONNX "
+    "Runtime opens the graph."
 )

@@ -14,6 +14,7 @@ from orchestrator.inference.predictor import Predictor
 from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
 from orchestrator.quantization.backends.onnxruntime_cpu.session import OnnxModel
 from orchestrator.zoo import Zoo
+from tests.support.every_task import CASES, commit, data_of, load, task_of
 from tests.support.packages import SENTENCES, commit_graph, commit_tiny
 from tests.support.sentences import TEXTS, sentence_folder
 
@@ -93,6 +94,36 @@ def test_layers_that_no_class_has_are_in_the_graph(tmp_path, zoo, capsys):
     answers = [answer.scores for answer in Predictor.open(package).answers(rows(SENTENCES))]
     scores = torch.from_numpy(logits).softmax(-1).numpy()
     np.testing.assert_allclose(scores, answers, atol=1e-5)
+
+
+@SLOW
+def test_both_texts_of_a_pair_have_their_segment(tmp_path, zoo):
+    commit_tiny(zoo, targets=({"type": "cls", "name": "topic", "num_labels": 3, **POOLER},))
+    assert export(tmp_path, "tiny", "--format", "onnx") == 0
+    assert export(tmp_path, "tiny", folder="torch") == 0
+    for folder in ("out", "torch"):
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / folder)
+        segments = tokenizer(SENTENCES[0], SENTENCES[1])["token_type_ids"]
+        assert sorted(set(segments)) == [0, 1]
+        assert segments == sorted(segments)
+
+
+@SLOW
+def test_a_graph_of_images_goes_out(tmp_path, zoo, capsys):
+    """No class of transformers has this body: the config is the package's own."""
+    case = next(each for each in CASES if each.name == "classification, picture")
+    data = load(case, data_of(case, tmp_path))
+    commit(zoo, case, task_of(case, data), "pictures")
+    assert export(tmp_path, "pictures", "--format", "onnx") == 0
+    assert "`optimum` does not open the folder" in capsys.readouterr().out
+    session = session_of(tmp_path / "out")
+    (pixels,) = session.get_inputs()
+    assert (pixels.name, pixels.type) == ("pixel_values", "tensor(float)")
+    (logits,) = session.run(["logits"], {"pixel_values": np.zeros((3, 1, 8, 8), np.float32)})
+    assert logits.shape == (3, 2)
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "orchestrator"
+    )
 
 
 def rows(texts):
