@@ -36,7 +36,7 @@ def test_ranges_are_those_of_torch_at_real_positions(position):
         {"type": "transformer", "num_layers": 2, "num_heads": 4, "norm_position": position}
     )
     model, batch = random_model(config), ragged_batch()
-    texts = encode([batch], np.arange(6), np.zeros(6))
+    texts = encode([batch], np.arange(6))
     found = calibrated(config, state_of(model), texts)
 
     expected = {}
@@ -66,7 +66,7 @@ def watch(module, bounds, real):
 def test_layers_that_are_not_gemms_have_no_range():
     config = model_config({"type": "bilstm", "num_layers": 1})
     state = state_of(random_model(config))
-    texts = encode([ragged_batch()], np.arange(6), np.zeros(6))
+    texts = encode([ragged_batch()], np.arange(6))
     assert calibrated(config, state, texts) == {}
 
 
@@ -121,7 +121,7 @@ def test_a_percentile_of_100_is_max_and_others_leave_out_their_share():
 def test_a_calibrator_runs_on_a_model_and_never_widens_a_range(name):
     config = model_config({"type": "transformer", "num_layers": 1, "num_heads": 4})
     state = state_of(random_model(config))
-    texts = encode([ragged_batch()], np.arange(6), np.zeros(6))
+    texts = encode([ragged_batch()], np.arange(6))
     model = OnnxModel.from_bytes(
         emit(config, state, observe=True).to_bytes(), batch_invariant=False
     )
