@@ -54,7 +54,7 @@ format: install-dev
 	$(BIN)/ruff format .
 
 # The others need an accelerator, data sets or published checkpoints: their first lines say how.
-BENCHMARKS := checkpoints corpus_memory long_texts modeling predict pretraining reliability
+BENCHMARKS := checkpoints corpus_memory long_texts modeling predict pretraining quantization reliability
 bench: install-dev ## side-by-side measurements
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 

