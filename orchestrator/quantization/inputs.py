@@ -177,6 +177,10 @@ def read_subject(config: QuantizeConfig) -> Subject:
         )
     if not emission.units:
         raise InputError(no_units(source.config["encoder"]["type"]))
+    if config.tables != "float" and not source.model_config.embedding.reads_words:
+        raise InputError(
+            f"tables: {config.tables}, but {package.ref} has no word table. Remove the setting"
+        )
     check_goal(config.goal, task, package.ref)
     heads = {name: tasks[name] for name in graph if name in tasks}
     return Subject(package, source, task, heads, limit, emission)

@@ -11,7 +11,7 @@ from orchestrator.quantization import worker
 from orchestrator.quantization.allocator import error_plans
 from orchestrator.quantization.emission.equalization import equalizable
 from orchestrator.quantization.inputs import QuantizeInputs
-from orchestrator.quantization.kinds import KindName, Range
+from orchestrator.quantization.kinds import KindName, Range, TableKind
 from orchestrator.quantization.measured_results import Divergence, PlanFigures
 from orchestrator.quantization.plans import Plan, Unit, fully_quant
 from orchestrator.quantization.ranking import Point
@@ -27,10 +27,17 @@ class Measurements:
         inputs: The float model and the rows, not calibrated.
         folder: The run's folder; holds the journal.
         pool: Runs the measurements.
+        tables: Storage of the word table in every plan with INT8 units.
     """
 
-    def __init__(self, inputs: QuantizeInputs, folder: RunFolder, pool: Pool) -> None:
-        self.folder, self.pool = folder, pool
+    def __init__(
+        self,
+        inputs: QuantizeInputs,
+        folder: RunFolder,
+        pool: Pool,
+        tables: TableKind = "float",
+    ) -> None:
+        self.folder, self.pool, self.tables = folder, pool, tables
         calibrated = inputs.calibrated(self._ranges(inputs))
         self._calibrated, self.equalized = calibrated, tuple[str, ...]()
         self.source, self.shapes = calibrated.source, calibrated.timing.buckets
@@ -48,7 +55,7 @@ class Measurements:
         stored = self.folder.done("equalization")
         if stored is None:
             kind = next((kind for kind in kinds if kind.startswith("row")), kinds[0])
-            plain = fully_quant(units, kind)
+            plain = replace(fully_quant(units, kind), tables=self.tables)
             plans = [plain, replace(plain, equalized=norms)]
             before, after = self.pool.call(worker.measure_errors, inputs, self.reference, plans)
             stored = {"norms": list(norms) if after.error < before.error else []}
@@ -57,16 +64,18 @@ class Measurements:
             self.equalized, self.source = tuple(stored["norms"]), source
             self.inputs = self.pool.put(inputs)
 
-    def _equalized(self, plans: Mapping[str, Plan]) -> dict[str, Plan]:
-        """Return plans with the norms that all of them equalize; float stays as it is."""
+    def _completed(self, plans: Mapping[str, Plan]) -> dict[str, Plan]:
+        """Return plans with what all of them share: norms and table; float stays as it is."""
         return {
-            name: replace(plan, equalized=self.equalized) if plan.integer else plan
+            name: replace(plan, equalized=self.equalized, tables=self.tables)
+            if plan.integer
+            else plan
             for name, plan in plans.items()
         }
 
     def errors(self, units: Sequence[Unit], kinds: Sequence[KindName]) -> dict[str, Divergence]:
         """Measure every unit alone in every kind; one task per unit."""
-        plans = self._equalized(error_plans(units, kinds))
+        plans = self._completed(error_plans(units, kinds))
         names = {
             unit.name: [n for n in plans if plans[n].integer.keys() == {unit.name}]
             for unit in units
@@ -97,7 +106,7 @@ class Measurements:
             plans: By name.
             lengths: Limit in tokens of the plans that cut texts.
         """
-        plans, lengths = self._equalized(plans), lengths or {}
+        plans, lengths = self._completed(plans), lengths or {}
         steps = {
             name: f"point-{plan.digest}" + (f"-{lengths[name]}" if name in lengths else "")
             for name, plan in plans.items()
@@ -133,7 +142,7 @@ class Measurements:
             lengths: Limit in tokens of the plans that cut texts.
             shape: Rows and tokens of the timed batch; None: those of the job.
         """
-        plans = self._equalized(plans)
+        plans = self._completed(plans)
         timed = repr([plan.digest for plan in plans.values()])
         timed += "".join(repr(part) for part in (lengths, shape) if part)
         step = f"latency-{name}-{sha256_bytes(timed.encode())[:12]}"
@@ -155,7 +164,7 @@ class Measurements:
             plans: By name.
             lengths: Limit in tokens of the plans that cut texts.
         """
-        plans = self._equalized(plans)
+        plans = self._completed(plans)
         figures = self.figures(plans, lengths)
         times = self.latencies("plans", plans, lengths)
         shapes = {

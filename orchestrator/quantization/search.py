@@ -91,7 +91,7 @@ class Search:
         self.config, self.goal = config, config.goal
         self.units = prepared.subject.units
         self.folder, self.pool = folder, pool
-        self.measurements = Measurements(prepared.inputs, folder, pool)
+        self.measurements = Measurements(prepared.inputs, folder, pool, config.tables)
         if config.equalize:
             self.measurements.equalize(self.units, config.allowed)
         self.emitted_bytes = len(prepared.subject.emission.to_bytes())

@@ -2,6 +2,7 @@
 
 import json
 
+import onnx
 import pytest
 
 from orchestrator.config import load_config
@@ -25,6 +26,7 @@ from orchestrator.quantization.results import (
 from orchestrator.quantization.search import Search, file_misses
 from orchestrator.storage import RunFolder
 from orchestrator.zoo import Zoo
+from tests.support.every_task import CASES, commit, data_of, load, task_of
 from tests.support.packages import LABELS, SENTENCES, commit_tiny
 from tests.support.pools import InProcess
 
@@ -205,6 +207,29 @@ def test_shorter_limits_are_measured_against_the_whole_texts(make_config, tmp_pa
     )
     expected = chosen.figures.divergence.kl
     assert measured.validation.divergence.kl == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_int8_word_table_is_part_of_every_plan_with_integers(make_config):
+    config = make_config(tables="int8", kinds=["row_s7"], mixed_plans=0)
+    _, choice, _ = search(config)
+    tables = {point.plan.tables for point in choice.points if point.plan.integer}
+    assert tables == {"int8"}
+    assert next(point for point in choice.points if point.name == "float").plan.tables == "float"
+    assert PlanFile.read(choice.folder).tables == "int8"
+    values = onnx.load(choice.folder / "model.onnx").graph.initializer
+    names = {value.name for value in values}
+    assert "embedding.word.quantized" in names
+    assert "embedding.word.weight" not in names
+
+
+def test_a_package_without_words_has_no_table_to_store(tmp_path):
+    case = next(each for each in CASES if each.name == "classification, picture")
+    zoo = Zoo(tmp_path / "zoo")
+    commit(zoo, case, task_of(case, load(case, data_of(case, tmp_path))), "pictures")
+    settings = {"run": {"name": "q", "zoo": str(zoo.root)}, "package": "pictures"}
+    config = QuantizeConfig.model_validate({**settings, "tables": "int8"})
+    with pytest.raises(InputError, match=r"tables: int8, but pictures/v0001 has no word table"):
+        prepare(config)
 
 
 @pytest.mark.parametrize("lengths", [[8, 16], [64]])
