@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from orchestrator.errors import ConfigError, InputError
-from orchestrator.quantization.emission.model import emit
+from orchestrator.errors import ConfigError
 
-from .small import make_batch, make_config, make_model
+from .small import make_batch, make_model
 
 TRANSFORM = {"activation": "silu", "norm_eps": 1e-3, "norm_bias": False, "bias": False}
 ENCODER = {"type": "transformer", "num_heads": 2}
@@ -57,11 +56,3 @@ def test_options_that_do_not_fit_are_refused(message, target):
 def test_pooling_last_needs_a_transform():
     with pytest.raises(ConfigError, match="pools_last: needs a transform"):
         head(pools_last=True)
-
-
-def test_a_transform_has_no_onnx_form():
-    config = make_config(encoder=ENCODER, target={"type": "cls", "transform": {}})
-    model = make_model(encoder=ENCODER, target={"type": "cls", "transform": {}})
-    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    with pytest.raises(InputError, match="transform before the classifier"):
-        emit(config, state)
