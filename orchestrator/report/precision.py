@@ -18,6 +18,8 @@ from orchestrator.zoo.suite import read_suite
 PER_CLASS: Final = re.compile(r"^(precision|recall|f1)\.(.+)$")
 LAYER: Final = re.compile(r"^(.*?)\.?(\d+)\.(.+)$")
 """Name of a unit: before the number of its layer, the number, and its part of the layer."""
+FEW_DECADES: Final = 30.0
+"""Largest over smallest value below which whole powers of ten are too few ticks."""
 
 
 def quantization_section(package: Package) -> Section:
@@ -80,27 +82,41 @@ def precision_map(report: QuantizationReport) -> Picture:
         grid.invert_yaxis()
         grid.margins(0.15)
         grid.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        shown = [unit for unit in units if errors[unit] is not None]
+        shown = [unit for unit in units if errors[unit] > 0]
         colors = ["#cccccc" if units[u] == "fp32" else figures.PALETTE[0] for u in shown]
         bars.barh(range(len(shown)), [errors[unit] for unit in shown], color=colors)
         bars.set_yticks(range(len(shown)), shown, fontsize=5)
         bars.invert_yaxis()
-        bars.set_xscale("log")
+        _log_axis(bars, [errors[unit] for unit in shown])
         bars.set_xlabel("divergence that the unit adds alone")
 
     height = max(2.4, 0.12 * len(units) + 0.8)
     return figures.render_svg(draw, width=7.2, height=height, ncols=2)
 
 
-def _sensitivity(report: QuantizationReport, unit: str, kind: str) -> float | None:
+def _log_axis(axes: Any, values: Sequence[float]) -> None:
+    """Scale the x axis of positive values by logarithm, with plain numbers at its ticks.
+
+    Matplotlib's own labels are formulas, which an SVG with real text shows as their source.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    near = max(values, default=1.0) < FEW_DECADES * min(values, default=1.0)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if near else (1.0,), numticks=6))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", labelsize=7)
+
+
+def _sensitivity(report: QuantizationReport, unit: str, kind: str) -> float:
     """Return the error of a unit alone in its kind; of a float unit, the largest of its kinds."""
     found = {
         name.rpartition("@")[2]: error.error
         for name, error in report.sensitivity.items()
         if name.rpartition("@")[0] == unit
     }
-    value = max(found.values(), default=0.0) if kind == "fp32" else found.get(kind, 0.0)
-    return value if value > 0 else None
+    return max(found.values(), default=0.0) if kind == "fp32" else found.get(kind, 0.0)
 
 
 def _place(unit: str) -> tuple[str, str]:

@@ -120,5 +120,6 @@ def test_inspect_shows_plan_audit_front_and_rows(place, capsys):
     page = package_page(Zoo(place / "zoo"), "small").html()
     assert page.count("<svg") == 2  # the front, and the precision of every layer
     assert "divergence that the unit adds alone" in page
+    assert "mathdefault" not in page  # formulas are not rendered in an SVG with real text
     assert main(["quantize", "inspect", "tiny", "--zoo", str(place / "zoo")]) == 2
     assert "is not quantized" in capsys.readouterr().err
