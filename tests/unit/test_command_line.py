@@ -1,6 +1,8 @@
 """Arguments of ``orchestrator``: settings in any place, and places that are not there."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -23,6 +25,18 @@ def test_a_report_on_a_missing_folder_says_what_may_be_given(capsys):
     assert (
         "runs/never is not a folder. Give the folder of a finished run" in capsys.readouterr().err
     )
+
+
+def test_a_command_ends_without_looking_for_cycles():
+    code = """
+import atexit, gc
+from orchestrator.cli import main
+atexit.register(lambda: print("frozen", gc.get_freeze_count() > 0))  # runs after what main asks for
+main(["report", "runs/never"])
+"""
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert ended.stdout.split() == ["frozen", "True"]
 
 
 @pytest.mark.parametrize(("before", "code"), [(signal.SIG_DFL, 3), (signal.SIG_IGN, 0)])
