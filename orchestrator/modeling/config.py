@@ -6,7 +6,7 @@ Imports without torch: a graph is served without it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,6 +57,9 @@ ADVICE: dict[Visibility | None, str] = {
 """Options that give an encoder that visibility."""
 
 CONFIG_FILE = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+"""Names of the files of a model; the index lists the shards of a large one."""
 MODEL_TYPE = "orchestrator"
 """Value of Hugging Face's ``model_type`` key: their tools name the format they cannot open."""
 
@@ -257,6 +260,11 @@ REGISTERED: dict[str, Registry[Any]] = {
     "target": targets,
 }
 """The component table of each slot of a model."""
+
+
+def has_weights(names: Container[str]) -> bool:
+    """Return whether the file names of a package include weights that can be read here."""
+    return WEIGHTS in names or INDEX in names
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -12,14 +12,19 @@ from torch import Tensor
 
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.modeling.builder import build_on_meta, build_target
-from orchestrator.modeling.config import CONFIG_FILE, MODEL_TYPE, ModelConfig, read_config
+from orchestrator.modeling.config import (
+    CONFIG_FILE,
+    MODEL_TYPE,
+    WEIGHTS,
+    ModelConfig,
+    has_weights,
+    read_config,
+)
 from orchestrator.modeling.initialization import Held, Values
 from orchestrator.modeling.model import Model
 from orchestrator.modeling.targets.configs import TargetConfig
 from orchestrator.modeling.tensor_files import (
-    INDEX,
     SHARD_BYTES,
-    WEIGHTS,
     TensorReader,
     skeletons,
     weight_files,
@@ -130,11 +135,6 @@ def read_state(folder: Path, dtype: torch.dtype | None = torch.float32) -> dict[
     files = _weight_files(folder)
     fetch = TensorReader(files)
     return {name: _placed(fetch(name), "cpu", dtype) for name in files}
-
-
-def has_weights(names: Container[str]) -> bool:
-    """Return whether the file names of a package include weights that can be read here."""
-    return WEIGHTS in names or INDEX in names
 
 
 def stored_bytes(folder: Path) -> int:

@@ -16,10 +16,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from orchestrator.errors import InputError, IntegrityError
+from orchestrator.modeling.config import INDEX, WEIGHTS
 from orchestrator.storage import FileEntry, write_hashed
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 """Tensors that need more go into several files of at most about this size."""
 

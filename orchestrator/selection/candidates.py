@@ -125,8 +125,7 @@ def form_of_source(spec: "DatasetSpec") -> str | None:
 
 def _unusable(package: "Package", form: str | None) -> str | None:
     """Return why a package cannot be trained on rows of a form; None: nothing is known."""
-    from orchestrator.modeling.config import CONFIG_FILE, parse_config
-    from orchestrator.modeling.package import has_weights
+    from orchestrator.modeling.config import CONFIG_FILE, has_weights, parse_config
     from orchestrator.tasks.base import forms_read
 
     if not has_weights(package.manifest.files):

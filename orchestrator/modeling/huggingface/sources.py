@@ -8,8 +8,8 @@ from pathlib import Path
 
 from orchestrator.config import nearest
 from orchestrator.errors import InputError, IntegrityError
+from orchestrator.modeling.config import INDEX, WEIGHTS
 from orchestrator.modeling.huggingface.folder import CONFIG
-from orchestrator.modeling.tensor_files import INDEX, WEIGHTS
 from orchestrator.storage.files import sha256_file
 
 SCHEME = "hf:"

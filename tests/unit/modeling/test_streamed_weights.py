@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from orchestrator.errors import IntegrityError
+from orchestrator.modeling.config import INDEX, WEIGHTS
 from orchestrator.modeling.package import (
     has_weights,
     load_model,
@@ -15,7 +16,7 @@ from orchestrator.modeling.package import (
     stream_model,
     write_model,
 )
-from orchestrator.modeling.tensor_files import INDEX, WEIGHTS, write_tensors
+from orchestrator.modeling.tensor_files import write_tensors
 
 from .small import make_model
 

@@ -3,8 +3,8 @@
 import pandas as pd
 import torch
 
+from orchestrator.modeling.config import INDEX, WEIGHTS
 from orchestrator.modeling.package import load_model
-from orchestrator.modeling.tensor_files import INDEX, WEIGHTS
 from orchestrator.pretraining import outcome, window_sources, worker
 
 

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -154,6 +155,23 @@ def test_a_small_zoo_is_recalled_to_three_of_five(world, matrix):
     assert 1 <= len(plan.to_score) < len(ENCODERS)
     recalled = recalled_of(plan, scores_for(plan))
     assert [item.kept for item in recalled] == [True] * 3 + [False] * 2
+
+
+def test_a_plan_needs_no_torch(world, matrix):
+    """Its import takes a second, in which Ray and the trials could start."""
+    code = (
+        "import sys\n"
+        "from orchestrator.selection.config import SelectConfig\n"
+        "from orchestrator.selection.planning import plan_selection\n"
+        "plan_selection(SelectConfig.model_validate_json(sys.stdin.read()))\n"
+        "print({'torch', 'ray', 'transformers'} & set(sys.modules) or 'light')"
+    )
+    job = select_job(world).model_dump_json()
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(
+        command, input=job, stdout=subprocess.PIPE, text=True, timeout=120, check=True
+    )
+    assert found.stdout.strip() == "light"
 
 
 def test_candidates_that_cannot_be_trained_are_named_before_anything_is_loaded(tmp_path):
