@@ -77,6 +77,12 @@ class TrialClusterSection(ClusterSection):
     """Worker processes of one trial. Each takes ``cpus_per_worker`` and ``gpus_per_worker``; they
     share the rows of each step and add their gradients."""
 
+    @property
+    def of_tasks(self) -> ClusterSection:
+        """The same cluster for work that has no trials."""
+        shared = self.model_dump(include=set(ClusterSection.model_fields))
+        return ClusterSection.model_validate(shared)
+
     def problems(self) -> Iterable[Problem]:
         """A trial of several workers needs something for each of them."""
         yield from super().problems()

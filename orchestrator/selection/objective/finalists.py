@@ -140,7 +140,7 @@ class Finishing:
             data=self._plan.spec,
             head=head,
             seed=config.seed,
-            cluster=config.cluster,
+            cluster=config.cluster.of_tasks,
             work=folder.parent / "searches",
             max_accuracy_drop=config.objective.max_accuracy_drop,
             max_latency_ms=config.objective.p95_ms,

@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.cluster.peers import GroupError, cause_of
-from orchestrator.config import TrialClusterSection, validate_config
+from orchestrator.config import ClusterSection, TrialClusterSection, validate_config
 from orchestrator.errors import ConfigError, InputError, IntegrityError
 from orchestrator.pretraining.config import PretrainConfig
 from orchestrator.selection.costs.clock import slot_price, slots_of, trials_that_fit
@@ -73,3 +73,10 @@ def test_the_failure_that_the_others_follow_from_is_told():
     told = str(cause_of(closed, {1: memory}, 2))
     assert told == "worker 0 of 2: Connection closed by peer; worker 1 of 2: out of memory"
     assert str(cause_of(None, {1: lost}, 2)) == "worker 1 of 2: was lost (died)"
+
+
+def test_work_without_trials_takes_the_same_cluster():
+    """The search for an INT8 form validates it as its own job does, which has no such key."""
+    trials = TrialClusterSection(workers=3, cpus_per_worker=2, wait_s=9, workers_per_trial=2)
+    assert trials.of_tasks == ClusterSection(workers=3, cpus_per_worker=2, wait_s=9)
+    assert type(trials.of_tasks) is ClusterSection
