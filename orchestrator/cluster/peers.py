@@ -170,7 +170,7 @@ class TrialPeer:
 
 
 def _store(host: str, port: int, world: int) -> Any:
-    """Return the store in which ranks meet: a new one on a free port where ``port`` is 0."""
+    """Return the store where ranks meet; if ``port`` is 0, a new one on a free port."""
     from torch import distributed
 
     return distributed.TCPStore(  # type: ignore[attr-defined]  # torch re-exports it in silence

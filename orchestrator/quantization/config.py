@@ -28,6 +28,9 @@ NARROW: Final[tuple[IntegerKind, ...]] = ("static_s7", "row_s7", "row_u8")
 """Kinds of a job that names none, by what its host executes exactly."""
 
 
+MIXED_PLANS: Final = 9
+
+
 class BucketLimit(StrictModel):
     """Longest time of a call of one shape."""
 
@@ -188,9 +191,9 @@ class QuantizeConfig(CommandConfig):
     one. Empty: only `max_length`."""
     batch_size: int = Field(16, ge=1)
     """Rows per evaluation call."""
-    mixed_plans: int = Field(9, ge=0)
-    """Largest number of plans of the predicted front that are measured in addition to the pure
-    modes."""
+    mixed_plans: int | None = Field(None, ge=0)
+    """Largest number of plans of the predicted front that `method: front` measures in addition to
+    the pure modes; null: 9."""
     latency: LatencyConfig = LatencyConfig()
     """Measurement of speed."""
     promotion: Promotion = Promotion()
@@ -212,8 +215,14 @@ class QuantizeConfig(CommandConfig):
         exact = exact_kinds(this_host())
         return WIDE if set(WIDE) <= set(exact) else NARROW
 
+    @property
+    def most_mixed(self) -> int:
+        """Largest number of mixed plans that are measured."""
+        return MIXED_PLANS if self.mixed_plans is None else self.mixed_plans
+
     def problems(self) -> Iterable[Problem]:
-        """Kinds must differ; the INT8 runtime uses CPUs only."""
+        """Kinds must differ; the INT8 runtime uses CPUs only; settings must act."""
+        yield from self._unused()
         if self.kinds is not None and len(set(self.kinds)) != len(self.kinds):
             yield Problem("kinds", f"{list(self.kinds)} names a kind twice. Name each once.")
         if self.cluster.gpus_per_worker:
@@ -229,3 +238,22 @@ class QuantizeConfig(CommandConfig):
                 yield Problem(
                     "latency.length", f"{self.latency.length} is more than max_length ({limit})."
                 )
+
+    def _unused(self) -> Iterable[Problem]:
+        """Settings that the others leave without effect."""
+        other = "front_of" if self.front_of is not None else f"method {self.method}"
+        if self.mixed_plans is not None and other != "method front":
+            yield Problem(
+                "mixed_plans", f"{self.mixed_plans} has no effect with {other}. Leave it out"
+            )
+        if self.front_of is not None and self.method != "front":
+            yield Problem("method", f"{self.method} has no effect with front_of. Leave it out")
+        if self.method == "samp" and len(self.kinds or ()) > 1:
+            yield Problem("kinds", "method samp sweeps one kind. Name one, or leave kinds out")
+        static = self.kinds is None or any(kind.startswith("static") for kind in self.kinds)
+        if not static and self.calibrator.type_name() != "max":
+            yield Problem(
+                "calibrator",
+                f"{self.calibrator.type_name()} has no effect on {', '.join(self.kinds or ())}: "
+                "only static kinds have a calibrated range. Leave it out",
+            )

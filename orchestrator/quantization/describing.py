@@ -95,7 +95,7 @@ def _work(config: QuantizeConfig, subject: Subject) -> str:
     shorter = ", ".join(map(str, config.lengths))
     cut = f", the fastest of them also with texts cut at {shorter} tokens" if shorter else ""
     return (
-        f"{sessions} single-unit sessions, then {pure} pure modes and up to {config.mixed_plans} "
+        f"{sessions} single-unit sessions, then {pure} pure modes and up to {config.most_mixed} "
         f"mixed plans are measured{cut}"
     )
 

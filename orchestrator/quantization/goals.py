@@ -118,7 +118,7 @@ class Criterion:
 
 
 def criteria(figures: PlanFigures, goal: GoalConfig) -> Iterator[Criterion]:
-    """Yield the bounds of quality of a goal with the figures of a plan."""
+    """Yield the bounds of quality of a goal with the figures of a plan; none may be unknown."""
     drops = {} if goal.max_accuracy_drop is None else {"max_accuracy_drop": goal.max_accuracy_drop}
     drops |= {f"gates.{name}": drop for name, drop in goal.gates.items()}
     for limit, allowed in drops.items():
@@ -129,15 +129,18 @@ def criteria(figures: PlanFigures, goal: GoalConfig) -> Iterator[Criterion]:
         worst = found.interval[1] if found.bound is None else found.bound
         yield Criterion(limit, found.drop, worst, found.interval[0], allowed, found.reference)
     near = figures.closeness
-    if near is None:
-        return
     if goal.min_cosine is not None:
+        assert near is not None
         low, high = near.cosine.low, near.cosine.high
         yield Criterion("min_cosine", near.cosine.value, low, high, goal.min_cosine)
-    if goal.min_agreement is not None and near.agreement is not None:
+    if goal.min_agreement is not None:
+        assert near is not None
+        assert near.agreement is not None
         low, high = near.agreement.low, near.agreement.high
         yield Criterion("min_agreement", near.agreement.value, low, high, goal.min_agreement)
-    if goal.max_kl is not None and near.kl is not None:
+    if goal.max_kl is not None:
+        assert near is not None
+        assert near.kl is not None
         yield Criterion("max_kl", near.kl.value, near.kl.high, near.kl.low, goal.max_kl)
 
 
@@ -169,19 +172,20 @@ def missed_cost(
     latency: Latency, buckets: Mapping[str, Latency], size: int | None, goal: GoalConfig
 ) -> list[Missed]:
     """Return the bounds of time and size that a plan does not keep."""
-    asked: list[tuple[str, float, float | None]] = []
+    asked: list[tuple[str, float, float]] = []
     if goal.max_latency_ms is not None:
         asked.append(("max_latency_ms", latency.cpu_ms, goal.max_latency_ms))
     asked += [
         (f"buckets.{bucket.name}", buckets[bucket.name].cpu_ms, bucket.max_ms)
         for bucket in goal.buckets
     ]
-    if size is not None:
+    if goal.max_bytes is not None:
+        assert size is not None
         asked.append(("max_bytes", float(size), goal.max_bytes))
     return [
         Missed(limit=limit, value=value, allowed=allowed)
         for limit, value, allowed in asked
-        if allowed is not None and value > allowed
+        if value > allowed
     ]
 
 
@@ -199,14 +203,14 @@ def check_goal(goal: GoalConfig, task: "AnyTask | None", ref: str) -> None:
         ref: The package, for messages.
 
     Raises:
-        InputError: There is no task, its answers cannot be equal, or it has no such metric.
+        InputError: The package has no task, its answers are never equal, or a metric is unknown.
     """
     answers = {"min_agreement": goal.min_agreement, "max_kl": goal.max_kl}
     if task is None:
         asked = [name for name, bound in answers.items() if bound is not None]
         if not goal.without_labels or asked:
             raise InputError(
-                f"goal: {ref} answers no labelled task, so that there is no accuracy to bound. "
+                f"goal: {ref} answers no labelled task; its accuracy cannot be bounded. "
                 "Give goal.min_cosine, which bounds its embeddings on unlabelled texts, or "
                 "fine-tune it first"
             )

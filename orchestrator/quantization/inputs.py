@@ -14,6 +14,7 @@ from orchestrator.inference.heads import default_head, package_tasks
 from orchestrator.quantization.backends.backend import Backend, make_backend
 from orchestrator.quantization.backends.onnxruntime_cpu.session import LOGITS_PREFIX
 from orchestrator.quantization.calibrators.calibrator import Calibrator, make_calibrator
+from orchestrator.quantization.checks import check_method, check_settings
 from orchestrator.quantization.config import GoalConfig, QuantizeConfig
 from orchestrator.quantization.encoding import RowReader
 from orchestrator.quantization.goals import check_goal
@@ -154,7 +155,7 @@ def read_subject(config: QuantizeConfig) -> Subject:
 
     Raises:
         InputError: If it is quantized already, has no fitting target, has no part that can be
-            executed in INT8, or a goal has no meaning for its task.
+            executed in INT8, or a goal or a setting has no meaning for it.
     """
     package = Zoo(config.run.zoo).get(config.package)
     if package.kind == "quantized":
@@ -169,7 +170,7 @@ def read_subject(config: QuantizeConfig) -> Subject:
     limit = input_limit(config, source.model_config, package)
     if task is None and source.statement is not None:
         limit = min(limit, source.statement.max_length)
-    _check_lengths(config, limit, package)
+    check_settings(config, package, source.model_config, limit)
     if "sounds" in forms_read(source.model_config):
         raise InputError(
             f"package: {package.ref} reads recordings, and this job measures answers to texts and "
@@ -177,10 +178,7 @@ def read_subject(config: QuantizeConfig) -> Subject:
         )
     if not emission.units:
         raise InputError(no_units(source.config["encoder"]["type"]))
-    if config.tables != "float" and not source.model_config.embedding.reads_words:
-        raise InputError(
-            f"tables: {config.tables}, but {package.ref} has no word table. Remove the setting"
-        )
+    check_method(config, emission.units)
     check_goal(config.goal, task, package.ref)
     heads = {name: tasks[name] for name in graph if name in tasks}
     return Subject(package, source, task, heads, limit, emission)
@@ -192,25 +190,6 @@ def no_units(encoder: str) -> str:
         f"encoder {encoder!r} has no part with an INT8 kernel on this runtime (GRU and RNN have "
         "none); transformer, gatedcnn and LSTM encoders have"
     )
-
-
-def _check_lengths(config: QuantizeConfig, limit: int, package: "Package") -> None:
-    """Require shorter lengths, and a manifest that can state the limit.
-
-    Raises:
-        InputError: A length is not shorter, or the package has no task.
-    """
-    if package.manifest.task is None and (config.lengths or config.max_length is not None):
-        raise InputError(
-            f"{package.ref} states no task, so it cannot state a limit either. Leave out "
-            "max_length and lengths, or fine-tune the package first"
-        )
-    long = [length for length in config.lengths if length >= limit]
-    if long:
-        raise InputError(
-            f"lengths: {', '.join(map(str, long))} is not shorter than the limit of {limit} "
-            "tokens. Give shorter lengths, or leave them out"
-        )
 
 
 def data_of(config: QuantizeConfig, subject: Subject) -> DatasetSpec:
@@ -256,10 +235,10 @@ def prepare(config: QuantizeConfig) -> Prepared:
         },
         timing=Timing(
             batch_size=timing.batch_size,
-            length=min(timing.length or subject.limit, subject.limit),
+            length=timing.length or subject.limit,
             rounds=timing.rounds,
             calls=timing.calls,
-            buckets={b.name: (b.batch_size, min(b.length, subject.limit)) for b in goal.buckets},
+            buckets={b.name: (b.batch_size, b.length) for b in goal.buckets},
         ),
         backend=make_backend(config.backend),
         calibrator=make_calibrator(config.calibrator),

@@ -115,7 +115,16 @@ def retime_config(ref: str, zoo: str, overrides: Sequence[str]) -> QuantizeConfi
     host = sha256_bytes(this_host().model_dump_json().encode())[:HASH_CHARACTERS]
     name = f"retime-{package.name}-{package.version}-{host}"
     place = {**stored.get("run", {}), "name": name, "zoo": zoo}
-    again = {**stored, "run": place, "front_of": package.ref, "output": package.name}
+    parent = package.manifest.parents[0]  # the name in the job may be another version by now
+    again = {
+        **stored,
+        "run": place,
+        "package": parent.ref,
+        "output": package.name,
+        "front_of": package.ref,
+        "method": "front",
+        "mixed_plans": None,
+    }
     return validate_config(QuantizeConfig, again, f"retime of {package.ref}", overrides)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.config import StrictModel
-from orchestrator.errors import InputError
 from orchestrator.quantization import worker
 from orchestrator.quantization.allocator import (
     Predicted,
@@ -29,6 +28,7 @@ from orchestrator.quantization.allocator import (
 )
 from orchestrator.quantization.artifact import Choice, Prices, write_model_file
 from orchestrator.quantization.backends.onnxruntime_cpu.session import MODEL_FILE
+from orchestrator.quantization.checks import stored_plans
 from orchestrator.quantization.config import GoalConfig, QuantizeConfig
 from orchestrator.quantization.describing import no_plan, points_table
 from orchestrator.quantization.goals import (
@@ -53,7 +53,7 @@ from orchestrator.quantization.ranking import (
     pareto,
     ranked,
 )
-from orchestrator.quantization.results import PARETO_FILE, MeasuredArtifact, ParetoReport
+from orchestrator.quantization.results import MeasuredArtifact
 from orchestrator.storage import RunFolder
 from orchestrator.training.compression import Pool
 from orchestrator.zoo import Zoo
@@ -203,28 +203,13 @@ class Search:
             options=prices.options,
             front=self._front(prices) if prices.options else [],
             baselines=named_plans(self.units, self.config.allowed),
-            budget=self.config.mixed_plans,
+            budget=self.config.most_mixed,
         )
         if self.config.front_of is None:
             METHODS[self.config.method](space, measure)
         else:
-            measure(self._stored_plans(self.config.front_of))
+            measure(stored_plans(Zoo(self.config.run.zoo), self.config.front_of, self.units))
         return proposed
-
-    def _stored_plans(self, ref: str) -> dict[str, Plan]:
-        """Return the plans that a quantized package was chosen from, with texts at their limit.
-
-        Raises:
-            InputError: The package is not quantized, or is of another model.
-        """
-        package = Zoo(self.config.run.zoo).get(ref)
-        if not package.has(PARETO_FILE):
-            raise InputError(f"front_of: {package.ref} is not quantized: it has no {PARETO_FILE}")
-        points = package.read_model(PARETO_FILE, ParetoReport).points
-        names = {unit.name for unit in self.units}
-        if any(point.plan.keys() != names for point in points):
-            raise InputError(f"front_of: {package.ref} is of another model; its units differ")
-        return {point.name: Plan(point.plan) for point in points if point.length is None}
 
     def _keeps(self, plans: Mapping[str, Plan]) -> dict[str, bool]:
         """Return which plans keep the bounds of quality; without one, those of time."""

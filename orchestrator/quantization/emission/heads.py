@@ -1,9 +1,9 @@
 """Heads of every kind as ONNX nodes, and the embedding.
 
-One output for each head that answers in one pass of the encoder: ``logits.<target>``, [B, K] of a
-head with one answer per sequence, [B, S, K] of one with an answer per token (S of the padded
-batch). The same computation as ``predict`` of ``modeling.targets``, which is the oracle of its
-test. Heads stay in float (`emission.layers`).
+One output for each head that answers in one pass of the encoder: ``logits.<target>``. Its shape is
+[B, K] if the head answers each sequence, and [B, S, K] if it answers each token (S is the length of
+the padded batch). The same computation as ``predict`` of ``modeling.targets``, which is the oracle
+of its test. Heads stay in float (`emission.layers`).
 
 Legend: B batch, S length, D width, K answers, E width of the embedding.
 """

@@ -67,7 +67,7 @@ def export_onnx(package: Package, to: Path, target: str | None = None) -> Export
             package's default head, or the embedding of a package without heads.
 
     Raises:
-        InputError: A component has no ONNX form, there is no such head, or the folder is not empty.
+        InputError: A component has no ONNX form, the head is unknown, or the folder is not empty.
         IntegrityError: The package is damaged, or the graph answers differently. Nothing was
             written.
     """
@@ -99,7 +99,7 @@ def _choose(package: Package, config: ModelConfig, wanted: str | None) -> Target
     """Return the head that answers; None: the embedding.
 
     Raises:
-        InputError: There is no such head, or there are several and none is the default.
+        InputError: The head is unknown, or the package has several and no default.
     """
     heads = {head.name: head for head in answering(config)}
     if wanted == EMBEDDING or (wanted is None and not heads):

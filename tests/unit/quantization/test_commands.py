@@ -80,9 +80,8 @@ def commit_small(place):
     prepared, zoo = prepare(config), Zoo(place / "zoo")
     with RunFolder.open(config, "quantize") as folder:
         choice = Search(config, prepared, folder, InProcess()).run()
-    with zoo.draft(
-        "small", kind="quantized", producer={"stage": "test", "job": "test"}, task=None
-    ) as draft:
+    producer, parents = {"stage": "test", "job": "test"}, [prepared.subject.package.ref]
+    with zoo.draft("small", kind="quantized", producer=producer, parents=parents) as draft:
         write_package(draft.path, config, prepared, choice)
         draft.commit()
     return choice
@@ -91,8 +90,13 @@ def commit_small(place):
 @pytest.mark.slow
 def test_a_package_is_chosen_again_among_its_measured_plans(place):
     choice = commit_small(place)
+    commit_tiny(Zoo(place / "zoo"), seed=1)  # a newer version of the package that the job names
     config = retime_config("small", str(place / "zoo"), ["goal.max_accuracy_drop=0.9"])
-    assert (config.front_of, config.output, config.package) == ("small/v0001", "small", "tiny")
+    assert (config.front_of, config.output, config.package) == (
+        "small/v0001",
+        "small",
+        "tiny/v0001",
+    )
     assert config.goal.max_accuracy_drop == 0.9
     pool = InProcess()
     with RunFolder.open(config, "quantize") as folder:

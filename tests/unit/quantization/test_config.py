@@ -63,6 +63,23 @@ def test_values_that_do_not_fit_together_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["method=samp", "mixed_plans=3"], "mixed_plans: 3 has no effect with method samp"),
+        (["front_of=q8", "mixed_plans=3"], "mixed_plans: 3 has no effect with front_of"),
+        (["front_of=q8", "method=samp"], "method: samp has no effect with front_of"),
+        (["method=samp", "kinds=[row_s7, row_u8]"], "kinds: method samp sweeps one kind"),
+        (["kinds=[row_s7]", "calibrator=entropy"], "calibrator: entropy has no effect on row_s7"),
+    ],
+)
+def test_settings_without_effect_are_refused(tmp_path, settings, message):
+    path = tmp_path / "job.yaml"
+    path.write_text("run: {name: q}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(QuantizeConfig, path, settings)
+
+
+@pytest.mark.parametrize(
     ("field", "kind", "known"),
     [("backend", "backend", "onnxruntime_cpu"), ("calibrator", "calibrator", "max")],
 )

@@ -8,12 +8,13 @@ import pytest
 from orchestrator.config import load_config
 from orchestrator.data.rows.storage import fingerprint
 from orchestrator.errors import InputError, StageError
-from orchestrator.quantization import worker
+from orchestrator.quantization import checks, worker
 from orchestrator.quantization.artifact import split_records, summary, write_package
-from orchestrator.quantization.backends.hosts import this_host
+from orchestrator.quantization.backends.hosts import Host, this_host
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.goals import NoPlanError
-from orchestrator.quantization.inputs import prepare
+from orchestrator.quantization.inputs import prepare, read_subject
+from orchestrator.quantization.methods import exhaustive
 from orchestrator.quantization.plans import PlanFile
 from orchestrator.quantization.results import (
     PARETO_FILE,
@@ -141,7 +142,7 @@ def test_the_rows_of_each_split_are_recorded_and_disjoint(make_config):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["samp", "exhaustive"])
 def test_other_methods_measure_without_prices(make_config, method):
-    _, choice, calls = search(make_config(method=method, kinds=["row_s7"]))
+    _, choice, calls = search(make_config(method=method, kinds=["row_s7"], mixed_plans=None))
     assert calls.count("measure_errors") == 1  # of the equalization
     assert choice.prices.errors == {}
     layers = 1
@@ -222,14 +223,50 @@ def test_an_int8_word_table_is_part_of_every_plan_with_integers(make_config):
     assert "embedding.word.weight" not in names
 
 
-def test_a_package_without_words_has_no_table_to_store(tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tables": "int8"}, "tables: pictures/v0001 reads no tokens"),
+        ({"lengths": [4], "max_length": 8}, "max_length, lengths: pictures/v0001 reads no tokens"),
+        ({"latency": {"length": 8}}, "latency.length: pictures/v0001 reads no tokens"),
+        ({"goal": {"buckets": [{"length": 8, "max_ms": 1}]}}, "goal.buckets: pictures/v0001 reads"),
+    ],
+)
+def test_a_package_without_tokens_has_no_settings_about_them(tmp_path, settings, message):
     case = next(each for each in CASES if each.name == "classification, picture")
     zoo = Zoo(tmp_path / "zoo")
     commit(zoo, case, task_of(case, load(case, data_of(case, tmp_path))), "pictures")
-    settings = {"run": {"name": "q", "zoo": str(zoo.root)}, "package": "pictures"}
-    config = QuantizeConfig.model_validate({**settings, "tables": "int8"})
-    with pytest.raises(InputError, match=r"tables: int8, but pictures/v0001 has no word table"):
-        prepare(config)
+    job = {"run": {"name": "q", "zoo": str(zoo.root)}, "package": "pictures", **settings}
+    with pytest.raises(InputError, match=message):
+        prepare(QuantizeConfig.model_validate(job))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"latency": {"length": 999}}, "latency.length: 999 tokens, but inputs of the job"),
+        (
+            {"goal": {"buckets": [{"length": 99, "max_ms": 1}]}},
+            "buckets.1x99: 99 tokens, but",
+        ),
+        ({"front_of": "tiny"}, "front_of: tiny/v0001 is not quantized"),
+        ({"method": "exhaustive", "kinds": None}, "exhaustive has 7 .. 1 plans; at most 3"),
+    ],
+)
+def test_settings_that_cannot_act_are_refused_before_the_data_are_read(
+    make_config, monkeypatch, settings, message
+):
+    monkeypatch.setattr(exhaustive, "MOST_PLANS", 3)
+    job = make_config(mixed_plans=None, **settings)
+    with pytest.raises(InputError, match=message):
+        read_subject(job)
+
+
+def test_kinds_that_this_cpu_would_saturate_are_refused(make_config, monkeypatch):
+    plain = Host(architecture="x86_64", cpu="old", isa=("avx2",), runtime="none")
+    monkeypatch.setattr(checks, "this_host", lambda: plain)
+    with pytest.raises(InputError, match="kinds: row_s8 would saturate on this CPU"):
+        read_subject(make_config(kinds=["row_s8", "row_u8"]))
 
 
 @pytest.mark.parametrize("lengths", [[8, 16], [64]])
