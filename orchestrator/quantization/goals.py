@@ -223,4 +223,5 @@ def check_goal(goal: GoalConfig, task: "AnyTask | None", ref: str) -> None:
     names = [metric.name for metric in task.metrics()]
     for name in goal.gates:
         if name not in names:
-            raise InputError(f"goal.gates.{name}: {did_you_mean(name, names, 'Metrics')}")
+            hint = did_you_mean(name, names, "Metrics")
+            raise InputError(f"goal.gates.{name}: {task.head!r} has no such metric. {hint}")
