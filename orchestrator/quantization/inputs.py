@@ -170,12 +170,12 @@ def read_subject(config: QuantizeConfig) -> Subject:
     limit = input_limit(config, source.model_config, package)
     if task is None and source.statement is not None:
         limit = min(limit, source.statement.max_length)
-    check_settings(config, package, source.model_config, limit)
     if "sounds" in forms_read(source.model_config):
         raise InputError(
             f"package: {package.ref} reads recordings, and this job measures answers to texts and "
             "images. Serve the package as it is"
         )
+    check_settings(config, package, source.model_config, limit)
     if not emission.units:
         raise InputError(no_units(source.config["encoder"]["type"]))
     check_method(config, emission.units)

@@ -215,6 +215,7 @@ def learn_continually(place: Place) -> None:
 
 
 def quantize(place: Place) -> None:
+    shape = {} if place.case.modality == "image" else {"length": 8}
     settings = job(
         place,
         package=place.package.ref,
@@ -223,7 +224,7 @@ def quantize(place: Place) -> None:
         kinds=["row_s7"],
         calibration_rows=8,
         mixed_plans=0,
-        latency={"rounds": 3, "calls": 1, "length": 8},
+        latency={"rounds": 3, "calls": 1, **shape},
     )
     config = validate_config(QuantizeConfig, settings, "test")
     prepared = prepare(config)
