@@ -43,6 +43,7 @@ class Job:
         needs_file: Whether ``--config`` must be given.
         subject: Setting that the first word without ``=`` gives, as in ``quantize PACKAGE``.
         subcommands: Further commands of the verb, name → module with ``register(subparsers)``.
+        runs: Those of them that run a job: their last line is its result as JSON, or its error.
     """
 
     help: str
@@ -52,6 +53,7 @@ class Job:
     needs_file: bool = True
     subject: str = ""
     subcommands: Mapping[str, str] = field(default_factory=dict)
+    runs: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, room: str, config: str, help_: str, runner: str = "runner", **more: Any) -> "Job":
@@ -157,6 +159,7 @@ JOBS: dict[str, Job] = {
         needs_file=False,
         subject="package",
         subcommands=dict.fromkeys(("inspect", "retime"), "orchestrator.quantization.inspect_cli"),
+        runs=frozenset({"retime"}),
     ),
 }
 VERBS: dict[str, Job | Tool] = {
@@ -186,7 +189,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = VERBS.get(arguments[0]) if arguments else None
     if isinstance(verb, Job) and not set(arguments[1:2]) & set(verb.subcommands):
         return job_main(arguments[0], arguments[1:])
-    return guarded(lambda: _tool_main(arguments))
+    runs = isinstance(verb, Job) and arguments[1] in verb.runs
+    return guarded(lambda: _tool_main(arguments), json_line=runs)
 
 
 def job_main(verb: str, argv: Sequence[str] | None = None) -> int:
@@ -308,7 +312,12 @@ def _tool_main(arguments: Sequence[str]) -> int:
             importlib.import_module(verb.subcommands[arguments[1]]).register(verbs)
         else:
             verbs.add_parser(name, help=verb.help, add_help=False)
-    options = parser.parse_args(list(arguments))
+    options, others = parser.parse_known_args(list(arguments))
+    settings = getattr(options, "overrides", None)
+    if wrong := [word for word in others if settings is None or word.startswith("-")]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if settings is not None:  # words behind an option are among the others
+        options.overrides = [*settings, *others]
     return int(options.func(options))
 
 

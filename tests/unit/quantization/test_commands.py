@@ -74,6 +74,22 @@ def test_the_data_of_the_suite_are_read_with_its_cap_and_others_without(place):
     assert sum(len(data.split(n)) for n in ("train", "validation", "test")) == 90
 
 
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_settings_of_retime_stand_before_and_behind_its_options(place, capsys, before):
+    """The package is not quantized: what is asked for is read before that is said, as JSON too."""
+    words = ["goal.max_accuracy_drop=0.9", "latency.rounds=3"]
+    options = ["--zoo", str(place / "zoo")]
+    command = ["quantize", "retime", "tiny", *words[:before], *options, *words[before:]]
+    assert main(command) == 2
+    found = capsys.readouterr()
+    assert "tiny/v0001 is not quantized" in found.err
+    line = json.loads(found.out.splitlines()[-1])
+    assert (line["status"], line["exit_code"]) == ("failed", 2)
+    with pytest.raises(SystemExit):
+        main([*command, "--unknown"])
+    assert "unrecognized arguments: --unknown" in capsys.readouterr().err
+
+
 def commit_small(place):
     """Commit an INT8 package of the tiny one, and return what chose it."""
     config = validate_config(QuantizeConfig, settings(place), "test")
