@@ -76,6 +76,9 @@ class DatasetSpec(StrictModel):
     in these two ways; null takes score if there is no other."""
     media_column: str | None = None
     """Column of the picture's or sound's file; null takes path, image, audio or file."""
+    slice_column: str | None = None
+    """Column that names the slice of a labelled row (a language, a customer). Exams have the
+    primary metric of each slice as ``accuracy@<slice>``, and gates may bound it; null: none."""
     name_pattern: str | None = None
     """Regular expression for a folder of pictures or sounds without a table: its first group in
     the name of a file is the text."""
@@ -139,7 +142,8 @@ class DatasetSpec(StrictModel):
             yield Problem("name_pattern", wrong)
         if self.libraries is not None and self.source != "builtin:pydoc":
             yield Problem("libraries", f"only builtin:pydoc has libraries, not {self.source!r}.")
-        for name in ("text_column", "pair_column", "label_column", "media_column", "name_pattern"):
+        columns = ("text_column", "pair_column", "label_column", "media_column", "slice_column")
+        for name in (*columns, "name_pattern"):
             if self.scheme == "builtin" and getattr(self, name) is not None:
                 yield Problem(name, f"{self.source!r} has no columns to name. Leave it out.")
 

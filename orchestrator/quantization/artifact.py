@@ -15,6 +15,7 @@ from orchestrator.quantization.allocator import Option, predicted
 from orchestrator.quantization.backends.hosts import this_host
 from orchestrator.quantization.backends.onnxruntime_cpu.session import MODEL_FILE
 from orchestrator.quantization.config import QuantizeConfig
+from orchestrator.quantization.flips import Margins, predicted_flips
 from orchestrator.quantization.inputs import Prepared, probe_texts
 from orchestrator.quantization.measured_results import (
     Accuracy,
@@ -55,6 +56,8 @@ class Prices:
     """Time with each role alone in INT8, by ``<role>@<kind>``."""
     options: Mapping[str, Sequence[Option]]
     """Time and error that they come to for each unit."""
+    margins: Margins | None = None
+    """Margins of the float model's answers to the validation rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,7 @@ def _pareto_point(point: Point, choice: Choice, *, on_front: bool) -> ParetoPoin
         length=point.length,
         predicted_kl=None if foreseen is None else foreseen.error,
         predicted_ratio=None if foreseen is None else 1 + foreseen.time,
+        predicted_flips=predicted_flips(point.plan, choice.prices.errors, choice.prices.margins),
         stopped=figures.stopped,
         on_front=on_front,
         chosen=point is choice.point,

@@ -58,7 +58,8 @@ class GoalConfig(StrictModel):
     """Largest drop of the target's primary metric (accuracy 0.01: one point) against the float
     model, on labelled rows."""
     gates: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """Largest drops of other metrics of the target, such as ``{recall.spam: 0.01}``."""
+    """Largest drops of other metrics of the target, such as ``{recall.spam: 0.01}``, and of metrics
+    of a slice of `data.slice_column`: ``{accuracy@german: 0.01}``."""
     min_cosine: float | None = Field(None, gt=0, lt=1)
     """Cosine to the float model's embedding that at least 90 % of texts reach; needs no labels."""
     min_agreement: float | None = Field(None, gt=0, lt=1)

@@ -9,6 +9,8 @@ from orchestrator.quantization.goals import NearMiss
 from orchestrator.quantization.inputs import Subject, data_of
 from orchestrator.quantization.plans import Unit, named_plans
 from orchestrator.quantization.ranking import Point
+from orchestrator.tasks.base import AnyTask
+from orchestrator.tasks.measure import split_name
 from orchestrator.zoo.gate import rows_needed
 
 FEWEST_FOR_A_DECILE = 29
@@ -77,7 +79,7 @@ def plan_text(config: QuantizeConfig, subject: Subject) -> str:
             f"data: {data_of(config, subject).source}, {config.calibration_rows} calibration rows, "
             f"up to {config.evaluation_rows} validation and test rows",
             f"goal: {goal_text(config.goal) or 'knee of the front'}",
-            *_needed_rows(config.goal),
+            *_needed_rows(config.goal, subject.task),
             f"{len(subject.units)} units hold {weights:,} weights: {4 * weights / 2**20:.1f} MiB "
             f"in float, {weights / 2**20:.1f} MiB in INT8",
             *lines,
@@ -100,7 +102,7 @@ def _work(config: QuantizeConfig, subject: Subject) -> str:
     )
 
 
-def _needed_rows(goal: GoalConfig) -> Iterator[str]:
+def _needed_rows(goal: GoalConfig, task: AnyTask | None) -> Iterator[str]:
     """Yield how many validation rows each bound of quality needs at least."""
     if goal.statistic == "mean" or not goal.bounds_quality:
         return
@@ -110,7 +112,9 @@ def _needed_rows(goal: GoalConfig) -> Iterator[str]:
         losses["min_agreement"] = 1 - goal.min_agreement
     for name, loss in losses.items():
         if loss is not None:
-            needed = rows_needed(loss)
-            yield f"{name} needs {needed} validation rows with none lost, more with losses"
+            needed, gate = rows_needed(loss), name.removeprefix("gates.")
+            part = None if task is None else split_name(gate, task.metrics())[1]
+            of = "" if part is None else f" of slice {part!r}"
+            yield f"{name} needs {needed} validation rows{of} with none lost, more with losses"
     if goal.min_cosine is not None:
         yield f"min_cosine needs {FEWEST_FOR_A_DECILE} validation texts"

@@ -17,9 +17,11 @@ from orchestrator.errors import InputError, StageError
 from orchestrator.quantization.config import GoalConfig
 from orchestrator.quantization.measured_results import PlanFigures
 from orchestrator.quantization.results import Latency
+from orchestrator.tasks.measure import split_name
 from orchestrator.zoo.gate import is_within
 
 if TYPE_CHECKING:
+    from orchestrator.data.rows.rows import Rows as LabelledRows
     from orchestrator.tasks.base import AnyTask
 
 Rows = Literal["validation", "test"]
@@ -220,8 +222,31 @@ def check_goal(goal: GoalConfig, task: "AnyTask | None", ref: str) -> None:
             f"goal.min_agreement: target {task.head!r} answers with numbers, which are never "
             "equal. Give goal.min_cosine or goal.max_kl"
         )
-    names = [metric.name for metric in task.metrics()]
+    metrics = task.metrics()
     for name in goal.gates:
-        if name not in names:
-            hint = did_you_mean(name, names, "Metrics")
+        if split_name(name, metrics)[0] is None:
+            hint = did_you_mean(name, [metric.name for metric in metrics], "Metrics")
             raise InputError(f"goal.gates.{name}: {task.head!r} has no such metric. {hint}")
+
+
+def check_slices(goal: GoalConfig, task: "AnyTask", splits: "Mapping[str, LabelledRows]") -> None:
+    """Require that each slice that a gate watches has rows to choose and to confirm by.
+
+    Args:
+        goal: The bounds.
+        task: The task of the rows.
+        splits: The rows that are measured, by split.
+
+    Raises:
+        InputError: One has none.
+    """
+    for gate in goal.gates:
+        _, wanted = split_name(gate, task.metrics())
+        for split, rows in splits.items():
+            if wanted is None or wanted in (rows.slices or ()):
+                continue
+            if rows.slices is None:
+                hint = "The rows have no slices: name their column with data.slice_column"
+            else:
+                hint = did_you_mean(wanted, sorted(set(rows.slices)), "Slices")
+            raise InputError(f"goal.gates.{gate}: no {split} row is of slice {wanted!r}. {hint}")

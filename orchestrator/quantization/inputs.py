@@ -17,7 +17,7 @@ from orchestrator.quantization.calibrators.calibrator import Calibrator, make_ca
 from orchestrator.quantization.checks import check_method, check_settings
 from orchestrator.quantization.config import GoalConfig, QuantizeConfig
 from orchestrator.quantization.encoding import RowReader
-from orchestrator.quantization.goals import check_goal
+from orchestrator.quantization.goals import check_goal, check_slices
 from orchestrator.quantization.kinds import Range
 from orchestrator.quantization.measures import Split
 from orchestrator.quantization.plans import Unit
@@ -222,13 +222,17 @@ def prepare(config: QuantizeConfig) -> Prepared:
     processor = open_processor(subject.package.path)
     reader = RowReader(processor, subject.task, subject.source.statement, config.batch_size)
     timing, goal = config.latency, config.goal
+    texts = _encode(data, reader, config, subject.limit)
+    if goal.gates and subject.task is not None:
+        rows = {"validation": texts.validation.rows, "test": texts.test.rows}
+        check_slices(goal, subject.task, rows)
     inputs = QuantizeInputs(
         source=subject.source,
         task=subject.task,
         labelled=not _without_labels(config, subject),
         heads=_compared(subject),
         goal=goal,
-        texts=_encode(data, reader, config, subject.limit),
+        texts=texts,
         cut={
             length: _encode(data, reader, config, length)
             for length in sorted(config.lengths, reverse=True)

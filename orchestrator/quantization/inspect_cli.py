@@ -147,14 +147,15 @@ def in_words(found: Inspection) -> Iterator[str]:
     yield from _quality(report)
     units = [(unit, kind) for unit, kind in found.plan.units.items()]
     yield table(units, ("unit", "kind"), "<<")
-    yield table([_point(point) for point in found.front.points], POINTS, "<>>>>>>")
+    yield table([_point(point) for point in found.front.points], POINTS, "<>>>>>>>>")
 
 
-POINTS = ("plan", "INT8", "ms", "time", "predicted", "metric", "divergence")
+POINTS = ("plan", "INT8", "ms", "time", "predicted", "metric", "divergence", "flips", "predicted")
 
 
 def _point(point: ParetoPoint) -> tuple[str, ...]:
     marks = "*" if point.chosen else ""
+    agreement = None if point.closeness is None else point.closeness.agreement
     return (
         f"{point.name}{marks}",
         str(point.integer_units),
@@ -163,6 +164,8 @@ def _point(point: ParetoPoint) -> tuple[str, ...]:
         "-" if point.predicted_ratio is None else f"{point.predicted_ratio:.3f}",
         "-" if point.accuracy is None else f"{point.accuracy:.4f}",
         f"{point.error.error:.2e}",
+        "-" if agreement is None else f"{1 - agreement.value:.4f}",
+        "-" if point.predicted_flips is None else f"{point.predicted_flips:.4f}",
     )
 
 

@@ -16,6 +16,9 @@ class Divergence(StrictModel):
     package answers with embeddings only."""
     cosine: float
     """1 - cosine of the embeddings."""
+    margin: float | None = None
+    """Mean squared change of the distance between the two best answers; null: not measured, or the
+    target's answers are not one of several."""
 
     @property
     def error(self) -> float:

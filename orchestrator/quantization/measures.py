@@ -33,11 +33,13 @@ from orchestrator.quantization.measured_results import Divergence, Paired
 from orchestrator.quantization.results import Latency
 from orchestrator.tasks.intervals import compare as compare_rows
 from orchestrator.tasks.intervals import proportion_bound
+from orchestrator.tasks.measure import of_slice, split_name
 from orchestrator.tasks.metrics import Metric
 
 if TYPE_CHECKING:
     from orchestrator.data.processors.readings import Reading
     from orchestrator.inference.inputs import Encoded as Item
+    from orchestrator.tasks.base import AnyTask
 
 NORMAL_QUANTILE: Final = 1.959964
 """97.5 % quantile of the standard normal distribution: a two-sided 95 % interval."""
@@ -175,6 +177,25 @@ def divergence(
     return Divergence(kl=float(np.mean(kl)) if kl else None, cosine=float(1 - cosine.mean()))
 
 
+def paired_by_name(
+    task: "AnyTask", rows: Rows, statistics: Sequence[Mapping[str, FloatArray]], name: str
+) -> Paired:
+    """Compare two models by a metric of a task, or of a slice of its rows.
+
+    Args:
+        task: The task.
+        rows: The rows.
+        statistics: Those of the reference, and of the candidate, by metric.
+        name: ``recall.spam``, or ``recall.spam@german``.
+    """
+    metric, part = split_name(name, task.metrics())
+    assert metric is not None
+    before, after = (each[metric.name] for each in statistics)
+    if part is None:
+        return paired(metric, before, after)
+    return paired(metric, of_slice(before, rows, part), of_slice(after, rows, part))
+
+
 def paired(metric: Metric, before: FloatArray, after: FloatArray) -> Paired:
     """Compare two models by the statistics of a metric on the same rows.
 
@@ -187,6 +208,11 @@ def paired(metric: Metric, before: FloatArray, after: FloatArray) -> Paired:
         before: Its statistics per row of the reference [N, S].
         after: Those of the candidate.
     """
+    if not len(before):  # of a slice that the first part of the rows does not show
+        return Paired(
+            metric=metric.name, texts=0, reference=0.0, accuracy=0.0, drop=0.0, gained=0, lost=0,
+            p_value=1.0, interval=(-metric.span, metric.span), bound=metric.span,
+        )  # fmt: skip
     if metric.right_or_wrong:
         return _paired_shares(metric.name, before[:, 0] > 0, after[:, 0] > 0)
     found = compare_rows(metric, before, after)

@@ -146,6 +146,9 @@ class ParetoPoint(StrictModel):
     """Sum of the errors of the single units; null if one of them was not measured."""
     predicted_ratio: float | None = None
     """Time that the role times add up to; null if one of them was not measured."""
+    predicted_flips: float | None = None
+    """Share of answers that margins predict to change, in the texts at the job's limit; null: no
+    unit was measured alone, or the answers are not one of several."""
     stopped: bool = False
     """Whether fewer rows were answered, because the interval excluded a bound of the goal."""
     on_front: bool

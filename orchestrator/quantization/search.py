@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.config import StrictModel
-from orchestrator.quantization import worker
+from orchestrator.quantization import flips, worker
 from orchestrator.quantization.allocator import (
     Predicted,
     by_size,
@@ -186,7 +186,11 @@ class Search:
         errors = self.measurements.errors(self.units, kinds)
         roles = self.measurements.latencies("roles", latency_plans(self.units, kinds))
         times = shrunk_times(self.units, kinds, roles)
-        return Prices(errors, roles, options(self.units, kinds, errors, times, self.goal))
+        margins = self.pool.call(
+            flips.float_margins, self.measurements.inputs, self.measurements.reference
+        )
+        priced = options(self.units, kinds, errors, times, self.goal)
+        return Prices(errors, roles, priced, margins)
 
     def _propose(self, prices: Prices) -> dict[str, Plan]:
         """Let the method measure plans; return them by name."""

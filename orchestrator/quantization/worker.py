@@ -11,13 +11,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.arrays import AnyArray, Float32Array, FloatArray
+from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.data.rows.rows import Rows
 from orchestrator.errors import StageError
 from orchestrator.inference.models import EMBEDDING, TorchModel
 from orchestrator.quantization.backends.backend import LoadedModel, Predictor
 from orchestrator.quantization.calibrators.calibrator import channel_extremes
 from orchestrator.quantization.distances import closeness, row_agreement, row_cosine, row_divergence
+from orchestrator.quantization.flips import noise
 from orchestrator.quantization.goals import is_hopeless
 from orchestrator.quantization.inputs import QuantizeInputs
 from orchestrator.quantization.kinds import Channels, Range
@@ -28,7 +29,7 @@ from orchestrator.quantization.measures import (
     compare,
     divergence,
     joint,
-    paired,
+    paired_by_name,
     predict_all,
 )
 from orchestrator.quantization.plans import Plan, float_plan
@@ -88,7 +89,11 @@ def measure_errors(
     for plan in plans:
         model = open_plan(inputs, plan)
         outputs = joint([predict_all(model, part) for part in parts])
-        found.append(divergence(reference[0], outputs, inputs.heads))
+        error, task = divergence(reference[0], outputs, inputs.heads), inputs.task
+        if task is not None:
+            logits = (each.logits[task.head] for each in (reference[0], outputs))
+            error = error.model_copy(update={"margin": noise(task.kind(), *logits)})
+        found.append(error)
     return found
 
 
@@ -125,14 +130,9 @@ def figures_of(inputs: QuantizeInputs, rows: Rows, before: Outputs, after: Outpu
     if task is None or not inputs.labelled:
         return PlanFigures(divergence=distance, closeness=_closeness(task, before, after))
     statistics = [task.statistics(rows, _answers(task, each)) for each in (before, after)]
-    metrics = {metric.name: metric for metric in task.metrics()}
-
-    def against(name: str) -> tuple[FloatArray, FloatArray]:
-        return statistics[0][name], statistics[1][name]
-
     return PlanFigures(
-        paired=paired(task.primary, *against(task.primary.name)),
-        gates={name: paired(metrics[name], *against(name)) for name in goal.gates},
+        paired=paired_by_name(task, rows, statistics, task.primary.name),
+        gates={name: paired_by_name(task, rows, statistics, name) for name in goal.gates},
         closeness=_with_labels(task, before, after, inputs),
         divergence=distance,
     )

@@ -1,11 +1,16 @@
 """The exam: answers of a model to rows, and every metric of them with its interval.
 
+A metric of a slice of the rows is called ``<metric>@<slice>``. An exam has the primary metric of
+each slice; others are computed where a gate asks for them.
+
 Shapes: N rows, S statistics per row.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from orchestrator.arrays import FloatArray
 from orchestrator.errors import StageError
@@ -14,6 +19,10 @@ from orchestrator.tasks.intervals import Comparison, Estimate, compare, estimate
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import Rows
+    from orchestrator.tasks.metrics import Metric
+
+OF_SLICE: Final = "@"
+"""Between the name of a metric and that of a slice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +32,8 @@ class Measured:
     Attributes:
         task: Which task.
         metrics: Value and interval by metric name, the primary one first.
-        statistics: Statistics per row by metric name, [N, S]; what a comparison needs.
+        statistics: Statistics per row by metric name, [N, S]; what a comparison needs. Those of a
+            slice are of its rows.
     """
 
     task: AnyTask
@@ -44,9 +54,34 @@ def measure(task: AnyTask, rows: "Rows", answers: Sequence[Answer]) -> Measured:
     """
     if len(answers) != len(rows) or not answers:
         raise StageError(f"{len(answers)} answers to {len(rows)} rows of task {task.head!r}")
-    statistics = task.statistics(rows, answers)
+    statistics = dict(task.statistics(rows, answers))
     found = {metric.name: estimate(metric, statistics[metric.name]) for metric in task.metrics()}
+    for part in dict.fromkeys(rows.slices or ()):
+        name = f"{task.primary.name}{OF_SLICE}{part}"
+        statistics[name] = of_slice(statistics[task.primary.name], rows, part)
+        found[name] = estimate(task.primary, statistics[name])
     return Measured(task, found, statistics)
+
+
+def of_slice(statistics: FloatArray, rows: "Rows", name: str) -> FloatArray:
+    """Return the statistics [M, S] of the rows of a slice, of those of all rows [N, S]."""
+    return np.asarray(statistics[np.asarray(rows.slices or [], dtype=object) == name])
+
+
+def split_name(name: str, metrics: "Sequence[Metric]") -> "tuple[Metric | None, str | None]":
+    """Return the metric that a name stands for, and the slice; None: there is no such metric.
+
+    Args:
+        name: ``recall.spam``, or ``recall.spam@german``; names of classes may have an @ as well.
+        metrics: Those of the task.
+    """
+    known = {metric.name: metric for metric in metrics}
+    if name in known:
+        return known[name], None
+    longest = max((m for m in known if name.startswith(f"{m}{OF_SLICE}")), key=len, default=None)
+    if longest is None:
+        return None, None
+    return known[longest], name[len(longest) + len(OF_SLICE) :]
 
 
 def compare_all(parent: Measured, child: Measured) -> dict[str, Comparison]:
@@ -62,11 +97,12 @@ def compare_all(parent: Measured, child: Measured) -> dict[str, Comparison]:
             f"{child.task.kind()} with labels {list(child.task.labels)}"
         )
     try:
+        metrics = parent.task.metrics()
+        named = {name: split_name(name, metrics)[0] for name in parent.metrics}
         return {
-            metric.name: compare(
-                metric, parent.statistics[metric.name], child.statistics[metric.name]
-            )
-            for metric in parent.task.metrics()
+            name: compare(metric, parent.statistics[name], child.statistics[name])
+            for name, metric in named.items()
+            if metric is not None
         }
     except ValueError as error:
         raise StageError(f"task {parent.task.head!r} cannot be compared: {error}") from error

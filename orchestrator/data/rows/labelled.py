@@ -50,7 +50,7 @@ class Table:
         """
         parts = {
             name: [getattr(record, name) for record in self.records]
-            for name in ("pair", "choices", "negative", "picture", "sound")
+            for name in ("pair", "choices", "negative", "picture", "sound", "slice")
         }
         for name, values in parts.items():
             count = sum(value is None for value in values)
@@ -69,6 +69,7 @@ class Table:
             negatives=given["negative"],
             pictures=given["picture"],
             sounds=given["sound"],
+            slices=given["slice"],
         )
 
 

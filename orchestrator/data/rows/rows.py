@@ -32,6 +32,7 @@ class Rows:
         negatives: N texts that do not belong to ``texts``, or None.
         pictures: content of N image files, or None; decoded when a batch is made.
         sounds: content of N sound files, or None; decoded when a batch is made.
+        slices: name of the slice of N rows, or None; no part of what a row is.
     """
 
     texts: list[str]
@@ -42,6 +43,7 @@ class Rows:
     negatives: list[str] | None = None
     pictures: list[bytes] | None = None
     sounds: list[bytes] | None = None
+    slices: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,6 +65,7 @@ class Rows:
             None if self.negatives is None else [self.negatives[i] for i in index],
             None if self.pictures is None else [self.pictures[i] for i in index],
             None if self.sounds is None else [self.sounds[i] for i in index],
+            None if self.slices is None else [self.slices[i] for i in index],
         )
 
     @property
@@ -165,6 +168,7 @@ class Record:
         negative: a text that does not belong to ``text``.
         picture: content of an image file.
         sound: content of a sound file.
+        slice: name of its slice.
     """
 
     label: tuple[str, ...]
@@ -174,6 +178,7 @@ class Record:
     negative: str | None = None
     picture: bytes | None = None
     sound: bytes | None = None
+    slice: str | None = None
 
 
 Reader = Callable[[TableRow, Counter[str]], Record | None]

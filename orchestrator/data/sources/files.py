@@ -12,6 +12,7 @@ import glob
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.config import did_you_mean
@@ -276,6 +277,11 @@ def media_only(folder: Path) -> list[Path]:
 
 def _media_tables(spec: DatasetSpec, form: LabelForm, folder: Path, files: list[Path]) -> Tables:
     """Read a folder of images or sounds, with subfolders of splits or without."""
+    if spec.slice_column is not None:
+        raise InputError(
+            f"{spec.source}: slice_column: a folder of images or sounds has no columns. Add a "
+            "table with path, label and the slice of each."
+        )
     aliases = {name: split for split, names in SPLIT_NAMES.items() for name in names}
     places = {entry: aliases.get(entry.name.lower()) for entry in folder.iterdir()}
     if "train" not in places.values():
@@ -309,11 +315,20 @@ def fill_table(
     """Append labelled rows to a table; rows without text or label are counted and left out.
 
     Raises:
-        InputError: There is no column for the text or the label.
+        InputError: There is no column for the text, the label, or the slice that is named.
     """
     read: Reader | None = None
+    column = spec.slice_column
     for row in rows:
         read = read or media_reader(spec, form, row, path) or form.reader(spec, row, path)
         record = read(row, rejected)
-        if record is not None:
-            table.records.append(record)
+        if record is None:
+            continue
+        if column is not None:
+            if row.get(column) in (None, ""):
+                raise InputError(
+                    f"{path}: slice_column: a row has nothing in {column!r}. "
+                    f"{did_you_mean(column, list(row), 'Its columns')}"
+                )
+            record = replace(record, slice=str(row[column]))
+        table.records.append(record)
