@@ -8,6 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core.core_schema import ErrorType
 
+from orchestrator.config.descriptions import descriptions
 from orchestrator.config.locate import Location, Place, locate
 from orchestrator.config.strict import Misfit, show
 from orchestrator.errors import Problem
@@ -170,9 +171,8 @@ def _is_word(value: Any) -> bool:
 
 def _meaning(place: Place) -> str:
     """Return the description of a field, as a sentence after its name."""
-    field = place.owner.model_fields.get(str(place.path[-1])) if place.owner else None
-    text = (field.description or "").strip().splitlines()[0] if field and field.description else ""
-    return f" {text.rstrip('.')}." if text else ""
+    text = descriptions(place.owner).get(str(place.path[-1]), "") if place.owner else ""
+    return f" {text.strip().splitlines()[0].rstrip('.')}." if text.strip() else ""
 
 
 def _unknown_key(place: Place) -> str:

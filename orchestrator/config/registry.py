@@ -28,6 +28,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
+from orchestrator.config.descriptions import describe
 from orchestrator.config.messages import nearest, to_problems
 from orchestrator.config.strict import StrictModel
 from orchestrator.errors import InputError, Problem
@@ -236,6 +237,8 @@ class Choice:
         self._within = True
         try:
             options = [handler(config.__pydantic_core_schema__) for config in configs]
+            for config, option in zip(configs, options, strict=True):
+                describe(config, handler.resolve_ref_schema(option))
         finally:
             self._within = False
         return {"anyOf": [{"enum": list(names)}, *options]}

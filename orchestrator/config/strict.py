@@ -4,8 +4,11 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
+from orchestrator.config.descriptions import describe
 from orchestrator.errors import ConfigError, Problem
 
 _SCALARS = frozenset({bool, int, float, str})
@@ -21,7 +24,7 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        use_attribute_docstrings=True,
+        defer_build=True,
         validate_default=True,
         allow_inf_nan=False,
         ser_json_inf_nan="constants",
@@ -36,6 +39,15 @@ class StrictModel(BaseModel):
         not be read, so that one report holds as much as possible.
         """
         return ()
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe the fields."""
+        schema = handler(core_schema)
+        describe(cls, handler.resolve_ref_schema(schema))
+        return schema
 
     @model_validator(mode="before")
     @classmethod

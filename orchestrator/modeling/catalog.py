@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from orchestrator.config import StrictModel, did_you_mean
+from orchestrator.config.descriptions import descriptions
 from orchestrator.config.registry import Registry
 from orchestrator.errors import InputError
 from orchestrator.modeling.component import ComponentConfig
@@ -120,14 +121,14 @@ def describe(registry: Registry[Any], kind: str, name: str) -> Description:
 
 def _options(config: type[StrictModel]) -> tuple[Option, ...]:
     fields = config.model_fields.items()
-    options = [o for name, field in fields if name != "type" for o in _option(name, field)]
+    options = [o for name, field in fields if name != "type" for o in _option(config, name, field)]
     if not issubclass(config, ComponentConfig):
         return tuple(options)
     own_name = config.type_name()
     return tuple(replace(o, default=own_name) if o.name == "name" else o for o in options)
 
 
-def _option(name: str, field: FieldInfo) -> list[Option]:
+def _option(config: type[StrictModel], name: str, field: FieldInfo) -> list[Option]:
     """Return an option, and behind it those of the mapping that it may hold."""
     default = field.get_default(call_default_factory=True, validated_data={})
     required = default is PydanticUndefined
@@ -136,7 +137,7 @@ def _option(name: str, field: FieldInfo) -> list[Option]:
         type=_words(field.annotation),
         default=None if required else default,
         required=required,
-        description=" ".join((field.description or "").split()),
+        description=" ".join(descriptions(config).get(name, "").split()),
     )
     models = _models(field.annotation)
     nested = [

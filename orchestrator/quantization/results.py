@@ -268,7 +268,7 @@ class Probe(StrictModel):
 class QuantizeSummary(StrictModel):
     """Figures of the manifest: of the committed file, on test rows unless named otherwise."""
 
-    target: str | None
+    target: str | None = None
     """Target whose primary metric counts; null: the package answers with embeddings only."""
     accuracy: float | None = None
     """Primary metric of the INT8 model; null: without labels."""

@@ -79,3 +79,11 @@ def test_results_load_without_the_heavy_libraries():
     command = [sys.executable, "-c", code]
     shown = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert shown.stdout.strip() == "set()", shown.stderr
+
+
+def test_metrics_of_a_package_that_only_embeds_have_no_target():
+    figures = dict.fromkeys(("latency_ms", "latency_float_ms", "latency_torch_ms"), 1.0)
+    figures |= {"speedup_over_float": 1.0, "speedup_over_torch": 1.0}
+    counts = {"integer_units": 1, "units": 1, "bytes": 1, "bytes_float": 1}
+    stored = {"cosine": 0.99, "plan_name": "full", **figures, **counts}  # a manifest has no null
+    assert QuantizeMetrics.model_validate(stored | {"plan": {}}).target is None
