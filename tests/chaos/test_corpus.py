@@ -16,6 +16,7 @@ from benchmarks.corpus_memory import in_a_process, measure
 from orchestrator.config import load_config
 from orchestrator.data.corpora.corpus import open_corpus, prepare_corpus
 from orchestrator.pretraining.config import CorpusJobConfig
+from tests.support.processes import command_of
 
 pytestmark = pytest.mark.chaos
 
@@ -66,7 +67,8 @@ def test_a_killed_job_goes_on_and_writes_no_finished_shard_again(tmp_path):
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
     for process in psutil.wait_procs(left, timeout=20)[1]:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     (folder,) = (tmp_path / "corpora").glob("corpus-*")
     assert not (folder / "manifest.json").exists()
     before = {path.name: path.stat() for path in folder.glob("shard-*.json")}
@@ -100,7 +102,7 @@ def stopped_at_work(job):
 
 
 def works(process):
-    return "Map(_work)" in " ".join(process.cmdline())
+    return "Map(_work)" in command_of(process)
 
 
 def test_a_killed_worker_is_replaced(tmp_path):

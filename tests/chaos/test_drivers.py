@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator.cluster.launcher import RAY_STORAGE
 from orchestrator.zoo import Zoo
+from tests.support.processes import command_of
 from tests.support.ray import started_head
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +93,7 @@ def family(pid):
 
 def trainers_of(processes):
     """Those of the processes that train."""
-    return [each for each in processes if "TrainWorker" in " ".join(each.cmdline())]
+    return [each for each in processes if "TrainWorker" in command_of(each)]
 
 
 def alive(process):

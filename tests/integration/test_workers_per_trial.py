@@ -13,6 +13,7 @@ from orchestrator.selection.trials.journal import Journal
 from orchestrator.zoo import Zoo
 from tests.support import candidates
 from tests.support.candidates import FINE_TUNE, make_world, select_job
+from tests.support.processes import command_of
 
 ENCODERS = ("bert", "bilstm", "conv")
 SAME = 5e-7
@@ -53,9 +54,13 @@ def report_of(place, name):
 
 @pytest.mark.slow
 def test_two_workers_select_as_one_does(place):
-    """Trials are paused and go on in the same two processes, which train others meanwhile."""
+    """Trials are paused and go on in the same two processes, which train others meanwhile.
+
+    The first rung is a part of an epoch.
+    """
     for workers in (1, 2):
-        run(job_of(place, f"by-{workers}", workers))
+        halving = {"policy": "sh", "first_rung_steps": 4}
+        run(job_of(place, f"by-{workers}", workers, halving=halving))
     alone, group = rows_of(place, "by-1"), rows_of(place, "by-2")
     assert group.keys() == alone.keys()
     for key, row in group.items():
@@ -121,4 +126,4 @@ def kill_a_peer(place, name):
 def peers():
     """Processes of this test's Ray that are peers."""
     children = psutil.Process().children(recursive=True)
-    return [each for each in children if PEER in "".join(each.cmdline())]
+    return [each for each in children if PEER in command_of(each)]

@@ -24,6 +24,8 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from tests.support.processes import command_of
+
 ROOT = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 180
 START_ATTEMPTS = 3
@@ -242,9 +244,7 @@ def _family(pid: int | None, marks: tuple[str, ...]) -> list:
     if pid is not None and psutil.pid_exists(pid):
         found += psutil.Process(pid).children(recursive=True)
     for process in psutil.process_iter():
-        try:
-            if any(mark in part for part in process.cmdline() for mark in marks):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
+        command = command_of(process)
+        if any(mark in command for mark in marks):
+            found.append(process)
     return [each for each in found if each.pid != os.getpid()]
