@@ -145,7 +145,8 @@ def _halve(
         closed.append(Closing(bracket, screening.plan, journal, payload, salvage=config.salvage))
         return closed[0]
 
-    source = TrialSource(begin, trial, screening, close)
+    seconds = None if limit.timed else limit.times.of
+    source = TrialSource(begin, trial, screening, close, seconds)
     observe = _observer(config, screening, source, journal, limit)
     if not source.finished:
         top = config.finish_top

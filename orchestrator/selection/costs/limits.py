@@ -96,6 +96,11 @@ class BudgetLimit:
         """Share of the budget that is used up; None without one."""
         return None if self._budget.unit is None else 1.0 - self.left() / self._budget.limit
 
+    @property
+    def timed(self) -> bool:
+        """Whether seconds or money end the run: the trials of a rung then start best first."""
+        return self._budget.unit in ("seconds", "currency")
+
     def open_rung(self, bracket: Bracket) -> None:
         """Shrink the rung that is about to start, or end the bracket; a resumed run repeats it."""
         rung, trained = bracket.rung, self._trained
@@ -130,9 +135,9 @@ class BudgetLimit:
             running: Models that train at the moment.
         """
         self.clock.tick()
-        rung, timed = bracket.rung, self._budget.unit in ("seconds", "currency")
+        rung = bracket.rung
         queue = [model for model in bracket.waiting() if model not in running]
-        if not timed or not queue or self._cut == rung:
+        if not self.timed or not queue or self._cut == rung:
             return
         self.times.add_rows(self._rows)
         needed = self._cost(queue[:1], rung) or 0.0

@@ -25,7 +25,7 @@ from orchestrator.selection.trials.failures import reason_of, repeats
 from orchestrator.selection.trials.loading import held, hold, lesson_for, package_of
 from orchestrator.selection.trials.rates import RateTrials
 from orchestrator.selection.trials.starting import clock
-from orchestrator.selection.trials.threads import more_threads, slots_used
+from orchestrator.selection.trials.threads import UsedSlots
 from orchestrator.storage import staged, verify_folder
 from orchestrator.training.config import FineTuneConfig
 from orchestrator.zoo import Package, Zoo
@@ -169,8 +169,7 @@ class FineTuneTrial:
         startup, started = clock.seconds(asked), time.perf_counter()
         steps_before, rung, rungs = tuner.steps_done, len(rows) + 1, self._rungs(tuner)
         rungs.require_shorter()
-        slots = slots_used(tuner.model, self._payload)
-        with more_threads(slots):
+        with UsedSlots(tuner, self._payload, rung) as used:
             if (missing := rungs.steps_after(rung) - tuner.steps_done) > 0:
                 tuner.train_epoch(missing)  # else a rate was tried on all of them
             trained = time.perf_counter()
@@ -191,7 +190,7 @@ class FineTuneTrial:
             seconds=time.perf_counter() - started,
             evaluation_s=evaluation_s,
             startup_s=startup,
-            slots=slots,
+            slots=used.mean,
             learning_rate=tuner.config.learning_rate if self._payload.learning_rates else None,
             rates=rates,
             finished_at=time.time(),

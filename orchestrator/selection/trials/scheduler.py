@@ -20,12 +20,13 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.selection.costs.limits import BudgetLimit
+from orchestrator.selection.halving import Bracket
 from orchestrator.selection.results import EpochResult, JournalRow
 from orchestrator.selection.trials.failures import COLORS
 from orchestrator.selection.trials.fine_tuning import TRIAL, TrialPayload
 from orchestrator.selection.trials.journal import Journal
 from orchestrator.selection.trials.source import TrialSource
-from orchestrator.selection.trials.threads import is_busy
+from orchestrator.selection.trials.threads import is_busy, lend
 from orchestrator.training.events import EPOCH_RESULT, NewTrial
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class HalvingScheduler(TrialScheduler):
         self._slots = slots
         self._erring: dict[str, Trial] = {}
         self._holds_actors = False
+        self._loans: set[tuple[str, int, int]] = set()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """Tune snapshots its schedulers; a run continues from our journal instead."""
@@ -104,7 +106,7 @@ class HalvingScheduler(TrialScheduler):
     ) -> str:
         """Record an epoch; the trial continues, or waits for its rung."""
         row, bracket = self._record(trial, result), self._source.bracket
-        survives = row and bracket and row.trial in bracket.waiting() and row.rung < bracket.rung
+        survives = row and bracket and row.trial in self._next() and row.rung < bracket.rung
         if survives and with_slots(trial, self._share()):
             survives = False  # it goes on at once, with its new payload
         # A loser is paused too, and stopped later by `choose_trial_to_run`: by then a survivor
@@ -137,9 +139,8 @@ class HalvingScheduler(TrialScheduler):
             running = {t.config["trial"] for t in trials if t.status == Trial.RUNNING}
             self._guarded(functools.partial(self._limit.check, bracket, running))
         self._guarded(self._source.advance)
-        waiting = set(self._source.waiting())
-        chosen = next((t for t in trials if _has(t, Trial.PENDING, waiting)), None)
-        chosen = chosen or next((t for t in trials if _has(t, Trial.PAUSED, waiting)), None)
+        waiting = self._source.waiting()
+        chosen = _first(trials, Trial.PENDING, waiting) or _first(trials, Trial.PAUSED, waiting)
         if chosen is None and bracket is not None:
             alive = set() if bracket.finished else set(bracket.pool)
             losers = {trial.config["trial"] for trial in trials} - alive
@@ -148,6 +149,8 @@ class HalvingScheduler(TrialScheduler):
                     tune_controller.stop_trial(trial)
         if chosen is not None:
             with_slots(chosen, self._share())
+        elif bracket is not None and not bracket.finished:
+            self._lend(trials, bracket)
         return chosen
 
     def settle(self) -> None:
@@ -206,6 +209,25 @@ class HalvingScheduler(TrialScheduler):
             return 1
         return max(1, self._slots // max(1, len(bracket.pool)))
 
+    def _next(self) -> tuple[str, ...]:
+        """Trials of the open rung that start at once; all of them if the slots are not known."""
+        waiting = self._source.waiting()
+        return waiting if self._slots == 1 else waiting[: self._slots]
+
+    def _lend(self, trials: list[Trial], bracket: Bracket) -> None:
+        """Lend slots for which no trial waits to those of the rung that still train."""
+        waiting = bracket.waiting()
+        running = [t for t in trials if _has(t, Trial.RUNNING, {*waiting})]
+        slots = self._slots // max(1, len(running))
+        if slots == 1 or len(running) < len(waiting) or is_busy(self._slots):
+            return
+        for trial in running:
+            payload = TrialPayload.model_validate_json(trial.config["payload"])
+            loan = (payload.trial, bracket.rung, slots)
+            if payload.slots < slots and loan not in self._loans:
+                self._loans.add(loan)
+                lend(payload.state, bracket.rung, slots)
+
     def _guarded(self, decide: Callable[[], object]) -> None:
         """Store what the bracket raises: Tune would turn it into a failure of one trial."""
         try:
@@ -222,6 +244,12 @@ def with_slots(trial: Trial, slots: int) -> bool:
     changed = payload.model_copy(update={"slots": slots})
     trial.config["payload"] = changed.model_dump_json()
     return changed != payload
+
+
+def _first(trials: list[Trial], status: str, names: tuple[str, ...]) -> Trial | None:
+    """Return the trial of the first of the names that has one in this state."""
+    found = {trial.config["trial"]: trial for trial in trials if trial.status == status}
+    return next((found[name] for name in names if name in found), None)
 
 
 def _has(trial: Trial, status: str, models: set[str]) -> bool:

@@ -40,6 +40,7 @@ class TrialSource:
         trial: Makes the trial of a model.
         screening: Phase before the bracket; None: there is none.
         close: Makes the phase after the bracket; None: there is none.
+        seconds: Returns how long a rung of a model is expected to take; None: not known.
 
     Attributes:
         bracket: The bracket; None until screening is over.
@@ -54,9 +55,11 @@ class TrialSource:
         trial: Callable[[str], NewTrial],
         screening: Phase | None = None,
         close: Callable[[Bracket], Phase] | None = None,
+        seconds: Callable[[str], float | None] | None = None,
     ) -> None:
         self.bracket: Bracket | None = None
         self._begin, self._trial, self._close = begin, trial, close
+        self._seconds = seconds
         self._screening = screening
         self._closing: Phase | None = None
         self._issued: set[str] = set()
@@ -73,10 +76,19 @@ class TrialSource:
         return self._screening if self.bracket is None else self._closing
 
     def waiting(self) -> tuple[str, ...]:
-        """Names of the trials that may run now."""
+        """Names of the trials that may run now, in the order in which they should start.
+
+        A rung ends with its last trial, and slots without one wait for it: the longest start first.
+        """
         if self.phase is not None:
             return self.phase.waiting
-        return () if self.bracket is None else self.bracket.waiting()
+        if self.bracket is None:
+            return ()
+        names = self.bracket.waiting()
+        if self._seconds is None:
+            return names
+        expected = {name: self._seconds(name) for name in names}
+        return tuple(sorted(names, key=lambda name: -(expected[name] or 0.0)))
 
     def next_trial(self) -> NewTrial | None:
         """Return a trial that has not been started; None: none at this moment."""

@@ -92,6 +92,30 @@ def test_a_large_model_uses_the_cpus_of_idle_slots(world, tmp_path, monkeypatch)
     assert torch.get_num_threads() == before
 
 
+def test_slots_are_lent_to_a_trial_that_trains_until_its_rung_ends(world, tmp_path, monkeypatch):
+    seen, before, evaluate = [], torch.get_num_threads(), FineTuner.evaluate
+
+    def counted(tuner, split):
+        seen.append(torch.get_num_threads())
+        return evaluate(tuner, split)
+
+    monkeypatch.setattr(FineTuner, "evaluate", counted)
+    monkeypatch.setattr(threads, "LOOK_EVERY_S", 0.0)
+    state = str(tmp_path / "state")
+    threads.lend(state, rung=1, slots=3)
+    small = FineTuneTrial(payload(world, state)).step()
+    monkeypatch.setattr(threads, "MIN_WEIGHTS", 1)
+    large = tmp_path / "large"
+    threads.lend(str(large), rung=1, slots=3)
+    trial = FineTuneTrial(payload(world, large))
+    rows = [trial.step(), trial.step()]
+    assert small.slots == 1
+    assert 1 < rows[0].slots <= 3
+    assert rows[1].slots == 1
+    assert seen == [before, 3 * before, before]
+    assert torch.get_num_threads() == before
+
+
 def test_bf16_rounds_the_passes_and_nothing_else(world, tmp_path, monkeypatch):
     seen = []
     forward = Model.forward
