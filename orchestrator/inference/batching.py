@@ -1,12 +1,12 @@
 """Batching: the sequences of several requests in few runs of the model, bounded by tokens.
 
-Sequences are sorted by length, which leaves little padding. A run ends where the next sequence
-would pass the token limit, padding included. Results keep the order of the sequences.
+Sequences are sorted by length, which leaves little padding; `dispatch` says where runs end. Results
+keep the order of the sequences.
 
 Shapes: B sequences of a run, S tokens of the longest, K outputs, D width.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,22 +38,24 @@ class Work:
 Run = Callable[[Sequence[Tokens], Collection[str]], Outputs]
 """A model: sequences and names of outputs → outputs."""
 
+Cut = Callable[[Sequence[int]], Sequence[int]]
+"""Lengths of sequences, shortest first → number of sequences of each run (`Dispatch.cut`)."""
 
-def run_works(works: Sequence[Work], run: Run, max_tokens: int) -> list[Outputs]:
+
+def run_works(works: Sequence[Work], run: Run, cut: Cut) -> list[Outputs]:
     """Run the works of several requests together.
 
     Args:
         works: One per request.
         run: The model.
-        max_tokens: Largest number of tokens in one run, padding included; a longer sequence runs
-            alone.
+        cut: Says which sequences share a run.
 
     Returns:
         What each work wanted.
     """
     sequences = [sequence for work in works for sequence in work.sequences]
     wanted = dict.fromkeys(name for work in works for name in work.wanted)
-    together = run_sorted(sequences, tuple(wanted), run, max_tokens)
+    together = run_sorted(sequences, tuple(wanted), run, cut)
     results = []
     start = 0
     for work in works:
@@ -63,16 +65,17 @@ def run_works(works: Sequence[Work], run: Run, max_tokens: int) -> list[Outputs]
     return results
 
 
-def run_sorted(
-    sequences: Sequence[Tokens], wanted: Collection[str], run: Run, max_tokens: int
-) -> Outputs:
+def run_sorted(sequences: Sequence[Tokens], wanted: Collection[str], run: Run, cut: Cut) -> Outputs:
     """Run sequences, shortest first, and return the outputs in the order they were given."""
     order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
     found: dict[str, dict[int, AnyArray]] = {name: {} for name in wanted}
-    for chunk in _chunks(order, sequences, max_tokens):
-        outputs = run([sequences[index] for index in chunk], wanted)
+    start = 0
+    for size in cut([len(sequences[index]) for index in order]):
+        run_order = order[start : start + size]
+        outputs = run([sequences[index] for index in run_order], wanted)
         for name in wanted:
-            found[name] |= zip(chunk, outputs[name], strict=True)
+            found[name] |= zip(run_order, outputs[name], strict=True)
+        start += size
     return {name: [rows[index] for index in range(len(sequences))] for name, rows in found.items()}
 
 
@@ -107,14 +110,3 @@ def unpadded(values: Float32Array, sequences: Sequence[Tokens]) -> list[AnyArray
     if values.ndim < 3:
         return list(values)
     return [row[: len(sequence)] for row, sequence in zip(values, sequences, strict=True)]
-
-
-def _chunks(order: Sequence[int], sequences: Sequence[Tokens], most: int) -> Iterator[list[int]]:
-    chunk: list[int] = []
-    for index in order:  # shortest first: this one is the longest of its chunk so far
-        if chunk and (len(chunk) + 1) * len(sequences[index]) > most:
-            yield chunk
-            chunk = []
-        chunk.append(index)
-    if chunk:
-        yield chunk

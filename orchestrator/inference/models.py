@@ -13,6 +13,7 @@ import numpy as np
 from orchestrator.arrays import AnyArray, Float32Array, IntArray
 from orchestrator.errors import InputError
 from orchestrator.inference.batching import EMBEDDING_MASK
+from orchestrator.inference.dispatch import Dispatch, RunTimes, measure_times, read_times
 from orchestrator.modeling.config import ModelConfig, read_config
 from orchestrator.modeling.targets.configs import VectorConfig
 from orchestrator.tasks.numerics import most_probable_path
@@ -51,11 +52,13 @@ class LoadedModel(Protocol):
         runtime: ``torch`` or the name of another back end.
         dtype: Number format of the weights: ``float32``, ``int8``.
         max_length: Longest input in tokens.
+        dispatch: Says which sequences share a run.
     """
 
     runtime: str
     dtype: str
     max_length: int
+    dispatch: Dispatch
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -108,6 +111,7 @@ class TorchModel:
         self._device = device
         self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         self.max_length = model.config.max_position_embeddings
+        self.dispatch = Dispatch()
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -219,9 +223,20 @@ class OnnxModelAdapter:
             is_quantized,
         )
 
-        self._model = OnnxModel.load(folder, threads=threads)
+        self._model, self._threads = OnnxModel.load(folder, threads=threads), threads
         self.dtype = "int8" if is_quantized(folder) else "float32"
         self.max_length = self._model.max_length
+        self.dispatch = Dispatch()
+        if self._model.reads_tokens and self._model.batch_invariant:
+            self.dispatch = Dispatch(read_times(folder, threads), self._measured)
+
+    def _measured(self) -> RunTimes | None:
+        return measure_times(
+            self._model.predict,
+            vocabulary=self._model.vocab_size,
+            longest=self.max_length,
+            threads=self._threads,
+        )
 
     @property
     def heads(self) -> tuple[str, ...]:

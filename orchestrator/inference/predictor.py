@@ -1,7 +1,7 @@
 """A package as a callable: rows in, answers out, in the order of the rows.
 
-Rows are run in batches of similar length, bounded by tokens, so that little is padded. The answer
-to a row does not depend on the rows it is batched with.
+Rows are sorted by length and run as `dispatch` cuts them, so that little is padded. The answer to a
+row does not depend on the rows it is batched with.
 
 Shapes: N rows, S tokens of a row, K outputs, D width.
 """
@@ -67,6 +67,7 @@ class Predictor:
         max_length: Limit in tokens; longer texts are cut.
         reader: Its tokenizer with that limit; None: it reads no text.
         embedding_reader: The same for embeddings, as the package states them.
+        dispatch: Rule that says which sequences share a run.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Predictor:
         statement: "SentenceEmbedding | None" = None,
     ) -> None:
         self._model, self._processor = model, processor
-        self._batch_tokens = batch_tokens
+        self._batch_tokens, self.dispatch = batch_tokens, model.dispatch
         self.ref, self.tasks, self.default = ref, tasks, default
         words = text_processor(processor)
         limits = [model.max_length, max_length, words and words.max_length]
@@ -186,6 +187,10 @@ class Predictor:
     def dtype(self) -> str:
         """Number format of the weights."""
         return self._model.dtype
+
+    def cut(self, lengths: Sequence[int]) -> list[int]:
+        """Return the number of sequences of each run; see `Dispatch.cut`."""
+        return self.dispatch.cut(lengths, self._batch_tokens)
 
     def task(self, head: str | None = None) -> AnyTask:
         """Return the task of a head; None: of the default one.
@@ -329,7 +334,7 @@ class Predictor:
                         f"{self.ref}: rows of {task and task.head!r} are several sequences each, "
                         "which have no common embedding. Ask for answers alone."
                     )
-                outputs = run_sorted(sequences, wanted, self.run, self._batch_tokens)
+                outputs = run_sorted(sequences, wanted, self.run, self.cut)
                 joint = {name: joined(encoded, each) for name, each in outputs.items()}
                 yield places, joint, [item.reading for item in encoded]
 

@@ -9,6 +9,7 @@ from typing import Final
 from orchestrator.config import StrictModel, dump_yaml
 from orchestrator.data.rows.storage import fingerprint
 from orchestrator.errors import StageError
+from orchestrator.inference.dispatch import DISPATCH_FILE
 from orchestrator.modeling.package import stored_bytes
 from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.quantization.allocator import Option, predicted
@@ -265,7 +266,7 @@ def write_package(folder: Path, config: QuantizeConfig, prepared: Prepared, choi
 
 
 def write_files(folder: Path, prepared: Prepared, choice: Choice) -> None:
-    """Write what answers: model, plan, config and tokenizer.
+    """Write what answers: model, plan, times of its runs, config and tokenizer.
 
     Raises:
         StageError: If the model file is not the one that was measured.
@@ -275,6 +276,8 @@ def write_files(folder: Path, prepared: Prepared, choice: Choice) -> None:
         raise StageError(f"{model} changed after it was measured; start the job again")
     for name in (MODEL_FILE, PLAN_FILE):
         shutil.copyfile(choice.folder / name, folder / name)
+    if choice.measured.runs is not None:
+        _write_json(folder / DISPATCH_FILE, choice.measured.runs)
     for name in COPIED:
         shutil.copyfile(prepared.subject.package.path / name, folder / name)
     if prepared.processor is not None:

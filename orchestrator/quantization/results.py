@@ -9,6 +9,7 @@ from typing import Final
 from pydantic import Field
 
 from orchestrator.config import StrictModel
+from orchestrator.inference.dispatch import RunTimes
 from orchestrator.quantization.config import GoalConfig
 from orchestrator.quantization.kinds import KindName
 from orchestrator.quantization.measured_results import (
@@ -105,6 +106,8 @@ class MeasuredArtifact(StrictModel):
     """Times of torch, the float graph and the deployed model."""
     buckets: dict[str, Latency] = Field(default_factory=dict)
     """Times of the deployed model at other shapes, by their name."""
+    runs: RunTimes | None = None
+    """Times that decide which texts share a run; null: texts run alone, or are no texts."""
 
 
 class ParetoPoint(StrictModel):

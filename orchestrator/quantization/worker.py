@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.data.rows.rows import Rows
 from orchestrator.errors import StageError
+from orchestrator.inference.dispatch import RunTimes, measure_times, random_batch
 from orchestrator.inference.models import EMBEDDING, TorchModel
 from orchestrator.quantization.backends.backend import LoadedModel, Predictor
 from orchestrator.quantization.calibrators.calibrator import channel_extremes
@@ -230,7 +230,17 @@ def measure_artifact(
             name: _timed(inputs, models, lengths, shape)[DEPLOYED_NAME]
             for name, shape in inputs.timing.buckets.items()
         },
+        runs=_run_times(inputs, deployed, plan),
     )
+
+
+def _run_times(inputs: QuantizeInputs, model: Predictor, plan: Plan) -> RunTimes | None:
+    """Time runs of texts, where texts may share one."""
+    if inputs.texts.calibration.parts[0].items is None or not plan.batch_invariant:
+        return None
+    config = inputs.source.model_config
+    longest = config.max_position_embeddings
+    return measure_times(model.predict, vocabulary=config.vocab_size, longest=longest)
 
 
 def measure_test(
@@ -243,17 +253,6 @@ def measure_test(
     before = joint([predict_all(plain, part) for part in whole.parts])
     after = joint([predict_all(deployed, part) for part in read.parts])
     return figures_of(inputs, whole.rows, before, after)
-
-
-def random_batch(size: int, length: int, vocabulary: int) -> dict[str, npt.NDArray[np.int32]]:
-    """Return a batch [B, S] of ordinary tokens without padding; always the same one."""
-    rng = np.random.default_rng(0)
-    ids = rng.integers(vocabulary // 2, vocabulary, (size, length)).astype(np.int32)
-    return {
-        "input_ids": ids,
-        "attention_mask": np.ones_like(ids),
-        "token_type_ids": np.zeros_like(ids),
-    }
 
 
 class _TorchModel:

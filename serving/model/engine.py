@@ -56,8 +56,7 @@ class Engine:
         names = (*self.card.tasks, EMBEDDING) if wanted is None else wanted
         encoded = self.reader.encode([Item(text) for text in texts])
         sequences = [sequence for item in encoded for sequence in item.sequences]
-        most = max(map(len, sequences)) * len(sequences)
-        return run_sorted(sequences, names, self.run, most)
+        return run_sorted(sequences, names, self.run, lambda lengths: [len(lengths)])
 
 
 def require_served(package: "Package", target: str | None = None) -> dict[str, AnyTask]:

@@ -47,6 +47,7 @@ class Replica:
             threads=max(1, int(config.cpus_per_replica)),
             device="cuda" if config.gpus_per_replica > 0 else "cpu",
         )
+        self._engine.predictor.dispatch.prepare()
         self._api_keys_file = config.api_keys_file
         self.recorder = make_recorder(self._engine.card.ref)
         self.policy = Policy(config.limits)
@@ -100,7 +101,11 @@ class Replica:
         self.policy.limits = limits
 
     def _run(self, works: Sequence[Work]) -> list[Outputs]:
-        return run_works(works, self._run_model, self.policy.limits.max_batch_tokens)
+        return run_works(works, self._run_model, self._cut)
+
+    def _cut(self, lengths: Sequence[int]) -> list[int]:
+        most = self.policy.limits.max_batch_tokens
+        return self._engine.predictor.dispatch.cut(lengths, most)
 
     def _run_model(self, sequences: Sequence[Tokens], wanted: Collection[str]) -> Outputs:
         self.recorder.batch(padded_tokens(sequences))

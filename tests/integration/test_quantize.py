@@ -12,6 +12,7 @@ from orchestrator.data.processors.text import TextProcessor
 from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError, StageError
+from orchestrator.inference.dispatch import RunTimes
 from orchestrator.inference.predictor import Predictor
 from orchestrator.modeling.builder import build_model
 from orchestrator.modeling.config import ModelConfig
@@ -136,6 +137,8 @@ def test_the_committed_file_executes_the_plan(finished):
     report = package.read_json("evaluation/quantization.json")
     assert report["artefact_sha256"] == sha256_file(package.path / "model.onnx")
     assert report["audit"]["integer_units"] == found.integer_units
+    times = Predictor.open(package).dispatch.times  # of this host, so it is not measured again
+    assert times == RunTimes.model_validate(package.read_json("dispatch.json"))
 
 
 def test_the_reported_accuracies_are_those_of_the_committed_file(finished, place):

@@ -42,7 +42,7 @@ def application(engine: Engine, recorder: NoRecorder) -> SimpleNamespace:
     policy = Policy(Limits())
 
     async def execute(work):
-        return run_works([work], engine.run, policy.limits.max_batch_tokens)[0]
+        return run_works([work], engine.run, engine.predictor.cut)[0]
 
     service = Service(engine, execute, policy)
     service.health.ready = service.health.probe_ok = True

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.inference.batching import Work, pad, padded_tokens, run_works
+from orchestrator.inference.dispatch import Dispatch
 from orchestrator.inference.inputs import Tokens
 
 
@@ -39,7 +40,7 @@ def test_every_request_gets_its_own_rows_in_order_and_no_run_is_too_large(wanted
         runs.append(sequences)
         return marker(sequences, wanted)
 
-    results = run_works(works, run, limit)
+    results = run_works(works, run, lambda each: Dispatch().cut(each, limit))
     assert len(results) == len(works)
     for work, result in zip(works, results, strict=True):
         assert tuple(result) == work.wanted
@@ -66,5 +67,5 @@ def test_sequences_of_equal_length_share_one_run():
         return marker(sequences, wanted)
 
     works = [Work((name,), [sequence([1, 2, 3])]) for name in ("topic", "embedding", "topic")]
-    run_works(works, run, 15)
+    run_works(works, run, lambda each: Dispatch().cut(each, 15))
     assert runs == [(3, ("topic", "embedding"))]

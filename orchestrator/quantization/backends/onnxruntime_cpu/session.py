@@ -75,6 +75,11 @@ class OnnxModel:
         return cls(open_session(model, threads=threads), batch_invariant=batch_invariant)
 
     @property
+    def reads_tokens(self) -> bool:
+        """Whether it reads tokens and nothing else."""
+        return {IDS} <= set(self.inputs) <= {IDS, *OPTIONAL}
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """Names of the targets."""
         return tuple(
