@@ -23,6 +23,7 @@ from tokenizers import Encoding, Tokenizer
 
 from orchestrator.data.processors.roles import Roles, roles_of
 from orchestrator.data.processors.subwords import Texts, Training, add_sentinels, train_tokenizer
+from orchestrator.data.processors.tokenized import tokenized
 from orchestrator.data.processors.tokenizer_files import (
     DEFAULT_MAX_LENGTH,
     HUGGING_FACE,
@@ -189,7 +190,7 @@ class TextProcessor:
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         tokenizer = self.tokenizer  # the fast form leaves out the texts of tokens
         encode = tokenizer.encode_batch if self.published.ids else tokenizer.encode_batch_fast
-        return list(encode(list(texts), add_special_tokens=False))
+        return tokenized(encode, texts)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; special tokens are left out."""
@@ -251,9 +252,7 @@ class TextProcessor:
         limit = self.max_length if max_length is None else max_length
         room = max(limit - self.tokenizer.num_special_tokens_to_add(False), 0)
         words = [[word if i == 0 else f" {word}" for i, word in enumerate(row)] for row in rows]
-        encodings = self.tokenizer.encode_batch(
-            words, is_pretokenized=True, add_special_tokens=False
-        )
+        encodings = tokenized(self.tokenizer.encode_batch, words, is_pretokenized=True)
         for encoding in encodings:
             encoding.truncate(room)
         framed = [self.tokenizer.post_process(each, None, True) for each in encodings]
