@@ -119,7 +119,7 @@ def quantize(fused: Path, path: Path) -> Path:
 
 
 def _session(path: Path, dtype: type[np.integer[Any]]) -> Engine:
-    session = open_session(str(path))
+    session = open_session(path)
     names = {value.name for value in session.get_inputs()}
 
     def run(ids: IntArray, mask: IntArray) -> Float32Array:

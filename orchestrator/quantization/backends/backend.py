@@ -7,12 +7,14 @@ package, with a class like ``onnxruntime_cpu.OnnxRuntimeCpu``.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.quantization.plans import Plan
 from orchestrator.quantization.registries import BACKENDS, BackendConfig
-from orchestrator.quantization.results import Audit
+
+if TYPE_CHECKING:
+    from orchestrator.quantization.results import Audit
 
 
 class Predictor(Protocol):
@@ -82,7 +84,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def audit(self, model: bytes, plan: Plan) -> Audit:
+    def audit(self, model: bytes, plan: Plan) -> "Audit":
         """Execute a model once and read off what ran.
 
         Raises:

@@ -24,6 +24,7 @@ from orchestrator.modeling.encoders.configs import (
 )
 from orchestrator.modeling.encoders.recurrent_configs import RecurrentConfig
 from orchestrator.modeling.sentence.statement import SentenceEmbedding
+from orchestrator.quantization.backends.onnxruntime_cpu.mapped import aligned
 from orchestrator.quantization.backends.onnxruntime_cpu.session import (
     METADATA_POSITIONS,
     METADATA_VOCAB,
@@ -53,7 +54,7 @@ class Emission:
 
     def to_bytes(self) -> bytes:
         """Return the content of ``model.onnx``."""
-        return bytes(self.model.SerializeToString())
+        return aligned(self.model.SerializeToString())
 
 
 def emit(

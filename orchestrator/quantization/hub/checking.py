@@ -46,7 +46,7 @@ def check(file: Path, folder: Path, config: ModelConfig, head: TargetConfig | No
     Raises:
         IntegrityError: It is larger than rounding explains.
     """
-    session = open_session(str(file))
+    session = open_session(file)
     inputs = {value.name: value.shape for value in session.get_inputs()}
     outputs = [value.name for value in session.get_outputs()]
     name = EMBEDDING if head is None else head.name

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 from orchestrator.quantization.backends.backend import Backend
 from orchestrator.quantization.plans import Plan
 from orchestrator.quantization.registries import BACKENDS, BackendConfig
-from orchestrator.quantization.results import Audit
 
 if TYPE_CHECKING:
     from orchestrator.quantization.backends.onnxruntime_cpu.session import OnnxModel
+    from orchestrator.quantization.results import Audit
 
 
 @BACKENDS.add
@@ -45,7 +45,7 @@ class OnnxRuntimeCpu(Backend):
 
         return OnnxModel.from_bytes(model, batch_invariant=batch_invariant, threads=threads)
 
-    def audit(self, model: bytes, plan: Plan) -> Audit:
+    def audit(self, model: bytes, plan: Plan) -> "Audit":
         """Execute the optimized graph once under the profiler."""
         from orchestrator.quantization.backends.onnxruntime_cpu.audit import audit, verify
 

@@ -17,6 +17,7 @@ import onnxruntime as ort
 from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.quantization.backends.onnxruntime_cpu.arithmetic import check_rules
+from orchestrator.quantization.backends.onnxruntime_cpu.mapped import graph_of
 from orchestrator.quantization.plans import PLAN_FILE, PlanFile
 
 MODEL_FILE: Final = "model.onnx"
@@ -27,6 +28,9 @@ LENGTH: Final = "length"
 """Symbolic dimension of the tokens of a batch."""
 METADATA_VOCAB: Final = "vocab_size"
 METADATA_POSITIONS: Final = "max_position_embeddings"
+
+WEIGHTS_FOLDER: Final = "session.model_external_initializers_file_folder_path"
+"""Option of ONNX Runtime."""
 
 IDS: Final = "input_ids"
 OPTIONAL: Final = ("attention_mask", "token_type_ids", EMBEDDING_MASK)
@@ -67,7 +71,7 @@ class OnnxModel:
             )
         plan = PlanFile.read(Path(folder))
         invariant = plan is None or plan.batch_invariant
-        return cls(open_session(str(path), threads=threads), batch_invariant=invariant)
+        return cls(open_session(path, threads=threads), batch_invariant=invariant)
 
     @classmethod
     def from_bytes(cls, model: bytes, *, batch_invariant: bool, threads: int = 1) -> "OnnxModel":
@@ -173,7 +177,7 @@ def is_quantized(folder: Path) -> bool:
 
 
 def open_session(
-    model: str | bytes,
+    model: Path | bytes,
     *,
     threads: int = 1,
     optimized: Path | None = None,
@@ -182,7 +186,7 @@ def open_session(
     """Open a CPU session with the options that all measuring and serving share.
 
     Args:
-        model: Path or content of an ONNX file.
+        model: Path of an ONNX file, whose weights are mapped, or the content of one.
         threads: Threads within one call.
         optimized: Write the graph after the runtime's optimizations here.
         profile: Record executed nodes into files with this prefix.
@@ -191,7 +195,7 @@ def open_session(
         IntegrityError: If the runtime cannot execute the model.
         InputError: If its arithmetic on this host is not what the model relies on.
     """
-    name = model if isinstance(model, str) else "the model in memory"
+    name = str(model) if isinstance(model, Path) else "the model in memory"
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -202,6 +206,10 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     try:
+        if isinstance(model, Path):
+            path = model.resolve()  # the runtime refuses weights behind a symbolic link
+            options.add_session_config_entry(WEIGHTS_FOLDER, str(path.parent))
+            model = graph_of(path)
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own types share no public base class
         raise IntegrityError(f"{name} is not executable by ONNX Runtime: {error}") from error
