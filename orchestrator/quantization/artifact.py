@@ -150,6 +150,7 @@ def _pareto_point(point: Point, choice: Choice, *, on_front: bool) -> ParetoPoin
         digest=point.plan.digest,
         integer_units=len(point.plan.integer),
         units=len(point.plan.kinds),
+        tables=point.plan.tables,
         accuracy=None if paired is None else paired.accuracy,
         accuracy_drop=None if paired is None else paired.drop,
         paired=paired,

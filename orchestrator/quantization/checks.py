@@ -111,7 +111,8 @@ def stored_plans(zoo: Zoo, ref: str, units: Sequence[Unit]) -> Mapping[str, Plan
         raise InputError(f"front_of: {package.ref} is of another model; its units differ")
     exact = {FLOAT, *exact_kinds(this_host())}
     whole = [point for point in points if point.length is None]
-    plans = {p.name: Plan(p.plan) for p in whole if exact >= set(p.plan.values())}
+    exactly = [point for point in whole if exact >= set(point.plan.values())]
+    plans = {point.name: Plan(point.plan, tables=point.tables) for point in exactly}
     if not any(plan.integer for plan in plans.values()):
         raise InputError(
             f"front_of: no plan of {package.ref} runs exactly on this CPU (kinds "

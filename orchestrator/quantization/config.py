@@ -168,9 +168,10 @@ class QuantizeConfig(CommandConfig):
     equalize: bool = True
     """Shift and scale the channels of norm outputs, exactly in float, in all plans, where that
     brings the model with every unit in INT8 nearer to float on calibration rows."""
-    tables: Literal["float", "int8"] = "float"
+    tables: Literal["float", "int8", "auto"] = "float"
     """Storage of the word table, in every plan with INT8 units: float, or int8 with one scale per
-    row, which is a quarter of the bytes."""
+    row, which is a quarter of the bytes. auto: the best plans are measured with both; where no plan
+    with a float table is as small as `goal.max_bytes`, all have int8."""
     calibrator: Annotated[CalibratorConfig, Choice(CALIBRATORS)] = Field(
         # looked up when it is used, because the entries import modules that import this one
         default_factory=lambda: CALIBRATORS.config_class("max")()  # noqa: PLW0108

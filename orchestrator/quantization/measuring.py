@@ -67,15 +67,22 @@ class Measurements:
     def _completed(self, plans: Mapping[str, Plan]) -> dict[str, Plan]:
         """Return plans with what all of them share: norms and table; float stays as it is."""
         return {
-            name: replace(plan, equalized=self.equalized, tables=self.tables)
+            name: replace(
+                plan,
+                equalized=self.equalized,
+                tables=self.tables if plan.tables == "float" else plan.tables,
+            )
             if plan.integer
             else plan
             for name, plan in plans.items()
         }
 
     def errors(self, units: Sequence[Unit], kinds: Sequence[KindName]) -> dict[str, Divergence]:
-        """Measure every unit alone in every kind; one task per unit."""
-        plans = self._completed(error_plans(units, kinds))
+        """Measure every unit alone in every kind, beside a float table; one task per unit."""
+        plans = {
+            name: replace(plan, tables="float")  # the error of the table is not that of a unit
+            for name, plan in self._completed(error_plans(units, kinds)).items()
+        }
         names = {
             unit.name: [n for n in plans if plans[n].integer.keys() == {unit.name}]
             for unit in units

@@ -11,7 +11,7 @@ from pydantic import Field
 from orchestrator.config import StrictModel
 from orchestrator.inference.dispatch import RunTimes
 from orchestrator.quantization.config import GoalConfig
-from orchestrator.quantization.kinds import KindName
+from orchestrator.quantization.kinds import KindName, TableKind
 from orchestrator.quantization.measured_results import (
     Accuracy,
     Closeness,
@@ -139,6 +139,8 @@ class ParetoPoint(StrictModel):
     """Time at the other shapes of the goal."""
     plan: dict[str, KindName]
     """Kind of every unit."""
+    tables: TableKind = "float"
+    """Storage of the word table."""
     latency_ms: float
     """CPU time of one call."""
     size: int | None = None

@@ -40,6 +40,7 @@ from orchestrator.quantization.goals import (
     nearest_of,
 )
 from orchestrator.quantization.inputs import Prepared
+from orchestrator.quantization.kinds import TableKind
 from orchestrator.quantization.measured_results import PlanFigures
 from orchestrator.quantization.measuring import Measurements
 from orchestrator.quantization.methods import exhaustive, front, samp
@@ -91,10 +92,12 @@ class Search:
         self.config, self.goal = config, config.goal
         self.units = prepared.subject.units
         self.folder, self.pool = folder, pool
-        self.measurements = Measurements(prepared.inputs, folder, pool, config.tables)
+        tables: TableKind = "int8" if config.tables == "int8" else "float"
+        self.measurements = Measurements(prepared.inputs, folder, pool, tables)
         if config.equalize:
             self.measurements.equalize(self.units, config.allowed)
         self.emitted_bytes = len(prepared.subject.emission.to_bytes())
+        self.source = prepared.subject.source
         self.points: list[Point] = []
 
     def run(self) -> Choice:
@@ -128,6 +131,7 @@ class Search:
         """
         prices = self._prices()
         points = self.measurements.points(self._propose(prices))
+        points += self._with_small_tables(points)
         self.points = points + self._cut(points)
         logger.info("measured plans\n%s", points_table(self.points))
         for point in self._ranked():
@@ -229,10 +233,20 @@ class Search:
 
     def _front(self, prices: Prices) -> list[Predicted]:
         """Return the predicted front, of the plans whose file is small enough."""
-        found, limit = surrogate_front(self.units, prices.options), self.goal.max_bytes
+        limit = self.goal.max_bytes
         if limit is None:
-            return found
-        whole = self.emitted_bytes
+            return surrogate_front(self.units, prices.options)
+        small = self._small(prices, limit)
+        if not small and self.config.tables == "auto":
+            self.measurements.tables = "int8"
+            small = self._small(prices, limit)
+        return small
+
+    def _small(self, prices: Prices, limit: int) -> list[Predicted]:
+        """Return the predicted front of the plans whose file has at most so many bytes."""
+        found, whole = surrogate_front(self.units, prices.options), self.emitted_bytes
+        if self.measurements.tables == "int8":
+            whole = len(self.source.emit(Plan({}, tables="int8")).to_bytes())
         small = [each for each in found if whole - saved_bytes(self.units, each.plan) <= limit]
         if small:
             return small
@@ -243,6 +257,16 @@ class Search:
             if whole - saved_bytes(self.units, each.plan) <= limit
             and (again := predicted(each.plan, prices.options)) is not None
         ]
+
+    def _with_small_tables(self, points: Sequence[Point]) -> list[Point]:
+        """Measure the plans that come first, but for their size, with an INT8 word table too."""
+        both = self.config.tables == "auto" and self.config.front_of is None
+        if not both or self.measurements.tables == "int8":
+            return []
+        wanted = ranked(points, self.goal.model_copy(update={"max_bytes": None}))
+        chosen = [point for point in wanted if point.plan.integer][:CUT_PLANS]
+        plans = {f"{each.name}+table": replace(each.plan, tables="int8") for each in chosen}
+        return self.measurements.points(plans) if plans else []
 
     def _cut(self, points: Sequence[Point]) -> list[Point]:
         """Measure the fastest plans that may be deployed with each shorter limit."""

@@ -1,6 +1,7 @@
 """The search without Ray: journal, order of choice, files, a third-party calibrator."""
 
 import json
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -15,7 +16,7 @@ from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.goals import NoPlanError
 from orchestrator.quantization.inputs import prepare, read_subject
 from orchestrator.quantization.methods import exhaustive
-from orchestrator.quantization.plans import PlanFile
+from orchestrator.quantization.plans import PlanFile, fully_quant
 from orchestrator.quantization.results import (
     PARETO_FILE,
     PROBE_FILE,
@@ -221,6 +222,39 @@ def test_an_int8_word_table_is_part_of_every_plan_with_integers(make_config):
     names = {value.name for value in values}
     assert "embedding.word.quantized" in names
     assert "embedding.word.weight" not in names
+
+
+def test_storage_of_the_word_table_is_a_choice_of_the_search(make_config):
+    """Without a bound of size the best plans are measured with both, and the goal chooses."""
+    _, choice, _ = search(make_config(tables="auto", kinds=["row_s7"], mixed_plans=0))
+    points = {point.name: point for point in choice.points}
+    pairs = [(points[name.removesuffix("+table")], points[name]) for name in points
+             if name.endswith("+table")]  # fmt: skip
+    assert len(pairs) == 2
+    for plain, small in pairs:
+        assert (plain.plan.tables, small.plan.tables) == ("float", "int8")
+        assert plain.plan.kinds == small.plan.kinds
+        assert small.figures.size < plain.figures.size
+
+
+@pytest.mark.parametrize(("tables", "fits"), [("float", False), ("auto", True), ("int8", True)])
+def test_a_bound_of_size_may_need_an_int8_word_table(make_config, tables, fits):
+    """The bound lies between the smallest files with either table: a mixed plan is found too."""
+    source = read_subject(make_config()).source
+    units = source.emit().units
+    full = fully_quant(units, "row_s7")
+    sizes = [len(source.emit(replace(full, tables=t)).to_bytes()) for t in ("int8", "float")]
+    assert sizes[0] < sizes[1]
+    goal = {"max_accuracy_drop": 1.0, "max_bytes": sum(sizes) // 2}
+    config = make_config(tables=tables, goal=goal, kinds=["row_s7"], mixed_plans=3)
+    if not fits:
+        with pytest.raises(NoPlanError, match="max_bytes"):
+            search(config)
+        return
+    _, choice, _ = search(config)
+    assert choice.point.plan.tables == "int8"
+    assert choice.bytes <= goal["max_bytes"]
+    assert choice.prices.errors.keys() == {f"{unit.name}@row_s7" for unit in units}
 
 
 @pytest.mark.parametrize(
