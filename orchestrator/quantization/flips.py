@@ -40,14 +40,15 @@ class Margins:
         weights: Share of each decision in the agreement of all rows [M]; their sum is 1.
     """
 
-    values: FloatArray
-    weights: FloatArray
+    values: tuple[float, ...]
+    weights: tuple[float, ...]
 
     def flips(self, variance: float) -> float:
         """Return the share of answers that noise of a variance changes."""
         from scipy.special import ndtr
 
-        return float((self.weights * ndtr(-self.values / sqrt(max(variance, TINY)))).sum())
+        chances = ndtr(-np.asarray(self.values) / sqrt(max(variance, TINY)))
+        return float(np.asarray(self.weights) @ chances)
 
 
 def margins(kind: str, before: Sequence[AnyArray]) -> Margins | None:
@@ -62,7 +63,7 @@ def margins(kind: str, before: Sequence[AnyArray]) -> Margins | None:
     rows = [_decisions(kind, row) for row in before]
     values = [np.diff(np.sort(row, axis=1)[:, -2:], axis=1)[:, 0] for row in rows]
     weights = [np.full(len(row), 1 / (len(row) * len(rows))) for row in rows]
-    return Margins(np.concatenate(values), np.concatenate(weights))
+    return Margins(*(tuple(np.concatenate(each).tolist()) for each in (values, weights)))
 
 
 def noise(kind: str, before: Sequence[AnyArray], after: Sequence[AnyArray]) -> float | None:

@@ -53,8 +53,8 @@ def test_the_noise_of_units_adds_up():
 def test_tags_count_each_token_and_rows_count_the_same():
     rows = [np.asarray([[1.0, 0.0], [0.0, 2.0]]), np.asarray([[0.0, 3.0]])]
     found = margins("tags", rows)
-    assert found.values.tolist() == [1.0, 2.0, 3.0]
-    assert found.weights.tolist() == [0.25, 0.25, 0.5]
+    assert found.values == (1.0, 2.0, 3.0)
+    assert found.weights == (0.25, 0.25, 0.5)
     (choice,) = margins("multiple_choice", [np.asarray([[0.0], [3.0], [2.0]])]).values
     assert choice == 1.0
     assert margins("regression", rows) is None

@@ -76,7 +76,12 @@ def test_a_second_search_measures_only_the_written_file(make_config):
     assert calls.count("measure_plan") == len(first.points)
     assert calls.count("measure_test") == 1
     _, again, calls = search(make_config())
-    assert set(calls) == {"float_outputs", "measure_channels", "measure_artifact"}
+    assert set(calls) == {
+        "float_outputs",
+        "float_margins",
+        "measure_channels",
+        "measure_artifact",
+    }
     assert again.points == first.points
     assert again.prices == first.prices
     assert again.measured.test == first.measured.test
