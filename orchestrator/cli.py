@@ -63,8 +63,7 @@ class Job:
             room: Module below ``orchestrator``.
             config: Class, in the room's module ``config`` unless it names another one.
             help_: See `help`.
-            runner: Module of the room with both functions.
-            more: Other attributes.
+            runner: Module of the room with both functions; ``more`` has other attributes.
         """
         base = f"orchestrator.{room}"
         place = config if ":" in config else f"config:{config}"
@@ -174,6 +173,7 @@ VERBS: dict[str, Job | Tool] = {
         )
     ),
     "serve": Tool(("serving.cli",)),
+    "load": Tool(("serving.load.cli",)),
     "report": Tool(("orchestrator.report.cli",)),
     "components": Tool(("orchestrator.tasks.components_cli",)),
     "estimate": Tool(("orchestrator.pretraining.estimate_cli",)),

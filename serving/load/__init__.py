@@ -1,0 +1,1 @@
+"""Open-loop load on an HTTP endpoint: requests arrive when they arrive, however slow it answers."""
