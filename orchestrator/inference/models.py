@@ -124,16 +124,23 @@ class TorchModel:
         """Run the encoder once, and what is wanted on top of it."""
         import torch
 
+        with torch.inference_mode():
+            found = self.answers(batch, wanted)
+            return {name: found[name].float().cpu().numpy() for name in wanted}
+
+    def answers(
+        self, batch: Mapping[str, AnyArray], wanted: Collection[str]
+    ) -> "dict[str, Tensor]":
+        """Run as ``run`` does, and return tensors, which gradients may go through."""
         tensors = self._tensors(batch)
         self._model.eval()  # a model in training is asked between its epochs
-        with torch.inference_mode():
-            memory = self._model.read(tensors)
-            found = {}
-            if any(name != EMBEDDING for name in wanted):
-                found = self._model.predict(tensors, wanted, memory)
-            if EMBEDDING in wanted:
-                found[EMBEDDING] = self._embedded(memory, tensors)
-            return {name: found[name].float().cpu().numpy() for name in wanted}
+        memory = self._model.read(tensors)
+        found = {}
+        if any(name != EMBEDDING for name in wanted):
+            found = self._model.predict(tensors, wanted, memory)
+        if EMBEDDING in wanted:
+            found[EMBEDDING] = self._embedded(memory, tensors)
+        return {name: found[name] for name in wanted}
 
     def _embedded(self, memory: "tuple[Tensor, Tensor]", batch: "dict[str, Tensor]") -> "Tensor":
         """Return what the package states, else the vector of its own head, else the mean."""

@@ -10,7 +10,8 @@ a latency requirement, or none, recommend a mix of precisions. Deliberate differ
   never decides.
 
 The price list (``options``) has the error that each unit adds and the time that each role saves.
-Error: one unit at a time is executed in INT8, on real texts, in the runtime that would serve it.
+Error: the product of one unit at a time is executed in INT8, on real texts, in the runtime that
+would serve it, and gradients say what it does to the answers (``prices.sensitivity``).
 Errors of small perturbations add up, so a plan's predicted error is the sum over its units; the
 prediction is stored beside each measured point. Time: units of one role and shape cost the same, so
 all units of a role are switched together, which divides the noise of the clock by their number, and

@@ -92,13 +92,13 @@ def _work(config: QuantizeConfig, subject: Subject) -> str:
     """Return what is measured, in words."""
     if config.method != "front":
         return f"method {config.method}: every plan of it is measured"
-    sessions = len(error_plans(subject.units, config.allowed))
+    prices = len(error_plans(subject.units, config.allowed))
     pure = len(named_plans(subject.units, config.allowed)) - 1
     shorter = ", ".join(map(str, config.lengths))
     cut = f", the fastest of them also with texts cut at {shorter} tokens" if shorter else ""
     return (
-        f"{sessions} single-unit sessions, then {pure} pure modes and up to {config.most_mixed} "
-        f"mixed plans are measured{cut}"
+        f"{prices} errors of single units from one pass and its gradients, then {pure} pure modes "
+        f"and up to {config.most_mixed} mixed plans are measured{cut}"
     )
 
 

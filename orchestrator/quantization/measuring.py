@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from orchestrator.config import StrictModel
 from orchestrator.quantization import worker
-from orchestrator.quantization.allocator import error_plans
+from orchestrator.quantization.allocator import SEPARATOR, error_plans
 from orchestrator.quantization.emission.equalization import equalizable
 from orchestrator.quantization.inputs import QuantizeInputs
 from orchestrator.quantization.kinds import KindName, Range, TableKind
@@ -78,7 +78,11 @@ class Measurements:
         }
 
     def errors(self, units: Sequence[Unit], kinds: Sequence[KindName]) -> dict[str, Divergence]:
-        """Measure every unit alone in every kind, beside a float table; one task per unit."""
+        """Measure what every unit adds in every kind, beside a float table.
+
+        Units have an estimate from one pass and its gradients (``prices.sensitivity``); those that
+        have none are measured alone in whole sessions, one task per unit.
+        """
         plans = {
             name: replace(plan, tables="float")  # the error of the table is not that of a unit
             for name, plan in self._completed(error_plans(units, kinds)).items()
@@ -89,20 +93,39 @@ class Measurements:
         }
         errors: dict[str, Divergence] = {}
         missing: dict[str, Sequence[Any]] = {}
-        for unit, group in names.items():
+        for unit, own in names.items():
             stored = self.folder.done(f"error-{unit}")
             if stored is None:
-                missing[unit] = (self.inputs, self.reference, [plans[name] for name in group])
+                missing[unit] = (self.inputs, self.reference, [plans[name] for name in own])
             else:
                 errors |= {name: Divergence.model_validate(stored[name]) for name in stored}
+        for unit, found in self._estimates([u for u in units if u.name in missing], kinds).items():
+            errors |= self._mark_errors(unit, found)
+            del missing[unit]
         calls = self.pool.map(
             worker.measure_errors, missing, title="quantize: error of each unit", unit="unit"
         )
-        for unit, found in calls:
-            measured = dict(zip(names[unit], found, strict=True))
-            self.folder.mark(f"error-{unit}", _dump(measured))
-            errors |= measured
+        for unit, measured in calls:
+            errors |= self._mark_errors(unit, dict(zip(names[unit], measured, strict=True)))
         return errors
+
+    def _estimates(
+        self, units: Sequence[Unit], kinds: Sequence[KindName]
+    ) -> dict[str, dict[str, Divergence]]:
+        if not units:
+            return {}
+        from orchestrator.quantization.prices.sensitivity import measure_sensitivities
+
+        wanted = {unit.name: unit.options(kinds) for unit in units}
+        found = self.pool.call(measure_sensitivities, self.inputs, wanted, self.equalized)
+        return {
+            unit: {f"{unit}{SEPARATOR}{kind}": error for kind, error in by_kind.items()}
+            for unit, by_kind in found.items()
+        }
+
+    def _mark_errors(self, unit: str, found: dict[str, Divergence]) -> dict[str, Divergence]:
+        self.folder.mark(f"error-{unit}", _dump(found))
+        return found
 
     def figures(
         self, plans: Mapping[str, Plan], lengths: Mapping[str, int] | None = None

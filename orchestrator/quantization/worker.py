@@ -5,7 +5,7 @@ float graph with the input of every unit observed, one text at a time without pa
 padding row widens a range.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,7 +14,6 @@ from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.data.rows.rows import Rows
 from orchestrator.errors import StageError
 from orchestrator.inference.dispatch import RunTimes, measure_times, random_batch
-from orchestrator.inference.models import EMBEDDING, TorchModel
 from orchestrator.quantization.backends.backend import LoadedModel, Predictor
 from orchestrator.quantization.calibrators.calibrator import channel_extremes
 from orchestrator.quantization.distances import closeness, row_agreement, row_cosine, row_divergence
@@ -34,7 +33,6 @@ from orchestrator.quantization.measures import (
 )
 from orchestrator.quantization.plans import Plan, float_plan
 from orchestrator.quantization.results import DeployedLatency, Latency, MeasuredArtifact
-from orchestrator.quantization.source import Source
 from orchestrator.storage import sha256_bytes
 from orchestrator.tasks.base import Answer, AnyTask
 
@@ -212,7 +210,9 @@ def measure_artifact(
     audited = inputs.backend.audit(model, plan)
     deployed = inputs.backend.open(model, batch_invariant=plan.batch_invariant)
     plain = open_plan(inputs, float_plan(inputs.source.emit().units))
-    eager, read = _TorchModel(inputs.source, inputs.heads), inputs.texts_of(length).validation
+    from orchestrator.quantization.prices.eager import EagerModel  # imports torch
+
+    eager, read = EagerModel(inputs.source, inputs.heads), inputs.texts_of(length).validation
     outputs = joint([predict_all(deployed, part) for part in read.parts])
     parts = inputs.texts.validation.parts
     difference = max(_float_difference(eager, plain, part, eager.wanted) for part in parts)
@@ -253,48 +253,6 @@ def measure_test(
     before = joint([predict_all(plain, part) for part in whole.parts])
     after = joint([predict_all(deployed, part) for part in read.parts])
     return figures_of(inputs, whole.rows, before, after)
-
-
-class _TorchModel:
-    """The package's own model in torch, eager, one thread, with the interface of ``Predictor``.
-
-    Args:
-        source: The float model.
-        heads: Targets that are compared; empty: its embedding is.
-    """
-
-    def __init__(self, source: Source, heads: Collection[str]) -> None:
-        import torch
-
-        from orchestrator.modeling.builder import build_on_meta
-        from orchestrator.modeling.sentence.embedder import SentenceEmbedder
-        from orchestrator.quantization.emission.vectors import SENTENCE
-
-        torch.set_num_threads(1)
-        config = source.model_config
-        model = build_on_meta(config.with_targets([t for t in config.target if t.name in heads]))
-        state = {
-            name: torch.from_numpy(np.array(source.state[name])) for name in model.state_dict()
-        }
-        model.load_state_dict(state, assign=True)
-        embedder = None
-        if source.statement is not None and not heads:
-            embedder = SentenceEmbedder(source.statement).eval()
-            layers = {
-                name: torch.from_numpy(np.array(source.state[f"{SENTENCE}{name}"]))
-                for name in embedder.state_dict()
-            }
-            embedder.load_state_dict(layers)
-        self.wanted = tuple(heads) or (EMBEDDING,)
-        self._model = TorchModel(model, embedder=embedder)
-
-    def predict(self, batch: Mapping[str, AnyArray]) -> dict[str, Float32Array]:
-        """Return what is wanted: logits [B, K] or [B, S, K] by target, or ``embedding`` [B, D]."""
-        wide = {
-            name: values.astype(np.int64) if values.dtype == np.int32 else values
-            for name, values in batch.items()
-        }
-        return self._model.run(wide, self.wanted)
 
 
 def _float_difference(

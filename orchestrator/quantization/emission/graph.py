@@ -24,6 +24,7 @@ from orchestrator.quantization.backends.onnxruntime_cpu.arithmetic import (
 )
 from orchestrator.quantization.calibrators.calibrator import INPUT
 from orchestrator.quantization.emission.constants import Constants
+from orchestrator.quantization.emission.gemms import Product
 from orchestrator.quantization.kinds import (
     FLOAT,
     STATIC_KINDS,
@@ -68,6 +69,7 @@ class GraphBuilder:
         self.ranges = ranges or {}
         self.observe = observe
         self.units: list[Unit] = []
+        self.products: dict[str, Product] = {}
         self.gemm_kinds = exact_kinds(this_host())
         self._rules: set[str] = set()
         self._nodes: list[onnx.NodeProto] = []
@@ -203,8 +205,8 @@ class GraphBuilder:
         self.units.append(Unit(unit, (weight.shape[0], weight.shape[1]), self.gemm_kinds))
         if self.observe:
             self._observe(unit, x, weight.shape[0])
-        kind = self.plan.kind(unit)
-        label = f"{unit}.{kind}"
+            self.products[unit] = Product(unit, weight, low, self.ranges.get(unit))
+        label = f"{unit}.{(kind := self.plan.kind(unit))}"
         added = [] if bias is None else [self.constant(f"{unit}.bias", bias)]
         if kind == FLOAT:
             return self.op("MatMul", [x, self.constant(f"{unit}.weight", weight)], name=label)

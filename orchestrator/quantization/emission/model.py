@@ -10,7 +10,7 @@ symbolic. The token vectors [B, S, D] are the value ``last_hidden_state``, which
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import onnx
@@ -34,6 +34,7 @@ from orchestrator.quantization.emission.embeddings.stack import emit_embedding
 from orchestrator.quantization.emission.encoders.gatedcnn import GatedCnnEmitter
 from orchestrator.quantization.emission.encoders.recurrent import CELLS, RecurrentEmitter
 from orchestrator.quantization.emission.encoders.transformer import TransformerEmitter
+from orchestrator.quantization.emission.gemms import Product
 from orchestrator.quantization.emission.graph import GraphBuilder
 from orchestrator.quantization.emission.heads import HeadEmitter, answering
 from orchestrator.quantization.emission.weights import Weights
@@ -51,6 +52,8 @@ class Emission:
 
     model: onnx.ModelProto
     units: tuple[Unit, ...]
+    products: Mapping[str, Product] = field(default_factory=dict)
+    """The units that are GEMMs by themselves, of an observed graph."""
 
     def to_bytes(self) -> bytes:
         """Return the content of ``model.onnx``."""
@@ -97,7 +100,7 @@ def emit(
             **graph.metadata,
         },
     )
-    return Emission(model, tuple(graph.units))
+    return Emission(model, tuple(graph.units), graph.products)
 
 
 def _require_form(config: ModelConfig) -> None:

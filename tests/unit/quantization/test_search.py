@@ -72,7 +72,9 @@ def search(config, pool=None):
 def test_a_second_search_measures_only_the_written_file(make_config):
     _, first, calls = search(make_config())
     assert calls.count("calibrate") == 1
-    assert calls.count("measure_errors") == GEMMS + 1  # and with norms equalized
+    assert calls.count("measure_errors") == 1  # with and without norms equalized
+    assert calls.count("measure_sensitivities") == 1
+    assert len(first.prices.errors) == GEMMS * 2
     assert calls.count("measure_plan") == len(first.points)
     assert calls.count("measure_test") == 1
     _, again, calls = search(make_config())
