@@ -18,20 +18,21 @@ from starlette.exceptions import HTTPException
 
 import orchestrator
 from orchestrator.errors import InputError
-from serving.guard.errors import STATUS, ErrorBody, ErrorType, ServingError
+from serving.guard.errors import STATUS, ErrorType, ServingError, error_model
 from serving.guard.guard import DOCS_FILES, OPEN_PATHS, Guard, Policy
+from serving.guard.keys import Key
 from serving.metrics import Recorder
 from serving.model.service import Service
 from serving.protocols.messages import RequestBody, read
-from serving.protocols.protocol import Operation, protocols
+from serving.protocols.protocol import JSON, NO_TYPE, Operation, Received, protocols
 
-ALWAYS: Final = (ErrorType.INTERNAL, ErrorType.TIMEOUT)
+ALWAYS: Final = (ErrorType.HEADERS_TOO_LARGE, ErrorType.INTERNAL, ErrorType.TIMEOUT)
 """Errors of every route."""
-ADMISSION: Final = (ErrorType.UNAUTHORIZED, ErrorType.OVERLOADED)
+ADMISSION: Final = (ErrorType.UNAUTHORIZED, ErrorType.FORBIDDEN, ErrorType.OVERLOADED)
 """Errors of every route that is not open."""
 BODY: Final = (
     *(ErrorType.MALFORMED, ErrorType.EMPTY, ErrorType.BODY_TIMEOUT, ErrorType.TOO_LARGE),
-    *(ErrorType.TOO_MANY_INPUTS, ErrorType.MEDIA_TYPE, ErrorType.VALIDATION),
+    *(ErrorType.TOO_MANY_INPUTS, ErrorType.TOO_LONG, ErrorType.MEDIA_TYPE, ErrorType.VALIDATION),
 )
 """Errors of every route with a body."""
 
@@ -51,10 +52,10 @@ def create_app(
         InputError: Two protocols define the same route.
     """
     app = FastAPIOffline(
-        title=service.card.name,
+        title="Ray model orchestrator",
         version=orchestrator.__version__,
-        description="One model package behind several protocols. Errors of all routes have the "
-        'form `{"error", "error_type", "request_id"}`.',
+        description="One model package behind several protocols. Errors have the form "
+        '`{"error", "error_type", "request_id"}`; below `/v1` that of OpenAI.',
         redoc_url=None,
         static_url=DOCS_FILES,
     )
@@ -76,7 +77,7 @@ def create_app(
                     f"{operation.path}. Uninstall the package of one of them."
                 )
             _add(app, operation, name, policy)
-            bodies += [operation.body] if operation.body else []
+            bodies += operation.bodies
     _document(app, bodies)
     return app
 
@@ -99,10 +100,12 @@ def _add(app: FastAPI, operation: Operation, tag: str, policy: Policy) -> None:
     extra: dict[str, object] = {"parameters": parameters} if parameters else {}
     if operation.path in OPEN_PATHS:
         extra["security"] = []
-    if operation.body is not None:
-        schema = {"$ref": f"{REF_PREFIX}{operation.body.__name__}"}
-        examples = operation.body.model_json_schema().get("examples", [{}])
-        content = {"application/json": {"schema": schema, "example": examples[0]}}
+    if operation.bodies:
+        refs = [{"$ref": f"{REF_PREFIX}{body.__name__}"} for body in operation.bodies]
+        schema = refs[0] if len(refs) == 1 else {"anyOf": refs}
+        examples = operation.bodies[0].model_json_schema().get("examples", [{}])
+        content: dict[str, Any] = {JSON: {"schema": schema, "example": examples[0]}}
+        content |= {kind: {} for kind in operation.media if kind not in (JSON, NO_TYPE)}
         extra["requestBody"] = {"required": True, "content": content}
     app.add_api_route(
         operation.path,
@@ -112,35 +115,75 @@ def _add(app: FastAPI, operation: Operation, tag: str, policy: Policy) -> None:
         name=operation.handler.__name__,
         summary=operation.summary,
         response_model=operation.answer,
-        responses=_errors(operation),
+        responses=_errors(operation) | _others(operation),
         openapi_extra=extra,
     )
 
 
+def _others(operation: Operation) -> dict[int | str, dict[str, Any]]:
+    """Describe answers of other media types than JSON."""
+    if not operation.also:
+        return {}
+    return {200: {"content": {kind: {"schema": each} for kind, each in operation.also.items()}}}
+
+
 def _handler(operation: Operation, policy: Policy) -> Callable[[Request], Awaitable[Response]]:
     answer: TypeAdapter[object] = TypeAdapter(operation.answer)
-    body = operation.body
+    bodies, parse = operation.bodies, operation.parse
 
     async def handle(request: Request) -> Response:
+        _require_scope(request, operation)
         given: tuple[RequestBody, ...] = ()
-        if body is not None:
-            given = (read(body, await request.body(), policy.limits.max_json_depth),)
+        if bodies:
+            received = Received(
+                await request.body(),
+                request.headers.get("content-type", ""),
+                request.headers,
+                policy.limits.max_json_depth,
+            )
+            _require_media(received, operation.media)
+            if parse is not None:
+                given = (parse(received),)
+            else:
+                given = (read(bodies[0], received.content, received.max_depth),)
         result = await operation.handler(*given, **request.path_params)
-        return Response(answer.dump_json(result), media_type="application/json")
+        if isinstance(result, Response):
+            return result
+        return Response(answer.dump_json(result), media_type=JSON)
 
     return handle
+
+
+def _require_scope(request: Request, operation: Operation) -> None:
+    """Refuse a key that may not do this."""
+    key: Key | None = getattr(request.state, "key", None)
+    if key is not None and operation.scope not in key.scopes:
+        message = f"This key may not do this: its scopes are {', '.join(sorted(key.scopes))}, "
+        raise ServingError(ErrorType.FORBIDDEN, f"{message}and `{operation.scope}` is needed.")
+
+
+def _require_media(received: Received, allowed: Sequence[str]) -> None:
+    """Refuse a body of another media type, or of another encoding than UTF-8."""
+    kind = received.media_type
+    family = f"{kind.partition('/')[0]}/*"
+    if kind not in allowed and family not in allowed:
+        named = " or ".join(f"`{each}`" for each in allowed if each != NO_TYPE)
+        raise ServingError(ErrorType.MEDIA_TYPE, f"Send `Content-Type:` {named}.")
+    charset = received.content_type.partition(";")[2].strip().lower().replace('"', "")
+    if charset.startswith("charset=") and charset != "charset=utf-8":
+        raise ServingError(ErrorType.MEDIA_TYPE, "Only UTF-8 is understood.")
 
 
 def _errors(operation: Operation) -> dict[int | str, dict[str, Any]]:
     """Describe each status that the operation can return, with its error types."""
     admission = () if operation.path in OPEN_PATHS else ADMISSION
-    types = {*ALWAYS, *admission, *operation.errors, *(BODY if operation.body else ())}
+    types = {*ALWAYS, *admission, *operation.errors, *(BODY if operation.bodies else ())}
     by_status: dict[int, list[str]] = {}
     for error_type in ErrorType:
         if error_type in types:
             by_status.setdefault(STATUS[error_type], []).append(f"`{error_type}`")
     return {
-        status: {"model": ErrorBody, "description": " or ".join(names)}
+        status: {"model": error_model(operation.path), "description": " or ".join(names)}
         for status, names in by_status.items()
     }
 

@@ -38,7 +38,12 @@ def register(subparsers: Any) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="check everything, start nothing")
-    action.add_argument("--new-key", metavar="NAME", help="make an API key, print its file line")
+    action.add_argument(
+        "--new-key",
+        metavar="NAME[:SCOPES]",
+        help="make an API key, print its file line; SCOPES, separated by commas, of a key that may "
+        "not do everything: read, embed, predict, generate",
+    )
     parser.set_defaults(func=_main)
 
 
@@ -143,7 +148,8 @@ def _announce(served: Any, plan: "Plan") -> None:
 def _new_key(name: str) -> int:
     from serving.guard.keys import new_key
 
-    secret, line = new_key(name)
+    name, _, scopes = name.partition(":")
+    secret, line = new_key(name, scopes)
     sys.stdout.write(line + "\n")
     sys.stderr.write(f"key for {name}, shown once: {secret}\n")
     return 0

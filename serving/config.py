@@ -21,10 +21,14 @@ class Limits(StrictModel):
     """Requests in flight and queued; more are answered 429."""
     max_batch_tokens: int = Field(16384, ge=1)
     """Tokens, padding included, that the model sees at once."""
+    auto_truncate: bool = False
+    """Cut texts that are too long where a request does not say; false refuses them."""
     max_client_batch_size: int = Field(32, ge=1)
     """Inputs one request may carry."""
     max_body_bytes: int = Field(2_000_000, ge=1)
     """Largest request body."""
+    max_header_bytes: int = Field(16_384, ge=1024)
+    """Largest headers of a request, names and values together."""
     max_json_depth: int = Field(32, ge=2)
     """Deepest nesting of a request body."""
     request_timeout_s: float = Field(30.0, gt=0)

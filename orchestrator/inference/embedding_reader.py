@@ -13,6 +13,7 @@ from orchestrator.errors import InputError
 from orchestrator.inference.inputs import Encoded, Item, TextReader
 
 if TYPE_CHECKING:
+    from orchestrator.data.processors.tokenizer_files import Side
     from orchestrator.modeling.sentence.statement import SentenceEmbedding
 
 
@@ -42,7 +43,12 @@ class EmbeddingReader:
         self._reader = TextReader(self._reader.processor, shorter)
 
     def encode(
-        self, items: Sequence[Item], prompt: str | None = None, *, truncate: bool = True
+        self,
+        items: Sequence[Item],
+        prompt: str | None = None,
+        *,
+        truncate: bool = True,
+        cut: "Side | None" = None,
     ) -> list[Encoded]:
         """Tokenize.
 
@@ -50,6 +56,7 @@ class EmbeddingReader:
             items: Texts.
             prompt: Name of a prompt; None: the default one; an empty name: no prompt.
             truncate: Cut what is too long.
+            cut: At which end; None: where the tokenizer does.
 
         Raises:
             InputError: The prompt is unknown.
@@ -59,11 +66,11 @@ class EmbeddingReader:
         if stated is None:
             if prompt:
                 raise InputError(f"prompt {prompt!r} is unknown: the package states none.")
-            return self._reader.encode(items, truncate=truncate)
+            return self._reader.encode(items, truncate=truncate, cut=cut)
         text = stated.prompt(prompt)
         if text or stated.lowercase:
             items = [self._framed(item, text) for item in items]
-        encoded = self._reader.encode(items, truncate=truncate)
+        encoded = self._reader.encode(items, truncate=truncate, cut=cut)
         if not text or stated.include_prompt:
             return encoded
         count = self._prompt_tokens(text)
@@ -74,6 +81,9 @@ class EmbeddingReader:
 
     def _framed(self, item: Item, prompt: str) -> Item:
         stated = self.statement
+        if item.tokens:
+            before = self._reader.processor.encode([prompt])[0] if prompt else []
+            return item._replace(tokens=(*before, *self._reader.frame.bare(item.tokens)))
         text, pair = prompt + item.text, item.pair
         if stated is not None and stated.lowercase:
             # As sentence-transformers folds: character by character, unlike str.lower.

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,10 +20,12 @@ from orchestrator.data.processors.readings import joined as joined_windows
 from orchestrator.data.rows.rows import WORD_BREAK, Rows
 from orchestrator.data.sources.lines import REPAIRED, repaired
 from orchestrator.errors import InputError
+from orchestrator.inference.token_ids import Frame
 
 if TYPE_CHECKING:
     from orchestrator.data.processors.templates import Template
     from orchestrator.data.processors.text import Arrays, TextProcessor
+    from orchestrator.data.processors.tokenizer_files import Side
     from orchestrator.tasks.base import AnyTask
 
 
@@ -41,17 +44,22 @@ class Item(NamedTuple):
             ``text``.
         choices: Candidates of a multiple-choice question.
         words: The words of the text, where they are given; ``text`` is not read then.
+        tokens: The tokens of the text, where they are given; ``text`` is not read then. Special
+            tokens around it may be left out.
     """
 
     text: str
     pair: str | None = None
     choices: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    tokens: tuple[int, ...] = ()
 
     @property
     def characters(self) -> int:
         """Number of characters, by which items are sorted before they are tokenized."""
-        return len(self.text) + len(self.pair or "") + sum(map(len, self.choices))
+        return (
+            len(self.tokens) + len(self.text) + len(self.pair or "") + sum(map(len, self.choices))
+        )
 
     def sequences(self, *, apart: bool) -> "list[Item]":
         """Return the parts that the model reads in a sequence each.
@@ -161,6 +169,13 @@ class TooLongError(InputError):
 _Sequence = tuple[Tokens, Reading | None]
 
 
+class _Limit(NamedTuple):
+    """Most tokens of a sequence, and where longer ones are cut."""
+
+    tokens: int
+    cut: "Side | None"
+
+
 class TextReader:
     """The tokenizer of a package, limited to what its model reads.
 
@@ -173,7 +188,12 @@ class TextReader:
         self.processor, self.max_length = processor, max_length
 
     def encode(
-        self, items: Sequence[Item], task: "AnyTask | None" = None, *, truncate: bool = True
+        self,
+        items: Sequence[Item],
+        task: "AnyTask | None" = None,
+        *,
+        truncate: bool = True,
+        cut: "Side | None" = None,
     ) -> list[Encoded]:
         """Tokenize.
 
@@ -181,6 +201,7 @@ class TextReader:
             items: What is asked.
             task: By which task; None: for embeddings.
             truncate: Cut what is too long, the longer text of a pair first.
+            cut: At which end; None: where the tokenizer does.
 
         Raises:
             TooLongError: An item is too long and ``truncate`` is false.
@@ -194,7 +215,8 @@ class TextReader:
         # One token more than allowed is enough to see that a text is too long.
         limit = self.max_length if truncate else self.max_length + 1
         needs_reading = task is not None and task.needs_reading
-        found = iter(self._read([part for each in parts for part in each], limit, needs_reading))
+        texts = [part for each in parts for part in each]
+        found = iter(self._read(texts, _Limit(limit, cut), needs_reading))
         encoded = []
         for index, each in enumerate(parts):
             read = [next(found) for _ in each]
@@ -264,9 +286,16 @@ class TextReader:
             encoded.append(Encoded(tuple(tokens), joined_windows([read for _, read in windows])))
         return encoded
 
-    def _read(self, parts: Sequence[Item], limit: int, needs_reading: bool) -> Sequence[_Sequence]:
-        """Tokenize single texts together, pairs together, and given words together."""
-        forms = [(part.pair is not None, bool(part.words)) for part in parts]
+    @cached_property
+    def frame(self) -> Frame:
+        """Special tokens that the tokenizer puts around a text."""
+        return Frame.of(self.processor)
+
+    def _read(
+        self, parts: Sequence[Item], limit: "_Limit", needs_reading: bool
+    ) -> Sequence[_Sequence]:
+        """Tokenize single texts together, pairs together, and given words or tokens together."""
+        forms = [(part.pair is not None, bool(part.words), bool(part.tokens)) for part in parts]
         if len(set(forms)) == 1:
             return list(self._read_alike(parts, limit, needs_reading))
         found: dict[int, _Sequence] = {}
@@ -277,20 +306,27 @@ class TextReader:
         return [found[place] for place in range(len(parts))]
 
     def _read_alike(
-        self, parts: Sequence[Item], limit: int, needs_reading: bool
+        self, parts: Sequence[Item], limit: "_Limit", needs_reading: bool
     ) -> Iterator[_Sequence]:
         """Tokenize parts of one form."""
+        if parts[0].tokens:
+            for part in parts:
+                ids = np.asarray(self.frame.around(part.tokens, *limit), dtype=np.int64)
+                yield Tokens(ids, np.zeros_like(ids)), None
+            return
         readings: Sequence[Reading | None] = [None] * len(parts)
         arrays: Arrays
         if parts[0].words:
-            arrays, readings = read_words(self.processor, [part.words for part in parts], limit)
+            arrays, readings = read_words(
+                self.processor, [part.words for part in parts], limit.tokens
+            )
         else:
             texts = [part.text for part in parts]
             pairs = None if parts[0].pair is None else [part.pair or "" for part in parts]
             if needs_reading:
-                arrays, readings = read_texts(self.processor, texts, pairs, limit)
+                arrays, readings = read_texts(self.processor, texts, pairs, *limit)
             else:
-                arrays = self.processor.arrays(texts, pairs, limit, "right")
+                arrays = self.processor.arrays(texts, pairs, limit.tokens, "right", limit.cut)
         ids, types = arrays["input_ids"], arrays["token_type_ids"]
         lengths = arrays["attention_mask"].sum(axis=1).tolist()
         for row, (length, reading) in enumerate(zip(lengths, readings, strict=True)):

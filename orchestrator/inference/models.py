@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 EMBEDDING = "embedding"
 """Name of the output that holds one vector per row, [B, D]."""
 
+TOKEN_EMBEDDINGS = "token_embeddings"  # noqa: S105
+"""Name of the output that holds one vector per token, [B, S, D]; of torch models alone."""
+
 ONNX_FILE = "model.onnx"
 
 
@@ -136,10 +139,12 @@ class TorchModel:
         self._model.eval()  # a model in training is asked between its epochs
         memory = self._model.read(tensors)
         found = {}
-        if any(name != EMBEDDING for name in wanted):
+        if any(name not in (EMBEDDING, TOKEN_EMBEDDINGS) for name in wanted):
             found = self._model.predict(tensors, wanted, memory)
         if EMBEDDING in wanted:
             found[EMBEDDING] = self._embedded(memory, tensors)
+        if TOKEN_EMBEDDINGS in wanted:
+            found[TOKEN_EMBEDDINGS] = memory[0]
         return {name: found[name] for name in wanted}
 
     def _embedded(self, memory: "tuple[Tensor, Tensor]", batch: "dict[str, Tensor]") -> "Tensor":

@@ -1,13 +1,18 @@
 """The ASGI layer every request passes before anything is parsed.
 
-In this order: a free slot, API key, content type, declared length, the body itself (counted while
-it streams, against a deadline), its nesting depth. Only then does the application run, against the
-request deadline. FastAPI reads a whole body before its dependencies run and has no size limit, so
+In this order: size of the headers, a free slot, API key, encoding, declared length, the body itself
+(counted while it streams, against a deadline). Only then does the application run, against the
+request deadline; it refuses other media types than the route reads, and nesting that is too deep,
+before it parses. FastAPI reads a whole body before its dependencies run and has no size limit, so
 none of this can live there.
+
+An answer repeats ``X-Request-ID`` and a valid ``traceparent`` (W3C Trace Context); the log names
+both.
 """
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -15,9 +20,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from serving.config import Limits
-from serving.guard.body import check_depth
 from serving.guard.errors import ErrorType, ServingError
-from serving.guard.keys import KeyRing
+from serving.guard.keys import Key, KeyRing
 from serving.metrics import Recorder
 
 Scope = MutableMapping[str, Any]
@@ -30,7 +34,7 @@ DOCS_FILES: Final = "/docs/static"
 """Folder of the script and style of ``/docs``."""
 
 OPEN_PATHS: Final = frozenset(
-    {"/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"}
+    {"/healthz", "/readyz", "/health", "/ping", "/v2/health/live", "/v2/health/ready"}
     | {"/docs", "/docs/oauth2-redirect", "/openapi.json"}
     | {f"{DOCS_FILES}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")}
 )
@@ -38,6 +42,7 @@ OPEN_PATHS: Final = frozenset(
 
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _MAX_REQUEST_ID: Final = 128
+_TRACE: Final = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _CLIENT_GONE: Final = 499
 
 logger = logging.getLogger(__name__)
@@ -81,8 +86,8 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = _headers(scope)
-        reply = _Reply(send, headers, sets_request_id=self.sets_request_id)
-        scope.setdefault("state", {})["request_id"] = reply.request_id
+        reply = _Reply(send, scope, headers, sets_request_id=self.sets_request_id)
+        scope.setdefault("state", {}).update(request_id=reply.request_id, key=None)
         self.active += 1
         try:
             await self._admitted(scope, headers, receive, reply)
@@ -90,7 +95,8 @@ class Guard:
             self.recorder.rejected(error.error_type)
             await reply.error(error)
         except Exception:
-            logger.exception("request failed request_id=%s", reply.request_id)
+            trace = reply.trace.decode("ascii") or "-"
+            logger.exception("request failed request_id=%s trace=%s", reply.request_id, trace)
             await reply.error(ServingError(ErrorType.INTERNAL, "The server failed."))
             raise
         finally:
@@ -102,14 +108,19 @@ class Guard:
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, reply: "_Reply"
     ) -> None:
         limits = self.policy.limits
+        if (
+            sum(len(name) + len(value) for name, value in scope["headers"])
+            > limits.max_header_bytes
+        ):
+            message = f"The headers are larger than {limits.max_header_bytes} bytes."
+            raise ServingError(ErrorType.HEADERS_TOO_LARGE, message)
         if _path(scope) not in OPEN_PATHS:
             if self.active > limits.max_concurrent_requests:
                 raise ServingError(ErrorType.OVERLOADED, "All request slots are taken; try again.")
-            self._check_key(headers)
+            scope["state"]["key"] = self._key(headers)
         if scope["method"] in _WITH_BODY:
             check_headers(headers, limits)
             body = await read_body(receive, limits)
-            check_depth(body, limits.max_json_depth)
             receive = _replay(body, receive)
         try:
             async with asyncio.timeout(limits.request_timeout_s) as deadline:
@@ -120,19 +131,29 @@ class Guard:
             message = f"No answer within {limits.request_timeout_s:g} s."
             raise ServingError(ErrorType.TIMEOUT, message) from error
 
-    def _check_key(self, headers: dict[bytes, bytes]) -> None:
+    def _key(self, headers: dict[bytes, bytes]) -> Key | None:
+        """Return the key of a request; None: the service asks for none."""
         keys = self.policy.keys
-        if keys is not None and keys.owner(headers.get(b"authorization", b"")) is None:
+        if keys is None:
+            return None
+        found = keys.owner(headers.get(b"authorization", b""))
+        if found is None:
             message = "A valid API key is needed: send `Authorization: Bearer KEY`."
             raise ServingError(ErrorType.UNAUTHORIZED, message)
+        return found
 
 
 class _Reply:
     """Sends the response of one request: its id on every answer, its status for the metrics."""
 
-    def __init__(self, send: Send, headers: dict[bytes, bytes], *, sets_request_id: bool) -> None:
+    def __init__(
+        self, send: Send, scope: Scope, headers: dict[bytes, bytes], *, sets_request_id: bool
+    ) -> None:
         given = headers.get(b"x-request-id", b"").decode("latin-1")[:_MAX_REQUEST_ID]
         self.request_id = given or str(uuid.uuid4())
+        trace = headers.get(b"traceparent", b"")
+        self.trace = trace if _TRACE.fullmatch(trace) else b""
+        self.path = _path(scope)
         self.start = time.perf_counter()
         self.status = 0
         self._send = send
@@ -144,6 +165,8 @@ class _Reply:
             self.status = message["status"]
             milliseconds = (time.perf_counter() - self.start) * 1000
             added = [(b"x-total-time", b"%.1f" % milliseconds)]
+            if self.trace:
+                added.append((b"traceparent", self.trace))
             if self._sets_request_id:
                 added.append((b"x-request-id", self.request_id.encode("latin-1")))
             message["headers"] = [*message.get("headers", ()), *added]
@@ -153,7 +176,7 @@ class _Reply:
         """Answer with an error unless an answer has begun."""
         if self.status:
             return
-        content = error.body(self.request_id).model_dump_json().encode()
+        content = error.body(self.request_id, self.path).model_dump_json().encode()
         headers = {"content-type": "application/json", "content-length": str(len(content))}
         headers |= error.headers()
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
@@ -165,15 +188,8 @@ def check_headers(headers: dict[bytes, bytes], limits: Limits) -> None:
     """Refuse a body by what its headers say.
 
     Raises:
-        ServingError: Another type than JSON, compressed, a wrong or too large declared length.
+        ServingError: A compressed body, or a wrong or too large declared length.
     """
-    content_type = headers.get(b"content-type", b"").lower()
-    media_type, _, parameters = content_type.partition(b";")
-    if media_type.strip() != b"application/json":
-        raise ServingError(ErrorType.MEDIA_TYPE, "Send `Content-Type: application/json`.")
-    charset = parameters.strip().replace(b'"', b"")
-    if charset.startswith(b"charset=") and charset != b"charset=utf-8":
-        raise ServingError(ErrorType.MEDIA_TYPE, "Only UTF-8 is understood.")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise ServingError(ErrorType.MEDIA_TYPE, "Compressed bodies are not accepted.")
     length = headers.get(b"content-length")

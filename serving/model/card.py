@@ -12,6 +12,8 @@ from serving.guard.errors import ErrorType, ServingError
 
 SIMILARITY: Final = "similarity"
 """The kind of task whose answers are vectors."""
+PAIR_CLASSES: Final = 2
+"""Classes of a package that judges pairs; the last one says that they belong together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,8 @@ class ModelCard:
             raise ServingError(ErrorType.UNSUPPORTED, message)
         return task.head
 
-    def require_prompt(self, name: str) -> None:
-        """Refuse the name of a prompt that the package does not state.
+    def prompt(self, name: str) -> str:
+        """Return a prompt that the package states.
 
         Raises:
             ServingError: The prompt is unknown.
@@ -107,6 +109,33 @@ class ModelCard:
         if name not in prompts:
             message = f"There is no such prompt. Prompts: {', '.join(prompts) or 'none'}."
             raise ServingError(ErrorType.VALIDATION, message)
+        return prompts[name]
+
+    def reranker(self, wanted: str | None) -> AnyTask | None:
+        """Return the task that scores a query with a text; None: the cosine of their vectors does.
+
+        Raises:
+            ServingError: There is no such target, or its answers are no scores of pairs.
+        """
+        if wanted is None and self.default_target is None:
+            return None
+        task = self._named(wanted)
+        if task.kind() == SIMILARITY:
+            return None
+        scores = (
+            len(task.labels) == PAIR_CLASSES
+            if task.kind() == "classification"
+            else (task.kind() == "regression" and task.config.num_values == 1)
+        )
+        if not scores or "pair" not in task.modalities or not self.takes_pairs:
+            if wanted is None:
+                return None
+            message = (
+                f"'{task.head}' does not score pairs: that takes a package trained on pairs, with "
+                "two classes or one number."
+            )
+            raise ServingError(ErrorType.UNSUPPORTED, message)
+        return task
 
     def _named(self, wanted: str | None) -> AnyTask:
         name = self.default_target if wanted is None else wanted

@@ -1,5 +1,5 @@
 """Wire formats: each file only translates between one protocol and `serving.model.service`."""
 
-from serving.protocols import health, native, openai, openinference
+from serving.protocols import cohere, health, native, openai, openinference
 
-__all__ = ["health", "native", "openai", "openinference"]
+__all__ = ["cohere", "health", "native", "openai", "openinference"]

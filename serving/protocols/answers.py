@@ -7,12 +7,13 @@ Answers are dictionaries and not models: there is one per input and class, and a
 as expensive to make.
 """
 
+import base64
 from collections.abc import Callable
 from typing import Any, Final
 
 from typing_extensions import TypedDict
 
-from orchestrator.arrays import AnyArray
+from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.tasks.base import Answer, AnyTask
 
 
@@ -102,6 +103,11 @@ def ranking(labels: tuple[str, ...], scores: "AnyArray | tuple[float, ...]") -> 
     """Return classes with their scores, highest first; of equal ones, in their order."""
     pairs = sorted(zip(labels, map(float, scores), strict=True), key=lambda pair: -pair[1])
     return [{"score": score, "label": label} for label, score in pairs]
+
+
+def base64_of(vector: Float32Array) -> str:
+    """Return a vector as base64 of little-endian float32."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
 
 
 def prediction(task: AnyTask, answer: Answer) -> Any:

@@ -33,6 +33,10 @@ class HealthProtocol(WireProtocol):
         return (
             Operation("GET", "/healthz", alive, self.alive, HealthStatus),
             Operation("GET", "/readyz", ready, self.ready, HealthStatus, errors=unhealthy),
+            *(
+                Operation("GET", path, healthy, self.healthy, HealthStatus, errors=unhealthy)
+                for path in ("/", "/ping")
+            ),
             Operation("GET", "/health", healthy, self.healthy, HealthStatus, errors=unhealthy),
         )
 

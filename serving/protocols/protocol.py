@@ -6,12 +6,13 @@ through the entry point ``protocol.<type>`` of the group ``orchestrator.componen
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 from orchestrator.config.registry import EntryConfig, Registry
 from serving.guard.errors import ErrorType
+from serving.guard.keys import Scope
 from serving.model.service import Service
 from serving.protocols.messages import RequestBody
 
@@ -22,6 +23,33 @@ class ProtocolConfig(EntryConfig):
 
 protocols: Registry[ProtocolConfig] = Registry("protocol", ProtocolConfig, "serving.protocols")
 """All wire formats by name."""
+
+
+JSON: Final = "application/json"
+NO_TYPE: Final = ""
+"""The media type of a body that came without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A body as it came.
+
+    Attributes:
+        content: All of it.
+        content_type: The header ``Content-Type``; empty if there was none.
+        headers: All headers, names in lower case.
+        max_depth: Deepest nesting of JSON that is allowed.
+    """
+
+    content: bytes
+    content_type: str
+    headers: Mapping[str, str]
+    max_depth: int
+
+    @property
+    def media_type(self) -> str:
+        """Media type without its parameters, in lower case."""
+        return self.content_type.partition(";")[0].strip().lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +63,14 @@ class Operation:
         handler: Called with the validated body, if the operation has one, and the parts of the
             path; returns a value of type ``answer`` or raises `ServingError`.
         answer: Type of the answer, anything pydantic can serialize.
-        body: Model of the request body; only for POST.
+        body: Model of the request body, or several where ``parse`` chooses; only for POST.
         errors: What the handler refuses, apart from errors that the guard and the validation of
             the body raise for every operation.
+        scope: What a key must be allowed.
+        media: Media types of the body that are read, ``image/*`` for all of a kind; `NO_TYPE`
+            where the protocol's clients send none.
+        parse: Reads a body that is not JSON alone; None: JSON.
+        also: Media type of other answers → their schema.
     """
 
     method: Literal["GET", "POST"]
@@ -45,8 +78,19 @@ class Operation:
     summary: str
     handler: Callable[..., Awaitable[Any]]
     answer: Any
-    body: type[RequestBody] | None = None
+    body: type[RequestBody] | tuple[type[RequestBody], ...] | None = None
     errors: tuple[ErrorType, ...] = ()
+    scope: Scope = "read"
+    media: tuple[str, ...] = (JSON,)
+    parse: Callable[[Received], RequestBody] | None = None
+    also: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def bodies(self) -> tuple[type[RequestBody], ...]:
+        """The models of its body."""
+        if self.body is None:
+            return ()
+        return self.body if isinstance(self.body, tuple) else (self.body,)
 
 
 class WireProtocol(ABC):

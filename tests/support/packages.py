@@ -58,6 +58,7 @@ def commit_tiny(
     targets: tuple[dict, ...] | None = None,
     files: dict[str, str] | None = None,
     mask: str | None = None,
+    pairs: bool = False,
 ):
     """Commit a tiny model, a classifier unless told, as the next version of ``name``."""
     task = {
@@ -65,7 +66,7 @@ def commit_tiny(
         "modality": "text",
         "labels": {"topic": list(LABELS)} if targets is None else {},
         "max_length": MAX_LENGTH,
-    }
+    } | ({"pairs": True} if pairs else {})
     producer = {"stage": "test", "job": "tiny"}
     with zoo.draft(
         name, kind="finetuned", producer=producer, parents=[], task=task, metrics={}

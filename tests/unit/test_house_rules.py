@@ -396,7 +396,16 @@ def test_there_is_one_name_for_loggers():
 
 # Modules that have the same part in each room or folder that has one.
 ROLES = {"config", "runner", "results", "worker", "inputs", "plan", "outcome", "state", "cli"}
-ROLES |= {"base", "builtin", "configs", "importing", "architecture", "transformer"}
+ROLES |= {
+    "routes",
+    "bodies",
+    "base",
+    "builtin",
+    "configs",
+    "importing",
+    "architecture",
+    "transformer",
+}
 SHARED = 4
 """Other names that two neighbors share. May only become fewer."""
 

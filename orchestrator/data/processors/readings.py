@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
     from orchestrator.data.processors.text import Arrays
+    from orchestrator.data.processors.tokenizer_files import Side
 
 MIN_ROOM = 2
 """Tokens of question and context below which nothing can be read."""
@@ -59,6 +60,7 @@ def read_texts(
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
     max_length: int | None = None,
+    cut: "Side | None" = None,
 ) -> "tuple[Arrays, list[Reading]]":
     """Tokenize texts or pairs as ``TextProcessor.arrays`` does, with places; padded on the right.
 
@@ -69,12 +71,12 @@ def read_texts(
     room = max(limit - special, 0)
     first = processor.tokenizer.encode_batch(list(texts), add_special_tokens=False)
     if pairs is None:
-        framed = [processor.frame(encoding, room) for encoding in first]
+        framed = [processor.frame(encoding, room, cut=cut) for encoding in first]
         return processor.stack(framed, "right"), [
             reading_of(encoding, text, 0) for encoding, text in zip(framed, texts, strict=True)
         ]
     second = processor.tokenizer.encode_batch(list(pairs), add_special_tokens=False)
-    framed = [processor.frame(a, room, b) for a, b in zip(first, second, strict=True)]
+    framed = [processor.frame(a, room, b, cut) for a, b in zip(first, second, strict=True)]
     return processor.stack(framed, "right"), [
         reading_of(encoding, text, 1) for encoding, text in zip(framed, pairs, strict=True)
     ]

@@ -202,6 +202,7 @@ class TextProcessor:
         pairs: Sequence[str] | None = None,
         max_length: int | None = None,
         side: Side | None = None,
+        cut: Side | None = None,
     ) -> Arrays:
         """Tokenize, frame, cut and pad a batch.
 
@@ -214,6 +215,7 @@ class TextProcessor:
             pairs: B second texts, or None.
             max_length: Limit in tokens; None takes the processor's.
             side: Where padding goes; None takes the tokenizer's own side.
+            cut: Where texts that are too long are cut; None takes the tokenizer's own side.
 
         Returns:
             input_ids, attention_mask, token_type_ids, each int64 [B, S], S the longest.
@@ -229,9 +231,9 @@ class TextProcessor:
         first = self._encode(texts)
         side = side or self.settings.padding_side
         if pairs is None:
-            return self.stack([self.frame(a, room) for a in first], side)
+            return self.stack([self.frame(a, room, cut=cut) for a in first], side)
         both = zip(first, self._encode(pairs), strict=True)
-        return self.stack([self.frame(a, room, b) for a, b in both], side)
+        return self.stack([self.frame(a, room, b, cut) for a, b in both], side)
 
     def word_arrays(
         self, rows: Sequence[Sequence[str]], max_length: int | None = None
@@ -266,9 +268,11 @@ class TextProcessor:
                 before = word
         return arrays, starts
 
-    def frame(self, first: Encoding, room: int, second: Encoding | None = None) -> Encoding:
+    def frame(
+        self, first: Encoding, room: int, second: Encoding | None = None, cut: Side | None = None
+    ) -> Encoding:
         """Cut a text or a pair to ``room`` tokens and put the special tokens around it."""
-        side = self.settings.truncation_side
+        side = cut or self.settings.truncation_side
         length, other = room, 0
         if second is not None:
             length, other = cut_pair(len(first), len(second), room)

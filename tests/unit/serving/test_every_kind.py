@@ -1,20 +1,17 @@
 """Answers over HTTP of every kind of head are those of `Predictor`; clients of Hugging Face."""
 
 import asyncio
-import threading
-import time
-from contextlib import contextmanager
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from huggingface_hub import InferenceClient
 
 from orchestrator.inference.inputs import rows_of_texts
 from orchestrator.inference.predictor import Predictor
 from orchestrator.zoo import Zoo
 from serving.model.engine import load_engine
+from tests.support.listening import listening
 from tests.support.packages import SENTENCES, commit_graph, commit_tiny
 from tests.support.serving import NoRecorder, application
 
@@ -170,22 +167,6 @@ def test_tensors_of_the_kinds_that_have_them(post, known):
     assert found[1]["data"] == pytest.approx(list(known("score", TEXTS[:1])[0].values), abs=1e-5)
     assert found[2]["data"] == [known("topic", TEXTS[:1])[0].label]
     assert post("/v2/models/many/infer", inputs=[tensor]).status_code == 422
-
-
-@contextmanager
-def listening(app):
-    """Serve an application on a free port of this machine; yields its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.05)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
 
 
 def test_the_client_of_hugging_face_reads_vectors_and_cosines(app, post):

@@ -16,14 +16,25 @@ def test_only_the_right_key_has_an_owner(tmp_path):
     first, first_line = new_key("alice")
     second, second_line = new_key("bob.2")
     ring = KeyRing.load(key_file(tmp_path, "# keys", "", first_line, second_line))
-    assert ring.owner(f"Bearer {first}".encode()) == "alice"
-    assert ring.owner(f"bearer  {second} ".encode()) == "bob.2"
+    assert ring.owner(f"Bearer {first}".encode()).name == "alice"
+    assert ring.owner(f"bearer  {second} ".encode()).name == "bob.2"
     for wrong in (
         b"", b"Bearer", b"Bearer ", first.encode(), f"Basic {first}".encode(),
         f"Bearer {first}x".encode(), f"Bearer {first[:-1]}".encode(), b"Bearer \xff\xfe",
         b"Bearer " + b"a" * 1_000_000, f"Bearer {first_line.split(':')[1]}".encode(),
     ):  # fmt: skip
         assert ring.owner(wrong) is None
+
+
+def test_a_key_may_be_allowed_less(tmp_path):
+    secret, line = new_key("alice", "embed,read")
+    assert line.endswith(":embed,read")
+    ring = KeyRing.load(key_file(tmp_path, line, new_key("bob")[1]))
+    assert ring.owner(f"Bearer {secret}".encode()).scopes == {"embed", "read"}
+    with pytest.raises(InputError, match="read,embed,predict,generate"):
+        new_key("alice", "embed,write")
+    with pytest.raises(InputError, match="SCOPES"):
+        KeyRing.load(key_file(tmp_path, line.replace("embed", "write")))
 
 
 def test_the_file_holds_the_digest_not_the_key():

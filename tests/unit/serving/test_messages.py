@@ -7,8 +7,8 @@ import pytest
 
 from serving.guard.errors import ErrorType, ServingError
 from serving.protocols.messages import read
-from serving.protocols.native import PredictRequest
-from serving.protocols.openinference import InferRequest
+from serving.protocols.native.bodies import PredictRequest
+from serving.protocols.openinference.bodies import InferRequest
 
 
 def refused(model, body) -> str:
@@ -47,15 +47,20 @@ TENSOR = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}
             "`inputs[0][1]` must be a string, not a number.",
         ),
         (
+            PredictRequest,
+            {"inputs": [5, "a"]},
+            "`inputs[1]` must be a whole number, not a string.",
+        ),
+        (
             InferRequest,
-            {"inputs": [TENSOR | {"datatype": "FP32"}]},
-            "`inputs[0].datatype` must be 'BYTES'.",
+            {"inputs": [TENSOR | {"shape": [-1]}]},
+            "`inputs[0].shape[0]` must be greater than or equal to 0.",
         ),
         (
             InferRequest,
             {"inputs": [{}]},
             "The field `inputs[0].name` is missing. The field `inputs[0].datatype` is missing. "
-            "The field `inputs[0].shape` is missing. The field `inputs[0].data` is missing.",
+            "The field `inputs[0].shape` is missing.",
         ),
     ],
 )
@@ -66,9 +71,9 @@ def test_the_wrong_place_and_what_is_allowed_are_named(model, body, message):
 def test_all_problems_are_listed_at_once():
     message = refused(PredictRequest, {"inputs": 7, "truncate": "yes", "target": [], "tarjet": 1})
     assert message == (
-        "1 unknown field(s). Known: inputs, parameters, raw_scores, target, truncate. "
+        "1 unknown field(s). Known: inputs, parameters, raw_scores, target, truncate, "
+        "truncation_direction. `truncate` must be true or false, not a string. "
         "`inputs` must be a string or an array or an object, not a number. "
-        "`truncate` must be true or false, not a string. "
         "`target` must be a string, not an array."
     )
 
@@ -81,7 +86,7 @@ def test_messages_never_repeat_what_was_sent():
 
 @pytest.mark.parametrize(
     "body",
-    [{"inputs": [1] * 400_000}, {str(number): 0 for number in range(100_000)}],
+    [{"inputs": [True] * 400_000}, {str(number): 0 for number in range(100_000)}],
     ids=["wrong items", "unknown fields"],
 )
 def test_a_body_that_is_wrong_everywhere_is_refused_in_a_few_calls(body):

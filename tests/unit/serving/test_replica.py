@@ -108,10 +108,10 @@ def test_limits_and_keys_change_in_place(package, tmp_path):
     keys.write_text(line)
     replica.change(Limits(max_client_batch_size=3))
     assert policy.limits.max_client_batch_size == 3
-    assert policy.keys.owner(f"Bearer {second}".encode()) == "second"
+    assert policy.keys.owner(f"Bearer {second}".encode()).name == "second"
     assert policy.keys.owner(f"Bearer {first}".encode()) is None
     keys.write_text("garbage")
     with pytest.raises(InputError):
         replica.change(Limits(max_client_batch_size=4))
     assert policy.limits.max_client_batch_size == 3
-    assert policy.keys.owner(f"Bearer {second}".encode()) == "second"
+    assert policy.keys.owner(f"Bearer {second}".encode()).name == "second"

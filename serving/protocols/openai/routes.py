@@ -1,37 +1,38 @@
 """The OpenAI protocol: ``/v1/embeddings`` and ``/v1/models``, as its client libraries send them."""
 
-import base64
 import time
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
-from orchestrator.inference.inputs import Item
-from serving.guard.errors import ErrorType, ServingError
+from orchestrator.arrays import Float32Array
+from serving.guard.errors import ErrorType
 from serving.model.service import Service
-from serving.protocols.messages import FIRST_ERROR, Message, RequestBody
+from serving.protocols.answers import base64_of
+from serving.protocols.messages import Message, RequestBody
+from serving.protocols.native.bodies import Inputs
+from serving.protocols.native.inputs import text_items
 from serving.protocols.protocol import Operation, ProtocolConfig, WireProtocol, protocols
 
 Encoding = Literal["float", "base64"]
 
 
 class EmbeddingsRequest(RequestBody):
-    """Texts to embed; inputs that are too long are refused, never cut silently."""
+    """Texts to embed; what is too long is refused, unless the service has ``auto_truncate``."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"input": ["Return the sum of the elements."]}]}
     )
 
-    input: str | Annotated[list[str], FIRST_ERROR]
-    """One text or a batch of texts."""
+    input: Inputs
+    """One text or a batch of texts; each may be the token ids of ``/tokenize``."""
     model: str | None = None
     """Package name or ``name/v0001``; null means the served one."""
     encoding_format: Encoding | None = None
     """``base64``: little-endian float32; null means ``float``."""
-    dimensions: int | None = None
-    """Width of the embeddings; only the package's own is accepted."""
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    """Keep this many leading dimensions, before scaling; null: all."""
     user: str | None = None
     """Accepted and not used."""
 
@@ -108,14 +109,14 @@ class OpenAIProtocol(WireProtocol):
         """Return the routes of this protocol."""
         served, missing = "The served model.", (ErrorType.NOT_FOUND,)
         errors = (ErrorType.UNSUPPORTED, ErrorType.NOT_FOUND, ErrorType.TOKENIZER)
-        return (
-            Operation(
-                "POST", "/v1/embeddings", "Embed texts.", self.embeddings, EmbeddingsAnswer,
-                EmbeddingsRequest, errors,
-            ),
-            Operation("GET", "/v1/models", served, self.models, ModelList),
-            Operation("GET", "/v1/models/{model}", served, self.model, Model, errors=missing),
-        )  # fmt: skip
+        for path in ("/v1/embeddings", "/embeddings"):
+            yield Operation(
+                "POST", path, "Embed texts.", self.embeddings, EmbeddingsAnswer,
+                EmbeddingsRequest, errors, "embed",
+            )  # fmt: skip
+        yield Operation("GET", "/v1/models", served, self.models, ModelList)
+        for path in ("/v1/models/{model}", "/v1/models/{model}/{version}"):
+            yield Operation("GET", path, served, self.model, Model, errors=missing)
 
     async def embeddings(self, body: EmbeddingsRequest) -> EmbeddingsAnswer:
         """Answer ``POST /v1/embeddings``.
@@ -125,11 +126,11 @@ class OpenAIProtocol(WireProtocol):
         """
         card = self.service.card
         card.require_name(body.model)
-        if body.dimensions not in (None, card.embedding_size):
-            message = f"`dimensions` cannot be changed; it is {card.embedding_size}."
-            raise ServingError(ErrorType.VALIDATION, message)
-        texts = [body.input] if isinstance(body.input, str) else body.input
-        vectors, tokens = await self.service.embed([Item(text) for text in texts])
+        vectors, tokens = await self.service.embed(
+            text_items(body.input),
+            truncate=self.service.truncates(None),
+            dimensions=body.dimensions,
+        )
         encoding = body.encoding_format or "float"
         return EmbeddingsAnswer(
             data=[
@@ -144,18 +145,18 @@ class OpenAIProtocol(WireProtocol):
         """Answer ``GET /v1/models``."""
         return ModelList(data=[await self.model(self.service.card.name)])
 
-    async def model(self, model: str) -> Model:
-        """Answer ``GET /v1/models/{model}``.
+    async def model(self, model: str, version: str | None = None) -> Model:
+        """Answer ``GET /v1/models/{model}[/{version}]``.
 
         Raises:
             ServingError: Another model is served.
         """
-        self.service.card.require_name(model)
+        self.service.card.require_name(model if version is None else f"{model}/{version}")
         return Model(id=self.service.card.name, created=self._created)
 
 
-def _encoded(vector: np.ndarray, encoding: Encoding) -> list[float] | str:
-    if encoding == "float":
-        values: list[float] = vector.tolist()
-        return values
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
+def _encoded(vector: Float32Array, encoding: Encoding) -> list[float] | str:
+    if encoding == "base64":
+        return base64_of(vector)
+    values: list[float] = vector.tolist()
+    return values

@@ -1,0 +1,5 @@
+"""The protocol of OpenAI, and the reranking of Cohere."""
+
+from serving.protocols.openai import routes
+
+__all__ = ["routes"]
