@@ -1,8 +1,8 @@
 """The command line: ``orchestrator <verb>``.
 
-A verb that is a job (pretrain, select, ...) reads one config and runs the same function as
-``jobs/<verb>.py``. The last line on standard output is one JSON object; all other messages go to
-standard error. Nothing heavy is imported before a verb needs it.
+A verb that is a job (pretrain, select, ...) reads one config and runs the function of
+``jobs/<verb>.py``. The last line on standard output is one JSON object; messages go to standard
+error. Nothing heavy is imported before a verb needs it.
 """
 
 import argparse
@@ -63,12 +63,12 @@ class Job:
             room: Module below ``orchestrator``.
             config: Class, in the room's module ``config`` unless it names another one.
             help_: See `help`.
-            runner: Module of the room with both functions; ``more`` has other attributes.
+            runner: Module of the room with both functions.
+            **more: Other attributes.
         """
-        base = f"orchestrator.{room}"
         place = config if ":" in config else f"config:{config}"
-        run, check = (f"{base}.{runner}:{function}" for function in ("run", "check"))
-        return cls(help_, f"{base}.{place}", run, check, **more)
+        run, check = (f"orchestrator.{room}.{runner}:{verb}" for verb in ("run", "check"))
+        return cls(help_, f"orchestrator.{room}.{place}", run, check, **more)
 
     @staticmethod
     def load(target: str) -> Any:

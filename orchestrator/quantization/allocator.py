@@ -37,6 +37,10 @@ from orchestrator.quantization.results import Latency
 
 SEPARATOR: Final = "@"
 """Between the unit or role and the kind in the names of prices."""
+WHOLE: Final = "*"
+"""In the names of prices: all roles together."""
+LARGEST_INTERACTION: Final = 2.0
+"""Largest factor between the time that all roles save together and one by one."""
 GRID_CELLS: Final = 4096
 """Cells of the time axis of the knapsack: the front is exact up to one cell per unit."""
 QUANTILE: Final = 1.959964
@@ -125,12 +129,20 @@ def error_plans(units: Sequence[Unit], allowed: Sequence[KindName]) -> dict[str,
 
 
 def latency_plans(units: Sequence[Unit], allowed: Sequence[KindName]) -> dict[str, Plan]:
-    """Return the plans with one INT8 role each, by ``<role>@<kind>``."""
-    return {
+    """Return the plans with one INT8 role each, by ``<role>@<kind>``, and with all: ``*@<kind>``.
+
+    All of them make no plan of their own where a kind has one role.
+    """
+    plans = {
         f"{unit.role}{SEPARATOR}{kind}": role_plan(units, unit.role, kind)
         for unit in units
         for kind in unit.options(allowed)
     }
+    for kind in allowed:
+        whole = Plan({unit.name: kind if kind in unit.kinds else FLOAT for unit in units})
+        if len({unit.role for unit in units if kind in unit.options(allowed)}) > 1:
+            plans[f"{WHOLE}{SEPARATOR}{kind}"] = whole
+    return plans
 
 
 def shrunk_times(
@@ -143,6 +155,9 @@ def shrunk_times(
     lets expect, by the share of their variance that is noise (empirical Bayes: Efron and Morris
     1975): with slope c of the difference over the weights, residual r and standard error s of a
     role, c w + t / (t + s^2) r, where t is the variance of the residuals beyond the noise.
+
+    Roles save more together than one by one, because weights of one byte leave room in the caches
+    for each other. Each kind's differences are scaled so that they add up to that of all roles.
     """
     members: dict[str, list[Unit]] = {}
     for unit in units:
@@ -159,9 +174,19 @@ def shrunk_times(
         spread = max(float((residual**2).mean() - (noise**2).mean()), 0.0)
         with np.errstate(invalid="ignore"):
             trust = np.where(noise > 0, spread / (spread + noise**2), 1.0)
-        for name, role, time in zip(names, roles, expected + trust * residual, strict=True):
+        times = expected + trust * residual
+        times *= _interaction(float(times.sum()), latencies.get(f"{WHOLE}{SEPARATOR}{kind}"))
+        for name, role, time in zip(names, roles, times, strict=True):
             found[name] = float(time) / len(members[role])
     return found
+
+
+def _interaction(alone: float, together: Latency | None) -> float:
+    """Return the time that all roles save together over the sum of what they save alone."""
+    if together is None or alone >= 0:
+        return 1.0
+    factor = (together.ratio - 1) / alone
+    return min(max(factor, 1 / LARGEST_INTERACTION), LARGEST_INTERACTION)
 
 
 def options(

@@ -7,6 +7,7 @@ from orchestrator.quantization.allocator import error_plans
 from orchestrator.quantization.config import GoalConfig, QuantizeConfig
 from orchestrator.quantization.goals import NearMiss
 from orchestrator.quantization.inputs import Subject, data_of
+from orchestrator.quantization.methods.samp import sweeps
 from orchestrator.quantization.plans import Unit, named_plans
 from orchestrator.quantization.ranking import Point
 from orchestrator.tasks.base import AnyTask
@@ -90,6 +91,10 @@ def plan_text(config: QuantizeConfig, subject: Subject) -> str:
 
 def _work(config: QuantizeConfig, subject: Subject) -> str:
     """Return what is measured, in words."""
+    if config.method == "samp":
+        count = len(sweeps(subject.units, config.allowed))
+        kinds = ", ".join(config.allowed)
+        return f"method samp: {count} plans are measured, the sweeps of {kinds}"
     if config.method != "front":
         return f"method {config.method}: every plan of it is measured"
     prices = len(error_plans(subject.units, config.allowed))

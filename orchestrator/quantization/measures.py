@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 NORMAL_QUANTILE: Final = 1.959964
 """97.5 % quantile of the standard normal distribution: a two-sided 95 % interval."""
 WARM_UP_CALLS: Final = 2
-MIN_SLICE_S: Final = 2e-3
+MIN_SLICE_S: Final = 4e-3
 """Shortest measured interval; the thread clock is too coarse for less."""
 REFERENCE_SLICES: Final = 5
 """Calls of the reference per round."""
@@ -268,7 +268,7 @@ def compare(
         candidates: Callables by name; must contain ``reference``.
         reference: The candidate that has ratio 1.
         rounds: Number of rounds; the figures are medians over them.
-        calls: Smallest number of calls per slice; slices shorter than 2 ms get more.
+        calls: Smallest number of calls per slice; slices shorter than 4 ms get more.
     """
     counts = {name: _calls_per_slice(call, calls) for name, call in candidates.items()}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}

@@ -17,8 +17,8 @@ from typing import Final, Literal, get_args
 from orchestrator.errors import InputError
 
 Scope = Literal["read", "embed", "predict", "generate"]
-"""Rights of a key: to read what is served, to ask for vectors and tokens, for answers of targets, for
-written text."""
+"""Rights of a key: to read what is served, to ask for vectors and tokens, for answers of targets,
+for written text."""
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 _LINE: Final = re.compile(

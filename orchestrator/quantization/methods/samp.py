@@ -5,8 +5,8 @@ k. The paper's own code is not public; the order of layers and the rule below fo
 without a bound, the number of layers is the largest before the accuracy lost per saved time,
 ``rate(k) = (A(k-1) - A(k)) / (T(k-1) - T(k))``, exceeds the average rate of the whole sweep.
 
-Deviation: one INT8 kind is swept, the first of the job; the paper knows one. Every plan is measured
-as it would be deployed, where the paper measures speed apart from accuracy.
+Deviations: every INT8 kind of the job is swept; the paper knows one. Every plan is measured as it
+would be deployed, where the paper measures speed apart from accuracy.
 """
 
 import re
@@ -25,12 +25,24 @@ PREFIX: Final = "samp."
 
 
 def search(space: Space, measure: Measure) -> None:
-    """Measure the first k layers in each mode, for every k."""
-    measure({"float": space.baselines["float"], **sweep(space.units, space.kinds[0])})
+    """Measure the first k layers in each mode and kind, for every k."""
+    measure({"float": space.baselines["float"], **sweeps(space.units, space.kinds)})
+
+
+def sweeps(units: Sequence[Unit], kinds: Sequence[KindName]) -> dict[str, Plan]:
+    """Return the sweep of each kind; equal sweeps once, where units have no other kind."""
+    found: dict[str, Plan] = {}
+    known: set[str] = set()
+    for kind in kinds:
+        plans = sweep(units, kind)
+        fresh = {name: plan for name, plan in plans.items() if plan.digest not in known}
+        found |= fresh
+        known |= {plan.digest for plan in fresh.values()}
+    return found
 
 
 def sweep(units: Sequence[Unit], kind: KindName) -> dict[str, Plan]:
-    """Return the plans with the first k layers in INT8, by ``samp.<mode>.<k>``."""
+    """Return the plans with the first k layers in INT8, by ``samp.<kind>.<mode>.<k>``."""
     layers = list(dict.fromkeys(layer_of(unit) for unit in units))
     plans: dict[str, Plan] = {}
     for mode, make in MODES.items():
@@ -43,7 +55,7 @@ def sweep(units: Sequence[Unit], kind: KindName) -> dict[str, Plan]:
             }
             plan = Plan(chosen)
             if plan.integer:
-                plans[f"{PREFIX}{mode}.{number}"] = plan
+                plans[f"{PREFIX}{kind}.{mode}.{number}"] = plan
     return plans
 
 
@@ -54,14 +66,14 @@ def layer_of(unit: Unit) -> str:
 
 
 def recommended(points: Sequence[Point], goal: GoalConfig) -> list[Point]:
-    """Return the plans that the rule recommends, the faster one of the two modes first."""
+    """Return the plans that the rule recommends, one of each sweep, the fastest first."""
     floats = [point for point in points if point.is_float]
-    found = []
-    for mode in MODES:
-        sweep_ = [p for p in points if p.name.startswith(f"{PREFIX}{mode}.") and p.length is None]
-        if sweep_ and floats:
-            found.append(_before_the_rate_rises([floats[0], *sweep_], goal))
-    return sorted((p for p in found if p.plan.integer), key=lambda point: point.latency.ratio)
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        if point.name.startswith(PREFIX) and point.length is None:
+            found.setdefault(point.name.rpartition(".")[0], []).append(point)
+    best = [_before_the_rate_rises([floats[0], *sweep_], goal) for sweep_ in found.values()]
+    return sorted((p for p in best if p.plan.integer), key=lambda point: point.latency.ratio)
 
 
 def _before_the_rate_rises(sweep_: Sequence[Point], goal: GoalConfig) -> Point:

@@ -153,11 +153,11 @@ class _Units:
         self.kinds = {
             unit: chosen
             for unit, chosen in kinds.items()
-            if unit in emission.gemms and not set(chosen) & set(PER_CALL)
+            if unit in emission.products and not set(chosen) & set(PER_CALL)
         }
         self._biases: dict[str, Float32Array] = {}
         self._models = {
-            (unit, kind): self._open(inputs, emission.gemms[unit], kind)
+            (unit, kind): self._open(inputs, emission.products[unit], kind)
             for unit, chosen in self.kinds.items()
             for kind in (FLOAT, *chosen)
         }

@@ -9,6 +9,7 @@ from orchestrator.quantization.allocator import (
     Option,
     by_size,
     candidates,
+    latency_plans,
     predicted,
     saved_bytes,
     shrunk_times,
@@ -210,6 +211,21 @@ def test_role_times_are_shrunk_by_their_noise():
         found = shrunk_times(members, ("row_s7",), times)
         assert found["layers.*.a@row_s7"] == pytest.approx(expected)
         assert sum(found.values()) == pytest.approx(-0.3)
+
+
+def test_roles_that_save_more_together_are_scaled_to_what_they_save():
+    members = [Unit(f"layers.{n}.{part}", (8, 8), ("row_s7",)) for n in (0, 1) for part in "ab"]
+    plans = latency_plans(members, ("row_s7",))
+    assert {name: len(plan.integer) for name, plan in plans.items()} == {
+        "layers.*.a@row_s7": 2,
+        "layers.*.b@row_s7": 2,
+        "*@row_s7": 4,
+    }
+    times = {"layers.*.a@row_s7": latency(0.9, 0.0), "layers.*.b@row_s7": latency(0.7, 0.0)}
+    found = shrunk_times(members, ("row_s7",), {**times, "*@row_s7": latency(0.5, 0.0)})
+    assert found["layers.*.a@row_s7"] == pytest.approx(-0.05 * 1.25)
+    assert found["layers.*.b@row_s7"] == pytest.approx(-0.15 * 1.25)
+    assert "*@row_s7" not in latency_plans(members[::2], ("row_s7",))
 
 
 def test_the_best_of_many_noisy_roles_is_predicted_with_half_the_bias():

@@ -68,7 +68,6 @@ def test_values_that_do_not_fit_together_are_named(tmp_path):
         (["method=samp", "mixed_plans=3"], "mixed_plans: 3 has no effect with method samp"),
         (["front_of=q8", "mixed_plans=3"], "mixed_plans: 3 has no effect with front_of"),
         (["front_of=q8", "method=samp"], "method: samp has no effect with front_of"),
-        (["method=samp", "kinds=[row_s7, row_u8]"], "kinds: method samp sweeps one kind"),
         (["kinds=[row_s7]", "calibrator=entropy"], "calibrator: entropy has no effect on row_s7"),
     ],
 )

@@ -130,11 +130,25 @@ def test_a_goal_that_the_fastest_plan_keeps_needs_no_bisection():
 
 def test_samp_sweeps_the_first_layers_of_both_modes():
     plans = samp.sweep(members(3), "row_s7")
-    assert list(plans) == [f"samp.{mode}.{k}" for mode in ("fully", "ffn") for k in (1, 2, 3)]
-    assert len(plans["samp.fully.2"].integer) == 8
-    assert set(plans["samp.ffn.1"].integer) == {
+    assert list(plans) == [f"samp.row_s7.{m}.{k}" for m in ("fully", "ffn") for k in (1, 2, 3)]
+    assert len(plans["samp.row_s7.fully.2"].integer) == 8
+    assert set(plans["samp.row_s7.ffn.1"].integer) == {
         f"encoder.layers.0.feed_forward.{part}" for part in ("up", "down")
     }
+
+
+def test_samp_sweeps_every_kind_and_equal_sweeps_once():
+    truth, units = [], members(2, ("row_s7", "row_u8"))
+    space = space_of(units, {}, GoalConfig(), kinds=("row_s7", "row_u8"))
+    samp.search(space, lambda plans: truth.extend(plans) or {})
+    assert truth == ["float"] + [
+        f"samp.{kind}.{mode}.{k}"
+        for kind in ("row_s7", "row_u8")
+        for mode in ("fully", "ffn")
+        for k in (1, 2)
+    ]
+    alike = [Unit("encoder.layers.0", (8, 8), ("s7",))]
+    assert list(samp.sweeps(alike, ("row_s7", "row_u8"))) == ["samp.row_s7.fully.1"]
 
 
 def point(name, ratio, accuracy):
@@ -153,10 +167,10 @@ def test_samp_stops_before_the_loss_per_saved_time_rises_above_the_average():
     """Rates .1, .1, .6 and .4 per time; the average of the sweep is .3."""
     losses, times = [0, 0.01, 0.02, 0.08, 0.12], [1.0, 0.9, 0.8, 0.7, 0.6]
     points = [
-        point("float" if k == 0 else f"samp.fully.{k}", time, 0.9 - loss)
+        point("float" if k == 0 else f"samp.row_s7.fully.{k}", time, 0.9 - loss)
         for k, (loss, time) in enumerate(zip(losses, times, strict=True))
     ]
-    assert [p.name for p in samp.recommended(points, GoalConfig())] == ["samp.fully.2"]
+    assert [p.name for p in samp.recommended(points, GoalConfig())] == ["samp.row_s7.fully.2"]
 
 
 def test_exhaustive_measures_every_layer_in_every_mode_and_refuses_many():
