@@ -10,12 +10,14 @@ import os
 import shlex
 import sys
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.config import ClusterSection, validate_config
-from orchestrator.errors import ConfigError, Problem
+from orchestrator.errors import ConfigError, InputError, Problem
 
 if TYPE_CHECKING:
+    from serving.ingress import Ingress
     from serving.serve_file import Plan
 
 EXAMPLE_TEXT: Final = "Return the sum of the elements of an array."
@@ -35,6 +37,11 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="HTTP port (default 8000)")
     parser.add_argument("--address", help="Ray to use; default RAY_ADDRESS, else a private one")
+    parser.add_argument(
+        "--ingress",
+        choices=("haproxy", "python"),
+        help="what listens; default: Ray's HAProxy where it runs, else its Python proxy",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a setting")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="check everything, start nothing")
@@ -52,9 +59,9 @@ def _main(options: argparse.Namespace) -> int:
         return _new_key(options.new_key)
     plan = _plan(options)
     if options.check:
-        sys.stdout.write(describe(plan, options.address) + "\n")
+        sys.stdout.write(describe(plan, options.address, options.ingress) + "\n")
         return 0
-    return _serve(plan, options.address)
+    return _serve(plan, options.address, options.ingress)
 
 
 def _plan(options: argparse.Namespace) -> "Plan":
@@ -79,27 +86,29 @@ def _plan(options: argparse.Namespace) -> "Plan":
     return plan
 
 
-def describe(plan: "Plan", address: str | None) -> str:
+def describe(plan: "Plan", address: str | None, wanted: "Ingress | None" = None) -> str:
     """Return what would be served, after checking all that can be checked without starting.
 
     Args:
         plan: What to serve and where.
         address: Ray to use; None takes RAY_ADDRESS, else starts one.
+        wanted: What listens; None: HAProxy where it runs.
 
     Raises:
-        InputError: The package, the key file or the port is not usable.
+        InputError: The package, the key file, the port or the ingress is not usable.
         IntegrityError: The package is damaged.
     """
     from serving.preflight import answers_as_serve, require_free_port, resolve
 
     package = resolve(plan.config)
-    private = address is None and "RAY_ADDRESS" not in os.environ
+    private = _starts_ray(address)
     if private or not answers_as_serve(plan.host, plan.port):
         require_free_port(plan.host, plan.port)
     scale, config = plan.config.autoscaling, plan.config
     rows = {
         "package": f"{package.ref} ({package.kind})",
         "address": plan.url,
+        "ingress": _ingress(address, wanted) or "that of the cluster",
         "keys": config.api_keys_file or "none (this machine only)",
         "replicas": f"{scale.min_replicas} to {scale.max_replicas}, {config.cpus_per_replica:g} CPU"
         f" and {config.gpus_per_replica:g} GPU each",
@@ -109,10 +118,33 @@ def describe(plan: "Plan", address: str | None) -> str:
     return "\n".join(f"{name:9} {value}" for name, value in rows.items())
 
 
-def _serve(plan: "Plan", address: str | None) -> int:
-    describe(plan, address)
+def _starts_ray(address: str | None) -> bool:
+    return address is None and "RAY_ADDRESS" not in os.environ
+
+
+def _ingress(address: str | None, wanted: "Ingress | None") -> "Ingress | None":
+    """Return what listens; None: a running cluster decided that when it started.
+
+    Raises:
+        InputError: It cannot be had.
+    """
+    from serving.ingress import chosen
+
+    if _starts_ray(address):
+        return chosen(wanted)
+    if wanted is not None:
+        raise InputError(
+            f"--ingress {wanted}: the environment in which a cluster was started decides that. "
+            "Leave it out, or leave --address and RAY_ADDRESS out to start a Ray here."
+        )
+    return None
+
+
+def _serve(plan: "Plan", address: str | None, wanted: "Ingress | None") -> int:
+    describe(plan, address, wanted)
     from orchestrator.cluster.session import session_for
     from serving import local
+    from serving.ingress import ingress_environment
 
     cluster = ClusterSection(
         address=address,
@@ -121,13 +153,15 @@ def _serve(plan: "Plan", address: str | None) -> int:
         gpus_per_worker=plan.config.gpus_per_replica,
     )
     try:
-        with session_for(cluster, name="replicas"):
+        with ExitStack() as stack:
+            ingress = _ingress(address, wanted)
+            if ingress is not None:
+                stack.enter_context(ingress_environment(ingress))
+            stack.enter_context(session_for(cluster, name="replicas"))
             served = local.run_plan(plan)
-            try:
-                _announce(served, plan)
-                threading.Event().wait()
-            finally:
-                local.stop(served)
+            stack.callback(local.stop, served)
+            _announce(served, plan)
+            threading.Event().wait()
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
     return 0

@@ -18,7 +18,10 @@ class Limits(StrictModel):
     """Limits of one replica; names and defaults are those of Text Embeddings Inference."""
 
     max_concurrent_requests: int = Field(512, ge=1)
-    """Requests in flight and queued; more are answered 429."""
+    """Requests in flight and queued in a replica; more are answered 429."""
+    max_queue_s: float = Field(1.0, gt=0)
+    """Longest time that a request may have to wait for the model, by the speed of recent runs; one
+    that would wait longer is answered 429 at once."""
     max_batch_tokens: int = Field(16384, ge=1)
     """Tokens, padding included, that the model sees at once."""
     auto_truncate: bool = False
@@ -41,9 +44,7 @@ class Batching(StrictModel):
     """Batching of requests of several clients into one run of the model."""
 
     max_batch_size: int = Field(32, ge=1)
-    """Requests in one batch."""
-    wait_s: float = Field(0.002, ge=0)
-    """Longest wait for a batch to fill."""
+    """Requests in one batch: what came while the model worked. An idle model waits for none."""
 
 
 class Autoscaling(StrictModel):
@@ -55,8 +56,6 @@ class Autoscaling(StrictModel):
     """Most replicas."""
     target_ongoing_requests: float = Field(8.0, gt=0)
     """Requests in flight per replica that the autoscaler aims at."""
-    max_ongoing_requests: int = Field(64, ge=1)
-    """Requests in flight per replica; the rest wait at the proxy."""
     upscale_delay_s: float = Field(5.0, ge=0)
     """Seconds that the load must be high before a replica is added."""
     downscale_delay_s: float = Field(60.0, ge=0)
@@ -70,12 +69,6 @@ class Autoscaling(StrictModel):
             yield Problem(
                 "min_replicas",
                 f"{self.min_replicas} is more than max_replicas ({self.max_replicas}).",
-            )
-        if self.target_ongoing_requests > self.max_ongoing_requests:
-            yield Problem(
-                "target_ongoing_requests",
-                f"{self.target_ongoing_requests:g} is more than max_ongoing_requests "
-                f"({self.max_ongoing_requests}): no replica would ever be added.",
             )
 
 
@@ -125,11 +118,12 @@ class ServingConfig(StrictModel):
 
     def problems(self) -> Iterable[Problem]:
         """Return limits that contradict each other."""
-        ongoing, most = self.autoscaling.max_ongoing_requests, self.limits.max_concurrent_requests
-        if ongoing > most:
+        target, most = self.autoscaling.target_ongoing_requests, self.limits.max_concurrent_requests
+        if target > most:
             yield Problem(
-                "autoscaling.max_ongoing_requests",
-                f"{ongoing} is more than limits.max_concurrent_requests ({most}).",
+                "autoscaling.target_ongoing_requests",
+                f"{target:g} is more than limits.max_concurrent_requests ({most}): no replica "
+                "would ever be added.",
             )
 
 

@@ -1,20 +1,20 @@
-"""The Serve deployment: scaling, batching, draining and updates are Ray Serve's own.
+"""The Serve deployment: scaling, draining and updates are Ray Serve's own.
 
 The HTTP application runs inside the replica, so a request makes one hop from the proxy.
 """
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import TaskCancelledError
 from ray.serve.config import AutoscalingConfig
 
 from orchestrator.config import validate_config
-from orchestrator.inference.batching import Outputs, Work
 from serving.asgi import create_app
 from serving.config import Batching, Limits, ServingConfig
 from serving.guard.errors import RETRY_AFTER_S
+from serving.guard.guard import App, Message, Receive, Scope, Send
 from serving.metrics import ServeRecorder
 from serving.model.replica import PROBE_TIMEOUT_S, Replica
 
@@ -23,7 +23,27 @@ SURGE_UP_TO_REPLICAS: Final = 2
 """With so few replicas an update starts all new ones before it stops old ones."""
 SURGE_ABOVE_PERCENT: Final = 25
 SHUTDOWN_MARGIN_S: Final = 5.0
-DEFAULT_BATCHING: Final = Batching()
+REFUSALS_IN_FLIGHT: Final = 256
+"""Requests beyond the limit that reach a replica, which refuses them in this project's form."""
+
+
+class _Disconnects:
+    """ASGI middleware: tells the application of a client that went away as ASGI says it.
+
+    Behind the Python proxy Serve raises an error of Ray where the body is read.
+    """
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def received() -> Message:
+            try:
+                return await receive()
+            except TaskCancelledError:
+                return {"type": "http.disconnect"}
+
+        await self.app(scope, received, send)
 
 
 @serve.ingress()
@@ -45,17 +65,11 @@ class ModelReplica:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application of this replica; Serve calls it after the constructor."""
         replica = self._replica
-        service = replica.service(self.run_work)
+        service = replica.service()
         # Serve's proxy adds the request id to every response itself.
-        return create_app(service, replica.policy, replica.recorder, sets_request_id=False)
-
-    @serve.batch(
-        max_batch_size=DEFAULT_BATCHING.max_batch_size,
-        batch_wait_timeout_s=DEFAULT_BATCHING.wait_s,
-    )
-    async def run_work(self, works: Sequence[Work]) -> list[Outputs]:
-        """Run the works of several requests together; called with one, it returns its result."""
-        return await self._replica.run(works)
+        app = create_app(service, replica.policy, replica.recorder, sets_request_id=False)
+        app.add_middleware(_Disconnects)  # type: ignore[arg-type]  # as for the guard
+        return app
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new limits, batching and key file without a restart.
@@ -65,10 +79,7 @@ class ModelReplica:
             InputError: The key file is unusable.
         """
         batching = validate_config(Batching, user_config["batching"], "batching")
-        self._replica.change(validate_config(Limits, user_config["limits"], "limits"))
-        handler: Any = self.run_work
-        handler.set_max_batch_size(batching.max_batch_size)
-        handler.set_batch_wait_timeout_s(batching.wait_s)
+        self._replica.change(validate_config(Limits, user_config["limits"], "limits"), batching)
 
     async def check_health(self) -> None:
         """Run the probe; Serve replaces a replica that fails three times in a row.
@@ -92,11 +103,11 @@ def deployment(config: ServingConfig) -> Any:
         },
         "autoscaling_config": AutoscalingConfig(
             initial_replicas=max(1, scale.min_replicas),
-            **scale.model_dump(exclude={"max_ongoing_requests"}),
+            **scale.model_dump(),
         ),
-        "max_ongoing_requests": scale.max_ongoing_requests,
-        # At one replica, as many as may be in flight in all; the proxy refuses the rest with 429.
-        "max_queued_requests": max(1, limits.max_concurrent_requests - scale.max_ongoing_requests),
+        # The replica refuses what is too much; Serve's own limits are behind it.
+        "max_ongoing_requests": limits.max_concurrent_requests + REFUSALS_IN_FLIGHT,
+        "max_queued_requests": limits.max_concurrent_requests,
         "backpressure_config": {"status_code": 429, "retry_after_s": RETRY_AFTER_S},
         "graceful_shutdown_timeout_s": limits.request_timeout_s + SHUTDOWN_MARGIN_S,
         "graceful_shutdown_wait_loop_s": 0.5,

@@ -56,6 +56,10 @@ class Policy:
     keys: KeyRing | None = None
 
 
+class ClientGoneError(Exception):
+    """Nobody is there who could be answered."""
+
+
 class Guard:
     """ASGI middleware: refuse early, answer every error in one shape, measure every request.
 
@@ -94,6 +98,8 @@ class Guard:
         except ServingError as error:
             self.recorder.rejected(error.error_type)
             await reply.error(error)
+        except ClientGoneError:
+            logger.info("client left request_id=%s", reply.request_id)
         except Exception:
             trace = reply.trace.decode("ascii") or "-"
             logger.exception("request failed request_id=%s trace=%s", reply.request_id, trace)
@@ -205,7 +211,8 @@ async def read_body(receive: Receive, limits: Limits) -> bytes:
     """Read the body, never more than the limit and never longer than the deadline.
 
     Raises:
-        ServingError: Too large, too slow, or the client went away.
+        ServingError: Too large or too slow.
+        ClientGoneError: The client went away.
     """
     chunks: list[bytes] = []
     size = 0
@@ -215,7 +222,7 @@ async def read_body(receive: Receive, limits: Limits) -> bytes:
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise ServingError(ErrorType.MALFORMED, "The body ended early.")
+                    raise ClientGoneError
                 chunk = message.get("body", b"")
                 size += len(chunk)
                 if size > limits.max_body_bytes:

@@ -1,4 +1,4 @@
-"""A replica without Ray: a loaded, warmed and probed package with one worker thread.
+"""A replica without Ray: a loaded, warmed and probed package with its queue and one worker thread.
 
 The model runs in that thread alone: while it works, the event loop goes on answering health checks
 and refusing what must be refused.
@@ -13,13 +13,14 @@ from typing import Final
 
 from orchestrator.inference.batching import Outputs, Work, padded_tokens, run_works
 from orchestrator.inference.inputs import Tokens
-from serving.config import Limits, ServingConfig
+from serving.config import Batching, Limits, ServingConfig
 from serving.guard.guard import Policy
 from serving.guard.keys import KeyRing
 from serving.metrics import Recorder
 from serving.model.engine import load_engine
 from serving.model.probe import warm_up
-from serving.model.service import Execute, Health, Service
+from serving.model.queue import Queue
+from serving.model.service import Health, Service
 from serving.preflight import resolve
 
 PROBE_TIMEOUT_S: Final = 30.0
@@ -29,6 +30,11 @@ logger = logging.getLogger(__name__)
 
 class Replica:
     """One loaded package.
+
+    Attributes:
+        recorder: Where measurements go.
+        policy: Limits and keys in force.
+        queue: Requests that wait for the model.
 
     Args:
         config: Settings; `model` names one version, so that every replica serves the same bytes.
@@ -55,24 +61,16 @@ class Replica:
         self._load_keys()
         # One thread: the model uses its cores itself, and runs never overlap.
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self.queue = Queue(self._run, self._worker, self.policy, config.batching)
         self._probe = warm_up(self._engine, Path(package.path), config.warm_up_requests)
         card = self._engine.card
         logger.info("ready package=%s backend=%s", card.ref, card.backend)
 
-    def service(self, execute: Execute) -> Service:
-        """Return the service that answers requests; from now on the replica calls itself ready.
-
-        Args:
-            execute: Runs one work; `run` of several at once, when something batches them.
-        """
+    def service(self) -> Service:
+        """Return the service that answers requests; from now on the replica calls itself ready."""
         self._health.ready = True
         self._set_probe_ok(True)
-        return Service(self._engine, execute, self.policy, self._health)
-
-    async def run(self, works: Sequence[Work]) -> list[Outputs]:
-        """Run the works of several requests together; one result per work."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, self._run, works)
+        return Service(self._engine, self.queue.execute, self.policy, self._health)
 
     async def check(self) -> None:
         """Run the probe, behind what the model is doing.
@@ -91,14 +89,14 @@ class Replica:
             raise
         self._set_probe_ok(True)
 
-    def change(self, limits: Limits) -> None:
-        """Take new limits and read the key file again; requests go on.
+    def change(self, limits: Limits, batching: Batching) -> None:
+        """Take new limits and batching, and read the key file again; requests go on.
 
         Raises:
             InputError: The key file is unusable; the old keys stay.
         """
         self._load_keys()
-        self.policy.limits = limits
+        self.policy.limits, self.queue.batching = limits, batching
 
     def _run(self, works: Sequence[Work]) -> list[Outputs]:
         return run_works(works, self._run_model, self._cut)

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -337,15 +338,35 @@ class TestBeforeAnythingStarts:
         assert "Traceback" not in shown.stderr
 
 
+def proxies_of(process):
+    """The HAProxy processes below a process."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [each for each in children if each.name() == "haproxy"]
+
+
+def statuses_under_load(url, count=48):
+    """Answers to large requests that are sent at once."""
+    body = {"inputs": [" ".join(SENTENCES)] * 32, "truncate": True}
+    with (
+        ThreadPoolExecutor(count) as pool,
+        httpx.Client(
+            base_url=url, timeout=60, limits=httpx.Limits(max_connections=count)
+        ) as client,
+    ):
+        return list(pool.map(lambda _: client.post("/predict", json=body), range(count)))
+
+
 @pytest.mark.slow
 def test_orchestrator_serve_until_sigterm(packages):
-    """With a Ray of its own, which must be gone afterwards."""
+    """With a Ray and an HAProxy of its own, which must be gone afterwards."""
     (port,) = free_ports(1)
     command = [BIN / "orchestrator", "serve", "--model", "tiny/v0001", "--zoo", packages.root]
     log = packages.place / "serve.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*map(str, command), "--port", str(port), "cpus_per_replica=0.5"],
+            [*map(str, command), "--port", str(port), "cpus_per_replica=0.5",
+             "limits.max_concurrent_requests=4", "autoscaling.target_ongoing_requests=2",
+             "autoscaling.max_replicas=1"],
             cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
@@ -354,10 +375,23 @@ def test_orchestrator_serve_until_sigterm(packages):
         wait_for(lambda: process.poll() is not None or announced in log.read_text(), announced)
         answer = httpx.post(f"{url}/predict", json={"inputs": list(SENTENCES)}, timeout=30)
         np.testing.assert_allclose(scores(answer), packages.expected["v0001"], atol=1e-5)
+        (proxy,) = proxies_of(process)
+        listening = {each.laddr.ip for each in proxy.net_connections() if each.status == "LISTEN"}
+        assert listening == {"127.0.0.1"}
+        answers = statuses_under_load(url)
+        refused = [each for each in answers if each.status_code != 200]
+        assert 0 < len(refused) < len(answers)
+        for each in refused:
+            assert (each.status_code, each.headers["retry-after"]) == (429, "1")
+            assert each.json()["error_type"] == "overloaded"
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
+            slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\n")  # and never the rest
+            assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
     finally:
         process.send_signal(signal.SIGTERM)
         code = process.wait(60)
     assert code == 0, log.read_text()
+    assert not proxy.is_running()
     assert "Traceback" not in log.read_text()
     assert get(f"{url}/healthz") is None
 

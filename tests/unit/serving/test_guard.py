@@ -30,6 +30,19 @@ class Inner:
         await send({"type": "http.response.body", "body": str(len(body)).encode()})
 
 
+class Counts(NoRecorder):
+    """Keeps routes and codes."""
+
+    def __init__(self):
+        self.seen = []
+
+    def observe(self, route, code, seconds):
+        self.seen.append((route, code))
+
+    def rejected(self, reason):
+        raise AssertionError(reason)
+
+
 class Client:
     """One ASGI connection whose body chunks the test decides; counts what was read."""
 
@@ -130,9 +143,12 @@ def test_a_client_that_leaves_in_the_middle_of_its_body():
         async def receive(self):
             return {"type": "http.disconnect"}
 
-    inner = Inner()
-    request(guard_with(inner), Leaving())
-    assert inner.calls == 0
+    inner, client, counts = Inner(), Leaving(), Counts()
+    guard = guard_with(inner)
+    guard.recorder = counts
+    request(guard, client)
+    assert (inner.calls, client.sent) == (0, [])
+    assert counts.seen == [("unmatched", 499)]  # neither an error of the server nor a bad request
 
 
 def test_a_request_that_takes_too_long_is_answered_504():

@@ -10,7 +10,7 @@ from orchestrator.errors import InputError, IntegrityError
 from orchestrator.inference.batching import Work
 from orchestrator.inference.inputs import Item
 from orchestrator.zoo import Zoo
-from serving.config import Limits, ServingConfig
+from serving.config import Batching, Limits, ServingConfig
 from serving.guard.keys import new_key
 from serving.model.engine import load_engine
 from serving.model.probe import PROBE_FILE, Probe
@@ -42,13 +42,13 @@ def config(package, **changes):
 def test_it_is_ready_only_with_a_service_and_measures_its_runs(package):
     replica = Replica(config(package), Recorder)
     assert (replica.recorder.model, replica.recorder.state) == ("tiny/v0001", None)
-    service = replica.service(execute=None)
+    service = replica.service()
     assert (service.health.ready, service.health.probe_ok) == (True, True)
     assert replica.recorder.state is True
     encoded = service.engine.reader.encode([Item(text) for text in SENTENCES[:2]])
     inputs = [item.sequences[0] for item in encoded]
     works = [Work(("topic",), inputs[:1]), Work(("topic",), inputs[1:])]
-    first, second = asyncio.run(replica.run(works))
+    first, second = replica._run(works)
     together = service.engine.outputs(SENTENCES[:2])["topic"]
     np.testing.assert_allclose(
         np.concatenate([first["topic"], second["topic"]]), together, atol=1e-5
@@ -67,7 +67,7 @@ def test_a_package_whose_answers_are_not_its_probes_never_becomes_a_replica(tmp_
 
 def test_health_follows_the_probe(package, monkeypatch):
     replica = Replica(config(package), Recorder)
-    service = replica.service(execute=None)
+    service = replica.service()
     asyncio.run(replica.check())
     assert (service.health.probe_ok, replica.recorder.failures) == (True, 0)
     good = service.engine.run
@@ -89,7 +89,7 @@ def test_health_follows_the_probe(package, monkeypatch):
 def test_a_model_that_hangs_is_unhealthy(package, monkeypatch):
     monkeypatch.setattr("serving.model.replica.PROBE_TIMEOUT_S", 0.05)
     replica = Replica(config(package), Recorder)
-    service = replica.service(execute=None)
+    service = replica.service()
     release = threading.Event()
     monkeypatch.setattr(service.engine, "run", lambda i, o: release.wait(30) and {})
     with pytest.raises(TimeoutError):
@@ -106,12 +106,13 @@ def test_limits_and_keys_change_in_place(package, tmp_path):
     policy = replica.policy
     second, line = new_key("second")
     keys.write_text(line)
-    replica.change(Limits(max_client_batch_size=3))
+    replica.change(Limits(max_client_batch_size=3), Batching(max_batch_size=2))
+    assert replica.queue.batching.max_batch_size == 2
     assert policy.limits.max_client_batch_size == 3
     assert policy.keys.owner(f"Bearer {second}".encode()).name == "second"
     assert policy.keys.owner(f"Bearer {first}".encode()) is None
     keys.write_text("garbage")
     with pytest.raises(InputError):
-        replica.change(Limits(max_client_batch_size=4))
+        replica.change(Limits(max_client_batch_size=4), Batching())
     assert policy.limits.max_client_batch_size == 3
     assert policy.keys.owner(f"Bearer {second}".encode()).name == "second"
