@@ -77,8 +77,10 @@ def corpora(folder: Path, data: Path) -> dict[str, str]:
     sources = {name: f"files:{data / place}" for name, place in TEXTS.items()}
     sources |= {"docstrings": "builtin:pydoc", "morse": "builtin:morse"}
     digits = load_digits()
-    _images(folder / "digits", np.rint(digits.images * 255 / 16).astype(np.uint8), digits.target)
-    _images(folder / "fashion", *_idx(data / "fashion900", "train"))
+    write_images(
+        folder / "digits", np.rint(digits.images * 255 / 16).astype(np.uint8), digits.target
+    )
+    write_images(folder / "fashion", *read_idx(data / "fashion900", "train"))
     sources |= {name: f"files:{folder / name}" for name in ("digits", "fashion")}
     rows = [(path, DIGITS[digit]) for path, digit in _recordings(data, (CORPUS_SPEAKER,))]
     sources["speech"] = f"files:{_table(folder / 'speech.tsv', ('path', 'text'), rows)}"
@@ -113,13 +115,13 @@ def target_rows(folder: Path, data: Path, name: str, seed: int) -> str:
         for split, part in cut.items():
             _table(place / f"{split}.tsv", ("path", "label"), part)
         return f"files:{place}"
-    images, labels = _idx(data / target.source, "train")
+    images, labels = read_idx(data / target.source, "train")
     order = random.permutation(len(labels))
-    _images(place / "train", images[order[:train]], labels[order[:train]])
+    write_images(place / "train", images[order[:train]], labels[order[:train]])
     held = order[train : train + validation]
-    _images(place / "validation", images[held], labels[held])
-    images, labels = _idx(data / target.source, "test")
-    _images(place / "test", images[:: len(images) // test], labels[:: len(images) // test])
+    write_images(place / "validation", images[held], labels[held])
+    images, labels = read_idx(data / target.source, "test")
+    write_images(place / "test", images[:: len(images) // test], labels[:: len(images) // test])
     return f"files:{place}"
 
 
@@ -147,7 +149,7 @@ def _table(path: Path, columns: tuple[str, str], rows: Sequence[tuple[str, objec
     return path
 
 
-def _idx(folder: Path, split: str) -> tuple[AnyArray, AnyArray]:
+def read_idx(folder: Path, split: str) -> tuple[AnyArray, AnyArray]:
     """Images ``[n, 28, 28]`` and labels ``[n]`` of a folder in MNIST's format."""
     raw = gzip.decompress((folder / f"{split}-images-idx3-ubyte.gz").read_bytes())
     _, count, height, width = struct.unpack(">4I", raw[:16])
@@ -156,7 +158,7 @@ def _idx(folder: Path, split: str) -> tuple[AnyArray, AnyArray]:
     return images, np.frombuffer(raw, np.uint8, offset=8)
 
 
-def _images(folder: Path, images: AnyArray, labels: AnyArray) -> None:
+def write_images(folder: Path, images: AnyArray, labels: AnyArray) -> None:
     """One PNG file per image, in a folder per class."""
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / str(label) / f"{number:05}.png"

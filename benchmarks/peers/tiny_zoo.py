@@ -162,6 +162,7 @@ def config_of(name: str, recipe: Recipe, folder: Path, source: str) -> PretrainC
                 "embedding": {"parts": recipe.parts, "dropout": 0.0, "layernorm": texts},
                 "encoder": recipe.encoder,
                 "target": recipe.target,
+                **(recipe.model or {}),
             },
             "train": {
                 "max_steps": recipe.steps,

@@ -25,6 +25,7 @@ from orchestrator.quantization.results import QuantizeMetrics
 from orchestrator.quantization.search import Search
 from orchestrator.storage import RunFolder
 from orchestrator.tasks.suite import Learned
+from orchestrator.training.compression import Pool
 from orchestrator.zoo import Package, commit_once, committed, conclude
 from orchestrator.zoo.draft import Draft
 
@@ -32,8 +33,12 @@ KIND: Final = "quantized"
 STAGE: Final = "quantize"
 
 
-def run(config: QuantizeConfig) -> JobResult:
+def run(config: QuantizeConfig, pool: Pool | None = None) -> JobResult:
     """Quantize a package under the configured goal.
+
+    Args:
+        config: The job.
+        pool: Runs the measurements; None: tasks on the configured Ray cluster.
 
     Raises:
         InputError: if the package, the target or the data do not fit.
@@ -55,7 +60,7 @@ def run(config: QuantizeConfig) -> JobResult:
                 pinned = {"ref": prepared.subject.package.ref}
                 folder.pin("package", pinned)
             config = config.model_copy(update={"package": pinned["ref"]})  # its alias may move
-            package = _quantize(config, prepared or prepare(config), folder)
+            package = _quantize(config, prepared or prepare(config), folder, pool)
         return conclude(folder, package, metrics=_metrics(package))
 
 
@@ -64,11 +69,16 @@ def check(config: QuantizeConfig) -> str:
     return plan_text(config, read_subject(config))
 
 
-def _quantize(config: QuantizeConfig, prepared: Prepared, folder: RunFolder) -> Package:
+def _quantize(
+    config: QuantizeConfig, prepared: Prepared, folder: RunFolder, pool: Pool | None
+) -> Package:
     subject = prepared.subject
     require_same_rows(folder, {subject.target or "texts": prepared.data})
-    with session_for(config.cluster):
-        choice = Search(config, prepared, folder, TaskPool(config.cluster)).run()
+    if pool is not None:
+        choice = Search(config, prepared, folder, pool).run()
+    else:
+        with session_for(config.cluster):
+            choice = Search(config, prepared, folder, TaskPool(config.cluster)).run()
     parent = subject.package
     manifest = parent.manifest
     stated = None if manifest.task is None else manifest.task.model_dump(mode="json")

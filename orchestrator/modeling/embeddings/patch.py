@@ -64,7 +64,7 @@ class ImageEmbedding(EmbeddingPart):
         tokens: list[Tensor] = [token for token in both if token is not None]
         if not tokens:
             return patches
-        return torch.cat([torch.stack(tokens).expand(len(patches), -1, -1), patches], dim=1)
+        return torch.cat([torch.stack(tokens).expand(patches.shape[0], -1, -1), patches], dim=1)
 
     def replace(self, patches: Tensor, batch: Batch) -> Tensor:
         """Return the patches [B, P, D] with what the batch masks replaced; here as they are."""

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import onnx
 import pytest
+import ray
 
 from orchestrator.config import load_config
 from orchestrator.data.rows.storage import fingerprint
 from orchestrator.errors import InputError, StageError
-from orchestrator.quantization import checks, worker
+from orchestrator.quantization import checks, runner, worker
 from orchestrator.quantization.artifact import split_records, summary, write_package
 from orchestrator.quantization.backends.hosts import Host, this_host
 from orchestrator.quantization.config import QuantizeConfig
@@ -87,6 +88,14 @@ def test_a_second_search_measures_only_the_written_file(make_config):
     assert again.points == first.points
     assert again.prices == first.prices
     assert again.measured.test == first.measured.test
+
+
+def test_the_job_measures_with_the_pool_that_a_caller_gives(make_config):
+    config, pool = make_config(promotion={"max_drop": {"default": 1.0}}), InProcess()
+    package = Zoo(config.run.zoo).get(runner.run(config, pool).package)
+    assert package.kind == "quantized"
+    assert pool.calls.count("measure_test") == 1
+    assert not ray.is_initialized()
 
 
 def test_test_rows_are_asked_once_and_lead_to_no_other_plan(make_config, monkeypatch):

@@ -1,0 +1,144 @@
+"""Figures of one trained model in INT8; plans of any origin measured in our engine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from orchestrator.config import StrictModel
+from orchestrator.quantization import worker
+from orchestrator.quantization.config import GoalConfig
+from orchestrator.quantization.inputs import QuantizeInputs
+from orchestrator.quantization.kinds import KindName
+from orchestrator.quantization.measured_results import PlanFigures
+from orchestrator.quantization.measuring import Measurements
+from orchestrator.quantization.plans import Plan, Unit
+from orchestrator.quantization.results import Latency
+
+FLOOR: Final = 0.01
+"""Largest drop of the metric, by its one-sided 95 % bound on validation rows."""
+ANYTHING: Final = GoalConfig(max_accuracy_drop=1.0, statistic="mean", allow_float=True)
+"""A goal under which no measurement ends early."""
+
+
+class Measured(StrictModel):
+    """A plan with its figures: quality on validation rows, time of the common race."""
+
+    name: str
+    """Name within its method."""
+    method: str
+    """front, samp or nncf."""
+    plan: dict[str, KindName]
+    """Kind of every unit."""
+    figures: PlanFigures
+    """On validation rows, of the file that is timed."""
+    latency: Latency
+    """Ratio of CPU time to float in the same engine."""
+    keeps: bool
+    """Whether it keeps the bound on validation rows."""
+
+    @property
+    def drop(self) -> float:
+        """Drop of the metric on validation rows."""
+        assert self.figures.paired is not None
+        return self.figures.paired.drop
+
+
+class Outcome(StrictModel):
+    """How one job ended."""
+
+    method: str
+    """Its method."""
+    chosen: str
+    """Name of its plan; empty: none keeps the bound on validation rows."""
+    confirmed: bool
+    """Whether test rows, asked once, confirm it."""
+    test: PlanFigures | None
+    """Figures of the test rows."""
+    evaluations: int
+    """INT8 plans whose accuracy was measured."""
+
+
+class Figures(StrictModel):
+    """Everything that was measured of one case."""
+
+    case: str
+    """Name of the case."""
+    metric: str
+    """The task's primary metric."""
+    rows: dict[str, int]
+    """Rows by split."""
+    reference: float
+    """Metric of the float model on validation rows."""
+    jobs: dict[str, Outcome]
+    """Outcome by method."""
+    plans: tuple[Measured, ...]
+    """All plans in our engine."""
+    engines: dict[str, tuple[Measured, ...]]
+    """Plans in other engines."""
+    float_ms: dict[str, float]
+    """CPU milliseconds of a float call by engine."""
+    nncf_evaluations: dict[str, int]
+    """Validations of NNCF by its bound."""
+    difference: float | None = None
+    """Largest difference of a float logit by the planting, relative to the largest logit."""
+
+
+class Lab:
+    """Measures plans of any origin in our engine.
+
+    Attributes:
+        known: Figures of plans that were measured before, by their short hash without norms.
+        float_ms: CPU milliseconds of a float call.
+
+    Args:
+        measurements: Those of the case's default job.
+        units: Units of the model.
+    """
+
+    def __init__(self, measurements: Measurements, units: Sequence[Unit]) -> None:
+        self.measurements, self.units = measurements, units
+        self.inputs: QuantizeInputs = replace(measurements.inputs, goal=ANYTHING)
+        self.known: dict[str, PlanFigures] = {}
+        self.float_ms = 0.0
+
+    def completed(self, plan: Plan) -> Plan:
+        """Return a plan with the norms that the case's job equalizes."""
+        return replace(plan, equalized=self.measurements.equalized) if plan.integer else plan
+
+    def quality(self, plan: Plan) -> PlanFigures:
+        """Return the figures of a plan on all validation rows; measure them unless known."""
+        bare = Plan(plan.kinds).digest
+        if bare not in self.known:
+            reference = self.measurements.reference
+            self.known[bare] = worker.measure_plan(self.inputs, reference, plan)
+        return self.known[bare]
+
+    def race(self, plans: Mapping[str, Plan]) -> tuple[Measured, ...]:
+        """Time plans in one interleaved run; plans that are equal are timed once.
+
+        Args:
+            plans: By ``<method> <name>``.
+        """
+        whole = {name: self.completed(plan) for name, plan in plans.items()}
+        unique = {plan.digest: plan for plan in whole.values() if plan.integer}
+        times = self.measurements.latencies("race", {"float": Plan({}), **unique})
+        self.float_ms = times["float"].cpu_ms
+        return tuple(
+            self.measured(name, plan, self.quality(plan), times.get(plan.digest, times["float"]))
+            for name, plan in whole.items()
+        )
+
+    def measured(self, name: str, plan: Plan, figures: PlanFigures, time: Latency) -> Measured:
+        """Return a plan with its figures."""
+        method, _, short = name.partition(" ")
+        paired = figures.paired
+        assert paired is not None
+        keeps = not plan.integer or (paired.bound is not None and paired.bound <= FLOOR)
+        return Measured(
+            name=short,
+            method=method,
+            plan=dict(plan.kinds),
+            figures=figures,
+            latency=time,
+            keeps=keeps,
+        )
