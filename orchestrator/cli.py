@@ -178,7 +178,7 @@ VERBS: dict[str, Job | Tool] = {
     "components": Tool(("orchestrator.tasks.components_cli",)),
     "estimate": Tool(("orchestrator.pretraining.estimate_cli",)),
     "matrix": Tool(("orchestrator.selection.matrix.cli",)),
-    "doctor": Tool(("orchestrator.doctor",)),
+    "doctor": Tool(("orchestrator.doctor.cli",)),
 }
 """Every verb of the command line."""
 

@@ -6,29 +6,20 @@ import json
 import os
 import platform
 import shutil
-import socket
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-OK, WARNING, FAILURE = "ok", "warning", "failure"
+from orchestrator.doctor.exposure import examine_ports
+from orchestrator.doctor.findings import FAILURE, OK, WARNING, Finding
+
 PACKAGES = ("torch", "ray", "deepspeed", "transformers", "onnxruntime", "pandas", "pydantic")
-RAY_PORTS = {6379: "GCS", 8265: "dashboard and jobs", 8000: "Serve HTTP", 10001: "Ray client"}
 TOKEN_FILE = Path("~/.ray/auth_token")
 MIN_FREE_BYTES = 5 * 2**30
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at: its state (ok, warning, failure) and what to do about it."""
-
-    subject: str
-    state: str
-    detail: str
 
 
 def register(subparsers: Any) -> None:
@@ -54,7 +45,7 @@ def examine(zoo: Path) -> list[Finding]:
     return [
         *_versions(),
         *_devices(),
-        *_ports(),
+        *examine_ports(),
         _token(),
         _disk(zoo),
         _atomic_replace(zoo),
@@ -81,34 +72,6 @@ def _devices() -> Iterator[Finding]:
     count = torch.cuda.device_count()
     names = ", ".join(torch.cuda.get_device_name(i) for i in range(count))
     yield Finding("gpu", OK, f"{count}: {names}" if count else "none; training runs on gloo")
-
-
-def _ports() -> Iterator[Finding]:
-    for port, purpose in RAY_PORTS.items():
-        listening = _listens("127.0.0.1", port)
-        public = listening and _listens(_own_address(), port)
-        authenticated = os.environ.get("RAY_AUTH_MODE") == "token"
-        subject = f"port {port}"
-        if public and port != 8000 and not authenticated:
-            advice = "anyone who reaches it can run code; start Ray with RAY_AUTH_MODE=token"
-            yield Finding(subject, FAILURE, f"{purpose} listens on a public address: {advice}")
-        elif listening:
-            yield Finding(subject, WARNING, f"{purpose}: in use by a running service")
-        else:
-            yield Finding(subject, OK, f"{purpose}: free")
-
-
-def _listens(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.settimeout(0.3)
-        return probe.connect_ex((host, port)) == 0
-
-
-def _own_address() -> str:
-    try:
-        return socket.gethostbyname(socket.gethostname())
-    except OSError:
-        return "127.0.0.1"
 
 
 def _token() -> Finding:
