@@ -65,6 +65,7 @@ class Predictor:
         tasks: Tasks by the name of their head.
         default: Head that answers where none is named; None: it must be named.
         max_length: Limit in tokens; longer texts are cut.
+        processor: Reader of its rows; None: it has none.
         reader: Its tokenizer with that limit; None: it reads no text.
         embedding_reader: The same for embeddings, as the package states them.
         dispatch: Rule that says which sequences share a run.
@@ -82,7 +83,7 @@ class Predictor:
         batch_tokens: int = BATCH_TOKENS,
         statement: "SentenceEmbedding | None" = None,
     ) -> None:
-        self._model, self._processor = model, processor
+        self._model, self.processor = model, processor
         self._batch_tokens, self.dispatch = batch_tokens, model.dispatch
         self.ref, self.tasks, self.default = ref, tasks, default
         words = text_processor(processor)
@@ -217,7 +218,7 @@ class Predictor:
             )
         if task.writes_text:
             limit = self.max_length
-            texts = written_texts(self._model, self._processor, task, rows, limit, progress)
+            texts = written_texts(self._model, self.processor, task, rows, limit, progress)
             written: list[Answer] = task.written(texts)
             return written
         found = self.outputs(rows, task, progress=progress)
@@ -313,7 +314,7 @@ class Predictor:
     ) -> Iterator[tuple[IntArray, SequenceOutputs, Sequence[Reading | None]]]:
         """Yield places of rows, their outputs, and how they were read; shortest texts first."""
         if rows.images is not None or rows.media:
-            with Ahead(media_batches(rows, self._processor)) as batches:
+            with Ahead(media_batches(rows, self.processor)) as batches:
                 for places, arrays in batches:
                     found = self._model.run(arrays, wanted)
                     self._require_finite(found)

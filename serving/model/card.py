@@ -35,6 +35,7 @@ class ModelCard:
         max_length: Most tokens of one input, special tokens included.
         embedding_sizes: Width D of each kind of vector, of ``embedding`` and similarity targets.
         stated: What ``embedding`` is; None: the mean over the tokens.
+        reads: ``text``, ``image`` or ``audio``.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ModelCard:
     max_length: int
     embedding_sizes: Mapping[str, int]
     stated: SentenceEmbedding | None = None
+    reads: str = "text"
 
     @property
     def ref(self) -> str:
@@ -57,9 +59,9 @@ class ModelCard:
         return f"{self.name}/{self.version}"
 
     @property
-    def embedding_size(self) -> int:
-        """Width of the vectors that are given when a request names no target."""
-        return self.embedding_sizes[self.embedding()]
+    def embedding_size(self) -> int | None:
+        """Width of the vectors that are given when a request names no target; None: none are."""
+        return self.embedding_sizes[self.embedding()] if self.embedding_sizes else None
 
     def require_name(self, name: str | None) -> None:
         """Accept the package by name or pinned reference; no name means the served one.
@@ -90,6 +92,9 @@ class ModelCard:
         Raises:
             ServingError: There is no such target, or it is of another kind.
         """
+        if self.reads != "text":
+            message = f"{self.name} reads {self.reads}: /predict answers it, with files."
+            raise ServingError(ErrorType.UNSUPPORTED, message)
         if wanted is None:
             default = self.tasks.get(self.default_target or "")
             return default.head if default and default.kind() == SIMILARITY else EMBEDDING

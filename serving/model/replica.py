@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from orchestrator.inference.batching import Outputs, Work, padded_tokens, run_works
 from orchestrator.inference.inputs import Tokens
@@ -70,7 +70,11 @@ class Replica:
         """Return the service that answers requests; from now on the replica calls itself ready."""
         self._health.ready = True
         self._set_probe_ok(True)
-        return Service(self._engine, self.queue.execute, self.policy, self._health)
+        return Service(self._engine, self.queue.execute, self.policy, self._health, self.call)
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """Run a function in the thread of the model, behind what it is doing."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, function)
 
     async def check(self) -> None:
         """Run the probe, behind what the model is doing.

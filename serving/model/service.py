@@ -9,20 +9,27 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.data.processors.tokenizer_files import Side
 from orchestrator.inference.batching import Outputs, Work
-from orchestrator.inference.inputs import Encoded, Item, Token, TooLongError, joined
+from orchestrator.inference.inputs import (
+    Encoded,
+    Item,
+    Token,
+    TooLongError,
+    joined,
+)
 from orchestrator.inference.models import EMBEDDING, TOKEN_EMBEDDINGS
 from orchestrator.tasks.base import Answer, AnyTask
 from serving.guard.errors import ErrorType, ServingError
 from serving.guard.guard import Policy
 from serving.model.card import ModelCard
 from serving.model.engine import Engine
+from serving.model.whole import write
 
 INLINE_CHARACTERS: Final = 20_000
 """Texts longer than this in sum are tokenized in a thread: the event loop stays responsive."""
@@ -35,6 +42,7 @@ FORMS: Final = {
 """Forms of an input → what messages call them."""
 
 Execute = Callable[[Work], Awaitable[Outputs]]
+Call = Callable[[Callable[[], Any]], Awaitable[Any]]
 Encode = Callable[..., list[Encoded]]
 """Items, and ``truncate`` by name → tokens."""
 
@@ -65,12 +73,14 @@ class Service:
         execute: Runs encoded inputs, sharing batches with other requests.
         policy: The limits in force.
         health: State shown by health routes.
+        call: Runs a function where the model runs.
     """
 
     engine: Engine
     execute: Execute
     policy: Policy
     health: Health = field(default_factory=Health)
+    call: Call = asyncio.to_thread
 
     @property
     def card(self) -> ModelCard:
@@ -101,6 +111,9 @@ class Service:
             ServingError: An item, their number, their length or the target is not acceptable.
         """
         task = self.card.task(target)
+        if task.writes_text:
+            self._check(items)
+            return await write(self, items, task)
         encoded, outputs = await self._outputs(items, task, truncate=truncate, cut=cut)
         readings = [item.reading for item in encoded if item.reading is not None]
         answers: list[Answer] = task.answers(outputs, readings if task.needs_reading else None)

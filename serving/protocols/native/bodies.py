@@ -128,11 +128,11 @@ class PredictRequest(Cut):
     parameters: Parameters | None = None
     """Options in another place. A single text is answered as Hugging Face's pipelines do then, with
     a list of one ranking."""
-    _files: list[bytes] | None = PrivateAttr(default=None)
+    _files: list[bytes] = PrivateAttr(default_factory=list)
 
     @property
-    def files(self) -> list[bytes] | None:
-        """Images or recordings that the body is, or holds as forms do; None: it is JSON."""
+    def files(self) -> list[bytes]:
+        """Images or recordings that the body is, or holds as a form does; empty: it is JSON."""
         return self._files
 
 

@@ -82,6 +82,8 @@ class ServedModel(Message):
     """Package version, ``v0001``."""
     backend: str
     """``onnxruntime`` or ``torch``."""
+    reads: str
+    """Content of inputs: ``text``, ``image`` or ``audio``."""
     max_input_length: int
     """Most tokens of one input, special tokens included."""
     targets: dict[str, list[str]]
@@ -90,7 +92,7 @@ class ServedModel(Message):
     """Target -> what it answers."""
     default_target: str | None
     """Target that is answered when a request names none; null: it must be named."""
-    embedding_size: int
+    embedding_size: int | None
     """Width of the vectors of ``/embed`` when a request names no target."""
 
 
@@ -107,6 +109,7 @@ def info(card: ModelCard, policy: Policy) -> Info:
         model_type=_model_type(card),
         version=card.version,
         backend=card.backend,
+        reads=card.reads,
         max_input_length=card.max_length,
         targets={name: list(task.labels) for name, task in card.tasks.items()},
         tasks={name: _task_info(card, name) for name in card.tasks},

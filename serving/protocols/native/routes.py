@@ -20,6 +20,7 @@ from serving.guard.body import parse_object
 from serving.guard.errors import ErrorType, ServingError
 from serving.model.card import SIMILARITY
 from serving.model.reranking import rerank
+from serving.model.whole import answer_files
 from serving.protocols.answers import Prediction, Ranking, Span, base64_of, prediction, ranking
 from serving.protocols.messages import RequestBody, read
 from serving.protocols.native.bodies import (
@@ -35,9 +36,13 @@ from serving.protocols.native.bodies import (
     SimilarityRequest,
     TokenizeRequest,
 )
+from serving.protocols.native.files import FILE_TYPES, parse_predict
 from serving.protocols.native.info import Info, info
 from serving.protocols.native.inputs import parse_inputs, text_items
+from serving.protocols.openinference.tensors import from_base64
 from serving.protocols.protocol import (
+    JSON,
+    NO_TYPE,
     Operation,
     ProtocolConfig,
     Received,
@@ -71,11 +76,12 @@ class NativeProtocol(WireProtocol):
             Operation(
                 "POST", "/", "Answer by the shape of the body and the kind of package.", self.root,
                 Prediction | list[Prediction] | vectors | list[float] | list[Rank],
-                ROOT, refused, "predict", parse=self._parse_root,
+                ROOT, refused, "predict", (JSON, NO_TYPE, *FILE_TYPES), self._parse_root,
             ),
             Operation(
                 "POST", "/predict", "Answer with a target of the package.", self.predict,
                 Prediction | list[Prediction], PredictRequest, refused, "predict",
+                (JSON, NO_TYPE, *FILE_TYPES), self._parse_predict,
             ),
             Operation(
                 "POST", "/embed", "Embed texts.", self.embed, vectors,
@@ -104,8 +110,17 @@ class NativeProtocol(WireProtocol):
             Operation("GET", "/info", "The served model and its limits.", self.info, Info),
         )  # fmt: skip
 
+    def _parse_predict(self, received: Received) -> PredictRequest:
+        """Read the body of ``/predict``; one without a type is a file, where files are read."""
+        if received.media_type != JSON and self.service.card.reads == "text":
+            message = f"This package reads texts: send `Content-Type: {JSON}`."
+            raise ServingError(ErrorType.MEDIA_TYPE, message)
+        return parse_predict(received)
+
     def _parse_root(self, received: Received) -> RequestBody:
         """Read the body of ``POST /`` as what its shape says."""
+        if received.media_type != JSON:
+            return self._parse_predict(received)
         value = parse_object(received.content, received.max_depth)
         inputs = value.get("inputs")
         card = self.service.card
@@ -142,6 +157,8 @@ class NativeProtocol(WireProtocol):
             ServingError: An input, their number or the target is not acceptable.
         """
         card, service = self.service.card, self.service
+        if body.files or card.reads != "text":
+            return await self._predict_files(body)
         task = card.task(body.target)
         needs_pair = card.takes_pairs or "text" not in task.modalities
         items, single = parse_inputs(body.inputs, needs_pair)
@@ -165,6 +182,29 @@ class NativeProtocol(WireProtocol):
             answers = [_without(answer, options.ignore_labels) for answer in answers]
         if single and body.parameters is not None and task.kind() == RANKED:
             return [answers[0]]  # a pipeline's answer to one text
+        return answers[0] if single else answers
+
+    async def _predict_files(self, body: PredictRequest) -> Prediction | list[Prediction]:
+        """Answer images or recordings; a single one as Hugging Face's client reads it."""
+        contents, single = body.files, len(body.files) == 1
+        if not contents:
+            single = isinstance(body.inputs, str)
+            texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+            if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+                reads = self.service.card.reads
+                message = f"`inputs` must be files in base64: this package reads {reads}."
+                raise ServingError(ErrorType.VALIDATION, message)
+            contents = [from_base64(str(each), "inputs") for each in texts]
+        task = self.service.card.task(body.target)
+        options = body.parameters or Parameters()
+        _require_ranked(task, body, options)
+        if body.raw_scores or options.function_to_apply not in (None, "softmax"):
+            message = "Logits are answered for texts alone; leave that option out."
+            raise ServingError(ErrorType.VALIDATION, message)
+        found = await answer_files(self.service, contents, body.target)
+        answers = [prediction(task, answer) for answer in found]
+        if options.top_k is not None:
+            answers = [_most_likely(answer, options.top_k) for answer in answers]
         return answers[0] if single else answers
 
     async def embed(self, body: EmbedRequest) -> list[list[float]] | list[str]:

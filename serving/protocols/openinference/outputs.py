@@ -84,7 +84,7 @@ def offered(card: ModelCard) -> dict[str, TensorMetadata]:
                 shape.append(-1)
             name = f"{target}.{output.name}"
             found.append(TensorMetadata(name=name, datatype=output.datatype, shape=shape))
-    if card.embedding_sizes:
+    if card.embedding_size is not None:
         shape = [-1, card.embedding_size]
         found.append(TensorMetadata(name=EMBEDDING, datatype="FP32", shape=shape))
     return {tensor.name: tensor for tensor in found}

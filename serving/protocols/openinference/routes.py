@@ -3,11 +3,11 @@
 Inputs of a text model: ``text`` (BYTES, [B]); for pairs, and for the context of a question,
 ``text_pair``; for the candidates of a question ``choices`` (BYTES, [B, C]); or, in place of
 ``text``, ``input_ids`` (integers, [B, S] or [S]) with an optional ``attention_mask`` of the same
-shape. The outputs of each target are those of its kind (`OUTPUTS`), and ``embedding`` (FP32,
-[B, D]) are the vectors of ``/embed``.
+shape. A model of images or sounds has one input, ``image`` or ``audio``. The outputs of each target
+are those of its kind (`OUTPUTS`), and ``embedding`` (FP32, [B, D]) are the vectors of ``/embed``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from orchestrator.inference.models import EMBEDDING
 from serving.guard.errors import ErrorType, ServingError
 from serving.model.card import SIMILARITY, ModelCard
 from serving.model.service import unit
+from serving.model.whole import answer_files
 from serving.protocols.openinference.bodies import (
     IndexEntry,
     InferAnswer,
@@ -37,6 +38,7 @@ from serving.protocols.openinference.bodies import (
     ServerMetadata,
     TensorMetadata,
 )
+from serving.protocols.openinference.inputs import files_of, items_of
 from serving.protocols.openinference.outputs import columns, offered, runs_with_others
 from serving.protocols.openinference.tensors import (
     BINARY,
@@ -45,7 +47,6 @@ from serving.protocols.openinference.tensors import (
     arrays,
     joined,
     parse,
-    texts,
     to_bytes,
 )
 from serving.protocols.protocol import (
@@ -147,7 +148,7 @@ class OpenInferenceProtocol(WireProtocol):
             name=card.name,
             versions=[card.version],
             platform=card.backend,
-            inputs=[TensorMetadata(name="text", datatype=BYTES, shape=[-1])],
+            inputs=[TensorMetadata(name=card.reads, datatype=BYTES, shape=[-1])],
             outputs=list(offered(card).values()),
             parameters=ModelParameters(
                 labels={name: list(task.labels) for name, task in card.tasks.items()}
@@ -179,15 +180,29 @@ class OpenInferenceProtocol(WireProtocol):
         """
         card = self.service.card
         _check(card, model, version)
-        items = _items(arrays(body))
         parameters = body.parameters or InferParameters()
-        wanted = _wanted(body.outputs, card)
-        found = await self._run(items, list(wanted), parameters)
+        wanted, tensors = _wanted(body.outputs, card), arrays(body)
+        if card.reads == "text":
+            found = await self._run(items_of(tensors), list(wanted), parameters)
+        else:
+            found = await self._run_files(tensors, list(wanted))
+        return self._answer(body, wanted, found, binary=parameters.binary_data_output)
+
+    def _answer(
+        self,
+        body: InferRequest,
+        wanted: dict[str, Any],
+        found: dict[str, AnyArray],
+        *,
+        binary: bool,
+    ) -> InferAnswer | Response:
+        """Return output tensors in JSON, or those that are asked for so in binary form."""
+        card = self.service.card
         types = offered(card)
-        tensors, binary = [], []
+        tensors, raws = [], []
         for name, options in wanted.items():
             stated = None if options is None else options.binary_data
-            as_bytes = parameters.binary_data_output if stated is None else stated
+            as_bytes = binary if stated is None else stated
             values = found[name]
             raw = to_bytes(values) if as_bytes else None
             tensors.append(
@@ -199,14 +214,26 @@ class OpenInferenceProtocol(WireProtocol):
                     parameters=None if raw is None else InputParameters(binary_data_size=len(raw)),
                 )
             )
-            binary += [] if raw is None else [raw]
+            raws += [] if raw is None else [raw]
         answer = InferAnswer(
             id=body.id, model_name=card.name, model_version=card.version, outputs=tensors
         )
-        if not binary:
+        if not raws:
             return answer
-        content, length = joined(answer.model_dump(mode="json"), binary)
+        content, length = joined(answer.model_dump(mode="json"), raws)
         return Response(content, media_type=BINARY, headers={HEADER_LENGTH: str(length)})
+
+    async def _run_files(
+        self, tensors: dict[str, AnyArray], wanted: list[str]
+    ) -> dict[str, AnyArray]:
+        """Return the wanted tensors of images or recordings by name."""
+        card = self.service.card
+        contents = files_of(tensors, card.reads, self.service.engine.sound_rate)
+        found: dict[str, AnyArray] = {}
+        for target in dict.fromkeys(name.rpartition(".")[0] for name in wanted):
+            answers = await answer_files(self.service, contents, target)
+            found |= columns(card.tasks[target], answers)
+        return found
 
     async def _run(
         self, items: list[Item], wanted: list[str], parameters: InferParameters
@@ -257,7 +284,7 @@ def _wanted(requested: list[OutputName] | None, card: ModelCard) -> dict[str, An
     """Requested output tensors with their options; by default those of the default target."""
     names = offered(card)
     if requested is None:
-        if not card.tasks or card.embedding() != EMBEDDING:
+        if card.reads == "text" and (not card.tasks or card.embedding() != EMBEDDING):
             return {EMBEDDING: None}
         head = card.task(None).head
         return {name: None for name in names if name.rpartition(".")[0] == head}
@@ -266,52 +293,3 @@ def _wanted(requested: list[OutputName] | None, card: ModelCard) -> dict[str, An
         message = f"`outputs` must name some of: {', '.join(names)}; each once."
         raise ServingError(ErrorType.VALIDATION, message)
     return wanted
-
-
-def _items(tensors: dict[str, AnyArray]) -> list[Item]:
-    """Return what is asked.
-
-    Raises:
-        ServingError: The tensors are not those of one form of input, or do not fit together.
-    """
-    names = set(tensors)
-    if "input_ids" in names and names <= {"input_ids", "attention_mask"}:
-        return _of_ids(tensors["input_ids"], tensors.get("attention_mask"))
-    if "text" not in names or names - {"text", "text_pair", "choices"} or len(names) > 2:
-        message = (
-            "The inputs must be `text`, alone or with one of `text_pair` and `choices`; or "
-            "`input_ids`, alone or with `attention_mask`."
-        )
-        raise ServingError(ErrorType.VALIDATION, message)
-    first = texts(tensors["text"], "text")
-    nothing: list[str | None] = [None] * len(first)
-    pairs: Sequence[str | None] = nothing
-    if "text_pair" in names:
-        pairs = texts(tensors["text_pair"], "text_pair")
-    choices: Sequence[tuple[str, ...]] = [()] * len(first)
-    if "choices" in names:
-        choices = _choices(tensors["choices"])
-    if not len(first) == len(pairs) == len(choices):
-        message = f"The inputs have different lengths: `text` has {len(first)}."
-        raise ServingError(ErrorType.VALIDATION, message)
-    return [Item(*each) for each in zip(first, pairs, choices, strict=True)]
-
-
-def _choices(values: AnyArray) -> list[tuple[str, ...]]:
-    if values.ndim != 2 or not values.shape[1]:
-        message = "`shape` of `choices` must be [B, C] for C candidates each."
-        raise ServingError(ErrorType.VALIDATION, message)
-    return [tuple(texts(row, "choices")) for row in values]
-
-
-def _of_ids(ids: AnyArray, mask: AnyArray | None) -> list[Item]:
-    if ids.ndim not in (1, 2) or ids.dtype.kind not in "iu":
-        message = "`input_ids` must be integers of shape [B, S] or [S]."
-        raise ServingError(ErrorType.VALIDATION, message)
-    if mask is None:
-        mask = np.ones_like(ids)
-    if mask.shape != ids.shape or not np.isin(mask, (0, 1)).all():
-        message = "`attention_mask` must have the shape of `input_ids`, 1 where a token is real."
-        raise ServingError(ErrorType.VALIDATION, message)
-    rows = zip(np.atleast_2d(ids), np.atleast_2d(mask), strict=True)
-    return [Item("", tokens=tuple(row[real.astype(bool)].tolist())) for row, real in rows]

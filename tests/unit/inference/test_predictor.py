@@ -83,7 +83,7 @@ def flat(answer):
 
 def test_answers_are_those_of_the_model(predictor, package):
     model = load_model(package.path).eval()
-    processor = predictor._processor
+    processor = predictor.processor
     for text in TEXTS:
         with torch.no_grad():
             logits = model.predict(processor([text], max_length=predictor.max_length))["topic"]
