@@ -31,6 +31,8 @@ TOKEN_EMBEDDINGS = "token_embeddings"  # noqa: S105
 """Name of the output that holds one vector per token, [B, S, D]; of torch models alone."""
 
 ONNX_FILE = "model.onnx"
+PLAN_FILE = "plan.json"
+"""File of quantized packages that names the back end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,19 +226,16 @@ def require_embedding(config: ModelConfig, head: VectorConfig) -> None:
         )
 
 
-class OnnxModelAdapter:
-    """A graph in ONNX Runtime; it computes every output at once."""
-
-    runtime = "onnxruntime"
+class OnePassModel:
+    """A model of a back end of quantization; it computes every output at once."""
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
-        from orchestrator.quantization.backends.onnxruntime_cpu.session import (
-            OnnxModel,
-            is_quantized,
-        )
+        from orchestrator.quantization.backends.backend import backend_of
 
-        self._model, self._threads = OnnxModel.load(folder, threads=threads), threads
-        self.dtype = "int8" if is_quantized(folder) else "float32"
+        backend = backend_of(folder)
+        self.runtime = backend.name
+        self._model, self._threads = backend.load(folder, threads=threads), threads
+        self.dtype = "int8" if (folder / PLAN_FILE).is_file() else "float32"
         self.max_length = self._model.max_length
         self.dispatch = Dispatch()
         if self._model.reads_tokens and self._model.batch_invariant:
@@ -252,13 +251,13 @@ class OnnxModelAdapter:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Names of the heads that the graph has."""
+        """Names of the heads that it answers with."""
         return self._model.targets
 
     def run(
         self, batch: Mapping[str, AnyArray], wanted: Collection[str]
     ) -> dict[str, Float32Array]:
-        """Run the graph.
+        """Run the model.
 
         Raises:
             InputError: It reads other inputs than the batch has.
@@ -267,23 +266,23 @@ class OnnxModelAdapter:
         return {name: outputs[name] for name in wanted}
 
     def generates(self, head: str) -> bool:
-        """No head of a graph does."""
+        """No head that answers in one pass does."""
         del head
         return False
 
     def write(self, batch: Mapping[str, AnyArray], head: str, options: Writing) -> list[IntArray]:
-        """Refuse: a graph answers at once.
+        """Refuse: it answers at once.
 
         Raises:
             InputError: Always.
         """
-        raise InputError(f"a graph of {self.runtime} writes no text (head {head!r}).")
+        raise InputError(f"a quantized model of {self.runtime} writes no text (head {head!r}).")
 
 
 def load_folder(
     folder: Path, *, threads: int = 1, device: str = "cpu", keep: Collection[str] | None = None
 ) -> LoadedModel:
-    """Load the model of a package folder: its graph where it has one, else its weights.
+    """Load the model of a package folder: its graph or plan where it has one, else its weights.
 
     Args:
         folder: Folder of a verified package.
@@ -291,8 +290,8 @@ def load_folder(
         device: Where a torch model goes.
         keep: Names of the heads to load; None: all. Heads over a vocabulary cost memory and time.
     """
-    if (folder / ONNX_FILE).is_file():
-        return OnnxModelAdapter(folder, threads)
+    if (folder / ONNX_FILE).is_file() or (folder / PLAN_FILE).is_file():
+        return OnePassModel(folder, threads)
     import torch
 
     from orchestrator.modeling.package import load_model

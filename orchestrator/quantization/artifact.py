@@ -13,8 +13,7 @@ from orchestrator.inference.dispatch import DISPATCH_FILE
 from orchestrator.modeling.package import stored_bytes
 from orchestrator.modeling.sentence.statement import copy_statement
 from orchestrator.quantization.allocator import Option, predicted
-from orchestrator.quantization.backends.hosts import this_host
-from orchestrator.quantization.backends.onnxruntime_cpu.session import MODEL_FILE
+from orchestrator.quantization.backends.backend import Backend
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.flips import Margins, predicted_flips
 from orchestrator.quantization.inputs import Prepared, probe_texts
@@ -73,6 +72,8 @@ class Choice:
     """Holds the measured model file and its plan."""
     source: Source
     """The float model with what was observed of it: the model file is emitted from it."""
+    model_file: str
+    """Name of the model file."""
 
     def limit(self, prepared: Prepared) -> int:
         """Return the longest input of the package in tokens; longer texts are cut."""
@@ -81,7 +82,7 @@ class Choice:
     @property
     def bytes(self) -> int:
         """Size of the model file."""
-        return (self.folder / MODEL_FILE).stat().st_size
+        return (self.folder / self.model_file).stat().st_size
 
 
 def summary(prepared: Prepared, choice: Choice) -> QuantizeSummary:
@@ -189,9 +190,7 @@ def quantization_report(
         method=config.method,
         runtime=Runtime(name=backend.name, version=backend.version, threads=1),
         goal=config.goal,
-        plan=DeployedPlan(
-            **dict(choice.point.plan.to_file(host=this_host())), name=choice.point.name
-        ),
+        plan=DeployedPlan(**dict(backend.plan_file(choice.point.plan)), name=choice.point.name),
         max_length=choice.point.length,
         artefact_sha256=measured.sha256,
         accuracy=Accuracy(**labelled) if labelled else None,
@@ -205,8 +204,8 @@ def quantization_report(
         ),
         float_graph_difference=measured.float_graph_difference,
         sizes={
-            "model.onnx": choice.bytes,
-            "float model.onnx": len(prepared.subject.emission.to_bytes()),
+            choice.model_file: choice.bytes,
+            f"float {choice.model_file}": len(prepared.subject.emission.to_bytes()),
             "source model.safetensors": stored_bytes(prepared.subject.package.path),
         },
         audit=measured.audit,
@@ -234,7 +233,9 @@ def probe(prepared: Prepared, choice: Choice) -> Probe:
     pool = probe_texts(prepared.data.test, words, more, prepared.subject.limit)
     texts = list(dict.fromkeys([*prepared.probe, *pool]))
     others = (
-        inputs.backend.open(each.emit(plan).to_bytes(), batch_invariant=plan.batch_invariant)
+        inputs.backend.open(
+            inputs.backend.emit(each, plan).to_bytes(), batch_invariant=plan.batch_invariant
+        )
         for each in perturbed_sources(choice.source, seed=0)
     )
     model = inputs.backend.load(choice.folder)
@@ -245,14 +246,14 @@ COPIED: Final = ("config.json",)
 """Files of the float package that the quantized one has too."""
 
 
-def write_model_file(folder: Path, source: Source, plan: Plan) -> bytes:
-    """Write ``model.onnx`` and ``plan.json`` and return the model's bytes as read back."""
+def write_model_file(folder: Path, source: Source, plan: Plan, backend: Backend) -> bytes:
+    """Write the model file and ``plan.json`` and return the model's bytes as read back."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    (folder / MODEL_FILE).write_bytes(source.emit(plan).to_bytes())
-    _write_json(folder / PLAN_FILE, plan.to_file(source.ranges, this_host()))
-    return (folder / MODEL_FILE).read_bytes()
+    (folder / backend.model_file).write_bytes(backend.emit(source, plan).to_bytes())
+    _write_json(folder / PLAN_FILE, backend.plan_file(plan, source.ranges))
+    return (folder / backend.model_file).read_bytes()
 
 
 def write_package(folder: Path, config: QuantizeConfig, prepared: Prepared, choice: Choice) -> None:
@@ -272,10 +273,10 @@ def write_files(folder: Path, prepared: Prepared, choice: Choice) -> None:
     Raises:
         StageError: If the model file is not the one that was measured.
     """
-    model = choice.folder / MODEL_FILE
+    model = choice.folder / choice.model_file
     if sha256_file(model) != choice.measured.sha256:
         raise StageError(f"{model} changed after it was measured; start the job again")
-    for name in (MODEL_FILE, PLAN_FILE):
+    for name in (choice.model_file, PLAN_FILE):
         shutil.copyfile(choice.folder / name, folder / name)
     if choice.measured.runs is not None:
         _write_json(folder / DISPATCH_FILE, choice.measured.runs)

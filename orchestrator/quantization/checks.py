@@ -14,6 +14,7 @@ from orchestrator.zoo import Zoo
 
 if TYPE_CHECKING:
     from orchestrator.modeling.config import ModelConfig
+    from orchestrator.quantization.backends.backend import Backend
     from orchestrator.zoo import Package
 
 
@@ -57,6 +58,30 @@ def check_settings(
                 f"{name}: {length} tokens, but inputs of the job have at most {limit}. "
                 f"Use {limit} or less"
             )
+
+
+def check_backend(config: QuantizeConfig, backend: "Backend") -> None:
+    """Require that the settings of a job act on the back end that measures it.
+
+    Raises:
+        InputError: One does not.
+    """
+    name = backend.config.type_name()
+    wrong = [kind for kind in config.kinds or () if kind not in backend.kinds]
+    if wrong:
+        raise InputError(
+            f"kinds: {', '.join(wrong)} has no kernel in {name}. Use {', '.join(backend.kinds)}, "
+            "or leave kinds out"
+        )
+    named = {
+        "calibrator": config.calibrator.type_name() != "max",
+        "tables": config.tables != "float",
+    }
+    unused = [key for key, given in named.items() if given and key not in backend.settings]
+    if unused:
+        raise InputError(
+            f"{', '.join(unused)}: has no effect with the back end {name}. Leave it out"
+        )
 
 
 def _check_kinds(config: QuantizeConfig) -> None:

@@ -27,9 +27,11 @@ from orchestrator.quantization.artifact import (
     write_files,
     write_model_file,
 )
+from orchestrator.quantization.backends.backend import default_backend
+from orchestrator.quantization.backends.choosing import no_units
 from orchestrator.quantization.config import GoalConfig, QuantizeConfig
 from orchestrator.quantization.describing import no_plan
-from orchestrator.quantization.inputs import Prepared, no_units, prepare
+from orchestrator.quantization.inputs import Prepared, prepare
 from orchestrator.quantization.kinds import FLOAT, KindName
 from orchestrator.quantization.plans import Plan, Unit, ffn_only, fully_quant
 from orchestrator.quantization.ranking import Point, misses
@@ -73,9 +75,9 @@ class Int8Compressor(Compressor):
         units = model.emit().units
         if not units:
             raise InputError(no_units(model.model_config.encoder.type_name()))
-        processor = TextProcessor.load(source)
+        processor, backend = TextProcessor.load(source), default_backend()
         for plan in quick_plans(units):
-            write_model_file(folder, model, plan)
+            write_model_file(folder, model, plan, backend)
             for name in COPIED:
                 shutil.copyfile(source / name, folder / name)
             processor.save(folder)

@@ -177,10 +177,9 @@ class QuantizeConfig(CommandConfig):
         default_factory=lambda: CALIBRATORS.config_class("max")()  # noqa: PLW0108
     )
     """Chooses the range of `static_s7` activations from the calibration rows."""
-    backend: Annotated[BackendConfig, Choice(BACKENDS)] = Field(
-        default_factory=lambda: BACKENDS.config_class("onnxruntime_cpu")()  # noqa: PLW0108
-    )
-    """Runtime that plans are measured on and the package is written for."""
+    backend: Annotated[BackendConfig, Choice(BACKENDS)] | None = None
+    """Runtime that plans are measured on and the package is written for; null: `onnxruntime_cpu`,
+    or `torch_cpu` where the package cannot be a graph."""
     calibration_rows: int = Field(96, ge=8)
     """Training rows on which activation ranges and the error of each unit are measured."""
     evaluation_rows: int = Field(512, ge=8)

@@ -81,12 +81,20 @@ def plan_text(config: QuantizeConfig, subject: Subject) -> str:
             f"up to {config.evaluation_rows} validation and test rows",
             f"goal: {goal_text(config.goal) or 'knee of the front'}",
             *_needed_rows(config.goal, subject.task),
+            _backend(subject),
             f"{len(subject.units)} units hold {weights:,} weights: {4 * weights / 2**20:.1f} MiB "
             f"in float, {weights / 2**20:.1f} MiB in INT8",
             *lines,
             _work(config, subject),
         ]
     )
+
+
+def _backend(subject: Subject) -> str:
+    """Return the runtime, and why it is not the usual one."""
+    backend = subject.backend
+    why = "" if subject.reason is None else f", because {subject.reason}"
+    return f"back end: {backend.config.type_name()} ({backend.name} {backend.version}){why}"
 
 
 def _work(config: QuantizeConfig, subject: Subject) -> str:

@@ -11,10 +11,10 @@ from orchestrator.data.sources.opening import load_task
 from orchestrator.data.spec import DatasetSpec
 from orchestrator.errors import InputError
 from orchestrator.inference.heads import default_head, package_tasks
-from orchestrator.quantization.backends.backend import Backend, make_backend
-from orchestrator.quantization.backends.onnxruntime_cpu.session import LOGITS_PREFIX
+from orchestrator.quantization.backends.backend import Backend, Written
+from orchestrator.quantization.backends.choosing import choose_backend
 from orchestrator.quantization.calibrators.calibrator import Calibrator, make_calibrator
-from orchestrator.quantization.checks import check_method, check_settings
+from orchestrator.quantization.checks import check_backend, check_method, check_settings
 from orchestrator.quantization.config import GoalConfig, QuantizeConfig
 from orchestrator.quantization.encoding import RowReader
 from orchestrator.quantization.goals import check_goal, check_slices
@@ -35,7 +35,6 @@ from orchestrator.zoo.suite import read_suite
 
 if TYPE_CHECKING:
     from orchestrator.data.processors.text import TextProcessor
-    from orchestrator.quantization.emission.model import Emission
     from orchestrator.zoo import Package
 
 PROBE_CHARACTERS: Final = 300
@@ -115,8 +114,12 @@ class Subject:
     """Tasks of the heads that the graph answers with."""
     limit: int
     """Longest input in tokens."""
-    emission: "Emission"
-    """The float graph."""
+    emission: Written
+    """The float model in the form of the back end."""
+    backend: Backend
+    """Runtime that plans are measured on."""
+    reason: str | None
+    """Reason for another back end than the usual one; None: it is that one, or the job names it."""
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -163,9 +166,8 @@ def read_subject(config: QuantizeConfig) -> Subject:
             f"package: {package.ref} is quantized already; give the float package it was made from"
         )
     source = read_source(package.path)
-    emission, tasks = source.emit(), package_tasks(package)
-    outputs = [output.name for output in emission.model.graph.output]
-    graph = [n.removeprefix(LOGITS_PREFIX) for n in outputs if n.startswith(LOGITS_PREFIX)]
+    chosen, tasks = choose_backend(config.backend, source), package_tasks(package)
+    emission, graph = chosen.written, chosen.written.heads
     task = choose_task(tasks, graph, config.target, default_head(package, tasks))
     limit = input_limit(config, source.model_config, package)
     if task is None and source.statement is not None:
@@ -176,20 +178,11 @@ def read_subject(config: QuantizeConfig) -> Subject:
             "images. Serve the package as it is"
         )
     check_settings(config, package, source.model_config, limit)
-    if not emission.units:
-        raise InputError(no_units(source.config["encoder"]["type"]))
+    check_backend(config, chosen.backend)
     check_method(config, emission.units)
     check_goal(config.goal, task, package.ref)
     heads = {name: tasks[name] for name in graph if name in tasks}
-    return Subject(package, source, task, heads, limit, emission)
-
-
-def no_units(encoder: str) -> str:
-    """Say that an encoder has nothing to quantize, and which ones have."""
-    return (
-        f"encoder {encoder!r} has no part with an INT8 kernel on this runtime (GRU and RNN have "
-        "none); transformer, gatedcnn and LSTM encoders have"
-    )
+    return Subject(package, source, task, heads, limit, emission, chosen.backend, chosen.reason)
 
 
 def data_of(config: QuantizeConfig, subject: Subject) -> DatasetSpec:
@@ -244,7 +237,7 @@ def prepare(config: QuantizeConfig) -> Prepared:
             calls=timing.calls,
             buckets={b.name: (b.batch_size, b.length) for b in goal.buckets},
         ),
-        backend=make_backend(config.backend),
+        backend=subject.backend,
         calibrator=make_calibrator(config.calibrator),
     )
     words = text_processor(processor)

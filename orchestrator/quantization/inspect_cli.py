@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.config import StrictModel, validate_config
 from orchestrator.config.tables import table
@@ -18,6 +18,9 @@ from orchestrator.quantization.results import (
     QuantizationReport,
 )
 from orchestrator.storage import sha256_bytes
+
+if TYPE_CHECKING:
+    from orchestrator.zoo import Package
 
 HASH_CHARACTERS: Final = 12
 JOB_FILE: Final = "job.yaml"
@@ -124,8 +127,13 @@ def retime_config(ref: str, zoo: str, overrides: Sequence[str]) -> QuantizeConfi
         "front_of": package.ref,
         "method": "front",
         "mixed_plans": None,
+        "backend": stored.get("backend") or {"type": _backend_of(package)},
     }
     return validate_config(QuantizeConfig, again, f"retime of {package.ref}", overrides)
+
+
+def _backend_of(package: "Package") -> str:
+    return PlanFile.of(package.read_json(PLAN_FILE)).backend
 
 
 def in_words(found: Inspection) -> Iterator[str]:
@@ -134,7 +142,7 @@ def in_words(found: Inspection) -> Iterator[str]:
     yield f"{found.package}: plan {report.plan.name} ({report.plan.digest}) of {report.source}"
     yield (
         f"audit: {report.audit.integer_units} of {len(found.plan.units)} units executed in "
-        f"integers; model.onnx {report.artefact_sha256[:HASH_CHARACTERS]}"
+        f"integers by {found.plan.backend}; model file {report.artefact_sha256[:HASH_CHARACTERS]}"
     )
     size, length = latency.shape
     yield (

@@ -47,7 +47,7 @@ class Measurements:
     def equalize(self, units: Sequence[Unit], kinds: Sequence[KindName]) -> None:
         """Equalize norms in all plans, if the fully quantized model comes nearer to float by it."""
         norms = tuple(each.norm for each in equalizable(self.source.model_config))
-        if not norms:
+        if not norms or "equalize" not in self._calibrated.backend.settings:
             return
         channels = self.pool.call(worker.measure_channels, self.inputs)
         source = replace(self.source, channels=channels)
@@ -112,7 +112,7 @@ class Measurements:
     def _estimates(
         self, units: Sequence[Unit], kinds: Sequence[KindName]
     ) -> dict[str, dict[str, Divergence]]:
-        if not units:
+        if not units or not self._calibrated.backend.observes:
             return {}
         from orchestrator.quantization.prices.sensitivity import measure_sensitivities
 

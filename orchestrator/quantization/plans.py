@@ -64,6 +64,8 @@ class PlanFile(StrictModel):
     """Arithmetic of the word table."""
     host: Host | None = None
     """Machine and runtime that the plan was measured on; older plans do not say."""
+    backend: str = "onnxruntime_cpu"
+    """Back end that executes it, by its name in the registry."""
 
     @classmethod
     def of(cls, content: JsonValue) -> "PlanFile":

@@ -69,7 +69,7 @@ class ExecutedUnit(StrictModel):
     operator: str
     """Operator that was executed."""
     weight_type: str
-    """Element type of its weight."""
+    """Element type of its weight, as the runtime names it."""
 
 
 class Audit(StrictModel):
@@ -91,7 +91,7 @@ class MeasuredArtifact(StrictModel):
     """Everything that was measured of the file that is about to be committed."""
 
     sha256: str
-    """Hash of ``model.onnx``."""
+    """Hash of the model file."""
     length: int
     """Tokens of each text in the timed batch, before a limit of the plan."""
     audit: Audit
@@ -234,7 +234,7 @@ class QuantizationReport(StrictModel):
     """Tokens at which the deployed model's texts are cut; null (also in files of earlier releases):
     at the limit of the job."""
     artefact_sha256: str
-    """Hash of ``model.onnx``."""
+    """Hash of the model file."""
     accuracy: Accuracy | None = None
     """Primary metric on validation and test rows; null: without labels."""
     gates: dict[str, dict[str, Paired]] = Field(default_factory=dict)

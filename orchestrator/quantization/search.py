@@ -27,7 +27,6 @@ from orchestrator.quantization.allocator import (
     surrogate_front,
 )
 from orchestrator.quantization.artifact import Choice, Prices, write_model_file
-from orchestrator.quantization.backends.onnxruntime_cpu.session import MODEL_FILE
 from orchestrator.quantization.checks import stored_plans
 from orchestrator.quantization.config import GoalConfig, QuantizeConfig
 from orchestrator.quantization.describing import no_plan, points_table
@@ -90,7 +89,7 @@ class Search:
         self, config: QuantizeConfig, prepared: Prepared, folder: RunFolder, pool: Pool
     ) -> None:
         self.config, self.goal = config, config.goal
-        self.units = prepared.subject.units
+        self.units, self.backend = prepared.subject.units, prepared.subject.backend
         self.folder, self.pool = folder, pool
         tables: TableKind = "int8" if config.tables == "int8" else "float"
         self.measurements = Measurements(prepared.inputs, folder, pool, tables)
@@ -138,14 +137,15 @@ class Search:
             if asked is None or (asked.digest, asked.length) == (point.plan.digest, point.length):
                 measured = self._measure_file(point)
                 source = self.measurements.source
-                yield Choice(point, self.points, prices, measured, self.artifact, source)
+                name = self.backend.model_file
+                yield Choice(point, self.points, prices, measured, self.artifact, source, name)
 
     def tested(self, choice: Choice) -> Choice:
         """Return a choice with the figures of the test rows, which are asked once about a plan."""
         stored, point = self.folder.done("confirmation"), choice.point
         known = None if stored is None else Confirmation.model_validate(stored)
         if known is None or (known.digest, known.length) != (point.plan.digest, point.length):
-            model = (self.artifact / MODEL_FILE).read_bytes()
+            model = (self.artifact / self.backend.model_file).read_bytes()
             inputs = self.measurements.inputs
             found = self.pool.call(worker.measure_test, inputs, model, point.plan, point.length)
             known = Confirmation(digest=point.plan.digest, length=point.length, figures=found)
@@ -246,7 +246,7 @@ class Search:
         """Return the predicted front of the plans whose file has at most so many bytes."""
         found, whole = surrogate_front(self.units, prices.options), self.emitted_bytes
         if self.measurements.tables == "int8":
-            whole = len(self.source.emit(Plan({}, tables="int8")).to_bytes())
+            whole = len(self.backend.emit(self.source, Plan({}, tables="int8")).to_bytes())
         small = [each for each in found if whole - saved_bytes(self.units, each.plan) <= limit]
         if small:
             return small
@@ -281,7 +281,7 @@ class Search:
     def _measure_file(self, point: Point) -> MeasuredArtifact:
         """Write the model of a plan and measure the written file on validation rows."""
         measurements = self.measurements
-        model = write_model_file(self.artifact, measurements.source, point.plan)
+        model = write_model_file(self.artifact, measurements.source, point.plan, self.backend)
         return self.pool.call(
             worker.measure_artifact,
             measurements.inputs,

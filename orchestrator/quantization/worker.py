@@ -50,25 +50,32 @@ References = tuple[Outputs, list[Outputs]]
 
 def open_plan(inputs: QuantizeInputs, plan: Plan) -> LoadedModel:
     """Emit the model under a plan and open it."""
-    model = inputs.source.emit(plan).to_bytes()
+    model = inputs.backend.emit(inputs.source, plan).to_bytes()
     return inputs.backend.open(model, batch_invariant=plan.batch_invariant)
 
 
 def calibrate(inputs: QuantizeInputs) -> dict[str, Range]:
-    """Return the range of every unit's input over the calibration texts."""
-    observed = inputs.source.emit(observe=True).to_bytes()
-    # not batch-invariant: runs each text alone and cut, so that padding is never observed
-    model = inputs.backend.open(observed, batch_invariant=False)
+    """Return the range of every unit's input over the calibration texts.
+
+    Empty of a back end that cannot observe it.
+    """
+    if not inputs.backend.observes:
+        return {}
     (texts,) = inputs.texts.calibration.parts
-    return inputs.calibrator.ranges(model, texts)
+    return inputs.calibrator.ranges(_observed(inputs), texts)
 
 
 def measure_channels(inputs: QuantizeInputs) -> dict[str, Channels]:
     """Return the extremes of every unit's input by channel over the calibration rows."""
-    observed = inputs.source.emit(observe=True).to_bytes()
-    model = inputs.backend.open(observed, batch_invariant=False)
     (texts,) = inputs.texts.calibration.parts
-    return channel_extremes(model, texts)
+    return channel_extremes(_observed(inputs), texts)
+
+
+def _observed(inputs: QuantizeInputs) -> LoadedModel:
+    """Open the float model with the input of every unit as an output."""
+    observed = inputs.backend.emit(inputs.source, observe=True).to_bytes()
+    # not batch-invariant: runs each text alone and cut, so that padding is never observed
+    return inputs.backend.open(observed, batch_invariant=False)
 
 
 def float_outputs(inputs: QuantizeInputs) -> References:
@@ -107,7 +114,7 @@ def measure_plan(
     With a ``length`` the plan reads texts that are cut there; float always reads them up to the
     job's limit, so that the drop counts what the cut loses.
     """
-    content = inputs.source.emit(plan).to_bytes()
+    content = inputs.backend.emit(inputs.source, plan).to_bytes()
     model = inputs.backend.open(content, batch_invariant=plan.batch_invariant)
     split, done = inputs.texts_of(length).validation, list[Outputs]()
     known = not plan.integer and length is None  # float itself, whose answers are the reference
@@ -207,7 +214,7 @@ def measure_artifact(
         StageError: If the executed graph is not the plan, or the float graph differs from the torch
             model.
     """
-    audited = inputs.backend.audit(model, plan)
+    audited = inputs.backend.audit(model, plan, inputs.texts.calibration.parts[0].batches[0])
     deployed = inputs.backend.open(model, batch_invariant=plan.batch_invariant)
     plain = open_plan(inputs, Plan({}))
     from orchestrator.quantization.prices.eager import EagerModel  # imports torch

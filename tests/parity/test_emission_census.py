@@ -33,10 +33,10 @@ SMALL = {
     **{"conv_dim": [16] * 7, "num_labels": 3},
 }
 WITHOUT_A_GRAPH = {
-    **dict.fromkeys(("CLIPModel", "SiglipModel"), "two streams cannot be quantized: "),
+    **dict.fromkeys(("CLIPModel", "SiglipModel"), "two streams cannot be a graph: "),
     "SiglipTextModel": "last position of a text padded to 64 tokens without a mask",
     **{
-        f"Mixtral{head}": r"encoder\.experts cannot be quantized: "
+        f"Mixtral{head}": r"encoder\.experts cannot be a graph: "
         for head in (
             *("Model", "ForCausalLM", "ForQuestionAnswering"),
             *("ForSequenceClassification", "ForTokenClassification"),

@@ -62,14 +62,18 @@ def parse_host(cpu_info: str, architecture: str, runtime: str) -> Host:
 
 
 @cache
-def this_host() -> Host:
-    """Return the fingerprint of this machine."""
+def this_host(runtime: str = RUNTIME) -> Host:
+    """Return the fingerprint of this machine.
+
+    Args:
+        runtime: Distribution that executes models.
+    """
     text = CPU_INFO.read_text(encoding="utf-8") if CPU_INFO.is_file() else ""
     try:
-        runtime = f"{RUNTIME} {version(RUNTIME)}"
+        found = f"{runtime} {version(runtime)}"
     except PackageNotFoundError:
-        runtime = "none"
-    return parse_host(text, platform.machine(), runtime)
+        found = "none"
+    return parse_host(text, platform.machine(), found)
 
 
 def exact_kinds(host: Host) -> tuple[KindName, ...]:

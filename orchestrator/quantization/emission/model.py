@@ -26,6 +26,7 @@ from orchestrator.modeling.encoders.recurrent_configs import RecurrentConfig
 from orchestrator.modeling.sentence.statement import SentenceEmbedding
 from orchestrator.quantization.backends.onnxruntime_cpu.mapped import aligned
 from orchestrator.quantization.backends.onnxruntime_cpu.session import (
+    LOGITS_PREFIX,
     METADATA_POSITIONS,
     METADATA_VOCAB,
 )
@@ -54,6 +55,12 @@ class Emission:
     units: tuple[Unit, ...]
     products: Mapping[str, Product] = field(default_factory=dict)
     """The units that are GEMMs by themselves, of an observed graph."""
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the heads that the graph answers with."""
+        names = (output.name for output in self.model.graph.output)
+        return tuple(n.removeprefix(LOGITS_PREFIX) for n in names if n.startswith(LOGITS_PREFIX))
 
     def to_bytes(self) -> bytes:
         """Return the content of ``model.onnx``."""
@@ -124,7 +131,7 @@ def _require_form(config: ModelConfig) -> None:
         )
     else:
         return
-    raise InputError(f"{what} cannot be quantized: {why}. Serve the package as it is")
+    raise InputError(f"{what} cannot be a graph: {why}")
 
 
 def emit_encoder(

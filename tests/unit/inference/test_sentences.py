@@ -14,7 +14,7 @@ from orchestrator.api import LoadedPackage, load
 from orchestrator.errors import InputError
 from orchestrator.inference.batching import pad
 from orchestrator.inference.inputs import Item
-from orchestrator.inference.models import OnnxModelAdapter
+from orchestrator.inference.models import OnePassModel
 from orchestrator.modeling.huggingface import sentence_check
 from orchestrator.modeling.huggingface.exporting import export_package
 from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
@@ -77,7 +77,7 @@ def test_an_emitted_graph_gives_the_same_vectors(case, tmp_path):
     (tmp_path / "graph").mkdir()
     emission = read_source(package.path).emit()
     (tmp_path / "graph" / "model.onnx").write_bytes(emission.to_bytes())
-    graph = OnnxModelAdapter(tmp_path / "graph")
+    graph = OnePassModel(tmp_path / "graph")
     for prompt in (None, "query"):
         encoded = ours.predictor.embedding_reader.encode([Item(text) for text in TEXTS], prompt)
         batch = pad([item.sequences[0] for item in encoded], 0)

@@ -161,5 +161,5 @@ def test_a_text_and_an_image_are_one_sequence():
 )
 def test_what_has_no_graph_is_refused_with_the_reason(options, named):
     config = model_config(**{"heads": ()} | options)
-    with pytest.raises(InputError, match=rf"{named}.* cannot be quantized: "):
+    with pytest.raises(InputError, match=rf"{named}.* cannot be a graph: "):
         emit(config, {})

@@ -18,7 +18,7 @@ from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.quantization.backends.onnxruntime_cpu.arithmetic import check_rules
 from orchestrator.quantization.backends.onnxruntime_cpu.mapped import graph_of
-from orchestrator.quantization.plans import PLAN_FILE, PlanFile
+from orchestrator.quantization.plans import PlanFile
 
 MODEL_FILE: Final = "model.onnx"
 EMBEDDING: Final = "embedding"
@@ -169,11 +169,6 @@ class OnnxModel:
                 f"texts of {ids.shape[1]} tokens; the model has {self.max_length} positions: cut "
                 "the texts"
             )
-
-
-def is_quantized(folder: Path) -> bool:
-    """Return whether a folder is that of a quantized package: it has a plan."""
-    return (folder / PLAN_FILE).is_file()
 
 
 def open_session(
