@@ -12,7 +12,6 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.constants import REF_PREFIX
 from fastapi.responses import Response
 from fastapi_offline import FastAPIOffline
-from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
@@ -25,6 +24,7 @@ from serving.metrics import Recorder
 from serving.model.service import Service
 from serving.protocols.messages import RequestBody, read
 from serving.protocols.protocol import JSON, NO_TYPE, Operation, Received, protocols
+from serving.writing import Writer
 
 ALWAYS: Final = (ErrorType.HEADERS_TOO_LARGE, ErrorType.INTERNAL, ErrorType.TIMEOUT)
 """Errors of every route."""
@@ -128,7 +128,7 @@ def _others(operation: Operation) -> dict[int | str, dict[str, Any]]:
 
 
 def _handler(operation: Operation, policy: Policy) -> Callable[[Request], Awaitable[Response]]:
-    answer: TypeAdapter[object] = TypeAdapter(operation.answer)
+    writer = Writer(operation.answer)
     bodies, parse = operation.bodies, operation.parse
 
     async def handle(request: Request) -> Response:
@@ -149,7 +149,8 @@ def _handler(operation: Operation, policy: Policy) -> Callable[[Request], Awaita
         result = await operation.handler(*given, **request.path_params)
         if isinstance(result, Response):
             return result
-        return Response(answer.dump_json(result), media_type=JSON)
+        content = await writer.write(result, policy.limits.max_answer_bytes)
+        return Response(content, media_type=JSON)
 
     return handle
 

@@ -30,6 +30,8 @@ class Limits(StrictModel):
     """Inputs one request may carry."""
     max_body_bytes: int = Field(2_000_000, ge=1)
     """Largest request body."""
+    max_answer_bytes: int = Field(32_000_000, ge=1000)
+    """Largest JSON answer; a request that asks for more is refused."""
     max_header_bytes: int = Field(16_384, ge=1024)
     """Largest headers of a request, names and values together."""
     max_json_depth: int = Field(32, ge=2)

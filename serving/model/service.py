@@ -2,7 +2,7 @@
 
 A protocol only translates; the rules about inputs are here once. Answers are made by the tasks of
 the package, as evaluation and batch prediction make them. The service does not know how runs are
-batched: `execute` is the batched method of a Serve replica, or a direct call.
+batched: `execute` is that of a queue, or a direct call.
 """
 
 import asyncio
@@ -246,9 +246,12 @@ class Service:
             ServingError: A text or their number is not acceptable.
         """
         self._check([Item(text) for text in texts])
-        return await asyncio.to_thread(
-            lambda: [self.engine.reader.tokens(text, special=special) for text in texts]
-        )
+        found, most = list[list[Token]](), self.policy.limits.max_batch_tokens
+        for text in texts:
+            found.append(await asyncio.to_thread(self.engine.reader.tokens, text, special=special))
+            if sum(map(len, found)) > most:
+                raise ServingError(ErrorType.TOO_MANY_INPUTS, f"More than {most} tokens.")
+        return found
 
     def _vector_encoder(self, name: str, prompt: str | None) -> Encode:
         """Return the reader of an output of vectors, with a prompt.

@@ -160,6 +160,18 @@ def test_more_tokens_than_one_run_may_have(call, served):
     refused = call("POST", "/predict", json={"inputs": list(SENTENCES)})
     assert (refused.status_code, refused.json()["error_type"]) == (413, "too_many_inputs")
     assert call("POST", "/predict", json={"inputs": SENTENCES[0]}).status_code == 200
+    one = call("POST", "/tokenize", json={"inputs": [SENTENCES[0]]})
+    assert one.status_code == 200
+    for inputs in ("a " * 41, [SENTENCES[0]] * (1 + 40 // len(one.json()[0]))):
+        refused = call("POST", "/tokenize", json={"inputs": inputs})
+        assert (refused.status_code, refused.json()["error_type"]) == (413, "too_many_inputs")
+
+
+def test_answers_that_are_too_large_are_refused(call, served):
+    served.policy.limits = served.policy.limits.model_copy(update={"max_answer_bytes": 1000})
+    assert call("POST", "/tokenize", json={"inputs": ["a"]}).status_code == 200
+    refused = call("POST", "/tokenize", json={"inputs": list(SENTENCES) * 4})
+    assert (refused.status_code, refused.json()["error_type"]) == (413, "too_large")
 
 
 def test_unknown_routes_and_methods_have_the_same_error_shape(call, served):
