@@ -21,6 +21,8 @@ from orchestrator.tasks.numerics import most_probable_path
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from orchestrator.modeling.generation.config import GenerationConfig
+    from orchestrator.modeling.generation.generate import Watch
     from orchestrator.modeling.model import Model
     from orchestrator.modeling.sentence.embedder import SentenceEmbedder
 
@@ -179,6 +181,21 @@ class TorchModel:
         blank = self._model.config.pad_token_id
         rows = zip(logits.cpu().numpy(), real, strict=True)
         return [most_probable_path(row[frames], blank) for row, frames in rows]
+
+    def generate(
+        self,
+        batch: Mapping[str, AnyArray],
+        head: str,
+        config: "GenerationConfig",
+        watch: "Watch",
+    ) -> None:
+        """Continue prompts as ``config`` says; ``watch`` gets each new token."""
+        import torch
+
+        from orchestrator.modeling.generation.generate import generate
+
+        with torch.inference_mode():
+            generate(self._model, self._tensors(batch), config, target=head, watch=watch)
 
     def _continued(self, batch: "dict[str, Tensor]", head: str, options: Writing) -> list[IntArray]:
         """Continue each row up to its end token."""

@@ -65,6 +65,7 @@ class Predictor:
         tasks: Tasks by the name of their head.
         default: Head that answers where none is named; None: it must be named.
         max_length: Limit in tokens; longer texts are cut.
+        model: The loaded model.
         processor: Reader of its rows; None: it has none.
         reader: Its tokenizer with that limit; None: it reads no text.
         embedding_reader: The same for embeddings, as the package states them.
@@ -83,7 +84,7 @@ class Predictor:
         batch_tokens: int = BATCH_TOKENS,
         statement: "SentenceEmbedding | None" = None,
     ) -> None:
-        self._model, self.processor = model, processor
+        self.model, self.processor = model, processor
         self._batch_tokens, self.dispatch = batch_tokens, model.dispatch
         self.ref, self.tasks, self.default = ref, tasks, default
         words = text_processor(processor)
@@ -182,12 +183,12 @@ class Predictor:
     @property
     def runtime(self) -> str:
         """Runtime of the model."""
-        return self._model.runtime
+        return self.model.runtime
 
     @property
     def dtype(self) -> str:
         """Number format of the weights."""
-        return self._model.dtype
+        return self.model.dtype
 
     def cut(self, lengths: Sequence[int]) -> list[int]:
         """Return the number of sequences of each run; see `Dispatch.cut`."""
@@ -218,7 +219,7 @@ class Predictor:
             )
         if task.writes_text:
             limit = self.max_length
-            texts = written_texts(self._model, self.processor, task, rows, limit, progress)
+            texts = written_texts(self.model, self.processor, task, rows, limit, progress)
             written: list[Answer] = task.written(texts)
             return written
         found = self.outputs(rows, task, progress=progress)
@@ -305,7 +306,7 @@ class Predictor:
         Raises:
             StageError: An output is not finite.
         """
-        found = self._model.run(pad(sequences, self._pad_id), wanted)
+        found = self.model.run(pad(sequences, self._pad_id), wanted)
         self._require_finite(found)
         return {name: unpadded(found[name], sequences) for name in wanted}
 
@@ -316,7 +317,7 @@ class Predictor:
         if rows.images is not None or rows.media:
             with Ahead(media_batches(rows, self.processor)) as batches:
                 for places, arrays in batches:
-                    found = self._model.run(arrays, wanted)
+                    found = self.model.run(arrays, wanted)
                     self._require_finite(found)
                     yield places, {n: list(found[n]) for n in wanted}, [None] * len(places)
             return

@@ -3,18 +3,19 @@
 A package with a graph runs in ONNX Runtime and loads no torch.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.arrays import AnyArray
 from orchestrator.errors import InputError, IntegrityError
 from orchestrator.inference.batching import Outputs, run_sorted
 from orchestrator.inference.embedding_reader import EmbeddingReader
 from orchestrator.inference.heads import default_head, package_tasks, require_head
 from orchestrator.inference.inputs import Item, TextReader, Tokens
-from orchestrator.inference.models import EMBEDDING
+from orchestrator.inference.models import EMBEDDING, TorchModel
 from orchestrator.inference.predictor import Predictor
 from orchestrator.modeling.config import read_config
 from orchestrator.tasks.base import AnyTask
@@ -24,6 +25,7 @@ from serving.model.card import SIMILARITY, ModelCard
 from serving.model.files import image_file, rows_of_files, sound_file
 
 if TYPE_CHECKING:
+    from orchestrator.modeling.generation.config import GenerationConfig
     from orchestrator.zoo import Package
 
 READS = {"text": "text", "vision": "image", "audio": "audio"}
@@ -71,6 +73,17 @@ class Engine:
     def run(self, sequences: Sequence[Tokens], wanted: Collection[str]) -> Outputs:
         """Run the model once."""
         return self.predictor.run(sequences, wanted)
+
+    def continue_prompt(
+        self,
+        batch: Mapping[str, AnyArray],
+        head: str,
+        config: "GenerationConfig",
+        watch: Callable[[Any, Any], None],
+    ) -> None:
+        """Continue a prompt; ``watch`` gets each new token. Only of torch packages."""
+        assert isinstance(self.predictor.model, TorchModel)
+        self.predictor.model.generate(batch, head, config, watch)
 
     def outputs(self, texts: Sequence[str], wanted: Collection[str] | None = None) -> Outputs:
         """Return raw outputs for texts; too long ones are cut.

@@ -1,5 +1,5 @@
-"""The protocol of OpenAI, and the reranking of Cohere."""
+"""The protocol of OpenAI."""
 
-from serving.protocols.openai import routes
+from serving.protocols.openai import completions, routes
 
-__all__ = ["routes"]
+__all__ = ["completions", "routes"]

@@ -68,8 +68,8 @@ def test_vocabulary_heads_are_left_out_and_unnamed_classes_get_names(tmp_path):
     answers = engine.outputs(SENTENCES[:2], ("a", "b"))
     assert {name: np.shape(rows) for name, rows in answers.items()} == {"a": (2, 2), "b": (2, 4)}
     whole = load_model(tmp_path)
-    loaded = engine.predictor._model._model.targets["a"].output.weight
-    assert set(engine.predictor._model.heads) == {"a", "b"}
+    loaded = engine.predictor.model._model.targets["a"].output.weight
+    assert set(engine.predictor.model.heads) == {"a", "b"}
     np.testing.assert_array_equal(loaded.detach(), whole.targets["a"].output.weight.detach())
 
 

@@ -109,4 +109,11 @@ def test_a_protocol_cannot_take_a_route_of_another_one(install, engine):
 
 
 def test_the_built_in_protocols_are_registered():
-    assert protocols.names() == ("cohere", "health", "native", "openai", "openinference")
+    assert protocols.names() == (
+        "cohere",
+        "completions",
+        "health",
+        "native",
+        "openai",
+        "openinference",
+    )
