@@ -19,17 +19,15 @@ import numpy as np
 import torch
 
 from orchestrator.arrays import AnyArray, Float32Array
-from orchestrator.inference.dispatch import random_batch
 from orchestrator.modeling.package import load_model
 from orchestrator.quantization import worker
 from orchestrator.quantization.backends.onnxruntime_cpu.session import EMBEDDING
-from orchestrator.quantization.inputs import QuantizeInputs
 from orchestrator.quantization.kinds import KindName
 from orchestrator.quantization.measured_results import PlanFigures
 from orchestrator.quantization.measures import Encoded, joint, median_interval, predict_all
 from orchestrator.quantization.plans import Plan
 from orchestrator.quantization.results import Latency
-from peers.quantized_figures import Lab, Measured
+from peers.quantized_figures import Lab, Measured, timed_batch
 
 ENGINE: Final = "OpenVINO"
 BOUNDS: Final = (0.02, 0.01, 0.005, 0.002)
@@ -246,7 +244,7 @@ class Controls:
 
     def _times(self, models: Mapping[str, _Compiled]) -> dict[str, Latency]:
         """Time models in interleaved rounds by the CPU time of the process."""
-        batch = _timed_batch(self.inputs)
+        batch = timed_batch(self.inputs)
         calls = {name: self._calls(model, batch) for name, model in models.items()}
         seconds: dict[str, list[float]] = {name: [] for name in models}
         for number in range(ROUNDS):
@@ -269,15 +267,6 @@ class Controls:
         for _ in range(2):
             model.predict(batch)
         return max(1, round(SLICE_S / max(_seconds(model, batch, 1), 1e-6)))
-
-
-def _timed_batch(inputs: QuantizeInputs) -> Batch:
-    """Return the batch that the job times, with random words, or an image."""
-    part, timing = inputs.texts.calibration.parts[0], inputs.timing
-    if part.items is None:
-        return {name: each[:1] for name, each in part.batches[0].items()}
-    vocabulary = inputs.source.model_config.vocab_size
-    return random_batch(timing.batch_size, timing.length, vocabulary)
 
 
 def _seconds(model: _Compiled, batch: Batch, calls: int) -> float:

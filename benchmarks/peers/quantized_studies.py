@@ -4,16 +4,19 @@ A study's figures are a JSON file in the work folder; what is there is not measu
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.quantization import runner
 from orchestrator.quantization.artifact import Choice
+from orchestrator.quantization.backends.hosts import this_host
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.goals import NoPlanError
 from orchestrator.quantization.inputs import prepare
+from orchestrator.quantization.kinds import KindName
 from orchestrator.quantization.measured_results import PlanFigures
 from orchestrator.quantization.measuring import Measurements
 from orchestrator.quantization.plans import Plan
@@ -31,6 +34,8 @@ from peers.quantized_figures import FLOOR, Figures, Lab, Measured, Outcome
 from peers.quantized_tasks import TASKS, rows_of, trained
 
 METHODS: Final = ("front", "samp")
+SWEPT: Final = ("names", "digits")
+"""Cases that SAMP's sweep is measured on beside the default method: it takes as long again."""
 OUTLIERS: Final = "-outliers"
 STAGE: Final = "quantize"
 
@@ -106,6 +111,7 @@ class Study:
                 "data": {"source": rows_of(name, self.work, self.data)},
                 "goal": {"max_accuracy_drop": FLOOR, "allow_float": True},
                 "method": method,
+                "kinds": first_kind() if method == "samp" else None,
                 "calibration_rows": 64,
                 "evaluation_rows": max(task.rows),
                 "latency": {} if task.length is None else {"length": task.length},
@@ -115,13 +121,8 @@ class Study:
 
     def measure(self, case: str) -> None:
         """Time all plans of all methods in one run per engine, and store the figures."""
-        config = self.job(case, "front")
-        prepared = prepare(config)
         found = {method: self._searched(case, method) for method in methods_of(case)}
-        with RunFolder.open(config, STAGE) as folder:
-            measurements = Measurements(prepared.inputs, folder, Alone())
-            measurements.equalize(prepared.subject.units, config.allowed)
-            lab = Lab(measurements, prepared.subject.units)
+        with self._lab(case) as lab:
             plans = {f"{m} {n}": plan for m in found for n, (plan, _) in found[m][1].items()}
             known = [each for _, points in found.values() for each in points.values()]
             lab.known = {plan.digest: figures for plan, figures in known if not figures.stopped}
@@ -135,8 +136,7 @@ class Study:
                 plans |= controls.plans()
                 others = controls.race([plan for plan, _ in found["front"][1].values()])
                 counts, times = controls.counts, controls.float_ms
-            measured = lab.race(plans)
-        task, texts = prepared.inputs.task, prepared.inputs.texts
+            measured, texts, task = lab.race(plans), lab.inputs.texts, lab.inputs.task
         assert task is not None
         paired = measured[0].figures.paired
         assert paired is not None
@@ -144,20 +144,55 @@ class Study:
         if case.endswith(OUTLIERS):
             batch = texts.validation.parts[0].batches[0]
             difference = float_difference(self.zoo, case.removesuffix(OUTLIERS), batch)
-        figures = Figures(
-            case=case,
-            metric=task.primary.name,
-            rows={name: len(getattr(texts, name)) for name in ("validation", "test")},
-            reference=paired.reference,
-            jobs={method: outcome for method, (outcome, _) in found.items()},
-            plans=measured,
-            engines=others,
-            nncf_evaluations=counts,
-            float_ms={"ours": lab.float_ms, **times},
-            difference=difference,
+        self._write(
+            Figures(
+                case=case,
+                metric=task.primary.name,
+                rows={name: len(getattr(texts, name)) for name in ("validation", "test")},
+                reference=paired.reference,
+                jobs={method: outcome for method, (outcome, _) in found.items()},
+                plans=measured,
+                engines=others,
+                nncf_evaluations=counts,
+                float_ms={"ours": lab.float_ms, **times},
+                difference=difference,
+            )
         )
-        self._file(case).parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_json(self._file(case), figures.model_dump(mode="json"))
+
+    def complete(self, case: str) -> None:
+        """Time the deployed plan and the best pure mode in turns, unless that is done.
+
+        Of planted outliers: measure fully quantized plans without equalized norms, too.
+        """
+        figures = self.figures(case)
+        ours, pure = figures.deployed(), figures.best_pure
+        fights = figures.duel is None and ours.plan != pure.plan
+        bare = case.endswith(OUTLIERS) and figures.bare is None
+        if not fights and not bare:
+            return
+        with self._lab(case) as lab:
+            found: dict[str, Any] = {}
+            if fights:
+                found["duel"] = lab.duel(Plan(ours.plan), Plan(pure.plan))
+            if bare:
+                full = (p for p in figures.plans if p.name.startswith("fully_quant"))
+                found["bare"] = {p.name: lab.bare_drop(Plan(p.plan)) for p in full}
+        self._write(figures.model_copy(update=found))
+
+    @contextmanager
+    def _lab(self, case: str) -> Iterator[Lab]:
+        """Open the run of the default job, with what it observed of the model."""
+        config = self.job(case, "front")
+        prepared = prepare(config)
+        with RunFolder.open(config, STAGE) as folder:
+            measurements = Measurements(prepared.inputs, folder, Alone())
+            measurements.equalize(prepared.subject.units, config.allowed)
+            yield Lab(measurements, prepared.subject.units)
+
+    def _write(self, figures: Figures) -> None:
+        path = self._file(figures.case)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(path, figures.model_dump(mode="json"))
 
     def _file(self, case: str) -> Path:
         return self.work / "figures" / f"{case}.json"
@@ -205,5 +240,10 @@ class Study:
 
 
 def methods_of(case: str) -> tuple[str, ...]:
-    """Return the methods of a case; SAMP's sweep is for real models."""
-    return METHODS[:1] if case.endswith(OUTLIERS) else METHODS
+    """Return the methods of a case."""
+    return METHODS if case in SWEPT else METHODS[:1]
+
+
+def first_kind() -> tuple[KindName]:
+    """Return the kind of the paper's sweep here: one calibrated range per activation."""
+    return ("static_s8" if this_host().sums_bytes_exactly else "static_s7",)
