@@ -12,9 +12,11 @@ from orchestrator.quantization.results import (
 )
 from orchestrator.report import figures
 from orchestrator.report.page import Picture, Section, Table
+from orchestrator.tasks.measure import OF_SLICE
 from orchestrator.zoo import Package
 from orchestrator.zoo.suite import read_suite
 
+LOSSES: Final = ("float", "INT8", "95 % bound of the drop")
 PER_CLASS: Final = re.compile(r"^(precision|recall|f1)\.(.+)$")
 LAYER: Final = re.compile(r"^(.*?)\.?(\d+)\.(.+)$")
 """Name of a unit: before the number of its layer, the number, and its part of the layer."""
@@ -27,7 +29,7 @@ def quantization_section(package: Package) -> Section:
     more: list[Picture | Table] = []
     if package.has(REPORT_FILE):
         report = package.read_model(REPORT_FILE, QuantizationReport)
-        more = [precision_map(report), *_classes(package, report.target)]
+        more = [precision_map(report), *class_tables(package, report.target)]
     return plans_section(package.read_model(PARETO_FILE, ParetoReport), more)
 
 
@@ -88,7 +90,7 @@ def precision_map(report: QuantizationReport) -> Picture:
         bars.set_yticks(range(len(shown)), shown, fontsize=5)
         bars.invert_yaxis()
         _log_axis(bars, [errors[unit] for unit in shown])
-        bars.set_xlabel("divergence that the unit adds alone")
+        bars.set_xlabel("divergence that the unit adds alone", fontsize=8)
 
     height = max(2.4, 0.12 * len(units) + 0.8)
     return figures.render_svg(draw, width=7.2, height=height, ncols=2)
@@ -125,8 +127,8 @@ def _place(unit: str) -> tuple[str, str]:
     return ("", unit) if found is None else (f"{found[1]} {found[2]}", found[3])
 
 
-def _classes(package: Package, target: str | None) -> Iterator[Table]:
-    """Yield what each class lost on test rows, as the suite measured it on the package."""
+def class_tables(package: Package, target: str | None) -> Iterator[Table]:
+    """Yield what each class and each slice lost on test rows, as the suite measured it."""
     suite = read_suite(package)
     exam = None if suite is None or target is None else suite.exams.get(target)
     if exam is None:
@@ -137,5 +139,12 @@ def _classes(package: Package, target: str | None) -> Iterator[Table]:
         if (named := PER_CLASS.match(name)) is not None
     ]
     if rows:
-        columns = ("class", "metric", "float", "INT8", "95 % bound of the drop")
-        yield Table(columns, tuple(sorted(rows)))
+        yield Table(("class", "metric", *LOSSES), tuple(sorted(rows)))
+    prefix = f"{exam.primary}{OF_SLICE}"
+    slices: Sequence[tuple[str, float, float, float]] = [
+        (name.removeprefix(prefix), found.parent, found.parent - found.drop, found.bound)
+        for name, found in exam.differences.items()
+        if name.startswith(prefix)
+    ]
+    if slices:
+        yield Table(("slice", *LOSSES), tuple(sorted(slices)))

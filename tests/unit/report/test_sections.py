@@ -6,7 +6,10 @@ import pytest
 
 from orchestrator.report import figures, precision, sections
 from orchestrator.report.page import Picture, Table
+from orchestrator.zoo import Zoo
+from orchestrator.zoo.suite import SUITE_FILE, Difference, Exam, Figure, Suite, TaskSpec
 from tests.support import results
+from tests.support.packages import LABELS, commit_tiny
 
 
 def picture_and_tables(section):
@@ -57,6 +60,31 @@ def test_quantization_labels_float_and_the_chosen_plan():
     assert table.rows[table.highlight] == ("fully_quant.row_s7", 2, 0.8, 1.25)
     assert "> float<" in svg or ">float<" in svg
     assert "fully_quant.row_s7" in svg
+
+
+def test_what_each_class_and_each_slice_lost_is_listed(tmp_path):
+    shares = {"recall.error": 0.02, "f1.error": 0.01, "accuracy@german": 0.25, "accuracy": 0.1}
+    differences = {
+        name: Difference(
+            parent=0.75, drop=drop, low=0.0, high=0.5, bound=0.5, lost=3, gained=1, p_value=0.5
+        )
+        for name, drop in shares.items()
+    }
+    exam = Exam(
+        task=TaskSpec(kind="classification", head="topic", labels=LABELS),
+        status="measured",
+        primary="accuracy",
+        metrics={"accuracy": Figure(value=0.65, low=0.5, high=0.8)},
+        differences=differences,
+    )
+    suite = Suite(default="topic", exams={"topic": exam}).model_dump_json()
+    package = commit_tiny(Zoo(tmp_path), files={SUITE_FILE: suite})
+    classes, slices = precision.class_tables(package, "topic")
+    assert classes.columns[:2] == ("class", "metric")
+    assert [row[:2] for row in classes.rows] == [("error", "f1"), ("error", "recall")]
+    assert classes.rows[1][2:] == (0.75, pytest.approx(0.73), 0.5)
+    assert slices.rows == (("german", 0.75, 0.5, 0.5),)
+    assert list(precision.class_tables(package, None)) == []
 
 
 @pytest.mark.parametrize("failures", [0, 2])
