@@ -12,9 +12,8 @@ from orchestrator.quantization.results import (
 )
 from orchestrator.report import figures
 from orchestrator.report.page import Picture, Section, Table
-from orchestrator.tasks.measure import OF_SLICE
 from orchestrator.zoo import Package
-from orchestrator.zoo.suite import read_suite
+from orchestrator.zoo.suite import OF_SLICE, read_suite
 
 LOSSES: Final = ("float", "INT8", "95 % bound of the drop")
 PER_CLASS: Final = re.compile(r"^(precision|recall|f1)\.(.+)$")

@@ -8,7 +8,7 @@ Shapes: N rows, S statistics per row.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,13 +16,11 @@ from orchestrator.arrays import FloatArray
 from orchestrator.errors import StageError
 from orchestrator.tasks.base import Answer, AnyTask
 from orchestrator.tasks.intervals import Comparison, Estimate, compare, estimate
+from orchestrator.zoo.suite import OF_SLICE
 
 if TYPE_CHECKING:
     from orchestrator.data.rows.rows import Rows
     from orchestrator.tasks.metrics import Metric
-
-OF_SLICE: Final = "@"
-"""Between the name of a metric and that of a slice."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,6 +42,9 @@ class SuiteConfig(StrictModel):
     stream protects them without their data; only stages that train measure it."""
 
 
+OF_SLICE = "@"
+"""Between the name of a metric and that of a slice of the rows: ``accuracy@german``."""
+
 Status = Literal["measured", "unverified"]
 
 Number = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
