@@ -35,6 +35,7 @@ from orchestrator.quantization.backends.onnxruntime_cpu.session import OnnxModel
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.goals import NoPlanError
 from orchestrator.quantization.inputs import prepare
+from orchestrator.quantization.kinds import KindName
 from orchestrator.quantization.plans import Plan, fully_quant
 from orchestrator.quantization.search import Search
 from orchestrator.quantization.source import Source, read_source
@@ -45,7 +46,8 @@ PAGE: Final = Path(__file__).with_suffix(".md")
 DATA: Final = DatasetSpec(
     source="builtin:pydoc/library", validation_fraction=0.2, test_fraction=0.45
 )
-HEAD, KIND, LENGTH, WIDTH, LAYERS = "library", "row_s7", 48, 64, 3
+KIND: Final[KindName] = "row_s7"
+HEAD, LENGTH, WIDTH, LAYERS = "library", 48, 64, 3
 BOUND, ROWS, GOAL = 0.01, 512, 95
 """Largest drop, rows of a job per split, and the share of plans in percent that must keep it."""
 EPOCHS, BATCH = 8, 32

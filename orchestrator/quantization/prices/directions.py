@@ -26,6 +26,25 @@ def cosine_direction(vectors: Tensor, generator: torch.Generator) -> Tensor:
     return found
 
 
+def margin_direction(logits: Tensor, mask: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Return directions of the mean squared change of the margins between the two best outputs.
+
+    Args:
+        logits: Of each row [B, K], or of each token [B, S, K].
+        mask: Real tokens [B, S].
+        generator: Draws the signs of tokens, whose margins change together.
+    """
+    best = logits.topk(2, dim=-1).indices
+    signs = torch.ones_like(best, dtype=logits.dtype)
+    signs[..., 1] = -1
+    found = torch.zeros_like(logits).scatter(-1, best, signs)
+    if mask is None or logits.ndim < 3:
+        return found
+    real = mask.to(found.dtype)
+    weights = real / real.sum(1, keepdim=True).sqrt() * _signs(real, generator)
+    return found * weights[..., None]
+
+
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
     drawn = torch.randint(0, 2, like.shape, generator=generator)
     return drawn.to(like.dtype) * 2 - 1

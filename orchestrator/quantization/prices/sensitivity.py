@@ -30,16 +30,22 @@ from orchestrator.inference.models import EMBEDDING
 from orchestrator.quantization.backends.backend import LoadedModel
 from orchestrator.quantization.calibrators.calibrator import INPUT
 from orchestrator.quantization.emission.gemms import Product
+from orchestrator.quantization.flips import DECIDES
 from orchestrator.quantization.inputs import QuantizeInputs
 from orchestrator.quantization.kinds import FLOAT, KindName
 from orchestrator.quantization.measured_results import Divergence
 from orchestrator.quantization.plans import Plan
-from orchestrator.quantization.prices.directions import DIRECTIONS, cosine_direction
+from orchestrator.quantization.prices.directions import (
+    DIRECTIONS,
+    cosine_direction,
+    margin_direction,
+)
 from orchestrator.quantization.prices.eager import EagerModel
 from orchestrator.quantization.prices.single_products import INPUT as X
 from orchestrator.quantization.prices.single_products import OUTPUT, product_model
 
 ANSWERS: Final = "answers"
+MARGIN: Final = "margin"
 MOST_ROWS: Final = 64
 """Calibration rows that are read, one direction each: more rows average more than more directions
 of the same ones."""
@@ -79,7 +85,7 @@ def measure_sensitivities(
             tight = _tight(_some(batch, share))
             with outputs.recording():
                 answers = eager.answers(tight, {*inputs.heads, EMBEDDING})
-            gradients = _gradients(inputs.heads, answers, tight, outputs, generator)
+            gradients = _gradients(inputs, answers, tight, outputs, generator)
             count = len(next(iter(tight.values())))
             for unit, changes in units.changes(tight, outputs.arrays()):
                 for kind, change in changes.items():
@@ -97,7 +103,12 @@ def measure_sensitivities(
 def _divergence(
     found: Mapping[tuple[str, KindName, str], float], unit: str, kind: KindName
 ) -> Divergence:
-    return Divergence(kl=found.get((unit, kind, ANSWERS)), cosine=found[unit, kind, EMBEDDING])
+    margin = found.get((unit, kind, MARGIN))  # a mean square, not half of one
+    return Divergence(
+        kl=found.get((unit, kind, ANSWERS)),
+        cosine=found[unit, kind, EMBEDDING],
+        margin=None if margin is None else 2 * margin,
+    )
 
 
 def _some(batch: Mapping[str, AnyArray], share: float) -> dict[str, AnyArray]:
@@ -117,7 +128,7 @@ def _tight(batch: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
 
 
 def _gradients(
-    heads: Mapping[str, str],
+    inputs: QuantizeInputs,
     answers: Mapping[str, Tensor],
     batch: Mapping[str, AnyArray],
     outputs: "_Outputs",
@@ -129,12 +140,17 @@ def _gradients(
     vectors = answers[EMBEDDING]
     across = cosine_direction(vectors.detach(), generator)
     found = {EMBEDDING: outputs.gradients((across * vectors).sum())}
-    if heads:
+    if heads := inputs.heads:
         total = torch.zeros(())
         for name, kind in heads.items():
             direction = DIRECTIONS[kind](answers[name].detach(), real, generator)
             total = total + (direction * answers[name]).sum() / len(heads) ** 0.5
         found[ANSWERS] = outputs.gradients(total)
+    if inputs.task is not None and inputs.task.kind() in DECIDES:
+        values = answers[inputs.task.head]
+        found[MARGIN] = outputs.gradients(
+            (margin_direction(values.detach(), real, generator) * values).sum()
+        )
     return found
 
 

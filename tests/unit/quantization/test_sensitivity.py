@@ -55,7 +55,7 @@ def measured(tmp_path_factory):
     return estimated, whole
 
 
-@pytest.mark.parametrize("measure", ["kl", "cosine"])
+@pytest.mark.parametrize("measure", ["kl", "cosine", "margin"])
 def test_the_order_of_units_is_that_of_whole_sessions(measured, measure):
     estimated, whole = measured
     assert estimated.keys() == whole.keys()
