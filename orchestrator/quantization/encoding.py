@@ -93,5 +93,10 @@ class RowReader:
 
 
 def _media(rows: Rows, processor: RowProcessor | None) -> Encoded:
+    """Return images in batches, and each recording alone: its padding would be observed."""
+    if rows.sounds is not None:
+        parts = (rows.take([row]) for row in range(len(rows)))
+        alone = [arrays for part in parts for _, arrays in media_batches(part, processor)]
+        return encode(alone, np.arange(len(rows)))
     made = list(media_batches(rows, processor))
     return encode([arrays for _, arrays in made], np.concatenate([places for places, _ in made]))

@@ -172,10 +172,10 @@ def read_subject(config: QuantizeConfig) -> Subject:
     limit = input_limit(config, source.model_config, package)
     if task is None and source.statement is not None:
         limit = min(limit, source.statement.max_length)
-    if "sounds" in forms_read(source.model_config):
+    if task is not None and task.writes_text:
         raise InputError(
-            f"package: {package.ref} reads recordings, and this job measures answers to texts and "
-            "images. Serve the package as it is"
+            f"package: {package.ref} writes texts about recordings, and this job measures answers "
+            "of one pass. Serve the package as it is"
         )
     check_settings(config, package, source.model_config, limit)
     check_backend(config, chosen.backend)

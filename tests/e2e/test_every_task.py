@@ -39,6 +39,7 @@ from orchestrator.finetuning.results import Summary
 from orchestrator.finetuning.worker import finetune
 from orchestrator.inference.inputs import Item, items_of_rows
 from orchestrator.inference.predictor import Predictor
+from orchestrator.quantization.artifact import write_files
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.inputs import prepare
 from orchestrator.quantization.search import Search
@@ -215,7 +216,7 @@ def learn_continually(place: Place) -> None:
 
 
 def quantize(place: Place) -> None:
-    shape = {} if place.case.modality == "image" else {"length": 8}
+    shape = {} if place.case.modality in FILES else {"length": 8}
     settings = job(
         place,
         package=place.package.ref,
@@ -231,6 +232,14 @@ def quantize(place: Place) -> None:
     with RunFolder.open(config, "quantize") as folder:
         choice = Search(config, prepared, folder, InProcess()).run()
     assert choice.point.plan.integer
+    files, head = place.folder / "int8", place.task.head
+    files.mkdir()
+    write_files(files, prepared, choice)
+    deployed = Predictor.open_folder(files, {head: place.task}).measure(prepared.data.test, head)
+    assert choice.measured.test is not None
+    reported = choice.measured.test.paired
+    assert reported is not None
+    assert deployed.primary.value == pytest.approx(reported.accuracy, abs=1e-6)
 
 
 def serve(place: Place) -> None:
@@ -276,7 +285,6 @@ REFUSED: dict[tuple[str, str], str] = {
     ("classification, audio", "continual"): "does not read yet",
     ("classification, picture", "serve"): "reads vision, not text",
     ("classification, audio", "serve"): "reads audio, not text",
-    ("classification, audio", "quantize"): "reads recordings",
     ("transcription, decoder", "serve"): "reads audio, not text",
     ("transcription", "serve"): "reads audio, not text",
     ("multiple_choice", "continual"): "holds candidates",
@@ -284,8 +292,8 @@ REFUSED: dict[tuple[str, str], str] = {
     **{(name, "select"): NOT_CLASSES for name in NEW_KINDS if name != "multiple_choice"},
     **{(name, "continual"): NOT_CLASSES for name in NEW_KINDS if name != "multiple_choice"},
     ("generation", "quantize"): "answers no labelled task",
-    ("transcription", "quantize"): "reads recordings",
-    ("transcription, decoder", "quantize"): "reads recordings",
+    ("transcription", "quantize"): "writes texts about recordings",
+    ("transcription, decoder", "quantize"): "answers no labelled task",
 }
 """Cells that are refused, with what the error says."""
 
