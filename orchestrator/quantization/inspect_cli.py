@@ -105,7 +105,7 @@ def retime_config(ref: str, zoo: str, overrides: Sequence[str]) -> QuantizeConfi
         InputError: The package is not quantized.
     """
     from orchestrator.config.yaml_files import parse_yaml
-    from orchestrator.quantization.backends.hosts import this_host
+    from orchestrator.quantization.backends.hosts import exact_kinds, this_host
     from orchestrator.zoo import Zoo
 
     package = Zoo(zoo).get(ref)
@@ -118,6 +118,7 @@ def retime_config(ref: str, zoo: str, overrides: Sequence[str]) -> QuantizeConfi
     host = sha256_bytes(this_host().model_dump_json().encode())[:HASH_CHARACTERS]
     name = f"retime-{package.name}-{package.version}-{host}"
     place = {**stored.get("run", {}), "name": name, "zoo": zoo}
+    exact = exact_kinds(this_host())
     parent = package.manifest.parents[0]  # the name in the job may be another version by now
     again = {
         **stored,
@@ -128,6 +129,7 @@ def retime_config(ref: str, zoo: str, overrides: Sequence[str]) -> QuantizeConfi
         "method": "front",
         "mixed_plans": None,
         "backend": stored.get("backend") or {"type": _backend_of(package)},
+        "kinds": [kind for kind in stored.get("kinds") or () if kind in exact] or None,
     }
     return validate_config(QuantizeConfig, again, f"retime of {package.ref}", overrides)
 

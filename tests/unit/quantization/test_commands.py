@@ -1,16 +1,22 @@
 """``orchestrator quantize PACKAGE`` without a file, ``--check --json`` and ``quantize inspect``."""
 
 import json
+import shutil
 
 import pytest
 
 from orchestrator.cli import main
 from orchestrator.config import validate_config
 from orchestrator.errors import InputError
+from orchestrator.quantization import artifact, checks
 from orchestrator.quantization.artifact import write_package
+from orchestrator.quantization.backends import hosts
+from orchestrator.quantization.backends.hosts import this_host
 from orchestrator.quantization.config import QuantizeConfig
+from orchestrator.quantization.emission import graph
 from orchestrator.quantization.inputs import prepare
 from orchestrator.quantization.inspect_cli import retime_config
+from orchestrator.quantization.plans import PlanFile
 from orchestrator.quantization.search import Search
 from orchestrator.report.pages import package_page
 from orchestrator.storage import RunFolder
@@ -90,9 +96,9 @@ def test_settings_of_retime_stand_before_and_behind_its_options(place, capsys, b
     assert "unrecognized arguments: --unknown" in capsys.readouterr().err
 
 
-def commit_small(place):
+def commit_small(place, **changes):
     """Commit an INT8 package of the tiny one, and return what chose it."""
-    config = validate_config(QuantizeConfig, settings(place), "test")
+    config = validate_config(QuantizeConfig, {**settings(place), **changes}, "test")
     prepared, zoo = prepare(config), Zoo(place / "zoo")
     with RunFolder.open(config, "quantize") as folder:
         choice = Search(config, prepared, folder, InProcess()).run()
@@ -122,6 +128,50 @@ def test_a_package_is_chosen_again_among_its_measured_plans(place):
     assert pool.calls.count("measure_latencies") == 1
     with pytest.raises(InputError, match="is not quantized"):
         retime_config("tiny", str(place / "zoo"), [])
+
+
+@pytest.mark.skipif(
+    not this_host().sums_bytes_exactly, reason="a plan with full-range weights runs on VNNI alone"
+)
+def test_a_host_without_vnni_leaves_out_plans_that_it_would_saturate(place, monkeypatch):
+    """The package was made where full-range weights are exact; it is chosen again where not."""
+    commit_small(place, kinds=["row_s8", "row_u8"], mixed_plans=0)
+    small = Zoo(place / "zoo").get("small")
+    stored = PlanFile.of(small.read_json("plan.json"))
+    assert stored.host == this_host()
+    here = retime_config("small", str(place / "zoo"), [])
+    old = this_host().model_copy(update={"cpu": "an older one", "isa": ("avx2",)})
+    for module in (hosts, checks, graph, artifact):
+        monkeypatch.setattr(module, "this_host", lambda: old)
+    config = retime_config("small", str(place / "zoo"), [])
+    assert config.kinds == ("row_u8",)
+    assert config.run.name != here.run.name  # what the other host measured is not taken over
+    prepared = prepare(config)
+    plans = checks.stored_plans(Zoo(place / "zoo"), "small", prepared.subject.units)
+    with RunFolder.open(config, "quantize") as folder:
+        choice = Search(config, prepared, folder, InProcess()).run()
+        written = PlanFile.read(choice.folder)
+    assert {point.name for point in choice.points} == set(plans)
+    kinds = {kind for point in choice.points for kind in point.plan.kinds.values()}
+    assert kinds == {"fp32", "row_u8"}
+    assert written.host == old
+    only = commit_wide(place, small)
+    with pytest.raises(InputError, match=rf"no plan of {only} runs exactly on this CPU"):
+        checks.stored_plans(Zoo(place / "zoo"), only, prepared.subject.units)
+
+
+def commit_wide(place, small):
+    """Commit a package whose measured plans all have full-range weights; return its reference."""
+    front = small.read_json("evaluation/pareto.json")
+    front["points"] = [p for p in front["points"] if "row_s8" in p["plan"].values()]
+    assert front["points"]
+    with Zoo(place / "zoo").draft(
+        "wide", kind="quantized", producer={"stage": "test", "job": "t"}, parents=["tiny/v0001"]
+    ) as draft:
+        shutil.copytree(small.path, draft.path, dirs_exist_ok=True)
+        (draft.path / "manifest.json").unlink()
+        (draft.path / "evaluation/pareto.json").write_text(json.dumps(front))
+        return draft.commit().ref
 
 
 @pytest.mark.slow
