@@ -202,6 +202,7 @@ def quantization_report(
             shape=(config.latency.batch_size, measured.length),
             clock="CPU time of the calling thread, one thread; median over interleaved rounds",
         ),
+        buckets=measured.buckets,
         float_graph_difference=measured.float_graph_difference,
         sizes={
             choice.model_file: choice.bytes,

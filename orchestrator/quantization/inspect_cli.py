@@ -152,6 +152,8 @@ def in_words(found: Inspection) -> Iterator[str]:
         f"{latency.int8.ratio:.3f} of the float graph; "
         f"{report.runtime.name} {report.runtime.version}"
     )
+    for shape, bucket in report.buckets.items():
+        yield f"time: {bucket.cpu_ms:.3f} ms for {shape} tokens"
     for split, record in report.splits.items():
         yield f"rows: {split} {record.rows}, sha256 {record.sha256[:HASH_CHARACTERS]}"
     yield from _quality(report)

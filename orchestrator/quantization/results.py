@@ -245,6 +245,8 @@ class QuantizationReport(StrictModel):
     """The rows that calibrated, chose and confirmed; empty in files of earlier releases."""
     latency: ReportedLatency
     """Times of torch, the float graph and the deployed model."""
+    buckets: dict[str, Latency] = Field(default_factory=dict)
+    """Times of the deployed model at the other shapes of the goal, like ``8x128``."""
     float_graph_difference: float
     """Largest difference of a logit between torch and the float graph."""
     sizes: dict[str, int]

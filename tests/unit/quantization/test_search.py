@@ -167,7 +167,8 @@ def test_other_methods_measure_without_prices(make_config, method):
 
 
 def test_every_file_reads_back_with_the_class_that_wrote_it(make_config, tmp_path):
-    config = make_config()
+    shapes = [{"length": 6, "max_ms": 1e6}, {"batch_size": 4, "length": 8, "max_ms": 1e6}]
+    config = make_config(goal={"max_accuracy_drop": 1.0, "buckets": shapes})
     prepared, choice, _ = search(config)
     folder = tmp_path / "package"
     folder.mkdir()
@@ -182,6 +183,8 @@ def test_every_file_reads_back_with_the_class_that_wrote_it(make_config, tmp_pat
     assert chosen.plan == report.plan.units == PlanFile.read(folder).units
     assert report.audit.integer_units == chosen.integer_units > 0
     assert report.artefact_sha256 == choice.measured.sha256
+    assert report.buckets.keys() == chosen.buckets.keys() == {"1x6", "4x8"}
+    assert report.buckets["1x6"].cpu_ms < report.buckets["4x8"].cpu_ms
     probe = read(Probe, PROBE_FILE)
     assert len(set(probe.texts)) == len(prepared.probe)
     assert set(probe.texts) <= set(prepared.data.test.texts)
