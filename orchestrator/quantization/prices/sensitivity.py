@@ -77,6 +77,8 @@ def measure_sensitivities(
     units = _Units(inputs, kinds, equalized)
     eager = EagerModel(inputs.source, inputs.heads)
     outputs = _Outputs(eager.module, list(units.kinds))
+    if not outputs.parts:  # recurrent layers alone
+        return {}
     generator = torch.Generator().manual_seed(0)
     sums: dict[tuple[str, KindName, str], float] = defaultdict(float)
     rows, share = 0, min(1.0, MOST_ROWS / len(inputs.texts.calibration))
@@ -222,10 +224,8 @@ class _Outputs:
 
     def __init__(self, module: nn.Module, units: Sequence[str]) -> None:
         modules = dict(module.named_modules())
-        self._parts = {
-            unit: names for unit in units if set(names := _modules(unit)) <= set(modules)
-        }
-        self._modules = {n: modules[n] for names in self._parts.values() for n in names}
+        self.parts = {unit: names for unit in units if set(names := _modules(unit)) <= set(modules)}
+        self._modules = {n: modules[n] for names in self.parts.values() for n in names}
         self._found: dict[str, Tensor] = {}
 
     def recording(self) -> "_Recording":
@@ -251,7 +251,7 @@ class _Outputs:
     def _joined(self, tensors: Mapping[str, Tensor]) -> dict[str, Float32Array]:
         return {
             unit: torch.cat([tensors[name] for name in names], dim=-1).flatten(0, -2).numpy()
-            for unit, names in self._parts.items()
+            for unit, names in self.parts.items()
             if tensors.keys() >= set(names)
         }
 

@@ -97,4 +97,5 @@ def test_per_call_scales_and_unknown_layers_have_no_estimate(measured, tmp_path)
     assert found.keys() == {down}
     assert found[down].keys() == {"row_s7"}
     assert found == measure_sensitivities(inputs, wanted)
+    assert measure_sensitivities(inputs, {"absent": ("row_s7",)}) == {}
     assert inputs.source.emit(Plan({})).products == {}
