@@ -210,7 +210,7 @@ def check_goal(goal: GoalConfig, task: "AnyTask | None", ref: str) -> None:
     answers = {"min_agreement": goal.min_agreement, "max_kl": goal.max_kl}
     if task is None:
         asked = [name for name, bound in answers.items() if bound is not None]
-        if not goal.without_labels or asked:
+        if goal.needs_labels or asked:
             raise InputError(
                 f"goal: {ref} answers no labelled task; its accuracy cannot be bounded. "
                 "Give goal.min_cosine, which bounds its embeddings on unlabelled texts, or "

@@ -8,9 +8,9 @@ import pytest
 from orchestrator.cli import main
 from orchestrator.config import validate_config
 from orchestrator.errors import InputError
-from orchestrator.quantization import artifact, checks
+from orchestrator.quantization import checks
 from orchestrator.quantization.artifact import write_package
-from orchestrator.quantization.backends import hosts
+from orchestrator.quantization.backends import backend, hosts
 from orchestrator.quantization.backends.hosts import this_host
 from orchestrator.quantization.config import QuantizeConfig
 from orchestrator.quantization.emission import graph
@@ -141,8 +141,8 @@ def test_a_host_without_vnni_leaves_out_plans_that_it_would_saturate(place, monk
     assert stored.host == this_host()
     here = retime_config("small", str(place / "zoo"), [])
     old = this_host().model_copy(update={"cpu": "an older one", "isa": ("avx2",)})
-    for module in (hosts, checks, graph, artifact):
-        monkeypatch.setattr(module, "this_host", lambda: old)
+    for module in (hosts, checks, graph, backend):
+        monkeypatch.setattr(module, "this_host", lambda *_: old)
     config = retime_config("small", str(place / "zoo"), [])
     assert config.kinds == ("row_u8",)
     assert config.run.name != here.run.name  # what the other host measured is not taken over

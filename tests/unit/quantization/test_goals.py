@@ -94,6 +94,18 @@ def test_a_package_that_only_embeds_is_quantized_by_its_cosine(make):
     assert {divergence.kl for divergence in choice.prices.errors.values()} == {None}
 
 
+@pytest.mark.parametrize("goal", [{}, {"max_bytes": 10**9}])
+def test_a_package_that_only_embeds_needs_no_bound_of_quality(make, goal):
+    files = {"embedding.json": json.dumps(STATEMENT)}
+    config = make(targets=({"type": "mlm"},), files=files, goal=goal, mixed_plans=0)
+    _, choice = search(config)
+    assert choice.point.plan.integer
+    assert choice.measured.test.closeness.texts == 116
+    smallest = min((p for p in choice.points if p.plan.integer),
+                   key=lambda point: point.figures.divergence.cosine)  # fmt: skip
+    assert not goal or choice.point is smallest  # the nearest to float that is small enough
+
+
 def test_a_cosine_out_of_reach_names_the_nearest_plan(make):
     with pytest.raises(NoPlanError, match=r"min_cosine 0\.9999[\s\S]*The nearest is ") as caught:
         search(make(goal={"min_cosine": 0.999999}))
@@ -105,7 +117,7 @@ def test_a_cosine_out_of_reach_names_the_nearest_plan(make):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"targets": ({"type": "mlm"},), "goal": {}}, "Give goal.min_cosine"),
+        ({"targets": ({"type": "mlm"},), "goal": {"max_accuracy_drop": 0.1}}, "Give goal.min_cos"),
         ({"targets": ({"type": "mlm"},), "goal": {"max_kl": 1.0}}, "Give goal.min_cosine"),
         ({"goal": {"gates": {"recall.spam": 0.1}}}, r"goal\.gates\.recall\.spam"),
         ({"goal": {"min_cosine": 0.9}, "data": None}, "Give data.source"),
