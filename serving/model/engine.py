@@ -156,7 +156,7 @@ def load_engine(
     reads = "text" if stated is None else READS[stated.modality]
     part = {"image": "picture", "audio": "sound"}.get(reads)
     if part is not None and getattr(predictor.processor, part, None) is None:
-        raise IntegrityError(f"{package.ref} reads {reads} and holds no processor for that.")
+        raise InputError(f"{package.ref} reads {reads} and holds no processor for files of it.")
     served = {
         name: task
         for name, task in predictor.tasks.items()

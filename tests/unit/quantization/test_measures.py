@@ -133,7 +133,7 @@ def test_ratios_are_taken_within_a_round(monkeypatch):
 
 def test_the_order_is_reversed_every_other_round(monkeypatch):
     clock = Clock(monkeypatch)
-    work = {name: clock.worker(name, 2e-3) for name in "rabcd"}
+    work = {name: clock.worker(name, 4e-3) for name in "rabcd"}
     compare(work, "r", rounds=3, calls=1)
     assert "".join(clock.calls)[-27:] == "rarbrcrdr" + "rdrcrbrar" + "rarbrcrdr"
 

@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         load_engine(folder_package(tmp_path), target="other")
     with pytest.raises(IntegrityError, match="3 outputs, its manifest names 2"):
         load_engine(folder_package(tmp_path, labels={"topic": ["a", "b"]}))
-    with pytest.raises(IntegrityError, match="reads image and holds no processor"):
+    with pytest.raises(InputError, match="reads image and holds no processor"):
         load_engine(folder_package(tmp_path, modality="vision"))
 
 
