@@ -57,9 +57,9 @@ def open_plan(inputs: QuantizeInputs, plan: Plan) -> LoadedModel:
 def calibrate(inputs: QuantizeInputs) -> dict[str, Range]:
     """Return the range of every unit's input over the calibration texts.
 
-    Empty of a back end that cannot observe it.
+    Empty of a back end without calibrated kinds.
     """
-    if not inputs.backend.observes:
+    if "calibrator" not in inputs.backend.settings:
         return {}
     (texts,) = inputs.texts.calibration.parts
     return inputs.calibrator.ranges(_observed(inputs), texts)

@@ -109,8 +109,7 @@ class Backend(ABC):
     """Settings of a job that act here: ``calibrator`` (calibrated kinds), ``equalize``,
     ``tables``."""
     observes: ClassVar[bool] = False
-    """Whether ``emit`` can also return the input of every unit; calibration and the estimates of
-    ``prices.sensitivity`` need it."""
+    """Whether it opens the single products of ``prices.sensitivity``."""
     exact_batches: ClassVar[bool] = True
     """Whether float operators give a row the same bits in every batch."""
 
@@ -152,7 +151,7 @@ class Backend(ABC):
         Args:
             source: Config and parameters.
             plan: Kind of every unit; None: float.
-            observe: Also return the input of every unit (``observes``).
+            observe: Also return the input of every unit for ``calibrator`` and ``equalize``.
 
         Raises:
             InputError: If the model has no such form, or a parameter is missing or not finite.
