@@ -164,7 +164,7 @@ class TestDeployed:
             ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "malformed"),
             ({"content": b"a=b", "headers": {"content-type": "text/plain"}}, 415, "media_type"),
             ({"json": {"inputs": ["a"] * 33}}, 413, "too_many_inputs"),
-            ({"json": {"inputs": [1]}}, 422, "validation"),
+            ({"json": {"inputs": [1.5]}}, 422, "validation"),
             ({"json": {"inputs": ""}}, 400, "empty"),
         ],
     )
