@@ -49,6 +49,10 @@ STATIC_KINDS: Final[tuple[KindName, ...]] = ("static_s7", "static_s8")
 """Kinds with a calibrated range of activations."""
 WIDE_KINDS: Final[tuple[KindName, ...]] = ("static_s8", "row_s8")
 """Kinds with full-range signed weights, exact on some hosts only."""
+LSTM_KINDS: Final[tuple[KindName, ...]] = ("s7",)
+BIASED_KINDS: Final[tuple[KindName, ...]] = ("s7", *STATIC_KINDS)
+"""Kinds whose product takes a bias. With one scale per row ``MatMulIntegerToFloat`` (ONNX Runtime
+1.32) multiplies the bias by the scale too."""
 
 SIGNED_LIMIT: Final = 63
 WIDE_LIMIT: Final = 127
@@ -94,6 +98,12 @@ def quantize_weight(weight: Float32Array, kind: KindName) -> QuantizedWeight:
     if kind == "row_u8":
         return quantize_unsigned(weight)
     return quantize_signed(weight, WIDE_LIMIT if kind in WIDE_KINDS else SIGNED_LIMIT)
+
+
+def stored_name(unit: str, kind: KindName) -> str:
+    """Return the name of a unit's weight as ``kind`` stores it; several kinds share one."""
+    form = "u8" if kind == "row_u8" else "s8" if kind in WIDE_KINDS else "s7"
+    return f"{unit}.{form}"
 
 
 LOWEST: Final = {

@@ -62,7 +62,15 @@ class Measurements:
             self.folder.mark("equalization", stored)
         if stored["norms"]:
             self.equalized, self.source = tuple(stored["norms"]), source
+            self._calibrated = inputs
             self.inputs = self.pool.put(inputs)
+
+    def fold(self, units: Sequence[Unit], kinds: Sequence[KindName]) -> None:
+        """Equalize and quantize once what the graphs of all plans share."""
+        wanted = {unit.name: unit.options(kinds) for unit in units}
+        folded = self.pool.call(worker.fold, self.inputs, wanted, self.equalized)
+        source = replace(self.source, folded=folded)
+        self.inputs = self.pool.put(replace(self._calibrated, source=source))
 
     def _completed(self, plans: Mapping[str, Plan]) -> dict[str, Plan]:
         """Return plans with what all of them share: norms and table; float stays as it is."""

@@ -1,7 +1,7 @@
 """The float model of a job: its parameters, the task that counts, its input limit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,34 @@ from orchestrator.errors import InputError
 from orchestrator.modeling.config import ModelConfig
 from orchestrator.modeling.sentence.statement import SentenceEmbedding
 from orchestrator.quantization.config import QuantizeConfig
-from orchestrator.quantization.kinds import Channels, Range
+from orchestrator.quantization.kinds import (
+    Channels,
+    KindName,
+    QuantizedWeight,
+    Range,
+    quantize_weight,
+    stored_name,
+)
 from orchestrator.quantization.plans import Plan
 from orchestrator.tasks.base import AnyTask, build_task
 
 if TYPE_CHECKING:
     from orchestrator.quantization.emission.model import Emission
     from orchestrator.zoo import Package
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """Equalized parameters and quantized weights: made once, shared by all plans of a search."""
+
+    equalized: tuple[str, ...]
+    """Norms that are equalized."""
+    state: dict[str, AnyArray]
+    """Parameters that this changes."""
+    ranges: dict[str, Range]
+    """Calibrated input range of each unit."""
+    weights: dict[str, QuantizedWeight]
+    """Weights of units, by ``kinds.stored_name``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +55,8 @@ class Source:
     """Observed extremes of each unit's input by channel, for plans that equalize norms."""
     statement: SentenceEmbedding | None = None
     """Statement of the package about embeddings; its layers' parameters are in ``state``."""
+    folded: Folded | None = None
+    """Parts of the graphs of plans that are made already."""
 
     def emit(self, plan: Plan | None = None, *, observe: bool = False) -> "Emission":
         """Write the model as an ONNX graph under a plan."""
@@ -41,8 +64,12 @@ class Source:
         from orchestrator.quantization.emission.model import emit
 
         config, state, ranges = self.model_config, self.state, self.ranges
-        if plan is not None and plan.equalized:
-            state, ranges = equalize(config, state, self.channels, ranges, plan.equalized)
+        norms, folded = () if plan is None else plan.equalized, self.folded
+        stored = None
+        if folded is not None and norms == folded.equalized:
+            state, ranges, stored = {**state, **folded.state}, folded.ranges, folded.weights
+        elif norms:
+            state, ranges = equalize(config, state, self.channels, ranges, norms)
         return emit(
             config,
             state,
@@ -50,7 +77,27 @@ class Source:
             ranges,
             observe=observe,
             statement=self.statement,
+            stored=stored,
         )
+
+    def fold(self, kinds: Mapping[str, Sequence[KindName]], norms: tuple[str, ...]) -> "Folded":
+        """Equalize norms, and quantize the weight of every unit once for each form of its kinds."""
+        from orchestrator.quantization.emission.equalization import equalize
+
+        state, ranges = self.state, self.ranges
+        if norms:
+            state, ranges = equalize(self.model_config, state, self.channels, ranges, norms)
+        changed = {name: each for name, each in state.items() if each is not self.state.get(name)}
+        weights: dict[str, QuantizedWeight] = {}
+        products = replace(self, folded=Folded(norms, changed, ranges, {})).emit(
+            Plan({}, norms), observe=True
+        )
+        for unit, product in products.products.items():
+            for kind in kinds.get(unit, ()):
+                name = stored_name(unit, kind)
+                if name not in weights:
+                    weights[name] = quantize_weight(product.weight, kind)
+        return Folded(norms, changed, ranges, weights)
 
     @property
     def model_config(self) -> ModelConfig:

@@ -20,7 +20,7 @@ from orchestrator.quantization.distances import closeness, row_agreement, row_co
 from orchestrator.quantization.flips import noise
 from orchestrator.quantization.goals import is_hopeless
 from orchestrator.quantization.inputs import QuantizeInputs
-from orchestrator.quantization.kinds import Channels, Range
+from orchestrator.quantization.kinds import Channels, KindName, Range
 from orchestrator.quantization.measured_results import Closeness, Divergence, PlanFigures
 from orchestrator.quantization.measures import (
     Encoded,
@@ -33,6 +33,7 @@ from orchestrator.quantization.measures import (
 )
 from orchestrator.quantization.plans import Plan
 from orchestrator.quantization.results import DeployedLatency, Latency, MeasuredArtifact
+from orchestrator.quantization.source import Folded
 from orchestrator.storage import sha256_bytes
 from orchestrator.tasks.base import Answer, AnyTask
 
@@ -76,6 +77,13 @@ def _observed(inputs: QuantizeInputs) -> LoadedModel:
     observed = inputs.backend.emit(inputs.source, observe=True).to_bytes()
     # not batch-invariant: runs each text alone and cut, so that padding is never observed
     return inputs.backend.open(observed, batch_invariant=False)
+
+
+def fold(
+    inputs: QuantizeInputs, kinds: Mapping[str, Sequence[KindName]], norms: tuple[str, ...]
+) -> Folded:
+    """Return what the graphs of all plans share."""
+    return inputs.source.fold(kinds, norms)
 
 
 def float_outputs(inputs: QuantizeInputs) -> References:

@@ -7,6 +7,10 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from orchestrator.errors import InputError
+
+PROTOBUF_LIMIT_BYTES: Final = 2**31 - 2**20
+"""Protobuf allows 2 GiB per message; 1 MiB is left for nodes and names."""
 COMPARED_BYTES: Final = 64
 """Bytes at both ends of two arrays that are compared first."""
 
@@ -28,6 +32,18 @@ class Constants:
     def bytes(self) -> int:
         """Size of their contents."""
         return sum(len(tensor.raw_data) for tensor in self._tensors.values())
+
+    def require_size(self) -> None:
+        """Require that one protobuf file holds them.
+
+        Raises:
+            InputError: They are too large.
+        """
+        if self.bytes > PROTOBUF_LIMIT_BYTES:
+            raise InputError(
+                f"the model has {self.bytes:,} bytes of parameters; one ONNX file holds at most "
+                f"{PROTOBUF_LIMIT_BYTES:,}: quantize more of its units or use a smaller model"
+            )
 
     def add(self, name: str, array: npt.NDArray[Any]) -> str:
         """Store an array once and return its name: the first one of equal arrays."""

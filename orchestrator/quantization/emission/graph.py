@@ -26,7 +26,9 @@ from orchestrator.quantization.calibrators.calibrator import INPUT
 from orchestrator.quantization.emission.constants import Constants
 from orchestrator.quantization.emission.gemms import Product
 from orchestrator.quantization.kinds import (
+    BIASED_KINDS,
     FLOAT,
+    LSTM_KINDS,
     STATIC_KINDS,
     WIDE_KINDS,
     WIDE_LIMIT,
@@ -36,6 +38,7 @@ from orchestrator.quantization.kinds import (
     quantize_signed,
     quantize_weight,
     row_steps,
+    stored_name,
     unsigned_range,
 )
 from orchestrator.quantization.plans import Plan, Unit
@@ -43,14 +46,8 @@ from orchestrator.quantization.plans import Plan, Unit
 OPSET: Final = 21
 IR_VERSION: Final = 10
 MICROSOFT: Final = "com.microsoft"
-LSTM_KINDS: Final[tuple[KindName, ...]] = ("s7",)
-BIASED_KINDS: Final[tuple[KindName, ...]] = ("s7", *STATIC_KINDS)
-"""Kinds whose product takes a bias. With one scale per row ``MatMulIntegerToFloat`` (ONNX Runtime
-1.32) multiplies the bias by the scale too."""
 WIDEST: Final = 1e30
 """Step in which every activation rounds to zero."""
-PROTOBUF_LIMIT_BYTES: Final = 2**31 - 2**20
-"""Protobuf allows 2 GiB per message; 1 MiB is left for nodes and names."""
 
 
 class GraphBuilder:
@@ -60,13 +57,18 @@ class GraphBuilder:
         plan: The kind of every unit.
         ranges: Calibrated range of the input of every unit, for ``static_*`` kinds.
         observe: Add the output ``input.<unit>`` [P, K] of every unit: its input at P positions.
+        stored: Quantized weights by ``kinds.stored_name``, so that they need not be made again.
     """
 
     def __init__(
-        self, plan: Plan, ranges: Mapping[str, Range] | None = None, *, observe: bool = False
+        self,
+        plan: Plan,
+        ranges: Mapping[str, Range] | None = None,
+        *,
+        observe: bool = False,
+        stored: Mapping[str, QuantizedWeight] | None = None,
     ) -> None:
-        self.plan = plan
-        self.ranges = ranges or {}
+        self.plan, self.ranges, self._stored = plan, ranges or {}, stored or {}
         self.observe = observe
         self.units: list[Unit] = []
         self.products: dict[str, Product] = {}
@@ -210,7 +212,7 @@ class GraphBuilder:
         added = [] if bias is None else [self.constant(f"{unit}.bias", bias)]
         if kind == FLOAT:
             return self.op("MatMul", [x, self.constant(f"{unit}.weight", weight)], name=label)
-        values, scale, zero_point = self._weight(unit, quantize_weight(weight, kind))
+        values, scale, zero_point = self._weight(unit, kind, weight)
         if kind in WIDE_KINDS:
             self._rules.add(FULL_RANGE)
         if kind == "s7":
@@ -275,12 +277,7 @@ class GraphBuilder:
                 model does not have.
         """
         self._check_plan()
-        size = self._constants.bytes
-        if size > PROTOBUF_LIMIT_BYTES:
-            raise InputError(
-                f"the model has {size:,} bytes of parameters; one ONNX file holds at most "
-                f"{PROTOBUF_LIMIT_BYTES:,}: quantize more of its units or use a smaller model"
-            )
+        self._constants.require_size()
         graph = helper.make_graph(
             self._nodes, "model", self._inputs, self._outputs, self._constants.tensors
         )
@@ -333,12 +330,14 @@ class GraphBuilder:
             self.constant(f"{name}.zero_point", np.stack([part.zero_point for part in parts])),
         )
 
-    def _weight(self, unit: str, weight: QuantizedWeight) -> tuple[str, str, str]:
-        return (
-            self.constant(f"{unit}.weight.quantized", weight.values),
-            self.constant(f"{unit}.weight.scale", weight.scale),
-            self.constant(f"{unit}.weight.zero_point", weight.zero_point),
+    def _weight(self, unit: str, kind: KindName, weight: Float32Array) -> tuple[str, str, str]:
+        found = self._stored.get(stored_name(unit, kind)) or quantize_weight(weight, kind)
+        names = ("quantized", "scale", "zero_point")
+        arrays = found.values, found.scale, found.zero_point
+        values, scale, zero_point = map(
+            self.constant, (f"{unit}.weight.{n}" for n in names), arrays
         )
+        return values, scale, zero_point
 
     def _check_plan(self) -> None:
         offered = {unit.name: unit.kinds for unit in self.units}

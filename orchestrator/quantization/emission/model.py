@@ -39,7 +39,7 @@ from orchestrator.quantization.emission.gemms import Product
 from orchestrator.quantization.emission.graph import GraphBuilder
 from orchestrator.quantization.emission.heads import HeadEmitter, answering
 from orchestrator.quantization.emission.weights import Weights
-from orchestrator.quantization.kinds import Range
+from orchestrator.quantization.kinds import QuantizedWeight, Range
 from orchestrator.quantization.plans import Plan, Unit
 
 HIDDEN: Final = "last_hidden_state"
@@ -75,6 +75,7 @@ def emit(
     *,
     observe: bool = False,
     statement: SentenceEmbedding | None = None,
+    stored: Mapping[str, QuantizedWeight] | None = None,
 ) -> Emission:
     """Write a model as an ONNX graph.
 
@@ -86,12 +87,13 @@ def emit(
         ranges: Calibrated input range of each unit, for ``static_*`` kinds.
         observe: Also return the input of every unit (see ``calibrators``).
         statement: What the package states about embeddings.
+        stored: Weights that are quantized already, by ``kinds.stored_name``.
 
     Raises:
         InputError: If a component has no ONNX form here, a parameter is missing, not finite or
             unused, the plan does not fit, or the model is too large for one file.
     """
-    graph = GraphBuilder(plan or Plan({}), ranges, observe=observe)
+    graph = GraphBuilder(plan or Plan({}), ranges, observe=observe, stored=stored)
     weights = Weights(state)
     _require_form(config)
     embedded = emit_embedding(graph, config, weights)

@@ -46,7 +46,7 @@ from orchestrator.quantization.prices.single_products import OUTPUT, product_mod
 
 ANSWERS: Final = "answers"
 MARGIN: Final = "margin"
-MOST_ROWS: Final = 64
+MOST_ROWS: Final = 48
 """Calibration rows that are read, one direction each: more rows average more than more directions
 of the same ones."""
 AGREEMENT: Final = 1e-3

@@ -84,6 +84,7 @@ def test_a_second_search_measures_only_the_written_file(make_config):
         "float_margins",
         "measure_channels",
         "measure_artifact",
+        "fold",
     }
     assert again.points == first.points
     assert again.prices == first.prices

@@ -99,3 +99,44 @@ def test_per_call_scales_and_unknown_layers_have_no_estimate(measured, tmp_path)
     assert found == measure_sensitivities(inputs, wanted)
     assert measure_sensitivities(inputs, {"absent": ("row_s7",)}) == {}
     assert inputs.source.emit(Plan({})).products == {}
+
+
+def test_graphs_of_shared_parts_are_those_made_alone(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from orchestrator.quantization.emission import graph
+    from orchestrator.quantization.emission.equalization import equalizable
+    from orchestrator.quantization.plans import fully_quant
+    from tests.support.packages import commit_tiny
+
+    commit_tiny(Zoo(tmp_path / "zoo"))
+    (tmp_path / "texts.txt").write_text("\n".join(f"{SENTENCES[i % 6]} {i}" for i in range(60)))
+    config = validate_config(
+        QuantizeConfig,
+        {
+            "run": {"dir": str(tmp_path / "runs"), "zoo": str(tmp_path / "zoo")},
+            "package": "tiny",
+            "data": {"source": f"files:{tmp_path / 'texts.txt'}"},
+            "goal": {"max_kl": 0.1},
+            "calibration_rows": 8,
+        },
+        "test",
+    )
+    prepared = prepare(config)
+    inputs, units = prepared.inputs, prepared.subject.units
+    source = replace(
+        inputs.calibrated(worker.calibrate(inputs)).source, channels=worker.measure_channels(inputs)
+    )
+    norms = tuple(each.norm for each in equalizable(source.model_config))
+    assert norms
+    kinds = ("static_s7", "row_s7", "row_u8")
+    plans = [replace(fully_quant(units, kind), equalized=norms) for kind in kinds]
+    plans += [fully_quant(units, "row_s7"), Plan({})]
+    alone = [source.emit(plan).to_bytes() for plan in plans]
+    shared = replace(source, folded=source.fold({u.name: kinds for u in units}, norms))
+    assert len(shared.folded.weights) == 2 * len(units)  # both s7 kinds share a weight
+    asked = []
+    original = graph.quantize_weight
+    monkeypatch.setattr(graph, "quantize_weight", lambda *a: asked.append(a[1]) or original(*a))
+    assert [shared.emit(plan).to_bytes() for plan in plans] == alone
+    assert asked == ["row_s7"] * len(units)  # of the plan with other norms
