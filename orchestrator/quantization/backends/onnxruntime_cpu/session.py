@@ -140,13 +140,16 @@ class OnnxModel:
         self._check_ids(ids)
         feed: Feed = {IDS: ids.astype(np.int32)}
         for name, default in (("attention_mask", 1), ("token_type_ids", 0)):
-            values = np.asarray(batch[name]) if name in batch else np.full(ids.shape, default)
-            if values.shape != ids.shape:
-                raise InputError(f"{name} has shape {values.shape}, input_ids {ids.shape}")
-            feed[name] = values.astype(np.int32)
-        feed[EMBEDDING_MASK] = np.asarray(
-            batch.get(EMBEDDING_MASK, feed["attention_mask"]), np.int32
-        )
+            if name in batch:
+                values = np.asarray(batch[name])
+                if values.shape != ids.shape:
+                    raise InputError(f"{name} has shape {values.shape}, input_ids {ids.shape}")
+                feed[name] = values.astype(np.int32)
+            elif default or name in self.inputs:
+                feed[name] = np.full(ids.shape, default, np.int32)
+        if EMBEDDING_MASK in self.inputs:
+            chosen = batch.get(EMBEDDING_MASK, feed["attention_mask"])
+            feed[EMBEDDING_MASK] = np.asarray(chosen, np.int32)
         empty = np.flatnonzero(~feed["attention_mask"].any(axis=1))
         if empty.size:
             raise InputError(
