@@ -113,7 +113,7 @@ def read_source(folder: Path) -> Source:
     """
     from orchestrator.modeling.package import read_config, read_state
     from orchestrator.modeling.sentence.embedder import SentenceEmbedder
-    from orchestrator.quantization.emission.vectors import SENTENCE
+    from orchestrator.quantization.emission.outputs.vectors import SENTENCE
 
     config, embedder = read_config(folder), SentenceEmbedder.load(folder)
     state = {name: tensor.numpy() for name, tensor in read_state(folder).items()}

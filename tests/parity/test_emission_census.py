@@ -9,8 +9,8 @@ from orchestrator.inference.models import TorchModel
 from orchestrator.modeling.huggingface.classes import architectures
 from orchestrator.modeling.huggingface.values import Values
 from orchestrator.quantization.backends.onnxruntime_cpu.session import OnnxModel
-from orchestrator.quantization.emission.heads import answering
 from orchestrator.quantization.emission.model import emit
+from orchestrator.quantization.emission.outputs.heads import answering
 from orchestrator.quantization.hub.checking import alone, sample
 from orchestrator.quantization.hub.renaming import DIMENSIONS
 from tests.unit.quantization.models import random_model, state_of

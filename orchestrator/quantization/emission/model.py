@@ -37,7 +37,7 @@ from orchestrator.quantization.emission.encoders.recurrent import CELLS, Recurre
 from orchestrator.quantization.emission.encoders.transformer import TransformerEmitter
 from orchestrator.quantization.emission.gemms import Product
 from orchestrator.quantization.emission.graph import GraphBuilder
-from orchestrator.quantization.emission.heads import HeadEmitter, answering
+from orchestrator.quantization.emission.outputs.heads import HeadEmitter, answering
 from orchestrator.quantization.emission.weights import Weights
 from orchestrator.quantization.kinds import QuantizedWeight, Range
 from orchestrator.quantization.plans import Plan, Unit

@@ -21,7 +21,7 @@ from orchestrator.inference.models import EMBEDDING, ONNX_FILE, vector_head
 from orchestrator.modeling.config import ModelConfig, read_config
 from orchestrator.modeling.huggingface.exporting import appearing
 from orchestrator.modeling.targets.configs import TargetConfig
-from orchestrator.quantization.emission.heads import answering
+from orchestrator.quantization.emission.outputs.heads import answering
 from orchestrator.quantization.hub.checking import answers_batches, check
 from orchestrator.quantization.hub.files import write_files
 from orchestrator.quantization.hub.renaming import SENTENCE, hub_model

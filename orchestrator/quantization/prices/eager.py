@@ -10,7 +10,7 @@ from orchestrator.arrays import AnyArray, Float32Array
 from orchestrator.inference.models import EMBEDDING, TorchModel
 from orchestrator.modeling.builder import build_on_meta
 from orchestrator.modeling.sentence.embedder import SentenceEmbedder
-from orchestrator.quantization.emission.vectors import SENTENCE
+from orchestrator.quantization.emission.outputs.vectors import SENTENCE
 
 if TYPE_CHECKING:
     from orchestrator.quantization.source import Source

@@ -9,7 +9,7 @@ from orchestrator.modeling.sentence.embedder import SentenceEmbedder
 from orchestrator.modeling.sentence.statement import SentenceEmbedding
 from orchestrator.quantization.backends.onnxruntime_cpu.session import OnnxModel
 from orchestrator.quantization.emission.model import emit
-from orchestrator.quantization.emission.vectors import SENTENCE
+from orchestrator.quantization.emission.outputs.vectors import SENTENCE
 from orchestrator.quantization.plans import Plan, fully_quant
 from tests.support.integer_gemm import KIND_NAMES
 

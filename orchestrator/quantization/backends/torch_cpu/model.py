@@ -23,8 +23,8 @@ from orchestrator.quantization.backends.torch_cpu.layers import (
     require_exact,
 )
 from orchestrator.quantization.backends.torch_cpu.writing import EXPERT_PARTS
-from orchestrator.quantization.emission.heads import answering
-from orchestrator.quantization.emission.vectors import SENTENCE
+from orchestrator.quantization.emission.outputs.heads import answering
+from orchestrator.quantization.emission.outputs.vectors import SENTENCE
 from orchestrator.quantization.kinds import FLOAT
 
 

@@ -26,8 +26,8 @@ from orchestrator.quantization.backends.torch_cpu.files import (
     TorchFile,
     header_of,
 )
-from orchestrator.quantization.emission.heads import answering
-from orchestrator.quantization.emission.vectors import SENTENCE
+from orchestrator.quantization.emission.outputs.heads import answering
+from orchestrator.quantization.emission.outputs.vectors import SENTENCE
 from orchestrator.quantization.emission.weights import Weights
 from orchestrator.quantization.kinds import FLOAT, KindName, quantize_weight
 from orchestrator.quantization.plans import Plan, Unit

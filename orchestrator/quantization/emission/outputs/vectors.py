@@ -18,9 +18,9 @@ from orchestrator.modeling.sentence.statement import (
 from orchestrator.modeling.targets.configs import Pooling
 from orchestrator.quantization.backends.onnxruntime_cpu.session import EMBEDDING_MASK
 from orchestrator.quantization.emission.graph import GraphBuilder
-from orchestrator.quantization.emission.layers import Layers
 from orchestrator.quantization.emission.norms import FLOAT
-from orchestrator.quantization.emission.pooling import Pooler
+from orchestrator.quantization.emission.outputs.layers import Layers
+from orchestrator.quantization.emission.outputs.pooling import Pooler
 from orchestrator.quantization.emission.weights import Weights
 
 SENTENCE: Final = "sentence."

@@ -3,7 +3,7 @@
 One output for each head that answers in one pass of the encoder: ``logits.<target>``. Its shape is
 [B, K] if the head answers each sequence, and [B, S, K] if it answers each token (S is the length of
 the padded batch). The same computation as ``predict`` of ``modeling.targets``, which is the oracle
-of its test. Heads stay in float (`emission.layers`).
+of its test. Heads stay in float (`emission.outputs.layers`).
 
 Legend: B batch, S length, D width, K answers, E width of the embedding.
 """
@@ -32,10 +32,10 @@ from orchestrator.modeling.targets.configs import (
 from orchestrator.modeling.targets.token_configs import CtcConfig, PromptConfig, TagsConfig
 from orchestrator.quantization.backends.onnxruntime_cpu.session import EMBEDDING, LOGITS_PREFIX
 from orchestrator.quantization.emission.graph import GraphBuilder
-from orchestrator.quantization.emission.layers import Layers
 from orchestrator.quantization.emission.norms import INT32
-from orchestrator.quantization.emission.pooling import Pooler
-from orchestrator.quantization.emission.vectors import VectorEmitter
+from orchestrator.quantization.emission.outputs.layers import Layers
+from orchestrator.quantization.emission.outputs.pooling import Pooler
+from orchestrator.quantization.emission.outputs.vectors import VectorEmitter
 from orchestrator.quantization.emission.weights import Weights
 
 PAIR_LAYOUT: Final = HeadLayout(pooling="first", hidden=True)

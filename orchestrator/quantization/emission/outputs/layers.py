@@ -9,7 +9,7 @@ Legend: B batch, S length, D width, K inputs and N outputs of a layer.
 from orchestrator.modeling.targets.configs import AttentionPoolingConfig, TransformConfig
 from orchestrator.quantization.emission.graph import MICROSOFT, GraphBuilder
 from orchestrator.quantization.emission.norms import activate
-from orchestrator.quantization.emission.pooling import row
+from orchestrator.quantization.emission.outputs.pooling import row
 from orchestrator.quantization.emission.weights import Weights
 
 
@@ -51,7 +51,7 @@ class Layers:
     ) -> str:
         """Return [B, D]: what a learned query reads of hidden [B, S, D], and its feed-forward.
 
-        The query is asked twice, for the reason that sums have two rows (`emission.pooling`).
+        The query is asked twice, for the reason that sums have two rows (`outputs.pooling`).
         """
         op, graph = self.graph.op, self.graph
         inner = f"{layer}.attention"
