@@ -44,7 +44,8 @@ def page(found: Mapping[str, "Measured"], host: Host) -> str:
         f"first lines. {host.cpu} ({host.architecture}; {', '.join(host.isa)}), one thread, beside",
         f"other work ({load}). " + ", ".join(f"{n} {v}" for n, v in versions().items()) + ".",
         "Figures are times as fast as eager PyTorch in the same round, by CPU time; larger is",
-        "faster. Error: 1 - cosine, in 1e-4, mean over the sentences.",
+        "faster. Two runs of one engine differ by up to 5 % under such load. Error: 1 - cosine,",
+        "in 1e-4, mean over the sentences.",
         "",
     ]
     for name, each in found.items():

@@ -1,1 +1,1 @@
-"""What a graph answers: vectors of texts and the logits of heads, as ONNX nodes."""
+"""Outputs of a graph as ONNX nodes: vectors of texts and logits of heads."""
