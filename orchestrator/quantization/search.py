@@ -95,7 +95,8 @@ class Search:
         self.measurements = Measurements(prepared.inputs, folder, pool, tables)
         if config.equalize:
             self.measurements.equalize(self.units, config.allowed)
-        self.measurements.fold(self.units, config.allowed)
+        if "equalize" in self.backend.settings:  # its plans are graphs
+            self.measurements.fold(self.units, config.allowed)
         self.emitted_bytes = len(prepared.subject.emission.to_bytes())
         self.source = prepared.subject.source
         self.points: list[Point] = []
