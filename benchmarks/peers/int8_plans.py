@@ -25,7 +25,9 @@ from peers.int8_engines import Batch, Engine
 FULL: Final = "ours full plan: static, FFN outputs by row"
 MIXED: Final = "ours mixed plan of the allocator"
 MIXED_ERROR: Final = 4e-4
-"""Predicted mean 1 - cosine of the mixed plan, on calibration sentences."""
+"""Largest mean 1 - cosine of the mixed plan on calibration sentences, without a peer to beat."""
+MARGIN: Final = 0.9
+"""Share of a peer's error on calibration sentences that the mixed plan may have."""
 AFTER_ACTIVATION: Final = ".feed_forward.down"
 BATCH: Final = 16
 ROUNDS: Final = 3
@@ -54,14 +56,16 @@ def plans(source: Source) -> dict[str, Plan]:
     return found
 
 
-def mixed(source: Source, rows: list[Batch]) -> Plan:
-    """Return the fastest plan of the allocator's front whose predicted error is small.
+def mixed(source: Source, rows: list[Batch], peer: Engine | None) -> Plan:
+    """Return the fastest plan of the allocator's front that is closer to float than a peer.
 
-    Errors are measured, one unit at a time; times are taken in proportion to the weights.
+    Errors are measured, one unit at a time; times are taken in proportion to the weights. The plans
+    of the front are then measured from the fastest on. All of it is done on calibration sentences.
 
     Args:
         source: The calibrated model.
         rows: Calibration sentences.
+        peer: Somebody else's INT8 model; None: `MIXED_ERROR` is the bound.
     """
     units = source.emit().units
     norms = tuple(each.norm for each in equalizable(source.model_config))
@@ -70,13 +74,33 @@ def mixed(source: Source, rows: list[Batch]) -> Plan:
     whole = sum(unit.shape[0] * unit.shape[1] for unit in units)
     options: dict[str, list[Option]] = {}
     for unit in units:
-        plan = Plan(single_plan(units, unit.name, kind).kinds, norms)
-        cosine = (_vectors(source, plan, rows) * expected).sum(axis=1)
+        error, _ = _errors(_vectors(source, _single(units, unit, kind, norms), rows), expected)
         share = unit.shape[0] * unit.shape[1] / whole
-        options[unit.name] = [Option(kind, -share, max(0.0, 1 - float(cosine.mean())))]
-    front = surrogate_front(units, options)
-    chosen = next(each for each in front if each.error <= MIXED_ERROR)
-    return Plan(chosen.plan.kinds, norms)
+        options[unit.name] = [Option(kind, -share, max(0.0, error))]
+    most, worst = MIXED_ERROR, float("inf")
+    if peer is not None:
+        found = _unit(np.concatenate([peer(ids, mask) for ids, mask in rows]))
+        most, worst = (MARGIN * error for error in _errors(found, expected))
+    for each in surrogate_front(units, options):
+        plan = Plan(each.plan.kinds, norms)
+        error, largest = _errors(_vectors(source, plan, rows), expected)
+        if error <= most and largest <= worst:
+            return plan
+    raise RuntimeError("no plan of the front is close enough to float")
+
+
+def _single(units: tuple[Unit, ...], unit: Unit, kind: KindName, norms: tuple[str, ...]) -> Plan:
+    return Plan(single_plan(units, unit.name, kind).kinds, norms)
+
+
+def _errors(found: Float32Array, expected: Float32Array) -> tuple[float, float]:
+    """Return mean and largest 1 - cosine of unit vectors [N, D]."""
+    errors = 1 - (found * expected).sum(axis=1, dtype=np.float64)
+    return float(errors.mean()), float(errors.max())
+
+
+def _unit(vectors: Float32Array) -> Float32Array:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def _vectors(source: Source, plan: Plan, rows: list[Batch]) -> Float32Array:
@@ -84,8 +108,7 @@ def _vectors(source: Source, plan: Plan, rows: list[Batch]) -> Float32Array:
     model = OnnxModel.from_bytes(source.emit(plan).to_bytes(), batch_invariant=True)
     found = [model.predict({"input_ids": ids, "attention_mask": mask})[EMBEDDING]
              for ids, mask in rows]  # fmt: skip
-    whole = np.concatenate(found)
-    return np.asarray(whole / np.linalg.norm(whole, axis=1, keepdims=True), np.float32)
+    return _unit(np.concatenate(found))
 
 
 def encoder_share(units: tuple[Unit, ...], whole: Path, small: Path) -> float:
