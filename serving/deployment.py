@@ -105,9 +105,10 @@ def deployment(config: ServingConfig) -> Any:
             initial_replicas=max(1, scale.min_replicas),
             **scale.model_dump(),
         ),
-        # The replica refuses what is too much; Serve's own limits are behind it.
+        # The replica refuses what is too much; Serve's own limits are behind it. A replica counts a
+        # request as queued until its first turn on the event loop, also where slots are free.
         "max_ongoing_requests": limits.max_concurrent_requests + REFUSALS_IN_FLIGHT,
-        "max_queued_requests": limits.max_concurrent_requests,
+        "max_queued_requests": limits.max_concurrent_requests + REFUSALS_IN_FLIGHT,
         "backpressure_config": {"status_code": 429, "retry_after_s": RETRY_AFTER_S},
         "graceful_shutdown_timeout_s": limits.request_timeout_s + SHUTDOWN_MARGIN_S,
         "graceful_shutdown_wait_loop_s": 0.5,

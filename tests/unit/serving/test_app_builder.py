@@ -30,7 +30,7 @@ def test_flat_texts_make_a_pinned_deployment_with_autoscaling(zoo):
     assert options.max_surge_percent == 100
     assert options.graceful_shutdown_timeout_s >= 30
     assert options.max_ongoing_requests > 512  # so that the replica refuses, in its own form
-    assert options.max_queued_requests == 512
+    assert options.max_queued_requests > 512  # a free slot is taken after a turn in the queue
     assert options.backpressure_config.status_code == 429
     assert options.backpressure_config.retry_after_s > 0
     assert options.user_config["limits"]["max_body_bytes"] == 1000
