@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ import torch
 from finetuning import encoder as import_minilm
 from peers.int8_engines import copy_shape
 from quantization import DATA, sentences
+from quantization_seeds import InProcess
 from safetensors.numpy import load_file, save_file
 from scipy.stats import spearmanr
 
@@ -50,30 +51,6 @@ LENGTH, FLOOR, SCALE, CHANNELS = 128, 0.99, 400.0, 3
 LIMITS: Final = {"minilm": 60, "planted": 60, "bert": 300}
 RANDOM_PLANS: Final = 12
 Figures = dict[str, Any]
-
-
-class InProcess:
-    """A pool of the search that calls functions at once."""
-
-    def put(self, value: Any) -> Any:
-        """Return the value."""
-        return value
-
-    def map(
-        self,
-        function: Callable[..., Any],
-        items: Mapping[str, Sequence[Any]],
-        title: str = "",
-        unit: str = "call",
-    ) -> Iterator[tuple[str, Any]]:
-        """Call for one item after the other."""
-        del title, unit
-        for name, arguments in items.items():
-            yield name, function(*arguments)
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call once."""
-        return function(*arguments)
 
 
 def searched(zoo: Path, texts: Path, **settings: Any) -> tuple[Figures, Search, Choice, Prepared]:
