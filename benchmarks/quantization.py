@@ -95,7 +95,7 @@ Opened = tuple[Engine, Path]
 
 @dataclass
 class Measured:
-    """What was measured with one model."""
+    """Figures of one model."""
 
     rows: Rows
     missing: list[str] = field(default_factory=list)

@@ -216,7 +216,7 @@ class Controls:
         )
 
     def _imposed(self, plan: Plan) -> Any:
-        """Quantize with NNCF, every product that is no unit of the plan in float."""
+        """Quantize with NNCF, with products outside the plan in float."""
         integer = {part for unit in plan.integer for part in _parts(unit)}
         floats = [
             op.get_friendly_name()

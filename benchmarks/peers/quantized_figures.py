@@ -52,7 +52,7 @@ class Measured(StrictModel):
 
 
 class Outcome(StrictModel):
-    """How one job ended."""
+    """Outcome of one job."""
 
     method: str
     """Its method."""

@@ -67,7 +67,7 @@ def of_slice(statistics: FloatArray, rows: "Rows", name: str) -> FloatArray:
 
 
 def split_name(name: str, metrics: "Sequence[Metric]") -> "tuple[Metric | None, str | None]":
-    """Return the metric that a name stands for, and the slice; None: there is no such metric.
+    """Return the metric and the slice of a name; None for an unknown metric.
 
     Args:
         name: ``recall.spam``, or ``recall.spam@german``; names of classes may have an @ as well.

@@ -32,8 +32,8 @@ WORDS: Final = (
 class LoadPlan(StrictModel):
     """Load on one endpoint."""
 
-    url: str = Field(pattern=r"^https?://[^\s/]+")
-    """The server, as in ``http://127.0.0.1:8000``."""
+    url: str = Field(pattern=r"^https?://[^\s/]+$")
+    """The server without a path, as in ``http://127.0.0.1:8000``."""
     path: str = Field("/predict", pattern=r"^/")
     """Path of the endpoint."""
     body: str = json.dumps({"inputs": [PLACEHOLDER]})

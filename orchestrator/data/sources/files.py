@@ -315,7 +315,7 @@ def fill_table(
     """Append labelled rows to a table; rows without text or label are counted and left out.
 
     Raises:
-        InputError: There is no column for the text, the label, or the slice that is named.
+        InputError: A column for the text, the label or the named slice is missing.
     """
     read: Reader | None = None
     column = spec.slice_column

@@ -38,7 +38,7 @@ def choose_backend(config: "BackendConfig | None", source: "Source") -> Chosen:
     """Return the back end of a job with the float model that it writes.
 
     Args:
-        config: What the job names; None: ONNX Runtime, or torch where there is no graph.
+        config: Back end of the job; None: ONNX Runtime, or torch for a model without a graph.
         source: The float model.
 
     Raises:

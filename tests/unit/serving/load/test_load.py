@@ -153,6 +153,12 @@ def test_what_cannot_be_sent_is_refused_before_the_load(server, capsys, argument
     assert not server.seen
 
 
+@pytest.mark.parametrize("url", ["http://host:8000/predict", "host:8000", "ftp://host", ""])
+def test_an_address_with_a_path_or_without_http_is_refused(capsys, url):
+    assert main(["load", url, "--rate", "5"]) == 2
+    assert "url" in capsys.readouterr().err
+
+
 def test_a_server_that_does_not_answer_is_one_line(capsys, tmp_path):
     texts = tmp_path / "texts.txt"
     texts.write_text("one\n\ntwo\n")
